@@ -1,0 +1,53 @@
+"""The device's model: a decoder of the cloud's shape with one layer, and CIAR's Inter-Head on top.
+
+Source: CIAR section 3.2. The centre half of the Inter-Head is the decoder's own output matrix; the radius half is one matrix per way
+of training the bounds (see models/train/losses.py).
+"""
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from models.interval import RadiusHead, inter_fuse
+from models.sampling import guide
+from models.transformer import Transformer, TransformerConfig
+
+BOUNDS = ("quantile", "inter-dro")  # the first is the default
+
+
+class DeviceModel(nn.Module):
+    """`transformer` gives hidden states and centre logits; `radii[bounds]` gives the radius of every token's logit."""
+
+    def __init__(self, config: TransformerConfig, bounds: tuple[str, ...] = BOUNDS) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        self.radii = nn.ModuleDict({name: RadiusHead(config.dim, config.vocab_size) for name in bounds})
+
+    @classmethod
+    def of_cloud(cls, cloud: Transformer) -> "DeviceModel":
+        """A device to distil from `cloud`: its embeddings, first layer, final norm and output matrix are the starting point."""
+        device = cls(replace(cloud.config, n_layer=1))
+        device.transformer.load_state_dict(cloud.state_dict(), strict=False)
+        return device
+
+    def centre(self, hidden: Tensor) -> Tensor:
+        """Centre logits c = W_c h, [..., D] -> [..., V], float32 or wider."""
+        return self.transformer.logits(hidden)
+
+    def radius(self, hidden: Tensor, bounds: str = BOUNDS[0]) -> Tensor:
+        """Radius r = softplus(W_r h), [..., D] -> [..., V], float32 or wider."""
+        return self.radii[bounds](hidden)
+
+    def interval(self, hidden: Tensor, uncond_hidden: Tensor | None = None, scale: float = 1.0,
+                 bounds: str = BOUNDS[0]) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre logits and the probability interval around them, with guidance if `uncond_hidden` is given.
+
+        hidden, uncond_hidden: [..., D], final-norm hidden states of the conditional and the unconditional row. The guided centre is
+        c_u + s (c_c - c_u); the radius is that of the conditional row (assumption A5).
+        Returns centre, lower, upper, each [..., V].
+        """
+        centre = self.centre(hidden)
+        if uncond_hidden is not None:
+            centre = guide(centre, self.centre(uncond_hidden), scale)
+        return centre, *inter_fuse(centre, self.radius(hidden, bounds))

@@ -1,0 +1,102 @@
+"""CIAR's Inter-Head: an interval of logits per token, its interval of probabilities, and the uncertainty score read from it.
+
+Source: CIAR section 3.2 (Inter-Head, InterFuse, score U = Omega * Sigma); InterFuse is the interval softmax of CreINN (assumption
+A1); the score's scale is assumption A2.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.transformer import at_least_float32
+
+
+class RadiusHead(nn.Module):
+    """Radius half of the Inter-Head: r = softplus(W_r h) >= 0, [..., D] -> [..., V], float32 or wider.
+
+    The centre half, c = W_c h, is the model's own output matrix.
+    """
+
+    def __init__(self, dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(vocab_size, dim))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.softplus(at_least_float32(F.linear(hidden, self.weight)))
+
+
+def log_odds(centre: Tensor) -> Tensor:
+    """Log-odds of every softmax entry, log p_i - log(1 - p_i) = c_i - logsumexp_{j != i} c_j. [..., V] -> [..., V].
+
+    Only the top entry can hold nearly all the mass, so only there would 1 - p_i cancel; its rest is summed anew without it.
+    """
+    top, at = centre.max(dim=-1, keepdim=True)  # [..., 1]
+    shifted = centre - top  # [..., V], 0 at the top
+    rest = shifted.scatter(-1, at, -torch.inf).logsumexp(-1, keepdim=True)  # log of all mass but the top's, relative to it
+    total = F.softplus(rest)  # log(1 + e^rest): log of all mass, relative to the top's
+    log_p = shifted - total  # [..., V]
+    # log(1 - p_i). Off the top p_i <= 1/2 (up to a tie), where log1p(-p) is accurate.
+    log_not_p = torch.log1p(-log_p.exp().clamp(max=0.5)).scatter(-1, at, rest - total)
+    return log_p - log_not_p
+
+
+def inter_fuse(centre: Tensor, radius: Tensor, reach: bool = False) -> tuple[Tensor, Tensor]:
+    """Probability interval of every token from its logit interval: CreINN's interval softmax (assumption A1).
+
+        lower_i = e^(c_i - r_i) / (e^(c_i - r_i) + S_-i),  upper_i likewise with + r_i,  S_-i = sum over j != i of e^c_j
+
+    computed as sigmoid(logit(p_i) -+ r_i) with p = softmax(c), so that lower <= p <= upper and sum lower <= 1 <= sum upper.
+
+    centre, radius: [..., V], radius >= 0; computed in float32 or wider. reach: tighten to the bounds that some distribution inside
+    the interval attains (CreINN does; off by default).
+    Returns (lower, upper), each [..., V]. Source: CIAR section 3.2, InterFuse.
+    """
+    odds, r = log_odds(at_least_float32(centre)), at_least_float32(radius)
+    lower, upper = torch.sigmoid(odds - r), torch.sigmoid(odds + r)
+    if reach:
+        return (
+            torch.maximum(lower, 1 - (upper.sum(-1, keepdim=True) - upper)),
+            torch.minimum(upper, 1 - (lower.sum(-1, keepdim=True) - lower)),
+        )
+    return lower, upper
+
+
+def intersection_probability(lower: Tensor, upper: Tensor) -> Tensor:
+    """The point prediction lower + a (upper - lower) whose a makes it sum to one (CreINN). [..., V] -> [..., V].
+
+    Rows without width are returned as they are.
+    """
+    width = (upper - lower).sum(-1, keepdim=True)  # [..., 1]
+    share = (1 - lower.sum(-1, keepdim=True)) / torch.where(width > 0, width, 1.0)
+    return lower + share * (upper - lower)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Uncertainty of one prediction, each [...]. With delta = upper - lower over the V tokens:
+
+    omega: sum of delta. sigma: population standard deviation of delta. u: omega * sigma, CIAR's score as printed.
+    u_tilde: sqrt(V) * u, the score that thresholds refer to (assumption A2). lower_top: 1 - lower bound of the most likely token.
+    """
+
+    omega: Tensor
+    sigma: Tensor
+    u: Tensor
+    u_tilde: Tensor
+    lower_top: Tensor
+
+
+def uncertainty(lower: Tensor, upper: Tensor, top: Tensor | None = None) -> Scores:
+    """The scores of probability intervals [..., V]. Source: CIAR section 3.2, U = Omega * Sigma.
+
+    top: int [...], the token that `lower_top` is about; None takes the one with the largest lower + upper bound.
+    """
+    delta = upper - lower
+    omega = delta.sum(-1)
+    sigma = delta.std(-1, correction=0)
+    u = omega * sigma
+    at = ((lower + upper).argmax(-1) if top is None else top).unsqueeze(-1)  # [..., 1]
+    lower_top = 1 - lower.gather(-1, at).squeeze(-1)
+    return Scores(omega, sigma, u, delta.shape[-1] ** 0.5 * u, lower_top)

@@ -1,0 +1,42 @@
+"""base: the cloud model alone makes every token; it is what every speed-up is measured against."""
+
+from models.images import png_bytes
+from simulator.messages import Message, Picture, Start, Started, Tokens, pack_ids, unpack_ids
+from simulator.methods import BaseSettings
+from simulator.ops import Await, CloudProgram, Compute, DeviceProgram, Emit, Send
+from simulator.recording import FROM_CLOUD
+
+from .session import CloudState, DeviceState
+
+
+class Base:
+    """Delivery is a setting: each id as it is decided (`stream`), all ids at the end (`ids`), or the picture (`image`)."""
+
+    def __init__(self, settings: BaseSettings) -> None:
+        self.settings = settings
+
+    def device(self, s: DeviceState) -> DeviceProgram:
+        start = s.start(s.image_tokens, want_caption=False, deliver=self.settings.deliver)
+        handle = yield Send(start)
+        reply = yield Await(handle)
+        if isinstance(reply, Picture):
+            return
+        for part in (*handle.parts, reply):
+            for token in unpack_ids(part.ids):
+                s.accept(token, FROM_CLOUD)
+        yield Compute("image_decoder", s.tokens)
+
+    def cloud(self, s: CloudState, message: Message) -> CloudProgram:
+        assert isinstance(message, Start)
+        yield from s.open(message)
+        for position in range(message.count):
+            step = yield s.decide()
+            s.accept([step.token])
+            if message.deliver == "stream" and position < message.count - 1:
+                yield Emit(Tokens(pack_ids([step.token])))
+        if message.deliver == "stream":
+            return Tokens(pack_ids(s.tokens[-1:]))
+        if message.deliver == "image":
+            image = yield Compute("image_decoder", s.tokens)
+            return Picture(png_bytes(image))
+        return Started(ids=pack_ids(s.tokens))

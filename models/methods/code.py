@@ -1,0 +1,17 @@
+"""code: CoDe in CIAR's adaptation (METHODS 3.4): the cloud makes the first floor(N*T) tokens, the device finishes alone."""
+
+from simulator.methods import CodeSettings, DeviceOnlySettings, prefix_length
+
+from .device_only import DeviceOnly
+
+
+class Code(DeviceOnly):
+    """Device-only decoding behind a prefix from the cloud; no verification.
+
+    Source: Chen et al., "Collaborative Decoding Makes Visual Auto-Regressive Modeling Efficient" (CoDe), as CIAR adapts it to
+    next-token models (N = 0.3, cloud calls 30 %).
+    """
+
+    def __init__(self, settings: CodeSettings, image_tokens: int) -> None:
+        super().__init__(DeviceOnlySettings())
+        self.prefix_length = prefix_length(settings.prefix_rate, image_tokens)

@@ -1,0 +1,31 @@
+"""device-only: the one-layer device model makes every token (METHODS 3.10); the cloud at most encodes the caption."""
+
+from simulator.messages import Message, Start
+from simulator.methods import DeviceOnlySettings
+from simulator.ops import CloudProgram, Compute, DeviceProgram
+from simulator.recording import FROM_DEVICE
+
+from .session import CloudState, DeviceState, answer_start, open_session
+
+
+class DeviceOnly:
+    """Needs the cloud only for the caption rows, and not even for these with `text_encoder: device`."""
+
+    prefix_length = 0
+
+    def __init__(self, settings: DeviceOnlySettings) -> None:
+        self.settings = settings
+
+    def device(self, s: DeviceState) -> DeviceProgram:
+        if self.prefix_length == 0 and s.decoding.text_encoder == "device":
+            s.caption_rows = yield Compute("caption_encoder", s.caption)
+        else:
+            yield from open_session(s, self.prefix_length)
+        while not s.done:
+            step = yield s.unfed("device")
+            s.accept(step.token, FROM_DEVICE, step)
+        yield Compute("image_decoder", s.tokens)
+
+    def cloud(self, s: CloudState, message: Message) -> CloudProgram:
+        assert isinstance(message, Start)
+        return (yield from answer_start(s, message))

@@ -1,0 +1,257 @@
+"""A model pair: what decodes together, on disk and in memory.
+
+On disk (see simulator/pairs.py for the manifest): `pair.json`, text.safetensors, tokenizer.safetensors, cloud-0000i-of-0000n
+.safetensors, device.safetensors, phi.safetensors; half precision, no file of 15 MiB or more.
+
+    pair = load_pair("scenes")
+    logits, hidden = pair.cloud(tokens, caption, mask)
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.backbones import load_into, read_state
+from models.device import DeviceModel
+from models.phi import IntervalProjection
+from models.scenes import WORDS
+from models.text import WordEncoder
+from models.transformer import Transformer, TransformerConfig
+from models.vq import VQConfig, VQModel, load_vq
+from simulator.errors import WeightsError
+from simulator.pairs import FORMAT, MANIFEST, ModelShape, PairManifest, list_files, pair_folder, pair_manifest, verify_files
+
+MAX_FILE_BYTES = 15 * 2**20
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A loaded pair, in `eval()` mode on `torch_device`; floating-point weights have `dtype`, the tokenizer at least float32."""
+
+    manifest: PairManifest
+    text: WordEncoder
+    tokenizer: VQModel
+    cloud: Transformer
+    device: DeviceModel
+    phi: IntervalProjection
+    torch_device: torch.device
+    dtype: torch.dtype
+
+
+def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Pair:
+    """A shipped pair by name, or the pair in a folder.
+
+    Raises WeightsError: unknown pair, missing or damaged file (with the SHA-256 found and expected), missing key, wrong shape.
+    """
+    folder, manifest = pair_folder(name_or_path), pair_manifest(name_or_path)
+    verify_files(folder, manifest)
+    shards = sorted(file.name for file in manifest.files if file.name.startswith("cloud-"))
+    cloud = Transformer(_config(manifest.cloud))
+    load_into(cloud, {key: value for name in shards for key, value in read_state(folder / name).items()}, folder / "cloud-*.safetensors")
+    device = DeviceModel(_config(manifest.device), manifest.bounds)
+    load_into(device, read_state(folder / "device.safetensors"), folder / "device.safetensors")
+    phi = IntervalProjection(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck)
+    load_into(phi, read_state(folder / "phi.safetensors"), folder / "phi.safetensors")
+    tokenizer = load_vq(folder / "tokenizer.safetensors")
+    if tokenizer.config.codebook_size != manifest.codebook_size:
+        found, needed = tokenizer.config.codebook_size, manifest.codebook_size
+        raise WeightsError(f"{folder / 'tokenizer.safetensors'}: {found} codes, needed {needed}")
+    where = torch.device(torch_device)
+    for module in (cloud, device, phi):
+        module.to(where, dtype).eval().requires_grad_(False)
+    tokenizer.to(where, dtype if dtype == torch.float64 else torch.float32).eval().requires_grad_(False)
+    return Pair(manifest, _load_text(folder / "text.safetensors"), tokenizer, cloud, device, phi, where, dtype)
+
+
+def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairManifest:
+    """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing what is there at once.
+
+    Raises WeightsError when a stage's weights are missing or do not fit each other.
+    """
+    tokenizer = load_vq(train_dir / "tokenizer" / "tokenizer.safetensors")
+    cloud = load_transformer(train_dir / "cloud" / "cloud.safetensors")
+    device = load_device(train_dir / "device" / "device.safetensors")
+    phi = load_phi(train_dir / "phi" / "phi.safetensors")
+    facts = {}
+    for stage in ("cloud", "device", "phi"):
+        path = train_dir / stage / "metrics.json"
+        facts[stage] = json.loads(path.read_text()) if path.is_file() else {}
+    return _write_pair(out_dir, name, WordEncoder.build(WORDS), tokenizer, cloud, device, phi, facts)
+
+
+def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pair:
+    """Writes a random pair of the least useful size to `path` and loads it: for tests. A fraction of a second.
+
+    4 x 4 tokens of a codebook of 64, images of 32 x 32, cloud of 2 layers and width 16, captions as the scenes pair takes them. The
+    device is the cloud's first layer with noise, so that the two agree often but not always.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def randomise(module: nn.Module, std: float) -> None:
+        with torch.no_grad():
+            for key, parameter in module.named_parameters():
+                if not key.endswith("norm.weight"):
+                    parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=std)
+
+    text = WordEncoder.build(WORDS)
+    shape = TransformerConfig(2, 2, 16, 32, 64, text.slots, text.caption_dim, 4)
+    vq = VQConfig(codebook_size=64, codebook_dim=8, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32,
+                  num_res_blocks=1, patch=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, cloud = VQModel(vq), Transformer(shape)
+        randomise(cloud, 0.35)
+        with torch.no_grad():  # keep the second layer's say small
+            cloud.layers[1].attention.wo.weight.mul_(0.2)
+            cloud.layers[1].feed_forward.w2.weight.mul_(0.2)
+        device = DeviceModel.of_cloud(cloud)
+        randomise(device, 0.05)
+        phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)
+        randomise(phi, 0.05)
+    _write_pair(path, "tiny", text, tokenizer, cloud, device, phi, {})
+    return load_pair(path, dtype=dtype)
+
+
+# --- single models, as training leaves them
+
+
+def save_model(path: Path, module: Transformer | DeviceModel | IntervalProjection) -> None:
+    """Weights as fp16 safetensors with the configuration in the metadata, written atomically."""
+    _save(path, module.state_dict(), {"config": json.dumps(_describe(module))})
+
+
+def load_transformer(path: Path) -> Transformer:
+    """A decoder that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
+    model = Transformer(TransformerConfig(**_metadata(path, "n_layer")))
+    load_into(model, read_state(path), path)
+    return model.eval()
+
+
+def load_device(path: Path) -> DeviceModel:
+    """A device model that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
+    config = _metadata(path, "bounds")
+    model = DeviceModel(TransformerConfig(**config["transformer"]), tuple(config["bounds"]))
+    load_into(model, read_state(path), path)
+    return model.eval()
+
+
+def load_phi(path: Path) -> IntervalProjection:
+    """A projection that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
+    model = IntervalProjection(**_metadata(path, "bottleneck"))
+    load_into(model, read_state(path), path)
+    return model.eval()
+
+
+# --- parts
+
+
+def _describe(module: Transformer | DeviceModel | IntervalProjection) -> dict[str, Any]:
+    if isinstance(module, Transformer):
+        return asdict(module.config)
+    if isinstance(module, DeviceModel):
+        return {"transformer": asdict(module.config), "bounds": list(module.radii)}
+    bottleneck, dim = module.fc1.out_features, module.fc2.out_features
+    return {"dim": dim, "vocab_size": (module.fc1.in_features - dim) // 2, "bottleneck": bottleneck}
+
+
+def _metadata(path: Path, needed_key: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            config: dict[str, Any] = json.loads((file.metadata() or {})["config"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise WeightsError(f"{path}: not a model of this project ({type(error).__name__}: {error})") from error
+    if needed_key not in config:
+        raise WeightsError(f"{path}: holds another kind of model: its configuration has no {needed_key}")
+    return config
+
+
+def _save(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    halved = {key: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous() for key, t in state.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(halved, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def _config(shape: ModelShape) -> TransformerConfig:
+    return TransformerConfig(**msgspec.structs.asdict(shape))
+
+
+def _load_text(path: Path) -> WordEncoder:
+    try:
+        return WordEncoder.from_state(read_state(path))
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: not a caption encoder ({type(error).__name__}: {error})") from error
+
+
+def _shards(state: Mapping[str, Tensor], limit_bytes: int) -> list[dict[str, Tensor]]:
+    """Tensors in order, cut where the next one (in fp16) would pass the limit; 64 KiB are kept for the header."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, tensor in state.items():
+        if size + 2 * tensor.numel() > limit_bytes - 65536 and shards[-1]:
+            shards.append({})
+            size = 0
+        shards[-1][key] = tensor
+        size += 2 * tensor.numel()
+    return shards
+
+
+def _write_pair(out_dir: Path, name: str, text: WordEncoder, tokenizer: VQModel, cloud: Transformer, device: DeviceModel,
+                phi: IntervalProjection, facts: Mapping[str, Any]) -> PairManifest:
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
+    try:
+        save_file(text.state(), folder / "text.safetensors")  # float32: rows of words are compared across drivers
+        # One metadata entry per file: safetensors writes several in random order, and equal pairs should be equal bytes.
+        _save(folder / "tokenizer.safetensors", tokenizer.state_dict(), {"config": json.dumps(asdict(tokenizer.config))})
+        shards = _shards(cloud.state_dict(), MAX_FILE_BYTES)
+        for i, shard in enumerate(shards, start=1):
+            _save(folder / f"cloud-{i:05d}-of-{len(shards):05d}.safetensors", shard)
+        save_model(folder / "device.safetensors", device)
+        save_model(folder / "phi.safetensors", phi)
+        if facts:
+            (folder / "metrics.json").write_text(json.dumps(facts, indent=1) + "\n")
+        config = cloud.config
+        manifest = PairManifest(
+            format=FORMAT,
+            name=name,
+            image_size=config.grid * tokenizer.config.downsample,
+            grid=config.grid,
+            codebook_size=config.vocab_size,
+            caption_slots=config.caption_slots,
+            caption_dim=config.caption_dim,
+            cloud=ModelShape(**asdict(config)),
+            device=ModelShape(**asdict(device.config)),
+            phi_bottleneck=phi.fc1.out_features,
+            bounds=tuple(device.radii),
+            files=list_files(folder),
+        )
+        for file in manifest.files:
+            if file.bytes >= MAX_FILE_BYTES:
+                raise WeightsError(f"{out_dir / file.name}: {file.bytes} bytes, files of a pair stay below {MAX_FILE_BYTES}")
+        (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+        folder.chmod(0o755)
+        load_pair(folder)  # nothing is replaced by a pair that does not load
+        if out_dir.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-old-", dir=out_dir.parent))
+            os.replace(out_dir, old / "pair")
+            os.replace(folder, out_dir)
+            shutil.rmtree(old)
+        else:
+            os.replace(folder, out_dir)
+        return manifest
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

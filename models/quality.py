@@ -1,0 +1,39 @@
+"""What the cloud model thinks of a finished image, token by token."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from models.pair import Pair
+from models.sampling import greedy, guide
+from models.text import left_pad
+from simulator.recording import SessionSpec
+
+CHUNK = 8  # sessions scored at once: bounds memory at CHUNK * 2 rows of [T, V] float32
+
+
+def score_tokens(pair: Pair, sessions: Sequence[tuple[SessionSpec, Sequence[int]]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Teacher-force finished images through the cloud, without interval features, at each session's own guidance.
+
+    Returns per session (nll float32 [T], argmax uint16 [T]): nats of each token under the guided distribution at temperature 1
+    given the tokens before it, and the token that distribution puts first.
+    """
+    results: list[tuple[np.ndarray, np.ndarray]] = []
+    for begin in range(0, len(sessions), CHUNK):
+        chunk = sessions[begin : begin + CHUNK]
+        slots = pair.manifest.caption_slots
+        padded = [left_pad(pair.text.encode(spec.prompt), slots) for spec, _ in chunk]
+        device = pair.torch_device
+        caption = torch.stack([rows for rows, _ in padded]).to(device)  # [B, slots, caption_dim]
+        mask = torch.stack([valid for _, valid in padded]).to(device)  # [B, slots]
+        tokens = torch.tensor([list(ids) for _, ids in chunk], device=device)  # [B, T]
+        logits = pair.cloud(tokens[:, :-1], caption, mask)[0]  # [B, T, V]
+        scale = torch.tensor([spec.decoding["guidance"] for spec, _ in chunk], device=device)  # [B]
+        if bool((scale > 1).any()):
+            null = pair.cloud.null_caption(len(chunk))
+            logits = guide(logits, pair.cloud(tokens[:, :-1], null, mask)[0], scale.unsqueeze(-1))  # [B, T, V]
+        nll = logits.logsumexp(-1) - logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, T]
+        best = greedy(logits)  # [B, T]
+        results += [(n.float().cpu().numpy(), b.cpu().numpy().astype(np.uint16)) for n, b in zip(nll, best, strict=True)]
+    return results

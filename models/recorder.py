@@ -1,0 +1,273 @@
+"""The recorder: runs many sessions in lockstep, batches their waiting passes, and writes down what each one did.
+
+Time plays no part. Every session advances until both its programs wait for a model; then the cheapest kind of work that anybody
+waits for is done for all who wait for it, in one batch, and so on. Running the cloud only when no device work is left lets its
+batches fill up. Each session sees exactly what it would see alone, up to floating point in other batch compositions.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.backend import Backend, PassRequest
+from models.methods import CloudState, DeviceState, Method, make_method
+from models.pair import Pair
+from models.quality import score_tokens
+from simulator.messages import Message, Widths, decode, encode
+from simulator.methods import REVISIONS, Decoding
+from simulator.ops import COMPUTE_KINDS, ROLES, Await, Call, Compute, Emit, Forward, Handle, Send
+from simulator.recording import AWAIT, CLOUD, COMPUTE, DEVICE, EMIT, FORWARD, FROM_CLOUD, OP_DTYPE, REPLY, SCORES, SEND
+from simulator.recording import Recording, SessionSpec
+from simulator.rng import draws
+
+# What to run first when several kinds of work are waited for: device before cloud, so that cloud batches fill up.
+ORDER = ("caption_encoder", "phi", "device", "drafter", "cloud", "image_decoder")
+
+
+@dataclass
+class _Program:
+    """One running generator: what it yielded and waits for, and the value to resume it with."""
+
+    side: int
+    run: Any
+    call: int = -1
+    waits: Forward | Compute | None = None
+    value: Any = None
+
+
+class Session:
+    """One session being recorded: two programs, the messages between them, and the log of their ops."""
+
+    def __init__(self, spec: SessionSpec, method: Method, pair: Pair, slot: int) -> None:
+        self.spec, self.method, self.slot = spec, method, slot
+        manifest = pair.manifest
+        self.widths = Widths(manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, manifest.image_size**2)
+        shape = {"image_tokens": manifest.image_tokens, "caption_dim": manifest.caption_dim}
+        decoding = Decoding.model_validate(spec.decoding)
+        self.device_state = DeviceState(**shape, caption=spec.prompt, decoding=decoding, seed=spec.seed)
+        self.cloud_state = CloudState(**shape)
+        self.device: _Program | None = _Program(DEVICE, method.device(self.device_state))
+        self.cloud: _Program | None = None
+        self.inbox: deque[tuple[int, Message]] = deque()  # calls sent and not yet taken up by the cloud
+        self.handles: list[Handle] = []
+        self.replies: dict[int, Message] = {}
+        self.awaiting = -1  # the call the device waits for
+        self.kv = {role: (False, 0) for role in ROLES}  # caption in the cache, image positions in the cache
+        self.log: tuple[list[dict[str, int]], list[dict[str, int]]] = ([], [])
+        self.image: np.ndarray | None = None
+        self._draws: dict[str, np.ndarray] = {}  # uniform draws by role, indexed by image position
+
+    @property
+    def finished(self) -> bool:
+        return self.device is None and self.cloud is None and not self.inbox
+
+    def advance(self) -> None:
+        """Run both programs until each waits for a model, for the other one, or is at its end."""
+        moved = True
+        while moved:
+            moved = False
+            if self.device is not None and self.device.waits is None and self.awaiting < 0:
+                self._advance_device(self.device)
+                moved = True
+            if self.cloud is None and self.inbox:
+                call, message = self.inbox.popleft()
+                self.cloud = _Program(CLOUD, self.method.cloud(self.cloud_state, message), call)
+            if self.cloud is not None and self.cloud.waits is None:
+                self._advance_cloud(self.cloud)
+                moved = True
+            if self.awaiting in self.replies:
+                assert self.device is not None
+                self.device.value = self.replies.pop(self.awaiting)
+                self.awaiting = -1
+                moved = True
+
+    def _advance_device(self, program: _Program) -> None:
+        try:
+            op = program.run.send(program.value)
+        except StopIteration:
+            self.device = None
+            return
+        program.value = None
+        match op:
+            case Forward() | Compute():
+                program.waits = op
+            case Send(message):
+                program.value = self._send(message)
+            case Call(message):
+                self._await(self._send(message))
+            case Await(handle):
+                self._await(handle)
+            case _:
+                raise TypeError(f"{self.spec.method}: a device program may not yield {op!r}")
+
+    def _advance_cloud(self, program: _Program) -> None:
+        try:
+            op = program.run.send(program.value)
+        except StopIteration as stop:
+            self.replies[program.call] = self._cross(CLOUD, REPLY, program.call, stop.value)
+            self.cloud = None
+            return
+        program.value = None
+        match op:
+            case Forward() | Compute():
+                program.waits = op
+            case Emit(part):
+                self.handles[program.call].parts.append(self._cross(CLOUD, EMIT, program.call, part))
+            case _:
+                raise TypeError(f"{self.spec.method}: a cloud program may not yield {op!r}")
+
+    def _send(self, message: Message) -> Handle:
+        handle = Handle(len(self.handles))
+        self.handles.append(handle)
+        self.inbox.append((handle.call, self._cross(DEVICE, SEND, handle.call, message)))
+        return handle
+
+    def _await(self, handle: Handle) -> None:
+        self.awaiting = handle.call
+        self.note(DEVICE, kind=AWAIT, call=handle.call)
+
+    def _cross(self, side: int, kind: int, call: int, message: Message) -> Message:
+        """Encode, count, decode: the other side gets what the wire carries, rounded as the wire rounds."""
+        data = encode(message)
+        self.note(side, kind=kind, call=call, payload_bytes=len(data), **message.counts(self.widths))
+        return decode(data)
+
+    def note(self, side: int, **columns: int) -> None:
+        self.log[side].append(columns)
+
+    def request(self, program: _Program, op: Forward) -> PassRequest:
+        """Log a forward pass, move the KV state on, and say what to run: where it starts and how its token is picked."""
+        has_caption, held = self.kv[op.role]
+        start = held if op.keep is None else op.keep
+        assert 0 <= start <= held, f"{self.spec.method} keeps {start} positions of a cache that holds {held}"
+        position = start + len(op.tokens)  # of the token this pass yields
+        request = PassRequest(self.slot, op, start, **self._decoding(program.side, op.role, position))
+        self.note(
+            program.side, kind=FORWARD, what=ROLES.index(op.role), call=program.call, rows=request.rows,
+            caption=int(op.caption is not None), new_tokens=len(op.tokens), kv_caption=int(has_caption), kv_tokens=start,
+            decides=int(op.decides),
+        )
+        self.kv[op.role] = (has_caption or op.caption is not None, position)
+        return request
+
+    def _decoding(self, side: int, role: str, position: int) -> dict[str, Any]:
+        """Guidance, filters and the draw of a pass, as known on the side that runs it."""
+        if side == CLOUD:
+            opening = self.cloud_state.opening
+            assert opening is not None, "the cloud was asked before it was told how to decide"
+            settings, seed, caption = dict(opening.decoding), opening.seed, opening.caption
+            sampled = settings.pop("pick") == "sampled"
+        else:
+            d, seed, caption = self.device_state.decoding, self.spec.seed, self.spec.prompt
+            settings = {"guidance": d.guidance, "temperature": d.temperature, "top_k": d.top_k, "top_p": d.top_p}
+            sampled = d.device == "sampled"
+        if role not in self._draws:
+            self._draws[role] = draws(seed, self.device_state.image_tokens + 1, "token", role, caption)
+        return {**settings, "u": float(self._draws[role][position]) if sampled else None}
+
+    @property
+    def tokens(self) -> list[int]:
+        """The image's tokens; a delivered picture leaves the device without ids, then the cloud knows them."""
+        return self.device_state.tokens or self.cloud_state.tokens
+
+    def recording(self, quality: tuple[np.ndarray, np.ndarray]) -> Recording:
+        state = self.device_state
+        count = len(self.tokens)
+        rows = [row for side in self.log for row in sorted(side, key=lambda row: row["call"] if side is self.log[CLOUD] else 0)]
+        ops = np.zeros(len(rows), OP_DTYPE)
+        ops["call"] = -1
+        ops["side"][len(self.log[DEVICE]) :] = CLOUD
+        for index, row in enumerate(rows):
+            for column, value in row.items():
+                ops[column][index] = value
+        assert self.image is not None
+        return Recording(
+            ops=ops,
+            tokens=np.asarray(self.tokens, np.uint16),
+            decided_by=np.asarray(state.decided_by or [FROM_CLOUD] * count, np.uint8),
+            scores=np.stack(state.scores).astype(np.float32) if state.scores else np.full((count, len(SCORES)), np.nan, np.float32),
+            image=self.image,
+            nll=quality[0],
+            argmax=quality[1],
+            widths=self.widths,
+            meta={"spec": {**self.spec.__dict__, "outcomes": list(self.spec.outcomes)}},
+        )
+
+
+@dataclass
+class _Waiting:
+    session: Session
+    program: _Program
+    op: Any
+
+
+class Recorder:
+    """Makes recordings with one pair.
+
+    max_batch: sessions in flight at most; it bounds memory (KV caches of two rows a session in every model).
+    progress: called with (sessions finished, sessions in all, tokens decided, tokens in all) as work goes on.
+    """
+
+    def __init__(self, pair: Pair, max_batch: int = 64, progress: Callable[[int, int, int, int], None] | None = None) -> None:
+        self.pair = pair
+        self.max_batch = max_batch
+        self.progress = progress or (lambda done, sessions, decided, tokens: None)
+
+    @torch.inference_mode()
+    def record(self, specs: Sequence[SessionSpec]) -> Iterator[tuple[SessionSpec, Recording]]:
+        """Recordings in the order in which sessions finish. Raises PromptError for a prompt the pair cannot encode."""
+        for spec in specs:
+            self.pair.text.encode(spec.prompt)  # refused before any work is done
+            assert spec.revision == REVISIONS[spec.method]
+        slots = min(self.max_batch, max(len(specs), 1))
+        backend = Backend(self.pair, slots)
+        todo, free = deque(specs), list(range(slots - 1, -1, -1))
+        active: list[Session] = []
+        finished = decided = 0
+        tokens = self.pair.manifest.image_tokens
+        while todo or active:
+            while todo and free:
+                spec = todo.popleft()
+                method = make_method(spec.method, spec.settings, tokens, self.pair.manifest.cloud.dim)
+                active.append(Session(spec, method, self.pair, free.pop()))
+                active[-1].advance()
+            done = [session for session in active if session.finished]
+            if done:
+                active = [session for session in active if not session.finished]
+                results = score_tokens(self.pair, [(s.spec, s.tokens) for s in done])
+                for session, quality in zip(done, results, strict=True):
+                    free.append(session.slot)
+                    finished += 1
+                    yield session.spec, session.recording(quality)
+                free.sort(reverse=True)
+                decided = finished * tokens
+                continue
+            self._work(backend, active)
+            in_flight = sum(max(len(s.device_state.tokens), len(s.cloud_state.tokens)) for s in active)
+            self.progress(finished, len(specs), decided + in_flight, len(specs) * tokens)
+
+    def _work(self, backend: Backend, active: list[Session]) -> None:
+        """Do the first kind of work in ORDER that anybody waits for, for everybody who waits for it."""
+        waiting: dict[str, list[_Waiting]] = {}
+        for session in active:
+            for program in (session.device, session.cloud):
+                if program is not None and program.waits is not None:
+                    op = program.waits
+                    waiting.setdefault(op.role if isinstance(op, Forward) else op.kind, []).append(_Waiting(session, program, op))
+        kind = next(kind for kind in ORDER if kind in waiting)
+        group = sorted(waiting[kind], key=lambda w: w.session.slot)
+        if kind in ROLES:
+            results: Sequence[Any] = backend.forward(kind, [w.session.request(w.program, w.op) for w in group])
+        else:
+            results = backend.compute(kind, [w.op.payload for w in group])
+            for w, result in zip(group, results, strict=True):
+                w.session.note(w.program.side, kind=COMPUTE, what=COMPUTE_KINDS.index(kind), call=w.program.call)
+                if kind == "image_decoder":
+                    w.session.image = result
+        for w, result in zip(group, results, strict=True):
+            w.program.value, w.program.waits = result, None
+            w.session.advance()

@@ -1,0 +1,95 @@
+"""From logits to tokens: guidance, the two filter chains in use, and keyed sampling.
+
+Every function is batched over rows, with one temperature, top-k and top-p per row, so that sessions with different settings share a
+pass. Nothing here draws random numbers: `sample` is handed its uniform draws.
+
+Source: LlamaGen's generation code (guide, filter_probs); the transformers library's logits warpers, as EAGLE and LANTERN chain them
+(warp_probs). The order of the steps matters and differs between the two.
+"""
+
+import torch
+from torch import Tensor
+
+from models.transformer import at_least_float32
+
+SMALLEST_TEMPERATURE = 1e-5
+
+
+def guide(cond: Tensor, uncond: Tensor, scale: float | Tensor) -> Tensor:
+    """Classifier-free guidance u + s (c - u) on raw logits [..., V]; a scale (float, or [...] per row) of 1 or less means c."""
+    if isinstance(scale, Tensor):
+        s = scale.to(cond.dtype).unsqueeze(-1)  # [..., 1]
+        return torch.where(s > 1, uncond + (cond - uncond) * s, cond)
+    return uncond + (cond - uncond) * scale if scale > 1 else cond
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """Arg max over the codebook, [..., V] -> int64 [...]; the lowest id wins ties."""
+    best = logits.max(dim=-1, keepdim=True).values
+    return (logits == best).to(torch.uint8).argmax(dim=-1)  # argmax on equal values is not guaranteed to be the first on a GPU
+
+
+def filter_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """LlamaGen's chain: temperature, then top-k (ties kept), then top-p, then softmax.
+
+    logits: [B, V]. temperature: float [B]. top_k: int [B], 0 = off. top_p: float [B], 1 = off.
+    Returns float32 [B, V] (float64 for float64 logits), rows summing to 1. The settings may live on the CPU whatever the logits'
+    device; then nothing here waits for a GPU, and rows with top-k and top-p off cost one softmax.
+    """
+    x = _tempered(logits, temperature)
+    x = _top_k(x, top_k)
+    if bool((top_p < 1).any()):
+        descending, order = x.sort(dim=-1, descending=True)  # [B, V]
+        before = descending.softmax(-1).cumsum(-1).roll(1, dims=-1)  # mass ahead of each entry
+        before[:, 0] = 0.0
+        x = _drop(x, order, before > top_p.to(x).unsqueeze(-1), top_p)
+    return x.softmax(-1)
+
+
+def warp_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """The warper chain of EAGLE and LANTERN: temperature, then top-p, then top-k, then softmax. Arguments as `filter_probs`."""
+    x = _tempered(logits, temperature)
+    if bool((top_p < 1).any()):
+        ascending, order = x.sort(dim=-1)  # [B, V]
+        drop = ascending.softmax(-1).cumsum(-1) <= (1 - top_p.to(x)).unsqueeze(-1)  # the tail whose mass is at most 1 - p
+        drop[:, -1] = False
+        x = _drop(x, order, drop, top_p)
+    return _top_k(x, top_k).softmax(-1)
+
+
+def sample(probs: Tensor, u: Tensor) -> Tensor:
+    """Inverse-CDF draw in id order, in float64: the first id whose cumulative mass exceeds u.
+
+    probs: [B, V], non-negative, not necessarily normalised. u: float64 [B] in [0, 1), one keyed uniform draw per row.
+    Returns int64 [B]. An id of probability zero is never returned.
+    """
+    cumulative = probs.double().cumsum(-1)  # [B, V]
+    wanted = u.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]  # [B, 1]
+    index = torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)  # [B]
+    # Rounding may put u * total on the total itself; then take the last id that has any mass.
+    last = (cumulative < cumulative[:, -1:]).sum(-1)
+    return torch.minimum(index, last)
+
+
+def _tempered(logits: Tensor, temperature: Tensor) -> Tensor:
+    x = at_least_float32(logits)
+    return x / temperature.to(x).clamp_min(SMALLEST_TEMPERATURE).unsqueeze(-1)
+
+
+def _drop(x: Tensor, order: Tensor, drop: Tensor, top_p: Tensor) -> Tensor:
+    """Remove the sorted entries marked in `drop` [B, V], in rows that have top-p on."""
+    drop = drop & (top_p.to(x.device) < 1).unsqueeze(-1)
+    return x.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
+
+
+def _top_k(x: Tensor, top_k: Tensor) -> Tensor:
+    """Keep everything at or above each row's k-th largest value (ties kept); k = 0 keeps all."""
+    size = x.shape[-1]
+    k = torch.where(top_k > 0, top_k.clamp(max=size), size)  # [B]
+    if not bool((k < size).any()):
+        return x
+    largest = int(k[k < size].max())
+    k = k.to(x.device)
+    best = x.topk(largest, dim=-1).values  # [B, largest], descending
+    kth = best.gather(-1, (k.clamp(max=largest) - 1).unsqueeze(-1))  # [B, 1]
+    return x.masked_fill((x < kth) & (k < size).unsqueeze(-1), -torch.inf)

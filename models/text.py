@@ -1,0 +1,96 @@
+"""The embedded pair's caption encoder: fixed word vectors with their neighbours beside them. Nothing is trained.
+
+It stands where T5 stands in LlamaGen. Row t of a caption is the concatenation of the vectors of words t-4 .. t+4, so that the row
+of a noun also tells its size, its colour and its place.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from simulator.errors import PromptError
+from simulator.rng import stream
+
+WORD_DIM = 16
+WINDOW_WORDS = 4  # to either side
+CAPTION_SLOTS = 32  # most words a caption can have
+
+
+class WordEncoder:
+    """Captions to rows of float32. `vectors`: float32 [len(words), word_dim], one per word."""
+
+    def __init__(self, words: Sequence[str], vectors: Tensor, window: int = WINDOW_WORDS, slots: int = CAPTION_SLOTS) -> None:
+        if vectors.shape[0] != len(words):
+            raise ValueError(f"{len(words)} words need as many vectors, got {vectors.shape[0]}")
+        self.words = tuple(words)
+        self.vectors = vectors.float()
+        self.window = window
+        self.slots = slots
+        self._index = {word: index for index, word in enumerate(self.words)}
+
+    @classmethod
+    def build(cls, words: Sequence[str]) -> "WordEncoder":
+        """An encoder for `words` with random unit vectors, keyed by the word: adding words leaves the others as they are."""
+        rows = [torch.from_numpy(stream(0, "words", word).standard_normal(WORD_DIM)) for word in words]
+        return cls(words, torch.nn.functional.normalize(torch.stack(rows), dim=1).float())
+
+    @property
+    def caption_dim(self) -> int:
+        """Width of a row: (2 window + 1) word vectors."""
+        return (2 * self.window + 1) * int(self.vectors.shape[1])
+
+    def split(self, caption: str) -> list[str]:
+        """The caption's words, lower-case, without commas and full stops.
+
+        Raises PromptError if it is empty, too long, or has a word that the encoder does not know.
+        """
+        words = caption.lower().replace(",", " ").replace(".", " ").split()
+        if not words:
+            raise PromptError("the caption is empty")
+        for word in words:
+            if word not in self._index:
+                nearest = difflib.get_close_matches(word, self.words, n=1, cutoff=0.0)[0]
+                raise PromptError(f"unknown word {word!r}; nearest known word: {nearest}; known words: {', '.join(self.words)}")
+        if len(words) > self.slots:
+            raise PromptError(f"the caption has {len(words)} words, at most {self.slots} are allowed")
+        return words
+
+    def encode(self, caption: str) -> Tensor:
+        """float32 [n_words, caption_dim]; zeros where the window reaches outside the caption. Raises PromptError, see `split`."""
+        indices = [self._index[word] for word in self.split(caption)]
+        count, dim = len(indices), self.vectors.shape[1]
+        padded = torch.zeros(count + 2 * self.window, dim)
+        padded[self.window : self.window + count] = self.vectors[indices]
+        return torch.cat([padded[offset : offset + count] for offset in range(2 * self.window + 1)], dim=1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that hold the whole encoder, for a safetensors file: words as UTF-8 bytes, one per line."""
+        return {
+            "words": torch.tensor(list("\n".join(self.words).encode()), dtype=torch.uint8),
+            "vectors": self.vectors,
+            "sizes": torch.tensor([self.window, self.slots], dtype=torch.int32),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> "WordEncoder":
+        """The encoder that `state` describes."""
+        words = bytes(state["words"].tolist()).decode().split("\n")
+        window, slots = state["sizes"].tolist()
+        return cls(words, state["vectors"], window=window, slots=slots)
+
+
+def left_pad(rows: Tensor, slots: int = CAPTION_SLOTS) -> tuple[Tensor, Tensor]:
+    """Rows [n, dim] as ([slots, dim], bool mask [slots]), n <= slots: the valid rows come last, zeros before them.
+
+    Source: LlamaGen (caption features are padded on the left, so that the image follows the last word directly).
+    """
+    count = rows.shape[0]
+    if count > slots:
+        raise PromptError(f"the caption has {count} rows, at most {slots} are allowed")
+    padded = rows.new_zeros(slots, rows.shape[1])
+    padded[slots - count :] = rows
+    mask = torch.zeros(slots, dtype=torch.bool, device=rows.device)
+    mask[slots - count :] = True
+    return padded, mask

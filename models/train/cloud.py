@@ -1,0 +1,193 @@
+"""Trains the embedded pair's cloud model: next-token cross-entropy on scenes' tokens, a share of captions replaced by the null one.
+
+Source: LlamaGen's text-to-image training (captions left padded and masked, null caption learned in feature space), at a small size.
+This file also holds what all three sequence stages share: batches of tokens with captions (`Sequences`) and the command line.
+
+    python -m models.train.cloud models/scenes.yaml train-runs/scenes/cloud
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from models.pair import save_model
+from models.scenes import WORDS
+from models.text import WordEncoder, left_pad
+from models.train.loop import LoopSettings, TrainResult, train
+from models.train.tokens import SceneTokens, scene_tokens
+from models.transformer import Dropout, Transformer, TransformerConfig
+from simulator.errors import ScenarioError
+from simulator.rng import stream
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token sequences with their captions. tokens: int64 [B, T]. caption: float32 [B, caption_slots, caption_dim], left padded.
+
+    mask: bool [B, caption_slots], True where a caption row is valid. null: bool [B], True where training hides the caption.
+    """
+
+    tokens: Tensor
+    caption: Tensor
+    mask: Tensor
+    null: Tensor
+
+    def caption_for(self, model: Transformer) -> Tensor:
+        """The captions as `model` should see them: its own null caption where `null` says so, under the same mask."""
+        return torch.where(self.null[:, None, None], model.null_caption(len(self.null)).to(self.caption), self.caption)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Which scenes a stage reads: the first `train` of one seed, and the first `held_out` of another."""
+
+    train: int
+    held_out: int = 256
+    train_seed: int = 1
+    held_out_seed: int = 2
+
+
+class Sequences:
+    """Scenes as tokens and captions, in batches keyed by (seed, stage, step).
+
+    folder: a training folder; its tokenizer/tokenizer.safetensors makes the tokens, its tokens/ keeps them.
+    """
+
+    def __init__(self, folder: Path, source: Scenes, seed: int) -> None:
+        tokenizer, cache = folder / "tokenizer" / "tokenizer.safetensors", folder / "tokens"
+        self.train = scene_tokens(tokenizer, source.train_seed, source.train, cache)
+        self.held_out = scene_tokens(tokenizer, source.held_out_seed, source.held_out, cache)
+        self.text = WordEncoder.build(WORDS)
+        self.seed = seed
+
+    def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
+        """Sequences step * size onwards of an endless shuffled reading of the training scenes."""
+        count = len(self.train.codes)
+        epoch, place = np.divmod(np.arange(step * size, (step + 1) * size), count)
+        orders = {int(e): stream(self.seed, f"train.{stage}.order", int(e)).permutation(count) for e in np.unique(epoch)}
+        index = np.array([orders[int(e)][at] for e, at in zip(epoch, place, strict=True)])
+        null = stream(self.seed, f"train.{stage}.null", step).random(size) < null_captions
+        return self._gather(self.train, index, null)
+
+    def held_out_batches(self, size: int) -> Iterator[Batch]:
+        """Every held-out scene once, in order, captions shown."""
+        for first in range(0, len(self.held_out.codes), size):
+            index = np.arange(first, min(first + size, len(self.held_out.codes)))
+            yield self._gather(self.held_out, index, np.zeros(len(index), dtype=bool))
+
+    def _gather(self, source: SceneTokens, index: np.ndarray, null: np.ndarray) -> Batch:
+        padded = [left_pad(self.text.encode(source.captions[i]), self.text.slots) for i in index]
+        tokens = torch.from_numpy(source.codes[index].astype(np.int64))  # [B, T]
+        caption = torch.stack([rows for rows, _ in padded])  # [B, slots, caption_dim]
+        mask = torch.stack([valid for _, valid in padded])  # [B, slots]
+        return Batch(tokens, caption, mask, torch.from_numpy(null))
+
+
+@dataclass(frozen=True)
+class CloudConfig:
+    """The mapping under `cloud:` of a training file. `compile`: let torch.compile fuse the step (needs a C++ compiler)."""
+
+    model: TransformerConfig
+    training: LoopSettings
+    scenes: Scenes
+    batch_images: int = 16
+    dropout: float = 0.0
+    null_captions: float = 0.1
+    compile: bool = False
+
+
+class CloudStage:
+    """A stage of `models.train.loop`."""
+
+    def __init__(self, config: CloudConfig, data: Sequences) -> None:
+        self.config, self.data = config, data
+        torch.manual_seed(int(stream(config.training.seed, "train.cloud.init").integers(2**62)))
+        share = config.dropout
+        self.model: nn.Module = Transformer(config.model, Dropout(token=share, residual=share, ffn=share))
+        self.nats: Callable[..., Tensor] = torch.compile(nats_per_token) if config.compile else nats_per_token
+
+    def batch(self, step: int) -> Batch:
+        return self.data.batch("cloud", step, self.config.batch_images, self.config.null_captions)
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        assert isinstance(self.model, Transformer)
+        return self.nats(self.model, batch.tokens, batch.caption_for(self.model), batch.mask), {}
+
+
+def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> Tensor:
+    """Mean cross-entropy of tokens int [B, T] given captions [B, caption_slots, caption_dim] and their mask, a scalar."""
+    logits, _ = model(tokens[:, :-1], caption, mask)  # [B, T, V]
+    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+
+
+@torch.inference_mode()
+def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
+    """Nats per token on held-out scenes: with their captions, with the null caption, and with another scene's caption."""
+    rows: list[tuple[float, ...]] = []
+    for batch in data.held_out_batches(16):
+        null = replace(batch, null=torch.ones_like(batch.null))
+        other = replace(batch, caption=batch.caption.roll(1, 0), mask=batch.mask.roll(1, 0))
+        cases = ((case.tokens, case.caption_for(model), case.mask) for case in (batch, null, other))
+        rows += [tuple(float(nats_per_token(model, *case)) for case in cases)] * len(batch.tokens)
+    return dict(zip(("nats_per_token", "nats_per_token_null", "nats_per_token_other_caption"), np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+    """Trains from the mapping under `cloud:` into `out_dir`, or resumes; writes cloud.safetensors and metrics.json."""
+    settings: CloudConfig = settings_from(CloudConfig, config, model=TransformerConfig)
+    data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
+    stage = CloudStage(settings, data)
+    result = train(stage, settings.training, out_dir)
+    model = Transformer(settings.model).eval()
+    # What is measured is what is shipped: the averaged weights, rounded to fp16.
+    model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    save_model(out_dir / "cloud.safetensors", model)
+    write_metrics(out_dir, evaluate(model, data), result)
+    return result
+
+
+def settings_from(cls: type[Settings], values: Mapping[str, Any], **parts: Callable[..., Any]) -> Settings:
+    """The settings of a stage from a configuration file's mapping; ScenarioError names an unknown or missing key."""
+    parts = {"scenes": Scenes, **parts}
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ScenarioError(f"training: unknown key {key}; allowed: {', '.join(sorted(known))}")
+    given = dict(values)
+    try:
+        for key, make in parts.items():
+            if key in given:
+                given[key] = make(**given[key])
+        return cls(**{**given, "training": LoopSettings.from_mapping(given.get("training", {}))})
+    except TypeError as error:
+        raise ScenarioError(f"training: {error}") from error
+
+
+def write_metrics(out_dir: Path, metrics: Mapping[str, Any], result: TrainResult) -> None:
+    """metrics.json beside the weights: how good they are and what they took."""
+    values = {**metrics, "steps": result.steps, "minutes": round(result.minutes, 1)}
+    (out_dir / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+def stage_main(name: str, run_stage: Callable[[Mapping[str, Any], Path], TrainResult]) -> None:
+    """`python -m models.train.<name> CONFIG OUT_DIR`."""
+    parser = argparse.ArgumentParser(description=f"Train the embedded pair: {name}.")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("out_dir", type=Path)
+    arguments = parser.parse_args()
+    run_stage(yaml.safe_load(arguments.config.read_text())[name], arguments.out_dir)
+
+
+if __name__ == "__main__":
+    stage_main("cloud", run)

@@ -1,0 +1,162 @@
+"""Distils the one-layer device model, with its Inter-Head, from the frozen cloud model.
+
+Source: CIAR section 3.3; data and distributions as assumption A11 says, read on scenes' own tokens: the cloud's unguided
+distributions, a share of null captions. The device starts from the cloud's embeddings, first layer, norm and output matrix.
+
+`quantile` trains the whole device. The literal `inter-dro` trains its own radius matrix on the same, detached, hidden states, so
+that both kinds of bounds ship with one device and are compared at equal centres.
+
+    python -m models.train.device models/scenes.yaml train-runs/scenes/device
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from models.device import DeviceModel
+from models.interval import inter_fuse, uncertainty
+from models.pair import load_transformer, save_model
+from models.train import losses
+from models.train.cloud import Batch, Scenes, Sequences, settings_from, stage_main, write_metrics
+from models.train.loop import LoopSettings, TrainResult, train
+from models.transformer import Transformer
+from simulator.rng import stream
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """The mapping under `device:` of a training file. `positions`: how many tokens of each sequence enter the loss of a step."""
+
+    training: LoopSettings
+    scenes: Scenes
+    batch_images: int = 16
+    positions: int = 64
+    null_captions: float = 0.1
+    compile: bool = False
+    weights: losses.Weights = losses.Weights()
+
+
+class DeviceStage:
+    """A stage of `models.train.loop`."""
+
+    def __init__(self, config: DeviceConfig, cloud: Transformer, data: Sequences) -> None:
+        self.config, self.cloud, self.data = config, cloud.requires_grad_(False), data
+        self.model: nn.Module = DeviceModel.of_cloud(cloud)
+        self.compare = torch.compile(compare) if config.compile else compare
+
+    def batch(self, step: int) -> tuple[Batch, Tensor]:
+        batch = self.data.batch("device", step, self.config.batch_images, self.config.null_captions)
+        tokens = batch.tokens.shape[1]
+        rng = stream(self.config.training.seed, "train.device.positions", step)
+        positions = rng.permuted(np.tile(np.arange(tokens), (len(batch.tokens), 1)), axis=1)[:, : self.config.positions]
+        return batch, torch.from_numpy(positions)  # [B, P]
+
+    def loss(self, batch: tuple[Batch, Tensor], step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        sequences, positions = batch
+        device = self.model
+        assert isinstance(device, DeviceModel)
+        with torch.no_grad():
+            cloud_hidden = hidden_at(self.cloud, sequences, positions)  # [N, D of the cloud]
+        return self.compare(device, self.cloud, hidden_at(device.transformer, sequences, positions), cloud_hidden, self.config.weights)
+
+
+def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, cloud_hidden: Tensor,
+            weights: losses.Weights) -> tuple[Tensor, dict[str, Tensor]]:
+    """Both losses from the hidden states [N, D] of device and cloud at the same positions: their sum, and values to log."""
+    p_cloud = cloud.logits(cloud_hidden).softmax(-1).detach()  # [N, V]
+    centre = device.centre(hidden)  # [N, V]
+    p_mid = centre.softmax(-1)
+    main = losses.quantile(p_cloud, p_mid, *inter_fuse(centre, device.radius(hidden, "quantile")), weights)
+    part = slice(0, len(hidden) // 4)  # the literal loss trains one matrix only; a quarter of the tokens will do
+    bounds = inter_fuse(centre[part].detach(), device.radius(hidden[part].detach(), "inter-dro"))
+    literal = losses.inter_dro(p_cloud[part], p_mid[part].detach(), *bounds, weights)
+    agree = (centre.argmax(-1) == p_cloud.argmax(-1)).float().mean()
+    parts = (("kl", main.align), ("upper", main.anchor_upper), ("lower", main.anchor_lower), ("literal", literal.total))
+    return main.total + literal.total, {"agree": agree, **{name: value.detach().mean() for name, value in parts}}
+
+
+def hidden_at(model: Transformer, batch: Batch, positions: Tensor) -> Tensor:
+    """Hidden states that predict the tokens at `positions` int [B, P], given the sequence before them. [B * P, D]."""
+    caption = batch.caption_for(model)
+    hidden = model.hidden(batch.tokens[:, :-1], caption, batch.mask)[:, model.config.caption_slots - 1 :]  # [B, T, D]
+    index = positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # [B, P, D]
+    return hidden.gather(1, index).flatten(0, 1)
+
+
+def auroc(score: np.ndarray, event: np.ndarray) -> float:
+    """Chance that the score of a random event is above that of a random non-event, ties counting half. NaN if there are none."""
+    hits = int(event.sum())
+    if hits in (0, len(event)):
+        return float("nan")
+    return float((rankdata(score)[event].sum() - hits * (hits + 1) / 2) / (hits * (len(event) - hits)))
+
+
+@torch.inference_mode()
+def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences) -> dict[str, Any]:
+    """How well device and scores do on held-out scenes, teacher-forced, unguided, at every position.
+
+    `agreement`: share of positions where both arg maxes are equal. `auroc`: of each score for "the arg maxes differ" and for "the
+    total variation between the two distributions is above its median". `u_tilde`: percentiles, and the share at or above 0.30.
+    """
+    columns: dict[str, list[Tensor]] = {}
+
+    def add(name: str, values: Tensor) -> None:
+        columns.setdefault(name, []).append(values.flatten().float())
+
+    for batch in data.held_out_batches(4):
+        p_logits, _ = cloud(batch.tokens[:, :-1], batch.caption, batch.mask)  # [B, T, V]
+        centre, hidden = device.transformer(batch.tokens[:, :-1], batch.caption, batch.mask)
+        p, q = p_logits.softmax(-1), centre.softmax(-1)
+        add("differs", p.argmax(-1) != q.argmax(-1))
+        add("tv", 0.5 * (p - q).abs().sum(-1))
+        add("kl", (p * (p_logits.log_softmax(-1) - centre.log_softmax(-1))).sum(-1))
+        add("entropy", -(q * centre.log_softmax(-1)).sum(-1))
+        add("one_minus_max_p", 1 - q.max(-1).values)
+        for bounds in device.radii:
+            lower, upper = inter_fuse(centre, device.radius(hidden, bounds))
+            scores = uncertainty(lower, upper, centre.argmax(-1))
+            add(f"{bounds}.u_tilde", scores.u_tilde)
+            add(f"{bounds}.omega", scores.omega)
+            add(f"{bounds}.lower_top", scores.lower_top)
+            add(f"{bounds}.inside", ((p >= lower) & (p <= upper)).float().mean(-1))
+    table = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+    differs, tv = table["differs"] > 0, table["tv"]
+    high = tv > np.median(tv)
+    scores = [name for name in table if name in ("entropy", "one_minus_max_p") or name.endswith(("u_tilde", "omega", "lower_top"))]
+    result: dict[str, Any] = {
+        "held_out_scenes": len(data.held_out.codes),
+        "agreement": float(1 - differs.mean()),
+        "tv_mean": float(tv.mean()),
+        "kl_nats": float(table["kl"].mean()),
+        "auroc": {name: {"differs": auroc(table[name], differs), "high_tv": auroc(table[name], high)} for name in scores},
+    }
+    for bounds in device.radii:
+        u = table[f"{bounds}.u_tilde"]
+        percentiles = dict(zip(("p10", "p25", "p50", "p75", "p90"), np.percentile(u, [10, 25, 50, 75, 90]).tolist(), strict=True))
+        result[f"{bounds}.u_tilde"] = {**percentiles, "share_at_least_0.30": float((u >= 0.30).mean())}
+        result[f"{bounds}.cloud_inside_interval"] = float(table[f"{bounds}.inside"].mean())
+    return result
+
+
+def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+    """Trains from the mapping under `device:` into `out_dir`, or resumes; writes device.safetensors and metrics.json."""
+    settings: DeviceConfig = settings_from(DeviceConfig, config, weights=losses.Weights)
+    data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
+    cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
+    stage = DeviceStage(settings, cloud, data)
+    result = train(stage, settings.training, out_dir)
+    device = DeviceModel(replace(cloud.config, n_layer=1)).eval()
+    device.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    save_model(out_dir / "device.safetensors", device)
+    write_metrics(out_dir, evaluate(device, cloud, data), result)
+    return result
+
+
+if __name__ == "__main__":
+    stage_main("device", run)

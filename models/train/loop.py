@@ -1,0 +1,266 @@
+"""The one training loop. A stage says what is trained; the loop does the rest, and can be killed and resumed at any moment.
+
+A stage is any object with
+
+    model: nn.Module                        trained; its state dict (parameters and buffers) is saved, resumed and averaged
+    batch(step) -> Any                      the batch of a step, from (seed, step) alone; prepared in a thread, one step ahead
+    loss(batch, step) -> (Tensor, dict)     scalar to minimise, and floats or 0-d tensors to log, the same names in every step;
+                                            runs under autocast if `amp: bf16`; the stage moves the batch to its device
+
+and, if it defines them,
+
+    begin()                                 before step 0 of a fresh run only (set up what must not be redone on resuming)
+    after_step(step)                        after the optimiser's step; may change the model in place
+    parameter_groups() -> list[dict]        as torch.optim takes them (a group may carry `weight_decay`, `lr_scale`)
+
+Everything a stage keeps between steps must live in the model's parameters and buffers: nothing else is saved. Anything drawn at
+random is keyed by (seed, step): numpy through `simulator.rng.stream`; torch's own generator is reseeded before every step.
+Then, on a CPU with the same thread count, a run that was interrupted ends bit for bit like one that was not.
+
+    result = train(stage, LoopSettings(steps=2000, learning_rate=1e-3), out_dir)      # call again to resume
+    result.averaged                          # state dict: the exponential moving average of the weights
+
+The learning rate is a function of the step only. `max_minutes` stops early and says so; it does not change the schedule.
+`out_dir` receives checkpoint.pt, loss.csv and, at the end, loss.png.
+"""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from simulator.errors import ScenarioError, WeightsError
+from simulator.rng import stream
+
+
+class Stage(Protocol):
+    """What the loop needs; see the module's docstring for the optional hooks."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def batch(self, step: int) -> Any: ...
+
+    def loss(self, batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """AdamW, linear warm-up to `learning_rate`, then a cosine to `learning_rate * final_lr_ratio` at `steps`."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 100
+    final_lr_ratio: float = 0.05
+    weight_decay: float = 0.05  # on matrices and convolutions; norms, biases and tables whose group says so have none
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    amp: str = "none"  # or "bf16"
+    seed: int = 0
+    log_every_steps: int = 10
+    checkpoint_every_s: float = 60.0
+    max_minutes: float | None = None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "LoopSettings":
+        """Settings of a configuration file's mapping; ScenarioError on an unknown or missing key."""
+        known = {field.name for field in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ScenarioError(f"training: unknown key {key}; allowed: {', '.join(sorted(known))}")
+        for key in ("steps", "learning_rate"):
+            if key not in values:
+                raise ScenarioError(f"training: key {key} is missing")
+        if values.get("amp", "none") not in ("none", "bf16"):
+            raise ScenarioError(f"training: amp must be none or bf16, got {values['amp']}")
+        settings: dict[str, Any] = {key: tuple(value) if key == "betas" else value for key, value in values.items()}
+        return cls(**settings)
+
+    def lr_at(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return self.learning_rate * (self.final_lr_ratio + (1 - self.final_lr_ratio) * cosine)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`steps` done of those asked for; `averaged` is the EMA state dict; `minutes` spent in this call."""
+
+    steps: int
+    finished: bool
+    averaged: dict[str, Tensor]
+    minutes: float
+
+
+def train(
+    stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = "cpu", console: Console | None = None
+) -> TrainResult:
+    """Trains `stage` to `settings.steps`, from `out_dir`'s checkpoint if there is one.
+
+    Raises WeightsError if that checkpoint is damaged or was made with other settings (time limits and logging apart).
+    """
+    console = console or Console(stderr=True)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    model = stage.model.to(device)
+    optimizer = torch.optim.AdamW(_groups(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
+    saved = _read_checkpoint(out_dir / "checkpoint.pt", settings)
+    if saved is None:
+        step = 0
+        if hasattr(stage, "begin"):
+            stage.begin()
+        averaged = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+    else:
+        step = saved["step"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        averaged = {key: tensor.to(device) for key, tensor in saved["averaged"].items()}
+        console.print(f"resuming at step {step} of {settings.steps}")
+    log = _LossLog(out_dir / "loss.csv", step)
+    checkpointed = time.monotonic()
+    stopped_early = False
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def save() -> None:
+        log.write()
+        content = {"step": step, "model": model.state_dict(), "averaged": averaged, "optimizer": optimizer.state_dict()}
+        write_atomically(out_dir / "checkpoint.pt", {**content, "settings": _identity(settings)})
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with ThreadPoolExecutor(1) as pool, Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=settings.steps, completed=step)
+        coming = pool.submit(stage.batch, step)
+        while step < settings.steps:
+            if settings.max_minutes is not None and time.monotonic() - started > 60 * settings.max_minutes:
+                stopped_early = True
+                break
+            batch = coming.result()
+            coming = pool.submit(stage.batch, min(step + 1, settings.steps - 1))
+            torch.manual_seed(int(stream(settings.seed, "train", step).integers(2**62)))
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr_at(step) * group.get("lr_scale", 1.0)
+            model.train()
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
+                loss, values = stage.loss(batch, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            optimizer.step()
+            if hasattr(stage, "after_step"):
+                stage.after_step(step)
+            _average(averaged, model, min(settings.ema_decay, (1 + step) / (10 + step)))
+            if step % settings.log_every_steps == 0 or step == settings.steps - 1:
+                row = {name: float(value) for name, value in {"loss": loss.detach(), "grad_norm": norm, **values}.items()}
+                log.add(step, {"lr": settings.lr_at(step), **row})
+                text = " ".join(f"{name} {value:.4g}" for name, value in row.items())
+                progress.update(task, description=text)
+                if not console.is_terminal:  # a log file has no use for a bar
+                    minutes = (time.monotonic() - started) / 60
+                    console.print(f"step {step} {minutes:.2f} min {text}", soft_wrap=True, highlight=False)
+            step += 1
+            progress.update(task, completed=step)
+            if time.monotonic() - checkpointed > settings.checkpoint_every_s:
+                save()
+                checkpointed = time.monotonic()
+        coming.result()
+    save()
+    minutes = (time.monotonic() - started) / 60
+    if stopped_early:
+        console.print(f"stopped after {minutes:.1f} minutes at step {step} of {settings.steps}, as max_minutes asks")
+    log.plot(out_dir / "loss.png")
+    return TrainResult(steps=step, finished=not stopped_early, averaged=averaged, minutes=minutes)
+
+
+def write_atomically(path: Path, content: Any) -> None:
+    """torch.save to a temporary file beside `path`, then a rename: readers and kills see the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _groups(stage: Stage, settings: LoopSettings) -> list[dict[str, Any]]:
+    if hasattr(stage, "parameter_groups"):
+        groups: list[dict[str, Any]] = stage.parameter_groups()
+        return [{"weight_decay": settings.weight_decay, **group} for group in groups]
+    parameters = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def _average(averaged: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            averaged[key].lerp_(tensor, 1 - decay)
+        else:
+            averaged[key].copy_(tensor)
+
+
+def _identity(settings: LoopSettings) -> dict[str, Any]:
+    """The settings that decide the weights: those that a resumed run must share with the run it continues."""
+    free = ("log_every_steps", "checkpoint_every_s", "max_minutes")
+    return {key: value for key, value in asdict(settings).items() if key not in free}
+
+
+def _read_checkpoint(path: Path, settings: LoopSettings) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = saved["settings"]
+    except Exception as error:  # a damaged pickle can raise anything
+        raise WeightsError(f"{path}: damaged checkpoint ({type(error).__name__}); delete it to start again") from error
+    for key, value in _identity(settings).items():
+        if found.get(key) != value:
+            raise WeightsError(f"{path}: made with {key} = {found.get(key)}, asked for {value}; delete it to start again")
+    return saved
+
+
+class _LossLog:
+    """loss.csv: one row per logged step. On resuming, rows of steps that will be done again are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        if path.exists() and step > 0:
+            with path.open() as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        self.rows.append({"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}})
+
+    def write(self) -> None:
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]) if self.rows else ["step"])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+
+    def plot(self, path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        losses = [float(row["loss"]) for row in self.rows]
+        axes.plot([int(row["step"]) for row in self.rows], losses)
+        axes.set(xlabel="step", ylabel="loss", yscale="log" if min(losses, default=0) > 0 else "linear")
+        figure.savefig(path, dpi=120)

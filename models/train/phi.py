@@ -1,0 +1,145 @@
+"""Trains the interval projection phi, cloud and device frozen.
+
+Source: CIAR section 3.3; assumption A11. In a scene's token sequence the positions where the device is surest are replaced by the
+device's own choice. The cloud then reads E(x) + f^I at those positions and nothing else changes; phi is trained so that its
+distributions stay those it has on the unreplaced sequence, KL(original || mixed). How large a share is replaced is drawn per
+sequence, so that phi serves every threshold.
+
+    python -m models.train.phi models/scenes.yaml train-runs/scenes/phi
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.device import BOUNDS, DeviceModel
+from models.interval import uncertainty
+from models.pair import load_device, load_transformer, save_model
+from models.phi import IntervalProjection
+from models.train.cloud import Batch, Scenes, Sequences, settings_from, stage_main, write_metrics
+from models.train.loop import LoopSettings, TrainResult, train
+from models.transformer import Transformer
+from simulator.rng import stream
+
+
+@dataclass(frozen=True)
+class PhiConfig:
+    """The mapping under `phi:` of a training file. `replaced`: {low, high}, the share of tokens that the device decides."""
+
+    training: LoopSettings
+    scenes: Scenes
+    bottleneck: int = 256
+    batch_images: int = 8
+    replaced: tuple[float, float] = (0.3, 0.9)
+    positions: int = 128
+    null_captions: float = 0.1
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A sequence partly decided by the device. tokens: int64 [B, T]. local: bool [B, T], True where the device decided.
+
+    hidden [B, T, D], lower and upper [B, T, V]: the device's state and interval from which each token was decided.
+    """
+
+    tokens: Tensor
+    local: Tensor
+    hidden: Tensor
+    lower: Tensor
+    upper: Tensor
+
+
+@torch.no_grad()
+def mix(device: DeviceModel, batch: Batch, share: Tensor, bounds: str = BOUNDS[0]) -> Mixed:
+    """Replace, in each sequence, the share [B] of its tokens that the device is surest of by the device's arg max."""
+    hidden = device.transformer.hidden(batch.tokens[:, :-1], batch.caption_for(device.transformer), batch.mask)
+    hidden = hidden[:, device.config.caption_slots - 1 :]  # [B, T, D]
+    centre, lower, upper = device.interval(hidden, bounds=bounds)
+    score = uncertainty(lower, upper).u_tilde  # [B, T]
+    rank = score.argsort(-1).argsort(-1)  # 0 = surest
+    local = rank < (share * score.shape[-1]).unsqueeze(-1)
+    return Mixed(torch.where(local, centre.argmax(-1), batch.tokens), local, hidden, lower, upper)
+
+
+class PhiStage:
+    """A stage of `models.train.loop`."""
+
+    def __init__(self, config: PhiConfig, cloud: Transformer, device: DeviceModel, data: Sequences) -> None:
+        self.config, self.cloud, self.device, self.data = config, cloud.requires_grad_(False), device.requires_grad_(False), data
+        torch.manual_seed(int(stream(config.training.seed, "train.phi.init").integers(2**62)))
+        self.model: nn.Module = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, config.bottleneck)
+        self.mix = torch.compile(mix) if config.compile else mix
+        self.log_probs = torch.compile(log_probs) if config.compile else log_probs
+
+    def batch(self, step: int) -> tuple[Batch, Tensor, Tensor]:
+        batch = self.data.batch("phi", step, self.config.batch_images, self.config.null_captions)
+        rng = stream(self.config.training.seed, "train.phi.mix", step)
+        share = rng.uniform(*self.config.replaced, size=len(batch.tokens)).astype(np.float32)
+        positions = rng.permutation(batch.tokens.shape[1])[: self.config.positions]
+        return batch, torch.from_numpy(share), torch.from_numpy(positions)
+
+    def loss(self, batch: tuple[Batch, Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        sequences, share, positions = batch
+        assert isinstance(self.model, IntervalProjection)
+        mixed = self.mix(self.device, sequences, share)
+        with torch.no_grad():
+            wanted = self.log_probs(self.cloud, sequences, sequences.tokens, None, positions)
+        found = self.log_probs(self.cloud, sequences, mixed.tokens, features(self.model, mixed), positions)
+        changed = (mixed.tokens != sequences.tokens).float().mean()
+        return divergence(wanted, found).mean(), {"changed": changed}
+
+
+def features(phi: IntervalProjection, mixed: Mixed) -> Tensor:
+    """f^I [B, T, D], zero at tokens that the device did not decide (assumption A7)."""
+    return phi(mixed.hidden, mixed.lower, mixed.upper) * mixed.local.unsqueeze(-1)
+
+
+def log_probs(cloud: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, positions: Tensor) -> Tensor:
+    """The cloud's log-distributions of the tokens at `positions` int [P], each given the tokens before it. [B, P, V]."""
+    added = None if added is None else added[:, :-1]  # [B, T - 1, D]
+    hidden = cloud.hidden(tokens[:, :-1], batch.caption_for(cloud), batch.mask, added)[:, cloud.config.caption_slots - 1 :]
+    return cloud.logits(hidden[:, positions]).log_softmax(-1)
+
+
+def divergence(wanted: Tensor, found: Tensor) -> Tensor:
+    """KL(wanted || found) of log-distributions [..., V] -> [...], nats."""
+    return (wanted.exp() * (wanted - found)).sum(-1)
+
+
+@torch.inference_mode()
+def evaluate(phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences) -> dict[str, float]:
+    """Held-out KL in nats per token with and without f^I, 70 % of the tokens decided by the device."""
+    rows: list[tuple[float, ...]] = []
+    everywhere = torch.arange(cloud.config.tokens)
+    for batch in data.held_out_batches(8):
+        mixed = mix(device, batch, torch.full((len(batch.tokens),), 0.7))
+        wanted = log_probs(cloud, batch, batch.tokens, None, everywhere)
+        found = (log_probs(cloud, batch, mixed.tokens, added, everywhere) for added in (features(phi, mixed), None))
+        changed = float((mixed.tokens != batch.tokens).float().mean())
+        rows += [(*(float(divergence(wanted, case).mean()) for case in found), changed)] * len(batch.tokens)
+    return dict(zip(("kl_nats", "kl_nats_without_features", "changed"), np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+    """Trains from the mapping under `phi:` into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
+    settings: PhiConfig = settings_from(PhiConfig, config, replaced=lambda low, high: (low, high))
+    data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
+    cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
+    device = load_device(out_dir.parent / "device" / "device.safetensors")
+    stage = PhiStage(settings, cloud, device, data)
+    result = train(stage, settings.training, out_dir)
+    phi = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, settings.bottleneck).eval()
+    phi.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    save_model(out_dir / "phi.safetensors", phi)
+    write_metrics(out_dir, evaluate(phi, cloud, device, data), result)
+    return result
+
+
+if __name__ == "__main__":
+    stage_main("phi", run)

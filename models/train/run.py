@@ -1,0 +1,36 @@
+"""`ciar-sim train`: the stages of a pair in order, and its assembly."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.pair import export_pair
+from models.train import cloud, device, phi, tokenizer
+from simulator.errors import ScenarioError
+from simulator.yamlfile import read
+
+STAGES: dict[str, Callable[[Mapping[str, Any], Path], Any]] = {
+    "tokenizer": tokenizer.run,
+    "cloud": cloud.run,
+    "device": device.run,
+    "phi": phi.run,
+}
+
+
+def train_pair(config: Path, out: Path, stages: Sequence[str] = (), export: Path | None = None) -> None:
+    """Train the stages of a configuration file, each in `out/<stage>`, in order; then assemble the pair into `export` if given.
+
+    A finished stage is left alone and an interrupted one goes on from its checkpoint.
+    Raises ScenarioError for an unknown stage or setting, WeightsError where an earlier stage's weights are missing.
+    """
+    document = read(config)
+    if not isinstance(document.data, dict):
+        raise ScenarioError(f"{config}: a training configuration is a mapping of stages: {', '.join(STAGES)}")
+    for name in (*document.data, *stages):
+        if name not in STAGES:
+            raise ScenarioError(f"{config}: unknown stage {name}; allowed: {', '.join(STAGES)}")
+    for name, run in STAGES.items():
+        if name in document.data and (not stages or name in stages):
+            run(document.data[name], out / name)
+    if export is not None:
+        export_pair(out, export)

@@ -1,0 +1,257 @@
+"""Trains the embedded pair's image tokenizer on scenes.
+
+First a plain autoencoder with unit-length latents; then the codebook is set to the clusters of those latents (spherical k-means)
+and training goes on through it. Codes that fall out of use move to latents that are badly matched.
+Loss: L1 + w L2 on pixels, codebook and commitment terms of VQ-VAE (van den Oord et al. 2017). No adversary.
+
+    python -m models.train.tokenizer models/scenes.yaml train-runs/scenes/tokenizer
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from rich.console import Console
+from torch import Tensor, nn
+
+from models import scenes
+from models.train.loop import LoopSettings, TrainResult, train
+from models.vq import VQConfig, VQModel, from_uint8, save_vq, to_uint8
+from simulator.errors import ScenarioError
+from simulator.rng import stream
+
+HELD_OUT_SCENES = 512
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The mapping under `tokenizer:` of a training file."""
+
+    model: VQConfig
+    training: LoopSettings
+    scenes_seed: int = 1
+    held_out_seed: int = 2
+    batch_images: int = 16
+    continuous_steps: int = 200
+    restart_every_steps: int = 40
+    restart_until_step: int = 1300
+    object_weight: float = 1.0
+    object_weight_from_step: int = 0
+    l2_weight: float = 5.0
+    commitment_weight: float = 0.25
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "TokenizerConfig":
+        """Raises ScenarioError on an unknown or missing key."""
+        known = {field.name for field in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ScenarioError(f"tokenizer: unknown key {key}; allowed: {', '.join(sorted(known))}")
+        for key in ("model", "training"):
+            if key not in values:
+                raise ScenarioError(f"tokenizer: key {key} is missing")
+        try:
+            model = VQConfig.from_mapping(values["model"])
+        except ValueError as error:
+            raise ScenarioError(f"tokenizer.model: {error}") from error
+        return cls(**{**values, "model": model, "training": LoopSettings.from_mapping(values["training"])})
+
+
+class _Trainee(nn.Module):
+    """The tokenizer, and how often each code was chosen since the last restart."""
+
+    hits: Tensor
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.vq = VQModel(config)
+        self.register_buffer("hits", torch.zeros(config.codebook_size, dtype=torch.int64))
+
+
+class TokenizerStage:
+    """A stage of `models.train.loop`."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        self.config = config
+        torch.manual_seed(int(stream(config.training.seed, "tokenizer.init").integers(2**62)))
+        self.model = _Trainee(config.model)
+        self._latents = torch.empty(0)
+        self._errors = torch.empty(0)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Scenes never seen before, in every step: float32 [B, 3, 128, 128] in [-1, 1], and float32 [B, 1, 128, 128], the weight
+        of a pixel."""
+        first, count, seed = step * self.config.batch_images, self.config.batch_images, self.config.scenes_seed
+        images = scene_images(seed, first, count)
+        weights = torch.ones(count, 1, *images.shape[2:])
+        if step >= self.config.object_weight_from_step:
+            for index in range(count):
+                inside = torch.from_numpy(scenes.region_map(scenes.scene(seed, first + index)) != scenes.BACKGROUND)
+                weights[index, 0, inside] = self.config.object_weight
+        return images, weights
+
+    def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        vq = self.model.vq
+        images, weights = (part.to(vq.quant_conv.weight.device) for part in batch)
+        latents = vq.encode(images)
+        quantised = vq.quantise(latents)
+        if step < self.config.continuous_steps:
+            decoded, code_loss = vq.decode(F.normalize(latents.float(), dim=1)), torch.zeros((), device=images.device)
+        else:
+            decoded = vq.decode(quantised.quantised)
+            code_loss = quantised.codebook_loss + self.config.commitment_weight * quantised.commitment_loss
+            self.model.hits += torch.bincount(quantised.codes.flatten(), minlength=self.config.model.codebook_size)
+        self._latents = _unit_rows(latents.detach().float())
+        with torch.no_grad():
+            chosen = vq.quantize.rows()[quantised.codes.flatten()]
+            self._errors = (self._latents - chosen).square().sum(dim=1)
+        difference = decoded.float() - images
+        l1, l2 = (weights * difference.abs()).mean(), (weights * difference.square()).mean()
+        values = {
+            "psnr": 10 * torch.log10(4 / difference.detach().square().mean()),
+            "code_error": self._errors.mean(),
+            "used": (self.model.hits > 0).float().mean(),
+        }
+        return l1 + self.config.l2_weight * l2 + code_loss, values
+
+    def after_step(self, step: int) -> None:
+        if step == self.config.continuous_steps - 1:
+            self._set_codebook()
+        elif (
+            self.config.continuous_steps <= step < self.config.restart_until_step and step % self.config.restart_every_steps == 0
+        ):
+            self._restart_dead_codes(step)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        codebook = self.model.vq.quantize.embedding.weight
+        others = [parameter for parameter in self.model.parameters() if parameter is not codebook]
+        return [
+            {"params": [parameter for parameter in others if parameter.dim() >= 2]},
+            {"params": [parameter for parameter in others if parameter.dim() < 2], "weight_decay": 0.0},
+            {"params": [codebook], "weight_decay": 0.0},
+        ]
+
+    @torch.no_grad()
+    def _set_codebook(self) -> None:
+        """Spherical k-means of the latents of other scenes, started from a random choice among them."""
+        vq = self.model.vq
+        device = vq.quant_conv.weight.device
+        rows = []
+        for part in range(16):
+            images = scene_images(self.config.scenes_seed, 10_000_000 + 16 * part, 16)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.training.amp == "bf16"):
+                rows.append(_unit_rows(vq.encode(images.to(device)).float()))
+        latents = torch.cat(rows)
+        count = self.config.model.codebook_size
+        order = stream(self.config.training.seed, "tokenizer.codebook").permutation(len(latents))[:count]
+        centres = latents[torch.from_numpy(order).to(device)]
+        for _ in range(8):
+            nearest = torch.cat([(part @ centres.t()).argmax(dim=1) for part in torch.split(latents, 8192)])
+            sums = torch.zeros_like(centres).index_add_(0, nearest, latents)
+            centres = torch.where(sums.norm(dim=1, keepdim=True) > 0, F.normalize(sums, dim=1), centres)
+        vq.quantize.embedding.weight.copy_(centres)
+
+    @torch.no_grad()
+    def _restart_dead_codes(self, step: int) -> None:
+        dead = (self.model.hits == 0).nonzero().flatten()
+        if len(dead):
+            rng = stream(self.config.training.seed, "tokenizer.restart", step)
+            weights = self._errors.double().cpu().numpy() + 1e-12
+            picked = rng.choice(len(weights), size=min(len(dead), len(weights)), replace=False, p=weights / weights.sum())
+            chosen = self._latents[torch.from_numpy(picked).to(self._latents.device)]
+            self.model.vq.quantize.embedding.weight[dead[: len(chosen)]] = chosen
+        self.model.hits.zero_()
+
+
+def scene_images(seed: int, first: int, count: int) -> Tensor:
+    """float32 [count, 3, 128, 128] in [-1, 1]: scenes first .. first+count-1 of `seed`."""
+    return from_uint8(torch.from_numpy(np.stack([scenes.image(seed, index) for index in range(first, first + count)])))
+
+
+def _unit_rows(latents: Tensor) -> Tensor:
+    """[B*h*w, C], l2-normalised, of [B, C, h, w]."""
+    return F.normalize(latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]), dim=1)
+
+
+@torch.inference_mode()
+def evaluate(model: VQModel, seed: int, count: int = HELD_OUT_SCENES) -> dict[str, float | int]:
+    """Reconstruction of scenes 0 .. count-1 of `seed`.
+
+    PSNR in dB of bytes: the mean over images, and by region from the pooled squared error; the share of the codebook in use.
+    """
+    psnr_db: list[float] = []
+    used = torch.zeros(model.config.codebook_size, dtype=torch.bool)
+    squared, pixels = np.zeros(3), np.zeros(3)
+    for first in range(0, count, 16):
+        indices = range(first, min(first + 16, count))
+        images = scene_images(seed, first, len(indices))
+        codes = model.encode_codes(images)
+        used[codes.flatten()] = True
+        error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(images).double()).square().mean(dim=-1).numpy()
+        psnr_db += [10 * float(np.log10(255**2 / image.mean())) for image in error]
+        regions = np.stack([scenes.region_map(scenes.scene(seed, index)) for index in indices])
+        squared += [error[regions == region].sum() for region in range(3)]
+        pixels += [(regions == region).sum() for region in range(3)]
+    background, inside, border = 10 * np.log10(255**2 * pixels / squared)
+    return {
+        "psnr_db": float(np.mean(psnr_db)),
+        "psnr_background_db": float(background),
+        "psnr_object_db": float(inside),
+        "psnr_border_db": float(border),
+        "codebook_used": float(used.float().mean()),
+        "held_out_scenes": count,
+    }
+
+
+@torch.inference_mode()
+def picture(model: VQModel, seed: int, path: Path, count: int = 16) -> None:
+    """A PNG: rows of eight scenes, each row followed by its reconstructions."""
+    from matplotlib.image import imsave
+
+    images = scene_images(seed, 0, count)
+    before, after = to_uint8(images).numpy(), to_uint8(model.decode_codes(model.encode_codes(images))).numpy()
+    rows = [row[first : first + 8] for first in range(0, count, 8) for row in (before, after)]
+    imsave(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+
+
+def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+    """Trains from the mapping under `tokenizer:` into `out_dir`, or resumes.
+
+    Writes tokenizer.safetensors (fp16; its metadata says how good it is) and reconstructions.png.
+    """
+    settings = TokenizerConfig.from_mapping(config)
+    console = Console(stderr=True)
+    stage = TokenizerStage(settings)
+    parameters = sum(parameter.numel() for parameter in stage.model.parameters())
+    console.print(f"tokenizer: {parameters / 1e6:.2f} M parameters")
+    result = train(stage, settings.training, out_dir, console=console)
+    model = VQModel(settings.model).eval()
+    # What is measured is what is shipped: the averaged weights, rounded to fp16.
+    model.load_state_dict(
+        {key.removeprefix("vq."): value.half().float() for key, value in result.averaged.items() if key.startswith("vq.")}
+    )
+    facts = {**evaluate(model, settings.held_out_seed), "steps": result.steps, "parameters": parameters}
+    save_vq(out_dir / "tokenizer.safetensors", model, facts)
+    picture(model, settings.held_out_seed, out_dir / "reconstructions.png")
+    console.print(
+        " ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}", soft_wrap=True
+    )
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the embedded pair's image tokenizer.")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("out_dir", type=Path)
+    arguments = parser.parse_args()
+    run(yaml.safe_load(arguments.config.read_text())["tokenizer"], arguments.out_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""LlamaGen's text-to-image decoder: configuration, blocks, model, and the two ways to run it.
+
+Source: Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (LlamaGen), architecture and
+checkpoint key names of its text-to-image GPT. The cloud is this model; the device of CIAR is the same with one layer.
+
+One sequence is `caption_slots` caption rows, then the image tokens in raster order. Row `caption_slots - 1` (the last caption row)
+predicts token 0, and the row of token t predicts token t + 1.
+
+* `Transformer.forward` sees whole sequences at once (teacher forcing: training and scoring);
+* `Transformer.step` continues many sequences of different lengths against a `KVCache` (decoding).
+
+Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid image tokens, S = caption_slots + T positions, n new
+positions, K keys read, D width, H heads, hd = D / H, V codebook.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a decoder. `caption_dim` is the width of the caption features, `grid` the side of the token grid."""
+
+    n_layer: int
+    n_head: int
+    dim: int
+    ffn_hidden: int
+    vocab_size: int
+    caption_slots: int
+    caption_dim: int
+    grid: int
+    rope_base: float = 10000.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.dim % (4 * self.n_head):
+            raise ValueError(f"dim {self.dim} must be a multiple of 4 * n_head ({4 * self.n_head}): two rotary axes of pairs")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_head
+
+    @property
+    def tokens(self) -> int:
+        """T, image tokens per image."""
+        return self.grid * self.grid
+
+    @property
+    def positions(self) -> int:
+        """S, positions of a full sequence: the caption slots and the image tokens."""
+        return self.caption_slots + self.tokens
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Dropout shares while training; LlamaGen uses 0.1 everywhere. Inert in `eval()` mode."""
+
+    token: float = 0.0
+    residual: float = 0.0
+    ffn: float = 0.0
+    caption: float = 0.0  # share of captions replaced by the null caption (this is what makes guidance possible)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision is widened to float32, float32 and float64 pass unchanged."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def rope_table(config: TransformerConfig) -> Tensor:
+    """Two-dimensional rotary table, float64 [S, hd/2, 2]: entry (p, j) is (cos a, sin a), the rotation of channel pair j.
+
+    The first half of the pairs turns with the row of the grid cell, the second half with its column. The caption positions hold
+    (0, 0), as in LlamaGen: there queries and keys become the zero vector, so that every caption key scores 0.
+    """
+    quarter = config.head_dim // 4
+    frequency = config.rope_base ** (-torch.arange(quarter, dtype=torch.float64) / quarter)  # base^(-2i / (hd/2)), [hd/4]
+    cell = torch.arange(config.tokens)
+    angle = torch.cat([torch.outer(cell // config.grid, frequency), torch.outer(cell % config.grid, frequency)], dim=1)  # [T, hd/2]
+    image = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [T, hd/2, 2]
+    return F.pad(image, (0, 0, 0, 0, config.caption_slots, 0))  # [S, hd/2, 2]
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn adjacent channel pairs of x [R, n, H, hd] by rotation [R or 1, n, hd/2, 2]; computed in float32 or wider."""
+    even, odd = at_least_float32(x).unflatten(-1, (-1, 2)).unbind(-1)  # each [R, n, H, hd/2]
+    cos, sin = rotation.unsqueeze(2).unbind(-1)  # each [R or 1, n, 1, hd/2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)  # [R, n, H, hd]
+
+
+def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:
+    """Which keys each query may see, bool [R, n, K]: causal, caption padding hidden, and always itself.
+
+    positions: int [R, n], the sequence position of each query. caption_mask: bool [R, caption_slots], True where a caption row is
+    valid, or None for purely causal. A padded caption row sees only itself.
+    """
+    key = torch.arange(key_count, device=positions.device)  # [K]
+    query = positions.unsqueeze(-1)  # [R, n, 1]
+    allowed = key <= query  # [R, n, K]
+    if caption_mask is not None:
+        valid = F.pad(caption_mask, (0, max(0, key_count - caption_slots)), value=True)[:, :key_count]  # [R, K]
+        allowed = (allowed & valid.unsqueeze(1)) | (key == query)
+    return allowed
+
+
+class KVCache:
+    """Keys (after rotation) and values of many sequences, each [L, rows, H, S + 1, hd], and their caption masks.
+
+    The caller knows how many positions of a row are valid and says so in every `Transformer.step`; nothing is ever cleared. Rolling
+    back is passing a smaller `start`. Column S is a bin for the keys of padding, never read.
+    """
+
+    def __init__(self, config: TransformerConfig, rows: int, device: torch.device | str = "cpu",
+                 dtype: torch.dtype = torch.float32) -> None:
+        shape = (config.n_layer, rows, config.n_head, config.positions + 1, config.head_dim)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.caption_mask = torch.ones(rows, config.caption_slots, device=device, dtype=torch.bool)
+
+    @property
+    def bin(self) -> int:
+        return self.k.shape[3] - 1
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What every layer of one pass shares. `rows`, `slots`, `key_count` are set only when there is a cache."""
+
+    rotation: Tensor  # [R or 1, n, hd/2, 2]
+    mask: Tensor | None  # bool [R, n, K]; None: plain causal
+    cache: KVCache | None = None
+    rows: Tensor | None = None  # int [R], rows of the cache
+    contiguous: bool = False  # rows are 0..R-1: read the cache through views
+    slots: Tensor | None = None  # int [R, n], where the new keys are written
+    key_count: int = 0
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm: statistics in float32 or wider, cast back, then scaled."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(at_least_float32(x), (x.shape[-1],), None, self.eps).to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one fused q | k | v projection."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, layer: int, p: _Pass) -> Tensor:
+        q, k, v = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).unbind(2)  # each [R, n, H, hd]
+        q, k = rotate(q, p.rotation), rotate(k, p.rotation)
+        if p.cache is None:
+            keys, values = k.transpose(1, 2), v.transpose(1, 2)  # [R, H, n, hd]
+        else:
+            keys, values = self._through_cache(k, v, layer, p)  # [R, H, K, hd]
+        mask = None if p.mask is None else p.mask.unsqueeze(1)  # [R, 1, n, K]
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask, is_causal=mask is None)
+        return self.wo(y.transpose(1, 2).flatten(2))  # [R, H, n, hd] -> [R, n, D]
+
+    @staticmethod
+    def _through_cache(k: Tensor, v: Tensor, layer: int, p: _Pass) -> tuple[Tensor, Tensor]:
+        assert p.cache is not None and p.rows is not None and p.slots is not None
+        found = []
+        for new, store in ((k, p.cache.k[layer]), (v, p.cache.v[layer])):  # store [rows, H, S + 1, hd]
+            store[p.rows.unsqueeze(1), :, p.slots] = new.to(store.dtype)  # [R, n, H, hd]
+            read = store[:, :, : p.key_count]
+            found.append(read[: len(p.rows)] if p.contiguous else read.index_select(0, p.rows))
+        return found[0].to(k.dtype), found[1].to(v.dtype)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.ffn_hidden, bias=False)
+        self.w3 = nn.Linear(config.dim, config.ffn_hidden, bias=False)
+        self.w2 = nn.Linear(config.ffn_hidden, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    """h = x + Attention(N1(x)); y = h + FFN(N2(h))."""
+
+    def __init__(self, config: TransformerConfig, dropout: Dropout) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.residual_dropout = dropout.residual
+        self.ffn_dropout = dropout.ffn
+
+    def forward(self, x: Tensor, layer: int, p: _Pass) -> Tensor:
+        h = x + F.dropout(self.attention(self.attention_norm(x), layer, p), self.residual_dropout, self.training)
+        return h + F.dropout(self.feed_forward(self.ffn_norm(h)), self.ffn_dropout, self.training)
+
+
+class CaptionProjection(nn.Module):
+    """Caption features to model width: fc2(gelu_tanh(fc1 x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.caption_dim, config.dim, bias=False)
+        self.fc2 = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
+
+
+class CaptionEmbedding(nn.Module):
+    """The caption path: a projection, and the learned null caption that guidance compares with."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.cap_proj = CaptionProjection(config)
+        self.uncond_embedding = nn.Parameter(torch.empty(config.caption_slots, config.caption_dim))
+
+
+class Transformer(nn.Module):
+    """The decoder. Parameter names are those of LlamaGen's checkpoints, so `load_state_dict` takes them as they are."""
+
+    def __init__(self, config: TransformerConfig, dropout: Dropout = Dropout()) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = dropout
+        self.cls_embedding = CaptionEmbedding(config)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList([Block(config, dropout) for _ in range(config.n_layer)])
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self._rope = rope_table(config)  # not a buffer: it must not be rounded when the model moves to half precision
+        self.initialise()
+
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """LlamaGen's initial weights: normal with std 0.02, norms one, output matrix zero."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("norm.weight"):
+                    parameter.fill_(1.0)
+                elif name == "output.weight":
+                    parameter.zero_()
+                else:
+                    parameter.normal_(0.0, 0.02, generator=generator)
+
+    # --- embeddings and head
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """ids int [..., n] -> E(x) [..., n, D]."""
+        return self.tok_embeddings(ids)
+
+    def embed_caption(self, features: Tensor) -> Tensor:
+        """Caption features [R, caption_slots, caption_dim], valid rows last -> [R, caption_slots, D]."""
+        return self.cls_embedding.cap_proj(features.to(self.output.weight.dtype))
+
+    def null_caption(self, rows: int) -> Tensor:
+        """The learned null caption for `rows` sequences, [rows, caption_slots, caption_dim]."""
+        return self.cls_embedding.uncond_embedding.expand(rows, -1, -1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] after the final norm -> logits [..., V], float32 or wider."""
+        return at_least_float32(self.output(hidden))
+
+    # --- teacher forcing
+
+    def hidden(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None, features: Tensor | None = None) -> Tensor:
+        """Hidden states after the final norm at every position, [B, caption_slots + n, D]. Arguments as in `forward`."""
+        embedded = self.embed_tokens(tokens)  # [B, n, D]
+        if features is not None:
+            embedded = embedded + features.to(embedded.dtype)  # E(x) + f^I, CIAR's interval features
+        x = torch.cat([self.embed_caption(caption), embedded], dim=1)  # [B, slots + n, D]
+        x = F.dropout(x, self.dropout.token, self.training)
+        length = x.shape[1]
+        mask = None
+        if caption_mask is not None:
+            positions = torch.arange(length, device=x.device).unsqueeze(0)  # [1, slots + n]
+            mask = attention_mask(positions, length, caption_mask, self.config.caption_slots)  # [B, slots + n, slots + n]
+        return self._run(x, _Pass(self._rotation(x, slice(None, length)).unsqueeze(0), mask))
+
+    def forward(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None,
+                features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Teacher forcing: every prediction of tokens 0..n given tokens 0..n-1.
+
+        tokens: int [B, n], n <= T. caption: [B, caption_slots, caption_dim]. caption_mask: bool [B, caption_slots] or None (purely
+        causal). features: [B, n, D], added to the token embeddings, or None.
+        Returns logits [B, n + 1, V] (row t predicts token t) and the hidden states [B, n + 1, D] they come from.
+        """
+        hidden = self.hidden(tokens, caption, caption_mask, features)[:, self.config.caption_slots - 1 :]  # [B, n + 1, D]
+        return self.logits(hidden), hidden
+
+    # --- decoding
+
+    def step(self, cache: KVCache, rows: Tensor, start: Tensor, embeds: Tensor, n_new: Tensor) -> Tensor:
+        """Continue R sequences of different lengths in one pass.
+
+        rows: int [R] on the CPU, distinct rows of the cache. start: int [R] on the CPU, valid positions of each row before this pass,
+        caption slots included. embeds: [R, n, D], inputs of positions start .. start + n_new - 1, padded at the end (caption rows
+        come from `embed_caption`, tokens from `embed_tokens`; one pass may hold both). n_new: int [R] on the CPU, 1 <= n_new <= n.
+        Returns hidden states after the final norm, [R, n, D]; rows past n_new are meaningless.
+        Raises IndexError when a sequence would become longer than caption_slots + T.
+        """
+        longest = int((start + n_new).max())
+        if longest > self.config.positions:
+            raise IndexError(f"a sequence of {longest} positions does not fit {self.config.positions}")
+        device = embeds.device
+        offset = torch.arange(embeds.shape[1])  # [n]
+        # Padding repeats the last real position, so that its row of the mask is never empty; its keys go to the bin.
+        positions = start.unsqueeze(1) + torch.minimum(offset, n_new.unsqueeze(1) - 1)  # [R, n]
+        slots = torch.where(offset < n_new.unsqueeze(1), positions, cache.bin)  # [R, n]
+        contiguous = bool((rows == torch.arange(len(rows))).all())
+        rows, positions, slots = rows.to(device), positions.to(device), slots.to(device)
+        caption_mask = cache.caption_mask[: len(rows)] if contiguous else cache.caption_mask[rows]  # [R, caption_slots]
+        mask = attention_mask(positions, longest, caption_mask, self.config.caption_slots)  # [R, n, K]
+        return self._run(embeds, _Pass(self._rotation(embeds, positions), mask, cache, rows, contiguous, slots, longest))
+
+    # --- shared
+
+    def _rotation(self, x: Tensor, index: slice | Tensor) -> Tensor:
+        """Rows of the rotary table beside x, float32, or float64 for float64."""
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if self._rope.device != x.device or self._rope.dtype != dtype:
+            self._rope = rope_table(self.config).to(x.device, dtype)
+        return self._rope[index]
+
+    def _run(self, x: Tensor, p: _Pass) -> Tensor:
+        for layer, block in enumerate(self.layers):
+            x = block(x, layer, p)
+        return self.norm(x)

@@ -1,0 +1,353 @@
+"""The image tokenizer: a convolutional VQGAN with LlamaGen's layout and key names, so that its checkpoints load as they are.
+
+Source: LlamaGen, `vq_ds16_t2i.pt` (keys and arithmetic); VQGAN (Esser et al. 2021) for the architecture.
+Letters: B batch, C channels, H, W pixels, h, w latent grid, T = h*w image tokens in raster order, V codebook size.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from simulator.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Shape of a tokenizer. The defaults are LlamaGen's VQ-16: down-sampling by 16, one factor of 2 between two levels."""
+
+    codebook_size: int = 16384
+    codebook_dim: int = 8
+    ch: int = 128
+    encoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    decoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    z_channels: int = 256
+    num_res_blocks: int = 2
+    patch: int = 1  # pixels per side folded into channels before the first convolution, and unfolded after the last
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent position and side."""
+        return int(self.patch * 2 ** (len(self.encoder_ch_mult) - 1))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "VQConfig":
+        """The config of a file's mapping; ValueError on an unknown key."""
+        known = {field.name for field in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ValueError(f"unknown key {key}; allowed: {', '.join(sorted(known))}")
+        settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**settings)
+
+
+class Quantised(NamedTuple):
+    """What quantising a latent gives. `quantised` passes gradients straight through to the latent."""
+
+    codes: Tensor  # int64 [B, T]
+    quantised: Tensor  # [B, codebook_dim, h, w], rows of the normalised codebook
+    codebook_loss: Tensor  # scalar: moves codes to latents
+    commitment_loss: Tensor  # scalar: moves latents to codes, unweighted
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        result: Tensor = self.nin_shortcut(x) + hidden
+        return result
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all positions of the grid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        q, k, v = (layer(normed).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # [B, T, C]
+        mixed = F.scaled_dot_product_attention(q, k, v)  # scale C**-0.5
+        mixed = mixed.transpose(1, 2).reshape(x.shape)  # [B, C, h, w]
+        result: Tensor = x + self.proj_out(mixed)
+        return result
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        smaller: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return smaller
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        larger: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return larger
+
+
+class Level(nn.Module):
+    """ResBlocks of one resolution, each followed by attention if there is any, then the change of resolution."""
+
+    downsample: nn.Module
+    upsample: nn.Module
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, attention: bool) -> None:
+        super().__init__()
+        self.res = nn.ModuleList(ResBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(blocks))
+        self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(blocks if attention else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, block in enumerate(self.res):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[index](x)
+        if hasattr(self, "downsample"):
+            x = self.downsample(x)
+        if hasattr(self, "upsample"):
+            x = self.upsample(x)
+        return x
+
+
+def _middle(channels: int) -> nn.ModuleList:
+    return nn.ModuleList([ResBlock(channels, channels), AttnBlock(channels), ResBlock(channels, channels)])
+
+
+class Encoder(nn.Module):
+    """Images to latents: levels from the highest resolution to the lowest, attention on the lowest only."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        widths = [config.ch * mult for mult in config.encoder_ch_mult]
+        self.conv_in = nn.Conv2d(3 * config.patch**2, config.ch, 3, padding=1)
+        self.conv_blocks = nn.ModuleList()
+        for index, (before, width) in enumerate(zip([config.ch, *widths], widths, strict=False)):
+            last = index == len(widths) - 1
+            level = Level(before, width, config.num_res_blocks, attention=last)
+            if not last:
+                level.downsample = Downsample(width)
+            self.conv_blocks.append(level)
+        self.mid = _middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in [*self.conv_blocks, *self.mid]:
+            x = block(x)
+        latent: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return latent
+
+
+class Decoder(nn.Module):
+    """Latents to images: levels from the lowest resolution to the highest, attention on the lowest only."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        widths = [config.ch * mult for mult in reversed(config.decoder_ch_mult)]
+        self.conv_in = nn.Conv2d(config.z_channels, widths[0], 3, padding=1)
+        self.mid = _middle(widths[0])
+        self.conv_blocks = nn.ModuleList()
+        for index, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
+            level = Level(before, width, config.num_res_blocks + 1, attention=index == 0)
+            if index < len(widths) - 1:
+                level.upsample = Upsample(width)
+            self.conv_blocks.append(level)
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], 3 * config.patch**2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in [*self.mid, *self.conv_blocks]:
+            x = block(x)
+        image: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return image
+
+
+class Quantizer(nn.Module):
+    """The codebook. Latents and code rows are l2-normalised before they are compared, and the normalised row is the result."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.codebook_size, config.codebook_dim)
+
+    def rows(self) -> Tensor:
+        """float [V, codebook_dim], l2-normalised."""
+        return F.normalize(self.embedding.weight, dim=-1)
+
+    def forward(self, latents: Tensor) -> Quantised:
+        """latents: [B, codebook_dim, h, w]. In float32 whatever the precision around it: near ties must not depend on it."""
+        with torch.autocast(latents.device.type, enabled=False):
+            batch, dim, height, width = latents.shape
+            z = F.normalize(latents.float().permute(0, 2, 3, 1).reshape(-1, dim), dim=-1)  # [B*T, dim]
+            rows = self.rows().float()
+            with torch.no_grad():
+                codes = (z @ rows.t()).argmax(dim=-1)  # largest cosine = least distance between unit vectors
+            chosen = F.embedding(codes, rows)
+            straight_through = z + (chosen - z).detach()
+            return Quantised(
+                codes=codes.view(batch, height * width),
+                quantised=straight_through.view(batch, height, width, dim).permute(0, 3, 1, 2),
+                codebook_loss=F.mse_loss(chosen, z.detach()),
+                commitment_loss=F.mse_loss(z, chosen.detach()),
+            )
+
+
+class VQModel(nn.Module):
+    """Encoder, codebook and decoder."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = Quantizer(config)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents [B, codebook_dim, h, w] of images float [B, 3, H, W] in [-1, 1], not yet normalised or quantised."""
+        if self.config.patch > 1:
+            images = F.pixel_unshuffle(images, self.config.patch)
+        latents: Tensor = self.quant_conv(self.encoder(images))
+        return latents
+
+    def quantise(self, latents: Tensor) -> Quantised:
+        """Codes, their vectors and the training losses for latents [B, codebook_dim, h, w]."""
+        quantised: Quantised = self.quantize(latents)
+        return quantised
+
+    def decode(self, quantised: Tensor) -> Tensor:
+        """Images float [B, 3, H, W], about [-1, 1], of code vectors [B, codebook_dim, h, w]."""
+        images: Tensor = self.decoder(self.post_quant_conv(quantised))
+        return F.pixel_shuffle(images, self.config.patch) if self.config.patch > 1 else images
+
+    def encode_codes(self, images: Tensor) -> Tensor:
+        """Codes int64 [B, T] of images float [B, 3, H, W] in [-1, 1]."""
+        return self.quantise(self.encode(images)).codes
+
+    def code_vectors(self, codes: Tensor) -> Tensor:
+        """Normalised code rows [B, codebook_dim, h, w] of codes int [B, h, w], or [B, T] on a square grid."""
+        if codes.dim() == 2:
+            side = math.isqrt(codes.shape[1])
+            if side * side != codes.shape[1]:
+                raise ValueError(f"{codes.shape[1]} codes do not fill a square grid; pass them as [B, h, w]")
+            codes = codes.view(codes.shape[0], side, side)
+        return F.embedding(codes.long(), self.quantize.rows()).permute(0, 3, 1, 2)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Images float [B, 3, H, W], about [-1, 1], of codes int [B, T] (a square grid) or [B, h, w]."""
+        return self.decode(self.code_vectors(codes))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] of images float [B, 3, H, W] in [-1, 1]: clamp(127.5 x + 128, 0, 255), truncated."""
+    return (127.5 * images.float() + 128.0).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """float32 [B, 3, H, W] in [-1, 1] of images uint8 [B, H, W, 3]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def load_llamagen_vq(path: Path, config: VQConfig | None = None) -> VQModel:
+    """A tokenizer from a LlamaGen checkpoint (`vq_ds16_t2i.pt` and the like), in evaluation mode, float32.
+
+    Raises WeightsError if the file is missing or damaged, or lacks a key or has one of another shape than `config` needs.
+    """
+    state = _read_checkpoint(Path(path))
+    state.pop("quantize.codebook_used", None)  # training statistics
+    model = VQModel(config or VQConfig())
+    load_state(model, state, Path(path))
+    return model.eval()
+
+
+def save_vq(path: Path, model: VQModel, facts: dict[str, float | int]) -> None:
+    """Writes weights as fp16 safetensors; the metadata holds the config and `facts` (how good it is, how it was made) as JSON."""
+    state = {key: tensor.detach().cpu().half().contiguous() for key, tensor in model.state_dict().items()}
+    metadata = {"format": "ciar-sim vq 1", "config": json.dumps(asdict(model.config)), "facts": json.dumps(facts)}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(state, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def load_vq(path: Path) -> VQModel:
+    """A tokenizer that `save_vq` wrote, float32, in evaluation mode.
+
+    Raises WeightsError if the file is missing, damaged or of another format.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise WeightsError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {})["config"])
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        model = VQModel(VQConfig.from_mapping(values))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable tokenizer ({type(error).__name__}: {error})") from error
+    load_state(model, state, path)
+    return model.eval()
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Copies `state` into `model`; WeightsError names the file, the key, what it holds and what was needed."""
+    needed = model.state_dict()
+    for key, tensor in needed.items():
+        if key not in state:
+            raise WeightsError(f"{path}: key {key} is missing, needed with shape {list(tensor.shape)}")
+        if state[key].shape != tensor.shape:
+            raise WeightsError(f"{path}: key {key} has shape {list(state[key].shape)}, needed {list(tensor.shape)}")
+    for key in state:
+        if key not in needed:
+            raise WeightsError(f"{path}: key {key} with shape {list(state[key].shape)} has no place in this model")
+    model.load_state_dict(state)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise WeightsError(f"{path}: not a readable torch checkpoint ({type(error).__name__})") from error
+    for key in ("model", "module", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path}: holds no state dict, neither bare nor under model, module or state_dict")
+    return content

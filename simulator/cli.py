@@ -1,0 +1,216 @@
+"""The command line. It composes the rooms and imports each of them only when a command needs it."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simulator.errors import CiarSimError
+
+EPILOG = "Start with: ciar-sim run scenarios/quickstart.yaml"
+
+
+def default_cache() -> Path:
+    """Where recordings and measured profiles are kept: $CIAR_SIM_CACHE, else ciar-sim/ in the user's cache folder."""
+    import os
+
+    own = os.environ.get("CIAR_SIM_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ciar-sim"
+
+
+def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's error is one line on stderr and exit code 2; anything else is a fault of the program and keeps its traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except CiarSimError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Stopped. What was recorded is kept: the same command goes on from there.", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.argument("scenario", type=click.Path(path_type=Path)),
+        click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.  [default: runs/<name>]"),
+        click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. seed=1."),
+        click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"),
+        click.option("--torch-device", default="auto", show_default=True, help="Where forward passes run: auto, cpu, cuda, cuda:1 ..."),
+        click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once; bounds memory."),
+        click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate; changes no result."),
+        click.option("--quiet", is_flag=True, help="No progress and no table."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="ciar-sim")
+def main() -> None:
+    """Latency and quality of edge-cloud image generation.
+
+    Real forward passes of a cloud model and its device companion, replayed over a simulated device, network and cloud.
+    """
+
+
+@main.command()
+@run_options
+@errors_in_one_line
+def run(scenario: Path, **options: Any) -> None:
+    """Run a SCENARIO file: every method under every swept value; write tables, plots and report.html."""
+    _run(scenario, (), **options)
+
+
+@main.command()
+@run_options
+@click.option("--axis", "axes", multiple=True, required=True, metavar="PATH=V1,V2,...", help="Values to sweep; repeat for a grid.")
+@errors_in_one_line
+def sweep(scenario: Path, axes: tuple[str, ...], **options: Any) -> None:
+    """Run a SCENARIO over a grid given here, e.g. --axis network.rtt_ms=5,20,50 --axis methods.ciar.threshold=0.2,0.4.
+
+    Axes are added to those of the scenario; one of the same path takes its place.
+    """
+    _run(scenario, axes, **options)
+
+
+def _run(
+    path: Path, axes: tuple[str, ...], out: Path | None, sets: tuple[str, ...], cache: Path | None, torch_device: str,
+    max_batch: int, jobs: int, quiet: bool,
+) -> None:  # fmt: skip
+    from simulator.scenario import load_scenario
+
+    scenario = load_scenario(path, axes, sets)
+
+    from reports.build import build_report
+    from simulator.console import progress_bars, summary_lines
+    from simulator.recording import CachedSource, RecordingCache
+    from simulator.run import run_scenario
+
+    cache = cache or default_cache()
+    folder = out or Path("runs") / scenario.name
+    with progress_bars(quiet) as progress:
+        models = _Models(scenario.pair, torch_device, max_batch, cache, progress)
+        outcome = run_scenario(
+            scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report, progress, jobs
+        )  # fmt: skip
+    if not quiet:
+        click.echo(summary_lines(outcome.summary))
+        click.echo(f"{outcome.folder / 'report.html'}")
+
+
+class _Models:
+    """The torch side of a run, loaded at the first thing that needs it."""
+
+    def __init__(self, pair: str, torch_device: str, max_batch: int, cache: Path, progress: Any) -> None:
+        self.name, self.torch_device, self.max_batch, self.cache, self.progress = pair, torch_device, max_batch, cache, progress
+        self._pair: Any = None
+
+    def pair(self) -> Any:
+        if self._pair is None:
+            from models.pair import load_pair
+
+            self._pair = load_pair(self.name, resolve_torch_device(self.torch_device))
+        return self._pair
+
+    def record(self, specs: Any) -> Any:
+        """Recordings of the given sessions, as `simulator.recording.CachedSource` wants them."""
+        from models.recorder import Recorder
+
+        def report(finished: int, sessions: int, decided: int, tokens: int) -> None:
+            self.progress(f"recording {sessions} sessions", decided, tokens)
+
+        return Recorder(self.pair(), self.max_batch, report).record(specs)
+
+    @staticmethod
+    def scenes(seed: int, count: int) -> list[str]:
+        from models.scenes import captions
+
+        return captions(seed, count)
+
+    def profile(self) -> Any:
+        """Compute times of the pair on this machine: measured once, then kept in the cache folder."""
+        from simulator.compute import Profile
+        from simulator.pairs import pair_manifest
+
+        device = resolve_torch_device(self.torch_device)
+        path = self.cache / "profiles" / f"{pair_manifest(self.name).weights_hash[:16]}-{device.replace(':', '')}.json"
+        if path.is_file():
+            return Profile.read(path)
+        from models.profile import measure_profile
+
+        profile = measure_profile(self.pair(), lambda done, total: self.progress("measuring compute times", done, total))
+        profile.write(path)
+        return profile
+
+
+def resolve_torch_device(name: str) -> str:
+    """auto: the first CUDA device where there is one, else the CPU. Raises CiarSimError for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise CiarSimError(f"--torch-device {name}: allowed: auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise CiarSimError(f"--torch-device {name}: allowed: auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CiarSimError(f"--torch-device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+@main.command()
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@errors_in_one_line
+def report(run_folder: Path) -> None:
+    """Draw plots and report.html of a RUN_FOLDER again."""
+    from reports.build import build_report
+
+    click.echo(build_report(run_folder))
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of checkpoints and logs.  [default: train-runs/<config name>]")
+@click.option("--stage", "stages", multiple=True, help="Train only this stage; repeat for more.  [default: all that are not done]")
+@click.option("--export", type=click.Path(path_type=Path), help="Also assemble the trained pair into this folder.")
+@errors_in_one_line
+def train(config: Path, out: Path | None, stages: tuple[str, ...], export: Path | None) -> None:
+    """Train a model pair from a CONFIG file, e.g. models/scenes.yaml. Stopped at any moment, the same command goes on."""
+    from models.train.run import train_pair
+
+    train_pair(config, out or Path("train-runs") / config.stem, stages, export)
+
+
+@main.command()
+@errors_in_one_line
+def schema() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    import json
+
+    from simulator.scenario import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["methods", "presets", "hardware", "pairs"]))
+@errors_in_one_line
+def list_(what: str) -> None:
+    """Show what a scenario may name: methods with their settings, network presets, hardware, model pairs."""
+    from simulator import console
+
+    click.echo(console.listing(what))

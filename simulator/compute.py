@@ -1,0 +1,445 @@
+"""What work costs in seconds: rooflines from catalogue figures, and tables of measured times; both are `costs.Costs`.
+
+Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16 weights and cache:
+
+    bytes   = 2 * (weights of layers, final norm and head)   read once, whatever the batch
+            + 2 * tokens * D                                 rows of the embedding
+            + kv_tokens * (2 * L * D * 2)                    keys and values
+    flops   = 2 * tokens * (weights of the layers)
+            + 2 * rows * (weights of the head)               the head sees one position a row
+            + 4 * L * D * attended                           scores and weighted sums, per query-key pair
+    roof    = max(bytes / effective bandwidth, flops / effective peak)
+    seconds = max(L * layer_us + step_us, roof)              runtime eager: the host launches alongside
+            = (L * kernels_per_layer + kernels_per_step) * kernel_overhead + roof            runtime cuda-graphs
+
+Left out as small: the caption projection (0.5 % of LlamaGen-XL's weights, first pass only) and the logits written.
+"""
+
+import itertools
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+
+from simulator import catalogue, pairs
+from simulator.catalogue import FP16_BYTES, Effort, Hardware, ModelShape, Runtime
+from simulator.costs import Pricing, Work
+from simulator.errors import ComputeError
+from simulator.messages import Widths
+from simulator.methods import Settings
+from simulator.ops import COMPUTE_KINDS
+from simulator.pairs import MANIFEST, PairManifest
+from simulator.recording import write_atomically
+
+# --- roofline
+
+
+@dataclass
+class RooflineCosts:
+    """Times of a model shape on an accelerator of the catalogue. Never `extrapolated`: a formula has no measured range."""
+
+    shape: ModelShape
+    efforts: dict[str, Effort]
+    hardware: Hardware
+    runtime: Runtime
+    origin: str = "roofline"
+    extrapolated: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def power_w(self) -> float:
+        return self.hardware.power_w
+
+    def pass_seconds(self, work: Work) -> float:
+        """Seconds of one batched forward pass, by the formula at the top of this file."""
+        shape = self.shape
+        read = FP16_BYTES * (shape.pass_parameters + work.tokens * shape.dim)
+        read += work.kv_tokens * shape.kv_bytes_per_position
+        flops = (
+            2 * work.tokens * shape.n_layer * shape.layer_parameters
+            + 2 * work.rows * shape.head_parameters
+            + 4 * shape.n_layer * shape.dim * work.attended
+        )
+        roof = self._roof(read, flops)
+        if self.runtime.kind == "host":
+            return max((shape.n_layer * self.runtime.layer_us + self.runtime.step_us) * 1e-6, roof)
+        kernels = shape.n_layer * self.runtime.kernels_per_layer + self.runtime.kernels_per_step
+        return kernels * self.hardware.kernel_overhead_s + roof
+
+    def compute_seconds(self, kind: str) -> float:
+        """Seconds of one `Compute`. Raises ComputeError where the model's effort for it is not known."""
+        effort = self.efforts.get(kind)
+        if effort is None:
+            known = ", ".join(self.efforts) or "none"
+            raise ComputeError(f"no effort of {kind} is known for {self.shape.title}; known: {known}")
+        roof = self._roof(FP16_BYTES * (effort.parameters + effort.activation_values), effort.flops)
+        if self.runtime.kind == "host":
+            return max(effort.kernels * self.runtime.kernel_us * 1e-6, roof)
+        return effort.kernels * self.hardware.kernel_overhead_s + roof
+
+    def _roof(self, read_bytes: float, flops: float) -> float:
+        return max(read_bytes / self.hardware.bytes_per_s, flops / self.hardware.flop_per_s)
+
+
+# --- counted efforts
+
+
+def vq_decoder_effort(
+    latent_side: int,
+    ch: int = 128,
+    ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+    z_channels: int = 256,
+    codebook_dim: int = 8,
+    num_res_blocks: int = 2,
+    patch: int = 1,
+) -> Effort:
+    """Effort of one run of a VQGAN image decoder, counted convolution by convolution. Defaults: LlamaGen's VQ-16.
+
+    Source: LlamaGen, image tokenizer: 1x1 to z_channels, 3x3 to the widest level, Res-Attn-Res, then the levels from the
+    lowest resolution with one ResBlock more than the encoder's, attention on the lowest only, nearest x2 and 3x3 between
+    levels, norm, 3x3 to RGB. 2 flops a multiply-add. Norms, activations and sums count by the values they read and write.
+    """
+    flops = parameters = values = kernels = 0
+
+    def conv(inputs: int, outputs: int, size: int, side: int) -> None:
+        nonlocal flops, parameters, values, kernels
+        flops += 2 * side * side * inputs * outputs * size * size
+        parameters += inputs * outputs * size * size + outputs
+        values += side * side * (inputs + outputs)
+        kernels += 1
+
+    def pointwise(channels: int, side: int, count: int = 1, learned: bool = False) -> None:
+        nonlocal parameters, values, kernels
+        parameters += 2 * channels * learned
+        values += 2 * side * side * channels * count
+        kernels += count
+
+    def norm_act(channels: int, side: int) -> None:
+        pointwise(channels, side, learned=True)
+        pointwise(channels, side)
+
+    def res(inputs: int, outputs: int, side: int) -> None:
+        norm_act(inputs, side)
+        conv(inputs, outputs, 3, side)
+        norm_act(outputs, side)
+        conv(outputs, outputs, 3, side)
+        if inputs != outputs:
+            conv(inputs, outputs, 1, side)
+        pointwise(outputs, side)  # the sum
+
+    def attention(channels: int, side: int) -> None:
+        nonlocal flops, values, kernels
+        pointwise(channels, side, learned=True)
+        for _ in range(4):  # q, k, v, output
+            conv(channels, channels, 1, side)
+        flops += 4 * side**4 * channels
+        values += 4 * side * side * channels
+        kernels += 1
+        pointwise(channels, side)
+
+    widths = [ch * mult for mult in reversed(ch_mult)]
+    side, width = latent_side, widths[0]
+    conv(codebook_dim, z_channels, 1, side)
+    conv(z_channels, width, 3, side)
+    res(width, width, side)
+    attention(width, side)
+    res(width, width, side)
+    for level, outputs in enumerate(widths):
+        for _ in range(num_res_blocks + 1):
+            res(width, outputs, side)
+            width = outputs
+            if level == 0:
+                attention(width, side)
+        if level < len(widths) - 1:
+            side *= 2
+            pointwise(width, side)
+            conv(width, width, 3, side)
+    norm_act(width, side)
+    conv(width, 3 * patch**2, 3, side)
+    return Effort(flops=flops, parameters=parameters, activation_values=values, kernels=kernels)
+
+
+def text_encoder_effort(positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int) -> Effort:
+    """Effort of a T5 encoder with gated feed-forward over `positions` padded positions. inner: heads times their width.
+
+    Flops: 2 a weight and position, 4 * inner a query-key pair and layer. Of the embedding only `positions` rows are read.
+    Kernels: about 20 a layer (two norms of 3, q, k, v, scores, bias, softmax, values, output, 4 of the FFN, two sums).
+    """
+    weights = n_layer * (4 * dim * inner + 3 * dim * ffn_hidden + 2 * dim) + dim
+    flops = 2 * positions * weights + 4 * n_layer * inner * positions**2
+    return Effort(flops=flops, parameters=weights + positions * dim, kernels=20 * n_layer)
+
+
+def phi_effort(dim: int, vocab_size: int, bottleneck: int) -> Effort:
+    """Effort of CIAR's feature projection for one token: (D + 2V) x bottleneck, GELU, bottleneck x D (assumption A8)."""
+    weights = (dim + 2 * vocab_size) * bottleneck + bottleneck * dim
+    return Effort(flops=2 * weights, parameters=weights, kernels=4)
+
+
+# --- measured
+
+
+class PassTable(Settings):
+    """Times of one model's passes on a grid. seconds[i][j][k] belongs to rows[i], new_tokens[j] and kv_tokens[k].
+
+    new_tokens: new positions of a row. kv_tokens: positions of a row in the cache before the pass. None: not measured.
+    """
+
+    rows: list[int] = Field(min_length=1)
+    new_tokens: list[int] = Field(min_length=1)
+    kv_tokens: list[int] = Field(min_length=1)
+    seconds: list[list[list[float | None]]]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "PassTable":
+        for name in ("rows", "new_tokens", "kv_tokens"):
+            axis = getattr(self, name)
+            if any(b <= a for a, b in itertools.pairwise(axis)):
+                raise ValueError(f"{name} must increase, got {axis}")
+        shape = (len(self.rows), len(self.new_tokens), len(self.kv_tokens))
+        if len(self.seconds) != shape[0] or any(
+            len(plane) != shape[1] or any(len(line) != shape[2] for line in plane) for plane in self.seconds
+        ):
+            raise ValueError(f"seconds must have the shape {shape} of its axes")
+        if any(value is not None and value <= 0 for plane in self.seconds for line in plane for value in line):
+            raise ValueError("seconds must be > 0")
+        return self
+
+
+class Profile(Settings):
+    """Measured times of a model pair on one machine. It holds no date, so that equal measurements are equal files.
+
+    hardware: what it ran on, in words. dtype: of the weights. passes: by role. compute_seconds: by kind, batch 1.
+    """
+
+    format: Literal[1] = 1
+    model: str
+    weights: str = Field(default="", description="hash of the pair's weights")
+    hardware: str
+    threads: int = Field(ge=1)
+    torch: str
+    dtype: str = "float32"
+    passes: dict[str, PassTable]
+    compute_seconds: dict[str, float]
+
+    @classmethod
+    def read(cls, path: Path) -> "Profile":
+        """Raises ComputeError where the file is missing or no profile of this format."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ComputeError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "file"
+            raise ComputeError(f"{path}: {place}: {first['msg']}; measure the profile again") from None
+
+    def write(self, path: Path) -> None:
+        """Raises ComputeError where the file cannot be written."""
+        try:
+            write_atomically(path, (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode())
+        except OSError as error:
+            raise ComputeError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+class MeasuredCosts:
+    """Times from a profile: multilinear between measured points, linear beyond them (then `extrapolated` is set).
+
+    A batch of unequal rows is asked for at its mean: new tokens and cached positions per row.
+    """
+
+    def __init__(self, profile: Profile, role: str) -> None:
+        if role not in profile.passes:
+            held = ", ".join(profile.passes) or "none"
+            raise ComputeError(f"the profile of {profile.model} holds no passes of {role}; held: {held}")
+        self.table = profile.passes[role]
+        self.profile = profile
+        self.role = role
+        machine = f"{profile.hardware}, {profile.threads} threads, torch {profile.torch}"
+        self.origin = f"measured: {role} of {profile.model} on {machine}"
+        self.power_w = float("nan")
+        self.extrapolated = False
+        self.provenance: dict[str, Any] = {}
+        table = self.table
+        self._axes = [[float(x) for x in axis] for axis in (table.rows, table.new_tokens, table.kv_tokens)]
+        self._least = min((s for plane in table.seconds for line in plane for s in line if s is not None), default=0.0)
+
+    def pass_seconds(self, work: Work) -> float:
+        """Seconds of one batched pass. Raises ComputeError where the table has a hole that is needed."""
+        asked = (float(work.rows), work.tokens / work.rows, (work.kv_tokens - work.tokens) / work.rows)
+        ends = [self._bracket(axis, x) for axis, x in zip(self._axes, asked, strict=True)]
+        seconds = 0.0
+        for corner in itertools.product((0, 1), repeat=3):
+            weight = 1.0
+            at: list[int] = []
+            for (low, high, share), side in zip(ends, corner, strict=True):
+                weight *= share if side else 1.0 - share
+                at.append(high if side else low)
+            i, j, k = at
+            if weight == 0.0:
+                continue
+            value = self.table.seconds[i][j][k]
+            if value is None:
+                raise ComputeError(
+                    f"the profile of {self.profile.model} has no time of {self.role} for {self.table.rows[i]} rows of "
+                    f"{self.table.new_tokens[j]} new and {self.table.kv_tokens[k]} cached tokens; measure it again"
+                )
+            seconds += weight * value
+        return max(seconds, self._least)
+
+    def compute_seconds(self, kind: str) -> float:
+        """Seconds of one `Compute`. Raises ComputeError where it was not measured."""
+        if kind not in self.profile.compute_seconds:
+            raise ComputeError(f"the profile of {self.profile.model} has no time of {kind}; measure the profile again")
+        return self.profile.compute_seconds[kind]
+
+    def _bracket(self, axis: list[float], x: float) -> tuple[int, int, float]:
+        """Indices of the two grid points around x, or nearest to it, and the second's share (beyond the grid outside [0, 1])."""
+        if not axis[0] <= x <= axis[-1]:
+            self.extrapolated = True
+        if len(axis) == 1:
+            return 0, 0, 0.0
+        low = min(max(bisect_right(axis, x) - 1, 0), len(axis) - 2)
+        return low, low + 1, (x - axis[low]) / (axis[low + 1] - axis[low])
+
+
+# --- choosing
+
+
+class PairShapes(Settings):
+    """What pricing needs to know of a model pair; the efforts of both are its caption encoder, phi and image decoder."""
+
+    cloud: ModelShape
+    device: ModelShape
+
+
+def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
+    """The shapes of the pair in `folder`. Raises ComputeError where its tokenizer does not say its shape."""
+    path = folder / "tokenizer.safetensors"
+    try:
+        with safe_open(path, framework="np") as file:
+            vq = json.loads(file.metadata()["config"])
+        decoder = vq_decoder_effort(
+            manifest.grid,
+            ch=vq["ch"],
+            ch_mult=vq["decoder_ch_mult"],
+            z_channels=vq["z_channels"],
+            codebook_dim=vq["codebook_dim"],
+            num_res_blocks=vq["num_res_blocks"],
+            patch=vq["patch"],
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ComputeError(f"{path}: does not say the tokenizer's shape ({type(error).__name__}: {error})") from None
+    rows = manifest.caption_slots * manifest.caption_dim
+    efforts = {
+        "caption_encoder": Effort(
+            flops=0, parameters=rows, activation_values=rows, kernels=2
+        ),  # word vectors are looked up
+        "phi": phi_effort(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
+        "image_decoder": decoder,
+    }
+
+    def shape(role: str, own: pairs.ModelShape, interhead: bool) -> ModelShape:
+        return ModelShape(
+            title=f"{manifest.name} ({role})",
+            n_layer=own.n_layer,
+            n_head=own.n_head,
+            dim=own.dim,
+            ffn_hidden=own.ffn_hidden,
+            vocab_size=own.vocab_size,
+            caption_slots=own.caption_slots,
+            caption_dim=own.caption_dim,
+            image_tokens=manifest.image_tokens,
+            image_pixels=manifest.image_size**2,
+            interhead=interhead,
+            efforts=efforts,
+            source=f"{MANIFEST} of the pair",
+            evidence="datasheet",
+        )
+
+    return PairShapes(cloud=shape("cloud", manifest.cloud, False), device=shape("device", manifest.device, True))
+
+
+class ComputeSide(Protocol):
+    """One side of a scenario's `compute`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def hardware(self) -> str: ...
+    @property
+    def runtime(self) -> str | None: ...
+
+
+class ComputeChoice(Protocol):
+    """A scenario's `compute`."""
+
+    @property
+    def device(self) -> ComputeSide: ...
+    @property
+    def cloud(self) -> ComputeSide: ...
+
+
+def build_costs(
+    choice: ComputeChoice, pair: PairShapes, profile: Callable[[], Profile]
+) -> tuple[RooflineCosts | MeasuredCosts, RooflineCosts | MeasuredCosts, Pricing]:
+    """Costs of the device and of the cloud, and the shape at which messages and captions are priced.
+
+    profile: measured times of the pair on this machine; called (once at most) only where a side runs on `local`.
+    Each result carries `provenance`: origin, model, hardware, figures and sources. Raises ComputeError where a name is
+    unknown or the numbers of image tokens differ.
+    """
+    measured: list[Profile] = []
+
+    def build(role: str, side: ComputeSide) -> RooflineCosts | MeasuredCosts:
+        if side.hardware == "local":
+            if not measured:
+                measured.append(profile())
+            return _measured(measured[0], role)
+        own = pair.device if role == "device" else pair.cloud
+        shape = own if side.model == "pair" else catalogue.model(side.model)
+        if shape.image_tokens != own.image_tokens:
+            raise ComputeError(
+                f"compute.{role}.model {side.model} makes {shape.image_tokens} image tokens, the pair {own.image_tokens}; "
+                "they must be equal"
+            )
+        return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
+
+    device, cloud = build("device", choice.device), build("cloud", choice.cloud)
+    priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
+    widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels)
+    return device, cloud, Pricing(priced.caption_slots, widths)
+
+
+def _measured(profile: Profile, role: str) -> MeasuredCosts:
+    costs = MeasuredCosts(profile, role)
+    keys = ("model", "weights", "hardware", "threads", "torch", "dtype")
+    costs.provenance = {"origin": "measured", "extrapolated": False, **{key: getattr(profile, key) for key in keys}}
+    return costs
+
+
+def _roofline(model: str, shape: ModelShape, hardware: str, runtime: str) -> RooflineCosts:
+    machine, start = catalogue.hardware(hardware), catalogue.runtime(runtime)
+    efforts = {kind: shape.efforts[kind] for kind in COMPUTE_KINDS if kind in shape.efforts}
+    costs = RooflineCosts(shape, efforts, machine, start, f"roofline: {shape.title} on {machine.title}, {runtime}")
+    figures = machine.model_dump(exclude={"title", "aliases", "source", "evidence", "efficiency_source", "kind"})
+    started = start.model_dump(exclude={"source", "evidence", "kind"}, exclude_defaults=True)
+    costs.provenance = {
+        "origin": "roofline",
+        "model": model,
+        "hardware": catalogue.canonical("hardware", hardware),
+        "runtime": runtime,
+        "figures": {**figures, **started, "pass_parameters": shape.pass_parameters},
+        "sources": {
+            "hardware": f"{machine.source} ({machine.evidence})",
+            "efficiency": machine.efficiency_source,
+            "runtime": f"{start.source} ({start.evidence})",
+            "model": f"{shape.source} ({shape.evidence})",
+        },
+    }
+    return costs

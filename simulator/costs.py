@@ -1,0 +1,50 @@
+"""How the simulator asks what work costs: one interface for measured, roofline and published times."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from simulator.messages import Widths
+
+
+class Work(NamedTuple):
+    """A batch of forward passes as sums over its rows (a row is one sequence; guidance makes two of a session).
+
+    rows: sequences. tokens: new positions. kv_tokens: cached positions read, new ones included. attended: query-key pairs.
+    """
+
+    rows: int
+    tokens: int
+    kv_tokens: int
+    attended: int
+
+    @classmethod
+    def of_pass(cls, rows: int, new: int, kv: int) -> "Work":
+        """One session's pass: each of its rows feeds `new` positions onto `kv` cached ones (causal within the new ones)."""
+        return cls(rows, rows * new, rows * (kv + new), rows * (new * kv + new * (new + 1) // 2))
+
+
+class Costs(Protocol):
+    """Times of one model on one piece of hardware."""
+
+    origin: str  # "measured", "roofline" or "published", with what it rests on: goes into provenance.json
+    power_w: float  # drawn while computing; NaN where unknown
+    extrapolated: bool  # whether any answer so far lay outside what was measured
+
+    def pass_seconds(self, work: Work) -> float:
+        """Seconds of one batched forward pass (never below the launch overhead of the runtime)."""
+        ...
+
+    def compute_seconds(self, kind: str) -> float:
+        """Seconds of one `Compute` of the given kind (`ops.COMPUTE_KINDS`), batch 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """Shape at which recorded passes and messages are priced: the pair's own, or that of the models it stands for.
+
+    caption_slots: caption positions a prefill feeds. widths: message widths.
+    """
+
+    caption_slots: int
+    widths: Widths

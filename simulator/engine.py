@@ -1,0 +1,500 @@
+"""Replays sessions in virtual time: devices, their links, and the cloud, driven by SimPy callbacks.
+
+A device and the wire of its uplink serve their sessions first come first served, so both are no more than the time
+until which they are taken. While a device has one open session, nobody can come between that session's steps before the
+next request of the device: until then (`_Device.horizon_s`) its computing and sending are worked out at once instead of
+by an event each. A call then costs two events, its arrival in the cloud and the end of an iteration, shared with the
+batch; on a contended device four.
+
+Equal times: first created, first served.
+"""
+
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heappush
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import simpy
+from simpy.events import NORMAL
+
+from simulator.cloud import Cloud, CloudSession
+from simulator.costs import Costs
+from simulator.link import Link
+from simulator.replay import CallProgram, Down, SessionProgram, Step
+from simulator.rng import stream
+from simulator.workload import Arrivals
+
+TRACKS = ("device", "uplink", "queue", "cloud", "downlink")  # of a span
+PARTS = (
+    "connect_s", "encode_s", "device_queue_s", "device_compute_s", "uplink_s",
+    "cloud_queue_s", "cloud_compute_s", "downlink_s", "wait_s", "image_decode_s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Network:
+    """Every device's link: bits per second, one-way delays and standard deviations of jitter in seconds."""
+
+    up_bps: float
+    down_bps: float
+    up_delay_s: float
+    down_delay_s: float
+    up_jitter_s: float = 0.0
+    down_jitter_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class CaseInputs:
+    """Everything that decides a case. programs: one per prompt, compiled with the same `cloud`. devices: in the fleet.
+    max_batch: sessions per cloud iteration. seed: of the jitter. timeline_sessions: requests, from the first on, to
+    keep spans of.
+    """
+
+    programs: Sequence[SessionProgram]
+    device: Costs
+    cloud: Costs
+    network: Network
+    devices: int
+    replicas: int
+    max_batch: int
+    arrivals: Arrivals
+    seed: int
+    timeline_sessions: int = 0
+
+
+class Span(NamedTuple):
+    """What a session did or waited for. track: one of TRACKS; uplink and downlink run from sending to arrival."""
+
+    request: int
+    device: int
+    track: str
+    name: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What came of a case. columns: arrays with one entry per request, in order of request:
+
+    - request, device, prompt, calls, cloud_passes, bytes_up, bytes_down (payload): int64; the rest float64.
+    - requested_s, done_s; latency_s = done_s - requested_s; the ten PARTS of it along the critical path, which add up
+      to it; decode_s = latency_s - connect_s - encode_s - image_decode_s; cloud_call_pct as recorded.
+    - first_token_s: from the request until the device knows the first image token, by a message or by its own pass; the
+      picture counts as its first token. NaN where the session makes none.
+    - device_energy_j: computing only. cloud_gpu_s: iteration seconds times the session's share of rows, and its own
+      other work.
+
+    The parts: encode_s and image_decode_s are the session's own such work, wherever it runs. uplink_s and downlink_s
+    hold the wait for the wire. cloud_queue_s and cloud_compute_s are outside and inside an iteration; a call that waits
+    for earlier calls of its session in the cloud books theirs. Of a call already under way when its await begins, only
+    the rest counts. connect_s is 0, the connection is open; wait_s is 0, nothing waits on purpose.
+
+    events: SimPy events processed. cloud_busy_s: per replica. makespan_s: when the last event happened. mean_batch:
+    sessions per cloud iteration. The last two are NaN where nothing happened.
+    """
+
+    columns: dict[str, np.ndarray]
+    spans: list[Span]
+    events: int
+    cloud_busy_s: list[float]
+    makespan_s: float
+    mean_batch: float
+
+
+def simulate(inputs: CaseInputs) -> CaseResult:
+    """Replay all requests of a case until the system is empty. Raises ValueError for inputs that make no case."""
+    return _Run(inputs).run()
+
+
+class _Clock(simpy.Environment):
+    """SimPy's clock and queue, with callbacks at absolute times: `now + (t - now)` would not always be t."""
+
+    def at(self, time_s: float, callbacks: tuple[Callable[[Any], None], ...], subject: Any) -> None:
+        heappush(self._queue, (time_s, NORMAL, next(self._eid), _Alarm(callbacks, subject, time_s)))  # type: ignore[misc]
+
+    def events(self) -> int:
+        """Events scheduled so far; to be asked once, at the end."""
+        return next(self._eid)
+
+
+class _Alarm:
+    """As much of a SimPy event as its loop looks at, without the rest."""
+
+    __slots__ = ("callbacks", "subject", "time_s")
+    _ok: ClassVar[bool] = True
+
+    def __init__(self, callbacks: tuple[Callable[[Any], None], ...], subject: Any, time_s: float) -> None:
+        self.callbacks = callbacks
+        self.subject = subject
+        self.time_s = time_s
+
+
+class _Device:
+    """A device: taken until `free_s`. horizon_s: before it, only the one open session can ask anything of it."""
+
+    __slots__ = ("down", "free_s", "horizon_s", "next_request_s", "number", "open_sessions", "up")
+
+    def __init__(self, number: int, network: Network, seed: int) -> None:
+        n = network
+        up = stream(seed, "link.up.jitter", number) if n.up_jitter_s else None
+        down = stream(seed, "link.down.jitter", number) if n.down_jitter_s else None
+        self.number = number
+        self.up = Link(n.up_bps, n.up_delay_s, n.up_jitter_s, up)
+        self.down = Link(n.down_bps, n.down_delay_s, n.down_jitter_s, down)
+        self.free_s = 0.0
+        self.open_sessions = 0
+        self.next_request_s = math.inf
+        self.horizon_s = -math.inf
+
+    def count(self, change: int) -> None:
+        """A session opens (+1) or ends (-1)."""
+        self.open_sessions += change
+        self.horizon_s = self.next_request_s if self.open_sessions == 1 else -math.inf
+
+
+class _Session(CloudSession):
+    """One request on its way: steps on the device, calls through the cloud in order, several of them open at times.
+
+    The device side may be ahead of the clock (see `_Device.horizon_s`), the cloud side never is.
+    """
+
+    __slots__ = (
+        "answered",
+        "awaiting",
+        "calls",
+        "clock",
+        "device",
+        "device_busy_s",
+        "device_queue_s",
+        "done_s",
+        "downlink_s",
+        "first_token_s",
+        "landed",
+        "replies",
+        "request",
+        "run",
+        "step",
+        "steps",
+        "uplink_s",
+    )  # fmt: skip
+
+    def __init__(self, run: "_Run", request: int, device: _Device, program: SessionProgram) -> None:
+        super().__init__()
+        self.run = run
+        self.clock = run.clock
+        self.device = device
+        self.request = request
+        self.steps: tuple[Step, ...] = program.steps
+        self.calls: tuple[CallProgram, ...] = program.calls
+        self.step = 0  # next one to begin
+        self.awaiting = -1  # call whose reply the device waits for
+        self.landed = 0  # calls that have arrived in the cloud
+        self.answered = 0  # calls whose reply has left the cloud: all before this one
+        self.replies: dict[int, float] = {}  # arrivals of replies that were not awaited when they left
+        self.first_token_s = self.done_s = math.nan
+        self.device_queue_s = self.device_busy_s = self.uplink_s = self.downlink_s = 0.0
+
+    # Device side.
+
+    def advance(self, now_s: float) -> None:
+        """Walk on from the next step, ready at `now_s`: the clock, or ahead of it but before the horizon."""
+        device = self.device
+        steps = self.steps
+        while self.step < len(steps):
+            seconds, first_s, send, wait = steps[self.step]
+            if seconds > 0.0 or first_s >= 0.0:
+                start_s = device.free_s
+                if start_s > now_s:
+                    self.device_queue_s += start_s - now_s
+                else:
+                    start_s = now_s
+                device.free_s = now_s = start_s + seconds
+                self.device_busy_s += now_s - start_s
+                if first_s >= 0.0:
+                    self.first_token_s = start_s + first_s
+                if self.traced:
+                    self.span("device", "compute", start_s, now_s)
+                if now_s >= device.horizon_s:
+                    self.clock.at(now_s, _COMPUTED, self)
+                    return
+            if not self.exchange(now_s, send, wait):
+                return
+        if now_s > self.clock.now:
+            self.clock.at(now_s, _FINISHED, self)
+        else:
+            self.finish(now_s)
+
+    def exchange(self, now_s: float, send: int, wait: int) -> bool:
+        """The rest of a step once its computing is done; whether the next step is ready at the same time."""
+        self.step += 1
+        if send >= 0:
+            arrival_s = self.device.up.send(now_s, self.calls[send][0])
+            self.clock.at(arrival_s, _LANDED, self)
+            if self.traced:
+                self.span("uplink", f"call {send}", now_s, arrival_s)
+        if wait < 0:
+            return True
+        if wait == send:
+            self.awaiting = wait
+            self.mark_s = now_s
+            return False
+        # How far an earlier call has come is known only once the clock is there.
+        if now_s > self.clock.now:
+            self.clock.at(now_s, _JOINED, self)
+            return False
+        return self.join(now_s, wait)
+
+    def join(self, now_s: float, call: int) -> bool:
+        """Await a call sent by an earlier step; whether its reply is here already."""
+        arrival_s = self.replies.pop(call, None)
+        if arrival_s is None:
+            self.awaiting = call
+            self.mark_s = now_s
+            self.charged = call < self.landed
+            return False
+        if arrival_s <= now_s:
+            return True
+        self.receive(now_s, arrival_s)
+        return False
+
+    def receive(self, now_s: float, arrival_s: float) -> None:
+        """The awaited reply is on its way down."""
+        self.downlink_s += arrival_s - now_s
+        if arrival_s < self.device.horizon_s:
+            self.advance(arrival_s)
+        else:
+            self.clock.at(arrival_s, _RECEIVED, self)
+
+    def finish(self, now_s: float) -> None:
+        """The device has done its part; calls sent and never awaited may still be open."""
+        self.done_s = now_s
+        self.device.count(-1)
+        if self.answered == len(self.calls):
+            self.run.close(self)
+
+    # Cloud side.
+
+    def land(self, now_s: float) -> None:
+        """The next call arrives in the cloud."""
+        call = self.landed
+        self.landed = call + 1
+        if call == self.awaiting:
+            self.uplink_s += now_s - self.mark_s
+            self.mark_s = now_s
+            self.charged = True
+        if call == self.answered:
+            self.serve(now_s)
+
+    def serve(self, now_s: float) -> None:
+        """Take up calls that have arrived, in order, until one has work for a replica."""
+        while self.answered < self.landed:
+            _, lead, items, _ = self.calls[self.answered]
+            replica = self.replica or self.run.cloud.open(self)
+            if lead:
+                self.emit(now_s, lead)
+            if items:
+                replica.submit(self, now_s, items)
+                return
+            self.reply(now_s)
+
+    def served(self, now_s: float) -> None:
+        self.reply(now_s)
+        if self.answered < self.landed:
+            self.serve(now_s)
+
+    def reply(self, now_s: float) -> None:
+        call = self.answered
+        self.answered = call + 1
+        size_bytes, first = self.calls[call][3]
+        arrival_s = self.device.down.send(now_s, size_bytes)
+        if first:
+            self.first_token_s = arrival_s
+        if self.traced:
+            self.span("downlink", f"reply {call}", now_s, arrival_s)
+        if call == self.awaiting:  # then all until now is booked
+            self.awaiting = -1
+            self.charged = False
+            self.receive(now_s, arrival_s)
+        else:
+            self.replies[call] = arrival_s
+            if self.done_s == self.done_s and self.answered == len(self.calls):
+                self.run.close(self)
+
+    def emit(self, now_s: float, parts: tuple[Down, ...]) -> None:
+        send = self.device.down.send
+        for size_bytes, first in parts:
+            arrival_s = send(now_s, size_bytes)
+            if first:
+                self.first_token_s = arrival_s
+            if self.traced:
+                self.span("downlink", f"part of {self.answered}", now_s, arrival_s)
+
+    # Timeline.
+
+    def span(self, track: str, name: str, start_s: float, end_s: float) -> None:
+        self.run.spans.append(Span(self.request, self.device.number, track, name, start_s, end_s))
+
+    def trace_iteration(self, start_s: float, end_s: float) -> None:
+        name = f"call {self.answered}"
+        if self.ready_s < start_s:
+            self.span("queue", name, self.ready_s, start_s)
+        self.span("cloud", name, start_s, end_s)
+
+
+def _on_computed(alarm: _Alarm) -> None:
+    session: _Session = alarm.subject
+    now_s = alarm.time_s
+    _, _, send, wait = session.steps[session.step]
+    if session.exchange(now_s, send, wait):
+        session.advance(now_s)
+
+
+def _on_joined(alarm: _Alarm) -> None:
+    session: _Session = alarm.subject
+    now_s = alarm.time_s
+    if session.join(now_s, session.steps[session.step - 1][3]):
+        session.advance(now_s)
+
+
+def _on_received(alarm: _Alarm) -> None:
+    alarm.subject.advance(alarm.time_s)
+
+
+def _on_landed(alarm: _Alarm) -> None:
+    alarm.subject.land(alarm.time_s)
+
+
+def _on_finished(alarm: _Alarm) -> None:
+    alarm.subject.finish(alarm.time_s)
+
+
+_COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED = (
+    (_on_computed,), (_on_joined,), (_on_received,), (_on_landed,), (_on_finished,),
+)  # fmt: skip
+
+# What each session measures for itself; everything else follows from its program.
+_MEASURED = (
+    "done_s", "first_token_s", "device_queue_s", "device_busy_s", "uplink_s", "downlink_s",
+    "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s", "gpu_s",
+)  # fmt: skip
+
+
+class _Run:
+    """One case: opens sessions as their requests come, and keeps what they measured."""
+
+    def __init__(self, inputs: CaseInputs) -> None:
+        arrivals = inputs.arrivals
+        n = len(arrivals)
+        if inputs.devices < 1:
+            raise ValueError(f"devices must be >= 1, got {inputs.devices}")
+        if n and not 0 <= arrivals.device.min() <= arrivals.device.max() < inputs.devices:
+            raise ValueError(f"requests come from devices outside the fleet of {inputs.devices}")
+        if n and not 0 <= arrivals.prompt.min() <= arrivals.prompt.max() < len(inputs.programs):
+            raise ValueError(f"requests ask for prompts outside the {len(inputs.programs)} programs")
+        if n and not (arrivals.requested_s[0] >= 0.0 and np.all(np.diff(arrivals.requested_s) >= 0.0)):
+            raise ValueError("requests must be in order of time, from 0 on")
+        self.inputs = inputs
+        self.clock = _Clock()
+        self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at)
+        self.devices: dict[int, _Device] = {}
+        self.spans: list[Span] = []
+        self.measured = {name: array("d", bytes(8 * n)) for name in _MEASURED}
+        # Arrays, not lists: a million requests as Python objects would weigh more than all results.
+        self.requested_s = array("d", np.asarray(arrivals.requested_s, np.float64).tobytes())
+        self.next_request_s = array("d", _next_of_same_device(arrivals).tobytes())
+        self.device_of = array("q", np.asarray(arrivals.device, np.int64).tobytes())
+        self.prompt_of = array("q", np.asarray(arrivals.prompt, np.int64).tobytes())
+        self.on_request = (self._on_request,)
+
+    def run(self) -> CaseResult:
+        if len(self.inputs.arrivals):
+            self.clock.at(self.requested_s[0], self.on_request, 0)
+            self.clock.run()
+        return CaseResult(
+            columns=self._columns(),
+            spans=self.spans,
+            events=self.clock.events(),
+            cloud_busy_s=[replica.busy_s for replica in self.cloud.replicas],
+            makespan_s=self.clock.now if len(self.inputs.arrivals) else math.nan,
+            mean_batch=self.cloud.mean_batch(),
+        )
+
+    def _on_request(self, alarm: _Alarm) -> None:
+        request: int = alarm.subject
+        inputs = self.inputs
+        if request + 1 < len(self.requested_s):
+            self.clock.at(self.requested_s[request + 1], self.on_request, request + 1)
+        number = self.device_of[request]
+        device = self.devices.get(number)
+        if device is None:
+            device = self.devices[number] = _Device(number, inputs.network, inputs.seed)
+        session = _Session(self, request, device, inputs.programs[self.prompt_of[request]])
+        session.traced = request < inputs.timeline_sessions
+        device.next_request_s = self.next_request_s[request]
+        device.count(+1)
+        session.advance(alarm.time_s)
+
+    def close(self, session: _Session) -> None:
+        """Nothing of the session is left anywhere: keep what it measured."""
+        self.cloud.close(session)
+        request = session.request
+        for name, column in self.measured.items():
+            column[request] = getattr(session, name)
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        inputs, arrivals, programs = self.inputs, self.inputs.arrivals, self.inputs.programs
+        n = len(arrivals)
+        m = {name: np.array(column, np.float64) for name, column in self.measured.items()}
+        prompt = np.asarray(arrivals.prompt, np.int64)
+
+        def of_program(name: str, dtype: type = np.float64) -> np.ndarray:
+            return np.array([getattr(program, name) for program in programs], dtype)[prompt]
+
+        requested_s = np.asarray(arrivals.requested_s, np.float64)
+        latency_s = m["done_s"] - requested_s
+        device_other_s = of_program("encode_s") + of_program("image_decode_s")
+        encode_s = m["encode_s"] + of_program("encode_s")
+        image_decode_s = m["image_decode_s"] + of_program("image_decode_s")
+        return {
+            "request": np.arange(n, dtype=np.int64),
+            "device": np.asarray(arrivals.device, np.int64),
+            "prompt": prompt,
+            "requested_s": requested_s,
+            "done_s": m["done_s"],
+            "latency_s": latency_s,
+            "decode_s": latency_s - encode_s - image_decode_s,
+            "first_token_s": m["first_token_s"] - requested_s,
+            "connect_s": np.zeros(n),
+            "encode_s": encode_s,
+            "device_queue_s": m["device_queue_s"],
+            "device_compute_s": m["device_busy_s"] - device_other_s,
+            "uplink_s": m["uplink_s"],
+            "cloud_queue_s": m["cloud_queue_s"],
+            "cloud_compute_s": m["cloud_compute_s"],
+            "downlink_s": m["downlink_s"],
+            "wait_s": np.zeros(n),
+            "image_decode_s": image_decode_s,
+            "calls": np.array([len(program.calls) for program in programs], np.int64)[prompt],
+            "cloud_passes": of_program("cloud_passes", np.int64),
+            "cloud_call_pct": of_program("cloud_call_pct"),
+            "bytes_up": of_program("bytes_up", np.int64),
+            "bytes_down": of_program("bytes_down", np.int64),
+            "device_energy_j": of_program("device_s") * inputs.device.power_w,
+            "cloud_gpu_s": m["gpu_s"],
+        }
+
+
+def _next_of_same_device(arrivals: Arrivals) -> np.ndarray:
+    """float64 [n]: when the device of each request is next asked for one, infinity after its last."""
+    order = np.argsort(arrivals.device, kind="stable")
+    device, requested_s = arrivals.device[order], arrivals.requested_s[order]
+    following = np.full(len(order), np.inf)
+    same = device[1:] == device[:-1]
+    following[:-1][same] = requested_s[1:][same]
+    result = np.empty(len(order))
+    result[order] = following
+    return result

@@ -1,0 +1,33 @@
+"""The errors a user can cause, one small tree. The CLI prints `str(error)` on one line of stderr and exits with code 2."""
+
+
+class CiarSimError(Exception):
+    """Base of every error that a user's input or environment can cause. Its text says where, what was found and what is allowed."""
+
+
+class ScenarioError(CiarSimError):
+    """A scenario file, or a `--set`/`--axis` on the command line, is not usable."""
+
+
+class PromptError(CiarSimError):
+    """A prompt cannot be given to the chosen model pair (an unknown word, a caption that is too long)."""
+
+
+class WeightsError(CiarSimError):
+    """Model weights are missing, damaged, or do not fit the model they are loaded into."""
+
+
+class RecordingError(CiarSimError):
+    """A recording is damaged, or is needed and cannot be made here."""
+
+
+class ComputeError(CiarSimError):
+    """No compute time can be given: unknown hardware or model, or a profile that does not cover what is asked of it."""
+
+
+class MessageError(CiarSimError):
+    """Bytes on the wire do not decode to any message type."""
+
+
+class RunFolderError(CiarSimError):
+    """A run folder cannot be read or written."""

@@ -1,0 +1,222 @@
+"""A recording: what one session (one image for one prompt) did, without any time in it.
+
+Ops are columns (numpy structured array, `OP_DTYPE`), device ops in program order, then cloud ops grouped by call in order.
+Dependencies follow from `side`, `kind` and `call`: device ops wait for the one before; the ops of call c wait for its SEND to
+arrive and for the calls before it; an AWAIT of call c waits for its REPLY. The cache is content-addressed: a recording's file
+name is the hash of everything that decides it, so it can be deleted at any time.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from simulator.errors import RecordingError
+from simulator.messages import ELEMENT_KINDS, Widths
+from simulator.ops import COMPUTE_KINDS, ROLES
+
+FORMAT = 1
+
+DEVICE, CLOUD = 0, 1  # OP side
+FORWARD, COMPUTE, SEND, AWAIT, EMIT, REPLY = range(6)  # OP kind
+FROM_CLOUD, FROM_DEVICE = 0, 1  # who decided a token
+SCORES = ("u", "u_raw", "omega", "sigma", "lower_top")  # columns of `Recording.scores`; "u" is U~ (assumption A2)
+
+OP_DTYPE = np.dtype(
+    [
+        ("side", "u1"),
+        ("kind", "u1"),
+        ("what", "u1"),  # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; else 0
+        ("call", "<i4"),  # call the op belongs to, -1 for none
+        ("rows", "u1"),  # sequences in the pass: 2 with guidance
+        ("caption", "u1"),  # 1: the pass feeds the caption slots
+        ("new_tokens", "<u2"),  # image positions fed
+        ("kv_caption", "u1"),  # 1: the caption slots are in the KV cache already
+        ("kv_tokens", "<u2"),  # image positions in the KV cache before the pass
+        ("decides", "u1"),  # 1: the pass decides a token
+        ("payload_bytes", "<i4"),  # of the message sent (SEND, EMIT, REPLY)
+        *[(kind, "<i4") for kind in ELEMENT_KINDS],  # what the message holds
+    ]
+)
+assert max(len(ROLES), len(COMPUTE_KINDS)) < 256
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """Everything that decides a session's recording. `settings` and `decoding` are plain JSON mappings.
+
+    weights: hash of the pair's weights. dtype: of the forward passes. seed: of this session's draws.
+    outcomes: what happened at awaits with a deadline, in order (none yet: ()).
+    """
+
+    weights: str
+    method: str
+    revision: int
+    settings: dict[str, Any]
+    decoding: dict[str, Any]
+    prompt: str
+    seed: int
+    dtype: str = "float32"
+    outcomes: tuple[str, ...] = ()
+
+    def key(self) -> str:
+        """sha256 (hex) over the canonical JSON of all fields, the recording format and the torch version."""
+        fields = {**self.__dict__, "format": FORMAT, "torch": torch_version()}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def torch_version() -> str:
+    """Version of the installed torch without importing it; "none" where it is absent."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+@dataclass
+class Recording:
+    """One session: its ops, and what came of it.
+
+    ops: OP_DTYPE [n]. tokens: uint16 [T]. decided_by: uint8 [T] (FROM_CLOUD, FROM_DEVICE). scores: float32 [T, len(SCORES)],
+    NaN where the device gave no score. image: uint8 [H, W, 3]. nll: float32 [T], nats of each token under the guided cloud
+    model given the tokens before it. argmax: uint16 [T], the cloud's greedy choice there. widths: the pair's message widths.
+    """
+
+    ops: np.ndarray
+    tokens: np.ndarray
+    decided_by: np.ndarray
+    scores: np.ndarray
+    image: np.ndarray
+    nll: np.ndarray
+    argmax: np.ndarray
+    widths: Widths
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def calls(self) -> int:
+        """Requests the device sent."""
+        return int(np.count_nonzero(self.ops["kind"] == SEND))
+
+    def cloud_passes(self) -> int:
+        """Cloud forward passes that decide tokens: the numerator of `cloud_call_pct`."""
+        ops = self.ops
+        forward = (ops["kind"] == FORWARD) & (ops["what"] == ROLES.index("cloud"))
+        return int(np.count_nonzero(forward & (ops["decides"] == 1)))
+
+    def cloud_call_pct(self) -> float:
+        """Cloud passes that decide tokens per image token, in percent: the paper's "Cloud Call"."""
+        return 100.0 * self.cloud_passes() / len(self.tokens)
+
+    def to_bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        header = {"format": FORMAT, "widths": {f: getattr(self.widths, f) for f in self.widths.__struct_fields__}}
+        text = json.dumps({**header, "meta": self.meta}, sort_keys=True)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        np.savez_compressed(buffer, header=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Recording":
+        """Raises RecordingError where the bytes are no whole recording of this format."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                header = json.loads(file["header"].tobytes())
+                arrays = {name: file[name] for name in _ARRAYS}
+            if header["format"] != FORMAT or arrays["ops"].dtype != OP_DTYPE:
+                raise ValueError(f"format {header['format']}, this program reads {FORMAT}")
+            return cls(**arrays, widths=Widths(**header["widths"]), meta=header["meta"])
+        except Exception as error:  # numpy and zipfile raise many kinds for one cause: the file is not what it should be
+            raise RecordingError(f"not a recording: {error}") from None
+
+
+_ARRAYS = ("ops", "tokens", "decided_by", "scores", "image", "nll", "argmax")
+
+
+class RecordingCache:
+    """Recordings on disk by key, written atomically: `<root>/recordings/<2 hex>/<key>.npz`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "recordings"
+
+    def path(self, key: str) -> Path:
+        return self.root / key[:2] / f"{key}.npz"
+
+    def get(self, key: str) -> Recording | None:
+        """The recording, or None where there is none. A damaged file is removed and counts as none."""
+        path = self.path(key)
+        try:
+            return Recording.from_bytes(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except RecordingError:
+            path.unlink(missing_ok=True)
+            return None
+
+    def put(self, key: str, recording: Recording) -> None:
+        """Raises RecordingError where the cache folder cannot be written."""
+        try:
+            write_atomically(self.path(key), recording.to_bytes())
+        except OSError as error:
+            raise RecordingError(f"cannot write the recording cache {self.root}: {error.strerror or error}") from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write through a temporary file in the same folder and rename, so that a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class RecordingSource(Protocol):
+    """Where the simulator gets its recordings from; it never imports the models that make them."""
+
+    def recordings(self, specs: Sequence[SessionSpec]) -> list[Recording]:
+        """One recording per spec, in order."""
+        ...
+
+
+Recorder = Callable[[Sequence[SessionSpec]], Iterable[tuple[SessionSpec, Recording]]]
+
+
+class CachedSource:
+    """Recordings from the cache; what is missing is made by `record` (if given) and cached as soon as it is done.
+
+    Raises RecordingError where recordings are missing and no recorder is at hand.
+    """
+
+    def __init__(self, cache: RecordingCache, record: Recorder | None = None) -> None:
+        self.cache = cache
+        self.record = record
+        self._loaded: dict[str, Recording] = {}
+
+    def recordings(self, specs: Sequence[SessionSpec]) -> list[Recording]:
+        keys = [spec.key() for spec in specs]
+        missing: dict[str, SessionSpec] = {}
+        for key, spec in zip(keys, specs, strict=True):
+            if key not in self._loaded and key not in missing:
+                found = self.cache.get(key)
+                if found is None:
+                    missing[key] = spec
+                else:
+                    self._loaded[key] = found
+        if missing:
+            if self.record is None:
+                raise RecordingError(f"{len(missing)} sessions are not in the cache {self.cache.root} and no models are at hand")
+            for spec, recording in self.record(list(missing.values())):
+                key = spec.key()
+                self.cache.put(key, recording)
+                self._loaded[key] = recording
+        return [self._loaded[key] for key in keys]

@@ -1,0 +1,206 @@
+"""From a recording to what the simulator replays: the op table priced once and boiled down to plain tuples.
+
+A device program becomes steps. A step computes, then sends a call, then awaits one, each part optional, so a `Call`
+after any number of device passes is one step, and replaying it touches one tuple.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.costs import Costs, Pricing, Work
+from simulator.errors import RecordingError
+from simulator.messages import ELEMENT_KINDS, repriced_bytes
+from simulator.ops import COMPUTE_KINDS, ROLES
+from simulator.recording import AWAIT, CLOUD, COMPUTE, DEVICE, EMIT, FORWARD, FROM_CLOUD, OP_DTYPE, REPLY, SEND, Recording
+
+# What an item of work is. From ENCODE on, its own seconds are a part of the latency by themselves.
+PASS, OTHER, ENCODE, IMAGE_DECODE = range(4)
+_PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE}
+_KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
+
+# Plain tuples, because the engine unpacks one of each per call.
+# Down: payload bytes; whether this message brings the session's first image token.
+Down = tuple[int, bool]
+# Item: rows, tokens, kv_tokens, attended (the fields of Work; 0 for a compute), seconds when run alone, PASS | OTHER |
+# ENCODE | IMAGE_DECODE, and the parts that leave when it is done.
+Item = tuple[int, int, int, int, float, int, tuple[Down, ...]]
+# CallProgram: request payload bytes, parts that leave before any work, items in order, the reply.
+CallProgram = tuple[int, tuple[Down, ...], tuple[Item, ...], Down]
+# Step: device seconds (0: no computing); seconds into them when the first image token is known, -1 where it is not in
+# them; call sent after computing, -1 for none; call awaited after that, -1 for none.
+Step = tuple[float, float, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionProgram:
+    """One session, priced. calls is indexed by call number; everything from device_s on are totals of the session.
+
+    device_s: all seconds of computing on the device, among them encode_s and image_decode_s of caption encoder and
+    image decoder. bytes_up, bytes_down: payload. cloud_passes, cloud_call_pct: as the recording counts them.
+    """
+
+    steps: tuple[Step, ...]
+    calls: tuple[CallProgram, ...]
+    device_s: float
+    encode_s: float
+    image_decode_s: float
+    bytes_up: int
+    bytes_down: int
+    cloud_passes: int
+    cloud_call_pct: float
+
+
+def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
+    """Price a recording: device work by `device`, one session at a time; cloud work by `cloud`; shapes by `pricing`.
+
+    Caption slots count as `pricing.caption_slots` positions wherever the recording fed or cached them, and messages are
+    repriced to `pricing.widths`. Raises RecordingError where the ops are in an order that cannot be: an await of a call
+    never sent, a call without a reply, an op on the wrong side.
+    """
+    ops = recording.ops
+    if ops.dtype != OP_DTYPE:
+        raise RecordingError("the op table has another format than this program's")
+    side = ops["side"]
+    if np.any(side[1:] < side[:-1]) or np.any(side > CLOUD):
+        raise RecordingError("the ops of the device must stand before those of the cloud")
+    table = [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in ops.tolist()]
+    cut = int(np.count_nonzero(side == DEVICE))
+    pricer = _Pricer(recording, cloud, pricing)
+    # Who decided token 0 says where to look for it: a device pass whose token was doubted decides nothing.
+    from_cloud = len(recording.decided_by) > 0 and int(recording.decided_by[0]) == FROM_CLOUD
+    steps, sizes_up, totals = _device_steps(table[:cut], pricer, device, find_first=not from_cloud)
+    calls = _cloud_calls(table[cut:], cut, sizes_up, pricer, find_first=from_cloud)
+    down: list[Down] = []
+    for _, lead, items, reply in calls:
+        down += [*lead, *(part for item in items for part in item[6]), reply]
+    return SessionProgram(
+        steps=tuple(steps),
+        calls=tuple(calls),
+        device_s=sum(step[0] for step in steps),
+        encode_s=totals[ENCODE],
+        image_decode_s=totals[IMAGE_DECODE],
+        bytes_up=sum(sizes_up),
+        bytes_down=sum(size_bytes for size_bytes, _ in down),
+        cloud_passes=recording.cloud_passes(),
+        cloud_call_pct=recording.cloud_call_pct() if len(recording.tokens) else float("nan"),
+    )
+
+
+class _Pricer:
+    """Prices single ops of one recording, and remembers whether the first image token has been met."""
+
+    def __init__(self, recording: Recording, cloud: Costs, pricing: Pricing) -> None:
+        self.pair = recording.widths
+        self.cloud = cloud
+        self.pricing = pricing
+        self.first_found = False
+
+    def work(self, op: dict[str, int], where: str) -> Work:
+        slots = self.pricing.caption_slots
+        new = slots * op["caption"] + op["new_tokens"]
+        if new < 1 or op["rows"] < 1:
+            raise RecordingError(f"{where}: a pass of {op['rows']} rows and {new} new positions")
+        return Work.of_pass(op["rows"], new, slots * op["kv_caption"] + op["kv_tokens"])
+
+    def payload_bytes(self, op: dict[str, int]) -> int:
+        counts = {kind: op[kind] for kind in ELEMENT_KINDS}
+        return repriced_bytes(op["payload_bytes"], counts, self.pair, self.pricing.widths)
+
+    def down(self, op: dict[str, int], find_first: bool) -> Down:
+        """A message to the device; the first one that holds ids (or the picture itself) brings the first token."""
+        first = find_first and not self.first_found and (op["ids"] > 0 or op["image_bytes"] > 0)
+        self.first_found = self.first_found or first
+        return self.payload_bytes(op), first
+
+
+def _device_steps(
+    ops: list[dict[str, int]], pricer: _Pricer, costs: Costs, find_first: bool
+) -> tuple[list[Step], list[int], list[float]]:
+    """Steps, request bytes per call, and device seconds of each kind of work (PASS, OTHER, ENCODE, IMAGE_DECODE)."""
+    steps: list[Step] = []
+    sizes: list[int] = []
+    awaited: set[int] = set()
+    totals = [0.0, 0.0, 0.0, 0.0]
+    seconds, first_s, sent = 0.0, -1.0, -1
+    for index, op in enumerate(ops):
+        kind, what, call, where = op["kind"], op["what"], op["call"], f"op {index}"
+        if kind in (FORWARD, COMPUTE) and sent >= 0:  # computing goes on after a send: the step ends with the send
+            steps.append((seconds, first_s, sent, -1))
+            seconds, first_s, sent = 0.0, -1.0, -1
+        if kind == FORWARD:
+            role = _named(ROLES, what, where, "role")
+            if role == "cloud":
+                raise RecordingError(f"{where}: the device cannot run a pass of the cloud model")
+            cost = costs.pass_seconds(pricer.work(op, where))
+            seconds += cost
+            totals[PASS] += cost
+            if find_first and role == "device" and op["decides"] and not pricer.first_found:
+                pricer.first_found, first_s = True, seconds
+        elif kind == COMPUTE:
+            name = _named(COMPUTE_KINDS, what, where, "compute kind")
+            cost = costs.compute_seconds(name)
+            seconds += cost
+            totals[_PART[name]] += cost
+        elif kind == SEND:
+            if call != len(sizes):
+                raise RecordingError(f"{where}: call {call} is sent where call {len(sizes)} is next")
+            if sent >= 0:
+                steps.append((seconds, first_s, sent, -1))
+                seconds, first_s = 0.0, -1.0
+            sent = call
+            sizes.append(pricer.payload_bytes(op))
+        elif kind == AWAIT:
+            if not 0 <= call < len(sizes):
+                raise RecordingError(f"{where}: call {call} is awaited before it is sent")
+            if call in awaited:
+                raise RecordingError(f"{where}: call {call} is awaited twice")
+            awaited.add(call)
+            steps.append((seconds, first_s, sent, call))
+            seconds, first_s, sent = 0.0, -1.0, -1
+        else:
+            raise RecordingError(f"{where}: {_named(_KIND_NAMES, kind, where, 'kind')} is no op of the device")
+    if seconds > 0.0 or first_s >= 0.0 or sent >= 0:
+        steps.append((seconds, first_s, sent, -1))
+    return steps, sizes, totals
+
+
+def _cloud_calls(
+    ops: list[dict[str, int]], offset: int, sizes_up: list[int], pricer: _Pricer, find_first: bool
+) -> list[CallProgram]:
+    calls: list[CallProgram] = []
+    lead: list[Down] = []
+    items: list[Item] = []
+    for index, op in enumerate(ops):
+        kind, what, where = op["kind"], op["what"], f"op {offset + index}"
+        if op["call"] != len(calls) or op["call"] >= len(sizes_up):
+            found = f"call {op['call']} where call {len(calls)} of {len(sizes_up)} is next"
+            raise RecordingError(f"{where}: the cloud works on {found}")
+        if kind == FORWARD:
+            if _named(ROLES, what, where, "role") != "cloud":
+                raise RecordingError(f"{where}: the cloud cannot run a pass of the {ROLES[what]} model")
+            work = pricer.work(op, where)
+            items.append((*work, pricer.cloud.pass_seconds(work), PASS, ()))
+        elif kind == COMPUTE:
+            name = _named(COMPUTE_KINDS, what, where, "compute kind")
+            items.append((0, 0, 0, 0, pricer.cloud.compute_seconds(name), _PART[name], ()))
+        elif kind == EMIT:
+            part = pricer.down(op, find_first)
+            if items:
+                items[-1] = (*items[-1][:6], (*items[-1][6], part))
+            else:
+                lead.append(part)
+        elif kind == REPLY:
+            calls.append((sizes_up[len(calls)], tuple(lead), tuple(items), pricer.down(op, find_first)))
+            lead, items = [], []
+        else:
+            raise RecordingError(f"{where}: {_named(_KIND_NAMES, kind, where, 'kind')} is no op of the cloud")
+    if lead or items or len(calls) < len(sizes_up):
+        raise RecordingError(f"call {len(calls)} of {len(sizes_up)} has no reply")
+    return calls
+
+
+def _named(names: tuple[str, ...], index: int, where: str, noun: str) -> str:
+    if index >= len(names):
+        raise RecordingError(f"{where}: unknown {noun} {index}; allowed: {', '.join(names)}")
+    return names[index]

@@ -1,0 +1,287 @@
+"""One run from a scenario to its folder: recordings, compute times, a simulation per case, tables and plots.
+
+No models here: recordings come from a `RecordingSource`, captions and measured profiles from callables; `simulator/cli.py` composes.
+"""
+
+import math
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from simulator.compute import Profile, build_costs, pair_shapes
+from simulator.costs import Costs, Pricing
+from simulator.engine import CaseInputs, CaseResult, Network, simulate
+from simulator.methods import REVISIONS, BaseSettings, Decoding, Settings
+from simulator.pairs import PairManifest, pair_folder, pair_manifest
+from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, SessionSpec, torch_version
+from simulator.replay import SessionProgram, compile_session
+from simulator.results import Case as CaseRecords
+from simulator.results import Picture, Span, check_run_folder, write_run
+from simulator.scenario import Case, PoissonWorkload, PromptList, Scenario, ScenePrompts, expand, resolved_yaml
+from simulator.workload import Arrivals, poisson_arrivals, single_arrival
+
+PICTURED_PROMPTS = 4  # prompts whose images are kept in the run folder
+TIMELINE_SESSIONS = 2  # requests per case whose spans are kept
+
+NOTES = (
+    "Links have a constant rate, a constant propagation delay and normal jitter; loss, slow start, radio states and outages are not "
+    "modelled, and the connection is open from the start.",
+    "Bytes are message payloads; framing of TCP, TLS or HTTP/2 is not counted.",
+    "device_energy_j counts computing only, not the radio.",
+    "Cloud memory for KV caches is not limited.",
+)
+
+
+class Progress(Protocol):
+    """What a run tells about its way: the total of a stage, then how much of it is done."""
+
+    def __call__(self, stage: str, done: float, total: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves: its folder and the summary that stands in it."""
+
+    folder: Path
+    summary: pd.DataFrame
+    events: int
+
+
+def run_scenario(
+    scenario: Scenario,
+    folder: Path,
+    source: RecordingSource,
+    scenes: Callable[[int, int], list[str]],
+    profile: Callable[[], Profile],
+    draw: Callable[[Path], object] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    jobs: int = 1,
+) -> Outcome:
+    """Run every case of a scenario and write its run folder.
+
+    scenes: captions of the scene grammar by (seed, count). profile: measured compute times of this machine, asked for only where the
+    scenario wants them. draw: adds plots and report to the folder. jobs: processes that simulate cases; it changes no result.
+    Raises a CiarSimError: nothing is left half-written.
+    """
+    check_run_folder(folder)
+    manifest = pair_manifest(scenario.pair)
+    cases = expand(scenario)
+    plan = _Plan(cases, manifest, scenes)
+    recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))
+    costs = _CostTable(manifest, scenario, profile)
+    inputs = []
+    for case in cases:
+        programs, device, cloud = costs.programs(case, [recordings[key] for key in plan.of_case[case.index]])
+        inputs.append((case.scenario, programs, device, cloud))
+    results = []
+    work = (delayed(simulate_case)(*one) for one in inputs)
+    for result in Parallel(n_jobs=jobs, return_as="generator")(work):
+        results.append(result)
+        progress("simulating", len(results), len(cases))
+    prompts = plan.captions
+    records = []
+    for case, result in zip(cases, results, strict=True):
+        mine = [recordings[key] for key in plan.of_case[case.index]]
+        reference = [recordings[key] for key in plan.reference[case.index]]
+        price = case.scenario.cloud.price_usd_per_gpu_hour
+        records.append(
+            CaseRecords(
+                method=case.method.label, swept=case.swept, columns=result.columns, quality=quality_columns(mine, reference),
+                replicas=case.scenario.cloud.replicas, gpu_usd_per_hour=math.nan if price is None else price,
+            )
+        )  # fmt: skip
+    spans = [
+        Span(f"{case.method.label} {_conditions(case)}".strip(), *span)
+        for case, result in zip(cases, results, strict=True)
+        for span in result.spans
+    ]
+    progress("writing", 0, 1)
+    summary = write_run(
+        folder,
+        scenario_yaml=resolved_yaml(scenario),
+        cases=records,
+        provenance=_provenance(scenario, manifest, costs, cases, prompts),
+        spans=spans,
+        pictures=_pictures(cases, plan, recordings, manifest.grid),
+        draw=draw,
+    )
+    progress("writing", 1, 1)
+    return Outcome(folder, summary, sum(result.events for result in results))
+
+
+class _Plan:
+    """Which sessions a run needs: one per case and prompt, and base's greedy images to compare with."""
+
+    def __init__(self, cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]]) -> None:
+        specs: dict[str, SessionSpec] = {}
+        self.captions: dict[int, list[str]] = {}
+        self.of_case: dict[int, list[str]] = {}
+        self.reference: dict[int, list[str]] = {}
+        for case in cases:
+            s = case.scenario
+            captions = _captions(s, scenes)
+            self.captions[case.index] = captions
+
+            def keys(name: str, settings: Settings, decoding: Decoding, s: Scenario = s, captions: list[str] = captions) -> list[str]:
+                mine = []
+                for caption in captions:
+                    spec = SessionSpec(
+                        weights=manifest.weights_hash, method=name, revision=REVISIONS[name], settings=settings.model_dump(),
+                        decoding=decoding.model_dump(), prompt=caption, seed=s.seed,
+                    )  # fmt: skip
+                    specs.setdefault(key := spec.key(), spec)
+                    mine.append(key)
+                return mine
+
+            self.of_case[case.index] = keys(case.method.name, case.method.settings, s.decoding)
+            greedy = s.decoding.model_copy(update={"cloud": "greedy"})
+            self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy)
+        self.keys, self.specs = list(specs), list(specs.values())
+
+
+def _captions(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
+    match scenario.prompts:
+        case ScenePrompts(seed=seed, count=count):
+            return scenes(seed, count)
+        case PromptList(captions=captions):
+            return list(captions)
+    raise AssertionError(scenario.prompts)
+
+
+class _CostTable:
+    """Compute times by the `compute` part of a case, and programs compiled with them, each made once."""
+
+    def __init__(self, manifest: PairManifest, scenario: Scenario, profile: Callable[[], Profile]) -> None:
+        self.shapes = pair_shapes(pair_folder(scenario.pair), manifest)
+        self.profile = profile
+        self.costs: dict[str, tuple[Any, Any, Pricing]] = {}
+        self._programs: dict[tuple[str, int], SessionProgram] = {}
+
+    def programs(self, case: Case, recordings: Sequence[Recording]) -> tuple[list[SessionProgram], Costs, Costs]:
+        key = case.scenario.compute.model_dump_json()
+        if key not in self.costs:
+            self.costs[key] = build_costs(case.scenario.compute, self.shapes, self.profile)
+        device, cloud, pricing = self.costs[key]
+        compiled = []
+        for recording in recordings:
+            name = (key, id(recording))
+            if name not in self._programs:
+                self._programs[name] = compile_session(recording, device, cloud, pricing)
+            compiled.append(self._programs[name])
+        return compiled, device, cloud
+
+
+def simulate_case(scenario: Scenario, programs: Sequence[SessionProgram], device: Costs, cloud: Costs) -> CaseResult:
+    """Simulate one case: the scenario's fleet, link and cloud, each request replaying one of the programs (one per prompt)."""
+    link = scenario.link
+    one_way_s = link.rtt_s / 2
+    workload = scenario.workload
+    inputs = CaseInputs(
+        programs=programs, device=device, cloud=cloud,
+        network=Network(link.up_bps, link.down_bps, one_way_s, one_way_s, link.jitter_s, link.jitter_s),
+        devices=workload.devices, replicas=scenario.cloud.replicas, max_batch=scenario.cloud.max_batch,
+        arrivals=single_arrival(), seed=scenario.seed, timeline_sessions=TIMELINE_SESSIONS,
+    )  # fmt: skip
+    if isinstance(workload, PoissonWorkload):
+        rate = workload.arrivals.poisson_per_s
+        return simulate(replace(inputs, arrivals=poisson_arrivals(
+            scenario.seed, rate, workload.duration_s, workload.devices, len(programs))))  # fmt: skip
+    # Sequential: every prompt once, far enough apart that no request meets the one before.
+    spacing_s = 64.0
+    count = len(programs)
+    while True:
+        arrivals = Arrivals(np.arange(count) * spacing_s, np.zeros(count, np.int64), np.arange(count))
+        result = simulate(replace(inputs, arrivals=arrivals))
+        if result.columns["latency_s"].max() < spacing_s:
+            return result
+        spacing_s *= 4
+
+
+def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recording]) -> dict[str, np.ndarray]:
+    """Quality per distinct image: cloud_nll (nats per token), cloud_greedy_pct and base_greedy_pct (see results.COLUMNS)."""
+    return {
+        "prompt": np.arange(len(recordings)),
+        "cloud_nll": np.array([float(r.nll.mean(dtype=np.float64)) for r in recordings]),
+        "cloud_greedy_pct": np.array([100.0 * float(np.mean(r.tokens == r.argmax)) for r in recordings]),
+        "base_greedy_pct": np.array(
+            [100.0 * float(np.mean(r.tokens == b.tokens)) for r, b in zip(recordings, reference, strict=True)]
+        ),
+    }
+
+
+def _conditions(case: Case) -> str:
+    return ", ".join(f"{path}={value}" for path, value in case.swept.items())
+
+
+def _pictures(cases: Sequence[Case], plan: _Plan, recordings: Mapping[str, Recording], grid: int) -> list[Picture]:
+    """Images of the first prompts, once per distinct set of recordings, with the device's scores and who decided each token."""
+    pictures: list[Picture] = []
+    seen: set[tuple[str, ...]] = set()
+    for case in cases:
+        keys = plan.of_case[case.index][:PICTURED_PROMPTS]
+        if tuple(keys) in seen:
+            continue
+        seen.add(tuple(keys))
+        own = [f"{path.rsplit('.', 1)[1]}={value}" for path, value in case.swept.items() if path.startswith("methods.")]
+        label = " ".join([case.method.label, *(text for text in own if text not in case.method.label)])
+        for prompt, (key, text) in enumerate(zip(keys, plan.captions[case.index], strict=False)):
+            recording = recordings[key]
+            pictures.append(Picture(label, prompt, text, "image", recording.image))
+            if case.method.name == "ciar":
+                scores = recording.scores[:, SCORES.index("u")].reshape(grid, grid)
+                decided = (recording.decided_by == FROM_DEVICE).astype(np.float32).reshape(grid, grid)
+                pictures.append(Picture(label, prompt, text, "uncertainty", scores))
+                pictures.append(Picture(label, prompt, text, "decided", decided))
+    return pictures
+
+
+def _provenance(
+    scenario: Scenario, manifest: PairManifest, costs: _CostTable, cases: Sequence[Case], captions: Mapping[int, list[str]]
+) -> dict[str, Any]:
+    """What the numbers rest on. It holds no date and no host name, so that equal runs are equal bytes."""
+    distinct = {key: {"device": device.provenance, "cloud": cloud.provenance} for key, (device, cloud, _) in costs.costs.items()}
+    for (device, cloud, _), entry in zip(costs.costs.values(), distinct.values(), strict=True):
+        entry["device"]["extrapolated"], entry["cloud"]["extrapolated"] = device.extrapolated, cloud.extrapolated
+    first = cases[0].scenario.compute
+    as_if = None
+    if first.cloud.model != "pair":
+        as_if = (
+            f"latency as if {first.cloud.model} on {first.cloud.hardware} and {first.device.model} on {first.device.hardware}; "
+            f"acceptance and quality of the {manifest.name} pair"
+        )
+    compute = next(iter(distinct.values())) if len(distinct) == 1 else {str(i): entry for i, entry in enumerate(distinct.values())}
+    return {
+        "name": scenario.name,
+        "as_if": as_if,
+        "compute": compute,
+        "pair": {"name": manifest.name, "weights_sha256": manifest.weights_hash},
+        "seed": scenario.seed,
+        "prompts": sorted({len(texts) for texts in captions.values()}),
+        "network": [asdict(one) for one in dict.fromkeys(case.scenario.link for case in cases)],
+        "versions": {
+            "ciar-sim": metadata.version("ciar-sim"), "git_commit": _git_commit(), "python": platform.python_version(),
+            "torch": torch_version(), **{name: metadata.version(name) for name in ("numpy", "pandas", "simpy")},
+        },
+        "recordings": "float32; exact for one machine, thread count and batch size",
+        "notes": list(NOTES),
+    }  # fmt: skip
+
+
+def _git_commit() -> str | None:
+    """Commit of the source tree this program runs from, None outside a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,863 @@
+"""A scenario: what a run is asked to do, checked before anything heavy is imported, and the cases its sweep makes.
+
+Milliseconds and Mbit/s live in the YAML only; `Scenario.link` is in seconds and bit/s. Every refusal is one line:
+`file:line: dotted.key what is wrong, what was found`; for the command line `--axis path=...` stands for `file:line`.
+"""
+
+import itertools
+import json
+import operator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
+
+from simulator import catalogue, yamlfile
+from simulator.errors import ScenarioError
+from simulator.methods import METHODS, Decoding, Settings
+from simulator.yamlfile import Document, Place, did_you_mean
+
+LATER = "is not available yet"
+FIXED = ("name", "pair", "placement", "sweep")  # first keys of dotted paths that cannot be swept
+
+
+def refuse(message: str, *at: str | int) -> NoReturn:
+    """Refuse the value being validated, or the part of it at `at`."""
+    raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})
+
+
+class Part(Settings):
+    """A mapping of the scenario. Unknown keys are refused with the nearest known one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        if isinstance(data, dict):
+            for key in data:
+                if key not in known:
+                    refuse(f"is not a known key{did_you_mean(key, known)}", key)
+        return data
+
+
+def _items(data: Any) -> Any:
+    """A YAML list for a tuple field."""
+    return tuple(data) if isinstance(data, list) else data
+
+
+def _fork(tags: dict[str, str], default: str) -> Discriminator:
+    """Chooses the form of a mapping by the first of these keys that it holds. Tags stand in <>: places leave them out."""
+
+    def choose(data: Any) -> str:
+        held = data if isinstance(data, dict) else vars(data) if isinstance(data, BaseModel) else {}
+        return next((tag for key, tag in tags.items() if key in held), default)
+
+    return Discriminator(choose)
+
+
+# --- prompts
+
+
+class ScenePrompts(Part):
+    """Captions drawn from the scene grammar that the embedded pair knows."""
+
+    source: Literal["scenes"] = "scenes"
+    count: int = Field(default=16, ge=1)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+
+
+class PromptList(Part):
+    """Captions as they stand."""
+
+    captions: Annotated[tuple[str, ...], BeforeValidator(_items), Field(min_length=1, alias="list")]
+
+    @field_validator("captions")
+    @classmethod
+    def _not_empty(cls, captions: tuple[str, ...]) -> tuple[str, ...]:
+        for index, caption in enumerate(captions):
+            if not caption.strip() or "\n" in caption:
+                refuse("must be a caption on one line", index)
+        return captions
+
+
+class PromptFile(Part):
+    """Captions in a text file, one a line; blank lines are skipped. Read when the scenario is loaded."""
+
+    file: str
+
+
+def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
+    if not isinstance(prompts, PromptFile):
+        return prompts
+    path = _folder(info) / prompts.file
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        refuse(f"cannot be read: {path}: {getattr(error, 'strerror', None) or error}", "file")
+    captions = [line for line in lines if line]
+    if not captions:
+        refuse(f"holds no caption: {path}", "file")
+    return PromptList.model_validate({"list": captions})
+
+
+Prompts = Annotated[
+    Annotated[ScenePrompts, Tag("<scenes>")]
+    | Annotated[PromptList, Tag("<list>")]
+    | Annotated[PromptFile, Tag("<file>")],
+    _fork({"list": "<list>", "captions": "<list>", "file": "<file>"}, "<scenes>"),
+    AfterValidator(_read_prompts),
+]
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+# --- methods
+
+
+class MethodEntry(Part):
+    """One method of a scenario under its label. Its settings are fields of the same mapping: a subclass per method."""
+
+    name: str
+    label: str = Field(default="", max_length=80, pattern=r"^[^\r\n\t]*$")
+
+    @property
+    def settings(self) -> Settings:
+        """The method's settings alone."""
+        return METHODS[self.name].model_validate(self.model_dump(exclude={"name", "label"}))
+
+
+def _entry_class(name: str, settings: type[Settings]) -> type[MethodEntry]:
+    title = "".join(word.capitalize() for word in name.split("-"))
+    bases: Any = (settings, MethodEntry)
+    literal: Any = Literal[name]
+    entry: type[MethodEntry] = create_model(
+        f"{title}Entry",
+        __base__=bases,
+        __doc__=settings.__doc__,
+        name=(literal, name),
+        label=(str, Field(default="", max_length=80, pattern=r"^[^\r\n\t]*$", description="name in tables; unique")),
+    )
+    return entry
+
+
+ENTRIES: dict[str, type[MethodEntry]] = {name: _entry_class(name, settings) for name, settings in METHODS.items()}
+
+
+def _entry(data: Any) -> Any:
+    """A method's name alone, or a mapping with `name`; checked against that method's settings."""
+    if isinstance(data, str):
+        data = {"name": data}
+    if isinstance(data, MethodEntry):
+        return data
+    if not isinstance(data, dict):
+        refuse(f"must be the name of a method or a mapping with a name, got {_found(data)}")
+    else:
+        if "name" not in data:
+            refuse(f"must have a name; allowed: {', '.join(METHODS)}")
+        name = data["name"]
+        if name not in METHODS:
+            refuse(f"is not a known method, got {_found(name)}{did_you_mean(name, METHODS)}", "name")
+        fields = ENTRIES[name].model_fields
+        for key in data:
+            if key not in fields:
+                takes = ", ".join(key for key in fields if key not in ("name", "label")) or "no settings"
+                refuse(f"is not a setting of {name}{did_you_mean(key, fields)}; {name} takes {takes}", key)
+    return data
+
+
+class _AnyEntry:
+    """Validates and serialises a `MethodEntry` as the subclass of its method."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        tagged = tuple(Annotated[entry, Tag(f"<{name}>")] for name, entry in ENTRIES.items())
+        choose = Discriminator(
+            lambda data: f"<{data['name'] if isinstance(data, dict) else getattr(data, 'name', '')}>"
+        )
+        return handler.generate_schema(Annotated[reduce(operator.or_, tagged), choose, BeforeValidator(_entry)])
+
+
+def _label(methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
+    """Fills in labels: the name, with the settings that were given where a method stands more than once."""
+    names = [entry.name for entry in methods]
+    labelled: list[MethodEntry] = []
+    for index, entry in enumerate(methods):
+        label = entry.label
+        if not label:
+            given = [key for key in METHODS[entry.name].model_fields if key in entry.model_fields_set]
+            extra = (
+                "".join(f" {key}={_written(getattr(entry, key))}" for key in given)
+                if names.count(entry.name) > 1
+                else ""
+            )
+            label = entry.name + extra
+        if any(label == other.label for other in labelled):
+            refuse(f"label {label} stands twice; give each method its own label", index)
+        labelled.append(entry.model_copy(update={"label": label}))
+    return tuple(labelled)
+
+
+# --- compute
+
+
+SideT = TypeVar("SideT", "DeviceCompute", "CloudCompute")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class DeviceCompute(Part):
+    """How long the device's passes take. hardware: `local` or a name of the catalogue."""
+
+    model: Literal["pair", "llamagen-xl-1layer"] = "llamagen-xl-1layer"
+    hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
+    runtime: Literal["eager", "cuda-graphs"] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DeviceCompute":
+        return _choose_hardware(self, "snapdragon-8-gen-3")
+
+
+class CloudCompute(Part):
+    """How long the cloud's passes take. hardware: `local` or a name of the catalogue."""
+
+    model: Literal["pair", "llamagen-xl"] = "llamagen-xl"
+    hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
+    runtime: Literal["eager", "cuda-graphs"] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CloudCompute":
+        return _choose_hardware(self, "a100")
+
+
+def _choose_hardware(side: SideT, default: str) -> SideT:
+    hardware = side.hardware or ("local" if side.model == "pair" else default)
+    if hardware == "local":
+        if side.model != "pair":
+            refuse(
+                f"must be a name of the catalogue with model {side.model}, got local; local goes with model: pair",
+                "hardware",
+            )
+        if side.runtime is not None:
+            refuse("goes with catalogue hardware; local times are measured as they are", "runtime")
+        return _with(side, hardware=hardware)
+    hardware = catalogue.canonical("hardware", hardware)
+    known: tuple[str, ...] = catalogue.names("hardware")
+    if hardware not in known:
+        refuse(f"is not known, got {_found(hardware)}{did_you_mean(hardware, ['local', *known])}", "hardware")
+    return _with(side, hardware=hardware, runtime=side.runtime or "eager")
+
+
+def _with(model: ModelT, **values: Any) -> ModelT:
+    """Fills in fields of a frozen model while it is being validated."""
+    for name, value in values.items():
+        object.__setattr__(model, name, value)
+    return model
+
+
+class Compute(Part):
+    """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as LlamaGen-XL."""
+
+    device: DeviceCompute = Field(default_factory=lambda: DeviceCompute())
+    cloud: CloudCompute = Field(default_factory=lambda: CloudCompute())
+
+    @model_validator(mode="after")
+    def _same_size(self) -> "Compute":
+        if (self.device.model == "pair") != (self.cloud.model == "pair"):
+            refuse(
+                f"device.model {self.device.model} and cloud.model {self.cloud.model} do not belong together; "
+                "allowed: pair and pair, or llamagen-xl-1layer and llamagen-xl"
+            )
+        return self
+
+
+class Cloud(Part):
+    """The serving side: GPUs, the largest batch of one pass in sessions, the queue, a price for `cost_usd`."""
+
+    replicas: int = Field(default=1, ge=1)
+    max_batch: int = Field(default=16, ge=1)
+    queue: Literal["fifo"] = "fifo"
+    price_usd_per_gpu_hour: float | None = Field(default=None, ge=0)
+
+
+# --- network
+
+
+@dataclass(frozen=True)
+class LinkFigures:
+    """A link in base units: rates in bit/s, round trip and standard deviation of the one-way delay in seconds."""
+
+    down_bps: float
+    up_bps: float
+    rtt_s: float
+    jitter_s: float
+
+
+class PresetNetwork(Part):
+    """A preset of the network catalogue."""
+
+    preset: str
+
+    @field_validator("preset")
+    @classmethod
+    def _exists(cls, preset: str) -> str:
+        name, known = catalogue.canonical("networks", preset), catalogue.names("networks")
+        if name not in known:
+            refuse(f"is not a known preset, got {_found(preset)}{did_you_mean(preset, known)}")
+        return name
+
+
+class ExplicitNetwork(Part):
+    """A link by its figures. jitter_ms: standard deviation of the one-way delay."""
+
+    rtt_ms: float = Field(ge=0)
+    up_mbps: float = Field(gt=0)
+    down_mbps: float = Field(gt=0)
+    jitter_ms: float = Field(default=0.0, ge=0)
+
+
+def _one_form(data: Any) -> Any:
+    figures = ", ".join(ExplicitNetwork.model_fields)
+    if isinstance(data, dict):
+        for key in ("loss_pct", "trace", "transport"):
+            if key in data:
+                refuse(f"{LATER}; allowed: preset, or {figures}", key)
+        both = [key for key in data if key in ExplicitNetwork.model_fields]
+        if "preset" in data and both:
+            refuse(f"stands beside preset: two forms at once; give either preset or {figures}", both[0])
+        for key in data:
+            if key != "preset" and key not in ExplicitNetwork.model_fields:
+                refuse(f"is not a known key{did_you_mean(key, ['preset', *ExplicitNetwork.model_fields])}", key)
+    return data
+
+
+Network = Annotated[
+    Annotated[PresetNetwork, Tag("<preset>")] | Annotated[ExplicitNetwork, Tag("<explicit>")],
+    _fork({"preset": "<preset>"}, "<explicit>"),
+    BeforeValidator(_one_form),
+]
+
+
+# --- workload
+
+
+class PoissonArrivals(Part):
+    """Requests of the whole fleet arrive at random, at this mean rate."""
+
+    poisson_per_s: float = Field(gt=0)
+
+
+class SequentialWorkload(Part):
+    """One device asks for every prompt once, one after another, never two at a time."""
+
+    arrivals: Literal["sequential"] = "sequential"
+    devices: Literal[1] = 1
+
+
+class PoissonWorkload(Part):
+    """A fleet of devices; requests arrive for `duration_s` and are all served to their end."""
+
+    devices: int = Field(default=1, ge=1)
+    arrivals: PoissonArrivals
+    duration_s: float = Field(gt=0)
+
+
+def _one_workload(data: Any) -> Any:
+    if isinstance(data, dict) and not isinstance(data.get("arrivals", "sequential"), dict):
+        if data.get("arrivals", "sequential") != "sequential":
+            refuse(f"must be sequential or {{poisson_per_s: RATE}}, got {_found(data['arrivals'])}", "arrivals")
+        if "duration_s" in data:
+            refuse("does not go with arrivals: sequential; use arrivals: {poisson_per_s: RATE}", "duration_s")
+        if data.get("devices", 1) != 1:
+            refuse(f"must be 1 with arrivals: sequential, got {_found(data['devices'])}", "devices")
+    return data
+
+
+def _workload_form(data: Any) -> str:
+    arrivals = data.get("arrivals", "sequential") if isinstance(data, dict) else getattr(data, "arrivals", "sequential")
+    return "<sequential>" if isinstance(arrivals, str) else "<poisson>"
+
+
+Workload = Annotated[
+    Annotated[SequentialWorkload, Tag("<sequential>")] | Annotated[PoissonWorkload, Tag("<poisson>")],
+    Discriminator(_workload_form),
+    BeforeValidator(_one_workload),
+]
+
+
+# --- the whole
+
+
+Scalar = bool | int | Annotated[float, Field(allow_inf_nan=True)] | str
+Axis = Annotated[tuple[Scalar, ...], BeforeValidator(_items), Field(min_length=1)]
+
+
+class Scenario(Part):
+    """A complete scenario. Units in the names of its fields; `link` gives the network in base units."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
+    pair: str = Field(default="scenes", description="scenes (the embedded pair) or the path of a pair's folder")
+    prompts: Prompts = Field(default_factory=lambda: ScenePrompts())
+    decoding: Decoding = Field(default_factory=lambda: Decoding.model_validate({}))
+    methods: Annotated[
+        tuple[Annotated[MethodEntry, _AnyEntry()], ...],
+        BeforeValidator(_items),
+        Field(min_length=1),
+        AfterValidator(_label),
+    ]
+    placement: Literal["split"] = "split"
+    compute: Compute = Field(default_factory=Compute)
+    cloud: Cloud = Field(default_factory=lambda: Cloud())
+    network: Network = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
+    workload: Workload = Field(default_factory=SequentialWorkload)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    sweep: dict[str, Axis] = Field(default_factory=dict)
+
+    @field_validator("pair", mode="before")
+    @classmethod
+    def _pair(cls, pair: Any, info: ValidationInfo) -> Any:
+        if isinstance(pair, dict):
+            refuse(f"as a mapping (backbone, weights) {LATER}; allowed: scenes, or the path of a pair's folder")
+        if isinstance(pair, str) and pair != "scenes" and info.context is not None:
+            path = (_folder(info) / pair).resolve()
+            if not path.is_dir():
+                refuse(f"must be scenes or the path of a folder, got {_found(pair)}, which is not there")
+            return str(path)
+        return pair
+
+    @field_validator("placement", mode="before")
+    @classmethod
+    def _placement(cls, placement: Any) -> Any:
+        return refuse(f"cloud {LATER}; allowed: split") if placement == "cloud" else placement
+
+    @property
+    def link(self) -> LinkFigures:
+        """The network in base units: bit/s and seconds."""
+        n = self.network
+        figures = catalogue.network(n.preset) if isinstance(n, PresetNetwork) else n
+        return LinkFigures(
+            figures.down_mbps * 1e6, figures.up_mbps * 1e6, figures.rtt_ms * 1e-3, figures.jitter_ms * 1e-3
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the grid: one method under one choice of every swept value that concerns it.
+
+    swept: dotted path -> value, in file order. scenario: with these values in place, this method alone, and no sweep.
+    """
+
+    index: int
+    method: MethodEntry
+    swept: dict[str, Any]
+    scenario: Scenario
+
+
+# --- loading
+
+
+@dataclass
+class _Source:
+    """Where every part of a scenario was written: a line of the file, or an option of the command line."""
+
+    document: Document
+    options: dict[Place, str] = field(default_factory=dict)
+
+    def where(self, place: Place) -> str:
+        for end in range(len(place), -1, -1):
+            if place[:end] in self.options:
+                return self.options[place[:end]]
+            if place[:end] in self.document.lines:
+                return f"{self.document.name}:{self.document.lines[place[:end]]}"
+        return self.document.where(())
+
+    def line(self, place: Place) -> int:
+        lines = self.document.lines
+        return max((lines[place[:end]] for end in range(len(place) + 1) if place[:end] in lines), default=0)
+
+    def fail(self, place: Place, message: str) -> ScenarioError:
+        dotted = _dotted(place)
+        return ScenarioError(f"{self.where(place)}: {dotted}{' ' if dotted else ''}{message}")
+
+
+def load_scenario(path: str | Path, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> Scenario:
+    """The scenario of a YAML file, checked to the last value of its sweep.
+
+    sets: `dotted.path=value` (YAML) put in place before anything else. axes: `dotted.path=value,value` added to the
+    sweep, in place of an axis of the same path. Raises ScenarioError, which names the file and line, or the option.
+    """
+    document = yamlfile.read(path)
+    source = _Source(document)
+    data = document.data
+    if not isinstance(data, dict):
+        raise source.fail((), f"a scenario must be a mapping of keys, got {_found(data)}")
+    context = {"folder": Path(path).resolve().parent}
+    scenario = _validate(data, source, context)
+    if sets:
+        data = json.loads(json.dumps(data))  # a copy without aliases, through which an option would reach further
+        for option in sets:
+            _set_option(data, option, scenario, source)
+        scenario = _validate(data, source, context)
+    if axes:
+        data = {**data, "sweep": {**data.get("sweep", {}), **_axis_options(axes, source)}}
+        scenario = _validate(data, source, context)
+    return _check_sweep(scenario, source)
+
+
+def expand(scenario: Scenario) -> list[Case]:
+    """The cases of a scenario: for each method, in order, the grid of the axes that concern it (the last changes fastest).
+
+    An axis on another method's setting does not multiply this method's cases. Raises ScenarioError where values that are
+    allowed one by one do not go together.
+    """
+    cases: list[Case] = []
+    for position in range(len(scenario.methods)):
+        mine = [axis for axis in _axes(scenario) if axis[1][0] != "methods" or axis[1][1] == position]
+        places = [("methods", 0, *place[2:]) if place[0] == "methods" else place for _, place, _ in mine]
+        base = scenario.model_dump(by_alias=True)
+        base.update(sweep={}, methods=[base["methods"][position]])
+        for values in itertools.product(*(values for _, _, values in mine)):
+            data = base
+            for place, value in zip(places, values, strict=True):
+                data = _put(data, place, value)
+            try:
+                resolved = Scenario.model_validate(data)
+            except ValidationError as error:
+                place, message = _explain(error.errors()[0])
+                chosen = ", ".join(f"{axis[0]}={_written(value)}" for axis, value in zip(mine, values, strict=True))
+                raise ScenarioError(f"sweep: with {chosen}: {_dotted(place)} {message}") from None
+            swept = {axis[0]: _get(resolved, place) for axis, place in zip(mine, places, strict=True)}
+            cases.append(Case(len(cases), resolved.methods[0], swept, resolved))
+    return cases
+
+
+def resolved_yaml(scenario: Scenario) -> str:
+    """The scenario with every default written out, as YAML that loads to an equal one."""
+    return yamlfile.dump(_plain(scenario.model_dump(by_alias=True)))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a scenario file, for editors."""
+    schema = TypeAdapter(Scenario).json_schema(by_alias=True)
+    methods = schema["properties"]["methods"]
+    methods["items"] = {"anyOf": [{"type": "string", "enum": list(METHODS)}, methods["items"]]}
+    definitions = schema["$defs"]
+    definitions["PresetNetwork"]["properties"]["preset"]["enum"] = list(catalogue.names("networks"))
+    for side in ("DeviceCompute", "CloudCompute"):
+        definitions[side]["properties"]["hardware"]["examples"] = ["local", *catalogue.names("hardware")]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _validate(data: dict[str, Any], source: _Source, context: dict[str, Any]) -> Scenario:
+    try:
+        return Scenario.model_validate(data, context=context)
+    except ValidationError as error:
+        problems = [_explain(details) for details in error.errors()]
+    place, message = min(problems, key=lambda problem: source.line(problem[0]))
+    others = {problem[0] for problem in problems} - {place}
+    more = f" (and {len(others)} more)" if others else ""
+    raise source.fail(place, message + more)
+
+
+# --- options
+
+
+def _set_option(data: dict[str, Any], option: str, scenario: Scenario, source: _Source) -> None:
+    """Put `path=value` into the raw mapping, in place."""
+    label = f"--set {option}"
+    path, value = _split(option, label, "path=value")
+    place: Place = tuple(path.split("."))
+    if place[0] == "methods":
+        place = _method_place(scenario, path, lambda message: ScenarioError(f"{label}: {path} {message}"))
+        entry = data["methods"][place[1]]
+        if isinstance(entry, str):
+            data["methods"][place[1]] = {"name": entry}
+    if any(_same_target(scenario, place, swept) for swept in data.get("sweep", {})):
+        raise ScenarioError(f"{label}: {path} is swept in {source.document.name}; use --axis {path}=...")
+    parsed = _option_value(value, label)
+    node: Any = data
+    for key in place[:-1]:
+        if isinstance(node, dict):
+            node = node.setdefault(key, {})
+        elif isinstance(node, list) and isinstance(key, int):
+            node = node[key]
+        if not isinstance(node, dict | list):
+            raise ScenarioError(f"{label}: {path} names nothing: {key} is {_found(node)}")
+    node[place[-1]] = parsed
+    for end in range(1, len(place) + 1):
+        if place[:end] not in source.document.lines:
+            source.options.setdefault(place[:end], label)
+    source.options[place] = label
+
+
+def _option_value(text: str, label: str) -> Any:
+    try:
+        return yamlfile.parse(text, label).data
+    except ScenarioError as error:
+        raise ScenarioError(str(error).replace(f"{label}:1:", f"{label}:")) from None
+
+
+def _same_target(scenario: Scenario, place: Place, path: str) -> bool:
+    return place == _axis_place(scenario, path)
+
+
+def _axis_options(axes: Sequence[str], source: _Source) -> dict[str, Any]:
+    added: dict[str, Any] = {}
+    for option in axes:
+        label = f"--axis {option}"
+        path, values = _split(option, label, "path=value,value")
+        if path in added:
+            raise ScenarioError(f"{label}: {path} is given twice")
+        added[path] = _option_value(f"[{values}]", label)
+        source.options[("sweep", path)] = label
+    return added
+
+
+def _split(option: str, label: str, form: str) -> tuple[str, str]:
+    path, equals, value = option.partition("=")
+    path = path.strip()
+    if path.startswith("methods.") and "=" in value and "=" in option[: option.rfind("=")]:
+        path, value = option.rsplit("=", 1)  # a default label holds `=` itself
+    if not path or not equals or not value.strip():
+        raise ScenarioError(f"{label}: must be {form}")
+    return path.strip(), value
+
+
+# --- sweeping
+
+
+def _axes(scenario: Scenario) -> Iterator[tuple[str, Place, tuple[Any, ...]]]:
+    for path, values in scenario.sweep.items():
+        yield path, _axis_place(scenario, path), values
+
+
+def _axis_place(scenario: Scenario, path: str) -> Place:
+    return _method_place(scenario, path, ScenarioError) if path.startswith("methods.") else tuple(path.split("."))
+
+
+def _check_sweep(scenario: Scenario, source: _Source) -> Scenario:
+    """Every axis names a setting, which takes every value by itself. Returns the sweep with values as the settings read them."""
+    whole = scenario.model_dump(by_alias=True)
+    whole["sweep"] = {}
+    sweep: dict[str, tuple[Any, ...]] = {}
+    targets: dict[Place, str] = {}
+    for path, values in scenario.sweep.items():
+        at: Place = ("sweep", path)
+
+        def fail(message: str, at: Place = at, path: str = path) -> ScenarioError:
+            return ScenarioError(f"{source.where(at)}: sweep.{path} {message}")
+
+        place = _sweep_place(scenario, whole, path, fail)
+        if place in targets:
+            raise fail(f"and sweep.{targets[place]} are the same setting")
+        targets[place] = path
+        read: list[Any] = []
+        for index, value in enumerate(values):
+            try:
+                taken = _get(Scenario.model_validate(_put(whole, place, value)), place)
+            except ValidationError as error:
+                where, message = _explain(error.errors()[0])
+                subject = f"sweep.{path}"
+                if where != place:  # two settings that do not go together
+                    subject = f"sweep.{path} {_written(value)}: {_dotted(where)}"
+                elif "got " not in message:
+                    message = f"{message}, got {_found(value)}"
+                raise ScenarioError(f"{source.where((*at, index))}: {subject} {message}") from None
+            if taken in read:
+                raise ScenarioError(f"{source.where((*at, index))}: sweep.{path} holds {_written(value)} twice")
+            read.append(taken)
+        sweep[path] = tuple(read)
+    return scenario.model_copy(update={"sweep": sweep})
+
+
+def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Callable[[str], ScenarioError]) -> Place:
+    """The place of a setting that may be swept."""
+    place: Place = tuple(path.split("."))
+    if place[0] in FIXED:
+        raise fail("cannot be swept")
+    if place[0] == "methods":
+        return _method_place(scenario, path, fail)
+    node: Any = whole
+    for depth, key in enumerate(place):
+        if not isinstance(node, dict) or key not in node:
+            if (
+                place[0] == "network"
+                and isinstance(scenario.network, PresetNetwork)
+                and key in ExplicitNetwork.model_fields
+            ):
+                figures = ", ".join(ExplicitNetwork.model_fields)
+                raise fail(
+                    f"needs the explicit form of network ({figures}), which has preset: {scenario.network.preset}"
+                )
+            if not isinstance(node, dict):
+                raise fail(f"names nothing: {_dotted(place[:depth])} is {_found(node)}")
+            known = [name for name in node if depth or name not in FIXED]
+            raise fail(
+                f"names nothing: {_dotted(place[:depth]) or 'a scenario'} has no {key}{did_you_mean(key, known)}"
+            )
+        node = node[key]
+    if isinstance(node, dict | list | tuple):
+        inner = f"; it holds {', '.join(node)}" if isinstance(node, dict) else ""
+        raise fail(f"names no single setting{inner}")
+    return place
+
+
+def _method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]) -> Place:
+    """The place of `methods.<label or unique name>.<setting>`."""
+    middle, _, setting = path.removeprefix("methods.").rpartition(".")
+    labels = [entry.label for entry in scenario.methods]
+    names = [entry.name for entry in scenario.methods]
+    if not middle:
+        raise fail(f"names no single setting; write methods.LABEL.SETTING with a label of {', '.join(labels)}")
+    if middle in labels:
+        index = labels.index(middle)
+    elif names.count(middle) == 1:
+        index = names.index(middle)
+    elif middle in names:
+        raise fail(f"names {names.count(middle)} methods; use a label: {', '.join(labels)}")
+    else:
+        raise fail(f"names nothing: no method {middle}{did_you_mean(middle, labels)}")
+    settings = METHODS[names[index]].model_fields
+    if setting not in settings:
+        takes = did_you_mean(setting, settings) if settings else "; it takes no settings"
+        raise fail(f"names nothing: {names[index]} has no setting {setting}{takes}")
+    return ("methods", index, setting)
+
+
+# --- plain data by place
+
+
+def _put(data: Any, place: Place, value: Any) -> Any:
+    """A copy of nested data with one value replaced; what lies beside the way is shared."""
+    if not place:
+        return value
+    copy = list(data) if isinstance(data, list | tuple) else dict(data)
+    copy[place[0]] = _put(data[place[0]], place[1:], value)  # type: ignore[index]
+    return copy
+
+
+def _get(scenario: Scenario, place: Place) -> Any:
+    node: Any = scenario.model_dump(by_alias=True)
+    for key in place:
+        node = node[key]
+    return node
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+# --- messages
+
+
+_BOUNDS = {
+    "greater_than": (">", "gt"),
+    "greater_than_equal": (">=", "ge"),
+    "less_than": ("<", "lt"),
+    "less_than_equal": ("<=", "le"),
+}
+_WANTED = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "tuple_type": "a list",
+    "finite_number": "a finite number",
+}
+
+
+def _explain(details: ErrorDetails) -> tuple[Place, str]:
+    """The place of a pydantic error in the file, and what to say about it."""
+    place: Place = tuple(part for part in details["loc"] if not (isinstance(part, str) and part.startswith("<")))
+    kind, context, found = details["type"], details.get("ctx", {}), details.get("input")
+    if place[:1] == ("sweep",) and len(place) == 4:
+        place = place[:3]  # the last part names a member of the union Scalar
+        kind = "scalar"
+    if kind == "refused":
+        return (*place, *context["at"]), context["message"]
+    if kind == "missing":
+        return place, "is missing"
+    if kind == "extra_forbidden":  # only `Decoding` has no check of its own
+        return place, f"is not a known key{did_you_mean(place[-1], Decoding.model_fields)}"
+    if kind in _BOUNDS:
+        sign, key = _BOUNDS[kind]
+        return place, f"must be {sign} {context[key]:g}, got {_found(found)}"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+        return (
+            place,
+            f"must be {context['expected'].replace(chr(39), '')}, got {_found(found)}{did_you_mean(found, allowed)}",
+        )
+    if kind in _WANTED:
+        return place, f"must be {_WANTED[kind]}, got {_found(found)}"
+    if kind == "scalar":
+        return place, f"must be a single value, got {_found(found)}"
+    if kind == "too_short":
+        return place, "must hold at least one entry, got an empty list"
+    if kind == "string_pattern_mismatch":
+        allowed_text = "letters, digits, . _ - and no leading . or -" if place == ("name",) else "text on one line"
+        return place, f"must be {allowed_text}, got {_found(found)}"
+    return place, f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {_found(found)}"
+
+
+def _written(value: Any) -> str:
+    """A value as YAML writes it."""
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return repr(value).replace("inf", ".inf").replace("nan", ".nan")
+    return str(value)
+
+
+def _found(value: Any) -> str:
+    """A value in a message, with its kind where the kind is not plain to see."""
+    if isinstance(value, str):
+        return f"{value[:60]!r}" + ("..." if len(value) > 60 else "") + " (text)"
+    if isinstance(value, dict | list | tuple):
+        return ("an empty " if not value else "a ") + ("mapping" if isinstance(value, dict) else "list")
+    return "nothing" if value is None else _written(value)
+
+
+def _dotted(place: Place) -> str:
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+__all__ = [
+    "Case",
+    "Cloud",
+    "Compute",
+    "LinkFigures",
+    "MethodEntry",
+    "Scenario",
+    "expand",
+    "json_schema",
+    "load_scenario",
+    "resolved_yaml",
+]

@@ -1,0 +1,163 @@
+"""Interval softmax, its guarantees under extreme logits, the score, and the losses built on it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.interval import RadiusHead, inter_fuse, intersection_probability, log_odds, uncertainty
+from models.train import losses
+
+GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
+needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="golden data (../shared/golden) is not on this machine")
+
+
+def cases(name: str) -> list[dict[str, object]]:
+    """The golden cases of a file, each its json entry plus its tensors."""
+    tensors = load_file(GOLDEN / f"{name}.safetensors")
+    found = []
+    for case in json.loads((GOLDEN / f"{name}_cases.json").read_text()):
+        prefix = f"{case['case']:02d}."
+        found.append(case | {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+    return found
+
+
+@needs_golden
+def test_interval_softmax_matches_creinn() -> None:
+    tolerance = 1e-7  # the float64 results belong to inputs that are stored rounded to float32
+    for case in cases("interval_softmax"):
+        centre, radius = case["center"], case["radius"]
+        assert isinstance(centre, Tensor) and isinstance(radius, Tensor)
+        lower, upper = inter_fuse(centre.double(), radius.double())
+        torch.testing.assert_close(lower, case["plain_lower_f64"], atol=tolerance, rtol=0)
+        torch.testing.assert_close(upper, case["plain_upper_f64"], atol=tolerance, rtol=0)
+        scores = uncertainty(lower, upper)
+        torch.testing.assert_close(scores.omega, case["Omega_plain_f64"], atol=tolerance, rtol=0)
+        torch.testing.assert_close(scores.sigma, case["Sigma_plain_f64"], atol=tolerance, rtol=0)
+        torch.testing.assert_close(scores.u, case["U_plain_f64"], atol=tolerance, rtol=0)
+        lower, upper = inter_fuse(centre, radius, reach=True)
+        torch.testing.assert_close(lower, case["reach_lower"], atol=1e-6, rtol=0)
+        torch.testing.assert_close(upper, case["reach_upper"], atol=1e-6, rtol=0)
+        wanted = case["intersection_test"]
+        assert isinstance(wanted, Tensor)
+        wide = ~wanted.isnan().any(-1)  # 0 / 0 in the reference where the interval has no width
+        torch.testing.assert_close(intersection_probability(lower, upper)[wide], wanted[wide], atol=1e-5, rtol=0)
+
+
+@needs_golden
+def test_published_formulas_match() -> None:
+    for case in cases("ciar_formulas"):
+        t = {key: value for key, value in case.items() if isinstance(value, Tensor)}
+        torch.testing.assert_close(torch.nn.functional.softplus(t["radius_pre_softplus"]), t["radius"], atol=1e-9, rtol=0)
+        lower, upper = inter_fuse(t["center"], t["radius"])
+        torch.testing.assert_close(lower, t["p_lo"], atol=1e-9, rtol=0)
+        torch.testing.assert_close(upper, t["p_hi"], atol=1e-9, rtol=0)
+        scores = uncertainty(lower, upper)
+        for found, name in ((scores.omega, "omega"), (scores.sigma, "sigma"), (scores.u, "U"), (scores.u_tilde, "U_sqrtV")):
+            torch.testing.assert_close(found, t[name], atol=1e-9, rtol=0)
+        weights = losses.Weights(*(float(str(case[k])) for k in ("lambda_v", "lambda_p", "lambda_beta", "alpha")))
+        terms = losses.inter_dro(t["p_cloud"], t["center"].softmax(-1), lower, upper, weights)
+        torch.testing.assert_close(terms.anchor_mid, t["anchor_mid"], atol=1e-9, rtol=0)
+        torch.testing.assert_close(terms.anchor_upper, t["anchor_hi"], atol=1e-9, rtol=0)
+        torch.testing.assert_close(terms.anchor_lower, t["anchor_lo"], atol=1e-9, rtol=0)
+        torch.testing.assert_close(terms.align, t["align"], atol=1e-9, rtol=0)
+        ce = losses.cross_entropy(t["p_cloud"], lower)
+        torch.testing.assert_close(ce, t["ce_lo"], atol=1e-9, rtol=0)
+        torch.testing.assert_close(losses.dro_weights(ce, weights.sharpness), t["dro_weights"], atol=1e-9, rtol=0)
+        torch.testing.assert_close(terms.worst_case, t["dro"].squeeze(), atol=1e-9, rtol=0)
+        torch.testing.assert_close(terms.total, t["total"].squeeze(), atol=1e-9, rtol=0)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([2, 3, 64, 4096, 16384]),
+    spread=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4]),
+    peak=st.sampled_from([0.0, 5.0, 17.0, 40.0, 300.0, 1e5]),
+    peaks=st.integers(0, 2),
+    radius=st.sampled_from([0.0, 1e-4, 0.7, 20.0, 1e3]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_the_interval_holds_its_promises(seed: int, size: int, spread: float, peak: float, peaks: int, radius: float,
+                                         dtype: torch.dtype) -> None:
+    """lower <= softmax <= upper and sum lower <= 1 <= sum upper, whatever the logits, within V machine epsilons."""
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.randn(3, size, generator=generator) * spread
+    centre[:, :peaks] += peak
+    centre = centre.to(dtype)
+    r = (torch.rand(3, size, generator=generator) * radius).to(dtype)
+    lower, upper = inter_fuse(centre, r)
+    p = centre.double().softmax(-1)
+    assert lower.dtype == upper.dtype == torch.float32
+    assert lower.isfinite().all() and upper.isfinite().all()
+    slack = size * torch.finfo(torch.float32).eps
+    assert (lower.double() <= p + slack).all() and (p <= upper.double() + slack).all()
+    assert (lower.double().sum(-1) <= 1 + slack).all() and (upper.double().sum(-1) >= 1 - slack).all()
+    reach_lower, reach_upper = inter_fuse(centre, r, reach=True)
+    assert (reach_lower >= lower).all() and (reach_upper <= upper).all()
+
+
+@pytest.mark.parametrize("gap", [1.0, 10.0, 17.0, 30.0, 80.0, 1000.0])
+def test_log_odds_keep_their_digits_when_one_token_holds_all_mass(gap: float) -> None:
+    """1 - p underflows in float32 from a gap of 17 on; the log-odds of the top token must still be the gap less log(V - 1)."""
+    centre = torch.zeros(1, 9)
+    centre[0, 4] = gap
+    assert log_odds(centre)[0, 4] == pytest.approx(gap - torch.tensor(8.0).log().item(), rel=1e-6)
+
+
+def test_no_radius_means_no_uncertainty() -> None:
+    centre = torch.randn(4, 33, generator=torch.Generator().manual_seed(0))
+    lower, upper = inter_fuse(centre, torch.zeros(4, 33))
+    assert torch.equal(lower, upper)
+    scores = uncertainty(lower, upper, centre.argmax(-1))
+    assert scores.u.abs().max() == 0 and scores.omega.abs().max() == 0
+    torch.testing.assert_close(scores.lower_top, 1 - centre.softmax(-1).max(-1).values, atol=1e-6, rtol=0)
+    assert torch.equal(intersection_probability(lower, upper), lower)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_stay_finite_under_extreme_logits(dtype: torch.dtype) -> None:
+    centre = torch.tensor([[1e4, 0.0, 0.0], [3.0, 3.0, -1e4], [0.0, 0.0, 0.0]], dtype=dtype, requires_grad=True)
+    pre = torch.tensor([[50.0, 0.0, -50.0]] * 3, dtype=dtype, requires_grad=True)
+    lower, upper = inter_fuse(centre, torch.nn.functional.softplus(pre))
+    (lower.sum() + upper.square().sum()).backward()
+    assert centre.grad is not None and pre.grad is not None
+    assert centre.grad.isfinite().all() and pre.grad.isfinite().all()
+
+
+def test_radius_starts_at_softplus_of_zero() -> None:
+    radius = RadiusHead(8, 5)(torch.randn(2, 3, 8))
+    torch.testing.assert_close(radius, torch.full((2, 3, 5), 2.0).log(), atol=1e-6, rtol=0)
+
+
+def test_pinball_is_least_at_the_quantile() -> None:
+    """Over samples of p_cloud, the bound with the smallest mean loss is the sample quantile."""
+    p_cloud = torch.linspace(0, 1, 1001, dtype=torch.float64).unsqueeze(-1)  # [N, 1]
+    for wanted in (0.2, 0.8):
+        grid = torch.linspace(0, 1, 101, dtype=torch.float64)
+        loss = torch.stack([losses.pinball(p_cloud, bound.expand(1001, 1), wanted).mean() for bound in grid])
+        assert grid[loss.argmin()] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("bounds", sorted(losses.BOUNDS))
+def test_losses_are_finite_and_pull_the_centre_to_the_cloud(bounds: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    p_cloud = (3 * torch.randn(6, 20, generator=generator)).softmax(-1)
+    centre = torch.zeros(6, 20, requires_grad=True)
+    pre = torch.zeros(6, 20, requires_grad=True)
+    optimiser = torch.optim.Adam([centre, pre], lr=0.1)
+    before = after = 0.0
+    for step in range(200):
+        lower, upper = inter_fuse(centre, torch.nn.functional.softplus(pre))
+        terms = losses.BOUNDS[bounds](p_cloud, centre.softmax(-1), lower, upper)
+        optimiser.zero_grad()
+        terms.total.backward()
+        optimiser.step()
+        after = float(terms.align.detach().mean())
+        before = before if step else after
+    assert after < 0.05 * before

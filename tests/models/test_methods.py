@@ -1,0 +1,163 @@
+"""The contract every decoding method keeps, tried on a tiny pair in float64. A new method is one line in METHODS_UNDER_TEST."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.pair import Pair
+from models.recorder import Recorder
+from simulator.methods import METHODS, REVISIONS, Decoding, prefix_length
+from simulator.recording import AWAIT, CLOUD, FORWARD, FROM_CLOUD, FROM_DEVICE, REPLY, SEND, Recording, SessionSpec
+
+PROMPTS = ("a small red cube in the center", "a large blue ring at the top and a small green star at the bottom left")
+
+# name, settings; one line a method.
+METHODS_UNDER_TEST: list[tuple[str, dict[str, Any]]] = [
+    ("base", {"deliver": "stream"}),
+    ("base", {"deliver": "ids"}),
+    ("base", {"deliver": "image"}),
+    ("device-only", {}),
+    ("code", {"prefix_rate": 0.3}),
+    ("ciar", {"threshold": 0.02, "prefix_rate": 0.06}),
+    ("ciar", {"threshold": 0.02, "prefix_rate": 0.0, "score": "omega", "features": "off"}),
+    ("ciar", {"threshold": 0.5, "prefix_rate": 0.2, "score": "lower-top"}),
+]
+DECODINGS: list[dict[str, Any]] = [
+    {},
+    {"guidance": 1.0, "text_encoder": "device"},
+    {"cloud": "greedy", "device": "sampled", "top_k": 7, "temperature": 0.9},
+    {"top_p": 0.8, "text_encoder": "device", "device": "sampled"},
+]
+
+
+def spec(pair: Pair, name: str, settings: dict[str, Any], prompt: str = PROMPTS[0], seed: int = 0, **decoding: Any) -> SessionSpec:
+    full = METHODS[name].model_validate(settings).model_dump()
+    return SessionSpec(
+        weights=pair.manifest.weights_hash, method=name, revision=REVISIONS[name], settings=full,
+        decoding=Decoding.model_validate(decoding).model_dump(), prompt=prompt, seed=seed, dtype="float64",
+    )
+
+
+def record(pair: Pair, *specs: SessionSpec, max_batch: int = 8) -> list[Recording]:
+    made = {one.key(): recording for one, recording in Recorder(pair, max_batch=max_batch).record(specs)}
+    return [made[one.key()] for one in specs]
+
+
+def test_every_method_has_a_program_and_is_under_test() -> None:
+    assert {name for name, _ in METHODS_UNDER_TEST} == set(METHODS) == set(REVISIONS)
+
+
+@pytest.mark.parametrize("decoding", DECODINGS, ids=lambda d: "-".join(map(str, d.values())) or "default")
+@pytest.mark.parametrize(("name", "settings"), METHODS_UNDER_TEST, ids=lambda v: v if isinstance(v, str) else "")
+def test_contract(tiny_pair: Pair, name: str, settings: dict[str, Any], decoding: dict[str, Any]) -> None:
+    specs = [spec(tiny_pair, name, settings, prompt, **decoding) for prompt in PROMPTS]
+    first = record(tiny_pair, *specs)
+    count, codebook = tiny_pair.manifest.image_tokens, tiny_pair.manifest.codebook_size
+    rows = 1 if decoding.get("guidance") == 1.0 else 2
+    for recording in first:
+        assert len(recording.tokens) == count
+        assert recording.tokens.max() < codebook
+        assert recording.image.shape == (tiny_pair.manifest.image_size, tiny_pair.manifest.image_size, 3)
+        assert np.isfinite(recording.nll).all()
+        ops = recording.ops
+        passes = ops[ops["kind"] == FORWARD]
+        assert set(passes["rows"]) <= {rows}
+        # Each call is sent once and answered once; an awaited reply belongs to a call that was sent.
+        sends, replies, awaits = (ops["call"][ops["kind"] == kind].tolist() for kind in (SEND, REPLY, AWAIT))
+        assert sends == replies == sorted(set(sends))
+        assert set(awaits) <= set(sends)
+        # Nothing is fed twice: new positions continue exactly where the cache ends, on either side.
+        for side in (0, CLOUD):
+            mine = passes[passes["side"] == side]
+            ends = mine["kv_tokens"].astype(int) + mine["new_tokens"]
+            assert mine["kv_tokens"].tolist() == [0, *ends[:-1].tolist()][: len(mine)]
+            assert mine["caption"].tolist() == [1] * min(len(mine), 1) + [0] * max(len(mine) - 1, 0)
+    # The seed decides the tokens.
+    for one, two in zip(first, record(tiny_pair, *specs), strict=True):
+        assert np.array_equal(one.tokens, two.tokens)
+    if decoding.get("cloud", "sampled") == "sampled" and name == "base":
+        other = record(tiny_pair, spec(tiny_pair, name, settings, PROMPTS[0], seed=1, **decoding))[0]
+        assert not np.array_equal(first[0].tokens, other.tokens)
+
+
+def test_deliveries_of_base_differ_only_on_the_wire(tiny_pair: Pair) -> None:
+    stream, ids, image = record(tiny_pair, *(spec(tiny_pair, "base", {"deliver": d}) for d in ("stream", "ids", "image")))
+    assert np.array_equal(stream.tokens, ids.tokens)
+    assert np.array_equal(stream.tokens, image.tokens)
+    assert np.array_equal(stream.image, image.image)
+    count = tiny_pair.manifest.image_tokens
+    for recording, ids_down in ((stream, count), (ids, count), (image, 0)):
+        down = recording.ops[recording.ops["side"] == CLOUD]
+        assert down["ids"].sum() == ids_down
+    assert image.ops["image_bytes"].sum() > 0
+
+
+def test_cloud_call_pct_is_cloud_passes_per_token(tiny_pair: Pair) -> None:
+    count = tiny_pair.manifest.image_tokens
+    base, device, code = record(
+        tiny_pair, spec(tiny_pair, "base", {}), spec(tiny_pair, "device-only", {}), spec(tiny_pair, "code", {"prefix_rate": 0.3})
+    )
+    assert base.cloud_call_pct() == 100.0
+    assert device.cloud_call_pct() == 0.0
+    assert code.cloud_call_pct() == 100.0 * prefix_length(0.3, count) / count
+    assert (code.decided_by == FROM_CLOUD).sum() == prefix_length(0.3, count)
+
+
+def test_ciar_at_threshold_zero_is_the_cloud_and_at_infinity_the_device(tiny_pair: Pair) -> None:
+    count = tiny_pair.manifest.image_tokens
+    for decoding in ({}, {"cloud": "greedy"}):
+        zero, base = record(
+            tiny_pair, spec(tiny_pair, "ciar", {"threshold": 0.0}, **decoding), spec(tiny_pair, "base", {}, **decoding)
+        )
+        assert np.array_equal(zero.tokens, base.tokens)
+        assert zero.cloud_call_pct() == 100.0
+    prefix = 0.3
+    infinite, code, alone, device = record(
+        tiny_pair,
+        spec(tiny_pair, "ciar", {"threshold": math.inf, "prefix_rate": prefix}),
+        spec(tiny_pair, "code", {"prefix_rate": prefix}),
+        spec(tiny_pair, "ciar", {"threshold": math.inf, "prefix_rate": 0.0}),
+        spec(tiny_pair, "device-only", {}),
+    )
+    assert np.array_equal(infinite.tokens, code.tokens)
+    assert np.array_equal(alone.tokens, device.tokens)
+    assert infinite.cloud_passes() == prefix_length(prefix, count)
+
+
+def test_ciar_sends_pending_tokens_with_a_feature_each_and_never_the_tail(tiny_pair: Pair) -> None:
+    scores = record(tiny_pair, spec(tiny_pair, "device-only", {}))[0].scores
+    threshold = float(np.quantile(scores[:, 0], 0.6))  # so that some tokens are accepted and some are not
+    with_features, without = record(
+        tiny_pair,
+        spec(tiny_pair, "ciar", {"threshold": threshold}),
+        spec(tiny_pair, "ciar", {"threshold": threshold, "features": "off"}),
+    )
+    for recording, features in ((with_features, True), (without, False)):
+        local = recording.decided_by == FROM_DEVICE
+        assert local.any()
+        assert not local.all()
+        uploads = recording.ops[(recording.ops["kind"] == SEND) & (recording.ops["call"] > 0)]
+        last_cloud = int(np.flatnonzero(~local).max())
+        pending = int(local[:last_cloud].sum())  # accepted before the last token the cloud decided
+        assert uploads["ids"].sum() == pending + len(uploads)  # one candidate an upload
+        assert uploads["feature_vectors"].sum() == (pending if features else 0)
+        assert len(uploads) == (~local).sum() - prefix_length(0.06, len(local))
+        assert recording.scores[local, 0].max() < threshold
+        scored = ~np.isnan(recording.scores[:, 0])
+        assert recording.scores[scored & ~local, 0].min() >= threshold
+
+
+def test_batch_size_changes_no_token_in_float64(tiny_pair: Pair) -> None:
+    specs = [
+        spec(tiny_pair, name, settings, prompt, seed)
+        for name, settings in METHODS_UNDER_TEST
+        for prompt in PROMPTS
+        for seed in (0, 1)
+    ]
+    alone = record(tiny_pair, *specs, max_batch=1)
+    together = record(tiny_pair, *specs, max_batch=32)
+    for one, two in zip(alone, together, strict=True):
+        assert np.array_equal(one.tokens, two.tokens)
+        assert np.array_equal(one.ops, two.ops)

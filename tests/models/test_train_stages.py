@@ -1,0 +1,127 @@
+"""The three sequence stages at toy size: they learn, resume, report, and what they leave becomes a pair."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import scenes
+from models.pair import export_pair, load_pair, load_transformer
+from models.train import cloud, device, phi
+from models.train.tokens import SceneTokens
+from models.vq import VQConfig, VQModel, save_vq
+from simulator.errors import ScenarioError, WeightsError
+from simulator.pairs import pair_manifest
+from simulator.rng import stream
+
+SHAPE = {"n_layer": 2, "n_head": 2, "dim": 32, "ffn_hidden": 48, "vocab_size": 64, "caption_slots": 32, "caption_dim": 144, "grid": 4}
+COMMON: dict[str, Any] = {"scenes": {"train": 60, "held_out": 20}, "batch_images": 8}
+TRAINING = {"steps": 30, "learning_rate": 3e-3, "warmup_steps": 3, "ema_decay": 0.8}
+CONFIG = {
+    "cloud": {"model": SHAPE, "training": {**TRAINING, "steps": 60}, **COMMON},
+    "device": {"training": TRAINING, "positions": 8, **COMMON},
+    "phi": {"training": TRAINING, "positions": 8, "bottleneck": 16, **COMMON},
+}
+RUN = {"cloud": cloud.run, "device": device.run, "phi": phi.run}
+
+
+def colour_tokens(tokenizer: Path, seed: int, count: int, cache: Path) -> SceneTokens:
+    """Stand-in tokens that a caption predicts: they walk up from the number of its first colour."""
+    captions = [scenes.scene(seed, i).caption for i in range(count)]
+    colours = [next(n for n, word in enumerate(scenes.COLORS) if word in caption.split()) for caption in captions]
+    noise = stream(seed, "test.noise").integers(0, 2, size=(count, 16))
+    return SceneTokens(((np.array(colours)[:, None] * 7 + np.arange(16) + noise) % 64).astype(np.uint16), captions)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tokenizer").mkdir()
+    vq = VQConfig(codebook_size=64, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32, num_res_blocks=1, patch=4)
+    save_vq(folder / "tokenizer" / "tokenizer.safetensors", VQModel(vq), {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cloud, "scene_tokens", colour_tokens)
+        for name, run in RUN.items():
+            run(CONFIG[name], folder / name)
+    return folder
+
+
+def metrics(folder: Path, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / stage / "metrics.json").read_text())
+    return found
+
+
+def test_the_cloud_learns_tokens_and_captions(trained: Path) -> None:
+    found = metrics(trained, "cloud")
+    assert found["nats_per_token"] < 0.6 * np.log(64)
+    assert found["nats_per_token"] < found["nats_per_token_other_caption"]
+
+
+def test_the_device_reports_agreement_and_scores(trained: Path) -> None:
+    found = metrics(trained, "device")
+    assert 0.3 < found["agreement"] <= 1
+    wanted = {f"{bounds}.{score}" for bounds in ("quantile", "inter-dro") for score in ("u_tilde", "omega", "lower_top")}
+    assert set(found["auroc"]) == wanted | {"entropy", "one_minus_max_p"}
+    assert set(found["quantile.u_tilde"]) == {"p10", "p25", "p50", "p75", "p90", "share_at_least_0.30"}
+
+
+def test_phi_does_not_make_things_worse(trained: Path) -> None:
+    found = metrics(trained, "phi")
+    assert found["kl_nats"] <= 1.02 * found["kl_nats_without_features"]
+
+
+def test_what_training_leaves_becomes_a_pair(trained: Path, tmp_path: Path) -> None:
+    export_pair(trained, tmp_path / "pair", name="toy")
+    pair = load_pair(tmp_path / "pair")
+    assert pair.manifest == pair_manifest(tmp_path / "pair")
+    alone = load_transformer(trained / "cloud" / "cloud.safetensors")
+    for key, value in alone.state_dict().items():
+        assert torch.equal(value, pair.cloud.state_dict()[key])
+    before = pair.manifest.weights_hash
+    export_pair(trained, tmp_path / "pair", name="toy")  # replaces the folder
+    assert pair_manifest(tmp_path / "pair").weights_hash == before
+    assert [path.name for path in tmp_path.iterdir()] == ["pair"]
+
+
+def test_batches_are_keyed_and_cover_an_epoch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
+    data = cloud.Sequences(tmp_path, cloud.Scenes(train=24, held_out=3), seed=1)
+    again = cloud.Sequences(tmp_path, cloud.Scenes(train=24, held_out=3), seed=1)
+    assert torch.equal(data.batch("x", 5, 8, 0.5).tokens, again.batch("x", 5, 8, 0.5).tokens)
+    epoch = np.concatenate([data.batch("x", step, 8, 0.5).tokens.numpy() for step in range(3)])
+    assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, data.train.codes.astype(int).tolist()))
+    assert [len(batch.tokens) for batch in data.held_out_batches(2)] == [2, 1]
+
+
+def test_a_null_caption_hides_everything_but_its_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
+    data = cloud.Sequences(tmp_path, cloud.Scenes(train=24, held_out=3), seed=1)
+    stage = cloud.CloudStage(cloud.settings_from(cloud.CloudConfig, CONFIG["cloud"], model=cloud.TransformerConfig), data)
+    batch = data.batch("x", 0, 8, 1.0)
+    assert isinstance(stage.model, cloud.Transformer)
+    assert torch.equal(batch.caption_for(stage.model)[3], stage.model.null_caption(1)[0])
+    stage.loss(batch, 0)[0].backward()
+    stage.model.output.weight.data.normal_()
+    stage.loss(batch, 0)[0].backward()
+    gradient = stage.model.cls_embedding.uncond_embedding.grad
+    assert gradient is not None and gradient.abs().sum() > 0
+
+
+def test_auroc_matches_counting_pairs() -> None:
+    rng = stream(0, "test.auroc")
+    score, event = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in score[event] for b in score[~event]]
+    assert device.auroc(score, event) == pytest.approx(np.mean(pairs))
+    assert np.isnan(device.auroc(score, np.zeros(60, dtype=bool)))
+
+
+def test_settings_name_their_mistakes(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="unknown key batch_image; allowed: batch_images"):
+        cloud.run({**CONFIG["cloud"], "batch_image": 4}, tmp_path)
+    with pytest.raises(ScenarioError, match="missing"):
+        device.run({"training": TRAINING}, tmp_path)
+    with pytest.raises(WeightsError, match="holds another kind of model"):
+        load_transformer(trained / "phi" / "phi.safetensors")

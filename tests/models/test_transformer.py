@@ -1,0 +1,228 @@
+"""The decoder against LlamaGen's reference outputs, and its two ways of running against each other."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.backbones import load_llamagen
+from models.sampling import guide
+from models.transformer import KVCache, Transformer, TransformerConfig, attention_mask, rope_table
+
+GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
+needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="golden data (../shared/golden) is not on this machine")
+
+SMALL = TransformerConfig(n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4)
+
+
+def golden_model(grid: int) -> Transformer:
+    heads = json.loads((GOLDEN / "llamagen_gpt_tiny_config.json").read_text())["n_head"]
+    return load_llamagen(GOLDEN / "llamagen_gpt_tiny.pt", grid=grid, n_head=heads).eval()
+
+
+def golden_io(grid: int) -> dict[str, Tensor]:
+    return load_file(GOLDEN / f"llamagen_gpt_tiny_io_{grid}x{grid}.safetensors")
+
+
+def small_model(seed: int = 0) -> Transformer:
+    model = Transformer(SMALL).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.endswith("norm.weight"):
+                parameter.normal_(0.0, 0.3, generator=generator)
+    return model
+
+
+def small_inputs(batch: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, SMALL.vocab_size, (batch, SMALL.tokens), generator=generator)
+    caption = torch.randn(batch, SMALL.caption_slots, SMALL.caption_dim, generator=generator, dtype=torch.float64)
+    valid = torch.randint(1, SMALL.caption_slots + 1, (batch, 1), generator=generator)
+    mask = torch.arange(SMALL.caption_slots) >= SMALL.caption_slots - valid  # left padded
+    return tokens, caption * mask.unsqueeze(-1), mask
+
+
+def decode_greedy(model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1) -> tuple[Tensor, Tensor]:
+    """LlamaGen's loop through the cache: tokens [B, T] and the raw logits of every step [T, R, V]."""
+    batch, slots = caption.shape[:2]
+    guided = scale > 1
+    if guided:
+        caption, mask = torch.cat([caption, model.null_caption(batch)]), torch.cat([mask, mask])
+    total = len(caption)
+    cache = KVCache(model.config, total, dtype=caption.dtype)
+    cache.caption_mask[:] = mask
+    rows, start = torch.arange(total), torch.zeros(total, dtype=torch.long)
+    embeds = model.embed_caption(caption)
+    tokens, raw = [], []
+    for t in range(model.config.tokens):
+        n_new = torch.full((total,), embeds.shape[1])
+        logits = model.logits(model.step(cache, rows, start, embeds, n_new)[:, -1])  # [R, V]
+        start = start + n_new
+        raw.append(logits)
+        if guided:
+            off = interval >= 0 and t - 1 > interval
+            logits = guide(logits[:batch], logits[batch:], 1.0 if off else scale)
+        tokens.append(logits.argmax(-1))
+        embeds = model.embed_tokens(tokens[-1].repeat(2 if guided else 1)).unsqueeze(1)  # [R, 1, D]
+    return torch.stack(tokens, dim=1), torch.stack(raw)
+
+
+# --- golden
+
+
+@needs_golden
+@pytest.mark.parametrize("grid", [8, 16])
+@torch.inference_mode()
+def test_teacher_forcing_matches_reference(grid: int) -> None:
+    model, io = golden_model(grid), golden_io(grid)
+    tokens = io["teacher_tokens"]
+    logits, hidden = model(tokens[:, :-1], io["caption_embs"], io["emb_masks"].bool())
+    torch.testing.assert_close(logits, io["teacher_logits_masked"], atol=2e-4, rtol=0)
+    if grid == 8:
+        logits, _ = model(tokens[:, :-1], io["caption_embs"], None)
+        torch.testing.assert_close(logits, io["teacher_logits_causal_only"], atol=2e-4, rtol=0)
+
+
+@needs_golden
+@torch.inference_mode()
+def test_hidden_states_and_caption_projection_match_reference() -> None:
+    model, io = golden_model(8), golden_io(8)
+    block0: list[Tensor] = []
+    model.layers[0].register_forward_hook(lambda module, args, out: block0.append(out))
+    hidden = model.hidden(io["teacher_tokens"][:, :-1], io["caption_embs"], io["emb_masks"].bool())
+    torch.testing.assert_close(hidden, io["teacher_hidden_normed_masked"], atol=2e-4, rtol=0)
+    torch.testing.assert_close(block0[0], io["teacher_block0_out_masked"], atol=2e-4, rtol=0)
+    torch.testing.assert_close(model.embed_caption(io["caption_embs"]), io["caption_projected"], atol=2e-4, rtol=0)
+    torch.testing.assert_close(model.null_caption(1)[0], io["uncond_embedding_rows"], atol=0, rtol=0)
+
+
+@needs_golden
+def test_rope_table_and_mask_match_reference() -> None:
+    model, io = golden_model(8), golden_io(8)
+    table = rope_table(model.config).float()  # [184, 16, 2]
+    torch.testing.assert_close(table, io["rope_table"], atol=1e-6, rtol=0)
+    length = model.config.positions
+    caption_mask = io["emb_masks"].bool().repeat(2, 1)
+    mask = attention_mask(torch.arange(length).unsqueeze(0), length, caption_mask, model.config.caption_slots)
+    assert torch.equal(mask, io["kv_causal_mask_cfg7p5"][:, :length, :length].bool())
+
+
+@needs_golden
+@pytest.mark.parametrize("grid", [8, 16])
+@pytest.mark.parametrize(("scale", "interval", "name"), [(1.0, -1, "cfg1"), (7.5, -1, "cfg7p5"), (7.5, 10, "cfg7p5_interval10")])
+@torch.inference_mode()
+def test_cached_decoding_matches_reference(grid: int, scale: float, interval: int, name: str) -> None:
+    model, io = golden_model(grid), golden_io(grid)
+    if f"greedy_tokens_{name}" not in io:
+        pytest.skip("the reference has this setting on the 8 x 8 grid only")
+    tokens, raw = decode_greedy(model, io["caption_embs"], io["emb_masks"].bool(), scale, interval)
+    assert torch.equal(tokens, io[f"greedy_tokens_{name}"])
+    if interval < 0:
+        steps = io["step_index"] if "step_index" in io else torch.arange(len(raw))
+        torch.testing.assert_close(raw[steps], io[f"step_logits_raw_{name}"], atol=2e-4, rtol=0)
+    if interval < 0 and scale > 1 and grid == 8:
+        batch = len(tokens)
+        combined = guide(raw[:, :batch], raw[:, batch:], scale)
+        torch.testing.assert_close(combined, io["step_logits_combined_cfg7p5"], atol=2e-3, rtol=0)  # 14 x the raw tolerance
+
+
+# --- the cache against teacher forcing, in float64
+
+
+@torch.inference_mode()
+def test_ragged_steps_equal_teacher_forcing() -> None:
+    """Rows of different lengths, taken in different strides, in passes that hold only some of the rows, in any order."""
+    model = small_model()
+    tokens, caption, mask = small_inputs(4)
+    features = torch.randn(4, SMALL.tokens, SMALL.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = model.hidden(tokens, caption, mask, features)  # [B, S, D]
+    inputs = torch.cat([model.embed_caption(caption), model.embed_tokens(tokens) + features], dim=1)  # [B, S, D]
+    cache = KVCache(SMALL, 6, dtype=torch.float64)
+    placed = torch.tensor([4, 1, 5, 0])  # sequence b lives in cache row placed[b]
+    cache.caption_mask[placed] = mask
+    done = torch.zeros(4, dtype=torch.long)
+    generator = torch.Generator().manual_seed(3)
+    got = torch.full_like(expected, torch.nan)
+    while bool((done < SMALL.positions).any()):
+        chosen = torch.randperm(4, generator=generator)[: int(torch.randint(1, 5, (1,), generator=generator))]
+        chosen = chosen[done[chosen] < SMALL.positions]
+        if not len(chosen):
+            continue
+        stride = torch.randint(1, 8, (len(chosen),), generator=generator)
+        n_new = torch.minimum(stride, SMALL.positions - done[chosen])
+        embeds = torch.zeros(len(chosen), int(n_new.max()), SMALL.dim, dtype=torch.float64)
+        for i, b in enumerate(chosen.tolist()):
+            embeds[i, : n_new[i]] = inputs[b, done[b] : done[b] + n_new[i]]
+        hidden = model.step(cache, placed[chosen], done[chosen], embeds, n_new)
+        for i, b in enumerate(chosen.tolist()):
+            got[b, done[b] : done[b] + n_new[i]] = hidden[i, : n_new[i]]
+        done[chosen] += n_new
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+
+
+@torch.inference_mode()
+def test_rolling_back_is_a_smaller_start() -> None:
+    model = small_model()
+    tokens, caption, mask = small_inputs(2)
+    inputs = torch.cat([model.embed_caption(caption), model.embed_tokens(tokens)], dim=1)  # [B, S, D]
+    expected = model.hidden(tokens, caption, mask)
+    cache = KVCache(SMALL, 2, dtype=torch.float64)
+    cache.caption_mask[:] = mask
+    rows, zero, slots = torch.arange(2), torch.zeros(2, dtype=torch.long), SMALL.caption_slots
+    wrong = inputs.clone()
+    wrong[:, slots + 3 :] = 7.0  # drafted tokens that will be thrown away
+    model.step(cache, rows, zero, wrong[:, : slots + 9], torch.full((2,), slots + 9))
+    start = torch.tensor([slots + 3, slots + 1])
+    n_new = torch.tensor([4, 6])
+    embeds = torch.zeros(2, 6, SMALL.dim, dtype=torch.float64)
+    for row in range(2):
+        embeds[row, : n_new[row]] = inputs[row, start[row] : start[row] + n_new[row]]
+    hidden = model.step(cache, rows, start, embeds, n_new)
+    for row in range(2):
+        span = slice(int(start[row]), int(start[row] + n_new[row]))
+        torch.testing.assert_close(hidden[row, : n_new[row]], expected[row, span], atol=1e-12, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    model = small_model()
+    tokens, caption, mask = small_inputs(3)
+    together, _ = model(tokens[:, :-1], caption, mask)
+    for b in range(3):
+        alone, _ = model(tokens[b : b + 1, :-1], caption[b : b + 1], mask[b : b + 1])
+        torch.testing.assert_close(alone[0], together[b], atol=1e-12, rtol=0)
+
+
+def test_a_sequence_that_is_too_long_is_refused() -> None:
+    model = small_model()
+    cache = KVCache(SMALL, 1, dtype=torch.float64)
+    embeds = torch.zeros(1, 2, SMALL.dim, dtype=torch.float64)
+    with pytest.raises(IndexError, match="22 positions does not fit 21"):
+        model.step(cache, torch.tensor([0]), torch.tensor([SMALL.positions - 1]), embeds, torch.tensor([2]))
+
+
+def test_a_shape_that_rotary_pairs_cannot_fill_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 4"):
+        TransformerConfig(1, 2, 12, 8, 8, 2, 4, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.inference_mode()
+def test_half_precision_stays_close_and_keeps_exact_rotation(dtype: torch.dtype) -> None:
+    model = small_model()
+    tokens, caption, mask = small_inputs(2)
+    exact, _ = model(tokens[:, :-1], caption, mask)
+    halved, _ = model.to(dtype)(tokens[:, :-1], caption.to(dtype), mask)
+    assert halved.dtype == torch.float32
+    assert (halved - exact).abs().mean() < 0.05 * exact.std()
+
+
+def test_untrained_model_is_uniform() -> None:
+    model = Transformer(SMALL)
+    tokens, caption, mask = small_inputs(1)
+    logits, _ = model(tokens[:, :-1], caption.float(), mask)
+    assert torch.equal(logits, torch.zeros(1, SMALL.tokens, SMALL.vocab_size))

@@ -1,0 +1,282 @@
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.build import build_report
+from reports.load import Run, axis_label, condition, finding, label, load_run, significant, split_unit
+from reports.plots import break_evens, colours, numeric_axes, short_labels
+from simulator.errors import RunFolderError
+from simulator.results import REQUEST_COLUMNS, Case, Picture, write_run
+from simulator.rng import stream
+
+PROVENANCE = {
+    "name": "synthetic",
+    "as_if": "latency as if llamagen-xl on a100; acceptance and quality of the scenes pair",
+    "compute": {"cloud": "roofline: data sheet", "device": "published: <figure> & text"},
+    "notes": ["heat of the device"],
+    "git_commit": "0123abc",
+}
+
+
+def case(method: str, seconds: float, swept: dict[str, Any], nll: float = 4.0, n: int = 12) -> Case:
+    """Latencies around `seconds` (5 %), half of them in the uplink."""
+    latency = seconds * stream(0, "test", method, str(swept)).uniform(0.95, 1.05, n)
+    columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
+    columns |= {"request": np.arange(n), "prompt": np.arange(n) % 4, "requested_s": 10.0 * np.arange(n)}
+    columns |= {"latency_s": latency, "uplink_s": latency / 2, "device_compute_s": latency / 2}
+    columns |= {"done_s": columns["requested_s"] + latency, "cloud_call_pct": np.full(n, 20.0)}
+    shift = np.array([-0.1, 0.1, -0.05, 0.05])
+    quality = {"prompt": np.arange(4), "cloud_nll": nll + shift, "cloud_greedy_pct": 40 + shift, "base_greedy_pct": 30 + shift}
+    return Case(method, swept, columns, quality)
+
+
+CASES = [
+    case("base", 8.0, {"network.preset": "wifi"}),
+    case("ciar threshold=0.5", 4.0, {"network.preset": "wifi"}, nll=2.0),
+    case("code prefix_rate=0.3", 6.0, {"network.preset": "wifi"}, nll=3.98),
+    case("base", 8.0, {"network.preset": "lte"}),
+    case("ciar threshold=0.5", 8.0, {"network.preset": "lte"}),
+    case("code prefix_rate=0.3", 16.0, {"network.preset": "lte"}),
+]
+SWEEP = [
+    case(method, seconds + slope * rtt, {"network.rtt_ms": rtt, **({"methods.ciar.threshold": 0.3} if method == "ciar" else {})})
+    for rtt in (10, 50, 200)
+    for method, seconds, slope in (("base", 8.0, 0.0), ("ciar", 4.0, 0.05))
+]
+IMAGE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+PICTURES = [
+    *[Picture(m, p, f'prompt {p} & "more"', "image", IMAGE) for m in ("base", "ciar threshold=0.5") for p in range(5)],
+    *[Picture("ciar threshold=0.5", p, f"prompt {p}", "uncertainty", np.array([[0.1, np.nan], [0.3, 0.4]])) for p in range(5)],
+    *[Picture("ciar threshold=0.5", p, f"prompt {p}", "decided", np.array([[0.0, 0.0], [1.0, 1.0]])) for p in range(5)],
+]
+
+
+def write(folder: Path, cases: list[Case], **more: Any) -> Path:
+    arguments: dict[str, Any] = {"scenario_yaml": "name: synthetic  # <b>\n", "provenance": PROVENANCE, "pictures": PICTURES}
+    write_run(folder, **{**arguments, "cases": cases, **more})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("runs") / "grid", CASES, draw=build_report)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    return load_run(folder)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# ---- words
+
+
+def test_numbers_have_three_digits_and_no_data_is_a_dash() -> None:
+    values = {0.0: "0", 1.0: "1.00", 12.345: "12.3", 1234.6: "1,235", 0.00456: "0.00456", 9.999: "10.0", 4.56e-6: "4.56e-06", math.nan: "–", math.inf: "∞"}
+    assert {value: significant(value) for value in values} == values
+
+
+def test_units_and_labels() -> None:
+    assert split_unit("network.rtt_ms") == ("RTT", "ms")
+    assert split_unit("cloud.replicas") == ("cloud replicas", "")
+    assert axis_label("workload.arrivals.poisson_per_s") == "poisson (per s)"
+    assert axis_label("network.up_mbps") == "up (Mbit/s)"
+    swept = ("methods.ciar.threshold", "network.preset", "cloud.replicas")
+    row = {"method": "ciar", "methods.ciar.threshold": 0.5, "network.preset": "lte", "cloud.replicas": 4}
+    assert label(row, swept) == "ciar threshold=0.5"
+    assert label({**row, "method": "ciar threshold=0.5"}, swept) == "ciar threshold=0.5"
+    assert label({**row, "method": "base"}, swept) == "base"
+    assert condition(row, swept) == "lte, cloud replicas 4"
+
+
+# ---- findings
+
+
+def test_findings_by_network(run: Run) -> None:
+    wifi, lte = (finding(name, cases) for name, cases in run.conditions())
+    assert wifi.title == "wifi: ciar threshold=0.5 is fastest (2.0× base)"
+    pattern = r"ciar threshold=0\.5 is fastest: [34]\.\d\d s per image \(.* to .*\), .*× base's speed \(.* to .*\)\.$"
+    assert re.match(pattern, wifi.sentences[0])
+    assert wifi.sentences[1].startswith("Its pictures are not base's: cloud_nll 2.00 ")
+    assert wifi.sentences[2].startswith("Fastest with a cloud_nll that overlaps base's: code prefix_rate=0.3, ")
+    assert lte.title.startswith("lte: no difference between ")
+    assert "16" not in lte.title
+    assert "code" not in lte.title
+
+
+def rows(*values: tuple[str, float, float, float], n: int = 9) -> pd.DataFrame:
+    """Cases by (label, mean latency, half-width, speed-up, +- 1 %)."""
+    frame = pd.DataFrame(values, columns=["label", "latency_mean_s", "half", "speedup"])
+    frame["method"], frame["distinct_images"] = frame["label"], n
+    frame["latency_mean_lo_s"] = frame["latency_mean_s"] - frame["half"]
+    frame["latency_mean_hi_s"] = frame["latency_mean_s"] + frame["half"]
+    frame["speedup_lo"], frame["speedup_hi"] = frame["speedup"] * 0.99, frame["speedup"] * 1.01
+    return frame.assign(cloud_nll=math.nan, cloud_nll_lo=math.nan, cloud_nll_hi=math.nan)
+
+
+def test_base_may_win() -> None:
+    said = finding("wifi", rows(("ciar", 4.0, 0.1, 0.5), ("base", 2.0, 0.1, 1.0)))
+    assert said.title == "wifi: base is fastest (ciar takes 2.0× as long)"
+    sentence = "base is fastest: 2.00 s per image (1.90 to 2.10). The next, ciar, takes 2.0× as long (2.0 to 2.0)."
+    assert said.sentences == (sentence,)
+
+
+def test_no_difference_is_said_plainly() -> None:
+    said = finding("wifi", rows(("ciar", 4.0, 0.5, math.nan), ("code", 4.2, 0.5, math.nan), ("lantern", 9.0, 0.5, math.nan)))
+    assert said.title == "wifi: no difference between ciar and code"
+    assert "the intervals overlap" in said.sentences[0]
+
+
+def test_paired_interval_decides_against_base() -> None:
+    """The intervals of the means overlap, the paired one excludes 1: told apart."""
+    apart = finding("x", rows(("ciar", 4.0, 1.0, 1.1), ("base", 4.4, 1.0, 1.0)))
+    assert apart.title == "x: ciar is fastest (1.1× base)"
+    close = finding("x", rows(("ciar", 4.0, 0.0, 1.005), ("base", 4.4, 0.0, 1.0)))
+    assert close.title == "x: no difference between ciar and base"
+
+
+def test_nothing_and_one_request() -> None:
+    assert finding("x", rows(("base", math.nan, 0.1, math.nan))).title == "x: no request was answered"
+    single = finding("x", rows(("ciar", 1.0, math.nan, 2.0), ("base", 2.0, math.nan, 1.0)))
+    assert "nothing can be concluded" in single.sentences[0]
+    assert finding("x", rows(("ciar", 1.0, 0.1, math.nan))).title == "x: ciar takes 1.00 s"
+
+
+def test_break_even_lies_on_the_line_between_runs() -> None:
+    table = rows(("base", 5.0, 0.1, 1.0), ("base", 5.0, 0.1, 1.0), ("ciar", 4.0, 0.1, 1.2), ("ciar", 8.0, 0.1, 0.6))
+    table["network.rtt_ms"] = [0.0, 100.0, 0.0, 100.0]
+    assert break_evens(table, "network.rtt_ms") == [("ciar", 25.0, 5.0)]
+
+
+# ---- plots and page
+
+
+def test_files_and_same_bytes_twice(folder: Path, tmp_path: Path) -> None:
+    before = files(folder)
+    names = ("latency_quality", "latency_parts", "image_grid")
+    assert {f"plots/{name}.{form}" for name in names for form in ("png", "svg")} < set(before)
+    build_report(folder)
+    assert files(folder) == before
+    assert files(write(tmp_path / "elsewhere", CASES, draw=build_report)) == before
+    stale = folder / "plots" / "sweep_gone.png"
+    stale.write_bytes(b"")
+    build_report(folder)
+    assert files(folder) == before
+
+
+def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:"}
+    assert "default-src 'none'" in page
+    for words in (
+        "ciar threshold=0.5 is fastest",
+        "Latency as if llamagen-xl on a100; acceptance and quality of the scenes pair",
+        "No difference can be told between",
+        "roofline: data sheet",
+        "published: &lt;figure&gt; &amp; text",
+        "Heat of the device",
+        "name: synthetic  # &lt;b&gt;",
+        "prompt 0 &amp; &quot;more&quot;",
+        "Not shown, for want of data: cost_usd",
+        "cloud_call_pct",
+    ):
+        assert words in page, words
+    assert page.count("<figure>") == 4 * 4  # four prompts of five; two images and two maps each
+    images = re.findall(r"<img [^>]*>", page)
+    assert images
+    assert all(re.search(r'alt="[^"]+"', image) for image in images)
+
+
+def test_svg_carries_no_date(folder: Path) -> None:
+    for path in (folder / "plots").glob("*.svg"):
+        assert b"<dc:date>" not in path.read_bytes()
+
+
+def test_sweep(tmp_path: Path) -> None:
+    folder = write(tmp_path / "sweep", SWEEP, pictures=(), draw=build_report)
+    run = load_run(folder)
+    assert numeric_axes(run) == ["network.rtt_ms"]
+    assert run.labels() == ["base", "ciar threshold=0.3"]
+    assert {path.name for path in (folder / "plots").glob("*.png")} == {
+        "latency_quality.png",
+        "latency_parts.png",
+        "sweep_network_rtt_ms.png",
+    }
+    assert "Along network.rtt_ms" in (folder / "report.html").read_text()
+
+
+def test_settings_of_one_method_share_a_hue(tmp_path: Path) -> None:
+    cases = [case("ciar", 4.0, {"methods.ciar.threshold": t}) for t in (0.1, 0.2, 0.3)] + [case("base", 8.0, {})]
+    run = load_run(write(tmp_path / "run", cases))
+    assert list(short_labels(run).values()) == ["ciar threshold=0.1", "0.2", "0.3", "base"]
+    assert len(set(colours(run).values())) == 4
+    assert colours(run)["ciar threshold=0.2"] == "#d55e00"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_hardly_any_requests(tmp_path: Path, count: int) -> None:
+    cases = [case("base", 8.0, {}, n=count), case("device-only", 4.0, {}, n=count)]
+    folder = write(tmp_path / "run", cases, provenance={"name": "few"}, pictures=(), draw=build_report)
+    page = (folder / "report.html").read_text()
+    assert ("nothing to compare" if count == 0 else "nothing can be concluded") in page
+    assert not re.search(r"\bnan\b", page)
+    assert 'data-v="">–<' in page
+
+
+def test_many_conditions_and_methods(tmp_path: Path) -> None:
+    settings = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    cases = [case(f"ciar threshold={t}", 4.0 + t + i, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for t in settings]
+    folder = write(tmp_path / "run", cases, pictures=(), draw=build_report)
+    assert (folder / "plots" / "latency_quality.png").stat().st_size > 10_000
+
+
+# ---- bad folders
+
+
+def test_folders_that_are_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="it does not exist"):
+        load_run(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="not a folder"):
+        load_run(tmp_path / "file")
+    with pytest.raises(RunFolderError, match=r"it has no provenance\.json"):
+        load_run(tmp_path)
+    (tmp_path / "provenance.json").write_text('{"program": "other"}')
+    with pytest.raises(RunFolderError, match="not from ciar-sim"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["scenario.yaml", "summary.csv", "requests.parquet", "provenance.json", "images/base_0.png"])
+def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(RunFolderError, match=re.escape(name)):
+        build_report(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("summary.csv", b"a,b\n1,2\n"),
+        ("summary.csv", b""),
+        ("provenance.json", b"{"),
+        ("images/base_0.png", b"x"),
+        ("images/index.json", b"[1]"),
+    ],
+)
+def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, data: bytes) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(data)
+    with pytest.raises(RunFolderError, match=name.split("/")[0]):
+        build_report(tmp_path / "run")

@@ -1,0 +1,157 @@
+"""Small recordings built by hand, costs whose seconds are binary fractions, and cases around them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simulator.costs import Costs, Pricing, Work
+from simulator.engine import CaseInputs, CaseResult, Network, simulate
+from simulator.messages import Widths
+from simulator.ops import COMPUTE_KINDS, ROLES
+from simulator.recording import (
+    AWAIT,
+    CLOUD,
+    COMPUTE,
+    DEVICE,
+    EMIT,
+    FORWARD,
+    FROM_CLOUD,
+    FROM_DEVICE,
+    OP_DTYPE,
+    REPLY,
+    SCORES,
+    SEND,
+    Recording,
+)
+from simulator.replay import SessionProgram, compile_session
+from simulator.workload import Arrivals
+
+WIDTHS = Widths(dim=8, vocab_size=32, caption_dim=4, image_pixels=64)
+PRICING = Pricing(caption_slots=4, widths=WIDTHS)
+Op = dict[str, int]
+
+
+@dataclass
+class UniformCosts:
+    """Every pass takes `pass_s` and `row_s` more for each row; every other work its own fixed time. For tests only."""
+
+    pass_s: float = 1 / 64
+    row_s: float = 0.0
+    caption_encoder_s: float = 1 / 32
+    phi_s: float = 0.0
+    image_decoder_s: float = 1 / 16
+    power_w: float = 2.0
+    origin: str = "published: made up for tests"
+    extrapolated: bool = False
+
+    def pass_seconds(self, work: Work) -> float:
+        return self.pass_s + self.row_s * work.rows
+
+    def compute_seconds(self, kind: str) -> float:
+        return float(getattr(self, f"{kind}_s"))
+
+
+DEVICE_COSTS = UniformCosts(pass_s=1 / 256)
+CLOUD_COSTS = UniformCosts(pass_s=1 / 64)
+# 1 Mibit/s: 128 bytes take 2**-10 s, so that every time on these links is a binary fraction.
+NETWORK = Network(up_bps=2.0**20, down_bps=2.0**21, up_delay_s=1 / 32, down_delay_s=1 / 16)
+
+
+def op(kind: int, **columns: int) -> Op:
+    return {"kind": kind, "call": -1, **columns}
+
+
+def forward(role: str = "device", new: int = 1, kv: int = 0, **columns: int) -> Op:
+    what = ROLES.index(role)
+    defaults = {"what": what, "rows": 2, "new_tokens": new, "kv_tokens": kv, "kv_caption": 1, "decides": 1}
+    return op(FORWARD, **{**defaults, **columns})
+
+
+def prefill(role: str = "device", new: int = 0, **columns: int) -> Op:
+    return forward(role, new, 0, caption=1, kv_caption=0, **columns)
+
+
+def compute(kind: str) -> Op:
+    return op(COMPUTE, what=COMPUTE_KINDS.index(kind))
+
+
+def send(call: int, size: int = 128, **columns: int) -> Op:
+    return op(SEND, call=call, payload_bytes=size, **columns)
+
+
+def wait(call: int) -> Op:
+    return op(AWAIT, call=call)
+
+
+def call(number: int, size: int = 128) -> list[Op]:
+    return [send(number, size), wait(number)]
+
+
+def emit(size: int = 128, ids: int = 1) -> Op:
+    return op(EMIT, payload_bytes=size, ids=ids)
+
+
+def reply(size: int = 256, ids: int = 1, **columns: int) -> Op:
+    return op(REPLY, payload_bytes=size, ids=ids, **columns)
+
+
+def recording(
+    device: Sequence[Op], cloud: Sequence[Sequence[Op]] = (), tokens: int = 4, first_by_cloud: bool = True
+) -> Recording:
+    """device: ops in program order. cloud: ops of each call."""
+    rows: list[dict[str, Any]] = [{"side": DEVICE, **row} for row in device]
+    rows += [{**row, "side": CLOUD, "call": number} for number, group in enumerate(cloud) for row in group]
+    ops = np.zeros(len(rows), OP_DTYPE)
+    for index, row in enumerate(rows):
+        for column, value in row.items():
+            ops[column][index] = value
+    return Recording(
+        ops=ops,
+        tokens=np.zeros(tokens, np.uint16),
+        decided_by=np.full(tokens, FROM_CLOUD if first_by_cloud else FROM_DEVICE, np.uint8),
+        scores=np.zeros((tokens, len(SCORES)), np.float32),
+        image=np.zeros((8, 8, 3), np.uint8),
+        nll=np.zeros(tokens, np.float32),
+        argmax=np.zeros(tokens, np.uint16),
+        widths=WIDTHS,
+    )
+
+
+def program(
+    device: Sequence[Op],
+    cloud: Sequence[Sequence[Op]] = (),
+    first_by_cloud: bool = True,
+    device_costs: Costs = DEVICE_COSTS,
+    cloud_costs: Costs = CLOUD_COSTS,
+) -> SessionProgram:
+    return compile_session(recording(device, cloud, first_by_cloud=first_by_cloud), device_costs, cloud_costs, PRICING)
+
+
+def one_forward_calls(count: int, device_passes: int = 1, **costs: Any) -> SessionProgram:
+    """`count` times: device passes, then a call with one cloud pass."""
+    device = [x for number in range(count) for x in [*[forward()] * device_passes, *call(number)]]
+    return program(device, [[forward("cloud"), reply()] for _ in range(count)], **costs)
+
+
+def base(tokens: int, **costs: Any) -> SessionProgram:
+    """The cloud alone, streamed: caption encoder, then a pass and a part for each token, the last one being the reply."""
+    passes = [prefill("cloud"), *(forward("cloud", 1, n) for n in range(tokens - 1))]
+    cloud = [compute("caption_encoder"), *(x for each in passes for x in (each, emit()))][:-1]
+    return program([*call(0), compute("image_decoder")], [[*cloud, reply(128)]], **costs)
+
+
+def arrivals(*requests: tuple[float, int, int]) -> Arrivals:
+    """Requests as (seconds, device, prompt)."""
+    columns = list(zip(*requests, strict=True)) or [(), (), ()]
+    return Arrivals(np.array(columns[0], float), np.array(columns[1], np.int64), np.array(columns[2], np.int64))
+
+
+def case(programs: Sequence[SessionProgram], requests: Arrivals, **changes: Any) -> CaseResult:
+    """Simulate on the idle fleet of the tests; `changes` are fields of CaseInputs."""
+    fields: dict[str, Any] = {
+        "programs": programs, "device": DEVICE_COSTS, "cloud": CLOUD_COSTS, "network": NETWORK, "devices": 8,
+        "replicas": 1, "max_batch": 16, "arrivals": requests, "seed": 0,
+    }  # fmt: skip
+    return simulate(CaseInputs(**{**fields, **changes}))
