@@ -1,8 +1,8 @@
 """Weights of published backbones: LlamaGen's text-to-image checkpoints in their official layout.
 
-Source: LlamaGen's released files (`t2i_XL_stage1_256.pt`, `t2i_XL_stage2_512.pt`): a pickled dict whose state dict is under `model`
-(or `module`, `state_dict`, or is the dict itself). Shapes decide the configuration; only the head count (width 64 per head in every
-released text model) and the grid are not in the file.
+Source: LlamaGen's released files (`t2i_XL_stage1_256.pt`, `t2i_XL_stage2_512.pt`): a pickled dict whose state dict is
+under `model` (or `module`, `state_dict`, or is the dict itself). Shapes decide the configuration; only the head count
+(width 64 per head in every released text model) and the grid are not in the file.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,8 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(f"{path}: not readable as weights: {error}") from error
     except Exception as error:  # unpickling raises its own types, among them one for content that is not plain tensors

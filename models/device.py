@@ -1,7 +1,7 @@
 """The device's model: a decoder of the cloud's shape with one layer, and CIAR's Inter-Head on top.
 
-Source: CIAR section 3.2. The centre half of the Inter-Head is the decoder's own output matrix; the radius half is one matrix per way
-of training the bounds (see models/train/losses.py).
+Source: CIAR section 3.2. The centre half of the Inter-Head is the decoder's own output matrix; the radius half is one
+matrix per way of training the bounds (see models/train/losses.py).
 """
 
 from dataclasses import replace
@@ -26,7 +26,8 @@ class DeviceModel(nn.Module):
 
     @classmethod
     def of_cloud(cls, cloud: Transformer) -> "DeviceModel":
-        """A device to distil from `cloud`: its embeddings, first layer, final norm and output matrix are the starting point."""
+        """A device to distil from `cloud`: its embeddings, first layer, final norm and output matrix are the starting
+        point."""
         device = cls(replace(cloud.config, n_layer=1))
         device.transformer.load_state_dict(cloud.state_dict(), strict=False)
         return device
@@ -37,14 +38,15 @@ class DeviceModel(nn.Module):
 
     def radius(self, hidden: Tensor, bounds: str = BOUNDS[0]) -> Tensor:
         """Radius r = softplus(W_r h), [..., D] -> [..., V], float32 or wider."""
-        return self.radii[bounds](hidden)
+        radius: Tensor = self.radii[bounds](hidden)
+        return radius
 
     def interval(self, hidden: Tensor, uncond_hidden: Tensor | None = None, scale: float = 1.0,
                  bounds: str = BOUNDS[0]) -> tuple[Tensor, Tensor, Tensor]:
         """Centre logits and the probability interval around them, with guidance if `uncond_hidden` is given.
 
-        hidden, uncond_hidden: [..., D], final-norm hidden states of the conditional and the unconditional row. The guided centre is
-        c_u + s (c_c - c_u); the radius is that of the conditional row (assumption A5).
+        hidden, uncond_hidden: [..., D], final-norm hidden states of the conditional and the unconditional row. The
+        guided centre is c_u + s (c_c - c_u); the radius is that of the conditional row (assumption A5).
         Returns centre, lower, upper, each [..., V].
         """
         centre = self.centre(hidden)

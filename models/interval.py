@@ -1,7 +1,8 @@
-"""CIAR's Inter-Head: an interval of logits per token, its interval of probabilities, and the uncertainty score read from it.
+"""CIAR's Inter-Head: an interval of logits per token, its interval of probabilities, and the uncertainty score read
+from it.
 
-Source: CIAR section 3.2 (Inter-Head, InterFuse, score U = Omega * Sigma); InterFuse is the interval softmax of CreINN (assumption
-A1); the score's scale is assumption A2.
+Source: CIAR section 3.2 (Inter-Head, InterFuse, score U = Omega * Sigma); InterFuse is the interval softmax of CreINN
+(assumption A1); the score's scale is assumption A2.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class RadiusHead(nn.Module):
 def log_odds(centre: Tensor) -> Tensor:
     """Log-odds of every softmax entry, log p_i - log(1 - p_i) = c_i - logsumexp_{j != i} c_j. [..., V] -> [..., V].
 
-    Only the top entry can hold nearly all the mass, so only there would 1 - p_i cancel; its rest is summed anew without it.
+    Only the top entry can hold nearly all the mass, so only there would 1 - p_i cancel; its rest is summed anew without
+    it.
     """
     top, at = centre.max(dim=-1, keepdim=True)  # [..., 1]
     shifted = centre - top  # [..., V], 0 at the top
@@ -47,10 +49,11 @@ def inter_fuse(centre: Tensor, radius: Tensor, reach: bool = False) -> tuple[Ten
 
         lower_i = e^(c_i - r_i) / (e^(c_i - r_i) + S_-i),  upper_i likewise with + r_i,  S_-i = sum over j != i of e^c_j
 
-    computed as sigmoid(logit(p_i) -+ r_i) with p = softmax(c), so that lower <= p <= upper and sum lower <= 1 <= sum upper.
+    computed as sigmoid(logit(p_i) -+ r_i) with p = softmax(c), so that lower <= p <= upper and sum lower <= 1 <= sum
+    upper.
 
-    centre, radius: [..., V], radius >= 0; computed in float32 or wider. reach: tighten to the bounds that some distribution inside
-    the interval attains (CreINN does; off by default).
+    centre, radius: [..., V], radius >= 0; computed in float32 or wider. reach: tighten to the bounds that some
+    distribution inside the interval attains (CreINN does; off by default).
     Returns (lower, upper), each [..., V]. Source: CIAR section 3.2, InterFuse.
     """
     odds, r = log_odds(at_least_float32(centre)), at_least_float32(radius)
@@ -78,7 +81,8 @@ class Scores:
     """Uncertainty of one prediction, each [...]. With delta = upper - lower over the V tokens:
 
     omega: sum of delta. sigma: population standard deviation of delta. u: omega * sigma, CIAR's score as printed.
-    u_tilde: sqrt(V) * u, the score that thresholds refer to (assumption A2). lower_top: 1 - lower bound of the most likely token.
+    u_tilde: sqrt(V) * u, the score that thresholds refer to (assumption A2). lower_top: 1 - lower bound of the most
+    likely token.
     """
 
     omega: Tensor

@@ -1,7 +1,7 @@
 """A model pair: what decodes together, on disk and in memory.
 
-On disk (see simulator/pairs.py for the manifest): `pair.json`, text.safetensors, tokenizer.safetensors, cloud-0000i-of-0000n
-.safetensors, device.safetensors, phi.safetensors; half precision, no file of 15 MiB or more.
+On disk (see simulator/pairs.py for the manifest): `pair.json`, text.safetensors, tokenizer.safetensors,
+cloud-0000i-of-0000n .safetensors, device.safetensors, phi.safetensors; half precision, no file of 15 MiB or more.
 
     pair = load_pair("scenes")
     logits, hidden = pair.cloud(tokens, caption, mask)
@@ -37,7 +37,8 @@ MAX_FILE_BYTES = 15 * 2**20
 
 @dataclass(frozen=True)
 class Pair:
-    """A loaded pair, in `eval()` mode on `torch_device`; floating-point weights have `dtype`, the tokenizer at least float32."""
+    """A loaded pair, in `eval()` mode on `torch_device`; floating-point weights have `dtype`, the tokenizer at least
+    float32."""
 
     manifest: PairManifest
     text: WordEncoder
@@ -52,13 +53,15 @@ class Pair:
 def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Pair:
     """A shipped pair by name, or the pair in a folder.
 
-    Raises WeightsError: unknown pair, missing or damaged file (with the SHA-256 found and expected), missing key, wrong shape.
+    Raises WeightsError: unknown pair, missing or damaged file (with the SHA-256 found and expected), missing key, wrong
+    shape.
     """
     folder, manifest = pair_folder(name_or_path), pair_manifest(name_or_path)
     verify_files(folder, manifest)
     shards = sorted(file.name for file in manifest.files if file.name.startswith("cloud-"))
     cloud = Transformer(_config(manifest.cloud))
-    load_into(cloud, {key: value for name in shards for key, value in read_state(folder / name).items()}, folder / "cloud-*.safetensors")
+    state = {key: value for name in shards for key, value in read_state(folder / name).items()}
+    load_into(cloud, state, folder / "cloud-*.safetensors")
     device = DeviceModel(_config(manifest.device), manifest.bounds)
     load_into(device, read_state(folder / "device.safetensors"), folder / "device.safetensors")
     phi = IntervalProjection(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck)
@@ -75,7 +78,8 @@ def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu"
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairManifest:
-    """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing what is there at once.
+    """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing what is
+    there at once.
 
     Raises WeightsError when a stage's weights are missing or do not fit each other.
     """
@@ -93,8 +97,8 @@ def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairMan
 def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pair:
     """Writes a random pair of the least useful size to `path` and loads it: for tests. A fraction of a second.
 
-    4 x 4 tokens of a codebook of 64, images of 32 x 32, cloud of 2 layers and width 16, captions as the scenes pair takes them. The
-    device is the cloud's first layer with noise, so that the two agree often but not always.
+    4 x 4 tokens of a codebook of 64, images of 32 x 32, cloud of 2 layers and width 16, captions as the scenes pair
+    takes them. The device is the cloud's first layer with noise, so that the two agree often but not always.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -113,8 +117,8 @@ def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32
         tokenizer, cloud = VQModel(vq), Transformer(shape)
         randomise(cloud, 0.35)
         with torch.no_grad():  # keep the second layer's say small
-            cloud.layers[1].attention.wo.weight.mul_(0.2)
-            cloud.layers[1].feed_forward.w2.weight.mul_(0.2)
+            for key in ("layers.1.attention.wo.weight", "layers.1.feed_forward.w2.weight"):
+                cloud.get_parameter(key).mul_(0.2)
         device = DeviceModel.of_cloud(cloud)
         randomise(device, 0.05)
         phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)

@@ -1,7 +1,7 @@
 """CIAR's interval projection phi: what the device tells the cloud about a token it decided.
 
-Source: CIAR section 3.3, f^I = phi(concat(f, P)), added to the token's embedding in the cloud: E(x) + f^I. Its layers are
-assumption A8.
+Source: CIAR section 3.3, f^I = phi(concat(f, P)), added to the token's embedding in the cloud: E(x) + f^I. Its layers
+are assumption A8.
 """
 
 import torch
@@ -23,7 +23,9 @@ class IntervalProjection(nn.Module):
         nn.init.zeros_(self.fc2.bias)
 
     def forward(self, hidden: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """f^I [..., D] from the hidden state f [..., D] that produced a token and its interval [..., V] (assumption A7)."""
+        """f^I [..., D] from the hidden state f [..., D] that produced a token and its interval [..., V] (assumption
+        A7)."""
         dtype = self.fc1.weight.dtype
         x = torch.cat([hidden.to(dtype), lower.to(dtype), upper.to(dtype)], dim=-1)  # [..., D + 2V]
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        projected: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return projected

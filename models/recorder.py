@@ -7,7 +7,7 @@ batches fill up. Each session sees exactly what it would see alone, up to floati
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,21 @@ from models.quality import score_tokens
 from simulator.messages import Message, Widths, decode, encode
 from simulator.methods import REVISIONS, Decoding
 from simulator.ops import COMPUTE_KINDS, ROLES, Await, Call, Compute, Emit, Forward, Handle, Send
-from simulator.recording import AWAIT, CLOUD, COMPUTE, DEVICE, EMIT, FORWARD, FROM_CLOUD, OP_DTYPE, REPLY, SCORES, SEND
-from simulator.recording import Recording, SessionSpec
+from simulator.recording import (
+    AWAIT,
+    CLOUD,
+    COMPUTE,
+    DEVICE,
+    EMIT,
+    FORWARD,
+    FROM_CLOUD,
+    OP_DTYPE,
+    REPLY,
+    SCORES,
+    SEND,
+    Recording,
+    SessionSpec,
+)
 from simulator.rng import draws
 
 # What to run first when several kinds of work are waited for: device before cloud, so that cloud batches fill up.
@@ -46,17 +59,17 @@ class Session:
         self.spec, self.method, self.slot = spec, method, slot
         manifest = pair.manifest
         self.widths = Widths(manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, manifest.image_size**2)
-        shape = {"image_tokens": manifest.image_tokens, "caption_dim": manifest.caption_dim}
+        count, width = manifest.image_tokens, manifest.caption_dim
         decoding = Decoding.model_validate(spec.decoding)
-        self.device_state = DeviceState(**shape, caption=spec.prompt, decoding=decoding, seed=spec.seed)
-        self.cloud_state = CloudState(**shape)
+        self.device_state = DeviceState(count, width, caption=spec.prompt, decoding=decoding, seed=spec.seed)
+        self.cloud_state = CloudState(count, width)
         self.device: _Program | None = _Program(DEVICE, method.device(self.device_state))
         self.cloud: _Program | None = None
         self.inbox: deque[tuple[int, Message]] = deque()  # calls sent and not yet taken up by the cloud
         self.handles: list[Handle] = []
         self.replies: dict[int, Message] = {}
         self.awaiting = -1  # the call the device waits for
-        self.kv = {role: (False, 0) for role in ROLES}  # caption in the cache, image positions in the cache
+        self.kv = dict.fromkeys(ROLES, (False, 0))  # caption in the cache, image positions in the cache
         self.log: tuple[list[dict[str, int]], list[dict[str, int]]] = ([], [])
         self.image: np.ndarray | None = None
         self._draws: dict[str, np.ndarray] = {}  # uniform draws by role, indexed by image position

@@ -1,10 +1,10 @@
 """From logits to tokens: guidance, the two filter chains in use, and keyed sampling.
 
-Every function is batched over rows, with one temperature, top-k and top-p per row, so that sessions with different settings share a
-pass. Nothing here draws random numbers: `sample` is handed its uniform draws.
+Every function is batched over rows, with one temperature, top-k and top-p per row, so that sessions with different
+settings share a pass. Nothing here draws random numbers: `sample` is handed its uniform draws.
 
-Source: LlamaGen's generation code (guide, filter_probs); the transformers library's logits warpers, as EAGLE and LANTERN chain them
-(warp_probs). The order of the steps matters and differs between the two.
+Source: LlamaGen's generation code (guide, filter_probs); the transformers library's logits warpers, as EAGLE and
+LANTERN chain them (warp_probs). The order of the steps matters and differs between the two.
 """
 
 import torch
@@ -16,7 +16,8 @@ SMALLEST_TEMPERATURE = 1e-5
 
 
 def guide(cond: Tensor, uncond: Tensor, scale: float | Tensor) -> Tensor:
-    """Classifier-free guidance u + s (c - u) on raw logits [..., V]; a scale (float, or [...] per row) of 1 or less means c."""
+    """Classifier-free guidance u + s (c - u) on raw logits [..., V]; a scale (float, or [...] per row) of 1 or less
+    means c."""
     if isinstance(scale, Tensor):
         s = scale.to(cond.dtype).unsqueeze(-1)  # [..., 1]
         return torch.where(s > 1, uncond + (cond - uncond) * s, cond)
@@ -33,8 +34,8 @@ def filter_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tens
     """LlamaGen's chain: temperature, then top-k (ties kept), then top-p, then softmax.
 
     logits: [B, V]. temperature: float [B]. top_k: int [B], 0 = off. top_p: float [B], 1 = off.
-    Returns float32 [B, V] (float64 for float64 logits), rows summing to 1. The settings may live on the CPU whatever the logits'
-    device; then nothing here waits for a GPU, and rows with top-k and top-p off cost one softmax.
+    Returns float32 [B, V] (float64 for float64 logits), rows summing to 1. The settings may live on the CPU whatever
+    the logits' device; then nothing here waits for a GPU, and rows with top-k and top-p off cost one softmax.
     """
     x = _tempered(logits, temperature)
     x = _top_k(x, top_k)
@@ -47,7 +48,8 @@ def filter_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tens
 
 
 def warp_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """The warper chain of EAGLE and LANTERN: temperature, then top-p, then top-k, then softmax. Arguments as `filter_probs`."""
+    """The warper chain of EAGLE and LANTERN: temperature, then top-p, then top-k, then softmax. Arguments as
+    `filter_probs`."""
     x = _tempered(logits, temperature)
     if bool((top_p < 1).any()):
         ascending, order = x.sort(dim=-1)  # [B, V]

@@ -1,16 +1,17 @@
 """LlamaGen's text-to-image decoder: configuration, blocks, model, and the two ways to run it.
 
-Source: Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (LlamaGen), architecture and
-checkpoint key names of its text-to-image GPT. The cloud is this model; the device of CIAR is the same with one layer.
+Source: Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (LlamaGen), architecture
+and checkpoint key names of its text-to-image GPT. The cloud is this model; the device of CIAR is the same with one
+layer.
 
-One sequence is `caption_slots` caption rows, then the image tokens in raster order. Row `caption_slots - 1` (the last caption row)
-predicts token 0, and the row of token t predicts token t + 1.
+One sequence is `caption_slots` caption rows, then the image tokens in raster order. Row `caption_slots - 1` (the last
+caption row) predicts token 0, and the row of token t predicts token t + 1.
 
 * `Transformer.forward` sees whole sequences at once (teacher forcing: training and scoring);
 * `Transformer.step` continues many sequences of different lengths against a `KVCache` (decoding).
 
-Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid image tokens, S = caption_slots + T positions, n new
-positions, K keys read, D width, H heads, hd = D / H, V codebook.
+Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid image tokens, S = caption_slots + T
+positions, n new positions, K keys read, D width, H heads, hd = D / H, V codebook.
 """
 
 from dataclasses import dataclass
@@ -70,22 +71,26 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def rope_table(config: TransformerConfig) -> Tensor:
-    """Two-dimensional rotary table, float64 [S, hd/2, 2]: entry (p, j) is (cos a, sin a), the rotation of channel pair j.
+    """Two-dimensional rotary table, float64 [S, hd/2, 2]: entry (p, j) is (cos a, sin a), the rotation of channel pair
+    j.
 
-    The first half of the pairs turns with the row of the grid cell, the second half with its column. The caption positions hold
-    (0, 0), as in LlamaGen: there queries and keys become the zero vector, so that every caption key scores 0.
+    The first half of the pairs turns with the row of the grid cell, the second half with its column. The caption
+    positions hold (0, 0), as in LlamaGen: there queries and keys become the zero vector, so that every caption key
+    scores 0.
     """
     quarter = config.head_dim // 4
     frequency = config.rope_base ** (-torch.arange(quarter, dtype=torch.float64) / quarter)  # base^(-2i / (hd/2)), [hd/4]
     cell = torch.arange(config.tokens)
-    angle = torch.cat([torch.outer(cell // config.grid, frequency), torch.outer(cell % config.grid, frequency)], dim=1)  # [T, hd/2]
+    row, column = cell // config.grid, cell % config.grid  # each [T]
+    angle = torch.cat([torch.outer(row, frequency), torch.outer(column, frequency)], dim=1)  # [T, hd/2]
     image = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [T, hd/2, 2]
     return F.pad(image, (0, 0, 0, 0, config.caption_slots, 0))  # [S, hd/2, 2]
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn adjacent channel pairs of x [R, n, H, hd] by rotation [R or 1, n, hd/2, 2]; computed in float32 or wider."""
-    even, odd = at_least_float32(x).unflatten(-1, (-1, 2)).unbind(-1)  # each [R, n, H, hd/2]
+    wide = at_least_float32(x)
+    even, odd = wide[..., 0::2], wide[..., 1::2]  # each [R, n, H, hd/2]
     cos, sin = rotation.unsqueeze(2).unbind(-1)  # each [R or 1, n, 1, hd/2]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)  # [R, n, H, hd]
 
@@ -93,8 +98,8 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:
     """Which keys each query may see, bool [R, n, K]: causal, caption padding hidden, and always itself.
 
-    positions: int [R, n], the sequence position of each query. caption_mask: bool [R, caption_slots], True where a caption row is
-    valid, or None for purely causal. A padded caption row sees only itself.
+    positions: int [R, n], the sequence position of each query. caption_mask: bool [R, caption_slots], True where a
+    caption row is valid, or None for purely causal. A padded caption row sees only itself.
     """
     key = torch.arange(key_count, device=positions.device)  # [K]
     query = positions.unsqueeze(-1)  # [R, n, 1]
@@ -108,8 +113,8 @@ def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | Non
 class KVCache:
     """Keys (after rotation) and values of many sequences, each [L, rows, H, S + 1, hd], and their caption masks.
 
-    The caller knows how many positions of a row are valid and says so in every `Transformer.step`; nothing is ever cleared. Rolling
-    back is passing a smaller `start`. Column S is a bin for the keys of padding, never read.
+    The caller knows how many positions of a row are valid and says so in every `Transformer.step`; nothing is ever
+    cleared. Rolling back is passing a smaller `start`. Column S is a bin for the keys of padding, never read.
     """
 
     def __init__(self, config: TransformerConfig, rows: int, device: torch.device | str = "cpu",
@@ -167,11 +172,14 @@ class Attention(nn.Module):
             keys, values = self._through_cache(k, v, layer, p)  # [R, H, K, hd]
         mask = None if p.mask is None else p.mask.unsqueeze(1)  # [R, 1, n, K]
         y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask, is_causal=mask is None)
-        return self.wo(y.transpose(1, 2).flatten(2))  # [R, H, n, hd] -> [R, n, D]
+        mixed: Tensor = self.wo(y.transpose(1, 2).flatten(2))  # [R, H, n, hd] -> [R, n, D]
+        return mixed
 
     @staticmethod
     def _through_cache(k: Tensor, v: Tensor, layer: int, p: _Pass) -> tuple[Tensor, Tensor]:
-        assert p.cache is not None and p.rows is not None and p.slots is not None
+        assert p.cache is not None
+        assert p.rows is not None
+        assert p.slots is not None
         found = []
         for new, store in ((k, p.cache.k[layer]), (v, p.cache.v[layer])):  # store [rows, H, S + 1, hd]
             store[p.rows.unsqueeze(1), :, p.slots] = new.to(store.dtype)  # [R, n, H, hd]
@@ -190,7 +198,8 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(config.ffn_hidden, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        y: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return y
 
 
 class Block(nn.Module):
@@ -219,7 +228,8 @@ class CaptionProjection(nn.Module):
         self.fc2 = nn.Linear(config.dim, config.dim, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
+        projected: Tensor = self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
+        return projected
 
 
 class CaptionEmbedding(nn.Module):
@@ -261,11 +271,13 @@ class Transformer(nn.Module):
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """ids int [..., n] -> E(x) [..., n, D]."""
-        return self.tok_embeddings(ids)
+        embedded: Tensor = self.tok_embeddings(ids)
+        return embedded
 
     def embed_caption(self, features: Tensor) -> Tensor:
         """Caption features [R, caption_slots, caption_dim], valid rows last -> [R, caption_slots, D]."""
-        return self.cls_embedding.cap_proj(features.to(self.output.weight.dtype))
+        projected: Tensor = self.cls_embedding.cap_proj(features.to(self.output.weight.dtype))
+        return projected
 
     def null_caption(self, rows: int) -> Tensor:
         """The learned null caption for `rows` sequences, [rows, caption_slots, caption_dim]."""
@@ -278,7 +290,8 @@ class Transformer(nn.Module):
     # --- teacher forcing
 
     def hidden(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None, features: Tensor | None = None) -> Tensor:
-        """Hidden states after the final norm at every position, [B, caption_slots + n, D]. Arguments as in `forward`."""
+        """Hidden states after the final norm at every position, [B, caption_slots + n, D]. Arguments as in
+        `forward`."""
         embedded = self.embed_tokens(tokens)  # [B, n, D]
         if features is not None:
             embedded = embedded + features.to(embedded.dtype)  # E(x) + f^I, CIAR's interval features
@@ -295,8 +308,8 @@ class Transformer(nn.Module):
                 features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Teacher forcing: every prediction of tokens 0..n given tokens 0..n-1.
 
-        tokens: int [B, n], n <= T. caption: [B, caption_slots, caption_dim]. caption_mask: bool [B, caption_slots] or None (purely
-        causal). features: [B, n, D], added to the token embeddings, or None.
+        tokens: int [B, n], n <= T. caption: [B, caption_slots, caption_dim]. caption_mask: bool [B, caption_slots] or
+        None (purely causal). features: [B, n, D], added to the token embeddings, or None.
         Returns logits [B, n + 1, V] (row t predicts token t) and the hidden states [B, n + 1, D] they come from.
         """
         hidden = self.hidden(tokens, caption, caption_mask, features)[:, self.config.caption_slots - 1 :]  # [B, n + 1, D]
@@ -307,9 +320,10 @@ class Transformer(nn.Module):
     def step(self, cache: KVCache, rows: Tensor, start: Tensor, embeds: Tensor, n_new: Tensor) -> Tensor:
         """Continue R sequences of different lengths in one pass.
 
-        rows: int [R] on the CPU, distinct rows of the cache. start: int [R] on the CPU, valid positions of each row before this pass,
-        caption slots included. embeds: [R, n, D], inputs of positions start .. start + n_new - 1, padded at the end (caption rows
-        come from `embed_caption`, tokens from `embed_tokens`; one pass may hold both). n_new: int [R] on the CPU, 1 <= n_new <= n.
+        rows: int [R] on the CPU, distinct rows of the cache. start: int [R] on the CPU, valid positions of each row
+        before this pass, caption slots included. embeds: [R, n, D], inputs of positions start .. start + n_new - 1,
+        padded at the end (caption rows come from `embed_caption`, tokens from `embed_tokens`; one pass may hold both).
+        n_new: int [R] on the CPU, 1 <= n_new <= n.
         Returns hidden states after the final norm, [R, n, D]; rows past n_new are meaningless.
         Raises IndexError when a sequence would become longer than caption_slots + T.
         """
@@ -339,4 +353,5 @@ class Transformer(nn.Module):
     def _run(self, x: Tensor, p: _Pass) -> Tensor:
         for layer, block in enumerate(self.layers):
             x = block(x, layer, p)
-        return self.norm(x)
+        normed: Tensor = self.norm(x)
+        return normed

@@ -89,7 +89,7 @@ td,.card{font-variant-numeric:tabular-nums}td small{display:block;color:var(--mu
 .pin{position:sticky;left:0;background:var(--card);z-index:1;border-right:1px solid var(--line)}
 tr.best .pin{font-weight:700}.tag{margin-left:7px;font-size:.7rem;font-weight:600;color:var(--accent);background:var(--soft);
 border-radius:4px;padding:1px 6px}
-th button{all:unset;cursor:pointer;font-weight:600}th button::after{content:"";display:inline-block;width:.9em;text-align:right}
+th button{all:unset;cursor:pointer;font-weight:600;position:relative}th button::after{position:absolute;right:-.85em;bottom:0}
 th[aria-sort=ascending] button::after{content:"\\2191"}th[aria-sort=descending] button::after{content:"\\2193"}
 .tiles{display:flex;flex-wrap:wrap;gap:14px}.tiles .one{display:flex;gap:5px}
 .tiles figure{margin:0;width:132px}.tiles img{width:132px;height:132px;display:block;border-radius:4px;image-rendering:pixelated}
@@ -197,14 +197,10 @@ def _plot(plots: Mapping[str, bytes], name: str, title: str, alt: str) -> str:
     if f"{name}.svg" not in plots:
         return ""
     data = base64.b64encode(plots[f"{name}.svg"]).decode()
-    narrow = " narrow" if _aspect(plots[f"{name}.png"]) < 1.2 else ""
+    with Image.open(io.BytesIO(plots[f"{name}.png"])) as drawn:
+        narrow = " narrow" if drawn.width < 1300 else ""
     image = f'<img class="plot{narrow}" alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
     return _section(title, f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">{image}</div>')
-
-
-def _aspect(png: bytes) -> float:
-    with Image.open(io.BytesIO(png)) as image:
-        return image.width / image.height
 
 
 # ---- table ------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. seed=1."),
         click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"),
         click.option("--torch-device", default="auto", show_default=True, help="Where forward passes run: auto, cpu, cuda, cuda:1 ..."),
-        click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once; bounds memory."),
+        click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once."),
         click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate; changes no result."),
         click.option("--quiet", is_flag=True, help="No progress and no table."),
     ]  # fmt: skip
@@ -103,7 +103,8 @@ def _run(
     with progress_bars(quiet) as progress:
         models = _Models(scenario.pair, torch_device, max_batch, cache, progress)
         outcome = run_scenario(
-            scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report, progress, jobs
+            scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report,
+            progress, jobs,
         )  # fmt: skip
     if not quiet:
         click.echo(summary_lines(outcome.summary))

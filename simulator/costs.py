@@ -24,11 +24,16 @@ class Work(NamedTuple):
 
 
 class Costs(Protocol):
-    """Times of one model on one piece of hardware."""
+    """Times of one model on one piece of hardware.
 
-    origin: str  # "measured", "roofline" or "published", with what it rests on: goes into provenance.json
-    power_w: float  # drawn while computing; NaN where unknown
-    extrapolated: bool  # whether any answer so far lay outside what was measured
+    power_w: drawn while computing, NaN where unknown. extrapolated: whether any answer so far lay outside what was measured.
+    """
+
+    @property
+    def power_w(self) -> float: ...
+
+    @property
+    def extrapolated(self) -> bool: ...
 
     def pass_seconds(self, work: Work) -> float:
         """Seconds of one batched forward pass (never below the launch overhead of the runtime)."""

@@ -168,7 +168,6 @@ class _Session(CloudSession):
         "calls",
         "clock",
         "device",
-        "device_busy_s",
         "device_queue_s",
         "done_s",
         "downlink_s",
@@ -196,7 +195,7 @@ class _Session(CloudSession):
         self.answered = 0  # calls whose reply has left the cloud: all before this one
         self.replies: dict[int, float] = {}  # arrivals of replies that were not awaited when they left
         self.first_token_s = self.done_s = math.nan
-        self.device_queue_s = self.device_busy_s = self.uplink_s = self.downlink_s = 0.0
+        self.device_queue_s = self.uplink_s = self.downlink_s = 0.0
 
     # Device side.
 
@@ -213,7 +212,6 @@ class _Session(CloudSession):
                 else:
                     start_s = now_s
                 device.free_s = now_s = start_s + seconds
-                self.device_busy_s += now_s - start_s
                 if first_s >= 0.0:
                     self.first_token_s = start_s + first_s
                 if self.traced:
@@ -378,7 +376,7 @@ _COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED = (
 
 # What each session measures for itself; everything else follows from its program.
 _MEASURED = (
-    "done_s", "first_token_s", "device_queue_s", "device_busy_s", "uplink_s", "downlink_s",
+    "done_s", "first_token_s", "device_queue_s", "uplink_s", "downlink_s",
     "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s", "gpu_s",
 )  # fmt: skip
 
@@ -471,7 +469,7 @@ class _Run:
             "connect_s": np.zeros(n),
             "encode_s": encode_s,
             "device_queue_s": m["device_queue_s"],
-            "device_compute_s": m["device_busy_s"] - device_other_s,
+            "device_compute_s": of_program("device_s") - device_other_s,
             "uplink_s": m["uplink_s"],
             "cloud_queue_s": m["cloud_queue_s"],
             "cloud_compute_s": m["cloud_compute_s"],

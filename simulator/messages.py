@@ -96,7 +96,7 @@ class Verify(Message, frozen=True):
 
 MESSAGE_TYPES: tuple[type[Message], ...] = (Start, Started, Tokens, Picture, Verify)
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Start | Started | Tokens | Picture | Verify)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Start | Started | Tokens | Picture | Verify)
 
 
 def encode(message: Message) -> bytes:
@@ -116,7 +116,7 @@ def decode(data: bytes) -> Message:
 def pack_ids(ids: Any) -> bytes:
     """Token ids (< 65536) as little-endian uint16. Raises MessageError outside that range."""
     array = np.asarray(ids, dtype=np.int64).reshape(-1)
-    if array.size and not (0 <= array.min() and array.max() < 65536):
+    if array.size and not (array.min() >= 0 and array.max() < 65536):
         raise MessageError(f"token ids must be in [0, 65536), got {array.min()}..{array.max()}")
     return array.astype("<u2").tobytes()
 
@@ -124,12 +124,13 @@ def pack_ids(ids: Any) -> bytes:
 def unpack_ids(blob: bytes) -> list[int]:
     if len(blob) % 2:
         raise MessageError(f"an id blob has an even length, got {len(blob)} bytes")
-    return np.frombuffer(blob, dtype="<u2").tolist()
+    return [int(i) for i in np.frombuffer(blob, dtype="<u2")]
 
 
 def pack_floats(values: np.ndarray) -> bytes:
     """Floats as little-endian fp16, saturating at its largest finite value."""
-    return np.clip(values, -65504.0, 65504.0).astype("<f2").tobytes()
+    data: bytes = np.clip(values, -65504.0, 65504.0).astype("<f2").tobytes()
+    return data
 
 
 def unpack_floats(blob: bytes, width: int) -> np.ndarray:

@@ -40,17 +40,17 @@ class BaseSettings(Settings):
 
 
 class DeviceOnlySettings(Settings):
-    """The one-layer device model alone (METHODS 3.10)."""
+    """The one-layer device model alone."""
 
 
 class CodeSettings(Settings):
-    """CoDe in CIAR's adaptation (METHODS 3.4): the cloud makes the first tokens, the device the rest."""
+    """CoDe in CIAR's adaptation: the cloud makes the first tokens, the device the rest."""
 
     prefix_rate: PrefixRate = Field(0.3, description="share of tokens the cloud makes first")
 
 
 class CiarSettings(Settings):
-    """CIAR (METHODS 3.11, 3.12)."""
+    """CIAR: the device decodes, the cloud decides where the Inter-Head doubts (docs/methods/ciar.md)."""
 
     threshold: float = Field(
         0.30, ge=0.0, allow_inf_nan=True, description="accept locally while the score is below it (paper: 0.30); .inf never asks the cloud"
@@ -74,5 +74,5 @@ REVISIONS: dict[str, int] = {"base": 1, "device-only": 1, "code": 1, "ciar": 1}
 
 
 def prefix_length(prefix_rate: float, image_tokens: int) -> int:
-    """m = floor(rho * T) (METHODS 3.11), with rho taken as the decimal that was written: 0.06 * 50 is 3, not 2.999...96."""
+    """m = floor(rho * T) (CIAR, prefix injection), with rho taken as the decimal that was written: 0.06 * 50 is 3, not 2.999...96."""
     return int(Fraction(str(prefix_rate)) * image_tokens)

@@ -30,7 +30,8 @@ class Forward:
     """One pass of a model over new positions of this session.
 
     role: which model runs (`ROLES`). tokens: image token ids fed, in order. caption: float32 [n, caption_dim], the valid caption
-    rows; given, the caption slots are fed first (prefill). features: float [len(tokens), D] interval features added to the token embeddings, or None.
+    rows; given, the caption slots are fed first (prefill). features: float [len(tokens), D]
+    interval features added to the token embeddings, or None.
     keep: image positions of the KV cache that stay valid before this pass (roll-back); None keeps all.
     decides: whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
     """

@@ -1,7 +1,8 @@
-"""Model pairs on disk, as far as they can be known without loading a model: the manifest `pair.json` and the files it lists.
+"""Model pairs on disk, as far as they can be known without loading a model: the manifest `pair.json` and the files it
+lists.
 
-A pair is a folder: `pair.json`, and safetensors files of a text encoder, an image tokenizer, a cloud model (in shards), a device
-model and a projection phi. Shipped pairs live in models/weights/ and go by their folder's name.
+A pair is a folder: `pair.json`, and safetensors files of a text encoder, an image tokenizer, a cloud model (in shards),
+a device model and a projection phi. Shipped pairs live in models/weights/ and go by their folder's name.
 """
 
 import difflib
@@ -42,7 +43,8 @@ class PairFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `pair.json` says. `image_size` in pixels per side; `bounds` are the trained radius matrices, the default first."""
+    """What `pair.json` says. `image_size` in pixels per side; `bounds` are the trained radius matrices, the default
+    first."""
 
     format: int
     name: str
@@ -88,7 +90,8 @@ def pair_folder(name_or_path: str | Path) -> Path:
         raise WeightsError(f"{path / MANIFEST}: no such file: {path} holds no model pair")
     near = difflib.get_close_matches(str(name_or_path), known_pairs(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise WeightsError(f"unknown model pair {name_or_path}: {hint}known: {', '.join(known_pairs()) or 'none'}, or a folder with {MANIFEST}")
+    known = ", ".join(known_pairs()) or "none"
+    raise WeightsError(f"unknown model pair {name_or_path}: {hint}known: {known}, or a folder with {MANIFEST}")
 
 
 def pair_manifest(name_or_path: str | Path) -> PairManifest:
@@ -108,8 +111,9 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
     for role in ("cloud", "device"):
         shape = getattr(manifest, role)
         for ours, theirs in (("grid", "grid"), ("codebook_size", "vocab_size"), ("caption_slots",) * 2, ("caption_dim",) * 2):
-            if getattr(manifest, ours) != getattr(shape, theirs):
-                raise WeightsError(f"{path}: {role}.{theirs} is {getattr(shape, theirs)}, needed {ours} = {getattr(manifest, ours)}")
+            if getattr(shape, theirs) != getattr(manifest, ours):
+                found, needed = getattr(shape, theirs), getattr(manifest, ours)
+                raise WeightsError(f"{path}: {role}.{theirs} is {found}, needed {ours} = {needed}")
     for file in manifest.files:
         if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", file.name):
             raise WeightsError(f"{path}: file name {file.name!r} leaves the folder")

@@ -17,7 +17,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from simulator.compute import Profile, build_costs, pair_shapes
-from simulator.costs import Costs, Pricing
+from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, Network, simulate
 from simulator.methods import REVISIONS, BaseSettings, Decoding, Settings
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
@@ -74,9 +74,9 @@ def run_scenario(
     check_run_folder(folder)
     manifest = pair_manifest(scenario.pair)
     cases = expand(scenario)
+    costs = _CostTable(manifest, cases, profile)  # before the recordings: an impossible choice is refused at once
     plan = _Plan(cases, manifest, scenes)
     recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))
-    costs = _CostTable(manifest, scenario, profile)
     inputs = []
     for case in cases:
         programs, device, cloud = costs.programs(case, [recordings[key] for key in plan.of_case[case.index]])
@@ -159,16 +159,18 @@ def _captions(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> li
 class _CostTable:
     """Compute times by the `compute` part of a case, and programs compiled with them, each made once."""
 
-    def __init__(self, manifest: PairManifest, scenario: Scenario, profile: Callable[[], Profile]) -> None:
-        self.shapes = pair_shapes(pair_folder(scenario.pair), manifest)
-        self.profile = profile
-        self.costs: dict[str, tuple[Any, Any, Pricing]] = {}
+    def __init__(self, manifest: PairManifest, cases: Sequence[Case], profile: Callable[[], Profile]) -> None:
+        shapes = pair_shapes(pair_folder(cases[0].scenario.pair), manifest)
+        choices = {self._key(case): case.scenario.compute for case in cases}
+        self.costs = {key: build_costs(choice, shapes, profile) for key, choice in choices.items()}
         self._programs: dict[tuple[str, int], SessionProgram] = {}
 
+    @staticmethod
+    def _key(case: Case) -> str:
+        return case.scenario.compute.model_dump_json()
+
     def programs(self, case: Case, recordings: Sequence[Recording]) -> tuple[list[SessionProgram], Costs, Costs]:
-        key = case.scenario.compute.model_dump_json()
-        if key not in self.costs:
-            self.costs[key] = build_costs(case.scenario.compute, self.shapes, self.profile)
+        key = self._key(case)
         device, cloud, pricing = self.costs[key]
         compiled = []
         for recording in recordings:

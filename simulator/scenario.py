@@ -34,6 +34,7 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 from simulator import catalogue, yamlfile
 from simulator.errors import ScenarioError
 from simulator.methods import METHODS, Decoding, Settings
+from simulator.pairs import known_pairs
 from simulator.yamlfile import Document, Place, did_you_mean
 
 LATER = "is not available yet"
@@ -436,10 +437,11 @@ class Scenario(Part):
     def _pair(cls, pair: Any, info: ValidationInfo) -> Any:
         if isinstance(pair, dict):
             refuse(f"as a mapping (backbone, weights) {LATER}; allowed: scenes, or the path of a pair's folder")
-        if isinstance(pair, str) and pair != "scenes" and info.context is not None:
+        shipped = dict.fromkeys(["scenes", *known_pairs()])
+        if isinstance(pair, str) and pair not in shipped and info.context is not None:
             path = (_folder(info) / pair).resolve()
             if not path.is_dir():
-                refuse(f"must be scenes or the path of a folder, got {_found(pair)}, which is not there")
+                refuse(f"must be {' or '.join(shipped)}, or the path of a folder, got {_found(pair)}, which is not there")
             return str(path)
         return pair
 

@@ -12,6 +12,8 @@ from .code import Code
 from .device_only import DeviceOnly
 from .session import CloudState, DeviceState
 
+__all__ = ["CloudState", "DeviceState", "Method", "make_method"]
+
 
 class Method(Protocol):
     """A decoding method: what the device does for one image, and how the cloud answers one of its messages."""

@@ -1,7 +1,7 @@
 """ciar: the device decodes, its Inter-Head doubts, and only doubtful tokens go to the cloud with interval features.
 
 Source: Wu et al., "CIAR: Interval-based Collaborative Decoding for Image Generation Acceleration" (arXiv 2603.25463); round
-protocol as in METHODS 3.12, assumptions A3 (constant threshold), A6 (rounds, variant `resample`), A7 and A8 (features).
+protocol as in docs/methods/ciar.md, assumptions A3 (constant threshold), A6 (rounds, variant `resample`), A7 and A8 (features).
 """
 
 import numpy as np

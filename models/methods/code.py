@@ -1,4 +1,4 @@
-"""code: CoDe in CIAR's adaptation (METHODS 3.4): the cloud makes the first floor(N*T) tokens, the device finishes alone."""
+"""code: CoDe in CIAR's adaptation: the cloud makes the first floor(N*T) tokens, the device finishes alone."""
 
 from simulator.methods import CodeSettings, DeviceOnlySettings, prefix_length
 

@@ -1,4 +1,4 @@
-"""device-only: the one-layer device model makes every token (METHODS 3.10); the cloud at most encodes the caption."""
+"""device-only: the one-layer device model makes every token; the cloud at most encodes the caption."""
 
 from simulator.messages import Message, Start
 from simulator.methods import DeviceOnlySettings

@@ -63,7 +63,7 @@ class DeviceState(ModelState):
     """Device side: knows the prompt and the user's settings; gathers the image, who decided each token, and its scores."""
 
     caption: str = ""
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: Decoding = field(default_factory=lambda: Decoding.model_validate({}))
     seed: int = 0
     decided_by: list[int] = field(default_factory=list)
     scores: list[np.ndarray] = field(default_factory=list)
@@ -103,7 +103,7 @@ class CloudState(ModelState):
         self.features.extend([None] * len(tokens) if features is None else list(features))
 
     def decide(self) -> Forward:
-        """The pass that yields the next token's distribution: x + f^I for every token not yet seen (METHODS A6, step 2)."""
+        """The pass that yields the next token's distribution: x + f^I for every token not yet seen (assumption A6)."""
         fresh = self.features[max(self._fed, 0) :]
         if all(feature is None for feature in fresh):
             return self.unfed("cloud")

@@ -1,7 +1,9 @@
-"""Trains the embedded pair's cloud model: next-token cross-entropy on scenes' tokens, a share of captions replaced by the null one.
+"""Trains the embedded pair's cloud model: next-token cross-entropy on scenes' tokens, a share of captions replaced by
+the null one.
 
-Source: LlamaGen's text-to-image training (captions left padded and masked, null caption learned in feature space), at a small size.
-This file also holds what all three sequence stages share: batches of tokens with captions (`Sequences`) and the command line.
+Source: LlamaGen's text-to-image training (captions left padded and masked, null caption learned in feature space), at a
+small size. This file also holds what all three sequence stages share: batches of tokens with captions (`Sequences`) and
+the command line.
 
     python -m models.train.cloud models/scenes.yaml train-runs/scenes/cloud
 """
@@ -33,9 +35,11 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class Batch:
-    """Token sequences with their captions. tokens: int64 [B, T]. caption: float32 [B, caption_slots, caption_dim], left padded.
+    """Token sequences with their captions. tokens: int64 [B, T]. caption: float32 [B, caption_slots, caption_dim], left
+    padded.
 
-    mask: bool [B, caption_slots], True where a caption row is valid. null: bool [B], True where training hides the caption.
+    mask: bool [B, caption_slots], True where a caption row is valid. null: bool [B], True where training hides the
+    caption.
     """
 
     tokens: Tensor
@@ -96,7 +100,8 @@ class Sequences:
 
 @dataclass(frozen=True)
 class CloudConfig:
-    """The mapping under `cloud:` of a training file. `compile`: let torch.compile fuse the step (needs a C++ compiler)."""
+    """The mapping under `cloud:` of a training file. `compile`: let torch.compile fuse the step (needs a C++
+    compiler)."""
 
     model: TransformerConfig
     training: LoopSettings
@@ -126,21 +131,24 @@ class CloudStage:
 
 
 def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> Tensor:
-    """Mean cross-entropy of tokens int [B, T] given captions [B, caption_slots, caption_dim] and their mask, a scalar."""
+    """Mean cross-entropy of tokens int [B, T] given captions [B, caption_slots, caption_dim] and their mask, a
+    scalar."""
     logits, _ = model(tokens[:, :-1], caption, mask)  # [B, T, V]
     return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
 
 
 @torch.inference_mode()
 def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
-    """Nats per token on held-out scenes: with their captions, with the null caption, and with another scene's caption."""
+    """Nats per token on held-out scenes: with their captions, with the null caption, and with another scene's
+    caption."""
     rows: list[tuple[float, ...]] = []
     for batch in data.held_out_batches(16):
         null = replace(batch, null=torch.ones_like(batch.null))
         other = replace(batch, caption=batch.caption.roll(1, 0), mask=batch.mask.roll(1, 0))
         cases = ((case.tokens, case.caption_for(model), case.mask) for case in (batch, null, other))
         rows += [tuple(float(nats_per_token(model, *case)) for case in cases)] * len(batch.tokens)
-    return dict(zip(("nats_per_token", "nats_per_token_null", "nats_per_token_other_caption"), np.mean(rows, axis=0).tolist(), strict=True))
+    names = ("nats_per_token", "nats_per_token_null", "nats_per_token_other_caption")
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
 
 
 def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:

@@ -1,16 +1,17 @@
 """Distils the one-layer device model, with its Inter-Head, from the frozen cloud model.
 
-Source: CIAR section 3.3; data and distributions as assumption A11 says, read on scenes' own tokens: the cloud's unguided
-distributions, a share of null captions. The device starts from the cloud's embeddings, first layer, norm and output matrix.
+Source: CIAR section 3.3; data and distributions as assumption A11 says, read on scenes' own tokens: the cloud's
+unguided distributions, a share of null captions. The device starts from the cloud's embeddings, first layer, norm and
+output matrix.
 
-`quantile` trains the whole device. The literal `inter-dro` trains its own radius matrix on the same, detached, hidden states, so
-that both kinds of bounds ship with one device and are compared at equal centres.
+`quantile` trains the whole device. The literal `inter-dro` trains its own radius matrix on the same, detached, hidden
+states, so that both kinds of bounds ship with one device and are compared at equal centres.
 
     python -m models.train.device models/scenes.yaml train-runs/scenes/device
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from simulator.rng import stream
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """The mapping under `device:` of a training file. `positions`: how many tokens of each sequence enter the loss of a step."""
+    """The mapping under `device:` of a training file. `positions`: how many tokens of each sequence enter the loss of a
+    step."""
 
     training: LoopSettings
     scenes: Scenes
@@ -39,7 +41,7 @@ class DeviceConfig:
     positions: int = 64
     null_captions: float = 0.1
     compile: bool = False
-    weights: losses.Weights = losses.Weights()
+    weights: losses.Weights = field(default_factory=losses.Weights)
 
 
 class DeviceStage:
@@ -63,12 +65,14 @@ class DeviceStage:
         assert isinstance(device, DeviceModel)
         with torch.no_grad():
             cloud_hidden = hidden_at(self.cloud, sequences, positions)  # [N, D of the cloud]
-        return self.compare(device, self.cloud, hidden_at(device.transformer, sequences, positions), cloud_hidden, self.config.weights)
+        hidden = hidden_at(device.transformer, sequences, positions)  # [N, D]
+        return self.compare(device, self.cloud, hidden, cloud_hidden, self.config.weights)
 
 
 def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, cloud_hidden: Tensor,
-            weights: losses.Weights) -> tuple[Tensor, dict[str, Tensor]]:
-    """Both losses from the hidden states [N, D] of device and cloud at the same positions: their sum, and values to log."""
+            weights: losses.Weights) -> tuple[Tensor, dict[str, float | Tensor]]:
+    """Both losses from the hidden states [N, D] of device and cloud at the same positions: their sum, and values to
+    log."""
     p_cloud = cloud.logits(cloud_hidden).softmax(-1).detach()  # [N, V]
     centre = device.centre(hidden)  # [N, V]
     p_mid = centre.softmax(-1)
@@ -90,7 +94,8 @@ def hidden_at(model: Transformer, batch: Batch, positions: Tensor) -> Tensor:
 
 
 def auroc(score: np.ndarray, event: np.ndarray) -> float:
-    """Chance that the score of a random event is above that of a random non-event, ties counting half. NaN if there are none."""
+    """Chance that the score of a random event is above that of a random non-event, ties counting half. NaN if there are
+    none."""
     hits = int(event.sum())
     if hits in (0, len(event)):
         return float("nan")
@@ -101,8 +106,9 @@ def auroc(score: np.ndarray, event: np.ndarray) -> float:
 def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences) -> dict[str, Any]:
     """How well device and scores do on held-out scenes, teacher-forced, unguided, at every position.
 
-    `agreement`: share of positions where both arg maxes are equal. `auroc`: of each score for "the arg maxes differ" and for "the
-    total variation between the two distributions is above its median". `u_tilde`: percentiles, and the share at or above 0.30.
+    `agreement`: share of positions where both arg maxes are equal. `auroc`: of each score for "the arg maxes differ"
+    and for "the total variation between the two distributions is above its median". `u_tilde`: percentiles, and the
+    share at or above 0.30.
     """
     columns: dict[str, list[Tensor]] = {}
 
@@ -120,15 +126,16 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences) -> dict[s
         add("one_minus_max_p", 1 - q.max(-1).values)
         for bounds in device.radii:
             lower, upper = inter_fuse(centre, device.radius(hidden, bounds))
-            scores = uncertainty(lower, upper, centre.argmax(-1))
-            add(f"{bounds}.u_tilde", scores.u_tilde)
-            add(f"{bounds}.omega", scores.omega)
-            add(f"{bounds}.lower_top", scores.lower_top)
+            found = uncertainty(lower, upper, centre.argmax(-1))
+            add(f"{bounds}.u_tilde", found.u_tilde)
+            add(f"{bounds}.omega", found.omega)
+            add(f"{bounds}.lower_top", found.lower_top)
             add(f"{bounds}.inside", ((p >= lower) & (p <= upper)).float().mean(-1))
     table = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
     differs, tv = table["differs"] > 0, table["tv"]
     high = tv > np.median(tv)
-    scores = [name for name in table if name in ("entropy", "one_minus_max_p") or name.endswith(("u_tilde", "omega", "lower_top"))]
+    of_interval = tuple(name for name in table if name.endswith(("u_tilde", "omega", "lower_top")))
+    scores = ("entropy", "one_minus_max_p", *of_interval)
     result: dict[str, Any] = {
         "held_out_scenes": len(data.held_out.codes),
         "agreement": float(1 - differs.mean()),
@@ -138,14 +145,15 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences) -> dict[s
     }
     for bounds in device.radii:
         u = table[f"{bounds}.u_tilde"]
-        percentiles = dict(zip(("p10", "p25", "p50", "p75", "p90"), np.percentile(u, [10, 25, 50, 75, 90]).tolist(), strict=True))
+        percentiles = {f"p{q}": float(np.percentile(u, q)) for q in (10, 25, 50, 75, 90)}
         result[f"{bounds}.u_tilde"] = {**percentiles, "share_at_least_0.30": float((u >= 0.30).mean())}
         result[f"{bounds}.cloud_inside_interval"] = float(table[f"{bounds}.inside"].mean())
     return result
 
 
 def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
-    """Trains from the mapping under `device:` into `out_dir`, or resumes; writes device.safetensors and metrics.json."""
+    """Trains from the mapping under `device:` into `out_dir`, or resumes; writes device.safetensors and
+    metrics.json."""
     settings: DeviceConfig = settings_from(DeviceConfig, config, weights=losses.Weights)
     data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")

@@ -1,12 +1,12 @@
 """What the device learns from the cloud: CIAR's Inter-DRO loss, term by term, and a variant whose bounds are quantiles.
 
-Source: CIAR section 3.3 (Inter-DRO); weights are assumption A9, reductions A10. Letters: N tokens, V codebook. The cloud's
-distribution p_cloud is a constant everywhere.
+Source: CIAR section 3.3 (Inter-DRO); weights are assumption A9, reductions A10. Letters: N tokens, V codebook. The
+cloud's distribution p_cloud is a constant everywhere.
 
-Read literally, Inter-DRO pulls both bounds to the same p_cloud through one shared radius, so nothing rewards width and the radius
-vanishes where it is needed. `quantile` keeps the words (an interval, its lower bound the worst case, DRO weights on it) and asks of
-the bounds what an interval promises: that p_cloud lies below the lower one in a given share of cases, and above the upper one in as
-many.
+Read literally, Inter-DRO pulls both bounds to the same p_cloud through one shared radius, so nothing rewards width and
+the radius vanishes where it is needed. `quantile` keeps the words (an interval, its lower bound the worst case, DRO
+weights on it) and asks of the bounds what an interval promises: that p_cloud lies below the lower one in a given share
+of cases, and above the upper one in as many.
 """
 
 from dataclasses import dataclass
@@ -56,12 +56,14 @@ def align(p_cloud: Tensor, p_mid: Tensor) -> Tensor:
 
 
 def dro_weights(losses: Tensor, sharpness: float) -> Tensor:
-    """Weights of the tokens of a batch, softmax(alpha * loss), [N] -> [N]; no gradient runs through them (assumption A10)."""
+    """Weights of the tokens of a batch, softmax(alpha * loss), [N] -> [N]; no gradient runs through them (assumption
+    A10)."""
     return (sharpness * losses.detach()).softmax(0)
 
 
 def inter_dro(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
-    """anchor(mid) + align + anchor(upper) + anchor(lower) + DRO(lower), all arguments [N, V]. Source: CIAR section 3.3."""
+    """anchor(mid) + align + anchor(upper) + anchor(lower) + DRO(lower), all arguments [N, V]. Source: CIAR section
+    3.3."""
     mid, high, low = (anchor(p_cloud, p, weights) for p in (p_mid, upper, lower))  # each [N]
     kl = weights.align * align(p_cloud, p_mid)  # [N]
     worst = cross_entropy(p_cloud, lower)  # [N]
@@ -70,13 +72,15 @@ def inter_dro(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weig
 
 
 def pinball(p_cloud: Tensor, bound: Tensor, quantile: float) -> Tensor:
-    """Quantile (pinball) loss of a bound, summed over the codebook, [N, V] -> [N]. Least where P(p_cloud < bound) = quantile."""
+    """Quantile (pinball) loss of a bound, summed over the codebook, [N, V] -> [N]. Least where P(p_cloud < bound) =
+    quantile."""
     gap = p_cloud - bound
     return torch.maximum(quantile * gap, (quantile - 1) * gap).sum(-1)
 
 
 def quantile(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
-    """anchor(mid) + align + pinball(upper) + pinball(lower) + DRO, the bounds as quantiles of p_cloud; all arguments [N, V].
+    """anchor(mid) + align + pinball(upper) + pinball(lower) + DRO, the bounds as quantiles of p_cloud; all arguments
+    [N, V].
 
     The DRO term weighs the lower bound's own pinball loss, so that its worst tokens count most.
     """

@@ -1,9 +1,9 @@
 """Trains the interval projection phi, cloud and device frozen.
 
-Source: CIAR section 3.3; assumption A11. In a scene's token sequence the positions where the device is surest are replaced by the
-device's own choice. The cloud then reads E(x) + f^I at those positions and nothing else changes; phi is trained so that its
-distributions stay those it has on the unreplaced sequence, KL(original || mixed). How large a share is replaced is drawn per
-sequence, so that phi serves every threshold.
+Source: CIAR section 3.3; assumption A11. In a scene's token sequence the positions where the device is surest are
+replaced by the device's own choice. The cloud then reads E(x) + f^I at those positions and nothing else changes; phi is
+trained so that its distributions stay those it has on the unreplaced sequence, KL(original || mixed). How large a share
+is replaced is drawn per sequence, so that phi serves every threshold.
 
     python -m models.train.phi models/scenes.yaml train-runs/scenes/phi
 """
@@ -29,7 +29,8 @@ from simulator.rng import stream
 
 @dataclass(frozen=True)
 class PhiConfig:
-    """The mapping under `phi:` of a training file. `replaced`: {low, high}, the share of tokens that the device decides."""
+    """The mapping under `phi:` of a training file. `replaced`: {low, high}, the share of tokens that the device
+    decides."""
 
     training: LoopSettings
     scenes: Scenes
@@ -97,11 +98,13 @@ class PhiStage:
 
 def features(phi: IntervalProjection, mixed: Mixed) -> Tensor:
     """f^I [B, T, D], zero at tokens that the device did not decide (assumption A7)."""
-    return phi(mixed.hidden, mixed.lower, mixed.upper) * mixed.local.unsqueeze(-1)
+    added: Tensor = phi(mixed.hidden, mixed.lower, mixed.upper)  # [B, T, D]
+    return added * mixed.local.unsqueeze(-1)
 
 
 def log_probs(cloud: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, positions: Tensor) -> Tensor:
-    """The cloud's log-distributions of the tokens at `positions` int [P], each given the tokens before it. [B, P, V]."""
+    """The cloud's log-distributions of the tokens at `positions` int [P], each given the tokens before it. [B, P,
+    V]."""
     added = None if added is None else added[:, :-1]  # [B, T - 1, D]
     hidden = cloud.hidden(tokens[:, :-1], batch.caption_for(cloud), batch.mask, added)[:, cloud.config.caption_slots - 1 :]
     return cloud.logits(hidden[:, positions]).log_softmax(-1)

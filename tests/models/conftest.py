@@ -1,18 +1,11 @@
-"""A tiny random pair, shared by the tests that run real forward passes."""
+"""The tiny pair in float64, where batch composition changes no token."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.pair import Pair, load_pair, make_tiny_pair
-
-
-@pytest.fixture(scope="session")
-def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pairs") / "tiny"
-    make_tiny_pair(folder, seed=0)
-    return folder
+from models.pair import Pair, load_pair
 
 
 @pytest.fixture(scope="session")

@@ -29,17 +29,18 @@ def cases(name: str) -> list[dict[str, object]]:
 
 @needs_golden
 def test_interval_softmax_matches_creinn() -> None:
-    tolerance = 1e-7  # the float64 results belong to inputs that are stored rounded to float32
+    atol, rtol = 1e-9, 1e-5  # the float64 results belong to inputs that are stored rounded to float32
     for case in cases("interval_softmax"):
         centre, radius = case["center"], case["radius"]
-        assert isinstance(centre, Tensor) and isinstance(radius, Tensor)
+        assert isinstance(centre, Tensor)
+        assert isinstance(radius, Tensor)
         lower, upper = inter_fuse(centre.double(), radius.double())
-        torch.testing.assert_close(lower, case["plain_lower_f64"], atol=tolerance, rtol=0)
-        torch.testing.assert_close(upper, case["plain_upper_f64"], atol=tolerance, rtol=0)
+        torch.testing.assert_close(lower, case["plain_lower_f64"], atol=atol, rtol=rtol)
+        torch.testing.assert_close(upper, case["plain_upper_f64"], atol=atol, rtol=rtol)
         scores = uncertainty(lower, upper)
-        torch.testing.assert_close(scores.omega, case["Omega_plain_f64"], atol=tolerance, rtol=0)
-        torch.testing.assert_close(scores.sigma, case["Sigma_plain_f64"], atol=tolerance, rtol=0)
-        torch.testing.assert_close(scores.u, case["U_plain_f64"], atol=tolerance, rtol=0)
+        torch.testing.assert_close(scores.omega, case["Omega_plain_f64"], atol=atol, rtol=rtol)
+        torch.testing.assert_close(scores.sigma, case["Sigma_plain_f64"], atol=atol, rtol=rtol)
+        torch.testing.assert_close(scores.u, case["U_plain_f64"], atol=atol, rtol=rtol)
         lower, upper = inter_fuse(centre, radius, reach=True)
         torch.testing.assert_close(lower, case["reach_lower"], atol=1e-6, rtol=0)
         torch.testing.assert_close(upper, case["reach_upper"], atol=1e-6, rtol=0)
@@ -94,17 +95,21 @@ def test_the_interval_holds_its_promises(seed: int, size: int, spread: float, pe
     lower, upper = inter_fuse(centre, r)
     p = centre.double().softmax(-1)
     assert lower.dtype == upper.dtype == torch.float32
-    assert lower.isfinite().all() and upper.isfinite().all()
+    assert torch.cat([lower, upper]).isfinite().all()
     slack = size * torch.finfo(torch.float32).eps
-    assert (lower.double() <= p + slack).all() and (p <= upper.double() + slack).all()
-    assert (lower.double().sum(-1) <= 1 + slack).all() and (upper.double().sum(-1) >= 1 - slack).all()
+    assert (lower.double() <= p + slack).all()
+    assert (p <= upper.double() + slack).all()
+    assert (lower.double().sum(-1) <= 1 + slack).all()
+    assert (upper.double().sum(-1) >= 1 - slack).all()
     reach_lower, reach_upper = inter_fuse(centre, r, reach=True)
-    assert (reach_lower >= lower).all() and (reach_upper <= upper).all()
+    assert (reach_lower >= lower).all()
+    assert (reach_upper <= upper).all()
 
 
 @pytest.mark.parametrize("gap", [1.0, 10.0, 17.0, 30.0, 80.0, 1000.0])
 def test_log_odds_keep_their_digits_when_one_token_holds_all_mass(gap: float) -> None:
-    """1 - p underflows in float32 from a gap of 17 on; the log-odds of the top token must still be the gap less log(V - 1)."""
+    """1 - p underflows in float32 from a gap of 17 on; the log-odds of the top token must still be the gap less log(V -
+    1)."""
     centre = torch.zeros(1, 9)
     centre[0, 4] = gap
     assert log_odds(centre)[0, 4] == pytest.approx(gap - torch.tensor(8.0).log().item(), rel=1e-6)
@@ -115,7 +120,8 @@ def test_no_radius_means_no_uncertainty() -> None:
     lower, upper = inter_fuse(centre, torch.zeros(4, 33))
     assert torch.equal(lower, upper)
     scores = uncertainty(lower, upper, centre.argmax(-1))
-    assert scores.u.abs().max() == 0 and scores.omega.abs().max() == 0
+    assert scores.u.abs().max() == 0
+    assert scores.omega.abs().max() == 0
     torch.testing.assert_close(scores.lower_top, 1 - centre.softmax(-1).max(-1).values, atol=1e-6, rtol=0)
     assert torch.equal(intersection_probability(lower, upper), lower)
 
@@ -125,9 +131,8 @@ def test_gradients_stay_finite_under_extreme_logits(dtype: torch.dtype) -> None:
     centre = torch.tensor([[1e4, 0.0, 0.0], [3.0, 3.0, -1e4], [0.0, 0.0, 0.0]], dtype=dtype, requires_grad=True)
     pre = torch.tensor([[50.0, 0.0, -50.0]] * 3, dtype=dtype, requires_grad=True)
     lower, upper = inter_fuse(centre, torch.nn.functional.softplus(pre))
-    (lower.sum() + upper.square().sum()).backward()
-    assert centre.grad is not None and pre.grad is not None
-    assert centre.grad.isfinite().all() and pre.grad.isfinite().all()
+    for gradient in torch.autograd.grad(lower.sum() + upper.square().sum(), [centre, pre]):
+        assert gradient.isfinite().all()
 
 
 def test_radius_starts_at_softplus_of_zero() -> None:
@@ -156,7 +161,7 @@ def test_losses_are_finite_and_pull_the_centre_to_the_cloud(bounds: str) -> None
         lower, upper = inter_fuse(centre, torch.nn.functional.softplus(pre))
         terms = losses.BOUNDS[bounds](p_cloud, centre.softmax(-1), lower, upper)
         optimiser.zero_grad()
-        terms.total.backward()
+        torch.autograd.backward(terms.total)
         optimiser.step()
         after = float(terms.align.detach().mean())
         before = before if step else after

@@ -22,7 +22,7 @@ def test_both_chains_match_the_references() -> None:
         name = f"{case['case']:03d}"
         logits = guide(tensors[f"{name}.cond"], tensors[f"{name}.uncond"], case["cfg_scale"])
         rows = len(logits)
-        settings = (torch.full((rows,), case["temperature"]), torch.full((rows,), case["top_k"]), torch.full((rows,), case["top_p"]))
+        settings = tuple(torch.full((rows,), case[name]) for name in ("temperature", "top_k", "top_p"))
         probs = filter_probs(logits, *settings)
         torch.testing.assert_close(probs, tensors[f"{name}.probs_llamagen"], atol=1e-6, rtol=0)
         assert torch.equal(greedy(probs), tensors[f"{name}.argmax_token"])
@@ -33,7 +33,8 @@ def test_both_chains_match_the_references() -> None:
 def test_rows_with_different_settings_share_a_pass(chain: object) -> None:
     assert callable(chain)
     logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) * 3
-    settings = (torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0, 0.7]), torch.tensor([0, 5, 0, 49, 80, 1]), torch.tensor([1.0, 1.0, 0.8, 0.3, 1.0, 0.9]))
+    temperature, top_p = torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0, 0.7]), torch.tensor([1.0, 1.0, 0.8, 0.3, 1.0, 0.9])
+    settings = (temperature, torch.tensor([0, 5, 0, 49, 80, 1]), top_p)
     together = chain(logits, *settings)
     for row in range(6):
         alone = chain(logits[row : row + 1], *(value[row : row + 1] for value in settings))
@@ -66,7 +67,8 @@ def test_an_impossible_token_is_never_drawn(seed: int, u: float, kept: int) -> N
 
 
 def test_frequencies_pass_a_chi_square_test() -> None:
-    """20 000 draws, 9 degrees of freedom; the 99.99 % point is 33.7, so a correct sampler fails once in 10 000 seeds."""
+    """20 000 draws, 9 degrees of freedom; the 99.99 % point is 33.7, so a correct sampler fails once in 10 000
+    seeds."""
     generator = torch.Generator().manual_seed(5)
     probs = torch.softmax(torch.randn(1, 10, generator=generator), -1)
     u = torch.rand(20_000, generator=generator, dtype=torch.float64)

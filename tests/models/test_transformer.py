@@ -48,7 +48,7 @@ def small_inputs(batch: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
 
 def decode_greedy(model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1) -> tuple[Tensor, Tensor]:
     """LlamaGen's loop through the cache: tokens [B, T] and the raw logits of every step [T, R, V]."""
-    batch, slots = caption.shape[:2]
+    batch = len(caption)
     guided = scale > 1
     if guided:
         caption, mask = torch.cat([caption, model.null_caption(batch)]), torch.cat([mask, mask])
@@ -80,7 +80,7 @@ def decode_greedy(model: Transformer, caption: Tensor, mask: Tensor, scale: floa
 def test_teacher_forcing_matches_reference(grid: int) -> None:
     model, io = golden_model(grid), golden_io(grid)
     tokens = io["teacher_tokens"]
-    logits, hidden = model(tokens[:, :-1], io["caption_embs"], io["emb_masks"].bool())
+    logits, _ = model(tokens[:, :-1], io["caption_embs"], io["emb_masks"].bool())
     torch.testing.assert_close(logits, io["teacher_logits_masked"], atol=2e-4, rtol=0)
     if grid == 8:
         logits, _ = model(tokens[:, :-1], io["caption_embs"], None)
@@ -113,7 +113,9 @@ def test_rope_table_and_mask_match_reference() -> None:
 
 @needs_golden
 @pytest.mark.parametrize("grid", [8, 16])
-@pytest.mark.parametrize(("scale", "interval", "name"), [(1.0, -1, "cfg1"), (7.5, -1, "cfg7p5"), (7.5, 10, "cfg7p5_interval10")])
+@pytest.mark.parametrize(
+    ("scale", "interval", "name"), [(1.0, -1, "cfg1"), (7.5, -1, "cfg7p5"), (7.5, 10, "cfg7p5_interval10")]
+)
 @torch.inference_mode()
 def test_cached_decoding_matches_reference(grid: int, scale: float, interval: int, name: str) -> None:
     model, io = golden_model(grid), golden_io(grid)
@@ -135,7 +137,8 @@ def test_cached_decoding_matches_reference(grid: int, scale: float, interval: in
 
 @torch.inference_mode()
 def test_ragged_steps_equal_teacher_forcing() -> None:
-    """Rows of different lengths, taken in different strides, in passes that hold only some of the rows, in any order."""
+    """Rows of different lengths, taken in different strides, in passes that hold only some of the rows, in any
+    order."""
     model = small_model()
     tokens, caption, mask = small_inputs(4)
     features = torch.randn(4, SMALL.tokens, SMALL.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -81,7 +81,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_numbers_have_three_digits_and_no_data_is_a_dash() -> None:
-    values = {0.0: "0", 1.0: "1.00", 12.345: "12.3", 1234.6: "1,235", 0.00456: "0.00456", 9.999: "10.0", 4.56e-6: "4.56e-06", math.nan: "–", math.inf: "∞"}
+    values = {0.0: "0", 1.0: "1.00", 9.999: "10.0", 12.345: "12.3", 1234.6: "1,235", 0.00456: "0.00456", 4.56e-6: "4.56e-06"}
+    values |= {math.nan: "–", math.inf: "∞"}
     assert {value: significant(value) for value in values} == values
 
 
@@ -231,7 +232,6 @@ def test_hardly_any_requests(tmp_path: Path, count: int) -> None:
     page = (folder / "report.html").read_text()
     assert ("nothing to compare" if count == 0 else "nothing can be concluded") in page
     assert not re.search(r"\bnan\b", page)
-    assert 'data-v="">–<' in page
 
 
 def test_many_conditions_and_methods(tmp_path: Path) -> None:

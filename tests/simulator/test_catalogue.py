@@ -11,7 +11,12 @@ EVIDENCE = {"measured", "datasheet", "derived", "assumed"}
 
 @pytest.mark.parametrize("table", ["hardware", "runtimes", "models", "networks"])
 def test_every_entry_has_a_source_and_says_how_good_it_is(table: str) -> None:
-    pick = {"hardware": catalogue.hardware, "runtimes": catalogue.runtime, "models": catalogue.model, "networks": catalogue.network}
+    pick = {
+        "hardware": catalogue.hardware,
+        "runtimes": catalogue.runtime,
+        "models": catalogue.model,
+        "networks": catalogue.network,
+    }
     assert catalogue.names(table)
     for name in catalogue.names(table):
         entry = pick[table](name)
@@ -54,8 +59,21 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
 
 def test_the_presets_asked_for_exist_and_are_plausible() -> None:
     wanted = {
-        "3g", "3g-hspa-plus", "lte", "lte-good", "5g-sub6", "5g-mmwave", "wifi", "wifi-public", "cable", "fibre", "leo", "leo-isl",
-        "geo", "lan", "datacentre",
+        "3g",
+        "3g-hspa-plus",
+        "lte",
+        "lte-good",
+        "5g-sub6",
+        "5g-mmwave",
+        "wifi",
+        "wifi-public",
+        "cable",
+        "fibre",
+        "leo",
+        "leo-isl",
+        "geo",
+        "lan",
+        "datacentre",
     }
     assert set(catalogue.names("networks")) == wanted
     for name in wanted:

@@ -40,11 +40,12 @@ class Choice:
 
 
 def shape(**changes: Any) -> ModelShape:
-    fields: dict[str, Any] = dict(
-        title="small", n_layer=2, n_head=2, dim=8, ffn_hidden=16, vocab_size=32, caption_slots=4, caption_dim=6, image_tokens=256,
-        image_pixels=128 * 128, source="made up for tests", evidence="assumed",
-        efforts={"phi": Effort(flops=100, parameters=50, kernels=4)},
-    )
+    fields: dict[str, Any] = {
+        "title": "small", "n_layer": 2, "n_head": 2, "dim": 8, "ffn_hidden": 16, "vocab_size": 32,
+        "caption_slots": 4, "caption_dim": 6, "image_tokens": 256, "image_pixels": 128 * 128,
+        "source": "made up for tests", "evidence": "assumed",
+        "efforts": {"phi": Effort(flops=100, parameters=50, kernels=4)},
+    }  # fmt: skip
     return ModelShape(**{**fields, **changes})
 
 
@@ -126,7 +127,9 @@ def test_other_work_is_bound_by_memory_arithmetic_or_launches() -> None:
     assert graphs.compute_seconds("phi") == pytest.approx(4 * 20e-6 + 2 * 9_043_968 / (0.65 * 76.8e9))
     assert roofline("llamagen-xl", "h200", "eager").compute_seconds("phi") == pytest.approx(4 * 16e-6)
     with pytest.raises(ComputeError, match="no effort of image_decoder is known for small; known: phi"):
-        RooflineCosts(shape(), shape().efforts, catalogue.hardware("a100"), catalogue.runtime("eager")).compute_seconds("image_decoder")
+        RooflineCosts(shape(), shape().efforts, catalogue.hardware("a100"), catalogue.runtime("eager")).compute_seconds(
+            "image_decoder"
+        )
 
 
 def test_a_roofline_is_a_cost() -> None:
@@ -186,7 +189,12 @@ LINEAR = grid([[[linear(r, n, k) for k in (0, 100)] for n in (1, 5)] for r in (1
 
 def profile(table: PassTable = LINEAR, **compute: float) -> Profile:
     return Profile(
-        model="scenes", hardware="test machine", threads=2, torch="2.13.0", passes={"device": table, "cloud": table}, compute_seconds=compute
+        model="scenes",
+        hardware="test machine",
+        threads=2,
+        torch="2.13.0",
+        passes={"device": table, "cloud": table},
+        compute_seconds=compute,
     )
 
 
@@ -257,8 +265,12 @@ def test_profiles_are_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "axes"),
-    [([[[1.0]]], {}), ([[[1.0]]], {"rows": [1], "new_tokens": [1], "kv_tokens": []}),
-     ([[[0.0]]], {"rows": [1], "new_tokens": [1], "kv_tokens": [0]}), (LINEAR.seconds, {"rows": [2, 1]})],
+    [
+        ([[[1.0]]], {}),
+        ([[[1.0]]], {"rows": [1], "new_tokens": [1], "kv_tokens": []}),
+        ([[[0.0]]], {"rows": [1], "new_tokens": [1], "kv_tokens": [0]}),
+        (LINEAR.seconds, {"rows": [2, 1]}),
+    ],
 )
 def test_tables_that_are_not_grids_are_refused(seconds: Any, axes: dict[str, Any]) -> None:
     with pytest.raises(ValueError):

@@ -53,7 +53,7 @@ def test_every_message_survives_the_wire() -> None:
 
 
 def test_ciar_upload_holds_what_the_method_card_says() -> None:
-    """n ids, n feature vectors of 2 D bytes and one candidate id (METHODS 3.0)."""
+    """n ids, n feature vectors of 2 D bytes and one candidate id."""
     message = at_width(5, 4, SMALL)[2]
     counts = message.counts(SMALL)
     assert (counts["ids"], counts["feature_vectors"]) == (5 + 1, 5)

@@ -1,0 +1,154 @@
+"""A pair on disk: what it holds, how it is found, and what is said when it is damaged."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.device import BOUNDS
+from models.pair import MAX_FILE_BYTES, _shards, load_pair, make_tiny_pair
+from models.text import left_pad
+from simulator import pairs
+from simulator.errors import WeightsError
+from simulator.pairs import file_hash, known_pairs, pair_manifest
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    make_tiny_pair(tmp_path / "tiny", seed=3)
+    return tmp_path / "tiny"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tiny_pair_decodes(tmp_path: Path, dtype: torch.dtype) -> None:
+    pair = make_tiny_pair(tmp_path / "p", seed=1, dtype=dtype)
+    manifest = pair.manifest
+    assert (manifest.image_tokens, manifest.codebook_size, manifest.image_size, manifest.bounds) == (16, 64, 32, BOUNDS)
+    rows, mask = left_pad(pair.text.encode("a large red cube at the left on a plain gray background"), manifest.caption_slots)
+    tokens = torch.arange(16).unsqueeze(0)
+    logits, _ = pair.cloud(tokens[:, :-1], rows.unsqueeze(0).to(dtype), mask.unsqueeze(0))
+    _, hidden = pair.device.transformer(tokens[:, :-1], rows.unsqueeze(0).to(dtype), mask.unsqueeze(0))
+    _, lower, upper = pair.device.interval(hidden)
+    assert logits.dtype == lower.dtype == dtype
+    assert pair.phi(hidden, lower, upper).shape == (1, 16, manifest.cloud.dim)
+    assert pair.tokenizer.decode_codes(tokens).shape == (1, 3, 32, 32)
+
+
+def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
+    hashes = [make_tiny_pair(tmp_path / f"p{i}", seed).manifest.weights_hash for i, seed in enumerate((5, 5, 6))]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_guidance_takes_the_radius_of_the_conditional_row(tiny: Path) -> None:
+    device = load_pair(tiny).device
+    cond, uncond = torch.randn(2, 16), torch.randn(2, 16)
+    centre, _lower, upper = device.interval(cond, uncond, scale=3.0)
+    torch.testing.assert_close(centre, device.centre(uncond) + 3 * (device.centre(cond) - device.centre(uncond)))
+    p = centre.double().softmax(-1)
+    wanted = torch.sigmoid(torch.logit(p) + device.radius(cond).double())
+    torch.testing.assert_close(upper.double(), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_the_manifest_is_read_without_torch(tiny: Path) -> None:
+    code = "import sys; from simulator.pairs import pair_manifest as read; print(read(sys.argv[1]).grid, 'torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.split() == ["4", "False"]
+
+
+def test_a_shipped_pair_goes_by_its_name(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "SHIPPED", tiny.parent)
+    assert known_pairs() == ["tiny"]
+    assert load_pair("tiny").manifest == pair_manifest(tiny)
+    with pytest.raises(WeightsError, match=r"unknown model pair tony: did you mean tiny\? known: tiny"):
+        pair_manifest("tony")
+    with pytest.raises(WeightsError, match="holds no model pair"):
+        pair_manifest(tiny.parent / "elsewhere")
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_byte, r"device\.safetensors: sha256 [0-9a-f]{64}, expected [0-9a-f]{64}"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-5]), r"device\.safetensors: \d+ bytes, expected \d+"),
+        (Path.unlink, r"device\.safetensors: no such file"),
+    ],
+)
+def test_a_damaged_file_is_named(tiny: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(tiny / "device.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        load_pair(tiny)
+
+
+def relist(folder: Path, **changes: object) -> None:
+    """Rewrite the manifest so that it matches the files as they are, with some values changed."""
+    manifest = json.loads((folder / "pair.json").read_text()) | changes
+    manifest["files"] = [
+        {"name": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in sorted(folder.glob("*.safetensors"))
+    ]
+    (folder / "pair.json").write_text(json.dumps(manifest))
+
+
+def test_a_missing_key_is_named(tiny: Path) -> None:
+    state = load_file(tiny / "device.safetensors")
+    del state["radii.quantile.weight"]
+    save_file(state, tiny / "device.safetensors")
+    relist(tiny)
+    with pytest.raises(WeightsError, match=r"device\.safetensors: radii\.quantile\.weight is missing, needed \[64, 16\]"):
+        load_pair(tiny)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 9}, "format 9, this version reads format 1"),
+        ({"grid": 5}, "cloud.grid is 4, needed grid = 5"),
+        ({"surprise": 1}, "unknown field `surprise`"),
+        ({"image_size": "32"}, r"Expected `int`, got `str` - at `\$.image_size`"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(tiny: Path, changes: dict[str, object], message: str) -> None:
+    relist(tiny, **changes)
+    with pytest.raises(WeightsError, match=message):
+        pair_manifest(tiny)
+
+
+def test_a_manifest_that_is_no_json_is_refused(tiny: Path) -> None:
+    (tiny / "pair.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"pair\.json"):
+        pair_manifest(tiny)
+
+
+def test_a_file_name_cannot_leave_the_folder(tiny: Path) -> None:
+    manifest = json.loads((tiny / "pair.json").read_text())
+    manifest["files"][0]["name"] = "../outside"
+    (tiny / "pair.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="leaves the folder"):
+        load_pair(tiny)
+
+
+def test_replacing_a_pair_is_all_or_nothing(tiny: Path) -> None:
+    before = pair_manifest(tiny).weights_hash
+    make_tiny_pair(tiny, seed=4)
+    assert pair_manifest(tiny).weights_hash != before
+    assert [path.name for path in tiny.parent.iterdir()] == ["tiny"]
+
+
+def test_shards_stay_below_the_limit() -> None:
+    state = {f"k{i}": torch.zeros(2**20) for i in range(20)}  # 40 MiB in fp16
+    shards = _shards(state, MAX_FILE_BYTES)
+    assert [key for shard in shards for key in shard] == list(state)
+    assert all(sum(2 * t.numel() for t in shard.values()) < MAX_FILE_BYTES for shard in shards)
+    assert len(shards) == 3

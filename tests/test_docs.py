@@ -1,0 +1,42 @@
+"""The documents say what the code does: method cards, commands, names."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from simulator.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def settings_table(name: str) -> str:
+    fields = METHODS[name].model_fields
+    if not fields:
+        return "No settings."
+    rows = [f"| `{key}` | `{field.default}` | {field.description} |" for key, field in fields.items()]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_card_whose_settings_are_those_of_the_code(name: str) -> None:
+    card = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+    found = re.search(rf"<!-- settings:{name} -->\n(.*?)\n<!-- end -->", card, re.DOTALL)
+    assert found is not None
+    assert found.group(1) == settings_table(name)
+    assert f"({name}.md)" in (ROOT / "docs" / "methods" / "README.md").read_text()
+
+
+def test_assumptions_named_in_the_code_are_listed() -> None:
+    listed = set(re.findall(r"^\| (A\d+) \|", (ROOT / "docs" / "methods" / "README.md").read_text(), re.MULTILINE))
+    named: set[str] = set()
+    for path in [*ROOT.glob("models/**/*.py"), *ROOT.glob("simulator/**/*.py")]:
+        named |= set(re.findall(r"\bassumptions? (A\d+)", path.read_text()))
+    assert named <= listed
+    assert named
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("traces/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
