@@ -278,12 +278,15 @@ def _provenance(
 
 
 def _git_commit() -> str | None:
-    """Commit of the source tree this program runs from, None outside a checkout."""
+    """Commit of the source tree this program runs from, "+changes" where files differ from it; None outside a checkout."""
     here = Path(__file__).resolve().parents[1]
     if not (here / ".git").exists():
         return None
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
+    found = []
+    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            answer = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        found.append(answer.stdout.strip())
+    return found[0] + ("+changes" if found[1] else "")

@@ -105,9 +105,7 @@ class TrainResult:
     minutes: float
 
 
-def train(
-    stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = "cpu", console: Console | None = None
-) -> TrainResult:
+def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = "cpu", console: Console | None = None) -> TrainResult:
     """Trains `stage` to `settings.steps`, from `out_dir`'s checkpoint if there is one.
 
     Raises WeightsError if that checkpoint is damaged or was made with other settings (time limits and logging apart).

@@ -123,9 +123,7 @@ class TokenizerStage:
     def after_step(self, step: int) -> None:
         if step == self.config.continuous_steps - 1:
             self._set_codebook()
-        elif (
-            self.config.continuous_steps <= step < self.config.restart_until_step and step % self.config.restart_every_steps == 0
-        ):
+        elif self.config.continuous_steps <= step < self.config.restart_until_step and step % self.config.restart_every_steps == 0:
             self._restart_dead_codes(step)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -239,9 +237,7 @@ def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     facts = {**evaluate(model, settings.held_out_seed), "steps": result.steps, "parameters": parameters}
     save_vq(out_dir / "tokenizer.safetensors", model, facts)
     picture(model, settings.held_out_seed, out_dir / "reconstructions.png")
-    console.print(
-        " ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}", soft_wrap=True
-    )
+    console.print(" ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}", soft_wrap=True)
     return result
 
 

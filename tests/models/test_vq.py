@@ -11,13 +11,9 @@ from models.vq import VQConfig, VQModel, from_uint8, load_llamagen_vq, load_vq, 
 from simulator.errors import WeightsError
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
-needs_golden = pytest.mark.skipif(
-    not (GOLDEN / "llamagen_vq_tiny.pt").exists(), reason="golden data (../shared/golden) is absent"
-)
+needs_golden = pytest.mark.skipif(not (GOLDEN / "llamagen_vq_tiny.pt").exists(), reason="golden data (../shared/golden) is absent")
 
-SMALL = VQConfig(
-    codebook_size=64, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32, num_res_blocks=1, patch=4
-)
+SMALL = VQConfig(codebook_size=64, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32, num_res_blocks=1, patch=4)
 
 
 def golden_config() -> VQConfig:
@@ -111,9 +107,7 @@ def test_a_checkpoint_is_found_under_any_usual_key(tmp_path: Path, key: str | No
 def test_missing_misshapen_and_unknown_keys_are_named(tmp_path: Path) -> None:
     state = VQModel(SMALL).state_dict()
     without = {key: tensor for key, tensor in state.items() if key != "decoder.mid.1.q.weight"}
-    with pytest.raises(
-        WeightsError, match=r"weights.pt: key decoder.mid.1.q.weight is missing, needed with shape \[32, 32, 1, 1\]"
-    ):
+    with pytest.raises(WeightsError, match=r"weights.pt: key decoder.mid.1.q.weight is missing, needed with shape \[32, 32, 1, 1\]"):
         load_llamagen_vq(saved(tmp_path, without), SMALL)
     with pytest.raises(WeightsError, match=r"key quantize.embedding.weight has shape \[9, 8\], needed \[64, 8\]"):
         load_llamagen_vq(saved(tmp_path, {**state, "quantize.embedding.weight": torch.zeros(9, 8)}), SMALL)

@@ -1,0 +1,118 @@
+"""The quickstart on the shipped pair, and every command that README and docs show."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from simulator.cli import main
+from simulator.engine import PARTS
+from simulator.recording import RecordingCache
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = re.compile(r"^ciar-sim .*$", re.MULTILINE)
+SHOWN = {
+    command: page.name
+    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    for command in COMMAND.findall(block)
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Run folder of the quickstart with a quarter of its prompts."""
+    out = tmp_path_factory.mktemp("runs") / "quickstart"
+    arguments = ["run", str(ROOT / "scenarios" / "quickstart.yaml"), "--set", "prompts.count=4", "--out", str(out), "--cache", str(cache)]
+    result = CliRunner().invoke(main, [*arguments, "--quiet"])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_the_table_says_what_the_methods_are(quickstart: Path) -> None:
+    summary = pd.read_csv(quickstart / "summary.csv")
+    assert len(summary) == 5 * 3
+    calls = summary.groupby("method")["cloud_call_pct"].agg(["min", "max"])
+    assert (calls["min"] == calls["max"]).all()  # the network changes no decision
+    calls = calls["min"]
+    assert calls["base"] == 100
+    assert calls["device-only"] == 0
+    assert abs(calls["code"] - 30) <= 0.5
+    ciar = sorted((float(name.split("=")[1]), share) for name, share in calls.items() if str(name).startswith("ciar"))
+    shares = [share for _, share in ciar]
+    assert len(shares) == 2
+    assert 100 * 15 / 256 <= shares[1] < shares[0] < 100
+
+
+def test_parts_add_up_and_the_same_requests_meet_every_method(quickstart: Path) -> None:
+    requests = pd.read_parquet(quickstart / "requests.parquet")
+    assert np.abs(requests[list(PARTS)].sum(axis=1) - requests["latency_s"]).max() < 1e-9
+    assert requests.groupby("request")[["requested_s", "prompt", "device"]].nunique().to_numpy().max() == 1
+
+
+def test_as_if_is_said_and_the_sources_stand_in_the_results(quickstart: Path) -> None:
+    provenance = json.loads((quickstart / "provenance.json").read_text())
+    assert "as if llamagen-xl on a100" in provenance["as_if"]
+    assert provenance["compute"]["cloud"]["sources"]["runtime"]
+    assert "as if llamagen-xl" in (quickstart / "report.html").read_text()
+
+
+def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(quickstart: Path, cache: Path, tmp_path: Path) -> None:
+    text = yaml.safe_load((quickstart / "scenario.yaml").read_text())
+    text["compute"] = {"device": {"model": "pair", "hardware": "snapdragon-8-gen-3"}, "cloud": {"model": "pair", "hardware": "a100"}}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(text, sort_keys=False))
+    result = CliRunner().invoke(main, ["run", str(path), "--out", str(tmp_path / "own"), "--cache", str(cache), "--quiet"])
+    assert result.exit_code == 0, result.output
+    requests = pd.read_parquet(tmp_path / "own" / "requests.parquet")
+    encoded = set()
+    for file in RecordingCache(cache).root.glob("*/*.npz"):
+        recording = RecordingCache(cache).get(file.stem)
+        assert recording is not None
+        ops = recording.ops
+        encoded.add((int(ops["payload_bytes"][ops["side"] == 0].sum()), int(ops["payload_bytes"][ops["side"] == 1].sum())))
+    assert set(zip(requests["bytes_up"], requests["bytes_down"], strict=True)) <= encoded
+
+
+def test_the_shipped_scenarios_open_with_a_comment_and_load() -> None:
+    from simulator.scenario import expand, load_scenario
+
+    scenarios = sorted(ROOT.glob("scenarios/*.yaml"))
+    assert {path.stem for path in scenarios} >= {"quickstart", "threshold-prefix-sweep"}
+    for path in scenarios:
+        assert path.read_text().startswith("# "), path
+        scenario = load_scenario(path)
+        assert scenario.name == path.stem
+        assert expand(scenario)
+
+
+@pytest.mark.parametrize("command", SHOWN, ids=lambda command: command[9:49])
+def test_every_command_shown_runs(command: str, cache: Path, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shown, but in a folder of its own, with a cache of its own, and with few prompts and training steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIAR_SIM_CACHE", str(cache))
+    for name in ("scenarios", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(quickstart)
+    arguments = shlex.split(command, comments=True)[1:]
+    if arguments[0] in ("run", "sweep"):
+        few = "4" if "quickstart" in command else "1"
+        arguments += ["--set", f"prompts.count={few}", "--quiet"]
+        if "--out" not in arguments:
+            arguments += ["--out", str(tmp_path / "out")]
+    if arguments[0] == "train":
+        pytest.skip("training is run by tests/models/test_train_stages.py on a tiny configuration")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
