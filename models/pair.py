@@ -67,6 +67,9 @@ def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu"
     phi = IntervalProjection(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck)
     load_into(phi, read_state(folder / "phi.safetensors"), folder / "phi.safetensors")
     tokenizer = load_vq(folder / "tokenizer.safetensors")
+    size = manifest.grid * tokenizer.config.downsample
+    if size != manifest.image_size:
+        raise WeightsError(f"{folder / MANIFEST}: image_size {manifest.image_size}, but its tokenizer makes pictures of {size} pixels")
     if tokenizer.config.codebook_size != manifest.codebook_size:
         found, needed = tokenizer.config.codebook_size, manifest.codebook_size
         raise WeightsError(f"{folder / 'tokenizer.safetensors'}: {found} codes, needed {needed}")

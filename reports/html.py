@@ -187,8 +187,8 @@ def _cards(findings: list[Finding]) -> str:
         cards.append(f'<article class="card"><h3>{escape(one.condition)}</h3>{said}</article>')
     note = (
         "Brackets hold 95 % intervals, each on its own, not adjusted for the number of comparisons. A method is told from base "
-        "by the interval of its speed-up (paired by request), from another method only where the intervals of both means stay "
-        "apart."
+        "by the interval of its speed-up, from another method by that of the difference of their latencies, both paired by request; "
+        "its pictures from base's by the difference of cloud_nll, paired by prompt."
     )
     return f'<div class="cards">{"".join(cards)}</div>\n<p class="note">{escape(note)}</p>'
 
@@ -331,10 +331,17 @@ def _definitions(pairs: Iterable[tuple[str, str]], style: str) -> str:
     return f'<dl class="{style}">{rows}</dl>'
 
 
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {text}" for name, text in _flat(value))
+    return str(value)
+
+
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     """Nested mappings as dotted names and text."""
     if isinstance(value, Mapping):
         return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}" if name else str(key))]
     if isinstance(value, list):
-        return [(name, ", ".join(str(item) for item in value))]
+        nested = any(isinstance(item, Mapping) for item in value)
+        return [(name, ("; " if nested else ", ").join(_words(item) for item in value))]
     return [(name, "unknown" if value is None else str(value))]

@@ -26,9 +26,11 @@ PARTS = (
     "wait_s",
     "image_decode_s",
 )  # of a latency, in the order of summary.csv
-_INTERVALS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct", "speedup")
+_INTERVALS = ("cloud_nll", "cloud_nll_minus_base", "cloud_greedy_pct", "base_greedy_pct", "speedup")
+FEW = 5  # with fewer requests the findings give no interval of a latency
 NEEDED = (
     *("images", "latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s", "latency_p50_s", "latency_p95_s", "latency_p99_s"),
+    *("latency_minus_fastest_s", "latency_minus_fastest_lo_s", "latency_minus_fastest_hi_s"),
     *("decode_s", "first_token_s", "calls", "cloud_call_pct", "bytes_up", "bytes_down", "device_energy_j", "cloud_gpu_s"),
     *("cost_usd", "cloud_utilisation", "distinct_images", *PARTS),
     *(name + end for name in _INTERVALS for end in ("", "_lo", "_hi")),
@@ -100,11 +102,12 @@ def load_run(folder: Path) -> Run:
     if provenance.get("run_format") != 1:
         raise RunFolderError(f"{folder} has run format {provenance.get('run_format')}, this program reads 1; run it again")
     try:
-        table = pd.read_csv(io.BytesIO(_bytes(folder, "summary.csv")))
-        columns = list(table.columns)
-        swept = tuple(columns[columns.index("method") + 1 : columns.index("images")])
-        if missing := sorted({"case", *NEEDED} - set(columns)):
+        text = pd.read_csv(io.BytesIO(_bytes(folder, "summary.csv")), dtype=str, keep_default_na=False)
+        columns = list(text.columns)
+        swept = tuple(columns[columns.index("method_name") + 1 : columns.index("images")])
+        if missing := sorted({"case", "method", *NEEDED} - set(columns)):
             raise ValueError(f"no column {missing[0]}")
+        table = pd.DataFrame({name: _typed(text[name], name in ("method", "method_name"), name in swept) for name in columns})
     except ValueError as error:
         raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: {error}") from None
     if not (folder / "requests.parquet").is_file():
@@ -114,8 +117,19 @@ def load_run(folder: Path) -> Run:
     telling = tuple(key for key in swept if key in _NAMED or table[key].nunique(dropna=False) > 1)
     table["label"] = [label(row, swept) for row in rows]
     table["condition"] = [condition(row, telling) or name for row in rows]
-    table = table.drop_duplicates(["label", "condition"]).reset_index(drop=True)  # a method that a swept setting does not concern
     return Run(name, _bytes(folder, "scenario.yaml").decode(), provenance, swept, table, _pictures(folder))
+
+
+def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:
+    """Numbers, or text as it stands (a label may be NA); a swept column is text where any cell is none of a number."""
+    if is_text:
+        return cells.astype(object)
+    try:
+        return pd.Series([float(cell) for cell in cells], dtype=np.float64)
+    except ValueError:
+        if may_be_text:
+            return cells.astype(object)
+        raise
 
 
 def _bytes(folder: Path, name: str) -> bytes:
@@ -158,9 +172,16 @@ def _pictures(folder: Path) -> tuple[Picture, ...]:
 _NAMED = ("network", "network.preset", "network.trace")  # their values are names that need no key before them
 
 
+def own_setting(key: str) -> tuple[str, str] | None:
+    """Method (label or name) and setting of a swept key: "methods.ciar v1.2.threshold" -> ("ciar v1.2", "threshold")."""
+    front, _, setting = key.rpartition(".")
+    return (front.removeprefix("methods."), setting) if front.startswith("methods.") else None
+
+
 def split_unit(key: str) -> tuple[str, str]:
     """Name and unit of a dotted path: "network.rtt_ms" -> ("RTT", "ms"), "cloud.replicas" -> ("cloud replicas", "")."""
-    words = [word for word in key.split(".") if word not in ("network", "methods", "workload", "arrivals")]
+    own = own_setting(key)  # the label of a method may hold dots
+    words = [*own] if own else [word for word in key.split(".") if word not in ("network", "workload", "arrivals")]
     name, _, unit = words[-1].rpartition("_") if words else (key, "", "")
     if "_per_" in (words[-1] if words else ""):
         name, _, unit = words[-1].partition("_per_")
@@ -173,7 +194,7 @@ def split_unit(key: str) -> tuple[str, str]:
 
 def number(value: Any) -> str:
     """A swept value as text: 0.5, 20, lte."""
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return f"{value:.12g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -196,10 +217,10 @@ def label(row: dict[str, Any], swept: tuple[str, ...]) -> str:
     """The method with the swept settings of its own that its label does not name yet: "ciar threshold=0.5"."""
     text = str(row["method"])
     for key in swept:
-        parts = key.split(".")
-        own = parts[0] == "methods" and len(parts) > 2 and parts[1] == text.split(" ", 1)[0]
-        if own and not absent(row[key]) and f"{parts[-1]}=" not in text:
-            text += f" {parts[-1]}={number(row[key])}"
+        own = own_setting(key)
+        if own and own[0] in (row["method"], row["method_name"]) and not absent(row[key]):
+            said = f"{own[1]}={number(row[key])}"
+            text += "" if said in text.split() else f" {said}"
     return text
 
 
@@ -228,8 +249,8 @@ def axis_label(key: str) -> str:
 def finding(condition: str, cases: pd.DataFrame, *, where: bool = True) -> Finding:
     """Which method is fastest under one set of conditions, by how much, and whether its pictures are base's.
 
-    Two methods are told apart where the interval of the speed-up excludes 1 if one of them is base (paired by request),
-    otherwise where the intervals of their means do not overlap (not paired, so on the cautious side).
+    A method is told apart from the fastest where the interval of the speed-up excludes 1 if one of them is base, otherwise where
+    the interval of the difference excludes 0. Both are paired by request.
     """
     on = f"{condition}: " if where else ""
     ran = cases[np.isfinite(cases["latency_mean_s"])].sort_values("latency_mean_s", kind="stable")
@@ -239,7 +260,7 @@ def finding(condition: str, cases: pd.DataFrame, *, where: bool = True) -> Findi
     rows = [row for _, row in ran.iterrows()]
     best, others = rows[0], rows[1:]
     name = str(best["label"])
-    seconds = interval(best, "latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s", unit=" s per image")
+    seconds = _seconds(best)
     if not others:
         return Finding(condition, name, f"{on}{name} takes {significant(best['latency_mean_s'])} s", (f"{name}: {seconds}.",))
     bases = [row for row in rows if is_base(row)]
@@ -250,16 +271,15 @@ def finding(condition: str, cases: pd.DataFrame, *, where: bool = True) -> Findi
         return Finding(condition, name, title, (first, *_pictures_sentence(best, rows, bases)))
     gain = _gain(best, bases)
     if equal:
-        title = f"{on}no difference between {_join([name, *equal] if len(equal) < 3 else [name, f'{len(equal)} others'])}"
-        missing = any(math.isnan(row["latency_mean_lo_s"]) for row in others)
-        why = f"the intervals overlap{' or are missing' if missing else ''}"
-        first = f"No difference can be told between {_join([name, *equal])}: {why}. "
+        title = f"{on}not told apart: {_join([name, *equal] if len(equal) < 3 else [name, f'{len(equal)} others'])}"
+        first = f"{_join([name, *equal])} are not told apart: the paired intervals allow no difference or are missing. "
         first += f"{name} has the lowest mean, {seconds}{', ' + gain if gain else ''}."
     elif is_base(best):
         second = others[0]
         longer, least, most = (significant(1 / second[column], 2) for column in ("speedup", "speedup_hi", "speedup_lo"))
-        title = f"{on}base is fastest ({second['label']} takes {longer}× as long)"
-        first = f"base is fastest: {seconds}. The next, {second['label']}, takes {longer}× as long ({least} to {most})."
+        title = f"{on}{name} is fastest ({second['label']} takes {longer}× as long)"
+        range_ = "" if _few(best) else f" ({least} to {most})"
+        first = f"{name} is fastest: {seconds}. The next, {second['label']}, takes {longer}× as long{range_}."
     else:
         speed = f" ({significant(best['speedup'], 2)}× base)" if bases else ""
         title = f"{on}{name} is fastest{speed}"
@@ -271,44 +291,56 @@ def finding(condition: str, cases: pd.DataFrame, *, where: bool = True) -> Findi
 def _gain(best: pd.Series, bases: list[pd.Series]) -> str:
     if not bases or is_base(best):
         return ""
+    if _few(best):
+        return f"{significant(best['speedup'])}× base's speed"
     return interval(best, "speedup", "speedup_lo", "speedup_hi", unit="× base's speed")
 
 
+def _few(row: pd.Series) -> bool:
+    return bool(row["images"] < FEW)
+
+
+def _seconds(row: pd.Series) -> str:
+    if _few(row):
+        return f"{significant(row['latency_mean_s'])} s per image (too few requests for an interval)"
+    return interval(row, "latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s", unit=" s per image")
+
+
 def is_base(row: pd.Series) -> bool:
-    return str(row["method"]).split(" ", 1)[0] == "base"
+    return bool(row["method_name"] == "base")
 
 
-def told_apart(one: pd.Series, other: pd.Series) -> bool:
-    """Whether the latencies of two cases under the same conditions differ by more than their 95 % intervals allow."""
-    for base, method in ((one, other), (other, one)):
+def told_apart(fastest: pd.Series, other: pd.Series) -> bool:
+    """Whether the latency of a case differs from the fastest's by more than their paired 95 % interval allows."""
+    for base, method in ((fastest, other), (other, fastest)):
         if is_base(base) and not is_base(method):
             return bool(method["speedup_lo"] > 1 or method["speedup_hi"] < 1)
-    low, high = sorted((one, other), key=lambda row: float(row["latency_mean_s"]))
-    return bool(low["latency_mean_hi_s"] < high["latency_mean_lo_s"])
+    return bool(other["latency_minus_fastest_lo_s"] > 0)
 
 
-def same_pictures(one: pd.Series, base: pd.Series) -> bool:
-    """Whether the intervals of cloud_nll overlap: then it tells no difference."""
-    return bool(one["cloud_nll_lo"] <= base["cloud_nll_hi"] and base["cloud_nll_lo"] <= one["cloud_nll_hi"])
+def same_pictures(one: pd.Series) -> bool:
+    """Whether the interval of cloud_nll minus base's, paired by prompt, allows no difference."""
+    return bool(one["cloud_nll_minus_base_lo"] <= 0 <= one["cloud_nll_minus_base_hi"])
 
 
 def _pictures_sentence(best: pd.Series, rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:
-    if not bases or is_base(best) or not all(math.isfinite(row["cloud_nll_lo"]) for row in (best, bases[0])):
+    if not bases or is_base(best) or not math.isfinite(best["cloud_nll_minus_base_lo"]):
         return ()
     base = bases[0]
     own, its = (interval(row, "cloud_nll", "cloud_nll_lo", "cloud_nll_hi") for row in (best, base))
-    beside = f"{own} beside base's {its} nats per token"
+    apart = interval(best, "cloud_nll_minus_base", "cloud_nll_minus_base_lo", "cloud_nll_minus_base_hi")
+    beside = f"{own} beside base's {its} nats per token, paired difference {apart}"
     images = f"{int(best['distinct_images'])} distinct images"
-    if same_pictures(best, base):
-        return (f"Its cloud_nll tells no difference from base's: {beside}, on {images}.",)
+    if same_pictures(best):
+        return (f"Its pictures are not told apart from base's by cloud_nll: {beside}, on {images}.",)
     first = f"Its pictures are not base's: cloud_nll {beside}, on {images}."
-    near = [row for row in rows if not is_base(row) and np.isfinite(row["cloud_nll_lo"]) and same_pictures(row, base)]
+    near = [row for row in rows if not is_base(row) and same_pictures(row)]
     if not near:
-        return (first, "No other method here has a cloud_nll whose interval overlaps base's.")
+        return (first, "No other method here has a cloud_nll that is not told apart from base's.")
     speed = f"{near[0]['label']}, {_gain(near[0], bases)}"
     if near[0]["speedup_lo"] > 1:
-        return (first, f"Fastest with a cloud_nll that overlaps base's: {speed}.")
-    return (first, f"Of those with a cloud_nll that overlaps base's, none is told to be faster than base; the fastest: {speed}.")
+        return (first, f"Fastest with a cloud_nll not told apart from base's: {speed}.")
+    return (first, f"Of those with a cloud_nll not told apart from base's, none is told to be faster than base; the fastest: {speed}.")
 
 
 def interval(row: pd.Series, mean: str, low: str, high: str, unit: str = "") -> str:

@@ -6,6 +6,7 @@ Hue says the method, its shade the setting, the marker the condition (network). 
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -64,10 +65,12 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "savefig.dpi": 160,
+    "text.parse_math": False,  # a label may hold a $
     "svg.fonttype": "path",
     "svg.hashsalt": "ciar-sim",
 }
 MOST_CONDITIONS, MOST_LABELS, MOST_BARS, MOST_METHODS, MOST_PROMPTS = 6, 8, 12, 8, 4
+MOST_COLUMNS, MOST_ROWS = 16, 40  # of the table that stands for more than MOST_CONDITIONS
 LOG_LATENCY_FROM, LOG_SWEEP_FROM = 4.0, 8.0  # an axis is logarithmic where its largest value is this many times its smallest
 SHARED_UP_TO = 4.0  # bars of all conditions share a scale unless the longest of one is this many times another's
 
@@ -81,7 +84,7 @@ def draw_plots(run: Run) -> dict[str, bytes]:
             figures["latency_quality"] = latency_quality(run)
             figures["latency_parts"] = latency_parts(run)
             figures |= {sweep_name(key): sweep(run, key) for key in numeric_axes(run)}
-        if any(picture.kind == "image" for picture in run.pictures):
+        if grid_prompts(run):
             figures["image_grid"] = image_grid(run)
         for name, figure in figures.items():
             files |= {f"{name}.png": _render(figure, "png"), f"{name}.svg": _render(figure, "svg")}
@@ -90,7 +93,8 @@ def draw_plots(run: Run) -> dict[str, bytes]:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    with matplotlib.style.context(["default", STYLE]):
+    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
         yield
 
 
@@ -126,8 +130,9 @@ def sweep_name(key: str) -> str:
 def colours(run: Run) -> dict[str, str]:
     """Label -> colour: a hue per method; several settings of one method run from light to dark, in order of appearance."""
     families: dict[str, list[str]] = {}
-    for label in run.labels():
-        families.setdefault(label.split(" ", 1)[0], []).append(label)
+    for label, name in zip(run.summary["label"], run.summary["method_name"], strict=True):
+        labels = families.setdefault(name, [])
+        labels += [label] if label not in labels else []
     spare = iter(SPARE_HUES * (1 + len(families) // len(SPARE_HUES)))
     found = {}
     for family, labels in families.items():
@@ -166,7 +171,9 @@ def _scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
             ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _wrapped_title(ax: Axes, text: str, width: int) -> None:
+def _wrapped_title(ax: Axes, text: str, inches: float) -> None:
+    """A title no wider than the inches: 11 bold letters to each."""
+    width = max(12, int(11 * inches))
     ax.set_title("\n".join(textwrap.wrap(text.replace("× base", "×\u00a0base"), width)))
 
 
@@ -243,47 +250,41 @@ def _overlap(one: Bbox, other: Bbox) -> float:
 def latency_quality(run: Run) -> Figure:
     """Mean latency against cloud_nll (base is the reference line) and against the shares of greedy tokens.
 
-    A column of two panels per condition up to six conditions; beyond, one column with a marker per condition.
+    A column of two panels per condition up to six conditions; beyond, a table of speed-ups in their place.
     """
-    groups = list(run.conditions())
-    small = len(groups) <= MOST_CONDITIONS
-    panels = groups if small else [("", run.summary)]
+    panels = list(run.conditions())
+    if len(panels) > MOST_CONDITIONS:
+        return _speed_table(run)
     across = min(len(panels), 3)
     blocks = math.ceil(len(panels) / across)
     figure = _figure(max(4.3 * across, 6.8), 5.6 * blocks + 0.9)
     grid = figure.subplots(2 * blocks, across, squeeze=False, height_ratios=[1.35, 1.0] * blocks)
     hue = colours(run)
     short = short_labels(run)
-    markers = {condition: MARKERS[i % len(MARKERS)] for i, (condition, _) in enumerate(groups)}
+    markers = {condition: MARKERS[i] for i, (condition, _) in enumerate(panels)}
     pending: list[tuple[Axes, list[_Label], list[tuple[float, float]]]] = []
     used: list[Axes] = []
     for place, (condition, cases) in enumerate(panels):
         upper, lower = grid[2 * (place // across)][place % across], grid[2 * (place // across) + 1][place % across]
         used += [upper, lower]
-        said = finding(condition, cases, where=len(groups) > 1) if small else None
-        many = f"{len(groups)} conditions: a marker each, a line per method"
-        _wrapped_title(upper, said.title if said else many, 42 if across > 1 else 70)
+        said = finding(condition, cases, where=len(panels) > 1)
+        _wrapped_title(upper, said.title, figure.get_figwidth() / across - 0.9)
         labels: list[_Label] = []
         marks: list[tuple[float, float]] = []
         low_marks: list[tuple[float, float]] = []
-        if small:
-            for family, rows in cases.groupby(cases["label"].str.rpartition("=")[0], sort=False):
-                if family and len(rows) > 2:
-                    upper.plot(rows["latency_mean_s"], rows["cloud_nll"], color=hue[rows["label"].iloc[0]], lw=0.9, zorder=1)
-        else:
-            for label, rows in cases.groupby("label", sort=False):
-                ordered = rows.sort_values("latency_mean_s")
-                upper.plot(ordered["latency_mean_s"], ordered["cloud_nll"], color=hue[str(label)], lw=0.9, alpha=0.5)
+        for family, rows in cases.groupby(cases["label"].str.rpartition("=")[0], sort=False):
+            if family and len(rows) > 2:
+                upper.plot(rows["latency_mean_s"], rows["cloud_nll"], color=hue[rows["label"].iloc[0]], lw=0.9, zorder=1)
         shown = cases[np.isfinite(cases["latency_mean_s"])]
         crowded = len(shown) > MOST_LABELS
         for _, row in shown.iterrows():
             colour, marker = hue[row["label"]], markers[row["condition"]]
-            fastest = said is not None and row["label"] == said.fastest
+            fastest = row["label"] == said.fastest
             across_x = _errors(row, "latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s")
             x, y = float(row["latency_mean_s"]), float(row["cloud_nll"])
             bar = {"fmt": "none", "ecolor": colour, "elinewidth": 1.2, "alpha": 0.75}
             if math.isfinite(y):
-                if is_base(row) and (small or not marks):
+                if is_base(row):
                     upper.axhline(y, color=HUES["base"], lw=1.0, ls=(0, (4, 3)), zorder=1)
                     if math.isfinite(row["cloud_nll_lo"]):
                         upper.axhspan(row["cloud_nll_lo"], row["cloud_nll_hi"], color=HUES["base"], alpha=0.08, lw=0)
@@ -300,8 +301,6 @@ def latency_quality(run: Run) -> Figure:
                     lower.errorbar(x, share, xerr=across_x, yerr=_errors(row, column, f"{column}_lo", f"{column}_hi"), **bar)
                     lower.plot(x, share, marker, ms=6.5, mfc=face, mec=colour, mew=1.4, zorder=4)
                     low_marks.append((x, share))
-        if crowded and not small:
-            labels = []
         pending.append((upper, labels, marks))
         upper.set_ylabel("cloud_nll (nats per token)")
         lower.set_ylabel("greedy agreement (%)")
@@ -320,11 +319,9 @@ def latency_quality(run: Run) -> Figure:
     ring = Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=INK, mew=1.3, label="lowest mean latency")
     reference = Line2D([], [], color=HUES["base"], lw=1.0, ls=(0, (4, 3)), label="base's cloud_nll, 95 % band")
     with_base = any(is_base(row) for _, row in run.summary.iterrows())
-    handles = [*([ring] if small else []), *([reference] if with_base else []), *handles]
+    handles = [ring, *([reference] if with_base else []), *handles]
     if max(len(cases) for _, cases in panels) > MOST_LABELS:
         handles += [Line2D([], [], ls="", marker="o", color=hue[label], label=label) for label in run.labels()[:24]]
-    if not small:
-        handles += [Line2D([], [], ls="", marker=m, color=MUTED, label=c) for c, m in list(markers.items())[:24]]
     columns = max(1, min(len(handles), int(figure.get_figwidth() / 2.6)))
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=8)
     _foot(
@@ -337,6 +334,40 @@ def latency_quality(run: Run) -> Figure:
     figure.set_layout_engine("none")
     for ax, labels, marks in pending:
         _place_labels(ax, labels, marks)
+    return figure
+
+
+def _speed_table(run: Run) -> Figure:
+    """A row per method, a column per condition: colour and first line the speed-up, second line the mean latency in seconds."""
+    conditions, labels = [name for name, _ in run.conditions()], run.labels()
+    columns = [conditions[i] for i in sorted({round(i) for i in np.linspace(0, len(conditions) - 1, min(len(conditions), MOST_COLUMNS))})]
+    rows = labels[:MOST_ROWS]
+    first = run.summary.drop_duplicates(["label", "condition"]).set_index(["label", "condition"])
+    cells = first.reindex(pd.MultiIndex.from_product([rows, columns]))
+    speed = cells["speedup"].to_numpy(dtype=float).reshape(len(rows), len(columns))
+    seconds = cells["latency_mean_s"].to_numpy(dtype=float).reshape(len(rows), len(columns))
+    figure = _figure(max(6.8, 2.8 + 0.75 * len(columns)), 2.6 + 0.42 * len(rows))
+    ax = figure.subplots()
+    logs = np.log2(np.where(speed > 0, speed, math.nan))
+    top = max(1.0, float(np.nanmax(np.abs(logs)))) if np.isfinite(logs).any() else 1.0
+    ax.imshow(logs, cmap=mpl.colormaps["PuOr"].with_extremes(bad=GRID), vmin=-top, vmax=top, aspect="auto")
+    for y, x in np.ndindex(*speed.shape):
+        gain = float(speed[y, x])
+        if math.isfinite(seconds[y, x]):
+            gained = [f"{significant(gain, 2)}×"] if math.isfinite(gain) else []
+            dark = bool(abs(logs[y, x]) > 0.65 * top)
+            said = "\n".join([*gained, f"{significant(float(seconds[y, x]))} s"])
+            ax.text(x, y, said, ha="center", va="center", fontsize=7, color="white" if dark else INK)
+    ax.set_xticks(range(len(columns)), [textwrap.shorten(name, 40, placeholder="…") for name in columns], rotation=40, ha="right")
+    ax.set_yticks(range(len(rows)), [textwrap.shorten(label, 36, placeholder="…") for label in rows])
+    ax.tick_params(length=0, labelcolor=INK, labelsize=8)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    _wrapped_title(ax, f"Speed-up against base under {len(conditions)} conditions", figure.get_figwidth() - 2.6)
+    notes = ["In each cell the speed-up, with the mean latency under it. Violet is faster than base, orange slower, on a log scale."]
+    if len(columns) < len(conditions) or len(rows) < len(labels):
+        notes.append(f"{len(columns)} of {len(conditions)} conditions, {len(rows)} of {len(labels)} methods.")
+    _foot(figure, run, " ".join(notes))
     return figure
 
 
@@ -369,7 +400,9 @@ def _share(upper: Sequence[Axes], lower: Sequence[Axes], summary: pd.DataFrame) 
 def latency_parts(run: Run) -> Figure:
     """The ten parts of the mean latency as stacked bars, a bar per case, a panel per condition."""
     groups = [(condition, cases[np.isfinite(cases["latency_mean_s"])]) for condition, cases in run.conditions()]
-    groups = [(condition, cases.iloc[:MOST_BARS]) for condition, cases in groups if len(cases)]
+    groups = [(condition, cases) for condition, cases in groups if len(cases)]
+    titles = {condition: finding(condition, cases, where=len(groups) > 1) for condition, cases in groups}  # of all, shown or not
+    groups = [(condition, cases.iloc[:MOST_BARS]) for condition, cases in groups]
     shown = [groups[i] for i in sorted({round(i) for i in np.linspace(0, len(groups) - 1, min(len(groups), MOST_CONDITIONS))})]
     heights = [len(cases) + 1.6 for _, cases in shown]
     figure = _figure(10.0, 0.30 * sum(heights) + 1.9)
@@ -377,8 +410,8 @@ def latency_parts(run: Run) -> Figure:
     longest = [float(cases["latency_mean_s"].max()) for _, cases in shown]
     shared = max(longest) <= SHARED_UP_TO * min(longest)
     for ax, (condition, cases), longest_here in zip(axes, shown, longest, strict=True):
-        said = finding(condition, cases, where=len(groups) > 1)
-        _wrapped_title(ax, said.title, 100)
+        said = titles[condition]
+        _wrapped_title(ax, said.title, 7.2)
         top = max(longest) if shared else longest_here
         left = np.zeros(len(cases))
         at = np.arange(len(cases))
@@ -391,7 +424,7 @@ def latency_parts(run: Run) -> Figure:
             bold = "bold" if row["label"] == said.fastest else "normal"
             text = f"{significant(row['latency_mean_s'])} s{gain}"
             ax.text(left[place] + 0.008 * top, place, text, va="center", fontsize=8, fontweight=bold)
-        ax.set_yticks(at, list(cases["label"]), color=INK)
+        ax.set_yticks(at, [textwrap.shorten(label, 36, placeholder="…") for label in cases["label"]], color=INK)
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(cases) - 0.45, -0.55)
         ax.set_xlim(0, top * 1.2)
@@ -436,17 +469,16 @@ def sweep(run: Run, key: str) -> Figure:
     """Latency, cloud calls and quality against one swept number; a column per choice of the other conditions (up to three)."""
     table = run.summary.copy()
     own = key.startswith("methods.")
-    parts = key.split(".")
+    setting = key.rpartition(".")[2]
     others = [other for other in run.swept if other != key and not other.startswith("methods.")]
     rows_of = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-    table["series"] = [row["label"].replace(f" {parts[-1]}={number(row[key])}", "") if own else row["label"] for row in rows_of]
+    table["series"] = [row["label"].replace(f" {setting}={number(row[key])}", "") if own else row["label"] for row in rows_of]
     table["column"] = [condition_text(row, tuple(others)) for row in rows_of]
     columns = list(dict.fromkeys(table["column"]))
     shown = [columns[i] for i in sorted({round(i) for i in np.linspace(0, len(columns) - 1, min(len(columns), 3))})]
     hue = colours(run)
     shades: dict[str, str] = {}
-    for label, series in zip(table["label"], table["series"], strict=True):
-        family = str(series).split(" ", 1)[0]
+    for label, series, family in zip(table["label"], table["series"], table["method_name"], strict=True):
         shades.setdefault(str(series), HUES.get(family, hue[label]) if own else hue[label])
     crossed = False
     figure = _figure(max(4.2 * len(shown), 6.8), 7.6)
@@ -473,7 +505,7 @@ def sweep(run: Run, key: str) -> Figure:
         for series, at, level in [] if own else break_evens(cases, key):
             grid[0][place].plot(at, level, "X", color=shades[series], ms=8, mec="white", mew=0.9, zorder=5)
             crossed = True
-        _wrapped_title(grid[0][place], title, 44 if len(shown) > 1 else 80)
+        _wrapped_title(grid[0][place], title, figure.get_figwidth() / len(shown) - 0.9)
         grid[2][place].set_xlabel(axis_label(key))
     _scale_x([ax for row in grid for ax in row], table[key].to_numpy(dtype=float), LOG_SWEEP_FROM)
     for row in (0, 1):
@@ -484,6 +516,9 @@ def sweep(run: Run, key: str) -> Figure:
     notes = ["Bands are 95 % intervals."]
     if crossed:
         notes.append("Crosses: break-even with base, on straight lines between the runs.")
+    values = table[key].to_numpy(dtype=float)
+    if np.isinf(values).any():
+        notes.append(f"Not on the axis: {split_unit(key)[0]} {', '.join(dict.fromkeys(map(number, values[np.isinf(values)])))}.")
     if own:
         notes.append("Dashed: methods without this setting.")
     if len(shown) < len(columns):
@@ -522,7 +557,10 @@ def _along(cases: pd.DataFrame, key: str) -> str:
 
 
 def break_evens(cases: pd.DataFrame, key: str) -> list[tuple[str, float, float]]:
-    """(label, axis value, seconds) where a method's mean latency crosses base's, on straight lines between the runs."""
+    """(label, axis value, seconds) where a method's mean latency crosses base's, on straight lines between the runs.
+
+    Only where the intervals of the speed-up lie on different sides of 1 at the two runs.
+    """
     lines = {
         str(label): rows[np.isfinite(rows[key].astype(float)) & np.isfinite(rows["latency_mean_s"])].sort_values(key)
         for label, rows in cases.groupby("label", sort=False)
@@ -534,7 +572,8 @@ def break_evens(cases: pd.DataFrame, key: str) -> list[tuple[str, float, float]]
             continue
         x, line = rows[key].to_numpy(dtype=float), rows["latency_mean_s"].to_numpy(dtype=float)
         gap = line - base["latency_mean_s"].to_numpy(dtype=float)
-        for i in np.nonzero(gap[:-1] * gap[1:] < 0)[0]:
+        side = np.sign(np.where(rows["speedup_lo"] > 1, 1, 0) - np.where(rows["speedup_hi"] < 1, 1, 0))
+        for i in np.nonzero((gap[:-1] * gap[1:] < 0) & (side[:-1] * side[1:] < 0))[0]:
             share = gap[i] / (gap[i] - gap[i + 1])
             found.append((label, float(x[i] + share * (x[i + 1] - x[i])), float(line[i] + share * (line[i + 1] - line[i]))))
     return found
@@ -556,7 +595,9 @@ def grid_columns(run: Run) -> list[tuple[str, str]]:
 
 
 def grid_prompts(run: Run) -> dict[int, str]:
-    """The first prompts of the grid and their texts, in order of their numbers."""
+    """The first prompts of the grid and their texts, in order of their numbers; none where no request was answered."""
+    if not run.summary["images"].any():
+        return {}
     texts = {picture.prompt: picture.text for picture in run.pictures if picture.kind == "image"}
     return {prompt: texts[prompt] for prompt in sorted(texts)[:MOST_PROMPTS]}
 

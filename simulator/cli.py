@@ -1,6 +1,7 @@
 """The command line. It composes the rooms and imports each of them only when a command needs it."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,8 @@ def _run(
 ) -> None:  # fmt: skip
     from simulator.scenario import load_scenario
 
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
+        raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
     scenario = load_scenario(path, axes, sets)
 
     from reports.build import build_report
@@ -141,19 +144,45 @@ class _Models:
         return captions(seed, count)
 
     def profile(self) -> Any:
-        """Compute times of the pair on this machine: measured once, then kept in the cache folder."""
-        from simulator.compute import Profile
-        from simulator.pairs import pair_manifest
+        """Compute times of the pair on this machine: measured once, then kept in the cache folder.
 
-        device = resolve_torch_device(self.torch_device)
-        path = self.cache / "profiles" / f"{pair_manifest(self.name).weights_hash[:16]}-{device.replace(':', '')}.json"
+        A stored profile counts for equal weights, torch version, processor, cores, thread setting and --torch-device only; a damaged
+        one is measured again.
+        """
+        import hashlib
+        import os
+        import platform
+
+        from simulator.compute import Profile
+        from simulator.errors import ComputeError
+        from simulator.pairs import pair_manifest
+        from simulator.recording import torch_version
+
+        weights = pair_manifest(self.name).weights_hash
+        machine = (platform.machine(), _processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS"))
+        key = hashlib.sha256(repr((weights, torch_version(), machine, self.torch_device)).encode()).hexdigest()
+        path = self.cache / "profiles" / f"{key[:32]}.json"
         if path.is_file():
-            return Profile.read(path)
+            try:
+                return Profile.read(path)
+            except ComputeError:
+                path.unlink()
         from models.profile import measure_profile
 
         profile = measure_profile(self.pair(), lambda done, total: self.progress("measuring compute times", done, total))
         profile.write(path)
         return profile
+
+
+def _processor() -> str:
+    """Name of this machine's processor, as far as the system tells."""
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def resolve_torch_device(name: str) -> str:
@@ -162,12 +191,7 @@ def resolve_torch_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CiarSimError(f"--torch-device {name}: allowed: auto, cpu, cuda, cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise CiarSimError(f"--torch-device {name}: allowed: auto, cpu, cuda, cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise CiarSimError(f"--torch-device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return name

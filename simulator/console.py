@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -40,16 +41,16 @@ def progress_bars(quiet: bool) -> Iterator[_Bars]:
 def summary_lines(summary: pd.DataFrame) -> str:
     """The table a run prints: a row per case, the columns a reader asks for first."""
     first = list(summary.columns).index("images")
-    swept = [name for name in summary.columns[:first] if name not in ("case", "method")]
+    swept = [name for name in summary.columns[:first] if name not in ("case", "method", "method_name")]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in (*swept, "method"):
-        table.add_column(name)
+        table.add_column(escape(name))
     for name in ("images", "latency s", "p95 s", "speed-up", "cloud calls %", "up kB", "down kB", "nats/token"):
         table.add_column(name, justify="right")
     by_network = summary.sort_values(swept, kind="stable", key=_first_seen) if swept else summary
     for _, row in by_network.iterrows():
         table.add_row(
-            *("" if pd.isna(row[name]) else str(row[name]) for name in swept), row["method"], str(row["images"]),
+            *("" if pd.isna(row[name]) else escape(str(row[name])) for name in swept), escape(row["method"]), str(row["images"]),
             _number(row["latency_mean_s"], 2), _number(row["latency_p95_s"], 2), _number(row["speedup"], 2),
             _number(row["cloud_call_pct"], 1), _number(row["bytes_up"] / 1e3, 1), _number(row["bytes_down"] / 1e3, 1),
             _number(row["cloud_nll"], 2),

@@ -6,7 +6,8 @@ next request of the device: until then (`_Device.horizon_s`) its computing and s
 by an event each. A call then costs two events, its arrival in the cloud and the end of an iteration, shared with the
 batch; on a contended device four.
 
-Equal times: first created, first served.
+Equal times: first created, first served. Working ahead creates arrivals in the cloud early, so of two devices whose messages
+land in the same instant the one served first is always the same one, but need not be the one that sent first.
 """
 
 import math

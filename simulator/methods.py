@@ -17,9 +17,9 @@ class Settings(BaseModel):
 class Decoding(Settings):
     """How distributions become tokens, the same for every method of a scenario (LlamaGen's chain: guidance, temperature, top-k, top-p)."""
 
-    guidance: float = Field(3.0, ge=1.0, description="classifier-free guidance scale on both sides; 1 runs one row instead of two")
-    temperature: float = Field(1.0, gt=0.0, description="divides the logits")
-    top_k: int = Field(0, ge=0, description="keep the k largest; 0 is off")
+    guidance: float = Field(3.0, ge=1.0, le=100.0, description="classifier-free guidance on both sides; 1 runs one row instead of two")
+    temperature: float = Field(1.0, gt=0.0, le=100.0, description="divides the logits")
+    top_k: int = Field(0, ge=0, le=65536, description="keep the k largest; 0 is off")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="keep the smallest set of this mass; 1 is off")
     cloud: Literal["sampled", "greedy"] = Field("sampled", description="how the cloud picks a token")
     device: Literal["greedy", "sampled"] = Field("greedy", description="how the device picks a token (assumption A4)")

@@ -110,6 +110,11 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
         raise WeightsError(f"{path}: {error}") from error
     for role in ("cloud", "device"):
         shape = getattr(manifest, role)
+        for name in shape.__struct_fields__:
+            if not getattr(shape, name) > 0:
+                raise WeightsError(f"{path}: {role}.{name} must be > 0, got {getattr(shape, name)}")
+        if shape.dim % (4 * shape.n_head):
+            raise WeightsError(f"{path}: {role}.dim must be a multiple of 4 * n_head = {4 * shape.n_head}, got {shape.dim}")
         for ours, theirs in (("grid", "grid"), ("codebook_size", "vocab_size"), ("caption_slots",) * 2, ("caption_dim",) * 2):
             if getattr(shape, theirs) != getattr(manifest, ours):
                 found, needed = getattr(shape, theirs), getattr(manifest, ours)

@@ -158,6 +158,8 @@ class RecordingCache:
         except RecordingError:
             path.unlink(missing_ok=True)
             return None
+        except OSError as error:
+            raise RecordingError(f"cannot read the recording cache {self.root}: {error.strerror or error}") from None
 
     def put(self, key: str, recording: Recording) -> None:
         """Raises RecordingError where the cache folder cannot be written."""

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,8 @@ PICTURE_KINDS = ("image", "uncertainty", "decided")
 _MEAN = "mean over requests of the column of this name in requests.parquet: "
 COLUMNS: dict[str, str] = {
     "case": "index of the case: one method under one choice of swept values",
-    "method": "the method with the settings it differs by",
+    "method": "label of the method: its name with the settings it differs by, or what the scenario calls it",
+    "method_name": "the method's own name, such as base, whatever its label",
     "images": "requests answered, each with one image",
     "latency_mean_s": "mean of latency_s = done_s - requested_s: from the prompt typed to the last pixel on the device",
     "latency_mean_lo_s, latency_mean_hi_s": "95 % interval of latency_mean_s by batch means: requests in order of arrival cut "
@@ -66,6 +68,10 @@ COLUMNS: dict[str, str] = {
     "base is the first base case with the same swept values, those of methods.* aside; NaN without base",
     "speedup_lo, speedup_hi": "95 % interval of speedup, paired by request: delta method, the batch-means half-width of "
     "base latency_s - speedup * latency_s, over mean latency_s",
+    "latency_minus_fastest_s": "mean over the requests that both answered of latency_s minus that of the method with the lowest "
+    "latency_mean_s under the same swept values, those of methods.* aside",
+    "latency_minus_fastest_lo_s, latency_minus_fastest_hi_s": "95 % interval of latency_minus_fastest_s, paired by request, by "
+    "batch means as for latency_mean_s",
     "connect_s": _MEAN + "setting up the connection",
     "encode_s": _MEAN + "the caption encoder",
     "device_queue_s": _MEAN + "waiting until the device is free",
@@ -84,10 +90,15 @@ COLUMNS: dict[str, str] = {
     "device_energy_j": _MEAN + "seconds of computing on the device times its power; the radio is not modelled",
     "cloud_gpu_s": _MEAN + "GPU time, a batch shared among its members",
     "cost_usd": "cloud_gpu_s * price per GPU hour / 3600, per image; NaN without a price",
-    "cloud_utilisation": "sum of cloud_gpu_s / (replicas * (last done_s - first requested_s)); 1 is always busy",
+    "cloud_utilisation": "sum of cloud_gpu_s / (replicas * (last done_s - first requested_s)); 1 is always busy; "
+    "NaN for a sequential workload, whose pauses between requests stand for nothing",
     "distinct_images": "different prompts among the requests: a method makes one image per prompt, however often asked",
     "cloud_nll": "mean over distinct images of the nats per token under the cloud model. Greedy device tokens lower it by "
     "themselves: a value far from base's on either side means other pictures, lower is not better",
+    "cloud_nll_minus_base": "mean over the distinct images of prompts that both have of cloud_nll minus base's for the same "
+    "prompt; NaN without base",
+    "cloud_nll_minus_base_lo, cloud_nll_minus_base_hi": "95 % Student t interval of cloud_nll_minus_base, paired by prompt; NaN "
+    "below two prompts",
     "cloud_greedy_pct": "mean over distinct images of the share of tokens, in percent, equal to the cloud's arg max given the "
     "method's own preceding tokens",
     "base_greedy_pct": "mean over distinct images of the share of positions, in percent, equal to base's greedy tokens for the "
@@ -100,17 +111,19 @@ COLUMNS: dict[str, str] = {
 class Case:
     """One method under one choice of swept values, and its records.
 
-    method: label, its first word the method's name. swept: dotted path -> value, without keys that do not concern the method.
+    method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
     columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "prompt" and quality columns, an entry per distinct
-    image. replicas: of the cloud. gpu_usd_per_hour: NaN where no price is known.
+    image. replicas: of the cloud. gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will.
     """
 
     method: str
+    name: str
     swept: Mapping[str, Any]
     columns: Mapping[str, np.ndarray]
     quality: Mapping[str, np.ndarray] = field(default_factory=dict)
     replicas: int = 1
     gpu_usd_per_hour: float = math.nan
+    sequential: bool = False
 
 
 class Span(NamedTuple):
@@ -182,17 +195,15 @@ def ratio(above: np.ndarray, below: np.ndarray, batches: int) -> tuple[float, fl
 
 
 def requests_table(cases: Sequence[Case]) -> pd.DataFrame:
-    """A row per answered request: case, method, swept values by dotted path, `REQUEST_COLUMNS`, quality of its image."""
+    """A row per answered request: case, method, method_name, swept values by dotted path, `REQUEST_COLUMNS`, quality of its image."""
     if not cases:
         raise ValueError("a run has at least one case")
     quality = _quality_names(cases)
     frames = [_case_frame(index, case, quality) for index, case in enumerate(cases)]
-    swept = _swept_columns(cases)
     table = pd.concat(frames, ignore_index=True)
     owner = table["case"].to_numpy(dtype=np.int64)
-    methods = pd.Series([case.method for case in cases], dtype=object)
-    front = {"case": owner, "method": methods.take(owner).array}
-    front |= {key: column.take(owner).array for key, column in swept.items()}
+    front = {"case": owner}
+    front |= {key: column.take(owner).array for key, column in (_method_columns(cases) | _swept_columns(cases)).items()}
     return pd.DataFrame(front | {name: table[name].to_numpy() for name in (*REQUEST_COLUMNS, *quality)})
 
 
@@ -203,32 +214,43 @@ def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame
     records = [_in_order(requests.iloc[by_case.get(index, [])]) for index in range(len(cases))]
     bases: dict[str, int] = {}
     for index, case in enumerate(cases):
-        if case.method.split(" ", 1)[0] == "base":
+        if case.name == "base":
             bases.setdefault(_conditions(case), index)
+    fastest: dict[str, int] = {}
+    means = [mean(record["latency_s"].to_numpy()) for record in records]
+    for index, case in enumerate(cases):
+        if not math.isnan(means[index]) and means[index] < means[fastest.setdefault(_conditions(case), index)]:
+            fastest[_conditions(case)] = index
     rows = []
     for case, record in zip(cases, records, strict=True):
-        base = bases.get(_conditions(case))
-        rows.append(_metrics(case, record, None if base is None else records[base], quality))
-    front = {"case": np.arange(len(cases)), "method": pd.Series([case.method for case in cases], dtype=object)}
-    return pd.concat([pd.DataFrame(front | _swept_columns(cases)), pd.DataFrame(rows)], axis=1)
+        base, first = (found.get(_conditions(case)) for found in (bases, fastest))
+        others = [None if index is None else records[index] for index in (base, first)]
+        rows.append(_metrics(case, record, others[0], others[1], quality))
+    front = {"case": np.arange(len(cases))} | _method_columns(cases) | _swept_columns(cases)
+    return pd.concat([pd.DataFrame(front), pd.DataFrame(rows)], axis=1)
 
 
-def _metrics(case: Case, record: pd.DataFrame, base: pd.DataFrame | None, quality: Sequence[str]) -> dict[str, float]:
+def _metrics(
+    case: Case, record: pd.DataFrame, base: pd.DataFrame | None, fastest: pd.DataFrame | None, quality: Sequence[str]
+) -> dict[str, float]:
     latency = record["latency_s"].to_numpy()
     half = half_width(latency, BATCHES)
     if base is None:
         speedup = (math.nan, math.nan, math.nan)
     else:
-        pairs = record[["request", "latency_s"]].merge(base[["request", "latency_s"]], on="request", suffixes=("", "_base"))
-        speedup = ratio(pairs["latency_s_base"].to_numpy(), pairs["latency_s"].to_numpy(), BATCHES)
+        own, its = _paired(record, base, "request", "latency_s")
+        speedup = ratio(its, own, BATCHES)
     row: dict[str, float] = {"images": len(record), "latency_mean_s": mean(latency)}
     row |= {"latency_mean_lo_s": row["latency_mean_s"] - half, "latency_mean_hi_s": row["latency_mean_s"] + half}
     row |= {f"latency_p{percent}_s": percentile(latency, percent) for percent in (50, 95, 99)}
     row |= {name: mean(record[name].to_numpy()) for name in ("decode_s", "first_token_s")}
     row |= dict(zip(("speedup", "speedup_lo", "speedup_hi"), speedup, strict=True))
+    own, its = _paired(record, fastest, "request", "latency_s")
+    later, half = mean(own - its), half_width(own - its, BATCHES)
+    row |= {"latency_minus_fastest_s": later, "latency_minus_fastest_lo_s": later - half, "latency_minus_fastest_hi_s": later + half}
     row |= {name: mean(record[name].to_numpy()) for name in (*PARTS, *_USE)}
     row["cost_usd"] = row["cloud_gpu_s"] * case.gpu_usd_per_hour / 3600.0
-    span = float(record["done_s"].max() - record["requested_s"].min()) if len(record) else math.nan
+    span = float(record["done_s"].max() - record["requested_s"].min()) if len(record) and not case.sequential else math.nan
     row["cloud_utilisation"] = float(record["cloud_gpu_s"].sum()) / (case.replicas * span) if span > 0 else math.nan
     images = record.drop_duplicates("prompt").sort_values("prompt")
     row["distinct_images"] = len(images)
@@ -236,7 +258,19 @@ def _metrics(case: Case, record: pd.DataFrame, base: pd.DataFrame | None, qualit
         values = images[name].to_numpy()
         centre, half = mean(values), half_width(values, len(values))
         row |= {name: centre, f"{name}_lo": centre - half, f"{name}_hi": centre + half}
+    own, its = _paired(images, None if base is None else base.drop_duplicates("prompt"), "prompt", "cloud_nll")
+    known = np.isfinite(own - its)
+    more, half = mean((own - its)[known]), half_width((own - its)[known], int(known.sum()))
+    row |= {"cloud_nll_minus_base": more, "cloud_nll_minus_base_lo": more - half, "cloud_nll_minus_base_hi": more + half}
     return row
+
+
+def _paired(one: pd.DataFrame, other: pd.DataFrame | None, key: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The column of both where both have the key, in the order of the first; empty without the other."""
+    if other is None:
+        return np.empty(0), np.empty(0)
+    pairs = one[[key, name]].merge(other[[key, name]], on=key, suffixes=("", "_other"))
+    return pairs[name].to_numpy(dtype=np.float64), pairs[f"{name}_other"].to_numpy(dtype=np.float64)
 
 
 def _in_order(record: pd.DataFrame) -> pd.DataFrame:
@@ -274,6 +308,11 @@ def _case_frame(index: int, case: Case, quality: Sequence[str]) -> pd.DataFrame:
 def _quality_names(cases: Sequence[Case]) -> tuple[str, ...]:
     more = {name for case in cases for name in case.quality} - {"prompt", *QUALITY_COLUMNS}
     return (*QUALITY_COLUMNS, *sorted(more))
+
+
+def _method_columns(cases: Sequence[Case]) -> dict[str, pd.Series]:
+    texts = {"method": [case.method for case in cases], "method_name": [case.name for case in cases]}
+    return {name: pd.Series(values, dtype=object) for name, values in texts.items()}
 
 
 def _swept_columns(cases: Sequence[Case]) -> dict[str, pd.Series]:
@@ -352,7 +391,8 @@ def timeline_bytes(spans: Iterable[Span]) -> bytes:
 # ---- the run folder ---------------------------------------------------------------------------------------------------
 
 _FILES = ("scenario.yaml", "requests.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
-_OURS = frozenset((*_FILES, "images", "plots"))  # what a run folder holds
+_FOLDERS = ("images", "plots")  # of pictures and index.json
+_PICTURE_FILES = (".png", ".svg")
 
 
 def check_run_folder(folder: Path) -> None:
@@ -366,15 +406,29 @@ def check_run_folder(folder: Path) -> None:
             return
         if not folder.is_dir():
             raise RunFolderError(f"{cannot} it exists and is not a folder")
-        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        names = sorted(path.name for path in folder.iterdir())
         if names and not _is_ours(folder):
-            raise RunFolderError(f"{cannot} it holds {sorted(names)[0]} and is no run of ciar-sim; name another")
-        if names - _OURS:
-            raise RunFolderError(f"{cannot} {sorted(names - _OURS)[0]} in it is not from ciar-sim; move it away")
+            raise RunFolderError(f"{cannot} it holds {names[0]} and is no run of ciar-sim; name another")
+        if foreign := _foreign(folder):
+            raise RunFolderError(f"{cannot} {foreign[0]} in it is not from ciar-sim; move it away")
         if not os.access(folder.resolve().parent, os.W_OK | os.X_OK):
             raise RunFolderError(f"{cannot} {folder.resolve().parent} cannot be written")
     except OSError as error:
         raise RunFolderError(f"{cannot} {error.strerror or error}") from None
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names, relative to a run folder, of what `write_run` and the report would not have put there. Hidden files are foreign."""
+    found = []
+    for path in folder.iterdir():
+        if path.name in _FOLDERS and path.is_dir():
+            for inner in path.iterdir():
+                drawn = inner.suffix in _PICTURE_FILES and not inner.name.startswith(".")
+                if not inner.is_file() or not (drawn or inner.name == "index.json"):
+                    found.append(f"{path.name}/{inner.name}")
+        elif path.name not in _FILES or not path.is_file():
+            found.append(path.name)
+    return sorted(found)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -400,9 +454,13 @@ def write_run(
     Everything is made in a sibling folder, `draw` (`reports.build.build_report`) adds the plots there, and the two change places
     at the end; an earlier run of ciar-sim is replaced. Of `provenance` the report shows all; it knows the keys name (str),
     as_if (str or None), compute (what -> how its time was obtained) and notes (list of what is not modelled).
-    Raises RunFolderError where the folder is something else or cannot be written.
+    Raises RunFolderError where the folder is something else or cannot be written, ValueError for two pictures of one kind of one
+    prompt of one method.
     """
     check_run_folder(folder)
+    places = [(picture.method, picture.prompt, picture.kind) for picture in pictures]
+    if twice := [place for place, count in Counter(places).items() if count > 1]:
+        raise ValueError(f"two pictures of one place: {twice[0]}")
     requests = requests_table(cases)
     summary = summary_table(requests, cases)
     marks = {"program": "ciar-sim", "run_format": RUN_FORMAT, "columns": COLUMNS}

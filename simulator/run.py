@@ -86,6 +86,7 @@ def run_scenario(
     for result in Parallel(n_jobs=jobs, return_as="generator")(work):
         results.append(result)
         progress("simulating", len(results), len(cases))
+    extrapolated = {key for key, result in zip(costs.keys(cases), results, strict=True) if result.extrapolated}
     prompts = plan.captions
     records = []
     for case, result in zip(cases, results, strict=True):
@@ -94,7 +95,9 @@ def run_scenario(
         price = case.scenario.cloud.price_usd_per_gpu_hour
         records.append(
             CaseRecords(
-                method=case.method.label, swept=case.swept, columns=result.columns, quality=quality_columns(mine, reference),
+                method=case.method.label, name=case.method.name, swept=case.swept, columns=result.columns,
+                quality=quality_columns(mine, reference),
+                sequential=not isinstance(case.scenario.workload, PoissonWorkload),
                 replicas=case.scenario.cloud.replicas, gpu_usd_per_hour=math.nan if price is None else price,
             )
         )  # fmt: skip
@@ -108,7 +111,7 @@ def run_scenario(
         folder,
         scenario_yaml=resolved_yaml(scenario),
         cases=records,
-        provenance=_provenance(scenario, manifest, costs, cases, prompts),
+        provenance=_provenance(scenario, manifest, costs, extrapolated, cases, prompts),
         spans=spans,
         pictures=_pictures(cases, plan, recordings, manifest.grid),
         draw=draw,
@@ -148,9 +151,13 @@ class _Plan:
 
 
 def _captions(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
+    """The captions of a scenario, all different: a second image of one caption and seed would be the same image."""
     match scenario.prompts:
         case ScenePrompts(seed=seed, count=count):
-            return scenes(seed, count)
+            drawn = count
+            while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
+                drawn *= 2
+            return different[:count]
         case PromptList(captions=captions):
             return list(captions)
     raise AssertionError(scenario.prompts)
@@ -167,7 +174,13 @@ class _CostTable:
 
     @staticmethod
     def _key(case: Case) -> str:
-        return case.scenario.compute.model_dump_json()
+        """In words what is priced as what, which also names its entry in provenance.json."""
+        c = case.scenario.compute
+        sides = (f"{side.model} on {side.hardware}{f', {side.runtime}' if side.runtime else ''}" for side in (c.device, c.cloud))
+        return "device {}; cloud {}".format(*sides)
+
+    def keys(self, cases: Sequence[Case]) -> list[str]:
+        return [self._key(case) for case in cases]
 
     def programs(self, case: Case, recordings: Sequence[Recording]) -> tuple[list[SessionProgram], Costs, Costs]:
         key = self._key(case)
@@ -181,7 +194,14 @@ class _CostTable:
         return compiled, device, cloud
 
 
-def simulate_case(scenario: Scenario, programs: Sequence[SessionProgram], device: Costs, cloud: Costs) -> CaseResult:
+@dataclass(frozen=True)
+class SimulatedCase(CaseResult):
+    """A case's result. extrapolated: whether a cloud time lay outside what was measured; the costs may live in another process."""
+
+    extrapolated: bool = False
+
+
+def simulate_case(scenario: Scenario, programs: Sequence[SessionProgram], device: Costs, cloud: Costs) -> SimulatedCase:
     """Simulate one case: the scenario's fleet, link and cloud, each request replaying one of the programs (one per prompt)."""
     link = scenario.link
     one_way_s = link.rtt_s / 2
@@ -194,8 +214,8 @@ def simulate_case(scenario: Scenario, programs: Sequence[SessionProgram], device
     )  # fmt: skip
     if isinstance(workload, PoissonWorkload):
         rate = workload.arrivals.poisson_per_s
-        return simulate(replace(inputs, arrivals=poisson_arrivals(
-            scenario.seed, rate, workload.duration_s, workload.devices, len(programs))))  # fmt: skip
+        arrivals = poisson_arrivals(scenario.seed, rate, workload.duration_s, workload.devices, len(programs))
+        return SimulatedCase(**vars(simulate(replace(inputs, arrivals=arrivals))), extrapolated=cloud.extrapolated)
     # Sequential: every prompt once, far enough apart that no request meets the one before.
     spacing_s = 64.0
     count = len(programs)
@@ -203,7 +223,7 @@ def simulate_case(scenario: Scenario, programs: Sequence[SessionProgram], device
         arrivals = Arrivals(np.arange(count) * spacing_s, np.zeros(count, np.int64), np.arange(count))
         result = simulate(replace(inputs, arrivals=arrivals))
         if result.columns["latency_s"].max() < spacing_s:
-            return result
+            return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated)
         spacing_s *= 4
 
 
@@ -223,6 +243,9 @@ def _conditions(case: Case) -> str:
     return ", ".join(f"{path}={value}" for path, value in case.swept.items())
 
 
+_CHANGES_IMAGES = ("methods.", "decoding.", "prompts.", "pair", "seed")  # swept paths that change recordings
+
+
 def _pictures(cases: Sequence[Case], plan: _Plan, recordings: Mapping[str, Recording], grid: int) -> list[Picture]:
     """Images of the first prompts, once per distinct set of recordings, with the device's scores and who decided each token."""
     pictures: list[Picture] = []
@@ -232,7 +255,7 @@ def _pictures(cases: Sequence[Case], plan: _Plan, recordings: Mapping[str, Recor
         if tuple(keys) in seen:
             continue
         seen.add(tuple(keys))
-        own = [f"{path.rsplit('.', 1)[1]}={value}" for path, value in case.swept.items() if path.startswith("methods.")]
+        own = [f"{path.rpartition('.')[2]}={value}" for path, value in case.swept.items() if path.startswith(_CHANGES_IMAGES)]
         label = " ".join([case.method.label, *(text for text in own if text not in case.method.label)])
         for prompt, (key, text) in enumerate(zip(keys, plan.captions[case.index], strict=False)):
             recording = recordings[key]
@@ -246,20 +269,22 @@ def _pictures(cases: Sequence[Case], plan: _Plan, recordings: Mapping[str, Recor
 
 
 def _provenance(
-    scenario: Scenario, manifest: PairManifest, costs: _CostTable, cases: Sequence[Case], captions: Mapping[int, list[str]]
+    scenario: Scenario, manifest: PairManifest, costs: _CostTable, extrapolated: set[str], cases: Sequence[Case],
+    captions: Mapping[int, list[str]],
 ) -> dict[str, Any]:
     """What the numbers rest on. It holds no date and no host name, so that equal runs are equal bytes."""
-    distinct = {key: {"device": device.provenance, "cloud": cloud.provenance} for key, (device, cloud, _) in costs.costs.items()}
-    for (device, cloud, _), entry in zip(costs.costs.values(), distinct.values(), strict=True):
-        entry["device"]["extrapolated"], entry["cloud"]["extrapolated"] = device.extrapolated, cloud.extrapolated
-    first = cases[0].scenario.compute
-    as_if = None
-    if first.cloud.model != "pair":
-        as_if = (
-            f"latency as if {first.cloud.model} on {first.cloud.hardware} and {first.device.model} on {first.device.hardware}; "
-            f"acceptance and quality of the {manifest.name} pair"
-        )
-    compute = next(iter(distinct.values())) if len(distinct) == 1 else {str(i): entry for i, entry in enumerate(distinct.values())}
+    distinct = {
+        key: {
+            "device": {**device.provenance, "extrapolated": device.extrapolated},
+            "cloud": {**cloud.provenance, "extrapolated": key in extrapolated},
+        }
+        for key, (device, cloud, _) in costs.costs.items()
+    }
+    shown = {key: case.scenario.compute for key, case in zip(costs.keys(cases), cases, strict=True)}
+    foreign = [f"{c.cloud.model} on {c.cloud.hardware} and {c.device.model} on {c.device.hardware}"
+               for c in shown.values() if c.cloud.model != "pair"]  # fmt: skip
+    as_if = f"latency as if {', or '.join(foreign)}; acceptance and quality of the {manifest.name} pair" if foreign else None
+    compute = next(iter(distinct.values())) if len(distinct) == 1 else distinct
     return {
         "name": scenario.name,
         "as_if": as_if,

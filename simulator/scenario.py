@@ -82,7 +82,7 @@ class ScenePrompts(Part):
     """Captions drawn from the scene grammar that the embedded pair knows."""
 
     source: Literal["scenes"] = "scenes"
-    count: int = Field(default=16, ge=1)
+    count: int = Field(default=16, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
 
@@ -97,6 +97,8 @@ class PromptList(Part):
         for index, caption in enumerate(captions):
             if not caption.strip() or "\n" in caption:
                 refuse("must be a caption on one line", index)
+            if caption in captions[:index]:
+                refuse("stands twice; a caption gives one image, however often it is asked for", index)
         return captions
 
 
@@ -112,7 +114,7 @@ def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
     path = _folder(info) / prompts.file
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         refuse(f"cannot be read: {path}: {getattr(error, 'strerror', None) or error}", "file")
     captions = [line for line in lines if line]
     if not captions:
@@ -136,11 +138,14 @@ def _folder(info: ValidationInfo) -> Path:
 # --- methods
 
 
+LABEL = r"^([^\x00-\x20\x7f][^\x00-\x1f\x7f]*)?$"  # printable, and not blank at its start
+
+
 class MethodEntry(Part):
     """One method of a scenario under its label. Its settings are fields of the same mapping: a subclass per method."""
 
     name: str
-    label: str = Field(default="", max_length=80, pattern=r"^[^\r\n\t]*$")
+    label: str = Field(default="", max_length=80, pattern=LABEL)
 
     @property
     def settings(self) -> Settings:
@@ -157,7 +162,7 @@ def _entry_class(name: str, settings: type[Settings]) -> type[MethodEntry]:
         __base__=bases,
         __doc__=settings.__doc__,
         name=(literal, name),
-        label=(str, Field(default="", max_length=80, pattern=r"^[^\r\n\t]*$", description="name in tables; unique")),
+        label=(str, Field(default="", max_length=80, pattern=LABEL, description="name in tables; unique")),
     )
     return entry
 
@@ -177,8 +182,9 @@ def _entry(data: Any) -> Any:
         if "name" not in data:
             refuse(f"must have a name; allowed: {', '.join(METHODS)}")
         name = data["name"]
-        if name not in METHODS:
-            refuse(f"is not a known method, got {_found(name)}{did_you_mean(name, METHODS)}", "name")
+        if not isinstance(name, str) or name not in METHODS:
+            hint = did_you_mean(name, METHODS) if isinstance(name, str) else f"; allowed: {', '.join(METHODS)}"
+            refuse(f"is not a known method, got {_found(name)}{hint}", "name")
         fields = ENTRIES[name].model_fields
         for key in data:
             if key not in fields:
@@ -293,10 +299,10 @@ class Compute(Part):
 class Cloud(Part):
     """The serving side: GPUs, the largest batch of one pass in sessions, the queue, a price for `cost_usd`."""
 
-    replicas: int = Field(default=1, ge=1)
-    max_batch: int = Field(default=16, ge=1)
+    replicas: int = Field(default=1, ge=1, le=100_000)
+    max_batch: int = Field(default=16, ge=1, le=100_000)
     queue: Literal["fifo"] = "fifo"
-    price_usd_per_gpu_hour: float | None = Field(default=None, ge=0)
+    price_usd_per_gpu_hour: float | None = Field(default=None, ge=0, le=1e6)
 
 
 # --- network
@@ -329,10 +335,17 @@ class PresetNetwork(Part):
 class ExplicitNetwork(Part):
     """A link by its figures. jitter_ms: standard deviation of the one-way delay."""
 
-    rtt_ms: float = Field(ge=0)
-    up_mbps: float = Field(gt=0)
-    down_mbps: float = Field(gt=0)
-    jitter_ms: float = Field(default=0.0, ge=0)
+    rtt_ms: float = Field(ge=0, le=600_000)
+    up_mbps: float = Field(gt=0, le=1e7)
+    down_mbps: float = Field(gt=0, le=1e7)
+    jitter_ms: float = Field(default=0.0, ge=0, le=60_000)
+
+    @field_validator("up_mbps", "down_mbps")
+    @classmethod
+    def _not_absurd(cls, rate_mbps: float) -> float:
+        if rate_mbps < 1e-3:
+            refuse(f"must be >= 0.001 (1 kbit/s), got {rate_mbps}")
+        return rate_mbps
 
 
 def _one_form(data: Any) -> Any:
@@ -363,7 +376,7 @@ Network = Annotated[
 class PoissonArrivals(Part):
     """Requests of the whole fleet arrive at random, at this mean rate."""
 
-    poisson_per_s: float = Field(gt=0)
+    poisson_per_s: float = Field(gt=0, le=1e6)
 
 
 class SequentialWorkload(Part):
@@ -376,9 +389,9 @@ class SequentialWorkload(Part):
 class PoissonWorkload(Part):
     """A fleet of devices; requests arrive for `duration_s` and are all served to their end."""
 
-    devices: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1, le=10_000_000)
     arrivals: PoissonArrivals
-    duration_s: float = Field(gt=0)
+    duration_s: float = Field(gt=0, le=1e8)
 
 
 def _one_workload(data: Any) -> Any:
@@ -599,10 +612,12 @@ def _set_option(data: dict[str, Any], option: str, scenario: Scenario, source: _
     for key in place[:-1]:
         if isinstance(node, dict):
             node = node.setdefault(key, {})
-        elif isinstance(node, list) and isinstance(key, int):
+        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
             node = node[key]
         if not isinstance(node, dict | list):
             raise ScenarioError(f"{label}: {path} names nothing: {key} is {_found(node)}")
+    if isinstance(node, list) and not isinstance(place[-1], int):
+        raise ScenarioError(f"{label}: {path} names nothing: it lies in a list; set the whole list")
     node[place[-1]] = parsed
     for end in range(1, len(place) + 1):
         if place[:end] not in source.document.lines:
@@ -696,7 +711,11 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
     if place[0] in FIXED:
         raise fail("cannot be swept")
     if place[0] == "methods":
-        return _method_place(scenario, path, fail)
+        place = _method_place(scenario, path, fail)
+        label = scenario.methods[int(place[1])].label
+        if f" {place[2]}=" in label:
+            raise fail(f"is part of the label {label}, which would no longer be true; give this method a label of its own")
+        return place
     node: Any = whole
     for depth, key in enumerate(place):
         if not isinstance(node, dict) or key not in node:

@@ -87,6 +87,11 @@ class LoopSettings:
         settings: dict[str, Any] = {key: tuple(value) if key == "betas" else value for key, value in values.items()}
         return cls(**settings)
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate", "log_every_steps"):
+            if not getattr(self, name) > 0:
+                raise ScenarioError(f"training: {name} must be > 0, got {getattr(self, name)}")
+
     def lr_at(self, step: int) -> float:
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps

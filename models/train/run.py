@@ -6,7 +6,7 @@ from typing import Any
 
 from models.pair import export_pair
 from models.train import cloud, device, phi, tokenizer
-from simulator.errors import ScenarioError
+from simulator.errors import ScenarioError, WeightsError
 from simulator.yamlfile import read
 
 STAGES: dict[str, Callable[[Mapping[str, Any], Path], Any]] = {
@@ -31,6 +31,11 @@ def train_pair(config: Path, out: Path, stages: Sequence[str] = (), export: Path
             raise ScenarioError(f"{config}: unknown stage {name}; allowed: {', '.join(STAGES)}")
     for name, run in STAGES.items():
         if name in document.data and (not stages or name in stages):
-            run(document.data[name], out / name)
+            try:
+                run(document.data[name], out / name)
+            except FileNotFoundError as error:
+                raise WeightsError(f"{error.filename}: no such file; stage {name} needs the stages before it") from None
+            except PermissionError as error:
+                raise WeightsError(f"{error.filename}: cannot be written: {error.strerror}") from None
     if export is not None:
         export_pair(out, export)

@@ -162,7 +162,7 @@ def test_report_draws_again_the_same_bytes(write: Write, tmp_path: Path, cache: 
 
 
 def test_listings_and_schema() -> None:
-    for what, expected in {"methods": "prefix_rate", "presets": "5g-sub6", "hardware": "h200", "pairs": "pair"}.items():
+    for what, expected in {"methods": "prefix_rate", "presets": "5g-sub6", "hardware": "h200", "pairs": "16 x 16"}.items():
         result = call("list", what)
         assert result.exit_code == 0, result.output
         assert expected in result.output
@@ -186,9 +186,9 @@ BAD_SCENARIOS = {
     "tag": ("name: tiny", "name: !!python/name:os.system tiny", "tag"),
     "empty axis": ("[wifi, lte]", "[]", "network.preset"),
     "axis of nothing": ("network.preset: [wifi, lte]", "network.rtt: [1, 2]", "network.rtt"),
-    "no yaml": ("methods:\n", "methods: [\n", ":"),
+    "no yaml": ("methods:\n", "methods: [\n", "scenario.yaml:"),
     "unknown pair": ("pair: {pair}", "pair: no/such/pair", "no/such/pair"),
-    "unknown hardware": ("hardware: a100", "hardware: a1000", "a100"),
+    "unknown hardware": ("hardware: a100", "hardware: b100", "did you mean"),
     "unknown word": ("prompts: {{source: scenes, count: 3}}", "prompts: {{list: [a small red qube in the center]}}", "cube"),
     "caption too long": ("prompts: {{source: scenes, count: 3}}", f"prompts: {{{{list: [{'red ' * 40}]}}}}", "32"),
     "as if with other token counts": (
@@ -196,6 +196,11 @@ BAD_SCENARIOS = {
         "device: {{model: llamagen-xl-1layer, hardware: snapdragon-8-gen-3}}\n  cloud: {{model: llamagen-xl, hardware: a100}}",
         "256",
     ),
+    "method that is a list": ("- device-only", "- {{name: [base]}}", "not a known method"),
+    "absurd size": ("devices: 3", "devices: 100000000000000000000", "devices"),
+    "absurd rate": ("[wifi, lte]", "[wifi]\nnetwork: {{rtt_ms: 1.0e300, up_mbps: 1, down_mbps: 1}}", "rtt_ms"),
+    "caption twice": ("{{source: scenes, count: 3}}", "{{list: [a red cube, a red cube]}}", "twice"),
+    "axis on a labelled setting": ("network.preset: [wifi, lte]", "methods.ciar threshold=0.6.threshold: [0.1, 0.2]", "label"),
     "not modelled yet": ("network.preset: [wifi, lte]", "seed: [1, 2]\nplacement: cloud", "placement"),
 }  # fmt: skip
 
@@ -257,6 +262,9 @@ def test_other_bad_arguments(write: Write, tmp_path: Path) -> None:
     path = write(SCENARIO)
     assert_refused(call("run", tmp_path / "absent.yaml"), "absent.yaml")
     assert_refused(call("run", path, "--set", "seed"), "seed")
+    (tmp_path / "cachefile").write_text("")
+    assert_refused(call("run", path, "--cache", tmp_path / "cachefile", "--out", tmp_path / "o", "--quiet"), "cachefile")
+    assert_refused(call("train", Path(__file__).parents[2] / "models" / "scenes.yaml", "--stage", "phi", "--out", tmp_path / "t"), "t")
     assert_refused(call("run", path, "--set", "sead=1"), "seed")
     assert_refused(call("sweep", path, "--axis", "network.preset="), "network.preset")
     assert_refused(call("run", path, "--torch-device", "tpu", "--out", tmp_path / "o", "--cache", tmp_path / "c", "--quiet"), "tpu")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from simulator import results
+from simulator.console import summary_lines
 from simulator.errors import RunFolderError
 from simulator.results import PARTS, REQUEST_COLUMNS, TRACKS, Case, Picture, Span
 
@@ -26,7 +28,7 @@ def case(method: str, latency: list[float], swept: dict[str, Any] | None = None,
     columns |= {"request": np.arange(n), "prompt": np.arange(n) % 2, "requested_s": 10.0 * np.arange(n)}
     columns |= {"latency_s": np.array(latency, dtype=float), "device_compute_s": np.array(latency, dtype=float)}
     columns |= {"done_s": columns["requested_s"] + columns["latency_s"], "cloud_gpu_s": np.full(n, 0.5)}
-    return Case(method, swept or {}, columns | more.pop("columns", {}), **more)
+    return Case(method, more.pop("name", method.split(" ")[0]), swept or {}, columns | more.pop("columns", {}), **more)
 
 
 def summary(*cases: Case) -> pd.DataFrame:
@@ -107,7 +109,7 @@ def test_no_samples_give_nan_and_one_gives_no_interval() -> None:
     table = summary(case("base", []), case("ciar", [3.0]))
     empty, one = table.iloc[0], table.iloc[1]
     assert empty["images"] == empty["distinct_images"] == 0
-    assert empty.drop(["case", "method", "images", "distinct_images"]).isna().all()
+    assert empty.drop(["case", "method", "method_name", "images", "distinct_images"]).isna().all()
     assert one["latency_mean_s"] == one["latency_p99_s"] == 3.0
     assert math.isnan(one["latency_mean_lo_s"])
     assert math.isnan(one["speedup"])
@@ -124,14 +126,43 @@ def test_speedup_is_taken_under_the_same_conditions_and_paired_by_request() -> N
     )
     assert list(table["speedup"])[:4] == [1.0, 1.0, 3.0, 2.0]
     assert math.isnan(table["speedup"][4])
-    assert list(table.columns[:4]) == ["case", "method", "network.preset", "methods.ciar.threshold"]
+    assert list(table.columns[:5]) == ["case", "method", "method_name", "network.preset", "methods.ciar.threshold"]
     assert table["methods.ciar.threshold"].isna().sum() == 4
+
+
+def test_base_is_known_by_its_name_not_by_its_label() -> None:
+    table = summary(case("base of the thesis [1]", [4.0], name="ciar"), case("cloud only", [8.0], name="base"))
+    assert list(table["method_name"]) == ["ciar", "base"]
+    assert list(table["speedup"]) == [2.0, 1.0]
+
+
+def test_differences_are_paired_by_request_and_by_prompt() -> None:
+    def nll(zero: float, one: float) -> dict[str, np.ndarray]:
+        return {"prompt": np.array([0, 1]), "cloud_nll": np.array([zero, one])}
+
+    table = summary(
+        case("base", [4.0, 40.0], quality=nll(1.0, 9.0)),
+        case("ciar", [1.0, 11.0], quality=nll(1.5, 10.5)),
+        case("code", [2.0, 14.0], quality=nll(1.0, 9.0)),
+        case("ciar", [2.0], {"network.preset": "lte"}, quality=nll(1.0, 9.0)),
+    )
+    code = table.iloc[2]
+    assert list(table["latency_minus_fastest_s"]) == [16.0, 0.0, 2.0, 0.0]
+    t = stats.t.ppf(0.975, 1)  # of two pairs: half their distance is the standard error
+    assert (code["latency_minus_fastest_lo_s"], code["latency_minus_fastest_hi_s"]) == pytest.approx((2 - t, 2 + t))
+    assert list(table["cloud_nll_minus_base"][:3]) == [0.0, 1.0, 0.0]
+    assert (table["cloud_nll_minus_base_lo"][1], table["cloud_nll_minus_base_hi"][1]) == pytest.approx((1 - t / 2, 1 + t / 2))
+    assert math.isnan(table["cloud_nll_minus_base"][3])  # no base there
+
+
+def test_a_sequential_workload_has_no_utilisation() -> None:
+    assert math.isnan(summary(case("base", [1.0, 2.0], sequential=True))["cloud_utilisation"][0])
 
 
 def test_order_of_rows_does_not_change_the_numbers() -> None:
     straight = case("base", [1.0, 5.0, 2.0, 8.0])
     order = np.array([2, 0, 3, 1])
-    shuffled = Case("base", {}, {name: values[order] for name, values in straight.columns.items()})
+    shuffled = Case("base", "base", {}, {name: values[order] for name, values in straight.columns.items()})
     pd.testing.assert_frame_equal(summary(straight), summary(shuffled))
 
 
@@ -141,14 +172,14 @@ def test_requests_table_joins_quality_by_prompt() -> None:
     assert list(table["cloud_nll"]) == [4.0, 5.0, 4.0]
     assert list(table["align_scenes"]) == [0.5, 1.0, 0.5]
     assert table["cloud.replicas"].dtype == np.int64
-    assert list(table.columns[:3]) == ["case", "method", "cloud.replicas"]
+    assert list(table.columns[:4]) == ["case", "method", "method_name", "cloud.replicas"]
 
 
 def test_parts_that_miss_the_latency_are_refused() -> None:
     with pytest.raises(ValueError, match=r"case 0 \(base\): the parts miss latency_s by up to 1 s"):
         results.requests_table([case("base", [2.0], columns={"wait_s": np.ones(1)})])
     with pytest.raises(ValueError, match="no columns wait_s"):
-        results.requests_table([Case("base", {}, {name: np.zeros(0) for name in REQUEST_COLUMNS if name != "wait_s"})])
+        results.requests_table([Case("base", "base", {}, {name: np.zeros(0) for name in REQUEST_COLUMNS if name != "wait_s"})])
 
 
 def test_every_summary_column_is_defined() -> None:
@@ -271,6 +302,36 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
         write(tmp_path / "run")
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run", "thesis"]
+
+
+def test_hidden_files_and_files_among_the_plots_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "repo" / ".git").mkdir(parents=True)
+    with pytest.raises(RunFolderError, match=r"it holds \.git and is no run"):
+        write(tmp_path / "repo")
+    folder = tmp_path / "run"
+    for name in (".hidden", "plots/figure.pdf", "images/.keep.png", "images/mine/a.png"):
+        write(folder, draw=lambda new: (new / "plots").mkdir())
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+        top = name.removesuffix("/a.png")
+        with pytest.raises(RunFolderError, match=f"{re.escape(top)} in it is not from ciar-sim"):
+            write(folder)
+        (folder / name).unlink()
+        if top != name:
+            (folder / top).rmdir()
+    write(folder)
+
+
+def test_two_pictures_of_one_place_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two pictures of one place"):
+        write(tmp_path / "run", pictures=(*PICTURES, PICTURES[0]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_are_no_markup() -> None:
+    lines = summary_lines(summary(case("ciar [red]x[/red] [/]", [1.0], {"network.preset": "[bold]"})))
+    assert "ciar [red]x[/red] [/]" in lines
+    assert "[bold]" in lines
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
