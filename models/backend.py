@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.interval import inter_fuse, uncertainty
+from models.eagle import CAPTION_TOKEN, EagleDrafter
+from models.interval import inter_fuse, sampled_bounds
+from models.methods.scores import all_scores
 from models.methods.session import Step
 from models.pair import Pair
 from models.sampling import filter_probs, greedy, guide, sample
 from models.text import left_pad
-from models.transformer import KVCache, Transformer
+from models.transformer import CachedDecoder, KVCache, Transformer
 from models.vq import to_uint8
+from simulator.errors import WeightsError
 from simulator.ops import Forward
 
 
@@ -43,53 +46,61 @@ class PassRequest:
 
 
 class Backend:
-    """The pair's models with caches for `slots` sessions."""
+    """The pair's models with caches for `slots` sessions. spare: columns of the caches past the image's end, for trees."""
 
-    def __init__(self, pair: Pair, slots: int) -> None:
+    def __init__(self, pair: Pair, slots: int, spare: int = 0) -> None:
         self.pair = pair
-        self.models: dict[str, Transformer] = {"cloud": pair.cloud, "device": pair.device.transformer}
+        self.models: dict[str, CachedDecoder] = {"cloud": pair.cloud, "device": pair.device.transformer}
+        if pair.drafter is not None:
+            self.models["drafter"] = pair.drafter
         self.caches = {
-            role: KVCache(model.config, 2 * slots, pair.torch_device, pair.dtype) for role, model in self.models.items()
+            role: KVCache(model.config, 2 * slots, pair.torch_device, pair.dtype, spare) for role, model in self.models.items()
         }
 
     def forward(self, role: str, requests: Sequence[PassRequest]) -> list[Step]:
         """One pass per request, batched; requests of about the same number of new positions share a batch."""
+        if role not in self.models:
+            raise WeightsError(f"the pair {self.pair.manifest.name} has no {role}.safetensors: no {role} can run")
         steps: list[Step | None] = [None] * len(requests)
         buckets: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
-            new = len(request.op.tokens) + (self.pair.manifest.caption_slots if request.op.caption is not None else 0)
-            buckets.setdefault((new - 1).bit_length(), []).append(index)
+            buckets.setdefault((self._new(request) - 1).bit_length(), []).append(index)
         for members in buckets.values():
             group = [requests[index] for index in members]
             for index, step in zip(members, self._read(role, group, self._pass(role, group)), strict=True):
                 steps[index] = step
         return [step for step in steps if step is not None]
 
+    def _new(self, request: PassRequest) -> int:
+        """Columns that a pass adds to the cache of each of its rows."""
+        return request.op.new_positions + (self.pair.manifest.caption_slots if request.op.caption is not None else 0)
+
     def _pass(self, role: str, group: Sequence[PassRequest]) -> Tensor:
-        """Last hidden state of every row of the batch, [R, D]; rows in slot order, conditional before unconditional."""
+        """Hidden states of every row of the batch, [R, n, D]; rows in slot order, conditional before unconditional."""
         model, cache = self.models[role], self.caches[role]
         slots = self.pair.manifest.caption_slots
         rows = torch.tensor([2 * r.slot + guided for r in group for guided in range(r.rows)])  # [R]
-        has_caption = [r.op.caption is not None for r in group]
-        new = [len(r.op.tokens) + slots * first for r, first in zip(group, has_caption, strict=True)]
-        start = [0 if first else slots + r.start for r, first in zip(group, has_caption, strict=True)]
-        embeds = self._embed(model, group, max(new))  # [G, n, D]
         repeats = torch.tensor([r.rows for r in group])
-        embeds = embeds.repeat_interleave(repeats.to(embeds.device), dim=0)  # [R, n, D]
-        for index, request in enumerate(group):
-            if request.op.caption is not None:
-                first = int(repeats[:index].sum())
-                features, mask = left_pad(torch.from_numpy(request.op.caption), slots)  # [slots, caption_dim], [slots]
-                cache.caption_mask[rows[first : first + request.rows]] = mask.to(cache.caption_mask.device)
-                embeds[first, :slots] = model.embed_caption(features.to(embeds.device))
-                if request.rows == 2:
-                    embeds[first + 1, :slots] = model.embed_caption(model.null_caption(1)[0])
-        n_new = torch.tensor(new).repeat_interleave(repeats)
-        hidden = model.step(cache, rows, torch.tensor(start).repeat_interleave(repeats), embeds, n_new)  # [R, n, D]
-        return hidden[torch.arange(len(rows)), n_new - 1]
+        new = torch.tensor([self._new(r) for r in group]).repeat_interleave(repeats)  # [R]
+        start = torch.tensor([0 if r.op.caption is not None else slots + r.start for r in group]).repeat_interleave(repeats)  # [R]
+        moves = [
+            (2 * r.slot + guided, slots + source, slots + r.start - len(r.op.gather) + index)
+            for r in group
+            for guided in range(r.rows)
+            for index, source in enumerate(r.op.gather)
+        ]
+        if moves:
+            cache.move(*zip(*moves, strict=True))
+        if isinstance(model, EagleDrafter):
+            embeds = self._embed_drafts(model, group, int(new.max()))  # [R, n, D]
+        else:
+            assert isinstance(model, Transformer)
+            embeds = self._embed(model, cache, group, rows, int(new.max()))  # [R, n, D]
+        trees = [r.op.tree for r in group for _ in range(r.rows)]
+        return model.step(cache, rows, start, embeds, new, trees)
 
-    def _embed(self, model: Transformer, group: Sequence[PassRequest], longest: int) -> Tensor:
-        """Token embeddings plus interval features, [G, longest, D]; caption positions are left for the caller."""
+    def _embed(self, model: Transformer, cache: KVCache, group: Sequence[PassRequest], rows: Tensor, longest: int) -> Tensor:
+        """Caption rows, and token embeddings plus interval features, [R, longest, D]; new captions' masks go to the cache."""
         slots = self.pair.manifest.caption_slots
         ids = torch.zeros(len(group), longest, dtype=torch.long)
         for index, request in enumerate(group):
@@ -101,24 +112,79 @@ class Backend:
                 offset = slots if request.op.caption is not None else 0
                 features = torch.as_tensor(request.op.features, dtype=embeds.dtype, device=embeds.device)
                 embeds[index, offset : offset + len(features)] += features
+        repeats = torch.tensor([r.rows for r in group])
+        embeds = embeds.repeat_interleave(repeats.to(embeds.device), dim=0)  # [G, longest, D] -> [R, longest, D]
+        for index, request in enumerate(group):
+            if request.op.caption is not None:
+                first = int(repeats[:index].sum())
+                caption, mask = left_pad(torch.from_numpy(request.op.caption), slots)  # [slots, caption_dim], [slots]
+                cache.caption_mask[rows[first : first + request.rows]] = mask.to(cache.caption_mask.device)
+                embeds[first, :slots] = model.embed_caption(caption.to(embeds.device))
+                if request.rows == 2:
+                    embeds[first + 1, :slots] = model.embed_caption(model.null_caption(1)[0])
         return embeds
 
+    def _embed_drafts(self, model: EagleDrafter, group: Sequence[PassRequest], longest: int) -> Tensor:
+        """What the drafter reads: at each position the next token beside the base model's feature there, [R, longest, D]."""
+        slots, device, dtype = self.pair.manifest.caption_slots, self.pair.torch_device, self.pair.dtype
+        count = sum(r.rows for r in group)
+        ids = torch.full((count, longest), CAPTION_TOKEN)
+        features = torch.zeros(count, longest, model.config.dim, dtype=dtype, device=device)
+        row = 0
+        for request in group:
+            op, mine = request.op, slice(row, row + request.rows)
+            first = slots - 1 if op.caption is not None else 0  # position of the first token
+            ids[mine, first : first + len(op.tokens)] = torch.tensor(op.tokens, dtype=torch.long)
+            if op.caption is not None:
+                features[mine, :slots] = torch.as_tensor(op.caption, dtype=dtype, device=device)
+            after = first + (op.caption is not None)  # position of the first feature in op.features
+            if after < first + len(op.tokens):
+                features[mine, after : first + len(op.tokens)] = torch.as_tensor(op.features, dtype=dtype, device=device)
+            row += request.rows
+        return model.inputs(self.pair.cloud.embed_tokens(ids.to(device)), features)
+
     def _read(self, role: str, group: Sequence[PassRequest], hidden: Tensor) -> list[Step]:
-        """From last hidden states [R, D] to a picked token per session, and its interval and scores on the device."""
-        model = self.models[role]
-        logits = model.logits(hidden)  # [R, V]
-        first = torch.tensor(np.cumsum([0, *(r.rows for r in group)])[:-1])  # conditional row of each session
-        other = first + torch.tensor([r.rows - 1 for r in group])  # its unconditional row, or the same one
+        """From hidden states [R, n, D] to a picked token per session, and its interval and scores on the device."""
+        model = self.pair.cloud if role == "drafter" else self.models[role]
+        assert isinstance(model, Transformer)
+        slots = self.pair.manifest.caption_slots
+        rows: list[Tensor] = []  # row of `hidden` of each position that logits are wanted at, per session
+        places: list[Tensor] = []  # its position in the pass
+        states: list[Tensor] = []
+        row = 0
+        for r in group:
+            new = self._new(r)
+            wanted = new if r.op.outputs == "all" else 1
+            states.append(hidden[row : row + r.rows, new - wanted : new])  # [rows, n or 1, D]
+            # With a caption in the pass, the first row that predicts a token is the last caption slot's.
+            first = slots - 1 if wanted > 1 and r.op.caption is not None else new - wanted
+            rows.append(torch.arange(row, row + r.rows).repeat_interleave(new - first))
+            places.append(torch.arange(first, new).repeat(r.rows))
+            row += r.rows
+        logits = model.logits(hidden[torch.cat(rows), torch.cat(places)])  # [M, V]
+        counts = [len(x) // r.rows for x, r in zip(rows, group, strict=True)]  # positions of each session
+        begins = np.cumsum([0, *(len(x) for x in rows)])[:-1].tolist()
+        conditional = torch.cat([torch.arange(b, b + n) for b, n in zip(begins, counts, strict=True)])  # [P]
+        shift = torch.tensor([n * (r.rows - 1) for n, r in zip(counts, group, strict=True)])
+        per = torch.tensor(counts)
         scale = torch.tensor([r.guidance for r in group], dtype=logits.dtype, device=logits.device)
-        guided = guide(logits[first], logits[other], scale)  # [G, V]
-        tokens = self._pick(group, guided)
-        conditional = hidden[first]  # [G, D]
-        if role != "device":
-            return [Step(tokens[g], guided[g], conditional[g]) for g in range(len(group))]
-        lower, upper = inter_fuse(guided, self.pair.device.radius(conditional))  # [G, V], assumption A5
-        s = uncertainty(lower, upper)
-        scores = torch.stack([s.u_tilde, s.u, s.omega, s.sigma, s.lower_top], dim=-1).float().cpu().numpy()  # [G, SCORES]
-        return [Step(tokens[g], guided[g], conditional[g], scores[g], lower[g], upper[g]) for g in range(len(group))]
+        other = conditional + shift.repeat_interleave(per)  # the unconditional row's entry, or the same one
+        guided = guide(logits[conditional], logits[other], scale.repeat_interleave(per.to(scale.device)))  # [P, V]
+        ends = per.cumsum(0)
+        last = guided[ends - 1]  # [G, V]
+        tokens = self._pick(group, last)
+        steps = []
+        for g, r in enumerate(group):
+            mine = guided[int(ends[g]) - counts[g] : int(ends[g])] if r.op.outputs == "all" else last[g]
+            steps.append(Step(tokens[g], mine, states[g][0, -1], states=states[g]))
+        if role == "device":
+            final = torch.stack([step.hidden for step in steps])  # [G, D]
+            radius = self.pair.device.radius(final)  # [G, V], assumption A5
+            lower, upper = inter_fuse(last, radius)  # [G, V]
+            scores = all_scores(last, lower, upper).cpu().numpy()  # [G, SCORES]
+            for g, step in enumerate(steps):
+                step.scores, step.lower, step.upper, step.radius = scores[g], lower[g], upper[g], radius[g]
+        return steps
 
     @staticmethod
     def _pick(group: Sequence[PassRequest], guided: Tensor) -> list[int]:
@@ -137,7 +203,8 @@ class Backend:
         return tokens.tolist()
 
     def compute(self, kind: str, payloads: Sequence[Any]) -> list[Any]:
-        """Results of one kind of `Compute`: caption rows float32 [n, caption_dim], f^I float32 [D], or uint8 [H, W, 3]."""
+        """Results of one kind of `Compute`: caption rows float32 [n, caption_dim], f^I float32 [D], lower and upper bounds [V],
+        or uint8 [H, W, 3]."""
         match kind:
             case "caption_encoder":
                 return [self.pair.text.encode(caption).float().cpu().numpy() for caption in payloads]
@@ -145,6 +212,8 @@ class Backend:
                 hidden = torch.stack([step.hidden for step in payloads])  # [G, D]
                 lower, upper = (torch.stack([getattr(step, side) for step in payloads]) for side in ("lower", "upper"))
                 return list(self.pair.phi(hidden, lower, upper).float().cpu().numpy())
+            case "interval_samples":
+                return [sampled_bounds(step.logits, step.radius, torch.from_numpy(noise)) for step, noise in payloads]
             case "image_decoder":
                 codes = torch.tensor(payloads, device=self.pair.torch_device)  # [G, T]
                 return list(to_uint8(self.pair.tokenizer.decode_codes(codes)).cpu().numpy())

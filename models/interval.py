@@ -58,12 +58,29 @@ def inter_fuse(centre: Tensor, radius: Tensor, reach: bool = False) -> tuple[Ten
     """
     odds, r = log_odds(at_least_float32(centre)), at_least_float32(radius)
     lower, upper = torch.sigmoid(odds - r), torch.sigmoid(odds + r)
-    if reach:
-        return (
-            torch.maximum(lower, 1 - (upper.sum(-1, keepdim=True) - upper)),
-            torch.minimum(upper, 1 - (lower.sum(-1, keepdim=True) - lower)),
-        )
-    return lower, upper
+    return reachable(lower, upper) if reach else (lower, upper)
+
+
+def reachable(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The tightest bounds that some distribution within [lower, upper] attains, both from the bounds as given. [..., V].
+
+    Source: CreINN, the last step of its interval softmax.
+    """
+    return (
+        torch.maximum(lower, 1 - (upper.sum(-1, keepdim=True) - upper)),
+        torch.minimum(upper, 1 - (lower.sum(-1, keepdim=True) - lower)),
+    )
+
+
+def sampled_bounds(centre: Tensor, radius: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds over k distributions softmax(c + noise_j r) of the interval's box: element-wise least and greatest.
+
+    centre, radius: [V]. noise: [k, V] in [-1, 1]. Returns (lower, upper), each [V]; no sum of one is promised of either.
+    Source: CIAR's baseline that enumerates k feasible solutions; how it draws them is not published.
+    """
+    c, r = at_least_float32(centre), at_least_float32(radius)
+    rows = (c + noise.to(c) * r).softmax(-1)  # [k, V]
+    return rows.amin(0), rows.amax(0)
 
 
 def intersection_probability(lower: Tensor, upper: Tensor) -> Tensor:

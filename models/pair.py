@@ -1,7 +1,8 @@
 """A model pair: what decodes together, on disk and in memory.
 
 On disk (see simulator/pairs.py for the manifest): `pair.json`, text.safetensors, tokenizer.safetensors,
-cloud-0000i-of-0000n .safetensors, device.safetensors, phi.safetensors; half precision, no file of 15 MiB or more.
+cloud-0000i-of-0000n .safetensors, device.safetensors, phi.safetensors, and, not in every pair, drafter.safetensors;
+half precision, no file of 15 MiB or more.
 
     pair = load_pair("scenes")
     logits, hidden = pair.cloud(tokens, caption, mask)
@@ -24,13 +25,14 @@ from torch import Tensor, nn
 
 from models.backbones import load_into, read_state
 from models.device import DeviceModel
+from models.eagle import EagleDrafter, drafter_config, from_checkpoint, to_checkpoint
 from models.phi import IntervalProjection
 from models.scenes import WORDS
 from models.text import WordEncoder
 from models.transformer import Transformer, TransformerConfig
 from models.vq import VQConfig, VQModel, load_vq
 from simulator.errors import WeightsError
-from simulator.pairs import FORMAT, MANIFEST, ModelShape, PairManifest, list_files, pair_folder, pair_manifest, verify_files
+from simulator.pairs import DRAFTER, FORMAT, MANIFEST, ModelShape, PairManifest, list_files, pair_folder, pair_manifest, verify_files
 
 MAX_FILE_BYTES = 15 * 2**20
 
@@ -46,6 +48,7 @@ class Pair:
     cloud: Transformer
     device: DeviceModel
     phi: IntervalProjection
+    drafter: EagleDrafter | None
     torch_device: torch.device
     dtype: torch.dtype
 
@@ -66,6 +69,7 @@ def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu"
     load_into(device, read_state(folder / "device.safetensors"), folder / "device.safetensors")
     phi = IntervalProjection(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck)
     load_into(phi, read_state(folder / "phi.safetensors"), folder / "phi.safetensors")
+    drafter = load_drafter(folder / DRAFTER, cloud.config) if manifest.has_drafter else None
     tokenizer = load_vq(folder / "tokenizer.safetensors")
     size = manifest.grid * tokenizer.config.downsample
     if size != manifest.image_size:
@@ -74,15 +78,15 @@ def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu"
         found, needed = tokenizer.config.codebook_size, manifest.codebook_size
         raise WeightsError(f"{folder / 'tokenizer.safetensors'}: {found} codes, needed {needed}")
     where = torch.device(torch_device)
-    for module in (cloud, device, phi):
+    for module in (cloud, device, phi, *([] if drafter is None else [drafter])):
         module.to(where, dtype).eval().requires_grad_(False)
     tokenizer.to(where, dtype if dtype == torch.float64 else torch.float32).eval().requires_grad_(False)
-    return Pair(manifest, _load_text(folder / "text.safetensors"), tokenizer, cloud, device, phi, where, dtype)
+    return Pair(manifest, _load_text(folder / "text.safetensors"), tokenizer, cloud, device, phi, drafter, where, dtype)
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairManifest:
     """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing what is
-    there at once.
+    there at once. The drafter is optional.
 
     Raises WeightsError when a stage's weights are missing or do not fit each other.
     """
@@ -90,11 +94,13 @@ def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairMan
     cloud = load_transformer(train_dir / "cloud" / "cloud.safetensors")
     device = load_device(train_dir / "device" / "device.safetensors")
     phi = load_phi(train_dir / "phi" / "phi.safetensors")
+    path = train_dir / "drafter" / DRAFTER
+    drafter = load_drafter(path, cloud.config) if path.is_file() else None
     facts = {}
-    for stage in ("cloud", "device", "phi"):
+    for stage in ("cloud", "device", "phi", "drafter"):
         path = train_dir / stage / "metrics.json"
         facts[stage] = json.loads(path.read_text()) if path.is_file() else {}
-    return _write_pair(out_dir, name, WordEncoder.build(WORDS), tokenizer, cloud, device, phi, facts)
+    return _write_pair(out_dir, name, WordEncoder.build(WORDS), tokenizer, cloud, device, phi, drafter, facts)
 
 
 def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pair:
@@ -126,15 +132,23 @@ def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32
         randomise(device, 0.05)
         phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)
         randomise(phi, 0.05)
-    _write_pair(path, "tiny", text, tokenizer, cloud, device, phi, {})
+        drafter = EagleDrafter(drafter_config(shape))
+        with torch.no_grad():  # the token's embedding, brought to the size of a feature, foretells the next feature somewhat
+            drafter.fc.weight[:, : shape.dim] += torch.eye(shape.dim) / 0.35
+            drafter.fc.weight[:, shape.dim :] += 0.2 * torch.eye(shape.dim)
+    _write_pair(path, "tiny", text, tokenizer, cloud, device, phi, drafter, {})
     return load_pair(path, dtype=dtype)
 
 
 # --- single models, as training leaves them
 
 
-def save_model(path: Path, module: Transformer | DeviceModel | IntervalProjection) -> None:
-    """Weights as fp16 safetensors with the configuration in the metadata, written atomically."""
+def save_model(path: Path, module: Transformer | DeviceModel | IntervalProjection | EagleDrafter) -> None:
+    """Weights as fp16 safetensors with the configuration in the metadata, written atomically; a drafter's under its
+    reference's keys, without its copy of the cloud's embedding."""
+    if isinstance(module, EagleDrafter):
+        _save(path, to_checkpoint(module))
+        return
     _save(path, module.state_dict(), {"config": json.dumps(_describe(module))})
 
 
@@ -151,6 +165,11 @@ def load_device(path: Path) -> DeviceModel:
     model = DeviceModel(TransformerConfig(**config["transformer"]), tuple(config["bounds"]))
     load_into(model, read_state(path), path)
     return model.eval()
+
+
+def load_drafter(path: Path, base: TransformerConfig) -> EagleDrafter:
+    """A drafter for a base model of that shape, from a file under the reference's keys, in `eval()` mode. Raises WeightsError."""
+    return from_checkpoint(read_state(path), base, path)
 
 
 def load_phi(path: Path) -> IntervalProjection:
@@ -217,7 +236,7 @@ def _shards(state: Mapping[str, Tensor], limit_bytes: int) -> list[dict[str, Ten
 
 
 def _write_pair(out_dir: Path, name: str, text: WordEncoder, tokenizer: VQModel, cloud: Transformer, device: DeviceModel,
-                phi: IntervalProjection, facts: Mapping[str, Any]) -> PairManifest:
+                phi: IntervalProjection, drafter: EagleDrafter | None, facts: Mapping[str, Any]) -> PairManifest:
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
@@ -229,6 +248,8 @@ def _write_pair(out_dir: Path, name: str, text: WordEncoder, tokenizer: VQModel,
             _save(folder / f"cloud-{i:05d}-of-{len(shards):05d}.safetensors", shard)
         save_model(folder / "device.safetensors", device)
         save_model(folder / "phi.safetensors", phi)
+        if drafter is not None:
+            save_model(folder / DRAFTER, drafter)
         if facts:
             (folder / "metrics.json").write_text(json.dumps(facts, indent=1) + "\n")
         config = cloud.config

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.interval import inter_fuse, uncertainty
+from models.interval import inter_fuse, sampled_bounds, uncertainty
 from models.pair import Pair
 from models.sampling import filter_probs, greedy, guide, sample
 from models.transformer import KVCache, Transformer
 from models.vq import to_uint8
 from simulator.compute import PassTable, Profile
-from simulator.ops import COMPUTE_KINDS
+from simulator.ops import COMPUTE_KINDS, INTERVAL_SAMPLES
+from simulator.rng import stream
 
 ROWS = (1, 2, 8, 32)
 NEW_TOKENS = (1, 4, 16, 64)
@@ -153,9 +154,11 @@ def _compute_seconds(pair: Pair, clock: _Clock) -> dict[str, float]:
     row = torch.full((1, config.vocab_size), 1 / config.vocab_size, dtype=pair.dtype, device=pair.torch_device)
     codes = torch.zeros(1, config.tokens, dtype=torch.long, device=pair.torch_device)
     caption = " ".join(pair.text.words[:12])
+    draws, shape = stream(0, "interval-samples"), (INTERVAL_SAMPLES, config.vocab_size)
     work: dict[str, Callable[[], object]] = {
         "caption_encoder": lambda: pair.text.encode(caption),
         "phi": lambda: pair.phi(hidden, row, row).float().cpu().numpy(),
         "image_decoder": lambda: to_uint8(pair.tokenizer.decode_codes(codes)).cpu().numpy(),
+        "interval_samples": lambda: sampled_bounds(row[0], row[0], torch.from_numpy(draws.uniform(-1, 1, shape)))[0].cpu(),
     }
     return {kind: clock.typical_seconds(run) for kind, run in work.items()}

@@ -18,7 +18,7 @@ from models.methods import CloudState, DeviceState, Method, make_method
 from models.pair import Pair
 from models.quality import score_tokens
 from simulator.messages import Message, Widths, decode, encode
-from simulator.methods import REVISIONS, Decoding
+from simulator.methods import METHODS, REVISIONS, Decoding
 from simulator.ops import COMPUTE_KINDS, ROLES, Await, Call, Compute, Emit, Forward, Handle, Send
 from simulator.recording import (
     AWAIT,
@@ -38,7 +38,7 @@ from simulator.recording import (
 from simulator.rng import draws
 
 # What to run first when several kinds of work are waited for: device before cloud, so that cloud batches fill up.
-ORDER = ("caption_encoder", "phi", "device", "drafter", "cloud", "image_decoder")
+ORDER = ("caption_encoder", "phi", "interval_samples", "device", "drafter", "cloud", "image_decoder")
 
 
 @dataclass
@@ -58,7 +58,8 @@ class Session:
     def __init__(self, spec: SessionSpec, method: Method, pair: Pair, slot: int) -> None:
         self.spec, self.method, self.slot = spec, method, slot
         manifest = pair.manifest
-        self.widths = Widths(manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, manifest.image_size**2)
+        pixels = manifest.image_size**2
+        self.widths = Widths(manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, pixels, manifest.caption_slots)
         count, width = manifest.image_tokens, manifest.caption_dim
         decoding = Decoding.model_validate(spec.decoding)
         self.device_state = DeviceState(count, width, caption=spec.prompt, decoding=decoding, seed=spec.seed)
@@ -155,19 +156,21 @@ class Session:
     def request(self, program: _Program, op: Forward) -> PassRequest:
         """Log a forward pass, move the KV state on, and say what to run: where it starts and how its token is picked."""
         has_caption, held = self.kv[op.role]
-        start = held if op.keep is None else op.keep
-        assert 0 <= start <= held, f"{self.spec.method} keeps {start} positions of a cache that holds {held}"
-        position = start + len(op.tokens)  # of the token this pass yields
-        request = PassRequest(self.slot, op, start, **self._decoding(program.side, op.role, position))
+        keep = held if op.keep is None else op.keep
+        assert 0 <= keep <= held, f"{self.spec.method} keeps {keep} positions of a cache that holds {held}"
+        assert all(0 <= source < held for source in op.gather), f"{self.spec.method} gathers {op.gather} of a cache that holds {held}"
+        start = keep + len(op.gather)
+        position = start + op.new_positions  # of the token this pass yields
+        request = PassRequest(self.slot, op, start, **self._decoding(program.side, op, position))
         self.note(
             program.side, kind=FORWARD, what=ROLES.index(op.role), call=program.call, rows=request.rows,
-            caption=int(op.caption is not None), new_tokens=len(op.tokens), kv_caption=int(has_caption), kv_tokens=start,
+            caption=int(op.caption is not None), new_tokens=op.new_positions, kv_caption=int(has_caption), kv_tokens=start,
             decides=int(op.decides),
         )
         self.kv[op.role] = (has_caption or op.caption is not None, position)
         return request
 
-    def _decoding(self, side: int, role: str, position: int) -> dict[str, Any]:
+    def _decoding(self, side: int, op: Forward, position: int) -> dict[str, Any]:
         """Guidance, filters and the draw of a pass, as known on the side that runs it."""
         if side == CLOUD:
             opening = self.cloud_state.opening
@@ -178,9 +181,11 @@ class Session:
             d, seed, caption = self.device_state.decoding, self.spec.seed, self.spec.prompt
             settings = {"guidance": d.guidance, "temperature": d.temperature, "top_k": d.top_k, "top_p": d.top_p}
             sampled = d.device == "sampled"
-        if role not in self._draws:
-            self._draws[role] = draws(seed, self.device_state.image_tokens + 1, "token", role, caption)
-        return {**settings, "u": float(self._draws[role][position]) if sampled else None}
+        if op.role == "drafter" or op.outputs == "all" or not sampled:
+            return {**settings, "u": None}
+        if op.role not in self._draws:
+            self._draws[op.role] = draws(seed, self.device_state.image_tokens + 1, "token", op.role, caption)
+        return {**settings, "u": float(self._draws[op.role][position])}
 
     @property
     def tokens(self) -> list[int]:
@@ -221,7 +226,8 @@ class _Waiting:
 class Recorder:
     """Makes recordings with one pair.
 
-    max_batch: sessions in flight at most; it bounds memory (KV caches of two rows a session in every model).
+    max_batch: sessions in flight at most; it bounds memory: KV caches of two rows a session in every model, each as long as a
+    sequence and, where trees are drafted, one largest tree.
     progress: called with (sessions finished, sessions in all, tokens decided, tokens in all) as work goes on.
     """
 
@@ -232,12 +238,19 @@ class Recorder:
 
     @torch.inference_mode()
     def record(self, specs: Sequence[SessionSpec]) -> Iterator[tuple[SessionSpec, Recording]]:
-        """Recordings in the order in which sessions finish. Raises PromptError for a prompt the pair cannot encode."""
-        for spec in specs:
-            self.pair.text.encode(spec.prompt)  # refused before any work is done
+        """Recordings in the order in which sessions finish.
+
+        Raises PromptError for a prompt the pair cannot encode, ScenarioError for settings that the pair cannot serve.
+        """
+        room = 0
+        for spec in specs:  # what is to be refused is refused before any work is done
+            self.pair.text.encode(spec.prompt)
+            settings = METHODS[spec.method].model_validate(spec.settings)
+            settings.check(Decoding.model_validate(spec.decoding), self.pair.manifest)
+            room = max(room, settings.tree_room)
             assert spec.revision == REVISIONS[spec.method]
         slots = min(self.max_batch, max(len(specs), 1))
-        backend = Backend(self.pair, slots)
+        backend = Backend(self.pair, slots, spare=room)
         todo, free = deque(specs), list(range(slots - 1, -1, -1))
         active: list[Session] = []
         finished = decided = 0
@@ -245,7 +258,7 @@ class Recorder:
         while todo or active:
             while todo and free:
                 spec = todo.popleft()
-                method = make_method(spec.method, spec.settings, tokens, self.pair.manifest.cloud.dim)
+                method = make_method(spec.method, spec.settings, self.pair)
                 active.append(Session(spec, method, self.pair, free.pop()))
                 active[-1].advance()
             done = [session for session in active if session.finished]

@@ -7,6 +7,7 @@ Source: LlamaGen's generation code (guide, filter_probs); the transformers libra
 LANTERN chain them (warp_probs). The order of the steps matters and differs between the two.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,6 +72,22 @@ def sample(probs: Tensor, u: Tensor) -> Tensor:
     # Rounding may put u * total on the total itself; then take the last id that has any mass.
     last = (cumulative < cumulative[:, -1:]).sum(-1)
     return torch.minimum(index, last)
+
+
+def draw(law: np.ndarray, u: float) -> int:
+    """`sample` for one distribution float [V] and one uniform draw."""
+    return int(sample(torch.from_numpy(law).unsqueeze(0), torch.tensor([u], dtype=torch.float64)))
+
+
+def wire_weights(law: np.ndarray) -> np.ndarray:
+    """A distribution float64 [..., V] rounded up to what fp16 holds: weights in sum at least one, float64 [..., V].
+
+    A draft is drawn from the weights that travel and not from what is rounded afterwards: that keeps speculative decoding
+    lossless (see `models.methods.speculative.residual`). Zeros stay zero.
+    """
+    nearest = law.astype(np.float16)
+    up = np.where(nearest < law, np.nextafter(nearest, np.float16(np.inf)), nearest)
+    return up.astype(np.float64)
 
 
 def _tempered(logits: Tensor, temperature: Tensor) -> Tensor:

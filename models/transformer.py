@@ -8,17 +8,22 @@ One sequence is `caption_slots` caption rows, then the image tokens in raster or
 caption row) predicts token 0, and the row of token t predicts token t + 1.
 
 * `Transformer.forward` sees whole sequences at once (teacher forcing: training and scoring);
-* `Transformer.step` continues many sequences of different lengths against a `KVCache` (decoding).
+* `CachedDecoder.step` continues many sequences, or trees of drafts, of different lengths against a `KVCache` (decoding).
 
 Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid image tokens, S = caption_slots + T
 positions, n new positions, K keys read, D width, H heads, hd = D / H, V codebook.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.tree import layout
+
+OVERHANG = 10  # zero rows behind the rotary table: a tree of drafts may reach past the image's end (as EAGLE-2's LlamaGen port)
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,13 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def rope_table(config: TransformerConfig) -> Tensor:
+def rope_table(config: TransformerConfig, zeros_before: int | None = None, zeros_after: int = 0) -> Tensor:
     """Two-dimensional rotary table, float64 [S, hd/2, 2]: entry (p, j) is (cos a, sin a), the rotation of channel pair
     j.
 
     The first half of the pairs turns with the row of the grid cell, the second half with its column. The caption
-    positions hold (0, 0), as in LlamaGen: there queries and keys become the zero vector, so that every caption key
-    scores 0.
+    positions (`zeros_before`, None: the configured slots) hold (0, 0), as in LlamaGen: there queries and keys become the
+    zero vector, so that every caption key scores 0. So do `zeros_after` positions past the image.
     """
     quarter = config.head_dim // 4
     frequency = config.rope_base ** (-torch.arange(quarter, dtype=torch.float64) / quarter)  # base^(-2i / (hd/2)), [hd/4]
@@ -84,7 +89,8 @@ def rope_table(config: TransformerConfig) -> Tensor:
     row, column = cell // config.grid, cell % config.grid  # each [T]
     angle = torch.cat([torch.outer(row, frequency), torch.outer(column, frequency)], dim=1)  # [T, hd/2]
     image = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [T, hd/2, 2]
-    return F.pad(image, (0, 0, 0, 0, config.caption_slots, 0))  # [S, hd/2, 2]
+    before = config.caption_slots if zeros_before is None else zeros_before
+    return F.pad(image, (0, 0, 0, 0, before, zeros_after))  # [S, hd/2, 2]
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -110,16 +116,38 @@ def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | Non
     return allowed
 
 
-class KVCache:
-    """Keys (after rotation) and values of many sequences, each [L, rows, H, S + 1, hd], and their caption masks.
+def tree_view(columns: Tensor, ends: Tensor, key_count: int,
+              trees: Sequence[Sequence[int] | None]) -> tuple[Tensor, Tensor]:
+    """Where the entries of draft trees stand and what they see, for rows whose tree is not None; others are chains.
 
-    The caller knows how many positions of a row are valid and says so in every `Transformer.step`; nothing is ever
-    cleared. Rolling back is passing a smaller `start`. Column S is a bin for the keys of padding, never read.
+    columns: int [R, n], cache column of each query. ends: int [R], columns filled after the pass; a row's tree is the last
+    ones. trees: parents of every entry of the tree, see `simulator.ops.Forward.tree`.
+    Returns positions int [R, n] (committed length plus depth) and bool [R, n, K]: false where an entry of a tree is
+    hidden from another. To be combined with `attention_mask` of the columns, which hides what comes later.
+    """
+    positions = columns.clone()
+    visible = torch.ones(*columns.shape, key_count, dtype=torch.bool)
+    for row, parents in enumerate(trees):
+        if parents is not None:
+            depth, sees = layout(tuple(parents))
+            committed = int(ends[row]) - len(parents)
+            entry = columns[row] - committed  # [n], index into the tree
+            positions[row] = committed + depth[entry]
+            visible[row, :, committed : committed + len(parents)] = sees[entry]
+    return positions, visible
+
+
+class KVCache:
+    """Keys (after rotation) and values of many sequences, each [L, rows, H, S + spare + 1, hd], and their caption masks.
+
+    spare: columns past the image's end, for trees of drafts. The caller knows how many columns of a row are valid and says
+    so in every `step`; nothing is ever cleared. Rolling back is passing a smaller `start`. The last column is a bin for the
+    keys of padding, never read.
     """
 
     def __init__(self, config: TransformerConfig, rows: int, device: torch.device | str = "cpu",
-                 dtype: torch.dtype = torch.float32) -> None:
-        shape = (config.n_layer, rows, config.n_head, config.positions + 1, config.head_dim)
+                 dtype: torch.dtype = torch.float32, spare: int = 0) -> None:
+        shape = (config.n_layer, rows, config.n_head, config.positions + spare + 1, config.head_dim)
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.caption_mask = torch.ones(rows, config.caption_slots, device=device, dtype=torch.bool)
@@ -128,9 +156,15 @@ class KVCache:
     def bin(self) -> int:
         return self.k.shape[3] - 1
 
+    def move(self, rows: Sequence[int], sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy column sources[i] of row rows[i] to column targets[i], all at once: a source may be another's target."""
+        row, source, target = (torch.tensor(x, device=self.k.device) for x in (rows, sources, targets))
+        for store in (self.k, self.v):
+            store[:, row, :, target] = store[:, row, :, source]  # [m, L, H, hd]
+
 
 @dataclass(frozen=True)
-class _Pass:
+class Pass:
     """What every layer of one pass shares. `rows`, `slots`, `key_count` are set only when there is a cache."""
 
     rotation: Tensor  # [R or 1, n, hd/2, 2]
@@ -163,7 +197,7 @@ class Attention(nn.Module):
         self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, layer: int, p: _Pass) -> Tensor:
+    def forward(self, x: Tensor, layer: int, p: Pass) -> Tensor:
         q, k, v = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).unbind(2)  # each [R, n, H, hd]
         q, k = rotate(q, p.rotation), rotate(k, p.rotation)
         if p.cache is None:
@@ -176,7 +210,7 @@ class Attention(nn.Module):
         return mixed
 
     @staticmethod
-    def _through_cache(k: Tensor, v: Tensor, layer: int, p: _Pass) -> tuple[Tensor, Tensor]:
+    def _through_cache(k: Tensor, v: Tensor, layer: int, p: Pass) -> tuple[Tensor, Tensor]:
         assert p.cache is not None
         assert p.rows is not None
         assert p.slots is not None
@@ -214,7 +248,7 @@ class Block(nn.Module):
         self.residual_dropout = dropout.residual
         self.ffn_dropout = dropout.ffn
 
-    def forward(self, x: Tensor, layer: int, p: _Pass) -> Tensor:
+    def forward(self, x: Tensor, layer: int, p: Pass) -> Tensor:
         h = x + F.dropout(self.attention(self.attention_norm(x), layer, p), self.residual_dropout, self.training)
         return h + F.dropout(self.feed_forward(self.ffn_norm(h)), self.ffn_dropout, self.training)
 
@@ -241,19 +275,71 @@ class CaptionEmbedding(nn.Module):
         self.uncond_embedding = nn.Parameter(torch.empty(config.caption_slots, config.caption_dim))
 
 
-class Transformer(nn.Module):
+class CachedDecoder(nn.Module):
+    """What continues sequences against a `KVCache`: `Transformer`, and the drafter of EAGLE-2 (`models/eagle.py`).
+
+    unrotated: positions before the first cell of the grid.
+    """
+
+    def __init__(self, config: TransformerConfig, unrotated: int) -> None:
+        super().__init__()
+        self.config = config
+        self.unrotated = unrotated
+        self._rope = torch.zeros(0)  # made when asked for; not a buffer: it must not be rounded in half precision
+
+    def step(self, cache: KVCache, rows: Tensor, start: Tensor, embeds: Tensor, n_new: Tensor,
+             trees: Sequence[Sequence[int] | None] | None = None) -> Tensor:
+        """Continue R sequences of different lengths in one pass.
+
+        rows: int [R] on the CPU, distinct rows of the cache. start: int [R] on the CPU, valid columns of each row
+        before this pass, caption slots included. embeds: [R, n, D], inputs of columns start .. start + n_new - 1,
+        padded at the end (caption rows come from `embed_caption`, tokens from `embed_tokens`; one pass may hold both).
+        n_new: int [R] on the CPU, 1 <= n_new <= n. trees: per row the parents of the last entries, or None for a chain; see
+        `tree_view`.
+        Returns hidden states after the last layer (and the final norm, if there is one), [R, n, D]; rows past n_new are
+        meaningless.
+        Raises IndexError when a sequence would become longer than the cache or than the rotary table.
+        """
+        longest = int((start + n_new).max())
+        if longest > cache.bin:
+            raise IndexError(f"a sequence of {longest} positions does not fit {cache.bin}")
+        device = embeds.device
+        offset = torch.arange(embeds.shape[1])  # [n]
+        # Padding repeats the last real column, so that its row of the mask is never empty; its keys go to the bin.
+        columns = start.unsqueeze(1) + torch.minimum(offset, n_new.unsqueeze(1) - 1)  # [R, n]
+        slots = torch.where(offset < n_new.unsqueeze(1), columns, cache.bin).to(device)  # [R, n]
+        contiguous = bool((rows == torch.arange(len(rows))).all())
+        caption_mask = cache.caption_mask[: len(rows)] if contiguous else cache.caption_mask[rows.to(device)]  # [R, caption_slots]
+        mask = attention_mask(columns.to(device), longest, caption_mask, self.config.caption_slots)  # [R, n, K]
+        positions = columns
+        if trees is not None and any(parents is not None for parents in trees):
+            positions, visible = tree_view(columns, start + n_new, longest, trees)
+            mask &= visible.to(device)
+        rotation = self._rotation(embeds, positions.to(device))
+        return self._run(embeds, Pass(rotation, mask, cache, rows.to(device), contiguous, slots, longest))
+
+    def _rotation(self, x: Tensor, index: slice | Tensor) -> Tensor:
+        """Rows of the rotary table beside x, float32, or float64 for float64."""
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if len(self._rope) == 0 or self._rope.device != x.device or self._rope.dtype != dtype:
+            self._rope = rope_table(self.config, self.unrotated, OVERHANG).to(x.device, dtype)
+        return self._rope[index]
+
+    def _run(self, x: Tensor, p: Pass) -> Tensor:
+        raise NotImplementedError
+
+
+class Transformer(CachedDecoder):
     """The decoder. Parameter names are those of LlamaGen's checkpoints, so `load_state_dict` takes them as they are."""
 
     def __init__(self, config: TransformerConfig, dropout: Dropout = Dropout()) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, config.caption_slots)
         self.dropout = dropout
         self.cls_embedding = CaptionEmbedding(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList([Block(config, dropout) for _ in range(config.n_layer)])
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
-        self._rope = rope_table(config)  # not a buffer: it must not be rounded when the model moves to half precision
         self.initialise()
 
     def initialise(self, generator: torch.Generator | None = None) -> None:
@@ -302,7 +388,7 @@ class Transformer(nn.Module):
         if caption_mask is not None:
             positions = torch.arange(length, device=x.device).unsqueeze(0)  # [1, slots + n]
             mask = attention_mask(positions, length, caption_mask, self.config.caption_slots)  # [B, slots + n, slots + n]
-        return self._run(x, _Pass(self._rotation(x, slice(None, length)).unsqueeze(0), mask))
+        return self._run(x, Pass(self._rotation(x, slice(None, length)).unsqueeze(0), mask))
 
     def forward(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None,
                 features: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -315,42 +401,7 @@ class Transformer(nn.Module):
         hidden = self.hidden(tokens, caption, caption_mask, features)[:, self.config.caption_slots - 1 :]  # [B, n + 1, D]
         return self.logits(hidden), hidden
 
-    # --- decoding
-
-    def step(self, cache: KVCache, rows: Tensor, start: Tensor, embeds: Tensor, n_new: Tensor) -> Tensor:
-        """Continue R sequences of different lengths in one pass.
-
-        rows: int [R] on the CPU, distinct rows of the cache. start: int [R] on the CPU, valid positions of each row
-        before this pass, caption slots included. embeds: [R, n, D], inputs of positions start .. start + n_new - 1,
-        padded at the end (caption rows come from `embed_caption`, tokens from `embed_tokens`; one pass may hold both).
-        n_new: int [R] on the CPU, 1 <= n_new <= n.
-        Returns hidden states after the final norm, [R, n, D]; rows past n_new are meaningless.
-        Raises IndexError when a sequence would become longer than caption_slots + T.
-        """
-        longest = int((start + n_new).max())
-        if longest > self.config.positions:
-            raise IndexError(f"a sequence of {longest} positions does not fit {self.config.positions}")
-        device = embeds.device
-        offset = torch.arange(embeds.shape[1])  # [n]
-        # Padding repeats the last real position, so that its row of the mask is never empty; its keys go to the bin.
-        positions = start.unsqueeze(1) + torch.minimum(offset, n_new.unsqueeze(1) - 1)  # [R, n]
-        slots = torch.where(offset < n_new.unsqueeze(1), positions, cache.bin)  # [R, n]
-        contiguous = bool((rows == torch.arange(len(rows))).all())
-        rows, positions, slots = rows.to(device), positions.to(device), slots.to(device)
-        caption_mask = cache.caption_mask[: len(rows)] if contiguous else cache.caption_mask[rows]  # [R, caption_slots]
-        mask = attention_mask(positions, longest, caption_mask, self.config.caption_slots)  # [R, n, K]
-        return self._run(embeds, _Pass(self._rotation(embeds, positions), mask, cache, rows, contiguous, slots, longest))
-
-    # --- shared
-
-    def _rotation(self, x: Tensor, index: slice | Tensor) -> Tensor:
-        """Rows of the rotary table beside x, float32, or float64 for float64."""
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        if self._rope.device != x.device or self._rope.dtype != dtype:
-            self._rope = rope_table(self.config).to(x.device, dtype)
-        return self._rope[index]
-
-    def _run(self, x: Tensor, p: _Pass) -> Tensor:
+    def _run(self, x: Tensor, p: Pass) -> Tensor:
         for layer, block in enumerate(self.layers):
             x = block(x, layer, p)
         normed: Tensor = self.norm(x)

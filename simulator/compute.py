@@ -32,7 +32,7 @@ from simulator.costs import Pricing, Work
 from simulator.errors import ComputeError
 from simulator.messages import Widths
 from simulator.methods import Settings
-from simulator.ops import COMPUTE_KINDS
+from simulator.ops import COMPUTE_KINDS, INTERVAL_SAMPLES
 from simulator.pairs import MANIFEST, PairManifest
 from simulator.recording import write_atomically
 
@@ -179,6 +179,15 @@ def phi_effort(dim: int, vocab_size: int, bottleneck: int) -> Effort:
     """Effort of CIAR's feature projection for one token: (D + 2V) x bottleneck, GELU, bottleneck x D (assumption A8)."""
     weights = (dim + 2 * vocab_size) * bottleneck + bottleneck * dim
     return Effort(flops=2 * weights, parameters=weights, kernels=4)
+
+
+def interval_samples_effort(vocab_size: int) -> Effort:
+    """Effort of drawing `INTERVAL_SAMPLES` distributions from an interval's box and taking their bounds.
+
+    A row: noise (10 flops a draw), c + noise r, softmax, running minimum and maximum: about 20 flops and 8 values an entry.
+    """
+    entries = INTERVAL_SAMPLES * vocab_size
+    return Effort(flops=20 * entries, parameters=0, activation_values=8 * entries, kernels=6)
 
 
 # --- measured
@@ -342,6 +351,7 @@ def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
         ),  # word vectors are looked up
         "phi": phi_effort(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
         "image_decoder": decoder,
+        "interval_samples": interval_samples_effort(manifest.codebook_size),
     }
 
     def shape(role: str, own: pairs.ModelShape, interhead: bool) -> ModelShape:
@@ -412,8 +422,16 @@ def build_costs(
 
     device, cloud = build("device", choice.device), build("cloud", choice.cloud)
     priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
-    widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels)
-    return device, cloud, Pricing(priced.caption_slots, widths)
+    widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
+    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, measured))
+
+
+def _drafter(side: ComputeSide, cloud: ModelShape, measured: Sequence[Profile]) -> RooflineCosts | MeasuredCosts | None:
+    """A feature-level drafter in the cloud: one layer of the cloud model's shape and its head."""
+    if side.hardware == "local":
+        return _measured(measured[0], "device") if "device" in measured[0].passes else None
+    shape = cloud.model_copy(update={"n_layer": 1, "title": f"one layer of {cloud.title}"})
+    return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
 
 
 def _measured(profile: Profile, role: str) -> MeasuredCosts:

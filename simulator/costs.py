@@ -48,8 +48,10 @@ class Costs(Protocol):
 class Pricing:
     """Shape at which recorded passes and messages are priced: the pair's own, or that of the models it stands for.
 
-    caption_slots: caption positions a prefill feeds. widths: message widths.
+    caption_slots: caption positions a prefill feeds. widths: message widths. drafter: a one-layer drafter on the cloud's
+    hardware, None where it is not known; on the device it costs what the device's model does.
     """
 
     caption_slots: int
     widths: Widths
+    drafter: Costs | None = None

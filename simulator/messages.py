@@ -12,8 +12,10 @@ import numpy as np
 
 from simulator.errors import MessageError
 
-ELEMENT_KINDS = ("ids", "scalars", "feature_vectors", "vocabulary_rows", "caption_rows", "image_bytes")
-SCALED = ("feature_vectors", "vocabulary_rows", "caption_rows", "image_bytes")
+ELEMENT_KINDS = (
+    "ids", "indices", "scalars", "feature_vectors", "int8_vectors", "vocabulary_rows", "caption_rows", "prompt_features", "image_bytes"
+)  # fmt: skip
+SCALED = ("feature_vectors", "int8_vectors", "vocabulary_rows", "caption_rows", "prompt_features", "image_bytes")
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
@@ -30,21 +32,27 @@ class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
 
 
 class Widths(msgspec.Struct, frozen=True):
-    """Sizes that decide what one element of each kind weighs on the wire: D, V, caption feature width, pixels of the picture."""
+    """Sizes that decide what one element of each kind weighs on the wire: D, V, caption feature width, pixels of the picture,
+    caption slots."""
 
     dim: int
     vocab_size: int
     caption_dim: int
     image_pixels: int
+    caption_slots: int
 
     def bytes_of(self, kind: str) -> int:
-        """Bytes of one element: 16-bit ids and floats; `image_bytes` are counted as they are."""
+        """Bytes of one element: 16-bit ids and floats, one-byte indices; `image_bytes` are counted as they are. One of
+        `prompt_features` is a width-D feature at every caption slot; one of `int8_vectors` is D bytes and their fp16 scale."""
         return {
             "ids": 2,
+            "indices": 1,
             "scalars": 2,
             "feature_vectors": 2 * self.dim,
+            "int8_vectors": 2 + self.dim,
             "vocabulary_rows": 2 * self.vocab_size,
             "caption_rows": 2 * self.caption_dim,
+            "prompt_features": 2 * self.dim * self.caption_slots,
             "image_bytes": 1,
         }[kind]
 
@@ -85,8 +93,9 @@ class Picture(Message, frozen=True):
 
 
 class Verify(Message, frozen=True):
-    """CIAR's upload: pending token ids accepted on the device since the last contact, one interval feature f^I (fp16 [D]) for
-    each, and the device's candidate for the uncertain position."""
+    """A gated method's upload: pending token ids accepted on the device since the last contact, one interval feature f^I
+    (fp16 [D]) for each or none at all, and the device's candidate for the uncertain position. Without a candidate the tokens
+    are for keeping and nothing is asked; the reply is empty then."""
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors", "candidate": "ids"}
     ids: bytes
@@ -94,9 +103,101 @@ class Verify(Message, frozen=True):
     candidate: bytes
 
 
-MESSAGE_TYPES: tuple[type[Message], ...] = (Start, Started, Tokens, Picture, Verify)
+class Upload(Message, frozen=True):
+    """`Verify` with what variants of it add. coarse: the features as int8 with a scale each (`pack_int8`), then `features` is empty.
+    probs: fp16 weights of the law that the candidate was drawn from, for the ids of `support`; where `support` is empty, the
+    candidate's alone, and the row follows if it is asked for."""
+
+    elements: ClassVar[dict[str, str]] = {
+        "ids": "ids", "features": "feature_vectors", "coarse": "int8_vectors", "candidate": "ids", "probs": "scalars", "support": "ids",
+    }  # fmt: skip
+    ids: bytes
+    features: bytes = b""
+    coarse: bytes = b""
+    candidate: bytes = b""
+    probs: bytes = b""
+    support: bytes = b""
+
+
+class Row(Message, frozen=True):
+    """The weights of the law that a rejected candidate was drawn from, fp16 [V]: sent where an empty `Tokens` or
+    `Verdict` asked for it."""
+
+    elements: ClassVar[dict[str, str]] = {"probs": "vocabulary_rows"}
+    probs: bytes
+
+
+class Revised(Message, frozen=True):
+    """The cloud decides `position` otherwise than the device did: the token there is `ids`, all pending ones after it are void."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids"}
+    position: int
+    ids: bytes
+
+
+class Drafts(Message, frozen=True):
+    """Drafted ids for the cloud to test in one pass. weights: fp16, what each was drawn with; none where drafting is greedy. What
+    a rejected draft is corrected by: rows, fp16 [n, V], all weights of every draft's law; or only those above zero, `sizes` (uint16)
+    of them for each draft, their ids in `support` and their values in `support_weights`; or nothing, then the row is asked for."""
+
+    elements: ClassVar[dict[str, str]] = {
+        "ids": "ids", "weights": "scalars", "rows": "vocabulary_rows", "support": "ids", "support_weights": "scalars", "sizes": "ids",
+    }  # fmt: skip
+    ids: bytes
+    weights: bytes = b""
+    rows: bytes = b""
+    support: bytes = b""
+    support_weights: bytes = b""
+    sizes: bytes = b""
+
+
+class Verdict(Message, frozen=True):
+    """How many drafts are accepted, and the token that follows them (`ids`); empty where the rejected draft's `Row` is asked for."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids"}
+    accepted: int
+    ids: bytes = b""
+
+
+class Opened(Message, frozen=True):
+    """Answer to `Start` for a drafter on the device: the first token, and the cloud model's features at the caption positions, fp16
+    [rows, caption_slots, D]."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "prompt_features"}
+    ids: bytes
+    features: bytes
+
+
+class DraftTree(Message, frozen=True):
+    """A tree of drafts without its root, the newest decided token: ids, and each one's parent (one byte; 0 is the root). A tree whose
+    shape both sides know has no parents, but each draft's weight (fp16) and the rows of the laws that its inner nodes' children
+    were drawn from (fp16 [inner nodes, V])."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "parents": "indices", "weights": "scalars", "rows": "vocabulary_rows"}
+    ids: bytes
+    parents: bytes = b""
+    weights: bytes = b""
+    rows: bytes = b""
+
+
+class Path(Message, frozen=True):
+    """What the cloud accepts of a tree: `accepted` nodes behind the root along its root-to-leaf path number `path`, then the token in
+    `ids`. features: fp16 [rows, accepted + 1, D], the cloud model's at root and accepted nodes; none with the image's last token."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors"}
+    path: int
+    accepted: int
+    ids: bytes
+    features: bytes = b""
+
+
+MESSAGE_TYPES: tuple[type[Message], ...] = (
+    Start, Started, Tokens, Picture, Verify, Upload, Row, Revised, Drafts, Verdict, Opened, DraftTree, Path,
+)  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Start | Started | Tokens | Picture | Verify)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+    Start | Started | Tokens | Picture | Verify | Upload | Row | Revised | Drafts | Verdict | Opened | DraftTree | Path
+)
 
 
 def encode(message: Message) -> bytes:
@@ -138,6 +239,24 @@ def unpack_floats(blob: bytes, width: int) -> np.ndarray:
     if len(blob) % (2 * width):
         raise MessageError(f"a blob of fp16 rows of width {width} has a multiple of {2 * width} bytes, got {len(blob)}")
     return np.frombuffer(blob, dtype="<f2").reshape(-1, width).astype(np.float32)
+
+
+def pack_int8(vectors: np.ndarray) -> bytes:
+    """Vectors [n, D] as n times an fp16 scale, largest magnitude / 127, and D int8."""
+    largest = np.abs(vectors).max(axis=1, initial=0.0)  # [n]
+    scale = np.clip(largest / 127, 0.0, 65504.0).astype("<f2")
+    divisor = np.where(scale > 0, scale, 1).astype(np.float32)
+    steps = np.clip(np.rint(vectors / divisor[:, None]), -127, 127).astype(np.int8)  # [n, D]
+    return np.concatenate([scale[:, None].view(np.uint8), steps.view(np.uint8)], axis=1).tobytes()
+
+
+def unpack_int8(blob: bytes, width: int) -> np.ndarray:
+    """float32 [n, width] from `pack_int8`. Raises MessageError where the blob does not hold whole vectors."""
+    if len(blob) % (2 + width):
+        raise MessageError(f"a blob of int8 vectors of width {width} has a multiple of {2 + width} bytes, got {len(blob)}")
+    rows = np.frombuffer(blob, np.uint8).reshape(-1, 2 + width)
+    scale = np.ascontiguousarray(rows[:, :2]).view("<f2").astype(np.float32)  # [n, 1]
+    return scale * rows[:, 2:].view(np.int8).astype(np.float32)
 
 
 def _blob_bytes(n: int) -> int:

@@ -15,14 +15,13 @@ is sent their results by one of three drivers: the recorder (time ignored), the 
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from simulator.messages import Message
 
 ROLES = ("device", "cloud", "drafter")
-COMPUTE_KINDS = ("caption_encoder", "phi", "image_decoder")
+COMPUTE_KINDS = ("caption_encoder", "phi", "image_decoder", "interval_samples")
+INTERVAL_SAMPLES = 20  # distributions over the codebook that one `interval_samples` draws
 
 
 @dataclass(slots=True)
@@ -33,15 +32,32 @@ class Forward:
     rows; given, the caption slots are fed first (prefill). features: float [len(tokens), D]
     interval features added to the token embeddings, or None.
     keep: image positions of the KV cache that stay valid before this pass (roll-back); None keeps all.
+    gather: image positions of the cache that move, in this order, right behind the kept ones before the pass: accepted tree nodes.
+    tree: parents of all entries behind the committed sequence, the last len(tokens) of them new, earlier ones in the cache already.
+    A parent is an index into these entries, below its child's, or -1 for the committed sequence. An entry's position is the
+    committed length plus its depth; it sees the committed sequence, its ancestors and itself. None: a plain continuation.
+    outputs: whether the step tells about the last new position only, or about all of them; of an `all` pass no token is drawn.
     decides: whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
+
+    The drafter reads, at each position, the next token beside the base model's feature there. So its caption is float
+    [rows, caption_slots, D], the features of the caption positions, its features are float [rows, len(tokens), D] (without the
+    first token's after a caption), and the first token after a caption stands in the last caption slot.
     """
 
     role: str
     tokens: Sequence[int] = ()
-    caption: np.ndarray | None = None
-    features: np.ndarray | None = None
+    caption: Any = None
+    features: Any = None
     keep: int | None = None
+    gather: Sequence[int] = ()
+    tree: Sequence[int] | None = None
+    outputs: Literal["last", "all"] = "last"
     decides: bool = True
+
+    @property
+    def new_positions(self) -> int:
+        """Image positions the pass adds to the cache."""
+        return len(self.tokens) - (self.role == "drafter" and self.caption is not None)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,8 @@
 lists.
 
 A pair is a folder: `pair.json`, and safetensors files of a text encoder, an image tokenizer, a cloud model (in shards),
-a device model and a projection phi. Shipped pairs live in models/weights/ and go by their folder's name.
+a device model, a projection phi and, in a pair for the methods that need it, a feature-level drafter. Shipped pairs live in
+models/weights/ and go by their folder's name.
 """
 
 import difflib
@@ -16,6 +17,7 @@ from simulator.errors import WeightsError
 
 FORMAT = 1
 MANIFEST = "pair.json"
+DRAFTER = "drafter.safetensors"  # optional
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "weights"
 
 
@@ -63,6 +65,11 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def image_tokens(self) -> int:
         """T, image tokens per image."""
         return self.grid * self.grid
+
+    @property
+    def has_drafter(self) -> bool:
+        """Whether the pair holds a feature-level drafter."""
+        return any(file.name == DRAFTER for file in self.files)
 
     @property
     def weights_hash(self) -> str:

@@ -23,12 +23,13 @@ from simulator.errors import RecordingError
 from simulator.messages import ELEMENT_KINDS, Widths
 from simulator.ops import COMPUTE_KINDS, ROLES
 
-FORMAT = 1
+FORMAT = 2
 
 DEVICE, CLOUD = 0, 1  # OP side
 FORWARD, COMPUTE, SEND, AWAIT, EMIT, REPLY = range(6)  # OP kind
 FROM_CLOUD, FROM_DEVICE = 0, 1  # who decided a token
-SCORES = ("u", "u_raw", "omega", "sigma", "lower_top")  # columns of `Recording.scores`; "u" is U~ (assumption A2)
+# Columns of `Recording.scores`; "u" is U~ (assumption A2); "gate" is what the method held against its threshold, if it has one.
+SCORES = ("u", "u_raw", "omega", "sigma", "lower_top", "entropy", "mid_top", "gate")
 
 OP_DTYPE = np.dtype(
     [

@@ -16,7 +16,7 @@ from simulator.recording import AWAIT, CLOUD, COMPUTE, DEVICE, EMIT, FORWARD, FR
 
 # What an item of work is. From ENCODE on, its own seconds are a part of the latency by themselves.
 PASS, OTHER, ENCODE, IMAGE_DECODE = range(4)
-_PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE}
+_PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE, "interval_samples": OTHER}
 _KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
 
 # Plain tuples, because the engine unpacks one of each per call.
@@ -103,6 +103,12 @@ class _Pricer:
             raise RecordingError(f"{where}: a pass of {op['rows']} rows and {new} new positions")
         return Work.of_pass(op["rows"], new, slots * op["kv_caption"] + op["kv_tokens"])
 
+    def drafter_seconds(self, work: Work, where: str) -> float:
+        """A pass of the drafter in the cloud."""
+        if self.pricing.drafter is None:
+            raise RecordingError(f"{where}: what a drafter costs in the cloud is not known")
+        return self.pricing.drafter.pass_seconds(work)
+
     def payload_bytes(self, op: dict[str, int]) -> int:
         counts = {kind: op[kind] for kind in ELEMENT_KINDS}
         return repriced_bytes(op["payload_bytes"], counts, self.pair, self.pricing.widths)
@@ -177,10 +183,14 @@ def _cloud_calls(
             found = f"call {op['call']} where call {len(calls)} of {len(sizes_up)} is next"
             raise RecordingError(f"{where}: the cloud works on {found}")
         if kind == FORWARD:
-            if _named(ROLES, what, where, "role") != "cloud":
-                raise RecordingError(f"{where}: the cloud cannot run a pass of the {ROLES[what]} model")
+            role = _named(ROLES, what, where, "role")
+            if role == "device":
+                raise RecordingError(f"{where}: the cloud cannot run a pass of the device model")
             work = pricer.work(op, where)
-            items.append((*work, pricer.cloud.pass_seconds(work), PASS, ()))
+            if role == "cloud":
+                items.append((*work, pricer.cloud.pass_seconds(work), PASS, ()))
+            else:  # another model than the batched one: it runs by itself
+                items.append((0, 0, 0, 0, pricer.drafter_seconds(work, where), OTHER, ()))
         elif kind == COMPUTE:
             name = _named(COMPUTE_KINDS, what, where, "compute kind")
             items.append((0, 0, 0, 0, pricer.cloud.compute_seconds(name), _PART[name], ()))

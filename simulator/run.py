@@ -74,6 +74,8 @@ def run_scenario(
     check_run_folder(folder)
     manifest = pair_manifest(scenario.pair)
     cases = expand(scenario)
+    for case in cases:
+        case.method.settings.check(case.scenario.decoding, manifest)
     costs = _CostTable(manifest, cases, profile)  # before the recordings: an impossible choice is refused at once
     plan = _Plan(cases, manifest, scenes)
     recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))

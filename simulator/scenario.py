@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -29,21 +29,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, ErrorDetails
 
 from simulator import catalogue, yamlfile
 from simulator.errors import ScenarioError
-from simulator.methods import METHODS, Decoding, Settings
+from simulator.methods import METHODS, Decoding, Settings, refuse
 from simulator.pairs import known_pairs
 from simulator.yamlfile import Document, Place, did_you_mean
 
 LATER = "is not available yet"
 FIXED = ("name", "pair", "placement", "sweep")  # first keys of dotted paths that cannot be swept
-
-
-def refuse(message: str, *at: str | int) -> NoReturn:
-    """Refuse the value being validated, or the part of it at `at`."""
-    raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})
 
 
 class Part(Settings):
@@ -833,6 +828,8 @@ def _explain(details: ErrorDetails) -> tuple[Place, str]:
             place,
             f"must be {context['expected'].replace(chr(39), '')}, got {_found(found)}{did_you_mean(found, allowed)}",
         )
+    if kind == "multiple_of":
+        return place, f"must be a multiple of {context['multiple_of']:g}, got {_found(found)}"
     if kind in _WANTED:
         return place, f"must be {_WANTED[kind]}, got {_found(found)}"
     if kind == "scalar":

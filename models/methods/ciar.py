@@ -1,56 +1,189 @@
 """ciar: the device decodes, its Inter-Head doubts, and only doubtful tokens go to the cloud with interval features.
 
 Source: Wu et al., "CIAR: Interval-based Collaborative Decoding for Image Generation Acceleration" (arXiv 2603.25463); round
-protocol as in docs/methods/ciar.md, assumptions A3 (constant threshold), A6 (rounds, variant `resample`), A7 and A8 (features).
+protocol as in docs/methods/ciar.md, assumptions A1 (reach), A6 (rounds and their variants), A7 and A8 (features).
 """
 
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import torch
 
-from simulator.messages import Message, Start, Tokens, Verify, pack_floats, pack_ids, unpack_floats, unpack_ids
-from simulator.methods import CiarSettings, prefix_length
-from simulator.ops import Call, CloudProgram, Compute, DeviceProgram
-from simulator.recording import FROM_CLOUD, FROM_DEVICE
+from models.interval import reachable
+from models.sampling import draw, wire_weights
+from simulator.messages import (
+    Message,
+    Revised,
+    Row,
+    Start,
+    Tokens,
+    Upload,
+    Verify,
+    pack_floats,
+    pack_ids,
+    pack_int8,
+    unpack_floats,
+    unpack_ids,
+    unpack_int8,
+)
+from simulator.methods import CiarSettings
+from simulator.ops import Call, CloudProgram, Compute, Op, Send
+from simulator.recording import FROM_CLOUD
 
-from .session import CloudState, DeviceState, Step, answer_start, open_session
+from .gated import Gated, Pending
+from .scores import all_scores
+from .session import CloudState, DeviceState, Step, answer_start
+from .speculative import accept, residual
 
-SCORE_COLUMN = {"u": "u", "omega": "omega", "lower-top": "lower_top"}
+WIDEST = 64  # interval entries that `features: top-64` leaves to phi
 
 
-class Ciar:
-    """Prefix injection, self-verification by U(P_t) < threshold, interval-enhanced decoding."""
+class Ciar(Gated):
+    """The shared loop with the Inter-Head's score, interval features, and the variants of a round."""
+
+    settings: CiarSettings
 
     def __init__(self, settings: CiarSettings, image_tokens: int, dim: int) -> None:
-        self.settings = settings
-        self.prefix_length = prefix_length(settings.prefix_rate, image_tokens)
+        super().__init__(settings, image_tokens)
         self.dim = dim
 
-    def self_verified(self, step: Step) -> bool:
-        """The threshold rule (CIAR, uncertainty score U = Omega * Sigma): accept locally while the score is below tau."""
-        return step.score(SCORE_COLUMN[self.settings.score]) < self.settings.threshold
+    # --- device
 
-    def device(self, s: DeviceState) -> DeviceProgram:
-        yield from open_session(s, self.prefix_length)
-        pending: list[int] = []  # accepted here since the cloud last decided
-        features: list[np.ndarray] = []  # f^I = phi(concat(f, P)) of each
-        while not s.done:
-            step = yield s.unfed("device")
-            if self.self_verified(step):
-                s.accept(step.token, FROM_DEVICE, step)
-                pending.append(step.token)
-                if self.settings.features != "off":
-                    features.append((yield Compute("phi", step)))
-            else:
-                packed = pack_floats(np.stack(features)) if features else b""
-                reply = yield Call(Verify(pack_ids(pending), packed, pack_ids([step.token])))
-                s.accept(unpack_ids(reply.ids)[0], FROM_CLOUD, step)
-                pending, features = [], []
-        yield Compute("image_decoder", s.tokens)
+    def read(self, step: Step) -> Step:
+        if not self.settings.reach:
+            return step
+        assert step.lower is not None
+        assert step.upper is not None
+        lower, upper = reachable(step.lower, step.upper)
+        return replace(step, lower=lower, upper=upper, scores=all_scores(step.logits, lower, upper).cpu().numpy())
+
+    def keep(self, pending: Pending, step: Step) -> Generator[Op, Any, None]:
+        pending.ids.append(step.token)
+        if self.settings.features != "off":
+            source = widest(step, WIDEST) if self.settings.features == "top-64" else step
+            pending.features.append((yield Compute("phi", source)))  # f^I = phi(concat(f, P))
+        if self.settings.upload == "eager":
+            yield Send(self.pack(pending))
+
+    def ask(self, s: DeviceState, pending: Pending, step: Step, value: float) -> Generator[Op, Any, None]:
+        if self.settings.variant == "resample":
+            reply = yield Call(self.pack(pending, step.token))
+        else:
+            reply = yield from self.ask_to_verify(s, pending, step)
+        if isinstance(reply, Revised):
+            s.revise(reply.position, unpack_ids(reply.ids)[0])
+        else:
+            s.accept(unpack_ids(reply.ids)[0], FROM_CLOUD, step, value)
+
+    def ask_to_verify(self, s: DeviceState, pending: Pending, step: Step) -> Generator[Op, Any, Message]:
+        """The candidate travels with its weight in the law it was drawn from; the law's other weights too where they are few."""
+        law = candidate_law(s, step)  # [V]
+        candidate = draw(law, s.draw(len(s.tokens), "token", "device"))
+        few = s.decoding.device == "greedy" or s.decoding.top_k > 0
+        support = np.flatnonzero(law) if few else np.zeros(0, np.int64)
+        weights = law[support] if few else law[[candidate]]
+        reply: Message = yield Call(self.pack(pending, candidate, pack_floats(weights), pack_ids(support)))
+        if isinstance(reply, Tokens) and not reply.ids:  # rejected, and the cloud needs the law to correct for it
+            reply = yield Call(Row(pack_floats(law)))
+        return reply
+
+    def pack(self, pending: Pending, candidate: int | None = None, probs: bytes = b"", support: bytes = b"") -> Message:
+        """What is pending, and the candidate if something is asked."""
+        ids, features = pending.take()
+        asked = b"" if candidate is None else pack_ids([candidate])
+        fine = coarse = b""
+        if features and self.settings.features == "int8":
+            coarse = pack_int8(np.stack(features))
+        elif features:
+            fine = pack_floats(np.stack(features))
+        return Upload(ids, fine, coarse, asked, probs, support) if coarse or probs else Verify(ids, fine, asked)
+
+    # --- cloud
 
     def cloud(self, s: CloudState, message: Message) -> CloudProgram:
         if isinstance(message, Start):
             return (yield from answer_start(s, message))
-        assert isinstance(message, Verify)
-        s.accept(unpack_ids(message.ids), unpack_floats(message.features, self.dim) if message.features else None)
-        step = yield s.decide()
-        s.accept([step.token])
-        return Tokens(pack_ids([step.token]))
+        if isinstance(message, Row):
+            p, s.held = s.held, None
+            return self.decided(s, corrected(s, p, unpack_weights(message.probs)))
+        assert isinstance(message, Verify | Upload)
+        s.accept(unpack_ids(message.ids), self.features_of(message))
+        if not message.candidate:
+            return Tokens(b"")
+        if self.settings.revise == 0 and self.settings.variant == "resample":
+            step = yield s.decide()
+            return self.decided(s, step.token)
+        step = yield s.decide("all" if self.settings.revise > 0 else "last")
+        rows = step.logits.reshape(-1, step.logits.shape[-1])
+        p = s.target.laws(rows).cpu().numpy()  # [n + 1, V] of the pending positions and the doubtful one, or [1, V] of that alone
+        first = len(s.tokens) + 1 - len(p)
+        if self.settings.revise > 0:
+            position = first + vetoed(p[:-1], s.tokens[first:], self.settings.revise)
+            if position < len(s.tokens):
+                s.cut(position)
+                s.accept([draw(p[position - first], s.draw(position, "token", "cloud"))])
+                return Revised(position, pack_ids(s.tokens[-1:]))
+        if self.settings.variant == "verify":
+            assert isinstance(message, Upload)
+            return self.verified(s, p[-1], message)
+        return self.decided(s, draw(p[-1], s.draw(len(s.tokens), "token", "cloud")))
+
+    def decided(self, s: CloudState, token: int) -> Message:
+        s.accept([token])
+        return Tokens(pack_ids([token]))
+
+    def verified(self, s: CloudState, p: np.ndarray, message: Upload) -> Message:
+        """Variant `verify` (assumption A6): accept the candidate x iff r <= p(x) / q(x), else draw from the residual."""
+        candidate, support = unpack_ids(message.candidate), unpack_ids(message.support)
+        q = np.zeros_like(p)  # [V], known where the candidate is, and everywhere if its support travelled
+        q[support or candidate] = unpack_weights(message.probs)
+        if accept(p[candidate], q[candidate], np.array([s.draw(len(s.tokens), "accept")])):
+            return self.decided(s, candidate[0])
+        if support:
+            return self.decided(s, corrected(s, p, q))
+        s.held = p
+        return Tokens(b"")
+
+    def features_of(self, message: Verify | Upload) -> np.ndarray | None:
+        """f^I of the tokens in a message, float32 [n, D] as rounded on the wire, or None."""
+        if isinstance(message, Upload) and message.coarse:
+            return unpack_int8(message.coarse, self.dim)
+        return unpack_floats(message.features, self.dim) if message.features else None
+
+
+# --- rules
+
+
+def widest(step: Step, count: int) -> Step:
+    """The step with the bounds of all but its `count` widest intervals set to zero (assumption A8)."""
+    assert step.lower is not None
+    assert step.upper is not None
+    delta = step.upper - step.lower  # [V]
+    kept = torch.zeros_like(delta).scatter(-1, delta.topk(min(count, len(delta))).indices, 1.0)
+    return replace(step, lower=step.lower * kept, upper=step.upper * kept)
+
+
+def candidate_law(s: DeviceState, step: Step) -> np.ndarray:
+    """float64 [V]: weights of the law the device draws its candidate from, as the wire carries them; greedy: all on its token."""
+    own = replace(s.target, sampled=s.decoding.device == "sampled")
+    return wire_weights(own.laws(step.logits.unsqueeze(0))[0].cpu().numpy())
+
+
+def vetoed(p: np.ndarray, pending: Sequence[int], below: float) -> int:
+    """Index of the first pending token whose probability is below `below`, or their number (assumption A6, option `revise`).
+
+    p: [n, V], the cloud's distribution at each pending position. pending: the n tokens there.
+    """
+    return next((index for index, token in enumerate(pending) if p[index, token] < below), len(pending))
+
+
+def corrected(s: CloudState, p: np.ndarray, q: np.ndarray) -> int:
+    """The token that follows a rejected candidate: p [V] the target's law, q [V] the weights the candidate was drawn from."""
+    return draw(residual(p, q), s.draw(len(s.tokens), "residual"))
+
+
+def unpack_weights(blob: bytes) -> np.ndarray:
+    """float64 [n] from fp16 weights."""
+    return unpack_floats(blob, 1)[:, 0].astype(np.float64)

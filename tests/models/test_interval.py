@@ -1,77 +1,12 @@
-"""Interval softmax, its guarantees under extreme logits, the score, and the losses built on it."""
-
-import json
-from pathlib import Path
+"""Interval softmax, its guarantees under extreme logits, the score, and the losses built on it; golden data in tests/parity/."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from torch import Tensor
 
 from models.interval import RadiusHead, inter_fuse, intersection_probability, log_odds, uncertainty
 from models.train import losses
-
-GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="golden data (../shared/golden) is not on this machine")
-
-
-def cases(name: str) -> list[dict[str, object]]:
-    """The golden cases of a file, each its json entry plus its tensors."""
-    tensors = load_file(GOLDEN / f"{name}.safetensors")
-    found = []
-    for case in json.loads((GOLDEN / f"{name}_cases.json").read_text()):
-        prefix = f"{case['case']:02d}."
-        found.append(case | {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
-    return found
-
-
-@needs_golden
-def test_interval_softmax_matches_creinn() -> None:
-    atol, rtol = 1e-9, 1e-5  # the float64 results belong to inputs that are stored rounded to float32
-    for case in cases("interval_softmax"):
-        centre, radius = case["center"], case["radius"]
-        assert isinstance(centre, Tensor)
-        assert isinstance(radius, Tensor)
-        lower, upper = inter_fuse(centre.double(), radius.double())
-        torch.testing.assert_close(lower, case["plain_lower_f64"], atol=atol, rtol=rtol)
-        torch.testing.assert_close(upper, case["plain_upper_f64"], atol=atol, rtol=rtol)
-        scores = uncertainty(lower, upper)
-        torch.testing.assert_close(scores.omega, case["Omega_plain_f64"], atol=atol, rtol=rtol)
-        torch.testing.assert_close(scores.sigma, case["Sigma_plain_f64"], atol=atol, rtol=rtol)
-        torch.testing.assert_close(scores.u, case["U_plain_f64"], atol=atol, rtol=rtol)
-        lower, upper = inter_fuse(centre, radius, reach=True)
-        torch.testing.assert_close(lower, case["reach_lower"], atol=1e-6, rtol=0)
-        torch.testing.assert_close(upper, case["reach_upper"], atol=1e-6, rtol=0)
-        wanted = case["intersection_test"]
-        assert isinstance(wanted, Tensor)
-        wide = ~wanted.isnan().any(-1)  # 0 / 0 in the reference where the interval has no width
-        torch.testing.assert_close(intersection_probability(lower, upper)[wide], wanted[wide], atol=1e-5, rtol=0)
-
-
-@needs_golden
-def test_published_formulas_match() -> None:
-    for case in cases("ciar_formulas"):
-        t = {key: value for key, value in case.items() if isinstance(value, Tensor)}
-        torch.testing.assert_close(torch.nn.functional.softplus(t["radius_pre_softplus"]), t["radius"], atol=1e-9, rtol=0)
-        lower, upper = inter_fuse(t["center"], t["radius"])
-        torch.testing.assert_close(lower, t["p_lo"], atol=1e-9, rtol=0)
-        torch.testing.assert_close(upper, t["p_hi"], atol=1e-9, rtol=0)
-        scores = uncertainty(lower, upper)
-        for found, name in ((scores.omega, "omega"), (scores.sigma, "sigma"), (scores.u, "U"), (scores.u_tilde, "U_sqrtV")):
-            torch.testing.assert_close(found, t[name], atol=1e-9, rtol=0)
-        weights = losses.Weights(*(float(str(case[k])) for k in ("lambda_v", "lambda_p", "lambda_beta", "alpha")))
-        terms = losses.inter_dro(t["p_cloud"], t["center"].softmax(-1), lower, upper, weights)
-        torch.testing.assert_close(terms.anchor_mid, t["anchor_mid"], atol=1e-9, rtol=0)
-        torch.testing.assert_close(terms.anchor_upper, t["anchor_hi"], atol=1e-9, rtol=0)
-        torch.testing.assert_close(terms.anchor_lower, t["anchor_lo"], atol=1e-9, rtol=0)
-        torch.testing.assert_close(terms.align, t["align"], atol=1e-9, rtol=0)
-        ce = losses.cross_entropy(t["p_cloud"], lower)
-        torch.testing.assert_close(ce, t["ce_lo"], atol=1e-9, rtol=0)
-        torch.testing.assert_close(losses.dro_weights(ce, weights.sharpness), t["dro_weights"], atol=1e-9, rtol=0)
-        torch.testing.assert_close(terms.worst_case, t["dro"].squeeze(), atol=1e-9, rtol=0)
-        torch.testing.assert_close(terms.total, t["total"].squeeze(), atol=1e-9, rtol=0)
 
 
 @settings(deadline=None, max_examples=150)

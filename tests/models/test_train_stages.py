@@ -10,7 +10,7 @@ import torch
 
 from models import scenes
 from models.pair import export_pair, load_pair, load_transformer
-from models.train import cloud, device, phi
+from models.train import cloud, device, drafter, phi
 from models.train.tokens import SceneTokens
 from models.transformer import Transformer, TransformerConfig
 from models.vq import VQConfig, VQModel, save_vq
@@ -26,8 +26,9 @@ CONFIG = {
     "cloud": {"model": SHAPE, "training": {**TRAINING, "steps": 60}, **COMMON},
     "device": {"training": TRAINING, "positions": 8, **COMMON},
     "phi": {"training": TRAINING, "positions": 8, "bottleneck": 16, **COMMON},
+    "drafter": {"training": {**TRAINING, "steps": 100, "learning_rate": 1e-2}, "positions": 8, **COMMON},
 }
-RUN = {"cloud": cloud.run, "device": device.run, "phi": phi.run}
+RUN = {"cloud": cloud.run, "device": device.run, "phi": phi.run, "drafter": drafter.run}
 
 
 def colour_tokens(tokenizer: Path, seed: int, count: int, cache: Path) -> SceneTokens:
@@ -76,10 +77,28 @@ def test_phi_does_not_make_things_worse(trained: Path) -> None:
     assert found["kl_nats"] <= 1.02 * found["kl_nats_without_features"]
 
 
+def test_the_drafter_learns_what_the_cloud_says_next(trained: Path) -> None:
+    found = metrics(trained, "drafter")
+    assert found["cross_entropy_nats"] < np.log(64)
+    assert found["agreement"] > 0.4  # 1 in 64 by guessing
+
+
+def test_the_drafter_reads_each_token_beside_the_feature_before_it() -> None:
+    model = Transformer(TransformerConfig(**SHAPE)).eval()
+    tokens = torch.arange(32).reshape(2, 16)
+    mask = torch.ones(2, 32, dtype=torch.bool)
+    batch = cloud.Batch(tokens, torch.zeros(2, 32, 144), mask, torch.zeros(2, dtype=torch.bool))
+    embedded, features = drafter.read(model, batch)
+    assert embedded.shape[1] == features.shape[1] - 1 == 32 + 16 - 1
+    assert torch.equal(embedded[:, 31:], model.embed_tokens(tokens))
+    assert torch.equal(embedded[0, 5], model.embed_tokens(torch.tensor(0)))
+
+
 def test_what_training_leaves_becomes_a_pair(trained: Path, tmp_path: Path) -> None:
     export_pair(trained, tmp_path / "pair", name="toy")
     pair = load_pair(tmp_path / "pair")
     assert pair.manifest == pair_manifest(tmp_path / "pair")
+    assert pair.drafter is not None
     alone = load_transformer(trained / "cloud" / "cloud.safetensors")
     for key, value in alone.state_dict().items():
         assert torch.equal(value, pair.cloud.state_dict()[key])

@@ -1,30 +1,13 @@
-"""The decoder against LlamaGen's reference outputs, and its two ways of running against each other."""
+"""The decoder's two ways of running against each other; against LlamaGen's reference outputs in tests/parity/."""
 
-import json
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from models.backbones import load_llamagen
-from models.sampling import guide
-from models.transformer import KVCache, Transformer, TransformerConfig, attention_mask, rope_table
-
-GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="golden data (../shared/golden) is not on this machine")
+from models.transformer import KVCache, Transformer, TransformerConfig
 
 SMALL = TransformerConfig(n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4)
-
-
-def golden_model(grid: int) -> Transformer:
-    heads = json.loads((GOLDEN / "llamagen_gpt_tiny_config.json").read_text())["n_head"]
-    return load_llamagen(GOLDEN / "llamagen_gpt_tiny.pt", grid=grid, n_head=heads).eval()
-
-
-def golden_io(grid: int) -> dict[str, Tensor]:
-    return load_file(GOLDEN / f"llamagen_gpt_tiny_io_{grid}x{grid}.safetensors")
 
 
 def small_model(seed: int = 0) -> Transformer:
@@ -44,92 +27,6 @@ def small_inputs(batch: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     valid = torch.randint(1, SMALL.caption_slots + 1, (batch, 1), generator=generator)
     mask = torch.arange(SMALL.caption_slots) >= SMALL.caption_slots - valid  # left padded
     return tokens, caption * mask.unsqueeze(-1), mask
-
-
-def decode_greedy(model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1) -> tuple[Tensor, Tensor]:
-    """LlamaGen's loop through the cache: tokens [B, T] and the raw logits of every step [T, R, V]."""
-    batch = len(caption)
-    guided = scale > 1
-    if guided:
-        caption, mask = torch.cat([caption, model.null_caption(batch)]), torch.cat([mask, mask])
-    total = len(caption)
-    cache = KVCache(model.config, total, dtype=caption.dtype)
-    cache.caption_mask[:] = mask
-    rows, start = torch.arange(total), torch.zeros(total, dtype=torch.long)
-    embeds = model.embed_caption(caption)
-    tokens, raw = [], []
-    for t in range(model.config.tokens):
-        n_new = torch.full((total,), embeds.shape[1])
-        logits = model.logits(model.step(cache, rows, start, embeds, n_new)[:, -1])  # [R, V]
-        start = start + n_new
-        raw.append(logits)
-        if guided:
-            off = interval >= 0 and t - 1 > interval
-            logits = guide(logits[:batch], logits[batch:], 1.0 if off else scale)
-        tokens.append(logits.argmax(-1))
-        embeds = model.embed_tokens(tokens[-1].repeat(2 if guided else 1)).unsqueeze(1)  # [R, 1, D]
-    return torch.stack(tokens, dim=1), torch.stack(raw)
-
-
-# --- golden
-
-
-@needs_golden
-@pytest.mark.parametrize("grid", [8, 16])
-@torch.inference_mode()
-def test_teacher_forcing_matches_reference(grid: int) -> None:
-    model, io = golden_model(grid), golden_io(grid)
-    tokens = io["teacher_tokens"]
-    logits, _ = model(tokens[:, :-1], io["caption_embs"], io["emb_masks"].bool())
-    torch.testing.assert_close(logits, io["teacher_logits_masked"], atol=2e-4, rtol=0)
-    if grid == 8:
-        logits, _ = model(tokens[:, :-1], io["caption_embs"], None)
-        torch.testing.assert_close(logits, io["teacher_logits_causal_only"], atol=2e-4, rtol=0)
-
-
-@needs_golden
-@torch.inference_mode()
-def test_hidden_states_and_caption_projection_match_reference() -> None:
-    model, io = golden_model(8), golden_io(8)
-    block0: list[Tensor] = []
-    model.layers[0].register_forward_hook(lambda module, args, out: block0.append(out))
-    hidden = model.hidden(io["teacher_tokens"][:, :-1], io["caption_embs"], io["emb_masks"].bool())
-    torch.testing.assert_close(hidden, io["teacher_hidden_normed_masked"], atol=2e-4, rtol=0)
-    torch.testing.assert_close(block0[0], io["teacher_block0_out_masked"], atol=2e-4, rtol=0)
-    torch.testing.assert_close(model.embed_caption(io["caption_embs"]), io["caption_projected"], atol=2e-4, rtol=0)
-    torch.testing.assert_close(model.null_caption(1)[0], io["uncond_embedding_rows"], atol=0, rtol=0)
-
-
-@needs_golden
-def test_rope_table_and_mask_match_reference() -> None:
-    model, io = golden_model(8), golden_io(8)
-    table = rope_table(model.config).float()  # [184, 16, 2]
-    torch.testing.assert_close(table, io["rope_table"], atol=1e-6, rtol=0)
-    length = model.config.positions
-    caption_mask = io["emb_masks"].bool().repeat(2, 1)
-    mask = attention_mask(torch.arange(length).unsqueeze(0), length, caption_mask, model.config.caption_slots)
-    assert torch.equal(mask, io["kv_causal_mask_cfg7p5"][:, :length, :length].bool())
-
-
-@needs_golden
-@pytest.mark.parametrize("grid", [8, 16])
-@pytest.mark.parametrize(
-    ("scale", "interval", "name"), [(1.0, -1, "cfg1"), (7.5, -1, "cfg7p5"), (7.5, 10, "cfg7p5_interval10")]
-)
-@torch.inference_mode()
-def test_cached_decoding_matches_reference(grid: int, scale: float, interval: int, name: str) -> None:
-    model, io = golden_model(grid), golden_io(grid)
-    if f"greedy_tokens_{name}" not in io:
-        pytest.skip("the reference has this setting on the 8 x 8 grid only")
-    tokens, raw = decode_greedy(model, io["caption_embs"], io["emb_masks"].bool(), scale, interval)
-    assert torch.equal(tokens, io[f"greedy_tokens_{name}"])
-    if interval < 0:
-        steps = io["step_index"] if "step_index" in io else torch.arange(len(raw))
-        torch.testing.assert_close(raw[steps], io[f"step_logits_raw_{name}"], atol=2e-4, rtol=0)
-    if interval < 0 and scale > 1 and grid == 8:
-        batch = len(tokens)
-        combined = guide(raw[:, :batch], raw[:, batch:], scale)
-        torch.testing.assert_close(combined, io["step_logits_combined_cfg7p5"], atol=2e-3, rtol=0)  # 14 x the raw tolerance
 
 
 # --- the cache against teacher forcing, in float64

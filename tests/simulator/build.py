@@ -28,7 +28,7 @@ from simulator.recording import (
 from simulator.replay import SessionProgram, compile_session
 from simulator.workload import Arrivals
 
-WIDTHS = Widths(dim=8, vocab_size=32, caption_dim=4, image_pixels=64)
+WIDTHS = Widths(dim=8, vocab_size=32, caption_dim=4, image_pixels=64, caption_slots=4)
 PRICING = Pricing(caption_slots=4, widths=WIDTHS)
 Op = dict[str, int]
 
@@ -42,6 +42,7 @@ class UniformCosts:
     caption_encoder_s: float = 1 / 32
     phi_s: float = 0.0
     image_decoder_s: float = 1 / 16
+    interval_samples_s: float = 0.0
     power_w: float = 2.0
     origin: str = "published: made up for tests"
     extrapolated: bool = False

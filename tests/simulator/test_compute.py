@@ -16,6 +16,7 @@ from simulator.compute import (
     Profile,
     RooflineCosts,
     build_costs,
+    interval_samples_effort,
     phi_effort,
     text_encoder_effort,
     vq_decoder_effort,
@@ -145,6 +146,7 @@ def test_the_efforts_in_the_catalogue_are_the_counted_ones() -> None:
     efforts = catalogue.model("llamagen-xl").efforts
     assert efforts["image_decoder"] == vq_decoder_effort(16)
     assert efforts["phi"] == phi_effort(1280, 16384, 256)
+    assert efforts["interval_samples"] == interval_samples_effort(16384)
     assert efforts["caption_encoder"] == text_encoder_effort(120, 24, 2048, 2048, 5120)
     assert 9.0e6 < efforts["phi"].parameters < 9.1e6
     assert efforts["caption_encoder"].parameters + (32128 - 120) * 2048 == pytest.approx(1.2e9, rel=0.03)
@@ -284,7 +286,7 @@ def test_as_if_prices_passes_and_messages_at_the_larger_shape() -> None:
     choice = Choice(Side("llamagen-xl-1layer", "snapdragon-8-gen-3", "eager"), Side("llamagen-xl", "a100", "eager"))
     device, cloud, pricing = build_costs(choice, PAIR, no_profile)
     assert pricing.caption_slots == 120
-    assert pricing.widths == Widths(dim=1280, vocab_size=16384, caption_dim=2048, image_pixels=65536)
+    assert pricing.widths == Widths(dim=1280, vocab_size=16384, caption_dim=2048, image_pixels=65536, caption_slots=120)
     assert device.pass_seconds(Work.of_pass(2, 1, 120)) == pytest.approx(3.444e-3)
     assert cloud.provenance["origin"] == "roofline"
     assert cloud.provenance["hardware"] == "a100"
@@ -296,7 +298,7 @@ def test_the_pair_on_catalogue_hardware_keeps_its_own_shape() -> None:
     choice = Choice(Side("pair", "jetson-orin", "cuda-graphs"), Side("pair", "h200", "cuda-graphs"))
     device, cloud, pricing = build_costs(choice, PAIR, no_profile)
     assert pricing.caption_slots == 4
-    assert pricing.widths == Widths(dim=8, vocab_size=32, caption_dim=6, image_pixels=128 * 128)
+    assert pricing.widths == Widths(dim=8, vocab_size=32, caption_dim=6, image_pixels=128 * 128, caption_slots=4)
     assert isinstance(device, RooflineCosts)
     assert device.shape is PAIR.device
     assert device.provenance["hardware"] == "jetson-agx-orin-64"

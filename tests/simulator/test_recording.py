@@ -45,7 +45,7 @@ def recording(passes: int = 3) -> Recording:
         image=np.zeros((2, 2, 3), np.uint8),
         nll=np.ones(count, np.float32),
         argmax=np.zeros(count, np.uint16),
-        widths=Widths(16, 64, 24, 4),
+        widths=Widths(16, 64, 24, 4, 8),
         meta={"note": "hand-made"},
     )
 

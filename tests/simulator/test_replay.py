@@ -5,7 +5,7 @@ import pytest
 
 from simulator.costs import Pricing, Work
 from simulator.errors import RecordingError
-from simulator.messages import Widths, repriced_bytes
+from simulator.messages import ELEMENT_KINDS, Widths, repriced_bytes
 from simulator.ops import COMPUTE_KINDS
 from simulator.recording import Recording
 from simulator.replay import ENCODE, IMAGE_DECODE, OTHER, PASS, compile_session
@@ -75,12 +75,12 @@ def test_caption_slots_are_those_of_the_pricing() -> None:
 
 
 def test_messages_are_repriced_at_the_widths_of_the_pricing() -> None:
-    wide = Widths(dim=1280, vocab_size=16384, caption_dim=2048, image_pixels=256)
+    wide = Widths(dim=1280, vocab_size=16384, caption_dim=2048, image_pixels=256, caption_slots=120)
     ops = recording(
         [send(0, 300, ids=4, feature_vectors=3), wait(0)],
         [[op(4, payload_bytes=90, caption_rows=2), forward("cloud"), reply(50, ids=7)]],
     )
-    counts = {"ids": 0, "scalars": 0, "feature_vectors": 0, "vocabulary_rows": 0, "caption_rows": 0, "image_bytes": 0}
+    counts = dict.fromkeys(ELEMENT_KINDS, 0)
     same, other = (compile_session(ops, DEVICE_COSTS, CLOUD_COSTS, Pricing(4, widths)) for widths in (WIDTHS, wide))
     assert (same.bytes_up, same.bytes_down) == (300, 90 + 50)
     assert other.bytes_up == repriced_bytes(300, {**counts, "feature_vectors": 3}, WIDTHS, wide) > 300 + 3 * 2 * 1272

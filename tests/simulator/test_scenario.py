@@ -129,13 +129,13 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         # unknown names, with the nearest
         (
             "name: t\nmethods:\n  - base\n  - ciarr\n",
-            "t.yaml:4: methods[1].name is not a known method, got 'ciarr' (text); did you mean ciar? allowed: base, "
-            "device-only, code, ciar",
+            "t.yaml:4: methods[1].name is not a known method, got 'ciarr' (text); did you mean ciar? allowed: "
+            f"{', '.join(METHODS)}",
         ),
         (
             "name: t\nmethods:\n  - {name: bass}\n",
-            "t.yaml:3: methods[0].name is not a known method, got 'bass' (text); did you mean base? allowed: base, "
-            "device-only, code, ciar",
+            "t.yaml:3: methods[0].name is not a known method, got 'bass' (text); did you mean base? allowed: "
+            f"{', '.join(METHODS)}",
         ),
         (
             "name: t\nmethods:\n  - base\n  - 5\n",
@@ -143,7 +143,7 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         ),
         (
             "name: t\nmethods:\n  - {threshold: 0.3}\n",
-            "t.yaml:3: methods[0] must have a name; allowed: base, device-only, code, ciar",
+            f"t.yaml:3: methods[0] must have a name; allowed: {', '.join(METHODS)}",
         ),
         (
             "name: t\nmethods:\n  - {name: base, threshold: 0.3}\n",
@@ -317,8 +317,8 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         (HEAD + "sweep: {methods.ciar.threshold: [0.1, -1]}\n", "t.yaml:5: sweep.methods.ciar.threshold must be >= 0, got -1"),
         (
             HEAD + "sweep: {methods.ciar.tau: [1]}\n",
-            "t.yaml:5: sweep.methods.ciar.tau names nothing: ciar has no setting tau; allowed: threshold, prefix_rate, "
-            "score, features",
+            "t.yaml:5: sweep.methods.ciar.tau names nothing: ciar has no setting tau; did you mean beta? "
+            f"allowed: {', '.join(CiarSettings.model_fields)}",
         ),
         (
             HEAD + "sweep: {methods.cia.threshold: [1]}\n",
@@ -340,6 +340,37 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             "jitter_ms",
         ),
         (HEAD + "sweep: {network: [lte]}\n", "t.yaml:5: sweep.network names no single setting; it holds preset"),
+        (
+            "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",
+            "t.yaml:3: methods[0].beta goes with threshold_mode ema, got const",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold_mode: ema, budget: 0.3}\n",
+            "t.yaml:3: methods[0].budget goes with threshold_mode budget, got ema",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold_mode: ema, threshold: .inf}\n",
+            "t.yaml:3: methods[0].threshold must be finite with threshold_mode ema, got .inf",
+        ),
+        ("name: t\nmethods: [{name: ciar, threshold_mode: budget, budget: 1.5}]\n", "t.yaml:2: methods[0].budget must be <= 1, got 1.5"),
+        ("name: t\nmethods: [{name: ciar, revise: 2}]\n", "t.yaml:2: methods[0].revise must be <= 1, got 2"),
+        (
+            "name: t\nmethods: [{name: ciar, features: int4}]\n",
+            "t.yaml:2: methods[0].features must be fp16, int8, top-64 or off, got 'int4' (text); did you mean int8? "
+            "allowed: fp16, int8, top-64, off",
+        ),
+        ("name: t\nmethods: [{name: discrete, k: 90}]\n", "t.yaml:2: methods[0].k must be a multiple of 20, got 90"),
+        ("name: t\nmethods: [{name: discrete, k: 0}]\n", "t.yaml:2: methods[0].k must be >= 20, got 0"),
+        ("name: t\nmethods: [{name: random, upload_rate: -0.1}]\n", "t.yaml:2: methods[0].upload_rate must be >= 0, got -0.1"),
+        (
+            "name: t\nmethods: [{name: random, threshold: 0.3}]\n",
+            "t.yaml:2: methods[0].threshold is not a setting of random; allowed: name, label, prefix_rate, upload_rate; "
+            "random takes prefix_rate, upload_rate",
+        ),
+        (
+            HEAD + "sweep: {methods.ciar.budget: [0.2, 0.3]}\n",
+            "t.yaml:5: sweep.methods.ciar.budget goes with threshold_mode budget, got const",
+        ),
         (HEAD + "sweep: {name: [a, b]}\n", "t.yaml:5: sweep.name cannot be swept"),
         (
             HEAD + "sweep: {cloud.max_bach: [1]}\n",
@@ -490,6 +521,14 @@ def test_axes_multiply_the_methods_they_concern(tmp_path: Path) -> None:
     assert last.scenario.methods == (last.method,)
     assert cases[6].scenario.link.rtt_s == 0.005
     assert len({resolved_yaml(case.scenario) for case in cases}) == 12
+
+
+def test_threshold_modes_can_be_swept_from_any_of_them(tmp_path: Path) -> None:
+    for mode in ("const", "ema", "budget", "running"):
+        text = f"name: t\nmethods: [{{name: ciar, threshold_mode: {mode}}}]\n"
+        text += "sweep: {methods.ciar.threshold_mode: [const, ema, budget, running]}\n"
+        cases = expand(load(tmp_path, text))
+        assert [case.swept["methods.ciar.threshold_mode"] for case in cases] == ["const", "ema", "budget", "running"]
 
 
 def test_presets_and_deep_paths_can_be_swept(tmp_path: Path) -> None:

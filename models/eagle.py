@@ -1,0 +1,106 @@
+"""EAGLE's feature-level drafter: one decoder layer that foretells the base model's next feature from the last one and a token.
+
+Position j reads fc([E(token j + 1); F_j]), where F_j is the base model's output after its final norm, runs one layer without an
+input norm and without a final norm, and its output stands for F_(j+1): the base model's output matrix turns it into logits, and
+deeper levels of a tree take it as their feature.
+
+Source: Li et al., "EAGLE: Speculative Sampling Requires Rethinking Feature Uncertainty"; layout and details of LANTERN's port to
+LlamaGen (Jang et al., "LANTERN: Accelerating Visual Autoregressive Models with Relaxed Speculative Decoding"): inputs are shifted
+by one token, so the rotary table starts one position earlier than the base model's; caption positions have token id 0, and no
+padding is masked; RMS norm eps 1e-6.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.transformer import Attention, CachedDecoder, FeedForward, Pass, RMSNorm, TransformerConfig
+from simulator.errors import WeightsError
+
+NORM_EPS = 1e-6
+CAPTION_TOKEN = 0  # what stands where a caption position has no next image token
+
+# Keys of the reference's checkpoints, in the order in which they make up our parameter.
+CHECKPOINT_KEYS: dict[str, tuple[str, ...]] = {
+    "fc.weight": ("fc.weight",),
+    "fc.bias": ("fc.bias",),
+    "attention.wqkv.weight": tuple(f"layers.0.self_attn.{x}_proj.weight" for x in "qkv"),
+    "attention.wo.weight": ("layers.0.self_attn.o_proj.weight",),
+    "feed_forward.w1.weight": ("layers.0.mlp.gate_proj.weight",),
+    "feed_forward.w3.weight": ("layers.0.mlp.up_proj.weight",),
+    "feed_forward.w2.weight": ("layers.0.mlp.down_proj.weight",),
+    "ffn_norm.weight": ("layers.0.post_attention_layernorm.weight",),
+}
+
+
+class EagleDrafter(CachedDecoder):
+    """The drafter without its embedding and head, which are the base model's.
+
+    config: the base model's shape, but for `ffn_hidden`; see `drafter_config`.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config, unrotated=config.caption_slots - 1)
+        self.fc = nn.Linear(2 * config.dim, config.dim)
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                nn.init.ones_(parameter)
+            elif name == "fc.bias":
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, 0.0, 0.02)
+
+    def inputs(self, embedded: Tensor, features: Tensor) -> Tensor:
+        """E(next token) [..., D] and the feature before it [..., D] -> what the layer reads, [..., D]."""
+        x: Tensor = self.fc(torch.cat([embedded, features.to(embedded.dtype)], dim=-1))
+        return x
+
+    def forward(self, embedded: Tensor, features: Tensor) -> Tensor:
+        """Teacher forcing: predicted features [B, n, D] at every position, from embeddings and features [B, n, D]."""
+        x = self.inputs(embedded, features)
+        return self._run(x, Pass(self._rotation(x, slice(None, x.shape[1])).unsqueeze(0), None))
+
+    def _run(self, x: Tensor, p: Pass) -> Tensor:
+        h = x + self.attention(x, 0, p)
+        y: Tensor = h + self.feed_forward(self.ffn_norm(h))
+        return y
+
+
+def drafter_config(base: TransformerConfig, ffn_hidden: int | None = None) -> TransformerConfig:
+    """Shape of a drafter for a base model; ffn_hidden: None takes the base model's."""
+    return replace(base, n_layer=1, norm_eps=NORM_EPS, ffn_hidden=ffn_hidden or base.ffn_hidden)
+
+
+def to_checkpoint(drafter: EagleDrafter) -> dict[str, Tensor]:
+    """The drafter's weights under the reference's keys, without the embedding."""
+    state: dict[str, Tensor] = {}
+    for key, value in drafter.state_dict().items():
+        names = CHECKPOINT_KEYS[key]
+        state.update(zip(names, value.chunk(len(names)), strict=True))
+    return state
+
+
+def from_checkpoint(state: Mapping[str, Tensor], base: TransformerConfig, source: Path | str) -> EagleDrafter:
+    """A drafter from weights under the reference's keys; others, like a copy of the embedding, are ignored.
+
+    base: shape of the model it drafts for. Raises WeightsError naming the file and the missing or misshapen key.
+    """
+    for name in (name for names in CHECKPOINT_KEYS.values() for name in names):
+        if name not in state:
+            raise WeightsError(f"{source}: {name} is missing: not a feature-level drafter")
+    drafter = EagleDrafter(drafter_config(base, state["layers.0.mlp.gate_proj.weight"].shape[0]))
+    for key, parameter in drafter.state_dict().items():
+        names = CHECKPOINT_KEYS[key]
+        needed = [parameter.shape[0] // len(names), *parameter.shape[1:]]
+        for name in names:
+            if list(state[name].shape) != needed:
+                raise WeightsError(f"{source}: {name} has shape {list(state[name].shape)}, needed {needed}")
+    ours = {key: torch.cat([state[name] for name in names]) for key, names in CHECKPOINT_KEYS.items()}
+    drafter.load_state_dict(ours)
+    return drafter.eval()

@@ -1,0 +1,80 @@
+"""The loop that all uncertainty-gated methods share: entropy-lens, softmax-corr, random, discrete, and ciar on top of it.
+
+Prefix from the cloud, then token after token on the device; where a score is not below the threshold, the cloud decides,
+in one pass over the tokens it has not seen. Methods differ in the score object (`scores.py`) and in nothing else.
+
+Source: CIAR section 3.1 (self-verification, prefix injection); round protocol: assumption A6.
+"""
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from simulator.messages import Message, Start, Tokens, Verify, pack_ids, unpack_ids
+from simulator.methods import GatedSettings, prefix_length
+from simulator.ops import Call, CloudProgram, Compute, DeviceProgram, Op
+from simulator.recording import FROM_CLOUD, FROM_DEVICE
+
+from .scores import make_score
+from .session import CloudState, DeviceState, Step, answer_start, open_session
+from .thresholds import make_threshold
+
+
+class Pending:
+    """Tokens accepted on the device that the cloud has not been sent, and the interval feature f^I [D] of each, if any."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.features: list[np.ndarray] = []
+
+    def take(self) -> tuple[bytes, list[np.ndarray]]:
+        """All of it, packed ids and features; what is pending afterwards is nothing."""
+        taken = pack_ids(self.ids), self.features
+        self.ids, self.features = [], []
+        return taken
+
+
+class Gated:
+    """The plain loop: ids up, no features, and the cloud draws the doubtful token anew."""
+
+    def __init__(self, settings: GatedSettings, image_tokens: int) -> None:
+        self.settings = settings
+        self.prefix_length = prefix_length(settings.prefix_rate, image_tokens)
+
+    def device(self, s: DeviceState) -> DeviceProgram:
+        yield from open_session(s, self.prefix_length)
+        score, threshold, pending = make_score(self.settings, s), make_threshold(self.settings), Pending()
+        while not s.done:
+            step = self.read((yield s.unfed("device")))
+            value = yield from score.of(step, len(s.tokens))
+            if threshold.accepts(value):
+                s.accept(step.token, FROM_DEVICE, step, value)
+                yield from self.keep(pending, step)
+            else:
+                yield from self.ask(s, pending, step, value)
+        yield Compute("image_decoder", s.tokens)
+
+    def read(self, step: Step) -> Step:
+        """The device's pass as the method reads it."""
+        return step
+
+    def keep(self, pending: Pending, step: Step) -> Generator[Op, Any, None]:
+        """A token was accepted here."""
+        pending.ids.append(step.token)
+        yield from ()
+
+    def ask(self, s: DeviceState, pending: Pending, step: Step, value: float) -> Generator[Op, Any, None]:
+        """The cloud decides the next token."""
+        ids, _ = pending.take()
+        reply = yield Call(Verify(ids, b"", pack_ids([step.token])))
+        s.accept(unpack_ids(reply.ids)[0], FROM_CLOUD, step, value)
+
+    def cloud(self, s: CloudState, message: Message) -> CloudProgram:
+        if isinstance(message, Start):
+            return (yield from answer_start(s, message))
+        assert isinstance(message, Verify)
+        s.accept(unpack_ids(message.ids))
+        step = yield s.decide()
+        s.accept([step.token])
+        return Tokens(pack_ids([step.token]))

@@ -1,0 +1,256 @@
+"""lantern and lantern-static: a draft also passes for its nearest codes, so that more of a tree is accepted; the law is relaxed.
+
+Source: Jang et al., "LANTERN: Accelerating Visual Autoregressive Models with Relaxed Speculative Decoding" (relaxed acceptance within
+a bound delta on total variation); Park et al., "LANTERN++" (static trees, and the multiplicative bound, here `lambda_`).
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.pair import Pair
+from models.sampling import draw, wire_weights
+from models.tree import Tree, top
+from models.vq import Quantizer
+from simulator.messages import DraftTree, pack_floats, pack_ids, unpack_floats, unpack_ids
+from simulator.methods import STATIC_TREES, LanternSettings, LanternStaticSettings, RelaxedSettings
+from simulator.ops import Forward, Op
+
+from .eagle2 import Drafted, Drafting, Eagle2, Trial, normalised
+from .session import CloudState, DeviceState
+
+_TABLES: WeakKeyDictionary[Quantizer, np.ndarray] = WeakKeyDictionary()
+_CHUNK = 512  # codes whose distances to all others are held at once
+
+
+def neighbours(codebook: Tensor, count: int) -> np.ndarray:
+    """Every code's nearest other codes by Euclidean distance of the rows as they are, nearest first: uint16 [V, count].
+
+    codebook: float [V, C]. The rows are not normalised, though codes are looked up by normalised ones. A code is not its own
+    neighbour; of equal distances the lower id goes first. Source: LANTERN, latent proximity sets.
+    """
+    rows = codebook.double()
+    squared = (rows**2).sum(-1)
+    found = []
+    for first in range(0, len(rows), _CHUNK):
+        some = rows[first : first + _CHUNK]
+        distance = squared[first : first + _CHUNK, None] - 2 * some @ rows.T + squared  # [n, V], squared
+        distance[torch.arange(len(some)), torch.arange(first, first + len(some))] = torch.inf
+        found.append(top(-distance, count).cpu())
+    table: np.ndarray = torch.cat(found).numpy().astype(np.uint16)
+    return table
+
+
+def neighbour_table(pair: Pair, count: int) -> np.ndarray:
+    """`neighbours` in the pair's codebook, made once a codebook; uint16 [V, at least count]."""
+    quantizer = pair.tokenizer.quantize
+    if quantizer not in _TABLES or _TABLES[quantizer].shape[1] < count:
+        _TABLES[quantizer] = neighbours(quantizer.embedding.weight.detach(), count)
+    return _TABLES[quantizer]
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """table: int [V, at least min(k + 1, V - 1)], nearest codes. The bound is delta, or (lambda_ - 1) p(x)."""
+
+    table: np.ndarray
+    k: int
+    delta: float | None = None
+    lambda_: float | None = None
+
+    def relaxed_accept(self, p: np.ndarray, token: int) -> tuple[float, np.ndarray]:
+        """The mass p'(x) that a draft is accepted with, and which codes a rejection strikes out beside it.
+
+        C_j is the mass of the j nearest codes. With the largest j <= k whose C_j stays within the bound, p'(x) = p(x) + C_j; none:
+        p'(x) = p(x). A rejection strikes out the k + 1 nearest codes if j >= 1, else none. p: [V].
+        Source: LANTERN, equation of the relaxed acceptance; which codes a rejection strikes out as in its code.
+        """
+        near = self.table[token]
+        mass = np.cumsum(p[near[: self.k]])
+        bound = self.delta if self.delta is not None else ((self.lambda_ or 1.0) - 1.0) * p[token]
+        j = int(np.searchsorted(mass, bound, side="right"))
+        if j == 0:
+            return float(p[token]), near[:0]
+        return float(p[token] + mass[j - 1]), near[: self.k + 1]
+
+    def relaxed_best(self, logits: Tensor, token: int) -> bool:
+        """Greedy acceptance: the draft is the arg max once p'(x) stands in the place of p(x). logits: [V], no filter.
+
+        Source: LANTERN's code, greedy.
+        """
+        p = logits.double().softmax(-1).cpu().numpy()
+        p[token] = self.relaxed_accept(p, token)[0]
+        return int(p.argmax()) == token
+
+    def chosen_trial(self, tree: Tree) -> Trial:
+        """Of a draft that was chosen (q = 1): accept iff r <= p'(x); a rejection strikes x and what goes with it from p."""
+
+        def trial(p: np.ndarray, node: int, r: float) -> np.ndarray | None:
+            token = tree.tokens[node]
+            likely, others = self.relaxed_accept(p, token)
+            if r <= likely:
+                return None
+            p = p.copy()
+            p[token] = 0.0
+            p[others] = 0.0
+            return normalised(p)
+
+        return trial
+
+    def drawn_trial(self, drafted: Drafted) -> Trial:
+        """Of a draft that was drawn without replacement: accept iff r <= p'(x) / q'(x), with q'(x) the conditional probability of its
+        draw; a rejection leaves norm(max(p - w, 0)), where w is q without earlier siblings, renormalised, and zero at what goes with
+        x. A draft with q'(x) = 0 is passed over. Source: LANTERN's code for static trees (EAGLE's sampling without replacement).
+        """
+        tree, weights, rows = drafted.tree, drafted.weights, drafted.rows
+        assert weights is not None
+        assert rows is not None
+        row_of = {parent: row for row, parent in enumerate(dict.fromkeys(tree.parents[1:]))}
+
+        def trial(p: np.ndarray, node: int, r: float) -> np.ndarray | None:
+            token, parent = tree.tokens[node], tree.parents[node]
+            if weights[node] <= 0:
+                return p
+            likely, others = self.relaxed_accept(p, token)
+            if r <= likely / weights[node]:
+                return None
+            w = rows[row_of[parent]].copy()
+            w[[tree.tokens[other] for other in range(parent + 1, node) if tree.parents[other] == parent]] = 0.0
+            w = w / w.sum()
+            w[others] = 0.0
+            return normalised(np.maximum(p - w, 0.0))
+
+        return trial
+
+
+class Lantern(Eagle2):
+    """EAGLE-2's rounds with relaxed acceptance; nothing else on the wire."""
+
+    def __init__(self, settings: LanternSettings, pair: Pair) -> None:
+        super().__init__(settings, pair.manifest)
+        self.relaxation = relaxation(settings, pair)
+
+    def trial(self, drafted: Drafted) -> Trial:
+        return self.relaxation.chosen_trial(drafted.tree)
+
+    def accepts(self, logits: Tensor, token: int) -> bool:
+        return self.relaxation.relaxed_best(logits, token)
+
+
+def relaxation(settings: RelaxedSettings, pair: Pair) -> Relaxation:
+    """The settings' relaxation in the pair's codebook."""
+    count = min(settings.k + 1, pair.manifest.codebook_size - 1)
+    return Relaxation(neighbour_table(pair, count), settings.k, settings.absolute_bound, settings.lambda_)
+
+
+# --- static trees
+
+
+def static_parents(child_counts: Sequence[Sequence[int]]) -> list[int]:
+    """Parents of a tree's nodes, level by level, from the child counts of each level's nodes (the root's level first; nodes
+    missing at a level's end have none)."""
+    parents, level = [-1], [0]
+    for counts in child_counts:
+        following: list[int] = []
+        for node, count in zip(level, counts, strict=False):
+            following += range(len(parents), len(parents) + count)
+            parents += [node] * count
+        level = following
+    return parents
+
+
+class StaticDrafting(Drafting):
+    """Drafts of a fixed tree: at every inner node as many draws without replacement from the drafter's law as it has children.
+
+    Greedy decoding takes the most probable tokens instead. Laws are rounded to what the wire carries before anything is drawn.
+    """
+
+    def __init__(self, parents: Sequence[int], s: DeviceState | CloudState) -> None:
+        self.parents = list(parents)
+        self.state = s
+        self.target = s.target
+        self._held = -1
+
+    def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
+        children: dict[int, list[int]] = {}
+        for node, parent in enumerate(self.parents[1:], start=1):
+            children.setdefault(parent, []).append(node)
+        ids, weights = [tokens[-1], *[0] * (len(self.parents) - 1)], np.zeros(len(self.parents))
+        rows: dict[int, np.ndarray] = {}
+        states: dict[int, Tensor] = {}  # the drafter's output [rows, D] behind each inner node
+        fed: list[int] = []  # inner nodes in the order they were fed, but for the root
+        step = yield self.committed(tokens, features)
+        level, logits, depth = [0], step.logits.unsqueeze(0), 0
+        while level:
+            laws = self.target.drafts(logits).double().exp().cpu().numpy()  # [n, V]
+            for at, node in enumerate(level):
+                states[node] = step.states[:, at]
+                rows[node] = wire_weights(laws[at])
+                if self.target.sampled:
+                    self.draw_children(children[node], rows[node], depth, ids, weights)
+                else:
+                    best = top(torch.from_numpy(laws[at]), len(children[node])).tolist()
+                    ids[children[node][0] : children[node][0] + len(best)] = best
+            level, depth = [child for node in level for child in children[node] if child in children], depth + 1
+            if level:
+                fed += level
+                tree = [-1 if self.parents[node] == 0 else fed.index(self.parents[node]) for node in fed]
+                given = torch.stack([states[self.parents[node]] for node in level], dim=1)  # [rows, n, D]
+                tokens_fed = [ids[node] for node in level]
+                step = yield Forward("drafter", tokens_fed, features=given, tree=tree, outputs="all", decides=False)
+                logits = step.logits
+        tree_drafted = Tree(ids, self.parents)
+        if not self.target.sampled:
+            return Drafted(tree_drafted)
+        return Drafted(tree_drafted, weights, np.stack([rows[node] for node in sorted(rows)]))
+
+    def draw_children(self, nodes: Sequence[int], row: np.ndarray, depth: int, ids: list[int], weights: np.ndarray) -> None:
+        """Draw the tokens of one node's children from its law's weights [V], and note each draw's conditional weight.
+
+        Where the filter leaves fewer tokens than there are children, the rest keep weight zero.
+        """
+        left = row.copy()
+        position = min(len(self.state.tokens) + depth, self.state.image_tokens)
+        for node in nodes:
+            total = left.sum()
+            if total > 0:
+                ids[node] = draw(left, self.state.draw(position, "draft", str(node)))
+                weights[node] = float(np.float16(left[ids[node]] / total))  # as the wire carries it
+                left[ids[node]] = 0.0
+
+
+class LanternStatic(Eagle2):
+    """A fixed tree whose shape both sides know: up travel its ids, their conditional weights and the laws they were drawn from."""
+
+    def __init__(self, settings: LanternStaticSettings, pair: Pair) -> None:
+        super().__init__(settings, pair.manifest)
+        self.relaxation = relaxation(settings, pair)
+        self.vocab_size = pair.manifest.codebook_size
+        self.parents = static_parents(STATIC_TREES[settings.tree])
+
+    def drafting(self, s: DeviceState | CloudState) -> Drafting:
+        return StaticDrafting(self.parents, s)
+
+    def pack(self, drafted: Drafted) -> DraftTree:
+        ids = pack_ids(drafted.tree.tokens[1:])
+        if drafted.weights is None or drafted.rows is None:
+            return DraftTree(ids)
+        return DraftTree(ids, weights=pack_floats(drafted.weights[1:]), rows=pack_floats(drafted.rows))
+
+    def unpack(self, root: int, message: DraftTree) -> Drafted:
+        tree = Tree([root, *unpack_ids(message.ids)], self.parents)
+        if not message.rows:
+            return Drafted(tree)
+        weights = np.append(0.0, unpack_floats(message.weights, 1)[:, 0].astype(np.float64))
+        return Drafted(tree, weights, unpack_floats(message.rows, self.vocab_size).astype(np.float64))
+
+    def trial(self, drafted: Drafted) -> Trial:
+        return self.relaxation.drawn_trial(drafted)
+
+    def accepts(self, logits: Tensor, token: int) -> bool:
+        return self.relaxation.relaxed_best(logits, token)

@@ -1,0 +1,154 @@
+"""What a gated method takes for doubt about a token: one small object per score, high where the cloud should be asked.
+
+All scores rest on the guided distribution of the device at temperature 1, before any filter.
+"""
+
+import math
+from collections.abc import Generator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.interval import uncertainty
+from simulator.methods import (
+    CiarSettings,
+    DiscreteSettings,
+    EntropyLensSettings,
+    GatedSettings,
+    RandomSettings,
+    SoftmaxCorrSettings,
+)
+from simulator.ops import INTERVAL_SAMPLES, Compute, Op
+from simulator.recording import SCORES
+from simulator.rng import stream
+
+from .session import DeviceState, Step
+
+WINDOW = 16  # tokens of SoftmaxCorr's sliding window
+
+
+class Score(Protocol):
+    def of(self, step: Step, position: int) -> Generator[Op, Any, float]:
+        """The score of the device's pass for an image position; asked once per position, in order."""
+        ...
+
+
+class Column:
+    """A score that the pass brings along, by its name in `recording.SCORES`.
+
+    u, omega, lower_top: CIAR's Inter-Head (`interval.uncertainty`). entropy: `entropy` below. mid_top: 1 - max p, the maximum
+    softmax probability.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def of(self, step: Step, position: int) -> Generator[Op, Any, float]:
+        yield from ()
+        return step.score(self.name)
+
+
+class Draw:
+    """A uniform draw per position: with a constant threshold 1 - b, a share b of the tokens goes to the cloud.
+
+    Source: CIAR's baseline Random; and SoftmaxCorr on single tokens, where every token ties (see `softmax_corr`) and the
+    draw breaks the tie.
+    """
+
+    def __init__(self, state: DeviceState, purpose: str) -> None:
+        self.state, self.purpose = state, purpose
+
+    def of(self, step: Step, position: int) -> Generator[Op, Any, float]:
+        yield from ()
+        return self.state.draw(position, "score", self.purpose)
+
+
+class WindowedCorr:
+    """1 - SoftmaxCorr over the last 16 distributions the device saw, this one included."""
+
+    def __init__(self) -> None:
+        self.window: list[Tensor] = []
+
+    def of(self, step: Step, position: int) -> Generator[Op, Any, float]:
+        yield from ()
+        self.window = [*self.window, step.logits.softmax(-1)][-WINDOW:]
+        return 1 - softmax_corr(torch.stack(self.window))
+
+
+class SampledIntervals:
+    """U~ of bounds over k distributions drawn from the interval's box instead of the interval itself.
+
+    Source: CIAR's baseline that enumerates k feasible solutions (k = 100, 300) and pays for each. Priced in passes of
+    `INTERVAL_SAMPLES` distributions.
+    """
+
+    def __init__(self, state: DeviceState, samples: int) -> None:
+        self.state, self.samples = state, samples
+
+    def of(self, step: Step, position: int) -> Generator[Op, Any, float]:
+        lower, upper = torch.ones_like(step.logits), torch.zeros_like(step.logits)  # [V]
+        seed, caption = self.state.key
+        for chunk in range(self.samples // INTERVAL_SAMPLES):
+            generator = stream(seed, "interval-samples", caption, position, chunk)
+            noise = generator.uniform(-1.0, 1.0, (INTERVAL_SAMPLES, len(step.logits))).astype(np.float32)
+            low, high = yield Compute("interval_samples", (step, noise))
+            lower, upper = torch.minimum(lower, low), torch.maximum(upper, high)
+        return float(uncertainty(lower, upper).u_tilde)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy in nats of softmax(logits), [..., V] -> [...].
+
+    Source: Entropy-Lens, whose profile over layers is a single value for a model of one layer.
+    """
+    log_p = F.log_softmax(logits, -1)
+    nats: Tensor = torch.special.entr(log_p.exp()).sum(-1)
+    return nats
+
+
+def all_scores(logits: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Every score that one pass gives: float32 [..., len(SCORES)] from guided logits and their interval, each [..., V].
+
+    entropy is H / log V, in [0, 1]; mid_top is 1 - max p; gate is left NaN, for the method to fill in.
+    """
+    s = uncertainty(lower, upper)
+    columns = {
+        "u": s.u_tilde, "u_raw": s.u, "omega": s.omega, "sigma": s.sigma, "lower_top": s.lower_top,
+        "entropy": entropy(logits) / math.log(logits.shape[-1]),
+        "mid_top": 1 - logits.softmax(-1).amax(-1),
+        "gate": torch.full_like(s.u, torch.nan),
+    }  # fmt: skip
+    return torch.stack([columns[name] for name in SCORES], dim=-1).float()
+
+
+def softmax_corr(probs: Tensor) -> float:
+    """Cosine between the class correlation C = P^T P / N and the uniform diagonal matrix, for N distributions [N, V].
+
+    With G = P P^T it is tr G / (||G|| sqrt V). Of one distribution it is 1 / sqrt V, whatever it is: a single token cannot be
+    ranked by it. Source: Tu et al., SoftmaxCorr, a score that ranks classifiers without labels.
+    """
+    gram = probs @ probs.T  # [N, N], the same trace and Frobenius norm as P^T P
+    return float(gram.trace() / (gram.norm() * math.sqrt(probs.shape[-1])))
+
+
+def make_score(settings: GatedSettings, state: DeviceState) -> Score:
+    """The score of a gated method's settings, fresh for one session."""
+    match settings:
+        case CiarSettings():
+            return Column(settings.score.replace("-", "_"))
+        case EntropyLensSettings():
+            return Column("entropy")
+        case SoftmaxCorrSettings(reading="max-prob"):
+            return Column("mid_top")
+        case SoftmaxCorrSettings(reading="window"):
+            return WindowedCorr()
+        case SoftmaxCorrSettings():
+            return Draw(state, "softmax-corr")
+        case RandomSettings():
+            return Draw(state, "random")
+        case DiscreteSettings():
+            return SampledIntervals(state, settings.k)
+    raise AssertionError(f"no score for {type(settings).__name__}")

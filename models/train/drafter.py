@@ -1,0 +1,126 @@
+"""Trains the feature-level drafter of eagle2 and lantern on the frozen cloud model.
+
+Source: Li et al., "EAGLE": smooth-L1 between the drafter's output and the cloud's next feature, plus 0.1 times the cross-entropy
+between the distributions that both give behind the cloud's output matrix; uniform noise on the features that are read. Read on
+scenes' own tokens, a share of null captions. Optimiser and schedule are the loop's, not EAGLE's.
+
+    python -m models.train.drafter models/scenes.yaml train-runs/scenes/drafter
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.eagle import CAPTION_TOKEN, EagleDrafter, drafter_config
+from models.pair import load_transformer, save_model
+from models.train.cloud import Batch, Scenes, Sequences, settings_from, stage_main, write_metrics
+from models.train.loop import LoopSettings, TrainResult, train
+from models.transformer import Transformer
+from simulator.pairs import DRAFTER
+from simulator.rng import stream
+
+
+@dataclass(frozen=True)
+class DrafterConfig:
+    """The mapping under `drafter:` of a training file.
+
+    positions: how many image positions of each sequence enter the cross-entropy of a step. noise: width of the uniform noise on
+    the features read, for a sequence of 512 positions; it shrinks with the length as EAGLE's does.
+    """
+
+    training: LoopSettings
+    scenes: Scenes
+    batch_images: int = 8
+    positions: int = 64
+    cross_entropy: float = 0.1
+    noise: float = 0.2
+    null_captions: float = 0.1
+    compile: bool = False
+
+
+class DrafterStage:
+    """A stage of `models.train.loop`."""
+
+    def __init__(self, config: DrafterConfig, cloud: Transformer, data: Sequences) -> None:
+        self.config, self.cloud, self.data = config, cloud.requires_grad_(False), data
+        torch.manual_seed(int(stream(config.training.seed, "train.drafter.init").integers(2**62)))
+        drafter = EagleDrafter(drafter_config(cloud.config))
+        with torch.no_grad():  # start from "the next feature is like this one", not from noise
+            drafter.fc.weight[:, cloud.config.dim :] += torch.eye(cloud.config.dim)
+        self.model: nn.Module = drafter
+        self.compare = torch.compile(compare) if config.compile else compare
+
+    def batch(self, step: int) -> tuple[Batch, Tensor]:
+        batch = self.data.batch("drafter", step, self.config.batch_images, self.config.null_captions)
+        rng = stream(self.config.training.seed, "train.drafter.positions", step)
+        positions = rng.permutation(batch.tokens.shape[1])[: self.config.positions]
+        return batch, torch.from_numpy(positions)
+
+    def loss(self, batch: tuple[Batch, Tensor], step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        sequences, positions = batch
+        assert isinstance(self.model, EagleDrafter)
+        with torch.no_grad():
+            embedded, features = read(self.cloud, sequences)
+            width = self.config.noise * 512 / features.shape[1]
+            noisy = features + (torch.rand_like(features) - 0.5) * width
+        distance, entropy, agree = self.compare(self.model, self.cloud, embedded, noisy, features, positions)
+        values: dict[str, float | Tensor] = {"distance": distance.detach(), "cross_entropy": entropy.detach(), "agree": agree}
+        return distance + self.config.cross_entropy * entropy, values
+
+
+def read(cloud: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the drafter reads and is to foretell: embeddings of the next tokens [B, n - 1, D] and features [B, n, D], for all n
+    positions of caption and image. The feature behind the last token is foretold and not read."""
+    slots = cloud.config.caption_slots
+    features = cloud.hidden(batch.tokens, batch.caption_for(cloud), batch.mask)  # [B, slots + T, D]
+    # Position j reads token j + 1; caption positions have no token of their own.
+    following = F.pad(batch.tokens, (slots - 1, 0), value=CAPTION_TOKEN)  # [B, slots - 1 + T]
+    return cloud.embed_tokens(following), features
+
+
+def compare(
+    drafter: EagleDrafter, cloud: Transformer, embedded: Tensor, noisy: Tensor, features: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Smooth-L1 distance to the next feature at the image's positions, cross-entropy between the distributions behind both at
+    `positions` int [P] (0 foretells the feature of token 0), and the share of equal arg maxes there."""
+    found = drafter(embedded, noisy[:, :-1])[:, cloud.config.caption_slots - 1 :]  # [B, T, D]
+    wanted = features[:, cloud.config.caption_slots :]  # [B, T, D]
+    distance = F.smooth_l1_loss(found.float(), wanted.float())
+    p = cloud.logits(wanted[:, positions]).softmax(-1)  # [B, P, V]
+    q = cloud.logits(found[:, positions]).log_softmax(-1)
+    agree = (p.argmax(-1) == q.argmax(-1)).float().mean()
+    return distance, -(p * q).sum(-1).mean(), agree
+
+
+@torch.inference_mode()
+def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict[str, float]:
+    """On held-out scenes, teacher-forced, unguided: distance to the next feature, cross-entropy in nats, share of equal arg maxes."""
+    rows: list[tuple[float, ...]] = []
+    everywhere = torch.arange(cloud.config.tokens)
+    for batch in data.held_out_batches(4):
+        embedded, features = read(cloud, batch)
+        rows += [tuple(map(float, compare(drafter, cloud, embedded, features, features, everywhere)))] * len(batch.tokens)
+    return dict(zip(("distance", "cross_entropy_nats", "agreement"), np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+    """Trains from the mapping under `drafter:` into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
+    settings: DrafterConfig = settings_from(DrafterConfig, config)
+    data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
+    cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
+    result = train(DrafterStage(settings, cloud, data), settings.training, out_dir)
+    drafter = EagleDrafter(drafter_config(cloud.config)).eval()
+    drafter.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    save_model(out_dir / DRAFTER, drafter)
+    write_metrics(out_dir, evaluate(drafter, cloud, data), result)
+    return result
+
+
+if __name__ == "__main__":
+    stage_main("drafter", run)

@@ -1,0 +1,332 @@
+"""EAGLE-2 and LANTERN: their laws, their caches, what they put on the wire, what they refuse."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from models.backend import Backend
+from models.methods.eagle2 import Trial, normalised, own_trial, verify
+from models.methods.lantern import Relaxation, neighbours, static_parents
+from models.pair import Pair, load_pair
+from models.recorder import Recorder
+from models.transformer import KVCache
+from models.tree import Growth, Tree
+from simulator import pairs
+from simulator.costs import Pricing, Work
+from simulator.errors import RecordingError, ScenarioError, WeightsError
+from simulator.methods import METHODS, STATIC_TREES
+from simulator.ops import ROLES
+from simulator.recording import CLOUD, FORWARD, FROM_DEVICE, REPLY, SEND, Recording
+from simulator.replay import compile_session
+from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend, prefill
+from tests.models.test_methods import PROMPTS, record, spec
+from tests.models.test_speculative import FALSE_ALARMS, TOKENS, Floats, V, chains, chi_square_p_value, law_of_sequences
+
+SMALL = {"total_tokens": 12, "depth": 3, "top_k": 4}
+
+
+def passes(recording: Recording, role: str) -> np.ndarray:
+    return recording.ops[(recording.ops["kind"] == FORWARD) & (recording.ops["what"] == ROLES.index(role))]
+
+
+# --- the law
+
+
+def drafted_tree(q: Floats, position: int, root: int) -> Tree:
+    """Two levels behind a root, grown from the Markov drafter q [T, V, V]; the drafter is far from the target."""
+    growth = Growth(2)
+    growth.begin(torch.from_numpy(np.log(q[position, root])))
+    beam = [growth.tokens[node] for node in growth.beam]
+    growth.grow(torch.from_numpy(np.log(q[min(position + 1, TOKENS), beam])))
+    return growth.best(root, 6)
+
+
+def decode_trees(p: Floats, q: Floats, runs: int, trial: Any) -> np.ndarray:
+    """Token sequences [runs, T] whose trees are tested by the method's own walk."""
+    rng = np.random.default_rng(2)
+    trees = {(t, x): drafted_tree(q, t, x) for t in range(TOKENS) for x in range(V)}
+    trials: dict[tuple[int, int], Trial] = {key: trial(tree) for key, tree in trees.items()}
+    paths = {key: tree.paths(ordered=True) for key, tree in trees.items()}
+    found = np.zeros((runs, TOKENS), np.int64)
+    for run in range(runs):
+        uniform = iter(rng.random(64).tolist())
+        tokens = [int((next(uniform) >= p[0, 0].cumsum()).sum())]
+        while len(tokens) < TOKENS:
+            key, first = (len(tokens), tokens[-1]), len(tokens)
+            tree = trees[key]
+            depths = tree.depths
+            nodes, law = verify(
+                paths[key],
+                lambda node: p[min(first + depths[node], TOKENS), tree.tokens[node]],  # noqa: B023
+                lambda depth, sibling: next(uniform),  # noqa: B023
+                trials[key],
+            )
+            cumulative = law.cumsum()
+            following = int((next(uniform) * cumulative[-1] >= cumulative).sum())
+            tokens += [tree.tokens[node] for node in nodes[1:]] + [following]
+        found[run] = tokens[:TOKENS]
+    return found
+
+
+def test_the_law_of_the_first_four_tokens_is_the_targets() -> None:
+    p, q = chains(0)
+    found = decode_trees(p, q, 50_000, own_trial)
+    assert chi_square_p_value(found, law_of_sequences(p)) > FALSE_ALARMS
+
+
+def forgetful(tree: Tree) -> Trial:
+    """A wrong rule: a rejected draft stays in the law."""
+    return lambda p, node, r: None if r <= p[tree.tokens[node]] else p
+
+
+def test_a_wrong_rule_is_found_out() -> None:
+    p, q = chains(0)
+    found = decode_trees(p, q, 20_000, forgetful)
+    assert chi_square_p_value(found, law_of_sequences(p)) < FALSE_ALARMS
+
+
+def test_a_law_left_empty_becomes_uniform() -> None:
+    assert np.array_equal(normalised(np.array([0.0, 0.0])), [0.5, 0.5])
+
+
+# --- greedy, and the caches
+
+
+@pytest.mark.parametrize("name", ["eagle2", "lantern", "lantern-static"])
+@pytest.mark.parametrize("drafter", ["device", "cloud"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_greedy_equals_base_token_for_token(tiny_pair: Pair, name: str, drafter: str, guidance: float) -> None:
+    decoding: dict[str, Any] = {"cloud": "greedy", "guidance": guidance}
+    settings: dict[str, Any] = {"drafter": drafter, **({"k": 0} if name != "eagle2" else {})}
+    one, base = record(tiny_pair, spec(tiny_pair, name, settings, **decoding), spec(tiny_pair, "base", {}, **decoding))
+    assert np.array_equal(one.tokens, base.tokens)
+    assert one.cloud_passes() < len(base.tokens) or name == "lantern-static"  # few drafts, from a drafter that nobody trained
+
+
+def test_a_tree_far_past_the_images_end_is_cut(tiny_pair: Pair) -> None:
+    """Depth 9 from the last but one token on: nine levels overhang a 16-token image, and nothing but the image is kept."""
+    settings = {"total_tokens": 200, "depth": 9, "top_k": 8}
+    deep, base = record(
+        tiny_pair, spec(tiny_pair, "eagle2", settings, cloud="greedy"), spec(tiny_pair, "base", {}, cloud="greedy")
+    )
+    assert np.array_equal(deep.tokens, base.tokens)
+    assert passes(deep, "cloud")["new_tokens"].max() == 200
+
+
+@pytest.mark.parametrize("name", ["eagle2", "lantern-static"])
+@pytest.mark.parametrize("cloud", ["greedy", "sampled"])
+def test_the_caches_hold_what_a_fresh_prefill_would(
+    tiny_pair: Pair, name: str, cloud: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After gathers and dropped trees; the drafter in the cloud, where its features are not rounded by the wire."""
+    settings = {"drafter": "cloud", **(SMALL if name == "eagle2" else {"k": 3, "delta": 0.3})}
+    one = spec(tiny_pair, name, settings, PROMPTS[1], cloud=cloud)
+    with last_backend(monkeypatch) as backends:
+        (recording,) = [made for _, made in Recorder(tiny_pair, max_batch=1).record([one])]
+    assert_cache_is_that_of_its_tokens(tiny_pair, backends[-1], recording, PROMPTS[1], "cloud")
+    assert_drafter_cache(tiny_pair, backends[-1], recording, PROMPTS[1])
+
+
+def assert_drafter_cache(pair: Pair, backend: Backend, recording: Recording, prompt: str) -> None:
+    """The committed part of the drafter's cache against a prefill with the cloud's features of the final tokens."""
+    assert pair.drafter is not None
+    depth = 3 if "depth" in recording.meta["spec"]["settings"] else 4
+    mine = passes(recording, "drafter")
+    held = int(mine["kv_tokens"][-depth:].min())  # before the last round's tree
+    tokens = recording.tokens[: held + 1].tolist()
+    _, features = prefill(pair, pair.cloud, tokens[:-1], prompt)  # [2, slots + held, D]
+    slots = pair.manifest.caption_slots
+    ids = torch.tensor([0] * (slots - 1) + tokens)
+    with torch.inference_mode():
+        x = pair.drafter.inputs(pair.cloud.embed_tokens(ids).expand(2, -1, -1), features)
+        fresh = KVCache(pair.drafter.config, 2, dtype=pair.dtype)
+        pair.drafter.step(fresh, torch.arange(2), torch.zeros(2, dtype=torch.long), x, torch.full((2,), len(ids)))
+    got = backend.caches["drafter"]
+    for one, two in ((got.k, fresh.k), (got.v, fresh.v)):
+        torch.testing.assert_close(one[:, :2, :, : slots + held], two[:, :, :, : slots + held], atol=1e-10, rtol=0)
+
+
+# --- the wire
+
+
+def test_a_round_with_the_drafter_on_the_device_ships_what_the_table_says(tiny_pair: Pair) -> None:
+    (one,) = record(tiny_pair, spec(tiny_pair, "eagle2", SMALL))
+    ops = one.ops
+    rounds = len(passes(one, "cloud")) - 1
+    up = ops[(ops["kind"] == SEND) & (ops["call"] > 0)]
+    assert (up["ids"] == 11).all()
+    assert (up["indices"] == 11).all()
+    down = ops[ops["kind"] == REPLY]
+    assert (down["ids"][0], down["prompt_features"][0]) == (1, 2)
+    accepted = np.array([int(n) for n in down["feature_vectors"][1:-1]]) // 2 - 1  # rows * (a + 1) vectors
+    assert (accepted >= 0).all()
+    assert one.tokens[: 1 + (accepted + 1).sum()].size == 1 + (accepted + 1).sum()
+    assert down["feature_vectors"][-1] == 0  # nothing is drafted behind the last token
+    assert (one.decided_by == FROM_DEVICE).sum() >= accepted.sum()
+    # A drafter's round is one pass over what was decided and one per expansion, the cloud's one over the tree.
+    drafter = passes(one, "drafter")
+    assert len(drafter) == rounds * 4
+    assert drafter["caption"].tolist() == [1] + [0] * (len(drafter) - 1)
+    assert drafter["new_tokens"][0] == 0  # the first token stands in the last caption slot
+    assert (passes(one, "cloud")["new_tokens"][1:] == 12).all()
+
+
+def test_with_the_drafter_in_the_cloud_only_tokens_travel(tiny_pair: Pair) -> None:
+    (one,) = record(tiny_pair, spec(tiny_pair, "eagle2", {**SMALL, "drafter": "cloud"}))
+    assert one.calls() == 1
+    assert one.ops["ids"].sum() == len(one.tokens)
+    assert not one.ops["feature_vectors"].any()
+    assert not one.ops["prompt_features"].any()
+    assert (passes(one, "drafter")["side"] == CLOUD).all()
+
+
+def test_a_static_tree_ships_ids_weights_and_laws(tiny_pair: Pair) -> None:
+    sampled, greedy = record(
+        tiny_pair, *(spec(tiny_pair, "lantern-static", {"k": 4, "delta": 0.2}, cloud=cloud) for cloud in ("sampled", "greedy"))
+    )
+    for one, scalars, rows in ((sampled, 57, 25), (greedy, 0, 0)):
+        up = one.ops[(one.ops["kind"] == SEND) & (one.ops["call"] > 0)]
+        assert (up["ids"] == 57).all()
+        assert (up["scalars"] == scalars).all()
+        assert (up["vocabulary_rows"] == rows).all()
+        assert not up["indices"].any()
+
+
+def test_static_trees_have_the_published_sizes() -> None:
+    for name, levels, inner in (("57-nodes", [5, 13, 16, 14, 9], 25), ("25-nodes", [4, 8, 8, 3, 2], None)):
+        parents = static_parents(STATIC_TREES[name])
+        tree = Tree([0] * len(parents), parents)
+        assert [tree.depths.count(depth) for depth in range(1, 6)] == levels
+        if inner is not None:
+            assert len(set(parents[1:])) == inner
+    assert METHODS["lantern-static"].model_validate({}).tree_room == 58
+
+
+# --- lantern
+
+
+@pytest.mark.parametrize("cloud", ["sampled", "greedy"])
+@pytest.mark.parametrize("drafter", ["device", "cloud"])
+def test_lantern_without_neighbours_is_eagle2(tiny_pair: Pair, cloud: str, drafter: str) -> None:
+    settings = {**SMALL, "drafter": drafter}
+    specs = [
+        spec(tiny_pair, name, {**settings, **extra}, prompt, cloud=cloud)
+        for prompt in PROMPTS
+        for name, extra in (("eagle2", {}), ("lantern", {"k": 0}))
+    ]
+    for eagle2, lantern in zip(*(record(tiny_pair, *specs)[start::2] for start in (0, 1)), strict=True):
+        assert np.array_equal(eagle2.tokens, lantern.tokens)
+        assert np.array_equal(eagle2.ops, lantern.ops)
+
+
+def test_relaxing_accepts_more(tiny_pair: Pair) -> None:
+    def cloud_passes(settings: dict[str, Any]) -> int:
+        specs = [spec(tiny_pair, "lantern", {**SMALL, **settings}, PROMPTS[0], seed) for seed in range(6)]
+        return sum(recording.cloud_passes() for recording in record(tiny_pair, *specs))
+
+    assert cloud_passes({"k": 40, "delta": 0.9}) < cloud_passes({"k": 0})
+
+
+def test_the_mass_stays_within_its_bound() -> None:
+    rng = np.random.default_rng(0)
+    table = neighbours(torch.from_numpy(rng.standard_normal((30, 4))), 29).astype(np.int64)
+    assert all(set(row) == set(range(30)) - {code} for code, row in enumerate(table))
+    p = rng.dirichlet(np.ones(30))
+    for k in (1, 5, 29):
+        for bound in (0.0, 0.05, 0.3, 1.0):
+            for x in range(30):
+                mass, struck = Relaxation(table, k, delta=bound).relaxed_accept(p, x)
+                assert p[x] <= mass <= p[x] + bound + 1e-12
+                assert len(struck) in (0, min(k + 1, 29))
+                mass, _ = Relaxation(table, k, lambda_=1 + bound).relaxed_accept(p, x)
+                assert mass <= (1 + bound) * p[x] + 1e-12
+
+
+# --- what it costs
+
+
+class OneEach:
+    """A second a pass, whatever its shape; rows and positions asked for are kept."""
+
+    power_w, extrapolated = float("nan"), False
+
+    def __init__(self) -> None:
+        self.asked: list[Work] = []
+
+    def pass_seconds(self, work: Work) -> float:
+        self.asked.append(work)
+        return 1.0
+
+    def compute_seconds(self, kind: str) -> float:
+        return 0.0
+
+
+def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
+    here, there = record(tiny_pair, *(spec(tiny_pair, "eagle2", {**SMALL, "drafter": side}) for side in ("device", "cloud")))
+    device, cloud, drafter = OneEach(), OneEach(), OneEach()
+    program = compile_session(here, device, cloud, Pricing(120, here.widths))
+    assert program.device_s == len(device.asked) == len(passes(here, "drafter"))
+    assert device.asked[0] == Work.of_pass(2, 120, 0)  # the caption slots of the model it stands for, the first token in the last one
+    assert len(cloud.asked) == here.cloud_passes()
+    assert compile_session(there, device, OneEach(), Pricing(120, there.widths, drafter)).device_s == 0
+    assert len(drafter.asked) == len(passes(there, "drafter"))
+    with pytest.raises(RecordingError, match="what a drafter costs in the cloud is not known"):
+        compile_session(there, device, cloud, Pricing(120, there.widths))
+
+
+# --- refusals
+
+
+@pytest.fixture
+def without_drafter(tiny_pair_folder: Path, tmp_path: Path) -> Pair:
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny_pair_folder, folder)
+    (folder / pairs.DRAFTER).unlink()
+    manifest = pairs.pair_manifest(folder)
+    files = tuple(file for file in manifest.files if file.name != pairs.DRAFTER)
+    (folder / pairs.MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)))
+    return load_pair(folder, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ["eagle2", "lantern", "lantern-static"])
+def test_a_pair_without_a_drafter_is_refused(without_drafter: Pair, name: str) -> None:
+    assert without_drafter.drafter is None
+    with pytest.raises(WeightsError, match=r"the pair tiny has no drafter\.safetensors.*train the stage drafter"):
+        record(without_drafter, spec(without_drafter, name, {}))
+    assert len(record(without_drafter, spec(without_drafter, "base", {}))[0].tokens) == 16
+
+
+@pytest.mark.parametrize("name", ["lantern", "lantern-static"])
+def test_more_neighbours_than_codes_are_refused(tiny_pair: Pair, name: str) -> None:
+    with pytest.raises(ScenarioError, match="k must be below the 64 codes of the pair tiny, got 64"):
+        record(tiny_pair, spec(tiny_pair, name, {"k": 64}))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("lantern", {"delta": 0.1, "lambda_": 5.0}, "the bound is absolute or relative"),
+        ("lantern-static", {"delta": 0.1, "lambda_": 5.0}, "the bound is absolute or relative"),
+        ("lantern", {"delta": 1.5}, "less than or equal to 1"),
+        ("lantern", {"lambda_": 0.5}, "greater than or equal to 1"),
+        ("eagle2", {"depth": 1, "top_k": 2, "total_tokens": 8}, "must be <= 7, the nodes that depth 1 and top_k 2 yield, got 8"),
+        ("eagle2", {"depth": 10}, "less than or equal to 9"),
+        ("eagle2", {"total_tokens": 257}, "less than or equal to 256"),
+        ("speculative", {"gamma": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        METHODS[name].model_validate(settings)
+
+
+def test_only_one_bound_is_in_force() -> None:
+    for given, absolute in (({}, 0.1), ({"delta": 0.3}, 0.3), ({"lambda_": 5.0}, None)):
+        settings = METHODS["lantern"].model_validate(given)
+        assert getattr(settings, "absolute_bound") == absolute  # noqa: B009

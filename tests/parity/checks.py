@@ -1,0 +1,103 @@
+"""The registry of parity checks: one function per golden file, run by pytest and by `python -m tests.parity FOLDER` alike.
+
+Adding one, in any module of this package (all of them are imported by `checks()`):
+
+    @check("sampling.safetensors", reads=("sampling_cases.json",))
+    def sampling(folder: Path, tally: Tally) -> None:
+        for case in ...:
+            tally.case()
+            tally.close("probabilities", found, wanted, atol=1e-6)
+            tally.equal("tokens", found, wanted)
+
+A file that no check names and that is not in `LATER` makes the command fail, so that nothing is passed over in silence.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Beginnings of names of files that concern work still to come. Those of a file with a check of its own are not looked at.
+LATER = {
+    "t5_": "T5 caption encoder",
+    "anole_": "Anole backbone",
+    "ns3_tcp.csv": "TCP model of the network",
+    "paper_tables.csv": "the paper's numbers",
+}
+
+
+@dataclass
+class Tally:
+    """What one check found: cases looked at, the largest absolute error, what is beyond tolerance, parts left for later."""
+
+    cases: int = 0
+    largest: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def case(self) -> None:
+        """The next case begins."""
+        self.cases += 1
+
+    def close(self, name: str, found: Any, wanted: Any, atol: float, rtol: float = 0.0) -> None:
+        """Floats of equal shape, |found - wanted| <= atol + rtol |wanted| everywhere; NaN equals nothing."""
+        one, two = torch.as_tensor(found).double(), torch.as_tensor(wanted).double()
+        if one.shape != two.shape:
+            self._fail(name, f"shape {list(one.shape)} where {list(two.shape)} is wanted")
+            return
+        error = torch.where(one == two, 0.0, (one - two).abs())  # equal infinities have no error
+        if error.numel():
+            self.largest = max(self.largest, float(error.nan_to_num(torch.inf).max()))
+        if not bool(((one == two) | (error <= atol + rtol * two.abs())).all()):
+            allowed = f"{atol:g}" + (f" + {rtol:g} x" if rtol else "")
+            self._fail(name, f"off by {float(error.nan_to_num(torch.inf).max()):.3g}, allowed {allowed}")
+
+    def equal(self, name: str, found: Any, wanted: Any) -> None:
+        """Exactly equal: integers, masks, tokens, trees."""
+        if isinstance(found, Tensor) or isinstance(wanted, Tensor):
+            found, wanted = torch.as_tensor(found), torch.as_tensor(wanted)
+            if found.shape != wanted.shape:
+                self._fail(name, f"shape {list(found.shape)} where {list(wanted.shape)} is wanted")
+            elif not torch.equal(found, wanted.to(found.dtype)):
+                self._fail(name, f"differs in {int((found != wanted).sum())} of {found.numel()} places")
+        elif found != wanted:
+            self._fail(name, f"is {found!r} where {wanted!r} is wanted")
+
+    def _fail(self, name: str, what: str) -> None:
+        self.failures.append(f"case {self.cases}: {name} {what}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """`run` compares everything in `file`, and reads the files of `reads` (weights, configurations, case lists) for it."""
+
+    file: str
+    reads: tuple[str, ...]
+    run: Callable[[Path, Tally], None]
+
+
+_CHECKS: dict[str, Check] = {}
+
+
+def check(file: str, reads: tuple[str, ...] = ()) -> Callable[[Callable[[Path, Tally], None]], Callable[[Path, Tally], None]]:
+    """Registers a function (folder, tally) as the check of `file`."""
+
+    def register(run: Callable[[Path, Tally], None]) -> Callable[[Path, Tally], None]:
+        assert file not in _CHECKS, f"{file} has two checks"
+        _CHECKS[file] = Check(file, reads, run)
+        return run
+
+    return register
+
+
+def checks() -> dict[str, Check]:
+    """All checks by file; imports the modules of this package that hold them."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not module.name.startswith(("__", "test_")):
+            importlib.import_module(f"{__package__}.{module.name}")
+    return dict(sorted(_CHECKS.items()))
