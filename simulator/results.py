@@ -27,7 +27,7 @@ from scipy import stats
 
 from simulator.errors import RunFolderError
 
-RUN_FORMAT = 2
+RUN_FORMAT = 1
 CONFIDENCE = 0.95
 BATCHES = 20  # of the batch-means interval: 10 to 30 lose little width (Schmeiser 1982)
 
