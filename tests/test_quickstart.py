@@ -42,7 +42,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 def test_the_table_says_what_the_methods_are(quickstart: Path) -> None:
     summary = pd.read_csv(quickstart / "summary.csv")
-    assert len(summary) == 5 * 3
+    assert len(summary) == 9 * 3
     calls = summary.groupby("method")["cloud_call_pct"].agg(["min", "max"])
     assert (calls["min"] == calls["max"]).all()  # the network changes no decision
     calls = calls["min"]

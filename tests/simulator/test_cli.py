@@ -270,3 +270,19 @@ def test_other_bad_arguments(write: Write, tmp_path: Path) -> None:
     assert_refused(call("run", path, "--torch-device", "tpu", "--out", tmp_path / "o", "--cache", tmp_path / "c", "--quiet"), "tpu")
     assert_refused(call("report", tmp_path), tmp_path.name)
     assert_refused(call("train", tmp_path / "absent.yaml"), "absent.yaml")
+
+
+def test_a_scenario_of_all_methods(write: Write, tmp_path: Path) -> None:
+    from simulator.methods import METHODS
+
+    few = {"lantern": "{{name: lantern, k: 10}}", "lantern-static": "{{name: lantern-static, k: 10}}"}
+    listed = "\n".join(f"  - {few.get(name, name)}" for name in METHODS)
+    begin, end = SCENARIO.index("  - base"), SCENARIO.index("compute:")
+    run(write(SCENARIO[:begin] + listed + "\n" + SCENARIO[end:]), tmp_path / "out", tmp_path / "cache", "--quiet")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(summary["method_name"]) == set(METHODS)
+    requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert np.abs(requests[PARTS].sum(axis=1) - requests["latency_s"]).max() < 1e-9
+    calls = summary.groupby("method_name")["cloud_call_pct"].first()
+    assert calls["base"] == 100
+    assert calls["device-only"] == 0
