@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	@echo "Open runs/quickstart/report.html"
 
 test: $(VENV)/.installed-dev check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

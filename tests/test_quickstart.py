@@ -32,9 +32,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """Run folder of the quickstart with a quarter of its prompts."""
+    """Run folder of the quickstart with two of its prompts."""
     out = tmp_path_factory.mktemp("runs") / "quickstart"
-    arguments = ["run", str(ROOT / "scenarios" / "quickstart.yaml"), "--set", "prompts.count=4", "--out", str(out), "--cache", str(cache)]
+    arguments = ["run", str(ROOT / "scenarios" / "quickstart.yaml"), "--set", "prompts.count=2", "--out", str(out), "--cache", str(cache)]
     result = CliRunner().invoke(main, [*arguments, "--quiet"])
     assert result.exit_code == 0, result.output
     return out
@@ -108,7 +108,7 @@ def test_every_command_shown_runs(command: str, cache: Path, quickstart: Path, t
     (tmp_path / "runs" / "quickstart").symlink_to(quickstart)
     arguments = shlex.split(command, comments=True)[1:]
     if arguments[0] in ("run", "sweep"):
-        few = "4" if "quickstart" in command else "1"
+        few = "2" if "quickstart" in command else "1"
         arguments += ["--set", f"prompts.count={few}", "--quiet"]
         if "--out" not in arguments:
             arguments += ["--out", str(tmp_path / "out")]
