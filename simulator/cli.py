@@ -210,7 +210,7 @@ def report(run_folder: Path) -> None:
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of checkpoints and logs.  [default: train-runs/<config name>]")
-@click.option("--stage", "stages", multiple=True, help="Train only this stage; repeat for more.  [default: all that are not done]")
+@click.option("--stage", "stages", multiple=True, help="Train only this stage; repeat for more.  [default: all]")
 @click.option("--export", type=click.Path(path_type=Path), help="Also assemble the trained pair into this folder.")
 @errors_in_one_line
 def train(config: Path, out: Path | None, stages: tuple[str, ...], export: Path | None) -> None:

@@ -21,7 +21,8 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Path], Any]] = {
 def train_pair(config: Path, out: Path, stages: Sequence[str] = (), export: Path | None = None) -> None:
     """Train the stages of a configuration file, each in `out/<stage>`, in order; then assemble the pair into `export` if given.
 
-    A finished stage is left alone and an interrupted one goes on from its checkpoint.
+    An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew (its metrics then
+    tell the minutes of that call).
     Raises ScenarioError for an unknown stage or setting, WeightsError where an earlier stage's weights are missing.
     """
     document = read(config)
