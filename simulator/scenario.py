@@ -6,417 +6,40 @@ Milliseconds and Mbit/s live in the YAML only; `Scenario.link` is in seconds and
 
 import itertools
 import json
-import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    Discriminator,
     Field,
-    GetCoreSchemaHandler,
-    Tag,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
-    create_model,
     field_validator,
-    model_validator,
 )
-from pydantic_core import CoreSchema, ErrorDetails
+from pydantic_core import ErrorDetails
 
 from simulator import catalogue, yamlfile
 from simulator.errors import ScenarioError
-from simulator.methods import METHODS, Decoding, Settings, refuse
+from simulator.methods import METHODS, Decoding, refuse
 from simulator.pairs import known_pairs
+from simulator.schema.base import LATER, Part, folder_of, found_text, items, written
+from simulator.schema.compute import Cloud, Compute
+from simulator.schema.methods import AnyEntry, MethodEntry, labelled_entries
+from simulator.schema.network import ExplicitNetwork, LinkFigures, Network, PresetNetwork
+from simulator.schema.prompts import PromptList, Prompts, ScenePrompts
+from simulator.schema.workload import PoissonWorkload, SequentialWorkload, Workload
 from simulator.yamlfile import Document, Place, did_you_mean
 
-LATER = "is not available yet"
 FIXED = ("name", "pair", "placement", "sweep")  # first keys of dotted paths that cannot be swept
 
 
-class Part(Settings):
-    """A mapping of the scenario. Unknown keys are refused with the nearest known one."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        if isinstance(data, dict):
-            for key in data:
-                if key not in known:
-                    refuse(f"is not a known key{did_you_mean(key, known)}", key)
-        return data
-
-
-def _items(data: Any) -> Any:
-    """A YAML list for a tuple field."""
-    return tuple(data) if isinstance(data, list) else data
-
-
-def _fork(tags: dict[str, str], default: str) -> Discriminator:
-    """Chooses the form of a mapping by the first of these keys that it holds. Tags stand in <>: places leave them out."""
-
-    def choose(data: Any) -> str:
-        held = data if isinstance(data, dict) else vars(data) if isinstance(data, BaseModel) else {}
-        return next((tag for key, tag in tags.items() if key in held), default)
-
-    return Discriminator(choose)
-
-
-# --- prompts
-
-
-class ScenePrompts(Part):
-    """Captions drawn from the scene grammar that the embedded pair knows."""
-
-    source: Literal["scenes"] = "scenes"
-    count: int = Field(default=16, ge=1, le=1_000_000)
-    seed: int = Field(default=0, ge=0, le=2**63 - 1)
-
-
-class PromptList(Part):
-    """Captions as they stand."""
-
-    captions: Annotated[tuple[str, ...], BeforeValidator(_items), Field(min_length=1, alias="list")]
-
-    @field_validator("captions")
-    @classmethod
-    def _not_empty(cls, captions: tuple[str, ...]) -> tuple[str, ...]:
-        for index, caption in enumerate(captions):
-            if not caption.strip() or "\n" in caption:
-                refuse("must be a caption on one line", index)
-            if caption in captions[:index]:
-                refuse("stands twice; a caption gives one image, however often it is asked for", index)
-        return captions
-
-
-class PromptFile(Part):
-    """Captions in a text file, one a line; blank lines are skipped. Read when the scenario is loaded."""
-
-    file: str
-
-
-def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
-    if not isinstance(prompts, PromptFile):
-        return prompts
-    path = _folder(info) / prompts.file
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        refuse(f"cannot be read: {path}: {getattr(error, 'strerror', None) or error}", "file")
-    captions = [line for line in lines if line]
-    if not captions:
-        refuse(f"holds no caption: {path}", "file")
-    return PromptList.model_validate({"list": captions})
-
-
-Prompts = Annotated[
-    Annotated[ScenePrompts, Tag("<scenes>")]
-    | Annotated[PromptList, Tag("<list>")]
-    | Annotated[PromptFile, Tag("<file>")],
-    _fork({"list": "<list>", "captions": "<list>", "file": "<file>"}, "<scenes>"),
-    AfterValidator(_read_prompts),
-]
-
-
-def _folder(info: ValidationInfo) -> Path:
-    return Path((info.context or {}).get("folder", "."))
-
-
-# --- methods
-
-
-LABEL = r"^([^\x00-\x20\x7f][^\x00-\x1f\x7f]*)?$"  # printable, and not blank at its start
-
-
-class MethodEntry(Part):
-    """One method of a scenario under its label. Its settings are fields of the same mapping: a subclass per method."""
-
-    name: str
-    label: str = Field(default="", max_length=80, pattern=LABEL)
-
-    @property
-    def settings(self) -> Settings:
-        """The method's settings alone."""
-        return METHODS[self.name].model_validate(self.model_dump(exclude={"name", "label"}))
-
-
-def _entry_class(name: str, settings: type[Settings]) -> type[MethodEntry]:
-    title = "".join(word.capitalize() for word in name.split("-"))
-    bases: Any = (settings, MethodEntry)
-    literal: Any = Literal[name]
-    entry: type[MethodEntry] = create_model(
-        f"{title}Entry",
-        __base__=bases,
-        __doc__=settings.__doc__,
-        name=(literal, name),
-        label=(str, Field(default="", max_length=80, pattern=LABEL, description="name in tables; unique")),
-    )
-    return entry
-
-
-ENTRIES: dict[str, type[MethodEntry]] = {name: _entry_class(name, settings) for name, settings in METHODS.items()}
-
-
-def _entry(data: Any) -> Any:
-    """A method's name alone, or a mapping with `name`; checked against that method's settings."""
-    if isinstance(data, str):
-        data = {"name": data}
-    if isinstance(data, MethodEntry):
-        return data
-    if not isinstance(data, dict):
-        refuse(f"must be the name of a method or a mapping with a name, got {_found(data)}")
-    else:
-        if "name" not in data:
-            refuse(f"must have a name; allowed: {', '.join(METHODS)}")
-        name = data["name"]
-        if not isinstance(name, str) or name not in METHODS:
-            hint = did_you_mean(name, METHODS) if isinstance(name, str) else f"; allowed: {', '.join(METHODS)}"
-            refuse(f"is not a known method, got {_found(name)}{hint}", "name")
-        fields = ENTRIES[name].model_fields
-        for key in data:
-            if key not in fields:
-                takes = ", ".join(key for key in fields if key not in ("name", "label")) or "no settings"
-                refuse(f"is not a setting of {name}{did_you_mean(key, fields)}; {name} takes {takes}", key)
-    return data
-
-
-class _AnyEntry:
-    """Validates and serialises a `MethodEntry` as the subclass of its method."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        tagged = tuple(Annotated[entry, Tag(f"<{name}>")] for name, entry in ENTRIES.items())
-        choose = Discriminator(
-            lambda data: f"<{data['name'] if isinstance(data, dict) else getattr(data, 'name', '')}>"
-        )
-        return handler.generate_schema(Annotated[reduce(operator.or_, tagged), choose, BeforeValidator(_entry)])
-
-
-def _label(methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
-    """Fills in labels: the name, with the settings that were given where a method stands more than once."""
-    names = [entry.name for entry in methods]
-    labelled: list[MethodEntry] = []
-    for index, entry in enumerate(methods):
-        label = entry.label
-        if not label:
-            given = [key for key in METHODS[entry.name].model_fields if key in entry.model_fields_set]
-            extra = (
-                "".join(f" {key}={_written(getattr(entry, key))}" for key in given)
-                if names.count(entry.name) > 1
-                else ""
-            )
-            label = entry.name + extra
-        if any(label == other.label for other in labelled):
-            refuse(f"label {label} stands twice; give each method its own label", index)
-        labelled.append(entry.model_copy(update={"label": label}))
-    return tuple(labelled)
-
-
-# --- compute
-
-
-SideT = TypeVar("SideT", "DeviceCompute", "CloudCompute")
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class DeviceCompute(Part):
-    """How long the device's passes take. hardware: `local` or a name of the catalogue."""
-
-    model: Literal["pair", "llamagen-xl-1layer"] = "llamagen-xl-1layer"
-    hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
-    runtime: Literal["eager", "cuda-graphs"] | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> "DeviceCompute":
-        return _choose_hardware(self, "snapdragon-8-gen-3")
-
-
-class CloudCompute(Part):
-    """How long the cloud's passes take. hardware: `local` or a name of the catalogue."""
-
-    model: Literal["pair", "llamagen-xl"] = "llamagen-xl"
-    hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
-    runtime: Literal["eager", "cuda-graphs"] | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> "CloudCompute":
-        return _choose_hardware(self, "a100")
-
-
-def _choose_hardware(side: SideT, default: str) -> SideT:
-    hardware = side.hardware or ("local" if side.model == "pair" else default)
-    if hardware == "local":
-        if side.model != "pair":
-            refuse(
-                f"must be a name of the catalogue with model {side.model}, got local; local goes with model: pair",
-                "hardware",
-            )
-        if side.runtime is not None:
-            refuse("goes with catalogue hardware; local times are measured as they are", "runtime")
-        return _with(side, hardware=hardware)
-    hardware = catalogue.canonical("hardware", hardware)
-    known: tuple[str, ...] = catalogue.names("hardware")
-    if hardware not in known:
-        refuse(f"is not known, got {_found(hardware)}{did_you_mean(hardware, ['local', *known])}", "hardware")
-    return _with(side, hardware=hardware, runtime=side.runtime or "eager")
-
-
-def _with(model: ModelT, **values: Any) -> ModelT:
-    """Fills in fields of a frozen model while it is being validated."""
-    for name, value in values.items():
-        object.__setattr__(model, name, value)
-    return model
-
-
-class Compute(Part):
-    """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as LlamaGen-XL."""
-
-    device: DeviceCompute = Field(default_factory=lambda: DeviceCompute())
-    cloud: CloudCompute = Field(default_factory=lambda: CloudCompute())
-
-    @model_validator(mode="after")
-    def _same_size(self) -> "Compute":
-        if (self.device.model == "pair") != (self.cloud.model == "pair"):
-            refuse(
-                f"device.model {self.device.model} and cloud.model {self.cloud.model} do not belong together; "
-                "allowed: pair and pair, or llamagen-xl-1layer and llamagen-xl"
-            )
-        return self
-
-
-class Cloud(Part):
-    """The serving side: GPUs, the largest batch of one pass in sessions, the queue, a price for `cost_usd`."""
-
-    replicas: int = Field(default=1, ge=1, le=100_000)
-    max_batch: int = Field(default=16, ge=1, le=100_000)
-    queue: Literal["fifo"] = "fifo"
-    price_usd_per_gpu_hour: float | None = Field(default=None, ge=0, le=1e6)
-
-
-# --- network
-
-
-@dataclass(frozen=True)
-class LinkFigures:
-    """A link in base units: rates in bit/s, round trip and standard deviation of the one-way delay in seconds."""
-
-    down_bps: float
-    up_bps: float
-    rtt_s: float
-    jitter_s: float
-
-
-class PresetNetwork(Part):
-    """A preset of the network catalogue."""
-
-    preset: str
-
-    @field_validator("preset")
-    @classmethod
-    def _exists(cls, preset: str) -> str:
-        name, known = catalogue.canonical("networks", preset), catalogue.names("networks")
-        if name not in known:
-            refuse(f"is not a known preset, got {_found(preset)}{did_you_mean(preset, known)}")
-        return name
-
-
-class ExplicitNetwork(Part):
-    """A link by its figures. jitter_ms: standard deviation of the one-way delay."""
-
-    rtt_ms: float = Field(ge=0, le=600_000)
-    up_mbps: float = Field(gt=0, le=1e7)
-    down_mbps: float = Field(gt=0, le=1e7)
-    jitter_ms: float = Field(default=0.0, ge=0, le=60_000)
-
-    @field_validator("up_mbps", "down_mbps")
-    @classmethod
-    def _not_absurd(cls, rate_mbps: float) -> float:
-        if rate_mbps < 1e-3:
-            refuse(f"must be >= 0.001 (1 kbit/s), got {rate_mbps}")
-        return rate_mbps
-
-
-def _one_form(data: Any) -> Any:
-    figures = ", ".join(ExplicitNetwork.model_fields)
-    if isinstance(data, dict):
-        for key in ("loss_pct", "trace", "transport"):
-            if key in data:
-                refuse(f"{LATER}; allowed: preset, or {figures}", key)
-        both = [key for key in data if key in ExplicitNetwork.model_fields]
-        if "preset" in data and both:
-            refuse(f"stands beside preset: two forms at once; give either preset or {figures}", both[0])
-        for key in data:
-            if key != "preset" and key not in ExplicitNetwork.model_fields:
-                refuse(f"is not a known key{did_you_mean(key, ['preset', *ExplicitNetwork.model_fields])}", key)
-    return data
-
-
-Network = Annotated[
-    Annotated[PresetNetwork, Tag("<preset>")] | Annotated[ExplicitNetwork, Tag("<explicit>")],
-    _fork({"preset": "<preset>"}, "<explicit>"),
-    BeforeValidator(_one_form),
-]
-
-
-# --- workload
-
-
-class PoissonArrivals(Part):
-    """Requests of the whole fleet arrive at random, at this mean rate."""
-
-    poisson_per_s: float = Field(gt=0, le=1e6)
-
-
-class SequentialWorkload(Part):
-    """One device asks for every prompt once, one after another, never two at a time."""
-
-    arrivals: Literal["sequential"] = "sequential"
-    devices: Literal[1] = 1
-
-
-class PoissonWorkload(Part):
-    """A fleet of devices; requests arrive for `duration_s` and are all served to their end."""
-
-    devices: int = Field(default=1, ge=1, le=10_000_000)
-    arrivals: PoissonArrivals
-    duration_s: float = Field(gt=0, le=1e8)
-
-
-def _one_workload(data: Any) -> Any:
-    if isinstance(data, dict) and not isinstance(data.get("arrivals", "sequential"), dict):
-        if data.get("arrivals", "sequential") != "sequential":
-            refuse(f"must be sequential or {{poisson_per_s: RATE}}, got {_found(data['arrivals'])}", "arrivals")
-        if "duration_s" in data:
-            refuse("does not go with arrivals: sequential; use arrivals: {poisson_per_s: RATE}", "duration_s")
-        if data.get("devices", 1) != 1:
-            refuse(f"must be 1 with arrivals: sequential, got {_found(data['devices'])}", "devices")
-    return data
-
-
-def _workload_form(data: Any) -> str:
-    arrivals = data.get("arrivals", "sequential") if isinstance(data, dict) else getattr(data, "arrivals", "sequential")
-    return "<sequential>" if isinstance(arrivals, str) else "<poisson>"
-
-
-Workload = Annotated[
-    Annotated[SequentialWorkload, Tag("<sequential>")] | Annotated[PoissonWorkload, Tag("<poisson>")],
-    Discriminator(_workload_form),
-    BeforeValidator(_one_workload),
-]
-
-
-# --- the whole
-
-
 Scalar = bool | int | Annotated[float, Field(allow_inf_nan=True)] | str
-Axis = Annotated[tuple[Scalar, ...], BeforeValidator(_items), Field(min_length=1)]
+Axis = Annotated[tuple[Scalar, ...], BeforeValidator(items), Field(min_length=1)]
 
 
 class Scenario(Part):
@@ -427,10 +50,10 @@ class Scenario(Part):
     prompts: Prompts = Field(default_factory=lambda: ScenePrompts())
     decoding: Decoding = Field(default_factory=lambda: Decoding.model_validate({}))
     methods: Annotated[
-        tuple[Annotated[MethodEntry, _AnyEntry()], ...],
-        BeforeValidator(_items),
+        tuple[Annotated[MethodEntry, AnyEntry()], ...],
+        BeforeValidator(items),
         Field(min_length=1),
-        AfterValidator(_label),
+        AfterValidator(labelled_entries),
     ]
     placement: Literal["split"] = "split"
     compute: Compute = Field(default_factory=Compute)
@@ -447,9 +70,9 @@ class Scenario(Part):
             refuse(f"as a mapping (backbone, weights) {LATER}; allowed: scenes, or the path of a pair's folder")
         shipped = dict.fromkeys(["scenes", *known_pairs()])
         if isinstance(pair, str) and pair not in shipped and info.context is not None:
-            path = (_folder(info) / pair).resolve()
+            path = (folder_of(info) / pair).resolve()
             if not path.is_dir():
-                refuse(f"must be {' or '.join(shipped)}, or the path of a folder, got {_found(pair)}, which is not there")
+                refuse(f"must be {' or '.join(shipped)}, or the path of a folder, got {found_text(pair)}, which is not there")
             return str(path)
         return pair
 
@@ -463,9 +86,7 @@ class Scenario(Part):
         """The network in base units: bit/s and seconds."""
         n = self.network
         figures = catalogue.network(n.preset) if isinstance(n, PresetNetwork) else n
-        return LinkFigures(
-            figures.down_mbps * 1e6, figures.up_mbps * 1e6, figures.rtt_ms * 1e-3, figures.jitter_ms * 1e-3
-        )
+        return LinkFigures(figures.down_mbps * 1e6, figures.up_mbps * 1e6, figures.rtt_ms * 1e-3, figures.jitter_ms * 1e-3)
 
 
 @dataclass(frozen=True)
@@ -518,7 +139,7 @@ def load_scenario(path: str | Path, axes: Sequence[str] = (), sets: Sequence[str
     source = _Source(document)
     data = document.data
     if not isinstance(data, dict):
-        raise source.fail((), f"a scenario must be a mapping of keys, got {_found(data)}")
+        raise source.fail((), f"a scenario must be a mapping of keys, got {found_text(data)}")
     context = {"folder": Path(path).resolve().parent}
     scenario = _validate(data, source, context)
     if sets:
@@ -552,7 +173,7 @@ def expand(scenario: Scenario) -> list[Case]:
                 resolved = Scenario.model_validate(data)
             except ValidationError as error:
                 place, message = _explain(error.errors()[0])
-                chosen = ", ".join(f"{axis[0]}={_written(value)}" for axis, value in zip(mine, values, strict=True))
+                chosen = ", ".join(f"{axis[0]}={written(value)}" for axis, value in zip(mine, values, strict=True))
                 raise ScenarioError(f"sweep: with {chosen}: {_dotted(place)} {message}") from None
             swept = {axis[0]: _get(resolved, place) for axis, place in zip(mine, places, strict=True)}
             cases.append(Case(len(cases), resolved.methods[0], swept, resolved))
@@ -610,7 +231,7 @@ def _set_option(data: dict[str, Any], option: str, scenario: Scenario, source: _
         elif isinstance(node, list) and isinstance(key, int) and key < len(node):
             node = node[key]
         if not isinstance(node, dict | list):
-            raise ScenarioError(f"{label}: {path} names nothing: {key} is {_found(node)}")
+            raise ScenarioError(f"{label}: {path} names nothing: {key} is {found_text(node)}")
     if isinstance(node, list) and not isinstance(place[-1], int):
         raise ScenarioError(f"{label}: {path} names nothing: it lies in a list; set the whole list")
     node[place[-1]] = parsed
@@ -689,12 +310,12 @@ def _check_sweep(scenario: Scenario, source: _Source) -> Scenario:
                 where, message = _explain(error.errors()[0])
                 subject = f"sweep.{path}"
                 if where != place:  # two settings that do not go together
-                    subject = f"sweep.{path} {_written(value)}: {_dotted(where)}"
+                    subject = f"sweep.{path} {written(value)}: {_dotted(where)}"
                 elif "got " not in message:
-                    message = f"{message}, got {_found(value)}"
+                    message = f"{message}, got {found_text(value)}"
                 raise ScenarioError(f"{source.where((*at, index))}: {subject} {message}") from None
             if taken in read:
-                raise ScenarioError(f"{source.where((*at, index))}: sweep.{path} holds {_written(value)} twice")
+                raise ScenarioError(f"{source.where((*at, index))}: sweep.{path} holds {written(value)} twice")
             read.append(taken)
         sweep[path] = tuple(read)
     return scenario.model_copy(update={"sweep": sweep})
@@ -714,21 +335,13 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
     node: Any = whole
     for depth, key in enumerate(place):
         if not isinstance(node, dict) or key not in node:
-            if (
-                place[0] == "network"
-                and isinstance(scenario.network, PresetNetwork)
-                and key in ExplicitNetwork.model_fields
-            ):
+            if place[0] == "network" and isinstance(scenario.network, PresetNetwork) and key in ExplicitNetwork.model_fields:
                 figures = ", ".join(ExplicitNetwork.model_fields)
-                raise fail(
-                    f"needs the explicit form of network ({figures}), which has preset: {scenario.network.preset}"
-                )
+                raise fail(f"needs the explicit form of network ({figures}), which has preset: {scenario.network.preset}")
             if not isinstance(node, dict):
-                raise fail(f"names nothing: {_dotted(place[:depth])} is {_found(node)}")
+                raise fail(f"names nothing: {_dotted(place[:depth])} is {found_text(node)}")
             known = [name for name in node if depth or name not in FIXED]
-            raise fail(
-                f"names nothing: {_dotted(place[:depth]) or 'a scenario'} has no {key}{did_you_mean(key, known)}"
-            )
+            raise fail(f"names nothing: {_dotted(place[:depth]) or 'a scenario'} has no {key}{did_you_mean(key, known)}")
         node = node[key]
     if isinstance(node, dict | list | tuple):
         inner = f"; it holds {', '.join(node)}" if isinstance(node, dict) else ""
@@ -821,43 +434,25 @@ def _explain(details: ErrorDetails) -> tuple[Place, str]:
         return place, f"is not a known key{did_you_mean(place[-1], Decoding.model_fields)}"
     if kind in _BOUNDS:
         sign, key = _BOUNDS[kind]
-        return place, f"must be {sign} {context[key]:g}, got {_found(found)}"
+        return place, f"must be {sign} {context[key]:g}, got {found_text(found)}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
         return (
             place,
-            f"must be {context['expected'].replace(chr(39), '')}, got {_found(found)}{did_you_mean(found, allowed)}",
+            f"must be {context['expected'].replace(chr(39), '')}, got {found_text(found)}{did_you_mean(found, allowed)}",
         )
     if kind == "multiple_of":
-        return place, f"must be a multiple of {context['multiple_of']:g}, got {_found(found)}"
+        return place, f"must be a multiple of {context['multiple_of']:g}, got {found_text(found)}"
     if kind in _WANTED:
-        return place, f"must be {_WANTED[kind]}, got {_found(found)}"
+        return place, f"must be {_WANTED[kind]}, got {found_text(found)}"
     if kind == "scalar":
-        return place, f"must be a single value, got {_found(found)}"
+        return place, f"must be a single value, got {found_text(found)}"
     if kind == "too_short":
         return place, "must hold at least one entry, got an empty list"
     if kind == "string_pattern_mismatch":
         allowed_text = "letters, digits, . _ - and no leading . or -" if place == ("name",) else "text on one line"
-        return place, f"must be {allowed_text}, got {_found(found)}"
-    return place, f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {_found(found)}"
-
-
-def _written(value: Any) -> str:
-    """A value as YAML writes it."""
-    if isinstance(value, bool) or value is None:
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, float):
-        return repr(value).replace("inf", ".inf").replace("nan", ".nan")
-    return str(value)
-
-
-def _found(value: Any) -> str:
-    """A value in a message, with its kind where the kind is not plain to see."""
-    if isinstance(value, str):
-        return f"{value[:60]!r}" + ("..." if len(value) > 60 else "") + " (text)"
-    if isinstance(value, dict | list | tuple):
-        return ("an empty " if not value else "a ") + ("mapping" if isinstance(value, dict) else "list")
-    return "nothing" if value is None else _written(value)
+        return place, f"must be {allowed_text}, got {found_text(found)}"
+    return place, f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {found_text(found)}"
 
 
 def _dotted(place: Place) -> str:
@@ -873,7 +468,10 @@ __all__ = [
     "Compute",
     "LinkFigures",
     "MethodEntry",
+    "PoissonWorkload",
+    "PromptList",
     "Scenario",
+    "ScenePrompts",
     "expand",
     "json_schema",
     "load_scenario",

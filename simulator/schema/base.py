@@ -1,0 +1,70 @@
+"""What every section of a scenario is made of, and how values are named in messages."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Discriminator, ValidationInfo, model_validator
+
+from simulator.methods import Settings, refuse
+from simulator.yamlfile import did_you_mean
+
+LATER = "is not available yet"
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Part(Settings):
+    """A mapping of the scenario. Unknown keys are refused with the nearest known one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        if isinstance(data, dict):
+            for key in data:
+                if key not in known:
+                    refuse(f"is not a known key{did_you_mean(key, known)}", key)
+        return data
+
+
+def items(data: Any) -> Any:
+    """A YAML list for a tuple field."""
+    return tuple(data) if isinstance(data, list) else data
+
+
+def fork(tags: dict[str, str], default: str) -> Discriminator:
+    """Chooses the form of a mapping by the first of these keys that it holds. Tags stand in <>: places leave them out."""
+
+    def choose(data: Any) -> str:
+        held = data if isinstance(data, dict) else vars(data) if isinstance(data, BaseModel) else {}
+        return next((tag for key, tag in tags.items() if key in held), default)
+
+    return Discriminator(choose)
+
+
+def filled_in(model: ModelT, **values: Any) -> ModelT:
+    """Fills in fields of a frozen model while it is being validated."""
+    for name, value in values.items():
+        object.__setattr__(model, name, value)
+    return model
+
+
+def folder_of(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+def written(value: Any) -> str:
+    """A value as YAML writes it."""
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return repr(value).replace("inf", ".inf").replace("nan", ".nan")
+    return str(value)
+
+
+def found_text(value: Any) -> str:
+    """A value in a message, with its kind where the kind is not plain to see."""
+    if isinstance(value, str):
+        return f"{value[:60]!r}" + ("..." if len(value) > 60 else "") + " (text)"
+    if isinstance(value, dict | list | tuple):
+        return ("an empty " if not value else "a ") + ("mapping" if isinstance(value, dict) else "list")
+    return "nothing" if value is None else written(value)
