@@ -27,6 +27,7 @@ from models.text import WordEncoder, left_pad
 from models.train.loop import LoopSettings, TrainResult, train
 from models.train.tokens import SceneTokens, scene_tokens
 from models.transformer import Dropout, Transformer, TransformerConfig
+from models.vq import load_vq
 from simulator.errors import ScenarioError
 from simulator.rng import stream
 
@@ -73,6 +74,7 @@ class Sequences:
         self.train = scene_tokens(tokenizer, source.train_seed, source.train, cache)
         self.held_out = scene_tokens(tokenizer, source.held_out_seed, source.held_out, cache)
         self.text = WordEncoder.build(WORDS)
+        self.codebook = load_vq(tokenizer).quantize.rows().detach()  # float32 [V, C], unit rows
         self.seed = seed
 
     def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
@@ -122,12 +124,31 @@ class CloudStage:
         self.model: nn.Module = Transformer(config.model, Dropout(token=share, residual=share, ffn=share))
         self.nats: Callable[..., Tensor] = torch.compile(nats_per_token) if config.compile else nats_per_token
 
+    def begin(self) -> None:
+        assert isinstance(self.model, Transformer)
+        start_from_codes(self.model, self.data.codebook, stream(self.config.training.seed, "train.cloud.codes"))
+
     def batch(self, step: int) -> Batch:
         return self.data.batch("cloud", step, self.config.batch_images, self.config.null_captions)
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         assert isinstance(self.model, Transformer)
         return self.nats(self.model, batch.tokens, batch.caption_for(self.model), batch.mask), {}
+
+
+@torch.no_grad()
+def start_from_codes(model: Transformer, codebook: Tensor, rng: np.random.Generator) -> None:
+    """Starts embeddings and logits as smooth functions on the codebook, float [V, C] of unit rows: close codes, close rows.
+
+    Random Fourier features of the code vectors (Rahimi & Recht 2007), Gaussian kernel of width 1/2, so that neighbours
+    (about 0.2 apart) are nearly alike and others independent. Without it the model has to learn that most of the
+    codebook's entries are each other's near synonyms from their co-occurrence alone.
+    """
+    for table in (model.tok_embeddings.weight, model.output.weight):  # both [V, D]
+        width = table.shape[1]
+        directions = torch.from_numpy(2.0 * rng.standard_normal((codebook.shape[1], width))).to(table)
+        phases = torch.from_numpy(rng.uniform(0.0, 2 * np.pi, width)).to(table)
+        table.copy_(0.02 * 2**0.5 * torch.cos(codebook.to(table) @ directions + phases))
 
 
 def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> Tensor:

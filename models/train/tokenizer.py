@@ -42,7 +42,6 @@ class TokenizerConfig:
     restart_every_steps: int = 40
     restart_until_step: int = 1300
     object_weight: float = 1.0
-    object_weight_from_step: int = 0
     l2_weight: float = 5.0
     commitment_weight: float = 0.25
 
@@ -90,10 +89,9 @@ class TokenizerStage:
         first, count, seed = step * self.config.batch_images, self.config.batch_images, self.config.scenes_seed
         images = scene_images(seed, first, count)
         weights = torch.ones(count, 1, *images.shape[2:])
-        if step >= self.config.object_weight_from_step:
-            for index in range(count):
-                inside = torch.from_numpy(scenes.region_map(scenes.scene(seed, first + index)) != scenes.BACKGROUND)
-                weights[index, 0, inside] = self.config.object_weight
+        for index in range(count):
+            inside = torch.from_numpy(scenes.region_map(scenes.scene(seed, first + index)) != scenes.BACKGROUND)
+            weights[index, 0, inside] = self.config.object_weight
         return images, weights
 
     def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
