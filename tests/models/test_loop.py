@@ -26,7 +26,6 @@ TINY_TOKENIZER: dict[str, Any] = {
     "batch_images": 2,
     "continuous_steps": 2,
     "object_weight": 3.0,
-    "object_weight_from_step": 3,
     "restart_every_steps": 2,
     "restart_until_step": 5,
     "model": {
