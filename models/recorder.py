@@ -17,6 +17,7 @@ from models.backend import Backend, PassRequest
 from models.methods import CloudState, DeviceState, Method, make_method
 from models.pair import Pair
 from models.quality import score_tokens
+from simulator.errors import RecordingError
 from simulator.messages import Message, Widths, decode, encode
 from simulator.methods import METHODS, REVISIONS, Decoding
 from simulator.ops import COMPUTE_KINDS, ROLES, Await, Call, Compute, Emit, Forward, Handle, Send
@@ -111,10 +112,10 @@ class Session:
                 program.waits = op
             case Send(message):
                 program.value = self._send(message)
-            case Call(message):
-                self._await(self._send(message))
-            case Await(handle):
-                self._await(handle)
+            case Call(message, deadline):
+                self._await(self._send(message), deadline)
+            case Await(handle, deadline):
+                self._await(handle, deadline)
             case _:
                 raise TypeError(f"{self.spec.method}: a device program may not yield {op!r}")
 
@@ -140,9 +141,12 @@ class Session:
         self.inbox.append((handle.call, self._cross(DEVICE, SEND, handle.call, message)))
         return handle
 
-    def _await(self, handle: Handle) -> None:
-        self.awaiting = handle.call
+    def _await(self, handle: Handle, deadline: bool) -> None:
         self.note(DEVICE, kind=AWAIT, call=handle.call)
+        if handle.call not in self.spec.outcomes:
+            self.awaiting = handle.call
+        elif not deadline:  # else the program goes on with None; the cloud answers all the same, and nobody listens
+            raise RecordingError(f"{self.spec.method}: call {handle.call} cannot miss a deadline; it is always waited for")
 
     def _cross(self, side: int, kind: int, call: int, message: Message) -> Message:
         """Encode, count, decode: the other side gets what the wire carries, rounded as the wire rounds."""
@@ -202,6 +206,9 @@ class Session:
         for index, row in enumerate(rows):
             for column, value in row.items():
                 ops[column][index] = value
+        never = set(self.spec.outcomes) - set(ops["call"][ops["kind"] == AWAIT].tolist())
+        if never:
+            raise RecordingError(f"{self.spec.method}: calls {sorted(never)} were to miss a deadline, but nobody waits for them")
         assert self.image is not None
         return Recording(
             ops=ops,

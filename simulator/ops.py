@@ -8,7 +8,7 @@ is sent their results by one of three drivers: the recorder (time ignored), the 
 | `Forward` | a `Step` of the driver: token, logits, hidden state, uncertainty |
 | `Compute` | what the kind produces (caption rows, an interval feature, an image) |
 | `Send`    | a `Handle` of the call it opens |
-| `Await`   | the call's reply (a message); streamed parts stand in `handle.parts` |
+| `Await`   | the call's reply (a message), or None where a deadline was allowed and missed; streamed parts stand in `handle.parts` |
 | `Call`    | `Send` and `Await` together: the reply |
 | `Emit`    | None; cloud side only: part of a reply leaves before the rest is done |
 """
@@ -83,12 +83,16 @@ class Send:
 
 @dataclass(slots=True)
 class Await:
+    """deadline: whether the session may stop waiting, if it runs with a deadline. How long that is is not the program's to say."""
+
     handle: Handle
+    deadline: bool = False
 
 
 @dataclass(slots=True)
 class Call:
     message: Message
+    deadline: bool = False  # as `Await`
 
 
 @dataclass(slots=True)

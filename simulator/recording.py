@@ -27,7 +27,7 @@ FORMAT = 2
 
 DEVICE, CLOUD = 0, 1  # OP side
 FORWARD, COMPUTE, SEND, AWAIT, EMIT, REPLY = range(6)  # OP kind
-FROM_CLOUD, FROM_DEVICE = 0, 1  # who decided a token
+FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK = 0, 1, 2  # who decided a token; fallback: the device alone, once a deadline was missed
 # Columns of `Recording.scores`; "u" is U~ (assumption A2); "gate" is what the method held against its threshold, if it has one.
 SCORES = ("u", "u_raw", "omega", "sigma", "lower_top", "entropy", "mid_top", "gate")
 
@@ -55,7 +55,7 @@ class SessionSpec:
     """Everything that decides a session's recording. `settings` and `decoding` are plain JSON mappings.
 
     weights: hash of the pair's weights. dtype: of the forward passes. seed: of this session's draws.
-    outcomes: what happened at awaits with a deadline, in order (none yet: ()).
+    outcomes: the calls whose reply missed its deadline, in order.
     """
 
     weights: str
@@ -66,7 +66,7 @@ class SessionSpec:
     prompt: str
     seed: int
     dtype: str = "float32"
-    outcomes: tuple[str, ...] = ()
+    outcomes: tuple[int, ...] = ()
 
     def key(self) -> str:
         """sha256 (hex) over the canonical JSON of all fields, the recording format and the torch version."""
@@ -86,7 +86,7 @@ def torch_version() -> str:
 class Recording:
     """One session: its ops, and what came of it.
 
-    ops: OP_DTYPE [n]. tokens: uint16 [T]. decided_by: uint8 [T] (FROM_CLOUD, FROM_DEVICE). scores: float32 [T, len(SCORES)],
+    ops: OP_DTYPE [n]. tokens: uint16 [T]. decided_by: uint8 [T] (FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK). scores: float32 [T, len(SCORES)],
     NaN where the device gave no score. image: uint8 [H, W, 3]. nll: float32 [T], nats of each token under the guided cloud
     model given the tokens before it. argmax: uint16 [T], the cloud's greedy choice there. widths: the pair's message widths.
     """

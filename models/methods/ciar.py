@@ -34,7 +34,7 @@ from simulator.recording import FROM_CLOUD
 
 from .gated import Gated, Pending
 from .scores import all_scores
-from .session import CloudState, DeviceState, Step, answer_start
+from .session import CloudState, DeviceState, Step, answer_start, finish_on_device
 from .speculative import accept, residual
 
 WIDEST = 64  # interval entries that `features: top-64` leaves to phi
@@ -69,24 +69,26 @@ class Ciar(Gated):
 
     def ask(self, s: DeviceState, pending: Pending, step: Step, value: float) -> Generator[Op, Any, None]:
         if self.settings.variant == "resample":
-            reply = yield Call(self.pack(pending, step.token))
+            reply = yield Call(self.pack(pending, step.token), deadline=True)
         else:
             reply = yield from self.ask_to_verify(s, pending, step)
-        if isinstance(reply, Revised):
+        if reply is None:
+            yield from finish_on_device(s, step, value)
+        elif isinstance(reply, Revised):
             s.revise(reply.position, unpack_ids(reply.ids)[0])
         else:
             s.accept(unpack_ids(reply.ids)[0], FROM_CLOUD, step, value)
 
-    def ask_to_verify(self, s: DeviceState, pending: Pending, step: Step) -> Generator[Op, Any, Message]:
+    def ask_to_verify(self, s: DeviceState, pending: Pending, step: Step) -> Generator[Op, Any, Message | None]:
         """The candidate travels with its weight in the law it was drawn from; the law's other weights too where they are few."""
         law = candidate_law(s, step)  # [V]
         candidate = draw(law, s.draw(len(s.tokens), "token", "device"))
         few = s.decoding.device == "greedy" or s.decoding.top_k > 0
         support = np.flatnonzero(law) if few else np.zeros(0, np.int64)
         weights = law[support] if few else law[[candidate]]
-        reply: Message = yield Call(self.pack(pending, candidate, pack_floats(weights), pack_ids(support)))
+        reply: Message | None = yield Call(self.pack(pending, candidate, pack_floats(weights), pack_ids(support)), deadline=True)
         if isinstance(reply, Tokens) and not reply.ids:  # rejected, and the cloud needs the law to correct for it
-            reply = yield Call(Row(pack_floats(law)))
+            reply = yield Call(Row(pack_floats(law)), deadline=True)
         return reply
 
     def pack(self, pending: Pending, candidate: int | None = None, probs: bytes = b"", support: bytes = b"") -> Message:

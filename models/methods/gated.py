@@ -17,7 +17,7 @@ from simulator.ops import Call, CloudProgram, Compute, DeviceProgram, Op
 from simulator.recording import FROM_CLOUD, FROM_DEVICE
 
 from .scores import make_score
-from .session import CloudState, DeviceState, Step, answer_start, open_session
+from .session import CloudState, DeviceState, Step, answer_start, finish_on_device, open_session
 from .thresholds import make_threshold
 
 
@@ -67,7 +67,10 @@ class Gated:
     def ask(self, s: DeviceState, pending: Pending, step: Step, value: float) -> Generator[Op, Any, None]:
         """The cloud decides the next token."""
         ids, _ = pending.take()
-        reply = yield Call(Verify(ids, b"", pack_ids([step.token])))
+        reply = yield Call(Verify(ids, b"", pack_ids([step.token])), deadline=True)
+        if reply is None:
+            yield from finish_on_device(s, step, value)
+            return
         s.accept(unpack_ids(reply.ids)[0], FROM_CLOUD, step, value)
 
     def cloud(self, s: CloudState, message: Message) -> CloudProgram:

@@ -13,7 +13,7 @@ from models.tree import Tree
 from simulator.messages import Start, Started, pack_floats, unpack_floats, unpack_ids
 from simulator.methods import Decoding
 from simulator.ops import Call, Compute, Forward, Op, Send
-from simulator.recording import FROM_CLOUD, SCORES
+from simulator.recording import FROM_CLOUD, FROM_FALLBACK, SCORES
 from simulator.rng import draws
 
 
@@ -240,13 +240,30 @@ def open_session(s: DeviceState, count: int) -> Generator[Op, Any, None]:
     if here and count == 0:
         yield Send(start)
     else:
-        reply: Started = yield Call(start)
+        # Without the caption rows the device can do nothing, so only with its own caption encoder may it stop waiting.
+        reply: Started | None = yield Call(start, deadline=here)
+        if reply is None:
+            s.caption_rows = yield Compute("caption_encoder", s.caption)
+            yield from finish_on_device(s)
+            return
         for token in unpack_ids(reply.ids):
             s.accept(token, FROM_CLOUD)
         if not here:
             s.caption_rows = unpack_floats(reply.caption_rows, s.caption_dim)
     if here:
         s.caption_rows = yield Compute("caption_encoder", s.caption)
+
+
+def finish_on_device(s: DeviceState, step: Step | None = None, gate: float = math.nan) -> Generator[Op, Any, None]:
+    """A deadline was missed: the device makes the rest of the image alone (CIAR's off-line mode), as `device-only` would go on.
+
+    step: the device's pass at the next position, if it has been made; gate: its score.
+    """
+    if step is not None:
+        s.accept(step.token, FROM_FALLBACK, step, gate)
+    while not s.done:
+        following: Step = yield s.unfed("device")
+        s.accept(following.token, FROM_FALLBACK, following)
 
 
 def answer_start(s: CloudState, message: Start) -> Generator[Op, Any, Started]:

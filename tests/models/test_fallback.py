@@ -1,0 +1,75 @@
+"""A session whose reply misses its deadline: the device finishes alone, and everything before is as it would have been."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.pair import Pair
+from simulator.errors import RecordingError
+from simulator.ops import ROLES
+from simulator.recording import AWAIT, CLOUD, FORWARD, FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK, SEND, Recording
+from tests.models.test_methods import record, spec
+
+GATED: list[tuple[str, dict[str, Any]]] = [
+    ("ciar", {"threshold": 0.02, "prefix_rate": 0.06}),
+    ("ciar", {"threshold": 0.02, "variant": "verify", "upload": "eager"}),
+    ("random", {"upload_rate": 0.5}),
+    ("entropy-lens", {}),
+]
+
+
+def position_of(recording: Recording, call: int) -> int:
+    """Image tokens known to the device when it awaits `call`: its passes before that await, and what the prefix brought."""
+    device = recording.ops[recording.ops["side"] != CLOUD]
+    index = int(np.flatnonzero((device["kind"] == AWAIT) & (device["call"] == call))[0])
+    passes = device[:index]
+    passes = passes[(passes["kind"] == FORWARD) & (passes["what"] == ROLES.index("device"))]
+    return int(passes["kv_tokens"][-1] + passes["new_tokens"][-1])
+
+
+@pytest.mark.parametrize(("name", "settings"), GATED, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_missed_deadline_leaves_the_rest_to_the_device(tiny_pair: Pair, name: str, settings: dict[str, Any]) -> None:
+    whole_spec = spec(tiny_pair, name, settings, text_encoder="device")
+    whole = record(tiny_pair, whole_spec)[0]
+    awaited = whole.ops["call"][whole.ops["kind"] == AWAIT].tolist()
+    assert len(awaited) > 3
+    missed = awaited[3]
+    branch = record(tiny_pair, replace(whole_spec, outcomes=(missed,)))[0]
+    at = position_of(whole, missed)
+    assert branch.tokens[:at].tolist() == whole.tokens[:at].tolist()
+    assert branch.decided_by[:at].tolist() == whole.decided_by[:at].tolist()
+    assert whole.decided_by[at] == FROM_CLOUD
+    assert set(branch.decided_by[at:].tolist()) == {FROM_FALLBACK}
+    # Up to the await both recordings tell the same; the missed call is the last one sent.
+    device, before = branch.ops[branch.ops["side"] != CLOUD], whole.ops[whole.ops["side"] != CLOUD]
+    index = int(np.flatnonzero((device["kind"] == AWAIT) & (device["call"] == missed))[0])
+    assert np.array_equal(device[: index + 1], before[: index + 1])
+    assert branch.ops["call"][branch.ops["kind"] == SEND].max() == missed
+    # The rest is one pass of the device a token, the first of them made before the call.
+    passes = device[index + 1 :]
+    assert np.count_nonzero(passes["kind"] == FORWARD) == len(branch.tokens) - at - 1
+
+
+def test_a_prefix_that_never_comes_is_device_only(tiny_pair: Pair) -> None:
+    ciar = spec(tiny_pair, "ciar", {"threshold": 0.02, "prefix_rate": 0.2}, text_encoder="device")
+    alone = record(tiny_pair, spec(tiny_pair, "device-only", {}, text_encoder="device"))[0]
+    branch = record(tiny_pair, replace(ciar, outcomes=(0,)))[0]
+    assert branch.tokens.tolist() == alone.tokens.tolist()
+    assert set(branch.decided_by.tolist()) == {FROM_FALLBACK}
+    assert set(alone.decided_by.tolist()) == {FROM_DEVICE}
+
+
+def test_what_cannot_be_given_up_is_waited_for(tiny_pair: Pair) -> None:
+    for name, settings, decoding in (
+        ("base", {}, {}),  # nothing on the device could go on
+        ("ciar", {}, {"text_encoder": "cloud"}),  # without the caption rows the device cannot begin
+    ):
+        with pytest.raises(RecordingError, match="always waited for"):
+            record(tiny_pair, replace(spec(tiny_pair, name, settings, **decoding), outcomes=(0,)))
+
+
+def test_an_outcome_of_an_await_that_never_comes_is_refused(tiny_pair: Pair) -> None:
+    with pytest.raises(RecordingError, match="nobody waits"):
+        record(tiny_pair, replace(spec(tiny_pair, "code", {"prefix_rate": 0.3}), outcomes=(7,)))
