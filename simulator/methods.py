@@ -107,9 +107,10 @@ class ThresholdSettings(GatedSettings):
         for name, modes in self.modes.items():
             if getattr(self, name) is not None and self.threshold_mode not in modes:
                 refuse(f"goes with threshold_mode {' or '.join(modes)}, got {self.threshold_mode}", name)
-        if math.isnan(self.threshold):
+        threshold: object = self.threshold  # a scenario's entry may ask for a call rate instead, see `schema/methods.py`
+        if isinstance(threshold, float) and math.isnan(threshold):
             refuse("must be a number, got .nan", "threshold")
-        if math.isinf(self.threshold) and self.threshold_mode == "ema":
+        if isinstance(threshold, float) and math.isinf(threshold) and self.threshold_mode == "ema":
             refuse("must be finite with threshold_mode ema, got .inf", "threshold")
         return self
 
