@@ -176,6 +176,11 @@ class CiarSettings(ThresholdSettings):
     score: Literal["u", "omega", "lower-top"] = Field(
         "u", description="u: sqrt(V)*Omega*Sigma (assumption A2); omega: total width; lower-top: 1 - lower bound of the top token"
     )
+    bounds: Literal["quantile", "quantile-no-dro", "inter-dro"] = Field(
+        "quantile",
+        description="what the Inter-Head's radius was trained for: quantiles of the cloud's probability, the same without the DRO term, or "
+        "the published loss read literally",
+    )
     reach: bool = Field(False, description="tighten intervals to the bounds that some distribution attains (assumption A1)")
     features: Literal["fp16", "int8", "top-64", "off"] = Field(
         "fp16",
@@ -194,6 +199,11 @@ class CiarSettings(ThresholdSettings):
         0.0, ge=0.0, le=1.0,
         description="the cloud replaces the first pending token whose probability is below this; 0 is off (assumption A6)",
     )  # fmt: skip
+
+
+    def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        if self.bounds not in pair.bounds:
+            raise ScenarioError(f"ciar: the pair {pair.name} has no bounds {self.bounds}; it has {', '.join(pair.bounds)}")
 
 
 class SpeculativeSettings(Settings):
