@@ -37,8 +37,9 @@ from simulator.recording import (
 )
 from simulator.rng import draws
 
-# What to run first when several kinds of work are waited for: device before cloud, so that cloud batches fill up.
-ORDER = ("caption_encoder", "phi", "interval_samples", "device", "drafter", "cloud", "image_decoder")
+# What to run first when equally many wait for several kinds of work. BATCHED: kinds that cost less apiece in a large batch.
+ORDER = ("caption_encoder", "interval_samples", "phi", "device", "drafter", "cloud", "image_decoder")
+BATCHED = (*ROLES, "phi", "image_decoder")
 
 
 @dataclass
@@ -284,7 +285,7 @@ class Recorder:
                 if program is not None and program.waits is not None:
                     op = program.waits
                     waiting.setdefault(op.role if isinstance(op, Forward) else op.kind, []).append(_Waiting(session, program, op))
-        kind = next(kind for kind in ORDER if kind in waiting)
+        kind = min(waiting, key=lambda kind: (kind in BATCHED, -len(waiting[kind]), ORDER.index(kind)))
         group = sorted(waiting[kind], key=lambda w: w.session.slot)
         if kind in ROLES:
             results: Sequence[Any] = backend.forward(kind, [w.session.request(w.program, w.op) for w in group])
