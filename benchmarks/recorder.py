@@ -2,7 +2,9 @@
 
     python -m benchmarks.recorder --sessions 64 --json
 
-Prints sessions per second both ways and their ratio, per method. One-at-a-time runs a few sessions only and is scaled.
+Prints seconds per session both ways and their ratio, per method; `pool` is a session of each of the methods above it for every prompt,
+in one pool. One-at-a-time runs a few sessions only and is scaled. On one CPU thread seconds are those of the processor, which others'
+work on the machine disturbs little; with more threads, or on a GPU, those of the clock.
 """
 
 import json
@@ -22,7 +24,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("base", {}),
     "device-only": ("device-only", {}),
     "ciar": ("ciar", {"threshold": 0.45}),
+    "speculative": ("speculative", {}),
+    "eagle2": ("eagle2", {}),
+    "lantern": ("lantern", {}),
 }
+POOL = "pool"
 
 
 def specs(pair: Pair, name: str, settings: dict[str, Any], count: int) -> list[SessionSpec]:
@@ -33,24 +39,31 @@ def specs(pair: Pair, name: str, settings: dict[str, Any], count: int) -> list[S
 
 
 def seconds_per_session(pair: Pair, sessions: list[SessionSpec], max_batch: int) -> float:
-    begin = time.perf_counter()
+    alone_on_cpu = pair.torch_device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone_on_cpu else time.perf_counter
+    begin = clock()
     for _ in Recorder(pair, max_batch).record(sessions):
         pass
-    return (time.perf_counter() - begin) / len(sessions)
+    return (clock() - begin) / len(sessions)
 
 
 @click.command()
 @click.option("--sessions", default=64, show_default=True, help="Recorded together.")
 @click.option("--alone", default=3, show_default=True, help="Recorded one at a time.")
+@click.option("--only", type=click.Choice([*CASES, POOL]), multiple=True, help="Cases to run; all if none is named.")
 @click.option("--torch-device", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(sessions: int, alone: int, torch_device: str, as_json: bool) -> None:
+def main(sessions: int, alone: int, only: tuple[str, ...], torch_device: str, as_json: bool) -> None:
     pair = load_pair("scenes", torch_device)
     seconds_per_session(pair, specs(pair, "base", {}, 1), 1)  # warm-up
     rows = {}
-    for label, (name, settings) in CASES.items():
-        few = specs(pair, name, settings, sessions)
-        single, pooled = seconds_per_session(pair, few[:alone], 1), seconds_per_session(pair, few, sessions)
+    for label in only or (*CASES, POOL):
+        if label == POOL:
+            per_prompt = zip(*(specs(pair, *case, max(sessions // len(CASES), 1)) for case in CASES.values()), strict=True)
+            few, one_by_one = [spec for group in per_prompt for spec in group], len(CASES)
+        else:
+            few, one_by_one = specs(pair, *CASES[label], sessions), alone
+        single, pooled = seconds_per_session(pair, few[:one_by_one], 1), seconds_per_session(pair, few, sessions)
         rows[label] = {"alone_s": single, "pooled_s": pooled, "ratio": single / pooled}
     if as_json:
         click.echo(json.dumps({"sessions": sessions, "threads": torch.get_num_threads(), "methods": rows}))

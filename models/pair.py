@@ -103,11 +103,12 @@ def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairMan
     return _write_pair(out_dir, name, WordEncoder.build(WORDS), tokenizer, cloud, device, phi, drafter, facts)
 
 
-def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pair:
+def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, grid: int = 4, codebook_size: int = 64,
+                   device_noise: float = 0.05) -> Pair:
     """Writes a random pair of the least useful size to `path` and loads it: for tests. A fraction of a second.
 
-    4 x 4 tokens of a codebook of 64, images of 32 x 32, cloud of 2 layers and width 16, captions as the scenes pair
-    takes them. The device is the cloud's first layer with noise, so that the two agree often but not always.
+    grid x grid tokens of 8 x 8 pixels, cloud of 2 layers and width 16, captions as the scenes pair takes them. The device is the
+    cloud's first layer with noise of standard deviation `device_noise`, so that the two agree often but not always.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -118,8 +119,8 @@ def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32
                     parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=std)
 
     text = WordEncoder.build(WORDS)
-    shape = TransformerConfig(2, 2, 16, 32, 64, text.slots, text.caption_dim, 4)
-    vq = VQConfig(codebook_size=64, codebook_dim=8, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32,
+    shape = TransformerConfig(2, 2, 16, 32, codebook_size, text.slots, text.caption_dim, grid)
+    vq = VQConfig(codebook_size=codebook_size, codebook_dim=8, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32,
                   num_res_blocks=1, patch=4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -129,7 +130,7 @@ def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32
             for key in ("layers.1.attention.wo.weight", "layers.1.feed_forward.w2.weight"):
                 cloud.get_parameter(key).mul_(0.2)
         device = DeviceModel.of_cloud(cloud)
-        randomise(device, 0.05)
+        randomise(device, device_noise)
         phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)
         randomise(phi, 0.05)
         drafter = EagleDrafter(drafter_config(shape))

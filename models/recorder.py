@@ -1,8 +1,9 @@
 """The recorder: runs many sessions in lockstep, batches their waiting passes, and writes down what each one did.
 
-Time plays no part. Every session advances until both its programs wait for a model; then the cheapest kind of work that anybody
-waits for is done for all who wait for it, in one batch, and so on. Running the cloud only when no device work is left lets its
-batches fill up. Each session sees exactly what it would see alone, up to floating point in other batch compositions.
+Time plays no part. Every session advances until both its programs wait for a model; then the kind of work that most sessions wait
+for is done for all who wait for it, in one batch, and so on: the other kinds' batches fill up meanwhile, and a few sessions that
+keep asking for one kind never run by themselves while others wait. Each session sees exactly what it would see alone, up to floating
+point in other batch compositions.
 """
 
 from collections import deque
@@ -38,8 +39,9 @@ from simulator.recording import (
 )
 from simulator.rng import draws
 
-# What to run first when several kinds of work are waited for: device before cloud, so that cloud batches fill up.
-ORDER = ("caption_encoder", "phi", "interval_samples", "device", "drafter", "cloud", "image_decoder")
+# What to run first when equally many wait for several kinds of work. BATCHED: kinds that cost less apiece in a large batch.
+ORDER = ("caption_encoder", "interval_samples", "phi", "device", "drafter", "cloud", "image_decoder")
+BATCHED = (*ROLES, "phi", "image_decoder")
 
 
 @dataclass
@@ -169,7 +171,7 @@ class Session:
         self.note(
             program.side, kind=FORWARD, what=ROLES.index(op.role), call=program.call, rows=request.rows,
             caption=int(op.caption is not None), new_tokens=op.new_positions, kv_caption=int(has_caption), kv_tokens=start,
-            decides=int(op.decides),
+            decides=int(op.decides), logits_all=int(op.outputs == "all"), hidden=op.hidden,
         )
         self.kv[op.role] = (has_caption or op.caption is not None, position)
         return request
@@ -284,14 +286,14 @@ class Recorder:
             self.progress(finished, len(specs), decided + in_flight, len(specs) * tokens)
 
     def _work(self, backend: Backend, active: list[Session]) -> None:
-        """Do the first kind of work in ORDER that anybody waits for, for everybody who waits for it."""
+        """Do one kind of work for everybody who waits for it: one that gains nothing from a batch, or the one most wait for."""
         waiting: dict[str, list[_Waiting]] = {}
         for session in active:
             for program in (session.device, session.cloud):
                 if program is not None and program.waits is not None:
                     op = program.waits
                     waiting.setdefault(op.role if isinstance(op, Forward) else op.kind, []).append(_Waiting(session, program, op))
-        kind = next(kind for kind in ORDER if kind in waiting)
+        kind = min(waiting, key=lambda kind: (kind in BATCHED, -len(waiting[kind]), ORDER.index(kind)))
         group = sorted(waiting[kind], key=lambda w: w.session.slot)
         if kind in ROLES:
             results: Sequence[Any] = backend.forward(kind, [w.session.request(w.program, w.op) for w in group])

@@ -75,8 +75,10 @@ def sample(probs: Tensor, u: Tensor) -> Tensor:
 
 
 def draw(law: np.ndarray, u: float) -> int:
-    """`sample` for one distribution float [V] and one uniform draw."""
-    return int(sample(torch.from_numpy(law).unsqueeze(0), torch.tensor([u], dtype=torch.float64)))
+    """`sample` for one distribution float64 [V] and one uniform draw, without the overhead of tensors."""
+    cumulative = law.cumsum()
+    index = int(cumulative.searchsorted(u * cumulative[-1], side="right"))
+    return min(index, int(cumulative.searchsorted(cumulative[-1], side="left")))
 
 
 def wire_weights(law: np.ndarray) -> np.ndarray:

@@ -46,6 +46,8 @@ _COLUMNS = (
     _Column("first token (s)", "first_token_s"),
     _Column("decode (s)", "decode_s"),
     _Column("calls", "calls"),
+    _Column("device passes", "device_passes"),
+    _Column("cloud passes", "cloud_passes"),
     _Column("cloud calls (% of tokens)", "cloud_call_pct"),
     _Column("cloud_nll (nats per token)", "cloud_nll", "cloud_nll_lo", "cloud_nll_hi"),
     _Column("equal to base's greedy (%)", "base_greedy_pct", "base_greedy_pct_lo", "base_greedy_pct_hi"),

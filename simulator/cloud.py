@@ -113,25 +113,26 @@ class Replica:
         if size == 1:
             session = ready.popleft()
             item = session.item
-            seconds = item[4]
-            if item[5] == PASS:
+            seconds = item[5]
+            if item[6] == PASS:
                 self._row_s = seconds / item[0]
             self._batch = [session]
         else:
             self._batch = batch = [ready.popleft() for _ in range(size)]
-            rows = tokens = kv_tokens = attended = 0
+            rows = tokens = kv_tokens = attended = logits = 0
             seconds = 0.0
             for session in batch:
                 item = session.item
-                if item[5] == PASS:
+                if item[6] == PASS:
                     rows += item[0]
                     tokens += item[1]
                     kv_tokens += item[2]
                     attended += item[3]
+                    logits += item[4]
                 else:
-                    seconds += item[4]
+                    seconds += item[5]
             if rows:
-                pass_s = self.costs.pass_seconds(Work(rows, tokens, kv_tokens, attended))
+                pass_s = self.costs.pass_seconds(Work(rows, tokens, kv_tokens, attended, logits))
                 self._row_s = pass_s / rows
                 seconds += pass_s
         self.busy_s += seconds
@@ -146,7 +147,7 @@ class Replica:
         ready = self._ready
         for session in self._batch:  # which stays until the last is done, so that a `submit` from here on only queues
             item = session.item
-            rows, _, _, _, own_s, kind, parts = item
+            rows, _, _, _, _, own_s, kind, parts = item
             session.gpu_s += rows * row_s if kind == PASS else own_s
             if session.charged:
                 mark_s = session.mark_s

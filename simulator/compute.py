@@ -6,7 +6,7 @@ Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16
             + 2 * tokens * D                                 rows of the embedding
             + kv_tokens * (2 * L * D * 2)                    keys and values
     flops   = 2 * tokens * (weights of the layers)
-            + 2 * rows * (weights of the head)               the head sees one position a row
+            + 2 * logits * (weights of the head)             the head sees the positions whose logits are wanted
             + 4 * L * D * attended                           scores and weighted sums, per query-key pair
     roof    = max(bytes / effective bandwidth, flops / effective peak)
     seconds = max(L * layer_us + step_us, roof)              runtime eager: the host launches alongside
@@ -62,7 +62,7 @@ class RooflineCosts:
         read += work.kv_tokens * shape.kv_bytes_per_position
         flops = (
             2 * work.tokens * shape.n_layer * shape.layer_parameters
-            + 2 * work.rows * shape.head_parameters
+            + 2 * work.logits * shape.head_parameters
             + 4 * shape.n_layer * shape.dim * work.attended
         )
         roof = self._roof(read, flops)

@@ -9,18 +9,24 @@ from simulator.messages import Widths
 class Work(NamedTuple):
     """A batch of forward passes as sums over its rows (a row is one sequence; guidance makes two of a session).
 
-    rows: sequences. tokens: new positions. kv_tokens: cached positions read, new ones included. attended: query-key pairs.
+    rows: sequences. tokens: new positions. kv_tokens: cached positions read, new ones included. attended: query-key pairs. logits:
+    positions that the head is asked about.
     """
 
     rows: int
     tokens: int
     kv_tokens: int
     attended: int
+    logits: int
 
     @classmethod
-    def of_pass(cls, rows: int, new: int, kv: int) -> "Work":
-        """One session's pass: each of its rows feeds `new` positions onto `kv` cached ones (causal within the new ones)."""
-        return cls(rows, rows * new, rows * (kv + new), rows * (new * kv + new * (new + 1) // 2))
+    def of_pass(cls, rows: int, new: int, kv: int, logits: int = 1, hidden: int = 0) -> "Work":
+        """One session's pass: each of its rows feeds `new` positions onto `kv` cached ones and asks for logits at `logits` of them.
+
+        Attention is causal, but for the `hidden` query-key pairs a row that a tree of drafts leaves out.
+        """
+        pairs = new * kv + new * (new + 1) // 2 - hidden
+        return cls(rows, rows * new, rows * (kv + new), rows * pairs, rows * logits)
 
 
 class Costs(Protocol):

@@ -81,7 +81,7 @@ class Span(NamedTuple):
 class CaseResult:
     """What came of a case. columns: arrays with one entry per request, in order of request:
 
-    - request, device, prompt, calls, cloud_passes, bytes_up, bytes_down (payload): int64; the rest float64.
+    - request, device, prompt, calls, device_passes, cloud_passes, bytes_up, bytes_down (payload): int64; the rest float64.
     - requested_s, done_s; latency_s = done_s - requested_s; the ten PARTS of it along the critical path, which add up
       to it; decode_s = latency_s - connect_s - encode_s - image_decode_s; cloud_call_pct as recorded.
     - first_token_s: from the request until the device knows the first image token, by a message or by its own pass; the
@@ -478,6 +478,7 @@ class _Run:
             "wait_s": np.zeros(n),
             "image_decode_s": image_decode_s,
             "calls": np.array([len(program.calls) for program in programs], np.int64)[prompt],
+            "device_passes": of_program("device_passes", np.int64),
             "cloud_passes": of_program("cloud_passes", np.int64),
             "cloud_call_pct": of_program("cloud_call_pct"),
             "bytes_up": of_program("bytes_up", np.int64),

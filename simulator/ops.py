@@ -61,6 +61,17 @@ class Forward:
         """Image positions the pass adds to the cache."""
         return len(self.tokens) - (self.role == "drafter" and self.caption is not None)
 
+    @property
+    def hidden(self) -> int:
+        """Pairs of a new position and an earlier one, itself included, that do not see each other: other branches of the tree."""
+        if self.tree is None:
+            return 0
+        seen: list[int] = []  # entries that each one sees behind the committed sequence: its ancestors and itself
+        for parent in self.tree:
+            seen.append(1 + (seen[parent] if parent >= 0 else 0))
+        first = len(self.tree) - len(self.tokens)
+        return sum(entry + 1 - seen[entry] for entry in range(first, len(self.tree)))
+
 
 @dataclass(slots=True)
 class Compute:

@@ -17,6 +17,7 @@ from simulator.errors import WeightsError
 
 FORMAT = 1
 MANIFEST = "pair.json"
+WEIGHTS = ".safetensors"
 DRAFTER = "drafter.safetensors"  # optional
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "weights"
 
@@ -73,9 +74,10 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over the names and hashes of the weight files: equal exactly if the pair's weights are."""
-        weights = sorted((f for f in self.files if f.name.endswith(".safetensors")), key=lambda f: f.name)
-        return hashlib.sha256("".join(f"{f.name}:{f.sha256}\n" for f in weights).encode()).hexdigest()
+        """SHA-256 over all that decides tokens and pictures: the weight files and the models' shapes, not the pair's name."""
+        weights = {f.name: f.sha256 for f in self.files if f.name.endswith(WEIGHTS)}
+        rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("format", "name", "files")}
+        return hashlib.sha256(msgspec.json.encode({**rest, "weights": weights}, order="sorted")).hexdigest()
 
 
 def known_pairs() -> list[str]:
@@ -149,8 +151,8 @@ def verify_files(folder: Path, manifest: PairManifest) -> None:
 
 
 def list_files(folder: Path) -> tuple[PairFile, ...]:
-    """Every file of a folder but its manifest, by name, as a manifest lists them."""
-    files = (path for path in sorted(folder.iterdir()) if path.name != MANIFEST)
+    """The weight files of a folder, by name, as a manifest lists them; what describes a pair and decides nothing may change."""
+    files = (path for path in sorted(folder.iterdir()) if path.name.endswith(WEIGHTS))
     return tuple(PairFile(path.name, path.stat().st_size, file_hash(path)) for path in files)
 
 

@@ -23,7 +23,7 @@ from simulator.errors import RecordingError
 from simulator.messages import ELEMENT_KINDS, Widths
 from simulator.ops import COMPUTE_KINDS, ROLES
 
-FORMAT = 2
+FORMAT = 3
 
 DEVICE, CLOUD = 0, 1  # OP side
 FORWARD, COMPUTE, SEND, AWAIT, EMIT, REPLY = range(6)  # OP kind
@@ -43,6 +43,8 @@ OP_DTYPE = np.dtype(
         ("kv_caption", "u1"),  # 1: the caption slots are in the KV cache already
         ("kv_tokens", "<u2"),  # image positions in the KV cache before the pass
         ("decides", "u1"),  # 1: the pass decides a token
+        ("logits_all", "u1"),  # 1: logits of all new positions are wanted, 0: of the last one
+        ("hidden", "<u4"),  # query-key pairs a row that attention leaves out of the causal ones, for a tree of drafts
         ("payload_bytes", "<i4"),  # of the message sent (SEND, EMIT, REPLY)
         *[(kind, "<i4") for kind in ELEMENT_KINDS],  # what the message holds
     ]
@@ -104,6 +106,10 @@ class Recording:
     def calls(self) -> int:
         """Requests the device sent."""
         return int(np.count_nonzero(self.ops["kind"] == SEND))
+
+    def device_passes(self) -> int:
+        """Forward passes on the device, of its model or of a drafter."""
+        return int(np.count_nonzero((self.ops["kind"] == FORWARD) & (self.ops["side"] == DEVICE)))
 
     def cloud_passes(self) -> int:
         """Cloud forward passes that decide tokens: the numerator of `cloud_call_pct`."""

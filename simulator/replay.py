@@ -22,9 +22,9 @@ _KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
 # Plain tuples, because the engine unpacks one of each per call.
 # Down: payload bytes; whether this message brings the session's first image token.
 Down = tuple[int, bool]
-# Item: rows, tokens, kv_tokens, attended (the fields of Work; 0 for a compute), seconds when run alone, PASS | OTHER |
+# Item: rows, tokens, kv_tokens, attended, logits (the fields of Work; 0 for a compute), seconds when run alone, PASS | OTHER |
 # ENCODE | IMAGE_DECODE, and the parts that leave when it is done.
-Item = tuple[int, int, int, int, float, int, tuple[Down, ...]]
+Item = tuple[int, int, int, int, int, float, int, tuple[Down, ...]]
 # CallProgram: request payload bytes, parts that leave before any work, items in order, the reply.
 CallProgram = tuple[int, tuple[Down, ...], tuple[Item, ...], Down]
 # Step: device seconds (0: no computing); seconds into them when the first image token is known, -1 where it is not in
@@ -37,7 +37,7 @@ class SessionProgram:
     """One session, priced. calls is indexed by call number; everything from device_s on are totals of the session.
 
     device_s: all seconds of computing on the device, among them encode_s and image_decode_s of caption encoder and
-    image decoder. bytes_up, bytes_down: payload. cloud_passes, cloud_call_pct: as the recording counts them.
+    image decoder. bytes_up, bytes_down: payload. device_passes, cloud_passes, cloud_call_pct: as the recording counts them.
     """
 
     steps: tuple[Step, ...]
@@ -47,6 +47,7 @@ class SessionProgram:
     image_decode_s: float
     bytes_up: int
     bytes_down: int
+    device_passes: int
     cloud_passes: int
     cloud_call_pct: float
 
@@ -73,7 +74,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     calls = _cloud_calls(table[cut:], cut, sizes_up, pricer, find_first=from_cloud)
     down: list[Down] = []
     for _, lead, items, reply in calls:
-        down += [*lead, *(part for item in items for part in item[6]), reply]
+        down += [*lead, *(part for item in items for part in item[7]), reply]
     return SessionProgram(
         steps=tuple(steps),
         calls=tuple(calls),
@@ -82,6 +83,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
         image_decode_s=totals[IMAGE_DECODE],
         bytes_up=sum(sizes_up),
         bytes_down=sum(size_bytes for size_bytes, _ in down),
+        device_passes=recording.device_passes(),
         cloud_passes=recording.cloud_passes(),
         cloud_call_pct=recording.cloud_call_pct() if len(recording.tokens) else float("nan"),
     )
@@ -101,7 +103,9 @@ class _Pricer:
         new = slots * op["caption"] + op["new_tokens"]
         if new < 1 or op["rows"] < 1:
             raise RecordingError(f"{where}: a pass of {op['rows']} rows and {new} new positions")
-        return Work.of_pass(op["rows"], new, slots * op["kv_caption"] + op["kv_tokens"])
+        # With a caption in the pass, its last slot foretells the first token.
+        logits = op["new_tokens"] + op["caption"] if op["logits_all"] else 1
+        return Work.of_pass(op["rows"], new, slots * op["kv_caption"] + op["kv_tokens"], logits, op["hidden"])
 
     def drafter_seconds(self, work: Work, where: str) -> float:
         """A pass of the drafter in the cloud."""
@@ -190,14 +194,14 @@ def _cloud_calls(
             if role == "cloud":
                 items.append((*work, pricer.cloud.pass_seconds(work), PASS, ()))
             else:  # another model than the batched one: it runs by itself
-                items.append((0, 0, 0, 0, pricer.drafter_seconds(work, where), OTHER, ()))
+                items.append((0, 0, 0, 0, 0, pricer.drafter_seconds(work, where), OTHER, ()))
         elif kind == COMPUTE:
             name = _named(COMPUTE_KINDS, what, where, "compute kind")
-            items.append((0, 0, 0, 0, pricer.cloud.compute_seconds(name), _PART[name], ()))
+            items.append((0, 0, 0, 0, 0, pricer.cloud.compute_seconds(name), _PART[name], ()))
         elif kind == EMIT:
             part = pricer.down(op, find_first)
             if items:
-                items[-1] = (*items[-1][:6], (*items[-1][6], part))
+                items[-1] = (*items[-1][:7], (*items[-1][7], part))
             else:
                 lead.append(part)
         elif kind == REPLY:

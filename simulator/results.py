@@ -44,8 +44,8 @@ PARTS = (
     "image_decode_s",
 )
 _TIMES = ("requested_s", "done_s", "latency_s", "decode_s", "first_token_s")
-_USE = ("calls", "cloud_passes", "cloud_call_pct", "bytes_up", "bytes_down", "device_energy_j", "cloud_gpu_s")
-_COUNTS = ("request", "device", "prompt", "calls", "cloud_passes", "bytes_up", "bytes_down")  # int64, the others float64
+_USE = ("calls", "device_passes", "cloud_passes", "cloud_call_pct", "bytes_up", "bytes_down", "device_energy_j", "cloud_gpu_s")
+_COUNTS = ("request", "device", "prompt", "calls", "device_passes", "cloud_passes", "bytes_up", "bytes_down")  # int64, others float64
 REQUEST_COLUMNS = ("request", "device", "prompt", *_TIMES, *PARTS, *_USE)
 QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct")  # always there; a case may bring more
 TRACKS = ("device", "uplink", "queue", "cloud", "downlink")
@@ -83,6 +83,7 @@ COLUMNS: dict[str, str] = {
     "wait_s": _MEAN + "other waiting; the ten parts lie along the critical path and add up to latency_s",
     "image_decode_s": _MEAN + "the image decoder",
     "calls": _MEAN + "requests that the device sent to the cloud",
+    "device_passes": _MEAN + "forward passes on the device, of its model or of a drafter",
     "cloud_passes": _MEAN + "cloud forward passes that decide tokens",
     "cloud_call_pct": _MEAN + 'cloud passes that decide tokens per image token, in percent (the paper\'s "Cloud Call")',
     "bytes_up": _MEAN + "payload bytes sent by the device, framing not counted",

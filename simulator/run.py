@@ -207,12 +207,20 @@ def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int,
 
 
 def _captions(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """The captions of a scenario, all different: a second image of one caption and seed would be the same image."""
+    """The captions of a scenario, all different: a second image of one caption and seed would be the same image.
+
+    Raises ScenarioError where the scenes do not hold as many.
+    """
     match scenario.prompts:
         case ScenePrompts(seed=seed, count=count):
-            drawn = count
+            drawn, known = count, 0
             while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
-                drawn *= 2
+                if len(different) == known:  # twice as many scenes brought no caption more
+                    raise ScenarioError(
+                        f"prompts.count: {count} captions wanted, but {drawn} scenes of seed {seed} hold only {known} different ones; "
+                        f"must be <= {known}"
+                    )
+                drawn, known = 2 * drawn, len(different)
             return different[:count]
         case PromptList(captions=captions):
             return list(captions)

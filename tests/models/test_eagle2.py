@@ -25,8 +25,9 @@ from simulator.ops import ROLES
 from simulator.recording import CLOUD, FORWARD, FROM_DEVICE, REPLY, SEND, Recording
 from simulator.replay import compile_session
 from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend, prefill
+from tests.models.law import chi_square_p_value
 from tests.models.test_methods import PROMPTS, record, spec
-from tests.models.test_speculative import FALSE_ALARMS, TOKENS, Floats, V, chains, chi_square_p_value, law_of_sequences
+from tests.models.test_speculative import FALSE_ALARMS, TOKENS, Floats, V, chains, law_of_sequences
 
 SMALL = {"total_tokens": 12, "depth": 3, "top_k": 4}
 
@@ -274,6 +275,12 @@ def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
     assert program.device_s == len(device.asked) == len(passes(here, "drafter"))
     assert device.asked[0] == Work.of_pass(2, 120, 0)  # the caption slots of the model it stands for, the first token in the last one
     assert len(cloud.asked) == here.cloud_passes()
+    opening, *trees = passes(here, "cloud")
+    assert (opening["logits_all"], opening["hidden"], cloud.asked[0]) == (1, 0, Work.of_pass(2, 120, 0))
+    for tree, work in zip(trees, cloud.asked[1:], strict=True):  # logits at every node, and nobody sees another branch
+        causal = Work.of_pass(2, int(tree["new_tokens"]), 120 + int(tree["kv_tokens"]))
+        assert work.logits == work.tokens == 2 * SMALL["total_tokens"]
+        assert work.attended == causal.attended - 2 * tree["hidden"] < causal.attended
     assert compile_session(there, device, OneEach(), Pricing(120, there.widths, drafter)).device_s == 0
     assert len(drafter.asked) == len(passes(there, "drafter"))
     with pytest.raises(RecordingError, match="what a drafter costs in the cloud is not known"):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -42,6 +43,22 @@ def test_a_tiny_pair_decodes(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
     hashes = [make_tiny_pair(tmp_path / f"p{i}", seed).manifest.weights_hash for i, seed in enumerate((5, 5, 6))]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_hash_is_of_what_decides_images_and_of_nothing_else(tiny: Path) -> None:
+    before = load_pair(tiny).manifest
+    (tiny / "metrics.json").write_text('{"cloud": {"loss": 1.0}}')  # facts beside the weights may be written anew at any time
+    assert pairs.list_files(tiny) == before.files
+    assert load_pair(tiny).manifest.weights_hash == before.weights_hash
+    replace = msgspec.structs.replace
+    assert replace(before, name="other", files=(*before.files, pairs.PairFile("metrics.json", 1, "0"))).weights_hash == before.weights_hash
+    first, *rest = before.files
+    for other in (
+        replace(before, files=(replace(first, sha256="0" * 64), *rest)),
+        replace(before, bounds=before.bounds[::-1]),  # the first one is what decodes
+        replace(before, cloud=replace(before.cloud, rope_base=500.0)),
+    ):
+        assert other.weights_hash != before.weights_hash
 
 
 def test_guidance_takes_the_radius_of_the_conditional_row(tiny: Path) -> None:

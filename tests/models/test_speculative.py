@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from models.methods import speculative
 from models.pair import Pair
@@ -16,6 +15,7 @@ from simulator.errors import ScenarioError
 from simulator.ops import ROLES
 from simulator.recording import FORWARD, FROM_CLOUD, FROM_DEVICE, REPLY, SEND
 from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend
+from tests.models.law import chi_square_p_value
 from tests.models.test_methods import PROMPTS, record, spec
 
 FALSE_ALARMS = 1e-6  # of each chi-square test below, were its draws not fixed by the seed
@@ -98,16 +98,6 @@ def law_of_sequences(p: Floats) -> Floats:
     for t in range(1, TOKENS):
         joint = joint[..., None] * p[t][(None,) * (t - 1)]
     return joint.ravel()
-
-
-def chi_square_p_value(tokens: NDArray[np.int64], law: Floats) -> float:
-    code = (tokens * V ** np.arange(TOKENS - 1, -1, -1)).sum(-1)
-    expected = law * len(tokens)
-    rare = expected < 8  # together one cell, where the approximation would be poor
-    seen = np.bincount(code, minlength=len(law))
-    seen, expected = np.append(seen[~rare], seen[rare].sum()), np.append(expected[~rare], expected[rare].sum())
-    held = expected > 0
-    return float(chi2.sf(((seen - expected)[held] ** 2 / expected[held]).sum(), held.sum() - 1))
 
 
 RUNS = 200_000

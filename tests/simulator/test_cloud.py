@@ -62,7 +62,7 @@ def one_pass(rows: int = 2, seconds: float = 1.0, parts: tuple[Down, ...] = ()) 
 
 
 def encoder(seconds: float) -> Item:
-    return (0, 0, 0, 0, seconds, ENCODE, ())
+    return (0, 0, 0, 0, 0, seconds, ENCODE, ())
 
 
 def replica(loop: Loop, max_batch: int = 16, costs: UniformCosts | None = None) -> Replica:

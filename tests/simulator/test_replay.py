@@ -6,7 +6,7 @@ import pytest
 from simulator.costs import Pricing, Work
 from simulator.errors import RecordingError
 from simulator.messages import ELEMENT_KINDS, Widths, repriced_bytes
-from simulator.ops import COMPUTE_KINDS
+from simulator.ops import COMPUTE_KINDS, Forward
 from simulator.recording import Recording
 from simulator.replay import ENCODE, IMAGE_DECODE, OTHER, PASS, compile_session
 from tests.simulator.build import (
@@ -60,10 +60,31 @@ def test_a_call_holds_its_items_its_parts_and_its_reply() -> None:
              compute("image_decoder"), reply(40)]  # fmt: skip
     (up, lead, items, answer), = program(call(0, 100), [cloud]).calls  # fmt: skip
     assert (up, lead, answer) == (100, ((16, False),), (40, False))
-    assert [item[5] for item in items] == [ENCODE, PASS, OTHER, IMAGE_DECODE]
-    assert [item[4] for item in items] == [1 / 32, 1 / 64, 0.0, 1 / 16]
-    assert items[1][:4] == Work.of_pass(2, 4, 0)
-    assert items[1][6] == ((20, True), (24, False))
+    assert [item[6] for item in items] == [ENCODE, PASS, OTHER, IMAGE_DECODE]
+    assert [item[5] for item in items] == [1 / 32, 1 / 64, 0.0, 1 / 16]
+    assert items[1][:5] == Work.of_pass(2, 4, 0)
+    assert items[1][7] == ((20, True), (24, False))
+
+
+def test_a_tree_pays_for_its_logits_and_for_what_its_nodes_see() -> None:
+    """Root, two children, a child of the first: 1, 2, 2 and 3 pairs within the tree instead of 1, 2, 3 and 4; logits at each."""
+    cloud = Spy()
+    tree = Forward("cloud", [5, 6, 7, 8], tree=[-1, 0, 0, 1], outputs="all")
+    assert tree.hidden == 2
+    opening = prefill("cloud", 3, logits_all=1)  # of three tokens and the caption's last slot
+    compile_session(
+        recording(call(0), [[opening, forward("cloud", 4, 10, logits_all=1, hidden=tree.hidden), reply()]]), Spy(), cloud, PRICING
+    )
+    first, second = cloud.__dict__["asked"]
+    assert first == Work(2, 2 * 7, 2 * 7, 2 * 28, 2 * 4)
+    assert second == Work(2, 2 * 4, 2 * 18, 2 * (4 * 14 + 1 + 2 + 2 + 3), 2 * 4)
+
+
+def test_pairs_that_a_tree_hides_count_for_new_entries_only() -> None:
+    """The drafter's second beam: two entries behind the first beam's two, of which each sees one."""
+    assert Forward("drafter", [3, 4], tree=[-1, -1], outputs="all").hidden == 1
+    assert Forward("drafter", [5, 6], tree=[-1, -1, 0, 1], outputs="all").hidden == (3 - 2) + (4 - 2)
+    assert Forward("cloud", [1, 2, 3], tree=[-1, 0, 1]).hidden == Forward("cloud", [1, 2, 3]).hidden == 0
 
 
 def test_caption_slots_are_those_of_the_pricing() -> None:
@@ -89,8 +110,8 @@ def test_messages_are_repriced_at_the_widths_of_the_pricing() -> None:
 
 def test_counts_are_those_of_the_recording() -> None:
     cloud = [[forward("cloud", decides=0), forward("cloud"), reply()], [forward("cloud"), reply()]]
-    p = program([*call(0), *call(1)], cloud)
-    assert (len(p.calls), p.cloud_passes, p.cloud_call_pct) == (2, 2, 50.0)
+    p = program([forward(), *call(0), forward("drafter", decides=0), *call(1)], cloud)
+    assert (len(p.calls), p.device_passes, p.cloud_passes, p.cloud_call_pct) == (2, 2, 2, 50.0)
 
 
 def test_the_first_token_is_looked_for_where_it_was_decided() -> None:

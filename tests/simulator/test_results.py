@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from benchmarks.methods import method_table
 from simulator import results
 from simulator.console import summary_lines
 from simulator.errors import RunFolderError
@@ -33,6 +34,14 @@ def case(method: str, latency: list[float], swept: dict[str, Any] | None = None,
 
 def summary(*cases: Case) -> pd.DataFrame:
     return results.summary_table(results.requests_table(cases), cases)
+
+
+def test_the_method_table_has_a_row_per_case() -> None:
+    columns = {"bytes_up": np.array([1000.0, 3001.0]), "device_passes": np.array([4, 5])}
+    quality = {"prompt": np.arange(2), "base_greedy_pct": np.array([100.0, 50.0])}
+    header, _, row = method_table(summary(case("base", [1.0, 3.0], columns=columns, quality=quality))).splitlines()
+    assert header == "| method | images | cloud call % | calls | bytes up | bytes down | device passes | cloud passes | as base greedy % |"
+    assert row == "| base | 2 | 0.00 | 0.0 | 2,000 | 0 | 4.5 | 0.0 | 75.00 |"
 
 
 # ---- statistics

@@ -1,0 +1,45 @@
+"""What each method asks of device, cloud and link, per image: a table from a run folder.
+
+    ciar-sim run scenarios/method-table.yaml
+    python -m benchmarks.methods runs/method-table
+
+Means over the images of a case. The last column is the share of tokens equal to those that base decodes greedily.
+"""
+
+from pathlib import Path
+
+import click
+import pandas as pd
+
+# title, column of summary.csv, decimals
+COLUMNS = (
+    ("cloud call %", "cloud_call_pct", 2),
+    ("calls", "calls", 1),
+    ("bytes up", "bytes_up", 0),
+    ("bytes down", "bytes_down", 0),
+    ("device passes", "device_passes", 1),
+    ("cloud passes", "cloud_passes", 1),
+    ("as base greedy %", "base_greedy_pct", 2),
+)
+
+
+def method_table(summary: pd.DataFrame) -> str:
+    """Markdown: a row per case of a run's summary."""
+    lines = ["| method | images | " + " | ".join(title for title, _, _ in COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) + 1)]
+    for row in summary.to_dict("records"):
+        numbers = (f"{row[name]:,.{digits}f}" for _, name, digits in COLUMNS)
+        lines.append(f"| {row['method']} | {row['images']} | " + " | ".join(numbers) + " |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def main(folder: Path) -> None:
+    """Print the table of a run FOLDER."""
+    if not (folder / "summary.csv").is_file():
+        raise click.UsageError(f"{folder / 'summary.csv'}: no such file; FOLDER is a run folder of ciar-sim")
+    click.echo(method_table(pd.read_csv(folder / "summary.csv")))
+
+
+if __name__ == "__main__":
+    main()

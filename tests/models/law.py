@@ -1,0 +1,207 @@
+"""The law of whole decoding programs: device and cloud side, messages and all, run often enough to count what comes out.
+
+    python -m tests.models.law --runs 50000
+
+runs every lossless method on a pair of four tokens and compares how often each image came out with the cloud model's own law,
+found by enumerating all images; then methods with a wrong rule, which have to fail.
+
+Passes are real passes of the pair, but each is run once: what a session feeds its models is remembered as a path from the empty
+cache, and a session that comes along a path already gone gets the same step. A new pass continues from a copy of the KV cache as
+the path before it left it, roll-backs and trees included.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from models import backend
+from models.backend import Backend, PassRequest
+from models.methods import eagle2, make_method, session, speculative
+from models.methods.session import Step
+from models.pair import Pair, make_tiny_pair
+from models.recorder import Session
+from models.sampling import filter_probs, guide
+from models.text import left_pad
+from simulator.methods import METHODS, REVISIONS, Decoding
+from simulator.ops import ROLES, Compute, Forward
+from simulator.recording import SessionSpec
+
+PROMPT = "a small red cube in the center"
+GRID, CODES = 2, 5  # four tokens of five codes
+DEVICE_NOISE = 1.0  # drafters far from the target
+DECODING = {"guidance": 1.5, "temperature": 1.2, "top_k": 4, "top_p": 0.97}
+SLOTS = 4096  # different paths of passes that fit
+
+# name, settings
+LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
+    "base": ("base", {}),
+    "speculative, all": ("speculative", {"gamma": 2, "residual": "all"}),
+    "speculative, two-phase": ("speculative", {"gamma": 2, "residual": "two-phase"}),
+    "speculative, top-k": ("speculative", {"gamma": 2, "residual": "top-k"}),
+    "eagle2": ("eagle2", {"total_tokens": 7, "depth": 2, "top_k": 2}),
+    "eagle2, drafter in the cloud": ("eagle2", {"total_tokens": 7, "depth": 2, "top_k": 2, "drafter": "cloud"}),
+}
+
+
+def lossy_residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """A wrong rule: after a rejection the target's law is drawn from again, as if nothing had been drafted."""
+    return p
+
+
+def forgetful_trial(tree: Any) -> eagle2.Trial:
+    """A wrong rule: a rejected draft stays in the law."""
+    return lambda p, node, r: None if r <= p[tree.tokens[node]] else p
+
+
+# case of LOSSLESS, and where its rule is put out of order by what
+WRONG: dict[str, tuple[str, Any, str, Any]] = {
+    "speculative without a residual": ("speculative, two-phase", speculative, "residual", lossy_residual),
+    "eagle2 that forgets rejections": ("eagle2", eagle2, "own_trial", forgetful_trial),
+}
+
+
+class Passes:
+    """Forward passes by the path that leads to them. A node is a slot of the backend: the cache as some pass left it; 0 is empty."""
+
+    def __init__(self, pair: Pair, spare: int) -> None:
+        self.pair = pair
+        self.backend = Backend(pair, SLOTS, spare)
+        self.caption = pair.text.encode(PROMPT).numpy()
+        self.known: dict[tuple[Any, ...], tuple[int, Step]] = {}
+
+    def step(self, node: int, request: PassRequest) -> tuple[int, Step]:
+        """The pass from a node on: where it leads, and its step, with the token that is this session's."""
+        op = request.op
+        key = (node, op.role, *(_hashable(getattr(op, name)) for name in op.__dataclass_fields__))
+        if key not in self.known:
+            new = len(self.known) + 1
+            cache = self.backend.caches[op.role]
+            for store in (cache.k, cache.v, cache.caption_mask.unsqueeze(0)):
+                store[:, 2 * new : 2 * new + 2] = store[:, 2 * node : 2 * node + 2]
+            self.known[key] = new, self.backend.forward(op.role, [replace(request, slot=new)])[0]
+        found, step = self.known[key]
+        if request.u is None:
+            return found, step
+        return found, replace(step, token=self.backend._pick([request], step.logits.unsqueeze(0))[0])
+
+    def compute(self, op: Compute) -> Any:
+        """Caption rows; the picture, which nobody looks at, is not painted."""
+        return self.caption if op.kind == "caption_encoder" else None
+
+
+def _remembering(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The same function of tensors, computed once for equal arguments."""
+    known: dict[tuple[bytes, ...], torch.Tensor] = {}
+
+    def remembered(*arguments: torch.Tensor) -> torch.Tensor:
+        key = tuple(argument.numpy().tobytes() for argument in arguments)
+        if key not in known:
+            known[key] = function(*arguments)
+        return known[key]
+
+    return remembered
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    return value.tobytes() if isinstance(value, np.ndarray) else tuple(value) if isinstance(value, list) else value
+
+
+@torch.inference_mode()
+@mock.patch.object(backend, "filter_probs", _remembering(filter_probs))
+@mock.patch.object(session, "filter_probs", _remembering(filter_probs))
+def images(pair: Pair, name: str, settings: dict[str, Any], runs: int) -> NDArray[np.int64]:
+    """Tokens [runs, T] of as many whole sessions that differ in their seed only."""
+    full = METHODS[name].model_validate(settings)
+    decoding = Decoding.model_validate(DECODING)
+    full.check(decoding, pair.manifest)
+    passes = Passes(pair, full.tree_room)
+    found = np.zeros((runs, pair.manifest.image_tokens), np.int64)
+    first = SessionSpec("", name, REVISIONS[name], full.model_dump(), decoding.model_dump(), PROMPT, 0, "float64")
+    for seed in range(runs):
+        run = Session(replace(first, seed=seed), make_method(name, first.settings, pair), pair, 0)
+        nodes = dict.fromkeys(ROLES, 0)
+        run.advance()
+        while not run.finished:
+            for program in (run.device, run.cloud):
+                if program is None or program.waits is None:
+                    continue
+                op, program.waits = program.waits, None
+                if isinstance(op, Forward):
+                    nodes[op.role], program.value = passes.step(nodes[op.role], run.request(program, op))
+                else:
+                    program.value = passes.compute(op)
+            run.advance()
+        found[seed] = run.tokens
+    return found
+
+
+@torch.inference_mode()
+def law_of_images(pair: Pair) -> NDArray[np.float64]:
+    """Probability [V ** T] of every image under the cloud model, the first token leading; teacher-forced, no cache involved."""
+    codes, count = pair.manifest.codebook_size, pair.manifest.image_tokens
+    tokens = torch.cartesian_prod(*[torch.arange(codes)] * count)  # [V ** T, T]
+    rows, mask = left_pad(pair.text.encode(PROMPT), pair.manifest.caption_slots)
+    every = (len(tokens), -1, -1)
+    cond = pair.cloud(tokens[:, :-1], rows.expand(every), mask.expand(every[:2]))[0]  # [V ** T, T, V]
+    uncond = pair.cloud(tokens[:, :-1], pair.cloud.null_caption(len(tokens)), mask.expand(every[:2]))[0]
+    d = Decoding.model_validate(DECODING)
+    logits = guide(cond, uncond, d.guidance).flatten(0, 1)
+    settings = (torch.full((len(logits),), value) for value in (d.temperature, d.top_k, d.top_p))
+    laws = filter_probs(logits, *settings).unflatten(0, tokens.shape)  # [V ** T, T, V]
+    probability: NDArray[np.float64] = laws.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).prod(-1).numpy()
+    return probability
+
+
+def chi_square_p_value(tokens: NDArray[np.int64], law: NDArray[np.float64]) -> float:
+    """How likely counts at least as far from their expectation are, given sequences [runs, T] and the law [V ** T] of them."""
+    codes = round(len(law) ** (1 / tokens.shape[1]))
+    code = (tokens * codes ** np.arange(tokens.shape[1] - 1, -1, -1)).sum(-1)
+    seen, expected = np.bincount(code, minlength=len(law)), law * len(tokens)
+    if seen[law == 0].any():
+        return 0.0
+    rare = expected < 8  # together one cell, where the approximation would be poor
+    seen, expected = np.append(seen[~rare], seen[rare].sum()), np.append(expected[~rare], expected[rare].sum())
+    held = expected > 0
+    return float(chi2.sf(((seen - expected)[held] ** 2 / expected[held]).sum(), held.sum() - 1))
+
+
+def p_value(pair: Pair, case: str, runs: int) -> float:
+    """Of a case of LOSSLESS or WRONG."""
+    if case in LOSSLESS:
+        return chi_square_p_value(images(pair, *LOSSLESS[case], runs), law_of_images(pair))
+    right, module, rule, wrong = WRONG[case]
+    with mock.patch.object(module, rule, wrong):
+        return p_value(pair, right, runs)
+
+
+def make_pair(folder: Path) -> Pair:
+    """The pair that this module's figures are of."""
+    return make_tiny_pair(folder, 0, torch.float64, grid=GRID, codebook_size=CODES, device_noise=DEVICE_NOISE)
+
+
+@click.command()
+@click.option("--runs", default=50_000, show_default=True, help="Images a case.")
+def main(runs: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pair = make_pair(Path(folder) / "pair")
+    law = law_of_images(pair)
+    click.echo(f"{runs} images a case; {np.count_nonzero(law * runs >= 8)} of {len(law)} images are counted apart, the rest together")
+    for case in (*LOSSLESS, *WRONG):
+        begin = time.process_time()
+        click.echo(f"{case:32} p = {p_value(pair, case, runs):.3g}   ({time.process_time() - begin:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()

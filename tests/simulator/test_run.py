@@ -1,0 +1,25 @@
+"""What a run refuses before it begins."""
+
+from pathlib import Path
+
+import pytest
+
+from simulator.errors import ScenarioError
+from simulator.run import _captions
+from simulator.scenario import Scenario, load_scenario
+
+
+def few(seed: int, count: int) -> list[str]:
+    """A grammar of three captions."""
+    return [f"caption {(seed + index) % 3}" for index in range(count)]
+
+
+def wanting(folder: Path, count: int) -> Scenario:
+    (folder / "scenario.yaml").write_text(f"prompts: {{source: scenes, count: {count}}}\nmethods: [base]\nnetwork: {{preset: wifi}}\n")
+    return load_scenario(folder / "scenario.yaml")
+
+
+def test_captions_are_different_ones_as_far_as_there_are_enough(tmp_path: Path) -> None:
+    assert _captions(wanting(tmp_path, 3), few) == ["caption 0", "caption 1", "caption 2"]
+    with pytest.raises(ScenarioError, match=r"prompts\.count: 4 captions wanted, .* only 3 different ones; must be <= 3"):
+        _captions(wanting(tmp_path, 4), few)
