@@ -230,8 +230,11 @@ def token_regions(scene: scenes.Scene, grid: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reading:
-    """What both models make of B sequences. cloud, device: guided logits [B, T, V]; plain: the cloud's conditional ones. hidden: the device's
-    states [B, T, D] and, guided, the unconditional row's beside them [B, T, 2 D]. radius: per bounds [B, T, V]."""
+    """What both models make of B sequences.
+
+    cloud, device: guided logits [B, T, V]; plain: the cloud's conditional ones. hidden: the device's states [B, T, D] and, with guidance,
+    the unconditional row's beside them, [B, T, 2 D]. radius: per kind of bounds [B, T, V].
+    """
 
     cloud: Tensor
     plain: Tensor
