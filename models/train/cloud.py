@@ -81,8 +81,8 @@ class Sequences:
         else:
             data = load_data(source)
             self.text = data.text
-            self.train = data_tokens(tokenizer, data.train, data.image_size, cache)
-            self.held_out = data_tokens(tokenizer, data.held_out, data.image_size, cache)
+            self.train = SceneTokens(*data_tokens(tokenizer, data.train, data.image_size, cache))
+            self.held_out = SceneTokens(*data_tokens(tokenizer, data.held_out, data.image_size, cache))
         self.codebook = load_vq(tokenizer).quantize.rows().detach()  # float32 [V, C], unit rows
         self.seed = seed
 

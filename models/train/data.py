@@ -31,7 +31,6 @@ from rich.progress import track
 from torch import Tensor
 
 from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder, words_of
-from models.train.tokens import SceneTokens
 from models.vq import from_uint8, load_vq
 from simulator.errors import DataError, ScenarioError
 from simulator.rng import stream
@@ -181,8 +180,8 @@ def shuffled(items: Sequence[Item], seed: int, first: int, count: int) -> list[I
     return [items[int(orders[int(e)][at])] for e, at in zip(epoch, place, strict=True)]
 
 
-def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Path, *, console: Console | None = None) -> SceneTokens:
-    """Tokens and captions of items, in order; tokens that `cache_dir` lacks are computed and added to it.
+def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Path, *, console: Console | None = None) -> tuple[np.ndarray, list[str]]:
+    """Tokens uint16 [N, T] and captions of items, in order; tokens that `cache_dir` lacks are computed and added to it.
 
     Kept in parts of 512 pictures. A part is named by the tokenizer's weights, the size and the content of its picture files.
     """
@@ -209,7 +208,7 @@ def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Pa
             os.replace(temporary, path)
         codes.append(np.load(path))
     row = {item.path: index for index, item in enumerate(pictures)}
-    return SceneTokens(np.concatenate(codes)[[row[item.path] for item in items]], [cut(item.caption) for item in items])
+    return np.concatenate(codes)[[row[item.path] for item in items]], [cut(item.caption) for item in items]
 
 
 def cut(caption: str) -> str:
