@@ -69,10 +69,13 @@ class DataConfig:
         for key in ("folder", "coco", "captions"):
             if key in given and not isinstance(given[key], str):
                 raise ScenarioError(f"data.{key} must be text, got {given[key]!r}")
-        for key, kind in (("image_size", int), ("words", int), ("held_out", float)):
-            value = given.get(key, kind(1) / 2 if kind is float else 1)
-            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not value > 0 or (key == "held_out" and not value < 1):
-                raise ScenarioError(f"data.{key} must be {'between 0 and 1' if key == 'held_out' else 'a whole number > 0'}, got {value!r}")
+        for key in ("image_size", "words"):
+            value = given.get(key, 1)
+            if type(value) is not int or value < 1:
+                raise ScenarioError(f"data.{key} must be a whole number > 0, got {value!r}")
+        share = given.get("held_out", 0.5)
+        if not isinstance(share, float) or not 0 < share < 1:
+            raise ScenarioError(f"data.held_out must be between 0 and 1, got {share!r}")
         for key in ("folder", "coco"):
             if key in given:
                 given[key] = str(base / given[key])
@@ -180,7 +183,7 @@ def shuffled(items: Sequence[Item], seed: int, first: int, count: int) -> list[I
     return [items[int(orders[int(e)][at])] for e, at in zip(epoch, place, strict=True)]
 
 
-def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Path, *, console: Console | None = None) -> tuple[np.ndarray, list[str]]:
+def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
     """Tokens uint16 [N, T] and captions of items, in order; tokens that `cache_dir` lacks are computed and added to it.
 
     Kept in parts of 512 pictures. A part is named by the tokenizer's weights, the size and the content of its picture files.
@@ -193,7 +196,7 @@ def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Pa
     parts = [pictures[begin : begin + PART_IMAGES] for begin in range(0, len(pictures), PART_IMAGES)]
     model = None
     codes: list[np.ndarray] = []
-    for part in track(parts, description="tokens of the data set", console=console or Console(stderr=True)):
+    for part in track(parts, description="tokens of the data set", console=Console(stderr=True)):
         content = hashlib.blake2b(digest_size=12)
         for item in part:
             content.update(hashlib.blake2b(item.path.read_bytes(), digest_size=16).digest())
