@@ -5,6 +5,7 @@
 A device step is one token of one image with guidance (two rows): the layer, the centre product of both rows, the radius product of the
 conditional row, InterFuse and the score. All parts are timed in turn within every round; ratios are medians over rounds. Random weights:
 no part's time depends on their values. Reference: a one-layer model of LlamaGen-XL's width; beside it the embedded pair's.
+With one thread CPU time is read, which other programs on the machine do not stretch; with more, wall time.
 """
 
 import json
@@ -64,15 +65,16 @@ def measure(config: TransformerConfig, rounds: int) -> dict[str, float]:
     for k in (100, 300):
         score = make_score(DiscreteSettings(k=k), state)
         parts[f"discrete_{k}"] = lambda score=score: answered(score, step, 0)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in parts}
     for turn in range(WARM_UP + rounds):
         for name, part in parts.items():
             if name.startswith("discrete") and turn % 5:
                 continue  # dear, and steady
-            begin = time.perf_counter()
+            begin = clock()
             part()
             if turn >= WARM_UP:
-                taken[name].append(1e3 * (time.perf_counter() - begin))
+                taken[name].append(1e3 * (clock() - begin))
     found = {f"{name}_ms": statistics.median(values) for name, values in taken.items()}
     steps = [sum(values) for values in zip(*(taken[name] for name in ("layer", "centre_product", "radius_product")), strict=True)]
     added = [a + b for a, b in zip(taken["softplus"], taken["fuse_and_score"], strict=True)]

@@ -18,7 +18,7 @@ from models.methods.session import Step
 from models.pair import Pair
 from models.sampling import filter_probs, greedy, guide, sample
 from models.text import left_pad
-from models.transformer import CachedDecoder, KVCache, Transformer
+from models.transformer import CachedDecoder, KVCache, Transformer, at_least_float32
 from models.vq import to_uint8
 from simulator.errors import WeightsError
 from simulator.ops import Forward
@@ -179,12 +179,24 @@ class Backend:
             steps.append(Step(tokens[g], mine, states[g][0, -1], states=states[g]))
         if role == "device":
             final = torch.stack([step.hidden for step in steps])  # [G, D]
-            radius = self.pair.device.radius(final)  # [G, V], assumption A5
+            radius = self._radius(group, final)  # [G, V], assumption A5
             lower, upper = inter_fuse(last, radius)  # [G, V]
             scores = all_scores(last, lower, upper).cpu().numpy()  # [G, SCORES]
             for g, step in enumerate(steps):
                 step.scores, step.lower, step.upper, step.radius = scores[g], lower[g], upper[g], radius[g]
         return steps
+
+    def _radius(self, group: Sequence[PassRequest], hidden: Tensor) -> Tensor:
+        """Radius of every logit, [G, V], from the matrix that each session's bounds name. hidden: [G, D]."""
+        device = self.pair.device
+        names = [r.op.bounds or next(iter(device.radii)) for r in group]
+        if len(set(names)) == 1:
+            return device.radius(hidden, names[0])
+        radius = torch.empty(len(group), device.config.vocab_size, dtype=at_least_float32(hidden).dtype, device=hidden.device)
+        for name in sorted(set(names)):
+            mine = [g for g, other in enumerate(names) if other == name]
+            radius[mine] = device.radius(hidden[mine], name)
+        return radius
 
     @staticmethod
     def _pick(group: Sequence[PassRequest], guided: Tensor) -> list[int]:

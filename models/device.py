@@ -4,6 +4,7 @@ Source: CIAR section 3.2. The centre half of the Inter-Head is the decoder's own
 matrix per way of training the bounds (see models/train/losses.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -12,23 +13,23 @@ from models.interval import RadiusHead, inter_fuse
 from models.sampling import guide
 from models.transformer import Transformer, TransformerConfig
 
-BOUNDS = ("quantile", "inter-dro")  # the first is the default
+BOUNDS = ("quantile", "quantile-no-dro", "inter-dro")  # the first is the default
 
 
 class DeviceModel(nn.Module):
     """`transformer` gives hidden states and centre logits; `radii[bounds]` gives the radius of every token's logit."""
 
-    def __init__(self, config: TransformerConfig, bounds: tuple[str, ...] = BOUNDS) -> None:
+    def __init__(self, config: TransformerConfig, bounds: Sequence[str] = BOUNDS) -> None:
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
         self.radii = nn.ModuleDict({name: RadiusHead(config.dim, config.vocab_size) for name in bounds})
 
     @classmethod
-    def of_cloud(cls, cloud: Transformer) -> "DeviceModel":
+    def of_cloud(cls, cloud: Transformer, bounds: Sequence[str] = BOUNDS) -> "DeviceModel":
         """A device to distil from `cloud`: its embeddings, first layer, final norm and output matrix are the starting
         point."""
-        device = cls(replace(cloud.config, n_layer=1))
+        device = cls(replace(cloud.config, n_layer=1), bounds)
         device.transformer.load_state_dict(cloud.state_dict(), strict=False)
         return device
 

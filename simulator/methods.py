@@ -107,9 +107,10 @@ class ThresholdSettings(GatedSettings):
         for name, modes in self.modes.items():
             if getattr(self, name) is not None and self.threshold_mode not in modes:
                 refuse(f"goes with threshold_mode {' or '.join(modes)}, got {self.threshold_mode}", name)
-        if math.isnan(self.threshold):
+        threshold: object = self.threshold  # a scenario's entry may ask for a call rate instead, see `schema/methods.py`
+        if isinstance(threshold, float) and math.isnan(threshold):
             refuse("must be a number, got .nan", "threshold")
-        if math.isinf(self.threshold) and self.threshold_mode == "ema":
+        if isinstance(threshold, float) and math.isinf(threshold) and self.threshold_mode == "ema":
             refuse("must be finite with threshold_mode ema, got .inf", "threshold")
         return self
 
@@ -175,6 +176,11 @@ class CiarSettings(ThresholdSettings):
     score: Literal["u", "omega", "lower-top"] = Field(
         "u", description="u: sqrt(V)*Omega*Sigma (assumption A2); omega: total width; lower-top: 1 - lower bound of the top token"
     )
+    bounds: Literal["quantile", "quantile-no-dro", "inter-dro"] = Field(
+        "quantile",
+        description="what the Inter-Head's radius was trained for: quantiles of the cloud's probability, the same without the DRO term, or "
+        "the published loss read literally",
+    )
     reach: bool = Field(False, description="tighten intervals to the bounds that some distribution attains (assumption A1)")
     features: Literal["fp16", "int8", "top-64", "off"] = Field(
         "fp16",
@@ -193,6 +199,11 @@ class CiarSettings(ThresholdSettings):
         0.0, ge=0.0, le=1.0,
         description="the cloud replaces the first pending token whose probability is below this; 0 is off (assumption A6)",
     )  # fmt: skip
+
+
+    def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        if self.bounds not in pair.bounds:
+            raise ScenarioError(f"ciar: the pair {pair.name} has no bounds {self.bounds}; it has {', '.join(pair.bounds)}")
 
 
 class SpeculativeSettings(Settings):

@@ -38,6 +38,7 @@ class Forward:
     committed length plus its depth; it sees the committed sequence, its ancestors and itself. None: a plain continuation.
     outputs: whether the step tells about the last new position only, or about all of them; of an `all` pass no token is drawn.
     decides: whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
+    bounds: of a device pass, which training of the Inter-Head's radius gives the interval; "" is the pair's first.
 
     The drafter reads, at each position, the next token beside the base model's feature there. So its caption is float
     [rows, caption_slots, D], the features of the caption positions, its features are float [rows, len(tokens), D] (without the
@@ -53,6 +54,7 @@ class Forward:
     tree: Sequence[int] | None = None
     outputs: Literal["last", "all"] = "last"
     decides: bool = True
+    bounds: str = ""
 
     @property
     def new_positions(self) -> int:

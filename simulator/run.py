@@ -3,6 +3,7 @@
 No models here: recordings come from a `RecordingSource`, captions and measured profiles from callables; `simulator/cli.py` composes.
 """
 
+import json
 import math
 import platform
 import subprocess
@@ -16,10 +17,12 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
+from simulator.calibrate import Calibrated, calibrate
 from simulator.compute import Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, Network, simulate
-from simulator.methods import REVISIONS, BaseSettings, Decoding, Settings
+from simulator.errors import ScenarioError
+from simulator.methods import REVISIONS, BaseSettings, Decoding, GatedSettings, Settings, prefix_length
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, SessionSpec, torch_version
 from simulator.replay import SessionProgram, compile_session
@@ -29,6 +32,7 @@ from simulator.scenario import Case, PoissonWorkload, PromptList, Scenario, Scen
 from simulator.workload import Arrivals, poisson_arrivals, single_arrival
 
 PICTURED_PROMPTS = 4  # prompts whose images are kept in the run folder
+_CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
 TIMELINE_SESSIONS = 2  # requests per case whose spans are kept
 
 NOTES = (
@@ -75,8 +79,9 @@ def run_scenario(
     manifest = pair_manifest(scenario.pair)
     cases = expand(scenario)
     for case in cases:
-        case.method.settings.check(case.scenario.decoding, manifest)
+        case.method.at_threshold(0.0).settings.check(case.scenario.decoding, manifest)
     costs = _CostTable(manifest, cases, profile)  # before the recordings: an impossible choice is refused at once
+    cases, calibrated = _with_calibrated(cases, manifest, scenes, source)
     plan = _Plan(cases, manifest, scenes)
     recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))
     inputs = []
@@ -113,7 +118,7 @@ def run_scenario(
         folder,
         scenario_yaml=resolved_yaml(scenario),
         cases=records,
-        provenance=_provenance(scenario, manifest, costs, extrapolated, cases, prompts),
+        provenance=_provenance(scenario, manifest, costs, extrapolated, cases, prompts, calibrated),
         spans=spans,
         pictures=_pictures(cases, plan, recordings, manifest.grid),
         draw=draw,
@@ -137,11 +142,7 @@ class _Plan:
 
             def keys(name: str, settings: Settings, decoding: Decoding, s: Scenario = s, captions: list[str] = captions) -> list[str]:
                 mine = []
-                for caption in captions:
-                    spec = SessionSpec(
-                        weights=manifest.weights_hash, method=name, revision=REVISIONS[name], settings=settings.model_dump(),
-                        decoding=decoding.model_dump(), prompt=caption, seed=s.seed,
-                    )  # fmt: skip
+                for spec in _specs(manifest, name, settings, decoding, captions, s.seed):
                     specs.setdefault(key := spec.key(), spec)
                     mine.append(key)
                 return mine
@@ -150,6 +151,59 @@ class _Plan:
             greedy = s.decoding.model_copy(update={"cloud": "greedy"})
             self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy)
         self.keys, self.specs = list(specs), list(specs.values())
+
+
+def _specs(
+    manifest: PairManifest, method: str, settings: Settings, decoding: Decoding, captions: Sequence[str], seed: int
+) -> list[SessionSpec]:
+    """One session per caption."""
+    return [
+        SessionSpec(
+            weights=manifest.weights_hash, method=method, revision=REVISIONS[method], settings=settings.model_dump(),
+            decoding=decoding.model_dump(), prompt=caption, seed=seed,
+        )
+        for caption in captions
+    ]  # fmt: skip
+
+
+def _with_calibrated(
+    cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
+) -> tuple[list[Case], dict[str, dict[str, Any]]]:
+    """The cases with a threshold wherever a call rate was asked for; and what was found, by method and decoding settings."""
+    found: dict[str, Calibrated] = {}
+    told: dict[str, dict[str, Any]] = {}
+    resolved = []
+    for case in cases:
+        target, s = case.method.call_target, case.scenario
+        if target is None:
+            resolved.append(case)
+            continue
+        captions = _calibration_captions(s, target.prompts, scenes)
+        key = json.dumps([case.method.model_dump(exclude={"label"}), s.decoding.model_dump(), s.seed, captions], sort_keys=True)
+        if key not in found:
+
+            def record(threshold: float, case: Case = case, s: Scenario = s, captions: list[str] = captions) -> list[Recording]:
+                method = case.method.at_threshold(threshold)
+                return source.recordings(_specs(manifest, method.name, method.settings, s.decoding, captions, s.seed))
+
+            gated = case.method.at_threshold(0.0).settings
+            assert isinstance(gated, GatedSettings)
+            prefix_rate = prefix_length(gated.prefix_rate, manifest.image_tokens) / manifest.image_tokens
+            found[key] = calibrate(target.call_pct, prefix_rate, record, case.method.label)
+        name = f"{case.method.label} {_conditions(case)}".strip()
+        told[name] = {"call_pct_asked": target.call_pct, "prompts": target.prompts, **asdict(found[key])}
+        resolved.append(replace(case, method=case.method.at_threshold(found[key].threshold)))
+    return resolved, told
+
+
+def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
+    """Captions that the scenario does not use."""
+    used = set(_captions(scenario, scenes))
+    drawn = dict.fromkeys(scenes(_CALIBRATION_SEED, 4 * (count + len(used))))
+    other = [caption for caption in drawn if caption not in used][:count]
+    if len(other) < count:
+        raise ScenarioError(f"threshold.prompts: only {len(other)} captions are left to calibrate on, asked for {count}")
+    return other
 
 
 def _captions(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
@@ -272,7 +326,7 @@ def _pictures(cases: Sequence[Case], plan: _Plan, recordings: Mapping[str, Recor
 
 def _provenance(
     scenario: Scenario, manifest: PairManifest, costs: _CostTable, extrapolated: set[str], cases: Sequence[Case],
-    captions: Mapping[int, list[str]],
+    captions: Mapping[int, list[str]], calibrated: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """What the numbers rest on. It holds no date and no host name, so that equal runs are equal bytes."""
     distinct = {
@@ -292,6 +346,7 @@ def _provenance(
         "as_if": as_if,
         "compute": compute,
         "pair": {"name": manifest.name, "weights_sha256": manifest.weights_hash},
+        **({"calibrated": dict(calibrated)} if calibrated else {}),
         "seed": scenario.seed,
         "prompts": sorted({len(texts) for texts in captions.values()}),
         "network": [asdict(one) for one in dict.fromkeys(case.scenario.link for case in cases)],

@@ -451,8 +451,11 @@ def region_table(tokens: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def time_measures(dim: int, sizes: Sequence[int] = (4096, 16384), repeats: int = 30) -> pd.DataFrame:
     """Milliseconds per token, one token at a time on the CPU, given its centre logits: median and quartiles. Nothing here is repeatable.
 
+    With one thread it is CPU time, which other programs do not stretch, else wall time.
+
     `radius` is the second matrix product of the Inter-Head, from a hidden state of width `dim`, which its scores need besides.
     """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     rows = []
     for size in sizes:
         rng = stream(0, "evaluate.timing", size)
@@ -482,9 +485,9 @@ def time_measures(dim: int, sizes: Sequence[int] = (4096, 16384), repeats: int =
                 call()
             taken = []
             for _ in range(count):
-                begin = time.perf_counter()
+                begin = clock()
                 call()
-                taken.append(1e3 * (time.perf_counter() - begin))
+                taken.append(1e3 * (clock() - begin))
             low, _, high = statistics.quantiles(taken, n=4)
             rows.append({"measure": name, "vocab_size": size, "ms_per_token": statistics.median(taken), "ms_q25": low, "ms_q75": high,
                          "threads": torch.get_num_threads()})  # fmt: skip

@@ -29,7 +29,7 @@ from simulator.messages import (
     unpack_int8,
 )
 from simulator.methods import CiarSettings
-from simulator.ops import Call, CloudProgram, Compute, Op, Send
+from simulator.ops import Call, CloudProgram, Compute, DeviceProgram, Op, Send
 from simulator.recording import FROM_CLOUD
 
 from .gated import Gated, Pending
@@ -50,6 +50,10 @@ class Ciar(Gated):
         self.dim = dim
 
     # --- device
+
+    def device(self, s: DeviceState) -> DeviceProgram:
+        s.bounds = self.settings.bounds
+        return super().device(s)
 
     def read(self, step: Step) -> Step:
         if not self.settings.reach:

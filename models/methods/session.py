@@ -82,6 +82,7 @@ class ModelState:
     caption_dim: int
     tokens: list[int] = field(default_factory=list)
     caption_rows: np.ndarray | None = None  # float32 [n, caption_dim], the valid rows
+    bounds: str = ""  # of every device pass, see `Forward.bounds`
     _fed: int = -1  # image tokens in the KV cache; -1: not even the caption
     _path: list[int] = field(default_factory=list)  # accepted nodes of the last draft tree: where they stand in the KV cache
     _stale: bool = False  # whether the KV cache holds more than these, to be rolled back by the next pass
@@ -112,7 +113,8 @@ class ModelState:
         keep = start if self._stale else None
         self._fed, self._stale = len(self.tokens), False
         caption = self.caption_rows if first else None
-        return Forward(role, self.tokens[start:], caption=caption, features=features, keep=keep, outputs=outputs)
+        bounds = self.bounds if role == "device" else ""
+        return Forward(role, self.tokens[start:], caption=caption, features=features, keep=keep, outputs=outputs, bounds=bounds)
 
     def cut(self, length: int) -> None:
         """Take back all tokens from position `length` on; the next pass rolls the KV cache back."""

@@ -4,8 +4,8 @@ Source: CIAR section 3.3; data and distributions as assumption A11 says, read on
 unguided distributions, a share of null captions. The device starts from the cloud's embeddings, first layer, norm and
 output matrix.
 
-`quantile` trains the whole device. The literal `inter-dro` trains its own radius matrix on the same, detached, hidden
-states, so that both kinds of bounds ship with one device and are compared at equal centres.
+The first reading of the loss in `bounds` trains the whole device. Each further one trains its own radius matrix on the
+same, detached, hidden states, so that all are compared at equal centres; those in `models.device.BOUNDS` ship.
 
     python -m models.train.device models/scenes.yaml train-runs/scenes/device
 """
@@ -20,7 +20,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from models.device import DeviceModel
+from models.device import BOUNDS, DeviceModel
 from models.interval import inter_fuse, uncertainty
 from models.pair import load_transformer, save_model
 from models.train import losses
@@ -28,6 +28,7 @@ from models.train.cloud import Batch, Scenes, Sequences, settings_from, source_o
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer
+from simulator.errors import ScenarioError
 from simulator.rng import stream
 
 
@@ -43,6 +44,7 @@ class DeviceConfig:
     positions: int = 64
     null_captions: float = 0.1
     compile: bool = False
+    bounds: list[str] = field(default_factory=lambda: list(BOUNDS))
     weights: losses.Weights = field(default_factory=losses.Weights)
 
 
@@ -51,7 +53,7 @@ class DeviceStage:
 
     def __init__(self, config: DeviceConfig, cloud: Transformer, data: Sequences) -> None:
         self.config, self.cloud, self.data = config, cloud.requires_grad_(False), data
-        self.model: nn.Module = DeviceModel.of_cloud(cloud)
+        self.model: nn.Module = DeviceModel.of_cloud(cloud, config.bounds)
         self.compare = torch.compile(compare) if config.compile else compare
 
     def batch(self, step: int) -> tuple[Batch, Tensor]:
@@ -73,18 +75,21 @@ class DeviceStage:
 
 def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, cloud_hidden: Tensor,
             weights: losses.Weights) -> tuple[Tensor, dict[str, float | Tensor]]:
-    """Both losses from the hidden states [N, D] of device and cloud at the same positions: their sum, and values to
-    log."""
+    """All losses from the hidden states [N, D] of device and cloud at the same positions: their sum, and values to log."""
     p_cloud = cloud.logits(cloud_hidden).softmax(-1).detach()  # [N, V]
     centre = device.centre(hidden)  # [N, V]
     p_mid = centre.softmax(-1)
-    main = losses.quantile(p_cloud, p_mid, *inter_fuse(centre, device.radius(hidden, "quantile")), weights)
-    part = slice(0, len(hidden) // 4)  # the literal loss trains one matrix only; a quarter of the tokens will do
-    bounds = inter_fuse(centre[part].detach(), device.radius(hidden[part].detach(), "inter-dro"))
-    literal = losses.inter_dro(p_cloud[part], p_mid[part].detach(), *bounds, weights)
+    first, *others = device.radii
+    main = losses.BOUNDS[first](p_cloud, p_mid, *inter_fuse(centre, device.radius(hidden, first)), weights)
+    total = main.total
+    parts = {"kl": main.align, "upper": main.anchor_upper, "lower": main.anchor_lower}
+    part = slice(0, len(hidden) // 4)  # the others train one matrix each; a quarter of the tokens will do
+    for name in others:
+        bounds = inter_fuse(centre[part].detach(), device.radius(hidden[part].detach(), name))
+        parts[name] = losses.BOUNDS[name](p_cloud[part], p_mid[part].detach(), *bounds, weights).total
+        total = total + parts[name]
     agree = (centre.argmax(-1) == p_cloud.argmax(-1)).float().mean()
-    parts = (("kl", main.align), ("upper", main.anchor_upper), ("lower", main.anchor_lower), ("literal", literal.total))
-    return main.total + literal.total, {"agree": agree, **{name: value.detach().mean() for name, value in parts}}
+    return total, {"agree": agree, **{name: value.detach().mean() for name, value in parts.items()}}
 
 
 def hidden_at(model: Transformer, batch: Batch, positions: Tensor) -> Tensor:
@@ -157,14 +162,21 @@ def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     """Trains from the mapping under `device:` into `out_dir`, or resumes; writes device.safetensors and
     metrics.json."""
     settings: DeviceConfig = settings_from(DeviceConfig, config, weights=losses.Weights)
+    for name in settings.bounds:
+        if name not in losses.BOUNDS:
+            raise ScenarioError(f"device.bounds: no reading {name}; allowed: {', '.join(losses.BOUNDS)}")
+    if settings.bounds[:1] != [BOUNDS[0]]:
+        raise ScenarioError(f"device.bounds: the first must be {BOUNDS[0]}, which decoding uses by default, got {settings.bounds[:1]}")
     data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     stage = DeviceStage(settings, cloud, data)
     result = train(stage, settings.training, out_dir)
-    device = DeviceModel(replace(cloud.config, n_layer=1)).eval()
+    device = DeviceModel(replace(cloud.config, n_layer=1), settings.bounds).eval()
     device.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
-    save_model(out_dir / "device.safetensors", device)
     write_metrics(out_dir, evaluate(device, cloud, data), result)
+    for name in [name for name in settings.bounds if name not in BOUNDS]:
+        del device.radii[name]
+    save_model(out_dir / "device.safetensors", device)
     return result
 
 

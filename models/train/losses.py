@@ -6,10 +6,11 @@ cloud's distribution p_cloud is a constant everywhere.
 Read literally, Inter-DRO pulls both bounds to the same p_cloud through one shared radius, so nothing rewards width and
 the radius vanishes where it is needed. `quantile` keeps the words (an interval, its lower bound the worst case, DRO
 weights on it) and asks of the bounds what an interval promises: that p_cloud lies below the lower one in a given share
-of cases, and above the upper one in as many.
+of cases, and above the upper one in as many. `inter-dro-asymmetric` and `inter-dro-envelope` are two more readings in
+which width is worth something; `quantile-no-dro` shows what the DRO term does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Weights:
 
     value: float = 1.0  # lambda_v
     prediction: float = 0.1  # lambda_p
+    prediction_upper: float = 1.0  # lambda_p of the upper bound in `inter-dro-asymmetric`
     align: float = 1.0  # lambda_beta
     sharpness: float = 1.0  # alpha of the DRO weights
     quantile: float = 0.2
@@ -92,4 +94,36 @@ def quantile(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weigh
     return Terms((mid + kl + high + low).mean() + dro, mid, high, low, kl, dro)
 
 
-BOUNDS = {"quantile": quantile, "inter-dro": inter_dro}
+def quantile_no_dro(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
+    """`quantile` without its DRO term."""
+    terms = quantile(p_cloud, p_mid, lower, upper, weights)
+    return replace(terms, total=terms.total - terms.worst_case, worst_case=torch.zeros_like(terms.worst_case))
+
+
+def asymmetric(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
+    """`inter_dro` with a larger lambda_p for the upper bound: CE rewards every bound for being high, so this one stands off."""
+    terms = inter_dro(p_cloud, p_mid, lower, upper, weights)
+    high = anchor(p_cloud, upper, replace(weights, prediction=weights.prediction_upper))  # [N]
+    return replace(terms, total=terms.total + (high - terms.anchor_upper).mean(), anchor_upper=high)
+
+
+def envelope(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
+    """The interval is to hold both models: upper anchored to max(p_mid, p_cloud), lower to min(p_mid, p_cloud), by L1.
+
+    Its width is then the device's own guess of |p_cloud - p_mid|. The DRO term weighs the lower bound's loss.
+    """
+    mid = anchor(p_cloud, p_mid, weights)  # [N]
+    kl = weights.align * align(p_cloud, p_mid)  # [N]
+    high = weights.value * (upper - torch.maximum(p_mid, p_cloud).detach()).abs().sum(-1)  # [N]
+    low = weights.value * (lower - torch.minimum(p_mid, p_cloud).detach()).abs().sum(-1)  # [N]
+    dro = (dro_weights(low, weights.sharpness) * low).sum()
+    return Terms((mid + kl + high + low).mean() + dro, mid, high, low, kl, dro)
+
+
+BOUNDS = {
+    "quantile": quantile,
+    "quantile-no-dro": quantile_no_dro,
+    "inter-dro": inter_dro,
+    "inter-dro-asymmetric": asymmetric,
+    "inter-dro-envelope": envelope,
+}

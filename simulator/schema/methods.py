@@ -4,14 +4,30 @@ import operator
 from functools import reduce
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, GetCoreSchemaHandler, Tag, create_model
+from pydantic import BeforeValidator, Discriminator, Field, GetCoreSchemaHandler, Tag, create_model, model_validator
 from pydantic_core import CoreSchema
 
-from simulator.methods import METHODS, Settings, refuse
-from simulator.schema.base import Part, found_text, written
+from simulator.methods import METHODS, Settings, ThresholdSettings, refuse
+from simulator.schema.base import Part, fork, found_text, written
 from simulator.yamlfile import did_you_mean
 
 LABEL = r"^([^\x00-\x20\x7f][^\x00-\x1f\x7f]*)?$"  # printable, and not blank at its start
+
+
+class CallTarget(Part):
+    """A threshold given by what it leads to: the cloud calls, in percent of the image's tokens, on other prompts."""
+
+    call_pct: float = Field(gt=0, lt=100)
+    prompts: int = Field(default=16, ge=1, le=4096, description="captions to calibrate on; none of the scenario's")
+
+    def __str__(self) -> str:
+        return f"{self.call_pct:g}%"
+
+
+Threshold = Annotated[
+    Annotated[float, Field(ge=0.0, allow_inf_nan=True), Tag("<number>")] | Annotated[CallTarget, Tag("<target>")],
+    fork({"call_pct": "<target>", "prompts": "<target>"}, "<number>"),
+]
 
 
 class MethodEntry(Part):
@@ -21,8 +37,26 @@ class MethodEntry(Part):
     label: str = Field(default="", max_length=80, pattern=LABEL)
 
     @property
+    def call_target(self) -> CallTarget | None:
+        """The call rate that the threshold is to be calibrated to (`simulator/calibrate.py`), None where it is a number."""
+        threshold = getattr(self, "threshold", None)
+        return threshold if isinstance(threshold, CallTarget) else None
+
+    def at_threshold(self, threshold: float) -> "MethodEntry":
+        """The entry with its call target, if it has one, replaced by a threshold."""
+        return self if self.call_target is None else self.model_copy(update={"threshold": threshold})
+
+    @model_validator(mode="after")
+    def _target_needs_const(self) -> "MethodEntry":
+        mode = getattr(self, "threshold_mode", "const")
+        if self.call_target is not None and mode != "const":
+            refuse(f"by its call rate goes with threshold_mode const, got {mode}", "threshold")
+        return self
+
+    @property
     def settings(self) -> Settings:
-        """The method's settings alone."""
+        """The method's settings alone. A call target must have been replaced."""
+        assert self.call_target is None
         return METHODS[self.name].model_validate(self.model_dump(exclude={"name", "label"}))
 
 
@@ -30,12 +64,17 @@ def _entry_class(name: str, settings: type[Settings]) -> type[MethodEntry]:
     title = "".join(word.capitalize() for word in name.split("-"))
     bases: Any = (settings, MethodEntry)
     literal: Any = Literal[name]
+    own: Any = {}
+    if issubclass(settings, ThresholdSettings):
+        given = settings.model_fields["threshold"]
+        own["threshold"] = (Threshold, Field(default=given.default, description=f"{given.description}; or {{call_pct: PERCENT}}"))
     entry: type[MethodEntry] = create_model(
         f"{title}Entry",
         __base__=bases,
         __doc__=settings.__doc__,
         name=(literal, name),
         label=(str, Field(default="", max_length=80, pattern=LABEL, description="name in tables; unique")),
+        **own,
     )
     return entry
 

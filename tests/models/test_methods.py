@@ -33,6 +33,7 @@ METHODS_UNDER_TEST: list[tuple[str, dict[str, Any]]] = [
     ("ciar", {"threshold": 0.02, "prefix_rate": 0.0, "score": "omega", "features": "off"}),
     ("ciar", {"threshold": 0.5, "prefix_rate": 0.2, "score": "lower-top"}),
     ("ciar", {"threshold": 0.02, "threshold_mode": "ema", "reach": True}),
+    ("ciar", {"threshold": 0.02, "bounds": "inter-dro"}),
     ("ciar", {"threshold_mode": "budget", "budget": 0.4, "features": "int8"}),
     ("ciar", {"threshold": 0.6, "threshold_mode": "running", "features": "top-64", "upload": "eager"}),
     ("ciar", {"threshold": 0.02, "variant": "verify"}),
@@ -189,3 +190,12 @@ def test_batch_size_changes_no_token_in_float64(tiny_pair: Pair) -> None:
     for one, two in zip(alone, together, strict=True):
         assert np.array_equal(one.tokens, two.tokens)
         assert np.array_equal(one.ops, two.ops)
+
+
+def test_sessions_with_other_bounds_share_a_batch_and_nothing_else(tiny_pair: Pair) -> None:
+    specs = [spec(tiny_pair, "ciar", {"threshold": 0.02, "bounds": bounds}) for bounds in ("quantile", "quantile-no-dro", "inter-dro")]
+    together, alone = record(tiny_pair, *specs), [record(tiny_pair, one)[0] for one in specs]
+    for one, two in zip(together, alone, strict=True):
+        assert np.array_equal(one.tokens, two.tokens)
+        assert np.array_equal(one.scores, two.scores, equal_nan=True)
+    assert not np.array_equal(together[0].scores, together[2].scores, equal_nan=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import scenes
+from models.device import BOUNDS
 from models.pair import export_pair, load_pair, load_transformer
 from models.train import cloud, device, drafter, phi
 from models.train.tokens import SceneTokens
@@ -67,7 +68,7 @@ def test_the_cloud_learns_tokens_and_captions(trained: Path) -> None:
 def test_the_device_reports_agreement_and_scores(trained: Path) -> None:
     found = metrics(trained, "device")
     assert 0.3 < found["agreement"] <= 1
-    wanted = {f"{bounds}.{score}" for bounds in ("quantile", "inter-dro") for score in ("u_tilde", "omega", "lower_top")}
+    wanted = {f"{bounds}.{score}" for bounds in BOUNDS for score in ("u_tilde", "omega", "lower_top")}
     assert set(found["auroc"]) == wanted | {"entropy", "one_minus_max_p"}
     assert set(found["quantile.u_tilde"]) == {"p10", "p25", "p50", "p75", "p90", "share_at_least_0.30"}
 

@@ -288,8 +288,20 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             "t.yaml:5: network.transport is not available yet; allowed: preset, or rtt_ms, up_mbps, down_mbps, jitter_ms",
         ),
         (
-            "name: t\nmethods:\n  - {name: ciar, threshold: {call_pct: 30}}\n",
-            "t.yaml:3: methods[0].threshold must be a number, got a mapping",
+            "name: t\nmethods:\n  - {name: ciar, threshold: {}}\n",
+            "t.yaml:3: methods[0].threshold must be a number, got an empty mapping",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold: {call_pct: 100}}\n",
+            "t.yaml:3: methods[0].threshold.call_pct must be < 100, got 100",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold: {call_pc: 30, prompts: 4}}\n",
+            "t.yaml:3: methods[0].threshold.call_pc is not a known key; did you mean call_pct? allowed: call_pct, prompts",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: softmax-corr, threshold: {call_pct: 30}}\n",
+            "t.yaml:3: methods[0].threshold by its call rate goes with threshold_mode const, got budget",
         ),
         # names and files
         (
