@@ -168,7 +168,8 @@ def read_image(item: Item, size: int) -> np.ndarray:
             raise DataError(f"{item.place}: {item.path} cannot be decoded: {error}") from error
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-    return np.asarray(rgb.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
+    square = rgb.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def images(items: Sequence[Item], size: int) -> Tensor:
