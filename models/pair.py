@@ -35,6 +35,7 @@ from simulator.errors import WeightsError
 from simulator.pairs import DRAFTER, FORMAT, MANIFEST, ModelShape, PairManifest, list_files, pair_folder, pair_manifest, verify_files
 
 MAX_FILE_BYTES = 15 * 2**20
+TEXT = "text.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu"
     for module in (cloud, device, phi, *([] if drafter is None else [drafter])):
         module.to(where, dtype).eval().requires_grad_(False)
     tokenizer.to(where, dtype if dtype == torch.float64 else torch.float32).eval().requires_grad_(False)
-    return Pair(manifest, _load_text(folder / "text.safetensors"), tokenizer, cloud, device, phi, drafter, where, dtype)
+    return Pair(manifest, _load_text(folder / TEXT), tokenizer, cloud, device, phi, drafter, where, dtype)
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairManifest:
@@ -96,11 +97,13 @@ def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairMan
     phi = load_phi(train_dir / "phi" / "phi.safetensors")
     path = train_dir / "drafter" / DRAFTER
     drafter = load_drafter(path, cloud.config) if path.is_file() else None
+    words = train_dir / "cloud" / TEXT  # where the captions are not those of scenes
+    text = _load_text(words) if words.is_file() else WordEncoder.build(WORDS)
     facts = {}
     for stage in ("cloud", "device", "phi", "drafter"):
         path = train_dir / stage / "metrics.json"
         facts[stage] = json.loads(path.read_text()) if path.is_file() else {}
-    return _write_pair(out_dir, name, WordEncoder.build(WORDS), tokenizer, cloud, device, phi, drafter, facts)
+    return _write_pair(out_dir, name, text, tokenizer, cloud, device, phi, drafter, facts)
 
 
 def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, grid: int = 4, codebook_size: int = 64,
@@ -241,7 +244,7 @@ def _write_pair(out_dir: Path, name: str, text: WordEncoder, tokenizer: VQModel,
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
-        save_file(text.state(), folder / "text.safetensors")  # float32: rows of words are compared across drivers
+        save_file(text.state(), folder / TEXT)  # float32: rows of words are compared across drivers
         # One metadata entry per file: safetensors writes several in random order, and equal pairs should be equal bytes.
         _save(folder / "tokenizer.safetensors", tokenizer.state_dict(), {"config": json.dumps(asdict(tokenizer.config))})
         shards = _shards(cloud.state_dict(), MAX_FILE_BYTES)

@@ -13,6 +13,8 @@ from torch import Tensor
 from simulator.errors import PromptError
 from simulator.rng import stream
 
+UNKNOWN = "<unk>"  # an encoder that has this word takes any word it does not know for it
+MOST_LISTED = 100  # known words in an error message
 WORD_DIM = 16
 WINDOW_WORDS = 4  # to either side
 CAPTION_SLOTS = 32  # most words a caption can have
@@ -42,17 +44,20 @@ class WordEncoder:
         return (2 * self.window + 1) * int(self.vectors.shape[1])
 
     def split(self, caption: str) -> list[str]:
-        """The caption's words, lower-case, without commas and full stops.
+        """The caption's words, see `words_of`; unknown ones become `UNKNOWN` where the encoder has that word.
 
         Raises PromptError if it is empty, too long, or has a word that the encoder does not know.
         """
-        words = caption.lower().replace(",", " ").replace(".", " ").split()
+        words = words_of(caption)
         if not words:
             raise PromptError("the caption is empty")
+        if UNKNOWN in self._index:
+            words = [word if word in self._index else UNKNOWN for word in words]
         for word in words:
             if word not in self._index:
                 nearest = difflib.get_close_matches(word, self.words, n=1, cutoff=0.0)[0]
-                raise PromptError(f"unknown word {word!r}; nearest known word: {nearest}; known words: {', '.join(self.words)}")
+                listed = ", ".join(self.words[:MOST_LISTED]) + (", ..." if len(self.words) > MOST_LISTED else "")
+                raise PromptError(f"unknown word {word!r}; nearest known word: {nearest}; known words: {listed}")
         if len(words) > self.slots:
             raise PromptError(f"the caption has {len(words)} words, at most {self.slots} are allowed")
         return words
@@ -79,6 +84,11 @@ class WordEncoder:
         words = bytes(state["words"].tolist()).decode().split("\n")
         window, slots = state["sizes"].tolist()
         return cls(words, state["vectors"], window=window, slots=slots)
+
+
+def words_of(caption: str) -> list[str]:
+    """A caption's words, lower-case, without commas and full stops."""
+    return caption.lower().replace(",", " ").replace(".", " ").split()
 
 
 def left_pad(rows: Tensor, slots: int = CAPTION_SLOTS) -> tuple[Tensor, Tensor]:

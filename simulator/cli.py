@@ -220,6 +220,70 @@ def train(config: Path, out: Path | None, stages: tuple[str, ...], export: Path 
     train_pair(config, out or Path("train-runs") / config.stem, stages, export)
 
 
+@main.group(no_args_is_help=True)
+def evaluate() -> None:
+    """Measure a model pair itself, apart from any network."""
+
+
+@evaluate.command()
+@click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
+@click.option("--prompts", type=click.IntRange(2), default=64, show_default=True, help="Held-out prompts.")
+@click.option("--seed", type=click.IntRange(0), default=3, show_default=True, help="Of the scenes and of every draw.")
+@click.option("--on", type=click.Choice(["generated", "scenes"]), default="generated", show_default=True,
+              help="Read sequences that the cloud decodes, or the tokens of real scenes.")
+@click.option("--guidance", type=click.FloatRange(1, 100), help="Of both models.  [default: as scenarios decode]")
+@click.option("--sampled-tokens", type=click.IntRange(0), default=64, show_default=True,
+              help="Positions per prompt at which discrete k = 100 and 300 are asked; they are dear.")
+@click.option("--ceiling", is_flag=True, help="Also train a head for the events themselves, on other prompts: what the device could know.")
+@click.option("--timing/--no-timing", default=True, help="Time every measure.  [default: on]")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/uncertainty"), show_default=True, help="Folder to write.")
+@click.option("--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ...")
+@click.option("--quiet", is_flag=True, help="No progress and no table.")
+@errors_in_one_line
+def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings: Any) -> None:
+    """How well each uncertainty score tells where the cloud would choose otherwise (docs/uncertainty.md)."""
+    from models.evaluate.uncertainty import Settings, evaluate_uncertainty
+    from models.pair import load_pair
+    from reports.uncertainty import draw, markdown
+    from simulator.console import progress_bars
+    from simulator.results import csv_bytes, parquet_bytes
+
+    with progress_bars(quiet) as progress:
+        found = evaluate_uncertainty(load_pair(pair, resolve_torch_device(torch_device)), Settings(**settings), progress)
+    text = markdown(found.summary, found.regions, found.timing, found.facts)
+    files: dict[str, bytes | None] = {
+        "tokens.parquet": parquet_bytes(found.tokens),
+        "uncertainty.csv": csv_bytes(found.summary),
+        "regions.csv": csv_bytes(found.regions),
+        "timing.csv": None if found.timing is None else csv_bytes(found.timing),
+        **draw(found.summary, found.risk, found.calibration, found.facts),
+        "uncertainty.md": text.encode(),
+    }
+    write_files(out, files)
+    if not quiet:
+        click.echo(text)
+        click.echo(f"{out}")
+
+
+def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
+    """Write files into a folder, each whole or not at all, and delete those that are None; others are left alone. Raises RunFolderError."""
+    import os
+
+    from simulator.errors import RunFolderError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+                continue
+            temporary = folder / f".{name}.tmp"
+            temporary.write_bytes(content)
+            os.replace(temporary, folder / name)
+    except OSError as error:
+        raise RunFolderError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+
+
 @main.command()
 @errors_in_one_line
 def schema() -> None:

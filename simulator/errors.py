@@ -17,6 +17,10 @@ class WeightsError(CiarSimError):
     """Model weights are missing, damaged, or do not fit the model they are loaded into."""
 
 
+class DataError(CiarSimError):
+    """Training data is not usable: a picture or a caption is missing, damaged, or named twice."""
+
+
 class RecordingError(CiarSimError):
     """A recording is damaged, or is needed and cannot be made here."""
 

@@ -99,6 +99,20 @@ class SampledIntervals:
         return float(uncertainty(lower, upper).u_tilde)
 
 
+class Margin:
+    """1 - the margin between the two most likely tokens; no method decides by it, the evaluation compares it."""
+
+    def of(self, step: Step, position: int) -> Generator[Op, Any, float]:
+        yield from ()
+        return float(margin(step.logits))
+
+
+def margin(logits: Tensor) -> Tensor:
+    """1 - (p_1 - p_2) of the two largest probabilities of softmax(logits), [..., V] -> [...]."""
+    top = logits.softmax(-1).topk(2, dim=-1).values
+    return 1 - (top[..., 0] - top[..., 1])
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Shannon entropy in nats of softmax(logits), [..., V] -> [...].
 

@@ -10,20 +10,23 @@ the command line.
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.pair import save_model
+from models.pair import TEXT, save_model
 from models.scenes import WORDS
 from models.text import WordEncoder, left_pad
+from models.train.data import DataConfig, data_tokens, load_data
 from models.train.loop import LoopSettings, TrainResult, train
 from models.train.tokens import SceneTokens, scene_tokens
 from models.transformer import Dropout, Transformer, TransformerConfig
@@ -64,16 +67,22 @@ class Scenes:
 
 
 class Sequences:
-    """Scenes as tokens and captions, in batches keyed by (seed, stage, step).
+    """Scenes, or pictures of a data set, as tokens and captions, in batches keyed by (seed, stage, step).
 
     folder: a training folder; its tokenizer/tokenizer.safetensors makes the tokens, its tokens/ keeps them.
     """
 
-    def __init__(self, folder: Path, source: Scenes, seed: int) -> None:
+    def __init__(self, folder: Path, source: Scenes | DataConfig, seed: int) -> None:
         tokenizer, cache = folder / "tokenizer" / "tokenizer.safetensors", folder / "tokens"
-        self.train = scene_tokens(tokenizer, source.train_seed, source.train, cache)
-        self.held_out = scene_tokens(tokenizer, source.held_out_seed, source.held_out, cache)
-        self.text = WordEncoder.build(WORDS)
+        if isinstance(source, Scenes):
+            self.train = scene_tokens(tokenizer, source.train_seed, source.train, cache)
+            self.held_out = scene_tokens(tokenizer, source.held_out_seed, source.held_out, cache)
+            self.text = WordEncoder.build(WORDS)
+        else:
+            data = load_data(source)
+            self.text = data.text
+            self.train = SceneTokens(*data_tokens(tokenizer, data.train, data.image_size, cache))
+            self.held_out = SceneTokens(*data_tokens(tokenizer, data.held_out, data.image_size, cache))
         self.codebook = load_vq(tokenizer).quantize.rows().detach()  # float32 [V, C], unit rows
         self.seed = seed
 
@@ -107,7 +116,8 @@ class CloudConfig:
 
     model: TransformerConfig
     training: LoopSettings
-    scenes: Scenes
+    scenes: Scenes | None = None
+    data: DataConfig | None = None
     batch_images: int = 16
     dropout: float = 0.0
     null_captions: float = 0.1
@@ -175,20 +185,54 @@ def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
 def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     """Trains from the mapping under `cloud:` into `out_dir`, or resumes; writes cloud.safetensors and metrics.json."""
     settings: CloudConfig = settings_from(CloudConfig, config, model=TransformerConfig)
-    data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
+    data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
+    check_shape(settings.model, data)
     stage = CloudStage(settings, data)
     result = train(stage, settings.training, out_dir)
     model = Transformer(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / "cloud.safetensors", model)
+    if settings.data is not None:
+        save_file(data.text.state(), out_dir / TEXT)
     write_metrics(out_dir, evaluate(model, data), result)
     return result
 
 
+class Sourced(Protocol):
+    """Settings of a stage that reads sequences."""
+
+    @property
+    def scenes(self) -> Scenes | None: ...
+
+    @property
+    def data(self) -> DataConfig | None: ...
+
+
+def source_of(settings: Sourced) -> Scenes | DataConfig:
+    """What a stage reads. Raises ScenarioError unless its settings name exactly one source."""
+    if settings.scenes is not None and settings.data is None:
+        return settings.scenes
+    if settings.data is not None and settings.scenes is None:
+        return settings.data
+    found = "both are given" if settings.scenes is not None else "both are missing"
+    raise ScenarioError(f"training: a stage reads scenes (its own key) or the file's data, {found}")
+
+
+def check_shape(config: TransformerConfig, data: Sequences) -> None:
+    """Raises ScenarioError where the model's sizes are not those of the tokens and the captions."""
+    wanted = {
+        "vocab_size": len(data.codebook), "grid": math.isqrt(data.train.codes.shape[1]),
+        "caption_slots": data.text.slots, "caption_dim": data.text.caption_dim,
+    }  # fmt: skip
+    for name, size in wanted.items():
+        if getattr(config, name) != size:
+            raise ScenarioError(f"training: cloud.model.{name} is {getattr(config, name)}, tokenizer and captions need {size}")
+
+
 def settings_from(cls: type[Settings], values: Mapping[str, Any], **parts: Callable[..., Any]) -> Settings:
     """The settings of a stage from a configuration file's mapping; ScenarioError names an unknown or missing key."""
-    parts = {"scenes": Scenes, **parts}
+    parts = {"scenes": Scenes, "data": lambda **values: DataConfig.from_mapping(values), **parts}
     known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:

@@ -24,7 +24,8 @@ from models.device import BOUNDS, DeviceModel
 from models.interval import inter_fuse, uncertainty
 from models.pair import load_transformer, save_model
 from models.train import losses
-from models.train.cloud import Batch, Scenes, Sequences, settings_from, stage_main, write_metrics
+from models.train.cloud import Batch, Scenes, Sequences, settings_from, source_of, stage_main, write_metrics
+from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer
 from simulator.errors import ScenarioError
@@ -37,7 +38,8 @@ class DeviceConfig:
     step."""
 
     training: LoopSettings
-    scenes: Scenes
+    scenes: Scenes | None = None
+    data: DataConfig | None = None
     batch_images: int = 16
     positions: int = 64
     null_captions: float = 0.1
@@ -165,7 +167,7 @@ def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
             raise ScenarioError(f"device.bounds: no reading {name}; allowed: {', '.join(losses.BOUNDS)}")
     if settings.bounds[:1] != [BOUNDS[0]]:
         raise ScenarioError(f"device.bounds: the first must be {BOUNDS[0]}, which decoding uses by default, got {settings.bounds[:1]}")
-    data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
+    data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     stage = DeviceStage(settings, cloud, data)
     result = train(stage, settings.training, out_dir)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from models.eagle import CAPTION_TOKEN, EagleDrafter, drafter_config
 from models.pair import load_transformer, save_model
-from models.train.cloud import Batch, Scenes, Sequences, settings_from, stage_main, write_metrics
+from models.train.cloud import Batch, Scenes, Sequences, settings_from, source_of, stage_main, write_metrics
+from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer
 from simulator.pairs import DRAFTER
@@ -35,7 +36,8 @@ class DrafterConfig:
     """
 
     training: LoopSettings
-    scenes: Scenes
+    scenes: Scenes | None = None
+    data: DataConfig | None = None
     batch_images: int = 8
     positions: int = 64
     cross_entropy: float = 0.1
@@ -112,7 +114,7 @@ def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict
 def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     """Trains from the mapping under `drafter:` into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
     settings: DrafterConfig = settings_from(DrafterConfig, config)
-    data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
+    data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     result = train(DrafterStage(settings, cloud, data), settings.training, out_dir)
     drafter = EagleDrafter(drafter_config(cloud.config)).eval()

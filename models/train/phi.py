@@ -21,7 +21,8 @@ from models.device import BOUNDS, DeviceModel
 from models.interval import uncertainty
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
-from models.train.cloud import Batch, Scenes, Sequences, settings_from, stage_main, write_metrics
+from models.train.cloud import Batch, Scenes, Sequences, settings_from, source_of, stage_main, write_metrics
+from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer
 from simulator.rng import stream
@@ -33,7 +34,8 @@ class PhiConfig:
     decides."""
 
     training: LoopSettings
-    scenes: Scenes
+    scenes: Scenes | None = None
+    data: DataConfig | None = None
     bottleneck: int = 256
     batch_images: int = 8
     replaced: tuple[float, float] = (0.3, 0.9)
@@ -132,7 +134,7 @@ def evaluate(phi: IntervalProjection, cloud: Transformer, device: DeviceModel, d
 def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     """Trains from the mapping under `phi:` into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
     settings: PhiConfig = settings_from(PhiConfig, config, replaced=lambda low, high: (low, high))
-    data = Sequences(out_dir.parent, settings.scenes, settings.training.seed)
+    data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     device = load_device(out_dir.parent / "device" / "device.safetensors")
     stage = PhiStage(settings, cloud, device, data)

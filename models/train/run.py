@@ -1,11 +1,13 @@
 """`ciar-sim train`: the stages of a pair in order, and its assembly."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from models.pair import export_pair
 from models.train import cloud, device, drafter, phi, tokenizer
+from models.train.data import DataConfig
 from simulator.errors import ScenarioError, WeightsError
 from simulator.yamlfile import read
 
@@ -28,13 +30,20 @@ def train_pair(config: Path, out: Path, stages: Sequence[str] = (), export: Path
     document = read(config)
     if not isinstance(document.data, dict):
         raise ScenarioError(f"{config}: a training configuration is a mapping of stages: {', '.join(STAGES)}")
-    for name in (*document.data, *stages):
+    written = dict(document.data)
+    shared: dict[str, Any] = {}
+    if "data" in written:
+        data = DataConfig.from_mapping(written.pop("data"), config.parent)
+        shared = {"data": {key: value for key, value in asdict(data).items() if value is not None}}
+    for name in (*written, *stages):
         if name not in STAGES:
-            raise ScenarioError(f"{config}: unknown stage {name}; allowed: {', '.join(STAGES)}")
+            raise ScenarioError(f"{config}: unknown stage {name}; allowed: data, {', '.join(STAGES)}")
     for name, run in STAGES.items():
-        if name in document.data and (not stages or name in stages):
+        if name in written and (not stages or name in stages):
+            if not isinstance(written[name], dict):
+                raise ScenarioError(f"{config}: {name} must be a mapping, got {written[name]!r}")
             try:
-                run(document.data[name], out / name)
+                run({**written[name], **shared}, out / name)
             except FileNotFoundError as error:
                 raise WeightsError(f"{error.filename}: no such file; stage {name} needs the stages before it") from None
             except PermissionError as error:

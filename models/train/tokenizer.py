@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from models import scenes
+from models.train.data import DataConfig, DataSet, images, load_data, shuffled
 from models.train.loop import LoopSettings, TrainResult, train
 from models.vq import VQConfig, VQModel, from_uint8, save_vq, to_uint8
 from simulator.errors import ScenarioError
@@ -42,6 +43,7 @@ class TokenizerConfig:
     restart_every_steps: int = 40
     restart_until_step: int = 1300
     object_weight: float = 1.0
+    data: DataConfig | None = None  # pictures of a data set instead of scenes
     l2_weight: float = 5.0
     commitment_weight: float = 0.25
 
@@ -59,7 +61,15 @@ class TokenizerConfig:
             model = VQConfig.from_mapping(values["model"])
         except ValueError as error:
             raise ScenarioError(f"tokenizer.model: {error}") from error
-        return cls(**{**values, "model": model, "training": LoopSettings.from_mapping(values["training"])})
+        parts: dict[str, Any] = {"model": model, "training": LoopSettings.from_mapping(values["training"])}
+        if values.get("data") is not None:
+            parts["data"] = DataConfig.from_mapping(values["data"])
+            for key in ("scenes_seed", "held_out_seed", "object_weight"):
+                if key in values:
+                    raise ScenarioError(f"tokenizer.{key} is of scenes; the file's data names the pictures")
+            if parts["data"].image_size % model.downsample:
+                raise ScenarioError(f"data.image_size {parts['data'].image_size} must be a multiple of the tokenizer's {model.downsample}")
+        return cls(**{**values, **parts})
 
 
 class _Trainee(nn.Module):
@@ -76,8 +86,8 @@ class _Trainee(nn.Module):
 class TokenizerStage:
     """A stage of `models.train.loop`."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
-        self.config = config
+    def __init__(self, config: TokenizerConfig, data: DataSet | None = None) -> None:
+        self.config, self.data = config, data
         torch.manual_seed(int(stream(config.training.seed, "tokenizer.init").integers(2**62)))
         self.model = _Trainee(config.model)
         self._latents = torch.empty(0)
@@ -85,22 +95,25 @@ class TokenizerStage:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Scenes never seen before, in every step: float32 [B, 3, 128, 128] in [-1, 1], and float32 [B, 1, 128, 128], the weight
-        of a pixel."""
+        of a pixel. Of a data set, its pictures in shuffled orders, at their size, every pixel alike."""
         first, count, seed = step * self.config.batch_images, self.config.batch_images, self.config.scenes_seed
-        images = scene_images(seed, first, count)
-        weights = torch.ones(count, 1, *images.shape[2:])
+        if self.data is not None:
+            pictures = images(shuffled(self.data.train, self.config.training.seed, first, count), self.data.image_size)
+            return pictures, torch.ones(count, 1, *pictures.shape[2:])
+        pictures = scene_images(seed, first, count)
+        weights = torch.ones(count, 1, *pictures.shape[2:])
         for index in range(count):
             inside = torch.from_numpy(scenes.region_map(scenes.scene(seed, first + index)) != scenes.BACKGROUND)
             weights[index, 0, inside] = self.config.object_weight
-        return images, weights
+        return pictures, weights
 
     def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         vq = self.model.vq
-        images, weights = (part.to(vq.quant_conv.weight.device) for part in batch)
-        latents = vq.encode(images)
+        pictures, weights = (part.to(vq.quant_conv.weight.device) for part in batch)
+        latents = vq.encode(pictures)
         quantised = vq.quantise(latents)
         if step < self.config.continuous_steps:
-            decoded, code_loss = vq.decode(F.normalize(latents.float(), dim=1)), torch.zeros((), device=images.device)
+            decoded, code_loss = vq.decode(F.normalize(latents.float(), dim=1)), torch.zeros((), device=pictures.device)
         else:
             decoded = vq.decode(quantised.quantised)
             code_loss = quantised.codebook_loss + self.config.commitment_weight * quantised.commitment_loss
@@ -109,7 +122,7 @@ class TokenizerStage:
         with torch.no_grad():
             chosen = vq.quantize.rows()[quantised.codes.flatten()]
             self._errors = (self._latents - chosen).square().sum(dim=1)
-        difference = decoded.float() - images
+        difference = decoded.float() - pictures
         l1, l2 = (weights * difference.abs()).mean(), (weights * difference.square()).mean()
         values = {
             "psnr": 10 * torch.log10(4 / difference.detach().square().mean()),
@@ -140,9 +153,12 @@ class TokenizerStage:
         device = vq.quant_conv.weight.device
         rows = []
         for part in range(16):
-            images = scene_images(self.config.scenes_seed, 10_000_000 + 16 * part, 16)
+            if self.data is not None:
+                pictures = images(shuffled(self.data.train, self.config.training.seed, 16 * part, 16), self.data.image_size)
+            else:
+                pictures = scene_images(self.config.scenes_seed, 10_000_000 + 16 * part, 16)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.training.amp == "bf16"):
-                rows.append(_unit_rows(vq.encode(images.to(device)).float()))
+                rows.append(_unit_rows(vq.encode(pictures.to(device)).float()))
         latents = torch.cat(rows)
         count = self.config.model.codebook_size
         order = stream(self.config.training.seed, "tokenizer.codebook").permutation(len(latents))[:count]
@@ -186,10 +202,10 @@ def evaluate(model: VQModel, seed: int, count: int = HELD_OUT_SCENES) -> dict[st
     squared, pixels = np.zeros(3), np.zeros(3)
     for first in range(0, count, 16):
         indices = range(first, min(first + 16, count))
-        images = scene_images(seed, first, len(indices))
-        codes = model.encode_codes(images)
+        pictures = scene_images(seed, first, len(indices))
+        codes = model.encode_codes(pictures)
         used[codes.flatten()] = True
-        error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(images).double()).square().mean(dim=-1).numpy()
+        error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(pictures).double()).square().mean(dim=-1).numpy()
         psnr_db += [10 * float(np.log10(255**2 / image.mean())) for image in error]
         regions = np.stack([scenes.region_map(scenes.scene(seed, index)) for index in indices])
         squared += [error[regions == region].sum() for region in range(3)]
@@ -206,13 +222,27 @@ def evaluate(model: VQModel, seed: int, count: int = HELD_OUT_SCENES) -> dict[st
 
 
 @torch.inference_mode()
-def picture(model: VQModel, seed: int, path: Path, count: int = 16) -> None:
-    """A PNG: rows of eight scenes, each row followed by its reconstructions."""
+def evaluate_data(model: VQModel, data: DataSet) -> dict[str, float | int]:
+    """Reconstruction of held-out pictures of a data set: PSNR in dB of bytes, the mean over pictures; the share of the codebook in use."""
+    distinct = list({item.path: item for item in data.held_out}.values())[:HELD_OUT_SCENES]
+    psnr_db: list[float] = []
+    used = torch.zeros(model.config.codebook_size, dtype=torch.bool)
+    for first in range(0, len(distinct), 16):
+        pictures = images(distinct[first : first + 16], data.image_size)
+        codes = model.encode_codes(pictures)
+        used[codes.flatten()] = True
+        error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(pictures).double()).square().mean(dim=(1, 2, 3))
+        psnr_db += (10 * torch.log10(255**2 / error.clamp_min(1e-9))).tolist()
+    return {"psnr_db": float(np.mean(psnr_db)), "codebook_used": float(used.float().mean()), "held_out_pictures": len(distinct)}
+
+
+@torch.inference_mode()
+def picture(model: VQModel, shown: Tensor, path: Path) -> None:
+    """A PNG: rows of eight pictures float [N, 3, H, W], each row followed by its reconstructions; N is 8 or less, or a multiple of 8."""
     from matplotlib.image import imsave
 
-    images = scene_images(seed, 0, count)
-    before, after = to_uint8(images).numpy(), to_uint8(model.decode_codes(model.encode_codes(images))).numpy()
-    rows = [row[first : first + 8] for first in range(0, count, 8) for row in (before, after)]
+    before, after = to_uint8(shown).numpy(), to_uint8(model.decode_codes(model.encode_codes(shown))).numpy()
+    rows = [row[first : first + 8] for first in range(0, len(shown), 8) for row in (before, after)]
     imsave(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
 
 
@@ -223,7 +253,8 @@ def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     """
     settings = TokenizerConfig.from_mapping(config)
     console = Console(stderr=True)
-    stage = TokenizerStage(settings)
+    data = None if settings.data is None else load_data(settings.data)
+    stage = TokenizerStage(settings, data)
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     console.print(f"tokenizer: {parameters / 1e6:.2f} M parameters")
     result = train(stage, settings.training, out_dir, console=console)
@@ -232,9 +263,11 @@ def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     model.load_state_dict(
         {key.removeprefix("vq."): value.half().float() for key, value in result.averaged.items() if key.startswith("vq.")}
     )
-    facts = {**evaluate(model, settings.held_out_seed), "steps": result.steps, "parameters": parameters}
+    quality = evaluate(model, settings.held_out_seed) if data is None else evaluate_data(model, data)
+    facts = {**quality, "steps": result.steps, "parameters": parameters}
     save_vq(out_dir / "tokenizer.safetensors", model, facts)
-    picture(model, settings.held_out_seed, out_dir / "reconstructions.png")
+    shown = scene_images(settings.held_out_seed, 0, 16) if data is None else images(data.held_out[:8], data.image_size)
+    picture(model, shown, out_dir / "reconstructions.png")
     console.print(" ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}", soft_wrap=True)
     return result
 

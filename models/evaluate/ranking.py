@@ -1,0 +1,100 @@
+"""How well a score ranks tokens by an event: AUROC with an interval over prompts, risk and coverage, calibration. Numpy only.
+
+Tokens of one image depend on each other, so intervals come from drawing whole prompts (a cluster bootstrap).
+Letters: n tokens, G prompts. A score is high where the event is expected; ties count half.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """What every AUROC of a score over drawn prompts needs.
+
+    wins: float64 [G, G]; entry (g, h): pairs of an event of prompt g and a non-event of prompt h where the event's score is
+    higher, ties counting half. events, others: float64 [G], tokens of each prompt with and without the event.
+    """
+
+    wins: np.ndarray
+    events: np.ndarray
+    others: np.ndarray
+
+    def auroc(self, weights: np.ndarray) -> np.ndarray:
+        """AUROC with prompt g counted weights[..., g] times: [..., G] -> [...]; NaN where there is no event or nothing else."""
+        won = np.einsum("...g,gh,...h->...", weights, self.wins, weights, optimize=True)
+        pairs = (weights @ self.events) * (weights @ self.others)
+        return np.asarray(np.divide(won, pairs, out=np.full(np.shape(won), np.nan), where=pairs > 0))
+
+
+def count_pairs(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, prompts: int) -> PairCounts:
+    """Counts for `score` float [n] and `event` bool [n] of tokens whose prompt is `prompt` int [n] in 0 .. prompts-1."""
+    wins = np.zeros((prompts, prompts))
+    owner, scores = prompt[event], score[event]
+    for g in range(prompts):
+        others = np.sort(score[~event & (prompt == g)])
+        below = np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")
+        wins[:, g] = 0.5 * np.bincount(owner, below, prompts)
+    return PairCounts(
+        wins, np.bincount(owner, minlength=prompts).astype(float), np.bincount(prompt[~event], minlength=prompts).astype(float)
+    )
+
+
+def bootstrap_weights(rng: np.random.Generator, prompts: int, draws: int) -> np.ndarray:
+    """float64 [draws, prompts]: how often each prompt is in a sample of as many prompts with replacement."""
+    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws).astype(float)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """2.5th and 97.5th percentile of values without NaN; NaN if there are none."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.percentile(finite, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def risk_coverage(score: np.ndarray, event: np.ndarray) -> np.ndarray:
+    """Share of events among the k tokens with the lowest scores, k = 1 .. n: float64 [n]. Tied tokens enter in the mean of all orders."""
+    order = np.argsort(score, kind="stable")
+    _, group, size = np.unique(score[order], return_inverse=True, return_counts=True)
+    mean = np.bincount(group, event[order]) / size
+    return np.asarray(np.cumsum(mean[group]) / np.arange(1, len(score) + 1))
+
+
+def area_under_risk(score: np.ndarray, event: np.ndarray) -> float:
+    """Mean risk over all coverages k / n. Of a perfect score, with event rate p and many tokens, p + (1 - p) ln(1 - p); of no score, p.
+
+    Source: Geifman & El-Yaniv, "Selective Classification for Deep Neural Networks" (risk-coverage curve).
+    """
+    return float(risk_coverage(score, event).mean())
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Tokens of one range of score quantiles: mean score, share of events with its 95 % interval over prompts, tokens."""
+
+    score: float
+    share: float
+    low: float
+    high: float
+    tokens: int
+
+
+def calibration(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, weights: np.ndarray, bins: int = 10) -> list[Bin]:
+    """Share of events by quantile of the score, lowest first. Equal scores are never parted, so there may be fewer bins.
+
+    weights: [draws, G], see `bootstrap_weights`.
+    """
+    edges = np.unique(np.quantile(score, np.linspace(0, 1, bins + 1)[1:-1]))
+    at = np.searchsorted(edges, score, "left")
+    found = []
+    for index in np.unique(at):
+        inside = at == index
+        count = np.bincount(prompt[inside], minlength=weights.shape[1])
+        hits = np.bincount(prompt[inside], event[inside], weights.shape[1])
+        drawn = weights @ count
+        shares = np.divide(weights @ hits, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
+        found.append(Bin(float(score[inside].mean()), float(event[inside].mean()), *interval(shares), int(inside.sum())))
+    return found

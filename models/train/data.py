@@ -1,0 +1,333 @@
+"""Pictures with captions from a folder, as training data in place of scenes.
+
+Two layouts. Captions in one file beside the pictures, CSV with the columns `file,caption` or JSON lines with the same keys:
+
+    data: {folder: my-pictures, captions: captions.csv}
+
+and COCO's annotations, `images/` beside `annotations/captions_*.json`, where a picture has several captions:
+
+    data: {coco: coco-2017}
+
+Pictures are cut to their central square and resized. Which are held out follows from a hash of the file's name alone.
+The vocabulary is that of the training captions.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder, words_of
+from models.vq import from_uint8, load_vq
+from simulator.errors import DataError, ScenarioError
+from simulator.rng import stream
+
+PART_IMAGES = 512
+_BATCH_IMAGES = 32  # fixed: floating point may differ between batch sizes
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The mapping under `data:` of a training file. Either `folder` or `coco`.
+
+    captions: the file in `folder` that names pictures and captions, .csv or .jsonl. image_size: pixels per side after resizing; the token
+    grid times the tokenizer's down-sampling. held_out: share of the pictures. words: most words of the vocabulary, the frequent ones first.
+    unknown_words: what becomes of other words: `replace` (all of them share one vector, in prompts too) or `error`.
+    """
+
+    folder: str | None = None
+    coco: str | None = None
+    captions: str = "captions.csv"
+    image_size: int = 128
+    held_out: float = 0.05
+    words: int = 4000
+    unknown_words: str = "replace"
+
+    @classmethod
+    def from_mapping(cls, values: Any, base: Path = Path()) -> "DataConfig":
+        """Raises ScenarioError on an unknown key or a bad value. Relative folders are taken from `base`."""
+        known = {field.name: field.type for field in fields(cls)}
+        if not isinstance(values, Mapping):
+            raise ScenarioError(f"data: must be a mapping with folder or coco, got {values!r}")
+        for key in values:
+            if key not in known:
+                raise ScenarioError(f"data: unknown key {key}; allowed: {', '.join(known)}")
+        given = dict(values)
+        for key in ("folder", "coco", "captions"):
+            if key in given and not isinstance(given[key], str):
+                raise ScenarioError(f"data.{key} must be text, got {given[key]!r}")
+        for key in ("image_size", "words"):
+            value = given.get(key, 1)
+            if type(value) is not int or value < 1:
+                raise ScenarioError(f"data.{key} must be a whole number > 0, got {value!r}")
+        share = given.get("held_out", 0.5)
+        if not isinstance(share, float) or not 0 < share < 1:
+            raise ScenarioError(f"data.held_out must be between 0 and 1, got {share!r}")
+        for key in ("folder", "coco"):
+            if key in given:
+                given[key] = str(base / given[key])
+        config = cls(**given)
+        if (config.folder is None) == (config.coco is None):
+            raise ScenarioError("data: give either folder or coco")
+        if config.unknown_words not in ("replace", "error"):
+            raise ScenarioError(f"data.unknown_words must be replace or error, got {config.unknown_words}")
+        return config
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture and one of its captions. name: as the captions file names it. place: where that says so, for messages."""
+
+    path: Path
+    name: str
+    caption: str
+    place: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Items for training and held-out ones; all captions of a picture are on one side."""
+
+    train: list[Item]
+    held_out: list[Item]
+    image_size: int
+    words: int
+    unknown_words: str
+
+    @cached_property
+    def text(self) -> WordEncoder:
+        """An encoder for the words of the training captions, of all captions where no word may be replaced. Raises DataError."""
+        items = self.train if self.unknown_words == "replace" else [*self.train, *self.held_out]
+        return WordEncoder.build(vocabulary(items, self.words, self.unknown_words))
+
+
+def load_data(config: DataConfig) -> DataSet:
+    """Reads the captions and checks that every picture is there and can be opened; no picture is decoded yet.
+
+    Raises DataError naming file and line: missing or unreadable file, bad line, empty caption, duplicate, nothing on one of both sides.
+    """
+    items = list(_folder_items(Path(config.folder), config.captions) if config.folder is not None else _coco_items(Path(str(config.coco))))
+    checked: set[Path] = set()
+    for item in items:
+        if not words_of(item.caption):
+            raise DataError(f"{item.place}: the caption of {item.name} is empty")
+        if item.path not in checked:
+            _open(item).close()
+            checked.add(item.path)
+    held = [item for item in items if is_held_out(item.name, config.held_out)]
+    rest = [item for item in items if not is_held_out(item.name, config.held_out)]
+    for side, part in (("held out", held), ("left for training", rest)):
+        if not part:
+            source = config.folder if config.folder is not None else config.coco
+            raise DataError(f"{source}: of {len(items)} captions none is {side} at held_out {config.held_out}; add pictures or change it")
+    return DataSet(rest, held, config.image_size, config.words, config.unknown_words)
+
+
+def is_held_out(name: str, share: float) -> bool:
+    """Whether the picture of that name is held out: by a hash of the name, so that adding pictures moves none."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") < share * 2**64
+
+
+def vocabulary(items: Sequence[Item], limit: int, unknown_words: str) -> list[str]:
+    """Words of the captions, the `limit` most frequent ones (ties by spelling), sorted; `UNKNOWN` first if words are to be replaced.
+
+    Raises DataError at the first caption with a word beyond the limit if `unknown_words` is `error`.
+    """
+    counts = Counter(word for item in items for word in words_of(item.caption))
+    kept = sorted(counts, key=lambda word: (-counts[word], word))[:limit]
+    if unknown_words == "replace":
+        return [UNKNOWN, *sorted(set(kept) - {UNKNOWN})]
+    known = set(kept)
+    for item in items:
+        for word in words_of(item.caption):
+            if word not in known:
+                raise DataError(f"{item.place}: {word!r} is not among the {limit} words of the vocabulary ({len(counts)} words in all); "
+                                "raise data.words or set data.unknown_words: replace")  # fmt: skip
+    return sorted(kept)
+
+
+def read_image(item: Item, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]: the picture's central square, resized (Lanczos). Raises DataError if it cannot be decoded."""
+    with _open(item) as picture:
+        try:
+            rgb = ImageOps.exif_transpose(picture).convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{item.place}: {item.path} cannot be decoded: {error}") from error
+    side = min(rgb.size)
+    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+    square = rgb.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def images(items: Sequence[Item], size: int) -> Tensor:
+    """float32 [N, 3, size, size] in [-1, 1]."""
+    return from_uint8(torch.from_numpy(np.stack([read_image(item, size) for item in items])))
+
+
+def shuffled(items: Sequence[Item], seed: int, first: int, count: int) -> list[Item]:
+    """Items first .. first+count-1 of an endless reading in shuffled orders, one order per epoch."""
+    epoch, place = np.divmod(np.arange(first, first + count), len(items))
+    orders = {int(e): stream(seed, "train.data.order", int(e)).permutation(len(items)) for e in np.unique(epoch)}
+    return [items[int(orders[int(e)][at])] for e, at in zip(epoch, place, strict=True)]
+
+
+def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
+    """Tokens uint16 [N, T] and captions of items, in order; tokens that `cache_dir` lacks are computed and added to it.
+
+    Kept in parts of 512 pictures. A part is named by the tokenizer's weights, the size and the content of its picture files.
+    """
+    weights = hashlib.blake2b(tokenizer.read_bytes(), digest_size=6).hexdigest()
+    folder = cache_dir / f"{weights}-{size}px"
+    folder.mkdir(parents=True, exist_ok=True)
+    first_of = {item.path: item for item in reversed(items)}  # the first item of each picture
+    pictures = [first_of[path] for path in dict.fromkeys(item.path for item in items)]
+    parts = [pictures[begin : begin + PART_IMAGES] for begin in range(0, len(pictures), PART_IMAGES)]
+    model = None
+    codes: list[np.ndarray] = []
+    for part in track(parts, description="tokens of the data set", console=Console(stderr=True)):
+        content = hashlib.blake2b(digest_size=12)
+        for item in part:
+            content.update(hashlib.blake2b(item.path.read_bytes(), digest_size=16).digest())
+        path = folder / f"{content.hexdigest()}.npy"
+        if not path.exists():
+            model = model or load_vq(tokenizer)
+            with torch.inference_mode():
+                batches = [part[begin : begin + _BATCH_IMAGES] for begin in range(0, len(part), _BATCH_IMAGES)]
+                found = torch.cat([model.encode_codes(images(batch, size)) for batch in batches])
+            temporary = path.with_name(path.stem + ".tmp.npy")
+            np.save(temporary, found.numpy().astype(np.uint16))
+            os.replace(temporary, path)
+        codes.append(np.load(path))
+    row = {item.path: index for index, item in enumerate(pictures)}
+    return np.concatenate(codes)[[row[item.path] for item in items]], [cut(item.caption) for item in items]
+
+
+def cut(caption: str) -> str:
+    """The caption's first words, as many as a model has slots for."""
+    return " ".join(words_of(caption)[:CAPTION_SLOTS])
+
+
+# ---- layouts ----------------------------------------------------------------------------------------------------------------------
+
+
+def _open(item: Item) -> Image.Image:
+    try:
+        return Image.open(item.path)
+    except FileNotFoundError:
+        raise DataError(f"{item.place}: {item.path}: no such file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{item.place}: {item.path} is not a readable picture: {error}") from error
+
+
+def _folder_items(folder: Path, captions: str) -> Iterator[Item]:
+    path = folder / captions
+    text = _text(path)
+    if path.suffix == ".csv":
+        rows = _csv_rows(path, text)
+    elif path.suffix in (".jsonl", ".ndjson"):
+        rows = _json_rows(path, text)
+    else:
+        raise DataError(f"{path}: captions come as .csv or .jsonl")
+    seen: dict[str, str] = {}
+    for place, name, caption in rows:
+        if not name:
+            raise DataError(f"{place}: the file's name is empty")
+        if name in seen:
+            raise DataError(f"{place}: duplicate: {name} stands already at {seen[name]}")
+        seen[name] = place
+        yield Item(_inside(folder, name, place), name, caption, place)
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    try:
+        header = [column.strip() for column in next(reader, [])]
+        if sorted(header) != ["caption", "file"]:
+            raise DataError(f"{path}:1: the columns must be file,caption, found {','.join(header) or 'nothing'}")
+        for row in reader:
+            place = f"{path}:{reader.line_num}"
+            if not row:
+                continue
+            if len(row) != 2:
+                raise DataError(f"{place}: {len(row)} columns, must be 2; a caption with commas stands in double quotes")
+            yield place, row[header.index("file")].strip(), row[header.index("caption")]
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{place}: not JSON: {error}") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("file", "caption")):
+            raise DataError(f"{place}: must be an object with the texts file and caption, found {line.strip()[:80]}")
+        yield place, row["file"], row["caption"]
+
+
+def _coco_items(folder: Path) -> Iterator[Item]:
+    files = sorted((folder / "annotations").glob("captions_*.json"))
+    if not files:
+        raise DataError(f"{folder / 'annotations'}: no captions_*.json there")
+    owner: dict[str, str] = {}
+    for path in files:
+        try:
+            found = json.loads(_text(path))
+        except ValueError as error:
+            raise DataError(f"{path}: not JSON: {error}") from error
+        try:
+            pictures = [(entry["id"], entry["file_name"]) for entry in found["images"]]
+            captions = [(entry["image_id"], entry["caption"]) for entry in found["annotations"]]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path}: not COCO's captions: images need id and file_name, annotations image_id and caption") from error
+        names: dict[Any, str] = {}
+        for index, (key, name) in enumerate(pictures):
+            place = f"{path}: images[{index}]"
+            if not isinstance(name, str) or not isinstance(key, (int, str)):
+                raise DataError(f"{place}: id must be a number and file_name text")
+            if key in names or name in owner:
+                raise DataError(f"{place}: duplicate: id {key} or file {name} stands already at {owner.get(name, path)}")
+            names[key] = name
+            owner[name] = place
+        for index, (key, caption) in enumerate(captions):
+            place = f"{path}: annotations[{index}]"
+            if not isinstance(key, (int, str)) or key not in names:
+                raise DataError(f"{place}: no image has the id {key}")
+            if not isinstance(caption, str):
+                raise DataError(f"{place}: the caption must be text, got {caption!r}")
+            yield Item(_inside(folder / "images", names[key], place), names[key], caption, place)
+
+
+def _inside(folder: Path, name: str, place: str) -> Path:
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"{place}: {name} leaves the folder {folder}")
+    return path
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
