@@ -34,7 +34,7 @@ def both_ways(name: str, rtt_s: StepSeries | None, loss: StepSeries | None, **ra
 
 def _edges(times_s: Floats) -> tuple[Floats, np.ndarray]:
     """Start times of the intervals between distinct times, counted from the first; and which interval of the input each is."""
-    from_zero = times_s - times_s[0]
+    from_zero = np.asarray(times_s - times_s[0], dtype=np.float64)
     long = np.diff(from_zero) > 0.0
     return from_zero, long
 
@@ -54,7 +54,7 @@ def read_integers(source: Source, way: Way) -> Trace:
     source.need(times >= 0, lines, times, "milliseconds must be >= 0")
     source.need(times <= LATEST_MS, lines, times, f"milliseconds must be <= {LATEST_MS}")
     if _wanders(times):
-        series = StepSeries(np.arange(len(times)) * DELAY_SLOT_S, times / 1e3, len(times) * DELAY_SLOT_S)
+        series = StepSeries(np.arange(len(times), dtype=np.float64) * DELAY_SLOT_S, times / 1e3, len(times) * DELAY_SLOT_S)
         part = Direction(delay_s=series)
         return Trace("leoreplayer-delay", part, part)
     source.need_sorted(times, lines, "mahimahi time")
@@ -178,7 +178,7 @@ def read_gnettrack(source: Source, way: Way) -> Trace:
     duration_s = float(times_s[-1] - times_s[0])
     if duration_s <= 0:
         source.fail("has no duration: two different time stamps are needed")
-    starts_s = np.arange(len(times_s)) * (duration_s / len(times_s))
+    starts_s = np.arange(len(times_s), dtype=np.float64) * (duration_s / len(times_s))
 
     def column_of(name: str, scale: float) -> Floats | None:
         if name not in table.names:
