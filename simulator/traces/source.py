@@ -50,9 +50,13 @@ class Source:
     @cached_property
     def header(self) -> list[str]:
         """Column names where the first line reads as such, else none."""
-        names = next(csv.reader([self.first]), [])
-        names = [name.strip() for name in names]
-        return names if any(re.match(r"[A-Za-z]", name) for name in names) and not self.first.startswith(("{", "[")) else []
+        if self.first.startswith(("{", "[")):
+            return []
+        try:
+            names = [name.strip() for name in next(csv.reader([self.first]), [])]
+        except csv.Error:
+            return []
+        return names if any(re.match(r"[A-Za-z]", name) for name in names) else []
 
     def has_columns(self, *names: str) -> bool:
         return set(names) <= set(self.header)
