@@ -7,6 +7,7 @@ the trace is the one asked for; the rest holds to within sampling error.
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,7 @@ def generate_as(parameters: Kind, name: str, seed: int, duration_s: float) -> Tr
     if parameters.outages is not None:
         up = ~outages(parameters.outages, steps, stream(seed, "trace.outages", name))
     share = 0.0 if parameters.outages is None else parameters.outages.share
-    times_s = np.arange(steps) * STEP_S
+    times_s = np.arange(steps, dtype=np.float64) * STEP_S
     rates = []
     for way, rate in (("down", parameters.down), ("up", parameters.up)):
         values = np.exp(rate.sd_ln(share) * ar1(rate.autocorrelation, steps, stream(seed, "trace.rate", name, way))) * up
@@ -129,11 +130,9 @@ def generate_as(parameters: Kind, name: str, seed: int, duration_s: float) -> Tr
 
 def ar1(phi: float, steps: int, random: np.random.Generator) -> Floats:
     """float64 [steps]: a stationary Gauss-Markov process of mean 0, variance 1 and lag-1 autocorrelation phi."""
-    from scipy.signal import lfilter
-
     noise = random.standard_normal(steps)
     noise[1:] *= math.sqrt(1.0 - phi**2)
-    return np.asarray(lfilter([1.0], [1.0, -phi], noise), dtype=np.float64)
+    return np.array(list(accumulate(noise.tolist(), lambda z, e: phi * z + e)))
 
 
 def outages(parameters: Outages, steps: int, random: np.random.Generator) -> NDArray[np.bool_]:

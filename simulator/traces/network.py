@@ -34,7 +34,7 @@ def both_ways(name: str, rtt_s: StepSeries | None, loss: StepSeries | None, **ra
 
 def _edges(times_s: Floats) -> tuple[Floats, np.ndarray]:
     """Start times of the intervals between distinct times, counted from the first; and which interval of the input each is."""
-    from_zero = times_s - times_s[0]
+    from_zero = np.asarray(times_s - times_s[0], dtype=np.float64)
     long = np.diff(from_zero) > 0.0
     return from_zero, long
 
@@ -54,7 +54,7 @@ def read_integers(source: Source, way: Way) -> Trace:
     source.need(times >= 0, lines, times, "milliseconds must be >= 0")
     source.need(times <= LATEST_MS, lines, times, f"milliseconds must be <= {LATEST_MS}")
     if _wanders(times):
-        series = StepSeries(np.arange(len(times)) * DELAY_SLOT_S, times / 1e3, len(times) * DELAY_SLOT_S)
+        series = StepSeries(np.arange(len(times), dtype=np.float64) * DELAY_SLOT_S, times / 1e3, len(times) * DELAY_SLOT_S)
         part = Direction(delay_s=series)
         return Trace("leoreplayer-delay", part, part)
     source.need_sorted(times, lines, "mahimahi time")
@@ -178,7 +178,7 @@ def read_gnettrack(source: Source, way: Way) -> Trace:
     duration_s = float(times_s[-1] - times_s[0])
     if duration_s <= 0:
         source.fail("has no duration: two different time stamps are needed")
-    starts_s = np.arange(len(times_s)) * (duration_s / len(times_s))
+    starts_s = np.arange(len(times_s), dtype=np.float64) * (duration_s / len(times_s))
 
     def column_of(name: str, scale: float) -> Floats | None:
         if name not in table.names:
@@ -327,7 +327,7 @@ def read_pantheon(source: Source, way: Way) -> Trace:
             source.fail(f"key {key}: holds {len(values)} values; allowed: 1 or {len(times_s)}, as many as timestamps")
         return StepSeries(starts_s, values[1:][long], duration_s)
 
-    delay_ms, loss = spread("delays", np.inf), spread("loss", 1.0)
+    delay_ms, loss = spread("delays", 1e9), spread("loss", 1.0)
     delay_s = None if delay_ms is None else StepSeries(delay_ms.times_s, delay_ms.values / 1e3, duration_s)
     rate = RateSeries(starts_s, 1e6 * rates[1:][long], duration_s)
     down, up = (Direction(rate if way == one else None, delay_s, loss if way == one else None) for one in ("down", "up"))
@@ -341,13 +341,12 @@ def _found(value: Any) -> str:
 def _number(source: Source, value: Any, place: str, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         source.fail(f"key {place}: must be a number, got {_found(value)}")
-    if not 0 <= value <= most or value == np.inf:
-        allowed = "finite and >= 0" if most == np.inf else f"0 to {most:g}"
-        source.fail(f"key {place}: must be {allowed}, got {_found(value)}")
+    if not 0 <= value <= most:
+        source.fail(f"key {place}: must be 0 to {most:g}, got {_found(value)}")
     return float(value)
 
 
-def _list(source: Source, data: dict[str, Any], key: str, most: float = 1e300) -> Floats:
+def _list(source: Source, data: dict[str, Any], key: str, most: float = 1e12) -> Floats:
     if not isinstance(data[key], list) or not data[key]:
         source.fail(f"key {key}: must be a list of numbers, got {_found(data[key])}")
     return np.array([_number(source, value, f"{key}[{i}]", most) for i, value in enumerate(data[key])])
@@ -363,7 +362,7 @@ def _entries(source: Source, entries: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _values(
-    source: Source, entries: list[dict[str, Any]], place: str, key: str, most: float = 1e300, missing: float | None = None
+    source: Source, entries: list[dict[str, Any]], place: str, key: str, most: float = 1e12, missing: float | None = None
 ) -> Floats:
     """float64 [entries] of one key. missing: what an absent key stands for; None where it must be there."""
     values = np.empty(len(entries))

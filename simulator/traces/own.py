@@ -32,9 +32,9 @@ def read_own(source: Source, way: Way) -> Trace:
     if len(table.names) < 2:
         source.fail(f"holds time_s alone; needed beside it: at least one of {', '.join(COLUMNS)}")
     for both, one in (("rtt_ms", "delay_{}_ms"), ("loss_pct", "loss_{}_pct")):
-        for direction in ("down", "up"):
-            if both in table.names and one.format(direction) in table.names:
-                source.fail(f"columns {both!r} and {one.format(direction)!r} say the same thing twice")
+        for single in (one.format("down"), one.format("up")):
+            if both in table.names and single in table.names:
+                source.fail(f"columns {both!r} and {single!r} say the same thing twice")
     times_s = table.numbers("time_s")
     source.need_sorted(times_s, table.lines, "time_s")
     twice = np.flatnonzero(np.diff(times_s) == 0)
@@ -44,7 +44,7 @@ def read_own(source: Source, way: Way) -> Trace:
         source.fail(f"time_s must start at 0, got {times_s[0]:g}", table.lines[0])
     if len(times_s) < 2:
         source.fail("holds one row; at least two are needed, since the last holds as long as the one before it")
-    duration_s = float(2.0 * times_s[-1] - times_s[-2])
+    duration_s = round(float(2.0 * times_s[-1] - times_s[-2]), 9)
 
     def column_of(name: str) -> Floats | None:
         if name not in table.names:
@@ -89,7 +89,7 @@ def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
     # The last row holds as long as the one before it, so the last interval is written as two halves.
     times_s, scaled = np.append(times_s, (times_s[-1] + duration_s) / 2.0), np.append(scaled, scaled[:, -1:], axis=1)
     head += ",".join(["time_s", *(name for name, _, _ in series)]) + "\n"
-    rows_text = (",".join(map(_text, [time, *row])) for time, row in zip(times_s.tolist(), scaled.T.tolist(), strict=True))
+    rows_text = (",".join([f"{time:.15g}", *map(_text, row)]) for time, row in zip(times_s.tolist(), scaled.T.tolist(), strict=True))
     return head + "".join(row + "\n" for row in rows_text)
 
 
@@ -116,7 +116,7 @@ def _same(one: StepSeries | None, other: StepSeries | None) -> bool:
 
 
 def _text(value: float) -> str:
-    """Twelve digits: a picosecond of a second, and 30 bit/s from becoming 30.000000000000004."""
+    """Twelve digits: enough for any measurement, and short where a product is 30.000000000000004."""
     return f"{value:.12g}"
 
 

@@ -43,6 +43,7 @@ def plot(trace: Trace | Arrivals, title: str) -> bytes:
             axis.legend(frameon=False, fontsize=8, loc="upper right")
         axis.set_ylabel(label, fontsize=9)
         axis.set_ylim(bottom=0)
+        axis.set_axisbelow(True)
         axis.grid(color="#e4e7eb")
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)

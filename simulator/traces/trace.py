@@ -77,13 +77,16 @@ class Arrivals:
 
 
 def on_one_grid(series: list[RateSeries | StepSeries] | list[StepSeries], duration_s: float) -> tuple[Floats, list[Floats]]:
-    """times_s [n] at which any of the series changes before `duration_s`, and the values [n] of each there; shorter ones loop."""
+    """times_s [n] at which any of the series changes before `duration_s`, and the values [n] of each there; shorter ones loop.
+
+    Times are taken to the nanosecond, so that one moment reckoned in two ways is one.
+    """
     starts = []
     for one in series:
         passes = np.arange(int(np.ceil(duration_s / one.duration_s - 1e-12)))
-        starts.append((one.times_s + passes[:, None] * one.duration_s).ravel())
-    times_s = np.unique(np.concatenate(starts))
-    times_s = times_s[times_s < duration_s]
+        starts.append(np.round((one.times_s + passes[:, None] * one.duration_s).ravel(), 9))
+    merged = np.unique(np.concatenate(starts))
+    times_s = np.asarray(merged[merged < duration_s - 1e-9], dtype=np.float64)
     values = []
     for one, own_s in zip(series, starts, strict=True):
         place = np.searchsorted(own_s, times_s, side="right") - 1
@@ -126,7 +129,7 @@ def _rate_figures(rate: RateSeries | None) -> dict[str, float] | None:
     about_a_second = 0.8 < steps_s[0] < 1.25 and np.ptp(steps_s) < 1e-6
     bins_mbps = (rate.rate_bps if about_a_second else rate.binned()) / 1e6
     p5, p95 = np.percentile(bins_mbps, [5, 95])
-    return {"mean": float(bins_mbps.mean()), "p5": float(p5), "p95": float(p95)}
+    return _rounded(bins_mbps.mean(), p5, p95)
 
 
 def _delay_figures(delay_s: StepSeries | None) -> dict[str, float] | None:
@@ -134,4 +137,9 @@ def _delay_figures(delay_s: StepSeries | None) -> dict[str, float] | None:
         return None
     weights = np.diff(delay_s.times_s, append=delay_s.duration_s)
     p5, p95 = np.quantile(delay_s.values, [0.05, 0.95], weights=weights, method="inverted_cdf")
-    return {"mean": 1e3 * delay_s.mean(), "p5": 1e3 * float(p5), "p95": 1e3 * float(p95)}
+    return _rounded(1e3 * delay_s.mean(), 1e3 * p5, 1e3 * p95)
+
+
+def _rounded(mean: float, p5: float, p95: float) -> dict[str, float]:
+    """To 1e-9, below any measurement: 18.0, not 18.000000000000004."""
+    return {"mean": round(float(mean), 9), "p5": round(float(p5), 9), "p95": round(float(p95), 9)}

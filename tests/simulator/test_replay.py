@@ -119,10 +119,10 @@ def test_the_first_token_is_looked_for_where_it_was_decided() -> None:
     cloud = [[reply(ids=0)], [forward("cloud"), emit(ids=2), reply()]]
     by_device = program(device, cloud, first_by_cloud=False)
     assert [step[1] for step in by_device.steps] == [-1.0, 2 / 256]
-    assert [by_device.calls[0][3][1], by_device.calls[1][2][0][6][0][1], by_device.calls[1][3][1]] == [False] * 3
+    assert [by_device.calls[0][3][1], by_device.calls[1][2][0][7][0][1], by_device.calls[1][3][1]] == [False] * 3
     by_cloud = program(device, cloud)  # the device's passes were doubted: what they picked is no token
     assert [step[1] for step in by_cloud.steps] == [-1.0, -1.0]
-    assert [by_cloud.calls[0][3][1], by_cloud.calls[1][2][0][6][0][1], by_cloud.calls[1][3][1]] == [False, True, False]
+    assert [by_cloud.calls[0][3][1], by_cloud.calls[1][2][0][7][0][1], by_cloud.calls[1][3][1]] == [False, True, False]
 
 
 def test_a_picture_is_a_first_token() -> None:

@@ -15,8 +15,9 @@ def few(seed: int, count: int) -> list[str]:
 
 
 def wanting(folder: Path, count: int) -> Scenario:
-    (folder / "scenario.yaml").write_text(f"prompts: {{source: scenes, count: {count}}}\nmethods: [base]\nnetwork: {{preset: wifi}}\n")
-    return load_scenario(folder / "scenario.yaml")
+    path = folder / "scenario.yaml"
+    path.write_text(f"name: few\nprompts: {{source: scenes, count: {count}}}\nmethods: [base]\nnetwork: {{preset: wifi}}\n")
+    return load_scenario(path)
 
 
 def test_captions_are_different_ones_as_far_as_there_are_enough(tmp_path: Path) -> None:
