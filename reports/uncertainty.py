@@ -66,8 +66,8 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
 
 def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: dict[str, Any]) -> Figure:
     """A panel per measure: how often the cloud differs, by tenth of the score, with 95 % intervals over prompts."""
-    rows = summary[(summary["event"] == "differs") & summary["measure"].isin(list(LOOKS))].set_index("measure")
-    names = [name for name in LOOKS if name in rows.index]
+    rows = {row.measure: row for row in summary[summary["event"] == "differs"].itertuples(index=False)}
+    names = [name for name in LOOKS if name in rows]
     columns = 5
     figure = _figure(12.5, 2.6 * math.ceil(len(names) / columns) + 0.7)
     grid = figure.subplots(math.ceil(len(names) / columns), columns, sharex=True, sharey=True, squeeze=False)
@@ -75,7 +75,7 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
         if place >= len(names):
             axes.set_visible(False)
             continue
-        _calibration_panel(axes, names[place], rows, calibration)
+        _calibration_panel(axes, names[place], rows[names[place]], calibration)
         if place % columns == 0:
             axes.set_ylabel("cloud differs (% of tokens)")
         if place + columns >= len(names):
@@ -86,15 +86,16 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
     return figure
 
 
-def _calibration_panel(axes: Axes, name: str, rows: pd.DataFrame, calibration: pd.DataFrame) -> None:
+def _calibration_panel(axes: Axes, name: str, row: Any, calibration: pd.DataFrame) -> None:
+    """row: the measure's row of the summary."""
     part = calibration[(calibration["event"] == "differs") & (calibration["measure"] == name)]
     share = part["tokens"] / part["tokens"].sum()
     middle = 100 * (share.cumsum() - share / 2)
     colour, _ = LOOKS[name]
     bars = [(100 * (part["share"] - part["low"])).clip(lower=0), (100 * (part["high"] - part["share"])).clip(lower=0)]
-    axes.axhline(float(rows.loc[name, "event_pct"]), color="#b8bec7", linewidth=1.2, zorder=1)
+    axes.axhline(row.event_pct, color="#b8bec7", linewidth=1.2, zorder=1)
     axes.errorbar(middle, 100 * part["share"], yerr=bars, color=colour, marker="o", markersize=3.5, linewidth=1.4, elinewidth=1.0)
-    axes.set_title(f"{rows.loc[name, 'label']}\nAUROC {rows.loc[name, 'auroc']:.3f}", fontsize=9)
+    axes.set_title(f"{row.label}\nAUROC {row.auroc:.3f}", fontsize=9)
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.xaxis.set_major_formatter(PercentFormatter(100, 0, ""))
 
