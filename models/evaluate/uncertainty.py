@@ -87,12 +87,12 @@ def measures(bounds: Sequence[str]) -> list[Measure]:
 
     found = []
     for name in bounds:
-        more = "" if name == bounds[0] else f"[{name}]"
+        more, said = ("", "") if name == bounds[0] else (f"[{name}]", f" [{name}]")
         found += [
-            Measure(f"u{more}", "ciar", f"Inter-Head U~{more}", of(CiarSettings(score="u")), name),
-            Measure(f"u-raw{more}", "", f"Inter-Head U as printed{more}", lambda state: Column("u_raw"), name),
-            Measure(f"omega{more}", "ciar", f"Inter-Head Omega{more}", of(CiarSettings(score="omega")), name),
-            Measure(f"lower-top{more}", "ciar", f"Inter-Head 1 - lower bound{more}", of(CiarSettings(score="lower-top")), name),
+            Measure(f"u{more}", "ciar", f"Inter-Head U~{said}", of(CiarSettings(score="u")), name),
+            Measure(f"u-raw{more}", "", f"Inter-Head U as printed{said}", lambda state: Column("u_raw"), name),
+            Measure(f"omega{more}", "ciar", f"Inter-Head Omega{said}", of(CiarSettings(score="omega")), name),
+            Measure(f"lower-top{more}", "ciar", f"Inter-Head 1 - lower bound{said}", of(CiarSettings(score="lower-top")), name),
         ]
     own = bounds[0]
     literal, window = SoftmaxCorrSettings(reading="literal"), SoftmaxCorrSettings(reading="window")
