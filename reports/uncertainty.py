@@ -13,7 +13,7 @@ from reports.plots import INK, MUTED, _figure, _render, _style
 EVENT_TITLES = {
     "differs": "cloud's top token is another",
     "tv": "total variation above its median",
-    "nll": "cloud's nats for the token above their median",
+    "nll": "token's nats above their median",
 }
 # Measures drawn, with colour and dash: Okabe and Ito's hues; the Inter-Head's scores share one and differ in dash.
 LOOKS: dict[str, tuple[str, str]] = {
@@ -53,8 +53,9 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
         coverages = [c / 200 for c in range(1, 201)]
         best = [100 * max(0.0, (c - (1 - rate)) / c) for c in coverages]
         axes.plot([100 * c for c in coverages], best, color="#b8bec7", linewidth=1.2, zorder=1)
-        at = (100 * (1 - rate), 0)
-        axes.annotate("perfect score", at, xytext=(-4, 5), textcoords="offset points", ha="right", color=MUTED, fontsize=8)
+        middle = 1 - rate / 2
+        at = (100 * middle, 100 * (middle - (1 - rate)) / middle)
+        axes.annotate("perfect", at, xytext=(4, -10), textcoords="offset points", color=MUTED, fontsize=8)
         axes.set(title=EVENT_TITLES[event], xlabel="tokens kept on the device (%)", xlim=(0, 100), ylim=(0, None))
         axes.set_ylabel("of these, with the event (%)")
         title = "area under the curve (less is better)"
@@ -65,8 +66,8 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
 
 def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: dict[str, Any]) -> Figure:
     """A panel per measure: how often the cloud differs, by tenth of the score, with 95 % intervals over prompts."""
-    rows = summary[(summary["event"] == "differs") & summary["measure"].isin(list(LOOKS))].set_index("measure")
-    names = [name for name in LOOKS if name in rows.index]
+    rows = {row.measure: row for row in summary[summary["event"] == "differs"].itertuples(index=False)}
+    names = [name for name in LOOKS if name in rows]
     columns = 5
     figure = _figure(12.5, 2.6 * math.ceil(len(names) / columns) + 0.7)
     grid = figure.subplots(math.ceil(len(names) / columns), columns, sharex=True, sharey=True, squeeze=False)
@@ -74,7 +75,7 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
         if place >= len(names):
             axes.set_visible(False)
             continue
-        _calibration_panel(axes, names[place], rows, calibration)
+        _calibration_panel(axes, names[place], rows[names[place]], calibration)
         if place % columns == 0:
             axes.set_ylabel("cloud differs (% of tokens)")
         if place + columns >= len(names):
@@ -85,16 +86,16 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
     return figure
 
 
-def _calibration_panel(axes: Axes, name: str, rows: pd.DataFrame, calibration: pd.DataFrame) -> None:
+def _calibration_panel(axes: Axes, name: str, row: Any, calibration: pd.DataFrame) -> None:
+    """row: the measure's row of the summary."""
     part = calibration[(calibration["event"] == "differs") & (calibration["measure"] == name)]
     share = part["tokens"] / part["tokens"].sum()
     middle = 100 * (share.cumsum() - share / 2)
     colour, _ = LOOKS[name]
     bars = [(100 * (part["share"] - part["low"])).clip(lower=0), (100 * (part["high"] - part["share"])).clip(lower=0)]
-    axes.axhline(float(rows.loc[name, "event_pct"]), color="#b8bec7", linewidth=1.2, zorder=1)
+    axes.axhline(row.event_pct, color="#b8bec7", linewidth=1.2, zorder=1)
     axes.errorbar(middle, 100 * part["share"], yerr=bars, color=colour, marker="o", markersize=3.5, linewidth=1.4, elinewidth=1.0)
-    axes.set_title(str(rows.loc[name, "label"]), fontsize=9)
-    axes.text(0.04, 0.94, f"AUROC {rows.loc[name, 'auroc']:.3f}", transform=axes.transAxes, va="top", fontsize=8, color=MUTED)
+    axes.set_title(f"{row.label}\nAUROC {row.auroc:.3f}", fontsize=9)
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.xaxis.set_major_formatter(PercentFormatter(100, 0, ""))
 

@@ -15,11 +15,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models import scenes
@@ -35,17 +37,7 @@ from models.sampling import greedy, guide
 from models.text import left_pad
 from models.vq import from_uint8
 from simulator.errors import CiarSimError
-from simulator.methods import (
-    REVISIONS,
-    BaseSettings,
-    CiarSettings,
-    Decoding,
-    DiscreteSettings,
-    EntropyLensSettings,
-    GatedSettings,
-    RandomSettings,
-    SoftmaxCorrSettings,
-)
+from simulator.methods import METHODS, REVISIONS, Decoding, GatedSettings
 from simulator.ops import Compute
 from simulator.recording import SCORES, SessionSpec
 from simulator.rng import stream
@@ -82,30 +74,31 @@ class Measure:
 def measures(bounds: Sequence[str]) -> list[Measure]:
     """Every measure for a device with these radius matrices, the one in use first."""
 
-    def of(settings: GatedSettings) -> Callable[[DeviceState], Score]:
-        return lambda state: make_score(settings, state)
+    def of(method: str, **settings: Any) -> Callable[[DeviceState], Score]:
+        parsed = METHODS[method].model_validate(settings)
+        assert isinstance(parsed, GatedSettings)
+        return lambda state: make_score(parsed, state)
 
     found = []
     for name in bounds:
-        more = "" if name == bounds[0] else f"[{name}]"
+        more, said = ("", "") if name == bounds[0] else (f"[{name}]", f" [{name}]")
         found += [
-            Measure(f"u{more}", "ciar", f"Inter-Head U~{more}", of(CiarSettings(score="u")), name),
-            Measure(f"u-raw{more}", "", f"Inter-Head U as printed{more}", lambda state: Column("u_raw"), name),
-            Measure(f"omega{more}", "ciar", f"Inter-Head Omega{more}", of(CiarSettings(score="omega")), name),
-            Measure(f"lower-top{more}", "ciar", f"Inter-Head 1 - lower bound{more}", of(CiarSettings(score="lower-top")), name),
+            Measure(f"u{more}", "ciar", f"Inter-Head U~{said}", of("ciar", score="u"), name),
+            Measure(f"u-raw{more}", "", f"Inter-Head U as printed{said}", lambda state: Column("u_raw"), name),
+            Measure(f"omega{more}", "ciar", f"Inter-Head Omega{said}", of("ciar", score="omega"), name),
+            Measure(f"lower-top{more}", "ciar", f"Inter-Head 1 - lower bound{said}", of("ciar", score="lower-top"), name),
         ]
     own = bounds[0]
-    literal, window = SoftmaxCorrSettings(reading="literal"), SoftmaxCorrSettings(reading="window")
     return [
         *found,
-        Measure("entropy", "entropy-lens", "entropy (Entropy-Lens)", of(EntropyLensSettings()), own),
-        Measure("max-prob", "softmax-corr", "1 - max p (SoftmaxCorr)", of(SoftmaxCorrSettings()), own),
+        Measure("entropy", "entropy-lens", "entropy (Entropy-Lens)", of("entropy-lens"), own),
+        Measure("max-prob", "softmax-corr", "1 - max p (SoftmaxCorr)", of("softmax-corr"), own),
         Measure("margin", "", "1 - margin of the top two", lambda state: Margin(), own),
-        Measure("softmax-corr-window", "softmax-corr", "SoftmaxCorr, last 16", of(window), own),
-        Measure("softmax-corr-literal", "softmax-corr", "SoftmaxCorr, one token", of(literal), own),
-        Measure("discrete-100", "discrete", "discrete, k = 100", of(DiscreteSettings(k=100)), own, sampled=True),
-        Measure("discrete-300", "discrete", "discrete, k = 300", of(DiscreteSettings(k=300)), own, sampled=True),
-        Measure("random", "random", "random", of(RandomSettings()), own),
+        Measure("softmax-corr-window", "softmax-corr", "SoftmaxCorr, last 16", of("softmax-corr", reading="window"), own),
+        Measure("softmax-corr-literal", "softmax-corr", "SoftmaxCorr, one token", of("softmax-corr", reading="literal"), own),
+        Measure("discrete-100", "discrete", "discrete, k = 100", of("discrete", k=100), own, sampled=True),
+        Measure("discrete-300", "discrete", "discrete, k = 300", of("discrete", k=300), own, sampled=True),
+        Measure("random", "random", "random", of("random"), own),
     ]
 
 
@@ -123,7 +116,7 @@ class Settings:
 
     @property
     def decoding(self) -> Decoding:
-        return Decoding() if self.guidance is None else Decoding(guidance=self.guidance)
+        return Decoding.model_validate({} if self.guidance is None else {"guidance": self.guidance})
 
 
 @dataclass(frozen=True)
@@ -192,7 +185,7 @@ def distinct_scenes(seed: int, count: int) -> list[int]:
 
 def generated(pair: Pair, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress) -> Tensor:
     """Tokens int64 [N, T] that the cloud alone decodes for distinct captions, as the method `base` does."""
-    plain, settings, weights = decoding.model_dump(), BaseSettings().model_dump(), pair.manifest.weights_hash
+    plain, settings, weights = decoding.model_dump(), METHODS["base"].model_validate({}).model_dump(), pair.manifest.weights_hash
     specs = [SessionSpec(weights, "base", REVISIONS["base"], settings, plain, caption, seed) for caption in captions]
     recorder = Recorder(pair, progress=lambda finished, sessions, decided, total: progress("cloud decodes", decided, total))
     tokens = {spec.prompt: recording.tokens for spec, recording in recorder.record(specs)}
@@ -466,19 +459,15 @@ def time_measures(dim: int, sizes: Sequence[int] = (4096, 16384), repeats: int =
         state = DeviceState(256, 1, caption="timing")
         interval = {"u": "u_tilde", "u-raw": "u", "omega": "omega", "lower-top": "lower_top"}
         work: dict[str, Callable[[], Any]] = {
-            "radius": lambda matrix=matrix, hidden=hidden: torch.nn.functional.softplus(matrix @ hidden),
-            **{
-                name: lambda field=field, c=logits, r=radius: float(getattr(uncertainty(*inter_fuse(c, r)), field))
-                for name, field in interval.items()
-            },
-            "entropy": lambda c=logits: float(entropy(c)),
-            "max-prob": lambda c=logits: float(1 - c.softmax(-1).amax(-1)),
-            "margin": lambda c=logits: float(margin(c)),
+            "radius": partial(_radius, matrix, hidden),
+            **{name: partial(_interval_score, logits, radius, field) for name, field in interval.items()},
+            "entropy": partial(entropy, logits),
+            "max-prob": partial(_max_prob, logits),
+            "margin": partial(margin, logits),
         }
         for measure in measures(("",)):
             if measure.name not in work:
-                score = measure.make(state)
-                work[measure.name] = lambda score=score, step=step: answered(score, step, 0)
+                work[measure.name] = partial(answered, measure.make(state), step, 0)
         for name, call in work.items():
             count = max(3, repeats // 6) if name.startswith("discrete") else repeats
             for _ in range(3 if name.startswith("discrete") else 20):  # warm-up; fills SoftmaxCorr's window
@@ -492,3 +481,15 @@ def time_measures(dim: int, sizes: Sequence[int] = (4096, 16384), repeats: int =
             rows.append({"measure": name, "vocab_size": size, "ms_per_token": statistics.median(taken), "ms_q25": low, "ms_q75": high,
                          "threads": torch.get_num_threads()})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _radius(matrix: Tensor, hidden: Tensor) -> Tensor:
+    return F.softplus(F.linear(hidden, matrix))
+
+
+def _interval_score(centre: Tensor, radius: Tensor, field: str) -> float:
+    return float(getattr(uncertainty(*inter_fuse(centre, radius)), field))
+
+
+def _max_prob(logits: Tensor) -> Tensor:
+    return 1 - logits.softmax(-1).amax(-1)

@@ -109,19 +109,19 @@ def test_what_training_leaves_becomes_a_pair(trained: Path, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["pair"]
 
 
-def test_batches_are_keyed_and_cover_an_epoch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_batches_are_keyed_and_cover_an_epoch(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
     monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
-    data = cloud.Sequences(tmp_path, cloud.Scenes(train=24, held_out=3), seed=1)
-    again = cloud.Sequences(tmp_path, cloud.Scenes(train=24, held_out=3), seed=1)
+    data = cloud.Sequences(trained, cloud.Scenes(train=24, held_out=3), seed=1)
+    again = cloud.Sequences(trained, cloud.Scenes(train=24, held_out=3), seed=1)
     assert torch.equal(data.batch("x", 5, 8, 0.5).tokens, again.batch("x", 5, 8, 0.5).tokens)
     epoch = np.concatenate([data.batch("x", step, 8, 0.5).tokens.numpy() for step in range(3)])
     assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, data.train.codes.astype(int).tolist()))
     assert [len(batch.tokens) for batch in data.held_out_batches(2)] == [2, 1]
 
 
-def test_a_null_caption_hides_everything_but_its_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_null_caption_hides_everything_but_its_length(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
     monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
-    data = cloud.Sequences(tmp_path, cloud.Scenes(train=24, held_out=3), seed=1)
+    data = cloud.Sequences(trained, cloud.Scenes(train=24, held_out=3), seed=1)
     stage = cloud.CloudStage(cloud.settings_from(cloud.CloudConfig, CONFIG["cloud"], model=TransformerConfig), data)
     batch = data.batch("x", 0, 8, 1.0)
     assert isinstance(stage.model, Transformer)
