@@ -107,7 +107,7 @@ def _run(
         models = _Models(scenario.pair, torch_device, max_batch, cache, progress)
         outcome = run_scenario(
             scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report,
-            progress, jobs,
+            progress, jobs, models.judge(),
         )  # fmt: skip
     if not quiet:
         click.echo(summary_lines(outcome.summary))
@@ -142,6 +142,12 @@ class _Models:
         from models.scenes import captions
 
         return captions(seed, count)
+
+    def judge(self) -> Any:
+        """Reads the pictures of a run; loads torch only for pictures it has not met before."""
+        from models.quality.judge import SceneJudge
+
+        return SceneJudge(self.cache, progress=lambda done, total: self.progress("reading pictures", done, total))
 
     def profile(self) -> Any:
         """Compute times of the pair on this machine: measured once, then kept in the cache folder.
