@@ -144,9 +144,11 @@ class _Models:
         return captions(seed, count)
 
     def judge(self) -> Any:
-        """Reads the pictures of a run; loads torch only for pictures it has not met before."""
-        from models.quality.judge import SceneJudge
+        """Reads the pictures of a run; loads torch only for pictures it has not met before. None without the scene network's weights."""
+        from models.quality.judge import WEIGHTS, SceneJudge
 
+        if not WEIGHTS.is_file():
+            return None
         return SceneJudge(self.cache, progress=lambda done, total: self.progress("reading pictures", done, total))
 
     def profile(self) -> Any:

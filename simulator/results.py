@@ -126,7 +126,8 @@ class Case:
 
     method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
     columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "prompt" and quality columns, an entry per distinct
-    image. of_set: quality of a set of images, given their prompts. replicas: of the cloud. gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will.
+    image. of_set: quality of a set of images, given their prompts; the same names for any. replicas: of the cloud. gpu_usd_per_hour: NaN
+    where no price is known. sequential: the requests never meet, spaced at will.
     """
 
     method: str

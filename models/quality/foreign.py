@@ -5,6 +5,7 @@ Their weights are not shipped. The user names local files: TorchScript files as 
 files whose origin you trust. Nothing is downloaded.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +36,9 @@ class FeatureNet:
         if not path.is_file():
             raise WeightsError(f"{path}: no such file")
         try:
-            self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch moves on from TorchScript; the published files do not
+                self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise WeightsError(f"{path}: not a TorchScript file: {str(error).splitlines()[0]}") from error
         self.path, self.torch_device = path, torch_device

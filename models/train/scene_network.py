@@ -101,7 +101,7 @@ class SceneNetworkStage:
 
         parts = {
             "shape": 2.0 * nats(read.shape, shape), "color": nats(read.color, color), "size": nats(read.size, size),
-            "texture": nats(read.texture, labels[:, -2]), "background": nats(read.background_color, labels[:, -1]),
+            "texture": 2.0 * nats(read.texture, labels[:, -2]), "background": nats(read.background_color, labels[:, -1]),
         }  # fmt: skip
         return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
 
