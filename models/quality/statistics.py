@@ -84,7 +84,8 @@ class _ManifoldF1:
         self.k = k
         self.within = squared_distances(generated, generated)
         self.across = squared_distances(generated, real)  # [M, N]
-        self.precise = (self.across < squared_radii(squared_distances(real, real), k)).any(1)  # of each generated image
+        near = self.across < squared_radii(squared_distances(real, real), k)
+        self.precise = np.asarray(near.any(axis=1))  # [M]: of each generated image
 
     def shares(self, chosen: np.ndarray) -> tuple[float, float]:
         radii = squared_radii(self.within[np.ix_(chosen, chosen)], self.k)

@@ -158,7 +158,9 @@ def round_trips(tokenizer: VQModel, images: np.ndarray) -> np.ndarray:
 def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     """Trains from the mapping under `scene-network:` into `out_dir`, or resumes; writes scene_network.safetensors and metrics.json,
     with the accuracy on held-out renders and, where the folder has a tokenizer, on what that makes of them."""
-    model: Any = lambda **values: SceneNetworkConfig(**{**values, "widths": tuple(values["widths"])})  # noqa: E731
+    model: Any = lambda **values: SceneNetworkConfig(  # noqa: E731
+        **{**values, **({"widths": tuple(values["widths"])} if "widths" in values else {})}
+    )
     settings: SceneNetworkTraining = settings_from(SceneNetworkTraining, config, model=model)
     source = settings.scenes
     images = renders(out_dir, source.train_seed, source.train)
