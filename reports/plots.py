@@ -347,7 +347,7 @@ def latency_quality(run: Run) -> Figure:
         grid[2 * (index // across) + 1][index % across].set_axis_off()
     _share(used[::2], used[1::2], run.summary, metric, [(column, scale) for column, scale, _ in shares])
     dot: dict[str, Any] = {"ls": "", "marker": "o", "ms": 6.5, "mec": MUTED}
-    handles = []
+    handles: list[Line2D] = []
     if not aligned:
         handles += [Line2D([], [], **dot, mfc=MUTED, label="equal to base's greedy token (%)")]
         handles += [Line2D([], [], **dot, mfc="white", mew=1.4, label="equal to the cloud's arg max (%)")]
