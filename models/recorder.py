@@ -17,7 +17,7 @@ import torch
 from models.backend import Backend, PassRequest
 from models.methods import CloudState, DeviceState, Method, make_method
 from models.pair import Pair
-from models.quality import score_tokens
+from models.quality.likelihood import score_tokens
 from simulator.errors import RecordingError
 from simulator.messages import Message, Widths, decode, encode
 from simulator.methods import METHODS, REVISIONS, Decoding

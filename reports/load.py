@@ -35,6 +35,8 @@ NEEDED = (
     *("cost_usd", "cloud_utilisation", "distinct_images", *PARTS),
     *(name + end for name in _INTERVALS for end in ("", "_lo", "_hi")),
 )  # columns of summary.csv that a report reads
+SCENES = ("fd_scenes", "f1_scenes", "align_scenes")
+OPTIONAL = tuple(name + end for name in SCENES for end in ("", "_lo", "_hi"))  # NaN where a run has none
 
 # At the end of a setting's name -> as it is written.
 UNITS = {"ms": "ms", "s": "s", "mbps": "Mbit/s", "pct": "%", "bytes": "B", "j": "J", "tokens": "tokens"}
@@ -108,6 +110,7 @@ def load_run(folder: Path) -> Run:
         if missing := sorted({"case", "method", *NEEDED} - set(columns)):
             raise ValueError(f"no column {missing[0]}")
         table = pd.DataFrame({name: _typed(text[name], name in ("method", "method_name"), name in swept) for name in columns})
+        table = table.assign(**{name: math.nan for name in OPTIONAL if name not in columns})
     except ValueError as error:
         raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: {error}") from None
     if not (folder / "requests.parquet").is_file():

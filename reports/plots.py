@@ -9,6 +9,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -247,14 +248,45 @@ def _overlap(one: Bbox, other: Bbox) -> float:
 # ---- latency against quality ------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A quality metric that plots show: its column, what stands at the axis, and how it is read."""
+
+    name: str
+    title: str
+    reading: str
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        return f"{self.name}_lo", f"{self.name}_hi"
+
+
+FD_SCENES = Metric("fd_scenes", "fd_scenes", "fd_scenes is a distance to real renders: lower is better, at equal numbers of images.")
+CLOUD_NLL = Metric(
+    "cloud_nll",
+    "cloud_nll (nats per token)",
+    "cloud_nll is read two-sided: far from base's line on either side means other pictures, and lower is not better.",
+)
+
+
+def quality_metric(run: Run) -> Metric:
+    """fd_scenes where every case that ran has it, else cloud_nll, which any number of images gives."""
+    ran = run.summary[np.isfinite(run.summary["latency_mean_s"])]
+    return FD_SCENES if len(ran) and np.isfinite(ran["fd_scenes"]).all() else CLOUD_NLL
+
+
 def latency_quality(run: Run) -> Figure:
-    """Mean latency against cloud_nll (base is the reference line) and against the shares of greedy tokens.
+    """Mean latency against `quality_metric` (base is the reference line), and against the share of the caption's attributes in the
+    pictures, or the shares of greedy tokens where that is not known.
 
     A column of two panels per condition up to six conditions; beyond, a table of speed-ups in their place.
     """
     panels = list(run.conditions())
     if len(panels) > MOST_CONDITIONS:
         return _speed_table(run)
+    metric = quality_metric(run)
+    aligned = bool(np.isfinite(run.summary["align_scenes"]).any())
+    shares = [("align_scenes", 100.0, True)] if aligned else [("base_greedy_pct", 1.0, True), ("cloud_greedy_pct", 1.0, False)]
     across = min(len(panels), 3)
     blocks = math.ceil(len(panels) / across)
     figure = _figure(max(4.3 * across, 6.8), 5.6 * blocks + 0.9)
@@ -274,36 +306,37 @@ def latency_quality(run: Run) -> Figure:
         low_marks: list[tuple[float, float]] = []
         for family, rows in cases.groupby(cases["label"].str.rpartition("=")[0], sort=False):
             if family and len(rows) > 2:
-                upper.plot(rows["latency_mean_s"], rows["cloud_nll"], color=hue[rows["label"].iloc[0]], lw=0.9, zorder=1)
+                upper.plot(rows["latency_mean_s"], rows[metric.name], color=hue[rows["label"].iloc[0]], lw=0.9, zorder=1)
         shown = cases[np.isfinite(cases["latency_mean_s"])]
         crowded = len(shown) > MOST_LABELS
         for _, row in shown.iterrows():
             colour, marker = hue[row["label"]], markers[row["condition"]]
             fastest = row["label"] == said.fastest
             across_x = _errors(row, "latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s")
-            x, y = float(row["latency_mean_s"]), float(row["cloud_nll"])
+            x, y = float(row["latency_mean_s"]), float(row[metric.name])
             bar = {"fmt": "none", "ecolor": colour, "elinewidth": 1.2, "alpha": 0.75}
             if math.isfinite(y):
                 if is_base(row):
                     upper.axhline(y, color=HUES["base"], lw=1.0, ls=(0, (4, 3)), zorder=1)
-                    if math.isfinite(row["cloud_nll_lo"]):
-                        upper.axhspan(row["cloud_nll_lo"], row["cloud_nll_hi"], color=HUES["base"], alpha=0.08, lw=0)
-                upper.errorbar(x, y, xerr=across_x, yerr=_errors(row, "cloud_nll", "cloud_nll_lo", "cloud_nll_hi"), **bar)
+                    if math.isfinite(row[metric.ends[0]]):
+                        upper.axhspan(*row[[*metric.ends]], color=HUES["base"], alpha=0.08, lw=0)
+                upper.errorbar(x, y, xerr=across_x, yerr=_errors(row, metric.name, *metric.ends), **bar)
                 upper.plot(x, y, marker, color=colour, ms=7, mec="white", mew=0.8, zorder=4)
                 if fastest:
                     upper.plot(x, y, "o", ms=14, mfc="none", mec=INK, mew=1.3, zorder=5)
                 marks.append((x, y))
                 if not crowded or fastest or is_base(row):
                     labels.append(_Label(x, y, short[row["label"]], colour, fastest))
-            for column, face in (("base_greedy_pct", colour), ("cloud_greedy_pct", "white")):
-                share = float(row[column])
+            for column, scale, filled in shares:
+                share = scale * float(row[column])
                 if math.isfinite(share):
-                    lower.errorbar(x, share, xerr=across_x, yerr=_errors(row, column, f"{column}_lo", f"{column}_hi"), **bar)
-                    lower.plot(x, share, marker, ms=6.5, mfc=face, mec=colour, mew=1.4, zorder=4)
+                    ends = scale * _errors(row, column, f"{column}_lo", f"{column}_hi")
+                    lower.errorbar(x, share, xerr=across_x, yerr=ends, **bar)
+                    lower.plot(x, share, marker, ms=6.5, mfc=colour if filled else "white", mec=colour, mew=1.4, zorder=4)
                     low_marks.append((x, share))
         pending.append((upper, labels, marks))
-        upper.set_ylabel("cloud_nll (nats per token)")
-        lower.set_ylabel("greedy agreement (%)")
+        upper.set_ylabel(metric.title)
+        lower.set_ylabel("caption's attributes read (%)" if aligned else "greedy agreement (%)")
         lower.set_xlabel("mean latency per image (s)")
         upper.tick_params(labelbottom=False)
         if place % across:
@@ -312,12 +345,14 @@ def latency_quality(run: Run) -> Figure:
     for index in range(len(panels), blocks * across):
         grid[2 * (index // across)][index % across].set_axis_off()
         grid[2 * (index // across) + 1][index % across].set_axis_off()
-    _share(used[::2], used[1::2], run.summary)
+    _share(used[::2], used[1::2], run.summary, metric, [(column, scale) for column, scale, _ in shares])
     dot: dict[str, Any] = {"ls": "", "marker": "o", "ms": 6.5, "mec": MUTED}
-    handles = [Line2D([], [], **dot, mfc=MUTED, label="equal to base's greedy token (%)")]
-    handles += [Line2D([], [], **dot, mfc="white", mew=1.4, label="equal to the cloud's arg max (%)")]
+    handles: list[Line2D] = []
+    if not aligned:
+        handles += [Line2D([], [], **dot, mfc=MUTED, label="equal to base's greedy token (%)")]
+        handles += [Line2D([], [], **dot, mfc="white", mew=1.4, label="equal to the cloud's arg max (%)")]
     ring = Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=INK, mew=1.3, label="lowest mean latency")
-    reference = Line2D([], [], color=HUES["base"], lw=1.0, ls=(0, (4, 3)), label="base's cloud_nll, 95 % band")
+    reference = Line2D([], [], color=HUES["base"], lw=1.0, ls=(0, (4, 3)), label=f"base's {metric.name}, 95 % band")
     with_base = any(is_base(row) for _, row in run.summary.iterrows())
     handles = [ring, *([reference] if with_base else []), *handles]
     if max(len(cases) for _, cases in panels) > MOST_LABELS:
@@ -327,8 +362,7 @@ def latency_quality(run: Run) -> Figure:
     _foot(
         figure,
         run,
-        "Left is sooner. cloud_nll is read two-sided: far from base's line on either side means other pictures, and lower is "
-        "not better. Bars are 95 % intervals: latency over requests, quality over distinct images.",
+        f"Left is sooner. {metric.reading} Bars are 95 % intervals: latency over requests, quality over distinct images.",
     )
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -371,7 +405,9 @@ def _speed_table(run: Run) -> Figure:
     return figure
 
 
-def _share(upper: Sequence[Axes], lower: Sequence[Axes], summary: pd.DataFrame) -> None:
+def _share(
+    upper: Sequence[Axes], lower: Sequence[Axes], summary: pd.DataFrame, metric: Metric, columns: Sequence[tuple[str, float]]
+) -> None:
     """One latency scale and one quality scale for all panels, with room for the labels."""
     ends = summary[["latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s"]].to_numpy(dtype=float)
     _scale_x([*upper, *lower], ends, LOG_LATENCY_FROM)
@@ -380,11 +416,11 @@ def _share(upper: Sequence[Axes], lower: Sequence[Axes], summary: pd.DataFrame) 
     log = upper[0].get_xscale() == "log"
     room = high - low + 0.1 * high
     limits = (low / 1.35, high * 1.6) if log else (max(0.0, low - 0.15 * room), high + 0.22 * room)
-    quality = summary[["cloud_nll", "cloud_nll_lo", "cloud_nll_hi"]].to_numpy(dtype=float)
+    quality = summary[[metric.name, *metric.ends]].to_numpy(dtype=float)
     quality = quality[np.isfinite(quality)]
     for ax in (*upper, *lower):
         ax.set_xlim(*limits)
-    shares = summary[["base_greedy_pct", "cloud_greedy_pct"]].to_numpy(dtype=float)
+    shares = np.concatenate([scale * summary[name].to_numpy(dtype=float) for name, scale in columns])
     shares = shares[np.isfinite(shares)]
     for ax in lower:
         ax.set_ylim(-3, min(104.0, 1.15 * float(shares.max()) + 3) if len(shares) else 104.0)
@@ -461,8 +497,7 @@ def numeric_axes(run: Run) -> list[str]:
 SWEEP_ROWS = (
     ("latency_mean_s", "mean latency (s)", "latency_mean_lo_s", "latency_mean_hi_s"),
     ("cloud_call_pct", "cloud calls (% of tokens)", "", ""),
-    ("cloud_nll", "cloud_nll (nats per token)", "cloud_nll_lo", "cloud_nll_hi"),
-)
+)  # and the quality metric below
 
 
 def sweep(run: Run, key: str) -> Figure:
@@ -481,11 +516,13 @@ def sweep(run: Run, key: str) -> Figure:
     for label, series, family in zip(table["label"], table["series"], table["method_name"], strict=True):
         shades.setdefault(str(series), HUES.get(family, hue[label]) if own else hue[label])
     crossed = False
+    quality = quality_metric(run)
+    measures = (*SWEEP_ROWS, (quality.name, quality.title, *quality.ends))
     figure = _figure(max(4.2 * len(shown), 6.8), 7.6)
     grid = figure.subplots(3, len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=[1.4, 1, 1])
     for place, column in enumerate(shown):
         cases = table[table["column"] == column]
-        for row_index, (metric, text, low, high) in enumerate(SWEEP_ROWS):
+        for row_index, (metric, text, low, high) in enumerate(measures):
             ax = grid[row_index][place]
             for series, rows in cases.groupby("series", sort=False):
                 points = rows[np.isfinite(rows[key].astype(float)) & np.isfinite(rows[metric])].sort_values(key)

@@ -108,7 +108,7 @@ def _run(
         models = _Models(scenario.pair, torch_device, max_batch, cache, progress)
         outcome = run_scenario(
             scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report,
-            progress, jobs,
+            progress, jobs, models.judge(),
         )  # fmt: skip
     if not quiet:
         click.echo(summary_lines(outcome.summary))
@@ -143,6 +143,14 @@ class _Models:
         from models.scenes import captions
 
         return captions(seed, count)
+
+    def judge(self) -> Any:
+        """Reads the pictures of a run; loads torch only for pictures it has not met before. None without the scene network's weights."""
+        from models.quality.judge import WEIGHTS, SceneJudge
+
+        if not WEIGHTS.is_file():
+            return None
+        return SceneJudge(self.cache, progress=lambda done, total: self.progress("reading pictures", done, total))
 
     def profile(self) -> Any:
         """Compute times of the pair on this machine: measured once, then kept in the cache folder.

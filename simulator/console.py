@@ -45,7 +45,7 @@ def summary_lines(summary: pd.DataFrame) -> str:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in (*swept, "method"):
         table.add_column(escape(name))
-    for name in ("images", "latency s", "p95 s", "speed-up", "cloud calls %", "up kB", "down kB", "nats/token"):
+    for name in ("images", "latency s", "p95 s", "speed-up", "cloud calls %", "up kB", "down kB", "nats/token", "align %"):
         table.add_column(name, justify="right")
     by_network = summary.sort_values(swept, kind="stable", key=_first_seen) if swept else summary
     for _, row in by_network.iterrows():
@@ -53,7 +53,7 @@ def summary_lines(summary: pd.DataFrame) -> str:
             *("" if pd.isna(row[name]) else escape(str(row[name])) for name in swept), escape(row["method"]), str(row["images"]),
             _number(row["latency_mean_s"], 2), _number(row["latency_p95_s"], 2), _number(row["speedup"], 2),
             _number(row["cloud_call_pct"], 1), _number(row["bytes_up"] / 1e3, 1), _number(row["bytes_down"] / 1e3, 1),
-            _number(row["cloud_nll"], 2),
+            _number(row["cloud_nll"], 2), _number(100 * row["align_scenes"], 1),
         )  # fmt: skip
     return _drawn(table)
 

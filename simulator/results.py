@@ -47,11 +47,15 @@ _TIMES = ("requested_s", "done_s", "latency_s", "decode_s", "first_token_s")
 _USE = ("calls", "device_passes", "cloud_passes", "cloud_call_pct", "bytes_up", "bytes_down", "device_energy_j", "cloud_gpu_s")
 _COUNTS = ("request", "device", "prompt", "calls", "device_passes", "cloud_passes", "bytes_up", "bytes_down")  # int64, others float64
 REQUEST_COLUMNS = ("request", "device", "prompt", *_TIMES, *PARTS, *_USE)
-QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct")  # always there; a case may bring more
+QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct", "align_scenes")  # of an image; a case may bring more
+SET_COLUMNS = ("fd_scenes", "f1_scenes")  # of a set of images; a case may bring more
 TRACKS = ("device", "uplink", "queue", "cloud", "downlink")
 PICTURE_KINDS = ("image", "uncertainty", "decided")
 
 _MEAN = "mean over requests of the column of this name in requests.parquet: "
+Interval = tuple[float, float, float]  # value, low, high
+OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these prompts, int [n] -> name -> interval
+
 COLUMNS: dict[str, str] = {
     "case": "index of the case: one method under one choice of swept values",
     "method": "label of the method: its name with the settings it differs by, or what the scenario calls it",
@@ -104,6 +108,15 @@ COLUMNS: dict[str, str] = {
     "method's own preceding tokens",
     "base_greedy_pct": "mean over distinct images of the share of positions, in percent, equal to base's greedy tokens for the "
     "same prompt",
+    "align_scenes": "mean over distinct images of the share of the caption's attributes that the scene network reads from the picture: "
+    "of every object that it is there, its shape, colour and size; of the background texture and colour; NaN where the caption or the "
+    "picture is not of that kind",
+    "fd_scenes": "Fréchet distance of the distinct images to real renders, in the features of the scene network; it falls with the number "
+    "of images, so compare equal numbers; NaN with fewer images than provenance.json says under quality",
+    "f1_scenes": "harmonic mean of improved precision and recall (k = 3) of the distinct images and as many real renders, in the same "
+    "features; NaN with fewer images than provenance.json says under quality",
+    "fd_scenes_lo, fd_scenes_hi, f1_scenes_lo, f1_scenes_hi": "95 % interval for as many distinct images, by subsampling halves of them "
+    "without replacement; the real renders are taken as given",
     "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images; NaN below two",
 }
 
@@ -114,7 +127,8 @@ class Case:
 
     method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
     columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "prompt" and quality columns, an entry per distinct
-    image. replicas: of the cloud. gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will.
+    image. of_set: quality of a set of images, given their prompts; the same names for any. replicas: of the cloud. gpu_usd_per_hour: NaN
+    where no price is known. sequential: the requests never meet, spaced at will.
     """
 
     method: str
@@ -122,6 +136,7 @@ class Case:
     swept: Mapping[str, Any]
     columns: Mapping[str, np.ndarray]
     quality: Mapping[str, np.ndarray] = field(default_factory=dict)
+    of_set: OfSet = lambda prompts: {}
     replicas: int = 1
     gpu_usd_per_hour: float = math.nan
     sequential: bool = False
@@ -211,6 +226,7 @@ def requests_table(cases: Sequence[Case]) -> pd.DataFrame:
 def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame:
     """A row per case, also for a case without requests. Its columns are defined in `COLUMNS`."""
     quality = _quality_names(cases)
+    of_sets = tuple(dict.fromkeys([*SET_COLUMNS, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))]))
     by_case = requests.groupby("case").indices
     records = [_in_order(requests.iloc[by_case.get(index, [])]) for index in range(len(cases))]
     bases: dict[str, int] = {}
@@ -226,13 +242,14 @@ def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame
     for case, record in zip(cases, records, strict=True):
         base, first = (found.get(_conditions(case)) for found in (bases, fastest))
         others = [None if index is None else records[index] for index in (base, first)]
-        rows.append(_metrics(case, record, others[0], others[1], quality))
+        rows.append(_metrics(case, record, others[0], others[1], quality, of_sets))
     front = {"case": np.arange(len(cases))} | _method_columns(cases) | _swept_columns(cases)
     return pd.concat([pd.DataFrame(front), pd.DataFrame(rows)], axis=1)
 
 
 def _metrics(
-    case: Case, record: pd.DataFrame, base: pd.DataFrame | None, fastest: pd.DataFrame | None, quality: Sequence[str]
+    case: Case, record: pd.DataFrame, base: pd.DataFrame | None, fastest: pd.DataFrame | None, quality: Sequence[str],
+    of_sets: Sequence[str],
 ) -> dict[str, float]:
     latency = record["latency_s"].to_numpy()
     half = half_width(latency, BATCHES)
@@ -259,6 +276,9 @@ def _metrics(
         values = images[name].to_numpy()
         centre, half = mean(values), half_width(values, len(values))
         row |= {name: centre, f"{name}_lo": centre - half, f"{name}_hi": centre + half}
+    found = case.of_set(images["prompt"].to_numpy())
+    for name in of_sets:
+        row |= dict(zip((name, f"{name}_lo", f"{name}_hi"), found.get(name, (math.nan,) * 3), strict=True))
     own, its = _paired(images, None if base is None else base.drop_duplicates("prompt"), "prompt", "cloud_nll")
     known = np.isfinite(own - its)
     more, half = mean((own - its)[known]), half_width((own - its)[known], int(known.sum()))

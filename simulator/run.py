@@ -27,7 +27,7 @@ from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, SessionSpec, torch_version
 from simulator.replay import SessionProgram, compile_session
 from simulator.results import Case as CaseRecords
-from simulator.results import Picture, Span, check_run_folder, write_run
+from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
 from simulator.scenario import Case, PoissonWorkload, PromptList, Scenario, ScenePrompts, expand, resolved_yaml
 from simulator.workload import Arrivals, poisson_arrivals, single_arrival
 
@@ -42,6 +42,19 @@ NOTES = (
     "device_energy_j counts computing only, not the radio.",
     "Cloud memory for KV caches is not limited.",
 )
+
+
+class Judge(Protocol):
+    """What looks at pictures. No models here: it is handed in."""
+
+    def __call__(self, recordings: Sequence[Recording], captions: Sequence[str]) -> tuple[Mapping[str, np.ndarray], OfSet]:
+        """Quality columns with an entry per picture, and the quality of the set of pictures at given indices."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What its numbers rest on."""
+        ...
 
 
 class Progress(Protocol):
@@ -68,11 +81,13 @@ def run_scenario(
     draw: Callable[[Path], object] | None = None,
     progress: Progress = lambda stage, done, total: None,
     jobs: int = 1,
+    judge: Judge | None = None,
 ) -> Outcome:
     """Run every case of a scenario and write its run folder.
 
     scenes: captions of the scene grammar by (seed, count). profile: measured compute times of this machine, asked for only where the
     scenario wants them. draw: adds plots and report to the folder. jobs: processes that simulate cases; it changes no result.
+    judge: looks at the pictures; without one the quality columns that need it are NaN.
     Raises a CiarSimError: nothing is left half-written.
     """
     check_run_folder(folder)
@@ -99,11 +114,12 @@ def run_scenario(
     for case, result in zip(cases, results, strict=True):
         mine = [recordings[key] for key in plan.of_case[case.index]]
         reference = [recordings[key] for key in plan.reference[case.index]]
+        judged, of_set = judge(mine, plan.captions[case.index]) if judge else ({}, lambda prompts: {})
         price = case.scenario.cloud.price_usd_per_gpu_hour
         records.append(
             CaseRecords(
                 method=case.method.label, name=case.method.name, swept=case.swept, columns=result.columns,
-                quality=quality_columns(mine, reference),
+                quality={**quality_columns(mine, reference), **judged}, of_set=of_set,
                 sequential=not isinstance(case.scenario.workload, PoissonWorkload),
                 replicas=case.scenario.cloud.replicas, gpu_usd_per_hour=math.nan if price is None else price,
             )
@@ -118,7 +134,10 @@ def run_scenario(
         folder,
         scenario_yaml=resolved_yaml(scenario),
         cases=records,
-        provenance=_provenance(scenario, manifest, costs, extrapolated, cases, prompts, calibrated),
+        provenance={
+            **_provenance(scenario, manifest, costs, extrapolated, cases, prompts, calibrated),
+            **({"quality": dict(judge.provenance)} if judge else {}),
+        },
         spans=spans,
         pictures=_pictures(cases, plan, recordings, manifest.grid),
         draw=draw,

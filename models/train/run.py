@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.pair import export_pair
-from models.train import cloud, device, drafter, phi, tokenizer
+from models.train import cloud, device, drafter, phi, scene_network, tokenizer
 from models.train.data import DataConfig
 from simulator.errors import ScenarioError, WeightsError
 from simulator.yamlfile import read
@@ -17,6 +17,7 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Path], Any]] = {
     "device": device.run,
     "phi": phi.run,
     "drafter": drafter.run,
+    "scene-network": scene_network.run,
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.pair import Pair, load_pair
-from models.quality import score_tokens
+from models.quality.likelihood import score_tokens
 from models.recorder import Recorder
 from models.sampling import guide
 from models.text import left_pad

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from models.backbones import load_llamagen
 from models.interval import inter_fuse, intersection_probability, uncertainty
 from models.methods.scores import entropy
+from models.quality.statistics import precision_recall_f1, squared_distances, squared_radii
 from models.sampling import filter_probs, greedy, guide, warp_probs
 from models.train import losses
 from models.transformer import KVCache, Transformer, attention_mask, rope_table
@@ -199,5 +201,13 @@ def extras(folder: Path, tally: Tally) -> None:
     tally.case()
     tally.close("entropy in nats", entropy(tensors["entropy.logits"]), tensors["entropy.shannon_nats"], PROBS, 1e-6)
     tally.skipped.append("entropy.renyi_* (no method uses it)")
-    parts = sorted({name.split(".")[0] for name in tensors} - {"entropy"})
+    for case in json.loads((folder / "extras_cases.json").read_text())["pr"]:
+        tally.case()
+        real, fake = (tensors[f"pr.{case['case']}.{side}"].double().numpy() for side in ("real", "fake"))
+        for side, features in (("real", real), ("fake", fake)):
+            radii = np.sqrt(squared_radii(squared_distances(features, features), case["k"]))
+            tally.close(f"{side} radii", radii, tensors[f"pr.{case['case']}.{side}_radii"], DOUBLE)
+        found = precision_recall_f1(real, fake, case["k"])
+        tally.close("precision, recall, F1", found, [case[name] for name in ("precision", "recall", "f1")], DOUBLE)
+    parts = sorted({name.split(".")[0] for name in tensors} - {"entropy", "pr"})
     tally.skipped += [f"{part}.* (not built)" for part in parts]

@@ -184,6 +184,20 @@ def test_requests_table_joins_quality_by_prompt() -> None:
     assert list(table.columns[:4]) == ["case", "method", "method_name", "cloud.replicas"]
 
 
+def test_quality_of_a_set_is_asked_for_the_images_that_were_answered() -> None:
+    asked: list[list[int]] = []
+
+    def of_set(prompts: np.ndarray) -> dict[str, tuple[float, float, float]]:
+        asked.append(prompts.tolist())
+        return {"fd_scenes": (2.0, 1.0, 4.0), "fid": (10.0 * len(prompts), 0.0, 99.0)}
+
+    table = summary(case("base", [1.0, 1.0, 1.0], of_set=of_set), case("code", [1.0]))
+    assert asked[-1] == [0, 1]
+    assert table[["fd_scenes", "fd_scenes_lo", "fd_scenes_hi", "fid"]].iloc[0].tolist() == [2.0, 1.0, 4.0, 20.0]
+    assert table[["f1_scenes", "f1_scenes_lo"]].isna().all(axis=None)
+    assert table[["fd_scenes", "fid_hi"]].iloc[1].isna().all()
+
+
 def test_parts_that_miss_the_latency_are_refused() -> None:
     with pytest.raises(ValueError, match=r"case 0 \(base\): the parts miss latency_s by up to 1 s"):
         results.requests_table([case("base", [2.0], columns={"wait_s": np.ones(1)})])

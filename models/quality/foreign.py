@@ -1,0 +1,157 @@
+"""Quality metrics of published papers, by their own networks: `fid`, `f1`, `clip`, `hpsv2`.
+
+Their weights are not shipped. The user names local files: TorchScript files as StyleGAN's metrics use them (`inception-2015-12-05.pt`,
+`vgg16.pt`), and folders in transformers' CLIP format. A TorchScript file is a program, and loading it runs it: name only
+files whose origin you trust. Nothing is downloaded.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.quality.statistics import Gaussian, Interval, f1_interval, frechet_interval
+from simulator.errors import WeightsError
+from simulator.rng import stream
+
+BATCH = 32
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's own preprocessing, RGB in 0..1
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class FeatureNet:
+    """A TorchScript network called as net(images uint8 [B, 3, H, W], return_features=True) -> float [B, F].
+
+    Inception: F = 2048; VGG-16, second fully connected layer: F = 4096. They bring images to their own size themselves.
+    Source: the call of StyleGAN2-ADA's and StyleGAN3's metrics.
+    """
+
+    def __init__(self, path: Path, torch_device: str = "cpu") -> None:
+        """Raises WeightsError where the file is missing or no TorchScript. Loading runs the file's code."""
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch moves on from TorchScript; the published files do not
+                self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise WeightsError(f"{path}: not a TorchScript file: {str(error).splitlines()[0]}") from error
+        self.path, self.torch_device = path, torch_device
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 [N, F] of images uint8 [H, W, 3], all of one size. Raises WeightsError where the network is of another kind."""
+        rows = []
+        for batch in _batches(images):
+            try:
+                found = self.net(batch.permute(0, 3, 1, 2).contiguous().to(self.torch_device), return_features=True)
+            except RuntimeError as error:
+                raise WeightsError(f"{self.path}: cannot be called as a feature network: {str(error).splitlines()[-1]}") from error
+            if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(batch):
+                raise WeightsError(f"{self.path}: gave {_described(found)} for {len(batch)} images, needed features [{len(batch)}, F]")
+            rows.append(found.float().cpu().numpy())
+        return np.concatenate(rows)
+
+
+def fid(net: FeatureNet, images: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> Interval:
+    """(value, low, high): Fréchet Inception distance of images to real ones, both uint8 [H, W, 3].
+
+    Source: Heusel et al. 2017. Comparable with published values only at their number of images and with their real images.
+    """
+    return frechet_interval(Gaussian(net(real)), net(images), stream(0, "quality.fid"))
+
+
+def f1(net: FeatureNet, images: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> Interval:
+    """(value, low, high): harmonic mean of improved precision and recall, k = 3, in VGG-16's features.
+
+    Source: Kynkäänniemi et al. 2019. As many real images as generated ones are used, the first of them.
+    """
+    return f1_interval(net(real[: len(images)]), net(images), stream(0, "quality.f1"))
+
+
+class Clip(Protocol):
+    """What `load_clip` gives: embeddings [B, D] of pictures and texts, not normalised. size: pixels per side of a picture."""
+
+    size: int
+
+    def images(self, pixels: Tensor) -> Tensor: ...
+
+    def texts(self, texts: Sequence[str]) -> Tensor: ...
+
+
+def load_clip(folder: Path) -> Clip:
+    """CLIP, or HPSv2's fine-tuned CLIP, from a local folder in transformers' format.
+
+    Raises WeightsError where the folder is something else, or transformers is not installed.
+    """
+    return _TransformersClip(folder)
+
+
+@torch.inference_mode()
+def clip_scores(model: Clip, images: Sequence[np.ndarray], captions: Sequence[str], prefix: str = "") -> np.ndarray:
+    """float64 [N]: cosine of each picture, uint8 [H, W, 3], with its caption. Their mean is `clip`, or `hpsv2` with HPSv2's weights.
+
+    prefix: put before each caption; LlamaGen's evaluation takes "A photo depicts ". Pictures are brought to the model's size by
+    bicubic interpolation of the shorter side, cropped to the middle and normalised as CLIP does.
+    Source: CLIP score, Hessel et al. 2021 (here neither scaled by 2.5 or 100 nor cut at 0); HPSv2, Wu et al. 2023.
+    """
+    if len(images) != len(captions):
+        raise ValueError(f"{len(images)} images need as many captions, got {len(captions)}")
+    scores = []
+    for number, batch in enumerate(_batches(images)):
+        texts = [prefix + caption for caption in captions[number * BATCH :][: len(batch)]]
+        picture = F.normalize(model.images(_clip_pixels(batch, model.size)).double(), dim=-1)
+        scores.append((picture * F.normalize(model.texts(texts).double(), dim=-1)).sum(-1).cpu().numpy())
+    return np.concatenate(scores)
+
+
+def _clip_pixels(images: Tensor, size: int) -> Tensor:
+    """float32 [B, 3, size, size] of images uint8 [B, H, W, 3]."""
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    height, width = pixels.shape[2:]
+    scale = size / min(height, width)
+    shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+    if shape != (height, width):
+        pixels = F.interpolate(pixels, shape, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+    pixels = pixels[:, :, top : top + size, left : left + size]
+    return (pixels - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
+
+
+def _batches(images: Sequence[np.ndarray]) -> Iterator[Tensor]:
+    for first in range(0, len(images), BATCH):
+        yield torch.from_numpy(np.stack(images[first : first + BATCH]))
+
+
+def _described(found: Any) -> str:
+    return f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+
+
+class _TransformersClip:
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "config.json").is_file():
+            raise WeightsError(f"{folder}: no such folder, or no config.json in it: needed is CLIP in transformers' format")
+        try:
+            from transformers import CLIPModel, CLIPTokenizerFast
+        except ImportError as error:
+            raise WeightsError("clip and hpsv2 need transformers, which is not installed: pip install 'ciar-sim[clip]'") from error
+        try:
+            self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+            self.tokenizer: Any = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{folder}: not CLIP in transformers' format: {str(error).splitlines()[0]}") from error
+        self.size = int(self.model.config.vision_config.image_size)
+
+    def images(self, pixels: Tensor) -> Tensor:
+        found: Tensor = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        return found
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        found: Tensor = self.model.text_projection(self.model.text_model(**tokens).pooler_output)
+        return found

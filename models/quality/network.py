@@ -1,0 +1,134 @@
+"""The scene network: reads from a 128 x 128 picture what a caption of `models.scenes` would say about it.
+
+A caption names for each of nine places the shape, colour and size of what stands there, if anything, and the background's texture and
+colour. So the network has one head for all nine places, which looks at the same window around each, and one for the background. It is
+trained on real renders (`models.train.scene_network`) and only judges: nothing that is recorded depends on it.
+Letters: B batch, C channels, P = 9 places in the order of `scenes.PLACES`, F features.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models import scenes
+from models.quality.reading import FEATURES, READING_DTYPE
+from models.vq import from_uint8, load_state
+from simulator.errors import WeightsError
+
+BATCH = 16  # images per pass: always as many, so that what is read in a picture does not depend on its neighbours
+_KINDS = (len(scenes.SHAPES) + 1, len(scenes.COLORS), len(scenes.SIZES))  # shape 0: nothing stands there
+_BACKGROUND_KINDS = (len(scenes.TEXTURES), len(scenes.BACKGROUND_COLORS))
+
+
+@dataclass(frozen=True)
+class SceneNetworkConfig:
+    """Widths of the trunk's three resolutions (64, 32 and 16 cells a side), and of the features of a place and of the background.
+
+    background_layers: convolutions between the trunk and the mean over the picture, 1 or 2.
+    """
+
+    widths: tuple[int, int, int] = (24, 48, 96)
+    place_features: int = 40
+    background_features: int = 24
+    background_layers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.place_features + self.background_features != FEATURES:
+            raise ValueError(f"place_features + background_features must be {FEATURES}")
+        if self.background_layers not in (1, 2):
+            raise ValueError(f"background_layers must be 1 or 2, got {self.background_layers}")
+
+
+class Read(NamedTuple):
+    """Logits and features of pictures."""
+
+    shape: Tensor  # [B, P, 7]; 0 is nothing
+    color: Tensor  # [B, P, 8]
+    size: Tensor  # [B, P, 2]
+    texture: Tensor  # [B, 5]
+    background_color: Tensor  # [B, 6]
+    features: Tensor  # [B, F]: what the heads read, the nine places averaged
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+class SceneNetwork(nn.Module):
+    """Five convolutions, then a window per place, and one or two more and a mean over the picture. About 0.3 M weights."""
+
+    def __init__(self, config: SceneNetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SceneNetworkConfig()
+        one, two, three = self.config.widths
+        self.trunk = nn.Sequential(
+            _conv(3, one, 5, 2, 2), _conv(one, two, 3, 2, 1), _conv(two, two, 3, 1, 1), _conv(two, three, 3, 2, 1),
+            _conv(three, three, 3, 1, 1),
+        )  # fmt: skip
+        # Cell i of 16 looks around pixel 8 i. Windows of 6 cells start at cells 1, 5 and 9: their middles, 28, 60 and 92, lie within
+        # 5 pixels of the places, 31, 64 and 97.
+        self.place = _conv(three, self.config.place_features, 6, 4, 0)
+        last = self.config.background_features
+        deep = self.config.background_layers == 2
+        self.background = nn.Sequential(_conv(three, two, 3, 2, 1), _conv(two, last, 3, 1, 1)) if deep else _conv(three, last, 3, 1, 1)
+        self.place_head = nn.Linear(self.config.place_features, sum(_KINDS))
+        self.background_head = nn.Linear(self.config.background_features, sum(_BACKGROUND_KINDS))
+
+    def forward(self, images: Tensor) -> Read:
+        """images: float [B, 3, 128, 128] in [-1, 1]."""
+        cells = self.trunk(images)  # [B, C, 16, 16]
+        places = self.place(cells[:, :, 1:15, 1:15]).flatten(2).transpose(1, 2)  # [B, P, place_features], row by row
+        background = self.background(cells).mean((2, 3))  # [B, background_features]
+        shape, color, size = self.place_head(places).split(_KINDS, dim=-1)
+        texture, background_color = self.background_head(background).split(_BACKGROUND_KINDS, dim=-1)
+        return Read(shape, color, size, texture, background_color, torch.cat([places.mean(1), background], dim=1))
+
+
+@torch.inference_mode()
+def read_images(model: SceneNetwork, images: np.ndarray) -> np.ndarray:
+    """READING_DTYPE [N] of images uint8 [N, 128, 128, 3]."""
+    results = np.zeros(len(images), READING_DTYPE)
+    for first in range(0, len(images), BATCH):
+        part = torch.from_numpy(np.array(images[first : first + BATCH]))
+        padded = F.pad(from_uint8(part), (0, 0, 0, 0, 0, 0, 0, BATCH - len(part)))  # [BATCH, 3, 128, 128]
+        read = model(padded)
+        rows = results[first : first + len(part)]
+        for name in ("shape", "color", "size", "texture", "background_color"):
+            rows[name] = getattr(read, name).argmax(-1)[: len(part)].numpy()
+        rows["features"] = read.features[: len(part)].float().numpy()
+    return results
+
+
+def save_scene_network(path: Path, model: SceneNetwork, facts: dict[str, Any]) -> None:
+    """Weights as fp16 safetensors, written atomically; the metadata holds the configuration and `facts` as JSON."""
+    state = {key: t.detach().cpu().half().contiguous() for key, t in model.state_dict().items() if t.is_floating_point()}
+    temporary = path.with_name(path.name + ".tmp")
+    # One metadata entry: safetensors writes several in random order, and equal networks should be equal bytes.
+    save_file(state, temporary, metadata={"about": json.dumps({"config": asdict(model.config), "facts": facts})})
+    os.replace(temporary, path)
+
+
+def load_scene_network(path: Path) -> SceneNetwork:
+    """A network that `save_scene_network` wrote, float32, in evaluation mode. Raises WeightsError."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {})["about"])["config"]
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        model = SceneNetwork(SceneNetworkConfig(**{**config, "widths": tuple(config["widths"])}))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a scene network ({type(error).__name__}: {error})") from error
+    counts = {key: value for key, value in model.state_dict().items() if not value.is_floating_point()}  # of batches, in training
+    load_state(model, {**state, **counts}, path)
+    return model.eval().requires_grad_(False)

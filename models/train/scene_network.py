@@ -1,0 +1,185 @@
+"""Trains the scene network, which judges pictures, on real renders.
+
+Renders are made once and kept in the stage's folder; every step sees them shifted, blurred, noised and tinted at random, so that smooth
+pictures out of a tokenizer are read as well as renders with their pixel noise.
+
+    python -m models.train.scene_network models/scenes.yaml train-runs/scenes/scene-network
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from models import scenes
+from models.quality.network import SceneNetwork, SceneNetworkConfig, read_images, save_scene_network
+from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, agreement, claim_names, claims_of
+from models.train.cloud import Scenes, settings_from, stage_main, write_metrics
+from models.train.loop import LoopSettings, TrainResult, train
+from models.vq import VQModel, from_uint8, load_vq, to_uint8
+from simulator.rng import stream
+
+MAX_SHIFT_PX = 2
+MAX_NOISE = 6.0  # sigma, of 255, on top of the render's own
+MAX_TINT = 8.0  # of 255, per image and channel
+MAX_CONTRAST = 0.06
+
+
+@dataclass(frozen=True)
+class SceneNetworkTraining:
+    """The mapping under `scene-network:` of a training file."""
+
+    training: LoopSettings
+    scenes: Scenes
+    batch_images: int = 32
+    model: SceneNetworkConfig = SceneNetworkConfig()  # noqa: RUF009 (frozen)
+
+
+def renders(folder: Path, seed: int, count: int, console: Console | None = None) -> np.ndarray:
+    """uint8 [count, 128, 128, 3], mapped from a file in `folder`: scenes 0 .. count-1 of `seed`, rendered where they are not yet."""
+    path = folder / f"renders-seed{seed}-{count}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        indices = track(range(count), description=f"scenes of seed {seed}", console=console or Console(stderr=True))
+        temporary = path.with_name(path.name + ".tmp.npy")
+        np.save(temporary, np.stack([scenes.image(seed, index) for index in indices]))
+        os.replace(temporary, path)
+    images: np.ndarray = np.load(path, mmap_mode="r")
+    return images
+
+
+def labels_of(seed: int, count: int) -> np.ndarray:
+    """int64 [count, 29] of scenes 0 .. count-1: shape, color and size of the nine places (shape 0 where nothing is, the others then
+    -1), texture and colour of the background."""
+    rows = np.full((count, 3 * len(PLACES) + 2), -1, np.int64)
+    rows[:, : len(PLACES)] = 0
+    for row, index in zip(rows, range(count), strict=True):
+        scene = scenes.scene(seed, index)
+        for item in scene.objects:
+            place = PLACES.index(item.place)
+            row[place] = SHAPES.index(item.shape)
+            row[len(PLACES) + place] = COLORS.index(item.color)
+            row[2 * len(PLACES) + place] = SIZES.index(item.size)
+        row[-2] = scenes.TEXTURES.index(scene.background.texture)
+        row[-1] = tuple(scenes.BACKGROUND_COLORS).index(scene.background.color)
+    return rows
+
+
+class SceneNetworkStage:
+    """A stage of `models.train.loop`."""
+
+    def __init__(self, config: SceneNetworkTraining, images: np.ndarray, labels: np.ndarray) -> None:
+        self.config, self.images, self.labels = config, images, labels
+        torch.manual_seed(int(stream(config.training.seed, "train.scene-network.init").integers(2**62)))
+        self.model = SceneNetwork(config.model)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Scenes step * B onwards of an endless shuffled reading: uint8 [B, 128, 128, 3] and labels int64 [B, 29]."""
+        size, count = self.config.batch_images, len(self.images)
+        epoch, place = np.divmod(np.arange(step * size, (step + 1) * size), count)
+        seed = self.config.training.seed
+        orders = {int(e): stream(seed, "train.scene-network.order", int(e)).permutation(count) for e in np.unique(epoch)}
+        index = np.array([orders[int(e)][at] for e, at in zip(epoch, place, strict=True)])
+        return torch.from_numpy(self.images[index]), torch.from_numpy(self.labels[index])
+
+    def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        device = next(self.model.parameters()).device
+        images, labels = (part.to(device) for part in batch)
+        read = self.model(augment(from_uint8(images)))
+        shape, color, size = labels[:, :-2].reshape(len(labels), 3, -1).unbind(1)  # [B, P] each
+
+        def nats(logits: Tensor, wanted: Tensor) -> Tensor:
+            return F.cross_entropy(logits.float().flatten(0, -2), wanted.flatten(), ignore_index=-1)
+
+        parts = {
+            "shape": 2.0 * nats(read.shape, shape), "color": nats(read.color, color), "size": nats(read.size, size),
+            "texture": 2.0 * nats(read.texture, labels[:, -2]), "background": nats(read.background_color, labels[:, -1]),
+        }  # fmt: skip
+        return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
+
+
+def augment(images: Tensor) -> Tensor:
+    """Pictures float [B, 3, H, W] in [-1, 1], shifted together by up to two pixels, each blurred, tinted and noised by amounts of its
+    own, half of them not blurred; drawn from torch's generator."""
+    batch, device = len(images), images.device
+    dy, dx = (int(shift) for shift in torch.randint(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1, (2,)))
+    height, width = images.shape[2:]
+    padded = F.pad(images, (MAX_SHIFT_PX,) * 4, mode="replicate")
+    images = padded[:, :, MAX_SHIFT_PX + dy :, MAX_SHIFT_PX + dx :][:, :, :height, :width]
+    smooth = images
+    for _ in range(2):  # twice: near a Gaussian
+        smooth = F.avg_pool2d(F.pad(smooth, (1,) * 4, mode="replicate"), 3, stride=1)
+    share = (2 * torch.rand(batch, 1, 1, 1) - 1).clamp(min=0.0).to(device)
+    images = torch.lerp(images, smooth, share)
+    contrast = 1 + MAX_CONTRAST * (2 * torch.rand(batch, 1, 1, 1) - 1).to(device)
+    tint = MAX_TINT / 127.5 * (2 * torch.rand(batch, 3, 1, 1) - 1).to(device)
+    noise = MAX_NOISE / 127.5 * torch.rand(batch, 1, 1, 1).to(device)
+    return images * contrast + tint + noise * torch.randn(images.shape).to(device)
+
+
+def accuracy(model: SceneNetwork, images: np.ndarray, captions: list[str]) -> dict[str, float]:
+    """Share of claims that the network reads from pictures made as the captions say: all, by kind, and pictures with every claim;
+    extra_objects: objects per picture that it sees where the caption names none."""
+    readings = read_images(model, images)
+    right: dict[str, list[bool]] = {}
+    wholes, extra = [], 0
+    for caption, reading in zip(captions, readings, strict=True):
+        claims = claims_of(caption)
+        assert claims is not None
+        found = agreement(claims, reading)
+        for name, one in zip(claim_names(claims), found, strict=True):
+            right.setdefault(name, []).append(bool(one))
+        wholes.append(bool(found.all()))
+        extra += int((np.delete(reading["shape"], [place for place, *_ in claims.objects]) > 0).sum())
+    pooled = [one for ones in right.values() for one in ones]
+    parts = {f"{name}_accuracy": float(np.mean(ones)) for name, ones in right.items()}
+    whole = {"attribute_accuracy": float(np.mean(pooled)), "whole_pictures": float(np.mean(wholes))}
+    return {**whole, **parts, "extra_objects": extra / len(images)}
+
+
+@torch.inference_mode()
+def round_trips(tokenizer: VQModel, images: np.ndarray) -> np.ndarray:
+    """uint8 like `images`: encoded, quantised and decoded."""
+    parts = []
+    for first in range(0, len(images), 16):
+        codes = tokenizer.encode_codes(from_uint8(torch.from_numpy(np.array(images[first : first + 16]))))
+        parts.append(to_uint8(tokenizer.decode_codes(codes)).numpy())
+    return np.concatenate(parts)
+
+
+def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+    """Trains from the mapping under `scene-network:` into `out_dir`, or resumes; writes scene_network.safetensors and metrics.json,
+    with the accuracy on held-out renders and, where the folder has a tokenizer, on what that makes of them."""
+    model: Any = lambda **values: SceneNetworkConfig(  # noqa: E731
+        **{**values, **({"widths": tuple(values["widths"])} if "widths" in values else {})}
+    )
+    settings: SceneNetworkTraining = settings_from(SceneNetworkTraining, config, model=model)
+    source = settings.scenes
+    images = renders(out_dir, source.train_seed, source.train)
+    stage = SceneNetworkStage(settings, images, labels_of(source.train_seed, source.train))
+    result = train(stage, settings.training, out_dir)
+    network = SceneNetwork(settings.model).eval()
+    # What is measured is what is shipped: the averaged weights, rounded to fp16.
+    network.load_state_dict({key: t.half().float() if t.is_floating_point() else t for key, t in result.averaged.items()})
+    held_out = renders(out_dir, source.held_out_seed, source.held_out)
+    captions = scenes.captions(source.held_out_seed, source.held_out)
+    metrics: dict[str, Any] = {"held_out_scenes": source.held_out, "renders": accuracy(network, held_out, captions)}
+    tokenizer = out_dir.parent / "tokenizer" / "tokenizer.safetensors"
+    if tokenizer.is_file():
+        few = min(source.held_out, 128)
+        metrics["round_trips"] = accuracy(network, round_trips(load_vq(tokenizer), held_out[:few]), captions[:few])
+    save_scene_network(out_dir / "scene_network.safetensors", network, metrics)
+    write_metrics(out_dir, metrics, result)
+    return result
+
+
+if __name__ == "__main__":
+    stage_main("scene-network", run)
