@@ -274,6 +274,37 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
         click.echo(f"{out}")
 
 
+@evaluate.command()
+@click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
+@click.option("--prompts", type=click.IntRange(1), default=64, show_default=True, help="Held-out captions.")
+@click.option("--seed", type=click.IntRange(0), default=3, show_default=True, help="Of the scenes and of every draw.")
+@click.option("--method", type=click.Choice(["base", "device-only"]), default="base", show_default=True, help="Who draws.")
+@click.option("--guidance", type=click.FloatRange(1, 100), help="[default: as scenarios decode]")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/samples"), show_default=True, help="Folder to write.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: as `run`]")
+@click.option("--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ...")
+@click.option("--quiet", is_flag=True, help="No progress and no table.")
+@errors_in_one_line
+def samples(
+    pair: str, prompts: int, seed: int, method: str, guidance: float | None, out: Path, cache: Path | None, torch_device: str, quiet: bool
+) -> None:
+    """Pictures of held-out captions in one grid, and the share of the captions' claims that the scene network sees in them."""
+    from models.evaluate.samples import draw_samples
+    from simulator.console import progress_bars
+    from simulator.pairs import pair_manifest
+    from simulator.recording import CachedSource, RecordingCache
+    from simulator.results import csv_bytes
+
+    cache = cache or default_cache()
+    with progress_bars(quiet) as progress:
+        source = CachedSource(RecordingCache(cache), _Models(pair, torch_device, 64, cache, progress).record)
+        found = draw_samples(source, pair_manifest(pair), prompts, seed, method, guidance)
+    write_files(out, {"samples.png": found.png, "claims.csv": csv_bytes(found.claims), "claims-by-kind.csv": csv_bytes(found.by_kind)})
+    if not quiet:
+        click.echo(found.by_kind.to_string(index=False, float_format="%.1f"))
+        click.echo(f"{out / 'samples.png'}")
+
+
 def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
     """Write files into a folder, each whole or not at all, and delete those that are None; others are left alone. Raises RunFolderError."""
     import os

@@ -1,0 +1,29 @@
+"""`ciar-sim evaluate samples` on a tiny pair, and its grid."""
+
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner
+from PIL import Image
+
+from models.evaluate.samples import grid
+from simulator.cli import main
+
+
+def test_the_grid_holds_every_picture_in_reading_order() -> None:
+    images = [np.full((4, 6, 3), index, np.uint8) for index in range(10)]
+    page = grid(images)
+    assert page.shape == (4 + 2 + 4, 8 * 8 - 2, 3)
+    assert [int(page[0, 8 * column, 0]) for column in range(8)] == list(range(8))
+    assert [int(page[6, 8 * column, 0]) for column in range(3)] == [8, 9, 255]  # white where there is none
+
+
+def test_the_command_writes_a_grid_and_says_nothing_of_claims_it_cannot_read(tiny_pair_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "samples"
+    arguments = ["evaluate", "samples", "--pair", str(tiny_pair_folder), "--prompts", "3", "--out", str(out)]
+    for method in ("base", "device-only"):
+        result = CliRunner().invoke(main, [*arguments, "--method", method, "--cache", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+    with Image.open(out / "samples.png") as picture:
+        assert picture.size == (8 * 34 - 2, 32)
+    assert (out / "claims.csv").read_text().splitlines() == ["prompt,caption,claim,right"]
