@@ -9,6 +9,10 @@ class ScenarioError(CiarSimError):
     """A scenario file, or a `--set`/`--axis` on the command line, is not usable."""
 
 
+class TraceError(CiarSimError):
+    """A trace file cannot be read or written, or a trace cannot be generated as asked."""
+
+
 class PromptError(CiarSimError):
     """A prompt cannot be given to the chosen model pair (an unknown word, a caption that is too long)."""
 
