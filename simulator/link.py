@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from simulator.transport import MAX_RTO_S, Transport, Window
 
@@ -30,6 +31,7 @@ class Link:
 
     __slots__ = ("_free_s", "_last_s", "_normals", "_stream", "delay_s", "jitter_s", "rate_bps")
     ready_s: ClassVar[float] = -math.inf  # see `ImpairedLink`: here nothing but the wire is ever waited for
+    open_s: ClassVar[float] = -math.inf
 
     def __init__(
         self, rate_bps: float, delay_s: float, jitter_s: float = 0.0, stream: np.random.Generator | None = None
@@ -80,19 +82,6 @@ class Link:
 # --- rate
 
 
-class Rates(Protocol):
-    """A piecewise constant rate that repeats: times_s float64 [n] from 0 on, rate_bps float64 [n] from each of them, until duration_s."""
-
-    @property
-    def times_s(self) -> np.ndarray: ...
-
-    @property
-    def rate_bps(self) -> np.ndarray: ...
-
-    @property
-    def duration_s(self) -> float: ...
-
-
 class Wire:
     """A wire of constant rate. free_s: when it has put its last bit out. shared: whether several devices queue for it.
 
@@ -126,24 +115,32 @@ class Wire:
 class Capacity:
     """Cumulative capacity of a repeating rate, worked out once and shared by every wire that follows it."""
 
-    def __init__(self, rates: Rates) -> None:
-        """Raises ValueError where `rates` is not what `Rates` says."""
-        times = np.asarray(rates.times_s, np.float64)
-        rate = np.asarray(rates.rate_bps, np.float64)
+    def __init__(self, times_s: ArrayLike, rate_bps: ArrayLike, duration_s: float) -> None:
+        """times_s: [n] from 0 on. rate_bps: [n] from each of these times until the next, the last until duration_s; then all again.
+
+        Raises ValueError where times do not ascend to the duration, or a rate is negative or not finite.
+        """
+        times = np.asarray(times_s, np.float64)
+        rate = np.asarray(rate_bps, np.float64)
         if len(times) == 0 or len(times) != len(rate) or times[0] != 0.0:
             raise ValueError("a rate needs as many times as values, at least one, the first of them 0")
-        edges = np.append(times, rates.duration_s)
+        edges = np.append(times, duration_s)
         if not (np.all(np.isfinite(edges)) and np.all(np.diff(edges) > 0.0)):
             raise ValueError("times must be finite and ascend up to the duration")
         if not (np.all(np.isfinite(rate)) and np.all(rate >= 0.0)):
             raise ValueError("rates must be finite and >= 0")
         # Lists: a step through a Python list takes half the time of one through an array.
-        self.duration_s = float(rates.duration_s)
+        self.duration_s = float(duration_s)
         self.edges_s: list[float] = edges.tolist()
         self.rates_bps: list[float] = rate.tolist()
         self.bits: list[float] = np.append(0.0, np.cumsum(rate * np.diff(edges))).tolist()  # carried before each edge
         self.total_bits = self.bits[-1]
         self.outages_s = _zero_stretches(self.edges_s, self.rates_bps) if self.total_bits else []
+
+    @classmethod
+    def with_outages(cls, rate_bps: float, every_s: float, outage_s: float) -> "Capacity":
+        """A constant rate that pauses for `outage_s` in every `every_s`."""
+        return cls([0.0, every_s - outage_s], [rate_bps, 0.0], every_s)
 
 
 def _zero_stretches(edges_s: Sequence[float], rates: Sequence[float]) -> list[tuple[float, float]]:
@@ -482,7 +479,9 @@ class ImpairedLink:
         else:
             wire.free_s = end_s
         self.sent_bits += bits
-        if end_s - start_s > self._rto_s:
+        if not end_s - start_s <= self._rto_s:
+            if end_s == math.inf:
+                return math.inf
             extra_s += self._outage_s(start_s, end_s)
         if gate is not None:
             extra_s += gate.used(start_s, end_s, 0.125 * bits)

@@ -30,7 +30,7 @@ from simulator.pairs import known_pairs
 from simulator.schema.base import LATER, Part, folder_of, found_text, items, written
 from simulator.schema.compute import Cloud, Compute
 from simulator.schema.methods import AnyEntry, MethodEntry, labelled_entries
-from simulator.schema.network import ExplicitNetwork, LinkFigures, Network, PresetNetwork
+from simulator.schema.network import NEEDED, ExplicitNetwork, LinkFigures, Network, PresetNetwork
 from simulator.schema.prompts import PromptList, Prompts, ScenePrompts
 from simulator.schema.workload import PoissonWorkload, SequentialWorkload, Workload
 from simulator.yamlfile import Document, Place, did_you_mean
@@ -84,9 +84,7 @@ class Scenario(Part):
     @property
     def link(self) -> LinkFigures:
         """The network in base units: bit/s and seconds."""
-        n = self.network
-        figures = catalogue.network(n.preset) if isinstance(n, PresetNetwork) else n
-        return LinkFigures(figures.down_mbps * 1e6, figures.up_mbps * 1e6, figures.rtt_ms * 1e-3, figures.jitter_ms * 1e-3)
+        return self.network.figures()
 
 
 @dataclass(frozen=True)
@@ -336,8 +334,7 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
     for depth, key in enumerate(place):
         if not isinstance(node, dict) or key not in node:
             if place[0] == "network" and isinstance(scenario.network, PresetNetwork) and key in ExplicitNetwork.model_fields:
-                figures = ", ".join(ExplicitNetwork.model_fields)
-                raise fail(f"needs the explicit form of network ({figures}), which has preset: {scenario.network.preset}")
+                raise fail(f"needs the explicit form of network ({NEEDED}), which has preset: {scenario.network.preset}")
             if not isinstance(node, dict):
                 raise fail(f"names nothing: {_dotted(place[:depth])} is {found_text(node)}")
             known = [name for name in node if depth or name not in FIXED]

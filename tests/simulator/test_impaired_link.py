@@ -1,7 +1,6 @@
 """The general link: varying rates against a packet walk, delays, losses against closed forms, buffers, outages, shared wires."""
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,19 +15,10 @@ from simulator.transport import MAX_RTO_S, TRANSPORTS
 IDEAL, TCP = TRANSPORTS["ideal"], TRANSPORTS["tcp"]
 
 
-@dataclass(frozen=True)
-class Steps:
-    """A repeating rate."""
-
-    times_s: np.ndarray
-    rate_bps: np.ndarray
-    duration_s: float
-
-
 def steps(*pieces: tuple[float, float]) -> Capacity:
     """Capacity of (seconds, bit/s) one after another, for ever again."""
     ends = np.cumsum([seconds for seconds, _ in pieces])
-    return Capacity(Steps(np.append(0.0, ends[:-1]), np.array([rate for _, rate in pieces]), float(ends[-1])))
+    return Capacity(np.append(0.0, ends[:-1]), [rate for _, rate in pieces], float(ends[-1]))
 
 
 # --- rate
@@ -107,12 +97,13 @@ def test_an_outage_runs_over_the_end_of_the_trace() -> None:
     ("times", "rate", "duration"),
     [
         ([], [], 1.0), ([0.5], [1.0], 1.0), ([0.0, 1.0], [1.0], 2.0), ([0.0, 1.0], [1.0, 2.0], 1.0), ([0.0, 1.0, 0.5], [1.0] * 3, 3.0),
-        ([0.0], [-1.0], 1.0), ([0.0], [math.nan], 1.0), ([0.0], [math.inf], 1.0), ([0.0], [1.0], math.inf), ([0.0, math.nan], [1.0] * 2, 2.0),
+        ([0.0], [-1.0], 1.0), ([0.0], [math.nan], 1.0), ([0.0], [math.inf], 1.0), ([0.0], [1.0], math.inf),
+        ([0.0, math.nan], [1.0] * 2, 2.0),
     ],
 )  # fmt: skip
 def test_a_rate_that_cannot_be_is_refused(times: list[float], rate: list[float], duration: float) -> None:
     with pytest.raises(ValueError, match=r"times|rate"):
-        Capacity(Steps(np.array(times), np.array(rate), duration))
+        Capacity(times, rate, duration)
 
 
 # --- delay
