@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from simulator.errors import CiarSimError
+from simulator.traces.cli import traces_group
 
 EPILOG = "Start with: ciar-sim run scenarios/quickstart.yaml"
 
@@ -239,3 +240,6 @@ def list_(what: str) -> None:
     from simulator import console
 
     click.echo(console.listing(what))
+
+
+main.add_command(traces_group(errors_in_one_line))

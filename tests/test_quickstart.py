@@ -102,7 +102,7 @@ def test_every_command_shown_runs(command: str, cache: Path, quickstart: Path, t
     """As shown, but in a folder of its own, with a cache of its own, and with few prompts and training steps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CIAR_SIM_CACHE", str(cache))
-    for name in ("scenarios", "models"):
+    for name in ("scenarios", "models", "traces"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(quickstart)

@@ -12,6 +12,7 @@ from simulator.errors import TraceError
 Floats = NDArray[np.float64]
 
 MOST_BPS = 1e12  # more than any link: such a number stands in another unit
+LEAST_TAIL = 0.25  # of a bin: what a shorter rest says of its bin is mostly chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +39,8 @@ class RateSeries:
         return _mean(self.times_s, self.rate_bps, self.duration_s)
 
     def binned(self, width_s: float = 1.0) -> Floats:
-        """float64 [whole bins]: mean rate of each bin of `width_s`; what is left after the last whole bin is no bin.
-
-        A series shorter than one bin is one bin.
+        """float64 [bins]: mean rate of each bin of `width_s`. What is left after the last whole bin counts as a bin (over the time
+        it has) where it is at least a quarter of one; a series shorter than that is one bin.
         """
         return _binned(self.times_s, self.rate_bps, self.duration_s, width_s)
 
@@ -64,7 +64,7 @@ class StepSeries:
         return _mean(self.times_s, self.values, self.duration_s)
 
     def binned(self, width_s: float = 1.0) -> Floats:
-        """float64 [whole bins]: mean over each bin, as `RateSeries.binned`."""
+        """float64 [bins]: mean over each bin, as `RateSeries.binned`."""
         return _binned(self.times_s, self.values, self.duration_s, width_s)
 
 
@@ -102,10 +102,9 @@ def _mean(times_s: Floats, values: Floats, duration_s: float) -> float:
 
 
 def _binned(times_s: Floats, values: Floats, duration_s: float, width_s: float) -> Floats:
-    count = int(duration_s / width_s + 1e-9)
-    if count == 0:
-        return np.array([_mean(times_s, values, duration_s)])
+    count = max(1, int(duration_s / width_s + 1.0 - LEAST_TAIL))
     ends_s = np.append(times_s, duration_s)
     total = np.append(0.0, np.cumsum(values * np.diff(ends_s)))
     edges_s = np.minimum(np.arange(count + 1) * width_s, duration_s)
-    return np.diff(np.interp(edges_s, ends_s, total)) / width_s
+    means: Floats = np.diff(np.interp(edges_s, ends_s, total)) / np.diff(edges_s)
+    return means

@@ -1,0 +1,135 @@
+"""The project's own CSV of a network trace: what any other form can be turned into."""
+
+from pathlib import Path
+
+import numpy as np
+
+from simulator.errors import TraceError
+from simulator.traces.arrivals import OWN_COLUMNS
+from simulator.traces.network import MOST_MBPS, Way
+from simulator.traces.series import Floats, RateSeries, StepSeries
+from simulator.traces.source import Source, held
+from simulator.traces.trace import Arrivals, Direction, Trace, on_one_grid
+
+# Column -> most allowed. rtt_ms and loss_pct say the same of both directions: half the round trip each, the same loss each.
+COLUMNS = {
+    "down_mbps": MOST_MBPS, "up_mbps": MOST_MBPS, "rtt_ms": 1e9, "delay_down_ms": 1e9, "delay_up_ms": 1e9,
+    "loss_pct": 100.0, "loss_down_pct": 100.0, "loss_up_pct": 100.0,
+}  # fmt: skip
+
+
+def own(source: Source) -> bool:
+    return source.has_columns("time_s")
+
+
+def read_own(source: Source, way: Way) -> Trace:
+    """time_s and at least one of `COLUMNS`. A row holds until the next, the last as long as the one before it; an empty cell holds
+    the value above it."""
+    table = source.table()
+    for name in table.names:
+        if name != "time_s" and name not in COLUMNS:
+            source.fail(f"column {name!r} is not known; allowed beside time_s: {', '.join(COLUMNS)}")
+    if len(table.names) < 2:
+        source.fail(f"holds time_s alone; needed beside it: at least one of {', '.join(COLUMNS)}")
+    for both, one in (("rtt_ms", "delay_{}_ms"), ("loss_pct", "loss_{}_pct")):
+        for direction in ("down", "up"):
+            if both in table.names and one.format(direction) in table.names:
+                source.fail(f"columns {both!r} and {one.format(direction)!r} say the same thing twice")
+    times_s = table.numbers("time_s")
+    source.need_sorted(times_s, table.lines, "time_s")
+    twice = np.flatnonzero(np.diff(times_s) == 0)
+    if twice.size:
+        source.fail(f"time_s {times_s[twice[0]]:g} stands twice", table.lines[int(twice[0]) + 1])
+    if times_s[0] != 0.0:
+        source.fail(f"time_s must start at 0, got {times_s[0]:g}", table.lines[0])
+    if len(times_s) < 2:
+        source.fail("holds one row; at least two are needed, since the last holds as long as the one before it")
+    duration_s = float(2.0 * times_s[-1] - times_s[-2])
+
+    def column_of(name: str) -> Floats | None:
+        if name not in table.names:
+            return None
+        values = table.numbers(name, missing="")
+        source.need(~(values > COLUMNS[name]), table.lines, values, f"{name} must be <= {COLUMNS[name]:g}")
+        if np.isnan(values[0]):
+            source.fail(f"{name} must have a value in the first row", table.lines[0])
+        return held(values)
+
+    def steps(value: Floats | None, scale: float) -> StepSeries | None:
+        return None if value is None else StepSeries(times_s, value * scale, duration_s)
+
+    def direction(name: str) -> Direction:
+        mbps, both = column_of(f"{name}_mbps"), column_of("rtt_ms")
+        delay_ms = both / 2.0 if both is not None else column_of(f"delay_{name}_ms")
+        loss_pct = column_of("loss_pct" if "loss_pct" in table.names else f"loss_{name}_pct")
+        rate = None if mbps is None else RateSeries(times_s, mbps * 1e6, duration_s)
+        return Direction(rate, steps(delay_ms, 1e-3), steps(loss_pct, 1e-2))
+
+    return Trace("ciar-sim-csv", direction("down"), direction("up"))
+
+
+def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
+    """The trace in the project's own CSV form, a row where anything changes; series shorter than the longest are played again.
+
+    comment: lines put before the header, each behind a `#`.
+    """
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    if isinstance(trace, Arrivals):
+        tokens = [(name, getattr(trace, name)) for name in OWN_COLUMNS[1:]]
+        columns = [(name, values) for name, values in tokens if values is not None]
+        head += ",".join(["requested_s", *(name for name, _ in columns)]) + "\n"
+        rows = zip(map(_text, trace.requested_s.tolist()), *(map(str, values.tolist()) for _, values in columns), strict=True)
+        return head + "".join(",".join(row) + "\n" for row in rows)
+    series = _columns(trace)
+    duration_s = trace.duration_s
+    times_s, values = on_one_grid([one for _, one, _ in series], duration_s)
+    scaled = np.array([held_values * scale for held_values, (_, _, scale) in zip(values, series, strict=True)])
+    changed = np.append(True, (np.diff(scaled, axis=1) != 0.0).any(axis=0))
+    times_s, scaled = times_s[changed], scaled[:, changed]
+    # The last row holds as long as the one before it, so the last interval is written as two halves.
+    times_s, scaled = np.append(times_s, (times_s[-1] + duration_s) / 2.0), np.append(scaled, scaled[:, -1:], axis=1)
+    head += ",".join(["time_s", *(name for name, _, _ in series)]) + "\n"
+    rows_text = (",".join(map(_text, [time, *row])) for time, row in zip(times_s.tolist(), scaled.T.tolist(), strict=True))
+    return head + "".join(row + "\n" for row in rows_text)
+
+
+def _columns(trace: Trace) -> list[tuple[str, RateSeries | StepSeries, float]]:
+    """(column, series, factor to the column's unit) of all that the trace says."""
+    down, up = trace.down, trace.up
+    columns: list[tuple[str, RateSeries | StepSeries | None, float]] = [("down_mbps", down.rate, 1e-6), ("up_mbps", up.rate, 1e-6)]
+    if _same(down.delay_s, up.delay_s):
+        columns.append(("rtt_ms", down.delay_s, 2e3))
+    else:
+        columns += [("delay_down_ms", down.delay_s, 1e3), ("delay_up_ms", up.delay_s, 1e3)]
+    if _same(down.loss, up.loss):
+        columns.append(("loss_pct", down.loss, 1e2))
+    else:
+        columns += [("loss_down_pct", down.loss, 1e2), ("loss_up_pct", up.loss, 1e2)]
+    return [(name, series, scale) for name, series, scale in columns if series is not None]
+
+
+def _same(one: StepSeries | None, other: StepSeries | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    equal = np.array_equal(one.times_s, other.times_s) and np.array_equal(one.values, other.values)
+    return equal and one.duration_s == other.duration_s
+
+
+def _text(value: float) -> str:
+    """Twelve digits: a picosecond of a second, and 30 bit/s from becoming 30.000000000000004."""
+    return f"{value:.12g}"
+
+
+def write_own(trace: Trace | Arrivals, path: Path, comment: str = "") -> None:
+    """Write `own_text` atomically. Raises TraceError where the file cannot be written."""
+    write(path, own_text(trace, comment).encode())
+
+
+def write(path: Path, data: bytes) -> None:
+    from simulator.recording import write_atomically
+
+    try:
+        write_atomically(path, data)
+        path.chmod(0o644)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be written: {error.strerror or error}") from None
