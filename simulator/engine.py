@@ -25,7 +25,8 @@ from simpy.events import NORMAL
 from simulator.cloud import Cloud, CloudSession
 from simulator.costs import Costs
 from simulator.errors import DeadlockError
-from simulator.network import Access, Network
+from simulator.network import Access
+from simulator.network import Network as Network
 from simulator.replay import CallProgram, Down, SessionProgram, Step
 from simulator.workload import Arrivals
 

@@ -9,6 +9,8 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -210,9 +212,11 @@ class VaryingWire(Wire):
             return
         shift_s = ((start_s + self._offset_s) // c.duration_s - 1.0) * c.duration_s - self._offset_s
         while shift_s < end_s:
-            for begin_s, stop_s in c.outages_s:
-                if shift_s + begin_s < end_s and shift_s + stop_s > start_s:
-                    yield shift_s + begin_s, shift_s + stop_s
+            first = bisect_right(c.outages_s, start_s - shift_s, key=itemgetter(1))  # a period can hold thousands
+            for begin_s, stop_s in islice(c.outages_s, first, None):
+                if shift_s + begin_s >= end_s:
+                    return
+                yield shift_s + begin_s, shift_s + stop_s
             shift_s += c.duration_s
 
 

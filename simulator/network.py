@@ -89,12 +89,12 @@ class Access:
 
         up = ImpairedLink(
             up_wire, n.up_delay_s, rtt_s, n.transport, rttvar_s=rttvar_s, draw=draws(up_jitter, n.up_delay_s, "up"), loss=up_loss,
-            buffer_bytes=n.buffer_bytes, gate=radio and radio.up,
+            buffer_bytes=n.buffer_bytes, gate=None if radio is None else radio.up,
             handshake=_handshake(n, up_wire, down_wire, up_loss, down_loss) if n.transport.handshake_rtts else None,
         )  # fmt: skip
         down = ImpairedLink(
             down_wire, n.down_delay_s, rtt_s, n.transport, rttvar_s=rttvar_s, draw=draws(down_jitter, n.down_delay_s, "down"),
-            loss=down_loss, buffer_bytes=n.buffer_bytes, gate=radio and radio.down,
+            loss=down_loss, buffer_bytes=n.buffer_bytes, gate=None if radio is None else radio.down,
         )  # fmt: skip
         return up, down, radio
 

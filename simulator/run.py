@@ -29,6 +29,8 @@ from simulator.replay import SessionProgram, compile_session
 from simulator.results import Case as CaseRecords
 from simulator.results import Picture, Span, check_run_folder, write_run
 from simulator.scenario import Case, LinkFigures, PoissonWorkload, PromptList, Scenario, ScenePrompts, expand, resolved_yaml
+from simulator.schema.network import trace_rates
+from simulator.traces.series import RateSeries
 from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals, poisson_arrivals, single_arrival
 
@@ -245,16 +247,22 @@ def network_of(link: LinkFigures) -> Network:
             up_j_per_byte=8e-9 * r.up_nj_per_bit, down_j_per_byte=8e-9 * r.down_nj_per_bit,
         )  # fmt: skip
 
-    def rate(bps: float) -> float | Capacity:
+    up_trace, down_trace = (None, None) if link.trace is None else trace_rates(link.trace)
+
+    def rate(bps: float | None, trace: RateSeries | None) -> float | Capacity:
+        if bps is None:
+            assert trace is not None, "a link with neither rate nor trace"
+            return Capacity(trace.times_s, trace.rate_bps, trace.duration_s)
         if link.outage_every_s is None or not link.outage_s:
             return bps
         return Capacity.with_outages(bps, link.outage_every_s, link.outage_s)
 
     return Network(
-        up_bps=rate(link.up_bps), down_bps=rate(link.down_bps), up_delay_s=one_way_s, down_delay_s=one_way_s, up_jitter_s=link.jitter_s,
-        down_jitter_s=link.jitter_s, distribution=link.jitter_distribution, jitter_samples_s=link.jitter_samples_s, up_loss=link.loss,
-        down_loss=link.loss, burst_packets=link.loss_burst_packets, transport=TRANSPORTS[link.transport], radio=radio,
-        buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes, devices_per_cell=link.devices_per_cell,
+        up_bps=rate(link.up_bps, up_trace), down_bps=rate(link.down_bps, down_trace), up_delay_s=one_way_s, down_delay_s=one_way_s,
+        up_jitter_s=link.jitter_s, down_jitter_s=link.jitter_s, distribution=link.jitter_distribution,
+        jitter_samples_s=link.jitter_samples_s, up_loss=link.loss, down_loss=link.loss, burst_packets=link.loss_burst_packets,
+        buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes, transport=TRANSPORTS[link.transport], radio=radio,
+        devices_per_cell=link.devices_per_cell,
     )  # fmt: skip
 
 

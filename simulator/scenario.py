@@ -109,6 +109,7 @@ class _Source:
 
     document: Document
     options: dict[Place, str] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
         for end in range(len(place), -1, -1):
@@ -134,11 +135,11 @@ def load_scenario(path: str | Path, axes: Sequence[str] = (), sets: Sequence[str
     sweep, in place of an axis of the same path. Raises ScenarioError, which names the file and line, or the option.
     """
     document = yamlfile.read(path)
-    source = _Source(document)
+    context = {"folder": Path(path).resolve().parent}
+    source = _Source(document, context=context)
     data = document.data
     if not isinstance(data, dict):
         raise source.fail((), f"a scenario must be a mapping of keys, got {found_text(data)}")
-    context = {"folder": Path(path).resolve().parent}
     scenario = _validate(data, source, context)
     if sets:
         data = json.loads(json.dumps(data))  # a copy without aliases, through which an option would reach further
@@ -303,7 +304,7 @@ def _check_sweep(scenario: Scenario, source: _Source) -> Scenario:
         read: list[Any] = []
         for index, value in enumerate(values):
             try:
-                taken = _get(Scenario.model_validate(_put(whole, place, value)), place)
+                taken = _get(Scenario.model_validate(_put(whole, place, value), context=source.context), place)
             except ValidationError as error:
                 where, message = _explain(error.errors()[0])
                 subject = f"sweep.{path}"

@@ -1,5 +1,6 @@
 """Cases on real networks: what is waited for is booked, everything adds up, and dead links are named."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from simulator.link import Capacity
 from simulator.network import Access
 from simulator.radio import RadioFigures
 from simulator.run import network_of
-from simulator.schema.network import ExplicitNetwork, PresetNetwork
+from simulator.schema.network import ExplicitNetwork, PresetNetwork, TraceNetwork
 from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals, poisson_arrivals
 from tests.simulator.build import CLOUD_COSTS, DEVICE_COSTS, arrivals, base, call, case, forward, one_forward_calls, program, reply
@@ -150,6 +151,25 @@ def test_a_link_without_any_bandwidth_is_named(way: str, transport: str) -> None
     told = rf"^deadlock at \S+ s of simulated time: request 0 of device 3 waits for {what}, but the {where} has no bandwidth"
     with pytest.raises(DeadlockError, match=told):
         case([one_forward_calls(2)], arrivals((0.5, 3, 0)), network=network)
+
+
+def traced(folder: Path, rows: str, **changes: Any) -> Network:
+    path = folder / "trace.csv"
+    path.write_text(f"time_s,down_mbps,up_mbps\n{rows}\n")
+    return network_of(TraceNetwork.model_validate({"trace": str(path), "rtt_ms": 62.5, **changes}).figures())
+
+
+def test_a_trace_of_one_rate_is_a_link_of_that_rate(tmp_path: Path) -> None:
+    of_trace = busy(traced(tmp_path, "0,4,2\n1,4,2\n2,4,2", jitter_ms=3)).columns
+    of_figures = busy(explicit(down_mbps=4, up_mbps=2, jitter_ms=3)).columns
+    for name, column in of_figures.items():
+        assert of_trace[name] == pytest.approx(column, abs=1e-9, nan_ok=True), name
+
+
+def test_a_trace_of_nothing_is_a_deadlock_and_a_constant_in_its_place_is_not(tmp_path: Path) -> None:
+    with pytest.raises(DeadlockError, match=r"waits for call 0 to reach the cloud, but the uplink has no bandwidth"):
+        busy(traced(tmp_path, "0,8,0\n1,8,0"))
+    assert np.all(busy(traced(tmp_path, "0,8,0\n1,8,0", up_mbps=1)).columns["latency_s"] > 0.0)
 
 
 def test_presets_in_base_units() -> None:

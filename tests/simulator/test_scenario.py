@@ -171,8 +171,9 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         ),
         (
             HEAD + "network:\n  rtt_s: 0.02\n  up_mbps: 1\n  down_mbps: 1\n",
-            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, rtt_ms, up_mbps, "
-            "down_mbps, jitter_ms",
+            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, trace, rtt_ms, up_mbps, "
+            "down_mbps, jitter_ms, jitter_distribution, jitter_samples_ms, loss_pct, loss_burst_packets, buffer_bytes, transport, radio, "
+            "devices_per_cell, outage_every_s, outage_ms, distance_km",
         ),
         (
             HEAD + "cloud: {replica: 2}\n",
@@ -238,8 +239,8 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         # forms
         (
             HEAD + "network:\n  preset: lte\n  rtt_ms: 5\n",
-            "t.yaml:7: network.rtt_ms stands beside preset: two forms at once; give either preset or rtt_ms, up_mbps, "
-            "down_mbps, jitter_ms",
+            "t.yaml:7: network.rtt_ms stands beside preset: two forms at once; give either preset, or trace, or rtt_ms, up_mbps, "
+            "down_mbps",
         ),
         (HEAD + "prompts: {list: [a], count: 3}\n", "t.yaml:5: prompts.count is not a known key; allowed: list"),
         (HEAD + "workload: {devices: 3}\n", "t.yaml:5: workload.devices must be 1 with arrivals: sequential, got 3"),
@@ -276,10 +277,6 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             HEAD + "pair: {backbone: llamagen-xl-stage1}\n",
             "t.yaml:5: pair as a mapping (backbone, weights) is not available yet; allowed: scenes, or the path of a "
             "pair's folder",
-        ),
-        (
-            HEAD + "network: {trace: a.csv}\n",
-            "t.yaml:5: network.trace is not available yet; allowed: preset, or rtt_ms, up_mbps, down_mbps",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, threshold: {call_pct: 30}}\n",
@@ -330,10 +327,11 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         (
             HEAD + EXPLICIT + "sweep: {network.rtt_s: [1]}\n",
             "t.yaml:6: sweep.network.rtt_s names nothing: network has no rtt_s; did you mean rtt_ms? allowed: rtt_ms, "
-            "up_mbps, down_mbps, "
-            "jitter_ms",
+            "jitter_ms, jitter_distribution, jitter_samples_ms, loss_pct, loss_burst_packets, buffer_bytes, transport, radio, "
+            "devices_per_cell, up_mbps, down_mbps, outage_every_s, outage_ms",
         ),
-        (HEAD + "sweep: {network: [lte]}\n", "t.yaml:5: sweep.network names no single setting; it holds preset"),
+        (HEAD + "sweep: {network: [lte]}\n", "t.yaml:5: sweep.network names no single setting; it holds preset, distance_km, "
+         "transport, devices_per_cell"),
         (
             "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",
             "t.yaml:3: methods[0].beta goes with threshold_mode ema, got const",
@@ -622,7 +620,7 @@ LINE = "network: {rtt_ms: 50, up_mbps: 10, down_mbps: 10, "
         ("radio: lt}", "radio is not a known radio, got 'lt' (text); did you mean lte?"),
         ("devices_per_cell: 0}", "devices_per_cell must be >= 1, got 0"),
         ("distance_km: 5}", "distance_km goes with preset only"),
-        ("los_pct: 5}", "los_pct is not a known key; did you mean loss_pct? allowed: preset, distance_km, "),
+        ("los_pct: 5}", "los_pct is not a known key; did you mean loss_pct? allowed: preset, trace, rtt_ms, "),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(tmp_path: Path, settings: str, message: str) -> None:
@@ -640,3 +638,30 @@ def test_a_preset_takes_distance_transport_and_cell_only(tmp_path: Path) -> None
     assert "network.jitter_distribution pareto needs rtt_ms > 0" in refusal(tmp_path, HEAD + zero)
     s = load(tmp_path, HEAD + LINE + "loss_pct: 1}\nsweep: {network.loss_pct: [0, 2], network.transport: [tcp, quic]}\n")
     assert [case.scenario.link.loss for case in expand(s)][:4] == [0.0, 0.0, 0.02, 0.02]
+
+
+def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
+    (tmp_path / "both.csv").write_text("time_s,down_mbps,up_mbps\n0,10,5\n1,0,0\n2,20,10\n3,1,1\n")
+    (tmp_path / "down.csv").write_text("time_s,down_mbps\n0,10\n1,20\n2,5\n")
+    s = load(tmp_path, HEAD + "network: {trace: both.csv, rtt_ms: 50, loss_pct: 1}\nsweep: {network.trace: [both.csv]}\n")
+    assert (s.link.trace, s.link.up_bps, s.link.down_bps, s.link.loss) == (str(tmp_path / "both.csv"), None, None, 0.01)
+    assert expand(s)[0].scenario.link == s.link
+    assert load_scenario(written_out(tmp_path, s)) == s
+    s = load(tmp_path, HEAD + "network: {trace: down.csv, rtt_ms: 50, up_mbps: 4}\n")
+    assert (s.link.up_bps, s.link.down_bps) == (4e6, None)
+    for line, message in (
+        ("{trace: down.csv, rtt_ms: 50}", "up_mbps is missing: the trace has no rate in this direction"),
+        ("{trace: both.csv}", "rtt_ms is missing"),
+        ("{trace: no.csv, rtt_ms: 50}", "trace must be the path of a file, got 'no.csv' (text), which is not there"),
+        ("{trace: t.yaml, rtt_ms: 50}", "trace cannot be used: t.yaml: is of no known trace format"),
+        ("{trace: both.csv, preset: lte}", "trace stands beside preset: two forms at once"),
+        ("{trace: both.csv, rtt_ms: 5, outage_ms: 3}", "outage_ms goes without trace only"),
+        ("{trace: both.csv, rtt_ms: 5, up_mbps: 0}", "up_mbps must be > 0, got 0"),
+    ):
+        assert refusal(tmp_path, f"{HEAD}network: {line}\n").startswith(f"t.yaml:5: network.{message}")
+
+
+def written_out(folder: Path, scenario: Scenario) -> Path:
+    path = folder / "resolved.yaml"
+    path.write_text(resolved_yaml(scenario))
+    return path
