@@ -1,5 +1,7 @@
 """Replay speed: one-forward calls per second, end to end with full records, beside SimPy's bare timeout rate in the same run.
 
+Twice: over constant links, and over an LTE link whose rates follow a trace, with TCP, jitter and bursts of loss.
+
     python -m benchmarks.calls --json
 """
 
@@ -13,7 +15,9 @@ import simpy
 
 from simulator.costs import Work
 from simulator.engine import CaseInputs, Network, simulate
+from simulator.link import Capacity
 from simulator.replay import PASS, SessionProgram
+from simulator.transport import TRANSPORTS
 from simulator.workload import poisson_arrivals
 
 CALLS = 77  # a CIAR session at the paper's call rate
@@ -46,11 +50,31 @@ def program(cloud: Uniform) -> SessionProgram:
     )  # fmt: skip
 
 
-def calls_per_second(requests: int, devices: int, replicas: int) -> dict[str, float]:
+def lte(seed: int = 0) -> Network:
+    """Ten minutes of rates by the second, Gauss-Markov in their logarithm with the means of MONROE and the deviation of driving traces."""
+    generator = np.random.default_rng(seed)
+
+    def rates(mean_bps: float) -> Capacity:
+        level, levels = 0.0, []
+        for noise in generator.standard_normal(600):
+            level = 0.8 * level + 0.6 * 0.7 * float(noise)
+            levels.append(level)
+        rate = np.exp(levels)
+        return Capacity(np.arange(600.0), rate * mean_bps / rate.mean(), 600.0)
+
+    return Network(
+        rates(10.6e6), rates(27e6), 0.030, 0.030, 0.012, 0.012, up_loss=0.002, down_loss=0.002, burst_packets=4.0,
+        transport=TRANSPORTS["tcp"],
+    )  # fmt: skip
+
+
+NETWORKS = {"constant": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002), "lte": lte}
+
+
+def calls_per_second(network: Network, requests: int, devices: int, replicas: int) -> dict[str, float]:
     cloud = Uniform(0.002)
     rate = 0.5 * replicas
     arrivals = poisson_arrivals(0, rate, requests / rate, devices, 1)
-    network = Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002)
     inputs = CaseInputs([program(cloud)], Uniform(0.010), cloud, network, devices, replicas, 16, arrivals, seed=0)
     begin = time.perf_counter()
     result = simulate(inputs)
@@ -82,12 +106,15 @@ def timeouts_per_second(count: int = 300_000) -> float:
 @click.option("--replicas", default=4, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(requests: int, devices: int, replicas: int, as_json: bool) -> None:
-    found = {**calls_per_second(requests, devices, replicas), "simpy_timeouts_per_s": timeouts_per_second()}
+    timeouts = timeouts_per_second()
+    found = {name: calls_per_second(network(), requests, devices, replicas) for name, network in NETWORKS.items()}
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps({**found, "simpy_timeouts_per_s": timeouts}))
         return
-    click.echo(f"{found['calls']:,.0f} calls in {found['seconds']:.2f} s: {found['calls_per_s']:,.0f} calls/s, "
-               f"{found['events_per_call']:.2f} events a call; SimPy's bare timeout: {found['simpy_timeouts_per_s']:,.0f}/s")  # fmt: skip
+    for name, of in found.items():
+        click.echo(f"{name}: {of['calls']:,.0f} calls in {of['seconds']:.2f} s: {of['calls_per_s']:,.0f} calls/s, "
+                   f"{of['events_per_call']:.2f} events a call")  # fmt: skip
+    click.echo(f"SimPy's bare timeout: {timeouts:,.0f}/s")
 
 
 if __name__ == "__main__":

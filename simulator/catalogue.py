@@ -1,4 +1,4 @@
-"""The figures a scenario names: accelerators, runtimes, model sizes and network presets, each with its source.
+"""The figures a scenario names: accelerators, runtimes, model sizes, network presets and radios, each with its source.
 
 The tables are `simulator/catalogue/*.yaml`, read once. An unknown name is refused with the nearest one suggested.
 """
@@ -70,14 +70,37 @@ class Runtime(Entry):
 
 
 class Network(Entry):
-    """A preset of an access link. jitter_ms: standard deviation of the one-way delay."""
+    """A preset of an access link. jitter_ms: standard deviation of the one-way delay. radio: of the table of radios, None for none."""
 
     title: str
     down_mbps: float = Field(gt=0)
     up_mbps: float = Field(gt=0)
     rtt_ms: float = Field(ge=0)
     jitter_ms: float = Field(ge=0)
+    jitter_distribution: str = "normal"
+    loss_pct: float = Field(default=0.0, ge=0, lt=100)
+    loss_burst_packets: float | None = Field(default=None, ge=1)
+    outage_every_s: float | None = Field(default=None, gt=0)
+    outage_ms: float = Field(default=0.0, ge=0)
+    radio: str | None = None
     aliases: list[str] = Field(default_factory=list)
+
+
+class Radio(Entry):
+    """Timers, cycles and powers of a radio: see `simulator.radio.RadioFigures`. Powers in milliwatts beside the idle device's."""
+
+    promotion_ms: float = Field(default=0.0, ge=0)
+    inactivity_s: float = Field(gt=0)
+    drx_after_ms: float | None = Field(default=None, gt=0)
+    drx_cycle_ms: float = Field(default=0.0, ge=0)
+    paging_cycle_ms: float = Field(default=0.0, ge=0)
+    grant_bytes: float | None = Field(default=None, gt=0)
+    grant_ms: float = Field(default=0.0, ge=0)
+    promotion_mw: float = Field(default=0.0, ge=0)
+    active_mw: float = Field(ge=0)
+    drx_mw: float = Field(ge=0)
+    up_nj_per_bit: float = Field(ge=0)
+    down_nj_per_bit: float = Field(ge=0)
 
 
 class Effort(Settings):
@@ -154,6 +177,11 @@ def network(name: str) -> Network:
     return _pick(_networks(), name, "network preset", ScenarioError)
 
 
+def radio(name: str) -> Radio:
+    """Raises ScenarioError where there is no such radio."""
+    return _pick(_radios(), name, "radio", ScenarioError)
+
+
 def canonical(table: str, name: str) -> str:
     """The name an alias stands for; a name that is unknown comes back as it is. table: "hardware" or "networks"."""
     entries: Mapping[str, Hardware | Network] = _hardware() if table == "hardware" else _networks()
@@ -161,12 +189,13 @@ def canonical(table: str, name: str) -> str:
 
 
 def names(table: str) -> tuple[str, ...]:
-    """Names of "hardware", "runtimes", "models" or "networks", in the order of their file, without aliases."""
+    """Names of "hardware", "runtimes", "models", "networks" or "radios", in the order of their file, without aliases."""
     tables: dict[str, Mapping[str, Entry]] = {
         "hardware": _hardware(),
         "runtimes": _runtimes(),
         "models": _models(),
         "networks": _networks(),
+        "radios": _radios(),
     }
     return tuple(tables[table])
 
@@ -227,3 +256,8 @@ def _models() -> dict[str, ModelShape]:
 @cache
 def _networks() -> dict[str, Network]:
     return _build(Network, _file("networks.yaml")["networks"], FOLDER / "networks.yaml")
+
+
+@cache
+def _radios() -> dict[str, Radio]:
+    return _build(Radio, _file("networks.yaml")["radios"], FOLDER / "networks.yaml")

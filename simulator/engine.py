@@ -4,7 +4,8 @@ A device and the wire of its uplink serve their sessions first come first served
 until which they are taken. While a device has one open session, nobody can come between that session's steps before the
 next request of the device: until then (`_Device.horizon_s`) its computing and sending are worked out at once instead of
 by an event each. A call then costs two events, its arrival in the cloud and the end of an iteration, shared with the
-batch; on a contended device four.
+batch; on a contended device four. Devices that share a wire are never ahead, and one with a radio only while nothing of
+it is open in the cloud, so that wire and radio see messages in order of time. What befalls a message adds no event.
 
 Equal times: first created, first served. Working ahead creates arrivals in the cloud early, so of two devices whose messages
 land in the same instant the one served first is always the same one, but need not be the one that sent first.
@@ -23,11 +24,13 @@ from simpy.events import NORMAL
 
 from simulator.cloud import Cloud, CloudSession
 from simulator.costs import Costs
-from simulator.link import Link
+from simulator.errors import DeadlockError
+from simulator.network import Access
+from simulator.network import Network as Network
 from simulator.replay import CallProgram, Down, SessionProgram, Step
-from simulator.rng import stream
 from simulator.workload import Arrivals
 
+_NEVER = math.inf
 TRACKS = ("device", "uplink", "queue", "cloud", "downlink")  # of a span
 PARTS = (
     "connect_s", "encode_s", "device_queue_s", "device_compute_s", "uplink_s",
@@ -36,21 +39,9 @@ PARTS = (
 
 
 @dataclass(frozen=True)
-class Network:
-    """Every device's link: bits per second, one-way delays and standard deviations of jitter in seconds."""
-
-    up_bps: float
-    down_bps: float
-    up_delay_s: float
-    down_delay_s: float
-    up_jitter_s: float = 0.0
-    down_jitter_s: float = 0.0
-
-
-@dataclass(frozen=True)
 class CaseInputs:
     """Everything that decides a case. programs: one per prompt, compiled with the same `cloud`. devices: in the fleet.
-    max_batch: sessions per cloud iteration. seed: of the jitter. timeline_sessions: requests, from the first on, to
+    max_batch: sessions per cloud iteration. seed: of all that chance does to the links. timeline_sessions: requests, from the first on, to
     keep spans of.
     """
 
@@ -86,13 +77,15 @@ class CaseResult:
       to it; decode_s = latency_s - connect_s - encode_s - image_decode_s; cloud_call_pct as recorded.
     - first_token_s: from the request until the device knows the first image token, by a message or by its own pass; the
       picture counts as its first token. NaN where the session makes none.
-    - device_energy_j: computing only. cloud_gpu_s: iteration seconds times the session's share of rows, and its own
-      other work.
+    - device_energy_j: computing, and the radio: transfers, promotions, and the silence after each message until the next one or until
+      the radio is idle, booked to the request of that message. cloud_gpu_s: iteration seconds times the session's share of
+      rows, and its own other work.
 
     The parts: encode_s and image_decode_s are the session's own such work, wherever it runs. uplink_s and downlink_s
     hold the wait for the wire. cloud_queue_s and cloud_compute_s are outside and inside an iteration; a call that waits
     for earlier calls of its session in the cloud books theirs. Of a call already under way when its await begins, only
-    the rest counts. connect_s is 0, the connection is open; wait_s is 0, nothing waits on purpose.
+    the rest counts. connect_s is the opening of the device's connection, for requests that wait for it; wait_s is waiting for
+    a sleeping radio.
 
     events: SimPy events processed. cloud_busy_s: per replica. makespan_s: when the last event happened. mean_batch:
     sessions per cloud iteration. The last two are NaN where nothing happened.
@@ -107,7 +100,10 @@ class CaseResult:
 
 
 def simulate(inputs: CaseInputs) -> CaseResult:
-    """Replay all requests of a case until the system is empty. Raises ValueError for inputs that make no case."""
+    """Replay all requests of a case until the system is empty.
+
+    Raises ValueError for inputs that make no case, DeadlockError where a message meets a link that never carries anything again.
+    """
     return _Run(inputs).run()
 
 
@@ -135,17 +131,16 @@ class _Alarm:
 
 
 class _Device:
-    """A device: taken until `free_s`. horizon_s: before it, only the one open session can ask anything of it."""
+    """A device: taken until `free_s`. horizon_s: before it, only the one open session can ask anything of it. shared: whether
+    other devices queue for its wires.
+    """
 
-    __slots__ = ("down", "free_s", "horizon_s", "next_request_s", "number", "open_sessions", "up")
+    __slots__ = ("down", "free_s", "horizon_s", "next_request_s", "number", "open_sessions", "radio", "shared", "up")
 
-    def __init__(self, number: int, network: Network, seed: int) -> None:
-        n = network
-        up = stream(seed, "link.up.jitter", number) if n.up_jitter_s else None
-        down = stream(seed, "link.down.jitter", number) if n.down_jitter_s else None
+    def __init__(self, number: int, access: Access) -> None:
         self.number = number
-        self.up = Link(n.up_bps, n.up_delay_s, n.up_jitter_s, up)
-        self.down = Link(n.down_bps, n.down_delay_s, n.down_jitter_s, down)
+        self.up, self.down, self.radio = access.links(number)
+        self.shared = access.network.devices_per_cell > 1
         self.free_s = 0.0
         self.open_sessions = 0
         self.next_request_s = math.inf
@@ -154,7 +149,7 @@ class _Device:
     def count(self, change: int) -> None:
         """A session opens (+1) or ends (-1)."""
         self.open_sessions += change
-        self.horizon_s = self.next_request_s if self.open_sessions == 1 else -math.inf
+        self.horizon_s = self.next_request_s if self.open_sessions == 1 and not self.shared else -math.inf
 
 
 class _Session(CloudSession):
@@ -168,6 +163,7 @@ class _Session(CloudSession):
         "awaiting",
         "calls",
         "clock",
+        "connect_s",
         "device",
         "device_queue_s",
         "done_s",
@@ -177,9 +173,11 @@ class _Session(CloudSession):
         "replies",
         "request",
         "run",
+        "sent",
         "step",
         "steps",
         "uplink_s",
+        "wait_s",
     )  # fmt: skip
 
     def __init__(self, run: "_Run", request: int, device: _Device, program: SessionProgram) -> None:
@@ -191,12 +189,13 @@ class _Session(CloudSession):
         self.steps: tuple[Step, ...] = program.steps
         self.calls: tuple[CallProgram, ...] = program.calls
         self.step = 0  # next one to begin
+        self.sent = 0  # calls sent; kept up only where the device has a radio
         self.awaiting = -1  # call whose reply the device waits for
         self.landed = 0  # calls that have arrived in the cloud
         self.answered = 0  # calls whose reply has left the cloud: all before this one
         self.replies: dict[int, float] = {}  # arrivals of replies that were not awaited when they left
         self.first_token_s = self.done_s = math.nan
-        self.device_queue_s = self.uplink_s = self.downlink_s = 0.0
+        self.device_queue_s = self.uplink_s = self.downlink_s = self.connect_s = self.wait_s = 0.0
 
     # Device side.
 
@@ -217,7 +216,7 @@ class _Session(CloudSession):
                     self.first_token_s = start_s + first_s
                 if self.traced:
                     self.span("device", "compute", start_s, now_s)
-                if now_s >= device.horizon_s:
+                if now_s >= device.horizon_s or self.answered < self.sent:
                     self.clock.at(now_s, _COMPUTED, self)
                     return
             if not self.exchange(now_s, send, wait):
@@ -231,7 +230,15 @@ class _Session(CloudSession):
         """The rest of a step once its computing is done; whether the next step is ready at the same time."""
         self.step += 1
         if send >= 0:
-            arrival_s = self.device.up.send(now_s, self.calls[send][0])
+            device = self.device
+            if device.radio is not None:
+                device.radio.request = self.request
+                self.sent = send + 1
+            arrival_s = device.up.send(now_s, self.calls[send][0])
+            if arrival_s == _NEVER:
+                opening = device.up.open_s == _NEVER
+                what, way = ("its connection to open", "link") if opening else (f"call {send} to reach the cloud", "uplink")
+                raise self.deadlock(now_s, what, way)
             self.clock.at(arrival_s, _LANDED, self)
             if self.traced:
                 self.span("uplink", f"call {send}", now_s, arrival_s)
@@ -262,8 +269,13 @@ class _Session(CloudSession):
 
     def receive(self, now_s: float, arrival_s: float) -> None:
         """The awaited reply is on its way down."""
+        asleep_s = self.device.down.ready_s
+        if asleep_s > now_s:
+            asleep_s = min(asleep_s, arrival_s) - now_s
+            self.wait_s += asleep_s
+            self.downlink_s -= asleep_s
         self.downlink_s += arrival_s - now_s
-        if arrival_s < self.device.horizon_s:
+        if arrival_s < self.device.horizon_s and self.answered >= self.sent:
             self.advance(arrival_s)
         else:
             self.clock.at(arrival_s, _RECEIVED, self)
@@ -282,11 +294,25 @@ class _Session(CloudSession):
         call = self.landed
         self.landed = call + 1
         if call == self.awaiting:
+            if self.device.up.ready_s > self.mark_s:
+                self.wake(now_s)
             self.uplink_s += now_s - self.mark_s
             self.mark_s = now_s
             self.charged = True
         if call == self.answered:
             self.serve(now_s)
+
+    def wake(self, landed_s: float) -> None:
+        """Book what an awaited call waited for before it left: the opening of the connection, then the radio."""
+        up = self.device.up
+        if up.open_s > self.mark_s:
+            open_s = min(up.open_s, landed_s)
+            self.connect_s += open_s - self.mark_s
+            self.mark_s = open_s
+        if up.ready_s > self.mark_s:
+            ready_s = min(up.ready_s, landed_s)
+            self.wait_s += ready_s - self.mark_s
+            self.mark_s = ready_s
 
     def serve(self, now_s: float) -> None:
         """Take up calls that have arrived, in order, until one has work for a replica."""
@@ -309,7 +335,12 @@ class _Session(CloudSession):
         call = self.answered
         self.answered = call + 1
         size_bytes, first = self.calls[call][3]
-        arrival_s = self.device.down.send(now_s, size_bytes)
+        device = self.device
+        if device.radio is not None:
+            device.radio.request = self.request
+        arrival_s = device.down.send(now_s, size_bytes)
+        if arrival_s == _NEVER:
+            raise self.deadlock(now_s, f"the reply to call {call}", "downlink")
         if first:
             self.first_token_s = arrival_s
         if self.traced:
@@ -324,13 +355,23 @@ class _Session(CloudSession):
                 self.run.close(self)
 
     def emit(self, now_s: float, parts: tuple[Down, ...]) -> None:
-        send = self.device.down.send
+        device = self.device
         for size_bytes, first in parts:
-            arrival_s = send(now_s, size_bytes)
+            if device.radio is not None:
+                device.radio.request = self.request
+            arrival_s = device.down.send(now_s, size_bytes)
+            if arrival_s == _NEVER:
+                raise self.deadlock(now_s, f"a part of the reply to call {self.answered}", "downlink")
             if first:
                 self.first_token_s = arrival_s
             if self.traced:
                 self.span("downlink", f"part of {self.answered}", now_s, arrival_s)
+
+    def deadlock(self, now_s: float, what: str, way: str) -> DeadlockError:
+        return DeadlockError(
+            f"deadlock at {now_s:.6g} s of simulated time: request {self.request} of device {self.device.number} waits for {what}, but the "
+            f"{way} has no bandwidth from then on; give network a trace that has some"
+        )
 
     # Timeline.
 
@@ -377,7 +418,7 @@ _COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED = (
 
 # What each session measures for itself; everything else follows from its program.
 _MEASURED = (
-    "done_s", "first_token_s", "device_queue_s", "uplink_s", "downlink_s",
+    "done_s", "first_token_s", "connect_s", "device_queue_s", "uplink_s", "downlink_s", "wait_s",
     "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s", "gpu_s",
 )  # fmt: skip
 
@@ -402,6 +443,8 @@ class _Run:
         self.devices: dict[int, _Device] = {}
         self.spans: list[Span] = []
         self.measured = {name: array("d", bytes(8 * n)) for name in _MEASURED}
+        self.radio_j = array("d", bytes(8 * n))
+        self.access = Access(inputs.network, inputs.seed, self.radio_j)
         # Arrays, not lists: a million requests as Python objects would weigh more than all results.
         self.requested_s = array("d", np.asarray(arrivals.requested_s, np.float64).tobytes())
         self.next_request_s = array("d", _next_of_same_device(arrivals).tobytes())
@@ -413,6 +456,8 @@ class _Run:
         if len(self.inputs.arrivals):
             self.clock.at(self.requested_s[0], self.on_request, 0)
             self.clock.run()
+        for radio in self.access.radios:
+            radio.finish()
         return CaseResult(
             columns=self._columns(),
             spans=self.spans,
@@ -430,7 +475,7 @@ class _Run:
         number = self.device_of[request]
         device = self.devices.get(number)
         if device is None:
-            device = self.devices[number] = _Device(number, inputs.network, inputs.seed)
+            device = self.devices[number] = _Device(number, self.access)
         session = _Session(self, request, device, inputs.programs[self.prompt_of[request]])
         session.traced = request < inputs.timeline_sessions
         device.next_request_s = self.next_request_s[request]
@@ -465,9 +510,9 @@ class _Run:
             "requested_s": requested_s,
             "done_s": m["done_s"],
             "latency_s": latency_s,
-            "decode_s": latency_s - encode_s - image_decode_s,
+            "decode_s": latency_s - m["connect_s"] - encode_s - image_decode_s,
             "first_token_s": m["first_token_s"] - requested_s,
-            "connect_s": np.zeros(n),
+            "connect_s": m["connect_s"],
             "encode_s": encode_s,
             "device_queue_s": m["device_queue_s"],
             "device_compute_s": of_program("device_s") - device_other_s,
@@ -475,7 +520,7 @@ class _Run:
             "cloud_queue_s": m["cloud_queue_s"],
             "cloud_compute_s": m["cloud_compute_s"],
             "downlink_s": m["downlink_s"],
-            "wait_s": np.zeros(n),
+            "wait_s": m["wait_s"],
             "image_decode_s": image_decode_s,
             "calls": np.array([len(program.calls) for program in programs], np.int64)[prompt],
             "device_passes": of_program("device_passes", np.int64),
@@ -483,7 +528,7 @@ class _Run:
             "cloud_call_pct": of_program("cloud_call_pct"),
             "bytes_up": of_program("bytes_up", np.int64),
             "bytes_down": of_program("bytes_down", np.int64),
-            "device_energy_j": of_program("device_s") * inputs.device.power_w,
+            "device_energy_j": of_program("device_s") * inputs.device.power_w + np.array(self.radio_j, np.float64),
             "cloud_gpu_s": m["gpu_s"],
         }
 

@@ -33,6 +33,10 @@ class ComputeError(CiarSimError):
     """No compute time can be given: unknown hardware or model, or a profile that does not cover what is asked of it."""
 
 
+class DeadlockError(CiarSimError):
+    """A simulation cannot go on: somebody waits for what will never happen."""
+
+
 class MessageError(CiarSimError):
     """Bytes on the wire do not decode to any message type."""
 

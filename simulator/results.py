@@ -76,15 +76,15 @@ COLUMNS: dict[str, str] = {
     "latency_mean_s under the same swept values, those of methods.* aside",
     "latency_minus_fastest_lo_s, latency_minus_fastest_hi_s": "95 % interval of latency_minus_fastest_s, paired by request, by "
     "batch means as for latency_mean_s",
-    "connect_s": _MEAN + "setting up the connection",
+    "connect_s": _MEAN + "opening the connection, for the first request of each device",
     "encode_s": _MEAN + "the caption encoder",
     "device_queue_s": _MEAN + "waiting until the device is free",
     "device_compute_s": _MEAN + "forward passes on the device",
-    "uplink_s": _MEAN + "messages on their way up, serialisation and propagation",
+    "uplink_s": _MEAN + "messages on their way up: queue, serialisation, propagation, losses made good",
     "cloud_queue_s": _MEAN + "waiting for a replica or a batch",
     "cloud_compute_s": _MEAN + "forward passes in the cloud",
     "downlink_s": _MEAN + "messages on their way down",
-    "wait_s": _MEAN + "other waiting; the ten parts lie along the critical path and add up to latency_s",
+    "wait_s": _MEAN + "waiting for a sleeping radio; the ten parts lie along the critical path and add up to latency_s",
     "image_decode_s": _MEAN + "the image decoder",
     "calls": _MEAN + "requests that the device sent to the cloud",
     "device_passes": _MEAN + "forward passes on the device, of its model or of a drafter",
@@ -92,7 +92,8 @@ COLUMNS: dict[str, str] = {
     "cloud_call_pct": _MEAN + 'cloud passes that decide tokens per image token, in percent (the paper\'s "Cloud Call")',
     "bytes_up": _MEAN + "payload bytes sent by the device, framing not counted",
     "bytes_down": _MEAN + "payload bytes sent to the device, framing not counted",
-    "device_energy_j": _MEAN + "seconds of computing on the device times its power; the radio is not modelled",
+    "device_energy_j": _MEAN + "seconds of computing on the device times its power, and the radio where the network has one: transfers, "
+    "promotions, and the silence after each message until the next or until the radio is idle",
     "cloud_gpu_s": _MEAN + "GPU time, a batch shared among its members",
     "cost_usd": "cloud_gpu_s * price per GPU hour / 3600, per image; NaN without a price",
     "cloud_utilisation": "sum of cloud_gpu_s / (replicas * (last done_s - first requested_s)); 1 is always busy; "

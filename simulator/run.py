@@ -17,18 +17,24 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
+from simulator import catalogue
 from simulator.calibrate import Calibrated, calibrate
 from simulator.compute import Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, Network, simulate
 from simulator.errors import ScenarioError
+from simulator.link import Capacity
 from simulator.methods import REVISIONS, BaseSettings, Decoding, GatedSettings, Settings, prefix_length
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
+from simulator.radio import RadioFigures
 from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, SessionSpec, torch_version
 from simulator.replay import SessionProgram, compile_session
 from simulator.results import Case as CaseRecords
 from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
-from simulator.scenario import Case, PoissonWorkload, PromptList, Scenario, ScenePrompts, expand, resolved_yaml
+from simulator.scenario import Case, LinkFigures, PoissonWorkload, PromptList, Scenario, ScenePrompts, expand, resolved_yaml
+from simulator.schema.network import trace_rates
+from simulator.traces.series import RateSeries
+from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals, poisson_arrivals, single_arrival
 
 PICTURED_PROMPTS = 4  # prompts whose images are kept in the run folder
@@ -36,10 +42,10 @@ _CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated
 TIMELINE_SESSIONS = 2  # requests per case whose spans are kept
 
 NOTES = (
-    "Links have a constant rate, a constant propagation delay and normal jitter; loss, slow start, radio states and outages are not "
-    "modelled, and the connection is open from the start.",
-    "Bytes are message payloads; framing of TCP, TLS or HTTP/2 is not counted.",
-    "device_energy_j counts computing only, not the radio.",
+    "Presets have constant rates; their jitter and loss are chance alone. A loss delays a message but does not shrink the window of the "
+    "transport, and acknowledgements take no wire time.",
+    "bytes_up and bytes_down are message payloads; what a transport adds is on the wire and in the latency, not in these columns.",
+    "device_energy_j holds the radio where the network has one (mobile and Wi-Fi presets); elsewhere it is computing only.",
     "Cloud memory for KV caches is not limited.",
 )
 
@@ -286,12 +292,10 @@ class SimulatedCase(CaseResult):
 
 def simulate_case(scenario: Scenario, programs: Sequence[SessionProgram], device: Costs, cloud: Costs) -> SimulatedCase:
     """Simulate one case: the scenario's fleet, link and cloud, each request replaying one of the programs (one per prompt)."""
-    link = scenario.link
-    one_way_s = link.rtt_s / 2
     workload = scenario.workload
     inputs = CaseInputs(
         programs=programs, device=device, cloud=cloud,
-        network=Network(link.up_bps, link.down_bps, one_way_s, one_way_s, link.jitter_s, link.jitter_s),
+        network=network_of(scenario.link),
         devices=workload.devices, replicas=scenario.cloud.replicas, max_batch=scenario.cloud.max_batch,
         arrivals=single_arrival(), seed=scenario.seed, timeline_sessions=TIMELINE_SESSIONS,
     )  # fmt: skip
@@ -308,6 +312,39 @@ def simulate_case(scenario: Scenario, programs: Sequence[SessionProgram], device
         if result.columns["latency_s"].max() < spacing_s:
             return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated)
         spacing_s *= 4
+
+
+def network_of(link: LinkFigures) -> Network:
+    """The network as the engine takes it."""
+    one_way_s = link.rtt_s / 2
+    radio = None
+    if link.radio is not None:
+        r = catalogue.radio(link.radio)
+        radio = RadioFigures(
+            promotion_s=r.promotion_ms * 1e-3, inactivity_s=r.inactivity_s,
+            drx_after_s=math.inf if r.drx_after_ms is None else r.drx_after_ms * 1e-3, drx_cycle_s=r.drx_cycle_ms * 1e-3,
+            paging_cycle_s=r.paging_cycle_ms * 1e-3, grant_bytes=math.inf if r.grant_bytes is None else r.grant_bytes,
+            grant_s=r.grant_ms * 1e-3, promotion_w=r.promotion_mw * 1e-3, active_w=r.active_mw * 1e-3, drx_w=r.drx_mw * 1e-3,
+            up_j_per_byte=8e-9 * r.up_nj_per_bit, down_j_per_byte=8e-9 * r.down_nj_per_bit,
+        )  # fmt: skip
+
+    up_trace, down_trace = (None, None) if link.trace is None else trace_rates(link.trace)
+
+    def rate(bps: float | None, trace: RateSeries | None) -> float | Capacity:
+        if bps is None:
+            assert trace is not None, "a link with neither rate nor trace"
+            return Capacity(trace.times_s, trace.rate_bps, trace.duration_s)
+        if link.outage_every_s is None or not link.outage_s:
+            return bps
+        return Capacity.with_outages(bps, link.outage_every_s, link.outage_s)
+
+    return Network(
+        up_bps=rate(link.up_bps, up_trace), down_bps=rate(link.down_bps, down_trace), up_delay_s=one_way_s, down_delay_s=one_way_s,
+        up_jitter_s=link.jitter_s, down_jitter_s=link.jitter_s, distribution=link.jitter_distribution,
+        jitter_samples_s=link.jitter_samples_s, up_loss=link.loss, down_loss=link.loss, burst_packets=link.loss_burst_packets,
+        buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes, transport=TRANSPORTS[link.transport], radio=radio,
+        devices_per_cell=link.devices_per_cell,
+    )  # fmt: skip
 
 
 def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recording]) -> dict[str, np.ndarray]:

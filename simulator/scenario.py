@@ -30,7 +30,7 @@ from simulator.pairs import known_pairs
 from simulator.schema.base import LATER, Part, folder_of, found_text, items, written
 from simulator.schema.compute import Cloud, Compute
 from simulator.schema.methods import AnyEntry, MethodEntry, labelled_entries
-from simulator.schema.network import ExplicitNetwork, LinkFigures, Network, PresetNetwork
+from simulator.schema.network import NEEDED, ExplicitNetwork, LinkFigures, Network, PresetNetwork
 from simulator.schema.prompts import PromptList, Prompts, ScenePrompts
 from simulator.schema.workload import PoissonWorkload, SequentialWorkload, Workload
 from simulator.yamlfile import Document, Place, did_you_mean
@@ -84,9 +84,7 @@ class Scenario(Part):
     @property
     def link(self) -> LinkFigures:
         """The network in base units: bit/s and seconds."""
-        n = self.network
-        figures = catalogue.network(n.preset) if isinstance(n, PresetNetwork) else n
-        return LinkFigures(figures.down_mbps * 1e6, figures.up_mbps * 1e6, figures.rtt_ms * 1e-3, figures.jitter_ms * 1e-3)
+        return self.network.figures()
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,7 @@ class _Source:
 
     document: Document
     options: dict[Place, str] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
         for end in range(len(place), -1, -1):
@@ -136,11 +135,11 @@ def load_scenario(path: str | Path, axes: Sequence[str] = (), sets: Sequence[str
     sweep, in place of an axis of the same path. Raises ScenarioError, which names the file and line, or the option.
     """
     document = yamlfile.read(path)
-    source = _Source(document)
+    context = {"folder": Path(path).resolve().parent}
+    source = _Source(document, context=context)
     data = document.data
     if not isinstance(data, dict):
         raise source.fail((), f"a scenario must be a mapping of keys, got {found_text(data)}")
-    context = {"folder": Path(path).resolve().parent}
     scenario = _validate(data, source, context)
     if sets:
         data = json.loads(json.dumps(data))  # a copy without aliases, through which an option would reach further
@@ -305,7 +304,7 @@ def _check_sweep(scenario: Scenario, source: _Source) -> Scenario:
         read: list[Any] = []
         for index, value in enumerate(values):
             try:
-                taken = _get(Scenario.model_validate(_put(whole, place, value)), place)
+                taken = _get(Scenario.model_validate(_put(whole, place, value), context=source.context), place)
             except ValidationError as error:
                 where, message = _explain(error.errors()[0])
                 subject = f"sweep.{path}"
@@ -336,8 +335,7 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
     for depth, key in enumerate(place):
         if not isinstance(node, dict) or key not in node:
             if place[0] == "network" and isinstance(scenario.network, PresetNetwork) and key in ExplicitNetwork.model_fields:
-                figures = ", ".join(ExplicitNetwork.model_fields)
-                raise fail(f"needs the explicit form of network ({figures}), which has preset: {scenario.network.preset}")
+                raise fail(f"needs the explicit form of network ({NEEDED}), which has preset: {scenario.network.preset}")
             if not isinstance(node, dict):
                 raise fail(f"names nothing: {_dotted(place[:depth])} is {found_text(node)}")
             known = [name for name in node if depth or name not in FIXED]

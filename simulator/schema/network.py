@@ -1,30 +1,57 @@
-"""`network:` of a scenario: a preset of the catalogue, or a link by its figures."""
+"""`network:` of a scenario: a preset of the catalogue, a link by its figures, or one whose rates follow a trace."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, Tag, field_validator
+from pydantic import BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from simulator import catalogue
+from simulator.errors import TraceError
 from simulator.methods import refuse
-from simulator.schema.base import LATER, Part, fork, found_text
+from simulator.schema.base import Part, folder_of, fork, found_text, items
+from simulator.traces.read import read_trace
+from simulator.traces.series import RateSeries
 from simulator.yamlfile import did_you_mean
+
+MS_PER_1000_KM = 22.0  # of round trip; light in fibre alone takes 9.8: see `catalogue/networks.yaml`
+TransportName = Literal["ideal", "tcp", "grpc", "quic"]
+Distribution = Literal["normal", "lognormal", "gamma", "pareto"]
 
 
 @dataclass(frozen=True)
 class LinkFigures:
-    """A link in base units: rates in bit/s, round trip and standard deviation of the one-way delay in seconds."""
+    """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.Network`, the same both ways where it names none.
 
-    down_bps: float
-    up_bps: float
+    outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. radio: of the catalogue, None for none.
+    trace: path of a file whose rates hold where down_bps or up_bps is None, None for none.
+    """
+
+    down_bps: float | None
+    up_bps: float | None
     rtt_s: float
-    jitter_s: float
+    jitter_s: float = 0.0
+    jitter_distribution: str = "normal"
+    jitter_samples_s: tuple[float, ...] = ()
+    loss: float = 0.0
+    loss_burst_packets: float | None = None
+    outage_every_s: float | None = None
+    outage_s: float = 0.0
+    buffer_bytes: float | None = None
+    transport: str = "ideal"
+    radio: str | None = None
+    devices_per_cell: int = 1
+    trace: str | None = None
 
 
 class PresetNetwork(Part):
-    """A preset of the network catalogue."""
+    """A preset of the network catalogue. distance_km: to the cloud, beyond the 500 km that a preset stands for."""
 
     preset: str
+    distance_km: float = Field(default=0.0, ge=0, le=40_000)
+    transport: TransportName = "grpc"
+    devices_per_cell: int = Field(default=1, ge=1, le=1_000_000)
 
     @field_validator("preset")
     @classmethod
@@ -34,40 +61,168 @@ class PresetNetwork(Part):
             refuse(f"is not a known preset, got {found_text(preset)}{did_you_mean(preset, known)}")
         return name
 
+    def figures(self) -> LinkFigures:
+        p = catalogue.network(self.preset)
+        return LinkFigures(
+            down_bps=p.down_mbps * 1e6, up_bps=p.up_mbps * 1e6, rtt_s=(p.rtt_ms + MS_PER_1000_KM * self.distance_km / 1000.0) * 1e-3,
+            jitter_s=p.jitter_ms * 1e-3, jitter_distribution=p.jitter_distribution, loss=p.loss_pct / 100.0,
+            loss_burst_packets=p.loss_burst_packets, outage_every_s=p.outage_every_s, outage_s=p.outage_ms * 1e-3,
+            transport=self.transport, radio=p.radio, devices_per_cell=self.devices_per_cell,
+        )  # fmt: skip
 
-class ExplicitNetwork(Part):
-    """A link by its figures. jitter_ms: standard deviation of the one-way delay."""
+
+Rate = Annotated[float, Field(gt=0, le=1e7)]
+
+
+class _Line(Part):
+    """What explicit networks and traces share, taken as it is: nothing is added that is not asked for.
+
+    rtt_ms: unloaded round trip, the mean. jitter_ms: standard deviation of the one-way delay, distributed as jitter_distribution says;
+    jitter_samples_ms: measured deviations from the mean instead. loss_pct: packets lost, each way; loss_burst_packets: mean length of a
+    burst of them, null for losses one by one. buffer_bytes: of the queue before the wire, null for no limit. radio: one of the
+    catalogue's. devices_per_cell: devices that share one link.
+    """
 
     rtt_ms: float = Field(ge=0, le=600_000)
-    up_mbps: float = Field(gt=0, le=1e7)
-    down_mbps: float = Field(gt=0, le=1e7)
     jitter_ms: float = Field(default=0.0, ge=0, le=60_000)
+    jitter_distribution: Distribution = "normal"
+    jitter_samples_ms: Annotated[tuple[Annotated[float, Field(ge=-60_000, le=60_000)], ...], BeforeValidator(items)] = ()
+    loss_pct: float = Field(default=0.0, ge=0, le=90)
+    loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
+    buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
+    transport: TransportName = "ideal"
+    radio: str | None = None
+    devices_per_cell: int = Field(default=1, ge=1, le=1_000_000)
 
-    @field_validator("up_mbps", "down_mbps")
+    @field_validator("up_mbps", "down_mbps", check_fields=False)
     @classmethod
-    def _not_absurd(cls, rate_mbps: float) -> float:
-        if rate_mbps < 1e-3:
+    def _not_absurd(cls, rate_mbps: float | None) -> float | None:
+        if rate_mbps is not None and rate_mbps < 1e-3:
             refuse(f"must be >= 0.001 (1 kbit/s), got {rate_mbps}")
         return rate_mbps
 
+    @field_validator("radio")
+    @classmethod
+    def _exists(cls, radio: str | None) -> str | None:
+        known = catalogue.names("radios")
+        if radio is not None and radio not in known:
+            refuse(f"is not a known radio, got {found_text(radio)}{did_you_mean(radio, known)}")
+        return radio
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.jitter_samples_ms and (self.jitter_ms or self.jitter_distribution != "normal"):
+            refuse("stands beside jitter_ms or jitter_distribution: jitter is given twice; give one of them", "jitter_samples_ms")
+        if self.jitter_distribution != "normal" and self.jitter_ms and not self.rtt_ms:
+            refuse(f"{self.jitter_distribution} needs rtt_ms > 0: such a delay is never 0", "jitter_distribution")
+        if self.loss_burst_packets is not None and self.loss_burst_packets < self.loss_pct / (100.0 - self.loss_pct):
+            least = self.loss_pct / (100.0 - self.loss_pct)
+            refuse(f"must be >= {least:g} for a loss_pct of {self.loss_pct:g}, got {self.loss_burst_packets:g}", "loss_burst_packets")
+        return self
+
+    def line(self, up_mbps: float | None, down_mbps: float | None, **more: Any) -> LinkFigures:
+        up_bps, down_bps = (None if mbps is None else mbps * 1e6 for mbps in (up_mbps, down_mbps))
+        return LinkFigures(
+            down_bps=down_bps, up_bps=up_bps, rtt_s=self.rtt_ms * 1e-3, jitter_s=self.jitter_ms * 1e-3,
+            jitter_distribution=self.jitter_distribution, jitter_samples_s=tuple(1e-3 * ms for ms in self.jitter_samples_ms),
+            loss=self.loss_pct / 100.0, loss_burst_packets=self.loss_burst_packets, buffer_bytes=self.buffer_bytes,
+            transport=self.transport, radio=self.radio, devices_per_cell=self.devices_per_cell, **more,
+        )  # fmt: skip
+
+
+class ExplicitNetwork(_Line):
+    """A link by its figures. outage_ms: in every outage_every_s nothing passes for so long."""
+
+    up_mbps: Rate
+    down_mbps: Rate
+    outage_every_s: float | None = Field(default=None, gt=0, le=1e6)
+    outage_ms: float = Field(default=0.0, ge=0, le=1e9)
+
+    @model_validator(mode="after")
+    def _outage(self) -> Self:
+        if self.outage_ms and self.outage_every_s is None:
+            refuse("needs outage_every_s, which is missing", "outage_ms")
+        if self.outage_every_s is not None and self.outage_ms >= 1e3 * self.outage_every_s:
+            refuse(f"must be < outage_every_s ({self.outage_every_s:g} s), got {self.outage_ms:g}", "outage_ms")
+        return self
+
+    def figures(self) -> LinkFigures:
+        return self.line(self.up_mbps, self.down_mbps, outage_every_s=self.outage_every_s, outage_s=self.outage_ms * 1e-3)
+
+
+class TraceNetwork(_Line):
+    """A link whose rates follow a trace file, which starts again at its end; each device (or cell) is at a place of its own in it.
+
+    Only rates are taken from the file. up_mbps, down_mbps: a constant rate in place of the file's, needed where it has none.
+    """
+
+    trace: str
+    up_mbps: Rate | None = None
+    down_mbps: Rate | None = None
+
+    @field_validator("trace")
+    @classmethod
+    def _readable(cls, trace: str, info: ValidationInfo) -> str:
+        path = (folder_of(info) / trace).resolve()
+        if not path.is_file():
+            refuse(f"must be the path of a file, got {found_text(trace)}, which is not there")
+        try:
+            trace_rates(str(path))
+        except TraceError as error:
+            refuse(f"cannot be used: {error}")
+        return str(path)
+
+    @model_validator(mode="after")
+    def _both_ways(self) -> Self:
+        rates = trace_rates(self.trace)
+        for key, given, rate in (("up_mbps", self.up_mbps, rates[0]), ("down_mbps", self.down_mbps, rates[1])):
+            if given is None and rate is None:
+                refuse("is missing: the trace has no rate in this direction", key)
+        return self
+
+    def figures(self) -> LinkFigures:
+        return self.line(self.up_mbps, self.down_mbps, trace=self.trace)
+
+
+def trace_rates(path: str) -> tuple[RateSeries | None, RateSeries | None]:
+    """Rates up and down of a trace file, None where it has none; read once. Raises TraceError."""
+    state = Path(path).stat()
+    return _trace_rates(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=64)
+def _trace_rates(path: str, _changed_ns: int, _size: int) -> tuple[RateSeries | None, RateSeries | None]:
+    trace = read_trace([Path(path)])
+    return trace.up.rate, trace.down.rate
+
+
+NEEDED = ", ".join(name for name, field in ExplicitNetwork.model_fields.items() if field.is_required())
+
+
+
 
 def _one_form(data: Any) -> Any:
-    figures = ", ".join(ExplicitNetwork.model_fields)
     if isinstance(data, dict):
-        for key in ("loss_pct", "trace", "transport"):
-            if key in data:
-                refuse(f"{LATER}; allowed: preset, or {figures}", key)
-        both = [key for key in data if key in ExplicitNetwork.model_fields]
-        if "preset" in data and both:
-            refuse(f"stands beside preset: two forms at once; give either preset or {figures}", both[0])
+        preset, explicit, trace = (list(form.model_fields) for form in (PresetNetwork, ExplicitNetwork, TraceNetwork))
         for key in data:
-            if key != "preset" and key not in ExplicitNetwork.model_fields:
-                refuse(f"is not a known key{did_you_mean(key, ['preset', *ExplicitNetwork.model_fields])}", key)
+            if key not in [*preset, *explicit, *trace]:
+                known = dict.fromkeys(["preset", "trace", *NEEDED.split(", "), *explicit, *preset])
+                refuse(f"is not a known key{did_you_mean(key, known)}", key)
+        if "preset" in data:
+            for key in data:
+                if key not in preset:
+                    refuse(f"stands beside preset: two forms at once; give either preset, or trace, or {NEEDED}", key)
+        elif "distance_km" in data:
+            refuse("goes with preset only; give rtt_ms its value", "distance_km")
+        elif "trace" in data:
+            for key in data:
+                if key not in trace:
+                    refuse("goes without trace only: outages of a trace are its own", key)
     return data
 
 
 Network = Annotated[
-    Annotated[PresetNetwork, Tag("<preset>")] | Annotated[ExplicitNetwork, Tag("<explicit>")],
-    fork({"preset": "<preset>"}, "<explicit>"),
+    Annotated[PresetNetwork, Tag("<preset>")] | Annotated[TraceNetwork, Tag("<trace>")] | Annotated[ExplicitNetwork, Tag("<explicit>")],
+    fork({"preset": "<preset>", "trace": "<trace>"}, "<explicit>"),
     BeforeValidator(_one_form),
 ]

@@ -4,18 +4,20 @@ import pytest
 
 from simulator import catalogue, yamlfile
 from simulator.errors import ComputeError, ScenarioError
+from simulator.link import DISTRIBUTIONS
 from simulator.ops import COMPUTE_KINDS
 
 EVIDENCE = {"measured", "datasheet", "derived", "assumed"}
 
 
-@pytest.mark.parametrize("table", ["hardware", "runtimes", "models", "networks"])
+@pytest.mark.parametrize("table", ["hardware", "runtimes", "models", "networks", "radios"])
 def test_every_entry_has_a_source_and_says_how_good_it_is(table: str) -> None:
     pick = {
         "hardware": catalogue.hardware,
         "runtimes": catalogue.runtime,
         "models": catalogue.model,
         "networks": catalogue.network,
+        "radios": catalogue.radio,
     }
     assert catalogue.names(table)
     for name in catalogue.names(table):
@@ -80,6 +82,9 @@ def test_the_presets_asked_for_exist_and_are_plausible() -> None:
         preset = catalogue.network(name)
         assert preset.up_mbps <= preset.down_mbps
         assert preset.jitter_ms <= preset.rtt_ms
+        assert preset.jitter_distribution in DISTRIBUTIONS
+        assert preset.radio is None or catalogue.radio(preset.radio).inactivity_s > 0.0
+        assert (preset.outage_every_s is None) == (preset.outage_ms == 0.0)
     assert catalogue.network("geo").rtt_ms > catalogue.network("leo").rtt_ms > catalogue.network("fibre").rtt_ms
 
 

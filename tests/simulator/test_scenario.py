@@ -66,10 +66,12 @@ def test_the_smallest_scenario(tmp_path: Path) -> None:
     assert s.compute.device.model_dump() == {"model": "llamagen-xl-1layer", "hardware": "snapdragon-8-gen-3", "runtime": "eager"}
     assert s.compute.cloud.model_dump() == {"model": "llamagen-xl", "hardware": "a100", "runtime": "eager"}
     assert s.cloud.model_dump() == {"replicas": 1, "max_batch": 16, "queue": "fifo", "price_usd_per_gpu_hour": None}
-    assert s.model_dump()["network"] == {"preset": "wifi"}
+    assert s.model_dump()["network"] == {"preset": "wifi", "distance_km": 0.0, "transport": "grpc", "devices_per_cell": 1}
     assert s.model_dump()["workload"] == {"arrivals": "sequential", "devices": 1}
     assert (s.placement, s.seed, s.sweep) == ("split", 0, {})
-    assert s.link == LinkFigures(down_bps=90e6, up_bps=40e6, rtt_s=0.02, jitter_s=0.004)
+    assert s.link == LinkFigures(
+        down_bps=90e6, up_bps=40e6, rtt_s=0.02, jitter_s=0.004, loss=0.001, loss_burst_packets=3.0, transport="grpc", radio="wifi"
+    )
     assert len(expand(s)) == 1
 
 
@@ -88,7 +90,7 @@ def test_pair_models_run_on_local_hardware_by_default(tmp_path: Path) -> None:
 
 
 def test_network_aliases_are_resolved(tmp_path: Path) -> None:
-    assert load(tmp_path, HEAD + "network: {preset: wifi-home}\n").model_dump()["network"] == {"preset": "wifi"}
+    assert load(tmp_path, HEAD + "network: {preset: wifi-home}\n").model_dump()["network"]["preset"] == "wifi"
 
 
 def test_labels_of_a_method_that_stands_more_than_once(tmp_path: Path) -> None:
@@ -169,8 +171,9 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         ),
         (
             HEAD + "network:\n  rtt_s: 0.02\n  up_mbps: 1\n  down_mbps: 1\n",
-            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, rtt_ms, up_mbps, "
-            "down_mbps, jitter_ms",
+            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, trace, rtt_ms, up_mbps, "
+            "down_mbps, jitter_ms, jitter_distribution, jitter_samples_ms, loss_pct, loss_burst_packets, buffer_bytes, transport, radio, "
+            "devices_per_cell, outage_every_s, outage_ms, distance_km",
         ),
         (
             HEAD + "cloud: {replica: 2}\n",
@@ -236,8 +239,8 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         # forms
         (
             HEAD + "network:\n  preset: lte\n  rtt_ms: 5\n",
-            "t.yaml:7: network.rtt_ms stands beside preset: two forms at once; give either preset or rtt_ms, up_mbps, "
-            "down_mbps, jitter_ms",
+            "t.yaml:7: network.rtt_ms stands beside preset: two forms at once; give either preset, or trace, or rtt_ms, up_mbps, "
+            "down_mbps",
         ),
         (HEAD + "prompts: {list: [a], count: 3}\n", "t.yaml:5: prompts.count is not a known key; allowed: list"),
         (HEAD + "workload: {devices: 3}\n", "t.yaml:5: workload.devices must be 1 with arrivals: sequential, got 3"),
@@ -274,18 +277,6 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             HEAD + "pair: {backbone: llamagen-xl-stage1}\n",
             "t.yaml:5: pair as a mapping (backbone, weights) is not available yet; allowed: scenes, or the path of a "
             "pair's folder",
-        ),
-        (
-            HEAD + "network:\n  preset: lte\n  loss_pct: 1\n",
-            "t.yaml:7: network.loss_pct is not available yet; allowed: preset, or rtt_ms, up_mbps, down_mbps, jitter_ms",
-        ),
-        (
-            HEAD + "network: {trace: a.csv}\n",
-            "t.yaml:5: network.trace is not available yet; allowed: preset, or rtt_ms, up_mbps, down_mbps, jitter_ms",
-        ),
-        (
-            HEAD + "network: {preset: lte, transport: quic}\n",
-            "t.yaml:5: network.transport is not available yet; allowed: preset, or rtt_ms, up_mbps, down_mbps, jitter_ms",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, threshold: {}}\n",
@@ -342,16 +333,17 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         ),
         (
             HEAD + "sweep:\n  network.rtt_ms: [5]\n",
-            "t.yaml:6: sweep.network.rtt_ms needs the explicit form of network (rtt_ms, up_mbps, down_mbps, jitter_ms), "
+            "t.yaml:6: sweep.network.rtt_ms needs the explicit form of network (rtt_ms, up_mbps, down_mbps), "
             "which has preset: wifi",
         ),
         (
             HEAD + EXPLICIT + "sweep: {network.rtt_s: [1]}\n",
             "t.yaml:6: sweep.network.rtt_s names nothing: network has no rtt_s; did you mean rtt_ms? allowed: rtt_ms, "
-            "up_mbps, down_mbps, "
-            "jitter_ms",
+            "jitter_ms, jitter_distribution, jitter_samples_ms, loss_pct, loss_burst_packets, buffer_bytes, transport, radio, "
+            "devices_per_cell, up_mbps, down_mbps, outage_every_s, outage_ms",
         ),
-        (HEAD + "sweep: {network: [lte]}\n", "t.yaml:5: sweep.network names no single setting; it holds preset"),
+        (HEAD + "sweep: {network: [lte]}\n", "t.yaml:5: sweep.network names no single setting; it holds preset, distance_km, "
+         "transport, devices_per_cell"),
         (
             "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",
             "t.yaml:3: methods[0].beta goes with threshold_mode ema, got const",
@@ -587,6 +579,7 @@ def test_the_schema_is_json_and_knows_every_name() -> None:
     text = json.dumps(schema)
     for name in METHODS:
         assert f'"{name}"' in text
+    assert schema["$defs"]["ExplicitNetwork"]["properties"]["radio"]
     assert "wifi-public" in schema["$defs"]["PresetNetwork"]["properties"]["preset"]["enum"]
     assert set(schema["required"]) == {"name", "methods"}
     assert schema["additionalProperties"] is False
@@ -610,3 +603,77 @@ def test_nothing_but_a_scenario_error_ever_comes_out(tmp_path_factory: pytest.Te
         message = str(error)
     assert "\n" not in message
     assert message == "" or message.startswith((str(path), "sweep: "))
+
+
+LINE = "network: {rtt_ms: 50, up_mbps: 10, down_mbps: 10, "
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("loss_pct: -1}", "loss_pct must be >= 0, got -1"),
+        ("loss_pct: 100}", "loss_pct must be <= 90, got 100"),
+        ("loss_pct: .nan}", "loss_pct must be a finite number, got .nan"),
+        ("loss_burst_packets: 0.5}", "loss_burst_packets must be >= 1, got 0.5"),
+        ("loss_pct: 80, loss_burst_packets: 2}", "loss_burst_packets must be >= 4 for a loss_pct of 80, got 2"),
+        ("jitter_ms: .inf}", "jitter_ms must be a finite number, got .inf"),
+        (
+            "jitter_ms: 2, jitter_distribution: gama}",
+            "jitter_distribution must be normal, lognormal, gamma or pareto, got 'gama' (text); did you mean gamma?",
+        ),
+        ("jitter_samples_ms: [1, .nan]}", "jitter_samples_ms[1] must be a finite number, got .nan"),
+        ("jitter_ms: 2, jitter_samples_ms: [1, 2]}", "jitter_samples_ms stands beside jitter_ms or jitter_distribution"),
+        ("buffer_bytes: 0}", "buffer_bytes must be >= 1, got 0"),
+        ("buffer_bytes: 1.5}", "buffer_bytes must be a whole number, got 1.5"),
+        ("outage_ms: 5}", "outage_ms needs outage_every_s, which is missing"),
+        ("outage_every_s: 1, outage_ms: 1000}", "outage_ms must be < outage_every_s (1 s), got 1000"),
+        ("outage_every_s: 0}", "outage_every_s must be > 0, got 0"),
+        ("transport: udp}", "transport must be ideal, tcp, grpc or quic, got 'udp' (text)"),
+        ("radio: lt}", "radio is not a known radio, got 'lt' (text); did you mean lte?"),
+        ("devices_per_cell: 0}", "devices_per_cell must be >= 1, got 0"),
+        ("distance_km: 5}", "distance_km goes with preset only"),
+        ("los_pct: 5}", "los_pct is not a known key; did you mean loss_pct? allowed: preset, trace, rtt_ms, "),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(tmp_path: Path, settings: str, message: str) -> None:
+    assert refusal(tmp_path, f"{HEAD}{LINE}{settings}\n").startswith(f"t.yaml:5: network.{message}")
+
+
+def test_a_preset_takes_distance_transport_and_cell_only(tmp_path: Path) -> None:
+    s = load(tmp_path, HEAD + "network: {preset: lte, distance_km: 1000, transport: quic, devices_per_cell: 8}\n")
+    assert (s.link.rtt_s, s.link.transport, s.link.devices_per_cell) == (pytest.approx(0.082), "quic", 8)
+    for key in ("loss_pct: 1", "radio: lte", "jitter_ms: 3"):
+        message = refusal(tmp_path, HEAD + "network: {preset: lte, " + key + "}\n")
+        assert message.startswith(f"t.yaml:5: network.{key.partition(':')[0]} stands beside preset: two forms at once")
+    assert refusal(tmp_path, HEAD + "network: {preset: lte, distance_km: -1}\n") == "t.yaml:5: network.distance_km must be >= 0, got -1"
+    zero = "network: {rtt_ms: 0, up_mbps: 1, down_mbps: 1, jitter_ms: 1, jitter_distribution: pareto}\n"
+    assert "network.jitter_distribution pareto needs rtt_ms > 0" in refusal(tmp_path, HEAD + zero)
+    s = load(tmp_path, HEAD + LINE + "loss_pct: 1}\nsweep: {network.loss_pct: [0, 2], network.transport: [tcp, quic]}\n")
+    assert [case.scenario.link.loss for case in expand(s)][:4] == [0.0, 0.0, 0.02, 0.02]
+
+
+def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
+    (tmp_path / "both.csv").write_text("time_s,down_mbps,up_mbps\n0,10,5\n1,0,0\n2,20,10\n3,1,1\n")
+    (tmp_path / "down.csv").write_text("time_s,down_mbps\n0,10\n1,20\n2,5\n")
+    s = load(tmp_path, HEAD + "network: {trace: both.csv, rtt_ms: 50, loss_pct: 1}\nsweep: {network.trace: [both.csv]}\n")
+    assert (s.link.trace, s.link.up_bps, s.link.down_bps, s.link.loss) == (str(tmp_path / "both.csv"), None, None, 0.01)
+    assert expand(s)[0].scenario.link == s.link
+    assert load_scenario(written_out(tmp_path, s)) == s
+    s = load(tmp_path, HEAD + "network: {trace: down.csv, rtt_ms: 50, up_mbps: 4}\n")
+    assert (s.link.up_bps, s.link.down_bps) == (4e6, None)
+    for line, message in (
+        ("{trace: down.csv, rtt_ms: 50}", "up_mbps is missing: the trace has no rate in this direction"),
+        ("{trace: both.csv}", "rtt_ms is missing"),
+        ("{trace: no.csv, rtt_ms: 50}", "trace must be the path of a file, got 'no.csv' (text), which is not there"),
+        ("{trace: t.yaml, rtt_ms: 50}", "trace cannot be used: t.yaml: is of no known trace format"),
+        ("{trace: both.csv, preset: lte}", "trace stands beside preset: two forms at once"),
+        ("{trace: both.csv, rtt_ms: 5, outage_ms: 3}", "outage_ms goes without trace only"),
+        ("{trace: both.csv, rtt_ms: 5, up_mbps: 0}", "up_mbps must be > 0, got 0"),
+    ):
+        assert refusal(tmp_path, f"{HEAD}network: {line}\n").startswith(f"t.yaml:5: network.{message}")
+
+
+def written_out(folder: Path, scenario: Scenario) -> Path:
+    path = folder / "resolved.yaml"
+    path.write_text(resolved_yaml(scenario))
+    return path

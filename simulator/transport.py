@@ -1,0 +1,164 @@
+"""What a transport adds to a message: framing, the opening of a connection, retransmission timers, a congestion window.
+
+Data flows one way at a time here; acknowledgements cost no wire time. A loss is priced in delay (see `Transport.recovery_s`)
+and does not shrink the window: below some 100 kB that is how BBR behaves, and it keeps the extra delay a closed form.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX
+SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC alike: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
+_DUPLICATE_ACKS = 3  # RFC 5681 sec. 3.2
+_REORDERING = 0.25  # RACK's reordering window as a share of the round trip, RFC 8985 sec. 6.2
+_PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
+_SEGMENTS_PER_ACK = 2  # RFC 5681 sec. 4.2: an acknowledgement for at least every second full segment
+
+
+@dataclass(frozen=True)
+class Transport:
+    """A transport by its figures.
+
+    segment_bytes: payload of a full segment (MSS); segment_overhead_bytes: headers of each. message_overhead_bytes: once a message.
+    record_bytes: payload of a record or frame at most; record_overhead_bytes: of each. initial_window: segments, 0 for no
+    window at all. idle_restart: whether the window is halved per retransmission timeout of idling. handshake_rtts: round
+    trips before the first message may leave; hello_bytes, handshake_bytes: what travels up and down meanwhile.
+    rto_floor_s: least variance term of the retransmission timeout; ack_delay_s: added to it.
+    """
+
+    name: str
+    segment_bytes: int = 1448
+    segment_overhead_bytes: int = 0
+    message_overhead_bytes: int = 0
+    record_bytes: int = 16384
+    record_overhead_bytes: int = 0
+    initial_window: int = 0
+    idle_restart: bool = False
+    handshake_rtts: int = 0
+    hello_bytes: int = 0
+    handshake_bytes: int = 0
+    rto_floor_s: float = 0.2
+    ack_delay_s: float = 0.0
+
+    def frame(self, payload_bytes: int) -> tuple[int, int]:
+        """Bytes on the wire and segments of a message."""
+        stream_bytes = payload_bytes + self.message_overhead_bytes
+        stream_bytes += self.record_overhead_bytes * max(1, -(-stream_bytes // self.record_bytes))
+        segments = max(1, -(-stream_bytes // self.segment_bytes))
+        return stream_bytes + segments * self.segment_overhead_bytes, segments
+
+    def rto_s(self, srtt_s: float, rttvar_s: float) -> float:
+        """Retransmission timeout. Source: RFC 6298 sec. 2.3 with the floor on the variance term, as Linux has it; RFC 9002 sec. 6.2.1."""
+        return srtt_s + max(4.0 * rttvar_s, self.rto_floor_s) + self.ack_delay_s
+
+    def recovery_s(self, srtt_s: float, rto_s: float, segments: int, lost: Sequence[int]) -> float:
+        """How much later a message of `segments` is complete when those numbered `lost` (ascending) are sent again, once.
+
+        A loss with three segments or more behind it costs a round trip (fast retransmit), with one or two a quarter more
+        (RACK). A lost last segment is repeated by a tail loss probe; a lost only segment by the retransmission timeout.
+        """
+        behind = segments - 1 - lost[-1]
+        if behind >= _DUPLICATE_ACKS:
+            return srtt_s
+        if behind:
+            return srtt_s * (1.0 + _REORDERING)
+        if segments == 1:
+            return rto_s
+        extra_s = min(rto_s, 2.0 * srtt_s + _PROBE_S)  # RFC 8985 sec. 7.2
+        if len(lost) > 1 and lost[-2] == segments - 2:  # known to be missing only once the probe is acknowledged
+            extra_s += srtt_s
+        return extra_s
+
+
+# tcp: 20 B of IPv4, 20 B of TCP and 12 B of time stamps (RFC 9293, RFC 7323; Linux TCPOLEN_TSTAMP_ALIGNED) in a packet of 1500 B;
+# initial window of RFC 6928; idle restart as Linux (tcp_cwnd_restart).
+# grpc: a record of TLS 1.3 is 5 + 1 + 16 B (RFC 8446 sec. 5), a frame of HTTP/2 9 B (RFC 9113 sec. 4.1), a message of gRPC 5 B (gRPC over
+# HTTP2); one bidirectional stream, so headers travel once; a hello of 0.5 kB and a certificate chain of 3.5 kB are usual sizes.
+# quic: datagrams of 1200 B (RFC 9000 sec. 14), each with 28 B of IPv4 and UDP in front, a short header of 11 B with an 8-byte
+# connection id, a tag of 16 B and a stream frame of 6 B; HTTP/3 frame of 3 B around gRPC's 5; timers and window of RFC 9002.
+# In each the messages of a device and direction are one stream: a message waits for the one before it.
+TRANSPORTS = {
+    "ideal": Transport("ideal"),
+    "tcp": Transport("tcp", segment_overhead_bytes=52, initial_window=10, idle_restart=True, handshake_rtts=1),
+    "grpc": Transport(
+        "grpc", segment_overhead_bytes=52, message_overhead_bytes=5, record_overhead_bytes=31, initial_window=10, idle_restart=True,
+        handshake_rtts=2, hello_bytes=500, handshake_bytes=3500,
+    ),
+    "quic": Transport(
+        "quic", segment_bytes=1167, segment_overhead_bytes=61, message_overhead_bytes=8, initial_window=10, handshake_rtts=1,
+        hello_bytes=1200, handshake_bytes=3500, rto_floor_s=0.001, ack_delay_s=0.025,
+    ),
+}  # fmt: skip
+
+
+class Window:
+    """Congestion window of one direction: which flights a message leaves in.
+
+    A message that fits beside what is in flight leaves at once. Otherwise flight follows flight: each acknowledged segment makes room
+    for itself and, in slow start, for one more, so the window doubles every round trip until the wire is busy all the
+    time. The window grows only while more than half of it is used (Linux tcp_is_cwnd_limited; RFC 7661).
+    """
+
+    __slots__ = ("_flights", "_flying", "_full_bits", "_idle_restart", "_initial", "_last_s", "_rto_s", "_rtt_s", "_segments")
+
+    def __init__(self, transport: Transport, rtt_s: float, rto_s: float) -> None:
+        self._initial = self._segments = transport.initial_window
+        self._idle_restart = transport.idle_restart
+        self._full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
+        self._rtt_s = rtt_s
+        self._rto_s = rto_s
+        self._flights: deque[tuple[float, int, int]] = deque()  # when acknowledged, segments, by how many the window then grows
+        self._flying = 0
+        self._last_s = -math.inf
+
+    @property
+    def segments(self) -> int:
+        """The window as of the last message."""
+        return self._segments
+
+    def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
+        """When the last bit of a message leaves that may start at `start_s`. finish_s: of the wire, by start and bits."""
+        flights = self._flights
+        flying = self._flying
+        window = self._segments
+        while flights and flights[0][0] <= start_s:
+            _, count, growth = flights.popleft()
+            flying -= count
+            window += growth
+        if window > self._initial and not flights and self._idle_restart:
+            idle_s = start_s - self._last_s
+            if idle_s > self._rto_s:
+                window = max(self._initial, window >> min(int(idle_s / self._rto_s), 62))
+        if flying + segments <= window:
+            flying += segments
+            end_s = finish_s(start_s, bits)
+            flights.append((end_s + self._rtt_s, segments, segments if 2 * flying > window else 0))
+        else:
+            full_bits = self._full_bits
+            time_s = end_s = start_s
+            while True:
+                flight = min(window - flying, segments)
+                if flight > 0:
+                    flight_bits = bits if flight == segments else flight * full_bits
+                    end_s = finish_s(time_s, flight_bits)
+                    acked_s = finish_s(time_s, min(_SEGMENTS_PER_ACK * full_bits, flight_bits)) + self._rtt_s
+                    if flights and acked_s < flights[-1][0]:  # acknowledgements keep their order
+                        acked_s = flights[-1][0]
+                    flights.append((acked_s, flight, flight))
+                    flying += flight
+                    segments -= flight
+                    bits -= flight_bits
+                    time_s = end_s
+                if not segments:
+                    break
+                acked_s, count, growth = flights.popleft()
+                flying -= count
+                window += growth
+                if acked_s > time_s:
+                    time_s = acked_s
+        self._flying = flying
+        self._segments = window
+        self._last_s = end_s
+        return end_s

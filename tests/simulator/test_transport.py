@@ -1,0 +1,107 @@
+"""Framing, timers and the congestion window, against the figures of their sources and a packet-level simulator."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from simulator.link import ImpairedLink, Wire
+from simulator.transport import TRANSPORTS
+
+NS3 = Path(__file__).resolve().parents[3] / "shared" / "golden" / "ns3_tcp.csv"
+TCP = TRANSPORTS["tcp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "wire", "segments"),
+    [
+        ("ideal", 1449, 1449, 2), ("tcp", 1, 53, 1), ("tcp", 1448, 1500, 1), ("tcp", 1449, 1553, 2),
+        ("grpc", 10, 98, 1), ("grpc", 100, 188, 1), ("grpc", 1000, 1088, 1),
+        ("grpc", 100_000, 100_000 + 5 + 7 * 31 + 70 * 52, 70), ("quic", 100, 169, 1), ("quic", 1159, 1228, 1), ("quic", 1160, 1290, 2),
+    ],
+)  # fmt: skip
+def test_bytes_on_the_wire(name: str, payload: int, wire: int, segments: int) -> None:
+    assert TRANSPORTS[name].frame(payload) == (wire, segments)
+
+
+def test_timers() -> None:
+    assert TCP.rto_s(0.06, 0.0) == pytest.approx(0.26)
+    assert TCP.rto_s(0.06, 0.1) == pytest.approx(0.46)
+    assert TRANSPORTS["quic"].rto_s(0.06, 0.01) == pytest.approx(0.125)
+    assert TRANSPORTS["quic"].rto_s(0.06, 0.0) == pytest.approx(0.086)
+    recovery = [TCP.recovery_s(0.06, 0.26, 10, lost) for lost in ((0,), (6,), (7,), (9,), (8, 9), (3, 9))]
+    assert recovery == pytest.approx([0.06, 0.06, 0.075, 0.122, 0.182, 0.122])
+    assert TCP.recovery_s(0.06, 0.26, 1, (0,)) == 0.26
+    assert TCP.recovery_s(0.3, 0.5, 2, (1,)) == 0.5  # the probe would come after the timeout
+
+
+def exchange(rtt_s: float, bps: float, upload: int, reply: int, times: int) -> list[float]:
+    """Seconds of requests and their replies, back to back, on a connection already open."""
+    up, down = (ImpairedLink(Wire(bps), rtt_s / 2, rtt_s, TCP) for _ in range(2))
+    now, found = 0.0, []
+    for _ in range(times):
+        done = down.send(up.send(now, upload), reply)
+        found.append(done - now)
+        now = done
+    return found
+
+
+def test_request_and_reply_times_equal_a_packet_level_simulator() -> None:
+    if not NS3.exists():
+        pytest.skip(f"{NS3} is not there")
+    with NS3.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 20
+    for row in rows:
+        found = exchange(float(row["rtt_ms"]) / 1e3, float(row["rate_mbps"]) * 1e6, int(row["upload_bytes"]), int(row["reply_bytes"]), 20)
+        assert 1e3 * found[0] == pytest.approx(float(row["first_ms"]), rel=0.05), row
+        assert 1e3 * sum(found[5:]) / 15 == pytest.approx(float(row["warm_ms"]), rel=0.05), row
+
+
+def link(rtt_s: float = 0.1, bps: float = 1e12) -> ImpairedLink:
+    return ImpairedLink(Wire(bps), rtt_s / 2, rtt_s, TCP)
+
+
+def flights(one: ImpairedLink, at: float, segments: int, rtt_s: float = 0.1) -> int:
+    """Round trips until a message is there, on a wire so fast that nothing else counts."""
+    return round((one.send(at, segments * TCP.segment_bytes) - at - rtt_s / 2) / rtt_s) + 1
+
+
+@pytest.mark.parametrize(("segments", "expected"), [(1, 1), (10, 1), (11, 2), (30, 2), (31, 3), (70, 3), (71, 4), (150, 4), (151, 5)])
+def test_a_fresh_connection_doubles_from_ten_segments(segments: int, expected: int) -> None:
+    assert flights(link(), 0.0, segments) == expected
+
+
+def test_small_messages_leave_the_window_as_it_is() -> None:
+    """Only a window that was more than half full grows."""
+    one = link()
+    for n in range(100):
+        assert flights(one, 0.2 * n, 5) == 1
+    assert flights(one, 20.0, 11) == 2
+
+
+def test_a_message_that_fills_the_window_makes_room_for_the_next() -> None:
+    one = link()
+    assert [flights(one, 0.25 * n, 20) for n in range(3)] == [2, 1, 1]
+    assert flights(one, 0.75, 30) == 1  # 30 acknowledged segments have grown the window to 30
+
+
+def test_idling_halves_the_window_once_a_timeout() -> None:
+    """The timeout is 0.3 s; 150 segments in 4 flights leave a window of 160."""
+    for idle, expected in ((0.2, 1), (0.35, 2), (0.65, 3), (0.95, 4), (60.0, 4)):
+        one = link()
+        last_s = one.send(0.0, 150 * TCP.segment_bytes) - 0.05
+        assert flights(one, last_s + idle, 150) == expected, idle
+
+
+def test_small_messages_in_flight_fill_the_window() -> None:
+    """Ten in a round trip leave at once; the eleventh waits for the first acknowledgement."""
+    one = link(rtt_s=1.0)
+    arrived = [one.send(0.01 * n, 10) for n in range(11)]
+    assert arrived[:10] == pytest.approx([0.5 + 0.01 * n for n in range(10)], abs=1e-6)
+    assert arrived[10] == pytest.approx(1.5, abs=1e-6)
+
+
+def test_a_window_wider_than_the_pipe_never_stalls() -> None:
+    """1 Mbit/s at 10 ms: ten segments last 120 ms."""
+    assert link(0.01, 1e6).send(0.0, 100 * 1448) == pytest.approx(100 * 1500 * 8 / 1e6 + 0.005)
