@@ -31,21 +31,15 @@ _BACKGROUND_KINDS = (len(scenes.TEXTURES), len(scenes.BACKGROUND_COLORS))
 
 @dataclass(frozen=True)
 class SceneNetworkConfig:
-    """Widths of the trunk's three resolutions (64, 32 and 16 cells a side), and of the features of a place and of the background.
-
-    background_layers: convolutions between the trunk and the mean over the picture, 1 or 2.
-    """
+    """Widths of the trunk's three resolutions (64, 32 and 16 cells a side), and of the features of a place and of the background."""
 
     widths: tuple[int, int, int] = (24, 48, 96)
     place_features: int = 40
     background_features: int = 24
-    background_layers: int = 1
 
     def __post_init__(self) -> None:
         if self.place_features + self.background_features != FEATURES:
             raise ValueError(f"place_features + background_features must be {FEATURES}")
-        if self.background_layers not in (1, 2):
-            raise ValueError(f"background_layers must be 1 or 2, got {self.background_layers}")
 
 
 class Read(NamedTuple):
@@ -65,7 +59,7 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding
 
 
 class SceneNetwork(nn.Module):
-    """Five convolutions, then a window per place, and one or two more and a mean over the picture. About 0.3 M weights."""
+    """Five convolutions, then a window per place, and two more and a mean over the picture. About 0.3 M weights."""
 
     def __init__(self, config: SceneNetworkConfig | None = None) -> None:
         super().__init__()
@@ -79,8 +73,7 @@ class SceneNetwork(nn.Module):
         # 5 pixels of the places, 31, 64 and 97.
         self.place = _conv(three, self.config.place_features, 6, 4, 0)
         last = self.config.background_features
-        deep = self.config.background_layers == 2
-        self.background = nn.Sequential(_conv(three, two, 3, 2, 1), _conv(two, last, 3, 1, 1)) if deep else _conv(three, last, 3, 1, 1)
+        self.background = nn.Sequential(_conv(three, two, 3, 2, 1), _conv(two, last, 3, 1, 1))
         self.place_head = nn.Linear(self.config.place_features, sum(_KINDS))
         self.background_head = nn.Linear(self.config.background_features, sum(_BACKGROUND_KINDS))
 
