@@ -276,6 +276,8 @@ def _write_pair(out_dir: Path, name: str, text: WordEncoder, tokenizer: VQModel,
                 raise WeightsError(f"{out_dir / file.name}: {file.bytes} bytes, files of a pair stay below {MAX_FILE_BYTES}")
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
         folder.chmod(0o755)
+        for path in folder.iterdir():  # safetensors writes for the owner alone
+            path.chmod(0o644)
         load_pair(folder)  # nothing is replaced by a pair that does not load
         if out_dir.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-old-", dir=out_dir.parent))

@@ -13,7 +13,7 @@ import numpy as np
 from simulator.errors import ScenarioError
 from simulator.recording import SCORES, Recording
 
-TOLERANCE_PCT = 0.5  # percentage points at which the search ends
+TOLERANCE_PCT = 1.0  # percentage points at which the search ends; what one token decides, decides later ones, so rates jump
 ROUNDS = 8
 WORST_PCT = 2.0  # a rate further off than this is refused
 

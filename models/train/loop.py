@@ -102,7 +102,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """`steps` done of those asked for; `averaged` is the EMA state dict; `minutes` spent in this call."""
+    """`steps` done of those asked for; `averaged` is the EMA state dict; `minutes` spent, earlier calls of the same run included."""
 
     steps: int
     finished: bool
@@ -122,12 +122,12 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
     optimizer = torch.optim.AdamW(_groups(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
     saved = _read_checkpoint(out_dir / "checkpoint.pt", settings)
     if saved is None:
-        step = 0
+        step, earlier_minutes = 0, 0.0
         if hasattr(stage, "begin"):
             stage.begin()
         averaged = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
     else:
-        step = saved["step"]
+        step, earlier_minutes = saved["step"], saved["minutes"]
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         averaged = {key: tensor.to(device) for key, tensor in saved["averaged"].items()}
@@ -137,10 +137,14 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
     stopped_early = False
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
+    def minutes() -> float:
+        return earlier_minutes + (time.monotonic() - started) / 60
+
     def save() -> None:
         log.write()
         content = {"step": step, "model": model.state_dict(), "averaged": averaged, "optimizer": optimizer.state_dict()}
-        write_atomically(out_dir / "checkpoint.pt", {**content, "settings": _identity(settings)})
+        spent = {"settings": _identity(settings), "minutes": minutes()}
+        write_atomically(out_dir / "checkpoint.pt", {**content, **spent})
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(1) as pool, Progress(*columns, console=console) as progress:
@@ -171,8 +175,7 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
                 text = " ".join(f"{name} {value:.4g}" for name, value in row.items())
                 progress.update(task, description=text)
                 if not console.is_terminal:  # a log file has no use for a bar
-                    minutes = (time.monotonic() - started) / 60
-                    console.print(f"step {step} {minutes:.2f} min {text}", soft_wrap=True, highlight=False)
+                    console.print(f"step {step} {minutes():.2f} min {text}", soft_wrap=True, highlight=False)
             step += 1
             progress.update(task, completed=step)
             if time.monotonic() - checkpointed > settings.checkpoint_every_s:
@@ -180,11 +183,10 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
                 checkpointed = time.monotonic()
         coming.result()
     save()
-    minutes = (time.monotonic() - started) / 60
     if stopped_early:
-        console.print(f"stopped after {minutes:.1f} minutes at step {step} of {settings.steps}, as max_minutes asks")
+        console.print(f"stopped after {minutes():.1f} minutes at step {step} of {settings.steps}, as max_minutes asks")
     log.plot(out_dir / "loss.png")
-    return TrainResult(steps=step, finished=not stopped_early, averaged=averaged, minutes=minutes)
+    return TrainResult(steps=step, finished=not stopped_early, averaged=averaged, minutes=minutes())
 
 
 def write_atomically(path: Path, content: Any) -> None:
@@ -228,7 +230,7 @@ def _read_checkpoint(path: Path, settings: LoopSettings) -> dict[str, Any] | Non
         return None
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = saved["settings"]
+        found, _ = saved["settings"], saved["minutes"]
     except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(f"{path}: damaged checkpoint ({type(error).__name__}); delete it to start again") from error
     for key, value in _identity(settings).items():

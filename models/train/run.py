@@ -24,8 +24,7 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Path], Any]] = {
 def train_pair(config: Path, out: Path, stages: Sequence[str] = (), export: Path | None = None) -> None:
     """Train the stages of a configuration file, each in `out/<stage>`, in order; then assemble the pair into `export` if given.
 
-    An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew (its metrics then
-    tell the minutes of that call).
+    An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew.
     Raises ScenarioError for an unknown stage or setting, WeightsError where an earlier stage's weights are missing.
     """
     document = read(config)
