@@ -42,14 +42,14 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 def test_the_table_says_what_the_methods_are(quickstart: Path) -> None:
     summary = pd.read_csv(quickstart / "summary.csv")
-    assert len(summary) == 9 * 3
+    assert len(summary) == 10 * 3
     calls = summary.groupby("method")["cloud_call_pct"].agg(["min", "max"])
     assert (calls["min"] == calls["max"]).all()  # the network changes no decision
     calls = calls["min"]
     assert calls["base"] == 100
     assert calls["device-only"] == 0
     assert abs(calls["code"] - 30) <= 0.5
-    ciar = sorted((float(name.split("=")[1]), share) for name, share in calls.items() if str(name).startswith("ciar"))
+    ciar = sorted((float(name.split("=")[1]), share) for name, share in calls.items() if str(name).startswith("ciar threshold="))
     shares = [share for _, share in ciar]
     assert len(shares) == 2
     assert 100 * 15 / 256 <= shares[1] < shares[0] < 100

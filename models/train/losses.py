@@ -24,10 +24,10 @@ class Weights:
 
     value: float = 1.0  # lambda_v
     prediction: float = 0.1  # lambda_p
-    prediction_upper: float = 1.0  # lambda_p of the upper bound in `inter-dro-asymmetric`
     align: float = 1.0  # lambda_beta
     sharpness: float = 1.0  # alpha of the DRO weights
     quantile: float = 0.2
+    prediction_upper: float = 1.0  # lambda_p of the upper bound in `inter-dro-asymmetric`
 
 
 @dataclass(frozen=True)
