@@ -10,7 +10,7 @@ import numpy as np
 
 from simulator.costs import Costs, Pricing, Work
 from simulator.errors import RecordingError
-from simulator.messages import ELEMENT_KINDS, repriced_bytes
+from simulator.messages import ELEMENT_KINDS, Widths, repriced_bytes
 from simulator.ops import COMPUTE_KINDS, ROLES
 from simulator.recording import AWAIT, CLOUD, COMPUTE, DEVICE, EMIT, FORWARD, FROM_CLOUD, OP_DTYPE, REPLY, SEND, Recording
 
@@ -38,6 +38,9 @@ class SessionProgram:
 
     device_s: all seconds of computing on the device, among them encode_s and image_decode_s of caption encoder and
     image decoder. bytes_up, bytes_down: payload. cloud_passes, cloud_call_pct: as the recording counts them.
+    kv_tokens: most positions in the cloud's cache at a time, rows counted. context_bytes: per call, what the device sends to
+    a replica that knows nothing of the session, ahead of this call: its first request again, the ids of the image tokens that
+    the call's first pass finds in the cache, and the features it sent before.
     """
 
     steps: tuple[Step, ...]
@@ -49,6 +52,8 @@ class SessionProgram:
     bytes_down: int
     cloud_passes: int
     cloud_call_pct: float
+    kv_tokens: int = 0
+    context_bytes: tuple[int, ...] = ()
 
 
 def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
@@ -84,7 +89,26 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
         bytes_down=sum(size_bytes for size_bytes, _ in down),
         cloud_passes=recording.cloud_passes(),
         cloud_call_pct=recording.cloud_call_pct() if len(recording.tokens) else float("nan"),
+        kv_tokens=max((item[2] for _, _, items, _ in calls for item in items), default=0),
+        context_bytes=_context_bytes(table, sizes_up, pricing.widths),
     )
+
+
+def _context_bytes(ops: list[dict[str, int]], sizes_up: list[int], widths: Widths) -> tuple[int, ...]:
+    """See `SessionProgram`. A call without a pass finds what the call before it left."""
+    features = [0] * len(sizes_up)
+    ids: dict[int, int] = {}
+    for op in ops:
+        if op["kind"] == SEND:
+            features[op["call"]] = sum(op[kind] * widths.bytes_of(kind) for kind in ("feature_vectors", "int8_vectors"))
+        elif op["kind"] == FORWARD and op["side"] == CLOUD and op["what"] == ROLES.index("cloud"):
+            ids.setdefault(op["call"], op["kv_tokens"])
+    context, known, sent = [], 0, 0
+    for call in range(len(sizes_up)):
+        known = ids.get(call, known)
+        context.append(sizes_up[0] + known * widths.bytes_of("ids") + sent if call else 0)
+        sent += features[call]
+    return tuple(context)
 
 
 class _Pricer:
