@@ -151,7 +151,8 @@ def _repair(seed: int, load: float, size: int) -> tuple[list[float], list[float]
     draws = stream(seed, "queueing.repair").standard_exponential((2, MACHINES, cycles))
     programs = [session(draws[0, m].tolist(), (think * draws[1, m]).tolist()) for m in range(MACHINES)]
     result = run(programs, np.zeros(MACHINES), MACHINES)
-    return [float(result.columns["cloud_queue_s"].sum()) / (MACHINES * cycles)], [float(draws[0].mean()) - 1.0, float(draws[1].mean()) - 1.0]
+    wait = float(result.columns["cloud_queue_s"].sum()) / (MACHINES * cycles)
+    return [wait], [float(draws[0].mean()) - 1.0, float(draws[1].mean()) - 1.0]
 
 
 def _tandem(seed: int, load: float, size: int) -> tuple[list[float], list[float]]:

@@ -13,7 +13,7 @@ land in the same instant the one served first is always the same one, but need n
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappush
 from typing import Any, ClassVar, NamedTuple
 
@@ -83,7 +83,7 @@ class CaseInputs:
     arrivals: Arrivals | ClosedLoop
     seed: int
     timeline_sessions: int = 0
-    rules: CloudRules = CloudRules()
+    rules: CloudRules = field(default_factory=CloudRules)
     until_s: float = math.inf
     slo_s: float = math.inf
     fleet: Sequence[FleetPart] = ()
@@ -385,6 +385,9 @@ class _Session(CloudSession):
     def admitted(self, now_s: float) -> None:
         if self.traced:
             self.span("queue", "admission", self.mark_s if self.charged else now_s, now_s)
+        if self.charged:  # here, because a call without work for a replica would not book it
+            self.cloud_queue_s += now_s - self.mark_s
+            self.mark_s = now_s
         self.serve(now_s)
 
     def refused(self, now_s: float) -> None:
@@ -464,7 +467,7 @@ class _Recovering(_Session):
         if self.charged and now_s > self.mark_s:
             self.uplink_s += now_s - self.mark_s
             self.mark_s = now_s
-        self.__class__ = _Restarting
+        self.__class__ = _Restarting  # type: ignore[assignment]
         self.serve(now_s)
 
 
@@ -491,7 +494,7 @@ class _Restarting(_Session):
                 self.reply(now_s)
                 self.serve(now_s)
             return
-        self.__class__ = _Session
+        self.__class__ = _Session  # type: ignore[assignment]
         replica.submit(self, now_s, (*items[:first], recomputed(items[first], self.run.inputs.cloud), *items[first + 1 :]))
 
 
@@ -650,8 +653,9 @@ class _Run:
     def _on_ask(self, alarm: _Alarm) -> None:
         number, prompt = alarm.subject
         request = len(self.requested_s)
-        for column, value in ((self.requested_s, alarm.time_s), (self.device_of, number), (self.prompt_of, prompt)):
-            column.append(value)
+        self.requested_s.append(alarm.time_s)
+        self.device_of.append(number)
+        self.prompt_of.append(prompt)
         for name, values in self.measured.items():
             values.append(math.nan if name == "done_s" else 0.0)
         self.begin(request, self.device(number), alarm.time_s)
@@ -681,7 +685,9 @@ class _Run:
         program_of = part * len(parts[0].programs) + prompt
 
         def of_program(name: str, dtype: type = np.float64) -> np.ndarray:
-            return np.array([getattr(program, name) for program in programs], dtype)[program_of]
+            each: np.ndarray = np.array([getattr(program, name) for program in programs], dtype)
+            of_request: np.ndarray = each[program_of]
+            return of_request
 
         latency_s = m["done_s"] - requested_s
         device_other_s = of_program("encode_s") + of_program("image_decode_s")
