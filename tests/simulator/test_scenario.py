@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator import yamlfile
@@ -488,7 +488,7 @@ def test_a_derived_label_can_be_addressed(tmp_path: Path) -> None:
         (
             {"axes": ("foo=1",)},
             "--axis foo=1: sweep.foo names nothing: a scenario has no foo; allowed: prompts, decoding, methods, "
-            "compute, cloud, network, "
+            "placement, compute, cloud, network, "
             "workload, seed",
         ),
     ],
@@ -590,6 +590,7 @@ KEY = st.sampled_from(
 ANY = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEY, inner, max_size=4), max_leaves=8)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(Scenario.model_fields)), ANY, max_size=5))
 def test_nothing_but_a_scenario_error_ever_comes_out(tmp_path_factory: pytest.TempPathFactory, extra: dict[str, object]) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
