@@ -58,10 +58,10 @@ _COLUMNS = (
     _Column("cloud busy (%)", "cloud_utilisation", scale=100.0),
     _Column("under way, mean", "under_way_mean"),
     _Column("waiting in the cloud, mean", "cloud_waiting_mean"),
-    _Column("goodput (per s)", "goodput_per_s"),
     _Column("refused", "refused"),
     _Column("unfinished", "unfinished"),
     _Column("cost (USD per 1000 images)", "cost_usd", scale=1000.0),
+    _Column("goodput (per s)", "goodput_per_s"),
 )
 _IF_ANY = ("refused", "unfinished")  # shown where there are some
 _ELSEWHERE = ("program", "run_format", "columns", "notes", "warnings", "as_if", "name", "compute")  # of provenance, not in its table
