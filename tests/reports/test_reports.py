@@ -235,7 +235,7 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
         "Heat of the device",
         "name: synthetic  # &lt;b&gt;",
         "prompt 0 &amp; &quot;more&quot;",
-        "Not shown, for want of data: cost_usd",
+        "Not shown, for want of data: fd_scenes, f1_scenes, align_scenes, cost_usd, goodput_per_s",
         "cloud_call_pct",
     ):
         assert words in page, words
