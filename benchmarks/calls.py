@@ -46,7 +46,7 @@ def program(cloud: Uniform) -> SessionProgram:
     steps = tuple((0.010, -1.0, index, index) for index in range(CALLS))
     return SessionProgram(
         steps=steps, calls=calls, device_s=0.010 * CALLS, encode_s=0.0, image_decode_s=0.0, bytes_up=2600 * CALLS, bytes_down=20 * CALLS,
-        cloud_passes=CALLS, cloud_call_pct=30.0,
+        device_passes=CALLS, cloud_passes=CALLS, cloud_call_pct=30.0,
     )  # fmt: skip
 
 

@@ -61,9 +61,15 @@ _COLUMNS = (
     _Column("device energy (J)", "device_energy_j"),
     _Column("cloud GPU (s)", "cloud_gpu_s"),
     _Column("cloud busy (%)", "cloud_utilisation", scale=100.0),
+    _Column("under way, mean", "under_way_mean"),
+    _Column("waiting in the cloud, mean", "cloud_waiting_mean"),
+    _Column("refused", "refused"),
+    _Column("unfinished", "unfinished"),
     _Column("cost (USD per 1000 images)", "cost_usd", scale=1000.0),
+    _Column("goodput (per s)", "goodput_per_s"),
 )
-_ELSEWHERE = ("program", "run_format", "columns", "notes", "as_if", "name", "compute")  # of provenance, not in its table
+_IF_ANY = ("refused", "unfinished")  # shown where there are some
+_ELSEWHERE = ("program", "run_format", "columns", "notes", "warnings", "as_if", "name", "compute")  # of provenance, not in its table
 
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fbfbfc;--card:#fff;--ink:#1b1f24;--muted:#5c6470;--line:#e1e5ea;
@@ -135,6 +141,7 @@ def page(run: Run, plots: Mapping[str, bytes]) -> str:
     as_if = f'<p class="as-if">{escape(_sentence(run.as_if))}</p>' if run.as_if else ""
     under = f'<p class="note">{escape(_sentence(run.as_if))}</p>' if run.as_if else ""
     parts = [
+        _warnings(run),
         _section("What wins where" if several else "What wins", _cards(findings)),
         _plot(plots, "latency_quality", "Latency and quality", "Mean latency against quality. " + _titles(run)),
         _section("Every case", _table(run, findings) + under),
@@ -162,6 +169,15 @@ def page(run: Run, plots: Mapping[str, bytes]) -> str:
             f"<script>{_SCRIPT}</script>\n</body>\n</html>\n",
         ]
     )
+
+
+def _warnings(run: Run) -> str:
+    """Saturated cases, before anything is said about who wins."""
+    texts = [str(text) for text in run.provenance.get("warnings") or []]
+    if not texts:
+        return ""
+    items = "".join(f"<li>{escape(_sentence(text))}.</li>" for text in texts)
+    return f'<section role="alert">\n<h2>Warnings</h2>\n<ul>{items}</ul>\n</section>'
 
 
 def _section(title: str, body: str) -> str:
@@ -214,8 +230,9 @@ def _plot(plots: Mapping[str, bytes], name: str, title: str, alt: str) -> str:
 def _table(run: Run, findings: list[Finding]) -> str:
     best = {(one.condition, one.fastest) for one in findings}
     several = len(findings) > 1
-    columns = [column for column in _COLUMNS if run.summary[column.name].notna().any()]
-    hidden = [column.name for column in _COLUMNS if column not in columns]
+    columns = [column for column in _COLUMNS if column.name in run.summary and run.summary[column.name].notna().any()]
+    columns = [column for column in columns if column.name not in _IF_ANY or (run.summary[column.name] > 0).any()]
+    hidden = [column.name for column in _COLUMNS if column not in columns and column.name not in _IF_ANY]
     meaning = {name: text for names, text in run.provenance.get("columns", {}).items() for name in names.split(", ")}
     heads = ["method", *(["condition"] if several else [])]
     head = "".join(

@@ -5,7 +5,8 @@ until which they are taken. While a device has one open session, nobody can come
 next request of the device: until then (`_Device.horizon_s`) its computing and sending are worked out at once instead of
 by an event each. A call then costs two events, its arrival in the cloud and the end of an iteration, shared with the
 batch; on a contended device four. Devices that share a wire are never ahead, and one with a radio only while nothing of
-it is open in the cloud, so that wire and radio see messages in order of time. What befalls a message adds no event.
+it is open in the cloud, so that wire and radio see messages in order of time; nor is any device where a crash or a refusal
+may reach it. What befalls a message adds no event.
 
 Equal times: first created, first served. Working ahead creates arrivals in the cloud early, so of two devices whose messages
 land in the same instant the one served first is always the same one, but need not be the one that sent first.
@@ -13,8 +14,8 @@ land in the same instant the one served first is always the same one, but need n
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from heapq import heappush
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,13 +23,13 @@ import numpy as np
 import simpy
 from simpy.events import NORMAL
 
-from simulator.cloud import Cloud, CloudSession
+from simulator.cloud import Cloud, CloudRules, CloudSession, recomputed
 from simulator.costs import Costs
 from simulator.errors import DeadlockError
-from simulator.network import Access
+from simulator.network import Access, AnyLink
 from simulator.network import Network as Network
-from simulator.replay import CallProgram, Down, SessionProgram, Step
-from simulator.workload import Arrivals
+from simulator.replay import PASS, CallProgram, Down, Item, SessionProgram, Step
+from simulator.workload import Arrivals, ClosedLoop
 
 _NEVER = math.inf
 TRACKS = ("device", "uplink", "queue", "cloud", "downlink")  # of a span
@@ -38,11 +39,30 @@ PARTS = (
 )  # fmt: skip
 
 
+ID_BYTES = 2  # of a token id on the wire
+
+
+@dataclass(frozen=True)
+class FleetPart:
+    """Devices of one kind: how many, one program per prompt priced for them, their costs and network. priority: higher is served
+    first by a queue of that discipline. slo_s: after a request comes its deadline.
+    """
+
+    devices: int
+    programs: Sequence[SessionProgram]
+    device: Costs
+    network: Network
+    priority: int = 0
+    slo_s: float = math.inf
+
+
 @dataclass(frozen=True)
 class CaseInputs:
     """Everything that decides a case. programs: one per prompt, compiled with the same `cloud`. devices: in the fleet.
     max_batch: sessions per cloud iteration. seed: of all that chance does to the links. timeline_sessions: requests, from the first on, to
-    keep spans of.
+    keep spans of. rules: how the cloud takes up work. until_s: the simulation ends then at the latest, with requests under way.
+    slo_s: as in `FleetPart`. fleet: where its devices are of several kinds, numbered part after part; then programs, device,
+    network and slo_s are not looked at.
     """
 
     programs: Sequence[SessionProgram]
@@ -52,9 +72,13 @@ class CaseInputs:
     devices: int
     replicas: int
     max_batch: int
-    arrivals: Arrivals
+    arrivals: Arrivals | ClosedLoop
     seed: int
     timeline_sessions: int = 0
+    rules: CloudRules = field(default_factory=CloudRules)
+    until_s: float = math.inf
+    slo_s: float = math.inf
+    fleet: Sequence[FleetPart] = ()
 
 
 class Span(NamedTuple):
@@ -70,7 +94,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What came of a case. columns: arrays with one entry per request, in order of request:
+    """What came of a case. columns: arrays with one entry per answered request, in order of request:
 
     - request, device, prompt, calls, device_passes, cloud_passes, bytes_up, bytes_down (payload): int64; the rest float64.
     - requested_s, done_s; latency_s = done_s - requested_s; the ten PARTS of it along the critical path, which add up
@@ -88,7 +112,8 @@ class CaseResult:
     a sleeping radio.
 
     events: SimPy events processed. cloud_busy_s: per replica. makespan_s: when the last event happened. mean_batch:
-    sessions per cloud iteration. The last two are NaN where nothing happened.
+    sessions per cloud iteration. The last two are NaN where nothing happened. cloud_up_s: per replica, until then. refused:
+    requests that the cloud did not take. unfinished: requests under way when the simulation was ended at `until_s`.
     """
 
     columns: dict[str, np.ndarray]
@@ -97,10 +122,13 @@ class CaseResult:
     cloud_busy_s: list[float]
     makespan_s: float
     mean_batch: float
+    cloud_up_s: list[float]
+    refused: int = 0
+    unfinished: int = 0
 
 
 def simulate(inputs: CaseInputs) -> CaseResult:
-    """Replay all requests of a case until the system is empty.
+    """Replay all requests of a case until the system is empty, or until `until_s`.
 
     Raises ValueError for inputs that make no case, DeadlockError where a message meets a link that never carries anything again.
     """
@@ -110,8 +138,14 @@ def simulate(inputs: CaseInputs) -> CaseResult:
 class _Clock(simpy.Environment):
     """SimPy's clock and queue, with callbacks at absolute times: `now + (t - now)` would not always be t."""
 
-    def at(self, time_s: float, callbacks: tuple[Callable[[Any], None], ...], subject: Any) -> None:
-        heappush(self._queue, (time_s, NORMAL, next(self._eid), _Alarm(callbacks, subject, time_s)))  # type: ignore[misc]
+    def at(self, time_s: float, callbacks: tuple[Callable[[Any], None], ...], subject: Any) -> "_Alarm":
+        alarm = _Alarm(callbacks, subject, time_s)
+        heappush(self._queue, (time_s, NORMAL, next(self._eid), alarm))  # type: ignore[misc]
+        return alarm
+
+    def drop(self) -> None:
+        """Nothing that is scheduled happens any more."""
+        self._queue.clear()
 
     def events(self) -> int:
         """Events scheduled so far; to be asked once, at the end."""
@@ -131,25 +165,26 @@ class _Alarm:
 
 
 class _Device:
-    """A device: taken until `free_s`. horizon_s: before it, only the one open session can ask anything of it. shared: whether
-    other devices queue for its wires.
+    """A device: taken until `free_s`. horizon_s: before it, only the one open session can ask anything of it. ahead: whether it may
+    work ahead of the clock at all, which it must not where other devices queue for its wires.
     """
 
-    __slots__ = ("down", "free_s", "horizon_s", "next_request_s", "number", "open_sessions", "radio", "shared", "up")
+    __slots__ = ("ahead", "down", "free_s", "horizon_s", "next_request_s", "number", "open_sessions", "part", "radio", "up")
 
-    def __init__(self, number: int, access: Access) -> None:
+    def __init__(self, number: int, part: FleetPart, access: Access, ahead: bool = True) -> None:
         self.number = number
+        self.part = part
         self.up, self.down, self.radio = access.links(number)
-        self.shared = access.network.devices_per_cell > 1
         self.free_s = 0.0
         self.open_sessions = 0
         self.next_request_s = math.inf
+        self.ahead = ahead and access.network.devices_per_cell == 1
         self.horizon_s = -math.inf
 
     def count(self, change: int) -> None:
         """A session opens (+1) or ends (-1)."""
         self.open_sessions += change
-        self.horizon_s = self.next_request_s if self.open_sessions == 1 and not self.shared else -math.inf
+        self.horizon_s = self.next_request_s if self.open_sessions == 1 and self.ahead else -math.inf
 
 
 class _Session(CloudSession):
@@ -164,12 +199,15 @@ class _Session(CloudSession):
         "calls",
         "clock",
         "connect_s",
+        "context_bytes",
         "device",
         "device_queue_s",
         "done_s",
         "downlink_s",
         "first_token_s",
         "landed",
+        "last",
+        "redo",
         "replies",
         "request",
         "run",
@@ -188,12 +226,16 @@ class _Session(CloudSession):
         self.request = request
         self.steps: tuple[Step, ...] = program.steps
         self.calls: tuple[CallProgram, ...] = program.calls
+        self.context_bytes = program.context_bytes
+        self.kv_need = program.kv_tokens
+        self.last = len(program.calls) - 1
         self.step = 0  # next one to begin
         self.sent = 0  # calls sent; kept up only where the device has a radio
         self.awaiting = -1  # call whose reply the device waits for
         self.landed = 0  # calls that have arrived in the cloud
         self.answered = 0  # calls whose reply has left the cloud: all before this one
         self.replies: dict[int, float] = {}  # arrivals of replies that were not awaited when they left
+        self.redo: tuple[Item, ...] | None = None  # after a crash: what is left of the call that was under way
         self.first_token_s = self.done_s = math.nan
         self.device_queue_s = self.uplink_s = self.downlink_s = self.connect_s = self.wait_s = 0.0
 
@@ -284,6 +326,8 @@ class _Session(CloudSession):
         """The device has done its part; calls sent and never awaited may still be open."""
         self.done_s = now_s
         self.device.count(-1)
+        if self.run.closed is not None:
+            self.run.ask(self.device.number, now_s)
         if self.answered == len(self.calls):
             self.run.close(self)
 
@@ -318,7 +362,9 @@ class _Session(CloudSession):
         """Take up calls that have arrived, in order, until one has work for a replica."""
         while self.answered < self.landed:
             _, lead, items, _ = self.calls[self.answered]
-            replica = self.replica or self.run.cloud.open(self)
+            replica = self.replica or self.run.cloud.open(self, now_s)
+            if replica is None:
+                return
             if lead:
                 self.emit(now_s, lead)
             if items:
@@ -345,6 +391,8 @@ class _Session(CloudSession):
             self.first_token_s = arrival_s
         if self.traced:
             self.span("downlink", f"reply {call}", now_s, arrival_s)
+        if call == self.last:  # which the request says: the replica need not wait for what the device does with it
+            self.run.cloud.close(self, now_s)
         if call == self.awaiting:  # then all until now is booked
             self.awaiting = -1
             self.charged = False
@@ -372,6 +420,42 @@ class _Session(CloudSession):
             f"deadlock at {now_s:.6g} s of simulated time: request {self.request} of device {self.device.number} waits for {what}, but the "
             f"{way} has no bandwidth from then on; give network a trace that has some"
         )
+    # What seldom happens: a change of class takes the session out of the way that is walked a million times.
+
+    def admitted(self, now_s: float) -> None:
+        if self.traced:
+            self.span("queue", "admission", self.mark_s if self.charged else now_s, now_s)
+        if self.charged:  # here, because a call without work for a replica would not book it
+            self.cloud_queue_s += now_s - self.mark_s
+            self.mark_s = now_s
+        self.serve(now_s)
+
+    def refused(self, now_s: float) -> None:
+        """The device is told; what it has begun it finishes for nothing, and its request has no answer."""
+        self.__class__ = _Refused
+        self.device.count(-1)
+        if self.run.closed is not None:
+            self.run.ask(self.device.number, now_s)
+        self.run.forget()
+
+    def crashed(self, now_s: float, working: bool) -> None:
+        """The connection breaks; the device sends what a replica needs to go on: one message, `context_bytes` long."""
+        if self.charged:
+            self.cloud_queue_s += now_s - self.mark_s
+            self.mark_s = now_s
+        self.redo = None
+        if working:  # what has left the cloud is not made again
+            left = next((i + 1 for i in range(self.index - 1, -1, -1) if self.items[i][7]), 0)
+            self.redo = self.items[left:]
+        self.__class__ = _Recovering
+        self.clock.at(self.tell(now_s, self.device.down, 0), _BROKEN, self)
+
+    def tell(self, now_s: float, link: AnyLink, size_bytes: int) -> float:
+        """Send a message that belongs to no call; when it arrives."""
+        device = self.device
+        if device.radio is not None:
+            device.radio.request = self.request
+        return link.send(now_s, size_bytes)
 
     # Timeline.
 
@@ -383,6 +467,95 @@ class _Session(CloudSession):
         if self.ready_s < start_s:
             self.span("queue", name, self.ready_s, start_s)
         self.span("cloud", name, start_s, end_s)
+
+
+class _Refused(_Session):
+    """A session that goes no further: its events come to nothing."""
+
+    __slots__ = ()
+
+    def advance(self, now_s: float) -> None:
+        pass
+
+    def exchange(self, now_s: float, send: int, wait: int) -> bool:
+        return False
+
+    def join(self, now_s: float, call: int) -> bool:
+        return False
+
+    def finish(self, now_s: float) -> None:
+        pass
+
+    def land(self, now_s: float) -> None:
+        pass
+
+
+class _Recovering(_Session):
+    """A session without a replica after a crash. Calls that land wait until what a new replica needs is there, too."""
+
+    __slots__ = ()
+
+    def serve(self, now_s: float) -> None:
+        pass
+
+    def broken(self, now_s: float) -> None:
+        """The device learns of it."""
+        if self.charged and now_s > self.mark_s:
+            asleep_s = min(self.device.down.ready_s, now_s) - self.mark_s
+            if asleep_s > 0.0:
+                self.wait_s += asleep_s
+                self.mark_s += asleep_s
+            self.downlink_s += now_s - self.mark_s
+            self.mark_s = now_s
+        call = self.answered
+        size = 0 if call >= len(self.context_bytes) else self.context_bytes[call]
+        if self.redo is not None and call < len(self.calls):  # the request again, and the ids of parts that have arrived
+            size += self.calls[call][0] + sum(len(item[7]) for item in self.calls[call][2][: -len(self.redo)]) * ID_BYTES
+        self.clock.at(self.tell(now_s, self.device.up, size), _RESENT, self)
+
+    def resent(self, now_s: float) -> None:
+        """A replica can be found again; the next pass feeds anew all that was cached."""
+        if self.charged and now_s > self.mark_s:
+            self.wake(now_s)
+            self.uplink_s += now_s - self.mark_s
+            self.mark_s = now_s
+        self.__class__ = _Restarting  # type: ignore[assignment]
+        self.serve(now_s)
+
+
+class _Restarting(_Session):
+    """A session whose cache is to be made anew with its next call."""
+
+    __slots__ = ()
+
+    def serve(self, now_s: float) -> None:
+        if self.answered >= len(self.calls) or (self.redo is None and self.answered >= self.landed):
+            return
+        replica = self.replica or self.run.cloud.open(self, now_s)
+        if replica is None:
+            return
+        items = self.calls[self.answered][2] if self.redo is None else self.redo
+        if self.redo is None and self.calls[self.answered][1]:
+            self.emit(now_s, self.calls[self.answered][1])
+        self.redo = None
+        first = next((i for i, item in enumerate(items) if item[6] == PASS), None)
+        if first is None:
+            if items:
+                replica.submit(self, now_s, items)
+            else:
+                self.reply(now_s)
+                self.serve(now_s)
+            return
+        self.__class__ = _Session  # type: ignore[assignment]
+        replica.submit(self, now_s, (*items[:first], recomputed(items[first], self.run.inputs.cloud), *items[first + 1 :]))
+
+
+def _on_broken(alarm: _Alarm) -> None:
+    alarm.subject.broken(alarm.time_s)
+
+
+def _on_resent(alarm: _Alarm) -> None:
+    alarm.subject.resent(alarm.time_s)
 
 
 def _on_computed(alarm: _Alarm) -> None:
@@ -412,8 +585,8 @@ def _on_finished(alarm: _Alarm) -> None:
     alarm.subject.finish(alarm.time_s)
 
 
-_COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED = (
-    (_on_computed,), (_on_joined,), (_on_received,), (_on_landed,), (_on_finished,),
+_COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED, _BROKEN, _RESENT = (
+    (_on_computed,), (_on_joined,), (_on_received,), (_on_landed,), (_on_finished,), (_on_broken,), (_on_resent,),
 )  # fmt: skip
 
 # What each session measures for itself; everything else follows from its program.
@@ -427,85 +600,161 @@ class _Run:
     """One case: opens sessions as their requests come, and keeps what they measured."""
 
     def __init__(self, inputs: CaseInputs) -> None:
-        arrivals = inputs.arrivals
-        n = len(arrivals)
         if inputs.devices < 1:
             raise ValueError(f"devices must be >= 1, got {inputs.devices}")
+        self.parts = inputs.fleet or [FleetPart(inputs.devices, inputs.programs, inputs.device, inputs.network, 0, inputs.slo_s)]
+        if sum(part.devices for part in self.parts) != inputs.devices:
+            raise ValueError(f"the parts of the fleet have {[part.devices for part in self.parts]} devices, not {inputs.devices}")
+        prompts = len(self.parts[0].programs)
+        closed = inputs.arrivals if isinstance(inputs.arrivals, ClosedLoop) else None
+        arrivals = Arrivals(*(np.empty(0, kind) for kind in "dqq")) if isinstance(inputs.arrivals, ClosedLoop) else inputs.arrivals
+        n = len(arrivals)
         if n and not 0 <= arrivals.device.min() <= arrivals.device.max() < inputs.devices:
             raise ValueError(f"requests come from devices outside the fleet of {inputs.devices}")
-        if n and not 0 <= arrivals.prompt.min() <= arrivals.prompt.max() < len(inputs.programs):
-            raise ValueError(f"requests ask for prompts outside the {len(inputs.programs)} programs")
+        asked = closed.prompts - 1 if closed else int(arrivals.prompt.max()) if n else -1
+        if any(len(part.programs) != prompts for part in self.parts) or asked >= prompts or (n and arrivals.prompt.min() < 0):
+            raise ValueError(f"requests ask for prompts outside the {prompts} programs")
         if n and not (arrivals.requested_s[0] >= 0.0 and np.all(np.diff(arrivals.requested_s) >= 0.0)):
             raise ValueError("requests must be in order of time, from 0 on")
+        rules = inputs.rules
+        if rules.kv_tokens < max((program.kv_tokens for part in self.parts for program in part.programs), default=0):
+            raise ValueError(f"the KV memory of a replica holds {rules.kv_tokens:.0f} positions, less than one session needs")
         self.inputs = inputs
+        self.closed = closed
         self.clock = _Clock()
-        self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at)
+        start_s = float(arrivals.requested_s[0]) if n else 0.0
+        self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at, rules, start_s)
+        # A crash, or a refusal, reaches a device at the clock's time: then none may be ahead of it.
+        self.ahead = not rules.crashes and rules.max_waiting is None
+        self.open = n  # requests that are to come or under way
         self.devices: dict[int, _Device] = {}
+        self.part_ends = np.cumsum([part.devices for part in self.parts])
+        self.asking: dict[int, Iterator[tuple[float, int]]] = {}  # of a closed loop
         self.spans: list[Span] = []
         self.measured = {name: array("d", bytes(8 * n)) for name in _MEASURED}
         self.radio_j = array("d", bytes(8 * n))
-        self.access = Access(inputs.network, inputs.seed, self.radio_j)
+        first = [0, *self.part_ends[:-1].tolist()]
+        self.accesses = [Access(part.network, inputs.seed, self.radio_j, at) for part, at in zip(self.parts, first, strict=True)]
+        self.measured["done_s"] = array("d", np.full(n, np.nan).tobytes())
         # Arrays, not lists: a million requests as Python objects would weigh more than all results.
         self.requested_s = array("d", np.asarray(arrivals.requested_s, np.float64).tobytes())
         self.next_request_s = array("d", _next_of_same_device(arrivals).tobytes())
         self.device_of = array("q", np.asarray(arrivals.device, np.int64).tobytes())
         self.prompt_of = array("q", np.asarray(arrivals.prompt, np.int64).tobytes())
         self.on_request = (self._on_request,)
+        self.on_ask = (self._on_ask,)
 
     def run(self) -> CaseResult:
-        if len(self.inputs.arrivals):
+        if self.closed is not None:
+            for number in range(self.inputs.devices):
+                self.asking[number] = self.closed.of_device(number)
+                self.ask(number, 0.0)
+        elif self.open:
             self.clock.at(self.requested_s[0], self.on_request, 0)
+        any_requests = self.open > 0
+        if any_requests:
+            if self.inputs.until_s < math.inf:
+                self.clock.at(self.inputs.until_s, (self._on_end,), None)
             self.clock.run()
-        for radio in self.access.radios:
-            radio.finish()
+        for access in self.accesses:
+            for radio in access.radios:
+                radio.finish()
         return CaseResult(
             columns=self._columns(),
             spans=self.spans,
             events=self.clock.events(),
             cloud_busy_s=[replica.busy_s for replica in self.cloud.replicas],
-            makespan_s=self.clock.now if len(self.inputs.arrivals) else math.nan,
+            makespan_s=self.clock.now if any_requests else math.nan,
             mean_batch=self.cloud.mean_batch(),
+            cloud_up_s=self.cloud.up_s(self.clock.now),
+            refused=self.cloud.refused,
+            unfinished=self.open,
         )
+
+    def _on_end(self, _alarm: _Alarm) -> None:
+        self.clock.drop()
 
     def _on_request(self, alarm: _Alarm) -> None:
         request: int = alarm.subject
-        inputs = self.inputs
         if request + 1 < len(self.requested_s):
             self.clock.at(self.requested_s[request + 1], self.on_request, request + 1)
-        number = self.device_of[request]
+        device = self.device(self.device_of[request])
+        device.next_request_s = self.next_request_s[request]
+        self.begin(request, device, alarm.time_s)
+
+    def begin(self, request: int, device: _Device, now_s: float) -> None:
+        part = device.part
+        session = _Session(self, request, device, part.programs[self.prompt_of[request]])
+        session.traced = request < self.inputs.timeline_sessions
+        session.priority = part.priority
+        session.deadline_s = now_s + part.slo_s
+        device.count(+1)
+        session.advance(now_s)
+
+    def device(self, number: int) -> _Device:
         device = self.devices.get(number)
         if device is None:
-            device = self.devices[number] = _Device(number, self.access)
-        session = _Session(self, request, device, inputs.programs[self.prompt_of[request]])
-        session.traced = request < inputs.timeline_sessions
-        device.next_request_s = self.next_request_s[request]
-        device.count(+1)
-        session.advance(alarm.time_s)
+            index = int(np.searchsorted(self.part_ends, number, side="right"))
+            device = self.devices[number] = _Device(number, self.parts[index], self.accesses[index], self.ahead)
+        return device
+
+    # A closed loop.
+
+    def ask(self, number: int, now_s: float) -> None:
+        """The device thinks from now on, and then asks, unless the time is over by then."""
+        assert self.closed is not None
+        think_s, prompt = next(self.asking[number])
+        if now_s + think_s < self.closed.duration_s:
+            self.open += 1
+            self.clock.at(now_s + think_s, self.on_ask, (number, prompt))
+
+    def _on_ask(self, alarm: _Alarm) -> None:
+        number, prompt = alarm.subject
+        request = len(self.requested_s)
+        self.requested_s.append(alarm.time_s)
+        self.device_of.append(number)
+        self.prompt_of.append(prompt)
+        self.radio_j.append(0.0)
+        for name, values in self.measured.items():
+            values.append(math.nan if name == "done_s" else 0.0)
+        self.begin(request, self.device(number), alarm.time_s)
 
     def close(self, session: _Session) -> None:
         """Nothing of the session is left anywhere: keep what it measured."""
-        self.cloud.close(session)
         request = session.request
         for name, column in self.measured.items():
             column[request] = getattr(session, name)
+        self.forget()
+
+    def forget(self) -> None:
+        """With the last request, what the cloud still has scheduled (crashes, other tenants) has no one left to concern."""
+        self.open -= 1
+        if not self.open:
+            self.clock.drop()
 
     def _columns(self) -> dict[str, np.ndarray]:
-        inputs, arrivals, programs = self.inputs, self.inputs.arrivals, self.inputs.programs
-        n = len(arrivals)
+        parts = self.parts
+        n = len(self.requested_s)
         m = {name: np.array(column, np.float64) for name, column in self.measured.items()}
-        prompt = np.asarray(arrivals.prompt, np.int64)
+        prompt, device = np.array(self.prompt_of, np.int64), np.array(self.device_of, np.int64)
+        requested_s = np.array(self.requested_s, np.float64)
+        answered = ~np.isnan(m["done_s"])
+        part = np.searchsorted(self.part_ends, device, side="right")
+        programs = [program for each in parts for program in each.programs]
+        program_of = part * len(parts[0].programs) + prompt
 
         def of_program(name: str, dtype: type = np.float64) -> np.ndarray:
-            return np.array([getattr(program, name) for program in programs], dtype)[prompt]
+            each: np.ndarray = np.array([getattr(program, name) for program in programs], dtype)
+            of_request: np.ndarray = each[program_of]
+            return of_request
 
-        requested_s = np.asarray(arrivals.requested_s, np.float64)
         latency_s = m["done_s"] - requested_s
         device_other_s = of_program("encode_s") + of_program("image_decode_s")
         encode_s = m["encode_s"] + of_program("encode_s")
         image_decode_s = m["image_decode_s"] + of_program("image_decode_s")
-        return {
+        columns = {
             "request": np.arange(n, dtype=np.int64),
-            "device": np.asarray(arrivals.device, np.int64),
+            "device": device,
             "prompt": prompt,
             "requested_s": requested_s,
             "done_s": m["done_s"],
@@ -522,15 +771,17 @@ class _Run:
             "downlink_s": m["downlink_s"],
             "wait_s": m["wait_s"],
             "image_decode_s": image_decode_s,
-            "calls": np.array([len(program.calls) for program in programs], np.int64)[prompt],
+            "calls": np.array([len(program.calls) for program in programs], np.int64)[program_of],
             "device_passes": of_program("device_passes", np.int64),
             "cloud_passes": of_program("cloud_passes", np.int64),
             "cloud_call_pct": of_program("cloud_call_pct"),
             "bytes_up": of_program("bytes_up", np.int64),
             "bytes_down": of_program("bytes_down", np.int64),
-            "device_energy_j": of_program("device_s") * inputs.device.power_w + np.array(self.radio_j, np.float64),
+            "device_energy_j": of_program("device_s") * np.array([each.device.power_w for each in parts])[part]
+            + np.array(self.radio_j, np.float64),
             "cloud_gpu_s": m["gpu_s"],
         }
+        return columns if answered.all() else {name: column[answered] for name, column in columns.items()}
 
 
 def _next_of_same_device(arrivals: Arrivals) -> np.ndarray:

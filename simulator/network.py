@@ -50,15 +50,18 @@ class Network:
 
 
 class Access:
-    """Gives devices their links. seed: of all draws. joules: energy of radios is added here, by request."""
+    """Gives devices their links. seed: of all draws. joules: energy of radios is added here, by request. first: number of the first
+    device, with which the first cell begins.
+    """
 
-    def __init__(self, network: Network, seed: int, joules: MutableSequence[float]) -> None:
+    def __init__(self, network: Network, seed: int, joules: MutableSequence[float], first: int = 0) -> None:
         """Raises ValueError where devices_per_cell is below 1."""
         if network.devices_per_cell < 1:
             raise ValueError(f"devices_per_cell must be >= 1, got {network.devices_per_cell}")
         self.network = network
         self.seed = seed
         self.joules = joules
+        self.first = first
         self.radios: list[Radio] = []
         self._cells: dict[int, tuple[Wire, Wire]] = {}
 
@@ -102,7 +105,7 @@ class Access:
         """Wires up and down: of the device's own, or of its cell."""
         n = self.network
         shared = n.devices_per_cell > 1
-        cell = device // n.devices_per_cell
+        cell = -(-self.first // n.devices_per_cell) + (device - self.first) // n.devices_per_cell
         if shared and cell in self._cells:
             return self._cells[cell]
         place = float(stream(self.seed, "link.offset", cell).random())

@@ -10,7 +10,7 @@ import numpy as np
 
 from simulator.costs import Costs, Pricing, Work
 from simulator.errors import RecordingError
-from simulator.messages import ELEMENT_KINDS, repriced_bytes
+from simulator.messages import ELEMENT_KINDS, Start, Tokens, Widths, encode, pack_ids, repriced_bytes
 from simulator.ops import COMPUTE_KINDS, ROLES
 from simulator.recording import AWAIT, CLOUD, COMPUTE, DEVICE, EMIT, FORWARD, FROM_CLOUD, OP_DTYPE, REPLY, SEND, Recording
 
@@ -38,6 +38,9 @@ class SessionProgram:
 
     device_s: all seconds of computing on the device, among them encode_s and image_decode_s of caption encoder and
     image decoder. bytes_up, bytes_down: payload. device_passes, cloud_passes, cloud_call_pct: as the recording counts them.
+    kv_tokens: most positions in the cloud's cache at a time, rows counted. context_bytes: per call, what the device sends to
+    a replica that knows nothing of the session, ahead of this call: its first request again, the ids of the image tokens that
+    the call's first pass finds in the cache, and the features it sent before.
     """
 
     steps: tuple[Step, ...]
@@ -50,6 +53,8 @@ class SessionProgram:
     device_passes: int
     cloud_passes: int
     cloud_call_pct: float
+    kv_tokens: int = 0
+    context_bytes: tuple[int, ...] = ()
 
 
 def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
@@ -86,7 +91,67 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
         device_passes=recording.device_passes(),
         cloud_passes=recording.cloud_passes(),
         cloud_call_pct=recording.cloud_call_pct() if len(recording.tokens) else float("nan"),
+        kv_tokens=max((item[2] for _, _, items, _ in calls for item in items), default=0),
+        context_bytes=_context_bytes(table, sizes_up, pricing.widths),
     )
+
+
+def compile_colocated(recording: Recording, device: Costs, companion: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
+    """The same session with both programs in the cloud: one call, whose answer is the image's token ids, all at the end.
+
+    companion: the device's model on the cloud's hardware; its passes take their own time there, one session after another, in
+    the queue of the cloud's passes. What the device sent and awaited happens at once, in the order of sending. The image decoder
+    stays on the device, which gets the ids. A session without a pass on the device is the same either way. Raises RecordingError.
+    """
+    split = compile_session(recording, device, cloud, pricing)
+    table = [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in recording.ops.tolist()]
+    own = [op for op in table if op["side"] == DEVICE]
+    if not any(op["kind"] == FORWARD for op in own):
+        return split
+    pricer = _Pricer(recording, cloud, pricing)
+    items: list[Item] = []
+    for index, op in enumerate(own):
+        if op["kind"] == FORWARD:
+            items.append((0, 0, 0, 0, 0, companion.pass_seconds(pricer.work(op, f"op {index}")), OTHER, ()))
+        elif op["kind"] == COMPUTE and (kind := COMPUTE_KINDS[op["what"]]) != "image_decoder":
+            items.append((0, 0, 0, 0, 0, companion.compute_seconds(kind), _PART[kind], ()))
+        elif op["kind"] == SEND:
+            items += [(*item[:7], ()) for item in split.calls[op["call"]][2]]
+    prompt = str(recording.meta.get("spec", {}).get("prompt", ""))
+    request_bytes = split.calls[0][0] if split.calls else len(encode(Start(prompt, len(recording.tokens), {}, 0)))
+    reply_bytes = len(encode(Tokens(pack_ids(recording.tokens))))
+    decoding_s = split.image_decode_s
+    return SessionProgram(
+        steps=((0.0, -1.0, 0, 0), *([(decoding_s, -1.0, -1, -1)] if decoding_s > 0.0 else [])),
+        calls=((request_bytes, (), tuple(items), (reply_bytes, True)),),
+        device_s=decoding_s,
+        encode_s=0.0,
+        image_decode_s=decoding_s,
+        bytes_up=request_bytes,
+        bytes_down=reply_bytes,
+        device_passes=0,
+        cloud_passes=split.cloud_passes,
+        cloud_call_pct=split.cloud_call_pct,
+        kv_tokens=split.kv_tokens,
+        context_bytes=(0,),
+    )
+
+
+def _context_bytes(ops: list[dict[str, int]], sizes_up: list[int], widths: Widths) -> tuple[int, ...]:
+    """See `SessionProgram`. A call without a pass finds what the call before it left."""
+    features = [0] * len(sizes_up)
+    ids: dict[int, int] = {}
+    for op in ops:
+        if op["kind"] == SEND:
+            features[op["call"]] = sum(op[kind] * widths.bytes_of(kind) for kind in ("feature_vectors", "int8_vectors"))
+        elif op["kind"] == FORWARD and op["side"] == CLOUD and op["what"] == ROLES.index("cloud"):
+            ids.setdefault(op["call"], op["kv_tokens"])
+    context, known, sent = [], 0, 0
+    for call in range(len(sizes_up)):
+        known = ids.get(call, known)
+        context.append(sizes_up[0] + known * widths.bytes_of("ids") + sent if call else 0)
+        sent += features[call]
+    return tuple(context)
 
 
 class _Pricer:

@@ -60,7 +60,7 @@ COLUMNS: dict[str, str] = {
     "case": "index of the case: one method under one choice of swept values",
     "method": "label of the method: its name with the settings it differs by, or what the scenario calls it",
     "method_name": "the method's own name, such as base, whatever its label",
-    "images": "requests answered, each with one image",
+    "images": "requests answered, each with one image; those before workload.warmup_s are in requests.parquet, but in no other figure",
     "latency_mean_s": "mean of latency_s = done_s - requested_s: from the prompt typed to the last pixel on the device",
     "latency_mean_lo_s, latency_mean_hi_s": "95 % interval of latency_mean_s by batch means: requests in order of arrival cut "
     "into k = min(requests, 20) runs, mean +- t(k - 1) sqrt(k / (k - 1) sum_j (sum over run j of (x - mean))^2) / requests; "
@@ -98,6 +98,11 @@ COLUMNS: dict[str, str] = {
     "cost_usd": "cloud_gpu_s * price per GPU hour / 3600, per image; NaN without a price",
     "cloud_utilisation": "sum of cloud_gpu_s / (replicas * (last done_s - first requested_s)); 1 is always busy; "
     "NaN for a sequential workload, whose pauses between requests stand for nothing",
+    "refused": "requests that the cloud did not take, warm-up included; they are in no other column",
+    "unfinished": "requests under way when the run was ended at twice the workload's duration_s, warm-up included; in no other column",
+    "goodput_per_s": "requests answered within workload.slo_s, per second of warmup_s to duration_s; NaN without an SLO",
+    "under_way_mean": "sum of latency_s / (last done_s - first requested_s): requests under way at a time (Little's law); NaN as above",
+    "cloud_waiting_mean": "the same of cloud_queue_s: requests that wait in the cloud",
     "distinct_images": "different prompts among the requests: a method makes one image per prompt, however often asked",
     "cloud_nll": "mean over distinct images of the nats per token under the cloud model. Greedy device tokens lower it by "
     "themselves: a value far from base's on either side means other pictures, lower is not better",
@@ -128,8 +133,10 @@ class Case:
 
     method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
     columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "prompt" and quality columns, an entry per distinct
-    image. of_set: quality of a set of images, given their prompts; the same names for any. replicas: of the cloud. gpu_usd_per_hour: NaN
-    where no price is known. sequential: the requests never meet, spaced at will.
+    image. of_set: quality of a set of images, given their prompts; the same names for any. replicas: of the cloud, on average.
+    gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will. refused, unfinished: requests
+    without an answer. warmup_s: requests before are no part of the summary. duration_s: of the arrivals. slo_s: a latency that is
+    good enough. Both NaN where there is none.
     """
 
     method: str
@@ -138,9 +145,14 @@ class Case:
     columns: Mapping[str, np.ndarray]
     quality: Mapping[str, np.ndarray] = field(default_factory=dict)
     of_set: OfSet = lambda prompts: {}
-    replicas: int = 1
+    replicas: float = 1
     gpu_usd_per_hour: float = math.nan
     sequential: bool = False
+    refused: int = 0
+    unfinished: int = 0
+    warmup_s: float = 0.0
+    duration_s: float = math.nan
+    slo_s: float = math.nan
 
 
 class Span(NamedTuple):
@@ -230,6 +242,7 @@ def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame
     of_sets = tuple(dict.fromkeys([*SET_COLUMNS, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))]))
     by_case = requests.groupby("case").indices
     records = [_in_order(requests.iloc[by_case.get(index, [])]) for index in range(len(cases))]
+    records = [record[record["requested_s"] >= case.warmup_s] for case, record in zip(cases, records, strict=True)]
     bases: dict[str, int] = {}
     for index, case in enumerate(cases):
         if case.name == "base":
@@ -271,6 +284,11 @@ def _metrics(
     row["cost_usd"] = row["cloud_gpu_s"] * case.gpu_usd_per_hour / 3600.0
     span = float(record["done_s"].max() - record["requested_s"].min()) if len(record) and not case.sequential else math.nan
     row["cloud_utilisation"] = float(record["cloud_gpu_s"].sum()) / (case.replicas * span) if span > 0 else math.nan
+    row |= {"refused": case.refused, "unfinished": case.unfinished}
+    good = math.nan if math.isnan(case.slo_s) else float((latency <= case.slo_s).sum())
+    row["goodput_per_s"] = good / (case.duration_s - case.warmup_s)
+    for name, column in (("under_way_mean", "latency_s"), ("cloud_waiting_mean", "cloud_queue_s")):
+        row[name] = float(record[column].sum()) / span if span > 0 else math.nan
     images = record.drop_duplicates("prompt").sort_values("prompt")
     row["distinct_images"] = len(images)
     for name in quality:

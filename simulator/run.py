@@ -19,23 +19,34 @@ from joblib import Parallel, delayed
 
 from simulator import catalogue
 from simulator.calibrate import Calibrated, calibrate
+from simulator.cloud import Autoscale, Background, CloudRules, Crash
 from simulator.compute import Profile, build_costs, pair_shapes
 from simulator.costs import Costs
-from simulator.engine import CaseInputs, CaseResult, Network, simulate
+from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
 from simulator.errors import ScenarioError
 from simulator.link import Capacity
 from simulator.methods import REVISIONS, BaseSettings, Decoding, GatedSettings, Settings, prefix_length
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.radio import RadioFigures
 from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, SessionSpec, torch_version
-from simulator.replay import SessionProgram, compile_session
+from simulator.replay import SessionProgram, compile_colocated, compile_session
 from simulator.results import Case as CaseRecords
 from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
-from simulator.scenario import Case, LinkFigures, PoissonWorkload, PromptList, Scenario, ScenePrompts, expand, resolved_yaml
+from simulator.scenario import Case, Compute, FleetWorkload, LinkFigures, PromptList, Scenario, ScenePrompts, expand, resolved_yaml
 from simulator.schema.network import trace_rates
+from simulator.schema.workload import BurstyArrivals, ClosedArrivals, FleetKind, PoissonArrivals, TraceArrivals
 from simulator.traces.series import RateSeries
 from simulator.transport import TRANSPORTS
-from simulator.workload import Arrivals, poisson_arrivals, single_arrival
+from simulator.workload import (
+    Arrivals,
+    ClosedLoop,
+    bursty_arrivals,
+    device_counts,
+    poisson_arrivals,
+    read_times,
+    single_arrival,
+    timed_arrivals,
+)
 
 PICTURED_PROMPTS = 4  # prompts whose images are kept in the run folder
 _CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
@@ -46,7 +57,10 @@ NOTES = (
     "transport, and acknowledgements take no wire time.",
     "bytes_up and bytes_down are message payloads; what a transport adds is on the wire and in the latency, not in these columns.",
     "device_energy_j holds the radio where the network has one (mobile and Wi-Fi presets); elsewhere it is computing only.",
-    "Cloud memory for KV caches is not limited.",
+    "Cloud memory for KV caches is not limited where cloud.kv_memory_gb is not given; a drafter's cache in the cloud is not counted.",
+    "With placement: cloud, passes of the device's model are not batched over sessions.",
+    "After the crash of a replica the connection breaks at once, and devices learn of it one message later; they go on without another "
+    "handshake.",
 )
 
 
@@ -107,14 +121,14 @@ def run_scenario(
     recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))
     inputs = []
     for case in cases:
-        programs, device, cloud = costs.programs(case, [recordings[key] for key in plan.of_case[case.index]])
-        inputs.append((case.scenario, programs, device, cloud))
+        parts, cloud, kv_tokens = costs.programs(case, [recordings[key] for key in plan.of_case[case.index]])
+        inputs.append((case.scenario, parts, cloud, kv_tokens))
     results = []
     work = (delayed(simulate_case)(*one) for one in inputs)
     for result in Parallel(n_jobs=jobs, return_as="generator")(work):
         results.append(result)
         progress("simulating", len(results), len(cases))
-    extrapolated = {key for key, result in zip(costs.keys(cases), results, strict=True) if result.extrapolated}
+    extrapolated = {key for case, result in zip(cases, results, strict=True) if result.extrapolated for key in costs.keys(case)}
     prompts = plan.captions
     records = []
     for case, result in zip(cases, results, strict=True):
@@ -122,12 +136,16 @@ def run_scenario(
         reference = [recordings[key] for key in plan.reference[case.index]]
         judged, of_set = judge(mine, plan.captions[case.index]) if judge else ({}, lambda prompts: {})
         price = case.scenario.cloud.price_usd_per_gpu_hour
+        workload = case.scenario.workload
+        fleet = workload if isinstance(workload, FleetWorkload) else None
         records.append(
             CaseRecords(
                 method=case.method.label, name=case.method.name, swept=case.swept, columns=result.columns,
                 quality={**quality_columns(mine, reference), **judged}, of_set=of_set,
-                sequential=not isinstance(case.scenario.workload, PoissonWorkload),
-                replicas=case.scenario.cloud.replicas, gpu_usd_per_hour=math.nan if price is None else price,
+                sequential=fleet is None, replicas=result.mean_replicas, gpu_usd_per_hour=math.nan if price is None else price,
+                refused=result.refused, unfinished=result.unfinished,
+                warmup_s=fleet.warmup_s if fleet else 0.0, duration_s=fleet.duration_s if fleet else math.nan,
+                slo_s=fleet.slo_s if fleet and fleet.slo_s is not None else math.nan,
             )
         )  # fmt: skip
     spans = [
@@ -143,6 +161,7 @@ def run_scenario(
         provenance={
             **_provenance(scenario, manifest, costs, extrapolated, cases, prompts, calibrated),
             **({"quality": dict(judge.provenance)} if judge else {}),
+            "warnings": [text for case, result in zip(cases, results, strict=True) for text in _warnings(case, result)],
         },
         spans=spans,
         pictures=_pictures(cases, plan, recordings, manifest.grid),
@@ -253,64 +272,142 @@ def _captions(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> li
 
 
 class _CostTable:
-    """Compute times by the `compute` part of a case, and programs compiled with them, each made once."""
+    """Compute times by the `compute` part of a case, one for each kind of its devices, and programs compiled with them, each made once."""
 
     def __init__(self, manifest: PairManifest, cases: Sequence[Case], profile: Callable[[], Profile]) -> None:
-        shapes = pair_shapes(pair_folder(cases[0].scenario.pair), manifest)
-        choices = {self._key(case): case.scenario.compute for case in cases}
-        self.costs = {key: build_costs(choice, shapes, profile) for key, choice in choices.items()}
-        self._programs: dict[tuple[str, int], SessionProgram] = {}
+        self.shapes = pair_shapes(pair_folder(cases[0].scenario.pair), manifest)
+        self.choices = {self._key(choice): choice for case in cases for choice in _computes(case.scenario)}
+        beside = [_beside(choice) for case in cases if case.scenario.placement == "cloud" for choice in _computes(case.scenario)]
+        built = self.choices | {self._key(choice): choice for choice in beside}
+        self.costs = {key: build_costs(choice, self.shapes, profile) for key, choice in built.items()}
+        self._programs: dict[tuple[str, str, int], SessionProgram] = {}
 
     @staticmethod
-    def _key(case: Case) -> str:
+    def _key(choice: Compute) -> str:
         """In words what is priced as what, which also names its entry in provenance.json."""
-        c = case.scenario.compute
-        sides = (f"{side.model} on {side.hardware}{f', {side.runtime}' if side.runtime else ''}" for side in (c.device, c.cloud))
+        sides = (f"{side.model} on {side.hardware}{f', {side.runtime}' if side.runtime else ''}" for side in (choice.device, choice.cloud))
         return "device {}; cloud {}".format(*sides)
 
-    def keys(self, cases: Sequence[Case]) -> list[str]:
-        return [self._key(case) for case in cases]
+    def keys(self, case: Case) -> list[str]:
+        return [self._key(choice) for choice in _computes(case.scenario)]
 
-    def programs(self, case: Case, recordings: Sequence[Recording]) -> tuple[list[SessionProgram], Costs, Costs]:
-        key = self._key(case)
-        device, cloud, pricing = self.costs[key]
-        compiled = []
-        for recording in recordings:
-            name = (key, id(recording))
-            if name not in self._programs:
+    def programs(self, case: Case, recordings: Sequence[Recording]) -> tuple[list[FleetPart], Costs, float]:
+        """The kinds of devices of a case, the cloud's costs, and how many cached positions fit a replica.
+
+        Raises ScenarioError where these are fewer than one session needs.
+        """
+        workload = case.scenario.workload
+        kinds = _kinds(case.scenario)
+        counts = device_counts([kind.share if kind else 1.0 for kind in kinds], workload.devices)
+        common_slo_s = workload.slo_s if isinstance(workload, FleetWorkload) else None
+        parts = []
+        for kind, count, key, link in zip(kinds, counts, self.keys(case), _links(case.scenario), strict=True):
+            slo_s = kind.slo_s if kind and kind.slo_s is not None else common_slo_s
+            parts.append(
+                FleetPart(
+                    devices=count,
+                    programs=[self._compiled(key, case.scenario.placement, recording) for recording in recordings],
+                    device=self.costs[key][0],
+                    network=network_of(link),
+                    priority=kind.priority if kind else 0,
+                    slo_s=math.inf if slo_s is None else slo_s,
+                )
+            )
+        _, cloud, _ = self.costs[self.keys(case)[0]]
+        return parts, cloud, self._kv_tokens(case, max(program.kv_tokens for part in parts for program in part.programs))
+
+    def _compiled(self, key: str, placement: str, recording: Recording) -> SessionProgram:
+        name = (key, placement, id(recording))
+        if name not in self._programs:
+            device, cloud, pricing = self.costs[key]
+            if placement == "cloud":
+                companion = self.costs[self._key(_beside(self.choices[key]))][0]
+                self._programs[name] = compile_colocated(recording, device, companion, cloud, pricing)
+            else:
                 self._programs[name] = compile_session(recording, device, cloud, pricing)
-            compiled.append(self._programs[name])
-        return compiled, device, cloud
+        return self._programs[name]
+
+    def _kv_tokens(self, case: Case, needed: int) -> float:
+        memory_gb, side = case.scenario.cloud.kv_memory_gb, case.scenario.compute.cloud
+        if memory_gb is None:
+            return math.inf
+        shape = self.shapes.cloud if side.model == "pair" else catalogue.model(side.model)
+        position_bytes = shape.kv_bytes_per_position * (2 if side.hardware == "local" else 1)  # measured passes keep float32
+        if needed * position_bytes > memory_gb * 1e9:
+            raise ScenarioError(
+                f"cloud.kv_memory_gb must be >= {math.ceil(needed * position_bytes / 1e6) / 1e3:g}, what one session of "
+                f"{case.method.label} needs at {side.model}'s shape, got {memory_gb:g}"
+            )
+        return memory_gb * 1e9 / position_bytes
+
+
+def _kinds(scenario: Scenario) -> Sequence[FleetKind | None]:
+    """The kinds of the fleet's devices; None for the one kind that is as the scenario says."""
+    return (scenario.workload.fleet if isinstance(scenario.workload, FleetWorkload) else ()) or (None,)
+
+
+def _computes(scenario: Scenario) -> list[Compute]:
+    """`compute` as each kind of the fleet's devices has it."""
+    own = scenario.compute
+
+    def of(kind: FleetKind | None) -> Compute:
+        if kind is None or kind.hardware is None:
+            return own
+        side = own.device.model_copy(update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager"})
+        return own.model_copy(update={"device": side})
+
+    return [of(kind) for kind in _kinds(scenario)]
+
+
+def _beside(choice: Compute) -> Compute:
+    """The device's model on the cloud's hardware."""
+    side = choice.device.model_copy(update={"hardware": choice.cloud.hardware, "runtime": choice.cloud.runtime})
+    return choice.model_copy(update={"device": side})
+
+
+def _links(scenario: Scenario) -> list[LinkFigures]:
+    """The link of each kind of the fleet's devices."""
+    return [kind.network.figures() if kind and kind.network else scenario.link for kind in _kinds(scenario)]
 
 
 @dataclass(frozen=True)
 class SimulatedCase(CaseResult):
-    """A case's result. extrapolated: whether a cloud time lay outside what was measured; the costs may live in another process."""
+    """A case's result. extrapolated: whether a cloud time lay outside what was measured; the costs may live in another process.
+
+    mean_replicas: up, over the time since the first request.
+    """
 
     extrapolated: bool = False
+    mean_replicas: float = math.nan
 
 
-def simulate_case(scenario: Scenario, programs: Sequence[SessionProgram], device: Costs, cloud: Costs) -> SimulatedCase:
-    """Simulate one case: the scenario's fleet, link and cloud, each request replaying one of the programs (one per prompt)."""
-    workload = scenario.workload
+def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, kv_tokens: float) -> SimulatedCase:
+    """Simulate one case: the scenario's fleet, links and cloud, each request replaying one of its part's programs (one per prompt)."""
+    workload, prompts = scenario.workload, len(parts[0].programs)
     inputs = CaseInputs(
-        programs=programs, device=device, cloud=cloud,
-        network=network_of(scenario.link),
-        devices=workload.devices, replicas=scenario.cloud.replicas, max_batch=scenario.cloud.max_batch,
-        arrivals=single_arrival(), seed=scenario.seed, timeline_sessions=TIMELINE_SESSIONS,
+        programs=parts[0].programs, device=parts[0].device, cloud=cloud, network=parts[0].network, devices=workload.devices,
+        replicas=scenario.cloud.replicas, max_batch=scenario.cloud.max_batch, arrivals=single_arrival(), seed=scenario.seed,
+        timeline_sessions=TIMELINE_SESSIONS, rules=_rules(scenario, kv_tokens), fleet=parts,
     )  # fmt: skip
-    if isinstance(workload, PoissonWorkload):
-        rate = workload.arrivals.poisson_per_s
-        arrivals = poisson_arrivals(scenario.seed, rate, workload.duration_s, workload.devices, len(programs))
-        return SimulatedCase(**vars(simulate(replace(inputs, arrivals=arrivals))), extrapolated=cloud.extrapolated)
+
+    def done(result: CaseResult) -> SimulatedCase:
+        first_s = float(result.columns["requested_s"].min()) if len(result.columns["requested_s"]) else math.nan
+        lasted_s = result.makespan_s - first_s
+        replicas = sum(result.cloud_up_s) / lasted_s if lasted_s > 0 else float(scenario.cloud.replicas)
+        changing = scenario.cloud.autoscale is not None or scenario.cloud.crashes
+        replicas = replicas if changing else float(scenario.cloud.replicas)
+        return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated, mean_replicas=replicas)
+
+    if isinstance(workload, FleetWorkload):
+        arrivals = _arrivals(scenario.seed, workload, prompts)
+        return done(simulate(replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s)))
     # Sequential: every prompt once, far enough apart that no request meets the one before.
     spacing_s = 64.0
-    count = len(programs)
     while True:
-        arrivals = Arrivals(np.arange(count) * spacing_s, np.zeros(count, np.int64), np.arange(count))
+        arrivals = Arrivals(np.arange(prompts) * spacing_s, np.zeros(prompts, np.int64), np.arange(prompts))
         result = simulate(replace(inputs, arrivals=arrivals))
         if result.columns["latency_s"].max() < spacing_s:
-            return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated)
+            return done(result)
         spacing_s *= 4
 
 
@@ -345,6 +442,59 @@ def network_of(link: LinkFigures) -> Network:
         buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes, transport=TRANSPORTS[link.transport], radio=radio,
         devices_per_cell=link.devices_per_cell,
     )  # fmt: skip
+
+
+def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Arrivals | ClosedLoop:
+    devices, duration_s = workload.devices, workload.duration_s
+    match workload.arrivals:
+        case PoissonArrivals(poisson_per_s=rate):
+            return poisson_arrivals(seed, rate, duration_s, devices, prompts)
+        case BurstyArrivals(bursty_per_s=rate, burst_factor=factor, burst_s=burst_s, calm_s=calm_s):
+            return bursty_arrivals(seed, rate, factor, burst_s, calm_s, duration_s, devices, prompts)
+        case ClosedArrivals(think_s=think_s):
+            return ClosedLoop(seed, think_s, duration_s, prompts)
+        case TraceArrivals(trace=trace):
+            times = read_times(Path(trace))
+            return timed_arrivals(seed, times[times < duration_s], devices, prompts)
+    raise AssertionError(workload.arrivals)
+
+
+def _rules(scenario: Scenario, kv_tokens: float) -> CloudRules:
+    c = scenario.cloud
+    return CloudRules(
+        queue=c.queue, routing=c.routing, max_sessions=c.max_sessions, max_waiting=c.max_waiting, kv_tokens=kv_tokens,
+        evict=c.kv_full == "evict", crashes=tuple(Crash(x.replica, x.at_s, x.down_s) for x in c.crashes),
+        autoscale=Autoscale(**c.autoscale.model_dump()) if c.autoscale else None,
+        background=Background(c.background.utilisation, c.background.job_ms * 1e-3) if c.background else None, seed=scenario.seed,
+    )  # fmt: skip
+
+
+SATURATED = 0.98  # busy share from which a mean says more about the duration than about the system
+
+
+def _warnings(case: Case, result: SimulatedCase) -> list[str]:
+    """What a reader must know before believing a mean: a cloud or devices that cannot keep up."""
+    workload = case.scenario.workload
+    if not isinstance(workload, FleetWorkload):
+        return []
+    who = f"{case.method.label} {_conditions(case)}".strip()
+    found = []
+    if result.unfinished:
+        found.append(
+            f"{who}: {result.unfinished} requests were unfinished at {2 * workload.duration_s:g} s, where the run was ended; "
+            "its figures are of the answered ones only"
+        )
+    if isinstance(workload.arrivals, ClosedArrivals) or not math.isfinite(result.makespan_s):
+        return found
+    saturated = "saturated: requests come faster than they are served, so latency grows with duration_s and its mean means little"
+    busy = sum(result.cloud_busy_s) / sum(result.cloud_up_s) if sum(result.cloud_up_s) > 0 else 0.0
+    if busy >= SATURATED:
+        found.append(f"{who}: the cloud was busy {100 * busy:.1f} % of the time; {saturated}")
+    computing_s = np.bincount(result.columns["device"], result.columns["device_compute_s"], 1) / result.makespan_s
+    if computing_s.max() >= SATURATED:
+        number = int(np.count_nonzero(computing_s >= SATURATED))
+        found.append(f"{who}: {number} of {workload.devices} devices computed {100 * SATURATED:g} % of the time or more; {saturated}")
+    return found
 
 
 def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recording]) -> dict[str, np.ndarray]:
@@ -400,7 +550,7 @@ def _provenance(
         }
         for key, (device, cloud, _) in costs.costs.items()
     }
-    shown = {key: case.scenario.compute for key, case in zip(costs.keys(cases), cases, strict=True)}
+    shown = costs.choices
     foreign = [f"{c.cloud.model} on {c.cloud.hardware} and {c.device.model} on {c.device.hardware}"
                for c in shown.values() if c.cloud.model != "pair"]  # fmt: skip
     as_if = f"latency as if {', or '.join(foreign)}; acceptance and quality of the {manifest.name} pair" if foreign else None
@@ -413,7 +563,7 @@ def _provenance(
         **({"calibrated": dict(calibrated)} if calibrated else {}),
         "seed": scenario.seed,
         "prompts": sorted({len(texts) for texts in captions.values()}),
-        "network": [asdict(one) for one in dict.fromkeys(case.scenario.link for case in cases)],
+        "network": [asdict(one) for one in dict.fromkeys(link for case in cases for link in _links(case.scenario))],
         "versions": {
             "ciar-sim": metadata.version("ciar-sim"), "git_commit": _git_commit(), "python": platform.python_version(),
             "torch": torch_version(), **{name: metadata.version(name) for name in ("numpy", "pandas", "simpy")},

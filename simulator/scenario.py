@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -32,10 +33,10 @@ from simulator.schema.compute import Cloud, Compute
 from simulator.schema.methods import AnyEntry, MethodEntry, labelled_entries
 from simulator.schema.network import NEEDED, ExplicitNetwork, LinkFigures, Network, PresetNetwork
 from simulator.schema.prompts import PromptList, Prompts, ScenePrompts
-from simulator.schema.workload import PoissonWorkload, SequentialWorkload, Workload
+from simulator.schema.workload import FleetWorkload, SequentialWorkload, Workload
 from simulator.yamlfile import Document, Place, did_you_mean
 
-FIXED = ("name", "pair", "placement", "sweep")  # first keys of dotted paths that cannot be swept
+FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be swept
 
 
 Scalar = bool | int | Annotated[float, Field(allow_inf_nan=True)] | str
@@ -55,7 +56,9 @@ class Scenario(Part):
         Field(min_length=1),
         AfterValidator(labelled_entries),
     ]
-    placement: Literal["split"] = "split"
+    placement: Literal["split", "cloud"] = Field(
+        default="split", description="cloud: the device's program runs beside the cloud model, too; only the image's ids travel"
+    )
     compute: Compute = Field(default_factory=Compute)
     cloud: Cloud = Field(default_factory=lambda: Cloud())
     network: Network = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
@@ -76,10 +79,18 @@ class Scenario(Part):
             return str(path)
         return pair
 
-    @field_validator("placement", mode="before")
-    @classmethod
-    def _placement(cls, placement: Any) -> Any:
-        return refuse(f"cloud {LATER}; allowed: split") if placement == "cloud" else placement
+    @model_validator(mode="after")
+    def _cloud_and_workload(self) -> "Scenario":
+        w = self.workload
+        kinds = w.fleet if isinstance(w, FleetWorkload) else ()
+        if self.cloud.queue == "priority" and len({kind.priority for kind in kinds}) < 2:
+            refuse("priority needs kinds of different priority in workload.fleet", "cloud", "queue")
+        timed = isinstance(w, FleetWorkload) and (w.slo_s is not None or (kinds and all(kind.slo_s is not None for kind in kinds)))
+        if self.cloud.queue == "earliest-deadline" and not timed:
+            refuse("earliest-deadline needs deadlines: workload.slo_s, or slo_s of every kind in workload.fleet", "cloud", "queue")
+        if self.cloud.crashes and not isinstance(w, FleetWorkload):
+            refuse("needs arrivals in time, not sequential ones", "cloud", "crashes")
+        return self
 
     @property
     def link(self) -> LinkFigures:
@@ -464,9 +475,9 @@ __all__ = [
     "Case",
     "Cloud",
     "Compute",
+    "FleetWorkload",
     "LinkFigures",
     "MethodEntry",
-    "PoissonWorkload",
     "PromptList",
     "Scenario",
     "ScenePrompts",

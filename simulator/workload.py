@@ -1,10 +1,15 @@
 """Who asks for which picture when, keyed by the seed alone: every method and network sees the same requests."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from simulator.errors import ScenarioError
 from simulator.rng import draws, stream
+
+_BLOCK = 64  # draws of a closed loop taken at once; the draws themselves do not depend on it
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,30 @@ class Arrivals:
         return len(self.requested_s)
 
 
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Each device thinks, asks, and thinks again once it has its picture (or no answer), until `duration_s`.
+
+    think_s: mean of the exponential times. A device's times and prompts (drawn uniformly) depend on nothing but its number.
+    """
+
+    seed: int
+    think_s: float
+    duration_s: float
+    prompts: int
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.think_s < np.inf and 0.0 <= self.duration_s < np.inf) or self.prompts < 1:
+            raise ValueError(f"think_s must be > 0 and prompts >= 1, got {self.think_s} and {self.prompts}")
+
+    def of_device(self, device: int) -> Iterator[tuple[float, int]]:
+        """Seconds of thinking and the prompt asked for after them, for ever."""
+        think, ask = stream(self.seed, "workload.think", device), stream(self.seed, "workload.prompt", device)
+        while True:
+            seconds = (think.standard_exponential(_BLOCK) * self.think_s).tolist()
+            yield from zip(seconds, ask.integers(self.prompts, size=_BLOCK).tolist(), strict=True)
+
+
 def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: int, prompts: int) -> Arrivals:
     """Poisson requests of the whole fleet at `rate_per_s` in [0, duration_s), possibly none.
 
@@ -29,9 +58,39 @@ def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: i
     """
     if not (0.0 <= rate_per_s < np.inf and 0.0 <= duration_s < np.inf):
         raise ValueError(f"rate_per_s and duration_s must be finite and >= 0, got {rate_per_s} and {duration_s}")
+    return timed_arrivals(seed, _poisson_times(stream(seed, "workload.arrivals"), rate_per_s, duration_s), devices, prompts)
+
+
+def bursty_arrivals(
+    seed: int, mean_per_s: float, burst_factor: float, burst_s: float, calm_s: float, duration_s: float, devices: int, prompts: int
+) -> Arrivals:
+    """A Markov-modulated Poisson process of two states: bursts of mean length `burst_s` at `burst_factor` times the rate of
+    the calm between them (mean length `calm_s`); `mean_per_s` over both. Devices and prompts as in `poisson_arrivals`.
+
+    Source: Fischer and Meier-Hellstern, The Markov-modulated Poisson process (MMPP) cookbook, 1993. It starts in its
+    stationary law. Raises ValueError for figures that make no process.
+    """
+    figures = (mean_per_s, burst_factor, burst_s, calm_s)
+    if not all(0.0 < figure < np.inf for figure in figures) or not 0.0 <= duration_s < np.inf:
+        raise ValueError(f"mean_per_s, burst_factor, burst_s and calm_s must be finite and > 0, got {figures}")
+    calm_per_s = mean_per_s * (calm_s + burst_s) / (calm_s + burst_factor * burst_s)
+    changes = stream(seed, "workload.bursts")
+    bursting = bool(changes.random() < burst_s / (burst_s + calm_s))
+    edges, expected = [0.0], [0.0]  # when the state changes, and how many requests are expected until then
+    while edges[-1] < duration_s:
+        length_s = float(changes.standard_exponential()) * (burst_s if bursting else calm_s)
+        edges.append(edges[-1] + length_s)
+        expected.append(expected[-1] + length_s * calm_per_s * (burst_factor if bursting else 1.0))
+        bursting = not bursting
+    # A Poisson process of rate 1 in expected requests is the wanted one in time.
+    times = np.interp(_poisson_times(stream(seed, "workload.arrivals"), 1.0, expected[-1]), expected, edges)
+    return timed_arrivals(seed, times[times < duration_s], devices, prompts)
+
+
+def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: int) -> Arrivals:
+    """Requests at given times, in order; devices and prompts as in `poisson_arrivals`. Raises ValueError without either."""
     if devices < 1 or prompts < 1:
         raise ValueError(f"at least one device and one prompt are needed, got {devices} and {prompts}")
-    requested_s = _poisson_times(stream(seed, "workload.arrivals"), rate_per_s, duration_s)
     n = len(requested_s)
     device = (draws(seed, n, "workload.device") * devices).astype(np.int64)
     rounds = -(-n // prompts)
@@ -43,6 +102,44 @@ def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: i
 def single_arrival(prompt: int = 0) -> Arrivals:
     """One request, on device 0 at time 0: what a picture costs when nothing else goes on."""
     return Arrivals(np.zeros(1), np.zeros(1, np.int64), np.array([prompt], np.int64))
+
+
+def read_times(path: Path) -> np.ndarray:
+    """float64 [n]: times of requests in a CSV file whose header is `requested_s`, seconds from 0 on, in order.
+
+    Raises ScenarioError with file and line where it is none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise ScenarioError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not lines or lines[0].strip() != "requested_s":
+        raise ScenarioError(f"{path}:1: the header must be requested_s, got {lines[0].strip()[:60]!r}" if lines else f"{path}: is empty")
+    times: list[float] = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        try:
+            time_s = float(line)
+        except ValueError:
+            raise ScenarioError(f"{path}:{number}: must be a number of seconds, got {line.strip()[:60]!r}") from None
+        if not (times[-1] if times else 0.0) <= time_s < np.inf:
+            least = f"the time before it, {times[-1]}" if times else "0"
+            raise ScenarioError(f"{path}:{number}: must be finite and not below {least}, got {line.strip()[:60]}")
+        times.append(time_s)
+    if not times:
+        raise ScenarioError(f"{path}: holds no request")
+    return np.array(times)
+
+
+def device_counts(shares: list[float], devices: int) -> list[int]:
+    """Whole devices of each share of a fleet, by largest remainder; they add up to `devices`."""
+    exact = [share * devices / sum(shares) for share in shares]
+    counts = [int(count) for count in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: devices - sum(counts)]:
+        counts[i] += 1
+    return counts
 
 
 def _poisson_times(generator: np.random.Generator, rate_per_s: float, duration_s: float) -> np.ndarray:

@@ -240,7 +240,7 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
         assert words in page, words
     hidden = re.search(r"Not shown, for want of data: ([^.]*)\.", page)
     assert hidden is not None
-    assert {"fd_scenes", "cost_usd"} <= set(hidden.group(1).split(", "))
+    assert {"fd_scenes", "cost_usd", "goodput_per_s"} <= set(hidden.group(1).split(", "))
     assert page.count("<figure>") == 4 * 4  # four prompts of five; two images and two maps each
     images = re.findall(r"<img [^>]*>", page)
     assert images

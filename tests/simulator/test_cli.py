@@ -201,7 +201,7 @@ BAD_SCENARIOS = {
     "absurd rate": ("[wifi, lte]", "[wifi]\nnetwork: {{rtt_ms: 1.0e300, up_mbps: 1, down_mbps: 1}}", "rtt_ms"),
     "caption twice": ("{{source: scenes, count: 3}}", "{{list: [a red cube, a red cube]}}", "twice"),
     "axis on a labelled setting": ("network.preset: [wifi, lte]", "methods.ciar threshold=0.6.threshold: [0.1, 0.2]", "label"),
-    "not modelled yet": ("network.preset: [wifi, lte]", "seed: [1, 2]\nplacement: cloud", "placement"),
+    "not modelled yet": ("network.preset: [wifi, lte]", "seed: [1, 2]\nplacement: elsewhere", "placement"),
 }  # fmt: skip
 
 

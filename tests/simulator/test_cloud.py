@@ -10,7 +10,7 @@ import pytest
 
 from simulator.cloud import Cloud, CloudSession, Replica
 from simulator.costs import Work
-from simulator.engine import Network
+from simulator.engine import Network, _Alarm
 from simulator.replay import ENCODE, PASS, Down, Item
 from simulator.workload import poisson_arrivals
 from tests.simulator.build import CLOUD_COSTS, UniformCosts, arrivals, base, call, case, forward, program, reply
@@ -23,18 +23,20 @@ class Loop:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.queue: list[tuple[float, int, tuple[Callable[[Any], None], ...]]] = []
+        self.queue: list[tuple[float, int, _Alarm]] = []
         self.count = 0
 
-    def at(self, time_s: float, callbacks: tuple[Callable[[Any], None], ...], subject: Any) -> None:
+    def at(self, time_s: float, callbacks: tuple[Callable[[Any], None], ...], subject: Any) -> _Alarm:
         self.count += 1
-        heapq.heappush(self.queue, (time_s, self.count, callbacks))
+        alarm = _Alarm(callbacks, subject, time_s)
+        heapq.heappush(self.queue, (time_s, self.count, alarm))
+        return alarm
 
     def run(self, until_s: float = math.inf) -> None:
         while self.queue and self.queue[0][0] <= until_s:
-            self.now_s, _, callbacks = heapq.heappop(self.queue)
-            for callback in callbacks:
-                callback(None)
+            self.now_s, _, alarm = heapq.heappop(self.queue)
+            for callback in alarm.callbacks:
+                callback(alarm)
 
 
 class Client(CloudSession):
@@ -157,15 +159,21 @@ def test_parts_leave_when_their_item_is_done() -> None:
     assert client.parts == [(1.0, 7), (1.0, 8), (3.0, 9)]
 
 
+def opened(cloud: Cloud, client: CloudSession) -> Replica:
+    replica = cloud.open(client, 0.0)
+    assert replica is not None
+    return replica
+
+
 def test_routing_is_to_the_fewest_open_sessions_and_sticks() -> None:
     cloud = Cloud(CLOUD_COSTS, 3, 4, Loop().at)
     clients = [Client() for _ in range(5)]
-    assert [cloud.replicas.index(cloud.open(client)) for client in clients] == [0, 1, 2, 0, 1]
-    cloud.close(clients[2])
-    cloud.close(clients[1])
-    cloud.close(clients[1])  # nothing more to close
+    assert [cloud.replicas.index(opened(cloud, client)) for client in clients] == [0, 1, 2, 0, 1]
+    cloud.close(clients[2], 0.0)
+    cloud.close(clients[1], 0.0)
+    cloud.close(clients[1], 0.0)  # nothing more to close
     again = [Client() for _ in range(3)]
-    assert [cloud.replicas.index(cloud.open(client)) for client in again] == [2, 1, 2]
+    assert [cloud.replicas.index(opened(cloud, client)) for client in again] == [2, 1, 2]
 
 
 @pytest.mark.parametrize(("replicas", "max_batch"), [(0, 1), (1, 0)])

@@ -1,5 +1,6 @@
 """Cases on real networks: what is waited for is booked, everything adds up, and dead links are named."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from simulator import catalogue
-from simulator.engine import PARTS, CaseResult, Network, _Device
+from simulator.cloud import CloudRules, Crash
+from simulator.engine import PARTS, CaseResult, FleetPart, Network, _Device
 from simulator.errors import DeadlockError
 from simulator.link import Capacity
 from simulator.network import Access
@@ -15,7 +17,7 @@ from simulator.radio import RadioFigures
 from simulator.run import network_of
 from simulator.schema.network import ExplicitNetwork, PresetNetwork, TraceNetwork
 from simulator.transport import TRANSPORTS
-from simulator.workload import Arrivals, poisson_arrivals
+from simulator.workload import Arrivals, ClosedLoop, poisson_arrivals
 from tests.simulator.build import CLOUD_COSTS, DEVICE_COSTS, arrivals, base, call, case, forward, one_forward_calls, program, reply
 
 MIXED = (one_forward_calls(20, 2), base(12))
@@ -184,3 +186,39 @@ def test_presets_in_base_units() -> None:
     assert lte.radio.up_j_per_byte == pytest.approx(3.504e-6)
     for name in catalogue.names("radios"):
         assert catalogue.radio(name).inactivity_s > 0.0
+
+
+def test_each_part_of_a_fleet_has_cells_and_radios_of_its_own() -> None:
+    """128 bytes take 2**-10 s. Devices 0 and 1 share a cell, 2 is alone; 3 and 4 share one, 5 is alone."""
+    one = one_forward_calls(1, device_passes=0)
+    plain = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, devices_per_cell=2)
+    parts = [FleetPart(count, [one], DEVICE_COSTS, n) for count, n in ((3, plain), (3, plain), (1, replace(plain, radio=RADIO)))]
+    columns = case([], arrivals(*((0.0, device, 0) for device in range(7))), devices=7, fleet=parts).columns
+    first_s = columns["uplink_s"][0]
+    assert columns["uplink_s"][:6].tolist() == [first_s, first_s + 2.0**-10, first_s] * 2
+    assert np.all(columns["device_energy_j"][:6] == 0.0)
+    assert columns["device_energy_j"][6] > 0.0
+
+
+def test_a_closed_loop_books_the_radio_to_each_request() -> None:
+    """The same requests as a list of arrivals cost the same."""
+    network = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, radio=RADIO)
+    loop = case(MIXED, ClosedLoop(1, 2.0, 60.0, 2), network=network, devices=3)  # type: ignore[arg-type]
+    columns = loop.columns
+    assert len(columns["request"]) > 30
+    assert np.all(columns["device_energy_j"] > 0.0)
+    again = case(MIXED, Arrivals(columns["requested_s"], columns["device"], columns["prompt"]), network=network, devices=3)
+    assert columns["device_energy_j"] == pytest.approx(again.columns["device_energy_j"])
+
+
+def test_after_a_crash_the_radio_and_the_wire_carry_what_is_sent_again() -> None:
+    """One call of 128 bytes, lost in the cloud in mid-pass: the news sleeps no longer than the radio, the request comes again in full."""
+    network = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, radio=RADIO)
+    requests = arrivals((0.0, 0, 0))
+    whole = case([one_forward_calls(1)], requests, network=network, timeline_sessions=1)
+    at_s = next((span.start_s + span.end_s) / 2 for span in whole.spans if span.track == "cloud")
+    rules = CloudRules(crashes=[Crash(0, at_s, 0.5)])
+    columns = case([one_forward_calls(1)], requests, network=network, rules=rules).columns
+    assert sum(columns[part] for part in PARTS) == pytest.approx(columns["latency_s"], abs=1e-9)
+    assert columns["device_energy_j"][0] > whole.columns["device_energy_j"][0]
+    assert columns["uplink_s"][0] > 2 * whole.columns["uplink_s"][0] - 1e-9

@@ -118,7 +118,9 @@ def test_no_samples_give_nan_and_one_gives_no_interval() -> None:
     table = summary(case("base", []), case("ciar", [3.0]))
     empty, one = table.iloc[0], table.iloc[1]
     assert empty["images"] == empty["distinct_images"] == 0
-    assert empty.drop(["case", "method", "method_name", "images", "distinct_images"]).isna().all()
+    assert empty["refused"] == empty["unfinished"] == 0
+    counts = ["images", "distinct_images", "refused", "unfinished"]
+    assert empty.drop(["case", "method", "method_name", *counts]).isna().all()
     assert one["latency_mean_s"] == one["latency_p99_s"] == 3.0
     assert math.isnan(one["latency_mean_lo_s"])
     assert math.isnan(one["speedup"])
