@@ -68,7 +68,7 @@ def lte(seed: int = 0) -> Network:
     )  # fmt: skip
 
 
-NETWORKS = {"constant": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002), "lte": lte}
+NETWORKS: dict[str, Callable[[], Network]] = {"constant": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002), "lte": lte}
 
 
 def calls_per_second(network: Network, requests: int, devices: int, replicas: int) -> dict[str, float]:

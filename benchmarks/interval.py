@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -48,6 +49,7 @@ def measure(config: TransformerConfig, rounds: int) -> dict[str, float]:
     hidden = torch.randn(2, config.dim)
     centre, radius = 3 * torch.randn(config.vocab_size), torch.rand(config.vocab_size) + 0.2
     matrix = device.radii[BOUNDS[0]].weight
+    assert isinstance(matrix, torch.Tensor)
     step, state = Step(0, centre, hidden[0], radius=radius), DeviceState(256, 1, caption="benchmark")
 
     def centre_product() -> torch.Tensor:
@@ -63,8 +65,7 @@ def measure(config: TransformerConfig, rounds: int) -> dict[str, float]:
         "fuse_and_score": lambda: float(uncertainty(*inter_fuse(centre, radius)).u_tilde),
     }
     for k in (100, 300):
-        score = make_score(DiscreteSettings(k=k), state)
-        parts[f"discrete_{k}"] = lambda score=score: answered(score, step, 0)
+        parts[f"discrete_{k}"] = partial(answered, make_score(DiscreteSettings.model_validate({"k": k}), state), step, 0)
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in parts}
     for turn in range(WARM_UP + rounds):
