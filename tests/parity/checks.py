@@ -26,7 +26,6 @@ from torch import Tensor
 LATER = {
     "t5_": "T5 caption encoder",
     "anole_": "Anole backbone",
-    "ns3_tcp.csv": "TCP model of the network",
     "paper_tables.csv": "the paper's numbers",
 }
 

@@ -34,10 +34,10 @@ def folder(tmp_path: Path) -> Path:
 
 @needs_golden
 def test_the_command_names_every_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "ns3_tcp.csv").write_text("rtt_ms\n")
+    (folder / "paper_tables.csv").write_text("table\n")
     assert main(folder) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "ns3_tcp.csv: skipped: not built (TCP model of the network)"
+    assert lines[0] == "paper_tables.csv: skipped: not built (the paper's numbers)"
     assert lines[1].startswith("sampling.safetensors: ok, 36 cases, largest error ")
     assert lines[2] == "sampling_cases.json: read for sampling.safetensors"
     assert len(lines) == 3

@@ -1,14 +1,10 @@
 """Framing, timers and the congestion window, against the figures of their sources and a packet-level simulator."""
 
-import csv
-from pathlib import Path
-
 import pytest
 
 from simulator.link import ImpairedLink, Wire
 from simulator.transport import TRANSPORTS
 
-NS3 = Path(__file__).resolve().parents[3] / "shared" / "golden" / "ns3_tcp.csv"
 TCP = TRANSPORTS["tcp"]
 
 
@@ -33,29 +29,6 @@ def test_timers() -> None:
     assert recovery == pytest.approx([0.06, 0.06, 0.075, 0.122, 0.182, 0.122])
     assert TCP.recovery_s(0.06, 0.26, 1, (0,)) == 0.26
     assert TCP.recovery_s(0.3, 0.5, 2, (1,)) == 0.5  # the probe would come after the timeout
-
-
-def exchange(rtt_s: float, bps: float, upload: int, reply: int, times: int) -> list[float]:
-    """Seconds of requests and their replies, back to back, on a connection already open."""
-    up, down = (ImpairedLink(Wire(bps), rtt_s / 2, rtt_s, TCP) for _ in range(2))
-    now, found = 0.0, []
-    for _ in range(times):
-        done = down.send(up.send(now, upload), reply)
-        found.append(done - now)
-        now = done
-    return found
-
-
-def test_request_and_reply_times_equal_a_packet_level_simulator() -> None:
-    if not NS3.exists():
-        pytest.skip(f"{NS3} is not there")
-    with NS3.open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) > 20
-    for row in rows:
-        found = exchange(float(row["rtt_ms"]) / 1e3, float(row["rate_mbps"]) * 1e6, int(row["upload_bytes"]), int(row["reply_bytes"]), 20)
-        assert 1e3 * found[0] == pytest.approx(float(row["first_ms"]), rel=0.05), row
-        assert 1e3 * sum(found[5:]) / 15 == pytest.approx(float(row["warm_ms"]), rel=0.05), row
 
 
 def link(rtt_s: float = 0.1, bps: float = 1e12) -> ImpairedLink:

@@ -1,0 +1,34 @@
+"""Parity of the transport with a packet-level simulator."""
+
+import csv
+from pathlib import Path
+
+from simulator.link import ImpairedLink, Wire
+from simulator.transport import TRANSPORTS
+from tests.parity.checks import Tally, check
+
+TOLERANCE = 0.05
+WARM = slice(5, 20)  # exchanges that count as steady
+
+
+@check("ns3_tcp.csv")
+def request_and_reply(folder: Path, tally: Tally) -> None:
+    """Milliseconds of a request and its reply over TCP, on a fresh connection and in steady state, within 5 %."""
+    with (folder / "ns3_tcp.csv").open() as file:
+        for row in csv.DictReader(file):
+            tally.case()
+            found = exchanges(*(float(row[name]) for name in ("rtt_ms", "rate_mbps", "upload_bytes", "reply_bytes")))
+            tally.close("first_ms", found[0], float(row["first_ms"]), 0.0, TOLERANCE)
+            tally.close("warm_ms", sum(found[WARM]) / len(found[WARM]), float(row["warm_ms"]), 0.0, TOLERANCE)
+
+
+def exchanges(rtt_ms: float, rate_mbps: float, upload_bytes: float, reply_bytes: float) -> list[float]:
+    """Milliseconds of twenty requests and their replies, back to back, on a connection already open."""
+    rtt_s = 1e-3 * rtt_ms
+    up, down = (ImpairedLink(Wire(1e6 * rate_mbps), rtt_s / 2, rtt_s, TRANSPORTS["tcp"]) for _ in range(2))
+    now, found = 0.0, []
+    for _ in range(20):
+        done = down.send(up.send(now, int(upload_bytes)), int(reply_bytes))
+        found.append(1e3 * (done - now))
+        now = done
+    return found
