@@ -3,7 +3,6 @@
 No models here: recordings come from a `RecordingSource`, captions and measured profiles from callables; `simulator/cli.py` composes.
 """
 
-import json
 import math
 import platform
 import subprocess
@@ -18,21 +17,20 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from simulator import catalogue
-from simulator.calibrate import Calibrated, calibrate
 from simulator.cloud import Autoscale, Background, CloudRules, Crash
 from simulator.compute import Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
 from simulator.errors import ScenarioError
 from simulator.link import Capacity
-from simulator.methods import REVISIONS, BaseSettings, Decoding, GatedSettings, Settings, prefix_length
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
+from simulator.plan import Plan, conditions_of, with_calibrated
 from simulator.radio import RadioFigures
-from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, SessionSpec, torch_version
+from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, torch_version
 from simulator.replay import SessionProgram, compile_colocated, compile_session
 from simulator.results import Case as CaseRecords
 from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
-from simulator.scenario import Case, Compute, FleetWorkload, LinkFigures, PromptList, Scenario, ScenePrompts, expand, resolved_yaml
+from simulator.scenario import Case, Compute, FleetWorkload, LinkFigures, Scenario, expand, resolved_yaml
 from simulator.schema.network import trace_rates
 from simulator.schema.workload import BurstyArrivals, ClosedArrivals, FleetKind, PoissonArrivals, TraceArrivals
 from simulator.traces.series import RateSeries
@@ -49,7 +47,6 @@ from simulator.workload import (
 )
 
 PICTURED_PROMPTS = 4  # prompts whose images are kept in the run folder
-_CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
 TIMELINE_SESSIONS = 2  # requests per case whose spans are kept
 
 NOTES = (
@@ -116,8 +113,8 @@ def run_scenario(
     for case in cases:
         case.method.at_threshold(0.0).settings.check(case.scenario.decoding, manifest)
     costs = _CostTable(manifest, cases, profile)  # before the recordings: an impossible choice is refused at once
-    cases, calibrated = _with_calibrated(cases, manifest, scenes, source)
-    plan = _Plan(cases, manifest, scenes)
+    cases, calibrated = with_calibrated(cases, manifest, scenes, source)
+    plan = Plan(cases, manifest, scenes)
     recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))
     inputs = []
     for case in cases:
@@ -149,7 +146,7 @@ def run_scenario(
             )
         )  # fmt: skip
     spans = [
-        Span(f"{case.method.label} {_conditions(case)}".strip(), *span)
+        Span(f"{case.method.label} {conditions_of(case)}".strip(), *span)
         for case, result in zip(cases, results, strict=True)
         for span in result.spans
     ]
@@ -169,106 +166,6 @@ def run_scenario(
     )
     progress("writing", 1, 1)
     return Outcome(folder, summary, sum(result.events for result in results))
-
-
-class _Plan:
-    """Which sessions a run needs: one per case and prompt, and base's greedy images to compare with."""
-
-    def __init__(self, cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]]) -> None:
-        specs: dict[str, SessionSpec] = {}
-        self.captions: dict[int, list[str]] = {}
-        self.of_case: dict[int, list[str]] = {}
-        self.reference: dict[int, list[str]] = {}
-        for case in cases:
-            s = case.scenario
-            captions = _captions(s, scenes)
-            self.captions[case.index] = captions
-
-            def keys(name: str, settings: Settings, decoding: Decoding, s: Scenario = s, captions: list[str] = captions) -> list[str]:
-                mine = []
-                for spec in _specs(manifest, name, settings, decoding, captions, s.seed):
-                    specs.setdefault(key := spec.key(), spec)
-                    mine.append(key)
-                return mine
-
-            self.of_case[case.index] = keys(case.method.name, case.method.settings, s.decoding)
-            greedy = s.decoding.model_copy(update={"cloud": "greedy"})
-            self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy)
-        self.keys, self.specs = list(specs), list(specs.values())
-
-
-def _specs(
-    manifest: PairManifest, method: str, settings: Settings, decoding: Decoding, captions: Sequence[str], seed: int
-) -> list[SessionSpec]:
-    """One session per caption."""
-    return [
-        SessionSpec(
-            weights=manifest.weights_hash, method=method, revision=REVISIONS[method], settings=settings.model_dump(),
-            decoding=decoding.model_dump(), prompt=caption, seed=seed,
-        )
-        for caption in captions
-    ]  # fmt: skip
-
-
-def _with_calibrated(
-    cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
-) -> tuple[list[Case], dict[str, dict[str, Any]]]:
-    """The cases with a threshold wherever a call rate was asked for; and what was found, by method and decoding settings."""
-    found: dict[str, Calibrated] = {}
-    told: dict[str, dict[str, Any]] = {}
-    resolved = []
-    for case in cases:
-        target, s = case.method.call_target, case.scenario
-        if target is None:
-            resolved.append(case)
-            continue
-        captions = _calibration_captions(s, target.prompts, scenes)
-        key = json.dumps([case.method.model_dump(exclude={"label"}), s.decoding.model_dump(), s.seed, captions], sort_keys=True)
-        if key not in found:
-
-            def record(threshold: float, case: Case = case, s: Scenario = s, captions: list[str] = captions) -> list[Recording]:
-                method = case.method.at_threshold(threshold)
-                return source.recordings(_specs(manifest, method.name, method.settings, s.decoding, captions, s.seed))
-
-            gated = case.method.at_threshold(0.0).settings
-            assert isinstance(gated, GatedSettings)
-            prefix_rate = prefix_length(gated.prefix_rate, manifest.image_tokens) / manifest.image_tokens
-            found[key] = calibrate(target.call_pct, prefix_rate, record, case.method.label)
-        name = f"{case.method.label} {_conditions(case)}".strip()
-        told[name] = {"call_pct_asked": target.call_pct, "prompts": target.prompts, **asdict(found[key])}
-        resolved.append(replace(case, method=case.method.at_threshold(found[key].threshold)))
-    return resolved, told
-
-
-def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """Captions that the scenario does not use."""
-    used = set(_captions(scenario, scenes))
-    drawn = dict.fromkeys(scenes(_CALIBRATION_SEED, 4 * (count + len(used))))
-    other = [caption for caption in drawn if caption not in used][:count]
-    if len(other) < count:
-        raise ScenarioError(f"threshold.prompts: only {len(other)} captions are left to calibrate on, asked for {count}")
-    return other
-
-
-def _captions(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """The captions of a scenario, all different: a second image of one caption and seed would be the same image.
-
-    Raises ScenarioError where the scenes do not hold as many.
-    """
-    match scenario.prompts:
-        case ScenePrompts(seed=seed, count=count):
-            drawn, known = count, 0
-            while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
-                if len(different) == known:  # twice as many scenes brought no caption more
-                    raise ScenarioError(
-                        f"prompts.count: {count} captions wanted, but {drawn} scenes of seed {seed} hold only {known} different ones; "
-                        f"must be <= {known}"
-                    )
-                drawn, known = 2 * drawn, len(different)
-            return different[:count]
-        case PromptList(captions=captions):
-            return list(captions)
-    raise AssertionError(scenario.prompts)
 
 
 class _CostTable:
@@ -477,7 +374,7 @@ def _warnings(case: Case, result: SimulatedCase) -> list[str]:
     workload = case.scenario.workload
     if not isinstance(workload, FleetWorkload):
         return []
-    who = f"{case.method.label} {_conditions(case)}".strip()
+    who = f"{case.method.label} {conditions_of(case)}".strip()
     found = []
     if result.unfinished:
         found.append(
@@ -509,14 +406,10 @@ def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recordi
     }
 
 
-def _conditions(case: Case) -> str:
-    return ", ".join(f"{path}={value}" for path, value in case.swept.items())
-
-
 _CHANGES_IMAGES = ("methods.", "decoding.", "prompts.", "pair", "seed")  # swept paths that change recordings
 
 
-def _pictures(cases: Sequence[Case], plan: _Plan, recordings: Mapping[str, Recording], grid: int) -> list[Picture]:
+def _pictures(cases: Sequence[Case], plan: Plan, recordings: Mapping[str, Recording], grid: int) -> list[Picture]:
     """Images of the first prompts, once per distinct set of recordings, with the device's scores and who decided each token."""
     pictures: list[Picture] = []
     seen: set[tuple[str, ...]] = set()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from simulator.errors import ScenarioError
-from simulator.run import _captions
+from simulator.plan import captions_of
 from simulator.scenario import Scenario, load_scenario
 
 
@@ -21,6 +21,6 @@ def wanting(folder: Path, count: int) -> Scenario:
 
 
 def test_captions_are_different_ones_as_far_as_there_are_enough(tmp_path: Path) -> None:
-    assert _captions(wanting(tmp_path, 3), few) == ["caption 0", "caption 1", "caption 2"]
+    assert captions_of(wanting(tmp_path, 3), few) == ["caption 0", "caption 1", "caption 2"]
     with pytest.raises(ScenarioError, match=r"prompts\.count: 4 captions wanted, .* only 3 different ones; must be <= 3"):
-        _captions(wanting(tmp_path, 4), few)
+        captions_of(wanting(tmp_path, 4), few)
