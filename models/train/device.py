@@ -5,7 +5,8 @@ unguided distributions, a share of null captions. The device starts from the clo
 output matrix.
 
 The first reading of the loss in `bounds` trains the whole device. Each further one trains its own radius matrix on the
-same, detached, hidden states, so that all are compared at equal centres; those in `models.device.BOUNDS` ship.
+same, detached, hidden states of a quarter of the tokens, so that all are compared at equal centres, if not at equal numbers
+of tokens; those in `models.device.BOUNDS` ship.
 
     python -m models.train.device models/scenes.yaml train-runs/scenes/device
 """

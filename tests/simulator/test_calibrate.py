@@ -51,8 +51,9 @@ def test_the_rate_is_met_whatever_the_scale_and_the_feedback(target: float, scal
     assert found.call_pct == met
     assert abs(met - target) <= 2.0
     assert len(tried) <= 8
-    if abs(met - target) > TOLERANCE_PCT:
-        assert len(tried) == 8 or len(set(tried)) < len(tried) + 1
+    rates = [float(np.mean([one.cloud_call_pct() for one in sessions(each, scale, drift)])) for each in tried]
+    assert abs(met - target) == min(abs(rate - target) for rate in rates)  # the best of what was tried
+    assert all(abs(rate - target) > TOLERANCE_PCT for rate in rates[:-1])  # and no search beyond a rate that is near enough
 
 
 def test_without_feedback_the_first_guess_is_the_quantile() -> None:
