@@ -22,7 +22,7 @@ from simulator.compute import Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
 from simulator.errors import ScenarioError
-from simulator.link import Capacity
+from simulator.link import Capacity, Steps
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.plan import Plan, conditions_of, with_calibrated
 from simulator.radio import RadioFigures
@@ -31,9 +31,10 @@ from simulator.replay import SessionProgram, compile_colocated, compile_session
 from simulator.results import Case as CaseRecords
 from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
 from simulator.scenario import Case, Compute, FleetWorkload, LinkFigures, Scenario, expand, resolved_yaml
-from simulator.schema.network import trace_rates
+from simulator.schema.network import link_trace
 from simulator.schema.workload import BurstyArrivals, ClosedArrivals, FleetKind, PoissonArrivals, TraceArrivals
-from simulator.traces.series import RateSeries
+from simulator.traces.series import RateSeries, StepSeries
+from simulator.traces.trace import Direction, Trace
 from simulator.transport import TRANSPORTS
 from simulator.workload import (
     Arrivals,
@@ -310,7 +311,6 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
 
 def network_of(link: LinkFigures) -> Network:
     """The network as the engine takes it."""
-    one_way_s = link.rtt_s / 2
     radio = None
     if link.radio is not None:
         r = catalogue.radio(link.radio)
@@ -322,20 +322,28 @@ def network_of(link: LinkFigures) -> Network:
             up_j_per_byte=8e-9 * r.up_nj_per_bit, down_j_per_byte=8e-9 * r.down_nj_per_bit,
         )  # fmt: skip
 
-    up_trace, down_trace = (None, None) if link.trace is None else trace_rates(link.trace)
+    trace = Trace("", Direction(), Direction()) if link.trace is None else link_trace(link.trace)
 
-    def rate(bps: float | None, trace: RateSeries | None) -> float | Capacity:
+    def rate(bps: float | None, told: RateSeries | None) -> float | Capacity:
         if bps is None:
-            assert trace is not None, "a link with neither rate nor trace"
-            return Capacity(trace.times_s, trace.rate_bps, trace.duration_s)
+            assert told is not None, "a link with neither rate nor trace"
+            return Capacity(told.times_s, told.rate_bps, told.duration_s)
         if link.outage_every_s is None or not link.outage_s:
             return bps
         return Capacity.with_outages(bps, link.outage_every_s, link.outage_s)
 
+    def steps(constant: float | None, told: StepSeries | None) -> float | Steps:
+        if constant is not None or told is None:
+            return constant or 0.0
+        return Steps(told.times_s, told.values, told.duration_s)
+
+    one_way_s = None if link.rtt_s is None else link.rtt_s / 2
     return Network(
-        up_bps=rate(link.up_bps, up_trace), down_bps=rate(link.down_bps, down_trace), up_delay_s=one_way_s, down_delay_s=one_way_s,
+        up_bps=rate(link.up_bps, trace.up.rate), down_bps=rate(link.down_bps, trace.down.rate),
+        up_delay_s=steps(one_way_s, trace.up.delay_s), down_delay_s=steps(one_way_s, trace.down.delay_s),
         up_jitter_s=link.jitter_s, down_jitter_s=link.jitter_s, distribution=link.jitter_distribution,
-        jitter_samples_s=link.jitter_samples_s, up_loss=link.loss, down_loss=link.loss, burst_packets=link.loss_burst_packets,
+        jitter_samples_s=link.jitter_samples_s, up_loss=steps(link.loss, trace.up.loss), down_loss=steps(link.loss, trace.down.loss),
+        burst_packets=link.loss_burst_packets,
         buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes, transport=TRANSPORTS[link.transport], radio=radio,
         devices_per_cell=link.devices_per_cell,
     )  # fmt: skip

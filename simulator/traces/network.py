@@ -217,7 +217,7 @@ def pings(source: Source) -> bool:
 def read_pings(source: Source, way: Way) -> Trace:
     """A probe a row, sent at a time of day; its round trip holds until the next is sent."""
     table = source.table()
-    times_s = []
+    times_s: list[float] = []
     for text, line in zip(table.texts("Probe Send Time"), table.lines, strict=True):
         try:
             sent = datetime.strptime(text, "%H:%M:%S")

@@ -14,6 +14,7 @@ from simulator.errors import DeadlockError
 from simulator.link import Capacity
 from simulator.network import Access
 from simulator.radio import RadioFigures
+from simulator.rng import stream
 from simulator.run import network_of
 from simulator.schema.network import ExplicitNetwork, PresetNetwork, TraceNetwork
 from simulator.transport import TRANSPORTS
@@ -155,10 +156,16 @@ def test_a_link_without_any_bandwidth_is_named(way: str, transport: str) -> None
         case([one_forward_calls(2)], arrivals((0.5, 3, 0)), network=network)
 
 
-def traced(folder: Path, rows: str, **changes: Any) -> Network:
+def traced(folder: Path, rows: str, more: str = "", **changes: Any) -> Network:
     path = folder / "trace.csv"
-    path.write_text(f"time_s,down_mbps,up_mbps\n{rows}\n")
-    return network_of(TraceNetwork.model_validate({"trace": str(path), "rtt_ms": 62.5, **changes}).figures())
+    path.write_text(f"time_s,down_mbps,up_mbps{more}\n{rows}\n")
+    given = {} if "rtt" in more or "delay" in more else {"rtt_ms": 62.5}
+    return network_of(TraceNetwork.model_validate({"trace": str(path), **given, **changes}).figures())
+
+
+def entered_s(network: Network, seed: int, device: int = 0) -> float:
+    """Where a device begins in what varies."""
+    return float(stream(seed, "link.offset", device).random()) * network.varying[0].duration_s
 
 
 def test_a_trace_of_one_rate_is_a_link_of_that_rate(tmp_path: Path) -> None:
@@ -172,6 +179,70 @@ def test_a_trace_of_nothing_is_a_deadlock_and_a_constant_in_its_place_is_not(tmp
     with pytest.raises(DeadlockError, match=r"waits for call 0 to reach the cloud, but the uplink has no bandwidth"):
         busy(traced(tmp_path, "0,8,0\n1,8,0"))
     assert np.all(busy(traced(tmp_path, "0,8,0\n1,8,0", up_mbps=1)).columns["latency_s"] > 0.0)
+
+
+def test_a_message_takes_the_delay_that_holds_when_it_leaves(tmp_path: Path) -> None:
+    """At 8 Mbit/s 1000 bytes take a millisecond."""
+    network = traced(tmp_path, "0,8,8,10,40\n3,8,8,30,200\n4,8,8,10,40", ",delay_down_ms,delay_up_ms")
+    up, down, _ = Access(network, 5, []).links(0)
+    place_s = entered_s(network, 5)
+    for n in range(200):
+        left_s = 0.37 * n + 1e-3
+        high = 3.0 <= (left_s + place_s) % 5.0 < 4.0
+        assert up.send(0.37 * n, 1000) - left_s == pytest.approx(0.2 if high else 0.04, abs=1e-9), n
+        assert down.send(0.37 * n, 1000) - left_s == pytest.approx(0.03 if high else 0.01, abs=1e-9), n
+    assert network.up_delay_s.mean == pytest.approx((4 * 0.04 + 0.2) / 5)  # type: ignore[union-attr]
+
+
+def test_jitter_is_added_to_the_delay_of_the_trace_and_order_is_kept(tmp_path: Path) -> None:
+    network = traced(tmp_path, "0,8,8,40\n1,8,8,400\n2,8,8,40", ",rtt_ms", jitter_ms=4)
+    up, _, _ = Access(network, 5, []).links(0)
+    delays = np.array([up.send(0.5 * n, 1000) - 0.5 * n - 1e-3 for n in range(4000)])
+    high = (0.5 * np.arange(4000) + 1e-3 + entered_s(network, 5)) % 3.0 // 1.0 == 1.0
+    for at, mean_s in ((high, 0.2), (~high, 0.02)):
+        assert abs(delays[at].mean() - mean_s) < 5 * 0.004 / np.sqrt(at.sum())
+        assert delays[at].std() == pytest.approx(0.004, rel=0.1)
+    up, _, _ = Access(network, 6, []).links(0)
+    assert np.all(np.diff([up.send(0.01 * n, 1000) for n in range(1000)]) >= 0.0)
+
+
+def test_packets_are_lost_with_the_chance_of_their_time(tmp_path: Path) -> None:
+    """A single segment lost costs a timeout of rtt + 200 ms or more: how many were lost is seen, and where none can be."""
+    network = traced(tmp_path, "0,8,8,0\n1,8,8,20\n2,8,8,5\n3,8,8,0", ",loss_pct", transport="tcp")
+    up, _, _ = Access(network, 5, []).links(0)
+    up.send(0.0, 1000)  # opens the connection
+    sent_s = 10.0 + 5.13 * np.arange(8000)
+    late = np.array([up.send(at_s, 948) - at_s - 1e-3 - 1 / 32 for at_s in sent_s.tolist()])
+    second = (sent_s + entered_s(network, 5)) % 4.0 // 1.0
+    for number, share in ((0, 0.0), (1, 0.2), (2, 0.05), (3, 0.0)):
+        lost = late[second == number] > 1e-9
+        assert abs(lost.mean() - share) <= 5 * np.sqrt(share * (1 - share) / len(lost))
+    assert late[late > 1e-9].min() == pytest.approx(1 / 16 + 0.2 + 1e-3)  # on the wire a second time
+
+
+def test_what_is_sent_again_while_every_packet_is_lost_comes_after_it(tmp_path: Path) -> None:
+    """Nothing passes for 2 s of 10: tries at 1, 3, 7 and 15 times the timeout of 262.5 ms, of which the first beyond 2 s arrives.
+
+    Each try takes its millisecond of the wire.
+    """
+    network = traced(tmp_path, "0,8,8,0\n4,8,8,100\n6,8,8,0\n8,8,8,0", ",loss_pct", transport="tcp")
+    up, _, _ = Access(network, 5, []).links(0)
+    begins_s = 20.0 + (4.0 - entered_s(network, 5)) % 10.0
+    up.send(0.0, 1000)
+    rto_s = 1 / 16 + 0.2
+    assert up.send(begins_s + 0.01, 948) == pytest.approx(begins_s + 0.01 + 15 * rto_s + 5e-3 + 1 / 32)
+    assert up.send(begins_s + 10.0 + 1.5, 948) == pytest.approx(begins_s + 11.5 + 3 * rto_s + 3e-3 + 1 / 32)
+
+
+def test_a_network_of_a_trace_with_everything_adds_up(tmp_path: Path) -> None:
+    rows = "\n".join(f"{n},{1 + n % 3},{1 + n % 2},{20 + 40 * (n % 4)},{n % 5}" for n in range(20))
+    network = traced(tmp_path, rows, ",rtt_ms,loss_pct", transport="grpc", radio="lte", jitter_ms=3)
+    columns = busy(network).columns
+    assert np.all(np.abs(sum(columns[part] for part in PARTS) - columns["latency_s"]) <= 1e-9)
+    assert same(busy(network), busy(network))
+    constant = busy(traced(tmp_path, rows, ",rtt_ms,loss_pct", rtt_ms=80, loss_pct=0, transport="grpc")).columns
+    alike = busy(traced(tmp_path, "\n".join(row.rsplit(",", 2)[0] + ",80,0" for row in rows.split()), ",rtt_ms,loss_pct", transport="grpc"))
+    assert alike.columns["latency_s"] == pytest.approx(constant["latency_s"], abs=1e-9)
 
 
 def test_presets_in_base_units() -> None:
