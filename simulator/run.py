@@ -33,6 +33,8 @@ from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
 from simulator.scenario import Case, Compute, FleetWorkload, LinkFigures, Scenario, expand, resolved_yaml
 from simulator.schema.network import link_trace
 from simulator.schema.workload import BurstyArrivals, ClosedArrivals, FleetKind, PoissonArrivals, TraceArrivals
+from simulator.traces.generate import KINDS
+from simulator.traces.generate import generate as generated_trace
 from simulator.traces.series import RateSeries, StepSeries
 from simulator.traces.trace import Direction, Trace
 from simulator.transport import TRANSPORTS
@@ -206,7 +208,7 @@ class _CostTable:
                     devices=count,
                     programs=[self._compiled(key, case.scenario.placement, recording) for recording in recordings],
                     device=self.costs[key][0],
-                    network=network_of(link),
+                    network=network_of(link, case.scenario.seed),
                     priority=kind.priority if kind else 0,
                     slo_s=math.inf if slo_s is None else slo_s,
                 )
@@ -309,8 +311,11 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
         spacing_s *= 4
 
 
-def network_of(link: LinkFigures) -> Network:
-    """The network as the engine takes it."""
+GENERATED_S = 6 * 3600.0  # of the generated trace that a preset follows, every device from a place of its own
+
+
+def network_of(link: LinkFigures, seed: int) -> Network:
+    """The network as the engine takes it. seed: of what is generated."""
     radio = None
     if link.radio is not None:
         r = catalogue.radio(link.radio)
@@ -322,7 +327,12 @@ def network_of(link: LinkFigures) -> Network:
             up_j_per_byte=8e-9 * r.up_nj_per_bit, down_j_per_byte=8e-9 * r.down_nj_per_bit,
         )  # fmt: skip
 
-    trace = Trace("", Direction(), Direction()) if link.trace is None else link_trace(link.trace)
+    trace, own_rtt_s = Trace("", Direction(), Direction()), 0.0
+    if link.trace is not None:
+        trace = link_trace(link.trace)
+    elif link.generated is not None:
+        trace, leo = generated_trace(link.generated, seed, GENERATED_S), KINDS[link.generated].leo
+        own_rtt_s = 0.0 if leo is None else 1e-3 * leo.rtt_ms
 
     def rate(bps: float | None, told: RateSeries | None) -> float | Capacity:
         if bps is None:
@@ -337,10 +347,14 @@ def network_of(link: LinkFigures) -> Network:
             return constant or 0.0
         return Steps(told.times_s, told.values, told.duration_s)
 
-    one_way_s = None if link.rtt_s is None else link.rtt_s / 2
+    def delay(told: StepSeries | None) -> float | Steps:
+        if link.rtt_s is None or link.generated is None or told is None:
+            return steps(None if link.rtt_s is None else link.rtt_s / 2, told)
+        return Steps(told.times_s, told.values + (link.rtt_s - own_rtt_s) / 2, told.duration_s)
+
     return Network(
         up_bps=rate(link.up_bps, trace.up.rate), down_bps=rate(link.down_bps, trace.down.rate),
-        up_delay_s=steps(one_way_s, trace.up.delay_s), down_delay_s=steps(one_way_s, trace.down.delay_s),
+        up_delay_s=delay(trace.up.delay_s), down_delay_s=delay(trace.down.delay_s),
         up_jitter_s=link.jitter_s, down_jitter_s=link.jitter_s, distribution=link.jitter_distribution,
         jitter_samples_s=link.jitter_samples_s, up_loss=steps(link.loss, trace.up.loss), down_loss=steps(link.loss, trace.down.loss),
         burst_packets=link.loss_burst_packets,

@@ -25,6 +25,7 @@ class LinkFigures:
     """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.Network`, the same both ways where it names none.
 
     outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. radio: of the catalogue, None for none.
+    generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
     trace: path of a file that tells each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
     """
 
@@ -42,6 +43,7 @@ class LinkFigures:
     transport: str = "ideal"
     radio: str | None = None
     devices_per_cell: int = 1
+    generated: str | None = None
     trace: str | None = None
 
 
@@ -64,10 +66,11 @@ class PresetNetwork(Part):
     def figures(self) -> LinkFigures:
         p = catalogue.network(self.preset)
         return LinkFigures(
-            down_bps=p.down_mbps * 1e6, up_bps=p.up_mbps * 1e6, rtt_s=(p.rtt_ms + MS_PER_1000_KM * self.distance_km / 1000.0) * 1e-3,
+            down_bps=None if p.generated else p.down_mbps * 1e6, up_bps=None if p.generated else p.up_mbps * 1e6,
+            rtt_s=(p.rtt_ms + MS_PER_1000_KM * self.distance_km / 1000.0) * 1e-3,
             jitter_s=p.jitter_ms * 1e-3, jitter_distribution=p.jitter_distribution, loss=p.loss_pct / 100.0,
-            loss_burst_packets=p.loss_burst_packets, outage_every_s=p.outage_every_s, outage_s=p.outage_ms * 1e-3,
-            transport=self.transport, radio=p.radio, devices_per_cell=self.devices_per_cell,
+            loss_burst_packets=p.loss_burst_packets, generated=p.generated, transport=self.transport, radio=p.radio,
+            devices_per_cell=self.devices_per_cell,
         )  # fmt: skip
 
 

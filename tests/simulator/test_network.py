@@ -11,17 +11,19 @@ from simulator import catalogue
 from simulator.cloud import CloudRules, Crash
 from simulator.engine import PARTS, CaseResult, FleetPart, Network, _Device
 from simulator.errors import DeadlockError
-from simulator.link import Capacity
+from simulator.link import Capacity, Steps
 from simulator.network import Access
 from simulator.radio import RadioFigures
 from simulator.rng import stream
 from simulator.run import network_of
 from simulator.schema.network import ExplicitNetwork, PresetNetwork, TraceNetwork
+from simulator.traces.generate import KINDS
 from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals, ClosedLoop, poisson_arrivals
 from tests.simulator.build import CLOUD_COSTS, DEVICE_COSTS, arrivals, base, call, case, forward, one_forward_calls, program, reply
 
 MIXED = (one_forward_calls(20, 2), base(12))
+SPREAD_MS = {name: kind.leo.spread_ms for name, kind in KINDS.items() if kind.leo}  # of a round trip, by preset
 RADIO = RadioFigures(promotion_s=0.25, inactivity_s=8.0, drx_after_s=0.125, drx_cycle_s=0.25, paging_cycle_s=1.0, active_w=1.0, drx_w=0.5)
 
 
@@ -34,12 +36,12 @@ def same(a: CaseResult, b: CaseResult) -> bool:
 
 
 def preset(name: str, **changes: Any) -> Network:
-    return network_of(PresetNetwork.model_validate({"preset": name, **changes}).figures())
+    return network_of(PresetNetwork.model_validate({"preset": name, **changes}).figures(), 0)
 
 
 def explicit(**changes: Any) -> Network:
     figures = {"rtt_ms": 62.5, "up_mbps": 2.0**20 / 1e6, "down_mbps": 2.0**20 / 1e6, **changes}
-    return network_of(ExplicitNetwork.model_validate(figures).figures())
+    return network_of(ExplicitNetwork.model_validate(figures).figures(), 0)
 
 
 @pytest.mark.parametrize("name", catalogue.names("networks"))
@@ -50,7 +52,7 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
     assert all(np.all(columns[part] >= -1e-9) for part in PARTS)
     assert result.events <= 4 * columns["calls"].sum() + 6 * len(columns["request"])
     first = [int(np.flatnonzero(columns["device"] == number)[0]) for number in np.unique(columns["device"])]
-    assert np.all(columns["connect_s"][first] >= 2e-3 * catalogue.network(name).rtt_ms)
+    assert np.all(columns["connect_s"][first] >= 2e-3 * (catalogue.network(name).rtt_ms - SPREAD_MS.get(name, 0.0)))
     assert columns["connect_s"][-10:].max() == 0.0
     computing_j = case(MIXED, poisson_arrivals(5, 0.8, 60.0, 4, 2)).columns["device_energy_j"]
     radio_j = columns["device_energy_j"] - computing_j
@@ -160,7 +162,7 @@ def traced(folder: Path, rows: str, more: str = "", **changes: Any) -> Network:
     path = folder / "trace.csv"
     path.write_text(f"time_s,down_mbps,up_mbps{more}\n{rows}\n")
     given = {} if "rtt" in more or "delay" in more else {"rtt_ms": 62.5}
-    return network_of(TraceNetwork.model_validate({"trace": str(path), **given, **changes}).figures())
+    return network_of(TraceNetwork.model_validate({"trace": str(path), **given, **changes}).figures(), 0)
 
 
 def entered_s(network: Network, seed: int, device: int = 0) -> float:
@@ -248,7 +250,7 @@ def test_a_network_of_a_trace_with_everything_adds_up(tmp_path: Path) -> None:
 def test_presets_in_base_units() -> None:
     figures = PresetNetwork.model_validate({"preset": "leo", "distance_km": 2000}).figures()
     assert figures.rtt_s == pytest.approx(0.045 + 0.044)
-    assert (figures.transport, figures.outage_every_s, figures.outage_s) == ("grpc", 15.0, 0.1)
+    assert (figures.transport, figures.generated, figures.up_bps) == ("grpc", "leo", None)
     assert preset("lan", transport="ideal").plain
     assert not preset("lan").plain
     lte = preset("lte")
@@ -257,6 +259,43 @@ def test_presets_in_base_units() -> None:
     assert lte.radio.up_j_per_byte == pytest.approx(3.504e-6)
     for name in catalogue.names("radios"):
         assert catalogue.radio(name).inactivity_s > 0.0
+
+
+@pytest.mark.parametrize(("name", "spread_ms"), [("leo", 10.0), ("leo-isl", 15.0)])
+def test_a_low_orbit_preset_draws_rate_and_delay_anew_every_15_seconds(name: str, spread_ms: float) -> None:
+    """Uniform delays and log-normal rates, 1440 of each; every device is at a place of its own."""
+    network, figures = preset(name, distance_km=1000), catalogue.network(name)
+    kind = KINDS[name]
+    for delay, capacity, rate in ((network.up_delay_s, network.up_bps, kind.up), (network.down_delay_s, network.down_bps, kind.down)):
+        assert isinstance(delay, Steps)
+        assert isinstance(capacity, Capacity)
+        assert capacity.total_bits / capacity.duration_s == pytest.approx(1e6 * rate.mean_mbps, rel=1e-4)
+        drawn = np.array([value for value in capacity.rates_bps if value])
+        assert len(drawn) == 1440 + 1
+        s = np.sqrt(np.log1p(rate.cv**2))
+        assert abs(np.log(drawn).std() / s - 1) < 5 / np.sqrt(2 * len(drawn))
+        delays = np.array(delay._values) - (figures.rtt_ms + 22.0) / 2e3
+        half_s = spread_ms / 2e3
+        assert np.abs(delays).max() <= half_s + 1e-4
+        assert abs(delays.mean()) < 5 * half_s / np.sqrt(3 * len(delays))
+        assert delays.std() == pytest.approx(half_s / np.sqrt(3), rel=0.06)
+    access = Access(network, 0, [])
+    assert len({access.links(device)[0].delay_at(100.0) for device in range(20)}) > 10  # type: ignore[misc]
+
+
+def test_a_millimetre_wave_preset_is_blocked_for_its_share_of_the_time() -> None:
+    """A chain that ends a blockage with 1/3 a second: of 21600 s, 12 % within five standard errors, 3 s each."""
+    capacity = preset("5g-mmwave").down_bps
+    assert isinstance(capacity, Capacity)
+    share, run_s = 0.12, 3.0
+    memory = 1.0 - 1.0 / run_s - share / (1.0 - share) / run_s
+    blocked = np.array([stop_s - begin_s for begin_s, stop_s in capacity.outages_s])
+    error = np.sqrt(share * (1 - share) * (1 + memory) / (1 - memory) / capacity.duration_s)
+    assert abs(blocked.sum() / capacity.duration_s - share) < 5 * error
+    assert abs(blocked.mean() - run_s) < 5 * np.sqrt(run_s * (run_s - 1) / len(blocked))
+    in_sight = np.array([value for value in capacity.rates_bps if value])
+    assert in_sight.mean() == pytest.approx(1e9, rel=0.02)
+    assert in_sight.std() < 0.05e9
 
 
 def test_each_part_of_a_fleet_has_cells_and_radios_of_its_own() -> None:
