@@ -92,6 +92,7 @@ class Radio(Entry):
     """Timers, cycles and powers of a radio: see `simulator.radio.RadioFigures`. Powers in milliwatts beside the idle device's."""
 
     promotion_ms: float = Field(default=0.0, ge=0)
+    fach_promotion_ms: float = Field(default=0.0, ge=0)
     inactivity_s: float = Field(gt=0)
     drx_after_ms: float | None = Field(default=None, gt=0)
     drx_cycle_ms: float = Field(default=0.0, ge=0)

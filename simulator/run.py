@@ -320,7 +320,7 @@ def network_of(link: LinkFigures, seed: int) -> Network:
     if link.radio is not None:
         r = catalogue.radio(link.radio)
         radio = RadioFigures(
-            promotion_s=r.promotion_ms * 1e-3, inactivity_s=r.inactivity_s,
+            promotion_s=r.promotion_ms * 1e-3, fach_promotion_s=r.fach_promotion_ms * 1e-3, inactivity_s=r.inactivity_s,
             drx_after_s=math.inf if r.drx_after_ms is None else r.drx_after_ms * 1e-3, drx_cycle_s=r.drx_cycle_ms * 1e-3,
             paging_cycle_s=r.paging_cycle_ms * 1e-3, grant_bytes=math.inf if r.grant_bytes is None else r.grant_bytes,
             grant_s=r.grant_ms * 1e-3, promotion_w=r.promotion_mw * 1e-3, active_w=r.active_mw * 1e-3, drx_w=r.drx_mw * 1e-3,
