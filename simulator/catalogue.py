@@ -70,7 +70,10 @@ class Runtime(Entry):
 
 
 class Network(Entry):
-    """A preset of an access link. jitter_ms: standard deviation of the one-way delay. radio: of the table of radios, None for none."""
+    """A preset of an access link. jitter_ms: standard deviation of the one-way delay. radio: of the table of radios, None for none.
+
+    generated: a kind of generated trace (`simulator.traces.generate`) whose rates and steps of the round trip the link follows.
+    """
 
     title: str
     down_mbps: float = Field(gt=0)
@@ -80,8 +83,7 @@ class Network(Entry):
     jitter_distribution: str = "normal"
     loss_pct: float = Field(default=0.0, ge=0, lt=100)
     loss_burst_packets: float | None = Field(default=None, ge=1)
-    outage_every_s: float | None = Field(default=None, gt=0)
-    outage_ms: float = Field(default=0.0, ge=0)
+    generated: str | None = None
     radio: str | None = None
     aliases: list[str] = Field(default_factory=list)
 
@@ -90,6 +92,7 @@ class Radio(Entry):
     """Timers, cycles and powers of a radio: see `simulator.radio.RadioFigures`. Powers in milliwatts beside the idle device's."""
 
     promotion_ms: float = Field(default=0.0, ge=0)
+    fach_promotion_ms: float = Field(default=0.0, ge=0)
     inactivity_s: float = Field(gt=0)
     drx_after_ms: float | None = Field(default=None, gt=0)
     drx_cycle_ms: float = Field(default=0.0, ge=0)

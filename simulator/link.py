@@ -35,9 +35,7 @@ class Link:
     ready_s: ClassVar[float] = -math.inf  # see `ImpairedLink`: here nothing but the wire is ever waited for
     open_s: ClassVar[float] = -math.inf
 
-    def __init__(
-        self, rate_bps: float, delay_s: float, jitter_s: float = 0.0, stream: np.random.Generator | None = None
-    ) -> None:
+    def __init__(self, rate_bps: float, delay_s: float, jitter_s: float = 0.0, stream: np.random.Generator | None = None) -> None:
         """rate_bps: bits per second, infinite for a wire that costs nothing. delay_s: one way. stream: of the jitter.
 
         Raises ValueError for a rate not above 0, a delay or jitter below 0, or jitter without a stream.
@@ -220,6 +218,22 @@ class VaryingWire(Wire):
             shift_s += c.duration_s
 
 
+class Steps:
+    """A quantity that repeats and holds from one time to the next: a one-way delay in seconds, a share of packets lost."""
+
+    def __init__(self, times_s: ArrayLike, values: ArrayLike, duration_s: float) -> None:
+        """times_s: [n] from 0 on, ascending. values: [n] from each of these times until the next, the last until duration_s."""
+        times, held = np.asarray(times_s, np.float64), np.asarray(values, np.float64)
+        self.duration_s = float(duration_s)
+        self.mean = float(held @ np.diff(times, append=duration_s) / duration_s)
+        self._times_s: list[float] = times.tolist()
+        self._values: list[float] = held.tolist()
+
+    def entered_at(self, offset_s: float) -> Callable[[float], float]:
+        """The value by time, for one who enters at `offset_s`."""
+        return lambda time_s: self._values[bisect_right(self._times_s, (time_s + offset_s) % self.duration_s) - 1]
+
+
 # --- delay
 
 
@@ -326,8 +340,8 @@ class Loss:
                 self._gap = self._geometric(self._leave_good)
                 self._bad = self._geometric(self._leave_bad)
 
-    def lost_again(self, packets: int) -> int:
-        """How many of `packets` sent again, long after, are lost once more."""
+    def lost_again(self, now_s: float, packets: int) -> int:
+        """How many of `packets` sent again at `now_s`, long after, are lost once more."""
         return sum(self._uniform() < self.mean for _ in range(packets))
 
     def _restart(self) -> None:
@@ -347,6 +361,24 @@ class Loss:
         if not uniforms:
             uniforms.extend(self._stream.random(_BLOCK)[::-1].tolist())
         return uniforms.pop()
+
+
+class VaryingLoss:
+    """Packets lost one by one, each with the chance that holds at the time."""
+
+    def __init__(self, share: Callable[[float], float], stream: np.random.Generator) -> None:
+        """share: of packets lost, by time."""
+        self._share = share
+        self._stream = stream
+
+    def lost(self, now_s: float, packets: int) -> Sequence[int]:
+        """As `Loss.lost`."""
+        share = self._share(now_s) if now_s < math.inf else 0.0  # what a dead wire never sends is not lost
+        return np.flatnonzero(self._stream.random(packets) < share).tolist() if share > 0.0 else ()
+
+    def lost_again(self, now_s: float, packets: int) -> int:
+        """As `Loss.lost_again`."""
+        return len(self.lost(now_s, packets))
 
 
 # --- all together
@@ -382,18 +414,19 @@ class ImpairedLink:
 
     __slots__ = (
         "_buffer_bits",
-        "_delay_s",
         "_delays",
         "_draw",
         "_framed",
         "_gate",
         "_handshake",
         "_last_s",
-        "_loss",
         "_rto_s",
         "_rtt_s",
         "_window",
+        "delay_at",
+        "delay_s",
         "dropped_bits",
+        "loss",
         "open_s",
         "ready_s",
         "sent_bits",
@@ -410,13 +443,13 @@ class ImpairedLink:
         *,
         rttvar_s: float = 0.0,
         draw: Callable[[int], np.ndarray] | None = None,
-        loss: Loss | None = None,
+        delay_at: Callable[[float], float] | None = None,
+        loss: Loss | VaryingLoss | None = None,
         buffer_bytes: float = math.inf,
         gate: Gate | None = None,
-        handshake: Callable[[float], float] | None = None,
     ) -> None:
-        """delay_s: one way. rtt_s, rttvar_s: what the timers of the transport go by. draw: delays, in place of delay_s. handshake: when the
-        connection is open that is begun at a time, asked once; None for a direction that opens none.
+        """delay_s: one way. rtt_s, rttvar_s: what the timers of the transport go by. draw: delays, in place of delay_s. delay_at: the
+        delay by the time at which the last bit leaves, in place of delay_s, from which draws then tell the deviation.
 
         Raises ValueError for a delay or round trip that is negative or not finite, and a buffer not above 0.
         """
@@ -426,21 +459,27 @@ class ImpairedLink:
             raise ValueError(f"buffer_bytes must be > 0, got {buffer_bytes}")
         self.wire = wire
         self.transport = transport
-        self._delay_s = delay_s
+        self.delay_s = delay_s
         self._rtt_s = rtt_s
         self._rto_s = transport.rto_s(rtt_s, rttvar_s)
         self._window = Window(transport, rtt_s, self._rto_s) if transport.initial_window else None
         self._draw = draw
+        self.delay_at = delay_at
         self._delays: list[float] = []
-        self._loss = loss
+        self.loss = loss
         self._buffer_bits = 8.0 * buffer_bytes
         self._gate = gate
-        self._handshake = handshake
+        self._handshake: Callable[[float], float] | None = None
         self._framed: dict[int, tuple[float, int]] = {}
         self._last_s = 0.0
         self.ready_s = -math.inf
-        self.open_s = -math.inf if handshake is None else math.inf
+        self.open_s = -math.inf
         self.sent_bits = self.dropped_bits = 0.0
+
+    def opened_by(self, handshake: Callable[[float], float]) -> None:
+        """The first message opens the connection. handshake: when one is open that is begun at a time; asked once."""
+        self._handshake = handshake
+        self.open_s = math.inf
 
     def send(self, now_s: float, size_bytes: int) -> float:
         """When a message handed over at `now_s` arrives, infinity where the wire never carries it. Calls come in order of time."""
@@ -461,11 +500,12 @@ class ImpairedLink:
         if ready_s > now_s:
             self.ready_s = ready_s
         extra_s = 0.0
-        loss = self._loss
+        loss = self.loss
         if loss is not None:
-            lost = loss.lost(now_s, segments)
+            leaves_s = max(ready_s, self.wire.free_s)
+            lost = loss.lost(leaves_s, segments)
             if lost:
-                extra_s, repeated = self._recovery(loss, segments, lost)
+                extra_s, repeated = self._recovery(loss, leaves_s, segments, lost)
                 self.dropped_bits += repeated * bits / segments
                 bits += repeated * bits / segments
         wire = self.wire
@@ -491,23 +531,26 @@ class ImpairedLink:
             extra_s += gate.used(start_s, end_s, 0.125 * bits)
         delays = self._delays
         if delays:
-            arrival_s = end_s + extra_s + delays.pop()
+            delay_s = delays.pop()
         elif self._draw is None:
-            arrival_s = end_s + extra_s + self._delay_s
+            delay_s = self.delay_s
         else:
             delays.extend(self._draw(_BLOCK)[::-1].tolist())
-            arrival_s = end_s + extra_s + delays.pop()
+            delay_s = delays.pop()
+        if self.delay_at is not None:
+            delay_s = max(0.0, delay_s - self.delay_s + self.delay_at(end_s))
+        arrival_s = end_s + extra_s + delay_s
         if arrival_s < self._last_s:
             return self._last_s
         self._last_s = arrival_s
         return arrival_s
 
-    def _recovery(self, loss: Loss, segments: int, lost: Sequence[int]) -> tuple[float, int]:
-        """Seconds until all lost segments are there, and how many were sent again for it."""
+    def _recovery(self, loss: Loss | VaryingLoss, sent_s: float, segments: int, lost: Sequence[int]) -> tuple[float, int]:
+        """Seconds until all segments lost of a message of `sent_s` are there, and how many were sent again for it."""
         extra_s = self.transport.recovery_s(self._rtt_s, self._rto_s, segments, lost)
         timeout_s = self._rto_s if segments > 1 else 2.0 * self._rto_s  # a lost only segment has cost one already
         again = repeated = len(lost)
-        while again := loss.lost_again(again):
+        while again := loss.lost_again(sent_s + extra_s, again):
             extra_s += min(timeout_s, MAX_RTO_S)
             timeout_s *= 2.0
             repeated += again

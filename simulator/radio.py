@@ -1,7 +1,8 @@
 """The radio of a mobile device: how long it sleeps when nothing is sent, how long waking takes, and what that costs in energy.
 
-Three states: awake; connected but sleeping in cycles (DRX: discontinuous reception); idle. Waits are those of 3GPP TS 36.321 (DRX),
-TS 36.331 (connection) and TS 36.304 (paging); how long each lasts is the operator's choice and stands in the network catalogue.
+Three states: awake; connected but sleeping in cycles (DRX: discontinuous reception), or in UMTS on a shared channel (FACH); idle.
+Waits are those of 3GPP TS 36.321 (DRX), TS 36.331 and TS 25.331 (connection) and TS 36.304 (paging); how long each lasts is
+the operator's choice and stands in the network catalogue.
 """
 
 import math
@@ -18,13 +19,15 @@ class RadioFigures:
     """A radio in seconds, watts and joules; figures are 0 where a radio has no such thing.
 
     drx_after_s: silence after which it sleeps in cycles of drx_cycle_s, in which only the downlink waits. inactivity_s: silence
-    after which it is idle; promotion_s: back from there; paging_cycle_s: how often an idle device listens for a call.
+    after which it is idle; promotion_s: back from there; fach_promotion_s: back from sleep, for either direction, where
+    that is the FACH; paging_cycle_s: how often an idle device listens for a call.
     grant_bytes: what the first grant of an uplink carries; grant_s: one more grant, for a longer message.
     active_w: while awake; drx_w: while it sleeps in cycles; promotion_w: while it is promoted; an idle radio costs nothing here.
     up_j_per_byte, down_j_per_byte: more for each byte.
     """
 
     promotion_s: float = 0.0
+    fach_promotion_s: float = 0.0
     inactivity_s: float = math.inf
     drx_after_s: float = math.inf
     drx_cycle_s: float = 0.0
@@ -64,12 +67,18 @@ class Radio:
     def _connect(self, now_s: float) -> float:
         """When the radio can send and receive that is asked to at `now_s`."""
         figures = self.figures
-        if now_s - self._last_s > figures.inactivity_s or self._owner < 0:
-            self._rest(now_s)
-            self._owner = self.request
-            self._joules[self.request] += figures.promotion_w * figures.promotion_s
-            self._connected_s = self._last_s = now_s + figures.promotion_s
-        return max(now_s, self._connected_s)
+        silence_s = now_s - self._last_s
+        if silence_s > figures.inactivity_s or self._owner < 0:
+            promotion_s = figures.promotion_s
+        elif silence_s > figures.drx_after_s and figures.fach_promotion_s > 0.0:
+            promotion_s = figures.fach_promotion_s
+        else:
+            return max(now_s, self._connected_s)
+        self._rest(now_s)
+        self._owner = self.request
+        self._joules[self.request] += figures.promotion_w * promotion_s
+        self._connected_s = self._last_s = now_s + promotion_s
+        return self._connected_s
 
     def _hear(self, now_s: float) -> float:
         """When a message of `now_s` from the network can be received."""
@@ -77,9 +86,9 @@ class Radio:
         silence_s = now_s - self._last_s
         if silence_s > figures.inactivity_s or self._owner < 0:
             return self._connect(now_s + figures.paging_cycle_s * self._uniform())
-        if silence_s > figures.drx_after_s:
+        if silence_s > figures.drx_after_s and figures.fach_promotion_s == 0.0:
             return now_s + figures.drx_cycle_s * self._uniform()
-        return max(now_s, self._connected_s)
+        return self._connect(now_s)
 
     def _use(self, start_s: float, end_s: float, joules: float) -> None:
         if start_s > self._last_s:

@@ -22,7 +22,7 @@ from simulator.compute import Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
 from simulator.errors import ScenarioError
-from simulator.link import Capacity
+from simulator.link import Capacity, Steps
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.plan import Plan, conditions_of, with_calibrated
 from simulator.radio import RadioFigures
@@ -31,9 +31,12 @@ from simulator.replay import SessionProgram, compile_colocated, compile_session
 from simulator.results import Case as CaseRecords
 from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
 from simulator.scenario import Case, Compute, FleetWorkload, LinkFigures, Scenario, expand, resolved_yaml
-from simulator.schema.network import trace_rates
+from simulator.schema.network import link_trace
 from simulator.schema.workload import BurstyArrivals, ClosedArrivals, FleetKind, PoissonArrivals, TraceArrivals
-from simulator.traces.series import RateSeries
+from simulator.traces.generate import KINDS
+from simulator.traces.generate import generate as generated_trace
+from simulator.traces.series import RateSeries, StepSeries
+from simulator.traces.trace import Direction, Trace
 from simulator.transport import TRANSPORTS
 from simulator.workload import (
     Arrivals,
@@ -205,7 +208,7 @@ class _CostTable:
                     devices=count,
                     programs=[self._compiled(key, case.scenario.placement, recording) for recording in recordings],
                     device=self.costs[key][0],
-                    network=network_of(link),
+                    network=network_of(link, case.scenario.seed),
                     priority=kind.priority if kind else 0,
                     slo_s=math.inf if slo_s is None else slo_s,
                 )
@@ -308,34 +311,53 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
         spacing_s *= 4
 
 
-def network_of(link: LinkFigures) -> Network:
-    """The network as the engine takes it."""
-    one_way_s = link.rtt_s / 2
+GENERATED_S = 6 * 3600.0  # of the generated trace that a preset follows, every device from a place of its own
+
+
+def network_of(link: LinkFigures, seed: int) -> Network:
+    """The network as the engine takes it. seed: of what is generated."""
     radio = None
     if link.radio is not None:
         r = catalogue.radio(link.radio)
         radio = RadioFigures(
-            promotion_s=r.promotion_ms * 1e-3, inactivity_s=r.inactivity_s,
+            promotion_s=r.promotion_ms * 1e-3, fach_promotion_s=r.fach_promotion_ms * 1e-3, inactivity_s=r.inactivity_s,
             drx_after_s=math.inf if r.drx_after_ms is None else r.drx_after_ms * 1e-3, drx_cycle_s=r.drx_cycle_ms * 1e-3,
             paging_cycle_s=r.paging_cycle_ms * 1e-3, grant_bytes=math.inf if r.grant_bytes is None else r.grant_bytes,
             grant_s=r.grant_ms * 1e-3, promotion_w=r.promotion_mw * 1e-3, active_w=r.active_mw * 1e-3, drx_w=r.drx_mw * 1e-3,
             up_j_per_byte=8e-9 * r.up_nj_per_bit, down_j_per_byte=8e-9 * r.down_nj_per_bit,
         )  # fmt: skip
 
-    up_trace, down_trace = (None, None) if link.trace is None else trace_rates(link.trace)
+    trace, own_rtt_s = Trace("", Direction(), Direction()), 0.0
+    if link.trace is not None:
+        trace = link_trace(link.trace)
+    elif link.generated is not None:
+        trace, leo = generated_trace(link.generated, seed, GENERATED_S), KINDS[link.generated].leo
+        own_rtt_s = 0.0 if leo is None else 1e-3 * leo.rtt_ms
 
-    def rate(bps: float | None, trace: RateSeries | None) -> float | Capacity:
+    def rate(bps: float | None, told: RateSeries | None) -> float | Capacity:
         if bps is None:
-            assert trace is not None, "a link with neither rate nor trace"
-            return Capacity(trace.times_s, trace.rate_bps, trace.duration_s)
+            assert told is not None, "a link with neither rate nor trace"
+            return Capacity(told.times_s, told.rate_bps, told.duration_s)
         if link.outage_every_s is None or not link.outage_s:
             return bps
         return Capacity.with_outages(bps, link.outage_every_s, link.outage_s)
 
+    def steps(constant: float | None, told: StepSeries | None) -> float | Steps:
+        if constant is not None or told is None:
+            return constant or 0.0
+        return Steps(told.times_s, told.values, told.duration_s)
+
+    def delay(told: StepSeries | None) -> float | Steps:
+        if link.rtt_s is None or link.generated is None or told is None:
+            return steps(None if link.rtt_s is None else link.rtt_s / 2, told)
+        return Steps(told.times_s, told.values + (link.rtt_s - own_rtt_s) / 2, told.duration_s)
+
     return Network(
-        up_bps=rate(link.up_bps, up_trace), down_bps=rate(link.down_bps, down_trace), up_delay_s=one_way_s, down_delay_s=one_way_s,
+        up_bps=rate(link.up_bps, trace.up.rate), down_bps=rate(link.down_bps, trace.down.rate),
+        up_delay_s=delay(trace.up.delay_s), down_delay_s=delay(trace.down.delay_s),
         up_jitter_s=link.jitter_s, down_jitter_s=link.jitter_s, distribution=link.jitter_distribution,
-        jitter_samples_s=link.jitter_samples_s, up_loss=link.loss, down_loss=link.loss, burst_packets=link.loss_burst_packets,
+        jitter_samples_s=link.jitter_samples_s, up_loss=steps(link.loss, trace.up.loss), down_loss=steps(link.loss, trace.down.loss),
+        burst_packets=link.loss_burst_packets,
         buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes, transport=TRANSPORTS[link.transport], radio=radio,
         devices_per_cell=link.devices_per_cell,
     )  # fmt: skip

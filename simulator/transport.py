@@ -15,6 +15,7 @@ _DUPLICATE_ACKS = 3  # RFC 5681 sec. 3.2
 _REORDERING = 0.25  # RACK's reordering window as a share of the round trip, RFC 8985 sec. 6.2
 _PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
 _SEGMENTS_PER_ACK = 2  # RFC 5681 sec. 4.2: an acknowledgement for at least every second full segment
+_QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: so many segments of a fresh connection are acknowledged each at once
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Window:
     time. The window grows only while more than half of it is used (Linux tcp_is_cwnd_limited; RFC 7661).
     """
 
-    __slots__ = ("_flights", "_flying", "_full_bits", "_idle_restart", "_initial", "_last_s", "_rto_s", "_rtt_s", "_segments")
+    __slots__ = ("_flights", "_flying", "_full_bits", "_idle_restart", "_initial", "_last_s", "_quick", "_rto_s", "_rtt_s", "_segments")
 
     def __init__(self, transport: Transport, rtt_s: float, rto_s: float) -> None:
         self._initial = self._segments = transport.initial_window
@@ -111,6 +112,7 @@ class Window:
         self._rto_s = rto_s
         self._flights: deque[tuple[float, int, int]] = deque()  # when acknowledged, segments, by how many the window then grows
         self._flying = 0
+        self._quick = _QUICK_ACKS  # segments still to be acknowledged each at once; below 0 once there are none
         self._last_s = -math.inf
 
     @property
@@ -131,6 +133,8 @@ class Window:
             idle_s = start_s - self._last_s
             if idle_s > self._rto_s:
                 window = max(self._initial, window >> min(int(idle_s / self._rto_s), 62))
+        quick = self._quick
+        self._quick = quick - segments
         if flying + segments <= window:
             flying += segments
             end_s = finish_s(start_s, bits)
@@ -143,7 +147,9 @@ class Window:
                 if flight > 0:
                     flight_bits = bits if flight == segments else flight * full_bits
                     end_s = finish_s(time_s, flight_bits)
-                    acked_s = finish_s(time_s, min(_SEGMENTS_PER_ACK * full_bits, flight_bits)) + self._rtt_s
+                    acked_bits = full_bits if quick > 0 else _SEGMENTS_PER_ACK * full_bits
+                    acked_s = finish_s(time_s, min(acked_bits, flight_bits)) + self._rtt_s
+                    quick -= flight
                     if flights and acked_s < flights[-1][0]:  # acknowledgements keep their order
                         acked_s = flights[-1][0]
                     flights.append((acked_s, flight, flight))

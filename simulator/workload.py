@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.errors import ScenarioError
+from simulator.errors import ScenarioError, TraceError
 from simulator.rng import draws, stream
+from simulator.traces.arrivals import own_arrivals
+from simulator.traces.read import read_arrivals
+from simulator.traces.source import Source
 
 _BLOCK = 64  # draws of a closed loop taken at once; the draws themselves do not depend on it
 
@@ -105,31 +108,21 @@ def single_arrival(prompt: int = 0) -> Arrivals:
 
 
 def read_times(path: Path) -> np.ndarray:
-    """float64 [n]: times of requests in a CSV file whose header is `requested_s`, seconds from 0 on, in order.
+    """float64 [n]: times of requests in an arrivals file of any known format, seconds, in order: those of the project's own CSV as they
+    stand there, those of others since the first.
 
     Raises ScenarioError with file and line where it is none.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not lines or lines[0].strip() != "requested_s":
-        raise ScenarioError(f"{path}:1: the header must be requested_s, got {lines[0].strip()[:60]!r}" if lines else f"{path}: is empty")
-    times: list[float] = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        try:
-            time_s = float(line)
-        except ValueError:
-            raise ScenarioError(f"{path}:{number}: must be a number of seconds, got {line.strip()[:60]!r}") from None
-        if not (times[-1] if times else 0.0) <= time_s < np.inf:
-            least = f"the time before it, {times[-1]}" if times else "0"
-            raise ScenarioError(f"{path}:{number}: must be finite and not below {least}, got {line.strip()[:60]}")
-        times.append(time_s)
-    if not times:
-        raise ScenarioError(f"{path}: holds no request")
-    return np.array(times)
+        source = Source(path)
+        if not own_arrivals(source):
+            return read_arrivals(path).requested_s
+        table = source.table()
+        times = table.numbers("requested_s")
+        source.need_sorted(times, table.lines, "requested_s")
+    except TraceError as error:
+        raise ScenarioError(str(error)) from None
+    return times
 
 
 def device_counts(shares: list[float], devices: int) -> list[int]:

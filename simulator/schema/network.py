@@ -12,7 +12,7 @@ from simulator.errors import TraceError
 from simulator.methods import refuse
 from simulator.schema.base import Part, folder_of, fork, found_text, items
 from simulator.traces.read import read_trace
-from simulator.traces.series import RateSeries
+from simulator.traces.trace import Trace
 from simulator.yamlfile import did_you_mean
 
 MS_PER_1000_KM = 22.0  # of round trip; light in fibre alone takes 9.8: see `catalogue/networks.yaml`
@@ -25,16 +25,17 @@ class LinkFigures:
     """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.Network`, the same both ways where it names none.
 
     outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. radio: of the catalogue, None for none.
-    trace: path of a file whose rates hold where down_bps or up_bps is None, None for none.
+    generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
+    trace: path of a file that tells each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
     """
 
     down_bps: float | None
     up_bps: float | None
-    rtt_s: float
+    rtt_s: float | None
     jitter_s: float = 0.0
     jitter_distribution: str = "normal"
     jitter_samples_s: tuple[float, ...] = ()
-    loss: float = 0.0
+    loss: float | None = 0.0
     loss_burst_packets: float | None = None
     outage_every_s: float | None = None
     outage_s: float = 0.0
@@ -42,6 +43,7 @@ class LinkFigures:
     transport: str = "ideal"
     radio: str | None = None
     devices_per_cell: int = 1
+    generated: str | None = None
     trace: str | None = None
 
 
@@ -64,14 +66,17 @@ class PresetNetwork(Part):
     def figures(self) -> LinkFigures:
         p = catalogue.network(self.preset)
         return LinkFigures(
-            down_bps=p.down_mbps * 1e6, up_bps=p.up_mbps * 1e6, rtt_s=(p.rtt_ms + MS_PER_1000_KM * self.distance_km / 1000.0) * 1e-3,
+            down_bps=None if p.generated else p.down_mbps * 1e6, up_bps=None if p.generated else p.up_mbps * 1e6,
+            rtt_s=(p.rtt_ms + MS_PER_1000_KM * self.distance_km / 1000.0) * 1e-3,
             jitter_s=p.jitter_ms * 1e-3, jitter_distribution=p.jitter_distribution, loss=p.loss_pct / 100.0,
-            loss_burst_packets=p.loss_burst_packets, outage_every_s=p.outage_every_s, outage_s=p.outage_ms * 1e-3,
-            transport=self.transport, radio=p.radio, devices_per_cell=self.devices_per_cell,
+            loss_burst_packets=p.loss_burst_packets, generated=p.generated, transport=self.transport, radio=p.radio,
+            devices_per_cell=self.devices_per_cell,
         )  # fmt: skip
 
 
 Rate = Annotated[float, Field(gt=0, le=1e7)]
+RttMs = Annotated[float, Field(ge=0, le=600_000)]
+LossPct = Annotated[float, Field(ge=0, le=90)]
 
 
 class _Line(Part):
@@ -83,11 +88,11 @@ class _Line(Part):
     catalogue's. devices_per_cell: devices that share one link.
     """
 
-    rtt_ms: float = Field(ge=0, le=600_000)
+    rtt_ms: RttMs | None = None
     jitter_ms: float = Field(default=0.0, ge=0, le=60_000)
     jitter_distribution: Distribution = "normal"
     jitter_samples_ms: Annotated[tuple[Annotated[float, Field(ge=-60_000, le=60_000)], ...], BeforeValidator(items)] = ()
-    loss_pct: float = Field(default=0.0, ge=0, le=90)
+    loss_pct: LossPct | None = None
     loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
     buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
     transport: TransportName = "ideal"
@@ -113,19 +118,20 @@ class _Line(Part):
     def _together(self) -> Self:
         if self.jitter_samples_ms and (self.jitter_ms or self.jitter_distribution != "normal"):
             refuse("stands beside jitter_ms or jitter_distribution: jitter is given twice; give one of them", "jitter_samples_ms")
-        if self.jitter_distribution != "normal" and self.jitter_ms and not self.rtt_ms:
+        if self.jitter_distribution != "normal" and self.jitter_ms and self.rtt_ms == 0:
             refuse(f"{self.jitter_distribution} needs rtt_ms > 0: such a delay is never 0", "jitter_distribution")
-        if self.loss_burst_packets is not None and self.loss_burst_packets < self.loss_pct / (100.0 - self.loss_pct):
-            least = self.loss_pct / (100.0 - self.loss_pct)
+        least = 0.0 if self.loss_pct is None else self.loss_pct / (100.0 - self.loss_pct)
+        if self.loss_burst_packets is not None and self.loss_burst_packets < least:
             refuse(f"must be >= {least:g} for a loss_pct of {self.loss_pct:g}, got {self.loss_burst_packets:g}", "loss_burst_packets")
         return self
 
     def line(self, up_mbps: float | None, down_mbps: float | None, **more: Any) -> LinkFigures:
         up_bps, down_bps = (None if mbps is None else mbps * 1e6 for mbps in (up_mbps, down_mbps))
+        loss = None if self.loss_pct is None else self.loss_pct / 100.0
         return LinkFigures(
-            down_bps=down_bps, up_bps=up_bps, rtt_s=self.rtt_ms * 1e-3, jitter_s=self.jitter_ms * 1e-3,
+            down_bps=down_bps, up_bps=up_bps, rtt_s=None if self.rtt_ms is None else self.rtt_ms * 1e-3, jitter_s=self.jitter_ms * 1e-3,
             jitter_distribution=self.jitter_distribution, jitter_samples_s=tuple(1e-3 * ms for ms in self.jitter_samples_ms),
-            loss=self.loss_pct / 100.0, loss_burst_packets=self.loss_burst_packets, buffer_bytes=self.buffer_bytes,
+            loss=loss, loss_burst_packets=self.loss_burst_packets, buffer_bytes=self.buffer_bytes,
             transport=self.transport, radio=self.radio, devices_per_cell=self.devices_per_cell, **more,
         )  # fmt: skip
 
@@ -133,6 +139,8 @@ class _Line(Part):
 class ExplicitNetwork(_Line):
     """A link by its figures. outage_ms: in every outage_every_s nothing passes for so long."""
 
+    rtt_ms: RttMs
+    loss_pct: LossPct = 0.0
     up_mbps: Rate
     down_mbps: Rate
     outage_every_s: float | None = Field(default=None, gt=0, le=1e6)
@@ -151,9 +159,10 @@ class ExplicitNetwork(_Line):
 
 
 class TraceNetwork(_Line):
-    """A link whose rates follow a trace file, which starts again at its end; each device (or cell) is at a place of its own in it.
+    """A link that follows a trace file, which starts again at its end; each device (or cell) is at a place of its own in it.
 
-    Only rates are taken from the file. up_mbps, down_mbps: a constant rate in place of the file's, needed where it has none.
+    up_mbps, down_mbps, rtt_ms, loss_pct: a constant in place of what the file tells over time; rates and the round trip are needed
+    where it tells none, and a loss is 0 there.
     """
 
     trace: str
@@ -167,38 +176,45 @@ class TraceNetwork(_Line):
         if not path.is_file():
             refuse(f"must be the path of a file, got {found_text(trace)}, which is not there")
         try:
-            trace_rates(str(path))
+            link_trace(str(path))
         except TraceError as error:
             refuse(f"cannot be used: {error}")
         return str(path)
 
     @model_validator(mode="after")
-    def _both_ways(self) -> Self:
-        rates = trace_rates(self.trace)
-        for key, given, rate in (("up_mbps", self.up_mbps, rates[0]), ("down_mbps", self.down_mbps, rates[1])):
+    def _complete(self) -> Self:
+        trace = link_trace(self.trace)
+        for key, given, rate in (("up_mbps", self.up_mbps, trace.up.rate), ("down_mbps", self.down_mbps, trace.down.rate)):
             if given is None and rate is None:
                 refuse("is missing: the trace has no rate in this direction", key)
+        delays = [way.delay_s for way in (trace.up, trace.down) if way.delay_s is not None]
+        if self.rtt_ms is None and len(delays) < 2:
+            refuse(f"is missing: the trace has {'no delays' if not delays else 'delays of one direction only'}", "rtt_ms")
+        if self.rtt_ms is None and self.jitter_distribution != "normal" and self.jitter_ms and not all(one.mean() for one in delays):
+            refuse(f"{self.jitter_distribution} needs delays > 0, which the trace has not", "jitter_distribution")
+        losses = [way.loss.mean() for way in (trace.up, trace.down) if way.loss is not None]
+        if self.loss_pct is None and max(losses, default=0.0) > 0.9:
+            refuse(f"loses {100.0 * max(losses):g} % of packets; allowed: 90 % on average, or loss_pct beside it", "trace")
+        if self.loss_pct is None and losses and self.loss_burst_packets is not None:
+            refuse("goes with loss_pct only: packets of a trace are lost one by one", "loss_burst_packets")
         return self
 
     def figures(self) -> LinkFigures:
         return self.line(self.up_mbps, self.down_mbps, trace=self.trace)
 
 
-def trace_rates(path: str) -> tuple[RateSeries | None, RateSeries | None]:
-    """Rates up and down of a trace file, None where it has none; read once. Raises TraceError."""
+def link_trace(path: str) -> Trace:
+    """What a trace file says; read once. Raises TraceError."""
     state = Path(path).stat()
-    return _trace_rates(path, state.st_mtime_ns, state.st_size)
+    return _link_trace(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=64)
-def _trace_rates(path: str, _changed_ns: int, _size: int) -> tuple[RateSeries | None, RateSeries | None]:
-    trace = read_trace([Path(path)])
-    return trace.up.rate, trace.down.rate
+def _link_trace(path: str, _changed_ns: int, _size: int) -> Trace:
+    return read_trace([Path(path)])
 
 
 NEEDED = ", ".join(name for name, field in ExplicitNetwork.model_fields.items() if field.is_required())
-
-
 
 
 def _one_form(data: Any) -> Any:

@@ -39,7 +39,10 @@ class ClosedArrivals(Part):
 
 
 class TraceArrivals(Part):
-    """Requests of the whole fleet at the times in a CSV file with the header `requested_s`. Read when the scenario is loaded."""
+    """Requests of the whole fleet at the times in a file of arrivals of any known format. Read when the scenario is loaded.
+
+    Times in a CSV file with the column `requested_s` are taken as they stand; those of other formats count from the first request.
+    """
 
     trace: str
 

@@ -64,7 +64,8 @@ def show(files: tuple[Path, ...], out: Path | None, as_json: bool, direction: An
 def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
     """Generate a network trace of a KIND.
 
-    Kinds: lte, lte-driving, umts-driving, mmwave-walking, wifi-office, wifi-restaurant, train-with-tunnels, leo.
+    Kinds: lte, lte-driving, umts-driving, mmwave-walking, wifi-office, wifi-restaurant, train-with-tunnels, leo, leo-isl,
+    mmwave-blocked.
     """
     from simulator.traces.generate import generate as generated
     from simulator.traces.own import write_own

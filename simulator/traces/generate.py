@@ -53,14 +53,22 @@ class Outages:
 
 
 @dataclass(frozen=True)
+class Leo:
+    """A round trip that is drawn anew at each step, uniformly within spread_ms of rtt_ms."""
+
+    rtt_ms: float
+    spread_ms: float
+
+
+@dataclass(frozen=True)
 class Kind:
-    """A named set of parameters. source: where the figures come from."""
+    """A named set of parameters. source: where the figures come from. leo: of a link that steps every 15 s."""
 
     down: LogRate
     up: LogRate
     outages: Outages | None
     source: str
-    leo: bool = False
+    leo: Leo | None = None
 
 
 SPROUT = "mahimahi trace of Sprout (Winstein et al., NSDI 2013)"
@@ -93,10 +101,19 @@ KINDS: dict[str, Kind] = {
     "leo": Kind(
         LogRate(100.0, 0.20, 0.0), LogRate(15.0, 0.20, 0.0), None,
         "means: Ookla on Starlink in the US 2021 to 2025; variation: a Starlink trace of LeoReplayer (LeoCC); seconds of the "
-        "steps: Mohan et al., WWW 2024; the round trip of 45 +- 10 ms and holds of 50 to 200 ms are assumed", leo=True,
+        "steps: Mohan et al., WWW 2024; the round trip of 45 +- 10 ms and holds of 50 to 200 ms are assumed", leo=Leo(45.0, 10.0),
+    ),
+    "leo-isl": Kind(
+        LogRate(90.0, 0.39, 0.0), LogRate(15.0, 0.47, 0.0), None,
+        "means and variation: Starlink from Lagos, over laser links (Starlink-Emulator, LENS); that all of the variation is between "
+        "steps, its round trip of 155 +- 15 ms and the holds are assumed", leo=Leo(155.0, 15.0),
+    ),
+    "mmwave-blocked": Kind(
+        LogRate(880.0, 0.37, 0.0), LogRate(176.0, 0.37, 0.0), Outages(0.12, 3.0),
+        "1000 and 200 Mbit/s of one TCP connection in line of sight, Verizon mmWave (Narayanan et al., SIGCOMM 2021), and next to nothing "
+        "for 10 to 15 % of the time, in runs of 2.6 to 4.2 s, of Lumos5G (IMC 2020)",
     ),
 }  # fmt: skip
-LEO_RTT_MS, LEO_RTT_SPREAD_MS = 45.0, 10.0
 LEO_HOLD_S = (0.05, 0.2)
 
 
@@ -113,8 +130,8 @@ def generate(kind: str, seed: int, duration_s: float) -> Trace:
 def generate_as(parameters: Kind, name: str, seed: int, duration_s: float) -> Trace:
     """As `generate`, for parameters of one's own; `name` keys the random streams. Raises TraceError for parameters out of range."""
     _check(parameters, duration_s)
-    if parameters.leo:
-        return _leo(parameters, name, seed, duration_s)
+    if parameters.leo is not None:
+        return _leo(parameters, parameters.leo, name, seed, duration_s)
     steps = math.ceil(duration_s / STEP_S)
     up = np.ones(steps, dtype=bool)
     if parameters.outages is not None:
@@ -147,7 +164,7 @@ def outages(parameters: Outages, steps: int, random: np.random.Generator) -> NDA
     return out
 
 
-def _leo(parameters: Kind, name: str, seed: int, duration_s: float) -> Trace:
+def _leo(parameters: Kind, leo: Leo, name: str, seed: int, duration_s: float) -> Trace:
     """At seconds 12, 27, 42 and 57 of a minute nothing passes for 50 to 200 ms, then rates and base delay are new."""
     minutes = np.arange(math.ceil(duration_s / 60.0)) * 60.0
     steps_s = (minutes[:, None] + np.array(LEO_STEPS_S)).ravel()
@@ -155,7 +172,7 @@ def _leo(parameters: Kind, name: str, seed: int, duration_s: float) -> Trace:
     holds_s = np.round(stream(seed, "trace.leo.hold", name).uniform(*LEO_HOLD_S, len(steps_s)), 4)
     starts_s = np.append(0.0, steps_s + holds_s)  # of what is new after each step
     kept = starts_s < duration_s
-    rtt_ms = LEO_RTT_MS + stream(seed, "trace.leo.delay", name).uniform(-LEO_RTT_SPREAD_MS, LEO_RTT_SPREAD_MS, len(starts_s))
+    rtt_ms = leo.rtt_ms + stream(seed, "trace.leo.delay", name).uniform(-leo.spread_ms, leo.spread_ms, len(starts_s))
     delay_s = StepSeries(starts_s[kept], np.round(rtt_ms[kept], 1) / 2e3, duration_s)
     times_s = np.sort(np.concatenate([starts_s[kept], steps_s]))
     directions = []

@@ -20,6 +20,7 @@ FILLER_MS = 200.0  # stands for a delay where every probe of the Starlink CSV wa
 LONGEST_GAP_S, LONGEST_GAP_STEPS = 60.0, 100.0  # a time-rate file that jumps further mixes seconds and milliseconds
 LATEST_MS = 10**11  # three years
 MOST_MBPS = MOST_BPS / 1e6
+DAY_S = 86400.0
 
 
 def one_way(name: str, way: Way, part: Direction) -> Trace:
@@ -43,12 +44,12 @@ def _edges(times_s: Floats) -> tuple[Floats, np.ndarray]:
 
 
 def integers(source: Source) -> bool:
-    return len(source.first.split()) == 1 and source.first.lstrip("+-").isdigit()
+    return len(source.first_cells) == 1 and source.first_cells[0].lstrip("+-").isdigit()
 
 
 def read_integers(source: Source, way: Way) -> Trace:
     """A mahimahi trace (delivery times in ms, never decreasing) or a LeoReplayer delay file (ms per 10-ms slot)."""
-    lines, values = source.columns(1, None)
+    lines, values = source.columns(1)
     times = values[:, 0]
     source.need(times == np.floor(times), lines, times, "must be a whole number of milliseconds")
     source.need(times >= 0, lines, times, "milliseconds must be >= 0")
@@ -60,7 +61,7 @@ def read_integers(source: Source, way: Way) -> Trace:
     source.need_sorted(times, lines, "mahimahi time")
     if lines[-1] - lines[0] + 1 != len(lines):
         gap = next(line for line, before in zip(lines[1:], lines, strict=False) if line != before + 1)
-        source.fail("an empty line stands before this one; a mahimahi trace holds one number in every line", gap)
+        source.fail("an empty line or a comment stands before this one; a mahimahi trace holds one number in every line", gap)
     if times[-1] == 0:
         source.fail("the last time is 0: the trace has no duration; allowed: > 0 ms", lines[-1])
     if way == "down" and source.path.suffix == ".up":
@@ -91,7 +92,7 @@ def _chances(times_ms: Floats) -> RateSeries:
 
 
 def two_columns(source: Source) -> bool:
-    return len(source.first.split()) == 2 and _numbers(source.first.split())
+    return len(source.first_cells) == 2 and _numbers(source.first_cells)
 
 
 def _numbers(cells: list[str]) -> bool:
@@ -103,7 +104,7 @@ def _numbers(cells: list[str]) -> bool:
 
 def read_time_rate(source: Source, way: Way) -> Trace:
     """Seconds and Mbit/s; the rate of a line holds since the time of the line before it, so the first line only sets the start."""
-    lines, values = source.columns(2, None)
+    lines, values = source.columns(2)
     times_s, rates = values.T
     source.need(times_s >= 0, lines, times_s, "time in s must be >= 0")
     source.need_sorted(times_s, lines)
@@ -124,12 +125,12 @@ def read_time_rate(source: Source, way: Way) -> Trace:
 
 
 def seven_columns(source: Source) -> bool:
-    return len(source.first.split(",")) == 7 and _numbers(source.first.split(","))
+    return len(source.first_cells) == 7 and _numbers(source.first_cells)
 
 
 def read_starlink(source: Source, way: Way) -> Trace:
     """up Mbit/s, down Mbit/s, up delay ms, down delay ms, up loss, down loss (shares), time ms. An empty cell holds the last value."""
-    lines, values = source.columns(7, ",", np.nan)
+    lines, values = source.columns(7, np.nan)
     source.need(~(values.min(axis=1) < 0), lines, np.nanmin(np.where(np.isnan(values), np.inf, values), axis=1), "all columns must be >= 0")
     for column, name in ((4, "up"), (5, "down")):
         source.need(~(values[:, column] > 1), lines, values[:, column], f"column {column + 1}, {name} loss, must be a share of 0 to 1")
@@ -216,13 +217,16 @@ def pings(source: Source) -> bool:
 def read_pings(source: Source, way: Way) -> Trace:
     """A probe a row, sent at a time of day; its round trip holds until the next is sent."""
     table = source.table()
-    times_s = []
+    times_s: list[float] = []
     for text, line in zip(table.texts("Probe Send Time"), table.lines, strict=True):
         try:
             sent = datetime.strptime(text, "%H:%M:%S")
         except ValueError:
             source.fail(f"Probe Send Time {text[:40]!r}; allowed: HH:MM:SS", line)
-        times_s.append(sent.hour * 3600.0 + sent.minute * 60.0 + sent.second)
+        time_s = sent.hour * 3600.0 + sent.minute * 60.0 + sent.second
+        if times_s and time_s < times_s[-1] - DAY_S / 2.0:  # past midnight
+            time_s += DAY_S
+        times_s.append(time_s)
     rtt_s = held(table.numbers("RTT [ms]", missing=""))
     source.need_sorted(np.array(times_s), table.lines, "Probe Send Time (in s)")
     from_zero, long = _edges(np.array(times_s))
@@ -252,7 +256,7 @@ def read_sabre(source: Source, way: Way) -> Trace:
     duration_s = _values(source, entries, "", "duration_ms") / 1e3
     rate_bps = _values(source, entries, "", "bandwidth_kbps", most=MOST_BPS / 1e3) * 1e3
     rtt_s = None
-    if any("latency_ms" in entry for entry in entries):
+    if any(entry.get("latency_ms") is not None for entry in entries):
         rtt_s = _played(source, duration_s, _values(source, entries, "", "latency_ms") / 1e3)
     return both_ways("sabre-json", rtt_s, None, **{way: RateSeries(*_segments(source, duration_s, rate_bps, ""))})
 
@@ -269,10 +273,10 @@ def read_opennetlab(source: Source, way: Way) -> Trace:
     ways: dict[str, Direction] = {}
     rtt_s: list[StepSeries] = []
     for key in ("downlink", "uplink"):
-        section = source.json.get(key, {})
-        if not isinstance(section, dict):
+        section = source.json.get(key)
+        if section is not None and not isinstance(section, dict):
             source.fail(f"key {key}: must be an object, got {_found(section)}")
-        if "trace_pattern" not in section:
+        if not section or section.get("trace_pattern") in (None, []):
             ways[key] = Direction()
             continue
         place = f"{key}.trace_pattern"
@@ -317,7 +321,7 @@ def read_pantheon(source: Source, way: Way) -> Trace:
     starts_s, duration_s = from_zero[:-1][long], float(from_zero[-1])
 
     def spread(key: str, most: float) -> StepSeries | None:
-        if key not in data:
+        if data.get(key) is None:
             return None
         whole = data if isinstance(data[key], list) else {key: [data[key]]}
         values = _list(source, whole, key, most=most)
@@ -367,7 +371,7 @@ def _values(
     """float64 [entries] of one key. missing: what an absent key stands for; None where it must be there."""
     values = np.empty(len(entries))
     for i, entry in enumerate(entries):
-        if key in entry:
+        if entry.get(key) is not None:
             values[i] = _number(source, entry[key], f"{place}[{i}].{key}", most)
         elif missing is None:
             source.fail(f"key {place}[{i}].{key}: is missing; found: {', '.join(map(str, entry)) or 'nothing'}")

@@ -69,7 +69,7 @@ def read_own(source: Source, way: Way) -> Trace:
 
 
 def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
-    """The trace in the project's own CSV form, a row where anything changes; series shorter than the longest are played again.
+    """The trace in the project's own CSV form, a row for each step of a series; series shorter than the longest are played again.
 
     comment: lines put before the header, each behind a `#`.
     """
@@ -84,10 +84,9 @@ def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
     duration_s = trace.duration_s
     times_s, values = on_one_grid([one for _, one, _ in series], duration_s)
     scaled = np.array([held_values * scale for held_values, (_, _, scale) in zip(values, series, strict=True)])
-    changed = np.append(True, (np.diff(scaled, axis=1) != 0.0).any(axis=0))
-    times_s, scaled = times_s[changed], scaled[:, changed]
-    # The last row holds as long as the one before it, so the last interval is written as two halves.
-    times_s, scaled = np.append(times_s, (times_s[-1] + duration_s) / 2.0), np.append(scaled, scaled[:, -1:], axis=1)
+    # The last row holds as long as the one before it, so a last interval of another length is written as two halves.
+    if len(times_s) < 2 or abs(duration_s - 2.0 * times_s[-1] + times_s[-2]) > 1e-8:
+        times_s, scaled = np.append(times_s, (times_s[-1] + duration_s) / 2.0), np.append(scaled, scaled[:, -1:], axis=1)
     head += ",".join(["time_s", *(name for name, _, _ in series)]) + "\n"
     rows_text = (",".join([f"{time:.15g}", *map(_text, row)]) for time, row in zip(times_s.tolist(), scaled.T.tolist(), strict=True))
     return head + "".join(row + "\n" for row in rows_text)

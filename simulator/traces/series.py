@@ -1,6 +1,5 @@
 """Piecewise constant series over time: what a link model takes from a trace."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from simulator.errors import TraceError
 Floats = NDArray[np.float64]
 
 MOST_BPS = 1e12  # more than any link: such a number stands in another unit
+MOST_S = 1e7  # four months: a longer trace, or a longer delay, stands in another unit
 LEAST_TAIL = 0.25  # of a bin: what a shorter rest says of its bin is mostly chance
 
 
@@ -22,7 +22,7 @@ class RateSeries:
     Then the series starts again: at time t it has the rate of t modulo `duration_s`. A rate of 0 is an outage.
 
     times_s: float64 [n], seconds, starts at 0, strictly increasing, below duration_s. rate_bps: float64 [n], bits per second,
-    0 to 1e12. duration_s: seconds, finite, > 0. Both arrays are copied and made read-only.
+    0 to 1e12. duration_s: seconds, > 0, up to 1e7. Both arrays are copied and made read-only.
 
     Raises TraceError where the arrays break one of these rules.
     """
@@ -49,7 +49,7 @@ class RateSeries:
 class StepSeries:
     """Any other quantity that holds from one time to the next (a delay in seconds, a loss share), with the rules of `RateSeries`.
 
-    times_s: float64 [n]. values: float64 [n], finite and >= 0. Raises TraceError.
+    times_s: float64 [n]. values: float64 [n], 0 to 1e7. Raises TraceError.
     """
 
     times_s: Floats
@@ -57,7 +57,7 @@ class StepSeries:
     duration_s: float
 
     def __post_init__(self) -> None:
-        _store(self, "values", math.inf)
+        _store(self, "values", MOST_S)
 
     def mean(self) -> float:
         """Mean over time of one pass."""
@@ -81,12 +81,11 @@ def _store(series: Any, name: str, most: float) -> None:
     if late.size:
         i = int(late[0])
         raise TraceError(f"times_s must increase, got {times_s[i + 1]:g} after {times_s[i]:g} at index {i + 1}")
-    if not (math.isfinite(duration_s) and duration_s > times_s[-1]):
-        raise TraceError(f"duration_s must be finite and beyond the last time {times_s[-1]:g}, got {duration_s:g}")
+    if not times_s[-1] < duration_s <= MOST_S:
+        raise TraceError(f"duration_s must be beyond the last time {times_s[-1]:g} and at most {MOST_S:g}, got {duration_s:g}")
     wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0.0) & (values <= most)))
     if wrong.size:
-        allowed = "finite and >= 0" if math.isinf(most) else f"0 to {most:g}"
-        raise TraceError(f"{name} must be {allowed}, got {values[wrong[0]]:g} at index {int(wrong[0])}")
+        raise TraceError(f"{name} must be 0 to {most:g}, got {values[wrong[0]]:g} at index {int(wrong[0])}")
     for key, value in (("times_s", times_s), (name, values), ("duration_s", duration_s)):
         object.__setattr__(series, key, value)
 

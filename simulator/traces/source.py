@@ -13,6 +13,8 @@ import numpy as np
 from simulator.errors import TraceError
 from simulator.traces.series import Floats
 
+_BETWEEN = re.compile(r"\s*[,;]\s*|\s+")  # what may stand between the numbers of a line
+
 
 class Source:
     """The text of one file. Raises TraceError for a file that is missing, empty, binary or not UTF-8."""
@@ -38,14 +40,20 @@ class Source:
 
     @cached_property
     def lines(self) -> list[tuple[int, str]]:
-        """(line number, text) of the lines that hold anything but blanks."""
+        """(line number, text) of the lines that hold anything but blanks, and are no comments (`#`)."""
         split = re.split(r"\r\n|\n|\r", self.text)
-        return [(number, line.strip()) for number, line in enumerate(split, 1) if line.strip()]
+        stripped = [(number, line.strip(" ")) for number, line in enumerate(split, 1) if line.strip()]
+        return [(number, line) for number, line in stripped if not line.startswith("#")]
 
     @cached_property
     def first(self) -> str:
-        """The first line that is no comment; empty where there is none."""
-        return next((line for _, line in self.lines if not line.startswith("#")), "")
+        """The first of `lines`; empty where there is none."""
+        return self.lines[0][1] if self.lines else ""
+
+    @cached_property
+    def separator(self) -> str:
+        """Of a table with a header: comma, semicolon or tab, whichever the header holds most of."""
+        return max(",;\t", key=self.first.count)
 
     @cached_property
     def header(self) -> list[str]:
@@ -53,9 +61,11 @@ class Source:
         if self.first.startswith(("{", "[")):
             return []
         try:
-            names = [name.strip() for name in next(csv.reader([self.first]), [])]
+            names = [name.strip() for name in next(csv.reader([self.first], delimiter=self.separator), [])]
         except csv.Error:
             return []
+        while names and not names[-1]:
+            names.pop()
         return names if any(re.match(r"[A-Za-z]", name) for name in names) else []
 
     def has_columns(self, *names: str) -> bool:
@@ -75,14 +85,19 @@ class Source:
     def table(self) -> "Table":
         return Table(self)
 
-    def columns(self, count: int, separator: str | None, empty: float | None = None) -> tuple[list[int], Floats]:
+    @cached_property
+    def first_cells(self) -> list[str]:
+        """What stands between blanks, commas or semicolons of the first line."""
+        return _BETWEEN.split(self.first.strip())
+
+    def columns(self, count: int, empty: float | None = None) -> tuple[list[int], Floats]:
         """Line numbers [n] and numbers [n, count] of a file of `count` columns and nothing else.
 
-        separator: None for blanks. empty: what an empty cell stands for; None where it is not allowed.
+        empty: what an empty cell stands for; None where it is not allowed.
         """
         numbers, rows = [], []
         for line, text in self.lines:
-            cells = text.split(separator)
+            cells = _BETWEEN.split(text.strip())
             if len(cells) != count:
                 self.fail(f"holds {len(cells)} columns; allowed: {count} as in the lines before", line)
             numbers.append(line)
@@ -130,25 +145,23 @@ class Source:
 
 
 class Table:
-    """A file with a header row of column names, comma separated. Lines of `#` before the header are comments."""
+    """A file with a header row of column names."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.names = source.header
-        twice = {name for name in self.names if self.names.count(name) > 1}
+        twice = {name for name in self.names if name and self.names.count(name) > 1}
         if twice:
             source.fail(f"column {min(twice)!r} stands twice in the header")
         self.lines: list[int] = []
         self.rows: list[list[str]] = []
-        seen = False
-        for line, text in source.lines:
-            if not seen:
-                seen = text == source.first
-                continue
+        for line, text in source.lines[1:]:
             try:
-                cells = next(csv.reader([text]))
+                cells = next(csv.reader([text], delimiter=source.separator))
             except csv.Error as error:
-                source.fail(f"is no comma-separated line: {error}", line)
+                source.fail(f"is no line of a table: {error}", line)
+            if not any(cells[len(self.names) :]):  # separators at the end of a line
+                del cells[len(self.names) :]
             if len(cells) != len(self.names):
                 source.fail(f"holds {len(cells)} columns; allowed: {len(self.names)} as in the header", line)
             self.lines.append(line)

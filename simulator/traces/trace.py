@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from simulator.errors import TraceError
 from simulator.traces.series import Floats, RateSeries, StepSeries
 
+MOST_STEPS = 10**7
+
 
 @dataclass(frozen=True, eq=False)
 class Direction:
@@ -79,10 +81,13 @@ class Arrivals:
 def on_one_grid(series: list[RateSeries | StepSeries] | list[StepSeries], duration_s: float) -> tuple[Floats, list[Floats]]:
     """times_s [n] at which any of the series changes before `duration_s`, and the values [n] of each there; shorter ones loop.
 
-    Times are taken to the nanosecond, so that one moment reckoned in two ways is one.
+    Times are taken to the nanosecond, so that one moment reckoned in two ways is one. Raises TraceError where a short one would loop
+    too often.
     """
     starts = []
     for one in series:
+        if len(one.times_s) * duration_s / one.duration_s > MOST_STEPS:
+            raise TraceError(f"a series of {one.duration_s:g} s cannot be repeated for {duration_s:g} s; allowed: {MOST_STEPS:.0e} steps")
         passes = np.arange(int(np.ceil(duration_s / one.duration_s - 1e-12)))
         starts.append(np.round((one.times_s + passes[:, None] * one.duration_s).ravel(), 9))
     merged = np.unique(np.concatenate(starts))

@@ -6,6 +6,7 @@ from simulator import catalogue, yamlfile
 from simulator.errors import ComputeError, ScenarioError
 from simulator.link import DISTRIBUTIONS
 from simulator.ops import COMPUTE_KINDS
+from simulator.traces.generate import KINDS
 
 EVIDENCE = {"measured", "datasheet", "derived", "assumed"}
 
@@ -84,7 +85,8 @@ def test_the_presets_asked_for_exist_and_are_plausible() -> None:
         assert preset.jitter_ms <= preset.rtt_ms
         assert preset.jitter_distribution in DISTRIBUTIONS
         assert preset.radio is None or catalogue.radio(preset.radio).inactivity_s > 0.0
-        assert (preset.outage_every_s is None) == (preset.outage_ms == 0.0)
+        leo = None if preset.generated is None else KINDS[preset.generated].leo
+        assert leo is None or leo.rtt_ms == preset.rtt_ms
     assert catalogue.network("geo").rtt_ms > catalogue.network("leo").rtt_ms > catalogue.network("fibre").rtt_ms
 
 

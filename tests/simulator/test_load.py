@@ -14,6 +14,7 @@ from simulator.run import _warnings, simulate_case
 from simulator.scenario import Scenario, expand, load_scenario
 from simulator.workload import bursty_arrivals, device_counts, read_times
 from tests.simulator.build import DEVICE_COSTS, UniformCosts, call, forward, program, reply
+from tests.simulator.test_traces import ARRIVALS
 
 HEAD = "name: t\nmethods: [base]\n"
 POISSON = "workload: {devices: 4, arrivals: {poisson_per_s: 1}, duration_s: 60"
@@ -56,12 +57,13 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, says: 
     ("text", "says"),
     [
         ("", "is empty"),
-        ("time\n1\n", ":1: the header must be requested_s, got 'time'"),
-        ("requested_s\n1\nx\n", ":3: must be a number of seconds, got 'x'"),
-        ("requested_s\n2\n1\n", ":3: must be finite and not below the time before it, 2.0, got 1"),
-        ("requested_s\n-1\n", ":2: must be finite and not below 0, got -1"),
-        ("requested_s\nnan\n", ":2: must be finite"),
-        ("requested_s\n", "holds no request"),
+        ("time\n1\n", "is of no known trace format; first line: 'time'; looked for: "),
+        ("requested_s\n1\nx\n", ":3: 'x' is not a number"),
+        ("requested_s\n2\n1\n", ":3: requested_s goes back: 1 after 2; allowed: never decreasing"),
+        ("requested_s\n-1\n", ":2: requested_s must be >= 0, got -1"),
+        ("requested_s\nnan\n", ":2: 'nan' is not a finite number"),
+        ("0 1\n1 2\n", "holds a network trace (time-rate); needed: request arrivals"),
+        ("requested_s\n", "holds a header and no rows"),
     ],
 )
 def test_a_trace_of_arrivals_that_is_none_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -87,6 +89,21 @@ def test_requests_come_when_the_trace_says(tmp_path: Path) -> None:
     (tmp_path / "times.csv").write_text("requested_s\n0.5\n2\n2\n90\n")
     _, result = run(tmp_path, "workload: {devices: 2, arrivals: {trace: times.csv}, duration_s: 60}")
     assert result.columns["requested_s"].tolist() == [0.5, 2.0, 2.0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("case", ["azure", "burstgpt", "gentd26", "mooncake"])
+def test_requests_come_when_a_foreign_trace_says(case: str, tmp_path: Path) -> None:
+    """Counted from its first request."""
+    (tmp_path / "foreign").write_bytes(ARRIVALS[case][0].encode())
+    _, result = run(tmp_path, "workload: {devices: 2, arrivals: {trace: foreign}, duration_s: 60}")
+    expected = {"azure": [0.0, 2.0], "burstgpt": [0.0, 4.0], "gentd26": [0.0, 0.0, 10.0], "mooncake": [0.0, 0.0, 4.0]}
+    assert result.columns["requested_s"].tolist() == expected[case]  # type: ignore[attr-defined]
+
+
+def test_a_scenario_names_the_line_of_a_bad_arrivals_file(tmp_path: Path) -> None:
+    (tmp_path / "foreign").write_text(ARRIVALS["mooncake"][0].replace("4000", '"late"'))
+    with pytest.raises(ScenarioError, match=r"arrivals\.trace .*foreign:3: key timestamp: must be a number >= 0, got 'late'"):
+        run(tmp_path, "workload: {devices: 2, arrivals: {trace: foreign}, duration_s: 60}")
 
 
 def test_a_saturated_cloud_is_said_to_be_and_the_run_ends(tmp_path: Path) -> None:

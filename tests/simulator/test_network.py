@@ -11,16 +11,19 @@ from simulator import catalogue
 from simulator.cloud import CloudRules, Crash
 from simulator.engine import PARTS, CaseResult, FleetPart, Network, _Device
 from simulator.errors import DeadlockError
-from simulator.link import Capacity
+from simulator.link import Capacity, Steps
 from simulator.network import Access
 from simulator.radio import RadioFigures
+from simulator.rng import stream
 from simulator.run import network_of
 from simulator.schema.network import ExplicitNetwork, PresetNetwork, TraceNetwork
+from simulator.traces.generate import KINDS
 from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals, ClosedLoop, poisson_arrivals
 from tests.simulator.build import CLOUD_COSTS, DEVICE_COSTS, arrivals, base, call, case, forward, one_forward_calls, program, reply
 
 MIXED = (one_forward_calls(20, 2), base(12))
+SPREAD_MS = {name: kind.leo.spread_ms for name, kind in KINDS.items() if kind.leo}  # of a round trip, by preset
 RADIO = RadioFigures(promotion_s=0.25, inactivity_s=8.0, drx_after_s=0.125, drx_cycle_s=0.25, paging_cycle_s=1.0, active_w=1.0, drx_w=0.5)
 
 
@@ -33,12 +36,12 @@ def same(a: CaseResult, b: CaseResult) -> bool:
 
 
 def preset(name: str, **changes: Any) -> Network:
-    return network_of(PresetNetwork.model_validate({"preset": name, **changes}).figures())
+    return network_of(PresetNetwork.model_validate({"preset": name, **changes}).figures(), 0)
 
 
 def explicit(**changes: Any) -> Network:
     figures = {"rtt_ms": 62.5, "up_mbps": 2.0**20 / 1e6, "down_mbps": 2.0**20 / 1e6, **changes}
-    return network_of(ExplicitNetwork.model_validate(figures).figures())
+    return network_of(ExplicitNetwork.model_validate(figures).figures(), 0)
 
 
 @pytest.mark.parametrize("name", catalogue.names("networks"))
@@ -49,7 +52,7 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
     assert all(np.all(columns[part] >= -1e-9) for part in PARTS)
     assert result.events <= 4 * columns["calls"].sum() + 6 * len(columns["request"])
     first = [int(np.flatnonzero(columns["device"] == number)[0]) for number in np.unique(columns["device"])]
-    assert np.all(columns["connect_s"][first] >= 2e-3 * catalogue.network(name).rtt_ms)
+    assert np.all(columns["connect_s"][first] >= 2e-3 * (catalogue.network(name).rtt_ms - SPREAD_MS.get(name, 0.0)))
     assert columns["connect_s"][-10:].max() == 0.0
     computing_j = case(MIXED, poisson_arrivals(5, 0.8, 60.0, 4, 2)).columns["device_energy_j"]
     radio_j = columns["device_energy_j"] - computing_j
@@ -155,10 +158,16 @@ def test_a_link_without_any_bandwidth_is_named(way: str, transport: str) -> None
         case([one_forward_calls(2)], arrivals((0.5, 3, 0)), network=network)
 
 
-def traced(folder: Path, rows: str, **changes: Any) -> Network:
+def traced(folder: Path, rows: str, more: str = "", **changes: Any) -> Network:
     path = folder / "trace.csv"
-    path.write_text(f"time_s,down_mbps,up_mbps\n{rows}\n")
-    return network_of(TraceNetwork.model_validate({"trace": str(path), "rtt_ms": 62.5, **changes}).figures())
+    path.write_text(f"time_s,down_mbps,up_mbps{more}\n{rows}\n")
+    given = {} if "rtt" in more or "delay" in more else {"rtt_ms": 62.5}
+    return network_of(TraceNetwork.model_validate({"trace": str(path), **given, **changes}).figures(), 0)
+
+
+def entered_s(network: Network, seed: int, device: int = 0) -> float:
+    """Where a device begins in what varies."""
+    return float(stream(seed, "link.offset", device).random()) * network.varying[0].duration_s
 
 
 def test_a_trace_of_one_rate_is_a_link_of_that_rate(tmp_path: Path) -> None:
@@ -174,10 +183,74 @@ def test_a_trace_of_nothing_is_a_deadlock_and_a_constant_in_its_place_is_not(tmp
     assert np.all(busy(traced(tmp_path, "0,8,0\n1,8,0", up_mbps=1)).columns["latency_s"] > 0.0)
 
 
+def test_a_message_takes_the_delay_that_holds_when_it_leaves(tmp_path: Path) -> None:
+    """At 8 Mbit/s 1000 bytes take a millisecond."""
+    network = traced(tmp_path, "0,8,8,10,40\n3,8,8,30,200\n4,8,8,10,40", ",delay_down_ms,delay_up_ms")
+    up, down, _ = Access(network, 5, []).links(0)
+    place_s = entered_s(network, 5)
+    for n in range(200):
+        left_s = 0.37 * n + 1e-3
+        high = 3.0 <= (left_s + place_s) % 5.0 < 4.0
+        assert up.send(0.37 * n, 1000) - left_s == pytest.approx(0.2 if high else 0.04, abs=1e-9), n
+        assert down.send(0.37 * n, 1000) - left_s == pytest.approx(0.03 if high else 0.01, abs=1e-9), n
+    assert network.up_delay_s.mean == pytest.approx((4 * 0.04 + 0.2) / 5)  # type: ignore[union-attr]
+
+
+def test_jitter_is_added_to_the_delay_of_the_trace_and_order_is_kept(tmp_path: Path) -> None:
+    network = traced(tmp_path, "0,8,8,40\n1,8,8,400\n2,8,8,40", ",rtt_ms", jitter_ms=4)
+    up, _, _ = Access(network, 5, []).links(0)
+    delays = np.array([up.send(0.5 * n, 1000) - 0.5 * n - 1e-3 for n in range(4000)])
+    high = (0.5 * np.arange(4000) + 1e-3 + entered_s(network, 5)) % 3.0 // 1.0 == 1.0
+    for at, mean_s in ((high, 0.2), (~high, 0.02)):
+        assert abs(delays[at].mean() - mean_s) < 5 * 0.004 / np.sqrt(at.sum())
+        assert delays[at].std() == pytest.approx(0.004, rel=0.1)
+    up, _, _ = Access(network, 6, []).links(0)
+    assert np.all(np.diff([up.send(0.01 * n, 1000) for n in range(1000)]) >= 0.0)
+
+
+def test_packets_are_lost_with_the_chance_of_their_time(tmp_path: Path) -> None:
+    """A single segment lost costs a timeout of rtt + 200 ms or more: how many were lost is seen, and where none can be."""
+    network = traced(tmp_path, "0,8,8,0\n1,8,8,20\n2,8,8,5\n3,8,8,0", ",loss_pct", transport="tcp")
+    up, _, _ = Access(network, 5, []).links(0)
+    up.send(0.0, 1000)  # opens the connection
+    sent_s = 10.0 + 5.13 * np.arange(8000)
+    late = np.array([up.send(at_s, 948) - at_s - 1e-3 - 1 / 32 for at_s in sent_s.tolist()])
+    second = (sent_s + entered_s(network, 5)) % 4.0 // 1.0
+    for number, share in ((0, 0.0), (1, 0.2), (2, 0.05), (3, 0.0)):
+        lost = late[second == number] > 1e-9
+        assert abs(lost.mean() - share) <= 5 * np.sqrt(share * (1 - share) / len(lost))
+    assert late[late > 1e-9].min() == pytest.approx(1 / 16 + 0.2 + 1e-3)  # on the wire a second time
+
+
+def test_what_is_sent_again_while_every_packet_is_lost_comes_after_it(tmp_path: Path) -> None:
+    """Nothing passes for 2 s of 10: tries at 1, 3, 7 and 15 times the timeout of 262.5 ms, of which the first beyond 2 s arrives.
+
+    Each try takes its millisecond of the wire.
+    """
+    network = traced(tmp_path, "0,8,8,0\n4,8,8,100\n6,8,8,0\n8,8,8,0", ",loss_pct", transport="tcp")
+    up, _, _ = Access(network, 5, []).links(0)
+    begins_s = 20.0 + (4.0 - entered_s(network, 5)) % 10.0
+    up.send(0.0, 1000)
+    rto_s = 1 / 16 + 0.2
+    assert up.send(begins_s + 0.01, 948) == pytest.approx(begins_s + 0.01 + 15 * rto_s + 5e-3 + 1 / 32)
+    assert up.send(begins_s + 10.0 + 1.5, 948) == pytest.approx(begins_s + 11.5 + 3 * rto_s + 3e-3 + 1 / 32)
+
+
+def test_a_network_of_a_trace_with_everything_adds_up(tmp_path: Path) -> None:
+    rows = "\n".join(f"{n},{1 + n % 3},{1 + n % 2},{20 + 40 * (n % 4)},{n % 5}" for n in range(20))
+    network = traced(tmp_path, rows, ",rtt_ms,loss_pct", transport="grpc", radio="lte", jitter_ms=3)
+    columns = busy(network).columns
+    assert np.all(np.abs(sum(columns[part] for part in PARTS) - columns["latency_s"]) <= 1e-9)
+    assert same(busy(network), busy(network))
+    constant = busy(traced(tmp_path, rows, ",rtt_ms,loss_pct", rtt_ms=80, loss_pct=0, transport="grpc")).columns
+    alike = busy(traced(tmp_path, "\n".join(row.rsplit(",", 2)[0] + ",80,0" for row in rows.split()), ",rtt_ms,loss_pct", transport="grpc"))
+    assert alike.columns["latency_s"] == pytest.approx(constant["latency_s"], abs=1e-9)
+
+
 def test_presets_in_base_units() -> None:
     figures = PresetNetwork.model_validate({"preset": "leo", "distance_km": 2000}).figures()
     assert figures.rtt_s == pytest.approx(0.045 + 0.044)
-    assert (figures.transport, figures.outage_every_s, figures.outage_s) == ("grpc", 15.0, 0.1)
+    assert (figures.transport, figures.generated, figures.up_bps) == ("grpc", "leo", None)
     assert preset("lan", transport="ideal").plain
     assert not preset("lan").plain
     lte = preset("lte")
@@ -186,6 +259,43 @@ def test_presets_in_base_units() -> None:
     assert lte.radio.up_j_per_byte == pytest.approx(3.504e-6)
     for name in catalogue.names("radios"):
         assert catalogue.radio(name).inactivity_s > 0.0
+
+
+@pytest.mark.parametrize(("name", "spread_ms"), [("leo", 10.0), ("leo-isl", 15.0)])
+def test_a_low_orbit_preset_draws_rate_and_delay_anew_every_15_seconds(name: str, spread_ms: float) -> None:
+    """Uniform delays and log-normal rates, 1440 of each; every device is at a place of its own."""
+    network, figures = preset(name, distance_km=1000), catalogue.network(name)
+    kind = KINDS[name]
+    for delay, capacity, rate in ((network.up_delay_s, network.up_bps, kind.up), (network.down_delay_s, network.down_bps, kind.down)):
+        assert isinstance(delay, Steps)
+        assert isinstance(capacity, Capacity)
+        assert capacity.total_bits / capacity.duration_s == pytest.approx(1e6 * rate.mean_mbps, rel=1e-4)
+        drawn = np.array([value for value in capacity.rates_bps if value])
+        assert len(drawn) == 1440 + 1
+        s = np.sqrt(np.log1p(rate.cv**2))
+        assert abs(np.log(drawn).std() / s - 1) < 5 / np.sqrt(2 * len(drawn))
+        delays = np.array(delay._values) - (figures.rtt_ms + 22.0) / 2e3
+        half_s = spread_ms / 2e3
+        assert np.abs(delays).max() <= half_s + 1e-4
+        assert abs(delays.mean()) < 5 * half_s / np.sqrt(3 * len(delays))
+        assert delays.std() == pytest.approx(half_s / np.sqrt(3), rel=0.06)
+    access = Access(network, 0, [])
+    assert len({access.links(device)[0].delay_at(100.0) for device in range(20)}) > 10  # type: ignore[misc]
+
+
+def test_a_millimetre_wave_preset_is_blocked_for_its_share_of_the_time() -> None:
+    """A chain that ends a blockage with 1/3 a second: of 21600 s, 12 % within five standard errors, 3 s each."""
+    capacity = preset("5g-mmwave").down_bps
+    assert isinstance(capacity, Capacity)
+    share, run_s = 0.12, 3.0
+    memory = 1.0 - 1.0 / run_s - share / (1.0 - share) / run_s
+    blocked = np.array([stop_s - begin_s for begin_s, stop_s in capacity.outages_s])
+    error = np.sqrt(share * (1 - share) * (1 + memory) / (1 - memory) / capacity.duration_s)
+    assert abs(blocked.sum() / capacity.duration_s - share) < 5 * error
+    assert abs(blocked.mean() - run_s) < 5 * np.sqrt(run_s * (run_s - 1) / len(blocked))
+    in_sight = np.array([value for value in capacity.rates_bps if value])
+    assert in_sight.mean() == pytest.approx(1e9, rel=0.02)
+    assert in_sight.std() < 0.05e9
 
 
 def test_each_part_of_a_fleet_has_cells_and_radios_of_its_own() -> None:

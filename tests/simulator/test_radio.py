@@ -36,6 +36,26 @@ def test_an_uplink_message_waits_for_a_promotion_after_the_inactivity_timer_only
     assert up.send(20.75, 128) == 21.125  # 10.125 s of silence
 
 
+def test_a_radio_on_the_shared_channel_of_umts_is_promoted_from_there() -> None:
+    """5 s after the last bit for 12 s, whichever direction; each promotion is paid by whoever asked for it."""
+    figures = RadioFigures(
+        promotion_s=2.0, fach_promotion_s=1.5, inactivity_s=17.0, drx_after_s=5.0, promotion_w=2.0, active_w=1.0, drx_w=0.5
+    )
+    up, down, radio, joules = device(figures=figures)
+    assert up.send(0.0, 128) == 2.125
+    assert up.send(7.0, 128) == 7.125  # 4.875 s of silence: still on its own channel
+    radio.request = 1
+    assert up.send(13.125, 128) == 13.125 + 1.5 + 0.125
+    assert up.ready_s == 14.625
+    radio.request = 2
+    assert down.send(24.75, 128) == 24.75 + 1.5 + 0.125
+    assert down.send(24.75, 128) == 24.75 + 1.5 + 0.25
+    assert up.send(46.0, 128) == 46.0 + 2.0 + 0.125  # 19.5 s: idle
+    awake_s = 0.125 + 4.875 + 0.125 + 5.0  # of the first request: two messages and what followed them
+    assert joules[0] == pytest.approx(2.0 * 2.0 + awake_s + 0.5 * 1.0)
+    assert joules[1] == pytest.approx(2.0 * 1.5 + 0.125 + 5.0 + 0.5 * 5.0)
+
+
 def test_a_long_uplink_message_waits_for_a_second_grant() -> None:
     up, _, _, _ = device()
     assert up.send(0.0, 128) == 0.375

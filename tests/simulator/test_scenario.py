@@ -659,6 +659,12 @@ def test_a_preset_takes_distance_transport_and_cell_only(tmp_path: Path) -> None
 def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
     (tmp_path / "both.csv").write_text("time_s,down_mbps,up_mbps\n0,10,5\n1,0,0\n2,20,10\n3,1,1\n")
     (tmp_path / "down.csv").write_text("time_s,down_mbps\n0,10\n1,20\n2,5\n")
+    more = {"half": ("delay_up_ms", "9"), "lost": ("loss_pct", "95"), "all": ("rtt_ms,loss_pct", "9,1"), "zero": ("rtt_ms", "0")}
+    for name, (column, value) in more.items():
+        (tmp_path / f"{name}.csv").write_text(f"time_s,down_mbps,up_mbps,{column}\n0,10,5,{value}\n1,20,5,{value}\n")
+    s = load(tmp_path, HEAD + "network: {trace: all.csv}\n")
+    assert (s.link.rtt_s, s.link.loss) == (None, None)
+    assert load_scenario(written_out(tmp_path, s)) == s
     s = load(tmp_path, HEAD + "network: {trace: both.csv, rtt_ms: 50, loss_pct: 1}\nsweep: {network.trace: [both.csv]}\n")
     assert (s.link.trace, s.link.up_bps, s.link.down_bps, s.link.loss) == (str(tmp_path / "both.csv"), None, None, 0.01)
     assert expand(s)[0].scenario.link == s.link
@@ -667,7 +673,11 @@ def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
     assert (s.link.up_bps, s.link.down_bps) == (4e6, None)
     for line, message in (
         ("{trace: down.csv, rtt_ms: 50}", "up_mbps is missing: the trace has no rate in this direction"),
-        ("{trace: both.csv}", "rtt_ms is missing"),
+        ("{trace: both.csv}", "rtt_ms is missing: the trace has no delays"),
+        ("{trace: half.csv}", "rtt_ms is missing: the trace has delays of one direction only"),
+        ("{trace: lost.csv, rtt_ms: 5}", "trace loses 95 % of packets; allowed: 90 % on average, or loss_pct beside it"),
+        ("{trace: all.csv, loss_burst_packets: 3}", "loss_burst_packets goes with loss_pct only: packets of a trace are lost one by one"),
+        ("{trace: zero.csv, jitter_ms: 3, jitter_distribution: gamma}", "jitter_distribution gamma needs delays > 0, which the trace"),
         ("{trace: no.csv, rtt_ms: 50}", "trace must be the path of a file, got 'no.csv' (text), which is not there"),
         ("{trace: t.yaml, rtt_ms: 50}", "trace cannot be used: t.yaml: is of no known trace format"),
         ("{trace: both.csv, preset: lte}", "trace stands beside preset: two forms at once"),
