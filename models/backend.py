@@ -58,25 +58,20 @@ class Backend:
         }
 
     def forward(self, role: str, requests: Sequence[PassRequest]) -> list[Step]:
-        """One pass per request, batched; requests of about the same number of new positions share a batch."""
+        """One pass per request, in one batch."""
         if role not in self.models:
             raise WeightsError(f"the pair {self.pair.manifest.name} has no {role}.safetensors: no {role} can run")
-        steps: list[Step | None] = [None] * len(requests)
-        buckets: dict[int, list[int]] = {}
-        for index, request in enumerate(requests):
-            buckets.setdefault((self._new(request) - 1).bit_length(), []).append(index)
-        for members in buckets.values():
-            group = [requests[index] for index in members]
-            for index, step in zip(members, self._read(role, group, self._pass(role, group)), strict=True):
-                steps[index] = step
-        return [step for step in steps if step is not None]
+        order = sorted(range(len(requests)), key=lambda index: (self._new(requests[index]), requests[index].slot))
+        group = [requests[index] for index in order]  # those of equally many new positions side by side
+        steps = dict(zip(order, self._read(role, group, self._pass(role, group)), strict=True))
+        return [steps[index] for index in range(len(requests))]
 
     def _new(self, request: PassRequest) -> int:
         """Columns that a pass adds to the cache of each of its rows."""
         return request.op.new_positions + (self.pair.manifest.caption_slots if request.op.caption is not None else 0)
 
     def _pass(self, role: str, group: Sequence[PassRequest]) -> Tensor:
-        """Hidden states of every row of the batch, [R, n, D]; rows in slot order, conditional before unconditional."""
+        """Hidden states of every row of the batch, [R, n, D]; rows in the group's order, conditional before unconditional."""
         model, cache = self.models[role], self.caches[role]
         slots = self.pair.manifest.caption_slots
         rows = torch.tensor([2 * r.slot + guided for r in group for guided in range(r.rows)])  # [R]
