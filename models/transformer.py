@@ -322,10 +322,11 @@ class CachedDecoder(nn.Module):
         if max(ends) > cache.columns:
             raise IndexError(f"a sequence of {max(ends)} positions does not fit {cache.columns}")
         device = embeds.device
-        real = torch.arange(embeds.shape[1]) < n_new.unsqueeze(1)  # [R, n]
+        offset = torch.arange(embeds.shape[1])
+        real = offset < n_new.unsqueeze(1)  # [R, n]
         ragged = not bool(real.all())
         spans, positions = self._spans(cache, rows, start, n_new, trees or [None] * len(rows))
-        columns = torch.cat([torch.arange(*span) for span in zip(start.tolist(), ends, strict=True)])  # [N]
+        columns = (start.unsqueeze(1) + offset)[real]  # [N]
         x = embeds[real.to(device)] if ragged else embeds.flatten(0, 1)  # [N, D]
         rotation = self._rotation(x, (columns if positions is None else positions).to(device)).unsqueeze(0)
         shared = Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(device), columns.to(device), spans)
@@ -355,8 +356,8 @@ class CachedDecoder(nn.Module):
             group = list(members)
             i, n, mine = group[0], new[group[0]], slice(group[0], group[-1] + 1)
             where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
-            columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
             end, plain = max(begin[mine]) + n, not any(trees[mine])
+            columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
             if on_cpu and plain and begin[i] >= first[row[i]]:  # a chain behind the padding: it may see all that is there, in order
                 keys = slice(first[row[i]], end)
                 mask = None if n == 1 else torch.ones(n, end - keys.start, dtype=torch.bool).tril_(begin[i] - keys.start)
@@ -368,8 +369,9 @@ class CachedDecoder(nn.Module):
                     mask &= visible.to(mask.device)
                 mask = mask.unsqueeze(1)
             spans.append(Span(len(group) * n, n, where, keys, mask))
-            positions.append(columns.flatten())
-        return spans, torch.cat(positions) if any(trees) else None
+            if any(trees):
+                positions.append(columns.flatten())
+        return spans, torch.cat(positions) if positions else None
 
     def _rotation(self, x: Tensor, index: slice | Tensor) -> Tensor:
         """Rows of the rotary table beside x, float32, or float64 for float64."""
