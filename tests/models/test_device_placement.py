@@ -108,6 +108,12 @@ def test_the_pretended_gpu_refuses_what_cuda_refuses() -> None:
     assert there.tolist() == [[5.0, 6.0, 7.0], [1.0] * 3]
 
 
+NAMES = [name for name, _ in METHODS_UNDER_TEST]
+# A pretended GPU is slow: every reading of ciar, and the first one of every other method; tokens sampled and greedy in turn.
+CASES = [(*case, "greedy" if index % 2 else "sampled") for index, case in enumerate(METHODS_UNDER_TEST)
+         if case[0] == "ciar" or case[0] not in NAMES[:index]]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("pairs") / "nine-tokens"
@@ -115,12 +121,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize(("name", "settings"), METHODS_UNDER_TEST, ids=lambda v: v if isinstance(v, str) else "")
-def test_recordings_on_a_gpu_are_those_of_the_cpu(folder: Path, gpu: None, name: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "settings", "cloud"), CASES, ids=lambda v: v if isinstance(v, str) else "")
+def test_recordings_on_a_gpu_are_those_of_the_cpu(folder: Path, gpu: None, name: str, settings: dict[str, Any], cloud: str) -> None:
     cpu, there = (load_pair(folder, device, dtype=torch.float64) for device in ("cpu", "gpu"))
     assert next(there.cloud.parameters()).device == GPU
-    specs = [spec(cpu, name, settings, cloud="sampled", device="sampled"), spec(cpu, name, settings, cloud="greedy")]
-    for one, two in zip(record(cpu, *specs), record(there, *specs), strict=True):
-        assert np.array_equal(one.tokens, two.tokens)
-        assert np.array_equal(one.ops, two.ops)
-        assert np.allclose(one.scores, two.scores, atol=1e-6, equal_nan=True)
+    session = spec(cpu, name, settings, cloud=cloud, device=cloud)
+    one, two = record(cpu, session)[0], record(there, session)[0]
+    assert np.array_equal(one.tokens, two.tokens)
+    assert np.array_equal(one.ops, two.ops)
+    assert np.allclose(one.scores, two.scores, atol=1e-6, equal_nan=True)
