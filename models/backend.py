@@ -58,25 +58,20 @@ class Backend:
         }
 
     def forward(self, role: str, requests: Sequence[PassRequest]) -> list[Step]:
-        """One pass per request, batched; requests of about the same number of new positions share a batch."""
+        """One pass per request, in one batch."""
         if role not in self.models:
             raise WeightsError(f"the pair {self.pair.manifest.name} has no {role}.safetensors: no {role} can run")
-        steps: list[Step | None] = [None] * len(requests)
-        buckets: dict[int, list[int]] = {}
-        for index, request in enumerate(requests):
-            buckets.setdefault((self._new(request) - 1).bit_length(), []).append(index)
-        for members in buckets.values():
-            group = [requests[index] for index in members]
-            for index, step in zip(members, self._read(role, group, self._pass(role, group)), strict=True):
-                steps[index] = step
-        return [step for step in steps if step is not None]
+        order = sorted(range(len(requests)), key=lambda index: (self._new(requests[index]), requests[index].slot))
+        group = [requests[index] for index in order]  # those of equally many new positions side by side
+        steps = dict(zip(order, self._read(role, group, self._pass(role, group)), strict=True))
+        return [steps[index] for index in range(len(requests))]
 
     def _new(self, request: PassRequest) -> int:
         """Columns that a pass adds to the cache of each of its rows."""
         return request.op.new_positions + (self.pair.manifest.caption_slots if request.op.caption is not None else 0)
 
     def _pass(self, role: str, group: Sequence[PassRequest]) -> Tensor:
-        """Hidden states of every row of the batch, [R, n, D]; rows in slot order, conditional before unconditional."""
+        """Hidden states of every row of the batch, [R, n, D]; rows in the group's order, conditional before unconditional."""
         model, cache = self.models[role], self.caches[role]
         slots = self.pair.manifest.caption_slots
         rows = torch.tensor([2 * r.slot + guided for r in group for guided in range(r.rows)])  # [R]
@@ -102,11 +97,11 @@ class Backend:
     def _embed(self, model: Transformer, cache: KVCache, group: Sequence[PassRequest], rows: Tensor, longest: int) -> Tensor:
         """Caption rows, and token embeddings plus interval features, [R, longest, D]; new captions' masks go to the cache."""
         slots = self.pair.manifest.caption_slots
-        ids = torch.zeros(len(group), longest, dtype=torch.long)
+        ids = np.zeros((len(group), longest), np.int64)
         for index, request in enumerate(group):
             offset = slots if request.op.caption is not None else 0
-            ids[index, offset : offset + len(request.op.tokens)] = torch.tensor(request.op.tokens, dtype=torch.long)
-        embeds = model.embed_tokens(ids.to(self.pair.torch_device))
+            ids[index, offset : offset + len(request.op.tokens)] = request.op.tokens
+        embeds = model.embed_tokens(torch.from_numpy(ids).to(self.pair.torch_device))
         for index, request in enumerate(group):
             if request.op.features is not None:
                 offset = slots if request.op.caption is not None else 0
@@ -148,8 +143,10 @@ class Backend:
         model = self.pair.cloud if role == "drafter" else self.models[role]
         assert isinstance(model, Transformer)
         slots = self.pair.manifest.caption_slots
-        rows: list[Tensor] = []  # row of `hidden` of each position that logits are wanted at, per session
-        places: list[Tensor] = []  # its position in the pass
+        rows: list[int] = []  # row of `hidden` of each position that logits are wanted at: a session's conditional ones
+        others: list[int] = []  # the unconditional row beside it, or the same one
+        places: list[int] = []  # its position in the pass
+        counts: list[int] = []  # positions of each session
         states: list[Tensor] = []
         row = 0
         for r in group:
@@ -158,24 +155,21 @@ class Backend:
             states.append(hidden[row : row + r.rows, new - wanted : new])  # [rows, n or 1, D]
             # With a caption in the pass, the first row that predicts a token is the last caption slot's.
             first = slots - 1 if wanted > 1 and r.op.caption is not None else new - wanted
-            rows.append(torch.arange(row, row + r.rows).repeat_interleave(new - first))
-            places.append(torch.arange(first, new).repeat(r.rows))
+            counts.append(new - first)
+            rows += [row] * counts[-1]
+            others += [row + r.rows - 1] * counts[-1]
+            places += range(first, new)
             row += r.rows
-        logits = model.logits(hidden[torch.cat(rows), torch.cat(places)])  # [M, V]
-        counts = [len(x) // r.rows for x, r in zip(rows, group, strict=True)]  # positions of each session
-        begins = np.cumsum([0, *(len(x) for x in rows)])[:-1].tolist()
-        conditional = torch.cat([torch.arange(b, b + n) for b, n in zip(begins, counts, strict=True)])  # [P]
-        shift = torch.tensor([n * (r.rows - 1) for n, r in zip(counts, group, strict=True)])
-        per = torch.tensor(counts)
-        scale = torch.tensor([r.guidance for r in group], dtype=logits.dtype, device=logits.device)
-        other = conditional + shift.repeat_interleave(per)  # the unconditional row's entry, or the same one
-        guided = guide(logits[conditional], logits[other], scale.repeat_interleave(per.to(scale.device)))  # [P, V]
-        ends = per.cumsum(0)
-        last = guided[ends - 1]  # [G, V]
+        scale = torch.tensor([r.guidance for r, n in zip(group, counts, strict=True) for _ in range(n)]).to(hidden.device)  # [P]
+        conditional, unconditional = (at_least_float32(hidden[x, places]) for x in (rows, others))  # each [P, D]
+        # The head is linear, so guidance of hidden states is guidance of logits, at half the cost.
+        guided = model.logits(guide(conditional, unconditional, scale).to(hidden.dtype))  # [P, V]
+        ends = np.cumsum(counts).tolist()
+        last = guided if len(guided) == len(group) else guided[[end - 1 for end in ends]]  # [G, V]
         tokens = self._pick(group, last)
         steps = []
         for g, r in enumerate(group):
-            mine = guided[int(ends[g]) - counts[g] : int(ends[g])] if r.op.outputs == "all" else last[g]
+            mine = guided[ends[g] - counts[g] : ends[g]] if r.op.outputs == "all" else last[g]
             steps.append(Step(tokens[g], mine, states[g][0, -1], states=states[g]))
         if role == "device":
             final = torch.stack([step.hidden for step in steps])  # [G, D]
@@ -201,17 +195,20 @@ class Backend:
     @staticmethod
     def _pick(group: Sequence[PassRequest], guided: Tensor) -> list[int]:
         """The next token of each session from guided logits [G, V]: arg max, or the filtered distribution at its draw."""
-        tokens = greedy(guided)
         sampled = [g for g, r in enumerate(group) if r.u is not None]
+        tokens = torch.zeros(len(group), dtype=torch.long, device=guided.device)
+        if len(sampled) < len(group):
+            best = [g for g, r in enumerate(group) if r.u is None]
+            tokens[best] = greedy(guided[best])
         if sampled:
             chosen = [group[g] for g in sampled]
             probs = filter_probs(
                 guided[sampled],
-                torch.tensor([r.temperature for r in chosen], device=guided.device),
-                torch.tensor([r.top_k for r in chosen], device=guided.device),
-                torch.tensor([r.top_p for r in chosen], device=guided.device),
+                torch.tensor([r.temperature for r in chosen]),
+                torch.tensor([r.top_k for r in chosen]),
+                torch.tensor([r.top_p for r in chosen]),
             )
-            tokens[sampled] = sample(probs, torch.tensor([r.u for r in chosen], dtype=torch.float64, device=guided.device))
+            tokens[sampled] = sample(probs, torch.tensor([r.u for r in chosen], dtype=torch.float64))
         return tokens.tolist()
 
     def compute(self, kind: str, payloads: Sequence[Any]) -> list[Any]:

@@ -134,11 +134,9 @@ def _one_pass(pair: Pair, role: str, model: Transformer, cache: KVCache, ids: Te
     rows, new = ids.shape
     embeds = model.embed_tokens(ids)
     hidden = model.step(cache, torch.arange(rows), torch.full((rows,), kv), embeds, torch.full((rows,), new))[:, -1]
-    logits = model.logits(hidden)
-    first, scale = (logits, 1.0) if rows == 1 else (logits[0::2], 3.0)
-    guided = guide(first, logits[-len(first) :], scale)
+    conditional, scale = (hidden, 1.0) if rows == 1 else (hidden[0::2], 3.0)
+    guided = model.logits(guide(conditional, hidden[-len(conditional) :], scale))
     if role == "device":
-        conditional = hidden if rows == 1 else hidden[0::2]
         lower, upper = inter_fuse(guided, pair.device.radius(conditional))
         uncertainty(lower, upper).u_tilde.tolist()
         greedy(guided).tolist()

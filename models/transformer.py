@@ -11,11 +11,12 @@ caption row) predicts token 0, and the row of token t predicts token t + 1.
 * `CachedDecoder.step` continues many sequences, or trees of drafts, of different lengths against a `KVCache` (decoding).
 
 Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid image tokens, S = caption_slots + T
-positions, n new positions, K keys read, D width, H heads, hd = D / H, V codebook.
+positions, n new positions, N new positions of all rows together, K keys read, D width, H heads, hd = D / H, V codebook.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -95,10 +96,9 @@ def rope_table(config: TransformerConfig, zeros_before: int | None = None, zeros
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn adjacent channel pairs of x [R, n, H, hd] by rotation [R or 1, n, hd/2, 2]; computed in float32 or wider."""
-    wide = at_least_float32(x)
-    even, odd = wide[..., 0::2], wide[..., 1::2]  # each [R, n, H, hd/2]
-    cos, sin = rotation.unsqueeze(2).unbind(-1)  # each [R or 1, n, 1, hd/2]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)  # [R, n, H, hd]
+    pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))  # [R, n, H, hd/2]
+    turned = pairs * torch.view_as_complex(rotation).unsqueeze(2)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # [R, n, H, hd]
 
 
 def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:
@@ -138,23 +138,22 @@ def tree_view(columns: Tensor, ends: Tensor, key_count: int,
 
 
 class KVCache:
-    """Keys (after rotation) and values of many sequences, each [L, rows, H, S + spare + 1, hd], and their caption masks.
+    """Keys (after rotation) and values of many sequences, each [L, rows, H, S + spare, hd], and their caption masks.
 
     spare: columns past the image's end, for trees of drafts. The caller knows how many columns of a row are valid and says
-    so in every `step`; nothing is ever cleared. Rolling back is passing a smaller `start`. The last column is a bin for the
-    keys of padding, never read.
+    so in every `step`; nothing is ever cleared. Rolling back is passing a smaller `start`.
     """
 
     def __init__(self, config: TransformerConfig, rows: int, device: torch.device | str = "cpu",
                  dtype: torch.dtype = torch.float32, spare: int = 0) -> None:
-        shape = (config.n_layer, rows, config.n_head, config.positions + spare + 1, config.head_dim)
+        shape = (config.n_layer, rows, config.n_head, config.positions + spare, config.head_dim)
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.caption_mask = torch.ones(rows, config.caption_slots, device=device, dtype=torch.bool)
 
     @property
-    def bin(self) -> int:
-        return self.k.shape[3] - 1
+    def columns(self) -> int:
+        return self.k.shape[3]
 
     def move(self, rows: Sequence[int], sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy column sources[i] of row rows[i] to column targets[i], all at once: a source may be another's target."""
@@ -164,16 +163,31 @@ class KVCache:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Rows of a pass that attend together: neighbours in the pass with equally many new positions.
+
+    rows: of the cache, a slice of it where they are neighbours there too, so that it is read in place. keys: the columns read.
+    mask: bool [r, 1, n, K] for the r rows; None where each sees all of the keys.
+    """
+
+    size: int  # r * n, positions among the pass's N
+    new: int  # n
+    rows: slice | Tensor
+    keys: slice
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
 class Pass:
-    """What every layer of one pass shares. `rows`, `slots`, `key_count` are set only when there is a cache."""
+    """What every layer of one pass shares. With a cache, the new positions of all rows stand in one sequence of N, x is [1, N, D],
+    and the last four are set."""
 
     rotation: Tensor  # [R or 1, n, hd/2, 2]
-    mask: Tensor | None  # bool [R, n, K]; None: plain causal
+    mask: Tensor | None = None  # bool [R, n, K], without a cache; None: plain causal
     cache: KVCache | None = None
-    rows: Tensor | None = None  # int [R], rows of the cache
-    contiguous: bool = False  # rows are 0..R-1: read the cache through views
-    slots: Tensor | None = None  # int [R, n], where the new keys are written
-    key_count: int = 0
+    rows: Tensor | None = None  # int [N], row of the cache of each new position
+    columns: Tensor | None = None  # int [N], where its key is written
+    spans: Sequence[Span] = ()
 
 
 class RMSNorm(nn.Module):
@@ -198,28 +212,32 @@ class Attention(nn.Module):
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, layer: int, p: Pass) -> Tensor:
-        q, k, v = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).unbind(2)  # each [R, n, H, hd]
-        q, k = rotate(q, p.rotation), rotate(k, p.rotation)
+        heads = self.wqkv(x).unflatten(-1, (3 * self.n_head, -1))  # [R, n, 3H, hd]
+        q, k = rotate(heads[:, :, : 2 * self.n_head], p.rotation).chunk(2, dim=2)
+        v = heads[:, :, 2 * self.n_head :]  # each [R, n, H, hd]
         if p.cache is None:
-            keys, values = k.transpose(1, 2), v.transpose(1, 2)  # [R, H, n, hd]
+            mask = None if p.mask is None else p.mask.unsqueeze(1)  # [R, 1, n, K]
+            q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # each [R, H, n, hd]
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None).transpose(1, 2).flatten(2)
         else:
-            keys, values = self._through_cache(k, v, layer, p)  # [R, H, K, hd]
-        mask = None if p.mask is None else p.mask.unsqueeze(1)  # [R, 1, n, K]
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask, is_causal=mask is None)
-        mixed: Tensor = self.wo(y.transpose(1, 2).flatten(2))  # [R, H, n, hd] -> [R, n, D]
+            y = self._through_cache(q[0], k[0], v[0], layer, p).unsqueeze(0)
+        mixed: Tensor = self.wo(y)  # [R, n, D]
         return mixed
 
     @staticmethod
-    def _through_cache(k: Tensor, v: Tensor, layer: int, p: Pass) -> tuple[Tensor, Tensor]:
+    def _through_cache(q: Tensor, k: Tensor, v: Tensor, layer: int, p: Pass) -> Tensor:
+        """What N new positions [N, H, hd] attend to in the cache, their own keys included, [N, D]."""
         assert p.cache is not None
-        assert p.rows is not None
-        assert p.slots is not None
+        keys, values = p.cache.k[layer], p.cache.v[layer]  # [rows, H, S + spare, hd]
+        keys[p.rows, :, p.columns] = k.to(keys.dtype)
+        values[p.rows, :, p.columns] = v.to(values.dtype)
         found = []
-        for new, store in ((k, p.cache.k[layer]), (v, p.cache.v[layer])):  # store [rows, H, S + 1, hd]
-            store[p.rows.unsqueeze(1), :, p.slots] = new.to(store.dtype)  # [R, n, H, hd]
-            read = store[:, :, : p.key_count]
-            found.append(read[: len(p.rows)] if p.contiguous else read.index_select(0, p.rows))
-        return found[0].to(k.dtype), found[1].to(v.dtype)
+        for span, some in zip(p.spans, q.split([span.size for span in p.spans]), strict=True):
+            query = some.unflatten(0, (-1, span.new)).transpose(1, 2)  # [r, H, n, hd]
+            seen, read = (store[:, :, span.keys][span.rows].to(q.dtype) for store in (keys, values))  # [r, H, K, hd]
+            y = F.scaled_dot_product_attention(query, seen, read, attn_mask=span.mask)
+            found.append(y.transpose(1, 2).flatten(2).flatten(0, 1))  # [r * n, D]
+        return torch.cat(found)
 
 
 class FeedForward(nn.Module):
@@ -300,23 +318,60 @@ class CachedDecoder(nn.Module):
         meaningless.
         Raises IndexError when a sequence would become longer than the cache or than the rotary table.
         """
-        longest = int((start + n_new).max())
-        if longest > cache.bin:
-            raise IndexError(f"a sequence of {longest} positions does not fit {cache.bin}")
+        ends = (start + n_new).tolist()
+        if max(ends) > cache.columns:
+            raise IndexError(f"a sequence of {max(ends)} positions does not fit {cache.columns}")
         device = embeds.device
-        offset = torch.arange(embeds.shape[1])  # [n]
-        # Padding repeats the last real column, so that its row of the mask is never empty; its keys go to the bin.
-        columns = start.unsqueeze(1) + torch.minimum(offset, n_new.unsqueeze(1) - 1)  # [R, n]
-        slots = torch.where(offset < n_new.unsqueeze(1), columns, cache.bin).to(device)  # [R, n]
-        contiguous = bool((rows == torch.arange(len(rows))).all())
-        caption_mask = cache.caption_mask[: len(rows)] if contiguous else cache.caption_mask[rows.to(device)]  # [R, caption_slots]
-        mask = attention_mask(columns.to(device), longest, caption_mask, self.config.caption_slots)  # [R, n, K]
-        positions = columns
-        if trees is not None and any(parents is not None for parents in trees):
-            positions, visible = tree_view(columns, start + n_new, longest, trees)
-            mask &= visible.to(device)
-        rotation = self._rotation(embeds, positions.to(device))
-        return self._run(embeds, Pass(rotation, mask, cache, rows.to(device), contiguous, slots, longest))
+        offset = torch.arange(embeds.shape[1])
+        real = offset < n_new.unsqueeze(1)  # [R, n]
+        ragged = not bool(real.all())
+        spans, positions = self._spans(cache, rows, start, n_new, trees or [None] * len(rows))
+        columns = (start.unsqueeze(1) + offset)[real]  # [N]
+        x = embeds[real.to(device)] if ragged else embeds.flatten(0, 1)  # [N, D]
+        rotation = self._rotation(x, (columns if positions is None else positions).to(device)).unsqueeze(0)
+        shared = Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(device), columns.to(device), spans)
+        hidden = self._run(x.unsqueeze(0), shared)[0]  # [N, D]
+        if not ragged:
+            return hidden.unflatten(0, (len(rows), -1))
+        padded = hidden.new_zeros(embeds.shape)
+        padded[real.to(device)] = hidden
+        return padded
+
+    def _spans(self, cache: KVCache, rows: Tensor, start: Tensor, n_new: Tensor,
+               trees: Sequence[Sequence[int] | None]) -> tuple[list[Span], Tensor | None]:
+        """How the rows of a pass attend, and the positions int [N] of the new entries where trees are among them.
+
+        A CPU reads the cache in place, rows of one length and caption length at a time, without a mask where they see all they read.
+        A GPU is kept busy by few large reads: all rows of equally many new positions, copied together.
+        """
+        slots, on_cpu = self.config.caption_slots, cache.k.device.type == "cpu"
+        row, begin, new = rows.tolist(), start.tolist(), n_new.tolist()
+        first = (~cache.caption_mask).sum(-1).tolist() if on_cpu else [0] * cache.caption_mask.shape[0]  # padding is on the left
+
+        def alike(i: int) -> object:
+            return (new[i], begin[i], first[row[i]], row[i] - i) if on_cpu else new[i]
+
+        spans, positions = [], []
+        for _, members in groupby(range(len(row)), alike):
+            group = list(members)
+            i, n, mine = group[0], new[group[0]], slice(group[0], group[-1] + 1)
+            where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
+            end, plain = max(begin[mine]) + n, not any(trees[mine])
+            columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
+            if on_cpu and plain and begin[i] >= first[row[i]]:  # a chain behind the padding: it may see all that is there, in order
+                keys = slice(first[row[i]], end)
+                mask = None if n == 1 else torch.ones(n, end - keys.start, dtype=torch.bool).tril_(begin[i] - keys.start)
+            else:
+                keys = slice(0, end)
+                mask = attention_mask(columns.to(cache.k.device), end, cache.caption_mask[where], slots)  # [r, n, K]
+                if not plain:
+                    columns, visible = tree_view(columns, start[mine] + n, end, trees[mine])
+                    mask &= visible.to(mask.device)
+                mask = mask.unsqueeze(1)
+            spans.append(Span(len(group) * n, n, where, keys, mask))
+            if any(trees):
+                positions.append(columns.flatten())
+        return spans, torch.cat(positions) if positions else None
 
     def _rotation(self, x: Tensor, index: slice | Tensor) -> Tensor:
         """Rows of the rotary table beside x, float32, or float64 for float64."""

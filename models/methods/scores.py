@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.interval import uncertainty
@@ -118,8 +117,11 @@ def entropy(logits: Tensor) -> Tensor:
 
     Source: Entropy-Lens, whose profile over layers is a single value for a model of one layer.
     """
-    log_p = F.log_softmax(logits, -1)
-    nats: Tensor = torch.special.entr(log_p.exp()).sum(-1)
+    return _nats(logits.softmax(-1))
+
+
+def _nats(p: Tensor) -> Tensor:
+    nats: Tensor = torch.special.entr(p).sum(-1)
     return nats
 
 
@@ -128,11 +130,11 @@ def all_scores(logits: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
     entropy is H / log V, in [0, 1]; mid_top is 1 - max p; gate is left NaN, for the method to fill in.
     """
-    s = uncertainty(lower, upper)
+    s, p = uncertainty(lower, upper), logits.softmax(-1)
     columns = {
         "u": s.u_tilde, "u_raw": s.u, "omega": s.omega, "sigma": s.sigma, "lower_top": s.lower_top,
-        "entropy": entropy(logits) / math.log(logits.shape[-1]),
-        "mid_top": 1 - logits.softmax(-1).amax(-1),
+        "entropy": _nats(p) / math.log(logits.shape[-1]),
+        "mid_top": 1 - p.amax(-1),
         "gate": torch.full_like(s.u, torch.nan),
     }  # fmt: skip
     return torch.stack([columns[name] for name in SCORES], dim=-1).float()

@@ -162,8 +162,9 @@ class DeviceState(ModelState):
         that was held against a threshold."""
         self.tokens.append(token)
         self.decided_by.append(decided_by)
-        scores = step.scores if step is not None and step.scores is not None else np.full(len(SCORES), np.nan, np.float32)
-        self.scores.append(np.append(scores[:-1], np.float32(gate)))
+        scores = step.scores.copy() if step is not None and step.scores is not None else np.full(len(SCORES), np.nan, np.float32)
+        scores[-1] = gate
+        self.scores.append(scores)
 
     def cut(self, length: int) -> None:
         super().cut(length)

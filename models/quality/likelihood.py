@@ -8,6 +8,7 @@ import torch
 from models.pair import Pair
 from models.sampling import greedy, guide
 from models.text import left_pad
+from models.transformer import at_least_float32
 from simulator.recording import SessionSpec
 
 CHUNK = 8  # sessions scored at once: bounds memory at CHUNK * 2 rows of [T, V] float32
@@ -28,11 +29,15 @@ def score_tokens(pair: Pair, sessions: Sequence[tuple[SessionSpec, Sequence[int]
         caption = torch.stack([rows for rows, _ in padded]).to(device)  # [B, slots, caption_dim]
         mask = torch.stack([valid for _, valid in padded]).to(device)  # [B, slots]
         tokens = torch.tensor([list(ids) for _, ids in chunk], device=device)  # [B, T]
-        logits = pair.cloud(tokens[:, :-1], caption, mask)[0]  # [B, T, V]
-        scale = torch.tensor([spec.decoding["guidance"] for spec, _ in chunk], device=device)  # [B]
+        first = pair.manifest.caption_slots - 1  # the position that predicts token 0
+        hidden = pair.cloud.hidden(tokens[:, :-1], caption, mask)[:, first:]  # [B, T, D]
+        scale = torch.tensor([spec.decoding["guidance"] for spec, _ in chunk])  # [B]
         if bool((scale > 1).any()):
-            null = pair.cloud.null_caption(len(chunk))
-            logits = guide(logits, pair.cloud(tokens[:, :-1], null, mask)[0], scale.unsqueeze(-1))  # [B, T, V]
+            null = pair.cloud.hidden(tokens[:, :-1], pair.cloud.null_caption(len(chunk)), mask)[:, first:]
+            # The head is linear, so guidance of hidden states is guidance of logits, at half the cost.
+            wide = at_least_float32(hidden), at_least_float32(null)
+            hidden = guide(*wide, scale.to(device).unsqueeze(-1)).to(hidden.dtype)
+        logits = pair.cloud.logits(hidden)  # [B, T, V]
         nll = logits.logsumexp(-1) - logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, T]
         best = greedy(logits)  # [B, T]
         results += [(n.float().cpu().numpy(), b.cpu().numpy().astype(np.uint16)) for n, b in zip(nll, best, strict=True)]

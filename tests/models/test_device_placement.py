@@ -1,0 +1,132 @@
+"""Everything that decoding touches lies where the pair lies: recordings on a pretended GPU, on builds of torch without one.
+
+`Gpu` stands in for a second device: what is made there or moved there is a `GpuTensor`, which says it is on gpu:0, computes on the
+CPU, and refuses what CUDA refuses: to meet a CPU tensor in one operation, and to become a numpy array.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from models.pair import load_pair, make_tiny_pair
+from models.sampling import guide
+
+from .test_methods import METHODS_UNDER_TEST, record, spec
+
+backend_registration._setup_privateuseone_for_python_backend("gpu")  # torch's hook for devices written in Python
+GPU = torch.device("gpu", 0)
+aten = torch.ops.aten
+ACROSS = {aten.copy_.default, aten._to_copy.default, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.to.dtype}
+INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}  # indices may be the CPU's
+
+
+class GpuTensor(torch.Tensor):
+    """A tensor of the pretended GPU; `held` is its content."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> "GpuTensor":
+        made: GpuTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=GPU,
+            requires_grad=held.requires_grad,
+        )  # fmt: skip
+        made.held = held
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def tolist(self) -> Any:  # as CUDA allows; torch refuses it to any subclass, and numpy() too
+        return self.held.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{func} outside of the pretended GPU")
+
+
+class Gpu(TorchDispatchMode):
+    """The pretended GPU, while it is entered."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is aten._has_compatible_shallow_copy_type.default:
+            return type(args[0]) is type(args[1])  # a module that moves makes its parameters anew
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        here = [x for x in tensors if isinstance(x, GpuTensor)]
+        asked = kwargs.get("device", next((x for x in args if isinstance(x, torch.device)), None))
+        if func in INDEXING and isinstance(args[0], GpuTensor):
+            tensors = [args[0], *args[2:3]]
+        if here and func not in ACROSS and any(x.dim() > 0 and not isinstance(x, GpuTensor) for x in tensors):
+            raise RuntimeError(f"{func}: Expected all tensors to be on the same device, found gpu:0 and cpu")
+        on_gpu = isinstance(args[0], GpuTensor) if func is aten.copy_.default else bool(here)
+        if asked is not None:
+            on_gpu = torch.device(asked).type == "gpu"
+        owners = {id(x.held): x for x in here}
+
+        def inside(x: Any) -> Any:
+            return x.held if isinstance(x, GpuTensor) else torch.device("cpu") if isinstance(x, torch.device) else x
+
+        def outside(x: Any) -> Any:
+            if not on_gpu or not isinstance(x, torch.Tensor):
+                return x
+            with torch.inference_mode(False):  # a view of a weight may be none of inference mode's tensors
+                return owners[id(x)] if id(x) in owners else GpuTensor(x)
+
+        return tree_map(outside, func(*tree_map(inside, args), **tree_map(inside, kwargs)))
+
+
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    before = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) goes through the mode
+    try:
+        with Gpu():
+            yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(before)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_pretended_gpu_refuses_what_cuda_refuses() -> None:
+    there, here = torch.ones(2, 3, device="gpu"), torch.ones(3)
+    assert there.device == GPU
+    for wrong in (lambda: there + here, lambda: guide(there, there, torch.ones(2)) @ here, lambda: torch.cat([there[0], here])):
+        with pytest.raises(RuntimeError, match="same device"):
+            wrong()
+    with pytest.raises((TypeError, RuntimeError), match="numpy"):
+        there.numpy()
+    assert (there + torch.tensor(1.0)).cpu().numpy().tolist() == [[2.0] * 3] * 2
+    assert there[torch.tensor([0])].sum().item() == 3.0
+    there[0] = torch.tensor([5.0, 6.0, 7.0]).to("gpu")
+    assert there.tolist() == [[5.0, 6.0, 7.0], [1.0] * 3]
+
+
+NAMES = [name for name, _ in METHODS_UNDER_TEST]
+# A pretended GPU is slow: every reading of ciar, and the first one of every other method; tokens sampled and greedy in turn.
+CASES = [(*case, "greedy" if index % 2 else "sampled") for index, case in enumerate(METHODS_UNDER_TEST)
+         if case[0] == "ciar" or case[0] not in NAMES[:index]]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("pairs") / "nine-tokens"
+    make_tiny_pair(made, grid=3)
+    return made
+
+
+@pytest.mark.parametrize(("name", "settings", "cloud"), CASES, ids=lambda v: v if isinstance(v, str) else "")
+def test_recordings_on_a_gpu_are_those_of_the_cpu(folder: Path, gpu: None, name: str, settings: dict[str, Any], cloud: str) -> None:
+    cpu, there = (load_pair(folder, device, dtype=torch.float64) for device in ("cpu", "gpu"))
+    assert next(there.cloud.parameters()).device == GPU
+    session = spec(cpu, name, settings, cloud=cloud, device=cloud)
+    one, two = record(cpu, session)[0], record(there, session)[0]
+    assert np.array_equal(one.tokens, two.tokens)
+    assert np.array_equal(one.ops, two.ops)
+    assert np.allclose(one.scores, two.scores, atol=1e-6, equal_nan=True)
