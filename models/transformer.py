@@ -96,9 +96,10 @@ def rope_table(config: TransformerConfig, zeros_before: int | None = None, zeros
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn adjacent channel pairs of x [R, n, H, hd] by rotation [R or 1, n, hd/2, 2]; computed in float32 or wider."""
-    pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))  # [R, n, H, hd/2]
-    turned = pairs * torch.view_as_complex(rotation).unsqueeze(2)
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # [R, n, H, hd]
+    wide = at_least_float32(x)
+    even, odd = wide[..., 0::2], wide[..., 1::2]  # each [R, n, H, hd/2]
+    cos, sin = rotation.unsqueeze(2).unbind(-1)  # each [R or 1, n, 1, hd/2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)  # [R, n, H, hd]
 
 
 def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:
@@ -232,7 +233,7 @@ class Attention(nn.Module):
         keys[p.rows, :, p.columns] = k.to(keys.dtype)
         values[p.rows, :, p.columns] = v.to(values.dtype)
         found = []
-        for span, some in zip(p.spans, q.split([span.size for span in p.spans]), strict=True):
+        for span, some in zip(p.spans, torch.split(q, [span.size for span in p.spans]), strict=True):
             query = some.unflatten(0, (-1, span.new)).transpose(1, 2)  # [r, H, n, hd]
             seen, read = (store[:, :, span.keys][span.rows].to(q.dtype) for store in (keys, values))  # [r, H, K, hd]
             y = F.scaled_dot_product_attention(query, seen, read, attn_mask=span.mask)
@@ -332,7 +333,7 @@ class CachedDecoder(nn.Module):
         shared = Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(device), columns.to(device), spans)
         hidden = self._run(x.unsqueeze(0), shared)[0]  # [N, D]
         if not ragged:
-            return hidden.unflatten(0, (len(rows), -1))
+            return hidden.view(len(rows), -1, hidden.shape[-1])
         padded = hidden.new_zeros(embeds.shape)
         padded[real.to(device)] = hidden
         return padded

@@ -5,6 +5,7 @@ Their weights are not shipped. The user names local files: TorchScript files as 
 files whose origin you trust. Nothing is downloaded.
 """
 
+import importlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -137,12 +138,12 @@ class _TransformersClip:
         if not (folder / "config.json").is_file():
             raise WeightsError(f"{folder}: no such folder, or no config.json in it: needed is CLIP in transformers' format")
         try:
-            from transformers import CLIPModel, CLIPTokenizerFast
+            transformers: Any = importlib.import_module("transformers")  # its own types do not tell of CLIP's tokenizer
         except ImportError as error:
             raise WeightsError("clip and hpsv2 need transformers, which is not installed: pip install 'ciar-sim[clip]'") from error
         try:
-            self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-            self.tokenizer: Any = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+            self.model: Any = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+            self.tokenizer: Any = transformers.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise WeightsError(f"{folder}: not CLIP in transformers' format: {str(error).splitlines()[0]}") from error
         self.size = int(self.model.config.vision_config.image_size)
