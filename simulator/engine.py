@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappush
+from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -594,6 +595,7 @@ _MEASURED = (
     "done_s", "first_token_s", "connect_s", "device_queue_s", "uplink_s", "downlink_s", "wait_s",
     "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s", "gpu_s",
 )  # fmt: skip
+_measured = attrgetter(*_MEASURED)
 
 
 class _Run:
@@ -722,8 +724,8 @@ class _Run:
     def close(self, session: _Session) -> None:
         """Nothing of the session is left anywhere: keep what it measured."""
         request = session.request
-        for name, column in self.measured.items():
-            column[request] = getattr(session, name)
+        for column, value in zip(self.measured.values(), _measured(session), strict=True):
+            column[request] = value
         self.forget()
 
     def forget(self) -> None:
