@@ -18,10 +18,10 @@ from joblib import Parallel, delayed
 
 from simulator import catalogue
 from simulator.cloud import Autoscale, Background, CloudRules, Crash
-from simulator.compute import Profile, build_costs, pair_shapes
+from simulator.compute import MeasuredCosts, Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
-from simulator.errors import ScenarioError
+from simulator.errors import ComputeError, ScenarioError
 from simulator.link import Capacity, Steps
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.plan import Plan, conditions_of, with_calibrated
@@ -161,7 +161,10 @@ def run_scenario(
         provenance={
             **_provenance(scenario, manifest, costs, extrapolated, cases, prompts, calibrated),
             **({"quality": dict(judge.provenance)} if judge else {}),
-            "warnings": [text for case, result in zip(cases, results, strict=True) for text in _warnings(case, result)],
+            "warnings": [
+                *(f"compute times lay outside what was measured, and are extrapolated: {key}" for key in costs.beyond(extrapolated)),
+                *(text for case, result in zip(cases, results, strict=True) for text in _warnings(case, result)),
+            ],
         },
         spans=spans,
         pictures=_pictures(cases, plan, recordings, manifest.grid),
@@ -180,13 +183,24 @@ class _CostTable:
         beside = [_beside(choice) for case in cases if case.scenario.placement == "cloud" for choice in _computes(case.scenario)]
         built = self.choices | {self._key(choice): choice for choice in beside}
         self.costs = {key: build_costs(choice, self.shapes, profile) for key, choice in built.items()}
+        for side in (side for device, cloud, _ in self.costs.values() for side in (device, cloud)):
+            if isinstance(side, MeasuredCosts) and side.profile.weights not in ("", manifest.weights_hash):
+                raise ComputeError(
+                    f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
+                    f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
+                )
         self._programs: dict[tuple[str, str, int], SessionProgram] = {}
 
     @staticmethod
     def _key(choice: Compute) -> str:
         """In words what is priced as what, which also names its entry in provenance.json."""
-        sides = (f"{side.model} on {side.hardware}{f', {side.runtime}' if side.runtime else ''}" for side in (choice.device, choice.cloud))
+        sides = (f"{side.model} on {side.hardware}{''.join(f', {more}' for more in (side.runtime, side.profile) if more)}"
+                 for side in (choice.device, choice.cloud))  # fmt: skip
         return "device {}; cloud {}".format(*sides)
+
+    def beyond(self, in_cloud: set[str]) -> list[str]:
+        """Choices with a time outside what was measured; in_cloud: those of a cloud, which other processes may have met."""
+        return sorted(in_cloud | {key for key, sides in self.costs.items() if sides[0].extrapolated or sides[1].extrapolated})
 
     def keys(self, case: Case) -> list[str]:
         return [self._key(choice) for choice in _computes(case.scenario)]
@@ -253,7 +267,7 @@ def _computes(scenario: Scenario) -> list[Compute]:
     def of(kind: FleetKind | None) -> Compute:
         if kind is None or kind.hardware is None:
             return own
-        side = own.device.model_copy(update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager"})
+        side = own.device.model_copy(update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager", "profile": None})
         return own.model_copy(update={"device": side})
 
     return [of(kind) for kind in _kinds(scenario)]
@@ -261,7 +275,8 @@ def _computes(scenario: Scenario) -> list[Compute]:
 
 def _beside(choice: Compute) -> Compute:
     """The device's model on the cloud's hardware."""
-    side = choice.device.model_copy(update={"hardware": choice.cloud.hardware, "runtime": choice.cloud.runtime})
+    cloud = choice.cloud
+    side = choice.device.model_copy(update={"hardware": cloud.hardware, "runtime": cloud.runtime, "profile": cloud.profile})
     return choice.model_copy(update={"device": side})
 
 

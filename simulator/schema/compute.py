@@ -2,14 +2,35 @@
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from simulator import catalogue
+from simulator.compute import Profile
+from simulator.errors import ComputeError
 from simulator.methods import refuse
-from simulator.schema.base import Part, filled_in, found_text, items
+from simulator.schema.base import Part, filled_in, folder_of, found_text, items
 from simulator.yamlfile import did_you_mean
 
 SideT = TypeVar("SideT", "DeviceCompute", "CloudCompute")
+
+
+def _read(profile: str | None, info: ValidationInfo) -> str | None:
+    """Relative to the scenario's folder; read when the scenario is loaded, so that a damaged one is told of at once."""
+    if profile is None or info.context is None:
+        return profile
+    path = (folder_of(info) / profile).resolve()
+    try:
+        Profile.read(path)
+    except ComputeError as error:
+        refuse(str(error))
+    return str(path)
+
+
+StoredProfile = Annotated[
+    str | None,
+    AfterValidator(_read),
+    Field(description="file of `ciar-sim profile`, in place of measuring here; goes with model: pair and hardware: local"),
+]
 
 
 class DeviceCompute(Part):
@@ -18,6 +39,7 @@ class DeviceCompute(Part):
     model: Literal["pair", "llamagen-xl-1layer"] = "llamagen-xl-1layer"
     hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
     runtime: Literal["eager", "cuda-graphs"] | None = None
+    profile: StoredProfile = None
 
     @model_validator(mode="after")
     def _fits(self) -> "DeviceCompute":
@@ -30,6 +52,7 @@ class CloudCompute(Part):
     model: Literal["pair", "llamagen-xl"] = "llamagen-xl"
     hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
     runtime: Literal["eager", "cuda-graphs"] | None = None
+    profile: StoredProfile = None
 
     @model_validator(mode="after")
     def _fits(self) -> "CloudCompute":
@@ -47,6 +70,8 @@ def _choose_hardware(side: SideT, default: str) -> SideT:
         if side.runtime is not None:
             refuse("goes with catalogue hardware; local times are measured as they are", "runtime")
         return filled_in(side, hardware=hardware)
+    if side.profile is not None:
+        refuse(f"goes with model: pair and hardware: local, got {side.model} on {hardware}", "profile")
     hardware = catalogue.canonical("hardware", hardware)
     known: tuple[str, ...] = catalogue.names("hardware")
     if hardware not in known:
