@@ -22,6 +22,7 @@ from simulator.compute import MeasuredCosts, Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
 from simulator.errors import ComputeError, ScenarioError
+from simulator.heat import Throttling
 from simulator.link import Capacity, Steps
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.plan import Plan, conditions_of, with_calibrated
@@ -50,6 +51,7 @@ from simulator.workload import (
 )
 
 PICTURED_PROMPTS = 4  # prompts whose images are kept in the run folder
+QUEUE_SAMPLES = 240  # looks at the cloud per duration_s of a fleet
 TIMELINE_SESSIONS = 2  # requests per case whose spans are kept
 
 NOTES = (
@@ -59,8 +61,8 @@ NOTES = (
     "device_energy_j holds the radio where the network has one (mobile and Wi-Fi presets); elsewhere it is computing only.",
     "Cloud memory for KV caches is not limited where cloud.kv_memory_gb is not given; a drafter's cache in the cloud is not counted.",
     "With placement: cloud, passes of the device's model are not batched over sessions.",
-    "After the crash of a replica the connection breaks at once, and devices learn of it one message later; they go on without another "
-    "handshake.",
+    "After the crash of a replica the connection breaks at once, and devices learn of it one message later.",
+    "device_energy_j of a throttled device is that of the same work at full speed.",
 )
 
 
@@ -145,7 +147,7 @@ def run_scenario(
                 sequential=fleet is None, replicas=result.mean_replicas, gpu_usd_per_hour=math.nan if price is None else price,
                 refused=result.refused, unfinished=result.unfinished,
                 warmup_s=fleet.warmup_s if fleet else 0.0, duration_s=fleet.duration_s if fleet else math.nan,
-                slo_s=fleet.slo_s if fleet and fleet.slo_s is not None else math.nan,
+                slo_s=fleet.slo_s if fleet and fleet.slo_s is not None else math.nan, samples=result.samples,
             )
         )  # fmt: skip
     spans = [
@@ -225,6 +227,7 @@ class _CostTable:
                     network=network_of(link, case.scenario.seed),
                     priority=kind.priority if kind else 0,
                     slo_s=math.inf if slo_s is None else slo_s,
+                    throttling=_throttling(case.scenario.compute),
                 )
             )
         _, cloud, _ = self.costs[self.keys(case)[0]]
@@ -273,6 +276,11 @@ def _computes(scenario: Scenario) -> list[Compute]:
     return [of(kind) for kind in _kinds(scenario)]
 
 
+def _throttling(choice: Compute) -> Throttling | None:
+    given = choice.device.throttling
+    return None if given is None else Throttling([(step.after_s, step.speed) for step in given.steps], given.cooling)
+
+
 def _beside(choice: Compute) -> Compute:
     """The device's model on the cloud's hardware."""
     cloud = choice.cloud
@@ -315,7 +323,8 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
 
     if isinstance(workload, FleetWorkload):
         arrivals = _arrivals(scenario.seed, workload, prompts)
-        return done(simulate(replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s)))
+        every_s = workload.duration_s / QUEUE_SAMPLES
+        return done(simulate(replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s, sample_every_s=every_s)))
     # Sequential: every prompt once, far enough apart that no request meets the one before.
     spacing_s = 64.0
     while True:

@@ -1,5 +1,6 @@
 """`compute:` and `cloud:` of a scenario: how long a pass takes, and what serves the cloud's."""
 
+import itertools
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
@@ -33,13 +34,35 @@ StoredProfile = Annotated[
 ]
 
 
+class ThrottleStep(Part):
+    """From this much heat on, in seconds of computing, the device computes at this share of its speed."""
+
+    after_s: float = Field(gt=0, le=1e8)
+    speed: float = Field(gt=0, le=1)
+
+
+class ThermalThrottling(Part):
+    """A device slows down under load. Computing adds a second of heat per second, up to the last step; rest takes `cooling` away."""
+
+    steps: Annotated[tuple[ThrottleStep, ...], BeforeValidator(items)] = Field(min_length=1)
+    cooling: float = Field(default=1.0, gt=0, le=1e6, description="seconds of heat lost per second of rest")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "ThermalThrottling":
+        for index, (before, step) in enumerate(itertools.pairwise(self.steps), start=1):
+            if step.after_s <= before.after_s:
+                refuse(f"must be above the step before it, {before.after_s:g}, got {step.after_s:g}", "steps", index, "after_s")
+        return self
+
+
 class DeviceCompute(Part):
-    """How long the device's passes take. hardware: `local` or a name of the catalogue."""
+    """How long the device's passes take. hardware: `local` or a name of the catalogue. throttling: of every device of the fleet."""
 
     model: Literal["pair", "llamagen-xl-1layer"] = "llamagen-xl-1layer"
     hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
     runtime: Literal["eager", "cuda-graphs"] | None = None
     profile: StoredProfile = None
+    throttling: ThermalThrottling | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "DeviceCompute":
