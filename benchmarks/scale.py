@@ -16,13 +16,14 @@ from simulator.engine import CaseInputs, simulate
 from simulator.workload import poisson_arrivals
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
+DEVICES = 20  # few: making a device takes the time of some requests
 
 
 def seconds_per_request(requests: int) -> float:
     """Processor time of the simulation alone, over the requests it replayed."""
     cloud = Uniform(0.002)
-    arrivals = poisson_arrivals(0, 100.0, requests / 100.0, 1000, 1)
-    inputs = CaseInputs([program(cloud, 1)], Uniform(0.010), cloud, NETWORKS["constant"](), 1000, 4, 16, arrivals, seed=0)
+    arrivals = poisson_arrivals(0, 100.0, requests / 100.0, DEVICES, 1)
+    inputs = CaseInputs([program(cloud, 1)], Uniform(0.010), cloud, NETWORKS["constant"](), DEVICES, 4, 16, arrivals, seed=0)
     begin = time.process_time()
     simulate(inputs)
     return (time.process_time() - begin) / len(arrivals)

@@ -27,9 +27,9 @@ from simpy.events import NORMAL
 from simulator.cloud import SAMPLED, Cloud, CloudRules, CloudSession, recomputed
 from simulator.costs import Costs
 from simulator.errors import DeadlockError
+from simulator.heat import Heat, Throttling
 from simulator.network import Access, AnyLink
 from simulator.network import Network as Network
-from simulator.heat import Heat, Throttling
 from simulator.replay import PASS, CallProgram, Down, Item, SessionProgram, Step
 from simulator.workload import Arrivals, ClosedLoop
 
@@ -64,8 +64,8 @@ class CaseInputs:
     """Everything that decides a case. programs: one per prompt, compiled with the same `cloud`. devices: in the fleet.
     max_batch: sessions per cloud iteration. seed: of all that chance does to the links. timeline_sessions: requests, from the first on, to
     keep spans of. rules: how the cloud takes up work. until_s: the simulation ends then at the latest, with requests under way.
-    sample_every_s: the cloud is looked at that often (`CaseResult.samples`). slo_s: as in `FleetPart`. fleet: where its devices are of several kinds, numbered part after part; then programs, device,
-    network and slo_s are not looked at.
+    sample_every_s: the cloud is looked at that often (`CaseResult.samples`). slo_s: as in `FleetPart`. fleet: where its devices are
+    of several kinds, numbered part after part; then programs, device, network and slo_s are not looked at.
     """
 
     programs: Sequence[SessionProgram]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Throttling:
 
     def __post_init__(self) -> None:
         heats = [heat_s for heat_s, _ in self.steps]
-        if not heats or heats[0] <= 0.0 or any(b <= a for a, b in zip(heats, heats[1:], strict=False)):
+        if not heats or heats[0] <= 0.0 or any(b <= a for a, b in pairwise(heats)):
             raise ValueError(f"steps must ascend from above 0 s, got {heats}")
         if not all(0.0 < speed <= 1.0 for _, speed in self.steps) or not 0.0 < self.cooling < math.inf:
             raise ValueError("speeds must be > 0 and <= 1, and cooling > 0 and finite")

@@ -345,7 +345,9 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["scenario.yaml", "summary.csv", "requests.parquet", "queue.parquet", "provenance.json", "images/base_0.png"])
+@pytest.mark.parametrize(
+    "name", ["scenario.yaml", "summary.csv", "requests.parquet", "queue.parquet", "provenance.json", "images/base_0.png"]
+)
 def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / name).unlink()
@@ -373,7 +375,7 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, data: 
 def test_the_queue_is_drawn_where_something_waited(folder: Path, tmp_path: Path) -> None:
     assert not (folder / "plots" / "queue_over_time.png").exists()
     looks = np.arange(5)
-    samples = {name: looks for name in SAMPLED} | {"time_s": 2.0 * looks}
+    samples = dict.fromkeys(SAMPLED, looks) | {"time_s": 2.0 * looks}
     waiting = [replace(one, samples=samples) if index != 3 else one for index, one in enumerate(CASES)]
     write(tmp_path / "run", waiting, draw=build_report)
     assert (tmp_path / "run" / "plots" / "queue_over_time.svg").exists()

@@ -71,7 +71,8 @@ def test_a_run_leaves_a_whole_folder(write: Write, tmp_path: Path, cache: Path) 
     assert "report.html" in result.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
-        "scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "report.html", "plots", "images", "timeline.json.gz", "provenance.json",
+        "scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "report.html", "plots", "images", "timeline.json.gz",
+        "provenance.json",
     }  # fmt: skip
     requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
