@@ -466,7 +466,8 @@ def build_costs(
     device, cloud = build("device", choice.device), build("cloud", choice.cloud)
     priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
-    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, measured.get(choice.cloud.profile)))
+    beside = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None
+    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, beside))
 
 
 def _drafter(side: ComputeSide, cloud: ModelShape, measured: Profile | None) -> RooflineCosts | MeasuredCosts | None:
