@@ -39,14 +39,14 @@ class Uniform:
         return 0.0
 
 
-def program(cloud: Uniform) -> SessionProgram:
-    """One session: device computes 10 ms, asks the cloud for one pass, CALLS times."""
+def program(cloud: Uniform, count: int = CALLS) -> SessionProgram:
+    """One session: device computes 10 ms, asks the cloud for one pass, `count` times."""
     item = (*Work.of_pass(2, 4, 200), cloud.seconds, PASS, ())
-    calls = tuple((2600, (), (item,), (20, index == 0)) for index in range(CALLS))
-    steps = tuple((0.010, -1.0, index, index) for index in range(CALLS))
+    calls = tuple((2600, (), (item,), (20, index == 0)) for index in range(count))
+    steps = tuple((0.010, -1.0, index, index) for index in range(count))
     return SessionProgram(
-        steps=steps, calls=calls, device_s=0.010 * CALLS, encode_s=0.0, image_decode_s=0.0, bytes_up=2600 * CALLS, bytes_down=20 * CALLS,
-        device_passes=CALLS, cloud_passes=CALLS, cloud_call_pct=30.0,
+        steps=steps, calls=calls, device_s=0.010 * count, encode_s=0.0, image_decode_s=0.0, bytes_up=2600 * count, bytes_down=20 * count,
+        device_passes=count, cloud_passes=count, cloud_call_pct=30.0,
     )  # fmt: skip
 
 

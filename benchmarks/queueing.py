@@ -1,17 +1,24 @@
 """The simulator against queueing theory: mean waits of systems with a closed form, driven through `simulate` as any case is.
 
-    python -m benchmarks.queueing --json
+    python -m benchmarks.queueing
 
 Every request is a session of one call whose work takes a drawn time by itself. Links are infinitely fast, so that only the
-queues are left. Replications with seeds of their own give the mean and its 99 % interval (Student t); the means of the drawn
-gaps and services, whose expectations are known, serve as control variates (Lavenberg and Welch, A perspective on the use of
-control variables, Management Science 27, 1981). The first `WARM_UP` of each replication, which starts empty, are left out.
+queues are left. A run starts empty, so its first requests are left out: ten relaxation times, 1 / (1 - sqrt(load))^2 mean
+services each (M/M/1: Cohen, The Single Server Queue, III.7), after which a start-up bias has shrunk to e^-10 of itself. The
+rest is cut into `BATCHES` batches of tens of relaxation times; the batch means of all runs, each with a seed of its own, give
+the mean and its 99 % interval (Student t). The batch means of the drawn gaps and services, whose expectations are known, serve
+as control variates (Lavenberg and Welch, A perspective on the use of control variables, Management Science 27, 1981). At loads
+up to 0.8 runs are added until the interval is within `PRECISION` of the formula.
+
+Exponential services are drawn from the `STRATA` conditional means of equally likely slices of the law: its mean is exact, its
+second moment too small by a part in 100,000.
 """
 
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import click
 import numpy as np
@@ -22,24 +29,27 @@ from simulator.cloud import CloudRules
 from simulator.engine import CaseInputs, CaseResult, Network, simulate
 from simulator.replay import OTHER, SessionProgram
 from simulator.rng import stream
-from simulator.workload import Arrivals
+from simulator.workload import Arrivals, ClosedLoop
 
-WARM_UP = 0.15  # of the requests of a replication
 UTILISATIONS = (0.5, 0.8, 0.95)
+BATCHES = 10  # of a run
+PRECISION = 0.008
+STRATA = 1 << 16
 CAPACITY = 5  # K of M/M/1/K
 MACHINES = 10
 SERVERS = 4
 FREE = Network(math.inf, math.inf, 0.0, 0.0)
 
-# A replication: seed, load and size to values to compare with theory, and control variates of expectation 0.
-Replication = Callable[[int, float, int], tuple[list[float], list[float]]]
+# A run: seed, load, requests to keep and batches to the values to compare with theory and control variates of expectation 0,
+# both with a row per batch.
+Run = Callable[[int, float, int, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Queue:
-    """A system with closed forms. theory: load to the expectations of what a replication measures; what: their names."""
+    """A system with closed forms. theory: load to the expectations of what a run measures; what: their names."""
 
-    replicate: Replication
+    run: Run
     theory: Callable[[float], list[float]]
     what: tuple[str, ...] = ("mean wait",)
 
@@ -54,7 +64,7 @@ class Check:
     formula: float
     simulated: float
     half_width: float
-    replications: int
+    requests: int
 
     @property
     def inside(self) -> bool:
@@ -73,46 +83,55 @@ def session(services_s: Sequence[float], device_s: Sequence[float]) -> SessionPr
 
 
 def run(
-    programs: Sequence[SessionProgram], requested_s: np.ndarray, devices: int, replicas: int = 1, rules: CloudRules | None = None
-) -> CaseResult:
-    """Request i replays program i; request i comes from device i modulo `devices`."""
-    n = len(requested_s)
-    arrivals = Arrivals(requested_s, np.arange(n) % devices, np.arange(n))
+    programs: Sequence[SessionProgram], requested_s: np.ndarray, prompt: np.ndarray, devices: int, replicas: int = 1,
+    rules: CloudRules | None = None,
+) -> CaseResult:  # fmt: skip
+    """Request i replays program prompt[i]; request i comes from device i modulo `devices`."""
+    arrivals = Arrivals(requested_s, np.arange(len(requested_s)) % devices, prompt)
     costs = Uniform(1.0)
     return simulate(CaseInputs(programs, costs, costs, FREE, devices, replicas, 1, arrivals, 0, rules=rules or CloudRules()))
 
 
-def _open(
-    services: Callable[[np.random.Generator, int], np.ndarray], moments: Sequence[float], replicas: int = 1,
-    rules: CloudRules | None = None,
-) -> Replication:  # fmt: skip
-    """Poisson requests, each one service. moments: expectations of the powers of a service, as control variates."""
+def warm_up(load: float, servers: int = 1) -> int:
+    """Requests to leave out at the start of a run."""
+    return math.ceil(10.0 * servers / (1.0 - math.sqrt(load)) ** 2)
 
-    def replicate(seed: int, load: float, size: int) -> tuple[list[float], list[float]]:
-        draws = stream(seed, "queueing.services")
-        served = services(draws, size)
-        gaps = stream(seed, "queueing.gaps").standard_exponential(size)
-        requested_s = np.cumsum(gaps) / (load * replicas)
-        result = run([session([s], [0.0]) for s in served.tolist()], requested_s, 8, replicas, rules)
-        begin = int(WARM_UP * size)
-        kept = result.columns["request"] >= begin
-        values = [float(result.columns["cloud_queue_s"][kept].mean())]
+
+def batch_means(column: np.ndarray, batches: int) -> np.ndarray:
+    return np.array([float(np.mean(batch)) for batch in np.array_split(column, batches)])
+
+
+@cache
+def law(name: str) -> tuple[np.ndarray, list[SessionProgram]]:
+    """Equally likely services of mean 1, and a session for each."""
+    if name == "exponential":
+        edges = -np.log1p(-np.arange(STRATA) / STRATA)
+        above = (edges + 1.0) * np.exp(-edges)  # the mean beyond each edge, times its probability
+        services = STRATA * (above - np.append(above[1:], 0.0))
+    else:
+        services = np.array({"fixed": [1.0], "two points": [5.5] + [0.5] * 9}[name])  # second moment 3.25
+    return services, [session([seconds], [0.0]) for seconds in services.tolist()]
+
+
+def _open(services: str, replicas: int = 1, rules: CloudRules | None = None) -> Run:
+    """Poisson requests, each one service."""
+
+    def run_open(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
+        left_out = warm_up(load, replicas)
+        seconds, programs = law(services)
+        prompt = stream(seed, "queueing.services").integers(len(seconds), size=left_out + size)
+        gaps = stream(seed, "queueing.gaps").standard_exponential(left_out + size)
+        columns = run(programs, np.cumsum(gaps) / (load * replicas), prompt, 8, replicas, rules).columns
+        waits = np.full(left_out + size, np.nan)
+        waits[columns["request"]] = columns["cloud_queue_s"]
+        waits = waits[left_out:]
+        values = [np.array([float(np.nanmean(batch)) for batch in np.array_split(waits, batches)])]
         if rules is not None and rules.max_waiting is not None:
-            values.append(1.0 - float(kept.sum()) / (size - begin))
-        controls = [float(gaps.mean()) - 1.0]
-        controls += [float(np.mean(served**power)) - moment for power, moment in enumerate(moments, start=1)]
-        return values, controls
+            values.append(batch_means(np.isnan(waits), batches))
+        controls = [batch_means(drawn[left_out:], batches) - 1.0 for drawn in (gaps, seconds[prompt])]
+        return np.column_stack(values), np.column_stack(controls)
 
-    return replicate
-
-
-def _exponential(draws: np.random.Generator, size: int) -> np.ndarray:
-    return draws.standard_exponential(size)
-
-
-def _two_point(draws: np.random.Generator, size: int) -> np.ndarray:
-    """0.5, or 5.5 once in ten: mean 1, second moment 3.25."""
-    return np.where(draws.random(size) < 0.1, 5.5, 0.5)
+    return run_open
 
 
 def erlang_c(servers: int, load: float) -> float:
@@ -145,24 +164,31 @@ def _repair_theory(load: float) -> list[float]:
     return [MACHINES / load - think - 1.0]  # by Little's law, throughput being the load
 
 
-def _repair(seed: int, load: float, size: int) -> tuple[list[float], list[float]]:
-    """Each machine is one long session: it computes (works), then waits for its call (the repair)."""
-    think, cycles = _think_at(load), size // MACHINES
-    draws = stream(seed, "queueing.repair").standard_exponential((2, MACHINES, cycles))
-    programs = [session(draws[0, m].tolist(), (think * draws[1, m]).tolist()) for m in range(MACHINES)]
-    result = run(programs, np.zeros(MACHINES), MACHINES)
-    wait = float(result.columns["cloud_queue_s"].sum()) / (MACHINES * cycles)
-    return [wait], [float(draws[0].mean()) - 1.0, float(draws[1].mean()) - 1.0]
+def _repair(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
+    """A closed loop: each machine works (thinks), then asks for its repair. More are asked for than looked at."""
+    left_out = warm_up(load)
+    seconds, programs = law("exponential")
+    think = _think_at(load)
+    asked = left_out + size + 10 * math.isqrt(left_out + size) + 100
+    costs, loop = Uniform(1.0), ClosedLoop(seed, think, asked / load, len(programs))
+    columns = simulate(CaseInputs(programs, costs, costs, FREE, MACHINES, 1, 1, loop, 0)).columns
+    kept = slice(left_out, left_out + size)
+    if len(columns["request"]) < kept.stop:
+        raise ValueError(f"{len(columns['request'])} repairs where {kept.stop} are needed")
+    values = batch_means(columns["cloud_queue_s"][kept], batches)
+    return values[:, None], batch_means(seconds[columns["prompt"][kept]] - 1.0, batches)[:, None]
 
 
-def _tandem(seed: int, load: float, size: int) -> tuple[list[float], list[float]]:
+def _tandem(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
     """One device, then the cloud: by Burke's theorem both are M/M/1."""
-    device_s, cloud_s, gaps = (stream(seed, f"queueing.tandem.{name}").standard_exponential(size) for name in ("device", "cloud", "gaps"))
+    left_out = 2 * warm_up(load)
+    n = left_out + size
+    drawn = [stream(seed, f"queueing.tandem.{name}").standard_exponential(n) for name in ("device", "cloud", "gaps")]
+    device_s, cloud_s, gaps = drawn
     programs = [session([c], [d]) for d, c in zip(device_s.tolist(), cloud_s.tolist(), strict=True)]
-    columns = run(programs, np.cumsum(gaps) / load, 1).columns
-    begin = int(WARM_UP * size)
-    waits = [float(columns[name][begin:].mean()) for name in ("device_queue_s", "cloud_queue_s")]
-    return waits, [float(draws.mean()) - 1.0 for draws in (device_s, cloud_s, gaps)]
+    columns = run(programs, np.cumsum(gaps) / load, np.arange(n), 1).columns
+    waits = [batch_means(columns[name][left_out:], batches) for name in ("device_queue_s", "cloud_queue_s")]
+    return np.column_stack(waits), np.column_stack([batch_means(each[left_out:], batches) - 1.0 for each in drawn])
 
 
 def _pollaczek_khinchine(second_moment: float) -> Callable[[float], list[float]]:
@@ -170,15 +196,14 @@ def _pollaczek_khinchine(second_moment: float) -> Callable[[float], list[float]]
 
 
 QUEUES: dict[str, Queue] = {
-    "M/M/1": Queue(_open(_exponential, (1.0, 2.0)), _pollaczek_khinchine(2.0)),
+    "M/M/1": Queue(_open("exponential"), _pollaczek_khinchine(2.0)),
     "M/M/4": Queue(
-        _open(_exponential, (1.0, 2.0), SERVERS, CloudRules(max_sessions=1)),
-        lambda load: [erlang_c(SERVERS, load) / (SERVERS * (1.0 - load))],
+        _open("exponential", SERVERS, CloudRules(max_sessions=1)), lambda load: [erlang_c(SERVERS, load) / (SERVERS * (1.0 - load))]
     ),
-    "M/D/1": Queue(_open(lambda draws, size: np.ones(size), ()), _pollaczek_khinchine(1.0)),
-    "M/G/1": Queue(_open(_two_point, (1.0,)), _pollaczek_khinchine(3.25)),
+    "M/D/1": Queue(_open("fixed"), _pollaczek_khinchine(1.0)),
+    "M/G/1": Queue(_open("two points"), _pollaczek_khinchine(3.25)),
     "M/M/1/5": Queue(
-        _open(_exponential, (1.0, 2.0), 1, CloudRules(max_sessions=1, max_waiting=CAPACITY - 1)), _mm1k, ("mean wait", "lost")
+        _open("exponential", 1, CloudRules(max_sessions=1, max_waiting=CAPACITY - 1)), _mm1k, ("mean wait", "lost")
     ),
     "machine repair": Queue(_repair, _repair_theory),
     "tandem": Queue(_tandem, lambda load: [load / (1.0 - load)] * 2, ("mean wait, first", "mean wait, second")),
@@ -196,42 +221,44 @@ def estimate(values: np.ndarray, controls: np.ndarray, confidence: float = 0.99)
     return float(fit[0]), float(stats.t.ppf(0.5 + confidence / 2, free)) * math.sqrt(variance)
 
 
-def check(name: str, load: float, replications: int, size: int, precision: float = 0.0, most: int = 0) -> list[Check]:
-    """Compare a system with its formulas. precision: replicate on, up to `most`, until half-widths are this share of the formula."""
+def check(name: str, load: float, size: int, runs: int, most: int) -> list[Check]:
+    """Compare a system with its formulas: `runs` runs of `size` requests, more up to `most` until half-widths are within `PRECISION`."""
     queue = QUEUES[name]
     formulas = queue.theory(load)
-    values: list[list[float]] = []
-    controls: list[list[float]] = []
+    pieces: list[tuple[np.ndarray, np.ndarray]] = []
     while True:
-        for _ in range(replications):
-            value, control = queue.replicate(len(values), load, size)
-            values.append(value)
-            controls.append(control)
-        found = [estimate(np.array(column), np.array(controls)) for column in zip(*values, strict=True)]
-        if len(values) >= most or all(half <= precision * f for (_, half), f in zip(found, formulas, strict=True)):
+        pieces.append(queue.run(len(pieces), load, size, BATCHES))
+        if len(pieces) < runs:
+            continue
+        values, controls = (np.concatenate(each) for each in zip(*pieces, strict=True))
+        found = [estimate(column, controls) for column in values.T]
+        if len(pieces) >= most or all(half <= PRECISION * f for (_, half), f in zip(found, formulas, strict=True)):
             break
     return [
-        Check(name, load, what, formula, mean, half, len(values))
+        Check(name, load, what, formula, mean, half, len(pieces) * size)
         for what, formula, (mean, half) in zip(queue.what, formulas, found, strict=True)
     ]
 
 
 @click.command()
-@click.option("--size", default=40_000, show_default=True, help="Requests of a replication.")
-@click.option("--replications", default=20, show_default=True, help="At least; more until the interval is within 0.6 %.")
-@click.option("--most", default=200, show_default=True, help="Replications at most, at loads up to 0.8.")
-@click.option("--only", default="", help="One system.")
+@click.option("--size", default=500_000, show_default=True, help="Requests of a run, those of its start left out.")
+@click.option("--runs", default=2, show_default=True, help="At least; at loads up to 0.8 more until the interval is narrow.")
+@click.option("--most", default=24, show_default=True, help="Runs at most.")
+@click.option("--only", type=click.Choice(list(QUEUES)), help="One system.")
 @click.option("--json", "as_json", is_flag=True)
-def main(size: int, replications: int, most: int, only: str, as_json: bool) -> None:
+def main(size: int, runs: int, most: int, only: str | None, as_json: bool) -> None:
     checks = []
+    if not as_json:
+        click.echo(f"{'system':14s} {'load':>5s} {'what':18s} {'formula':>9s} {'simulated':>9s}  {'99 % interval':19s} inside "
+                   f"{'error':>8s} {'requests':>10s}")  # fmt: skip
     for name in [only] if only else QUEUES:
         for load in UTILISATIONS:
-            checks += check(name, load, replications, size, *((0.006, most) if load <= 0.8 else (0.0, replications * 2)))
-            if not as_json:
-                for one in (c for c in checks if (c.system, c.load) == (name, load)):
-                    click.echo(f"{name:14s} load {load:.2f} {one.what:18s} formula {one.formula:8.4f} simulated {one.simulated:8.4f} "
-                               f"+- {one.half_width:.4f} ({100 * one.error:+.2f} %, {'inside' if one.inside else 'OUTSIDE'}, "
-                               f"{one.replications} replications of {size})")  # fmt: skip
+            found = check(name, load, size, *((runs, most) if load <= 0.8 else (2 * runs, 2 * runs)))
+            checks += found
+            for one in found if not as_json else ():
+                interval = f"{one.simulated - one.half_width:.4f} .. {one.simulated + one.half_width:.4f}"
+                click.echo(f"{name:14s} {load:5.2f} {one.what:18s} {one.formula:9.4f} {one.simulated:9.4f}  {interval:19s} "
+                           f"{'y' if one.inside else 'N':6s} {100 * one.error:+6.2f} % {one.requests:10,d}")  # fmt: skip
     if as_json:
         click.echo(json.dumps([{**vars(one), "inside": one.inside, "error": one.error} for one in checks]))
 

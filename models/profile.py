@@ -1,8 +1,7 @@
 """Measures what the pair's own passes take here, as a `Profile` that the simulator prices with (`hardware: local`).
 
 A timed pass is what decoding runs: embed the new tokens, step through the layers against the cache, head on the last position,
-guidance, and picking a token; on the device also the interval and its scores. After a warm-up, the lower quartile of a few
-repetitions: other programs on the machine only ever add time.
+guidance, and picking a token; on the device also the interval and its scores. After a warm-up, the median of a few repetitions.
 """
 
 import math
@@ -11,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -21,26 +21,26 @@ from models.pair import Pair
 from models.sampling import filter_probs, greedy, guide, sample
 from models.transformer import KVCache, Transformer
 from models.vq import to_uint8
+from simulator.catalogue import Hardware
 from simulator.compute import PassTable, Profile
 from simulator.ops import COMPUTE_KINDS, INTERVAL_SAMPLES
 from simulator.rng import stream
 
 ROWS = (1, 2, 8, 32)
 NEW_TOKENS = (1, 4, 16, 64)
-_REPEATS = 9
+_REPEATS = 15
+_LEAST_REPEATS = 3
 _CELL_S = 0.06  # a cell stops repeating after this long
-_TOTAL_S = 12.0  # what is left after this long is timed once
-_SLOW_S = 0.1  # where the first run takes longer, the better of two stands
 
 
-def measure_profile(pair: Pair, progress: Callable[[int, int], None] | None = None) -> Profile:
+def measure_profile(pair: Pair, progress: Callable[[int, int], None] | None = None, budget_s: float = 15.0) -> Profile:
     """Times of the pair's passes and other work on its `torch_device`, at the number of threads torch uses now.
 
-    progress: told after each measured time how many are done, of how many. Takes some 10 s on two idle cores for the
-    embedded pair. On a busy machine the times are those of a busy machine.
+    progress: told after each measured time how many are done, of how many. budget_s: what is left after this long is timed once,
+    without a warm-up. On a busy machine the times are those of a busy machine.
     """
     models = {"device": pair.device.transformer, "cloud": pair.cloud}
-    clock = _Clock(pair.torch_device, len(models) * len(ROWS) * len(NEW_TOKENS) * 2 + len(COMPUTE_KINDS), progress)
+    clock = _Clock(pair.torch_device, len(models) * len(ROWS) * len(NEW_TOKENS) * 2 + len(COMPUTE_KINDS), progress, budget_s)
     with torch.inference_mode():
         passes = {role: _pass_table(pair, role, model, clock) for role, model in models.items()}
         compute = _compute_seconds(pair, clock)
@@ -48,6 +48,9 @@ def measure_profile(pair: Pair, progress: Callable[[int, int], None] | None = No
         model=pair.manifest.name,
         weights=pair.manifest.weights_hash,
         hardware=hardware_name(pair.torch_device),
+        device=pair.torch_device.type,
+        system=f"{platform.system()} {platform.machine()}",
+        date=datetime.now(UTC).date().isoformat(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         dtype=str(pair.dtype).removeprefix("torch."),
@@ -68,11 +71,36 @@ def hardware_name(torch_device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def measure_hardware(torch_device: torch.device) -> Hardware:
+    """A catalogue entry made of three measured figures: the rate of float32 matrix products (1024 x 1024), the bandwidth of copying
+    256 MB, and the time of an operation on one number.
+
+    The catalogue counts values of 2 bytes; those measured here have 4, so the bandwidth stands at half. memory_gb and power_w are not
+    measured: NaN.
+    """
+    clock = _Clock(torch_device, 3, None)
+    side, count = 1024, 1 << 25
+    with torch.inference_mode():
+        a, b = torch.ones(side, side, device=torch_device), torch.ones(side, side, device=torch_device)
+        source, target = torch.ones(count, device=torch_device), torch.empty(count, device=torch_device)
+        one = torch.ones(1, device=torch_device)
+        flop_per_s = 2 * side**3 / clock.typical_seconds(lambda: torch.mm(a, b))
+        bytes_per_s = 2 * 4 * count / clock.typical_seconds(lambda: target.copy_(source))  # read and written
+        kernel_s = clock.typical_seconds(lambda: [one.add_(1.0) for _ in range(1000)]) / 1000
+    return Hardware.model_construct(
+        title=hardware_name(torch_device), kind="measured", fp16_tflops=flop_per_s / 1e12, bandwidth_gb_s=bytes_per_s / 2 / 1e9,
+        memory_gb=math.nan, power_w=math.nan, bandwidth_efficiency=1.0, compute_efficiency=1.0, kernel_overhead_us=kernel_s * 1e6,
+        efficiency_source="measured figures are what is reached", source="measured on this machine", evidence="measured", aliases=[],
+    )  # fmt: skip
+
+
 class _Clock:
     """Times work, less carefully once its budget is spent, and tells how far it is."""
 
-    def __init__(self, torch_device: torch.device, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self.torch_device, self.total, self.progress = torch_device, total, progress
+    def __init__(
+        self, torch_device: torch.device, total: int, progress: Callable[[int, int], None] | None, budget_s: float = math.inf
+    ) -> None:
+        self.torch_device, self.total, self.progress, self.budget_s = torch_device, total, progress, budget_s
         self.done = 0
         self.started_s = time.perf_counter()
 
@@ -85,15 +113,12 @@ class _Clock:
 
     def _typical_seconds(self, run: Callable[[], object]) -> float:
         first = self._once(run)
-        if time.perf_counter() - self.started_s > _TOTAL_S:
-            return first
-        second = self._once(run)
-        if min(first, second) > _SLOW_S:
-            return min(first, second)
-        times = [second]
-        while len(times) < 4 or (len(times) < _REPEATS and sum(times) < _CELL_S):
+        times: list[float] = []
+        while time.perf_counter() - self.started_s < self.budget_s and (
+            len(times) < _LEAST_REPEATS or (len(times) < _REPEATS and sum(times) < _CELL_S)
+        ):
             times.append(self._once(run))
-        return statistics.quantiles(times, n=4, method="inclusive")[0]
+        return statistics.median(times or [first])
 
     def _once(self, run: Callable[[], object]) -> float:
         """Wall time of one run; a GPU has finished its work when the clock stops."""
@@ -116,7 +141,7 @@ def _pass_table(pair: Pair, role: str, model: Transformer, clock: _Clock) -> Pas
 
     for rows in (1, ROWS[-1]):
         _one_pass(pair, role, wide, cache, ids[:rows, :1], 0)  # threads, kernels and memory come to life
-    seconds: list[list[list[float | None]]] = [[[cell(r, n, kv) for kv in cached] for n in NEW_TOKENS] for r in ROWS]
+    seconds = [[[cell(r, n, kv) for kv in cached] for n in NEW_TOKENS] for r in ROWS]
     return PassTable(rows=list(ROWS), new_tokens=list(NEW_TOKENS), kv_tokens=list(cached), seconds=seconds)
 
 

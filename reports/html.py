@@ -146,6 +146,7 @@ def page(run: Run, plots: Mapping[str, bytes]) -> str:
         _plot(plots, "latency_quality", "Latency and quality", "Mean latency against quality. " + _titles(run)),
         _section("Every case", _table(run, findings) + under),
         _plot(plots, "latency_parts", "Where the seconds go", "Mean latency of every case in its ten parts. " + _titles(run)),
+        _plot(plots, "queue_over_time", "The queue over time", "Requests that wait in the cloud against simulated time, by method."),
         *[
             _plot(plots, sweep_name(key), f"Along {key}", f"Latency, cloud calls and quality against {key}.")
             for key in numeric_axes(run)

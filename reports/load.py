@@ -69,6 +69,7 @@ class Run:
     """A run folder in memory.
 
     summary: summary.csv with two more columns, label (the method with its swept settings) and condition (what else is swept).
+    queue: queue.parquet, the cloud over time.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Run:
     swept: tuple[str, ...]
     summary: pd.DataFrame
     pictures: tuple[Picture, ...]
+    queue: pd.DataFrame
 
     @property
     def as_if(self) -> str:
@@ -120,7 +122,7 @@ def load_run(folder: Path) -> Run:
     telling = tuple(key for key in swept if key in _NAMED or table[key].nunique(dropna=False) > 1)
     table["label"] = [label(row, swept) for row in rows]
     table["condition"] = [condition(row, telling) or name for row in rows]
-    return Run(name, _bytes(folder, "scenario.yaml").decode(), provenance, swept, table, _pictures(folder))
+    return Run(name, _bytes(folder, "scenario.yaml").decode(), provenance, swept, table, _pictures(folder), _queue(folder))
 
 
 def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:
@@ -142,6 +144,13 @@ def _bytes(folder: Path, name: str) -> bytes:
         raise RunFolderError(f"{folder} is not a whole run folder: it has no {name}") from None
     except OSError as error:
         raise RunFolderError(f"{folder / name} cannot be read: {error.strerror or error}") from None
+
+
+def _queue(folder: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(io.BytesIO(_bytes(folder, "queue.parquet")), columns=["case", "time_s", "queued", "admission"])
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder / 'queue.parquet'} cannot be read: {error}") from None
 
 
 def _json(folder: Path, name: str) -> Any:

@@ -25,6 +25,10 @@ from simulator.rng import stream
 # Calls the callbacks with an object that carries `subject`, at a point in virtual time (seconds); gives that object back.
 Schedule = Callable[[float, tuple[Callable[[Any], None], ...], Any], Any]
 
+# Of the whole cloud at a moment: sessions with work in a replica's queue (other tenants' jobs too), sessions that wait for admission,
+# sessions in an iteration under way, sessions bound to a replica, replicas that are up.
+SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")
+
 Discipline = Literal["fifo", "shortest-first", "earliest-deadline", "priority"]
 Routing = Literal["least-loaded", "round-robin", "join-shortest-queue"]
 
@@ -529,6 +533,13 @@ class Cloud:
         """Sessions per iteration; NaN before the first iteration."""
         iterations = sum(r.iterations for r in self.replicas)
         return sum(r.items_done for r in self.replicas) / iterations if iterations else float("nan")
+
+    def sample(self, now_s: float) -> tuple[float, ...]:
+        """What `SAMPLED` names, at this moment."""
+        replicas = self.replicas
+        serving = sum(len(r._batch) for r in replicas)
+        queued = sum(r.working for r in replicas) - serving
+        return now_s, queued, len(self.waiting), serving, sum(len(r.sessions) for r in replicas), sum(r.up for r in replicas)
 
     def up_s(self, now_s: float) -> list[float]:
         """Seconds that each replica was up until now."""

@@ -21,7 +21,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
@@ -193,16 +193,31 @@ def interval_samples_effort(vocab_size: int) -> Effort:
 # --- measured
 
 
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class PassTable(Settings):
     """Times of one model's passes on a grid. seconds[i][j][k] belongs to rows[i], new_tokens[j] and kv_tokens[k].
 
-    new_tokens: new positions of a row. kv_tokens: positions of a row in the cache before the pass. None: not measured.
+    new_tokens: new positions of a row. kv_tokens: positions of a row in the cache before the pass. A table with holes is refused.
     """
 
     rows: list[int] = Field(min_length=1)
     new_tokens: list[int] = Field(min_length=1)
     kv_tokens: list[int] = Field(min_length=1)
-    seconds: list[list[list[float | None]]]
+    seconds: list[list[list[PositiveSeconds]]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_holes(cls, data: Any) -> Any:
+        try:
+            axes = [data[name] for name in ("rows", "new_tokens", "kv_tokens")]
+            for i, j, k in itertools.product(*(range(len(axis)) for axis in axes)):
+                if data["seconds"][i][j][k] is None:
+                    raise ValueError(f"a hole, no time for {axes[0][i]} rows of {axes[1][j]} new and {axes[2][k]} cached tokens")
+        except (TypeError, KeyError, IndexError):
+            pass  # no grid at all, which is told field by field
+        return data
 
     @model_validator(mode="after")
     def _whole(self) -> "PassTable":
@@ -215,30 +230,32 @@ class PassTable(Settings):
             len(plane) != shape[1] or any(len(line) != shape[2] for line in plane) for plane in self.seconds
         ):
             raise ValueError(f"seconds must have the shape {shape} of its axes")
-        if any(value is not None and value <= 0 for plane in self.seconds for line in plane for value in line):
-            raise ValueError("seconds must be > 0")
         return self
 
 
 class Profile(Settings):
-    """Measured times of a model pair on one machine. It holds no date, so that equal measurements are equal files.
+    """Measured times of a model pair on one machine.
 
-    hardware: what it ran on, in words. dtype: of the weights. passes: by role. compute_seconds: by kind, batch 1.
+    hardware: what it ran on, in words; device: cpu or cuda; system: operating system and architecture; date: of measuring, in UTC, on
+    which nothing depends. dtype: of the weights. passes: by role. compute_seconds: by kind, batch 1.
     """
 
     format: Literal[1] = 1
     model: str
     weights: str = Field(default="", description="hash of the pair's weights")
     hardware: str
+    device: str = ""
+    system: str = ""
+    date: str = ""
     threads: int = Field(ge=1)
     torch: str
     dtype: str = "float32"
     passes: dict[str, PassTable]
-    compute_seconds: dict[str, float]
+    compute_seconds: dict[str, PositiveSeconds]
 
     @classmethod
     def read(cls, path: Path) -> "Profile":
-        """Raises ComputeError where the file is missing or no profile of this format."""
+        """Raises ComputeError where the file is missing, no profile of this format, or has holes."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -246,7 +263,8 @@ class Profile(Settings):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "file"
-            raise ComputeError(f"{path}: {place}: {first['msg']}; measure the profile again") from None
+            said = first["msg"].removeprefix("Value error, ")
+            raise ComputeError(f"{path}: {place}: {said}; measure it again with ciar-sim profile") from None
 
     def write(self, path: Path) -> None:
         """Raises ComputeError where the file cannot be written."""
@@ -268,7 +286,6 @@ class MeasuredCosts:
             raise ComputeError(f"the profile of {profile.model} holds no passes of {role}; held: {held}")
         self.table = profile.passes[role]
         self.profile = profile
-        self.role = role
         machine = f"{profile.hardware}, {profile.threads} threads, torch {profile.torch}"
         self.origin = f"measured: {role} of {profile.model} on {machine}"
         self.power_w = float("nan")
@@ -276,10 +293,10 @@ class MeasuredCosts:
         self.provenance: dict[str, Any] = {}
         table = self.table
         self._axes = [[float(x) for x in axis] for axis in (table.rows, table.new_tokens, table.kv_tokens)]
-        self._least = min((s for plane in table.seconds for line in plane for s in line if s is not None), default=0.0)
+        self._least = min(s for plane in table.seconds for line in plane for s in line)
 
     def pass_seconds(self, work: Work) -> float:
-        """Seconds of one batched pass. Raises ComputeError where the table has a hole that is needed."""
+        """Seconds of one batched pass."""
         asked = (float(work.rows), work.tokens / work.rows, (work.kv_tokens - work.tokens) / work.rows)
         ends = [self._bracket(axis, x) for axis, x in zip(self._axes, asked, strict=True)]
         seconds = 0.0
@@ -290,15 +307,7 @@ class MeasuredCosts:
                 weight *= share if side else 1.0 - share
                 at.append(high if side else low)
             i, j, k = at
-            if weight == 0.0:
-                continue
-            value = self.table.seconds[i][j][k]
-            if value is None:
-                raise ComputeError(
-                    f"the profile of {self.profile.model} has no time of {self.role} for {self.table.rows[i]} rows of "
-                    f"{self.table.new_tokens[j]} new and {self.table.kv_tokens[k]} cached tokens; measure it again"
-                )
-            seconds += weight * value
+            seconds += weight * self.table.seconds[i][j][k]
         return max(seconds, self._least)
 
     def compute_seconds(self, kind: str) -> float:
@@ -315,6 +324,38 @@ class MeasuredCosts:
             return 0, 0, 0.0
         low = min(max(bisect_right(axis, x) - 1, 0), len(axis) - 2)
         return low, low + 1, (x - axis[low]) / (axis[low + 1] - axis[low])
+
+
+# --- a roofline beside measured times
+
+
+@dataclass(frozen=True)
+class RooflineCell:
+    """One measured pass beside its roofline. new_tokens, kv_tokens: of a row, new and cached before."""
+
+    role: str
+    rows: int
+    new_tokens: int
+    kv_tokens: int
+    measured_s: float
+    roofline_s: float
+
+    @property
+    def ratio(self) -> float:
+        """Roofline over measured: 1 is exact, below 1 the roofline promises too much."""
+        return self.roofline_s / self.measured_s
+
+
+def beside_roofline(profile: Profile, pair: "PairShapes", machine: Hardware) -> list[RooflineCell]:
+    """Every pass of a profile beside the roofline of the same pass, whose kernels are counted as for the runtime cuda-graphs."""
+    cells = []
+    for role, table in profile.passes.items():
+        shape = pair.device if role == "device" else pair.cloud
+        costs = RooflineCosts(shape, {}, machine, catalogue.runtime("cuda-graphs"))
+        for i, j, k in itertools.product(*(range(len(axis)) for axis in (table.rows, table.new_tokens, table.kv_tokens))):
+            at = (table.rows[i], table.new_tokens[j], table.kv_tokens[k])
+            cells.append(RooflineCell(role, *at, table.seconds[i][j][k], costs.pass_seconds(Work.of_pass(*at))))
+    return cells
 
 
 # --- choosing
@@ -384,6 +425,8 @@ class ComputeSide(Protocol):
     def hardware(self) -> str: ...
     @property
     def runtime(self) -> str | None: ...
+    @property
+    def profile(self) -> str | None: ...
 
 
 class ComputeChoice(Protocol):
@@ -400,17 +443,17 @@ def build_costs(
 ) -> tuple[RooflineCosts | MeasuredCosts, RooflineCosts | MeasuredCosts, Pricing]:
     """Costs of the device and of the cloud, and the shape at which messages and captions are priced.
 
-    profile: measured times of the pair on this machine; called (once at most) only where a side runs on `local`.
+    profile: measured times of the pair on this machine; called (once at most) only where a side runs on `local` and names no profile.
     Each result carries `provenance`: origin, model, hardware, figures and sources. Raises ComputeError where a name is
-    unknown or the numbers of image tokens differ.
+    unknown, the numbers of image tokens differ, or a stored profile cannot be read.
     """
-    measured: list[Profile] = []
+    measured: dict[str | None, Profile] = {}
 
     def build(role: str, side: ComputeSide) -> RooflineCosts | MeasuredCosts:
         if side.hardware == "local":
-            if not measured:
-                measured.append(profile())
-            return _measured(measured[0], role)
+            if side.profile not in measured:
+                measured[side.profile] = Profile.read(Path(side.profile)) if side.profile else profile()
+            return _measured(measured[side.profile], role)
         own = pair.device if role == "device" else pair.cloud
         shape = own if side.model == "pair" else catalogue.model(side.model)
         if shape.image_tokens != own.image_tokens:
@@ -423,20 +466,21 @@ def build_costs(
     device, cloud = build("device", choice.device), build("cloud", choice.cloud)
     priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
-    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, measured))
+    beside = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None
+    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, beside))
 
 
-def _drafter(side: ComputeSide, cloud: ModelShape, measured: Sequence[Profile]) -> RooflineCosts | MeasuredCosts | None:
+def _drafter(side: ComputeSide, cloud: ModelShape, measured: Profile | None) -> RooflineCosts | MeasuredCosts | None:
     """A feature-level drafter in the cloud: one layer of the cloud model's shape and its head."""
-    if side.hardware == "local":
-        return _measured(measured[0], "device") if "device" in measured[0].passes else None
+    if measured is not None:
+        return _measured(measured, "device") if "device" in measured.passes else None
     shape = cloud.model_copy(update={"n_layer": 1, "title": f"one layer of {cloud.title}"})
     return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
 
 
 def _measured(profile: Profile, role: str) -> MeasuredCosts:
     costs = MeasuredCosts(profile, role)
-    keys = ("model", "weights", "hardware", "threads", "torch", "dtype")
+    keys = ("model", "weights", "hardware", "device", "system", "threads", "torch", "dtype")
     costs.provenance = {"origin": "measured", "extrapolated": False, **{key: getattr(profile, key) for key in keys}}
     return costs
 

@@ -1,7 +1,9 @@
 """What the command line shows: progress bars, the summary of a run, and the listings of `ciar-sim list`."""
 
 import io
-from collections.abc import Iterator
+import math
+import statistics
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from simulator.catalogue import Hardware
+from simulator.compute import Profile, RooflineCell
 
 
 class _Bars:
@@ -36,6 +41,37 @@ def progress_bars(quiet: bool) -> Iterator[_Bars]:
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield _Bars(progress)
+
+
+def profile_lines(profile: Profile) -> str:
+    """Milliseconds of the measured passes, by role, rows and new tokens; a column per number of cached tokens."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    cached = sorted({kv for passes in profile.passes.values() for kv in passes.kv_tokens})
+    for name in ("model", "rows", "new tokens", *(f"ms at {kv} cached" for kv in cached)):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for role, passes in profile.passes.items():
+        for rows, plane in zip(passes.rows, passes.seconds, strict=True):
+            for new, line in zip(passes.new_tokens, plane, strict=True):
+                times = dict(zip(passes.kv_tokens, line, strict=True))
+                table.add_row(role, str(rows), str(new), *(_number(1e3 * times.get(kv, math.nan), 2) for kv in cached))
+    other = ", ".join(f"{kind} {1e3 * seconds:.2f} ms" for kind, seconds in profile.compute_seconds.items())
+    return f"{_drawn(table)}\n{other}\n{profile.hardware}, {profile.threads} threads, torch {profile.torch}, {profile.dtype}"
+
+
+def roofline_lines(cells: Sequence[RooflineCell], machine: Hardware) -> str:
+    """How far the roofline of a machine is off, by role and number of new tokens: roofline over measured."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "new tokens", "passes", "roofline / measured: lowest", "median", "highest"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for role, new in dict.fromkeys((cell.role, cell.new_tokens) for cell in cells):
+        ratios = [cell.ratio for cell in cells if (cell.role, cell.new_tokens) == (role, new)]
+        table.add_row(role, str(new), str(len(ratios)), *(_number(x, 2) for x in (min(ratios), statistics.median(ratios), max(ratios))))
+    off = statistics.median(abs(cell.ratio - 1.0) for cell in cells)
+    figures = (
+        f"roofline of measured figures: {1e3 * machine.fp16_tflops:.0f} GFLOP/s, {2 * machine.bandwidth_gb_s:.1f} GB/s, "
+        f"{machine.kernel_overhead_us:.1f} us a kernel; median error {100 * off:.0f} %"
+    )
+    return f"{_drawn(table)}\n{figures}"
 
 
 def summary_lines(summary: pd.DataFrame) -> str:

@@ -17,15 +17,17 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappush
+from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import simpy
 from simpy.events import NORMAL
 
-from simulator.cloud import Cloud, CloudRules, CloudSession, recomputed
+from simulator.cloud import SAMPLED, Cloud, CloudRules, CloudSession, recomputed
 from simulator.costs import Costs
 from simulator.errors import DeadlockError
+from simulator.heat import Heat, Throttling
 from simulator.network import Access, AnyLink
 from simulator.network import Network as Network
 from simulator.replay import PASS, CallProgram, Down, Item, SessionProgram, Step
@@ -45,7 +47,7 @@ ID_BYTES = 2  # of a token id on the wire
 @dataclass(frozen=True)
 class FleetPart:
     """Devices of one kind: how many, one program per prompt priced for them, their costs and network. priority: higher is served
-    first by a queue of that discipline. slo_s: after a request comes its deadline.
+    first by a queue of that discipline. slo_s: after a request comes its deadline. throttling: of a device that grows hot.
     """
 
     devices: int
@@ -54,6 +56,7 @@ class FleetPart:
     network: Network
     priority: int = 0
     slo_s: float = math.inf
+    throttling: Throttling | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class CaseInputs:
     """Everything that decides a case. programs: one per prompt, compiled with the same `cloud`. devices: in the fleet.
     max_batch: sessions per cloud iteration. seed: of all that chance does to the links. timeline_sessions: requests, from the first on, to
     keep spans of. rules: how the cloud takes up work. until_s: the simulation ends then at the latest, with requests under way.
-    slo_s: as in `FleetPart`. fleet: where its devices are of several kinds, numbered part after part; then programs, device,
-    network and slo_s are not looked at.
+    sample_every_s: the cloud is looked at that often (`CaseResult.samples`). slo_s: as in `FleetPart`. fleet: where its devices are
+    of several kinds, numbered part after part; then programs, device, network and slo_s are not looked at.
     """
 
     programs: Sequence[SessionProgram]
@@ -78,6 +81,7 @@ class CaseInputs:
     rules: CloudRules = field(default_factory=CloudRules)
     until_s: float = math.inf
     slo_s: float = math.inf
+    sample_every_s: float = math.inf
     fleet: Sequence[FleetPart] = ()
 
 
@@ -96,7 +100,8 @@ class Span(NamedTuple):
 class CaseResult:
     """What came of a case. columns: arrays with one entry per answered request, in order of request:
 
-    - request, device, prompt, calls, device_passes, cloud_passes, bytes_up, bytes_down (payload): int64; the rest float64.
+    - request, device, prompt, calls, device_passes, cloud_passes, bytes_up, bytes_down (payload): int64; the rest float64. bytes_up
+      holds what was sent again after a crash, device_compute_s what a hot device took longer.
     - requested_s, done_s; latency_s = done_s - requested_s; the ten PARTS of it along the critical path, which add up
       to it; decode_s = latency_s - connect_s - encode_s - image_decode_s; cloud_call_pct as recorded.
     - first_token_s: from the request until the device knows the first image token, by a message or by its own pass; the
@@ -114,6 +119,7 @@ class CaseResult:
     events: SimPy events processed. cloud_busy_s: per replica. makespan_s: when the last event happened. mean_batch:
     sessions per cloud iteration. The last two are NaN where nothing happened. cloud_up_s: per replica, until then. refused:
     requests that the cloud did not take. unfinished: requests under way when the simulation was ended at `until_s`.
+    samples: the cloud at equal intervals, see `simulator.cloud.SAMPLED`; arrays of equal length, empty where none were asked for.
     """
 
     columns: dict[str, np.ndarray]
@@ -125,6 +131,7 @@ class CaseResult:
     cloud_up_s: list[float]
     refused: int = 0
     unfinished: int = 0
+    samples: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def simulate(inputs: CaseInputs) -> CaseResult:
@@ -169,7 +176,10 @@ class _Device:
     work ahead of the clock at all, which it must not where other devices queue for its wires.
     """
 
-    __slots__ = ("ahead", "down", "free_s", "horizon_s", "next_request_s", "number", "open_sessions", "part", "radio", "up")
+    __slots__ = (
+        "ahead", "down", "free_s", "heat", "horizon_s", "lost_s", "next_request_s", "number", "open_sessions", "part", "radio",
+        "reopened_s", "up",
+    )  # fmt: skip
 
     def __init__(self, number: int, part: FleetPart, access: Access, ahead: bool = True) -> None:
         self.number = number
@@ -178,6 +188,8 @@ class _Device:
         self.free_s = 0.0
         self.open_sessions = 0
         self.next_request_s = math.inf
+        self.heat = None if part.throttling is None else Heat(part.throttling)
+        self.lost_s = self.reopened_s = -math.inf  # when a crash last took the connection, and when the device began another one
         self.ahead = ahead and access.network.devices_per_cell == 1
         self.horizon_s = -math.inf
 
@@ -210,10 +222,12 @@ class _Session(CloudSession):
         "redo",
         "replies",
         "request",
+        "resent_bytes",
         "run",
         "sent",
         "step",
         "steps",
+        "throttled_s",
         "uplink_s",
         "wait_s",
     )  # fmt: skip
@@ -238,6 +252,8 @@ class _Session(CloudSession):
         self.redo: tuple[Item, ...] | None = None  # after a crash: what is left of the call that was under way
         self.first_token_s = self.done_s = math.nan
         self.device_queue_s = self.uplink_s = self.downlink_s = self.connect_s = self.wait_s = 0.0
+        self.throttled_s = 0.0
+        self.resent_bytes = 0
 
     # Device side.
 
@@ -253,6 +269,9 @@ class _Session(CloudSession):
                     self.device_queue_s += start_s - now_s
                 else:
                     start_s = now_s
+                if device.heat is not None:
+                    cool_s, (first_s, seconds) = seconds, device.heat.stretch(start_s, first_s, seconds)
+                    self.throttled_s += seconds - cool_s
                 device.free_s = now_s = start_s + seconds
                 if first_s >= 0.0:
                     self.first_token_s = start_s + first_s
@@ -443,6 +462,7 @@ class _Session(CloudSession):
         if self.charged:
             self.cloud_queue_s += now_s - self.mark_s
             self.mark_s = now_s
+        self.device.lost_s = now_s
         self.redo = None
         if working:  # what has left the cloud is not made again
             left = next((i + 1 for i in range(self.index - 1, -1, -1) if self.items[i][7]), 0)
@@ -507,11 +527,17 @@ class _Recovering(_Session):
                 self.mark_s += asleep_s
             self.downlink_s += now_s - self.mark_s
             self.mark_s = now_s
+        device = self.device
+        if device.lost_s > device.reopened_s:
+            device.reopened_s = now_s
+            device.up.reopen()
+            device.down.reopen()
         call = self.answered
         size = 0 if call >= len(self.context_bytes) else self.context_bytes[call]
         if self.redo is not None and call < len(self.calls):  # the request again, and the ids of parts that have arrived
             size += self.calls[call][0] + sum(len(item[7]) for item in self.calls[call][2][: -len(self.redo)]) * ID_BYTES
-        self.clock.at(self.tell(now_s, self.device.up, size), _RESENT, self)
+        self.resent_bytes += size
+        self.clock.at(self.tell(now_s, device.up, size), _RESENT, self)
 
     def resent(self, now_s: float) -> None:
         """A replica can be found again; the next pass feeds anew all that was cached."""
@@ -592,8 +618,9 @@ _COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED, _BROKEN, _RESENT = (
 # What each session measures for itself; everything else follows from its program.
 _MEASURED = (
     "done_s", "first_token_s", "connect_s", "device_queue_s", "uplink_s", "downlink_s", "wait_s",
-    "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s", "gpu_s",
+    "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s", "gpu_s", "throttled_s", "resent_bytes",
 )  # fmt: skip
+_measured = attrgetter(*_MEASURED)
 
 
 class _Run:
@@ -631,6 +658,7 @@ class _Run:
         self.part_ends = np.cumsum([part.devices for part in self.parts])
         self.asking: dict[int, Iterator[tuple[float, int]]] = {}  # of a closed loop
         self.spans: list[Span] = []
+        self.samples: list[tuple[float, ...]] = []
         self.measured = {name: array("d", bytes(8 * n)) for name in _MEASURED}
         self.radio_j = array("d", bytes(8 * n))
         first = [0, *self.part_ends[:-1].tolist()]
@@ -655,6 +683,8 @@ class _Run:
         if any_requests:
             if self.inputs.until_s < math.inf:
                 self.clock.at(self.inputs.until_s, (self._on_end,), None)
+            if self.inputs.sample_every_s < math.inf:
+                self.clock.at(0.0, (self._on_sample,), None)
             self.clock.run()
         for access in self.accesses:
             for radio in access.radios:
@@ -669,7 +699,12 @@ class _Run:
             cloud_up_s=self.cloud.up_s(self.clock.now),
             refused=self.cloud.refused,
             unfinished=self.open,
+            samples=dict(zip(SAMPLED, np.array(self.samples).reshape(-1, len(SAMPLED)).T, strict=True)),
         )
+
+    def _on_sample(self, alarm: _Alarm) -> None:
+        self.samples.append(self.cloud.sample(alarm.time_s))
+        self.clock.at(len(self.samples) * self.inputs.sample_every_s, (self._on_sample,), None)
 
     def _on_end(self, _alarm: _Alarm) -> None:
         self.clock.drop()
@@ -722,8 +757,8 @@ class _Run:
     def close(self, session: _Session) -> None:
         """Nothing of the session is left anywhere: keep what it measured."""
         request = session.request
-        for name, column in self.measured.items():
-            column[request] = getattr(session, name)
+        for column, value in zip(self.measured.values(), _measured(session), strict=True):
+            column[request] = value
         self.forget()
 
     def forget(self) -> None:
@@ -764,7 +799,7 @@ class _Run:
             "connect_s": m["connect_s"],
             "encode_s": encode_s,
             "device_queue_s": m["device_queue_s"],
-            "device_compute_s": of_program("device_s") - device_other_s,
+            "device_compute_s": of_program("device_s") - device_other_s + m["throttled_s"],
             "uplink_s": m["uplink_s"],
             "cloud_queue_s": m["cloud_queue_s"],
             "cloud_compute_s": m["cloud_compute_s"],
@@ -775,7 +810,7 @@ class _Run:
             "device_passes": of_program("device_passes", np.int64),
             "cloud_passes": of_program("cloud_passes", np.int64),
             "cloud_call_pct": of_program("cloud_call_pct"),
-            "bytes_up": of_program("bytes_up", np.int64),
+            "bytes_up": of_program("bytes_up", np.int64) + m["resent_bytes"].astype(np.int64),
             "bytes_down": of_program("bytes_down", np.int64),
             "device_energy_j": of_program("device_s") * np.array([each.device.power_w for each in parts])[part]
             + np.array(self.radio_j, np.float64),

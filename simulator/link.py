@@ -71,6 +71,9 @@ class Link:
         self._last_s = arrival_s
         return arrival_s
 
+    def reopen(self) -> None:
+        """There is no connection to open again."""
+
     def _normal(self) -> float:
         normals = self._normals
         if not normals:
@@ -477,7 +480,7 @@ class ImpairedLink:
         self.sent_bits = self.dropped_bits = 0.0
 
     def opened_by(self, handshake: Callable[[float], float]) -> None:
-        """The first message opens the connection. handshake: when one is open that is begun at a time; asked once."""
+        """The first message opens the connection. handshake: when one is open that is begun at a time."""
         self._handshake = handshake
         self.open_s = math.inf
 
@@ -493,9 +496,8 @@ class ImpairedLink:
         if gate is not None:
             ready_s = gate.wake(now_s)
         if ready_s < self.open_s:
-            if self._handshake is not None:
+            if self._handshake is not None and self.open_s == math.inf:
                 self.open_s = self._handshake(ready_s)
-                self._handshake = None
             ready_s = self.open_s
         if ready_s > now_s:
             self.ready_s = ready_s
@@ -544,6 +546,13 @@ class ImpairedLink:
             return self._last_s
         self._last_s = arrival_s
         return arrival_s
+
+    def reopen(self) -> None:
+        """The connection is lost: the next message opens another one, whose window starts anew."""
+        if self._handshake is not None:
+            self.open_s = math.inf
+        if self._window is not None:
+            self._window = Window(self.transport, self._rtt_s, self._rto_s)
 
     def _recovery(self, loss: Loss | VaryingLoss, sent_s: float, segments: int, lost: Sequence[int]) -> tuple[float, int]:
         """Seconds until all segments lost of a message of `sent_s` are there, and how many were sent again for it."""

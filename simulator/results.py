@@ -49,6 +49,7 @@ _COUNTS = ("request", "device", "prompt", "calls", "device_passes", "cloud_passe
 REQUEST_COLUMNS = ("request", "device", "prompt", *_TIMES, *PARTS, *_USE)
 QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct", "align_scenes")  # of an image; a case may bring more
 SET_COLUMNS = ("fd_scenes", "f1_scenes")  # of a set of images; a case may bring more
+SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")  # columns of queue.parquet, with case
 TRACKS = ("device", "uplink", "queue", "cloud", "downlink")
 PICTURE_KINDS = ("image", "uncertainty", "decided")
 
@@ -136,7 +137,7 @@ class Case:
     image. of_set: quality of a set of images, given their prompts; the same names for any. replicas: of the cloud, on average.
     gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will. refused, unfinished: requests
     without an answer. warmup_s: requests before are no part of the summary. duration_s: of the arrivals. slo_s: a latency that is
-    good enough. Both NaN where there is none.
+    good enough. Both NaN where there is none. samples: `SAMPLED` of the cloud at equal intervals, empty where it was not looked at.
     """
 
     method: str
@@ -153,6 +154,7 @@ class Case:
     warmup_s: float = 0.0
     duration_s: float = math.nan
     slo_s: float = math.nan
+    samples: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Span(NamedTuple):
@@ -234,6 +236,15 @@ def requests_table(cases: Sequence[Case]) -> pd.DataFrame:
     front = {"case": owner}
     front |= {key: column.take(owner).array for key, column in (_method_columns(cases) | _swept_columns(cases)).items()}
     return pd.DataFrame(front | {name: table[name].to_numpy() for name in (*REQUEST_COLUMNS, *quality)})
+
+
+def queue_table(cases: Sequence[Case]) -> pd.DataFrame:
+    """The cloud over time: case and `SAMPLED`, a row per look; no row for a case whose requests never meet."""
+    frames = []
+    for index, case in enumerate(cases):
+        columns = {name: np.asarray(case.samples.get(name, ()), np.float64 if name == "time_s" else np.int64) for name in SAMPLED}
+        frames.append(pd.DataFrame({"case": np.full(len(columns["time_s"]), index, np.int64), **columns}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame:
@@ -430,7 +441,7 @@ def timeline_bytes(spans: Iterable[Span]) -> bytes:
 
 # ---- the run folder ---------------------------------------------------------------------------------------------------
 
-_FILES = ("scenario.yaml", "requests.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
+_FILES = ("scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
 _FOLDERS = ("images", "plots")  # of pictures and index.json
 _PICTURE_FILES = (".png", ".svg")
 
@@ -515,6 +526,7 @@ def write_run(
         new.mkdir()
         (new / "scenario.yaml").write_bytes(scenario_yaml.encode())
         (new / "requests.parquet").write_bytes(parquet_bytes(requests))
+        (new / "queue.parquet").write_bytes(parquet_bytes(queue_table(cases)))
         (new / "summary.csv").write_bytes(csv_bytes(summary))
         (new / "provenance.json").write_bytes(_json_bytes({**provenance, **marks}))
         (new / "timeline.json.gz").write_bytes(timeline_bytes(spans))

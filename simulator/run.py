@@ -18,10 +18,11 @@ from joblib import Parallel, delayed
 
 from simulator import catalogue
 from simulator.cloud import Autoscale, Background, CloudRules, Crash
-from simulator.compute import Profile, build_costs, pair_shapes
+from simulator.compute import MeasuredCosts, Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
-from simulator.errors import ScenarioError
+from simulator.errors import ComputeError, ScenarioError
+from simulator.heat import Throttling
 from simulator.link import Capacity, Steps
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.plan import Plan, conditions_of, with_calibrated
@@ -50,6 +51,7 @@ from simulator.workload import (
 )
 
 PICTURED_PROMPTS = 4  # prompts whose images are kept in the run folder
+QUEUE_SAMPLES = 240  # looks at the cloud per duration_s of a fleet
 TIMELINE_SESSIONS = 2  # requests per case whose spans are kept
 
 NOTES = (
@@ -59,8 +61,8 @@ NOTES = (
     "device_energy_j holds the radio where the network has one (mobile and Wi-Fi presets); elsewhere it is computing only.",
     "Cloud memory for KV caches is not limited where cloud.kv_memory_gb is not given; a drafter's cache in the cloud is not counted.",
     "With placement: cloud, passes of the device's model are not batched over sessions.",
-    "After the crash of a replica the connection breaks at once, and devices learn of it one message later; they go on without another "
-    "handshake.",
+    "After the crash of a replica the connection breaks at once, and devices learn of it one message later.",
+    "device_energy_j of a throttled device is that of the same work at full speed.",
 )
 
 
@@ -145,7 +147,7 @@ def run_scenario(
                 sequential=fleet is None, replicas=result.mean_replicas, gpu_usd_per_hour=math.nan if price is None else price,
                 refused=result.refused, unfinished=result.unfinished,
                 warmup_s=fleet.warmup_s if fleet else 0.0, duration_s=fleet.duration_s if fleet else math.nan,
-                slo_s=fleet.slo_s if fleet and fleet.slo_s is not None else math.nan,
+                slo_s=fleet.slo_s if fleet and fleet.slo_s is not None else math.nan, samples=result.samples,
             )
         )  # fmt: skip
     spans = [
@@ -161,7 +163,10 @@ def run_scenario(
         provenance={
             **_provenance(scenario, manifest, costs, extrapolated, cases, prompts, calibrated),
             **({"quality": dict(judge.provenance)} if judge else {}),
-            "warnings": [text for case, result in zip(cases, results, strict=True) for text in _warnings(case, result)],
+            "warnings": [
+                *(f"compute times lay outside what was measured, and are extrapolated: {key}" for key in costs.beyond(extrapolated)),
+                *(text for case, result in zip(cases, results, strict=True) for text in _warnings(case, result)),
+            ],
         },
         spans=spans,
         pictures=_pictures(cases, plan, recordings, manifest.grid),
@@ -180,13 +185,24 @@ class _CostTable:
         beside = [_beside(choice) for case in cases if case.scenario.placement == "cloud" for choice in _computes(case.scenario)]
         built = self.choices | {self._key(choice): choice for choice in beside}
         self.costs = {key: build_costs(choice, self.shapes, profile) for key, choice in built.items()}
+        for side in (side for device, cloud, _ in self.costs.values() for side in (device, cloud)):
+            if isinstance(side, MeasuredCosts) and side.profile.weights not in ("", manifest.weights_hash):
+                raise ComputeError(
+                    f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
+                    f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
+                )
         self._programs: dict[tuple[str, str, int], SessionProgram] = {}
 
     @staticmethod
     def _key(choice: Compute) -> str:
         """In words what is priced as what, which also names its entry in provenance.json."""
-        sides = (f"{side.model} on {side.hardware}{f', {side.runtime}' if side.runtime else ''}" for side in (choice.device, choice.cloud))
+        sides = (f"{side.model} on {side.hardware}{''.join(f', {more}' for more in (side.runtime, side.profile) if more)}"
+                 for side in (choice.device, choice.cloud))  # fmt: skip
         return "device {}; cloud {}".format(*sides)
+
+    def beyond(self, in_cloud: set[str]) -> list[str]:
+        """Choices with a time outside what was measured; in_cloud: those of a cloud, which other processes may have met."""
+        return sorted(in_cloud | {key for key, sides in self.costs.items() if sides[0].extrapolated or sides[1].extrapolated})
 
     def keys(self, case: Case) -> list[str]:
         return [self._key(choice) for choice in _computes(case.scenario)]
@@ -211,6 +227,7 @@ class _CostTable:
                     network=network_of(link, case.scenario.seed),
                     priority=kind.priority if kind else 0,
                     slo_s=math.inf if slo_s is None else slo_s,
+                    throttling=_throttling(case.scenario.compute),
                 )
             )
         _, cloud, _ = self.costs[self.keys(case)[0]]
@@ -253,15 +270,21 @@ def _computes(scenario: Scenario) -> list[Compute]:
     def of(kind: FleetKind | None) -> Compute:
         if kind is None or kind.hardware is None:
             return own
-        side = own.device.model_copy(update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager"})
+        side = own.device.model_copy(update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager", "profile": None})
         return own.model_copy(update={"device": side})
 
     return [of(kind) for kind in _kinds(scenario)]
 
 
+def _throttling(choice: Compute) -> Throttling | None:
+    given = choice.device.throttling
+    return None if given is None else Throttling([(step.after_s, step.speed) for step in given.steps], given.cooling)
+
+
 def _beside(choice: Compute) -> Compute:
     """The device's model on the cloud's hardware."""
-    side = choice.device.model_copy(update={"hardware": choice.cloud.hardware, "runtime": choice.cloud.runtime})
+    cloud = choice.cloud
+    side = choice.device.model_copy(update={"hardware": cloud.hardware, "runtime": cloud.runtime, "profile": cloud.profile})
     return choice.model_copy(update={"device": side})
 
 
@@ -300,7 +323,8 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
 
     if isinstance(workload, FleetWorkload):
         arrivals = _arrivals(scenario.seed, workload, prompts)
-        return done(simulate(replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s)))
+        every_s = workload.duration_s / QUEUE_SAMPLES
+        return done(simulate(replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s, sample_every_s=every_s)))
     # Sequential: every prompt once, far enough apart that no request meets the one before.
     spacing_s = 64.0
     while True:

@@ -1,23 +1,68 @@
 """`compute:` and `cloud:` of a scenario: how long a pass takes, and what serves the cloud's."""
 
+import itertools
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from simulator import catalogue
+from simulator.compute import Profile
+from simulator.errors import ComputeError
 from simulator.methods import refuse
-from simulator.schema.base import Part, filled_in, found_text, items
+from simulator.schema.base import Part, filled_in, folder_of, found_text, items
 from simulator.yamlfile import did_you_mean
 
 SideT = TypeVar("SideT", "DeviceCompute", "CloudCompute")
 
 
+def _read(profile: str | None, info: ValidationInfo) -> str | None:
+    """Relative to the scenario's folder; read when the scenario is loaded, so that a damaged one is told of at once."""
+    if profile is None or info.context is None:
+        return profile
+    path = (folder_of(info) / profile).resolve()
+    try:
+        Profile.read(path)
+    except ComputeError as error:
+        refuse(str(error))
+    return str(path)
+
+
+StoredProfile = Annotated[
+    str | None,
+    AfterValidator(_read),
+    Field(description="file of `ciar-sim profile`, in place of measuring here; goes with model: pair and hardware: local"),
+]
+
+
+class ThrottleStep(Part):
+    """From this much heat on, in seconds of computing, the device computes at this share of its speed."""
+
+    after_s: float = Field(gt=0, le=1e8)
+    speed: float = Field(gt=0, le=1)
+
+
+class ThermalThrottling(Part):
+    """A device slows down under load. Computing adds a second of heat per second, up to the last step; rest takes `cooling` away."""
+
+    steps: Annotated[tuple[ThrottleStep, ...], BeforeValidator(items)] = Field(min_length=1)
+    cooling: float = Field(default=1.0, gt=0, le=1e6, description="seconds of heat lost per second of rest")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "ThermalThrottling":
+        for index, (before, step) in enumerate(itertools.pairwise(self.steps), start=1):
+            if step.after_s <= before.after_s:
+                refuse(f"must be above the step before it, {before.after_s:g}, got {step.after_s:g}", "steps", index, "after_s")
+        return self
+
+
 class DeviceCompute(Part):
-    """How long the device's passes take. hardware: `local` or a name of the catalogue."""
+    """How long the device's passes take. hardware: `local` or a name of the catalogue. throttling: of every device of the fleet."""
 
     model: Literal["pair", "llamagen-xl-1layer"] = "llamagen-xl-1layer"
     hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
     runtime: Literal["eager", "cuda-graphs"] | None = None
+    profile: StoredProfile = None
+    throttling: ThermalThrottling | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "DeviceCompute":
@@ -30,6 +75,7 @@ class CloudCompute(Part):
     model: Literal["pair", "llamagen-xl"] = "llamagen-xl"
     hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
     runtime: Literal["eager", "cuda-graphs"] | None = None
+    profile: StoredProfile = None
 
     @model_validator(mode="after")
     def _fits(self) -> "CloudCompute":
@@ -47,6 +93,8 @@ def _choose_hardware(side: SideT, default: str) -> SideT:
         if side.runtime is not None:
             refuse("goes with catalogue hardware; local times are measured as they are", "runtime")
         return filled_in(side, hardware=hardware)
+    if side.profile is not None:
+        refuse(f"goes with model: pair and hardware: local, got {side.model} on {hardware}", "profile")
     hardware = catalogue.canonical("hardware", hardware)
     known: tuple[str, ...] = catalogue.names("hardware")
     if hardware not in known:

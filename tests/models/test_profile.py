@@ -1,13 +1,15 @@
 """Measured profiles: every cell is there, and the simulator prices with them."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from models.pair import Pair, make_tiny_pair
-from models.profile import NEW_TOKENS, ROWS, hardware_name, measure_profile
-from simulator.compute import MeasuredCosts, Profile, build_costs, pair_shapes, vq_decoder_effort
+from models.profile import NEW_TOKENS, ROWS, _Clock, hardware_name, measure_hardware, measure_profile
+from simulator import catalogue
+from simulator.compute import MeasuredCosts, Profile, RooflineCosts, build_costs, pair_shapes, vq_decoder_effort
 from simulator.costs import Work
 from simulator.ops import COMPUTE_KINDS
 from simulator.scenario import Scenario
@@ -34,9 +36,12 @@ def test_a_profile_covers_both_models_and_all_other_work(pair: Pair, profile: Pr
     assert profile.weights == pair.manifest.weights_hash
     assert profile.torch == torch.__version__
     assert profile.hardware == hardware_name(torch.device("cpu"))
+    assert profile.device == "cpu"
+    assert profile.system
+    assert profile.date
     for table in profile.passes.values():
         assert (table.rows, table.new_tokens) == (list(ROWS), list(NEW_TOKENS))
-        assert all(value is not None for plane in table.seconds for line in plane for value in line)
+        assert all(value > 0 for plane in table.seconds for line in plane for value in line)
 
 
 def test_every_pass_of_a_session_lies_inside_the_table(pair: Pair, profile: Profile) -> None:
@@ -45,6 +50,20 @@ def test_every_pass_of_a_session_lies_inside_the_table(pair: Pair, profile: Prof
     for new, kv in ((1, positions - 1), (pair.cloud.config.caption_slots, 0), (16, 20)):
         assert 0 < costs.pass_seconds(Work.of_pass(2, new, kv)) < 5
     assert not costs.extrapolated
+
+
+def test_a_median_is_taken_after_a_warm_up_until_the_budget_is_spent() -> None:
+    runs: list[int] = []
+    _Clock(torch.device("cpu"), 1, None).typical_seconds(lambda: runs.append(1))
+    assert len(runs) == 1 + 15
+    _Clock(torch.device("cpu"), 1, None, budget_s=0.0).typical_seconds(lambda: runs.append(1))
+    assert len(runs) == 1 + 15 + 1
+
+
+def test_measured_hardware_prices_a_pass() -> None:
+    machine = measure_hardware(torch.device("cpu"))
+    costs = RooflineCosts(catalogue.model("llamagen-xl"), {}, machine, catalogue.runtime("cuda-graphs"))
+    assert 0 < costs.pass_seconds(Work.of_pass(1, 1, 0)) < math.inf
 
 
 def test_measuring_leaves_the_pair_as_it_was(pair: Pair) -> None:
@@ -63,4 +82,5 @@ def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: 
     assert device.origin.startswith("measured: device of tiny on ")
     assert cloud.origin == "roofline: tiny (cloud) on NVIDIA L4, eager"
     assert pricing.caption_slots == pair.manifest.caption_slots
+    assert isinstance(pricing.drafter, RooflineCosts)  # it runs on the cloud's hardware, not where the device was measured
     assert all(costs.compute_seconds(kind) > 0 for costs in (device, cloud) for kind in COMPUTE_KINDS)

@@ -1,6 +1,7 @@
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from matplotlib.text import Text
 
 from reports.build import build_report
 from reports.load import Run, axis_label, condition, finding, is_base, label, load_run, significant, split_unit
-from reports.plots import break_evens, colours, latency_quality, numeric_axes, short_labels, sweep
+from reports.plots import break_evens, colours, latency_quality, numeric_axes, queue_over_time, short_labels, sweep
 from simulator.errors import RunFolderError
-from simulator.results import REQUEST_COLUMNS, Case, Picture, write_run
+from simulator.results import REQUEST_COLUMNS, SAMPLED, Case, Picture, write_run
 from simulator.rng import stream
 
 PROVENANCE = {
@@ -344,7 +345,9 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["scenario.yaml", "summary.csv", "requests.parquet", "provenance.json", "images/base_0.png"])
+@pytest.mark.parametrize(
+    "name", ["scenario.yaml", "summary.csv", "requests.parquet", "queue.parquet", "provenance.json", "images/base_0.png"]
+)
 def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / name).unlink()
@@ -367,3 +370,17 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, data: 
     (tmp_path / "run" / name).write_bytes(data)
     with pytest.raises(RunFolderError, match=name.split("/")[0]):
         build_report(tmp_path / "run")
+
+
+def test_the_queue_is_drawn_where_something_waited(folder: Path, tmp_path: Path) -> None:
+    assert not (folder / "plots" / "queue_over_time.png").exists()
+    looks = np.arange(5)
+    samples = dict.fromkeys(SAMPLED, looks) | {"time_s": 2.0 * looks}
+    waiting = [replace(one, samples=samples) if index != 3 else one for index, one in enumerate(CASES)]
+    write(tmp_path / "run", waiting, draw=build_report)
+    assert (tmp_path / "run" / "plots" / "queue_over_time.svg").exists()
+    assert "The queue over time" in (tmp_path / "run" / "report.html").read_text()
+    run = load_run(tmp_path / "run")
+    wifi, lte = (ax for ax in queue_over_time(run).axes)
+    assert [len(ax.lines) for ax in (wifi, lte)] == [3, 2]  # the fourth case was not looked at
+    assert wifi.lines[0].get_ydata().tolist() == (2 * looks).tolist()

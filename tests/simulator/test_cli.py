@@ -71,7 +71,8 @@ def test_a_run_leaves_a_whole_folder(write: Write, tmp_path: Path, cache: Path) 
     assert "report.html" in result.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
-        "scenario.yaml", "requests.parquet", "summary.csv", "report.html", "plots", "images", "timeline.json.gz", "provenance.json",
+        "scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "report.html", "plots", "images", "timeline.json.gz",
+        "provenance.json",
     }  # fmt: skip
     requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
@@ -286,3 +287,52 @@ def test_a_scenario_of_all_methods(write: Write, tmp_path: Path) -> None:
     calls = summary.groupby("method_name")["cloud_call_pct"].first()
     assert calls["base"] == 100
     assert calls["device-only"] == 0
+
+
+def test_a_stored_profile_prices_a_run(tmp_path: Path, tiny_pair_folder: Path, cache: Path) -> None:
+    stored = tmp_path / "profile.json"
+    result = call("profile", "--pair", tiny_pair_folder, "--out", stored, "--seconds", "1", "--compare-roofline")
+    assert result.exit_code == 0, result.output
+    assert "roofline of measured figures" in result.output
+    profile = json.loads(stored.read_text())
+    for kind, seconds in (("image_decoder", 8.0), ("phi", 0.5)):
+        profile["compute_seconds"][kind] = seconds
+    profile["passes"]["cloud"].update(rows=[1, 2], new_tokens=[1, 2], kv_tokens=[0, 1], seconds=[[[0.25, 0.25]] * 2] * 2)
+    stored.write_text(json.dumps(profile))
+    path = tmp_path / "s.yaml"
+    text = f"""\
+name: t
+pair: {tiny_pair_folder}
+prompts: {{source: scenes, count: 1}}
+methods: [base]
+compute: {{device: {{model: pair, profile: profile.json}}, cloud: {{model: pair, profile: profile.json}}}}
+network: {{rtt_ms: 0, up_mbps: 1000, down_mbps: 1000}}
+workload: {{arrivals: sequential}}
+"""
+    path.write_text(text)
+    run(path, tmp_path / "out", cache, "--quiet")
+    row = pd.read_csv(tmp_path / "out" / "summary.csv").iloc[0]
+    assert row["image_decode_s"] == 8.0
+    assert row["cloud_compute_s"] == pytest.approx(16 * 0.25)
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["compute"]["cloud"]["extrapolated"] is True  # 16 tokens, where the table ends at one cached
+    assert any("extrapolated" in text for text in provenance["warnings"])
+    run(tmp_path / "out" / "scenario.yaml", tmp_path / "again", cache, "--quiet")
+
+    good = shutil.copy(stored, tmp_path / "kept.json")
+    profile["weights"] = "0" * 64
+    stored.write_text(json.dumps(profile))
+    result = call("run", path, "--out", tmp_path / "other", "--cache", cache)
+    assert result.exit_code == 2
+    assert "whose weights are others; measure one with ciar-sim profile --pair" in result.stderr
+    profile["passes"]["device"]["seconds"][0][0][0] = None
+    stored.write_text(json.dumps(profile))
+    result = call("run", path, "--out", tmp_path / "other", "--cache", cache)
+    assert result.exit_code == 2
+    assert f"s.yaml:5: compute.device.profile {stored}: passes.device: a hole, no time for 1 rows of 1 new and 0 cached" in result.stderr
+    path.write_text(text.replace("cloud: {model: pair, profile: profile.json}", "cloud: {model: pair, hardware: a100, profile: good.json}"))
+    shutil.copy(good, tmp_path / "good.json")
+    shutil.copy(good, stored)
+    result = call("run", path, "--out", tmp_path / "other", "--cache", cache)
+    assert "compute.cloud.profile goes with model: pair and hardware: local, got pair on a100" in result.stderr
+    assert not (tmp_path / "other").exists()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.cloud import Cloud, CloudSession, Replica
+from simulator.cloud import Cloud, CloudRules, CloudSession, Replica
 from simulator.costs import Work
 from simulator.engine import Network, _Alarm
 from simulator.replay import ENCODE, PASS, Down, Item
@@ -212,3 +212,22 @@ def test_one_pass_at_a_time_waits_like_an_m_d_1_queue() -> None:
         waits.append(case([one], requests, network=FREE, max_batch=1).columns["cloud_queue_s"].mean())
     expected = load * service_s / (2 * (1 - load))
     assert abs(np.mean(waits) - expected) < 3.88 * np.std(waits, ddof=1) / math.sqrt(len(waits))
+
+
+def test_the_cloud_is_looked_at_at_equal_intervals() -> None:
+    """Three sessions of one pass each, one at a time, with room for two on the replica; a look every 1/128 s."""
+    one = program(call(0), [[forward("cloud"), reply()]])
+    requests = arrivals(*((1 / 256, number, 0) for number in range(3)))
+    settings = {"network": FREE, "max_batch": 1, "rules": CloudRules(max_sessions=2)}
+    looked = case([one], requests, **settings, sample_every_s=1 / 128)
+    # Passes take 4/256 s: they end at 5/256, 9/256 and 13/256.
+    assert looked.samples["time_s"].tolist() == [number / 128 for number in range(7)]
+    assert looked.samples["serving"].tolist() == [0, 1, 1, 1, 1, 1, 1]
+    assert looked.samples["queued"].tolist() == [0, 1, 1, 1, 1, 0, 0]
+    assert looked.samples["admission"].tolist() == [0, 1, 1, 0, 0, 0, 0]
+    assert looked.samples["sessions"].tolist() == [0, 2, 2, 2, 2, 1, 1]
+    assert looked.samples["replicas_up"].tolist() == [1] * 7
+    plain = case([one], requests, **settings)
+    assert all(np.array_equal(plain.columns[name], looked.columns[name]) for name in plain.columns)
+    assert plain.makespan_s == looked.makespan_s
+    assert not len(plain.samples["time_s"])

@@ -171,6 +171,29 @@ def test_what_the_device_sends_after_a_crash_grows_with_the_session() -> None:
     assert one.context_bytes == (0, 100 + 2 * 5 + 2 * 8)
 
 
+def test_after_a_crash_the_connection_is_opened_again_and_what_is_sent_again_is_counted() -> None:
+    """A round trip of 3/32 s for each of the two connections, and the request of 128 bytes twice."""
+    one = program(call(0), [[forward("cloud"), reply()]])
+    tcp = Network(math.inf, math.inf, 1 / 32, 1 / 16, transport=TRANSPORTS["tcp"])
+    landed_s = 3 / 32 + 1 / 32
+    rules = CloudRules(crashes=(Crash(0, landed_s + 0.5 / 64, 10.0),))
+    crashed, whole = (case([one], arrivals((0, 0, 0)), network=tcp, replicas=2, rules=r).columns for r in (rules, CloudRules()))
+    assert whole["connect_s"].tolist() == [3 / 32]
+    assert crashed["connect_s"].tolist() == [2 * 3 / 32]
+    assert crashed["bytes_up"].tolist() == [2 * 128]
+    assert whole["bytes_up"].tolist() == [128]
+    assert crashed["latency_s"].tolist() == [landed_s + 0.5 / 64 + 1 / 16 + 3 / 32 + 1 / 32 + 1 / 64 + 1 / 16]
+
+
+def test_sessions_of_one_device_open_one_connection_after_a_crash() -> None:
+    one = program(call(0), [[forward("cloud"), reply()]])
+    tcp = Network(math.inf, math.inf, 1 / 32, 1 / 16, transport=TRANSPORTS["tcp"])
+    rules = CloudRules(crashes=(Crash(0, 3 / 32 + 1 / 32 + 0.5 / 64, 10.0),))
+    columns = case([one], arrivals((0, 0, 0), (0, 0, 0)), network=tcp, replicas=2, rules=rules, devices=1, max_batch=1).columns
+    assert columns["connect_s"].tolist()[0] == 2 * 3 / 32
+    assert columns["connect_s"].max() == 2 * 3 / 32
+
+
 def test_a_replica_starts_where_sessions_wait_and_stops_when_idle() -> None:
     one = program(call(0), [[forward("cloud"), reply()]], cloud_costs=UniformCosts(pass_s=4.0))
     rules = CloudRules(max_sessions=1, autoscale=Autoscale(2, 1.0, start_up_s=1.0, idle_s=2.0))

@@ -1,5 +1,6 @@
 """Compute times against values worked out by hand, published speeds, and what a table can and cannot answer."""
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from simulator.compute import (
     PassTable,
     Profile,
     RooflineCosts,
+    beside_roofline,
     build_costs,
     interval_samples_effort,
     phi_effort,
@@ -32,6 +34,7 @@ class Side:
     model: str
     hardware: str
     runtime: str | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,12 +228,30 @@ def test_a_batch_of_unequal_rows_is_asked_for_at_its_mean() -> None:
     assert costs.pass_seconds(both) == pytest.approx(linear(2, 2, 40), rel=1e-12)
 
 
-def test_holes_are_errors_only_where_they_are_needed() -> None:
-    holed = grid([[[0.1, 0.2], [0.3, None]], [[0.1, 0.2], [0.3, None]]])
-    costs = MeasuredCosts(profile(holed), "cloud")
-    assert costs.pass_seconds(Work.of_pass(1, 3, 0)) == pytest.approx(0.2)
-    with pytest.raises(ComputeError, match="has no time of cloud for 1 rows of 5 new and 100 cached tokens; measure it again"):
-        costs.pass_seconds(Work.of_pass(1, 3, 50))
+def test_a_file_with_a_hole_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    profile().write(path)
+    data = json.loads(path.read_text())
+    data["passes"]["cloud"]["seconds"][0][1][1] = None
+    path.write_text(json.dumps(data))
+    with pytest.raises(ComputeError) as caught:
+        Profile.read(path)
+    hole = "a hole, no time for 1 rows of 5 new and 100 cached tokens"
+    assert str(caught.value) == f"{path}: passes.cloud: {hole}; measure it again with ciar-sim profile"
+
+
+def test_a_roofline_stands_beside_every_measured_pass() -> None:
+    """A machine of 1 GFLOP/s and 1 GB/s without overheads: small passes are bound by the weights, two bytes each."""
+    figures = {"fp16_tflops": 1e-3, "bandwidth_gb_s": 1.0, "kernel_overhead_us": 0.0}
+    figures |= {"bandwidth_efficiency": 1.0, "compute_efficiency": 1.0}
+    machine = catalogue.hardware("a100").model_copy(update=figures)
+    cells = beside_roofline(profile(), PAIR, machine)
+    assert len(cells) == 2 * 8
+    first = cells[8]
+    assert (first.role, first.rows, first.new_tokens, first.kv_tokens) == ("cloud", 1, 1, 0)
+    read = 2 * (PAIR.cloud.pass_parameters + 8) + PAIR.cloud.kv_bytes_per_position
+    assert first.roofline_s == pytest.approx(read / 1e9)
+    assert first.ratio == pytest.approx(read / 1e9 / linear(1, 1, 0))
 
 
 def test_a_single_point_holds_everywhere_but_is_extrapolated() -> None:
@@ -261,7 +282,7 @@ def test_profiles_are_files(tmp_path: Path) -> None:
     with pytest.raises(ComputeError, match="cannot be read: No such file"):
         Profile.read(tmp_path / "none.json")
     path.write_text('{"format": 2}')
-    with pytest.raises(ComputeError, match="measure the profile again"):
+    with pytest.raises(ComputeError, match="measure it again with ciar-sim profile"):
         Profile.read(path)
 
 
@@ -271,6 +292,8 @@ def test_profiles_are_files(tmp_path: Path) -> None:
         ([[[1.0]]], {}),
         ([[[1.0]]], {"rows": [1], "new_tokens": [1], "kv_tokens": []}),
         ([[[0.0]]], {"rows": [1], "new_tokens": [1], "kv_tokens": [0]}),
+        ([[[math.nan]]], {"rows": [1], "new_tokens": [1], "kv_tokens": [0]}),
+        ([[[None]]], {"rows": [1], "new_tokens": [1], "kv_tokens": [0]}),
         (LINEAR.seconds, {"rows": [2, 1]}),
     ],
 )
@@ -316,6 +339,14 @@ def test_local_hardware_asks_for_the_profile_once() -> None:
     assert len(calls) == 1
     assert device.provenance["origin"] == cloud.provenance["origin"] == "measured"
     assert device.origin == "measured: device of scenes on test machine, 2 threads, torch 2.13.0"
+
+
+def test_a_side_with_a_stored_profile_is_priced_by_it(tmp_path: Path) -> None:
+    stored = tmp_path / "phone.json"
+    profile(phi=0.25).write(stored)
+    sides = Side("pair", "local", profile=str(stored)), Side("pair", "local")
+    device, cloud, _ = build_costs(Choice(*sides), PAIR, lambda: profile(phi=0.5))
+    assert (device.compute_seconds("phi"), cloud.compute_seconds("phi")) == (0.25, 0.5)
 
 
 def test_image_tokens_must_match() -> None:

@@ -284,7 +284,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_run_folder_is_the_same_twice_and_replaces_itself(tmp_path: Path) -> None:
     write(tmp_path / "deep" / "run", draw=lambda folder: (folder / "report.html").write_text("x"))
     first = digests(tmp_path / "deep" / "run")
-    needed = ("scenario.yaml", "requests.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
+    needed = ("scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
     assert set(first) >= set(needed)
     write(tmp_path / "deep" / "run")
     assert digests(tmp_path / "deep" / "run") == {name: hash_ for name, hash_ in first.items() if name != "report.html"}

@@ -1,0 +1,53 @@
+"""Whether a request costs the same however many there are: processor time per request and peak memory, from 1,000 to 1,000,000 requests.
+
+Each request is one call with one pass, over constant links, with full records.
+
+    python -m benchmarks.scale --json
+"""
+
+import json
+import resource
+import time
+
+import click
+
+from benchmarks.calls import NETWORKS, Uniform, program
+from simulator.engine import CaseInputs, simulate
+from simulator.workload import poisson_arrivals
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+DEVICES = 20  # few: making a device takes the time of some requests
+
+
+def seconds_per_request(requests: int) -> float:
+    """Processor time of the simulation alone, over the requests it replayed."""
+    cloud = Uniform(0.002)
+    arrivals = poisson_arrivals(0, 100.0, requests / 100.0, DEVICES, 1)
+    inputs = CaseInputs([program(cloud, 1)], Uniform(0.010), cloud, NETWORKS["constant"](), DEVICES, 4, 16, arrivals, seed=0)
+    begin = time.process_time()
+    simulate(inputs)
+    return (time.process_time() - begin) / len(arrivals)
+
+
+@click.command()
+@click.option("--most", type=click.IntRange(1), default=SIZES[-1], show_default=True, help="Requests at most.")
+@click.option("--json", "as_json", is_flag=True)
+def main(most: int, as_json: bool) -> None:
+    found = []
+    for size in (size for size in SIZES if size <= most):
+        repeats = max(1, min(9, 50_000 // size))
+        seconds = sorted(seconds_per_request(size) for _ in range(repeats))[repeats // 2]
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux; it only grows, as do the sizes
+        found.append({"requests": size, "us_per_request": 1e6 * seconds, "peak_mb": peak_mb})
+    times = [each["us_per_request"] for each in found]
+    ratio = max(times) / min(times) if times else float("nan")
+    if as_json:
+        click.echo(json.dumps({"sizes": found, "slowest_over_fastest": ratio}))
+        return
+    for each in found:
+        click.echo(f"{each['requests']:>9,} requests: {each['us_per_request']:5.1f} us each, peak {each['peak_mb']:,.0f} MB")
+    click.echo(f"slowest over fastest: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

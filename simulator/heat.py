@@ -1,0 +1,63 @@
+"""A device that slows down under load and recovers at rest."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class Throttling:
+    """Speed of a device by its heat, which is counted in seconds of computing.
+
+    steps: (heat_s, speed) ascending: from that heat on the device computes at this share of its speed; below the first one at its full
+    speed. Computing adds a second of heat per second, up to the last step; rest takes `cooling` of them away per second.
+    """
+
+    steps: Sequence[tuple[float, float]]
+    cooling: float
+
+    def __post_init__(self) -> None:
+        heats = [heat_s for heat_s, _ in self.steps]
+        if not heats or heats[0] <= 0.0 or any(b <= a for a, b in pairwise(heats)):
+            raise ValueError(f"steps must ascend from above 0 s, got {heats}")
+        if not all(0.0 < speed <= 1.0 for _, speed in self.steps) or not 0.0 < self.cooling < math.inf:
+            raise ValueError("speeds must be > 0 and <= 1, and cooling > 0 and finite")
+
+
+class Heat:
+    """The heat of one device, as of the end of its latest computing."""
+
+    __slots__ = ("_cooling", "_edges", "heat_s", "rested_s")
+
+    def __init__(self, throttling: Throttling) -> None:
+        self._cooling = throttling.cooling
+        # Stretches of equal speed: where each begins and ends in heat, and the speed. The last one has no end.
+        begins = [0.0, *(heat_s for heat_s, _ in throttling.steps)]
+        speeds = [1.0, *(speed for _, speed in throttling.steps)]
+        self._edges = list(zip(begins, [*begins[1:], math.inf], speeds, strict=True))
+        self.heat_s = 0.0
+        self.rested_s = 0.0  # since when the device rests
+
+    def stretch(self, start_s: float, first_s: float, seconds: float) -> tuple[float, float]:
+        """Work of `seconds` at full speed begins at `start_s`: how long it takes, and when in it the point `first_s` comes (-1: none)."""
+        heat_s = max(0.0, self.heat_s - self._cooling * max(0.0, start_s - self.rested_s))
+        if first_s >= 0.0:
+            first_s = self._wall_s(heat_s, first_s)
+        wall_s = self._wall_s(heat_s, seconds)
+        self.heat_s = min(heat_s + wall_s, self._edges[-1][0])
+        self.rested_s = start_s + wall_s
+        return first_s, wall_s
+
+    def _wall_s(self, heat_s: float, work_s: float) -> float:
+        wall_s = 0.0
+        for _, end_s, speed in self._edges:
+            if heat_s >= end_s:
+                continue
+            room_s = end_s - heat_s
+            if work_s <= room_s * speed:
+                break
+            wall_s += room_s
+            work_s -= room_s * speed
+            heat_s = end_s
+        return wall_s + work_s / speed
