@@ -234,7 +234,7 @@ class Attention(nn.Module):
         values[p.rows, :, p.columns] = v.to(values.dtype)
         found = []
         for span, some in zip(p.spans, torch.split(q, [span.size for span in p.spans]), strict=True):
-            query = some.unflatten(0, (-1, span.new)).transpose(1, 2)  # [r, H, n, hd]
+            query = some.view(-1, span.new, *some.shape[1:]).transpose(1, 2)  # [r, H, n, hd]
             seen, read = (store[:, :, span.keys][span.rows].to(q.dtype) for store in (keys, values))  # [r, H, K, hd]
             y = F.scaled_dot_product_attention(query, seen, read, attn_mask=span.mask)
             found.append(y.transpose(1, 2).flatten(2).flatten(0, 1))  # [r * n, D]
