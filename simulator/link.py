@@ -7,7 +7,7 @@ distribution, a `Window` of the transport. Whatever befalls a message is worked 
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
@@ -70,6 +70,10 @@ class Link:
             return self._last_s
         self._last_s = arrival_s
         return arrival_s
+
+    def reconnect(self, lost: Iterable[int]) -> None:
+        """See `ImpairedLink.reconnect`."""
+        self._last_s = 0.0
 
     def _normal(self) -> float:
         normals = self._normals
@@ -417,9 +421,11 @@ class ImpairedLink:
         "_delays",
         "_draw",
         "_framed",
+        "_fresh",
         "_gate",
         "_handshake",
         "_last_s",
+        "_opening",
         "_rto_s",
         "_rtt_s",
         "_window",
@@ -470,6 +476,8 @@ class ImpairedLink:
         self._buffer_bits = 8.0 * buffer_bytes
         self._gate = gate
         self._handshake: Callable[[float], float] | None = None
+        self._opening: Callable[[float], float] | None = None  # of every connection
+        self._fresh = False
         self._framed: dict[int, tuple[float, int]] = {}
         self._last_s = 0.0
         self.ready_s = -math.inf
@@ -477,8 +485,8 @@ class ImpairedLink:
         self.sent_bits = self.dropped_bits = 0.0
 
     def opened_by(self, handshake: Callable[[float], float]) -> None:
-        """The first message opens the connection. handshake: when one is open that is begun at a time; asked once."""
-        self._handshake = handshake
+        """The first message opens the connection. handshake: when one is open that is begun at a time; asked once a connection."""
+        self._handshake = self._opening = handshake
         self.open_s = math.inf
 
     def send(self, now_s: float, size_bytes: int) -> float:
@@ -523,10 +531,14 @@ class ImpairedLink:
         else:
             wire.free_s = end_s
         self.sent_bits += bits
-        if not end_s - start_s <= self._rto_s:
+        tried_s = start_s
+        if self._fresh:  # what it queues behind is of another connection: it has an outage to sit out by itself
+            self._fresh = False
+            tried_s = now_s
+        if not end_s - tried_s <= self._rto_s:
             if end_s == math.inf:
                 return math.inf
-            extra_s += self._outage_s(start_s, end_s)
+            extra_s += self._outage_s(tried_s, end_s)
         if gate is not None:
             extra_s += gate.used(start_s, end_s, 0.125 * bits)
         delays = self._delays
@@ -544,6 +556,19 @@ class ImpairedLink:
             return self._last_s
         self._last_s = arrival_s
         return arrival_s
+
+    def reconnect(self, lost: Iterable[int]) -> None:
+        """The connection is given up, and the next message opens another one.
+
+        Its window is a new one, and its messages wait for none of the old one, but for the wire. lost: payload bytes of each message that
+        is given up with it; of what else is under way nothing changes.
+        """
+        self.dropped_bits += sum(8.0 * self.transport.frame(size_bytes)[0] for size_bytes in lost)
+        self._handshake = self._opening
+        self.open_s = -math.inf if self._opening is None else math.inf
+        self._window = Window(self.transport, self._rtt_s, self._rto_s) if self._window is not None else None
+        self._last_s = 0.0
+        self._fresh = True
 
     def _recovery(self, loss: Loss | VaryingLoss, sent_s: float, segments: int, lost: Sequence[int]) -> tuple[float, int]:
         """Seconds until all segments lost of a message of `sent_s` are there, and how many were sent again for it."""
