@@ -4,10 +4,14 @@ Giving up changes every token after it, so the rest of the session is a recordin
 its `outcomes`. Trying again changes no token: the cloud takes each call up once, however often its request is sent.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from simulator.errors import RecordingError
+from simulator.recording import AWAIT, DEVICE, FROM_FALLBACK, Recording
 from simulator.replay import SessionProgram, Step
 
 # https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md
@@ -74,10 +78,46 @@ def without_cloud(whole: SessionProgram, call: int) -> SessionProgram:
     return replace(whole, steps=(*whole.steps[:cut], rest), calls=whole.calls[: _sent(whole.steps[:cut])])
 
 
-def same_until(whole: SessionProgram, branch: SessionProgram, call: int) -> bool:
-    """Whether both did the same until they awaited `call`."""
-    one, other = (program.steps[: _awaits(program, call)] for program in (whole, branch))
-    return [(step[0], *step[2:]) for step in one] == [(step[0], *step[2:]) for step in other]
+def same_until(whole: Recording, branch: Recording, call: int) -> bool:
+    """Whether both devices did the same until they awaited `call`."""
+    ops = [recording.ops[recording.ops["side"] == DEVICE] for recording in (whole, branch)]
+    ends = [int(np.flatnonzero((rows["kind"] == AWAIT) & (rows["call"] == call))[0]) + 1 for rows in ops]
+    return np.array_equal(ops[0][: ends[0]], ops[1][: ends[1]])
+
+
+@dataclass(frozen=True)
+class Images:
+    """The distinct images of a case: of every prompt its own, and those that fallbacks made of it.
+
+    recordings, prompts: of each image. of_request: int [n], the image that each request got.
+    """
+
+    recordings: list[Recording]
+    prompts: list[int]
+    of_request: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Columns of requests: image, fallback_pct, fallback_cloud_nll_cost (see results.COLUMNS)."""
+        share = [100.0 * float(np.mean(recording.decided_by == FROM_FALLBACK)) for recording in self.recordings]
+        nll = [float(recording.nll.mean(dtype=np.float64)) for recording in self.recordings]
+        cost = [math.nan if image == prompt else nll[image] - nll[prompt] for image, prompt in enumerate(self.prompts)]
+        return {
+            "image": self.of_request,
+            "fallback_pct": np.array(share)[self.of_request],
+            "fallback_cloud_nll_cost": np.array(cost)[self.of_request],
+        }
+
+
+def images_of(
+    prompt: np.ndarray, given_up: np.ndarray, whole: Sequence[Recording], branches: Mapping[tuple[int, int], Recording]
+) -> Images:
+    """prompt, given_up: int [n], of requests. whole: of each prompt. branches: by prompt and call; of them those that some request got."""
+    places = sorted(set(zip(prompt.tolist(), given_up.tolist(), strict=True)))
+    broken = [place for place in places if place[1] >= 0]
+    number = {place: place[0] for place in places} | {place: len(whole) + index for index, place in enumerate(broken)}
+    of_request = np.array([number[place] for place in zip(prompt.tolist(), given_up.tolist(), strict=True)], np.int64)
+    recordings = [*whole, *(branches[place] for place in broken)]
+    return Images(recordings, [*range(len(whole)), *(place[0] for place in broken)], of_request)
 
 
 def _sent(steps: Sequence[Step]) -> int:

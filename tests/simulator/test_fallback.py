@@ -34,6 +34,7 @@ from tests.simulator.build import (
     compute,
     forward,
     program,
+    recording,
     reply,
     send,
     wait,
@@ -57,14 +58,21 @@ def giving_up(at: int, passes: int = 3) -> SessionProgram:
     return program([*device, *[forward()] * passes, compute("image_decoder")], cloud)
 
 
+Branches = dict[tuple[int, int], SessionProgram]
+
+
 def run(
-    programs: Sequence[SessionProgram], requests: Arrivals, rule: Fallback | None, branches: dict[tuple[int, int], SessionProgram] | None = None,
+    programs: Sequence[SessionProgram], requests: Arrivals, rule: Fallback | None, branches: Branches | None = None,
     network: Network = NETWORK, devices: int = 8, **changes: Any,
 ) -> CaseResult:  # fmt: skip
     ends = {key: broken_off(programs[key[0]], branch, key[1]) for key, branch in (branches or {}).items()}
     part = FleetPart(devices, programs, DEVICE_COSTS, network, broken_off=ends)
-    fields: dict[str, Any] = {"cloud": CLOUD_COSTS, "replicas": 1, "max_batch": 16, "seed": 0, **changes}
-    return simulate(CaseInputs([], DEVICE_COSTS, network=network, devices=devices, arrivals=requests, fleet=[part], fallback=rule, **fields))
+    fields: dict[str, Any] = {"cloud": CLOUD_COSTS, "replicas": 1, "max_batch": 16, "seed": 0, "fallback": rule, **changes}
+    return simulate(CaseInputs([], DEVICE_COSTS, network=network, devices=devices, arrivals=requests, fleet=[part], **fields))
+
+
+def equal(one: CaseResult, other: CaseResult) -> bool:
+    return all(np.array_equal(one.columns[name], other.columns[name], equal_nan=True) for name in one.columns if name != "given_up")
 
 
 def parts_of(result: CaseResult, request: int = 0) -> dict[str, float]:
@@ -79,9 +87,9 @@ class TestGivingUp:
     def test_a_reply_in_time_changes_nothing(self) -> None:
         patient, bound = one(rule=None), one(rule=Fallback(CALL_S))
         assert bound.columns["given_up"].tolist() == [-1]
-        assert all(np.array_equal(bound.columns[name], patient.columns[name], equal_nan=True) for name in patient.columns if name != "request")
+        assert equal(bound, patient)
 
-    @pytest.mark.parametrize("deadline_s", [UP_S / 2, UP_S + 1 / 128, CALL_S - 1 / 128], ids=["on the way up", "in the cloud", "on the way down"])
+    @pytest.mark.parametrize("deadline_s", [UP_S / 2, UP_S + 1 / 128, CALL_S - 1 / 128], ids=["going up", "in the cloud", "going down"])
     def test_the_device_waits_for_its_deadline_and_goes_on_alone(self, deadline_s: float) -> None:
         result = one(rule=Fallback(deadline_s), branches={(0, 0): giving_up(0)})
         assert result.missing == ()
@@ -116,7 +124,8 @@ class TestGivingUp:
         assert result.columns["cloud_queue_s"].tolist() == [0.0, UP_S + 2.0 - (1.0 + UP_S)]
 
     def test_first_token_by_a_pass_made_before_the_await_is_known_when_it_is_over(self) -> None:
-        branch = program([*[forward(), *call(0, optional=True)], *[forward()] * 3], [[forward("cloud", decides=0), reply()]], first_by_cloud=False)
+        device = [forward(), *call(0, optional=True), *[forward()] * 3]
+        branch = program(device, [[forward("cloud", decides=0), reply()]], first_by_cloud=False)
         result = one(rule=Fallback(1 / 64), branches={(0, 0): branch})
         assert result.columns["first_token_s"].tolist() == [1 / 256 + 1 / 64]
 
@@ -143,7 +152,7 @@ class TestGivingUp:
         again = one(rule=Fallback(2.0, attempts=3), branches=branches, network=dead)
         assert (again.columns["bytes_up"][0], again.columns["retries"][0]) == (3 * 128, 2)
         for rule in (None, Fallback(2.0, attempts=3, gives_up=False)):
-            with pytest.raises(DeadlockError, match="request 0 of device 0 waits for call 0 to reach the cloud, but the uplink has no bandwidth"):
+            with pytest.raises(DeadlockError, match="request 0 of device 0 waits for call 0 to reach the cloud, but the uplink has no"):
                 one(rule=rule, network=dead)
 
     def test_a_crash_after_it_gave_up_concerns_nobody(self) -> None:
@@ -165,9 +174,12 @@ class TestGivingUp:
             broken_off(asking(2), asking(2), 0)
 
     def test_a_branch_of_a_slightly_other_beginning_only_gives_its_end(self) -> None:
-        branch = program([forward(), forward(), *call(0, optional=True), forward(), forward()], [[forward("cloud"), reply()]])
-        assert not same_until(asking(2), branch, 0)
-        whole = broken_off(asking(2), branch, 0)
+        ops: list[Op] = [forward(), *call(0, optional=True), forward(), forward()]
+        cloud = [[forward("cloud"), reply()]]
+        assert same_until(recording([*ops, forward()], cloud), recording(ops, cloud), 0)
+        ops = [forward(), *ops]
+        assert not same_until(recording(ops[1:], cloud), recording(ops, cloud), 0)
+        whole = broken_off(asking(2), program(ops, cloud), 0)
         assert whole.steps == (*asking(2).steps[:1], (2 / 256, -1.0, -1, -1))
         assert whole.device_s == 3 / 256
 
@@ -192,8 +204,8 @@ class TestTryingAgain:
         return [deadline_s, *(deadline_s * 1.6**k * (1 + 0.2 * draw) for k, draw in enumerate(draws, start=1))]
 
     def test_a_new_connection_need_not_wait_for_the_timer_of_the_old_one(self) -> None:
-        """An outage of 20 s swallows the request. TCP tries again 0.3, 0.9, 2.1, 4.5, 9.3, 18.9 and 38.1 s after a request left, whichever comes
-        first after the end.
+        """An outage of 20 s swallows the request. TCP tries again 0.3, 0.9, 2.1, 4.5, 9.3, 18.9 and 38.1 s after a request left; the first
+        try after the end gets through.
         """
         network, start_s, rest_s = self.outage(0.001, 20.0), 1 / 256, 0.1 + 1 / 64 + 1 / 16
         waiting = run([asking(1)], arrivals((0, 0, 0)), None, network=network)
@@ -286,11 +298,11 @@ def late_cases(draw: st.DrawFn) -> dict[str, Any]:
     radio = RadioFigures(0.1, 0.5, 0.05, 0.04, 0.3, 1000.0, 0.01, 2.0, 1.0, 0.5, 1e-6, 1e-6)
     tunnel: dict[str, Any] = {"up_bps": Capacity.with_outages(rate, 3.0, 1.5), "down_bps": Capacity.with_outages(rate, 3.0, 1.5)}
     changes: list[dict[str, Any]] = [
-        {}, tunnel, {**tunnel, "transport": TRANSPORTS["grpc"]}, {"radio": radio}, {**tunnel, "radio": radio, "transport": TRANSPORTS["tcp"]},
-        {"transport": TRANSPORTS["grpc"], "up_loss": 0.05, "down_loss": 0.05}, {**tunnel, "devices_per_cell": 2},
+        {}, tunnel, {**tunnel, "transport": TRANSPORTS["grpc"]}, {**tunnel, "devices_per_cell": 2}, {"radio": radio},
+        {**tunnel, "radio": radio, "transport": TRANSPORTS["tcp"]}, {"transport": TRANSPORTS["grpc"], "up_loss": 0.05, "down_loss": 0.05},
     ]  # fmt: skip
     network = Network(rate, 2 * rate, 0.02, 0.03, draw(st.sampled_from([0.0, 0.004])), 0.0)
-    crashes = [Crash(0, float(chance.uniform(0.0, times[-1] + 0.3)), float(chance.uniform(0.001, 1.0))) for _ in range(draw(st.integers(0, 2)))]
+    crashes = [Crash(0, float(at_s), 0.4) for at_s in chance.uniform(0.0, times[-1] + 0.3, draw(st.integers(0, 2)))]
     rules = CloudRules(
         max_sessions=draw(st.sampled_from([None, 1, 2])), max_waiting=draw(st.sampled_from([None, None, 0, 2])),
         crashes=tuple(crashes), kv_tokens=draw(st.sampled_from([math.inf, 1e6])), evict=draw(st.booleans()),
@@ -360,7 +372,7 @@ def test_under_any_load_parts_add_up_and_every_request_is_answered(inputs: dict[
 @given(late_cases())
 def test_a_deadline_that_is_never_reached_changes_nothing(inputs: dict[str, Any]) -> None:
     patient, bound = run(**{**inputs, "rule": None}), run(**{**inputs, "rule": Fallback(1e6)})
-    assert all(np.array_equal(bound.columns[name], patient.columns[name], equal_nan=True) for name in patient.columns if name != "given_up")
+    assert equal(bound, patient)
     assert not bound.columns["retries"].any()
 
 
