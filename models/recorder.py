@@ -144,7 +144,7 @@ class Session:
         return handle
 
     def _await(self, handle: Handle, deadline: bool) -> None:
-        self.note(DEVICE, kind=AWAIT, call=handle.call)
+        self.note(DEVICE, kind=AWAIT, what=int(deadline), call=handle.call)
         if handle.call not in self.spec.outcomes:
             self.awaiting = handle.call
         elif not deadline:  # else the program goes on with None; the cloud answers all the same, and nobody listens
@@ -171,7 +171,7 @@ class Session:
         self.note(
             program.side, kind=FORWARD, what=ROLES.index(op.role), call=program.call, rows=request.rows,
             caption=int(op.caption is not None), new_tokens=op.new_positions, kv_caption=int(has_caption), kv_tokens=start,
-            decides=int(op.decides), logits_all=int(op.outputs == "all"), hidden=op.hidden,
+            decides=int(op.decides and program.call not in self.spec.outcomes), logits_all=int(op.outputs == "all"), hidden=op.hidden,
         )
         self.kv[op.role] = (has_caption or op.caption is not None, position)
         return request

@@ -67,8 +67,13 @@ _COLUMNS = (
     _Column("unfinished", "unfinished"),
     _Column("cost (USD per 1000 images)", "cost_usd", scale=1000.0),
     _Column("goodput (per s)", "goodput_per_s"),
+    _Column("retries", "retries"),
+    _Column("by the device after a deadline (% of tokens)", "fallback_pct"),
+    _Column(
+        "cloud_nll more for it (nats per token)", "fallback_cloud_nll_cost", "fallback_cloud_nll_cost_lo", "fallback_cloud_nll_cost_hi",
+    ),
 )
-_IF_ANY = ("refused", "unfinished")  # shown where there are some
+_IF_ANY = ("refused", "unfinished", "retries", "fallback_pct", "fallback_cloud_nll_cost")  # shown where there are some
 _ELSEWHERE = ("program", "run_format", "columns", "notes", "warnings", "as_if", "name", "compute")  # of provenance, not in its table
 
 _STYLE = """
@@ -232,7 +237,7 @@ def _table(run: Run, findings: list[Finding]) -> str:
     best = {(one.condition, one.fastest) for one in findings}
     several = len(findings) > 1
     columns = [column for column in _COLUMNS if column.name in run.summary and run.summary[column.name].notna().any()]
-    columns = [column for column in columns if column.name not in _IF_ANY or (run.summary[column.name] > 0).any()]
+    columns = [column for column in columns if column.name not in _IF_ANY or (run.summary[column.name].fillna(0) != 0).any()]
     hidden = [column.name for column in _COLUMNS if column not in columns and column.name not in _IF_ANY]
     meaning = {name: text for names, text in run.provenance.get("columns", {}).items() for name in names.split(", ")}
     heads = ["method", *(["condition"] if several else [])]

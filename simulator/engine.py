@@ -14,11 +14,11 @@ land in the same instant the one served first is always the same one, but need n
 
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappush
 from operator import attrgetter
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import simpy
@@ -27,10 +27,12 @@ from simpy.events import NORMAL
 from simulator.cloud import SAMPLED, Cloud, CloudRules, CloudSession, recomputed
 from simulator.costs import Costs
 from simulator.errors import DeadlockError
+from simulator.fallback import Fallback, without_cloud
 from simulator.heat import Heat, Throttling
 from simulator.network import Access, AnyLink
 from simulator.network import Network as Network
 from simulator.replay import PASS, CallProgram, Down, Item, SessionProgram, Step
+from simulator.rng import stream
 from simulator.workload import Arrivals, ClosedLoop
 
 _NEVER = math.inf
@@ -48,6 +50,7 @@ ID_BYTES = 2  # of a token id on the wire
 class FleetPart:
     """Devices of one kind: how many, one program per prompt priced for them, their costs and network. priority: higher is served
     first by a queue of that discipline. slo_s: after a request comes its deadline. throttling: of a device that grows hot.
+    broken_off: the programs of sessions that stopped waiting, by prompt and call.
     """
 
     devices: int
@@ -57,6 +60,7 @@ class FleetPart:
     priority: int = 0
     slo_s: float = math.inf
     throttling: Throttling | None = None
+    broken_off: Mapping[tuple[int, int], SessionProgram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class CaseInputs:
     max_batch: sessions per cloud iteration. seed: of all that chance does to the links. timeline_sessions: requests, from the first on, to
     keep spans of. rules: how the cloud takes up work. until_s: the simulation ends then at the latest, with requests under way.
     sample_every_s: the cloud is looked at that often (`CaseResult.samples`). slo_s: as in `FleetPart`. fleet: where its devices are
-    of several kinds, numbered part after part; then programs, device, network and slo_s are not looked at.
+    of several kinds, numbered part after part; then programs, device, network and slo_s are not looked at. fallback: what
+    devices do whose reply is late, None for waiting.
     """
 
     programs: Sequence[SessionProgram]
@@ -83,6 +88,7 @@ class CaseInputs:
     slo_s: float = math.inf
     sample_every_s: float = math.inf
     fleet: Sequence[FleetPart] = ()
+    fallback: Fallback | None = None
 
 
 class Span(NamedTuple):
@@ -109,17 +115,21 @@ class CaseResult:
     - device_energy_j: computing, and the radio: transfers, promotions, and the silence after each message until the next one or until
       the radio is idle, booked to the request of that message. cloud_gpu_s: iteration seconds times the session's share of
       rows, and its own other work.
+    - given_up: int64, the call whose reply the device did not wait for, -1 for none; its program is that of the session broken off
+      there. retries: int64, how often the device sent its open requests again. What was sent again, or not sent, is in the bytes.
 
     The parts: encode_s and image_decode_s are the session's own such work, wherever it runs. uplink_s and downlink_s
     hold the wait for the wire. cloud_queue_s and cloud_compute_s are outside and inside an iteration; a call that waits
     for earlier calls of its session in the cloud books theirs. Of a call already under way when its await begins, only
     the rest counts. connect_s is the opening of the device's connection, for requests that wait for it; wait_s is waiting for
-    a sleeping radio.
+    a sleeping radio, and all of a wait that was in vain: for a reply that the device gave up, or asked for again.
 
     events: SimPy events processed. cloud_busy_s: per replica. makespan_s: when the last event happened. mean_batch:
     sessions per cloud iteration. The last two are NaN where nothing happened. cloud_up_s: per replica, until then. refused:
     requests that the cloud did not take. unfinished: requests under way when the simulation was ended at `until_s`.
     samples: the cloud at equal intervals, see `simulator.cloud.SAMPLED`; arrays of equal length, empty where none were asked for.
+    missing: prompt and call of sessions that stopped waiting and whose program is not in `broken_off`: this result is none then, but
+    stands in for one to find out what else is missing.
     """
 
     columns: dict[str, np.ndarray]
@@ -132,6 +142,7 @@ class CaseResult:
     refused: int = 0
     unfinished: int = 0
     samples: dict[str, np.ndarray] = field(default_factory=dict)
+    missing: tuple[tuple[int, int], ...] = ()
 
 
 def simulate(inputs: CaseInputs) -> CaseResult:
@@ -206,19 +217,29 @@ class _Session(CloudSession):
     """
 
     __slots__ = (
+        "alarm",
         "answered",
         "awaiting",
+        "before",
         "calls",
         "clock",
         "connect_s",
         "context_bytes",
+        "cut",
         "device",
         "device_queue_s",
         "done_s",
         "downlink_s",
+        "due_s",
+        "ended",
+        "expected",
         "first_token_s",
+        "flying",
+        "held",
         "landed",
         "last",
+        "late",
+        "optional",
         "redo",
         "replies",
         "request",
@@ -228,6 +249,7 @@ class _Session(CloudSession):
         "step",
         "steps",
         "throttled_s",
+        "tries",
         "uplink_s",
         "wait_s",
     )  # fmt: skip
@@ -250,6 +272,7 @@ class _Session(CloudSession):
         self.answered = 0  # calls whose reply has left the cloud: all before this one
         self.replies: dict[int, float] = {}  # arrivals of replies that were not awaited when they left
         self.redo: tuple[Item, ...] | None = None  # after a crash: what is left of the call that was under way
+        self.flying: dict[int, _Alarm] | None = None  # see `_Impatient`
         self.first_token_s = self.done_s = math.nan
         self.device_queue_s = self.uplink_s = self.downlink_s = self.connect_s = self.wait_s = 0.0
         self.throttled_s = 0.0
@@ -297,12 +320,13 @@ class _Session(CloudSession):
                 self.sent = send + 1
             arrival_s = device.up.send(now_s, self.calls[send][0])
             if arrival_s == _NEVER:
-                opening = device.up.open_s == _NEVER
-                what, way = ("its connection to open", "link") if opening else (f"call {send} to reach the cloud", "uplink")
-                raise self.deadlock(now_s, what, way)
-            self.clock.at(arrival_s, _LANDED, self)
-            if self.traced:
-                self.span("uplink", f"call {send}", now_s, arrival_s)
+                self.unreachable(now_s, send, wait)
+            else:
+                alarm = self.clock.at(arrival_s, _LANDED, self)
+                if self.flying is not None:
+                    self.flying[send] = alarm
+                if self.traced:
+                    self.span("uplink", f"call {send}", now_s, arrival_s)
         if wait < 0:
             return True
         if wait == send:
@@ -405,10 +429,10 @@ class _Session(CloudSession):
             device.radio.request = self.request
         arrival_s = device.down.send(now_s, size_bytes)
         if arrival_s == _NEVER:
-            raise self.deadlock(now_s, f"the reply to call {call}", "downlink")
+            self.never(now_s, self.awaiting, f"the reply to call {call}", "downlink")
         if first:
             self.first_token_s = arrival_s
-        if self.traced:
+        if self.traced and arrival_s < _NEVER:
             self.span("downlink", f"reply {call}", now_s, arrival_s)
         if call == self.last:  # which the request says: the replica need not wait for what the device does with it
             self.run.cloud.close(self, now_s)
@@ -428,17 +452,25 @@ class _Session(CloudSession):
                 device.radio.request = self.request
             arrival_s = device.down.send(now_s, size_bytes)
             if arrival_s == _NEVER:
-                raise self.deadlock(now_s, f"a part of the reply to call {self.answered}", "downlink")
+                self.never(now_s, self.awaiting, f"a part of the reply to call {self.answered}", "downlink")
             if first:
                 self.first_token_s = arrival_s
-            if self.traced:
+            if self.traced and arrival_s < _NEVER:
                 self.span("downlink", f"part of {self.answered}", now_s, arrival_s)
 
-    def deadlock(self, now_s: float, what: str, way: str) -> DeadlockError:
-        return DeadlockError(
+    def unreachable(self, now_s: float, call: int, wait: int) -> None:
+        """A request that never arrives; the step that sent it awaits `wait`, if anything."""
+        opening = self.device.up.open_s == _NEVER
+        what, way = ("its connection to open", "link") if opening else (f"call {call} to reach the cloud", "uplink")
+        self.never(now_s, wait, what, way)
+
+    def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
+        """A link never carries anything again. awaited: the call that the device waits for, -1 for none. Raises DeadlockError."""
+        raise DeadlockError(
             f"deadlock at {now_s:.6g} s of simulated time: request {self.request} of device {self.device.number} waits for {what}, but the "
-            f"{way} has no bandwidth from then on; give network a trace that has some"
+            f"{way} has no bandwidth from then on; give network a trace that has some, or let the device go on by a fallback"
         )
+
     # What seldom happens: a change of class takes the session out of the way that is walked a million times.
 
     def admitted(self, now_s: float) -> None:
@@ -468,6 +500,8 @@ class _Session(CloudSession):
             left = next((i + 1 for i in range(self.index - 1, -1, -1) if self.items[i][7]), 0)
             self.redo = self.items[left:]
         self.__class__ = _Recovering
+        if self.flying is None:
+            cast("_Impatient", self).prepare(frozenset())
         self.clock.at(self.tell(now_s, self.device.down, 0), _BROKEN, self)
 
     def tell(self, now_s: float, link: AnyLink, size_bytes: int) -> float:
@@ -509,8 +543,284 @@ class _Refused(_Session):
     def land(self, now_s: float) -> None:
         pass
 
+    def due(self, now_s: float) -> None:
+        pass
 
-class _Recovering(_Session):
+    def land_again(self, now_s: float, call: int) -> None:
+        pass
+
+
+_AWAITED = ("connect_s", "uplink_s", "downlink_s", "wait_s", "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s")
+
+
+class _Impatient(_Session):
+    """A session that does not wait for ever where it can do without the reply (`Fallback`).
+
+    To try again is to open another connection, over which all goes from then on, and to send every request again that had no answer.
+    What was under way for this session on the old one is lost. The cloud works on each call once: where it has the request, it only
+    sends the reply, as soon as it knows of the new connection.
+    """
+
+    __slots__ = ()
+
+    def prepare(self, optional: frozenset[int]) -> None:
+        self.optional = optional  # calls whose reply it can do without
+        self.flying = {}  # requests under way: the alarm of their arrival
+        self.alarm: _Alarm | None = None  # at due_s, the end of its patience with the reply to `expected`
+        self.late: tuple[float, float] | None = None  # when a reply left that comes after due_s, and when it comes
+        self.cut = False  # the cloud does not know of the latest connection yet
+        self.held: set[int] = set()  # calls whose reply waits for that
+
+    def exchange(self, now_s: float, send: int, wait: int) -> bool:
+        if wait == send and wait in self.optional:
+            self.expect(now_s, wait)
+        return super().exchange(now_s, send, wait)
+
+    def join(self, now_s: float, call: int) -> bool:
+        if call in self.optional:
+            self.expect(now_s, call)
+        here = super().join(now_s, call)
+        if here:
+            self.content()
+        return here
+
+    def expect(self, now_s: float, call: int) -> None:
+        rule = self.run.fallback
+        assert rule is not None
+        self.expected, self.tries, self.late = call, 1, None
+        self.wait_for(now_s, rule.deadline_s)
+
+    def wait_for(self, now_s: float, seconds: float) -> None:
+        self.before = (now_s, *[getattr(self, name) for name in _AWAITED])
+        self.due_s = now_s + seconds
+        self.alarm = self.clock.at(self.due_s, _DUE, self)
+
+    def content(self) -> None:
+        if self.alarm is not None:
+            self.alarm.callbacks = ()
+            self.alarm = None
+
+    def receive(self, now_s: float, arrival_s: float) -> None:
+        if self.alarm is not None and arrival_s > self.due_s:
+            self.late = (now_s, arrival_s)
+        else:
+            self.content()
+            super().receive(now_s, arrival_s)
+
+    def land(self, now_s: float) -> None:
+        assert self.flying is not None
+        self.flying.pop(self.landed, None)
+        super().land(now_s)
+
+    def reply(self, now_s: float) -> None:
+        if self.cut:
+            self.hold(now_s)
+        else:
+            super().reply(now_s)
+
+    def hold(self, now_s: float) -> None:
+        """As `reply`, but there is no connection that it could leave by."""
+        call = self.answered
+        self.answered = call + 1
+        self.held.add(call)
+        self.run.count_bytes(self.request, 0, -self.calls[call][3][0])
+        if call == self.awaiting:
+            self.charged = False
+        if call == self.last:
+            self.run.cloud.close(self, now_s)
+
+    def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
+        rule = self.run.fallback
+        if rule is None or not rule.gives_up or (awaited >= 0 and awaited not in self.optional):
+            super().never(now_s, awaited, what, way)
+
+    def due(self, now_s: float) -> None:
+        """The end of its patience."""
+        rule = self.run.fallback
+        assert rule is not None
+        self.alarm = None
+        if self.tries < rule.attempts:
+            self.in_vain(now_s)
+            draw = stream(self.run.inputs.seed, "fallback.backoff", self.request, self.expected, self.tries).uniform(-1.0, 1.0)
+            self.wait_for(now_s, rule.wait_s(self.tries, float(draw)))
+            self.tries += 1
+            self.mark_s = now_s
+            late, self.late = self.late, None
+            if type(self) is _Impatient:
+                self.retry(now_s)
+            elif late is not None:  # after a crash the device is on its way back to the cloud already
+                self.receive(now_s, late[1])
+        elif rule.gives_up:
+            self.in_vain(now_s)
+            self.give_up(now_s)
+        elif self.late is not None:
+            super().receive(*self.late)
+
+    def in_vain(self, now_s: float) -> None:
+        """Book the wait until now as one that brought nothing."""
+        start_s, *values = self.before
+        for name, value in zip(_AWAITED, values, strict=True):
+            setattr(self, name, value)
+        self.wait_s += now_s - start_s
+
+    def retry(self, now_s: float) -> None:
+        assert self.flying is not None
+        run, up, down = self.run, self.device.up, self.device.down
+        done = self.steps[: self.step]
+        heard = {step[3] for step in done[:-1]} | {call for call, arrival_s in self.replies.items() if arrival_s <= now_s}
+        again = [step[2] for step in done if step[2] >= 0 and step[2] not in heard]
+        for alarm in self.flying.values():
+            alarm.callbacks = ()
+        up.reconnect([self.calls[call][0] for call in self.flying])
+        down.reconnect([self.calls[call][3][0] for call in again if call < self.answered and call not in self.held])
+        if not self.first_token_s <= now_s:
+            self.first_token_s = math.nan
+        self.flying = {}
+        self.cut = True
+        self.awaiting = self.expected
+        self.charged = self.answered <= self.expected < self.landed
+        run.retries[self.request] = run.retries.get(self.request, 0) + 1
+        for call in again:
+            self.replies.pop(call, None)
+            size_bytes = self.calls[call][0]
+            run.count_bytes(self.request, size_bytes, 0)
+            arrival_s = self.tell(now_s, up, size_bytes)
+            if arrival_s == _NEVER:
+                self.unreachable(now_s, call, self.expected)
+                continue
+            self.flying[call] = self.clock.at(arrival_s, _LANDED_AGAIN, (self, call))
+            if self.traced:
+                self.span("uplink", f"call {call} again", now_s, arrival_s)
+
+    def land_again(self, now_s: float, call: int) -> None:
+        assert self.flying is not None
+        del self.flying[call]
+        self.cut = False
+        if call >= self.landed:
+            self.land(now_s)
+        elif call < self.answered:
+            self.reply_again(now_s, call)
+
+    def reply_again(self, now_s: float, call: int) -> None:
+        """The call is done; its reply was lost or held."""
+        if call == self.awaiting:
+            if self.device.up.ready_s > self.mark_s:
+                self.wake(now_s)
+            self.uplink_s += now_s - self.mark_s
+            self.mark_s = now_s
+        size_bytes, first = self.calls[call][3]
+        self.held.discard(call)
+        self.run.count_bytes(self.request, 0, size_bytes)
+        arrival_s = self.tell(now_s, self.device.down, size_bytes)
+        if arrival_s == _NEVER:
+            self.never(now_s, self.awaiting, f"the reply to call {call}", "downlink")
+        elif self.traced:
+            self.span("downlink", f"reply {call}", now_s, arrival_s)
+        if call == self.awaiting:
+            self.awaiting = -1
+            if first:
+                self.first_token_s = arrival_s
+            self.receive(now_s, arrival_s)
+        else:
+            self.replies[call] = arrival_s
+
+    def give_up(self, now_s: float) -> None:
+        """The device goes on alone. The cloud does not know: it works on the call when it comes, and answers."""
+        call, recovering = self.expected, type(self) is not _Impatient
+        if not self.first_token_s <= now_s:
+            self.first_token_s = math.nan
+        program = self.run.given_up_at(self, call)
+        self.steps, self.calls = program.steps, program.calls
+        self.run.count_bytes(self.request, 0, -sum(reply[0] for _, _, _, reply in self.calls[self.answered :]))
+        self.awaiting = -1
+        self.charged = self.ended = False
+        alone = cast("_Alone", self)
+        self.__class__ = _Alone
+        if recovering:
+            alone.lost(now_s)
+        else:
+            alone.settle(now_s)
+        self.advance(now_s)
+
+
+class _Alone(_Impatient):
+    """A session that has given up a call: its device makes the rest of the image, while the cloud works for nothing.
+
+    The request is over once both have done their part. ended: the cloud has.
+    """
+
+    __slots__ = ()
+
+    def finish(self, now_s: float) -> None:
+        self.done_s = now_s
+        if self.run.closed is not None:
+            self.run.ask(self.device.number, now_s)
+        self.run.keep(self)
+        if self.ended:
+            self.leave()
+        else:
+            self.run.lingering += 1
+
+    def settle(self, now_s: float) -> None:
+        """Where the cloud has no work for the session, and none is on its way, its place and its memory are free."""
+        if self.answered < self.landed or self.flying:
+            return
+        self.run.cloud.close(self, now_s)
+        if not self.ended:
+            self.ended = True
+            if self.done_s == self.done_s:
+                self.run.lingering -= 1
+                self.run.keep(self)
+                self.leave()
+
+    def leave(self) -> None:
+        self.device.count(-1)  # only now, for until here messages of this session met those of the device's next one
+        self.run.forget()
+
+    def lost(self, now_s: float) -> None:
+        """The cloud no longer knows the session."""
+        assert self.flying is not None
+        for alarm in self.flying.values():
+            alarm.callbacks = ()
+        self.flying = {}
+        self.landed = self.answered
+        self.settle(now_s)
+
+    def reply(self, now_s: float) -> None:
+        call = self.answered
+        self.answered = call + 1
+        if self.cut:
+            self.held.add(call)
+        else:
+            self.reply_again(now_s, call)
+        self.settle(now_s)
+
+    def land_again(self, now_s: float, call: int) -> None:
+        super().land_again(now_s, call)
+        self.settle(now_s)
+
+    def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
+        pass
+
+    def admitted(self, now_s: float) -> None:
+        super().admitted(now_s)
+        self.settle(now_s)
+
+    def refused(self, now_s: float) -> None:
+        self.run.cloud.refused -= 1  # no request without an answer
+        self.lost(now_s)
+
+    def crashed(self, now_s: float, working: bool) -> None:
+        self.lost(now_s)
+
+    def broken(self, now_s: float) -> None:
+        pass
+
+    def resent(self, now_s: float) -> None:
+        pass
+
+
+class _Recovering(_Impatient):
     """A session without a replica after a crash. Calls that land wait until what a new replica needs is there, too."""
 
     __slots__ = ()
@@ -530,8 +840,8 @@ class _Recovering(_Session):
         device = self.device
         if device.lost_s > device.reopened_s:
             device.reopened_s = now_s
-            device.up.reopen()
-            device.down.reopen()
+            device.up.reconnect()
+            device.down.reconnect()
         call = self.answered
         size = 0 if call >= len(self.context_bytes) else self.context_bytes[call]
         if self.redo is not None and call < len(self.calls):  # the request again, and the ids of parts that have arrived
@@ -549,7 +859,7 @@ class _Recovering(_Session):
         self.serve(now_s)
 
 
-class _Restarting(_Session):
+class _Restarting(_Impatient):
     """A session whose cache is to be made anew with its next call."""
 
     __slots__ = ()
@@ -572,7 +882,7 @@ class _Restarting(_Session):
                 self.reply(now_s)
                 self.serve(now_s)
             return
-        self.__class__ = _Session  # type: ignore[assignment]
+        self.__class__ = _Impatient  # type: ignore[assignment]
         replica.submit(self, now_s, (*items[:first], recomputed(items[first], self.run.inputs.cloud), *items[first + 1 :]))
 
 
@@ -611,8 +921,18 @@ def _on_finished(alarm: _Alarm) -> None:
     alarm.subject.finish(alarm.time_s)
 
 
-_COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED, _BROKEN, _RESENT = (
-    (_on_computed,), (_on_joined,), (_on_received,), (_on_landed,), (_on_finished,), (_on_broken,), (_on_resent,),
+def _on_due(alarm: _Alarm) -> None:
+    alarm.subject.due(alarm.time_s)
+
+
+def _on_landed_again(alarm: _Alarm) -> None:
+    session, call = alarm.subject
+    session.land_again(alarm.time_s, call)
+
+
+_COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED, _BROKEN, _RESENT, _DUE, _LANDED_AGAIN = (
+    (_on_computed,), (_on_joined,), (_on_received,), (_on_landed,), (_on_finished,), (_on_broken,), (_on_resent,), (_on_due,),
+    (_on_landed_again,),
 )  # fmt: skip
 
 # What each session measures for itself; everything else follows from its program.
@@ -647,6 +967,12 @@ class _Run:
         if rules.kv_tokens < max((program.kv_tokens for part in self.parts for program in part.programs), default=0):
             raise ValueError(f"the KV memory of a replica holds {rules.kv_tokens:.0f} positions, less than one session needs")
         self.inputs = inputs
+        self.fallback = inputs.fallback
+        self.missing: set[tuple[int, int]] = set()
+        self.given_up: dict[int, int] = {}  # by request: the call; likewise retries, and payload beyond the program's, up and down
+        self.retries: dict[int, int] = {}
+        self.more_bytes: dict[int, tuple[int, int]] = {}
+        self.lingering = 0  # requests that are done but for what the cloud does for nothing
         self.closed = closed
         self.clock = _Clock()
         start_s = float(arrivals.requested_s[0]) if n else 0.0
@@ -698,8 +1024,9 @@ class _Run:
             mean_batch=self.cloud.mean_batch(),
             cloud_up_s=self.cloud.up_s(self.clock.now),
             refused=self.cloud.refused,
-            unfinished=self.open,
+            unfinished=self.open - self.lingering,
             samples=dict(zip(SAMPLED, np.array(self.samples).reshape(-1, len(SAMPLED)).T, strict=True)),
+            missing=tuple(sorted(self.missing)),
         )
 
     def _on_sample(self, alarm: _Alarm) -> None:
@@ -719,7 +1046,12 @@ class _Run:
 
     def begin(self, request: int, device: _Device, now_s: float) -> None:
         part = device.part
-        session = _Session(self, request, device, part.programs[self.prompt_of[request]])
+        program = part.programs[self.prompt_of[request]]
+        if self.fallback is None or not program.optional:
+            session = _Session(self, request, device, program)
+        else:
+            session = _Impatient(self, request, device, program)
+            session.prepare(program.optional)
         session.traced = request < self.inputs.timeline_sessions
         session.priority = part.priority
         session.deadline_s = now_s + part.slo_s
@@ -756,10 +1088,27 @@ class _Run:
 
     def close(self, session: _Session) -> None:
         """Nothing of the session is left anywhere: keep what it measured."""
+        self.keep(session)
+        self.forget()
+
+    def keep(self, session: _Session) -> None:
         request = session.request
         for column, value in zip(self.measured.values(), _measured(session), strict=True):
             column[request] = value
-        self.forget()
+
+    def given_up_at(self, session: _Session, call: int) -> SessionProgram:
+        """The program of a session that stops waiting for a call."""
+        part, prompt = session.device.part, self.prompt_of[session.request]
+        self.given_up[session.request] = call
+        program = part.broken_off.get((prompt, call))
+        if program is None:
+            self.missing.add((prompt, call))
+            program = without_cloud(part.programs[prompt], call)
+        return program
+
+    def count_bytes(self, request: int, up: int, down: int) -> None:
+        known = self.more_bytes.get(request, (0, 0))
+        self.more_bytes[request] = known[0] + up, known[1] + down
 
     def forget(self) -> None:
         """With the last request, what the cloud still has scheduled (crashes, other tenants) has no one left to concern."""
@@ -777,6 +1126,18 @@ class _Run:
         part = np.searchsorted(self.part_ends, device, side="right")
         programs = [program for each in parts for program in each.programs]
         program_of = part * len(parts[0].programs) + prompt
+        more_up, more_down, retries = (np.zeros(n, np.int64) for _ in range(3))
+        given_up = np.full(n, -1, np.int64)
+        for request, call in self.given_up.items():
+            given_up[request] = call
+            program = parts[int(part[request])].broken_off.get((int(prompt[request]), call))
+            if program is not None:
+                program_of[request] = len(programs)
+                programs.append(program)
+        for request, (up, down) in self.more_bytes.items():
+            more_up[request], more_down[request] = up, down
+        for request, count in self.retries.items():
+            retries[request] = count
 
         def of_program(name: str, dtype: type = np.float64) -> np.ndarray:
             each: np.ndarray = np.array([getattr(program, name) for program in programs], dtype)
@@ -810,11 +1171,13 @@ class _Run:
             "device_passes": of_program("device_passes", np.int64),
             "cloud_passes": of_program("cloud_passes", np.int64),
             "cloud_call_pct": of_program("cloud_call_pct"),
-            "bytes_up": of_program("bytes_up", np.int64) + m["resent_bytes"].astype(np.int64),
-            "bytes_down": of_program("bytes_down", np.int64),
+            "bytes_up": of_program("bytes_up", np.int64) + more_up + m["resent_bytes"].astype(np.int64),
+            "bytes_down": of_program("bytes_down", np.int64) + more_down,
             "device_energy_j": of_program("device_s") * np.array([each.device.power_w for each in parts])[part]
             + np.array(self.radio_j, np.float64),
             "cloud_gpu_s": m["gpu_s"],
+            "given_up": given_up,
+            "retries": retries,
         }
         return columns if answered.all() else {name: column[answered] for name, column in columns.items()}
 

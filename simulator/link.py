@@ -7,7 +7,7 @@ distribution, a `Window` of the transport. Whatever befalls a message is worked 
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
@@ -71,8 +71,9 @@ class Link:
         self._last_s = arrival_s
         return arrival_s
 
-    def reopen(self) -> None:
-        """There is no connection to open again."""
+    def reconnect(self, lost: Iterable[int] = ()) -> None:
+        """See `ImpairedLink.reconnect`."""
+        self._last_s = 0.0
 
     def _normal(self) -> float:
         normals = self._normals
@@ -420,6 +421,7 @@ class ImpairedLink:
         "_delays",
         "_draw",
         "_framed",
+        "_fresh",
         "_gate",
         "_handshake",
         "_last_s",
@@ -473,6 +475,7 @@ class ImpairedLink:
         self._buffer_bits = 8.0 * buffer_bytes
         self._gate = gate
         self._handshake: Callable[[float], float] | None = None
+        self._fresh = False
         self._framed: dict[int, tuple[float, int]] = {}
         self._last_s = 0.0
         self.ready_s = -math.inf
@@ -480,7 +483,7 @@ class ImpairedLink:
         self.sent_bits = self.dropped_bits = 0.0
 
     def opened_by(self, handshake: Callable[[float], float]) -> None:
-        """The first message opens the connection. handshake: when one is open that is begun at a time."""
+        """The first message opens the connection. handshake: when one is open that is begun at a time; asked once a connection."""
         self._handshake = handshake
         self.open_s = math.inf
 
@@ -525,10 +528,14 @@ class ImpairedLink:
         else:
             wire.free_s = end_s
         self.sent_bits += bits
-        if not end_s - start_s <= self._rto_s:
+        tried_s = start_s
+        if self._fresh:  # what it queues behind is of another connection: it has an outage to sit out by itself
+            self._fresh = False
+            tried_s = now_s
+        if not end_s - tried_s <= self._rto_s:
             if end_s == math.inf:
                 return math.inf
-            extra_s += self._outage_s(start_s, end_s)
+            extra_s += self._outage_s(tried_s, end_s)
         if gate is not None:
             extra_s += gate.used(start_s, end_s, 0.125 * bits)
         delays = self._delays
@@ -547,12 +554,17 @@ class ImpairedLink:
         self._last_s = arrival_s
         return arrival_s
 
-    def reopen(self) -> None:
-        """The connection is lost: the next message opens another one, whose window starts anew."""
-        if self._handshake is not None:
-            self.open_s = math.inf
-        if self._window is not None:
-            self._window = Window(self.transport, self._rtt_s, self._rto_s)
+    def reconnect(self, lost: Iterable[int] = ()) -> None:
+        """The connection is given up, and the next message opens another one.
+
+        Its window is a new one, and its messages wait for none of the old one, but for the wire. lost: payload bytes of each message that
+        is given up with it; of what else is under way nothing changes.
+        """
+        self.dropped_bits += sum(8.0 * self.transport.frame(size_bytes)[0] for size_bytes in lost)
+        self.open_s = -math.inf if self._handshake is None else math.inf
+        self._window = Window(self.transport, self._rtt_s, self._rto_s) if self._window is not None else None
+        self._last_s = 0.0
+        self._fresh = True
 
     def _recovery(self, loss: Loss | VaryingLoss, sent_s: float, segments: int, lost: Sequence[int]) -> tuple[float, int]:
         """Seconds until all segments lost of a message of `sent_s` are there, and how many were sent again for it."""

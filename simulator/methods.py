@@ -32,6 +32,10 @@ class Settings(BaseModel):
     def check(self, decoding: "Decoding", pair: PairManifest) -> None:
         """Whether a method's settings go with the decoding settings and the pair. Raises ScenarioError where they do not."""
 
+    def can_fall_back(self, decoding: "Decoding") -> bool:
+        """Whether there are calls whose reply the device can do without, finishing the image alone."""
+        return False
+
 
 class Decoding(Settings):
     """How distributions become tokens, the same for every method of a scenario (LlamaGen's chain: guidance, temperature, top-k, top-p)."""
@@ -67,11 +71,17 @@ class CodeSettings(Settings):
 
     prefix_rate: PrefixRate = Field(0.3, description="share of tokens the cloud makes first")
 
+    def can_fall_back(self, decoding: Decoding) -> bool:
+        return decoding.text_encoder == "device"  # else nothing can begin without the cloud
+
 
 class GatedSettings(Settings):
     """Shared by the methods whose device asks the cloud only about doubtful tokens (`models/methods/gated.py`)."""
 
     prefix_rate: PrefixRate = Field(0.06, description="share of tokens the cloud makes first (paper: 0.06)")
+
+    def can_fall_back(self, decoding: Decoding) -> bool:
+        return True
 
 
 ThresholdMode = Literal["const", "ema", "budget", "running"]

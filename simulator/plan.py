@@ -16,7 +16,7 @@ _CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated
 
 
 class Plan:
-    """Which sessions a run needs: one per case and prompt, and base's greedy images to compare with."""
+    """Which sessions a run needs: one per case and prompt, and base's greedy images to compare with. specs: by key."""
 
     def __init__(self, cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]]) -> None:
         specs: dict[str, SessionSpec] = {}
@@ -38,7 +38,7 @@ class Plan:
             self.of_case[case.index] = keys(case.method.name, case.method.settings, s.decoding)
             greedy = s.decoding.model_copy(update={"cloud": "greedy"})
             self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy)
-        self.keys, self.specs = list(specs), list(specs.values())
+        self.specs = specs
 
 
 def session_specs(

@@ -23,7 +23,7 @@ from simulator.errors import RecordingError
 from simulator.messages import ELEMENT_KINDS, Widths
 from simulator.ops import COMPUTE_KINDS, ROLES
 
-FORMAT = 3
+FORMAT = 4
 
 DEVICE, CLOUD = 0, 1  # OP side
 FORWARD, COMPUTE, SEND, AWAIT, EMIT, REPLY = range(6)  # OP kind
@@ -35,7 +35,7 @@ OP_DTYPE = np.dtype(
     [
         ("side", "u1"),
         ("kind", "u1"),
-        ("what", "u1"),  # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; else 0
+        ("what", "u1"),  # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; AWAIT: 1 where a deadline may be missed; else 0
         ("call", "<i4"),  # call the op belongs to, -1 for none
         ("rows", "u1"),  # sequences in the pass: 2 with guidance
         ("caption", "u1"),  # 1: the pass feeds the caption slots

@@ -40,7 +40,7 @@ class SessionProgram:
     image decoder. bytes_up, bytes_down: payload. device_passes, cloud_passes, cloud_call_pct: as the recording counts them.
     kv_tokens: most positions in the cloud's cache at a time, rows counted. context_bytes: per call, what the device sends to
     a replica that knows nothing of the session, ahead of this call: its first request again, the ids of the image tokens that
-    the call's first pass finds in the cache, and the features it sent before.
+    the call's first pass finds in the cache, and the features it sent before. optional: calls whose reply the device can do without.
     """
 
     steps: tuple[Step, ...]
@@ -55,6 +55,7 @@ class SessionProgram:
     cloud_call_pct: float
     kv_tokens: int = 0
     context_bytes: tuple[int, ...] = ()
+    optional: frozenset[int] = frozenset()
 
 
 def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
@@ -93,6 +94,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
         cloud_call_pct=recording.cloud_call_pct() if len(recording.tokens) else float("nan"),
         kv_tokens=max((item[2] for _, _, items, _ in calls for item in items), default=0),
         context_bytes=_context_bytes(table, sizes_up, pricing.widths),
+        optional=frozenset(op["call"] for op in table[:cut] if op["kind"] == AWAIT and op["what"]),
     )
 
 

@@ -45,8 +45,11 @@ PARTS = (
 )
 _TIMES = ("requested_s", "done_s", "latency_s", "decode_s", "first_token_s")
 _USE = ("calls", "device_passes", "cloud_passes", "cloud_call_pct", "bytes_up", "bytes_down", "device_energy_j", "cloud_gpu_s")
-_COUNTS = ("request", "device", "prompt", "calls", "device_passes", "cloud_passes", "bytes_up", "bytes_down")  # int64, others float64
-REQUEST_COLUMNS = ("request", "device", "prompt", *_TIMES, *PARTS, *_USE)
+_FALLBACK = ("retries", "fallback_pct", "fallback_cloud_nll_cost")
+_COUNTS = (
+    "request", "device", "prompt", "image", "calls", "device_passes", "cloud_passes", "bytes_up", "bytes_down", "retries",
+)  # int64, others float64  # fmt: skip
+REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *_USE, *_FALLBACK)
 QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct", "align_scenes")  # of an image; a case may bring more
 SET_COLUMNS = ("fd_scenes", "f1_scenes")  # of a set of images; a case may bring more
 SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")  # columns of queue.parquet, with case
@@ -55,7 +58,7 @@ PICTURE_KINDS = ("image", "uncertainty", "decided")
 
 _MEAN = "mean over requests of the column of this name in requests.parquet: "
 Interval = tuple[float, float, float]  # value, low, high
-OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these prompts, int [n] -> name -> interval
+OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these numbers, int [n] -> name -> interval
 
 COLUMNS: dict[str, str] = {
     "case": "index of the case: one method under one choice of swept values",
@@ -85,7 +88,8 @@ COLUMNS: dict[str, str] = {
     "cloud_queue_s": _MEAN + "waiting for a replica or a batch",
     "cloud_compute_s": _MEAN + "forward passes in the cloud",
     "downlink_s": _MEAN + "messages on their way down",
-    "wait_s": _MEAN + "waiting for a sleeping radio; the ten parts lie along the critical path and add up to latency_s",
+    "wait_s": _MEAN + "waiting for a sleeping radio, and in vain for replies that were given up or asked for again; the ten parts lie "
+    "along the critical path and add up to latency_s",
     "image_decode_s": _MEAN + "the image decoder",
     "calls": _MEAN + "requests that the device sent to the cloud",
     "device_passes": _MEAN + "forward passes on the device, of its model or of a drafter",
@@ -96,6 +100,11 @@ COLUMNS: dict[str, str] = {
     "device_energy_j": _MEAN + "seconds of computing on the device times its power, and the radio where the network has one: transfers, "
     "promotions, and the silence after each message until the next or until the radio is idle",
     "cloud_gpu_s": _MEAN + "GPU time, a batch shared among its members",
+    "retries": _MEAN + "how often the device opened another connection and sent its open requests again",
+    "fallback_pct": _MEAN + "tokens, in percent, that the device decided alone because it gave a reply up",
+    "fallback_cloud_nll_cost": "mean over prompts of the mean over their requests with a fallback of cloud_nll of the image minus that of "
+    "the image the prompt has without; read as cloud_nll; NaN where there was no fallback",
+    "fallback_cloud_nll_cost_lo, fallback_cloud_nll_cost_hi": "95 % Student t interval over prompts; NaN below two",
     "cost_usd": "cloud_gpu_s * price per GPU hour / 3600, per image; NaN without a price",
     "cloud_utilisation": "sum of cloud_gpu_s / (replicas * (last done_s - first requested_s)); 1 is always busy; "
     "NaN for a sequential workload, whose pauses between requests stand for nothing",
@@ -104,7 +113,8 @@ COLUMNS: dict[str, str] = {
     "goodput_per_s": "requests answered within workload.slo_s, per second of warmup_s to duration_s; NaN without an SLO",
     "under_way_mean": "sum of latency_s / (last done_s - first requested_s): requests under way at a time (Little's law); NaN as above",
     "cloud_waiting_mean": "the same of cloud_queue_s: requests that wait in the cloud",
-    "distinct_images": "different prompts among the requests: a method makes one image per prompt, however often asked",
+    "distinct_images": "different images among the requests: a method makes one per prompt, however often asked, and another one for each "
+    "call of it that was given up. A mean over distinct images is one over prompts: those of one prompt count as its requests got them",
     "cloud_nll": "mean over distinct images of the nats per token under the cloud model. Greedy device tokens lower it by "
     "themselves: a value far from base's on either side means other pictures, lower is not better",
     "cloud_nll_minus_base": "mean over the distinct images of prompts that both have of cloud_nll minus base's for the same "
@@ -133,8 +143,8 @@ class Case:
     """One method under one choice of swept values, and its records.
 
     method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
-    columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "prompt" and quality columns, an entry per distinct
-    image. of_set: quality of a set of images, given their prompts; the same names for any. replicas: of the cloud, on average.
+    columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "image" and quality columns, an entry per distinct
+    image. of_set: quality of a set of images, given their numbers; the same names for any. replicas: of the cloud, on average.
     gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will. refused, unfinished: requests
     without an answer. warmup_s: requests before are no part of the summary. duration_s: of the arrivals. slo_s: a latency that is
     good enough. Both NaN where there is none. samples: `SAMPLED` of the cloud at equal intervals, empty where it was not looked at.
@@ -291,7 +301,11 @@ def _metrics(
     own, its = _paired(record, fastest, "request", "latency_s")
     later, half = mean(own - its), half_width(own - its, BATCHES)
     row |= {"latency_minus_fastest_s": later, "latency_minus_fastest_lo_s": later - half, "latency_minus_fastest_hi_s": later + half}
-    row |= {name: mean(record[name].to_numpy()) for name in (*PARTS, *_USE)}
+    row |= {name: mean(record[name].to_numpy()) for name in (*PARTS, *_USE, "retries", "fallback_pct")}
+    cost = record.groupby("prompt")["fallback_cloud_nll_cost"].mean().dropna().to_numpy()  # NaN is left out
+    centre, half = mean(cost), half_width(cost, len(cost))
+    names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
+    row |= dict(zip(names, (centre, centre - half, centre + half), strict=True))
     row["cost_usd"] = row["cloud_gpu_s"] * case.gpu_usd_per_hour / 3600.0
     span = float(record["done_s"].max() - record["requested_s"].min()) if len(record) and not case.sequential else math.nan
     row["cloud_utilisation"] = float(record["cloud_gpu_s"].sum()) / (case.replicas * span) if span > 0 else math.nan
@@ -300,20 +314,30 @@ def _metrics(
     row["goodput_per_s"] = good / (case.duration_s - case.warmup_s)
     for name, column in (("under_way_mean", "latency_s"), ("cloud_waiting_mean", "cloud_queue_s")):
         row[name] = float(record[column].sum()) / span if span > 0 else math.nan
-    images = record.drop_duplicates("prompt").sort_values("prompt")
+    images = record.drop_duplicates("image").sort_values("image")
     row["distinct_images"] = len(images)
+    of_prompt = _by_prompt(record, quality)
     for name in quality:
-        values = images[name].to_numpy()
+        values = of_prompt[name].to_numpy()
         centre, half = mean(values), half_width(values, len(values))
         row |= {name: centre, f"{name}_lo": centre - half, f"{name}_hi": centre + half}
-    found = case.of_set(images["prompt"].to_numpy())
+    found = case.of_set(images["image"].to_numpy())
     for name in of_sets:
         row |= dict(zip((name, f"{name}_lo", f"{name}_hi"), found.get(name, (math.nan,) * 3), strict=True))
-    own, its = _paired(images, None if base is None else base.drop_duplicates("prompt"), "prompt", "cloud_nll")
+    own, its = _paired(of_prompt, None if base is None else _by_prompt(base, quality), "prompt", "cloud_nll")
     known = np.isfinite(own - its)
     more, half = mean((own - its)[known]), half_width((own - its)[known], int(known.sum()))
     row |= {"cloud_nll_minus_base": more, "cloud_nll_minus_base_lo": more - half, "cloud_nll_minus_base_hi": more + half}
     return row
+
+
+def _by_prompt(record: pd.DataFrame, quality: Sequence[str]) -> pd.DataFrame:
+    """A row per prompt: the quality of its image, or the mean over its requests where fallbacks made several."""
+    first = record.drop_duplicates("prompt").sort_values("prompt")
+    if record["image"].nunique() == len(first):
+        return first
+    rows = [{"prompt": prompt, **{name: mean(of[name].to_numpy()) for name in quality}} for prompt, of in record.groupby("prompt")]
+    return pd.DataFrame(rows)
 
 
 def _paired(one: pd.DataFrame, other: pd.DataFrame | None, key: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -348,16 +372,16 @@ def _case_frame(index: int, case: Case, quality: Sequence[str]) -> pd.DataFrame:
         raise ValueError(f"case {index} ({case.method}): the parts miss latency_s by up to {excess.max():.3g} s")
     frame.insert(0, "case", np.full(len(frame), index, dtype=np.int64))
     known = pd.DataFrame({name: np.asarray(values) for name, values in case.quality.items()})
-    if "prompt" not in known:
+    if "image" not in known:
         return frame.assign(**{name: np.full(len(frame), math.nan) for name in quality})
-    if known["prompt"].duplicated().any():
-        raise ValueError(f"case {index} ({case.method}): two quality rows for one prompt")
-    by_prompt = known.set_index("prompt").reindex(columns=list(quality)).astype(np.float64)
-    return frame.assign(**{name: by_prompt[name].reindex(frame["prompt"]).to_numpy() for name in quality})
+    if known["image"].duplicated().any():
+        raise ValueError(f"case {index} ({case.method}): two quality rows for one image")
+    by_image = known.set_index("image").reindex(columns=list(quality)).astype(np.float64)
+    return frame.assign(**{name: by_image[name].reindex(frame["image"]).to_numpy() for name in quality})
 
 
 def _quality_names(cases: Sequence[Case]) -> tuple[str, ...]:
-    more = {name for case in cases for name in case.quality} - {"prompt", *QUALITY_COLUMNS}
+    more = {name for case in cases for name in case.quality} - {"image", *QUALITY_COLUMNS}
     return (*QUALITY_COLUMNS, *sorted(more))
 
 

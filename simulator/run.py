@@ -22,12 +22,14 @@ from simulator.compute import MeasuredCosts, Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
 from simulator.errors import ComputeError, ScenarioError
+from simulator.fallback import broken_off, images_of, same_until
 from simulator.heat import Throttling
 from simulator.link import Capacity, Steps
+from simulator.methods import METHODS
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.plan import Plan, conditions_of, with_calibrated
 from simulator.radio import RadioFigures
-from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, torch_version
+from simulator.recording import FROM_DEVICE, SCORES, Recording, RecordingSource, SessionSpec, torch_version
 from simulator.replay import SessionProgram, compile_colocated, compile_session
 from simulator.results import Case as CaseRecords
 from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
@@ -117,33 +119,28 @@ def run_scenario(
     cases = expand(scenario)
     for case in cases:
         case.method.at_threshold(0.0).settings.check(case.scenario.decoding, manifest)
+    _check_fallback(cases)
     costs = _CostTable(manifest, cases, profile)  # before the recordings: an impossible choice is refused at once
     cases, calibrated = with_calibrated(cases, manifest, scenes, source)
     plan = Plan(cases, manifest, scenes)
-    recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))
-    inputs = []
-    for case in cases:
-        parts, cloud, kv_tokens = costs.programs(case, [recordings[key] for key in plan.of_case[case.index]])
-        inputs.append((case.scenario, parts, cloud, kv_tokens))
-    results = []
-    work = (delayed(simulate_case)(*one) for one in inputs)
-    for result in Parallel(n_jobs=jobs, return_as="generator")(work):
-        results.append(result)
-        progress("simulating", len(results), len(cases))
+    recordings = dict(zip(plan.specs, source.recordings(list(plan.specs.values())), strict=True))
+    results, branches = _simulated(cases, costs, plan, recordings, source, progress, jobs)
     extrapolated = {key for case, result in zip(cases, results, strict=True) if result.extrapolated for key in costs.keys(case)}
     prompts = plan.captions
     records = []
     for case, result in zip(cases, results, strict=True):
         mine = [recordings[key] for key in plan.of_case[case.index]]
-        reference = [recordings[key] for key in plan.reference[case.index]]
-        judged, of_set = judge(mine, plan.captions[case.index]) if judge else ({}, lambda prompts: {})
+        images = images_of(result.columns["prompt"], result.columns["given_up"], mine, branches[case.index])
+        reference = [recordings[plan.reference[case.index][prompt]] for prompt in images.prompts]
+        captions = [plan.captions[case.index][prompt] for prompt in images.prompts]
+        judged, of_set = judge(images.recordings, captions) if judge else ({}, lambda images: {})
         price = case.scenario.cloud.price_usd_per_gpu_hour
         workload = case.scenario.workload
         fleet = workload if isinstance(workload, FleetWorkload) else None
         records.append(
             CaseRecords(
-                method=case.method.label, name=case.method.name, swept=case.swept, columns=result.columns,
-                quality={**quality_columns(mine, reference), **judged}, of_set=of_set,
+                method=case.method.label, name=case.method.name, swept=case.swept, columns={**result.columns, **images.columns()},
+                quality={**quality_columns(images.recordings, reference), **judged}, of_set=of_set,
                 sequential=fleet is None, replicas=result.mean_replicas, gpu_usd_per_hour=math.nan if price is None else price,
                 refused=result.refused, unfinished=result.unfinished,
                 warmup_s=fleet.warmup_s if fleet else 0.0, duration_s=fleet.duration_s if fleet else math.nan,
@@ -166,6 +163,7 @@ def run_scenario(
             "warnings": [
                 *(f"compute times lay outside what was measured, and are extrapolated: {key}" for key in costs.beyond(extrapolated)),
                 *(text for case, result in zip(cases, results, strict=True) for text in _warnings(case, result)),
+                *_parted(cases, plan, recordings, branches),
             ],
         },
         spans=spans,
@@ -174,6 +172,66 @@ def run_scenario(
     )
     progress("writing", 1, 1)
     return Outcome(folder, summary, sum(result.events for result in results))
+
+
+Branches = dict[tuple[int, int], Recording]  # by prompt and the call whose reply was given up
+
+
+def _simulated(
+    cases: Sequence[Case], costs: "_CostTable", plan: Plan, recordings: Mapping[str, Recording], source: RecordingSource,
+    progress: Progress, jobs: int,
+) -> tuple[list["SimulatedCase"], dict[int, Branches]]:
+    """Every case simulated, and by case what was recorded of sessions that gave a reply up.
+
+    Only the simulation tells which reply is late, and only a recording what follows: so a case is simulated again with what it missed
+    until it misses nothing.
+    """
+    results: dict[int, SimulatedCase] = {}
+    branches: dict[int, Branches] = {case.index: {} for case in cases}
+    while left := [case for case in cases if case.index not in results]:
+        work = []
+        for case in left:
+            parts, cloud, kv_tokens = costs.programs(case, [recordings[key] for key in plan.of_case[case.index]], branches[case.index])
+            work.append(delayed(simulate_case)(case.scenario, parts, cloud, kv_tokens))
+        missing: list[tuple[int, tuple[int, int], SessionSpec]] = []
+        for case, result in zip(left, Parallel(n_jobs=jobs, return_as="generator")(work), strict=True):
+            if not result.missing:
+                results[case.index] = result
+            for prompt, call in result.missing:
+                spec = replace(plan.specs[plan.of_case[case.index][prompt]], outcomes=(call,))
+                missing.append((case.index, (prompt, call), spec))
+            progress("simulating", len(results), len(cases))
+        for (index, place, _), recording in zip(missing, source.recordings([spec for _, _, spec in missing]), strict=True):
+            branches[index][place] = recording
+    return [results[case.index] for case in cases], branches
+
+
+def _check_fallback(cases: Sequence[Case]) -> None:
+    """Raises ScenarioError where nobody could follow the policy."""
+    bound = [case for case in cases if case.scenario.fallback.policy != "wait"]
+    if bound and not any(case.method.at_threshold(0.0).settings.can_fall_back(case.scenario.decoding) for case in bound):
+        able = [name for name, settings in METHODS.items() if settings().can_fall_back(bound[0].scenario.decoding)]
+        raise ScenarioError(
+            f"fallback.policy {bound[0].scenario.fallback.policy}: no method of the scenario can do without a reply of the cloud; "
+            f"of all methods these can: {', '.join(able)}; and code with decoding.text_encoder: device"
+        )
+
+
+def _parted(
+    cases: Sequence[Case], plan: Plan, recordings: Mapping[str, Recording], branches: Mapping[int, Branches]
+) -> list[str]:
+    """What a reader must know of branches: that some are not, to the last bit, what they branch from."""
+    found = []
+    for case in cases:
+        keys, mine = plan.of_case[case.index], branches[case.index]
+        parted = sum(not same_until(recordings[keys[prompt]], branch, call) for (prompt, call), branch in mine.items())
+        if parted:
+            who = f"{case.method.label} {conditions_of(case)}".strip()
+            found.append(
+                f"{who}: {parted} of {len(mine)} sessions that gave a reply up had left the way of the unbroken session before, by "
+                "floating point in another batch; their images are those of sessions of their own"
+            )
+    return found
 
 
 class _CostTable:
@@ -207,8 +265,8 @@ class _CostTable:
     def keys(self, case: Case) -> list[str]:
         return [self._key(choice) for choice in _computes(case.scenario)]
 
-    def programs(self, case: Case, recordings: Sequence[Recording]) -> tuple[list[FleetPart], Costs, float]:
-        """The kinds of devices of a case, the cloud's costs, and how many cached positions fit a replica.
+    def programs(self, case: Case, recordings: Sequence[Recording], branches: Branches) -> tuple[list[FleetPart], Costs, float]:
+        """The kinds of devices of a case, the cloud's costs, and how many cached positions fit a replica. recordings: of each prompt.
 
         Raises ScenarioError where these are fewer than one session needs.
         """
@@ -219,15 +277,21 @@ class _CostTable:
         parts = []
         for kind, count, key, link in zip(kinds, counts, self.keys(case), _links(case.scenario), strict=True):
             slo_s = kind.slo_s if kind and kind.slo_s is not None else common_slo_s
+            programs = [self._compiled(key, case.scenario.placement, recording) for recording in recordings]
+            broken = {
+                (prompt, call): broken_off(programs[prompt], self._compiled(key, case.scenario.placement, branch), call)
+                for (prompt, call), branch in branches.items()
+            }
             parts.append(
                 FleetPart(
                     devices=count,
-                    programs=[self._compiled(key, case.scenario.placement, recording) for recording in recordings],
+                    programs=programs,
                     device=self.costs[key][0],
                     network=network_of(link, case.scenario.seed),
                     priority=kind.priority if kind else 0,
                     slo_s=math.inf if slo_s is None else slo_s,
                     throttling=_throttling(case.scenario.compute),
+                    broken_off=broken,
                 )
             )
         _, cloud, _ = self.costs[self.keys(case)[0]]
@@ -310,7 +374,7 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
     inputs = CaseInputs(
         programs=parts[0].programs, device=parts[0].device, cloud=cloud, network=parts[0].network, devices=workload.devices,
         replicas=scenario.cloud.replicas, max_batch=scenario.cloud.max_batch, arrivals=single_arrival(), seed=scenario.seed,
-        timeline_sessions=TIMELINE_SESSIONS, rules=_rules(scenario, kv_tokens), fleet=parts,
+        timeline_sessions=TIMELINE_SESSIONS, rules=_rules(scenario, kv_tokens), fleet=parts, fallback=scenario.fallback.rule(),
     )  # fmt: skip
 
     def done(result: CaseResult) -> SimulatedCase:
@@ -443,7 +507,7 @@ def _warnings(case: Case, result: SimulatedCase) -> list[str]:
 def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recording]) -> dict[str, np.ndarray]:
     """Quality per distinct image: cloud_nll (nats per token), cloud_greedy_pct and base_greedy_pct (see results.COLUMNS)."""
     return {
-        "prompt": np.arange(len(recordings)),
+        "image": np.arange(len(recordings)),
         "cloud_nll": np.array([float(r.nll.mean(dtype=np.float64)) for r in recordings]),
         "cloud_greedy_pct": np.array([100.0 * float(np.mean(r.tokens == r.argmax)) for r in recordings]),
         "base_greedy_pct": np.array(

@@ -30,6 +30,7 @@ from simulator.methods import METHODS, Decoding, refuse
 from simulator.pairs import known_pairs
 from simulator.schema.base import LATER, Part, folder_of, found_text, items, written
 from simulator.schema.compute import Cloud, Compute
+from simulator.schema.fallback import FallbackPolicy
 from simulator.schema.methods import AnyEntry, MethodEntry, labelled_entries
 from simulator.schema.network import NEEDED, ExplicitNetwork, LinkFigures, Network, PresetNetwork
 from simulator.schema.prompts import PromptList, Prompts, ScenePrompts
@@ -62,6 +63,7 @@ class Scenario(Part):
     compute: Compute = Field(default_factory=Compute)
     cloud: Cloud = Field(default_factory=lambda: Cloud())
     network: Network = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
+    fallback: FallbackPolicy = Field(default_factory=lambda: FallbackPolicy())
     workload: Workload = Field(default_factory=SequentialWorkload)
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     sweep: dict[str, Axis] = Field(default_factory=dict)
@@ -90,6 +92,8 @@ class Scenario(Part):
             refuse("earliest-deadline needs deadlines: workload.slo_s, or slo_s of every kind in workload.fleet", "cloud", "queue")
         if self.cloud.crashes and not isinstance(w, FleetWorkload):
             refuse("needs arrivals in time, not sequential ones", "cloud", "crashes")
+        if self.fallback.policy != "wait" and self.placement == "cloud":
+            refuse(f"{self.fallback.policy} goes with placement split: in the cloud nobody waits for it", "fallback", "policy")
         return self
 
     @property

@@ -8,6 +8,7 @@ import pytest
 
 from models.pair import Pair
 from simulator.errors import RecordingError
+from simulator.methods import METHODS, Decoding
 from simulator.ops import ROLES
 from simulator.recording import AWAIT, CLOUD, FORWARD, FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK, SEND, Recording
 from tests.models.test_methods import record, spec
@@ -73,3 +74,18 @@ def test_what_cannot_be_given_up_is_waited_for(tiny_pair: Pair) -> None:
 def test_an_outcome_of_an_await_that_never_comes_is_refused(tiny_pair: Pair) -> None:
     with pytest.raises(RecordingError, match="nobody waits"):
         record(tiny_pair, replace(spec(tiny_pair, "code", {"prefix_rate": 0.3}), outcomes=(7,)))
+
+
+@pytest.mark.parametrize("text_encoder", ["cloud", "device"])
+@pytest.mark.parametrize("name", METHODS)
+def test_only_methods_that_say_so_have_replies_to_do_without(tiny_pair: Pair, name: str, text_encoder: str) -> None:
+    settings = {"k": 10} if name.startswith("lantern") else {}
+    session = spec(tiny_pair, name, settings, text_encoder=text_encoder)
+    ops = record(tiny_pair, session)[0].ops
+    awaits = ops[ops["kind"] == AWAIT]
+    able = METHODS[name].model_validate(session.settings).can_fall_back(Decoding.model_validate(session.decoding))
+    assert bool(awaits["what"].any()) == able
+    for call in awaits["call"][awaits["what"] == 1][:2].tolist():  # and what is marked can be missed, deciding nothing then
+        branch = record(tiny_pair, replace(session, outcomes=(call,)))[0]
+        assert FROM_FALLBACK in branch.decided_by
+        assert not branch.ops["decides"][(branch.ops["side"] == CLOUD) & (branch.ops["call"] == call)].any()

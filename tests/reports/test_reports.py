@@ -31,12 +31,12 @@ def case(method: str, seconds: float, swept: dict[str, Any], nll: float = 4.0, n
     """Latencies around `seconds` (5 %), half of them in the uplink."""
     latency = seconds * stream(0, "test", method, str(swept)).uniform(0.95, 1.05, n)
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
-    columns |= {"request": np.arange(n), "prompt": np.arange(n) % 4, "requested_s": 10.0 * np.arange(n)}
+    columns |= {"request": np.arange(n), "prompt": np.arange(n) % 4, "image": np.arange(n) % 4, "requested_s": 10.0 * np.arange(n)}
     columns |= {"latency_s": latency, "uplink_s": latency / 2, "device_compute_s": latency / 2}
     columns |= {"done_s": columns["requested_s"] + latency, "cloud_call_pct": np.full(n, 20.0)}
     shift = np.array([-0.1, 0.1, -0.05, 0.05])
     by_prompt = nll + shift + stream(0, "nll", method).uniform(-0.05, 0.05, 4)
-    quality = {"prompt": np.arange(4), "cloud_nll": by_prompt, "cloud_greedy_pct": 40 + shift, "base_greedy_pct": 30 + shift}
+    quality = {"image": np.arange(4), "cloud_nll": by_prompt, "cloud_greedy_pct": 40 + shift, "base_greedy_pct": 30 + shift}
     return Case(method, name or method.split(" ")[0], swept, columns, quality)
 
 

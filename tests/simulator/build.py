@@ -82,12 +82,12 @@ def send(call: int, size: int = 128, **columns: int) -> Op:
     return op(SEND, call=call, payload_bytes=size, **columns)
 
 
-def wait(call: int) -> Op:
-    return op(AWAIT, call=call)
+def wait(call: int, optional: bool = False) -> Op:
+    return op(AWAIT, call=call, what=int(optional))
 
 
-def call(number: int, size: int = 128) -> list[Op]:
-    return [send(number, size), wait(number)]
+def call(number: int, size: int = 128, optional: bool = False) -> list[Op]:
+    return [send(number, size), wait(number, optional)]
 
 
 def emit(size: int = 128, ids: int = 1) -> Op:

@@ -9,6 +9,7 @@ from scipy import stats
 
 from simulator.engine import FleetPart, Network
 from simulator.errors import ScenarioError
+from simulator.fallback import Fallback
 from simulator.results import REQUEST_COLUMNS, Case, requests_table, summary_table
 from simulator.run import _warnings, simulate_case
 from simulator.scenario import Scenario, expand, load_scenario
@@ -44,6 +45,13 @@ def load(folder: Path, text: str) -> Scenario:
         ("workload: {arrivals: {poisson_per_s: 1, think_s: 2}, duration_s: 9}", "workload.arrivals.think_s stands beside poisson_per_s"),
         ("workload: {arrivals: {poison_per_s: 1}, duration_s: 9}", "workload.arrivals.poison_per_s is not a known key"),
         ("workload: {arrivals: {trace: none.csv}, duration_s: 9}", "none.csv: cannot be read"),
+        ("fallback: {policy: resume, deadline_ms: 9}", "fallback.policy must be wait, device or retry, got 'resume'"),
+        ("fallback: {policy: device}", "fallback.deadline_ms is missing: policy device needs to know how long to wait"),
+        ("fallback: {policy: retry, deadline_ms: 0}", "fallback.deadline_ms must be > 0, got 0"),
+        ("fallback: {policy: retry, deadline_ms: 9, attempts: 1}", "fallback.attempts must be >= 2, got 1"),
+        ("fallback: {policy: retry, deadline_ms: 9, then: fail}", "fallback.then must be device or wait, got 'fail'"),
+        ("fallback: {policy: device, deadline_s: 9}", "fallback.deadline_s is not a known key"),
+        ("fallback: {policy: device, deadline_ms: 9}\nplacement: cloud", "fallback.policy device goes with placement split"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -159,3 +167,27 @@ def test_the_summary_leaves_out_the_warm_up_and_counts_what_is_good() -> None:
     assert row["under_way_mean"] == row["cloud_waiting_mean"] == 6 / 22
     plain = Case("base", "base", {}, columns)
     assert math.isnan(summary_table(requests_table([plain]), [plain]).iloc[0]["goodput_per_s"])
+
+
+def test_a_policy_is_a_rule_in_seconds_and_can_be_swept(tmp_path: Path) -> None:
+    text = "fallback: {deadline_ms: 500, attempts: 3, then: wait}\nsweep: {fallback.policy: [wait, device, retry]}\n"
+    rules = [case.scenario.fallback.rule() for case in expand(load(tmp_path, text))]
+    assert rules[:3] == [None, Fallback(0.5), Fallback(0.5, attempts=3, gives_up=False)]
+
+
+def test_images_of_one_prompt_count_as_its_requests_got_them() -> None:
+    """Prompt 0 is asked for four times; one request gave a reply up and got image 2. Its cost is nobody else's."""
+    n = 5
+    columns = {name: np.zeros(n) for name in REQUEST_COLUMNS} | {"request": np.arange(n), "requested_s": np.arange(n) * 1.0}
+    columns |= {"prompt": np.array([0, 0, 0, 0, 1]), "image": np.array([0, 0, 2, 0, 1]), "fallback_pct": np.array([0.0, 0, 50, 0, 0])}
+    columns["fallback_cloud_nll_cost"] = np.array([math.nan, math.nan, 4.0, math.nan, math.nan])
+    quality = {"image": np.arange(3), "cloud_nll": np.array([1.0, 7.0, 5.0])}
+    case = Case("ciar", "ciar", {}, columns, quality)
+    row = summary_table(requests_table([case]), [case]).iloc[0]
+    assert (row["distinct_images"], row["cloud_nll"], row["fallback_pct"]) == (3, ((3 * 1.0 + 5.0) / 4 + 7.0) / 2, 10.0)
+    assert row["fallback_cloud_nll_cost"] == 4.0
+    assert math.isnan(row["fallback_cloud_nll_cost_lo"])
+    whole = Case("ciar", "ciar", {}, columns | {"image": columns["prompt"], "fallback_cloud_nll_cost": np.full(n, math.nan)}, quality)
+    row = summary_table(requests_table([whole]), [whole]).iloc[0]
+    assert (row["distinct_images"], row["cloud_nll"]) == (2, 4.0)
+    assert math.isnan(row["fallback_cloud_nll_cost"])

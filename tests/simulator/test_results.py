@@ -26,7 +26,7 @@ def case(method: str, latency: list[float], swept: dict[str, Any] | None = None,
     """Requests 10 s apart, all of whose latency is device compute; prompts 0, 1, 0, 1, ..."""
     n = len(latency)
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
-    columns |= {"request": np.arange(n), "prompt": np.arange(n) % 2, "requested_s": 10.0 * np.arange(n)}
+    columns |= {"request": np.arange(n), "prompt": np.arange(n) % 2, "image": np.arange(n) % 2, "requested_s": 10.0 * np.arange(n)}
     columns |= {"latency_s": np.array(latency, dtype=float), "device_compute_s": np.array(latency, dtype=float)}
     columns |= {"done_s": columns["requested_s"] + columns["latency_s"], "cloud_gpu_s": np.full(n, 0.5)}
     return Case(method, more.pop("name", method.split(" ")[0]), swept or {}, columns | more.pop("columns", {}), **more)
@@ -38,7 +38,7 @@ def summary(*cases: Case) -> pd.DataFrame:
 
 def test_the_method_table_has_a_row_per_case() -> None:
     columns = {"bytes_up": np.array([1000.0, 3001.0]), "device_passes": np.array([4, 5])}
-    quality = {"prompt": np.arange(2), "base_greedy_pct": np.array([100.0, 50.0])}
+    quality = {"image": np.arange(2), "base_greedy_pct": np.array([100.0, 50.0])}
     header, _, row = method_table(summary(case("base", [1.0, 3.0], columns=columns, quality=quality))).splitlines()
     assert header == "| method | images | cloud call % | calls | bytes up | bytes down | device passes | cloud passes | as base greedy % |"
     assert row == "| base | 2 | 0.00 | 0.0 | 2,000 | 0 | 4.5 | 0.0 | 75.00 |"
@@ -97,7 +97,7 @@ def test_ratio_by_hand() -> None:
 
 def test_summary_by_hand() -> None:
     base = case("base", [4.0, 6.0, 8.0])
-    quality = {"prompt": np.array([0, 1]), "cloud_nll": np.array([2.0, 4.0])}
+    quality = {"image": np.array([0, 1]), "cloud_nll": np.array([2.0, 4.0])}
     ciar = case("ciar threshold=0.5", [2.0, 3.0, 4.0], quality=quality, replicas=2, gpu_usd_per_hour=7.2)
     table = summary(base, ciar)
     row = table.iloc[1]
@@ -149,7 +149,7 @@ def test_base_is_known_by_its_name_not_by_its_label() -> None:
 
 def test_differences_are_paired_by_request_and_by_prompt() -> None:
     def nll(zero: float, one: float) -> dict[str, np.ndarray]:
-        return {"prompt": np.array([0, 1]), "cloud_nll": np.array([zero, one])}
+        return {"image": np.array([0, 1]), "cloud_nll": np.array([zero, one])}
 
     table = summary(
         case("base", [4.0, 40.0], quality=nll(1.0, 9.0)),
@@ -178,7 +178,7 @@ def test_order_of_rows_does_not_change_the_numbers() -> None:
 
 
 def test_requests_table_joins_quality_by_prompt() -> None:
-    quality = {"prompt": np.array([1, 0]), "cloud_nll": np.array([5.0, 4.0]), "align_scenes": np.array([1.0, 0.5])}
+    quality = {"image": np.array([1, 0]), "cloud_nll": np.array([5.0, 4.0]), "align_scenes": np.array([1.0, 0.5])}
     table = results.requests_table([case("base", [1.0, 1.0, 1.0], {"cloud.replicas": 4}, quality=quality)])
     assert list(table["cloud_nll"]) == [4.0, 5.0, 4.0]
     assert list(table["align_scenes"]) == [0.5, 1.0, 0.5]
