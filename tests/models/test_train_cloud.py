@@ -9,9 +9,9 @@ import torch
 
 from models import scenes
 from models.text import WordEncoder, left_pad
-from models.train.cloud import Batch, CloudConfig, CloudStage, named_cells, nats_per_token, start_from_captions
+from models.train.cloud import Batch, CloudConfig, CloudStage, named_cells, nats_per_token, start_counting, start_from_captions
 from models.train.loop import LoopSettings
-from models.transformer import Transformer, TransformerConfig
+from models.transformer import Attention, Transformer, TransformerConfig
 
 TEXT = WordEncoder.build(scenes.WORDS)
 SHAPE = TransformerConfig(n_layer=1, n_head=2, dim=16, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=4)
@@ -85,3 +85,32 @@ def test_a_started_caption_projection_keeps_products_of_words_and_llamagens_star
     assert 0.8 < (rows @ model.cls_embedding.cap_proj.fc1.weight.T).std() < 1.2
     after = colour_at_a_place_read_off_the_mean(project)
     assert before < 0.9 < after
+
+
+def test_the_first_heads_count_the_tokens_of_a_row_and_of_a_column() -> None:
+    grid, heads = 8, 4
+    config = TransformerConfig(
+        n_layer=1, n_head=heads, dim=256, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=grid
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Transformer(config).eval()
+    start_counting(model)
+    batch = some_batch(grid)
+    attention = model.layers[0].attention
+    assert isinstance(attention, Attention)
+    mixed: list[torch.Tensor] = []
+    attention.wo.register_forward_hook(lambda module, given, out: mixed.append(given[0]))  # [B, n, D]
+    with torch.inference_mode():
+        model(batch.tokens, batch.caption, batch.mask)
+    found = mixed[0][:, config.caption_slots :].unflatten(-1, (heads, -1))[..., 0] / 4.0  # [B, T, H], the share of attention on tokens
+    row, column = np.divmod(np.arange(grid * grid), grid)
+    captions = batch.mask.sum(1)
+    for head in range(heads):
+        seen = torch.from_numpy((column if head % 2 == 0 else row) + 1) * np.exp(1.6 if head < 2 else -0.5)  # n e^s
+        for picture in range(2):
+            expected = seen / (seen + captions[picture])
+            assert (found[picture, :, head] - expected).abs().max() < 0.1  # norms of embeddings differ, and with them the scores
+    small = Transformer(SHAPE)  # heads of 8 channels have too few frequencies
+    before = small.layers[0].state_dict()["attention.wqkv.weight"].clone()
+    start_counting(small)
+    assert torch.equal(before, small.layers[0].state_dict()["attention.wqkv.weight"])
