@@ -193,14 +193,14 @@ def start_from_codes(model: Transformer, codebook: Tensor, rng: np.random.Genera
 def start_counting(model: Transformer) -> None:
     """Starts the first layer's heads as counters of the grid: they say in which row and column a token stands.
 
-    A caption says where objects are, but rotary positions tell offsets only; where a token stands can be told from how many tokens
-    are there to be seen, against the caption, whose keys are zero. One channel of all embeddings is set to one value, so that queries
-    and keys read from it alone score an offset D by 9 (cos D + cos f1 D + cos f2 D) + flat, with the axis's three fastest
-    frequencies and its slowest for the flat part: s at D = 0 and, with heads of 64, at least 6 less at 1 to 15. Heads take turns
-    to look along the row axis (tokens of one's own row) and the column axis; n tokens seen take a share n e^s / (n e^s + caption rows) of the attention,
-    with s = 1.6 for the first two heads and -0.5 for others, which together resolve few and many. The value is that channel, so the
-    share is what comes out. Left to training alone, a model of this size knows a token's column to within three cells
-    after a thousand steps; a small network reads it off these heads to within one.
+    A caption says where objects are, but rotary positions tell offsets only; where a token stands can be told from how many tokens are
+    there to be seen, against the caption, whose keys are zero. One channel of all embeddings is set to one value, so that queries and
+    keys read from it alone score an offset D by 9 (cos D + cos f1 D + cos f2 D) + flat, with the axis's three fastest frequencies and
+    its slowest for the flat part: s at D = 0 and, with heads of 64, at least 6 less at 1 to 15. Heads take turns to look along the row
+    axis (tokens of one's own row) and the column axis; n tokens seen take a share n e^s / (n e^s + caption rows) of the attention, with
+    s = 1.6 for the first two heads and -0.5 for others, which together resolve few and many. The value is that channel, so the share is
+    what comes out. Left to training alone, a model of this size knows a token's column to within three cells after a thousand steps; a
+    small network reads it off these heads to within one.
     Does nothing where a head has fewer than 16 channels.
     """
     heads, width = model.config.n_head, model.config.head_dim
