@@ -31,13 +31,14 @@ from models.text import WordEncoder, left_pad
 from models.train.data import DataConfig, data_tokens, load_data
 from models.train.loop import LoopSettings, TrainResult, train
 from models.train.tokens import SceneTokens, scene_tokens
-from models.transformer import Block, Dropout, Transformer, TransformerConfig
+from models.transformer import Attention, Dropout, Transformer, TransformerConfig
 from models.vq import load_vq
 from simulator.errors import ScenarioError
 from simulator.rng import stream
 
 Settings = TypeVar("Settings")
-COUNT_LEVEL = 10.0  # of the embeddings' constant channel, against the others' root mean square
+SHARED_LEVEL = 10.0  # of the embeddings' constant channel, against the others' root mean square
+COUNT_SCORE, READ_SCORE = 0.8, -8.0  # see `start_first_layer`
 OBJECT_REACH_PX = 26.0  # a large object's radius and how far its centre may stand off its place, on the scenes' 128 pixels
 
 
@@ -161,7 +162,7 @@ class CloudStage:
     def begin(self) -> None:
         assert isinstance(self.model, Transformer)
         start_from_codes(self.model, self.data.codebook, stream(self.config.training.seed, "train.cloud.codes"))
-        start_counting(self.model)
+        start_first_layer(self.model)
         start_from_captions(self.model, self.batch(0), stream(self.config.training.seed, "train.cloud.captions"))
 
     def batch(self, step: int) -> Batch:
@@ -190,39 +191,46 @@ def start_from_codes(model: Transformer, codebook: Tensor, rng: np.random.Genera
 
 
 @torch.no_grad()
-def start_counting(model: Transformer) -> None:
-    """Starts the first layer's heads as counters of the grid: they say in which row and column a token stands.
+def start_first_layer(model: Transformer) -> None:
+    """Starts the first layer's heads as what a caption's places need: two count rows and columns, the others read the caption.
 
-    A caption says where objects are, but rotary positions tell offsets only; where a token stands can be told from how many tokens are
-    there to be seen, against the caption, whose keys are zero. One channel of all embeddings is set to one value, so that queries and
-    keys read from it alone score an offset D by 9 (cos D + cos f1 D + cos f2 D) + flat, with the axis's three fastest frequencies and
-    its slowest for the flat part: s at D = 0 and, with heads of 64, at least 6 less at 1 to 15. Heads take turns to look along the row
-    axis (tokens of one's own row) and the column axis; n tokens seen take a share n e^s / (n e^s + caption rows) of the attention, with
-    s = 1.6 for the first two heads and -0.5 for others, which together resolve few and many. The value is that channel, so the share is
-    what comes out. Left to training alone, a model of this size knows a token's column to within three cells after a thousand steps; a
-    small network reads it off these heads to within one.
-    Does nothing where a head has fewer than 16 channels.
+    Rotary positions tell offsets only. Where a token stands can be told from how many tokens are to be seen, against the caption,
+    whose keys are zero; and what the caption says is shared out among ever more keys as the image grows, unless a head shuts the
+    image out. Both can be learned, but a thousand steps left a model of this size with columns known to within three cells, and
+    with no trace of an object's colour in the middle of the image.
+
+    One channel of all embeddings is set to one value, so that queries and keys which read it alone score offsets only. The counters
+    score an offset D along their axis by 9 (cos D + cos f1 D + cos f2 D) + flat, with the axis's three fastest frequencies and its
+    slowest for the flat part: COUNT_SCORE at D = 0 and, with heads of 64, at least 6 less at 1 to 15. The n tokens of a token's own
+    row (head 0), or column (head 1), then get n e^s / (n e^s + caption rows) of the attention, and the value is that channel, so
+    that the share comes out. The readers score every key of the image READ_SCORE; their values and outputs start at unit gain.
+    Does nothing where a head has fewer than 16 channels, or where there are fewer than three heads.
     """
     heads, width = model.config.n_head, model.config.head_dim
     per_axis = width // 4  # rotary pairs
-    if per_axis < 4:
+    if per_axis < 4 or heads < 3:
         return
     table = model.tok_embeddings.weight  # [V, D]
-    table[:, 0] = COUNT_LEVEL * table[:, 1:].square().mean().sqrt()
-    normed = COUNT_LEVEL / ((COUNT_LEVEL**2 + table.shape[1] - 1) / table.shape[1]) ** 0.5  # that channel behind RMSNorm
-    first = model.layers[0]
-    assert isinstance(first, Block)
-    q, k, v = first.attention.wqkv.weight.unflatten(0, (3, heads, width))  # each [H, hd, D]
-    for tensor in (q, k, v):
-        tensor.zero_()
+    table[:, 0] = SHARED_LEVEL * table[:, 1:].square().mean().sqrt()
+    normed = SHARED_LEVEL / ((SHARED_LEVEL**2 + table.shape[1] - 1) / table.shape[1]) ** 0.5  # that channel behind RMSNorm
+    attention = model.layers[0].get_submodule("attention")
+    assert isinstance(attention, Attention)
+    q, k, v = attention.wqkv.weight.unflatten(0, (3, heads, width))  # each [H, hd, D]
+    q.zero_()
+    k.zero_()
     for head in range(heads):
-        at_zero = 1.6 if head < 2 else -0.5
-        for pair, score in ((0, 9.0), (1, 9.0), (2, 9.0), (per_axis - 1, at_zero - 27.0)):
-            channel = 2 * (per_axis * (head % 2) + pair)
+        axis = per_axis * (head % 2)
+        sharp = [(axis + pair, 9.0) for pair in range(3)] if head < 2 else []
+        flat = COUNT_SCORE - 27.0 if head < 2 else READ_SCORE
+        for pair, score in (*sharp, (axis + per_axis - 1, flat)):
             size = (abs(score) * width**0.5) ** 0.5 / normed
-            q[head, channel, 0] = size
-            k[head, channel, 0] = math.copysign(size, score)
-    v[:, 0, 0] = 4.0 / normed
+            q[head, 2 * pair, 0] = size
+            k[head, 2 * pair, 0] = math.copysign(size, score)
+    v[:2].zero_()
+    v[:2, 0, 0] = 16.0 / normed  # as large as what the readers find
+    gain = model.config.dim**-0.5 / 0.02
+    v[2:] *= gain
+    attention.wo.weight[:, 2 * width :] *= gain
 
 
 @torch.no_grad()

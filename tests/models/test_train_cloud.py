@@ -9,9 +9,18 @@ import torch
 
 from models import scenes
 from models.text import WordEncoder, left_pad
-from models.train.cloud import Batch, CloudConfig, CloudStage, named_cells, nats_per_token, start_counting, start_from_captions
+from models.train.cloud import (
+    COUNT_SCORE,
+    Batch,
+    CloudConfig,
+    CloudStage,
+    named_cells,
+    nats_per_token,
+    start_first_layer,
+    start_from_captions,
+)
 from models.train.loop import LoopSettings
-from models.transformer import Attention, Transformer, TransformerConfig
+from models.transformer import Transformer, TransformerConfig
 
 TEXT = WordEncoder.build(scenes.WORDS)
 SHAPE = TransformerConfig(n_layer=1, n_head=2, dim=16, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=4)
@@ -87,30 +96,36 @@ def test_a_started_caption_projection_keeps_products_of_words_and_llamagens_star
     assert before < 0.9 < after
 
 
-def test_the_first_heads_count_the_tokens_of_a_row_and_of_a_column() -> None:
+def test_the_first_layer_starts_counting_rows_and_columns_and_reading_the_caption() -> None:
     grid, heads = 8, 4
     config = TransformerConfig(
         n_layer=1, n_head=heads, dim=256, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=grid
     )  # fmt: skip
     torch.manual_seed(0)
     model = Transformer(config).eval()
-    start_counting(model)
+    start_first_layer(model)
     batch = some_batch(grid)
-    attention = model.layers[0].attention
-    assert isinstance(attention, Attention)
-    mixed: list[torch.Tensor] = []
-    attention.wo.register_forward_hook(lambda module, given, out: mixed.append(given[0]))  # [B, n, D]
+    attention = model.layers[0].get_submodule("attention")
+    values, mixed = [], []
+    attention.get_submodule("wqkv").register_forward_hook(lambda module, given, out: values.append(out))  # [B, n, 3 D]
+    attention.get_submodule("wo").register_forward_hook(lambda module, given, out: mixed.append(given[0]))  # [B, n, D]
     with torch.inference_mode():
         model(batch.tokens, batch.caption, batch.mask)
-    found = mixed[0][:, config.caption_slots :].unflatten(-1, (heads, -1))[..., 0] / 4.0  # [B, T, H], the share of attention on tokens
+    found = mixed[0][:, config.caption_slots :].unflatten(-1, (heads, -1))  # [B, T, H, hd]
     row, column = np.divmod(np.arange(grid * grid), grid)
-    captions = batch.mask.sum(1)
-    for head in range(heads):
-        seen = torch.from_numpy((column if head % 2 == 0 else row) + 1) * np.exp(1.6 if head < 2 else -0.5)  # n e^s
+    for head, own in ((0, column), (1, row)):
+        seen = torch.from_numpy(own + 1) * np.exp(COUNT_SCORE)  # n e^s
         for picture in range(2):
-            expected = seen / (seen + captions[picture])
-            assert (found[picture, :, head] - expected).abs().max() < 0.1  # norms of embeddings differ, and with them the scores
+            share = found[picture, : len(own), head, 0] / 16.0
+            expected = seen / (seen + batch.mask[picture].sum())
+            assert (share - expected).abs().max() < 0.1  # norms of embeddings differ, and with them the scores
+    rows = values[0].unflatten(-1, (3, heads, -1))[:, : config.caption_slots, 2]  # [B, slots, H, hd]
+    for head in (2, 3):
+        for picture in range(2):
+            caption = rows[picture, batch.mask[picture], head].mean(0)
+            torch.testing.assert_close(found[picture, :, head], caption.expand_as(found[picture, :, head]), rtol=0, atol=0.05)
+            assert caption.std() > 0.2
     small = Transformer(SHAPE)  # heads of 8 channels have too few frequencies
     before = small.layers[0].state_dict()["attention.wqkv.weight"].clone()
-    start_counting(small)
+    start_first_layer(small)
     assert torch.equal(before, small.layers[0].state_dict()["attention.wqkv.weight"])
