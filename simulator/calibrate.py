@@ -5,7 +5,7 @@ sessions at it. The scores seen on the way tell where to look next: the quantile
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +27,10 @@ class Calibrated:
     rounds: int
 
 
-def calibrate(target_pct: float, prefix_rate: float, record: Callable[[float], Sequence[Recording]], what: str) -> Calibrated:
-    """The threshold at which `record(threshold)`, sessions of the calibration prompts, comes nearest to `target_pct`.
+def calibrate(target_pct: float, prefix_rate: float, what: str) -> Generator[float, Sequence[Recording], Calibrated]:
+    """Yields thresholds to try, takes the sessions of the calibration prompts at each, and returns the one nearest to `target_pct`.
 
+    A generator, so that whoever drives several of them can record all their sessions of a round together.
     prefix_rate: share of tokens the cloud makes anyway. what: the method, for messages.
     Raises ScenarioError where the prefix alone takes more calls, or where no threshold comes within WORST_PCT.
     """
@@ -38,7 +39,7 @@ def calibrate(target_pct: float, prefix_rate: float, record: Callable[[float], S
     below, above = 0.0, math.inf  # thresholds known to ask too often, and too rarely
     threshold, best = math.inf, Calibrated(math.inf, math.nan, 0)
     for rounds in range(1, ROUNDS + 1):
-        recordings = record(threshold)
+        recordings = yield threshold
         found_pct = float(np.mean([recording.cloud_call_pct() for recording in recordings]))
         if not abs(found_pct - target_pct) >= abs(best.call_pct - target_pct):
             best = Calibrated(threshold, found_pct, rounds)

@@ -338,6 +338,44 @@ def samples(
         click.echo(f"{out / 'samples.png'}")
 
 
+@evaluate.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option("--inception", type=click.Path(path_type=Path), help="TorchScript file for fid. Loading it runs its code.")
+@click.option("--vgg", type=click.Path(path_type=Path), help="TorchScript file for f1. Loading it runs its code.")
+@click.option("--clip", type=click.Path(path_type=Path), help="Folder of CLIP in transformers' format, for clip.")
+@click.option("--hpsv2", type=click.Path(path_type=Path), help="Folder of HPSv2's CLIP in transformers' format, for hpsv2.")
+@click.option("--real", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Pictures to compare with.  [default: scenes]")
+@click.option("--prefix", default="", help="Put before each caption for clip, e.g. 'A photo depicts '.")
+@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. prompts.count=256.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/pictures"), show_default=True, help="Folder to write.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: as `run`]")
+@click.option("--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ...")
+@click.option("--quiet", is_flag=True, help="No progress and no table.")
+@errors_in_one_line
+def pictures(
+    scenario: Path, sets: tuple[str, ...], out: Path, cache: Path | None, torch_device: str, quiet: bool, real: Path | None, prefix: str,
+    **networks: Path | None,
+) -> None:
+    """Published metrics (fid, f1, clip, hpsv2) of a SCENARIO's pictures, by networks that you name (docs/quality.md)."""
+    from models.evaluate.pictures import Networks, score_pictures
+    from simulator.console import progress_bars
+    from simulator.recording import CachedSource, RecordingCache
+    from simulator.results import csv_bytes
+    from simulator.scenario import load_scenario
+
+    read = load_scenario(scenario, (), sets)
+    cache = cache or default_cache()
+    with progress_bars(quiet) as progress:
+        models = _Models(read.pair, torch_device, 64, cache, progress)
+        source = CachedSource(RecordingCache(cache), models.record)
+        chosen = resolve_torch_device(torch_device)
+        table = score_pictures(read, source, models.scenes, Networks(**networks), real, prefix, chosen, progress)
+    write_files(out, {"pictures.csv": csv_bytes(table)})
+    if not quiet:
+        click.echo(table.to_string(index=False, float_format="%.4g"))
+        click.echo(f"{out / 'pictures.csv'}")
+
+
 def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
     """Write files into a folder, each whole or not at all, and delete those that are None; others are left alone. Raises RunFolderError."""
     import os

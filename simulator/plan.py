@@ -1,8 +1,9 @@
 """Which sessions a run needs: one per case and prompt, base's greedy images to compare with, and those to calibrate thresholds on."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 from simulator.calibrate import Calibrated, calibrate
@@ -58,30 +59,63 @@ def with_calibrated(
     cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
 ) -> tuple[list[Case], dict[str, dict[str, Any]]]:
     """The cases with a threshold wherever a call rate was asked for; and what was found, by method and decoding settings."""
-    found: dict[str, Calibrated] = {}
-    told: dict[str, dict[str, Any]] = {}
-    resolved = []
+    searches: dict[str, _Search] = {}
     for case in cases:
         target, s = case.method.call_target, case.scenario
-        if target is None:
-            resolved.append(case)
-            continue
-        captions = _calibration_captions(s, target.prompts, scenes)
-        key = json.dumps([case.method.model_dump(exclude={"label"}), s.decoding.model_dump(), s.seed, captions], sort_keys=True)
-        if key not in found:
-
-            def record(threshold: float, case: Case = case, s: Scenario = s, captions: list[str] = captions) -> list[Recording]:
-                method = case.method.at_threshold(threshold)
-                return source.recordings(session_specs(manifest, method.name, method.settings, s.decoding, captions, s.seed))
-
+        key = _search_key(case)
+        if target is not None and key not in searches:
+            captions = _calibration_captions(s, target.prompts, scenes)
             gated = case.method.at_threshold(0.0).settings
             assert isinstance(gated, GatedSettings)
             prefix_rate = prefix_length(gated.prefix_rate, manifest.image_tokens) / manifest.image_tokens
-            found[key] = calibrate(target.call_pct, prefix_rate, record, case.method.label)
-        name = f"{case.method.label} {conditions_of(case)}".strip()
-        told[name] = {"call_pct_asked": target.call_pct, "prompts": target.prompts, **asdict(found[key])}
-        resolved.append(replace(case, method=case.method.at_threshold(found[key].threshold)))
+            searches[key] = _Search(case, captions, calibrate(target.call_pct, prefix_rate, case.method.label))
+    found = _search_all(searches, manifest, source)
+    told: dict[str, dict[str, Any]] = {}
+    resolved = []
+    for case in cases:
+        target = case.method.call_target
+        if target is not None:
+            name = f"{case.method.label} {conditions_of(case)}".strip()
+            at = found[_search_key(case)]
+            told[name] = {"call_pct_asked": target.call_pct, "prompts": target.prompts, **asdict(at)}
+            case = replace(case, method=case.method.at_threshold(at.threshold))
+        resolved.append(case)
     return resolved, told
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A threshold being looked for: one of the cases that want it, the captions it is calibrated on, and the search."""
+
+    case: Case
+    captions: list[str]
+    steps: Generator[float, Sequence[Recording], Calibrated]
+
+    def specs(self, manifest: PairManifest, threshold: float) -> list[SessionSpec]:
+        method, s = self.case.method.at_threshold(threshold), self.case.scenario
+        return session_specs(manifest, method.name, method.settings, s.decoding, self.captions, s.seed)
+
+
+def _search_key(case: Case) -> str:
+    """Equal for cases that share a search: conditions of network, cloud and load do not change tokens."""
+    s = case.scenario
+    return json.dumps([case.method.model_dump(exclude={"label"}), s.decoding.model_dump(), s.seed, s.prompts.model_dump()], sort_keys=True)
+
+
+def _search_all(searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource) -> dict[str, Calibrated]:
+    """Runs all searches side by side: the sessions of a round are recorded in one go, which batches their forward passes."""
+    found: dict[str, Calibrated] = {}
+    wanted = {key: next(search.steps) for key, search in searches.items()}
+    while wanted:
+        specs = {key: searches[key].specs(manifest, threshold) for key, threshold in wanted.items()}
+        recordings = iter(source.recordings([spec for mine in specs.values() for spec in mine]))
+        coming, wanted = wanted, {}
+        for key in coming:
+            try:
+                wanted[key] = searches[key].steps.send(list(islice(recordings, len(specs[key]))))
+            except StopIteration as stop:
+                found[key] = stop.value
+    return found
 
 
 def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:

@@ -5,8 +5,7 @@ unguided distributions, a share of null captions. The device starts from the clo
 output matrix.
 
 The first reading of the loss in `bounds` trains the whole device. Each further one trains its own radius matrix on the
-same, detached, hidden states of a quarter of the tokens, so that all are compared at equal centres, if not at equal numbers
-of tokens; those in `models.device.BOUNDS` ship.
+same hidden states, detached, so that all are compared at equal centres; those in `models.device.BOUNDS` ship.
 
     python -m models.train.device models/scenes.yaml train-runs/scenes/device
 """
@@ -84,10 +83,9 @@ def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, cloud_hidde
     main = losses.BOUNDS[first](p_cloud, p_mid, *inter_fuse(centre, device.radius(hidden, first)), weights)
     total = main.total
     parts = {"kl": main.align, "upper": main.anchor_upper, "lower": main.anchor_lower}
-    part = slice(0, len(hidden) // 4)  # the others train one matrix each; a quarter of the tokens will do
     for name in others:
-        bounds = inter_fuse(centre[part].detach(), device.radius(hidden[part].detach(), name))
-        parts[name] = losses.BOUNDS[name](p_cloud[part], p_mid[part].detach(), *bounds, weights).total
+        bounds = inter_fuse(centre.detach(), device.radius(hidden.detach(), name))
+        parts[name] = losses.BOUNDS[name](p_cloud, p_mid.detach(), *bounds, weights).total
         total = total + parts[name]
     agree = (centre.argmax(-1) == p_cloud.argmax(-1)).float().mean()
     return total, {"agree": agree, **{name: value.detach().mean() for name, value in parts.items()}}

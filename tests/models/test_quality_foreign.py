@@ -1,16 +1,21 @@
 """Other people's metrics, on tiny networks of the same call signatures as their own."""
 
-import importlib.util
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from torch import Tensor, nn
 
 from models.quality import foreign
 from models.quality.statistics import Gaussian, frechet_distance, precision_recall_f1
+from simulator.cli import main
 from simulator.errors import WeightsError
 from simulator.rng import stream
 
@@ -116,8 +121,81 @@ def test_a_folder_that_is_no_clip_is_refused(tmp_path: Path) -> None:
         foreign.load_clip(tmp_path)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
-def test_without_transformers_the_error_names_the_extra(tmp_path: Path) -> None:
+def test_without_transformers_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(WeightsError, match=r"pip install 'ciar-sim\[clip\]'"):
         foreign.load_clip(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP of the smallest size in transformers' format, with a tokenizer of letters."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    files = {"vocab_file": str(folder / "vocab.json"), "merges_file": str(folder / "merges.txt")}
+    transformers.CLIPTokenizerFast(**files, model_max_length=77).save_pretrained(folder)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**shape, "vocab_size": len(vocabulary), "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**shape, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_scores_of_a_transformers_clip_are_its_own(clip_folder: Path) -> None:
+    from transformers import CLIPModel, CLIPTokenizerFast
+
+    pictures = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3)).astype(np.uint8) for seed in range(3)]
+    captions = ["a red cube", "b", "long " * 100]  # the last is cut at 77 tokens
+    found = foreign.clip_scores(foreign.load_clip(clip_folder), pictures, captions)
+    model = CLIPModel.from_pretrained(clip_folder).eval()
+    tokens = CLIPTokenizerFast.from_pretrained(clip_folder)(captions, padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        out = model(**tokens, pixel_values=foreign._clip_pixels(torch.from_numpy(np.stack(pictures)), 32))
+    assert found == pytest.approx((out.image_embeds * out.text_embeds).sum(-1).numpy(), abs=1e-6)
+
+
+SCENARIO = """\
+name: pictures
+pair: {pair}
+prompts: {{source: scenes, count: 12}}
+methods: [base, device-only]
+compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
+sweep: {{network.preset: [wifi, lte]}}
+"""
+
+
+def test_pictures_of_a_scenario_are_scored_once_per_method(tmp_path: Path, tiny_pair_folder: Path, net: Path, clip_folder: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SCENARIO.format(pair=tiny_pair_folder))
+    (tmp_path / "real").mkdir()
+    for index, picture in enumerate(images(3, 20)):
+        Image.fromarray(picture).save(tmp_path / "real" / f"{index:02}.png")
+    scenario, real, out = str(tmp_path / "s.yaml"), str(tmp_path / "real"), tmp_path / "out"
+    common = ["evaluate", "pictures", scenario, "--cache", str(tmp_path / "cache"), "--out", str(out), "--quiet"]
+    given = ["--inception", str(net), "--vgg", str(net), "--clip", str(clip_folder), "--hpsv2", str(clip_folder), "--real", real]
+    result = CliRunner().invoke(main, [*common, *given])
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out / "pictures.csv")
+    assert table["method"].tolist() == ["base", "device-only"]  # the sweep over networks changes no picture
+    assert table["images"].tolist() == [12, 12]
+    assert (table["fid_lo"] <= table["fid"]).all()
+    assert (table["clip"] == table["hpsv2"]).all()  # the same network and no prefix
+    assert ((table["f1"] >= 0) & (table["f1"] <= 1)).all()
+    for arguments, message in (
+        ([], "name at least one network"),
+        (["--vgg", str(net)], "name their folder by --real"),
+        (["--vgg", str(net), "--real", real, "--set", "prompts.count=9"], "base: fid and f1 need at least 10 pictures, prompts are 9"),
+        (["--vgg", str(tmp_path / "none.pt")], "none.pt: no such file"),
+        (["--vgg", str(net), "--real", str(tmp_path / "cache")], "0 pictures"),
+    ):
+        result = CliRunner().invoke(main, [*common, *arguments])
+        assert result.exit_code == 2, result.output
+        assert message in result.output
+    Image.fromarray(images(0, 1)[0][:8]).save(real + "/99.png")
+    assert "99.png: 12 x 8 pixels, the folder's first picture has 12 x 16" in CliRunner().invoke(main, [*common, *given]).output

@@ -88,7 +88,7 @@ def test_the_drafter_reads_each_token_beside_the_feature_before_it() -> None:
     model = Transformer(TransformerConfig(**SHAPE)).eval()
     tokens = torch.arange(32).reshape(2, 16)
     mask = torch.ones(2, 32, dtype=torch.bool)
-    batch = cloud.Batch(tokens, torch.zeros(2, 32, 144), mask, torch.zeros(2, dtype=torch.bool))
+    batch = cloud.Batch(tokens, torch.zeros(2, 32, 144), mask, torch.zeros(2, dtype=torch.bool), torch.zeros(2, 16, dtype=torch.bool))
     embedded, features = drafter.read(model, batch)
     assert embedded.shape[1] == features.shape[1] - 1 == 32 + 16 - 1
     assert torch.equal(embedded[:, 31:], model.embed_tokens(tokens))

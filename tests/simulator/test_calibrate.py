@@ -1,6 +1,7 @@
 """The threshold for a wanted rate of cloud calls: on made-up sessions whose law is known, and through a whole run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.calibrate import TOLERANCE_PCT, calibrate
+from simulator.calibrate import TOLERANCE_PCT, Calibrated, calibrate
 from simulator.cli import main
 from simulator.errors import ScenarioError
 from simulator.recording import SCORES
@@ -37,6 +38,18 @@ def sessions(threshold: float, scale: float, drift: float) -> list[Any]:
     return made
 
 
+def search(target_pct: float, prefix_rate: float, record: Callable[[float], list[Any]]) -> Calibrated:
+    """Drives one search to its end."""
+    steps = calibrate(target_pct, prefix_rate, "m")
+    threshold = next(steps)
+    while True:
+        try:
+            threshold = steps.send(record(threshold))
+        except StopIteration as stop:
+            found: Calibrated = stop.value
+            return found
+
+
 @settings(max_examples=40, deadline=None)
 @given(target=st.floats(8, 95), scale=st.floats(1e-3, 1e3), drift=st.floats(0, 0.9))
 def test_the_rate_is_met_whatever_the_scale_and_the_feedback(target: float, scale: float, drift: float) -> None:
@@ -46,7 +59,7 @@ def test_the_rate_is_met_whatever_the_scale_and_the_feedback(target: float, scal
         tried.append(threshold)
         return sessions(threshold, scale, drift)
 
-    found = calibrate(target, PREFIX / TOKENS, record, "m")
+    found = search(target, PREFIX / TOKENS, record)
     met = float(np.mean([one.cloud_call_pct() for one in sessions(found.threshold, scale, drift)]))
     assert found.call_pct == met
     assert abs(met - target) <= 2.0
@@ -57,7 +70,7 @@ def test_the_rate_is_met_whatever_the_scale_and_the_feedback(target: float, scal
 
 
 def test_without_feedback_the_first_guess_is_the_quantile() -> None:
-    found = calibrate(30.0, PREFIX / TOKENS, lambda threshold: sessions(threshold, 1.0, 0.0), "m")
+    found = search(30.0, PREFIX / TOKENS, lambda threshold: sessions(threshold, 1.0, 0.0))
     share = (0.30 - PREFIX / TOKENS) / (1 - PREFIX / TOKENS)
     assert found.rounds == 2
     assert found.threshold == pytest.approx(1 - share, abs=0.05)  # scores are uniform in [0, 1)
@@ -65,10 +78,10 @@ def test_without_feedback_the_first_guess_is_the_quantile() -> None:
 
 def test_a_rate_that_cannot_be_had_is_refused() -> None:
     with pytest.raises(ScenarioError, match=r"m: threshold\.call_pct must be at least the prefix's 6 %, got 3"):
-        calibrate(3.0, 0.06, lambda threshold: sessions(threshold, 1.0, 0.0), "m")
+        search(3.0, 0.06, lambda threshold: sessions(threshold, 1.0, 0.0))
     constant = sessions(0.5, 0.0, 0.0)  # all scores are 0: a threshold sends all or nothing
     with pytest.raises(ScenarioError, match="no threshold leads to 50 % cloud calls"):
-        calibrate(50.0, PREFIX / TOKENS, lambda threshold: constant, "m")
+        search(50.0, PREFIX / TOKENS, lambda threshold: constant)
 
 
 SCENARIO = """\
@@ -77,6 +90,7 @@ pair: {pair}
 prompts: {{source: scenes, count: 4}}
 methods:
   - {{name: ciar, threshold: {{call_pct: 40, prompts: 12}}}}
+  - {{name: entropy-lens, threshold_mode: const, threshold: {{call_pct: 60, prompts: 12}}}}
 compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
 """
 
@@ -90,6 +104,8 @@ def test_a_run_with_a_call_rate(tmp_path: Path, tiny_pair_folder: Path) -> None:
         path = tmp_path / out / "scenario.yaml"
     one, two = ((tmp_path / out / "summary.csv").read_bytes() for out in ("one", "two"))
     assert one == two
-    told = json.loads((tmp_path / "one" / "provenance.json").read_text())["calibrated"]["ciar"]
-    assert abs(told["call_pct"] - 40) <= 2.0
-    assert abs(pd.read_csv(tmp_path / "one" / "summary.csv")["cloud_call_pct"][0] - 40) <= 20  # four pictures of 16 tokens
+    told = json.loads((tmp_path / "one" / "provenance.json").read_text())["calibrated"]
+    found = pd.read_csv(tmp_path / "one" / "summary.csv").set_index("method")["cloud_call_pct"]
+    for method, asked in (("ciar", 40), ("entropy-lens", 60)):
+        assert abs(told[method]["call_pct"] - asked) <= 2.0
+        assert abs(found[method] - asked) <= 20  # four pictures of 16 tokens

@@ -1,0 +1,136 @@
+"""The tables of docs/results.md: run folders of the results scenarios, each row beside the paper's figures.
+
+    for name in main trees scores training prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
+    python -m benchmarks.results runs docs/results.md
+
+Tables stand between `<!-- table:NAME -->` and `<!-- end -->`; the words around them are left as they are. A table whose run folder is
+missing keeps its old content, and is named.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A row of CIAR's tables as printed: calls in percent, speed-ups against Base, FID and F1 of that row and of its Base."""
+
+    call_pct: float | None = None
+    latency: float | None = None
+    fid: float | None = None
+    f1: float | None = None
+    base_fid: float = 23.69
+    backbone: str = "LlamaGen-XL stage I"
+
+
+# CIAR: Interval-based Collaborative Decoding for Image Generation Acceleration (arXiv 2603.25463), main table and ablations. EAGLE-2
+# is legible for Anole only.
+PAPER = {
+    "base": Paper(100.0, 1.0, 23.69, 0.6097),
+    "code": Paper(30.0, 2.04, 35.67, 0.4625),
+    "lantern": Paper(50.11, 1.66, 25.55, 0.5834),
+    "eagle2": Paper(91.98, 1.02, 23.71, 0.6117, base_fid=19.95, backbone="Anole"),
+    "entropy-lens": Paper(52.34, 1.70, 24.58, 0.5796),
+    "ciar": Paper(30.44, 2.53, 24.25, 0.5997),
+    "random": Paper(36.46, 2.28, 30.19, 0.5369),
+    "softmax-corr": Paper(36.49, 2.27, 31.10, 0.5130),
+    "discrete k=100": Paper(fid=26.04),
+    "discrete k=300": Paper(fid=24.82),
+}
+
+# table -> run folder, and per label of the run the paper's row; labels that are not named have none
+TABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "main": (
+        "results-main",
+        {
+            "base": "base", "code": "code", "entropy-lens": "entropy-lens", "ciar at 0.30": "ciar", "ciar at 30 %": "ciar",
+            "ciar omega at 30 %": "ciar",
+        },
+    ),
+    "trees": ("results-trees", {"base": "base", "eagle2": "eagle2", "lantern": "lantern"}),
+    "scores": (
+        "results-scores",
+        {
+            "base": "base", "code": "code", "random": "random", "entropy-lens": "entropy-lens", "softmax-corr": "softmax-corr",
+            "discrete k=100": "discrete k=100", "discrete k=300": "discrete k=300", "ciar u": "ciar", "ciar omega": "ciar",
+            "ciar lower-top": "ciar",
+        },
+    ),
+    "training": ("results-training", {"base": "base", "ciar omega": "ciar"}),
+    "prefix": ("results-prefix", {"base": "base"}),
+    "threshold": ("results-threshold", {"base": "base"}),
+}  # fmt: skip
+
+COLUMNS = (
+    "method", "images", "cloud calls %", "speed-up", "`fd_scenes`", "against base", "`f1_scenes`", "`align_scenes`", "`cloud_nll` - base",
+    "paper: calls %", "speed-up", "FID", "against Base", "F1",
+)  # fmt: skip
+
+
+def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
+    """Markdown: a row per case of a summary. `fd_scenes` and FID stand beside their relative change against base's."""
+    base_fd = summary.loc[summary["method_name"] == "base", "fd_scenes"].iloc[0]
+    swept = [name for name in summary.columns if name.startswith("methods.")]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
+    for row in summary.to_dict("records"):
+        label = row["method"] + "".join(f", {name.split('.')[-1]} {row[name]:g}" for name in swept if pd.notna(row[name]))
+        ours = [
+            label, str(row["distinct_images"]), f"{row['cloud_call_pct']:.1f}", f"{row['speedup']:.2f}",
+            _with_interval(row, "fd_scenes", 2), _change(row["fd_scenes"], base_fd), _with_interval(row, "f1_scenes", 3),
+            _with_interval(row, "align_scenes", 3), _with_interval(row, "cloud_nll_minus_base", 2),
+        ]  # fmt: skip
+        printed = PAPER.get(paper.get(row["method"], ""), Paper())
+        name = "" if printed.backbone == Paper.backbone else f" ({printed.backbone})"
+        theirs = [
+            _number(printed.call_pct, 2), _number(printed.latency, 2), _number(printed.fid, 2) + name,
+            "-" if printed.fid is None else _change(printed.fid, printed.base_fid), _number(printed.f1, 3),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join([*ours, *theirs]) + " |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _with_interval(row: dict[str, float], name: str, digits: int) -> str:
+    low, high = row[f"{name}_lo"], row[f"{name}_hi"]
+    found = _number(row[name], digits)
+    return found if pd.isna(low) or low == high else f"{found} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _change(value: float, base: float) -> str:
+    return "-" if pd.isna(value) or pd.isna(base) else f"{100.0 * (value / base - 1.0):+.1f} %"
+
+
+def with_tables(page: str, tables: dict[str, str]) -> str:
+    """The page with what stands between each table's marks replaced. Raises ValueError where a page has no place for a table."""
+    for name, table in tables.items():
+        place = re.compile(rf"(?<=<!-- table:{name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        page, count = place.subn(lambda _, table=table: table + "\n", page)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"the page has {count} places for the table {name}, it needs one")
+    return page
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("page", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def main(runs: Path, page: Path) -> None:
+    """Write the tables of the run folders in RUNS into PAGE."""
+    tables = {}
+    for name, (folder, paper) in TABLES.items():
+        path = runs / folder / "summary.csv"
+        if path.is_file():
+            tables[name] = results_table(pd.read_csv(path), paper)
+        else:
+            click.echo(f"{path}: no such file; the table {name} is left as it was", err=True)
+    page.write_text(with_tables(page.read_text(), tables))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Metrics of published papers over a scenario's pictures, by networks that the user names (`models/quality/foreign.py`)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+from scipy import stats
+
+from models import scenes
+from models.quality import foreign
+from models.quality.judge import REFERENCE_IMAGES, REFERENCE_SEED, SIZE
+from simulator.errors import CiarSimError
+from simulator.pairs import pair_manifest
+from simulator.plan import Plan, with_calibrated
+from simulator.recording import RecordingSource
+from simulator.scenario import Scenario, expand
+
+_OF_TOKENS = ("methods.", "decoding.", "prompts.", "seed", "pair")  # sweeps that change pictures; networks and clouds do not
+FEWEST = 10  # pictures of either kind: with fewer, halves of them have no third neighbour
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Files and folders of the networks; None leaves its metric out."""
+
+    inception: Path | None = None
+    vgg: Path | None = None
+    clip: Path | None = None
+    hpsv2: Path | None = None
+
+
+def score_pictures(
+    scenario: Scenario, source: RecordingSource, captions: Callable[[int, int], list[str]], networks: Networks, real: Path | None,
+    prefix: str, torch_device: str, progress: Callable[[str, int, int], None],
+) -> pd.DataFrame:  # fmt: skip
+    """A row per case whose pictures differ: method, swept settings, images, and `fid`, `f1`, `clip`, `hpsv2` with `_lo` and `_hi`.
+
+    captions: of the scene grammar, by (seed, count). real: folder of pictures that fid and f1 compare with; None: renders of scenes.
+    prefix: put before captions for clip. Raises a CiarSimError for networks or folders that are something else.
+    """
+    nets = {name: foreign.FeatureNet(path, torch_device) for name, path in (("fid", networks.inception), ("f1", networks.vgg)) if path}
+    clips = {name: foreign.load_clip(path) for name, path in (("clip", networks.clip), ("hpsv2", networks.hpsv2)) if path}
+    if not nets and not clips:
+        raise CiarSimError("name at least one network: --inception, --vgg, --clip or --hpsv2")
+    references = _real_pictures(real) if nets and real else []
+    manifest = pair_manifest(scenario.pair)
+    cases, _ = with_calibrated(expand(scenario), manifest, captions, source)
+    plan = Plan(cases, manifest, captions)
+    recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))
+    different = {tuple(plan.of_case[case.index]): case for case in reversed(cases)}  # the first of equal ones stays
+    rows = []
+    for done, (keys, case) in enumerate(reversed(different.items())):
+        progress("scoring pictures", done, len(different))
+        images = [recordings[key].image for key in keys]
+        if nets and len(images) < FEWEST:
+            raise CiarSimError(f"{case.method.label}: fid and f1 need at least {FEWEST} pictures, prompts are {len(images)}")
+        if nets and not references:
+            references = _rendered(images[0])
+        swept = {path: value for path, value in case.swept.items() if path.startswith(_OF_TOKENS)}
+        row: dict[str, object] = {"method": case.method.label, **swept, "images": len(images)}
+        for name, net in nets.items():
+            metric = foreign.fid if name == "fid" else foreign.f1
+            row |= _named(name, metric(net, images, references))
+        for name, clip in clips.items():
+            scores = foreign.clip_scores(clip, images, plan.captions[case.index], prefix if name == "clip" else "")
+            row |= _named(name, _mean_interval(scores))
+        rows.append(row)
+    progress("scoring pictures", len(different), len(different))
+    return pd.DataFrame(rows)
+
+
+def _rendered(like: np.ndarray) -> list[np.ndarray]:
+    if like.shape != SIZE:
+        raise CiarSimError("fid and f1 need real pictures to compare with: name their folder by --real")
+    return [scenes.image(REFERENCE_SEED, index) for index in range(REFERENCE_IMAGES)]
+
+
+def _real_pictures(folder: Path) -> list[np.ndarray]:
+    """uint8 [H, W, 3], all of one size, in order of their names."""
+    found = []
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES):
+        try:
+            with Image.open(path) as image:
+                found.append(np.asarray(image.convert("RGB")))
+        except (UnidentifiedImageError, OSError) as error:
+            raise CiarSimError(f"{path}: not a picture that can be read: {error}") from None
+        if found[-1].shape != found[0].shape:
+            (height, width), (first_height, first_width) = found[-1].shape[:2], found[0].shape[:2]
+            raise CiarSimError(f"{path}: {width} x {height} pixels, the folder's first picture has {first_width} x {first_height}")
+    if len(found) < FEWEST:
+        raise CiarSimError(f"{folder}: {len(found)} pictures ({', '.join(_SUFFIXES)}), at least {FEWEST} are needed")
+    return found
+
+
+def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and Student's 95 % interval."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_lo", f"{name}_hi"), interval, strict=True))

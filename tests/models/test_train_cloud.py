@@ -1,0 +1,131 @@
+"""The cloud stage: how it starts, and which tokens it weighs."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import scenes
+from models.text import WordEncoder, left_pad
+from models.train.cloud import (
+    COUNT_SCORE,
+    Batch,
+    CloudConfig,
+    CloudStage,
+    named_cells,
+    nats_per_token,
+    start_first_layer,
+    start_from_captions,
+)
+from models.train.loop import LoopSettings
+from models.transformer import Transformer, TransformerConfig
+
+TEXT = WordEncoder.build(scenes.WORDS)
+SHAPE = TransformerConfig(n_layer=1, n_head=2, dim=16, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=4)
+CAPTIONS = ["a small red cube at the top left on a plain gray background", "a large blue ring at the bottom on a dotted teal background"]
+
+
+def some_batch(grid: int = 4) -> Batch:
+    padded = [left_pad(TEXT.encode(caption)) for caption in CAPTIONS]
+    tokens = torch.randint(64, (2, grid * grid), generator=torch.Generator().manual_seed(0))
+    return Batch(
+        tokens, torch.stack([rows for rows, _ in padded]), torch.stack([mask for _, mask in padded]), torch.zeros(2, dtype=torch.bool),
+        torch.stack([named_cells(caption, grid).flatten() for caption in CAPTIONS]),
+    )  # fmt: skip
+
+
+def test_cells_at_named_places() -> None:
+    # 4 x 4 cells of 32 pixels, centres at 16, 48, 80, 112; (31, 31) is 21.2 px from the nearest four, (64, 97) 22.7 from its four
+    top_left, bottom = (named_cells(caption, 4) for caption in CAPTIONS)
+    assert top_left.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert bottom.nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
+    assert not named_cells("a photo of a cat", 4).any()
+
+
+def test_every_object_lies_in_its_named_cells() -> None:
+    for index in range(50):
+        scene = scenes.scene(7, index)
+        cells = np.kron(named_cells(scene.caption, 16).numpy(), np.ones((8, 8), bool))
+        objects = scenes.region_map(scene) == scenes.OBJECT
+        assert (objects & cells).sum() > 0.95 * objects.sum()  # corners of cells whose centre is just too far
+
+
+def test_the_loss_weighs_named_places_unless_the_caption_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = CloudStage(CloudConfig(SHAPE, LoopSettings(steps=1, learning_rate=1.0), object_weight=3.0), data=None)  # type: ignore[arg-type]
+    assert isinstance(stage.model, Transformer)
+    torch.nn.init.normal_(stage.model.output.weight)  # it starts at zero, where every token costs log V
+    batch = some_batch()
+    logits, _ = stage.model(batch.tokens[:, :-1], batch.caption, batch.mask)
+    each = -logits.log_softmax(-1).gather(-1, batch.tokens.unsqueeze(-1)).squeeze(-1)  # [B, T]
+    weight = torch.where(batch.named, 3.0, 1.0)
+    shown, _ = stage.loss(batch, 0)
+    torch.testing.assert_close(shown, (each * weight).sum() / weight.sum())
+    hidden = replace(batch, null=torch.ones(2, dtype=torch.bool))
+    plain = nats_per_token(stage.model, hidden.tokens, hidden.caption_for(stage.model), hidden.mask)
+    torch.testing.assert_close(stage.loss(hidden, 0)[0], plain)
+
+
+def colour_at_a_place_read_off_the_mean(projected: Any) -> float:
+    """Share of pictures where ridge regression on the mean of the caption's rows tells red from blue at the left."""
+    rng = np.random.default_rng(0)
+    rows, labels = [], []
+    for _ in range(400):
+        colors = rng.permutation(["red", "blue"])
+        phrases = [f"a small {colors[0]} cube at the left", f"a small {colors[1]} cube at the right"]
+        caption = " and ".join(phrases[i] for i in rng.permutation(2)) + " on a plain gray background"
+        rows.append(projected(TEXT.encode(caption)).mean(0).numpy())
+        labels.append(colors[0] == "red")
+    x, y = np.c_[np.array(rows, dtype=float), np.ones(400)], 2.0 * np.array(labels) - 1.0
+    weights = np.linalg.solve(x[:200].T @ x[:200] + 1e-3 * np.eye(x.shape[1]), x[:200].T @ y[:200])
+    return float((np.sign(x[200:] @ weights) == y[200:]).mean())
+
+
+def test_a_started_caption_projection_keeps_products_of_words_and_llamagens_start_does_not() -> None:
+    torch.manual_seed(0)
+    model = Transformer(replace(SHAPE, dim=64))
+    project = torch.inference_mode()(model.cls_embedding.cap_proj)
+    batch = some_batch()
+    assert project(batch.caption[batch.mask]).std() < 0.05
+    before = colour_at_a_place_read_off_the_mean(project)
+    start_from_captions(model, batch, np.random.default_rng(0))
+    rows = batch.caption[batch.mask]
+    assert 0.8 < (rows @ model.cls_embedding.cap_proj.fc1.weight.T).std() < 1.2
+    after = colour_at_a_place_read_off_the_mean(project)
+    assert before < 0.9 < after
+
+
+def test_the_first_layer_starts_counting_rows_and_columns_and_reading_the_caption() -> None:
+    grid, heads = 8, 4
+    config = TransformerConfig(
+        n_layer=1, n_head=heads, dim=256, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=grid
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Transformer(config).eval()
+    start_first_layer(model)
+    batch = some_batch(grid)
+    attention = model.layers[0].get_submodule("attention")
+    values, mixed = [], []
+    attention.get_submodule("wqkv").register_forward_hook(lambda module, given, out: values.append(out))  # [B, n, 3 D]
+    attention.get_submodule("wo").register_forward_hook(lambda module, given, out: mixed.append(given[0]))  # [B, n, D]
+    with torch.inference_mode():
+        model(batch.tokens, batch.caption, batch.mask)
+    found = mixed[0][:, config.caption_slots :].unflatten(-1, (heads, -1))  # [B, T, H, hd]
+    row, column = np.divmod(np.arange(grid * grid), grid)
+    for head, own in ((0, column), (1, row)):
+        seen = torch.from_numpy(own + 1) * np.exp(COUNT_SCORE)  # n e^s
+        for picture in range(2):
+            share = found[picture, : len(own), head, 0] / 16.0
+            expected = seen / (seen + batch.mask[picture].sum())
+            assert (share - expected).abs().max() < 0.1  # norms of embeddings differ, and with them the scores
+    rows = values[0].unflatten(-1, (3, heads, -1))[:, : config.caption_slots, 2]  # [B, slots, H, hd]
+    for head in (2, 3):
+        for picture in range(2):
+            caption = rows[picture, batch.mask[picture], head].mean(0)
+            torch.testing.assert_close(found[picture, :, head], caption.expand_as(found[picture, :, head]), rtol=0, atol=0.05)
+            assert caption.std() > 0.2
+    small = Transformer(SHAPE)  # heads of 8 channels have too few frequencies
+    before = small.layers[0].state_dict()["attention.wqkv.weight"].clone()
+    start_first_layer(small)
+    assert torch.equal(before, small.layers[0].state_dict()["attention.wqkv.weight"])
