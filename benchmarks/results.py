@@ -8,8 +8,10 @@ missing keeps its old content, and is named.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
@@ -97,7 +99,7 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 
-def _with_interval(row: dict[str, float], name: str, digits: int) -> str:
+def _with_interval(row: Mapping[Any, Any], name: str, digits: int) -> str:
     low, high = row[f"{name}_lo"], row[f"{name}_hi"]
     found = _number(row[name], digits)
     return found if pd.isna(low) or low == high else f"{found} ({low:.{digits}f} to {high:.{digits}f})"

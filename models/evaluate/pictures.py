@@ -50,7 +50,8 @@ def score_pictures(
     manifest = pair_manifest(scenario.pair)
     cases, _ = with_calibrated(expand(scenario), manifest, captions, source)
     plan = Plan(cases, manifest, captions)
-    recordings = dict(zip(plan.keys, source.recordings(plan.specs), strict=True))
+    specs = {key: plan.specs[key] for case in cases for key in plan.of_case[case.index]}
+    recordings = dict(zip(specs, source.recordings(list(specs.values())), strict=True))
     different = {tuple(plan.of_case[case.index]): case for case in reversed(cases)}  # the first of equal ones stays
     rows = []
     for done, (keys, case) in enumerate(reversed(different.items())):

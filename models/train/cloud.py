@@ -135,7 +135,9 @@ class CloudConfig:
 
     object_weight: of the tokens at places that the caption names (`named_cells`) against the others. The caption's words about objects
     are some 15 nats of a picture's 600, and drown in the gradient's noise at weight 1. A weight that depends on caption and position
-    alone leaves the best distribution as it is. compile: let torch.compile fuse the step (needs a C++ compiler).
+    alone leaves the best distribution as it is. caption_heads: start the first layer by counting cells and reading the caption, and the
+    caption's projection curved (`start_first_layer`, `start_from_captions`), in place of LlamaGen's small random weights.
+    compile: let torch.compile fuse the step (needs a C++ compiler).
     """
 
     model: TransformerConfig
@@ -146,6 +148,7 @@ class CloudConfig:
     dropout: float = 0.0
     null_captions: float = 0.1
     object_weight: float = 1.0
+    caption_heads: bool = False
     compile: bool = False
 
 
@@ -162,8 +165,9 @@ class CloudStage:
     def begin(self) -> None:
         assert isinstance(self.model, Transformer)
         start_from_codes(self.model, self.data.codebook, stream(self.config.training.seed, "train.cloud.codes"))
-        start_first_layer(self.model)
-        start_from_captions(self.model, self.batch(0), stream(self.config.training.seed, "train.cloud.captions"))
+        if self.config.caption_heads:
+            start_first_layer(self.model)
+            start_from_captions(self.model, self.batch(0), stream(self.config.training.seed, "train.cloud.captions"))
 
     def batch(self, step: int) -> Batch:
         return self.data.batch("cloud", step, self.config.batch_images, self.config.null_captions)
@@ -215,7 +219,7 @@ def start_first_layer(model: Transformer) -> None:
     normed = SHARED_LEVEL / ((SHARED_LEVEL**2 + table.shape[1] - 1) / table.shape[1]) ** 0.5  # that channel behind RMSNorm
     attention = model.layers[0].get_submodule("attention")
     assert isinstance(attention, Attention)
-    q, k, v = attention.wqkv.weight.unflatten(0, (3, heads, width))  # each [H, hd, D]
+    q, k, v = attention.wqkv.weight.view(3, heads, width, -1)  # each [H, hd, D]
     q.zero_()
     k.zero_()
     for head in range(heads):
