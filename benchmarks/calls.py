@@ -14,8 +14,9 @@ import numpy as np
 import simpy
 
 from simulator.costs import Work
-from simulator.engine import CaseInputs, Network, simulate
+from simulator.engine import CaseInputs, simulate
 from simulator.link import Capacity
+from simulator.network import Network
 from simulator.replay import PASS, SessionProgram
 from simulator.transport import TRANSPORTS
 from simulator.workload import poisson_arrivals

@@ -26,7 +26,8 @@ from scipy import optimize, stats
 
 from benchmarks.calls import Uniform
 from simulator.cloud import CloudRules
-from simulator.engine import CaseInputs, CaseResult, Network, simulate
+from simulator.engine import CaseInputs, CaseResult, simulate
+from simulator.network import Network
 from simulator.replay import OTHER, SessionProgram
 from simulator.rng import stream
 from simulator.workload import Arrivals, ClosedLoop

@@ -22,7 +22,8 @@ import numpy as np
 from benchmarks.calls import Uniform, timeouts_per_second
 from simulator.cloud import CloudRules
 from simulator.costs import Work
-from simulator.engine import CaseInputs, Network, simulate
+from simulator.engine import CaseInputs, simulate
+from simulator.network import Network
 from simulator.replay import OTHER, PASS, SessionProgram
 from simulator.rng import stream
 from simulator.workload import ClosedLoop

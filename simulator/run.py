@@ -20,12 +20,13 @@ from simulator import catalogue
 from simulator.cloud import Autoscale, Background, CloudRules, Crash
 from simulator.compute import MeasuredCosts, Profile, build_costs, pair_shapes
 from simulator.costs import Costs
-from simulator.engine import CaseInputs, CaseResult, FleetPart, Network, simulate
+from simulator.engine import CaseInputs, CaseResult, simulate
 from simulator.errors import ComputeError, ScenarioError
 from simulator.fallback import broken_off, images_of, same_until
 from simulator.heat import Throttling
 from simulator.link import Capacity, Steps
 from simulator.methods import METHODS
+from simulator.network import Network
 from simulator.pairs import PairManifest, pair_folder, pair_manifest
 from simulator.plan import Plan, conditions_of, with_calibrated
 from simulator.radio import RadioFigures
@@ -36,6 +37,7 @@ from simulator.results import OfSet, Picture, Span, check_run_folder, write_run
 from simulator.scenario import Case, Compute, FleetWorkload, LinkFigures, Scenario, expand, resolved_yaml
 from simulator.schema.network import link_trace
 from simulator.schema.workload import BurstyArrivals, ClosedArrivals, FleetKind, PoissonArrivals, TraceArrivals
+from simulator.session import FleetPart
 from simulator.traces.generate import KINDS
 from simulator.traces.generate import generate as generated_trace
 from simulator.traces.series import RateSeries, StepSeries

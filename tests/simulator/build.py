@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from simulator.costs import Costs, Pricing, Work
-from simulator.engine import CaseInputs, CaseResult, Network, simulate
+from simulator.engine import CaseInputs, CaseResult, simulate
 from simulator.messages import Widths
+from simulator.network import Network
 from simulator.ops import COMPUTE_KINDS, ROLES
 from simulator.recording import (
     AWAIT,

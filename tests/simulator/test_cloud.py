@@ -10,8 +10,9 @@ import pytest
 
 from simulator.cloud import Cloud, CloudRules, CloudSession, Replica
 from simulator.costs import Work
-from simulator.engine import Network, _Alarm
+from simulator.network import Network
 from simulator.replay import ENCODE, PASS, Down, Item
+from simulator.session import Alarm
 from simulator.workload import poisson_arrivals
 from tests.simulator.build import CLOUD_COSTS, UniformCosts, arrivals, base, call, case, forward, program, reply
 
@@ -23,12 +24,12 @@ class Loop:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.queue: list[tuple[float, int, _Alarm]] = []
+        self.queue: list[tuple[float, int, Alarm]] = []
         self.count = 0
 
-    def at(self, time_s: float, callbacks: tuple[Callable[[Any], None], ...], subject: Any) -> _Alarm:
+    def at(self, time_s: float, callbacks: tuple[Callable[[Any], None], ...], subject: Any) -> Alarm:
         self.count += 1
-        alarm = _Alarm(callbacks, subject, time_s)
+        alarm = Alarm(callbacks, subject, time_s)
         heapq.heappush(self.queue, (time_s, self.count, alarm))
         return alarm
 

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from simulator.cloud import Autoscale, Background, Cloud, CloudRules, Crash, Discipline, Replica, Routing, recomputed
 from simulator.costs import Work
-from simulator.engine import PARTS, FleetPart, Network
+from simulator.engine import PARTS
+from simulator.network import Network
 from simulator.radio import RadioFigures
 from simulator.replay import OTHER, PASS, Item
+from simulator.session import FleetPart
 from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals, ClosedLoop
 from tests.simulator.build import (

@@ -10,10 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simulator.costs import Work
-from simulator.engine import PARTS, TRACKS, CaseResult, Network, _Device
+from simulator.engine import PARTS, CaseResult
+from simulator.network import Network
 from simulator.ops import COMPUTE_KINDS
 from simulator.recording import AWAIT, COMPUTE, EMIT, FORWARD, REPLY, SEND
 from simulator.replay import SessionProgram
+from simulator.session import TRACKS, Device
 from simulator.workload import Arrivals, poisson_arrivals, single_arrival
 from tests.simulator.build import (
     CLOUD_COSTS,
@@ -325,12 +327,12 @@ def test_working_ahead_of_the_clock_changes_nothing_but_the_events(inputs: dict[
     assert isinstance(network, Network)
     assume(network.up_jitter_s > 0.0)  # else sessions of one batch may send in the same instant, and ties are resolved otherwise
 
-    def never_ahead(self: _Device, change: int) -> None:
+    def never_ahead(self: Device, change: int) -> None:
         self.open_sessions += change
 
     ahead = case(**inputs)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Device, "count", never_ahead)
+        patch.setattr(Device, "count", never_ahead)
         plain = case(**inputs)  # type: ignore[arg-type]
     assert same(ahead, plain)
     assert sorted(ahead.spans) == sorted(plain.spans)

@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.cloud import CloudRules, Crash
-from simulator.engine import PARTS, CaseInputs, CaseResult, FleetPart, Network, simulate
+from simulator.engine import PARTS, CaseInputs, CaseResult, simulate
 from simulator.errors import DeadlockError, RecordingError
 from simulator.fallback import Fallback, broken_off, same_until
 from simulator.link import Capacity, ImpairedLink, Link
-from simulator.network import Access
+from simulator.network import Access, Network
 from simulator.radio import RadioFigures
 from simulator.recording import AWAIT
 from simulator.replay import SessionProgram
 from simulator.rng import stream
+from simulator.session import FleetPart
 from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals
 from tests.simulator.build import (

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from simulator.engine import FleetPart, Network
 from simulator.errors import ScenarioError
 from simulator.heat import Heat, Throttling
+from simulator.network import Network
 from simulator.scenario import load_scenario
+from simulator.session import FleetPart
 from tests.simulator.build import UniformCosts, arrivals, case, forward, program
 
 CURVE = Throttling([(4.0, 0.5), (8.0, 0.25)], cooling=0.5)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simulator.engine import FleetPart, Network
 from simulator.errors import ScenarioError
 from simulator.fallback import Fallback
+from simulator.network import Network
 from simulator.results import REQUEST_COLUMNS, Case, requests_table, summary_table
 from simulator.run import _warnings, simulate_case
 from simulator.scenario import Scenario, expand, load_scenario
+from simulator.session import FleetPart
 from simulator.workload import bursty_arrivals, device_counts, read_times
 from tests.simulator.build import DEVICE_COSTS, UniformCosts, call, forward, program, reply
 from tests.simulator.test_traces import ARRIVALS

@@ -9,14 +9,15 @@ import pytest
 
 from simulator import catalogue
 from simulator.cloud import CloudRules, Crash
-from simulator.engine import PARTS, CaseResult, FleetPart, Network, _Device
+from simulator.engine import PARTS, CaseResult
 from simulator.errors import DeadlockError
 from simulator.link import Capacity, Steps
-from simulator.network import Access
+from simulator.network import Access, Network
 from simulator.radio import RadioFigures
 from simulator.rng import stream
 from simulator.run import network_of
 from simulator.schema.network import ExplicitNetwork, PresetNetwork, TraceNetwork
+from simulator.session import Device, FleetPart
 from simulator.traces.generate import KINDS
 from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals, ClosedLoop, poisson_arrivals
@@ -68,12 +69,12 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
 def test_working_ahead_of_the_clock_changes_nothing_but_the_events(network: Network) -> None:
     """With jitter or loss, so that no two devices land in the same instant."""
 
-    def never_ahead(self: _Device, change: int) -> None:
+    def never_ahead(self: Device, change: int) -> None:
         self.open_sessions += change
 
     ahead = busy(network)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Device, "count", never_ahead)
+        patch.setattr(Device, "count", never_ahead)
         plain = busy(network)
     assert same(ahead, plain)
     assert ahead.events < plain.events

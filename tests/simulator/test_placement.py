@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.workload_w import ANSWER, DRAFTED, rounds_of
 from simulator.costs import Costs
-from simulator.engine import CaseResult, Network
+from simulator.engine import CaseResult
+from simulator.network import Network
 from simulator.replay import OTHER, SessionProgram, compile_colocated, compile_session
 from simulator.rng import stream
 from simulator.workload import Arrivals, single_arrival
