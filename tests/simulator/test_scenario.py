@@ -63,8 +63,8 @@ def test_the_smallest_scenario(tmp_path: Path) -> None:
     assert s.pair == "scenes"
     assert s.decoding == Decoding()
     assert s.model_dump()["prompts"] == {"source": "scenes", "count": 16, "seed": 0}
-    assert s.compute.device.model_dump() == {"model": "llamagen-xl-1layer", "hardware": "snapdragon-8-gen-3", "runtime": "eager"}
-    assert s.compute.cloud.model_dump() == {"model": "llamagen-xl", "hardware": "a100", "runtime": "eager"}
+    assert s.compute.device.model_dump() == {"model": "llamagen-xl-1layer", "hardware": "snapdragon-8-gen-3", "runtime": "eager", "profile": None, "throttling": None}
+    assert s.compute.cloud.model_dump() == {"model": "llamagen-xl", "hardware": "a100", "runtime": "eager", "profile": None, "throttling": None}
     assert s.cloud == Cloud(replicas=1, max_batch=16, queue="fifo", routing="least-loaded", kv_memory_gb=None, max_sessions=None)
     assert s.model_dump()["network"] == {"preset": "wifi", "distance_km": 0.0, "transport": "grpc", "devices_per_cell": 1}
     assert s.model_dump()["workload"] == {"arrivals": "sequential", "devices": 1}
@@ -85,8 +85,8 @@ def test_the_full_example_of_the_design(tmp_path: Path) -> None:
 
 def test_pair_models_run_on_local_hardware_by_default(tmp_path: Path) -> None:
     s = load(tmp_path, HEAD + "compute: {device: {model: pair}, cloud: {model: pair, hardware: jetson-orin}}\n")
-    assert s.compute.device.model_dump() == {"model": "pair", "hardware": "local", "runtime": None}
-    assert s.compute.cloud.model_dump() == {"model": "pair", "hardware": "jetson-agx-orin-64", "runtime": "eager"}
+    assert s.compute.device.model_dump() == {"model": "pair", "hardware": "local", "runtime": None, "profile": None, "throttling": None}
+    assert s.compute.cloud.model_dump() == {"model": "pair", "hardware": "jetson-agx-orin-64", "runtime": "eager", "profile": None, "throttling": None}
 
 
 def test_network_aliases_are_resolved(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             HEAD + "sead: 3\n",
             "t.yaml:5: sead is not a known key; did you mean seed? allowed: name, pair, prompts, decoding, methods, "
             "placement, compute, cloud, "
-            "network, workload, seed, sweep",
+            "network, fallback, workload, seed, sweep",
         ),
         (
             HEAD + "decoding:\n  guidence: 3\n",
