@@ -342,7 +342,7 @@ class CachedDecoder(nn.Module):
                trees: Sequence[Sequence[int] | None]) -> tuple[list[Span], Tensor | None]:
         """How the rows of a pass attend, and the positions int [N] of the new entries where trees are among them.
 
-        A CPU reads the cache in place, rows of one length and caption length at a time, without a mask where they see all they read.
+        A CPU reads the cache in place, rows of one length at a time, without a mask where their captions are of one length too.
         A GPU is kept busy by few large reads: all rows of equally many new positions, copied together.
         """
         slots, on_cpu = self.config.caption_slots, cache.k.device.type == "cpu"
@@ -350,7 +350,7 @@ class CachedDecoder(nn.Module):
         first = (~cache.caption_mask).sum(-1).tolist() if on_cpu else [0] * cache.caption_mask.shape[0]  # padding is on the left
 
         def alike(i: int) -> object:
-            return (new[i], begin[i], first[row[i]], row[i] - i) if on_cpu else new[i]
+            return (new[i], begin[i], row[i] - i) if on_cpu else new[i]
 
         spans, positions = [], []
         for _, members in groupby(range(len(row)), alike):
@@ -359,7 +359,8 @@ class CachedDecoder(nn.Module):
             where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
             end, plain = max(begin[mine]) + n, not any(trees[mine])
             columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
-            if on_cpu and plain and begin[i] >= first[row[i]]:  # a chain behind the padding: it may see all that is there, in order
+            padding = {first[row[member]] for member in group}
+            if on_cpu and plain and len(padding) == 1 and begin[i] >= first[row[i]]:  # chains behind it may see all that is there, in order
                 keys = slice(first[row[i]], end)
                 mask = None if n == 1 else torch.ones(n, end - keys.start, dtype=torch.bool).tril_(begin[i] - keys.start)
             else:
