@@ -277,13 +277,13 @@ def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
     return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
     """Trains from the mapping under `cloud:` into `out_dir`, or resumes; writes cloud.safetensors and metrics.json."""
     settings: CloudConfig = settings_from(CloudConfig, config, model=TransformerConfig)
     data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     check_shape(settings.model, data)
     stage = CloudStage(settings, data)
-    result = train(stage, settings.training, out_dir)
+    result = train(stage, settings.training, out_dir, device=torch_device)
     model = Transformer(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})

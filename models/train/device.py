@@ -157,7 +157,7 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences) -> dict[s
     return result
 
 
-def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
     """Trains from the mapping under `device:` into `out_dir`, or resumes; writes device.safetensors and
     metrics.json."""
     settings: DeviceConfig = settings_from(DeviceConfig, config, weights=losses.Weights)
@@ -169,7 +169,7 @@ def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     stage = DeviceStage(settings, cloud, data)
-    result = train(stage, settings.training, out_dir)
+    result = train(stage, settings.training, out_dir, device=torch_device)
     device = DeviceModel(replace(cloud.config, n_layer=1), settings.bounds).eval()
     device.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     write_metrics(out_dir, evaluate(device, cloud, data), result)

@@ -111,12 +111,12 @@ def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict
     return dict(zip(("distance", "cross_entropy_nats", "agreement"), np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
     """Trains from the mapping under `drafter:` into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
     settings: DrafterConfig = settings_from(DrafterConfig, config)
     data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
-    result = train(DrafterStage(settings, cloud, data), settings.training, out_dir)
+    result = train(DrafterStage(settings, cloud, data), settings.training, out_dir, device=torch_device)
     drafter = EagleDrafter(drafter_config(cloud.config)).eval()
     drafter.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / DRAFTER, drafter)

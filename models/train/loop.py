@@ -5,7 +5,7 @@ A stage is any object with
     model: nn.Module                        trained; its state dict (parameters and buffers) is saved, resumed and averaged
     batch(step) -> Any                      the batch of a step, from (seed, step) alone; prepared in a thread, one step ahead
     loss(batch, step) -> (Tensor, dict)     scalar to minimise, and floats or 0-d tensors to log, the same names in every step;
-                                            runs under autocast if `amp: bf16`; the stage moves the batch to its device
+                                            runs under autocast if `amp: bf16`; the batch and all modules of the stage are moved
 
 and, if it defines them,
 
@@ -30,7 +30,7 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,7 +102,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """`steps` done of those asked for; `averaged` is the EMA state dict; `minutes` spent, earlier calls of the same run included."""
+    """`steps` done of those asked for; `averaged` is the EMA state dict, on the CPU; `minutes` spent, earlier calls included."""
 
     steps: int
     finished: bool
@@ -118,7 +118,10 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
     console = console or Console(stderr=True)
     out_dir.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    model = stage.model.to(device)
+    model = stage.model
+    held = [model, *(value for value in vars(stage).values() if isinstance(value, nn.Module))]  # frozen models too
+    for module in held:
+        module.to(device)
     optimizer = torch.optim.AdamW(_groups(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
     saved = _read_checkpoint(out_dir / "checkpoint.pt", settings)
     if saved is None:
@@ -154,7 +157,7 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
             if settings.max_minutes is not None and time.monotonic() - started > 60 * settings.max_minutes:
                 stopped_early = True
                 break
-            batch = coming.result()
+            batch = moved(coming.result(), device)
             coming = pool.submit(stage.batch, min(step + 1, settings.steps - 1))
             torch.manual_seed(int(stream(settings.seed, "train", step).integers(2**62)))
             for group in optimizer.param_groups:
@@ -186,7 +189,21 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
     if stopped_early:
         console.print(f"stopped after {minutes():.1f} minutes at step {step} of {settings.steps}, as max_minutes asks")
     log.plot(out_dir / "loss.png")
+    for module in held:
+        module.to("cpu")
+    averaged = {key: tensor.cpu() for key, tensor in averaged.items()}
     return TrainResult(steps=step, finished=not stopped_early, averaged=averaged, minutes=minutes())
+
+
+def moved(batch: Any, device: str) -> Any:
+    """The batch with every tensor in it on a device: itself, or in tuples, lists and dataclasses."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, tuple | list):
+        return type(batch)(moved(part, device) for part in batch)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return replace(batch, **{field.name: moved(getattr(batch, field.name), device) for field in fields(batch)})
+    return batch
 
 
 def write_atomically(path: Path, content: Any) -> None:

@@ -131,14 +131,14 @@ def evaluate(phi: IntervalProjection, cloud: Transformer, device: DeviceModel, d
     return dict(zip(("kl_nats", "kl_nats_without_features", "changed"), np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
     """Trains from the mapping under `phi:` into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
     settings: PhiConfig = settings_from(PhiConfig, config, replaced=lambda low, high: (low, high))
     data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     device = load_device(out_dir.parent / "device" / "device.safetensors")
     stage = PhiStage(settings, cloud, device, data)
-    result = train(stage, settings.training, out_dir)
+    result = train(stage, settings.training, out_dir, device=torch_device)
     phi = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, settings.bottleneck).eval()
     phi.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / "phi.safetensors", phi)

@@ -11,7 +11,7 @@ from models.train.data import DataConfig
 from simulator.errors import ScenarioError, WeightsError
 from simulator.yamlfile import read
 
-STAGES: dict[str, Callable[[Mapping[str, Any], Path], Any]] = {
+STAGES: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
     "tokenizer": tokenizer.run,
     "cloud": cloud.run,
     "device": device.run,
@@ -21,7 +21,9 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Path], Any]] = {
 }
 
 
-def train_pair(config: Path, out: Path, stages: Sequence[str] = (), export: Path | None = None) -> None:
+def train_pair(
+    config: Path, out: Path, stages: Sequence[str] = (), export: Path | None = None, torch_device: str = "cpu"
+) -> None:
     """Train the stages of a configuration file, each in `out/<stage>`, in order; then assemble the pair into `export` if given.
 
     An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew.
@@ -43,7 +45,7 @@ def train_pair(config: Path, out: Path, stages: Sequence[str] = (), export: Path
             if not isinstance(written[name], dict):
                 raise ScenarioError(f"{config}: {name} must be a mapping, got {written[name]!r}")
             try:
-                run({**written[name], **shared}, out / name)
+                run({**written[name], **shared}, out / name, torch_device)
             except FileNotFoundError as error:
                 raise WeightsError(f"{error.filename}: no such file; stage {name} needs the stages before it") from None
             except PermissionError as error:

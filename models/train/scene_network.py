@@ -155,7 +155,7 @@ def round_trips(tokenizer: VQModel, images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
     """Trains from the mapping under `scene-network:` into `out_dir`, or resumes; writes scene_network.safetensors and metrics.json,
     with the accuracy on held-out renders and, where the folder has a tokenizer, on what that makes of them."""
     model: Any = lambda **values: SceneNetworkConfig(  # noqa: E731
@@ -165,7 +165,7 @@ def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     source = settings.scenes
     images = renders(out_dir, source.train_seed, source.train)
     stage = SceneNetworkStage(settings, images, labels_of(source.train_seed, source.train))
-    result = train(stage, settings.training, out_dir)
+    result = train(stage, settings.training, out_dir, device=torch_device)
     network = SceneNetwork(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     network.load_state_dict({key: t.half().float() if t.is_floating_point() else t for key, t in result.averaged.items()})

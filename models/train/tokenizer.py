@@ -246,7 +246,7 @@ def picture(model: VQModel, shown: Tensor, path: Path) -> None:
     imsave(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
 
 
-def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
+def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
     """Trains from the mapping under `tokenizer:` into `out_dir`, or resumes.
 
     Writes tokenizer.safetensors (fp16; its metadata says how good it is) and reconstructions.png.
@@ -257,7 +257,7 @@ def run(config: Mapping[str, Any], out_dir: Path) -> TrainResult:
     stage = TokenizerStage(settings, data)
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     console.print(f"tokenizer: {parameters / 1e6:.2f} M parameters")
-    result = train(stage, settings.training, out_dir, console=console)
+    result = train(stage, settings.training, out_dir, device=torch_device, console=console)
     model = VQModel(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     model.load_state_dict(

@@ -4,6 +4,7 @@ import csv
 import itertools
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from models import scenes
 from models.train import tokens
-from models.train.loop import LoopSettings, train
+from models.train.loop import LoopSettings, moved, train
 from models.train.tokenizer import TokenizerConfig, TokenizerStage
 from models.vq import VQModel, save_vq
 from simulator.errors import ScenarioError, WeightsError
@@ -44,6 +45,13 @@ TINY_TOKENIZER: dict[str, Any] = {
 
 class Killed(BaseException):
     pass
+
+
+@dataclass(frozen=True)
+class Pictures:
+    pixels: Tensor
+    parts: list[Tensor]
+    number: int
 
 
 class LineStage:
@@ -199,3 +207,12 @@ def test_scene_tokens_are_kept_in_parts_and_cut_to_the_count(tmp_path: Path, mon
     again = tokens.scene_tokens(tmp_path / "tokenizer.safetensors", 5, 6, tmp_path / "cache")
     assert np.array_equal(again.codes, more.codes)
     assert again.captions == more.captions
+
+
+def test_a_batch_is_moved_with_all_that_is_in_it() -> None:
+    batch = (Pictures(torch.zeros(2), [torch.ones(3)], 4), torch.arange(5))
+    there = moved(batch, "meta")
+    assert isinstance(there[0], Pictures)
+    assert {there[0].pixels.device.type, there[0].parts[0].device.type, there[1].device.type} == {"meta"}
+    assert there[0].number == 4
+    assert moved(batch, "cpu")[0].parts[0] is batch[0].parts[0]
