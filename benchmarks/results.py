@@ -112,8 +112,9 @@ def _change(value: float, base: float) -> str:
 def with_tables(page: str, tables: dict[str, str]) -> str:
     """The page with what stands between each table's marks replaced. Raises ValueError where a page has no place for a table."""
     for name, table in tables.items():
-        place = re.compile(rf"(?<=<!-- table:{name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        page, count = place.subn(lambda _, table=table: table + "\n", page)  # type: ignore[misc]
+        mark = f"<!-- table:{name} -->"
+        written = f"{mark}\n{table}\n<!-- end -->"
+        page, count = re.subn(f"{mark}\n.*?<!-- end -->", lambda _, written=written: written, page, flags=re.DOTALL)  # type: ignore[misc]
         if count != 1:
             raise ValueError(f"the page has {count} places for the table {name}, it needs one")
     return page
