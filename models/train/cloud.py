@@ -208,12 +208,12 @@ def start_first_layer(model: Transformer) -> None:
     slowest for the flat part: COUNT_SCORE at D = 0 and, with heads of 64, at least 6 less at 1 to 15. The n tokens of a token's own
     row (head 0), or column (head 1), then get n e^s / (n e^s + caption rows) of the attention, and the value is that channel, so
     that the share comes out. The readers score every key of the image READ_SCORE; their values and outputs start at unit gain.
-    Does nothing where a head has fewer than 16 channels, or where there are fewer than three heads.
+    Raises ScenarioError where a head has fewer than 16 channels, or where there are fewer than three heads.
     """
     heads, width = model.config.n_head, model.config.head_dim
     per_axis = width // 4  # rotary pairs
     if per_axis < 4 or heads < 3:
-        return
+        raise ScenarioError(f"training: cloud.caption_heads needs 3 heads of 16 channels at least, got {heads} of {width}")
     table = model.tok_embeddings.weight  # [V, D]
     table[:, 0] = SHARED_LEVEL * table[:, 1:].square().mean().sqrt()
     normed = SHARED_LEVEL / ((SHARED_LEVEL**2 + table.shape[1] - 1) / table.shape[1]) ** 0.5  # that channel behind RMSNorm
