@@ -171,6 +171,11 @@ class Backend:
         for g, r in enumerate(group):
             mine = guided[ends[g] - counts[g] : ends[g]] if r.op.outputs == "all" else last[g]
             steps.append(Step(tokens[g], mine, states[g][0, -1], states=states[g]))
+        if role == "cloud":
+            picked = torch.tensor(tokens, device=last.device).unsqueeze(-1)  # [G, 1]
+            nll = (last.logsumexp(-1) - last.gather(-1, picked).squeeze(-1)).tolist()
+            for step, nats, best in zip(steps, nll, greedy(last).tolist(), strict=True):
+                step.nll, step.best = nats, best
         if role == "device":
             final = torch.stack([step.hidden for step in steps])  # [G, D]
             radius = self._radius(group, final)  # [G, V], assumption A5

@@ -76,6 +76,8 @@ class Session:
         self.kv = dict.fromkeys(ROLES, (False, 0))  # caption in the cache, image positions in the cache
         self.log: tuple[list[dict[str, int]], list[dict[str, int]]] = ([], [])
         self.image: np.ndarray | None = None
+        self.fed: list[int] | None = []  # tokens in the cloud's cache; None once it held interval features or a tree of drafts
+        self.picks: list[tuple[int, float, int]] = []  # per position: what the cloud picked, its nats, and its arg max
         self._draws: dict[str, np.ndarray] = {}  # uniform draws by role, indexed by image position
 
     @property
@@ -174,7 +176,19 @@ class Session:
             decides=int(op.decides and program.call not in self.spec.outcomes), logits_all=int(op.outputs == "all"), hidden=op.hidden,
         )
         self.kv[op.role] = (has_caption or op.caption is not None, position)
+        if op.role == "cloud":
+            chain = self.fed is not None and op.features is None and op.tree is None and not op.gather
+            self.fed = [*self.fed[:start], *op.tokens] if chain and self.fed is not None else None
         return request
+
+    def resume(self, program: _Program, result: Any) -> None:
+        """Hand a program what it waited for, and run on."""
+        if isinstance(program.waits, Forward) and program.waits.role == "cloud" and self.fed is not None:
+            before = len(self.fed)
+            unknown = [(-1, np.nan, -1)] * (before - len(self.picks))
+            self.picks = [*self.picks[:before], *unknown, (result.token, result.nll, result.best)]
+        program.value, program.waits = result, None
+        self.advance()
 
     def _decoding(self, side: int, op: Forward, position: int) -> dict[str, Any]:
         """Guidance, filters and the draw of a pass, as known on the side that runs it."""
@@ -197,6 +211,14 @@ class Session:
     def tokens(self) -> list[int]:
         """The image's tokens; a delivered picture leaves the device without ids, then the cloud knows them."""
         return self.device_state.tokens or self.cloud_state.tokens
+
+    @property
+    def own_quality(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What `score_tokens` would find, if the cloud picked every token, one after the other and without interval features; else
+        None."""
+        if self.fed != self.tokens[:-1] or [token for token, _, _ in self.picks] != self.tokens:
+            return None
+        return np.array([nats for _, nats, _ in self.picks], np.float32), np.array([best for _, _, best in self.picks], np.uint16)
 
     def recording(self, quality: tuple[np.ndarray, np.ndarray]) -> Recording:
         state = self.device_state
@@ -273,8 +295,9 @@ class Recorder:
             done = [session for session in active if session.finished]
             if done:
                 active = [session for session in active if not session.finished]
-                results = score_tokens(self.pair, [(s.spec, s.tokens) for s in done])
-                for session, quality in zip(done, results, strict=True):
+                scored = iter(score_tokens(self.pair, [(s.spec, s.tokens) for s in done if s.own_quality is None]))
+                for session in done:
+                    quality = session.own_quality or next(scored)
                     free.append(session.slot)
                     finished += 1
                     yield session.spec, session.recording(quality)
@@ -304,5 +327,4 @@ class Recorder:
                 if kind == "image_decoder":
                     w.session.image = result
         for w, result in zip(group, results, strict=True):
-            w.program.value, w.program.waits = result, None
-            w.session.advance()
+            w.session.resume(w.program, result)

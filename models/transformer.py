@@ -117,6 +117,18 @@ def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | Non
     return allowed
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q to k and v, each [R, H, n, hd]. mask: bool [R, 1, n, n], True where a query sees a key, or None (causal).
+
+    Written out where a CPU needs gradients of it: there the fused kernel's backward pass takes two to three times as long.
+    """
+    if mask is None or q.device.type != "cpu" or not (torch.is_grad_enabled() and q.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [R, H, n, n]
+    seen: Tensor = scores.masked_fill(~mask, float("-inf")).softmax(-1).to(v.dtype) @ v
+    return seen
+
+
 def tree_view(columns: Tensor, ends: Tensor, key_count: int,
               trees: Sequence[Sequence[int] | None]) -> tuple[Tensor, Tensor]:
     """Where the entries of draft trees stand and what they see, for rows whose tree is not None; others are chains.
@@ -219,7 +231,7 @@ class Attention(nn.Module):
         if p.cache is None:
             mask = None if p.mask is None else p.mask.unsqueeze(1)  # [R, 1, n, K]
             q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # each [R, H, n, hd]
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None).transpose(1, 2).flatten(2)
+            y = attend(q, k, v, mask).transpose(1, 2).flatten(2)
         else:
             y = self._through_cache(q[0], k[0], v[0], layer, p).unsqueeze(0)
         mixed: Tensor = self.wo(y)  # [R, n, D]
@@ -432,9 +444,10 @@ class Transformer(CachedDecoder):
 
     # --- teacher forcing
 
-    def hidden(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None, features: Tensor | None = None) -> Tensor:
-        """Hidden states after the final norm at every position, [B, caption_slots + n, D]. Arguments as in
-        `forward`."""
+    def hidden(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None, features: Tensor | None = None,
+               states: list[Tensor] | None = None) -> Tensor:
+        """Hidden states after the final norm at every position, [B, caption_slots + n, D]. Arguments as in `forward`; `states`, if
+        given, receives those after each layer, before any norm."""
         embedded = self.embed_tokens(tokens)  # [B, n, D]
         if features is not None:
             embedded = embedded + features.to(embedded.dtype)  # E(x) + f^I, CIAR's interval features
@@ -445,7 +458,7 @@ class Transformer(CachedDecoder):
         if caption_mask is not None:
             positions = torch.arange(length, device=x.device).unsqueeze(0)  # [1, slots + n]
             mask = attention_mask(positions, length, caption_mask, self.config.caption_slots)  # [B, slots + n, slots + n]
-        return self._run(x, Pass(self._rotation(x, slice(None, length)).unsqueeze(0), mask))
+        return self._run(x, Pass(self._rotation(x, slice(None, length)).unsqueeze(0), mask), states)
 
     def forward(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None,
                 features: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -458,8 +471,10 @@ class Transformer(CachedDecoder):
         hidden = self.hidden(tokens, caption, caption_mask, features)[:, self.config.caption_slots - 1 :]  # [B, n + 1, D]
         return self.logits(hidden), hidden
 
-    def _run(self, x: Tensor, p: Pass) -> Tensor:
+    def _run(self, x: Tensor, p: Pass, states: list[Tensor] | None = None) -> Tensor:
         for layer, block in enumerate(self.layers):
             x = block(x, layer, p)
+            if states is not None:
+                states.append(x)
         normed: Tensor = self.norm(x)
         return normed

@@ -25,7 +25,8 @@ class Step:
     None. hidden: [D], the conditional row's final-norm hidden state. logits: [V], guided. lower, upper: [V], the interval of
     probabilities, and radius: [V], of the logits, on the device. states: [rows, n, D], final-norm hidden states of the last new
     position of every guidance row; of a pass with `outputs="all"`, of all of them, caption slots included, and logits is [m, V]
-    then, one row for each that predicts an image token (the last caption slot and every token).
+    then, one row for each that predicts an image token (the last caption slot and every token). nll, best: of a pass of the cloud,
+    the token's nats under the guided distribution at temperature 1, and the token that it puts first.
     """
 
     token: int
@@ -36,6 +37,8 @@ class Step:
     upper: torch.Tensor | None = None
     radius: torch.Tensor | None = None
     states: torch.Tensor | None = None
+    nll: float = math.nan
+    best: int = -1
 
     def score(self, name: str) -> float:
         assert self.scores is not None

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from models import scenes
 from models.pair import TEXT, save_model
-from models.quality.reading import PLACES, claims_of
+from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, claims_of
 from models.scenes import WORDS
 from models.text import WordEncoder, left_pad
 from models.train.data import DataConfig, data_tokens, load_data
@@ -37,6 +37,7 @@ from simulator.errors import ScenarioError
 from simulator.rng import stream
 
 Settings = TypeVar("Settings")
+LAYOUT_GAIN = 2.0  # length of a class's direction, against hidden states of root mean square 1
 SHARED_LEVEL = 10.0  # of the embeddings' constant channel, against the others' root mean square
 COUNT_SCORE, READ_SCORE = 0.8, -8.0  # see `start_first_layer`
 OBJECT_REACH_PX = 26.0  # a large object's radius and how far its centre may stand off its place, on the scenes' 128 pixels
@@ -48,14 +49,14 @@ class Batch:
     padded.
 
     mask: bool [B, caption_slots], True where a caption row is valid. null: bool [B], True where training hides the
-    caption. named: bool [B, T], True at the places the caption puts an object at, see `named_cells`.
+    caption. layout: int64 [B, 3, T], the object that the caption puts at each cell, see `layout_of`.
     """
 
     tokens: Tensor
     caption: Tensor
     mask: Tensor
     null: Tensor
-    named: Tensor
+    layout: Tensor
 
     def caption_for(self, model: Transformer) -> Tensor:
         """The captions as `model` should see them: its own null caption where `null` says so, under the same mask."""
@@ -113,29 +114,58 @@ class Sequences:
         caption = torch.stack([rows for rows, _ in padded])  # [B, slots, caption_dim]
         mask = torch.stack([valid for _, valid in padded])  # [B, slots]
         grid = math.isqrt(tokens.shape[1])
-        named = torch.stack([named_cells(source.captions[i], grid).flatten() for i in index])  # [B, T]
-        return Batch(tokens, caption, mask, torch.from_numpy(null), named)
+        layout = torch.stack([layout_of(source.captions[i], grid).flatten(1) for i in index])  # [B, 3, T]
+        return Batch(tokens, caption, mask, torch.from_numpy(null), layout)
 
 
-def named_cells(caption: str, grid: int) -> Tensor:
-    """bool [grid, grid]: cells whose centre is within 26 pixels of a place where the caption puts an object; none where the
-    caption is not of the form that scenes have."""
+def layout_of(caption: str, grid: int) -> Tensor:
+    """int64 [3, grid, grid]: shape, color and size of the object that the caption puts at each cell, 0 for none.
+
+    An object is at the cells whose centre is within 26 pixels of the place that the caption names, the nearest object where two are.
+    All are 0 where the caption is not of the form that scenes have.
+    """
     claims = claims_of(caption)
     centre_px = (torch.arange(grid) + 0.5) * (scenes.IMAGE_SIZE / grid)
-    found = torch.zeros(grid, grid, dtype=torch.bool)
-    for place, *_ in claims.objects if claims is not None else ():
+    nearest = torch.full((grid, grid), OBJECT_REACH_PX**2)
+    layout = torch.zeros(3, grid, grid, dtype=torch.int64)
+    for place, shape, color, size in claims.objects if claims is not None else ():
         column_px, row_px = scenes.PLACES[PLACES[place]]
-        found |= (centre_px - row_px).square().unsqueeze(1) + (centre_px - column_px).square() <= OBJECT_REACH_PX**2
-    return found
+        distance = (centre_px - row_px).square().unsqueeze(1) + (centre_px - column_px).square()  # [grid, grid]
+        layout[:, distance <= nearest] = torch.tensor([shape, color + 1, size + 1]).unsqueeze(1)  # shape 0 is "nothing"
+        nearest = torch.minimum(nearest, distance)
+    return layout
+
+
+class LayoutHead(nn.Module):
+    """Asks hidden states for the layout of the caption (`layout_of`), so that training shows an early layer what to look up.
+
+    A deeply supervised layer (Lee et al. 2015), without weights of its own: the classes are fixed random directions.
+    """
+
+    rows: Tensor
+
+    def __init__(self, dim: int, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.sizes = (len(SHAPES), 1 + len(COLORS), 1 + len(SIZES))
+        rows = rng.standard_normal((sum(self.sizes), dim)) * (LAYOUT_GAIN / dim**0.5)
+        self.register_buffer("rows", torch.from_numpy(rows).float())
+
+    def forward(self, state: Tensor, layout: Tensor) -> Tensor:
+        """Cross-entropies of int [B, 3, T] from states [B, T, D], summed over shape, color and size: float32 [B, T]."""
+        normed = F.rms_norm(state.float(), state.shape[-1:])
+        scores = torch.split(F.linear(normed, self.rows).float(), self.sizes, dim=-1)
+        each = [F.cross_entropy(x.transpose(1, 2), layout[:, i], reduction="none") for i, x in enumerate(scores)]
+        return torch.stack(each).sum(0)
 
 
 @dataclass(frozen=True)
 class CloudConfig:
     """The mapping under `cloud:` of a training file.
 
-    object_weight: of the tokens at places that the caption names (`named_cells`) against the others. The caption's words about objects
+    object_weight: of the tokens at places that the caption names (`layout_of`) against the others. The caption's words about objects
     are some 15 nats of a picture's 600, and drown in the gradient's noise at weight 1. A weight that depends on caption and position
-    alone leaves the best distribution as it is. caption_heads: start the first layer by counting cells and reading the caption, and the
+    alone leaves the best distribution as it is. layout_weight: of the loss that asks the states after layer `layout_layer` for the
+    caption's layout (`LayoutHead`). caption_heads: start the first layer by counting cells and reading the caption, and the
     caption's projection curved (`start_first_layer`, `start_from_captions`), in place of LlamaGen's small random weights.
     compile: let torch.compile fuse the step (needs a C++ compiler).
     """
@@ -148,6 +178,8 @@ class CloudConfig:
     dropout: float = 0.0
     null_captions: float = 0.1
     object_weight: float = 1.0
+    layout_weight: float = 0.0
+    layout_layer: int = 3
     caption_heads: bool = False
     compile: bool = False
 
@@ -158,9 +190,12 @@ class CloudStage:
     def __init__(self, config: CloudConfig, data: Sequences) -> None:
         self.config, self.data = config, data
         torch.manual_seed(int(stream(config.training.seed, "train.cloud.init").integers(2**62)))
+        if config.layout_weight > 0 and not 1 <= config.layout_layer <= config.model.n_layer:
+            raise ScenarioError(f"training: cloud.layout_layer must be 1 to {config.model.n_layer}, got {config.layout_layer}")
         share = config.dropout
         self.model: nn.Module = Transformer(config.model, Dropout(token=share, residual=share, ffn=share))
-        self.nats: Callable[..., Tensor] = torch.compile(nats_per_token) if config.compile else nats_per_token
+        self.layout = LayoutHead(config.model.dim, stream(config.training.seed, "train.cloud.layout"))
+        self.nats: Callable[..., tuple[Tensor, Tensor]] = torch.compile(nats_and_layout) if config.compile else nats_and_layout
 
     def begin(self) -> None:
         assert isinstance(self.model, Transformer)
@@ -174,9 +209,11 @@ class CloudStage:
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         assert isinstance(self.model, Transformer)
-        named = batch.named & ~batch.null.unsqueeze(1)  # a weight that the model cannot know of would be a bias
-        weight = 1.0 + (self.config.object_weight - 1.0) * named  # [B, T]
-        return self.nats(self.model, batch.tokens, batch.caption_for(self.model), batch.mask, weight), {}
+        shown = ~batch.null.unsqueeze(1)  # [B, 1]; a weight that the model cannot know of would be a bias
+        weight = 1.0 + (self.config.object_weight - 1.0) * (shown & (batch.layout[:, 0] > 0))  # [B, T]
+        layer = self.config.layout_layer - 1 if self.config.layout_weight > 0 else None
+        nats, layout_nats = self.nats(self.model, self.layout, layer, batch, batch.caption_for(self.model), weight)
+        return nats + self.config.layout_weight * layout_nats, {"nats": nats.detach(), "layout": layout_nats.detach()}
 
 
 @torch.no_grad()
@@ -253,14 +290,25 @@ def start_from_captions(model: Transformer, batch: Batch, rng: np.random.Generat
         linear.weight.copy_(torch.from_numpy(rng.standard_normal(tuple(linear.weight.shape))) / scale)
 
 
-def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of tokens int [B, T] given captions [B, caption_slots, caption_dim] and their mask, a
-    scalar; weighted by float [B, T] if given."""
+def nats_and_layout(model: Transformer, head: LayoutHead, layer: int | None, batch: Batch, caption: Tensor,
+                    weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both losses of a batch, scalars: cross-entropy of its tokens given `caption` [B, caption_slots, caption_dim], its mean weighted
+    by float [B, T]; and what `head` misses of the layout in the states after layer `layer`, where captions are shown (0 if None)."""
+    states: list[Tensor] = []
+    first = model.config.caption_slots - 1  # the row that predicts token 0
+    logits = model.logits(model.hidden(batch.tokens[:, :-1], caption, batch.mask, states=states)[:, first:])  # [B, T, V]
+    nats = F.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten(), reduction="none")  # [B * T]
+    mean = (nats * weight.flatten()).sum() / weight.sum()
+    if layer is None:
+        return mean, torch.zeros_like(mean)
+    missed = head(states[layer][:, first:], batch.layout).mean(1)  # [B]
+    return mean, (missed * ~batch.null).mean()
+
+
+def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> Tensor:
+    """Mean cross-entropy of tokens int [B, T] given captions [B, caption_slots, caption_dim] and their mask, a scalar."""
     logits, _ = model(tokens[:, :-1], caption, mask)  # [B, T, V]
-    if weight is None:
-        return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
-    nats = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")  # [B * T]
-    return (nats * weight.flatten()).sum() / weight.sum()
+    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Batching in the recorder: memory is bounded, slots are reused, and in float32 a token only ever flips on a knife's edge."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,28 @@ def test_quality_is_the_cloud_s_own_view(tiny_pair: Pair) -> None:
     greedy = record(tiny_pair, spec(tiny_pair, "base", {}, PROMPTS[1], cloud="greedy"))[0]
     assert np.array_equal(greedy.tokens, greedy.argmax)
     assert np.array_equal(score_tokens(tiny_pair, [(one, recording.tokens.tolist())])[0][1], recording.argmax)
+
+
+def test_a_picture_that_the_cloud_made_alone_needs_no_pass_to_be_scored(tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("base", {}), ("base", {"deliver": "image"}), ("ciar", {"threshold": 0.0, "features": "off"}), ("ciar", {"threshold": 0.0}),
+        ("ciar", {"threshold": 0.35, "features": "off"}), ("code", {}), ("device-only", {}), ("speculative", {}), ("eagle2", {}),
+    ]  # fmt: skip
+    specs = [spec(tiny_pair, method, settings, PROMPTS[0], seed) for method, settings in cases for seed in range(2)]
+    scored: list[SessionSpec] = []
+
+    def noting(pair: Pair, sessions: Sequence[tuple[SessionSpec, Sequence[int]]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        scored.extend(one for one, _ in sessions)
+        return score_tokens(pair, sessions)
+
+    monkeypatch.setattr("models.recorder.score_tokens", noting)
+    recordings = record(tiny_pair, *specs)
+    assert {one.method for one in specs if one not in scored} == {"base", "ciar"}
+    assert {one.settings["threshold"] for one in specs if one.method == "ciar" and one not in scored} == {0.0}
+    for one, recording in zip(specs, recordings, strict=True):
+        nll, best = score_tokens(tiny_pair, [(one, recording.tokens.tolist())])[0]
+        np.testing.assert_allclose(recording.nll, nll, rtol=1e-6)
+        assert np.array_equal(recording.argmax, best)
 
 
 def guided(pair: Pair, one: SessionSpec, tokens: np.ndarray, role: str = "cloud") -> torch.Tensor:

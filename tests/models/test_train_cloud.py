@@ -14,7 +14,8 @@ from models.train.cloud import (
     Batch,
     CloudConfig,
     CloudStage,
-    named_cells,
+    LayoutHead,
+    layout_of,
     nats_per_token,
     start_first_layer,
     start_from_captions,
@@ -33,22 +34,33 @@ def some_batch(grid: int = 4) -> Batch:
     tokens = torch.randint(64, (2, grid * grid), generator=torch.Generator().manual_seed(0))
     return Batch(
         tokens, torch.stack([rows for rows, _ in padded]), torch.stack([mask for _, mask in padded]), torch.zeros(2, dtype=torch.bool),
-        torch.stack([named_cells(caption, grid).flatten() for caption in CAPTIONS]),
+        torch.stack([layout_of(caption, grid).flatten(1) for caption in CAPTIONS]),
     )  # fmt: skip
 
 
-def test_cells_at_named_places() -> None:
+def test_layout_at_named_places() -> None:
     # 4 x 4 cells of 32 pixels, centres at 16, 48, 80, 112; (31, 31) is 21.2 px from the nearest four, (64, 97) 22.7 from its four
-    top_left, bottom = (named_cells(caption, 4) for caption in CAPTIONS)
-    assert top_left.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    assert bottom.nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
-    assert not named_cells("a photo of a cat", 4).any()
+    top_left, bottom = (layout_of(caption, 4) for caption in CAPTIONS)
+    assert top_left[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert bottom[0].nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
+    words = [scenes.SHAPES, tuple(scenes.COLORS), tuple(scenes.SIZES)]
+    for layout, row, column, said in ((top_left, 0, 0, ["cube", "red", "small"]), (bottom, 2, 1, ["ring", "blue", "large"])):
+        assert [known[number - 1] for known, number in zip(words, layout[:, row, column].tolist(), strict=True)] == said
+    assert not layout_of("a photo of a cat", 4).any()
+
+
+def test_between_two_places_the_nearer_object_counts() -> None:
+    both = "a small red cube at the left and a large blue ring in the center on a plain gray background"
+    for phrases in (both, "a large blue ring in the center and a small red cube at the left on a plain gray background"):
+        shape = layout_of(phrases, 16)[0, 8]  # cells of 8 pixels, centres at 68 rows; places at columns 31 and 64
+        assert [scenes.SHAPES[number - 1] for number in shape[[1, 3, 5, 6, 8, 10]].tolist()] == ["cube"] * 3 + ["ring"] * 3
+        assert shape[[0, 12]].tolist() == [0, 0]
 
 
 def test_every_object_lies_in_its_named_cells() -> None:
     for index in range(50):
         scene = scenes.scene(7, index)
-        cells = np.kron(named_cells(scene.caption, 16).numpy(), np.ones((8, 8), bool))
+        cells = np.kron(layout_of(scene.caption, 16)[0].numpy() > 0, np.ones((8, 8), bool))
         objects = scenes.region_map(scene) == scenes.OBJECT
         assert (objects & cells).sum() > 0.95 * objects.sum()  # corners of cells whose centre is just too far
 
@@ -60,12 +72,44 @@ def test_the_loss_weighs_named_places_unless_the_caption_is_hidden(monkeypatch: 
     batch = some_batch()
     logits, _ = stage.model(batch.tokens[:, :-1], batch.caption, batch.mask)
     each = -logits.log_softmax(-1).gather(-1, batch.tokens.unsqueeze(-1)).squeeze(-1)  # [B, T]
-    weight = torch.where(batch.named, 3.0, 1.0)
+    weight = torch.where(batch.layout[:, 0] > 0, 3.0, 1.0)
     shown, _ = stage.loss(batch, 0)
     torch.testing.assert_close(shown, (each * weight).sum() / weight.sum())
     hidden = replace(batch, null=torch.ones(2, dtype=torch.bool))
     plain = nats_per_token(stage.model, hidden.tokens, hidden.caption_for(stage.model), hidden.mask)
     torch.testing.assert_close(stage.loss(hidden, 0)[0], plain)
+
+
+def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> None:
+    config = CloudConfig(replace(SHAPE, n_layer=2), LoopSettings(steps=1, learning_rate=1.0), layout_weight=0.5, layout_layer=1)
+    stage = CloudStage(config, data=None)  # type: ignore[arg-type]
+    assert isinstance(stage.model, Transformer)
+    batch = replace(some_batch(), null=torch.tensor([True, False]))
+    loss, values = stage.loss(batch, 0)
+    kept: list[torch.Tensor] = []
+    stage.model.hidden(batch.tokens[:, :-1], batch.caption, batch.mask, states=kept)
+    state = kept[0][1, config.model.caption_slots - 1 :]  # [T, D]; the second caption is shown
+    normed = state / state.square().mean(-1, keepdim=True).add(torch.finfo(torch.float32).eps).sqrt()
+    scores = (normed @ stage.layout.rows.T).split((7, 9, 3), -1)  # nothing or a shape, a color, a size
+    missed = sum(-x.log_softmax(-1).gather(1, batch.layout[1, i, :, None]).mean() for i, x in enumerate(scores))
+    torch.testing.assert_close(values["layout"], missed / 2)  # mean over both pictures
+    torch.testing.assert_close(loss, values["nats"] + 0.5 * values["layout"])
+    loss.backward()  # type: ignore[no-untyped-call]
+    grads = [sum(float(p.grad.abs().sum()) for p in layer.parameters() if p.grad is not None) for layer in stage.model.layers]
+    assert grads[0] > 0  # logits start at zero, so only the layout's loss has a gradient yet
+    assert grads[1] == 0
+    for layer in (0, 3):
+        with pytest.raises(ScenarioError, match=f"cloud.layout_layer must be 1 to 2, got {layer}"):
+            CloudStage(replace(config, layout_layer=layer), data=None)  # type: ignore[arg-type]
+
+
+def test_states_that_hold_the_layout_lose_nothing() -> None:
+    head = LayoutHead(256, np.random.default_rng(0))
+    layout = torch.stack([layout_of(caption, 16).flatten(1) for caption in CAPTIONS])  # [B, 3, T]
+    offsets = torch.tensor([0, 7, 16])
+    chosen = head.rows[layout + offsets.view(1, 3, 1)].sum(1)  # [B, T, D]
+    assert head(chosen, layout).max() < 0.01
+    assert head(chosen.roll(1, 0), layout).max() > 10
 
 
 def colour_at_a_place_read_off_the_mean(projected: Any) -> float:

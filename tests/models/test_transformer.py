@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.transformer import KVCache, Transformer, TransformerConfig
+from models.transformer import KVCache, Transformer, TransformerConfig, attend, attention_mask
 
 SMALL = TransformerConfig(n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4)
 
@@ -126,3 +126,18 @@ def test_untrained_model_is_uniform() -> None:
     tokens, caption, mask = small_inputs(1)
     logits, _ = model(tokens[:, :-1], caption.float(), mask)
     assert torch.equal(logits, torch.zeros(1, SMALL.tokens, SMALL.vocab_size))
+
+
+def test_attention_written_out_for_gradients_is_the_fused_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 7, 8, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    captions = torch.tensor([[False, True, True], [True, True, True]])
+    mask = attention_mask(torch.arange(7).expand(2, -1), 7, captions, 3).unsqueeze(1)
+    written = attend(q, k, v, mask)
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert torch.equal(attend(q.detach(), k.detach(), v.detach(), mask), fused)
+    torch.testing.assert_close(written, fused)
+    weight = torch.randn(written.shape, generator=generator, dtype=torch.float64)
+    one, other = (torch.autograd.grad((y * weight).sum(), (q, k, v)) for y in (written, fused))
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b)
