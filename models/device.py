@@ -27,10 +27,11 @@ class DeviceModel(nn.Module):
 
     @classmethod
     def of_cloud(cls, cloud: Transformer, bounds: Sequence[str] = BOUNDS) -> "DeviceModel":
-        """A device to distil from `cloud`: its embeddings, first layer, final norm and output matrix are the starting
-        point."""
+        """A device to distil from `cloud`: it starts from its embeddings, final norm and output matrix, and from a layer of its own. (The
+        cloud's first layer leaves to others what a single one has to do.)"""
         device = cls(replace(cloud.config, n_layer=1), bounds)
-        device.transformer.load_state_dict(cloud.state_dict(), strict=False)
+        shared = {key: value for key, value in cloud.state_dict().items() if not key.startswith("layers.")}
+        device.transformer.load_state_dict(shared, strict=False)
         return device
 
     def centre(self, hidden: Tensor) -> Tensor:

@@ -133,6 +133,7 @@ def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32
             for key in ("layers.1.attention.wo.weight", "layers.1.feed_forward.w2.weight"):
                 cloud.get_parameter(key).mul_(0.2)
         device = DeviceModel.of_cloud(cloud)
+        device.transformer.layers[0].load_state_dict(cloud.layers[0].state_dict())
         randomise(device, device_noise)
         phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)
         randomise(phi, 0.05)

@@ -146,7 +146,7 @@ class LayoutHead(nn.Module):
 
     def __init__(self, dim: int, rng: np.random.Generator) -> None:
         super().__init__()
-        self.sizes = (len(SHAPES), 1 + len(COLORS), 1 + len(SIZES))
+        self.sizes = [len(SHAPES), 1 + len(COLORS), 1 + len(SIZES)]
         rows = rng.standard_normal((sum(self.sizes), dim)) * (LAYOUT_GAIN / dim**0.5)
         self.register_buffer("rows", torch.from_numpy(rows).float())
 

@@ -1,8 +1,8 @@
 """Distils the one-layer device model, with its Inter-Head, from the frozen cloud model.
 
 Source: CIAR section 3.3; data and distributions as assumption A11 says, read on scenes' own tokens: the cloud's
-unguided distributions, a share of null captions. The device starts from the cloud's embeddings, first layer, norm and
-output matrix.
+unguided distributions, a share of null captions. The device starts from the cloud's embeddings, norm and output matrix, and learns
+the tokens themselves first (`token_steps`), which needs no pass of the cloud.
 
 The first reading of the loss in `bounds` trains the whole device. Each further one trains its own radius matrix on the
 same hidden states, detached, so that all are compared at equal centres; those in `models.device.BOUNDS` ship.
@@ -24,7 +24,7 @@ from models.device import BOUNDS, DeviceModel
 from models.interval import inter_fuse, uncertainty
 from models.pair import load_transformer, save_model
 from models.train import losses
-from models.train.cloud import Batch, Scenes, Sequences, settings_from, source_of, stage_main, write_metrics
+from models.train.cloud import Batch, Scenes, Sequences, nats_per_token, settings_from, source_of, stage_main, write_metrics
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer
@@ -35,13 +35,14 @@ from simulator.rng import stream
 @dataclass(frozen=True)
 class DeviceConfig:
     """The mapping under `device:` of a training file. `positions`: how many tokens of each sequence enter the loss of a
-    step."""
+    step. `token_steps`: how many of the steps come first and ask for the scenes' own tokens, at all positions."""
 
     training: LoopSettings
     scenes: Scenes | None = None
     data: DataConfig | None = None
     batch_images: int = 16
     positions: int = 64
+    token_steps: int = 0
     null_captions: float = 0.1
     compile: bool = False
     bounds: list[str] = field(default_factory=lambda: list(BOUNDS))
@@ -55,6 +56,7 @@ class DeviceStage:
         self.config, self.cloud, self.data = config, cloud.requires_grad_(False), data
         self.model: nn.Module = DeviceModel.of_cloud(cloud, config.bounds)
         self.compare = torch.compile(compare) if config.compile else compare
+        self.nats = torch.compile(nats_per_token) if config.compile else nats_per_token
 
     def batch(self, step: int) -> tuple[Batch, Tensor]:
         batch = self.data.batch("device", step, self.config.batch_images, self.config.null_captions)
@@ -67,6 +69,9 @@ class DeviceStage:
         sequences, positions = batch
         device = self.model
         assert isinstance(device, DeviceModel)
+        if step < self.config.token_steps:
+            caption = sequences.caption_for(device.transformer)
+            return self.nats(device.transformer, sequences.tokens, caption, sequences.mask), {}
         with torch.no_grad():
             cloud_hidden = hidden_at(self.cloud, sequences, positions)  # [N, D of the cloud]
         hidden = hidden_at(device.transformer, sequences, positions)  # [N, D]

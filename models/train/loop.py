@@ -272,7 +272,8 @@ class _LossLog:
     def write(self) -> None:
         temporary = self.path.with_name(self.path.name + ".tmp")
         with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]) if self.rows else ["step"])
+            columns = dict.fromkeys(name for row in self.rows for name in row)  # a stage may change what it asks for on the way
+            writer = csv.DictWriter(file, fieldnames=list(columns) or ["step"])
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(temporary, self.path)

@@ -1,5 +1,6 @@
 """The three sequence stages at toy size: they learn, resume, report, and what they leave becomes a pair."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ COMMON: dict[str, Any] = {"scenes": {"train": 60, "held_out": 20}, "batch_images
 TRAINING = {"steps": 30, "learning_rate": 3e-3, "warmup_steps": 3, "ema_decay": 0.8}
 CONFIG = {
     "cloud": {"model": SHAPE, "training": {**TRAINING, "steps": 60}, **COMMON},
-    "device": {"training": TRAINING, "positions": 8, **COMMON},
+    "device": {"training": {**TRAINING, "steps": 60}, "token_steps": 30, "positions": 8, **COMMON},
     "phi": {"training": TRAINING, "positions": 8, "bottleneck": 16, **COMMON},
     "drafter": {"training": {**TRAINING, "steps": 100, "learning_rate": 1e-2}, "positions": 8, **COMMON},
 }
@@ -71,6 +72,14 @@ def test_the_device_reports_agreement_and_scores(trained: Path) -> None:
     wanted = {f"{bounds}.{score}" for bounds in BOUNDS for score in ("u_tilde", "omega", "lower_top")}
     assert set(found["auroc"]) == wanted | {"entropy", "one_minus_max_p"}
     assert set(found["quantile.u_tilde"]) == {"p10", "p25", "p50", "p75", "p90", "share_at_least_0.30"}
+
+
+def test_the_device_learns_tokens_before_it_is_distilled(trained: Path) -> None:
+    with (trained / "device" / "loss.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["kl"]] == [30, 40, 50, 59]
+    assert [int(row["step"]) for row in rows if not row["kl"]] == [0, 10, 20]
+    assert float(rows[2]["loss"]) < float(rows[0]["loss"])
 
 
 def test_phi_does_not_make_things_worse(trained: Path) -> None:
