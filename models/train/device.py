@@ -54,6 +54,7 @@ class DeviceStage:
 
     def __init__(self, config: DeviceConfig, cloud: Transformer, data: Sequences) -> None:
         self.config, self.cloud, self.data = config, cloud.requires_grad_(False), data
+        torch.manual_seed(int(stream(config.training.seed, "train.device.init").integers(2**62)))
         self.model: nn.Module = DeviceModel.of_cloud(cloud, config.bounds)
         self.compare = torch.compile(compare) if config.compile else compare
         self.nats = torch.compile(nats_per_token) if config.compile else nats_per_token

@@ -13,6 +13,7 @@ from models import scenes
 from models.device import BOUNDS
 from models.pair import export_pair, load_pair, load_transformer
 from models.train import cloud, device, drafter, phi
+from models.train.loop import LoopSettings
 from models.train.tokens import SceneTokens
 from models.transformer import Transformer, TransformerConfig
 from models.vq import VQConfig, VQModel, save_vq
@@ -72,6 +73,19 @@ def test_the_device_reports_agreement_and_scores(trained: Path) -> None:
     wanted = {f"{bounds}.{score}" for bounds in BOUNDS for score in ("u_tilde", "omega", "lower_top")}
     assert set(found["auroc"]) == wanted | {"entropy", "one_minus_max_p"}
     assert set(found["quantile.u_tilde"]) == {"p10", "p25", "p50", "p75", "p90", "share_at_least_0.30"}
+
+
+def test_the_device_s_own_layer_starts_from_the_stage_s_seed() -> None:
+    cloud_model = Transformer(TransformerConfig(**SHAPE))
+
+    def starting(seed: int) -> torch.Tensor:
+        torch.rand(seed + 1)  # whatever was drawn before
+        settings = device.DeviceConfig(training=LoopSettings(steps=1, learning_rate=1.0, seed=seed))
+        stage = device.DeviceStage(settings, cloud_model, data=None)  # type: ignore[arg-type]
+        return stage.model.state_dict()["transformer.layers.0.attention.wqkv.weight"]
+
+    assert torch.equal(starting(0), starting(0))
+    assert not torch.equal(starting(0), starting(1))
 
 
 def test_the_device_learns_tokens_before_it_is_distilled(trained: Path) -> None:
