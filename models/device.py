@@ -27,8 +27,8 @@ class DeviceModel(nn.Module):
 
     @classmethod
     def of_cloud(cls, cloud: Transformer, bounds: Sequence[str] = BOUNDS) -> "DeviceModel":
-        """A device to distil from `cloud`: it starts from its embeddings, final norm and output matrix, and from a layer of its own. (The
-        cloud's first layer leaves to others what a single one has to do.)"""
+        """A device to distil from `cloud`: it starts from its embeddings, final norm and output matrix, and from a layer of its own,
+        which learns sooner than a copy of the cloud's first: that one can leave to others what a single one has to do."""
         device = cls(replace(cloud.config, n_layer=1), bounds)
         shared = {key: value for key, value in cloud.state_dict().items() if not key.startswith("layers.")}
         device.transformer.load_state_dict(shared, strict=False)
