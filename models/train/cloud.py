@@ -136,6 +136,13 @@ def layout_of(caption: str, grid: int) -> Tensor:
     return layout
 
 
+def onset_of(layout: Tensor) -> Tensor:
+    """bool [B, T]: the first cells of each object of a layout int64 [B, 3, T], those with another or none two rows (of 16) above."""
+    rows = max(math.isqrt(layout.shape[-1]) // 8, 1)
+    above = F.pad(layout, (rows * math.isqrt(layout.shape[-1]), 0))[..., : layout.shape[-1]]
+    return (layout[:, 0] > 0) & (layout != above).any(1)
+
+
 class LayoutHead(nn.Module):
     """Asks hidden states for the layout of the caption (`layout_of`), so that training shows an early layer what to look up.
 
@@ -164,9 +171,11 @@ class CloudConfig:
 
     object_weight: of the tokens at places that the caption names (`layout_of`) against the others. The caption's words about objects
     are some 15 nats of a picture's 600, and drown in the gradient's noise at weight 1. A weight that depends on caption and position
-    alone leaves the best distribution as it is. layout_weight: of the loss that asks the states after layer `layout_layer` for the
-    caption's layout (`LayoutHead`). caption_heads: start the first layer by counting cells and reading the caption, and the
-    caption's projection curved (`start_first_layer`, `start_from_captions`), in place of LlamaGen's small random weights.
+    alone leaves the best distribution as it is. onset_weight: a further factor on each object's first rows (`onset_of`), in both losses:
+    what is drawn there only the caption tells, while below it the image does. layout_weight: of the loss that asks the states after
+    layer `layout_layer` for the caption's layout (`LayoutHead`). caption_heads: start the first layer by counting cells and reading the
+    caption, and the caption's projection curved (`start_first_layer`, `start_from_captions`), in place of LlamaGen's small random
+    weights.
     compile: let torch.compile fuse the step (needs a C++ compiler).
     """
 
@@ -178,6 +187,7 @@ class CloudConfig:
     dropout: float = 0.0
     null_captions: float = 0.1
     object_weight: float = 1.0
+    onset_weight: float = 1.0
     layout_weight: float = 0.0
     layout_layer: int = 3
     caption_heads: bool = False
@@ -187,8 +197,9 @@ class CloudConfig:
 class CloudStage:
     """A stage of `models.train.loop`."""
 
-    def __init__(self, config: CloudConfig, data: Sequences) -> None:
-        self.config, self.data = config, data
+    def __init__(self, config: CloudConfig, data: Sequences, start: Mapping[str, Tensor] | None = None) -> None:
+        """start: the state dict to start from in place of fresh weights."""
+        self.config, self.data, self.start = config, data, start
         torch.manual_seed(int(stream(config.training.seed, "train.cloud.init").integers(2**62)))
         if config.layout_weight > 0 and not 1 <= config.layout_layer <= config.model.n_layer:
             raise ScenarioError(f"training: cloud.layout_layer must be 1 to {config.model.n_layer}, got {config.layout_layer}")
@@ -199,6 +210,9 @@ class CloudStage:
 
     def begin(self) -> None:
         assert isinstance(self.model, Transformer)
+        if self.start is not None:
+            self.model.load_state_dict(self.start)
+            return
         start_from_codes(self.model, self.data.codebook, stream(self.config.training.seed, "train.cloud.codes"))
         if self.config.caption_heads:
             start_first_layer(self.model)
@@ -210,9 +224,10 @@ class CloudStage:
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         assert isinstance(self.model, Transformer)
         shown = ~batch.null.unsqueeze(1)  # [B, 1]; a weight that the model cannot know of would be a bias
-        weight = 1.0 + (self.config.object_weight - 1.0) * (shown & (batch.layout[:, 0] > 0))  # [B, T]
+        onset = 1.0 + (self.config.onset_weight - 1.0) * (shown & onset_of(batch.layout))  # [B, T]
+        weight = onset * (1.0 + (self.config.object_weight - 1.0) * (shown & (batch.layout[:, 0] > 0)))  # [B, T]
         layer = self.config.layout_layer - 1 if self.config.layout_weight > 0 else None
-        nats, layout_nats = self.nats(self.model, self.layout, layer, batch, batch.caption_for(self.model), weight)
+        nats, layout_nats = self.nats(self.model, self.layout, layer, batch, batch.caption_for(self.model), weight, onset)
         return nats + self.config.layout_weight * layout_nats, {"nats": nats.detach(), "layout": layout_nats.detach()}
 
 
@@ -290,10 +305,12 @@ def start_from_captions(model: Transformer, batch: Batch, rng: np.random.Generat
         linear.weight.copy_(torch.from_numpy(rng.standard_normal(tuple(linear.weight.shape))) / scale)
 
 
-def nats_and_layout(model: Transformer, head: LayoutHead, layer: int | None, batch: Batch, caption: Tensor,
-                    weight: Tensor) -> tuple[Tensor, Tensor]:
+def nats_and_layout(
+    model: Transformer, head: LayoutHead, layer: int | None, batch: Batch, caption: Tensor, weight: Tensor, onset: Tensor
+) -> tuple[Tensor, Tensor]:
     """Both losses of a batch, scalars: cross-entropy of its tokens given `caption` [B, caption_slots, caption_dim], its mean weighted
-    by float [B, T]; and what `head` misses of the layout in the states after layer `layer`, where captions are shown (0 if None)."""
+    by `weight` [B, T]; and what `head` misses of the layout in the states after layer `layer`, where captions are shown, its mean
+    weighted by `onset` [B, T] (0 if `layer` is None)."""
     states: list[Tensor] = []
     first = model.config.caption_slots - 1  # the row that predicts token 0
     logits = model.logits(model.hidden(batch.tokens[:, :-1], caption, batch.mask, states=states)[:, first:])  # [B, T, V]
@@ -301,8 +318,8 @@ def nats_and_layout(model: Transformer, head: LayoutHead, layer: int | None, bat
     mean = (nats * weight.flatten()).sum() / weight.sum()
     if layer is None:
         return mean, torch.zeros_like(mean)
-    missed = head(states[layer][:, first:], batch.layout).mean(1)  # [B]
-    return mean, (missed * ~batch.null).mean()
+    missed = head(states[layer][:, first:], batch.layout) * onset  # [B, T]
+    return mean, (missed * ~batch.null.unsqueeze(1)).sum() / onset.sum()
 
 
 def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> Tensor:
@@ -326,12 +343,23 @@ def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
 
 
 def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains from the mapping under `cloud:` into `out_dir`, or resumes; writes cloud.safetensors and metrics.json."""
-    settings: CloudConfig = settings_from(CloudConfig, config, model=TransformerConfig)
-    data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
-    check_shape(settings.model, data)
-    stage = CloudStage(settings, data)
-    result = train(stage, settings.training, out_dir, device=torch_device)
+    """Trains from the mapping under `cloud:` into `out_dir`, or resumes; writes cloud.safetensors and metrics.json.
+
+    `then:`, a list of mappings of keys that change, adds rounds: each starts from the averaged weights of the one before, with a
+    learning rate that rises and falls again (warm restarts, Loshchilov & Hutter 2017). Earlier rounds go into `out_dir/round-<n>`.
+    """
+    rounds = rounds_of(config)
+    folders = [*(out_dir / f"round-{number}" for number in range(1, len(rounds))), out_dir]
+    start: Mapping[str, Tensor] | None = None
+    steps, minutes = 0, 0.0
+    for settings, folder in zip(rounds, folders, strict=True):
+        data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
+        check_shape(settings.model, data)
+        result = train(CloudStage(settings, data, start), settings.training, folder, device=torch_device)
+        start, steps, minutes = result.averaged, steps + result.steps, minutes + result.minutes
+        if not result.finished:
+            break
+    result = replace(result, steps=steps, minutes=minutes)
     model = Transformer(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
@@ -340,6 +368,23 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
         save_file(data.text.state(), out_dir / TEXT)
     write_metrics(out_dir, evaluate(model, data), result)
     return result
+
+
+def rounds_of(config: Mapping[str, Any]) -> list[CloudConfig]:
+    """The settings of each round of a mapping under `cloud:`: the mapping's own, then those with each mapping of `then:` over the one
+    before. Raises ScenarioError for what is not such a list, and for a `then` that changes the model."""
+    values = {key: value for key, value in config.items() if key != "then"}
+    rounds = [values]
+    changes = config.get("then", [])
+    if not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
+        raise ScenarioError(f"training: cloud.then must be a list of mappings, got {changes!r}")
+    for change in changes:
+        if "model" in change or "then" in change:
+            raise ScenarioError("training: cloud.then cannot change the model, nor hold a then of its own")
+        last = rounds[-1]
+        parts = {key: {**last.get(key, {}), **change[key]} for key in ("training", "scenes") if isinstance(change.get(key), dict)}
+        rounds.append({**last, **change, **parts})
+    return [settings_from(CloudConfig, values, model=TransformerConfig) for values in rounds]
 
 
 class Sourced(Protocol):

@@ -17,6 +17,7 @@ from models.train.cloud import (
     LayoutHead,
     layout_of,
     nats_per_token,
+    onset_of,
     start_first_layer,
     start_from_captions,
 )
@@ -57,6 +58,15 @@ def test_between_two_places_the_nearer_object_counts() -> None:
         assert shape[[0, 12]].tolist() == [0, 0]
 
 
+def test_an_object_s_onset_is_its_first_two_rows() -> None:
+    stacked = "a small red cube at the top and a small red cube in the center and a large blue ring at the left on a plain gray background"
+    layout = layout_of(stacked, 16)
+    onset = onset_of(layout.flatten(1).unsqueeze(0)).view(16, 16)
+    assert onset[:, 8].nonzero().flatten().tolist() == [1, 2]  # centres at 12 to 52 px: the twin below it cannot be told apart
+    assert onset[:, 3].nonzero().flatten().tolist() == [5, 6]  # at 64 px, from 44 px on
+    assert not (onset & (layout[0] == 0)).any()
+
+
 def test_every_object_lies_in_its_named_cells() -> None:
     for index in range(50):
         scene = scenes.scene(7, index)
@@ -66,13 +76,15 @@ def test_every_object_lies_in_its_named_cells() -> None:
 
 
 def test_the_loss_weighs_named_places_unless_the_caption_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = CloudStage(CloudConfig(SHAPE, LoopSettings(steps=1, learning_rate=1.0), object_weight=3.0), data=None)  # type: ignore[arg-type]
+    config = CloudConfig(SHAPE, LoopSettings(steps=1, learning_rate=1.0), object_weight=3.0, onset_weight=2.0)
+    stage = CloudStage(config, data=None)  # type: ignore[arg-type]
     assert isinstance(stage.model, Transformer)
     torch.nn.init.normal_(stage.model.output.weight)  # it starts at zero, where every token costs log V
     batch = some_batch()
     logits, _ = stage.model(batch.tokens[:, :-1], batch.caption, batch.mask)
     each = -logits.log_softmax(-1).gather(-1, batch.tokens.unsqueeze(-1)).squeeze(-1)  # [B, T]
     weight = torch.where(batch.layout[:, 0] > 0, 3.0, 1.0)
+    weight[0, [0, 1]] = weight[1, [9, 10]] = 6.0  # of 4 x 4 cells, the first row of each object
     shown, _ = stage.loss(batch, 0)
     torch.testing.assert_close(shown, (each * weight).sum() / weight.sum())
     hidden = replace(batch, null=torch.ones(2, dtype=torch.bool))
@@ -81,7 +93,9 @@ def test_the_loss_weighs_named_places_unless_the_caption_is_hidden(monkeypatch: 
 
 
 def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> None:
-    config = CloudConfig(replace(SHAPE, n_layer=2), LoopSettings(steps=1, learning_rate=1.0), layout_weight=0.5, layout_layer=1)
+    config = CloudConfig(
+        replace(SHAPE, n_layer=2), LoopSettings(steps=1, learning_rate=1.0), layout_weight=0.5, layout_layer=1, onset_weight=2.0
+    )
     stage = CloudStage(config, data=None)  # type: ignore[arg-type]
     assert isinstance(stage.model, Transformer)
     batch = replace(some_batch(), null=torch.tensor([True, False]))
@@ -91,8 +105,8 @@ def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> N
     state = kept[0][1, config.model.caption_slots - 1 :]  # [T, D]; the second caption is shown
     normed = state / state.square().mean(-1, keepdim=True).add(torch.finfo(torch.float32).eps).sqrt()
     scores = (normed @ stage.layout.rows.T).split((7, 9, 3), -1)  # nothing or a shape, a color, a size
-    missed = sum(-x.log_softmax(-1).gather(1, batch.layout[1, i, :, None]).mean() for i, x in enumerate(scores))
-    torch.testing.assert_close(values["layout"], missed / 2)  # mean over both pictures
+    missed = torch.stack([-x.log_softmax(-1).gather(1, batch.layout[1, i, :, None]) for i, x in enumerate(scores)]).sum(0).flatten()  # [T]
+    torch.testing.assert_close(values["layout"], (missed.sum() + missed[[9, 10]].sum()) / (2 * 16 + 2))  # mean over both pictures
     torch.testing.assert_close(loss, values["nats"] + 0.5 * values["layout"])
     loss.backward()  # type: ignore[no-untyped-call]
     grads = [sum(float(p.grad.abs().sum()) for p in layer.parameters() if p.grad is not None) for layer in stage.model.layers]

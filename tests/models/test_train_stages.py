@@ -21,8 +21,7 @@ from simulator.errors import ScenarioError, WeightsError
 from simulator.pairs import pair_manifest
 from simulator.rng import stream
 
-SHAPE = {"n_layer": 2, "n_head": 2, "dim": 32, "ffn_hidden": 48, "vocab_size": 64, "grid": 4,
-         "caption_slots": 32, "caption_dim": 144}
+SHAPE = {"n_layer": 2, "n_head": 2, "dim": 32, "ffn_hidden": 48, "vocab_size": 64, "grid": 4, "caption_slots": 32, "caption_dim": 144}
 COMMON: dict[str, Any] = {"scenes": {"train": 60, "held_out": 20}, "batch_images": 8}
 TRAINING = {"steps": 30, "learning_rate": 3e-3, "warmup_steps": 3, "ema_decay": 0.8}
 CONFIG = {
@@ -65,6 +64,38 @@ def test_the_cloud_learns_tokens_and_captions(trained: Path) -> None:
     found = metrics(trained, "cloud")
     assert found["nats_per_token"] < 0.6 * np.log(64)
     assert found["nats_per_token"] < found["nats_per_token_other_caption"]
+
+
+def test_a_further_round_starts_from_the_averaged_weights_of_the_one_before(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
+    still = {"then": [{"object_weight": 2.0, "training": {"steps": 2, "learning_rate": 1e-12, "weight_decay": 0.0, "ema_decay": 0.0}}]}
+    out = trained / "cloud-twice"
+    cloud.run({**CONFIG["cloud"], **still}, out)
+    first, second = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (out / "round-1", out))
+    once = torch.load(trained / "cloud" / "checkpoint.pt", weights_only=True)
+    for key, tensor in once["averaged"].items():
+        assert torch.equal(first["averaged"][key], tensor)  # the first round is the plain training
+        torch.testing.assert_close(second["model"][key], tensor)
+    assert json.loads((out / "metrics.json").read_text())["steps"] == 62
+    assert (out / "cloud.safetensors").exists()
+
+
+def test_rounds_change_what_they_name_and_keep_the_rest() -> None:
+    changes = [{"onset_weight": 3.0, "training": {"steps": 9}}, {"scenes": {"train": 40}}]
+    rounds = cloud.rounds_of({**CONFIG["cloud"], "then": changes})
+    assert [(r.onset_weight, r.training.steps, r.training.learning_rate) for r in rounds] == [
+        (1.0, 60, 3e-3),
+        (3.0, 9, 3e-3),
+        (3.0, 9, 3e-3),
+    ]
+    assert [r.scenes for r in rounds] == [cloud.Scenes(60, 20), cloud.Scenes(60, 20), cloud.Scenes(40, 20)]
+    for wrong, message in (
+        ({"steps": 3}, "cloud.then must be a list of mappings"),
+        ([{"model": {"dim": 64}}], "cannot change the model"),
+        ([{"object_weigth": 1.0}], "unknown key object_weigth; allowed"),
+    ):
+        with pytest.raises(ScenarioError, match=message):
+            cloud.rounds_of({**CONFIG["cloud"], "then": wrong})
 
 
 def test_the_device_reports_agreement_and_scores(trained: Path) -> None:
