@@ -1,6 +1,6 @@
 """The tables of docs/results.md: run folders of the results scenarios, each row beside the paper's figures.
 
-    for name in main trees scores training prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
+    for name in main trees claim scores training prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
     python -m benchmarks.results runs docs/results.md
 
 Tables stand between `<!-- table:NAME -->` and `<!-- end -->`; the words around them are left as they are. A table whose run folder is
@@ -54,6 +54,13 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "trees": ("results-trees", {"base": "base", "eagle2": "eagle2", "lantern": "lantern"}),
+    "claim": (
+        "results-claim",
+        {
+            "base": "base", "code": "code", "random": "random", "entropy-lens": "entropy-lens", "softmax-corr": "softmax-corr",
+            "ciar u": "ciar", "ciar omega": "ciar",
+        },
+    ),
     "scores": (
         "results-scores",
         {

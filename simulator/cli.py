@@ -91,7 +91,7 @@ def _run(
     path: Path, axes: tuple[str, ...], out: Path | None, sets: tuple[str, ...], cache: Path | None, torch_device: str,
     max_batch: int, jobs: int, quiet: bool,
 ) -> None:  # fmt: skip
-    from simulator.scenario import load_scenario
+    from simulator.scenario import load_scenario, where_written
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
         raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
@@ -106,10 +106,15 @@ def _run(
     folder = out or Path("runs") / scenario.name
     with progress_bars(quiet) as progress:
         models = _Models(scenario.pair, torch_device, max_batch, cache, progress)
-        outcome = run_scenario(
-            scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report,
-            progress, jobs, models.judge(),
-        )  # fmt: skip
+        try:
+            outcome = run_scenario(
+                scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report,
+                progress, jobs, models.judge(),
+            )  # fmt: skip
+        except CiarSimError as error:
+            if not error.place:
+                raise
+            raise type(error)(f"{where_written(error.place, path, axes, sets)}: {error}") from None
     if not quiet:
         click.echo(summary_lines(outcome.summary))
         click.echo(f"{outcome.folder / 'report.html'}")

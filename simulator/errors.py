@@ -1,8 +1,26 @@
 """The errors a user can cause, one small tree. The CLI prints `str(error)` on one line of stderr and exits with code 2."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CiarSimError(Exception):
-    """Base of every error that a user's input or environment can cause. Its text says where, what was found and what is allowed."""
+    """Base of every error that a user's input or environment can cause. Its text says where, what was found and what is allowed.
+
+    place: keys and list indices of the part of a scenario it is about, where its text does not name file and line yet; see `about`.
+    """
+
+    place: tuple[str | int, ...] = ()
+
+
+@contextmanager
+def about(*place: str | int, kind: type[CiarSimError] = CiarSimError) -> Iterator[None]:
+    """What is raised inside, of this kind, is about this part of the scenario."""
+    try:
+        yield
+    except kind as error:
+        error.place = error.place or place
+        raise
 
 
 class ScenarioError(CiarSimError):

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from simulator.calibrate import Calibrated, calibrate
-from simulator.errors import ScenarioError
+from simulator.errors import ScenarioError, about
 from simulator.methods import REVISIONS, BaseSettings, Decoding, GatedSettings, Settings, prefix_length
 from simulator.pairs import PairManifest
 from simulator.recording import Recording, RecordingSource, SessionSpec
@@ -64,7 +64,8 @@ def with_calibrated(
         target, s = case.method.call_target, case.scenario
         key = _search_key(case)
         if target is not None and key not in searches:
-            captions = _calibration_captions(s, target.prompts, scenes)
+            with about("methods", case.position):
+                captions = _calibration_captions(s, target.prompts, scenes)
             gated = case.method.at_threshold(0.0).settings
             assert isinstance(gated, GatedSettings)
             prefix_rate = prefix_length(gated.prefix_rate, manifest.image_tokens) / manifest.image_tokens
@@ -91,6 +92,11 @@ class _Search:
     captions: list[str]
     steps: Generator[float, Sequence[Recording], Calibrated]
 
+    def step(self, recordings: Sequence[Recording] | None) -> float:
+        """The next threshold to try, given the sessions at the last one; None: there was none."""
+        with about("methods", self.case.position):
+            return next(self.steps) if recordings is None else self.steps.send(recordings)
+
     def specs(self, manifest: PairManifest, threshold: float) -> list[SessionSpec]:
         method, s = self.case.method.at_threshold(threshold), self.case.scenario
         return session_specs(manifest, method.name, method.settings, s.decoding, self.captions, s.seed)
@@ -105,14 +111,14 @@ def _search_key(case: Case) -> str:
 def _search_all(searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource) -> dict[str, Calibrated]:
     """Runs all searches side by side: the sessions of a round are recorded in one go, which batches their forward passes."""
     found: dict[str, Calibrated] = {}
-    wanted = {key: next(search.steps) for key, search in searches.items()}
+    wanted = {key: search.step(None) for key, search in searches.items()}
     while wanted:
         specs = {key: searches[key].specs(manifest, threshold) for key, threshold in wanted.items()}
         recordings = iter(source.recordings([spec for mine in specs.values() for spec in mine]))
         coming, wanted = wanted, {}
         for key in coming:
             try:
-                wanted[key] = searches[key].steps.send(list(islice(recordings, len(specs[key]))))
+                wanted[key] = searches[key].step(list(islice(recordings, len(specs[key]))))
             except StopIteration as stop:
                 found[key] = stop.value
     return found
@@ -138,10 +144,11 @@ def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> 
             drawn, known = count, 0
             while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
                 if len(different) == known:  # twice as many scenes brought no caption more
-                    raise ScenarioError(
-                        f"prompts.count: {count} captions wanted, but {drawn} scenes of seed {seed} hold only {known} different ones; "
-                        f"must be <= {known}"
-                    )
+                    with about("prompts", "count"):
+                        raise ScenarioError(
+                            f"prompts.count: {count} captions wanted, but {drawn} scenes of seed {seed} hold only {known} different ones; "
+                            f"must be <= {known}"
+                        )
                 drawn, known = 2 * drawn, len(different)
             return different[:count]
         case PromptList(captions=captions):

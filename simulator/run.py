@@ -21,7 +21,7 @@ from simulator.cloud import Autoscale, Background, CloudRules, Crash
 from simulator.compute import MeasuredCosts, Profile, build_costs, pair_shapes
 from simulator.costs import Costs
 from simulator.engine import CaseInputs, CaseResult, simulate
-from simulator.errors import ComputeError, ScenarioError
+from simulator.errors import ComputeError, PromptError, ScenarioError, about
 from simulator.fallback import broken_off, images_of, same_until
 from simulator.heat import Throttling
 from simulator.link import Capacity, Steps
@@ -120,12 +120,14 @@ def run_scenario(
     manifest = pair_manifest(scenario.pair)
     cases = expand(scenario)
     for case in cases:
-        case.method.at_threshold(0.0).settings.check(case.scenario.decoding, manifest)
+        with about("methods", case.position):
+            case.method.at_threshold(0.0).settings.check(case.scenario.decoding, manifest)
     _check_fallback(cases)
     costs = _CostTable(manifest, cases, profile)  # before the recordings: an impossible choice is refused at once
     cases, calibrated = with_calibrated(cases, manifest, scenes, source)
     plan = Plan(cases, manifest, scenes)
-    recordings = dict(zip(plan.specs, source.recordings(list(plan.specs.values())), strict=True))
+    with about("prompts", kind=PromptError):
+        recordings = dict(zip(plan.specs, source.recordings(list(plan.specs.values())), strict=True))
     results, branches = _simulated(cases, costs, plan, recordings, source, progress, jobs)
     extrapolated = {key for case, result in zip(cases, results, strict=True) if result.extrapolated for key in costs.keys(case)}
     prompts = plan.captions
@@ -213,10 +215,11 @@ def _check_fallback(cases: Sequence[Case]) -> None:
     bound = [case for case in cases if case.scenario.fallback.policy != "wait"]
     if bound and not any(case.method.at_threshold(0.0).settings.can_fall_back(case.scenario.decoding) for case in bound):
         able = [name for name, settings in METHODS.items() if settings().can_fall_back(bound[0].scenario.decoding)]
-        raise ScenarioError(
-            f"fallback.policy {bound[0].scenario.fallback.policy}: no method of the scenario can do without a reply of the cloud; "
-            f"of all methods these can: {', '.join(able)}; and code with decoding.text_encoder: device"
-        )
+        with about("fallback", "policy"):
+            raise ScenarioError(
+                f"fallback.policy {bound[0].scenario.fallback.policy}: no method of the scenario can do without a reply of the cloud; "
+                f"of all methods these can: {', '.join(able)}; and code with decoding.text_encoder: device"
+            )
 
 
 def _parted(
@@ -317,10 +320,11 @@ class _CostTable:
         shape = self.shapes.cloud if side.model == "pair" else catalogue.model(side.model)
         position_bytes = shape.kv_bytes_per_position * (2 if side.hardware == "local" else 1)  # measured passes keep float32
         if needed * position_bytes > memory_gb * 1e9:
-            raise ScenarioError(
-                f"cloud.kv_memory_gb must be >= {math.ceil(needed * position_bytes / 1e6) / 1e3:g}, what one session of "
-                f"{case.method.label} needs at {side.model}'s shape, got {memory_gb:g}"
-            )
+            with about("cloud", "kv_memory_gb"):
+                raise ScenarioError(
+                    f"cloud.kv_memory_gb must be >= {math.ceil(needed * position_bytes / 1e6) / 1e3:g}, what one session of "
+                    f"{case.method.label} needs at {side.model}'s shape, got {memory_gb:g}"
+                )
         return memory_gb * 1e9 / position_bytes
 
 

@@ -106,10 +106,12 @@ class Scenario(Part):
 class Case:
     """One cell of the grid: one method under one choice of every swept value that concerns it.
 
-    swept: dotted path -> value, in file order. scenario: with these values in place, this method alone, and no sweep.
+    position: of the method in the scenario's list. swept: dotted path -> value, in file order. scenario: with these values in place,
+    this method alone, and no sweep.
     """
 
     index: int
+    position: int
     method: MethodEntry
     swept: dict[str, Any]
     scenario: Scenario
@@ -149,6 +151,15 @@ def load_scenario(path: str | Path, axes: Sequence[str] = (), sets: Sequence[str
     sets: `dotted.path=value` (YAML) put in place before anything else. axes: `dotted.path=value,value` added to the
     sweep, in place of an axis of the same path. Raises ScenarioError, which names the file and line, or the option.
     """
+    return _load(path, axes, sets)[0]
+
+
+def where_written(place: Place, path: str | Path, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> str:
+    """`file:line` of a part of a scenario that was loaded so, or the option that put it there."""
+    return _load(path, axes, sets)[1].where(place)
+
+
+def _load(path: str | Path, axes: Sequence[str], sets: Sequence[str]) -> tuple[Scenario, _Source]:
     document = yamlfile.read(path)
     context = {"folder": Path(path).resolve().parent}
     source = _Source(document, context=context)
@@ -164,7 +175,7 @@ def load_scenario(path: str | Path, axes: Sequence[str] = (), sets: Sequence[str
     if axes:
         data = {**data, "sweep": {**data.get("sweep", {}), **_axis_options(axes, source)}}
         scenario = _validate(data, source, context)
-    return _check_sweep(scenario, source)
+    return _check_sweep(scenario, source), source
 
 
 def expand(scenario: Scenario) -> list[Case]:
@@ -190,7 +201,7 @@ def expand(scenario: Scenario) -> list[Case]:
                 chosen = ", ".join(f"{axis[0]}={written(value)}" for axis, value in zip(mine, values, strict=True))
                 raise ScenarioError(f"sweep: with {chosen}: {_dotted(place)} {message}") from None
             swept = {axis[0]: _get(resolved, place) for axis, place in zip(mine, places, strict=True)}
-            cases.append(Case(len(cases), resolved.methods[0], swept, resolved))
+            cases.append(Case(len(cases), position, resolved.methods[0], swept, resolved))
     return cases
 
 

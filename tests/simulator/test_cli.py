@@ -191,6 +191,9 @@ BAD_SCENARIOS = {
     "unknown pair": ("pair: {pair}", "pair: no/such/pair", "no/such/pair"),
     "unknown hardware": ("hardware: a100", "hardware: b100", "did you mean"),
     "unknown word": ("prompts: {{source: scenes, count: 3}}", "prompts: {{list: [a small red qube in the center]}}", "cube"),
+    "place of an unknown word": ("{{source: scenes, count: 3}}", "{{list: [a small red qube]}}", "scenario.yaml:3: unknown word"),
+    "more than the pair has": ("- device-only", "- {{name: lantern, k: 64}}", "scenario.yaml:6: lantern: k must be below the 64 codes"),
+    "a rate below the prefix": ("threshold: 0.6", "threshold: {{call_pct: 3}}, prefix_rate: 0.5", "scenario.yaml:9: ciar"),
     "caption too long": ("prompts: {{source: scenes, count: 3}}", f"prompts: {{{{list: [{'red ' * 40}]}}}}", "32"),
     "as if with other token counts": (
         "device: {{model: pair, hardware: snapdragon-8-gen-3}}\n  cloud: {{model: pair, hardware: a100}}",
