@@ -294,7 +294,7 @@ def finding(condition: str, cases: pd.DataFrame, *, where: bool = True) -> Findi
         first = f"{name} is fastest: {seconds}. The next, {second['label']}, takes {longer}× as long{range_}."
     else:
         speed = f" ({significant(best['speedup'], 2)}× base)" if bases else ""
-        title = f"{on}{name} is fastest{speed}"
+        title = f"{on}{name} is fastest{speed}{_at_base_s_quality(best, rows, bases)}"
         first = f"{name} is fastest: {seconds}{', ' + gain if gain else ''}."
         first += "" if bases else " Base was not run, so there is no speed-up to give."
     return Finding(condition, name, title, (first, *_pictures_sentence(best, rows, bases)))
@@ -353,6 +353,19 @@ def _pictures_sentence(best: pd.Series, rows: list[pd.Series], bases: list[pd.Se
     if near[0]["speedup_lo"] > 1:
         return (first, f"Fastest with a cloud_nll not told apart from base's: {speed}.")
     return (first, f"Of those with a cloud_nll not told apart from base's, none is told to be faster than base; the fastest: {speed}.")
+
+
+def _at_base_s_quality(best: pd.Series, rows: list[pd.Series], bases: list[pd.Series]) -> str:
+    """For a title: where the fastest has other pictures, who is fastest of those that have base's."""
+    if not bases or is_base(best) or not math.isfinite(best["cloud_nll_minus_base_lo"]) or same_pictures(best):
+        return ""
+    base = str(bases[0]["label"])
+    near = next((row for row in rows if not is_base(row) and same_pictures(row)), None)
+    if near is None or near["speedup_hi"] < 1:
+        who = base
+    else:
+        who = str(near["label"]) if near["speedup_lo"] > 1 else f"{base} or {near['label']}"
+    return f"; at {base}'s quality: {who}"
 
 
 def interval(row: pd.Series, mean: str, low: str, high: str, unit: str = "") -> str:

@@ -111,7 +111,7 @@ def test_units_and_labels() -> None:
 
 def test_findings_by_network(run: Run) -> None:
     wifi, lte = (finding(name, cases) for name, cases in run.conditions())
-    assert wifi.title == "wifi: ciar threshold=0.5 is fastest (2.0× base)"
+    assert wifi.title == "wifi: ciar threshold=0.5 is fastest (2.0× base); at base's quality: code prefix_rate=0.3"
     pattern = r"ciar threshold=0\.5 is fastest: [34]\.\d\d s per image \(.* to .*\), .*× base's speed \(.* to .*\)\.$"
     assert re.match(pattern, wifi.sentences[0])
     assert wifi.sentences[1].startswith("Its pictures are not base's: cloud_nll 1.99 ")
@@ -165,11 +165,24 @@ def test_pairs_tell_apart_what_single_intervals_do_not(tmp_path: Path) -> None:
         fast.columns[name][:] = fast.columns["latency_s"] / 2
     run = load_run(write(tmp_path / "run", [base, slow, fast], pictures=()))
     said = finding("x", run.summary)
-    assert said.title == "x: ciar is fastest (2.1× base)"
+    assert said.title == "x: ciar is fastest (2.1× base); at base's quality: code"
     ciar, code = run.summary.iloc[2], run.summary.iloc[1]
     assert ciar["latency_mean_hi_s"] > code["latency_mean_lo_s"]
     assert ciar["cloud_nll_lo"] < run.summary["cloud_nll"][0] < ciar["cloud_nll_hi"]
     assert said.sentences[1].startswith("Its pictures are not base's")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "speedup", "nll_lo", "ending"),
+    [(4.0, 2.0, -0.1, "code"), (7.98, 1.0025, -0.1, "base or code"), (9.0, 0.9, -0.1, "base"), (4.0, 2.0, 0.1, "base")],
+)
+def test_the_title_says_who_is_fastest_at_base_s_quality(seconds: float, speedup: float, nll_lo: float, ending: str) -> None:
+    cases = rows(("device-only", 1.0, 0.1, 8.0), ("code", seconds, 0.1, speedup), ("base", 8.0, 0.1, 1.0))
+    cases["cloud_nll"] = cases["cloud_nll_minus_base"] = 1.0
+    cases["cloud_nll_minus_base_lo"], cases["cloud_nll_minus_base_hi"] = [3.0, nll_lo, 0.0], [4.0, 0.2, 0.0]
+    assert finding("x", cases).title == f"x: device-only is fastest (8.0× base); at base's quality: {ending}"
+    cases.loc[0, "cloud_nll_minus_base_lo"] = -3.0
+    assert finding("x", cases).title == "x: device-only is fastest (8.0× base)"  # its own are base's
 
 
 def test_few_requests_have_no_latency_interval() -> None:
