@@ -474,7 +474,7 @@ class Impatient(Session):
         self.alarm: Alarm | None = None  # at due_s, the end of its patience with the reply to `expected`
         self.late: tuple[float, float] | None = None  # when a reply left that comes after due_s, and when it comes
         self.cut = False  # the cloud does not know of the latest connection yet
-        self.held: set[int] = set()  # calls whose reply waits for that
+        self.held: set[int] = set()  # calls whose reply waits for that, or was lost and is to be sent again
 
     def exchange(self, now_s: float, send: int, wait: int) -> bool:
         if wait == send and wait in self.optional:
@@ -513,9 +513,15 @@ class Impatient(Session):
             super().receive(now_s, arrival_s)
 
     def land(self, now_s: float) -> None:
+        """The next call arrives, and with it those that overtook it on a connection which another session of the device opened."""
         assert self.flying is not None
+        if self.landed in self.flying and self.flying[self.landed].time_s > now_s:
+            return  # it is a later one that has arrived: the cloud takes calls up in order
         self.flying.pop(self.landed, None)
         super().land(now_s)
+        while isinstance(self, Impatient) and self.landed in self.flying and self.flying[self.landed].time_s < now_s:
+            del self.flying[self.landed]
+            super().land(now_s)
 
     def reply(self, now_s: float) -> None:
         if self.cut:
@@ -577,7 +583,9 @@ class Impatient(Session):
         for alarm in self.flying.values():
             alarm.callbacks = ()
         up.reconnect([self.calls[call][0] for call in self.flying])
-        down.reconnect([self.calls[call][3][0] for call in again if call < self.answered and call not in self.held])
+        lost = [call for call in again if call < self.answered and call not in self.held]
+        down.reconnect([self.calls[call][3][0] for call in lost])
+        self.held.update(lost)
         if not self.first_token_s <= now_s:
             self.first_token_s = math.nan
         self.flying = {}
@@ -599,11 +607,12 @@ class Impatient(Session):
 
     def land_again(self, now_s: float, call: int) -> None:
         assert self.flying is not None
-        del self.flying[call]
         self.cut = False
         if call >= self.landed:
             self.land(now_s)
-        elif call < self.answered:
+            return
+        del self.flying[call]
+        if call < self.answered:
             self.reply_again(now_s, call)
 
     def reply_again(self, now_s: float, call: int) -> None:

@@ -21,7 +21,7 @@ from simulator.radio import RadioFigures
 from simulator.recording import AWAIT
 from simulator.replay import SessionProgram
 from simulator.rng import stream
-from simulator.session import FleetPart
+from simulator.session import Alarm, FleetPart, Impatient
 from simulator.transport import TRANSPORTS
 from simulator.workload import Arrivals
 from tests.simulator.build import (
@@ -389,3 +389,17 @@ def test_no_request_takes_longer_than_its_deadlines_allow(inputs: dict[str, Any]
     awaits = np.array([sum(step[3] >= 0 for step in programs[prompt].steps) for prompt in columns["prompt"]])
     computed_s = np.array([programs[prompt].device_s for prompt in columns["prompt"]]) + 5 * 0.0123  # a branch makes 5 passes more at most
     assert np.all(columns["latency_s"] <= computed_s + awaits * rule.deadline_s + 1e-9)
+
+
+def test_a_request_that_overtakes_another_is_taken_up_after_it() -> None:
+    """Another session of the device may open a connection in between; then request 2 arrives at 2 s and request 1 at 5 s."""
+    session = Impatient.__new__(Impatient)
+    session.prepare(frozenset())
+    session.landed, session.answered, session.awaiting = 1, 0, -1  # the cloud is still busy with call 0
+    session.flying = {1: Alarm((), session, 5.0), 2: Alarm((), session, 2.0), 3: Alarm((), session, 9.0)}
+    session.land(2.0)
+    assert (session.landed, sorted(session.flying)) == (1, [1, 2, 3])
+    session.land(5.0)
+    assert (session.landed, sorted(session.flying)) == (3, [3])
+    session.land_again(9.0, 3)
+    assert (session.landed, sorted(session.flying)) == (4, [])
