@@ -23,7 +23,7 @@ from simulator.recording import SessionSpec
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("base", {}),
     "device-only": ("device-only", {}),
-    "ciar": ("ciar", {"threshold": 1.47}),
+    "ciar": ("ciar", {"threshold": 1.5}),
     "speculative": ("speculative", {}),
     "eagle2": ("eagle2", {}),
     "lantern": ("lantern", {}),

@@ -4,9 +4,10 @@
     python -m benchmarks.results runs docs/results.md
 
 Tables stand between `<!-- table:NAME -->` and `<!-- end -->`; the words around them are left as they are. A table whose run folder is
-missing keeps its old content, and is named.
+missing, or of other weights than the shipped pair's, keeps its old content, and is named.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 
 import click
 import pandas as pd
+
+from simulator.pairs import pair_manifest
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,17 @@ def with_tables(page: str, tables: dict[str, str]) -> str:
 def main(runs: Path, page: Path) -> None:
     """Write the tables of the run folders in RUNS into PAGE."""
     tables = {}
+    shipped = pair_manifest("scenes").weights_hash
     for name, (folder, paper) in TABLES.items():
         path = runs / folder / "summary.csv"
-        if path.is_file():
-            tables[name] = results_table(pd.read_csv(path), paper)
+        if not path.is_file():
+            problem = "no such file"
+        elif json.loads((runs / folder / "provenance.json").read_text())["pair"]["weights_sha256"] != shipped:
+            problem = "not of the shipped pair"
         else:
-            click.echo(f"{path}: no such file; the table {name} is left as it was", err=True)
+            tables[name] = results_table(pd.read_csv(path), paper)
+            continue
+        click.echo(f"{path}: {problem}; the table {name} is left as it was", err=True)
     page.write_text(with_tables(page.read_text(), tables))
 
 

@@ -14,10 +14,12 @@ Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid i
 positions, n new positions, N new positions of all rows together, K keys read, D width, H heads, hd = D / H, V codebook.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -150,6 +152,13 @@ def tree_view(columns: Tensor, ends: Tensor, key_count: int,
     return positions, visible
 
 
+def _zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros; on a CPU in memory that becomes real as it is written to, which much of a cache never is."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(*shape)
+
+
 class KVCache:
     """Keys (after rotation) and values of many sequences, each [L, rows, H, S + spare, hd], and their caption masks.
 
@@ -160,8 +169,7 @@ class KVCache:
     def __init__(self, config: TransformerConfig, rows: int, device: torch.device | str = "cpu",
                  dtype: torch.dtype = torch.float32, spare: int = 0) -> None:
         shape = (config.n_layer, rows, config.n_head, config.positions + spare, config.head_dim)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)
-        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.k, self.v = (_zeros(shape, torch.device(device), dtype) for _ in range(2))
         self.caption_mask = torch.ones(rows, config.caption_slots, device=device, dtype=torch.bool)
 
     @property

@@ -505,15 +505,17 @@ class ImpairedLink:
         if ready_s > now_s:
             self.ready_s = ready_s
         extra_s = 0.0
+        wire = self.wire
         loss = self.loss
         if loss is not None:
-            leaves_s = max(ready_s, self.wire.free_s)
+            leaves_s = wire.free_s
+            if leaves_s < ready_s:
+                leaves_s = ready_s
             lost = loss.lost(leaves_s, segments)
             if lost:
                 extra_s, repeated = self._recovery(loss, leaves_s, segments, lost)
                 self.dropped_bits += repeated * bits / segments
                 bits += repeated * bits / segments
-        wire = self.wire
         start_s = wire.free_s
         if start_s <= ready_s:
             start_s = ready_s

@@ -1,6 +1,7 @@
 """Which sessions a run needs: one per case and prompt, base's greedy images to compare with, and those to calibrate thresholds on."""
 
 import json
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -14,6 +15,7 @@ from simulator.recording import Recording, RecordingSource, SessionSpec
 from simulator.scenario import Case, PromptList, Scenario, ScenePrompts
 
 _CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
+_SPARED = 1024  # scenes whose captions a calibration leaves to the scenario: those it uses, rounded up to a multiple of this
 
 
 class Plan:
@@ -125,13 +127,16 @@ def _search_all(searches: Mapping[str, _Search], manifest: PairManifest, source:
 
 
 def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """Captions that the scenario does not use."""
+    """Captions that the scenario does not use, nor would with more prompts: a larger `prompts.count` leaves its thresholds as they are."""
     used = set(captions_of(scenario, scenes))
-    drawn = dict.fromkeys(scenes(_CALIBRATION_SEED, 4 * (count + len(used))))
-    other = [caption for caption in drawn if caption not in used][:count]
-    if len(other) < count:
-        raise ScenarioError(f"threshold.prompts: only {len(other)} captions are left to calibrate on, asked for {count}")
-    return other
+    if isinstance(scenario.prompts, ScenePrompts):
+        used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(len(used) / _SPARED)))
+    drawn, known = 2 * count, -1
+    while len(other := [caption for caption in dict.fromkeys(scenes(_CALIBRATION_SEED, drawn)) if caption not in used]) < count:
+        if len(other) == known:  # twice as many scenes brought no caption more
+            raise ScenarioError(f"threshold.prompts: only {known} captions are left to calibrate on, asked for {count}")
+        drawn, known = 2 * drawn, len(other)
+    return other[:count]
 
 
 def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:

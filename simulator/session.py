@@ -7,7 +7,7 @@ that the way that is walked a million times knows nothing of it.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappush
+from heapq import heappop, heappush
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -65,6 +65,17 @@ class Clock(simpy.Environment):
         alarm = Alarm(callbacks, subject, time_s)
         heappush(self._queue, (time_s, NORMAL, next(self._eid), alarm))  # type: ignore[misc]
         return alarm
+
+    def run(self, until: Any = None) -> Any:
+        """As SimPy's; until nothing is scheduled any more, its loop less what only its own events ask of it."""
+        if until is not None:
+            return super().run(until)
+        queue = self._queue
+        while queue:
+            self._now, _, _, alarm = heappop(queue)
+            for callback in alarm.callbacks:
+                callback(alarm)
+        return None
 
     def drop(self) -> None:
         """Nothing that is scheduled happens any more."""

@@ -1,5 +1,6 @@
 """The results page's tables, from a made-up summary."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.results import PAPER, TABLES, main, results_table, with_tables
+from simulator.pairs import pair_manifest
 from simulator.scenario import expand, load_scenario
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,11 +46,15 @@ def test_swept_settings_are_in_the_label_and_unknown_figures_are_dashes() -> Non
 def test_only_the_tables_of_a_page_are_replaced(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- table:main -->\nold\n<!-- end -->\nbetween\n<!-- table:trees -->\nkept\n<!-- end -->\n")
-    (tmp_path / "runs" / "results-main").mkdir(parents=True)
-    summary().to_csv(tmp_path / "runs" / "results-main" / "summary.csv", index=False)
+    for name, weights in (("main", pair_manifest("scenes").weights_hash), ("scores", "of another pair")):
+        folder = tmp_path / "runs" / f"results-{name}"
+        folder.mkdir(parents=True)
+        summary().to_csv(folder / "summary.csv", index=False)
+        (folder / "provenance.json").write_text(json.dumps({"pair": {"weights_sha256": weights}}))
     result = CliRunner().invoke(main, [str(tmp_path / "runs"), str(page)])
     assert result.exit_code == 0, result.output
     assert "results-trees/summary.csv: no such file; the table trees is left as it was" in result.output
+    assert "results-scores/summary.csv: not of the shipped pair; the table scores is left as it was" in result.output
     table = results_table(summary(), TABLES["main"][1])
     assert page.read_text() == f"before\n<!-- table:main -->\n{table}\n<!-- end -->\nbetween\n<!-- table:trees -->\nkept\n<!-- end -->\n"
     assert with_tables("<!-- table:main -->\n<!-- end -->", {"main": "|"}) == "<!-- table:main -->\n|\n<!-- end -->"  # an empty place

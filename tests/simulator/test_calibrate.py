@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from simulator.calibrate import TOLERANCE_PCT, Calibrated, calibrate
 from simulator.cli import main
 from simulator.errors import ScenarioError
+from simulator.plan import _calibration_captions
 from simulator.recording import SCORES
+from simulator.scenario import PromptList, Scenario, ScenePrompts
 
 TOKENS, PREFIX = 200, 12
 
@@ -109,3 +111,24 @@ def test_a_run_with_a_call_rate(tmp_path: Path, tiny_pair_folder: Path) -> None:
     for method, asked in (("ciar", 40), ("entropy-lens", 60)):
         assert abs(told[method]["call_pct"] - asked) <= 2.0
         assert abs(found[method] - asked) <= 20  # four pictures of 16 tokens
+
+
+def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
+    def scenes(seed: int, count: int) -> list[str]:
+        """Two seeds that share some captions."""
+        return [f"{index * (1 + seed % 7)}" for index in range(count)]
+
+    def of(prompts: ScenePrompts | PromptList, count: int) -> list[str]:
+        return _calibration_captions(Scenario.model_construct(prompts=prompts), count, scenes)
+
+    few, many = (of(ScenePrompts(count=count, seed=1), 12) for count in (4, 900))
+    assert few == many
+    assert len(few) == 12
+    assert not set(few) & set(scenes(1, 1024))
+    only = PromptList.model_validate({"list": scenes(1, 9)})
+    found = of(only, 12)
+    assert len(found) == 12
+    assert not set(found) & set(only.captions)
+    four = Scenario.model_construct(prompts=PromptList.model_validate({"list": ["a"]}))
+    with pytest.raises(ScenarioError, match="only 3 captions are left to calibrate on, asked for 4"):
+        _calibration_captions(four, 4, lambda seed, count: list("abcd" * count)[:count])
