@@ -476,7 +476,7 @@ class ImpairedLink:
         self._gate = gate
         self._handshake: Callable[[float], float] | None = None
         self._fresh = False
-        self._framed: dict[int, tuple[float, int]] = {}
+        self._framed = transport.framed
         self._last_s = 0.0
         self.ready_s = -math.inf
         self.open_s = -math.inf

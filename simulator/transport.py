@@ -5,9 +5,8 @@ and does not shrink the window: below some 100 kB that is how BBR behaves, and i
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX
 SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC alike: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
@@ -27,6 +26,7 @@ class Transport:
     window at all. idle_restart: whether the window is halved per retransmission timeout of idling. handshake_rtts: round
     trips before the first message may leave; hello_bytes, handshake_bytes: what travels up and down meanwhile.
     rto_floor_s: least variance term of the retransmission timeout; ack_delay_s: added to it.
+    framed: bits on the wire and segments by payload, of what was sent so far; thousands of links share it, and the processor's cache.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Transport:
     handshake_bytes: int = 0
     rto_floor_s: float = 0.2
     ack_delay_s: float = 0.0
+    framed: dict[int, tuple[float, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def frame(self, payload_bytes: int) -> tuple[int, int]:
         """Bytes on the wire and segments of a message."""
@@ -110,7 +111,7 @@ class Window:
         self._full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
         self._rtt_s = rtt_s
         self._rto_s = rto_s
-        self._flights: deque[tuple[float, int, int]] = deque()  # when acknowledged, segments, by how many the window then grows
+        self._flights: list[tuple[float, int, int]] = []  # when acknowledged, segments, by how many the window then grows
         self._flying = 0
         self._quick = _QUICK_ACKS  # segments still to be acknowledged each at once; below 0 once there are none
         self._last_s = -math.inf
@@ -126,7 +127,7 @@ class Window:
         flying = self._flying
         window = self._segments
         while flights and flights[0][0] <= start_s:
-            _, count, growth = flights.popleft()
+            _, count, growth = flights.pop(0)
             flying -= count
             window += growth
         if window > self._initial and not flights and self._idle_restart:
@@ -159,7 +160,7 @@ class Window:
                     time_s = end_s
                 if not segments:
                     break
-                acked_s, count, growth = flights.popleft()
+                acked_s, count, growth = flights.pop(0)
                 flying -= count
                 window += growth
                 if acked_s > time_s:
