@@ -1,8 +1,9 @@
 """Distils the one-layer device model, with its Inter-Head, from the frozen cloud model.
 
 Source: CIAR section 3.3; data and distributions as assumption A11 says, read on scenes' own tokens: the cloud's
-unguided distributions, a share of null captions. The device starts from the cloud's embeddings, norm and output matrix, and learns
-the tokens themselves first (`token_steps`), which needs no pass of the cloud.
+distributions, unguided by default, or both models guided as they are when they decode (`guidance`); a share of null captions. The
+device starts from the cloud's embeddings, norm and output matrix, and learns the tokens themselves first (`token_steps`), which needs no
+pass of the cloud.
 
 The first reading of the loss in `bounds` trains the whole device. Each further one trains its own radius matrix on the
 same hidden states, detached, so that all are compared at equal centres; those in `models.device.BOUNDS` ship.
@@ -23,11 +24,12 @@ from torch import Tensor, nn
 from models.device import BOUNDS, DeviceModel
 from models.interval import inter_fuse, uncertainty
 from models.pair import load_transformer, save_model
+from models.sampling import guide
 from models.train import losses
 from models.train.cloud import Batch, Scenes, Sequences, nats_per_token, settings_from, source_of, stage_main, write_metrics
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
-from models.transformer import Transformer
+from models.transformer import Transformer, at_least_float32
 from simulator.errors import ScenarioError
 from simulator.rng import stream
 
@@ -35,7 +37,8 @@ from simulator.rng import stream
 @dataclass(frozen=True)
 class DeviceConfig:
     """The mapping under `device:` of a training file. `positions`: how many tokens of each sequence enter the loss of a
-    step. `token_steps`: how many of the steps come first and ask for the scenes' own tokens, at all positions."""
+    step. `token_steps`: how many of the steps come first and ask for the scenes' own tokens, at all positions. `guidance`: of both
+    models in the loss; 1 is none, and takes one pass of each instead of two."""
 
     training: LoopSettings
     scenes: Scenes | None = None
@@ -43,6 +46,7 @@ class DeviceConfig:
     batch_images: int = 16
     positions: int = 64
     token_steps: int = 0
+    guidance: float = 1.0
     null_captions: float = 0.1
     compile: bool = False
     bounds: list[str] = field(default_factory=lambda: list(BOUNDS))
@@ -74,16 +78,17 @@ class DeviceStage:
             caption = sequences.caption_for(device.transformer)
             return self.nats(device.transformer, sequences.tokens, caption, sequences.mask), {}
         with torch.no_grad():
-            cloud_hidden = hidden_at(self.cloud, sequences, positions)  # [N, D of the cloud]
-        hidden = hidden_at(device.transformer, sequences, positions)  # [N, D]
-        return self.compare(device, self.cloud, hidden, cloud_hidden, self.config.weights)
+            _, wanted = hidden_at(self.cloud, sequences, positions, self.config.guidance)  # [N, D of the cloud]
+        hidden, guided = hidden_at(device.transformer, sequences, positions, self.config.guidance)  # each [N, D]
+        return self.compare(device, self.cloud, hidden, guided, wanted, self.config.weights)
 
 
-def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, cloud_hidden: Tensor,
+def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, guided: Tensor, wanted: Tensor,
             weights: losses.Weights) -> tuple[Tensor, dict[str, float | Tensor]]:
-    """All losses from the hidden states [N, D] of device and cloud at the same positions: their sum, and values to log."""
-    p_cloud = cloud.logits(cloud_hidden).softmax(-1).detach()  # [N, V]
-    centre = device.centre(hidden)  # [N, V]
+    """All losses at the same positions of both models, from hidden states [N, D]: the device's own (for the radius, assumption A5)
+    and guided (for the centre), and the cloud's guided ones. Returns their sum, and values to log."""
+    p_cloud = cloud.logits(wanted).softmax(-1).detach()  # [N, V]
+    centre = device.centre(guided)  # [N, V]
     p_mid = centre.softmax(-1)
     first, *others = device.radii
     main = losses.BOUNDS[first](p_cloud, p_mid, *inter_fuse(centre, device.radius(hidden, first)), weights)
@@ -97,12 +102,23 @@ def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, cloud_hidde
     return total, {"agree": agree, **{name: value.detach().mean() for name, value in parts.items()}}
 
 
-def hidden_at(model: Transformer, batch: Batch, positions: Tensor) -> Tensor:
-    """Hidden states that predict the tokens at `positions` int [B, P], given the sequence before them. [B * P, D]."""
-    caption = batch.caption_for(model)
-    hidden = model.hidden(batch.tokens[:, :-1], caption, batch.mask)[:, model.config.caption_slots - 1 :]  # [B, T, D]
-    index = positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # [B, P, D]
-    return hidden.gather(1, index).flatten(0, 1)
+def hidden_at(model: Transformer, batch: Batch, positions: Tensor, guidance: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Hidden states that predict the tokens at `positions` int [B, P], given the sequence before them: as they are, and guided.
+    Each [B * P, D].
+
+    The head is linear, so guidance of hidden states is guidance of logits.
+    """
+
+    def given(caption: Tensor) -> Tensor:
+        hidden = model.hidden(batch.tokens[:, :-1], caption, batch.mask)[:, model.config.caption_slots - 1 :]  # [B, T, D]
+        index = positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # [B, P, D]
+        return hidden.gather(1, index).flatten(0, 1)
+
+    own = given(batch.caption_for(model))
+    if guidance == 1:
+        return own, own
+    null = given(model.null_caption(len(batch.tokens)).to(batch.caption))
+    return own, guide(at_least_float32(own), at_least_float32(null), guidance)
 
 
 def auroc(score: np.ndarray, event: np.ndarray) -> float:
@@ -115,8 +131,8 @@ def auroc(score: np.ndarray, event: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences) -> dict[str, Any]:
-    """How well device and scores do on held-out scenes, teacher-forced, unguided, at every position.
+def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences, guidance: float = 1.0) -> dict[str, Any]:
+    """How well device and scores do on held-out scenes, teacher-forced, at every position, both models guided as in training.
 
     `agreement`: share of positions where both arg maxes are equal. `auroc`: of each score for "the arg maxes differ"
     and for "the total variation between the two distributions is above its median". `u_tilde`: percentiles, and the
@@ -128,8 +144,10 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences) -> dict[s
         columns.setdefault(name, []).append(values.flatten().float())
 
     for batch in data.held_out_batches(4):
-        p_logits, _ = cloud(batch.tokens[:, :-1], batch.caption, batch.mask)  # [B, T, V]
-        centre, hidden = device.transformer(batch.tokens[:, :-1], batch.caption, batch.mask)
+        everywhere = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
+        p_logits = cloud.logits(hidden_at(cloud, batch, everywhere, guidance)[1])  # [B * T, V]
+        hidden, guided = hidden_at(device.transformer, batch, everywhere, guidance)  # each [B * T, D]
+        centre = device.centre(guided)  # [B * T, V]
         p, q = p_logits.softmax(-1), centre.softmax(-1)
         add("differs", p.argmax(-1) != q.argmax(-1))
         add("tv", 0.5 * (p - q).abs().sum(-1))
@@ -150,6 +168,7 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences) -> dict[s
     scores = ("entropy", "one_minus_max_p", *of_interval)
     result: dict[str, Any] = {
         "held_out_scenes": len(data.held_out.codes),
+        "guidance": guidance,
         "agreement": float(1 - differs.mean()),
         "tv_mean": float(tv.mean()),
         "kl_nats": float(table["kl"].mean()),
@@ -178,7 +197,7 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
     result = train(stage, settings.training, out_dir, device=torch_device)
     device = DeviceModel(replace(cloud.config, n_layer=1), settings.bounds).eval()
     device.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
-    write_metrics(out_dir, evaluate(device, cloud, data), result)
+    write_metrics(out_dir, evaluate(device, cloud, data, settings.guidance), result)
     for name in [name for name in settings.bounds if name not in BOUNDS]:
         del device.radii[name]
     save_model(out_dir / "device.safetensors", device)

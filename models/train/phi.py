@@ -3,7 +3,7 @@
 Source: CIAR section 3.3; assumption A11. In a scene's token sequence the positions where the device is surest are
 replaced by the device's own choice. The cloud then reads E(x) + f^I at those positions and nothing else changes; phi is
 trained so that its distributions stay those it has on the unreplaced sequence, KL(original || mixed). How large a share
-is replaced is drawn per sequence, so that phi serves every threshold.
+is replaced is drawn per sequence, so that phi serves every threshold. With `guidance` both models are guided, as when they decode.
 
     python -m models.train.phi models/scenes.yaml train-runs/scenes/phi
 """
@@ -21,10 +21,11 @@ from models.device import BOUNDS, DeviceModel
 from models.interval import uncertainty
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
+from models.sampling import guide
 from models.train.cloud import Batch, Scenes, Sequences, settings_from, source_of, stage_main, write_metrics
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
-from models.transformer import Transformer
+from models.transformer import Transformer, at_least_float32
 from simulator.rng import stream
 
 
@@ -40,6 +41,7 @@ class PhiConfig:
     batch_images: int = 8
     replaced: tuple[float, float] = (0.3, 0.9)
     positions: int = 128
+    guidance: float = 1.0
     null_captions: float = 0.1
     compile: bool = False
 
@@ -59,11 +61,10 @@ class Mixed:
 
 
 @torch.no_grad()
-def mix(device: DeviceModel, batch: Batch, share: Tensor, bounds: str = BOUNDS[0]) -> Mixed:
+def mix(device: DeviceModel, batch: Batch, share: Tensor, guidance: float = 1.0, bounds: str = BOUNDS[0]) -> Mixed:
     """Replace, in each sequence, the share [B] of its tokens that the device is surest of by the device's arg max."""
-    hidden = device.transformer.hidden(batch.tokens[:, :-1], batch.caption_for(device.transformer), batch.mask)
-    hidden = hidden[:, device.config.caption_slots - 1 :]  # [B, T, D]
-    centre, lower, upper = device.interval(hidden, bounds=bounds)
+    hidden, null = both_hidden(device.transformer, batch, batch.tokens, None, guidance)  # [B, T, D]
+    centre, lower, upper = device.interval(hidden, null, guidance, bounds)
     score = uncertainty(lower, upper).u_tilde  # [B, T]
     rank = score.argsort(-1).argsort(-1)  # 0 = surest
     local = rank < (share * score.shape[-1]).unsqueeze(-1)
@@ -90,10 +91,11 @@ class PhiStage:
     def loss(self, batch: tuple[Batch, Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         sequences, share, positions = batch
         assert isinstance(self.model, IntervalProjection)
-        mixed = self.mix(self.device, sequences, share)
+        guidance = self.config.guidance
+        mixed = self.mix(self.device, sequences, share, guidance)
         with torch.no_grad():
-            wanted = self.log_probs(self.cloud, sequences, sequences.tokens, None, positions)
-        found = self.log_probs(self.cloud, sequences, mixed.tokens, features(self.model, mixed), positions)
+            wanted = self.log_probs(self.cloud, sequences, sequences.tokens, None, positions, guidance)
+        found = self.log_probs(self.cloud, sequences, mixed.tokens, features(self.model, mixed), positions, guidance)
         changed = (mixed.tokens != sequences.tokens).float().mean()
         return divergence(wanted, found).mean(), {"changed": changed}
 
@@ -104,12 +106,28 @@ def features(phi: IntervalProjection, mixed: Mixed) -> Tensor:
     return added * mixed.local.unsqueeze(-1)
 
 
-def log_probs(cloud: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, positions: Tensor) -> Tensor:
+def both_hidden(model: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, guidance: float) -> tuple[Tensor, Tensor | None]:
+    """Hidden states [B, T, D] that predict each token given those before it, with the caption, and with guidance above 1 without.
+
+    added: [B, T, D], put beside the tokens' embeddings in both.
+    """
+    before = None if added is None else added[:, :-1]  # [B, T - 1, D]
+
+    def given(caption: Tensor) -> Tensor:
+        return model.hidden(tokens[:, :-1], caption, batch.mask, before)[:, model.config.caption_slots - 1 :]
+
+    null = None if guidance == 1 else given(model.null_caption(len(tokens)).to(batch.caption))
+    return given(batch.caption_for(model)), null
+
+
+def log_probs(cloud: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, positions: Tensor, guidance: float = 1.0) -> Tensor:
     """The cloud's log-distributions of the tokens at `positions` int [P], each given the tokens before it. [B, P,
     V]."""
-    added = None if added is None else added[:, :-1]  # [B, T - 1, D]
-    hidden = cloud.hidden(tokens[:, :-1], batch.caption_for(cloud), batch.mask, added)[:, cloud.config.caption_slots - 1 :]
-    return cloud.logits(hidden[:, positions]).log_softmax(-1)
+    hidden, null = both_hidden(cloud, batch, tokens, added, guidance)
+    hidden = at_least_float32(hidden[:, positions])
+    if null is not None:  # the head is linear, so guidance of hidden states is guidance of logits
+        hidden = guide(hidden, at_least_float32(null[:, positions]), guidance)
+    return cloud.logits(hidden).log_softmax(-1)
 
 
 def divergence(wanted: Tensor, found: Tensor) -> Tensor:
@@ -118,14 +136,14 @@ def divergence(wanted: Tensor, found: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences) -> dict[str, float]:
+def evaluate(phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0) -> dict[str, float]:
     """Held-out KL in nats per token with and without f^I, 70 % of the tokens decided by the device."""
     rows: list[tuple[float, ...]] = []
     everywhere = torch.arange(cloud.config.tokens)
     for batch in data.held_out_batches(8):
-        mixed = mix(device, batch, torch.full((len(batch.tokens),), 0.7))
-        wanted = log_probs(cloud, batch, batch.tokens, None, everywhere)
-        found = (log_probs(cloud, batch, mixed.tokens, added, everywhere) for added in (features(phi, mixed), None))
+        mixed = mix(device, batch, torch.full((len(batch.tokens),), 0.7), guidance)
+        wanted = log_probs(cloud, batch, batch.tokens, None, everywhere, guidance)
+        found = (log_probs(cloud, batch, mixed.tokens, added, everywhere, guidance) for added in (features(phi, mixed), None))
         changed = float((mixed.tokens != batch.tokens).float().mean())
         rows += [(*(float(divergence(wanted, case).mean()) for case in found), changed)] * len(batch.tokens)
     return dict(zip(("kl_nats", "kl_nats_without_features", "changed"), np.mean(rows, axis=0).tolist(), strict=True))
@@ -142,7 +160,7 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
     phi = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, settings.bottleneck).eval()
     phi.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / "phi.safetensors", phi)
-    write_metrics(out_dir, evaluate(phi, cloud, device, data), result)
+    write_metrics(out_dir, evaluate(phi, cloud, device, data, settings.guidance), result)
     return result
 
 

@@ -11,7 +11,8 @@ import torch
 
 from models import scenes
 from models.device import BOUNDS
-from models.pair import export_pair, load_pair, load_transformer
+from models.pair import export_pair, load_device, load_pair, load_transformer
+from models.sampling import guide
 from models.train import cloud, device, drafter, phi
 from models.train.loop import LoopSettings
 from models.train.tokens import SceneTokens
@@ -125,6 +126,30 @@ def test_the_device_learns_tokens_before_it_is_distilled(trained: Path) -> None:
     assert [int(row["step"]) for row in rows if row["kl"]] == [30, 40, 50, 59]
     assert [int(row["step"]) for row in rows if not row["kl"]] == [0, 10, 20]
     assert float(rows[2]["loss"]) < float(rows[0]["loss"])
+
+
+def test_guided_training_compares_what_decoding_would_use(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
+    model = load_transformer(trained / "cloud" / "cloud.safetensors")
+    batch = cloud.Sequences(trained, cloud.Scenes(train=24, held_out=3), seed=1).batch("x", 0, 8, 0.0)
+    every = torch.arange(16)
+    with torch.inference_mode():
+        cond = model(batch.tokens[:, :-1], batch.caption, batch.mask)[0]  # [B, T, V]
+        null = model(batch.tokens[:, :-1], model.null_caption(8), batch.mask)[0]
+        own, guided = device.hidden_at(model, batch, every.expand_as(batch.tokens), 3.0)
+        assert torch.allclose(model.logits(own), cond.flatten(0, 1), atol=1e-4)
+        assert torch.allclose(model.logits(guided), guide(cond, null, 3.0).flatten(0, 1), atol=1e-4)
+        found = phi.log_probs(model, batch, batch.tokens, None, every, 3.0)
+        assert torch.allclose(found, guide(cond, null, 3.0).log_softmax(-1), atol=1e-4)
+        unguided = phi.mix(load_device(trained / "device" / "device.safetensors"), batch, torch.full((8,), 0.5), 1.0)
+        mixed = phi.mix(load_device(trained / "device" / "device.safetensors"), batch, torch.full((8,), 0.5), 3.0)
+        assert torch.equal(mixed.hidden, unguided.hidden)
+        assert not torch.equal(mixed.lower, unguided.lower)
+    short: dict[str, Any] = {"training": {**TRAINING, "steps": 4}, "positions": 8, **COMMON}
+    device.run({**short, "guidance": 3.0}, trained / "device-guided")
+    phi.run({**short, "guidance": 3.0, "bottleneck": 16}, trained / "phi-guided")
+    assert metrics(trained, "device-guided")["guidance"] == 3.0
+    assert metrics(trained, "phi-guided")["kl_nats"] > 0
 
 
 def test_phi_does_not_make_things_worse(trained: Path) -> None:
