@@ -40,7 +40,8 @@ class CaseInputs:
     """Everything that decides a case. programs: one per prompt, compiled with the same `cloud`. devices: in the fleet.
     max_batch: sessions per cloud iteration. seed: of all that chance does to the links. timeline_sessions: requests, from the first on, to
     keep spans of. rules: how the cloud takes up work. until_s: the simulation ends then at the latest, with requests under way.
-    sample_every_s: the cloud is looked at that often (`CaseResult.samples`). slo_s: as in `FleetPart`. fleet: where its devices are
+    sample_every_s: the cloud is looked at that often (`CaseResult.samples`). warmup_s: before it, replicas are not counted
+    (`CaseResult.mean_replicas`). slo_s: as in `FleetPart`. fleet: where its devices are
     of several kinds, numbered part after part; then programs, device, network and slo_s are not looked at. fallback: what
     devices do whose reply is late, None for waiting.
     """
@@ -59,6 +60,7 @@ class CaseInputs:
     until_s: float = math.inf
     slo_s: float = math.inf
     sample_every_s: float = math.inf
+    warmup_s: float = 0.0
     fleet: Sequence[FleetPart] = ()
     fallback: Fallback | None = None
 
@@ -86,7 +88,8 @@ class CaseResult:
     a sleeping radio, and all of a wait that was in vain: for a reply that the device gave up, or asked for again.
 
     events: SimPy events processed. cloud_busy_s: per replica. makespan_s: when the last event happened. mean_batch:
-    sessions per cloud iteration. The last two are NaN where nothing happened. cloud_up_s: per replica, until then. refused:
+    sessions per cloud iteration. The last two are NaN where nothing happened. cloud_up_s: per replica, until then.
+    mean_replicas: up, from the first request or `warmup_s`, whichever is later, until then; NaN where nothing happened since. refused:
     requests that the cloud did not take. unfinished: requests under way when the simulation was ended at `until_s`.
     samples: the cloud at equal intervals, see `simulator.cloud.SAMPLED`; arrays of equal length, empty where none were asked for.
     missing: prompt and call of sessions that stopped waiting and whose program is not in `broken_off`: this result is none then, but
@@ -100,6 +103,7 @@ class CaseResult:
     makespan_s: float
     mean_batch: float
     cloud_up_s: list[float]
+    mean_replicas: float
     refused: int = 0
     unfinished: int = 0
     samples: dict[str, np.ndarray] = field(default_factory=dict)
@@ -147,6 +151,8 @@ class Run:
         self.closed = closed
         self.clock = Clock()
         start_s = float(arrivals.requested_s[0]) if n else 0.0
+        self.counted_from_s = max(start_s, inputs.warmup_s)
+        self.up_before_s = 0.0  # replicas', until then
         self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at, rules, start_s)
         # A crash, or a refusal, reaches a device at the clock's time: then none may be ahead of it.
         self.ahead = not rules.crashes and rules.max_waiting is None
@@ -182,10 +188,14 @@ class Run:
                 self.clock.at(self.inputs.until_s, (self._on_end,), None)
             if self.inputs.sample_every_s < math.inf:
                 self.clock.at(0.0, (self._on_sample,), None)
+            if self.inputs.warmup_s > 0.0:
+                self.clock.at(self.counted_from_s, (self._on_warm,), None)
             self.clock.run()
         for access in self.accesses:
             for radio in access.radios:
                 radio.finish()
+        counted_s = self.clock.now - self.counted_from_s
+        up_s = self.cloud.up_s(self.clock.now)
         return CaseResult(
             columns=self._columns(),
             spans=self.spans,
@@ -193,7 +203,8 @@ class Run:
             cloud_busy_s=[replica.busy_s for replica in self.cloud.replicas],
             makespan_s=self.clock.now if any_requests else math.nan,
             mean_batch=self.cloud.mean_batch(),
-            cloud_up_s=self.cloud.up_s(self.clock.now),
+            cloud_up_s=up_s,
+            mean_replicas=(sum(up_s) - self.up_before_s) / counted_s if counted_s > 0.0 else math.nan,
             refused=self.cloud.refused,
             unfinished=self.open - self.lingering,
             samples=dict(zip(SAMPLED, np.array(self.samples).reshape(-1, len(SAMPLED)).T, strict=True)),
@@ -203,6 +214,9 @@ class Run:
     def _on_sample(self, alarm: Alarm) -> None:
         self.samples.append(self.cloud.sample(alarm.time_s))
         self.clock.at(len(self.samples) * self.inputs.sample_every_s, (self._on_sample,), None)
+
+    def _on_warm(self, alarm: Alarm) -> None:
+        self.up_before_s = sum(self.cloud.up_s(alarm.time_s))
 
     def _on_end(self, _alarm: Alarm) -> None:
         self.clock.drop()

@@ -145,7 +145,7 @@ def run_scenario(
             CaseRecords(
                 method=case.method.label, name=case.method.name, swept=case.swept, columns={**result.columns, **images.columns()},
                 quality={**quality_columns(images.recordings, reference), **judged}, of_set=of_set,
-                sequential=fleet is None, replicas=result.mean_replicas, gpu_usd_per_hour=math.nan if price is None else price,
+                sequential=fleet is None, replicas=_replicas(case.scenario, result), gpu_usd_per_hour=math.nan if price is None else price,
                 refused=result.refused, unfinished=result.unfinished,
                 warmup_s=fleet.warmup_s if fleet else 0.0, duration_s=fleet.duration_s if fleet else math.nan,
                 slo_s=fleet.slo_s if fleet and fleet.slo_s is not None else math.nan, samples=result.samples,
@@ -363,15 +363,17 @@ def _links(scenario: Scenario) -> list[LinkFigures]:
     return [kind.network.figures() if kind and kind.network else scenario.link for kind in _kinds(scenario)]
 
 
+def _replicas(scenario: Scenario, result: CaseResult) -> float:
+    """Of the cloud, on average."""
+    changing = scenario.cloud.autoscale is not None or scenario.cloud.crashes
+    return result.mean_replicas if changing and not math.isnan(result.mean_replicas) else float(scenario.cloud.replicas)
+
+
 @dataclass(frozen=True)
 class SimulatedCase(CaseResult):
-    """A case's result. extrapolated: whether a cloud time lay outside what was measured; the costs may live in another process.
-
-    mean_replicas: up, over the time since the first request.
-    """
+    """A case's result. extrapolated: whether a cloud time lay outside what was measured; the costs may live in another process."""
 
     extrapolated: bool = False
-    mean_replicas: float = math.nan
 
 
 def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, kv_tokens: float) -> SimulatedCase:
@@ -384,17 +386,13 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
     )  # fmt: skip
 
     def done(result: CaseResult) -> SimulatedCase:
-        first_s = float(result.columns["requested_s"].min()) if len(result.columns["requested_s"]) else math.nan
-        lasted_s = result.makespan_s - first_s
-        replicas = sum(result.cloud_up_s) / lasted_s if lasted_s > 0 else float(scenario.cloud.replicas)
-        changing = scenario.cloud.autoscale is not None or scenario.cloud.crashes
-        replicas = replicas if changing else float(scenario.cloud.replicas)
-        return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated, mean_replicas=replicas)
+        return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated)
 
     if isinstance(workload, FleetWorkload):
         arrivals = _arrivals(scenario.seed, workload, prompts)
         every_s = workload.duration_s / QUEUE_SAMPLES
-        return done(simulate(replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s, sample_every_s=every_s)))
+        of_fleet = replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s, sample_every_s=every_s, warmup_s=workload.warmup_s)
+        return done(simulate(of_fleet))
     # Sequential: every prompt once, far enough apart that no request meets the one before.
     spacing_s = 64.0
     while True:
