@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from models import scenes
 from models.pair import TEXT, save_model
 from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, claims_of
+from models.sampling import guide
 from models.scenes import WORDS
 from models.text import WordEncoder, left_pad
 from models.train.data import DataConfig, data_tokens, load_data
 from models.train.loop import LoopSettings, TrainResult, train
 from models.train.tokens import SceneTokens, scene_tokens
-from models.transformer import Attention, Dropout, Transformer, TransformerConfig
+from models.transformer import Attention, Dropout, Transformer, TransformerConfig, at_least_float32
 from models.vq import load_vq
 from simulator.errors import ScenarioError
 from simulator.rng import stream
@@ -320,6 +321,24 @@ def nats_and_layout(
         return mean, torch.zeros_like(mean)
     missed = head(states[layer][:, first:], batch.layout) * onset  # [B, T]
     return mean, (missed * ~batch.null.unsqueeze(1)).sum() / onset.sum()
+
+
+def own_and_guided(model: Transformer, batch: Batch, tokens: Tensor, guidance: float = 1.0,
+                   added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Hidden states that predict each token of int [B, T], given those before it: as they are, and guided. Each [B, T, D].
+
+    added: [B, T, D], put beside the tokens' embeddings. The head is linear, so guidance of hidden states is guidance of logits.
+    """
+    before = None if added is None else added[:, :-1]
+
+    def given(caption: Tensor) -> Tensor:
+        return model.hidden(tokens[:, :-1], caption, batch.mask, before)[:, model.config.caption_slots - 1 :]
+
+    own = given(batch.caption_for(model))
+    if guidance == 1:
+        return own, own
+    null = given(model.null_caption(len(tokens)).to(batch.caption))
+    return own, guide(at_least_float32(own), at_least_float32(null), guidance)
 
 
 def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> Tensor:

@@ -24,12 +24,21 @@ from torch import Tensor, nn
 from models.device import BOUNDS, DeviceModel
 from models.interval import inter_fuse, uncertainty
 from models.pair import load_transformer, save_model
-from models.sampling import guide
 from models.train import losses
-from models.train.cloud import Batch, Scenes, Sequences, nats_per_token, settings_from, source_of, stage_main, write_metrics
+from models.train.cloud import (
+    Batch,
+    Scenes,
+    Sequences,
+    nats_per_token,
+    own_and_guided,
+    settings_from,
+    source_of,
+    stage_main,
+    write_metrics,
+)  # fmt: skip
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
-from models.transformer import Transformer, at_least_float32
+from models.transformer import Transformer
 from simulator.errors import ScenarioError
 from simulator.rng import stream
 
@@ -104,21 +113,13 @@ def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, guided: Ten
 
 def hidden_at(model: Transformer, batch: Batch, positions: Tensor, guidance: float = 1.0) -> tuple[Tensor, Tensor]:
     """Hidden states that predict the tokens at `positions` int [B, P], given the sequence before them: as they are, and guided.
-    Each [B * P, D].
+    Each [B * P, D]."""
 
-    The head is linear, so guidance of hidden states is guidance of logits.
-    """
+    def there(hidden: Tensor) -> Tensor:
+        return hidden.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
 
-    def given(caption: Tensor) -> Tensor:
-        hidden = model.hidden(batch.tokens[:, :-1], caption, batch.mask)[:, model.config.caption_slots - 1 :]  # [B, T, D]
-        index = positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # [B, P, D]
-        return hidden.gather(1, index).flatten(0, 1)
-
-    own = given(batch.caption_for(model))
-    if guidance == 1:
-        return own, own
-    null = given(model.null_caption(len(batch.tokens)).to(batch.caption))
-    return own, guide(at_least_float32(own), at_least_float32(null), guidance)
+    own, guided = own_and_guided(model, batch, batch.tokens, guidance)  # each [B, T, D]
+    return there(own), there(guided)
 
 
 def auroc(score: np.ndarray, event: np.ndarray) -> float:
@@ -191,6 +192,8 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
             raise ScenarioError(f"device.bounds: no reading {name}; allowed: {', '.join(losses.BOUNDS)}")
     if settings.bounds[:1] != [BOUNDS[0]]:
         raise ScenarioError(f"device.bounds: the first must be {BOUNDS[0]}, which decoding uses by default, got {settings.bounds[:1]}")
+    if settings.guidance < 1:
+        raise ScenarioError(f"device.guidance must be >= 1, got {settings.guidance}")
     data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     stage = DeviceStage(settings, cloud, data)

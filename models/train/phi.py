@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from models.device import BOUNDS, DeviceModel
-from models.interval import uncertainty
+from models.interval import inter_fuse, uncertainty
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
-from models.sampling import guide
-from models.train.cloud import Batch, Scenes, Sequences, settings_from, source_of, stage_main, write_metrics
+from models.train.cloud import Batch, Scenes, Sequences, own_and_guided, settings_from, source_of, stage_main, write_metrics
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
-from models.transformer import Transformer, at_least_float32
+from models.transformer import Transformer
+from simulator.errors import ScenarioError
 from simulator.rng import stream
 
 
@@ -63,8 +63,9 @@ class Mixed:
 @torch.no_grad()
 def mix(device: DeviceModel, batch: Batch, share: Tensor, guidance: float = 1.0, bounds: str = BOUNDS[0]) -> Mixed:
     """Replace, in each sequence, the share [B] of its tokens that the device is surest of by the device's arg max."""
-    hidden, null = both_hidden(device.transformer, batch, batch.tokens, None, guidance)  # [B, T, D]
-    centre, lower, upper = device.interval(hidden, null, guidance, bounds)
+    hidden, guided = own_and_guided(device.transformer, batch, batch.tokens, guidance)  # each [B, T, D]
+    centre = device.centre(guided)
+    lower, upper = inter_fuse(centre, device.radius(hidden, bounds))
     score = uncertainty(lower, upper).u_tilde  # [B, T]
     rank = score.argsort(-1).argsort(-1)  # 0 = surest
     local = rank < (share * score.shape[-1]).unsqueeze(-1)
@@ -106,28 +107,11 @@ def features(phi: IntervalProjection, mixed: Mixed) -> Tensor:
     return added * mixed.local.unsqueeze(-1)
 
 
-def both_hidden(model: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, guidance: float) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [B, T, D] that predict each token given those before it, with the caption, and with guidance above 1 without.
-
-    added: [B, T, D], put beside the tokens' embeddings in both.
-    """
-    before = None if added is None else added[:, :-1]  # [B, T - 1, D]
-
-    def given(caption: Tensor) -> Tensor:
-        return model.hidden(tokens[:, :-1], caption, batch.mask, before)[:, model.config.caption_slots - 1 :]
-
-    null = None if guidance == 1 else given(model.null_caption(len(tokens)).to(batch.caption))
-    return given(batch.caption_for(model)), null
-
-
 def log_probs(cloud: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, positions: Tensor, guidance: float = 1.0) -> Tensor:
     """The cloud's log-distributions of the tokens at `positions` int [P], each given the tokens before it. [B, P,
     V]."""
-    hidden, null = both_hidden(cloud, batch, tokens, added, guidance)
-    hidden = at_least_float32(hidden[:, positions])
-    if null is not None:  # the head is linear, so guidance of hidden states is guidance of logits
-        hidden = guide(hidden, at_least_float32(null[:, positions]), guidance)
-    return cloud.logits(hidden).log_softmax(-1)
+    _, guided = own_and_guided(cloud, batch, tokens, guidance, added)  # [B, T, D]
+    return cloud.logits(guided[:, positions]).log_softmax(-1)
 
 
 def divergence(wanted: Tensor, found: Tensor) -> Tensor:
@@ -152,6 +136,8 @@ def evaluate(phi: IntervalProjection, cloud: Transformer, device: DeviceModel, d
 def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
     """Trains from the mapping under `phi:` into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
     settings: PhiConfig = settings_from(PhiConfig, config, replaced=lambda low, high: (low, high))
+    if settings.guidance < 1:
+        raise ScenarioError(f"phi.guidance must be >= 1, got {settings.guidance}")
     data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     device = load_device(out_dir.parent / "device" / "device.safetensors")

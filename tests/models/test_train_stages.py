@@ -221,6 +221,9 @@ def test_auroc_matches_counting_pairs() -> None:
 def test_settings_name_their_mistakes(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="unknown key batch_image; allowed: batch_images"):
         cloud.run({**CONFIG["cloud"], "batch_image": 4}, tmp_path)
+    for stage in (device, phi):
+        with pytest.raises(ScenarioError, match=r"(device|phi)\.guidance must be >= 1, got 0\.5"):
+            stage.run({**CONFIG["phi" if stage is phi else "device"], "guidance": 0.5}, tmp_path)  # type: ignore[attr-defined]
     with pytest.raises(ScenarioError, match="missing"):
         device.run({"training": TRAINING}, tmp_path)
     with pytest.raises(WeightsError, match="holds another kind of model"):
