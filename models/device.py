@@ -10,7 +10,6 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from models.interval import RadiusHead, inter_fuse
-from models.sampling import guide
 from models.transformer import Transformer, TransformerConfig
 
 BOUNDS = ("quantile", "quantile-no-dro", "inter-dro")  # the first is the default
@@ -43,15 +42,12 @@ class DeviceModel(nn.Module):
         radius: Tensor = self.radii[bounds](hidden)
         return radius
 
-    def interval(self, hidden: Tensor, uncond_hidden: Tensor | None = None, scale: float = 1.0,
-                 bounds: str = BOUNDS[0]) -> tuple[Tensor, Tensor, Tensor]:
-        """Centre logits and the probability interval around them, with guidance if `uncond_hidden` is given.
+    def interval(self, hidden: Tensor, guided: Tensor, bounds: str = BOUNDS[0]) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre logits and the probability interval around them.
 
-        hidden, uncond_hidden: [..., D], final-norm hidden states of the conditional and the unconditional row. The
-        guided centre is c_u + s (c_c - c_u); the radius is that of the conditional row (assumption A5).
+        hidden, guided: [..., D], final-norm hidden states of the conditional row, which give the radius (assumption A5), and the guided
+        ones, h_u + s (h_c - h_u), which give the centre: the head is linear, so guidance of hidden states is guidance of logits.
         Returns centre, lower, upper, each [..., V].
         """
-        centre = self.centre(hidden)
-        if uncond_hidden is not None:
-            centre = guide(centre, self.centre(uncond_hidden), scale)
+        centre = self.centre(guided)
         return centre, *inter_fuse(centre, self.radius(hidden, bounds))

@@ -127,7 +127,7 @@ def _search_all(searches: Mapping[str, _Search], manifest: PairManifest, source:
 
 
 def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """Captions that the scenario does not use, nor would with more prompts: a larger `prompts.count` leaves its thresholds as they are."""
+    """Captions that the scenario does not use, nor would with up to `_SPARED` prompts: that many leave its thresholds as they are."""
     used = set(captions_of(scenario, scenes))
     if isinstance(scenario.prompts, ScenePrompts):
         used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(len(used) / _SPARED)))

@@ -26,7 +26,8 @@ class Transport:
     window at all. idle_restart: whether the window is halved per retransmission timeout of idling. handshake_rtts: round
     trips before the first message may leave; hello_bytes, handshake_bytes: what travels up and down meanwhile.
     rto_floor_s: least variance term of the retransmission timeout; ack_delay_s: added to it.
-    framed: bits on the wire and segments by payload, of what was sent so far; thousands of links share it, and the processor's cache.
+    framed: bits on the wire and segments by payload, of what was sent so far. Thousands of links share it: one each would not fit
+    the processor's cache.
     """
 
     name: str

@@ -35,7 +35,7 @@ from models.train.cloud import (
     source_of,
     stage_main,
     write_metrics,
-)  # fmt: skip
+)
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer

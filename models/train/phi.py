@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.device import BOUNDS, DeviceModel
-from models.interval import inter_fuse, uncertainty
+from models.interval import uncertainty
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
 from models.train.cloud import Batch, Scenes, Sequences, own_and_guided, settings_from, source_of, stage_main, write_metrics
@@ -64,8 +64,7 @@ class Mixed:
 def mix(device: DeviceModel, batch: Batch, share: Tensor, guidance: float = 1.0, bounds: str = BOUNDS[0]) -> Mixed:
     """Replace, in each sequence, the share [B] of its tokens that the device is surest of by the device's arg max."""
     hidden, guided = own_and_guided(device.transformer, batch, batch.tokens, guidance)  # each [B, T, D]
-    centre = device.centre(guided)
-    lower, upper = inter_fuse(centre, device.radius(hidden, bounds))
+    centre, lower, upper = device.interval(hidden, guided, bounds)
     score = uncertainty(lower, upper).u_tilde  # [B, T]
     rank = score.argsort(-1).argsort(-1)  # 0 = surest
     local = rank < (share * score.shape[-1]).unsqueeze(-1)

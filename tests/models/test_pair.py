@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from models.device import BOUNDS
 from models.pair import MAX_FILE_BYTES, _shards, load_pair, make_tiny_pair
+from models.sampling import guide
 from models.text import left_pad
 from simulator import pairs
 from simulator.errors import WeightsError
@@ -34,7 +35,7 @@ def test_a_tiny_pair_decodes(tmp_path: Path, dtype: torch.dtype) -> None:
     tokens = torch.arange(16).unsqueeze(0)
     logits, _ = pair.cloud(tokens[:, :-1], rows.unsqueeze(0).to(dtype), mask.unsqueeze(0))
     _, hidden = pair.device.transformer(tokens[:, :-1], rows.unsqueeze(0).to(dtype), mask.unsqueeze(0))
-    _, lower, upper = pair.device.interval(hidden)
+    _, lower, upper = pair.device.interval(hidden, hidden)
     assert logits.dtype == lower.dtype == dtype
     assert pair.phi(hidden, lower, upper).shape == (1, 16, manifest.cloud.dim)
     assert pair.tokenizer.decode_codes(tokens).shape == (1, 3, 32, 32)
@@ -64,7 +65,7 @@ def test_the_hash_is_of_what_decides_images_and_of_nothing_else(tiny: Path) -> N
 def test_guidance_takes_the_radius_of_the_conditional_row(tiny: Path) -> None:
     device = load_pair(tiny).device
     cond, uncond = torch.randn(2, 16), torch.randn(2, 16)
-    centre, _lower, upper = device.interval(cond, uncond, scale=3.0)
+    centre, _lower, upper = device.interval(cond, guide(cond, uncond, 3.0))
     torch.testing.assert_close(centre, device.centre(uncond) + 3 * (device.centre(cond) - device.centre(uncond)))
     p = centre.double().softmax(-1)
     wanted = torch.sigmoid(torch.logit(p) + device.radius(cond).double())
