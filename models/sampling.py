@@ -66,11 +66,11 @@ def sample(probs: Tensor, u: Tensor) -> Tensor:
     probs: [B, V], non-negative, not necessarily normalised. u: float64 [B] in [0, 1), one keyed uniform draw per row.
     Returns int64 [B]. An id of probability zero is never returned.
     """
-    cumulative = probs.double().cumsum(-1)  # [B, V]
-    wanted = u.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]  # [B, 1]
-    index = torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)  # [B]
+    cumulative = probs.cumsum(-1, dtype=torch.float64)  # [B, V]
+    total = cumulative[:, -1:].contiguous()  # [B, 1]
+    index = torch.searchsorted(cumulative, u.to(cumulative).unsqueeze(-1) * total, right=True).squeeze(-1)  # [B]
     # Rounding may put u * total on the total itself; then take the last id that has any mass.
-    last = (cumulative < cumulative[:, -1:]).sum(-1)
+    last = torch.searchsorted(cumulative, total).squeeze(-1)  # [B]
     return torch.minimum(index, last)
 
 

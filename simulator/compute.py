@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from simulator import catalogue, pairs
 from simulator.catalogue import FP16_BYTES, Effort, Hardware, ModelShape, Runtime
 from simulator.costs import Pricing, Work
-from simulator.errors import ComputeError
+from simulator.errors import ComputeError, about
 from simulator.messages import Widths
 from simulator.methods import Settings
 from simulator.ops import COMPUTE_KINDS, INTERVAL_SAMPLES
@@ -463,7 +463,10 @@ def build_costs(
             )
         return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
 
-    device, cloud = build("device", choice.device), build("cloud", choice.cloud)
+    with about("compute", "device"):
+        device = build("device", choice.device)
+    with about("compute", "cloud"):
+        cloud = build("cloud", choice.cloud)
     priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
     beside = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None

@@ -250,10 +250,11 @@ class _CostTable:
         self.costs = {key: build_costs(choice, self.shapes, profile) for key, choice in built.items()}
         for side in (side for device, cloud, _ in self.costs.values() for side in (device, cloud)):
             if isinstance(side, MeasuredCosts) and side.profile.weights not in ("", manifest.weights_hash):
-                raise ComputeError(
-                    f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
-                    f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
-                )
+                with about("compute"):
+                    raise ComputeError(
+                        f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
+                        f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
+                    )
         self._programs: dict[tuple[str, str, int], SessionProgram] = {}
 
     @staticmethod

@@ -198,7 +198,7 @@ BAD_SCENARIOS = {
     "as if with other token counts": (
         "device: {{model: pair, hardware: snapdragon-8-gen-3}}\n  cloud: {{model: pair, hardware: a100}}",
         "device: {{model: llamagen-xl-1layer, hardware: snapdragon-8-gen-3}}\n  cloud: {{model: llamagen-xl, hardware: a100}}",
-        "256",
+        "scenario.yaml:11: compute.device.model llamagen-xl-1layer makes 256",
     ),
     "method that is a list": ("- device-only", "- {{name: [base]}}", "not a known method"),
     "absurd size": ("devices: 3", "devices: 100000000000000000000", "devices"),
