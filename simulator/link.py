@@ -524,7 +524,7 @@ class ImpairedLink:
         if self._window is None:
             end_s = wire.finish_s(start_s, bits)
         else:
-            end_s = self._window.send(start_s, segments, bits, wire)
+            end_s = self._window.send(start_s, segments, bits, wire.finish_s)
         if wire.shared:
             wire.free_s = wire.finish_s(max(wire.free_s, now_s), bits)
         else:

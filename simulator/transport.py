@@ -5,12 +5,8 @@ and does not shrink the window: below some 100 kB that is how BBR behaves, and i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from simulator.link import Wire
 
 MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX
 SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC alike: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
@@ -126,8 +122,8 @@ class Window:
         """The window as of the last message."""
         return self._segments
 
-    def send(self, start_s: float, segments: int, bits: float, wire: "Wire") -> float:
-        """When the last bit of a message leaves over `wire` that may start at `start_s`."""
+    def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
+        """When the last bit of a message leaves that may start at `start_s`. finish_s: of the wire, by start and bits."""
         flights = self._flights
         flying = self._flying
         window = self._segments
@@ -143,7 +139,7 @@ class Window:
         self._quick = quick - segments
         if flying + segments <= window:
             flying += segments
-            end_s = wire.finish_s(start_s, bits)
+            end_s = finish_s(start_s, bits)
             flights.append((end_s + self._rtt_s, segments, segments if 2 * flying > window else 0))
         else:
             full_bits = self._full_bits
@@ -152,9 +148,9 @@ class Window:
                 flight = min(window - flying, segments)
                 if flight > 0:
                     flight_bits = bits if flight == segments else flight * full_bits
-                    end_s = wire.finish_s(time_s, flight_bits)
+                    end_s = finish_s(time_s, flight_bits)
                     acked_bits = full_bits if quick > 0 else _SEGMENTS_PER_ACK * full_bits
-                    acked_s = wire.finish_s(time_s, min(acked_bits, flight_bits)) + self._rtt_s
+                    acked_s = finish_s(time_s, min(acked_bits, flight_bits)) + self._rtt_s
                     quick -= flight
                     if flights and acked_s < flights[-1][0]:  # acknowledgements keep their order
                         acked_s = flights[-1][0]
