@@ -91,7 +91,7 @@ def draw_plots(run: Run) -> dict[str, bytes]:
             figures["image_grid"] = image_grid(run)
         for name, figure in figures.items():
             files[f"{name}.png"] = _render(figure, "png")
-            figure.set_layout_engine("none")  # the layout stands, in parts of the figure, and is the costly half of a drawing
+            figure.set_layout_engine("none")  # it stands in parts of the figure, and need not be worked out again
             files[f"{name}.svg"] = _render(figure, "svg")
     return files
 
