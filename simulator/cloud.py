@@ -122,7 +122,7 @@ class CloudSession:
         self.items: tuple[Item, ...] = ()  # of the call under way
         self.index = 0
         self.item: Item  # items[index]
-        self.ready_s = 0.0  # since when the item waits
+        self.ready_s = 0.0  # since when the item waits; kept up where it is traced
         self.charged = False
         self.mark_s = 0.0
         self.cloud_queue_s = self.cloud_compute_s = self.encode_s = self.image_decode_s = self.gpu_s = 0.0
@@ -273,7 +273,8 @@ class Replica:
         session.items = items
         session.index = 0
         session.item = items[0]
-        session.ready_s = now_s
+        if session.traced:
+            session.ready_s = now_s
         self._ready.append(session)
         if not self._batch:
             self._begin(now_s)
@@ -356,7 +357,8 @@ class Replica:
             if index < len(session.items):
                 session.index = index
                 session.item = session.items[index]
-                session.ready_s = end_s
+                if session.traced:
+                    session.ready_s = end_s
                 ready.append(session)
             else:
                 session.served(end_s)

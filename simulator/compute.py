@@ -51,25 +51,33 @@ class RooflineCosts:
     extrapolated: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """What every pass asks for, worked out once: a large run asks a million times."""
+        shape, start = self.shape, self.runtime
+        self._weight_bytes = FP16_BYTES * shape.pass_parameters
+        self._token_bytes = FP16_BYTES * shape.dim
+        self._kv_bytes = shape.kv_bytes_per_position
+        self._token_flops = 2 * shape.n_layer * shape.layer_parameters
+        self._logit_flops = 2 * shape.head_parameters
+        self._pair_flops = 4 * shape.n_layer * shape.dim
+        self._bytes_per_s, self._flop_per_s = self.hardware.bytes_per_s, self.hardware.flop_per_s
+        self._alongside = start.kind == "host"
+        if self._alongside:
+            self._launch_s = (shape.n_layer * start.layer_us + start.step_us) * 1e-6
+        else:
+            self._launch_s = (shape.n_layer * start.kernels_per_layer + start.kernels_per_step) * self.hardware.kernel_overhead_s
+
     @property
     def power_w(self) -> float:
         return self.hardware.power_w
 
     def pass_seconds(self, work: Work) -> float:
         """Seconds of one batched forward pass, by the formula at the top of this file."""
-        shape = self.shape
-        read = FP16_BYTES * (shape.pass_parameters + work.tokens * shape.dim)
-        read += work.kv_tokens * shape.kv_bytes_per_position
-        flops = (
-            2 * work.tokens * shape.n_layer * shape.layer_parameters
-            + 2 * work.logits * shape.head_parameters
-            + 4 * shape.n_layer * shape.dim * work.attended
-        )
-        roof = self._roof(read, flops)
-        if self.runtime.kind == "host":
-            return max((shape.n_layer * self.runtime.layer_us + self.runtime.step_us) * 1e-6, roof)
-        kernels = shape.n_layer * self.runtime.kernels_per_layer + self.runtime.kernels_per_step
-        return kernels * self.hardware.kernel_overhead_s + roof
+        _, tokens, kv_tokens, attended, logits = work
+        read = self._weight_bytes + self._token_bytes * tokens + self._kv_bytes * kv_tokens
+        flops = self._token_flops * tokens + self._logit_flops * logits + self._pair_flops * attended
+        roof = max(read / self._bytes_per_s, flops / self._flop_per_s)
+        return max(self._launch_s, roof) if self._alongside else self._launch_s + roof
 
     def compute_seconds(self, kind: str) -> float:
         """Seconds of one `Compute`. Raises ComputeError where the model's effort for it is not known."""
@@ -77,13 +85,11 @@ class RooflineCosts:
         if effort is None:
             known = ", ".join(self.efforts) or "none"
             raise ComputeError(f"no effort of {kind} is known for {self.shape.title}; known: {known}")
-        roof = self._roof(FP16_BYTES * (effort.parameters + effort.activation_values), effort.flops)
+        read = FP16_BYTES * (effort.parameters + effort.activation_values)
+        roof = max(read / self._bytes_per_s, effort.flops / self._flop_per_s)
         if self.runtime.kind == "host":
             return max(effort.kernels * self.runtime.kernel_us * 1e-6, roof)
         return effort.kernels * self.hardware.kernel_overhead_s + roof
-
-    def _roof(self, read_bytes: float, flops: float) -> float:
-        return max(read_bytes / self.hardware.bytes_per_s, flops / self.hardware.flop_per_s)
 
 
 # --- counted efforts

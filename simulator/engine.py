@@ -33,8 +33,6 @@ PARTS = (
 )  # fmt: skip
 
 
-
-
 @dataclass(frozen=True)
 class CaseInputs:
     """Everything that decides a case. programs: one per prompt, compiled with the same `cloud`. devices: in the fleet.

@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulator.transport import MAX_RTO_S, Transport, Window
+from simulator.transport import MAX_RTO_S, Transport, Window, one_object
 
 _BLOCK = 64  # draws taken from a stream at once; the draws themselves do not depend on it
 _BURST_S = 0.2  # a burst of losses is over once nothing was sent for so long; bursts on access links last milliseconds
@@ -188,6 +188,12 @@ class VaryingWire(Wire):
             return math.inf
         phase_s = (start_s + self._offset_s) % c.duration_s
         here = bisect_right(c.edges_s, phase_s) - 1
+        rate_bps = c.rates_bps[here]
+        if bits <= (c.edges_s[here + 1] - phase_s) * rate_bps:  # all in the stretch where it starts
+            self.rate_bps = rate_bps
+            self._begin_s = start_s - phase_s + c.edges_s[here]
+            self._end_s = start_s - phase_s + c.edges_s[here + 1]
+            return start_s + bits / rate_bps
         more, target = divmod(c.bits[here] + (phase_s - c.edges_s[here]) * c.rates_bps[here] + bits, c.total_bits)
         if target == 0.0:  # the last bit of a period, not the first of the next
             more, target = more - 1.0, c.total_bits
@@ -272,7 +278,7 @@ class Jitter:
         if not 0.0 <= sd_s < math.inf:
             raise ValueError(f"sd_s must be finite and >= 0, got {sd_s}")
         if self.distribution == "normal":
-            return lambda count: np.maximum(mean_s + sd_s * stream.standard_normal(count), 0.0)
+            return lambda count: np.maximum(stream.normal(mean_s, sd_s, count), 0.0)
         if self.distribution not in DISTRIBUTIONS:
             raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {self.distribution}")
         if not (mean_s > 0.0 and sd_s > 0.0):
@@ -307,16 +313,16 @@ class Loss:
         burst = 1.0 / (1.0 - mean) if burst_packets is None else burst_packets
         if not (1.0 <= burst < math.inf and burst >= mean / (1.0 - mean)):
             raise ValueError(f"a mean burst must be finite, >= 1 and >= mean / (1 - mean), got {burst_packets} at a mean of {mean}")
-        self.mean = mean
+        self.mean = one_object(mean)
         self._forgets = burst_packets is not None
-        self._leave_bad = 1.0 / burst
-        self._leave_good = mean / (burst * (1.0 - mean))
+        self._leave_bad = one_object(1.0 / burst)
+        self._leave_good = one_object(mean / (burst * (1.0 - mean)))
         self._stream = stream
         self._uniforms: list[float] = []
         self._last_s = math.inf
         self._gap = 0  # good packets to come, then `_bad` bad ones
-        self._bad = 0
         self._restart()
+        self._bad = self._geometric(self._leave_bad)
 
     def lost(self, now_s: float, packets: int) -> Sequence[int]:
         """Which of the next `packets` are lost, by number, ascending."""
@@ -349,11 +355,11 @@ class Loss:
         return sum(self._uniform() < self.mean for _ in range(packets))
 
     def _restart(self) -> None:
+        """Any state again, as likely as ever. What is left of one lasts as long as before, however long it has lasted."""
         if self._uniform() < self.mean:
             self._gap = 0
-        elif self._gap == 0:  # a good state lasts as long as before, however long it has lasted
+        elif self._gap == 0:
             self._gap = self._geometric(self._leave_good)
-        self._bad = self._geometric(self._leave_bad)
 
     def _geometric(self, chance: float) -> int:
         if chance >= 1.0:
@@ -464,15 +470,15 @@ class ImpairedLink:
             raise ValueError(f"buffer_bytes must be > 0, got {buffer_bytes}")
         self.wire = wire
         self.transport = transport
-        self.delay_s = delay_s
-        self._rtt_s = rtt_s
-        self._rto_s = transport.rto_s(rtt_s, rttvar_s)
-        self._window = Window(transport, rtt_s, self._rto_s) if transport.initial_window else None
+        self.delay_s = one_object(delay_s)
+        self._rtt_s = one_object(rtt_s)
+        self._rto_s = one_object(transport.rto_s(rtt_s, rttvar_s))
+        self._window = Window(transport, self._rtt_s, self._rto_s) if transport.initial_window else None
         self._draw = draw
         self.delay_at = delay_at
         self._delays: list[float] = []
         self.loss = loss
-        self._buffer_bits = 8.0 * buffer_bytes
+        self._buffer_bits = one_object(8.0 * buffer_bytes)
         self._gate = gate
         self._handshake: Callable[[float], float] | None = None
         self._fresh = False
@@ -506,34 +512,31 @@ class ImpairedLink:
             self.ready_s = ready_s
         extra_s = 0.0
         wire = self.wire
-        loss = self.loss
-        if loss is not None:
-            leaves_s = wire.free_s
-            if leaves_s < ready_s:
-                leaves_s = ready_s
-            lost = loss.lost(leaves_s, segments)
-            if lost:
-                extra_s, repeated = self._recovery(loss, leaves_s, segments, lost)
-                self.dropped_bits += repeated * bits / segments
-                bits += repeated * bits / segments
         start_s = wire.free_s
-        if start_s <= ready_s:
+        if start_s < ready_s:
             start_s = ready_s
-        elif self._buffer_bits < math.inf:
+        loss = self.loss
+        if loss is not None and (lost := loss.lost(start_s, segments)):
+            extra_s, repeated = self._recovery(loss, start_s, segments, lost)
+            self.dropped_bits += repeated * bits / segments
+            bits += repeated * bits / segments
+        if start_s > ready_s and self._buffer_bits < math.inf:
             start_s = max(start_s, self._admitted_s(ready_s, bits))
-        if self._window is None:
+        window = self._window
+        if window is None:
             end_s = wire.finish_s(start_s, bits)
         else:
-            end_s = self._window.send(start_s, segments, bits, wire.finish_s)
+            end_s = window.send(start_s, segments, bits, wire.finish_s)
         if wire.shared:
             wire.free_s = wire.finish_s(max(wire.free_s, now_s), bits)
         else:
             wire.free_s = end_s
         self.sent_bits += bits
-        tried_s = start_s
         if self._fresh:  # what it queues behind is of another connection: it has an outage to sit out by itself
             self._fresh = False
             tried_s = now_s
+        else:
+            tried_s = start_s
         if not end_s - tried_s <= self._rto_s:
             if end_s == math.inf:
                 return math.inf

@@ -5,6 +5,7 @@ and does not shrink the window: below some 100 kB that is how BBR behaves, and i
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,18 @@ _REORDERING = 0.25  # RACK's reordering window as a share of the round trip, RFC
 _PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
 _SEGMENTS_PER_ACK = 2  # RFC 5681 sec. 4.2: an acknowledgement for at least every second full segment
 _QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: so many segments of a fresh connection are acknowledged each at once
+
+
+_objects: dict[float, float] = {}
+
+
+def one_object(figure: float) -> float:
+    """The same number, as the one object that all who ask for it share.
+
+    Thousands of links hold the same few figures. As an object of each link's own, each would be fetched anew from memory for every
+    message; one for all stays in the processor's cache.
+    """
+    return _objects.setdefault(figure, figure)
 
 
 @dataclass(frozen=True)
@@ -104,17 +117,22 @@ class Window:
     time. The window grows only while more than half of it is used (Linux tcp_is_cwnd_limited; RFC 7661).
     """
 
-    __slots__ = ("_flights", "_flying", "_full_bits", "_idle_restart", "_initial", "_last_s", "_quick", "_rto_s", "_rtt_s", "_segments")
+    __slots__ = (
+        "_acked_s", "_flights", "_flying", "_full_bits", "_growth", "_idle_restart", "_initial", "_last_s", "_quick", "_rto_s", "_rtt_s",
+        "_segments",
+    )  # fmt: skip
 
     def __init__(self, transport: Transport, rtt_s: float, rto_s: float) -> None:
         self._initial = self._segments = transport.initial_window
         self._idle_restart = transport.idle_restart
-        self._full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
+        self._full_bits = one_object(8.0 * (transport.segment_bytes + transport.segment_overhead_bytes))
         self._rtt_s = rtt_s
         self._rto_s = rto_s
-        self._flights: list[tuple[float, int, int]] = []  # when acknowledged, segments, by how many the window then grows
-        self._flying = 0
-        self._quick = _QUICK_ACKS  # segments still to be acknowledged each at once; below 0 once there are none
+        # Of what is in flight: when the last of it is acknowledged, segments, and by how many the window will have grown then.
+        self._acked_s = -math.inf
+        self._flying = self._growth = 0
+        self._flights: deque[tuple[float, int, int]] | None = None  # the same flight by flight; None where one is all there is
+        self._quick = _QUICK_ACKS  # segments still to be acknowledged each at once; not above 0 once there are none
         self._last_s = -math.inf
 
     @property
@@ -124,49 +142,82 @@ class Window:
 
     def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
         """When the last bit of a message leaves that may start at `start_s`. finish_s: of the wire, by start and bits."""
-        flights = self._flights
-        flying = self._flying
+        if self._acked_s > start_s:
+            return self._send_behind(start_s, segments, bits, finish_s)
         window = self._segments
-        while flights and flights[0][0] <= start_s:
-            _, count, growth = flights.pop(0)
-            flying -= count
-            window += growth
-        if window > self._initial and not flights and self._idle_restart:
+        if self._growth:
+            window += self._growth
+        if window > self._initial and self._idle_restart:
             idle_s = start_s - self._last_s
             if idle_s > self._rto_s:
                 window = max(self._initial, window >> min(int(idle_s / self._rto_s), 62))
-        quick = self._quick
-        self._quick = quick - segments
-        if flying + segments <= window:
-            flying += segments
-            end_s = finish_s(start_s, bits)
-            flights.append((end_s + self._rtt_s, segments, segments if 2 * flying > window else 0))
-        else:
-            full_bits = self._full_bits
-            time_s = end_s = start_s
-            while True:
-                flight = min(window - flying, segments)
-                if flight > 0:
-                    flight_bits = bits if flight == segments else flight * full_bits
-                    end_s = finish_s(time_s, flight_bits)
-                    acked_bits = full_bits if quick > 0 else _SEGMENTS_PER_ACK * full_bits
-                    acked_s = finish_s(time_s, min(acked_bits, flight_bits)) + self._rtt_s
-                    quick -= flight
-                    if flights and acked_s < flights[-1][0]:  # acknowledgements keep their order
-                        acked_s = flights[-1][0]
-                    flights.append((acked_s, flight, flight))
-                    flying += flight
-                    segments -= flight
-                    bits -= flight_bits
-                    time_s = end_s
-                if not segments:
-                    break
-                acked_s, count, growth = flights.pop(0)
-                flying -= count
-                window += growth
-                if acked_s > time_s:
-                    time_s = acked_s
-        self._flying = flying
         self._segments = window
+        if segments > window:
+            self._flying = self._growth = 0
+            self._flights = deque()
+            return self._send_flights(start_s, segments, bits, finish_s)
+        if self._quick > 0:
+            self._quick -= segments
+        self._flights = None
+        self._flying = segments
+        self._growth = segments if 2 * segments > window else 0
+        self._last_s = end_s = finish_s(start_s, bits)
+        self._acked_s = end_s + self._rtt_s
+        return end_s
+
+    def _send_behind(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
+        """As `send`, while something is in flight."""
+        flights = self._flights
+        if flights is None:
+            flights = self._flights = deque([(self._acked_s, self._flying, self._growth)])
+        while flights and flights[0][0] <= start_s:
+            _, count, growth = flights.popleft()
+            self._flying -= count
+            self._growth -= growth
+            self._segments += growth
+        if self._flying + segments > self._segments:
+            return self._send_flights(start_s, segments, bits, finish_s)
+        if self._quick > 0:
+            self._quick -= segments
+        self._flying += segments
+        growth = segments if 2 * self._flying > self._segments else 0
+        self._growth += growth
+        self._last_s = end_s = finish_s(start_s, bits)
+        self._acked_s = end_s + self._rtt_s
+        flights.append((self._acked_s, segments, growth))
+        return end_s
+
+    def _send_flights(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
+        """As `send`, where the message does not fit beside what is in flight."""
+        flights, flying, window, quick = self._flights, self._flying, self._segments, self._quick
+        assert flights is not None
+        full_bits = self._full_bits
+        self._quick = quick - segments
+        time_s = end_s = start_s
+        while True:
+            flight = min(window - flying, segments)
+            if flight > 0:
+                flight_bits = bits if flight == segments else flight * full_bits
+                end_s = finish_s(time_s, flight_bits)
+                acked_bits = full_bits if quick > 0 else _SEGMENTS_PER_ACK * full_bits
+                acked_s = finish_s(time_s, min(acked_bits, flight_bits)) + self._rtt_s
+                quick -= flight
+                if flights and acked_s < flights[-1][0]:  # acknowledgements keep their order
+                    acked_s = flights[-1][0]
+                flights.append((acked_s, flight, flight))
+                flying += flight
+                segments -= flight
+                bits -= flight_bits
+                time_s = end_s
+            if not segments:
+                break
+            acked_s, count, growth = flights.popleft()
+            flying -= count
+            window += growth
+            if acked_s > time_s:
+                time_s = acked_s
+        self._flying, self._segments = flying, window
+        self._growth = sum(growth for _, _, growth in flights)
+        self._acked_s = flights[-1][0]
         self._last_s = end_s
         return end_s
