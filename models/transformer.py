@@ -164,6 +164,10 @@ class KVCache:
 
     spare: columns past the image's end, for trees of drafts. The caller knows how many columns of a row are valid and says
     so in every `step`; nothing is ever cleared. Rolling back is passing a smaller `start`.
+
+    Caption keys are zero (`rope_table`): each valid one adds e^0 and its value to what a later position sums up. Once the pass that feeds
+    the caption is done, one column stands for them all: the last of them holds their mean value, weighed by their number (`caption_weight`
+    [rows], its logarithm). All later passes read from that column on.
     """
 
     def __init__(self, config: TransformerConfig, rows: int, device: torch.device | str = "cpu",
@@ -171,6 +175,15 @@ class KVCache:
         shape = (config.n_layer, rows, config.n_head, config.positions + spare, config.head_dim)
         self.k, self.v = (_zeros(shape, torch.device(device), dtype) for _ in range(2))
         self.caption_mask = torch.ones(rows, config.caption_slots, device=device, dtype=torch.bool)
+        self.caption_weight = torch.zeros(rows, device=device, dtype=dtype)
+
+    def gather_captions(self, rows: Tensor, count: int) -> None:
+        """The first `count` columns of some rows, int [r], whose keys are zero, are read as one from now on."""
+        mask = self.caption_mask[rows, :count].to(self.v.dtype)  # [r, count]
+        number = mask.sum(-1)
+        mean = torch.einsum("lrhsd,rs->lrhd", self.v[:, rows, :, :count], mask / number.unsqueeze(-1))
+        self.v[:, rows, :, count - 1] = mean
+        self.caption_weight[rows] = number.log()
 
     @property
     def columns(self) -> int:
@@ -188,14 +201,14 @@ class Span:
     """Rows of a pass that attend together: neighbours in the pass with equally many new positions.
 
     rows: of the cache, a slice of it where they are neighbours there too, so that it is read in place. keys: the columns read.
-    mask: bool [r, 1, n, K] for the r rows; None where each sees all of the keys.
+    mask: [r, 1, n, K] for the r rows, added to the scores.
     """
 
     size: int  # r * n, positions among the pass's N
     new: int  # n
     rows: slice | Tensor
     keys: slice
-    mask: Tensor | None
+    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -256,7 +269,7 @@ class Attention(nn.Module):
         for span, some in zip(p.spans, torch.split(q, [span.size for span in p.spans]), strict=True):
             query = some.view(-1, span.new, *some.shape[1:]).transpose(1, 2)  # [r, H, n, hd]
             seen, read = (store[:, :, span.keys][span.rows].to(q.dtype) for store in (keys, values))  # [r, H, K, hd]
-            y = F.scaled_dot_product_attention(query, seen, read, attn_mask=span.mask)
+            y = F.scaled_dot_product_attention(query, seen, read, attn_mask=span.mask.to(q.dtype))
             found.append(y.transpose(1, 2).flatten(2).flatten(0, 1))  # [r * n, D]
         return torch.cat(found)
 
@@ -352,6 +365,9 @@ class CachedDecoder(nn.Module):
         rotation = self._rotation(x, (columns if positions is None else positions).to(device)).unsqueeze(0)
         shared = Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(device), columns.to(device), spans)
         hidden = self._run(x.unsqueeze(0), shared)[0]  # [N, D]
+        fed = (start < self.unrotated) & (start + n_new >= self.unrotated)
+        if bool(fed.any()):
+            cache.gather_captions(rows[fed].to(device), self.unrotated)
         if not ragged:
             return hidden.view(len(rows), -1, hidden.shape[-1])
         padded = hidden.new_zeros(embeds.shape)
@@ -362,35 +378,35 @@ class CachedDecoder(nn.Module):
                trees: Sequence[Sequence[int] | None]) -> tuple[list[Span], Tensor | None]:
         """How the rows of a pass attend, and the positions int [N] of the new entries where trees are among them.
 
-        A CPU reads the cache in place, rows of one length at a time, without a mask where their captions are of one length too.
-        A GPU is kept busy by few large reads: all rows of equally many new positions, copied together.
+        A CPU reads the cache in place, rows of one length at a time. A GPU is kept busy by few large reads: all rows of equally many
+        new positions, copied together. Whoever feeds a caption sees its columns, whoever comes after it the one column that stands for
+        them (`KVCache`).
         """
-        slots, on_cpu = self.config.caption_slots, cache.k.device.type == "cpu"
+        on_cpu = cache.k.device.type == "cpu"
         row, begin, new = rows.tolist(), start.tolist(), n_new.tolist()
-        first = (~cache.caption_mask).sum(-1).tolist() if on_cpu else [0] * cache.caption_mask.shape[0]  # padding is on the left
 
         def alike(i: int) -> object:
-            return (new[i], begin[i], row[i] - i) if on_cpu else new[i]
+            feeds = begin[i] < self.unrotated
+            return (new[i], feeds, begin[i], row[i] - i) if on_cpu else (new[i], feeds)
 
         spans, positions = [], []
         for _, members in groupby(range(len(row)), alike):
             group = list(members)
             i, n, mine = group[0], new[group[0]], slice(group[0], group[-1] + 1)
             where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
-            end, plain = max(begin[mine]) + n, not any(trees[mine])
+            end, first = max(begin[mine]) + n, 0 if begin[i] < self.unrotated else self.unrotated - 1
             columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
-            padding = {first[row[member]] for member in group}
-            if on_cpu and plain and len(padding) == 1 and begin[i] >= first[row[i]]:  # chains behind it may see all that is there, in order
-                keys = slice(first[row[i]], end)
-                mask = None if n == 1 else torch.ones(n, end - keys.start, dtype=torch.bool).tril_(begin[i] - keys.start)
+            if n == 1 and first and min(begin[mine]) + n == end and not any(trees[mine]):  # one more entry sees all there is
+                mask = cache.k.new_zeros(len(group), 1, end - first)
             else:
-                keys = slice(0, end)
-                mask = attention_mask(columns.to(cache.k.device), end, cache.caption_mask[where], slots)  # [r, n, K]
-                if not plain:
+                allowed = attention_mask(columns.to(cache.k.device), end, cache.caption_mask[where], self.config.caption_slots)
+                if any(trees[mine]):
                     columns, visible = tree_view(columns, start[mine] + n, end, trees[mine])
-                    mask &= visible.to(mask.device)
-                mask = mask.unsqueeze(1)
-            spans.append(Span(len(group) * n, n, where, keys, mask))
+                    allowed &= visible.to(allowed.device)
+                mask = cache.k.new_zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)[..., first:]  # [r, n, K]
+            if first:
+                mask[..., 0] = cache.caption_weight[where].unsqueeze(1)
+            spans.append(Span(len(group) * n, n, where, slice(first, end), mask.unsqueeze(1)))
             if any(trees):
                 positions.append(columns.flatten())
         return spans, torch.cat(positions) if positions else None

@@ -86,7 +86,7 @@ class Passes:
         if key not in self.known:
             new = len(self.known) + 1
             cache = self.backend.caches[op.role]
-            for store in (cache.k, cache.v, cache.caption_mask.unsqueeze(0)):
+            for store in (cache.k, cache.v, cache.caption_mask.unsqueeze(0), cache.caption_weight.unsqueeze(0)):
                 store[:, 2 * new : 2 * new + 2] = store[:, 2 * node : 2 * node + 2]
             self.known[key] = new, self.backend.forward(op.role, [replace(request, slot=new)])[0]
         found, step = self.known[key]
