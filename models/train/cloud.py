@@ -21,6 +21,9 @@ import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import save_file
+from scipy.cluster.vq import kmeans2
+from scipy.sparse import coo_matrix, diags
+from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
 from models import scenes
@@ -38,6 +41,8 @@ from simulator.errors import ScenarioError
 from simulator.rng import stream
 
 Settings = TypeVar("Settings")
+PASTES = 2  # rectangles in a picture, see `pasted`
+CLASS_DIMS = 16  # of the space in which `code_classes` clusters
 LAYOUT_GAIN = 2.0  # length of a class's direction, against hidden states of root mean square 1
 SHARED_LEVEL = 10.0  # of the embeddings' constant channel, against the others' root mean square
 COUNT_SCORE, READ_SCORE = 0.8, -8.0  # see `start_first_layer`
@@ -144,6 +149,43 @@ def onset_of(layout: Tensor) -> Tensor:
     return (layout[:, 0] > 0) & (layout != above).any(1)
 
 
+def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.Generator) -> Tensor:
+    """int64 [V]: sorts a codebook into `count` classes of codes that stand beside the same codes in pictures int [N, T].
+
+    Spectral clustering (Ng, Jordan & Weiss 2001) of how often two codes are neighbours in a row or a column. Codes of one class are
+    each other's near synonyms: patches of one kind of background, of one colour of objects.
+    """
+    grid = math.isqrt(codes.shape[1])
+    cells = codes.reshape(-1, grid, grid).astype(np.int64)
+    pairs = [(cells[:, :, :-1], cells[:, :, 1:]), (cells[:, :-1], cells[:, 1:])]
+    one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    beside = coo_matrix((np.ones(len(one)), (one, other)), (vocab_size, vocab_size)).tocsr()
+    beside = beside + beside.T
+    scale = diags((np.asarray(beside.sum(1)).ravel() + 1.0) ** -0.5)
+    values, vectors = eigsh(scale @ beside @ scale, k=CLASS_DIMS, which="LA", v0=np.ones(vocab_size))
+    points = vectors * values  # directions that chance alone would make count little
+    points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    _, classes = kmeans2(points, count, minit="++", rng=rng)
+    return torch.from_numpy(classes.astype(np.int64))
+
+
+def pasted(tokens: Tensor, which: Tensor) -> Tensor:
+    """Tokens int [B, T] with PASTES rectangles of the batch's next picture in each picture that `which`, bool [B], names.
+
+    Places and sizes (3 cells to half the picture a side) are drawn from torch's generator.
+    """
+    grid = math.isqrt(tokens.shape[1])
+    shape, line = (PASTES, len(tokens), 1), torch.arange(grid, device=tokens.device)
+
+    def stretch() -> Tensor:  # bool [PASTES, B, grid]
+        length = torch.randint(min(3, grid), max(grid // 2, 3) + 1, shape, device=tokens.device)
+        first = (torch.rand(shape, device=tokens.device) * (grid - length + 1)).long()
+        return (line >= first) & (line < first + length)
+
+    cells = (stretch().unsqueeze(-1) & stretch().unsqueeze(-2)).any(0).flatten(1)  # [B, T]
+    return torch.where(cells & which.unsqueeze(1), tokens.roll(-1, 0), tokens)
+
+
 class LayoutHead(nn.Module):
     """Asks hidden states for the layout of the caption (`layout_of`), so that training shows an early layer what to look up.
 
@@ -166,6 +208,24 @@ class LayoutHead(nn.Module):
         return torch.stack(each).sum(0)
 
 
+class CodeClasses(nn.Module):
+    """Asks logits for the class of the next token only. of_code: int64 [V], see `code_classes`."""
+
+    of_code: Tensor
+
+    def __init__(self, of_code: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("of_code", of_code)
+
+    def forward(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """-log of the chance that logits [B, T, V] give to the class of int [B, T]: float32 [B, T]."""
+        other = self.of_code != self.of_code[tokens].unsqueeze(-1)  # [B, T, V]
+        return logits.logsumexp(-1) - logits.masked_fill(other, float("-inf")).logsumexp(-1)
+
+
+Losses = dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class CloudConfig:
     """The mapping under `cloud:` of a training file.
@@ -174,9 +234,13 @@ class CloudConfig:
     are some 15 nats of a picture's 600, and drown in the gradient's noise at weight 1. A weight that depends on caption and position
     alone leaves the best distribution as it is. onset_weight: a further factor on each object's first rows (`onset_of`), in both losses:
     what is drawn there only the caption tells, while below it the image does. layout_weight: of the loss that asks the states after
-    layer `layout_layer` for the caption's layout (`LayoutHead`). caption_heads: start the first layer by counting cells and reading the
-    caption, and the caption's projection curved (`start_first_layer`, `start_from_captions`), in place of LlamaGen's small random
-    weights.
+    layer `layout_layer` for the caption's layout (`LayoutHead`). class_weight: of a further cross-entropy, at every position alike, of
+    the token's class among `classes` (`code_classes`): the chance of a class is the sum of its codes', so it is lowest for the same
+    distribution, but holds no noise of which near synonym came. pasted: share of the pictures shown with their caption in which what
+    the model is fed, not what it is asked for, holds rectangles of another picture (`pasted`): in real pictures what is drawn agrees
+    with the caption, and a model that has seen only these believes its own slips more than the caption. caption_heads: start the first
+    layer by counting cells and reading the caption, and the caption's projection curved (`start_first_layer`, `start_from_captions`), in
+    place of LlamaGen's small random weights.
     compile: let torch.compile fuse the step (needs a C++ compiler).
     """
 
@@ -191,6 +255,9 @@ class CloudConfig:
     onset_weight: float = 1.0
     layout_weight: float = 0.0
     layout_layer: int = 3
+    class_weight: float = 0.0
+    classes: int = 64
+    pasted: float = 0.0
     caption_heads: bool = False
     compile: bool = False
 
@@ -207,7 +274,11 @@ class CloudStage:
         share = config.dropout
         self.model: nn.Module = Transformer(config.model, Dropout(token=share, residual=share, ffn=share))
         self.layout = LayoutHead(config.model.dim, stream(config.training.seed, "train.cloud.layout"))
-        self.nats: Callable[..., tuple[Tensor, Tensor]] = torch.compile(nats_and_layout) if config.compile else nats_and_layout
+        self.classes: nn.Module | None = None
+        if config.class_weight > 0:
+            rng = stream(config.training.seed, "train.cloud.classes")
+            self.classes = CodeClasses(code_classes(data.train.codes, config.model.vocab_size, config.classes, rng))
+        self.losses: Callable[..., Losses] = torch.compile(losses_of) if config.compile else losses_of
 
     def begin(self) -> None:
         assert isinstance(self.model, Transformer)
@@ -228,8 +299,14 @@ class CloudStage:
         onset = 1.0 + (self.config.onset_weight - 1.0) * (shown & onset_of(batch.layout))  # [B, T]
         weight = onset * (1.0 + (self.config.object_weight - 1.0) * (shown & (batch.layout[:, 0] > 0)))  # [B, T]
         layer = self.config.layout_layer - 1 if self.config.layout_weight > 0 else None
-        nats, layout_nats = self.nats(self.model, self.layout, layer, batch, batch.caption_for(self.model), weight, onset)
-        return nats + self.config.layout_weight * layout_nats, {"nats": nats.detach(), "layout": layout_nats.detach()}
+        fed = batch.tokens
+        if self.config.pasted > 0:
+            fed = pasted(fed, ~batch.null & (torch.rand(len(fed), device=fed.device) < self.config.pasted))
+        caption = batch.caption_for(self.model)
+        losses = self.losses(self.model, self.layout, layer, self.classes, batch, fed, caption, weight, onset)
+        weights = {"nats": 1.0, "layout": self.config.layout_weight, "class": self.config.class_weight}
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return total, {name: loss.detach() for name, loss in losses.items()}
 
 
 @torch.no_grad()
@@ -306,21 +383,28 @@ def start_from_captions(model: Transformer, batch: Batch, rng: np.random.Generat
         linear.weight.copy_(torch.from_numpy(rng.standard_normal(tuple(linear.weight.shape))) / scale)
 
 
-def nats_and_layout(
-    model: Transformer, head: LayoutHead, layer: int | None, batch: Batch, caption: Tensor, weight: Tensor, onset: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Both losses of a batch, scalars: cross-entropy of its tokens given `caption` [B, caption_slots, caption_dim], its mean weighted
-    by `weight` [B, T]; and what `head` misses of the layout in the states after layer `layer`, where captions are shown, its mean
-    weighted by `onset` [B, T] (0 if `layer` is None)."""
+def losses_of(
+    model: Transformer, head: LayoutHead, layer: int | None, classes: CodeClasses | None, batch: Batch, fed: Tensor, caption: Tensor,
+    weight: Tensor, onset: Tensor,
+) -> Losses:  # fmt: skip
+    """The losses of a batch, scalars.
+
+    nats: cross-entropy of its tokens given those of `fed` [B, T] before them and `caption` [B, caption_slots, caption_dim], its mean
+    weighted by `weight` [B, T]. layout: what `head` misses of the layout in the states after layer `layer`, where captions are shown, its
+    mean weighted by `onset` [B, T]; left out if `layer` is None. class: cross-entropy of the tokens' classes; left out if `classes` is
+    None.
+    """
     states: list[Tensor] = []
     first = model.config.caption_slots - 1  # the row that predicts token 0
-    logits = model.logits(model.hidden(batch.tokens[:, :-1], caption, batch.mask, states=states)[:, first:])  # [B, T, V]
+    logits = model.logits(model.hidden(fed[:, :-1], caption, batch.mask, states=states)[:, first:])  # [B, T, V]
     nats = F.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten(), reduction="none")  # [B * T]
-    mean = (nats * weight.flatten()).sum() / weight.sum()
-    if layer is None:
-        return mean, torch.zeros_like(mean)
-    missed = head(states[layer][:, first:], batch.layout) * onset  # [B, T]
-    return mean, (missed * ~batch.null.unsqueeze(1)).sum() / onset.sum()
+    losses = {"nats": (nats * weight.flatten()).sum() / weight.sum()}
+    if layer is not None:
+        missed = head(states[layer][:, first:], batch.layout) * onset  # [B, T]
+        losses["layout"] = (missed * ~batch.null.unsqueeze(1)).sum() / onset.sum()
+    if classes is not None:
+        losses["class"] = classes(logits, batch.tokens).mean()
+    return losses
 
 
 def own_and_guided(model: Transformer, batch: Batch, tokens: Tensor, guidance: float = 1.0,

@@ -14,14 +14,18 @@ from models.train.cloud import (
     Batch,
     CloudConfig,
     CloudStage,
+    CodeClasses,
     LayoutHead,
+    code_classes,
     layout_of,
     nats_per_token,
     onset_of,
+    pasted,
     start_first_layer,
     start_from_captions,
 )
 from models.train.loop import LoopSettings
+from models.train.tokens import SceneTokens
 from models.transformer import Transformer, TransformerConfig
 from simulator.errors import ScenarioError
 
@@ -124,6 +128,81 @@ def test_states_that_hold_the_layout_lose_nothing() -> None:
     chosen = head.rows[layout + offsets.view(1, 3, 1)].sum(1)  # [B, T, D]
     assert head(chosen, layout).max() < 0.01
     assert head(chosen.roll(1, 0), layout).max() > 10
+
+
+def test_codes_that_stand_beside_the_same_codes_are_of_one_class() -> None:
+    # Three kinds of picture, each all of one kind's codes: v, v + 3, v + 6 ... are near synonyms.
+    rng = np.random.default_rng(0)
+    codes = np.stack([picture % 3 + 3 * rng.integers(0, 20, 64) for picture in range(600)])
+    classes = code_classes(codes, 61, 4, np.random.default_rng(1))  # the last code is never used: a class of its own
+    assert classes.dtype == torch.int64
+    found = [set(classes[kind:60:3].tolist()) for kind in range(3)]
+    assert all(len(one) == 1 for one in found)
+    assert len(set.union(*found)) == 3
+    again = code_classes(codes, 61, 4, np.random.default_rng(1))
+    assert torch.equal(classes, again)
+
+
+def test_the_chance_of_a_class_is_the_sum_of_its_codes_chances() -> None:
+    logits = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0)) * 20
+    tokens = torch.tensor([[0, 1, 2, 3, 4], [5, 5, 0, 1, 3]])
+    of_code = torch.tensor([0, 0, 0, 1, 1, 2])
+    chance = logits.softmax(-1)
+    summed = torch.stack([chance[..., of_code == kind].sum(-1) for kind in range(3)], -1)  # [B, T, classes]
+    expected = -summed.gather(-1, of_code[tokens].unsqueeze(-1)).squeeze(-1).log()
+    torch.testing.assert_close(CodeClasses(of_code)(logits, tokens), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_class_loss_counts_every_position_alike() -> None:
+    class Data:
+        train = SceneTokens(np.random.default_rng(0).integers(0, 64, (50, 16)).astype(np.uint16), [])
+
+    config = CloudConfig(SHAPE, LoopSettings(steps=1, learning_rate=1.0), object_weight=3.0, class_weight=0.5, classes=5)
+    stage = CloudStage(config, data=Data())  # type: ignore[arg-type]
+    assert isinstance(stage.model, Transformer)
+    assert stage.classes is not None
+    torch.nn.init.normal_(stage.model.output.weight)
+    batch = some_batch()
+    loss, values = stage.loss(batch, 0)
+    logits, _ = stage.model(batch.tokens[:, :-1], batch.caption, batch.mask)
+    torch.testing.assert_close(values["class"], stage.classes(logits, batch.tokens).mean())
+    torch.testing.assert_close(loss, values["nats"] + 0.5 * values["class"])
+
+
+def test_pasted_pictures_hold_rectangles_of_the_next_one_and_are_asked_for_their_own() -> None:
+    tokens = torch.arange(4).repeat_interleave(64).view(4, 64)  # each picture all of its own number
+    torch.manual_seed(0)
+    shares = []
+    for _ in range(50):
+        found = pasted(tokens, torch.tensor([True, False, True, True]))
+        foreign = found != tokens
+        assert not foreign[1].any()
+        for picture in (0, 2, 3):
+            assert set(found[picture][foreign[picture]].tolist()) == {(picture + 1) % 4}
+            cells = foreign[picture].view(8, 8)
+            assert 3 <= int(cells.any(0).sum()) <= 8
+            assert 3 <= int(cells.any(1).sum()) <= 8
+            shares.append(float(cells.float().mean()))
+    assert 0.2 < np.mean(shares) < 0.45  # two rectangles of 3 or 4 cells a side: up to 32 of 64
+    assert max(shares) <= 0.5
+
+
+def test_a_model_is_fed_pasted_pictures_only_where_their_caption_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CloudConfig(SHAPE, LoopSettings(steps=1, learning_rate=1.0), pasted=1.0)
+    stage = CloudStage(config, data=None)  # type: ignore[arg-type]
+    assert isinstance(stage.model, Transformer)
+    fed: list[torch.Tensor] = []
+    whole = stage.model.hidden
+    monkeypatch.setattr(stage.model, "hidden", lambda tokens, *rest, **more: fed.append(tokens) or whole(tokens, *rest, **more))
+    batch = replace(some_batch(), null=torch.tensor([True, False]))
+    torch.manual_seed(0)
+    stage.loss(batch, 0)
+    assert torch.equal(fed[0][0], batch.tokens[0, :-1])
+    assert not torch.equal(fed[0][1], batch.tokens[1, :-1])
+    plain = CloudStage(replace(config, pasted=0.0), data=None)  # type: ignore[arg-type]
+    monkeypatch.setattr(plain, "model", stage.model)
+    plain.loss(batch, 0)
+    assert torch.equal(fed[1], batch.tokens[:, :-1])
 
 
 def colour_at_a_place_read_off_the_mean(projected: Any) -> float:
