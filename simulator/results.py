@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from scipy import stats
+from scipy.special import stdtrit
 
 from simulator.errors import RunFolderError
 
@@ -219,7 +219,7 @@ def half_width(values: np.ndarray, batches: int) -> float:
     k = min(n, batches)
     sums = np.array([run.sum() for run in np.array_split(values - np.mean(values), k)])
     spread = math.sqrt(k / (k - 1) * float(np.sum(sums**2))) / n
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, k - 1)) * spread
+    return float(stdtrit(k - 1, 0.5 + CONFIDENCE / 2)) * spread  # Student's quantile, without loading all of scipy.stats
 
 
 def ratio(above: np.ndarray, below: np.ndarray, batches: int) -> tuple[float, float, float]:
