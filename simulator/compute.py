@@ -87,7 +87,7 @@ class RooflineCosts:
             raise ComputeError(f"no effort of {kind} is known for {self.shape.title}; known: {known}")
         read = FP16_BYTES * (effort.parameters + effort.activation_values)
         roof = max(read / self._bytes_per_s, effort.flops / self._flop_per_s)
-        if self.runtime.kind == "host":
+        if self._alongside:
             return max(effort.kernels * self.runtime.kernel_us * 1e-6, roof)
         return effort.kernels * self.hardware.kernel_overhead_s + roof
 

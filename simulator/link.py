@@ -194,7 +194,7 @@ class VaryingWire(Wire):
             self._begin_s = start_s - phase_s + c.edges_s[here]
             self._end_s = start_s - phase_s + c.edges_s[here + 1]
             return start_s + bits / rate_bps
-        more, target = divmod(c.bits[here] + (phase_s - c.edges_s[here]) * c.rates_bps[here] + bits, c.total_bits)
+        more, target = divmod(c.bits[here] + (phase_s - c.edges_s[here]) * rate_bps + bits, c.total_bits)
         if target == 0.0:  # the last bit of a period, not the first of the next
             more, target = more - 1.0, c.total_bits
         there = bisect_left(c.bits, target) - 1  # carries something, for the capacity grows across it

@@ -238,9 +238,7 @@ class Session(CloudSession):
             if arrival_s == _NEVER:
                 self.unreachable(now_s, send, wait)
             else:
-                alarm = Alarm(_LANDED, self, arrival_s)
-                clock = self.clock
-                heappush(clock._queue, (arrival_s, NORMAL, next(clock._eid), alarm))  # type: ignore[misc]  # `Clock.at`, without the call
+                alarm = self.clock.at(arrival_s, _LANDED, self)
                 if self.flying is not None:
                     self.flying[send] = alarm
                 if self.traced:

@@ -144,9 +144,7 @@ class Window:
         """When the last bit of a message leaves that may start at `start_s`. finish_s: of the wire, by start and bits."""
         if self._acked_s > start_s:
             return self._send_behind(start_s, segments, bits, finish_s)
-        window = self._segments
-        if self._growth:
-            window += self._growth
+        window = self._segments + self._growth
         if window > self._initial and self._idle_restart:
             idle_s = start_s - self._last_s
             if idle_s > self._rto_s:
@@ -170,7 +168,7 @@ class Window:
         flights = self._flights
         if flights is None:
             flights = self._flights = deque([(self._acked_s, self._flying, self._growth)])
-        while flights and flights[0][0] <= start_s:
+        while flights[0][0] <= start_s:  # the last is not acknowledged yet
             _, count, growth = flights.popleft()
             self._flying -= count
             self._growth -= growth

@@ -162,7 +162,7 @@ def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.
     beside = coo_matrix((np.ones(len(one)), (one, other)), (vocab_size, vocab_size)).tocsr()
     beside = beside + beside.T
     scale = diags((np.asarray(beside.sum(1)).ravel() + 1.0) ** -0.5)
-    values, vectors = eigsh(scale @ beside @ scale, k=CLASS_DIMS, which="LA", v0=np.ones(vocab_size))
+    values, vectors = eigsh(scale @ beside @ scale, k=min(CLASS_DIMS, vocab_size - 1), which="LA", v0=np.ones(vocab_size))
     points = vectors * values  # directions that chance alone would make count little
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
     _, classes = kmeans2(points, count, minit="++", rng=rng)
@@ -274,8 +274,14 @@ class CloudStage:
         share = config.dropout
         self.model: nn.Module = Transformer(config.model, Dropout(token=share, residual=share, ffn=share))
         self.layout = LayoutHead(config.model.dim, stream(config.training.seed, "train.cloud.layout"))
-        self.classes: nn.Module | None = None
+        if not 0 <= config.pasted <= 1:
+            raise ScenarioError(f"training: cloud.pasted must be 0 to 1, got {config.pasted}")
+        if not config.class_weight >= 0:
+            raise ScenarioError(f"training: cloud.class_weight must be >= 0, got {config.class_weight}")
+        self.classes: CodeClasses | None = None
         if config.class_weight > 0:
+            if not 2 <= config.classes <= config.model.vocab_size:
+                raise ScenarioError(f"training: cloud.classes must be 2 to {config.model.vocab_size} codes, got {config.classes}")
             rng = stream(config.training.seed, "train.cloud.classes")
             self.classes = CodeClasses(code_classes(data.train.codes, config.model.vocab_size, config.classes, rng))
         self.losses: Callable[..., Losses] = torch.compile(losses_of) if config.compile else losses_of

@@ -169,6 +169,21 @@ def test_the_class_loss_counts_every_position_alike() -> None:
     torch.testing.assert_close(loss, values["nats"] + 0.5 * values["class"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pasted": 1.5}, "cloud.pasted must be 0 to 1, got 1.5"),
+        ({"pasted": -0.1}, "cloud.pasted must be 0 to 1, got -0.1"),
+        ({"class_weight": -1.0}, "cloud.class_weight must be >= 0, got -1.0"),
+        ({"class_weight": 1.0, "classes": 1}, "cloud.classes must be 2 to 64 codes, got 1"),
+        ({"class_weight": 1.0, "classes": 65}, "cloud.classes must be 2 to 64 codes, got 65"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ScenarioError, match=said):
+        CloudStage(CloudConfig(SHAPE, LoopSettings(steps=1, learning_rate=1.0), **settings), data=None)  # type: ignore[arg-type]
+
+
 def test_pasted_pictures_hold_rectangles_of_the_next_one_and_are_asked_for_their_own() -> None:
     tokens = torch.arange(4).repeat_interleave(64).view(4, 64)  # each picture all of its own number
     torch.manual_seed(0)
