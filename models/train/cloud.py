@@ -261,6 +261,17 @@ class CloudConfig:
     caption_heads: bool = False
     compile: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ScenarioError for what is out of range: here, so that a later round's is found before the first one trains."""
+        if self.layout_weight > 0 and not 1 <= self.layout_layer <= self.model.n_layer:
+            raise ScenarioError(f"training: cloud.layout_layer must be 1 to {self.model.n_layer}, got {self.layout_layer}")
+        if not self.class_weight >= 0:
+            raise ScenarioError(f"training: cloud.class_weight must be >= 0, got {self.class_weight}")
+        if self.class_weight > 0 and not 2 <= self.classes <= self.model.vocab_size:
+            raise ScenarioError(f"training: cloud.classes must be 2 to {self.model.vocab_size}, got {self.classes}")
+        if not 0 <= self.pasted <= 1:
+            raise ScenarioError(f"training: cloud.pasted must be 0 to 1, got {self.pasted}")
+
 
 class CloudStage:
     """A stage of `models.train.loop`."""
@@ -269,19 +280,11 @@ class CloudStage:
         """start: the state dict to start from in place of fresh weights."""
         self.config, self.data, self.start = config, data, start
         torch.manual_seed(int(stream(config.training.seed, "train.cloud.init").integers(2**62)))
-        if config.layout_weight > 0 and not 1 <= config.layout_layer <= config.model.n_layer:
-            raise ScenarioError(f"training: cloud.layout_layer must be 1 to {config.model.n_layer}, got {config.layout_layer}")
         share = config.dropout
         self.model: nn.Module = Transformer(config.model, Dropout(token=share, residual=share, ffn=share))
         self.layout = LayoutHead(config.model.dim, stream(config.training.seed, "train.cloud.layout"))
-        if not 0 <= config.pasted <= 1:
-            raise ScenarioError(f"training: cloud.pasted must be 0 to 1, got {config.pasted}")
-        if not config.class_weight >= 0:
-            raise ScenarioError(f"training: cloud.class_weight must be >= 0, got {config.class_weight}")
         self.classes: CodeClasses | None = None
         if config.class_weight > 0:
-            if not 2 <= config.classes <= config.model.vocab_size:
-                raise ScenarioError(f"training: cloud.classes must be 2 to {config.model.vocab_size} codes, got {config.classes}")
             rng = stream(config.training.seed, "train.cloud.classes")
             self.classes = CodeClasses(code_classes(data.train.codes, config.model.vocab_size, config.classes, rng))
         self.losses: Callable[..., Losses] = torch.compile(losses_of) if config.compile else losses_of

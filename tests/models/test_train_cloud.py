@@ -118,7 +118,7 @@ def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> N
     assert grads[1] == 0
     for layer in (0, 3):
         with pytest.raises(ScenarioError, match=f"cloud.layout_layer must be 1 to 2, got {layer}"):
-            CloudStage(replace(config, layout_layer=layer), data=None)  # type: ignore[arg-type]
+            replace(config, layout_layer=layer)
 
 
 def test_states_that_hold_the_layout_lose_nothing() -> None:
@@ -175,13 +175,13 @@ def test_the_class_loss_counts_every_position_alike() -> None:
         ({"pasted": 1.5}, "cloud.pasted must be 0 to 1, got 1.5"),
         ({"pasted": -0.1}, "cloud.pasted must be 0 to 1, got -0.1"),
         ({"class_weight": -1.0}, "cloud.class_weight must be >= 0, got -1.0"),
-        ({"class_weight": 1.0, "classes": 1}, "cloud.classes must be 2 to 64 codes, got 1"),
-        ({"class_weight": 1.0, "classes": 65}, "cloud.classes must be 2 to 64 codes, got 65"),
+        ({"class_weight": 1.0, "classes": 1}, "cloud.classes must be 2 to 64, got 1"),
+        ({"class_weight": 1.0, "classes": 65}, "cloud.classes must be 2 to 64, got 65"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ScenarioError, match=said):
-        CloudStage(CloudConfig(SHAPE, LoopSettings(steps=1, learning_rate=1.0), **settings), data=None)  # type: ignore[arg-type]
+        CloudConfig(SHAPE, LoopSettings(steps=1, learning_rate=1.0), **settings)
 
 
 def test_pasted_pictures_hold_rectangles_of_the_next_one_and_are_asked_for_their_own() -> None:
