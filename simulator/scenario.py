@@ -6,7 +6,6 @@ Milliseconds and Mbit/s live in the YAML only; `Scenario.link` is in seconds and
 
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from simulator import catalogue, yamlfile
 from simulator.errors import ScenarioError
@@ -31,6 +29,7 @@ from simulator.pairs import known_pairs
 from simulator.schema.base import LATER, Part, folder_of, found_text, items, written
 from simulator.schema.compute import Cloud, Compute
 from simulator.schema.fallback import FallbackPolicy
+from simulator.schema.messages import dotted, explain, first_problem, subject
 from simulator.schema.methods import AnyEntry, MethodEntry, labelled_entries
 from simulator.schema.network import NEEDED, ExplicitNetwork, LinkFigures, Network, PresetNetwork
 from simulator.schema.prompts import PromptList, Prompts, ScenePrompts
@@ -136,13 +135,8 @@ class _Source:
                 return f"{self.document.name}:{self.document.lines[place[:end]]}"
         return self.document.where(())
 
-    def line(self, place: Place) -> int:
-        lines = self.document.lines
-        return max((lines[place[:end]] for end in range(len(place) + 1) if place[:end] in lines), default=0)
-
     def fail(self, place: Place, message: str) -> ScenarioError:
-        dotted = _dotted(place)
-        return ScenarioError(f"{self.where(place)}: {dotted}{' ' if dotted else ''}{message}")
+        return ScenarioError(f"{self.where(place)}: {subject(place)}{message}")
 
 
 def load_scenario(path: str | Path, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> Scenario:
@@ -197,9 +191,9 @@ def expand(scenario: Scenario) -> list[Case]:
             try:
                 resolved = Scenario.model_validate(data)
             except ValidationError as error:
-                place, message = _explain(error.errors()[0])
+                place, message = explain(error.errors()[0])
                 chosen = ", ".join(f"{axis[0]}={written(value)}" for axis, value in zip(mine, values, strict=True))
-                raise ScenarioError(f"sweep: with {chosen}: {_dotted(place)} {message}") from None
+                raise ScenarioError(f"sweep: with {chosen}: {dotted(place)} {message}") from None
             swept = {axis[0]: _get(resolved, place) for axis, place in zip(mine, places, strict=True)}
             cases.append(Case(len(cases), position, resolved.methods[0], swept, resolved))
     return cases
@@ -226,11 +220,8 @@ def _validate(data: dict[str, Any], source: _Source, context: dict[str, Any]) ->
     try:
         return Scenario.model_validate(data, context=context)
     except ValidationError as error:
-        problems = [_explain(details) for details in error.errors()]
-    place, message = min(problems, key=lambda problem: source.line(problem[0]))
-    others = {problem[0] for problem in problems} - {place}
-    more = f" (and {len(others)} more)" if others else ""
-    raise source.fail(place, message + more)
+        place, message = first_problem(error, source.document)
+    raise source.fail(place, message)
 
 
 # --- options
@@ -332,10 +323,10 @@ def _check_sweep(scenario: Scenario, source: _Source) -> Scenario:
             try:
                 taken = _get(Scenario.model_validate(_put(whole, place, value), context=source.context), place)
             except ValidationError as error:
-                where, message = _explain(error.errors()[0])
+                where, message = explain(error.errors()[0])
                 subject = f"sweep.{path}"
                 if where != place:  # two settings that do not go together
-                    subject = f"sweep.{path} {written(value)}: {_dotted(where)}"
+                    subject = f"sweep.{path} {written(value)}: {dotted(where)}"
                 elif "got " not in message:
                     message = f"{message}, got {found_text(value)}"
                 raise ScenarioError(f"{source.where((*at, index))}: {subject} {message}") from None
@@ -363,9 +354,9 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
             if place[0] == "network" and isinstance(scenario.network, PresetNetwork) and key in ExplicitNetwork.model_fields:
                 raise fail(f"needs the explicit form of network ({NEEDED}), which has preset: {scenario.network.preset}")
             if not isinstance(node, dict):
-                raise fail(f"names nothing: {_dotted(place[:depth])} is {found_text(node)}")
+                raise fail(f"names nothing: {dotted(place[:depth])} is {found_text(node)}")
             known = [name for name in node if depth or name not in FIXED]
-            raise fail(f"names nothing: {_dotted(place[:depth]) or 'a scenario'} has no {key}{did_you_mean(key, known)}")
+            raise fail(f"names nothing: {dotted(place[:depth]) or 'a scenario'} has no {key}{did_you_mean(key, known)}")
         node = node[key]
     if isinstance(node, dict | list | tuple):
         inner = f"; it holds {', '.join(node)}" if isinstance(node, dict) else ""
@@ -418,72 +409,6 @@ def _plain(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _plain(value) for key, value in data.items()}
     return [_plain(value) for value in data] if isinstance(data, list | tuple) else data
-
-
-# --- messages
-
-
-_BOUNDS = {
-    "greater_than": (">", "gt"),
-    "greater_than_equal": (">=", "ge"),
-    "less_than": ("<", "lt"),
-    "less_than_equal": ("<=", "le"),
-}
-_WANTED = {
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "dataclass_type": "a mapping",
-    "tuple_type": "a list",
-    "finite_number": "a finite number",
-}
-
-
-def _explain(details: ErrorDetails) -> tuple[Place, str]:
-    """The place of a pydantic error in the file, and what to say about it."""
-    place: Place = tuple(part for part in details["loc"] if not (isinstance(part, str) and part.startswith("<")))
-    kind, context, found = details["type"], details.get("ctx", {}), details.get("input")
-    if place[:1] == ("sweep",) and len(place) == 4:
-        place = place[:3]  # the last part names a member of the union Scalar
-        kind = "scalar"
-    if kind == "refused":
-        return (*place, *context["at"]), context["message"]
-    if kind == "missing":
-        return place, "is missing"
-    if kind == "extra_forbidden":  # only `Decoding` has no check of its own
-        return place, f"is not a known key{did_you_mean(place[-1], Decoding.model_fields)}"
-    if kind in _BOUNDS:
-        sign, key = _BOUNDS[kind]
-        return place, f"must be {sign} {context[key]:g}, got {found_text(found)}"
-    if kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
-        return (
-            place,
-            f"must be {context['expected'].replace(chr(39), '')}, got {found_text(found)}{did_you_mean(found, allowed)}",
-        )
-    if kind == "multiple_of":
-        return place, f"must be a multiple of {context['multiple_of']:g}, got {found_text(found)}"
-    if kind in _WANTED:
-        return place, f"must be {_WANTED[kind]}, got {found_text(found)}"
-    if kind == "scalar":
-        return place, f"must be a single value, got {found_text(found)}"
-    if kind == "too_short":
-        return place, "must hold at least one entry, got an empty list"
-    if kind == "string_pattern_mismatch":
-        allowed_text = "letters, digits, . _ - and no leading . or -" if place == ("name",) else "text on one line"
-        return place, f"must be {allowed_text}, got {found_text(found)}"
-    return place, f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {found_text(found)}"
-
-
-def _dotted(place: Place) -> str:
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
 
 
 __all__ = [

@@ -46,6 +46,10 @@ class Document:
                 return f"{self.name}:{self.lines[place[:end]]}"
         return f"{self.name}:1"
 
+    def line(self, place: Place) -> int:
+        """The last line on which a place, or a part around it, begins; 0 where the file holds none of them."""
+        return max((self.lines[place[:end]] for end in range(len(place) + 1) if place[:end] in self.lines), default=0)
+
 
 def read(path: str | os.PathLike[str]) -> Document:
     """The file's only document. Raises ScenarioError where it cannot be read or is not strict YAML."""

@@ -2,24 +2,22 @@
 the null one.
 
 Source: LlamaGen's text-to-image training (captions left padded and masked, null caption learned in feature space), at a
-small size. This file also holds what all three sequence stages share: batches of tokens with captions (`Sequences`) and
-the command line.
+small size. This file also holds what all sequence stages share: batches of tokens with captions (`Sequences`).
 
-    python -m models.train.cloud models/scenes.yaml train-runs/scenes/cloud
+    ciar-sim train models/scenes.yaml --stage cloud
 """
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from safetensors.torch import save_file
 from scipy.cluster.vq import kmeans2
 from scipy.sparse import coo_matrix, diags
@@ -33,14 +31,16 @@ from models.sampling import guide
 from models.scenes import WORDS
 from models.text import WordEncoder, left_pad
 from models.train.data import DataConfig, data_tokens, load_data
-from models.train.loop import LoopSettings, TrainResult, train
+from models.train.loop import LoopSettings, Share, TrainResult, train
 from models.train.tokens import SceneTokens, scene_tokens
 from models.transformer import Attention, Dropout, Transformer, TransformerConfig, at_least_float32
 from models.vq import load_vq
 from simulator.errors import ScenarioError
+from simulator.methods import refuse
 from simulator.rng import stream
+from simulator.schema.base import FromMapping, Part, items
+from simulator.schema.messages import explain
 
-Settings = TypeVar("Settings")
 PASTES = 2  # rectangles in a picture, see `pasted`
 CLASS_DIMS = 16  # of the space in which `code_classes` clusters
 LAYOUT_GAIN = 2.0  # length of a class's direction, against hidden states of root mean square 1
@@ -69,30 +69,31 @@ class Batch:
         return torch.where(self.null[:, None, None], model.null_caption(len(self.null)).to(self.caption), self.caption)
 
 
-@dataclass(frozen=True)
-class Scenes:
+class Scenes(Part):
     """Which scenes a stage reads: the first `train` of one seed, and the first `held_out` of another."""
 
-    train: int
-    held_out: int = 256
-    train_seed: int = 1
-    held_out_seed: int = 2
+    train: int = Field(gt=0)
+    held_out: int = Field(default=256, gt=0)
+    train_seed: int = Field(default=1, ge=0)
+    held_out_seed: int = Field(default=2, ge=0)
 
 
 class Sequences:
     """Scenes, or pictures of a data set, as tokens and captions, in batches keyed by (seed, stage, step).
 
-    folder: a training folder; its tokenizer/tokenizer.safetensors makes the tokens, its tokens/ keeps them.
+    folder: a training folder; its tokenizer/tokenizer.safetensors makes the tokens, its tokens/ keeps them. pictures: read in place of
+    scenes, where given.
     """
 
-    def __init__(self, folder: Path, source: Scenes | DataConfig, seed: int) -> None:
+    def __init__(self, folder: Path, scenes: Scenes | None, pictures: DataConfig | None, seed: int) -> None:
         tokenizer, cache = folder / "tokenizer" / "tokenizer.safetensors", folder / "tokens"
-        if isinstance(source, Scenes):
-            self.train = scene_tokens(tokenizer, source.train_seed, source.train, cache)
-            self.held_out = scene_tokens(tokenizer, source.held_out_seed, source.held_out, cache)
+        if pictures is None:
+            assert scenes is not None  # a training file names one of both
+            self.train = scene_tokens(tokenizer, scenes.train_seed, scenes.train, cache)
+            self.held_out = scene_tokens(tokenizer, scenes.held_out_seed, scenes.held_out, cache)
             self.text = WordEncoder.build(WORDS)
         else:
-            data = load_data(source)
+            data = load_data(pictures)
             self.text = data.text
             self.train = SceneTokens(*data_tokens(tokenizer, data.train, data.image_size, cache))
             self.held_out = SceneTokens(*data_tokens(tokenizer, data.held_out, data.image_size, cache))
@@ -226,8 +227,7 @@ class CodeClasses(nn.Module):
 Losses = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class CloudConfig:
+class CloudConfig(Part):
     """The mapping under `cloud:` of a training file.
 
     object_weight: of the tokens at places that the caption names (`layout_of`) against the others. The caption's words about objects
@@ -242,35 +242,55 @@ class CloudConfig:
     layer by counting cells and reading the caption, and the caption's projection curved (`start_first_layer`, `start_from_captions`), in
     place of LlamaGen's small random weights.
     compile: let torch.compile fuse the step (needs a C++ compiler).
+
+    then: further rounds, each a mapping of the keys that change. A round starts from the averaged weights of the one before, with a
+    learning rate that rises and falls again (warm restarts, Loshchilov & Hutter 2017).
     """
 
-    model: TransformerConfig
+    model: Annotated[TransformerConfig, FromMapping()]
     training: LoopSettings
     scenes: Scenes | None = None
-    data: DataConfig | None = None
-    batch_images: int = 16
-    dropout: float = 0.0
-    null_captions: float = 0.1
-    object_weight: float = 1.0
-    onset_weight: float = 1.0
-    layout_weight: float = 0.0
-    layout_layer: int = 3
-    class_weight: float = 0.0
-    classes: int = 64
-    pasted: float = 0.0
+    batch_images: int = Field(default=16, gt=0)
+    dropout: Share = 0.0
+    null_captions: float = Field(default=0.1, ge=0, le=1)
+    object_weight: float = Field(default=1.0, ge=0)
+    onset_weight: float = Field(default=1.0, ge=0)
+    layout_weight: float = Field(default=0.0, ge=0)
+    layout_layer: int = Field(default=3, ge=1)
+    class_weight: float = Field(default=0.0, ge=0)
+    classes: int = Field(default=64, ge=2)
+    pasted: float = Field(default=0.0, ge=0, le=1)
     caption_heads: bool = False
     compile: bool = False
+    then: Annotated[tuple[dict[str, Any], ...], BeforeValidator(items)] = ()
 
-    def __post_init__(self) -> None:
-        """Raises ScenarioError for what is out of range: here, so that a later round's is found before the first one trains."""
-        if self.layout_weight > 0 and not 1 <= self.layout_layer <= self.model.n_layer:
-            raise ScenarioError(f"training: cloud.layout_layer must be 1 to {self.model.n_layer}, got {self.layout_layer}")
-        if not self.class_weight >= 0:
-            raise ScenarioError(f"training: cloud.class_weight must be >= 0, got {self.class_weight}")
-        if self.class_weight > 0 and not 2 <= self.classes <= self.model.vocab_size:
-            raise ScenarioError(f"training: cloud.classes must be 2 to {self.model.vocab_size}, got {self.classes}")
-        if not 0 <= self.pasted <= 1:
-            raise ScenarioError(f"training: cloud.pasted must be 0 to 1, got {self.pasted}")
+    @model_validator(mode="after")
+    def _goes_together(self) -> "CloudConfig":
+        if self.layout_weight > 0 and self.layout_layer > self.model.n_layer:
+            refuse(f"must be 1 to {self.model.n_layer}, the model's layers, got {self.layout_layer}", "layout_layer")
+        if self.class_weight > 0 and self.classes > self.model.vocab_size:
+            refuse(f"must be 2 to {self.model.vocab_size}, the model's codes, got {self.classes}", "classes")
+        heads, width = self.model.n_head, self.model.head_dim
+        if self.caption_heads and (heads < 3 or width < 16):
+            refuse(f"needs 3 heads of 16 channels at least, got {heads} of {width}", "caption_heads")
+        self.rounds()  # a later one's mistakes are told before the first one trains
+        return self
+
+    def rounds(self) -> "list[CloudConfig]":
+        """The settings of each round: these, then those with each mapping of `then` over the ones before it."""
+        rounds = [self if not self.then else self.model_copy(update={"then": ()})]
+        for index, change in enumerate(self.then):
+            for key in ("model", "then"):
+                if key in change:
+                    refuse("cannot be changed by a later round", "then", index, key)
+            last = dict(rounds[-1])
+            parts = {key: {**dict(last[key] or {}), **change[key]} for key in ("training", "scenes") if isinstance(change.get(key), dict)}
+            try:
+                rounds.append(CloudConfig.model_validate({**last, **change, **parts}))
+            except ValidationError as error:
+                place, message = explain(error.errors()[0])
+                refuse(message, "then", index, *place)
+        return rounds
 
 
 class CloudStage:
@@ -347,12 +367,10 @@ def start_first_layer(model: Transformer) -> None:
     slowest for the flat part: COUNT_SCORE at D = 0 and, with heads of 64, at least 6 less at 1 to 15. The n tokens of a token's own
     row (head 0), or column (head 1), then get n e^s / (n e^s + caption rows) of the attention, and the value is that channel, so
     that the share comes out. The readers score every key of the image READ_SCORE; their values and outputs start at unit gain.
-    Raises ScenarioError where a head has fewer than 16 channels, or where there are fewer than three heads.
+    Needs three heads of 16 channels at least.
     """
     heads, width = model.config.n_head, model.config.head_dim
     per_axis = width // 4  # rotary pairs
-    if per_axis < 4 or heads < 3:
-        raise ScenarioError(f"training: cloud.caption_heads needs 3 heads of 16 channels at least, got {heads} of {width}")
     table = model.tok_embeddings.weight  # [V, D]
     table[:, 0] = SHARED_LEVEL * table[:, 1:].square().mean().sqrt()
     normed = SHARED_LEVEL / ((SHARED_LEVEL**2 + table.shape[1] - 1) / table.shape[1]) ** 0.5  # that channel behind RMSNorm
@@ -454,18 +472,15 @@ def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
     return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains from the mapping under `cloud:` into `out_dir`, or resumes; writes cloud.safetensors and metrics.json.
-
-    `then:`, a list of mappings of keys that change, adds rounds: each starts from the averaged weights of the one before, with a
-    learning rate that rises and falls again (warm restarts, Loshchilov & Hutter 2017). Earlier rounds go into `out_dir/round-<n>`.
-    """
-    rounds = rounds_of(config)
+def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes cloud.safetensors and metrics.json. Rounds before the last
+    go into `out_dir/round-<n>`. Raises ScenarioError where the tokenizer has other sizes than the model."""
+    rounds = config.rounds()
     folders = [*(out_dir / f"round-{number}" for number in range(1, len(rounds))), out_dir]
     start: Mapping[str, Tensor] | None = None
     steps, minutes = 0, 0.0
     for settings, folder in zip(rounds, folders, strict=True):
-        data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
+        data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
         check_shape(settings.model, data)
         result = train(CloudStage(settings, data, start), settings.training, folder, device=torch_device)
         start, steps, minutes = result.averaged, steps + result.steps, minutes + result.minutes
@@ -476,47 +491,10 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / "cloud.safetensors", model)
-    if settings.data is not None:
+    if pictures is not None:
         save_file(data.text.state(), out_dir / TEXT)
     write_metrics(out_dir, evaluate(model, data), result)
     return result
-
-
-def rounds_of(config: Mapping[str, Any]) -> list[CloudConfig]:
-    """The settings of each round of a mapping under `cloud:`: the mapping's own, then those with each mapping of `then:` over the one
-    before. Raises ScenarioError for what is not such a list, and for a `then` that changes the model."""
-    values = {key: value for key, value in config.items() if key != "then"}
-    rounds = [values]
-    changes = config.get("then", [])
-    if not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
-        raise ScenarioError(f"training: cloud.then must be a list of mappings, got {changes!r}")
-    for change in changes:
-        if "model" in change or "then" in change:
-            raise ScenarioError("training: cloud.then cannot change the model, nor hold a then of its own")
-        last = rounds[-1]
-        parts = {key: {**last.get(key, {}), **change[key]} for key in ("training", "scenes") if isinstance(change.get(key), dict)}
-        rounds.append({**last, **change, **parts})
-    return [settings_from(CloudConfig, values, model=TransformerConfig) for values in rounds]
-
-
-class Sourced(Protocol):
-    """Settings of a stage that reads sequences."""
-
-    @property
-    def scenes(self) -> Scenes | None: ...
-
-    @property
-    def data(self) -> DataConfig | None: ...
-
-
-def source_of(settings: Sourced) -> Scenes | DataConfig:
-    """What a stage reads. Raises ScenarioError unless its settings name exactly one source."""
-    if settings.scenes is not None and settings.data is None:
-        return settings.scenes
-    if settings.data is not None and settings.scenes is None:
-        return settings.data
-    found = "both are given" if settings.scenes is not None else "both are missing"
-    raise ScenarioError(f"training: a stage reads scenes (its own key) or the file's data, {found}")
 
 
 def check_shape(config: TransformerConfig, data: Sequences) -> None:
@@ -527,40 +505,10 @@ def check_shape(config: TransformerConfig, data: Sequences) -> None:
     }  # fmt: skip
     for name, size in wanted.items():
         if getattr(config, name) != size:
-            raise ScenarioError(f"training: cloud.model.{name} is {getattr(config, name)}, tokenizer and captions need {size}")
-
-
-def settings_from(cls: type[Settings], values: Mapping[str, Any], **parts: Callable[..., Any]) -> Settings:
-    """The settings of a stage from a configuration file's mapping; ScenarioError names an unknown or missing key."""
-    parts = {"scenes": Scenes, "data": lambda **values: DataConfig.from_mapping(values), **parts}
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ScenarioError(f"training: unknown key {key}; allowed: {', '.join(sorted(known))}")
-    given = dict(values)
-    try:
-        for key, make in parts.items():
-            if key in given:
-                given[key] = make(**given[key])
-        return cls(**{**given, "training": LoopSettings.from_mapping(given.get("training", {}))})
-    except TypeError as error:
-        raise ScenarioError(f"training: {error}") from error
+            raise ScenarioError(f"cloud.model.{name} is {getattr(config, name)}, tokenizer and captions need {size}")
 
 
 def write_metrics(out_dir: Path, metrics: Mapping[str, Any], result: TrainResult) -> None:
     """metrics.json beside the weights: how good they are and what they took."""
     values = {**metrics, "steps": result.steps, "minutes": round(result.minutes, 1)}
     (out_dir / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
-
-
-def stage_main(name: str, run_stage: Callable[[Mapping[str, Any], Path], TrainResult]) -> None:
-    """`python -m models.train.<name> CONFIG OUT_DIR`."""
-    parser = argparse.ArgumentParser(description=f"Train the embedded pair: {name}.")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("out_dir", type=Path)
-    arguments = parser.parse_args()
-    run_stage(yaml.safe_load(arguments.config.read_text())[name], arguments.out_dir)
-
-
-if __name__ == "__main__":
-    stage_main("cloud", run)

@@ -17,31 +17,33 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder, words_of
 from models.vq import from_uint8, load_vq
-from simulator.errors import DataError, ScenarioError
+from simulator.errors import DataError
+from simulator.methods import refuse
 from simulator.rng import stream
+from simulator.schema.base import Part, folder_of
 
 PART_IMAGES = 512
 _BATCH_IMAGES = 32  # fixed: floating point may differ between batch sizes
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """The mapping under `data:` of a training file. Either `folder` or `coco`.
+class DataConfig(Part):
+    """The mapping under `data:` of a training file. Either `folder` or `coco`; relative ones are taken from the file's folder.
 
     captions: the file in `folder` that names pictures and captions, .csv or .jsonl. image_size: pixels per side after resizing; the token
     grid times the tokenizer's down-sampling. held_out: share of the pictures. words: most words of the vocabulary, the frequent ones first.
@@ -51,40 +53,21 @@ class DataConfig:
     folder: str | None = None
     coco: str | None = None
     captions: str = "captions.csv"
-    image_size: int = 128
-    held_out: float = 0.05
-    words: int = 4000
-    unknown_words: str = "replace"
+    image_size: int = Field(default=128, gt=0)
+    held_out: float = Field(default=0.05, gt=0, lt=1)
+    words: int = Field(default=4000, gt=0)
+    unknown_words: Literal["replace", "error"] = "replace"
 
+    @field_validator("folder", "coco")
     @classmethod
-    def from_mapping(cls, values: Any, base: Path = Path()) -> "DataConfig":
-        """Raises ScenarioError on an unknown key or a bad value. Relative folders are taken from `base`."""
-        known = {field.name: field.type for field in fields(cls)}
-        if not isinstance(values, Mapping):
-            raise ScenarioError(f"data: must be a mapping with folder or coco, got {values!r}")
-        for key in values:
-            if key not in known:
-                raise ScenarioError(f"data: unknown key {key}; allowed: {', '.join(known)}")
-        given = dict(values)
-        for key in ("folder", "coco", "captions"):
-            if key in given and not isinstance(given[key], str):
-                raise ScenarioError(f"data.{key} must be text, got {given[key]!r}")
-        for key in ("image_size", "words"):
-            value = given.get(key, 1)
-            if type(value) is not int or value < 1:
-                raise ScenarioError(f"data.{key} must be a whole number > 0, got {value!r}")
-        share = given.get("held_out", 0.5)
-        if not isinstance(share, float) or not 0 < share < 1:
-            raise ScenarioError(f"data.held_out must be between 0 and 1, got {share!r}")
-        for key in ("folder", "coco"):
-            if key in given:
-                given[key] = str(base / given[key])
-        config = cls(**given)
-        if (config.folder is None) == (config.coco is None):
-            raise ScenarioError("data: give either folder or coco")
-        if config.unknown_words not in ("replace", "error"):
-            raise ScenarioError(f"data.unknown_words must be replace or error, got {config.unknown_words}")
-        return config
+    def _beside_the_file(cls, path: str | None, info: ValidationInfo) -> str | None:
+        return path and str(folder_of(info) / path)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataConfig":
+        if (self.folder is None) == (self.coco is None):
+            refuse("needs either folder or coco, got " + ("neither" if self.folder is None else "both"))
+        return self
 
 
 @dataclass(frozen=True)

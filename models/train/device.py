@@ -8,16 +8,16 @@ pass of the cloud.
 The first reading of the loss in `bounds` trains the whole device. Each further one trains its own radius matrix on the
 same hidden states, detached, so that all are compared at equal centres; those in `models.device.BOUNDS` ship.
 
-    python -m models.train.device models/scenes.yaml train-runs/scenes/device
+    ciar-sim train models/scenes.yaml --stage device
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator, Field, field_validator
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
@@ -31,35 +31,44 @@ from models.train.cloud import (
     Sequences,
     nats_per_token,
     own_and_guided,
-    settings_from,
-    source_of,
-    stage_main,
     write_metrics,
 )
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer
-from simulator.errors import ScenarioError
+from simulator.methods import refuse
 from simulator.rng import stream
+from simulator.schema.base import FromMapping, Part, items
+from simulator.yamlfile import did_you_mean
 
 
-@dataclass(frozen=True)
-class DeviceConfig:
+class DeviceConfig(Part):
     """The mapping under `device:` of a training file. `positions`: how many tokens of each sequence enter the loss of a
     step. `token_steps`: how many of the steps come first and ask for the scenes' own tokens, at all positions. `guidance`: of both
     models in the loss; 1 is none, and takes one pass of each instead of two."""
 
     training: LoopSettings
     scenes: Scenes | None = None
-    data: DataConfig | None = None
-    batch_images: int = 16
-    positions: int = 64
-    token_steps: int = 0
-    guidance: float = 1.0
-    null_captions: float = 0.1
+    batch_images: int = Field(default=16, gt=0)
+    positions: int = Field(default=64, gt=0)
+    token_steps: int = Field(default=0, ge=0)
+    guidance: float = Field(default=1.0, ge=1)
+    null_captions: float = Field(default=0.1, ge=0, le=1)
     compile: bool = False
-    bounds: list[str] = field(default_factory=lambda: list(BOUNDS))
-    weights: losses.Weights = field(default_factory=losses.Weights)
+    bounds: Annotated[tuple[str, ...], BeforeValidator(items)] = BOUNDS
+    weights: Annotated[losses.Weights, FromMapping()] = losses.Weights()
+
+    @field_validator("bounds")
+    @classmethod
+    def _readings(cls, bounds: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(bounds):
+            if name not in losses.BOUNDS:
+                refuse(f"is no reading of the loss, got {name}{did_you_mean(name, losses.BOUNDS)}", index)
+            if name in bounds[:index]:
+                refuse(f"names {name} twice", index)
+        if bounds[:1] != BOUNDS[:1]:
+            refuse(f"must begin with {BOUNDS[0]}, which decoding uses by default, got {', '.join(bounds) or 'an empty list'}")
+        return bounds
 
 
 class DeviceStage:
@@ -183,18 +192,9 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences, guidance:
     return result
 
 
-def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains from the mapping under `device:` into `out_dir`, or resumes; writes device.safetensors and
-    metrics.json."""
-    settings: DeviceConfig = settings_from(DeviceConfig, config, weights=losses.Weights)
-    for name in settings.bounds:
-        if name not in losses.BOUNDS:
-            raise ScenarioError(f"device.bounds: no reading {name}; allowed: {', '.join(losses.BOUNDS)}")
-    if settings.bounds[:1] != [BOUNDS[0]]:
-        raise ScenarioError(f"device.bounds: the first must be {BOUNDS[0]}, which decoding uses by default, got {settings.bounds[:1]}")
-    if settings.guidance < 1:
-        raise ScenarioError(f"device.guidance must be >= 1, got {settings.guidance}")
-    data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
+def run(settings: DeviceConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes device.safetensors and metrics.json."""
+    data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     stage = DeviceStage(settings, cloud, data)
     result = train(stage, settings.training, out_dir, device=torch_device)
@@ -205,7 +205,3 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
         del device.radii[name]
     save_model(out_dir / "device.safetensors", device)
     return result
-
-
-if __name__ == "__main__":
-    stage_main("device", run)

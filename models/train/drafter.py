@@ -4,31 +4,29 @@ Source: Li et al., "EAGLE": smooth-L1 between the drafter's output and the cloud
 between the distributions that both give behind the cloud's output matrix; uniform noise on the features that are read. Read on
 scenes' own tokens, a share of null captions. Optimiser and schedule are the loop's, not EAGLE's.
 
-    python -m models.train.drafter models/scenes.yaml train-runs/scenes/drafter
+    ciar-sim train models/scenes.yaml --stage drafter
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.eagle import CAPTION_TOKEN, EagleDrafter, drafter_config
 from models.pair import load_transformer, save_model
-from models.train.cloud import Batch, Scenes, Sequences, settings_from, source_of, stage_main, write_metrics
+from models.train.cloud import Batch, Scenes, Sequences, write_metrics
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer
 from simulator.pairs import DRAFTER
 from simulator.rng import stream
+from simulator.schema.base import Part
 
 
-@dataclass(frozen=True)
-class DrafterConfig:
+class DrafterConfig(Part):
     """The mapping under `drafter:` of a training file.
 
     positions: how many image positions of each sequence enter the cross-entropy of a step. noise: width of the uniform noise on
@@ -37,12 +35,11 @@ class DrafterConfig:
 
     training: LoopSettings
     scenes: Scenes | None = None
-    data: DataConfig | None = None
-    batch_images: int = 8
-    positions: int = 64
-    cross_entropy: float = 0.1
-    noise: float = 0.2
-    null_captions: float = 0.1
+    batch_images: int = Field(default=8, gt=0)
+    positions: int = Field(default=64, gt=0)
+    cross_entropy: float = Field(default=0.1, ge=0)
+    noise: float = Field(default=0.2, ge=0)
+    null_captions: float = Field(default=0.1, ge=0, le=1)
     compile: bool = False
 
 
@@ -111,10 +108,9 @@ def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict
     return dict(zip(("distance", "cross_entropy_nats", "agreement"), np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains from the mapping under `drafter:` into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
-    settings: DrafterConfig = settings_from(DrafterConfig, config)
-    data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
+def run(settings: DrafterConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
+    data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     result = train(DrafterStage(settings, cloud, data), settings.training, out_dir, device=torch_device)
     drafter = EagleDrafter(drafter_config(cloud.config)).eval()
@@ -122,7 +118,3 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
     save_model(out_dir / DRAFTER, drafter)
     write_metrics(out_dir, evaluate(drafter, cloud, data), result)
     return result
-
-
-if __name__ == "__main__":
-    stage_main("drafter", run)

@@ -30,17 +30,21 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
+from pydantic import BeforeValidator, Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from simulator.errors import ScenarioError, WeightsError
+from simulator.errors import WeightsError
 from simulator.rng import stream
+from simulator.schema.base import Part, items
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Stage(Protocol):
@@ -54,43 +58,23 @@ class Stage(Protocol):
     def loss(self, batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]: ...
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """AdamW, linear warm-up to `learning_rate`, then a cosine to `learning_rate * final_lr_ratio` at `steps`."""
+class LoopSettings(Part):
+    """The mapping under `training:` of a stage. AdamW, linear warm-up to `learning_rate`, then a cosine to
+    `learning_rate * final_lr_ratio` at `steps`."""
 
-    steps: int
-    learning_rate: float
-    warmup_steps: int = 100
-    final_lr_ratio: float = 0.05
-    weight_decay: float = 0.05  # on matrices and convolutions; norms, biases and tables whose group says so have none
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    amp: str = "none"  # or "bf16"
-    seed: int = 0
-    log_every_steps: int = 10
-    checkpoint_every_s: float = 60.0
-    max_minutes: float | None = None
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "LoopSettings":
-        """Settings of a configuration file's mapping; ScenarioError on an unknown or missing key."""
-        known = {field.name for field in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise ScenarioError(f"training: unknown key {key}; allowed: {', '.join(sorted(known))}")
-        for key in ("steps", "learning_rate"):
-            if key not in values:
-                raise ScenarioError(f"training: key {key} is missing")
-        if values.get("amp", "none") not in ("none", "bf16"):
-            raise ScenarioError(f"training: amp must be none or bf16, got {values['amp']}")
-        settings: dict[str, Any] = {key: tuple(value) if key == "betas" else value for key, value in values.items()}
-        return cls(**settings)
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "learning_rate", "log_every_steps"):
-            if not getattr(self, name) > 0:
-                raise ScenarioError(f"training: {name} must be > 0, got {getattr(self, name)}")
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    final_lr_ratio: float = Field(default=0.05, ge=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0)  # on matrices and convolutions; norms, biases and tables whose group says so have none
+    betas: Annotated[tuple[Share, Share], BeforeValidator(items)] = (0.9, 0.95)
+    clip_norm: float = Field(default=1.0, gt=0)
+    ema_decay: Share = 0.999
+    amp: Literal["none", "bf16"] = "none"
+    seed: int = Field(default=0, ge=0)
+    log_every_steps: int = Field(default=10, gt=0)
+    checkpoint_every_s: float = Field(default=60.0, ge=0)
+    max_minutes: float | None = Field(default=None, ge=0)
 
     def lr_at(self, step: int) -> float:
         if step < self.warmup_steps:
@@ -239,7 +223,7 @@ def _average(averaged: dict[str, Tensor], model: nn.Module, decay: float) -> Non
 def _identity(settings: LoopSettings) -> dict[str, Any]:
     """The settings that decide the weights: those that a resumed run must share with the run it continues."""
     free = ("log_every_steps", "checkpoint_every_s", "max_minutes")
-    return {key: value for key, value in asdict(settings).items() if key not in free}
+    return {key: value for key, value in settings.model_dump().items() if key not in free}
 
 
 def _read_checkpoint(path: Path, settings: LoopSettings) -> dict[str, Any] | None:

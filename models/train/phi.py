@@ -5,44 +5,54 @@ replaced by the device's own choice. The cloud then reads E(x) + f^I at those po
 trained so that its distributions stay those it has on the unreplaced sequence, KL(original || mixed). How large a share
 is replaced is drawn per sequence, so that phi serves every threshold. With `guidance` both models are guided, as when they decode.
 
-    python -m models.train.phi models/scenes.yaml train-runs/scenes/phi
+    ciar-sim train models/scenes.yaml --stage phi
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.device import BOUNDS, DeviceModel
 from models.interval import uncertainty
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
-from models.train.cloud import Batch, Scenes, Sequences, own_and_guided, settings_from, source_of, stage_main, write_metrics
+from models.train.cloud import Batch, Scenes, Sequences, own_and_guided, write_metrics
 from models.train.data import DataConfig
 from models.train.loop import LoopSettings, TrainResult, train
 from models.transformer import Transformer
-from simulator.errors import ScenarioError
+from simulator.methods import refuse
 from simulator.rng import stream
+from simulator.schema.base import Part
 
 
-@dataclass(frozen=True)
-class PhiConfig:
-    """The mapping under `phi:` of a training file. `replaced`: {low, high}, the share of tokens that the device
-    decides."""
+class Replaced(Part):
+    """The share of tokens that the device decides, uniform between both."""
+
+    low: float = Field(default=0.3, ge=0, le=1)
+    high: float = Field(default=0.9, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Replaced":
+        if self.high < self.low:
+            refuse(f"must be >= low ({self.low:g}), got {self.high:g}", "high")
+        return self
+
+
+class PhiConfig(Part):
+    """The mapping under `phi:` of a training file."""
 
     training: LoopSettings
     scenes: Scenes | None = None
-    data: DataConfig | None = None
-    bottleneck: int = 256
-    batch_images: int = 8
-    replaced: tuple[float, float] = (0.3, 0.9)
-    positions: int = 128
-    guidance: float = 1.0
-    null_captions: float = 0.1
+    bottleneck: int = Field(default=256, gt=0)
+    batch_images: int = Field(default=8, gt=0)
+    replaced: Replaced = Replaced()
+    positions: int = Field(default=128, gt=0)
+    guidance: float = Field(default=1.0, ge=1)
+    null_captions: float = Field(default=0.1, ge=0, le=1)
     compile: bool = False
 
 
@@ -84,7 +94,7 @@ class PhiStage:
     def batch(self, step: int) -> tuple[Batch, Tensor, Tensor]:
         batch = self.data.batch("phi", step, self.config.batch_images, self.config.null_captions)
         rng = stream(self.config.training.seed, "train.phi.mix", step)
-        share = rng.uniform(*self.config.replaced, size=len(batch.tokens)).astype(np.float32)
+        share = rng.uniform(self.config.replaced.low, self.config.replaced.high, size=len(batch.tokens)).astype(np.float32)
         positions = rng.permutation(batch.tokens.shape[1])[: self.config.positions]
         return batch, torch.from_numpy(share), torch.from_numpy(positions)
 
@@ -132,12 +142,9 @@ def evaluate(phi: IntervalProjection, cloud: Transformer, device: DeviceModel, d
     return dict(zip(("kl_nats", "kl_nats_without_features", "changed"), np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains from the mapping under `phi:` into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
-    settings: PhiConfig = settings_from(PhiConfig, config, replaced=lambda low, high: (low, high))
-    if settings.guidance < 1:
-        raise ScenarioError(f"phi.guidance must be >= 1, got {settings.guidance}")
-    data = Sequences(out_dir.parent, source_of(settings), settings.training.seed)
+def run(settings: PhiConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
+    data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     device = load_device(out_dir.parent / "device" / "device.safetensors")
     stage = PhiStage(settings, cloud, device, data)
@@ -147,7 +154,3 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
     save_model(out_dir / "phi.safetensors", phi)
     write_metrics(out_dir, evaluate(phi, cloud, device, data, settings.guidance), result)
     return result
-
-
-if __name__ == "__main__":
-    stage_main("phi", run)

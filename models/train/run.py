@@ -1,54 +1,121 @@
-"""`ciar-sim train`: the stages of a pair in order, and its assembly."""
+"""`ciar-sim train`: a training file, the stages of a pair in order, and its assembly."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.pair import export_pair
-from models.train import cloud, device, drafter, phi, scene_network, tokenizer
-from models.train.data import DataConfig
-from simulator.errors import ScenarioError, WeightsError
-from simulator.yamlfile import read
+from pydantic import Field, ValidationError, model_validator
 
-STAGES: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
+from models.pair import export_pair
+from models.scenes import IMAGE_SIZE
+from models.train import cloud, device, drafter, phi, scene_network, tokenizer
+from models.train.cloud import CloudConfig
+from models.train.data import DataConfig
+from models.train.device import DeviceConfig
+from models.train.drafter import DrafterConfig
+from models.train.phi import PhiConfig
+from models.train.scene_network import SceneNetworkTraining
+from models.train.tokenizer import TokenizerConfig
+from simulator.errors import ScenarioError, WeightsError
+from simulator.methods import refuse
+from simulator.schema.base import Part, found_text
+from simulator.schema.messages import first_problem, subject
+from simulator.yamlfile import did_you_mean, read
+
+RUN: dict[str, Callable[[Any, DataConfig | None, Path, str], Any]] = {
     "tokenizer": tokenizer.run,
     "cloud": cloud.run,
     "device": device.run,
     "phi": phi.run,
     "drafter": drafter.run,
-    "scene-network": scene_network.run,
+    "scene-network": lambda settings, _, out_dir, torch_device: scene_network.run(settings, out_dir, torch_device),
 }
+
+
+class TrainingFile(Part):
+    """A mapping for each stage to train, and `data:` where they read pictures of a folder in place of scenes."""
+
+    data: DataConfig | None = None
+    tokenizer: TokenizerConfig | None = None
+    cloud: CloudConfig | None = None
+    device: DeviceConfig | None = None
+    phi: PhiConfig | None = None
+    drafter: DrafterConfig | None = None
+    scene_network: SceneNetworkTraining | None = Field(default=None, alias="scene-network")
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The settings of each stage that the file names, in the order of training."""
+        named = {name: getattr(self, name.replace("-", "_")) for name in RUN}
+        return {name: settings for name, settings in named.items() if settings is not None}
+
+    @model_validator(mode="after")
+    def _sources(self) -> "TrainingFile":
+        reading: dict[tuple[str | int, ...], Any] = {(name,): self.stages.get(name) for name in ("cloud", "device", "phi", "drafter")}
+        if self.cloud is not None:
+            reading |= {("cloud", "then", index): settings for index, settings in enumerate(self.cloud.rounds()[1:])}
+        for place, settings in reading.items():
+            if settings is not None and (settings.scenes is None) == (self.data is None):
+                found = "both are given" if self.data is not None else "both are missing"
+                refuse(f"names what to read, unless the file's data does: {found}", *place, "scenes")
+        if self.tokenizer is not None and self.data is not None:
+            for key in ("scenes_seed", "held_out_seed", "object_weight"):
+                if key in self.tokenizer.model_fields_set:
+                    refuse("is of scenes; the file's data names the pictures", "tokenizer", key)
+        return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "TrainingFile":
+        if self.tokenizer is None:
+            return self
+        made = self.tokenizer.model
+        side = IMAGE_SIZE if self.data is None else self.data.image_size
+        if side % made.downsample:
+            refuse(f"must be a multiple of the tokenizer's down-sampling, {made.downsample}, got {side}", "data", "image_size")
+        if self.cloud is not None:
+            for key, size in (("vocab_size", made.codebook_size), ("grid", side // made.downsample)):
+                found = getattr(self.cloud.model, key)
+                if found != size:
+                    refuse(f"must be {size}, the tokenizer's, got {found}", "cloud", "model", key)
+        return self
+
+
+def read_training_file(path: Path) -> TrainingFile:
+    """The checked training file. Raises ScenarioError naming file and line."""
+    document = read(path)
+    if not isinstance(document.data, dict):
+        raise ScenarioError(f"{document.where(())}: a training file must be a mapping of stages, got {found_text(document.data)}")
+    try:
+        return TrainingFile.model_validate(document.data, context={"folder": path.parent})
+    except ValidationError as error:
+        place, message = first_problem(error, document)
+    raise ScenarioError(f"{document.where(place)}: {subject(place)}{message}")
 
 
 def train_pair(
     config: Path, out: Path, stages: Sequence[str] = (), export: Path | None = None, torch_device: str = "cpu"
 ) -> None:
-    """Train the stages of a configuration file, each in `out/<stage>`, in order; then assemble the pair into `export` if given.
+    """Train the stages of a training file, or those of them in `stages`, each in `out/<stage>`, in order; then assemble the pair into
+    `export` if given.
 
     An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew.
-    Raises ScenarioError for an unknown stage or setting, WeightsError where an earlier stage's weights are missing.
+    Raises ScenarioError for an unknown stage or setting, before anything is trained, and WeightsError where an earlier stage's weights
+    are missing.
     """
-    document = read(config)
-    if not isinstance(document.data, dict):
-        raise ScenarioError(f"{config}: a training configuration is a mapping of stages: {', '.join(STAGES)}")
-    written = dict(document.data)
-    shared: dict[str, Any] = {}
-    if "data" in written:
-        data = DataConfig.from_mapping(written.pop("data"), config.parent)
-        shared = {"data": {key: value for key, value in asdict(data).items() if value is not None}}
-    for name in (*written, *stages):
-        if name not in STAGES:
-            raise ScenarioError(f"{config}: unknown stage {name}; allowed: data, {', '.join(STAGES)}")
-    for name, run in STAGES.items():
-        if name in written and (not stages or name in stages):
-            if not isinstance(written[name], dict):
-                raise ScenarioError(f"{config}: {name} must be a mapping, got {written[name]!r}")
-            try:
-                run({**written[name], **shared}, out / name, torch_device)
-            except FileNotFoundError as error:
-                raise WeightsError(f"{error.filename}: no such file; stage {name} needs the stages before it") from None
-            except PermissionError as error:
-                raise WeightsError(f"{error.filename}: cannot be written: {error.strerror}") from None
+    file = read_training_file(config)
+    for name in stages:
+        if name not in file.stages:
+            raise ScenarioError(f"{config}: has no stage {name}{did_you_mean(name, file.stages)}")
+    for name, settings in file.stages.items():
+        if stages and name not in stages:
+            continue
+        try:
+            RUN[name](settings, file.data, out / name, torch_device)
+        except ScenarioError as error:
+            raise ScenarioError(f"{config}: {error}") from None
+        except FileNotFoundError as error:
+            raise WeightsError(f"{error.filename}: no such file; stage {name} needs the stages before it") from None
+        except PermissionError as error:
+            raise WeightsError(f"{error.filename}: cannot be written: {error.strerror}") from None
     if export is not None:
         export_pair(out, export)

@@ -3,18 +3,18 @@
 Renders are made once and kept in the stage's folder; every step sees them shifted, blurred, noised and tinted at random, so that smooth
 pictures out of a tokenizer are read as well as renders with their pixel noise.
 
-    python -m models.train.scene_network models/scenes.yaml train-runs/scenes/scene-network
+    ciar-sim train models/scenes.yaml --stage scene-network
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -22,10 +22,11 @@ from torch import Tensor
 from models import scenes
 from models.quality.network import SceneNetwork, SceneNetworkConfig, read_images, save_scene_network
 from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, agreement, claim_names, claims_of
-from models.train.cloud import Scenes, settings_from, stage_main, write_metrics
+from models.train.cloud import Scenes, write_metrics
 from models.train.loop import LoopSettings, TrainResult, train
 from models.vq import VQModel, from_uint8, load_vq, to_uint8
 from simulator.rng import stream
+from simulator.schema.base import FromMapping, Part
 
 MAX_SHIFT_PX = 2
 MAX_NOISE = 6.0  # sigma, of 255, on top of the render's own
@@ -33,14 +34,13 @@ MAX_TINT = 8.0  # of 255, per image and channel
 MAX_CONTRAST = 0.06
 
 
-@dataclass(frozen=True)
-class SceneNetworkTraining:
+class SceneNetworkTraining(Part):
     """The mapping under `scene-network:` of a training file."""
 
     training: LoopSettings
     scenes: Scenes
-    batch_images: int = 32
-    model: SceneNetworkConfig = SceneNetworkConfig()  # noqa: RUF009 (frozen)
+    batch_images: int = Field(default=32, gt=0)
+    model: Annotated[SceneNetworkConfig, FromMapping()] = SceneNetworkConfig()
 
 
 def renders(folder: Path, seed: int, count: int, console: Console | None = None) -> np.ndarray:
@@ -155,13 +155,9 @@ def round_trips(tokenizer: VQModel, images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains from the mapping under `scene-network:` into `out_dir`, or resumes; writes scene_network.safetensors and metrics.json,
-    with the accuracy on held-out renders and, where the folder has a tokenizer, on what that makes of them."""
-    model: Any = lambda **values: SceneNetworkConfig(  # noqa: E731
-        **{**values, **({"widths": tuple(values["widths"])} if "widths" in values else {})}
-    )
-    settings: SceneNetworkTraining = settings_from(SceneNetworkTraining, config, model=model)
+def run(settings: SceneNetworkTraining, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on scenes into `out_dir`, or resumes; writes scene_network.safetensors and metrics.json, with the accuracy on held-out
+    renders and, where the folder has a tokenizer, on what that makes of them."""
     source = settings.scenes
     images = renders(out_dir, source.train_seed, source.train)
     stage = SceneNetworkStage(settings, images, labels_of(source.train_seed, source.train))
@@ -179,7 +175,3 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
     save_scene_network(out_dir / "scene_network.safetensors", network, metrics)
     write_metrics(out_dir, metrics, result)
     return result
-
-
-if __name__ == "__main__":
-    stage_main("scene-network", run)

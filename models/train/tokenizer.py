@@ -4,19 +4,17 @@ First a plain autoencoder with unit-length latents; then the codebook is set to 
 and training goes on through it. Codes that fall out of use move to latents that are badly matched.
 Loss: L1 + w L2 on pixels, codebook and commitment terms of VQ-VAE (van den Oord et al. 2017). No adversary.
 
-    python -m models.train.tokenizer models/scenes.yaml train-runs/scenes/tokenizer
+    ciar-sim train models/scenes.yaml --stage tokenizer
 """
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
+from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -24,52 +22,26 @@ from models import scenes
 from models.train.data import DataConfig, DataSet, images, load_data, shuffled
 from models.train.loop import LoopSettings, TrainResult, train
 from models.vq import VQConfig, VQModel, from_uint8, save_vq, to_uint8
-from simulator.errors import ScenarioError
 from simulator.rng import stream
+from simulator.schema.base import FromMapping, Part
 
 HELD_OUT_SCENES = 512
 
 
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """The mapping under `tokenizer:` of a training file."""
+class TokenizerConfig(Part):
+    """The mapping under `tokenizer:` of a training file. `scenes_seed`, `held_out_seed` and `object_weight` are of scenes."""
 
-    model: VQConfig
+    model: Annotated[VQConfig, FromMapping()]
     training: LoopSettings
-    scenes_seed: int = 1
-    held_out_seed: int = 2
-    batch_images: int = 16
-    continuous_steps: int = 200
-    restart_every_steps: int = 40
-    restart_until_step: int = 1300
-    object_weight: float = 1.0
-    data: DataConfig | None = None  # pictures of a data set instead of scenes
-    l2_weight: float = 5.0
-    commitment_weight: float = 0.25
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "TokenizerConfig":
-        """Raises ScenarioError on an unknown or missing key."""
-        known = {field.name for field in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise ScenarioError(f"tokenizer: unknown key {key}; allowed: {', '.join(sorted(known))}")
-        for key in ("model", "training"):
-            if key not in values:
-                raise ScenarioError(f"tokenizer: key {key} is missing")
-        try:
-            model = VQConfig.from_mapping(values["model"])
-        except ValueError as error:
-            raise ScenarioError(f"tokenizer.model: {error}") from error
-        parts: dict[str, Any] = {"model": model, "training": LoopSettings.from_mapping(values["training"])}
-        if values.get("data") is not None:
-            parts["data"] = DataConfig.from_mapping(values["data"])
-            for key in ("scenes_seed", "held_out_seed", "object_weight"):
-                if key in values:
-                    raise ScenarioError(f"tokenizer.{key} is of scenes; the file's data names the pictures")
-            if parts["data"].image_size % model.downsample:
-                raise ScenarioError(f"data.image_size {parts['data'].image_size} must be a multiple of the tokenizer's {model.downsample}")
-        return cls(**{**values, **parts})
+    scenes_seed: int = Field(default=1, ge=0)
+    held_out_seed: int = Field(default=2, ge=0)
+    batch_images: int = Field(default=16, gt=0)
+    continuous_steps: int = Field(default=200, ge=0)
+    restart_every_steps: int = Field(default=40, gt=0)
+    restart_until_step: int = Field(default=1300, ge=0)
+    object_weight: float = Field(default=1.0, ge=0)
+    l2_weight: float = Field(default=5.0, ge=0)
+    commitment_weight: float = Field(default=0.25, ge=0)
 
 
 class _Trainee(nn.Module):
@@ -246,14 +218,13 @@ def picture(model: VQModel, shown: Tensor, path: Path) -> None:
     imsave(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
 
 
-def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains from the mapping under `tokenizer:` into `out_dir`, or resumes.
+def run(settings: TokenizerConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes.
 
     Writes tokenizer.safetensors (fp16; its metadata says how good it is) and reconstructions.png.
     """
-    settings = TokenizerConfig.from_mapping(config)
     console = Console(stderr=True)
-    data = None if settings.data is None else load_data(settings.data)
+    data = None if pictures is None else load_data(pictures)
     stage = TokenizerStage(settings, data)
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     console.print(f"tokenizer: {parameters / 1e6:.2f} M parameters")
@@ -270,15 +241,3 @@ def run(config: Mapping[str, Any], out_dir: Path, torch_device: str = "cpu") -> 
     picture(model, shown, out_dir / "reconstructions.png")
     console.print(" ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}", soft_wrap=True)
     return result
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the embedded pair's image tokenizer.")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("out_dir", type=Path)
-    arguments = parser.parse_args()
-    run(yaml.safe_load(arguments.config.read_text())["tokenizer"], arguments.out_dir)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,20 @@
 """What every section of a scenario is made of, and how values are named in messages."""
 
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, Discriminator, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    create_model,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from simulator.methods import Settings, refuse
 from simulator.yamlfile import did_you_mean
@@ -29,6 +40,27 @@ class Part(Settings):
 def items(data: Any) -> Any:
     """A YAML list for a tuple field."""
     return tuple(data) if isinstance(data, list) else data
+
+
+class FromMapping:
+    """Annotates a field of a plain dataclass: in the file it is a mapping of the dataclass's fields, read like a `Part`.
+
+    The dataclass may raise ValueError for values that do not go together."""
+
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        kinds = get_type_hints(source)
+        rows: dict[str, Any] = {
+            entry.name: (Annotated[kinds[entry.name], BeforeValidator(items)], ... if entry.default is MISSING else entry.default)
+            for entry in fields(source)
+        }
+        form = create_model(source.__name__, __base__=Part, **rows)
+
+        def opened(value: Any) -> Any:
+            return vars(value) if isinstance(value, source) else value
+
+        return handler.generate_schema(
+            Annotated[form, BeforeValidator(opened), AfterValidator(lambda part: source(**dict(part)))]
+        )
 
 
 def fork(tags: dict[str, str], default: str) -> Discriminator:

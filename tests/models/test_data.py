@@ -18,7 +18,7 @@ from models.train import data as data_module
 from models.train.data import DataConfig, Item, data_tokens, is_held_out, load_data, read_image, shuffled, vocabulary
 from models.vq import VQConfig, VQModel, load_vq, save_vq
 from simulator.cli import main
-from simulator.errors import DataError, PromptError, ScenarioError
+from simulator.errors import DataError, PromptError
 from simulator.rng import stream
 
 NARROW: dict[str, Any] = {"codebook_size": 64, "ch": 32, "encoder_ch_mult": [1, 1], "decoder_ch_mult": [1, 1], "z_channels": 32,
@@ -200,20 +200,6 @@ def test_broken_coco_is_named(tmp_path: Path) -> None:
         load_data(DataConfig(coco=str(tmp_path)))
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"folder": "a", "coco": "b"}, "either folder or coco"),
-    ({}, "either folder or coco"),
-    ({"folder": "a", "size": 3}, "unknown key size; allowed: folder, coco"),
-    ({"folder": "a", "held_out": 1.5}, "held_out must be between 0 and 1, got 1.5"),
-    ({"folder": "a", "words": 0}, "words must be a whole number > 0, got 0"),
-    ({"folder": "a", "unknown_words": "drop"}, "replace or error, got drop"),
-    ("here", "must be a mapping"),
-])  # fmt: skip
-def test_settings_name_their_mistakes(values: Any, message: str) -> None:
-    with pytest.raises(ScenarioError, match=message):
-        DataConfig.from_mapping(values)
-
-
 def training(**stages: dict[str, Any]) -> dict[str, Any]:
     steps = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 1}
     shape = {"n_layer": 1, "n_head": 2, "dim": 16, "ffn_hidden": 24, "vocab_size": 64, "grid": 4, "caption_slots": 32, "caption_dim": 144}
@@ -247,7 +233,7 @@ def test_a_broken_data_section_ends_with_code_2(folder: Path, tmp_path: Path) ->
     config = tmp_path / "own.yaml"
     cloud = {**training()["cloud"], "scenes": {"train": 4}}
     for settings, message in (
-        ({**training(), "data": {"folder": "nowhere"}}, "nowhere/captions.csv: no such file"),
+        ({**training(), "data": {**training()["data"], "folder": "nowhere"}}, "nowhere/captions.csv: no such file"),
         ({**training(), "tokenizer": {**training()["tokenizer"], "scenes_seed": 1}}, "tokenizer.scenes_seed is of scenes"),
         ({"data": training()["data"], "cloud": cloud}, "both are given"),
     ):

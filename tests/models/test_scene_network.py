@@ -111,7 +111,7 @@ def test_training_learns_the_background_first(tmp_path: Path) -> None:
     training = {"steps": 30, "learning_rate": 3e-3, "warmup_steps": 3, "ema_decay": 0.8}
     model = {"widths": [8, 12, 16], "place_features": 40, "background_features": 24}
     config = {"scenes": {"train": 32, "held_out": 8}, "batch_images": 8, "model": model, "training": training}
-    scene_network.run(config, tmp_path / "scene-network")
+    scene_network.run(scene_network.SceneNetworkTraining.model_validate(config), tmp_path / "scene-network")
     rows = (tmp_path / "scene-network" / "loss.csv").read_text().splitlines()
     first, last = (float(row.split(",")[rows[0].split(",").index("loss")]) for row in (rows[1], rows[-1]))
     assert last < 0.8 * first
