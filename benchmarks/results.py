@@ -1,6 +1,6 @@
 """The tables of docs/results.md: run folders of the results scenarios, each row beside the paper's figures.
 
-    for name in main trees claim scores training prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
+    for name in main trees claim scores training readings prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
     python -m benchmarks.results runs docs/results.md
 
 Tables stand between `<!-- table:NAME -->` and `<!-- end -->`; the words around them are left as they are. A table whose run folder is
@@ -61,7 +61,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         "results-claim",
         {
             "base": "base", "code": "code", "random": "random", "entropy-lens": "entropy-lens", "softmax-corr": "softmax-corr",
-            "ciar u": "ciar", "ciar omega": "ciar",
+            "ciar u": "ciar", "ciar omega": "ciar", "ciar revised": "ciar", "ciar revised, without features": "ciar",
         },
     ),
     "scores": (
@@ -73,6 +73,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "training": ("results-training", {"base": "base", "ciar omega": "ciar"}),
+    "readings": ("results-readings", {"base": "base", "random": "random", "ciar lower-top": "ciar", "ciar revised": "ciar"}),
     "prefix": ("results-prefix", {"base": "base"}),
     "threshold": ("results-threshold", {"base": "base"}),
 }  # fmt: skip
