@@ -1,6 +1,6 @@
 """The tables of docs/results.md: run folders of the results scenarios, each row beside the paper's figures.
 
-    for name in main trees claim scores training readings prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
+    for name in main trees claim scores readings training prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
     python -m benchmarks.results runs docs/results.md
 
 Tables stand between `<!-- table:NAME -->` and `<!-- end -->`; the words around them are left as they are. A table whose run folder is
@@ -72,8 +72,8 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "ciar lower-top": "ciar",
         },
     ),
-    "training": ("results-training", {"base": "base", "ciar omega": "ciar"}),
     "readings": ("results-readings", {"base": "base", "random": "random", "ciar lower-top": "ciar", "ciar revised": "ciar"}),
+    "training": ("results-training", {"base": "base", "ciar omega": "ciar"}),
     "prefix": ("results-prefix", {"base": "base"}),
     "threshold": ("results-threshold", {"base": "base"}),
 }  # fmt: skip

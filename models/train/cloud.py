@@ -227,7 +227,21 @@ class CodeClasses(nn.Module):
 Losses = dict[str, Tensor]
 
 
-class CloudConfig(Part):
+class SequenceSettings(Part):
+    """What the mappings of all stages that read sequences hold.
+
+    scenes: what is read, unless the file's `data` says so. null_captions: share of the captions that are replaced by the null caption.
+    compile: let torch.compile fuse the step (needs a C++ compiler).
+    """
+
+    training: LoopSettings
+    scenes: Scenes | None = None
+    batch_images: int = Field(default=16, gt=0)
+    null_captions: float = Field(default=0.1, ge=0, le=1)
+    compile: bool = False
+
+
+class CloudConfig(SequenceSettings):
     """The mapping under `cloud:` of a training file.
 
     object_weight: of the tokens at places that the caption names (`layout_of`) against the others. The caption's words about objects
@@ -241,18 +255,13 @@ class CloudConfig(Part):
     with the caption, and a model that has seen only these believes its own slips more than the caption. caption_heads: start the first
     layer by counting cells and reading the caption, and the caption's projection curved (`start_first_layer`, `start_from_captions`), in
     place of LlamaGen's small random weights.
-    compile: let torch.compile fuse the step (needs a C++ compiler).
 
     then: further rounds, each a mapping of the keys that change. A round starts from the averaged weights of the one before, with a
     learning rate that rises and falls again (warm restarts, Loshchilov & Hutter 2017).
     """
 
     model: Annotated[TransformerConfig, FromMapping()]
-    training: LoopSettings
-    scenes: Scenes | None = None
-    batch_images: int = Field(default=16, gt=0)
     dropout: Share = 0.0
-    null_captions: float = Field(default=0.1, ge=0, le=1)
     object_weight: float = Field(default=1.0, ge=0)
     onset_weight: float = Field(default=1.0, ge=0)
     layout_weight: float = Field(default=0.0, ge=0)
@@ -261,7 +270,6 @@ class CloudConfig(Part):
     classes: int = Field(default=64, ge=2)
     pasted: float = Field(default=0.0, ge=0, le=1)
     caption_heads: bool = False
-    compile: bool = False
     then: Annotated[tuple[dict[str, Any], ...], BeforeValidator(items)] = ()
 
     @model_validator(mode="after")

@@ -61,7 +61,7 @@ class DataConfig(Part):
     @field_validator("folder", "coco")
     @classmethod
     def _beside_the_file(cls, path: str | None, info: ValidationInfo) -> str | None:
-        return path and str(folder_of(info) / path)
+        return None if path is None else str(folder_of(info) / path)
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":

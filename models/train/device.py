@@ -27,34 +27,29 @@ from models.pair import load_transformer, save_model
 from models.train import losses
 from models.train.cloud import (
     Batch,
-    Scenes,
     Sequences,
+    SequenceSettings,
     nats_per_token,
     own_and_guided,
     write_metrics,
 )
 from models.train.data import DataConfig
-from models.train.loop import LoopSettings, TrainResult, train
+from models.train.loop import TrainResult, train
 from models.transformer import Transformer
 from simulator.methods import refuse
 from simulator.rng import stream
-from simulator.schema.base import FromMapping, Part, items
+from simulator.schema.base import FromMapping, items
 from simulator.yamlfile import did_you_mean
 
 
-class DeviceConfig(Part):
+class DeviceConfig(SequenceSettings):
     """The mapping under `device:` of a training file. `positions`: how many tokens of each sequence enter the loss of a
     step. `token_steps`: how many of the steps come first and ask for the scenes' own tokens, at all positions. `guidance`: of both
     models in the loss; 1 is none, and takes one pass of each instead of two."""
 
-    training: LoopSettings
-    scenes: Scenes | None = None
-    batch_images: int = Field(default=16, gt=0)
     positions: int = Field(default=64, gt=0)
     token_steps: int = Field(default=0, ge=0)
     guidance: float = Field(default=1.0, ge=1)
-    null_captions: float = Field(default=0.1, ge=0, le=1)
-    compile: bool = False
     bounds: Annotated[tuple[str, ...], BeforeValidator(items)] = BOUNDS
     weights: Annotated[losses.Weights, FromMapping()] = losses.Weights()
 

@@ -17,30 +17,25 @@ from torch import Tensor, nn
 
 from models.eagle import CAPTION_TOKEN, EagleDrafter, drafter_config
 from models.pair import load_transformer, save_model
-from models.train.cloud import Batch, Scenes, Sequences, write_metrics
+from models.train.cloud import Batch, Sequences, SequenceSettings, write_metrics
 from models.train.data import DataConfig
-from models.train.loop import LoopSettings, TrainResult, train
+from models.train.loop import TrainResult, train
 from models.transformer import Transformer
 from simulator.pairs import DRAFTER
 from simulator.rng import stream
-from simulator.schema.base import Part
 
 
-class DrafterConfig(Part):
+class DrafterConfig(SequenceSettings):
     """The mapping under `drafter:` of a training file.
 
     positions: how many image positions of each sequence enter the cross-entropy of a step. noise: width of the uniform noise on
     the features read, for a sequence of 512 positions; it shrinks with the length as EAGLE's does.
     """
 
-    training: LoopSettings
-    scenes: Scenes | None = None
     batch_images: int = Field(default=8, gt=0)
     positions: int = Field(default=64, gt=0)
     cross_entropy: float = Field(default=0.1, ge=0)
     noise: float = Field(default=0.2, ge=0)
-    null_captions: float = Field(default=0.1, ge=0, le=1)
-    compile: bool = False
 
 
 class DrafterStage:

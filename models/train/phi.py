@@ -20,9 +20,9 @@ from models.device import BOUNDS, DeviceModel
 from models.interval import uncertainty
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
-from models.train.cloud import Batch, Scenes, Sequences, own_and_guided, write_metrics
+from models.train.cloud import Batch, Sequences, SequenceSettings, own_and_guided, write_metrics
 from models.train.data import DataConfig
-from models.train.loop import LoopSettings, TrainResult, train
+from models.train.loop import TrainResult, train
 from models.transformer import Transformer
 from simulator.methods import refuse
 from simulator.rng import stream
@@ -42,18 +42,14 @@ class Replaced(Part):
         return self
 
 
-class PhiConfig(Part):
+class PhiConfig(SequenceSettings):
     """The mapping under `phi:` of a training file."""
 
-    training: LoopSettings
-    scenes: Scenes | None = None
-    bottleneck: int = Field(default=256, gt=0)
     batch_images: int = Field(default=8, gt=0)
+    bottleneck: int = Field(default=256, gt=0)
     replaced: Replaced = Replaced()
     positions: int = Field(default=128, gt=0)
     guidance: float = Field(default=1.0, ge=1)
-    null_captions: float = Field(default=0.1, ge=0, le=1)
-    compile: bool = False
 
 
 @dataclass(frozen=True)

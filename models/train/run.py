@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from models.pair import export_pair
 from models.scenes import IMAGE_SIZE
 from models.train import cloud, device, drafter, phi, scene_network, tokenizer
-from models.train.cloud import CloudConfig
+from models.train.cloud import CloudConfig, SequenceSettings
 from models.train.data import DataConfig
 from models.train.device import DeviceConfig
 from models.train.drafter import DrafterConfig
@@ -20,7 +20,7 @@ from simulator.errors import ScenarioError, WeightsError
 from simulator.methods import refuse
 from simulator.schema.base import Part, found_text
 from simulator.schema.messages import first_problem, subject
-from simulator.yamlfile import did_you_mean, read
+from simulator.yamlfile import Place, did_you_mean, read
 
 RUN: dict[str, Callable[[Any, DataConfig | None, Path, str], Any]] = {
     "tokenizer": tokenizer.run,
@@ -51,11 +51,11 @@ class TrainingFile(Part):
 
     @model_validator(mode="after")
     def _sources(self) -> "TrainingFile":
-        reading: dict[tuple[str | int, ...], Any] = {(name,): self.stages.get(name) for name in ("cloud", "device", "phi", "drafter")}
+        reading: dict[Place, Any] = {(name,): settings for name, settings in self.stages.items() if isinstance(settings, SequenceSettings)}
         if self.cloud is not None:
             reading |= {("cloud", "then", index): settings for index, settings in enumerate(self.cloud.rounds()[1:])}
         for place, settings in reading.items():
-            if settings is not None and (settings.scenes is None) == (self.data is None):
+            if (settings.scenes is None) == (self.data is None):
                 found = "both are given" if self.data is not None else "both are missing"
                 refuse(f"names what to read, unless the file's data does: {found}", *place, "scenes")
         if self.tokenizer is not None and self.data is not None:
@@ -71,7 +71,7 @@ class TrainingFile(Part):
         made = self.tokenizer.model
         side = IMAGE_SIZE if self.data is None else self.data.image_size
         if side % made.downsample:
-            refuse(f"must be a multiple of the tokenizer's down-sampling, {made.downsample}, got {side}", "data", "image_size")
+            refuse(f"shrinks pictures by {made.downsample}, which does not divide their {side} pixels", "tokenizer", "model")
         if self.cloud is not None:
             for key, size in (("vocab_size", made.codebook_size), ("grid", side // made.downsample)):
                 found = getattr(self.cloud.model, key)

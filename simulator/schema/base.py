@@ -1,4 +1,4 @@
-"""What every section of a scenario is made of, and how values are named in messages."""
+"""What every section of a scenario, or of a training file, is made of, and how values are named in messages."""
 
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -24,7 +24,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Part(Settings):
-    """A mapping of the scenario. Unknown keys are refused with the nearest known one."""
+    """A mapping of such a file. Unknown keys are refused with the nearest known one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +45,8 @@ def items(data: Any) -> Any:
 class FromMapping:
     """Annotates a field of a plain dataclass: in the file it is a mapping of the dataclass's fields, read like a `Part`.
 
-    The dataclass may raise ValueError for values that do not go together."""
+    The dataclass may raise ValueError for values that do not go together; its defaults are plain values, not factories.
+    """
 
     def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
         kinds = get_type_hints(source)

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from models.train.data import DataConfig
 from models.train.run import read_training_file
+from models.vq import VQConfig, VQModel, save_vq
 from simulator.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
     ("  then:", "  caption_heads: true\n  then:", ":8: cloud.caption_heads needs 3 heads of 16 channels at least, got 2 of 8"),
     ("dim: 16", "dim: 20", ":5: cloud.model dim 20 must be a multiple of 4 * n_head (8): two rotary axes of pairs"),
     ("dim: 16", "dim: true", ":5: cloud.model.dim must be a whole number, got true"),
+    ("patch: 16", "patch: 48", ":2: tokenizer.model shrinks pictures by 96, which does not divide their 128 pixels"),
     ("vocab_size: 64", "vocab_size: 32", ":5: cloud.model.vocab_size must be 64, the tokenizer's, got 32"),
     ("grid: 4", "grid: 8", ":5: cloud.model.grid must be 4, the tokenizer's, got 8"),
     ("  then:", "  object_wieght: 2\n  then:", ":8: cloud.object_wieght is not a known key; did you mean object_weight?"),
@@ -111,10 +113,22 @@ def test_a_stage_that_the_file_lacks_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, GOOD, "--stage", "drafter") == said
 
 
-def test_sizes_that_only_earlier_weights_tell_are_refused_with_the_file(tmp_path: Path) -> None:
-    """Without its tokenizer in the file, the cloud's mapping can be held against the trained one only."""
+def test_a_stage_without_those_before_it_is_refused(tmp_path: Path) -> None:
     alone = GOOD[GOOD.index("cloud:") : GOOD.index("device:")]
     assert "tokenizer.safetensors: no such file; stage cloud needs the stages before it" in refused(tmp_path, alone)
+
+
+def test_a_size_that_only_the_trained_tokenizer_tells_is_refused(tmp_path: Path) -> None:
+    """Without its tokenizer in the file, the cloud's mapping can be held against the trained one only."""
+    shape = VQConfig(codebook_size=32, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32, num_res_blocks=1, patch=16)
+    (tmp_path / "run" / "tokenizer").mkdir(parents=True)
+    save_vq(tmp_path / "run" / "tokenizer" / "tokenizer.safetensors", VQModel(shape), {})
+    config = tmp_path / "own.yaml"
+    config.write_text(GOOD[GOOD.index("cloud:") : GOOD.index("device:")])
+    result = CliRunner().invoke(main, ["train", str(config), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2, result.output
+    assert result.output.splitlines()[-1] == f"Error: {config}: cloud.model.vocab_size is 64, tokenizer and captions need 32"
+    assert not (tmp_path / "run" / "cloud").exists()
 
 
 def test_the_shipped_file_has_every_stage() -> None:
