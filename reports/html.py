@@ -18,6 +18,7 @@ from reports.plots import (
     NO_SCORE,
     WHO_COLOURS,
     grid_columns,
+    grid_note,
     grid_prompts,
     map_rgb,
     numeric_axes,
@@ -316,7 +317,7 @@ def _pictures(run: Run) -> str:
         keys.append(f'<span><i style="background:{to_hex(WHO_COLOURS(1))}"></i>decided by the device</span>')
         keys.append(f'<span><i style="background:{to_hex(WHO_COLOURS(0))}"></i>decided by the cloud</span>')
     key = f'<div class="key">{"".join(keys)}</div>' if keys else ""
-    return _section("Pictures", "\n".join(rows) + key)
+    return _section("Pictures", "\n".join(rows) + key + f'\n<p class="note">{escape(grid_note(run))}</p>')
 
 
 def _png(pixels: Any) -> bytes:

@@ -669,6 +669,13 @@ def grid_columns(run: Run) -> list[tuple[str, str]]:
     return [(method, kind) for method in methods for kind in ("image", "uncertainty", "decided") if (method, kind) in there]
 
 
+def grid_note(run: Run) -> str:
+    """What a reader of the picture grid is to know, methods that do not stand in it among it."""
+    there = len({picture.method for picture in run.pictures})
+    left_out = f" The first {MOST_METHODS} of {there} methods." if there > MOST_METHODS else ""
+    return f"A row is one prompt with one seed.{left_out}"
+
+
 def grid_prompts(run: Run) -> dict[int, str]:
     """The first prompts of the grid and their texts, in order of their numbers; none where no request was answered."""
     if not run.summary["images"].any():
@@ -739,5 +746,5 @@ def image_grid(run: Run) -> Figure:
         place = ((starts[0] + (2.6 if "uncertainty" in maps else 0.0)) / width, (below - 0.05) / height)
         look: dict[str, Any] = {"ncols": 3, "fontsize": 8, "borderaxespad": 0, "handlelength": 1.1}
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, **look)
-    figure.text(0.15 / width, 0.12 / height, "A row is one prompt with one seed.", fontsize=8, color=MUTED)
+    figure.text(0.15 / width, 0.12 / height, grid_note(run), fontsize=8, color=MUTED)
     return figure

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from reports.build import build_report
 from reports.load import Run, axis_label, condition, finding, is_base, label, load_run, significant, split_unit
-from reports.plots import break_evens, colours, latency_quality, numeric_axes, queue_over_time, short_labels, sweep
+from reports.plots import break_evens, colours, grid_note, image_grid, latency_quality, numeric_axes, queue_over_time, short_labels, sweep
 from simulator.errors import RunFolderError
 from simulator.results import REQUEST_COLUMNS, SAMPLED, Case, Picture, write_run
 from simulator.rng import stream
@@ -301,6 +301,16 @@ def test_many_conditions_and_methods(tmp_path: Path) -> None:
     cases = [case(f"ciar threshold={t}", 4.0 + t + i, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for t in settings]
     folder = write(tmp_path / "run", cases, pictures=(), draw=build_report)
     assert (folder / "plots" / "latency_quality.png").stat().st_size > 10_000
+
+
+def test_methods_that_the_picture_grid_leaves_out_are_counted(tmp_path: Path, run: Run) -> None:
+    assert grid_note(run) == "A row is one prompt with one seed."
+    labels = [f"ciar threshold={number}" for number in range(9)]
+    cases = [case(label, 4.0, {"network.preset": "wifi"}) for label in labels]
+    pictures = [Picture(label, 0, "prompt", "image", IMAGE) for label in labels]
+    folder = write(tmp_path / "run", cases, pictures=pictures, draw=build_report)
+    assert "The first 8 of 9 methods." in (folder / "report.html").read_text()
+    assert "The first 8 of 9 methods." in words(image_grid(load_run(folder)))
 
 
 def words(figure: Figure) -> str:
