@@ -95,8 +95,8 @@ def summary_lines(summary: pd.DataFrame) -> str:
 
 
 def _first_seen(column: pd.Series) -> pd.Series:
-    """Sort key that keeps values in the order in which they first occur."""
-    return column.map({value: place for place, value in enumerate(dict.fromkeys(column))})
+    """Sort key that keeps values in the order in which they first occur; all missing ones (an axis of another method) are one value."""
+    return pd.Series(pd.factorize(column, use_na_sentinel=False)[0], index=column.index)
 
 
 def _number(value: float, digits: int) -> str:

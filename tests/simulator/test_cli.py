@@ -133,6 +133,17 @@ def test_sweep_adds_axes(write: Write, tmp_path: Path, cache: Path) -> None:
     assert yaml.safe_load((out / "scenario.yaml").read_text())["seed"] == 3
 
 
+def test_a_sweep_of_a_methods_own_setting_ends_in_its_table(write: Write, tmp_path: Path, cache: Path) -> None:
+    """Beside two other methods the column of the axis holds NaN for several cases; each prints as an empty cell, in the order of the file."""
+    result = call("sweep", write(SCENARIO), "--out", tmp_path / "out", "--cache", cache, "--axis", "methods.code.prefix_rate=0.5,0.1")
+    assert result.exit_code == 0, result.output
+    table = [line for line in result.output.splitlines() if line.startswith(("wifi", "lte"))]
+    assert len(table) == 2 * (4 + 2)
+    assert [line.split()[1] for line in table if " code " in line] == ["0.5", "0.1"] * 2
+    assert [line.split()[0] for line in table] == ["wifi"] * 6 + ["lte"] * 6
+    assert table[0].split()[1] == "base"  # nothing stands where an axis does not concern the method
+
+
 def test_sequential_requests_never_meet(write: Write, tmp_path: Path, cache: Path) -> None:
     text = SCENARIO.replace("workload: {{devices: 3, arrivals: {{poisson_per_s: 4}}, duration_s: 10}}\n", "")
     run(write(text), tmp_path / "out", cache, "--quiet")
