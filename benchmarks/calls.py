@@ -13,13 +13,14 @@ import click
 import numpy as np
 import simpy
 
-from simulator.costs import Work
-from simulator.engine import CaseInputs, simulate
-from simulator.link import Capacity
-from simulator.network import Network
-from simulator.replay import PASS, SessionProgram
-from simulator.transport import TRANSPORTS
-from simulator.workload import poisson_arrivals
+from simulator.engine.case import CaseInputs
+from simulator.engine.run import simulate
+from simulator.engine.workload import poisson_arrivals
+from simulator.network.access import Network
+from simulator.network.transport import TRANSPORTS
+from simulator.network.wire import Capacity
+from simulator.pricing.costs import Work
+from simulator.pricing.program import PASS, SessionProgram
 
 CALLS = 77  # a CIAR session at the paper's call rate
 

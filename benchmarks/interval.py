@@ -27,7 +27,7 @@ from models.methods.scores import make_score
 from models.methods.session import Step
 from models.sampling import guide
 from models.transformer import KVCache, TransformerConfig
-from simulator.methods import DiscreteSettings
+from simulator.protocol.methods import DiscreteSettings
 
 # (name, width, heads, hidden width of the feed-forward, caption slots)
 SHAPES = (("llamagen-xl", 1280, 20, 3584, 120), ("embedded pair", 256, 4, 768, 32))

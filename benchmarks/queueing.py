@@ -25,12 +25,13 @@ import numpy as np
 from scipy import optimize, stats
 
 from benchmarks.calls import Uniform
-from simulator.cloud import CloudRules
-from simulator.engine import CaseInputs, CaseResult, simulate
-from simulator.network import Network
-from simulator.replay import OTHER, SessionProgram
-from simulator.rng import stream
-from simulator.workload import Arrivals, ClosedLoop
+from simulator.cloud.rules import CloudRules
+from simulator.core.rng import stream
+from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.run import simulate
+from simulator.engine.workload import Arrivals, ClosedLoop
+from simulator.network.access import Network
+from simulator.pricing.program import OTHER, SessionProgram
 
 UTILISATIONS = (0.5, 0.8, 0.95)
 BATCHES = 10  # of a run

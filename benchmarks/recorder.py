@@ -17,8 +17,8 @@ import torch
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
 from models.scenes import captions
-from simulator.methods import METHODS, REVISIONS, Decoding
-from simulator.recording import SessionSpec
+from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.recording import SessionSpec
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("base", {}),

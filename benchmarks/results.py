@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from simulator.pairs import pair_manifest
+from simulator.protocol.pairs import pair_manifest
 
 
 @dataclass(frozen=True)

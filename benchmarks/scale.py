@@ -12,8 +12,9 @@ import time
 import click
 
 from benchmarks.calls import NETWORKS, Uniform, program
-from simulator.engine import CaseInputs, simulate
-from simulator.workload import poisson_arrivals
+from simulator.engine.case import CaseInputs
+from simulator.engine.run import simulate
+from simulator.engine.workload import poisson_arrivals
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 DEVICES = 20  # few: making a device takes the time of some requests

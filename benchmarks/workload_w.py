@@ -20,13 +20,14 @@ import click
 import numpy as np
 
 from benchmarks.calls import Uniform, timeouts_per_second
-from simulator.cloud import CloudRules
-from simulator.costs import Work
-from simulator.engine import CaseInputs, simulate
-from simulator.network import Network
-from simulator.replay import OTHER, PASS, SessionProgram
-from simulator.rng import stream
-from simulator.workload import ClosedLoop
+from simulator.cloud.rules import CloudRules
+from simulator.core.rng import stream
+from simulator.engine.case import CaseInputs
+from simulator.engine.run import simulate
+from simulator.engine.workload import ClosedLoop
+from simulator.network.access import Network
+from simulator.pricing.costs import Work
+from simulator.pricing.program import OTHER, PASS, SessionProgram
 
 PROMPT, ANSWER, DRAFTED = 64, 256, 4  # tokens
 DRAFT_S, VERIFY_S, PREFILL_S = 0.005, 0.0025, 0.00005  # per token

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.transformer import Transformer, TransformerConfig
-from simulator.errors import WeightsError
+from simulator.core.errors import WeightsError
 
 OFFICIAL_HEAD_DIM = 64
 CONTAINERS = ("model", "module", "state_dict")

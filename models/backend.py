@@ -20,8 +20,8 @@ from models.sampling import filter_probs, greedy, guide, sample
 from models.text import left_pad
 from models.transformer import CachedDecoder, KVCache, Transformer, at_least_float32
 from models.vq import to_uint8
-from simulator.errors import WeightsError
-from simulator.ops import Forward
+from simulator.core.errors import WeightsError
+from simulator.protocol.ops import Forward
 
 
 @dataclass(frozen=True)

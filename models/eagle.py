@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.transformer import Attention, CachedDecoder, FeedForward, Pass, RMSNorm, TransformerConfig
-from simulator.errors import WeightsError
+from simulator.core.errors import WeightsError
 
 NORM_EPS = 1e-6
 CAPTION_TOKEN = 0  # what stands where a caption position has no next image token

@@ -1,6 +1,6 @@
 """A model pair: what decodes together, on disk and in memory.
 
-On disk (see simulator/pairs.py for the manifest): `pair.json`, text.safetensors, tokenizer.safetensors,
+On disk (see simulator/protocol/pairs.py for the manifest): `pair.json`, text.safetensors, tokenizer.safetensors,
 cloud-0000i-of-0000n .safetensors, device.safetensors, phi.safetensors, and, not in every pair, drafter.safetensors;
 half precision, no file of 15 MiB or more.
 
@@ -31,8 +31,18 @@ from models.scenes import WORDS
 from models.text import WordEncoder
 from models.transformer import Transformer, TransformerConfig
 from models.vq import VQConfig, VQModel, load_vq
-from simulator.errors import WeightsError
-from simulator.pairs import DRAFTER, FORMAT, MANIFEST, ModelShape, PairManifest, list_files, pair_folder, pair_manifest, verify_files
+from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import (
+    DRAFTER,
+    FORMAT,
+    MANIFEST,
+    ModelShape,
+    PairManifest,
+    list_files,
+    pair_folder,
+    pair_manifest,
+    verify_files,
+)
 
 MAX_FILE_BYTES = 15 * 2**20
 TEXT = "text.safetensors"

@@ -21,10 +21,10 @@ from models.pair import Pair
 from models.sampling import filter_probs, greedy, guide, sample
 from models.transformer import KVCache, Transformer
 from models.vq import to_uint8
-from simulator.catalogue import Hardware
-from simulator.compute import PassTable, Profile
-from simulator.ops import COMPUTE_KINDS, INTERVAL_SAMPLES
-from simulator.rng import stream
+from simulator.core.rng import stream
+from simulator.pricing.catalogue import Hardware
+from simulator.pricing.profile import PassTable, Profile
+from simulator.protocol.ops import COMPUTE_KINDS, INTERVAL_SAMPLES
 
 ROWS = (1, 2, 8, 32)
 NEW_TOKENS = (1, 4, 16, 64)

@@ -18,11 +18,12 @@ from models.backend import Backend, PassRequest
 from models.methods import CloudState, DeviceState, Method, make_method
 from models.pair import Pair
 from models.quality.likelihood import score_tokens
-from simulator.errors import RecordingError
-from simulator.messages import Message, Widths, decode, encode
-from simulator.methods import METHODS, REVISIONS, Decoding
-from simulator.ops import COMPUTE_KINDS, ROLES, Await, Call, Compute, Emit, Forward, Handle, Send
-from simulator.recording import (
+from simulator.core.errors import RecordingError
+from simulator.core.rng import draws
+from simulator.protocol.messages import Message, Widths, decode, encode
+from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.ops import COMPUTE_KINDS, ROLES, Await, Call, Compute, Emit, Forward, Handle, Send
+from simulator.protocol.recording import (
     AWAIT,
     CLOUD,
     COMPUTE,
@@ -37,7 +38,6 @@ from simulator.recording import (
     Recording,
     SessionSpec,
 )
-from simulator.rng import draws
 
 # What to run first when equally many wait for several kinds of work. BATCHED: kinds that cost less apiece in a large batch.
 ORDER = ("caption_encoder", "interval_samples", "phi", "device", "drafter", "cloud", "image_decoder")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.rng import stream
+from simulator.core.rng import stream
 
 IMAGE_SIZE = 128
 MAX_CAPTION_WORDS = 32

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from simulator.errors import PromptError
-from simulator.rng import stream
+from simulator.core.errors import PromptError
+from simulator.core.rng import stream
 
 UNKNOWN = "<unk>"  # an encoder that has this word takes any word it does not know for it
 MOST_LISTED = 100  # known words in an error message

@@ -136,7 +136,7 @@ def tree_view(columns: Tensor, ends: Tensor, key_count: int,
     """Where the entries of draft trees stand and what they see, for rows whose tree is not None; others are chains.
 
     columns: int [R, n], cache column of each query. ends: int [R], columns filled after the pass; a row's tree is the last
-    ones. trees: parents of every entry of the tree, see `simulator.ops.Forward.tree`.
+    ones. trees: parents of every entry of the tree, see `simulator.protocol.ops.Forward.tree`.
     Returns positions int [R, n] (committed length plus depth) and bool [R, n, K]: false where an entry of a tree is
     hidden from another. To be combined with `attention_mask` of the columns, which hides what comes later.
     """

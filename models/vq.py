@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from simulator.errors import WeightsError
+from simulator.core.errors import WeightsError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from reports.html import page
 from reports.load import load_run
 from reports.plots import draw_plots
-from simulator.errors import RunFolderError
+from simulator.core.errors import RunFolderError
 
 
 def build_report(folder: Path) -> Path:

@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from reports.load import Finding, Run, finding, significant
-from reports.plots import (
+from reports.findings import Finding, finding
+from reports.load import Run
+from reports.picture_grid import (
     MAP_COLOURS,
     MAP_TITLES,
     NO_SCORE,
@@ -21,10 +22,10 @@ from reports.plots import (
     grid_note,
     grid_prompts,
     map_rgb,
-    numeric_axes,
-    sweep_name,
     uncertainty_top,
 )
+from reports.sweep_plot import numeric_axes, sweep_name
+from reports.words import significant
 
 
 class _Column(NamedTuple):

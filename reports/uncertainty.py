@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from reports.plots import INK, MUTED, _figure, _render, _style
+from reports.figure import INK, MUTED, _figure, _render, _style
 
 EVENT_TITLES = {
     "differs": "cloud's top token is another",

@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
-    "CachedSource": "simulator.recording",
-    "CaseInputs": "simulator.engine",
-    "CiarSimError": "simulator.errors",
-    "Decoding": "simulator.methods",
-    "Link": "simulator.link",
-    "Network": "simulator.engine",
-    "Recording": "simulator.recording",
-    "RecordingCache": "simulator.recording",
-    "Scenario": "simulator.scenario",
-    "SessionSpec": "simulator.recording",
-    "compile_session": "simulator.replay",
-    "expand": "simulator.scenario",
-    "load_scenario": "simulator.scenario",
-    "run_scenario": "simulator.run",
-    "simulate": "simulator.engine",
+    "CachedSource": "simulator.protocol.cache",
+    "CaseInputs": "simulator.engine.case",
+    "CiarSimError": "simulator.core.errors",
+    "Decoding": "simulator.protocol.methods",
+    "Link": "simulator.network.link",
+    "Network": "simulator.network.access",
+    "Recording": "simulator.protocol.recording",
+    "RecordingCache": "simulator.protocol.cache",
+    "Scenario": "simulator.experiment.scenario",
+    "SessionSpec": "simulator.protocol.recording",
+    "compile_session": "simulator.pricing.program",
+    "expand": "simulator.experiment.sweep",
+    "load_scenario": "simulator.experiment.loading",
+    "run_scenario": "simulator.experiment.run",
+    "simulate": "simulator.engine.run",
 }
 
 __all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.methods import METHODS
+from simulator.protocol.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 

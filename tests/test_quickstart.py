@@ -11,9 +11,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from simulator.cli import main
-from simulator.engine import PARTS
-from simulator.recording import RecordingCache
+from ciar_sim.cli.main import main
+from simulator.engine.case import PARTS
+from simulator.protocol.cache import RecordingCache
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = re.compile(r"^ciar-sim .*$", re.MULTILINE)
@@ -94,7 +94,8 @@ def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(quickstart: Pa
 
 
 def test_the_shipped_scenarios_open_with_a_comment_and_load() -> None:
-    from simulator.scenario import expand, load_scenario
+    from simulator.experiment.loading import load_scenario
+    from simulator.experiment.sweep import expand
 
     scenarios = sorted(ROOT.glob("scenarios/*.yaml"))
     assert {path.stem for path in scenarios} >= {"quickstart", "threshold-prefix-sweep"}

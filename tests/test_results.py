@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.results import PAPER, TABLES, main, results_table, with_tables
-from simulator.pairs import pair_manifest
-from simulator.scenario import expand, load_scenario
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.sweep import expand
+from simulator.protocol.pairs import pair_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simulator.rng import stream
+from simulator.core.rng import stream
 
 CEILING = "ceiling"
 TOP = 32  # log-probabilities read

@@ -12,11 +12,12 @@ from scipy import stats
 from models import scenes
 from models.quality import foreign
 from models.quality.judge import REFERENCE_IMAGES, REFERENCE_SEED, SIZE
-from simulator.errors import CiarSimError
-from simulator.pairs import pair_manifest
-from simulator.plan import Plan, with_calibrated
-from simulator.recording import RecordingSource
-from simulator.scenario import Scenario, expand
+from simulator.core.errors import CiarSimError
+from simulator.experiment.plan import Plan, with_calibrated
+from simulator.experiment.scenario import Scenario
+from simulator.experiment.sweep import expand
+from simulator.protocol.cache import RecordingSource
+from simulator.protocol.pairs import pair_manifest
 
 _OF_TOKENS = ("methods.", "decoding.", "prompts.", "seed", "pair")  # sweeps that change pictures; networks and clouds do not
 FEWEST = 10  # pictures of either kind: with fewer, halves of them have no third neighbour

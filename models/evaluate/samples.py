@@ -11,9 +11,10 @@ from models.images import png_bytes
 from models.quality.judge import WEIGHTS
 from models.quality.network import load_scene_network, read_images
 from models.quality.reading import agreement, claim_names, claims_of
-from simulator.methods import METHODS, REVISIONS, Decoding
-from simulator.pairs import PairManifest
-from simulator.recording import RecordingSource, SessionSpec
+from simulator.protocol.cache import RecordingSource
+from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.pairs import PairManifest
+from simulator.protocol.recording import SessionSpec
 
 COLUMNS = 8
 GAP_PIXELS = 2

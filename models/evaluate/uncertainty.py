@@ -36,11 +36,11 @@ from models.recorder import Recorder
 from models.sampling import greedy, guide
 from models.text import left_pad
 from models.vq import from_uint8
-from simulator.errors import CiarSimError
-from simulator.methods import METHODS, REVISIONS, Decoding, GatedSettings
-from simulator.ops import Compute
-from simulator.recording import SCORES, SessionSpec
-from simulator.rng import stream
+from simulator.core.errors import CiarSimError
+from simulator.core.rng import stream
+from simulator.protocol.methods import METHODS, REVISIONS, Decoding, GatedSettings
+from simulator.protocol.ops import Compute
+from simulator.protocol.recording import SCORES, SessionSpec
 
 On = Literal["generated", "scenes"]
 Progress = Callable[[str, int, int], None]

@@ -1,10 +1,10 @@
-"""Decoding methods, one file each: two small generator programs over the ops of `simulator/ops.py`."""
+"""Decoding methods, one file each: two small generator programs over the ops of `simulator/protocol/ops.py`."""
 
 from typing import Any, Protocol
 
 from models.pair import Pair
-from simulator.messages import Message
-from simulator.methods import (
+from simulator.protocol.messages import Message
+from simulator.protocol.methods import (
     METHODS,
     BaseSettings,
     CiarSettings,
@@ -14,10 +14,10 @@ from simulator.methods import (
     GatedSettings,
     LanternSettings,
     LanternStaticSettings,
-    Settings,
+    MethodSettings,
     SpeculativeSettings,
 )
-from simulator.ops import CloudProgram, DeviceProgram
+from simulator.protocol.ops import CloudProgram, DeviceProgram
 
 from .base import Base
 from .ciar import Ciar
@@ -41,8 +41,8 @@ class Method(Protocol):
 
 
 def make_method(name: str, settings: dict[str, Any], pair: Pair) -> Method:
-    """The method of that name for a pair. settings: as validated by its class in `simulator.methods.METHODS`."""
-    parsed: Settings = METHODS[name].model_validate(settings)
+    """The method of that name for a pair. settings: as validated by its class in `simulator.protocol.methods.METHODS`."""
+    parsed: MethodSettings = METHODS[name].model_validate(settings)
     image_tokens, dim = pair.manifest.image_tokens, pair.manifest.cloud.dim
     match parsed:
         case BaseSettings():

@@ -1,10 +1,10 @@
 """base: the cloud model alone makes every token; it is what every speed-up is measured against."""
 
 from models.images import png_bytes
-from simulator.messages import Message, Picture, Start, Started, Tokens, pack_ids, unpack_ids
-from simulator.methods import BaseSettings
-from simulator.ops import Await, CloudProgram, Compute, DeviceProgram, Emit, Send
-from simulator.recording import FROM_CLOUD
+from simulator.protocol.messages import Message, Picture, Start, Started, Tokens, pack_ids, unpack_ids
+from simulator.protocol.methods import BaseSettings
+from simulator.protocol.ops import Await, CloudProgram, Compute, DeviceProgram, Emit, Send
+from simulator.protocol.recording import FROM_CLOUD
 
 from .session import CloudState, DeviceState
 

@@ -13,7 +13,7 @@ import torch
 
 from models.interval import reachable
 from models.sampling import draw, wire_weights
-from simulator.messages import (
+from simulator.protocol.messages import (
     Message,
     Revised,
     Row,
@@ -28,9 +28,9 @@ from simulator.messages import (
     unpack_ids,
     unpack_int8,
 )
-from simulator.methods import CiarSettings
-from simulator.ops import Call, CloudProgram, Compute, DeviceProgram, Op, Send
-from simulator.recording import FROM_CLOUD
+from simulator.protocol.methods import CiarSettings
+from simulator.protocol.ops import Call, CloudProgram, Compute, DeviceProgram, Op, Send
+from simulator.protocol.recording import FROM_CLOUD
 
 from .gated import Gated, Pending
 from .scores import all_scores

@@ -1,6 +1,6 @@
 """code: CoDe in CIAR's adaptation: the cloud makes the first floor(N*T) tokens, the device finishes alone."""
 
-from simulator.methods import CodeSettings, DeviceOnlySettings, prefix_length
+from simulator.protocol.methods import CodeSettings, DeviceOnlySettings, prefix_length
 
 from .device_only import DeviceOnly
 

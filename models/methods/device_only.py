@@ -1,9 +1,9 @@
 """device-only: the one-layer device model makes every token; the cloud at most encodes the caption."""
 
-from simulator.messages import Message, Start
-from simulator.methods import DeviceOnlySettings
-from simulator.ops import CloudProgram, Compute, DeviceProgram
-from simulator.recording import FROM_DEVICE
+from simulator.protocol.messages import Message, Start
+from simulator.protocol.methods import DeviceOnlySettings
+from simulator.protocol.ops import CloudProgram, Compute, DeviceProgram
+from simulator.protocol.recording import FROM_DEVICE
 
 from .session import CloudState, DeviceState, answer_start, open_session
 

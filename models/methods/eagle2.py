@@ -13,11 +13,11 @@ from torch import Tensor
 
 from models.sampling import draw, greedy
 from models.tree import Growth, Tree, accepted_children
-from simulator.messages import DraftTree, Message, Opened, Path, Start, Tokens, pack_floats, pack_ids, unpack_floats, unpack_ids
-from simulator.methods import DrafterSettings, TreeSettings
-from simulator.ops import Await, Call, CloudProgram, Compute, DeviceProgram, Emit, Forward, Op, Send
-from simulator.pairs import PairManifest
-from simulator.recording import FROM_CLOUD, FROM_DEVICE
+from simulator.protocol.messages import DraftTree, Message, Opened, Path, Start, Tokens, pack_floats, pack_ids, unpack_floats, unpack_ids
+from simulator.protocol.methods import DrafterSettings, TreeSettings
+from simulator.protocol.ops import Await, Call, CloudProgram, Compute, DeviceProgram, Emit, Forward, Op, Send
+from simulator.protocol.pairs import PairManifest
+from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
 
 from .session import CloudState, DeviceState, Target
 

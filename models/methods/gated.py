@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from simulator.messages import Message, Start, Tokens, Verify, pack_ids, unpack_ids
-from simulator.methods import GatedSettings, prefix_length
-from simulator.ops import Call, CloudProgram, Compute, DeviceProgram, Op
-from simulator.recording import FROM_CLOUD, FROM_DEVICE
+from simulator.protocol.messages import Message, Start, Tokens, Verify, pack_ids, unpack_ids
+from simulator.protocol.methods import GatedSettings, prefix_length
+from simulator.protocol.ops import Call, CloudProgram, Compute, DeviceProgram, Op
+from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
 
 from .scores import make_score
 from .session import CloudState, DeviceState, Step, answer_start, finish_on_device, open_session

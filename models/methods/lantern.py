@@ -17,9 +17,9 @@ from models.pair import Pair
 from models.sampling import draw, wire_weights
 from models.tree import Tree, top
 from models.vq import Quantizer
-from simulator.messages import DraftTree, pack_floats, pack_ids, unpack_floats, unpack_ids
-from simulator.methods import STATIC_TREES, LanternSettings, LanternStaticSettings, RelaxedSettings
-from simulator.ops import Forward, Op
+from simulator.protocol.messages import DraftTree, pack_floats, pack_ids, unpack_floats, unpack_ids
+from simulator.protocol.methods import STATIC_TREES, LanternSettings, LanternStaticSettings, RelaxedSettings
+from simulator.protocol.ops import Forward, Op
 
 from .eagle2 import Drafted, Drafting, Eagle2, Trial, normalised
 from .session import CloudState, DeviceState

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from models.interval import uncertainty
-from simulator.methods import (
+from simulator.core.rng import stream
+from simulator.protocol.methods import (
     CiarSettings,
     DiscreteSettings,
     EntropyLensSettings,
@@ -20,9 +21,8 @@ from simulator.methods import (
     RandomSettings,
     SoftmaxCorrSettings,
 )
-from simulator.ops import INTERVAL_SAMPLES, Compute, Op
-from simulator.recording import SCORES
-from simulator.rng import stream
+from simulator.protocol.ops import INTERVAL_SAMPLES, Compute, Op
+from simulator.protocol.recording import SCORES
 
 from .session import DeviceState, Step
 

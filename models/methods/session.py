@@ -10,11 +10,11 @@ import torch
 
 from models.sampling import filter_probs, greedy, warp_probs
 from models.tree import Tree
-from simulator.messages import Start, Started, pack_floats, unpack_floats, unpack_ids
-from simulator.methods import Decoding
-from simulator.ops import Call, Compute, Forward, Op, Send
-from simulator.recording import FROM_CLOUD, FROM_FALLBACK, SCORES
-from simulator.rng import draws
+from simulator.core.rng import draws
+from simulator.protocol.messages import Start, Started, pack_floats, unpack_floats, unpack_ids
+from simulator.protocol.methods import Decoding
+from simulator.protocol.ops import Call, Compute, Forward, Op, Send
+from simulator.protocol.recording import FROM_CLOUD, FROM_FALLBACK, SCORES
 
 
 @dataclass(slots=True)

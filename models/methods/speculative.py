@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.sampling import draw, wire_weights
-from simulator.messages import Drafts, Message, Row, Start, Verdict, pack_floats, pack_ids, unpack_floats, unpack_ids
-from simulator.methods import SpeculativeSettings
-from simulator.ops import Call, CloudProgram, Compute, DeviceProgram
-from simulator.recording import FROM_CLOUD, FROM_DEVICE
+from simulator.protocol.messages import Drafts, Message, Row, Start, Verdict, pack_floats, pack_ids, unpack_floats, unpack_ids
+from simulator.protocol.methods import SpeculativeSettings
+from simulator.protocol.ops import Call, CloudProgram, Compute, DeviceProgram
+from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
 
 from .session import CloudState, DeviceState, answer_start, open_session
 

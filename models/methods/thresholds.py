@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from simulator.methods import GatedSettings, RandomSettings, ThresholdSettings
+from simulator.protocol.methods import GatedSettings, RandomSettings, ThresholdSettings
 
 WARM_UP = 8  # scores before a threshold that follows them begins to move
 

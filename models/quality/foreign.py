@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.quality.statistics import Gaussian, Interval, f1_interval, frechet_interval
-from simulator.errors import WeightsError
-from simulator.rng import stream
+from simulator.core.errors import WeightsError
+from simulator.core.rng import stream
 
 BATCH = 32
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's own preprocessing, RGB in 0..1

@@ -16,10 +16,11 @@ import numpy as np
 from models import scenes
 from models.quality.reading import FEATURES, READING_DTYPE, agreement, claims_of
 from models.quality.statistics import Gaussian, Interval, f1_interval, frechet_interval
-from simulator.errors import RecordingError
-from simulator.pairs import SHIPPED, file_hash
-from simulator.recording import Recording, write_atomically
-from simulator.rng import stream
+from simulator.core.errors import RecordingError
+from simulator.core.files import write_atomically
+from simulator.core.rng import stream
+from simulator.protocol.pairs import SHIPPED, file_hash
+from simulator.protocol.recording import Recording
 
 WEIGHTS = SHIPPED / "scene-network" / "scene_network.safetensors"
 MIN_IMAGES = 2 * FEATURES  # half of them, as the interval takes, still outnumber the features

@@ -9,7 +9,7 @@ from models.pair import Pair
 from models.sampling import greedy, guide
 from models.text import left_pad
 from models.transformer import at_least_float32
-from simulator.recording import SessionSpec
+from simulator.protocol.recording import SessionSpec
 
 CHUNK = 8  # sessions scored at once: bounds memory at CHUNK * 2 rows of [T, V] float32
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models import scenes
 from models.quality.reading import FEATURES, READING_DTYPE
 from models.vq import from_uint8, load_state
-from simulator.errors import WeightsError
+from simulator.core.errors import WeightsError
 
 BATCH = 16  # images per pass: always as many, so that what is read in a picture does not depend on its neighbours
 _KINDS = (len(scenes.SHAPES) + 1, len(scenes.COLORS), len(scenes.SIZES))  # shape 0: nothing stands there

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder, words_of
 from models.vq import from_uint8, load_vq
-from simulator.errors import DataError
-from simulator.methods import refuse
-from simulator.rng import stream
-from simulator.schema.base import Part, folder_of
+from simulator.core.errors import DataError
+from simulator.core.part import Part, folder_of
+from simulator.core.rng import stream
+from simulator.core.settings import refuse
 
 PART_IMAGES = 512
 _BATCH_IMAGES = 32  # fixed: floating point may differ between batch sizes

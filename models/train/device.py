@@ -25,21 +25,14 @@ from models.device import BOUNDS, DeviceModel
 from models.interval import inter_fuse, uncertainty
 from models.pair import load_transformer, save_model
 from models.train import losses
-from models.train.cloud import (
-    Batch,
-    Sequences,
-    SequenceSettings,
-    nats_per_token,
-    own_and_guided,
-    write_metrics,
-)
 from models.train.data import DataConfig
 from models.train.loop import TrainResult, train
+from models.train.sequences import Batch, Sequences, SequenceSettings, nats_per_token, own_and_guided, write_metrics
 from models.transformer import Transformer
-from simulator.methods import refuse
-from simulator.rng import stream
-from simulator.schema.base import FromMapping, items
-from simulator.yamlfile import did_you_mean
+from simulator.core.part import FromMapping, items
+from simulator.core.rng import stream
+from simulator.core.settings import refuse
+from simulator.core.yamlfile import did_you_mean
 
 
 class DeviceConfig(SequenceSettings):

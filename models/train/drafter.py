@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from models.eagle import CAPTION_TOKEN, EagleDrafter, drafter_config
 from models.pair import load_transformer, save_model
-from models.train.cloud import Batch, Sequences, SequenceSettings, write_metrics
 from models.train.data import DataConfig
 from models.train.loop import TrainResult, train
+from models.train.sequences import Batch, Sequences, SequenceSettings, write_metrics
 from models.transformer import Transformer
-from simulator.pairs import DRAFTER
-from simulator.rng import stream
+from simulator.core.rng import stream
+from simulator.protocol.pairs import DRAFTER
 
 
 class DrafterConfig(SequenceSettings):

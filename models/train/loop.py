@@ -14,7 +14,7 @@ and, if it defines them,
     parameter_groups() -> list[dict]        as torch.optim takes them (a group may carry `weight_decay`, `lr_scale`)
 
 Everything a stage keeps between steps must live in the model's parameters and buffers: nothing else is saved. Anything drawn at
-random is keyed by (seed, step): numpy through `simulator.rng.stream`; torch's own generator is reseeded before every step.
+random is keyed by (seed, step): numpy through `simulator.core.rng.stream`; torch's own generator is reseeded before every step.
 Then, on a CPU with the same thread count, a run that was interrupted ends bit for bit like one that was not.
 
     result = train(stage, LoopSettings(steps=2000, learning_rate=1e-3), out_dir)      # call again to resume
@@ -40,9 +40,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from simulator.errors import WeightsError
-from simulator.rng import stream
-from simulator.schema.base import Part, items
+from simulator.core.errors import WeightsError
+from simulator.core.part import Part, items
+from simulator.core.rng import stream
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 

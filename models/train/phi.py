@@ -20,13 +20,13 @@ from models.device import BOUNDS, DeviceModel
 from models.interval import uncertainty
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
-from models.train.cloud import Batch, Sequences, SequenceSettings, own_and_guided, write_metrics
 from models.train.data import DataConfig
 from models.train.loop import TrainResult, train
+from models.train.sequences import Batch, Sequences, SequenceSettings, own_and_guided, write_metrics
 from models.transformer import Transformer
-from simulator.methods import refuse
-from simulator.rng import stream
-from simulator.schema.base import Part
+from simulator.core.part import Part
+from simulator.core.rng import stream
+from simulator.core.settings import refuse
 
 
 class Replaced(Part):

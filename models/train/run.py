@@ -9,18 +9,19 @@ from pydantic import Field, ValidationError, model_validator
 from models.pair import export_pair
 from models.scenes import IMAGE_SIZE
 from models.train import cloud, device, drafter, phi, scene_network, tokenizer
-from models.train.cloud import CloudConfig, SequenceSettings
+from models.train.cloud import CloudConfig
 from models.train.data import DataConfig
 from models.train.device import DeviceConfig
 from models.train.drafter import DrafterConfig
 from models.train.phi import PhiConfig
 from models.train.scene_network import SceneNetworkTraining
+from models.train.sequences import SequenceSettings
 from models.train.tokenizer import TokenizerConfig
-from simulator.errors import ScenarioError, WeightsError
-from simulator.methods import refuse
-from simulator.schema.base import Part, found_text
-from simulator.schema.messages import first_problem, subject
-from simulator.yamlfile import Place, did_you_mean, read
+from simulator.core.errors import ScenarioError, WeightsError
+from simulator.core.part import Part, found_text
+from simulator.core.problems import first_problem, subject
+from simulator.core.settings import refuse
+from simulator.core.yamlfile import Place, did_you_mean, read
 
 RUN: dict[str, Callable[[Any, DataConfig | None, Path, str], Any]] = {
     "tokenizer": tokenizer.run,

@@ -22,11 +22,11 @@ from torch import Tensor
 from models import scenes
 from models.quality.network import SceneNetwork, SceneNetworkConfig, read_images, save_scene_network
 from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, agreement, claim_names, claims_of
-from models.train.cloud import Scenes, write_metrics
 from models.train.loop import LoopSettings, TrainResult, train
+from models.train.sequences import Scenes, write_metrics
 from models.vq import VQModel, from_uint8, load_vq, to_uint8
-from simulator.rng import stream
-from simulator.schema.base import FromMapping, Part
+from simulator.core.part import FromMapping, Part
+from simulator.core.rng import stream
 
 MAX_SHIFT_PX = 2
 MAX_NOISE = 6.0  # sigma, of 255, on top of the render's own

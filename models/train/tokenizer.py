@@ -22,8 +22,8 @@ from models import scenes
 from models.train.data import DataConfig, DataSet, images, load_data, shuffled
 from models.train.loop import LoopSettings, TrainResult, train
 from models.vq import VQConfig, VQModel, from_uint8, save_vq, to_uint8
-from simulator.rng import stream
-from simulator.schema.base import FromMapping, Part
+from simulator.core.part import FromMapping, Part
+from simulator.core.rng import stream
 
 HELD_OUT_SCENES = 512
 

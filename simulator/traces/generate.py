@@ -12,11 +12,11 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import TraceError
-from simulator.rng import stream
+from simulator.core.errors import TraceError
+from simulator.core.rng import stream
+from simulator.core.yamlfile import did_you_mean
 from simulator.traces.series import Floats, RateSeries, StepSeries
 from simulator.traces.trace import Direction, Trace
-from simulator.yamlfile import did_you_mean
 
 STEP_S = 1.0
 LONGEST_S = 1e6

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.errors import TraceError
-from simulator.traces.arrivals import OWN_COLUMNS
-from simulator.traces.network import MOST_MBPS, Way
+from simulator.core.errors import TraceError
+from simulator.traces.arrival_readers import OWN_COLUMNS
+from simulator.traces.readers import MOST_MBPS, Way
 from simulator.traces.series import Floats, RateSeries, StepSeries
 from simulator.traces.source import Source, held
 from simulator.traces.trace import Arrivals, Direction, Trace, on_one_grid
@@ -125,7 +125,7 @@ def write_own(trace: Trace | Arrivals, path: Path, comment: str = "") -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    from simulator.recording import write_atomically
+    from simulator.core.files import write_atomically
 
     try:
         write_atomically(path, data)

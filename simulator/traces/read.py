@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
-from simulator.errors import TraceError
-from simulator.traces import arrivals, network, own
-from simulator.traces.network import Way
+from simulator.core.errors import TraceError
+from simulator.traces import arrival_readers as arrivals
+from simulator.traces import own
+from simulator.traces import readers as network
+from simulator.traces.readers import Way
 from simulator.traces.source import Source
 from simulator.traces.trace import Arrivals, Direction, Trace
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simulator.errors import TraceError
+from simulator.core.errors import TraceError
 
 Floats = NDArray[np.float64]
 

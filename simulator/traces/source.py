@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from simulator.errors import TraceError
+from simulator.core.errors import TraceError
 from simulator.traces.series import Floats
 
 _BETWEEN = re.compile(r"\s*[,;]\s*|\s+")  # what may stand between the numbers of a line

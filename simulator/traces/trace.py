@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import TraceError
+from simulator.core.errors import TraceError
 from simulator.traces.series import Floats, RateSeries, StepSeries
 
 MOST_STEPS = 10**7

@@ -11,8 +11,8 @@ from models.backend import Backend
 from models.pair import Pair
 from models.text import left_pad
 from models.transformer import KVCache, Transformer
-from simulator.ops import ROLES
-from simulator.recording import FORWARD, Recording
+from simulator.protocol.ops import ROLES
+from simulator.protocol.recording import FORWARD, Recording
 
 
 @contextmanager

@@ -32,9 +32,9 @@ from models.pair import Pair, make_tiny_pair
 from models.recorder import Session
 from models.sampling import filter_probs, guide
 from models.text import left_pad
-from simulator.methods import METHODS, REVISIONS, Decoding
-from simulator.ops import ROLES, Compute, Forward
-from simulator.recording import SessionSpec
+from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.ops import ROLES, Compute, Forward
+from simulator.protocol.recording import SessionSpec
 
 PROMPT = "a small red cube in the center"
 GRID, CODES = 2, 5  # four tokens of five codes

@@ -12,14 +12,14 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+from ciar_sim.cli.main import main
 from models.pair import load_pair
 from models.text import UNKNOWN, WordEncoder
 from models.train import data as data_module
 from models.train.data import DataConfig, Item, data_tokens, is_held_out, load_data, read_image, shuffled, vocabulary
 from models.vq import VQConfig, VQModel, load_vq, save_vq
-from simulator.cli import main
-from simulator.errors import DataError, PromptError
-from simulator.rng import stream
+from simulator.core.errors import DataError, PromptError
+from simulator.core.rng import stream
 
 NARROW: dict[str, Any] = {"codebook_size": 64, "ch": 32, "encoder_ch_mult": [1, 1], "decoder_ch_mult": [1, 1], "z_channels": 32,
                           "num_res_blocks": 1, "patch": 4}  # fmt: skip

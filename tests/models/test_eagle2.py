@@ -17,13 +17,13 @@ from models.pair import Pair, load_pair
 from models.recorder import Recorder
 from models.transformer import KVCache
 from models.tree import Growth, Tree
-from simulator import pairs
-from simulator.costs import Pricing, Work
-from simulator.errors import RecordingError, ScenarioError, WeightsError
-from simulator.methods import METHODS, STATIC_TREES
-from simulator.ops import ROLES
-from simulator.recording import CLOUD, FORWARD, FROM_DEVICE, REPLY, SEND, Recording
-from simulator.replay import compile_session
+from simulator.core.errors import RecordingError, ScenarioError, WeightsError
+from simulator.pricing.costs import Pricing, Work
+from simulator.pricing.program import compile_session
+from simulator.protocol import pairs
+from simulator.protocol.methods import METHODS, STATIC_TREES
+from simulator.protocol.ops import ROLES
+from simulator.protocol.recording import CLOUD, FORWARD, FROM_DEVICE, REPLY, SEND, Recording
 from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend, prefill
 from tests.models.law import chi_square_p_value
 from tests.models.test_methods import PROMPTS, record, spec

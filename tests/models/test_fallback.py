@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from models.pair import Pair
-from simulator.errors import RecordingError
-from simulator.methods import METHODS, Decoding
-from simulator.ops import ROLES
-from simulator.recording import AWAIT, CLOUD, FORWARD, FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK, SEND, Recording
+from simulator.core.errors import RecordingError
+from simulator.protocol.methods import METHODS, Decoding
+from simulator.protocol.ops import ROLES
+from simulator.protocol.recording import AWAIT, CLOUD, FORWARD, FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK, SEND, Recording
 from tests.models.test_methods import record, spec
 
 GATED: list[tuple[str, dict[str, Any]]] = [

@@ -13,10 +13,10 @@ from models.methods.ciar import Ciar, widest
 from models.methods.scores import all_scores
 from models.methods.session import CloudState, DeviceState, Step
 from models.pair import Pair
-from simulator.messages import Message, decode, encode, pack_floats, unpack_floats
-from simulator.methods import CiarSettings, Decoding, prefix_length
-from simulator.ops import Call, Forward
-from simulator.recording import CLOUD, COMPUTE, DEVICE, FORWARD, FROM_DEVICE, REPLY, SCORES, SEND, Recording
+from simulator.protocol.messages import Message, decode, encode, pack_floats, unpack_floats
+from simulator.protocol.methods import CiarSettings, Decoding, prefix_length
+from simulator.protocol.ops import Call, Forward
+from simulator.protocol.recording import CLOUD, COMPUTE, DEVICE, FORWARD, FROM_DEVICE, REPLY, SCORES, SEND, Recording
 from tests.models.caches import assert_cache_is_that_of_its_tokens, committed, last_backend
 from tests.models.test_methods import PROMPTS, record, spec
 

@@ -8,8 +8,8 @@ import pytest
 
 from models.pair import Pair
 from models.recorder import Recorder
-from simulator.methods import METHODS, REVISIONS, Decoding
-from simulator.recording import SessionSpec
+from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.recording import SessionSpec
 from tests.models.law import CODES, DECODING, GRID, LOSSLESS, PROMPT, WRONG, images, law_of_images, make_pair, p_value
 from tests.models.test_speculative import FALSE_ALARMS
 

@@ -18,8 +18,8 @@ from models.train import tokens
 from models.train.loop import LoopSettings, moved, train
 from models.train.tokenizer import TokenizerConfig, TokenizerStage
 from models.vq import VQModel, save_vq
-from simulator.errors import WeightsError
-from simulator.rng import stream
+from simulator.core.errors import WeightsError
+from simulator.core.rng import stream
 
 SETTINGS = LoopSettings(steps=12, learning_rate=0.01, warmup_steps=3, log_every_steps=1, checkpoint_every_s=0.0, ema_decay=0.9)
 

@@ -8,9 +8,9 @@ import pytest
 
 from models.pair import Pair
 from models.recorder import Recorder
-from simulator.methods import METHODS, REVISIONS, Decoding, prefix_length
-from simulator.ops import ROLES
-from simulator.recording import AWAIT, CLOUD, FORWARD, FROM_CLOUD, FROM_DEVICE, REPLY, SEND, Recording, SessionSpec
+from simulator.protocol.methods import METHODS, REVISIONS, Decoding, prefix_length
+from simulator.protocol.ops import ROLES
+from simulator.protocol.recording import AWAIT, CLOUD, FORWARD, FROM_CLOUD, FROM_DEVICE, REPLY, SEND, Recording, SessionSpec
 
 PROMPTS = ("a small red cube in the center", "a large blue ring at the top and a small green star at the bottom left")
 

@@ -15,9 +15,9 @@ from models.device import BOUNDS
 from models.pair import MAX_FILE_BYTES, _shards, load_pair, make_tiny_pair
 from models.sampling import guide
 from models.text import left_pad
-from simulator import pairs
-from simulator.errors import WeightsError
-from simulator.pairs import file_hash, known_pairs, pair_manifest
+from simulator.core.errors import WeightsError
+from simulator.protocol import pairs
+from simulator.protocol.pairs import file_hash, known_pairs, pair_manifest
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_guidance_takes_the_radius_of_the_conditional_row(tiny: Path) -> None:
 
 
 def test_the_manifest_is_read_without_torch(tiny: Path) -> None:
-    code = "import sys; from simulator.pairs import pair_manifest as read; print(read(sys.argv[1]).grid, 'torch' in sys.modules)"
+    code = "import sys; from simulator.protocol.pairs import pair_manifest as read; print(read(sys.argv[1]).grid, 'torch' in sys.modules)"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.split() == ["4", "False"]

@@ -8,11 +8,14 @@ import torch
 
 from models.pair import Pair, make_tiny_pair
 from models.profile import NEW_TOKENS, ROWS, _Clock, hardware_name, measure_hardware, measure_profile
-from simulator import catalogue
-from simulator.compute import MeasuredCosts, Profile, RooflineCosts, build_costs, pair_shapes, vq_decoder_effort
-from simulator.costs import Work
-from simulator.ops import COMPUTE_KINDS
-from simulator.scenario import Scenario
+from simulator.experiment.scenario import Scenario
+from simulator.pricing import catalogue
+from simulator.pricing.build import build_costs, pair_shapes
+from simulator.pricing.costs import Work
+from simulator.pricing.efforts import vq_decoder_effort
+from simulator.pricing.profile import MeasuredCosts, Profile
+from simulator.pricing.roofline import RooflineCosts
+from simulator.protocol.ops import COMPUTE_KINDS
 
 
 @pytest.fixture(scope="module")

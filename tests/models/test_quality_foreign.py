@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
+from ciar_sim.cli.main import main
 from models.quality import foreign
 from models.quality.statistics import Gaussian, frechet_distance, precision_recall_f1
-from simulator.cli import main
-from simulator.errors import WeightsError
-from simulator.rng import stream
+from simulator.core.errors import WeightsError
+from simulator.core.rng import stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # how the files are made that these tests load
 

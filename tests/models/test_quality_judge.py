@@ -12,8 +12,8 @@ from models.quality import judge as judging
 from models.quality.judge import SceneJudge
 from models.quality.network import SceneNetwork, load_scene_network, read_images, save_scene_network
 from models.quality.reading import agreement, claims_of
-from simulator.messages import Widths
-from simulator.recording import OP_DTYPE, Recording
+from simulator.protocol.messages import Widths
+from simulator.protocol.recording import OP_DTYPE, Recording
 
 
 def recording(image: np.ndarray) -> Recording:

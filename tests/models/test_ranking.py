@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.evaluate import ranking
-from simulator.rng import stream
+from simulator.core.rng import stream
 
 
 def auroc(score: np.ndarray, event: np.ndarray) -> float:

@@ -12,10 +12,10 @@ from models.quality.likelihood import score_tokens
 from models.recorder import Recorder
 from models.sampling import guide
 from models.text import left_pad
-from simulator.methods import Decoding
-from simulator.pairs import known_pairs
-from simulator.recording import FROM_CLOUD, FROM_DEVICE, Recording, SessionSpec
-from simulator.rng import draws
+from simulator.core.rng import draws
+from simulator.protocol.methods import Decoding
+from simulator.protocol.pairs import known_pairs
+from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE, Recording, SessionSpec
 
 from .test_methods import PROMPTS, record, spec
 

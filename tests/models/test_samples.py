@@ -6,8 +6,8 @@ import numpy as np
 from click.testing import CliRunner
 from PIL import Image
 
+from ciar_sim.cli.main import main
 from models.evaluate.samples import grid
-from simulator.cli import main
 
 
 def test_the_grid_holds_every_picture_in_reading_order() -> None:

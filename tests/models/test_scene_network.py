@@ -13,7 +13,7 @@ from models.quality.judge import WEIGHTS
 from models.quality.network import SceneNetwork, load_scene_network, read_images, save_scene_network
 from models.quality.reading import COLORS, PLACES, READING_DTYPE, SHAPES, SIZES, agreement, claim_names, claims_of
 from models.train import scene_network
-from simulator.errors import WeightsError
+from simulator.core.errors import WeightsError
 
 
 def perfect(seed: int, index: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import scenes
-from simulator.rng import stream
+from simulator.core.rng import stream
 
 
 def test_the_same_seed_gives_the_same_bytes_in_any_order() -> None:

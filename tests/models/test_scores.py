@@ -20,9 +20,9 @@ from models.methods.scores import (
     softmax_corr,
 )
 from models.methods.session import DeviceState, Step
-from simulator.methods import METHODS, GatedSettings
-from simulator.ops import INTERVAL_SAMPLES, Compute, Op
-from simulator.recording import SCORES
+from simulator.protocol.methods import METHODS, GatedSettings
+from simulator.protocol.ops import INTERVAL_SAMPLES, Compute, Op
+from simulator.protocol.recording import SCORES
 
 
 def step(logits: list[float], radius: float = 0.5) -> Step:

@@ -11,9 +11,9 @@ from models.methods import speculative
 from models.pair import Pair
 from models.recorder import Recorder
 from models.sampling import wire_weights
-from simulator.errors import ScenarioError
-from simulator.ops import ROLES
-from simulator.recording import FORWARD, FROM_CLOUD, FROM_DEVICE, REPLY, SEND
+from simulator.core.errors import ScenarioError
+from simulator.protocol.ops import ROLES
+from simulator.protocol.recording import FORWARD, FROM_CLOUD, FROM_DEVICE, REPLY, SEND
 from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend
 from tests.models.law import chi_square_p_value
 from tests.models.test_methods import PROMPTS, record, spec

@@ -6,7 +6,7 @@ from safetensors.torch import load, save
 
 from models.scenes import WORDS, captions
 from models.text import WordEncoder, left_pad
-from simulator.errors import PromptError
+from simulator.core.errors import PromptError
 
 CAPTION = "a large red sphere at the top left on a plain gray background"
 

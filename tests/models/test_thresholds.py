@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.methods.thresholds import WARM_UP, Budget, Const, Ema, Running, make_threshold
-from simulator.methods import CiarSettings, EntropyLensSettings, RandomSettings
+from simulator.protocol.methods import CiarSettings, EntropyLensSettings, RandomSettings
 
 
 def test_const_accepts_strictly_below() -> None:

@@ -9,22 +9,12 @@ import torch
 
 from models import scenes
 from models.text import WordEncoder, left_pad
-from models.train.cloud import (
-    COUNT_SCORE,
-    Batch,
-    CloudConfig,
-    CloudStage,
-    CodeClasses,
-    LayoutHead,
-    code_classes,
-    layout_of,
-    nats_per_token,
-    onset_of,
-    pasted,
-    start_first_layer,
-    start_from_captions,
-)
+from models.train.cloud import CloudConfig, CloudStage, pasted
+from models.train.code_classes import CodeClasses, code_classes
+from models.train.layout import LayoutHead, layout_of, onset_of
 from models.train.loop import LoopSettings
+from models.train.sequences import Batch, nats_per_token
+from models.train.starts import COUNT_SCORE, start_first_layer, start_from_captions
 from models.train.tokens import SceneTokens
 from models.transformer import Transformer, TransformerConfig
 

@@ -19,9 +19,9 @@ from models.train.run import RUN, TrainingFile
 from models.train.tokens import SceneTokens
 from models.transformer import Transformer, TransformerConfig
 from models.vq import VQConfig, VQModel, save_vq
-from simulator.errors import WeightsError
-from simulator.pairs import pair_manifest
-from simulator.rng import stream
+from simulator.core.errors import WeightsError
+from simulator.core.rng import stream
+from simulator.protocol.pairs import pair_manifest
 
 SHAPE = {"n_layer": 2, "n_head": 2, "dim": 32, "ffn_hidden": 48, "vocab_size": 64, "grid": 4, "caption_slots": 32, "caption_dim": 144}
 COMMON: dict[str, Any] = {"scenes": {"train": 60, "held_out": 20}, "batch_images": 8}

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ciar_sim.cli.main import main
 from models.train.data import DataConfig
 from models.train.run import read_training_file
 from models.vq import VQConfig, VQModel, save_vq
-from simulator.cli import main
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\

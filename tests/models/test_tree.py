@@ -6,7 +6,7 @@ import torch
 from models.eagle import EagleDrafter, from_checkpoint, to_checkpoint
 from models.transformer import KVCache, TransformerConfig
 from models.tree import Growth, Tree, accepted_children, top
-from simulator.errors import WeightsError
+from simulator.core.errors import WeightsError
 
 
 @torch.inference_mode()

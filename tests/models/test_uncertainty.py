@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from ciar_sim.cli.main import main
 from models import scenes
 from models.evaluate import uncertainty as evaluation
 from models.evaluate.ceiling import Ceiling
@@ -15,11 +16,10 @@ from models.methods.scores import Margin, margin
 from models.methods.session import Step
 from models.pair import Pair
 from models.recorder import Recorder
-from simulator.cli import main
-from simulator.errors import CiarSimError
-from simulator.methods import METHODS, REVISIONS, Decoding
-from simulator.recording import SCORES, SessionSpec
-from simulator.rng import stream
+from simulator.core.errors import CiarSimError
+from simulator.core.rng import stream
+from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.recording import SCORES, SessionSpec
 
 FEW = Settings(prompts=5, seed=3, sampled_tokens=3, timing=False)
 

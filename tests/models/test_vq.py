@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.vq import VQConfig, VQModel, from_uint8, load_llamagen_vq, load_vq, save_vq, to_uint8
-from simulator.errors import WeightsError
+from simulator.core.errors import WeightsError
 
 SMALL = VQConfig(
     codebook_size=64, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32, num_res_blocks=1, patch=4

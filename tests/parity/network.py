@@ -3,8 +3,9 @@
 import csv
 from pathlib import Path
 
-from simulator.link import ImpairedLink, Wire
-from simulator.transport import TRANSPORTS
+from simulator.network.link import ImpairedLink
+from simulator.network.transport import TRANSPORTS
+from simulator.network.wire import Wire
 from tests.parity.checks import Tally, check
 
 TOLERANCE = 0.05

@@ -12,11 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reports.build import build_report
-from reports.load import Run, axis_label, condition, finding, is_base, label, load_run, significant, split_unit
-from reports.plots import break_evens, colours, grid_note, image_grid, latency_quality, numeric_axes, queue_over_time, short_labels, sweep
-from simulator.errors import RunFolderError
-from simulator.results import REQUEST_COLUMNS, SAMPLED, Case, Picture, write_run
-from simulator.rng import stream
+from reports.figure import colours, short_labels
+from reports.findings import finding, is_base
+from reports.load import Run, load_run
+from reports.picture_grid import grid_note, image_grid
+from reports.quality_plot import latency_quality
+from reports.queue_plot import queue_over_time
+from reports.sweep_plot import break_evens, numeric_axes, sweep
+from reports.words import axis_label, condition, label, significant, split_unit
+from simulator.core.errors import RunFolderError
+from simulator.core.rng import stream
+from simulator.results.columns import REQUEST_COLUMNS, SAMPLED
+from simulator.results.folder import Picture, write_run
+from simulator.results.tables import Case
 
 PROVENANCE = {
     "name": "synthetic",

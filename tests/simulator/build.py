@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from simulator.costs import Costs, Pricing, Work
-from simulator.engine import CaseInputs, CaseResult, simulate
-from simulator.messages import Widths
-from simulator.network import Network
-from simulator.ops import COMPUTE_KINDS, ROLES
-from simulator.recording import (
+from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.run import simulate
+from simulator.engine.workload import Arrivals
+from simulator.network.access import Network
+from simulator.pricing.costs import Costs, Pricing, Work
+from simulator.pricing.program import SessionProgram, compile_session
+from simulator.protocol.messages import Widths
+from simulator.protocol.ops import COMPUTE_KINDS, ROLES
+from simulator.protocol.recording import (
     AWAIT,
     CLOUD,
     COMPUTE,
@@ -26,8 +29,6 @@ from simulator.recording import (
     SEND,
     Recording,
 )
-from simulator.replay import SessionProgram, compile_session
-from simulator.workload import Arrivals
 
 WIDTHS = Widths(dim=8, vocab_size=32, caption_dim=4, image_pixels=64, caption_slots=4)
 PRICING = Pricing(caption_slots=4, widths=WIDTHS)

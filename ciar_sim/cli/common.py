@@ -1,0 +1,69 @@
+"""What all commands share: errors in one line, the cache folder, the torch device, writing a few files."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simulator.core.errors import CiarSimError
+
+
+def default_cache() -> Path:
+    """Where recordings and measured profiles are kept: $CIAR_SIM_CACHE, else ciar-sim/ in the user's cache folder."""
+    import os
+
+    own = os.environ.get("CIAR_SIM_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ciar-sim"
+
+
+def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's error is one line on stderr and exit code 2; anything else is a fault of the program and keeps its traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except CiarSimError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Stopped. What was recorded is kept: the same command goes on from there.", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+def resolve_torch_device(name: str) -> str:
+    """auto: the first CUDA device where there is one, else the CPU. Raises CiarSimError for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CiarSimError(f"--torch-device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
+    """Write files into a folder, each whole or not at all, and delete those that are None; others are left alone. Raises RunFolderError."""
+    import os
+
+    from simulator.core.errors import RunFolderError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+                continue
+            temporary = folder / f".{name}.tmp"
+            temporary.write_bytes(content)
+            os.replace(temporary, folder / name)
+    except OSError as error:
+        raise RunFolderError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None

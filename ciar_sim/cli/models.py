@@ -1,0 +1,85 @@
+"""The torch side of a run, loaded at the first thing that needs it."""
+
+from pathlib import Path
+from typing import Any
+
+from ciar_sim.cli.common import resolve_torch_device
+
+
+class Models:
+    """The torch side of a run, loaded at the first thing that needs it."""
+
+    def __init__(self, pair: str, torch_device: str, max_batch: int, cache: Path, progress: Any) -> None:
+        self.name, self.torch_device, self.max_batch, self.cache, self.progress = pair, torch_device, max_batch, cache, progress
+        self._pair: Any = None
+
+    def pair(self) -> Any:
+        if self._pair is None:
+            from models.pair import load_pair
+
+            self._pair = load_pair(self.name, resolve_torch_device(self.torch_device))
+        return self._pair
+
+    def record(self, specs: Any) -> Any:
+        """Recordings of the given sessions, as `simulator.protocol.cache.CachedSource` wants them."""
+        from models.recorder import Recorder
+
+        def report(finished: int, sessions: int, decided: int, tokens: int) -> None:
+            self.progress(f"recording {sessions} sessions", decided, tokens)
+
+        return Recorder(self.pair(), self.max_batch, report).record(specs)
+
+    @staticmethod
+    def scenes(seed: int, count: int) -> list[str]:
+        from models.scenes import captions
+
+        return captions(seed, count)
+
+    def judge(self) -> Any:
+        """Reads the pictures of a run; loads torch only for pictures it has not met before. None without the scene network's weights."""
+        from models.quality.judge import WEIGHTS, SceneJudge
+
+        if not WEIGHTS.is_file():
+            return None
+        return SceneJudge(self.cache, progress=lambda done, total: self.progress("reading pictures", done, total))
+
+    def profile(self) -> Any:
+        """Compute times of the pair on this machine: measured once, then kept in the cache folder.
+
+        A stored profile counts for equal weights, torch version, processor, cores, thread setting and --torch-device only; a damaged
+        one is measured again.
+        """
+        import hashlib
+        import os
+        import platform
+
+        from simulator.core.errors import ComputeError
+        from simulator.pricing.profile import Profile
+        from simulator.protocol.pairs import pair_manifest
+        from simulator.protocol.recording import torch_version
+
+        weights = pair_manifest(self.name).weights_hash
+        machine = (platform.machine(), _processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS"))
+        key = hashlib.sha256(repr((weights, torch_version(), machine, self.torch_device)).encode()).hexdigest()
+        path = self.cache / "profiles" / f"{key[:32]}.json"
+        if path.is_file():
+            try:
+                return Profile.read(path)
+            except ComputeError:
+                path.unlink()
+        from models.profile import measure_profile
+
+        profile = measure_profile(self.pair(), lambda done, total: self.progress("measuring compute times", done, total))
+        profile.write(path)
+        return profile
+
+
+def _processor() -> str:
+    """Name of this machine's processor, as far as the system tells."""
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,81 @@
+"""`ciar-sim run` and `ciar-sim sweep`."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ciar_sim.cli.common import default_cache, errors_in_one_line
+from ciar_sim.cli.models import Models
+from simulator.core.errors import CiarSimError
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.argument("scenario", type=click.Path(path_type=Path)),
+        click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.  [default: runs/<name>]"),
+        click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. seed=1."),
+        click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"),
+        click.option("--torch-device", default="auto", show_default=True, help="Where forward passes run: auto, cpu, cuda, cuda:1 ..."),
+        click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once."),
+        click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate; changes no result."),
+        click.option("--quiet", is_flag=True, help="No progress and no table."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@run_options
+@errors_in_one_line
+def run(scenario: Path, **options: Any) -> None:
+    """Run a SCENARIO file: every method under every swept value; write tables, plots and report.html."""
+    _run(scenario, (), **options)
+
+
+@click.command()
+@run_options
+@click.option("--axis", "axes", multiple=True, required=True, metavar="PATH=V1,V2,...", help="Values to sweep; repeat for a grid.")
+@errors_in_one_line
+def sweep(scenario: Path, axes: tuple[str, ...], **options: Any) -> None:
+    """Run a SCENARIO over a grid given here, e.g. --axis network.rtt_ms=5,20,50 --axis methods.ciar.threshold=0.2,0.4.
+
+    Axes are added to those of the scenario; one of the same path takes its place.
+    """
+    _run(scenario, axes, **options)
+
+
+def _run(
+    path: Path, axes: tuple[str, ...], out: Path | None, sets: tuple[str, ...], cache: Path | None, torch_device: str,
+    max_batch: int, jobs: int, quiet: bool,
+) -> None:  # fmt: skip
+    from simulator.experiment.loading import load_scenario, where_written
+
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
+        raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
+    scenario = load_scenario(path, axes, sets)
+
+    from ciar_sim.cli.console import progress_bars, summary_lines
+    from reports.build import build_report
+    from simulator.experiment.run import run_scenario
+    from simulator.protocol.cache import CachedSource, RecordingCache
+
+    cache = cache or default_cache()
+    folder = out or Path("runs") / scenario.name
+    with progress_bars(quiet) as progress:
+        models = Models(scenario.pair, torch_device, max_batch, cache, progress)
+        try:
+            outcome = run_scenario(
+                scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report,
+                progress, jobs, models.judge(),
+            )  # fmt: skip
+        except CiarSimError as error:
+            if not error.place:
+                raise
+            raise type(error)(f"{where_written(error.place, path, axes, sets)}: {error}") from None
+    if not quiet:
+        click.echo(summary_lines(outcome.summary))
+        click.echo(f"{outcome.folder / 'report.html'}")

@@ -1,0 +1,38 @@
+"""`ciar-sim schema|list|report`."""
+
+from pathlib import Path
+
+import click
+
+from ciar_sim.cli.common import errors_in_one_line
+
+
+@click.command()
+@errors_in_one_line
+def schema() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    import json
+
+    from simulator.experiment.scenario import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["methods", "presets", "hardware", "pairs"]))
+@errors_in_one_line
+def list_(what: str) -> None:
+    """Show what a scenario may name: methods with their settings, network presets, hardware, model pairs."""
+    from ciar_sim.cli import console
+
+    click.echo(console.listing(what))
+
+
+@click.command()
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@errors_in_one_line
+def report(run_folder: Path) -> None:
+    """Draw plots and report.html of a RUN_FOLDER again."""
+    from reports.build import build_report
+
+    click.echo(build_report(run_folder))

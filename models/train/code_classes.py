@@ -1,0 +1,47 @@
+"""Classes of near-synonymous codes, and the cross-entropy of the next token's class."""
+
+import math
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+from scipy.sparse import coo_matrix, diags
+from scipy.sparse.linalg import eigsh
+from torch import Tensor, nn
+
+CLASS_DIMS = 16  # of the space in which `code_classes` clusters
+
+
+def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.Generator) -> Tensor:
+    """int64 [V]: sorts a codebook into `count` classes of codes that stand beside the same codes in pictures int [N, T].
+
+    Spectral clustering (Ng, Jordan & Weiss 2001) of how often two codes are neighbours in a row or a column. Codes of one class are
+    each other's near synonyms: patches of one kind of background, of one colour of objects.
+    """
+    grid = math.isqrt(codes.shape[1])
+    cells = codes.reshape(-1, grid, grid).astype(np.int64)
+    pairs = [(cells[:, :, :-1], cells[:, :, 1:]), (cells[:, :-1], cells[:, 1:])]
+    one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    beside = coo_matrix((np.ones(len(one)), (one, other)), (vocab_size, vocab_size)).tocsr()
+    beside = beside + beside.T
+    scale = diags((np.asarray(beside.sum(1)).ravel() + 1.0) ** -0.5)
+    values, vectors = eigsh(scale @ beside @ scale, k=min(CLASS_DIMS, vocab_size - 1), which="LA", v0=np.ones(vocab_size))
+    points = vectors * values  # directions that chance alone would make count little
+    points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    _, classes = kmeans2(points, count, minit="++", rng=rng)
+    return torch.from_numpy(classes.astype(np.int64))
+
+
+class CodeClasses(nn.Module):
+    """Asks logits for the class of the next token only. of_code: int64 [V], see `code_classes`."""
+
+    of_code: Tensor
+
+    def __init__(self, of_code: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("of_code", of_code)
+
+    def forward(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """-log of the chance that logits [B, T, V] give to the class of int [B, T]: float32 [B, T]."""
+        other = self.of_code != self.of_code[tokens].unsqueeze(-1)  # [B, T, V]
+        return logits.logsumexp(-1) - logits.masked_fill(other, float("-inf")).logsumexp(-1)

@@ -1,0 +1,74 @@
+"""Labels of points, placed so that they do not overlap."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from reports.figure import _mix
+
+# ---- direct labels ----------------------------------------------------------------------------------------------------
+
+
+class _Label(NamedTuple):
+    x: float
+    y: float
+    text: str
+    colour: str
+    bold: bool
+
+
+_PLACES = [(9, 0, "left"), (0, 11, "center"), (0, -11, "center"), (-9, 0, "right"), (8, 9, "left"), (8, -9, "left")]
+_PLACES += [(-8, 9, "right"), (-8, -9, "right"), (0, 22, "center"), (0, -22, "center"), (12, 19, "left"), (12, -19, "left")]
+_PLACES += [(-12, 19, "right"), (-12, -19, "right"), (14, 30, "left"), (14, -30, "left"), (-14, 30, "right"), (-14, -30, "right")]
+
+
+def _place_labels(ax: Axes, labels: Sequence[_Label], marks: Sequence[tuple[float, float]]) -> None:
+    """Write labels beside their points where they cover least: each takes the best of a few fixed places, in order."""
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    frame = ax.get_window_extent(renderer)
+    boxes = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in ax.transData.transform(np.array(marks))] if marks else []
+    for label in labels:
+        best: tuple[float, Any, Bbox] | None = None
+        for rank, (dx, dy, align) in enumerate(_PLACES):
+            text = ax.annotate(
+                label.text,
+                (label.x, label.y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=align,
+                va="center",
+                color=_mix(label.colour, "black", 0.25),
+                fontsize=8,
+                fontweight="bold" if label.bold else "normal",
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+                arrowprops={"arrowstyle": "-", "color": "#b6bcc5", "lw": 0.6, "shrinkB": 5} if abs(dy) > 15 else None,
+            )
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer).padded(1.0)  # of the words, not of the thin line to them
+            outside = box.width * box.height - _overlap(box, frame)
+            cost = rank * 12.0 + sum(_overlap(box, other) for other in boxes) + 3.0 * outside
+            if best is None or cost < best[0]:
+                if best is not None:
+                    best[1].remove()
+                best = (cost, text, box)
+            else:
+                text.remove()
+        if best is not None:
+            boxes.append(best[2])
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return float(max(width, 0.0) * max(height, 0.0))

@@ -1,0 +1,84 @@
+"""How values, units, methods and conditions are written in tables, plots and sentences."""
+
+import math
+from typing import Any
+
+# At the end of a setting's name -> as it is written.
+UNITS = {"ms": "ms", "s": "s", "mbps": "Mbit/s", "pct": "%", "bytes": "B", "j": "J", "tokens": "tokens"}
+
+
+# ---- words ------------------------------------------------------------------------------------------------------------
+
+
+_NAMED = ("network", "network.preset", "network.trace")  # their values are names that need no key before them
+
+
+def own_setting(key: str) -> tuple[str, str] | None:
+    """Method (label or name) and setting of a swept key: "methods.ciar v1.2.threshold" -> ("ciar v1.2", "threshold")."""
+    front, _, setting = key.rpartition(".")
+    return (front.removeprefix("methods."), setting) if front.startswith("methods.") else None
+
+
+def split_unit(key: str) -> tuple[str, str]:
+    """Name and unit of a dotted path: "network.rtt_ms" -> ("RTT", "ms"), "cloud.replicas" -> ("cloud replicas", "")."""
+    own = own_setting(key)  # the label of a method may hold dots
+    words = [*own] if own else [word for word in key.split(".") if word not in ("network", "workload", "arrivals")]
+    name, _, unit = words[-1].rpartition("_") if words else (key, "", "")
+    if "_per_" in (words[-1] if words else ""):
+        name, _, unit = words[-1].partition("_per_")
+        unit = f"per {unit}"
+    elif unit not in UNITS or not name:
+        name, unit = words[-1] if words else key, ""
+    text = " ".join([*words[:-1], name]).replace("_", " ")
+    return " ".join("RTT" if word == "rtt" else word for word in text.split()), UNITS.get(unit, unit)
+
+
+def number(value: Any) -> str:
+    """A swept value as text: 0.5, 20, lte."""
+    return f"{value:.12g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Three significant digits without exponents where they would not help; a dash for NaN."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "∞"
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.{digits - 1}e}"
+    decimals = digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 has one less
+    return f"{value:.{decimals}f}" if decimals <= digits + 2 else f"{value:.{digits - 1}e}"
+
+
+def absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
+
+
+def label(row: dict[str, Any], swept: tuple[str, ...]) -> str:
+    """The method with the swept settings of its own that its label does not name yet: "ciar threshold=0.5"."""
+    text = str(row["method"])
+    for key in swept:
+        own = own_setting(key)
+        if own and own[0] in (row["method"], row["method_name"]) and not absent(row[key]):
+            said = f"{own[1]}={number(row[key])}"
+            text += "" if said in text.split() else f" {said}"
+    return text
+
+
+def condition(row: dict[str, Any], swept: tuple[str, ...]) -> str:
+    """What is swept besides the methods' own settings: "wifi", "RTT 20 ms", "lte, cloud replicas 4"."""
+    parts = []
+    for key in swept:
+        if key.startswith("methods.") or absent(row[key]):
+            continue
+        if key in _NAMED:
+            parts.append(str(row[key]))
+        else:
+            name, unit = split_unit(key)
+            parts.append(f"{name} {number(row[key])} {unit}".strip())
+    return ", ".join(parts)
+
+
+def axis_label(key: str) -> str:
+    name, unit = split_unit(key)
+    return f"{name} ({unit})" if unit else name

@@ -1,0 +1,1 @@
+"""Replicas that batch per iteration, their queues and the rules of admission."""

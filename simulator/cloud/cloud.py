@@ -1,0 +1,210 @@
+"""The cloud: replicas that batch per iteration, so that a session of 256 passes never blocks another one.
+
+An idle replica takes waiting sessions, at most `max_batch` of them, in the order of its queue discipline, and runs the
+next item of each: the passes as one batch, other work (caption encoder, image decoder) after it, one by one. Then each
+session goes on with its next item, at the tail of the queue. What becomes ready while an iteration runs waits for the
+next one.
+
+A session is bound to a replica when it opens and stays there, also while its device thinks, until its last call is
+answered or the replica crashes. Where every replica is full (`max_sessions`, KV memory) it waits for admission, first come
+first served, or is refused (`max_waiting`).
+"""
+
+import math
+from collections import deque
+from typing import Any
+
+from simulator.cloud.replica import Replica, Schedule, _EvictingReplica
+from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
+from simulator.cloud.work import CloudSession
+from simulator.core.rng import stream
+from simulator.pricing.costs import Costs
+from simulator.pricing.program import OTHER, Item
+
+# Of the whole cloud at a moment: sessions with work in a replica's queue (other tenants' jobs too), sessions that wait for admission,
+# sessions in an iteration under way, sessions bound to a replica, replicas that are up.
+SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")
+
+
+class _Job(CloudSession):
+    """Work of another tenant."""
+
+    __slots__ = ()
+
+    def served(self, now_s: float) -> None:
+        pass
+
+
+class Cloud:
+    """All replicas, those that stopped included."""
+
+    def __init__(
+        self, costs: Costs, replicas: int, max_batch: int, schedule: Schedule, rules: CloudRules | None = None, start_s: float = 0.0
+    ) -> None:
+        """max_batch: sessions in one iteration at most. start_s: when it opens.
+
+        Raises ValueError where a count is below 1, or a crash is of a replica that does not exist.
+        """
+        rules = rules or CloudRules()
+        if replicas < 1 or max_batch < 1:
+            raise ValueError(f"replicas and max_batch must be >= 1, got {replicas} and {max_batch}")
+        if rules.max_sessions is not None and rules.max_sessions < 1:
+            raise ValueError(f"max_sessions must be >= 1, got {rules.max_sessions}")
+        for crash in rules.crashes:
+            if not 0 <= crash.replica < replicas:
+                raise ValueError(f"replica {crash.replica} cannot crash, there are {replicas}, counted from 0")
+        self.costs = costs
+        self.max_batch = max_batch
+        self.schedule = schedule
+        self.rules = rules
+        self.waiting: deque[CloudSession] = deque()  # for admission
+        self.refused = 0
+        self._least = replicas  # the first ones never stop
+        self._starting = 0
+        self._turn = 0
+        self.replicas: list[Replica] = []
+        for _ in range(replicas):
+            self._add(start_s)
+        for crash in rules.crashes:
+            schedule(crash.at_s, (self._on_crash,), crash)
+
+    def open(self, session: CloudSession, now_s: float) -> Replica | None:
+        """Bind a session to a replica. None where it has to wait, then `admitted` follows, or is `refused`."""
+        replica = None if self.waiting else self._choose(session)
+        if replica is not None:
+            self._bind(session, replica)
+        elif self.rules.max_waiting is not None and len(self.waiting) >= self.rules.max_waiting:
+            self.refused += 1
+            session.refused(now_s)
+        else:
+            self.waiting.append(session)
+        if self.rules.autoscale is not None:
+            self._scale_up(now_s, self.rules.autoscale)
+        return replica
+
+    def close(self, session: CloudSession, now_s: float) -> None:
+        """The session needs no replica any more; nothing where it has none."""
+        replica = session.replica
+        if replica is None:
+            return
+        replica.forget(session)
+        session.replica = None
+        if not self.rules.evict:
+            replica.kv_tokens -= session.kv_need
+        if self.waiting:
+            self._admit(now_s)
+        if self.rules.autoscale is not None and not replica.sessions and replica.number >= self._least:
+            replica.empty_s = now_s
+            self.schedule(now_s + self.rules.autoscale.idle_s, (self._on_idle,), (replica, now_s))
+
+    def mean_batch(self) -> float:
+        """Sessions per iteration; NaN before the first iteration."""
+        iterations = sum(r.iterations for r in self.replicas)
+        return sum(r.items_done for r in self.replicas) / iterations if iterations else float("nan")
+
+    def sample(self, now_s: float) -> tuple[float, ...]:
+        """What `SAMPLED` names, at this moment."""
+        replicas = self.replicas
+        serving = sum(len(r._batch) for r in replicas)
+        queued = sum(r.working for r in replicas) - serving
+        return now_s, queued, len(self.waiting), serving, sum(len(r.sessions) for r in replicas), sum(r.up for r in replicas)
+
+    def up_s(self, now_s: float) -> list[float]:
+        """Seconds that each replica was up until now."""
+        return [replica.up_s + (now_s - replica.since_s if replica.up else 0.0) for replica in self.replicas]
+
+    # Routing and admission.
+
+    def _choose(self, session: CloudSession) -> Replica | None:
+        rules = self.rules
+        fits = [r for r in self.replicas if r.up]
+        if rules.max_sessions is not None:
+            fits = [r for r in fits if len(r.sessions) < rules.max_sessions]
+        if not rules.evict and rules.kv_tokens < math.inf:
+            fits = [r for r in fits if r.kv_tokens + session.kv_need <= rules.kv_tokens]
+        if not fits:
+            return None
+        match rules.routing:
+            case "least-loaded":
+                return min(fits, key=lambda r: len(r.sessions))
+            case "join-shortest-queue":
+                return min(fits, key=lambda r: (r.working, len(r.sessions)))
+            case "round-robin":
+                chosen = min(fits, key=lambda r: (r.number - self._turn) % len(self.replicas))
+                self._turn = chosen.number + 1
+                return chosen
+
+    def _bind(self, session: CloudSession, replica: Replica) -> None:
+        replica.sessions[session] = None
+        session.replica = replica
+        if not self.rules.evict:
+            replica.kv_tokens += session.kv_need
+
+    def _admit(self, now_s: float) -> None:
+        while self.waiting and (replica := self._choose(self.waiting[0])) is not None:
+            session = self.waiting.popleft()
+            self._bind(session, replica)
+            session.admitted(now_s)
+
+    # Replicas that come and go.
+
+    def _add(self, now_s: float) -> None:
+        rules = self.rules
+        more: dict[str, Any] = {"queue": rules.queue, "number": len(self.replicas), "now_s": now_s}
+        if rules.evict and rules.kv_tokens < math.inf:
+            replica: Replica = _EvictingReplica(rules.kv_tokens, self.costs, self.max_batch, self.schedule, **more)
+        else:
+            replica = Replica(self.costs, self.max_batch, self.schedule, **more)
+        self.replicas.append(replica)
+        if rules.background is not None and rules.background.utilisation > 0.0:
+            self._disturb(replica, rules.background, now_s)
+
+    def _on_crash(self, alarm: Any) -> None:
+        crash: Crash = alarm.subject
+        replica = self.replicas[crash.replica]
+        if replica.up:
+            self.schedule(alarm.time_s + crash.down_s, (self._on_recovery,), replica)
+            replica.crash(alarm.time_s)
+
+    def _on_recovery(self, alarm: Any) -> None:
+        alarm.subject.recover(alarm.time_s)
+        self._admit(alarm.time_s)
+
+    def _scale_up(self, now_s: float, rule: Autoscale) -> None:
+        up = sum(r.up for r in self.replicas)
+        load = len(self.waiting) + sum(len(r.sessions) for r in self.replicas)
+        while load > rule.sessions_per_replica * (up + self._starting) and up + self._starting < rule.max_replicas:
+            self._starting += 1
+            self.schedule(now_s + rule.start_up_s, (self._on_started,), self)
+
+    def _on_started(self, alarm: Any) -> None:
+        self._starting -= 1
+        stopped = next((r for r in self.replicas[self._least :] if not r.up), None)
+        if stopped is None:
+            self._add(alarm.time_s)
+        else:
+            stopped.recover(alarm.time_s)
+        self._admit(alarm.time_s)
+
+    def _on_idle(self, alarm: Any) -> None:
+        replica, empty_s = alarm.subject
+        if replica.up and not replica.sessions and replica.empty_s == empty_s:
+            replica.stop(alarm.time_s)
+
+    # Background.
+
+    def _disturb(self, replica: Replica, load: Background, now_s: float) -> None:
+        draws = stream(self.rules.seed, "cloud.background", replica.number)
+        mean_gap_s = load.job_s / load.utilisation
+        items: tuple[Item, ...] = ((0, 0, 0, 0, 0, load.job_s, OTHER, ()),)
+
+        def gaps() -> float:
+            return float(draws.standard_exponential()) * mean_gap_s
+
+        def on_job(alarm: Any) -> None:
+            if replica.up:
+                replica.submit(_Job(), alarm.time_s, items)
+            self.schedule(alarm.time_s + gaps(), callbacks, None)
+
+        callbacks = (on_job,)
+        self.schedule(now_s + gaps(), callbacks, None)

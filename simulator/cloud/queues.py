@@ -1,0 +1,53 @@
+"""Queue disciplines of a replica."""
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+
+from simulator.cloud.rules import Discipline
+from simulator.cloud.work import CloudSession
+
+
+class _Ordered:
+    """A queue by a key of the session, the least first; equal keys in order of arrival."""
+
+    def __init__(self, key: Callable[[CloudSession], float]) -> None:
+        self._key = key
+        self._heap: list[tuple[float, int, CloudSession]] = []
+        self._arrivals = itertools.count()
+        self._returns = itertools.count(-1, -1)
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def append(self, session: CloudSession) -> None:
+        heapq.heappush(self._heap, (self._key(session), next(self._arrivals), session))
+
+    def appendleft(self, session: CloudSession) -> None:
+        """Back where it was taken from: ahead of all of the same key."""
+        heapq.heappush(self._heap, (self._key(session), next(self._returns), session))
+
+    def popleft(self) -> CloudSession:
+        return heapq.heappop(self._heap)[2]
+
+    def clear(self) -> None:
+        self._heap.clear()
+
+
+def _work_left_s(session: CloudSession) -> float:
+    items, index = session.items, session.index
+    session.left_s = session.left_s - items[index - 1][5] if index else sum(item[5] for item in items)
+    return session.left_s
+
+
+def _queue_of(discipline: Discipline) -> "deque[CloudSession] | _Ordered":
+    match discipline:
+        case "fifo":
+            return deque()
+        case "shortest-first":
+            return _Ordered(_work_left_s)
+        case "earliest-deadline":
+            return _Ordered(lambda session: session.deadline_s)
+        case "priority":
+            return _Ordered(lambda session: -session.priority)

@@ -1,0 +1,1 @@
+"""The ground floor: errors, random streams, settings, files, YAML."""

@@ -1,0 +1,103 @@
+"""What every section of a scenario, or of a training file, is made of, and how values are named in messages."""
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    create_model,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+
+from simulator.core.settings import Settings, refuse
+from simulator.core.yamlfile import did_you_mean
+
+LATER = "is not available yet"
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Part(Settings):
+    """A mapping of such a file. Unknown keys are refused with the nearest known one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        if isinstance(data, dict):
+            for key in data:
+                if key not in known:
+                    refuse(f"is not a known key{did_you_mean(key, known)}", key)
+        return data
+
+
+def items(data: Any) -> Any:
+    """A YAML list for a tuple field."""
+    return tuple(data) if isinstance(data, list) else data
+
+
+class FromMapping:
+    """Annotates a field of a plain dataclass: in the file it is a mapping of the dataclass's fields, read like a `Part`.
+
+    The dataclass may raise ValueError for values that do not go together; its defaults are plain values, not factories.
+    """
+
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        kinds = get_type_hints(source)
+        rows: dict[str, Any] = {
+            entry.name: (Annotated[kinds[entry.name], BeforeValidator(items)], ... if entry.default is MISSING else entry.default)
+            for entry in fields(source)
+        }
+        form = create_model(source.__name__, __base__=Part, **rows)
+
+        def opened(value: Any) -> Any:
+            return vars(value) if isinstance(value, source) else value
+
+        return handler.generate_schema(
+            Annotated[form, BeforeValidator(opened), AfterValidator(lambda part: source(**dict(part)))]
+        )
+
+
+def fork(tags: dict[str, str], default: str) -> Discriminator:
+    """Chooses the form of a mapping by the first of these keys that it holds. Tags stand in <>: places leave them out."""
+
+    def choose(data: Any) -> str:
+        held = data if isinstance(data, dict) else vars(data) if isinstance(data, BaseModel) else {}
+        return next((tag for key, tag in tags.items() if key in held), default)
+
+    return Discriminator(choose)
+
+
+def filled_in(model: ModelT, **values: Any) -> ModelT:
+    """Fills in fields of a frozen model while it is being validated."""
+    for name, value in values.items():
+        object.__setattr__(model, name, value)
+    return model
+
+
+def folder_of(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+def written(value: Any) -> str:
+    """A value as YAML writes it."""
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return repr(value).replace("inf", ".inf").replace("nan", ".nan")
+    return str(value)
+
+
+def found_text(value: Any) -> str:
+    """A value in a message, with its kind where the kind is not plain to see."""
+    if isinstance(value, str):
+        return f"{value[:60]!r}" + ("..." if len(value) > 60 else "") + " (text)"
+    if isinstance(value, dict | list | tuple):
+        return ("an empty " if not value else "a ") + ("mapping" if isinstance(value, dict) else "list")
+    return "nothing" if value is None else written(value)

@@ -1,0 +1,86 @@
+"""What pydantic found wrong with a file, in this project's words: `dotted.key what is wrong, what was found, what is allowed`."""
+
+import re
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from simulator.core.part import found_text
+from simulator.core.yamlfile import Document, Place, did_you_mean
+
+
+def first_problem(error: ValidationError, document: Document) -> tuple[Place, str]:
+    """The place that stands first in the file, what is wrong there, and how many other places have problems."""
+    problems = [explain(details) for details in error.errors()]
+    place, message = min(problems, key=lambda problem: document.line(problem[0]))
+    others = {problem[0] for problem in problems} - {place}
+    return place, message + (f" (and {len(others)} more)" if others else "")
+
+
+_BOUNDS = {
+    "greater_than": (">", "gt"),
+    "greater_than_equal": (">=", "ge"),
+    "less_than": ("<", "lt"),
+    "less_than_equal": ("<=", "le"),
+}
+_WANTED = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "tuple_type": "a list",
+    "finite_number": "a finite number",
+}
+
+
+def explain(details: ErrorDetails) -> tuple[Place, str]:
+    """The place of a pydantic error in the file, and what to say about it."""
+    place: Place = tuple(part for part in details["loc"] if not (isinstance(part, str) and part.startswith("<")))
+    kind, context, found = details["type"], details.get("ctx", {}), details.get("input")
+    if place[:1] == ("sweep",) and len(place) == 4:
+        place = place[:3]  # the last part names a member of the union Scalar
+        kind = "scalar"
+    if kind == "refused":
+        return (*place, *context["at"]), context["message"]
+    if kind == "missing":
+        return place, "is missing"
+    if kind in _BOUNDS:
+        sign, key = _BOUNDS[kind]
+        return place, f"must be {sign} {context[key]:g}, got {found_text(found)}"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+        return (
+            place,
+            f"must be {context['expected'].replace(chr(39), '')}, got {found_text(found)}{did_you_mean(found, allowed)}",
+        )
+    if kind == "multiple_of":
+        return place, f"must be a multiple of {context['multiple_of']:g}, got {found_text(found)}"
+    if kind in _WANTED:
+        return place, f"must be {_WANTED[kind]}, got {found_text(found)}"
+    if kind == "scalar":
+        return place, f"must be a single value, got {found_text(found)}"
+    if kind == "too_short":
+        return place, "must hold at least one entry, got an empty list"
+    if kind == "string_pattern_mismatch":
+        allowed_text = "letters, digits, . _ - and no leading . or -" if place == ("name",) else "text on one line"
+        return place, f"must be {allowed_text}, got {found_text(found)}"
+    if kind == "value_error":
+        return place, str(context["error"])
+    return place, f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {found_text(found)}"
+
+
+def dotted(place: Place) -> str:
+    """`methods[6].name`, as people write a place."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def subject(place: Place) -> str:
+    """What a message begins with: the place and a blank, nothing for the whole file."""
+    return f"{dotted(place)} " if place else ""

@@ -1,0 +1,1 @@
+"""Virtual time: devices, sessions and the clock that calls them back."""

@@ -1,0 +1,287 @@
+"""Sessions with a deadline: they send a request again, or give a reply up and finish on the device alone."""
+
+import math
+from typing import cast
+
+from simulator.core.rng import stream
+from simulator.engine.clock import Alarm
+from simulator.engine.measures import _NEVER
+from simulator.engine.session import _DUE, _LANDED_AGAIN, Session
+
+_AWAITED = ("connect_s", "uplink_s", "downlink_s", "wait_s", "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s")
+
+
+class Impatient(Session):
+    """A session that does not wait for ever where it can do without the reply (`Fallback`).
+
+    To try again is to open another connection, over which all goes from then on, and to send every request again that had no answer.
+    What was under way for this session on the old one is lost. The cloud works on each call once: where it has the request, it only
+    sends the reply, as soon as it knows of the new connection.
+    """
+
+    __slots__ = ()
+
+    def prepare(self, optional: frozenset[int]) -> None:
+        self.optional = optional  # calls whose reply it can do without
+        self.flying = {}  # requests under way: the alarm of their arrival
+        self.alarm: Alarm | None = None  # at due_s, the end of its patience with the reply to `expected`
+        self.late: tuple[float, float] | None = None  # when a reply left that comes after due_s, and when it comes
+        self.cut = False  # the cloud does not know of the latest connection yet
+        self.held: set[int] = set()  # calls whose reply waits for that, or was lost and is to be sent again
+
+    def exchange(self, now_s: float, send: int, wait: int) -> bool:
+        if wait == send and wait in self.optional:
+            self.expect(now_s, wait)
+        return super().exchange(now_s, send, wait)
+
+    def join(self, now_s: float, call: int) -> bool:
+        if call in self.optional:
+            self.expect(now_s, call)
+        here = super().join(now_s, call)
+        if here:
+            self.content()
+        return here
+
+    def expect(self, now_s: float, call: int) -> None:
+        rule = self.run.fallback
+        assert rule is not None
+        self.expected, self.tries, self.late = call, 1, None
+        self.wait_for(now_s, rule.deadline_s)
+
+    def wait_for(self, now_s: float, seconds: float) -> None:
+        self.before = (now_s, *[getattr(self, name) for name in _AWAITED])
+        self.due_s = now_s + seconds
+        self.alarm = self.clock.at(self.due_s, _DUE, self)
+
+    def content(self) -> None:
+        if self.alarm is not None:
+            self.alarm.callbacks = ()
+            self.alarm = None
+
+    def receive(self, now_s: float, arrival_s: float) -> None:
+        if self.alarm is not None and arrival_s > self.due_s:
+            self.late = (now_s, arrival_s)
+        else:
+            self.content()
+            super().receive(now_s, arrival_s)
+
+    def land(self, now_s: float) -> None:
+        """The next call arrives, and with it those that overtook it on a connection which another session of the device opened."""
+        assert self.flying is not None
+        if self.landed in self.flying and self.flying[self.landed].time_s > now_s:
+            return  # it is a later one that has arrived: the cloud takes calls up in order
+        self.flying.pop(self.landed, None)
+        super().land(now_s)
+        while isinstance(self, Impatient) and self.landed in self.flying and self.flying[self.landed].time_s < now_s:
+            del self.flying[self.landed]
+            super().land(now_s)
+
+    def reply(self, now_s: float) -> None:
+        if self.cut:
+            self.hold(now_s)
+        else:
+            super().reply(now_s)
+
+    def hold(self, now_s: float) -> None:
+        """As `reply`, but there is no connection that it could leave by."""
+        call = self.answered
+        self.answered = call + 1
+        self.held.add(call)
+        self.run.count_bytes(self.request, 0, -self.calls[call][3][0])
+        if call == self.awaiting:
+            self.charged = False
+        if call == self.last:
+            self.run.cloud.close(self, now_s)
+
+    def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
+        rule = self.run.fallback
+        if rule is None or not rule.gives_up or (awaited >= 0 and awaited not in self.optional):
+            super().never(now_s, awaited, what, way)
+
+    def due(self, now_s: float) -> None:
+        """The end of its patience."""
+        rule = self.run.fallback
+        assert rule is not None
+        self.alarm = None
+        if self.tries < rule.attempts:
+            self.in_vain(now_s)
+            draw = stream(self.run.inputs.seed, "fallback.backoff", self.request, self.expected, self.tries).uniform(-1.0, 1.0)
+            self.wait_for(now_s, rule.wait_s(self.tries, float(draw)))
+            self.tries += 1
+            self.mark_s = now_s
+            late, self.late = self.late, None
+            if type(self) is Impatient:
+                self.retry(now_s)
+            elif late is not None:  # after a crash the device is on its way back to the cloud already
+                self.receive(now_s, late[1])
+        elif rule.gives_up:
+            self.in_vain(now_s)
+            self.give_up(now_s)
+        elif self.late is not None:
+            super().receive(*self.late)
+
+    def in_vain(self, now_s: float) -> None:
+        """Book the wait until now as one that brought nothing."""
+        start_s, *values = self.before
+        for name, value in zip(_AWAITED, values, strict=True):
+            setattr(self, name, value)
+        self.wait_s += now_s - start_s
+
+    def retry(self, now_s: float) -> None:
+        assert self.flying is not None
+        run, up, down = self.run, self.device.up, self.device.down
+        done = self.steps[: self.step]
+        heard = {step[3] for step in done[:-1]} | {call for call, arrival_s in self.replies.items() if arrival_s <= now_s}
+        again = [step[2] for step in done if step[2] >= 0 and step[2] not in heard]
+        for alarm in self.flying.values():
+            alarm.callbacks = ()
+        up.reconnect([self.calls[call][0] for call in self.flying])
+        lost = [call for call in again if call < self.answered and call not in self.held]
+        down.reconnect([self.calls[call][3][0] for call in lost])
+        self.held.update(lost)
+        if not self.first_token_s <= now_s:
+            self.first_token_s = math.nan
+        self.flying = {}
+        self.cut = True
+        self.awaiting = self.expected
+        self.charged = self.answered <= self.expected < self.landed
+        run.retries[self.request] = run.retries.get(self.request, 0) + 1
+        for call in again:
+            self.replies.pop(call, None)
+            size_bytes = self.calls[call][0]
+            run.count_bytes(self.request, size_bytes, 0)
+            arrival_s = self.tell(now_s, up, size_bytes)
+            if arrival_s == _NEVER:
+                self.unreachable(now_s, call, self.expected)
+                continue
+            self.flying[call] = self.clock.at(arrival_s, _LANDED_AGAIN, (self, call))
+            if self.traced:
+                self.span("uplink", f"call {call} again", now_s, arrival_s)
+
+    def land_again(self, now_s: float, call: int) -> None:
+        assert self.flying is not None
+        self.cut = False
+        if call >= self.landed:
+            self.land(now_s)
+            return
+        del self.flying[call]
+        if call < self.answered:
+            self.reply_again(now_s, call)
+
+    def reply_again(self, now_s: float, call: int) -> None:
+        """The call is done; its reply was lost or held."""
+        if call == self.awaiting:
+            if self.device.up.ready_s > self.mark_s:
+                self.wake(now_s)
+            self.uplink_s += now_s - self.mark_s
+            self.mark_s = now_s
+        size_bytes, first = self.calls[call][3]
+        self.held.discard(call)
+        self.run.count_bytes(self.request, 0, size_bytes)
+        arrival_s = self.tell(now_s, self.device.down, size_bytes)
+        if arrival_s == _NEVER:
+            self.never(now_s, self.awaiting, f"the reply to call {call}", "downlink")
+        elif self.traced:
+            self.span("downlink", f"reply {call}", now_s, arrival_s)
+        if call == self.awaiting:
+            self.awaiting = -1
+            if first:
+                self.first_token_s = arrival_s
+            self.receive(now_s, arrival_s)
+        else:
+            self.replies[call] = arrival_s
+
+    def give_up(self, now_s: float) -> None:
+        """The device goes on alone. The cloud does not know: it works on the call when it comes, and answers."""
+        call, recovering = self.expected, type(self) is not Impatient
+        if not self.first_token_s <= now_s:
+            self.first_token_s = math.nan
+        program = self.run.given_up_at(self, call)
+        self.steps, self.calls = program.steps, program.calls
+        self.run.count_bytes(self.request, 0, -sum(reply[0] for _, _, _, reply in self.calls[self.answered :]))
+        self.awaiting = -1
+        self.charged = self.ended = False
+        alone = cast("Alone", self)
+        self.__class__ = Alone
+        if recovering:
+            alone.lost(now_s)
+        else:
+            alone.settle(now_s)
+        self.advance(now_s)
+
+
+class Alone(Impatient):
+    """A session that has given up a call: its device makes the rest of the image, while the cloud works for nothing.
+
+    The request is over once both have done their part. ended: the cloud has.
+    """
+
+    __slots__ = ()
+
+    def finish(self, now_s: float) -> None:
+        self.done_s = now_s
+        if self.run.closed is not None:
+            self.run.ask(self.device.number, now_s)
+        self.run.keep(self)
+        if self.ended:
+            self.leave()
+        else:
+            self.run.lingering += 1
+
+    def settle(self, now_s: float) -> None:
+        """Where the cloud has no work for the session, and none is on its way, its place and its memory are free."""
+        if self.answered < self.landed or self.flying:
+            return
+        self.run.cloud.close(self, now_s)
+        if not self.ended:
+            self.ended = True
+            if self.done_s == self.done_s:
+                self.run.lingering -= 1
+                self.run.keep(self)
+                self.leave()
+
+    def leave(self) -> None:
+        self.device.count(-1)  # only now, for until here messages of this session met those of the device's next one
+        self.run.forget()
+
+    def lost(self, now_s: float) -> None:
+        """The cloud no longer knows the session."""
+        assert self.flying is not None
+        for alarm in self.flying.values():
+            alarm.callbacks = ()
+        self.flying = {}
+        self.landed = self.answered
+        self.settle(now_s)
+
+    def reply(self, now_s: float) -> None:
+        call = self.answered
+        self.answered = call + 1
+        if self.cut:
+            self.held.add(call)
+        else:
+            self.reply_again(now_s, call)
+        self.settle(now_s)
+
+    def land_again(self, now_s: float, call: int) -> None:
+        super().land_again(now_s, call)
+        self.settle(now_s)
+
+    def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
+        pass
+
+    def admitted(self, now_s: float) -> None:
+        super().admitted(now_s)
+        self.settle(now_s)
+
+    def refused(self, now_s: float) -> None:
+        self.run.cloud.refused -= 1  # no request without an answer
+        self.lost(now_s)
+
+    def crashed(self, now_s: float, working: bool) -> None:
+        self.lost(now_s)
+
+    def broken(self, now_s: float) -> None:
+        pass
+
+    def resent(self, now_s: float) -> None:
+        pass

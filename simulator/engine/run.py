@@ -1,0 +1,298 @@
+"""Replays sessions in virtual time: devices, their links, and the cloud, driven by SimPy callbacks.
+
+A device and the wire of its uplink serve their sessions first come first served, so both are no more than the time
+until which they are taken. While a device has one open session, nobody can come between that session's steps before the
+next request of the device: until then (`Device.horizon_s`) its computing and sending are worked out at once instead of
+by an event each. A call then costs two events, its arrival in the cloud and the end of an iteration, shared with the
+batch; on a contended device four. Devices that share a wire are never ahead, and one with a radio only while nothing of
+it is open in the cloud, so that wire and radio see messages in order of time; nor is any device where a crash or a refusal
+may reach it. What befalls a message adds no event.
+
+Equal times: first created, first served. Working ahead creates arrivals in the cloud early, so of two devices whose messages
+land in the same instant the one served first is always the same one, but need not be the one that sent first.
+"""
+
+import math
+from array import array
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+
+from simulator.cloud.cloud import SAMPLED, Cloud
+from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.clock import Alarm, Clock
+from simulator.engine.columns import _next_of_same_device
+from simulator.engine.device import Device, FleetPart
+from simulator.engine.fallback import without_cloud
+from simulator.engine.impatience import Impatient
+from simulator.engine.measures import MEASURED, Span, measured_of
+from simulator.engine.recovery import Recovering
+from simulator.engine.session import Session
+from simulator.engine.workload import Arrivals, ClosedLoop
+from simulator.network.access import Access
+from simulator.pricing.program import SessionProgram
+
+
+def simulate(inputs: CaseInputs) -> CaseResult:
+    """Replay all requests of a case until the system is empty, or until `until_s`.
+
+    Raises ValueError for inputs that make no case, DeadlockError where a message meets a link that never carries anything again.
+    """
+    return Run(inputs).run()
+
+
+class Run:
+    """One case: opens sessions as their requests come, and keeps what they measured."""
+
+    def __init__(self, inputs: CaseInputs) -> None:
+        if inputs.devices < 1:
+            raise ValueError(f"devices must be >= 1, got {inputs.devices}")
+        self.parts = inputs.fleet or [FleetPart(inputs.devices, inputs.programs, inputs.device, inputs.network, 0, inputs.slo_s)]
+        if sum(part.devices for part in self.parts) != inputs.devices:
+            raise ValueError(f"the parts of the fleet have {[part.devices for part in self.parts]} devices, not {inputs.devices}")
+        prompts = len(self.parts[0].programs)
+        closed = inputs.arrivals if isinstance(inputs.arrivals, ClosedLoop) else None
+        arrivals = Arrivals(*(np.empty(0, kind) for kind in "dqq")) if isinstance(inputs.arrivals, ClosedLoop) else inputs.arrivals
+        n = len(arrivals)
+        if n and not 0 <= arrivals.device.min() <= arrivals.device.max() < inputs.devices:
+            raise ValueError(f"requests come from devices outside the fleet of {inputs.devices}")
+        asked = closed.prompts - 1 if closed else int(arrivals.prompt.max()) if n else -1
+        if any(len(part.programs) != prompts for part in self.parts) or asked >= prompts or (n and arrivals.prompt.min() < 0):
+            raise ValueError(f"requests ask for prompts outside the {prompts} programs")
+        if n and not (arrivals.requested_s[0] >= 0.0 and np.all(np.diff(arrivals.requested_s) >= 0.0)):
+            raise ValueError("requests must be in order of time, from 0 on")
+        rules = inputs.rules
+        if rules.kv_tokens < max((program.kv_tokens for part in self.parts for program in part.programs), default=0):
+            raise ValueError(f"the KV memory of a replica holds {rules.kv_tokens:.0f} positions, less than one session needs")
+        self.inputs = inputs
+        self.fallback = inputs.fallback
+        self.missing: set[tuple[int, int]] = set()
+        self.given_up: dict[int, int] = {}  # by request: the call; likewise retries, and payload beyond the program's, up and down
+        self.retries: dict[int, int] = {}
+        self.more_bytes: dict[int, tuple[int, int]] = {}
+        self.lingering = 0  # requests that are done but for what the cloud does for nothing
+        self.closed = closed
+        self.clock = Clock()
+        start_s = float(arrivals.requested_s[0]) if n else 0.0
+        self.counted_from_s = max(start_s, inputs.warmup_s)
+        self.up_before_s = 0.0  # replicas', until then
+        self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at, rules, start_s)
+        # A crash, or a refusal, reaches a device at the clock's time: then none may be ahead of it.
+        self.ahead = not rules.crashes and rules.max_waiting is None
+        self.open = n  # requests that are to come or under way
+        self.devices: dict[int, Device] = {}
+        self.part_ends = np.cumsum([part.devices for part in self.parts])
+        self.asking: dict[int, Iterator[tuple[float, int]]] = {}  # of a closed loop
+        self.spans: list[Span] = []
+        self.samples: list[tuple[float, ...]] = []
+        self.measured = {name: array("d", bytes(8 * n)) for name in MEASURED}
+        self.radio_j = array("d", bytes(8 * n))
+        first = [0, *self.part_ends[:-1].tolist()]
+        self.accesses = [Access(part.network, inputs.seed, self.radio_j, at) for part, at in zip(self.parts, first, strict=True)]
+        self.measured["done_s"] = array("d", np.full(n, np.nan).tobytes())
+        # Arrays, not lists: a million requests as Python objects would weigh more than all results.
+        self.requested_s = array("d", np.asarray(arrivals.requested_s, np.float64).tobytes())
+        self.next_request_s = array("d", _next_of_same_device(arrivals).tobytes())
+        self.device_of = array("q", np.asarray(arrivals.device, np.int64).tobytes())
+        self.prompt_of = array("q", np.asarray(arrivals.prompt, np.int64).tobytes())
+        self.on_request = (self._on_request,)
+        self.on_ask = (self._on_ask,)
+
+    def run(self) -> CaseResult:
+        if self.closed is not None:
+            for number in range(self.inputs.devices):
+                self.asking[number] = self.closed.of_device(number)
+                self.ask(number, 0.0)
+        elif self.open:
+            self.clock.at(self.requested_s[0], self.on_request, 0)
+        any_requests = self.open > 0
+        if any_requests:
+            if self.inputs.until_s < math.inf:
+                self.clock.at(self.inputs.until_s, (self._on_end,), None)
+            if self.inputs.sample_every_s < math.inf:
+                self.clock.at(0.0, (self._on_sample,), None)
+            if self.inputs.warmup_s > 0.0:
+                self.clock.at(self.counted_from_s, (self._on_warm,), None)
+            self.clock.run()
+        for access in self.accesses:
+            for radio in access.radios:
+                radio.finish()
+        counted_s = self.clock.now - self.counted_from_s
+        up_s = self.cloud.up_s(self.clock.now)
+        return CaseResult(
+            columns=self._columns(),
+            spans=self.spans,
+            events=self.clock.events(),
+            cloud_busy_s=[replica.busy_s for replica in self.cloud.replicas],
+            makespan_s=self.clock.now if any_requests else math.nan,
+            mean_batch=self.cloud.mean_batch(),
+            cloud_up_s=up_s,
+            mean_replicas=(sum(up_s) - self.up_before_s) / counted_s if counted_s > 0.0 else math.nan,
+            refused=self.cloud.refused,
+            unfinished=self.open - self.lingering,
+            samples=dict(zip(SAMPLED, np.array(self.samples).reshape(-1, len(SAMPLED)).T, strict=True)),
+            missing=tuple(sorted(self.missing)),
+        )
+
+    def _on_sample(self, alarm: Alarm) -> None:
+        self.samples.append(self.cloud.sample(alarm.time_s))
+        self.clock.at(len(self.samples) * self.inputs.sample_every_s, (self._on_sample,), None)
+
+    def _on_warm(self, alarm: Alarm) -> None:
+        self.up_before_s = sum(self.cloud.up_s(alarm.time_s))
+
+    def _on_end(self, _alarm: Alarm) -> None:
+        self.clock.drop()
+
+    def _on_request(self, alarm: Alarm) -> None:
+        request: int = alarm.subject
+        if request + 1 < len(self.requested_s):
+            self.clock.at(self.requested_s[request + 1], self.on_request, request + 1)
+        device = self.device(self.device_of[request])
+        device.next_request_s = self.next_request_s[request]
+        self.begin(request, device, alarm.time_s)
+
+    def begin(self, request: int, device: Device, now_s: float) -> None:
+        part = device.part
+        program = part.programs[self.prompt_of[request]]
+        if self.fallback is None or not program.optional:
+            session = Session(self, request, device, program)
+        else:
+            session = Impatient(self, request, device, program)
+            session.prepare(program.optional)
+        session.traced = request < self.inputs.timeline_sessions
+        session.priority = part.priority
+        session.deadline_s = now_s + part.slo_s
+        device.count(+1)
+        session.advance(now_s)
+
+    def recover(self, session: Session) -> None:
+        """The session's replica has crashed."""
+        in_flight = session.flying
+        session.__class__ = Recovering
+        if in_flight is None:
+            cast(Recovering, session).prepare(frozenset())
+
+    def device(self, number: int) -> Device:
+        device = self.devices.get(number)
+        if device is None:
+            index = int(np.searchsorted(self.part_ends, number, side="right"))
+            device = self.devices[number] = Device(number, self.parts[index], self.accesses[index], self.ahead)
+        return device
+
+    # A closed loop.
+
+    def ask(self, number: int, now_s: float) -> None:
+        """The device thinks from now on, and then asks, unless the time is over by then."""
+        assert self.closed is not None
+        think_s, prompt = next(self.asking[number])
+        if now_s + think_s < self.closed.duration_s:
+            self.open += 1
+            self.clock.at(now_s + think_s, self.on_ask, (number, prompt))
+
+    def _on_ask(self, alarm: Alarm) -> None:
+        number, prompt = alarm.subject
+        request = len(self.requested_s)
+        self.requested_s.append(alarm.time_s)
+        self.device_of.append(number)
+        self.prompt_of.append(prompt)
+        self.radio_j.append(0.0)
+        for name, values in self.measured.items():
+            values.append(math.nan if name == "done_s" else 0.0)
+        self.begin(request, self.device(number), alarm.time_s)
+
+    def close(self, session: Session) -> None:
+        """Nothing of the session is left anywhere: keep what it measured."""
+        self.keep(session)
+        self.forget()
+
+    def keep(self, session: Session) -> None:
+        request = session.request
+        for column, value in zip(self.measured.values(), measured_of(session), strict=True):
+            column[request] = value
+
+    def given_up_at(self, session: Session, call: int) -> SessionProgram:
+        """The program of a session that stops waiting for a call."""
+        part, prompt = session.device.part, self.prompt_of[session.request]
+        self.given_up[session.request] = call
+        program = part.broken_off.get((prompt, call))
+        if program is None:
+            self.missing.add((prompt, call))
+            program = without_cloud(part.programs[prompt], call)
+        return program
+
+    def count_bytes(self, request: int, up: int, down: int) -> None:
+        known = self.more_bytes.get(request, (0, 0))
+        self.more_bytes[request] = known[0] + up, known[1] + down
+
+    def forget(self) -> None:
+        """With the last request, what the cloud still has scheduled (crashes, other tenants) has no one left to concern."""
+        self.open -= 1
+        if not self.open:
+            self.clock.drop()
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        parts = self.parts
+        n = len(self.requested_s)
+        m = {name: np.array(column, np.float64) for name, column in self.measured.items()}
+        prompt, device = np.array(self.prompt_of, np.int64), np.array(self.device_of, np.int64)
+        requested_s = np.array(self.requested_s, np.float64)
+        answered = ~np.isnan(m["done_s"])
+        part = np.searchsorted(self.part_ends, device, side="right")
+        programs = [program for each in parts for program in each.programs]
+        program_of = part * len(parts[0].programs) + prompt
+        more_up, more_down, retries = (np.zeros(n, np.int64) for _ in range(3))
+        given_up = np.full(n, -1, np.int64)
+        for request, call in self.given_up.items():
+            given_up[request] = call
+            program = parts[int(part[request])].broken_off.get((int(prompt[request]), call))
+            if program is not None:
+                program_of[request] = len(programs)
+                programs.append(program)
+        for request, (up, down) in self.more_bytes.items():
+            more_up[request], more_down[request] = up, down
+        for request, count in self.retries.items():
+            retries[request] = count
+
+        def of_program(name: str, dtype: type = np.float64) -> np.ndarray:
+            each: np.ndarray = np.array([getattr(program, name) for program in programs], dtype)
+            of_request: np.ndarray = each[program_of]
+            return of_request
+
+        latency_s = m["done_s"] - requested_s
+        device_other_s = of_program("encode_s") + of_program("image_decode_s")
+        encode_s = m["encode_s"] + of_program("encode_s")
+        image_decode_s = m["image_decode_s"] + of_program("image_decode_s")
+        columns = {
+            "request": np.arange(n, dtype=np.int64),
+            "device": device,
+            "prompt": prompt,
+            "requested_s": requested_s,
+            "done_s": m["done_s"],
+            "latency_s": latency_s,
+            "decode_s": latency_s - m["connect_s"] - encode_s - image_decode_s,
+            "first_token_s": m["first_token_s"] - requested_s,
+            "connect_s": m["connect_s"],
+            "encode_s": encode_s,
+            "device_queue_s": m["device_queue_s"],
+            "device_compute_s": of_program("device_s") - device_other_s + m["throttled_s"],
+            "uplink_s": m["uplink_s"],
+            "cloud_queue_s": m["cloud_queue_s"],
+            "cloud_compute_s": m["cloud_compute_s"],
+            "downlink_s": m["downlink_s"],
+            "wait_s": m["wait_s"],
+            "image_decode_s": image_decode_s,
+            "calls": np.array([len(program.calls) for program in programs], np.int64)[program_of],
+            "device_passes": of_program("device_passes", np.int64),
+            "cloud_passes": of_program("cloud_passes", np.int64),
+            "cloud_call_pct": of_program("cloud_call_pct"),
+            "bytes_up": of_program("bytes_up", np.int64) + more_up + m["resent_bytes"].astype(np.int64),
+            "bytes_down": of_program("bytes_down", np.int64) + more_down,
+            "device_energy_j": of_program("device_s") * np.array([each.device.power_w for each in parts])[part]
+            + np.array(self.radio_j, np.float64),
+            "cloud_gpu_s": m["gpu_s"],
+            "given_up": given_up,
+            "retries": retries,
+        }
+        return columns if answered.all() else {name: column[answered] for name, column in columns.items()}

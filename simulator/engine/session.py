@@ -1,0 +1,407 @@
+"""A request in virtual time: the session that walks its program's steps, its device, and the clock that calls both back.
+
+What seldom happens (a refusal, an end of patience, a crash) is a subclass of `Session`, which a session becomes when it happens, so
+that the way that is walked a million times knows nothing of it.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+from simulator.cloud.work import CloudSession
+from simulator.core.errors import DeadlockError
+from simulator.engine.clock import Alarm
+from simulator.engine.device import Device
+from simulator.engine.measures import _NEVER, Span
+from simulator.network.access import AnyLink
+from simulator.pricing.program import CallProgram, Down, Item, SessionProgram, Step
+
+if TYPE_CHECKING:
+    from simulator.engine.run import Run
+
+
+class Session(CloudSession):
+    """One request on its way: steps on the device, calls through the cloud in order, several of them open at times.
+
+    The device side may be ahead of the clock (see `Device.horizon_s`), the cloud side never is.
+    """
+
+    __slots__ = (
+        "alarm",
+        "answered",
+        "awaiting",
+        "before",
+        "calls",
+        "clock",
+        "connect_s",
+        "context_bytes",
+        "cut",
+        "device",
+        "device_queue_s",
+        "done_s",
+        "downlink_s",
+        "due_s",
+        "ended",
+        "expected",
+        "first_token_s",
+        "flying",
+        "held",
+        "landed",
+        "last",
+        "late",
+        "optional",
+        "redo",
+        "replies",
+        "request",
+        "resent_bytes",
+        "run",
+        "sent",
+        "step",
+        "steps",
+        "throttled_s",
+        "tries",
+        "uplink_s",
+        "wait_s",
+    )  # fmt: skip
+
+    def __init__(self, run: "Run", request: int, device: Device, program: SessionProgram) -> None:
+        super().__init__()
+        self.run = run
+        self.clock = run.clock
+        self.device = device
+        self.request = request
+        self.steps: tuple[Step, ...] = program.steps
+        self.calls: tuple[CallProgram, ...] = program.calls
+        self.context_bytes = program.context_bytes
+        self.kv_need = program.kv_tokens
+        self.last = len(program.calls) - 1
+        self.step = 0  # next one to begin
+        self.sent = 0  # calls sent; kept up only where the device has a radio
+        self.awaiting = -1  # call whose reply the device waits for
+        self.landed = 0  # calls that have arrived in the cloud
+        self.answered = 0  # calls whose reply has left the cloud: all before this one
+        self.replies: dict[int, float] = {}  # arrivals of replies that were not awaited when they left
+        self.redo: tuple[Item, ...] | None = None  # after a crash: what is left of the call that was under way
+        self.flying: dict[int, Alarm] | None = None  # see `Impatient`
+        self.first_token_s = self.done_s = math.nan
+        self.device_queue_s = self.uplink_s = self.downlink_s = self.connect_s = self.wait_s = 0.0
+        self.throttled_s = 0.0
+        self.resent_bytes = 0
+
+    # Device side.
+
+    def advance(self, now_s: float) -> None:
+        """Walk on from the next step, ready at `now_s`: the clock, or ahead of it but before the horizon."""
+        device = self.device
+        steps = self.steps
+        while self.step < len(steps):
+            seconds, first_s, send, wait = steps[self.step]
+            if seconds > 0.0 or first_s >= 0.0:
+                start_s = device.free_s
+                if start_s > now_s:
+                    self.device_queue_s += start_s - now_s
+                else:
+                    start_s = now_s
+                if device.heat is not None:
+                    cool_s, (first_s, seconds) = seconds, device.heat.stretch(start_s, first_s, seconds)
+                    self.throttled_s += seconds - cool_s
+                device.free_s = now_s = start_s + seconds
+                if first_s >= 0.0:
+                    self.first_token_s = start_s + first_s
+                if self.traced:
+                    self.span("device", "compute", start_s, now_s)
+                if now_s >= device.horizon_s or self.answered < self.sent:
+                    self.clock.at(now_s, _COMPUTED, self)
+                    return
+            if not self.exchange(now_s, send, wait):
+                return
+        if now_s > self.clock.now:
+            self.clock.at(now_s, _FINISHED, self)
+        else:
+            self.finish(now_s)
+
+    def exchange(self, now_s: float, send: int, wait: int) -> bool:
+        """The rest of a step once its computing is done; whether the next step is ready at the same time."""
+        self.step += 1
+        if send >= 0:
+            device = self.device
+            if device.radio is not None:
+                device.radio.request = self.request
+                self.sent = send + 1
+            arrival_s = device.up.send(now_s, self.calls[send][0])
+            if arrival_s == _NEVER:
+                self.unreachable(now_s, send, wait)
+            else:
+                alarm = self.clock.at(arrival_s, _LANDED, self)
+                if self.flying is not None:
+                    self.flying[send] = alarm
+                if self.traced:
+                    self.span("uplink", f"call {send}", now_s, arrival_s)
+        if wait < 0:
+            return True
+        if wait == send:
+            self.awaiting = wait
+            self.mark_s = now_s
+            return False
+        # How far an earlier call has come is known only once the clock is there.
+        if now_s > self.clock.now:
+            self.clock.at(now_s, _JOINED, self)
+            return False
+        return self.join(now_s, wait)
+
+    def join(self, now_s: float, call: int) -> bool:
+        """Await a call sent by an earlier step; whether its reply is here already."""
+        arrival_s = self.replies.pop(call, None)
+        if arrival_s is None:
+            self.awaiting = call
+            self.mark_s = now_s
+            self.charged = call < self.landed
+            return False
+        if arrival_s <= now_s:
+            return True
+        self.receive(now_s, arrival_s)
+        return False
+
+    def receive(self, now_s: float, arrival_s: float) -> None:
+        """The awaited reply is on its way down."""
+        asleep_s = self.device.down.ready_s
+        if asleep_s > now_s:
+            asleep_s = min(asleep_s, arrival_s) - now_s
+            self.wait_s += asleep_s
+            self.downlink_s -= asleep_s
+        self.downlink_s += arrival_s - now_s
+        if arrival_s < self.device.horizon_s and self.answered >= self.sent:
+            self.advance(arrival_s)
+        else:
+            self.clock.at(arrival_s, _RECEIVED, self)
+
+    def finish(self, now_s: float) -> None:
+        """The device has done its part; calls sent and never awaited may still be open."""
+        self.done_s = now_s
+        self.device.count(-1)
+        if self.run.closed is not None:
+            self.run.ask(self.device.number, now_s)
+        if self.answered == len(self.calls):
+            self.run.close(self)
+
+    # Cloud side.
+
+    def land(self, now_s: float) -> None:
+        """The next call arrives in the cloud."""
+        call = self.landed
+        self.landed = call + 1
+        if call == self.awaiting:
+            if self.device.up.ready_s > self.mark_s:
+                self.wake(now_s)
+            self.uplink_s += now_s - self.mark_s
+            self.mark_s = now_s
+            self.charged = True
+        if call == self.answered:
+            self.serve(now_s)
+
+    def wake(self, landed_s: float) -> None:
+        """Book what an awaited call waited for before it left: the opening of the connection, then the radio."""
+        up = self.device.up
+        if up.open_s > self.mark_s:
+            open_s = min(up.open_s, landed_s)
+            self.connect_s += open_s - self.mark_s
+            self.mark_s = open_s
+        if up.ready_s > self.mark_s:
+            ready_s = min(up.ready_s, landed_s)
+            self.wait_s += ready_s - self.mark_s
+            self.mark_s = ready_s
+
+    def serve(self, now_s: float) -> None:
+        """Take up calls that have arrived, in order, until one has work for a replica."""
+        while self.answered < self.landed:
+            _, lead, items, _ = self.calls[self.answered]
+            replica = self.replica or self.run.cloud.open(self, now_s)
+            if replica is None:
+                return
+            if lead:
+                self.emit(now_s, lead)
+            if items:
+                replica.submit(self, now_s, items)
+                return
+            self.reply(now_s)
+
+    def served(self, now_s: float) -> None:
+        self.reply(now_s)
+        if self.answered < self.landed:
+            self.serve(now_s)
+
+    def reply(self, now_s: float) -> None:
+        call = self.answered
+        self.answered = call + 1
+        size_bytes, first = self.calls[call][3]
+        device = self.device
+        if device.radio is not None:
+            device.radio.request = self.request
+        arrival_s = device.down.send(now_s, size_bytes)
+        if arrival_s == _NEVER:
+            self.never(now_s, self.awaiting, f"the reply to call {call}", "downlink")
+        if first:
+            self.first_token_s = arrival_s
+        if self.traced and arrival_s < _NEVER:
+            self.span("downlink", f"reply {call}", now_s, arrival_s)
+        if call == self.last:  # which the request says: the replica need not wait for what the device does with it
+            self.run.cloud.close(self, now_s)
+        if call == self.awaiting:  # then all until now is booked
+            self.awaiting = -1
+            self.charged = False
+            self.receive(now_s, arrival_s)
+        else:
+            self.replies[call] = arrival_s
+            if self.done_s == self.done_s and self.answered == len(self.calls):
+                self.run.close(self)
+
+    def emit(self, now_s: float, parts: tuple[Down, ...]) -> None:
+        device = self.device
+        for size_bytes, first in parts:
+            if device.radio is not None:
+                device.radio.request = self.request
+            arrival_s = device.down.send(now_s, size_bytes)
+            if arrival_s == _NEVER:
+                self.never(now_s, self.awaiting, f"a part of the reply to call {self.answered}", "downlink")
+            if first:
+                self.first_token_s = arrival_s
+            if self.traced and arrival_s < _NEVER:
+                self.span("downlink", f"part of {self.answered}", now_s, arrival_s)
+
+    def unreachable(self, now_s: float, call: int, wait: int) -> None:
+        """A request that never arrives; the step that sent it awaits `wait`, if anything."""
+        opening = self.device.up.open_s == _NEVER
+        what, way = ("its connection to open", "link") if opening else (f"call {call} to reach the cloud", "uplink")
+        self.never(now_s, wait, what, way)
+
+    def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
+        """A link never carries anything again. awaited: the call that the device waits for, -1 for none. Raises DeadlockError."""
+        raise DeadlockError(
+            f"deadlock at {now_s:.6g} s of simulated time: request {self.request} of device {self.device.number} waits for {what}, but the "
+            f"{way} has no bandwidth from then on; give network a trace that has some, or let the device go on by a fallback"
+        )
+
+    # What seldom happens: a change of class takes the session out of the way that is walked a million times.
+
+    def admitted(self, now_s: float) -> None:
+        if self.traced:
+            self.span("queue", "admission", self.mark_s if self.charged else now_s, now_s)
+        if self.charged:  # here, because a call without work for a replica would not book it
+            self.cloud_queue_s += now_s - self.mark_s
+            self.mark_s = now_s
+        self.serve(now_s)
+
+    def refused(self, now_s: float) -> None:
+        """The device is told; what it has begun it finishes for nothing, and its request has no answer."""
+        self.__class__ = Refused
+        self.device.count(-1)
+        if self.run.closed is not None:
+            self.run.ask(self.device.number, now_s)
+        self.run.forget()
+
+    def crashed(self, now_s: float, working: bool) -> None:
+        """The connection breaks; the device sends what a replica needs to go on: one message, `context_bytes` long."""
+        if self.charged:
+            self.cloud_queue_s += now_s - self.mark_s
+            self.mark_s = now_s
+        self.device.lost_s = now_s
+        self.redo = None
+        if working:  # what has left the cloud is not made again
+            left = next((i + 1 for i in range(self.index - 1, -1, -1) if self.items[i][7]), 0)
+            self.redo = self.items[left:]
+        self.run.recover(self)
+        self.clock.at(self.tell(now_s, self.device.down, 0), _BROKEN, self)
+
+    def tell(self, now_s: float, link: AnyLink, size_bytes: int) -> float:
+        """Send a message that belongs to no call; when it arrives."""
+        device = self.device
+        if device.radio is not None:
+            device.radio.request = self.request
+        return link.send(now_s, size_bytes)
+
+    # Timeline.
+
+    def span(self, track: str, name: str, start_s: float, end_s: float) -> None:
+        self.run.spans.append(Span(self.request, self.device.number, track, name, start_s, end_s))
+
+    def trace_iteration(self, start_s: float, end_s: float) -> None:
+        name = f"call {self.answered}"
+        if self.ready_s < start_s:
+            self.span("queue", name, self.ready_s, start_s)
+        self.span("cloud", name, start_s, end_s)
+
+
+class Refused(Session):
+    """A session that goes no further: its events come to nothing."""
+
+    __slots__ = ()
+
+    def advance(self, now_s: float) -> None:
+        pass
+
+    def exchange(self, now_s: float, send: int, wait: int) -> bool:
+        return False
+
+    def join(self, now_s: float, call: int) -> bool:
+        return False
+
+    def finish(self, now_s: float) -> None:
+        pass
+
+    def land(self, now_s: float) -> None:
+        pass
+
+    def due(self, now_s: float) -> None:
+        pass
+
+    def land_again(self, now_s: float, call: int) -> None:
+        pass
+
+
+def _on_broken(alarm: Alarm) -> None:
+    alarm.subject.broken(alarm.time_s)
+
+
+def _on_resent(alarm: Alarm) -> None:
+    alarm.subject.resent(alarm.time_s)
+
+
+def _on_computed(alarm: Alarm) -> None:
+    session: Session = alarm.subject
+    now_s = alarm.time_s
+    _, _, send, wait = session.steps[session.step]
+    if session.exchange(now_s, send, wait):
+        session.advance(now_s)
+
+
+def _on_joined(alarm: Alarm) -> None:
+    session: Session = alarm.subject
+    now_s = alarm.time_s
+    if session.join(now_s, session.steps[session.step - 1][3]):
+        session.advance(now_s)
+
+
+def _on_received(alarm: Alarm) -> None:
+    alarm.subject.advance(alarm.time_s)
+
+
+def _on_landed(alarm: Alarm) -> None:
+    alarm.subject.land(alarm.time_s)
+
+
+def _on_finished(alarm: Alarm) -> None:
+    alarm.subject.finish(alarm.time_s)
+
+
+def _on_due(alarm: Alarm) -> None:
+    alarm.subject.due(alarm.time_s)
+
+
+def _on_landed_again(alarm: Alarm) -> None:
+    session, call = alarm.subject
+    session.land_again(alarm.time_s, call)
+
+
+_COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED, _BROKEN, _RESENT, _DUE, _LANDED_AGAIN = (
+    (_on_computed,), (_on_joined,), (_on_received,), (_on_landed,), (_on_finished,), (_on_broken,), (_on_resent,), (_on_due,),
+    (_on_landed_again,),
+)  # fmt: skip

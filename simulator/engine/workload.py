@@ -1,0 +1,148 @@
+"""Who asks for which picture when, keyed by the seed alone: every method and network sees the same requests."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from simulator.core.errors import ScenarioError, TraceError
+from simulator.core.rng import draws, stream
+from simulator.traces.arrival_readers import own_arrivals
+from simulator.traces.read import read_arrivals
+from simulator.traces.source import Source
+
+_BLOCK = 64  # draws of a closed loop taken at once; the draws themselves do not depend on it
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Requests in order of time. requested_s: float64 [n], seconds. device, prompt: int64 [n]."""
+
+    requested_s: np.ndarray
+    device: np.ndarray
+    prompt: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.requested_s)
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Each device thinks, asks, and thinks again once it has its picture (or no answer), until `duration_s`.
+
+    think_s: mean of the exponential times. A device's times and prompts (drawn uniformly) depend on nothing but its number.
+    """
+
+    seed: int
+    think_s: float
+    duration_s: float
+    prompts: int
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.think_s < np.inf and 0.0 <= self.duration_s < np.inf) or self.prompts < 1:
+            raise ValueError(f"think_s must be > 0 and prompts >= 1, got {self.think_s} and {self.prompts}")
+
+    def of_device(self, device: int) -> Iterator[tuple[float, int]]:
+        """Seconds of thinking and the prompt asked for after them, for ever."""
+        think, ask = stream(self.seed, "workload.think", device), stream(self.seed, "workload.prompt", device)
+        while True:
+            seconds = (think.standard_exponential(_BLOCK) * self.think_s).tolist()
+            yield from zip(seconds, ask.integers(self.prompts, size=_BLOCK).tolist(), strict=True)
+
+
+def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: int, prompts: int) -> Arrivals:
+    """Poisson requests of the whole fleet at `rate_per_s` in [0, duration_s), possibly none.
+
+    Each request comes from a device drawn uniformly. Prompts take turns: every `prompts` requests use each prompt once,
+    in an order drawn anew each round. A longer duration leaves the requests of the shorter one as they are.
+
+    Raises ValueError for a negative or infinite rate or duration, or no devices or prompts.
+    """
+    if not (0.0 <= rate_per_s < np.inf and 0.0 <= duration_s < np.inf):
+        raise ValueError(f"rate_per_s and duration_s must be finite and >= 0, got {rate_per_s} and {duration_s}")
+    return timed_arrivals(seed, _poisson_times(stream(seed, "workload.arrivals"), rate_per_s, duration_s), devices, prompts)
+
+
+def bursty_arrivals(
+    seed: int, mean_per_s: float, burst_factor: float, burst_s: float, calm_s: float, duration_s: float, devices: int, prompts: int
+) -> Arrivals:
+    """A Markov-modulated Poisson process of two states: bursts of mean length `burst_s` at `burst_factor` times the rate of
+    the calm between them (mean length `calm_s`); `mean_per_s` over both. Devices and prompts as in `poisson_arrivals`.
+
+    Source: Fischer and Meier-Hellstern, The Markov-modulated Poisson process (MMPP) cookbook, 1993. It starts in its
+    stationary law. Raises ValueError for figures that make no process.
+    """
+    figures = (mean_per_s, burst_factor, burst_s, calm_s)
+    if not all(0.0 < figure < np.inf for figure in figures) or not 0.0 <= duration_s < np.inf:
+        raise ValueError(f"mean_per_s, burst_factor, burst_s and calm_s must be finite and > 0, got {figures}")
+    calm_per_s = mean_per_s * (calm_s + burst_s) / (calm_s + burst_factor * burst_s)
+    changes = stream(seed, "workload.bursts")
+    bursting = bool(changes.random() < burst_s / (burst_s + calm_s))
+    edges, expected = [0.0], [0.0]  # when the state changes, and how many requests are expected until then
+    while edges[-1] < duration_s:
+        length_s = float(changes.standard_exponential()) * (burst_s if bursting else calm_s)
+        edges.append(edges[-1] + length_s)
+        expected.append(expected[-1] + length_s * calm_per_s * (burst_factor if bursting else 1.0))
+        bursting = not bursting
+    # A Poisson process of rate 1 in expected requests is the wanted one in time.
+    times = np.interp(_poisson_times(stream(seed, "workload.arrivals"), 1.0, expected[-1]), expected, edges)
+    return timed_arrivals(seed, times[times < duration_s], devices, prompts)
+
+
+def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: int) -> Arrivals:
+    """Requests at given times, in order; devices and prompts as in `poisson_arrivals`. Raises ValueError without either."""
+    if devices < 1 or prompts < 1:
+        raise ValueError(f"at least one device and one prompt are needed, got {devices} and {prompts}")
+    n = len(requested_s)
+    device = (draws(seed, n, "workload.device") * devices).astype(np.int64)
+    rounds = -(-n // prompts)
+    # Sorting uniform draws shuffles each round; row by row, so that more requests never change the earlier ones.
+    order = np.argsort(draws(seed, rounds * prompts, "workload.prompt").reshape(rounds, prompts), axis=1, kind="stable")
+    return Arrivals(requested_s, device, order.reshape(-1)[:n].astype(np.int64))
+
+
+def single_arrival(prompt: int = 0) -> Arrivals:
+    """One request, on device 0 at time 0: what a picture costs when nothing else goes on."""
+    return Arrivals(np.zeros(1), np.zeros(1, np.int64), np.array([prompt], np.int64))
+
+
+def read_times(path: Path) -> np.ndarray:
+    """float64 [n]: times of requests in an arrivals file of any known format, seconds, in order: those of the project's own CSV as they
+    stand there, those of others since the first.
+
+    Raises ScenarioError with file and line where it is none.
+    """
+    try:
+        source = Source(path)
+        if not own_arrivals(source):
+            return read_arrivals(path).requested_s
+        table = source.table()
+        times = table.numbers("requested_s")
+        source.need_sorted(times, table.lines, "requested_s")
+    except TraceError as error:
+        raise ScenarioError(str(error)) from None
+    return times
+
+
+def device_counts(shares: list[float], devices: int) -> list[int]:
+    """Whole devices of each share of a fleet, by largest remainder; they add up to `devices`."""
+    exact = [share * devices / sum(shares) for share in shares]
+    counts = [int(count) for count in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: devices - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def _poisson_times(generator: np.random.Generator, rate_per_s: float, duration_s: float) -> np.ndarray:
+    """float64, ascending, below duration_s: sums of exponential gaps, drawn in blocks until the duration is passed."""
+    if rate_per_s == 0.0:
+        return np.empty(0)
+    expected = rate_per_s * duration_s
+    gaps = generator.standard_exponential(int(expected + 6.0 * np.sqrt(expected)) + 16)
+    times = np.cumsum(gaps) / rate_per_s
+    while times[-1] < duration_s:
+        gaps = np.concatenate([gaps, generator.standard_exponential(len(gaps))])
+        times = np.cumsum(gaps) / rate_per_s
+    return times[times < duration_s]

@@ -1,0 +1,86 @@
+"""Recordings of sessions that gave a reply up, and the distinct images of a case."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from simulator.core.errors import RecordingError
+from simulator.engine.fallback import _awaits, _sent
+from simulator.pricing.program import SessionProgram
+from simulator.protocol.recording import AWAIT, DEVICE, FROM_FALLBACK, Recording
+
+
+def broken_off(whole: SessionProgram, branch: SessionProgram, call: int) -> SessionProgram:
+    """The session `whole` until it stops waiting for `call`, and from there on as `branch`, which was recorded with that outcome.
+
+    Until then both did the same, but for tokens that floating point decides otherwise in other company; what was replayed until then
+    stays as it was. Raises RecordingError where the branch needs the cloud again.
+    """
+    cut, other = _awaits(whole, call), _awaits(branch, call)
+    rest = branch.steps[other:]
+    if any(send >= 0 or wait >= 0 for _, _, send, wait in rest):
+        raise RecordingError(f"after it missed the reply to call {call} the session asks the cloud again")
+    before = whole.steps[:cut]
+    if any(step[1] >= 0.0 for step in before):
+        rest = tuple((seconds, -1.0, send, wait) for seconds, _, send, wait in rest)
+    elif any(step[1] >= 0.0 for step in branch.steps[:other]):  # made ahead of the await, decided by its outcome
+        rest = ((rest[0][0], 0.0, -1, -1), *rest[1:]) if rest else ((0.0, 0.0, -1, -1),)
+    calls = whole.calls[: _sent(before)]
+    down = sum(size for _, lead, items, reply in calls for size, _ in (*lead, *(part for item in items for part in item[7]), reply))
+    return replace(
+        branch,
+        steps=(*before, *rest),
+        calls=calls,
+        device_s=sum(step[0] for step in (*before, *rest)),
+        bytes_up=sum(size for size, _, _, _ in calls),
+        bytes_down=down,
+        kv_tokens=whole.kv_tokens,
+        context_bytes=whole.context_bytes[: len(calls)],
+    )
+
+
+def same_until(whole: Recording, branch: Recording, call: int) -> bool:
+    """Whether both devices did the same until they awaited `call`."""
+    ops = [recording.ops[recording.ops["side"] == DEVICE] for recording in (whole, branch)]
+    ends = [int(np.flatnonzero((rows["kind"] == AWAIT) & (rows["call"] == call))[0]) + 1 for rows in ops]
+    return np.array_equal(ops[0][: ends[0]], ops[1][: ends[1]])
+
+
+@dataclass(frozen=True)
+class Images:
+    """The distinct images of a case: of every prompt its own, and those that fallbacks made of it.
+
+    recordings, prompts: of each image. of_request: int [n], the image that each request got.
+    """
+
+    recordings: list[Recording]
+    prompts: list[int]
+    of_request: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Columns of requests: image, fallback_pct, fallback_cloud_nll_cost (see results.COLUMNS)."""
+        share = [100.0 * float(np.mean(recording.decided_by == FROM_FALLBACK)) for recording in self.recordings]
+        nll = [float(recording.nll.mean(dtype=np.float64)) for recording in self.recordings]
+        cost = [math.nan if image == prompt else nll[image] - nll[prompt] for image, prompt in enumerate(self.prompts)]
+        return {
+            "image": self.of_request,
+            "fallback_pct": np.array(share)[self.of_request],
+            "fallback_cloud_nll_cost": np.array(cost)[self.of_request],
+        }
+
+
+def images_of(
+    prompt: np.ndarray, given_up: np.ndarray, whole: Sequence[Recording], branches: Mapping[tuple[int, int], Recording]
+) -> Images:
+    """prompt, given_up: int [n], of requests. whole: of each prompt. branches: by prompt and call; of them those that some request got."""
+    places = sorted(set(zip(prompt.tolist(), given_up.tolist(), strict=True)))
+    broken = [place for place in places if place[1] >= 0]
+    number = {place: place[0] for place in places} | {place: len(whole) + index for index, place in enumerate(broken)}
+    of_request = np.array([number[place] for place in zip(prompt.tolist(), given_up.tolist(), strict=True)], np.int64)
+    recordings = [*whole, *(branches[place] for place in broken)]
+    return Images(recordings, [*range(len(whole)), *(place[0] for place in broken)], of_request)
+
+
+Branches = dict[tuple[int, int], Recording]  # by prompt and the call whose reply was given up

@@ -1,0 +1,112 @@
+"""Compute times by the `compute` part of a case, and programs compiled with them, each made once."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from simulator.core.errors import ComputeError, ScenarioError, about
+from simulator.engine.device import FleetPart
+from simulator.engine.workload import (
+    device_counts,
+)
+from simulator.experiment.branches import Branches, broken_off
+from simulator.experiment.fleet import _beside, _computes, _kinds, _links, _throttling, network_of
+from simulator.experiment.scenario import Case
+from simulator.experiment.schema.compute import Compute
+from simulator.experiment.schema.workload import FleetWorkload
+from simulator.pricing import catalogue
+from simulator.pricing.build import build_costs, pair_shapes
+from simulator.pricing.costs import Costs
+from simulator.pricing.profile import MeasuredCosts, Profile
+from simulator.pricing.program import SessionProgram, compile_colocated, compile_session
+from simulator.protocol.pairs import PairManifest, pair_folder
+from simulator.protocol.recording import Recording
+
+
+class _CostTable:
+    """Compute times by the `compute` part of a case, one for each kind of its devices, and programs compiled with them, each made once."""
+
+    def __init__(self, manifest: PairManifest, cases: Sequence[Case], profile: Callable[[], Profile]) -> None:
+        self.shapes = pair_shapes(pair_folder(cases[0].scenario.pair), manifest)
+        self.choices = {self._key(choice): choice for case in cases for choice in _computes(case.scenario)}
+        beside = [_beside(choice) for case in cases if case.scenario.placement == "cloud" for choice in _computes(case.scenario)]
+        built = self.choices | {self._key(choice): choice for choice in beside}
+        self.costs = {key: build_costs(choice, self.shapes, profile) for key, choice in built.items()}
+        for side in (side for device, cloud, _ in self.costs.values() for side in (device, cloud)):
+            if isinstance(side, MeasuredCosts) and side.profile.weights not in ("", manifest.weights_hash):
+                with about("compute"):
+                    raise ComputeError(
+                        f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
+                        f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
+                    )
+        self._programs: dict[tuple[str, str, int], SessionProgram] = {}
+
+    @staticmethod
+    def _key(choice: Compute) -> str:
+        """In words what is priced as what, which also names its entry in provenance.json."""
+        sides = (f"{side.model} on {side.hardware}{''.join(f', {more}' for more in (side.runtime, side.profile) if more)}"
+                 for side in (choice.device, choice.cloud))  # fmt: skip
+        return "device {}; cloud {}".format(*sides)
+
+    def beyond(self, in_cloud: set[str]) -> list[str]:
+        """Choices with a time outside what was measured; in_cloud: those of a cloud, which other processes may have met."""
+        return sorted(in_cloud | {key for key, sides in self.costs.items() if sides[0].extrapolated or sides[1].extrapolated})
+
+    def keys(self, case: Case) -> list[str]:
+        return [self._key(choice) for choice in _computes(case.scenario)]
+
+    def programs(self, case: Case, recordings: Sequence[Recording], branches: Branches) -> tuple[list[FleetPart], Costs, float]:
+        """The kinds of devices of a case, the cloud's costs, and how many cached positions fit a replica. recordings: of each prompt.
+
+        Raises ScenarioError where these are fewer than one session needs.
+        """
+        workload = case.scenario.workload
+        kinds = _kinds(case.scenario)
+        counts = device_counts([kind.share if kind else 1.0 for kind in kinds], workload.devices)
+        common_slo_s = workload.slo_s if isinstance(workload, FleetWorkload) else None
+        parts = []
+        for kind, count, key, link in zip(kinds, counts, self.keys(case), _links(case.scenario), strict=True):
+            slo_s = kind.slo_s if kind and kind.slo_s is not None else common_slo_s
+            programs = [self._compiled(key, case.scenario.placement, recording) for recording in recordings]
+            broken = {
+                (prompt, call): broken_off(programs[prompt], self._compiled(key, case.scenario.placement, branch), call)
+                for (prompt, call), branch in branches.items()
+            }
+            parts.append(
+                FleetPart(
+                    devices=count,
+                    programs=programs,
+                    device=self.costs[key][0],
+                    network=network_of(link, case.scenario.seed),
+                    priority=kind.priority if kind else 0,
+                    slo_s=math.inf if slo_s is None else slo_s,
+                    throttling=_throttling(case.scenario.compute),
+                    broken_off=broken,
+                )
+            )
+        _, cloud, _ = self.costs[self.keys(case)[0]]
+        return parts, cloud, self._kv_tokens(case, max(program.kv_tokens for part in parts for program in part.programs))
+
+    def _compiled(self, key: str, placement: str, recording: Recording) -> SessionProgram:
+        name = (key, placement, id(recording))
+        if name not in self._programs:
+            device, cloud, pricing = self.costs[key]
+            if placement == "cloud":
+                companion = self.costs[self._key(_beside(self.choices[key]))][0]
+                self._programs[name] = compile_colocated(recording, device, companion, cloud, pricing)
+            else:
+                self._programs[name] = compile_session(recording, device, cloud, pricing)
+        return self._programs[name]
+
+    def _kv_tokens(self, case: Case, needed: int) -> float:
+        memory_gb, side = case.scenario.cloud.kv_memory_gb, case.scenario.compute.cloud
+        if memory_gb is None:
+            return math.inf
+        shape = self.shapes.cloud if side.model == "pair" else catalogue.model(side.model)
+        position_bytes = shape.kv_bytes_per_position * (2 if side.hardware == "local" else 1)  # measured passes keep float32
+        if needed * position_bytes > memory_gb * 1e9:
+            with about("cloud", "kv_memory_gb"):
+                raise ScenarioError(
+                    f"cloud.kv_memory_gb must be >= {math.ceil(needed * position_bytes / 1e6) / 1e3:g}, what one session of "
+                    f"{case.method.label} needs at {side.model}'s shape, got {memory_gb:g}"
+                )
+        return memory_gb * 1e9 / position_bytes

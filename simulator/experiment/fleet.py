@@ -1,0 +1,113 @@
+"""The kinds of devices of a case, with their compute, network and heat."""
+
+import math
+from collections.abc import Sequence
+
+from simulator.engine.case import CaseResult
+from simulator.engine.heat import Throttling
+from simulator.experiment.scenario import Scenario
+from simulator.experiment.schema.compute import Compute
+from simulator.experiment.schema.network import LinkFigures, link_trace
+from simulator.experiment.schema.workload import FleetKind, FleetWorkload
+from simulator.network.access import Network
+from simulator.network.radio import RadioFigures
+from simulator.network.transport import TRANSPORTS
+from simulator.network.wire import Capacity, Steps
+from simulator.pricing import catalogue
+from simulator.traces.generate import KINDS
+from simulator.traces.generate import generate as generated_trace
+from simulator.traces.series import RateSeries, StepSeries
+from simulator.traces.trace import Direction, Trace
+
+
+def _kinds(scenario: Scenario) -> Sequence[FleetKind | None]:
+    """The kinds of the fleet's devices; None for the one kind that is as the scenario says."""
+    return (scenario.workload.fleet if isinstance(scenario.workload, FleetWorkload) else ()) or (None,)
+
+
+def _computes(scenario: Scenario) -> list[Compute]:
+    """`compute` as each kind of the fleet's devices has it."""
+    own = scenario.compute
+
+    def of(kind: FleetKind | None) -> Compute:
+        if kind is None or kind.hardware is None:
+            return own
+        side = own.device.model_copy(update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager", "profile": None})
+        return own.model_copy(update={"device": side})
+
+    return [of(kind) for kind in _kinds(scenario)]
+
+
+def _throttling(choice: Compute) -> Throttling | None:
+    given = choice.device.throttling
+    return None if given is None else Throttling([(step.after_s, step.speed) for step in given.steps], given.cooling)
+
+
+def _beside(choice: Compute) -> Compute:
+    """The device's model on the cloud's hardware."""
+    cloud = choice.cloud
+    side = choice.device.model_copy(update={"hardware": cloud.hardware, "runtime": cloud.runtime, "profile": cloud.profile})
+    return choice.model_copy(update={"device": side})
+
+
+def _links(scenario: Scenario) -> list[LinkFigures]:
+    """The link of each kind of the fleet's devices."""
+    return [kind.network.figures() if kind and kind.network else scenario.link for kind in _kinds(scenario)]
+
+
+def _replicas(scenario: Scenario, result: CaseResult) -> float:
+    """Of the cloud, on average."""
+    changing = scenario.cloud.autoscale is not None or scenario.cloud.crashes
+    return result.mean_replicas if changing and not math.isnan(result.mean_replicas) else float(scenario.cloud.replicas)
+
+
+GENERATED_S = 6 * 3600.0  # of the generated trace that a preset follows, every device from a place of its own
+
+
+def network_of(link: LinkFigures, seed: int) -> Network:
+    """The network as the engine takes it. seed: of what is generated."""
+    radio = None
+    if link.radio is not None:
+        r = catalogue.radio(link.radio)
+        radio = RadioFigures(
+            promotion_s=r.promotion_ms * 1e-3, fach_promotion_s=r.fach_promotion_ms * 1e-3, inactivity_s=r.inactivity_s,
+            drx_after_s=math.inf if r.drx_after_ms is None else r.drx_after_ms * 1e-3, drx_cycle_s=r.drx_cycle_ms * 1e-3,
+            paging_cycle_s=r.paging_cycle_ms * 1e-3, grant_bytes=math.inf if r.grant_bytes is None else r.grant_bytes,
+            grant_s=r.grant_ms * 1e-3, promotion_w=r.promotion_mw * 1e-3, active_w=r.active_mw * 1e-3, drx_w=r.drx_mw * 1e-3,
+            up_j_per_byte=8e-9 * r.up_nj_per_bit, down_j_per_byte=8e-9 * r.down_nj_per_bit,
+        )  # fmt: skip
+
+    trace, own_rtt_s = Trace("", Direction(), Direction()), 0.0
+    if link.trace is not None:
+        trace = link_trace(link.trace)
+    elif link.generated is not None:
+        trace, leo = generated_trace(link.generated, seed, GENERATED_S), KINDS[link.generated].leo
+        own_rtt_s = 0.0 if leo is None else 1e-3 * leo.rtt_ms
+
+    def rate(bps: float | None, told: RateSeries | None) -> float | Capacity:
+        if bps is None:
+            assert told is not None, "a link with neither rate nor trace"
+            return Capacity(told.times_s, told.rate_bps, told.duration_s)
+        if link.outage_every_s is None or not link.outage_s:
+            return bps
+        return Capacity.with_outages(bps, link.outage_every_s, link.outage_s)
+
+    def steps(constant: float | None, told: StepSeries | None) -> float | Steps:
+        if constant is not None or told is None:
+            return constant or 0.0
+        return Steps(told.times_s, told.values, told.duration_s)
+
+    def delay(told: StepSeries | None) -> float | Steps:
+        if link.rtt_s is None or link.generated is None or told is None:
+            return steps(None if link.rtt_s is None else link.rtt_s / 2, told)
+        return Steps(told.times_s, told.values + (link.rtt_s - own_rtt_s) / 2, told.duration_s)
+
+    return Network(
+        up_bps=rate(link.up_bps, trace.up.rate), down_bps=rate(link.down_bps, trace.down.rate),
+        up_delay_s=delay(trace.up.delay_s), down_delay_s=delay(trace.down.delay_s),
+        up_jitter_s=link.jitter_s, down_jitter_s=link.jitter_s, distribution=link.jitter_distribution,
+        jitter_samples_s=link.jitter_samples_s, up_loss=steps(link.loss, trace.up.loss), down_loss=steps(link.loss, trace.down.loss),
+        burst_packets=link.loss_burst_packets,
+        buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes, transport=TRANSPORTS[link.transport], radio=radio,
+        devices_per_cell=link.devices_per_cell,
+    )  # fmt: skip

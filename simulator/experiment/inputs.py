@@ -1,0 +1,86 @@
+"""The inputs of one simulated case: arrivals, cloud rules, fleet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
+from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.device import FleetPart
+from simulator.engine.run import simulate
+from simulator.engine.workload import (
+    Arrivals,
+    ClosedLoop,
+    bursty_arrivals,
+    poisson_arrivals,
+    read_times,
+    single_arrival,
+    timed_arrivals,
+)
+from simulator.experiment.scenario import Scenario
+from simulator.experiment.schema.workload import BurstyArrivals, ClosedArrivals, FleetWorkload, PoissonArrivals, TraceArrivals
+from simulator.pricing.costs import Costs
+
+QUEUE_SAMPLES = 240  # looks at the cloud per duration_s of a fleet
+TIMELINE_SESSIONS = 2  # requests per case whose spans are kept
+
+
+@dataclass(frozen=True)
+class SimulatedCase(CaseResult):
+    """A case's result. extrapolated: whether a cloud time lay outside what was measured; the costs may live in another process."""
+
+    extrapolated: bool = False
+
+
+def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, kv_tokens: float) -> SimulatedCase:
+    """Simulate one case: the scenario's fleet, links and cloud, each request replaying one of its part's programs (one per prompt)."""
+    workload, prompts = scenario.workload, len(parts[0].programs)
+    inputs = CaseInputs(
+        programs=parts[0].programs, device=parts[0].device, cloud=cloud, network=parts[0].network, devices=workload.devices,
+        replicas=scenario.cloud.replicas, max_batch=scenario.cloud.max_batch, arrivals=single_arrival(), seed=scenario.seed,
+        timeline_sessions=TIMELINE_SESSIONS, rules=_rules(scenario, kv_tokens), fleet=parts, fallback=scenario.fallback.rule(),
+    )  # fmt: skip
+
+    def done(result: CaseResult) -> SimulatedCase:
+        return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated)
+
+    if isinstance(workload, FleetWorkload):
+        arrivals = _arrivals(scenario.seed, workload, prompts)
+        every_s = workload.duration_s / QUEUE_SAMPLES
+        of_fleet = replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s, sample_every_s=every_s, warmup_s=workload.warmup_s)
+        return done(simulate(of_fleet))
+    # Sequential: every prompt once, far enough apart that no request meets the one before.
+    spacing_s = 64.0
+    while True:
+        arrivals = Arrivals(np.arange(prompts) * spacing_s, np.zeros(prompts, np.int64), np.arange(prompts))
+        result = simulate(replace(inputs, arrivals=arrivals))
+        if result.columns["latency_s"].max() < spacing_s:
+            return done(result)
+        spacing_s *= 4
+
+
+def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Arrivals | ClosedLoop:
+    devices, duration_s = workload.devices, workload.duration_s
+    match workload.arrivals:
+        case PoissonArrivals(poisson_per_s=rate):
+            return poisson_arrivals(seed, rate, duration_s, devices, prompts)
+        case BurstyArrivals(bursty_per_s=rate, burst_factor=factor, burst_s=burst_s, calm_s=calm_s):
+            return bursty_arrivals(seed, rate, factor, burst_s, calm_s, duration_s, devices, prompts)
+        case ClosedArrivals(think_s=think_s):
+            return ClosedLoop(seed, think_s, duration_s, prompts)
+        case TraceArrivals(trace=trace):
+            times = read_times(Path(trace))
+            return timed_arrivals(seed, times[times < duration_s], devices, prompts)
+    raise AssertionError(workload.arrivals)
+
+
+def _rules(scenario: Scenario, kv_tokens: float) -> CloudRules:
+    c = scenario.cloud
+    return CloudRules(
+        queue=c.queue, routing=c.routing, max_sessions=c.max_sessions, max_waiting=c.max_waiting, kv_tokens=kv_tokens,
+        evict=c.kv_full == "evict", crashes=tuple(Crash(x.replica, x.at_s, x.down_s) for x in c.crashes),
+        autoscale=Autoscale(**c.autoscale.model_dump()) if c.autoscale else None,
+        background=Background(c.background.utilisation, c.background.job_ms * 1e-3) if c.background else None, seed=scenario.seed,
+    )  # fmt: skip

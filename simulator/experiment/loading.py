@@ -1,0 +1,58 @@
+"""Reads a scenario file and checks it to the last value of its sweep."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from simulator.core import yamlfile
+from simulator.core.part import found_text
+from simulator.core.problems import first_problem
+from simulator.core.yamlfile import Place
+from simulator.experiment.options import _axis_options, _set_option
+from simulator.experiment.scenario import Scenario
+from simulator.experiment.source import _Source
+from simulator.experiment.sweep import _check_sweep
+
+
+def load_scenario(path: str | Path, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> Scenario:
+    """The scenario of a YAML file, checked to the last value of its sweep.
+
+    sets: `dotted.path=value` (YAML) put in place before anything else. axes: `dotted.path=value,value` added to the
+    sweep, in place of an axis of the same path. Raises ScenarioError, which names the file and line, or the option.
+    """
+    return _load(path, axes, sets)[0]
+
+
+def where_written(place: Place, path: str | Path, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> str:
+    """`file:line` of a part of a scenario that was loaded so, or the option that put it there."""
+    return _load(path, axes, sets)[1].where(place)
+
+
+def _load(path: str | Path, axes: Sequence[str], sets: Sequence[str]) -> tuple[Scenario, _Source]:
+    document = yamlfile.read(path)
+    context = {"folder": Path(path).resolve().parent}
+    source = _Source(document, context=context)
+    data = document.data
+    if not isinstance(data, dict):
+        raise source.fail((), f"a scenario must be a mapping of keys, got {found_text(data)}")
+    scenario = _validate(data, source, context)
+    if sets:
+        data = json.loads(json.dumps(data))  # a copy without aliases, through which an option would reach further
+        for option in sets:
+            _set_option(data, option, scenario, source)
+        scenario = _validate(data, source, context)
+    if axes:
+        data = {**data, "sweep": {**data.get("sweep", {}), **_axis_options(axes, source)}}
+        scenario = _validate(data, source, context)
+    return _check_sweep(scenario, source), source
+
+
+def _validate(data: dict[str, Any], source: _Source, context: dict[str, Any]) -> Scenario:
+    try:
+        return Scenario.model_validate(data, context=context)
+    except ValidationError as error:
+        place, message = first_problem(error, source.document)
+    raise source.fail(place, message)

@@ -1,0 +1,167 @@
+"""Which sessions a run needs: one per case and prompt, base's greedy images to compare with, and those to calibrate thresholds on."""
+
+import json
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
+
+from simulator.core.errors import ScenarioError, about
+from simulator.experiment.calibrate import Calibrated, calibrate
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.prompts import PromptList, ScenePrompts
+from simulator.protocol.cache import RecordingSource
+from simulator.protocol.methods import REVISIONS, BaseSettings, Decoding, GatedSettings, MethodSettings, prefix_length
+from simulator.protocol.pairs import PairManifest
+from simulator.protocol.recording import Recording, SessionSpec
+
+_CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
+_SPARED = 1024  # scenes whose captions a calibration leaves to the scenario: those it uses, rounded up to a multiple of this
+
+
+class Plan:
+    """Which sessions a run needs: one per case and prompt, and base's greedy images to compare with. specs: by key."""
+
+    def __init__(self, cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]]) -> None:
+        specs: dict[str, SessionSpec] = {}
+        self.captions: dict[int, list[str]] = {}
+        self.of_case: dict[int, list[str]] = {}
+        self.reference: dict[int, list[str]] = {}
+        for case in cases:
+            s = case.scenario
+            captions = captions_of(s, scenes)
+            self.captions[case.index] = captions
+
+            def keys(name: str, settings: MethodSettings, decoding: Decoding, s: Scenario = s, captions: list[str] = captions) -> list[str]:
+                mine = []
+                for spec in session_specs(manifest, name, settings, decoding, captions, s.seed):
+                    specs.setdefault(key := spec.key(), spec)
+                    mine.append(key)
+                return mine
+
+            self.of_case[case.index] = keys(case.method.name, case.method.settings, s.decoding)
+            greedy = s.decoding.model_copy(update={"cloud": "greedy"})
+            self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy)
+        self.specs = specs
+
+
+def session_specs(
+    manifest: PairManifest, method: str, settings: MethodSettings, decoding: Decoding, captions: Sequence[str], seed: int
+) -> list[SessionSpec]:
+    """One session per caption."""
+    return [
+        SessionSpec(
+            weights=manifest.weights_hash, method=method, revision=REVISIONS[method], settings=settings.model_dump(),
+            decoding=decoding.model_dump(), prompt=caption, seed=seed,
+        )
+        for caption in captions
+    ]  # fmt: skip
+
+
+def with_calibrated(
+    cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
+) -> tuple[list[Case], dict[str, dict[str, Any]]]:
+    """The cases with a threshold wherever a call rate was asked for; and what was found, by method and decoding settings."""
+    searches: dict[str, _Search] = {}
+    for case in cases:
+        target, s = case.method.call_target, case.scenario
+        key = _search_key(case)
+        if target is not None and key not in searches:
+            with about("methods", case.position):
+                captions = _calibration_captions(s, target.prompts, scenes)
+            gated = case.method.at_threshold(0.0).settings
+            assert isinstance(gated, GatedSettings)
+            prefix_rate = prefix_length(gated.prefix_rate, manifest.image_tokens) / manifest.image_tokens
+            searches[key] = _Search(case, captions, calibrate(target.call_pct, prefix_rate, case.method.label))
+    found = _search_all(searches, manifest, source)
+    told: dict[str, dict[str, Any]] = {}
+    resolved = []
+    for case in cases:
+        target = case.method.call_target
+        if target is not None:
+            name = f"{case.method.label} {conditions_of(case)}".strip()
+            at = found[_search_key(case)]
+            told[name] = {"call_pct_asked": target.call_pct, "prompts": target.prompts, **asdict(at)}
+            case = replace(case, method=case.method.at_threshold(at.threshold))
+        resolved.append(case)
+    return resolved, told
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A threshold being looked for: one of the cases that want it, the captions it is calibrated on, and the search."""
+
+    case: Case
+    captions: list[str]
+    steps: Generator[float, Sequence[Recording], Calibrated]
+
+    def step(self, recordings: Sequence[Recording] | None) -> float:
+        """The next threshold to try, given the sessions at the last one; None: there was none."""
+        with about("methods", self.case.position):
+            return next(self.steps) if recordings is None else self.steps.send(recordings)
+
+    def specs(self, manifest: PairManifest, threshold: float) -> list[SessionSpec]:
+        method, s = self.case.method.at_threshold(threshold), self.case.scenario
+        return session_specs(manifest, method.name, method.settings, s.decoding, self.captions, s.seed)
+
+
+def _search_key(case: Case) -> str:
+    """Equal for cases that share a search: conditions of network, cloud and load do not change tokens."""
+    s = case.scenario
+    return json.dumps([case.method.model_dump(exclude={"label"}), s.decoding.model_dump(), s.seed, s.prompts.model_dump()], sort_keys=True)
+
+
+def _search_all(searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource) -> dict[str, Calibrated]:
+    """Runs all searches side by side: the sessions of a round are recorded in one go, which batches their forward passes."""
+    found: dict[str, Calibrated] = {}
+    wanted = {key: search.step(None) for key, search in searches.items()}
+    while wanted:
+        specs = {key: searches[key].specs(manifest, threshold) for key, threshold in wanted.items()}
+        recordings = iter(source.recordings([spec for mine in specs.values() for spec in mine]))
+        coming, wanted = wanted, {}
+        for key in coming:
+            try:
+                wanted[key] = searches[key].step(list(islice(recordings, len(specs[key]))))
+            except StopIteration as stop:
+                found[key] = stop.value
+    return found
+
+
+def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
+    """Captions that the scenario does not use, nor would with up to `_SPARED` prompts: that many leave its thresholds as they are."""
+    used = set(captions_of(scenario, scenes))
+    if isinstance(scenario.prompts, ScenePrompts):
+        used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(len(used) / _SPARED)))
+    drawn, known = 2 * count, -1
+    while len(other := [caption for caption in dict.fromkeys(scenes(_CALIBRATION_SEED, drawn)) if caption not in used]) < count:
+        if len(other) == known:  # twice as many scenes brought no caption more
+            raise ScenarioError(f"threshold.prompts: only {known} captions are left to calibrate on, asked for {count}")
+        drawn, known = 2 * drawn, len(other)
+    return other[:count]
+
+
+def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
+    """The captions of a scenario, all different: a second image of one caption and seed would be the same image.
+
+    Raises ScenarioError where the scenes do not hold as many.
+    """
+    match scenario.prompts:
+        case ScenePrompts(seed=seed, count=count):
+            drawn, known = count, 0
+            while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
+                if len(different) == known:  # twice as many scenes brought no caption more
+                    with about("prompts", "count"):
+                        raise ScenarioError(
+                            f"prompts.count: {count} captions wanted, but {drawn} scenes of seed {seed} hold only {known} different ones; "
+                            f"must be <= {known}"
+                        )
+                drawn, known = 2 * drawn, len(different)
+            return different[:count]
+        case PromptList(captions=captions):
+            return list(captions)
+    raise AssertionError(scenario.prompts)
+
+
+def conditions_of(case: Case) -> str:
+    return ", ".join(f"{path}={value}" for path, value in case.swept.items())

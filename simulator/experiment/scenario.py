@@ -1,0 +1,125 @@
+"""A scenario: what a run is asked to do, checked before anything heavy is imported, and the cases its sweep makes.
+
+Milliseconds and Mbit/s live in the YAML only; `Scenario.link` is in seconds and bit/s. Every refusal is one line:
+`file:line: dotted.key what is wrong, what was found`; for the command line `--axis path=...` stands for `file:line`.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
+
+from simulator.core import yamlfile
+from simulator.core.part import LATER, Part, folder_of, found_text, items
+from simulator.core.settings import refuse
+from simulator.experiment.schema.compute import Cloud, Compute
+from simulator.experiment.schema.fallback import FallbackPolicy
+from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
+from simulator.experiment.schema.network import LinkFigures, Network, PresetNetwork
+from simulator.experiment.schema.prompts import Prompts, ScenePrompts
+from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
+from simulator.pricing import catalogue
+from simulator.protocol.methods import METHODS, Decoding
+from simulator.protocol.pairs import known_pairs
+
+FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be swept
+
+
+Scalar = bool | int | Annotated[float, Field(allow_inf_nan=True)] | str
+Axis = Annotated[tuple[Scalar, ...], BeforeValidator(items), Field(min_length=1)]
+
+
+class Scenario(Part):
+    """A complete scenario. Units in the names of its fields; `link` gives the network in base units."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
+    pair: str = Field(default="scenes", description="scenes (the embedded pair) or the path of a pair's folder")
+    prompts: Prompts = Field(default_factory=lambda: ScenePrompts())
+    decoding: Decoding = Field(default_factory=lambda: Decoding.model_validate({}))
+    methods: Annotated[
+        tuple[Annotated[MethodEntry, AnyEntry()], ...],
+        BeforeValidator(items),
+        Field(min_length=1),
+        AfterValidator(labelled_entries),
+    ]
+    placement: Literal["split", "cloud"] = Field(
+        default="split", description="cloud: the device's program runs beside the cloud model, too; only the image's ids travel"
+    )
+    compute: Compute = Field(default_factory=Compute)
+    cloud: Cloud = Field(default_factory=lambda: Cloud())
+    network: Network = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
+    fallback: FallbackPolicy = Field(default_factory=lambda: FallbackPolicy())
+    workload: Workload = Field(default_factory=SequentialWorkload)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    sweep: dict[str, Axis] = Field(default_factory=dict)
+
+    @field_validator("pair", mode="before")
+    @classmethod
+    def _pair(cls, pair: Any, info: ValidationInfo) -> Any:
+        if isinstance(pair, dict):
+            refuse(f"as a mapping (backbone, weights) {LATER}; allowed: scenes, or the path of a pair's folder")
+        shipped = dict.fromkeys(["scenes", *known_pairs()])
+        if isinstance(pair, str) and pair not in shipped and info.context is not None:
+            path = (folder_of(info) / pair).resolve()
+            if not path.is_dir():
+                refuse(f"must be {' or '.join(shipped)}, or the path of a folder, got {found_text(pair)}, which is not there")
+            return str(path)
+        return pair
+
+    @model_validator(mode="after")
+    def _cloud_and_workload(self) -> "Scenario":
+        w = self.workload
+        kinds = w.fleet if isinstance(w, FleetWorkload) else ()
+        if self.cloud.queue == "priority" and len({kind.priority for kind in kinds}) < 2:
+            refuse("priority needs kinds of different priority in workload.fleet", "cloud", "queue")
+        timed = isinstance(w, FleetWorkload) and (w.slo_s is not None or (kinds and all(kind.slo_s is not None for kind in kinds)))
+        if self.cloud.queue == "earliest-deadline" and not timed:
+            refuse("earliest-deadline needs deadlines: workload.slo_s, or slo_s of every kind in workload.fleet", "cloud", "queue")
+        if self.cloud.crashes and not isinstance(w, FleetWorkload):
+            refuse("needs arrivals in time, not sequential ones", "cloud", "crashes")
+        if self.fallback.policy != "wait" and self.placement == "cloud":
+            refuse(f"{self.fallback.policy} goes with placement split: in the cloud nobody waits for it", "fallback", "policy")
+        return self
+
+    @property
+    def link(self) -> LinkFigures:
+        """The network in base units: bit/s and seconds."""
+        return self.network.figures()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the grid: one method under one choice of every swept value that concerns it.
+
+    position: of the method in the scenario's list. swept: dotted path -> value, in file order. scenario: with these values in place,
+    this method alone, and no sweep.
+    """
+
+    index: int
+    position: int
+    method: MethodEntry
+    swept: dict[str, Any]
+    scenario: Scenario
+
+
+def resolved_yaml(scenario: Scenario) -> str:
+    """The scenario with every default written out, as YAML that loads to an equal one."""
+    return yamlfile.dump(_plain(scenario.model_dump(by_alias=True)))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a scenario file, for editors."""
+    schema = TypeAdapter(Scenario).json_schema(by_alias=True)
+    methods = schema["properties"]["methods"]
+    methods["items"] = {"anyOf": [{"type": "string", "enum": list(METHODS)}, methods["items"]]}
+    definitions = schema["$defs"]
+    definitions["PresetNetwork"]["properties"]["preset"]["enum"] = list(catalogue.names("networks"))
+    for side in ("DeviceCompute", "CloudCompute"):
+        definitions[side]["properties"]["hardware"]["examples"] = ["local", *catalogue.names("hardware")]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, list | tuple) else data

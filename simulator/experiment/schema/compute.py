@@ -1,0 +1,178 @@
+"""`compute:` and `cloud:` of a scenario: how long a pass takes, and what serves the cloud's."""
+
+import itertools
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+
+from simulator.core.errors import ComputeError
+from simulator.core.part import Part, filled_in, folder_of, found_text, items
+from simulator.core.settings import refuse
+from simulator.core.yamlfile import did_you_mean
+from simulator.pricing import catalogue
+from simulator.pricing.profile import Profile
+
+SideT = TypeVar("SideT", "DeviceCompute", "CloudCompute")
+
+
+def _read(profile: str | None, info: ValidationInfo) -> str | None:
+    """Relative to the scenario's folder; read when the scenario is loaded, so that a damaged one is told of at once."""
+    if profile is None or info.context is None:
+        return profile
+    path = (folder_of(info) / profile).resolve()
+    try:
+        Profile.read(path)
+    except ComputeError as error:
+        refuse(str(error))
+    return str(path)
+
+
+StoredProfile = Annotated[
+    str | None,
+    AfterValidator(_read),
+    Field(description="file of `ciar-sim profile`, in place of measuring here; goes with model: pair and hardware: local"),
+]
+
+
+class ThrottleStep(Part):
+    """From this much heat on, in seconds of computing, the device computes at this share of its speed."""
+
+    after_s: float = Field(gt=0, le=1e8)
+    speed: float = Field(gt=0, le=1)
+
+
+class ThermalThrottling(Part):
+    """A device slows down under load. Computing adds a second of heat per second, up to the last step; rest takes `cooling` away."""
+
+    steps: Annotated[tuple[ThrottleStep, ...], BeforeValidator(items)] = Field(min_length=1)
+    cooling: float = Field(default=1.0, gt=0, le=1e6, description="seconds of heat lost per second of rest")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "ThermalThrottling":
+        for index, (before, step) in enumerate(itertools.pairwise(self.steps), start=1):
+            if step.after_s <= before.after_s:
+                refuse(f"must be above the step before it, {before.after_s:g}, got {step.after_s:g}", "steps", index, "after_s")
+        return self
+
+
+class DeviceCompute(Part):
+    """How long the device's passes take. hardware: `local` or a name of the catalogue. throttling: of every device of the fleet."""
+
+    model: Literal["pair", "llamagen-xl-1layer"] = "llamagen-xl-1layer"
+    hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
+    runtime: Literal["eager", "cuda-graphs"] | None = None
+    profile: StoredProfile = None
+    throttling: ThermalThrottling | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DeviceCompute":
+        return _choose_hardware(self, "snapdragon-8-gen-3")
+
+
+class CloudCompute(Part):
+    """How long the cloud's passes take. hardware: `local` or a name of the catalogue."""
+
+    model: Literal["pair", "llamagen-xl"] = "llamagen-xl"
+    hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
+    runtime: Literal["eager", "cuda-graphs"] | None = None
+    profile: StoredProfile = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CloudCompute":
+        return _choose_hardware(self, "a100")
+
+
+def _choose_hardware(side: SideT, default: str) -> SideT:
+    hardware = side.hardware or ("local" if side.model == "pair" else default)
+    if hardware == "local":
+        if side.model != "pair":
+            refuse(
+                f"must be a name of the catalogue with model {side.model}, got local; local goes with model: pair",
+                "hardware",
+            )
+        if side.runtime is not None:
+            refuse("goes with catalogue hardware; local times are measured as they are", "runtime")
+        return filled_in(side, hardware=hardware)
+    if side.profile is not None:
+        refuse(f"goes with model: pair and hardware: local, got {side.model} on {hardware}", "profile")
+    hardware = catalogue.canonical("hardware", hardware)
+    known: tuple[str, ...] = catalogue.names("hardware")
+    if hardware not in known:
+        refuse(f"is not known, got {found_text(hardware)}{did_you_mean(hardware, ['local', *known])}", "hardware")
+    return filled_in(side, hardware=hardware, runtime=side.runtime or "eager")
+
+
+class Compute(Part):
+    """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as LlamaGen-XL."""
+
+    device: DeviceCompute = Field(default_factory=lambda: DeviceCompute())
+    cloud: CloudCompute = Field(default_factory=lambda: CloudCompute())
+
+    @model_validator(mode="after")
+    def _same_size(self) -> "Compute":
+        if (self.device.model == "pair") != (self.cloud.model == "pair"):
+            refuse(
+                f"device.model {self.device.model} and cloud.model {self.cloud.model} do not belong together; "
+                "allowed: pair and pair, or llamagen-xl-1layer and llamagen-xl"
+            )
+        return self
+
+
+class CrashAt(Part):
+    """A replica, counted from 0, loses its work and memory, and is back `down_s` later."""
+
+    replica: int = Field(ge=0)
+    at_s: float = Field(ge=0, le=1e9)
+    down_s: float = Field(gt=0, le=1e9)
+
+
+class AutoscaleRule(Part):
+    """Replicas beyond `replicas` start where more sessions are open or waiting than this for each, and stop when idle."""
+
+    max_replicas: int = Field(ge=1, le=100_000)
+    sessions_per_replica: float = Field(gt=0, le=1e6)
+    start_up_s: float = Field(default=60.0, ge=0, le=1e6)
+    idle_s: float = Field(default=300.0, gt=0, le=1e8)
+
+
+class BackgroundLoad(Part):
+    """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time."""
+
+    utilisation: float = Field(gt=0, lt=1)
+    job_ms: float = Field(default=20.0, gt=0, le=1e6)
+
+
+class Cloud(Part):
+    """The serving side: GPUs, the largest batch of one pass in sessions, who is served first and where, a price for `cost_usd`.
+
+    max_sessions: open on a replica at a time; others wait for admission. max_waiting: for admission, in all; more are refused.
+    kv_memory_gb: for KV caches, per replica, beside the weights. kv_full: what happens where it is short.
+    """
+
+    replicas: int = Field(default=1, ge=1, le=100_000)
+    max_batch: int = Field(default=16, ge=1, le=100_000)
+    queue: Literal["fifo", "shortest-first", "earliest-deadline", "priority"] = "fifo"
+    routing: Literal["least-loaded", "round-robin", "join-shortest-queue"] = Field(
+        default="least-loaded", description="where a session goes when it opens: fewest open sessions, in turns, or fewest at work"
+    )
+    max_sessions: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    max_waiting: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    kv_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
+    kv_full: Literal["wait", "evict"] = Field(
+        default="wait", description="wait: a session reserves the most it will need; evict: what was used longest ago is recomputed"
+    )
+    crashes: Annotated[tuple[CrashAt, ...], BeforeValidator(items)] = ()
+    autoscale: AutoscaleRule | None = None
+    background: BackgroundLoad | None = None
+    price_usd_per_gpu_hour: float | None = Field(default=None, ge=0, le=1e6)
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Cloud":
+        for index, crash in enumerate(self.crashes):
+            if crash.replica >= self.replicas:
+                refuse(f"must be below replicas, {self.replicas}, counted from 0, got {crash.replica}", "crashes", index, "replica")
+        if self.autoscale is not None and self.autoscale.max_replicas < self.replicas:
+            refuse(f"must be >= replicas, {self.replicas}, got {self.autoscale.max_replicas}", "autoscale", "max_replicas")
+        if self.max_waiting is not None and self.max_sessions is None and self.kv_memory_gb is None:
+            refuse("goes with max_sessions or kv_memory_gb: without either no session waits for admission", "max_waiting")
+        return self

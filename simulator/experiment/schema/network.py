@@ -1,0 +1,244 @@
+"""`network:` of a scenario: a preset of the catalogue, a link by its figures, or one whose rates follow a trace."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
+
+from simulator.core.errors import TraceError
+from simulator.core.part import Part, folder_of, fork, found_text, items
+from simulator.core.settings import refuse
+from simulator.core.yamlfile import did_you_mean
+from simulator.pricing import catalogue
+from simulator.traces.read import read_trace
+from simulator.traces.trace import Trace
+
+MS_PER_1000_KM = 22.0  # of round trip; light in fibre alone takes 9.8: see `catalogue/networks.yaml`
+TransportName = Literal["ideal", "tcp", "grpc", "quic"]
+Distribution = Literal["normal", "lognormal", "gamma", "pareto"]
+
+
+@dataclass(frozen=True)
+class LinkFigures:
+    """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.access.Network`, the same both ways where it names none.
+
+    outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. radio: of the catalogue, None for none.
+    generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
+    trace: path of a file that tells each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
+    """
+
+    down_bps: float | None
+    up_bps: float | None
+    rtt_s: float | None
+    jitter_s: float = 0.0
+    jitter_distribution: str = "normal"
+    jitter_samples_s: tuple[float, ...] = ()
+    loss: float | None = 0.0
+    loss_burst_packets: float | None = None
+    outage_every_s: float | None = None
+    outage_s: float = 0.0
+    buffer_bytes: float | None = None
+    transport: str = "ideal"
+    radio: str | None = None
+    devices_per_cell: int = 1
+    generated: str | None = None
+    trace: str | None = None
+
+
+class PresetNetwork(Part):
+    """A preset of the network catalogue. distance_km: to the cloud, beyond the 500 km that a preset stands for."""
+
+    preset: str
+    distance_km: float = Field(default=0.0, ge=0, le=40_000)
+    transport: TransportName = "grpc"
+    devices_per_cell: int = Field(default=1, ge=1, le=1_000_000)
+
+    @field_validator("preset")
+    @classmethod
+    def _exists(cls, preset: str) -> str:
+        name, known = catalogue.canonical("networks", preset), catalogue.names("networks")
+        if name not in known:
+            refuse(f"is not a known preset, got {found_text(preset)}{did_you_mean(preset, known)}")
+        return name
+
+    def figures(self) -> LinkFigures:
+        p = catalogue.network(self.preset)
+        return LinkFigures(
+            down_bps=None if p.generated else p.down_mbps * 1e6, up_bps=None if p.generated else p.up_mbps * 1e6,
+            rtt_s=(p.rtt_ms + MS_PER_1000_KM * self.distance_km / 1000.0) * 1e-3,
+            jitter_s=p.jitter_ms * 1e-3, jitter_distribution=p.jitter_distribution, loss=p.loss_pct / 100.0,
+            loss_burst_packets=p.loss_burst_packets, generated=p.generated, transport=self.transport, radio=p.radio,
+            devices_per_cell=self.devices_per_cell,
+        )  # fmt: skip
+
+
+Rate = Annotated[float, Field(gt=0, le=1e7)]
+RttMs = Annotated[float, Field(ge=0, le=600_000)]
+LossPct = Annotated[float, Field(ge=0, le=90)]
+
+
+class _Line(Part):
+    """What explicit networks and traces share, taken as it is: nothing is added that is not asked for.
+
+    rtt_ms: unloaded round trip, the mean. jitter_ms: standard deviation of the one-way delay, distributed as jitter_distribution says;
+    jitter_samples_ms: measured deviations from the mean instead. loss_pct: packets lost, each way; loss_burst_packets: mean length of a
+    burst of them, null for losses one by one. buffer_bytes: of the queue before the wire, null for no limit. radio: one of the
+    catalogue's. devices_per_cell: devices that share one link.
+    """
+
+    rtt_ms: RttMs | None = None
+    jitter_ms: float = Field(default=0.0, ge=0, le=60_000)
+    jitter_distribution: Distribution = "normal"
+    jitter_samples_ms: Annotated[tuple[Annotated[float, Field(ge=-60_000, le=60_000)], ...], BeforeValidator(items)] = ()
+    loss_pct: LossPct | None = None
+    loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
+    buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
+    transport: TransportName = "ideal"
+    radio: str | None = None
+    devices_per_cell: int = Field(default=1, ge=1, le=1_000_000)
+
+    @field_validator("up_mbps", "down_mbps", check_fields=False)
+    @classmethod
+    def _not_absurd(cls, rate_mbps: float | None) -> float | None:
+        if rate_mbps is not None and rate_mbps < 1e-3:
+            refuse(f"must be >= 0.001 (1 kbit/s), got {rate_mbps}")
+        return rate_mbps
+
+    @field_validator("radio")
+    @classmethod
+    def _exists(cls, radio: str | None) -> str | None:
+        known = catalogue.names("radios")
+        if radio is not None and radio not in known:
+            refuse(f"is not a known radio, got {found_text(radio)}{did_you_mean(radio, known)}")
+        return radio
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.jitter_samples_ms and (self.jitter_ms or self.jitter_distribution != "normal"):
+            refuse("stands beside jitter_ms or jitter_distribution: jitter is given twice; give one of them", "jitter_samples_ms")
+        if self.jitter_distribution != "normal" and self.jitter_ms and self.rtt_ms == 0:
+            refuse(f"{self.jitter_distribution} needs rtt_ms > 0: such a delay is never 0", "jitter_distribution")
+        least = 0.0 if self.loss_pct is None else self.loss_pct / (100.0 - self.loss_pct)
+        if self.loss_burst_packets is not None and self.loss_burst_packets < least:
+            refuse(f"must be >= {least:g} for a loss_pct of {self.loss_pct:g}, got {self.loss_burst_packets:g}", "loss_burst_packets")
+        return self
+
+    def line(self, up_mbps: float | None, down_mbps: float | None, **more: Any) -> LinkFigures:
+        up_bps, down_bps = (None if mbps is None else mbps * 1e6 for mbps in (up_mbps, down_mbps))
+        loss = None if self.loss_pct is None else self.loss_pct / 100.0
+        return LinkFigures(
+            down_bps=down_bps, up_bps=up_bps, rtt_s=None if self.rtt_ms is None else self.rtt_ms * 1e-3, jitter_s=self.jitter_ms * 1e-3,
+            jitter_distribution=self.jitter_distribution, jitter_samples_s=tuple(1e-3 * ms for ms in self.jitter_samples_ms),
+            loss=loss, loss_burst_packets=self.loss_burst_packets, buffer_bytes=self.buffer_bytes,
+            transport=self.transport, radio=self.radio, devices_per_cell=self.devices_per_cell, **more,
+        )  # fmt: skip
+
+
+class ExplicitNetwork(_Line):
+    """A link by its figures. outage_ms: in every outage_every_s nothing passes for so long."""
+
+    rtt_ms: RttMs
+    loss_pct: LossPct = 0.0
+    up_mbps: Rate
+    down_mbps: Rate
+    outage_every_s: float | None = Field(default=None, gt=0, le=1e6)
+    outage_ms: float = Field(default=0.0, ge=0, le=1e9)
+
+    @model_validator(mode="after")
+    def _outage(self) -> Self:
+        if self.outage_ms and self.outage_every_s is None:
+            refuse("needs outage_every_s, which is missing", "outage_ms")
+        if self.outage_every_s is not None and self.outage_ms >= 1e3 * self.outage_every_s:
+            refuse(f"must be < outage_every_s ({self.outage_every_s:g} s), got {self.outage_ms:g}", "outage_ms")
+        return self
+
+    def figures(self) -> LinkFigures:
+        return self.line(self.up_mbps, self.down_mbps, outage_every_s=self.outage_every_s, outage_s=self.outage_ms * 1e-3)
+
+
+class TraceNetwork(_Line):
+    """A link that follows a trace file, which starts again at its end; each device (or cell) is at a place of its own in it.
+
+    up_mbps, down_mbps, rtt_ms, loss_pct: a constant in place of what the file tells over time; rates and the round trip are needed
+    where it tells none, and a loss is 0 there.
+    """
+
+    trace: str
+    up_mbps: Rate | None = None
+    down_mbps: Rate | None = None
+
+    @field_validator("trace")
+    @classmethod
+    def _readable(cls, trace: str, info: ValidationInfo) -> str:
+        path = (folder_of(info) / trace).resolve()
+        if not path.is_file():
+            refuse(f"must be the path of a file, got {found_text(trace)}, which is not there")
+        try:
+            link_trace(str(path))
+        except TraceError as error:
+            refuse(f"cannot be used: {error}")
+        return str(path)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        trace = link_trace(self.trace)
+        for key, given, rate in (("up_mbps", self.up_mbps, trace.up.rate), ("down_mbps", self.down_mbps, trace.down.rate)):
+            if given is None and rate is None:
+                refuse("is missing: the trace has no rate in this direction", key)
+        delays = [way.delay_s for way in (trace.up, trace.down) if way.delay_s is not None]
+        if self.rtt_ms is None and len(delays) < 2:
+            refuse(f"is missing: the trace has {'no delays' if not delays else 'delays of one direction only'}", "rtt_ms")
+        if self.rtt_ms is None and self.jitter_distribution != "normal" and self.jitter_ms and not all(one.mean() for one in delays):
+            refuse(f"{self.jitter_distribution} needs delays > 0, which the trace has not", "jitter_distribution")
+        losses = [way.loss.mean() for way in (trace.up, trace.down) if way.loss is not None]
+        if self.loss_pct is None and max(losses, default=0.0) > 0.9:
+            refuse(f"loses {100.0 * max(losses):g} % of packets; allowed: 90 % on average, or loss_pct beside it", "trace")
+        if self.loss_pct is None and losses and self.loss_burst_packets is not None:
+            refuse("goes with loss_pct only: packets of a trace are lost one by one", "loss_burst_packets")
+        return self
+
+    def figures(self) -> LinkFigures:
+        return self.line(self.up_mbps, self.down_mbps, trace=self.trace)
+
+
+def link_trace(path: str) -> Trace:
+    """What a trace file says; read once. Raises TraceError."""
+    state = Path(path).stat()
+    return _link_trace(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=64)
+def _link_trace(path: str, _changed_ns: int, _size: int) -> Trace:
+    return read_trace([Path(path)])
+
+
+NEEDED = ", ".join(name for name, field in ExplicitNetwork.model_fields.items() if field.is_required())
+
+
+def _one_form(data: Any) -> Any:
+    if isinstance(data, dict):
+        preset, explicit, trace = (list(form.model_fields) for form in (PresetNetwork, ExplicitNetwork, TraceNetwork))
+        for key in data:
+            if key not in [*preset, *explicit, *trace]:
+                known = dict.fromkeys(["preset", "trace", *NEEDED.split(", "), *explicit, *preset])
+                refuse(f"is not a known key{did_you_mean(key, known)}", key)
+        if "preset" in data:
+            for key in data:
+                if key not in preset:
+                    refuse(f"stands beside preset: two forms at once; give either preset, or trace, or {NEEDED}", key)
+        elif "distance_km" in data:
+            refuse("goes with preset only; give rtt_ms its value", "distance_km")
+        elif "trace" in data:
+            for key in data:
+                if key not in trace:
+                    refuse("goes without trace only: outages of a trace are its own", key)
+    return data
+
+
+Network = Annotated[
+    Annotated[PresetNetwork, Tag("<preset>")] | Annotated[TraceNetwork, Tag("<trace>")] | Annotated[ExplicitNetwork, Tag("<explicit>")],
+    fork({"preset": "<preset>", "trace": "<trace>"}, "<explicit>"),
+    BeforeValidator(_one_form),
+]

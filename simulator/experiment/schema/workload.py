@@ -1,0 +1,163 @@
+"""`workload:` of a scenario: how many devices ask for pictures, of what kinds they are, and when they ask."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+
+from simulator.core.errors import ScenarioError
+from simulator.core.part import Part, folder_of, fork, found_text, items
+from simulator.core.settings import refuse
+from simulator.core.yamlfile import did_you_mean
+from simulator.engine.workload import device_counts, read_times
+from simulator.experiment.schema.network import Network
+from simulator.pricing import catalogue
+
+
+class PoissonArrivals(Part):
+    """Requests of the whole fleet arrive at random, at this mean rate."""
+
+    poisson_per_s: float = Field(gt=0, le=1e6)
+
+
+class BurstyArrivals(Part):
+    """Requests of the whole fleet come in bursts (a Markov-modulated Poisson process of two states).
+
+    burst_factor: the rate within a burst over that of the calm between bursts. burst_s, calm_s: mean lengths.
+    """
+
+    bursty_per_s: float = Field(gt=0, le=1e6, description="mean rate, bursts and calm together")
+    burst_factor: float = Field(default=10.0, ge=1.0, le=1e6)
+    burst_s: float = Field(default=30.0, gt=0, le=1e8)
+    calm_s: float = Field(default=300.0, gt=0, le=1e8)
+
+
+class ClosedArrivals(Part):
+    """A closed loop: every device asks again once it has its picture and has thought about it, for this long on average."""
+
+    think_s: float = Field(gt=0, le=1e8)
+
+
+class TraceArrivals(Part):
+    """Requests of the whole fleet at the times in a file of arrivals of any known format. Read when the scenario is loaded.
+
+    Times in a CSV file with the column `requested_s` are taken as they stand; those of other formats count from the first request.
+    """
+
+    trace: str
+
+    @field_validator("trace")
+    @classmethod
+    def _read(cls, trace: str, info: ValidationInfo) -> str:
+        if info.context is None:
+            return trace
+        path = (folder_of(info) / trace).resolve()
+        try:
+            read_times(path)
+        except ScenarioError as error:
+            refuse(str(error))
+        return str(path)
+
+
+Arrivals = Annotated[
+    Annotated[PoissonArrivals, Tag("<poisson>")]
+    | Annotated[BurstyArrivals, Tag("<bursty>")]
+    | Annotated[ClosedArrivals, Tag("<closed>")]
+    | Annotated[TraceArrivals, Tag("<trace>")],
+    fork({"bursty_per_s": "<bursty>", "think_s": "<closed>", "trace": "<trace>"}, "<poisson>"),
+]
+
+
+class FleetKind(Part):
+    """Devices of one kind. share: of the fleet's devices. hardware, network, slo_s: where they are not those of the scenario.
+
+    priority: higher is served first under `cloud.queue: priority`.
+    """
+
+    share: float = Field(gt=0, le=1)
+    hardware: str | None = None
+    network: Network | None = None
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    slo_s: float | None = Field(default=None, gt=0, le=1e8)
+
+    @field_validator("hardware")
+    @classmethod
+    def _known(cls, hardware: str | None) -> str | None:
+        if hardware is None:
+            return None
+        name, known = catalogue.canonical("hardware", hardware), catalogue.names("hardware")
+        if name not in known:
+            refuse(f"must be a name of the catalogue, got {found_text(hardware)}{did_you_mean(hardware, known)}")
+        return name
+
+
+class SequentialWorkload(Part):
+    """One device asks for every prompt once, one after another, never two at a time."""
+
+    arrivals: Literal["sequential"] = "sequential"
+    devices: Literal[1] = 1
+
+
+class FleetWorkload(Part):
+    """A fleet of devices. Requests arrive for `duration_s` and are served to their end, but for no more than as long again.
+
+    warmup_s: requests before are left out of the summary. slo_s: a latency that is good enough; it makes goodput, and deadlines.
+    """
+
+    devices: int = Field(default=1, ge=1, le=10_000_000)
+    arrivals: Arrivals
+    duration_s: float = Field(gt=0, le=1e8)
+    warmup_s: float = Field(default=0.0, ge=0, le=1e8)
+    slo_s: float | None = Field(default=None, gt=0, le=1e8)
+    fleet: Annotated[tuple[FleetKind, ...], BeforeValidator(items)] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> "FleetWorkload":
+        if self.warmup_s >= self.duration_s:
+            refuse(f"must be below duration_s {self.duration_s:g}, got {self.warmup_s:g}", "warmup_s")
+        shares = [kind.share for kind in self.fleet]
+        if shares and not math.isclose(sum(shares), 1.0, abs_tol=1e-9):
+            refuse(f"must have shares that add up to 1, got {' + '.join(f'{share:g}' for share in shares)} = {sum(shares):g}", "fleet")
+        for index, count in enumerate(device_counts(shares, self.devices) if shares else ()):
+            if count == 0:
+                refuse(f"is no whole device: {shares[index]:g} of {self.devices} devices", "fleet", index, "share")
+        return self
+
+
+_FORMS = "{poisson_per_s}, {bursty_per_s}, {think_s} or {trace}"
+
+
+def _one_workload(data: Any) -> Any:
+    if not isinstance(data, dict):
+        return data
+    arrivals = data.get("arrivals", "sequential")
+    if isinstance(arrivals, dict):
+        known = {form: set(form.model_fields) for form in (PoissonArrivals, BurstyArrivals, ClosedArrivals, TraceArrivals)}
+        heads = [key for key in ("poisson_per_s", "bursty_per_s", "think_s", "trace") if key in arrivals]
+        if len(heads) > 1:
+            refuse(f"stands beside {heads[0]}: two forms at once; give one of {_FORMS}", "arrivals", heads[1])
+        for key in arrivals:
+            names = list(dict.fromkeys(name for fields in known.values() for name in sorted(fields)))
+            if key not in names:
+                refuse(f"is not a known key{did_you_mean(key, names)}", "arrivals", key)
+        return data
+    if arrivals != "sequential":
+        refuse(f"must be sequential or one of {_FORMS}, got {found_text(arrivals)}", "arrivals")
+    for key in ("duration_s", "warmup_s", "slo_s", "fleet"):
+        if key in data:
+            refuse("does not go with arrivals: sequential; use arrivals: {poisson_per_s: RATE}", key)
+    if data.get("devices", 1) != 1:
+        refuse(f"must be 1 with arrivals: sequential, got {found_text(data['devices'])}", "devices")
+    return data
+
+
+def _workload_form(data: Any) -> str:
+    arrivals = data.get("arrivals", "sequential") if isinstance(data, dict) else getattr(data, "arrivals", "sequential")
+    return "<sequential>" if isinstance(arrivals, str) else "<fleet>"
+
+
+Workload = Annotated[
+    Annotated[SequentialWorkload, Tag("<sequential>")] | Annotated[FleetWorkload, Tag("<fleet>")],
+    Discriminator(_workload_form),
+    BeforeValidator(_one_workload),
+]

@@ -1,0 +1,1 @@
+"""Links: wires, impairments, transport, radio."""

@@ -1,0 +1,1 @@
+"""What work costs: seconds of forward passes, bytes of messages, by catalogue figures or measured profiles."""

@@ -1,0 +1,187 @@
+"""What work costs in seconds: rooflines from catalogue figures, and tables of measured times; both are `costs.Costs`.
+
+Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16 weights and cache:
+
+    bytes   = 2 * (weights of layers, final norm and head)   read once, whatever the batch
+            + 2 * tokens * D                                 rows of the embedding
+            + kv_tokens * (2 * L * D * 2)                    keys and values
+    flops   = 2 * tokens * (weights of the layers)
+            + 2 * logits * (weights of the head)             the head sees the positions whose logits are wanted
+            + 4 * L * D * attended                           scores and weighted sums, per query-key pair
+    roof    = max(bytes / effective bandwidth, flops / effective peak)
+    seconds = max(L * layer_us + step_us, roof)              runtime eager: the host launches alongside
+            = (L * kernels_per_layer + kernels_per_step) * kernel_overhead + roof            runtime cuda-graphs
+
+Left out as small: the caption projection (0.5 % of LlamaGen-XL's weights, first pass only) and the logits written.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import SafetensorError, safe_open
+
+from simulator.core.errors import ComputeError, about
+from simulator.core.settings import Settings
+from simulator.pricing import catalogue
+from simulator.pricing.catalogue import Effort, ModelShape
+from simulator.pricing.costs import Pricing
+from simulator.pricing.efforts import interval_samples_effort, phi_effort, vq_decoder_effort
+from simulator.pricing.profile import MeasuredCosts, Profile
+from simulator.pricing.roofline import RooflineCosts
+from simulator.protocol import pairs
+from simulator.protocol.messages import Widths
+from simulator.protocol.ops import COMPUTE_KINDS
+from simulator.protocol.pairs import MANIFEST, PairManifest
+
+# --- choosing
+
+
+class PairShapes(Settings):
+    """What pricing needs to know of a model pair; the efforts of both are its caption encoder, phi and image decoder."""
+
+    cloud: ModelShape
+    device: ModelShape
+
+
+def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
+    """The shapes of the pair in `folder`. Raises ComputeError where its tokenizer does not say its shape."""
+    path = folder / "tokenizer.safetensors"
+    try:
+        with safe_open(path, framework="np") as file:
+            vq = json.loads(file.metadata()["config"])
+        decoder = vq_decoder_effort(
+            manifest.grid,
+            ch=vq["ch"],
+            ch_mult=vq["decoder_ch_mult"],
+            z_channels=vq["z_channels"],
+            codebook_dim=vq["codebook_dim"],
+            num_res_blocks=vq["num_res_blocks"],
+            patch=vq["patch"],
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ComputeError(f"{path}: does not say the tokenizer's shape ({type(error).__name__}: {error})") from None
+    rows = manifest.caption_slots * manifest.caption_dim
+    efforts = {
+        "caption_encoder": Effort(
+            flops=0, parameters=rows, activation_values=rows, kernels=2
+        ),  # word vectors are looked up
+        "phi": phi_effort(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
+        "image_decoder": decoder,
+        "interval_samples": interval_samples_effort(manifest.codebook_size),
+    }
+
+    def shape(role: str, own: pairs.ModelShape, interhead: bool) -> ModelShape:
+        return ModelShape(
+            title=f"{manifest.name} ({role})",
+            n_layer=own.n_layer,
+            n_head=own.n_head,
+            dim=own.dim,
+            ffn_hidden=own.ffn_hidden,
+            vocab_size=own.vocab_size,
+            caption_slots=own.caption_slots,
+            caption_dim=own.caption_dim,
+            image_tokens=manifest.image_tokens,
+            image_pixels=manifest.image_size**2,
+            interhead=interhead,
+            efforts=efforts,
+            source=f"{MANIFEST} of the pair",
+            evidence="datasheet",
+        )
+
+    return PairShapes(cloud=shape("cloud", manifest.cloud, False), device=shape("device", manifest.device, True))
+
+
+class ComputeSide(Protocol):
+    """One side of a scenario's `compute`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def hardware(self) -> str: ...
+    @property
+    def runtime(self) -> str | None: ...
+    @property
+    def profile(self) -> str | None: ...
+
+
+class ComputeChoice(Protocol):
+    """A scenario's `compute`."""
+
+    @property
+    def device(self) -> ComputeSide: ...
+    @property
+    def cloud(self) -> ComputeSide: ...
+
+
+def build_costs(
+    choice: ComputeChoice, pair: PairShapes, profile: Callable[[], Profile]
+) -> tuple[RooflineCosts | MeasuredCosts, RooflineCosts | MeasuredCosts, Pricing]:
+    """Costs of the device and of the cloud, and the shape at which messages and captions are priced.
+
+    profile: measured times of the pair on this machine; called (once at most) only where a side runs on `local` and names no profile.
+    Each result carries `provenance`: origin, model, hardware, figures and sources. Raises ComputeError where a name is
+    unknown, the numbers of image tokens differ, or a stored profile cannot be read.
+    """
+    measured: dict[str | None, Profile] = {}
+
+    def build(role: str, side: ComputeSide) -> RooflineCosts | MeasuredCosts:
+        if side.hardware == "local":
+            if side.profile not in measured:
+                measured[side.profile] = Profile.read(Path(side.profile)) if side.profile else profile()
+            return _measured(measured[side.profile], role)
+        own = pair.device if role == "device" else pair.cloud
+        shape = own if side.model == "pair" else catalogue.model(side.model)
+        if shape.image_tokens != own.image_tokens:
+            raise ComputeError(
+                f"compute.{role}.model {side.model} makes {shape.image_tokens} image tokens, the pair {own.image_tokens}; "
+                "they must be equal"
+            )
+        return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
+
+    with about("compute", "device"):
+        device = build("device", choice.device)
+    with about("compute", "cloud"):
+        cloud = build("cloud", choice.cloud)
+    priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
+    widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
+    beside = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None
+    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, beside))
+
+
+def _drafter(side: ComputeSide, cloud: ModelShape, measured: Profile | None) -> RooflineCosts | MeasuredCosts | None:
+    """A feature-level drafter in the cloud: one layer of the cloud model's shape and its head."""
+    if measured is not None:
+        return _measured(measured, "device") if "device" in measured.passes else None
+    shape = cloud.model_copy(update={"n_layer": 1, "title": f"one layer of {cloud.title}"})
+    return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
+
+
+def _measured(profile: Profile, role: str) -> MeasuredCosts:
+    costs = MeasuredCosts(profile, role)
+    keys = ("model", "weights", "hardware", "device", "system", "threads", "torch", "dtype")
+    costs.provenance = {"origin": "measured", "extrapolated": False, **{key: getattr(profile, key) for key in keys}}
+    return costs
+
+
+def _roofline(model: str, shape: ModelShape, hardware: str, runtime: str) -> RooflineCosts:
+    machine, start = catalogue.hardware(hardware), catalogue.runtime(runtime)
+    efforts = {kind: shape.efforts[kind] for kind in COMPUTE_KINDS if kind in shape.efforts}
+    costs = RooflineCosts(shape, efforts, machine, start, f"roofline: {shape.title} on {machine.title}, {runtime}")
+    figures = machine.model_dump(exclude={"title", "aliases", "source", "evidence", "efficiency_source", "kind"})
+    started = start.model_dump(exclude={"source", "evidence", "kind"}, exclude_defaults=True)
+    costs.provenance = {
+        "origin": "roofline",
+        "model": model,
+        "hardware": catalogue.canonical("hardware", hardware),
+        "runtime": runtime,
+        "figures": {**figures, **started, "pass_parameters": shape.pass_parameters},
+        "sources": {
+            "hardware": f"{machine.source} ({machine.evidence})",
+            "efficiency": machine.efficiency_source,
+            "runtime": f"{start.source} ({start.evidence})",
+            "model": f"{shape.source} ({shape.evidence})",
+        },
+    }
+    return costs

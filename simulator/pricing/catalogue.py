@@ -1,0 +1,266 @@
+"""The figures a scenario names: accelerators, runtimes, model sizes, network presets and radios, each with its source.
+
+The tables are `simulator/catalogue/*.yaml`, read once. An unknown name is refused with the nearest one suggested.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from simulator.core import yamlfile
+from simulator.core.errors import CiarSimError, ComputeError, ScenarioError
+from simulator.core.settings import Settings
+from simulator.protocol.ops import COMPUTE_KINDS
+
+FOLDER = Path(__file__).parent / "catalogue"
+FP16_BYTES = 2
+Evidence = Literal["measured", "datasheet", "derived", "assumed"]
+EntryT = TypeVar("EntryT", bound="Entry")
+
+
+class Entry(Settings):
+    """What every row carries: where its figures come from, and how good the weakest of them is."""
+
+    source: str = Field(min_length=3)
+    evidence: Evidence
+
+
+class Hardware(Entry):
+    """An accelerator. Peaks are as on a data sheet; efficiencies turn them into what a program reaches."""
+
+    title: str
+    kind: str = Field(alias="class")
+    fp16_tflops: float = Field(gt=0)
+    bandwidth_gb_s: float = Field(gt=0)
+    memory_gb: float = Field(gt=0)
+    power_w: float = Field(gt=0)
+    bandwidth_efficiency: float = Field(gt=0, le=1)
+    compute_efficiency: float = Field(gt=0, le=1)
+    kernel_overhead_us: float = Field(ge=0)
+    efficiency_source: str
+    aliases: list[str] = Field(default_factory=list)
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Memory bandwidth that a pass reaches."""
+        return self.bandwidth_gb_s * 1e9 * self.bandwidth_efficiency
+
+    @property
+    def flop_per_s(self) -> float:
+        """Rate of fp16 matrix products that a pass reaches."""
+        return self.fp16_tflops * 1e12 * self.compute_efficiency
+
+    @property
+    def kernel_overhead_s(self) -> float:
+        return self.kernel_overhead_us * 1e-6
+
+
+class Runtime(Entry):
+    """What starting work costs, beside the roofline. See the comment in `hardware.yaml` for the two kinds."""
+
+    kind: Literal["host", "kernels"]
+    layer_us: float = Field(default=0.0, ge=0)
+    step_us: float = Field(default=0.0, ge=0)
+    kernel_us: float = Field(default=0.0, ge=0)
+    kernels_per_layer: int = Field(default=0, ge=0)
+    kernels_per_step: int = Field(default=0, ge=0)
+
+
+class Network(Entry):
+    """A preset of an access link. jitter_ms: standard deviation of the one-way delay. radio: of the table of radios, None for none.
+
+    generated: a kind of generated trace (`simulator.traces.generate`) whose rates and steps of the round trip the link follows.
+    """
+
+    title: str
+    down_mbps: float = Field(gt=0)
+    up_mbps: float = Field(gt=0)
+    rtt_ms: float = Field(ge=0)
+    jitter_ms: float = Field(ge=0)
+    jitter_distribution: str = "normal"
+    loss_pct: float = Field(default=0.0, ge=0, lt=100)
+    loss_burst_packets: float | None = Field(default=None, ge=1)
+    generated: str | None = None
+    radio: str | None = None
+    aliases: list[str] = Field(default_factory=list)
+
+
+class Radio(Entry):
+    """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers in milliwatts beside the idle device's."""
+
+    promotion_ms: float = Field(default=0.0, ge=0)
+    fach_promotion_ms: float = Field(default=0.0, ge=0)
+    inactivity_s: float = Field(gt=0)
+    drx_after_ms: float | None = Field(default=None, gt=0)
+    drx_cycle_ms: float = Field(default=0.0, ge=0)
+    paging_cycle_ms: float = Field(default=0.0, ge=0)
+    grant_bytes: float | None = Field(default=None, gt=0)
+    grant_ms: float = Field(default=0.0, ge=0)
+    promotion_mw: float = Field(default=0.0, ge=0)
+    active_mw: float = Field(ge=0)
+    drx_mw: float = Field(ge=0)
+    up_nj_per_bit: float = Field(ge=0)
+    down_nj_per_bit: float = Field(ge=0)
+
+
+class Effort(Settings):
+    """One `Compute`: its arithmetic, the weights it reads, the fp16 values that pass between its kernels, its kernels."""
+
+    flops: float = Field(ge=0)
+    parameters: int = Field(ge=0)
+    activation_values: int = Field(default=0, ge=0)
+    kernels: int = Field(ge=0)
+
+
+class ModelShape(Entry):
+    """Shape of one decoder, and the efforts of the other work beside it.
+
+    interhead: the head has two V x D matrices (centre and radius) instead of one. image_pixels: of the whole picture.
+    """
+
+    title: str
+    n_layer: int = Field(ge=1)
+    n_head: int = Field(ge=1)
+    dim: int = Field(ge=1)
+    ffn_hidden: int = Field(ge=1)
+    vocab_size: int = Field(ge=2)
+    caption_slots: int = Field(ge=1)
+    caption_dim: int = Field(ge=1)
+    image_tokens: int = Field(ge=1)
+    image_pixels: int = Field(ge=1)
+    interhead: bool = False
+    efforts: dict[str, Effort] = Field(default_factory=dict)
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one layer: q, k, v and output matrices, the three of the SwiGLU, two norms."""
+        return 4 * self.dim**2 + 3 * self.dim * self.ffn_hidden + 2 * self.dim
+
+    @property
+    def head_parameters(self) -> int:
+        return (2 if self.interhead else 1) * self.vocab_size * self.dim
+
+    @property
+    def pass_parameters(self) -> int:
+        """Weights that one pass reads whatever its batch: layers, final norm, head. (Of the embedding it reads a few rows.)"""
+        return self.n_layer * self.layer_parameters + self.dim + self.head_parameters
+
+    @property
+    def parameters(self) -> int:
+        """All weights: those of a pass, the embedding, the caption projection and the null caption."""
+        caption = self.caption_dim * self.dim + self.dim**2 + self.caption_slots * self.caption_dim
+        return self.pass_parameters + self.vocab_size * self.dim + caption
+
+    @property
+    def kv_bytes_per_position(self) -> int:
+        """fp16 keys and values of one position of one row, all layers."""
+        return 2 * self.n_layer * self.dim * FP16_BYTES
+
+
+def hardware(name: str) -> Hardware:
+    """Raises ComputeError where the catalogue has no such accelerator."""
+    return _pick(_hardware(), name, "hardware", ComputeError)
+
+
+def runtime(name: str) -> Runtime:
+    """Raises ComputeError where there is no such runtime."""
+    return _pick(_runtimes(), name, "runtime", ComputeError)
+
+
+def model(name: str) -> ModelShape:
+    """Raises ComputeError where the catalogue has no such model."""
+    return _pick(_models(), name, "model", ComputeError)
+
+
+def network(name: str) -> Network:
+    """Raises ScenarioError where there is no such preset."""
+    return _pick(_networks(), name, "network preset", ScenarioError)
+
+
+def radio(name: str) -> Radio:
+    """Raises ScenarioError where there is no such radio."""
+    return _pick(_radios(), name, "radio", ScenarioError)
+
+
+def canonical(table: str, name: str) -> str:
+    """The name an alias stands for; a name that is unknown comes back as it is. table: "hardware" or "networks"."""
+    entries: Mapping[str, Hardware | Network] = _hardware() if table == "hardware" else _networks()
+    return _aliases(entries).get(name, name)
+
+
+def names(table: str) -> tuple[str, ...]:
+    """Names of "hardware", "runtimes", "models", "networks" or "radios", in the order of their file, without aliases."""
+    tables: dict[str, Mapping[str, Entry]] = {
+        "hardware": _hardware(),
+        "runtimes": _runtimes(),
+        "models": _models(),
+        "networks": _networks(),
+        "radios": _radios(),
+    }
+    return tuple(tables[table])
+
+
+def _pick(table: Mapping[str, EntryT], name: str, what: str, error: type[CiarSimError]) -> EntryT:
+    found = table.get(name) or table.get(_aliases(table).get(name, ""))
+    if found is None:
+        raise error(f"{what} {name} is not known{yamlfile.did_you_mean(name, table)}")
+    return found
+
+
+def _aliases(table: Mapping[str, Any]) -> dict[str, str]:
+    return {alias: name for name, entry in table.items() for alias in getattr(entry, "aliases", ())}
+
+
+def _build(kind: type[EntryT], rows: Mapping[str, Any], path: Path) -> dict[str, EntryT]:
+    built: dict[str, EntryT] = {}
+    for name, row in rows.items():
+        try:
+            built[name] = kind.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ComputeError(f"{path}: {name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return built
+
+
+@cache
+def _file(name: str) -> Any:
+    return yamlfile.read(FOLDER / name).data
+
+
+@cache
+def _hardware() -> dict[str, Hardware]:
+    data = _file("hardware.yaml")
+    keys = ("bandwidth_efficiency", "compute_efficiency", "kernel_overhead_us")
+    rows = {}
+    for name, row in data["hardware"].items():
+        group = data["classes"][row["class"]]
+        source = f"{group['source']} ({group['evidence']})"
+        rows[name] = {**{key: group[key] for key in keys}, "efficiency_source": source, **row}
+    return _build(Hardware, rows, FOLDER / "hardware.yaml")
+
+
+@cache
+def _runtimes() -> dict[str, Runtime]:
+    return _build(Runtime, _file("hardware.yaml")["runtimes"], FOLDER / "hardware.yaml")
+
+
+@cache
+def _models() -> dict[str, ModelShape]:
+    shapes = _build(ModelShape, _file("models.yaml")["models"], FOLDER / "models.yaml")
+    for name, shape in shapes.items():
+        unknown = set(shape.efforts) - set(COMPUTE_KINDS)
+        assert not unknown, f"{name}: efforts of unknown kinds {unknown}"
+    return shapes
+
+
+@cache
+def _networks() -> dict[str, Network]:
+    return _build(Network, _file("networks.yaml")["networks"], FOLDER / "networks.yaml")
+
+
+@cache
+def _radios() -> dict[str, Radio]:
+    return _build(Radio, _file("networks.yaml")["radios"], FOLDER / "networks.yaml")

@@ -1,0 +1,42 @@
+"""Rooflines beside measured times."""
+
+import itertools
+from dataclasses import dataclass
+
+from simulator.pricing import catalogue
+from simulator.pricing.build import PairShapes
+from simulator.pricing.catalogue import Hardware
+from simulator.pricing.costs import Work
+from simulator.pricing.profile import Profile
+from simulator.pricing.roofline import RooflineCosts
+
+# --- a roofline beside measured times
+
+
+@dataclass(frozen=True)
+class RooflineCell:
+    """One measured pass beside its roofline. new_tokens, kv_tokens: of a row, new and cached before."""
+
+    role: str
+    rows: int
+    new_tokens: int
+    kv_tokens: int
+    measured_s: float
+    roofline_s: float
+
+    @property
+    def ratio(self) -> float:
+        """Roofline over measured: 1 is exact, below 1 the roofline promises too much."""
+        return self.roofline_s / self.measured_s
+
+
+def beside_roofline(profile: Profile, pair: "PairShapes", machine: Hardware) -> list[RooflineCell]:
+    """Every pass of a profile beside the roofline of the same pass, whose kernels are counted as for the runtime cuda-graphs."""
+    cells = []
+    for role, table in profile.passes.items():
+        shape = pair.device if role == "device" else pair.cloud
+        costs = RooflineCosts(shape, {}, machine, catalogue.runtime("cuda-graphs"))
+        for i, j, k in itertools.product(*(range(len(axis)) for axis in (table.rows, table.new_tokens, table.kv_tokens))):
+            at = (table.rows[i], table.new_tokens[j], table.kv_tokens[k])
+            cells.append(RooflineCell(role, *at, table.seconds[i][j][k], costs.pass_seconds(Work.of_pass(*at))))
+    return cells

@@ -1,0 +1,109 @@
+"""Operations, weights and kernels of the work beside forward passes."""
+
+from collections.abc import Sequence
+
+from simulator.pricing.catalogue import Effort
+from simulator.protocol.ops import INTERVAL_SAMPLES
+
+# --- counted efforts
+
+
+def vq_decoder_effort(
+    latent_side: int,
+    ch: int = 128,
+    ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+    z_channels: int = 256,
+    codebook_dim: int = 8,
+    num_res_blocks: int = 2,
+    patch: int = 1,
+) -> Effort:
+    """Effort of one run of a VQGAN image decoder, counted convolution by convolution. Defaults: LlamaGen's VQ-16.
+
+    Source: LlamaGen, image tokenizer: 1x1 to z_channels, 3x3 to the widest level, Res-Attn-Res, then the levels from the
+    lowest resolution with one ResBlock more than the encoder's, attention on the lowest only, nearest x2 and 3x3 between
+    levels, norm, 3x3 to RGB. 2 flops a multiply-add. Norms, activations and sums count by the values they read and write.
+    """
+    flops = parameters = values = kernels = 0
+
+    def conv(inputs: int, outputs: int, size: int, side: int) -> None:
+        nonlocal flops, parameters, values, kernels
+        flops += 2 * side * side * inputs * outputs * size * size
+        parameters += inputs * outputs * size * size + outputs
+        values += side * side * (inputs + outputs)
+        kernels += 1
+
+    def pointwise(channels: int, side: int, count: int = 1, learned: bool = False) -> None:
+        nonlocal parameters, values, kernels
+        parameters += 2 * channels * learned
+        values += 2 * side * side * channels * count
+        kernels += count
+
+    def norm_act(channels: int, side: int) -> None:
+        pointwise(channels, side, learned=True)
+        pointwise(channels, side)
+
+    def res(inputs: int, outputs: int, side: int) -> None:
+        norm_act(inputs, side)
+        conv(inputs, outputs, 3, side)
+        norm_act(outputs, side)
+        conv(outputs, outputs, 3, side)
+        if inputs != outputs:
+            conv(inputs, outputs, 1, side)
+        pointwise(outputs, side)  # the sum
+
+    def attention(channels: int, side: int) -> None:
+        nonlocal flops, values, kernels
+        pointwise(channels, side, learned=True)
+        for _ in range(4):  # q, k, v, output
+            conv(channels, channels, 1, side)
+        flops += 4 * side**4 * channels
+        values += 4 * side * side * channels
+        kernels += 1
+        pointwise(channels, side)
+
+    widths = [ch * mult for mult in reversed(ch_mult)]
+    side, width = latent_side, widths[0]
+    conv(codebook_dim, z_channels, 1, side)
+    conv(z_channels, width, 3, side)
+    res(width, width, side)
+    attention(width, side)
+    res(width, width, side)
+    for level, outputs in enumerate(widths):
+        for _ in range(num_res_blocks + 1):
+            res(width, outputs, side)
+            width = outputs
+            if level == 0:
+                attention(width, side)
+        if level < len(widths) - 1:
+            side *= 2
+            pointwise(width, side)
+            conv(width, width, 3, side)
+    norm_act(width, side)
+    conv(width, 3 * patch**2, 3, side)
+    return Effort(flops=flops, parameters=parameters, activation_values=values, kernels=kernels)
+
+
+def text_encoder_effort(positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int) -> Effort:
+    """Effort of a T5 encoder with gated feed-forward over `positions` padded positions. inner: heads times their width.
+
+    Flops: 2 a weight and position, 4 * inner a query-key pair and layer. Of the embedding only `positions` rows are read.
+    Kernels: about 20 a layer (two norms of 3, q, k, v, scores, bias, softmax, values, output, 4 of the FFN, two sums).
+    """
+    weights = n_layer * (4 * dim * inner + 3 * dim * ffn_hidden + 2 * dim) + dim
+    flops = 2 * positions * weights + 4 * n_layer * inner * positions**2
+    return Effort(flops=flops, parameters=weights + positions * dim, kernels=20 * n_layer)
+
+
+def phi_effort(dim: int, vocab_size: int, bottleneck: int) -> Effort:
+    """Effort of CIAR's feature projection for one token: (D + 2V) x bottleneck, GELU, bottleneck x D (assumption A8)."""
+    weights = (dim + 2 * vocab_size) * bottleneck + bottleneck * dim
+    return Effort(flops=2 * weights, parameters=weights, kernels=4)
+
+
+def interval_samples_effort(vocab_size: int) -> Effort:
+    """Effort of drawing `INTERVAL_SAMPLES` distributions from an interval's box and taking their bounds.
+
+    A row: noise (10 flops a draw), c + noise r, softmax, running minimum and maximum: about 20 flops and 8 values an entry.
+    """
+    entries = INTERVAL_SAMPLES * vocab_size
+    return Effort(flops=20 * entries, parameters=0, activation_values=8 * entries, kernels=6)

@@ -1,0 +1,149 @@
+"""Measured times of a pair on one machine, and costs interpolated between them."""
+
+import itertools
+import json
+from bisect import bisect_right
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from simulator.core.errors import ComputeError
+from simulator.core.files import write_atomically
+from simulator.core.settings import Settings
+from simulator.pricing.costs import Work
+
+# --- measured
+
+
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PassTable(Settings):
+    """Times of one model's passes on a grid. seconds[i][j][k] belongs to rows[i], new_tokens[j] and kv_tokens[k].
+
+    new_tokens: new positions of a row. kv_tokens: positions of a row in the cache before the pass. A table with holes is refused.
+    """
+
+    rows: list[int] = Field(min_length=1)
+    new_tokens: list[int] = Field(min_length=1)
+    kv_tokens: list[int] = Field(min_length=1)
+    seconds: list[list[list[PositiveSeconds]]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_holes(cls, data: Any) -> Any:
+        try:
+            axes = [data[name] for name in ("rows", "new_tokens", "kv_tokens")]
+            for i, j, k in itertools.product(*(range(len(axis)) for axis in axes)):
+                if data["seconds"][i][j][k] is None:
+                    raise ValueError(f"a hole, no time for {axes[0][i]} rows of {axes[1][j]} new and {axes[2][k]} cached tokens")
+        except (TypeError, KeyError, IndexError):
+            pass  # no grid at all, which is told field by field
+        return data
+
+    @model_validator(mode="after")
+    def _whole(self) -> "PassTable":
+        for name in ("rows", "new_tokens", "kv_tokens"):
+            axis = getattr(self, name)
+            if any(b <= a for a, b in itertools.pairwise(axis)):
+                raise ValueError(f"{name} must increase, got {axis}")
+        shape = (len(self.rows), len(self.new_tokens), len(self.kv_tokens))
+        if len(self.seconds) != shape[0] or any(
+            len(plane) != shape[1] or any(len(line) != shape[2] for line in plane) for plane in self.seconds
+        ):
+            raise ValueError(f"seconds must have the shape {shape} of its axes")
+        return self
+
+
+class Profile(Settings):
+    """Measured times of a model pair on one machine.
+
+    hardware: what it ran on, in words; device: cpu or cuda; system: operating system and architecture; date: of measuring, in UTC, on
+    which nothing depends. dtype: of the weights. passes: by role. compute_seconds: by kind, batch 1.
+    """
+
+    format: Literal[1] = 1
+    model: str
+    weights: str = Field(default="", description="hash of the pair's weights")
+    hardware: str
+    device: str = ""
+    system: str = ""
+    date: str = ""
+    threads: int = Field(ge=1)
+    torch: str
+    dtype: str = "float32"
+    passes: dict[str, PassTable]
+    compute_seconds: dict[str, PositiveSeconds]
+
+    @classmethod
+    def read(cls, path: Path) -> "Profile":
+        """Raises ComputeError where the file is missing, no profile of this format, or has holes."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ComputeError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "file"
+            said = first["msg"].removeprefix("Value error, ")
+            raise ComputeError(f"{path}: {place}: {said}; measure it again with ciar-sim profile") from None
+
+    def write(self, path: Path) -> None:
+        """Raises ComputeError where the file cannot be written."""
+        try:
+            write_atomically(path, (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode())
+        except OSError as error:
+            raise ComputeError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+class MeasuredCosts:
+    """Times from a profile: multilinear between measured points, linear beyond them (then `extrapolated` is set).
+
+    A batch of unequal rows is asked for at its mean: new tokens and cached positions per row.
+    """
+
+    def __init__(self, profile: Profile, role: str) -> None:
+        if role not in profile.passes:
+            held = ", ".join(profile.passes) or "none"
+            raise ComputeError(f"the profile of {profile.model} holds no passes of {role}; held: {held}")
+        self.table = profile.passes[role]
+        self.profile = profile
+        machine = f"{profile.hardware}, {profile.threads} threads, torch {profile.torch}"
+        self.origin = f"measured: {role} of {profile.model} on {machine}"
+        self.power_w = float("nan")
+        self.extrapolated = False
+        self.provenance: dict[str, Any] = {}
+        table = self.table
+        self._axes = [[float(x) for x in axis] for axis in (table.rows, table.new_tokens, table.kv_tokens)]
+        self._least = min(s for plane in table.seconds for line in plane for s in line)
+
+    def pass_seconds(self, work: Work) -> float:
+        """Seconds of one batched pass."""
+        asked = (float(work.rows), work.tokens / work.rows, (work.kv_tokens - work.tokens) / work.rows)
+        ends = [self._bracket(axis, x) for axis, x in zip(self._axes, asked, strict=True)]
+        seconds = 0.0
+        for corner in itertools.product((0, 1), repeat=3):
+            weight = 1.0
+            at: list[int] = []
+            for (low, high, share), side in zip(ends, corner, strict=True):
+                weight *= share if side else 1.0 - share
+                at.append(high if side else low)
+            i, j, k = at
+            seconds += weight * self.table.seconds[i][j][k]
+        return max(seconds, self._least)
+
+    def compute_seconds(self, kind: str) -> float:
+        """Seconds of one `Compute`. Raises ComputeError where it was not measured."""
+        if kind not in self.profile.compute_seconds:
+            raise ComputeError(f"the profile of {self.profile.model} has no time of {kind}; measure the profile again")
+        return self.profile.compute_seconds[kind]
+
+    def _bracket(self, axis: list[float], x: float) -> tuple[int, int, float]:
+        """Indices of the two grid points around x, or nearest to it, and the second's share (beyond the grid outside [0, 1])."""
+        if not axis[0] <= x <= axis[-1]:
+            self.extrapolated = True
+        if len(axis) == 1:
+            return 0, 0, 0.0
+        low = min(max(bisect_right(axis, x) - 1, 0), len(axis) - 2)
+        return low, low + 1, (x - axis[low]) / (axis[low + 1] - axis[low])

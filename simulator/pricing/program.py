@@ -1,0 +1,287 @@
+"""From a recording to what the simulator replays: the op table priced once and boiled down to plain tuples.
+
+A device program becomes steps. A step computes, then sends a call, then awaits one, each part optional, so a `Call`
+after any number of device passes is one step, and replaying it touches one tuple.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.core.errors import RecordingError
+from simulator.pricing.costs import Costs, Pricing, Work
+from simulator.protocol.messages import ELEMENT_KINDS, Start, Tokens, Widths, encode, pack_ids, repriced_bytes
+from simulator.protocol.ops import COMPUTE_KINDS, ROLES
+from simulator.protocol.recording import AWAIT, CLOUD, COMPUTE, DEVICE, EMIT, FORWARD, FROM_CLOUD, OP_DTYPE, REPLY, SEND, Recording
+
+# What an item of work is. From ENCODE on, its own seconds are a part of the latency by themselves.
+PASS, OTHER, ENCODE, IMAGE_DECODE = range(4)
+_PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE, "interval_samples": OTHER}
+_KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
+
+# Plain tuples, because the engine unpacks one of each per call.
+# Down: payload bytes; whether this message brings the session's first image token.
+Down = tuple[int, bool]
+# Item: rows, tokens, kv_tokens, attended, logits (the fields of Work; 0 for a compute), seconds when run alone, PASS | OTHER |
+# ENCODE | IMAGE_DECODE, and the parts that leave when it is done.
+Item = tuple[int, int, int, int, int, float, int, tuple[Down, ...]]
+# CallProgram: request payload bytes, parts that leave before any work, items in order, the reply.
+CallProgram = tuple[int, tuple[Down, ...], tuple[Item, ...], Down]
+# Step: device seconds (0: no computing); seconds into them when the first image token is known, -1 where it is not in
+# them; call sent after computing, -1 for none; call awaited after that, -1 for none.
+Step = tuple[float, float, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionProgram:
+    """One session, priced. calls is indexed by call number; everything from device_s on are totals of the session.
+
+    device_s: all seconds of computing on the device, among them encode_s and image_decode_s of caption encoder and
+    image decoder. bytes_up, bytes_down: payload. device_passes, cloud_passes, cloud_call_pct: as the recording counts them.
+    kv_tokens: most positions in the cloud's cache at a time, rows counted. context_bytes: per call, what the device sends to
+    a replica that knows nothing of the session, ahead of this call: its first request again, the ids of the image tokens that
+    the call's first pass finds in the cache, and the features it sent before. optional: calls whose reply the device can do without.
+    """
+
+    steps: tuple[Step, ...]
+    calls: tuple[CallProgram, ...]
+    device_s: float
+    encode_s: float
+    image_decode_s: float
+    bytes_up: int
+    bytes_down: int
+    device_passes: int
+    cloud_passes: int
+    cloud_call_pct: float
+    kv_tokens: int = 0
+    context_bytes: tuple[int, ...] = ()
+    optional: frozenset[int] = frozenset()
+
+
+def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
+    """Price a recording: device work by `device`, one session at a time; cloud work by `cloud`; shapes by `pricing`.
+
+    Caption slots count as `pricing.caption_slots` positions wherever the recording fed or cached them, and messages are
+    repriced to `pricing.widths`. Raises RecordingError where the ops are in an order that cannot be: an await of a call
+    never sent, a call without a reply, an op on the wrong side.
+    """
+    ops = recording.ops
+    if ops.dtype != OP_DTYPE:
+        raise RecordingError("the op table has another format than this program's")
+    side = ops["side"]
+    if np.any(side[1:] < side[:-1]) or np.any(side > CLOUD):
+        raise RecordingError("the ops of the device must stand before those of the cloud")
+    table = [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in ops.tolist()]
+    cut = int(np.count_nonzero(side == DEVICE))
+    pricer = _Pricer(recording, cloud, pricing)
+    # Who decided token 0 says where to look for it: a device pass whose token was doubted decides nothing.
+    from_cloud = len(recording.decided_by) > 0 and int(recording.decided_by[0]) == FROM_CLOUD
+    steps, sizes_up, totals = _device_steps(table[:cut], pricer, device, find_first=not from_cloud)
+    calls = _cloud_calls(table[cut:], cut, sizes_up, pricer, find_first=from_cloud)
+    down: list[Down] = []
+    for _, lead, items, reply in calls:
+        down += [*lead, *(part for item in items for part in item[7]), reply]
+    return SessionProgram(
+        steps=tuple(steps),
+        calls=tuple(calls),
+        device_s=sum(step[0] for step in steps),
+        encode_s=totals[ENCODE],
+        image_decode_s=totals[IMAGE_DECODE],
+        bytes_up=sum(sizes_up),
+        bytes_down=sum(size_bytes for size_bytes, _ in down),
+        device_passes=recording.device_passes(),
+        cloud_passes=recording.cloud_passes(),
+        cloud_call_pct=recording.cloud_call_pct() if len(recording.tokens) else float("nan"),
+        kv_tokens=max((item[2] for _, _, items, _ in calls for item in items), default=0),
+        context_bytes=_context_bytes(table, sizes_up, pricing.widths),
+        optional=frozenset(op["call"] for op in table[:cut] if op["kind"] == AWAIT and op["what"]),
+    )
+
+
+def compile_colocated(recording: Recording, device: Costs, companion: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
+    """The same session with both programs in the cloud: one call, whose answer is the image's token ids, all at the end.
+
+    companion: the device's model on the cloud's hardware; its passes take their own time there, one session after another, in
+    the queue of the cloud's passes. What the device sent and awaited happens at once, in the order of sending. The image decoder
+    stays on the device, which gets the ids. A session without a pass on the device is the same either way. Raises RecordingError.
+    """
+    split = compile_session(recording, device, cloud, pricing)
+    table = [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in recording.ops.tolist()]
+    own = [op for op in table if op["side"] == DEVICE]
+    if not any(op["kind"] == FORWARD for op in own):
+        return split
+    pricer = _Pricer(recording, cloud, pricing)
+    items: list[Item] = []
+    for index, op in enumerate(own):
+        if op["kind"] == FORWARD:
+            items.append((0, 0, 0, 0, 0, companion.pass_seconds(pricer.work(op, f"op {index}")), OTHER, ()))
+        elif op["kind"] == COMPUTE and (kind := COMPUTE_KINDS[op["what"]]) != "image_decoder":
+            items.append((0, 0, 0, 0, 0, companion.compute_seconds(kind), _PART[kind], ()))
+        elif op["kind"] == SEND:
+            items += [(*item[:7], ()) for item in split.calls[op["call"]][2]]
+    prompt = str(recording.meta.get("spec", {}).get("prompt", ""))
+    request_bytes = split.calls[0][0] if split.calls else len(encode(Start(prompt, len(recording.tokens), {}, 0)))
+    reply_bytes = len(encode(Tokens(pack_ids(recording.tokens))))
+    decoding_s = split.image_decode_s
+    return SessionProgram(
+        steps=((0.0, -1.0, 0, 0), *([(decoding_s, -1.0, -1, -1)] if decoding_s > 0.0 else [])),
+        calls=((request_bytes, (), tuple(items), (reply_bytes, True)),),
+        device_s=decoding_s,
+        encode_s=0.0,
+        image_decode_s=decoding_s,
+        bytes_up=request_bytes,
+        bytes_down=reply_bytes,
+        device_passes=0,
+        cloud_passes=split.cloud_passes,
+        cloud_call_pct=split.cloud_call_pct,
+        kv_tokens=split.kv_tokens,
+        context_bytes=(0,),
+    )
+
+
+def _context_bytes(ops: list[dict[str, int]], sizes_up: list[int], widths: Widths) -> tuple[int, ...]:
+    """See `SessionProgram`. A call without a pass finds what the call before it left."""
+    features = [0] * len(sizes_up)
+    ids: dict[int, int] = {}
+    for op in ops:
+        if op["kind"] == SEND:
+            features[op["call"]] = sum(op[kind] * widths.bytes_of(kind) for kind in ("feature_vectors", "int8_vectors"))
+        elif op["kind"] == FORWARD and op["side"] == CLOUD and op["what"] == ROLES.index("cloud"):
+            ids.setdefault(op["call"], op["kv_tokens"])
+    context, known, sent = [], 0, 0
+    for call in range(len(sizes_up)):
+        known = ids.get(call, known)
+        context.append(sizes_up[0] + known * widths.bytes_of("ids") + sent if call else 0)
+        sent += features[call]
+    return tuple(context)
+
+
+class _Pricer:
+    """Prices single ops of one recording, and remembers whether the first image token has been met."""
+
+    def __init__(self, recording: Recording, cloud: Costs, pricing: Pricing) -> None:
+        self.pair = recording.widths
+        self.cloud = cloud
+        self.pricing = pricing
+        self.first_found = False
+
+    def work(self, op: dict[str, int], where: str) -> Work:
+        slots = self.pricing.caption_slots
+        new = slots * op["caption"] + op["new_tokens"]
+        if new < 1 or op["rows"] < 1:
+            raise RecordingError(f"{where}: a pass of {op['rows']} rows and {new} new positions")
+        # With a caption in the pass, its last slot foretells the first token.
+        logits = op["new_tokens"] + op["caption"] if op["logits_all"] else 1
+        return Work.of_pass(op["rows"], new, slots * op["kv_caption"] + op["kv_tokens"], logits, op["hidden"])
+
+    def drafter_seconds(self, work: Work, where: str) -> float:
+        """A pass of the drafter in the cloud."""
+        if self.pricing.drafter is None:
+            raise RecordingError(f"{where}: what a drafter costs in the cloud is not known")
+        return self.pricing.drafter.pass_seconds(work)
+
+    def payload_bytes(self, op: dict[str, int]) -> int:
+        counts = {kind: op[kind] for kind in ELEMENT_KINDS}
+        return repriced_bytes(op["payload_bytes"], counts, self.pair, self.pricing.widths)
+
+    def down(self, op: dict[str, int], find_first: bool) -> Down:
+        """A message to the device; the first one that holds ids (or the picture itself) brings the first token."""
+        first = find_first and not self.first_found and (op["ids"] > 0 or op["image_bytes"] > 0)
+        self.first_found = self.first_found or first
+        return self.payload_bytes(op), first
+
+
+def _device_steps(
+    ops: list[dict[str, int]], pricer: _Pricer, costs: Costs, find_first: bool
+) -> tuple[list[Step], list[int], list[float]]:
+    """Steps, request bytes per call, and device seconds of each kind of work (PASS, OTHER, ENCODE, IMAGE_DECODE)."""
+    steps: list[Step] = []
+    sizes: list[int] = []
+    awaited: set[int] = set()
+    totals = [0.0, 0.0, 0.0, 0.0]
+    seconds, first_s, sent = 0.0, -1.0, -1
+    for index, op in enumerate(ops):
+        kind, what, call, where = op["kind"], op["what"], op["call"], f"op {index}"
+        if kind in (FORWARD, COMPUTE) and sent >= 0:  # computing goes on after a send: the step ends with the send
+            steps.append((seconds, first_s, sent, -1))
+            seconds, first_s, sent = 0.0, -1.0, -1
+        if kind == FORWARD:
+            role = _named(ROLES, what, where, "role")
+            if role == "cloud":
+                raise RecordingError(f"{where}: the device cannot run a pass of the cloud model")
+            cost = costs.pass_seconds(pricer.work(op, where))
+            seconds += cost
+            totals[PASS] += cost
+            if find_first and role == "device" and op["decides"] and not pricer.first_found:
+                pricer.first_found, first_s = True, seconds
+        elif kind == COMPUTE:
+            name = _named(COMPUTE_KINDS, what, where, "compute kind")
+            cost = costs.compute_seconds(name)
+            seconds += cost
+            totals[_PART[name]] += cost
+        elif kind == SEND:
+            if call != len(sizes):
+                raise RecordingError(f"{where}: call {call} is sent where call {len(sizes)} is next")
+            if sent >= 0:
+                steps.append((seconds, first_s, sent, -1))
+                seconds, first_s = 0.0, -1.0
+            sent = call
+            sizes.append(pricer.payload_bytes(op))
+        elif kind == AWAIT:
+            if not 0 <= call < len(sizes):
+                raise RecordingError(f"{where}: call {call} is awaited before it is sent")
+            if call in awaited:
+                raise RecordingError(f"{where}: call {call} is awaited twice")
+            awaited.add(call)
+            steps.append((seconds, first_s, sent, call))
+            seconds, first_s, sent = 0.0, -1.0, -1
+        else:
+            raise RecordingError(f"{where}: {_named(_KIND_NAMES, kind, where, 'kind')} is no op of the device")
+    if seconds > 0.0 or first_s >= 0.0 or sent >= 0:
+        steps.append((seconds, first_s, sent, -1))
+    return steps, sizes, totals
+
+
+def _cloud_calls(
+    ops: list[dict[str, int]], offset: int, sizes_up: list[int], pricer: _Pricer, find_first: bool
+) -> list[CallProgram]:
+    calls: list[CallProgram] = []
+    lead: list[Down] = []
+    items: list[Item] = []
+    for index, op in enumerate(ops):
+        kind, what, where = op["kind"], op["what"], f"op {offset + index}"
+        if op["call"] != len(calls) or op["call"] >= len(sizes_up):
+            found = f"call {op['call']} where call {len(calls)} of {len(sizes_up)} is next"
+            raise RecordingError(f"{where}: the cloud works on {found}")
+        if kind == FORWARD:
+            role = _named(ROLES, what, where, "role")
+            if role == "device":
+                raise RecordingError(f"{where}: the cloud cannot run a pass of the device model")
+            work = pricer.work(op, where)
+            if role == "cloud":
+                items.append((*work, pricer.cloud.pass_seconds(work), PASS, ()))
+            else:  # another model than the batched one: it runs by itself
+                items.append((0, 0, 0, 0, 0, pricer.drafter_seconds(work, where), OTHER, ()))
+        elif kind == COMPUTE:
+            name = _named(COMPUTE_KINDS, what, where, "compute kind")
+            items.append((0, 0, 0, 0, 0, pricer.cloud.compute_seconds(name), _PART[name], ()))
+        elif kind == EMIT:
+            part = pricer.down(op, find_first)
+            if items:
+                items[-1] = (*items[-1][:7], (*items[-1][7], part))
+            else:
+                lead.append(part)
+        elif kind == REPLY:
+            calls.append((sizes_up[len(calls)], tuple(lead), tuple(items), pricer.down(op, find_first)))
+            lead, items = [], []
+        else:
+            raise RecordingError(f"{where}: {_named(_KIND_NAMES, kind, where, 'kind')} is no op of the cloud")
+    if lead or items or len(calls) < len(sizes_up):
+        raise RecordingError(f"call {len(calls)} of {len(sizes_up)} has no reply")
+    return calls
+
+
+def _named(names: tuple[str, ...], index: int, where: str, noun: str) -> str:
+    if index >= len(names):
+        raise RecordingError(f"{where}: unknown {noun} {index}; allowed: {', '.join(names)}")
+    return names[index]

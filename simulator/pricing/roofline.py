@@ -1,0 +1,63 @@
+"""Rooflines of forward passes from catalogue figures."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulator.core.errors import ComputeError
+from simulator.pricing.catalogue import FP16_BYTES, Effort, Hardware, ModelShape, Runtime
+from simulator.pricing.costs import Work
+
+# --- roofline
+
+
+@dataclass
+class RooflineCosts:
+    """Times of a model shape on an accelerator of the catalogue. Never `extrapolated`: a formula has no measured range."""
+
+    shape: ModelShape
+    efforts: dict[str, Effort]
+    hardware: Hardware
+    runtime: Runtime
+    origin: str = "roofline"
+    extrapolated: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """What every pass asks for, worked out once: a large run asks a million times."""
+        shape, start = self.shape, self.runtime
+        self._weight_bytes = FP16_BYTES * shape.pass_parameters
+        self._token_bytes = FP16_BYTES * shape.dim
+        self._kv_bytes = shape.kv_bytes_per_position
+        self._token_flops = 2 * shape.n_layer * shape.layer_parameters
+        self._logit_flops = 2 * shape.head_parameters
+        self._pair_flops = 4 * shape.n_layer * shape.dim
+        self._bytes_per_s, self._flop_per_s = self.hardware.bytes_per_s, self.hardware.flop_per_s
+        self._alongside = start.kind == "host"
+        if self._alongside:
+            self._launch_s = (shape.n_layer * start.layer_us + start.step_us) * 1e-6
+        else:
+            self._launch_s = (shape.n_layer * start.kernels_per_layer + start.kernels_per_step) * self.hardware.kernel_overhead_s
+
+    @property
+    def power_w(self) -> float:
+        return self.hardware.power_w
+
+    def pass_seconds(self, work: Work) -> float:
+        """Seconds of one batched forward pass, by the formula at the top of this file."""
+        _, tokens, kv_tokens, attended, logits = work
+        read = self._weight_bytes + self._token_bytes * tokens + self._kv_bytes * kv_tokens
+        flops = self._token_flops * tokens + self._logit_flops * logits + self._pair_flops * attended
+        roof = max(read / self._bytes_per_s, flops / self._flop_per_s)
+        return max(self._launch_s, roof) if self._alongside else self._launch_s + roof
+
+    def compute_seconds(self, kind: str) -> float:
+        """Seconds of one `Compute`. Raises ComputeError where the model's effort for it is not known."""
+        effort = self.efforts.get(kind)
+        if effort is None:
+            known = ", ".join(self.efforts) or "none"
+            raise ComputeError(f"no effort of {kind} is known for {self.shape.title}; known: {known}")
+        read = FP16_BYTES * (effort.parameters + effort.activation_values)
+        roof = max(read / self._bytes_per_s, effort.flops / self._flop_per_s)
+        if self._alongside:
+            return max(effort.kernels * self.runtime.kernel_us * 1e-6, roof)
+        return effort.kernels * self.hardware.kernel_overhead_s + roof

@@ -1,0 +1,282 @@
+"""What crosses the network: one msgspec struct per message, one codec for every driver.
+
+A message's payload is `len(encode(message))`; framing belongs to the transport. Ids travel as a uint16 blob, floats as fp16,
+pictures as PNG bytes. Fields named in `SCALED` grow with the width, vocabulary or picture size of the model, so a run priced *as
+if* the models were larger re-prices exactly these (`repriced_bytes`); everything else costs what it costs here.
+"""
+
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from simulator.core.errors import MessageError
+
+ELEMENT_KINDS = (
+    "ids", "indices", "scalars", "feature_vectors", "int8_vectors", "vocabulary_rows", "caption_rows", "prompt_features", "image_bytes"
+)  # fmt: skip
+SCALED = ("feature_vectors", "int8_vectors", "vocabulary_rows", "caption_rows", "prompt_features", "image_bytes")
+
+
+class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
+    """Base of all messages. `elements` maps a blob field to what it holds: (element kind of `ELEMENT_KINDS`)."""
+
+    elements: ClassVar[dict[str, str]] = {}
+
+    def counts(self, widths: "Widths") -> dict[str, int]:
+        """How many elements of each kind the message holds (ids, vectors, rows; `image_bytes` in bytes)."""
+        counts = dict.fromkeys(ELEMENT_KINDS, 0)
+        for name, kind in self.elements.items():
+            counts[kind] += len(getattr(self, name)) // widths.bytes_of(kind)
+        return counts
+
+
+class Widths(msgspec.Struct, frozen=True):
+    """Sizes that decide what one element of each kind weighs on the wire: D, V, caption feature width, pixels of the picture,
+    caption slots."""
+
+    dim: int
+    vocab_size: int
+    caption_dim: int
+    image_pixels: int
+    caption_slots: int
+
+    def bytes_of(self, kind: str) -> int:
+        """Bytes of one element: 16-bit ids and floats, one-byte indices; `image_bytes` are counted as they are. One of
+        `prompt_features` is a width-D feature at every caption slot; one of `int8_vectors` is D bytes and their fp16 scale."""
+        return {
+            "ids": 2,
+            "indices": 1,
+            "scalars": 2,
+            "feature_vectors": 2 * self.dim,
+            "int8_vectors": 2 + self.dim,
+            "vocabulary_rows": 2 * self.vocab_size,
+            "caption_rows": 2 * self.caption_dim,
+            "prompt_features": 2 * self.dim * self.caption_slots,
+            "image_bytes": 1,
+        }[kind]
+
+
+class Start(Message, frozen=True):
+    """Opens a session in the cloud. caption: what to draw. count: image tokens the cloud is asked to make now.
+    decoding: the cloud's share of the decoding settings (`Decoding` in `simulator/protocol/methods.py`) as a plain mapping.
+    seed: names the session's random draws. want_caption: whether the caption rows travel back."""
+
+    caption: str
+    count: int
+    decoding: dict[str, Any]
+    seed: int
+    want_caption: bool = False
+    deliver: str = "ids"
+
+
+class Started(Message, frozen=True):
+    """Answer to `Start`: the tokens made (uint16 ids) and, if asked for, the valid caption rows (fp16 [n, caption_dim])."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "caption_rows": "caption_rows"}
+    ids: bytes = b""
+    caption_rows: bytes = b""
+
+
+class Tokens(Message, frozen=True):
+    """Decided token ids (uint16): a streamed part, or the reply to `Verify`."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids"}
+    ids: bytes
+
+
+class Picture(Message, frozen=True):
+    """The finished picture as PNG bytes, for `deliver: image`."""
+
+    elements: ClassVar[dict[str, str]] = {"png": "image_bytes"}
+    png: bytes
+
+
+class Verify(Message, frozen=True):
+    """A gated method's upload: pending token ids accepted on the device since the last contact, one interval feature f^I
+    (fp16 [D]) for each or none at all, and the device's candidate for the uncertain position. Without a candidate the tokens
+    are for keeping and nothing is asked; the reply is empty then."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors", "candidate": "ids"}
+    ids: bytes
+    features: bytes
+    candidate: bytes
+
+
+class Upload(Message, frozen=True):
+    """`Verify` with what variants of it add. coarse: the features as int8 with a scale each (`pack_int8`), then `features` is empty.
+    probs: fp16 weights of the law that the candidate was drawn from, for the ids of `support`; where `support` is empty, the
+    candidate's alone, and the row follows if it is asked for."""
+
+    elements: ClassVar[dict[str, str]] = {
+        "ids": "ids", "features": "feature_vectors", "coarse": "int8_vectors", "candidate": "ids", "probs": "scalars", "support": "ids",
+    }  # fmt: skip
+    ids: bytes
+    features: bytes = b""
+    coarse: bytes = b""
+    candidate: bytes = b""
+    probs: bytes = b""
+    support: bytes = b""
+
+
+class Row(Message, frozen=True):
+    """The weights of the law that a rejected candidate was drawn from, fp16 [V]: sent where an empty `Tokens` or
+    `Verdict` asked for it."""
+
+    elements: ClassVar[dict[str, str]] = {"probs": "vocabulary_rows"}
+    probs: bytes
+
+
+class Revised(Message, frozen=True):
+    """The cloud decides `position` otherwise than the device did: the token there is `ids`, all pending ones after it are void."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids"}
+    position: int
+    ids: bytes
+
+
+class Drafts(Message, frozen=True):
+    """Drafted ids for the cloud to test in one pass. weights: fp16, what each was drawn with; none where drafting is greedy. What
+    a rejected draft is corrected by: rows, fp16 [n, V], all weights of every draft's law; or only those above zero, `sizes` (uint16)
+    of them for each draft, their ids in `support` and their values in `support_weights`; or nothing, then the row is asked for."""
+
+    elements: ClassVar[dict[str, str]] = {
+        "ids": "ids", "weights": "scalars", "rows": "vocabulary_rows", "support": "ids", "support_weights": "scalars", "sizes": "ids",
+    }  # fmt: skip
+    ids: bytes
+    weights: bytes = b""
+    rows: bytes = b""
+    support: bytes = b""
+    support_weights: bytes = b""
+    sizes: bytes = b""
+
+
+class Verdict(Message, frozen=True):
+    """How many drafts are accepted, and the token that follows them (`ids`); empty where the rejected draft's `Row` is asked for."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids"}
+    accepted: int
+    ids: bytes = b""
+
+
+class Opened(Message, frozen=True):
+    """Answer to `Start` for a drafter on the device: the first token, and the cloud model's features at the caption positions, fp16
+    [rows, caption_slots, D]."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "prompt_features"}
+    ids: bytes
+    features: bytes
+
+
+class DraftTree(Message, frozen=True):
+    """A tree of drafts without its root, the newest decided token: ids, and each one's parent (one byte; 0 is the root). A tree whose
+    shape both sides know has no parents, but each draft's weight (fp16) and the rows of the laws that its inner nodes' children
+    were drawn from (fp16 [inner nodes, V])."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "parents": "indices", "weights": "scalars", "rows": "vocabulary_rows"}
+    ids: bytes
+    parents: bytes = b""
+    weights: bytes = b""
+    rows: bytes = b""
+
+
+class Path(Message, frozen=True):
+    """What the cloud accepts of a tree: `accepted` nodes behind the root along its root-to-leaf path number `path`, then the token in
+    `ids`. features: fp16 [rows, accepted + 1, D], the cloud model's at root and accepted nodes; none with the image's last token."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors"}
+    path: int
+    accepted: int
+    ids: bytes
+    features: bytes = b""
+
+
+MESSAGE_TYPES: tuple[type[Message], ...] = (
+    Start, Started, Tokens, Picture, Verify, Upload, Row, Revised, Drafts, Verdict, Opened, DraftTree, Path,
+)  # fmt: skip
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+    Start | Started | Tokens | Picture | Verify | Upload | Row | Revised | Drafts | Verdict | Opened | DraftTree | Path
+)
+
+
+def encode(message: Message) -> bytes:
+    """The bytes that travel; `len()` of them is the payload."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> Message:
+    """The inverse of `encode`. Raises MessageError where the bytes are no known message."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        allowed = ", ".join(kind.__name__ for kind in MESSAGE_TYPES)
+        raise MessageError(f"message of {len(data)} bytes does not decode: {error}; allowed: {allowed}") from None
+
+
+def pack_ids(ids: Any) -> bytes:
+    """Token ids (< 65536) as little-endian uint16. Raises MessageError outside that range."""
+    array = np.asarray(ids, dtype=np.int64).reshape(-1)
+    if array.size and not (array.min() >= 0 and array.max() < 65536):
+        raise MessageError(f"token ids must be in [0, 65536), got {array.min()}..{array.max()}")
+    return array.astype("<u2").tobytes()
+
+
+def unpack_ids(blob: bytes) -> list[int]:
+    if len(blob) % 2:
+        raise MessageError(f"an id blob has an even length, got {len(blob)} bytes")
+    return [int(i) for i in np.frombuffer(blob, dtype="<u2")]
+
+
+def pack_floats(values: np.ndarray) -> bytes:
+    """Floats as little-endian fp16, saturating at its largest finite value."""
+    data: bytes = np.clip(values, -65504.0, 65504.0).astype("<f2").tobytes()
+    return data
+
+
+def unpack_floats(blob: bytes, width: int) -> np.ndarray:
+    """float32 [n, width]. Raises MessageError where the blob does not hold whole rows."""
+    if len(blob) % (2 * width):
+        raise MessageError(f"a blob of fp16 rows of width {width} has a multiple of {2 * width} bytes, got {len(blob)}")
+    return np.frombuffer(blob, dtype="<f2").reshape(-1, width).astype(np.float32)
+
+
+def pack_int8(vectors: np.ndarray) -> bytes:
+    """Vectors [n, D] as n times an fp16 scale, largest magnitude / 127, and D int8."""
+    largest = np.abs(vectors).max(axis=1, initial=0.0)  # [n]
+    scale = np.clip(largest / 127, 0.0, 65504.0).astype("<f2")
+    divisor = np.where(scale > 0, scale, 1).astype(np.float32)
+    steps = np.clip(np.rint(vectors / divisor[:, None]), -127, 127).astype(np.int8)  # [n, D]
+    return np.concatenate([scale[:, None].view(np.uint8), steps.view(np.uint8)], axis=1).tobytes()
+
+
+def unpack_int8(blob: bytes, width: int) -> np.ndarray:
+    """float32 [n, width] from `pack_int8`. Raises MessageError where the blob does not hold whole vectors."""
+    if len(blob) % (2 + width):
+        raise MessageError(f"a blob of int8 vectors of width {width} has a multiple of {2 + width} bytes, got {len(blob)}")
+    rows = np.frombuffer(blob, np.uint8).reshape(-1, 2 + width)
+    scale = np.ascontiguousarray(rows[:, :2]).view("<f2").astype(np.float32)  # [n, 1]
+    return scale * rows[:, 2:].view(np.int8).astype(np.float32)
+
+
+def _blob_bytes(n: int) -> int:
+    """Length of a msgpack bin of n bytes (header 2, 3 or 5 bytes)."""
+    return n + (2 if n < 1 << 8 else 3 if n < 1 << 16 else 5)
+
+
+def repriced_bytes(payload_bytes: int, counts: dict[str, int], pair: Widths, as_if: Widths) -> int:
+    """Payload of the same message at another model's widths: each scaled blob is swapped for one of that model's size.
+
+    counts: elements per kind as `Message.counts` gives them. At `as_if == pair` the result is `payload_bytes` itself. A kind
+    stands in at most one blob of a message, which `tests/simulator/test_messages.py` checks for every type.
+    """
+    for kind in SCALED:
+        n = counts[kind]
+        if n == 0:
+            continue
+        here = n * pair.bytes_of(kind)
+        there = n * as_if.bytes_of(kind)
+        if kind == "image_bytes":
+            there = round(n * as_if.image_pixels / pair.image_pixels)
+        payload_bytes += _blob_bytes(there) - _blob_bytes(here)
+    return payload_bytes

@@ -1,0 +1,342 @@
+"""Settings of every decoding method: names, defaults, allowed ranges and sources. No torch here, so that a scenario is refused
+before anything heavy is imported. The programs themselves live in `models/methods/`, one file a method.
+"""
+
+import math
+from fractions import Fraction
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from simulator.core.errors import ScenarioError, WeightsError
+from simulator.core.part import Part
+from simulator.core.settings import Settings, refuse
+from simulator.protocol.ops import INTERVAL_SAMPLES
+from simulator.protocol.pairs import DRAFTER, PairManifest
+
+
+class MethodSettings(Settings):
+    """Base of the settings of every decoding method."""
+
+    @property
+    def tree_room(self) -> int:
+        """Entries of the KV caches that drafts may take up behind the committed tokens."""
+        return 0
+
+    def check(self, decoding: "Decoding", pair: PairManifest) -> None:
+        """Whether a method's settings go with the decoding settings and the pair. Raises ScenarioError where they do not."""
+
+    def can_fall_back(self, decoding: "Decoding") -> bool:
+        """Whether there are calls whose reply the device can do without, finishing the image alone."""
+        return False
+
+
+class Decoding(Part):
+    """How distributions become tokens, the same for every method of a scenario (LlamaGen's chain: guidance, temperature, top-k, top-p)."""
+
+    guidance: float = Field(3.0, ge=1.0, le=100.0, description="classifier-free guidance on both sides; 1 runs one row instead of two")
+    temperature: float = Field(1.0, gt=0.0, le=100.0, description="divides the logits")
+    top_k: int = Field(0, ge=0, le=65536, description="keep the k largest; 0 is off")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="keep the smallest set of this mass; 1 is off")
+    cloud: Literal["sampled", "greedy"] = Field("sampled", description="how the cloud picks a token")
+    device: Literal["greedy", "sampled"] = Field("greedy", description="how the device picks a token (assumption A4)")
+    text_encoder: Literal["cloud", "device"] = Field(
+        "cloud", description="where the caption is encoded; from the cloud the valid caption rows travel down once (assumption A12)"
+    )
+
+
+PrefixRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class BaseSettings(MethodSettings):
+    """The cloud model alone."""
+
+    deliver: Literal["stream", "ids", "image"] = Field(
+        "stream", description="tokens one by one as they are decided, all ids at the end, or the finished picture as PNG"
+    )
+
+
+class DeviceOnlySettings(MethodSettings):
+    """The one-layer device model alone."""
+
+
+class CodeSettings(MethodSettings):
+    """CoDe in CIAR's adaptation: the cloud makes the first tokens, the device the rest."""
+
+    prefix_rate: PrefixRate = Field(0.3, description="share of tokens the cloud makes first")
+
+    def can_fall_back(self, decoding: Decoding) -> bool:
+        return decoding.text_encoder == "device"  # else nothing can begin without the cloud
+
+
+class GatedSettings(MethodSettings):
+    """Shared by the methods whose device asks the cloud only about doubtful tokens (`models/methods/gated.py`)."""
+
+    prefix_rate: PrefixRate = Field(0.06, description="share of tokens the cloud makes first (paper: 0.06)")
+
+    def can_fall_back(self, decoding: Decoding) -> bool:
+        return True
+
+
+ThresholdMode = Literal["const", "ema", "budget", "running"]
+_UPLOADS = "share of scored tokens that goes to the cloud"
+
+
+class ThresholdSettings(GatedSettings):
+    """A score, and how the threshold it is held against moves (assumption A3)."""
+
+    defaults: ClassVar[dict[str, float]] = {"beta": 0.5, "decay": 0.9, "budget": 0.30}
+    modes: ClassVar[dict[str, tuple[str, ...]]] = {"beta": ("ema",), "decay": ("ema",), "budget": ("budget",)}
+
+    threshold: float = Field(
+        0.30, ge=0.0, allow_inf_nan=True,
+        description="accept locally while the score is below it (paper: 0.30); .inf never asks the cloud",
+    )  # fmt: skip
+    threshold_mode: ThresholdMode = Field(
+        "const",
+        description="const; ema: follows the mean score of the image; budget: the quantile of past scores that sends a wanted share "
+        "up (threshold for the first 8); running: the score is divided by its largest so far (assumption A3)",
+    )
+    beta: float | None = Field(None, ge=0.0, le=1.0, description="ema: how far the threshold follows the scores; none is 0.5")
+    decay: float | None = Field(None, ge=0.0, lt=1.0, description="ema: of the mean score; none is 0.9")
+    budget: float | None = Field(None, ge=0.0, le=1.0, description=f"budget: {_UPLOADS}; none is 0.30")
+
+    def value_of(self, name: str) -> float:
+        """A setting that belongs to one mode, with its default filled in."""
+        given: float | None = getattr(self, name)
+        return self.defaults[name] if given is None else given
+
+    @model_validator(mode="after")
+    def _of_the_mode(self) -> Self:
+        for name, modes in self.modes.items():
+            if getattr(self, name) is not None and self.threshold_mode not in modes:
+                refuse(f"goes with threshold_mode {' or '.join(modes)}, got {self.threshold_mode}", name)
+        threshold: object = self.threshold  # a scenario's entry may ask for a call rate instead, see `schema/methods.py`
+        if isinstance(threshold, float) and math.isnan(threshold):
+            refuse("must be a number, got .nan", "threshold")
+        if isinstance(threshold, float) and math.isinf(threshold) and self.threshold_mode == "ema":
+            refuse("must be finite with threshold_mode ema, got .inf", "threshold")
+        return self
+
+
+class EntropyLensSettings(ThresholdSettings):
+    """Entropy-Lens as a gate: the entropy of the device's prediction, divided by log V, decides who decides."""
+
+    defaults: ClassVar[dict[str, float]] = {**ThresholdSettings.defaults, "budget": 0.493}
+
+    threshold: float = Field(
+        0.5, ge=0.0, allow_inf_nan=True, description="accept locally while the entropy, in [0, 1], is below it"
+    )
+    threshold_mode: ThresholdMode = Field(
+        "budget", description="as in ciar; the default keeps to the call rate of the paper's table instead of a tuned threshold"
+    )
+    budget: float | None = Field(
+        None, ge=0.0, le=1.0,
+        description=f"budget: {_UPLOADS}; none is 0.493, (0.5234 - 0.06) / 0.94 for the paper's 52.34 % of calls",
+    )  # fmt: skip
+
+
+class SoftmaxCorrSettings(ThresholdSettings):
+    """SoftmaxCorr as a gate, in one of three readings; none is known to be the paper's."""
+
+    defaults: ClassVar[dict[str, float]] = {**ThresholdSettings.defaults, "budget": 0.3244}
+
+    reading: Literal["max-prob", "literal", "window"] = Field(
+        "max-prob",
+        description="max-prob: 1 - max p; literal: the score of one token, where every token ties and a draw in [0, 1) breaks the "
+        "tie; window: 1 - the score of the last 16 tokens",
+    )
+    threshold: float = Field(0.5, ge=0.0, allow_inf_nan=True, description="accept locally while the score is below it")
+    threshold_mode: ThresholdMode = Field(
+        "budget", description="as in ciar; the default keeps to the call rate of the paper's table instead of a tuned threshold"
+    )
+    budget: float | None = Field(
+        None, ge=0.0, le=1.0,
+        description=f"budget: {_UPLOADS}; none is 0.3244, (0.3649 - 0.06) / 0.94 for the paper's 36.49 % of calls",
+    )  # fmt: skip
+
+
+class RandomSettings(GatedSettings):
+    """Tokens go to the cloud by lot."""
+
+    upload_rate: float = Field(
+        0.324, ge=0.0, le=1.0,
+        description="probability of asking the cloud; (0.3646 - 0.06) / 0.94 for the paper's 36.46 % of calls",
+    )  # fmt: skip
+
+
+class DiscreteSettings(ThresholdSettings):
+    """CIAR's score on bounds over k sampled distributions instead of an interval."""
+
+    k: int = Field(
+        100, ge=INTERVAL_SAMPLES, le=1000, multiple_of=INTERVAL_SAMPLES,
+        description=f"distributions sampled per token, a multiple of {INTERVAL_SAMPLES} (paper: 100 and 300)",
+    )
+
+
+class CiarSettings(ThresholdSettings):
+    """CIAR: the device decodes, the cloud decides where the Inter-Head doubts (docs/methods/ciar.md)."""
+
+    score: Literal["u", "omega", "lower-top"] = Field(
+        "u", description="u: sqrt(V)*Omega*Sigma (assumption A2); omega: total width; lower-top: 1 - lower bound of the top token"
+    )
+    bounds: Literal["quantile", "quantile-no-dro", "inter-dro"] = Field(
+        "quantile",
+        description="what the Inter-Head's radius was trained for: quantiles of the cloud's probability, the same without the DRO term, or "
+        "the published loss read literally",
+    )
+    reach: bool = Field(False, description="tighten intervals to the bounds that some distribution attains (assumption A1)")
+    features: Literal["fp16", "int8", "top-64", "off"] = Field(
+        "fp16",
+        description="interval features sent with pending tokens and added in the cloud; int8: 8 bits a number and a scale; "
+        "top-64: fp16, made from the 64 widest intervals alone",
+    )
+    upload: Literal["lazy", "eager"] = Field(
+        "lazy",
+        description="lazy: pending tokens travel with the next doubtful one; eager: each at once, while the device goes on",
+    )
+    variant: Literal["resample", "verify"] = Field(
+        "resample",
+        description="resample: the cloud draws the doubtful token; verify: it tests the device's candidate first (assumption A6)",
+    )
+    revise: float = Field(
+        0.0, ge=0.0, le=1.0,
+        description="the cloud replaces the first pending token whose probability is below this; 0 is off (assumption A6)",
+    )  # fmt: skip
+
+
+    def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        if self.bounds not in pair.bounds:
+            raise ScenarioError(f"ciar: the pair {pair.name} has no bounds {self.bounds}; it has {', '.join(pair.bounds)}")
+
+
+class SpeculativeSettings(MethodSettings):
+    """Vanilla speculative decoding with the device's model as the drafter."""
+
+    gamma: int = Field(5, ge=1, le=32, description="drafts a round (assumed; no figure is given)")
+    residual: Literal["all", "two-phase", "top-k"] = Field(
+        "two-phase",
+        description="how the law of a rejected draft reaches the cloud: all: every draft's whole row with the drafts; two-phase: the one "
+        "row, when it is asked for; top-k: every draft's non-zero entries, needs decoding.top_k > 0; greedy decoding needs none",
+    )
+
+    def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        if self.residual == "top-k" and decoding.top_k == 0:
+            raise ScenarioError("speculative: residual top-k needs decoding.top_k > 0, got 0: no probability is zero without a filter")
+
+
+class DrafterSettings(MethodSettings):
+    """Shared by the methods that draft trees with the pair's feature-level drafter."""
+
+    drafter: Literal["device", "cloud"] = Field(
+        "device", description="where the drafter runs; on the device it gets the cloud model's features of the caption and of every token"
+    )
+    def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        if not pair.has_drafter:
+            raise WeightsError(
+                f"the pair {pair.name} has no {DRAFTER}, which this method drafts with; train the stage drafter and export the pair"
+            )
+
+
+class TreeSettings(DrafterSettings):
+    """Trees grown where the drafter is surest."""
+
+    total_tokens: int = Field(59, ge=2, le=256, description="nodes of a tree with its root (LANTERN's LlamaGen port: 59; EAGLE-2: 60)")
+    depth: int = Field(4, ge=1, le=9, description="expansions behind the root's children (LANTERN's LlamaGen port: 4; EAGLE-2: 7)")
+    top_k: int = Field(10, ge=1, le=64, description="children of an expanded node, and nodes expanded per level (both: 10)")
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> Self:
+        nodes = self.top_k + self.depth * self.top_k**2
+        if self.total_tokens - 1 > nodes:
+            refuse(f"must be <= {nodes + 1}, the nodes that depth {self.depth} and top_k {self.top_k} yield, got {self.total_tokens}",
+                   "total_tokens")  # fmt: skip
+        return self
+
+    @property
+    def tree_room(self) -> int:
+        return max(self.total_tokens, self.depth * self.top_k)
+
+
+class Eagle2Settings(TreeSettings):
+    """EAGLE-2: dynamic trees from a feature-level drafter, tested without loss."""
+
+
+class RelaxedSettings(DrafterSettings):
+    """LANTERN's relaxation: the mass of a draft's nearest codes counts for it, within one of two bounds."""
+
+    k: int = Field(
+        100, ge=0, description="nearest codes that may count for a draft, below the codebook's size (LANTERN: 1000 of 16384); 0 is off"
+    )
+    delta: float | None = Field(
+        None, ge=0.0, le=1.0, description="absolute bound on their mass (LANTERN: 0.1 to 0.4); none is 0.1, unless lambda_ is given"
+    )
+    lambda_: float | None = Field(
+        None, ge=1.0, description="bound on it relative to the draft's own p(x): (lambda_ - 1) p(x) (LANTERN++: 5 to 20); instead of delta"
+    )
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if self.delta is not None and self.lambda_ is not None:
+            refuse(f"goes without lambda_: the bound is absolute or relative, got delta {self.delta} and lambda_ {self.lambda_}", "delta")
+        return self
+
+    @property
+    def absolute_bound(self) -> float | None:
+        """The bound on the mass, None where it is relative."""
+        return self.delta if self.delta is not None or self.lambda_ is not None else 0.1
+
+    def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        super().check(decoding, pair)
+        if self.k >= pair.codebook_size:
+            raise ScenarioError(f"lantern: k must be below the {pair.codebook_size} codes of the pair {pair.name}, got {self.k}")
+
+
+class LanternSettings(RelaxedSettings, TreeSettings):
+    """LANTERN on EAGLE-2's dynamic trees."""
+
+
+# Child counts of each level's nodes, the root's level first; nodes a level lists none for have no children.
+STATIC_TREES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "57-nodes": ((5,), (4, 3, 3, 2, 1), (4, 3, 3, 2, 2, 1, 0, 1), (4, 3, 2, 1, 2, 1, 0, 1), (3, 2, 0, 0, 2, 1, 0, 1)),
+    "25-nodes": ((4,), (3, 2, 2, 1), (3, 2, 2, 1), (3,), (2,)),
+}
+
+
+class LanternStaticSettings(RelaxedSettings):
+    """LANTERN++ on a static tree of drafts drawn without replacement."""
+
+    tree: Literal["57-nodes", "25-nodes"] = Field(
+        "57-nodes", description="the tree: LANTERN's for LlamaGen, or EAGLE-1's (its command line's default)"
+    )
+
+    @property
+    def tree_room(self) -> int:
+        return 1 + sum(sum(counts) for counts in STATIC_TREES[self.tree])
+
+
+METHODS: dict[str, type[MethodSettings]] = {
+    "base": BaseSettings,
+    "device-only": DeviceOnlySettings,
+    "speculative": SpeculativeSettings,
+    "eagle2": Eagle2Settings,
+    "lantern": LanternSettings,
+    "lantern-static": LanternStaticSettings,
+    "code": CodeSettings,
+    "entropy-lens": EntropyLensSettings,
+    "softmax-corr": SoftmaxCorrSettings,
+    "random": RandomSettings,
+    "discrete": DiscreteSettings,
+    "ciar": CiarSettings,
+}
+
+# Raised whenever a method's program changes what it records, so that old recordings are not taken for new ones.
+REVISIONS: dict[str, int] = {
+    "base": 1, "device-only": 1, "speculative": 1, "eagle2": 1, "lantern": 1, "lantern-static": 1,
+    "code": 1, "entropy-lens": 1, "softmax-corr": 1, "random": 1, "discrete": 1, "ciar": 1,
+}  # fmt: skip
+
+
+def prefix_length(prefix_rate: float, image_tokens: int) -> int:
+    """m = floor(rho * T) (CIAR, prefix injection), with rho taken as the decimal that was written: 0.06 * 50 is 3, not 2.999...96."""
+    return int(Fraction(str(prefix_rate)) * image_tokens)

@@ -1,0 +1,118 @@
+"""The ops a decoding method yields: they say what happens, never how long it takes.
+
+A method is two generator programs, one on the device and one in the cloud (`models/methods/`). Each `yield`s the ops below and
+is sent their results by one of three drivers: the recorder (time ignored), the simulator (virtual time), the testbed (real time).
+
+| op | result of the yield |
+|---|---|
+| `Forward` | a `Step` of the driver: token, logits, hidden state, uncertainty |
+| `Compute` | what the kind produces (caption rows, an interval feature, an image) |
+| `Send`    | a `Handle` of the call it opens |
+| `Await`   | the call's reply (a message), or None where a deadline was allowed and missed; streamed parts stand in `handle.parts` |
+| `Call`    | `Send` and `Await` together: the reply |
+| `Emit`    | None; cloud side only: part of a reply leaves before the rest is done |
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from simulator.protocol.messages import Message
+
+ROLES = ("device", "cloud", "drafter")
+COMPUTE_KINDS = ("caption_encoder", "phi", "image_decoder", "interval_samples")
+INTERVAL_SAMPLES = 20  # distributions over the codebook that one `interval_samples` draws
+
+
+@dataclass(slots=True)
+class Forward:
+    """One pass of a model over new positions of this session.
+
+    role: which model runs (`ROLES`). tokens: image token ids fed, in order. caption: float32 [n, caption_dim], the valid caption
+    rows; given, the caption slots are fed first (prefill). features: float [len(tokens), D]
+    interval features added to the token embeddings, or None.
+    keep: image positions of the KV cache that stay valid before this pass (roll-back); None keeps all.
+    gather: image positions of the cache that move, in this order, right behind the kept ones before the pass: accepted tree nodes.
+    tree: parents of all entries behind the committed sequence, the last len(tokens) of them new, earlier ones in the cache already.
+    A parent is an index into these entries, below its child's, or -1 for the committed sequence. An entry's position is the
+    committed length plus its depth; it sees the committed sequence, its ancestors and itself. None: a plain continuation.
+    outputs: whether the step tells about the last new position only, or about all of them; of an `all` pass no token is drawn.
+    decides: whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
+    bounds: of a device pass, which training of the Inter-Head's radius gives the interval; "" is the pair's first.
+
+    The drafter reads, at each position, the next token beside the base model's feature there. So its caption is float
+    [rows, caption_slots, D], the features of the caption positions, its features are float [rows, len(tokens), D] (without the
+    first token's after a caption), and the first token after a caption stands in the last caption slot.
+    """
+
+    role: str
+    tokens: Sequence[int] = ()
+    caption: Any = None
+    features: Any = None
+    keep: int | None = None
+    gather: Sequence[int] = ()
+    tree: Sequence[int] | None = None
+    outputs: Literal["last", "all"] = "last"
+    decides: bool = True
+    bounds: str = ""
+
+    @property
+    def new_positions(self) -> int:
+        """Image positions the pass adds to the cache."""
+        return len(self.tokens) - (self.role == "drafter" and self.caption is not None)
+
+    @property
+    def hidden(self) -> int:
+        """Pairs of a new position and an earlier one, itself included, that do not see each other: other branches of the tree."""
+        if self.tree is None:
+            return 0
+        seen: list[int] = []  # entries that each one sees behind the committed sequence: its ancestors and itself
+        for parent in self.tree:
+            seen.append(1 + (seen[parent] if parent >= 0 else 0))
+        first = len(self.tree) - len(self.tokens)
+        return sum(entry + 1 - seen[entry] for entry in range(first, len(self.tree)))
+
+
+@dataclass(slots=True)
+class Compute:
+    """Priced work that is no decoder pass: one of `COMPUTE_KINDS`, with the input it works on."""
+
+    kind: str
+    payload: Any = None
+
+
+@dataclass(slots=True)
+class Handle:
+    """An open call: its index within the session and, once they arrived, the parts streamed ahead of the reply."""
+
+    call: int
+    parts: list[Message] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Send:
+    message: Message
+
+
+@dataclass(slots=True)
+class Await:
+    """deadline: whether the session may stop waiting, if it runs with a deadline. How long that is is not the program's to say."""
+
+    handle: Handle
+    deadline: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    message: Message
+    deadline: bool = False  # as `Await`
+
+
+@dataclass(slots=True)
+class Emit:
+    part: Message
+
+
+Op = Forward | Compute | Send | Await | Call | Emit
+DeviceProgram = Generator[Op, Any, None]
+CloudProgram = Generator[Op, Any, Message]

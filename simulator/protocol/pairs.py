@@ -1,0 +1,162 @@
+"""Model pairs on disk, as far as they can be known without loading a model: the manifest `pair.json` and the files it
+lists.
+
+A pair is a folder: `pair.json`, and safetensors files of a text encoder, an image tokenizer, a cloud model (in shards),
+a device model, a projection phi and, in a pair for the methods that need it, a feature-level drafter. Shipped pairs live in
+models/weights/ and go by their folder's name.
+"""
+
+import difflib
+import hashlib
+import re
+from pathlib import Path
+
+import msgspec
+
+from simulator.core.errors import WeightsError
+
+FORMAT = 1
+MANIFEST = "pair.json"
+WEIGHTS = ".safetensors"
+DRAFTER = "drafter.safetensors"  # optional
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "weights"
+
+
+class ModelShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Shape of a decoder: the fields of `models.transformer.TransformerConfig`."""
+
+    n_layer: int
+    n_head: int
+    dim: int
+    ffn_hidden: int
+    vocab_size: int
+    caption_slots: int
+    caption_dim: int
+    grid: int
+    rope_base: float = 10000.0
+    norm_eps: float = 1e-5
+
+
+class PairFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a pair: its name inside the folder, its size, and the SHA-256 of its content in hex."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `pair.json` says. `image_size` in pixels per side; `bounds` are the trained radius matrices, the default
+    first."""
+
+    format: int
+    name: str
+    image_size: int
+    grid: int
+    codebook_size: int
+    caption_slots: int
+    caption_dim: int
+    cloud: ModelShape
+    device: ModelShape
+    phi_bottleneck: int
+    bounds: tuple[str, ...]
+    files: tuple[PairFile, ...]
+
+    @property
+    def image_tokens(self) -> int:
+        """T, image tokens per image."""
+        return self.grid * self.grid
+
+    @property
+    def has_drafter(self) -> bool:
+        """Whether the pair holds a feature-level drafter."""
+        return any(file.name == DRAFTER for file in self.files)
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 over all that decides tokens and pictures: the weight files and the models' shapes, not the pair's name."""
+        weights = {f.name: f.sha256 for f in self.files if f.name.endswith(WEIGHTS)}
+        rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("format", "name", "files")}
+        return hashlib.sha256(msgspec.json.encode({**rest, "weights": weights}, order="sorted")).hexdigest()
+
+
+def known_pairs() -> list[str]:
+    """Names of the shipped pairs, sorted."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST}"))
+
+
+def pair_folder(name_or_path: str | Path) -> Path:
+    """The folder of a shipped pair, or the path itself if it holds a pair.
+
+    Raises WeightsError for an unknown name (suggesting the nearest) or a folder without `pair.json`.
+    """
+    path = Path(name_or_path).expanduser()
+    if (path / MANIFEST).is_file():
+        return path
+    if (SHIPPED / name_or_path / MANIFEST).is_file():
+        return SHIPPED / name_or_path
+    if path.is_dir() or len(path.parts) > 1:
+        raise WeightsError(f"{path / MANIFEST}: no such file: {path} holds no model pair")
+    near = difflib.get_close_matches(str(name_or_path), known_pairs(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    known = ", ".join(known_pairs()) or "none"
+    raise WeightsError(f"unknown model pair {name_or_path}: {hint}known: {known}, or a folder with {MANIFEST}")
+
+
+def pair_manifest(name_or_path: str | Path) -> PairManifest:
+    """The manifest of a pair, read without loading any weights.
+
+    Raises WeightsError when the pair is unknown, or its manifest is damaged, of another format, or contradicts itself.
+    """
+    path = pair_folder(name_or_path) / MANIFEST
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+        version = found.get("format") if isinstance(found, dict) else None
+        if version != FORMAT:
+            raise WeightsError(f"{path}: format {version}, this version reads format {FORMAT}")
+        manifest = msgspec.convert(found, PairManifest)
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: {error}") from error
+    for role in ("cloud", "device"):
+        shape = getattr(manifest, role)
+        for name in shape.__struct_fields__:
+            if not getattr(shape, name) > 0:
+                raise WeightsError(f"{path}: {role}.{name} must be > 0, got {getattr(shape, name)}")
+        if shape.dim % (4 * shape.n_head):
+            raise WeightsError(f"{path}: {role}.dim must be a multiple of 4 * n_head = {4 * shape.n_head}, got {shape.dim}")
+        for ours, theirs in (("grid", "grid"), ("codebook_size", "vocab_size"), ("caption_slots",) * 2, ("caption_dim",) * 2):
+            if getattr(shape, theirs) != getattr(manifest, ours):
+                found, needed = getattr(shape, theirs), getattr(manifest, ours)
+                raise WeightsError(f"{path}: {role}.{theirs} is {found}, needed {ours} = {needed}")
+    for file in manifest.files:
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", file.name):
+            raise WeightsError(f"{path}: file name {file.name!r} leaves the folder")
+    return manifest
+
+
+def verify_files(folder: Path, manifest: PairManifest) -> None:
+    """Checks that every listed file is there and holds the listed bytes.
+
+    Raises WeightsError naming the file, what was found and what was expected.
+    """
+    for file in manifest.files:
+        path = folder / file.name
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file; {MANIFEST} lists it with {file.bytes} bytes")
+        if path.stat().st_size != file.bytes:
+            raise WeightsError(f"{path}: {path.stat().st_size} bytes, expected {file.bytes}: the file is damaged or incomplete")
+        found = file_hash(path)
+        if found != file.sha256:
+            raise WeightsError(f"{path}: sha256 {found}, expected {file.sha256}: the file is damaged")
+
+
+def list_files(folder: Path) -> tuple[PairFile, ...]:
+    """The weight files of a folder, by name, as a manifest lists them; what describes a pair and decides nothing may change."""
+    files = (path for path in sorted(folder.iterdir()) if path.name.endswith(WEIGHTS))
+    return tuple(PairFile(path.name, path.stat().st_size, file_hash(path)) for path in files)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,142 @@
+"""A recording: what one session (one image for one prompt) did, without any time in it.
+
+Ops are columns (numpy structured array, `OP_DTYPE`), device ops in program order, then cloud ops grouped by call in order.
+Dependencies follow from `side`, `kind` and `call`: device ops wait for the one before; the ops of call c wait for its SEND to
+arrive and for the calls before it; an AWAIT of call c waits for its REPLY. The cache is content-addressed: a recording's file
+name is the hash of everything that decides it, so it can be deleted at any time.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from simulator.core.errors import RecordingError
+from simulator.protocol.messages import ELEMENT_KINDS, Widths
+from simulator.protocol.ops import COMPUTE_KINDS, ROLES
+
+FORMAT = 4
+
+DEVICE, CLOUD = 0, 1  # OP side
+FORWARD, COMPUTE, SEND, AWAIT, EMIT, REPLY = range(6)  # OP kind
+FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK = 0, 1, 2  # who decided a token; fallback: the device alone, once a deadline was missed
+# Columns of `Recording.scores`; "u" is U~ (assumption A2); "gate" is what the method held against its threshold, if it has one.
+SCORES = ("u", "u_raw", "omega", "sigma", "lower_top", "entropy", "mid_top", "gate")
+
+OP_DTYPE = np.dtype(
+    [
+        ("side", "u1"),
+        ("kind", "u1"),
+        ("what", "u1"),  # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; AWAIT: 1 where a deadline may be missed; else 0
+        ("call", "<i4"),  # call the op belongs to, -1 for none
+        ("rows", "u1"),  # sequences in the pass: 2 with guidance
+        ("caption", "u1"),  # 1: the pass feeds the caption slots
+        ("new_tokens", "<u2"),  # image positions fed
+        ("kv_caption", "u1"),  # 1: the caption slots are in the KV cache already
+        ("kv_tokens", "<u2"),  # image positions in the KV cache before the pass
+        ("decides", "u1"),  # 1: the pass decides a token
+        ("logits_all", "u1"),  # 1: logits of all new positions are wanted, 0: of the last one
+        ("hidden", "<u4"),  # query-key pairs a row that attention leaves out of the causal ones, for a tree of drafts
+        ("payload_bytes", "<i4"),  # of the message sent (SEND, EMIT, REPLY)
+        *[(kind, "<i4") for kind in ELEMENT_KINDS],  # what the message holds
+    ]
+)
+assert max(len(ROLES), len(COMPUTE_KINDS)) < 256
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """Everything that decides a session's recording. `settings` and `decoding` are plain JSON mappings.
+
+    weights: hash of the pair's weights. dtype: of the forward passes. seed: of this session's draws.
+    outcomes: the calls whose reply missed its deadline, in order.
+    """
+
+    weights: str
+    method: str
+    revision: int
+    settings: dict[str, Any]
+    decoding: dict[str, Any]
+    prompt: str
+    seed: int
+    dtype: str = "float32"
+    outcomes: tuple[int, ...] = ()
+
+    def key(self) -> str:
+        """sha256 (hex) over the canonical JSON of all fields, the recording format and the torch version."""
+        fields = {**self.__dict__, "format": FORMAT, "torch": torch_version()}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def torch_version() -> str:
+    """Version of the installed torch without importing it; "none" where it is absent."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+@dataclass
+class Recording:
+    """One session: its ops, and what came of it.
+
+    ops: OP_DTYPE [n]. tokens: uint16 [T]. decided_by: uint8 [T] (FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK). scores: float32 [T, len(SCORES)],
+    NaN where the device gave no score. image: uint8 [H, W, 3]. nll: float32 [T], nats of each token under the guided cloud
+    model given the tokens before it. argmax: uint16 [T], the cloud's greedy choice there. widths: the pair's message widths.
+    """
+
+    ops: np.ndarray
+    tokens: np.ndarray
+    decided_by: np.ndarray
+    scores: np.ndarray
+    image: np.ndarray
+    nll: np.ndarray
+    argmax: np.ndarray
+    widths: Widths
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def calls(self) -> int:
+        """Requests the device sent."""
+        return int(np.count_nonzero(self.ops["kind"] == SEND))
+
+    def device_passes(self) -> int:
+        """Forward passes on the device, of its model or of a drafter."""
+        return int(np.count_nonzero((self.ops["kind"] == FORWARD) & (self.ops["side"] == DEVICE)))
+
+    def cloud_passes(self) -> int:
+        """Cloud forward passes that decide tokens: the numerator of `cloud_call_pct`."""
+        ops = self.ops
+        forward = (ops["kind"] == FORWARD) & (ops["what"] == ROLES.index("cloud"))
+        return int(np.count_nonzero(forward & (ops["decides"] == 1)))
+
+    def cloud_call_pct(self) -> float:
+        """Cloud passes that decide tokens per image token, in percent: the paper's "Cloud Call"."""
+        return 100.0 * self.cloud_passes() / len(self.tokens)
+
+    def to_bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        header = {"format": FORMAT, "widths": {f: getattr(self.widths, f) for f in self.widths.__struct_fields__}}
+        text = json.dumps({**header, "meta": self.meta}, sort_keys=True)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        np.savez_compressed(buffer, header=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Recording":
+        """Raises RecordingError where the bytes are no whole recording of this format."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                header = json.loads(file["header"].tobytes())
+                arrays = {name: file[name] for name in _ARRAYS}
+            if header["format"] != FORMAT or arrays["ops"].dtype != OP_DTYPE:
+                raise ValueError(f"format {header['format']}, this program reads {FORMAT}")
+            return cls(**arrays, widths=Widths(**header["widths"]), meta=header["meta"])
+        except Exception as error:  # numpy and zipfile raise many kinds for one cause: the file is not what it should be
+            raise RecordingError(f"not a recording: {error}") from None
+
+
+_ARRAYS = ("ops", "tokens", "decided_by", "scores", "image", "nll", "argmax")

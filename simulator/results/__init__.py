@@ -1,0 +1,1 @@
+"""Numbers from records: columns, statistics, tables, timeline, the run folder."""

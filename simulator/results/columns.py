@@ -1,0 +1,107 @@
+"""The columns of requests.parquet and summary.csv."""
+
+
+
+RUN_FORMAT = 1
+
+PARTS = (
+    "connect_s",
+    "encode_s",
+    "device_queue_s",
+    "device_compute_s",
+    "uplink_s",
+    "cloud_queue_s",
+    "cloud_compute_s",
+    "downlink_s",
+    "wait_s",
+    "image_decode_s",
+)
+_TIMES = ("requested_s", "done_s", "latency_s", "decode_s", "first_token_s")
+_USE = ("calls", "device_passes", "cloud_passes", "cloud_call_pct", "bytes_up", "bytes_down", "device_energy_j", "cloud_gpu_s")
+_FALLBACK = ("retries", "fallback_pct", "fallback_cloud_nll_cost")
+_COUNTS = (
+    "request", "device", "prompt", "image", "calls", "device_passes", "cloud_passes", "bytes_up", "bytes_down", "retries",
+)  # int64, others float64  # fmt: skip
+REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *_USE, *_FALLBACK)
+QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct", "align_scenes")  # of an image; a case may bring more
+SET_COLUMNS = ("fd_scenes", "f1_scenes")  # of a set of images; a case may bring more
+SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")  # columns of queue.parquet, with case
+
+_MEAN = "mean over requests of the column of this name in requests.parquet: "
+
+COLUMNS: dict[str, str] = {
+    "case": "index of the case: one method under one choice of swept values",
+    "method": "label of the method: its name with the settings it differs by, or what the scenario calls it",
+    "method_name": "the method's own name, such as base, whatever its label",
+    "images": "requests answered, each with one image; those before workload.warmup_s are in requests.parquet, but in no other figure",
+    "latency_mean_s": "mean of latency_s = done_s - requested_s: from the prompt typed to the last pixel on the device",
+    "latency_mean_lo_s, latency_mean_hi_s": "95 % interval of latency_mean_s by batch means: requests in order of arrival cut "
+    "into k = min(requests, 20) runs, mean +- t(k - 1) sqrt(k / (k - 1) sum_j (sum over run j of (x - mean))^2) / requests; "
+    "NaN below two requests",
+    "latency_p50_s, latency_p95_s, latency_p99_s": "percentiles of latency_s, linear between order statistics",
+    "decode_s": _MEAN + "the part that papers time, without caption encoder and image decoder",
+    "first_token_s": _MEAN + "from requested_s until the device holds the first image token",
+    "speedup": "mean latency_s of base over mean latency_s of the method, both over the requests that both answered; "
+    "base is the first base case with the same swept values, those of methods.* aside; NaN without base",
+    "speedup_lo, speedup_hi": "95 % interval of speedup, paired by request: delta method, the batch-means half-width of "
+    "base latency_s - speedup * latency_s, over mean latency_s",
+    "latency_minus_fastest_s": "mean over the requests that both answered of latency_s minus that of the method with the lowest "
+    "latency_mean_s under the same swept values, those of methods.* aside",
+    "latency_minus_fastest_lo_s, latency_minus_fastest_hi_s": "95 % interval of latency_minus_fastest_s, paired by request, by "
+    "batch means as for latency_mean_s",
+    "connect_s": _MEAN + "opening the connection, for the first request of each device",
+    "encode_s": _MEAN + "the caption encoder",
+    "device_queue_s": _MEAN + "waiting until the device is free",
+    "device_compute_s": _MEAN + "forward passes on the device",
+    "uplink_s": _MEAN + "messages on their way up: queue, serialisation, propagation, losses made good",
+    "cloud_queue_s": _MEAN + "waiting for a replica or a batch",
+    "cloud_compute_s": _MEAN + "forward passes in the cloud",
+    "downlink_s": _MEAN + "messages on their way down",
+    "wait_s": _MEAN + "waiting for a sleeping radio, and in vain for replies that were given up or asked for again; the ten parts lie "
+    "along the critical path and add up to latency_s",
+    "image_decode_s": _MEAN + "the image decoder",
+    "calls": _MEAN + "requests that the device sent to the cloud",
+    "device_passes": _MEAN + "forward passes on the device, of its model or of a drafter",
+    "cloud_passes": _MEAN + "cloud forward passes that decide tokens",
+    "cloud_call_pct": _MEAN + 'cloud passes that decide tokens per image token, in percent (the paper\'s "Cloud Call")',
+    "bytes_up": _MEAN + "payload bytes sent by the device, framing not counted",
+    "bytes_down": _MEAN + "payload bytes sent to the device, framing not counted",
+    "device_energy_j": _MEAN + "seconds of computing on the device times its power, and the radio where the network has one: transfers, "
+    "promotions, and the silence after each message until the next or until the radio is idle",
+    "cloud_gpu_s": _MEAN + "GPU time, a batch shared among its members",
+    "retries": _MEAN + "how often the device opened another connection and sent its open requests again",
+    "fallback_pct": _MEAN + "tokens, in percent, that the device decided alone because it gave a reply up",
+    "fallback_cloud_nll_cost": "mean over prompts of the mean over their requests with a fallback of cloud_nll of the image minus that of "
+    "the image the prompt has without; read as cloud_nll; NaN where there was no fallback",
+    "fallback_cloud_nll_cost_lo, fallback_cloud_nll_cost_hi": "95 % Student t interval over prompts; NaN below two",
+    "cost_usd": "cloud_gpu_s * price per GPU hour / 3600, per image; NaN without a price",
+    "cloud_utilisation": "sum of cloud_gpu_s / (replicas * (last done_s - first requested_s)); 1 is always busy; "
+    "NaN for a sequential workload, whose pauses between requests stand for nothing",
+    "refused": "requests that the cloud did not take, warm-up included; they are in no other column",
+    "unfinished": "requests under way when the run was ended at twice the workload's duration_s, warm-up included; in no other column",
+    "goodput_per_s": "requests answered within workload.slo_s, per second of warmup_s to duration_s; NaN without an SLO",
+    "under_way_mean": "sum of latency_s / (last done_s - first requested_s): requests under way at a time (Little's law); NaN as above",
+    "cloud_waiting_mean": "the same of cloud_queue_s: requests that wait in the cloud",
+    "distinct_images": "different images among the requests: a method makes one per prompt, however often asked, and another one for each "
+    "call of it that was given up. A mean over distinct images is one over prompts: those of one prompt count as its requests got them",
+    "cloud_nll": "mean over distinct images of the nats per token under the cloud model. Greedy device tokens lower it by "
+    "themselves: a value far from base's on either side means other pictures, lower is not better",
+    "cloud_nll_minus_base": "mean over the distinct images of prompts that both have of cloud_nll minus base's for the same "
+    "prompt; NaN without base",
+    "cloud_nll_minus_base_lo, cloud_nll_minus_base_hi": "95 % Student t interval of cloud_nll_minus_base, paired by prompt; NaN "
+    "below two prompts",
+    "cloud_greedy_pct": "mean over distinct images of the share of tokens, in percent, equal to the cloud's arg max given the "
+    "method's own preceding tokens",
+    "base_greedy_pct": "mean over distinct images of the share of positions, in percent, equal to base's greedy tokens for the "
+    "same prompt",
+    "align_scenes": "mean over distinct images of the share of the caption's attributes that the scene network reads from the picture: "
+    "of every object that it is there, its shape, colour and size; of the background texture and colour; NaN where the caption or the "
+    "picture is not of that kind",
+    "fd_scenes": "Fréchet distance of the distinct images to real renders, in the features of the scene network; it falls with the number "
+    "of images, so compare equal numbers; NaN with fewer images than provenance.json says under quality",
+    "f1_scenes": "harmonic mean of improved precision and recall (k = 3) of the distinct images and as many real renders, in the same "
+    "features; NaN with fewer images than provenance.json says under quality",
+    "fd_scenes_lo, fd_scenes_hi, f1_scenes_lo, f1_scenes_hi": "95 % interval for as many distinct images, by subsampling halves of them "
+    "without replacement; the real renders are taken as given",
+    "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images; NaN below two",
+}

@@ -1,0 +1,184 @@
+"""The run folder: what is written into it, atomically, and what may be replaced."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from simulator.core.errors import RunFolderError
+from simulator.results.columns import COLUMNS, RUN_FORMAT
+from simulator.results.files import _json_bytes, csv_bytes, parquet_bytes
+from simulator.results.tables import Case, queue_table, requests_table, summary_table
+from simulator.results.timeline import Span, timeline_bytes
+
+PICTURE_KINDS = ("image", "uncertainty", "decided")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture for images/.
+
+    kind: "image" is uint8 [H, W, 3]; "uncertainty" and "decided" (0 by the cloud, 1 by the device) are float [h, w], a value per
+    token, NaN for none. text: the prompt in words.
+    """
+
+    method: str
+    prompt: int
+    text: str
+    kind: str
+    pixels: np.ndarray
+
+
+# ---- the run folder ---------------------------------------------------------------------------------------------------
+
+_FILES = ("scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
+_FOLDERS = ("images", "plots")  # of pictures and index.json
+_PICTURE_FILES = (".png", ".svg")
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raises RunFolderError where `write_run` would refuse the folder: call it before the work, not after an hour of it."""
+    cannot = f"cannot write the run folder {folder}:"
+    try:
+        if not (folder.exists() or folder.is_symlink()):
+            place = next(parent for parent in folder.absolute().parents if parent.exists())
+            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+                raise RunFolderError(f"{cannot} {place} is not a folder that can be written")
+            return
+        if not folder.is_dir():
+            raise RunFolderError(f"{cannot} it exists and is not a folder")
+        names = sorted(path.name for path in folder.iterdir())
+        if names and not _is_ours(folder):
+            raise RunFolderError(f"{cannot} it holds {names[0]} and is no run of ciar-sim; name another")
+        if foreign := _foreign(folder):
+            raise RunFolderError(f"{cannot} {foreign[0]} in it is not from ciar-sim; move it away")
+        if not os.access(folder.resolve().parent, os.W_OK | os.X_OK):
+            raise RunFolderError(f"{cannot} {folder.resolve().parent} cannot be written")
+    except OSError as error:
+        raise RunFolderError(f"{cannot} {error.strerror or error}") from None
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names, relative to a run folder, of what `write_run` and the report would not have put there. Hidden files are foreign."""
+    found = []
+    for path in folder.iterdir():
+        if path.name in _FOLDERS and path.is_dir():
+            for inner in path.iterdir():
+                drawn = inner.suffix in _PICTURE_FILES and not inner.name.startswith(".")
+                if not inner.is_file() or not (drawn or inner.name == "index.json"):
+                    found.append(f"{path.name}/{inner.name}")
+        elif path.name not in _FILES or not path.is_file():
+            found.append(path.name)
+    return sorted(found)
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        provenance = json.loads((folder / "provenance.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(provenance, dict) and provenance.get("program") == "ciar-sim"
+
+
+def write_run(
+    folder: Path,
+    *,
+    scenario_yaml: str,
+    cases: Sequence[Case],
+    provenance: Mapping[str, Any],
+    spans: Iterable[Span] = (),
+    pictures: Sequence[Picture] = (),
+    draw: Callable[[Path], object] | None = None,
+) -> pd.DataFrame:
+    """Write a run folder, all of it or nothing, and give back its summary.
+
+    Everything is made in a sibling folder, `draw` (`reports.build.build_report`) adds the plots there, and the two change places
+    at the end; an earlier run of ciar-sim is replaced. Of `provenance` the report shows all; it knows the keys name (str),
+    as_if (str or None), compute (what -> how its time was obtained) and notes (list of what is not modelled).
+    Raises RunFolderError where the folder is something else or cannot be written, ValueError for two pictures of one kind of one
+    prompt of one method.
+    """
+    check_run_folder(folder)
+    places = [(picture.method, picture.prompt, picture.kind) for picture in pictures]
+    if twice := [place for place, count in Counter(places).items() if count > 1]:
+        raise ValueError(f"two pictures of one place: {twice[0]}")
+    requests = requests_table(cases)
+    summary = summary_table(requests, cases)
+    marks = {"program": "ciar-sim", "run_format": RUN_FORMAT, "columns": COLUMNS}
+    target = folder.resolve()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise RunFolderError(f"cannot write the run folder {folder}: {error.strerror or error}") from None
+    try:
+        new, old = beside / "new", beside / "old"
+        new.mkdir()
+        (new / "scenario.yaml").write_bytes(scenario_yaml.encode())
+        (new / "requests.parquet").write_bytes(parquet_bytes(requests))
+        (new / "queue.parquet").write_bytes(parquet_bytes(queue_table(cases)))
+        (new / "summary.csv").write_bytes(csv_bytes(summary))
+        (new / "provenance.json").write_bytes(_json_bytes({**provenance, **marks}))
+        (new / "timeline.json.gz").write_bytes(timeline_bytes(spans))
+        _write_pictures(new / "images", pictures)
+        if draw is not None:
+            draw(new)
+        check_run_folder(folder)  # again: drawing took its time
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except BaseException:
+            if old.exists():
+                os.rename(old, target)
+            raise
+    except OSError as error:
+        raise RunFolderError(f"cannot write the run folder {folder}: {error.strerror or error}") from None
+    finally:
+        if target.exists() or not (beside / "old").exists():  # never delete the only copy
+            shutil.rmtree(beside, ignore_errors=True)
+    return summary
+
+
+def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+    """images/*.png and images/index.json, a list of {file, method, prompt, text, kind, low, high} in the order given.
+
+    kind "image": RGB; low and high are null. "uncertainty", "decided": grey with alpha, a pixel per token:
+    value = low + grey / 255 * (high - low), alpha 0 where there is none.
+    """
+    folder.mkdir()
+    index: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for picture in pictures:
+        if picture.kind not in PICTURE_KINDS:
+            raise ValueError(f"picture kind must be one of {', '.join(PICTURE_KINDS)}, got {picture.kind!r}")
+        stem = re.sub(r"[^a-z0-9.]+", "-", picture.method.lower()).strip("-.") + f"_{picture.prompt}"
+        stem += "" if picture.kind == "image" else f"_{picture.kind}"
+        file = next(name for i in range(len(taken) + 1) if (name := f"{stem}{f'-{i + 1}' * (i > 0)}.png") not in taken)
+        taken.add(file)
+        low: float | None = None
+        high: float | None = None
+        if picture.kind == "image":
+            image = Image.fromarray(np.ascontiguousarray(picture.pixels, dtype=np.uint8))
+        else:
+            values = np.asarray(picture.pixels, dtype=np.float64)
+            known = np.isfinite(values)
+            low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
+            if picture.kind == "decided":
+                low, high = 0.0, 1.0
+            scaled = np.where(known, values - low, 0.0) * (255.0 / (high - low) if high > low else 0.0)
+            image = Image.fromarray(np.stack([np.rint(scaled), 255.0 * known], axis=-1).astype(np.uint8))
+        image.save(folder / file, format="PNG", compress_level=9)
+        entry = {"file": file, "method": picture.method, "prompt": int(picture.prompt), "text": picture.text}
+        index.append({**entry, "kind": picture.kind, "low": low, "high": high})
+    (folder / "index.json").write_bytes(_json_bytes(index))

@@ -1,0 +1,234 @@
+"""What a run leaves behind: a row per request, a row per case, a timeline, pictures, and the folder that holds them.
+
+Every number is a pure function of the records, defined as an equation over named columns in `COLUMNS` (written into
+provenance.json, so that a run folder explains itself). No samples give NaN, never 0. Nothing here draws random numbers.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from simulator.results.columns import _COUNTS, _USE, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS, SAMPLED, SET_COLUMNS
+from simulator.results.statistics import BATCHES, Interval, half_width, mean, percentile, ratio
+
+OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these numbers, int [n] -> name -> interval
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method under one choice of swept values, and its records.
+
+    method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
+    columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "image" and quality columns, an entry per distinct
+    image. of_set: quality of a set of images, given their numbers; the same names for any. replicas: of the cloud, on average.
+    gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will. refused, unfinished: requests
+    without an answer. warmup_s: requests before are no part of the summary. duration_s: of the arrivals. slo_s: a latency that is
+    good enough. Both NaN where there is none. samples: `SAMPLED` of the cloud at equal intervals, empty where it was not looked at.
+    """
+
+    method: str
+    name: str
+    swept: Mapping[str, Any]
+    columns: Mapping[str, np.ndarray]
+    quality: Mapping[str, np.ndarray] = field(default_factory=dict)
+    of_set: OfSet = lambda prompts: {}
+    replicas: float = 1
+    gpu_usd_per_hour: float = math.nan
+    sequential: bool = False
+    refused: int = 0
+    unfinished: int = 0
+    warmup_s: float = 0.0
+    duration_s: float = math.nan
+    slo_s: float = math.nan
+    samples: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------------
+
+
+def requests_table(cases: Sequence[Case]) -> pd.DataFrame:
+    """A row per answered request: case, method, method_name, swept values by dotted path, `REQUEST_COLUMNS`, quality of its image."""
+    if not cases:
+        raise ValueError("a run has at least one case")
+    quality = _quality_names(cases)
+    frames = [_case_frame(index, case, quality) for index, case in enumerate(cases)]
+    table = pd.concat(frames, ignore_index=True)
+    owner = table["case"].to_numpy(dtype=np.int64)
+    front = {"case": owner}
+    front |= {key: column.take(owner).array for key, column in (_method_columns(cases) | _swept_columns(cases)).items()}
+    return pd.DataFrame(front | {name: table[name].to_numpy() for name in (*REQUEST_COLUMNS, *quality)})
+
+
+def queue_table(cases: Sequence[Case]) -> pd.DataFrame:
+    """The cloud over time: case and `SAMPLED`, a row per look; no row for a case whose requests never meet."""
+    frames = []
+    for index, case in enumerate(cases):
+        columns = {name: np.asarray(case.samples.get(name, ()), np.float64 if name == "time_s" else np.int64) for name in SAMPLED}
+        frames.append(pd.DataFrame({"case": np.full(len(columns["time_s"]), index, np.int64), **columns}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame:
+    """A row per case, also for a case without requests. Its columns are defined in `COLUMNS`."""
+    quality = _quality_names(cases)
+    of_sets = tuple(dict.fromkeys([*SET_COLUMNS, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))]))
+    by_case = requests.groupby("case").indices
+    records = [_in_order(requests.iloc[by_case.get(index, [])]) for index in range(len(cases))]
+    records = [record[record["requested_s"] >= case.warmup_s] for case, record in zip(cases, records, strict=True)]
+    bases: dict[str, int] = {}
+    for index, case in enumerate(cases):
+        if case.name == "base":
+            bases.setdefault(_conditions(case), index)
+    fastest: dict[str, int] = {}
+    means = [mean(record["latency_s"].to_numpy()) for record in records]
+    for index, case in enumerate(cases):
+        if not math.isnan(means[index]) and means[index] < means[fastest.setdefault(_conditions(case), index)]:
+            fastest[_conditions(case)] = index
+    rows = []
+    for case, record in zip(cases, records, strict=True):
+        base, first = (found.get(_conditions(case)) for found in (bases, fastest))
+        others = [None if index is None else records[index] for index in (base, first)]
+        rows.append(_metrics(case, record, others[0], others[1], quality, of_sets))
+    front = {"case": np.arange(len(cases))} | _method_columns(cases) | _swept_columns(cases)
+    return pd.concat([pd.DataFrame(front), pd.DataFrame(rows)], axis=1)
+
+
+def _metrics(
+    case: Case, record: pd.DataFrame, base: pd.DataFrame | None, fastest: pd.DataFrame | None, quality: Sequence[str],
+    of_sets: Sequence[str],
+) -> dict[str, float]:
+    latency = record["latency_s"].to_numpy()
+    half = half_width(latency, BATCHES)
+    if base is None:
+        speedup = (math.nan, math.nan, math.nan)
+    else:
+        own, its = _paired(record, base, "request", "latency_s")
+        speedup = ratio(its, own, BATCHES)
+    row: dict[str, float] = {"images": len(record), "latency_mean_s": mean(latency)}
+    row |= {"latency_mean_lo_s": row["latency_mean_s"] - half, "latency_mean_hi_s": row["latency_mean_s"] + half}
+    row |= {f"latency_p{percent}_s": percentile(latency, percent) for percent in (50, 95, 99)}
+    row |= {name: mean(record[name].to_numpy()) for name in ("decode_s", "first_token_s")}
+    row |= dict(zip(("speedup", "speedup_lo", "speedup_hi"), speedup, strict=True))
+    own, its = _paired(record, fastest, "request", "latency_s")
+    later, half = mean(own - its), half_width(own - its, BATCHES)
+    row |= {"latency_minus_fastest_s": later, "latency_minus_fastest_lo_s": later - half, "latency_minus_fastest_hi_s": later + half}
+    row |= {name: mean(record[name].to_numpy()) for name in (*PARTS, *_USE, "retries", "fallback_pct")}
+    cost = record.groupby("prompt")["fallback_cloud_nll_cost"].mean().dropna().to_numpy()  # NaN is left out
+    centre, half = mean(cost), half_width(cost, len(cost))
+    names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
+    row |= dict(zip(names, (centre, centre - half, centre + half), strict=True))
+    row["cost_usd"] = row["cloud_gpu_s"] * case.gpu_usd_per_hour / 3600.0
+    span = float(record["done_s"].max() - record["requested_s"].min()) if len(record) and not case.sequential else math.nan
+    row["cloud_utilisation"] = float(record["cloud_gpu_s"].sum()) / (case.replicas * span) if span > 0 else math.nan
+    row |= {"refused": case.refused, "unfinished": case.unfinished}
+    good = math.nan if math.isnan(case.slo_s) else float((latency <= case.slo_s).sum())
+    row["goodput_per_s"] = good / (case.duration_s - case.warmup_s)
+    for name, column in (("under_way_mean", "latency_s"), ("cloud_waiting_mean", "cloud_queue_s")):
+        row[name] = float(record[column].sum()) / span if span > 0 else math.nan
+    images = record.drop_duplicates("image").sort_values("image")
+    row["distinct_images"] = len(images)
+    of_prompt = _by_prompt(record, quality)
+    for name in quality:
+        values = of_prompt[name].to_numpy()
+        centre, half = mean(values), half_width(values, len(values))
+        row |= {name: centre, f"{name}_lo": centre - half, f"{name}_hi": centre + half}
+    found = case.of_set(images["image"].to_numpy())
+    for name in of_sets:
+        row |= dict(zip((name, f"{name}_lo", f"{name}_hi"), found.get(name, (math.nan,) * 3), strict=True))
+    own, its = _paired(of_prompt, None if base is None else _by_prompt(base, quality), "prompt", "cloud_nll")
+    known = np.isfinite(own - its)
+    more, half = mean((own - its)[known]), half_width((own - its)[known], int(known.sum()))
+    row |= {"cloud_nll_minus_base": more, "cloud_nll_minus_base_lo": more - half, "cloud_nll_minus_base_hi": more + half}
+    return row
+
+
+def _by_prompt(record: pd.DataFrame, quality: Sequence[str]) -> pd.DataFrame:
+    """A row per prompt: the quality of its image, or the mean over its requests where fallbacks made several."""
+    first = record.drop_duplicates("prompt").sort_values("prompt")
+    if record["image"].nunique() == len(first):
+        return first
+    rows = [{"prompt": prompt, **{name: mean(of[name].to_numpy()) for name in quality}} for prompt, of in record.groupby("prompt")]
+    return pd.DataFrame(rows)
+
+
+def _paired(one: pd.DataFrame, other: pd.DataFrame | None, key: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The column of both where both have the key, in the order of the first; empty without the other."""
+    if other is None:
+        return np.empty(0), np.empty(0)
+    pairs = one[[key, name]].merge(other[[key, name]], on=key, suffixes=("", "_other"))
+    return pairs[name].to_numpy(dtype=np.float64), pairs[f"{name}_other"].to_numpy(dtype=np.float64)
+
+
+def _in_order(record: pd.DataFrame) -> pd.DataFrame:
+    return record.sort_values(["requested_s", "request"], kind="stable")
+
+
+def _conditions(case: Case) -> str:
+    """What a method is compared under: every swept value but the methods' own settings."""
+    outside = {key: value for key, value in case.swept.items() if not key.startswith("methods.")}
+    return json.dumps(outside, sort_keys=True, default=str)
+
+
+def _dtype(name: str) -> type:
+    return np.int64 if name in ("case", *_COUNTS) else np.float64
+
+
+def _case_frame(index: int, case: Case, quality: Sequence[str]) -> pd.DataFrame:
+    missing = [name for name in REQUEST_COLUMNS if name not in case.columns]
+    if missing:
+        raise ValueError(f"case {index} ({case.method}): no columns {', '.join(missing)}")
+    frame = pd.DataFrame({name: np.asarray(case.columns[name], dtype=_dtype(name)) for name in REQUEST_COLUMNS})
+    excess = np.abs(frame[list(PARTS)].sum(axis=1) - frame["latency_s"])
+    if (excess > 1e-6).any():
+        raise ValueError(f"case {index} ({case.method}): the parts miss latency_s by up to {excess.max():.3g} s")
+    frame.insert(0, "case", np.full(len(frame), index, dtype=np.int64))
+    known = pd.DataFrame({name: np.asarray(values) for name, values in case.quality.items()})
+    if "image" not in known:
+        return frame.assign(**{name: np.full(len(frame), math.nan) for name in quality})
+    if known["image"].duplicated().any():
+        raise ValueError(f"case {index} ({case.method}): two quality rows for one image")
+    by_image = known.set_index("image").reindex(columns=list(quality)).astype(np.float64)
+    return frame.assign(**{name: by_image[name].reindex(frame["image"]).to_numpy() for name in quality})
+
+
+def _quality_names(cases: Sequence[Case]) -> tuple[str, ...]:
+    more = {name for case in cases for name in case.quality} - {"image", *QUALITY_COLUMNS}
+    return (*QUALITY_COLUMNS, *sorted(more))
+
+
+def _method_columns(cases: Sequence[Case]) -> dict[str, pd.Series]:
+    texts = {"method": [case.method for case in cases], "method_name": [case.name for case in cases]}
+    return {name: pd.Series(values, dtype=object) for name, values in texts.items()}
+
+
+def _swept_columns(cases: Sequence[Case]) -> dict[str, pd.Series]:
+    """Swept values by dotted path, in order of first appearance: numbers where all are numbers, else text, JSON if need be."""
+    keys = dict.fromkeys(key for case in cases for key in case.swept)
+    return {key: _column([case.swept.get(key) for case in cases]) for key in keys}
+
+
+def _column(values: Sequence[Any]) -> pd.Series:
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
+        whole = len(present) == len(values) and all(isinstance(value, int) for value in values)
+        return pd.Series([math.nan if value is None else value for value in values], dtype="int64" if whole else "float64")
+    text = [value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True) for value in values]
+    return pd.Series(text, dtype=object)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: it becomes null, infinities become text; numpy scalars become Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

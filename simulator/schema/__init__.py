@@ -1,1 +1,0 @@
-"""The sections of a scenario, a file each: what may stand there, in the units of the YAML. `simulator/scenario.py` puts them together."""

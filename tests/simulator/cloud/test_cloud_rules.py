@@ -1,0 +1,323 @@
+"""Who is served first and where, memory, crashes, replicas that come and go, and other tenants."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.cloud.cloud import Cloud
+from simulator.cloud.replica import Replica, recomputed
+from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash, Discipline, Routing
+from simulator.engine.case import PARTS
+from simulator.engine.device import FleetPart
+from simulator.engine.workload import Arrivals, ClosedLoop
+from simulator.network.access import Network
+from simulator.network.radio import RadioFigures
+from simulator.network.transport import TRANSPORTS
+from simulator.pricing.costs import Work
+from simulator.pricing.program import OTHER, PASS, Item
+from tests.simulator.build import (
+    CLOUD_COSTS,
+    DEVICE_COSTS,
+    NETWORK,
+    UniformCosts,
+    arrivals,
+    base,
+    call,
+    case,
+    emit,
+    forward,
+    program,
+    reply,
+)
+from tests.simulator.cloud.test_cloud import FREE, Client, Loop, opened
+from tests.simulator.engine.test_engine import cases
+
+
+@dataclass
+class TokenCosts(UniformCosts):
+    """A pass takes a second for each new position."""
+
+    def pass_seconds(self, work: Work) -> float:
+        return float(work.tokens)
+
+
+def other(seconds: float) -> Item:
+    return (0, 0, 0, 0, 0, seconds, OTHER, ())
+
+
+@pytest.mark.parametrize(
+    ("queue", "order"),
+    [("fifo", [0, 1, 2]), ("shortest-first", [2, 0, 1]), ("earliest-deadline", [1, 2, 0]), ("priority", [1, 0, 2])],
+)
+def test_who_is_served_first(queue: Discipline, order: list[int]) -> None:
+    loop, blocker, clients = Loop(), Client(), [Client() for _ in range(3)]
+    replica = Replica(CLOUD_COSTS, 1, loop.at, queue)
+    replica.submit(blocker, 0.0, (other(1.0),))
+    for client, seconds, deadline_s, priority in zip(clients, (2.0, 3.0, 1.0), (9.0, 7.0, 8.0), (0, 5, 0), strict=True):
+        client.deadline_s, client.priority = deadline_s, priority
+        replica.submit(client, 0.0, (other(seconds),))
+    loop.run()
+    assert sorted(range(3), key=lambda i: clients[i].done_s[0]) == order
+
+
+def test_shortest_first_counts_what_is_left_of_a_call() -> None:
+    """Once the long call has 1 s left, it goes before another one of 2 s."""
+    loop, long, short = Loop(), Client(), Client()
+    replica = Replica(CLOUD_COSTS, 1, loop.at, "shortest-first")
+    replica.submit(long, 0.0, (other(3.0), other(1.0)))
+    loop.run(1.0)
+    replica.submit(short, 1.0, (other(2.0),))
+    loop.run()
+    assert (long.done_s, short.done_s) == ([4.0], [6.0])
+
+
+@pytest.mark.parametrize(
+    ("routing", "chosen"), [("least-loaded", [0, 1, 2, 0]), ("round-robin", [0, 1, 2, 0]), ("join-shortest-queue", [0, 1, 2, 1])]
+)
+def test_routing(routing: Routing, chosen: list[int]) -> None:
+    """Session 0 is at work, the others think."""
+    loop = Loop()
+    cloud = Cloud(CLOUD_COSTS, 3, 4, loop.at, CloudRules(routing=routing))
+    clients = [Client() for _ in range(4)]
+    found = []
+    for client in clients:
+        replica = opened(cloud, client)
+        found.append(replica.number)
+        if client is clients[0]:
+            replica.submit(client, 0.0, (other(1.0),))
+    assert found == chosen
+
+
+def test_a_session_waits_for_admission_until_another_has_its_last_answer() -> None:
+    one = program(call(0), [[forward("cloud"), forward("cloud", kv=1), reply()]])
+    columns = case([one], arrivals((0, 0, 0), (0, 1, 0), (0, 2, 0)), network=FREE, rules=CloudRules(max_sessions=1)).columns
+    assert columns["cloud_queue_s"].tolist() == [0.0, 2 / 64, 4 / 64]
+
+
+def test_who_cannot_wait_is_refused_and_stands_in_no_column() -> None:
+    one = program(call(0), [[forward("cloud"), reply()]])
+    requests = arrivals((0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 1, 0))
+    result = case([one], requests, network=FREE, rules=CloudRules(max_sessions=1, max_waiting=1))
+    assert result.refused == 1
+    assert result.columns["request"].tolist() == [0, 1, 3]
+    assert result.columns["latency_s"].tolist() == [1 / 64, 2 / 64, 1 / 64]
+
+
+def passes(count: int) -> list[dict[str, int]]:
+    """One row, one position a pass; nothing of the caption in the cache, so that the cache holds 1, 2, ... positions."""
+    return [forward("cloud", 1, n, rows=1, kv_caption=0) for n in range(count)]
+
+
+def test_sessions_wait_for_memory() -> None:
+    """Two of 3 positions each do not fit 5: the second waits for the first's end, all the 3 passes of it."""
+    one = program(call(0), [[*passes(3), reply()]], cloud_costs=TokenCosts())
+    both = arrivals((0, 0, 0), (0, 1, 0))
+    latency_s = [case([one], both, network=FREE, cloud=TokenCosts(), rules=CloudRules(kv_tokens=fits)).columns["latency_s"].tolist()
+                 for fits in (5, 6)]  # fmt: skip
+    assert latency_s == [[3.0, 6.0], [5.0, 6.0]]  # with room for both: alone, then together twice (2 s each), then alone
+
+
+def test_what_was_evicted_is_computed_again() -> None:
+    """Room for 3 positions, one pass at a time. A and B take turns: A0 B0 A1, then B1 takes A's place; A2 feeds all 3
+    positions again (3 s) in B's place, and B2 likewise."""
+    one = program(call(0), [[*passes(3), reply()]], cloud_costs=TokenCosts())
+    rules = CloudRules(kv_tokens=3, evict=True)
+    result = case([one], arrivals((0, 0, 0), (0, 1, 0)), network=FREE, cloud=TokenCosts(), max_batch=1, rules=rules)
+    assert result.columns["latency_s"].tolist() == [1 + 1 + 1 + 1 + 3, 1 + 1 + 1 + 1 + 3 + 3]
+
+
+def test_recomputing_feeds_what_was_cached() -> None:
+    costs = TokenCosts()
+    item: Item = (*Work.of_pass(2, 3, 10), 1.0, PASS, ((5, True),))
+    assert recomputed(item, costs) == (*Work.of_pass(2, 13, 0), 26.0, PASS, ((5, True),))
+    assert recomputed(other(1.0), costs) == other(1.0)
+
+
+@pytest.mark.parametrize("kv_tokens", [2.0])
+def test_memory_for_less_than_one_session_is_refused(kv_tokens: float) -> None:
+    one = program(call(0), [[*passes(3), reply()]])
+    with pytest.raises(ValueError, match="less than one session needs"):
+        case([one], arrivals((0, 0, 0)), rules=CloudRules(kv_tokens=kv_tokens))
+
+
+def test_a_crash_costs_the_news_of_it_the_request_again_and_the_lost_work() -> None:
+    """It hits in the middle of the second of two passes; another replica takes over."""
+    one = program(call(0), [[forward("cloud"), forward("cloud", kv=1), reply()]])
+    up_s, reply_s = 2.0**-10 + 1 / 32, 2.0**-10 + 1 / 16
+    crash = Crash(0, up_s + 1.5 / 64, 10.0)
+    columns = case([one], arrivals((0, 0, 0)), replicas=2, rules=CloudRules(crashes=(crash,))).columns
+    assert columns["latency_s"].tolist() == [up_s + 1.5 / 64 + 1 / 16 + up_s + 2 / 64 + reply_s]
+    parts = [columns[name][0] for name in ("uplink_s", "cloud_queue_s", "cloud_compute_s", "downlink_s")]
+    assert parts == [2 * up_s, 0.5 / 64, 3 / 64, 1 / 16 + reply_s]  # the pass cut off counts as waiting, the one lost as work
+
+
+def test_parts_that_have_left_are_not_made_again_after_a_crash() -> None:
+    """The first pass had its part sent; only the second is repeated. One replica, down for a second."""
+    one = program(call(0), [[forward("cloud"), emit(), forward("cloud", kv=1), reply()]])
+    result = case([one], arrivals((0, 0, 0)), network=FREE, rules=CloudRules(crashes=(Crash(0, 1.5 / 64, 1.0),)))
+    assert result.columns["latency_s"].tolist() == [1.5 / 64 + 1.0 + 1 / 64]
+    assert result.cloud_up_s == [2.5 / 64]
+
+
+def test_what_the_device_sends_after_a_crash_grows_with_the_session() -> None:
+    """Between two calls: the request that opened the session, 2 bytes for each of 5 ids in the cache, one fp16 vector."""
+    from tests.simulator.build import send, wait
+
+    one = program(
+        [send(0, 100, feature_vectors=1), wait(0), forward(), *call(1)],
+        [[forward("cloud", 5, 0), reply()], [forward("cloud", 1, 5), reply()]],
+    )
+    assert one.context_bytes == (0, 100 + 2 * 5 + 2 * 8)
+
+
+def test_after_a_crash_the_connection_is_opened_again_and_what_is_sent_again_is_counted() -> None:
+    """A round trip of 3/32 s for each of the two connections, and the request of 128 bytes twice."""
+    one = program(call(0), [[forward("cloud"), reply()]])
+    tcp = Network(math.inf, math.inf, 1 / 32, 1 / 16, transport=TRANSPORTS["tcp"])
+    landed_s = 3 / 32 + 1 / 32
+    rules = CloudRules(crashes=(Crash(0, landed_s + 0.5 / 64, 10.0),))
+    crashed, whole = (case([one], arrivals((0, 0, 0)), network=tcp, replicas=2, rules=r).columns for r in (rules, CloudRules()))
+    assert whole["connect_s"].tolist() == [3 / 32]
+    assert crashed["connect_s"].tolist() == [2 * 3 / 32]
+    assert crashed["bytes_up"].tolist() == [2 * 128]
+    assert whole["bytes_up"].tolist() == [128]
+    assert crashed["latency_s"].tolist() == [landed_s + 0.5 / 64 + 1 / 16 + 3 / 32 + 1 / 32 + 1 / 64 + 1 / 16]
+
+
+def test_sessions_of_one_device_open_one_connection_after_a_crash() -> None:
+    one = program(call(0), [[forward("cloud"), reply()]])
+    tcp = Network(math.inf, math.inf, 1 / 32, 1 / 16, transport=TRANSPORTS["tcp"])
+    rules = CloudRules(crashes=(Crash(0, 3 / 32 + 1 / 32 + 0.5 / 64, 10.0),))
+    columns = case([one], arrivals((0, 0, 0), (0, 0, 0)), network=tcp, replicas=2, rules=rules, devices=1, max_batch=1).columns
+    assert columns["connect_s"].tolist()[0] == 2 * 3 / 32
+    assert columns["connect_s"].max() == 2 * 3 / 32
+
+
+def test_a_replica_starts_where_sessions_wait_and_stops_when_idle() -> None:
+    one = program(call(0), [[forward("cloud"), reply()]], cloud_costs=UniformCosts(pass_s=4.0))
+    rules = CloudRules(max_sessions=1, autoscale=Autoscale(2, 1.0, start_up_s=1.0, idle_s=2.0))
+    requests = arrivals((0, 0, 0), (0, 1, 0), (20, 2, 0))
+    result = case([one], requests, network=FREE, cloud=UniformCosts(pass_s=4.0), rules=rules)
+    assert result.columns["cloud_queue_s"].tolist() == [0.0, 1.0, 0.0]
+    assert result.cloud_up_s == [24.0, 4.0 + 2.0]
+    assert result.mean_replicas == 30.0 / 24.0
+    for warmup_s, replicas in ((3.0, (21.0 + 4.0) / 21.0), (10.0, 1.0)):  # the second is up from 1 s to 7 s
+        warm = case([one], requests, network=FREE, cloud=UniformCosts(pass_s=4.0), rules=rules, warmup_s=warmup_s)
+        assert warm.mean_replicas == pytest.approx(replicas)
+        assert warm.cloud_up_s == result.cloud_up_s
+
+
+def test_other_tenants_take_their_share() -> None:
+    """200 s at a share of a quarter, jobs of 1/64 s: Poisson busy time, standard deviation sqrt(50 / 64); 4.5 of them."""
+    one = program(call(0), [[forward("cloud"), reply()]])
+    rules = CloudRules(background=Background(0.25, 1 / 64), seed=3)
+    result = case([one], arrivals((0, 0, 0), (200, 0, 0)), network=FREE, rules=rules)
+    assert abs(result.cloud_busy_s[0] - 2 / 64 - 50.0) < 4.5 * math.sqrt(50 / 64)
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        (CloudRules(crashes=(Crash(1, 0.0, 1.0),)), "replica 1 cannot crash, there are 1"),
+        (CloudRules(max_sessions=0), "max_sessions must be >= 1"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(rules: CloudRules, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Cloud(CLOUD_COSTS, 1, 1, Loop().at, rules)
+
+
+@st.composite
+def loaded_cases(draw: st.DrawFn) -> dict[str, object]:
+    inputs = draw(cases())
+    need = max(p.kv_tokens for p in inputs["programs"])  # type: ignore[attr-defined]
+    first_s, last_s = inputs["requests"].requested_s[[0, -1]]  # type: ignore[attr-defined]
+    replicas = int(inputs["replicas"])  # type: ignore[call-overload]
+    crash = st.builds(
+        Crash, st.integers(0, replicas - 1), st.floats(first_s, last_s + 0.3), st.floats(0.001, 1.0)
+    )  # fmt: skip
+    radio = RadioFigures(0.1, 0.5, 0.05, 0.04, 0.3, 1000.0, 0.01, 2.0, 1.0, 0.5, 1e-6, 1e-6)
+    changes: list[dict[str, Any]] = [
+        {}, {"radio": radio}, {"devices_per_cell": 2}, {"transport": TRANSPORTS["grpc"], "up_loss": 0.05, "radio": radio},
+    ]  # fmt: skip
+    inputs["network"] = replace(inputs["network"], **draw(st.sampled_from(changes)))  # type: ignore[type-var]
+    inputs["rules"] = CloudRules(
+        queue=draw(st.sampled_from(["fifo", "shortest-first", "earliest-deadline", "priority"])),
+        routing=draw(st.sampled_from(["least-loaded", "round-robin", "join-shortest-queue"])),
+        max_sessions=draw(st.sampled_from([None, 1, 2])),
+        max_waiting=draw(st.sampled_from([None, 0, 2])),
+        kv_tokens=draw(st.sampled_from([math.inf, need, 1.5 * need])),
+        evict=draw(st.booleans()),
+        crashes=tuple(draw(st.lists(crash, max_size=3))),
+        autoscale=draw(st.sampled_from([None, Autoscale(replicas + 2, 1.0, 0.05, 0.2)])),
+        background=draw(st.sampled_from([None, Background(0.2, 0.01)])),
+    )
+    return inputs
+
+
+@settings(max_examples=60, deadline=None)
+@given(loaded_cases())
+def test_under_any_rules_every_request_is_answered_or_refused(inputs: dict[str, object]) -> None:
+    result = case(**inputs)  # type: ignore[arg-type]
+    columns = result.columns
+    assert len(columns["request"]) + result.refused == len(inputs["requests"])  # type: ignore[arg-type]
+    assert result.unfinished == 0
+    total = sum(columns[part] for part in PARTS)
+    assert np.all(np.abs(total - columns["latency_s"]) <= 1e-6)
+    assert all(np.all(columns[part] >= -1e-6) for part in PARTS)
+
+
+def test_a_run_that_is_ended_says_what_it_left() -> None:
+    one = program(call(0), [[forward("cloud"), reply()]])
+    result = case([one], arrivals(*[(0, 0, 0)] * 5), network=FREE, until_s=2.5 / 64, max_batch=1)
+    assert (len(result.columns["request"]), result.unfinished, result.makespan_s) == (2, 3, 2.5 / 64)
+
+
+def test_a_fleet_of_two_kinds_has_its_own_hardware_links_and_priorities() -> None:
+    """Device 0 computes 4 times as long as 1 and 2, whose uplink is twice as long; theirs is the priority."""
+    slow, fast = UniformCosts(pass_s=1 / 64, power_w=1.0), UniformCosts(pass_s=1 / 256, power_w=8.0)
+    device, cloud = [forward(), *call(0)], [[forward("cloud"), reply()]]
+    far = Network(NETWORK.up_bps, NETWORK.down_bps, 2 * NETWORK.up_delay_s, NETWORK.down_delay_s)
+    parts = [
+        FleetPart(1, [program(device, cloud, device_costs=slow)], slow, NETWORK),
+        FleetPart(2, [program(device, cloud, device_costs=fast)], fast, far, priority=1),
+    ]
+    columns = case([], arrivals((0, 0, 0), (1, 1, 0), (2, 2, 0)), devices=3, fleet=parts).columns
+    assert columns["device_compute_s"].tolist() == [1 / 64, 1 / 256, 1 / 256]
+    assert columns["uplink_s"].tolist() == [2.0**-10 + 1 / 32] + [2.0**-10 + 1 / 16] * 2
+    assert columns["device_energy_j"].tolist() == [1 / 64, 8 / 256, 8 / 256]
+    with pytest.raises(ValueError, match="not 4"):
+        case([], arrivals((0, 0, 0)), devices=4, fleet=parts)
+
+
+def test_in_a_closed_loop_a_device_asks_again_once_it_has_thought() -> None:
+    """No request while one is open on the device, and all of them before the end; the rate is by the law of the closed loop."""
+    result = case([base(2)], ClosedLoop(1, think_s=0.5, duration_s=400.0, prompts=1), devices=4)  # type: ignore[arg-type]
+    columns = result.columns
+    assert np.all(np.diff(columns["requested_s"]) >= 0)
+    assert columns["requested_s"].max() < 400.0
+    for device in range(4):
+        mine = columns["device"] == device
+        assert np.all(columns["requested_s"][mine][1:] > columns["done_s"][mine][:-1])
+    # A renewal process per device, of mean cycle Z + R and deviation Z: the count is within 4.5 deviations.
+    cycle_s = 0.5 + columns["latency_s"].mean()
+    expected = 4 * 400.0 / cycle_s
+    assert abs(len(columns["request"]) - expected) < 4.5 * math.sqrt(expected) * 0.5 / cycle_s + 4
+
+
+def test_a_closed_loop_asks_the_same_whatever_the_fleet() -> None:
+    few, many = (case([base(2)], ClosedLoop(1, 0.5, 20.0, 1), devices=n).columns for n in (1, 3))  # type: ignore[arg-type]
+    assert few["requested_s"][0] == many["requested_s"][many["device"] == 0][0]
+
+
+def test_devices_of_one_kind_or_in_two_parts_are_the_same() -> None:
+    requests = Arrivals(np.arange(8) * 0.05, np.arange(8) % 4, np.zeros(8, np.int64))
+    whole = case([base(3)], requests, devices=4).columns
+    parts = [FleetPart(2, [base(3)], DEVICE_COSTS, NETWORK) for _ in range(2)]
+    split = case([], requests, devices=4, fleet=parts).columns
+    assert all(np.array_equal(whole[name], split[name], equal_nan=True) for name in whole if whole[name].dtype.kind == "f")

@@ -1,0 +1,104 @@
+"""The co-located rival of a split, and closed forms of speculation that a simulator must meet.
+
+Drafts of gamma passes of t_d seconds and a test of t_v a round, over R rounds; cloud alone T passes of t_v.
+"""
+
+import numpy as np
+import pytest
+
+from benchmarks.workload_w import ANSWER, DRAFTED, rounds_of
+from simulator.core.rng import stream
+from simulator.engine.case import CaseResult
+from simulator.engine.workload import Arrivals, single_arrival
+from simulator.network.access import Network
+from simulator.pricing.costs import Costs
+from simulator.pricing.program import OTHER, SessionProgram, compile_colocated, compile_session
+from tests.simulator.build import PRICING, Op, UniformCosts, base, call, case, compute, forward, recording, reply
+
+DRAFT_S, VERIFY_S, GAMMA, ROUNDS, TOKENS = 1 / 256, 1 / 64, 4, 10, 40
+DEVICE = UniformCosts(pass_s=DRAFT_S, image_decoder_s=0.0)
+CLOUD = UniformCosts(pass_s=VERIFY_S, caption_encoder_s=0.0)
+
+
+def speculation(rounds: int = ROUNDS) -> tuple[list[Op], list[list[Op]]]:
+    device = [x for number in range(rounds) for x in [*[forward()] * GAMMA, *call(number, 0)]]
+    return device, [[forward("cloud", GAMMA + 1, 5 * number), reply(0, ids=2)] for number in range(rounds)]
+
+
+def both(ops: tuple[list[Op], list[list[Op]]], companion: Costs = DEVICE) -> tuple[SessionProgram, SessionProgram]:
+    """Split and co-located."""
+    one = recording(*ops)
+    return compile_session(one, DEVICE, CLOUD, PRICING), compile_colocated(one, DEVICE, companion, CLOUD, PRICING)
+
+
+def alone(program: SessionProgram, rtt_s: float) -> float:
+    network = Network(1e12, 1e12, rtt_s / 2, rtt_s / 2)
+    return float(case([program], single_arrival(), network=network).columns["latency_s"][0])
+
+
+def saturated(program: SessionProgram, sessions: int = 40) -> CaseResult:
+    """All at once, each on a device of its own, one pass at a time in the cloud."""
+    requests = Arrivals(np.zeros(sessions), np.arange(sessions), np.zeros(sessions, np.int64))
+    return case([program], requests, network=Network(1e12, 1e12, 0.0, 0.0), devices=sessions, max_batch=1)
+
+
+@pytest.mark.parametrize("rtt_s", [0.0, 0.001, 0.05, 0.3])
+def test_co_located_speculation_is_never_slower_than_split_on_equal_hardware(rtt_s: float) -> None:
+    split, together = (alone(one, rtt_s) for one in both(speculation()))
+    work_s = ROUNDS * (GAMMA * DRAFT_S + VERIFY_S)
+    assert split == pytest.approx(work_s + ROUNDS * rtt_s, rel=1e-3)
+    assert together == pytest.approx(work_s + rtt_s, rel=1e-3)
+    assert together <= split + 1e-6
+
+
+def test_a_split_beats_the_cloud_alone_below_the_rtt_of_the_closed_form() -> None:
+    """T t_v + RTT = R (gamma t_d + t_v + RTT) at RTT = (T t_v - R (gamma t_d + t_v)) / (R - 1); within 2 % of it the winner changes."""
+    split, _ = both(speculation())
+    cloud_alone = base(TOKENS, device_costs=DEVICE, cloud_costs=CLOUD)
+    even_s = (TOKENS * VERIFY_S - ROUNDS * (GAMMA * DRAFT_S + VERIFY_S)) / (ROUNDS - 1)
+    assert alone(split, 0.98 * even_s) < alone(cloud_alone, 0.98 * even_s)
+    assert alone(split, 1.02 * even_s) > alone(cloud_alone, 1.02 * even_s)
+
+
+def test_offloaded_drafting_multiplies_what_a_cloud_serves() -> None:
+    """One round costs it t_v instead of gamma t_d + t_v: 1 + gamma t_d / t_v times the sessions, within 2 %."""
+    split, together = both(speculation())
+    gain = saturated(together).makespan_s / saturated(split).makespan_s
+    assert gain == pytest.approx(1.0 + GAMMA * DRAFT_S / VERIFY_S, rel=0.02)
+
+
+@pytest.mark.parametrize("acceptance", [0.3, 0.8, 0.95])
+def test_tokens_of_a_round_are_those_expected(acceptance: float) -> None:
+    """Leviathan et al. 2023, equation 1: (1 - a^(gamma + 1)) / (1 - a) tokens a round. By Wald's identity the rounds of an answer
+    times that are its tokens, plus what the last round makes beyond them, half a round at most on average."""
+    draws = stream(0, "test")
+    rounds = np.mean([rounds_of(draws, acceptance, redraft=True) for _ in range(600)])
+    expected = (1.0 - acceptance ** (DRAFTED + 1)) / (1.0 - acceptance)
+    assert rounds * expected == pytest.approx(ANSWER + (expected - 1.0) / 2, rel=0.02)
+
+
+def test_only_the_result_crosses_the_network() -> None:
+    device, cloud = speculation(2)
+    _, together = both(([*device, compute("phi"), compute("image_decoder")], cloud), UniformCosts(pass_s=1 / 32, phi_s=1 / 8))
+    ((request_bytes, lead, items, (reply_bytes, first)),) = together.calls
+    assert (request_bytes, lead, first) == (0, (), True)
+    assert reply_bytes == 4 * 2 + len(b"\x92\xa6Tokens\xc4\x08")  # 4 ids in a blob, in an array with its name
+    kinds = [OTHER] * GAMMA + [0] + [OTHER] * GAMMA + [0] + [OTHER]
+    assert [item[6] for item in items] == kinds
+    assert [item[5] for item in items if item[6] == OTHER] == [1 / 32] * 8 + [1 / 8]
+    assert not any(item[7] for item in items)
+
+
+def test_where_the_device_makes_no_pass_placement_changes_nothing() -> None:
+    ops = ([*call(0), compute("image_decoder")], [[forward("cloud"), reply()]])
+    split, together = both(ops)
+    assert together == split
+
+
+def test_a_method_without_calls_sends_its_caption() -> None:
+    one = recording([compute("caption_encoder"), forward(), forward()], first_by_cloud=False)
+    one.meta["spec"] = {"prompt": "a red circle"}
+    together = compile_colocated(one, DEVICE, DEVICE, CLOUD, PRICING)
+    assert len(together.calls) == 1
+    assert together.bytes_up > len("a red circle")
+    assert together.device_s == 0.0

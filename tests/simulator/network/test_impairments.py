@@ -1,0 +1,341 @@
+"""The general link: varying rates against a packet walk, delays, losses against closed forms, buffers, outages, shared wires."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.core.rng import stream
+from simulator.network.impairments import DISTRIBUTIONS, Jitter, Loss
+from simulator.network.link import ImpairedLink, Link
+from simulator.network.transport import MAX_RTO_S, TRANSPORTS
+from simulator.network.wire import Capacity, VaryingWire, Wire
+
+IDEAL, TCP = TRANSPORTS["ideal"], TRANSPORTS["tcp"]
+
+
+def steps(*pieces: tuple[float, float]) -> Capacity:
+    """Capacity of (seconds, bit/s) one after another, for ever again."""
+    ends = np.cumsum([seconds for seconds, _ in pieces])
+    return Capacity(np.append(0.0, ends[:-1]), [rate for _, rate in pieces], float(ends[-1]))
+
+
+# --- rate
+
+
+def walk(pieces: list[tuple[float, float]], offset_s: float, sent: list[tuple[float, int]]) -> list[float]:
+    """When the last packet of each message is out, packet by packet and piece by piece, with no cumulative sum."""
+    duration = sum(seconds for seconds, _ in pieces)
+    done: list[float] = []
+    now = 0.0
+    for at, size in sent:
+        now = max(now, at)
+        while size > 0:
+            packet = min(size, 1500)
+            size -= packet
+            bits = 8.0 * packet
+            while bits > 0.0:
+                phase = (now + offset_s) % duration
+                for seconds, rate in pieces:  # noqa: B007
+                    if phase < seconds:
+                        break
+                    phase -= seconds
+                left = seconds - phase
+                if rate * left >= bits:
+                    now += bits / rate
+                    bits = 0.0
+                else:
+                    bits -= rate * left
+                    now += left + 1e-12  # beyond the edge, whatever the rounding
+        done.append(now)
+    return done
+
+
+def test_one_event_finishing_times_equal_a_packet_walk() -> None:
+    """200 random traces with stretches of no rate, entered anywhere, and messages from one byte to some hundred packets."""
+    random = np.random.default_rng(5)
+    for _ in range(200):
+        count = int(random.integers(1, 12))
+        pieces = list(zip(random.uniform(0.05, 2.0, count).tolist(), random.uniform(0.2e6, 40e6, count).tolist(), strict=True))
+        pieces = [(seconds, 0.0 if random.random() < 0.2 and index else rate) for index, (seconds, rate) in enumerate(pieces)]
+        offset = float(random.uniform(0.0, 20.0))
+        at = np.cumsum(random.exponential(0.3, 40))
+        sizes = np.where(random.random(40) < 0.5, random.integers(1, 3000, 40), random.integers(1, 400_000, 40))
+        sent = list(zip(at.tolist(), sizes.tolist(), strict=True))
+        wire = VaryingWire(steps(*pieces), offset)
+        link = ImpairedLink(wire, 0.0, 0.0, IDEAL)
+        link._rto_s = math.inf  # the wire alone: what an outage costs a transport is below
+        slowest = min(rate for _, rate in pieces if rate)
+        expected = walk(pieces, offset, sent)
+        found = [link.send(*one) for one in sent]
+        assert found == pytest.approx(expected, abs=1e-7)
+        assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) < 12_000 / slowest
+
+
+def test_a_varying_wire_is_exact_at_its_edges() -> None:
+    wire = VaryingWire(steps((1.0, 1024.0), (1.0, 0.0), (2.0, 512.0)))
+    assert wire.finish_s(0.0, 512.0) == 0.5
+    assert wire.finish_s(0.0, 1024.0) == 1.0  # the last bit of a stretch, not the first after the pause
+    assert wire.finish_s(0.0, 1536.0) == 3.0
+    assert wire.finish_s(1.5, 512.0) == 3.0
+    assert wire.finish_s(0.0, 2048.0) == 4.0  # the whole period, and not the next one's beginning
+    assert wire.finish_s(0.0, 2048.0 * 1000 + 512.0) == 4000.5
+    assert wire.finish_s(1.5, 0.0) == 1.5
+    assert wire.bits(0.5, 3.0) == 1024.0
+    assert list(wire.outages(0.0, 4.0)) == [(1.0, 2.0)]
+    assert list(wire.outages(1.5, 6.0)) == [(1.0, 2.0), (5.0, 6.0)]
+    assert VaryingWire(steps((2.0, 0.0)), 0.3).finish_s(1.0, 1.0) == math.inf
+
+
+def test_an_outage_runs_over_the_end_of_the_trace() -> None:
+    wire = VaryingWire(steps((1.0, 0.0), (1.0, 8.0), (1.0, 0.0)), offset_s=2.0)
+    assert list(wire.outages(0.0, 3.5)) == [(0.0, 2.0), (3.0, 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("times", "rate", "duration"),
+    [
+        ([], [], 1.0), ([0.5], [1.0], 1.0), ([0.0, 1.0], [1.0], 2.0), ([0.0, 1.0], [1.0, 2.0], 1.0), ([0.0, 1.0, 0.5], [1.0] * 3, 3.0),
+        ([0.0], [-1.0], 1.0), ([0.0], [math.nan], 1.0), ([0.0], [math.inf], 1.0), ([0.0], [1.0], math.inf),
+        ([0.0, math.nan], [1.0] * 2, 2.0),
+    ],
+)  # fmt: skip
+def test_a_rate_that_cannot_be_is_refused(times: list[float], rate: list[float], duration: float) -> None:
+    with pytest.raises(ValueError, match=r"times|rate"):
+        Capacity(times, rate, duration)
+
+
+# --- delay
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_delays_have_the_mean_and_the_deviation_asked_for(distribution: str) -> None:
+    """The Pareto of ratio 0.2 has no fourth moment to speak of, so its deviation converges slowest: 5 % at this seed."""
+    draw = Jitter(0.02, distribution).draws(0.1, stream(4, "jitter", distribution))
+    drawn = draw(200_000)
+    assert drawn.min() >= 0.0
+    assert drawn.mean() == pytest.approx(0.1, rel=0.005)
+    assert drawn.std() == pytest.approx(0.02, rel=0.05)
+
+
+def test_measured_deviations_are_drawn_as_they_are() -> None:
+    drawn = Jitter(samples_s=(-1.0, 0.0, 0.25)).draws(0.5, stream(0, "jitter"))(30_000)
+    values, counts = np.unique(drawn, return_counts=True)
+    assert values.tolist() == [0.0, 0.5, 0.75]  # no delay below 0
+    assert counts / 30_000 == pytest.approx([1 / 3] * 3, abs=5 * math.sqrt(2 / 9 / 30_000))
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_messages_stay_in_order_and_delays_do_not_depend_on_blocks(distribution: str) -> None:
+    def link() -> ImpairedLink:
+        return ImpairedLink(Wire(1e9), 0.05, 0.1, IDEAL, draw=Jitter(0.04, distribution).draws(0.05, stream(1, "jitter")))
+
+    one = link()
+    arrived = [one.send(0.001 * n, 100) for n in range(500)]
+    assert arrived == sorted(arrived)
+    drawn = Jitter(0.04, distribution).draws(0.05, stream(1, "jitter"))(500)
+    far = link()
+    assert [far.send(10.0 * n, 100) - 10.0 * n for n in range(500)] == pytest.approx((drawn + 800e-9).tolist(), abs=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("jitter", "mean"),
+    [(Jitter(-1.0), 1.0), (Jitter(math.nan), 1.0), (Jitter(0.1, "gamma"), 0.0), (Jitter(0.0, "pareto"), 1.0), (Jitter(0.1, "cauchy"), 1.0),
+     (Jitter(samples_s=(0.0, math.nan)), 1.0)],
+)  # fmt: skip
+def test_a_delay_that_cannot_be_is_refused(jitter: Jitter, mean: float) -> None:
+    with pytest.raises(ValueError, match=r"must be|needs a mean"):
+        jitter.draws(mean, stream(0, "jitter"))
+
+
+# --- loss
+
+RTT, RTO = 0.060, 0.260
+
+
+def extra_delays(size: int, p: float, messages: int, burst: float | None = None) -> np.ndarray:
+    """What loss adds to messages far apart on a wire so fast that only delays count, RTT 60 ms."""
+    loss = Loss(p, stream(11, "loss", size), burst)
+    link = ImpairedLink(Wire(math.inf), RTT / 2, RTT, IDEAL, loss=loss)
+    sent = 32.0 * np.arange(messages)
+    late = np.array([link.send(float(at), size) for at in sent]) - sent - RTT / 2
+    return np.asarray(np.round(late, 6))  # of times up to 4e6 s
+
+
+def repeats_s(segments: int, p: float) -> float:
+    """Mean of the timeouts for losses of repetitions: the j-th costs RTO 2**(j-1) where a segment is lost more than j times."""
+    return sum((1.0 - (1.0 - p ** (j + 1)) ** segments) * RTO * 2.0 ** (j - 1) for j in range(1, 9))
+
+
+def test_loss_of_a_small_message_costs_a_timeout() -> None:
+    """120,000 messages at 5 %: the mean's standard error is 1.3 %."""
+    p = 0.05
+    extra = extra_delays(100, p, 120_000)
+    assert np.mean(extra > 0.0) == pytest.approx(p, rel=0.05)
+    assert extra.mean() == pytest.approx(RTO * p / (1.0 - 2.0 * p), rel=0.05)  # sum of p**k (1 - p) (2**k - 1) RTO
+    assert np.percentile(extra, 99) == pytest.approx(RTO)
+    assert np.percentile(extra, 99.9) == pytest.approx(3.0 * RTO)
+
+
+def test_loss_in_a_long_message_costs_a_round_trip() -> None:
+    """64 KB are 46 segments: 37 % of them lose one at 1 %, most a round trip, the last segment of all a tail loss probe."""
+    p, n = 0.01, 46
+    extra = extra_delays(65536, p, 40_000)
+    probe = 2.0 * RTT + 0.002
+    mean = sum(p * (1.0 - p) ** behind * RTT * (1.0 if behind >= 3 else 1.25) for behind in range(1, n)) + p * (probe + p * RTT)
+    mean += repeats_s(n, p)
+    assert np.mean(extra > 0.0) == pytest.approx(1.0 - (1.0 - p) ** n, rel=0.05)
+    assert extra.mean() == pytest.approx(mean, rel=0.05)
+    assert np.percentile(extra, 70) == pytest.approx(RTT)
+    # Above a round trip: a loss among the last three segments, or a loss of a repetition (0.46 %).
+    assert np.mean(extra > 1.1 * RTT) == pytest.approx(1.0 - (1.0 - p) ** 3 + 1.0 - (1.0 - p * p) ** n, rel=0.1)
+    assert probe <= np.percentile(extra, 99) <= 1.05 * probe
+
+
+def test_bursts_have_the_mean_and_the_length_asked_for() -> None:
+    loss = Loss(0.02, stream(3, "loss"), 4.0)
+    lost = np.array(loss.lost(0.0, 2_000_000))
+    bursts = 1 + np.count_nonzero(np.diff(lost) > 1)
+    assert len(lost) / 2_000_000 == pytest.approx(0.02, rel=0.05)
+    assert len(lost) / bursts == pytest.approx(4.0, rel=0.05)
+    # Packets of a burst are lost together, so fewer messages suffer: those that begin in one, or in which one begins.
+    hit = np.mean([bool(Loss(0.02, stream(n, "loss"), 4.0).lost(0.0, 10)) for n in range(8000)])
+    assert hit == pytest.approx(0.02 + 0.98 * (1.0 - (1.0 - 0.02 / 0.98 / 4.0) ** 9), abs=4 * math.sqrt(0.06 / 8000))
+
+
+def test_a_burst_is_over_after_a_pause() -> None:
+    """One packet every second: losses are independent, whatever the bursts; one every millisecond: they are not."""
+    for spacing, expected in ((1.0, 0.1), (0.001, 0.8)):
+        loss = Loss(0.1, stream(8, "loss"), 5.0)
+        lost = np.array([bool(loss.lost(spacing * n, 1)) for n in range(40_000)])
+        assert lost.mean() == pytest.approx(0.1, rel=0.1)
+        assert np.mean(lost[1:][lost[:-1]]) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("mean", "burst"),
+    [(0.0, None), (1.0, None), (-0.1, None), (math.nan, None), (0.1, 0.5), (0.1, math.inf), (0.1, math.nan), (0.9, 2.0)],
+)
+def test_a_loss_that_cannot_be_is_refused(mean: float, burst: float | None) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Loss(mean, stream(0, "loss"), burst)
+
+
+# --- buffers, outages, sharing
+
+
+def test_a_message_that_finds_the_buffer_full_is_tried_again_after_a_timeout() -> None:
+    link = ImpairedLink(Wire(8000.0), 0.05, 0.1, IDEAL, buffer_bytes=1000)  # a byte takes a millisecond, the timeout is 0.3 s
+    assert link.send(0.0, 1200) == pytest.approx(1.25)
+    assert link.send(0.1, 500) == pytest.approx(1.75)  # 1100 wait at first, 800 after a timeout
+    assert link.sent_bits == 8 * (1200 + 2 * 500)
+    assert link.dropped_bits == 8 * 500
+    assert link.send(0.2, 900) == pytest.approx(2.65)  # 1500, 1200, then 600 after timeouts of 0.3 and 0.6 s
+    assert link.dropped_bits == 8 * (500 + 2 * 900)
+
+
+def test_an_outage_ends_for_a_transport_with_its_next_retransmission() -> None:
+    def arrival(begin: float, length: float, at: float) -> float:
+        link = ImpairedLink(VaryingWire(steps((begin, 8e6), (length, 0.0), (50.0, 8e6))), 0.03, RTT, IDEAL)
+        return link.send(at, 1000) - 0.03
+
+    assert arrival(1.0, 0.2, 1.1) == pytest.approx(1.201)  # shorter than the timeout: the packet waited in the network
+    assert arrival(1.0, 1.0, 1.1) == pytest.approx(1.1 + 7 * RTO + 0.001)  # sent again after 0.26, 0.78 and 1.82 s
+    assert arrival(1.0, 20.0, 1.0) == pytest.approx(1.0 + 127 * RTO + 0.001)
+    assert arrival(1.0, 1000.0, 1.0) == pytest.approx(1.0 + 511 * RTO + 8 * MAX_RTO_S + 0.001)  # back-off stops at two minutes
+
+
+def test_devices_that_share_a_wire_queue_for_it_together() -> None:
+    wire = Wire(8e6, shared=True)
+    one, two = ImpairedLink(wire, 0.05, 0.1, IDEAL), ImpairedLink(wire, 0.01, 0.02, IDEAL)
+    assert one.send(0.0, 1000) == pytest.approx(0.051)
+    assert two.send(0.0, 1000) == pytest.approx(0.012)
+    assert one.send(0.0, 1000) == pytest.approx(0.053)
+    assert two.send(1.0, 1000) == pytest.approx(1.011)
+    # A full window holds its own message, not the wire.
+    slow, quick = ImpairedLink(Wire(8e6, shared=True), 0.5, 1.0, TCP), None
+    assert slow.send(0.0, 15 * 1448) > 1.5
+    quick = ImpairedLink(slow.wire, 0.0, 0.0, IDEAL)
+    assert quick.send(0.0, 1000) == pytest.approx((15 * 1500 + 1000) * 8 / 8e6)
+
+
+@pytest.mark.parametrize("bad", [{"delay_s": -1.0}, {"delay_s": math.inf}, {"rtt_s": math.nan}, {"buffer_bytes": 0.0}, {"rttvar_s": -1.0}])
+def test_a_link_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        ImpairedLink(Wire(1e6), **({"delay_s": 0.1, "rtt_s": 0.2} | bad), transport=IDEAL)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be"):
+        Wire(0.0)
+
+
+# --- whatever happens
+
+messages = st.lists(st.tuples(st.floats(0, 2), st.integers(1, 100_000)), min_size=1, max_size=25)
+pieces = st.lists(st.tuples(st.floats(0.05, 3), st.floats(1e4, 1e8) | st.just(0.0)), min_size=1, max_size=6).filter(
+    lambda found: any(rate for _, rate in found)
+)
+
+
+def timed(gaps: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    at = np.cumsum([gap for gap, _ in gaps]).tolist()
+    return list(zip(at, [size for _, size in gaps], strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(messages, pieces, st.sampled_from(sorted(TRANSPORTS)), st.floats(0, 0.3), st.floats(0.01, 0.3), st.booleans(), st.floats(0, 20))
+def test_nothing_is_lost_or_made_on_the_way(
+    gaps: list[tuple[float, int]], rate: list[tuple[float, float]], name: str, delay: float, p: float, full: bool, until: float
+) -> None:
+    transport = TRANSPORTS[name]
+    wire = VaryingWire(steps(*rate), 0.7)
+    link = ImpairedLink(wire, delay, 2 * delay, transport, loss=Loss(p, stream(1, "l"), 3.0), buffer_bytes=5e4 if full else math.inf)
+    sent = timed(gaps)
+    arrived = [link.send(*one) for one in sent]
+    assert arrived == sorted(arrived)
+    framed = [8.0 * transport.frame(size)[0] for _, size in sent]
+    for (at, _), bits, arrival in zip(sent, framed, arrived, strict=True):
+        assert arrival >= wire.finish_s(at, bits) + delay - 1e-7
+    delivered = sum(bits for bits, arrival in zip(framed, arrived, strict=True) if arrival <= until)
+    in_flight = sum(bits for bits, arrival in zip(framed, arrived, strict=True) if arrival > until)
+    assert link.sent_bits == pytest.approx(delivered + in_flight + link.dropped_bits, rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(messages, st.floats(1e4, 1e9), st.floats(0, 1), st.floats(1, 10), st.floats(0, 1), st.floats(0, 0.2))
+def test_a_slower_or_longer_link_is_never_earlier(
+    gaps: list[tuple[float, int]], rate: float, delay: float, slower: float, longer: float, p: float
+) -> None:
+    def arrivals(rate: float, delay: float) -> list[float]:
+        draw = Jitter(0.01).draws(delay, stream(0, "jitter"))
+        loss = Loss(p, stream(0, "loss")) if p > 0.0 else None
+        link = ImpairedLink(Wire(rate), delay, 2 * delay, IDEAL, draw=draw, loss=loss)
+        return [link.send(*one) for one in timed(gaps)]
+
+    best = arrivals(rate, delay)
+    for worse in (arrivals(rate / slower, delay), arrivals(rate, delay + longer)):
+        assert all(a <= b + 1e-9 for a, b in zip(best, worse, strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 1_000_000), st.floats(1e5, 1e9), st.floats(0.001, 1), st.floats(1, 10), st.floats(0, 1))
+def test_a_fresh_connection_is_never_faster_for_less_rate_or_more_delay(
+    size: int, rate: float, delay: float, slower: float, longer: float
+) -> None:
+    def arrival(rate: float, delay: float) -> float:
+        return ImpairedLink(Wire(rate), delay, 2 * delay, TCP).send(0.0, size)
+
+    best = arrival(rate, delay)
+    assert best <= arrival(rate / slower, delay) + 1e-9
+    assert best <= arrival(rate, delay + longer) + 1e-9
+
+
+@settings(deadline=None)
+@given(messages, st.floats(1e4, 1e9), st.floats(0, 1))
+def test_without_impairments_it_is_the_plain_link(gaps: list[tuple[float, int]], rate: float, delay: float) -> None:
+    plain, general = Link(rate, delay), ImpairedLink(Wire(rate), delay, 2 * delay, IDEAL)
+    sent = timed(gaps)
+    arrived = [plain.send(*one) for one in sent]
+    assert [general.send(*one) for one in sent] == arrived
+    assert all(a <= b for a, b in pairwise(arrived))

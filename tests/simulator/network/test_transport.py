@@ -1,0 +1,150 @@
+"""Framing, timers and the congestion window, against the figures of their sources and a packet-level simulator."""
+
+import heapq
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.network.link import ImpairedLink
+from simulator.network.transport import TRANSPORTS
+from simulator.network.wire import Wire
+
+TCP = TRANSPORTS["tcp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "wire", "segments"),
+    [
+        ("ideal", 1449, 1449, 2), ("tcp", 1, 53, 1), ("tcp", 1448, 1500, 1), ("tcp", 1449, 1553, 2),
+        ("grpc", 10, 98, 1), ("grpc", 100, 188, 1), ("grpc", 1000, 1088, 1),
+        ("grpc", 100_000, 100_000 + 5 + 7 * 31 + 70 * 52, 70), ("quic", 100, 169, 1), ("quic", 1159, 1228, 1), ("quic", 1160, 1290, 2),
+    ],
+)  # fmt: skip
+def test_bytes_on_the_wire(name: str, payload: int, wire: int, segments: int) -> None:
+    assert TRANSPORTS[name].frame(payload) == (wire, segments)
+
+
+def test_timers() -> None:
+    assert TCP.rto_s(0.06, 0.0) == pytest.approx(0.26)
+    assert TCP.rto_s(0.06, 0.1) == pytest.approx(0.46)
+    assert TRANSPORTS["quic"].rto_s(0.06, 0.01) == pytest.approx(0.125)
+    assert TRANSPORTS["quic"].rto_s(0.06, 0.0) == pytest.approx(0.086)
+    recovery = [TCP.recovery_s(0.06, 0.26, 10, lost) for lost in ((0,), (6,), (7,), (9,), (8, 9), (3, 9))]
+    assert recovery == pytest.approx([0.06, 0.06, 0.075, 0.122, 0.182, 0.122])
+    assert TCP.recovery_s(0.06, 0.26, 1, (0,)) == 0.26
+    assert TCP.recovery_s(0.3, 0.5, 2, (1,)) == 0.5  # the probe would come after the timeout
+
+
+def link(rtt_s: float = 0.1, bps: float = 1e12) -> ImpairedLink:
+    return ImpairedLink(Wire(bps), rtt_s / 2, rtt_s, TCP)
+
+
+def flights(one: ImpairedLink, at: float, segments: int, rtt_s: float = 0.1) -> int:
+    """Round trips until a message is there, on a wire so fast that nothing else counts."""
+    return round((one.send(at, segments * TCP.segment_bytes) - at - rtt_s / 2) / rtt_s) + 1
+
+
+@pytest.mark.parametrize(("segments", "expected"), [(1, 1), (10, 1), (11, 2), (30, 2), (31, 3), (70, 3), (71, 4), (150, 4), (151, 5)])
+def test_a_fresh_connection_doubles_from_ten_segments(segments: int, expected: int) -> None:
+    assert flights(link(), 0.0, segments) == expected
+
+
+def test_small_messages_leave_the_window_as_it_is() -> None:
+    """Only a window that was more than half full grows."""
+    one = link()
+    for n in range(100):
+        assert flights(one, 0.2 * n, 5) == 1
+    assert flights(one, 20.0, 11) == 2
+
+
+def test_a_message_that_fills_the_window_makes_room_for_the_next() -> None:
+    one = link()
+    assert [flights(one, 0.25 * n, 20) for n in range(3)] == [2, 1, 1]
+    assert flights(one, 0.75, 30) == 1  # 30 acknowledged segments have grown the window to 30
+
+
+def test_idling_halves_the_window_once_a_timeout() -> None:
+    """The timeout is 0.3 s; 150 segments in 4 flights leave a window of 160."""
+    for idle, expected in ((0.2, 1), (0.35, 2), (0.65, 3), (0.95, 4), (60.0, 4)):
+        one = link()
+        last_s = one.send(0.0, 150 * TCP.segment_bytes) - 0.05
+        assert flights(one, last_s + idle, 150) == expected, idle
+
+
+def test_small_messages_in_flight_fill_the_window() -> None:
+    """Ten in a round trip leave at once; the eleventh waits for the first acknowledgement."""
+    one = link(rtt_s=1.0)
+    arrived = [one.send(0.01 * n, 10) for n in range(11)]
+    assert arrived[:10] == pytest.approx([0.5 + 0.01 * n for n in range(10)], abs=1e-6)
+    assert arrived[10] == pytest.approx(1.5, abs=1e-6)
+
+
+def test_a_window_wider_than_the_pipe_never_stalls() -> None:
+    """1 Mbit/s at 10 ms: ten segments last 120 ms."""
+    assert link(0.01, 1e6).send(0.0, 100 * 1448) == pytest.approx(100 * 1500 * 8 / 1e6 + 0.005)
+
+
+# --- against a sender and a receiver that know packets and acknowledgements only ----------------------------------------------
+
+
+def packet_by_packet(rtt_s: float, bps: float, payload: int, messages: int) -> list[float]:
+    """Seconds from handing over to the last byte's arrival of equal messages, each sent when the reply to the one before is there.
+
+    Linux's receiver: it acknowledges the first 16 segments of a connection each at once, then every second one, a lone one after
+    40 ms; 52 B on a wire back of the same rate. A sender in slow start from ten segments; its window grows by each segment
+    acknowledged while more than half of it was in use for this message.
+    """
+    sizes = [1500] * (payload // 1448) + [52 + payload % 1448] * (payload % 1448 > 0)
+    window, received, now, took, order = 10, 0, 0.0, [], itertools.count()
+    for _ in range(messages):
+        sent = acked = there = peak = unacked = 0
+        out_s = back_s = begin_s = now  # when the wire there and the wire back are free
+        events: list[tuple[float, int, str, int]] = [(now, next(order), "start", 0)]
+        while there < len(sizes):
+            now, _, what, number = heapq.heappop(events)
+            acknowledges = False
+            if what == "segment":
+                there, received, unacked = there + 1, received + 1, unacked + 1
+                acknowledges = received <= 16 or unacked == 2
+                if not acknowledges:
+                    heapq.heappush(events, (now + 0.04, next(order), "timer", there))
+            elif what == "timer":
+                acknowledges = unacked == 1 and number == there
+            elif what == "ack":
+                if 2 * peak > window:
+                    window += number - acked
+                acked = number
+            if acknowledges:
+                unacked = 0
+                back_s = max(back_s, now) + 52 * 8 / bps
+                heapq.heappush(events, (back_s + rtt_s / 2, next(order), "ack", there))
+            while sent < len(sizes) and sent - acked < window:
+                out_s = max(out_s, now) + sizes[sent] * 8 / bps
+                sent += 1
+                heapq.heappush(events, (out_s + rtt_s / 2, next(order), "segment", sent))
+                peak = max(peak, sent - acked)
+        took.append(now - begin_s)
+        if 2 * peak > window:
+            window += len(sizes) - acked  # acknowledged by the reply
+        now += rtt_s / 2
+    return took
+
+
+SIZE = st.one_of(
+    st.integers(0, 7000).map(lambda x: int(10 ** (x / 1e3))),
+    st.builds(lambda n, more: 1448 * n + more, st.integers(1, 300), st.integers(-1, 1)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2778), st.integers(-1000, 3000), SIZE)
+def test_the_window_agrees_with_a_simulation_of_every_packet(rtt: int, rate: int, payload: int) -> None:
+    """1 to 600 ms, 0.1 to 1000 Mbit/s, 1 byte to 10 MB or a byte around whole segments: the first message and the next two."""
+    rtt_s, bps = 1e-3 * 10 ** (rtt / 1e3), 1e6 * 10 ** (rate / 1e3)
+    one, at, found = link(rtt_s, bps), 0.0, []
+    for _ in range(3):
+        found.append(one.send(at, payload) - at)
+        at += found[-1] + rtt_s / 2
+    assert found == pytest.approx(packet_by_packet(rtt_s, bps, payload, 3), rel=0.01)

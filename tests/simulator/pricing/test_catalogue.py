@@ -1,0 +1,109 @@
+"""The catalogue: every entry has a source, names are unique, and unknown ones are refused with the nearest."""
+
+import pytest
+
+from simulator.core import yamlfile
+from simulator.core.errors import ComputeError, ScenarioError
+from simulator.network.impairments import DISTRIBUTIONS
+from simulator.pricing import catalogue
+from simulator.protocol.ops import COMPUTE_KINDS
+from simulator.traces.generate import KINDS
+
+EVIDENCE = {"measured", "datasheet", "derived", "assumed"}
+
+
+@pytest.mark.parametrize("table", ["hardware", "runtimes", "models", "networks", "radios"])
+def test_every_entry_has_a_source_and_says_how_good_it_is(table: str) -> None:
+    pick = {
+        "hardware": catalogue.hardware,
+        "runtimes": catalogue.runtime,
+        "models": catalogue.model,
+        "networks": catalogue.network,
+        "radios": catalogue.radio,
+    }
+    assert catalogue.names(table)
+    for name in catalogue.names(table):
+        entry = pick[table](name)
+        assert len(entry.source) > 10, name
+        assert entry.evidence in EVIDENCE, name
+
+
+def test_hardware_classes_have_sources() -> None:
+    for name, group in yamlfile.read(catalogue.FOLDER / "hardware.yaml").data["classes"].items():
+        assert group["source"], name
+        assert group["evidence"] in EVIDENCE, name
+    assert "aiconfigurator" in catalogue.hardware("a100").efficiency_source
+
+
+@pytest.mark.parametrize("table", ["hardware", "networks"])
+def test_aliases_are_unique_and_no_names_of_their_own(table: str) -> None:
+    names = list(catalogue.names(table))
+    pick = catalogue.hardware if table == "hardware" else catalogue.network
+    aliases = [alias for name in names for alias in pick(name).aliases]
+    assert len(set(names + aliases)) == len(names) + len(aliases)
+
+
+def test_an_alias_gives_the_same_entry() -> None:
+    assert catalogue.hardware("jetson-orin") is catalogue.hardware("jetson-agx-orin-64")
+    assert catalogue.canonical("hardware", "jetson-orin") == "jetson-agx-orin-64"
+    assert catalogue.network("wifi-home") is catalogue.network("wifi")
+    assert catalogue.canonical("networks", "nothing") == "nothing"
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(ComputeError, match=r"^hardware a10o is not known; did you mean a10\? allowed: b200, h200, "):
+        catalogue.hardware("a10o")
+    with pytest.raises(ComputeError, match=r"^model lamagen-xl is not known; did you mean llamagen-xl\? allowed: "):
+        catalogue.model("lamagen-xl")
+    with pytest.raises(ComputeError, match=r"^runtime cuda-graph is not known; did you mean cuda-graphs\? allowed: "):
+        catalogue.runtime("cuda-graph")
+    with pytest.raises(ScenarioError, match=r"^network preset lte_good is not known; did you mean lte-good\? allowed: "):
+        catalogue.network("lte_good")
+
+
+def test_the_presets_asked_for_exist_and_are_plausible() -> None:
+    wanted = {
+        "3g",
+        "3g-hspa-plus",
+        "lte",
+        "lte-good",
+        "5g-sub6",
+        "5g-mmwave",
+        "wifi",
+        "wifi-public",
+        "cable",
+        "fibre",
+        "leo",
+        "leo-isl",
+        "geo",
+        "lan",
+        "datacentre",
+    }
+    assert set(catalogue.names("networks")) == wanted
+    for name in wanted:
+        preset = catalogue.network(name)
+        assert preset.up_mbps <= preset.down_mbps
+        assert preset.jitter_ms <= preset.rtt_ms
+        assert preset.jitter_distribution in DISTRIBUTIONS
+        assert preset.radio is None or catalogue.radio(preset.radio).inactivity_s > 0.0
+        leo = None if preset.generated is None else KINDS[preset.generated].leo
+        assert leo is None or leo.rtt_ms == preset.rtt_ms
+    assert catalogue.network("geo").rtt_ms > catalogue.network("leo").rtt_ms > catalogue.network("fibre").rtt_ms
+
+
+def test_figures_in_base_units() -> None:
+    a100 = catalogue.hardware("a100")
+    assert a100.bytes_per_s == pytest.approx(2039e9 * 0.8)
+    assert a100.flop_per_s == pytest.approx(156e12)
+    assert a100.kernel_overhead_s == pytest.approx(3e-6)
+
+
+def test_llamagen_has_the_published_sizes() -> None:
+    xl = catalogue.model("llamagen-xl")
+    assert xl.layer_parameters == 20_318_720
+    assert xl.parameters == 777_923_840  # published as 775M
+    assert xl.kv_bytes_per_position == 184_320
+    assert xl.image_tokens == 256
+    one = catalogue.model("llamagen-xl-1layer")
+    assert one.parameters == 20_971_520 + 20_318_720 + 41_943_040 + 4_259_840 + 245_760 + 1_280
+    assert set(one.efforts) == set(xl.efforts) == set(COMPUTE_KINDS)

@@ -1,0 +1,382 @@
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from scipy import stats
+
+from benchmarks.methods import method_table
+from ciar_sim.cli.console import summary_lines
+from simulator.core.errors import RunFolderError
+from simulator.results.columns import COLUMNS, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS
+from simulator.results.files import csv_bytes, parquet_bytes
+from simulator.results.folder import Picture, write_run
+from simulator.results.statistics import half_width, percentile, ratio
+from simulator.results.tables import Case, requests_table, summary_table
+from simulator.results.timeline import TRACKS, Span, timeline, timeline_bytes
+
+
+def case(method: str, latency: list[float], swept: dict[str, Any] | None = None, **more: Any) -> Case:
+    """Requests 10 s apart, all of whose latency is device compute; prompts 0, 1, 0, 1, ..."""
+    n = len(latency)
+    columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
+    columns |= {"request": np.arange(n), "prompt": np.arange(n) % 2, "image": np.arange(n) % 2, "requested_s": 10.0 * np.arange(n)}
+    columns |= {"latency_s": np.array(latency, dtype=float), "device_compute_s": np.array(latency, dtype=float)}
+    columns |= {"done_s": columns["requested_s"] + columns["latency_s"], "cloud_gpu_s": np.full(n, 0.5)}
+    return Case(method, more.pop("name", method.split(" ")[0]), swept or {}, columns | more.pop("columns", {}), **more)
+
+
+def summary(*cases: Case) -> pd.DataFrame:
+    return summary_table(requests_table(cases), cases)
+
+
+def test_the_method_table_has_a_row_per_case() -> None:
+    columns = {"bytes_up": np.array([1000.0, 3001.0]), "device_passes": np.array([4, 5])}
+    quality = {"image": np.arange(2), "base_greedy_pct": np.array([100.0, 50.0])}
+    header, _, row = method_table(summary(case("base", [1.0, 3.0], columns=columns, quality=quality))).splitlines()
+    assert header == "| method | images | cloud call % | calls | bytes up | bytes down | device passes | cloud passes | as base greedy % |"
+    assert row == "| base | 2 | 0.00 | 0.0 | 2,000 | 0 | 4.5 | 0.0 | 75.00 |"
+
+
+# ---- statistics
+
+
+def test_percentile_is_linear_between_order_statistics() -> None:
+    assert percentile(np.array([1.0, 2.0, 4.0]), 50) == 2.0
+    assert percentile(np.array([1.0, 2.0, 4.0]), 75) == 3.0
+    assert math.isnan(percentile(np.empty(0), 50))
+
+
+def test_half_width_of_singles_is_students() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    expected = stats.t.ppf(0.975, 3) * values.std(ddof=1) / 2
+    assert half_width(values, 4) == pytest.approx(expected, rel=1e-12)
+    assert math.isnan(half_width(values[:1], 20))
+
+
+def test_half_width_of_equal_batches_is_that_of_their_means() -> None:
+    values = np.array([1.0, 3.0, 2.0, 2.0, 7.0, 9.0])
+    means = np.array([2.0, 2.0, 8.0])
+    expected = stats.t.ppf(0.975, 2) * means.std(ddof=1) / math.sqrt(3)
+    assert half_width(values, 3) == pytest.approx(expected, rel=1e-12)
+
+
+def test_batch_means_cover_a_correlated_mean_where_singles_do_not() -> None:
+    """AR(1) with coefficient 0.8, 2000 values, 400 replications: 95 % is nominal; 20 batches of 100 keep at least 91 %."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(400, 2100))
+    series = np.zeros_like(noise)
+    for t in range(1, 2100):
+        series[:, t] = 0.8 * series[:, t - 1] + noise[:, t]
+    covered = {k: np.mean([abs(row.mean()) <= half_width(row, k) for row in series[:, 100:]]) for k in (20, 2000)}
+    assert covered[20] >= 0.91
+    assert covered[2000] < 0.7
+
+
+def test_ratio_of_proportional_pairs_has_no_width() -> None:
+    below = np.array([1.0, 2.0, 4.0])
+    assert ratio(2 * below, below, 20) == (2.0, 2.0, 2.0)
+    assert all(math.isnan(value) for value in ratio(np.empty(0), np.empty(0), 20))
+
+
+def test_ratio_by_hand() -> None:
+    above, below = np.array([4.0, 6.0]), np.array([1.0, 3.0])
+    residual = above - 2.5 * below  # 1.5, -1.5
+    half = stats.t.ppf(0.975, 1) * residual.std(ddof=1) / math.sqrt(2) / 2.0
+    assert ratio(above, below, 20) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
+
+
+# ---- tables
+
+
+def test_summary_by_hand() -> None:
+    base = case("base", [4.0, 6.0, 8.0])
+    quality = {"image": np.array([0, 1]), "cloud_nll": np.array([2.0, 4.0])}
+    ciar = case("ciar threshold=0.5", [2.0, 3.0, 4.0], quality=quality, replicas=2, gpu_usd_per_hour=7.2)
+    table = summary(base, ciar)
+    row = table.iloc[1]
+    assert list(table["method"]) == ["base", "ciar threshold=0.5"]
+    assert (row["images"], row["latency_mean_s"], row["latency_p50_s"], row["device_compute_s"]) == (3, 3.0, 3.0, 3.0)
+    half = stats.t.ppf(0.975, 2) / math.sqrt(3)
+    assert (row["latency_mean_lo_s"], row["latency_mean_hi_s"]) == pytest.approx((3 - half, 3 + half))
+    assert (row["speedup"], row["speedup_lo"], row["speedup_hi"]) == pytest.approx((2.0, 2.0, 2.0))
+    assert row["cost_usd"] == pytest.approx(0.5 * 7.2 / 3600)
+    assert row["cloud_utilisation"] == pytest.approx(1.5 / (2 * 24.0))  # three requests, from 0 s to 24 s
+    assert (row["distinct_images"], row["cloud_nll"]) == (2, 3.0)  # over two images, though one was asked for twice
+    assert row["cloud_nll_hi"] == pytest.approx(3.0 + stats.t.ppf(0.975, 1) * 1.0)
+    assert math.isnan(row["base_greedy_pct"])
+    assert math.isnan(table.iloc[0]["cost_usd"])  # no price
+
+
+def test_no_samples_give_nan_and_one_gives_no_interval() -> None:
+    table = summary(case("base", []), case("ciar", [3.0]))
+    empty, one = table.iloc[0], table.iloc[1]
+    assert empty["images"] == empty["distinct_images"] == 0
+    assert empty["refused"] == empty["unfinished"] == 0
+    counts = ["images", "distinct_images", "refused", "unfinished"]
+    assert empty.drop(["case", "method", "method_name", *counts]).isna().all()
+    assert one["latency_mean_s"] == one["latency_p99_s"] == 3.0
+    assert math.isnan(one["latency_mean_lo_s"])
+    assert math.isnan(one["speedup"])
+
+
+def test_speedup_is_taken_under_the_same_conditions_and_paired_by_request() -> None:
+    wifi, lte = {"network.preset": "wifi"}, {"network.preset": "lte"}
+    table = summary(
+        case("base", [4.0, 4.0], wifi),
+        case("base", [9.0, 9.0], lte),
+        case("ciar", [3.0, 3.0], {**lte, "methods.ciar.threshold": 0.3}),
+        case("ciar", [2.0], wifi, columns={"request": np.array([1])}),
+        case("ciar", [2.0], {"network.preset": "3g"}),
+    )
+    assert list(table["speedup"])[:4] == [1.0, 1.0, 3.0, 2.0]
+    assert math.isnan(table["speedup"][4])
+    assert list(table.columns[:5]) == ["case", "method", "method_name", "network.preset", "methods.ciar.threshold"]
+    assert table["methods.ciar.threshold"].isna().sum() == 4
+
+
+def test_base_is_known_by_its_name_not_by_its_label() -> None:
+    table = summary(case("base of the thesis [1]", [4.0], name="ciar"), case("cloud only", [8.0], name="base"))
+    assert list(table["method_name"]) == ["ciar", "base"]
+    assert list(table["speedup"]) == [2.0, 1.0]
+
+
+def test_differences_are_paired_by_request_and_by_prompt() -> None:
+    def nll(zero: float, one: float) -> dict[str, np.ndarray]:
+        return {"image": np.array([0, 1]), "cloud_nll": np.array([zero, one])}
+
+    table = summary(
+        case("base", [4.0, 40.0], quality=nll(1.0, 9.0)),
+        case("ciar", [1.0, 11.0], quality=nll(1.5, 10.5)),
+        case("code", [2.0, 14.0], quality=nll(1.0, 9.0)),
+        case("ciar", [2.0], {"network.preset": "lte"}, quality=nll(1.0, 9.0)),
+    )
+    code = table.iloc[2]
+    assert list(table["latency_minus_fastest_s"]) == [16.0, 0.0, 2.0, 0.0]
+    t = stats.t.ppf(0.975, 1)  # of two pairs: half their distance is the standard error
+    assert (code["latency_minus_fastest_lo_s"], code["latency_minus_fastest_hi_s"]) == pytest.approx((2 - t, 2 + t))
+    assert list(table["cloud_nll_minus_base"][:3]) == [0.0, 1.0, 0.0]
+    assert (table["cloud_nll_minus_base_lo"][1], table["cloud_nll_minus_base_hi"][1]) == pytest.approx((1 - t / 2, 1 + t / 2))
+    assert math.isnan(table["cloud_nll_minus_base"][3])  # no base there
+
+
+def test_a_sequential_workload_has_no_utilisation() -> None:
+    assert math.isnan(summary(case("base", [1.0, 2.0], sequential=True))["cloud_utilisation"][0])
+
+
+def test_order_of_rows_does_not_change_the_numbers() -> None:
+    straight = case("base", [1.0, 5.0, 2.0, 8.0])
+    order = np.array([2, 0, 3, 1])
+    shuffled = Case("base", "base", {}, {name: values[order] for name, values in straight.columns.items()})
+    pd.testing.assert_frame_equal(summary(straight), summary(shuffled))
+
+
+def test_requests_table_joins_quality_by_prompt() -> None:
+    quality = {"image": np.array([1, 0]), "cloud_nll": np.array([5.0, 4.0]), "align_scenes": np.array([1.0, 0.5])}
+    table = requests_table([case("base", [1.0, 1.0, 1.0], {"cloud.replicas": 4}, quality=quality)])
+    assert list(table["cloud_nll"]) == [4.0, 5.0, 4.0]
+    assert list(table["align_scenes"]) == [0.5, 1.0, 0.5]
+    assert table["cloud.replicas"].dtype == np.int64
+    assert list(table.columns[:4]) == ["case", "method", "method_name", "cloud.replicas"]
+
+
+def test_quality_of_a_set_is_asked_for_the_images_that_were_answered() -> None:
+    asked: list[list[int]] = []
+
+    def of_set(prompts: np.ndarray) -> dict[str, tuple[float, float, float]]:
+        asked.append(prompts.tolist())
+        return {"fd_scenes": (2.0, 1.0, 4.0), "fid": (10.0 * len(prompts), 0.0, 99.0)}
+
+    table = summary(case("base", [1.0, 1.0, 1.0], of_set=of_set), case("code", [1.0]))
+    assert asked[-1] == [0, 1]
+    assert table[["fd_scenes", "fd_scenes_lo", "fd_scenes_hi", "fid"]].iloc[0].tolist() == [2.0, 1.0, 4.0, 20.0]
+    assert table[["f1_scenes", "f1_scenes_lo"]].isna().all(axis=None)
+    assert table[["fd_scenes", "fid_hi"]].iloc[1].isna().all()
+
+
+def test_parts_that_miss_the_latency_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"case 0 \(base\): the parts miss latency_s by up to 1 s"):
+        requests_table([case("base", [2.0], columns={"wait_s": np.ones(1)})])
+    with pytest.raises(ValueError, match="no columns wait_s"):
+        requests_table([Case("base", "base", {}, {name: np.zeros(0) for name in REQUEST_COLUMNS if name != "wait_s"})])
+
+
+def test_every_summary_column_is_defined() -> None:
+    named = {name for names in COLUMNS for name in names.split(", ")}
+    for column in summary(case("base", [1.0])):
+        quality = column.rpartition("_")[0] in QUALITY_COLUMNS
+        assert column in named or (quality and "<quality>_lo" in named), column
+    assert set(PARTS) <= named
+
+
+# ---- bytes
+
+
+def test_parquet_reads_back_and_is_the_same_twice() -> None:
+    cases = [case("base", [0.1, 0.2], {"network.preset": "wifi", "network.rtt_ms": 20}), case("ciar", [0.3], {})]
+    table = requests_table(cases)
+    data = parquet_bytes(table)
+    assert data == parquet_bytes(requests_table(cases))
+    back = pq.read_table(io.BytesIO(data)).to_pandas()
+    assert list(back["latency_s"]) == [0.1, 0.2, 0.3]
+    assert back["network.preset"][2] is None or pd.isna(back["network.preset"][2])
+    assert back["network.rtt_ms"].isna()[2]
+
+
+def test_csv_floats_read_back_exactly() -> None:
+    numbers = [0.1, 1 / 3, 1e-300, 2.0, math.nan, math.inf]
+    names = pd.Series(["a", None, "c,d", "e", "f", "g"], dtype=object)
+    text = csv_bytes(pd.DataFrame({"x": numbers, "name": names})).decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [float(row["x"]) for row in rows[:4]] == numbers[:4]
+    assert [rows[4]["x"], rows[5]["x"], rows[1]["name"], rows[2]["name"]] == ["NaN", "inf", "", "c,d"]
+
+
+# ---- timeline
+
+
+def test_timeline_threads_and_overlaps() -> None:
+    spans = [
+        Span("wifi base", 3, 0, "cloud", "pass", 0.5, 1.0),
+        Span("wifi base", 3, 0, "uplink", "a", 0.0, 0.5),
+        Span("wifi base", 3, 0, "uplink", "b", 0.25, 0.75),
+        Span("wifi base", 3, 0, "uplink", "c", 0.5, 1.0),
+        Span("wifi base", 4, 1, "device", "forward", 0.0, 0.1),
+    ]
+    events = timeline(spans)["traceEvents"]
+    names = {e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == 1}
+    assert names == {"uplink", "uplink 2", "cloud"}
+    assert next(e["args"]["name"] for e in events if e["name"] == "process_name") == "wifi base: request 3, device 0"
+    slices = {e["name"]: e for e in events if e["ph"] == "X"}
+    assert (slices["b"]["ts"], slices["b"]["dur"]) == (250_000.0, 500_000.0)
+    assert slices["a"]["tid"] == slices["c"]["tid"] != slices["b"]["tid"]
+    assert slices["pass"]["tid"] == 100 * (TRACKS.index("cloud") + 1)
+    data = timeline_bytes(spans)
+    assert data == timeline_bytes(spans)
+    assert json.loads(gzip.decompress(data))["traceEvents"] == events
+
+
+# ---- the run folder
+
+PICTURES = (
+    Picture("ciar threshold=0.5", 0, "a red ring", "image", np.full((8, 8, 3), 7, dtype=np.uint8)),
+    Picture("ciar threshold=0.5", 0, "a red ring", "uncertainty", np.array([[0.0, 1.0], [0.5, np.nan]])),
+    Picture("ciar threshold=0.5", 0, "a red ring", "decided", np.array([[0.0, 1.0], [1.0, 1.0]])),
+)
+
+
+def write(folder: Path, **more: Any) -> pd.DataFrame:
+    arguments: dict[str, Any] = {"scenario_yaml": "name: test\n", "provenance": {"name": "test"}, "pictures": PICTURES}
+    return write_run(folder, **{**arguments, "cases": [case("base", [1.0, 2.0])], **more})
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_run_folder_is_the_same_twice_and_replaces_itself(tmp_path: Path) -> None:
+    write(tmp_path / "deep" / "run", draw=lambda folder: (folder / "report.html").write_text("x"))
+    first = digests(tmp_path / "deep" / "run")
+    needed = ("scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
+    assert set(first) >= set(needed)
+    write(tmp_path / "deep" / "run")
+    assert digests(tmp_path / "deep" / "run") == {name: hash_ for name, hash_ in first.items() if name != "report.html"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]  # nothing left beside it
+
+
+def test_pictures_and_their_index(tmp_path: Path) -> None:
+    write(tmp_path / "run")
+    index = json.loads((tmp_path / "run/images/index.json").read_text())
+    assert [entry["file"] for entry in index] == [
+        "ciar-threshold-0.5_0.png",
+        "ciar-threshold-0.5_0_uncertainty.png",
+        "ciar-threshold-0.5_0_decided.png",
+    ]
+    assert (index[0]["low"], index[1]["low"], index[1]["high"]) == (None, 0.0, 1.0)
+    with Image.open(tmp_path / "run/images/ciar-threshold-0.5_0_uncertainty.png") as image:
+        assert np.asarray(image).tolist() == [[[0, 255], [255, 255]], [[128, 255], [0, 0]]]
+
+
+def test_provenance_is_plain_json(tmp_path: Path) -> None:
+    write(tmp_path / "run", provenance={"name": "test", "power_w": math.nan, "n": np.int64(3), "threshold": math.inf})
+    text = (tmp_path / "run/provenance.json").read_text()
+    read = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert (read["program"], read["power_w"], read["n"], read["threshold"]) == ("ciar-sim", None, 3, "inf")
+
+
+def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    with pytest.raises(RunFolderError, match=r"holds chapter\.tex and is no run of ciar-sim"):
+        write(tmp_path / "thesis")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="is not a folder"):
+        write(tmp_path / "file")
+    with pytest.raises(RunFolderError):
+        write(tmp_path / "file" / "run")
+    write(tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"notes\.txt in it is not from ciar-sim"):
+        write(tmp_path / "run")
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run", "thesis"]
+
+
+def test_hidden_files_and_files_among_the_plots_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "repo" / ".git").mkdir(parents=True)
+    with pytest.raises(RunFolderError, match=r"it holds \.git and is no run"):
+        write(tmp_path / "repo")
+    folder = tmp_path / "run"
+    for name in (".hidden", "plots/figure.pdf", "images/.keep.png", "images/mine/a.png"):
+        write(folder, draw=lambda new: (new / "plots").mkdir())
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+        top = name.removesuffix("/a.png")
+        with pytest.raises(RunFolderError, match=f"{re.escape(top)} in it is not from ciar-sim"):
+            write(folder)
+        (folder / name).unlink()
+        if top != name:
+            (folder / top).rmdir()
+    write(folder)
+
+
+def test_two_pictures_of_one_place_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two pictures of one place"):
+        write(tmp_path / "run", pictures=(*PICTURES, PICTURES[0]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_are_no_markup() -> None:
+    lines = summary_lines(summary(case("ciar [red]x[/red] [/]", [1.0], {"network.preset": "[bold]"})))
+    assert "ciar [red]x[/red] [/]" in lines
+    assert "[bold]" in lines
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    write(tmp_path / "run")
+    assert (tmp_path / "run" / "summary.csv").is_file()
+
+
+def test_a_failure_leaves_the_old_run_whole(tmp_path: Path) -> None:
+    write(tmp_path / "run")
+    before = digests(tmp_path / "run")
+
+    def draw(_: Path) -> None:
+        raise RuntimeError("no ink")
+
+    with pytest.raises(RuntimeError, match="no ink"):
+        write(tmp_path / "run", cases=[case("base", [5.0])], draw=draw)
+    assert digests(tmp_path / "run") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
