@@ -47,9 +47,17 @@ def program(cloud: Uniform, count: int = CALLS) -> SessionProgram:
     calls = tuple((2600, (), (item,), (20, index == 0)) for index in range(count))
     steps = tuple((0.010, -1.0, index, index) for index in range(count))
     return SessionProgram(
-        steps=steps, calls=calls, device_s=0.010 * count, encode_s=0.0, image_decode_s=0.0, bytes_up=2600 * count, bytes_down=20 * count,
-        device_passes=count, cloud_passes=count, cloud_call_pct=30.0,
-    )  # fmt: skip
+        steps=steps,
+        calls=calls,
+        device_s=0.010 * count,
+        encode_s=0.0,
+        image_decode_s=0.0,
+        bytes_up=2600 * count,
+        bytes_down=20 * count,
+        device_passes=count,
+        cloud_passes=count,
+        cloud_call_pct=30.0,
+    )
 
 
 def lte(seed: int = 0) -> Network:
@@ -65,12 +73,23 @@ def lte(seed: int = 0) -> Network:
         return Capacity(np.arange(600.0), rate * mean_bps / rate.mean(), 600.0)
 
     return Network(
-        rates(10.6e6), rates(27e6), 0.030, 0.030, 0.012, 0.012, up_loss=0.002, down_loss=0.002, burst_packets=4.0,
+        rates(10.6e6),
+        rates(27e6),
+        0.030,
+        0.030,
+        0.012,
+        0.012,
+        up_loss=0.002,
+        down_loss=0.002,
+        burst_packets=4.0,
         transport=TRANSPORTS["tcp"],
-    )  # fmt: skip
+    )
 
 
-NETWORKS: dict[str, Callable[[], Network]] = {"constant": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002), "lte": lte}
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "constant": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002),
+    "lte": lte,
+}
 
 
 def calls_per_second(network: Network, requests: int, devices: int, replicas: int) -> dict[str, float]:
@@ -83,9 +102,12 @@ def calls_per_second(network: Network, requests: int, devices: int, replicas: in
     seconds = time.perf_counter() - begin
     calls = int(np.sum(result.columns["calls"]))
     return {
-        "requests": len(arrivals), "calls": calls, "seconds": seconds, "calls_per_s": calls / seconds,
+        "requests": len(arrivals),
+        "calls": calls,
+        "seconds": seconds,
+        "calls_per_s": calls / seconds,
         "events_per_call": result.events / calls,
-    }  # fmt: skip
+    }
 
 
 def timeouts_per_second(count: int = 300_000) -> float:
@@ -114,8 +136,10 @@ def main(requests: int, devices: int, replicas: int, as_json: bool) -> None:
         click.echo(json.dumps({**found, "simpy_timeouts_per_s": timeouts}))
         return
     for name, of in found.items():
-        click.echo(f"{name}: {of['calls']:,.0f} calls in {of['seconds']:.2f} s: {of['calls_per_s']:,.0f} calls/s, "
-                   f"{of['events_per_call']:.2f} events a call")  # fmt: skip
+        click.echo(
+            f"{name}: {of['calls']:,.0f} calls in {of['seconds']:.2f} s: {of['calls_per_s']:,.0f} calls/s, "
+            f"{of['events_per_call']:.2f} events a call"
+        )
     click.echo(f"SimPy's bare timeout: {timeouts:,.0f}/s")
 
 

@@ -65,7 +65,9 @@ def measure(config: TransformerConfig, rounds: int) -> dict[str, float]:
         "fuse_and_score": lambda: float(uncertainty(*inter_fuse(centre, radius)).u_tilde),
     }
     for k in (100, 300):
-        parts[f"discrete_{k}"] = partial(answered, make_score(DiscreteSettings.model_validate({"k": k}), state), step, 0)
+        parts[f"discrete_{k}"] = partial(
+            answered, make_score(DiscreteSettings.model_validate({"k": k}), state), step, 0
+        )
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in parts}
     for turn in range(WARM_UP + rounds):
@@ -77,7 +79,10 @@ def measure(config: TransformerConfig, rounds: int) -> dict[str, float]:
             if turn >= WARM_UP:
                 taken[name].append(1e3 * (clock() - begin))
     found = {f"{name}_ms": statistics.median(values) for name, values in taken.items()}
-    steps = [sum(values) for values in zip(*(taken[name] for name in ("layer", "centre_product", "radius_product")), strict=True)]
+    steps = [
+        sum(values)
+        for values in zip(*(taken[name] for name in ("layer", "centre_product", "radius_product")), strict=True)
+    ]
     added = [a + b for a, b in zip(taken["softplus"], taken["fuse_and_score"], strict=True)]
     whole = [a + b for a, b in zip(steps, added, strict=True)]
     step_ms = statistics.median(whole)
@@ -108,9 +113,11 @@ def main(rounds: int, threads: int, as_json: bool) -> None:
         return
     for row in rows:
         added, product = row["added_share"], row["radius_product_share"]
-        click.echo(f"{row['shape']:14} V {row['vocab_size']:6}: step {row['step_ms']:.2f} ms; softplus, InterFuse and score add "
-                   f"{added:.1%} to layer and products (bar {BAR:.0%}); radius product {product:.1%} of the step; "
-                   f"discrete k = 100: {row['discrete_100_steps']:.2f} steps, 300: {row['discrete_300_steps']:.2f}")  # fmt: skip
+        click.echo(
+            f"{row['shape']:14} V {row['vocab_size']:6}: step {row['step_ms']:.2f} ms; softplus, InterFuse and score add "
+            f"{added:.1%} to layer and products (bar {BAR:.0%}); radius product {product:.1%} of the step; "
+            f"discrete k = 100: {row['discrete_100_steps']:.2f} steps, 300: {row['discrete_300_steps']:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ COLUMNS = (
 
 def method_table(summary: pd.DataFrame) -> str:
     """Markdown: a row per case of a run's summary."""
-    lines = ["| method | images | " + " | ".join(title for title, _, _ in COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) + 1)]
+    lines = [
+        "| method | images | " + " | ".join(title for title, _, _ in COLUMNS) + " |",
+        "|---|" + "--:|" * (len(COLUMNS) + 1),
+    ]
     for row in summary.to_dict("records"):
         numbers = (f"{row[name]:,.{digits}f}" for _, name, digits in COLUMNS)
         lines.append(f"| {row['method']} | {row['images']} | " + " | ".join(numbers) + " |")

@@ -80,18 +80,26 @@ class Check:
 def session(services_s: Sequence[float], device_s: Sequence[float]) -> SessionProgram:
     """Calls one after another: the device computes, then the cloud works by itself for a given time."""
     steps = tuple((seconds, -1.0, call, call) for call, seconds in enumerate(device_s))
-    calls = tuple((0, (), ((0, 0, 0, 0, 0, seconds, OTHER, ()),), (0, call == 0)) for call, seconds in enumerate(services_s))
+    calls = tuple(
+        (0, (), ((0, 0, 0, 0, 0, seconds, OTHER, ()),), (0, call == 0)) for call, seconds in enumerate(services_s)
+    )
     return SessionProgram(steps, calls, sum(device_s), 0.0, 0.0, 0, 0, 0, 0, math.nan)
 
 
 def run(
-    programs: Sequence[SessionProgram], requested_s: np.ndarray, prompt: np.ndarray, devices: int, replicas: int = 1,
+    programs: Sequence[SessionProgram],
+    requested_s: np.ndarray,
+    prompt: np.ndarray,
+    devices: int,
+    replicas: int = 1,
     rules: CloudRules | None = None,
-) -> CaseResult:  # fmt: skip
+) -> CaseResult:
     """Request i replays program prompt[i]; request i comes from device i modulo `devices`."""
     arrivals = Arrivals(requested_s, np.arange(len(requested_s)) % devices, prompt)
     costs = Uniform(1.0)
-    return simulate(CaseInputs(programs, costs, costs, FREE, devices, replicas, 1, arrivals, 0, rules=rules or CloudRules()))
+    return simulate(
+        CaseInputs(programs, costs, costs, FREE, devices, replicas, 1, arrivals, 0, rules=rules or CloudRules())
+    )
 
 
 def warm_up(load: float, servers: int = 1) -> int:
@@ -200,7 +208,8 @@ def _pollaczek_khinchine(second_moment: float) -> Callable[[float], list[float]]
 QUEUES: dict[str, Queue] = {
     "M/M/1": Queue(_open("exponential"), _pollaczek_khinchine(2.0)),
     "M/M/4": Queue(
-        _open("exponential", SERVERS, CloudRules(max_sessions=1)), lambda load: [erlang_c(SERVERS, load) / (SERVERS * (1.0 - load))]
+        _open("exponential", SERVERS, CloudRules(max_sessions=1)),
+        lambda load: [erlang_c(SERVERS, load) / (SERVERS * (1.0 - load))],
     ),
     "M/D/1": Queue(_open("fixed"), _pollaczek_khinchine(1.0)),
     "M/G/1": Queue(_open("two points"), _pollaczek_khinchine(3.25)),
@@ -209,7 +218,7 @@ QUEUES: dict[str, Queue] = {
     ),
     "machine repair": Queue(_repair, _repair_theory),
     "tandem": Queue(_tandem, lambda load: [load / (1.0 - load)] * 2, ("mean wait, first", "mean wait, second")),
-}  # fmt: skip
+}
 
 
 def estimate(values: np.ndarray, controls: np.ndarray, confidence: float = 0.99) -> tuple[float, float]:
@@ -244,23 +253,29 @@ def check(name: str, load: float, size: int, runs: int, most: int) -> list[Check
 
 @click.command()
 @click.option("--size", default=500_000, show_default=True, help="Requests of a run, those of its start left out.")
-@click.option("--runs", default=2, show_default=True, help="At least; at loads up to 0.8 more until the interval is narrow.")
+@click.option(
+    "--runs", default=2, show_default=True, help="At least; at loads up to 0.8 more until the interval is narrow."
+)
 @click.option("--most", default=24, show_default=True, help="Runs at most.")
 @click.option("--only", type=click.Choice(list(QUEUES)), help="One system.")
 @click.option("--json", "as_json", is_flag=True)
 def main(size: int, runs: int, most: int, only: str | None, as_json: bool) -> None:
     checks = []
     if not as_json:
-        click.echo(f"{'system':14s} {'load':>5s} {'what':18s} {'formula':>9s} {'simulated':>9s}  {'99 % interval':19s} inside "
-                   f"{'error':>8s} {'requests':>10s}")  # fmt: skip
+        click.echo(
+            f"{'system':14s} {'load':>5s} {'what':18s} {'formula':>9s} {'simulated':>9s}  {'99 % interval':19s} inside "
+            f"{'error':>8s} {'requests':>10s}"
+        )
     for name in [only] if only else QUEUES:
         for load in UTILISATIONS:
             found = check(name, load, size, *((runs, most) if load <= 0.8 else (2 * runs, 2 * runs)))
             checks += found
             for one in found if not as_json else ():
                 interval = f"{one.simulated - one.half_width:.4f} .. {one.simulated + one.half_width:.4f}"
-                click.echo(f"{name:14s} {load:5.2f} {one.what:18s} {one.formula:9.4f} {one.simulated:9.4f}  {interval:19s} "
-                           f"{'y' if one.inside else 'N':6s} {100 * one.error:+6.2f} % {one.requests:10,d}")  # fmt: skip
+                click.echo(
+                    f"{name:14s} {load:5.2f} {one.what:18s} {one.formula:9.4f} {one.simulated:9.4f}  {interval:19s} "
+                    f"{'y' if one.inside else 'N':6s} {100 * one.error:+6.2f} % {one.requests:10,d}"
+                )
     if as_json:
         click.echo(json.dumps([{**vars(one), "inside": one.inside, "error": one.error} for one in checks]))
 

@@ -35,7 +35,9 @@ def specs(pair: Pair, name: str, settings: dict[str, Any], count: int) -> list[S
     full = METHODS[name].model_validate(settings).model_dump()
     decoding = Decoding.model_validate({}).model_dump()
     weights = pair.manifest.weights_hash
-    return [SessionSpec(weights, name, REVISIONS[name], full, decoding, caption, seed=0) for caption in captions(0, count)]
+    return [
+        SessionSpec(weights, name, REVISIONS[name], full, decoding, caption, seed=0) for caption in captions(0, count)
+    ]
 
 
 def seconds_per_session(pair: Pair, sessions: list[SessionSpec], max_batch: int) -> float:
@@ -59,7 +61,9 @@ def main(sessions: int, alone: int, only: tuple[str, ...], torch_device: str, as
     rows = {}
     for label in only or (*CASES, POOL):
         if label == POOL:
-            per_prompt = zip(*(specs(pair, *case, max(sessions // len(CASES), 1)) for case in CASES.values()), strict=True)
+            per_prompt = zip(
+                *(specs(pair, *case, max(sessions // len(CASES), 1)) for case in CASES.values()), strict=True
+            )
             few, one_by_one = [spec for group in per_prompt for spec in group], len(CASES)
         else:
             few, one_by_one = specs(pair, *CASES[label], sessions), alone
@@ -69,7 +73,9 @@ def main(sessions: int, alone: int, only: tuple[str, ...], torch_device: str, as
         click.echo(json.dumps({"sessions": sessions, "threads": torch.get_num_threads(), "methods": rows}))
         return
     for label, row in rows.items():
-        click.echo(f"{label:14} alone {row['alone_s']:.3f} s, pooled {row['pooled_s']:.3f} s a session: {row['ratio']:.1f}x")
+        click.echo(
+            f"{label:14} alone {row['alone_s']:.3f} s, pooled {row['pooled_s']:.3f} s a session: {row['ratio']:.1f}x"
+        )
 
 
 if __name__ == "__main__":

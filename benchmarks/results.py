@@ -52,7 +52,11 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "main": (
         "results-main",
         {
-            "base": "base", "code": "code", "entropy-lens": "entropy-lens", "ciar at 0.30": "ciar", "ciar at 30 %": "ciar",
+            "base": "base",
+            "code": "code",
+            "entropy-lens": "entropy-lens",
+            "ciar at 0.30": "ciar",
+            "ciar at 30 %": "ciar",
             "ciar omega at 30 %": "ciar",
         },
     ),
@@ -60,28 +64,57 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "claim": (
         "results-claim",
         {
-            "base": "base", "code": "code", "random": "random", "entropy-lens": "entropy-lens", "softmax-corr": "softmax-corr",
-            "ciar u": "ciar", "ciar omega": "ciar", "ciar revised": "ciar", "ciar revised, without features": "ciar",
+            "base": "base",
+            "code": "code",
+            "random": "random",
+            "entropy-lens": "entropy-lens",
+            "softmax-corr": "softmax-corr",
+            "ciar u": "ciar",
+            "ciar omega": "ciar",
+            "ciar revised": "ciar",
+            "ciar revised, without features": "ciar",
         },
     ),
     "scores": (
         "results-scores",
         {
-            "base": "base", "code": "code", "random": "random", "entropy-lens": "entropy-lens", "softmax-corr": "softmax-corr",
-            "discrete k=100": "discrete k=100", "discrete k=300": "discrete k=300", "ciar u": "ciar", "ciar omega": "ciar",
+            "base": "base",
+            "code": "code",
+            "random": "random",
+            "entropy-lens": "entropy-lens",
+            "softmax-corr": "softmax-corr",
+            "discrete k=100": "discrete k=100",
+            "discrete k=300": "discrete k=300",
+            "ciar u": "ciar",
+            "ciar omega": "ciar",
             "ciar lower-top": "ciar",
         },
     ),
-    "readings": ("results-readings", {"base": "base", "random": "random", "ciar lower-top": "ciar", "ciar revised": "ciar"}),
+    "readings": (
+        "results-readings",
+        {"base": "base", "random": "random", "ciar lower-top": "ciar", "ciar revised": "ciar"},
+    ),
     "training": ("results-training", {"base": "base", "ciar omega": "ciar"}),
     "prefix": ("results-prefix", {"base": "base"}),
     "threshold": ("results-threshold", {"base": "base"}),
-}  # fmt: skip
+}
 
 COLUMNS = (
-    "method", "images", "cloud calls %", "speed-up", "`fd_scenes`", "against base", "`f1_scenes`", "`align_scenes`", "`cloud_nll` - base",
-    "paper: calls %", "speed-up", "FID", "against Base", "F1",
-)  # fmt: skip
+    "method",
+    "images",
+    "cloud calls %",
+    "speed-up",
+    "`fd_scenes`",
+    "against base",
+    "`f1_scenes`",
+    "`align_scenes`",
+    "`cloud_nll` - base",
+    "paper: calls %",
+    "speed-up",
+    "FID",
+    "against Base",
+    "F1",
+)
 
 
 def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
@@ -90,18 +123,29 @@ def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
     swept = [name for name in summary.columns if name.startswith("methods.")]
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
     for row in summary.to_dict("records"):
-        label = row["method"] + "".join(f", {name.split('.')[-1]} {row[name]:g}" for name in swept if pd.notna(row[name]))
+        label = row["method"] + "".join(
+            f", {name.split('.')[-1]} {row[name]:g}" for name in swept if pd.notna(row[name])
+        )
         ours = [
-            label, str(row["distinct_images"]), f"{row['cloud_call_pct']:.1f}", f"{row['speedup']:.2f}",
-            _with_interval(row, "fd_scenes", 2), _change(row["fd_scenes"], base_fd), _with_interval(row, "f1_scenes", 3),
-            _with_interval(row, "align_scenes", 3), _with_interval(row, "cloud_nll_minus_base", 2),
-        ]  # fmt: skip
+            label,
+            str(row["distinct_images"]),
+            f"{row['cloud_call_pct']:.1f}",
+            f"{row['speedup']:.2f}",
+            _with_interval(row, "fd_scenes", 2),
+            _change(row["fd_scenes"], base_fd),
+            _with_interval(row, "f1_scenes", 3),
+            _with_interval(row, "align_scenes", 3),
+            _with_interval(row, "cloud_nll_minus_base", 2),
+        ]
         printed = PAPER.get(paper.get(row["method"], ""), Paper())
         name = "" if printed.backbone == Paper.backbone else f" ({printed.backbone})"
         theirs = [
-            _number(printed.call_pct, 2), _number(printed.latency, 2), _number(printed.fid, 2) + name,
-            "-" if printed.fid is None else _change(printed.fid, printed.base_fid), _number(printed.f1, 3),
-        ]  # fmt: skip
+            _number(printed.call_pct, 2),
+            _number(printed.latency, 2),
+            _number(printed.fid, 2) + name,
+            "-" if printed.fid is None else _change(printed.fid, printed.base_fid),
+            _number(printed.f1, 3),
+        ]
         lines.append("| " + " | ".join([*ours, *theirs]) + " |")
     return "\n".join(lines)
 

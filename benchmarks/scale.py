@@ -24,7 +24,9 @@ def seconds_per_request(requests: int) -> float:
     """Processor time of the simulation alone, over the requests it replayed."""
     cloud = Uniform(0.002)
     arrivals = poisson_arrivals(0, 100.0, requests / 100.0, DEVICES, 1)
-    inputs = CaseInputs([program(cloud, 1)], Uniform(0.010), cloud, NETWORKS["constant"](), DEVICES, 4, 16, arrivals, seed=0)
+    inputs = CaseInputs(
+        [program(cloud, 1)], Uniform(0.010), cloud, NETWORKS["constant"](), DEVICES, 4, 16, arrivals, seed=0
+    )
     begin = time.process_time()
     simulate(inputs)
     return (time.process_time() - begin) / len(arrivals)
@@ -38,7 +40,9 @@ def main(most: int, as_json: bool) -> None:
     for size in (size for size in SIZES if size <= most):
         repeats = max(1, min(9, 50_000 // size))
         seconds = sorted(seconds_per_request(size) for _ in range(repeats))[repeats // 2]
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux; it only grows, as do the sizes
+        peak_mb = (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        )  # kB on Linux; it only grows, as do the sizes
         found.append({"requests": size, "us_per_request": 1e6 * seconds, "peak_mb": peak_mb})
     times = [each["us_per_request"] for each in found]
     ratio = max(times) / min(times) if times else float("nan")
@@ -46,7 +50,9 @@ def main(most: int, as_json: bool) -> None:
         click.echo(json.dumps({"sizes": found, "slowest_over_fastest": ratio}))
         return
     for each in found:
-        click.echo(f"{each['requests']:>9,} requests: {each['us_per_request']:5.1f} us each, peak {each['peak_mb']:,.0f} MB")
+        click.echo(
+            f"{each['requests']:>9,} requests: {each['us_per_request']:5.1f} us each, peak {each['peak_mb']:,.0f} MB"
+        )
     click.echo(f"slowest over fastest: {ratio:.2f}")
 
 

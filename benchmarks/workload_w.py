@@ -65,19 +65,34 @@ def conversation(rounds: int) -> SessionProgram:
     drafting_s = DRAFT_S * DRAFTED
     steps = ((0.0, -1.0, 0, 0), *((drafting_s, -1.0, call, call) for call in range(1, rounds + 1)))
     return SessionProgram(
-        steps=steps, calls=(prefill, *[verify] * rounds), device_s=drafting_s * rounds, encode_s=0.0, image_decode_s=0.0,
-        bytes_up=prefill[0] + rounds * verify[0], bytes_down=prefill[3][0] + rounds * verify[3][0], device_passes=DRAFTED * rounds,
-        cloud_passes=rounds, cloud_call_pct=100.0 * rounds / ANSWER,
-    )  # fmt: skip
+        steps=steps,
+        calls=(prefill, *[verify] * rounds),
+        device_s=drafting_s * rounds,
+        encode_s=0.0,
+        image_decode_s=0.0,
+        bytes_up=prefill[0] + rounds * verify[0],
+        bytes_down=prefill[3][0] + rounds * verify[3][0],
+        device_passes=DRAFTED * rounds,
+        cloud_passes=rounds,
+        cloud_call_pct=100.0 * rounds / ANSWER,
+    )
 
 
 def measure(devices: int, replicas: int, acceptance: float, redraft: bool) -> dict[str, float]:
     draws = stream(0, "workload-w.acceptance")
     programs = [conversation(rounds_of(draws, acceptance, redraft)) for _ in range(POOL)]
     inputs = CaseInputs(
-        programs, Uniform(DRAFT_S), Verification(), Network(RATE_BPS, RATE_BPS, ONE_WAY_S, ONE_WAY_S, JITTER_S, JITTER_S), devices,
-        replicas, 16, ClosedLoop(0, THINK_S, DURATION_S, POOL), 0, rules=CloudRules(routing="join-shortest-queue"),
-    )  # fmt: skip
+        programs,
+        Uniform(DRAFT_S),
+        Verification(),
+        Network(RATE_BPS, RATE_BPS, ONE_WAY_S, ONE_WAY_S, JITTER_S, JITTER_S),
+        devices,
+        replicas,
+        16,
+        ClosedLoop(0, THINK_S, DURATION_S, POOL),
+        0,
+        rules=CloudRules(routing="join-shortest-queue"),
+    )
     begin = time.perf_counter()
     result = simulate(inputs)
     seconds = time.perf_counter() - begin
@@ -106,9 +121,11 @@ def main(devices: int, replicas: int, acceptance: float, redraft: bool, as_json:
     if as_json:
         click.echo(json.dumps(found))
         return
-    click.echo(f"{found['drafted_tokens_per_s']:,.0f} drafted tokens/s, {found['events_per_round']:.2f} events a round, "
-               f"{found['rss_mb']:.0f} MB, mean conversation {found['conversation_mean_s']:.3f} s; "
-               f"SimPy's bare timeout: {found['simpy_timeouts_per_s']:,.0f}/s")  # fmt: skip
+    click.echo(
+        f"{found['drafted_tokens_per_s']:,.0f} drafted tokens/s, {found['events_per_round']:.2f} events a round, "
+        f"{found['rss_mb']:.0f} MB, mean conversation {found['conversation_mean_s']:.3f} s; "
+        f"SimPy's bare timeout: {found['simpy_timeouts_per_s']:,.0f}/s"
+    )
 
 
 if __name__ == "__main__":

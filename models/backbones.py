@@ -63,7 +63,9 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path | str
     module.load_state_dict(dict(state), strict=False)
 
 
-def infer_config(state: Mapping[str, Tensor], source: Path | str, grid: int = 16, n_head: int | None = None) -> TransformerConfig:
+def infer_config(
+    state: Mapping[str, Tensor], source: Path | str, grid: int = 16, n_head: int | None = None
+) -> TransformerConfig:
     """The configuration that a LlamaGen state dict was made with.
 
     grid: side of the token grid (16: stage I, 32: stage II). n_head: None means width 64 per head, as released.
@@ -88,8 +90,13 @@ def infer_config(state: Mapping[str, Tensor], source: Path | str, grid: int = 16
         raise WeightsError(f"{source}: {error}; pass n_head") from error
 
 
-def load_llamagen(path: Path | str, grid: int = 16, n_head: int | None = None, torch_device: torch.device | str = "cpu",
-                  dtype: torch.dtype = torch.float32) -> Transformer:
+def load_llamagen(
+    path: Path | str,
+    grid: int = 16,
+    n_head: int | None = None,
+    torch_device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
     """A LlamaGen text-to-image decoder from its official checkpoint (`.pt`) or the same tensors in `.safetensors`.
 
     grid, n_head: see `infer_config`. Returns the model in `eval()` mode. Raises WeightsError.

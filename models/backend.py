@@ -54,7 +54,8 @@ class Backend:
         if pair.drafter is not None:
             self.models["drafter"] = pair.drafter
         self.caches = {
-            role: KVCache(model.config, 2 * slots, pair.torch_device, pair.dtype, spare) for role, model in self.models.items()
+            role: KVCache(model.config, 2 * slots, pair.torch_device, pair.dtype, spare)
+            for role, model in self.models.items()
         }
 
     def forward(self, role: str, requests: Sequence[PassRequest]) -> list[Step]:
@@ -77,7 +78,9 @@ class Backend:
         rows = torch.tensor([2 * r.slot + guided for r in group for guided in range(r.rows)])  # [R]
         repeats = torch.tensor([r.rows for r in group])
         new = torch.tensor([self._new(r) for r in group]).repeat_interleave(repeats)  # [R]
-        start = torch.tensor([0 if r.op.caption is not None else slots + r.start for r in group]).repeat_interleave(repeats)  # [R]
+        start = torch.tensor([0 if r.op.caption is not None else slots + r.start for r in group]).repeat_interleave(
+            repeats
+        )  # [R]
         moves = [
             (2 * r.slot + guided, slots + source, slots + r.start - len(r.op.gather) + index)
             for r in group
@@ -94,7 +97,9 @@ class Backend:
         trees = [r.op.tree for r in group for _ in range(r.rows)]
         return model.step(cache, rows, start, embeds, new, trees)
 
-    def _embed(self, model: Transformer, cache: KVCache, group: Sequence[PassRequest], rows: Tensor, longest: int) -> Tensor:
+    def _embed(
+        self, model: Transformer, cache: KVCache, group: Sequence[PassRequest], rows: Tensor, longest: int
+    ) -> Tensor:
         """Caption rows, and token embeddings plus interval features, [R, longest, D]; new captions' masks go to the cache."""
         slots = self.pair.manifest.caption_slots
         ids = np.zeros((len(group), longest), np.int64)
@@ -134,7 +139,9 @@ class Backend:
                 features[mine, :slots] = torch.as_tensor(op.caption, dtype=dtype, device=device)
             after = first + (op.caption is not None)  # position of the first feature in op.features
             if after < first + len(op.tokens):
-                features[mine, after : first + len(op.tokens)] = torch.as_tensor(op.features, dtype=dtype, device=device)
+                features[mine, after : first + len(op.tokens)] = torch.as_tensor(
+                    op.features, dtype=dtype, device=device
+                )
             row += request.rows
         return model.inputs(self.pair.cloud.embed_tokens(ids.to(device)), features)
 
@@ -160,7 +167,9 @@ class Backend:
             others += [row + r.rows - 1] * counts[-1]
             places += range(first, new)
             row += r.rows
-        scale = torch.tensor([r.guidance for r, n in zip(group, counts, strict=True) for _ in range(n)]).to(hidden.device)  # [P]
+        scale = torch.tensor([r.guidance for r, n in zip(group, counts, strict=True) for _ in range(n)]).to(
+            hidden.device
+        )  # [P]
         conditional, unconditional = (at_least_float32(hidden[x, places]) for x in (rows, others))  # each [P, D]
         # The head is linear, so guidance of hidden states is guidance of logits, at half the cost.
         guided = model.logits(guide(conditional, unconditional, scale).to(hidden.dtype))  # [P, V]
@@ -191,7 +200,9 @@ class Backend:
         names = [r.op.bounds or next(iter(device.radii)) for r in group]
         if len(set(names)) == 1:
             return device.radius(hidden, names[0])
-        radius = torch.empty(len(group), device.config.vocab_size, dtype=at_least_float32(hidden).dtype, device=hidden.device)
+        radius = torch.empty(
+            len(group), device.config.vocab_size, dtype=at_least_float32(hidden).dtype, device=hidden.device
+        )
         for name in sorted(set(names)):
             mine = [g for g, other in enumerate(names) if other == name]
             radius[mine] = device.radius(hidden[mine], name)

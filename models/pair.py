@@ -64,7 +64,9 @@ class Pair:
     dtype: torch.dtype
 
 
-def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Pair:
+def load_pair(
+    name_or_path: str | Path, torch_device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Pair:
     """A shipped pair by name, or the pair in a folder.
 
     Raises WeightsError: unknown pair, missing or damaged file (with the SHA-256 found and expected), missing key, wrong
@@ -84,7 +86,9 @@ def load_pair(name_or_path: str | Path, torch_device: str | torch.device = "cpu"
     tokenizer = load_vq(folder / "tokenizer.safetensors")
     size = manifest.grid * tokenizer.config.downsample
     if size != manifest.image_size:
-        raise WeightsError(f"{folder / MANIFEST}: image_size {manifest.image_size}, but its tokenizer makes pictures of {size} pixels")
+        raise WeightsError(
+            f"{folder / MANIFEST}: image_size {manifest.image_size}, but its tokenizer makes pictures of {size} pixels"
+        )
     if tokenizer.config.codebook_size != manifest.codebook_size:
         found, needed = tokenizer.config.codebook_size, manifest.codebook_size
         raise WeightsError(f"{folder / 'tokenizer.safetensors'}: {found} codes, needed {needed}")
@@ -116,8 +120,15 @@ def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairMan
     return _write_pair(out_dir, name, text, tokenizer, cloud, device, phi, drafter, facts)
 
 
-def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, grid: int = 4, codebook_size: int = 64,
-                   device_noise: float = 0.05) -> Pair:
+def make_tiny_pair(
+    path: Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    *,
+    grid: int = 4,
+    codebook_size: int = 64,
+    device_noise: float = 0.05,
+) -> Pair:
     """Writes a random pair of the least useful size to `path` and loads it: for tests. A fraction of a second.
 
     grid x grid tokens of 8 x 8 pixels, cloud of 2 layers and width 16, captions as the scenes pair takes them. The device is the
@@ -133,8 +144,16 @@ def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32
 
     text = WordEncoder.build(WORDS)
     shape = TransformerConfig(2, 2, 16, 32, codebook_size, text.slots, text.caption_dim, grid)
-    vq = VQConfig(codebook_size=codebook_size, codebook_dim=8, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32,
-                  num_res_blocks=1, patch=4)
+    vq = VQConfig(
+        codebook_size=codebook_size,
+        codebook_dim=8,
+        ch=32,
+        encoder_ch_mult=(1, 1),
+        decoder_ch_mult=(1, 1),
+        z_channels=32,
+        num_res_blocks=1,
+        patch=4,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer, cloud = VQModel(vq), Transformer(shape)
@@ -148,7 +167,9 @@ def make_tiny_pair(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32
         phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)
         randomise(phi, 0.05)
         drafter = EagleDrafter(drafter_config(shape))
-        with torch.no_grad():  # the token's embedding, brought to the size of a feature, foretells the next feature somewhat
+        with (
+            torch.no_grad()
+        ):  # the token's embedding, brought to the size of a feature, foretells the next feature somewhat
             drafter.fc.weight[:, : shape.dim] += torch.eye(shape.dim) / 0.35
             drafter.fc.weight[:, shape.dim :] += 0.2 * torch.eye(shape.dim)
     _write_pair(path, "tiny", text, tokenizer, cloud, device, phi, drafter, {})
@@ -250,14 +271,25 @@ def _shards(state: Mapping[str, Tensor], limit_bytes: int) -> list[dict[str, Ten
     return shards
 
 
-def _write_pair(out_dir: Path, name: str, text: WordEncoder, tokenizer: VQModel, cloud: Transformer, device: DeviceModel,
-                phi: IntervalProjection, drafter: EagleDrafter | None, facts: Mapping[str, Any]) -> PairManifest:
+def _write_pair(
+    out_dir: Path,
+    name: str,
+    text: WordEncoder,
+    tokenizer: VQModel,
+    cloud: Transformer,
+    device: DeviceModel,
+    phi: IntervalProjection,
+    drafter: EagleDrafter | None,
+    facts: Mapping[str, Any],
+) -> PairManifest:
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
         save_file(text.state(), folder / TEXT)  # float32: rows of words are compared across drivers
         # One metadata entry per file: safetensors writes several in random order, and equal pairs should be equal bytes.
-        _save(folder / "tokenizer.safetensors", tokenizer.state_dict(), {"config": json.dumps(asdict(tokenizer.config))})
+        _save(
+            folder / "tokenizer.safetensors", tokenizer.state_dict(), {"config": json.dumps(asdict(tokenizer.config))}
+        )
         shards = _shards(cloud.state_dict(), MAX_FILE_BYTES)
         for i, shard in enumerate(shards, start=1):
             _save(folder / f"cloud-{i:05d}-of-{len(shards):05d}.safetensors", shard)
@@ -284,7 +316,9 @@ def _write_pair(out_dir: Path, name: str, text: WordEncoder, tokenizer: VQModel,
         )
         for file in manifest.files:
             if file.bytes >= MAX_FILE_BYTES:
-                raise WeightsError(f"{out_dir / file.name}: {file.bytes} bytes, files of a pair stay below {MAX_FILE_BYTES}")
+                raise WeightsError(
+                    f"{out_dir / file.name}: {file.bytes} bytes, files of a pair stay below {MAX_FILE_BYTES}"
+                )
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
         folder.chmod(0o755)
         for path in folder.iterdir():  # safetensors writes for the owner alone

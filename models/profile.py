@@ -40,7 +40,9 @@ def measure_profile(pair: Pair, progress: Callable[[int, int], None] | None = No
     without a warm-up. On a busy machine the times are those of a busy machine.
     """
     models = {"device": pair.device.transformer, "cloud": pair.cloud}
-    clock = _Clock(pair.torch_device, len(models) * len(ROWS) * len(NEW_TOKENS) * 2 + len(COMPUTE_KINDS), progress, budget_s)
+    clock = _Clock(
+        pair.torch_device, len(models) * len(ROWS) * len(NEW_TOKENS) * 2 + len(COMPUTE_KINDS), progress, budget_s
+    )
     with torch.inference_mode():
         passes = {role: _pass_table(pair, role, model, clock) for role, model in models.items()}
         compute = _compute_seconds(pair, clock)
@@ -88,17 +90,31 @@ def measure_hardware(torch_device: torch.device) -> Hardware:
         bytes_per_s = 2 * 4 * count / clock.typical_seconds(lambda: target.copy_(source))  # read and written
         kernel_s = clock.typical_seconds(lambda: [one.add_(1.0) for _ in range(1000)]) / 1000
     return Hardware.model_construct(
-        title=hardware_name(torch_device), kind="measured", fp16_tflops=flop_per_s / 1e12, bandwidth_gb_s=bytes_per_s / 2 / 1e9,
-        memory_gb=math.nan, power_w=math.nan, bandwidth_efficiency=1.0, compute_efficiency=1.0, kernel_overhead_us=kernel_s * 1e6,
-        efficiency_source="measured figures are what is reached", source="measured on this machine", evidence="measured", aliases=[],
-    )  # fmt: skip
+        title=hardware_name(torch_device),
+        kind="measured",
+        fp16_tflops=flop_per_s / 1e12,
+        bandwidth_gb_s=bytes_per_s / 2 / 1e9,
+        memory_gb=math.nan,
+        power_w=math.nan,
+        bandwidth_efficiency=1.0,
+        compute_efficiency=1.0,
+        kernel_overhead_us=kernel_s * 1e6,
+        efficiency_source="measured figures are what is reached",
+        source="measured on this machine",
+        evidence="measured",
+        aliases=[],
+    )
 
 
 class _Clock:
     """Times work, less carefully once its budget is spent, and tells how far it is."""
 
     def __init__(
-        self, torch_device: torch.device, total: int, progress: Callable[[int, int], None] | None, budget_s: float = math.inf
+        self,
+        torch_device: torch.device,
+        total: int,
+        progress: Callable[[int, int], None] | None,
+        budget_s: float = math.inf,
     ) -> None:
         self.torch_device, self.total, self.progress, self.budget_s = torch_device, total, progress, budget_s
         self.done = 0
@@ -182,6 +198,8 @@ def _compute_seconds(pair: Pair, clock: _Clock) -> dict[str, float]:
         "caption_encoder": lambda: pair.text.encode(caption),
         "phi": lambda: pair.phi(hidden, row, row).float().cpu().numpy(),
         "image_decoder": lambda: to_uint8(pair.tokenizer.decode_codes(codes)).cpu().numpy(),
-        "interval_samples": lambda: sampled_bounds(row[0], row[0], torch.from_numpy(draws.uniform(-1, 1, shape)))[0].cpu(),
+        "interval_samples": lambda: sampled_bounds(row[0], row[0], torch.from_numpy(draws.uniform(-1, 1, shape)))[
+            0
+        ].cpu(),
     }
     return {kind: clock.typical_seconds(run) for kind, run in work.items()}

@@ -62,7 +62,9 @@ class Session:
         self.spec, self.method, self.slot = spec, method, slot
         manifest = pair.manifest
         pixels = manifest.image_size**2
-        self.widths = Widths(manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, pixels, manifest.caption_slots)
+        self.widths = Widths(
+            manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, pixels, manifest.caption_slots
+        )
         count, width = manifest.image_tokens, manifest.caption_dim
         decoding = Decoding.model_validate(spec.decoding)
         self.device_state = DeviceState(count, width, caption=spec.prompt, decoding=decoding, seed=spec.seed)
@@ -76,7 +78,9 @@ class Session:
         self.kv = dict.fromkeys(ROLES, (False, 0))  # caption in the cache, image positions in the cache
         self.log: tuple[list[dict[str, int]], list[dict[str, int]]] = ([], [])
         self.image: np.ndarray | None = None
-        self.fed: list[int] | None = []  # tokens in the cloud's cache; None once it held interval features or a tree of drafts
+        self.fed: (
+            list[int] | None
+        ) = []  # tokens in the cloud's cache; None once it held interval features or a tree of drafts
         self.picks: list[tuple[int, float, int]] = []  # per position: what the cloud picked, its nats, and its arg max
         self._draws: dict[str, np.ndarray] = {}  # uniform draws by role, indexed by image position
 
@@ -147,10 +151,12 @@ class Session:
 
     def _await(self, handle: Handle, deadline: bool) -> None:
         self.note(DEVICE, kind=AWAIT, what=int(deadline), call=handle.call)
-        if handle.call not in self.spec.outcomes:
+        if handle.call not in self.spec.missed_calls:
             self.awaiting = handle.call
         elif not deadline:  # else the program goes on with None; the cloud answers all the same, and nobody listens
-            raise RecordingError(f"{self.spec.method}: call {handle.call} cannot miss a deadline; it is always waited for")
+            raise RecordingError(
+                f"{self.spec.method}: call {handle.call} cannot miss a deadline; it is always waited for"
+            )
 
     def _cross(self, side: int, kind: int, call: int, message: Message) -> Message:
         """Encode, count, decode: the other side gets what the wire carries, rounded as the wire rounds."""
@@ -166,14 +172,25 @@ class Session:
         has_caption, held = self.kv[op.role]
         keep = held if op.keep is None else op.keep
         assert 0 <= keep <= held, f"{self.spec.method} keeps {keep} positions of a cache that holds {held}"
-        assert all(0 <= source < held for source in op.gather), f"{self.spec.method} gathers {op.gather} of a cache that holds {held}"
+        assert all(0 <= source < held for source in op.gather), (
+            f"{self.spec.method} gathers {op.gather} of a cache that holds {held}"
+        )
         start = keep + len(op.gather)
         position = start + op.new_positions  # of the token this pass yields
         request = PassRequest(self.slot, op, start, **self._decoding(program.side, op, position))
         self.note(
-            program.side, kind=FORWARD, what=ROLES.index(op.role), call=program.call, rows=request.rows,
-            caption=int(op.caption is not None), new_tokens=op.new_positions, kv_caption=int(has_caption), kv_tokens=start,
-            decides=int(op.decides and program.call not in self.spec.outcomes), logits_all=int(op.outputs == "all"), hidden=op.hidden,
+            program.side,
+            kind=FORWARD,
+            what=ROLES.index(op.role),
+            call=program.call,
+            rows=request.rows,
+            caption=int(op.caption is not None),
+            new_tokens=op.new_positions,
+            kv_caption=int(has_caption),
+            kv_tokens=start,
+            decides=int(op.decides and program.call not in self.spec.missed_calls),
+            logits_all=int(op.outputs == "all"),
+            hidden=op.hidden,
         )
         self.kv[op.role] = (has_caption or op.caption is not None, position)
         if op.role == "cloud":
@@ -218,32 +235,42 @@ class Session:
         None."""
         if self.fed != self.tokens[:-1] or [token for token, _, _ in self.picks] != self.tokens:
             return None
-        return np.array([nats for _, nats, _ in self.picks], np.float32), np.array([best for _, _, best in self.picks], np.uint16)
+        return np.array([nats for _, nats, _ in self.picks], np.float32), np.array(
+            [best for _, _, best in self.picks], np.uint16
+        )
 
     def recording(self, quality: tuple[np.ndarray, np.ndarray]) -> Recording:
         state = self.device_state
         count = len(self.tokens)
-        rows = [row for side in self.log for row in sorted(side, key=lambda row: row["call"] if side is self.log[CLOUD] else 0)]
+        rows = [
+            row
+            for side in self.log
+            for row in sorted(side, key=lambda row: row["call"] if side is self.log[CLOUD] else 0)
+        ]
         ops = np.zeros(len(rows), OP_DTYPE)
         ops["call"] = -1
         ops["side"][len(self.log[DEVICE]) :] = CLOUD
         for index, row in enumerate(rows):
             for column, value in row.items():
                 ops[column][index] = value
-        never = set(self.spec.outcomes) - set(ops["call"][ops["kind"] == AWAIT].tolist())
+        never = set(self.spec.missed_calls) - set(ops["call"][ops["kind"] == AWAIT].tolist())
         if never:
-            raise RecordingError(f"{self.spec.method}: calls {sorted(never)} were to miss a deadline, but nobody waits for them")
+            raise RecordingError(
+                f"{self.spec.method}: calls {sorted(never)} were to miss a deadline, but nobody waits for them"
+            )
         assert self.image is not None
         return Recording(
             ops=ops,
             tokens=np.asarray(self.tokens, np.uint16),
             decided_by=np.asarray(state.decided_by or [FROM_CLOUD] * count, np.uint8),
-            scores=np.stack(state.scores).astype(np.float32) if state.scores else np.full((count, len(SCORES)), np.nan, np.float32),
+            scores=np.stack(state.scores).astype(np.float32)
+            if state.scores
+            else np.full((count, len(SCORES)), np.nan, np.float32),
             image=self.image,
             nll=quality[0],
             argmax=quality[1],
             widths=self.widths,
-            meta={"spec": {**self.spec.__dict__, "outcomes": list(self.spec.outcomes)}},
+            meta={"spec": {**self.spec.__dict__, "outcomes": list(self.spec.missed_calls)}},
         )
 
 
@@ -262,7 +289,9 @@ class Recorder:
     progress: called with (sessions finished, sessions in all, tokens decided, tokens in all) as work goes on.
     """
 
-    def __init__(self, pair: Pair, max_batch: int = 64, progress: Callable[[int, int, int, int], None] | None = None) -> None:
+    def __init__(
+        self, pair: Pair, max_batch: int = 64, progress: Callable[[int, int, int, int], None] | None = None
+    ) -> None:
         self.pair = pair
         self.max_batch = max_batch
         self.progress = progress or (lambda done, sessions, decided, tokens: None)
@@ -278,7 +307,7 @@ class Recorder:
             self.pair.text.encode(spec.prompt)
             settings = METHODS[spec.method].model_validate(spec.settings)
             settings.check(Decoding.model_validate(spec.decoding), self.pair.manifest)
-            room = max(room, settings.tree_room)
+            room = max(room, settings.draft_slots)
             assert spec.revision == REVISIONS[spec.method]
         slots = min(self.max_batch, max(len(specs), 1))
         backend = Backend(self.pair, slots, spare=room)
@@ -315,7 +344,9 @@ class Recorder:
             for program in (session.device, session.cloud):
                 if program is not None and program.waits is not None:
                     op = program.waits
-                    waiting.setdefault(op.role if isinstance(op, Forward) else op.kind, []).append(_Waiting(session, program, op))
+                    waiting.setdefault(op.role if isinstance(op, Forward) else op.kind, []).append(
+                        _Waiting(session, program, op)
+                    )
         kind = min(waiting, key=lambda kind: (kind in BATCHED, -len(waiting[kind]), ORDER.index(kind)))
         group = sorted(waiting[kind], key=lambda w: w.session.slot)
         if kind in ROLES:

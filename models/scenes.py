@@ -265,7 +265,9 @@ def _lit(nx: np.ndarray, ny: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # Each solid: distance to its outline (negative inside, unit = radius), shade (times colour) and shine, float32 arrays like x.
 
 
-def _ellipse(x: np.ndarray, y: np.ndarray, half_width: float | np.float32, half_height: float | np.float32) -> np.ndarray:
+def _ellipse(
+    x: np.ndarray, y: np.ndarray, half_width: float | np.float32, half_height: float | np.float32
+) -> np.ndarray:
     """About the distance to an ellipse around the origin: its level function over the length of that function's gradient."""
     a, b = np.float32(half_width), np.float32(half_height)
     level = np.sqrt((x / a) ** 2 + (y / b) ** 2)
@@ -288,7 +290,9 @@ def _ring(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def _cube(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seen from above a corner: a hexagon of three faces."""
     side = np.float32(0.8660254)
-    distance = np.maximum(np.maximum(np.abs(x), np.abs(0.5 * x + side * y)), np.abs(0.5 * x - side * y)) - np.float32(0.84)
+    distance = np.maximum(np.maximum(np.abs(x), np.abs(0.5 * x + side * y)), np.abs(0.5 * x - side * y)) - np.float32(
+        0.84
+    )
     top = y < -np.abs(x) * np.float32(0.57735)
     shade = np.where(top, np.float32(1.1), np.where(x < 0, np.float32(0.82), np.float32(0.5)))
     return distance, shade - np.float32(0.06) * y, np.zeros_like(x)

@@ -23,7 +23,9 @@ CAPTION_SLOTS = 32  # most words a caption can have
 class WordEncoder:
     """Captions to rows of float32. `vectors`: float32 [len(words), word_dim], one per word."""
 
-    def __init__(self, words: Sequence[str], vectors: Tensor, window: int = WINDOW_WORDS, slots: int = CAPTION_SLOTS) -> None:
+    def __init__(
+        self, words: Sequence[str], vectors: Tensor, window: int = WINDOW_WORDS, slots: int = CAPTION_SLOTS
+    ) -> None:
         if vectors.shape[0] != len(words):
             raise ValueError(f"{len(words)} words need as many vectors, got {vectors.shape[0]}")
         self.words = tuple(words)

@@ -46,7 +46,9 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         if self.dim % (4 * self.n_head):
-            raise ValueError(f"dim {self.dim} must be a multiple of 4 * n_head ({4 * self.n_head}): two rotary axes of pairs")
+            raise ValueError(
+                f"dim {self.dim} must be a multiple of 4 * n_head ({4 * self.n_head}): two rotary axes of pairs"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -87,7 +89,9 @@ def rope_table(config: TransformerConfig, zeros_before: int | None = None, zeros
     zero vector, so that every caption key scores 0. So do `zeros_after` positions past the image.
     """
     quarter = config.head_dim // 4
-    frequency = config.rope_base ** (-torch.arange(quarter, dtype=torch.float64) / quarter)  # base^(-2i / (hd/2)), [hd/4]
+    frequency = config.rope_base ** (
+        -torch.arange(quarter, dtype=torch.float64) / quarter
+    )  # base^(-2i / (hd/2)), [hd/4]
     cell = torch.arange(config.tokens)
     row, column = cell // config.grid, cell % config.grid  # each [T]
     angle = torch.cat([torch.outer(row, frequency), torch.outer(column, frequency)], dim=1)  # [T, hd/2]
@@ -101,7 +105,9 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     wide = at_least_float32(x)
     even, odd = wide[..., 0::2], wide[..., 1::2]  # each [R, n, H, hd/2]
     cos, sin = rotation.unsqueeze(2).unbind(-1)  # each [R or 1, n, 1, hd/2]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)  # [R, n, H, hd]
+    return (
+        torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    )  # [R, n, H, hd]
 
 
 def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:
@@ -131,8 +137,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return seen
 
 
-def tree_view(columns: Tensor, ends: Tensor, key_count: int,
-              trees: Sequence[Sequence[int] | None]) -> tuple[Tensor, Tensor]:
+def tree_view(
+    columns: Tensor, ends: Tensor, key_count: int, trees: Sequence[Sequence[int] | None]
+) -> tuple[Tensor, Tensor]:
     """Where the entries of draft trees stand and what they see, for rows whose tree is not None; others are chains.
 
     columns: int [R, n], cache column of each query. ends: int [R], columns filled after the pass; a row's tree is the last
@@ -170,8 +177,14 @@ class KVCache:
     [rows], its logarithm). All later passes read from that column on.
     """
 
-    def __init__(self, config: TransformerConfig, rows: int, device: torch.device | str = "cpu",
-                 dtype: torch.dtype = torch.float32, spare: int = 0) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        rows: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        spare: int = 0,
+    ) -> None:
         shape = (config.n_layer, rows, config.n_head, config.positions + spare, config.head_dim)
         self.k, self.v = (_zeros(shape, torch.device(device), dtype) for _ in range(2))
         self.caption_mask = torch.ones(rows, config.caption_slots, device=device, dtype=torch.bool)
@@ -339,8 +352,15 @@ class CachedDecoder(nn.Module):
         self.unrotated = unrotated
         self._rope = torch.zeros(0)  # made when asked for; not a buffer: it must not be rounded in half precision
 
-    def step(self, cache: KVCache, rows: Tensor, start: Tensor, embeds: Tensor, n_new: Tensor,
-             trees: Sequence[Sequence[int] | None] | None = None) -> Tensor:
+    def step(
+        self,
+        cache: KVCache,
+        rows: Tensor,
+        start: Tensor,
+        embeds: Tensor,
+        n_new: Tensor,
+        trees: Sequence[Sequence[int] | None] | None = None,
+    ) -> Tensor:
         """Continue R sequences of different lengths in one pass.
 
         rows: int [R] on the CPU, distinct rows of the cache. start: int [R] on the CPU, valid columns of each row
@@ -374,8 +394,9 @@ class CachedDecoder(nn.Module):
         padded[real.to(device)] = hidden
         return padded
 
-    def _spans(self, cache: KVCache, rows: Tensor, start: Tensor, n_new: Tensor,
-               trees: Sequence[Sequence[int] | None]) -> tuple[list[Span], Tensor | None]:
+    def _spans(
+        self, cache: KVCache, rows: Tensor, start: Tensor, n_new: Tensor, trees: Sequence[Sequence[int] | None]
+    ) -> tuple[list[Span], Tensor | None]:
         """How the rows of a pass attend, and the positions int [N] of the new entries where trees are among them.
 
         A CPU reads the cache in place, rows of one length at a time. A GPU is kept busy by few large reads: all rows of equally many
@@ -396,10 +417,14 @@ class CachedDecoder(nn.Module):
             where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
             end, first = max(begin[mine]) + n, 0 if begin[i] < self.unrotated else self.unrotated - 1
             columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
-            if n == 1 and first and min(begin[mine]) + n == end and not any(trees[mine]):  # one more entry sees all there is
+            if (
+                n == 1 and first and min(begin[mine]) + n == end and not any(trees[mine])
+            ):  # one more entry sees all there is
                 mask = cache.k.new_zeros(len(group), 1, end - first)
             else:
-                allowed = attention_mask(columns.to(cache.k.device), end, cache.caption_mask[where], self.config.caption_slots)
+                allowed = attention_mask(
+                    columns.to(cache.k.device), end, cache.caption_mask[where], self.config.caption_slots
+                )
                 if any(trees[mine]):
                     columns, visible = tree_view(columns, start[mine] + n, end, trees[mine])
                     allowed &= visible.to(allowed.device)
@@ -468,8 +493,14 @@ class Transformer(CachedDecoder):
 
     # --- teacher forcing
 
-    def hidden(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None, features: Tensor | None = None,
-               states: list[Tensor] | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        caption: Tensor,
+        caption_mask: Tensor | None,
+        features: Tensor | None = None,
+        states: list[Tensor] | None = None,
+    ) -> Tensor:
         """Hidden states after the final norm at every position, [B, caption_slots + n, D]. Arguments as in `forward`; `states`, if
         given, receives those after each layer, before any norm."""
         embedded = self.embed_tokens(tokens)  # [B, n, D]
@@ -481,18 +512,23 @@ class Transformer(CachedDecoder):
         mask = None
         if caption_mask is not None:
             positions = torch.arange(length, device=x.device).unsqueeze(0)  # [1, slots + n]
-            mask = attention_mask(positions, length, caption_mask, self.config.caption_slots)  # [B, slots + n, slots + n]
+            mask = attention_mask(
+                positions, length, caption_mask, self.config.caption_slots
+            )  # [B, slots + n, slots + n]
         return self._run(x, Pass(self._rotation(x, slice(None, length)).unsqueeze(0), mask), states)
 
-    def forward(self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None,
-                features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Teacher forcing: every prediction of tokens 0..n given tokens 0..n-1.
 
         tokens: int [B, n], n <= T. caption: [B, caption_slots, caption_dim]. caption_mask: bool [B, caption_slots] or
         None (purely causal). features: [B, n, D], added to the token embeddings, or None.
         Returns logits [B, n + 1, V] (row t predicts token t) and the hidden states [B, n + 1, D] they come from.
         """
-        hidden = self.hidden(tokens, caption, caption_mask, features)[:, self.config.caption_slots - 1 :]  # [B, n + 1, D]
+        hidden = self.hidden(tokens, caption, caption_mask, features)[
+            :, self.config.caption_slots - 1 :
+        ]  # [B, n + 1, D]
         return self.logits(hidden), hidden
 
     def _run(self, x: Tensor, p: Pass, states: list[Tensor] | None = None) -> Tensor:

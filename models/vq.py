@@ -46,7 +46,9 @@ class VQConfig:
         for key in values:
             if key not in known:
                 raise ValueError(f"unknown key {key}; allowed: {', '.join(sorted(known))}")
-        settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         return cls(**settings)
 
 

@@ -60,7 +60,10 @@ STYLE: dict[str, Any] = {
 }
 MOST_CONDITIONS, MOST_LABELS, MOST_BARS, MOST_METHODS, MOST_PROMPTS = 6, 8, 12, 8, 4
 MOST_COLUMNS, MOST_ROWS = 16, 40  # of the table that stands for more than MOST_CONDITIONS
-LOG_LATENCY_FROM, LOG_SWEEP_FROM = 4.0, 8.0  # an axis is logarithmic where its largest value is this many times its smallest
+LOG_LATENCY_FROM, LOG_SWEEP_FROM = (
+    4.0,
+    8.0,
+)  # an axis is logarithmic where its largest value is this many times its smallest
 SHARED_UP_TO = 4.0  # bars of all conditions share a scale unless the longest of one is this many times another's
 
 
@@ -79,7 +82,9 @@ def _render(figure: Figure, form: str) -> bytes:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04))
+    figure = Figure(
+        figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
+    )
     FigureCanvasAgg(figure)
     return figure
 

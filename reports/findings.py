@@ -40,9 +40,11 @@ def finding(condition: str, cases: pd.DataFrame, *, where: bool = True) -> Findi
     name = str(best["label"])
     seconds = _seconds(best)
     if not others:
-        return Finding(condition, name, f"{on}{name} takes {significant(best['latency_mean_s'])} s", (f"{name}: {seconds}.",))
+        return Finding(
+            condition, name, f"{on}{name} takes {significant(best['latency_mean_s'])} s", (f"{name}: {seconds}.",)
+        )
     bases = [row for row in rows if is_base(row)]
-    equal = [str(row["label"]) for row in others if not told_apart(best, row)]
+    equal = [str(row["label"]) for row in others if not significantly_different(best, row)]
     if math.isnan(best["latency_mean_lo_s"]):
         title = f"{on}{name} has the lowest mean, from one request"
         first = f"{name} has the lowest mean latency, {seconds}, but one request gives no interval: nothing can be concluded."
@@ -88,7 +90,7 @@ def is_base(row: pd.Series) -> bool:
     return bool(row["method_name"] == "base")
 
 
-def told_apart(fastest: pd.Series, other: pd.Series) -> bool:
+def significantly_different(fastest: pd.Series, other: pd.Series) -> bool:
     """Whether the latency of a case differs from the fastest's by more than their paired 95 % interval allows."""
     for base, method in ((fastest, other), (other, fastest)):
         if is_base(base) and not is_base(method):
@@ -118,7 +120,10 @@ def _pictures_sentence(best: pd.Series, rows: list[pd.Series], bases: list[pd.Se
     speed = f"{near[0]['label']}, {_gain(near[0], bases)}"
     if near[0]["speedup_lo"] > 1:
         return (first, f"Fastest with a cloud_nll not told apart from base's: {speed}.")
-    return (first, f"Of those with a cloud_nll not told apart from base's, none is told to be faster than base; the fastest: {speed}.")
+    return (
+        first,
+        f"Of those with a cloud_nll not told apart from base's, none is told to be faster than base; the fastest: {speed}.",
+    )
 
 
 def _at_base_s_quality(best: pd.Series, rows: list[pd.Series], bases: list[pd.Series]) -> str:

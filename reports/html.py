@@ -72,11 +72,23 @@ _COLUMNS = (
     _Column("retries", "retries"),
     _Column("by the device after a deadline (% of tokens)", "fallback_pct"),
     _Column(
-        "cloud_nll more for it (nats per token)", "fallback_cloud_nll_cost", "fallback_cloud_nll_cost_lo", "fallback_cloud_nll_cost_hi",
+        "cloud_nll more for it (nats per token)",
+        "fallback_cloud_nll_cost",
+        "fallback_cloud_nll_cost_lo",
+        "fallback_cloud_nll_cost_hi",
     ),
 )
 _IF_ANY = ("refused", "unfinished", "retries", "fallback_pct", "fallback_cloud_nll_cost")  # shown where there are some
-_ELSEWHERE = ("program", "run_format", "columns", "notes", "warnings", "as_if", "name", "compute")  # of provenance, not in its table
+_ELSEWHERE = (
+    "program",
+    "run_format",
+    "columns",
+    "notes",
+    "warnings",
+    "as_if",
+    "name",
+    "compute",
+)  # of provenance, not in its table
 
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fbfbfc;--card:#fff;--ink:#1b1f24;--muted:#5c6470;--line:#e1e5ea;
@@ -152,8 +164,18 @@ def page(run: Run, plots: Mapping[str, bytes]) -> str:
         _section("What wins where" if several else "What wins", _cards(findings)),
         _plot(plots, "latency_quality", "Latency and quality", "Mean latency against quality. " + _titles(run)),
         _section("Every case", _table(run, findings) + under),
-        _plot(plots, "latency_parts", "Where the seconds go", "Mean latency of every case in its ten parts. " + _titles(run)),
-        _plot(plots, "queue_over_time", "The queue over time", "Requests that wait in the cloud against simulated time, by method."),
+        _plot(
+            plots,
+            "latency_parts",
+            "Where the seconds go",
+            "Mean latency of every case in its ten parts. " + _titles(run),
+        ),
+        _plot(
+            plots,
+            "queue_over_time",
+            "The queue over time",
+            "Requests that wait in the cloud against simulated time, by method.",
+        ),
         *[
             _plot(plots, sweep_name(key), f"Along {key}", f"Latency, cloud calls and quality against {key}.")
             for key in numeric_axes(run)
@@ -239,7 +261,9 @@ def _table(run: Run, findings: list[Finding]) -> str:
     best = {(one.condition, one.fastest) for one in findings}
     several = len(findings) > 1
     columns = [column for column in _COLUMNS if column.name in run.summary and run.summary[column.name].notna().any()]
-    columns = [column for column in columns if column.name not in _IF_ANY or (run.summary[column.name].fillna(0) != 0).any()]
+    columns = [
+        column for column in columns if column.name not in _IF_ANY or (run.summary[column.name].fillna(0) != 0).any()
+    ]
     hidden = [column.name for column in _COLUMNS if column not in columns and column.name not in _IF_ANY]
     meaning = {name: text for names, text in run.provenance.get("columns", {}).items() for name in names.split(", ")}
     heads = ["method", *(["condition"] if several else [])]

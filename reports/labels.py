@@ -25,8 +25,22 @@ class _Label(NamedTuple):
 
 
 _PLACES = [(9, 0, "left"), (0, 11, "center"), (0, -11, "center"), (-9, 0, "right"), (8, 9, "left"), (8, -9, "left")]
-_PLACES += [(-8, 9, "right"), (-8, -9, "right"), (0, 22, "center"), (0, -22, "center"), (12, 19, "left"), (12, -19, "left")]
-_PLACES += [(-12, 19, "right"), (-12, -19, "right"), (14, 30, "left"), (14, -30, "left"), (-14, 30, "right"), (-14, -30, "right")]
+_PLACES += [
+    (-8, 9, "right"),
+    (-8, -9, "right"),
+    (0, 22, "center"),
+    (0, -22, "center"),
+    (12, 19, "left"),
+    (12, -19, "left"),
+]
+_PLACES += [
+    (-12, 19, "right"),
+    (-12, -19, "right"),
+    (14, 30, "left"),
+    (14, -30, "left"),
+    (-14, 30, "right"),
+    (-14, -30, "right"),
+]
 
 
 def _place_labels(ax: Axes, labels: Sequence[_Label], marks: Sequence[tuple[float, float]]) -> None:
@@ -37,7 +51,9 @@ def _place_labels(ax: Axes, labels: Sequence[_Label], marks: Sequence[tuple[floa
     assert isinstance(canvas, FigureCanvasAgg)
     renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
     frame = ax.get_window_extent(renderer)
-    boxes = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in ax.transData.transform(np.array(marks))] if marks else []
+    boxes = (
+        [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in ax.transData.transform(np.array(marks))] if marks else []
+    )
     for label in labels:
         best: tuple[float, Any, Bbox] | None = None
         for rank, (dx, dy, align) in enumerate(_PLACES):

@@ -29,9 +29,26 @@ PARTS = (
 )  # of a latency, in the order of summary.csv
 _INTERVALS = ("cloud_nll", "cloud_nll_minus_base", "cloud_greedy_pct", "base_greedy_pct", "speedup")
 NEEDED = (
-    *("images", "latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s", "latency_p50_s", "latency_p95_s", "latency_p99_s"),
+    *(
+        "images",
+        "latency_mean_s",
+        "latency_mean_lo_s",
+        "latency_mean_hi_s",
+        "latency_p50_s",
+        "latency_p95_s",
+        "latency_p99_s",
+    ),
     *("latency_minus_fastest_s", "latency_minus_fastest_lo_s", "latency_minus_fastest_hi_s"),
-    *("decode_s", "first_token_s", "calls", "cloud_call_pct", "bytes_up", "bytes_down", "device_energy_j", "cloud_gpu_s"),
+    *(
+        "decode_s",
+        "first_token_s",
+        "calls",
+        "cloud_call_pct",
+        "bytes_up",
+        "bytes_down",
+        "device_energy_j",
+        "cloud_gpu_s",
+    ),
     *("cost_usd", "cloud_utilisation", "distinct_images", *PARTS),
     *(name + end for name in _INTERVALS for end in ("", "_lo", "_hi")),
 )  # columns of summary.csv that a report reads
@@ -74,8 +91,8 @@ class Run:
 
     def conditions(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Cases to be compared with each other, in order: everything swept but the methods' own settings is equal."""
-        for condition in dict.fromkeys(self.summary["condition"]):
-            yield condition, self.summary[self.summary["condition"] == condition]
+        for name in dict.fromkeys(self.summary["condition"]):
+            yield name, self.summary[self.summary["condition"] == name]
 
     def labels(self) -> list[str]:
         return list(dict.fromkeys(self.summary["label"]))
@@ -84,21 +101,27 @@ class Run:
 def load_run(folder: Path) -> Run:
     """The run in a folder. Raises RunFolderError where it is none, or where a file is missing or damaged."""
     if not folder.is_dir():
-        raise RunFolderError(f"{folder} is not a run folder: {'not a folder' if folder.exists() else 'it does not exist'}")
+        raise RunFolderError(
+            f"{folder} is not a run folder: {'not a folder' if folder.exists() else 'it does not exist'}"
+        )
     if not (folder / "provenance.json").is_file():
         raise RunFolderError(f"{folder} is not a run folder: it has no provenance.json")
     provenance = _json(folder, "provenance.json")
     if not isinstance(provenance, dict) or provenance.get("program") != "ciar-sim":
         raise RunFolderError(f"{folder} is not a run folder: its provenance.json is not from ciar-sim")
     if provenance.get("run_format") != 1:
-        raise RunFolderError(f"{folder} has run format {provenance.get('run_format')}, this program reads 1; run it again")
+        raise RunFolderError(
+            f"{folder} has run format {provenance.get('run_format')}, this program reads 1; run it again"
+        )
     try:
         text = pd.read_csv(io.BytesIO(_bytes(folder, "summary.csv")), dtype=str, keep_default_na=False)
         columns = list(text.columns)
         swept = tuple(columns[columns.index("method_name") + 1 : columns.index("images")])
         if missing := sorted({"case", "method", *NEEDED} - set(columns)):
             raise ValueError(f"no column {missing[0]}")
-        table = pd.DataFrame({name: _typed(text[name], name in ("method", "method_name"), name in swept) for name in columns})
+        table = pd.DataFrame(
+            {name: _typed(text[name], name in ("method", "method_name"), name in swept) for name in columns}
+        )
         table = table.assign(**{name: math.nan for name in OPTIONAL if name not in columns})
     except ValueError as error:
         raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: {error}") from None
@@ -109,7 +132,9 @@ def load_run(folder: Path) -> Run:
     telling = tuple(key for key in swept if key in _NAMED or table[key].nunique(dropna=False) > 1)
     table["label"] = [label(row, swept) for row in rows]
     table["condition"] = [condition(row, telling) or name for row in rows]
-    return Run(name, _bytes(folder, "scenario.yaml").decode(), provenance, swept, table, _pictures(folder), _queue(folder))
+    return Run(
+        name, _bytes(folder, "scenario.yaml").decode(), provenance, swept, table, _pictures(folder), _queue(folder)
+    )
 
 
 def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:
@@ -135,7 +160,9 @@ def _bytes(folder: Path, name: str) -> bytes:
 
 def _queue(folder: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(io.BytesIO(_bytes(folder, "queue.parquet")), columns=["case", "time_s", "queued", "admission"])
+        return pd.read_parquet(
+            io.BytesIO(_bytes(folder, "queue.parquet")), columns=["case", "time_s", "queued", "admission"]
+        )
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{folder / 'queue.parquet'} cannot be read: {error}") from None
 

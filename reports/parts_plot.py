@@ -19,9 +19,14 @@ def latency_parts(run: Run) -> Figure:
     """The ten parts of the mean latency as stacked bars, a bar per case, a panel per condition."""
     groups = [(condition, cases[np.isfinite(cases["latency_mean_s"])]) for condition, cases in run.conditions()]
     groups = [(condition, cases) for condition, cases in groups if len(cases)]
-    titles = {condition: finding(condition, cases, where=len(groups) > 1) for condition, cases in groups}  # of all, shown or not
+    titles = {
+        condition: finding(condition, cases, where=len(groups) > 1) for condition, cases in groups
+    }  # of all, shown or not
     groups = [(condition, cases.iloc[:MOST_BARS]) for condition, cases in groups]
-    shown = [groups[i] for i in sorted({round(i) for i in np.linspace(0, len(groups) - 1, min(len(groups), MOST_CONDITIONS))})]
+    shown = [
+        groups[i]
+        for i in sorted({round(i) for i in np.linspace(0, len(groups) - 1, min(len(groups), MOST_CONDITIONS))})
+    ]
     heights = [len(cases) + 1.6 for _, cases in shown]
     figure = _figure(10.0, 0.30 * sum(heights) + 1.9)
     axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -38,7 +43,11 @@ def latency_parts(run: Run) -> Figure:
             ax.barh(at, seconds, left=left, height=0.72, color=PART_COLOURS[part], ec="white", lw=0.5)
             left = left + np.nan_to_num(seconds)
         for place, (_, row) in enumerate(cases.iterrows()):
-            gain = "" if is_base(row) or not math.isfinite(row["speedup"]) else f"  ({significant(row['speedup'], 2)}× base)"
+            gain = (
+                ""
+                if is_base(row) or not math.isfinite(row["speedup"])
+                else f"  ({significant(row['speedup'], 2)}× base)"
+            )
             bold = "bold" if row["label"] == said.fastest else "normal"
             text = f"{significant(row['latency_mean_s'])} s{gain}"
             ax.text(left[place] + 0.008 * top, place, text, va="center", fontsize=8, fontweight=bold)

@@ -18,7 +18,9 @@ from reports.load import Picture, Run
 
 NO_SCORE = "#e3e6ea"
 MAP_COLOURS = mpl.colormaps["cividis"].with_extremes(bad=NO_SCORE)
-WHO_COLOURS = ListedColormap([PART_COLOURS["cloud_compute_s"], PART_COLOURS["device_compute_s"]]).with_extremes(bad=NO_SCORE)
+WHO_COLOURS = ListedColormap([PART_COLOURS["cloud_compute_s"], PART_COLOURS["device_compute_s"]]).with_extremes(
+    bad=NO_SCORE
+)
 MAP_TITLES = {"uncertainty": "uncertainty", "decided": "who decided"}
 
 
@@ -26,7 +28,9 @@ def grid_columns(run: Run) -> list[tuple[str, str]]:
     """(method, kind) of the picture grid's columns: each method's images, its maps beside them."""
     methods = list(dict.fromkeys(picture.method for picture in run.pictures))[:MOST_METHODS]
     there = {(picture.method, picture.kind) for picture in run.pictures}
-    return [(method, kind) for method in methods for kind in ("image", "uncertainty", "decided") if (method, kind) in there]
+    return [
+        (method, kind) for method in methods for kind in ("image", "uncertainty", "decided") if (method, kind) in there
+    ]
 
 
 def grid_note(run: Run) -> str:
@@ -81,7 +85,9 @@ def image_grid(run: Run) -> Figure:
     for y, (prompt, text) in enumerate(prompts.items()):
         bottom = height - above - (y + 1) * size - y * gap
         wrapped = "\n".join(textwrap.wrap(text, 24)[:7])
-        figure.text(1.8 / width, (bottom + size / 2) / height, wrapped, ha="right", va="center", fontsize=8, linespacing=1.35)
+        figure.text(
+            1.8 / width, (bottom + size / 2) / height, wrapped, ha="right", va="center", fontsize=8, linespacing=1.35
+        )
         for start, (method, kind) in zip(starts, columns, strict=True):
             ax = figure.add_axes((start / width, bottom / height, size / width, size / height))
             ax.set_axis_off()

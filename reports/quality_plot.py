@@ -54,7 +54,9 @@ class Metric:
         return f"{self.name}_lo", f"{self.name}_hi"
 
 
-FD_SCENES = Metric("fd_scenes", "fd_scenes", "fd_scenes is a distance to real renders: lower is better, at equal numbers of images.")
+FD_SCENES = Metric(
+    "fd_scenes", "fd_scenes", "fd_scenes is a distance to real renders: lower is better, at equal numbers of images."
+)
 CLOUD_NLL = Metric(
     "cloud_nll",
     "cloud_nll (nats per token)",
@@ -79,7 +81,11 @@ def latency_quality(run: Run) -> Figure:
         return _speed_table(run)
     metric = quality_metric(run)
     aligned = bool(np.isfinite(run.summary["align_scenes"]).any())
-    shares = [("align_scenes", 100.0, True)] if aligned else [("base_greedy_pct", 1.0, True), ("cloud_greedy_pct", 1.0, False)]
+    shares = (
+        [("align_scenes", 100.0, True)]
+        if aligned
+        else [("base_greedy_pct", 1.0, True), ("cloud_greedy_pct", 1.0, False)]
+    )
     across = min(len(panels), 3)
     blocks = math.ceil(len(panels) / across)
     figure = _figure(max(4.3 * across, 6.8), 5.6 * blocks + 0.9)
@@ -99,7 +105,9 @@ def latency_quality(run: Run) -> Figure:
         low_marks: list[tuple[float, float]] = []
         for family, rows in cases.groupby(cases["label"].str.rpartition("=")[0], sort=False):
             if family and len(rows) > 2:
-                upper.plot(rows["latency_mean_s"], rows[metric.name], color=hue[rows["label"].iloc[0]], lw=0.9, zorder=1)
+                upper.plot(
+                    rows["latency_mean_s"], rows[metric.name], color=hue[rows["label"].iloc[0]], lw=0.9, zorder=1
+                )
         shown = cases[np.isfinite(cases["latency_mean_s"])]
         crowded = len(shown) > MOST_LABELS
         for _, row in shown.iterrows():
@@ -125,7 +133,9 @@ def latency_quality(run: Run) -> Figure:
                 if math.isfinite(share):
                     ends = scale * _errors(row, column, f"{column}_lo", f"{column}_hi")
                     lower.errorbar(x, share, xerr=across_x, yerr=ends, **bar)
-                    lower.plot(x, share, marker, ms=6.5, mfc=colour if filled else "white", mec=colour, mew=1.4, zorder=4)
+                    lower.plot(
+                        x, share, marker, ms=6.5, mfc=colour if filled else "white", mec=colour, mew=1.4, zorder=4
+                    )
                     low_marks.append((x, share))
         pending.append((upper, labels, marks))
         upper.set_ylabel(metric.title)
@@ -167,7 +177,10 @@ def latency_quality(run: Run) -> Figure:
 def _speed_table(run: Run) -> Figure:
     """A row per method, a column per condition: colour and first line the speed-up, second line the mean latency in seconds."""
     conditions, labels = [name for name, _ in run.conditions()], run.labels()
-    columns = [conditions[i] for i in sorted({round(i) for i in np.linspace(0, len(conditions) - 1, min(len(conditions), MOST_COLUMNS))})]
+    columns = [
+        conditions[i]
+        for i in sorted({round(i) for i in np.linspace(0, len(conditions) - 1, min(len(conditions), MOST_COLUMNS))})
+    ]
     rows = labels[:MOST_ROWS]
     first = run.summary.drop_duplicates(["label", "condition"]).set_index(["label", "condition"])
     cells = first.reindex(pd.MultiIndex.from_product([rows, columns]))
@@ -185,13 +198,17 @@ def _speed_table(run: Run) -> Figure:
             dark = bool(abs(logs[y, x]) > 0.65 * top)
             said = "\n".join([*gained, f"{significant(float(seconds[y, x]))} s"])
             ax.text(x, y, said, ha="center", va="center", fontsize=7, color="white" if dark else INK)
-    ax.set_xticks(range(len(columns)), [textwrap.shorten(name, 40, placeholder="…") for name in columns], rotation=40, ha="right")
+    ax.set_xticks(
+        range(len(columns)), [textwrap.shorten(name, 40, placeholder="…") for name in columns], rotation=40, ha="right"
+    )
     ax.set_yticks(range(len(rows)), [textwrap.shorten(label, 36, placeholder="…") for label in rows])
     ax.tick_params(length=0, labelcolor=INK, labelsize=8)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     _wrapped_title(ax, f"Speed-up against base under {len(conditions)} conditions", figure.get_figwidth() - 2.6)
-    notes = ["In each cell the speed-up, with the mean latency under it. Violet is faster than base, orange slower, on a log scale."]
+    notes = [
+        "In each cell the speed-up, with the mean latency under it. Violet is faster than base, orange slower, on a log scale."
+    ]
     if len(columns) < len(conditions) or len(rows) < len(labels):
         notes.append(f"{len(columns)} of {len(conditions)} conditions, {len(rows)} of {len(labels)} methods.")
     _foot(figure, run, " ".join(notes))
@@ -199,7 +216,11 @@ def _speed_table(run: Run) -> Figure:
 
 
 def _share(
-    upper: Sequence[Axes], lower: Sequence[Axes], summary: pd.DataFrame, metric: Metric, columns: Sequence[tuple[str, float]]
+    upper: Sequence[Axes],
+    lower: Sequence[Axes],
+    summary: pd.DataFrame,
+    metric: Metric,
+    columns: Sequence[tuple[str, float]],
 ) -> None:
     """One latency scale and one quality scale for all panels, with room for the labels."""
     ends = summary[["latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s"]].to_numpy(dtype=float)

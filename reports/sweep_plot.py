@@ -48,7 +48,9 @@ def sweep(run: Run, key: str) -> Figure:
     setting = key.rpartition(".")[2]
     others = [other for other in run.swept if other != key and not other.startswith("methods.")]
     rows_of = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-    table["series"] = [row["label"].replace(f" {setting}={number(row[key])}", "") if own else row["label"] for row in rows_of]
+    table["series"] = [
+        row["label"].replace(f" {setting}={number(row[key])}", "") if own else row["label"] for row in rows_of
+    ]
     table["column"] = [condition_text(row, tuple(others)) for row in rows_of]
     columns = list(dict.fromkeys(table["column"]))
     shown = [columns[i] for i in sorted({round(i) for i in np.linspace(0, len(columns) - 1, min(len(columns), 3))})]
@@ -96,7 +98,9 @@ def sweep(run: Run, key: str) -> Figure:
         notes.append("Crosses: break-even with base, on straight lines between the runs.")
     values = table[key].to_numpy(dtype=float)
     if np.isinf(values).any():
-        notes.append(f"Not on the axis: {split_unit(key)[0]} {', '.join(dict.fromkeys(map(number, values[np.isinf(values)])))}.")
+        notes.append(
+            f"Not on the axis: {split_unit(key)[0]} {', '.join(dict.fromkeys(map(number, values[np.isinf(values)])))}."
+        )
     if own:
         notes.append("Dashed: methods without this setting.")
     if len(shown) < len(columns):
@@ -113,7 +117,11 @@ def _along(cases: pd.DataFrame, key: str) -> str:
         return "no request was answered"
     if key.startswith("methods."):
         best = ran.loc[ran["latency_mean_s"].idxmin()]
-        gain = f" ({significant(best['speedup'], 2)}× base)" if math.isfinite(best["speedup"]) and not is_base(best) else ""
+        gain = (
+            f" ({significant(best['speedup'], 2)}× base)"
+            if math.isfinite(best["speedup"]) and not is_base(best)
+            else ""
+        )
         return f"lowest mean latency: {best['label']}{gain}"
     winners: list[tuple[str, float, float]] = []
     for value, rows in ran[np.isfinite(ran[key].astype(float))].groupby(key):
@@ -153,5 +161,7 @@ def break_evens(cases: pd.DataFrame, key: str) -> list[tuple[str, float, float]]
         side = np.sign(np.where(rows["speedup_lo"] > 1, 1, 0) - np.where(rows["speedup_hi"] < 1, 1, 0))
         for i in np.nonzero((gap[:-1] * gap[1:] < 0) & (side[:-1] * side[1:] < 0))[0]:
             share = gap[i] / (gap[i] - gap[i + 1])
-            found.append((label, float(x[i] + share * (x[i + 1] - x[i])), float(line[i] + share * (line[i + 1] - line[i]))))
+            found.append(
+                (label, float(x[i] + share * (x[i + 1] - x[i])), float(line[i] + share * (line[i + 1] - line[i])))
+            )
     return found

@@ -30,11 +30,16 @@ LOOKS: dict[str, tuple[str, str]] = {
 }
 
 
-def draw(summary: pd.DataFrame, risk: pd.DataFrame, calibration: pd.DataFrame, facts: dict[str, Any]) -> dict[str, bytes]:
+def draw(
+    summary: pd.DataFrame, risk: pd.DataFrame, calibration: pd.DataFrame, facts: dict[str, Any]
+) -> dict[str, bytes]:
     """Both plots, as file name -> bytes; equal tables give equal bytes."""
     files: dict[str, bytes] = {}
     with _style():
-        figures = {"risk-coverage": risk_coverage(summary, risk, facts), "calibration": calibration_plot(summary, calibration, facts)}
+        figures = {
+            "risk-coverage": risk_coverage(summary, risk, facts),
+            "calibration": calibration_plot(summary, calibration, facts),
+        }
         for name, figure in figures.items():
             files |= {f"{name}.png": _render(figure, "png"), f"{name}.svg": _render(figure, "svg")}
     return files
@@ -44,12 +49,24 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
     """A panel per event: share of events among the tokens kept on the device, by how many are kept; best area first in the legend."""
     figure = _figure(12.5, 6.4)
     for axes, event in zip(figure.subplots(1, len(EVENT_TITLES)), EVENT_TITLES, strict=True):
-        rows = summary[(summary["event"] == event) & summary["measure"].isin(list(LOOKS))].sort_values("aurc", kind="stable")
+        rows = summary[(summary["event"] == event) & summary["measure"].isin(list(LOOKS))].sort_values(
+            "aurc", kind="stable"
+        )
         for measure, label, area in rows[["measure", "label", "aurc"]].itertuples(index=False):
             curve = risk[(risk["event"] == event) & (risk["measure"] == measure)]
             colour, dash = LOOKS[measure]
-            axes.plot(100 * curve["coverage"], 100 * curve["risk"], dash, color=colour, linewidth=1.6, label=f"{area:.3f}  {label}")
-        rate = float(summary.loc[(summary["event"] == event) & (summary["measure"] == "random"), "event_pct"].iloc[0]) / 100
+            axes.plot(
+                100 * curve["coverage"],
+                100 * curve["risk"],
+                dash,
+                color=colour,
+                linewidth=1.6,
+                label=f"{area:.3f}  {label}",
+            )
+        rate = (
+            float(summary.loc[(summary["event"] == event) & (summary["measure"] == "random"), "event_pct"].iloc[0])
+            / 100
+        )
         coverages = [c / 200 for c in range(1, 201)]
         best = [100 * max(0.0, (c - (1 - rate)) / c) for c in coverages]
         axes.plot([100 * c for c in coverages], best, color="#b8bec7", linewidth=1.2, zorder=1)
@@ -60,7 +77,11 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
         axes.set_ylabel("of these, with the event (%)")
         title = "area under the curve (less is better)"
         axes.legend(title=title, loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, title_fontsize=8)
-    _foot(figure, facts, "Tokens are kept from the least doubtful on; a useful score keeps the curve low while most are kept.")
+    _foot(
+        figure,
+        facts,
+        "Tokens are kept from the least doubtful on; a useful score keeps the curve low while most are kept.",
+    )
     return figure
 
 
@@ -94,7 +115,9 @@ def _calibration_panel(axes: Axes, name: str, row: Any, calibration: pd.DataFram
     colour, _ = LOOKS[name]
     bars = [(100 * (part["share"] - part["low"])).clip(lower=0), (100 * (part["high"] - part["share"])).clip(lower=0)]
     axes.axhline(row.event_pct, color="#b8bec7", linewidth=1.2, zorder=1)
-    axes.errorbar(middle, 100 * part["share"], yerr=bars, color=colour, marker="o", markersize=3.5, linewidth=1.4, elinewidth=1.0)
+    axes.errorbar(
+        middle, 100 * part["share"], yerr=bars, color=colour, marker="o", markersize=3.5, linewidth=1.4, elinewidth=1.0
+    )
     axes.set_title(f"{row.label}\nAUROC {row.auroc:.3f}", fontsize=9)
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.xaxis.set_major_formatter(PercentFormatter(100, 0, ""))
@@ -107,24 +130,42 @@ def _foot(figure: Figure, facts: dict[str, Any], text: str) -> None:
 def described(facts: dict[str, Any]) -> str:
     """What was measured, in one line."""
     where = {"generated": "sequences decoded by the cloud", "scenes": "tokens of real scenes"}[facts["on"]]
-    return (f"pair {facts['pair']}, {facts['prompts']} held-out prompts (seed {facts['seed']}), {facts['tokens']} tokens, {where}, "
-            f"guidance {facts['guidance']:g}; the cloud's top token is another at {facts['differs_pct']:.1f} %")  # fmt: skip
+    return (
+        f"pair {facts['pair']}, {facts['prompts']} held-out prompts (seed {facts['seed']}), {facts['tokens']} tokens, {where}, "
+        f"guidance {facts['guidance']:g}; the cloud's top token is another at {facts['differs_pct']:.1f} %"
+    )
 
 
 def markdown(summary: pd.DataFrame, regions: pd.DataFrame, timing: pd.DataFrame | None, facts: dict[str, Any]) -> str:
     """The summary: AUROC of every measure for every event, regions, and times if they were taken."""
-    lines = ["# Uncertainty scores", "", f"{described(facts)[0].upper()}{described(facts)[1:]}.",
-             f"Weights {facts['weights'][:12]}. Intervals: 95 %, {facts['bootstrap_draws']} draws of whole prompts.", "",
-             "## AUROC", "",
-             "| measure | differs | high total variation | high nats | area, differs | tokens |", "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "# Uncertainty scores",
+        "",
+        f"{described(facts)[0].upper()}{described(facts)[1:]}.",
+        f"Weights {facts['weights'][:12]}. Intervals: 95 %, {facts['bootstrap_draws']} draws of whole prompts.",
+        "",
+        "## AUROC",
+        "",
+        "| measure | differs | high total variation | high nats | area, differs | tokens |",
+        "|---|---|---|---|---|---|",
+    ]
     for measure in summary["measure"].unique():
         rows = summary[summary["measure"] == measure].set_index("event")
-        cells = [f"{r.auroc:.3f} ({r.auroc_low:.3f} to {r.auroc_high:.3f})" for r in (rows.loc[event] for event in EVENT_TITLES)]
+        cells = [
+            f"{r.auroc:.3f} ({r.auroc_low:.3f} to {r.auroc_high:.3f})"
+            for r in (rows.loc[event] for event in EVENT_TITLES)
+        ]
         first = rows.iloc[0]
-        lines.append(f"| {first['label']} | {' | '.join(cells)} | {rows.loc['differs', 'aurc']:.3f} | {first['tokens']} |")
-    lines += ["", "## Regions of real scenes", "",
-              "| region | tokens | cloud's entropy, guided | unguided | cloud differs | U~ | Omega | entropy (share of log V) |",
-              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines.append(
+            f"| {first['label']} | {' | '.join(cells)} | {rows.loc['differs', 'aurc']:.3f} | {first['tokens']} |"
+        )
+    lines += [
+        "",
+        "## Regions of real scenes",
+        "",
+        "| region | tokens | cloud's entropy, guided | unguided | cloud differs | U~ | Omega | entropy (share of log V) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in regions.itertuples(index=False):
         nats = f"{row.cloud_entropy_nats:.3f} nats | {row.cloud_entropy_unguided_nats:.3f} nats"
         means = f"{row.u:.3f} | {row.omega:.3f} | {row.entropy:.3f}"
@@ -132,10 +173,21 @@ def markdown(summary: pd.DataFrame, regions: pd.DataFrame, timing: pd.DataFrame 
     if timing is not None:
         sizes = list(timing["vocab_size"].unique())
         threads = timing["threads"].iloc[0]
-        lines += ["", "## Milliseconds per token", "", f"Medians on this machine, threads: {threads}, centre logits given.", "",
-                  "| measure | " + " | ".join(f"V = {size}" for size in sizes) + " |", "|---" * (1 + len(sizes)) + "|"]  # fmt: skip
-        labels = dict(zip(summary["measure"], summary["label"], strict=True)) | {"radius": "radius: the second matrix product"}
+        lines += [
+            "",
+            "## Milliseconds per token",
+            "",
+            f"Medians on this machine, threads: {threads}, centre logits given.",
+            "",
+            "| measure | " + " | ".join(f"V = {size}" for size in sizes) + " |",
+            "|---" * (1 + len(sizes)) + "|",
+        ]
+        labels = dict(zip(summary["measure"], summary["label"], strict=True)) | {
+            "radius": "radius: the second matrix product"
+        }
         for measure in timing["measure"].unique():
             found = timing[timing["measure"] == measure].set_index("vocab_size")["ms_per_token"]
-            lines.append(f"| {labels.get(measure, measure)} | " + " | ".join(f"{found[size]:.4f}" for size in sizes) + " |")
+            lines.append(
+                f"| {labels.get(measure, measure)} | " + " | ".join(f"{found[size]:.4f}" for size in sizes) + " |"
+            )
     return "\n".join(lines) + "\n"

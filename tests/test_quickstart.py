@@ -34,7 +34,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Run folder of the quickstart with two of its prompts."""
     out = tmp_path_factory.mktemp("runs") / "quickstart"
-    arguments = ["run", str(ROOT / "scenarios" / "quickstart.yaml"), "--set", "prompts.count=2", "--out", str(out), "--cache", str(cache)]
+    arguments = [
+        "run",
+        str(ROOT / "scenarios" / "quickstart.yaml"),
+        "--set",
+        "prompts.count=2",
+        "--out",
+        str(out),
+        "--cache",
+        str(cache),
+    ]
     result = CliRunner().invoke(main, [*arguments, "--quiet"])
     assert result.exit_code == 0, result.output
     return out
@@ -49,7 +58,9 @@ def test_the_table_says_what_the_methods_are(quickstart: Path) -> None:
     assert calls["base"] == 100
     assert calls["device-only"] == 0
     assert abs(calls["code"] - 30) <= 0.5
-    ciar = sorted((float(name.split("=")[1]), share) for name, share in calls.items() if str(name).startswith("ciar threshold="))
+    ciar = sorted(
+        (float(name.split("=")[1]), share) for name, share in calls.items() if str(name).startswith("ciar threshold=")
+    )
     shares = [share for _, share in ciar]
     assert len(shares) == 2
     assert 100 * 15 / 256 <= shares[1] < shares[0] < 100
@@ -76,12 +87,19 @@ def test_as_if_is_said_and_the_sources_stand_in_the_results(quickstart: Path) ->
     assert "as if llamagen-xl" in (quickstart / "report.html").read_text()
 
 
-def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(quickstart: Path, cache: Path, tmp_path: Path) -> None:
+def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(
+    quickstart: Path, cache: Path, tmp_path: Path
+) -> None:
     text = yaml.safe_load((quickstart / "scenario.yaml").read_text())
-    text["compute"] = {"device": {"model": "pair", "hardware": "snapdragon-8-gen-3"}, "cloud": {"model": "pair", "hardware": "a100"}}
+    text["compute"] = {
+        "device": {"model": "pair", "hardware": "snapdragon-8-gen-3"},
+        "cloud": {"model": "pair", "hardware": "a100"},
+    }
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(text, sort_keys=False))
-    result = CliRunner().invoke(main, ["run", str(path), "--out", str(tmp_path / "own"), "--cache", str(cache), "--quiet"])
+    result = CliRunner().invoke(
+        main, ["run", str(path), "--out", str(tmp_path / "own"), "--cache", str(cache), "--quiet"]
+    )
     assert result.exit_code == 0, result.output
     requests = pd.read_parquet(tmp_path / "own" / "requests.parquet")
     encoded = set()
@@ -89,7 +107,9 @@ def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(quickstart: Pa
         recording = RecordingCache(cache).get(file.stem)
         assert recording is not None
         ops = recording.ops
-        encoded.add((int(ops["payload_bytes"][ops["side"] == 0].sum()), int(ops["payload_bytes"][ops["side"] == 1].sum())))
+        encoded.add(
+            (int(ops["payload_bytes"][ops["side"] == 0].sum()), int(ops["payload_bytes"][ops["side"] == 1].sum()))
+        )
     assert set(zip(requests["bytes_up"], requests["bytes_down"], strict=True)) <= encoded
 
 
@@ -107,7 +127,9 @@ def test_the_shipped_scenarios_open_with_a_comment_and_load() -> None:
 
 
 @pytest.mark.parametrize("command", SHOWN, ids=lambda command: command[9:49])
-def test_every_command_shown_runs(command: str, cache: Path, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_shown_runs(
+    command: str, cache: Path, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As shown, but in a folder of its own, with a cache of its own, and with few prompts and training steps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CIAR_SIM_CACHE", str(cache))

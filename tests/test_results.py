@@ -19,9 +19,18 @@ def summary() -> pd.DataFrame:
     columns = ["method", "method_name", "distinct_images", "cloud_call_pct", "speedup"]
     rows = [["base", "base", 128, 100.0, 1.0], ["code", "code", 128, 29.69, 1.5]]
     frame = pd.DataFrame(rows, columns=columns)
-    quality = {"fd_scenes": (4.0, 5.0), "f1_scenes": (0.5, 0.4), "align_scenes": (0.9, 0.6), "cloud_nll_minus_base": (0.0, 1.25)}
+    quality = {
+        "fd_scenes": (4.0, 5.0),
+        "f1_scenes": (0.5, 0.4),
+        "align_scenes": (0.9, 0.6),
+        "cloud_nll_minus_base": (0.0, 1.25),
+    }
     for name, values in quality.items():
-        frame[name], frame[f"{name}_lo"], frame[f"{name}_hi"] = values, [values[0], values[1] - 0.1], [values[0], values[1] + 0.1]
+        frame[name], frame[f"{name}_lo"], frame[f"{name}_hi"] = (
+            values,
+            [values[0], values[1] - 0.1],
+            [values[0], values[1] + 0.1],
+        )
     return frame
 
 
@@ -46,7 +55,9 @@ def test_swept_settings_are_in_the_label_and_unknown_figures_are_dashes() -> Non
 
 def test_only_the_tables_of_a_page_are_replaced(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- table:main -->\nold\n<!-- end -->\nbetween\n<!-- table:trees -->\nkept\n<!-- end -->\n")
+    page.write_text(
+        "before\n<!-- table:main -->\nold\n<!-- end -->\nbetween\n<!-- table:trees -->\nkept\n<!-- end -->\n"
+    )
     for name, weights in (("main", pair_manifest("scenes").weights_hash), ("scores", "of another pair")):
         folder = tmp_path / "runs" / f"results-{name}"
         folder.mkdir(parents=True)
@@ -57,8 +68,13 @@ def test_only_the_tables_of_a_page_are_replaced(tmp_path: Path) -> None:
     assert "results-trees/summary.csv: no such file; the table trees is left as it was" in result.output
     assert "results-scores/summary.csv: not of the shipped pair; the table scores is left as it was" in result.output
     table = results_table(summary(), TABLES["main"][1])
-    assert page.read_text() == f"before\n<!-- table:main -->\n{table}\n<!-- end -->\nbetween\n<!-- table:trees -->\nkept\n<!-- end -->\n"
-    assert with_tables("<!-- table:main -->\n<!-- end -->", {"main": "|"}) == "<!-- table:main -->\n|\n<!-- end -->"  # an empty place
+    assert (
+        page.read_text()
+        == f"before\n<!-- table:main -->\n{table}\n<!-- end -->\nbetween\n<!-- table:trees -->\nkept\n<!-- end -->\n"
+    )
+    assert (
+        with_tables("<!-- table:main -->\n<!-- end -->", {"main": "|"}) == "<!-- table:main -->\n|\n<!-- end -->"
+    )  # an empty place
     with pytest.raises(ValueError, match="0 places for the table threshold"):
         with_tables(page.read_text(), {"threshold": ""})
 

@@ -10,7 +10,15 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from simulator.pricing.catalogue import Hardware
@@ -39,7 +47,13 @@ def progress_bars(quiet: bool) -> Iterator[_Bars]:
     if quiet:
         yield _Bars(None)
         return
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield _Bars(progress)
 
@@ -66,7 +80,12 @@ def roofline_lines(cells: Sequence[RooflineCell], machine: Hardware) -> str:
         table.add_column(name, justify="left" if name == "model" else "right")
     for role, new in dict.fromkeys((cell.role, cell.new_tokens) for cell in cells):
         ratios = [cell.ratio for cell in cells if (cell.role, cell.new_tokens) == (role, new)]
-        table.add_row(role, str(new), str(len(ratios)), *(_number(x, 2) for x in (min(ratios), statistics.median(ratios), max(ratios))))
+        table.add_row(
+            role,
+            str(new),
+            str(len(ratios)),
+            *(_number(x, 2) for x in (min(ratios), statistics.median(ratios), max(ratios))),
+        )
     off = statistics.median(abs(cell.ratio - 1.0) for cell in cells)
     figures = (
         f"roofline of measured figures: {1e3 * machine.fp16_tflops:.0f} GFLOP/s, {2 * machine.bandwidth_gb_s:.1f} GB/s, "
@@ -82,16 +101,33 @@ def summary_lines(summary: pd.DataFrame) -> str:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in (*swept, "method"):
         table.add_column(escape(name))
-    for name in ("images", "latency s", "p95 s", "speed-up", "cloud calls %", "up kB", "down kB", "nats/token", "align %"):
+    for name in (
+        "images",
+        "latency s",
+        "p95 s",
+        "speed-up",
+        "cloud calls %",
+        "up kB",
+        "down kB",
+        "nats/token",
+        "align %",
+    ):
         table.add_column(name, justify="right")
     by_network = summary.sort_values(swept, kind="stable", key=_first_seen) if swept else summary
     for _, row in by_network.iterrows():
         table.add_row(
-            *("" if pd.isna(row[name]) else escape(str(row[name])) for name in swept), escape(row["method"]), str(row["images"]),
-            _number(row["latency_mean_s"], 2), _number(row["latency_p95_s"], 2), _number(row["speedup"], 2),
-            _number(row["cloud_call_pct"], 1), _number(row["bytes_up"] / 1e3, 1), _number(row["bytes_down"] / 1e3, 1),
-            _number(row["cloud_nll"], 2), _number(100 * row["align_scenes"], 1),
-        )  # fmt: skip
+            *("" if pd.isna(row[name]) else escape(str(row[name])) for name in swept),
+            escape(row["method"]),
+            str(row["images"]),
+            _number(row["latency_mean_s"], 2),
+            _number(row["latency_p95_s"], 2),
+            _number(row["speedup"], 2),
+            _number(row["cloud_call_pct"], 1),
+            _number(row["bytes_up"] / 1e3, 1),
+            _number(row["bytes_down"] / 1e3, 1),
+            _number(row["cloud_nll"], 2),
+            _number(100 * row["align_scenes"], 1),
+        )
     return _drawn(table)
 
 
@@ -126,7 +162,9 @@ def _presets() -> Table:
     table = _table("preset", "down Mbit/s", "up Mbit/s", "RTT ms", "jitter SD ms", "source")
     for name in catalogue.names("networks"):
         n = catalogue.network(name)
-        table.add_row(f"[bold]{name}", f"{n.down_mbps:g}", f"{n.up_mbps:g}", f"{n.rtt_ms:g}", f"{n.jitter_ms:g}", n.source)
+        table.add_row(
+            f"[bold]{name}", f"{n.down_mbps:g}", f"{n.up_mbps:g}", f"{n.rtt_ms:g}", f"{n.jitter_ms:g}", n.source
+        )
     return table
 
 
@@ -137,7 +175,9 @@ def _hardware() -> Table:
     table.add_row("[bold]local", "this machine, with model: pair", "", "", "", "measured")
     for name in catalogue.names("hardware"):
         h = catalogue.hardware(name)
-        table.add_row(f"[bold]{name}", h.title, f"{h.fp16_tflops:g}", f"{h.bandwidth_gb_s:g}", f"{h.power_w:g}", h.evidence)
+        table.add_row(
+            f"[bold]{name}", h.title, f"{h.fp16_tflops:g}", f"{h.bandwidth_gb_s:g}", f"{h.power_w:g}", h.evidence
+        )
     return table
 
 
@@ -148,9 +188,14 @@ def _pairs() -> Table:
     for name in known_pairs():
         m = pair_manifest(name)
         table.add_row(
-            f"[bold]{name}", f"{m.cloud.n_layer} layers, width {m.cloud.dim}", f"{m.device.n_layer} layer, width {m.device.dim}",
-            f"{m.grid} x {m.grid}", str(m.codebook_size), f"{m.image_size} x {m.image_size} px", m.weights_hash[:12],
-        )  # fmt: skip
+            f"[bold]{name}",
+            f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
+            f"{m.device.n_layer} layer, width {m.device.dim}",
+            f"{m.grid} x {m.grid}",
+            str(m.codebook_size),
+            f"{m.image_size} x {m.image_size} px",
+            m.weights_hash[:12],
+        )
     return table
 
 

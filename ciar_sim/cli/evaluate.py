@@ -18,15 +18,37 @@ def evaluate() -> None:
 @click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
 @click.option("--prompts", type=click.IntRange(2), default=64, show_default=True, help="Held-out prompts.")
 @click.option("--seed", type=click.IntRange(0), default=3, show_default=True, help="Of the scenes and of every draw.")
-@click.option("--on", type=click.Choice(["generated", "scenes"]), default="generated", show_default=True,
-              help="Read sequences that the cloud decodes, or the tokens of real scenes.")
+@click.option(
+    "--on",
+    type=click.Choice(["generated", "scenes"]),
+    default="generated",
+    show_default=True,
+    help="Read sequences that the cloud decodes, or the tokens of real scenes.",
+)
 @click.option("--guidance", type=click.FloatRange(1, 100), help="Of both models.  [default: as scenarios decode]")
-@click.option("--sampled-tokens", type=click.IntRange(0), default=64, show_default=True,
-              help="Positions per prompt at which discrete k = 100 and 300 are asked; they are dear.")
-@click.option("--ceiling", is_flag=True, help="Also train a head for the events themselves, on other prompts: what the device could know.")
+@click.option(
+    "--sampled-tokens",
+    type=click.IntRange(0),
+    default=64,
+    show_default=True,
+    help="Positions per prompt at which discrete k = 100 and 300 are asked; they are dear.",
+)
+@click.option(
+    "--ceiling",
+    is_flag=True,
+    help="Also train a head for the events themselves, on other prompts: what the device could know.",
+)
 @click.option("--timing/--no-timing", default=True, help="Time every measure.  [default: on]")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/uncertainty"), show_default=True, help="Folder to write.")
-@click.option("--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/uncertainty"),
+    show_default=True,
+    help="Folder to write.",
+)
+@click.option(
+    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
+)
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @errors_in_one_line
 def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings: Any) -> None:
@@ -38,7 +60,9 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
     from simulator.results.files import csv_bytes, parquet_bytes
 
     with progress_bars(quiet) as progress:
-        found = evaluate_uncertainty(load_pair(pair, resolve_torch_device(torch_device)), Settings(**settings), progress)
+        found = evaluate_uncertainty(
+            load_pair(pair, resolve_torch_device(torch_device)), Settings(**settings), progress
+        )
     text = markdown(found.summary, found.regions, found.timing, found.facts)
     files: dict[str, bytes | None] = {
         "tokens.parquet": parquet_bytes(found.tokens),
@@ -58,15 +82,29 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
 @click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
 @click.option("--prompts", type=click.IntRange(1), default=64, show_default=True, help="Held-out captions.")
 @click.option("--seed", type=click.IntRange(0), default=3, show_default=True, help="Of the scenes and of every draw.")
-@click.option("--method", type=click.Choice(["base", "device-only"]), default="base", show_default=True, help="Who draws.")
+@click.option(
+    "--method", type=click.Choice(["base", "device-only"]), default="base", show_default=True, help="Who draws."
+)
 @click.option("--guidance", type=click.FloatRange(1, 100), help="[default: as scenarios decode]")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/samples"), show_default=True, help="Folder to write.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/samples"), show_default=True, help="Folder to write."
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: as `run`]")
-@click.option("--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
+)
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @errors_in_one_line
 def samples(
-    pair: str, prompts: int, seed: int, method: str, guidance: float | None, out: Path, cache: Path | None, torch_device: str, quiet: bool
+    pair: str,
+    prompts: int,
+    seed: int,
+    method: str,
+    guidance: float | None,
+    out: Path,
+    cache: Path | None,
+    torch_device: str,
+    quiet: bool,
 ) -> None:
     """Pictures of held-out captions in one grid, and the share of the captions' claims that the scene network sees in them."""
     from ciar_sim.cli.console import progress_bars
@@ -79,7 +117,14 @@ def samples(
     with progress_bars(quiet) as progress:
         source = CachedSource(RecordingCache(cache), Models(pair, torch_device, 64, cache, progress).record)
         found = draw_samples(source, pair_manifest(pair), prompts, seed, method, guidance)
-    write_files(out, {"samples.png": found.png, "claims.csv": csv_bytes(found.claims), "claims-by-kind.csv": csv_bytes(found.by_kind)})
+    write_files(
+        out,
+        {
+            "samples.png": found.png,
+            "claims.csv": csv_bytes(found.claims),
+            "claims-by-kind.csv": csv_bytes(found.by_kind),
+        },
+    )
     if not quiet:
         click.echo(found.by_kind.to_string(index=False, float_format="%.1f"))
         click.echo(f"{out / 'samples.png'}")
@@ -87,20 +132,45 @@ def samples(
 
 @evaluate.command()
 @click.argument("scenario", type=click.Path(path_type=Path))
-@click.option("--inception", type=click.Path(path_type=Path), help="TorchScript file for fid. Loading it runs its code.")
+@click.option(
+    "--inception", type=click.Path(path_type=Path), help="TorchScript file for fid. Loading it runs its code."
+)
 @click.option("--vgg", type=click.Path(path_type=Path), help="TorchScript file for f1. Loading it runs its code.")
 @click.option("--clip", type=click.Path(path_type=Path), help="Folder of CLIP in transformers' format, for clip.")
-@click.option("--hpsv2", type=click.Path(path_type=Path), help="Folder of HPSv2's CLIP in transformers' format, for hpsv2.")
-@click.option("--real", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Pictures to compare with.  [default: scenes]")
+@click.option(
+    "--hpsv2", type=click.Path(path_type=Path), help="Folder of HPSv2's CLIP in transformers' format, for hpsv2."
+)
+@click.option(
+    "--real",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Pictures to compare with.  [default: scenes]",
+)
 @click.option("--prefix", default="", help="Put before each caption for clip, e.g. 'A photo depicts '.")
-@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. prompts.count=256.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/pictures"), show_default=True, help="Folder to write.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Change one value of the scenario, e.g. prompts.count=256.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/pictures"), show_default=True, help="Folder to write."
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: as `run`]")
-@click.option("--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
+)
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @errors_in_one_line
 def pictures(
-    scenario: Path, sets: tuple[str, ...], out: Path, cache: Path | None, torch_device: str, quiet: bool, real: Path | None, prefix: str,
+    scenario: Path,
+    sets: tuple[str, ...],
+    out: Path,
+    cache: Path | None,
+    torch_device: str,
+    quiet: bool,
+    real: Path | None,
+    prefix: str,
     **networks: Path | None,
 ) -> None:
     """Published metrics (fid, f1, clip, hpsv2) of a SCENARIO's pictures, by networks that you name (docs/quality.md)."""

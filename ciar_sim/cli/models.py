@@ -10,7 +10,13 @@ class Models:
     """The torch side of a run, loaded at the first thing that needs it."""
 
     def __init__(self, pair: str, torch_device: str, max_batch: int, cache: Path, progress: Any) -> None:
-        self.name, self.torch_device, self.max_batch, self.cache, self.progress = pair, torch_device, max_batch, cache, progress
+        self.name, self.torch_device, self.max_batch, self.cache, self.progress = (
+            pair,
+            torch_device,
+            max_batch,
+            cache,
+            progress,
+        )
         self._pair: Any = None
 
     def pair(self) -> Any:
@@ -35,13 +41,13 @@ class Models:
 
         return captions(seed, count)
 
-    def judge(self) -> Any:
+    def scorer(self) -> Any:
         """Reads the pictures of a run; loads torch only for pictures it has not met before. None without the scene network's weights."""
-        from models.quality.judge import WEIGHTS, SceneJudge
+        from models.quality.scorer import WEIGHTS, SceneScorer
 
         if not WEIGHTS.is_file():
             return None
-        return SceneJudge(self.cache, progress=lambda done, total: self.progress("reading pictures", done, total))
+        return SceneScorer(self.cache, progress=lambda done, total: self.progress("reading pictures", done, total))
 
     def profile(self) -> Any:
         """Compute times of the pair on this machine: measured once, then kept in the cache folder.
@@ -69,7 +75,9 @@ class Models:
                 path.unlink()
         from models.profile import measure_profile
 
-        profile = measure_profile(self.pair(), lambda done, total: self.progress("measuring compute times", done, total))
+        profile = measure_profile(
+            self.pair(), lambda done, total: self.progress("measuring compute times", done, total)
+        )
         profile.write(path)
         return profile
 
@@ -82,4 +90,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

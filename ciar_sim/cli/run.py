@@ -16,13 +16,30 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.argument("scenario", type=click.Path(path_type=Path)),
         click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.  [default: runs/<name>]"),
-        click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. seed=1."),
-        click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"),
-        click.option("--torch-device", default="auto", show_default=True, help="Where forward passes run: auto, cpu, cuda, cuda:1 ..."),
-        click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once."),
-        click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate; changes no result."),
+        click.option(
+            "--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. seed=1."
+        ),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"
+        ),
+        click.option(
+            "--torch-device",
+            default="auto",
+            show_default=True,
+            help="Where forward passes run: auto, cpu, cuda, cuda:1 ...",
+        ),
+        click.option(
+            "--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once."
+        ),
+        click.option(
+            "--jobs",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Processes that simulate; changes no result.",
+        ),
         click.option("--quiet", is_flag=True, help="No progress and no table."),
-    ]  # fmt: skip
+    ]
     for option in reversed(options):
         command = option(command)
     return command
@@ -38,7 +55,9 @@ def run(scenario: Path, **options: Any) -> None:
 
 @click.command()
 @run_options
-@click.option("--axis", "axes", multiple=True, required=True, metavar="PATH=V1,V2,...", help="Values to sweep; repeat for a grid.")
+@click.option(
+    "--axis", "axes", multiple=True, required=True, metavar="PATH=V1,V2,...", help="Values to sweep; repeat for a grid."
+)
 @errors_in_one_line
 def sweep(scenario: Path, axes: tuple[str, ...], **options: Any) -> None:
     """Run a SCENARIO over a grid given here, e.g. --axis network.rtt_ms=5,20,50 --axis methods.ciar.threshold=0.2,0.4.
@@ -49,9 +68,16 @@ def sweep(scenario: Path, axes: tuple[str, ...], **options: Any) -> None:
 
 
 def _run(
-    path: Path, axes: tuple[str, ...], out: Path | None, sets: tuple[str, ...], cache: Path | None, torch_device: str,
-    max_batch: int, jobs: int, quiet: bool,
-) -> None:  # fmt: skip
+    path: Path,
+    axes: tuple[str, ...],
+    out: Path | None,
+    sets: tuple[str, ...],
+    cache: Path | None,
+    torch_device: str,
+    max_batch: int,
+    jobs: int,
+    quiet: bool,
+) -> None:
     from simulator.experiment.loading import load_scenario, where_written
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
@@ -69,9 +95,16 @@ def _run(
         models = Models(scenario.pair, torch_device, max_batch, cache, progress)
         try:
             outcome = run_scenario(
-                scenario, folder, CachedSource(RecordingCache(cache), models.record), models.scenes, models.profile, build_report,
-                progress, jobs, models.judge(),
-            )  # fmt: skip
+                scenario,
+                folder,
+                CachedSource(RecordingCache(cache), models.record),
+                models.scenes,
+                models.profile,
+                build_report,
+                progress,
+                jobs,
+                models.scorer(),
+            )
         except CiarSimError as error:
             if not error.place:
                 raise

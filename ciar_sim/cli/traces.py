@@ -16,7 +16,11 @@ def traces() -> None:
 
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 DIRECTION = click.option(
-    "--direction", type=click.Choice(["down", "up"]), default="down", show_default=True, help="Of a file that does not say it."
+    "--direction",
+    type=click.Choice(["down", "up"]),
+    default="down",
+    show_default=True,
+    help="Of a file that does not say it.",
 )
 
 

@@ -9,10 +9,16 @@ from ciar_sim.cli.common import errors_in_one_line, resolve_torch_device
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of checkpoints and logs.  [default: train-runs/<config name>]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of checkpoints and logs.  [default: train-runs/<config name>]",
+)
 @click.option("--stage", "stages", multiple=True, help="Train only this stage; repeat for more.  [default: all]")
 @click.option("--export", type=click.Path(path_type=Path), help="Also assemble the trained pair into this folder.")
-@click.option("--torch-device", default="auto", show_default=True, help="Where training runs: auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--torch-device", default="auto", show_default=True, help="Where training runs: auto, cpu, cuda, cuda:1 ..."
+)
 @errors_in_one_line
 def train(config: Path, out: Path | None, stages: tuple[str, ...], export: Path | None, torch_device: str) -> None:
     """Train a model pair from a CONFIG file, e.g. models/scenes.yaml. Stopped at any moment, the same command goes on."""
@@ -23,9 +29,21 @@ def train(config: Path, out: Path | None, stages: tuple[str, ...], export: Path 
 
 @click.command()
 @click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("profile.json"), show_default=True, help="File to write.")
-@click.option("--seconds", type=click.FloatRange(0), default=120.0, show_default=True, help="After this long what is left is timed once.")
-@click.option("--compare-roofline", is_flag=True, help="Also measure peak and bandwidth, and print how far a roofline of them is off.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("profile.json"), show_default=True, help="File to write."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=120.0,
+    show_default=True,
+    help="After this long what is left is timed once.",
+)
+@click.option(
+    "--compare-roofline",
+    is_flag=True,
+    help="Also measure peak and bandwidth, and print how far a roofline of them is off.",
+)
 @click.option("--torch-device", default="auto", show_default=True, help="What is measured: auto, cpu, cuda, cuda:1 ...")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @errors_in_one_line
@@ -38,7 +56,7 @@ def profile(pair: str, out: Path, seconds: float, compare_roofline: bool, torch_
     from models.pair import load_pair
     from models.profile import measure_hardware, measure_profile
     from simulator.pricing.build import pair_shapes
-    from simulator.pricing.compare import beside_roofline
+    from simulator.pricing.compare import compare_with_roofline
     from simulator.protocol.pairs import pair_folder, pair_manifest
 
     manifest = pair_manifest(pair)
@@ -50,6 +68,8 @@ def profile(pair: str, out: Path, seconds: float, compare_roofline: bool, torch_
         click.echo(profile_lines(found))
     if compare_roofline:
         machine = measure_hardware(loaded.torch_device)
-        click.echo(roofline_lines(beside_roofline(found, pair_shapes(pair_folder(pair), manifest), machine), machine))
+        click.echo(
+            roofline_lines(compare_with_roofline(found, pair_shapes(pair_folder(pair), manifest), machine), machine)
+        )
     if not quiet:
         click.echo(f"{out}")

@@ -38,7 +38,9 @@ class Ceiling:
         return torch.cat([hidden.float(), top.clamp_min(-20), top[..., :1].exp(), nats], dim=-1)
 
     @classmethod
-    def train(cls, data: Sequence[tuple[np.ndarray, ...]], seed: int, progress: Callable[[str, int, int], None]) -> "Ceiling":
+    def train(
+        cls, data: Sequence[tuple[np.ndarray, ...]], seed: int, progress: Callable[[str, int, int], None]
+    ) -> "Ceiling":
         """Trains on prompts' (inputs [T, F], differs, tv, nll [T] each); one prompt in eight decides when to stop.
 
         tv and nll become events by their medians over these prompts.
@@ -55,9 +57,14 @@ class Ceiling:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(seed, "evaluate.ceiling.init").integers(2**62)))
             network = nn.Sequential(
-                nn.Linear(x.shape[1], WIDTH), nn.GELU(), nn.Dropout(0.2), nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Dropout(0.2),
+                nn.Linear(x.shape[1], WIDTH),
+                nn.GELU(),
+                nn.Dropout(0.2),
+                nn.Linear(WIDTH, WIDTH),
+                nn.GELU(),
+                nn.Dropout(0.2),
                 nn.Linear(WIDTH, len(cls.names)),
-            )  # fmt: skip
+            )
             optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
             best, kept = float("inf"), {key: value.clone() for key, value in network.state_dict().items()}
             for step in range(STEPS):

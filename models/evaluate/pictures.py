@@ -11,15 +11,21 @@ from scipy import stats
 
 from models import scenes
 from models.quality import foreign
-from models.quality.judge import REFERENCE_IMAGES, REFERENCE_SEED, SIZE
+from models.quality.scorer import REFERENCE_IMAGES, REFERENCE_SEED, SIZE
 from simulator.core.errors import CiarSimError
-from simulator.experiment.plan import Plan, with_calibrated
+from simulator.experiment.plan import Plan, search_thresholds
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.sweep import expand
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest
 
-_OF_TOKENS = ("methods.", "decoding.", "prompts.", "seed", "pair")  # sweeps that change pictures; networks and clouds do not
+_OF_TOKENS = (
+    "methods.",
+    "decoding.",
+    "prompts.",
+    "seed",
+    "pair",
+)  # sweeps that change pictures; networks and clouds do not
 FEWEST = 10  # pictures of either kind: with fewer, halves of them have no third neighbour
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -35,21 +41,33 @@ class Networks:
 
 
 def score_pictures(
-    scenario: Scenario, source: RecordingSource, captions: Callable[[int, int], list[str]], networks: Networks, real: Path | None,
-    prefix: str, torch_device: str, progress: Callable[[str, int, int], None],
-) -> pd.DataFrame:  # fmt: skip
+    scenario: Scenario,
+    source: RecordingSource,
+    captions: Callable[[int, int], list[str]],
+    networks: Networks,
+    real: Path | None,
+    prefix: str,
+    torch_device: str,
+    progress: Callable[[str, int, int], None],
+) -> pd.DataFrame:
     """A row per case whose pictures differ: method, swept settings, images, and `fid`, `f1`, `clip`, `hpsv2` with `_lo` and `_hi`.
 
     captions: of the scene grammar, by (seed, count). real: folder of pictures that fid and f1 compare with; None: renders of scenes.
     prefix: put before captions for clip. Raises a CiarSimError for networks or folders that are something else.
     """
-    nets = {name: foreign.FeatureNet(path, torch_device) for name, path in (("fid", networks.inception), ("f1", networks.vgg)) if path}
-    clips = {name: foreign.load_clip(path) for name, path in (("clip", networks.clip), ("hpsv2", networks.hpsv2)) if path}
+    nets = {
+        name: foreign.FeatureNet(path, torch_device)
+        for name, path in (("fid", networks.inception), ("f1", networks.vgg))
+        if path
+    }
+    clips = {
+        name: foreign.load_clip(path) for name, path in (("clip", networks.clip), ("hpsv2", networks.hpsv2)) if path
+    }
     if not nets and not clips:
         raise CiarSimError("name at least one network: --inception, --vgg, --clip or --hpsv2")
     references = _real_pictures(real) if nets and real else []
     manifest = pair_manifest(scenario.pair)
-    cases, _ = with_calibrated(expand(scenario), manifest, captions, source)
+    cases, _ = search_thresholds(expand(scenario), manifest, captions, source)
     plan = Plan(cases, manifest, captions)
     specs = {key: plan.specs[key] for case in cases for key in plan.of_case[case.index]}
     recordings = dict(zip(specs, source.recordings(list(specs.values())), strict=True))
@@ -59,7 +77,9 @@ def score_pictures(
         progress("scoring pictures", done, len(different))
         images = [recordings[key].image for key in keys]
         if nets and len(images) < FEWEST:
-            raise CiarSimError(f"{case.method.label}: fid and f1 need at least {FEWEST} pictures, prompts are {len(images)}")
+            raise CiarSimError(
+                f"{case.method.label}: fid and f1 need at least {FEWEST} pictures, prompts are {len(images)}"
+            )
         if nets and not references:
             references = _rendered(images[0])
         swept = {path: value for path, value in case.swept.items() if path.startswith(_OF_TOKENS)}
@@ -92,7 +112,9 @@ def _real_pictures(folder: Path) -> list[np.ndarray]:
             raise CiarSimError(f"{path}: not a picture that can be read: {error}") from None
         if found[-1].shape != found[0].shape:
             (height, width), (first_height, first_width) = found[-1].shape[:2], found[0].shape[:2]
-            raise CiarSimError(f"{path}: {width} x {height} pixels, the folder's first picture has {first_width} x {first_height}")
+            raise CiarSimError(
+                f"{path}: {width} x {height} pixels, the folder's first picture has {first_width} x {first_height}"
+            )
     if len(found) < FEWEST:
         raise CiarSimError(f"{folder}: {len(found)} pictures ({', '.join(_SUFFIXES)}), at least {FEWEST} are needed")
     return found

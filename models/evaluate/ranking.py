@@ -37,7 +37,9 @@ def count_pairs(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, prompt
         below = np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")
         wins[:, g] = 0.5 * np.bincount(owner, below, prompts)
     return PairCounts(
-        wins, np.bincount(owner, minlength=prompts).astype(float), np.bincount(prompt[~event], minlength=prompts).astype(float)
+        wins,
+        np.bincount(owner, minlength=prompts).astype(float),
+        np.bincount(prompt[~event], minlength=prompts).astype(float),
     )
 
 
@@ -82,7 +84,9 @@ class Bin:
     tokens: int
 
 
-def calibration(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, weights: np.ndarray, bins: int = 10) -> list[Bin]:
+def calibration(
+    score: np.ndarray, event: np.ndarray, prompt: np.ndarray, weights: np.ndarray, bins: int = 10
+) -> list[Bin]:
     """Share of events by quantile of the score, lowest first. Equal scores are never parted, so there may be fewer bins.
 
     weights: [draws, G], see `bootstrap_weights`.
@@ -96,5 +100,7 @@ def calibration(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, weight
         hits = np.bincount(prompt[inside], event[inside], weights.shape[1])
         drawn = weights @ count
         shares = np.divide(weights @ hits, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
-        found.append(Bin(float(score[inside].mean()), float(event[inside].mean()), *interval(shares), int(inside.sum())))
+        found.append(
+            Bin(float(score[inside].mean()), float(event[inside].mean()), *interval(shares), int(inside.sum()))
+        )
     return found

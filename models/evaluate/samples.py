@@ -8,9 +8,9 @@ import pandas as pd
 
 from models import scenes
 from models.images import png_bytes
-from models.quality.judge import WEIGHTS
 from models.quality.network import load_scene_network, read_images
 from models.quality.reading import agreement, claim_names, claims_of
+from models.quality.scorer import WEIGHTS
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.methods import METHODS, REVISIONS, Decoding
 from simulator.protocol.pairs import PairManifest
@@ -29,7 +29,9 @@ class Samples:
     by_kind: pd.DataFrame
 
 
-def draw_samples(source: RecordingSource, manifest: PairManifest, prompts: int, seed: int, method: str, guidance: float | None) -> Samples:
+def draw_samples(
+    source: RecordingSource, manifest: PairManifest, prompts: int, seed: int, method: str, guidance: float | None
+) -> Samples:
     """`prompts` captions of the scenes of `seed`, decoded by `method` at its defaults, the cloud sampling.
 
     claims is empty for a pair whose pictures are no scenes of 128 x 128 pixels.
@@ -40,11 +42,16 @@ def draw_samples(source: RecordingSource, manifest: PairManifest, prompts: int, 
     settings.check(decoding, manifest)
     specs = [
         SessionSpec(
-            weights=manifest.weights_hash, method=method, revision=REVISIONS[method], settings=settings.model_dump(),
-            decoding=decoding.model_dump(), prompt=caption, seed=seed,
+            weights=manifest.weights_hash,
+            method=method,
+            revision=REVISIONS[method],
+            settings=settings.model_dump(),
+            decoding=decoding.model_dump(),
+            prompt=caption,
+            seed=seed,
         )
         for caption in captions
-    ]  # fmt: skip
+    ]
     images = [recording.image for recording in source.recordings(specs)]
     rows: list[tuple[int, str, str, bool]] = []
     if images[0].shape == (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3):
@@ -57,7 +64,8 @@ def draw_samples(source: RecordingSource, manifest: PairManifest, prompts: int, 
     table = pd.DataFrame(rows, columns=["prompt", "caption", "claim", "right"])
     groups = [("all", table), *table.groupby("claim", sort=False)] if len(table) else []
     by_kind = pd.DataFrame(
-        [(kind, len(group), 100.0 * float(group["right"].mean())) for kind, group in groups], columns=["claim", "claims", "right_pct"]
+        [(kind, len(group), 100.0 * float(group["right"].mean())) for kind, group in groups],
+        columns=["claim", "claims", "right_pct"],
     )
     return Samples(png_bytes(grid(images)), table, by_kind)
 
@@ -66,7 +74,9 @@ def grid(images: Sequence[np.ndarray]) -> np.ndarray:
     """uint8: pictures [H, W, 3] of one size side by side, COLUMNS to a row, on white."""
     height, width, _ = images[0].shape
     rows = -(-len(images) // COLUMNS)
-    page = np.full((rows * (height + GAP_PIXELS) - GAP_PIXELS, COLUMNS * (width + GAP_PIXELS) - GAP_PIXELS, 3), 255, np.uint8)
+    page = np.full(
+        (rows * (height + GAP_PIXELS) - GAP_PIXELS, COLUMNS * (width + GAP_PIXELS) - GAP_PIXELS, 3), 255, np.uint8
+    )
     for index, image in enumerate(images):
         top, left = index // COLUMNS * (height + GAP_PIXELS), index % COLUMNS * (width + GAP_PIXELS)
         page[top : top + height, left : left + width] = image

@@ -86,7 +86,9 @@ def measures(bounds: Sequence[str]) -> list[Measure]:
             Measure(f"u{more}", "ciar", f"Inter-Head U~{said}", of("ciar", score="u"), name),
             Measure(f"u-raw{more}", "", f"Inter-Head U as printed{said}", lambda state: Column("u_raw"), name),
             Measure(f"omega{more}", "ciar", f"Inter-Head Omega{said}", of("ciar", score="omega"), name),
-            Measure(f"lower-top{more}", "ciar", f"Inter-Head 1 - lower bound{said}", of("ciar", score="lower-top"), name),
+            Measure(
+                f"lower-top{more}", "ciar", f"Inter-Head 1 - lower bound{said}", of("ciar", score="lower-top"), name
+            ),
         ]
     own = bounds[0]
     return [
@@ -94,8 +96,12 @@ def measures(bounds: Sequence[str]) -> list[Measure]:
         Measure("entropy", "entropy-lens", "entropy (Entropy-Lens)", of("entropy-lens"), own),
         Measure("max-prob", "softmax-corr", "1 - max p (SoftmaxCorr)", of("softmax-corr"), own),
         Measure("margin", "", "1 - margin of the top two", lambda state: Margin(), own),
-        Measure("softmax-corr-window", "softmax-corr", "SoftmaxCorr, last 16", of("softmax-corr", reading="window"), own),
-        Measure("softmax-corr-literal", "softmax-corr", "SoftmaxCorr, one token", of("softmax-corr", reading="literal"), own),
+        Measure(
+            "softmax-corr-window", "softmax-corr", "SoftmaxCorr, last 16", of("softmax-corr", reading="window"), own
+        ),
+        Measure(
+            "softmax-corr-literal", "softmax-corr", "SoftmaxCorr, one token", of("softmax-corr", reading="literal"), own
+        ),
         Measure("discrete-100", "discrete", "discrete, k = 100", of("discrete", k=100), own, sampled=True),
         Measure("discrete-300", "discrete", "discrete, k = 300", of("discrete", k=300), own, sampled=True),
         Measure("random", "random", "random", of("random"), own),
@@ -133,13 +139,17 @@ class Evaluation:
     timing: pd.DataFrame | None
 
 
-def evaluate_uncertainty(pair: Pair, settings: Settings = Settings(), progress: Progress = lambda text, done, total: None) -> Evaluation:
+def evaluate_uncertainty(
+    pair: Pair, settings: Settings = Settings(), progress: Progress = lambda text, done, total: None
+) -> Evaluation:
     """Everything that `ciar-sim evaluate uncertainty` reports. The same pair and settings give the same tables, `timing` apart.
 
     Raises CiarSimError for a seed that training has seen, PromptError where the pair does not know the scenes' words.
     """
     if settings.seed in TRAINED_ON:
-        raise CiarSimError(f"--seed {settings.seed}: scenes of the seeds {', '.join(map(str, TRAINED_ON))} were trained on; take another")
+        raise CiarSimError(
+            f"--seed {settings.seed}: scenes of the seeds {', '.join(map(str, TRAINED_ON))} were trained on; take another"
+        )
     found = measures(pair.manifest.bounds)
     prompts = distinct_scenes(settings.seed, settings.prompts)
     head = None
@@ -150,15 +160,24 @@ def evaluate_uncertainty(pair: Pair, settings: Settings = Settings(), progress: 
         head = Ceiling.train(_ceiling_data(pair, settings, more, progress), settings.seed, progress)
     tokens = token_table(pair, settings, prompts, found, settings.on, head, progress)
     real = tokens if settings.on == "scenes" else token_table(pair, settings, prompts, found, "scenes", None, progress)
-    labels = {measure.name: measure.label for measure in found} | ({CEILING: "ceiling: a head trained for it"} if head else {})
+    labels = {measure.name: measure.label for measure in found} | (
+        {CEILING: "ceiling: a head trained for it"} if head else {}
+    )
     owners = {measure.name: measure.method for measure in found}
     summary, risk, calibrated = rank(tokens, labels, owners, settings.seed)
     facts = {
-        "pair": pair.manifest.name, "weights": pair.manifest.weights_hash, "on": settings.on, "seed": settings.seed,
-        "prompts": len(prompts), "tokens": len(tokens), "guidance": settings.decoding.guidance,
-        "differs_pct": 100 * float(tokens["differs"].mean()), "tv_median": float(tokens["tv"].median()),
-        "nll_median_nats": float(tokens["nll"].median()), "bootstrap_draws": DRAWS,
-    }  # fmt: skip
+        "pair": pair.manifest.name,
+        "weights": pair.manifest.weights_hash,
+        "on": settings.on,
+        "seed": settings.seed,
+        "prompts": len(prompts),
+        "tokens": len(tokens),
+        "guidance": settings.decoding.guidance,
+        "differs_pct": 100 * float(tokens["differs"].mean()),
+        "tv_median": float(tokens["tv"].median()),
+        "nll_median_nats": float(tokens["nll"].median()),
+        "bootstrap_draws": DRAWS,
+    }
     timing = None
     if settings.timing:
         progress("timing", 0, 1)
@@ -185,9 +204,15 @@ def distinct_scenes(seed: int, count: int) -> list[int]:
 
 def generated(pair: Pair, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress) -> Tensor:
     """Tokens int64 [N, T] that the cloud alone decodes for distinct captions, as the method `base` does."""
-    plain, settings, weights = decoding.model_dump(), METHODS["base"].model_validate({}).model_dump(), pair.manifest.weights_hash
+    plain, settings, weights = (
+        decoding.model_dump(),
+        METHODS["base"].model_validate({}).model_dump(),
+        pair.manifest.weights_hash,
+    )
     specs = [SessionSpec(weights, "base", REVISIONS["base"], settings, plain, caption, seed) for caption in captions]
-    recorder = Recorder(pair, progress=lambda finished, sessions, decided, total: progress("cloud decodes", decided, total))
+    recorder = Recorder(
+        pair, progress=lambda finished, sessions, decided, total: progress("cloud decodes", decided, total)
+    )
     tokens = {spec.prompt: recording.tokens for spec, recording in recorder.record(specs)}
     return torch.from_numpy(np.stack([tokens[caption] for caption in captions]).astype(np.int64))
 
@@ -202,7 +227,9 @@ def encoded(pair: Pair, seed: int, indices: Sequence[int]) -> Tensor:
     rows = []
     for index in indices:
         image = scenes.image(seed, index).reshape(size, times, size, times, 3).mean((1, 3)).astype(np.uint8)
-        pixels = from_uint8(torch.from_numpy(image).unsqueeze(0)).to(pair.torch_device, next(pair.tokenizer.parameters()).dtype)
+        pixels = from_uint8(torch.from_numpy(image).unsqueeze(0)).to(
+            pair.torch_device, next(pair.tokenizer.parameters()).dtype
+        )
         rows.append(pair.tokenizer.encode_codes(pixels))
     return torch.cat(rows).cpu()
 
@@ -213,7 +240,9 @@ def token_regions(scene: scenes.Scene, grid: int) -> np.ndarray:
     `border` if any pixel of the square lies within 2 pixels of a visible outline, else the region of most of its pixels.
     """
     side = scenes.IMAGE_SIZE // grid
-    cells = scenes.region_map(scene).reshape(grid, side, grid, side).transpose(0, 2, 1, 3).reshape(grid * grid, -1)  # [T, pixels]
+    cells = (
+        scenes.region_map(scene).reshape(grid, side, grid, side).transpose(0, 2, 1, 3).reshape(grid * grid, -1)
+    )  # [T, pixels]
     most = np.where((cells == scenes.OBJECT).sum(1) * 2 > cells.shape[1], scenes.OBJECT, scenes.BACKGROUND)
     return np.where((cells == scenes.BORDER).any(1), scenes.BORDER, most)
 
@@ -251,7 +280,9 @@ def read(pair: Pair, captions: Sequence[str], tokens: Tensor, scale: float) -> R
             logits, hidden = guide(logits, other, scale), torch.cat([hidden, other_hidden], dim=-1)
         guided.append(logits)
         states.append(hidden)
-    conditional = states[1][..., : pair.manifest.device.dim]  # the radius is that of the conditional row (assumption A5)
+    conditional = states[1][
+        ..., : pair.manifest.device.dim
+    ]  # the radius is that of the conditional row (assumption A5)
     radius = {bounds: pair.device.radius(conditional, bounds) for bounds in pair.manifest.bounds}
     return Reading(guided[0], plain[0], guided[1], states[1], radius)
 
@@ -261,12 +292,14 @@ def events(reading: Reading) -> dict[str, np.ndarray]:
     p, q = reading.cloud.log_softmax(-1), reading.device.softmax(-1)
     token, best = greedy(reading.device), greedy(reading.cloud)
     columns = {
-        "device_token": token, "cloud_token": best, "differs": token != best,
+        "device_token": token,
+        "cloud_token": best,
+        "differs": token != best,
         "tv": 0.5 * (p.exp() - q).abs().sum(-1),
         "nll": -p.gather(-1, token.unsqueeze(-1)).squeeze(-1),
         "cloud_entropy_nats": entropy(reading.cloud),
         "cloud_entropy_unguided_nats": entropy(reading.plain),
-    }  # fmt: skip
+    }
     return {name: values.cpu().numpy() for name, values in columns.items()}
 
 
@@ -284,7 +317,7 @@ def token_scores(
         rows = all_scores(logits, lower, upper).cpu().numpy()
         steps[bounds] = [
             Step(0, logits[t], hidden[t], rows[t], lower[t], upper[t], radius[index, t]) for t in range(len(logits))
-        ]  # fmt: skip
+        ]
     columns = {}
     for measure in found:
         score = measure.make(state)
@@ -328,7 +361,13 @@ def _readings(
 
 @torch.inference_mode()
 def token_table(
-    pair: Pair, settings: Settings, indices: Sequence[int], found: Sequence[Measure], on: On, head: Ceiling | None, progress: Progress
+    pair: Pair,
+    settings: Settings,
+    indices: Sequence[int],
+    found: Sequence[Measure],
+    on: On,
+    head: Ceiling | None,
+    progress: Progress,
 ) -> pd.DataFrame:
     """A row per token, in order of prompts and positions: what happened there, and every score. Discrete scores on `settings.on` alone."""
     count = pair.manifest.image_tokens
@@ -341,23 +380,32 @@ def token_table(
         for offset, caption in enumerate(texts):
             progress(f"scoring {on}", len(parts), len(indices))
             place = first + offset
-            state = DeviceState(count, pair.manifest.caption_dim, caption=caption, decoding=settings.decoding, seed=settings.seed)
+            state = DeviceState(
+                count, pair.manifest.caption_dim, caption=caption, decoding=settings.decoding, seed=settings.seed
+            )
             sampled = np.sort(stream(settings.seed, "evaluate.sampled", place).permutation(count)[:asked])
             region = token_regions(scenes.scene(settings.seed, indices[place]), pair.manifest.grid)
             values: dict[str, Any] = {
-                "prompt": place, "position": np.arange(count), "caption": caption,
+                "prompt": place,
+                "position": np.arange(count),
+                "caption": caption,
                 # A generated picture need not hold the scene's objects where the scene has them.
                 "region": [REGIONS[int(r)] for r in region] if on == "scenes" else "",
-                **{name: column[offset].astype(np.float64 if column.dtype.kind == "f" else np.int64) for name, column in columns.items()},
+                **{
+                    name: column[offset].astype(np.float64 if column.dtype.kind == "f" else np.int64)
+                    for name, column in columns.items()
+                },
                 **token_scores(reading, offset, state, chosen, sampled),
                 **{name: column[offset] for name, column in ceilings.items()},
-            }  # fmt: skip
+            }
             parts.append(pd.DataFrame(values))
     return pd.concat(parts, ignore_index=True)
 
 
 @torch.inference_mode()
-def _ceiling_data(pair: Pair, settings: Settings, indices: Sequence[int], progress: Progress) -> list[tuple[np.ndarray, ...]]:
+def _ceiling_data(
+    pair: Pair, settings: Settings, indices: Sequence[int], progress: Progress
+) -> list[tuple[np.ndarray, ...]]:
     """Per prompt: what the head reads, float32 [T, F], and its three targets as floats [T] each."""
     rows: list[tuple[np.ndarray, ...]] = []
     for _, texts, reading in _readings(pair, settings, indices, settings.on, progress):
@@ -409,9 +457,18 @@ def rank(
             score, here, owner = tokens[column].to_numpy()[known], hit[known], prompt[known]
             value, draws = aurocs(column, event, hit, known)
             low, high = ranking.interval(draws)
-            row = {"measure": name, "method": owners.get(name, ""), "label": label, "event": event, "auroc": value,
-                   "auroc_low": low, "auroc_high": high, "aurc": ranking.area_under_risk(score, here),
-                   "event_pct": 100 * float(here.mean()), "tokens": len(score)}  # fmt: skip
+            row = {
+                "measure": name,
+                "method": owners.get(name, ""),
+                "label": label,
+                "event": event,
+                "auroc": value,
+                "auroc_low": low,
+                "auroc_high": high,
+                "aurc": ranking.area_under_risk(score, here),
+                "event_pct": 100 * float(here.mean()),
+                "tokens": len(score),
+            }
             for short, other in (("entropy", "entropy"), ("max_prob", "max-prob")):
                 reference, other_draws = aurocs(other, event, hit, known)
                 low, high = ranking.interval(draws - other_draws)
@@ -419,21 +476,39 @@ def rank(
             rows.append(row)
             curve = ranking.risk_coverage(score, here)
             at = np.unique(np.linspace(0, len(curve) - 1, 201).round().astype(int))
-            risks.append(pd.DataFrame({"measure": name, "event": event, "coverage": (at + 1) / len(curve), "risk": curve[at]}))
-            bins += [{"measure": name, "event": event, "bin": index, **part.__dict__}
-                     for index, part in enumerate(ranking.calibration(score, here, owner, weights))]  # fmt: skip
+            risks.append(
+                pd.DataFrame({"measure": name, "event": event, "coverage": (at + 1) / len(curve), "risk": curve[at]})
+            )
+            bins += [
+                {"measure": name, "event": event, "bin": index, **part.__dict__}
+                for index, part in enumerate(ranking.calibration(score, here, owner, weights))
+            ]
     return pd.DataFrame(rows), pd.concat(risks, ignore_index=True), pd.DataFrame(bins)
 
 
 def region_table(tokens: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """A row per region of real scenes and one for all: tokens, the cloud's entropy, how often the two differ, and each score's mean."""
-    columns = ["cloud_entropy_nats", "cloud_entropy_unguided_nats", "tv", "nll", *(name for name in names if name in tokens)]
+    columns = [
+        "cloud_entropy_nats",
+        "cloud_entropy_unguided_nats",
+        "tv",
+        "nll",
+        *(name for name in names if name in tokens),
+    ]
     rows = []
     for region in (*REGIONS.values(), "all"):
         part = tokens if region == "all" else tokens[tokens["region"] == region]
         known = {name: float(part[name].mean()) for name in columns if part[name].notna().any()}
         differs = 100 * float(part["differs"].mean())
-        rows.append({"region": region, "tokens": len(part), "share_pct": 100 * len(part) / len(tokens), "differs_pct": differs, **known})
+        rows.append(
+            {
+                "region": region,
+                "tokens": len(part),
+                "share_pct": 100 * len(part) / len(tokens),
+                "differs_pct": differs,
+                **known,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -478,8 +553,16 @@ def time_measures(dim: int, sizes: Sequence[int] = (4096, 16384), repeats: int =
                 call()
                 taken.append(1e3 * (clock() - begin))
             low, _, high = statistics.quantiles(taken, n=4)
-            rows.append({"measure": name, "vocab_size": size, "ms_per_token": statistics.median(taken), "ms_q25": low, "ms_q75": high,
-                         "threads": torch.get_num_threads()})  # fmt: skip
+            rows.append(
+                {
+                    "measure": name,
+                    "vocab_size": size,
+                    "ms_per_token": statistics.median(taken),
+                    "ms_q25": low,
+                    "ms_q75": high,
+                    "threads": torch.get_num_threads(),
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -85,12 +85,14 @@ class Ciar(Gated):
 
     def ask_to_verify(self, s: DeviceState, pending: Pending, step: Step) -> Generator[Op, Any, Message | None]:
         """The candidate travels with its weight in the law it was drawn from; the law's other weights too where they are few."""
-        law = candidate_law(s, step)  # [V]
+        law = candidate_probs(s, step)  # [V]
         candidate = draw(law, s.draw(len(s.tokens), "token", "device"))
         few = s.decoding.device == "greedy" or s.decoding.top_k > 0
         support = np.flatnonzero(law) if few else np.zeros(0, np.int64)
         weights = law[support] if few else law[[candidate]]
-        reply: Message | None = yield Call(self.pack(pending, candidate, pack_floats(weights), pack_ids(support)), deadline=True)
+        reply: Message | None = yield Call(
+            self.pack(pending, candidate, pack_floats(weights), pack_ids(support)), deadline=True
+        )
         if isinstance(reply, Tokens) and not reply.ids:  # rejected, and the cloud needs the law to correct for it
             reply = yield Call(Row(pack_floats(law)), deadline=True)
         return reply
@@ -123,7 +125,9 @@ class Ciar(Gated):
             return self.decided(s, step.token)
         step = yield s.decide("all" if self.settings.revise > 0 else "last")
         rows = step.logits.reshape(-1, step.logits.shape[-1])
-        p = s.target.laws(rows).cpu().numpy()  # [n + 1, V] of the pending positions and the doubtful one, or [1, V] of that alone
+        p = (
+            s.target.laws(rows).cpu().numpy()
+        )  # [n + 1, V] of the pending positions and the doubtful one, or [1, V] of that alone
         first = len(s.tokens) + 1 - len(p)
         if self.settings.revise > 0:
             position = first + vetoed(p[:-1], s.tokens[first:], self.settings.revise)
@@ -171,7 +175,7 @@ def widest(step: Step, count: int) -> Step:
     return replace(step, lower=step.lower * kept, upper=step.upper * kept)
 
 
-def candidate_law(s: DeviceState, step: Step) -> np.ndarray:
+def candidate_probs(s: DeviceState, step: Step) -> np.ndarray:
     """float64 [V]: weights of the law the device draws its candidate from, as the wire carries them; greedy: all on its token."""
     own = replace(s.target, sampled=s.decoding.device == "sampled")
     return wire_weights(own.laws(step.logits.unsqueeze(0))[0].cpu().numpy())

@@ -13,13 +13,24 @@ from torch import Tensor
 
 from models.sampling import draw, greedy
 from models.tree import Growth, Tree, accepted_children
-from simulator.protocol.messages import DraftTree, Message, Opened, Path, Start, Tokens, pack_floats, pack_ids, unpack_floats, unpack_ids
+from simulator.protocol.messages import (
+    DraftTree,
+    Message,
+    Opened,
+    Path,
+    Start,
+    Tokens,
+    pack_floats,
+    pack_ids,
+    unpack_floats,
+    unpack_ids,
+)
 from simulator.protocol.methods import DrafterSettings, TreeSettings
 from simulator.protocol.ops import Await, Call, CloudProgram, Compute, DeviceProgram, Emit, Forward, Op, Send
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
 
-from .session import CloudState, DeviceState, Target
+from .session import CloudState, DecodingPolicy, DeviceState
 
 # A draft on trial: target's law p [V] as earlier siblings left it, node number, uniform draw -> None where it is accepted, else p as
 # its rejection leaves it.
@@ -113,7 +124,7 @@ def verify_greedy(
 class Drafting:
     """The drafter's side of a session, wherever it runs. Its cache keeps the committed positions; a tree's entries are dropped."""
 
-    def __init__(self, settings: TreeSettings, target: Target) -> None:
+    def __init__(self, settings: TreeSettings, target: DecodingPolicy) -> None:
         self.settings = settings
         self.target = target
         self._held = -1  # image positions in the cache; -1: not even the caption
@@ -130,7 +141,9 @@ class Drafting:
         for _ in range(self.settings.depth):
             beam = [growth.tokens[node] for node in growth.beam]
             states = step.states[:, growth.beam_rows]  # [rows, K, D], the outputs behind the nodes' parents
-            step = yield Forward("drafter", beam, features=states, tree=list(growth.fed_parents), outputs="all", decides=False)
+            step = yield Forward(
+                "drafter", beam, features=states, tree=list(growth.fed_parents), outputs="all", decides=False
+            )
             growth.grow(self.target.drafts(step.logits))
         return Drafted(growth.best(tokens[-1], self.settings.total_tokens))
 
@@ -240,7 +253,9 @@ class Eagle2:
             nodes, law = verify(
                 paths,
                 lambda node: target.laws(step.logits[node : node + 1])[0].cpu().numpy(),
-                lambda depth, sibling: s.draw(first + depth, "accept", str(sibling)) if first + depth < s.image_tokens else 1.0,
+                lambda depth, sibling: (
+                    s.draw(first + depth, "accept", str(sibling)) if first + depth < s.image_tokens else 1.0
+                ),
                 self.trial(drafted),
             )
         else:

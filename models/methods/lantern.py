@@ -209,7 +209,9 @@ class StaticDrafting(Drafting):
             return Drafted(tree_drafted)
         return Drafted(tree_drafted, weights, np.stack([rows[node] for node in sorted(rows)]))
 
-    def draw_children(self, nodes: Sequence[int], row: np.ndarray, depth: int, ids: list[int], weights: np.ndarray) -> None:
+    def draw_children(
+        self, nodes: Sequence[int], row: np.ndarray, depth: int, ids: list[int], weights: np.ndarray
+    ) -> None:
         """Draw the tokens of one node's children from its law's weights [V], and note each draw's conditional weight.
 
         Where the filter leaves fewer tokens than there are children, the rest keep weight zero.

@@ -132,11 +132,15 @@ def all_scores(logits: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """
     s, p = uncertainty(lower, upper), logits.softmax(-1)
     columns = {
-        "u": s.u_tilde, "u_raw": s.u, "omega": s.omega, "sigma": s.sigma, "lower_top": s.lower_top,
+        "u": s.u_tilde,
+        "u_raw": s.u,
+        "omega": s.omega,
+        "sigma": s.sigma,
+        "lower_top": s.lower_top,
         "entropy": _nats(p) / math.log(logits.shape[-1]),
         "mid_top": 1 - p.amax(-1),
         "gate": torch.full_like(s.u, torch.nan),
-    }  # fmt: skip
+    }
     return torch.stack([columns[name] for name in SCORES], dim=-1).float()
 
 

@@ -46,7 +46,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Target:
+class DecodingPolicy:
     """How the cloud picks a token from guided logits. Both sides know it, and draft by it."""
 
     sampled: bool  # else the arg max
@@ -74,7 +74,11 @@ class Target:
         return warp_probs(logits, *self._filter(len(logits))).log()
 
     def _filter(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return torch.full((count,), self.temperature), torch.full((count,), self.top_k), torch.full((count,), self.top_p)
+        return (
+            torch.full((count,), self.temperature),
+            torch.full((count,), self.top_k),
+            torch.full((count,), self.top_p),
+        )
 
 
 @dataclass
@@ -87,7 +91,9 @@ class ModelState:
     caption_rows: np.ndarray | None = None  # float32 [n, caption_dim], the valid rows
     bounds: str = ""  # of every device pass, see `Forward.bounds`
     _fed: int = -1  # image tokens in the KV cache; -1: not even the caption
-    _path: list[int] = field(default_factory=list)  # accepted nodes of the last draft tree: where they stand in the KV cache
+    _path: list[int] = field(
+        default_factory=list
+    )  # accepted nodes of the last draft tree: where they stand in the KV cache
     _stale: bool = False  # whether the KV cache holds more than these, to be rolled back by the next pass
     _draws: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
 
@@ -117,7 +123,9 @@ class ModelState:
         self._fed, self._stale = len(self.tokens), False
         caption = self.caption_rows if first else None
         bounds = self.bounds if role == "device" else ""
-        return Forward(role, self.tokens[start:], caption=caption, features=features, keep=keep, outputs=outputs, bounds=bounds)
+        return Forward(
+            role, self.tokens[start:], caption=caption, features=features, keep=keep, outputs=outputs, bounds=bounds
+        )
 
     def cut(self, length: int) -> None:
         """Take back all tokens from position `length` on; the next pass rolls the KV cache back."""
@@ -155,17 +163,21 @@ class DeviceState(ModelState):
         return self.seed, self.caption
 
     @property
-    def target(self) -> Target:
+    def target(self) -> DecodingPolicy:
         """How the cloud will pick its tokens."""
         d = self.decoding
-        return Target(d.cloud == "sampled", d.guidance, d.temperature, d.top_k, d.top_p)
+        return DecodingPolicy(d.cloud == "sampled", d.guidance, d.temperature, d.top_k, d.top_p)
 
     def accept(self, token: int, decided_by: int, step: Step | None = None, gate: float = math.nan) -> None:
         """Token decided for the next position; step: the device's own pass there, whose scores are kept; gate: the one of them
         that was held against a threshold."""
         self.tokens.append(token)
         self.decided_by.append(decided_by)
-        scores = step.scores.copy() if step is not None and step.scores is not None else np.full(len(SCORES), np.nan, np.float32)
+        scores = (
+            step.scores.copy()
+            if step is not None and step.scores is not None
+            else np.full(len(SCORES), np.nan, np.float32)
+        )
         scores[-1] = gate
         self.scores.append(scores)
 
@@ -183,7 +195,13 @@ class DeviceState(ModelState):
     def start(self, count: int, want_caption: bool, deliver: str = "ids") -> Start:
         """The message that opens the session and asks for the first `count` tokens."""
         d = self.decoding
-        decoding = {"guidance": d.guidance, "temperature": d.temperature, "top_k": d.top_k, "top_p": d.top_p, "pick": d.cloud}
+        decoding = {
+            "guidance": d.guidance,
+            "temperature": d.temperature,
+            "top_k": d.top_k,
+            "top_p": d.top_p,
+            "pick": d.cloud,
+        }
         return Start(self.caption, count, decoding, self.seed, want_caption, deliver)
 
 
@@ -205,11 +223,11 @@ class CloudState(ModelState):
         return self.opening.seed, self.opening.caption
 
     @property
-    def target(self) -> Target:
+    def target(self) -> DecodingPolicy:
         """How tokens are picked here."""
         assert self.opening is not None, "the cloud was asked before it was told how to decide"
         d = self.opening.decoding
-        return Target(d["pick"] == "sampled", d["guidance"], d["temperature"], d["top_k"], d["top_p"])
+        return DecodingPolicy(d["pick"] == "sampled", d["guidance"], d["temperature"], d["top_k"], d["top_p"])
 
     def open(self, message: Start) -> Generator[Op, Any, None]:
         """Take in the opening message: remember how to decide, encode the caption."""

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.sampling import draw, wire_weights
-from simulator.protocol.messages import Drafts, Message, Row, Start, Verdict, pack_floats, pack_ids, unpack_floats, unpack_ids
+from simulator.protocol.messages import (
+    Drafts,
+    Message,
+    Row,
+    Start,
+    Verdict,
+    pack_floats,
+    pack_ids,
+    unpack_floats,
+    unpack_ids,
+)
 from simulator.protocol.methods import SpeculativeSettings
 from simulator.protocol.ops import Call, CloudProgram, Compute, DeviceProgram
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
@@ -82,7 +92,9 @@ class Speculative:
             held = [np.flatnonzero(row) for row in weights]
             values = np.concatenate([row[support] for row, support in zip(weights, held, strict=True)])
             sizes = pack_ids([len(support) for support in held])
-            return Drafts(ids, own, support=pack_ids(np.concatenate(held)), support_weights=pack_floats(values), sizes=sizes)
+            return Drafts(
+                ids, own, support=pack_ids(np.concatenate(held)), support_weights=pack_floats(values), sizes=sizes
+            )
         return Drafts(ids, own)
 
     def cloud(self, s: CloudState, message: Message) -> CloudProgram:
@@ -96,7 +108,9 @@ class Speculative:
         s.accept(drafts)
         step = yield s.decide("all")
         p = s.target.laws(step.logits).cpu().numpy()  # [K + 1, V]
-        q = unpack_floats(message.weights, 1)[:, 0].astype(np.float64) if s.target.sampled else np.ones(len(drafts))  # [K]
+        q = (
+            unpack_floats(message.weights, 1)[:, 0].astype(np.float64) if s.target.sampled else np.ones(len(drafts))
+        )  # [K]
         r = np.array([s.draw(first + i, "accept") for i in range(len(drafts))])
         accepted = int(accept(p[np.arange(len(drafts)), drafts], q, r))
         s.cut(first + accepted)
@@ -123,5 +137,7 @@ class Speculative:
             return None
         sizes = unpack_ids(message.sizes)
         rows = np.zeros((len(sizes), self.vocab_size))
-        rows[np.repeat(np.arange(len(sizes)), sizes), unpack_ids(message.support)] = unpack_floats(message.support_weights, 1)[:, 0]
+        rows[np.repeat(np.arange(len(sizes)), sizes), unpack_ids(message.support)] = unpack_floats(
+            message.support_weights, 1
+        )[:, 0]
         return rows

@@ -38,7 +38,9 @@ class FeatureNet:
             raise WeightsError(f"{path}: no such file")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch moves on from TorchScript; the published files do not
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # PyTorch moves on from TorchScript; the published files do not
                 self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise WeightsError(f"{path}: not a TorchScript file: {str(error).splitlines()[0]}") from error
@@ -52,9 +54,13 @@ class FeatureNet:
             try:
                 found = self.net(batch.permute(0, 3, 1, 2).contiguous().to(self.torch_device), return_features=True)
             except RuntimeError as error:
-                raise WeightsError(f"{self.path}: cannot be called as a feature network: {str(error).splitlines()[-1]}") from error
+                raise WeightsError(
+                    f"{self.path}: cannot be called as a feature network: {str(error).splitlines()[-1]}"
+                ) from error
             if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(batch):
-                raise WeightsError(f"{self.path}: gave {_described(found)} for {len(batch)} images, needed features [{len(batch)}, F]")
+                raise WeightsError(
+                    f"{self.path}: gave {_described(found)} for {len(batch)} images, needed features [{len(batch)}, F]"
+                )
             rows.append(found.float().cpu().numpy())
         return np.concatenate(rows)
 
@@ -136,11 +142,15 @@ def _described(found: Any) -> str:
 class _TransformersClip:
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
-            raise WeightsError(f"{folder}: no such folder, or no config.json in it: needed is CLIP in transformers' format")
+            raise WeightsError(
+                f"{folder}: no such folder, or no config.json in it: needed is CLIP in transformers' format"
+            )
         try:
             transformers: Any = importlib.import_module("transformers")  # its own types do not tell of CLIP's tokenizer
         except ImportError as error:
-            raise WeightsError("clip and hpsv2 need transformers, which is not installed: pip install 'ciar-sim[clip]'") from error
+            raise WeightsError(
+                "clip and hpsv2 need transformers, which is not installed: pip install 'ciar-sim[clip]'"
+            ) from error
         try:
             self.model: Any = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).eval()
             self.tokenizer: Any = transformers.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)

@@ -14,7 +14,9 @@ from simulator.protocol.recording import SessionSpec
 CHUNK = 8  # sessions scored at once: bounds memory at CHUNK * 2 rows of [T, V] float32
 
 
-def score_tokens(pair: Pair, sessions: Sequence[tuple[SessionSpec, Sequence[int]]]) -> list[tuple[np.ndarray, np.ndarray]]:
+def score_tokens(
+    pair: Pair, sessions: Sequence[tuple[SessionSpec, Sequence[int]]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Teacher-force finished images through the cloud, without interval features, at each session's own guidance.
 
     Returns per session (nll float32 [T], argmax uint16 [T]): nats of each token under the guided distribution at temperature 1
@@ -40,5 +42,7 @@ def score_tokens(pair: Pair, sessions: Sequence[tuple[SessionSpec, Sequence[int]
         logits = pair.cloud.logits(hidden)  # [B, T, V]
         nll = logits.logsumexp(-1) - logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, T]
         best = greedy(logits)  # [B, T]
-        results += [(n.float().cpu().numpy(), b.cpu().numpy().astype(np.uint16)) for n, b in zip(nll, best, strict=True)]
+        results += [
+            (n.float().cpu().numpy(), b.cpu().numpy().astype(np.uint16)) for n, b in zip(nll, best, strict=True)
+        ]
     return results

@@ -66,9 +66,12 @@ class SceneNetwork(nn.Module):
         self.config = config or SceneNetworkConfig()
         one, two, three = self.config.widths
         self.trunk = nn.Sequential(
-            _conv(3, one, 5, 2, 2), _conv(one, two, 3, 2, 1), _conv(two, two, 3, 1, 1), _conv(two, three, 3, 2, 1),
+            _conv(3, one, 5, 2, 2),
+            _conv(one, two, 3, 2, 1),
+            _conv(two, two, 3, 1, 1),
+            _conv(two, three, 3, 2, 1),
             _conv(three, three, 3, 1, 1),
-        )  # fmt: skip
+        )
         # Cell i of 16 looks around pixel 8 i. Windows of 6 cells start at cells 1, 5 and 9: their middles, 28, 60 and 92, lie within
         # 5 pixels of the places, 31, 64 and 97.
         self.place = _conv(three, self.config.place_features, 6, 4, 0)
@@ -104,7 +107,9 @@ def read_images(model: SceneNetwork, images: np.ndarray) -> np.ndarray:
 
 def save_scene_network(path: Path, model: SceneNetwork, facts: dict[str, Any]) -> None:
     """Weights as fp16 safetensors, written atomically; the metadata holds the configuration and `facts` as JSON."""
-    state = {key: t.detach().cpu().half().contiguous() for key, t in model.state_dict().items() if t.is_floating_point()}
+    state = {
+        key: t.detach().cpu().half().contiguous() for key, t in model.state_dict().items() if t.is_floating_point()
+    }
     temporary = path.with_name(path.name + ".tmp")
     # One metadata entry: safetensors writes several in random order, and equal networks should be equal bytes.
     save_file(state, temporary, metadata={"about": json.dumps({"config": asdict(model.config), "facts": facts})})
@@ -122,6 +127,8 @@ def load_scene_network(path: Path) -> SceneNetwork:
         model = SceneNetwork(SceneNetworkConfig(**{**config, "widths": tuple(config["widths"])}))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not a scene network ({type(error).__name__}: {error})") from error
-    counts = {key: value for key, value in model.state_dict().items() if not value.is_floating_point()}  # of batches, in training
+    counts = {
+        key: value for key, value in model.state_dict().items() if not value.is_floating_point()
+    }  # of batches, in training
     load_state(model, {**state, **counts}, path)
     return model.eval().requires_grad_(False)

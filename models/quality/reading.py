@@ -44,7 +44,9 @@ def _one_of(words: tuple[str, ...]) -> str:
 
 
 _OBJECT = f"a ({_one_of(SIZES)}) ({_one_of(COLORS)}) ({_one_of(scenes.SHAPES)}) ({_one_of(PLACES)})"
-_CAPTION = re.compile(f"({_OBJECT}(?: and {_OBJECT})*) on a ({_one_of(scenes.TEXTURES)}) ({_one_of(BACKGROUND_COLORS)}) background")
+_CAPTION = re.compile(
+    f"({_OBJECT}(?: and {_OBJECT})*) on a ({_one_of(scenes.TEXTURES)}) ({_one_of(BACKGROUND_COLORS)}) background"
+)
 
 
 def claims_of(caption: str) -> Claims | None:
@@ -67,7 +69,9 @@ def agreement(claims: Claims, reading: np.ndarray) -> np.ndarray:
         present = bool(reading["shape"][place])
         seen = [reading[name][place] == value for name, value in zip(("shape", "color", "size"), wanted, strict=True)]
         right += [present, *(present and bool(one) for one in seen)]
-    return np.array([*right, reading["texture"] == claims.texture, reading["background_color"] == claims.background_color], bool)
+    return np.array(
+        [*right, reading["texture"] == claims.texture, reading["background_color"] == claims.background_color], bool
+    )
 
 
 def claim_names(claims: Claims) -> list[str]:

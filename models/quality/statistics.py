@@ -53,7 +53,7 @@ def squared_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     parts = [
         np.square(rows).sum(1)[:, None] + np.square(b).sum(1) - 2 * (rows @ b.T)
         for rows in np.split(a, range(CHUNK, len(a), CHUNK))
-    ]  # fmt: skip
+    ]
     return np.concatenate(parts).clip(min=0.0)
 
 
@@ -70,8 +70,8 @@ def precision_recall_f1(real: np.ndarray, generated: np.ndarray, k: int = NEIGHB
     Precision: share of generated images nearer to some real image than that one's k-th nearest real image is; recall: the same with the
     sets exchanged. F1 is 0 where both are. Source: Kynkäänniemi et al. 2019, eq. 1 and 2.
     """
-    judge = _ManifoldF1(real, generated, k)
-    precision, recall = judge.shares(np.arange(len(generated)))
+    scorer = _ManifoldF1(real, generated, k)
+    precision, recall = scorer.shares(np.arange(len(generated)))
     return precision, recall, _f1(precision, recall)
 
 
@@ -101,7 +101,11 @@ def _f1(precision: float, recall: float) -> float:
 
 
 def subsampled_interval(
-    statistic: Callable[[np.ndarray], float], count: int, rng: np.random.Generator, size: int | None = None, draws: int = SUBSAMPLES
+    statistic: Callable[[np.ndarray], float],
+    count: int,
+    rng: np.random.Generator,
+    size: int | None = None,
+    draws: int = SUBSAMPLES,
 ) -> Interval:
     """(value, low, high): a statistic of images 0 .. count-1 with its 95 % interval, by subsampling without replacement.
 
@@ -126,12 +130,14 @@ def subsampled_interval(
 
 def frechet_interval(reference: Gaussian, features: np.ndarray, rng: np.random.Generator) -> Interval:
     """(value, low, high) of the Fréchet distance of features [N, F] to the reference; low is at least 0."""
-    value, low, high = subsampled_interval(lambda chosen: frechet_distance(reference, Gaussian(features[chosen])), len(features), rng)
+    value, low, high = subsampled_interval(
+        lambda chosen: frechet_distance(reference, Gaussian(features[chosen])), len(features), rng
+    )
     return value, max(low, 0.0), high
 
 
 def f1_interval(real: np.ndarray, features: np.ndarray, rng: np.random.Generator, k: int = NEIGHBOUR) -> Interval:
     """(value, low, high) of F1 of features [N, F] against as many real ones; the interval is kept within 0 and 1."""
-    judge = _ManifoldF1(real, features, k)
-    value, low, high = subsampled_interval(judge.f1, len(features), rng)
+    scorer = _ManifoldF1(real, features, k)
+    value, low, high = subsampled_interval(scorer.f1, len(features), rng)
     return value, max(low, 0.0), min(high, 1.0)

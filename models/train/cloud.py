@@ -108,7 +108,11 @@ class CloudConfig(SequenceSettings):
                 if key in change:
                     refuse("cannot be changed by a later round", "then", index, key)
             last = dict(rounds[-1])
-            parts = {key: {**dict(last[key] or {}), **change[key]} for key in ("training", "scenes") if isinstance(change.get(key), dict)}
+            parts = {
+                key: {**dict(last[key] or {}), **change[key]}
+                for key in ("training", "scenes")
+                if isinstance(change.get(key), dict)
+            }
             try:
                 rounds.append(CloudConfig.model_validate({**last, **change, **parts}))
             except ValidationError as error:
@@ -163,9 +167,16 @@ class CloudStage:
 
 
 def losses_of(
-    model: Transformer, head: LayoutHead, layer: int | None, classes: CodeClasses | None, batch: Batch, fed: Tensor, caption: Tensor,
-    weight: Tensor, onset: Tensor,
-) -> Losses:  # fmt: skip
+    model: Transformer,
+    head: LayoutHead,
+    layer: int | None,
+    classes: CodeClasses | None,
+    batch: Batch,
+    fed: Tensor,
+    caption: Tensor,
+    weight: Tensor,
+    onset: Tensor,
+) -> Losses:
     """The losses of a batch, scalars.
 
     nats: cross-entropy of its tokens given those of `fed` [B, T] before them and `caption` [B, caption_slots, caption_dim], its mean
@@ -228,9 +239,11 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
 def check_shape(config: TransformerConfig, data: Sequences) -> None:
     """Raises ScenarioError where the model's sizes are not those of the tokens and the captions."""
     wanted = {
-        "vocab_size": len(data.codebook), "grid": math.isqrt(data.train.codes.shape[1]),
-        "caption_slots": data.text.slots, "caption_dim": data.text.caption_dim,
-    }  # fmt: skip
+        "vocab_size": len(data.codebook),
+        "grid": math.isqrt(data.train.codes.shape[1]),
+        "caption_slots": data.text.slots,
+        "caption_dim": data.text.caption_dim,
+    }
     for name, size in wanted.items():
         if getattr(config, name) != size:
             raise ScenarioError(f"cloud.model.{name} is {getattr(config, name)}, tokenizer and captions need {size}")

@@ -25,7 +25,9 @@ def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.
     beside = coo_matrix((np.ones(len(one)), (one, other)), (vocab_size, vocab_size)).tocsr()
     beside = beside + beside.T
     scale = diags((np.asarray(beside.sum(1)).ravel() + 1.0) ** -0.5)
-    values, vectors = eigsh(scale @ beside @ scale, k=min(CLASS_DIMS, vocab_size - 1), which="LA", v0=np.ones(vocab_size))
+    values, vectors = eigsh(
+        scale @ beside @ scale, k=min(CLASS_DIMS, vocab_size - 1), which="LA", v0=np.ones(vocab_size)
+    )
     points = vectors * values  # directions that chance alone would make count little
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
     _, classes = kmeans2(points, count, minit="++", rng=rng)

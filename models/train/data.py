@@ -102,7 +102,11 @@ def load_data(config: DataConfig) -> DataSet:
 
     Raises DataError naming file and line: missing or unreadable file, bad line, empty caption, duplicate, nothing on one of both sides.
     """
-    items = list(_folder_items(Path(config.folder), config.captions) if config.folder is not None else _coco_items(Path(str(config.coco))))
+    items = list(
+        _folder_items(Path(config.folder), config.captions)
+        if config.folder is not None
+        else _coco_items(Path(str(config.coco)))
+    )
     checked: set[Path] = set()
     for item in items:
         if not words_of(item.caption):
@@ -115,7 +119,9 @@ def load_data(config: DataConfig) -> DataSet:
     for side, part in (("held out", held), ("left for training", rest)):
         if not part:
             source = config.folder if config.folder is not None else config.coco
-            raise DataError(f"{source}: of {len(items)} captions none is {side} at held_out {config.held_out}; add pictures or change it")
+            raise DataError(
+                f"{source}: of {len(items)} captions none is {side} at held_out {config.held_out}; add pictures or change it"
+            )
     return DataSet(rest, held, config.image_size, config.words, config.unknown_words)
 
 
@@ -137,8 +143,10 @@ def vocabulary(items: Sequence[Item], limit: int, unknown_words: str) -> list[st
     for item in items:
         for word in words_of(item.caption):
             if word not in known:
-                raise DataError(f"{item.place}: {word!r} is not among the {limit} words of the vocabulary ({len(counts)} words in all); "
-                                "raise data.words or set data.unknown_words: replace")  # fmt: skip
+                raise DataError(
+                    f"{item.place}: {word!r} is not among the {limit} words of the vocabulary ({len(counts)} words in all); "
+                    "raise data.words or set data.unknown_words: replace"
+                )
     return sorted(kept)
 
 
@@ -245,7 +253,9 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
             if not row:
                 continue
             if len(row) != 2:
-                raise DataError(f"{place}: {len(row)} columns, must be 2; a caption with commas stands in double quotes")
+                raise DataError(
+                    f"{place}: {len(row)} columns, must be 2; a caption with commas stands in double quotes"
+                )
             yield place, row[header.index("file")].strip(), row[header.index("caption")]
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}") from error
@@ -279,14 +289,18 @@ def _coco_items(folder: Path) -> Iterator[Item]:
             pictures = [(entry["id"], entry["file_name"]) for entry in found["images"]]
             captions = [(entry["image_id"], entry["caption"]) for entry in found["annotations"]]
         except (KeyError, TypeError) as error:
-            raise DataError(f"{path}: not COCO's captions: images need id and file_name, annotations image_id and caption") from error
+            raise DataError(
+                f"{path}: not COCO's captions: images need id and file_name, annotations image_id and caption"
+            ) from error
         names: dict[Any, str] = {}
         for index, (key, name) in enumerate(pictures):
             place = f"{path}: images[{index}]"
             if not isinstance(name, str) or not isinstance(key, (int, str)):
                 raise DataError(f"{place}: id must be a number and file_name text")
             if key in names or name in owner:
-                raise DataError(f"{place}: duplicate: id {key} or file {name} stands already at {owner.get(name, path)}")
+                raise DataError(
+                    f"{place}: duplicate: id {key} or file {name} stands already at {owner.get(name, path)}"
+                )
             names[key] = name
             owner[name] = place
         for index, (key, caption) in enumerate(captions):

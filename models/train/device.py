@@ -55,7 +55,9 @@ class DeviceConfig(SequenceSettings):
             if name in bounds[:index]:
                 refuse(f"names {name} twice", index)
         if bounds[:1] != BOUNDS[:1]:
-            refuse(f"must begin with {BOUNDS[0]}, which decoding uses by default, got {', '.join(bounds) or 'an empty list'}")
+            refuse(
+                f"must begin with {BOUNDS[0]}, which decoding uses by default, got {', '.join(bounds) or 'an empty list'}"
+            )
         return bounds
 
 
@@ -89,8 +91,9 @@ class DeviceStage:
         return self.compare(device, self.cloud, hidden, guided, wanted, self.config.weights)
 
 
-def compare(device: DeviceModel, cloud: Transformer, hidden: Tensor, guided: Tensor, wanted: Tensor,
-            weights: losses.Weights) -> tuple[Tensor, dict[str, float | Tensor]]:
+def compare(
+    device: DeviceModel, cloud: Transformer, hidden: Tensor, guided: Tensor, wanted: Tensor, weights: losses.Weights
+) -> tuple[Tensor, dict[str, float | Tensor]]:
     """All losses at the same positions of both models, from hidden states [N, D]: the device's own (for the radius, assumption A5)
     and guided (for the centre), and the cloud's guided ones. Returns their sum, and values to log."""
     p_cloud = cloud.logits(wanted).softmax(-1).detach()  # [N, V]
@@ -170,7 +173,9 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences, guidance:
         "agreement": float(1 - differs.mean()),
         "tv_mean": float(tv.mean()),
         "kl_nats": float(table["kl"].mean()),
-        "auroc": {name: {"differs": auroc(table[name], differs), "high_tv": auroc(table[name], high)} for name in scores},
+        "auroc": {
+            name: {"differs": auroc(table[name], differs), "high_tv": auroc(table[name], high)} for name in scores
+        },
     }
     for bounds in device.radii:
         u = table[f"{bounds}.u_tilde"]

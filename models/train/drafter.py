@@ -64,7 +64,11 @@ class DrafterStage:
             width = self.config.noise * 512 / features.shape[1]
             noisy = features + (torch.rand_like(features) - 0.5) * width
         distance, entropy, agree = self.compare(self.model, self.cloud, embedded, noisy, features, positions)
-        values: dict[str, float | Tensor] = {"distance": distance.detach(), "cross_entropy": entropy.detach(), "agree": agree}
+        values: dict[str, float | Tensor] = {
+            "distance": distance.detach(),
+            "cross_entropy": entropy.detach(),
+            "agree": agree,
+        }
         return distance + self.config.cross_entropy * entropy, values
 
 
@@ -99,7 +103,9 @@ def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict
     everywhere = torch.arange(cloud.config.tokens)
     for batch in data.held_out_batches(4):
         embedded, features = read(cloud, batch)
-        rows += [tuple(map(float, compare(drafter, cloud, embedded, features, features, everywhere)))] * len(batch.tokens)
+        rows += [tuple(map(float, compare(drafter, cloud, embedded, features, features, everywhere)))] * len(
+            batch.tokens
+        )
     return dict(zip(("distance", "cross_entropy_nats", "agreement"), np.mean(rows, axis=0).tolist(), strict=True))
 
 

@@ -66,7 +66,9 @@ class LoopSettings(Part):
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(default=100, ge=0)
     final_lr_ratio: float = Field(default=0.05, ge=0, le=1)
-    weight_decay: float = Field(default=0.05, ge=0)  # on matrices and convolutions; norms, biases and tables whose group says so have none
+    weight_decay: float = Field(
+        default=0.05, ge=0
+    )  # on matrices and convolutions; norms, biases and tables whose group says so have none
     betas: Annotated[tuple[Share, Share], BeforeValidator(items)] = (0.9, 0.95)
     clip_norm: float = Field(default=1.0, gt=0)
     ema_decay: Share = 0.999
@@ -94,7 +96,9 @@ class TrainResult:
     minutes: float
 
 
-def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = "cpu", console: Console | None = None) -> TrainResult:
+def train(
+    stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = "cpu", console: Console | None = None
+) -> TrainResult:
     """Trains `stage` to `settings.steps`, from `out_dir`'s checkpoint if there is one.
 
     Raises WeightsError if that checkpoint is damaged or was made with other settings (time limits and logging apart).
@@ -133,7 +137,13 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
         spent = {"settings": _identity(settings), "minutes": minutes()}
         write_atomically(out_dir / "checkpoint.pt", {**content, **spent})
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with ThreadPoolExecutor(1) as pool, Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=settings.steps, completed=step)
         coming = pool.submit(stage.batch, step)
@@ -157,7 +167,9 @@ def train(stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = 
                 stage.after_step(step)
             _average(averaged, model, min(settings.ema_decay, (1 + step) / (10 + step)))
             if step % settings.log_every_steps == 0 or step == settings.steps - 1:
-                row = {name: float(value) for name, value in {"loss": loss.detach(), "grad_norm": norm, **values}.items()}
+                row = {
+                    name: float(value) for name, value in {"loss": loss.detach(), "grad_norm": norm, **values}.items()
+                }
                 log.add(step, {"lr": settings.lr_at(step), **row})
                 text = " ".join(f"{name} {value:.4g}" for name, value in row.items())
                 progress.update(task, description=text)
@@ -206,7 +218,10 @@ def _groups(stage: Stage, settings: LoopSettings) -> list[dict[str, Any]]:
         return [{"weight_decay": settings.weight_decay, **group} for group in groups]
     parameters = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
     return [
-        {"params": [parameter for parameter in parameters if parameter.dim() >= 2], "weight_decay": settings.weight_decay},
+        {
+            "params": [parameter for parameter in parameters if parameter.dim() >= 2],
+            "weight_decay": settings.weight_decay,
+        },
         {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
     ]
 
@@ -236,7 +251,9 @@ def _read_checkpoint(path: Path, settings: LoopSettings) -> dict[str, Any] | Non
         raise WeightsError(f"{path}: damaged checkpoint ({type(error).__name__}); delete it to start again") from error
     for key, value in _identity(settings).items():
         if found.get(key) != value:
-            raise WeightsError(f"{path}: made with {key} = {found.get(key)}, asked for {value}; delete it to start again")
+            raise WeightsError(
+                f"{path}: made with {key} = {found.get(key)}, asked for {value}; delete it to start again"
+            )
     return saved
 
 
@@ -256,7 +273,9 @@ class _LossLog:
     def write(self) -> None:
         temporary = self.path.with_name(self.path.name + ".tmp")
         with temporary.open("w", newline="") as file:
-            columns = dict.fromkeys(name for row in self.rows for name in row)  # a stage may change what it asks for on the way
+            columns = dict.fromkeys(
+                name for row in self.rows for name in row
+            )  # a stage may change what it asks for on the way
             writer = csv.DictWriter(file, fieldnames=list(columns) or ["step"])
             writer.writeheader()
             writer.writerows(self.rows)

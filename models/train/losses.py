@@ -54,7 +54,9 @@ def anchor(p_cloud: Tensor, p: Tensor, weights: Weights) -> Tensor:
 
 def align(p_cloud: Tensor, p_mid: Tensor) -> Tensor:
     """KL(p_cloud || p_mid), [N], unweighted."""
-    return (p_cloud * (p_cloud.clamp_min(SMALLEST_PROBABILITY).log() - p_mid.clamp_min(SMALLEST_PROBABILITY).log())).sum(-1)
+    return (
+        p_cloud * (p_cloud.clamp_min(SMALLEST_PROBABILITY).log() - p_mid.clamp_min(SMALLEST_PROBABILITY).log())
+    ).sum(-1)
 
 
 def dro_weights(losses: Tensor, sharpness: float) -> Tensor:
@@ -94,7 +96,9 @@ def quantile(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weigh
     return Terms((mid + kl + high + low).mean() + dro, mid, high, low, kl, dro)
 
 
-def quantile_no_dro(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
+def quantile_no_dro(
+    p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()
+) -> Terms:
     """`quantile` without its DRO term."""
     terms = quantile(p_cloud, p_mid, lower, upper, weights)
     return replace(terms, total=terms.total - terms.worst_case, worst_case=torch.zeros_like(terms.worst_case))

@@ -81,7 +81,12 @@ class PhiStage:
     """A stage of `models.train.loop`."""
 
     def __init__(self, config: PhiConfig, cloud: Transformer, device: DeviceModel, data: Sequences) -> None:
-        self.config, self.cloud, self.device, self.data = config, cloud.requires_grad_(False), device.requires_grad_(False), data
+        self.config, self.cloud, self.device, self.data = (
+            config,
+            cloud.requires_grad_(False),
+            device.requires_grad_(False),
+            data,
+        )
         torch.manual_seed(int(stream(config.training.seed, "train.phi.init").integers(2**62)))
         self.model: nn.Module = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, config.bottleneck)
         self.mix = torch.compile(mix) if config.compile else mix
@@ -90,7 +95,9 @@ class PhiStage:
     def batch(self, step: int) -> tuple[Batch, Tensor, Tensor]:
         batch = self.data.batch("phi", step, self.config.batch_images, self.config.null_captions)
         rng = stream(self.config.training.seed, "train.phi.mix", step)
-        share = rng.uniform(self.config.replaced.low, self.config.replaced.high, size=len(batch.tokens)).astype(np.float32)
+        share = rng.uniform(self.config.replaced.low, self.config.replaced.high, size=len(batch.tokens)).astype(
+            np.float32
+        )
         positions = rng.permutation(batch.tokens.shape[1])[: self.config.positions]
         return batch, torch.from_numpy(share), torch.from_numpy(positions)
 
@@ -112,7 +119,9 @@ def features(phi: IntervalProjection, mixed: Mixed) -> Tensor:
     return added * mixed.local.unsqueeze(-1)
 
 
-def log_probs(cloud: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, positions: Tensor, guidance: float = 1.0) -> Tensor:
+def log_probs(
+    cloud: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, positions: Tensor, guidance: float = 1.0
+) -> Tensor:
     """The cloud's log-distributions of the tokens at `positions` int [P], each given the tokens before it. [B, P,
     V]."""
     _, guided = own_and_guided(cloud, batch, tokens, guidance, added)  # [B, T, D]
@@ -125,14 +134,18 @@ def divergence(wanted: Tensor, found: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0) -> dict[str, float]:
+def evaluate(
+    phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0
+) -> dict[str, float]:
     """Held-out KL in nats per token with and without f^I, 70 % of the tokens decided by the device."""
     rows: list[tuple[float, ...]] = []
     everywhere = torch.arange(cloud.config.tokens)
     for batch in data.held_out_batches(8):
         mixed = mix(device, batch, torch.full((len(batch.tokens),), 0.7), guidance)
         wanted = log_probs(cloud, batch, batch.tokens, None, everywhere, guidance)
-        found = (log_probs(cloud, batch, mixed.tokens, added, everywhere, guidance) for added in (features(phi, mixed), None))
+        found = (
+            log_probs(cloud, batch, mixed.tokens, added, everywhere, guidance) for added in (features(phi, mixed), None)
+        )
         changed = float((mixed.tokens != batch.tokens).float().mean())
         rows += [(*(float(divergence(wanted, case).mean()) for case in found), changed)] * len(batch.tokens)
     return dict(zip(("kl_nats", "kl_nats_without_features", "changed"), np.mean(rows, axis=0).tolist(), strict=True))

@@ -52,7 +52,9 @@ class TrainingFile(Part):
 
     @model_validator(mode="after")
     def _sources(self) -> "TrainingFile":
-        reading: dict[Place, Any] = {(name,): settings for name, settings in self.stages.items() if isinstance(settings, SequenceSettings)}
+        reading: dict[Place, Any] = {
+            (name,): settings for name, settings in self.stages.items() if isinstance(settings, SequenceSettings)
+        }
         if self.cloud is not None:
             reading |= {("cloud", "then", index): settings for index, settings in enumerate(self.cloud.rounds()[1:])}
         for place, settings in reading.items():
@@ -72,7 +74,11 @@ class TrainingFile(Part):
         made = self.tokenizer.model
         side = IMAGE_SIZE if self.data is None else self.data.image_size
         if side % made.downsample:
-            refuse(f"shrinks pictures by {made.downsample}, which does not divide their {side} pixels", "tokenizer", "model")
+            refuse(
+                f"shrinks pictures by {made.downsample}, which does not divide their {side} pixels",
+                "tokenizer",
+                "model",
+            )
         if self.cloud is not None:
             for key, size in (("vocab_size", made.codebook_size), ("grid", side // made.downsample)):
                 found = getattr(self.cloud.model, key)
@@ -85,7 +91,9 @@ def read_training_file(path: Path) -> TrainingFile:
     """The checked training file. Raises ScenarioError naming file and line."""
     document = read(path)
     if not isinstance(document.data, dict):
-        raise ScenarioError(f"{document.where(())}: a training file must be a mapping of stages, got {found_text(document.data)}")
+        raise ScenarioError(
+            f"{document.where(())}: a training file must be a mapping of stages, got {found_text(document.data)}"
+        )
     try:
         return TrainingFile.model_validate(document.data, context={"folder": path.parent})
     except ValidationError as error:

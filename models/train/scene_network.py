@@ -86,7 +86,9 @@ class SceneNetworkStage:
         size, count = self.config.batch_images, len(self.images)
         epoch, place = np.divmod(np.arange(step * size, (step + 1) * size), count)
         seed = self.config.training.seed
-        orders = {int(e): stream(seed, "train.scene-network.order", int(e)).permutation(count) for e in np.unique(epoch)}
+        orders = {
+            int(e): stream(seed, "train.scene-network.order", int(e)).permutation(count) for e in np.unique(epoch)
+        }
         index = np.array([orders[int(e)][at] for e, at in zip(epoch, place, strict=True)])
         return torch.from_numpy(self.images[index]), torch.from_numpy(self.labels[index])
 
@@ -100,9 +102,12 @@ class SceneNetworkStage:
             return F.cross_entropy(logits.float().flatten(0, -2), wanted.flatten(), ignore_index=-1)
 
         parts = {
-            "shape": 2.0 * nats(read.shape, shape), "color": nats(read.color, color), "size": nats(read.size, size),
-            "texture": 2.0 * nats(read.texture, labels[:, -2]), "background": nats(read.background_color, labels[:, -1]),
-        }  # fmt: skip
+            "shape": 2.0 * nats(read.shape, shape),
+            "color": nats(read.color, color),
+            "size": nats(read.size, size),
+            "texture": 2.0 * nats(read.texture, labels[:, -2]),
+            "background": nats(read.background_color, labels[:, -1]),
+        }
         return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
 
 
@@ -164,7 +169,9 @@ def run(settings: SceneNetworkTraining, out_dir: Path, torch_device: str = "cpu"
     result = train(stage, settings.training, out_dir, device=torch_device)
     network = SceneNetwork(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
-    network.load_state_dict({key: t.half().float() if t.is_floating_point() else t for key, t in result.averaged.items()})
+    network.load_state_dict(
+        {key: t.half().float() if t.is_floating_point() else t for key, t in result.averaged.items()}
+    )
     held_out = renders(out_dir, source.held_out_seed, source.held_out)
     captions = scenes.captions(source.held_out_seed, source.held_out)
     metrics: dict[str, Any] = {"held_out_scenes": source.held_out, "renders": accuracy(network, held_out, captions)}

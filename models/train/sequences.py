@@ -81,7 +81,9 @@ class Sequences:
         """Sequences step * size onwards of an endless shuffled reading of the training scenes."""
         count = len(self.train.codes)
         epoch, place = np.divmod(np.arange(step * size, (step + 1) * size), count)
-        orders = {int(e): stream(self.seed, f"train.{stage}.order", int(e)).permutation(count) for e in np.unique(epoch)}
+        orders = {
+            int(e): stream(self.seed, f"train.{stage}.order", int(e)).permutation(count) for e in np.unique(epoch)
+        }
         index = np.array([orders[int(e)][at] for e, at in zip(epoch, place, strict=True)])
         null = stream(self.seed, f"train.{stage}.null", step).random(size) < null_captions
         return self._gather(self.train, index, null)
@@ -116,8 +118,9 @@ class SequenceSettings(Part):
     compile: bool = False
 
 
-def own_and_guided(model: Transformer, batch: Batch, tokens: Tensor, guidance: float = 1.0,
-                   added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def own_and_guided(
+    model: Transformer, batch: Batch, tokens: Tensor, guidance: float = 1.0, added: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Hidden states that predict each token of int [B, T], given those before it: as they are, and guided. Each [B, T, D].
 
     added: [B, T, D], put beside the tokens' embeddings. The head is linear, so guidance of hidden states is guidance of logits.

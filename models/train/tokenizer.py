@@ -106,7 +106,10 @@ class TokenizerStage:
     def after_step(self, step: int) -> None:
         if step == self.config.continuous_steps - 1:
             self._set_codebook()
-        elif self.config.continuous_steps <= step < self.config.restart_until_step and step % self.config.restart_every_steps == 0:
+        elif (
+            self.config.continuous_steps <= step < self.config.restart_until_step
+            and step % self.config.restart_every_steps == 0
+        ):
             self._restart_dead_codes(step)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -126,7 +129,9 @@ class TokenizerStage:
         rows = []
         for part in range(16):
             if self.data is not None:
-                pictures = images(shuffled(self.data.train, self.config.training.seed, 16 * part, 16), self.data.image_size)
+                pictures = images(
+                    shuffled(self.data.train, self.config.training.seed, 16 * part, 16), self.data.image_size
+                )
             else:
                 pictures = scene_images(self.config.scenes_seed, 10_000_000 + 16 * part, 16)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.training.amp == "bf16"):
@@ -147,7 +152,9 @@ class TokenizerStage:
         if len(dead):
             rng = stream(self.config.training.seed, "tokenizer.restart", step)
             weights = self._errors.double().cpu().numpy() + 1e-12
-            picked = rng.choice(len(weights), size=min(len(dead), len(weights)), replace=False, p=weights / weights.sum())
+            picked = rng.choice(
+                len(weights), size=min(len(dead), len(weights)), replace=False, p=weights / weights.sum()
+            )
             chosen = self._latents[torch.from_numpy(picked).to(self._latents.device)]
             self.model.vq.quantize.embedding.weight[dead[: len(chosen)]] = chosen
         self.model.hits.zero_()
@@ -177,7 +184,9 @@ def evaluate(model: VQModel, seed: int, count: int = HELD_OUT_SCENES) -> dict[st
         pictures = scene_images(seed, first, len(indices))
         codes = model.encode_codes(pictures)
         used[codes.flatten()] = True
-        error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(pictures).double()).square().mean(dim=-1).numpy()
+        error = (
+            (to_uint8(model.decode_codes(codes)).double() - to_uint8(pictures).double()).square().mean(dim=-1).numpy()
+        )
         psnr_db += [10 * float(np.log10(255**2 / image.mean())) for image in error]
         regions = np.stack([scenes.region_map(scenes.scene(seed, index)) for index in indices])
         squared += [error[regions == region].sum() for region in range(3)]
@@ -203,9 +212,15 @@ def evaluate_data(model: VQModel, data: DataSet) -> dict[str, float | int]:
         pictures = images(distinct[first : first + 16], data.image_size)
         codes = model.encode_codes(pictures)
         used[codes.flatten()] = True
-        error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(pictures).double()).square().mean(dim=(1, 2, 3))
+        error = (
+            (to_uint8(model.decode_codes(codes)).double() - to_uint8(pictures).double()).square().mean(dim=(1, 2, 3))
+        )
         psnr_db += (10 * torch.log10(255**2 / error.clamp_min(1e-9))).tolist()
-    return {"psnr_db": float(np.mean(psnr_db)), "codebook_used": float(used.float().mean()), "held_out_pictures": len(distinct)}
+    return {
+        "psnr_db": float(np.mean(psnr_db)),
+        "codebook_used": float(used.float().mean()),
+        "held_out_pictures": len(distinct),
+    }
 
 
 @torch.inference_mode()
@@ -218,7 +233,9 @@ def picture(model: VQModel, shown: Tensor, path: Path) -> None:
     imsave(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
 
 
-def run(settings: TokenizerConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+def run(
+    settings: TokenizerConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu"
+) -> TrainResult:
     """Trains on `pictures`, or on scenes, into `out_dir`, or resumes.
 
     Writes tokenizer.safetensors (fp16; its metadata says how good it is) and reconstructions.png.
@@ -232,12 +249,19 @@ def run(settings: TokenizerConfig, pictures: DataConfig | None, out_dir: Path, t
     model = VQModel(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     model.load_state_dict(
-        {key.removeprefix("vq."): value.half().float() for key, value in result.averaged.items() if key.startswith("vq.")}
+        {
+            key.removeprefix("vq."): value.half().float()
+            for key, value in result.averaged.items()
+            if key.startswith("vq.")
+        }
     )
     quality = evaluate(model, settings.held_out_seed) if data is None else evaluate_data(model, data)
     facts = {**quality, "steps": result.steps, "parameters": parameters}
     save_vq(out_dir / "tokenizer.safetensors", model, facts)
     shown = scene_images(settings.held_out_seed, 0, 16) if data is None else images(data.held_out[:8], data.image_size)
     picture(model, shown, out_dir / "reconstructions.png")
-    console.print(" ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}", soft_wrap=True)
+    console.print(
+        " ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}",
+        soft_wrap=True,
+    )
     return result

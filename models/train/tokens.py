@@ -34,7 +34,9 @@ class SceneTokens:
     captions: list[str]
 
 
-def scene_tokens(tokenizer: Path, seed: int, count: int, cache_dir: Path, *, console: Console | None = None) -> SceneTokens:
+def scene_tokens(
+    tokenizer: Path, seed: int, count: int, cache_dir: Path, *, console: Console | None = None
+) -> SceneTokens:
     """Tokens and captions of scenes 0 .. count-1 of `seed`; parts that `cache_dir` lacks are computed and added to it."""
     weights = hashlib.blake2b(Path(tokenizer).read_bytes(), digest_size=6).hexdigest()
     folder = cache_dir / f"{weights}-seed{seed}"

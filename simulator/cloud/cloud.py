@@ -39,7 +39,13 @@ class Cloud:
     """All replicas, those that stopped included."""
 
     def __init__(
-        self, costs: Costs, replicas: int, max_batch: int, schedule: Schedule, rules: CloudRules | None = None, start_s: float = 0.0
+        self,
+        costs: Costs,
+        replicas: int,
+        max_batch: int,
+        schedule: Schedule,
+        rules: CloudRules | None = None,
+        start_s: float = 0.0,
     ) -> None:
         """max_batch: sessions in one iteration at most. start_s: when it opens.
 
@@ -107,7 +113,14 @@ class Cloud:
         replicas = self.replicas
         serving = sum(len(r._batch) for r in replicas)
         queued = sum(r.working for r in replicas) - serving
-        return now_s, queued, len(self.waiting), serving, sum(len(r.sessions) for r in replicas), sum(r.up for r in replicas)
+        return (
+            now_s,
+            queued,
+            len(self.waiting),
+            serving,
+            sum(len(r.sessions) for r in replicas),
+            sum(r.up for r in replicas),
+        )
 
     def up_s(self, now_s: float) -> list[float]:
         """Seconds that each replica was up until now."""

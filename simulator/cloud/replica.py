@@ -51,10 +51,16 @@ class Replica:
         "since_s",
         "up",
         "up_s",
-    )  # fmt: skip
+    )
 
     def __init__(
-        self, costs: Costs, max_batch: int, schedule: Schedule, queue: Discipline = "fifo", number: int = 0, now_s: float = 0.0
+        self,
+        costs: Costs,
+        max_batch: int,
+        schedule: Schedule,
+        queue: Discipline = "fifo",
+        number: int = 0,
+        now_s: float = 0.0,
     ) -> None:
         self.costs = costs
         self.max_batch = max_batch
@@ -144,14 +150,14 @@ class Replica:
         for session in self._batch:  # which stays until the last is done, so that a `submit` from here on only queues
             item = session.item
             rows, _, _, _, _, own_s, kind, parts = item
-            session.gpu_s += rows * row_s if kind == PASS else own_s
+            session.gpu_share_s += rows * row_s if kind == PASS else own_s
             if session.charged:
-                mark_s = session.mark_s
-                if mark_s < start_s:
-                    session.cloud_queue_s += start_s - mark_s
-                    mark_s = start_s
-                session.mark_s = end_s
-                spent_s = end_s - mark_s
+                booked_until_s = session.booked_until_s
+                if booked_until_s < start_s:
+                    session.cloud_queue_s += start_s - booked_until_s
+                    booked_until_s = start_s
+                session.booked_until_s = end_s
+                spent_s = end_s - booked_until_s
                 if kind >= ENCODE:
                     if own_s > spent_s:
                         own_s = spent_s

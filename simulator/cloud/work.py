@@ -12,31 +12,31 @@ if TYPE_CHECKING:
 class CloudSession:
     """A session as the cloud sees it: work to do in order, and where the time of its latest await went.
 
-    While `charged`, time in the cloud belongs to the session's latency: all from `mark_s` on that is not yet booked
+    While `charged`, time in the cloud belongs to the session's latency: all from `booked_until_s` on that is not yet booked
     under cloud_queue_s (waiting for an iteration), cloud_compute_s (in one), or encode_s and image_decode_s (its own
-    such work in one). Each iteration books at its end, whatever happened before `mark_s` is nobody's. gpu_s is booked
+    such work in one). Each iteration books at its end, whatever happened before `booked_until_s` is nobody's. gpu_s is booked
     in any case.
     """
 
     __slots__ = (
+        "booked_until_s",
         "charged",
         "cloud_compute_s",
         "cloud_queue_s",
         "deadline_s",
         "encode_s",
-        "gpu_s",
+        "gpu_share_s",
         "image_decode_s",
         "index",
         "item",
         "items",
         "kv_need",
         "left_s",
-        "mark_s",
         "priority",
         "ready_s",
         "replica",
         "traced",
-    )  # fmt: skip
+    )
 
     def __init__(self) -> None:
         self.replica: Replica | None = None
@@ -45,8 +45,8 @@ class CloudSession:
         self.item: Item  # items[index]
         self.ready_s = 0.0  # since when the item waits; kept up where it is traced
         self.charged = False
-        self.mark_s = 0.0
-        self.cloud_queue_s = self.cloud_compute_s = self.encode_s = self.image_decode_s = self.gpu_s = 0.0
+        self.booked_until_s = 0.0
+        self.cloud_queue_s = self.cloud_compute_s = self.encode_s = self.image_decode_s = self.gpu_share_s = 0.0
         self.traced = False
         self.deadline_s = math.inf
         self.priority = 0  # higher is served first

@@ -14,7 +14,7 @@ class CiarSimError(Exception):
 
 
 @contextmanager
-def about(*place: str | int, kind: type[CiarSimError] = CiarSimError) -> Iterator[None]:
+def error_context(*place: str | int, kind: type[CiarSimError] = CiarSimError) -> Iterator[None]:
     """What is raised inside, of this kind, is about this part of the scenario."""
     try:
         yield

@@ -51,7 +51,10 @@ class FromMapping:
     def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
         kinds = get_type_hints(source)
         rows: dict[str, Any] = {
-            entry.name: (Annotated[kinds[entry.name], BeforeValidator(items)], ... if entry.default is MISSING else entry.default)
+            entry.name: (
+                Annotated[kinds[entry.name], BeforeValidator(items)],
+                ... if entry.default is MISSING else entry.default,
+            )
             for entry in fields(source)
         }
         form = create_model(source.__name__, __base__=Part, **rows)

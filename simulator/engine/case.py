@@ -16,9 +16,17 @@ from simulator.pricing.costs import Costs
 from simulator.pricing.program import SessionProgram
 
 PARTS = (
-    "connect_s", "encode_s", "device_queue_s", "device_compute_s", "uplink_s",
-    "cloud_queue_s", "cloud_compute_s", "downlink_s", "wait_s", "image_decode_s",
-)  # fmt: skip
+    "connect_s",
+    "encode_s",
+    "device_queue_s",
+    "device_compute_s",
+    "uplink_s",
+    "cloud_queue_s",
+    "cloud_compute_s",
+    "downlink_s",
+    "wait_s",
+    "image_decode_s",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class CaseResult:
     mean_replicas: up, from the first request or `warmup_s`, whichever is later, until then; NaN where nothing happened since. refused:
     requests that the cloud did not take. unfinished: requests under way when the simulation was ended at `until_s`.
     samples: the cloud at equal intervals, see `simulator.cloud.cloud.SAMPLED`; arrays of equal length, empty where none were asked for.
-    missing: prompt and call of sessions that stopped waiting and whose program is not in `broken_off`: this result is none then, but
+    missing: prompt and call of sessions that stopped waiting and whose program is not in `abandoned`: this result is none then, but
     stands in for one to find out what else is missing.
     """
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from simulator.engine.heat import Heat, Throttling
-from simulator.network.access import Access, Network
+from simulator.engine.thermal import ThermalState, Throttling
+from simulator.network.access import AccessNetwork, Network
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import SessionProgram
 
@@ -28,7 +28,7 @@ class FleetPart:
     priority: int = 0
     slo_s: float = math.inf
     throttling: Throttling | None = None
-    broken_off: Mapping[tuple[int, int], SessionProgram] = field(default_factory=dict)
+    abandoned: Mapping[tuple[int, int], SessionProgram] = field(default_factory=dict)
 
 
 class Device:
@@ -37,23 +37,36 @@ class Device:
     """
 
     __slots__ = (
-        "ahead", "down", "free_s", "heat", "horizon_s", "lost_s", "next_request_s", "number", "open_sessions", "part", "radio",
-        "reopened_s", "up",
-    )  # fmt: skip
+        "down",
+        "free_s",
+        "lost_s",
+        "may_run_ahead",
+        "next_request_s",
+        "number",
+        "open_sessions",
+        "part",
+        "radio",
+        "reopened_s",
+        "safe_until_s",
+        "thermal",
+        "up",
+    )
 
-    def __init__(self, number: int, part: FleetPart, access: Access, ahead: bool = True) -> None:
+    def __init__(self, number: int, part: FleetPart, access: AccessNetwork, may_run_ahead: bool = True) -> None:
         self.number = number
         self.part = part
         self.up, self.down, self.radio = access.links(number)
         self.free_s = 0.0
         self.open_sessions = 0
         self.next_request_s = math.inf
-        self.heat = None if part.throttling is None else Heat(part.throttling)
-        self.lost_s = self.reopened_s = -math.inf  # when a crash last took the connection, and when the device began another one
-        self.ahead = ahead and access.network.devices_per_cell == 1
-        self.horizon_s = -math.inf
+        self.thermal = None if part.throttling is None else ThermalState(part.throttling)
+        self.lost_s = (
+            self.reopened_s
+        ) = -math.inf  # when a crash last took the connection, and when the device began another one
+        self.may_run_ahead = may_run_ahead and access.network.devices_per_cell == 1
+        self.safe_until_s = -math.inf
 
     def count(self, change: int) -> None:
         """A session opens (+1) or ends (-1)."""
         self.open_sessions += change
-        self.horizon_s = self.next_request_s if self.open_sessions == 1 and self.ahead else -math.inf
+        self.safe_until_s = self.next_request_s if self.open_sessions == 1 and self.may_run_ahead else -math.inf

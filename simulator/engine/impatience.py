@@ -8,10 +8,19 @@ from simulator.engine.clock import Alarm
 from simulator.engine.measures import _NEVER
 from simulator.engine.session import _DUE, _LANDED_AGAIN, Session
 
-_AWAITED = ("connect_s", "uplink_s", "downlink_s", "wait_s", "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s")
+_AWAITED = (
+    "connect_s",
+    "uplink_s",
+    "downlink_s",
+    "wait_s",
+    "cloud_queue_s",
+    "cloud_compute_s",
+    "encode_s",
+    "image_decode_s",
+)
 
 
-class Impatient(Session):
+class DeadlineSession(Session):
     """A session that does not wait for ever where it can do without the reply (`Fallback`).
 
     To try again is to open another connection, over which all goes from then on, and to send every request again that had no answer.
@@ -23,7 +32,7 @@ class Impatient(Session):
 
     def prepare(self, optional: frozenset[int]) -> None:
         self.optional = optional  # calls whose reply it can do without
-        self.flying = {}  # requests under way: the alarm of their arrival
+        self.in_flight = {}  # requests under way: the alarm of their arrival
         self.alarm: Alarm | None = None  # at due_s, the end of its patience with the reply to `expected`
         self.late: tuple[float, float] | None = None  # when a reply left that comes after due_s, and when it comes
         self.cut = False  # the cloud does not know of the latest connection yet
@@ -67,13 +76,17 @@ class Impatient(Session):
 
     def land(self, now_s: float) -> None:
         """The next call arrives, and with it those that overtook it on a connection which another session of the device opened."""
-        assert self.flying is not None
-        if self.landed in self.flying and self.flying[self.landed].time_s > now_s:
+        assert self.in_flight is not None
+        if self.landed in self.in_flight and self.in_flight[self.landed].time_s > now_s:
             return  # it is a later one that has arrived: the cloud takes calls up in order
-        self.flying.pop(self.landed, None)
+        self.in_flight.pop(self.landed, None)
         super().land(now_s)
-        while isinstance(self, Impatient) and self.landed in self.flying and self.flying[self.landed].time_s < now_s:
-            del self.flying[self.landed]
+        while (
+            isinstance(self, DeadlineSession)
+            and self.landed in self.in_flight
+            and self.in_flight[self.landed].time_s < now_s
+        ):
+            del self.in_flight[self.landed]
             super().land(now_s)
 
     def reply(self, now_s: float) -> None:
@@ -105,12 +118,14 @@ class Impatient(Session):
         self.alarm = None
         if self.tries < rule.attempts:
             self.in_vain(now_s)
-            draw = stream(self.run.inputs.seed, "fallback.backoff", self.request, self.expected, self.tries).uniform(-1.0, 1.0)
+            draw = stream(self.run.inputs.seed, "fallback.backoff", self.request, self.expected, self.tries).uniform(
+                -1.0, 1.0
+            )
             self.wait_for(now_s, rule.wait_s(self.tries, float(draw)))
             self.tries += 1
-            self.mark_s = now_s
+            self.booked_until_s = now_s
             late, self.late = self.late, None
-            if type(self) is Impatient:
+            if type(self) is DeadlineSession:
                 self.retry(now_s)
             elif late is not None:  # after a crash the device is on its way back to the cloud already
                 self.receive(now_s, late[1])
@@ -128,20 +143,22 @@ class Impatient(Session):
         self.wait_s += now_s - start_s
 
     def retry(self, now_s: float) -> None:
-        assert self.flying is not None
+        assert self.in_flight is not None
         run, up, down = self.run, self.device.up, self.device.down
         done = self.steps[: self.step]
-        heard = {step[3] for step in done[:-1]} | {call for call, arrival_s in self.replies.items() if arrival_s <= now_s}
+        heard = {step[3] for step in done[:-1]} | {
+            call for call, arrival_s in self.replies.items() if arrival_s <= now_s
+        }
         again = [step[2] for step in done if step[2] >= 0 and step[2] not in heard]
-        for alarm in self.flying.values():
+        for alarm in self.in_flight.values():
             alarm.callbacks = ()
-        up.reconnect([self.calls[call][0] for call in self.flying])
+        up.reconnect([self.calls[call][0] for call in self.in_flight])
         lost = [call for call in again if call < self.answered and call not in self.held]
         down.reconnect([self.calls[call][3][0] for call in lost])
         self.held.update(lost)
         if not self.first_token_s <= now_s:
             self.first_token_s = math.nan
-        self.flying = {}
+        self.in_flight = {}
         self.cut = True
         self.awaiting = self.expected
         self.charged = self.answered <= self.expected < self.landed
@@ -154,27 +171,27 @@ class Impatient(Session):
             if arrival_s == _NEVER:
                 self.unreachable(now_s, call, self.expected)
                 continue
-            self.flying[call] = self.clock.at(arrival_s, _LANDED_AGAIN, (self, call))
+            self.in_flight[call] = self.clock.at(arrival_s, _LANDED_AGAIN, (self, call))
             if self.traced:
                 self.span("uplink", f"call {call} again", now_s, arrival_s)
 
     def land_again(self, now_s: float, call: int) -> None:
-        assert self.flying is not None
+        assert self.in_flight is not None
         self.cut = False
         if call >= self.landed:
             self.land(now_s)
             return
-        del self.flying[call]
+        del self.in_flight[call]
         if call < self.answered:
             self.reply_again(now_s, call)
 
     def reply_again(self, now_s: float, call: int) -> None:
         """The call is done; its reply was lost or held."""
         if call == self.awaiting:
-            if self.device.up.ready_s > self.mark_s:
+            if self.device.up.ready_s > self.booked_until_s:
                 self.wake(now_s)
-            self.uplink_s += now_s - self.mark_s
-            self.mark_s = now_s
+            self.uplink_s += now_s - self.booked_until_s
+            self.booked_until_s = now_s
         size_bytes, first = self.calls[call][3]
         self.held.discard(call)
         self.run.count_bytes(self.request, 0, size_bytes)
@@ -193,16 +210,16 @@ class Impatient(Session):
 
     def give_up(self, now_s: float) -> None:
         """The device goes on alone. The cloud does not know: it works on the call when it comes, and answers."""
-        call, recovering = self.expected, type(self) is not Impatient
+        call, recovering = self.expected, type(self) is not DeadlineSession
         if not self.first_token_s <= now_s:
             self.first_token_s = math.nan
-        program = self.run.given_up_at(self, call)
+        program = self.run.timed_out_at(self, call)
         self.steps, self.calls = program.steps, program.calls
         self.run.count_bytes(self.request, 0, -sum(reply[0] for _, _, _, reply in self.calls[self.answered :]))
         self.awaiting = -1
         self.charged = self.ended = False
-        alone = cast("Alone", self)
-        self.__class__ = Alone
+        alone = cast("OfflineSession", self)
+        self.__class__ = OfflineSession
         if recovering:
             alone.lost(now_s)
         else:
@@ -210,7 +227,7 @@ class Impatient(Session):
         self.advance(now_s)
 
 
-class Alone(Impatient):
+class OfflineSession(DeadlineSession):
     """A session that has given up a call: its device makes the rest of the image, while the cloud works for nothing.
 
     The request is over once both have done their part. ended: the cloud has.
@@ -226,17 +243,17 @@ class Alone(Impatient):
         if self.ended:
             self.leave()
         else:
-            self.run.lingering += 1
+            self.run.draining += 1
 
     def settle(self, now_s: float) -> None:
         """Where the cloud has no work for the session, and none is on its way, its place and its memory are free."""
-        if self.answered < self.landed or self.flying:
+        if self.answered < self.landed or self.in_flight:
             return
         self.run.cloud.close(self, now_s)
         if not self.ended:
             self.ended = True
             if self.done_s == self.done_s:
-                self.run.lingering -= 1
+                self.run.draining -= 1
                 self.run.keep(self)
                 self.leave()
 
@@ -246,10 +263,10 @@ class Alone(Impatient):
 
     def lost(self, now_s: float) -> None:
         """The cloud no longer knows the session."""
-        assert self.flying is not None
-        for alarm in self.flying.values():
+        assert self.in_flight is not None
+        for alarm in self.in_flight.values():
             alarm.callbacks = ()
-        self.flying = {}
+        self.in_flight = {}
         self.landed = self.answered
         self.settle(now_s)
 

@@ -22,9 +22,22 @@ class Span(NamedTuple):
     start_s: float
     end_s: float
 
+
 # What each session measures for itself; everything else follows from its program.
 MEASURED = (
-    "done_s", "first_token_s", "connect_s", "device_queue_s", "uplink_s", "downlink_s", "wait_s",
-    "cloud_queue_s", "cloud_compute_s", "encode_s", "image_decode_s", "gpu_s", "throttled_s", "resent_bytes",
-)  # fmt: skip
+    "done_s",
+    "first_token_s",
+    "connect_s",
+    "device_queue_s",
+    "uplink_s",
+    "downlink_s",
+    "wait_s",
+    "cloud_queue_s",
+    "cloud_compute_s",
+    "encode_s",
+    "image_decode_s",
+    "gpu_share_s",
+    "throttled_s",
+    "resent_bytes",
+)
 measured_of = attrgetter(*MEASURED)

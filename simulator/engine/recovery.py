@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from simulator.cloud.replica import recomputed
-from simulator.engine.impatience import Impatient
+from simulator.engine.impatience import DeadlineSession
 from simulator.engine.measures import ID_BYTES
 from simulator.engine.session import _RESENT
 from simulator.pricing.program import PASS
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     pass
 
 
-class Recovering(Impatient):
+class Recovering(DeadlineSession):
     """A session without a replica after a crash. Calls that land wait until what a new replica needs is there, too."""
 
     __slots__ = ()
@@ -22,13 +22,13 @@ class Recovering(Impatient):
 
     def broken(self, now_s: float) -> None:
         """The device learns of it."""
-        if self.charged and now_s > self.mark_s:
-            asleep_s = min(self.device.down.ready_s, now_s) - self.mark_s
+        if self.charged and now_s > self.booked_until_s:
+            asleep_s = min(self.device.down.ready_s, now_s) - self.booked_until_s
             if asleep_s > 0.0:
                 self.wait_s += asleep_s
-                self.mark_s += asleep_s
-            self.downlink_s += now_s - self.mark_s
-            self.mark_s = now_s
+                self.booked_until_s += asleep_s
+            self.downlink_s += now_s - self.booked_until_s
+            self.booked_until_s = now_s
         device = self.device
         if device.lost_s > device.reopened_s:
             device.reopened_s = now_s
@@ -36,22 +36,26 @@ class Recovering(Impatient):
             device.down.reconnect()
         call = self.answered
         size = 0 if call >= len(self.context_bytes) else self.context_bytes[call]
-        if self.redo is not None and call < len(self.calls):  # the request again, and the ids of parts that have arrived
-            size += self.calls[call][0] + sum(len(item[7]) for item in self.calls[call][2][: -len(self.redo)]) * ID_BYTES
+        if self.redo is not None and call < len(
+            self.calls
+        ):  # the request again, and the ids of parts that have arrived
+            size += (
+                self.calls[call][0] + sum(len(item[7]) for item in self.calls[call][2][: -len(self.redo)]) * ID_BYTES
+            )
         self.resent_bytes += size
         self.clock.at(self.tell(now_s, device.up, size), _RESENT, self)
 
     def resent(self, now_s: float) -> None:
         """A replica can be found again; the next pass feeds anew all that was cached."""
-        if self.charged and now_s > self.mark_s:
+        if self.charged and now_s > self.booked_until_s:
             self.wake(now_s)
-            self.uplink_s += now_s - self.mark_s
-            self.mark_s = now_s
+            self.uplink_s += now_s - self.booked_until_s
+            self.booked_until_s = now_s
         self.__class__ = Restarting  # type: ignore[assignment]
         self.serve(now_s)
 
 
-class Restarting(Impatient):
+class Restarting(DeadlineSession):
     """A session whose cache is to be made anew with its next call."""
 
     __slots__ = ()
@@ -74,5 +78,7 @@ class Restarting(Impatient):
                 self.reply(now_s)
                 self.serve(now_s)
             return
-        self.__class__ = Impatient  # type: ignore[assignment]
-        replica.submit(self, now_s, (*items[:first], recomputed(items[first], self.run.inputs.cloud), *items[first + 1 :]))
+        self.__class__ = DeadlineSession  # type: ignore[assignment]
+        replica.submit(
+            self, now_s, (*items[:first], recomputed(items[first], self.run.inputs.cloud), *items[first + 1 :])
+        )

@@ -2,7 +2,7 @@
 
 A device and the wire of its uplink serve their sessions first come first served, so both are no more than the time
 until which they are taken. While a device has one open session, nobody can come between that session's steps before the
-next request of the device: until then (`Device.horizon_s`) its computing and sending are worked out at once instead of
+next request of the device: until then (`Device.safe_until_s`) its computing and sending are worked out at once instead of
 by an event each. A call then costs two events, its arrival in the cloud and the end of an iteration, shared with the
 batch; on a contended device four. Devices that share a wire are never ahead, and one with a radio only while nothing of
 it is open in the cloud, so that wire and radio see messages in order of time; nor is any device where a crash or a refusal
@@ -25,12 +25,12 @@ from simulator.engine.clock import Alarm, Clock
 from simulator.engine.columns import _next_of_same_device
 from simulator.engine.device import Device, FleetPart
 from simulator.engine.fallback import without_cloud
-from simulator.engine.impatience import Impatient
+from simulator.engine.impatience import DeadlineSession
 from simulator.engine.measures import MEASURED, Span, measured_of
 from simulator.engine.recovery import Recovering
 from simulator.engine.session import Session
 from simulator.engine.workload import Arrivals, ClosedLoop
-from simulator.network.access import Access
+from simulator.network.access import AccessNetwork
 from simulator.pricing.program import SessionProgram
 
 
@@ -48,30 +48,46 @@ class Run:
     def __init__(self, inputs: CaseInputs) -> None:
         if inputs.devices < 1:
             raise ValueError(f"devices must be >= 1, got {inputs.devices}")
-        self.parts = inputs.fleet or [FleetPart(inputs.devices, inputs.programs, inputs.device, inputs.network, 0, inputs.slo_s)]
+        self.parts = inputs.fleet or [
+            FleetPart(inputs.devices, inputs.programs, inputs.device, inputs.network, 0, inputs.slo_s)
+        ]
         if sum(part.devices for part in self.parts) != inputs.devices:
-            raise ValueError(f"the parts of the fleet have {[part.devices for part in self.parts]} devices, not {inputs.devices}")
+            raise ValueError(
+                f"the parts of the fleet have {[part.devices for part in self.parts]} devices, not {inputs.devices}"
+            )
         prompts = len(self.parts[0].programs)
         closed = inputs.arrivals if isinstance(inputs.arrivals, ClosedLoop) else None
-        arrivals = Arrivals(*(np.empty(0, kind) for kind in "dqq")) if isinstance(inputs.arrivals, ClosedLoop) else inputs.arrivals
+        arrivals = (
+            Arrivals(*(np.empty(0, kind) for kind in "dqq"))
+            if isinstance(inputs.arrivals, ClosedLoop)
+            else inputs.arrivals
+        )
         n = len(arrivals)
         if n and not 0 <= arrivals.device.min() <= arrivals.device.max() < inputs.devices:
             raise ValueError(f"requests come from devices outside the fleet of {inputs.devices}")
         asked = closed.prompts - 1 if closed else int(arrivals.prompt.max()) if n else -1
-        if any(len(part.programs) != prompts for part in self.parts) or asked >= prompts or (n and arrivals.prompt.min() < 0):
+        if (
+            any(len(part.programs) != prompts for part in self.parts)
+            or asked >= prompts
+            or (n and arrivals.prompt.min() < 0)
+        ):
             raise ValueError(f"requests ask for prompts outside the {prompts} programs")
         if n and not (arrivals.requested_s[0] >= 0.0 and np.all(np.diff(arrivals.requested_s) >= 0.0)):
             raise ValueError("requests must be in order of time, from 0 on")
         rules = inputs.rules
         if rules.kv_tokens < max((program.kv_tokens for part in self.parts for program in part.programs), default=0):
-            raise ValueError(f"the KV memory of a replica holds {rules.kv_tokens:.0f} positions, less than one session needs")
+            raise ValueError(
+                f"the KV memory of a replica holds {rules.kv_tokens:.0f} positions, less than one session needs"
+            )
         self.inputs = inputs
         self.fallback = inputs.fallback
         self.missing: set[tuple[int, int]] = set()
-        self.given_up: dict[int, int] = {}  # by request: the call; likewise retries, and payload beyond the program's, up and down
+        self.timed_out_call: dict[
+            int, int
+        ] = {}  # by request: the call; likewise retries, and payload beyond the program's, up and down
         self.retries: dict[int, int] = {}
         self.more_bytes: dict[int, tuple[int, int]] = {}
-        self.lingering = 0  # requests that are done but for what the cloud does for nothing
+        self.draining = 0  # requests that are done but for what the cloud does for nothing
         self.closed = closed
         self.clock = Clock()
         start_s = float(arrivals.requested_s[0]) if n else 0.0
@@ -79,7 +95,7 @@ class Run:
         self.up_before_s = 0.0  # replicas', until then
         self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at, rules, start_s)
         # A crash, or a refusal, reaches a device at the clock's time: then none may be ahead of it.
-        self.ahead = not rules.crashes and rules.max_waiting is None
+        self.may_run_ahead = not rules.crashes and rules.max_waiting is None
         self.open = n  # requests that are to come or under way
         self.devices: dict[int, Device] = {}
         self.part_ends = np.cumsum([part.devices for part in self.parts])
@@ -89,7 +105,10 @@ class Run:
         self.measured = {name: array("d", bytes(8 * n)) for name in MEASURED}
         self.radio_j = array("d", bytes(8 * n))
         first = [0, *self.part_ends[:-1].tolist()]
-        self.accesses = [Access(part.network, inputs.seed, self.radio_j, at) for part, at in zip(self.parts, first, strict=True)]
+        self.accesses = [
+            AccessNetwork(part.network, inputs.seed, self.radio_j, at)
+            for part, at in zip(self.parts, first, strict=True)
+        ]
         self.measured["done_s"] = array("d", np.full(n, np.nan).tobytes())
         # Arrays, not lists: a million requests as Python objects would weigh more than all results.
         self.requested_s = array("d", np.asarray(arrivals.requested_s, np.float64).tobytes())
@@ -130,7 +149,7 @@ class Run:
             cloud_up_s=up_s,
             mean_replicas=(sum(up_s) - self.up_before_s) / counted_s if counted_s > 0.0 else math.nan,
             refused=self.cloud.refused,
-            unfinished=self.open - self.lingering,
+            unfinished=self.open - self.draining,
             samples=dict(zip(SAMPLED, np.array(self.samples).reshape(-1, len(SAMPLED)).T, strict=True)),
             missing=tuple(sorted(self.missing)),
         )
@@ -159,7 +178,7 @@ class Run:
         if self.fallback is None or not program.optional:
             session = Session(self, request, device, program)
         else:
-            session = Impatient(self, request, device, program)
+            session = DeadlineSession(self, request, device, program)
             session.prepare(program.optional)
         session.traced = request < self.inputs.timeline_sessions
         session.priority = part.priority
@@ -169,7 +188,7 @@ class Run:
 
     def recover(self, session: Session) -> None:
         """The session's replica has crashed."""
-        in_flight = session.flying
+        in_flight = session.in_flight
         session.__class__ = Recovering
         if in_flight is None:
             cast(Recovering, session).prepare(frozenset())
@@ -178,7 +197,7 @@ class Run:
         device = self.devices.get(number)
         if device is None:
             index = int(np.searchsorted(self.part_ends, number, side="right"))
-            device = self.devices[number] = Device(number, self.parts[index], self.accesses[index], self.ahead)
+            device = self.devices[number] = Device(number, self.parts[index], self.accesses[index], self.may_run_ahead)
         return device
 
     # A closed loop.
@@ -212,11 +231,11 @@ class Run:
         for column, value in zip(self.measured.values(), measured_of(session), strict=True):
             column[request] = value
 
-    def given_up_at(self, session: Session, call: int) -> SessionProgram:
+    def timed_out_at(self, session: Session, call: int) -> SessionProgram:
         """The program of a session that stops waiting for a call."""
         part, prompt = session.device.part, self.prompt_of[session.request]
-        self.given_up[session.request] = call
-        program = part.broken_off.get((prompt, call))
+        self.timed_out_call[session.request] = call
+        program = part.abandoned.get((prompt, call))
         if program is None:
             self.missing.add((prompt, call))
             program = without_cloud(part.programs[prompt], call)
@@ -243,10 +262,10 @@ class Run:
         programs = [program for each in parts for program in each.programs]
         program_of = part * len(parts[0].programs) + prompt
         more_up, more_down, retries = (np.zeros(n, np.int64) for _ in range(3))
-        given_up = np.full(n, -1, np.int64)
-        for request, call in self.given_up.items():
-            given_up[request] = call
-            program = parts[int(part[request])].broken_off.get((int(prompt[request]), call))
+        timed_out_call = np.full(n, -1, np.int64)
+        for request, call in self.timed_out_call.items():
+            timed_out_call[request] = call
+            program = parts[int(part[request])].abandoned.get((int(prompt[request]), call))
             if program is not None:
                 program_of[request] = len(programs)
                 programs.append(program)
@@ -255,15 +274,15 @@ class Run:
         for request, count in self.retries.items():
             retries[request] = count
 
-        def of_program(name: str, dtype: type = np.float64) -> np.ndarray:
+        def program_column(name: str, dtype: type = np.float64) -> np.ndarray:
             each: np.ndarray = np.array([getattr(program, name) for program in programs], dtype)
             of_request: np.ndarray = each[program_of]
             return of_request
 
         latency_s = m["done_s"] - requested_s
-        device_other_s = of_program("encode_s") + of_program("image_decode_s")
-        encode_s = m["encode_s"] + of_program("encode_s")
-        image_decode_s = m["image_decode_s"] + of_program("image_decode_s")
+        device_other_s = program_column("encode_s") + program_column("image_decode_s")
+        encode_s = m["encode_s"] + program_column("encode_s")
+        image_decode_s = m["image_decode_s"] + program_column("image_decode_s")
         columns = {
             "request": np.arange(n, dtype=np.int64),
             "device": device,
@@ -276,7 +295,7 @@ class Run:
             "connect_s": m["connect_s"],
             "encode_s": encode_s,
             "device_queue_s": m["device_queue_s"],
-            "device_compute_s": of_program("device_s") - device_other_s + m["throttled_s"],
+            "device_compute_s": program_column("device_s") - device_other_s + m["throttled_s"],
             "uplink_s": m["uplink_s"],
             "cloud_queue_s": m["cloud_queue_s"],
             "cloud_compute_s": m["cloud_compute_s"],
@@ -284,15 +303,15 @@ class Run:
             "wait_s": m["wait_s"],
             "image_decode_s": image_decode_s,
             "calls": np.array([len(program.calls) for program in programs], np.int64)[program_of],
-            "device_passes": of_program("device_passes", np.int64),
-            "cloud_passes": of_program("cloud_passes", np.int64),
-            "cloud_call_pct": of_program("cloud_call_pct"),
-            "bytes_up": of_program("bytes_up", np.int64) + more_up + m["resent_bytes"].astype(np.int64),
-            "bytes_down": of_program("bytes_down", np.int64) + more_down,
-            "device_energy_j": of_program("device_s") * np.array([each.device.power_w for each in parts])[part]
+            "device_passes": program_column("device_passes", np.int64),
+            "cloud_passes": program_column("cloud_passes", np.int64),
+            "cloud_call_pct": program_column("cloud_call_pct"),
+            "bytes_up": program_column("bytes_up", np.int64) + more_up + m["resent_bytes"].astype(np.int64),
+            "bytes_down": program_column("bytes_down", np.int64) + more_down,
+            "device_energy_j": program_column("device_s") * np.array([each.device.power_w for each in parts])[part]
             + np.array(self.radio_j, np.float64),
-            "cloud_gpu_s": m["gpu_s"],
-            "given_up": given_up,
+            "cloud_gpu_s": m["gpu_share_s"],
+            "timed_out_call": timed_out_call,
             "retries": retries,
         }
         return columns if answered.all() else {name: column[answered] for name, column in columns.items()}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Session(CloudSession):
     """One request on its way: steps on the device, calls through the cloud in order, several of them open at times.
 
-    The device side may be ahead of the clock (see `Device.horizon_s`), the cloud side never is.
+    The device side may be ahead of the clock (see `Device.safe_until_s`), the cloud side never is.
     """
 
     __slots__ = (
@@ -43,8 +43,8 @@ class Session(CloudSession):
         "ended",
         "expected",
         "first_token_s",
-        "flying",
         "held",
+        "in_flight",
         "landed",
         "last",
         "late",
@@ -61,7 +61,7 @@ class Session(CloudSession):
         "tries",
         "uplink_s",
         "wait_s",
-    )  # fmt: skip
+    )
 
     def __init__(self, run: "Run", request: int, device: Device, program: SessionProgram) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Session(CloudSession):
         self.answered = 0  # calls whose reply has left the cloud: all before this one
         self.replies: dict[int, float] = {}  # arrivals of replies that were not awaited when they left
         self.redo: tuple[Item, ...] | None = None  # after a crash: what is left of the call that was under way
-        self.flying: dict[int, Alarm] | None = None  # see `Impatient`
+        self.in_flight: dict[int, Alarm] | None = None  # see `DeadlineSession`
         self.first_token_s = self.done_s = math.nan
         self.device_queue_s = self.uplink_s = self.downlink_s = self.connect_s = self.wait_s = 0.0
         self.throttled_s = 0.0
@@ -101,15 +101,15 @@ class Session(CloudSession):
                     self.device_queue_s += start_s - now_s
                 else:
                     start_s = now_s
-                if device.heat is not None:
-                    cool_s, (first_s, seconds) = seconds, device.heat.stretch(start_s, first_s, seconds)
+                if device.thermal is not None:
+                    cool_s, (first_s, seconds) = seconds, device.thermal.stretch(start_s, first_s, seconds)
                     self.throttled_s += seconds - cool_s
                 device.free_s = now_s = start_s + seconds
                 if first_s >= 0.0:
                     self.first_token_s = start_s + first_s
                 if self.traced:
                     self.span("device", "compute", start_s, now_s)
-                if now_s >= device.horizon_s or self.answered < self.sent:
+                if now_s >= device.safe_until_s or self.answered < self.sent:
                     self.clock.at(now_s, _COMPUTED, self)
                     return
             if not self.exchange(now_s, send, wait):
@@ -132,15 +132,15 @@ class Session(CloudSession):
                 self.unreachable(now_s, send, wait)
             else:
                 alarm = self.clock.at(arrival_s, _LANDED, self)
-                if self.flying is not None:
-                    self.flying[send] = alarm
+                if self.in_flight is not None:
+                    self.in_flight[send] = alarm
                 if self.traced:
                     self.span("uplink", f"call {send}", now_s, arrival_s)
         if wait < 0:
             return True
         if wait == send:
             self.awaiting = wait
-            self.mark_s = now_s
+            self.booked_until_s = now_s
             return False
         # How far an earlier call has come is known only once the clock is there.
         if now_s > self.clock.now:
@@ -153,7 +153,7 @@ class Session(CloudSession):
         arrival_s = self.replies.pop(call, None)
         if arrival_s is None:
             self.awaiting = call
-            self.mark_s = now_s
+            self.booked_until_s = now_s
             self.charged = call < self.landed
             return False
         if arrival_s <= now_s:
@@ -169,7 +169,7 @@ class Session(CloudSession):
             self.wait_s += asleep_s
             self.downlink_s -= asleep_s
         self.downlink_s += arrival_s - now_s
-        if arrival_s < self.device.horizon_s and self.answered >= self.sent:
+        if arrival_s < self.device.safe_until_s and self.answered >= self.sent:
             self.advance(arrival_s)
         else:
             self.clock.at(arrival_s, _RECEIVED, self)
@@ -190,10 +190,10 @@ class Session(CloudSession):
         call = self.landed
         self.landed = call + 1
         if call == self.awaiting:
-            if self.device.up.ready_s > self.mark_s:
+            if self.device.up.ready_s > self.booked_until_s:
                 self.wake(now_s)
-            self.uplink_s += now_s - self.mark_s
-            self.mark_s = now_s
+            self.uplink_s += now_s - self.booked_until_s
+            self.booked_until_s = now_s
             self.charged = True
         if call == self.answered:
             self.serve(now_s)
@@ -201,14 +201,14 @@ class Session(CloudSession):
     def wake(self, landed_s: float) -> None:
         """Book what an awaited call waited for before it left: the opening of the connection, then the radio."""
         up = self.device.up
-        if up.open_s > self.mark_s:
+        if up.open_s > self.booked_until_s:
             open_s = min(up.open_s, landed_s)
-            self.connect_s += open_s - self.mark_s
-            self.mark_s = open_s
-        if up.ready_s > self.mark_s:
+            self.connect_s += open_s - self.booked_until_s
+            self.booked_until_s = open_s
+        if up.ready_s > self.booked_until_s:
             ready_s = min(up.ready_s, landed_s)
-            self.wait_s += ready_s - self.mark_s
-            self.mark_s = ready_s
+            self.wait_s += ready_s - self.booked_until_s
+            self.booked_until_s = ready_s
 
     def serve(self, now_s: float) -> None:
         """Take up calls that have arrived, in order, until one has work for a replica."""
@@ -284,10 +284,10 @@ class Session(CloudSession):
 
     def admitted(self, now_s: float) -> None:
         if self.traced:
-            self.span("queue", "admission", self.mark_s if self.charged else now_s, now_s)
+            self.span("queue", "admission", self.booked_until_s if self.charged else now_s, now_s)
         if self.charged:  # here, because a call without work for a replica would not book it
-            self.cloud_queue_s += now_s - self.mark_s
-            self.mark_s = now_s
+            self.cloud_queue_s += now_s - self.booked_until_s
+            self.booked_until_s = now_s
         self.serve(now_s)
 
     def refused(self, now_s: float) -> None:
@@ -301,8 +301,8 @@ class Session(CloudSession):
     def crashed(self, now_s: float, working: bool) -> None:
         """The connection breaks; the device sends what a replica needs to go on: one message, `context_bytes` long."""
         if self.charged:
-            self.cloud_queue_s += now_s - self.mark_s
-            self.mark_s = now_s
+            self.cloud_queue_s += now_s - self.booked_until_s
+            self.booked_until_s = now_s
         self.device.lost_s = now_s
         self.redo = None
         if working:  # what has left the cloud is not made again
@@ -402,6 +402,13 @@ def _on_landed_again(alarm: Alarm) -> None:
 
 
 _COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED, _BROKEN, _RESENT, _DUE, _LANDED_AGAIN = (
-    (_on_computed,), (_on_joined,), (_on_received,), (_on_landed,), (_on_finished,), (_on_broken,), (_on_resent,), (_on_due,),
+    (_on_computed,),
+    (_on_joined,),
+    (_on_received,),
+    (_on_landed,),
+    (_on_finished,),
+    (_on_broken,),
+    (_on_resent,),
+    (_on_due,),
     (_on_landed_again,),
-)  # fmt: skip
+)

@@ -61,11 +61,20 @@ def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: i
     """
     if not (0.0 <= rate_per_s < np.inf and 0.0 <= duration_s < np.inf):
         raise ValueError(f"rate_per_s and duration_s must be finite and >= 0, got {rate_per_s} and {duration_s}")
-    return timed_arrivals(seed, _poisson_times(stream(seed, "workload.arrivals"), rate_per_s, duration_s), devices, prompts)
+    return timed_arrivals(
+        seed, _poisson_times(stream(seed, "workload.arrivals"), rate_per_s, duration_s), devices, prompts
+    )
 
 
 def bursty_arrivals(
-    seed: int, mean_per_s: float, burst_factor: float, burst_s: float, calm_s: float, duration_s: float, devices: int, prompts: int
+    seed: int,
+    mean_per_s: float,
+    burst_factor: float,
+    burst_s: float,
+    calm_s: float,
+    duration_s: float,
+    devices: int,
+    prompts: int,
 ) -> Arrivals:
     """A Markov-modulated Poisson process of two states: bursts of mean length `burst_s` at `burst_factor` times the rate of
     the calm between them (mean length `calm_s`); `mean_per_s` over both. Devices and prompts as in `poisson_arrivals`.

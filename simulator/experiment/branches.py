@@ -12,7 +12,7 @@ from simulator.pricing.program import SessionProgram
 from simulator.protocol.recording import AWAIT, DEVICE, FROM_FALLBACK, Recording
 
 
-def broken_off(whole: SessionProgram, branch: SessionProgram, call: int) -> SessionProgram:
+def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> SessionProgram:
     """The session `whole` until it stops waiting for `call`, and from there on as `branch`, which was recorded with that outcome.
 
     Until then both did the same, but for tokens that floating point decides otherwise in other company; what was replayed until then
@@ -28,7 +28,11 @@ def broken_off(whole: SessionProgram, branch: SessionProgram, call: int) -> Sess
     elif any(step[1] >= 0.0 for step in branch.steps[:other]):  # made ahead of the await, decided by its outcome
         rest = ((rest[0][0], 0.0, -1, -1), *rest[1:]) if rest else ((0.0, 0.0, -1, -1),)
     calls = whole.calls[: _sent(before)]
-    down = sum(size for _, lead, items, reply in calls for size, _ in (*lead, *(part for item in items for part in item[7]), reply))
+    down = sum(
+        size
+        for _, lead, items, reply in calls
+        for size, _ in (*lead, *(part for item in items for part in item[7]), reply)
+    )
     return replace(
         branch,
         steps=(*before, *rest),
@@ -41,7 +45,7 @@ def broken_off(whole: SessionProgram, branch: SessionProgram, call: int) -> Sess
     )
 
 
-def same_until(whole: Recording, branch: Recording, call: int) -> bool:
+def common_prefix(whole: Recording, branch: Recording, call: int) -> bool:
     """Whether both devices did the same until they awaited `call`."""
     ops = [recording.ops[recording.ops["side"] == DEVICE] for recording in (whole, branch)]
     ends = [int(np.flatnonzero((rows["kind"] == AWAIT) & (rows["call"] == call))[0]) + 1 for rows in ops]
@@ -72,13 +76,18 @@ class Images:
 
 
 def images_of(
-    prompt: np.ndarray, given_up: np.ndarray, whole: Sequence[Recording], branches: Mapping[tuple[int, int], Recording]
+    prompt: np.ndarray,
+    timed_out_call: np.ndarray,
+    whole: Sequence[Recording],
+    branches: Mapping[tuple[int, int], Recording],
 ) -> Images:
     """prompt, given_up: int [n], of requests. whole: of each prompt. branches: by prompt and call; of them those that some request got."""
-    places = sorted(set(zip(prompt.tolist(), given_up.tolist(), strict=True)))
+    places = sorted(set(zip(prompt.tolist(), timed_out_call.tolist(), strict=True)))
     broken = [place for place in places if place[1] >= 0]
     number = {place: place[0] for place in places} | {place: len(whole) + index for index, place in enumerate(broken)}
-    of_request = np.array([number[place] for place in zip(prompt.tolist(), given_up.tolist(), strict=True)], np.int64)
+    of_request = np.array(
+        [number[place] for place in zip(prompt.tolist(), timed_out_call.tolist(), strict=True)], np.int64
+    )
     recordings = [*whole, *(branches[place] for place in broken)]
     return Images(recordings, [*range(len(whole)), *(place[0] for place in broken)], of_request)
 

@@ -13,7 +13,9 @@ import numpy as np
 from simulator.core.errors import ScenarioError
 from simulator.protocol.recording import SCORES, Recording
 
-TOLERANCE_PCT = 1.0  # percentage points at which the search ends; what one token decides, decides later ones, so rates jump
+TOLERANCE_PCT = (
+    1.0  # percentage points at which the search ends; what one token decides, decides later ones, so rates jump
+)
 ROUNDS = 8
 WORST_PCT = 2.0  # a rate further off than this is refused
 
@@ -35,7 +37,9 @@ def calibrate(target_pct: float, prefix_rate: float, what: str) -> Generator[flo
     Raises ScenarioError where the prefix alone takes more calls, or where no threshold comes within WORST_PCT.
     """
     if target_pct < 100.0 * prefix_rate:
-        raise ScenarioError(f"{what}: threshold.call_pct must be at least the prefix's {100.0 * prefix_rate:g} %, got {target_pct:g}")
+        raise ScenarioError(
+            f"{what}: threshold.call_pct must be at least the prefix's {100.0 * prefix_rate:g} %, got {target_pct:g}"
+        )
     below, above = 0.0, math.inf  # thresholds known to ask too often, and too rarely
     threshold, best = math.inf, Calibrated(math.inf, math.nan, 0)
     for rounds in range(1, ROUNDS + 1):
@@ -67,5 +71,9 @@ def _next(tried: float, below: float, above: float, recordings: Sequence[Recordi
     guess = float(f"{np.quantile(scores, 1.0 - share):.4g}") if len(scores) else math.nan
     if below < guess < above and guess != tried:
         return guess
-    middle = math.sqrt(below * above) if below > 0.0 and math.isfinite(above) else (2.0 * below if below > 0.0 else above / 2.0)
+    middle = (
+        math.sqrt(below * above)
+        if below > 0.0 and math.isfinite(above)
+        else (2.0 * below if below > 0.0 else above / 2.0)
+    )
     return float(f"{middle:.4g}")

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 
-from simulator.core.errors import ComputeError, ScenarioError, about
+from simulator.core.errors import ComputeError, ScenarioError, error_context
 from simulator.engine.device import FleetPart
 from simulator.engine.workload import (
     device_counts,
 )
-from simulator.experiment.branches import Branches, broken_off
-from simulator.experiment.fleet import _beside, _computes, _kinds, _links, _throttling, network_of
+from simulator.experiment.branches import Branches, abandoned
+from simulator.experiment.fleet import _colocated_costs, _computes, _kinds, _links, _throttling, network_of
 from simulator.experiment.scenario import Case
 from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.workload import FleetWorkload
@@ -28,12 +28,17 @@ class _CostTable:
     def __init__(self, manifest: PairManifest, cases: Sequence[Case], profile: Callable[[], Profile]) -> None:
         self.shapes = pair_shapes(pair_folder(cases[0].scenario.pair), manifest)
         self.choices = {self._key(choice): choice for case in cases for choice in _computes(case.scenario)}
-        beside = [_beside(choice) for case in cases if case.scenario.placement == "cloud" for choice in _computes(case.scenario)]
+        beside = [
+            _colocated_costs(choice)
+            for case in cases
+            if case.scenario.placement == "cloud"
+            for choice in _computes(case.scenario)
+        ]
         built = self.choices | {self._key(choice): choice for choice in beside}
         self.costs = {key: build_costs(choice, self.shapes, profile) for key, choice in built.items()}
         for side in (side for device, cloud, _ in self.costs.values() for side in (device, cloud)):
             if isinstance(side, MeasuredCosts) and side.profile.weights not in ("", manifest.weights_hash):
-                with about("compute"):
+                with error_context("compute"):
                     raise ComputeError(
                         f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
                         f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
@@ -43,18 +48,24 @@ class _CostTable:
     @staticmethod
     def _key(choice: Compute) -> str:
         """In words what is priced as what, which also names its entry in provenance.json."""
-        sides = (f"{side.model} on {side.hardware}{''.join(f', {more}' for more in (side.runtime, side.profile) if more)}"
-                 for side in (choice.device, choice.cloud))  # fmt: skip
+        sides = (
+            f"{side.model} on {side.hardware}{''.join(f', {more}' for more in (side.runtime, side.profile) if more)}"
+            for side in (choice.device, choice.cloud)
+        )
         return "device {}; cloud {}".format(*sides)
 
     def beyond(self, in_cloud: set[str]) -> list[str]:
         """Choices with a time outside what was measured; in_cloud: those of a cloud, which other processes may have met."""
-        return sorted(in_cloud | {key for key, sides in self.costs.items() if sides[0].extrapolated or sides[1].extrapolated})
+        return sorted(
+            in_cloud | {key for key, sides in self.costs.items() if sides[0].extrapolated or sides[1].extrapolated}
+        )
 
     def keys(self, case: Case) -> list[str]:
         return [self._key(choice) for choice in _computes(case.scenario)]
 
-    def programs(self, case: Case, recordings: Sequence[Recording], branches: Branches) -> tuple[list[FleetPart], Costs, float]:
+    def programs(
+        self, case: Case, recordings: Sequence[Recording], branches: Branches
+    ) -> tuple[list[FleetPart], Costs, float]:
         """The kinds of devices of a case, the cloud's costs, and how many cached positions fit a replica. recordings: of each prompt.
 
         Raises ScenarioError where these are fewer than one session needs.
@@ -68,7 +79,7 @@ class _CostTable:
             slo_s = kind.slo_s if kind and kind.slo_s is not None else common_slo_s
             programs = [self._compiled(key, case.scenario.placement, recording) for recording in recordings]
             broken = {
-                (prompt, call): broken_off(programs[prompt], self._compiled(key, case.scenario.placement, branch), call)
+                (prompt, call): abandoned(programs[prompt], self._compiled(key, case.scenario.placement, branch), call)
                 for (prompt, call), branch in branches.items()
             }
             parts.append(
@@ -80,18 +91,22 @@ class _CostTable:
                     priority=kind.priority if kind else 0,
                     slo_s=math.inf if slo_s is None else slo_s,
                     throttling=_throttling(case.scenario.compute),
-                    broken_off=broken,
+                    abandoned=broken,
                 )
             )
         _, cloud, _ = self.costs[self.keys(case)[0]]
-        return parts, cloud, self._kv_tokens(case, max(program.kv_tokens for part in parts for program in part.programs))
+        return (
+            parts,
+            cloud,
+            self._kv_tokens(case, max(program.kv_tokens for part in parts for program in part.programs)),
+        )
 
     def _compiled(self, key: str, placement: str, recording: Recording) -> SessionProgram:
         name = (key, placement, id(recording))
         if name not in self._programs:
             device, cloud, pricing = self.costs[key]
             if placement == "cloud":
-                companion = self.costs[self._key(_beside(self.choices[key]))][0]
+                companion = self.costs[self._key(_colocated_costs(self.choices[key]))][0]
                 self._programs[name] = compile_colocated(recording, device, companion, cloud, pricing)
             else:
                 self._programs[name] = compile_session(recording, device, cloud, pricing)
@@ -102,9 +117,11 @@ class _CostTable:
         if memory_gb is None:
             return math.inf
         shape = self.shapes.cloud if side.model == "pair" else catalogue.model(side.model)
-        position_bytes = shape.kv_bytes_per_position * (2 if side.hardware == "local" else 1)  # measured passes keep float32
+        position_bytes = shape.kv_bytes_per_position * (
+            2 if side.hardware == "local" else 1
+        )  # measured passes keep float32
         if needed * position_bytes > memory_gb * 1e9:
-            with about("cloud", "kv_memory_gb"):
+            with error_context("cloud", "kv_memory_gb"):
                 raise ScenarioError(
                     f"cloud.kv_memory_gb must be >= {math.ceil(needed * position_bytes / 1e6) / 1e3:g}, what one session of "
                     f"{case.method.label} needs at {side.model}'s shape, got {memory_gb:g}"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from simulator.engine.case import CaseResult
-from simulator.engine.heat import Throttling
+from simulator.engine.thermal import Throttling
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.network import LinkFigures, link_trace
@@ -12,7 +12,7 @@ from simulator.experiment.schema.workload import FleetKind, FleetWorkload
 from simulator.network.access import Network
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
-from simulator.network.wire import Capacity, Steps
+from simulator.network.wire import Capacity, StepFunction
 from simulator.pricing import catalogue
 from simulator.traces.generate import KINDS
 from simulator.traces.generate import generate as generated_trace
@@ -32,7 +32,9 @@ def _computes(scenario: Scenario) -> list[Compute]:
     def of(kind: FleetKind | None) -> Compute:
         if kind is None or kind.hardware is None:
             return own
-        side = own.device.model_copy(update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager", "profile": None})
+        side = own.device.model_copy(
+            update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager", "profile": None}
+        )
         return own.model_copy(update={"device": side})
 
     return [of(kind) for kind in _kinds(scenario)]
@@ -43,10 +45,12 @@ def _throttling(choice: Compute) -> Throttling | None:
     return None if given is None else Throttling([(step.after_s, step.speed) for step in given.steps], given.cooling)
 
 
-def _beside(choice: Compute) -> Compute:
+def _colocated_costs(choice: Compute) -> Compute:
     """The device's model on the cloud's hardware."""
     cloud = choice.cloud
-    side = choice.device.model_copy(update={"hardware": cloud.hardware, "runtime": cloud.runtime, "profile": cloud.profile})
+    side = choice.device.model_copy(
+        update={"hardware": cloud.hardware, "runtime": cloud.runtime, "profile": cloud.profile}
+    )
     return choice.model_copy(update={"device": side})
 
 
@@ -70,12 +74,20 @@ def network_of(link: LinkFigures, seed: int) -> Network:
     if link.radio is not None:
         r = catalogue.radio(link.radio)
         radio = RadioFigures(
-            promotion_s=r.promotion_ms * 1e-3, fach_promotion_s=r.fach_promotion_ms * 1e-3, inactivity_s=r.inactivity_s,
-            drx_after_s=math.inf if r.drx_after_ms is None else r.drx_after_ms * 1e-3, drx_cycle_s=r.drx_cycle_ms * 1e-3,
-            paging_cycle_s=r.paging_cycle_ms * 1e-3, grant_bytes=math.inf if r.grant_bytes is None else r.grant_bytes,
-            grant_s=r.grant_ms * 1e-3, promotion_w=r.promotion_mw * 1e-3, active_w=r.active_mw * 1e-3, drx_w=r.drx_mw * 1e-3,
-            up_j_per_byte=8e-9 * r.up_nj_per_bit, down_j_per_byte=8e-9 * r.down_nj_per_bit,
-        )  # fmt: skip
+            promotion_s=r.promotion_ms * 1e-3,
+            fach_promotion_s=r.fach_promotion_ms * 1e-3,
+            inactivity_s=r.inactivity_s,
+            drx_after_s=math.inf if r.drx_after_ms is None else r.drx_after_ms * 1e-3,
+            drx_cycle_s=r.drx_cycle_ms * 1e-3,
+            paging_cycle_s=r.paging_cycle_ms * 1e-3,
+            grant_bytes=math.inf if r.grant_bytes is None else r.grant_bytes,
+            grant_s=r.grant_ms * 1e-3,
+            promotion_w=r.promotion_mw * 1e-3,
+            active_w=r.active_mw * 1e-3,
+            drx_w=r.drx_mw * 1e-3,
+            up_j_per_byte=8e-9 * r.up_nj_per_bit,
+            down_j_per_byte=8e-9 * r.down_nj_per_bit,
+        )
 
     trace, own_rtt_s = Trace("", Direction(), Direction()), 0.0
     if link.trace is not None:
@@ -92,22 +104,30 @@ def network_of(link: LinkFigures, seed: int) -> Network:
             return bps
         return Capacity.with_outages(bps, link.outage_every_s, link.outage_s)
 
-    def steps(constant: float | None, told: StepSeries | None) -> float | Steps:
+    def steps(constant: float | None, told: StepSeries | None) -> float | StepFunction:
         if constant is not None or told is None:
             return constant or 0.0
-        return Steps(told.times_s, told.values, told.duration_s)
+        return StepFunction(told.times_s, told.values, told.duration_s)
 
-    def delay(told: StepSeries | None) -> float | Steps:
+    def delay(told: StepSeries | None) -> float | StepFunction:
         if link.rtt_s is None or link.generated is None or told is None:
             return steps(None if link.rtt_s is None else link.rtt_s / 2, told)
-        return Steps(told.times_s, told.values + (link.rtt_s - own_rtt_s) / 2, told.duration_s)
+        return StepFunction(told.times_s, told.values + (link.rtt_s - own_rtt_s) / 2, told.duration_s)
 
     return Network(
-        up_bps=rate(link.up_bps, trace.up.rate), down_bps=rate(link.down_bps, trace.down.rate),
-        up_delay_s=delay(trace.up.delay_s), down_delay_s=delay(trace.down.delay_s),
-        up_jitter_s=link.jitter_s, down_jitter_s=link.jitter_s, distribution=link.jitter_distribution,
-        jitter_samples_s=link.jitter_samples_s, up_loss=steps(link.loss, trace.up.loss), down_loss=steps(link.loss, trace.down.loss),
+        up_bps=rate(link.up_bps, trace.up.rate),
+        down_bps=rate(link.down_bps, trace.down.rate),
+        up_delay_s=delay(trace.up.delay_s),
+        down_delay_s=delay(trace.down.delay_s),
+        up_jitter_s=link.jitter_s,
+        down_jitter_s=link.jitter_s,
+        distribution=link.jitter_distribution,
+        jitter_samples_s=link.jitter_samples_s,
+        up_loss=steps(link.loss, trace.up.loss),
+        down_loss=steps(link.loss, trace.down.loss),
         burst_packets=link.loss_burst_packets,
-        buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes, transport=TRANSPORTS[link.transport], radio=radio,
+        buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes,
+        transport=TRANSPORTS[link.transport],
+        radio=radio,
         devices_per_cell=link.devices_per_cell,
-    )  # fmt: skip
+    )

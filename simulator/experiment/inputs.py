@@ -20,7 +20,13 @@ from simulator.engine.workload import (
     timed_arrivals,
 )
 from simulator.experiment.scenario import Scenario
-from simulator.experiment.schema.workload import BurstyArrivals, ClosedArrivals, FleetWorkload, PoissonArrivals, TraceArrivals
+from simulator.experiment.schema.workload import (
+    BurstyArrivals,
+    ClosedArrivals,
+    FleetWorkload,
+    PoissonArrivals,
+    TraceArrivals,
+)
 from simulator.pricing.costs import Costs
 
 QUEUE_SAMPLES = 240  # looks at the cloud per duration_s of a fleet
@@ -38,10 +44,20 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
     """Simulate one case: the scenario's fleet, links and cloud, each request replaying one of its part's programs (one per prompt)."""
     workload, prompts = scenario.workload, len(parts[0].programs)
     inputs = CaseInputs(
-        programs=parts[0].programs, device=parts[0].device, cloud=cloud, network=parts[0].network, devices=workload.devices,
-        replicas=scenario.cloud.replicas, max_batch=scenario.cloud.max_batch, arrivals=single_arrival(), seed=scenario.seed,
-        timeline_sessions=TIMELINE_SESSIONS, rules=_rules(scenario, kv_tokens), fleet=parts, fallback=scenario.fallback.rule(),
-    )  # fmt: skip
+        programs=parts[0].programs,
+        device=parts[0].device,
+        cloud=cloud,
+        network=parts[0].network,
+        devices=workload.devices,
+        replicas=scenario.cloud.replicas,
+        max_batch=scenario.cloud.max_batch,
+        arrivals=single_arrival(),
+        seed=scenario.seed,
+        timeline_sessions=TIMELINE_SESSIONS,
+        rules=_rules(scenario, kv_tokens),
+        fleet=parts,
+        fallback=scenario.fallback.rule(),
+    )
 
     def done(result: CaseResult) -> SimulatedCase:
         return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated)
@@ -49,7 +65,13 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
     if isinstance(workload, FleetWorkload):
         arrivals = _arrivals(scenario.seed, workload, prompts)
         every_s = workload.duration_s / QUEUE_SAMPLES
-        of_fleet = replace(inputs, arrivals=arrivals, until_s=2.0 * workload.duration_s, sample_every_s=every_s, warmup_s=workload.warmup_s)
+        of_fleet = replace(
+            inputs,
+            arrivals=arrivals,
+            until_s=2.0 * workload.duration_s,
+            sample_every_s=every_s,
+            warmup_s=workload.warmup_s,
+        )
         return done(simulate(of_fleet))
     # Sequential: every prompt once, far enough apart that no request meets the one before.
     spacing_s = 64.0
@@ -79,8 +101,14 @@ def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Arrivals | Cl
 def _rules(scenario: Scenario, kv_tokens: float) -> CloudRules:
     c = scenario.cloud
     return CloudRules(
-        queue=c.queue, routing=c.routing, max_sessions=c.max_sessions, max_waiting=c.max_waiting, kv_tokens=kv_tokens,
-        evict=c.kv_full == "evict", crashes=tuple(Crash(x.replica, x.at_s, x.down_s) for x in c.crashes),
+        queue=c.queue,
+        routing=c.routing,
+        max_sessions=c.max_sessions,
+        max_waiting=c.max_waiting,
+        kv_tokens=kv_tokens,
+        evict=c.kv_full == "evict",
+        crashes=tuple(Crash(x.replica, x.at_s, x.down_s) for x in c.crashes),
         autoscale=Autoscale(**c.autoscale.model_dump()) if c.autoscale else None,
-        background=Background(c.background.utilisation, c.background.job_ms * 1e-3) if c.background else None, seed=scenario.seed,
-    )  # fmt: skip
+        background=Background(c.background.utilisation, c.background.job_ms * 1e-3) if c.background else None,
+        seed=scenario.seed,
+    )

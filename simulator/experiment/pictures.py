@@ -36,7 +36,11 @@ def _pictures(cases: Sequence[Case], plan: Plan, recordings: Mapping[str, Record
         if tuple(keys) in seen:
             continue
         seen.add(tuple(keys))
-        own = [f"{path.rpartition('.')[2]}={value}" for path, value in case.swept.items() if path.startswith(_CHANGES_IMAGES)]
+        own = [
+            f"{path.rpartition('.')[2]}={value}"
+            for path, value in case.swept.items()
+            if path.startswith(_CHANGES_IMAGES)
+        ]
         label = " ".join([case.method.label, *(text for text in own if text not in case.method.label)])
         for prompt, (key, text) in enumerate(zip(keys, plan.captions[case.index], strict=False)):
             recording = recordings[key]

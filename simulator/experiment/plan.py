@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-from simulator.core.errors import ScenarioError, about
+from simulator.core.errors import ScenarioError, error_context
 from simulator.experiment.calibrate import Calibrated, calibrate
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.prompts import PromptList, ScenePrompts
@@ -17,7 +17,9 @@ from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, SessionSpec
 
 _CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
-_SPARED = 1024  # scenes whose captions a calibration leaves to the scenario: those it uses, rounded up to a multiple of this
+_SPARED = (
+    1024  # scenes whose captions a calibration leaves to the scenario: those it uses, rounded up to a multiple of this
+)
 
 
 class Plan:
@@ -33,7 +35,9 @@ class Plan:
             captions = captions_of(s, scenes)
             self.captions[case.index] = captions
 
-            def keys(name: str, settings: MethodSettings, decoding: Decoding, s: Scenario = s, captions: list[str] = captions) -> list[str]:
+            def keys(
+                name: str, settings: MethodSettings, decoding: Decoding, s: Scenario = s, captions: list[str] = captions
+            ) -> list[str]:
                 mine = []
                 for spec in session_specs(manifest, name, settings, decoding, captions, s.seed):
                     specs.setdefault(key := spec.key(), spec)
@@ -47,19 +51,29 @@ class Plan:
 
 
 def session_specs(
-    manifest: PairManifest, method: str, settings: MethodSettings, decoding: Decoding, captions: Sequence[str], seed: int
+    manifest: PairManifest,
+    method: str,
+    settings: MethodSettings,
+    decoding: Decoding,
+    captions: Sequence[str],
+    seed: int,
 ) -> list[SessionSpec]:
     """One session per caption."""
     return [
         SessionSpec(
-            weights=manifest.weights_hash, method=method, revision=REVISIONS[method], settings=settings.model_dump(),
-            decoding=decoding.model_dump(), prompt=caption, seed=seed,
+            weights=manifest.weights_hash,
+            method=method,
+            revision=REVISIONS[method],
+            settings=settings.model_dump(),
+            decoding=decoding.model_dump(),
+            prompt=caption,
+            seed=seed,
         )
         for caption in captions
-    ]  # fmt: skip
+    ]
 
 
-def with_calibrated(
+def search_thresholds(
     cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
 ) -> tuple[list[Case], dict[str, dict[str, Any]]]:
     """The cases with a threshold wherever a call rate was asked for; and what was found, by method and decoding settings."""
@@ -68,7 +82,7 @@ def with_calibrated(
         target, s = case.method.call_target, case.scenario
         key = _search_key(case)
         if target is not None and key not in searches:
-            with about("methods", case.position):
+            with error_context("methods", case.position):
                 captions = _calibration_captions(s, target.prompts, scenes)
             gated = case.method.at_threshold(0.0).settings
             assert isinstance(gated, GatedSettings)
@@ -98,7 +112,7 @@ class _Search:
 
     def step(self, recordings: Sequence[Recording] | None) -> float:
         """The next threshold to try, given the sessions at the last one; None: there was none."""
-        with about("methods", self.case.position):
+        with error_context("methods", self.case.position):
             return next(self.steps) if recordings is None else self.steps.send(recordings)
 
     def specs(self, manifest: PairManifest, threshold: float) -> list[SessionSpec]:
@@ -109,10 +123,15 @@ class _Search:
 def _search_key(case: Case) -> str:
     """Equal for cases that share a search: conditions of network, cloud and load do not change tokens."""
     s = case.scenario
-    return json.dumps([case.method.model_dump(exclude={"label"}), s.decoding.model_dump(), s.seed, s.prompts.model_dump()], sort_keys=True)
+    return json.dumps(
+        [case.method.model_dump(exclude={"label"}), s.decoding.model_dump(), s.seed, s.prompts.model_dump()],
+        sort_keys=True,
+    )
 
 
-def _search_all(searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource) -> dict[str, Calibrated]:
+def _search_all(
+    searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource
+) -> dict[str, Calibrated]:
     """Runs all searches side by side: the sessions of a round are recorded in one go, which batches their forward passes."""
     found: dict[str, Calibrated] = {}
     wanted = {key: search.step(None) for key, search in searches.items()}
@@ -134,7 +153,10 @@ def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int,
     if isinstance(scenario.prompts, ScenePrompts):
         used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(len(used) / _SPARED)))
     drawn, known = 2 * count, -1
-    while len(other := [caption for caption in dict.fromkeys(scenes(_CALIBRATION_SEED, drawn)) if caption not in used]) < count:
+    while (
+        len(other := [caption for caption in dict.fromkeys(scenes(_CALIBRATION_SEED, drawn)) if caption not in used])
+        < count
+    ):
         if len(other) == known:  # twice as many scenes brought no caption more
             raise ScenarioError(f"threshold.prompts: only {known} captions are left to calibrate on, asked for {count}")
         drawn, known = 2 * drawn, len(other)
@@ -151,7 +173,7 @@ def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> 
             drawn, known = count, 0
             while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
                 if len(different) == known:  # twice as many scenes brought no caption more
-                    with about("prompts", "count"):
+                    with error_context("prompts", "count"):
                         raise ScenarioError(
                             f"prompts.count: {count} captions wanted, but {drawn} scenes of seed {seed} hold only {known} different ones; "
                             f"must be <= {known}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.experiment.branches import Branches, same_until
+from simulator.experiment.branches import Branches, common_prefix
 from simulator.experiment.cost_table import _CostTable
 from simulator.experiment.fleet import _links
 from simulator.experiment.inputs import SimulatedCase
@@ -33,14 +33,16 @@ NOTES = (
 )
 
 
-def _parted(
+def _divergence_warnings(
     cases: Sequence[Case], plan: Plan, recordings: Mapping[str, Recording], branches: Mapping[int, Branches]
 ) -> list[str]:
     """What a reader must know of branches: that some are not, to the last bit, what they branch from."""
     found = []
     for case in cases:
         keys, mine = plan.of_case[case.index], branches[case.index]
-        parted = sum(not same_until(recordings[keys[prompt]], branch, call) for (prompt, call), branch in mine.items())
+        parted = sum(
+            not common_prefix(recordings[keys[prompt]], branch, call) for (prompt, call), branch in mine.items()
+        )
         if parted:
             who = f"{case.method.label} {conditions_of(case)}".strip()
             found.append(
@@ -74,13 +76,20 @@ def _warnings(case: Case, result: SimulatedCase) -> list[str]:
     computing_s = np.bincount(result.columns["device"], result.columns["device_compute_s"], 1) / result.makespan_s
     if computing_s.max() >= SATURATED:
         number = int(np.count_nonzero(computing_s >= SATURATED))
-        found.append(f"{who}: {number} of {workload.devices} devices computed {100 * SATURATED:g} % of the time or more; {saturated}")
+        found.append(
+            f"{who}: {number} of {workload.devices} devices computed {100 * SATURATED:g} % of the time or more; {saturated}"
+        )
     return found
 
 
 def _provenance(
-    scenario: Scenario, manifest: PairManifest, costs: _CostTable, extrapolated: set[str], cases: Sequence[Case],
-    captions: Mapping[int, list[str]], calibrated: Mapping[str, dict[str, Any]],
+    scenario: Scenario,
+    manifest: PairManifest,
+    costs: _CostTable,
+    extrapolated: set[str],
+    cases: Sequence[Case],
+    captions: Mapping[int, list[str]],
+    calibrated: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """What the numbers rest on. It holds no date and no host name, so that equal runs are equal bytes."""
     distinct = {
@@ -91,9 +100,16 @@ def _provenance(
         for key, (device, cloud, _) in costs.costs.items()
     }
     shown = costs.choices
-    foreign = [f"{c.cloud.model} on {c.cloud.hardware} and {c.device.model} on {c.device.hardware}"
-               for c in shown.values() if c.cloud.model != "pair"]  # fmt: skip
-    as_if = f"latency as if {', or '.join(foreign)}; acceptance and quality of the {manifest.name} pair" if foreign else None
+    foreign = [
+        f"{c.cloud.model} on {c.cloud.hardware} and {c.device.model} on {c.device.hardware}"
+        for c in shown.values()
+        if c.cloud.model != "pair"
+    ]
+    as_if = (
+        f"latency as if {', or '.join(foreign)}; acceptance and quality of the {manifest.name} pair"
+        if foreign
+        else None
+    )
     compute = next(iter(distinct.values())) if len(distinct) == 1 else distinct
     return {
         "name": scenario.name,
@@ -105,12 +121,15 @@ def _provenance(
         "prompts": sorted({len(texts) for texts in captions.values()}),
         "network": [asdict(one) for one in dict.fromkeys(link for case in cases for link in _links(case.scenario))],
         "versions": {
-            "ciar-sim": metadata.version("ciar-sim"), "git_commit": _git_commit(), "python": platform.python_version(),
-            "torch": torch_version(), **{name: metadata.version(name) for name in ("numpy", "pandas", "simpy")},
+            "ciar-sim": metadata.version("ciar-sim"),
+            "git_commit": _git_commit(),
+            "python": platform.python_version(),
+            "torch": torch_version(),
+            **{name: metadata.version(name) for name in ("numpy", "pandas", "simpy")},
         },
         "recordings": "float32; exact for one machine, thread count and batch size",
         "notes": list(NOTES),
-    }  # fmt: skip
+    }
 
 
 def _git_commit() -> str | None:
@@ -121,7 +140,9 @@ def _git_commit() -> str | None:
     found = []
     for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:
-            answer = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+            answer = subprocess.run(
+                ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True
+            )
         except (OSError, subprocess.SubprocessError):
             return None
         found.append(answer.stdout.strip())

@@ -7,7 +7,15 @@ Milliseconds and Mbit/s live in the YAML only; `Scenario.link` is in seconds and
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from simulator.core import yamlfile
 from simulator.core.part import LATER, Part, folder_of, found_text, items
@@ -43,7 +51,8 @@ class Scenario(Part):
         AfterValidator(labelled_entries),
     ]
     placement: Literal["split", "cloud"] = Field(
-        default="split", description="cloud: the device's program runs beside the cloud model, too; only the image's ids travel"
+        default="split",
+        description="cloud: the device's program runs beside the cloud model, too; only the image's ids travel",
     )
     compute: Compute = Field(default_factory=Compute)
     cloud: Cloud = Field(default_factory=lambda: Cloud())
@@ -62,7 +71,9 @@ class Scenario(Part):
         if isinstance(pair, str) and pair not in shipped and info.context is not None:
             path = (folder_of(info) / pair).resolve()
             if not path.is_dir():
-                refuse(f"must be {' or '.join(shipped)}, or the path of a folder, got {found_text(pair)}, which is not there")
+                refuse(
+                    f"must be {' or '.join(shipped)}, or the path of a folder, got {found_text(pair)}, which is not there"
+                )
             return str(path)
         return pair
 
@@ -72,13 +83,23 @@ class Scenario(Part):
         kinds = w.fleet if isinstance(w, FleetWorkload) else ()
         if self.cloud.queue == "priority" and len({kind.priority for kind in kinds}) < 2:
             refuse("priority needs kinds of different priority in workload.fleet", "cloud", "queue")
-        timed = isinstance(w, FleetWorkload) and (w.slo_s is not None or (kinds and all(kind.slo_s is not None for kind in kinds)))
+        timed = isinstance(w, FleetWorkload) and (
+            w.slo_s is not None or (kinds and all(kind.slo_s is not None for kind in kinds))
+        )
         if self.cloud.queue == "earliest-deadline" and not timed:
-            refuse("earliest-deadline needs deadlines: workload.slo_s, or slo_s of every kind in workload.fleet", "cloud", "queue")
+            refuse(
+                "earliest-deadline needs deadlines: workload.slo_s, or slo_s of every kind in workload.fleet",
+                "cloud",
+                "queue",
+            )
         if self.cloud.crashes and not isinstance(w, FleetWorkload):
             refuse("needs arrivals in time, not sequential ones", "cloud", "crashes")
         if self.fallback.policy != "wait" and self.placement == "cloud":
-            refuse(f"{self.fallback.policy} goes with placement split: in the cloud nobody waits for it", "fallback", "policy")
+            refuse(
+                f"{self.fallback.policy} goes with placement split: in the cloud nobody waits for it",
+                "fallback",
+                "policy",
+            )
         return self
 
     @property

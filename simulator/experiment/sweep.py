@@ -99,13 +99,21 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
         place = _method_place(scenario, path, fail)
         label = scenario.methods[int(place[1])].label
         if f" {place[2]}=" in label:
-            raise fail(f"is part of the label {label}, which would no longer be true; give this method a label of its own")
+            raise fail(
+                f"is part of the label {label}, which would no longer be true; give this method a label of its own"
+            )
         return place
     node: Any = whole
     for depth, key in enumerate(place):
         if not isinstance(node, dict) or key not in node:
-            if place[0] == "network" and isinstance(scenario.network, PresetNetwork) and key in ExplicitNetwork.model_fields:
-                raise fail(f"needs the explicit form of network ({NEEDED}), which has preset: {scenario.network.preset}")
+            if (
+                place[0] == "network"
+                and isinstance(scenario.network, PresetNetwork)
+                and key in ExplicitNetwork.model_fields
+            ):
+                raise fail(
+                    f"needs the explicit form of network ({NEEDED}), which has preset: {scenario.network.preset}"
+                )
             if not isinstance(node, dict):
                 raise fail(f"names nothing: {dotted(place[:depth])} is {found_text(node)}")
             known = [name for name in node if depth or name not in FIXED]

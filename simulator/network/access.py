@@ -11,7 +11,7 @@ from simulator.network.impairments import Jitter, Loss, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import Radio, RadioFigures
 from simulator.network.transport import SYN_RTO_S, TRANSPORTS, Transport
-from simulator.network.wire import Capacity, Steps, VaryingWire, Wire
+from simulator.network.wire import Capacity, StepFunction, VaryingWire, Wire
 
 AnyLink = Link | ImpairedLink
 
@@ -29,14 +29,14 @@ class Network:
 
     up_bps: float | Capacity
     down_bps: float | Capacity
-    up_delay_s: float | Steps
-    down_delay_s: float | Steps
+    up_delay_s: float | StepFunction
+    down_delay_s: float | StepFunction
     up_jitter_s: float = 0.0
     down_jitter_s: float = 0.0
     distribution: str = "normal"
     jitter_samples_s: tuple[float, ...] = ()
-    up_loss: float | Steps = 0.0
-    down_loss: float | Steps = 0.0
+    up_loss: float | StepFunction = 0.0
+    down_loss: float | StepFunction = 0.0
     burst_packets: float | None = None
     buffer_bytes: float = math.inf
     transport: Transport = TRANSPORTS["ideal"]
@@ -52,13 +52,13 @@ class Network:
         return constant and quiet and bare and self.transport.name == "ideal"
 
     @property
-    def varying(self) -> list[Capacity | Steps]:
+    def varying(self) -> list[Capacity | StepFunction]:
         """What follows time."""
         parts = (self.up_bps, self.down_bps, self.up_delay_s, self.down_delay_s, self.up_loss, self.down_loss)
-        return [part for part in parts if isinstance(part, Capacity | Steps)]
+        return [part for part in parts if isinstance(part, Capacity | StepFunction)]
 
 
-class Access:
+class AccessNetwork:
     """Gives devices their links. seed: of all draws. joules: energy of radios is added here, by request. first: number of the first
     device, with which the first cell begins.
     """
@@ -84,12 +84,19 @@ class Access:
             return plain_up, Link(_constant(n.down_bps), _constant(n.down_delay_s), n.down_jitter_s, jitter_down), None
         cell = -(-self.first // n.devices_per_cell) + (device - self.first) // n.devices_per_cell
         # One place for both ways and for all that varies.
-        offset_s = float(stream(seed, "link.offset", cell).random()) * max((one.duration_s for one in n.varying), default=0.0)
+        offset_s = float(stream(seed, "link.offset", cell).random()) * max(
+            (one.duration_s for one in n.varying), default=0.0
+        )
         up_wire, down_wire = self._wires(cell, offset_s)
-        up_jitter, down_jitter = (Jitter(sd_s, n.distribution, n.jitter_samples_s) for sd_s in (n.up_jitter_s, n.down_jitter_s))
-        up_delay_s, down_delay_s = (one.mean if isinstance(one, Steps) else one for one in (n.up_delay_s, n.down_delay_s))
+        up_jitter, down_jitter = (
+            Jitter(sd_s, n.distribution, n.jitter_samples_s) for sd_s in (n.up_jitter_s, n.down_jitter_s)
+        )
+        up_delay_s, down_delay_s = (
+            one.mean if isinstance(one, StepFunction) else one for one in (n.up_delay_s, n.down_delay_s)
+        )
         up_delay_at, down_delay_at = (
-            one.entered_at(offset_s) if isinstance(one, Steps) else None for one in (n.up_delay_s, n.down_delay_s)
+            one.entered_at(offset_s) if isinstance(one, StepFunction) else None
+            for one in (n.up_delay_s, n.down_delay_s)
         )
         radio = None
         if n.radio is not None:
@@ -100,22 +107,42 @@ class Access:
         rttvar_s = math.sqrt(2.0 / math.pi) * math.hypot(up_jitter.deviation_s, down_jitter.deviation_s)
 
         def draws(jitter: Jitter, mean_s: float, way: str) -> Callable[[int], np.ndarray] | None:
-            return jitter.draws(mean_s, stream(seed, f"link.{way}.jitter", device)) if jitter.sd_s or jitter.samples_s else None
+            return (
+                jitter.draws(mean_s, stream(seed, f"link.{way}.jitter", device))
+                if jitter.sd_s or jitter.samples_s
+                else None
+            )
 
-        def loss(share: float | Steps, way: str) -> Loss | VaryingLoss | None:
+        def loss(share: float | StepFunction, way: str) -> Loss | VaryingLoss | None:
             draw = stream(seed, f"link.{way}.loss", device)
-            if isinstance(share, Steps):
+            if isinstance(share, StepFunction):
                 return VaryingLoss(share.entered_at(offset_s), draw)
             return Loss(share, draw, n.burst_packets) if share else None
 
         up = ImpairedLink(
-            up_wire, up_delay_s, rtt_s, n.transport, rttvar_s=rttvar_s, draw=draws(up_jitter, up_delay_s, "up"), delay_at=up_delay_at,
-            loss=loss(n.up_loss, "up"), buffer_bytes=n.buffer_bytes, gate=None if radio is None else radio.up,
-        )  # fmt: skip
+            up_wire,
+            up_delay_s,
+            rtt_s,
+            n.transport,
+            rttvar_s=rttvar_s,
+            draw=draws(up_jitter, up_delay_s, "up"),
+            delay_at=up_delay_at,
+            loss=loss(n.up_loss, "up"),
+            buffer_bytes=n.buffer_bytes,
+            gate=None if radio is None else radio.up,
+        )
         down = ImpairedLink(
-            down_wire, down_delay_s, rtt_s, n.transport, rttvar_s=rttvar_s, draw=draws(down_jitter, down_delay_s, "down"),
-            delay_at=down_delay_at, loss=loss(n.down_loss, "down"), buffer_bytes=n.buffer_bytes, gate=None if radio is None else radio.down,
-        )  # fmt: skip
+            down_wire,
+            down_delay_s,
+            rtt_s,
+            n.transport,
+            rttvar_s=rttvar_s,
+            draw=draws(down_jitter, down_delay_s, "down"),
+            delay_at=down_delay_at,
+            loss=loss(n.down_loss, "down"),
+            buffer_bytes=n.buffer_bytes,
+            gate=None if radio is None else radio.down,
+        )
         if n.transport.handshake_rtts:
             up.opened_by(_handshake(up, down))
         return up, down, radio
@@ -136,7 +163,7 @@ class Access:
         return wires
 
 
-def _constant(value: float | Capacity | Steps) -> float:
+def _constant(value: float | Capacity | StepFunction) -> float:
     assert isinstance(value, float | int)
     return value
 

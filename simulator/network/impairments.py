@@ -55,8 +55,12 @@ class Jitter:
         if self.distribution == "gamma":
             return lambda count: stream.gamma(1.0 / ratio, mean_s * ratio, count)
         if self.distribution == "lognormal":
-            return lambda count: stream.lognormal(math.log(mean_s) - 0.5 * math.log1p(ratio), math.sqrt(math.log1p(ratio)), count)
-        shape = 1.0 + math.sqrt(1.0 + 1.0 / ratio)  # of a Pareto distribution whose variance over squared mean is 1 / (a (a - 2))
+            return lambda count: stream.lognormal(
+                math.log(mean_s) - 0.5 * math.log1p(ratio), math.sqrt(math.log1p(ratio)), count
+            )
+        shape = 1.0 + math.sqrt(
+            1.0 + 1.0 / ratio
+        )  # of a Pareto distribution whose variance over squared mean is 1 / (a (a - 2))
         least_s = mean_s * (shape - 1.0) / shape
         return lambda count: least_s * (1.0 + stream.pareto(shape, count))
 
@@ -80,7 +84,9 @@ class Loss:
             raise ValueError(f"the mean loss must be > 0 and < 1, got {mean}")
         burst = 1.0 / (1.0 - mean) if burst_packets is None else burst_packets
         if not (1.0 <= burst < math.inf and burst >= mean / (1.0 - mean)):
-            raise ValueError(f"a mean burst must be finite, >= 1 and >= mean / (1 - mean), got {burst_packets} at a mean of {mean}")
+            raise ValueError(
+                f"a mean burst must be finite, >= 1 and >= mean / (1 - mean), got {burst_packets} at a mean of {mean}"
+            )
         self.mean = one_object(mean)
         self._forgets = burst_packets is not None
         self._leave_bad = one_object(1.0 / burst)

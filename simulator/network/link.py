@@ -29,7 +29,9 @@ class Link:
     ready_s: ClassVar[float] = -math.inf  # see `ImpairedLink`: here nothing but the wire is ever waited for
     open_s: ClassVar[float] = -math.inf
 
-    def __init__(self, rate_bps: float, delay_s: float, jitter_s: float = 0.0, stream: np.random.Generator | None = None) -> None:
+    def __init__(
+        self, rate_bps: float, delay_s: float, jitter_s: float = 0.0, stream: np.random.Generator | None = None
+    ) -> None:
         """rate_bps: bits per second, infinite for a wire that costs nothing. delay_s: one way. stream: of the jitter.
 
         Raises ValueError for a rate not above 0, a delay or jitter below 0, or jitter without a stream.
@@ -129,7 +131,7 @@ class ImpairedLink:
         "sent_bits",
         "transport",
         "wire",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -151,7 +153,9 @@ class ImpairedLink:
         Raises ValueError for a delay or round trip that is negative or not finite, and a buffer not above 0.
         """
         if not (0.0 <= delay_s < math.inf and 0.0 <= rtt_s < math.inf and 0.0 <= rttvar_s < math.inf):
-            raise ValueError(f"delay_s, rtt_s and rttvar_s must be finite and >= 0, got {delay_s}, {rtt_s} and {rttvar_s}")
+            raise ValueError(
+                f"delay_s, rtt_s and rttvar_s must be finite and >= 0, got {delay_s}, {rtt_s} and {rttvar_s}"
+            )
         if not buffer_bytes > 0.0:
             raise ValueError(f"buffer_bytes must be > 0, got {buffer_bytes}")
         self.wire = wire
@@ -257,7 +261,9 @@ class ImpairedLink:
         self._last_s = 0.0
         self._fresh = True
 
-    def _recovery(self, loss: Loss | VaryingLoss, sent_s: float, segments: int, lost: Sequence[int]) -> tuple[float, int]:
+    def _recovery(
+        self, loss: Loss | VaryingLoss, sent_s: float, segments: int, lost: Sequence[int]
+    ) -> tuple[float, int]:
         """Seconds until all segments lost of a message of `sent_s` are there, and how many were sent again for it."""
         extra_s = self.transport.recovery_s(self._rtt_s, self._rto_s, segments, lost)
         timeout_s = self._rto_s if segments > 1 else 2.0 * self._rto_s  # a lost only segment has cost one already

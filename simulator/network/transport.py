@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX
-SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC alike: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
+SYN_RTO_S = (
+    1.0  # before the first sample of the round trip, for TCP and QUIC alike: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
+)
 _DUPLICATE_ACKS = 3  # RFC 5681 sec. 3.2
 _REORDERING = 0.25  # RACK's reordering window as a share of the round trip, RFC 8985 sec. 6.2
 _PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
@@ -99,14 +101,29 @@ TRANSPORTS = {
     "ideal": Transport("ideal"),
     "tcp": Transport("tcp", segment_overhead_bytes=52, initial_window=10, idle_restart=True, handshake_rtts=1),
     "grpc": Transport(
-        "grpc", segment_overhead_bytes=52, message_overhead_bytes=5, record_overhead_bytes=31, initial_window=10, idle_restart=True,
-        handshake_rtts=2, hello_bytes=500, handshake_bytes=3500,
+        "grpc",
+        segment_overhead_bytes=52,
+        message_overhead_bytes=5,
+        record_overhead_bytes=31,
+        initial_window=10,
+        idle_restart=True,
+        handshake_rtts=2,
+        hello_bytes=500,
+        handshake_bytes=3500,
     ),
     "quic": Transport(
-        "quic", segment_bytes=1167, segment_overhead_bytes=61, message_overhead_bytes=8, initial_window=10, handshake_rtts=1,
-        hello_bytes=1200, handshake_bytes=3500, rto_floor_s=0.001, ack_delay_s=0.025,
+        "quic",
+        segment_bytes=1167,
+        segment_overhead_bytes=61,
+        message_overhead_bytes=8,
+        initial_window=10,
+        handshake_rtts=1,
+        hello_bytes=1200,
+        handshake_bytes=3500,
+        rto_floor_s=0.001,
+        ack_delay_s=0.025,
     ),
-}  # fmt: skip
+}
 
 
 class Window:
@@ -118,9 +135,19 @@ class Window:
     """
 
     __slots__ = (
-        "_acked_s", "_flights", "_flying", "_full_bits", "_growth", "_idle_restart", "_initial", "_last_s", "_quick", "_rto_s", "_rtt_s",
+        "_acked_s",
+        "_flights",
+        "_flying",
+        "_full_bits",
+        "_growth",
+        "_idle_restart",
+        "_initial",
+        "_last_s",
+        "_quick",
+        "_rto_s",
+        "_rtt_s",
         "_segments",
-    )  # fmt: skip
+    )
 
     def __init__(self, transport: Transport, rtt_s: float, rto_s: float) -> None:
         self._initial = self._segments = transport.initial_window
@@ -131,7 +158,9 @@ class Window:
         # Of what is in flight: when the last of it is acknowledged, segments, and by how many the window will have grown then.
         self._acked_s = -math.inf
         self._flying = self._growth = 0
-        self._flights: deque[tuple[float, int, int]] | None = None  # the same flight by flight; None where one is all there is
+        self._flights: deque[tuple[float, int, int]] | None = (
+            None  # the same flight by flight; None where one is all there is
+        )
         self._quick = _QUICK_ACKS  # segments still to be acknowledged each at once; not above 0 once there are none
         self._last_s = -math.inf
 
@@ -163,7 +192,9 @@ class Window:
         self._acked_s = end_s + self._rtt_s
         return end_s
 
-    def _send_behind(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
+    def _send_behind(
+        self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]
+    ) -> float:
         """As `send`, while something is in flight."""
         flights = self._flights
         if flights is None:
@@ -185,15 +216,17 @@ class Window:
         flights.append((self._acked_s, segments, growth))
         return end_s
 
-    def _send_flights(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
+    def _send_flights(
+        self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]
+    ) -> float:
         """As `send`, where the message does not fit beside what is in flight."""
-        flights, flying, window, quick = self._flights, self._flying, self._segments, self._quick
+        flights, in_flight, window, quick = self._flights, self._flying, self._segments, self._quick
         assert flights is not None
         full_bits = self._full_bits
         self._quick = quick - segments
         time_s = end_s = start_s
         while True:
-            flight = min(window - flying, segments)
+            flight = min(window - in_flight, segments)
             if flight > 0:
                 flight_bits = bits if flight == segments else flight * full_bits
                 end_s = finish_s(time_s, flight_bits)
@@ -203,18 +236,18 @@ class Window:
                 if flights and acked_s < flights[-1][0]:  # acknowledgements keep their order
                     acked_s = flights[-1][0]
                 flights.append((acked_s, flight, flight))
-                flying += flight
+                in_flight += flight
                 segments -= flight
                 bits -= flight_bits
                 time_s = end_s
             if not segments:
                 break
             acked_s, count, growth = flights.popleft()
-            flying -= count
+            in_flight -= count
             window += growth
             if acked_s > time_s:
                 time_s = acked_s
-        self._flying, self._segments = flying, window
+        self._flying, self._segments = in_flight, window
         self._growth = sum(growth for _, _, growth in flights)
         self._acked_s = flights[-1][0]
         self._last_s = end_s

@@ -96,7 +96,10 @@ class VaryingWire(Wire):
         super().__init__(math.inf, shared)
         self._capacity = capacity
         self._offset_s = offset_s
-        self._begin_s, self._end_s = math.inf, -math.inf  # `rate_bps` is the rate of this stretch, where messages were last
+        self._begin_s, self._end_s = (
+            math.inf,
+            -math.inf,
+        )  # `rate_bps` is the rate of this stretch, where messages were last
 
     def finish_s(self, start_s: float, bits: float) -> float:
         """The inverse of the cumulative capacity; most messages lie in the stretch of the one before."""
@@ -154,7 +157,7 @@ class VaryingWire(Wire):
             shift_s += c.duration_s
 
 
-class Steps:
+class StepFunction:
     """A quantity that repeats and holds from one time to the next: a one-way delay in seconds, a share of packets lost."""
 
     def __init__(self, times_s: ArrayLike, values: ArrayLike, duration_s: float) -> None:

@@ -22,12 +22,12 @@ from typing import Protocol
 
 from safetensors import SafetensorError, safe_open
 
-from simulator.core.errors import ComputeError, about
+from simulator.core.errors import ComputeError, error_context
 from simulator.core.settings import Settings
 from simulator.pricing import catalogue
-from simulator.pricing.catalogue import Effort, ModelShape
+from simulator.pricing.catalogue import ModelShape, OpCount
 from simulator.pricing.costs import Pricing
-from simulator.pricing.efforts import interval_samples_effort, phi_effort, vq_decoder_effort
+from simulator.pricing.op_counts import interval_samples_op_count, phi_op_count, vq_decoder_op_count
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol import pairs
@@ -39,7 +39,7 @@ from simulator.protocol.pairs import MANIFEST, PairManifest
 
 
 class PairShapes(Settings):
-    """What pricing needs to know of a model pair; the efforts of both are its caption encoder, phi and image decoder."""
+    """What pricing needs to know of a model pair; the operation counts of both are its caption encoder, phi and image decoder."""
 
     cloud: ModelShape
     device: ModelShape
@@ -51,7 +51,7 @@ def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
     try:
         with safe_open(path, framework="np") as file:
             vq = json.loads(file.metadata()["config"])
-        decoder = vq_decoder_effort(
+        decoder = vq_decoder_op_count(
             manifest.grid,
             ch=vq["ch"],
             ch_mult=vq["decoder_ch_mult"],
@@ -63,13 +63,13 @@ def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ComputeError(f"{path}: does not say the tokenizer's shape ({type(error).__name__}: {error})") from None
     rows = manifest.caption_slots * manifest.caption_dim
-    efforts = {
-        "caption_encoder": Effort(
+    op_counts = {
+        "caption_encoder": OpCount(
             flops=0, parameters=rows, activation_values=rows, kernels=2
         ),  # word vectors are looked up
-        "phi": phi_effort(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
+        "phi": phi_op_count(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
         "image_decoder": decoder,
-        "interval_samples": interval_samples_effort(manifest.codebook_size),
+        "interval_samples": interval_samples_op_count(manifest.codebook_size),
     }
 
     def shape(role: str, own: pairs.ModelShape, interhead: bool) -> ModelShape:
@@ -85,7 +85,7 @@ def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
             image_tokens=manifest.image_tokens,
             image_pixels=manifest.image_size**2,
             interhead=interhead,
-            efforts=efforts,
+            op_counts=op_counts,
             source=f"{MANIFEST} of the pair",
             evidence="datasheet",
         )
@@ -140,9 +140,9 @@ def build_costs(
             )
         return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
 
-    with about("compute", "device"):
+    with error_context("compute", "device"):
         device = build("device", choice.device)
-    with about("compute", "cloud"):
+    with error_context("compute", "cloud"):
         cloud = build("cloud", choice.cloud)
     priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
@@ -167,8 +167,8 @@ def _measured(profile: Profile, role: str) -> MeasuredCosts:
 
 def _roofline(model: str, shape: ModelShape, hardware: str, runtime: str) -> RooflineCosts:
     machine, start = catalogue.hardware(hardware), catalogue.runtime(runtime)
-    efforts = {kind: shape.efforts[kind] for kind in COMPUTE_KINDS if kind in shape.efforts}
-    costs = RooflineCosts(shape, efforts, machine, start, f"roofline: {shape.title} on {machine.title}, {runtime}")
+    op_counts = {kind: shape.op_counts[kind] for kind in COMPUTE_KINDS if kind in shape.op_counts}
+    costs = RooflineCosts(shape, op_counts, machine, start, f"roofline: {shape.title} on {machine.title}, {runtime}")
     figures = machine.model_dump(exclude={"title", "aliases", "source", "evidence", "efficiency_source", "kind"})
     started = start.model_dump(exclude={"source", "evidence", "kind"}, exclude_defaults=True)
     costs.provenance = {

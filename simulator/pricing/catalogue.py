@@ -106,7 +106,7 @@ class Radio(Entry):
     down_nj_per_bit: float = Field(ge=0)
 
 
-class Effort(Settings):
+class OpCount(Settings):
     """One `Compute`: its arithmetic, the weights it reads, the fp16 values that pass between its kernels, its kernels."""
 
     flops: float = Field(ge=0)
@@ -116,7 +116,7 @@ class Effort(Settings):
 
 
 class ModelShape(Entry):
-    """Shape of one decoder, and the efforts of the other work beside it.
+    """Shape of one decoder, and the operation counts of the other work beside it.
 
     interhead: the head has two V x D matrices (centre and radius) instead of one. image_pixels: of the whole picture.
     """
@@ -132,7 +132,7 @@ class ModelShape(Entry):
     image_tokens: int = Field(ge=1)
     image_pixels: int = Field(ge=1)
     interhead: bool = False
-    efforts: dict[str, Effort] = Field(default_factory=dict)
+    op_counts: dict[str, OpCount] = Field(default_factory=dict)
 
     @property
     def layer_parameters(self) -> int:
@@ -251,8 +251,8 @@ def _runtimes() -> dict[str, Runtime]:
 def _models() -> dict[str, ModelShape]:
     shapes = _build(ModelShape, _file("models.yaml")["models"], FOLDER / "models.yaml")
     for name, shape in shapes.items():
-        unknown = set(shape.efforts) - set(COMPUTE_KINDS)
-        assert not unknown, f"{name}: efforts of unknown kinds {unknown}"
+        unknown = set(shape.op_counts) - set(COMPUTE_KINDS)
+        assert not unknown, f"{name}: op_counts of unknown kinds {unknown}"
     return shapes
 
 

@@ -30,13 +30,15 @@ class RooflineCell:
         return self.roofline_s / self.measured_s
 
 
-def beside_roofline(profile: Profile, pair: "PairShapes", machine: Hardware) -> list[RooflineCell]:
+def compare_with_roofline(profile: Profile, pair: "PairShapes", machine: Hardware) -> list[RooflineCell]:
     """Every pass of a profile beside the roofline of the same pass, whose kernels are counted as for the runtime cuda-graphs."""
     cells = []
     for role, table in profile.passes.items():
         shape = pair.device if role == "device" else pair.cloud
         costs = RooflineCosts(shape, {}, machine, catalogue.runtime("cuda-graphs"))
-        for i, j, k in itertools.product(*(range(len(axis)) for axis in (table.rows, table.new_tokens, table.kv_tokens))):
+        for i, j, k in itertools.product(
+            *(range(len(axis)) for axis in (table.rows, table.new_tokens, table.kv_tokens))
+        ):
             at = (table.rows[i], table.new_tokens[j], table.kv_tokens[k])
             cells.append(RooflineCell(role, *at, table.seconds[i][j][k], costs.pass_seconds(Work.of_pass(*at))))
     return cells

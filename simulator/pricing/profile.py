@@ -37,7 +37,9 @@ class PassTable(Settings):
             axes = [data[name] for name in ("rows", "new_tokens", "kv_tokens")]
             for i, j, k in itertools.product(*(range(len(axis)) for axis in axes)):
                 if data["seconds"][i][j][k] is None:
-                    raise ValueError(f"a hole, no time for {axes[0][i]} rows of {axes[1][j]} new and {axes[2][k]} cached tokens")
+                    raise ValueError(
+                        f"a hole, no time for {axes[0][i]} rows of {axes[1][j]} new and {axes[2][k]} cached tokens"
+                    )
         except (TypeError, KeyError, IndexError):
             pass  # no grid at all, which is told field by field
         return data

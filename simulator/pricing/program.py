@@ -12,7 +12,19 @@ from simulator.core.errors import RecordingError
 from simulator.pricing.costs import Costs, Pricing, Work
 from simulator.protocol.messages import ELEMENT_KINDS, Start, Tokens, Widths, encode, pack_ids, repriced_bytes
 from simulator.protocol.ops import COMPUTE_KINDS, ROLES
-from simulator.protocol.recording import AWAIT, CLOUD, COMPUTE, DEVICE, EMIT, FORWARD, FROM_CLOUD, OP_DTYPE, REPLY, SEND, Recording
+from simulator.protocol.recording import (
+    AWAIT,
+    CLOUD,
+    COMPUTE,
+    DEVICE,
+    EMIT,
+    FORWARD,
+    FROM_CLOUD,
+    OP_DTYPE,
+    REPLY,
+    SEND,
+    Recording,
+)
 
 # What an item of work is. From ENCODE on, its own seconds are a part of the latency by themselves.
 PASS, OTHER, ENCODE, IMAGE_DECODE = range(4)
@@ -98,7 +110,9 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     )
 
 
-def compile_colocated(recording: Recording, device: Costs, companion: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
+def compile_colocated(
+    recording: Recording, device: Costs, companion: Costs, cloud: Costs, pricing: Pricing
+) -> SessionProgram:
     """The same session with both programs in the cloud: one call, whose answer is the image's token ids, all at the end.
 
     companion: the device's model on the cloud's hardware; its passes take their own time there, one session after another, in

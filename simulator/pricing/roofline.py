@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.core.errors import ComputeError
-from simulator.pricing.catalogue import FP16_BYTES, Effort, Hardware, ModelShape, Runtime
+from simulator.pricing.catalogue import FP16_BYTES, Hardware, ModelShape, OpCount, Runtime
 from simulator.pricing.costs import Work
 
 # --- roofline
@@ -15,7 +15,7 @@ class RooflineCosts:
     """Times of a model shape on an accelerator of the catalogue. Never `extrapolated`: a formula has no measured range."""
 
     shape: ModelShape
-    efforts: dict[str, Effort]
+    op_counts: dict[str, OpCount]
     hardware: Hardware
     runtime: Runtime
     origin: str = "roofline"
@@ -36,7 +36,9 @@ class RooflineCosts:
         if self._alongside:
             self._launch_s = (shape.n_layer * start.layer_us + start.step_us) * 1e-6
         else:
-            self._launch_s = (shape.n_layer * start.kernels_per_layer + start.kernels_per_step) * self.hardware.kernel_overhead_s
+            self._launch_s = (
+                shape.n_layer * start.kernels_per_layer + start.kernels_per_step
+            ) * self.hardware.kernel_overhead_s
 
     @property
     def power_w(self) -> float:
@@ -52,12 +54,12 @@ class RooflineCosts:
 
     def compute_seconds(self, kind: str) -> float:
         """Seconds of one `Compute`. Raises ComputeError where the model's effort for it is not known."""
-        effort = self.efforts.get(kind)
-        if effort is None:
-            known = ", ".join(self.efforts) or "none"
+        op_count = self.op_counts.get(kind)
+        if op_count is None:
+            known = ", ".join(self.op_counts) or "none"
             raise ComputeError(f"no effort of {kind} is known for {self.shape.title}; known: {known}")
-        read = FP16_BYTES * (effort.parameters + effort.activation_values)
-        roof = max(read / self._bytes_per_s, effort.flops / self._flop_per_s)
+        read = FP16_BYTES * (op_count.parameters + op_count.activation_values)
+        roof = max(read / self._bytes_per_s, op_count.flops / self._flop_per_s)
         if self._alongside:
-            return max(effort.kernels * self.runtime.kernel_us * 1e-6, roof)
-        return effort.kernels * self.hardware.kernel_overhead_s + roof
+            return max(op_count.kernels * self.runtime.kernel_us * 1e-6, roof)
+        return op_count.kernels * self.hardware.kernel_overhead_s + roof

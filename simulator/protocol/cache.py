@@ -73,7 +73,9 @@ class CachedSource:
                     self._loaded[key] = found
         if missing:
             if self.record is None:
-                raise RecordingError(f"{len(missing)} sessions are not in the cache {self.cache.root} and no models are at hand")
+                raise RecordingError(
+                    f"{len(missing)} sessions are not in the cache {self.cache.root} and no models are at hand"
+                )
             for spec, recording in self.record(list(missing.values())):
                 key = spec.key()
                 self.cache.put(key, recording)

@@ -13,8 +13,16 @@ import numpy as np
 from simulator.core.errors import MessageError
 
 ELEMENT_KINDS = (
-    "ids", "indices", "scalars", "feature_vectors", "int8_vectors", "vocabulary_rows", "caption_rows", "prompt_features", "image_bytes"
-)  # fmt: skip
+    "ids",
+    "indices",
+    "scalars",
+    "feature_vectors",
+    "int8_vectors",
+    "vocabulary_rows",
+    "caption_rows",
+    "prompt_features",
+    "image_bytes",
+)
 SCALED = ("feature_vectors", "int8_vectors", "vocabulary_rows", "caption_rows", "prompt_features", "image_bytes")
 
 
@@ -109,8 +117,13 @@ class Upload(Message, frozen=True):
     candidate's alone, and the row follows if it is asked for."""
 
     elements: ClassVar[dict[str, str]] = {
-        "ids": "ids", "features": "feature_vectors", "coarse": "int8_vectors", "candidate": "ids", "probs": "scalars", "support": "ids",
-    }  # fmt: skip
+        "ids": "ids",
+        "features": "feature_vectors",
+        "coarse": "int8_vectors",
+        "candidate": "ids",
+        "probs": "scalars",
+        "support": "ids",
+    }
     ids: bytes
     features: bytes = b""
     coarse: bytes = b""
@@ -141,8 +154,13 @@ class Drafts(Message, frozen=True):
     of them for each draft, their ids in `support` and their values in `support_weights`; or nothing, then the row is asked for."""
 
     elements: ClassVar[dict[str, str]] = {
-        "ids": "ids", "weights": "scalars", "rows": "vocabulary_rows", "support": "ids", "support_weights": "scalars", "sizes": "ids",
-    }  # fmt: skip
+        "ids": "ids",
+        "weights": "scalars",
+        "rows": "vocabulary_rows",
+        "support": "ids",
+        "support_weights": "scalars",
+        "sizes": "ids",
+    }
     ids: bytes
     weights: bytes = b""
     rows: bytes = b""
@@ -173,7 +191,12 @@ class DraftTree(Message, frozen=True):
     shape both sides know has no parents, but each draft's weight (fp16) and the rows of the laws that its inner nodes' children
     were drawn from (fp16 [inner nodes, V])."""
 
-    elements: ClassVar[dict[str, str]] = {"ids": "ids", "parents": "indices", "weights": "scalars", "rows": "vocabulary_rows"}
+    elements: ClassVar[dict[str, str]] = {
+        "ids": "ids",
+        "parents": "indices",
+        "weights": "scalars",
+        "rows": "vocabulary_rows",
+    }
     ids: bytes
     parents: bytes = b""
     weights: bytes = b""
@@ -192,8 +215,20 @@ class Path(Message, frozen=True):
 
 
 MESSAGE_TYPES: tuple[type[Message], ...] = (
-    Start, Started, Tokens, Picture, Verify, Upload, Row, Revised, Drafts, Verdict, Opened, DraftTree, Path,
-)  # fmt: skip
+    Start,
+    Started,
+    Tokens,
+    Picture,
+    Verify,
+    Upload,
+    Row,
+    Revised,
+    Drafts,
+    Verdict,
+    Opened,
+    DraftTree,
+    Path,
+)
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
     Start | Started | Tokens | Picture | Verify | Upload | Row | Revised | Drafts | Verdict | Opened | DraftTree | Path
@@ -253,7 +288,9 @@ def pack_int8(vectors: np.ndarray) -> bytes:
 def unpack_int8(blob: bytes, width: int) -> np.ndarray:
     """float32 [n, width] from `pack_int8`. Raises MessageError where the blob does not hold whole vectors."""
     if len(blob) % (2 + width):
-        raise MessageError(f"a blob of int8 vectors of width {width} has a multiple of {2 + width} bytes, got {len(blob)}")
+        raise MessageError(
+            f"a blob of int8 vectors of width {width} has a multiple of {2 + width} bytes, got {len(blob)}"
+        )
     rows = np.frombuffer(blob, np.uint8).reshape(-1, 2 + width)
     scale = np.ascontiguousarray(rows[:, :2]).view("<f2").astype(np.float32)  # [n, 1]
     return scale * rows[:, 2:].view(np.int8).astype(np.float32)

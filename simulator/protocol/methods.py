@@ -19,7 +19,7 @@ class MethodSettings(Settings):
     """Base of the settings of every decoding method."""
 
     @property
-    def tree_room(self) -> int:
+    def draft_slots(self) -> int:
         """Entries of the KV caches that drafts may take up behind the committed tokens."""
         return 0
 
@@ -34,14 +34,17 @@ class MethodSettings(Settings):
 class Decoding(Part):
     """How distributions become tokens, the same for every method of a scenario (LlamaGen's chain: guidance, temperature, top-k, top-p)."""
 
-    guidance: float = Field(3.0, ge=1.0, le=100.0, description="classifier-free guidance on both sides; 1 runs one row instead of two")
+    guidance: float = Field(
+        3.0, ge=1.0, le=100.0, description="classifier-free guidance on both sides; 1 runs one row instead of two"
+    )
     temperature: float = Field(1.0, gt=0.0, le=100.0, description="divides the logits")
     top_k: int = Field(0, ge=0, le=65536, description="keep the k largest; 0 is off")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="keep the smallest set of this mass; 1 is off")
     cloud: Literal["sampled", "greedy"] = Field("sampled", description="how the cloud picks a token")
     device: Literal["greedy", "sampled"] = Field("greedy", description="how the device picks a token (assumption A4)")
     text_encoder: Literal["cloud", "device"] = Field(
-        "cloud", description="where the caption is encoded; from the cloud the valid caption rows travel down once (assumption A12)"
+        "cloud",
+        description="where the caption is encoded; from the cloud the valid caption rows travel down once (assumption A12)",
     )
 
 
@@ -52,7 +55,8 @@ class BaseSettings(MethodSettings):
     """The cloud model alone."""
 
     deliver: Literal["stream", "ids", "image"] = Field(
-        "stream", description="tokens one by one as they are decided, all ids at the end, or the finished picture as PNG"
+        "stream",
+        description="tokens one by one as they are decided, all ids at the end, or the finished picture as PNG",
     )
 
 
@@ -89,15 +93,19 @@ class ThresholdSettings(GatedSettings):
     modes: ClassVar[dict[str, tuple[str, ...]]] = {"beta": ("ema",), "decay": ("ema",), "budget": ("budget",)}
 
     threshold: float = Field(
-        0.30, ge=0.0, allow_inf_nan=True,
+        0.30,
+        ge=0.0,
+        allow_inf_nan=True,
         description="accept locally while the score is below it (paper: 0.30); .inf never asks the cloud",
-    )  # fmt: skip
+    )
     threshold_mode: ThresholdMode = Field(
         "const",
         description="const; ema: follows the mean score of the image; budget: the quantile of past scores that sends a wanted share "
         "up (threshold for the first 8); running: the score is divided by its largest so far (assumption A3)",
     )
-    beta: float | None = Field(None, ge=0.0, le=1.0, description="ema: how far the threshold follows the scores; none is 0.5")
+    beta: float | None = Field(
+        None, ge=0.0, le=1.0, description="ema: how far the threshold follows the scores; none is 0.5"
+    )
     decay: float | None = Field(None, ge=0.0, lt=1.0, description="ema: of the mean score; none is 0.9")
     budget: float | None = Field(None, ge=0.0, le=1.0, description=f"budget: {_UPLOADS}; none is 0.30")
 
@@ -111,7 +119,9 @@ class ThresholdSettings(GatedSettings):
         for name, modes in self.modes.items():
             if getattr(self, name) is not None and self.threshold_mode not in modes:
                 refuse(f"goes with threshold_mode {' or '.join(modes)}, got {self.threshold_mode}", name)
-        threshold: object = self.threshold  # a scenario's entry may ask for a call rate instead, see `schema/methods.py`
+        threshold: object = (
+            self.threshold
+        )  # a scenario's entry may ask for a call rate instead, see `schema/methods.py`
         if isinstance(threshold, float) and math.isnan(threshold):
             refuse("must be a number, got .nan", "threshold")
         if isinstance(threshold, float) and math.isinf(threshold) and self.threshold_mode == "ema":
@@ -128,12 +138,15 @@ class EntropyLensSettings(ThresholdSettings):
         0.5, ge=0.0, allow_inf_nan=True, description="accept locally while the entropy, in [0, 1], is below it"
     )
     threshold_mode: ThresholdMode = Field(
-        "budget", description="as in ciar; the default keeps to the call rate of the paper's table instead of a tuned threshold"
+        "budget",
+        description="as in ciar; the default keeps to the call rate of the paper's table instead of a tuned threshold",
     )
     budget: float | None = Field(
-        None, ge=0.0, le=1.0,
+        None,
+        ge=0.0,
+        le=1.0,
         description=f"budget: {_UPLOADS}; none is 0.493, (0.5234 - 0.06) / 0.94 for the paper's 52.34 % of calls",
-    )  # fmt: skip
+    )
 
 
 class SoftmaxCorrSettings(ThresholdSettings):
@@ -148,28 +161,36 @@ class SoftmaxCorrSettings(ThresholdSettings):
     )
     threshold: float = Field(0.5, ge=0.0, allow_inf_nan=True, description="accept locally while the score is below it")
     threshold_mode: ThresholdMode = Field(
-        "budget", description="as in ciar; the default keeps to the call rate of the paper's table instead of a tuned threshold"
+        "budget",
+        description="as in ciar; the default keeps to the call rate of the paper's table instead of a tuned threshold",
     )
     budget: float | None = Field(
-        None, ge=0.0, le=1.0,
+        None,
+        ge=0.0,
+        le=1.0,
         description=f"budget: {_UPLOADS}; none is 0.3244, (0.3649 - 0.06) / 0.94 for the paper's 36.49 % of calls",
-    )  # fmt: skip
+    )
 
 
 class RandomSettings(GatedSettings):
     """Tokens go to the cloud by lot."""
 
     upload_rate: float = Field(
-        0.324, ge=0.0, le=1.0,
+        0.324,
+        ge=0.0,
+        le=1.0,
         description="probability of asking the cloud; (0.3646 - 0.06) / 0.94 for the paper's 36.46 % of calls",
-    )  # fmt: skip
+    )
 
 
 class DiscreteSettings(ThresholdSettings):
     """CIAR's score on bounds over k sampled distributions instead of an interval."""
 
     k: int = Field(
-        100, ge=INTERVAL_SAMPLES, le=1000, multiple_of=INTERVAL_SAMPLES,
+        100,
+        ge=INTERVAL_SAMPLES,
+        le=1000,
+        multiple_of=INTERVAL_SAMPLES,
         description=f"distributions sampled per token, a multiple of {INTERVAL_SAMPLES} (paper: 100 and 300)",
     )
 
@@ -178,14 +199,17 @@ class CiarSettings(ThresholdSettings):
     """CIAR: the device decodes, the cloud decides where the Inter-Head doubts (docs/methods/ciar.md)."""
 
     score: Literal["u", "omega", "lower-top"] = Field(
-        "u", description="u: sqrt(V)*Omega*Sigma (assumption A2); omega: total width; lower-top: 1 - lower bound of the top token"
+        "u",
+        description="u: sqrt(V)*Omega*Sigma (assumption A2); omega: total width; lower-top: 1 - lower bound of the top token",
     )
     bounds: Literal["quantile", "quantile-no-dro", "inter-dro"] = Field(
         "quantile",
         description="what the Inter-Head's radius was trained for: quantiles of the cloud's probability, the same without the DRO term, or "
         "the published loss read literally",
     )
-    reach: bool = Field(False, description="tighten intervals to the bounds that some distribution attains (assumption A1)")
+    reach: bool = Field(
+        False, description="tighten intervals to the bounds that some distribution attains (assumption A1)"
+    )
     features: Literal["fp16", "int8", "top-64", "off"] = Field(
         "fp16",
         description="interval features sent with pending tokens and added in the cloud; int8: 8 bits a number and a scale; "
@@ -200,14 +224,17 @@ class CiarSettings(ThresholdSettings):
         description="resample: the cloud draws the doubtful token; verify: it tests the device's candidate first (assumption A6)",
     )
     revise: float = Field(
-        0.0, ge=0.0, le=1.0,
+        0.0,
+        ge=0.0,
+        le=1.0,
         description="the cloud replaces the first pending token whose probability is below this; 0 is off (assumption A6)",
-    )  # fmt: skip
-
+    )
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
         if self.bounds not in pair.bounds:
-            raise ScenarioError(f"ciar: the pair {pair.name} has no bounds {self.bounds}; it has {', '.join(pair.bounds)}")
+            raise ScenarioError(
+                f"ciar: the pair {pair.name} has no bounds {self.bounds}; it has {', '.join(pair.bounds)}"
+            )
 
 
 class SpeculativeSettings(MethodSettings):
@@ -222,15 +249,19 @@ class SpeculativeSettings(MethodSettings):
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
         if self.residual == "top-k" and decoding.top_k == 0:
-            raise ScenarioError("speculative: residual top-k needs decoding.top_k > 0, got 0: no probability is zero without a filter")
+            raise ScenarioError(
+                "speculative: residual top-k needs decoding.top_k > 0, got 0: no probability is zero without a filter"
+            )
 
 
 class DrafterSettings(MethodSettings):
     """Shared by the methods that draft trees with the pair's feature-level drafter."""
 
     drafter: Literal["device", "cloud"] = Field(
-        "device", description="where the drafter runs; on the device it gets the cloud model's features of the caption and of every token"
+        "device",
+        description="where the drafter runs; on the device it gets the cloud model's features of the caption and of every token",
     )
+
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
         if not pair.has_drafter:
             raise WeightsError(
@@ -241,20 +272,28 @@ class DrafterSettings(MethodSettings):
 class TreeSettings(DrafterSettings):
     """Trees grown where the drafter is surest."""
 
-    total_tokens: int = Field(59, ge=2, le=256, description="nodes of a tree with its root (LANTERN's LlamaGen port: 59; EAGLE-2: 60)")
-    depth: int = Field(4, ge=1, le=9, description="expansions behind the root's children (LANTERN's LlamaGen port: 4; EAGLE-2: 7)")
-    top_k: int = Field(10, ge=1, le=64, description="children of an expanded node, and nodes expanded per level (both: 10)")
+    total_tokens: int = Field(
+        59, ge=2, le=256, description="nodes of a tree with its root (LANTERN's LlamaGen port: 59; EAGLE-2: 60)"
+    )
+    depth: int = Field(
+        4, ge=1, le=9, description="expansions behind the root's children (LANTERN's LlamaGen port: 4; EAGLE-2: 7)"
+    )
+    top_k: int = Field(
+        10, ge=1, le=64, description="children of an expanded node, and nodes expanded per level (both: 10)"
+    )
 
     @model_validator(mode="after")
     def _large_enough(self) -> Self:
         nodes = self.top_k + self.depth * self.top_k**2
         if self.total_tokens - 1 > nodes:
-            refuse(f"must be <= {nodes + 1}, the nodes that depth {self.depth} and top_k {self.top_k} yield, got {self.total_tokens}",
-                   "total_tokens")  # fmt: skip
+            refuse(
+                f"must be <= {nodes + 1}, the nodes that depth {self.depth} and top_k {self.top_k} yield, got {self.total_tokens}",
+                "total_tokens",
+            )
         return self
 
     @property
-    def tree_room(self) -> int:
+    def draft_slots(self) -> int:
         return max(self.total_tokens, self.depth * self.top_k)
 
 
@@ -266,19 +305,29 @@ class RelaxedSettings(DrafterSettings):
     """LANTERN's relaxation: the mass of a draft's nearest codes counts for it, within one of two bounds."""
 
     k: int = Field(
-        100, ge=0, description="nearest codes that may count for a draft, below the codebook's size (LANTERN: 1000 of 16384); 0 is off"
+        100,
+        ge=0,
+        description="nearest codes that may count for a draft, below the codebook's size (LANTERN: 1000 of 16384); 0 is off",
     )
     delta: float | None = Field(
-        None, ge=0.0, le=1.0, description="absolute bound on their mass (LANTERN: 0.1 to 0.4); none is 0.1, unless lambda_ is given"
+        None,
+        ge=0.0,
+        le=1.0,
+        description="absolute bound on their mass (LANTERN: 0.1 to 0.4); none is 0.1, unless lambda_ is given",
     )
     lambda_: float | None = Field(
-        None, ge=1.0, description="bound on it relative to the draft's own p(x): (lambda_ - 1) p(x) (LANTERN++: 5 to 20); instead of delta"
+        None,
+        ge=1.0,
+        description="bound on it relative to the draft's own p(x): (lambda_ - 1) p(x) (LANTERN++: 5 to 20); instead of delta",
     )
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
         if self.delta is not None and self.lambda_ is not None:
-            refuse(f"goes without lambda_: the bound is absolute or relative, got delta {self.delta} and lambda_ {self.lambda_}", "delta")
+            refuse(
+                f"goes without lambda_: the bound is absolute or relative, got delta {self.delta} and lambda_ {self.lambda_}",
+                "delta",
+            )
         return self
 
     @property
@@ -289,7 +338,9 @@ class RelaxedSettings(DrafterSettings):
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
         super().check(decoding, pair)
         if self.k >= pair.codebook_size:
-            raise ScenarioError(f"lantern: k must be below the {pair.codebook_size} codes of the pair {pair.name}, got {self.k}")
+            raise ScenarioError(
+                f"lantern: k must be below the {pair.codebook_size} codes of the pair {pair.name}, got {self.k}"
+            )
 
 
 class LanternSettings(RelaxedSettings, TreeSettings):
@@ -311,7 +362,7 @@ class LanternStaticSettings(RelaxedSettings):
     )
 
     @property
-    def tree_room(self) -> int:
+    def draft_slots(self) -> int:
         return 1 + sum(sum(counts) for counts in STATIC_TREES[self.tree])
 
 
@@ -332,9 +383,19 @@ METHODS: dict[str, type[MethodSettings]] = {
 
 # Raised whenever a method's program changes what it records, so that old recordings are not taken for new ones.
 REVISIONS: dict[str, int] = {
-    "base": 1, "device-only": 1, "speculative": 1, "eagle2": 1, "lantern": 1, "lantern-static": 1,
-    "code": 1, "entropy-lens": 1, "softmax-corr": 1, "random": 1, "discrete": 1, "ciar": 1,
-}  # fmt: skip
+    "base": 1,
+    "device-only": 1,
+    "speculative": 1,
+    "eagle2": 1,
+    "lantern": 1,
+    "lantern-static": 1,
+    "code": 1,
+    "entropy-lens": 1,
+    "softmax-corr": 1,
+    "random": 1,
+    "discrete": 1,
+    "ciar": 1,
+}
 
 
 def prefix_length(prefix_rate: float, image_tokens: int) -> int:

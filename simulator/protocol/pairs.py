@@ -123,8 +123,15 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
             if not getattr(shape, name) > 0:
                 raise WeightsError(f"{path}: {role}.{name} must be > 0, got {getattr(shape, name)}")
         if shape.dim % (4 * shape.n_head):
-            raise WeightsError(f"{path}: {role}.dim must be a multiple of 4 * n_head = {4 * shape.n_head}, got {shape.dim}")
-        for ours, theirs in (("grid", "grid"), ("codebook_size", "vocab_size"), ("caption_slots",) * 2, ("caption_dim",) * 2):
+            raise WeightsError(
+                f"{path}: {role}.dim must be a multiple of 4 * n_head = {4 * shape.n_head}, got {shape.dim}"
+            )
+        for ours, theirs in (
+            ("grid", "grid"),
+            ("codebook_size", "vocab_size"),
+            ("caption_slots",) * 2,
+            ("caption_dim",) * 2,
+        ):
             if getattr(shape, theirs) != getattr(manifest, ours):
                 found, needed = getattr(shape, theirs), getattr(manifest, ours)
                 raise WeightsError(f"{path}: {role}.{theirs} is {found}, needed {ours} = {needed}")
@@ -144,7 +151,9 @@ def verify_files(folder: Path, manifest: PairManifest) -> None:
         if not path.is_file():
             raise WeightsError(f"{path}: no such file; {MANIFEST} lists it with {file.bytes} bytes")
         if path.stat().st_size != file.bytes:
-            raise WeightsError(f"{path}: {path.stat().st_size} bytes, expected {file.bytes}: the file is damaged or incomplete")
+            raise WeightsError(
+                f"{path}: {path.stat().st_size} bytes, expected {file.bytes}: the file is damaged or incomplete"
+            )
         found = file_hash(path)
         if found != file.sha256:
             raise WeightsError(f"{path}: sha256 {found}, expected {file.sha256}: the file is damaged")

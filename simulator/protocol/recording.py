@@ -23,7 +23,11 @@ FORMAT = 4
 
 DEVICE, CLOUD = 0, 1  # OP side
 FORWARD, COMPUTE, SEND, AWAIT, EMIT, REPLY = range(6)  # OP kind
-FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK = 0, 1, 2  # who decided a token; fallback: the device alone, once a deadline was missed
+FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK = (
+    0,
+    1,
+    2,
+)  # who decided a token; fallback: the device alone, once a deadline was missed
 # Columns of `Recording.scores`; "u" is U~ (assumption A2); "gate" is what the method held against its threshold, if it has one.
 SCORES = ("u", "u_raw", "omega", "sigma", "lower_top", "entropy", "mid_top", "gate")
 
@@ -31,7 +35,10 @@ OP_DTYPE = np.dtype(
     [
         ("side", "u1"),
         ("kind", "u1"),
-        ("what", "u1"),  # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; AWAIT: 1 where a deadline may be missed; else 0
+        (
+            "what",
+            "u1",
+        ),  # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; AWAIT: 1 where a deadline may be missed; else 0
         ("call", "<i4"),  # call the op belongs to, -1 for none
         ("rows", "u1"),  # sequences in the pass: 2 with guidance
         ("caption", "u1"),  # 1: the pass feeds the caption slots
@@ -53,7 +60,7 @@ class SessionSpec:
     """Everything that decides a session's recording. `settings` and `decoding` are plain JSON mappings.
 
     weights: hash of the pair's weights. dtype: of the forward passes. seed: of this session's draws.
-    outcomes: the calls whose reply missed its deadline, in order.
+    missed_calls: the calls whose reply missed its deadline, in order.
     """
 
     weights: str
@@ -64,11 +71,12 @@ class SessionSpec:
     prompt: str
     seed: int
     dtype: str = "float32"
-    outcomes: tuple[int, ...] = ()
+    missed_calls: tuple[int, ...] = ()
 
     def key(self) -> str:
         """sha256 (hex) over the canonical JSON of all fields, the recording format and the torch version."""
-        fields = {**self.__dict__, "format": FORMAT, "torch": torch_version()}
+        fields = {**self.__dict__, "outcomes": self.missed_calls, "format": FORMAT, "torch": torch_version()}
+        del fields["missed_calls"]  # hashed under its first name, so that older caches stay valid
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -135,7 +143,9 @@ class Recording:
             if header["format"] != FORMAT or arrays["ops"].dtype != OP_DTYPE:
                 raise ValueError(f"format {header['format']}, this program reads {FORMAT}")
             return cls(**arrays, widths=Widths(**header["widths"]), meta=header["meta"])
-        except Exception as error:  # numpy and zipfile raise many kinds for one cause: the file is not what it should be
+        except (
+            Exception
+        ) as error:  # numpy and zipfile raise many kinds for one cause: the file is not what it should be
             raise RecordingError(f"not a recording: {error}") from None
 
 

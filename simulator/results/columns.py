@@ -1,7 +1,5 @@
 """The columns of requests.parquet and summary.csv."""
 
-
-
 RUN_FORMAT = 1
 
 PARTS = (
@@ -17,13 +15,36 @@ PARTS = (
     "image_decode_s",
 )
 _TIMES = ("requested_s", "done_s", "latency_s", "decode_s", "first_token_s")
-_USE = ("calls", "device_passes", "cloud_passes", "cloud_call_pct", "bytes_up", "bytes_down", "device_energy_j", "cloud_gpu_s")
+_USE = (
+    "calls",
+    "device_passes",
+    "cloud_passes",
+    "cloud_call_pct",
+    "bytes_up",
+    "bytes_down",
+    "device_energy_j",
+    "cloud_gpu_s",
+)
 _FALLBACK = ("retries", "fallback_pct", "fallback_cloud_nll_cost")
 _COUNTS = (
-    "request", "device", "prompt", "image", "calls", "device_passes", "cloud_passes", "bytes_up", "bytes_down", "retries",
-)  # int64, others float64  # fmt: skip
+    "request",
+    "device",
+    "prompt",
+    "image",
+    "calls",
+    "device_passes",
+    "cloud_passes",
+    "bytes_up",
+    "bytes_down",
+    "retries",
+)  # int64, others float64
 REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *_USE, *_FALLBACK)
-QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct", "align_scenes")  # of an image; a case may bring more
+QUALITY_COLUMNS = (
+    "cloud_nll",
+    "cloud_greedy_pct",
+    "base_greedy_pct",
+    "align_scenes",
+)  # of an image; a case may bring more
 SET_COLUMNS = ("fd_scenes", "f1_scenes")  # of a set of images; a case may bring more
 SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")  # columns of queue.parquet, with case
 
@@ -57,7 +78,8 @@ COLUMNS: dict[str, str] = {
     "cloud_queue_s": _MEAN + "waiting for a replica or a batch",
     "cloud_compute_s": _MEAN + "forward passes in the cloud",
     "downlink_s": _MEAN + "messages on their way down",
-    "wait_s": _MEAN + "waiting for a sleeping radio, and in vain for replies that were given up or asked for again; the ten parts lie "
+    "wait_s": _MEAN
+    + "waiting for a sleeping radio, and in vain for replies that were given up or asked for again; the ten parts lie "
     "along the critical path and add up to latency_s",
     "image_decode_s": _MEAN + "the image decoder",
     "calls": _MEAN + "requests that the device sent to the cloud",
@@ -66,7 +88,8 @@ COLUMNS: dict[str, str] = {
     "cloud_call_pct": _MEAN + 'cloud passes that decide tokens per image token, in percent (the paper\'s "Cloud Call")',
     "bytes_up": _MEAN + "payload bytes sent by the device, framing not counted",
     "bytes_down": _MEAN + "payload bytes sent to the device, framing not counted",
-    "device_energy_j": _MEAN + "seconds of computing on the device times its power, and the radio where the network has one: transfers, "
+    "device_energy_j": _MEAN
+    + "seconds of computing on the device times its power, and the radio where the network has one: transfers, "
     "promotions, and the silence after each message until the next or until the radio is idle",
     "cloud_gpu_s": _MEAN + "GPU time, a batch shared among its members",
     "retries": _MEAN + "how often the device opened another connection and sent its open requests again",

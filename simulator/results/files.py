@@ -19,7 +19,9 @@ def parquet_bytes(table: pd.DataFrame) -> bytes:
         numbers = {"i": pa.int64(), "f": pa.float64()}.get(kind)
         arrays[name] = pa.array(values, numbers) if numbers else pa.array(values, pa.string(), from_pandas=True)
     buffer = io.BytesIO()
-    pq.write_table(pa.table(arrays), buffer, version="2.6", compression="zstd", row_group_size=1 << 20, store_schema=False)
+    pq.write_table(
+        pa.table(arrays), buffer, version="2.6", compression="zstd", row_group_size=1 << 20, store_schema=False
+    )
     return buffer.getvalue()
 
 

@@ -41,7 +41,15 @@ class Picture:
 
 # ---- the run folder ---------------------------------------------------------------------------------------------------
 
-_FILES = ("scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
+_FILES = (
+    "scenario.yaml",
+    "requests.parquet",
+    "queue.parquet",
+    "summary.csv",
+    "provenance.json",
+    "timeline.json.gz",
+    "report.html",
+)
 _FOLDERS = ("images", "plots")  # of pictures and index.json
 _PICTURE_FILES = (".png", ".svg")
 

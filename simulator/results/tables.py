@@ -68,7 +68,10 @@ def queue_table(cases: Sequence[Case]) -> pd.DataFrame:
     """The cloud over time: case and `SAMPLED`, a row per look; no row for a case whose requests never meet."""
     frames = []
     for index, case in enumerate(cases):
-        columns = {name: np.asarray(case.samples.get(name, ()), np.float64 if name == "time_s" else np.int64) for name in SAMPLED}
+        columns = {
+            name: np.asarray(case.samples.get(name, ()), np.float64 if name == "time_s" else np.int64)
+            for name in SAMPLED
+        }
         frames.append(pd.DataFrame({"case": np.full(len(columns["time_s"]), index, np.int64), **columns}))
     return pd.concat(frames, ignore_index=True)
 
@@ -76,7 +79,9 @@ def queue_table(cases: Sequence[Case]) -> pd.DataFrame:
 def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame:
     """A row per case, also for a case without requests. Its columns are defined in `COLUMNS`."""
     quality = _quality_names(cases)
-    of_sets = tuple(dict.fromkeys([*SET_COLUMNS, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))]))
+    of_sets = tuple(
+        dict.fromkeys([*SET_COLUMNS, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))])
+    )
     by_case = requests.groupby("case").indices
     records = [_in_order(requests.iloc[by_case.get(index, [])]) for index in range(len(cases))]
     records = [record[record["requested_s"] >= case.warmup_s] for case, record in zip(cases, records, strict=True)]
@@ -99,7 +104,11 @@ def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame
 
 
 def _metrics(
-    case: Case, record: pd.DataFrame, base: pd.DataFrame | None, fastest: pd.DataFrame | None, quality: Sequence[str],
+    case: Case,
+    record: pd.DataFrame,
+    base: pd.DataFrame | None,
+    fastest: pd.DataFrame | None,
+    quality: Sequence[str],
     of_sets: Sequence[str],
 ) -> dict[str, float]:
     latency = record["latency_s"].to_numpy()
@@ -116,14 +125,20 @@ def _metrics(
     row |= dict(zip(("speedup", "speedup_lo", "speedup_hi"), speedup, strict=True))
     own, its = _paired(record, fastest, "request", "latency_s")
     later, half = mean(own - its), half_width(own - its, BATCHES)
-    row |= {"latency_minus_fastest_s": later, "latency_minus_fastest_lo_s": later - half, "latency_minus_fastest_hi_s": later + half}
+    row |= {
+        "latency_minus_fastest_s": later,
+        "latency_minus_fastest_lo_s": later - half,
+        "latency_minus_fastest_hi_s": later + half,
+    }
     row |= {name: mean(record[name].to_numpy()) for name in (*PARTS, *_USE, "retries", "fallback_pct")}
     cost = record.groupby("prompt")["fallback_cloud_nll_cost"].mean().dropna().to_numpy()  # NaN is left out
     centre, half = mean(cost), half_width(cost, len(cost))
     names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
     row |= dict(zip(names, (centre, centre - half, centre + half), strict=True))
     row["cost_usd"] = row["cloud_gpu_s"] * case.gpu_usd_per_hour / 3600.0
-    span = float(record["done_s"].max() - record["requested_s"].min()) if len(record) and not case.sequential else math.nan
+    span = (
+        float(record["done_s"].max() - record["requested_s"].min()) if len(record) and not case.sequential else math.nan
+    )
     row["cloud_utilisation"] = float(record["cloud_gpu_s"].sum()) / (case.replicas * span) if span > 0 else math.nan
     row |= {"refused": case.refused, "unfinished": case.unfinished}
     good = math.nan if math.isnan(case.slo_s) else float((latency <= case.slo_s).sum())
@@ -143,7 +158,11 @@ def _metrics(
     own, its = _paired(of_prompt, None if base is None else _by_prompt(base, quality), "prompt", "cloud_nll")
     known = np.isfinite(own - its)
     more, half = mean((own - its)[known]), half_width((own - its)[known], int(known.sum()))
-    row |= {"cloud_nll_minus_base": more, "cloud_nll_minus_base_lo": more - half, "cloud_nll_minus_base_hi": more + half}
+    row |= {
+        "cloud_nll_minus_base": more,
+        "cloud_nll_minus_base_lo": more - half,
+        "cloud_nll_minus_base_hi": more + half,
+    }
     return row
 
 
@@ -152,7 +171,10 @@ def _by_prompt(record: pd.DataFrame, quality: Sequence[str]) -> pd.DataFrame:
     first = record.drop_duplicates("prompt").sort_values("prompt")
     if record["image"].nunique() == len(first):
         return first
-    rows = [{"prompt": prompt, **{name: mean(of[name].to_numpy()) for name in quality}} for prompt, of in record.groupby("prompt")]
+    rows = [
+        {"prompt": prompt, **{name: mean(of[name].to_numpy()) for name in quality}}
+        for prompt, of in record.groupby("prompt")
+    ]
     return pd.DataFrame(rows)
 
 
@@ -216,7 +238,9 @@ def _column(values: Sequence[Any]) -> pd.Series:
     present = [value for value in values if value is not None]
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
         whole = len(present) == len(values) and all(isinstance(value, int) for value in values)
-        return pd.Series([math.nan if value is None else value for value in values], dtype="int64" if whole else "float64")
+        return pd.Series(
+            [math.nan if value is None else value for value in values], dtype="int64" if whole else "float64"
+        )
     text = [value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True) for value in values]
     return pd.Series(text, dtype=object)
 

@@ -106,12 +106,16 @@ def _clock(table: Table, column: str) -> Floats:
     return seconds
 
 
-def _arrivals(name: str, table: Table, seconds: Floats, inputs: str | None = None, outputs: str | None = None) -> Arrivals:
+def _arrivals(
+    name: str, table: Table, seconds: Floats, inputs: str | None = None, outputs: str | None = None
+) -> Arrivals:
     tokens = [None if column is None else table.numbers(column) for column in (inputs, outputs)]
     return _checked(name, table.source, table.lines, seconds, *tokens)
 
 
-def _checked(name: str, source: Source, lines: Sequence[int], seconds: Floats, inputs: Floats | None, outputs: Floats | None) -> Arrivals:
+def _checked(
+    name: str, source: Source, lines: Sequence[int], seconds: Floats, inputs: Floats | None, outputs: Floats | None
+) -> Arrivals:
     source.need_sorted(seconds, lines, "arrival (in s)")
     if not seconds[-1] > seconds[0]:
         source.fail("has no duration: two requests at different times are needed")

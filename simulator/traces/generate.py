@@ -75,45 +75,63 @@ SPROUT = "mahimahi trace of Sprout (Winstein et al., NSDI 2013)"
 KINDS: dict[str, Kind] = {
     "lte": Kind(LogRate(5.03, 0.64, 0.83), LogRate(5.95, 0.52, 0.74), None, f"Verizon LTE short, {SPROUT}"),
     "lte-driving": Kind(
-        LogRate(4.56, 0.85, 0.62), LogRate(1.91, 0.88, 0.40), Outages(0.05, 1.5),
+        LogRate(4.56, 0.85, 0.62),
+        LogRate(1.91, 0.88, 0.40),
+        Outages(0.05, 1.5),
         "AT&T LTE driving 2016, a trace shipped with mahimahi (Netravali et al., USENIX ATC 2015)",
     ),
     "umts-driving": Kind(
         LogRate(1.38, 1.02, 0.89), LogRate(0.77, 0.65, 0.85), Outages(0.23, 4.6), f"T-Mobile UMTS driving, {SPROUT}"
     ),
     "mmwave-walking": Kind(
-        LogRate(625.0, 0.78, 0.91), LogRate(217.0, 0.78, 0.91), Outages(0.12, 3.5),
+        LogRate(625.0, 0.78, 0.91),
+        LogRate(217.0, 0.78, 0.91),
+        Outages(0.12, 3.5),
         "downlink: Lumos5G walking (Narayanan et al., IMC 2020); mean of the uplink: Verizon mmWave of Narayanan et al., "
         "SIGCOMM 2021; that it varies like the downlink is assumed",
     ),
     "wifi-office": Kind(
-        LogRate(30.0, 0.08, 0.2), LogRate(30.0, 0.08, 0.2), None,
+        LogRate(30.0, 0.08, 0.2),
+        LogRate(30.0, 0.08, 0.2),
+        None,
         "office traces of Zhuge (Meng et al., SIGCOMM 2022); that the uplink is like the downlink is assumed",
     ),
     "wifi-restaurant": Kind(
-        LogRate(20.0, 0.40, 0.77), LogRate(20.0, 0.40, 0.77), Outages(0.03, 3.0),
+        LogRate(20.0, 0.40, 0.77),
+        LogRate(20.0, 0.40, 0.77),
+        Outages(0.03, 3.0),
         "restaurant traces of Zhuge (Meng et al., SIGCOMM 2022); that the uplink is like the downlink is assumed",
     ),
     "train-with-tunnels": Kind(
-        LogRate(5.03, 0.64, 0.83), LogRate(5.95, 0.52, 0.74), Outages(0.10, 15.0),
+        LogRate(5.03, 0.64, 0.83),
+        LogRate(5.95, 0.52, 0.74),
+        Outages(0.10, 15.0),
         "rates as `lte`; outages assumed: 400 m of tunnel at 100 km/h are 14.4 s",
     ),
     "leo": Kind(
-        LogRate(100.0, 0.20, 0.0), LogRate(15.0, 0.20, 0.0), None,
+        LogRate(100.0, 0.20, 0.0),
+        LogRate(15.0, 0.20, 0.0),
+        None,
         "means: Ookla on Starlink in the US 2021 to 2025; variation: a Starlink trace of LeoReplayer (LeoCC); seconds of the "
-        "steps: Mohan et al., WWW 2024; the round trip of 45 +- 10 ms and holds of 50 to 200 ms are assumed", leo=Leo(45.0, 10.0),
+        "steps: Mohan et al., WWW 2024; the round trip of 45 +- 10 ms and holds of 50 to 200 ms are assumed",
+        leo=Leo(45.0, 10.0),
     ),
     "leo-isl": Kind(
-        LogRate(90.0, 0.39, 0.0), LogRate(15.0, 0.47, 0.0), None,
+        LogRate(90.0, 0.39, 0.0),
+        LogRate(15.0, 0.47, 0.0),
+        None,
         "means and variation: Starlink from Lagos, over laser links (Starlink-Emulator, LENS); that all of the variation is between "
-        "steps, its round trip of 155 +- 15 ms and the holds are assumed", leo=Leo(155.0, 15.0),
+        "steps, its round trip of 155 +- 15 ms and the holds are assumed",
+        leo=Leo(155.0, 15.0),
     ),
     "mmwave-blocked": Kind(
-        LogRate(880.0, 0.37, 0.0), LogRate(176.0, 0.37, 0.0), Outages(0.12, 3.0),
+        LogRate(880.0, 0.37, 0.0),
+        LogRate(176.0, 0.37, 0.0),
+        Outages(0.12, 3.0),
         "1000 and 200 Mbit/s of one TCP connection in line of sight, Verizon mmWave (Narayanan et al., SIGCOMM 2021), and next to nothing "
         "for 10 to 15 % of the time, in runs of 2.6 to 4.2 s, of Lumos5G (IMC 2020)",
     ),
-}  # fmt: skip
+}
 LEO_HOLD_S = (0.05, 0.2)
 
 
@@ -140,7 +158,9 @@ def generate_as(parameters: Kind, name: str, seed: int, duration_s: float) -> Tr
     times_s = np.arange(steps, dtype=np.float64) * STEP_S
     rates = []
     for way, rate in (("down", parameters.down), ("up", parameters.up)):
-        values = np.exp(rate.sd_ln(share) * ar1(rate.autocorrelation, steps, stream(seed, "trace.rate", name, way))) * up
+        values = (
+            np.exp(rate.sd_ln(share) * ar1(rate.autocorrelation, steps, stream(seed, "trace.rate", name, way))) * up
+        )
         rates.append(_scaled(times_s, values, duration_s, rate.mean_mbps))
     return Trace("ciar-sim-csv", *(Direction(rate=rate) for rate in rates))
 

@@ -13,9 +13,15 @@ from simulator.traces.trace import Arrivals, Direction, Trace, on_one_grid
 
 # Column -> most allowed. rtt_ms and loss_pct say the same of both directions: half the round trip each, the same loss each.
 COLUMNS = {
-    "down_mbps": MOST_MBPS, "up_mbps": MOST_MBPS, "rtt_ms": 1e9, "delay_down_ms": 1e9, "delay_up_ms": 1e9,
-    "loss_pct": 100.0, "loss_down_pct": 100.0, "loss_up_pct": 100.0,
-}  # fmt: skip
+    "down_mbps": MOST_MBPS,
+    "up_mbps": MOST_MBPS,
+    "rtt_ms": 1e9,
+    "delay_down_ms": 1e9,
+    "delay_up_ms": 1e9,
+    "loss_pct": 100.0,
+    "loss_down_pct": 100.0,
+    "loss_up_pct": 100.0,
+}
 
 
 def own(source: Source) -> bool:
@@ -78,7 +84,9 @@ def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
         tokens = [(name, getattr(trace, name)) for name in OWN_COLUMNS[1:]]
         columns = [(name, values) for name, values in tokens if values is not None]
         head += ",".join(["requested_s", *(name for name, _ in columns)]) + "\n"
-        rows = zip(map(_text, trace.requested_s.tolist()), *(map(str, values.tolist()) for _, values in columns), strict=True)
+        rows = zip(
+            map(_text, trace.requested_s.tolist()), *(map(str, values.tolist()) for _, values in columns), strict=True
+        )
         return head + "".join(",".join(row) + "\n" for row in rows)
     series = _columns(trace)
     duration_s = trace.duration_s
@@ -86,16 +94,25 @@ def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
     scaled = np.array([held_values * scale for held_values, (_, _, scale) in zip(values, series, strict=True)])
     # The last row holds as long as the one before it, so a last interval of another length is written as two halves.
     if len(times_s) < 2 or abs(duration_s - 2.0 * times_s[-1] + times_s[-2]) > 1e-8:
-        times_s, scaled = np.append(times_s, (times_s[-1] + duration_s) / 2.0), np.append(scaled, scaled[:, -1:], axis=1)
+        times_s, scaled = (
+            np.append(times_s, (times_s[-1] + duration_s) / 2.0),
+            np.append(scaled, scaled[:, -1:], axis=1),
+        )
     head += ",".join(["time_s", *(name for name, _, _ in series)]) + "\n"
-    rows_text = (",".join([f"{time:.15g}", *map(_text, row)]) for time, row in zip(times_s.tolist(), scaled.T.tolist(), strict=True))
+    rows_text = (
+        ",".join([f"{time:.15g}", *map(_text, row)])
+        for time, row in zip(times_s.tolist(), scaled.T.tolist(), strict=True)
+    )
     return head + "".join(row + "\n" for row in rows_text)
 
 
 def _columns(trace: Trace) -> list[tuple[str, RateSeries | StepSeries, float]]:
     """(column, series, factor to the column's unit) of all that the trace says."""
     down, up = trace.down, trace.up
-    columns: list[tuple[str, RateSeries | StepSeries | None, float]] = [("down_mbps", down.rate, 1e-6), ("up_mbps", up.rate, 1e-6)]
+    columns: list[tuple[str, RateSeries | StepSeries | None, float]] = [
+        ("down_mbps", down.rate, 1e-6),
+        ("up_mbps", up.rate, 1e-6),
+    ]
     if _same(down.delay_s, up.delay_s):
         columns.append(("rtt_ms", down.delay_s, 2e3))
     else:

@@ -27,25 +27,38 @@ class Format:
 # In the order of looking; the names are stable.
 FORMATS: dict[str, Format] = {
     "ciar-sim-csv": Format("CSV with the column time_s", own.own, own.read_own),
-    "ciar-sim-arrivals-csv": Format("CSV with the column requested_s", arrivals.own_arrivals, arrivals.read_own_arrivals),
+    "ciar-sim-arrivals-csv": Format(
+        "CSV with the column requested_s", arrivals.own_arrivals, arrivals.read_own_arrivals
+    ),
     "gnettrack": Format(
-        "CSV with Timestamp, NetworkMode, DL_bitrate", network.gnettrack, network.read_gnettrack,
+        "CSV with Timestamp, NetworkMode, DL_bitrate",
+        network.gnettrack,
+        network.read_gnettrack,
         "what the phone received: a lower bound of the downlink; the uplink is acknowledgements, not capacity",
     ),
     "ping-csv": Format("CSV with Probe Number, RTT [ms], Probe Send Time", network.pings, network.read_pings),
     "azure-llm-csv": Format("CSV with TIMESTAMP, ContextTokens, GeneratedTokens", arrivals.azure, arrivals.read_azure),
-    "burstgpt-csv": Format("CSV with Timestamp, Model, Request tokens, Response tokens", arrivals.burstgpt, arrivals.read_burstgpt),
+    "burstgpt-csv": Format(
+        "CSV with Timestamp, Model, Request tokens, Response tokens", arrivals.burstgpt, arrivals.read_burstgpt
+    ),
     "gentd26-csv": Format("CSV with gmt_create, predict_type", arrivals.gentd26, arrivals.read_gentd26),
     "mooncake-jsonl": Format("JSON lines with timestamp, input_length", arrivals.mooncake, arrivals.read_mooncake),
     "sabre-json": Format(
-        "a JSON list with bandwidth_kbps", network.sabre, network.read_sabre, "the latency was filled in by the source, not measured"
+        "a JSON list with bandwidth_kbps",
+        network.sabre,
+        network.read_sabre,
+        "the latency was filled in by the source, not measured",
     ),
     "opennetlab-json": Format(
-        "a JSON object with uplink, downlink", network.opennetlab, network.read_opennetlab,
+        "a JSON object with uplink, downlink",
+        network.opennetlab,
+        network.read_opennetlab,
         "some files hold spikes of many Gbit/s that lift the mean",
     ),
     "pantheon-json": Format(
-        "a JSON object with timestamps, bandwidths", network.pantheon, network.read_pantheon,
+        "a JSON object with timestamps, bandwidths",
+        network.pantheon,
+        network.read_pantheon,
         "what one flow got: a lower bound of the path",
     ),
     "starlink-csv": Format("seven comma-separated numbers a line", network.seven_columns, network.read_starlink),
@@ -54,7 +67,7 @@ FORMATS: dict[str, Format] = {
     "leoreplayer-delay": Format(
         "one whole number a line that goes up and down (ms per 10 ms)", lambda source: False, network.read_integers
     ),  # found by the reader it shares with mahimahi
-}  # fmt: skip
+}
 NOTES = {name: form.note for name, form in FORMATS.items()}
 LEOREPLAYER = "leoreplayer"  # the pair of a mahimahi file and its delay file
 
@@ -105,7 +118,9 @@ def _read_one(path: Path, way: Way) -> Trace | Arrivals:
                     raise
                 raise TraceError(f"{path}: {error}") from None
     looked_for = "; ".join(f"{form.looks_like} ({name})" for name, form in FORMATS.items())
-    raise TraceError(f"{path}: is of no known trace format; first line: {source.first[:60]!r}; looked for: {looked_for}")
+    raise TraceError(
+        f"{path}: is of no known trace format; first line: {source.first[:60]!r}; looked for: {looked_for}"
+    )
 
 
 def _join(one: tuple[Path, Trace], other: tuple[Path, Trace]) -> tuple[Path, Trace]:
@@ -118,6 +133,8 @@ def _join(one: tuple[Path, Trace], other: tuple[Path, Trace]) -> tuple[Path, Tra
 def _joined(first: Path, a: Direction, path: Path, b: Direction, way: str) -> Direction:
     for part, what in (("rate", f"{way}link rate"), ("delay_s", f"{way}link delay"), ("loss", f"{way}link loss")):
         if getattr(a, part) is not None and getattr(b, part) is not None:
-            raise TraceError(f"{path}: gives a {what}, as {first} does; a direction has one (a mahimahi uplink ends in .up)")
+            raise TraceError(
+                f"{path}: gives a {what}, as {first} does; a direction has one (a mahimahi uplink ends in .up)"
+            )
     given = {part: getattr(b, part) for part in ("rate", "delay_s", "loss", "packets") if getattr(b, part) is not None}
     return replace(a, **given)

@@ -55,13 +55,17 @@ def read_integers(source: Source, way: Way) -> Trace:
     source.need(times >= 0, lines, times, "milliseconds must be >= 0")
     source.need(times <= LATEST_MS, lines, times, f"milliseconds must be <= {LATEST_MS}")
     if _wanders(times):
-        series = StepSeries(np.arange(len(times), dtype=np.float64) * DELAY_SLOT_S, times / 1e3, len(times) * DELAY_SLOT_S)
+        series = StepSeries(
+            np.arange(len(times), dtype=np.float64) * DELAY_SLOT_S, times / 1e3, len(times) * DELAY_SLOT_S
+        )
         part = Direction(delay_s=series)
         return Trace("leoreplayer-delay", part, part)
     source.need_sorted(times, lines, "mahimahi time")
     if lines[-1] - lines[0] + 1 != len(lines):
         gap = next(line for line, before in zip(lines[1:], lines, strict=False) if line != before + 1)
-        source.fail("an empty line or a comment stands before this one; a mahimahi trace holds one number in every line", gap)
+        source.fail(
+            "an empty line or a comment stands before this one; a mahimahi trace holds one number in every line", gap
+        )
     if times[-1] == 0:
         source.fail("the last time is 0: the trace has no duration; allowed: > 0 ms", lines[-1])
     if way == "down" and source.path.suffix == ".up":
@@ -118,7 +122,9 @@ def read_time_rate(source: Source, way: Way) -> Trace:
         found = f"time jumps by {steps_s[wrong[0]]:g} s; allowed: {most_s:g} s (are seconds and milliseconds mixed?)"
         source.fail(found, lines[int(wrong[0]) + 1])
     from_zero, long = _edges(times_s)
-    return one_way("time-rate", way, Direction(rate=RateSeries(from_zero[:-1][long], 1e6 * rates[1:][long], from_zero[-1])))
+    return one_way(
+        "time-rate", way, Direction(rate=RateSeries(from_zero[:-1][long], 1e6 * rates[1:][long], from_zero[-1]))
+    )
 
 
 # --- comma-separated --------------------------------------------------------------------------------------------------------
@@ -131,11 +137,26 @@ def seven_columns(source: Source) -> bool:
 def read_starlink(source: Source, way: Way) -> Trace:
     """up Mbit/s, down Mbit/s, up delay ms, down delay ms, up loss, down loss (shares), time ms. An empty cell holds the last value."""
     lines, values = source.columns(7, np.nan)
-    source.need(~(values.min(axis=1) < 0), lines, np.nanmin(np.where(np.isnan(values), np.inf, values), axis=1), "all columns must be >= 0")
+    source.need(
+        ~(values.min(axis=1) < 0),
+        lines,
+        np.nanmin(np.where(np.isnan(values), np.inf, values), axis=1),
+        "all columns must be >= 0",
+    )
     for column, name in ((4, "up"), (5, "down")):
-        source.need(~(values[:, column] > 1), lines, values[:, column], f"column {column + 1}, {name} loss, must be a share of 0 to 1")
+        source.need(
+            ~(values[:, column] > 1),
+            lines,
+            values[:, column],
+            f"column {column + 1}, {name} loss, must be a share of 0 to 1",
+        )
     for column in (0, 1):
-        source.need(~(values[:, column] > MOST_MBPS), lines, values[:, column], f"column {column + 1} must be <= {MOST_MBPS:g} Mbit/s")
+        source.need(
+            ~(values[:, column] > MOST_MBPS),
+            lines,
+            values[:, column],
+            f"column {column + 1} must be <= {MOST_MBPS:g} Mbit/s",
+        )
     times_s = values[:, 6] / 1e3
     source.need(~np.isnan(times_s), lines, times_s, "column 7, time in ms, must not be empty")
     source.need_sorted(times_s, lines)
@@ -188,7 +209,8 @@ def read_gnettrack(source: Source, way: Way) -> Trace:
         return None if filled is None else filled * scale
 
     down, up, ping, lost = (
-        column_of(name, scale) for name, scale in (("DL_bitrate", 1e3), ("UL_bitrate", 1e3), ("PINGAVG", 1e-3), ("PINGLOSS", 1e-2))
+        column_of(name, scale)
+        for name, scale in (("DL_bitrate", 1e3), ("UL_bitrate", 1e3), ("PINGAVG", 1e-3), ("PINGLOSS", 1e-2))
     )
     if down is None:
         source.fail("column 'DL_bitrate' holds no value")
@@ -205,7 +227,9 @@ def read_gnettrack(source: Source, way: Way) -> Trace:
 
 def _stamp(source: Source, text: str, line: int) -> float:
     try:
-        return (datetime.strptime(text, "%Y.%m.%d_%H.%M.%S") - datetime(1970, 1, 1)).total_seconds()  # local time, no zone told
+        return (
+            datetime.strptime(text, "%Y.%m.%d_%H.%M.%S") - datetime(1970, 1, 1)
+        ).total_seconds()  # local time, no zone told
     except ValueError:
         source.fail(f"Timestamp {text[:40]!r}; allowed: YYYY.MM.DD_HH.MM.SS", line)
 
@@ -334,7 +358,9 @@ def read_pantheon(source: Source, way: Way) -> Trace:
     delay_ms, loss = spread("delays", 1e9), spread("loss", 1.0)
     delay_s = None if delay_ms is None else StepSeries(delay_ms.times_s, delay_ms.values / 1e3, duration_s)
     rate = RateSeries(starts_s, 1e6 * rates[1:][long], duration_s)
-    down, up = (Direction(rate if way == one else None, delay_s, loss if way == one else None) for one in ("down", "up"))
+    down, up = (
+        Direction(rate if way == one else None, delay_s, loss if way == one else None) for one in ("down", "up")
+    )
     return Trace("pantheon-json", down, up)
 
 
@@ -366,7 +392,12 @@ def _entries(source: Source, entries: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _values(
-    source: Source, entries: list[dict[str, Any]], place: str, key: str, most: float = 1e12, missing: float | None = None
+    source: Source,
+    entries: list[dict[str, Any]],
+    place: str,
+    key: str,
+    most: float = 1e12,
+    missing: float | None = None,
 ) -> Floats:
     """float64 [entries] of one key. missing: what an absent key stands for; None where it must be there."""
     values = np.empty(len(entries))

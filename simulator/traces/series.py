@@ -82,7 +82,9 @@ def _store(series: Any, name: str, most: float) -> None:
         i = int(late[0])
         raise TraceError(f"times_s must increase, got {times_s[i + 1]:g} after {times_s[i]:g} at index {i + 1}")
     if not times_s[-1] < duration_s <= MOST_S:
-        raise TraceError(f"duration_s must be beyond the last time {times_s[-1]:g} and at most {MOST_S:g}, got {duration_s:g}")
+        raise TraceError(
+            f"duration_s must be beyond the last time {times_s[-1]:g} and at most {MOST_S:g}, got {duration_s:g}"
+        )
     wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0.0) & (values <= most)))
     if wrong.size:
         raise TraceError(f"{name} must be 0 to {most:g}, got {values[wrong[0]]:g} at index {int(wrong[0])}")

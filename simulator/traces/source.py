@@ -141,7 +141,9 @@ class Source:
         wrong = np.flatnonzero(np.diff(times) < 0)
         if wrong.size:
             i = int(wrong[0])
-            self.fail(f"{what} goes back: {times[i + 1]:.15g} after {times[i]:.15g}; allowed: never decreasing", lines[i + 1])
+            self.fail(
+                f"{what} goes back: {times[i + 1]:.15g} after {times[i]:.15g}; allowed: never decreasing", lines[i + 1]
+            )
 
 
 class Table:

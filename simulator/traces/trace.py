@@ -78,7 +78,9 @@ class Arrivals:
         return (len(self.requested_s) - 1) / self.duration_s
 
 
-def on_one_grid(series: list[RateSeries | StepSeries] | list[StepSeries], duration_s: float) -> tuple[Floats, list[Floats]]:
+def on_one_grid(
+    series: list[RateSeries | StepSeries] | list[StepSeries], duration_s: float
+) -> tuple[Floats, list[Floats]]:
     """times_s [n] at which any of the series changes before `duration_s`, and the values [n] of each there; shorter ones loop.
 
     Times are taken to the nanosecond, so that one moment reckoned in two ways is one. Raises TraceError where a short one would loop
@@ -87,7 +89,9 @@ def on_one_grid(series: list[RateSeries | StepSeries] | list[StepSeries], durati
     starts = []
     for one in series:
         if len(one.times_s) * duration_s / one.duration_s > MOST_STEPS:
-            raise TraceError(f"a series of {one.duration_s:g} s cannot be repeated for {duration_s:g} s; allowed: {MOST_STEPS:.0e} steps")
+            raise TraceError(
+                f"a series of {one.duration_s:g} s cannot be repeated for {duration_s:g} s; allowed: {MOST_STEPS:.0e} steps"
+            )
         passes = np.arange(int(np.ceil(duration_s / one.duration_s - 1e-12)))
         starts.append(np.round((one.times_s + passes[:, None] * one.duration_s).ravel(), 9))
     merged = np.unique(np.concatenate(starts))

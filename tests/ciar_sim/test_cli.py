@@ -16,8 +16,18 @@ from click.testing import CliRunner, Result
 
 from ciar_sim.cli.main import main
 
-PARTS = ["connect_s", "encode_s", "device_queue_s", "device_compute_s", "uplink_s", "cloud_queue_s", "cloud_compute_s",
-         "downlink_s", "wait_s", "image_decode_s"]  # fmt: skip
+PARTS = [
+    "connect_s",
+    "encode_s",
+    "device_queue_s",
+    "device_compute_s",
+    "uplink_s",
+    "cloud_queue_s",
+    "cloud_compute_s",
+    "downlink_s",
+    "wait_s",
+    "image_decode_s",
+]
 
 SCENARIO = """\
 name: tiny
@@ -71,9 +81,16 @@ def test_a_run_leaves_a_whole_folder(write: Write, tmp_path: Path, cache: Path) 
     assert "report.html" in result.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
-        "scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "report.html", "plots", "images", "timeline.json.gz",
+        "scenario.yaml",
+        "requests.parquet",
+        "queue.parquet",
+        "summary.csv",
+        "report.html",
+        "plots",
+        "images",
+        "timeline.json.gz",
         "provenance.json",
-    }  # fmt: skip
+    }
     requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert np.abs(requests[PARTS].sum(axis=1) - requests["latency_s"]).max() < 1e-9
@@ -100,7 +117,14 @@ def test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed(write: Write
     for seed in ("1", "2"):  # the second run replaces the first; a fresh cache records everything anew
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         subprocess.run([*again, "--cache", str(tmp_path / f"cache{seed}")], check=True, env=environment)
-        for name in ("summary.csv", "requests.parquet", "scenario.yaml", "provenance.json", "timeline.json.gz", "report.html"):
+        for name in (
+            "summary.csv",
+            "requests.parquet",
+            "scenario.yaml",
+            "provenance.json",
+            "timeline.json.gz",
+            "report.html",
+        ):
             contents = {(tmp_path / run / name).read_bytes() for run in ("one", "two", "three")}
             assert len(contents) == 1, name
 
@@ -121,8 +145,21 @@ def test_replaying_cached_recordings_never_loads_torch(write: Write, tmp_path: P
 
 def test_sweep_adds_axes(write: Write, tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "out"
-    result = call("sweep", write(SCENARIO), "--out", out, "--cache", cache, "--quiet", "--axis", "methods.code.prefix_rate=0.1,0.5",
-                  "--axis", "network.preset=fibre", "--set", "seed=3")  # fmt: skip
+    result = call(
+        "sweep",
+        write(SCENARIO),
+        "--out",
+        out,
+        "--cache",
+        cache,
+        "--quiet",
+        "--axis",
+        "methods.code.prefix_rate=0.1,0.5",
+        "--axis",
+        "network.preset=fibre",
+        "--set",
+        "seed=3",
+    )
     assert result.exit_code == 0, result.output
     summary = pd.read_csv(out / "summary.csv")
     assert set(summary["network.preset"]) == {"fibre"}
@@ -134,8 +171,17 @@ def test_sweep_adds_axes(write: Write, tmp_path: Path, cache: Path) -> None:
 
 
 def test_a_sweep_of_a_methods_own_setting_ends_in_its_table(write: Write, tmp_path: Path, cache: Path) -> None:
-    """Beside two other methods the column of the axis holds NaN for several cases; each prints as an empty cell, in the order of the file."""
-    result = call("sweep", write(SCENARIO), "--out", tmp_path / "out", "--cache", cache, "--axis", "methods.code.prefix_rate=0.5,0.1")
+    """Beside other methods the column of the axis holds NaN for several cases: empty cells, in the order of the file."""
+    result = call(
+        "sweep",
+        write(SCENARIO),
+        "--out",
+        tmp_path / "out",
+        "--cache",
+        cache,
+        "--axis",
+        "methods.code.prefix_rate=0.5,0.1",
+    )
     assert result.exit_code == 0, result.output
     table = [line for line in result.output.splitlines() if line.startswith(("wifi", "lte"))]
     assert len(table) == 2 * (4 + 2)
@@ -156,7 +202,9 @@ def test_sequential_requests_never_meet(write: Write, tmp_path: Path, cache: Pat
 
 
 def test_local_times_are_measured_once_and_kept(write: Write, tmp_path: Path) -> None:
-    text = SCENARIO.replace("hardware: snapdragon-8-gen-3", "hardware: local").replace("hardware: a100", "hardware: local")
+    text = SCENARIO.replace("hardware: snapdragon-8-gen-3", "hardware: local").replace(
+        "hardware: a100", "hardware: local"
+    )
     path = write(text)
     run(path, tmp_path / "one", tmp_path / "cache", "--quiet")
     run(path, tmp_path / "two", tmp_path / "cache", "--quiet")
@@ -174,7 +222,12 @@ def test_report_draws_again_the_same_bytes(write: Write, tmp_path: Path, cache: 
 
 
 def test_listings_and_schema() -> None:
-    for what, expected in {"methods": "prefix_rate", "presets": "5g-sub6", "hardware": "h200", "pairs": "16 x 16"}.items():
+    for what, expected in {
+        "methods": "prefix_rate",
+        "presets": "5g-sub6",
+        "hardware": "h200",
+        "pairs": "16 x 16",
+    }.items():
         result = call("list", what)
         assert result.exit_code == 0, result.output
         assert expected in result.output
@@ -201,10 +254,26 @@ BAD_SCENARIOS = {
     "no yaml": ("methods:\n", "methods: [\n", "scenario.yaml:"),
     "unknown pair": ("pair: {pair}", "pair: no/such/pair", "no/such/pair"),
     "unknown hardware": ("hardware: a100", "hardware: b100", "did you mean"),
-    "unknown word": ("prompts: {{source: scenes, count: 3}}", "prompts: {{list: [a small red qube in the center]}}", "cube"),
-    "place of an unknown word": ("{{source: scenes, count: 3}}", "{{list: [a small red qube]}}", "scenario.yaml:3: unknown word"),
-    "more than the pair has": ("- device-only", "- {{name: lantern, k: 64}}", "scenario.yaml:6: lantern: k must be below the 64 codes"),
-    "a rate below the prefix": ("threshold: 0.6", "threshold: {{call_pct: 3}}, prefix_rate: 0.5", "scenario.yaml:9: ciar"),
+    "unknown word": (
+        "prompts: {{source: scenes, count: 3}}",
+        "prompts: {{list: [a small red qube in the center]}}",
+        "cube",
+    ),
+    "place of an unknown word": (
+        "{{source: scenes, count: 3}}",
+        "{{list: [a small red qube]}}",
+        "scenario.yaml:3: unknown word",
+    ),
+    "more than the pair has": (
+        "- device-only",
+        "- {{name: lantern, k: 64}}",
+        "scenario.yaml:6: lantern: k must be below the 64 codes",
+    ),
+    "a rate below the prefix": (
+        "threshold: 0.6",
+        "threshold: {{call_pct: 3}}, prefix_rate: 0.5",
+        "scenario.yaml:9: ciar",
+    ),
     "caption too long": ("prompts: {{source: scenes, count: 3}}", f"prompts: {{{{list: [{'red ' * 40}]}}}}", "32"),
     "as if with other token counts": (
         "device: {{model: pair, hardware: snapdragon-8-gen-3}}\n  cloud: {{model: pair, hardware: a100}}",
@@ -215,16 +284,22 @@ BAD_SCENARIOS = {
     "absurd size": ("devices: 3", "devices: 100000000000000000000", "devices"),
     "absurd rate": ("[wifi, lte]", "[wifi]\nnetwork: {{rtt_ms: 1.0e300, up_mbps: 1, down_mbps: 1}}", "rtt_ms"),
     "caption twice": ("{{source: scenes, count: 3}}", "{{list: [a red cube, a red cube]}}", "twice"),
-    "axis on a labelled setting": ("network.preset: [wifi, lte]", "methods.ciar threshold=0.6.threshold: [0.1, 0.2]", "label"),
+    "axis on a labelled setting": (
+        "network.preset: [wifi, lte]",
+        "methods.ciar threshold=0.6.threshold: [0.1, 0.2]",
+        "label",
+    ),
     "not modelled yet": ("network.preset: [wifi, lte]", "seed: [1, 2]\nplacement: elsewhere", "placement"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_SCENARIOS)
 def test_bad_scenarios(case: str, write: Write, tmp_path: Path) -> None:
     old, new, named = BAD_SCENARIOS[case]
     assert old in SCENARIO
-    result = call("run", write(SCENARIO.replace(old, new)), "--out", tmp_path / "out", "--cache", tmp_path / "cache", "--quiet")
+    result = call(
+        "run", write(SCENARIO.replace(old, new)), "--out", tmp_path / "out", "--cache", tmp_path / "cache", "--quiet"
+    )
     assert_refused(result, named)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("**/*.npz"))
@@ -278,11 +353,18 @@ def test_other_bad_arguments(write: Write, tmp_path: Path) -> None:
     assert_refused(call("run", tmp_path / "absent.yaml"), "absent.yaml")
     assert_refused(call("run", path, "--set", "seed"), "seed")
     (tmp_path / "cachefile").write_text("")
-    assert_refused(call("run", path, "--cache", tmp_path / "cachefile", "--out", tmp_path / "o", "--quiet"), "cachefile")
-    assert_refused(call("train", Path(__file__).parents[2] / "models" / "scenes.yaml", "--stage", "phi", "--out", tmp_path / "t"), "t")
+    assert_refused(
+        call("run", path, "--cache", tmp_path / "cachefile", "--out", tmp_path / "o", "--quiet"), "cachefile"
+    )
+    assert_refused(
+        call("train", Path(__file__).parents[2] / "models" / "scenes.yaml", "--stage", "phi", "--out", tmp_path / "t"),
+        "t",
+    )
     assert_refused(call("run", path, "--set", "sead=1"), "seed")
     assert_refused(call("sweep", path, "--axis", "network.preset="), "network.preset")
-    assert_refused(call("run", path, "--torch-device", "tpu", "--out", tmp_path / "o", "--cache", tmp_path / "c", "--quiet"), "tpu")
+    assert_refused(
+        call("run", path, "--torch-device", "tpu", "--out", tmp_path / "o", "--cache", tmp_path / "c", "--quiet"), "tpu"
+    )
     assert_refused(call("report", tmp_path), tmp_path.name)
     assert_refused(call("train", tmp_path / "absent.yaml"), "absent.yaml")
 
@@ -311,7 +393,9 @@ def test_a_stored_profile_prices_a_run(tmp_path: Path, tiny_pair_folder: Path, c
     profile = json.loads(stored.read_text())
     for kind, seconds in (("image_decoder", 8.0), ("phi", 0.5)):
         profile["compute_seconds"][kind] = seconds
-    profile["passes"]["cloud"].update(rows=[1, 2], new_tokens=[1, 2], kv_tokens=[0, 1], seconds=[[[0.25, 0.25]] * 2] * 2)
+    profile["passes"]["cloud"].update(
+        rows=[1, 2], new_tokens=[1, 2], kv_tokens=[0, 1], seconds=[[[0.25, 0.25]] * 2] * 2
+    )
     stored.write_text(json.dumps(profile))
     path = tmp_path / "s.yaml"
     text = f"""\
@@ -343,8 +427,15 @@ workload: {{arrivals: sequential}}
     stored.write_text(json.dumps(profile))
     result = call("run", path, "--out", tmp_path / "other", "--cache", cache)
     assert result.exit_code == 2
-    assert f"s.yaml:5: compute.device.profile {stored}: passes.device: a hole, no time for 1 rows of 1 new and 0 cached" in result.stderr
-    path.write_text(text.replace("cloud: {model: pair, profile: profile.json}", "cloud: {model: pair, hardware: a100, profile: good.json}"))
+    assert (
+        f"s.yaml:5: compute.device.profile {stored}: passes.device: a hole, no time for 1 rows of 1 new and 0 cached"
+        in result.stderr
+    )
+    path.write_text(
+        text.replace(
+            "cloud: {model: pair, profile: profile.json}", "cloud: {model: pair, hardware: a100, profile: good.json}"
+        )
+    )
     shutil.copy(good, tmp_path / "good.json")
     shutil.copy(good, stored)
     result = call("run", path, "--out", tmp_path / "other", "--cache", cache)

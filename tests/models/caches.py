@@ -52,7 +52,9 @@ def prefill(pair: Pair, model: Transformer, tokens: list[int], prompt: str) -> t
     return cache, model.step(cache, torch.arange(2), torch.zeros(2, dtype=torch.long), embeds, n)
 
 
-def assert_cache_is_that_of_its_tokens(pair: Pair, backend: Backend, recording: Recording, prompt: str, role: str) -> None:
+def assert_cache_is_that_of_its_tokens(
+    pair: Pair, backend: Backend, recording: Recording, prompt: str, role: str
+) -> None:
     """Slot 0 of the backend against a prefill of the recording's tokens, as far as its last pass found them in the cache."""
     model = backend.models[role]
     assert isinstance(model, Transformer)

@@ -126,7 +126,7 @@ def images(pair: Pair, name: str, settings: dict[str, Any], runs: int) -> NDArra
     full = METHODS[name].model_validate(settings)
     decoding = Decoding.model_validate(DECODING)
     full.check(decoding, pair.manifest)
-    passes = Passes(pair, full.tree_room)
+    passes = Passes(pair, full.draft_slots)
     found = np.zeros((runs, pair.manifest.image_tokens), np.int64)
     first = SessionSpec("", name, REVISIONS[name], full.model_dump(), decoding.model_dump(), PROMPT, 0, "float64")
     for seed in range(runs):
@@ -197,7 +197,9 @@ def main(runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pair = make_pair(Path(folder) / "pair")
     law = law_of_images(pair)
-    click.echo(f"{runs} images a case; {np.count_nonzero(law * runs >= 8)} of {len(law)} images are counted apart, the rest together")
+    click.echo(
+        f"{runs} images a case; {np.count_nonzero(law * runs >= 8)} of {len(law)} images are counted apart, the rest together"
+    )
     for case in (*LOSSLESS, *WRONG):
         begin = time.process_time()
         click.echo(f"{case:32} p = {p_value(pair, case, runs):.3g}   ({time.process_time() - begin:.0f} s)")

@@ -11,7 +11,9 @@ from models.backbones import load_llamagen
 from models.transformer import Transformer, TransformerConfig
 from simulator.core.errors import WeightsError
 
-CONFIG = TransformerConfig(n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4)
+CONFIG = TransformerConfig(
+    n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4
+)
 
 
 def saved(path: Path, container: str | None) -> Path:
@@ -43,7 +45,9 @@ def test_messages_name_file_key_and_shapes(tmp_path: Path) -> None:
     state = Transformer(CONFIG).state_dict()
     wrong = dict(state, **{"layers.1.attention.wo.weight": torch.zeros(16, 8)})
     torch.save({"model": wrong}, tmp_path / "shape.pt")
-    with pytest.raises(WeightsError, match=r"shape\.pt: layers\.1\.attention\.wo\.weight has shape \[16, 8\], needed \[16, 16\]"):
+    with pytest.raises(
+        WeightsError, match=r"shape\.pt: layers\.1\.attention\.wo\.weight has shape \[16, 8\], needed \[16, 16\]"
+    ):
         load_llamagen(tmp_path / "shape.pt", n_head=2)
     del state["norm.weight"]
     torch.save({"model": state}, tmp_path / "gap.pt")

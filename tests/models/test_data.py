@@ -21,8 +21,15 @@ from models.vq import VQConfig, VQModel, load_vq, save_vq
 from simulator.core.errors import DataError, PromptError
 from simulator.core.rng import stream
 
-NARROW: dict[str, Any] = {"codebook_size": 64, "ch": 32, "encoder_ch_mult": [1, 1], "decoder_ch_mult": [1, 1], "z_channels": 32,
-                          "num_res_blocks": 1, "patch": 4}  # fmt: skip
+NARROW: dict[str, Any] = {
+    "codebook_size": 64,
+    "ch": 32,
+    "encoder_ch_mult": [1, 1],
+    "decoder_ch_mult": [1, 1],
+    "z_channels": 32,
+    "num_res_blocks": 1,
+    "patch": 4,
+}
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220)}
 
 
@@ -41,8 +48,12 @@ def folder(tmp_path: Path) -> Path:
     root = tmp_path / "pictures"
     for name, caption in captioned(12):
         picture(root / name, caption.split()[1])
-    (root / "captions.csv").write_text("file,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in captioned(12)))
-    (root / "captions.jsonl").write_text("".join(json.dumps({"file": n, "caption": c}) + "\n" for n, c in captioned(12)))
+    (root / "captions.csv").write_text(
+        "file,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in captioned(12))
+    )
+    (root / "captions.jsonl").write_text(
+        "".join(json.dumps({"file": n, "caption": c}) + "\n" for n, c in captioned(12))
+    )
     return root
 
 
@@ -50,13 +61,20 @@ def coco(root: Path) -> dict[str, Any]:
     for name, caption in captioned(12):
         picture(root / "images" / name, caption.split()[1])
     pictures = [{"id": 100 + index, "file_name": name} for index, (name, _) in enumerate(captioned(12))]
-    captions = [{"image_id": 100 + index, "caption": text} for index, (_, c) in enumerate(captioned(12)) for text in (c, f"again {c}")]
+    captions = [
+        {"image_id": 100 + index, "caption": text}
+        for index, (_, c) in enumerate(captioned(12))
+        for text in (c, f"again {c}")
+    ]
     (root / "annotations").mkdir()
     return {"images": pictures, "annotations": captions}
 
 
 def test_both_files_of_a_folder_say_the_same(folder: Path) -> None:
-    tables, lines = (load_data(DataConfig(folder=str(folder), captions=f"captions.{form}", held_out=0.3)) for form in ("csv", "jsonl"))
+    tables, lines = (
+        load_data(DataConfig(folder=str(folder), captions=f"captions.{form}", held_out=0.3))
+        for form in ("csv", "jsonl")
+    )
     assert [(i.name, i.caption) for i in tables.train] == [(i.name, i.caption) for i in lines.train]
     assert sorted(i.name for i in [*tables.train, *tables.held_out]) == [name for name, _ in captioned(12)]
     assert tables.train[0].caption.startswith("a ")
@@ -98,7 +116,9 @@ def test_the_vocabulary_keeps_the_frequent_words() -> None:
     source = items("a cat, a dog.", "A cat and a bird")
     assert vocabulary(source, 2, "replace") == [UNKNOWN, "a", "cat"]
     assert vocabulary(source, 10, "error") == ["a", "and", "bird", "cat", "dog"]
-    with pytest.raises(DataError, match=r"captions.csv:2: 'dog' is not among the 3 words of the vocabulary \(5 words in all\)"):
+    with pytest.raises(
+        DataError, match=r"captions.csv:2: 'dog' is not among the 3 words of the vocabulary \(5 words in all\)"
+    ):
         vocabulary(source, 3, "error")  # ties go by spelling: a, cat, and
 
 
@@ -155,12 +175,24 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "header": ("a.csv", write("a.csv", "name,text\n"), r"a.csv:1: the columns must be file,caption, found name,text"),
     "columns": ("a.csv", write("a.csv", "file,caption\n00.png,a, b\n"), r"a.csv:2: 3 columns, must be 2"),
     "missing": ("a.csv", write("a.csv", "file,caption\n00.png,a\n99.png,b\n"), r"a.csv:3: .*99.png: no such file"),
-    "empty": ("a.csv", write("a.csv", "file,caption\n00.png,a\n01.png,.\n"), r"a.csv:3: the caption of 01.png is empty"),
-    "duplicate": ("a.csv", write("a.csv", "file,caption\n00.png,a\n00.png,b\n"), r"a.csv:3: duplicate: 00.png stands already at .*a.csv:2"),
+    "empty": (
+        "a.csv",
+        write("a.csv", "file,caption\n00.png,a\n01.png,.\n"),
+        r"a.csv:3: the caption of 01.png is empty",
+    ),
+    "duplicate": (
+        "a.csv",
+        write("a.csv", "file,caption\n00.png,a\n00.png,b\n"),
+        r"a.csv:3: duplicate: 00.png stands already at .*a.csv:2",
+    ),
     "outside": ("a.csv", write("a.csv", "file,caption\n../00.png,a\n"), r"a.csv:2: ../00.png leaves the folder"),
     "no picture": ("a.csv", write("a.csv", "file,caption\na.csv,a\n"), r"a.csv:2: .*a.csv is not a readable picture"),
     "bad line": ("a.jsonl", write("a.jsonl", '{"file": "00.png", "caption": "a"}\n{oops\n'), r"a.jsonl:2: not JSON"),
-    "no key": ("a.jsonl", write("a.jsonl", '{"file": "00.png"}\n'), r"a.jsonl:1: must be an object with the texts file and caption"),
+    "no key": (
+        "a.jsonl",
+        write("a.jsonl", '{"file": "00.png"}\n'),
+        r"a.jsonl:1: must be an object with the texts file and caption",
+    ),
     "nothing": ("a.csv", write("a.csv", "file,caption\n"), r"of 0 captions none is held out"),
 }
 
@@ -188,7 +220,11 @@ def test_broken_coco_is_named(tmp_path: Path) -> None:
     found = coco(tmp_path)
     path = tmp_path / "annotations" / "captions_train.json"
     for key, value, message in (
-        ("annotations", [{"image_id": 7, "caption": "a"}], r"captions_train.json: annotations\[0\]: no image has the id 7"),
+        (
+            "annotations",
+            [{"image_id": 7, "caption": "a"}],
+            r"captions_train.json: annotations\[0\]: no image has the id 7",
+        ),
         ("images", [found["images"][0]] * 2, r"images\[1\]: duplicate: id 100"),
         ("images", [{"id": 1}], "not COCO's captions"),
     ):
@@ -202,7 +238,16 @@ def test_broken_coco_is_named(tmp_path: Path) -> None:
 
 def training(**stages: dict[str, Any]) -> dict[str, Any]:
     steps = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 1}
-    shape = {"n_layer": 1, "n_head": 2, "dim": 16, "ffn_hidden": 24, "vocab_size": 64, "grid": 4, "caption_slots": 32, "caption_dim": 144}
+    shape = {
+        "n_layer": 1,
+        "n_head": 2,
+        "dim": 16,
+        "ffn_hidden": 24,
+        "vocab_size": 64,
+        "grid": 4,
+        "caption_slots": 32,
+        "caption_dim": 144,
+    }
     common: dict[str, Any] = {"batch_images": 4, "training": steps}
     return {
         "data": {"folder": "pictures", "image_size": 32, "held_out": 0.3, "words": 8},
@@ -218,7 +263,9 @@ def training(**stages: dict[str, Any]) -> dict[str, Any]:
 def test_every_stage_trains_on_a_folder_and_the_pair_knows_its_words(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "own.yaml"
     config.write_text(yaml.safe_dump(training()))
-    result = CliRunner().invoke(main, ["train", str(config), "--out", str(tmp_path / "run"), "--export", str(tmp_path / "pair")])
+    result = CliRunner().invoke(
+        main, ["train", str(config), "--out", str(tmp_path / "run"), "--export", str(tmp_path / "pair")]
+    )
     assert result.exit_code == 0, result.output
     pair = load_pair(tmp_path / "pair")
     assert pair.manifest.image_size == 32
@@ -234,7 +281,10 @@ def test_a_broken_data_section_ends_with_code_2(folder: Path, tmp_path: Path) ->
     cloud = {**training()["cloud"], "scenes": {"train": 4}}
     for settings, message in (
         ({**training(), "data": {**training()["data"], "folder": "nowhere"}}, "nowhere/captions.csv: no such file"),
-        ({**training(), "tokenizer": {**training()["tokenizer"], "scenes_seed": 1}}, "tokenizer.scenes_seed is of scenes"),
+        (
+            {**training(), "tokenizer": {**training()["tokenizer"], "scenes_seed": 1}},
+            "tokenizer.scenes_seed is of scenes",
+        ),
         ({"data": training()["data"], "cloud": cloud}, "both are given"),
     ):
         config.write_text(yaml.safe_dump(settings))

@@ -24,7 +24,12 @@ backend_registration._setup_privateuseone_for_python_backend("gpu")  # torch's h
 GPU = torch.device("gpu", 0)
 aten = torch.ops.aten
 ACROSS = {aten.copy_.default, aten._to_copy.default, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.to.dtype}
-INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}  # indices may be the CPU's
+INDEXING = {
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+}  # indices may be the CPU's
 
 
 class GpuTensor(torch.Tensor):
@@ -35,9 +40,14 @@ class GpuTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> "GpuTensor":
         made: GpuTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=GPU,
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=GPU,
             requires_grad=held.requires_grad,
-        )  # fmt: skip
+        )
         made.held = held
         return made
 
@@ -97,7 +107,11 @@ def gpu() -> Iterator[None]:
 def test_the_pretended_gpu_refuses_what_cuda_refuses() -> None:
     there, here = torch.ones(2, 3, device="gpu"), torch.ones(3)
     assert there.device == GPU
-    for wrong in (lambda: there + here, lambda: guide(there, there, torch.ones(2)) @ here, lambda: torch.cat([there[0], here])):
+    for wrong in (
+        lambda: there + here,
+        lambda: guide(there, there, torch.ones(2)) @ here,
+        lambda: torch.cat([there[0], here]),
+    ):
         with pytest.raises(RuntimeError, match="same device"):
             wrong()
     with pytest.raises((TypeError, RuntimeError), match="numpy"):
@@ -110,8 +124,11 @@ def test_the_pretended_gpu_refuses_what_cuda_refuses() -> None:
 
 NAMES = [name for name, _ in METHODS_UNDER_TEST]
 # A pretended GPU is slow: every reading of ciar, and the first one of every other method; tokens sampled and greedy in turn.
-CASES = [(*case, "greedy" if index % 2 else "sampled") for index, case in enumerate(METHODS_UNDER_TEST)
-         if case[0] == "ciar" or case[0] not in NAMES[:index]]  # fmt: skip
+CASES = [
+    (*case, "greedy" if index % 2 else "sampled")
+    for index, case in enumerate(METHODS_UNDER_TEST)
+    if case[0] == "ciar" or case[0] not in NAMES[:index]
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +139,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "settings", "cloud"), CASES, ids=lambda v: v if isinstance(v, str) else "")
-def test_recordings_on_a_gpu_are_those_of_the_cpu(folder: Path, gpu: None, name: str, settings: dict[str, Any], cloud: str) -> None:
+def test_recordings_on_a_gpu_are_those_of_the_cpu(
+    folder: Path, gpu: None, name: str, settings: dict[str, Any], cloud: str
+) -> None:
     cpu, there = (load_pair(folder, device, dtype=torch.float64) for device in ("cpu", "gpu"))
     assert next(there.cloud.parameters()).device == GPU
     session = spec(cpu, name, settings, cloud=cloud, device=cloud)

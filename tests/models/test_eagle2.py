@@ -107,7 +107,9 @@ def test_greedy_equals_base_token_for_token(tiny_pair: Pair, name: str, drafter:
     settings: dict[str, Any] = {"drafter": drafter, **({"k": 0} if name != "eagle2" else {})}
     one, base = record(tiny_pair, spec(tiny_pair, name, settings, **decoding), spec(tiny_pair, "base", {}, **decoding))
     assert np.array_equal(one.tokens, base.tokens)
-    assert one.cloud_passes() < len(base.tokens) or name == "lantern-static"  # few drafts, from a drafter that nobody trained
+    assert (
+        one.cloud_passes() < len(base.tokens) or name == "lantern-static"
+    )  # few drafts, from a drafter that nobody trained
 
 
 def test_a_tree_far_past_the_images_end_is_cut(tiny_pair: Pair) -> None:
@@ -189,7 +191,8 @@ def test_with_the_drafter_in_the_cloud_only_tokens_travel(tiny_pair: Pair) -> No
 
 def test_a_static_tree_ships_ids_weights_and_laws(tiny_pair: Pair) -> None:
     sampled, greedy = record(
-        tiny_pair, *(spec(tiny_pair, "lantern-static", {"k": 4, "delta": 0.2}, cloud=cloud) for cloud in ("sampled", "greedy"))
+        tiny_pair,
+        *(spec(tiny_pair, "lantern-static", {"k": 4, "delta": 0.2}, cloud=cloud) for cloud in ("sampled", "greedy")),
     )
     for one, scalars, rows in ((sampled, 57, 25), (greedy, 0, 0)):
         up = one.ops[(one.ops["kind"] == SEND) & (one.ops["call"] > 0)]
@@ -206,7 +209,7 @@ def test_static_trees_have_the_published_sizes() -> None:
         assert [tree.depths.count(depth) for depth in range(1, 6)] == levels
         if inner is not None:
             assert len(set(parents[1:])) == inner
-    assert METHODS["lantern-static"].model_validate({}).tree_room == 58
+    assert METHODS["lantern-static"].model_validate({}).draft_slots == 58
 
 
 # --- lantern
@@ -269,11 +272,15 @@ class OneEach:
 
 
 def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
-    here, there = record(tiny_pair, *(spec(tiny_pair, "eagle2", {**SMALL, "drafter": side}) for side in ("device", "cloud")))
+    here, there = record(
+        tiny_pair, *(spec(tiny_pair, "eagle2", {**SMALL, "drafter": side}) for side in ("device", "cloud"))
+    )
     device, cloud, drafter = OneEach(), OneEach(), OneEach()
     program = compile_session(here, device, cloud, Pricing(120, here.widths))
     assert program.device_s == len(device.asked) == len(passes(here, "drafter"))
-    assert device.asked[0] == Work.of_pass(2, 120, 0)  # the caption slots of the model it stands for, the first token in the last one
+    assert device.asked[0] == Work.of_pass(
+        2, 120, 0
+    )  # the caption slots of the model it stands for, the first token in the last one
     assert len(cloud.asked) == here.cloud_passes()
     opening, *trees = passes(here, "cloud")
     assert (opening["logits_all"], opening["hidden"], cloud.asked[0]) == (1, 0, Work.of_pass(2, 120, 0))
@@ -322,7 +329,11 @@ def test_more_neighbours_than_codes_are_refused(tiny_pair: Pair, name: str) -> N
         ("lantern-static", {"delta": 0.1, "lambda_": 5.0}, "the bound is absolute or relative"),
         ("lantern", {"delta": 1.5}, "less than or equal to 1"),
         ("lantern", {"lambda_": 0.5}, "greater than or equal to 1"),
-        ("eagle2", {"depth": 1, "top_k": 2, "total_tokens": 8}, "must be <= 7, the nodes that depth 1 and top_k 2 yield, got 8"),
+        (
+            "eagle2",
+            {"depth": 1, "top_k": 2, "total_tokens": 8},
+            "must be <= 7, the nodes that depth 1 and top_k 2 yield, got 8",
+        ),
         ("eagle2", {"depth": 10}, "less than or equal to 9"),
         ("eagle2", {"total_tokens": 257}, "less than or equal to 256"),
         ("speculative", {"gamma": 0}, "greater than or equal to 1"),

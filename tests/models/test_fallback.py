@@ -37,7 +37,7 @@ def test_a_missed_deadline_leaves_the_rest_to_the_device(tiny_pair: Pair, name: 
     awaited = whole.ops["call"][whole.ops["kind"] == AWAIT].tolist()
     assert len(awaited) > 3
     missed = awaited[3]
-    branch = record(tiny_pair, replace(whole_spec, outcomes=(missed,)))[0]
+    branch = record(tiny_pair, replace(whole_spec, missed_calls=(missed,)))[0]
     at = position_of(whole, missed)
     assert branch.tokens[:at].tolist() == whole.tokens[:at].tolist()
     assert branch.decided_by[:at].tolist() == whole.decided_by[:at].tolist()
@@ -56,7 +56,7 @@ def test_a_missed_deadline_leaves_the_rest_to_the_device(tiny_pair: Pair, name: 
 def test_a_prefix_that_never_comes_is_device_only(tiny_pair: Pair) -> None:
     ciar = spec(tiny_pair, "ciar", {"threshold": 0.02, "prefix_rate": 0.2}, text_encoder="device")
     alone = record(tiny_pair, spec(tiny_pair, "device-only", {}, text_encoder="device"))[0]
-    branch = record(tiny_pair, replace(ciar, outcomes=(0,)))[0]
+    branch = record(tiny_pair, replace(ciar, missed_calls=(0,)))[0]
     assert branch.tokens.tolist() == alone.tokens.tolist()
     assert set(branch.decided_by.tolist()) == {FROM_FALLBACK}
     assert set(alone.decided_by.tolist()) == {FROM_DEVICE}
@@ -68,12 +68,12 @@ def test_what_cannot_be_given_up_is_waited_for(tiny_pair: Pair) -> None:
         ("ciar", {}, {"text_encoder": "cloud"}),  # without the caption rows the device cannot begin
     ):
         with pytest.raises(RecordingError, match="always waited for"):
-            record(tiny_pair, replace(spec(tiny_pair, name, settings, **decoding), outcomes=(0,)))
+            record(tiny_pair, replace(spec(tiny_pair, name, settings, **decoding), missed_calls=(0,)))
 
 
 def test_an_outcome_of_an_await_that_never_comes_is_refused(tiny_pair: Pair) -> None:
     with pytest.raises(RecordingError, match="nobody waits"):
-        record(tiny_pair, replace(spec(tiny_pair, "code", {"prefix_rate": 0.3}), outcomes=(7,)))
+        record(tiny_pair, replace(spec(tiny_pair, "code", {"prefix_rate": 0.3}), missed_calls=(7,)))
 
 
 @pytest.mark.parametrize("text_encoder", ["cloud", "device"])
@@ -85,7 +85,9 @@ def test_only_methods_that_say_so_have_replies_to_do_without(tiny_pair: Pair, na
     awaits = ops[ops["kind"] == AWAIT]
     able = METHODS[name].model_validate(session.settings).can_fall_back(Decoding.model_validate(session.decoding))
     assert bool(awaits["what"].any()) == able
-    for call in awaits["call"][awaits["what"] == 1][:2].tolist():  # and what is marked can be missed, deciding nothing then
-        branch = record(tiny_pair, replace(session, outcomes=(call,)))[0]
+    for call in awaits["call"][awaits["what"] == 1][
+        :2
+    ].tolist():  # and what is marked can be missed, deciding nothing then
+        branch = record(tiny_pair, replace(session, missed_calls=(call,)))[0]
         assert FROM_FALLBACK in branch.decided_by
         assert not branch.ops["decides"][(branch.ops["side"] == CLOUD) & (branch.ops["call"] == call)].any()

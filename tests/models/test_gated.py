@@ -132,10 +132,19 @@ WIRE: list[tuple[str, dict[str, Any], dict[str, Any], Any]] = [
     ("ciar", {"upload": "eager", "features": "int8"}, {}, lambda n, c: {"ids": n + c, "int8_vectors": n}),
     # The candidate's weight and its law: one token of a greedy device, a row with few entries, or a whole row where asked for.
     ("ciar", {"variant": "verify"}, {}, lambda n, c: {"ids": n + 2 * c, "feature_vectors": n, "scalars": c}),
-    ("ciar", {"variant": "verify"}, {"device": "sampled", "top_k": 5},
-     lambda n, c: {"ids": n + 6 * c, "feature_vectors": n, "scalars": 5 * c}),
-    ("ciar", {"variant": "verify"}, {"device": "sampled"}, lambda n, c: {"ids": n + c, "feature_vectors": n, "scalars": c}),
-]  # fmt: skip
+    (
+        "ciar",
+        {"variant": "verify"},
+        {"device": "sampled", "top_k": 5},
+        lambda n, c: {"ids": n + 6 * c, "feature_vectors": n, "scalars": 5 * c},
+    ),
+    (
+        "ciar",
+        {"variant": "verify"},
+        {"device": "sampled"},
+        lambda n, c: {"ids": n + c, "feature_vectors": n, "scalars": c},
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "settings", "decoding", "elements"), WIRE)
@@ -151,7 +160,9 @@ def test_elements_on_the_wire(
     local = recording.decided_by == FROM_DEVICE
     last_cloud = int(np.flatnonzero(~local).max())
     eager = settings.get("upload") == "eager"
-    n = int(local.sum()) if eager else int(local[:last_cloud].sum())  # tokens accepted after the last contact never leave
+    n = (
+        int(local.sum()) if eager else int(local[:last_cloud].sum())
+    )  # tokens accepted after the last contact never leave
     c = int((~local).sum()) - prefix_length(0.06, len(local))
     assert n
     assert c
@@ -163,8 +174,13 @@ def test_elements_on_the_wire(
     counts = ("ids", "scalars", "feature_vectors", "int8_vectors", "vocabulary_rows")
     assert {kind: int(up[kind].sum()) for kind in counts} == {**dict.fromkeys(counts, 0), **wanted}
     width = tiny_pair.manifest.cloud.dim
-    content = {"ids": 2, "scalars": 2, "feature_vectors": 2 * width, "int8_vectors": width + 2,
-               "vocabulary_rows": 2 * tiny_pair.manifest.codebook_size}  # fmt: skip
+    content = {
+        "ids": 2,
+        "scalars": 2,
+        "feature_vectors": 2 * width,
+        "int8_vectors": width + 2,
+        "vocabulary_rows": 2 * tiny_pair.manifest.codebook_size,
+    }
     payload = sum(content[kind] * up[kind] for kind in counts)
     assert (up["payload_bytes"] - payload <= 24).all()  # the rest is the type's name and headers
     down = recording.ops[(recording.ops["kind"] == REPLY) & (recording.ops["call"] > 0)]
@@ -174,7 +190,8 @@ def test_elements_on_the_wire(
 def test_eager_changes_when_things_travel_and_nothing_else(tiny_pair: Pair) -> None:
     threshold = middle_threshold(tiny_pair)
     lazy, eager = record(
-        tiny_pair, *(spec(tiny_pair, "ciar", {"threshold": threshold, "upload": upload}) for upload in ("lazy", "eager"))
+        tiny_pair,
+        *(spec(tiny_pair, "ciar", {"threshold": threshold, "upload": upload}) for upload in ("lazy", "eager")),
     )
     assert np.array_equal(lazy.tokens, eager.tokens)
     assert np.array_equal(lazy.decided_by, eager.decided_by)
@@ -182,7 +199,10 @@ def test_eager_changes_when_things_travel_and_nothing_else(tiny_pair: Pair) -> N
     tail = int(local[np.flatnonzero(~local).max() :].sum())  # sent before anyone knows that no question follows
     assert eager.calls() == lazy.calls() + local.sum()
     assert uploads(eager)["feature_vectors"].sum() == uploads(lazy)["feature_vectors"].sum() + tail
-    passes = [recording.ops[(recording.ops["kind"] == FORWARD) & (recording.ops["side"] == CLOUD)] for recording in (lazy, eager)]
+    passes = [
+        recording.ops[(recording.ops["kind"] == FORWARD) & (recording.ops["side"] == CLOUD)]
+        for recording in (lazy, eager)
+    ]
     assert passes[0]["new_tokens"].tolist() == passes[1]["new_tokens"].tolist()
 
 
@@ -243,7 +263,12 @@ def chi_square(runs: int, **decoding: Any) -> float:
 
 @pytest.mark.parametrize(
     "decoding",
-    [{"device": "sampled"}, {"device": "sampled", "top_k": 4}, {"device": "sampled", "temperature": 0.7}, {"device": "greedy"}],
+    [
+        {"device": "sampled"},
+        {"device": "sampled", "top_k": 4},
+        {"device": "sampled", "temperature": 0.7},
+        {"device": "greedy"},
+    ],
     ids=str,
 )
 def test_verify_leaves_the_clouds_law_as_it_is(decoding: dict[str, Any]) -> None:
@@ -261,7 +286,7 @@ def test_rounded_candidate_and_residual_add_up_exactly() -> None:
     step = Step(0, DEVICE_LOGITS, torch.zeros(2))
     for decoding in ({"device": "sampled"}, {"device": "sampled", "top_k": 3}, {"device": "greedy"}):
         state = DeviceState(image_tokens=4, caption_dim=2, decoding=Decoding.model_validate(decoding))
-        q = ciar.candidate_law(state, step)
+        q = ciar.candidate_probs(state, step)
         assert np.array_equal(unpack_floats(pack_floats(q), V)[0], q)
         p = CLOUD_LOGITS.softmax(-1).numpy()
         kept = np.minimum(p, q) / q.sum()
@@ -272,7 +297,10 @@ def test_verify_greedy_against_greedy_is_the_clouds_choice(tiny_pair: Pair) -> N
     settings = {"threshold": middle_threshold(tiny_pair)}
     resample, verify = record(
         tiny_pair,
-        *(spec(tiny_pair, "ciar", {**settings, "variant": variant}, cloud="greedy") for variant in ("resample", "verify")),
+        *(
+            spec(tiny_pair, "ciar", {**settings, "variant": variant}, cloud="greedy")
+            for variant in ("resample", "verify")
+        ),
     )
     assert np.array_equal(resample.tokens, verify.tokens)
 
@@ -287,7 +315,9 @@ def rolled_back(recording: Recording, side: int) -> bool:
 
 
 @pytest.mark.parametrize("settings", [{}, {"upload": "eager", "variant": "verify"}, {"prefix_rate": 0.0}], ids=str)
-def test_revised_caches_equal_a_fresh_prefill(tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+def test_revised_caches_equal_a_fresh_prefill(
+    tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
     threshold, cuts = middle_threshold(tiny_pair, share=0.3), [0, 0]
     for seed in range(6):
         asked = {"threshold": threshold, "revise": 0.1, "features": "off", **settings}
@@ -302,7 +332,9 @@ def test_revised_caches_equal_a_fresh_prefill(tiny_pair: Pair, monkeypatch: pyte
 
 def test_revising_nothing_is_the_plain_round(tiny_pair: Pair) -> None:
     settings = {"threshold": middle_threshold(tiny_pair)}
-    plain, revise = record(tiny_pair, spec(tiny_pair, "ciar", settings), spec(tiny_pair, "ciar", {**settings, "revise": 1e-9}))
+    plain, revise = record(
+        tiny_pair, spec(tiny_pair, "ciar", settings), spec(tiny_pair, "ciar", {**settings, "revise": 1e-9})
+    )
     assert np.array_equal(plain.tokens, revise.tokens)
     assert revise.ops["logits_all"].any()  # the veto needs the law at every pending position
     revise.ops["logits_all"] = 0

@@ -19,8 +19,9 @@ from models.train import losses
     radius=st.sampled_from([0.0, 1e-4, 0.7, 20.0, 1e3]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_the_interval_holds_its_promises(seed: int, size: int, spread: float, peak: float, peaks: int, radius: float,
-                                         dtype: torch.dtype) -> None:
+def test_the_interval_holds_its_promises(
+    seed: int, size: int, spread: float, peak: float, peaks: int, radius: float, dtype: torch.dtype
+) -> None:
     """lower <= softmax <= upper and sum lower <= 1 <= sum upper, whatever the logits, within V machine epsilons."""
     generator = torch.Generator().manual_seed(seed)
     centre = torch.randn(3, size, generator=generator) * spread

@@ -21,7 +21,9 @@ from models.vq import VQModel, save_vq
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 
-SETTINGS = LoopSettings(steps=12, learning_rate=0.01, warmup_steps=3, log_every_steps=1, checkpoint_every_s=0.0, ema_decay=0.9)
+SETTINGS = LoopSettings(
+    steps=12, learning_rate=0.01, warmup_steps=3, log_every_steps=1, checkpoint_every_s=0.0, ema_decay=0.9
+)
 
 TINY_TOKENIZER: dict[str, Any] = {
     "batch_images": 2,

@@ -10,7 +10,17 @@ from models.pair import Pair
 from models.recorder import Recorder
 from simulator.protocol.methods import METHODS, REVISIONS, Decoding, prefix_length
 from simulator.protocol.ops import ROLES
-from simulator.protocol.recording import AWAIT, CLOUD, FORWARD, FROM_CLOUD, FROM_DEVICE, REPLY, SEND, Recording, SessionSpec
+from simulator.protocol.recording import (
+    AWAIT,
+    CLOUD,
+    FORWARD,
+    FROM_CLOUD,
+    FROM_DEVICE,
+    REPLY,
+    SEND,
+    Recording,
+    SessionSpec,
+)
 
 PROMPTS = ("a small red cube in the center", "a large blue ring at the top and a small green star at the bottom left")
 
@@ -58,11 +68,19 @@ DECODINGS: list[dict[str, Any]] = [
 ]
 
 
-def spec(pair: Pair, name: str, settings: dict[str, Any], prompt: str = PROMPTS[0], seed: int = 0, **decoding: Any) -> SessionSpec:
+def spec(
+    pair: Pair, name: str, settings: dict[str, Any], prompt: str = PROMPTS[0], seed: int = 0, **decoding: Any
+) -> SessionSpec:
     full = METHODS[name].model_validate(settings).model_dump()
     return SessionSpec(
-        weights=pair.manifest.weights_hash, method=name, revision=REVISIONS[name], settings=full,
-        decoding=Decoding.model_validate(decoding).model_dump(), prompt=prompt, seed=seed, dtype="float64",
+        weights=pair.manifest.weights_hash,
+        method=name,
+        revision=REVISIONS[name],
+        settings=full,
+        decoding=Decoding.model_validate(decoding).model_dump(),
+        prompt=prompt,
+        seed=seed,
+        dtype="float64",
     )
 
 
@@ -113,7 +131,9 @@ def test_contract(tiny_pair: Pair, name: str, settings: dict[str, Any], decoding
 
 
 def test_deliveries_of_base_differ_only_on_the_wire(tiny_pair: Pair) -> None:
-    stream, ids, image = record(tiny_pair, *(spec(tiny_pair, "base", {"deliver": d}) for d in ("stream", "ids", "image")))
+    stream, ids, image = record(
+        tiny_pair, *(spec(tiny_pair, "base", {"deliver": d}) for d in ("stream", "ids", "image"))
+    )
     assert np.array_equal(stream.tokens, ids.tokens)
     assert np.array_equal(stream.tokens, image.tokens)
     assert np.array_equal(stream.image, image.image)
@@ -127,7 +147,10 @@ def test_deliveries_of_base_differ_only_on_the_wire(tiny_pair: Pair) -> None:
 def test_cloud_call_pct_is_cloud_passes_per_token(tiny_pair: Pair) -> None:
     count = tiny_pair.manifest.image_tokens
     base, device, code = record(
-        tiny_pair, spec(tiny_pair, "base", {}), spec(tiny_pair, "device-only", {}), spec(tiny_pair, "code", {"prefix_rate": 0.3})
+        tiny_pair,
+        spec(tiny_pair, "base", {}),
+        spec(tiny_pair, "device-only", {}),
+        spec(tiny_pair, "code", {"prefix_rate": 0.3}),
     )
     assert base.cloud_call_pct() == 100.0
     assert device.cloud_call_pct() == 0.0
@@ -193,7 +216,10 @@ def test_batch_size_changes_no_token_in_float64(tiny_pair: Pair) -> None:
 
 
 def test_sessions_with_other_bounds_share_a_batch_and_nothing_else(tiny_pair: Pair) -> None:
-    specs = [spec(tiny_pair, "ciar", {"threshold": 0.02, "bounds": bounds}) for bounds in ("quantile", "quantile-no-dro", "inter-dro")]
+    specs = [
+        spec(tiny_pair, "ciar", {"threshold": 0.02, "bounds": bounds})
+        for bounds in ("quantile", "quantile-no-dro", "inter-dro")
+    ]
     together, alone = record(tiny_pair, *specs), [record(tiny_pair, one)[0] for one in specs]
     for one, two in zip(together, alone, strict=True):
         assert np.array_equal(one.tokens, two.tokens)

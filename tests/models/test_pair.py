@@ -31,7 +31,9 @@ def test_a_tiny_pair_decodes(tmp_path: Path, dtype: torch.dtype) -> None:
     pair = make_tiny_pair(tmp_path / "p", seed=1, dtype=dtype)
     manifest = pair.manifest
     assert (manifest.image_tokens, manifest.codebook_size, manifest.image_size, manifest.bounds) == (16, 64, 32, BOUNDS)
-    rows, mask = left_pad(pair.text.encode("a large red cube at the left on a plain gray background"), manifest.caption_slots)
+    rows, mask = left_pad(
+        pair.text.encode("a large red cube at the left on a plain gray background"), manifest.caption_slots
+    )
     tokens = torch.arange(16).unsqueeze(0)
     logits, _ = pair.cloud(tokens[:, :-1], rows.unsqueeze(0).to(dtype), mask.unsqueeze(0))
     _, hidden = pair.device.transformer(tokens[:, :-1], rows.unsqueeze(0).to(dtype), mask.unsqueeze(0))
@@ -48,11 +50,16 @@ def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
 
 def test_the_hash_is_of_what_decides_images_and_of_nothing_else(tiny: Path) -> None:
     before = load_pair(tiny).manifest
-    (tiny / "metrics.json").write_text('{"cloud": {"loss": 1.0}}')  # facts beside the weights may be written anew at any time
+    (tiny / "metrics.json").write_text(
+        '{"cloud": {"loss": 1.0}}'
+    )  # facts beside the weights may be written anew at any time
     assert pairs.list_files(tiny) == before.files
     assert load_pair(tiny).manifest.weights_hash == before.weights_hash
     replace = msgspec.structs.replace
-    assert replace(before, name="other", files=(*before.files, pairs.PairFile("metrics.json", 1, "0"))).weights_hash == before.weights_hash
+    assert (
+        replace(before, name="other", files=(*before.files, pairs.PairFile("metrics.json", 1, "0"))).weights_hash
+        == before.weights_hash
+    )
     first, *rest = before.files
     for other in (
         replace(before, files=(replace(first, sha256="0" * 64), *rest)),
@@ -124,7 +131,9 @@ def test_a_missing_key_is_named(tiny: Path) -> None:
     del state["radii.quantile.weight"]
     save_file(state, tiny / "device.safetensors")
     relist(tiny)
-    with pytest.raises(WeightsError, match=r"device\.safetensors: radii\.quantile\.weight is missing, needed \[64, 16\]"):
+    with pytest.raises(
+        WeightsError, match=r"device\.safetensors: radii\.quantile\.weight is missing, needed \[64, 16\]"
+    ):
         load_pair(tiny)
 
 

@@ -12,7 +12,7 @@ from simulator.experiment.scenario import Scenario
 from simulator.pricing import catalogue
 from simulator.pricing.build import build_costs, pair_shapes
 from simulator.pricing.costs import Work
-from simulator.pricing.efforts import vq_decoder_effort
+from simulator.pricing.op_counts import vq_decoder_op_count
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol.ops import COMPUTE_KINDS
@@ -76,7 +76,7 @@ def test_measuring_leaves_the_pair_as_it_was(pair: Pair) -> None:
 
 def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: Pair, profile: Profile) -> None:
     shapes = pair_shapes(folder, pair.manifest)
-    assert shapes.cloud.efforts["image_decoder"] == vq_decoder_effort(
+    assert shapes.cloud.op_counts["image_decoder"] == vq_decoder_op_count(
         4, ch=32, ch_mult=(1, 1), z_channels=32, codebook_dim=8, num_res_blocks=1, patch=4
     )
     choice = {"device": {"model": "pair"}, "cloud": {"model": "pair", "hardware": "l4"}}
@@ -85,5 +85,7 @@ def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: 
     assert device.origin.startswith("measured: device of tiny on ")
     assert cloud.origin == "roofline: tiny (cloud) on NVIDIA L4, eager"
     assert pricing.caption_slots == pair.manifest.caption_slots
-    assert isinstance(pricing.drafter, RooflineCosts)  # it runs on the cloud's hardware, not where the device was measured
+    assert isinstance(
+        pricing.drafter, RooflineCosts
+    )  # it runs on the cloud's hardware, not where the device was measured
     assert all(costs.compute_seconds(kind) > 0 for costs in (device, cloud) for kind in COMPUTE_KINDS)

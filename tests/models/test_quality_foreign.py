@@ -19,7 +19,9 @@ from models.quality.statistics import Gaussian, frechet_distance, precision_reca
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # how the files are made that these tests load
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`torch.jit:DeprecationWarning"
+)  # how the files are made that these tests load
 
 
 class Colours(nn.Module):
@@ -102,7 +104,9 @@ class TinyClip:
 def test_clip_scores_are_cosines_of_each_picture_with_its_caption() -> None:
     pictures = [np.full((16, 24, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 255, 0), (60, 80, 0))] * 12
     model = TinyClip()
-    found = foreign.clip_scores(model, pictures, ["a red ball", "a blue ball", "a green ball"] * 12, prefix="A photo depicts ")
+    found = foreign.clip_scores(
+        model, pictures, ["a red ball", "a blue ball", "a green ball"] * 12, prefix="A photo depicts "
+    )
     assert found == pytest.approx(np.array([1.0, 0.0, 0.8] * 12), abs=1e-6)
     assert model.seen[0] == "A photo depicts a red ball"
     assert len(model.seen) == 36
@@ -155,7 +159,9 @@ def test_scores_of_a_transformers_clip_are_its_own(clip_folder: Path) -> None:
     captions = ["a red cube", "b", "long " * 100]  # the last is cut at 77 tokens
     found = foreign.clip_scores(foreign.load_clip(clip_folder), pictures, captions)
     model = CLIPModel.from_pretrained(clip_folder).eval()
-    tokens = CLIPTokenizerFast.from_pretrained(clip_folder)(captions, padding=True, truncation=True, return_tensors="pt")
+    tokens = CLIPTokenizerFast.from_pretrained(clip_folder)(
+        captions, padding=True, truncation=True, return_tensors="pt"
+    )
     with torch.inference_mode():
         out = model(**tokens, pixel_values=foreign._clip_pixels(torch.from_numpy(np.stack(pictures)), 32))
     assert found == pytest.approx((out.image_embeds * out.text_embeds).sum(-1).numpy(), abs=1e-6)
@@ -171,14 +177,27 @@ sweep: {{network.preset: [wifi, lte]}}
 """
 
 
-def test_pictures_of_a_scenario_are_scored_once_per_method(tmp_path: Path, tiny_pair_folder: Path, net: Path, clip_folder: Path) -> None:
+def test_pictures_of_a_scenario_are_scored_once_per_method(
+    tmp_path: Path, tiny_pair_folder: Path, net: Path, clip_folder: Path
+) -> None:
     (tmp_path / "s.yaml").write_text(SCENARIO.format(pair=tiny_pair_folder))
     (tmp_path / "real").mkdir()
     for index, picture in enumerate(images(3, 20)):
         Image.fromarray(picture).save(tmp_path / "real" / f"{index:02}.png")
     scenario, real, out = str(tmp_path / "s.yaml"), str(tmp_path / "real"), tmp_path / "out"
     common = ["evaluate", "pictures", scenario, "--cache", str(tmp_path / "cache"), "--out", str(out), "--quiet"]
-    given = ["--inception", str(net), "--vgg", str(net), "--clip", str(clip_folder), "--hpsv2", str(clip_folder), "--real", real]
+    given = [
+        "--inception",
+        str(net),
+        "--vgg",
+        str(net),
+        "--clip",
+        str(clip_folder),
+        "--hpsv2",
+        str(clip_folder),
+        "--real",
+        real,
+    ]
     result = CliRunner().invoke(main, [*common, *given])
     assert result.exit_code == 0, result.output
     table = pd.read_csv(out / "pictures.csv")
@@ -190,7 +209,10 @@ def test_pictures_of_a_scenario_are_scored_once_per_method(tmp_path: Path, tiny_
     for arguments, message in (
         ([], "name at least one network"),
         (["--vgg", str(net)], "name their folder by --real"),
-        (["--vgg", str(net), "--real", real, "--set", "prompts.count=9"], "base: fid and f1 need at least 10 pictures, prompts are 9"),
+        (
+            ["--vgg", str(net), "--real", real, "--set", "prompts.count=9"],
+            "base: fid and f1 need at least 10 pictures, prompts are 9",
+        ),
         (["--vgg", str(tmp_path / "none.pt")], "none.pt: no such file"),
         (["--vgg", str(net), "--real", str(tmp_path / "cache")], "0 pictures"),
     ):
@@ -198,4 +220,7 @@ def test_pictures_of_a_scenario_are_scored_once_per_method(tmp_path: Path, tiny_
         assert result.exit_code == 2, result.output
         assert message in result.output
     Image.fromarray(images(0, 1)[0][:8]).save(real + "/99.png")
-    assert "99.png: 12 x 8 pixels, the folder's first picture has 12 x 16" in CliRunner().invoke(main, [*common, *given]).output
+    assert (
+        "99.png: 12 x 8 pixels, the folder's first picture has 12 x 16"
+        in CliRunner().invoke(main, [*common, *given]).output
+    )

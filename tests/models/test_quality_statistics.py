@@ -76,7 +76,9 @@ def test_too_few_images_are_refused() -> None:
 def test_the_interval_of_a_mean_is_the_classic_one_whatever_the_size(size: int | None) -> None:
     """For a mean the law is known: 1.96 sigma / sqrt(n) to either side, by every size of subset. 4,000 draws: 4 sigma of the quantiles."""
     x = stream(0, "test.mean").standard_normal(200)
-    value, low, high = s.subsampled_interval(lambda chosen: float(x[chosen].mean()), 200, stream(1, "test.mean"), size, draws=4000)
+    value, low, high = s.subsampled_interval(
+        lambda chosen: float(x[chosen].mean()), 200, stream(1, "test.mean"), size, draws=4000
+    )
     half = 1.96 * x.std(ddof=1) / np.sqrt(200)
     assert value == x.mean()
     assert (value - low, high - value) == (pytest.approx(half, rel=0.12), pytest.approx(half, rel=0.12))

@@ -45,15 +45,26 @@ def test_quality_is_the_cloud_s_own_view(tiny_pair: Pair) -> None:
     assert np.array_equal(score_tokens(tiny_pair, [(one, recording.tokens.tolist())])[0][1], recording.argmax)
 
 
-def test_a_picture_that_the_cloud_made_alone_needs_no_pass_to_be_scored(tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_the_cloud_made_alone_needs_no_pass_to_be_scored(
+    tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("base", {}), ("base", {"deliver": "image"}), ("ciar", {"threshold": 0.0, "features": "off"}), ("ciar", {"threshold": 0.0}),
-        ("ciar", {"threshold": 0.35, "features": "off"}), ("code", {}), ("device-only", {}), ("speculative", {}), ("eagle2", {}),
-    ]  # fmt: skip
+        ("base", {}),
+        ("base", {"deliver": "image"}),
+        ("ciar", {"threshold": 0.0, "features": "off"}),
+        ("ciar", {"threshold": 0.0}),
+        ("ciar", {"threshold": 0.35, "features": "off"}),
+        ("code", {}),
+        ("device-only", {}),
+        ("speculative", {}),
+        ("eagle2", {}),
+    ]
     specs = [spec(tiny_pair, method, settings, PROMPTS[0], seed) for method, settings in cases for seed in range(2)]
     scored: list[SessionSpec] = []
 
-    def noting(pair: Pair, sessions: Sequence[tuple[SessionSpec, Sequence[int]]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def noting(
+        pair: Pair, sessions: Sequence[tuple[SessionSpec, Sequence[int]]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         scored.extend(one for one, _ in sessions)
         return score_tokens(pair, sessions)
 
@@ -118,8 +129,12 @@ def mixed(pair: Pair, prompts: Sequence[str], threshold: float) -> list[SessionS
 
 def test_float32_diverges_only_on_a_knife_s_edge(tiny_pair: Pair, tiny_pair_folder: object) -> None:
     pair = load_pair(str(tiny_pair_folder), dtype=torch.float32)
-    prompts = [f"a {size} {colour} {shape} at the top" for size in ("small", "large") for colour in ("red", "blue", "green")
-               for shape in ("cube", "ring")]  # fmt: skip
+    prompts = [
+        f"a {size} {colour} {shape} at the top"
+        for size in ("small", "large")
+        for colour in ("red", "blue", "green")
+        for shape in ("cube", "ring")
+    ]
     check(pair, tiny_pair, mixed(pair, prompts, 0.35))
 
 
@@ -139,5 +154,11 @@ def test_margins_see_a_real_difference(tiny_pair: Pair) -> None:
 
 def test_decoding_defaults_are_the_documented_ones() -> None:
     assert Decoding.model_validate({}).model_dump() == {
-        "guidance": 3.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "cloud": "sampled", "device": "greedy", "text_encoder": "cloud",
-    }  # fmt: skip
+        "guidance": 3.0,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "cloud": "sampled",
+        "device": "greedy",
+        "text_encoder": "cloud",
+    }

@@ -18,7 +18,9 @@ def test_the_grid_holds_every_picture_in_reading_order() -> None:
     assert [int(page[6, 8 * column, 0]) for column in range(3)] == [8, 9, 255]  # white where there is none
 
 
-def test_the_command_writes_a_grid_and_says_nothing_of_claims_it_cannot_read(tiny_pair_folder: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_grid_and_says_nothing_of_claims_it_cannot_read(
+    tiny_pair_folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "samples"
     arguments = ["evaluate", "samples", "--pair", str(tiny_pair_folder), "--prompts", "3", "--out", str(out)]
     for method in ("base", "device-only"):

@@ -34,7 +34,10 @@ def test_greedy_takes_the_lowest_id_of_a_tie() -> None:
 
 def test_draws_follow_the_distribution_at_exact_boundaries() -> None:
     probs = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
-    drawn = [int(sample(probs, torch.tensor([u], dtype=torch.float64))) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53)]
+    drawn = [
+        int(sample(probs, torch.tensor([u], dtype=torch.float64)))
+        for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53)
+    ]
     assert drawn == [1, 1, 3, 3, 4, 4]
 
 

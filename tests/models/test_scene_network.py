@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import scenes
-from models.quality.judge import WEIGHTS
 from models.quality.network import SceneNetwork, load_scene_network, read_images, save_scene_network
 from models.quality.reading import COLORS, PLACES, READING_DTYPE, SHAPES, SIZES, agreement, claim_names, claims_of
+from models.quality.scorer import WEIGHTS
 from models.train import scene_network
 from simulator.core.errors import WeightsError
 
@@ -31,7 +31,10 @@ def test_claims_are_what_the_scene_was_drawn_from(seed: int, index: int) -> None
     scene = scenes.scene(seed, index)
     claims = claims_of(scene.caption)
     assert claims is not None
-    drawn = [(PLACES.index(o.place), SHAPES.index(o.shape), COLORS.index(o.color), SIZES.index(o.size)) for o in scene.objects]
+    drawn = [
+        (PLACES.index(o.place), SHAPES.index(o.shape), COLORS.index(o.color), SIZES.index(o.size))
+        for o in scene.objects
+    ]
     assert claims.objects == tuple(drawn)
     found = agreement(claims, perfect(seed, index))
     assert found.all()
@@ -44,7 +47,11 @@ def test_a_missing_object_takes_its_four_claims_with_it_and_a_wrong_colour_one()
     assert claims is not None
     reading = np.zeros(1, READING_DTYPE)[0]
     reading["texture"], reading["background_color"] = scenes.TEXTURES.index("striped"), 0  # gray is the first
-    reading["shape"][0], reading["color"][0], reading["size"][0] = SHAPES.index("sphere"), COLORS.index("green"), SIZES.index("large")
+    reading["shape"][0], reading["color"][0], reading["size"][0] = (
+        SHAPES.index("sphere"),
+        COLORS.index("green"),
+        SIZES.index("large"),
+    )
     assert agreement(claims, reading).tolist() == [True, True, False, True] + [False] * 4 + [True, True]
 
 
@@ -124,6 +131,8 @@ def test_the_shipped_network_reads_real_renders() -> None:
     """On 96 renders of a seed it was neither trained nor measured on: about 1,000 claims."""
     assert WEIGHTS.stat().st_size < 2 * 2**20
     captions = scenes.captions(11, 96)
-    found = scene_network.accuracy(load_scene_network(WEIGHTS), np.stack([scenes.image(11, i) for i in range(96)]), captions)
+    found = scene_network.accuracy(
+        load_scene_network(WEIGHTS), np.stack([scenes.image(11, i) for i in range(96)]), captions
+    )
     assert found["attribute_accuracy"] >= 0.97
     assert found["extra_objects"] < 0.1

@@ -40,7 +40,9 @@ def test_a_caption_reads_as_a_sentence_would() -> None:
     item = scenes.SceneObject("sphere", "red", "large", "at the top left", 30, 30, 22, 0)
     other = scenes.SceneObject("cube", "blue", "small", "at the bottom right", 97, 97, 13, 0)
     scene = scenes.Scene((item, other), scenes.Background("gray", "striped", 0, 20, 0, 0))
-    expected = "a large red sphere at the top left and a small blue cube at the bottom right on a striped gray background"
+    expected = (
+        "a large red sphere at the top left and a small blue cube at the bottom right on a striped gray background"
+    )
     assert scene.caption == expected
 
 
@@ -80,7 +82,9 @@ def test_the_region_map_parts_object_border_and_background() -> None:
     assert regions[5, 5] == scenes.BACKGROUND
     assert regions[64, 64 + 23] == scenes.BORDER
     steps = np.abs(np.diff(regions.astype(int), axis=1))
-    assert not np.any((regions[:, :-1] + regions[:, 1:] == 1) & (steps == 1)), "a border lies between object and background"
+    assert not np.any((regions[:, :-1] + regions[:, 1:] == 1) & (steps == 1)), (
+        "a border lies between object and background"
+    )
 
 
 def test_noise_is_within_its_range_and_is_all_that_the_generator_draws() -> None:

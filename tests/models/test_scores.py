@@ -68,7 +68,12 @@ def test_interval_scores_are_those_of_the_interval() -> None:
     assert found.lower is not None
     assert found.upper is not None
     wanted = uncertainty(found.lower, found.upper)
-    for name, column in (("u", wanted.u_tilde), ("u_raw", wanted.u), ("omega", wanted.omega), ("lower_top", wanted.lower_top)):
+    for name, column in (
+        ("u", wanted.u_tilde),
+        ("u_raw", wanted.u),
+        ("omega", wanted.omega),
+        ("lower_top", wanted.lower_top),
+    ):
         assert value(Column(name).of(found, 0)) == pytest.approx(float(column), rel=1e-6)
     assert len(SCORES) == len(found.scores if found.scores is not None else [])
 
@@ -116,7 +121,9 @@ def test_sampled_bounds_lie_in_the_box_and_widen_with_k() -> None:
     assert found.radius is not None
     lower, upper = sampled_bounds(found.logits, found.radius, torch.tensor([[1.0], [-1.0], [0.0]]).expand(3, 256))
     mid = found.logits.softmax(-1)
-    torch.testing.assert_close(torch.stack([lower, upper]), torch.stack([mid, mid]))  # a shift of all logits changes nothing
+    torch.testing.assert_close(
+        torch.stack([lower, upper]), torch.stack([mid, mid])
+    )  # a shift of all logits changes nothing
     certain = step([1.0, 2.0, 3.0], radius=0.0)
     assert value(SampledIntervals(state(), INTERVAL_SAMPLES).of(certain, 0)) == pytest.approx(0.0, abs=1e-12)
 

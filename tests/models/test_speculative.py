@@ -30,7 +30,10 @@ def test_acceptance_never_always_sometimes() -> None:
     half = np.array([0.5])
     assert speculative.accept(np.array([0.0]), half, np.array([0.3])) == 0
     assert speculative.accept(half, half, np.array([0.999])) == 1
-    assert speculative.accept(half / 2, half, np.array([[0.5], [0.50001]])).tolist() == [1, 0]  # the ratio is 1/2; `r <= ratio`
+    assert speculative.accept(half / 2, half, np.array([[0.5], [0.50001]])).tolist() == [
+        1,
+        0,
+    ]  # the ratio is 1/2; `r <= ratio`
     two = np.array([0.1, 1.0])
     assert speculative.accept(two, np.ones(2), np.array([0.2, 0.0])) == 0  # nothing counts behind a rejection
     assert speculative.accept(np.zeros(0), np.zeros(0), np.zeros(0)) == 0
@@ -81,7 +84,10 @@ def decode(p: Floats, q: Floats, runs: int, rng: np.random.Generator, residual: 
         at_p = np.stack([p[places[k], context[k], context[k + 1]] for k in range(GAMMA)], axis=-1)  # [runs, K]
         at_q = np.stack([weights[places[k], context[k], context[k + 1]] for k in range(GAMMA)], axis=-1)
         accepted = speculative.accept(at_p, at_q, rng.random(at_p.shape))
-        place, before = np.stack(places, -1)[np.arange(len(run)), accepted], np.stack(context, -1)[np.arange(len(run)), accepted]
+        place, before = (
+            np.stack(places, -1)[np.arange(len(run)), accepted],
+            np.stack(context, -1)[np.arange(len(run)), accepted],
+        )
         rejected = (accepted < GAMMA)[:, None]
         following = pick(np.where(rejected, residual(p[place, before], weights[place, before]), p[place, before]), rng)
         for k in range(GAMMA + 1):

@@ -46,11 +46,15 @@ def test_every_scene_caption_can_be_encoded(encoder: WordEncoder) -> None:
 
 
 def test_case_commas_and_full_stops_do_not_matter(encoder: WordEncoder) -> None:
-    assert torch.equal(encoder.encode("A large red sphere, at the top left, on a plain gray background."), encoder.encode(CAPTION))
+    assert torch.equal(
+        encoder.encode("A large red sphere, at the top left, on a plain gray background."), encoder.encode(CAPTION)
+    )
 
 
 def test_an_unknown_word_is_named_with_the_nearest(encoder: WordEncoder) -> None:
-    with pytest.raises(PromptError, match=r"unknown word 'spere'; nearest known word: sphere; known words: a, .*yellow"):
+    with pytest.raises(
+        PromptError, match=r"unknown word 'spere'; nearest known word: sphere; known words: a, .*yellow"
+    ):
         encoder.encode("a red spere")
     with pytest.raises(PromptError, match="unknown word '猫'"):
         encoder.encode("猫")

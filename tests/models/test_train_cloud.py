@@ -19,17 +19,25 @@ from models.train.tokens import SceneTokens
 from models.transformer import Transformer, TransformerConfig
 
 TEXT = WordEncoder.build(scenes.WORDS)
-SHAPE = TransformerConfig(n_layer=1, n_head=2, dim=16, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=4)
-CAPTIONS = ["a small red cube at the top left on a plain gray background", "a large blue ring at the bottom on a dotted teal background"]
+SHAPE = TransformerConfig(
+    n_layer=1, n_head=2, dim=16, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=4
+)
+CAPTIONS = [
+    "a small red cube at the top left on a plain gray background",
+    "a large blue ring at the bottom on a dotted teal background",
+]
 
 
 def some_batch(grid: int = 4) -> Batch:
     padded = [left_pad(TEXT.encode(caption)) for caption in CAPTIONS]
     tokens = torch.randint(64, (2, grid * grid), generator=torch.Generator().manual_seed(0))
     return Batch(
-        tokens, torch.stack([rows for rows, _ in padded]), torch.stack([mask for _, mask in padded]), torch.zeros(2, dtype=torch.bool),
+        tokens,
+        torch.stack([rows for rows, _ in padded]),
+        torch.stack([mask for _, mask in padded]),
+        torch.zeros(2, dtype=torch.bool),
         torch.stack([layout_of(caption, grid).flatten(1) for caption in CAPTIONS]),
-    )  # fmt: skip
+    )
 
 
 def test_layout_at_named_places() -> None:
@@ -38,16 +46,24 @@ def test_layout_at_named_places() -> None:
     assert top_left[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert bottom[0].nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
     words = [scenes.SHAPES, tuple(scenes.COLORS), tuple(scenes.SIZES)]
-    for layout, row, column, said in ((top_left, 0, 0, ["cube", "red", "small"]), (bottom, 2, 1, ["ring", "blue", "large"])):
+    for layout, row, column, said in (
+        (top_left, 0, 0, ["cube", "red", "small"]),
+        (bottom, 2, 1, ["ring", "blue", "large"]),
+    ):
         assert [known[number - 1] for known, number in zip(words, layout[:, row, column].tolist(), strict=True)] == said
     assert not layout_of("a photo of a cat", 4).any()
 
 
 def test_between_two_places_the_nearer_object_counts() -> None:
     both = "a small red cube at the left and a large blue ring in the center on a plain gray background"
-    for phrases in (both, "a large blue ring in the center and a small red cube at the left on a plain gray background"):
+    for phrases in (
+        both,
+        "a large blue ring in the center and a small red cube at the left on a plain gray background",
+    ):
         shape = layout_of(phrases, 16)[0, 8]  # cells of 8 pixels, centres at 68 rows; places at columns 31 and 64
-        assert [scenes.SHAPES[number - 1] for number in shape[[1, 3, 5, 6, 8, 10]].tolist()] == ["cube"] * 3 + ["ring"] * 3
+        assert [scenes.SHAPES[number - 1] for number in shape[[1, 3, 5, 6, 8, 10]].tolist()] == ["cube"] * 3 + [
+            "ring"
+        ] * 3
         assert shape[[0, 12]].tolist() == [0, 0]
 
 
@@ -55,7 +71,10 @@ def test_an_object_s_onset_is_its_first_two_rows() -> None:
     stacked = "a small red cube at the top and a small red cube in the center and a large blue ring at the left on a plain gray background"
     layout = layout_of(stacked, 16)
     onset = onset_of(layout.flatten(1).unsqueeze(0)).view(16, 16)
-    assert onset[:, 8].nonzero().flatten().tolist() == [1, 2]  # centres at 12 to 52 px: the twin below it cannot be told apart
+    assert onset[:, 8].nonzero().flatten().tolist() == [
+        1,
+        2,
+    ]  # centres at 12 to 52 px: the twin below it cannot be told apart
     assert onset[:, 3].nonzero().flatten().tolist() == [5, 6]  # at 64 px, from 44 px on
     assert not (onset & (layout[0] == 0)).any()
 
@@ -69,7 +88,9 @@ def test_every_object_lies_in_its_named_cells() -> None:
 
 
 def test_the_loss_weighs_named_places_unless_the_caption_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = CloudConfig(model=SHAPE, training=LoopSettings(steps=1, learning_rate=1.0), object_weight=3.0, onset_weight=2.0)
+    config = CloudConfig(
+        model=SHAPE, training=LoopSettings(steps=1, learning_rate=1.0), object_weight=3.0, onset_weight=2.0
+    )
     stage = CloudStage(config, data=None)  # type: ignore[arg-type]
     assert isinstance(stage.model, Transformer)
     torch.nn.init.normal_(stage.model.output.weight)  # it starts at zero, where every token costs log V
@@ -87,8 +108,11 @@ def test_the_loss_weighs_named_places_unless_the_caption_is_hidden(monkeypatch: 
 
 def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> None:
     config = CloudConfig(
-        model=replace(SHAPE, n_layer=2), training=LoopSettings(steps=1, learning_rate=1.0),
-        layout_weight=0.5, layout_layer=1, onset_weight=2.0,
+        model=replace(SHAPE, n_layer=2),
+        training=LoopSettings(steps=1, learning_rate=1.0),
+        layout_weight=0.5,
+        layout_layer=1,
+        onset_weight=2.0,
     )
     stage = CloudStage(config, data=None)  # type: ignore[arg-type]
     assert isinstance(stage.model, Transformer)
@@ -99,11 +123,19 @@ def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> N
     state = kept[0][1, config.model.caption_slots - 1 :]  # [T, D]; the second caption is shown
     normed = state / state.square().mean(-1, keepdim=True).add(torch.finfo(torch.float32).eps).sqrt()
     scores = (normed @ stage.layout.rows.T).split((7, 9, 3), -1)  # nothing or a shape, a color, a size
-    missed = torch.stack([-x.log_softmax(-1).gather(1, batch.layout[1, i, :, None]) for i, x in enumerate(scores)]).sum(0).flatten()  # [T]
-    torch.testing.assert_close(values["layout"], (missed.sum() + missed[[9, 10]].sum()) / (2 * 16 + 2))  # mean over both pictures
+    missed = (
+        torch.stack([-x.log_softmax(-1).gather(1, batch.layout[1, i, :, None]) for i, x in enumerate(scores)])
+        .sum(0)
+        .flatten()
+    )  # [T]
+    torch.testing.assert_close(
+        values["layout"], (missed.sum() + missed[[9, 10]].sum()) / (2 * 16 + 2)
+    )  # mean over both pictures
     torch.testing.assert_close(loss, values["nats"] + 0.5 * values["layout"])
     loss.backward()  # type: ignore[no-untyped-call]
-    grads = [sum(float(p.grad.abs().sum()) for p in layer.parameters() if p.grad is not None) for layer in stage.model.layers]
+    grads = [
+        sum(float(p.grad.abs().sum()) for p in layer.parameters() if p.grad is not None) for layer in stage.model.layers
+    ]
     assert grads[0] > 0  # logits start at zero, so only the layout's loss has a gradient yet
     assert grads[1] == 0
 
@@ -144,7 +176,9 @@ def test_the_class_loss_counts_every_position_alike() -> None:
     class Data:
         train = SceneTokens(np.random.default_rng(0).integers(0, 64, (50, 16)).astype(np.uint16), [])
 
-    config = CloudConfig(model=SHAPE, training=LoopSettings(steps=1, learning_rate=1.0), object_weight=3.0, class_weight=0.5, classes=5)
+    config = CloudConfig(
+        model=SHAPE, training=LoopSettings(steps=1, learning_rate=1.0), object_weight=3.0, class_weight=0.5, classes=5
+    )
     stage = CloudStage(config, data=Data())  # type: ignore[arg-type]
     assert isinstance(stage.model, Transformer)
     assert stage.classes is not None
@@ -180,7 +214,9 @@ def test_a_model_is_fed_pasted_pictures_only_where_their_caption_is_shown(monkey
     assert isinstance(stage.model, Transformer)
     fed: list[torch.Tensor] = []
     whole = stage.model.hidden
-    monkeypatch.setattr(stage.model, "hidden", lambda tokens, *rest, **more: fed.append(tokens) or whole(tokens, *rest, **more))
+    monkeypatch.setattr(
+        stage.model, "hidden", lambda tokens, *rest, **more: fed.append(tokens) or whole(tokens, *rest, **more)
+    )
     batch = replace(some_batch(), null=torch.tensor([True, False]))
     torch.manual_seed(0)
     stage.loss(batch, 0)
@@ -225,7 +261,7 @@ def test_the_first_layer_starts_counting_rows_and_columns_and_reading_the_captio
     grid, heads = 8, 4
     config = TransformerConfig(
         n_layer=1, n_head=heads, dim=256, ffn_hidden=24, vocab_size=64, caption_slots=32, caption_dim=144, grid=grid
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     model = Transformer(config).eval()
     start_first_layer(model)
@@ -248,5 +284,7 @@ def test_the_first_layer_starts_counting_rows_and_columns_and_reading_the_captio
     for head in (2, 3):
         for picture in range(2):
             caption = rows[picture, batch.mask[picture], head].mean(0)
-            torch.testing.assert_close(found[picture, :, head], caption.expand_as(found[picture, :, head]), rtol=0, atol=0.05)
+            torch.testing.assert_close(
+                found[picture, :, head], caption.expand_as(found[picture, :, head]), rtol=0, atol=0.05
+            )
             assert caption.std() > 0.2

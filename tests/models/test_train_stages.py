@@ -23,7 +23,16 @@ from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 from simulator.protocol.pairs import pair_manifest
 
-SHAPE = {"n_layer": 2, "n_head": 2, "dim": 32, "ffn_hidden": 48, "vocab_size": 64, "grid": 4, "caption_slots": 32, "caption_dim": 144}
+SHAPE = {
+    "n_layer": 2,
+    "n_head": 2,
+    "dim": 32,
+    "ffn_hidden": 48,
+    "vocab_size": 64,
+    "grid": 4,
+    "caption_slots": 32,
+    "caption_dim": 144,
+}
 COMMON: dict[str, Any] = {"scenes": {"train": 60, "held_out": 20}, "batch_images": 8}
 TRAINING = {"steps": 30, "learning_rate": 3e-3, "warmup_steps": 3, "ema_decay": 0.8}
 CONFIG = {
@@ -46,7 +55,12 @@ def colour_tokens(tokenizer: Path, seed: int, count: int, cache: Path) -> SceneT
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "tokenizer").mkdir()
-    narrow: dict[str, Any] = {"encoder_ch_mult": (1, 1), "decoder_ch_mult": (1, 1), "z_channels": 32, "num_res_blocks": 1}
+    narrow: dict[str, Any] = {
+        "encoder_ch_mult": (1, 1),
+        "decoder_ch_mult": (1, 1),
+        "z_channels": 32,
+        "num_res_blocks": 1,
+    }
     vq = VQConfig(codebook_size=64, ch=32, patch=4, **narrow)
     save_vq(folder / "tokenizer" / "tokenizer.safetensors", VQModel(vq), {})
     with pytest.MonkeyPatch.context() as patch:
@@ -67,9 +81,18 @@ def test_the_cloud_learns_tokens_and_captions(trained: Path) -> None:
     assert found["nats_per_token"] < found["nats_per_token_other_caption"]
 
 
-def test_a_further_round_starts_from_the_averaged_weights_of_the_one_before(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+def test_a_further_round_starts_from_the_averaged_weights_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, trained: Path
+) -> None:
     monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
-    still = {"then": [{"object_weight": 2.0, "training": {"steps": 2, "learning_rate": 1e-12, "weight_decay": 0.0, "ema_decay": 0.0}}]}
+    still = {
+        "then": [
+            {
+                "object_weight": 2.0,
+                "training": {"steps": 2, "learning_rate": 1e-12, "weight_decay": 0.0, "ema_decay": 0.0},
+            }
+        ]
+    }
     out = trained / "cloud-twice"
     cloud.run(cloud.CloudConfig.model_validate({**CONFIG["cloud"], **still}), None, out)
     first, second = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (out / "round-1", out))
@@ -160,7 +183,9 @@ def test_the_drafter_reads_each_token_beside_the_feature_before_it() -> None:
     model = Transformer(TransformerConfig(**SHAPE)).eval()
     tokens = torch.arange(32).reshape(2, 16)
     mask = torch.ones(2, 32, dtype=torch.bool)
-    batch = cloud.Batch(tokens, torch.zeros(2, 32, 144), mask, torch.zeros(2, dtype=torch.bool), torch.zeros(2, 16, dtype=torch.bool))
+    batch = cloud.Batch(
+        tokens, torch.zeros(2, 32, 144), mask, torch.zeros(2, dtype=torch.bool), torch.zeros(2, 16, dtype=torch.bool)
+    )
     embedded, features = drafter.read(model, batch)
     assert embedded.shape[1] == features.shape[1] - 1 == 32 + 16 - 1
     assert torch.equal(embedded[:, 31:], model.embed_tokens(tokens))

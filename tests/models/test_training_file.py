@@ -63,46 +63,121 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
     assert read_training_file(tmp_path / "own.yaml").data == DataConfig(folder=str(tmp_path / "a"), image_size=64)
 
 
-@pytest.mark.parametrize(("written", "instead", "said"), [
-    ("phi:\n", "phy:\n", ":14: phy is not a known key; did you mean phi? allowed: data, tokenizer, cloud, device, phi, drafter"),
-    ("  bounds:", "  bound:", ":12: device.bound is not a known key; did you mean bounds? allowed: training, scenes, "),
-    ("ffn_hidden: 24", "ffn: 24", ":5: cloud.model.ffn is not a known key; allowed: n_layer, n_head, dim, ffn_hidden, "),
-    ("{steps: 2, learning_rate: 1e-3}\ncloud", "{steps: 2}\ncloud", ":3: tokenizer.training.learning_rate is missing"),
-    ("{steps: 3}", "{stepps: 3}", ":9: cloud.then[0].training.stepps is not a known key; did you mean steps? allowed: steps, "),
-    ("- training: {steps: 3}", "- model: {dim: 8}", ":9: cloud.then[0].model cannot be changed by a later round"),
-    ("    - training: {steps: 3}", "    steps: 3", ":8: cloud.then must be a list, got a mapping"),
-    ("    - training: {steps: 3}", "    - pasted: 1.5", ":9: cloud.then[0].pasted must be <= 1, got 1.5"),
-    ("    - training: {steps: 3}", "    - class_weight: -1", ":9: cloud.then[0].class_weight must be >= 0, got -1"),
-    ("    - training: {steps: 3}", "    - {class_weight: 1, classes: 65}", ":9: cloud.then[0].classes must be 2 to 64, the model's codes"),
-    ("    - training: {steps: 3}", "    - layout_weight: 1", ":9: cloud.then[0].layout_layer must be 1 to 2, the model's layers, got 3"),
-    ("  then:", "  caption_heads: true\n  then:", ":8: cloud.caption_heads needs 3 heads of 16 channels at least, got 2 of 8"),
-    ("dim: 16", "dim: 20", ":5: cloud.model dim 20 must be a multiple of 4 * n_head (8): two rotary axes of pairs"),
-    ("dim: 16", "dim: true", ":5: cloud.model.dim must be a whole number, got true"),
-    ("patch: 16", "patch: 48", ":2: tokenizer.model shrinks pictures by 96, which does not divide their 128 pixels"),
-    ("vocab_size: 64", "vocab_size: 32", ":5: cloud.model.vocab_size must be 64, the tokenizer's, got 32"),
-    ("grid: 4", "grid: 8", ":5: cloud.model.grid must be 4, the tokenizer's, got 8"),
-    ("  then:", "  object_wieght: 2\n  then:", ":8: cloud.object_wieght is not a known key; did you mean object_weight?"),
-    ("  bounds: [quantile, inter-dro]", "  guidance: 0.5", ":12: device.guidance must be >= 1, got 0.5"),
-    ("[quantile, inter-dro]", "[inter-dro, quantile]", ":12: device.bounds must begin with quantile, which decoding uses by default"),
-    ("[quantile, inter-dro]", "[quantile, interdro]", ":12: device.bounds[1] is no reading of the loss, got interdro; did you mean"),
-    ("{low: 0.2, high: 0.5}", "{low: 0.6, high: 0.5}", ":16: phi.replaced.high must be >= low (0.6), got 0.5"),
-    ("{steps: 2, learning_rate: 1e-3}\ncloud", "{steps: 0, learning_rate: 1e-3}\ncloud", ":3: tokenizer.training.steps must be > 0, got 0"),
-    ("{steps: 3}", "{amp: fp8}", ":9: cloud.then[0].training.amp must be none or bf16, got 'fp8' (text)"),
-    ("{steps: 3}", "{betas: [0.9]}", ":9: cloud.then[0].training.betas"),
-    ("{steps: 3}", "{learning_rate: .nan}", ":9: cloud.then[0].training.learning_rate must be a finite number, got .nan"),
-    ("  scenes: {train: 8, held_out: 4}\n", "", ":4: cloud.scenes names what to read, unless the file's data does: both are missing"),
-    ("tokenizer:\n", "data: {folder: a}\ntokenizer:\n", ":7: cloud.scenes names what to read, unless the file's data does: both are given"),
-    (GOOD, OWN_PICTURES.replace("steps: 3}", "steps: 3}, scenes: {train: 4}"), ":7: cloud.then[0].scenes names what to read"),
-    (GOOD, "data: {folder: a, coco: b}\n", ":1: data needs either folder or coco, got both"),
-    (GOOD, "data: {captions: a.csv}\n", ":1: data needs either folder or coco, got neither"),
-    (GOOD, "data: {folder: a, size: 3}\n", ":1: data.size is not a known key; did you mean"),
-    (GOOD, "data: {folder: a, held_out: 1.5}\n", ":1: data.held_out must be < 1, got 1.5"),
-    (GOOD, "data: {folder: a, words: 0}\n", ":1: data.words must be > 0, got 0"),
-    (GOOD, "data: {folder: a, unknown_words: drop}\n", ":1: data.unknown_words must be replace or error, got 'drop' (text)"),
-    (GOOD, "data: here\n", ":1: data must be a mapping, got 'here' (text)"),
-    (GOOD, "- cloud\n", ":1: a training file must be a mapping of stages, got a list"),
-    ("  replaced:", "  replaced: {low: 0.1\n  x:", ":17: is not YAML:"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("written", "instead", "said"),
+    [
+        (
+            "phi:\n",
+            "phy:\n",
+            ":14: phy is not a known key; did you mean phi? allowed: data, tokenizer, cloud, device, phi, drafter",
+        ),
+        (
+            "  bounds:",
+            "  bound:",
+            ":12: device.bound is not a known key; did you mean bounds? allowed: training, scenes, ",
+        ),
+        (
+            "ffn_hidden: 24",
+            "ffn: 24",
+            ":5: cloud.model.ffn is not a known key; allowed: n_layer, n_head, dim, ffn_hidden, ",
+        ),
+        (
+            "{steps: 2, learning_rate: 1e-3}\ncloud",
+            "{steps: 2}\ncloud",
+            ":3: tokenizer.training.learning_rate is missing",
+        ),
+        (
+            "{steps: 3}",
+            "{stepps: 3}",
+            ":9: cloud.then[0].training.stepps is not a known key; did you mean steps? allowed: steps, ",
+        ),
+        ("- training: {steps: 3}", "- model: {dim: 8}", ":9: cloud.then[0].model cannot be changed by a later round"),
+        ("    - training: {steps: 3}", "    steps: 3", ":8: cloud.then must be a list, got a mapping"),
+        ("    - training: {steps: 3}", "    - pasted: 1.5", ":9: cloud.then[0].pasted must be <= 1, got 1.5"),
+        ("    - training: {steps: 3}", "    - class_weight: -1", ":9: cloud.then[0].class_weight must be >= 0, got -1"),
+        (
+            "    - training: {steps: 3}",
+            "    - {class_weight: 1, classes: 65}",
+            ":9: cloud.then[0].classes must be 2 to 64, the model's codes",
+        ),
+        (
+            "    - training: {steps: 3}",
+            "    - layout_weight: 1",
+            ":9: cloud.then[0].layout_layer must be 1 to 2, the model's layers, got 3",
+        ),
+        (
+            "  then:",
+            "  caption_heads: true\n  then:",
+            ":8: cloud.caption_heads needs 3 heads of 16 channels at least, got 2 of 8",
+        ),
+        ("dim: 16", "dim: 20", ":5: cloud.model dim 20 must be a multiple of 4 * n_head (8): two rotary axes of pairs"),
+        ("dim: 16", "dim: true", ":5: cloud.model.dim must be a whole number, got true"),
+        (
+            "patch: 16",
+            "patch: 48",
+            ":2: tokenizer.model shrinks pictures by 96, which does not divide their 128 pixels",
+        ),
+        ("vocab_size: 64", "vocab_size: 32", ":5: cloud.model.vocab_size must be 64, the tokenizer's, got 32"),
+        ("grid: 4", "grid: 8", ":5: cloud.model.grid must be 4, the tokenizer's, got 8"),
+        (
+            "  then:",
+            "  object_wieght: 2\n  then:",
+            ":8: cloud.object_wieght is not a known key; did you mean object_weight?",
+        ),
+        ("  bounds: [quantile, inter-dro]", "  guidance: 0.5", ":12: device.guidance must be >= 1, got 0.5"),
+        (
+            "[quantile, inter-dro]",
+            "[inter-dro, quantile]",
+            ":12: device.bounds must begin with quantile, which decoding uses by default",
+        ),
+        (
+            "[quantile, inter-dro]",
+            "[quantile, interdro]",
+            ":12: device.bounds[1] is no reading of the loss, got interdro; did you mean",
+        ),
+        ("{low: 0.2, high: 0.5}", "{low: 0.6, high: 0.5}", ":16: phi.replaced.high must be >= low (0.6), got 0.5"),
+        (
+            "{steps: 2, learning_rate: 1e-3}\ncloud",
+            "{steps: 0, learning_rate: 1e-3}\ncloud",
+            ":3: tokenizer.training.steps must be > 0, got 0",
+        ),
+        ("{steps: 3}", "{amp: fp8}", ":9: cloud.then[0].training.amp must be none or bf16, got 'fp8' (text)"),
+        ("{steps: 3}", "{betas: [0.9]}", ":9: cloud.then[0].training.betas"),
+        (
+            "{steps: 3}",
+            "{learning_rate: .nan}",
+            ":9: cloud.then[0].training.learning_rate must be a finite number, got .nan",
+        ),
+        (
+            "  scenes: {train: 8, held_out: 4}\n",
+            "",
+            ":4: cloud.scenes names what to read, unless the file's data does: both are missing",
+        ),
+        (
+            "tokenizer:\n",
+            "data: {folder: a}\ntokenizer:\n",
+            ":7: cloud.scenes names what to read, unless the file's data does: both are given",
+        ),
+        (
+            GOOD,
+            OWN_PICTURES.replace("steps: 3}", "steps: 3}, scenes: {train: 4}"),
+            ":7: cloud.then[0].scenes names what to read",
+        ),
+        (GOOD, "data: {folder: a, coco: b}\n", ":1: data needs either folder or coco, got both"),
+        (GOOD, "data: {captions: a.csv}\n", ":1: data needs either folder or coco, got neither"),
+        (GOOD, "data: {folder: a, size: 3}\n", ":1: data.size is not a known key; did you mean"),
+        (GOOD, "data: {folder: a, held_out: 1.5}\n", ":1: data.held_out must be < 1, got 1.5"),
+        (GOOD, "data: {folder: a, words: 0}\n", ":1: data.words must be > 0, got 0"),
+        (
+            GOOD,
+            "data: {folder: a, unknown_words: drop}\n",
+            ":1: data.unknown_words must be replace or error, got 'drop' (text)",
+        ),
+        (GOOD, "data: here\n", ":1: data must be a mapping, got 'here' (text)"),
+        (GOOD, "- cloud\n", ":1: a training file must be a mapping of stages, got a list"),
+        ("  replaced:", "  replaced: {low: 0.1\n  x:", ":17: is not YAML:"),
+    ],
+)
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, written: str, instead: str, said: str) -> None:
     assert GOOD.count(written) == 1
     assert refused(tmp_path, GOOD.replace(written, instead)).startswith(said)
@@ -120,14 +195,25 @@ def test_a_stage_without_those_before_it_is_refused(tmp_path: Path) -> None:
 
 def test_a_size_that_only_the_trained_tokenizer_tells_is_refused(tmp_path: Path) -> None:
     """Without its tokenizer in the file, the cloud's mapping can be held against the trained one only."""
-    shape = VQConfig(codebook_size=32, ch=32, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1), z_channels=32, num_res_blocks=1, patch=16)
+    shape = VQConfig(
+        codebook_size=32,
+        ch=32,
+        encoder_ch_mult=(1, 1),
+        decoder_ch_mult=(1, 1),
+        z_channels=32,
+        num_res_blocks=1,
+        patch=16,
+    )
     (tmp_path / "run" / "tokenizer").mkdir(parents=True)
     save_vq(tmp_path / "run" / "tokenizer" / "tokenizer.safetensors", VQModel(shape), {})
     config = tmp_path / "own.yaml"
     config.write_text(GOOD[GOOD.index("cloud:") : GOOD.index("device:")])
     result = CliRunner().invoke(main, ["train", str(config), "--out", str(tmp_path / "run")])
     assert result.exit_code == 2, result.output
-    assert result.output.splitlines()[-1] == f"Error: {config}: cloud.model.vocab_size is 64, tokenizer and captions need 32"
+    assert (
+        result.output.splitlines()[-1]
+        == f"Error: {config}: cloud.model.vocab_size is 64, tokenizer and captions need 32"
+    )
     assert not (tmp_path / "run" / "cloud").exists()
 
 

@@ -1,13 +1,14 @@
 """The decoder's two ways of running against each other; against LlamaGen's reference outputs in tests/parity/."""
 
-
 import pytest
 import torch
 from torch import Tensor
 
 from models.transformer import KVCache, Transformer, TransformerConfig, attend, attention_mask
 
-SMALL = TransformerConfig(n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4)
+SMALL = TransformerConfig(
+    n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4
+)
 
 
 def small_model(seed: int = 0) -> Transformer:

@@ -11,7 +11,14 @@ from ciar_sim.cli.main import main
 from models import scenes
 from models.evaluate import uncertainty as evaluation
 from models.evaluate.ceiling import Ceiling
-from models.evaluate.uncertainty import EVENTS, Evaluation, Settings, distinct_scenes, evaluate_uncertainty, time_measures
+from models.evaluate.uncertainty import (
+    EVENTS,
+    Evaluation,
+    Settings,
+    distinct_scenes,
+    evaluate_uncertainty,
+    time_measures,
+)
 from models.methods.scores import Margin, margin
 from models.methods.session import Step
 from models.pair import Pair
@@ -31,15 +38,34 @@ def found(tiny_pair: Pair) -> Evaluation:
 
 def test_every_measure_is_ranked_for_every_event(found: Evaluation, tiny_pair: Pair) -> None:
     names = {measure.name for measure in evaluation.measures(tiny_pair.manifest.bounds)}
-    assert {"u", "u-raw", "omega", "lower-top", "u[inter-dro]", "entropy", "max-prob", "margin", "softmax-corr-window",
-            "softmax-corr-literal", "discrete-100", "discrete-300", "random"} <= names  # fmt: skip
-    assert set(zip(found.summary["measure"], found.summary["event"], strict=True)) == {(n, e) for n in names for e in EVENTS}
+    assert {
+        "u",
+        "u-raw",
+        "omega",
+        "lower-top",
+        "u[inter-dro]",
+        "entropy",
+        "max-prob",
+        "margin",
+        "softmax-corr-window",
+        "softmax-corr-literal",
+        "discrete-100",
+        "discrete-300",
+        "random",
+    } <= names
+    assert set(zip(found.summary["measure"], found.summary["event"], strict=True)) == {
+        (n, e) for n in names for e in EVENTS
+    }
     assert len(found.tokens) == 5 * tiny_pair.manifest.image_tokens
     assert found.tokens["discrete-300"].notna().sum() == 5 * 3
     rows = found.summary.set_index(["measure", "event"])
     assert rows.loc[("u", "tv"), "auroc"] == rows.loc[("u-raw", "tv"), "auroc"]  # one is the other times sqrt V
-    assert (rows.xs("tv", level="event")["event_pct"][["u", "entropy"]] == 50).all()  # above the median: half of an even number
-    assert ((found.summary["auroc_low"] <= found.summary["auroc"]) & (found.summary["auroc"] <= found.summary["auroc_high"])).mean() > 0.9
+    assert (
+        rows.xs("tv", level="event")["event_pct"][["u", "entropy"]] == 50
+    ).all()  # above the median: half of an even number
+    assert (
+        (found.summary["auroc_low"] <= found.summary["auroc"]) & (found.summary["auroc"] <= found.summary["auroc_high"])
+    ).mean() > 0.9
 
 
 def test_it_repeats(found: Evaluation, tiny_pair: Pair) -> None:
@@ -53,8 +79,15 @@ def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
     """A device that decodes alone reads its own tokens; the evaluation, reading the same ones, must score them alike."""
     caption = scenes.scene(3, 0).caption
     settings = METHODS["device-only"].model_validate({}).model_dump()
-    spec = SessionSpec(tiny_pair.manifest.weights_hash, "device-only", REVISIONS["device-only"], settings,
-                       Decoding().model_dump(), caption, 3)  # fmt: skip
+    spec = SessionSpec(
+        tiny_pair.manifest.weights_hash,
+        "device-only",
+        REVISIONS["device-only"],
+        settings,
+        Decoding().model_dump(),
+        caption,
+        3,
+    )
     ((_, recording),) = Recorder(tiny_pair).record([spec])
     with pytest.MonkeyPatch.context() as patch:
         import torch
@@ -64,8 +97,14 @@ def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
         measures = evaluation.measures(tiny_pair.manifest.bounds)
         table = evaluation.token_table(tiny_pair, Settings(), [0], measures, "generated", None, lambda *_: None)
     # The caption rows reach a session's device as fp16.
-    for column, name in (("u", "u"), ("u-raw", "u_raw"), ("omega", "omega"), ("lower-top", "lower_top"), ("entropy", "entropy"),
-                         ("max-prob", "mid_top")):  # fmt: skip
+    for column, name in (
+        ("u", "u"),
+        ("u-raw", "u_raw"),
+        ("omega", "omega"),
+        ("lower-top", "lower_top"),
+        ("entropy", "entropy"),
+        ("max-prob", "mid_top"),
+    ):
         assert table[column].to_numpy() == pytest.approx(recording.scores[:, SCORES.index(name)], abs=2e-3), name
     assert table["cloud_token"].tolist() == recording.argmax.tolist()
     assert table["nll"].to_numpy() == pytest.approx(recording.nll, abs=2e-3)
@@ -86,7 +125,9 @@ def test_regions_are_those_of_the_scene() -> None:
 def test_region_shares_add_up(found: Evaluation) -> None:
     regions = found.regions.set_index("region")
     assert regions.loc[["background", "object", "border"], "tokens"].sum() == regions.loc["all", "tokens"]
-    assert regions["cloud_entropy_nats"].dropna().between(0, np.log(64) + 1e-6).all()  # squares of 32 pixels: few without a border
+    assert (
+        regions["cloud_entropy_nats"].dropna().between(0, np.log(64) + 1e-6).all()
+    )  # squares of 32 pixels: few without a border
     assert np.isfinite(regions.loc[["border", "all"], "cloud_entropy_nats"]).all()
 
 
@@ -109,7 +150,10 @@ def test_the_ceiling_learns_what_can_be_known(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(ceiling, "STEPS", 200)
     rng = stream(0, "test.ceiling")
-    hidden, logits = rng.standard_normal((16, 64, 8)).astype(np.float32), rng.standard_normal((16, 64, 40)).astype(np.float32)
+    hidden, logits = (
+        rng.standard_normal((16, 64, 8)).astype(np.float32),
+        rng.standard_normal((16, 64, 40)).astype(np.float32),
+    )
     inputs = Ceiling.inputs(torch.from_numpy(hidden), torch.from_numpy(logits)).numpy()
     known, noise = (hidden[..., 0] > 0).astype(np.float32), rng.random((16, 64)).astype(np.float32)
     head = Ceiling.train([(inputs[g], known[g], noise[g], noise[g]) for g in range(12)], 0, lambda *_: None)
@@ -138,8 +182,22 @@ def test_the_command_writes_tables_and_pictures(tiny_pair_folder: Path, tmp_path
     out.mkdir()
     (out / "mine.txt").write_text("kept")
     (out / "timing.csv").write_text("of an earlier run")
-    arguments = ["evaluate", "uncertainty", "--pair", str(tiny_pair_folder), "--prompts", "4", "--sampled-tokens", "2", "--on", "scenes",
-                 "--ceiling", "--no-timing", "--out", str(out)]  # fmt: skip
+    arguments = [
+        "evaluate",
+        "uncertainty",
+        "--pair",
+        str(tiny_pair_folder),
+        "--prompts",
+        "4",
+        "--sampled-tokens",
+        "2",
+        "--on",
+        "scenes",
+        "--ceiling",
+        "--no-timing",
+        "--out",
+        str(out),
+    ]
     with pytest.MonkeyPatch.context() as patch:
         from models.evaluate import ceiling
 
@@ -147,8 +205,17 @@ def test_the_command_writes_tables_and_pictures(tiny_pair_folder: Path, tmp_path
         patch.setattr(ceiling, "CHECK_EVERY", 10)
         result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    names = {"uncertainty.csv", "regions.csv", "tokens.parquet", "uncertainty.md", "risk-coverage.png", "risk-coverage.svg",
-             "calibration.png", "calibration.svg", "mine.txt"}  # fmt: skip
+    names = {
+        "uncertainty.csv",
+        "regions.csv",
+        "tokens.parquet",
+        "uncertainty.md",
+        "risk-coverage.png",
+        "risk-coverage.svg",
+        "calibration.png",
+        "calibration.svg",
+        "mine.txt",
+    }
     assert {path.name for path in out.iterdir()} == names
     summary, tokens = pd.read_csv(out / "uncertainty.csv"), pd.read_parquet(out / "tokens.parquet")
     assert set(summary[summary["measure"] == "ceiling"]["event"]) == set(EVENTS)

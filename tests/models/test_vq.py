@@ -73,7 +73,9 @@ def test_a_checkpoint_is_found_under_any_usual_key(tmp_path: Path, key: str | No
 def test_missing_misshapen_and_unknown_keys_are_named(tmp_path: Path) -> None:
     state = VQModel(SMALL).state_dict()
     without = {key: tensor for key, tensor in state.items() if key != "decoder.mid.1.q.weight"}
-    with pytest.raises(WeightsError, match=r"weights.pt: key decoder.mid.1.q.weight is missing, needed with shape \[32, 32, 1, 1\]"):
+    with pytest.raises(
+        WeightsError, match=r"weights.pt: key decoder.mid.1.q.weight is missing, needed with shape \[32, 32, 1, 1\]"
+    ):
         load_llamagen_vq(saved(tmp_path, without), SMALL)
     with pytest.raises(WeightsError, match=r"key quantize.embedding.weight has shape \[9, 8\], needed \[64, 8\]"):
         load_llamagen_vq(saved(tmp_path, {**state, "quantize.embedding.weight": torch.zeros(9, 8)}), SMALL)

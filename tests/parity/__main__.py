@@ -26,8 +26,12 @@ def main(folder: Path) -> int:
                     known[name].run(folder, tally)
             except Exception as error:  # a damaged file, a missing companion: the other files are still checked
                 tally.failures.append(f"{type(error).__name__}: {error}")
-            print(f"{name}: {'FAILED' if tally.failures else 'ok'}, {tally.cases} cases, largest error {tally.largest:.2g}")
-            for line in tally.failures[:5] + ([f"and {len(tally.failures) - 5} more"] if len(tally.failures) > 5 else []):
+            print(
+                f"{name}: {'FAILED' if tally.failures else 'ok'}, {tally.cases} cases, largest error {tally.largest:.2g}"
+            )
+            for line in tally.failures[:5] + (
+                [f"and {len(tally.failures) - 5} more"] if len(tally.failures) > 5 else []
+            ):
                 print(f"    {line}")
             for part in tally.skipped:
                 print(f"    skipped: {part}")

@@ -83,7 +83,9 @@ class Check:
 _CHECKS: dict[str, Check] = {}
 
 
-def check(file: str, reads: tuple[str, ...] = ()) -> Callable[[Callable[[Path, Tally], None]], Callable[[Path, Tally], None]]:
+def check(
+    file: str, reads: tuple[str, ...] = ()
+) -> Callable[[Callable[[Path, Tally], None]], Callable[[Path, Tally], None]]:
     """Registers a function (folder, tally) as the check of `file`."""
 
     def register(run: Callable[[Path, Tally], None]) -> Callable[[Path, Tally], None]:

@@ -28,14 +28,18 @@ def cases(folder: Path, name: str, digits: int) -> list[dict[str, Any]]:
     found = []
     for case in json.loads((folder / f"{name}_cases.json").read_text()):
         prefix = f"{case['case']:0{digits}d}."
-        found.append(case | {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+        found.append(
+            case | {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        )
     return found
 
 
 # --- decoder
 
 
-def decode_greedy(model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1) -> tuple[Tensor, Tensor]:
+def decode_greedy(
+    model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1
+) -> tuple[Tensor, Tensor]:
     """LlamaGen's loop through the cache: tokens [B, T] and the raw logits of every step [T, R, V]."""
     batch = len(caption)
     guided = scale > 1
@@ -69,7 +73,9 @@ def _decoder(folder: Path, tally: Tally, grid: int) -> None:
     tally.case()  # teacher forcing
     tally.close("logits", model(inputs, caption, mask)[0], io["teacher_logits_masked"], LOGITS)
     if "teacher_logits_causal_only" in io:
-        tally.close("logits without caption mask", model(inputs, caption, None)[0], io["teacher_logits_causal_only"], LOGITS)
+        tally.close(
+            "logits without caption mask", model(inputs, caption, None)[0], io["teacher_logits_causal_only"], LOGITS
+        )
     if "teacher_hidden_normed_masked" in io:
         block0: list[Tensor] = []
         hook = model.layers[0].register_forward_hook(lambda module, args, out: block0.append(out))
@@ -119,11 +125,18 @@ def decoder_16x16(folder: Path, tally: Tally) -> None:
 def image_tokenizer(folder: Path, tally: Tally) -> None:
     values = json.loads((folder / "llamagen_vq_tiny_config.json").read_text())
     config = VQConfig(
-        codebook_size=values["codebook_size"], codebook_dim=values["codebook_embed_dim"], ch=values["ch"],
-        encoder_ch_mult=tuple(values["encoder_ch_mult"]), decoder_ch_mult=tuple(values["decoder_ch_mult"]),
-        z_channels=values["z_channels"], num_res_blocks=values["num_res_blocks"],
-    )  # fmt: skip
-    model, io = load_llamagen_vq(folder / "llamagen_vq_tiny.pt", config), load_file(folder / "llamagen_vq_tiny_io.safetensors")
+        codebook_size=values["codebook_size"],
+        codebook_dim=values["codebook_embed_dim"],
+        ch=values["ch"],
+        encoder_ch_mult=tuple(values["encoder_ch_mult"]),
+        decoder_ch_mult=tuple(values["decoder_ch_mult"]),
+        z_channels=values["z_channels"],
+        num_res_blocks=values["num_res_blocks"],
+    )
+    model, io = (
+        load_llamagen_vq(folder / "llamagen_vq_tiny.pt", config),
+        load_file(folder / "llamagen_vq_tiny_io.safetensors"),
+    )
     tally.case()  # pictures to codes and back
     latents = model.encode(io["image"])
     result = model.quantise(latents)
@@ -164,8 +177,13 @@ def interval_softmax(folder: Path, tally: Tally) -> None:
         tally.case()
         lower, upper = inter_fuse(case["center"].double(), case["radius"].double())
         scores = uncertainty(lower, upper)
-        for name, found in (("plain_lower", lower), ("plain_upper", upper), ("Omega_plain", scores.omega),
-                            ("Sigma_plain", scores.sigma), ("U_plain", scores.u)):  # fmt: skip
+        for name, found in (
+            ("plain_lower", lower),
+            ("plain_upper", upper),
+            ("Omega_plain", scores.omega),
+            ("Sigma_plain", scores.sigma),
+            ("U_plain", scores.u),
+        ):
             tally.close(name, found, case[f"{name}_f64"], DOUBLE, rtol)
         lower, upper = inter_fuse(case["center"], case["radius"], reach=True)
         tally.close("reach_lower", lower, case["reach_lower"], PROBS)
@@ -185,12 +203,22 @@ def ciar_formulas(folder: Path, tally: Tally) -> None:
         terms = losses.inter_dro(case["p_cloud"], case["center"].softmax(-1), lower, upper, weights)
         ce = losses.cross_entropy(case["p_cloud"], lower)
         for name, found in (
-            ("radius", torch.nn.functional.softplus(case["radius_pre_softplus"])), ("p_lo", lower), ("p_hi", upper),
-            ("omega", scores.omega), ("sigma", scores.sigma), ("U", scores.u), ("U_sqrtV", scores.u_tilde),
-            ("anchor_mid", terms.anchor_mid), ("anchor_hi", terms.anchor_upper), ("anchor_lo", terms.anchor_lower),
-            ("align", terms.align), ("ce_lo", ce), ("dro_weights", losses.dro_weights(ce, weights.sharpness)),
-            ("dro", terms.worst_case), ("total", terms.total),
-        ):  # fmt: skip
+            ("radius", torch.nn.functional.softplus(case["radius_pre_softplus"])),
+            ("p_lo", lower),
+            ("p_hi", upper),
+            ("omega", scores.omega),
+            ("sigma", scores.sigma),
+            ("U", scores.u),
+            ("U_sqrtV", scores.u_tilde),
+            ("anchor_mid", terms.anchor_mid),
+            ("anchor_hi", terms.anchor_upper),
+            ("anchor_lo", terms.anchor_lower),
+            ("align", terms.align),
+            ("ce_lo", ce),
+            ("dro_weights", losses.dro_weights(ce, weights.sharpness)),
+            ("dro", terms.worst_case),
+            ("total", terms.total),
+        ):
             wanted = case[name]
             tally.close(name, found, wanted.squeeze() if name in ("dro", "total") else wanted, DOUBLE)
 

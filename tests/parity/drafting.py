@@ -28,7 +28,9 @@ def speculative_sampling(folder: Path, tally: Tally) -> None:
     for case in json.loads((folder / "speculative_sampling_cases.json").read_text()):
         tally.case()
         one = {key.partition(".")[2]: value for key, value in io.items() if key.startswith(f"{case['case']:02d}.")}
-        q, p = (one[f"{side}_logits"].softmax(-1).double().numpy() for side in ("draft", "target"))  # [g, V], [g + 1, V]
+        q, p = (
+            one[f"{side}_logits"].softmax(-1).double().numpy() for side in ("draft", "target")
+        )  # [g, V], [g + 1, V]
         x, r = one["draft_tokens"].numpy(), one["r"].double().numpy()
         at = np.arange(len(x))
         tally.close("ratio", p[at, x] / q[at, x], one["ratio_unclamped"], atol=1e-6, rtol=2e-5)
@@ -86,7 +88,9 @@ def grow(case: dict[str, Any], io: dict[str, Tensor], tally: Tally) -> None:
     growth.begin(drafted("root")[0])
     for step in range(1, case["depth"] + 1):
         fed = growth.beam
-        tally.equal("beam tokens", [growth.tokens[node] for node in fed], io[f"{name}.step{step}_input_tokens"].tolist())
+        tally.equal(
+            "beam tokens", [growth.tokens[node] for node in fed], io[f"{name}.step{step}_input_tokens"].tolist()
+        )
         depth, sees = layout(tuple(growth.fed_parents))
         tally.equal("beam mask", sees[-len(fed) :], io[f"{name}.step{step}_beam_mask"].bool())
         # The drafter's committed positions are one less than the base model's: its inputs are shifted by a token.
@@ -102,10 +106,15 @@ def eagle_drafter(folder: Path, tally: Tally) -> None:
     info = json.loads((folder / "eagle_drafter_tiny.json").read_text())
     config, state = info["config"], read_state(folder / "eagle_drafter_tiny.bin")
     base = TransformerConfig(
-        n_layer=1, n_head=config["num_attention_heads"], dim=config["hidden_size"], ffn_hidden=config["intermediate_size"],
-        vocab_size=config["vocab_size"], caption_slots=config["cls_token_num"] + 1, caption_dim=64,
+        n_layer=1,
+        n_head=config["num_attention_heads"],
+        dim=config["hidden_size"],
+        ffn_hidden=config["intermediate_size"],
+        vocab_size=config["vocab_size"],
+        caption_slots=config["cls_token_num"] + 1,
+        caption_dim=64,
         grid=round(config["block_size"] ** 0.5),
-    )  # fmt: skip
+    )
     drafter = from_checkpoint(state, base, "eagle_drafter_tiny.bin")
     io = load_file(folder / "eagle_drafter_tiny_io.safetensors")
     cache = KVCache(drafter.config, 2, spare=64)
@@ -136,10 +145,14 @@ def eagle_drafter(folder: Path, tally: Tally) -> None:
         compare_tree(growth.best(ids[-1], info["total_token"]), io, name, True, tally)
 
 
-def feed(drafter: EagleDrafter, cache: KVCache, embedded: Tensor, features: Tensor, start: int, tree: list[int] | None) -> Tensor:
+def feed(
+    drafter: EagleDrafter, cache: KVCache, embedded: Tensor, features: Tensor, start: int, tree: list[int] | None
+) -> Tensor:
     """One pass of both guidance rows: embeddings [n, D] and features [2, n, D] to outputs [2, n, D]."""
     x = drafter.inputs(embedded.expand(2, -1, -1), features)
-    return drafter.step(cache, torch.arange(2), torch.full((2,), start), x, torch.full((2,), len(embedded)), [tree, tree])
+    return drafter.step(
+        cache, torch.arange(2), torch.full((2,), start), x, torch.full((2,), len(embedded)), [tree, tree]
+    )
 
 
 # --- verification
@@ -192,7 +205,9 @@ def walk(
 
     def law(node: int) -> np.ndarray:
         logits = shape.logits[node : node + 1].double()
-        p: np.ndarray = warp_probs(logits, one * case.get("temperature", 1.0), (one * case.get("top_k", 0)).long(), one)[0].numpy()
+        p: np.ndarray = warp_probs(
+            logits, one * case.get("temperature", 1.0), (one * case.get("top_k", 0)).long(), one
+        )[0].numpy()
         return p
 
     def following(depth: int, sibling: int) -> float:
@@ -225,7 +240,9 @@ def posterior(folder: Path, tally: Tally) -> None:
         name = f"post.{case['case']:03d}"
         shape = of_paths(io[f"{name}.candidates"], io[f"{name}.logits"])
         if case["mode"] == "sample":
-            nodes, p, ratios = walk(shape, case, io[f"{name}.r"], *chosen({"mode": "eagle2"}, shape.tree, torch.zeros(0)))
+            nodes, p, ratios = walk(
+                shape, case, io[f"{name}.r"], *chosen({"mode": "eagle2"}, shape.tree, torch.zeros(0))
+            )
             tally.equal("draws", len(ratios), case["n_r_used"])
             tally.close("ratios", ratios, io[f"{name}.accept_ratio"], atol=1e-6)
             tally.close("next distribution", p, io[f"{name}.sample.out"], atol=1e-6)
@@ -242,7 +259,9 @@ def lantern(folder: Path, tally: Tally) -> None:
     cases = json.loads((folder / "lantern_cases.json").read_text())
     tally.case()
     tally.equal("neighbours", neighbours(io["codebook"], 63).astype(int), io["neighbours"])
-    tally.equal("neighbours of the large codebook", neighbours(io["big.codebook"], 32).astype(int), io["big.neighbours32"])
+    tally.equal(
+        "neighbours of the large codebook", neighbours(io["big.codebook"], 32).astype(int), io["big.neighbours32"]
+    )
     table = io["neighbours"]
     for kind, run in (("single", single), ("tree", whole), ("greedy", greedy), ("static", static)):
         for case in cases[kind]:
@@ -311,7 +330,9 @@ def static(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tall
     shape = of_nodes(one, torch.tensor(ids), parents)
     relaxed = relaxation({**case, "k": case["k"] if case["mode"] == "lantern" else 0}, table)
     trial = relaxed.drawn_trial(Drafted(shape.tree, weights, one["draft_full_q_rows"].double().numpy()))
-    nodes, p, ratios = walk(shape, case, one["r"], trial, lambda p, node: relaxed.relaxed_accept(p, ids[node])[0] / weights[node])
+    nodes, p, ratios = walk(
+        shape, case, one["r"], trial, lambda p, node: relaxed.relaxed_accept(p, ids[node])[0] / weights[node]
+    )
     tally.equal("draws", len(ratios), case["n_r_used"])
     tally.close("ratios", ratios, one[f"{case['mode']}.accept_ratio"], atol=1e-6, rtol=1e-5)
     tally.equal("accepted", len(nodes) - 1, case["accept_length"])

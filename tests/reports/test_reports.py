@@ -39,12 +39,22 @@ def case(method: str, seconds: float, swept: dict[str, Any], nll: float = 4.0, n
     """Latencies around `seconds` (5 %), half of them in the uplink."""
     latency = seconds * stream(0, "test", method, str(swept)).uniform(0.95, 1.05, n)
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
-    columns |= {"request": np.arange(n), "prompt": np.arange(n) % 4, "image": np.arange(n) % 4, "requested_s": 10.0 * np.arange(n)}
+    columns |= {
+        "request": np.arange(n),
+        "prompt": np.arange(n) % 4,
+        "image": np.arange(n) % 4,
+        "requested_s": 10.0 * np.arange(n),
+    }
     columns |= {"latency_s": latency, "uplink_s": latency / 2, "device_compute_s": latency / 2}
     columns |= {"done_s": columns["requested_s"] + latency, "cloud_call_pct": np.full(n, 20.0)}
     shift = np.array([-0.1, 0.1, -0.05, 0.05])
     by_prompt = nll + shift + stream(0, "nll", method).uniform(-0.05, 0.05, 4)
-    quality = {"image": np.arange(4), "cloud_nll": by_prompt, "cloud_greedy_pct": 40 + shift, "base_greedy_pct": 30 + shift}
+    quality = {
+        "image": np.arange(4),
+        "cloud_nll": by_prompt,
+        "cloud_greedy_pct": 40 + shift,
+        "base_greedy_pct": 30 + shift,
+    }
     return Case(method, name or method.split(" ")[0], swept, columns, quality)
 
 
@@ -57,20 +67,31 @@ CASES = [
     case("code prefix_rate=0.3", 16.0, {"network.preset": "lte"}),
 ]
 SWEEP = [
-    case(method, seconds + slope * rtt, {"network.rtt_ms": rtt, **({"methods.ciar.threshold": 0.3} if method == "ciar" else {})})
+    case(
+        method,
+        seconds + slope * rtt,
+        {"network.rtt_ms": rtt, **({"methods.ciar.threshold": 0.3} if method == "ciar" else {})},
+    )
     for rtt in (10, 50, 200)
     for method, seconds, slope in (("base", 8.0, 0.0), ("ciar", 4.0, 0.05))
 ]
 IMAGE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
 PICTURES = [
     *[Picture(m, p, f'prompt {p} & "more"', "image", IMAGE) for m in ("base", "ciar threshold=0.5") for p in range(5)],
-    *[Picture("ciar threshold=0.5", p, f"prompt {p}", "uncertainty", np.array([[0.1, np.nan], [0.3, 0.4]])) for p in range(5)],
+    *[
+        Picture("ciar threshold=0.5", p, f"prompt {p}", "uncertainty", np.array([[0.1, np.nan], [0.3, 0.4]]))
+        for p in range(5)
+    ],
     *[Picture("ciar threshold=0.5", p, f"prompt {p}", "decided", np.array([[0.0, 0.0], [1.0, 1.0]])) for p in range(5)],
 ]
 
 
 def write(folder: Path, cases: list[Case], **more: Any) -> Path:
-    arguments: dict[str, Any] = {"scenario_yaml": "name: synthetic  # <b>\n", "provenance": PROVENANCE, "pictures": PICTURES}
+    arguments: dict[str, Any] = {
+        "scenario_yaml": "name: synthetic  # <b>\n",
+        "provenance": PROVENANCE,
+        "pictures": PICTURES,
+    }
     write_run(folder, **{**arguments, "cases": cases, **more})
     return folder
 
@@ -93,7 +114,15 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_numbers_have_three_digits_and_no_data_is_a_dash() -> None:
-    values = {0.0: "0", 1.0: "1.00", 9.999: "10.0", 12.345: "12.3", 1234.6: "1,235", 0.00456: "0.00456", 4.56e-6: "4.56e-06"}
+    values = {
+        0.0: "0",
+        1.0: "1.00",
+        9.999: "10.0",
+        12.345: "12.3",
+        1234.6: "1,235",
+        0.00456: "0.00456",
+        4.56e-6: "4.56e-06",
+    }
     values |= {math.nan: "–", math.inf: "∞"}
     assert {value: significant(value) for value in values} == values
 
@@ -104,7 +133,13 @@ def test_units_and_labels() -> None:
     assert axis_label("workload.arrivals.poisson_per_s") == "poisson (per s)"
     assert axis_label("network.up_mbps") == "up (Mbit/s)"
     swept = ("methods.ciar.threshold", "network.preset", "cloud.replicas")
-    row = {"method": "ciar", "method_name": "ciar", "methods.ciar.threshold": 0.5, "network.preset": "lte", "cloud.replicas": 4}
+    row = {
+        "method": "ciar",
+        "method_name": "ciar",
+        "methods.ciar.threshold": 0.5,
+        "network.preset": "lte",
+        "cloud.replicas": 4,
+    }
     assert label(row, swept) == "ciar threshold=0.5"
     assert label({**row, "method": "ciar threshold=0.5"}, swept) == "ciar threshold=0.5"
     assert label({**row, "method": "base", "method_name": "base"}, swept) == "base"
@@ -138,7 +173,10 @@ def rows(*values: tuple[str, float, float, float], n: int = 9) -> pd.DataFrame:
     frame["speedup_lo"], frame["speedup_hi"] = frame["speedup"] * 0.99, frame["speedup"] * 1.01
     frame["method_name"], frame["images"] = frame["label"], n
     later = frame["latency_mean_s"] - frame["latency_mean_s"].min()
-    frame["latency_minus_fastest_lo_s"], frame["latency_minus_fastest_hi_s"] = later - frame["half"], later + frame["half"]
+    frame["latency_minus_fastest_lo_s"], frame["latency_minus_fastest_hi_s"] = (
+        later - frame["half"],
+        later + frame["half"],
+    )
     frame["cloud_nll_minus_base_lo"] = math.nan
     return frame.assign(cloud_nll=math.nan, cloud_nll_lo=math.nan, cloud_nll_hi=math.nan)
 
@@ -151,7 +189,9 @@ def test_base_may_win() -> None:
 
 
 def test_no_difference_is_said_plainly() -> None:
-    said = finding("wifi", rows(("ciar", 4.0, 0.5, math.nan), ("code", 4.2, 0.5, math.nan), ("lantern", 9.0, 0.5, math.nan)))
+    said = finding(
+        "wifi", rows(("ciar", 4.0, 0.5, math.nan), ("code", 4.2, 0.5, math.nan), ("lantern", 9.0, 0.5, math.nan))
+    )
     assert said.title == "wifi: not told apart: ciar and code"
     assert "ciar and code are not told apart" in said.sentences[0]
 
@@ -184,7 +224,9 @@ def test_pairs_tell_apart_what_single_intervals_do_not(tmp_path: Path) -> None:
     ("seconds", "speedup", "nll_lo", "ending"),
     [(4.0, 2.0, -0.1, "code"), (7.98, 1.0025, -0.1, "base or code"), (9.0, 0.9, -0.1, "base"), (4.0, 2.0, 0.1, "base")],
 )
-def test_the_title_says_who_is_fastest_at_base_s_quality(seconds: float, speedup: float, nll_lo: float, ending: str) -> None:
+def test_the_title_says_who_is_fastest_at_base_s_quality(
+    seconds: float, speedup: float, nll_lo: float, ending: str
+) -> None:
     cases = rows(("device-only", 1.0, 0.1, 8.0), ("code", seconds, 0.1, speedup), ("base", 8.0, 0.1, 1.0))
     cases["cloud_nll"] = cases["cloud_nll_minus_base"] = 1.0
     cases["cloud_nll_minus_base_lo"], cases["cloud_nll_minus_base_hi"] = [3.0, nll_lo, 0.0], [4.0, 0.2, 0.0]
@@ -195,14 +237,19 @@ def test_the_title_says_who_is_fastest_at_base_s_quality(seconds: float, speedup
 
 def test_few_requests_have_no_latency_interval() -> None:
     said = finding("x", rows(("ciar", 4.0, 0.1, 2.0), ("base", 8.0, 0.1, 1.0), n=4))
-    assert said.sentences[0] == "ciar is fastest: 4.00 s per image (too few requests for an interval), 2.00× base's speed."
+    assert (
+        said.sentences[0] == "ciar is fastest: 4.00 s per image (too few requests for an interval), 2.00× base's speed."
+    )
 
 
 def test_labels_are_the_users_own_words(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """No mathematics, no missing values, no method names are read from a label; no case is dropped."""
     texts = ["NA", "cost $5 and $x_", "base of mine", "方法", "nan"]
     cases = [case(text, 4.0, {"network.preset": "None"}, name="ciar") for text in texts]
-    cases += [case("cloud only", 8.0, {"network.preset": "None"}, name="base"), case("NA", 5.0, {"network.preset": "None"}, name="ciar")]
+    cases += [
+        case("cloud only", 8.0, {"network.preset": "None"}, name="base"),
+        case("NA", 5.0, {"network.preset": "None"}, name="ciar"),
+    ]
     folder = write(tmp_path / "run", cases, pictures=(), draw=build_report)
     run = load_run(folder)
     assert list(run.summary["label"]) == [*texts, "cloud only", "NA"]
@@ -306,7 +353,9 @@ def test_hardly_any_requests(tmp_path: Path, count: int) -> None:
 
 def test_many_conditions_and_methods(tmp_path: Path) -> None:
     settings = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
-    cases = [case(f"ciar threshold={t}", 4.0 + t + i, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for t in settings]
+    cases = [
+        case(f"ciar threshold={t}", 4.0 + t + i, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for t in settings
+    ]
     folder = write(tmp_path / "run", cases, pictures=(), draw=build_report)
     assert (folder / "plots" / "latency_quality.png").stat().st_size > 10_000
 
@@ -342,7 +391,9 @@ def test_titles_fit_their_figure(tmp_path: Path) -> None:
 
 
 def test_many_conditions_are_a_table_of_speed_ups(tmp_path: Path) -> None:
-    cases = [case(m, s, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for m, s in (("base", 8.0), ("ciar", 3.0 + i))]
+    cases = [
+        case(m, s, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for m, s in (("base", 8.0), ("ciar", 3.0 + i))
+    ]
     said = words(latency_quality(load_run(write(tmp_path / "run", cases, pictures=()))))
     assert "RTT 70 ms" in said
     assert re.search(r"2\.\d× 3\.0\d s|2\.\d× 2\.9\d s", said)
@@ -350,7 +401,9 @@ def test_many_conditions_are_a_table_of_speed_ups(tmp_path: Path) -> None:
 
 def test_nested_provenance_reads_as_words(tmp_path: Path) -> None:
     provenance = {"name": "x", "network": [{"down": 5, "up": 2.5}, {"down": 9, "up": None}]}
-    page = (write(tmp_path / "run", [case("base", 8.0, {})], provenance=provenance, draw=build_report) / "report.html").read_text()
+    page = (
+        write(tmp_path / "run", [case("base", 8.0, {})], provenance=provenance, draw=build_report) / "report.html"
+    ).read_text()
     assert "down 5, up 2.5; down 9, up unknown" in page
 
 
@@ -377,7 +430,8 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["scenario.yaml", "summary.csv", "requests.parquet", "queue.parquet", "provenance.json", "images/base_0.png"]
+    "name",
+    ["scenario.yaml", "summary.csv", "requests.parquet", "queue.parquet", "provenance.json", "images/base_0.png"],
 )
 def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(folder, tmp_path / "run")

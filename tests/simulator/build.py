@@ -154,7 +154,14 @@ def arrivals(*requests: tuple[float, int, int]) -> Arrivals:
 def case(programs: Sequence[SessionProgram], requests: Arrivals, **changes: Any) -> CaseResult:
     """Simulate on the idle fleet of the tests; `changes` are fields of CaseInputs."""
     fields: dict[str, Any] = {
-        "programs": programs, "device": DEVICE_COSTS, "cloud": CLOUD_COSTS, "network": NETWORK, "devices": 8,
-        "replicas": 1, "max_batch": 16, "arrivals": requests, "seed": 0,
-    }  # fmt: skip
+        "programs": programs,
+        "device": DEVICE_COSTS,
+        "cloud": CLOUD_COSTS,
+        "network": NETWORK,
+        "devices": 8,
+        "replicas": 1,
+        "max_batch": 16,
+        "arrivals": requests,
+        "seed": 0,
+    }
     return simulate(CaseInputs(**{**fields, **changes}))

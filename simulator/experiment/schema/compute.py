@@ -30,7 +30,9 @@ def _read(profile: str | None, info: ValidationInfo) -> str | None:
 StoredProfile = Annotated[
     str | None,
     AfterValidator(_read),
-    Field(description="file of `ciar-sim profile`, in place of measuring here; goes with model: pair and hardware: local"),
+    Field(
+        description="file of `ciar-sim profile`, in place of measuring here; goes with model: pair and hardware: local"
+    ),
 ]
 
 
@@ -51,7 +53,12 @@ class ThermalThrottling(Part):
     def _ascending(self) -> "ThermalThrottling":
         for index, (before, step) in enumerate(itertools.pairwise(self.steps), start=1):
             if step.after_s <= before.after_s:
-                refuse(f"must be above the step before it, {before.after_s:g}, got {step.after_s:g}", "steps", index, "after_s")
+                refuse(
+                    f"must be above the step before it, {before.after_s:g}, got {step.after_s:g}",
+                    "steps",
+                    index,
+                    "after_s",
+                )
         return self
 
 
@@ -153,13 +160,15 @@ class Cloud(Part):
     max_batch: int = Field(default=16, ge=1, le=100_000)
     queue: Literal["fifo", "shortest-first", "earliest-deadline", "priority"] = "fifo"
     routing: Literal["least-loaded", "round-robin", "join-shortest-queue"] = Field(
-        default="least-loaded", description="where a session goes when it opens: fewest open sessions, in turns, or fewest at work"
+        default="least-loaded",
+        description="where a session goes when it opens: fewest open sessions, in turns, or fewest at work",
     )
     max_sessions: int | None = Field(default=None, ge=1, le=1_000_000_000)
     max_waiting: int | None = Field(default=None, ge=0, le=1_000_000_000)
     kv_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
     kv_full: Literal["wait", "evict"] = Field(
-        default="wait", description="wait: a session reserves the most it will need; evict: what was used longest ago is recomputed"
+        default="wait",
+        description="wait: a session reserves the most it will need; evict: what was used longest ago is recomputed",
     )
     crashes: Annotated[tuple[CrashAt, ...], BeforeValidator(items)] = ()
     autoscale: AutoscaleRule | None = None
@@ -170,9 +179,18 @@ class Cloud(Part):
     def _whole(self) -> "Cloud":
         for index, crash in enumerate(self.crashes):
             if crash.replica >= self.replicas:
-                refuse(f"must be below replicas, {self.replicas}, counted from 0, got {crash.replica}", "crashes", index, "replica")
+                refuse(
+                    f"must be below replicas, {self.replicas}, counted from 0, got {crash.replica}",
+                    "crashes",
+                    index,
+                    "replica",
+                )
         if self.autoscale is not None and self.autoscale.max_replicas < self.replicas:
-            refuse(f"must be >= replicas, {self.replicas}, got {self.autoscale.max_replicas}", "autoscale", "max_replicas")
+            refuse(
+                f"must be >= replicas, {self.replicas}, got {self.autoscale.max_replicas}", "autoscale", "max_replicas"
+            )
         if self.max_waiting is not None and self.max_sessions is None and self.kv_memory_gb is None:
-            refuse("goes with max_sessions or kv_memory_gb: without either no session waits for admission", "max_waiting")
+            refuse(
+                "goes with max_sessions or kv_memory_gb: without either no session waits for admission", "max_waiting"
+            )
         return self

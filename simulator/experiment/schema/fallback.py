@@ -17,8 +17,12 @@ class FallbackPolicy(Part):
     """
 
     policy: Literal["wait", "device", "retry"] = "wait"
-    deadline_ms: float | None = Field(default=None, gt=0, le=1e9, description="from the begin of a wait; needed by device and retry")
-    attempts: int = Field(default=5, ge=2, le=1000, description="retry: how often a request is sent, the first time included")
+    deadline_ms: float | None = Field(
+        default=None, gt=0, le=1e9, description="from the begin of a wait; needed by device and retry"
+    )
+    attempts: int = Field(
+        default=5, ge=2, le=1000, description="retry: how often a request is sent, the first time included"
+    )
     then: Literal["device", "wait"] = Field(default="device", description="retry: what follows the last attempt")
 
     @model_validator(mode="after")

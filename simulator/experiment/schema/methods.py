@@ -68,7 +68,10 @@ def _entry_class(name: str, settings: type[MethodSettings]) -> type[MethodEntry]
     own: Any = {}
     if issubclass(settings, ThresholdSettings):
         given = settings.model_fields["threshold"]
-        own["threshold"] = (Threshold, Field(default=given.default, description=f"{given.description}; or {{call_pct: PERCENT}}"))
+        own["threshold"] = (
+            Threshold,
+            Field(default=given.default, description=f"{given.description}; or {{call_pct: PERCENT}}"),
+        )
     entry: type[MethodEntry] = create_model(
         f"{title}Entry",
         __base__=bases,
@@ -111,7 +114,9 @@ class AnyEntry:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         tagged = tuple(Annotated[entry, Tag(f"<{name}>")] for name, entry in ENTRIES.items())
-        choose = Discriminator(lambda data: f"<{data['name'] if isinstance(data, dict) else getattr(data, 'name', '')}>")
+        choose = Discriminator(
+            lambda data: f"<{data['name'] if isinstance(data, dict) else getattr(data, 'name', '')}>"
+        )
         return handler.generate_schema(Annotated[reduce(operator.or_, tagged), choose, BeforeValidator(_entry)])
 
 
@@ -123,7 +128,11 @@ def labelled_entries(methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...
         label = entry.label
         if not label:
             given = [key for key in METHODS[entry.name].model_fields if key in entry.model_fields_set]
-            extra = "".join(f" {key}={written(getattr(entry, key))}" for key in given) if names.count(entry.name) > 1 else ""
+            extra = (
+                "".join(f" {key}={written(getattr(entry, key))}" for key in given)
+                if names.count(entry.name) > 1
+                else ""
+            )
             label = entry.name + extra
         if any(label == other.label for other in labelled):
             refuse(f"label {label} stands twice; give each method its own label", index)

@@ -22,7 +22,8 @@ Distribution = Literal["normal", "lognormal", "gamma", "pareto"]
 
 @dataclass(frozen=True)
 class LinkFigures:
-    """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.access.Network`, the same both ways where it names none.
+    """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.access.Network`, equal
+    both ways where it names none.
 
     outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. radio: of the catalogue, None for none.
     generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
@@ -66,12 +67,18 @@ class PresetNetwork(Part):
     def figures(self) -> LinkFigures:
         p = catalogue.network(self.preset)
         return LinkFigures(
-            down_bps=None if p.generated else p.down_mbps * 1e6, up_bps=None if p.generated else p.up_mbps * 1e6,
+            down_bps=None if p.generated else p.down_mbps * 1e6,
+            up_bps=None if p.generated else p.up_mbps * 1e6,
             rtt_s=(p.rtt_ms + MS_PER_1000_KM * self.distance_km / 1000.0) * 1e-3,
-            jitter_s=p.jitter_ms * 1e-3, jitter_distribution=p.jitter_distribution, loss=p.loss_pct / 100.0,
-            loss_burst_packets=p.loss_burst_packets, generated=p.generated, transport=self.transport, radio=p.radio,
+            jitter_s=p.jitter_ms * 1e-3,
+            jitter_distribution=p.jitter_distribution,
+            loss=p.loss_pct / 100.0,
+            loss_burst_packets=p.loss_burst_packets,
+            generated=p.generated,
+            transport=self.transport,
+            radio=p.radio,
             devices_per_cell=self.devices_per_cell,
-        )  # fmt: skip
+        )
 
 
 Rate = Annotated[float, Field(gt=0, le=1e7)]
@@ -91,7 +98,9 @@ class _Line(Part):
     rtt_ms: RttMs | None = None
     jitter_ms: float = Field(default=0.0, ge=0, le=60_000)
     jitter_distribution: Distribution = "normal"
-    jitter_samples_ms: Annotated[tuple[Annotated[float, Field(ge=-60_000, le=60_000)], ...], BeforeValidator(items)] = ()
+    jitter_samples_ms: Annotated[
+        tuple[Annotated[float, Field(ge=-60_000, le=60_000)], ...], BeforeValidator(items)
+    ] = ()
     loss_pct: LossPct | None = None
     loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
     buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
@@ -117,23 +126,38 @@ class _Line(Part):
     @model_validator(mode="after")
     def _together(self) -> Self:
         if self.jitter_samples_ms and (self.jitter_ms or self.jitter_distribution != "normal"):
-            refuse("stands beside jitter_ms or jitter_distribution: jitter is given twice; give one of them", "jitter_samples_ms")
+            refuse(
+                "stands beside jitter_ms or jitter_distribution: jitter is given twice; give one of them",
+                "jitter_samples_ms",
+            )
         if self.jitter_distribution != "normal" and self.jitter_ms and self.rtt_ms == 0:
             refuse(f"{self.jitter_distribution} needs rtt_ms > 0: such a delay is never 0", "jitter_distribution")
         least = 0.0 if self.loss_pct is None else self.loss_pct / (100.0 - self.loss_pct)
         if self.loss_burst_packets is not None and self.loss_burst_packets < least:
-            refuse(f"must be >= {least:g} for a loss_pct of {self.loss_pct:g}, got {self.loss_burst_packets:g}", "loss_burst_packets")
+            refuse(
+                f"must be >= {least:g} for a loss_pct of {self.loss_pct:g}, got {self.loss_burst_packets:g}",
+                "loss_burst_packets",
+            )
         return self
 
     def line(self, up_mbps: float | None, down_mbps: float | None, **more: Any) -> LinkFigures:
         up_bps, down_bps = (None if mbps is None else mbps * 1e6 for mbps in (up_mbps, down_mbps))
         loss = None if self.loss_pct is None else self.loss_pct / 100.0
         return LinkFigures(
-            down_bps=down_bps, up_bps=up_bps, rtt_s=None if self.rtt_ms is None else self.rtt_ms * 1e-3, jitter_s=self.jitter_ms * 1e-3,
-            jitter_distribution=self.jitter_distribution, jitter_samples_s=tuple(1e-3 * ms for ms in self.jitter_samples_ms),
-            loss=loss, loss_burst_packets=self.loss_burst_packets, buffer_bytes=self.buffer_bytes,
-            transport=self.transport, radio=self.radio, devices_per_cell=self.devices_per_cell, **more,
-        )  # fmt: skip
+            down_bps=down_bps,
+            up_bps=up_bps,
+            rtt_s=None if self.rtt_ms is None else self.rtt_ms * 1e-3,
+            jitter_s=self.jitter_ms * 1e-3,
+            jitter_distribution=self.jitter_distribution,
+            jitter_samples_s=tuple(1e-3 * ms for ms in self.jitter_samples_ms),
+            loss=loss,
+            loss_burst_packets=self.loss_burst_packets,
+            buffer_bytes=self.buffer_bytes,
+            transport=self.transport,
+            radio=self.radio,
+            devices_per_cell=self.devices_per_cell,
+            **more,
+        )
 
 
 class ExplicitNetwork(_Line):
@@ -155,7 +179,9 @@ class ExplicitNetwork(_Line):
         return self
 
     def figures(self) -> LinkFigures:
-        return self.line(self.up_mbps, self.down_mbps, outage_every_s=self.outage_every_s, outage_s=self.outage_ms * 1e-3)
+        return self.line(
+            self.up_mbps, self.down_mbps, outage_every_s=self.outage_every_s, outage_s=self.outage_ms * 1e-3
+        )
 
 
 class TraceNetwork(_Line):
@@ -184,17 +210,29 @@ class TraceNetwork(_Line):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         trace = link_trace(self.trace)
-        for key, given, rate in (("up_mbps", self.up_mbps, trace.up.rate), ("down_mbps", self.down_mbps, trace.down.rate)):
+        for key, given, rate in (
+            ("up_mbps", self.up_mbps, trace.up.rate),
+            ("down_mbps", self.down_mbps, trace.down.rate),
+        ):
             if given is None and rate is None:
                 refuse("is missing: the trace has no rate in this direction", key)
         delays = [way.delay_s for way in (trace.up, trace.down) if way.delay_s is not None]
         if self.rtt_ms is None and len(delays) < 2:
-            refuse(f"is missing: the trace has {'no delays' if not delays else 'delays of one direction only'}", "rtt_ms")
-        if self.rtt_ms is None and self.jitter_distribution != "normal" and self.jitter_ms and not all(one.mean() for one in delays):
+            refuse(
+                f"is missing: the trace has {'no delays' if not delays else 'delays of one direction only'}", "rtt_ms"
+            )
+        if (
+            self.rtt_ms is None
+            and self.jitter_distribution != "normal"
+            and self.jitter_ms
+            and not all(one.mean() for one in delays)
+        ):
             refuse(f"{self.jitter_distribution} needs delays > 0, which the trace has not", "jitter_distribution")
         losses = [way.loss.mean() for way in (trace.up, trace.down) if way.loss is not None]
         if self.loss_pct is None and max(losses, default=0.0) > 0.9:
-            refuse(f"loses {100.0 * max(losses):g} % of packets; allowed: 90 % on average, or loss_pct beside it", "trace")
+            refuse(
+                f"loses {100.0 * max(losses):g} % of packets; allowed: 90 % on average, or loss_pct beside it", "trace"
+            )
         if self.loss_pct is None and losses and self.loss_burst_packets is not None:
             refuse("goes with loss_pct only: packets of a trace are lost one by one", "loss_burst_packets")
         return self
@@ -238,7 +276,9 @@ def _one_form(data: Any) -> Any:
 
 
 Network = Annotated[
-    Annotated[PresetNetwork, Tag("<preset>")] | Annotated[TraceNetwork, Tag("<trace>")] | Annotated[ExplicitNetwork, Tag("<explicit>")],
+    Annotated[PresetNetwork, Tag("<preset>")]
+    | Annotated[TraceNetwork, Tag("<trace>")]
+    | Annotated[ExplicitNetwork, Tag("<explicit>")],
     fork({"preset": "<preset>", "trace": "<trace>"}, "<explicit>"),
     BeforeValidator(_one_form),
 ]

@@ -53,7 +53,9 @@ def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
 
 
 Prompts = Annotated[
-    Annotated[ScenePrompts, Tag("<scenes>")] | Annotated[PromptList, Tag("<list>")] | Annotated[PromptFile, Tag("<file>")],
+    Annotated[ScenePrompts, Tag("<scenes>")]
+    | Annotated[PromptList, Tag("<list>")]
+    | Annotated[PromptFile, Tag("<file>")],
     fork({"list": "<list>", "captions": "<list>", "file": "<file>"}, "<scenes>"),
     AfterValidator(_read_prompts),
 ]

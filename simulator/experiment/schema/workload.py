@@ -117,7 +117,10 @@ class FleetWorkload(Part):
             refuse(f"must be below duration_s {self.duration_s:g}, got {self.warmup_s:g}", "warmup_s")
         shares = [kind.share for kind in self.fleet]
         if shares and not math.isclose(sum(shares), 1.0, abs_tol=1e-9):
-            refuse(f"must have shares that add up to 1, got {' + '.join(f'{share:g}' for share in shares)} = {sum(shares):g}", "fleet")
+            refuse(
+                f"must have shares that add up to 1, got {' + '.join(f'{share:g}' for share in shares)} = {sum(shares):g}",
+                "fleet",
+            )
         for index, count in enumerate(device_counts(shares, self.devices) if shares else ()):
             if count == 0:
                 refuse(f"is no whole device: {shares[index]:g} of {self.devices} devices", "fleet", index, "share")
@@ -132,7 +135,9 @@ def _one_workload(data: Any) -> Any:
         return data
     arrivals = data.get("arrivals", "sequential")
     if isinstance(arrivals, dict):
-        known = {form: set(form.model_fields) for form in (PoissonArrivals, BurstyArrivals, ClosedArrivals, TraceArrivals)}
+        known = {
+            form: set(form.model_fields) for form in (PoissonArrivals, BurstyArrivals, ClosedArrivals, TraceArrivals)
+        }
         heads = [key for key in ("poisson_per_s", "bursty_per_s", "think_s", "trace") if key in arrivals]
         if len(heads) > 1:
             refuse(f"stands beside {heads[0]}: two forms at once; give one of {_FORMS}", "arrivals", heads[1])

@@ -117,7 +117,7 @@ def test_a_batch_is_priced_as_the_sum_of_its_work() -> None:
     a, b = Work.of_pass(2, 3, 10), Work.of_pass(1, 1, 5)
     assert costs.asked == Work(*(x + y for x, y in zip(a, b, strict=True)))
     assert one.done_s == two.done_s == [5.0]
-    assert (one.gpu_s, two.gpu_s) == pytest.approx((4.0 * 2 / 3, 4.0 / 3))
+    assert (one.gpu_share_s, two.gpu_share_s) == pytest.approx((4.0 * 2 / 3, 4.0 / 3))
 
 
 def test_other_work_lengthens_the_iteration_it_is_in_and_is_booked_to_its_session() -> None:
@@ -130,8 +130,8 @@ def test_other_work_lengthens_the_iteration_it_is_in_and_is_booked_to_its_sessio
     assert (runs.done_s, encodes.done_s) == ([2.25], [3.25])
     assert (runs.cloud_queue_s, runs.cloud_compute_s, runs.encode_s) == (1.0, 1.25, 0.0)
     assert (encodes.cloud_queue_s, encodes.cloud_compute_s, encodes.encode_s) == (1.0, 2.0, 0.25)
-    assert (runs.gpu_s, encodes.gpu_s) == (1.0, 0.25 + 1.0)
-    assert r.busy_s == blocker.gpu_s + runs.gpu_s + encodes.gpu_s
+    assert (runs.gpu_share_s, encodes.gpu_share_s) == (1.0, 0.25 + 1.0)
+    assert r.busy_s == blocker.gpu_share_s + runs.gpu_share_s + encodes.gpu_share_s
 
 
 def test_a_batch_of_other_work_alone_takes_its_sum() -> None:
@@ -150,15 +150,17 @@ def test_only_time_after_the_mark_is_booked() -> None:
     client.charged = False
     r.submit(client, 0.0, (one_pass(), encoder(1.0), one_pass()))
     loop.run(0.5)
-    client.charged, client.mark_s = True, 0.5  # in the middle of the first iteration
+    client.charged, client.booked_until_s = True, 0.5  # in the middle of the first iteration
     loop.run()
     assert (client.cloud_queue_s, client.cloud_compute_s, client.encode_s) == (0.0, 1.5, 1.0)
-    assert client.gpu_s == 3.0
+    assert client.gpu_share_s == 3.0
 
 
 def test_parts_leave_when_their_item_is_done() -> None:
     loop, client = Loop(), Client()
-    replica(loop).submit(client, 0.0, (one_pass(parts=((7, True), (8, False))), one_pass(), one_pass(parts=((9, False),))))
+    replica(loop).submit(
+        client, 0.0, (one_pass(parts=((7, True), (8, False))), one_pass(), one_pass(parts=((9, False),)))
+    )
     loop.run()
     assert client.parts == [(1.0, 7), (1.0, 8), (3.0, 9)]
 

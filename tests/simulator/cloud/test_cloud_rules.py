@@ -77,7 +77,8 @@ def test_shortest_first_counts_what_is_left_of_a_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("routing", "chosen"), [("least-loaded", [0, 1, 2, 0]), ("round-robin", [0, 1, 2, 0]), ("join-shortest-queue", [0, 1, 2, 1])]
+    ("routing", "chosen"),
+    [("least-loaded", [0, 1, 2, 0]), ("round-robin", [0, 1, 2, 0]), ("join-shortest-queue", [0, 1, 2, 1])],
 )
 def test_routing(routing: Routing, chosen: list[int]) -> None:
     """Session 0 is at work, the others think."""
@@ -95,7 +96,9 @@ def test_routing(routing: Routing, chosen: list[int]) -> None:
 
 def test_a_session_waits_for_admission_until_another_has_its_last_answer() -> None:
     one = program(call(0), [[forward("cloud"), forward("cloud", kv=1), reply()]])
-    columns = case([one], arrivals((0, 0, 0), (0, 1, 0), (0, 2, 0)), network=FREE, rules=CloudRules(max_sessions=1)).columns
+    columns = case(
+        [one], arrivals((0, 0, 0), (0, 1, 0), (0, 2, 0)), network=FREE, rules=CloudRules(max_sessions=1)
+    ).columns
     assert columns["cloud_queue_s"].tolist() == [0.0, 2 / 64, 4 / 64]
 
 
@@ -117,9 +120,16 @@ def test_sessions_wait_for_memory() -> None:
     """Two of 3 positions each do not fit 5: the second waits for the first's end, all the 3 passes of it."""
     one = program(call(0), [[*passes(3), reply()]], cloud_costs=TokenCosts())
     both = arrivals((0, 0, 0), (0, 1, 0))
-    latency_s = [case([one], both, network=FREE, cloud=TokenCosts(), rules=CloudRules(kv_tokens=fits)).columns["latency_s"].tolist()
-                 for fits in (5, 6)]  # fmt: skip
-    assert latency_s == [[3.0, 6.0], [5.0, 6.0]]  # with room for both: alone, then together twice (2 s each), then alone
+    latency_s = [
+        case([one], both, network=FREE, cloud=TokenCosts(), rules=CloudRules(kv_tokens=fits))
+        .columns["latency_s"]
+        .tolist()
+        for fits in (5, 6)
+    ]
+    assert latency_s == [
+        [3.0, 6.0],
+        [5.0, 6.0],
+    ]  # with room for both: alone, then together twice (2 s each), then alone
 
 
 def test_what_was_evicted_is_computed_again() -> None:
@@ -153,7 +163,12 @@ def test_a_crash_costs_the_news_of_it_the_request_again_and_the_lost_work() -> N
     columns = case([one], arrivals((0, 0, 0)), replicas=2, rules=CloudRules(crashes=(crash,))).columns
     assert columns["latency_s"].tolist() == [up_s + 1.5 / 64 + 1 / 16 + up_s + 2 / 64 + reply_s]
     parts = [columns[name][0] for name in ("uplink_s", "cloud_queue_s", "cloud_compute_s", "downlink_s")]
-    assert parts == [2 * up_s, 0.5 / 64, 3 / 64, 1 / 16 + reply_s]  # the pass cut off counts as waiting, the one lost as work
+    assert parts == [
+        2 * up_s,
+        0.5 / 64,
+        3 / 64,
+        1 / 16 + reply_s,
+    ]  # the pass cut off counts as waiting, the one lost as work
 
 
 def test_parts_that_have_left_are_not_made_again_after_a_crash() -> None:
@@ -181,7 +196,9 @@ def test_after_a_crash_the_connection_is_opened_again_and_what_is_sent_again_is_
     tcp = Network(math.inf, math.inf, 1 / 32, 1 / 16, transport=TRANSPORTS["tcp"])
     landed_s = 3 / 32 + 1 / 32
     rules = CloudRules(crashes=(Crash(0, landed_s + 0.5 / 64, 10.0),))
-    crashed, whole = (case([one], arrivals((0, 0, 0)), network=tcp, replicas=2, rules=r).columns for r in (rules, CloudRules()))
+    crashed, whole = (
+        case([one], arrivals((0, 0, 0)), network=tcp, replicas=2, rules=r).columns for r in (rules, CloudRules())
+    )
     assert whole["connect_s"].tolist() == [3 / 32]
     assert crashed["connect_s"].tolist() == [2 * 3 / 32]
     assert crashed["bytes_up"].tolist() == [2 * 128]
@@ -193,7 +210,9 @@ def test_sessions_of_one_device_open_one_connection_after_a_crash() -> None:
     one = program(call(0), [[forward("cloud"), reply()]])
     tcp = Network(math.inf, math.inf, 1 / 32, 1 / 16, transport=TRANSPORTS["tcp"])
     rules = CloudRules(crashes=(Crash(0, 3 / 32 + 1 / 32 + 0.5 / 64, 10.0),))
-    columns = case([one], arrivals((0, 0, 0), (0, 0, 0)), network=tcp, replicas=2, rules=rules, devices=1, max_batch=1).columns
+    columns = case(
+        [one], arrivals((0, 0, 0), (0, 0, 0)), network=tcp, replicas=2, rules=rules, devices=1, max_batch=1
+    ).columns
     assert columns["connect_s"].tolist()[0] == 2 * 3 / 32
     assert columns["connect_s"].max() == 2 * 3 / 32
 
@@ -238,13 +257,14 @@ def loaded_cases(draw: st.DrawFn) -> dict[str, object]:
     need = max(p.kv_tokens for p in inputs["programs"])  # type: ignore[attr-defined]
     first_s, last_s = inputs["requests"].requested_s[[0, -1]]  # type: ignore[attr-defined]
     replicas = int(inputs["replicas"])  # type: ignore[call-overload]
-    crash = st.builds(
-        Crash, st.integers(0, replicas - 1), st.floats(first_s, last_s + 0.3), st.floats(0.001, 1.0)
-    )  # fmt: skip
+    crash = st.builds(Crash, st.integers(0, replicas - 1), st.floats(first_s, last_s + 0.3), st.floats(0.001, 1.0))
     radio = RadioFigures(0.1, 0.5, 0.05, 0.04, 0.3, 1000.0, 0.01, 2.0, 1.0, 0.5, 1e-6, 1e-6)
     changes: list[dict[str, Any]] = [
-        {}, {"radio": radio}, {"devices_per_cell": 2}, {"transport": TRANSPORTS["grpc"], "up_loss": 0.05, "radio": radio},
-    ]  # fmt: skip
+        {},
+        {"radio": radio},
+        {"devices_per_cell": 2},
+        {"transport": TRANSPORTS["grpc"], "up_loss": 0.05, "radio": radio},
+    ]
     inputs["network"] = replace(inputs["network"], **draw(st.sampled_from(changes)))  # type: ignore[type-var]
     inputs["rules"] = CloudRules(
         queue=draw(st.sampled_from(["fifo", "shortest-first", "earliest-deadline", "priority"])),
@@ -320,4 +340,6 @@ def test_devices_of_one_kind_or_in_two_parts_are_the_same() -> None:
     whole = case([base(3)], requests, devices=4).columns
     parts = [FleetPart(2, [base(3)], DEVICE_COSTS, NETWORK) for _ in range(2)]
     split = case([], requests, devices=4, fleet=parts).columns
-    assert all(np.array_equal(whole[name], split[name], equal_nan=True) for name in whole if whole[name].dtype.kind == "f")
+    assert all(
+        np.array_equal(whole[name], split[name], equal_nan=True) for name in whole if whole[name].dtype.kind == "f"
+    )

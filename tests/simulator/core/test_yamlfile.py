@@ -56,7 +56,9 @@ def test_nan_is_a_number() -> None:
 def test_every_place_has_the_line_of_its_key_or_item() -> None:
     document = yamlfile.parse("# comment\na: 1\nb:\n  - x\n  - c:\n      5.0\nd: {e: 1,\n    f: 2}\n", "t.yaml")
     assert document.data == {"a": 1, "b": ["x", {"c": 5.0}], "d": {"e": 1, "f": 2}}
-    assert {place: document.lines[place] for place in (("a",), ("b",), ("b", 0), ("b", 1, "c"), ("d", "e"), ("d", "f"))} == {
+    assert {
+        place: document.lines[place] for place in (("a",), ("b",), ("b", 0), ("b", 1, "c"), ("d", "e"), ("d", "f"))
+    } == {
         ("a",): 2,
         ("b",): 3,
         ("b", 0): 4,
@@ -96,7 +98,10 @@ def test_an_alias_repeats_what_its_anchor_holds() -> None:
         ("a: *x\n", "t:1: alias *x names no anchor"),
         ("a: &x [*x]\n", "t:1: alias *x stands inside its own anchor"),
         ("a: \x01\n", "t:1: is not YAML: character U+0001 is not allowed"),
-        ("a:\n\t- 1\n", "t:2: is not YAML: found character '\\t' that cannot start any token while scanning for the next token"),
+        (
+            "a:\n\t- 1\n",
+            "t:2: is not YAML: found character '\\t' that cannot start any token while scanning for the next token",
+        ),
         ("a: " + "9" * 400, "t:1: a number of 400 digits is too long (at most 300)"),
     ],
 )
@@ -116,7 +121,9 @@ def test_what_does_not_parse_is_one_line_with_a_place(text: str) -> None:
 def test_depth_and_the_growth_of_aliases_are_limited() -> None:
     with pytest.raises(ScenarioError, match="too deep or too large"):
         yamlfile.parse("a: " + "[" * 60 + "]" * 60, "t")
-    bomb = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]\n" for i in range(1, 8))
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]\n" for i in range(1, 8)
+    )
     with pytest.raises(ScenarioError, match="too large once its aliases are followed"):
         yamlfile.parse(bomb, "t")
 
@@ -142,6 +149,10 @@ SCALARS = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats
 KEYS = st.text(min_size=1, max_size=6)
 
 
-@given(st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=12))
+@given(
+    st.recursive(
+        SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=12
+    )
+)
 def test_what_is_dumped_reads_back_the_same(data: object) -> None:
     assert yamlfile.parse(yamlfile.dump({"data": data}), "t").data == {"data": data}

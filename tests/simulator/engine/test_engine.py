@@ -37,11 +37,19 @@ from tests.simulator.build import (
     reply,
     send,
     wait,
-)  # fmt: skip
+)
 
 CIAR: tuple[list[Op], list[list[Op]]] = (
     [
-        *call(0), prefill(new=2), compute("phi"), forward(), compute("phi"), forward(), *call(1, 384), forward(), *call(2),
+        *call(0),
+        prefill(new=2),
+        compute("phi"),
+        forward(),
+        compute("phi"),
+        forward(),
+        *call(1, 384),
+        forward(),
+        *call(2),
         compute("image_decoder"),
     ],
     [
@@ -49,14 +57,15 @@ CIAR: tuple[list[Op], list[list[Op]]] = (
         [forward("cloud", 4, 1), reply(128)],
         [forward("cloud", 1, 5), reply(128)],
     ],
-)  # fmt: skip
+)
 CODE: tuple[list[Op], list[list[Op]]] = (
     [*call(0), prefill(new=3), *[forward(new=1, kv=n) for n in range(3, 9)], compute("image_decoder")],
     [[compute("caption_encoder"), prefill("cloud"), *[forward("cloud", 1, n) for n in range(2)], reply(1024, ids=3)]],
 )
 DEVICE_ONLY: tuple[list[Op], list[list[Op]]] = (
-    [compute("caption_encoder"), prefill(), *[forward(new=1, kv=n) for n in range(5)], compute("image_decoder")], [],
-)  # fmt: skip
+    [compute("caption_encoder"), prefill(), *[forward(new=1, kv=n) for n in range(5)], compute("image_decoder")],
+    [],
+)
 PICTURE: tuple[list[Op], list[list[Op]]] = (
     call(0),
     [[compute("caption_encoder"), prefill("cloud"), compute("image_decoder"), reply(4096, 0, image_bytes=4000)]],
@@ -145,7 +154,9 @@ def test_the_parts_of_a_ciar_session_alone() -> None:
 
 def test_latency_grows_by_a_round_trip_per_call() -> None:
     far = Network(NETWORK.up_bps, NETWORK.down_bps, NETWORK.up_delay_s + 1, NETWORK.down_delay_s + 2)
-    near_s, far_s = (case([program(*CIAR)], single_arrival(), network=n).columns["latency_s"][0] for n in (NETWORK, far))
+    near_s, far_s = (
+        case([program(*CIAR)], single_arrival(), network=n).columns["latency_s"][0] for n in (NETWORK, far)
+    )
     assert far_s - near_s == 3 * (1 + 2)
 
 
@@ -271,7 +282,6 @@ def programs(draw: st.DrawFn) -> SessionProgram:
     return program(device, cloud, draw(st.booleans()), UniformCosts(0.0123, 0.0017), CLOUD)
 
 
-
 @st.composite
 def cases(draw: st.DrawFn) -> dict[str, object]:
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -297,7 +307,8 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
 
 def same(a: CaseResult, b: CaseResult) -> bool:
     return a.columns.keys() == b.columns.keys() and all(
-        np.array_equal(a.columns[name], b.columns[name], equal_nan=a.columns[name].dtype.kind == "f") for name in a.columns
+        np.array_equal(a.columns[name], b.columns[name], equal_nan=a.columns[name].dtype.kind == "f")
+        for name in a.columns
     )
 
 
@@ -326,18 +337,20 @@ def test_under_any_load_every_request_is_done_and_its_parts_add_up(inputs: dict[
 def test_working_ahead_of_the_clock_changes_nothing_but_the_events(inputs: dict[str, object]) -> None:
     network = inputs["network"]
     assert isinstance(network, Network)
-    assume(network.up_jitter_s > 0.0)  # else sessions of one batch may send in the same instant, and ties are resolved otherwise
+    assume(
+        network.up_jitter_s > 0.0
+    )  # else sessions of one batch may send in the same instant, and ties are resolved otherwise
 
     def never_ahead(self: Device, change: int) -> None:
         self.open_sessions += change
 
-    ahead = case(**inputs)  # type: ignore[arg-type]
+    may_run_ahead = case(**inputs)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Device, "count", never_ahead)
         plain = case(**inputs)  # type: ignore[arg-type]
-    assert same(ahead, plain)
-    assert sorted(ahead.spans) == sorted(plain.spans)
-    assert ahead.events <= plain.events
+    assert same(may_run_ahead, plain)
+    assert sorted(may_run_ahead.spans) == sorted(plain.spans)
+    assert may_run_ahead.events <= plain.events
 
 
 def loaded(**changes: object) -> CaseResult:

@@ -18,11 +18,11 @@ from simulator.engine.case import PARTS, CaseInputs, CaseResult
 from simulator.engine.clock import Alarm
 from simulator.engine.device import FleetPart
 from simulator.engine.fallback import Fallback
-from simulator.engine.impatience import Impatient
+from simulator.engine.impatience import DeadlineSession
 from simulator.engine.run import simulate
 from simulator.engine.workload import Arrivals
-from simulator.experiment.branches import broken_off, same_until
-from simulator.network.access import Access, Network
+from simulator.experiment.branches import abandoned, common_prefix
+from simulator.network.access import AccessNetwork, Network
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
@@ -44,9 +44,12 @@ from tests.simulator.build import (
     reply,
     send,
     wait,
-)  # fmt: skip
+)
 
-UP_S, DOWN_S = 2.0**-10 + 1 / 32, 2.0**-10 + 1 / 16  # of a request of 128 and a reply of 256 bytes; a pass takes 1/64 in between
+UP_S, DOWN_S = (
+    2.0**-10 + 1 / 32,
+    2.0**-10 + 1 / 16,
+)  # of a request of 128 and a reply of 256 bytes; a pass takes 1/64 in between
 CALL_S = UP_S + 1 / 64 + DOWN_S
 DEAD = Capacity([0.0], [0.0], 1.0)
 
@@ -68,17 +71,35 @@ Branches = dict[tuple[int, int], SessionProgram]
 
 
 def run(
-    programs: Sequence[SessionProgram], requests: Arrivals, rule: Fallback | None, branches: Branches | None = None,
-    network: Network = NETWORK, devices: int = 8, **changes: Any,
-) -> CaseResult:  # fmt: skip
-    ends = {key: broken_off(programs[key[0]], branch, key[1]) for key, branch in (branches or {}).items()}
-    part = FleetPart(devices, programs, DEVICE_COSTS, network, broken_off=ends)
-    fields: dict[str, Any] = {"cloud": CLOUD_COSTS, "replicas": 1, "max_batch": 16, "seed": 0, "fallback": rule, **changes}
-    return simulate(CaseInputs([], DEVICE_COSTS, network=network, devices=devices, arrivals=requests, fleet=[part], **fields))
+    programs: Sequence[SessionProgram],
+    requests: Arrivals,
+    rule: Fallback | None,
+    branches: Branches | None = None,
+    network: Network = NETWORK,
+    devices: int = 8,
+    **changes: Any,
+) -> CaseResult:
+    ends = {key: abandoned(programs[key[0]], branch, key[1]) for key, branch in (branches or {}).items()}
+    part = FleetPart(devices, programs, DEVICE_COSTS, network, abandoned=ends)
+    fields: dict[str, Any] = {
+        "cloud": CLOUD_COSTS,
+        "replicas": 1,
+        "max_batch": 16,
+        "seed": 0,
+        "fallback": rule,
+        **changes,
+    }
+    return simulate(
+        CaseInputs([], DEVICE_COSTS, network=network, devices=devices, arrivals=requests, fleet=[part], **fields)
+    )
 
 
 def equal(one: CaseResult, other: CaseResult) -> bool:
-    return all(np.array_equal(one.columns[name], other.columns[name], equal_nan=True) for name in one.columns if name != "given_up")
+    return all(
+        np.array_equal(one.columns[name], other.columns[name], equal_nan=True)
+        for name in one.columns
+        if name != "timed_out_call"
+    )
 
 
 def parts_of(result: CaseResult, request: int = 0) -> dict[str, float]:
@@ -92,18 +113,26 @@ def one(**more: Any) -> CaseResult:
 class TestGivingUp:
     def test_a_reply_in_time_changes_nothing(self) -> None:
         patient, bound = one(rule=None), one(rule=Fallback(CALL_S))
-        assert bound.columns["given_up"].tolist() == [-1]
+        assert bound.columns["timed_out_call"].tolist() == [-1]
         assert equal(bound, patient)
 
-    @pytest.mark.parametrize("deadline_s", [UP_S / 2, UP_S + 1 / 128, CALL_S - 1 / 128], ids=["going up", "in the cloud", "going down"])
+    @pytest.mark.parametrize(
+        "deadline_s", [UP_S / 2, UP_S + 1 / 128, CALL_S - 1 / 128], ids=["going up", "in the cloud", "going down"]
+    )
     def test_the_device_waits_for_its_deadline_and_goes_on_alone(self, deadline_s: float) -> None:
         result = one(rule=Fallback(deadline_s), branches={(0, 0): giving_up(0)})
         assert result.missing == ()
         columns = result.columns
-        assert columns["given_up"].tolist() == [0]
+        assert columns["timed_out_call"].tolist() == [0]
         assert columns["latency_s"].tolist() == [1 / 256 + deadline_s + 3 / 256 + 1 / 16]
         assert parts_of(result) == {"device_compute_s": 4 / 256, "wait_s": deadline_s, "image_decode_s": 1 / 16}
-        assert [columns[name][0] for name in ("calls", "cloud_passes", "bytes_up", "bytes_down", "device_passes")] == [1, 0, 128, 256, 4]
+        assert [columns[name][0] for name in ("calls", "cloud_passes", "bytes_up", "bytes_down", "device_passes")] == [
+            1,
+            0,
+            128,
+            256,
+            4,
+        ]
         assert columns["cloud_gpu_s"].tolist() == result.cloud_busy_s == [1 / 64]  # for nothing
 
     def test_the_second_call_is_given_up_where_the_second_is_late(self) -> None:
@@ -112,9 +141,15 @@ class TestGivingUp:
         long = program(call(0), [[forward("cloud"), reply()]], cloud_costs=slow)
         requests = arrivals((0.0, 0, 0), (CALL_S, 1, 1))
         result = run([asking(2), long], requests, Fallback(0.5), {(0, 1): giving_up(1)})
-        assert result.columns["given_up"].tolist() == [1, -1]
-        expected = {"device_compute_s": 5 / 256, "uplink_s": UP_S, "cloud_compute_s": 1 / 64, "downlink_s": DOWN_S, "wait_s": 0.5,
-                    "image_decode_s": 1 / 16}  # fmt: skip
+        assert result.columns["timed_out_call"].tolist() == [1, -1]
+        expected = {
+            "device_compute_s": 5 / 256,
+            "uplink_s": UP_S,
+            "cloud_compute_s": 1 / 64,
+            "downlink_s": DOWN_S,
+            "wait_s": 0.5,
+            "image_decode_s": 1 / 16,
+        }
         assert parts_of(result) == expected
         assert result.columns["cloud_passes"].tolist() == [1, 1]
         assert result.cloud_busy_s == [2 / 64 + 4.0]
@@ -124,9 +159,17 @@ class TestGivingUp:
         """One place only: the next session is admitted when the pass given up is done, not before and not never."""
         slow = UniformCosts(pass_s=2.0)
         first = program([*call(0, optional=True), forward()], [[forward("cloud"), reply()]], cloud_costs=slow)
-        branch = program([*call(0, optional=True), *[forward()] * 2], [[forward("cloud", decides=0), reply()]], cloud_costs=slow)
+        branch = program(
+            [*call(0, optional=True), *[forward()] * 2], [[forward("cloud", decides=0), reply()]], cloud_costs=slow
+        )
         second = program(call(0), [[forward("cloud"), reply()]], cloud_costs=slow)
-        result = run([first, second], arrivals((0, 0, 0), (1, 1, 1)), Fallback(0.25), {(0, 0): branch}, rules=CloudRules(max_sessions=1))
+        result = run(
+            [first, second],
+            arrivals((0, 0, 0), (1, 1, 1)),
+            Fallback(0.25),
+            {(0, 0): branch},
+            rules=CloudRules(max_sessions=1),
+        )
         assert result.columns["cloud_queue_s"].tolist() == [0.0, UP_S + 2.0 - (1.0 + UP_S)]
 
     def test_first_token_by_a_pass_made_before_the_await_is_known_when_it_is_over(self) -> None:
@@ -137,7 +180,9 @@ class TestGivingUp:
 
     def test_a_reply_that_comes_late_brings_no_first_token(self) -> None:
         whole = program([*call(0, optional=True), forward()], [[forward("cloud"), reply()]])
-        branch = program([*call(0, optional=True), *[forward()] * 2], [[forward("cloud", decides=0), reply()]], first_by_cloud=False)
+        branch = program(
+            [*call(0, optional=True), *[forward()] * 2], [[forward("cloud", decides=0), reply()]], first_by_cloud=False
+        )
         result = run([whole], arrivals((0, 0, 0)), Fallback(CALL_S - 1 / 64), {(0, 0): branch})
         assert result.columns["first_token_s"].tolist() == [CALL_S - 1 / 64 + 1 / 256]
 
@@ -158,7 +203,9 @@ class TestGivingUp:
         again = one(rule=Fallback(2.0, attempts=3), branches=branches, network=dead)
         assert (again.columns["bytes_up"][0], again.columns["retries"][0]) == (3 * 128, 2)
         for rule in (None, Fallback(2.0, attempts=3, gives_up=False)):
-            with pytest.raises(DeadlockError, match="request 0 of device 0 waits for call 0 to reach the cloud, but the uplink has no"):
+            with pytest.raises(
+                DeadlockError, match="request 0 of device 0 waits for call 0 to reach the cloud, but the uplink has no"
+            ):
                 one(rule=rule, network=dead)
 
     def test_a_crash_after_it_gave_up_concerns_nobody(self) -> None:
@@ -172,20 +219,20 @@ class TestGivingUp:
         result = one(rule=Fallback(0.5), branches={(0, 0): giving_up(0)}, rules=crash)
         assert parts_of(result) == {"device_compute_s": 4 / 256, "wait_s": 0.5, "image_decode_s": 1 / 16}
         waiting = one(rule=Fallback(0.5, attempts=2, gives_up=False), rules=crash)
-        assert waiting.columns["given_up"].tolist() == [-1]
+        assert waiting.columns["timed_out_call"].tolist() == [-1]
         assert waiting.columns["latency_s"][0] > 5.0
 
     def test_a_branch_that_asks_the_cloud_again_is_refused(self) -> None:
         with pytest.raises(RecordingError, match="asks the cloud again"):
-            broken_off(asking(2), asking(2), 0)
+            abandoned(asking(2), asking(2), 0)
 
     def test_a_branch_of_a_slightly_other_beginning_only_gives_its_end(self) -> None:
         ops: list[Op] = [forward(), *call(0, optional=True), forward(), forward()]
         cloud = [[forward("cloud"), reply()]]
-        assert same_until(recording([*ops, forward()], cloud), recording(ops, cloud), 0)
+        assert common_prefix(recording([*ops, forward()], cloud), recording(ops, cloud), 0)
         ops = [forward(), *ops]
-        assert not same_until(recording(ops[1:], cloud), recording(ops, cloud), 0)
-        whole = broken_off(asking(2), program(ops, cloud), 0)
+        assert not common_prefix(recording(ops[1:], cloud), recording(ops, cloud), 0)
+        whole = abandoned(asking(2), program(ops, cloud), 0)
         assert whole.steps == (*asking(2).steps[:1], (2 / 256, -1.0, -1, -1))
         assert whole.device_s == 3 / 256
 
@@ -223,7 +270,10 @@ class TestTryingAgain:
             assert again.columns["retries"].tolist() == [attempts - 1]
             assert again.columns["wait_s"][0] == pytest.approx(lost_s)
             assert again.columns["latency_s"][0] == pytest.approx(start_s + lost_s + tried_s + rest_s, abs=0.01)
-            assert (again.columns["bytes_up"].tolist(), again.columns["bytes_down"].tolist()) == ([attempts * 128], [256])
+            assert (again.columns["bytes_up"].tolist(), again.columns["bytes_down"].tolist()) == (
+                [attempts * 128],
+                [256],
+            )
 
     def test_what_the_cloud_has_done_it_does_not_do_again(self) -> None:
         """The request arrives, the reply falls into an outage: the second request costs bytes, and a reply."""
@@ -240,7 +290,9 @@ class TestTryingAgain:
         slow = UniformCosts(pass_s=1.0)
         asks = program([*call(0, optional=True)], [[forward("cloud"), reply()]], cloud_costs=slow)
         network = Network(8e6, 8e6, 0.25, 0.25)
-        result = run([asks], arrivals((0, 0, 0)), Fallback(1.125, attempts=2, gives_up=False), network=network, cloud=slow)
+        result = run(
+            [asks], arrivals((0, 0, 0)), Fallback(1.125, attempts=2, gives_up=False), network=network, cloud=slow
+        )
         columns = result.columns
         # 0.25 up, a pass until 1.25; the second request leaves at 1.125 and arrives at 1.375; 0.25 down.
         tiny = 8 * 128 / 8e6
@@ -252,8 +304,10 @@ class TestTryingAgain:
 
     def test_after_the_last_attempt_it_gives_up(self) -> None:
         network = self.outage(0.001, 100.0)
-        result = run([asking(2)], arrivals((0, 0, 0)), Fallback(2.0, attempts=3), {(0, 0): giving_up(0)}, network=network)
-        assert result.columns["given_up"].tolist() == [0]
+        result = run(
+            [asking(2)], arrivals((0, 0, 0)), Fallback(2.0, attempts=3), {(0, 0): giving_up(0)}, network=network
+        )
+        assert result.columns["timed_out_call"].tolist() == [0]
         assert parts_of(result)["wait_s"] == pytest.approx(sum(self.waits_s(2.0, 3)))
         assert result.columns["done_s"][0] < 20.0
         assert result.unfinished == 0
@@ -302,20 +356,33 @@ def late_cases(draw: st.DrawFn) -> dict[str, Any]:
     times = np.cumsum(chance.exponential(draw(st.sampled_from([0.01, 0.1, 1.0])), n))
     rate = float(chance.uniform(1e5, 1e7))
     radio = RadioFigures(0.1, 0.5, 0.05, 0.04, 0.3, 1000.0, 0.01, 2.0, 1.0, 0.5, 1e-6, 1e-6)
-    tunnel: dict[str, Any] = {"up_bps": Capacity.with_outages(rate, 3.0, 1.5), "down_bps": Capacity.with_outages(rate, 3.0, 1.5)}
+    tunnel: dict[str, Any] = {
+        "up_bps": Capacity.with_outages(rate, 3.0, 1.5),
+        "down_bps": Capacity.with_outages(rate, 3.0, 1.5),
+    }
     changes: list[dict[str, Any]] = [
-        {}, tunnel, {**tunnel, "transport": TRANSPORTS["grpc"]}, {**tunnel, "devices_per_cell": 2}, {"radio": radio},
-        {**tunnel, "radio": radio, "transport": TRANSPORTS["tcp"]}, {"transport": TRANSPORTS["grpc"], "up_loss": 0.05, "down_loss": 0.05},
-    ]  # fmt: skip
+        {},
+        tunnel,
+        {**tunnel, "transport": TRANSPORTS["grpc"]},
+        {**tunnel, "devices_per_cell": 2},
+        {"radio": radio},
+        {**tunnel, "radio": radio, "transport": TRANSPORTS["tcp"]},
+        {"transport": TRANSPORTS["grpc"], "up_loss": 0.05, "down_loss": 0.05},
+    ]
     network = Network(rate, 2 * rate, 0.02, 0.03, draw(st.sampled_from([0.0, 0.004])), 0.0)
     crashes = [Crash(0, float(at_s), 0.4) for at_s in chance.uniform(0.0, times[-1] + 0.3, draw(st.integers(0, 2)))]
     rules = CloudRules(
-        max_sessions=draw(st.sampled_from([None, 1, 2])), max_waiting=draw(st.sampled_from([None, None, 0, 2])),
-        crashes=tuple(crashes), kv_tokens=draw(st.sampled_from([math.inf, 1e6])), evict=draw(st.booleans()),
-    )  # fmt: skip
+        max_sessions=draw(st.sampled_from([None, 1, 2])),
+        max_waiting=draw(st.sampled_from([None, None, 0, 2])),
+        crashes=tuple(crashes),
+        kv_tokens=draw(st.sampled_from([math.inf, 1e6])),
+        evict=draw(st.booleans()),
+    )
     return {
         "programs": [whole for whole, _ in pictures],
-        "branches": {(number, at): branch for number, (_, branches) in enumerate(pictures) for at, branch in branches.items()},
+        "branches": {
+            (number, at): branch for number, (_, branches) in enumerate(pictures) for at, branch in branches.items()
+        },
         "requests": Arrivals(times, chance.integers(0, fleet, n), chance.integers(0, len(pictures), n)),
         "rule": Fallback(draw(st.sampled_from([0.01, 0.05, 0.2, 1.0])), draw(st.integers(1, 4)), draw(st.booleans())),
         "network": replace(network, **draw(st.sampled_from(changes))),
@@ -333,16 +400,16 @@ def counted() -> Iterator[tuple[dict[str, int], list[Any]]]:
     sent: dict[str, int] = {"up": 0, "down": 0}
     links: list[Any] = []
     way: dict[int, str] = {}
-    given = Access.links
+    given = AccessNetwork.links
 
-    def links_of(self: Access, device: int) -> Any:
+    def links_of(self: AccessNetwork, device: int) -> Any:
         up, down, radio = given(self, device)
         way[id(up)], way[id(down)] = "up", "down"
         links.extend([up, down])
         return up, down, radio
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Access, "links", links_of)
+        patch.setattr(AccessNetwork, "links", links_of)
         for kind in (Link, ImpairedLink):
             whole = kind.send
 
@@ -369,7 +436,7 @@ def test_under_any_load_parts_add_up_and_every_request_is_answered(inputs: dict[
         assert (columns["bytes_up"].sum(), columns["bytes_down"].sum()) == (sent["up"], sent["down"])
         assert columns["cloud_gpu_s"].sum() == pytest.approx(sum(result.cloud_busy_s))
     rule = inputs["rule"]
-    assert np.all((columns["given_up"] == -1) | rule.gives_up)
+    assert np.all((columns["timed_out_call"] == -1) | rule.gives_up)
     assert rule.attempts > 1 or not columns["retries"].any()
     assert all(link.dropped_bits <= link.sent_bits * (1 + 1e-12) for link in links if isinstance(link, ImpairedLink))
 
@@ -392,19 +459,21 @@ def test_no_request_takes_longer_than_its_deadlines_allow(inputs: dict[str, Any]
     rule = Fallback(inputs["rule"].deadline_s)
     columns = run(**{**inputs, "programs": programs, "requests": alone, "rule": rule, "rules": CloudRules()}).columns
     awaits = np.array([sum(step[3] >= 0 for step in programs[prompt].steps) for prompt in columns["prompt"]])
-    computed_s = np.array([programs[prompt].device_s for prompt in columns["prompt"]]) + 5 * 0.0123  # a branch makes 5 passes more at most
+    computed_s = (
+        np.array([programs[prompt].device_s for prompt in columns["prompt"]]) + 5 * 0.0123
+    )  # a branch makes 5 passes more at most
     assert np.all(columns["latency_s"] <= computed_s + awaits * rule.deadline_s + 1e-9)
 
 
 def test_a_request_that_overtakes_another_is_taken_up_after_it() -> None:
     """Another session of the device may open a connection in between; then request 2 arrives at 2 s and request 1 at 5 s."""
-    session = Impatient.__new__(Impatient)
+    session = DeadlineSession.__new__(DeadlineSession)
     session.prepare(frozenset())
     session.landed, session.answered, session.awaiting = 1, 0, -1  # the cloud is still busy with call 0
-    session.flying = {1: Alarm((), session, 5.0), 2: Alarm((), session, 2.0), 3: Alarm((), session, 9.0)}
+    session.in_flight = {1: Alarm((), session, 5.0), 2: Alarm((), session, 2.0), 3: Alarm((), session, 9.0)}
     session.land(2.0)
-    assert (session.landed, sorted(session.flying)) == (1, [1, 2, 3])
+    assert (session.landed, sorted(session.in_flight)) == (1, [1, 2, 3])
     session.land(5.0)
-    assert (session.landed, sorted(session.flying)) == (3, [3])
+    assert (session.landed, sorted(session.in_flight)) == (3, [3])
     session.land_again(9.0, 3)
-    assert (session.landed, sorted(session.flying)) == (4, [])
+    assert (session.landed, sorted(session.in_flight)) == (4, [])

@@ -36,18 +36,36 @@ def load(folder: Path, text: str) -> Scenario:
     [
         ("cloud: {max_batch: 0}", "cloud.max_batch must be >= 1, got 0"),
         ("cloud: {queue: lifo}", "cloud.queue must be fifo, shortest-first, earliest-deadline or priority, got 'lifo'"),
-        ("cloud: {replicas: 2, crashes: [{replica: 2, at_s: 1, down_s: 1}]}", "cloud.crashes[0].replica must be below replicas, 2"),
+        (
+            "cloud: {replicas: 2, crashes: [{replica: 2, at_s: 1, down_s: 1}]}",
+            "cloud.crashes[0].replica must be below replicas, 2",
+        ),
         ("cloud: {crashes: [{replica: 0, at_s: 1, down_s: 1}]}", "cloud.crashes needs arrivals in time"),
         ("cloud: {max_waiting: 3}", "cloud.max_waiting goes with max_sessions or kv_memory_gb"),
-        ("cloud: {replicas: 4, autoscale: {max_replicas: 2, sessions_per_replica: 1}}", "cloud.autoscale.max_replicas must be >= replicas"),
+        (
+            "cloud: {replicas: 4, autoscale: {max_replicas: 2, sessions_per_replica: 1}}",
+            "cloud.autoscale.max_replicas must be >= replicas",
+        ),
         ("cloud: {background: {utilisation: 1.0}}", "cloud.background.utilisation must be < 1, got 1"),
         ("cloud: {queue: earliest-deadline}", "cloud.queue earliest-deadline needs deadlines"),
         ("cloud: {queue: priority}", "cloud.queue priority needs kinds of different priority"),
-        (POISSON + ", fleet: [{share: 0.5}, {share: 0.4}]}", "workload.fleet must have shares that add up to 1, got 0.5 + 0.4 = 0.9"),
-        (POISSON + ", fleet: [{share: 0.99}, {share: 0.01}]}", "workload.fleet[1].share is no whole device: 0.01 of 4 devices"),
-        (POISSON + ", fleet: [{share: 1, hardware: a1000}]}", "workload.fleet[0].hardware must be a name of the catalogue, got 'a1000'"),
+        (
+            POISSON + ", fleet: [{share: 0.5}, {share: 0.4}]}",
+            "workload.fleet must have shares that add up to 1, got 0.5 + 0.4 = 0.9",
+        ),
+        (
+            POISSON + ", fleet: [{share: 0.99}, {share: 0.01}]}",
+            "workload.fleet[1].share is no whole device: 0.01 of 4 devices",
+        ),
+        (
+            POISSON + ", fleet: [{share: 1, hardware: a1000}]}",
+            "workload.fleet[0].hardware must be a name of the catalogue, got 'a1000'",
+        ),
         (POISSON + ", warmup_s: 60}", "workload.warmup_s must be below duration_s 60"),
-        ("workload: {arrivals: {poisson_per_s: 1, think_s: 2}, duration_s: 9}", "workload.arrivals.think_s stands beside poisson_per_s"),
+        (
+            "workload: {arrivals: {poisson_per_s: 1, think_s: 2}, duration_s: 9}",
+            "workload.arrivals.think_s stands beside poisson_per_s",
+        ),
         ("workload: {arrivals: {poison_per_s: 1}, duration_s: 9}", "workload.arrivals.poison_per_s is not a known key"),
         ("workload: {arrivals: {trace: none.csv}, duration_s: 9}", "none.csv: cannot be read"),
         ("fallback: {policy: resume, deadline_ms: 9}", "fallback.policy must be wait, device or retry, got 'resume'"),
@@ -56,7 +74,10 @@ def load(folder: Path, text: str) -> Scenario:
         ("fallback: {policy: retry, deadline_ms: 9, attempts: 1}", "fallback.attempts must be >= 2, got 1"),
         ("fallback: {policy: retry, deadline_ms: 9, then: fail}", "fallback.then must be device or wait, got 'fail'"),
         ("fallback: {policy: device, deadline_s: 9}", "fallback.deadline_s is not a known key"),
-        ("fallback: {policy: device, deadline_ms: 9}\nplacement: cloud", "fallback.policy device goes with placement split"),
+        (
+            "fallback: {policy: device, deadline_ms: 9}\nplacement: cloud",
+            "fallback.policy device goes with placement split",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -115,7 +136,9 @@ def test_requests_come_when_a_foreign_trace_says(case: str, tmp_path: Path) -> N
 
 def test_a_scenario_names_the_line_of_a_bad_arrivals_file(tmp_path: Path) -> None:
     (tmp_path / "foreign").write_text(ARRIVALS["mooncake"][0].replace("4000", '"late"'))
-    with pytest.raises(ScenarioError, match=r"arrivals\.trace .*foreign:3: key timestamp: must be a number >= 0, got 'late'"):
+    with pytest.raises(
+        ScenarioError, match=r"arrivals\.trace .*foreign:3: key timestamp: must be a number >= 0, got 'late'"
+    ):
         run(tmp_path, "workload: {devices: 2, arrivals: {trace: foreign}, duration_s: 60}")
 
 
@@ -155,14 +178,20 @@ def test_a_longer_duration_only_adds_bursts() -> None:
     assert np.array_equal(short.device, long.device[: len(short)])
 
 
-@pytest.mark.parametrize(("shares", "devices", "counts"), [([0.5, 0.5], 3, [2, 1]), ([0.7, 0.2, 0.1], 10, [7, 2, 1]), ([1.0], 4, [4])])
+@pytest.mark.parametrize(
+    ("shares", "devices", "counts"), [([0.5, 0.5], 3, [2, 1]), ([0.7, 0.2, 0.1], 10, [7, 2, 1]), ([1.0], 4, [4])]
+)
 def test_devices_of_a_share(shares: list[float], devices: int, counts: list[int]) -> None:
     assert device_counts(shares, devices) == counts
 
 
 def test_the_summary_leaves_out_the_warm_up_and_counts_what_is_good() -> None:
     columns = {name: np.zeros(4) for name in REQUEST_COLUMNS}
-    columns |= {"request": np.arange(4), "requested_s": np.array([0.0, 10.0, 20.0, 30.0]), "latency_s": np.array([9.0, 1.0, 3.0, 2.0])}
+    columns |= {
+        "request": np.arange(4),
+        "requested_s": np.array([0.0, 10.0, 20.0, 30.0]),
+        "latency_s": np.array([9.0, 1.0, 3.0, 2.0]),
+    }
     columns["done_s"] = columns["requested_s"] + columns["latency_s"]
     columns["cloud_queue_s"] = columns["latency_s"]
     case = Case("base", "base", {}, columns, refused=2, unfinished=1, warmup_s=10.0, duration_s=40.0, slo_s=2.5)
@@ -183,8 +212,15 @@ def test_a_policy_is_a_rule_in_seconds_and_can_be_swept(tmp_path: Path) -> None:
 def test_images_of_one_prompt_count_as_its_requests_got_them() -> None:
     """Prompt 0 is asked for four times; one request gave a reply up and got image 2. Its cost is nobody else's."""
     n = 5
-    columns = {name: np.zeros(n) for name in REQUEST_COLUMNS} | {"request": np.arange(n), "requested_s": np.arange(n) * 1.0}
-    columns |= {"prompt": np.array([0, 0, 0, 0, 1]), "image": np.array([0, 0, 2, 0, 1]), "fallback_pct": np.array([0.0, 0, 50, 0, 0])}
+    columns = {name: np.zeros(n) for name in REQUEST_COLUMNS} | {
+        "request": np.arange(n),
+        "requested_s": np.arange(n) * 1.0,
+    }
+    columns |= {
+        "prompt": np.array([0, 0, 0, 0, 1]),
+        "image": np.array([0, 0, 2, 0, 1]),
+        "fallback_pct": np.array([0.0, 0, 50, 0, 0]),
+    }
     columns["fallback_cloud_nll_cost"] = np.array([math.nan, math.nan, 4.0, math.nan, math.nan])
     quality = {"image": np.arange(3), "cloud_nll": np.array([1.0, 7.0, 5.0])}
     case = Case("ciar", "ciar", {}, columns, quality)
@@ -192,7 +228,13 @@ def test_images_of_one_prompt_count_as_its_requests_got_them() -> None:
     assert (row["distinct_images"], row["cloud_nll"], row["fallback_pct"]) == (3, ((3 * 1.0 + 5.0) / 4 + 7.0) / 2, 10.0)
     assert row["fallback_cloud_nll_cost"] == 4.0
     assert math.isnan(row["fallback_cloud_nll_cost_lo"])
-    whole = Case("ciar", "ciar", {}, columns | {"image": columns["prompt"], "fallback_cloud_nll_cost": np.full(n, math.nan)}, quality)
+    whole = Case(
+        "ciar",
+        "ciar",
+        {},
+        columns | {"image": columns["prompt"], "fallback_cloud_nll_cost": np.full(n, math.nan)},
+        quality,
+    )
     row = summary_table(requests_table([whole]), [whole]).iloc[0]
     assert (row["distinct_images"], row["cloud_nll"]) == (2, 4.0)
     assert math.isnan(row["fallback_cloud_nll_cost"])

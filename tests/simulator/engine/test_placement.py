@@ -79,7 +79,9 @@ def test_tokens_of_a_round_are_those_expected(acceptance: float) -> None:
 
 def test_only_the_result_crosses_the_network() -> None:
     device, cloud = speculation(2)
-    _, together = both(([*device, compute("phi"), compute("image_decoder")], cloud), UniformCosts(pass_s=1 / 32, phi_s=1 / 8))
+    _, together = both(
+        ([*device, compute("phi"), compute("image_decoder")], cloud), UniformCosts(pass_s=1 / 32, phi_s=1 / 8)
+    )
     ((request_bytes, lead, items, (reply_bytes, first)),) = together.calls
     assert (request_bytes, lead, first) == (0, (), True)
     assert reply_bytes == 4 * 2 + len(b"\x92\xa6Tokens\xc4\x08")  # 4 ids in a blob, in an array with its name

@@ -18,7 +18,9 @@ from simulator.core.rng import stream
 @pytest.mark.parametrize("name", QUEUES)
 def test_mean_waits_are_those_of_theory(name: str, load: float) -> None:
     queue = QUEUES[name]
-    values, controls = (np.concatenate(each) for each in zip(*(queue.run(seed, load, 1000, 1) for seed in range(10)), strict=True))
+    values, controls = (
+        np.concatenate(each) for each in zip(*(queue.run(seed, load, 1000, 1) for seed in range(10)), strict=True)
+    )
     for column, formula in zip(values.T, queue.theory(load), strict=True):
         mean, half = estimate(column, controls, confidence=0.999)
         assert abs(mean - formula) <= half

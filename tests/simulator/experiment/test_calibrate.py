@@ -69,7 +69,9 @@ def test_the_rate_is_met_whatever_the_scale_and_the_feedback(target: float, scal
     assert len(tried) <= 8
     rates = [float(np.mean([one.cloud_call_pct() for one in sessions(each, scale, drift)])) for each in tried]
     assert abs(met - target) == min(abs(rate - target) for rate in rates)  # the best of what was tried
-    assert all(abs(rate - target) > TOLERANCE_PCT for rate in rates[:-1])  # and no search beyond a rate that is near enough
+    assert all(
+        abs(rate - target) > TOLERANCE_PCT for rate in rates[:-1]
+    )  # and no search beyond a rate that is near enough
 
 
 def test_without_feedback_the_first_guess_is_the_quantile() -> None:
@@ -102,7 +104,9 @@ def test_a_run_with_a_call_rate(tmp_path: Path, tiny_pair_folder: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(SCENARIO.format(pair=tiny_pair_folder))
     for out in ("one", "two"):
-        result = CliRunner().invoke(main, ["run", str(path), "--out", str(tmp_path / out), "--cache", str(tmp_path / "c"), "--quiet"])
+        result = CliRunner().invoke(
+            main, ["run", str(path), "--out", str(tmp_path / out), "--cache", str(tmp_path / "c"), "--quiet"]
+        )
         assert result.exit_code == 0, result.output
         path = tmp_path / out / "scenario.yaml"
     one, two = ((tmp_path / out / "summary.csv").read_bytes() for out in ("one", "two"))

@@ -12,8 +12,18 @@ from click.testing import CliRunner, Result
 
 from ciar_sim.cli.main import main
 
-PARTS = ["connect_s", "encode_s", "device_queue_s", "device_compute_s", "uplink_s", "cloud_queue_s", "cloud_compute_s",
-         "downlink_s", "wait_s", "image_decode_s"]  # fmt: skip
+PARTS = [
+    "connect_s",
+    "encode_s",
+    "device_queue_s",
+    "device_compute_s",
+    "uplink_s",
+    "cloud_queue_s",
+    "cloud_compute_s",
+    "downlink_s",
+    "wait_s",
+    "image_decode_s",
+]
 
 SCENARIO = """\
 name: tiny
@@ -34,10 +44,20 @@ TUNNELS = "time_s,down_mbps,up_mbps\n0,8,8\n1,0,0\n2,8,8\n2.5,0,0\n4,8,8\n5,8,8\
 DEAD = "time_s,down_mbps,up_mbps\n0,0,0\n5,0,0\n"
 
 
-def call(folder: Path, pair: Path, *options: str, out: str = "out", trace: str = TUNNELS, text: str = SCENARIO) -> Result:
+def call(
+    folder: Path, pair: Path, *options: str, out: str = "out", trace: str = TUNNELS, text: str = SCENARIO
+) -> Result:
     (folder / "tunnels.csv").write_text(trace)
     (folder / "scenario.yaml").write_text(text.format(pair=pair))
-    arguments = ["run", str(folder / "scenario.yaml"), "--out", str(folder / out), "--cache", str(folder / "cache"), "--quiet"]
+    arguments = [
+        "run",
+        str(folder / "scenario.yaml"),
+        "--out",
+        str(folder / out),
+        "--cache",
+        str(folder / "cache"),
+        "--quiet",
+    ]
     return CliRunner().invoke(main, [*arguments, *options])
 
 
@@ -69,7 +89,14 @@ def test_a_run_through_tunnels_records_what_it_needs(tmp_path: Path, tiny_pair_f
     page = (tmp_path / "out" / "report.html").read_text()
     assert "by the device after a deadline (% of tokens)" in page
     # Again, from the cache, in two other processes: the same bytes, without the models.
-    arguments = ["run", str(tmp_path / "scenario.yaml"), "--out", str(tmp_path / "again"), "--cache", str(tmp_path / "cache")]
+    arguments = [
+        "run",
+        str(tmp_path / "scenario.yaml"),
+        "--out",
+        str(tmp_path / "again"),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     code = (
         f"import sys\nfrom ciar_sim.cli.main import main\nmain({[*arguments, '--quiet', '--jobs', '2']!r}, standalone_mode=False)\n"
         "assert 'torch' not in sys.modules\n"
@@ -88,7 +115,9 @@ def assert_refused(result: Result, *named: str) -> None:
         assert text in lines[0]
 
 
-def test_a_network_that_never_comes_is_a_deadlock_but_for_a_device_that_goes_on(tmp_path: Path, tiny_pair_folder: Path) -> None:
+def test_a_network_that_never_comes_is_a_deadlock_but_for_a_device_that_goes_on(
+    tmp_path: Path, tiny_pair_folder: Path
+) -> None:
     dead = ("s of simulated time: request 0 of device", "waits for")
     assert_refused(call(tmp_path, tiny_pair_folder, trace=DEAD), "deadlock at", *dead)
     assert not (tmp_path / "out").exists()
@@ -100,14 +129,27 @@ def test_a_network_that_never_comes_is_a_deadlock_but_for_a_device_that_goes_on(
     assert summary["fallback_pct"].tolist() == [100.0, 100.0]  # the prefix never comes
     assert summary["wait_s"].tolist()[0] == pytest.approx(0.15)
     # A caption that the cloud encodes cannot be done without; nor does trying for ever help.
-    assert_refused(call(tmp_path, tiny_pair_folder, "--set", "decoding.text_encoder=cloud", trace=DEAD, text=alone), "deadlock at", *dead)
+    assert_refused(
+        call(tmp_path, tiny_pair_folder, "--set", "decoding.text_encoder=cloud", trace=DEAD, text=alone),
+        "deadlock at",
+        *dead,
+    )
     waits = ciar.replace("attempts: 2", "attempts: 2, then: wait").replace("[wait, device, retry]", "[retry]")
     assert_refused(call(tmp_path, tiny_pair_folder, trace=DEAD, text=waits), "deadlock at", *dead)
 
 
 def test_methods_that_need_the_cloud_have_no_fallback(tmp_path: Path, tiny_pair_folder: Path) -> None:
-    text = SCENARIO.replace("[base, {{name: ciar, threshold: 0.35}}]", "[base, speculative]").replace("[wait, device, retry]", "[device]")
-    assert_refused(call(tmp_path, tiny_pair_folder, text=text), "fallback.policy device", "no method", "ciar", "entropy-lens", "code")
+    text = SCENARIO.replace("[base, {{name: ciar, threshold: 0.35}}]", "[base, speculative]").replace(
+        "[wait, device, retry]", "[device]"
+    )
+    assert_refused(
+        call(tmp_path, tiny_pair_folder, text=text),
+        "fallback.policy device",
+        "no method",
+        "ciar",
+        "entropy-lens",
+        "code",
+    )
     assert not (tmp_path / "out").exists()
     code = text.replace("[base, speculative]", "[code]").replace("text_encoder: device", "text_encoder: cloud")
     assert_refused(call(tmp_path, tiny_pair_folder, text=code), "code with decoding.text_encoder: device")

@@ -17,11 +17,15 @@ def few(seed: int, count: int) -> list[str]:
 
 def wanting(folder: Path, count: int) -> Scenario:
     path = folder / "scenario.yaml"
-    path.write_text(f"name: few\nprompts: {{source: scenes, count: {count}}}\nmethods: [base]\nnetwork: {{preset: wifi}}\n")
+    path.write_text(
+        f"name: few\nprompts: {{source: scenes, count: {count}}}\nmethods: [base]\nnetwork: {{preset: wifi}}\n"
+    )
     return load_scenario(path)
 
 
 def test_captions_are_different_ones_as_far_as_there_are_enough(tmp_path: Path) -> None:
     assert captions_of(wanting(tmp_path, 3), few) == ["caption 0", "caption 1", "caption 2"]
-    with pytest.raises(ScenarioError, match=r"prompts\.count: 4 captions wanted, .* only 3 different ones; must be <= 3"):
+    with pytest.raises(
+        ScenarioError, match=r"prompts\.count: 4 captions wanted, .* only 3 different ones; must be <= 3"
+    ):
         captions_of(wanting(tmp_path, 4), few)

@@ -71,12 +71,26 @@ def test_the_smallest_scenario(tmp_path: Path) -> None:
     device = {"model": "llamagen-xl-1layer", "hardware": "snapdragon-8-gen-3", "runtime": "eager"}
     assert s.compute.device.model_dump(exclude=LATER) == device
     assert s.compute.cloud.model_dump(exclude=LATER) == {"model": "llamagen-xl", "hardware": "a100", "runtime": "eager"}
-    assert s.cloud == Cloud(replicas=1, max_batch=16, queue="fifo", routing="least-loaded", kv_memory_gb=None, max_sessions=None)
-    assert s.model_dump()["network"] == {"preset": "wifi", "distance_km": 0.0, "transport": "grpc", "devices_per_cell": 1}
+    assert s.cloud == Cloud(
+        replicas=1, max_batch=16, queue="fifo", routing="least-loaded", kv_memory_gb=None, max_sessions=None
+    )
+    assert s.model_dump()["network"] == {
+        "preset": "wifi",
+        "distance_km": 0.0,
+        "transport": "grpc",
+        "devices_per_cell": 1,
+    }
     assert s.model_dump()["workload"] == {"arrivals": "sequential", "devices": 1}
     assert (s.placement, s.seed, s.sweep) == ("split", 0, {})
     assert s.link == LinkFigures(
-        down_bps=90e6, up_bps=40e6, rtt_s=0.02, jitter_s=0.004, loss=0.001, loss_burst_packets=3.0, transport="grpc", radio="wifi"
+        down_bps=90e6,
+        up_bps=40e6,
+        rtt_s=0.02,
+        jitter_s=0.004,
+        loss=0.001,
+        loss_burst_packets=3.0,
+        transport="grpc",
+        radio="wifi",
     )
     assert len(expand(s)) == 1
 
@@ -92,7 +106,11 @@ def test_the_full_example_of_the_design(tmp_path: Path) -> None:
 def test_pair_models_run_on_local_hardware_by_default(tmp_path: Path) -> None:
     s = load(tmp_path, HEAD + "compute: {device: {model: pair}, cloud: {model: pair, hardware: jetson-orin}}\n")
     assert s.compute.device.model_dump(exclude=LATER) == {"model": "pair", "hardware": "local", "runtime": None}
-    assert s.compute.cloud.model_dump(exclude=LATER) == {"model": "pair", "hardware": "jetson-agx-orin-64", "runtime": "eager"}
+    assert s.compute.cloud.model_dump(exclude=LATER) == {
+        "model": "pair",
+        "hardware": "jetson-agx-orin-64",
+        "runtime": "eager",
+    }
 
 
 def test_network_aliases_are_resolved(tmp_path: Path) -> None:
@@ -203,7 +221,10 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         ("name: 5\nmethods: [base]\n", "t.yaml:1: name must be text, got 5"),
         ("name: t\nmethods: base\n", "t.yaml:2: methods must be a list, got 'base' (text)"),
         # ranges
-        (HEAD + "network:\n  rtt_ms: 5\n  up_mbps: 0\n  down_mbps: 1\n", "t.yaml:7: network.up_mbps must be > 0, got 0"),
+        (
+            HEAD + "network:\n  rtt_ms: 5\n  up_mbps: 0\n  down_mbps: 1\n",
+            "t.yaml:7: network.up_mbps must be > 0, got 0",
+        ),
         (HEAD + "network: {rtt_ms: 5, up_mbps: 1, down_mbps: -5}\n", "t.yaml:5: network.down_mbps must be > 0, got -5"),
         (HEAD + "network: {rtt_ms: -1, up_mbps: 1, down_mbps: 1}\n", "t.yaml:5: network.rtt_ms must be >= 0, got -1"),
         (
@@ -230,10 +251,19 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             HEAD + "workload: {arrivals: {poisson_per_s: 1}, duration_s: -1}\n",
             "t.yaml:5: workload.duration_s must be > 0, got -1",
         ),
-        ("name: t\nmethods:\n  - name: ciar\n    prefix_rate: 1.0\n", "t.yaml:4: methods[0].prefix_rate must be < 1, got 1.0"),
-        ("name: t\nmethods:\n  - name: code\n    prefix_rate: -0.1\n", "t.yaml:4: methods[0].prefix_rate must be >= 0, got -0.1"),
+        (
+            "name: t\nmethods:\n  - name: ciar\n    prefix_rate: 1.0\n",
+            "t.yaml:4: methods[0].prefix_rate must be < 1, got 1.0",
+        ),
+        (
+            "name: t\nmethods:\n  - name: code\n    prefix_rate: -0.1\n",
+            "t.yaml:4: methods[0].prefix_rate must be >= 0, got -0.1",
+        ),
         ("name: t\nmethods:\n  - {name: ciar, threshold: -1}\n", "t.yaml:3: methods[0].threshold must be >= 0, got -1"),
-        ("name: t\nmethods:\n  - {name: ciar, threshold: .nan}\n", "t.yaml:3: methods[0].threshold must be >= 0, got .nan"),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold: .nan}\n",
+            "t.yaml:3: methods[0].threshold must be >= 0, got .nan",
+        ),
         (HEAD + "decoding: {guidance: 0.5}\n", "t.yaml:5: decoding.guidance must be >= 1, got 0.5"),
         (HEAD + "cloud: {max_batch: 0}\n", "t.yaml:5: cloud.max_batch must be >= 1, got 0"),
         (HEAD + "prompts: {count: 0}\n", "t.yaml:5: prompts.count must be >= 1, got 0"),
@@ -312,7 +342,10 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             HEAD + "pair: scene\n",
             "t.yaml:5: pair must be scenes, or the path of a folder, got 'scene' (text), which is not there",
         ),
-        (HEAD + "prompts: {file: no.txt}\n", "t.yaml:5: prompts.file cannot be read: no.txt: No such file or directory"),
+        (
+            HEAD + "prompts: {file: no.txt}\n",
+            "t.yaml:5: prompts.file cannot be read: no.txt: No such file or directory",
+        ),
         # YAML
         (HEAD + "seed: 1\nseed: 2\n", "t.yaml:6: key seed stands twice in the same mapping"),
         (
@@ -326,7 +359,10 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         (HEAD + "sweep:\n  seed:\n    - 1\n    - 2\n    - 1\n", "t.yaml:9: sweep.seed holds 1 twice"),
         (HEAD + EXPLICIT + "sweep:\n  network.rtt_ms: [1, 1.0]\n", "t.yaml:7: sweep.network.rtt_ms holds 1.0 twice"),
         (HEAD + "sweep:\n  seed:\n    - 1\n    - x\n", "t.yaml:8: sweep.seed must be a whole number, got 'x' (text)"),
-        (HEAD + "sweep: {methods.ciar.threshold: [0.1, -1]}\n", "t.yaml:5: sweep.methods.ciar.threshold must be >= 0, got -1"),
+        (
+            HEAD + "sweep: {methods.ciar.threshold: [0.1, -1]}\n",
+            "t.yaml:5: sweep.methods.ciar.threshold must be >= 0, got -1",
+        ),
         (
             HEAD + "sweep: {methods.ciar.tau: [1]}\n",
             "t.yaml:5: sweep.methods.ciar.tau names nothing: ciar has no setting tau; did you mean beta? "
@@ -351,8 +387,11 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             "jitter_ms, jitter_distribution, jitter_samples_ms, loss_pct, loss_burst_packets, buffer_bytes, transport, radio, "
             "devices_per_cell, up_mbps, down_mbps, outage_every_s, outage_ms",
         ),
-        (HEAD + "sweep: {network: [lte]}\n", "t.yaml:5: sweep.network names no single setting; it holds preset, distance_km, "
-         "transport, devices_per_cell"),
+        (
+            HEAD + "sweep: {network: [lte]}\n",
+            "t.yaml:5: sweep.network names no single setting; it holds preset, distance_km, "
+            "transport, devices_per_cell",
+        ),
         (
             "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",
             "t.yaml:3: methods[0].beta goes with threshold_mode ema, got const",
@@ -365,7 +404,10 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
             "name: t\nmethods:\n  - {name: ciar, threshold_mode: ema, threshold: .inf}\n",
             "t.yaml:3: methods[0].threshold must be finite with threshold_mode ema, got .inf",
         ),
-        ("name: t\nmethods: [{name: ciar, threshold_mode: budget, budget: 1.5}]\n", "t.yaml:2: methods[0].budget must be <= 1, got 1.5"),
+        (
+            "name: t\nmethods: [{name: ciar, threshold_mode: budget, budget: 1.5}]\n",
+            "t.yaml:2: methods[0].budget must be <= 1, got 1.5",
+        ),
         ("name: t\nmethods: [{name: ciar, revise: 2}]\n", "t.yaml:2: methods[0].revise must be <= 1, got 2"),
         (
             "name: t\nmethods: [{name: ciar, features: int4}]\n",
@@ -374,7 +416,10 @@ def test_scenarios_are_frozen(tmp_path: Path) -> None:
         ),
         ("name: t\nmethods: [{name: discrete, k: 90}]\n", "t.yaml:2: methods[0].k must be a multiple of 20, got 90"),
         ("name: t\nmethods: [{name: discrete, k: 0}]\n", "t.yaml:2: methods[0].k must be >= 20, got 0"),
-        ("name: t\nmethods: [{name: random, upload_rate: -0.1}]\n", "t.yaml:2: methods[0].upload_rate must be >= 0, got -0.1"),
+        (
+            "name: t\nmethods: [{name: random, upload_rate: -0.1}]\n",
+            "t.yaml:2: methods[0].upload_rate must be >= 0, got -0.1",
+        ),
         (
             "name: t\nmethods: [{name: random, threshold: 0.3}]\n",
             "t.yaml:2: methods[0].threshold is not a setting of random; allowed: name, label, prefix_rate, upload_rate; "
@@ -449,7 +494,13 @@ def test_the_first_line_is_named_when_several_are_wrong(tmp_path: Path) -> None:
 
 def test_sets_and_axes(tmp_path: Path) -> None:
     options = {
-        "sets": ("seed=7", "methods.ciar.score=omega", "methods.base.deliver=image", "network={preset: lte}", "prompts.seed=3")
+        "sets": (
+            "seed=7",
+            "methods.ciar.score=omega",
+            "methods.base.deliver=image",
+            "network={preset: lte}",
+            "prompts.seed=3",
+        )
     }
     s = load(tmp_path, HEAD, axes=("methods.ciar.threshold=0.1,.inf", "network.preset=lte,5g"), **options)
     assert s.seed == 7
@@ -477,7 +528,10 @@ def test_a_derived_label_can_be_addressed(tmp_path: Path) -> None:
     [
         ({"sets": ("seed=x",)}, "--set seed=x: seed must be a whole number, got 'x' (text)"),
         ({"sets": ("seed",)}, "--set seed: must be path=value"),
-        ({"sets": ("methods.ciar.threshold=-1",)}, "--set methods.ciar.threshold=-1: methods[1].threshold must be >= 0, got -1"),
+        (
+            {"sets": ("methods.ciar.threshold=-1",)},
+            "--set methods.ciar.threshold=-1: methods[1].threshold must be >= 0, got -1",
+        ),
         (
             {"sets": ("methods.cia.threshold=1",)},
             "--set methods.cia.threshold=1: methods.cia.threshold names nothing: no method cia; did you mean ciar? "
@@ -546,9 +600,15 @@ def test_threshold_modes_can_be_swept_from_any_of_them(tmp_path: Path) -> None:
 
 def test_presets_and_deep_paths_can_be_swept(tmp_path: Path) -> None:
     sweep = "sweep: {network.preset: [lte, geo], workload.arrivals.poisson_per_s: [1, 2.5], compute.cloud.hardware: [a100, l4]}\n"
-    cases = expand(load(tmp_path, "name: t\nmethods: [base]\nworkload: {arrivals: {poisson_per_s: 1}, duration_s: 9}\n" + sweep))
+    cases = expand(
+        load(tmp_path, "name: t\nmethods: [base]\nworkload: {arrivals: {poisson_per_s: 1}, duration_s: 9}\n" + sweep)
+    )
     assert len(cases) == 8
-    assert cases[-1].swept == {"network.preset": "geo", "workload.arrivals.poisson_per_s": 2.5, "compute.cloud.hardware": "l4"}
+    assert cases[-1].swept == {
+        "network.preset": "geo",
+        "workload.arrivals.poisson_per_s": 2.5,
+        "compute.cloud.hardware": "l4",
+    }
     assert cases[-1].scenario.compute.cloud.hardware == "l4"
     assert cases[-1].scenario.link.rtt_s == pytest.approx(0.68)
 
@@ -579,8 +639,12 @@ def test_the_resolved_scenario_loads_as_the_same_one(tmp_path: Path, text: str) 
     again = load(tmp_path, written)
     assert again == scenario
     assert resolved_yaml(again) == written
-    assert [(c.index, c.method, c.swept) for c in expand(again)] == [(c.index, c.method, c.swept) for c in expand(scenario)]
-    assert list(yamlfile.parse(written, "t").data) == [field.alias or name for name, field in Scenario.model_fields.items()]
+    assert [(c.index, c.method, c.swept) for c in expand(again)] == [
+        (c.index, c.method, c.swept) for c in expand(scenario)
+    ]
+    assert list(yamlfile.parse(written, "t").data) == [
+        field.alias or name for name, field in Scenario.model_fields.items()
+    ]
 
 
 def test_the_schema_is_json_and_knows_every_name() -> None:
@@ -598,12 +662,16 @@ SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 KEY = st.sampled_from(
     [*Scenario.model_fields, "preset", "rtt_ms", "threshold", "list", "file", "model", "device", "arrivals", "captions"]
 )
-ANY = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEY, inner, max_size=4), max_leaves=8)
+ANY = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEY, inner, max_size=4), max_leaves=8
+)
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(Scenario.model_fields)), ANY, max_size=5))
-def test_nothing_but_a_scenario_error_ever_comes_out(tmp_path_factory: pytest.TempPathFactory, extra: dict[str, object]) -> None:
+def test_nothing_but_a_scenario_error_ever_comes_out(
+    tmp_path_factory: pytest.TempPathFactory, extra: dict[str, object]
+) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_text(yamlfile.dump({"name": "t", "methods": ["base", "ciar"], **extra}), encoding="utf-8")
     message = ""
@@ -632,7 +700,10 @@ LINE = "network: {rtt_ms: 50, up_mbps: 10, down_mbps: 10, "
             "jitter_distribution must be normal, lognormal, gamma or pareto, got 'gama' (text); did you mean gamma?",
         ),
         ("jitter_samples_ms: [1, .nan]}", "jitter_samples_ms[1] must be a finite number, got .nan"),
-        ("jitter_ms: 2, jitter_samples_ms: [1, 2]}", "jitter_samples_ms stands beside jitter_ms or jitter_distribution"),
+        (
+            "jitter_ms: 2, jitter_samples_ms: [1, 2]}",
+            "jitter_samples_ms stands beside jitter_ms or jitter_distribution",
+        ),
         ("buffer_bytes: 0}", "buffer_bytes must be >= 1, got 0"),
         ("buffer_bytes: 1.5}", "buffer_bytes must be a whole number, got 1.5"),
         ("outage_ms: 5}", "outage_ms needs outage_every_s, which is missing"),
@@ -655,23 +726,35 @@ def test_a_preset_takes_distance_transport_and_cell_only(tmp_path: Path) -> None
     for key in ("loss_pct: 1", "radio: lte", "jitter_ms: 3"):
         message = refusal(tmp_path, HEAD + "network: {preset: lte, " + key + "}\n")
         assert message.startswith(f"t.yaml:5: network.{key.partition(':')[0]} stands beside preset: two forms at once")
-    assert refusal(tmp_path, HEAD + "network: {preset: lte, distance_km: -1}\n") == "t.yaml:5: network.distance_km must be >= 0, got -1"
+    assert (
+        refusal(tmp_path, HEAD + "network: {preset: lte, distance_km: -1}\n")
+        == "t.yaml:5: network.distance_km must be >= 0, got -1"
+    )
     zero = "network: {rtt_ms: 0, up_mbps: 1, down_mbps: 1, jitter_ms: 1, jitter_distribution: pareto}\n"
     assert "network.jitter_distribution pareto needs rtt_ms > 0" in refusal(tmp_path, HEAD + zero)
-    s = load(tmp_path, HEAD + LINE + "loss_pct: 1}\nsweep: {network.loss_pct: [0, 2], network.transport: [tcp, quic]}\n")
+    s = load(
+        tmp_path, HEAD + LINE + "loss_pct: 1}\nsweep: {network.loss_pct: [0, 2], network.transport: [tcp, quic]}\n"
+    )
     assert [case.scenario.link.loss for case in expand(s)][:4] == [0.0, 0.0, 0.02, 0.02]
 
 
 def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
     (tmp_path / "both.csv").write_text("time_s,down_mbps,up_mbps\n0,10,5\n1,0,0\n2,20,10\n3,1,1\n")
     (tmp_path / "down.csv").write_text("time_s,down_mbps\n0,10\n1,20\n2,5\n")
-    more = {"half": ("delay_up_ms", "9"), "lost": ("loss_pct", "95"), "all": ("rtt_ms,loss_pct", "9,1"), "zero": ("rtt_ms", "0")}
+    more = {
+        "half": ("delay_up_ms", "9"),
+        "lost": ("loss_pct", "95"),
+        "all": ("rtt_ms,loss_pct", "9,1"),
+        "zero": ("rtt_ms", "0"),
+    }
     for name, (column, value) in more.items():
         (tmp_path / f"{name}.csv").write_text(f"time_s,down_mbps,up_mbps,{column}\n0,10,5,{value}\n1,20,5,{value}\n")
     s = load(tmp_path, HEAD + "network: {trace: all.csv}\n")
     assert (s.link.rtt_s, s.link.loss) == (None, None)
     assert load_scenario(written_out(tmp_path, s)) == s
-    s = load(tmp_path, HEAD + "network: {trace: both.csv, rtt_ms: 50, loss_pct: 1}\nsweep: {network.trace: [both.csv]}\n")
+    s = load(
+        tmp_path, HEAD + "network: {trace: both.csv, rtt_ms: 50, loss_pct: 1}\nsweep: {network.trace: [both.csv]}\n"
+    )
     assert (s.link.trace, s.link.up_bps, s.link.down_bps, s.link.loss) == (str(tmp_path / "both.csv"), None, None, 0.01)
     assert expand(s)[0].scenario.link == s.link
     assert load_scenario(written_out(tmp_path, s)) == s
@@ -681,9 +764,18 @@ def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
         ("{trace: down.csv, rtt_ms: 50}", "up_mbps is missing: the trace has no rate in this direction"),
         ("{trace: both.csv}", "rtt_ms is missing: the trace has no delays"),
         ("{trace: half.csv}", "rtt_ms is missing: the trace has delays of one direction only"),
-        ("{trace: lost.csv, rtt_ms: 5}", "trace loses 95 % of packets; allowed: 90 % on average, or loss_pct beside it"),
-        ("{trace: all.csv, loss_burst_packets: 3}", "loss_burst_packets goes with loss_pct only: packets of a trace are lost one by one"),
-        ("{trace: zero.csv, jitter_ms: 3, jitter_distribution: gamma}", "jitter_distribution gamma needs delays > 0, which the trace"),
+        (
+            "{trace: lost.csv, rtt_ms: 5}",
+            "trace loses 95 % of packets; allowed: 90 % on average, or loss_pct beside it",
+        ),
+        (
+            "{trace: all.csv, loss_burst_packets: 3}",
+            "loss_burst_packets goes with loss_pct only: packets of a trace are lost one by one",
+        ),
+        (
+            "{trace: zero.csv, jitter_ms: 3, jitter_distribution: gamma}",
+            "jitter_distribution gamma needs delays > 0, which the trace",
+        ),
         ("{trace: no.csv, rtt_ms: 50}", "trace must be the path of a file, got 'no.csv' (text), which is not there"),
         ("{trace: t.yaml, rtt_ms: 50}", "trace cannot be used: t.yaml: is of no known trace format"),
         ("{trace: both.csv, preset: lte}", "trace stands beside preset: two forms at once"),

@@ -59,8 +59,12 @@ def test_one_event_finishing_times_equal_a_packet_walk() -> None:
     random = np.random.default_rng(5)
     for _ in range(200):
         count = int(random.integers(1, 12))
-        pieces = list(zip(random.uniform(0.05, 2.0, count).tolist(), random.uniform(0.2e6, 40e6, count).tolist(), strict=True))
-        pieces = [(seconds, 0.0 if random.random() < 0.2 and index else rate) for index, (seconds, rate) in enumerate(pieces)]
+        pieces = list(
+            zip(random.uniform(0.05, 2.0, count).tolist(), random.uniform(0.2e6, 40e6, count).tolist(), strict=True)
+        )
+        pieces = [
+            (seconds, 0.0 if random.random() < 0.2 and index else rate) for index, (seconds, rate) in enumerate(pieces)
+        ]
         offset = float(random.uniform(0.0, 20.0))
         at = np.cumsum(random.exponential(0.3, 40))
         sizes = np.where(random.random(40) < 0.5, random.integers(1, 3000, 40), random.integers(1, 400_000, 40))
@@ -98,11 +102,18 @@ def test_an_outage_runs_over_the_end_of_the_trace() -> None:
 @pytest.mark.parametrize(
     ("times", "rate", "duration"),
     [
-        ([], [], 1.0), ([0.5], [1.0], 1.0), ([0.0, 1.0], [1.0], 2.0), ([0.0, 1.0], [1.0, 2.0], 1.0), ([0.0, 1.0, 0.5], [1.0] * 3, 3.0),
-        ([0.0], [-1.0], 1.0), ([0.0], [math.nan], 1.0), ([0.0], [math.inf], 1.0), ([0.0], [1.0], math.inf),
+        ([], [], 1.0),
+        ([0.5], [1.0], 1.0),
+        ([0.0, 1.0], [1.0], 2.0),
+        ([0.0, 1.0], [1.0, 2.0], 1.0),
+        ([0.0, 1.0, 0.5], [1.0] * 3, 3.0),
+        ([0.0], [-1.0], 1.0),
+        ([0.0], [math.nan], 1.0),
+        ([0.0], [math.inf], 1.0),
+        ([0.0], [1.0], math.inf),
         ([0.0, math.nan], [1.0] * 2, 2.0),
     ],
-)  # fmt: skip
+)
 def test_a_rate_that_cannot_be_is_refused(times: list[float], rate: list[float], duration: float) -> None:
     with pytest.raises(ValueError, match=r"times|rate"):
         Capacity(times, rate, duration)
@@ -131,21 +142,31 @@ def test_measured_deviations_are_drawn_as_they_are() -> None:
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_messages_stay_in_order_and_delays_do_not_depend_on_blocks(distribution: str) -> None:
     def link() -> ImpairedLink:
-        return ImpairedLink(Wire(1e9), 0.05, 0.1, IDEAL, draw=Jitter(0.04, distribution).draws(0.05, stream(1, "jitter")))
+        return ImpairedLink(
+            Wire(1e9), 0.05, 0.1, IDEAL, draw=Jitter(0.04, distribution).draws(0.05, stream(1, "jitter"))
+        )
 
     one = link()
     arrived = [one.send(0.001 * n, 100) for n in range(500)]
     assert arrived == sorted(arrived)
     drawn = Jitter(0.04, distribution).draws(0.05, stream(1, "jitter"))(500)
     far = link()
-    assert [far.send(10.0 * n, 100) - 10.0 * n for n in range(500)] == pytest.approx((drawn + 800e-9).tolist(), abs=1e-11)
+    assert [far.send(10.0 * n, 100) - 10.0 * n for n in range(500)] == pytest.approx(
+        (drawn + 800e-9).tolist(), abs=1e-11
+    )
 
 
 @pytest.mark.parametrize(
     ("jitter", "mean"),
-    [(Jitter(-1.0), 1.0), (Jitter(math.nan), 1.0), (Jitter(0.1, "gamma"), 0.0), (Jitter(0.0, "pareto"), 1.0), (Jitter(0.1, "cauchy"), 1.0),
-     (Jitter(samples_s=(0.0, math.nan)), 1.0)],
-)  # fmt: skip
+    [
+        (Jitter(-1.0), 1.0),
+        (Jitter(math.nan), 1.0),
+        (Jitter(0.1, "gamma"), 0.0),
+        (Jitter(0.0, "pareto"), 1.0),
+        (Jitter(0.1, "cauchy"), 1.0),
+        (Jitter(samples_s=(0.0, math.nan)), 1.0),
+    ],
+)
 def test_a_delay_that_cannot_be_is_refused(jitter: Jitter, mean: float) -> None:
     with pytest.raises(ValueError, match=r"must be|needs a mean"):
         jitter.draws(mean, stream(0, "jitter"))
@@ -185,7 +206,9 @@ def test_loss_in_a_long_message_costs_a_round_trip() -> None:
     p, n = 0.01, 46
     extra = extra_delays(65536, p, 40_000)
     probe = 2.0 * RTT + 0.002
-    mean = sum(p * (1.0 - p) ** behind * RTT * (1.0 if behind >= 3 else 1.25) for behind in range(1, n)) + p * (probe + p * RTT)
+    mean = sum(p * (1.0 - p) ** behind * RTT * (1.0 if behind >= 3 else 1.25) for behind in range(1, n)) + p * (
+        probe + p * RTT
+    )
     mean += repeats_s(n, p)
     assert np.mean(extra > 0.0) == pytest.approx(1.0 - (1.0 - p) ** n, rel=0.05)
     assert extra.mean() == pytest.approx(mean, rel=0.05)
@@ -217,7 +240,16 @@ def test_a_burst_is_over_after_a_pause() -> None:
 
 @pytest.mark.parametrize(
     ("mean", "burst"),
-    [(0.0, None), (1.0, None), (-0.1, None), (math.nan, None), (0.1, 0.5), (0.1, math.inf), (0.1, math.nan), (0.9, 2.0)],
+    [
+        (0.0, None),
+        (1.0, None),
+        (-0.1, None),
+        (math.nan, None),
+        (0.1, 0.5),
+        (0.1, math.inf),
+        (0.1, math.nan),
+        (0.9, 2.0),
+    ],
 )
 def test_a_loss_that_cannot_be_is_refused(mean: float, burst: float | None) -> None:
     with pytest.raises(ValueError, match="must be"):
@@ -228,7 +260,9 @@ def test_a_loss_that_cannot_be_is_refused(mean: float, burst: float | None) -> N
 
 
 def test_a_message_that_finds_the_buffer_full_is_tried_again_after_a_timeout() -> None:
-    link = ImpairedLink(Wire(8000.0), 0.05, 0.1, IDEAL, buffer_bytes=1000)  # a byte takes a millisecond, the timeout is 0.3 s
+    link = ImpairedLink(
+        Wire(8000.0), 0.05, 0.1, IDEAL, buffer_bytes=1000
+    )  # a byte takes a millisecond, the timeout is 0.3 s
     assert link.send(0.0, 1200) == pytest.approx(1.25)
     assert link.send(0.1, 500) == pytest.approx(1.75)  # 1100 wait at first, 800 after a timeout
     assert link.sent_bits == 8 * (1200 + 2 * 500)
@@ -245,7 +279,9 @@ def test_an_outage_ends_for_a_transport_with_its_next_retransmission() -> None:
     assert arrival(1.0, 0.2, 1.1) == pytest.approx(1.201)  # shorter than the timeout: the packet waited in the network
     assert arrival(1.0, 1.0, 1.1) == pytest.approx(1.1 + 7 * RTO + 0.001)  # sent again after 0.26, 0.78 and 1.82 s
     assert arrival(1.0, 20.0, 1.0) == pytest.approx(1.0 + 127 * RTO + 0.001)
-    assert arrival(1.0, 1000.0, 1.0) == pytest.approx(1.0 + 511 * RTO + 8 * MAX_RTO_S + 0.001)  # back-off stops at two minutes
+    assert arrival(1.0, 1000.0, 1.0) == pytest.approx(
+        1.0 + 511 * RTO + 8 * MAX_RTO_S + 0.001
+    )  # back-off stops at two minutes
 
 
 def test_devices_that_share_a_wire_queue_for_it_together() -> None:
@@ -262,7 +298,9 @@ def test_devices_that_share_a_wire_queue_for_it_together() -> None:
     assert quick.send(0.0, 1000) == pytest.approx((15 * 1500 + 1000) * 8 / 8e6)
 
 
-@pytest.mark.parametrize("bad", [{"delay_s": -1.0}, {"delay_s": math.inf}, {"rtt_s": math.nan}, {"buffer_bytes": 0.0}, {"rttvar_s": -1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"delay_s": -1.0}, {"delay_s": math.inf}, {"rtt_s": math.nan}, {"buffer_bytes": 0.0}, {"rttvar_s": -1.0}]
+)
 def test_a_link_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         ImpairedLink(Wire(1e6), **({"delay_s": 0.1, "rtt_s": 0.2} | bad), transport=IDEAL)  # type: ignore[arg-type]
@@ -284,13 +322,29 @@ def timed(gaps: list[tuple[float, int]]) -> list[tuple[float, int]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(messages, pieces, st.sampled_from(sorted(TRANSPORTS)), st.floats(0, 0.3), st.floats(0.01, 0.3), st.booleans(), st.floats(0, 20))
+@given(
+    messages,
+    pieces,
+    st.sampled_from(sorted(TRANSPORTS)),
+    st.floats(0, 0.3),
+    st.floats(0.01, 0.3),
+    st.booleans(),
+    st.floats(0, 20),
+)
 def test_nothing_is_lost_or_made_on_the_way(
-    gaps: list[tuple[float, int]], rate: list[tuple[float, float]], name: str, delay: float, p: float, full: bool, until: float
+    gaps: list[tuple[float, int]],
+    rate: list[tuple[float, float]],
+    name: str,
+    delay: float,
+    p: float,
+    full: bool,
+    until: float,
 ) -> None:
     transport = TRANSPORTS[name]
     wire = VaryingWire(steps(*rate), 0.7)
-    link = ImpairedLink(wire, delay, 2 * delay, transport, loss=Loss(p, stream(1, "l"), 3.0), buffer_bytes=5e4 if full else math.inf)
+    link = ImpairedLink(
+        wire, delay, 2 * delay, transport, loss=Loss(p, stream(1, "l"), 3.0), buffer_bytes=5e4 if full else math.inf
+    )
     sent = timed(gaps)
     arrived = [link.send(*one) for one in sent]
     assert arrived == sorted(arrived)

@@ -15,17 +15,30 @@ from simulator.engine.device import Device, FleetPart
 from simulator.engine.workload import Arrivals, ClosedLoop, poisson_arrivals
 from simulator.experiment.fleet import network_of
 from simulator.experiment.schema.network import ExplicitNetwork, PresetNetwork, TraceNetwork
-from simulator.network.access import Access, Network
+from simulator.network.access import AccessNetwork, Network
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
-from simulator.network.wire import Capacity, Steps
+from simulator.network.wire import Capacity, StepFunction
 from simulator.pricing import catalogue
 from simulator.traces.generate import KINDS
-from tests.simulator.build import CLOUD_COSTS, DEVICE_COSTS, arrivals, base, call, case, forward, one_forward_calls, program, reply
+from tests.simulator.build import (
+    CLOUD_COSTS,
+    DEVICE_COSTS,
+    arrivals,
+    base,
+    call,
+    case,
+    forward,
+    one_forward_calls,
+    program,
+    reply,
+)
 
 MIXED = (one_forward_calls(20, 2), base(12))
 SPREAD_MS = {name: kind.leo.spread_ms for name, kind in KINDS.items() if kind.leo}  # of a round trip, by preset
-RADIO = RadioFigures(promotion_s=0.25, inactivity_s=8.0, drx_after_s=0.125, drx_cycle_s=0.25, paging_cycle_s=1.0, active_w=1.0, drx_w=0.5)
+RADIO = RadioFigures(
+    promotion_s=0.25, inactivity_s=8.0, drx_after_s=0.125, drx_cycle_s=0.25, paging_cycle_s=1.0, active_w=1.0, drx_w=0.5
+)
 
 
 def busy(network: Network, seed: int = 0, **changes: Any) -> CaseResult:
@@ -62,24 +75,28 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
 
 @pytest.mark.parametrize(
     "network",
-    [preset("lte"), preset("3g", transport="ideal"), explicit(loss_pct=5, transport="tcp", jitter_ms=20, jitter_distribution="gamma"),
-     explicit(radio="lte", outage_every_s=3, outage_ms=900, jitter_ms=5)],
+    [
+        preset("lte"),
+        preset("3g", transport="ideal"),
+        explicit(loss_pct=5, transport="tcp", jitter_ms=20, jitter_distribution="gamma"),
+        explicit(radio="lte", outage_every_s=3, outage_ms=900, jitter_ms=5),
+    ],
     ids=["lte", "3g", "loss", "outage"],
-)  # fmt: skip
+)
 def test_working_ahead_of_the_clock_changes_nothing_but_the_events(network: Network) -> None:
     """With jitter or loss, so that no two devices land in the same instant."""
 
     def never_ahead(self: Device, change: int) -> None:
         self.open_sessions += change
 
-    ahead = busy(network)
+    may_run_ahead = busy(network)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Device, "count", never_ahead)
         plain = busy(network)
-    assert same(ahead, plain)
-    assert ahead.events < plain.events
-    assert same(ahead, busy(network))
-    assert not same(ahead, busy(network, seed=1))
+    assert same(may_run_ahead, plain)
+    assert may_run_ahead.events < plain.events
+    assert same(may_run_ahead, busy(network))
+    assert not same(may_run_ahead, busy(network, seed=1))
 
 
 def test_the_first_request_of_a_device_opens_its_connection() -> None:
@@ -98,14 +115,20 @@ def test_the_first_request_of_a_device_opens_its_connection() -> None:
 
 
 def test_requests_that_meet_an_opening_connection_wait_for_it_together() -> None:
-    columns = case([one_forward_calls(1)], arrivals((0.0, 0, 0), (1 / 32, 0, 0)), network=explicit(transport="tcp")).columns
-    assert columns["connect_s"] == pytest.approx([1 / 16, 1 / 32], abs=1e-12)  # a pass of the device is over long before
+    columns = case(
+        [one_forward_calls(1)], arrivals((0.0, 0, 0), (1 / 32, 0, 0)), network=explicit(transport="tcp")
+    ).columns
+    assert columns["connect_s"] == pytest.approx(
+        [1 / 16, 1 / 32], abs=1e-12
+    )  # a pass of the device is over long before
 
 
 def test_a_lost_handshake_costs_a_second() -> None:
     """At 20 % each way a round trip is lost with 36 %: the mean is 0.36 + 2 * 0.36**2 + 4 * ... = 0.36 / (1 - 0.72) seconds."""
     requests = Arrivals(np.arange(3000.0), np.arange(3000), np.zeros(3000, np.int64))
-    columns = case([one_forward_calls(1)], requests, network=explicit(transport="tcp", loss_pct=20), devices=3000).columns
+    columns = case(
+        [one_forward_calls(1)], requests, network=explicit(transport="tcp", loss_pct=20), devices=3000
+    ).columns
     lost = columns["connect_s"] > 1 / 16 + 1e-9
     assert lost.mean() == pytest.approx(0.36, abs=5 * np.sqrt(0.36 * 0.64 / 3000))
     assert np.median(columns["connect_s"][lost]) == pytest.approx(1.0 + 1 / 16)
@@ -114,7 +137,9 @@ def test_a_lost_handshake_costs_a_second() -> None:
 def test_waiting_for_the_radio_is_booked_as_such() -> None:
     network = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, radio=RADIO)
     result = case([one_forward_calls(1)], arrivals((0.0, 0, 0), (4.0, 0, 0), (32.0, 0, 0)), network=network)
-    assert result.columns["wait_s"] == pytest.approx([0.25, 0.0, 0.25])  # the cloud answers before the radio falls asleep
+    assert result.columns["wait_s"] == pytest.approx(
+        [0.25, 0.0, 0.25]
+    )  # the cloud answers before the radio falls asleep
     slow = program([*call(0)], [[*[forward("cloud") for _ in range(16)], reply()]])  # a quarter of a second
     waits = case([slow], arrivals(*[(4.0 * n, 0, 0) for n in range(64)]), network=network).columns["wait_s"]
     assert 0.0 < waits[1:].min() < 0.05
@@ -138,10 +163,13 @@ def test_devices_of_a_cell_share_its_wire() -> None:
 
 def test_every_device_has_its_own_place_in_a_trace() -> None:
     capacity = Capacity(np.arange(100.0), np.linspace(1e5, 1e6, 100), 100.0)
-    access = Access(Network(capacity, capacity, 0.0, 0.0), 0, [])
+    access = AccessNetwork(Network(capacity, capacity, 0.0, 0.0), 0, [])
     arrived = [access.links(device)[0].send(0.0, 10_000) for device in range(20)]
     assert len(set(arrived)) == 20
-    assert [Access(Network(capacity, capacity, 0.0, 0.0), 0, []).links(device)[0].send(0.0, 10_000) for device in range(20)] == arrived
+    assert [
+        AccessNetwork(Network(capacity, capacity, 0.0, 0.0), 0, []).links(device)[0].send(0.0, 10_000)
+        for device in range(20)
+    ] == arrived
 
 
 @pytest.mark.parametrize("way", ["uplink", "downlink"])
@@ -187,7 +215,7 @@ def test_a_trace_of_nothing_is_a_deadlock_and_a_constant_in_its_place_is_not(tmp
 def test_a_message_takes_the_delay_that_holds_when_it_leaves(tmp_path: Path) -> None:
     """At 8 Mbit/s 1000 bytes take a millisecond."""
     network = traced(tmp_path, "0,8,8,10,40\n3,8,8,30,200\n4,8,8,10,40", ",delay_down_ms,delay_up_ms")
-    up, down, _ = Access(network, 5, []).links(0)
+    up, down, _ = AccessNetwork(network, 5, []).links(0)
     place_s = entered_s(network, 5)
     for n in range(200):
         left_s = 0.37 * n + 1e-3
@@ -199,20 +227,20 @@ def test_a_message_takes_the_delay_that_holds_when_it_leaves(tmp_path: Path) -> 
 
 def test_jitter_is_added_to_the_delay_of_the_trace_and_order_is_kept(tmp_path: Path) -> None:
     network = traced(tmp_path, "0,8,8,40\n1,8,8,400\n2,8,8,40", ",rtt_ms", jitter_ms=4)
-    up, _, _ = Access(network, 5, []).links(0)
+    up, _, _ = AccessNetwork(network, 5, []).links(0)
     delays = np.array([up.send(0.5 * n, 1000) - 0.5 * n - 1e-3 for n in range(4000)])
     high = (0.5 * np.arange(4000) + 1e-3 + entered_s(network, 5)) % 3.0 // 1.0 == 1.0
     for at, mean_s in ((high, 0.2), (~high, 0.02)):
         assert abs(delays[at].mean() - mean_s) < 5 * 0.004 / np.sqrt(at.sum())
         assert delays[at].std() == pytest.approx(0.004, rel=0.1)
-    up, _, _ = Access(network, 6, []).links(0)
+    up, _, _ = AccessNetwork(network, 6, []).links(0)
     assert np.all(np.diff([up.send(0.01 * n, 1000) for n in range(1000)]) >= 0.0)
 
 
 def test_packets_are_lost_with_the_chance_of_their_time(tmp_path: Path) -> None:
     """A single segment lost costs a timeout of rtt + 200 ms or more: how many were lost is seen, and where none can be."""
     network = traced(tmp_path, "0,8,8,0\n1,8,8,20\n2,8,8,5\n3,8,8,0", ",loss_pct", transport="tcp")
-    up, _, _ = Access(network, 5, []).links(0)
+    up, _, _ = AccessNetwork(network, 5, []).links(0)
     up.send(0.0, 1000)  # opens the connection
     sent_s = 10.0 + 5.13 * np.arange(8000)
     late = np.array([up.send(at_s, 948) - at_s - 1e-3 - 1 / 32 for at_s in sent_s.tolist()])
@@ -229,7 +257,7 @@ def test_what_is_sent_again_while_every_packet_is_lost_comes_after_it(tmp_path: 
     Each try takes its millisecond of the wire.
     """
     network = traced(tmp_path, "0,8,8,0\n4,8,8,100\n6,8,8,0\n8,8,8,0", ",loss_pct", transport="tcp")
-    up, _, _ = Access(network, 5, []).links(0)
+    up, _, _ = AccessNetwork(network, 5, []).links(0)
     begins_s = 20.0 + (4.0 - entered_s(network, 5)) % 10.0
     up.send(0.0, 1000)
     rto_s = 1 / 16 + 0.2
@@ -244,7 +272,14 @@ def test_a_network_of_a_trace_with_everything_adds_up(tmp_path: Path) -> None:
     assert np.all(np.abs(sum(columns[part] for part in PARTS) - columns["latency_s"]) <= 1e-9)
     assert same(busy(network), busy(network))
     constant = busy(traced(tmp_path, rows, ",rtt_ms,loss_pct", rtt_ms=80, loss_pct=0, transport="grpc")).columns
-    alike = busy(traced(tmp_path, "\n".join(row.rsplit(",", 2)[0] + ",80,0" for row in rows.split()), ",rtt_ms,loss_pct", transport="grpc"))
+    alike = busy(
+        traced(
+            tmp_path,
+            "\n".join(row.rsplit(",", 2)[0] + ",80,0" for row in rows.split()),
+            ",rtt_ms,loss_pct",
+            transport="grpc",
+        )
+    )
     assert alike.columns["latency_s"] == pytest.approx(constant["latency_s"], abs=1e-9)
 
 
@@ -267,8 +302,11 @@ def test_a_low_orbit_preset_draws_rate_and_delay_anew_every_15_seconds(name: str
     """Uniform delays and log-normal rates, 1440 of each; every device is at a place of its own."""
     network, figures = preset(name, distance_km=1000), catalogue.network(name)
     kind = KINDS[name]
-    for delay, capacity, rate in ((network.up_delay_s, network.up_bps, kind.up), (network.down_delay_s, network.down_bps, kind.down)):
-        assert isinstance(delay, Steps)
+    for delay, capacity, rate in (
+        (network.up_delay_s, network.up_bps, kind.up),
+        (network.down_delay_s, network.down_bps, kind.down),
+    ):
+        assert isinstance(delay, StepFunction)
         assert isinstance(capacity, Capacity)
         assert capacity.total_bits / capacity.duration_s == pytest.approx(1e6 * rate.mean_mbps, rel=1e-4)
         drawn = np.array([value for value in capacity.rates_bps if value])
@@ -280,7 +318,7 @@ def test_a_low_orbit_preset_draws_rate_and_delay_anew_every_15_seconds(name: str
         assert np.abs(delays).max() <= half_s + 1e-4
         assert abs(delays.mean()) < 5 * half_s / np.sqrt(3 * len(delays))
         assert delays.std() == pytest.approx(half_s / np.sqrt(3), rel=0.06)
-    access = Access(network, 0, [])
+    access = AccessNetwork(network, 0, [])
     assert len({access.links(device)[0].delay_at(100.0) for device in range(20)}) > 10  # type: ignore[misc]
 
 
@@ -303,7 +341,10 @@ def test_each_part_of_a_fleet_has_cells_and_radios_of_its_own() -> None:
     """128 bytes take 2**-10 s. Devices 0 and 1 share a cell, 2 is alone; 3 and 4 share one, 5 is alone."""
     one = one_forward_calls(1, device_passes=0)
     plain = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, devices_per_cell=2)
-    parts = [FleetPart(count, [one], DEVICE_COSTS, n) for count, n in ((3, plain), (3, plain), (1, replace(plain, radio=RADIO)))]
+    parts = [
+        FleetPart(count, [one], DEVICE_COSTS, n)
+        for count, n in ((3, plain), (3, plain), (1, replace(plain, radio=RADIO)))
+    ]
     columns = case([], arrivals(*((0.0, device, 0) for device in range(7))), devices=7, fleet=parts).columns
     first_s = columns["uplink_s"][0]
     assert columns["uplink_s"][:6].tolist() == [first_s, first_s + 2.0**-10, first_s] * 2
@@ -318,7 +359,9 @@ def test_a_closed_loop_books_the_radio_to_each_request() -> None:
     columns = loop.columns
     assert len(columns["request"]) > 30
     assert np.all(columns["device_energy_j"] > 0.0)
-    again = case(MIXED, Arrivals(columns["requested_s"], columns["device"], columns["prompt"]), network=network, devices=3)
+    again = case(
+        MIXED, Arrivals(columns["requested_s"], columns["device"], columns["prompt"]), network=network, devices=3
+    )
     assert columns["device_energy_j"] == pytest.approx(again.columns["device_energy_j"])
 
 

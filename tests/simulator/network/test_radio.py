@@ -15,9 +15,19 @@ from simulator.network.wire import Wire
 
 IDEAL = TRANSPORTS["ideal"]
 FIGURES = RadioFigures(
-    promotion_s=0.25, inactivity_s=10.0, drx_after_s=0.25, drx_cycle_s=0.5, paging_cycle_s=1.0, grant_bytes=128, grant_s=2.0**-7,
-    promotion_w=2.0, active_w=1.0, drx_w=0.5, up_j_per_byte=2.0**-10, down_j_per_byte=2.0**-12,
-)  # fmt: skip
+    promotion_s=0.25,
+    inactivity_s=10.0,
+    drx_after_s=0.25,
+    drx_cycle_s=0.5,
+    paging_cycle_s=1.0,
+    grant_bytes=128,
+    grant_s=2.0**-7,
+    promotion_w=2.0,
+    active_w=1.0,
+    drx_w=0.5,
+    up_j_per_byte=2.0**-10,
+    down_j_per_byte=2.0**-12,
+)
 
 
 def device(seed: int = 0, figures: RadioFigures = FIGURES) -> tuple[ImpairedLink, ImpairedLink, Radio, list[float]]:
@@ -40,7 +50,13 @@ def test_an_uplink_message_waits_for_a_promotion_after_the_inactivity_timer_only
 def test_a_radio_on_the_shared_channel_of_umts_is_promoted_from_there() -> None:
     """5 s after the last bit for 12 s, whichever direction; each promotion is paid by whoever asked for it."""
     figures = RadioFigures(
-        promotion_s=2.0, fach_promotion_s=1.5, inactivity_s=17.0, drx_after_s=5.0, promotion_w=2.0, active_w=1.0, drx_w=0.5
+        promotion_s=2.0,
+        fach_promotion_s=1.5,
+        inactivity_s=17.0,
+        drx_after_s=5.0,
+        promotion_w=2.0,
+        active_w=1.0,
+        drx_w=0.5,
     )
     up, down, radio, joules = device(figures=figures)
     assert up.send(0.0, 128) == 2.125

@@ -17,11 +17,19 @@ TCP = TRANSPORTS["tcp"]
 @pytest.mark.parametrize(
     ("name", "payload", "wire", "segments"),
     [
-        ("ideal", 1449, 1449, 2), ("tcp", 1, 53, 1), ("tcp", 1448, 1500, 1), ("tcp", 1449, 1553, 2),
-        ("grpc", 10, 98, 1), ("grpc", 100, 188, 1), ("grpc", 1000, 1088, 1),
-        ("grpc", 100_000, 100_000 + 5 + 7 * 31 + 70 * 52, 70), ("quic", 100, 169, 1), ("quic", 1159, 1228, 1), ("quic", 1160, 1290, 2),
+        ("ideal", 1449, 1449, 2),
+        ("tcp", 1, 53, 1),
+        ("tcp", 1448, 1500, 1),
+        ("tcp", 1449, 1553, 2),
+        ("grpc", 10, 98, 1),
+        ("grpc", 100, 188, 1),
+        ("grpc", 1000, 1088, 1),
+        ("grpc", 100_000, 100_000 + 5 + 7 * 31 + 70 * 52, 70),
+        ("quic", 100, 169, 1),
+        ("quic", 1159, 1228, 1),
+        ("quic", 1160, 1290, 2),
     ],
-)  # fmt: skip
+)
 def test_bytes_on_the_wire(name: str, payload: int, wire: int, segments: int) -> None:
     assert TRANSPORTS[name].frame(payload) == (wire, segments)
 
@@ -46,7 +54,9 @@ def flights(one: ImpairedLink, at: float, segments: int, rtt_s: float = 0.1) -> 
     return round((one.send(at, segments * TCP.segment_bytes) - at - rtt_s / 2) / rtt_s) + 1
 
 
-@pytest.mark.parametrize(("segments", "expected"), [(1, 1), (10, 1), (11, 2), (30, 2), (31, 3), (70, 3), (71, 4), (150, 4), (151, 5)])
+@pytest.mark.parametrize(
+    ("segments", "expected"), [(1, 1), (10, 1), (11, 2), (30, 2), (31, 3), (70, 3), (71, 4), (150, 4), (151, 5)]
+)
 def test_a_fresh_connection_doubles_from_ten_segments(segments: int, expected: int) -> None:
     assert flights(link(), 0.0, segments) == expected
 

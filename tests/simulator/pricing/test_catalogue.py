@@ -57,7 +57,9 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         catalogue.model("lamagen-xl")
     with pytest.raises(ComputeError, match=r"^runtime cuda-graph is not known; did you mean cuda-graphs\? allowed: "):
         catalogue.runtime("cuda-graph")
-    with pytest.raises(ScenarioError, match=r"^network preset lte_good is not known; did you mean lte-good\? allowed: "):
+    with pytest.raises(
+        ScenarioError, match=r"^network preset lte_good is not known; did you mean lte-good\? allowed: "
+    ):
         catalogue.network("lte_good")
 
 
@@ -106,4 +108,4 @@ def test_llamagen_has_the_published_sizes() -> None:
     assert xl.image_tokens == 256
     one = catalogue.model("llamagen-xl-1layer")
     assert one.parameters == 20_971_520 + 20_318_720 + 41_943_040 + 4_259_840 + 245_760 + 1_280
-    assert set(one.efforts) == set(xl.efforts) == set(COMPUTE_KINDS)
+    assert set(one.op_counts) == set(xl.op_counts) == set(COMPUTE_KINDS)

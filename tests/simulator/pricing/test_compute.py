@@ -11,10 +11,15 @@ import pytest
 from simulator.core.errors import ComputeError
 from simulator.pricing import catalogue
 from simulator.pricing.build import PairShapes, build_costs
-from simulator.pricing.catalogue import Effort, ModelShape
-from simulator.pricing.compare import beside_roofline
+from simulator.pricing.catalogue import ModelShape, OpCount
+from simulator.pricing.compare import compare_with_roofline
 from simulator.pricing.costs import Costs, Work
-from simulator.pricing.efforts import interval_samples_effort, phi_effort, text_encoder_effort, vq_decoder_effort
+from simulator.pricing.op_counts import (
+    interval_samples_op_count,
+    phi_op_count,
+    text_encoder_op_count,
+    vq_decoder_op_count,
+)
 from simulator.pricing.profile import MeasuredCosts, PassTable, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol.messages import Widths
@@ -37,17 +42,26 @@ class Choice:
 
 def shape(**changes: Any) -> ModelShape:
     fields: dict[str, Any] = {
-        "title": "small", "n_layer": 2, "n_head": 2, "dim": 8, "ffn_hidden": 16, "vocab_size": 32,
-        "caption_slots": 4, "caption_dim": 6, "image_tokens": 256, "image_pixels": 128 * 128,
-        "source": "made up for tests", "evidence": "assumed",
-        "efforts": {"phi": Effort(flops=100, parameters=50, kernels=4)},
-    }  # fmt: skip
+        "title": "small",
+        "n_layer": 2,
+        "n_head": 2,
+        "dim": 8,
+        "ffn_hidden": 16,
+        "vocab_size": 32,
+        "caption_slots": 4,
+        "caption_dim": 6,
+        "image_tokens": 256,
+        "image_pixels": 128 * 128,
+        "source": "made up for tests",
+        "evidence": "assumed",
+        "efforts": {"phi": OpCount(flops=100, parameters=50, kernels=4)},
+    }
     return ModelShape(**{**fields, **changes})
 
 
 def roofline(model: str, hardware: str, runtime: str) -> RooflineCosts:
     entry = catalogue.model(model)
-    return RooflineCosts(entry, entry.efforts, catalogue.hardware(hardware), catalogue.runtime(runtime))
+    return RooflineCosts(entry, entry.op_counts, catalogue.hardware(hardware), catalogue.runtime(runtime))
 
 
 PAIR = PairShapes(cloud=shape(), device=shape(n_layer=1, interhead=True))
@@ -99,7 +113,9 @@ def test_eager_gives_back_the_times_that_llamagen_publishes(layers: int, seconds
     """LlamaGen's serving README: 576 steps of 8 images with guidance (16 rows) on an A100; within 3 %."""
     xl = catalogue.model("llamagen-xl").model_copy(update={"n_layer": layers})
     costs = RooflineCosts(xl, {}, catalogue.hardware("a100"), catalogue.runtime("eager"))
-    assert 576 * costs.pass_seconds(Work.of_pass(1, 1, 288)._replace(rows=16, logits=16)) == pytest.approx(seconds, rel=0.03)
+    assert 576 * costs.pass_seconds(Work.of_pass(1, 1, 288)._replace(rows=16, logits=16)) == pytest.approx(
+        seconds, rel=0.03
+    )
 
 
 def test_cuda_graphs_come_near_the_speed_that_gpt_fast_publishes() -> None:
@@ -118,14 +134,16 @@ def test_device_step_against_the_cloud_step_is_what_the_papers_speed_ups_imply()
 
 def test_other_work_is_bound_by_memory_arithmetic_or_launches() -> None:
     graphs = roofline("llamagen-xl", "snapdragon-8-gen-3", "cuda-graphs")
-    decoder = catalogue.model("llamagen-xl").efforts["image_decoder"]
-    assert graphs.compute_seconds("image_decoder") == pytest.approx(decoder.kernels * 20e-6 + decoder.flops / (0.25 * 5.5e12))
+    decoder = catalogue.model("llamagen-xl").op_counts["image_decoder"]
+    assert graphs.compute_seconds("image_decoder") == pytest.approx(
+        decoder.kernels * 20e-6 + decoder.flops / (0.25 * 5.5e12)
+    )
     assert graphs.compute_seconds("phi") == pytest.approx(4 * 20e-6 + 2 * 9_043_968 / (0.65 * 76.8e9))
     assert roofline("llamagen-xl", "h200", "eager").compute_seconds("phi") == pytest.approx(4 * 16e-6)
     with pytest.raises(ComputeError, match="no effort of image_decoder is known for small; known: phi"):
-        RooflineCosts(shape(), shape().efforts, catalogue.hardware("a100"), catalogue.runtime("eager")).compute_seconds(
-            "image_decoder"
-        )
+        RooflineCosts(
+            shape(), shape().op_counts, catalogue.hardware("a100"), catalogue.runtime("eager")
+        ).compute_seconds("image_decoder")
 
 
 def test_a_roofline_is_a_cost() -> None:
@@ -138,27 +156,29 @@ def test_a_roofline_is_a_cost() -> None:
 
 
 def test_the_efforts_in_the_catalogue_are_the_counted_ones() -> None:
-    efforts = catalogue.model("llamagen-xl").efforts
-    assert efforts["image_decoder"] == vq_decoder_effort(16)
-    assert efforts["phi"] == phi_effort(1280, 16384, 256)
-    assert efforts["interval_samples"] == interval_samples_effort(16384)
-    assert efforts["caption_encoder"] == text_encoder_effort(120, 24, 2048, 2048, 5120)
-    assert 9.0e6 < efforts["phi"].parameters < 9.1e6
-    assert efforts["caption_encoder"].parameters + (32128 - 120) * 2048 == pytest.approx(1.2e9, rel=0.03)
+    op_counts = catalogue.model("llamagen-xl").op_counts
+    assert op_counts["image_decoder"] == vq_decoder_op_count(16)
+    assert op_counts["phi"] == phi_op_count(1280, 16384, 256)
+    assert op_counts["interval_samples"] == interval_samples_op_count(16384)
+    assert op_counts["caption_encoder"] == text_encoder_op_count(120, 24, 2048, 2048, 5120)
+    assert 9.0e6 < op_counts["phi"].parameters < 9.1e6
+    assert op_counts["caption_encoder"].parameters + (32128 - 120) * 2048 == pytest.approx(1.2e9, rel=0.03)
 
 
 def test_the_smallest_decoder_is_counted_right() -> None:
     """One level of 32 channels at 2 x 2, one code channel, one ResBlock: counted by hand."""
-    effort = vq_decoder_effort(2, ch=32, ch_mult=(1,), z_channels=1, codebook_dim=1, num_res_blocks=0)
+    op_count = vq_decoder_op_count(2, ch=32, ch_mult=(1,), z_channels=1, codebook_dim=1, num_res_blocks=0)
     conv3 = 32 * 32 * 9
     res, attention = 2 * conv3, 4 * 32 * 32
     weights = 1 + 9 * 32 + 3 * res + 2 * attention + 9 * 32 * 3
-    assert effort.flops == 2 * 4 * weights + 2 * 4 * 2**4 * 32
+    assert op_count.flops == 2 * 4 * weights + 2 * 4 * 2**4 * 32
     biases_and_norms = 1 + 32 + 3 * (2 * 32 + 4 * 32) + 2 * (4 * 32 + 2 * 32) + 3 + 2 * 32
-    assert effort.parameters == weights + biases_and_norms
+    assert op_count.parameters == weights + biases_and_norms
 
 
-@pytest.mark.parametrize("settings", [{}, {"ch": 32, "ch_mult": (1, 2), "z_channels": 64, "num_res_blocks": 1, "patch": 4}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"ch": 32, "ch_mult": (1, 2), "z_channels": 64, "num_res_blocks": 1, "patch": 4}]
+)
 def test_decoder_weights_are_those_of_the_real_model(settings: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     from models.vq import VQConfig, VQModel
@@ -167,7 +187,7 @@ def test_decoder_weights_are_those_of_the_real_model(settings: dict[str, Any]) -
     with torch.device("meta"):
         model = VQModel(VQConfig(**renamed))
     parts = (model.decoder, model.post_quant_conv)
-    assert vq_decoder_effort(16, **settings).parameters == sum(p.numel() for part in parts for p in part.parameters())
+    assert vq_decoder_op_count(16, **settings).parameters == sum(p.numel() for part in parts for p in part.parameters())
 
 
 # --- measured
@@ -237,7 +257,7 @@ def test_a_roofline_stands_beside_every_measured_pass() -> None:
     figures = {"fp16_tflops": 1e-3, "bandwidth_gb_s": 1.0, "kernel_overhead_us": 0.0}
     figures |= {"bandwidth_efficiency": 1.0, "compute_efficiency": 1.0}
     machine = catalogue.hardware("a100").model_copy(update=figures)
-    cells = beside_roofline(profile(), PAIR, machine)
+    cells = compare_with_roofline(profile(), PAIR, machine)
     assert len(cells) == 2 * 8
     first = cells[8]
     assert (first.role, first.rows, first.new_tokens, first.kv_tokens) == ("cloud", 1, 1, 0)
@@ -258,7 +278,9 @@ def test_what_was_not_measured_is_an_error() -> None:
     costs = MeasuredCosts(profile(phi=0.002), "device")
     assert costs.compute_seconds("phi") == 0.002
     assert math.isnan(costs.power_w)
-    with pytest.raises(ComputeError, match="the profile of scenes has no time of image_decoder; measure the profile again"):
+    with pytest.raises(
+        ComputeError, match="the profile of scenes has no time of image_decoder; measure the profile again"
+    ):
         costs.compute_seconds("image_decoder")
     with pytest.raises(ComputeError, match="holds no passes of drafter; held: device, cloud"):
         MeasuredCosts(profile(), "drafter")
@@ -344,7 +366,9 @@ def test_a_side_with_a_stored_profile_is_priced_by_it(tmp_path: Path) -> None:
 def test_image_tokens_must_match() -> None:
     pair = PairShapes(cloud=shape(image_tokens=64), device=shape(n_layer=1, image_tokens=64))
     choice = Choice(Side("llamagen-xl-1layer", "a100"), Side("llamagen-xl", "a100"))
-    with pytest.raises(ComputeError, match="llamagen-xl-1layer makes 256 image tokens, the pair 64; they must be equal"):
+    with pytest.raises(
+        ComputeError, match="llamagen-xl-1layer makes 256 image tokens, the pair 64; they must be equal"
+    ):
         build_costs(choice, pair, no_profile)
 
 

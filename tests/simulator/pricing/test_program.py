@@ -27,7 +27,7 @@ from tests.simulator.build import (
     reply,
     send,
     wait,
-)  # fmt: skip
+)
 
 
 class Spy(UniformCosts):
@@ -40,7 +40,16 @@ class Spy(UniformCosts):
 
 def test_device_work_between_network_ops_is_one_step() -> None:
     p = program(
-        [*call(0), prefill(), compute("phi"), forward(), forward("drafter"), *call(1), forward(), compute("image_decoder")],
+        [
+            *call(0),
+            prefill(),
+            compute("phi"),
+            forward(),
+            forward("drafter"),
+            *call(1),
+            forward(),
+            compute("image_decoder"),
+        ],
         [[reply()], [forward("cloud"), reply()]],
     )
     assert p.steps == ((0.0, -1.0, 0, 0), (3 / 256, -1.0, 1, 1), (1 / 256 + 1 / 16, -1.0, -1, -1))
@@ -56,9 +65,17 @@ def test_sends_and_awaits_apart_are_steps_of_their_own() -> None:
 
 
 def test_a_call_holds_its_items_its_parts_and_its_reply() -> None:
-    cloud = [emit(16, ids=0), compute("caption_encoder"), prefill("cloud"), emit(20), emit(24), compute("phi"),
-             compute("image_decoder"), reply(40)]  # fmt: skip
-    (up, lead, items, answer), = program(call(0, 100), [cloud]).calls  # fmt: skip
+    cloud = [
+        emit(16, ids=0),
+        compute("caption_encoder"),
+        prefill("cloud"),
+        emit(20),
+        emit(24),
+        compute("phi"),
+        compute("image_decoder"),
+        reply(40),
+    ]
+    ((up, lead, items, answer),) = program(call(0, 100), [cloud]).calls
     assert (up, lead, answer) == (100, ((16, False),), (40, False))
     assert [item[6] for item in items] == [ENCODE, PASS, OTHER, IMAGE_DECODE]
     assert [item[5] for item in items] == [1 / 32, 1 / 64, 0.0, 1 / 16]
@@ -73,7 +90,10 @@ def test_a_tree_pays_for_its_logits_and_for_what_its_nodes_see() -> None:
     assert tree.hidden == 2
     opening = prefill("cloud", 3, logits_all=1)  # of three tokens and the caption's last slot
     compile_session(
-        recording(call(0), [[opening, forward("cloud", 4, 10, logits_all=1, hidden=tree.hidden), reply()]]), Spy(), cloud, PRICING
+        recording(call(0), [[opening, forward("cloud", 4, 10, logits_all=1, hidden=tree.hidden), reply()]]),
+        Spy(),
+        cloud,
+        PRICING,
     )
     first, second = cloud.__dict__["asked"]
     assert first == Work(2, 2 * 7, 2 * 7, 2 * 28, 2 * 4)
@@ -89,7 +109,9 @@ def test_pairs_that_a_tree_hides_count_for_new_entries_only() -> None:
 
 def test_caption_slots_are_those_of_the_pricing() -> None:
     device, cloud = Spy(), Spy()
-    ops = recording([prefill(new=3), forward(new=1, kv=3), *call(0)], [[prefill("cloud", 5), forward("cloud", 2, 5), reply()]])
+    ops = recording(
+        [prefill(new=3), forward(new=1, kv=3), *call(0)], [[prefill("cloud", 5), forward("cloud", 2, 5), reply()]]
+    )
     compile_session(ops, device, cloud, Pricing(120, WIDTHS))
     assert device.__dict__["asked"] == [Work.of_pass(2, 123, 0), Work.of_pass(2, 1, 123)]
     assert cloud.__dict__["asked"] == [Work.of_pass(2, 125, 0), Work.of_pass(2, 2, 125)]
@@ -160,7 +182,7 @@ def test_a_session_without_calls() -> None:
         ([forward(new=0)], [], "op 0: a pass of 2 rows and 0 new positions"),
         ([forward(rows=0)], [], "op 0: a pass of 0 rows and 1 new positions"),
     ],
-)  # fmt: skip
+)
 def test_an_order_that_cannot_be_is_refused(device: list[Op], cloud: list[list[Op]], says: str) -> None:
     with pytest.raises(RecordingError) as error:
         program(device, cloud)

@@ -53,7 +53,13 @@ def at_width(pending: int, caption_words: int, widths: Widths) -> list[Message]:
         Started(ids=pack_ids(range(15)), caption_rows=rows),
         Verify(ids=pack_ids([3] * pending), features=features, candidate=pack_ids([9])),
         Tokens(pack_ids([5])),
-        Upload(pack_ids([3] * pending), b"", pack_int8(np.ones((pending, widths.dim))), pack_ids([9]), pack_floats(np.array([0.5]))),
+        Upload(
+            pack_ids([3] * pending),
+            b"",
+            pack_int8(np.ones((pending, widths.dim))),
+            pack_ids([9]),
+            pack_floats(np.array([0.5])),
+        ),
         Upload(pack_ids([3] * pending), features, b"", pack_ids([9]), pack_floats(np.ones(3)), pack_ids([7, 8, 9])),
         Row(pack_floats(np.ones(widths.vocab_size))),
         Revised(4, pack_ids([5])),
@@ -64,7 +70,14 @@ def drafting(widths: Widths) -> list[Message]:
     """The messages of the methods that draft."""
     return [
         Drafts(pack_ids(range(5)), pack_floats(np.ones(5)), rows=pack_floats(np.ones((5, widths.vocab_size)))),
-        Drafts(pack_ids([1, 2]), pack_floats(np.ones(2)), b"", pack_ids([1, 2, 3]), pack_floats(np.ones(3)), pack_ids([1, 2])),
+        Drafts(
+            pack_ids([1, 2]),
+            pack_floats(np.ones(2)),
+            b"",
+            pack_ids([1, 2, 3]),
+            pack_floats(np.ones(3)),
+            pack_ids([1, 2]),
+        ),
         Verdict(3, pack_ids([9])),
         Opened(pack_ids([1]), pack_floats(np.ones((2 * widths.caption_slots, widths.dim)))),
         DraftTree(pack_ids(range(58)), bytes(58)),
@@ -159,7 +172,9 @@ def test_a_scaled_kind_stands_in_one_blob_of_a_message() -> None:
 def test_ids_and_floats_round_trip() -> None:
     assert unpack_ids(pack_ids([0, 5, 65535])) == [0, 5, 65535]
     values = np.array([[0.1, -2.0], [1e6, -1e6]])
-    assert np.array_equal(unpack_floats(pack_floats(values), 2), np.array([[np.float16(0.1), -2.0], [65504, -65504]], np.float32))
+    assert np.array_equal(
+        unpack_floats(pack_floats(values), 2), np.array([[np.float16(0.1), -2.0], [65504, -65504]], np.float32)
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"\x93", b"\x91\xa5Nope!", encode(Tokens(b""))[:-1], b"\x92\xa6Tokens\x01"])

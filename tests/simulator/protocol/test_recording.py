@@ -15,7 +15,13 @@ from simulator.protocol.recording import CLOUD, FORWARD, OP_DTYPE, SCORES, SEND,
 
 def spec(**changes: object) -> SessionSpec:
     fields: dict[str, object] = {
-        "weights": "w", "method": "base", "revision": 1, "settings": {"a": 1, "b": 2}, "decoding": {}, "prompt": "p", "seed": 0,
+        "weights": "w",
+        "method": "base",
+        "revision": 1,
+        "settings": {"a": 1, "b": 2},
+        "decoding": {},
+        "prompt": "p",
+        "seed": 0,
     }
     return SessionSpec(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -45,8 +51,15 @@ def test_key_depends_on_every_field_and_on_nothing_else() -> None:
     base = spec()
     assert base.key() == spec(settings={"b": 2, "a": 1}).key()
     changes = [
-        {"weights": "x"}, {"method": "ciar"}, {"revision": 2}, {"settings": {"a": 2, "b": 2}}, {"decoding": {"guidance": 1.0}},
-        {"prompt": "q"}, {"seed": 1}, {"dtype": "float64"}, {"outcomes": (3,)},
+        {"weights": "x"},
+        {"method": "ciar"},
+        {"revision": 2},
+        {"settings": {"a": 2, "b": 2}},
+        {"decoding": {"guidance": 1.0}},
+        {"prompt": "q"},
+        {"seed": 1},
+        {"dtype": "float64"},
+        {"outcomes": (3,)},
     ]
     keys = [spec(**change).key() for change in changes]
     assert len({base.key(), *keys}) == 1 + len(changes)
@@ -66,7 +79,9 @@ def test_counts() -> None:
     assert (one.calls(), one.cloud_passes(), one.cloud_call_pct()) == (1, 3, 75.0)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-50], lambda data: b"", lambda data: data[:100] + b"\0" * 100 + data[200:]])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-50], lambda data: b"", lambda data: data[:100] + b"\0" * 100 + data[200:]]
+)
 def test_damage_is_an_error_and_in_the_cache_a_miss(tmp_path: Path, damage: object) -> None:
     data = damage(recording().to_bytes())  # type: ignore[operator]
     with pytest.raises(RecordingError):

@@ -30,7 +30,12 @@ def case(method: str, latency: list[float], swept: dict[str, Any] | None = None,
     """Requests 10 s apart, all of whose latency is device compute; prompts 0, 1, 0, 1, ..."""
     n = len(latency)
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
-    columns |= {"request": np.arange(n), "prompt": np.arange(n) % 2, "image": np.arange(n) % 2, "requested_s": 10.0 * np.arange(n)}
+    columns |= {
+        "request": np.arange(n),
+        "prompt": np.arange(n) % 2,
+        "image": np.arange(n) % 2,
+        "requested_s": 10.0 * np.arange(n),
+    }
     columns |= {"latency_s": np.array(latency, dtype=float), "device_compute_s": np.array(latency, dtype=float)}
     columns |= {"done_s": columns["requested_s"] + columns["latency_s"], "cloud_gpu_s": np.full(n, 0.5)}
     return Case(method, more.pop("name", method.split(" ")[0]), swept or {}, columns | more.pop("columns", {}), **more)
@@ -44,7 +49,10 @@ def test_the_method_table_has_a_row_per_case() -> None:
     columns = {"bytes_up": np.array([1000.0, 3001.0]), "device_passes": np.array([4, 5])}
     quality = {"image": np.arange(2), "base_greedy_pct": np.array([100.0, 50.0])}
     header, _, row = method_table(summary(case("base", [1.0, 3.0], columns=columns, quality=quality))).splitlines()
-    assert header == "| method | images | cloud call % | calls | bytes up | bytes down | device passes | cloud passes | as base greedy % |"
+    assert (
+        header
+        == "| method | images | cloud call % | calls | bytes up | bytes down | device passes | cloud passes | as base greedy % |"
+    )
     assert row == "| base | 2 | 0.00 | 0.0 | 2,000 | 0 | 4.5 | 0.0 | 75.00 |"
 
 
@@ -166,7 +174,9 @@ def test_differences_are_paired_by_request_and_by_prompt() -> None:
     t = stats.t.ppf(0.975, 1)  # of two pairs: half their distance is the standard error
     assert (code["latency_minus_fastest_lo_s"], code["latency_minus_fastest_hi_s"]) == pytest.approx((2 - t, 2 + t))
     assert list(table["cloud_nll_minus_base"][:3]) == [0.0, 1.0, 0.0]
-    assert (table["cloud_nll_minus_base_lo"][1], table["cloud_nll_minus_base_hi"][1]) == pytest.approx((1 - t / 2, 1 + t / 2))
+    assert (table["cloud_nll_minus_base_lo"][1], table["cloud_nll_minus_base_hi"][1]) == pytest.approx(
+        (1 - t / 2, 1 + t / 2)
+    )
     assert math.isnan(table["cloud_nll_minus_base"][3])  # no base there
 
 
@@ -288,7 +298,15 @@ def digests(folder: Path) -> dict[str, str]:
 def test_run_folder_is_the_same_twice_and_replaces_itself(tmp_path: Path) -> None:
     write(tmp_path / "deep" / "run", draw=lambda folder: (folder / "report.html").write_text("x"))
     first = digests(tmp_path / "deep" / "run")
-    needed = ("scenario.yaml", "requests.parquet", "queue.parquet", "summary.csv", "provenance.json", "timeline.json.gz", "report.html")
+    needed = (
+        "scenario.yaml",
+        "requests.parquet",
+        "queue.parquet",
+        "summary.csv",
+        "provenance.json",
+        "timeline.json.gz",
+        "report.html",
+    )
     assert set(first) >= set(needed)
     write(tmp_path / "deep" / "run")
     assert digests(tmp_path / "deep" / "run") == {name: hash_ for name, hash_ in first.items() if name != "report.html"}

@@ -36,7 +36,9 @@ SABRE = '[{"duration_ms": 1000, "bandwidth_kbps": 2000, "latency_ms": 100}, {"du
 OPENNETLAB = """{"type": "video", "downlink": {}, "uplink": {"trace_pattern": [
  {"duration": 1000, "capacity": 500, "loss": 0.2, "rtt": 100, "jitter": 3}, {"duration": 1000, "capacity": 1500, "rtt": 0}]}}"""
 PANTHEON = '{"timestamps": [0, 0.5, 1.0], "bandwidths": [9, 1.0, 3.0], "delays": [17.5], "loss": 0, "queue": 10}'
-AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:17:03.9799600,4808,10\r\n2023-11-16 18:17:05.9799600,31,8"
+AZURE = (
+    "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:17:03.9799600,4808,10\r\n2023-11-16 18:17:05.9799600,31,8"
+)
 BURSTGPT = """\
 Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 5,ChatGPT,472,18,490,Conversation log
@@ -63,13 +65,40 @@ NETWORK = {
     "mahimahi, CRLF and blank lines at the end": ("3\r\n10\r\n\r\n\n", "mahimahi", 0.010, 2.4, None, None, None, 2),
     "delays": (DELAYS, "leoreplayer-delay", 1.0, None, None, 28.0, None, None),
     "time-rate": ("100.0\t9.0\n100.5\t1.0\n100.5\t7.0\n102.0\t3.0\n\n", "time-rate", 2.0, 2.5, None, None, None, None),
-    "starlink": (STARLINK, "starlink-csv", 0.3, 250 / 3, 50 / 3, (70 + 70 + 74) / 3, 100 * (1.0 / 3 + 1.1 / 3) / 2, None),
+    "starlink": (
+        STARLINK,
+        "starlink-csv",
+        0.3,
+        250 / 3,
+        50 / 3,
+        (70 + 70 + 74) / 3,
+        100 * (1.0 / 3 + 1.1 / 3) / 2,
+        None,
+    ),
     "gnettrack": (GNETTRACK, "gnettrack", 4.0, (1 + 3 + 3 + 0) / 4, 0.02, (50 + 50 + 50 + 70) / 4, 2.5, None),
-    "ping": ("Probe Number,RTT [ms],Probe Send Time\n1,20,11:40:59\n2,30,11:41:00\n", "ping-csv", 2.0, None, None, 25.0, None, None),
+    "ping": (
+        "Probe Number,RTT [ms],Probe Send Time\n1,20,11:40:59\n2,30,11:41:00\n",
+        "ping-csv",
+        2.0,
+        None,
+        None,
+        25.0,
+        None,
+        None,
+    ),
     "sabre": (SABRE, "sabre-json", 4.0, 0.5, None, 100.0, None, None),
     "opennetlab": (OPENNETLAB, "opennetlab-json", 2.0, None, 1.0, 100.0, 20.0, None),
     "pantheon": (PANTHEON, "pantheon-json", 1.0, 2.0, None, 35.0, 0.0, None),
-    "own": (OWN, "ciar-sim-csv", 5.0, (8 + 2 * 8 + 2 * 4) / 5, (2 + 0 + 4) / 5, (40 + 120 + 100) / 5, (1 + 2 + 0) / 5, None),
+    "own": (
+        OWN,
+        "ciar-sim-csv",
+        5.0,
+        (8 + 2 * 8 + 2 * 4) / 5,
+        (2 + 0 + 4) / 5,
+        (40 + 120 + 100) / 5,
+        (1 + 2 + 0) / 5,
+        None,
+    ),
 }
 ARRIVALS = {
     "azure": (AZURE, "azure-llm-csv", 2.0, 2),
@@ -101,14 +130,21 @@ def test_network_formats(case: str, tmp_path: Path) -> None:
     # Whatever it was, the project's own CSV says the same.
     again = read_trace([file(tmp_path, own_text(trace, "from elsewhere"), "own.csv")])
     for key in ("duration_s", "down_mbps", "up_mbps", "rtt_ms", "loss_pct"):
-        assert summary(again)[key] == (figures[key] if figures[key] is None else pytest.approx(figures[key], rel=1e-9, abs=1e-12)), key
+        assert summary(again)[key] == (
+            figures[key] if figures[key] is None else pytest.approx(figures[key], rel=1e-9, abs=1e-12)
+        ), key
 
 
 @pytest.mark.parametrize("case", ARRIVALS)
 def test_arrival_formats(case: str, tmp_path: Path) -> None:
     content, name, duration_s, requests = ARRIVALS[case]
     arrivals = read_arrivals(file(tmp_path, content))
-    expected = {"format": name, "duration_s": duration_s, "requests": requests, "rate_per_s": (requests - 1) / duration_s}
+    expected = {
+        "format": name,
+        "duration_s": duration_s,
+        "requests": requests,
+        "rate_per_s": (requests - 1) / duration_s,
+    }
     assert summary(arrivals) == pytest.approx(expected)
     again = read_arrivals(file(tmp_path, own_text(arrivals), "own.csv"))
     assert np.allclose(again.requested_s, arrivals.requested_s, rtol=0, atol=1e-9)
@@ -232,15 +268,27 @@ def test_the_same_file_written_otherwise(case: str, written: str, tmp_path: Path
 
 
 OTHERWISE = {
-    "columns in another order": ("gnettrack", "\n".join(",".join(line.split(",")[::-1]) for line in lines_of(GNETTRACK))),
+    "columns in another order": (
+        "gnettrack",
+        "\n".join(",".join(line.split(",")[::-1]) for line in lines_of(GNETTRACK)),
+    ),
     "tabs": ("gnettrack", GNETTRACK.replace(",", "\t")),
     "semicolons and quotes": ("gnettrack", '"' + GNETTRACK.replace("\n", '"\n"').replace(",", '";"').removesuffix('"')),
     "commas at the end": ("gnettrack", GNETTRACK.replace("\n", ",,\n")),
-    "unused columns without a name": ("azure", AZURE.replace("\r\n", "\n").replace("\n", "\n0,,").replace("TIMESTAMP", ",,TIMESTAMP")),
+    "unused columns without a name": (
+        "azure",
+        AZURE.replace("\r\n", "\n").replace("\n", "\n0,,").replace("TIMESTAMP", ",,TIMESTAMP"),
+    ),
     "zone and no fraction": ("azure", re.sub(r"\.\d+", "+00:00", AZURE)),
-    "more columns": ("burstgpt", re.sub(r"\n(\d+),", r"\n\1,77,", BURSTGPT).replace("Timestamp,", "Timestamp,Session ID,")),
+    "more columns": (
+        "burstgpt",
+        re.sub(r"\n(\d+),", r"\n\1,77,", BURSTGPT).replace("Timestamp,", "Timestamp,Session ID,"),
+    ),
     "decimal seconds": ("burstgpt", BURSTGPT.replace("\n5,", "\n5.0,").replace("\n9,", "\n9.0,")),
-    "keys in another order": ("mooncake", re.sub(r'("timestamp": \d+), ("input_length": \d+)', r'\2, "model": "x", \1', MOONCAKE)),
+    "keys in another order": (
+        "mooncake",
+        re.sub(r'("timestamp": \d+), ("input_length": \d+)', r'\2, "model": "x", \1', MOONCAKE),
+    ),
     "commas": ("time-rate", "100.0,9.0\n100.5, 1.0\n100.5,7.0\n102.0,3.0\n"),
     "tabs between seven": ("starlink", STARLINK.replace(",,", ",100.0,").replace(",", "\t")),
     "a comment inside": ("own", OWN.replace("\n1,", "\n# later\n1,")),
@@ -248,11 +296,14 @@ OTHERWISE = {
     "null": ("opennetlab", OPENNETLAB.replace(', "rtt": 0', ', "rtt": null, "loss": null')),
     "no direction": ("opennetlab", OPENNETLAB.replace('"downlink": {}', '"downlink": null')),
     "on one line": ("opennetlab", OPENNETLAB.replace("\n", "")),
-    "a value for each time": ("pantheon", PANTHEON.replace("[17.5]", "[17.5, 17.5, 17.5]").replace('"loss": 0', '"loss": [0, 0, 0]')),
+    "a value for each time": (
+        "pantheon",
+        PANTHEON.replace("[17.5]", "[17.5, 17.5, 17.5]").replace('"loss": 0', '"loss": [0, 0, 0]'),
+    ),
     "a number alone": ("pantheon", PANTHEON.replace("[17.5]", "17.5")),
     "spread over lines": ("sabre", json.dumps(json.loads(SABRE), indent=2)),
     "over midnight": ("ping", "Probe Number,RTT [ms],Probe Send Time\n1,20,23:59:59\n2,30,00:00:00\n"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", OTHERWISE)
@@ -263,7 +314,10 @@ def test_other_ways_to_say_the_same(case: str, tmp_path: Path) -> None:
     assert summary(read([file(tmp_path, content)])) == summary(read([file(tmp_path, plain, "plain")]))
 
 
-CELLS = [*("", "0", "-1", "1e308", "1e9", "0.001", "9" * 14, "9" * 400, "nan", "inf", "null", "true", "2024-02-30"), *'-",[]{#\t\ud7ff']
+CELLS = [
+    *("", "0", "-1", "1e308", "1e9", "0.001", "9" * 14, "9" * 400, "nan", "inf", "null", "true", "2024-02-30"),
+    *'-",[]{#\t\ud7ff',
+]
 
 
 @st.composite
@@ -276,7 +330,9 @@ def damaged(draw: st.DrawFn) -> str:
         start = draw(st.integers(0, max(len(parts) - 1, 0)))
         end = draw(st.integers(start, min(len(parts), start + 5)))
         if by_line:
-            new = draw(st.sampled_from([[], parts[start:end] * 2, parts[start:end][::-1], ["\n"], ["0\n"], ["x,y,z\n"]]))
+            new = draw(
+                st.sampled_from([[], parts[start:end] * 2, parts[start:end][::-1], ["\n"], ["0\n"], ["x,y,z\n"]])
+            )
         else:
             new = [draw(st.sampled_from(CELLS))]
         text = "".join([*parts[:start], *new, *parts[end:]])
@@ -370,7 +426,9 @@ SERIES = st.integers(1, 20).flatmap(
 def test_own_csv_keeps_every_bit(
     tmp_path_factory: pytest.TempPathFactory, one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    down, up = (RateSeries(np.append(0.0, np.cumsum(steps)[:-1]), rates, float(steps.sum())) for steps, rates in (one, other))
+    down, up = (
+        RateSeries(np.append(0.0, np.cumsum(steps)[:-1]), rates, float(steps.sum())) for steps, rates in (one, other)
+    )
     trace = Trace("ciar-sim-csv", Direction(down), Direction(up))
     path = file(tmp_path_factory.getbasetemp(), own_text(trace), "round.csv")
     again = read_trace([path])
@@ -379,18 +437,26 @@ def test_own_csv_keeps_every_bit(
     for before, after in ((down, again.down.rate), (up, again.up.rate)):
         assert after is not None
         at = [s.rate_bps[np.searchsorted(s.times_s, probes % s.duration_s, side="right") - 1] for s in (before, after)]
-        near = np.abs(probes % before.duration_s - before.times_s[:, None]).min(axis=0) < 1e-6  # a probe on a step may fall either side
+        near = (
+            np.abs(probes % before.duration_s - before.times_s[:, None]).min(axis=0) < 1e-6
+        )  # a probe on a step may fall either side
         assert np.allclose(at[0][~near], at[1][~near])
 
 
 @pytest.mark.parametrize(
     ("times_s", "rates", "duration_s", "named"),
     [
-        ([], [], 1, "at least one"), ([1.0], [1.0], 2, "start at 0"), ([0, 2, 2], [1, 1, 1], 3, "must increase"),
-        ([0, 1], [1.0], 2, "one length"), ([0, 1], [1, -1], 2, "rate_bps"), ([0, 1], [1, math.nan], 2, "rate_bps"),
-        ([0, 1], [1, 1], 1.0, "duration_s"), ([0, 1], [1, 1], math.inf, "duration_s"), ([0], [2e12], 1, "1e+12"),
+        ([], [], 1, "at least one"),
+        ([1.0], [1.0], 2, "start at 0"),
+        ([0, 2, 2], [1, 1, 1], 3, "must increase"),
+        ([0, 1], [1.0], 2, "one length"),
+        ([0, 1], [1, -1], 2, "rate_bps"),
+        ([0, 1], [1, math.nan], 2, "rate_bps"),
+        ([0, 1], [1, 1], 1.0, "duration_s"),
+        ([0, 1], [1, 1], math.inf, "duration_s"),
+        ([0], [2e12], 1, "1e+12"),
     ],
-)  # fmt: skip
+)
 def test_a_series_keeps_its_rules(times_s: list[float], rates: list[float], duration_s: float, named: str) -> None:
     with pytest.raises(TraceError, match=re.escape(named)):
         RateSeries(np.array(times_s), np.array(rates), duration_s)
@@ -539,9 +605,13 @@ def test_real_files_have_the_figures_of_their_tables(tmp_path: Path) -> None:
             continue
         trace = read([path])
         figures = summary(trace)
-        again = summary(read([file(tmp_path, own_text(trace), "own.csv")])) if path.stat().st_size < 300_000 else figures  # it takes long
+        again = (
+            summary(read([file(tmp_path, own_text(trace), "own.csv")])) if path.stat().st_size < 300_000 else figures
+        )  # it takes long
         for key in set(figures) - {"format", "packets"}:
-            assert again[key] == (figures[key] if figures[key] is None else pytest.approx(figures[key], rel=1e-3, abs=1e-6)), (name, key)
+            assert again[key] == (
+                figures[key] if figures[key] is None else pytest.approx(figures[key], rel=1e-3, abs=1e-6)
+            ), (name, key)
         if duration_s != "-":
             assert figures["duration_s"] == pytest.approx(float(duration_s), rel=1e-3), name
         if isinstance(trace, Arrivals):
@@ -562,4 +632,6 @@ def test_real_files_have_the_figures_of_their_tables(tmp_path: Path) -> None:
         rtt_mean = re.match(r"mean ([\d.]+)", rtt)
         if rtt_mean:
             assert figures["rtt_ms"]["mean"] == pytest.approx(float(rtt_mean.group(1)), rel=0.01), name
-    assert compared == sum(" / " in cells[6] or "req/s" in cells[6] for cells in FACTS.values()) - 1  # the 4G speed tests
+    assert (
+        compared == sum(" / " in cells[6] or "req/s" in cells[6] for cells in FACTS.values()) - 1
+    )  # the 4G speed tests

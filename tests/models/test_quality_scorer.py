@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from models import scenes
-from models.quality import judge as judging
-from models.quality.judge import SceneJudge
+from models.quality import scorer as judging
 from models.quality.network import SceneNetwork, load_scene_network, read_images, save_scene_network
 from models.quality.reading import agreement, claims_of
+from models.quality.scorer import SceneScorer
 from simulator.protocol.messages import Widths
 from simulator.protocol.recording import OP_DTYPE, Recording
 
@@ -30,9 +30,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def judge(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SceneJudge:
+def scorer(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SceneScorer:
     monkeypatch.setattr(judging, "MIN_IMAGES", 8)
-    return SceneJudge(tmp_path, network, reference_images=10)
+    return SceneScorer(tmp_path, network, reference_images=10)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,12 @@ def pictures() -> tuple[list[Recording], list[str]]:
     return [recording(scenes.image(0, index)) for index in range(9)], scenes.captions(0, 9)
 
 
-def test_alignment_is_the_share_of_claims_that_the_network_reads(judge: SceneJudge, pictures: tuple[list[Recording], list[str]]) -> None:
+def test_alignment_is_the_share_of_claims_that_the_network_reads(
+    scorer: SceneScorer, pictures: tuple[list[Recording], list[str]]
+) -> None:
     recordings, captions = pictures
-    columns, _ = judge(recordings, [*captions[:-1], "a red cube"])
-    model = load_scene_network(judge.weights)
+    columns, _ = scorer(recordings, [*captions[:-1], "a red cube"])
+    model = load_scene_network(scorer.weights)
     for recorded, caption, found in zip(recordings, captions, columns["align_scenes"][:-1], strict=False):
         claims = claims_of(caption)
         assert claims is not None
@@ -52,55 +54,59 @@ def test_alignment_is_the_share_of_claims_that_the_network_reads(judge: SceneJud
 
 
 def test_sets_have_values_with_intervals_from_enough_different_pictures_on(
-    judge: SceneJudge, pictures: tuple[list[Recording], list[str]]
+    scorer: SceneScorer, pictures: tuple[list[Recording], list[str]]
 ) -> None:
     recordings, captions = pictures
     twice = [*recordings[:7], *recordings[:7]]
-    _, of_set = judge(twice, captions[:7] * 2)
+    _, of_set = scorer(twice, captions[:7] * 2)
     assert np.isnan(list(of_set(np.arange(14)).values())).all()  # seven different ones
-    _, of_set = judge(recordings, captions)
+    _, of_set = scorer(recordings, captions)
     found = of_set(np.arange(9))
     value, low, high = found["fd_scenes"]
     assert 0 <= low < value < high
     assert 0 <= found["f1_scenes"][1] <= found["f1_scenes"][0] <= found["f1_scenes"][2] <= 1
-    assert judge(recordings[::-1], captions[::-1])[1](np.arange(9)) == found  # a set has no order
+    assert scorer(recordings[::-1], captions[::-1])[1](np.arange(9)) == found  # a set has no order
     assert set(of_set(np.arange(0))) == set(found)
 
 
 def test_what_was_read_is_kept_and_a_damaged_file_is_read_again(
-    judge: SceneJudge, network: Path, tmp_path: Path, pictures: tuple[list[Recording], list[str]], monkeypatch: pytest.MonkeyPatch
+    scorer: SceneScorer,
+    network: Path,
+    tmp_path: Path,
+    pictures: tuple[list[Recording], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recordings, captions = pictures
-    columns, of_set = judge(recordings, captions)
+    columns, of_set = scorer(recordings, captions)
     found = of_set(np.arange(9))
 
-    def fail(self: SceneJudge, images: np.ndarray) -> np.ndarray:
+    def fail(self: SceneScorer, images: np.ndarray) -> np.ndarray:
         raise AssertionError("the network was loaded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SceneJudge, "_network", fail)
-        again = SceneJudge(tmp_path, network, reference_images=10)
+        patch.setattr(SceneScorer, "_network", fail)
+        again = SceneScorer(tmp_path, network, reference_images=10)
         columns_again, of_set = again(recordings, captions)
         assert columns_again["align_scenes"].tobytes() == columns["align_scenes"].tobytes()
         assert of_set(np.arange(9)) == found
-    kept = sorted(judge.root.glob("??/*.npy"))
+    kept = sorted(scorer.root.glob("??/*.npy"))
     assert len(kept) == 9
     kept[0].write_bytes(b"\x93NUMPY")
     kept[1].write_bytes(b"")
-    assert SceneJudge(tmp_path, network, reference_images=10)(recordings, captions)[1](np.arange(9)) == found
+    assert SceneScorer(tmp_path, network, reference_images=10)(recordings, captions)[1](np.arange(9)) == found
     assert all(path.stat().st_size > 100 for path in kept)
 
 
-def test_pictures_of_another_size_are_not_judged(judge: SceneJudge) -> None:
-    columns, of_set = judge([recording(np.zeros((32, 32, 3), np.uint8))] * 2, ["a", "b"])
+def test_pictures_of_another_size_are_not_judged(scorer: SceneScorer) -> None:
+    columns, of_set = scorer([recording(np.zeros((32, 32, 3), np.uint8))] * 2, ["a", "b"])
     assert np.isnan(columns["align_scenes"]).all()
     assert np.isnan(list(of_set(np.arange(2)).values())).all()
-    assert not judge.root.exists()
+    assert not scorer.root.exists()
 
 
-def test_another_network_keeps_its_own(judge: SceneJudge, tmp_path: Path) -> None:
+def test_another_network_keeps_its_own(scorer: SceneScorer, tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_scene_network(tmp_path / "other.safetensors", SceneNetwork().eval(), {})
-    other = SceneJudge(tmp_path, tmp_path / "other.safetensors")
-    assert other.root != judge.root
-    assert other.provenance["scene_network_sha256"] != judge.provenance["scene_network_sha256"]
+    other = SceneScorer(tmp_path, tmp_path / "other.safetensors")
+    assert other.root != scorer.root
+    assert other.provenance["scene_network_sha256"] != scorer.provenance["scene_network_sha256"]

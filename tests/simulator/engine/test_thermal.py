@@ -7,7 +7,7 @@ import pytest
 
 from simulator.core.errors import ScenarioError
 from simulator.engine.device import FleetPart
-from simulator.engine.heat import Heat, Throttling
+from simulator.engine.thermal import ThermalState, Throttling
 from simulator.experiment.loading import load_scenario
 from simulator.network.access import Network
 from tests.simulator.build import UniformCosts, arrivals, case, forward, program
@@ -17,22 +17,22 @@ CURVE = Throttling([(4.0, 0.5), (8.0, 0.25)], cooling=0.5)
 
 def test_work_is_stretched_step_by_step() -> None:
     """10 s of work: 4 s at full speed, 4 s that do 2, and 4 more at a quarter of the speed: 16 s."""
-    heat = Heat(CURVE)
-    assert heat.stretch(0.0, 5.0, 10.0) == (6.0, 4.0 + 4.0 + 16.0)
-    assert heat.heat_s == 8.0  # no hotter than the last step
+    thermal = ThermalState(CURVE)
+    assert thermal.stretch(0.0, 5.0, 10.0) == (6.0, 4.0 + 4.0 + 16.0)
+    assert thermal.heat_s == 8.0  # no hotter than the last step
 
 
 def test_rest_cools() -> None:
-    heat = Heat(CURVE)
-    assert heat.stretch(0.0, -1.0, 6.0) == (-1.0, 8.0)
-    assert heat.stretch(18.0, -1.0, 1.0) == (-1.0, 1.0)  # 10 s of rest took 5 s of heat away: 3 are left
-    assert heat.heat_s == 4.0
-    assert heat.stretch(19.0, -1.0, 1.0) == (-1.0, 2.0)
-    assert heat.stretch(1000.0, -1.0, 4.0) == (-1.0, 4.0)  # cold again
+    thermal = ThermalState(CURVE)
+    assert thermal.stretch(0.0, -1.0, 6.0) == (-1.0, 8.0)
+    assert thermal.stretch(18.0, -1.0, 1.0) == (-1.0, 1.0)  # 10 s of rest took 5 s of heat away: 3 are left
+    assert thermal.heat_s == 4.0
+    assert thermal.stretch(19.0, -1.0, 1.0) == (-1.0, 2.0)
+    assert thermal.stretch(1000.0, -1.0, 4.0) == (-1.0, 4.0)  # cold again
 
 
 def test_no_rest_between_pieces_is_one_piece() -> None:
-    whole, pieces = Heat(CURVE), Heat(CURVE)
+    whole, pieces = ThermalState(CURVE), ThermalState(CURVE)
     end_s = whole.stretch(0.0, -1.0, 7.0)[1]
     at_s = 0.0
     for _ in range(7):
@@ -58,7 +58,10 @@ def test_a_hot_device_serves_later_and_the_parts_still_add_up() -> None:
     [
         ("{steps: []}", "compute.device.throttling.steps must hold at least one entry"),
         ("{steps: [{after_s: 5, speed: 0}]}", "compute.device.throttling.steps[0].speed must be > 0, got 0"),
-        ("{steps: [{after_s: 5, speed: 1}, {after_s: 5, speed: 0.5}]}", "steps[1].after_s must be above the step before it, 5, got 5"),
+        (
+            "{steps: [{after_s: 5, speed: 1}, {after_s: 5, speed: 0.5}]}",
+            "steps[1].after_s must be above the step before it, 5, got 5",
+        ),
         ("{steps: [{after_s: 5, speed: 1}], cooling: 0}", "compute.device.throttling.cooling must be > 0, got 0"),
     ],
 )

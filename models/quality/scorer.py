@@ -24,12 +24,14 @@ from simulator.protocol.recording import Recording
 
 WEIGHTS = SHIPPED / "scene-network" / "scene_network.safetensors"
 MIN_IMAGES = 2 * FEATURES  # half of them, as the interval takes, still outnumber the features
-REFERENCE_SEED = 3  # of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default
+REFERENCE_SEED = (
+    3  # of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default
+)
 REFERENCE_IMAGES = 2048
 SIZE = (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3)
 
 
-class SceneJudge:
+class SceneScorer:
     """Reads pictures with the scene network, and remembers.
 
     cache: folder of what was read before. weights: of the network. reference_images: real renders that sets of images are compared with.
@@ -37,9 +39,12 @@ class SceneJudge:
     """
 
     def __init__(
-        self, cache: Path, weights: Path = WEIGHTS, reference_images: int = REFERENCE_IMAGES,
+        self,
+        cache: Path,
+        weights: Path = WEIGHTS,
+        reference_images: int = REFERENCE_IMAGES,
         progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.weights, self.reference_images, self.progress = weights, reference_images, progress
         self.weights_hash = file_hash(weights)
         self.root = cache / "quality" / self.weights_hash[:16]
@@ -96,7 +101,9 @@ class SceneJudge:
                 made = []
                 for first in range(0, self.reference_images, 64):
                     last = min(first + 64, self.reference_images)
-                    made.append(self._network(np.stack([scenes.image(REFERENCE_SEED, index) for index in range(first, last)])))
+                    made.append(
+                        self._network(np.stack([scenes.image(REFERENCE_SEED, index) for index in range(first, last)]))
+                    )
                     self.progress(last, self.reference_images)
                 stored = np.concatenate(made)
                 _save(path, stored)

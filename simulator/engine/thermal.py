@@ -25,7 +25,7 @@ class Throttling:
             raise ValueError("speeds must be > 0 and <= 1, and cooling > 0 and finite")
 
 
-class Heat:
+class ThermalState:
     """The heat of one device, as of the end of its latest computing."""
 
     __slots__ = ("_cooling", "_edges", "heat_s", "rested_s")

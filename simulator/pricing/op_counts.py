@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from simulator.pricing.catalogue import Effort
+from simulator.pricing.catalogue import OpCount
 from simulator.protocol.ops import INTERVAL_SAMPLES
 
-# --- counted efforts
+# --- counted operations
 
 
-def vq_decoder_effort(
+def vq_decoder_op_count(
     latent_side: int,
     ch: int = 128,
     ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
@@ -16,7 +16,7 @@ def vq_decoder_effort(
     codebook_dim: int = 8,
     num_res_blocks: int = 2,
     patch: int = 1,
-) -> Effort:
+) -> OpCount:
     """Effort of one run of a VQGAN image decoder, counted convolution by convolution. Defaults: LlamaGen's VQ-16.
 
     Source: LlamaGen, image tokenizer: 1x1 to z_channels, 3x3 to the widest level, Res-Attn-Res, then the levels from the
@@ -80,10 +80,10 @@ def vq_decoder_effort(
             conv(width, width, 3, side)
     norm_act(width, side)
     conv(width, 3 * patch**2, 3, side)
-    return Effort(flops=flops, parameters=parameters, activation_values=values, kernels=kernels)
+    return OpCount(flops=flops, parameters=parameters, activation_values=values, kernels=kernels)
 
 
-def text_encoder_effort(positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int) -> Effort:
+def text_encoder_op_count(positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int) -> OpCount:
     """Effort of a T5 encoder with gated feed-forward over `positions` padded positions. inner: heads times their width.
 
     Flops: 2 a weight and position, 4 * inner a query-key pair and layer. Of the embedding only `positions` rows are read.
@@ -91,19 +91,19 @@ def text_encoder_effort(positions: int, n_layer: int, dim: int, inner: int, ffn_
     """
     weights = n_layer * (4 * dim * inner + 3 * dim * ffn_hidden + 2 * dim) + dim
     flops = 2 * positions * weights + 4 * n_layer * inner * positions**2
-    return Effort(flops=flops, parameters=weights + positions * dim, kernels=20 * n_layer)
+    return OpCount(flops=flops, parameters=weights + positions * dim, kernels=20 * n_layer)
 
 
-def phi_effort(dim: int, vocab_size: int, bottleneck: int) -> Effort:
+def phi_op_count(dim: int, vocab_size: int, bottleneck: int) -> OpCount:
     """Effort of CIAR's feature projection for one token: (D + 2V) x bottleneck, GELU, bottleneck x D (assumption A8)."""
     weights = (dim + 2 * vocab_size) * bottleneck + bottleneck * dim
-    return Effort(flops=2 * weights, parameters=weights, kernels=4)
+    return OpCount(flops=2 * weights, parameters=weights, kernels=4)
 
 
-def interval_samples_effort(vocab_size: int) -> Effort:
+def interval_samples_op_count(vocab_size: int) -> OpCount:
     """Effort of drawing `INTERVAL_SAMPLES` distributions from an interval's box and taking their bounds.
 
     A row: noise (10 flops a draw), c + noise r, softmax, running minimum and maximum: about 20 flops and 8 values an entry.
     """
     entries = INTERVAL_SAMPLES * vocab_size
-    return Effort(flops=20 * entries, parameters=0, activation_values=8 * entries, kernels=6)
+    return OpCount(flops=20 * entries, parameters=0, activation_values=8 * entries, kernels=6)
