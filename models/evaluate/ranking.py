@@ -43,6 +43,12 @@ def count_pairs(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, prompt
     )
 
 
+def auroc(score: np.ndarray, event: np.ndarray) -> float:
+    """AUROC of `score` float [n] for `event` bool [n]: the probability that the score of a random event is above that of a
+    random non-event, ties counting half; NaN if there is no event or nothing else."""
+    return float(count_pairs(score, event, np.zeros(len(score), np.int64), 1).auroc(np.ones(1)))
+
+
 def bootstrap_weights(rng: np.random.Generator, prompts: int, draws: int) -> np.ndarray:
     """float64 [draws, prompts]: how often each prompt is in a sample of as many prompts with replacement."""
     return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws).astype(float)

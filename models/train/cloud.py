@@ -1,8 +1,7 @@
-"""Trains the embedded pair's cloud model: next-token cross-entropy on scenes' tokens, a share of captions replaced by
-the null one.
+"""Trains the embedded pair's cloud model by next-token cross-entropy; a share of captions is the null caption.
 
 Source: LlamaGen's text-to-image training (captions left padded and masked, null caption learned in feature space), at a
-small size. This file also holds what all sequence stages share: batches of tokens with captions (`Sequences`).
+small size.
 
     ciar-sim train models/scenes.yaml --stage cloud
 """
@@ -34,13 +33,17 @@ from simulator.core.problems import explain
 from simulator.core.rng import stream
 from simulator.core.settings import refuse
 
-PASTES = 2  # rectangles in a picture, see `pasted`
+PASTES = 2  # rectangles per image, see `pasted`
 
 
 def pasted(tokens: Tensor, which: Tensor) -> Tensor:
-    """Tokens int [B, T] with PASTES rectangles of the batch's next picture in each picture that `which`, bool [B], names.
+    """Tokens int [B, T] in which the images selected by `which` hold PASTES rectangles of the batch's next image.
 
-    Places and sizes (3 cells to half the picture a side) are drawn from torch's generator.
+    Positions and sizes (3 cells to half the image per side) are drawn from torch's generator.
+
+    Args:
+        tokens: int [B, T].
+        which: bool [B].
     """
     grid = math.isqrt(tokens.shape[1])
     shape, line = (PASTES, len(tokens), 1), torch.arange(grid, device=tokens.device)
@@ -60,20 +63,23 @@ Losses = dict[str, Tensor]
 class CloudConfig(SequenceSettings):
     """The mapping under `cloud:` of a training file.
 
-    object_weight: of the tokens at places that the caption names (`layout_of`) against the others. The caption's words about objects
-    are some 15 nats of a picture's 600, and drown in the gradient's noise at weight 1. A weight that depends on caption and position
-    alone leaves the best distribution as it is. onset_weight: a further factor on each object's first rows (`onset_of`), in both losses:
-    what is drawn there only the caption tells, while below it the image does. layout_weight: of the loss that asks the states after
-    layer `layout_layer` for the caption's layout (`LayoutHead`). class_weight: of a further cross-entropy, at every position alike, of
-    the token's class among `classes` (`code_classes`): the chance of a class is the sum of its codes', so it is lowest for the same
-    distribution, but holds no noise of which near synonym came. pasted: share of the pictures shown with their caption in which what
-    the model is fed, not what it is asked for, holds rectangles of another picture (`pasted`): in real pictures what is drawn agrees
-    with the caption, and a model that has seen only these believes its own slips more than the caption. caption_heads: start the first
-    layer by counting cells and reading the caption, and the caption's projection curved (`start_first_layer`, `start_from_captions`), in
-    place of LlamaGen's small random weights.
-
-    then: further rounds, each a mapping of the keys that change. A round starts from the averaged weights of the one before, with a
-    learning rate that rises and falls again (warm restarts, Loshchilov & Hutter 2017).
+    Attributes:
+        object_weight: weight of tokens at places that the caption names (`layout_of`) relative to the others. The words
+            about objects decide some 15 of an image's 600 nats and are lost in the gradient noise at weight 1. A weight
+            that depends on caption and position alone does not change the optimal distribution.
+        onset_weight: further factor on each object's first rows (`onset_of`), in both losses: only the caption
+            determines what is drawn there; below, the image does.
+        layout_weight: weight of the loss on the states after layer `layout_layer` (`LayoutHead`).
+        class_weight: weight of the cross-entropy of the token's class among `classes` (`code_classes`). A class's
+            probability is the sum over its codes, so the optimum is the same, without the noise of which of several
+            interchangeable codes occurred.
+        pasted: share of captioned images whose input, not target, holds rectangles of another image (`pasted`). In real
+            images the tokens agree with the caption; a model that has seen only these trusts its own errors more than
+            the caption.
+        caption_heads: initialise the first layer to count cells and read the caption, and the caption projection to be
+            non-linear (`start_first_layer`, `start_from_captions`), instead of LlamaGen's small random weights.
+        then: further rounds, each a mapping of the keys that change. A round starts from the averaged weights of the
+            previous one and restarts the learning-rate schedule (warm restarts, Loshchilov & Hutter 2017).
     """
 
     model: Annotated[TransformerConfig, FromMapping()]
@@ -97,11 +103,11 @@ class CloudConfig(SequenceSettings):
         heads, width = self.model.n_head, self.model.head_dim
         if self.caption_heads and (heads < 3 or width < 16):
             refuse(f"needs 3 heads of 16 channels at least, got {heads} of {width}", "caption_heads")
-        self.rounds()  # a later one's mistakes are told before the first one trains
+        self.rounds()  # report errors in later rounds before the first one trains
         return self
 
     def rounds(self) -> "list[CloudConfig]":
-        """The settings of each round: these, then those with each mapping of `then` over the ones before it."""
+        """Settings of each round: each mapping of `then` is merged into the settings of the round before."""
         rounds = [self if not self.then else self.model_copy(update={"then": ()})]
         for index, change in enumerate(self.then):
             for key in ("model", "then"):
@@ -125,7 +131,7 @@ class CloudStage:
     """A stage of `models.train.loop`."""
 
     def __init__(self, config: CloudConfig, data: Sequences, start: Mapping[str, Tensor] | None = None) -> None:
-        """start: the state dict to start from in place of fresh weights."""
+        """Args: start: state dict to start from; None initialises fresh weights."""
         self.config, self.data, self.start = config, data, start
         torch.manual_seed(int(stream(config.training.seed, "train.cloud.init").integers(2**62)))
         share = config.dropout
@@ -152,7 +158,7 @@ class CloudStage:
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         assert isinstance(self.model, Transformer)
-        shown = ~batch.null.unsqueeze(1)  # [B, 1]; a weight that the model cannot know of would be a bias
+        shown = ~batch.null.unsqueeze(1)  # [B, 1]; the weight must not depend on a caption that the model does not see
         onset = 1.0 + (self.config.onset_weight - 1.0) * (shown & onset_of(batch.layout))  # [B, T]
         weight = onset * (1.0 + (self.config.object_weight - 1.0) * (shown & (batch.layout[:, 0] > 0)))  # [B, T]
         layer = self.config.layout_layer - 1 if self.config.layout_weight > 0 else None
@@ -177,12 +183,17 @@ def losses_of(
     weight: Tensor,
     onset: Tensor,
 ) -> Losses:
-    """The losses of a batch, scalars.
+    """Losses of a batch by name, scalars.
 
-    nats: cross-entropy of its tokens given those of `fed` [B, T] before them and `caption` [B, caption_slots, caption_dim], its mean
-    weighted by `weight` [B, T]. layout: what `head` misses of the layout in the states after layer `layer`, where captions are shown, its
-    mean weighted by `onset` [B, T]; left out if `layer` is None. class: cross-entropy of the tokens' classes; left out if `classes` is
-    None.
+    `nats`: cross-entropy of the batch's tokens, averaged with `weight`. `layout`: loss of `head` on the states after
+    layer `layer` where captions are shown, averaged with `onset`; absent if `layer` is None. `class`: cross-entropy of
+    the tokens' classes; absent if `classes` is None.
+
+    Args:
+        fed: input tokens int [B, T].
+        caption: [B, caption_slots, caption_dim].
+        weight: [B, T].
+        onset: [B, T].
     """
     states: list[Tensor] = []
     first = model.config.caption_slots - 1  # the row that predicts token 0
@@ -199,8 +210,7 @@ def losses_of(
 
 @torch.inference_mode()
 def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
-    """Nats per token on held-out scenes: with their captions, with the null caption, and with another scene's
-    caption."""
+    """Nats per token on held-out sequences: with their captions, the null caption, and another sequence's caption."""
     rows: list[tuple[float, ...]] = []
     for batch in data.held_out_batches(16):
         null = replace(batch, null=torch.ones_like(batch.null))
@@ -212,8 +222,13 @@ def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
 
 
 def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes cloud.safetensors and metrics.json. Rounds before the last
-    go into `out_dir/round-<n>`. Raises ScenarioError where the tokenizer has other sizes than the model."""
+    """Train on `pictures`, or on scenes if None, or resume; write cloud.safetensors and metrics.json to `out_dir`.
+
+    Rounds before the last are kept in `out_dir/round-<n>`.
+
+    Raises:
+        ScenarioError: the tokenizer's sizes differ from the model's.
+    """
     rounds = config.rounds()
     folders = [*(out_dir / f"round-{number}" for number in range(1, len(rounds))), out_dir]
     start: Mapping[str, Tensor] | None = None
@@ -227,7 +242,7 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
             break
     result = replace(result, steps=steps, minutes=minutes)
     model = Transformer(settings.model).eval()
-    # What is measured is what is shipped: the averaged weights, rounded to fp16.
+    # Evaluate what is exported: the averaged weights, rounded to fp16.
     model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / "cloud.safetensors", model)
     if pictures is not None:
@@ -237,7 +252,7 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
 
 
 def check_shape(config: TransformerConfig, data: Sequences) -> None:
-    """Raises ScenarioError where the model's sizes are not those of the tokens and the captions."""
+    """Check the model's sizes against the tokens and captions. Raises ScenarioError."""
     wanted = {
         "vocab_size": len(data.codebook),
         "grid": math.isqrt(data.train.codes.shape[1]),

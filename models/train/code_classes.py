@@ -1,4 +1,4 @@
-"""Classes of near-synonymous codes, and the cross-entropy of the next token's class."""
+"""Classes of interchangeable codes, and the cross-entropy of the next token's class."""
 
 import math
 
@@ -9,14 +9,20 @@ from scipy.sparse import coo_matrix, diags
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-CLASS_DIMS = 16  # of the space in which `code_classes` clusters
+CLASS_DIMS = 16  # eigenvectors kept for clustering
 
 
 def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.Generator) -> Tensor:
-    """int64 [V]: sorts a codebook into `count` classes of codes that stand beside the same codes in pictures int [N, T].
+    """Class of every code, int64 [V]: spectral clustering (Ng, Jordan & Weiss 2001) of code co-occurrence.
 
-    Spectral clustering (Ng, Jordan & Weiss 2001) of how often two codes are neighbours in a row or a column. Codes of one class are
-    each other's near synonyms: patches of one kind of background, of one colour of objects.
+    Two codes are similar if they often have the same neighbours in a row or a column. Codes of one class are
+    interchangeable: patches of one kind of background, or of one colour of objects.
+
+    Args:
+        codes: training images, int [N, T].
+        vocab_size: V.
+        count: number of classes.
+        rng: start of k-means.
     """
     grid = math.isqrt(codes.shape[1])
     cells = codes.reshape(-1, grid, grid).astype(np.int64)
@@ -28,14 +34,18 @@ def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.
     values, vectors = eigsh(
         scale @ beside @ scale, k=min(CLASS_DIMS, vocab_size - 1), which="LA", v0=np.ones(vocab_size)
     )
-    points = vectors * values  # directions that chance alone would make count little
+    points = vectors * values  # weight by eigenvalue: directions due to chance are small
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
     _, classes = kmeans2(points, count, minit="++", rng=rng)
     return torch.from_numpy(classes.astype(np.int64))
 
 
 class CodeClasses(nn.Module):
-    """Asks logits for the class of the next token only. of_code: int64 [V], see `code_classes`."""
+    """Cross-entropy of the next token's class.
+
+    Args:
+        of_code: class of every code, int64 [V], see `code_classes`.
+    """
 
     of_code: Tensor
 
@@ -44,6 +54,6 @@ class CodeClasses(nn.Module):
         self.register_buffer("of_code", of_code)
 
     def forward(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """-log of the chance that logits [B, T, V] give to the class of int [B, T]: float32 [B, T]."""
+        """Negative log-probability that logits [B, T, V] give to the class of tokens int [B, T], float32 [B, T]."""
         other = self.of_code != self.of_code[tokens].unsqueeze(-1)  # [B, T, V]
         return logits.logsumexp(-1) - logits.masked_fill(other, float("-inf")).logsumexp(-1)

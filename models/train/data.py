@@ -32,10 +32,10 @@ from rich.progress import track
 from torch import Tensor
 
 from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder, words_of
+from models.train.order import shuffled_indices
 from models.vq import from_uint8, load_vq
 from simulator.core.errors import DataError
 from simulator.core.part import Part, folder_of
-from simulator.core.rng import stream
 from simulator.core.settings import refuse
 
 PART_IMAGES = 512
@@ -170,9 +170,7 @@ def images(items: Sequence[Item], size: int) -> Tensor:
 
 def shuffled(items: Sequence[Item], seed: int, first: int, count: int) -> list[Item]:
     """Items first .. first+count-1 of an endless reading in shuffled orders, one order per epoch."""
-    epoch, place = np.divmod(np.arange(first, first + count), len(items))
-    orders = {int(e): stream(seed, "train.data.order", int(e)).permutation(len(items)) for e in np.unique(epoch)}
-    return [items[int(orders[int(e)][at])] for e, at in zip(epoch, place, strict=True)]
+    return [items[at] for at in shuffled_indices(seed, "train.data.order", first, count, len(items)).tolist()]
 
 
 def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Path) -> tuple[np.ndarray, list[str]]:

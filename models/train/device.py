@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, field_validator
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from models.device import BOUNDS, DeviceModel
+from models.evaluate.ranking import auroc
 from models.interval import inter_fuse, uncertainty
 from models.pair import load_transformer, save_model
 from models.train import losses
@@ -120,15 +120,6 @@ def hidden_at(model: Transformer, batch: Batch, positions: Tensor, guidance: flo
 
     own, guided = own_and_guided(model, batch, batch.tokens, guidance)  # each [B, T, D]
     return there(own), there(guided)
-
-
-def auroc(score: np.ndarray, event: np.ndarray) -> float:
-    """Chance that the score of a random event is above that of a random non-event, ties counting half. NaN if there are
-    none."""
-    hits = int(event.sum())
-    if hits in (0, len(event)):
-        return float("nan")
-    return float((rankdata(score)[event].sum() - hits * (hits + 1) / 2) / (hits * (len(event) - hits)))
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Where a caption puts its objects, and the loss that asks an early layer for it."""
+"""Object layout that a caption describes, and an auxiliary loss that makes an early layer encode it."""
 
 import math
 
@@ -17,10 +17,10 @@ OBJECT_REACH_PX = (
 
 
 def layout_of(caption: str, grid: int) -> Tensor:
-    """int64 [3, grid, grid]: shape, color and size of the object that the caption puts at each cell, 0 for none.
+    """Shape, color and size of the object that the caption puts at each cell, int64 [3, grid, grid]; 0 is none.
 
-    An object is at the cells whose centre is within 26 pixels of the place that the caption names, the nearest object where two are.
-    All are 0 where the caption is not of the form that scenes have.
+    An object covers the cells whose centre is within OBJECT_REACH_PX of its place; the nearest object wins. All zero
+    for a caption that does not follow the grammar of `models.scenes`.
     """
     claims = claims_of(caption)
     centre_px = (torch.arange(grid) + 0.5) * (scenes.IMAGE_SIZE / grid)
@@ -35,16 +35,19 @@ def layout_of(caption: str, grid: int) -> Tensor:
 
 
 def onset_of(layout: Tensor) -> Tensor:
-    """bool [B, T]: the first cells of each object of a layout int64 [B, 3, T], those with another or none two rows (of 16) above."""
+    """First rows of each object of a layout int64 [B, 3, T], bool [B, T].
+
+    A cell belongs to the first rows if the cell an eighth of the grid above holds another object or none.
+    """
     rows = max(math.isqrt(layout.shape[-1]) // 8, 1)
     above = F.pad(layout, (rows * math.isqrt(layout.shape[-1]), 0))[..., : layout.shape[-1]]
     return (layout[:, 0] > 0) & (layout != above).any(1)
 
 
 class LayoutHead(nn.Module):
-    """Asks hidden states for the layout of the caption (`layout_of`), so that training shows an early layer what to look up.
+    """Predicts the caption's layout (`layout_of`) from hidden states: deep supervision (Lee et al. 2015).
 
-    A deeply supervised layer (Lee et al. 2015), without weights of its own: the classes are fixed random directions.
+    It has no trained weights: the classes are fixed random directions.
     """
 
     rows: Tensor
@@ -56,7 +59,12 @@ class LayoutHead(nn.Module):
         self.register_buffer("rows", torch.from_numpy(rows).float())
 
     def forward(self, state: Tensor, layout: Tensor) -> Tensor:
-        """Cross-entropies of int [B, 3, T] from states [B, T, D], summed over shape, color and size: float32 [B, T]."""
+        """Cross-entropy summed over shape, color and size, float32 [B, T].
+
+        Args:
+            state: hidden states [B, T, D].
+            layout: int64 [B, 3, T], see `layout_of`.
+        """
         normed = F.rms_norm(state.float(), state.shape[-1:])
         scores = torch.split(F.linear(normed, self.rows).float(), self.sizes, dim=-1)
         each = [F.cross_entropy(x.transpose(1, 2), layout[:, i], reduction="none") for i, x in enumerate(scores)]

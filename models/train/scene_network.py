@@ -23,6 +23,7 @@ from models import scenes
 from models.quality.network import SceneNetwork, SceneNetworkConfig, read_images, save_scene_network
 from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, agreement, claim_names, claims_of
 from models.train.loop import LoopSettings, TrainResult, train
+from models.train.order import shuffled_indices
 from models.train.sequences import Scenes, write_metrics
 from models.vq import VQModel, from_uint8, load_vq, to_uint8
 from simulator.core.part import FromMapping, Part
@@ -83,13 +84,8 @@ class SceneNetworkStage:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Scenes step * B onwards of an endless shuffled reading: uint8 [B, 128, 128, 3] and labels int64 [B, 29]."""
-        size, count = self.config.batch_images, len(self.images)
-        epoch, place = np.divmod(np.arange(step * size, (step + 1) * size), count)
-        seed = self.config.training.seed
-        orders = {
-            int(e): stream(seed, "train.scene-network.order", int(e)).permutation(count) for e in np.unique(epoch)
-        }
-        index = np.array([orders[int(e)][at] for e, at in zip(epoch, place, strict=True)])
+        size, seed = self.config.batch_images, self.config.training.seed
+        index = shuffled_indices(seed, "train.scene-network.order", step * size, size, len(self.images))
         return torch.from_numpy(self.images[index]), torch.from_numpy(self.labels[index])
 
     def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Token sequences with captions in batches, and what the settings of all sequence stages share."""
+"""Batches of token sequences with captions, and the settings that all sequence stages share."""
 
 import json
 import math
@@ -19,6 +19,7 @@ from models.text import WordEncoder, left_pad
 from models.train.data import DataConfig, data_tokens, load_data
 from models.train.layout import layout_of
 from models.train.loop import LoopSettings, TrainResult
+from models.train.order import shuffled_indices
 from models.train.tokens import SceneTokens, scene_tokens
 from models.transformer import Transformer, at_least_float32
 from models.vq import load_vq
@@ -28,11 +29,14 @@ from simulator.core.rng import stream
 
 @dataclass(frozen=True)
 class Batch:
-    """Token sequences with their captions. tokens: int64 [B, T]. caption: float32 [B, caption_slots, caption_dim], left
-    padded.
+    """Token sequences with their captions.
 
-    mask: bool [B, caption_slots], True where a caption row is valid. null: bool [B], True where training hides the
-    caption. layout: int64 [B, 3, T], the object that the caption puts at each cell, see `layout_of`.
+    Attributes:
+        tokens: int64 [B, T].
+        caption: float32 [B, caption_slots, caption_dim], left padded.
+        mask: bool [B, caption_slots], True where a caption row is valid.
+        null: bool [B], True where training hides the caption.
+        layout: int64 [B, 3, T], the object that the caption puts at each cell, see `layout_of`.
     """
 
     tokens: Tensor
@@ -42,12 +46,12 @@ class Batch:
     layout: Tensor
 
     def caption_for(self, model: Transformer) -> Tensor:
-        """The captions as `model` should see them: its own null caption where `null` says so, under the same mask."""
+        """Captions [B, caption_slots, caption_dim] for `model`, with its null caption where `null` is True."""
         return torch.where(self.null[:, None, None], model.null_caption(len(self.null)).to(self.caption), self.caption)
 
 
 class Scenes(Part):
-    """Which scenes a stage reads: the first `train` of one seed, and the first `held_out` of another."""
+    """Scenes that a stage reads: the first `train` of `train_seed`, the first `held_out` of `held_out_seed`."""
 
     train: int = Field(gt=0)
     held_out: int = Field(default=256, gt=0)
@@ -56,10 +60,13 @@ class Scenes(Part):
 
 
 class Sequences:
-    """Scenes, or pictures of a data set, as tokens and captions, in batches keyed by (seed, stage, step).
+    """Scenes, or images of a data set, as tokens and captions, in batches keyed by (seed, stage, step).
 
-    folder: a training folder; its tokenizer/tokenizer.safetensors makes the tokens, its tokens/ keeps them. pictures: read in place of
-    scenes, where given.
+    Args:
+        folder: training folder; tokenizer/tokenizer.safetensors makes the tokens, tokens/ caches them.
+        scenes: scenes to read where `pictures` is None.
+        pictures: data set to read instead of scenes.
+        seed: keys the order of the batches and the hidden captions.
     """
 
     def __init__(self, folder: Path, scenes: Scenes | None, pictures: DataConfig | None, seed: int) -> None:
@@ -78,18 +85,13 @@ class Sequences:
         self.seed = seed
 
     def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
-        """Sequences step * size onwards of an endless shuffled reading of the training scenes."""
-        count = len(self.train.codes)
-        epoch, place = np.divmod(np.arange(step * size, (step + 1) * size), count)
-        orders = {
-            int(e): stream(self.seed, f"train.{stage}.order", int(e)).permutation(count) for e in np.unique(epoch)
-        }
-        index = np.array([orders[int(e)][at] for e, at in zip(epoch, place, strict=True)])
+        """The training batch of a step: sequences step * size onwards of the shuffled order (`shuffled_indices`)."""
+        index = shuffled_indices(self.seed, f"train.{stage}.order", step * size, size, len(self.train.codes))
         null = stream(self.seed, f"train.{stage}.null", step).random(size) < null_captions
         return self._gather(self.train, index, null)
 
     def held_out_batches(self, size: int) -> Iterator[Batch]:
-        """Every held-out scene once, in order, captions shown."""
+        """Every held-out sequence once, in order, with its caption."""
         for first in range(0, len(self.held_out.codes), size):
             index = np.arange(first, min(first + size, len(self.held_out.codes)))
             yield self._gather(self.held_out, index, np.zeros(len(index), dtype=bool))
@@ -105,10 +107,12 @@ class Sequences:
 
 
 class SequenceSettings(Part):
-    """What the mappings of all stages that read sequences hold.
+    """Settings common to all stages that read sequences.
 
-    scenes: what is read, unless the file's `data` says so. null_captions: share of the captions that are replaced by the null caption.
-    compile: let torch.compile fuse the step (needs a C++ compiler).
+    Attributes:
+        scenes: scenes to read, unless the training file names `data`.
+        null_captions: share of captions replaced by the null caption.
+        compile: compile the step with torch.compile (needs a C++ compiler).
     """
 
     training: LoopSettings
@@ -121,9 +125,14 @@ class SequenceSettings(Part):
 def own_and_guided(
     model: Transformer, batch: Batch, tokens: Tensor, guidance: float = 1.0, added: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states that predict each token of int [B, T], given those before it: as they are, and guided. Each [B, T, D].
+    """Conditional and guided hidden states, each [B, T, D]; row t predicts token t from the tokens before it.
 
-    added: [B, T, D], put beside the tokens' embeddings. The head is linear, so guidance of hidden states is guidance of logits.
+    The output head is linear, so guidance of hidden states equals guidance of logits.
+
+    Args:
+        tokens: int [B, T].
+        guidance: scale; 1 returns the conditional states twice.
+        added: [B, T, D], added to the token embeddings, or None.
     """
     before = None if added is None else added[:, :-1]
 
@@ -138,12 +147,18 @@ def own_and_guided(
 
 
 def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> Tensor:
-    """Mean cross-entropy of tokens int [B, T] given captions [B, caption_slots, caption_dim] and their mask, a scalar."""
+    """Mean cross-entropy per token, a scalar in nats.
+
+    Args:
+        tokens: int [B, T].
+        caption: [B, caption_slots, caption_dim].
+        mask: bool [B, caption_slots].
+    """
     logits, _ = model(tokens[:, :-1], caption, mask)  # [B, T, V]
     return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
 
 
 def write_metrics(out_dir: Path, metrics: Mapping[str, Any], result: TrainResult) -> None:
-    """metrics.json beside the weights: how good they are and what they took."""
+    """Write `metrics` with the number of steps and the minutes to metrics.json."""
     values = {**metrics, "steps": result.steps, "minutes": round(result.minutes, 1)}
     (out_dir / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")

@@ -10,8 +10,11 @@ from simulator.core.rng import stream
 
 
 def auroc(score: np.ndarray, event: np.ndarray) -> float:
+    """Counted over prompts, and checked against the one without any."""
     prompt = np.arange(len(score)) % 3
-    return float(ranking.count_pairs(score, event, prompt, 3).auroc(np.ones(3)))
+    found = float(ranking.count_pairs(score, event, prompt, 3).auroc(np.ones(3)))
+    assert ranking.auroc(score, event) == pytest.approx(found, nan_ok=True)
+    return found
 
 
 @settings(max_examples=30, deadline=None)

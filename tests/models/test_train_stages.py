@@ -13,7 +13,7 @@ from models import scenes
 from models.device import BOUNDS
 from models.pair import export_pair, load_device, load_pair, load_transformer
 from models.sampling import guide
-from models.train import cloud, device, drafter, phi
+from models.train import cloud, device, drafter, phi, sequences
 from models.train.loop import LoopSettings
 from models.train.run import RUN, TrainingFile
 from models.train.tokens import SceneTokens
@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vq = VQConfig(codebook_size=64, ch=32, patch=4, **narrow)
     save_vq(folder / "tokenizer" / "tokenizer.safetensors", VQModel(vq), {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cloud, "scene_tokens", colour_tokens)
+        patch.setattr(sequences, "scene_tokens", colour_tokens)
         for name, settings in TrainingFile.model_validate(CONFIG).stages.items():
             RUN[name](settings, None, folder / name, "cpu")
     return folder
@@ -84,7 +84,7 @@ def test_the_cloud_learns_tokens_and_captions(trained: Path) -> None:
 def test_a_further_round_starts_from_the_averaged_weights_of_the_one_before(
     monkeypatch: pytest.MonkeyPatch, trained: Path
 ) -> None:
-    monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
     still = {
         "then": [
             {
@@ -145,9 +145,9 @@ def test_the_device_learns_tokens_before_it_is_distilled(trained: Path) -> None:
 
 
 def test_guided_training_compares_what_decoding_would_use(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
     model = load_transformer(trained / "cloud" / "cloud.safetensors")
-    batch = cloud.Sequences(trained, cloud.Scenes(train=24, held_out=3), None, seed=1).batch("x", 0, 8, 0.0)
+    batch = sequences.Sequences(trained, sequences.Scenes(train=24, held_out=3), None, seed=1).batch("x", 0, 8, 0.0)
     every = torch.arange(16)
     with torch.inference_mode():
         cond = model(batch.tokens[:, :-1], batch.caption, batch.mask)[0]  # [B, T, V]
@@ -183,7 +183,7 @@ def test_the_drafter_reads_each_token_beside_the_feature_before_it() -> None:
     model = Transformer(TransformerConfig(**SHAPE)).eval()
     tokens = torch.arange(32).reshape(2, 16)
     mask = torch.ones(2, 32, dtype=torch.bool)
-    batch = cloud.Batch(
+    batch = sequences.Batch(
         tokens, torch.zeros(2, 32, 144), mask, torch.zeros(2, dtype=torch.bool), torch.zeros(2, 16, dtype=torch.bool)
     )
     embedded, features = drafter.read(model, batch)
@@ -207,9 +207,9 @@ def test_what_training_leaves_becomes_a_pair(trained: Path, tmp_path: Path) -> N
 
 
 def test_batches_are_keyed_and_cover_an_epoch(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
-    monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
-    data = cloud.Sequences(trained, cloud.Scenes(train=24, held_out=3), None, seed=1)
-    again = cloud.Sequences(trained, cloud.Scenes(train=24, held_out=3), None, seed=1)
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
+    data = sequences.Sequences(trained, sequences.Scenes(train=24, held_out=3), None, seed=1)
+    again = sequences.Sequences(trained, sequences.Scenes(train=24, held_out=3), None, seed=1)
     assert torch.equal(data.batch("x", 5, 8, 0.5).tokens, again.batch("x", 5, 8, 0.5).tokens)
     epoch = np.concatenate([data.batch("x", step, 8, 0.5).tokens.numpy() for step in range(3)])
     assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, data.train.codes.astype(int).tolist()))
@@ -217,8 +217,8 @@ def test_batches_are_keyed_and_cover_an_epoch(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_a_null_caption_hides_everything_but_its_length(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
-    monkeypatch.setattr(cloud, "scene_tokens", colour_tokens)
-    data = cloud.Sequences(trained, cloud.Scenes(train=24, held_out=3), None, seed=1)
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
+    data = sequences.Sequences(trained, sequences.Scenes(train=24, held_out=3), None, seed=1)
     stage = cloud.CloudStage(cloud.CloudConfig.model_validate(CONFIG["cloud"]), data)
     batch = data.batch("x", 0, 8, 1.0)
     assert isinstance(stage.model, Transformer)
@@ -226,14 +226,6 @@ def test_a_null_caption_hides_everything_but_its_length(monkeypatch: pytest.Monk
     stage.model.output.weight.data.normal_()  # it starts at zero, which stops every gradient
     (gradient,) = torch.autograd.grad(stage.loss(batch, 0)[0], [stage.model.cls_embedding.uncond_embedding])
     assert gradient.abs().sum() > 0
-
-
-def test_auroc_matches_counting_pairs() -> None:
-    rng = stream(0, "test.auroc")
-    score, event = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.4
-    pairs = [(a > b) + 0.5 * (a == b) for a in score[event] for b in score[~event]]
-    assert device.auroc(score, event) == pytest.approx(np.mean(pairs))
-    assert np.isnan(device.auroc(score, np.zeros(60, dtype=bool)))
 
 
 def test_weights_of_another_stage_are_refused(trained: Path) -> None:

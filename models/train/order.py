@@ -1,0 +1,16 @@
+"""The order in which training reads its items: shuffled anew in every epoch, keyed by seed and purpose."""
+
+import numpy as np
+
+from simulator.core.rng import stream
+
+
+def shuffled_indices(seed: int, purpose: str, first: int, count: int, items: int) -> np.ndarray:
+    """Indices, int64 [count], at places first .. first + count - 1 of an endless reading of `items` items.
+
+    Each epoch is one permutation of all items, drawn from the stream (seed, purpose, epoch), so that a resumed run
+    reads on where it stopped.
+    """
+    epoch, place = np.divmod(np.arange(first, first + count), items)
+    orders = {int(e): stream(seed, purpose, int(e)).permutation(items) for e in np.unique(epoch)}
+    return np.array([orders[int(e)][at] for e, at in zip(epoch, place, strict=True)], dtype=np.int64)
