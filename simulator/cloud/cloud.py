@@ -1,28 +1,26 @@
 """The cloud: replicas that batch per iteration, so that a session of 256 passes never blocks another one.
 
-An idle replica takes waiting sessions, at most `max_batch` of them, in the order of its queue discipline, and runs the
-next item of each: the passes as one batch, other work (caption encoder, image decoder) after it, one by one. Then each
-session goes on with its next item, at the tail of the queue. What becomes ready while an iteration runs waits for the
-next one.
+An idle replica takes up to `max_batch` waiting sessions in the order of its queue discipline and runs the next item of
+each: the passes as one batch, then other work (caption encoder, image decoder) one by one. Each session then queues again
+with its next item. Work that becomes ready during an iteration waits for the next one.
 
-A session is bound to a replica when it opens and stays there, also while its device thinks, until its last call is
-answered or the replica crashes. Where every replica is full (`max_sessions`, KV memory) it waits for admission, first come
-first served, or is refused (`max_waiting`).
+A session is bound to a replica from its first call to the answer of its last, or until the replica crashes. Where every
+replica is full (`max_sessions`, KV memory), it waits for admission, first come first served, or is refused (`max_waiting`).
 """
 
 import math
 from collections import deque
 from typing import Any
 
-from simulator.cloud.replica import Replica, Schedule, _EvictingReplica
+from simulator.cloud.replica import EvictingReplica, Replica, Schedule
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
 from simulator.cloud.work import CloudSession
 from simulator.core.rng import stream
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import OTHER, Item
 
-# Of the whole cloud at a moment: sessions with work in a replica's queue (other tenants' jobs too), sessions that wait for admission,
-# sessions in an iteration under way, sessions bound to a replica, replicas that are up.
+# Of the whole cloud at one time: sessions with work in a queue (jobs of other tenants included), sessions that wait for admission,
+# sessions in the current iterations, sessions bound to a replica, replicas that are up.
 SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")
 
 
@@ -36,7 +34,7 @@ class _Job(CloudSession):
 
 
 class Cloud:
-    """All replicas, those that stopped included."""
+    """All replicas, stopped ones included, with routing, admission, crashes and autoscaling."""
 
     def __init__(
         self,
@@ -47,9 +45,11 @@ class Cloud:
         rules: CloudRules | None = None,
         start_s: float = 0.0,
     ) -> None:
-        """max_batch: sessions in one iteration at most. start_s: when it opens.
+        """Raises ValueError where a count is below 1, or a crash names a replica that does not exist.
 
-        Raises ValueError where a count is below 1, or a crash is of a replica that does not exist.
+        Args:
+            max_batch: sessions in one iteration at most.
+            start_s: when the replicas come up.
         """
         rules = rules or CloudRules()
         if replicas < 1 or max_batch < 1:
@@ -63,7 +63,7 @@ class Cloud:
         self.max_batch = max_batch
         self.schedule = schedule
         self.rules = rules
-        self.waiting: deque[CloudSession] = deque()  # for admission
+        self.waiting: deque[CloudSession] = deque()  # for admission, in order
         self.refused = 0
         self._least = replicas  # the first ones never stop
         self._starting = 0
@@ -75,7 +75,7 @@ class Cloud:
             schedule(crash.at_s, (self._on_crash,), crash)
 
     def open(self, session: CloudSession, now_s: float) -> Replica | None:
-        """Bind a session to a replica. None where it has to wait, then `admitted` follows, or is `refused`."""
+        """Bind a session to a replica; None where it has to wait (`admitted` follows) or is refused."""
         replica = None if self.waiting else self._choose(session)
         if replica is not None:
             self._bind(session, replica)
@@ -89,7 +89,7 @@ class Cloud:
         return replica
 
     def close(self, session: CloudSession, now_s: float) -> None:
-        """The session needs no replica any more; nothing where it has none."""
+        """Release the session's replica, if it has one."""
         replica = session.replica
         if replica is None:
             return
@@ -109,7 +109,7 @@ class Cloud:
         return sum(r.items_done for r in self.replicas) / iterations if iterations else float("nan")
 
     def sample(self, now_s: float) -> tuple[float, ...]:
-        """What `SAMPLED` names, at this moment."""
+        """Values of `SAMPLED`."""
         replicas = self.replicas
         serving = sum(len(r._batch) for r in replicas)
         queued = sum(r.working for r in replicas) - serving
@@ -159,13 +159,13 @@ class Cloud:
             self._bind(session, replica)
             session.admitted(now_s)
 
-    # Replicas that come and go.
+    # Crashes and autoscaling.
 
     def _add(self, now_s: float) -> None:
         rules = self.rules
         more: dict[str, Any] = {"queue": rules.queue, "number": len(self.replicas), "now_s": now_s}
         if rules.evict and rules.kv_tokens < math.inf:
-            replica: Replica = _EvictingReplica(rules.kv_tokens, self.costs, self.max_batch, self.schedule, **more)
+            replica: Replica = EvictingReplica(rules.kv_tokens, self.costs, self.max_batch, self.schedule, **more)
         else:
             replica = Replica(self.costs, self.max_batch, self.schedule, **more)
         self.replicas.append(replica)

@@ -10,7 +10,7 @@ from simulator.cloud.work import CloudSession
 
 
 class _Ordered:
-    """A queue by a key of the session, the least first; equal keys in order of arrival."""
+    """A queue ordered by a key of the session, lowest first; equal keys in order of arrival."""
 
     def __init__(self, key: Callable[[CloudSession], float]) -> None:
         self._key = key
@@ -25,7 +25,7 @@ class _Ordered:
         heapq.heappush(self._heap, (self._key(session), next(self._arrivals), session))
 
     def appendleft(self, session: CloudSession) -> None:
-        """Back where it was taken from: ahead of all of the same key."""
+        """Put a session back before all others of its key."""
         heapq.heappush(self._heap, (self._key(session), next(self._returns), session))
 
     def popleft(self) -> CloudSession:
@@ -41,7 +41,7 @@ def _work_left_s(session: CloudSession) -> float:
     return session.left_s
 
 
-def _queue_of(discipline: Discipline) -> "deque[CloudSession] | _Ordered":
+def queue_of(discipline: Discipline) -> "deque[CloudSession] | _Ordered":
     match discipline:
         case "fifo":
             return deque()

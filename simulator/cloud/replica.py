@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from simulator.cloud.queues import _queue_of
+from simulator.cloud.queues import queue_of
 from simulator.cloud.rules import Discipline
 from simulator.cloud.work import CloudSession
 from simulator.pricing.costs import Costs, Work
@@ -14,7 +14,7 @@ Schedule = Callable[[float, tuple[Callable[[Any], None], ...], Any], Any]
 
 
 def recomputed(item: Item, costs: Costs) -> Item:
-    """The same pass where the cache is gone: what was cached is fed again, with the new positions, in one pass."""
+    """The same pass without its cache: cached and new positions are fed in one pass."""
     rows, tokens, kv_tokens, attended, logits, _, kind, parts = item
     if kind != PASS:
         return item
@@ -24,10 +24,16 @@ def recomputed(item: Item, costs: Costs) -> Item:
 
 
 class Replica:
-    """One copy of the cloud model with its queue. busy_s, iterations and items_done only grow, but for work that a crash cuts off.
+    """One copy of the cloud model with its queue.
 
-    sessions: open here. kv_tokens: positions reserved or held here. up: takes sessions. since_s: when it last came up; up_s: time
-    up before that.
+    Attributes:
+        sessions: open here, in order of opening.
+        kv_tokens: cached positions reserved or held.
+        up: whether it takes sessions.
+        since_s, up_s: when it last came up, and seconds up before that.
+        empty_s: when the last session left.
+        busy_s: seconds in iterations, the current one counted to its end.
+        iterations, items_done: iterations begun, and items in them.
     """
 
     __slots__ = (
@@ -66,18 +72,18 @@ class Replica:
         self.max_batch = max_batch
         self.schedule = schedule
         self.number = number
-        self.sessions: dict[CloudSession, None] = {}  # in order of opening
+        self.sessions: dict[CloudSession, None] = {}
         self.kv_tokens = 0
         self.up = True
         self.since_s = now_s
         self.up_s = 0.0
-        self.empty_s = now_s  # when the last session left
+        self.empty_s = now_s
         self.busy_s = 0.0
         self.iterations = self.items_done = 0
-        self._ready: Any = _queue_of(queue)
-        self._batch: list[CloudSession] = []  # in the iteration under way; empty when idle
+        self._ready: Any = queue_of(queue)
+        self._batch: list[CloudSession] = []  # of the current iteration; empty when idle
         self._start_s = self._end_s = 0.0
-        self._row_s = 0.0  # GPU seconds a row of the batch is booked
+        self._row_s = 0.0  # GPU seconds per row of the batch
         self._on_end = (self._end,)
         self._alarm: Any = None  # of the end of the iteration
 
@@ -87,7 +93,7 @@ class Replica:
         return len(self._ready) + len(self._batch)
 
     def submit(self, session: CloudSession, now_s: float, items: tuple[Item, ...]) -> None:
-        """Work of a session's next call (at least one item); the replica calls `served` when all is done."""
+        """Queue the work of a session's next call, at least one item; `session.served` follows when all is done."""
         session.items = items
         session.index = 0
         session.item = items[0]
@@ -147,7 +153,7 @@ class Replica:
     def _end(self, _event: object) -> None:
         start_s, end_s, row_s = self._start_s, self._end_s, self._row_s
         ready = self._ready
-        for session in self._batch:  # which stays until the last is done, so that a `submit` from here on only queues
+        for session in self._batch:  # kept until the last is done, so that a `submit` from here on only queues
             item = session.item
             rows, _, _, _, _, own_s, kind, parts = item
             session.gpu_share_s += rows * row_s if kind == PASS else own_s
@@ -185,11 +191,11 @@ class Replica:
             self._begin(end_s)
 
     def forget(self, session: CloudSession) -> None:
-        """The session is over, or gone elsewhere."""
+        """The session is over, or bound elsewhere."""
         del self.sessions[session]
 
     def crash(self, now_s: float) -> None:
-        """All work and memory are lost; the sessions are told, in order of opening."""
+        """Lose all work and memory, then tell the sessions in order of opening."""
         if self._batch:
             self.busy_s -= self._end_s - now_s
             self._alarm.callbacks = ()
@@ -214,8 +220,8 @@ class Replica:
         self.since_s = now_s
 
 
-class _EvictingReplica(Replica):
-    """A replica whose sessions share the memory: kv_tokens is what is held, `_held` by whom, longest unused first."""
+class EvictingReplica(Replica):
+    """A replica that evicts the least recently used cache when memory is full. kv_tokens: held in all, `_held` by whom."""
 
     __slots__ = ("_held", "capacity")
 
@@ -252,7 +258,7 @@ class _EvictingReplica(Replica):
             self._run(now_s, self._batch_seconds(batch))
 
     def _free(self, need: int, batch: list[CloudSession]) -> bool:
-        """Take memory from those who used it longest ago, none of this batch, until `need` fits; whether it does."""
+        """Evict least recently used caches, none of this batch, until `need` positions fit; whether they do."""
         excess = self.kv_tokens + need - self.capacity
         if excess <= 0:
             return True

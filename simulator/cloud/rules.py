@@ -11,7 +11,7 @@ Routing = Literal["least-loaded", "round-robin", "join-shortest-queue"]
 
 @dataclass(frozen=True)
 class Crash:
-    """A replica (counted from 0) loses its memory and its work at `at_s` and takes up work again `down_s` later."""
+    """A replica (counted from 0) loses its memory and its work at `at_s` and serves again `down_s` later."""
 
     replica: int
     at_s: float
@@ -20,10 +20,12 @@ class Crash:
 
 @dataclass(frozen=True)
 class Autoscale:
-    """Replicas come and go between the first ones and `max_replicas`.
+    """The number of replicas follows the load, between the initial one and `max_replicas`.
 
-    Where open and waiting sessions exceed `sessions_per_replica` for each replica that runs or starts, another one starts
-    and serves `start_up_s` later. One that stood empty for `idle_s` stops.
+    Attributes:
+        sessions_per_replica: another replica starts where open and waiting sessions exceed this for each one that runs or starts.
+        start_up_s: until a started replica serves.
+        idle_s: a replica without sessions for so long stops.
     """
 
     max_replicas: int
@@ -34,7 +36,7 @@ class Autoscale:
 
 @dataclass(frozen=True)
 class Background:
-    """Other tenants: on each replica Poisson jobs of `job_s` that fill this share of it. They queue like any session."""
+    """Other tenants: Poisson jobs of `job_s` seconds that use this share of each replica, queued like any session."""
 
     utilisation: float
     job_s: float
@@ -42,14 +44,18 @@ class Background:
 
 @dataclass(frozen=True)
 class CloudRules:
-    """How the cloud takes up work; the defaults bound nothing.
+    """How the cloud schedules work; the defaults limit nothing.
 
-    queue: who is served first, at every iteration; ties and `fifo` by when they became ready. shortest-first: least work left
-    in the call, by its times alone. routing: which replica a session is bound to; least-loaded: fewest open sessions;
-    join-shortest-queue: fewest that have work there at this moment. max_sessions: open on a replica. max_waiting: for
-    admission, in the whole cloud; more are refused. kv_tokens: cached positions (rows counted) that fit a replica's memory.
-    evict: sessions open without a reservation, and the memory that was used longest ago is taken and recomputed with the next
-    pass; otherwise each reserves the most it will need and waits until that is free. seed: of the background load.
+    Attributes:
+        queue: order of service at every iteration; ties, and `fifo`, by the time of becoming ready. shortest-first: least work
+            left in the call, by its times when run alone.
+        routing: replica of a new session. least-loaded: fewest open sessions; join-shortest-queue: fewest with work there now.
+        max_sessions: open on a replica at a time.
+        max_waiting: sessions that wait for admission, in the whole cloud; more are refused.
+        kv_tokens: cached positions (rows counted) that fit the memory of a replica.
+        evict: sessions open without a reservation, and the least recently used cache is dropped and recomputed with its next pass;
+            otherwise each session reserves the most it will need, and waits until that is free.
+        seed: of the background load.
     """
 
     queue: Discipline = "fifo"

@@ -1,21 +1,48 @@
-"""A session as the cloud sees it: work to do in order, and where the time of its latest await went."""
+"""A session as the cloud sees it, and a replica as a session sees it."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from simulator.pricing.program import Down, Item
 
-if TYPE_CHECKING:
-    from simulator.cloud.replica import Replica
+
+class SessionReplica(Protocol):
+    """What a session and the cloud ask of the replica that serves the session.
+
+    Attributes:
+        number: counted from 0.
+        sessions: open here, in order of opening.
+        kv_tokens: cached positions reserved or held.
+        empty_s: when the last session left.
+    """
+
+    number: int
+    sessions: "dict[CloudSession, None]"
+    kv_tokens: int
+    empty_s: float
+
+    def submit(self, session: "CloudSession", now_s: float, items: tuple[Item, ...]) -> None:
+        """Queue the work of the session's next call."""
+        ...
+
+    def forget(self, session: "CloudSession") -> None:
+        """The session is over, or bound elsewhere."""
+        ...
 
 
 class CloudSession:
-    """A session as the cloud sees it: work to do in order, and where the time of its latest await went.
+    """Work of one session in the cloud, item by item, and the parts of its latency that are spent there.
 
-    While `charged`, time in the cloud belongs to the session's latency: all from `booked_until_s` on that is not yet booked
-    under cloud_queue_s (waiting for an iteration), cloud_compute_s (in one), or encode_s and image_decode_s (its own
-    such work in one). Each iteration books at its end, whatever happened before `booked_until_s` is nobody's. gpu_s is booked
-    in any case.
+    While `charged`, the device waits: an iteration books, at its end, the time since `booked_until_s` under cloud_queue_s
+    (before the iteration), cloud_compute_s (in it), or encode_s and image_decode_s (own work of that kind). gpu_share_s is booked
+    whether charged or not.
+
+    Attributes:
+        items, index, item: work of the current call, and the item that is next.
+        ready_s: since when the item waits; kept for traced sessions only.
+        priority: higher is served first, by that discipline.
+        left_s: seconds of work left in the call; kept by the discipline shortest-first only.
+        kv_need: most cached positions at a time, rows counted; read only where memory is bounded.
     """
 
     __slots__ = (
@@ -39,30 +66,30 @@ class CloudSession:
     )
 
     def __init__(self) -> None:
-        self.replica: Replica | None = None
-        self.items: tuple[Item, ...] = ()  # of the call under way
+        self.replica: SessionReplica | None = None
+        self.items: tuple[Item, ...] = ()
         self.index = 0
-        self.item: Item  # items[index]
-        self.ready_s = 0.0  # since when the item waits; kept up where it is traced
+        self.item: Item
+        self.ready_s = 0.0
         self.charged = False
         self.booked_until_s = 0.0
         self.cloud_queue_s = self.cloud_compute_s = self.encode_s = self.image_decode_s = self.gpu_share_s = 0.0
         self.traced = False
         self.deadline_s = math.inf
-        self.priority = 0  # higher is served first
-        self.left_s = 0.0  # of the call, kept by the discipline shortest-first alone
-        self.kv_need = 0  # most cached positions at a time, rows counted; only read where memory is bounded
+        self.priority = 0
+        self.left_s = 0.0
+        self.kv_need = 0
 
     def admitted(self, now_s: float) -> None:
-        """It waited for a replica and is bound to one now."""
+        """The session waited for a replica and is bound to one now."""
         raise NotImplementedError
 
     def refused(self, now_s: float) -> None:
-        """There is no replica for it, and no room to wait for one."""
+        """No replica has room, and neither has the queue for admission."""
         raise NotImplementedError
 
     def crashed(self, now_s: float, working: bool) -> None:
-        """Its replica is gone, with its cache. working: a call was under way, at `index`."""
+        """The replica crashed and its cache is lost. working: whether a call was being served, at `index`."""
         raise NotImplementedError
 
     def emit(self, now_s: float, parts: tuple[Down, ...]) -> None:

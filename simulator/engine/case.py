@@ -1,4 +1,4 @@
-"""What one simulated case needs, and what it yields."""
+"""Inputs and result of one simulated case."""
 
 import math
 from collections.abc import Sequence
@@ -31,13 +31,21 @@ PARTS = (
 
 @dataclass(frozen=True)
 class CaseInputs:
-    """Everything that decides a case. programs: one per prompt, compiled with the same `cloud`. devices: in the fleet.
-    max_batch: sessions per cloud iteration. seed: of all that chance does to the links. timeline_sessions: requests, from the first on, to
-    keep spans of. rules: how the cloud takes up work. until_s: the simulation ends then at the latest, with requests under way.
-    sample_every_s: the cloud is looked at that often (`CaseResult.samples`). warmup_s: before it, replicas are not counted
-    (`CaseResult.mean_replicas`). slo_s: as in `FleetPart`. fleet: where its devices are
-    of several kinds, numbered part after part; then programs, device, network and slo_s are not looked at. fallback: what
-    devices do whose reply is late, None for waiting.
+    """Everything that decides the result of a case.
+
+    Attributes:
+        programs: one per prompt, priced with the same `cloud`.
+        devices: in the fleet.
+        max_batch: sessions per cloud iteration.
+        seed: of all random draws of links, cloud and fallback.
+        timeline_sessions: so many requests, from the first on, keep spans.
+        rules: how the cloud schedules work.
+        until_s: the simulation ends then at the latest, with requests still open.
+        slo_s: as in `FleetPart`.
+        sample_every_s: interval of `CaseResult.samples`.
+        warmup_s: replicas are counted from then on (`CaseResult.mean_replicas`).
+        fleet: parts of a fleet of several kinds, numbered one after another; programs, device, network and slo_s are then unused.
+        fallback: what devices do when a reply is late, None for waiting.
     """
 
     programs: Sequence[SessionProgram]
@@ -61,33 +69,41 @@ class CaseInputs:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What came of a case. columns: arrays with one entry per answered request, in order of request:
+    """Result of a case.
 
-    - request, device, prompt, calls, device_passes, cloud_passes, bytes_up, bytes_down (payload): int64; the rest float64. bytes_up
-      holds what was sent again after a crash, device_compute_s what a hot device took longer.
-    - requested_s, done_s; latency_s = done_s - requested_s; the ten PARTS of it along the critical path, which add up
-      to it; decode_s = latency_s - connect_s - encode_s - image_decode_s; cloud_call_pct as recorded.
-    - first_token_s: from the request until the device knows the first image token, by a message or by its own pass; the
-      picture counts as its first token. NaN where the session makes none.
-    - device_energy_j: computing, and the radio: transfers, promotions, and the silence after each message until the next one or until
-      the radio is idle, booked to the request of that message. cloud_gpu_s: iteration seconds times the session's share of
-      rows, and its own other work.
-    - given_up: int64, the call whose reply the device did not wait for, -1 for none; its program is that of the session broken off
-      there. retries: int64, how often the device sent its open requests again. What was sent again, or not sent, is in the bytes.
+    `columns` holds arrays with one entry per answered request, in order of request. The ten `PARTS` lie along the critical path
+    of a request and add up to its latency_s = done_s - requested_s:
 
-    The parts: encode_s and image_decode_s are the session's own such work, wherever it runs. uplink_s and downlink_s
-    hold the wait for the wire. cloud_queue_s and cloud_compute_s are outside and inside an iteration; a call that waits
-    for earlier calls of its session in the cloud books theirs. Of a call already under way when its await begins, only
-    the rest counts. connect_s is the opening of the device's connection, for requests that wait for it; wait_s is waiting for
-    a sleeping radio, and all of a wait that was in vain: for a reply that the device gave up, or asked for again.
+    - connect_s: opening of the device's connection, for requests that wait for it.
+    - encode_s, image_decode_s: caption encoder and image decoder, wherever they run.
+    - device_queue_s, device_compute_s: waiting for the device, and passes on it, throttling included.
+    - uplink_s, downlink_s: messages on their way, the queue for the wire included.
+    - cloud_queue_s, cloud_compute_s: outside and inside an iteration. A call that waits for earlier calls of its session books
+      theirs; of a call sent before its await, only the time from the await on counts.
+    - wait_s: waiting for a sleeping radio, and waits in vain, for replies given up or asked for again.
 
-    events: SimPy events processed. cloud_busy_s: per replica. makespan_s: when the last event happened. mean_batch:
-    sessions per cloud iteration. The last two are NaN where nothing happened. cloud_up_s: per replica, until then.
-    mean_replicas: up, from the first request or `warmup_s`, whichever is later, until then; NaN where nothing happened since. refused:
-    requests that the cloud did not take. unfinished: requests under way when the simulation was ended at `until_s`.
-    samples: the cloud at equal intervals, see `simulator.cloud.cloud.SAMPLED`; arrays of equal length, empty where none were asked for.
-    missing: prompt and call of sessions that stopped waiting and whose program is not in `abandoned`: this result is none then, but
-    stands in for one to find out what else is missing.
+    Other columns (int64: request, device, prompt, calls, device_passes, cloud_passes, bytes_up, bytes_down, timed_out_call,
+    retries; float64: the rest):
+
+    - decode_s = latency_s - connect_s - encode_s - image_decode_s. cloud_call_pct: as recorded.
+    - bytes_up, bytes_down: payload, repetitions after a crash or a retry included.
+    - first_token_s: from the request until the device knows the first image token; NaN where the session makes none.
+    - device_energy_j: computing and radio. The radio's silence after a message is booked to the request of that message.
+    - cloud_gpu_s: iteration seconds times the session's share of rows, and its own other work.
+    - timed_out_call: the call that was given up, -1 for none. retries: how often open requests were sent again.
+
+    Attributes:
+        events: SimPy events processed.
+        cloud_busy_s: seconds in iterations, per replica.
+        makespan_s: time of the last event; NaN without any.
+        mean_batch: sessions per cloud iteration; NaN without any.
+        cloud_up_s: seconds up until the last event, per replica.
+        mean_replicas: up, from the first request or `warmup_s`, whichever is later, to the last event; NaN where nothing happened since.
+        refused: requests that the cloud did not take.
+        unfinished: requests still open at `until_s`.
+        samples: the cloud at equal intervals (`simulator.cloud.cloud.SAMPLED`), arrays of equal length; empty without sampling.
+        missing: (prompt, call) of sessions that stopped waiting and whose program is not in `FleetPart.abandoned`. The result is
+            then provisional: the simulation is to be repeated with these programs.
     """
 
     columns: dict[str, np.ndarray]

@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import simpy
 from simpy.events import NORMAL
-
-if TYPE_CHECKING:
-    pass
 
 
 class Clock(simpy.Environment):
@@ -20,7 +17,7 @@ class Clock(simpy.Environment):
         return alarm
 
     def run(self, until: Any = None) -> Any:
-        """As SimPy's; until nothing is scheduled any more, its loop less what only its own events ask of it."""
+        """As SimPy's. Without `until`, a shorter loop: SimPy's own does work that only its events need."""
         if until is not None:
             return super().run(until)
         queue = self._queue
@@ -31,16 +28,16 @@ class Clock(simpy.Environment):
         return None
 
     def drop(self) -> None:
-        """Nothing that is scheduled happens any more."""
+        """Cancel everything that is scheduled."""
         self._queue.clear()
 
     def events(self) -> int:
-        """Events scheduled so far; to be asked once, at the end."""
+        """Events scheduled so far. Call once, at the end: it takes a number of the sequence."""
         return next(self._eid)
 
 
 class Alarm:
-    """As much of a SimPy event as its loop looks at, without the rest."""
+    """A scheduled callback: the part of a SimPy event that SimPy's loop reads."""
 
     __slots__ = ("callbacks", "subject", "time_s")
     _ok: ClassVar[bool] = True

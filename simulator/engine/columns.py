@@ -1,12 +1,12 @@
-"""Request columns from the records of a simulation."""
+"""Columns that follow from the arrivals alone."""
 
 import numpy as np
 
 from simulator.engine.workload import Arrivals
 
 
-def _next_of_same_device(arrivals: Arrivals) -> np.ndarray:
-    """float64 [n]: when the device of each request is next asked for one, infinity after its last."""
+def next_request_of_device(arrivals: Arrivals) -> np.ndarray:
+    """float64 [n]: time of the next request of each request's device, infinity after the last."""
     order = np.argsort(arrivals.device, kind="stable")
     device, requested_s = arrivals.device[order], arrivals.requested_s[order]
     following = np.full(len(order), np.inf)

@@ -1,24 +1,27 @@
-"""A device of a fleet: when it is free, its links, its radio, its temperature."""
+"""Devices of a fleet: processor, links, radio and temperature of each."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from simulator.engine.thermal import ThermalState, Throttling
 from simulator.network.access import AccessNetwork, Network
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import SessionProgram
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class FleetPart:
-    """Devices of one kind: how many, one program per prompt priced for them, their costs and network. priority: higher is served
-    first by a queue of that discipline. slo_s: after a request comes its deadline. throttling: of a device that grows hot.
-    broken_off: the programs of sessions that stopped waiting, by prompt and call.
+    """Devices of one kind.
+
+    Attributes:
+        devices: how many.
+        programs: one per prompt, priced for these devices.
+        device: compute costs.
+        priority: higher is served first, under the queue discipline of that name.
+        slo_s: from a request to its deadline.
+        throttling: thermal throttling, None for none.
+        abandoned: programs of sessions that stopped waiting, by (prompt, call).
     """
 
     devices: int
@@ -32,8 +35,13 @@ class FleetPart:
 
 
 class Device:
-    """A device: taken until `free_s`. horizon_s: before it, only the one open session can ask anything of it. ahead: whether it may
-    work ahead of the clock at all, which it must not where other devices queue for its wires.
+    """One device, which serves its sessions first come, first served.
+
+    Attributes:
+        free_s: when its processor is free.
+        safe_until_s: until then nothing but its one open session can use it, so that session may run ahead of the clock.
+        may_run_ahead: whether that is ever allowed; not where other devices queue for its wires.
+        lost_s, reopened_s: when a crash last broke the connection, and when the device last opened another one.
     """
 
     __slots__ = (
@@ -60,9 +68,7 @@ class Device:
         self.open_sessions = 0
         self.next_request_s = math.inf
         self.thermal = None if part.throttling is None else ThermalState(part.throttling)
-        self.lost_s = (
-            self.reopened_s
-        ) = -math.inf  # when a crash last took the connection, and when the device began another one
+        self.lost_s = self.reopened_s = -math.inf
         self.may_run_ahead = may_run_ahead and access.network.devices_per_cell == 1
         self.safe_until_s = -math.inf
 

@@ -1,4 +1,4 @@
-"""When a device stops waiting for a reply, and the program it follows from there."""
+"""The deadline of a reply, its retries, and a stand-in for the program that follows when it is missed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +11,12 @@ MULTIPLIER, JITTER, LONGEST_S = 1.6, 0.2, 120.0
 
 @dataclass(frozen=True)
 class Fallback:
-    """How long a reply is waited for that the device can do without.
+    """How long a device waits for a reply it can do without.
 
-    deadline_s: from the begin of the await. attempts: how often the request is sent in all before it is given up. gives_up: whether the
-    device finishes the image alone then; otherwise it waits on.
+    Attributes:
+        deadline_s: from the begin of the await.
+        attempts: how often the request is sent in all.
+        gives_up: whether the device then finishes the image alone; otherwise it keeps waiting.
     """
 
     deadline_s: float
@@ -22,10 +24,13 @@ class Fallback:
     gives_up: bool = True
 
     def wait_s(self, repetition: int, draw: float) -> float:
-        """How long to wait after the request was sent again for the `repetition`-th time (0: for the first time). draw: from -1 to 1.
+        """Seconds to wait after the `repetition`-th repetition of the request (0: after the request itself).
 
         The deadline times 1.6 for each repetition, at most 120 s, and within 20 % at random. Source: gRPC Connection Backoff Protocol,
         with the deadline as its first back-off, so that no repetition has much less time than the request itself had.
+
+        Args:
+            draw: uniform in [-1, 1].
         """
         if repetition == 0:
             return self.deadline_s
@@ -34,7 +39,7 @@ class Fallback:
 
 
 def without_cloud(whole: SessionProgram, call: int) -> SessionProgram:
-    """A stand-in for the session that stops waiting for `call`, as long as that is not recorded: the same computing, and no more calls."""
+    """A stand-in for the session that stops waiting for `call` until that is recorded: the same computing, no more calls."""
     cut = _awaits(whole, call)
     rest = (sum(step[0] for step in whole.steps[cut:]), -1.0, -1, -1)
     return replace(whole, steps=(*whole.steps[:cut], rest), calls=whole.calls[: _sent(whole.steps[:cut])])

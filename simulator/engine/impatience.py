@@ -1,12 +1,12 @@
-"""Sessions with a deadline: they send a request again, or give a reply up and finish on the device alone."""
+"""Sessions with a deadline: they send a request again, or give up a reply and finish on the device alone."""
 
 import math
 from typing import cast
 
 from simulator.core.rng import stream
 from simulator.engine.clock import Alarm
-from simulator.engine.measures import _NEVER
-from simulator.engine.session import _DUE, _LANDED_AGAIN, Session
+from simulator.engine.measures import NEVER
+from simulator.engine.session import DUE, LANDED_AGAIN, Session
 
 _AWAITED = (
     "connect_s",
@@ -21,11 +21,11 @@ _AWAITED = (
 
 
 class DeadlineSession(Session):
-    """A session that does not wait for ever where it can do without the reply (`Fallback`).
+    """A session that stops waiting for a reply it can do without (`Fallback`).
 
-    To try again is to open another connection, over which all goes from then on, and to send every request again that had no answer.
-    What was under way for this session on the old one is lost. The cloud works on each call once: where it has the request, it only
-    sends the reply, as soon as it knows of the new connection.
+    A retry opens another connection and sends every request without an answer again. Messages of this session on the old
+    connection are lost. The cloud works on each call once: where it has the request, it only sends the reply, as soon as it
+    knows of the new connection.
     """
 
     __slots__ = ()
@@ -33,10 +33,10 @@ class DeadlineSession(Session):
     def prepare(self, optional: frozenset[int]) -> None:
         self.optional = optional  # calls whose reply it can do without
         self.in_flight = {}  # requests under way: the alarm of their arrival
-        self.alarm: Alarm | None = None  # at due_s, the end of its patience with the reply to `expected`
-        self.late: tuple[float, float] | None = None  # when a reply left that comes after due_s, and when it comes
-        self.cut = False  # the cloud does not know of the latest connection yet
-        self.held: set[int] = set()  # calls whose reply waits for that, or was lost and is to be sent again
+        self.alarm: Alarm | None = None  # at due_s, the deadline of the reply to `expected`
+        self.late: tuple[float, float] | None = None  # when a reply left that arrives after due_s, and its arrival
+        self.cut = False  # whether the cloud does not know the latest connection yet
+        self.held: set[int] = set()  # calls whose reply waits for that, or was lost
 
     def exchange(self, now_s: float, send: int, wait: int) -> bool:
         if wait == send and wait in self.optional:
@@ -60,7 +60,7 @@ class DeadlineSession(Session):
     def wait_for(self, now_s: float, seconds: float) -> None:
         self.before = (now_s, *[getattr(self, name) for name in _AWAITED])
         self.due_s = now_s + seconds
-        self.alarm = self.clock.at(self.due_s, _DUE, self)
+        self.alarm = self.clock.at(self.due_s, DUE, self)
 
     def content(self) -> None:
         if self.alarm is not None:
@@ -75,10 +75,10 @@ class DeadlineSession(Session):
             super().receive(now_s, arrival_s)
 
     def land(self, now_s: float) -> None:
-        """The next call arrives, and with it those that overtook it on a connection which another session of the device opened."""
+        """The next call arrives, and with it later ones that overtook it on a newer connection of the device."""
         assert self.in_flight is not None
         if self.landed in self.in_flight and self.in_flight[self.landed].time_s > now_s:
-            return  # it is a later one that has arrived: the cloud takes calls up in order
+            return  # a later call has arrived: the cloud serves calls in order
         self.in_flight.pop(self.landed, None)
         super().land(now_s)
         while (
@@ -96,7 +96,7 @@ class DeadlineSession(Session):
             super().reply(now_s)
 
     def hold(self, now_s: float) -> None:
-        """As `reply`, but there is no connection that it could leave by."""
+        """As `reply`, without a connection to send it by."""
         call = self.answered
         self.answered = call + 1
         self.held.add(call)
@@ -112,7 +112,7 @@ class DeadlineSession(Session):
             super().never(now_s, awaited, what, way)
 
     def due(self, now_s: float) -> None:
-        """The end of its patience."""
+        """The deadline has passed."""
         rule = self.run.fallback
         assert rule is not None
         self.alarm = None
@@ -127,7 +127,7 @@ class DeadlineSession(Session):
             late, self.late = self.late, None
             if type(self) is DeadlineSession:
                 self.retry(now_s)
-            elif late is not None:  # after a crash the device is on its way back to the cloud already
+            elif late is not None:  # after a crash the device reconnects anyway
                 self.receive(now_s, late[1])
         elif rule.gives_up:
             self.in_vain(now_s)
@@ -136,7 +136,7 @@ class DeadlineSession(Session):
             super().receive(*self.late)
 
     def in_vain(self, now_s: float) -> None:
-        """Book the wait until now as one that brought nothing."""
+        """Book the wait until now under wait_s."""
         start_s, *values = self.before
         for name, value in zip(_AWAITED, values, strict=True):
             setattr(self, name, value)
@@ -168,10 +168,10 @@ class DeadlineSession(Session):
             size_bytes = self.calls[call][0]
             run.count_bytes(self.request, size_bytes, 0)
             arrival_s = self.tell(now_s, up, size_bytes)
-            if arrival_s == _NEVER:
+            if arrival_s == NEVER:
                 self.unreachable(now_s, call, self.expected)
                 continue
-            self.in_flight[call] = self.clock.at(arrival_s, _LANDED_AGAIN, (self, call))
+            self.in_flight[call] = self.clock.at(arrival_s, LANDED_AGAIN, (self, call))
             if self.traced:
                 self.span("uplink", f"call {call} again", now_s, arrival_s)
 
@@ -186,7 +186,7 @@ class DeadlineSession(Session):
             self.reply_again(now_s, call)
 
     def reply_again(self, now_s: float, call: int) -> None:
-        """The call is done; its reply was lost or held."""
+        """Send the reply to a finished call that was lost or held."""
         if call == self.awaiting:
             if self.device.up.ready_s > self.booked_until_s:
                 self.wake(now_s)
@@ -196,7 +196,7 @@ class DeadlineSession(Session):
         self.held.discard(call)
         self.run.count_bytes(self.request, 0, size_bytes)
         arrival_s = self.tell(now_s, self.device.down, size_bytes)
-        if arrival_s == _NEVER:
+        if arrival_s == NEVER:
             self.never(now_s, self.awaiting, f"the reply to call {call}", "downlink")
         elif self.traced:
             self.span("downlink", f"reply {call}", now_s, arrival_s)
@@ -209,7 +209,7 @@ class DeadlineSession(Session):
             self.replies[call] = arrival_s
 
     def give_up(self, now_s: float) -> None:
-        """The device goes on alone. The cloud does not know: it works on the call when it comes, and answers."""
+        """The device goes on alone; the cloud is not told, serves the call when it arrives, and answers."""
         call, recovering = self.expected, type(self) is not DeadlineSession
         if not self.first_token_s <= now_s:
             self.first_token_s = math.nan
@@ -228,9 +228,9 @@ class DeadlineSession(Session):
 
 
 class OfflineSession(DeadlineSession):
-    """A session that has given up a call: its device makes the rest of the image, while the cloud works for nothing.
+    """A session that gave up a call: the device makes the rest of the image alone, and the cloud's work is wasted.
 
-    The request is over once both have done their part. ended: the cloud has.
+    The request is over once device and cloud are done. ended: whether the cloud is.
     """
 
     __slots__ = ()
@@ -246,7 +246,7 @@ class OfflineSession(DeadlineSession):
             self.run.draining += 1
 
     def settle(self, now_s: float) -> None:
-        """Where the cloud has no work for the session, and none is on its way, its place and its memory are free."""
+        """Release the replica once the cloud has no work for the session and none is on its way."""
         if self.answered < self.landed or self.in_flight:
             return
         self.run.cloud.close(self, now_s)
@@ -258,7 +258,7 @@ class OfflineSession(DeadlineSession):
                 self.leave()
 
     def leave(self) -> None:
-        self.device.count(-1)  # only now, for until here messages of this session met those of the device's next one
+        self.device.count(-1)  # only now: messages of this session shared the links with the device's next one
         self.run.forget()
 
     def lost(self, now_s: float) -> None:

@@ -1,19 +1,20 @@
-"""What a session measures of itself, and its spans for the timeline."""
+"""The per-session measurements of a run, and the spans of its timeline."""
 
 import math
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    pass
-
-_NEVER = math.inf
+NEVER = math.inf  # when a message arrives that a dead link never carries
 TRACKS = ("device", "uplink", "queue", "cloud", "downlink")  # of a span
 ID_BYTES = 2  # of a token id on the wire
 
 
 class Span(NamedTuple):
-    """What a session did or waited for. track: one of TRACKS; uplink and downlink run from sending to arrival."""
+    """One bar of the timeline: work or a wait of a session.
+
+    Attributes:
+        track: one of TRACKS; uplink and downlink run from sending to arrival.
+    """
 
     request: int
     device: int

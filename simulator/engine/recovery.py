@@ -1,19 +1,14 @@
-"""Sessions after the crash of their replica: reconnect, send the context again, recompute the cache."""
-
-from typing import TYPE_CHECKING
+"""Sessions after a crash of their replica: they reconnect, send their context again, and have the cache recomputed."""
 
 from simulator.cloud.replica import recomputed
 from simulator.engine.impatience import DeadlineSession
 from simulator.engine.measures import ID_BYTES
-from simulator.engine.session import _RESENT
+from simulator.engine.session import RESENT
 from simulator.pricing.program import PASS
 
-if TYPE_CHECKING:
-    pass
 
-
-class Recovering(DeadlineSession):
-    """A session without a replica after a crash. Calls that land wait until what a new replica needs is there, too."""
+class RecoveringSession(DeadlineSession):
+    """A session that lost its replica; calls that land wait until the context has arrived, too."""
 
     __slots__ = ()
 
@@ -21,7 +16,7 @@ class Recovering(DeadlineSession):
         pass
 
     def broken(self, now_s: float) -> None:
-        """The device learns of it."""
+        """The device learns of the crash."""
         if self.charged and now_s > self.booked_until_s:
             asleep_s = min(self.device.down.ready_s, now_s) - self.booked_until_s
             if asleep_s > 0.0:
@@ -36,27 +31,25 @@ class Recovering(DeadlineSession):
             device.down.reconnect()
         call = self.answered
         size = 0 if call >= len(self.context_bytes) else self.context_bytes[call]
-        if self.redo is not None and call < len(
-            self.calls
-        ):  # the request again, and the ids of parts that have arrived
-            size += (
+        if self.redo is not None and call < len(self.calls):
+            size += (  # the request again, and the ids of parts that have arrived
                 self.calls[call][0] + sum(len(item[7]) for item in self.calls[call][2][: -len(self.redo)]) * ID_BYTES
             )
         self.resent_bytes += size
-        self.clock.at(self.tell(now_s, device.up, size), _RESENT, self)
+        self.clock.at(self.tell(now_s, device.up, size), RESENT, self)
 
     def resent(self, now_s: float) -> None:
-        """A replica can be found again; the next pass feeds anew all that was cached."""
+        """The context has arrived: a replica can be found, and the next pass recomputes the cache."""
         if self.charged and now_s > self.booked_until_s:
             self.wake(now_s)
             self.uplink_s += now_s - self.booked_until_s
             self.booked_until_s = now_s
-        self.__class__ = Restarting  # type: ignore[assignment]
+        self.__class__ = RestartingSession  # type: ignore[assignment]
         self.serve(now_s)
 
 
-class Restarting(DeadlineSession):
-    """A session whose cache is to be made anew with its next call."""
+class RestartingSession(DeadlineSession):
+    """A session whose next pass recomputes the cache."""
 
     __slots__ = ()
 

@@ -1,15 +1,15 @@
 """Replays sessions in virtual time: devices, their links, and the cloud, driven by SimPy callbacks.
 
-A device and the wire of its uplink serve their sessions first come first served, so both are no more than the time
-until which they are taken. While a device has one open session, nobody can come between that session's steps before the
-next request of the device: until then (`Device.safe_until_s`) its computing and sending are worked out at once instead of
-by an event each. A call then costs two events, its arrival in the cloud and the end of an iteration, shared with the
-batch; on a contended device four. Devices that share a wire are never ahead, and one with a radio only while nothing of
-it is open in the cloud, so that wire and radio see messages in order of time; nor is any device where a crash or a refusal
-may reach it. What befalls a message adds no event.
+A device and the wire of its uplink serve sessions first come, first served, so the state of each is one number: when it is
+free. While a device has one open session, nothing else uses it before its next request (`Device.safe_until_s`). Until then
+its computing and sending are calculated at once, without an event each. A call then costs two events: its arrival in the cloud, and
+the end of an iteration, which the batch shares. On a contended device it costs four.
 
-Equal times: first created, first served. Working ahead creates arrivals in the cloud early, so of two devices whose messages
-land in the same instant the one served first is always the same one, but need not be the one that sent first.
+No device runs ahead of the clock where devices share a wire, or where a crash or a refusal may reach it; one with a radio only
+while none of its calls is open in the cloud. Wire and radio thus see messages in order of time. Impairments add no event.
+
+Ties: events of equal time run in order of creation. Running ahead creates arrivals early, so of two messages that land at the
+same time the same one always comes first, but not necessarily the one sent first.
 """
 
 import math
@@ -22,12 +22,12 @@ import numpy as np
 from simulator.cloud.cloud import SAMPLED, Cloud
 from simulator.engine.case import CaseInputs, CaseResult
 from simulator.engine.clock import Alarm, Clock
-from simulator.engine.columns import _next_of_same_device
+from simulator.engine.columns import next_request_of_device
 from simulator.engine.device import Device, FleetPart
 from simulator.engine.fallback import without_cloud
 from simulator.engine.impatience import DeadlineSession
 from simulator.engine.measures import MEASURED, Span, measured_of
-from simulator.engine.recovery import Recovering
+from simulator.engine.recovery import RecoveringSession
 from simulator.engine.session import Session
 from simulator.engine.workload import Arrivals, ClosedLoop
 from simulator.network.access import AccessNetwork
@@ -37,13 +37,15 @@ from simulator.pricing.program import SessionProgram
 def simulate(inputs: CaseInputs) -> CaseResult:
     """Replay all requests of a case until the system is empty, or until `until_s`.
 
-    Raises ValueError for inputs that make no case, DeadlockError where a message meets a link that never carries anything again.
+    Raises:
+        ValueError: inputs contradict each other.
+        DeadlockError: a message meets a link that never carries anything again.
     """
     return Run(inputs).run()
 
 
 class Run:
-    """One case: opens sessions as their requests come, and keeps what they measured."""
+    """One case: opens sessions as their requests arrive, and stores what they measured (see `SessionHost`)."""
 
     def __init__(self, inputs: CaseInputs) -> None:
         if inputs.devices < 1:
@@ -82,24 +84,23 @@ class Run:
         self.inputs = inputs
         self.fallback = inputs.fallback
         self.missing: set[tuple[int, int]] = set()
-        self.timed_out_call: dict[
-            int, int
-        ] = {}  # by request: the call; likewise retries, and payload beyond the program's, up and down
+        # By request, where there is any: the call given up, retries, and payload up and down beyond the program's.
+        self.timed_out_call: dict[int, int] = {}
         self.retries: dict[int, int] = {}
         self.more_bytes: dict[int, tuple[int, int]] = {}
-        self.draining = 0  # requests that are done but for what the cloud does for nothing
+        self.draining = 0
         self.closed = closed
         self.clock = Clock()
         start_s = float(arrivals.requested_s[0]) if n else 0.0
         self.counted_from_s = max(start_s, inputs.warmup_s)
-        self.up_before_s = 0.0  # replicas', until then
+        self.up_before_s = 0.0  # seconds that replicas were up until then
         self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at, rules, start_s)
-        # A crash, or a refusal, reaches a device at the clock's time: then none may be ahead of it.
+        # A crash or a refusal reaches a device at the clock's time, so no device may be ahead of it.
         self.may_run_ahead = not rules.crashes and rules.max_waiting is None
-        self.open = n  # requests that are to come or under way
+        self.open = n  # requests to come or open
         self.devices: dict[int, Device] = {}
         self.part_ends = np.cumsum([part.devices for part in self.parts])
-        self.asking: dict[int, Iterator[tuple[float, int]]] = {}  # of a closed loop
+        self.asking: dict[int, Iterator[tuple[float, int]]] = {}  # by device of a closed loop
         self.spans: list[Span] = []
         self.samples: list[tuple[float, ...]] = []
         self.measured = {name: array("d", bytes(8 * n)) for name in MEASURED}
@@ -110,9 +111,9 @@ class Run:
             for part, at in zip(self.parts, first, strict=True)
         ]
         self.measured["done_s"] = array("d", np.full(n, np.nan).tobytes())
-        # Arrays, not lists: a million requests as Python objects would weigh more than all results.
+        # Arrays, not lists: a million requests as Python objects would take more memory than all results.
         self.requested_s = array("d", np.asarray(arrivals.requested_s, np.float64).tobytes())
-        self.next_request_s = array("d", _next_of_same_device(arrivals).tobytes())
+        self.next_request_s = array("d", next_request_of_device(arrivals).tobytes())
         self.device_of = array("q", np.asarray(arrivals.device, np.int64).tobytes())
         self.prompt_of = array("q", np.asarray(arrivals.prompt, np.int64).tobytes())
         self.on_request = (self._on_request,)
@@ -187,11 +188,11 @@ class Run:
         session.advance(now_s)
 
     def recover(self, session: Session) -> None:
-        """The session's replica has crashed."""
+        """The session's replica has crashed: change its class, as session.py explains."""
         in_flight = session.in_flight
-        session.__class__ = Recovering
+        session.__class__ = RecoveringSession
         if in_flight is None:
-            cast(Recovering, session).prepare(frozenset())
+            cast(RecoveringSession, session).prepare(frozenset())
 
     def device(self, number: int) -> Device:
         device = self.devices.get(number)
@@ -200,10 +201,10 @@ class Run:
             device = self.devices[number] = Device(number, self.parts[index], self.accesses[index], self.may_run_ahead)
         return device
 
-    # A closed loop.
+    # Closed loop.
 
     def ask(self, number: int, now_s: float) -> None:
-        """The device thinks from now on, and then asks, unless the time is over by then."""
+        """The device thinks from now on, then asks, unless `duration_s` has passed by then."""
         assert self.closed is not None
         think_s, prompt = next(self.asking[number])
         if now_s + think_s < self.closed.duration_s:
@@ -222,7 +223,7 @@ class Run:
         self.begin(request, self.device(number), alarm.time_s)
 
     def close(self, session: Session) -> None:
-        """Nothing of the session is left anywhere: keep what it measured."""
+        """Store what a session measured that has nothing left anywhere."""
         self.keep(session)
         self.forget()
 
@@ -246,7 +247,7 @@ class Run:
         self.more_bytes[request] = known[0] + up, known[1] + down
 
     def forget(self) -> None:
-        """With the last request, what the cloud still has scheduled (crashes, other tenants) has no one left to concern."""
+        """After the last request, drop what the cloud still has scheduled (crashes, other tenants)."""
         self.open -= 1
         if not self.open:
             self.clock.drop()

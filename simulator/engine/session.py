@@ -1,28 +1,79 @@
-"""A request in virtual time: the session that walks its program's steps, its device, and the clock that calls both back.
+"""A request in virtual time: a session runs its program's steps on the device and its calls in the cloud.
 
-What seldom happens (a refusal, an end of patience, a crash) is a subclass of `Session`, which a session becomes when it happens, so
-that the way that is walked a million times knows nothing of it.
+Rare states are subclasses, entered by assigning `__class__`: `RefusedSession`, `RecoveringSession`, `RestartingSession`,
+`OfflineSession`. They change how most events are handled, and several of them nest (a crash during a fallback). A handler object
+asked for each event would cost one more call per event, which is measurable where a call takes two events; flags would put a
+branch for each rare state into every hot method. All subclasses have the same slots, so the assignment is safe, and callbacks
+that are already scheduled find the new behaviour because they look the method up when they run.
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from simulator.cloud.cloud import Cloud
 from simulator.cloud.work import CloudSession
 from simulator.core.errors import DeadlockError
-from simulator.engine.clock import Alarm
+from simulator.engine.case import CaseInputs
+from simulator.engine.clock import Alarm, Clock
 from simulator.engine.device import Device
-from simulator.engine.measures import _NEVER, Span
+from simulator.engine.fallback import Fallback
+from simulator.engine.measures import NEVER, Span
+from simulator.engine.workload import ClosedLoop
 from simulator.network.access import AnyLink
 from simulator.pricing.program import CallProgram, Down, Item, SessionProgram, Step
 
-if TYPE_CHECKING:
-    from simulator.engine.run import Run
+
+class SessionHost(Protocol):
+    """What a session uses of the run that opened it.
+
+    Attributes:
+        closed: the closed loop whose devices ask again, None for arrivals that are known.
+        retries: repetitions of open requests, by request.
+        draining: requests that are answered while the cloud still works for them.
+    """
+
+    clock: Clock
+    cloud: Cloud
+    closed: ClosedLoop | None
+    fallback: Fallback | None
+    inputs: CaseInputs
+    spans: list[Span]
+    retries: dict[int, int]
+    draining: int
+
+    def ask(self, number: int, now_s: float) -> None:
+        """A device of a closed loop thinks from now on, then asks."""
+        ...
+
+    def close(self, session: "Session") -> None:
+        """`keep` and `forget`."""
+        ...
+
+    def keep(self, session: "Session") -> None:
+        """Store what the session measured."""
+        ...
+
+    def forget(self) -> None:
+        """One open request less."""
+        ...
+
+    def recover(self, session: "Session") -> None:
+        """Make the session one whose replica has crashed."""
+        ...
+
+    def timed_out_at(self, session: "Session", call: int) -> SessionProgram:
+        """The program of the session once it stops waiting for `call`."""
+        ...
+
+    def count_bytes(self, request: int, up: int, down: int) -> None:
+        """Add payload bytes beyond those of the program."""
+        ...
 
 
 class Session(CloudSession):
-    """One request on its way: steps on the device, calls through the cloud in order, several of them open at times.
+    """One request: steps on the device, and calls that the cloud serves in order; several may be open at a time.
 
-    The device side may be ahead of the clock (see `Device.safe_until_s`), the cloud side never is.
+    The device side may run ahead of the clock (`Device.safe_until_s`), the cloud side never does.
     """
 
     __slots__ = (
@@ -63,7 +114,7 @@ class Session(CloudSession):
         "wait_s",
     )
 
-    def __init__(self, run: "Run", request: int, device: Device, program: SessionProgram) -> None:
+    def __init__(self, run: SessionHost, request: int, device: Device, program: SessionProgram) -> None:
         super().__init__()
         self.run = run
         self.clock = run.clock
@@ -74,8 +125,8 @@ class Session(CloudSession):
         self.context_bytes = program.context_bytes
         self.kv_need = program.kv_tokens
         self.last = len(program.calls) - 1
-        self.step = 0  # next one to begin
-        self.sent = 0  # calls sent; kept up only where the device has a radio
+        self.step = 0  # the next step
+        self.sent = 0  # calls sent; counted only where the device has a radio
         self.awaiting = -1  # call whose reply the device waits for
         self.landed = 0  # calls that have arrived in the cloud
         self.answered = 0  # calls whose reply has left the cloud: all before this one
@@ -90,7 +141,7 @@ class Session(CloudSession):
     # Device side.
 
     def advance(self, now_s: float) -> None:
-        """Walk on from the next step, ready at `now_s`: the clock, or ahead of it but before the horizon."""
+        """Run on from the next step, which is ready at `now_s`: the clock's time, or later but before `safe_until_s`."""
         device = self.device
         steps = self.steps
         while self.step < len(steps):
@@ -110,17 +161,17 @@ class Session(CloudSession):
                 if self.traced:
                     self.span("device", "compute", start_s, now_s)
                 if now_s >= device.safe_until_s or self.answered < self.sent:
-                    self.clock.at(now_s, _COMPUTED, self)
+                    self.clock.at(now_s, COMPUTED, self)
                     return
             if not self.exchange(now_s, send, wait):
                 return
         if now_s > self.clock.now:
-            self.clock.at(now_s, _FINISHED, self)
+            self.clock.at(now_s, FINISHED, self)
         else:
             self.finish(now_s)
 
     def exchange(self, now_s: float, send: int, wait: int) -> bool:
-        """The rest of a step once its computing is done; whether the next step is ready at the same time."""
+        """Send and await after the computing of a step; whether the next step is ready at the same time."""
         self.step += 1
         if send >= 0:
             device = self.device
@@ -128,10 +179,10 @@ class Session(CloudSession):
                 device.radio.request = self.request
                 self.sent = send + 1
             arrival_s = device.up.send(now_s, self.calls[send][0])
-            if arrival_s == _NEVER:
+            if arrival_s == NEVER:
                 self.unreachable(now_s, send, wait)
             else:
-                alarm = self.clock.at(arrival_s, _LANDED, self)
+                alarm = self.clock.at(arrival_s, LANDED, self)
                 if self.in_flight is not None:
                     self.in_flight[send] = alarm
                 if self.traced:
@@ -142,14 +193,14 @@ class Session(CloudSession):
             self.awaiting = wait
             self.booked_until_s = now_s
             return False
-        # How far an earlier call has come is known only once the clock is there.
+        # The state of an earlier call is known only once the clock is there.
         if now_s > self.clock.now:
-            self.clock.at(now_s, _JOINED, self)
+            self.clock.at(now_s, JOINED, self)
             return False
         return self.join(now_s, wait)
 
     def join(self, now_s: float, call: int) -> bool:
-        """Await a call sent by an earlier step; whether its reply is here already."""
+        """Await a call of an earlier step; whether its reply has arrived already."""
         arrival_s = self.replies.pop(call, None)
         if arrival_s is None:
             self.awaiting = call
@@ -162,7 +213,7 @@ class Session(CloudSession):
         return False
 
     def receive(self, now_s: float, arrival_s: float) -> None:
-        """The awaited reply is on its way down."""
+        """The awaited reply has left the cloud and arrives at `arrival_s`."""
         asleep_s = self.device.down.ready_s
         if asleep_s > now_s:
             asleep_s = min(asleep_s, arrival_s) - now_s
@@ -172,10 +223,10 @@ class Session(CloudSession):
         if arrival_s < self.device.safe_until_s and self.answered >= self.sent:
             self.advance(arrival_s)
         else:
-            self.clock.at(arrival_s, _RECEIVED, self)
+            self.clock.at(arrival_s, RECEIVED, self)
 
     def finish(self, now_s: float) -> None:
-        """The device has done its part; calls sent and never awaited may still be open."""
+        """The device is done; calls that are never awaited may still be open."""
         self.done_s = now_s
         self.device.count(-1)
         if self.run.closed is not None:
@@ -199,7 +250,7 @@ class Session(CloudSession):
             self.serve(now_s)
 
     def wake(self, landed_s: float) -> None:
-        """Book what an awaited call waited for before it left: the opening of the connection, then the radio."""
+        """Book what an awaited call waited for before it left the device: the handshake, then the radio."""
         up = self.device.up
         if up.open_s > self.booked_until_s:
             open_s = min(up.open_s, landed_s)
@@ -211,7 +262,7 @@ class Session(CloudSession):
             self.booked_until_s = ready_s
 
     def serve(self, now_s: float) -> None:
-        """Take up calls that have arrived, in order, until one has work for a replica."""
+        """Serve arrived calls in order until one has work for a replica."""
         while self.answered < self.landed:
             _, lead, items, _ = self.calls[self.answered]
             replica = self.replica or self.run.cloud.open(self, now_s)
@@ -237,15 +288,15 @@ class Session(CloudSession):
         if device.radio is not None:
             device.radio.request = self.request
         arrival_s = device.down.send(now_s, size_bytes)
-        if arrival_s == _NEVER:
+        if arrival_s == NEVER:
             self.never(now_s, self.awaiting, f"the reply to call {call}", "downlink")
         if first:
             self.first_token_s = arrival_s
-        if self.traced and arrival_s < _NEVER:
+        if self.traced and arrival_s < NEVER:
             self.span("downlink", f"reply {call}", now_s, arrival_s)
-        if call == self.last:  # which the request says: the replica need not wait for what the device does with it
+        if call == self.last:  # the request says so: the replica does not wait for what the device does next
             self.run.cloud.close(self, now_s)
-        if call == self.awaiting:  # then all until now is booked
+        if call == self.awaiting:  # all time until now is booked
             self.awaiting = -1
             self.charged = False
             self.receive(now_s, arrival_s)
@@ -260,59 +311,63 @@ class Session(CloudSession):
             if device.radio is not None:
                 device.radio.request = self.request
             arrival_s = device.down.send(now_s, size_bytes)
-            if arrival_s == _NEVER:
+            if arrival_s == NEVER:
                 self.never(now_s, self.awaiting, f"a part of the reply to call {self.answered}", "downlink")
             if first:
                 self.first_token_s = arrival_s
-            if self.traced and arrival_s < _NEVER:
+            if self.traced and arrival_s < NEVER:
                 self.span("downlink", f"part of {self.answered}", now_s, arrival_s)
 
     def unreachable(self, now_s: float, call: int, wait: int) -> None:
         """A request that never arrives; the step that sent it awaits `wait`, if anything."""
-        opening = self.device.up.open_s == _NEVER
+        opening = self.device.up.open_s == NEVER
         what, way = ("its connection to open", "link") if opening else (f"call {call} to reach the cloud", "uplink")
         self.never(now_s, wait, what, way)
 
     def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
-        """A link never carries anything again. awaited: the call that the device waits for, -1 for none. Raises DeadlockError."""
+        """A link never carries anything again. Raises DeadlockError.
+
+        Args:
+            awaited: the call that the device waits for, -1 for none.
+        """
         raise DeadlockError(
             f"deadlock at {now_s:.6g} s of simulated time: request {self.request} of device {self.device.number} waits for {what}, but the "
             f"{way} has no bandwidth from then on; give network a trace that has some, or let the device go on by a fallback"
         )
 
-    # What seldom happens: a change of class takes the session out of the way that is walked a million times.
+    # Rare events.
 
     def admitted(self, now_s: float) -> None:
         if self.traced:
             self.span("queue", "admission", self.booked_until_s if self.charged else now_s, now_s)
-        if self.charged:  # here, because a call without work for a replica would not book it
+        if self.charged:  # booked here: a call without work for a replica never books it
             self.cloud_queue_s += now_s - self.booked_until_s
             self.booked_until_s = now_s
         self.serve(now_s)
 
     def refused(self, now_s: float) -> None:
-        """The device is told; what it has begun it finishes for nothing, and its request has no answer."""
-        self.__class__ = Refused
+        """The cloud does not take the request; the device finishes what it has begun, and the request has no answer."""
+        self.__class__ = RefusedSession
         self.device.count(-1)
         if self.run.closed is not None:
             self.run.ask(self.device.number, now_s)
         self.run.forget()
 
     def crashed(self, now_s: float, working: bool) -> None:
-        """The connection breaks; the device sends what a replica needs to go on: one message, `context_bytes` long."""
+        """The connection breaks; the device will send the context that a new replica needs, in one message of `context_bytes`."""
         if self.charged:
             self.cloud_queue_s += now_s - self.booked_until_s
             self.booked_until_s = now_s
         self.device.lost_s = now_s
         self.redo = None
-        if working:  # what has left the cloud is not made again
+        if working:  # parts that have left the cloud are not computed again
             left = next((i + 1 for i in range(self.index - 1, -1, -1) if self.items[i][7]), 0)
             self.redo = self.items[left:]
         self.run.recover(self)
-        self.clock.at(self.tell(now_s, self.device.down, 0), _BROKEN, self)
+        self.clock.at(self.tell(now_s, self.device.down, 0), BROKEN, self)
 
     def tell(self, now_s: float, link: AnyLink, size_bytes: int) -> float:
-        """Send a message that belongs to no call; when it arrives."""
+        """Send a message that is no step of the program; when it arrives."""
         device = self.device
         if device.radio is not None:
             device.radio.request = self.request
@@ -330,8 +385,8 @@ class Session(CloudSession):
         self.span("cloud", name, start_s, end_s)
 
 
-class Refused(Session):
-    """A session that goes no further: its events come to nothing."""
+class RefusedSession(Session):
+    """A session without an answer: its scheduled events do nothing."""
 
     __slots__ = ()
 
@@ -401,7 +456,7 @@ def _on_landed_again(alarm: Alarm) -> None:
     session.land_again(alarm.time_s, call)
 
 
-_COMPUTED, _JOINED, _RECEIVED, _LANDED, _FINISHED, _BROKEN, _RESENT, _DUE, _LANDED_AGAIN = (
+COMPUTED, JOINED, RECEIVED, LANDED, FINISHED, BROKEN, RESENT, DUE, LANDED_AGAIN = (
     (_on_computed,),
     (_on_joined,),
     (_on_received,),

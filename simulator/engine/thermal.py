@@ -1,4 +1,4 @@
-"""A device that slows down under load and recovers at rest."""
+"""Thermal throttling: a device slows down under load and recovers at rest."""
 
 import math
 from collections.abc import Sequence
@@ -8,10 +8,12 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Throttling:
-    """Speed of a device by its heat, which is counted in seconds of computing.
+    """Speed of a device as a step function of its heat, which is measured in seconds of computing.
 
-    steps: (heat_s, speed) ascending: from that heat on the device computes at this share of its speed; below the first one at its full
-    speed. Computing adds a second of heat per second, up to the last step; rest takes `cooling` of them away per second.
+    Computing adds one second of heat per second, up to the last step. Rest removes `cooling` of them per second.
+
+    Attributes:
+        steps: (heat_s, speed), ascending: from this heat on the device runs at this share of its full speed.
     """
 
     steps: Sequence[tuple[float, float]]
@@ -26,7 +28,7 @@ class Throttling:
 
 
 class ThermalState:
-    """The heat of one device, as of the end of its latest computing."""
+    """Heat of one device at the end of its latest computing."""
 
     __slots__ = ("_cooling", "_edges", "heat_s", "rested_s")
 
@@ -40,7 +42,12 @@ class ThermalState:
         self.rested_s = 0.0  # since when the device rests
 
     def stretch(self, start_s: float, first_s: float, seconds: float) -> tuple[float, float]:
-        """Work of `seconds` at full speed begins at `start_s`: how long it takes, and when in it the point `first_s` comes (-1: none)."""
+        """Seconds from `start_s` until `first_s` of the work is done (-1: none asked for), and until all of it is.
+
+        Args:
+            start_s: when the work begins.
+            first_s, seconds: amounts of work, in seconds at full speed.
+        """
         heat_s = max(0.0, self.heat_s - self._cooling * max(0.0, start_s - self.rested_s))
         if first_s >= 0.0:
             first_s = self._wall_s(heat_s, first_s)

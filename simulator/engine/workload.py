@@ -1,4 +1,4 @@
-"""Who asks for which picture when, keyed by the seed alone: every method and network sees the same requests."""
+"""Requests over time. They depend on the seed alone: every method and network sees the same ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,12 @@ _BLOCK = 64  # draws of a closed loop taken at once; the draws themselves do not
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Requests in order of time. requested_s: float64 [n], seconds. device, prompt: int64 [n]."""
+    """Requests in order of time.
+
+    Attributes:
+        requested_s: float64 [n], seconds.
+        device, prompt: int64 [n].
+    """
 
     requested_s: np.ndarray
     device: np.ndarray
@@ -29,9 +34,12 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Each device thinks, asks, and thinks again once it has its picture (or no answer), until `duration_s`.
+    """Each device thinks, asks, and thinks again once it has its image (or no answer), until `duration_s`.
 
-    think_s: mean of the exponential times. A device's times and prompts (drawn uniformly) depend on nothing but its number.
+    A device's times and prompts (drawn uniformly) depend on the seed and its number alone.
+
+    Attributes:
+        think_s: mean of the exponential thinking times.
     """
 
     seed: int
@@ -44,7 +52,7 @@ class ClosedLoop:
             raise ValueError(f"think_s must be > 0 and prompts >= 1, got {self.think_s} and {self.prompts}")
 
     def of_device(self, device: int) -> Iterator[tuple[float, int]]:
-        """Seconds of thinking and the prompt asked for after them, for ever."""
+        """Endless pairs of thinking time in seconds and the prompt asked for after it."""
         think, ask = stream(self.seed, "workload.think", device), stream(self.seed, "workload.prompt", device)
         while True:
             seconds = (think.standard_exponential(_BLOCK) * self.think_s).tolist()
@@ -54,7 +62,7 @@ class ClosedLoop:
 def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: int, prompts: int) -> Arrivals:
     """Poisson requests of the whole fleet at `rate_per_s` in [0, duration_s), possibly none.
 
-    Each request comes from a device drawn uniformly. Prompts take turns: every `prompts` requests use each prompt once,
+    Each request comes from a device drawn uniformly. Every `prompts` requests use each prompt once,
     in an order drawn anew each round. A longer duration leaves the requests of the shorter one as they are.
 
     Raises ValueError for a negative or infinite rate or duration, or no devices or prompts.
@@ -80,7 +88,7 @@ def bursty_arrivals(
     the calm between them (mean length `calm_s`); `mean_per_s` over both. Devices and prompts as in `poisson_arrivals`.
 
     Source: Fischer and Meier-Hellstern, The Markov-modulated Poisson process (MMPP) cookbook, 1993. It starts in its
-    stationary law. Raises ValueError for figures that make no process.
+    stationary distribution. Raises ValueError for figures that make no process.
     """
     figures = (mean_per_s, burst_factor, burst_s, calm_s)
     if not all(0.0 < figure < np.inf for figure in figures) or not 0.0 <= duration_s < np.inf:
@@ -112,7 +120,7 @@ def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: in
 
 
 def single_arrival(prompt: int = 0) -> Arrivals:
-    """One request, on device 0 at time 0: what a picture costs when nothing else goes on."""
+    """One request, on device 0 at time 0: an image on an idle system."""
     return Arrivals(np.zeros(1), np.zeros(1, np.int64), np.array([prompt], np.int64))
 
 
