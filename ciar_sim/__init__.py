@@ -1,0 +1,8 @@
+"""Latency and quality of edge-cloud image generation: `run` and `sweep` scenarios from Python.
+
+The names are those of `__init__.pyi`, each imported at its first use, so that `ciar-sim --help` stays quick.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,10 +15,10 @@ def default_cache() -> Path:
     """Where recordings and measured profiles are kept: $CIAR_SIM_CACHE, else ciar-sim/ in the user's cache folder."""
     import os
 
+    import platformdirs
+
     own = os.environ.get("CIAR_SIM_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ciar-sim"
+    return Path(own) if own else platformdirs.user_cache_path("ciar-sim", appauthor=False)
 
 
 def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -141,8 +141,15 @@ def _number(value: float, digits: int) -> str:
 
 
 def listing(what: str) -> str:
-    """The table of `ciar-sim list methods|presets|hardware|pairs`."""
-    return _drawn({"methods": _methods, "presets": _presets, "hardware": _hardware, "pairs": _pairs}[what]())
+    """The table of `ciar-sim list WHAT`."""
+    tables = {
+        "methods": _methods,
+        "presets": _presets,
+        "hardware": _hardware,
+        "pairs": _pairs,
+        "scenarios": _scenarios,
+    }
+    return _drawn(tables[what]())
 
 
 def _methods() -> Table:
@@ -196,6 +203,16 @@ def _pairs() -> Table:
             f"{m.image_size} x {m.image_size} px",
             m.weights_hash[:12],
         )
+    return table
+
+
+def _scenarios() -> Table:
+    from ciar_sim.shipped import SCENARIOS, shipped_scenarios
+
+    table = _table("scenario", "opens with")
+    for name in shipped_scenarios():
+        first = (SCENARIOS / f"{name}.yaml").read_text().partition("\n")[0]
+        table.add_row(f"[bold]{name}", escape(first.removeprefix("#").strip()))
     return table
 
 

@@ -8,7 +8,7 @@ from ciar_sim.cli.show import list_, report, schema
 from ciar_sim.cli.traces import traces
 from ciar_sim.cli.train import profile, train
 
-EPILOG = "Start with: ciar-sim run scenarios/quickstart.yaml"
+EPILOG = "Start with: ciar-sim run quickstart"
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -1,15 +1,12 @@
 """`ciar-sim run` and `ciar-sim sweep`."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ciar_sim.cli.common import default_cache, errors_in_one_line
-from ciar_sim.cli.models import Models
-from simulator.core.errors import CiarSimError
+from ciar_sim.cli.common import errors_in_one_line
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +46,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @run_options
 @errors_in_one_line
 def run(scenario: Path, **options: Any) -> None:
-    """Run a SCENARIO file: every method under every swept value; write tables, plots and report.html."""
+    """Run a SCENARIO (a file, or the name of a shipped one): every method under every swept value.
+
+    Writes tables, plots and report.html.
+    """
     _run(scenario, (), **options)
 
 
@@ -78,37 +78,26 @@ def _run(
     jobs: int,
     quiet: bool,
 ) -> None:
+    from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_scenario, where_written
 
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
-        raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
+    path = scenario_path(path)
     scenario = load_scenario(path, axes, sets)
 
+    from ciar_sim.api import execute
     from ciar_sim.cli.console import progress_bars, summary_lines
-    from reports.build import build_report
-    from simulator.experiment.run import run_scenario
-    from simulator.protocol.cache import CachedSource, RecordingCache
 
-    cache = cache or default_cache()
-    folder = out or Path("runs") / scenario.name
     with progress_bars(quiet) as progress:
-        models = Models(scenario.pair, torch_device, max_batch, cache, progress)
-        try:
-            outcome = run_scenario(
-                scenario,
-                folder,
-                CachedSource(RecordingCache(cache), models.record),
-                models.scenes,
-                models.profile,
-                build_report,
-                progress,
-                jobs,
-                models.scorer(),
-            )
-        except CiarSimError as error:
-            if not error.place:
-                raise
-            raise type(error)(f"{where_written(error.place, path, axes, sets)}: {error}") from None
+        result = execute(
+            scenario,
+            lambda place: where_written(place, path, axes, sets),
+            out,
+            cache,
+            torch_device,
+            max_batch,
+            jobs,
+            progress,
+        )
     if not quiet:
-        click.echo(summary_lines(outcome.summary))
-        click.echo(f"{outcome.folder / 'report.html'}")
+        click.echo(summary_lines(result.summary))
+        click.echo(f"{result.report}")

@@ -1,0 +1,6 @@
+from .api import CiarSimError as CiarSimError
+from .api import Result as Result
+from .api import run as run
+from .api import sweep as sweep
+
+__all__ = ["CiarSimError", "Result", "run", "sweep"]

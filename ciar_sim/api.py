@@ -1,0 +1,181 @@
+"""Run scenarios from Python: what `ciar-sim run` and `ciar-sim sweep` do, with tables and images as the result.
+
+    import ciar_sim
+
+    result = ciar_sim.run("quickstart", sets={"prompts.count": 2}, out="runs/two-prompts")
+    result.summary[["method", "latency_mean_s", "cloud_call_pct"]]
+
+This module composes simulator, models and reports; the command line calls it too.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulator.core.errors import CiarSimError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from simulator.core.yamlfile import Place
+    from simulator.experiment.run import Progress
+    from simulator.experiment.scenario import Scenario
+
+__all__ = ["CiarSimError", "Result", "run", "sweep"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: The run folder; docs/file-formats.md lists what it holds.
+        summary: One row per case, as in `summary.csv`.
+    """
+
+    folder: Path
+    summary: "pd.DataFrame"
+
+    @cached_property
+    def requests(self) -> "pd.DataFrame":
+        """One row per answered request, as in `requests.parquet`."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / "requests.parquet")
+
+    @cached_property
+    def images(self) -> "dict[tuple[str, int], np.ndarray]":
+        """Images of the first prompts by (method, number of the prompt), each uint8 [H, W, 3]."""
+        import numpy as np
+        from PIL import Image
+
+        index = json.loads((self.folder / "images" / "index.json").read_text())
+        return {
+            (entry["method"], entry["prompt"]): np.asarray(Image.open(self.folder / "images" / entry["file"]))
+            for entry in index
+            if entry["kind"] == "image"
+        }
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.folder / "report.html"
+
+
+def run(
+    scenario: str | Path | Mapping[str, Any],
+    *,
+    sets: Mapping[str, Any] | None = None,
+    axes: Mapping[str, Sequence[Any]] | None = None,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    torch_device: str = "auto",
+    max_batch: int = 64,
+    jobs: int = 1,
+    progress: "Progress | None" = None,
+) -> Result:
+    """Run every method of a scenario under every swept value and write the run folder.
+
+    Args:
+        scenario: A scenario file, the name of a shipped scenario, or the scenario as a mapping. Paths in a mapping are
+            relative to the current folder.
+        sets: Values to change, by dotted path: `{"cloud.replicas": 2}`.
+        axes: Axes to add to the sweep, by dotted path: `{"network.rtt_ms": [5, 50]}`; an axis of the same path is replaced.
+        out: The run folder, `runs/<name>` where None. An earlier run of ciar-sim there is replaced.
+        cache: Folder of recordings; where None, `$CIAR_SIM_CACHE` or else the user's cache folder.
+        torch_device: Where forward passes run: `auto`, `cpu`, `cuda` or `cuda:N`.
+        max_batch: Sessions recorded at once.
+        jobs: Processes that simulate; changes no result.
+        progress: Called with a stage, how much of it is done, and its total.
+
+    Raises:
+        CiarSimError: The scenario, an argument, or what they name is not usable. Nothing is left half-written.
+    """
+    from ciar_sim.shipped import scenario_path
+    from simulator.experiment.loading import load_scenario, where_written
+
+    written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
+    set_options = [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
+    axis_options = [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
+    loaded = load_scenario(written, axis_options, set_options)
+    return execute(
+        loaded,
+        lambda place: where_written(place, written, axis_options, set_options),
+        None if out is None else Path(out),
+        None if cache is None else Path(cache),
+        torch_device,
+        max_batch,
+        jobs,
+        progress or (lambda stage, done, total: None),
+    )
+
+
+def sweep(scenario: str | Path | Mapping[str, Any], axes: Mapping[str, Sequence[Any]], **options: Any) -> Result:
+    """`run` over a grid: `sweep("quickstart", {"network.rtt_ms": [5, 50]})`. Options are those of `run`."""
+    return run(scenario, axes=axes, **options)
+
+
+def execute(
+    scenario: "Scenario",
+    where: "Callable[[Place], str]",
+    out: Path | None,
+    cache: Path | None,
+    torch_device: str,
+    max_batch: int,
+    jobs: int,
+    progress: "Progress",
+) -> Result:
+    """Run a loaded scenario with its models, its cache and the report. Arguments as in `run`.
+
+    Args:
+        where: File and line, or option, of a part of the scenario, for errors that only the models can find.
+    """
+    from ciar_sim.cli.common import default_cache
+    from ciar_sim.cli.models import Models
+    from reports.build import build_report
+    from simulator.experiment.run import run_scenario
+    from simulator.protocol.cache import CachedSource, RecordingCache
+
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
+        raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
+    cache = cache or default_cache()
+    models = Models(scenario.pair, torch_device, max_batch, cache, progress)
+    try:
+        outcome = run_scenario(
+            scenario,
+            out or Path("runs") / scenario.name,
+            CachedSource(RecordingCache(cache), models.record),
+            models.scenes,
+            models.profile,
+            build_report,
+            progress,
+            jobs,
+            models.scorer(),
+        )
+    except CiarSimError as error:
+        if not error.place:
+            raise
+        raise type(error)(f"{where(error.place)}: {error}") from None
+    return Result(outcome.folder, outcome.summary)
+
+
+def _yaml(value: Any, path: str) -> str:
+    """A value in YAML's flow form, as the options of the command line are read."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        found = type(value).__name__
+        raise CiarSimError(
+            f"{path}: a value of type {found}; allowed: numbers, text, booleans, None, lists, mappings"
+        ) from None
+
+
+def _values(values: Sequence[Any], path: str) -> str:
+    if isinstance(values, str):
+        raise CiarSimError(f"{path}: axes take a list of values, got the text {values!r}")
+    return _yaml(list(values), path)[1:-1]

@@ -1,0 +1,154 @@
+"""The public package: runs from Python, shipped scenarios by name, and the folder of the cache."""
+
+import ast
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import ciar_sim
+import simulator
+from ciar_sim.cli.common import default_cache
+from ciar_sim.cli.main import main
+from ciar_sim.shipped import scenario_path, shipped_scenarios
+from simulator.core.errors import CiarSimError, ScenarioError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def scenario(tiny_pair_folder: Path) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "pair": str(tiny_pair_folder),
+        "prompts": {"source": "scenes", "count": 2},
+        "methods": ["base", {"name": "code", "prefix_rate": 0.5}],
+        "compute": {
+            "device": {"model": "pair", "hardware": "snapdragon-8-gen-3"},
+            "cloud": {"model": "pair", "hardware": "a100"},
+        },
+        "network": {"preset": "wifi"},
+    }
+
+
+def test_a_mapping_gives_the_bytes_of_the_command_line_and_a_file(
+    scenario: dict[str, Any], cache: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(scenario, sort_keys=False))
+    mapped = ciar_sim.run(scenario, out=tmp_path / "mapped", cache=cache)
+    command = CliRunner().invoke(
+        main, ["run", str(path), "--out", str(tmp_path / "command"), "--cache", str(cache), "--quiet"]
+    )
+    assert command.exit_code == 0, command.output
+    for name in ("summary.csv", "requests.parquet", "scenario.yaml"):
+        assert len({(tmp_path / run / name).read_bytes() for run in ("mapped", "command")}) == 1
+    assert mapped.folder == tmp_path / "mapped"
+    assert mapped.report.is_file()
+    assert list(mapped.summary["method"]) == list(pd.read_csv(mapped.folder / "summary.csv")["method"])
+    assert len(mapped.requests) == mapped.summary["images"].sum()
+    assert {prompt for _, prompt in mapped.images} == {0, 1}
+    for image in mapped.images.values():
+        assert image.dtype == np.uint8
+        assert image.shape[2] == 3
+
+
+def test_a_sweep_adds_axes_and_sets_change_values(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    stages = set()
+    result = ciar_sim.sweep(
+        scenario,
+        {"network.preset": ["wifi", "lte"], "methods.code.prefix_rate": [0.25, 0.5]},
+        sets={"prompts.count": 1},
+        out=tmp_path / "out",
+        cache=cache,
+        progress=lambda stage, done, total: stages.add(stage),
+    )
+    assert len(result.summary) == 2 * (1 + 2)
+    assert set(result.summary["network.preset"]) == {"wifi", "lte"}
+    assert (result.summary["distinct_images"] == 1).all()
+    assert stages >= {"simulating", "writing"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {"preset": "wify"}}, "did you mean wifi"),
+        ({"seed": Path("x")}, "PosixPath"),
+        ({"methods": ["base", {"name": "code", "prefix_rate": 2}]}, "prefix_rate"),
+        ({"pair": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_a_mistake_in_a_mapping_is_one_line(
+    scenario: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CiarSimError, match=message) as raised:
+        ciar_sim.run({**scenario, **change}, out=tmp_path / "out", cache=tmp_path)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sets": {"seed": object()}},
+        {"axes": {"network.preset": "wifi"}},
+        {"axes": {"network.rtt_ms": [object()]}},
+        {"torch_device": "tpu"},
+        {"sets": {"nonsense": 1}},
+    ],
+)
+def test_a_mistake_in_an_option_is_one_line(scenario: dict[str, Any], tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(CiarSimError) as raised:
+        ciar_sim.run(scenario, out=tmp_path / "out", cache=tmp_path, **options)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_shipped_scenarios_are_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped_scenarios() == sorted(path.stem for path in ROOT.glob("scenarios/*.yaml"))
+    for name in shipped_scenarios():
+        scenario = simulator.load_scenario(scenario_path(name))  # with the traces it names
+        assert scenario.name == name
+    (tmp_path / "quickstart").write_text("name: mine")
+    assert scenario_path("quickstart") == Path("quickstart")  # a file of that name comes first
+    assert scenario_path("no-such.yaml") == Path("no-such.yaml")
+    with pytest.raises(ScenarioError, match="did you mean outage"):
+        scenario_path("outaged")
+    listed = CliRunner().invoke(main, ["list", "scenarios"])
+    assert listed.exit_code == 0
+    assert "threshold-prefix-sweep" in listed.output
+
+
+def test_the_cache_folder_is_where_it_always_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CIAR_SIM_CACHE", raising=False)
+    if os.name == "posix" and os.uname().sysname == "Linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert default_cache() == tmp_path / "ciar-sim"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        assert default_cache() == Path.home() / ".cache" / "ciar-sim"
+    monkeypatch.setenv("CIAR_SIM_CACHE", str(tmp_path / "own"))
+    assert default_cache() == tmp_path / "own"
+
+
+@pytest.mark.parametrize("package", [ciar_sim, simulator])
+def test_the_public_names_are_those_of_the_stub(package: Any) -> None:
+    stub = Path(package.__file__).with_suffix(".pyi")
+    listed = ast.literal_eval(
+        next(node.value for node in ast.parse(stub.read_text()).body if isinstance(node, ast.Assign))
+    )
+    assert listed == package.__all__ == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, name
+    with pytest.raises(AttributeError):
+        package.nonsense  # noqa: B018
