@@ -1,5 +1,7 @@
 """`ciar-sim traces import|show|generate`. What a command needs is imported when it runs."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +16,66 @@ def traces() -> None:
     """Network and arrival traces: read any known format, plot, generate."""
 
 
-FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-DIRECTION = click.option(
-    "--direction",
-    type=click.Choice(["down", "up"]),
-    default="down",
-    show_default=True,
-    help="Of a file that does not say it.",
-)
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."),
+        click.option(
+            "--direction",
+            type=click.Choice(["down", "up"]),
+            help="Of rates, where a file does not say it.  [default: down]",
+        ),
+        click.option(
+            "--unit",
+            metavar="UNIT",
+            help="Of times, of rates, or both, where a file does not say it: 'ms', 'ms kbit/s'.",
+        ),
+        click.option("--window-s", nargs=2, type=float, metavar="FROM UNTIL", help="Read this part of the trace only."),
+        click.option("--time-scale", type=float, help="Multiply all times: 0.5 plays the trace twice as fast."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @traces.command("import")
-@FILES
+@reading_options
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
-@DIRECTION
 @errors_in_one_line
-def import_(files: tuple[Path, ...], out: Path, direction: Any) -> None:
-    """Turn a trace of any known format into the project's own CSV.
+def import_(files: tuple[Path, ...], out: Path, **reading: Any) -> None:
+    """Convert a trace of any known format to the project's own CSV.
 
     Files that belong together (.up and .down, bandwidth and delay) are given together.
     """
     from simulator.traces.own import write_own
-    from simulator.traces.read import read
-    from simulator.traces.show import table
+    from simulator.traces.summary import table
 
-    _spare(out, files)
-    trace = read(files, direction)
-    write_own(trace, out, f"from {', '.join(path.name for path in files)} ({trace.format})")
+    _check_out(out, files)
+    trace = _read(files, **reading)
+    notes = "".join(f"\n{note}" for note in trace.notes)
+    write_own(trace, out, f"from {', '.join(path.name for path in files)} ({trace.format}){notes}")
     click.echo(table(trace))
     click.echo(out)
 
 
 @traces.command()
-@FILES
-@click.option("--out", type=click.Path(path_type=Path), help="PNG file to draw.  [default: beside FILE]")
+@reading_options
+@click.option("--out", type=click.Path(path_type=Path), help="PNG file to draw.  [default: FILE.png]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON; draw only where --out is given.")
-@DIRECTION
 @errors_in_one_line
-def show(files: tuple[Path, ...], out: Path | None, as_json: bool, direction: Any) -> None:
-    """Print and plot what a trace of any known format says."""
-    from simulator.traces import show as drawing
+def show(files: tuple[Path, ...], out: Path | None, as_json: bool, **reading: Any) -> None:
+    """Print and plot a trace of any known format, and what its reader assumed."""
+    from simulator.traces import summary as figures
     from simulator.traces.own import write
-    from simulator.traces.read import read
-    from simulator.traces.trace import summary
+    from simulator.traces.plot import plot
 
     if out is None and not as_json:
         out = files[0].with_name(f"{files[0].name}.png")
     if out is not None:
-        _spare(out, files)
-    trace = read(files, direction)
+        _check_out(out, files)
+    trace = _read(files, **reading)
     if out is not None:
-        write(out, drawing.plot(trace, f"{', '.join(path.name for path in files)} ({trace.format})"))
-    click.echo(drawing.as_json(summary(trace)) if as_json else f"{drawing.table(trace)}\n{out}")
+        write(out, plot(trace, f"{', '.join(path.name for path in files)} ({trace.format})"))
+    click.echo(figures.as_json(figures.summary(trace)) if as_json else f"{figures.table(trace)}\n{out}")
 
 
 @traces.command()
@@ -82,7 +92,7 @@ def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
     """
     from simulator.traces.generate import generate as generated
     from simulator.traces.own import write_own
-    from simulator.traces.show import table
+    from simulator.traces.summary import table
 
     trace = generated(kind, seed, duration_s)
     write_own(trace, out, f"ciar-sim traces generate {kind} --seed {seed} --duration-s {duration_s:g}")
@@ -90,6 +100,31 @@ def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
     click.echo(out)
 
 
-def _spare(out: Path, files: tuple[Path, ...]) -> None:
-    if any(out.resolve() == path.resolve() for path in files):
+def _read(
+    files: tuple[Path, ...],
+    direction: Any,
+    unit: str | None,
+    window_s: tuple[float, float] | None,
+    time_scale: float | None,
+) -> Any:
+    from simulator.traces.excerpt import excerpt, excerpt_of_arrivals
+    from simulator.traces.read import read
+    from simulator.traces.trace import Trace
+    from simulator.traces.units import told
+
+    trace = read(files, told(direction, unit))
+    scale = 1.0 if time_scale is None else time_scale
+    try:
+        return (excerpt if isinstance(trace, Trace) else excerpt_of_arrivals)(trace, window_s, scale)  # type: ignore[arg-type]
+    except TraceError as error:
+        raise TraceError(f"{files[0]}: {error}") from None
+
+
+def _check_out(out: Path, files: tuple[Path, ...]) -> None:
+    """Raises TraceError where the file to write is one of the files to read."""
+    try:
+        same = any(os.path.realpath(out) == os.path.realpath(path) for path in files)
+    except (OSError, ValueError):
+        return  # reading or writing says what is wrong with the name
+    if same:
         raise TraceError(f"--out {out}: is one of the files to read; allowed: another name")

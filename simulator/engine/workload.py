@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.core.errors import ScenarioError, TraceError
 from simulator.core.rng import draws, stream
-from simulator.traces.arrival_readers import own_arrivals
+from simulator.traces.arrival_readers import is_own_arrivals
 from simulator.traces.read import read_arrivals
 from simulator.traces.source import Source
 
@@ -132,7 +132,7 @@ def read_times(path: Path) -> np.ndarray:
     """
     try:
         source = Source(path)
-        if not own_arrivals(source):
+        if not is_own_arrivals(source):
             return read_arrivals(path).requested_s
         table = source.table()
         times = table.numbers("requested_s")

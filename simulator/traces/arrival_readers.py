@@ -1,97 +1,182 @@
-"""Readers of request arrival traces: each takes a `Source` whose content is of its format and gives `Arrivals`."""
+"""Readers of request arrivals: one reader for every layout of columns or keys in `LAYOUTS`."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.traces.readers import Way
+from simulator.traces.json_fields import numbers_of
 from simulator.traces.series import Floats
-from simulator.traces.source import Source, Table
+from simulator.traces.source import Record, Source, Table
 from simulator.traces.trace import Arrivals
+from simulator.traces.units import Told, Unit, unit_of_arrivals
 
 MOST_TOKENS = 1e12
+OWN_COLUMNS = ("requested_s", "input_tokens", "output_tokens")
+GAP_MS = (10.0, 100.0)  # mean gaps of whole numbers from which they are milliseconds: with hash_ids, without
 
 
-def azure(source: Source) -> bool:
-    return source.has_columns("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+@dataclass(frozen=True)
+class Layout:
+    """One layout of request arrivals.
+
+    Attributes:
+        form: CSV with a header, or JSON objects.
+        time: column or key of the time of a request.
+        needs: the columns or keys by which the layout is known, beside `time`.
+        inputs, outputs: columns or keys of token counts, read where a file has them.
+        unit: of `time`: s, ms, us, ns; "date" for dates with a time of day; None where the layout does not state it.
+        why: how it states the unit, or why it does not.
+    """
+
+    form: Literal["csv", "json"]
+    time: str
+    needs: tuple[str, ...]
+    inputs: str | None
+    outputs: str | None
+    unit: str | None
+    why: str
 
 
-def read_azure(source: Source, way: Way) -> Arrivals:
-    """TIMESTAMP: date and time of day, to 100 ns, with or without a zone; token counts."""
+LAYOUTS = {
+    "azure-llm-csv": Layout(
+        "csv",
+        "TIMESTAMP",
+        ("ContextTokens", "GeneratedTokens"),
+        "ContextTokens",
+        "GeneratedTokens",
+        "date",
+        "dates without a zone are UTC",
+    ),
+    "burstgpt-csv": Layout(
+        "csv",
+        "Timestamp",
+        ("Model", "Request tokens", "Response tokens"),
+        "Request tokens",
+        "Response tokens",
+        "s",
+        "the layout of BurstGPT",
+    ),
+    "gentd26-csv": Layout("csv", "gmt_create", ("predict_type",), None, None, "date", "dates without a zone are UTC"),
+    "vidur-csv": Layout(
+        "csv",
+        "arrived_at",
+        ("num_prefill_tokens", "num_decode_tokens"),
+        "num_prefill_tokens",
+        "num_decode_tokens",
+        "s",
+        "the layout of Vidur",
+    ),
+    "splitwise-sim-csv": Layout(
+        "csv",
+        "arrival_timestamp",
+        ("prompt_size", "token_size"),
+        "prompt_size",
+        "token_size",
+        "s",
+        "the layout of splitwise-sim",
+    ),
+    "blis-csv": Layout(
+        "csv", "arrival_time_us", ("request_id",), "input_tokens", "output_tokens", "us", "the column's name"
+    ),
+    "llmservingsim-csv": Layout(
+        "csv", "arrival_time_ns", ("input_toks",), "input_toks", "output_toks", "ns", "the column's name"
+    ),
+    "llmservingsim-jsonl": Layout(
+        "json", "arrival_time_ns", ("input_toks",), "input_toks", "output_toks", "ns", "the key's name"
+    ),
+    "bailian-jsonl": Layout(
+        "json",
+        "timestamp",
+        ("chat_id", "parent_chat_id", "input_length"),
+        "input_length",
+        "output_length",
+        "s",
+        "chat_id and parent_chat_id are the layout of Bailian's traces",
+    ),
+    "mooncake-jsonl": Layout("json", "timestamp", ("input_length",), "input_length", "output_length", None, ""),
+}
+
+
+def layout_test(name: str) -> Callable[[Source], bool]:
+    layout = LAYOUTS[name]
+    names = {layout.time, *layout.needs}
+    if layout.form == "csv":
+        return lambda source: source.has_columns(*names)
+    return lambda source: names <= set(source.first_record)
+
+
+def layout_reader(name: str) -> Callable[[Source, Told], Arrivals]:
+    layout = LAYOUTS[name]
+    return (
+        (lambda source, said: _read_table(name, layout, source, said))
+        if layout.form == "csv"
+        else (lambda source, said: _read_records(name, layout, source, said))
+    )
+
+
+def _read_table(name: str, layout: Layout, source: Source, said: Told) -> Arrivals:
     table = source.table()
-    return _arrivals("azure-llm-csv", table, _clock(table, "TIMESTAMP"), "ContextTokens", "GeneratedTokens")
+    tokens = [
+        _whole_table(table, column) if column is not None and column in table.names else None
+        for column in (layout.inputs, layout.outputs)
+    ]
+    if layout.unit == "date":
+        seconds, note = _dates(table, layout.time), layout.why
+    else:
+        unit = unit_of_arrivals(source, said, layout.unit, layout.why, lambda: None)
+        seconds, note = table.numbers(layout.time) * unit.factor, unit.note
+    return _arrivals(name, source, table.lines, seconds, tokens, note)
 
 
-def gentd26(source: Source) -> bool:
-    return source.has_columns("gmt_create", "predict_type")
+def _read_records(name: str, layout: Layout, source: Source, said: Told) -> Arrivals:
+    records = source.records()
+    times = numbers_of(source, records, layout.time)
+    tokens = [
+        _whole(source, records, key) if key is not None and key in records[0].value else None
+        for key in (layout.inputs, layout.outputs)
+    ]
+    lines = [record.line for record in records]
+    source.need_sorted(times, lines, layout.time)
+    unit = _unit_of_records(layout, source, said, records, times)
+    return _arrivals(name, source, lines, times * unit.factor, tokens, unit.note)
 
 
-def read_gentd26(source: Source, way: Way) -> Arrivals:
-    """gmt_create: date and time of day, to 1 s. Failed requests count: they arrived."""
-    table = source.table()
-    return _arrivals("gentd26-csv", table, _clock(table, "gmt_create"))
+def _unit_of_records(layout: Layout, source: Source, said: Told, records: list[Record], times: Floats) -> Unit:
+    if layout.unit is not None:
+        return unit_of_arrivals(source, said, layout.unit, layout.why, lambda: None)
+    # Mooncake writes whole milliseconds and hash_ids; other tools write seconds under the same keys.
+    whole = bool((times == np.floor(times)).all())
+    gap = float(times[-1] - times[0]) / max(1, len(times) - 1)
+    least = GAP_MS[0] if "hash_ids" in records[0].value else GAP_MS[1]
+    keys = "with" if "hash_ids" in records[0].value else "without"
+    found = f"{'whole' if whole else 'fractional'} numbers, {gap:.6g} apart on average, {keys} the hash_ids of Mooncake"
+    return unit_of_arrivals(source, said, None, found, lambda: "ms" if whole and gap >= least else None)
 
 
-def burstgpt(source: Source) -> bool:
-    return source.has_columns("Timestamp", "Model", "Request tokens", "Response tokens")
-
-
-def read_burstgpt(source: Source, way: Way) -> Arrivals:
-    """Timestamp: seconds since midnight of the first day. Failed requests (no response tokens) count: they arrived."""
-    table = source.table()
-    return _arrivals("burstgpt-csv", table, table.numbers("Timestamp"), "Request tokens", "Response tokens")
-
-
-def own_arrivals(source: Source) -> bool:
+def is_own_arrivals(source: Source) -> bool:
     return source.has_columns("requested_s")
 
 
-def read_own_arrivals(source: Source, way: Way) -> Arrivals:
+def read_own_arrivals(source: Source, said: Told) -> Arrivals:
     """requested_s and, if there, input_tokens and output_tokens."""
+    table = own_arrivals_table(source)
+    tokens = [_whole_table(table, name) if name in table.names else None for name in OWN_COLUMNS[1:]]
+    return _arrivals("ciar-sim-arrivals-csv", source, table.lines, table.numbers("requested_s"), tokens, "")
+
+
+def own_arrivals_table(source: Source) -> Table:
     table = source.table()
     for name in table.names:
         if name not in OWN_COLUMNS:
-            source.fail(f"column {name!r} is not known; allowed beside requested_s: input_tokens, output_tokens")
-    tokens = [name if name in table.names else None for name in OWN_COLUMNS[1:]]
-    return _arrivals("ciar-sim-arrivals-csv", table, table.numbers("requested_s"), *tokens)
+            source.fail(f"column {name[:40]!r} is not known; allowed beside requested_s: input_tokens, output_tokens")
+    return table
 
 
-OWN_COLUMNS = ("requested_s", "input_tokens", "output_tokens")
-
-
-def mooncake(source: Source) -> bool:
-    """Whether the first line is one request; the lines after it may be damaged."""
-    try:
-        first = json.loads(source.first)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(first, dict) and {"timestamp", "input_length"} <= set(first)
-
-
-def read_mooncake(source: Source, way: Way) -> Arrivals:
-    """An object a line: timestamp (ms), input_length, output_length (tokens). hash_ids: not read."""
-    rows, lines = [], []
-    for line, text in source.lines:
-        try:
-            entry = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            source.fail(f"damaged or cut-off JSON: {getattr(error, 'msg', error)}", line)
-        row = []
-        for key in ("timestamp", "input_length", "output_length"):
-            value = entry.get(key) if isinstance(entry, dict) else None
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
-                source.fail(f"key {key}: must be a number >= 0, got {repr(value)[:40]}", line)
-            row.append(float(value))
-        rows.append(row)
-        lines.append(line)
-    milliseconds, inputs, outputs = np.array(rows).T
-    return _checked("mooncake-jsonl", source, lines, milliseconds / 1e3, inputs, outputs)
-
-
-def _clock(table: Table, column: str) -> Floats:
+def _dates(table: Table, column: str) -> Floats:
     """Seconds of a column of dates with times, ISO 8601; without a zone they are taken as UTC."""
     seconds = np.empty(len(table.rows))
     for i, text in enumerate(table.texts(column)):
@@ -107,23 +192,28 @@ def _clock(table: Table, column: str) -> Floats:
 
 
 def _arrivals(
-    name: str, table: Table, seconds: Floats, inputs: str | None = None, outputs: str | None = None
-) -> Arrivals:
-    tokens = [None if column is None else table.numbers(column) for column in (inputs, outputs)]
-    return _checked(name, table.source, table.lines, seconds, *tokens)
-
-
-def _checked(
-    name: str, source: Source, lines: Sequence[int], seconds: Floats, inputs: Floats | None, outputs: Floats | None
+    name: str,
+    source: Source,
+    lines: list[int],
+    seconds: Floats,
+    tokens: list[NDArray[np.int64] | None],
+    note: str,
 ) -> Arrivals:
     source.need_sorted(seconds, lines, "arrival (in s)")
     if not seconds[-1] > seconds[0]:
         source.fail("has no duration: two requests at different times are needed")
-    return Arrivals(name, seconds - seconds[0], _whole(source, lines, inputs), _whole(source, lines, outputs))
+    return Arrivals(name, seconds - seconds[0], tokens[0], tokens[1], (note,) if note else ())
 
 
-def _whole(source: Source, lines: Sequence[int], tokens: Floats | None) -> NDArray[np.int64] | None:
-    if tokens is None:
-        return None
+def _whole_table(table: Table, column: str) -> NDArray[np.int64]:
+    return _tokens(table.source, table.lines, table.numbers(column))
+
+
+def _whole(source: Source, records: list[Record], key: str) -> NDArray[np.int64]:
+    lines = [record.line for record in records]
+    return _tokens(source, lines, numbers_of(source, records, key, MOST_TOKENS))
+
+
+def _tokens(source: Source, lines: list[int], tokens: Floats) -> NDArray[np.int64]:
     source.need((tokens == np.floor(tokens)) & (tokens <= MOST_TOKENS), lines, tokens, "tokens must be a whole number")
     return tokens.astype(np.int64)

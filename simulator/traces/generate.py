@@ -162,7 +162,7 @@ def generate_as(parameters: Kind, name: str, seed: int, duration_s: float) -> Tr
             np.exp(rate.sd_ln(share) * ar1(rate.autocorrelation, steps, stream(seed, "trace.rate", name, way))) * up
         )
         rates.append(_scaled(times_s, values, duration_s, rate.mean_mbps))
-    return Trace("ciar-sim-csv", *(Direction(rate=rate) for rate in rates))
+    return Trace("ciar-sim-csv", Direction(rates[0]), Direction(rates[1]))
 
 
 def ar1(phi: float, steps: int, random: np.random.Generator) -> Floats:
@@ -200,7 +200,7 @@ def _leo(parameters: Kind, leo: Leo, name: str, seed: int, duration_s: float) ->
         levels = np.exp(rate.sd_ln() * ar1(rate.autocorrelation, len(starts_s), stream(seed, "trace.rate", name, way)))
         values = np.where(np.isin(times_s, steps_s), 0.0, levels[np.searchsorted(starts_s, times_s, side="right") - 1])
         directions.append(Direction(_scaled(times_s, values, duration_s, rate.mean_mbps), delay_s))
-    return Trace("ciar-sim-csv", *directions)
+    return Trace("ciar-sim-csv", directions[0], directions[1])
 
 
 def _scaled(times_s: Floats, values: Floats, duration_s: float, mean_mbps: float) -> RateSeries:

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from simulator.core.errors import TraceError
+from simulator.core.files import write_atomically
 from simulator.traces.arrival_readers import OWN_COLUMNS
-from simulator.traces.readers import MOST_MBPS, Way
+from simulator.traces.number_readers import MOST_MBPS
 from simulator.traces.series import Floats, RateSeries, StepSeries
 from simulator.traces.source import Source, held
 from simulator.traces.trace import Arrivals, Direction, Trace, on_one_grid
+from simulator.traces.units import Told
 
 # Column -> most allowed. rtt_ms and loss_pct say the same of both directions: half the round trip each, the same loss each.
 COLUMNS = {
@@ -24,17 +26,16 @@ COLUMNS = {
 }
 
 
-def own(source: Source) -> bool:
+def is_own(source: Source) -> bool:
     return source.has_columns("time_s")
 
 
-def read_own(source: Source, way: Way) -> Trace:
-    """time_s and at least one of `COLUMNS`. A row holds until the next, the last as long as the one before it; an empty cell holds
-    the value above it."""
+def read_own(source: Source, said: Told) -> Trace:
+    """time_s and at least one of `COLUMNS`; an empty cell holds the value above it."""
     table = source.table()
     for name in table.names:
         if name != "time_s" and name not in COLUMNS:
-            source.fail(f"column {name!r} is not known; allowed beside time_s: {', '.join(COLUMNS)}")
+            source.fail(f"column {name[:40]!r} is not known; allowed beside time_s: {', '.join(COLUMNS)}")
     if len(table.names) < 2:
         source.fail(f"holds time_s alone; needed beside it: at least one of {', '.join(COLUMNS)}")
     for both, one in (("rtt_ms", "delay_{}_ms"), ("loss_pct", "loss_{}_pct")):
@@ -51,6 +52,8 @@ def read_own(source: Source, way: Way) -> Trace:
     if len(times_s) < 2:
         source.fail("holds one row; at least two are needed, since the last holds as long as the one before it")
     duration_s = round(float(2.0 * times_s[-1] - times_s[-2]), 9)
+
+    empty = sum(not cell for name in table.names for cell in table.texts(name))
 
     def column_of(name: str) -> Floats | None:
         if name not in table.names:
@@ -71,13 +74,14 @@ def read_own(source: Source, way: Way) -> Trace:
         rate = None if mbps is None else RateSeries(times_s, mbps * 1e6, duration_s)
         return Direction(rate, steps(delay_ms, 1e-3), steps(loss_pct, 1e-2))
 
-    return Trace("ciar-sim-csv", direction("down"), direction("up"))
+    notes = (f"{empty} empty cells hold the value above them",) if empty else ()
+    return Trace("ciar-sim-csv", direction("down"), direction("up"), notes)
 
 
 def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
-    """The trace in the project's own CSV form, a row for each step of a series; series shorter than the longest are played again.
+    """The trace in the project's own CSV form, a row for each step of a series; shorter series are repeated.
 
-    comment: lines put before the header, each behind a `#`.
+    comment: lines put before the header, each after a `#`.
     """
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     if isinstance(trace, Arrivals):
@@ -107,7 +111,7 @@ def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
 
 
 def _columns(trace: Trace) -> list[tuple[str, RateSeries | StepSeries, float]]:
-    """(column, series, factor to the column's unit) of all that the trace says."""
+    """(column, series, factor to the column's unit) of every series of the trace."""
     down, up = trace.down, trace.up
     columns: list[tuple[str, RateSeries | StepSeries | None, float]] = [
         ("down_mbps", down.rate, 1e-6),
@@ -137,15 +141,13 @@ def _text(value: float) -> str:
 
 
 def write_own(trace: Trace | Arrivals, path: Path, comment: str = "") -> None:
-    """Write `own_text` atomically. Raises TraceError where the file cannot be written."""
+    """Write `own_text` atomically. Raises TraceError if the file cannot be written."""
     write(path, own_text(trace, comment).encode())
 
 
 def write(path: Path, data: bytes) -> None:
-    from simulator.core.files import write_atomically
-
     try:
         write_atomically(path, data)
         path.chmod(0o644)
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise TraceError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None

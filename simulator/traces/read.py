@@ -7,80 +7,147 @@ from pathlib import Path
 
 from simulator.core.errors import TraceError
 from simulator.traces import arrival_readers as arrivals
+from simulator.traces import json_readers as documents
+from simulator.traces import number_readers as numbers
 from simulator.traces import own
-from simulator.traces import readers as network
-from simulator.traces.readers import Way
+from simulator.traces import probe_readers as probes
 from simulator.traces.source import Source
 from simulator.traces.trace import Arrivals, Direction, Trace
+from simulator.traces.units import NOTHING_TOLD, Told
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file: what it looks like in words and as a test, its reader, and what to know before using one."""
+    """One kind of file.
+
+    Attributes:
+        looks_like: how to recognise it, in words.
+        matches: whether a file is of this format.
+        read: its reader.
+        notes: what every file of the format assumes or means.
+        asks: what the format may not state, so that the user can: "direction", "time" (its unit), "rate" (its unit).
+    """
 
     looks_like: str
     matches: Callable[[Source], bool]
-    read: Callable[[Source, Way], Trace | Arrivals]
-    note: str = ""
+    read: Callable[[Source, Told], Trace | Arrivals]
+    notes: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
 
+
+def _arrivals(name: str, looks_like: str, *notes: str, asks: tuple[str, ...] = ()) -> Format:
+    return Format(looks_like, arrivals.layout_test(name), arrivals.layout_reader(name), notes, asks)
+
+
+FAILED_COUNT = "failed requests count: they arrived"
 
 # In the order of looking; the names are stable.
 FORMATS: dict[str, Format] = {
-    "ciar-sim-csv": Format("CSV with the column time_s", own.own, own.read_own),
+    "ciar-sim-csv": Format(
+        "CSV with the column time_s",
+        own.is_own,
+        own.read_own,
+        ("a row holds until the next, the last as long as the one before it",),
+    ),
     "ciar-sim-arrivals-csv": Format(
-        "CSV with the column requested_s", arrivals.own_arrivals, arrivals.read_own_arrivals
+        "CSV with the column requested_s", arrivals.is_own_arrivals, arrivals.read_own_arrivals
     ),
     "gnettrack": Format(
         "CSV with Timestamp, NetworkMode, DL_bitrate",
-        network.gnettrack,
-        network.read_gnettrack,
-        "what the phone received: a lower bound of the downlink; the uplink is acknowledgements, not capacity",
+        probes.is_gnettrack,
+        probes.read_gnettrack,
+        (
+            "what the phone received: a lower bound of the downlink; the uplink is acknowledgements, not capacity",
+            "rows are spread evenly over time; an empty cell holds the value before it; half the round trip each way",
+        ),
     ),
-    "ping-csv": Format("CSV with Probe Number, RTT [ms], Probe Send Time", network.pings, network.read_pings),
-    "azure-llm-csv": Format("CSV with TIMESTAMP, ContextTokens, GeneratedTokens", arrivals.azure, arrivals.read_azure),
-    "burstgpt-csv": Format(
-        "CSV with Timestamp, Model, Request tokens, Response tokens", arrivals.burstgpt, arrivals.read_burstgpt
+    "ping-csv": Format("CSV with Probe Number, RTT [ms], Probe Send Time", probes.is_ping_csv, probes.read_ping_csv),
+    "azure-llm-csv": _arrivals("azure-llm-csv", "CSV with TIMESTAMP, ContextTokens, GeneratedTokens"),
+    "burstgpt-csv": _arrivals(
+        "burstgpt-csv", "CSV with Timestamp, Model, Request tokens, Response tokens", FAILED_COUNT
     ),
-    "gentd26-csv": Format("CSV with gmt_create, predict_type", arrivals.gentd26, arrivals.read_gentd26),
-    "mooncake-jsonl": Format("JSON lines with timestamp, input_length", arrivals.mooncake, arrivals.read_mooncake),
+    "gentd26-csv": _arrivals("gentd26-csv", "CSV with gmt_create, predict_type", FAILED_COUNT),
+    "vidur-csv": _arrivals("vidur-csv", "CSV with arrived_at, num_prefill_tokens, num_decode_tokens"),
+    "splitwise-sim-csv": _arrivals("splitwise-sim-csv", "CSV with arrival_timestamp, prompt_size, token_size"),
+    "blis-csv": _arrivals("blis-csv", "CSV with request_id, arrival_time_us", FAILED_COUNT),
+    "llmservingsim-csv": _arrivals("llmservingsim-csv", "CSV or TSV with input_toks, arrival_time_ns"),
+    "llmservingsim-jsonl": _arrivals("llmservingsim-jsonl", "JSON objects with input_toks, arrival_time_ns"),
+    "bailian-jsonl": _arrivals("bailian-jsonl", "JSON objects with chat_id, parent_chat_id, timestamp, input_length"),
+    "mooncake-jsonl": _arrivals("mooncake-jsonl", "JSON objects with timestamp, input_length", asks=("time",)),
+    "ripe-atlas": Format("JSON objects with msm_id, prb_id, timestamp", probes.is_ripe_atlas, probes.read_ripe_atlas),
     "sabre-json": Format(
         "a JSON list with bandwidth_kbps",
-        network.sabre,
-        network.read_sabre,
-        "the latency was filled in by the source, not measured",
+        documents.is_sabre,
+        documents.read_sabre,
+        ("the latency was filled in by the source, not measured", "half the round trip each way"),
+        ("direction",),
     ),
     "opennetlab-json": Format(
         "a JSON object with uplink, downlink",
-        network.opennetlab,
-        network.read_opennetlab,
-        "some files hold spikes of many Gbit/s that lift the mean",
+        documents.is_opennetlab,
+        documents.read_opennetlab,
+        (
+            "some files hold spikes of many Gbit/s that lift the mean",
+            "a missing loss or rtt, and rtt 0, hold the value before them; jitter is not read",
+        ),
     ),
     "pantheon-json": Format(
         "a JSON object with timestamps, bandwidths",
-        network.pantheon,
-        network.read_pantheon,
-        "what one flow got: a lower bound of the path",
+        documents.is_pantheon,
+        documents.read_pantheon,
+        (
+            "what one flow got: a lower bound of the path",
+            "a value holds from its time stamp until the next; the delay is one-way and holds in both directions",
+            "queue and delay_noise are not read",
+        ),
+        ("direction",),
     ),
-    "starlink-csv": Format("seven comma-separated numbers a line", network.seven_columns, network.read_starlink),
-    "time-rate": Format("two numbers a line (s, Mbit/s)", network.two_columns, network.read_time_rate),
-    "mahimahi": Format("one whole number a line, never decreasing (ms)", network.integers, network.read_integers),
+    "iperf3-json": Format(
+        "a JSON object with start, intervals, end (iperf3)", documents.is_iperf3, documents.read_iperf3
+    ),
+    "ping-text": Format(
+        "the output of ping, with icmp_seq and time= in a line", probes.is_ping_text, probes.read_ping_text
+    ),
+    "starlink-csv": Format(
+        "seven comma-separated numbers a line", numbers.is_seven_columns, numbers.read_starlink, asks=("time", "rate")
+    ),
+    "time-rate": Format(
+        "two numbers a line (time, rate)",
+        numbers.is_two_columns,
+        numbers.read_time_rate,
+        ("mostly what one flow got: a lower bound of the link",),
+        ("direction", "time", "rate"),
+    ),
+    "mahimahi": Format(
+        "one whole number a line, never decreasing (ms)",
+        numbers.is_integers,
+        numbers.read_integers,
+        asks=("direction", "time"),
+    ),
     "leoreplayer-delay": Format(
-        "one whole number a line that goes up and down (ms per 10 ms)", lambda source: False, network.read_integers
-    ),  # found by the reader it shares with mahimahi
+        "one whole number a line that goes up and down (ms per 10 ms)",
+        lambda source: False,  # found by the reader it shares with mahimahi
+        numbers.read_integers,
+        ("one-way delay in ms per 10 ms, the same in both directions",),
+    ),
 }
-NOTES = {name: form.note for name, form in FORMATS.items()}
 LEOREPLAYER = "leoreplayer"  # the pair of a mahimahi file and its delay file
 
 
-def read(paths: Sequence[Path], way: Way = "down") -> Trace | Arrivals:
-    """What one file says, or several that belong together (.up and .down, bandwidth and delay).
+def read(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace | Arrivals:
+    """Read one file, or several that belong together (.up and .down, bandwidth and delay).
 
-    way: the direction of a file that does not say it (a mahimahi file that does not end in .up, columns of time and rate, Sabre,
-    Pantheon). Raises TraceError, which names the file and what was found and allowed.
+    Args:
+        paths: the files.
+        said: what the user says of what they may not state. It is refused where no file can use it.
+
+    Raises:
+        TraceError: names the file, what was found and what is allowed.
     """
     if not paths:
         raise TraceError("no trace file given")
-    found = [_read_one(path, way) for path in paths]
+    found = [_read_one(path, said) for path in paths]
+    _check_used(paths, found, said)
     if len(found) == 1:
         return found[0]
     traces = []
@@ -91,43 +158,71 @@ def read(paths: Sequence[Path], way: Way = "down") -> Trace | Arrivals:
     return reduce(_join, traces)[1]
 
 
-def read_trace(paths: Sequence[Path], way: Way = "down") -> Trace:
+def read_trace(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace:
     """As `read`, for a network trace; raises TraceError for arrivals."""
-    trace = read(paths, way)
+    trace = read(paths, said)
     if isinstance(trace, Arrivals):
         raise TraceError(f"{paths[0]}: holds request arrivals ({trace.format}); needed: a network trace")
     return trace
 
 
-def read_arrivals(path: Path) -> Arrivals:
+def read_arrivals(path: Path, said: Told = NOTHING_TOLD) -> Arrivals:
     """As `read`, for request arrivals; raises TraceError for a network trace."""
-    trace = read([path])
+    trace = read([path], said)
     if isinstance(trace, Trace):
         raise TraceError(f"{path}: holds a network trace ({trace.format}); needed: request arrivals")
     return trace
 
 
-def _read_one(path: Path, way: Way) -> Trace | Arrivals:
+def _read_one(path: Path, said: Told) -> Trace | Arrivals:
     source = Source(path)
     for form in FORMATS.values():
         if form.matches(source):
             try:
-                return form.read(source, way)
+                found = form.read(source, said)
             except TraceError as error:
                 if str(error).startswith(str(path)):
                     raise
                 raise TraceError(f"{path}: {error}") from None
+            form = FORMATS[found.format]  # two formats share a reader
+            return replace(found, notes=(*form.notes, *found.notes, *_direction_notes(form, found, said)))
     looked_for = "; ".join(f"{form.looks_like} ({name})" for name, form in FORMATS.items())
     raise TraceError(
         f"{path}: is of no known trace format; first line: {source.first[:60]!r}; looked for: {looked_for}"
     )
 
 
+def _direction_notes(form: Format, found: Trace | Arrivals, said: Told) -> tuple[str, ...]:
+    if "direction" not in form.asks or isinstance(found, Arrivals):
+        return ()
+    way = "downlink" if found.down.rate is not None else "uplink"
+    if said.direction is not None:
+        return (f"the {way}, as told",)
+    return (f"the {way}, " + ("assumed: the file does not say" if way == "downlink" else "by the file's name"),)
+
+
+def _check_used(paths: Sequence[Path], found: Sequence[Trace | Arrivals], said: Told) -> None:
+    """Raises TraceError where the user says something that none of the files can use."""
+    asked = {part for one in found for part in FORMATS[one.format].asks}
+    for part, what, value in (
+        ("direction", "direction", said.direction),
+        ("time", "unit of time", said.time_unit),
+        ("rate", "unit of rates", said.rate_unit),
+    ):
+        if value is not None and part not in asked:
+            names = ", ".join(name for name, form in FORMATS.items() if part in form.asks)
+            raise TraceError(
+                f"{paths[0]}: a {what} ({value}) is told, but {found[0].format} states its own; allowed with: {names}"
+            )
+
+
 def _join(one: tuple[Path, Trace], other: tuple[Path, Trace]) -> tuple[Path, Trace]:
     (first, a), (path, b) = one, other
     names = {a.format, b.format}
     name = LEOREPLAYER if names == {"mahimahi", "leoreplayer-delay"} else "+".join(dict.fromkeys([a.format, b.format]))
-    return path, Trace(name, _joined(first, a.down, path, b.down, "down"), _joined(first, a.up, path, b.up, "up"))
+    notes = tuple(dict.fromkeys([*a.notes, *b.notes]))
+    down, up = _joined(first, a.down, path, b.down, "down"), _joined(first, a.up, path, b.up, "up")
+    return path, Trace(name, down, up, notes)
 
 
 def _joined(first: Path, a: Direction, path: Path, b: Direction, way: str) -> Direction:

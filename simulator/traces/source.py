@@ -1,9 +1,10 @@
-"""A trace file as text: its lines, columns and JSON, with errors that name file and line."""
+"""A trace file as text: its lines, columns, table and JSON, with errors that name file and line."""
 
 import csv
-import json
 import re
+import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,26 +12,61 @@ from typing import Any, NoReturn
 import numpy as np
 
 from simulator.core.errors import TraceError
+from simulator.traces.json_text import Documents, begins_like_json, documents, item_lines
 from simulator.traces.series import Floats
 
 _BETWEEN = re.compile(r"\s*[,;]\s*|\s+")  # what may stand between the numbers of a line
+_MAGIC = {
+    b"\x1f\x8b": "a gzip file; unpack it first",
+    b"PK\x03\x04": "a zip file; unpack it first",
+    b"BZh": "a bzip2 file; unpack it first",
+    b"\xfd7zXZ": "an xz file; unpack it first",
+    b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first",
+    b"PAR1": "a Parquet file; export it as CSV first",
+    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
+}
+MOST_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Record:
+    """One JSON object of a list of them. line: where it begins. place: its name in errors, empty where the line says it."""
+
+    line: int
+    place: str
+    value: dict[str, Any]
 
 
 class Source:
-    """The text of one file. Raises TraceError for a file that is missing, empty, binary or not UTF-8."""
+    """The text of one file.
+
+    Raises:
+        TraceError: the file is missing, no regular file or pipe, larger than 1 GiB, empty, binary or not UTF-8.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            data = path.read_bytes()
+            if stat.S_ISCHR(path.stat().st_mode) or stat.S_ISBLK(path.stat().st_mode):
+                self.fail("is a device; allowed: text files")
+            with path.open("rb") as stream:
+                data = stream.read(MOST_BYTES + 1)
         except OSError as error:
-            raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from None
+            self.fail(f"cannot be read: {error.strerror or error}")
+        except ValueError:  # a NUL in the name
+            self.fail("cannot be read: no such name can exist")
+        if len(data) > MOST_BYTES:
+            self.fail("is larger than 1 GiB; allowed: traces up to that size")
+        for magic, what in _MAGIC.items():
+            if data.startswith(magic):
+                self.fail(f"is {what}; allowed: text files, UTF-8")
         try:
             self.text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            self.fail("is not text (UTF-8); allowed: text files, unpacked")
+            self.fail("is not text (UTF-8); allowed: text files, UTF-8")
         if re.search(r"[\x00-\x08\x0e-\x1f]", self.text):
-            self.fail("is a binary file; allowed: text files, unpacked")
+            self.fail("is a binary file; allowed: text files, UTF-8")
         if not self.text.strip():
             self.fail("is empty")
 
@@ -72,15 +108,62 @@ class Source:
         return set(names) <= set(self.header)
 
     @cached_property
+    def documents(self) -> Documents:
+        """The JSON documents of the text; none where it does not begin as JSON."""
+        if not self.first.startswith(("{", "[")):
+            return Documents()
+        read = documents(self._json_text)
+        return read if read.found or begins_like_json(self._json_text) else Documents()
+
+    @cached_property
+    def _json_text(self) -> str:
+        """The text with comment lines blanked: no line of JSON begins with `#`."""
+        return re.sub(r"(?m)^ *#.*$", "", self.text)
+
+    def json_head(self) -> Any:
+        """The first JSON document, None where the text is no JSON. Raises TraceError where it is damaged."""
+        if self.documents.found:
+            return self.documents.found[0][1]
+        if self.documents.error:
+            line, what = self.documents.error
+            self.fail(what, line)
+        return None
+
     def json(self) -> Any:
-        """Raises TraceError for JSON that is damaged or cut off."""
-        try:
-            return json.loads(self.text)
-        except RecursionError:
-            self.fail("is JSON nested too deeply for any trace")
-        except ValueError as error:
-            place = getattr(error, "lineno", None)
-            self.fail(f"damaged or cut-off JSON: {getattr(error, 'msg', error)}", place)
+        """The one JSON document of the text. Raises TraceError for damage, and for anything after it."""
+        head = self.json_head()
+        if self.documents.error:
+            line, what = self.documents.error
+            self.fail(what, line)
+        if len(self.documents.found) != 1:
+            self.fail(f"holds {len(self.documents.found)} JSON documents; allowed in this format: one")
+        return head
+
+    @cached_property
+    def first_record(self) -> dict[str, Any]:
+        """The first JSON object of a list of them, in whichever way it is written; empty where there is none."""
+        head = self.json_head()
+        first = head[0] if isinstance(head, list) and head else head
+        return first if isinstance(first, dict) else {}
+
+    def records(self) -> list[Record]:
+        """JSON objects, one a line, one after another, or in one array. Raises TraceError for damage and for other values."""
+        head = self.json_head()
+        if self.documents.error:
+            line, what = self.documents.error
+            self.fail(what, line)
+        if isinstance(head, list):
+            self.json()
+            lines = item_lines(self._json_text)
+            rows = [(line, f"[{i}].", value) for i, (line, value) in enumerate(zip(lines, head, strict=True))]
+        else:
+            rows = [(line, "", value) for line, value in self.documents.found]
+        records = []
+        for line, place, value in rows:
+            if not isinstance(value, dict):
+                self.fail(f"{place.rstrip('.') or 'a line'} must be a JSON object, got {repr(value)[:40]}", line)
+            records.append(Record(line, place, value))
+        return records
 
     def table(self) -> "Table":
         return Table(self)
@@ -154,7 +237,7 @@ class Table:
         self.names = source.header
         twice = {name for name in self.names if name and self.names.count(name) > 1}
         if twice:
-            source.fail(f"column {min(twice)!r} stands twice in the header")
+            source.fail(f"column {min(twice)[:40]!r} stands twice in the header", source.lines[0][0])
         self.lines: list[int] = []
         self.rows: list[list[str]] = []
         for line, text in source.lines[1:]:

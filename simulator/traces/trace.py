@@ -1,7 +1,6 @@
-"""The one form in which every trace file is held: `Trace` of a network, `Arrivals` of requests; and what `traces show` says of them."""
+"""The form in which every trace file is held: `Trace` of a network, `Arrivals` of requests."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,16 @@ MOST_STEPS = 10**7
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """What a trace says of one direction of a link; None where it says nothing.
+    """What a trace says of one direction of a link. Each series loops at its own duration.
 
-    rate: bit/s. delay_s: ONE-WAY delay in seconds. loss: share of packets lost in this direction, 0 to 1. packets: chances to send
-    a packet in one pass (mahimahi only). Each series loops at its own duration.
+    Attributes:
+        rate: bit/s; this and the others are None where the trace says nothing.
+        delay_s: one-way delay in seconds.
+        loss: share of packets lost in this direction, 0 to 1.
+        packets: chances to send a packet in one pass (mahimahi only).
 
-    Raises TraceError for a loss above 1.
+    Raises:
+        TraceError: a loss is above 1.
     """
 
     rate: RateSeries | None = None
@@ -34,11 +37,18 @@ class Direction:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A network trace. format: a name of `simulator.traces.read.FORMATS`. A round trip is stored as two equal one-way delays."""
+    """A network trace. A round trip is stored as two equal one-way delays.
+
+    Attributes:
+        format: a name of `simulator.traces.read.FORMATS`, or several joined by `+`.
+        down, up: the directions of the link.
+        notes: what the reader assumed, in words.
+    """
 
     format: str
     down: Direction
     up: Direction
+    notes: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -61,12 +71,20 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class Arrivals:
-    """When requests were made. requested_s: float64 [n], seconds since the first, never decreasing. Token counts int64 [n] or None."""
+    """When requests were made.
+
+    Attributes:
+        format: a name of `simulator.traces.read.FORMATS`.
+        requested_s: float64 [n], seconds since the first request, never decreasing.
+        input_tokens, output_tokens: int64 [n], None where the file has none.
+        notes: what the reader assumed, in words.
+    """
 
     format: str
     requested_s: Floats
     input_tokens: NDArray[np.int64] | None = None
     output_tokens: NDArray[np.int64] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -83,8 +101,10 @@ def on_one_grid(
 ) -> tuple[Floats, list[Floats]]:
     """times_s [n] at which any of the series changes before `duration_s`, and the values [n] of each there; shorter ones loop.
 
-    Times are taken to the nanosecond, so that one moment reckoned in two ways is one. Raises TraceError where a short one would loop
-    too often.
+    Times are rounded to the nanosecond, so that one moment computed in two ways is one time.
+
+    Raises:
+        TraceError: a short series would be repeated for more than `MOST_STEPS` steps.
     """
     starts = []
     for one in series:
@@ -102,53 +122,3 @@ def on_one_grid(
         held = one.rate_bps if isinstance(one, RateSeries) else one.values
         values.append(held[place % len(held)])
     return times_s, values
-
-
-def summary(trace: Trace | Arrivals) -> dict[str, Any]:
-    """What `ciar-sim traces show --json` prints.
-
-    Rates: mean, p5, p95 of 1-second bins. rtt_ms: the same over time, not averaged within a second, since a message meets one
-    value. loss_pct: mean over time, and over the directions known. None for what the trace does not say.
-    """
-    if isinstance(trace, Arrivals):
-        return {
-            "format": trace.format,
-            "duration_s": trace.duration_s,
-            "requests": len(trace.requested_s),
-            "rate_per_s": trace.rate_per_s(),
-        }
-    losses = [way.loss.mean() for way in (trace.down, trace.up) if way.loss is not None]
-    packets = [way.packets for way in (trace.down, trace.up) if way.packets is not None]
-    return {
-        "format": trace.format,
-        "duration_s": trace.duration_s,
-        "down_mbps": _rate_figures(trace.down.rate),
-        "up_mbps": _rate_figures(trace.up.rate),
-        "rtt_ms": _delay_figures(trace.rtt_s()),
-        "loss_pct": 100.0 * sum(losses) / len(losses) if losses else None,
-        "packets": sum(packets) if packets else None,
-    }
-
-
-def _rate_figures(rate: RateSeries | None) -> dict[str, float] | None:
-    if rate is None:
-        return None
-    steps_s = np.diff(rate.times_s, append=rate.duration_s)
-    # Rows spread evenly at about a second are bins already; new borders across them would only blur them.
-    about_a_second = 0.8 < steps_s[0] < 1.25 and np.ptp(steps_s) < 1e-6
-    bins_mbps = (rate.rate_bps if about_a_second else rate.binned()) / 1e6
-    p5, p95 = np.percentile(bins_mbps, [5, 95])
-    return _rounded(bins_mbps.mean(), p5, p95)
-
-
-def _delay_figures(delay_s: StepSeries | None) -> dict[str, float] | None:
-    if delay_s is None:
-        return None
-    weights = np.diff(delay_s.times_s, append=delay_s.duration_s)
-    p5, p95 = np.quantile(delay_s.values, [0.05, 0.95], weights=weights, method="inverted_cdf")
-    return _rounded(1e3 * delay_s.mean(), 1e3 * p5, 1e3 * p95)
-
-
-def _rounded(mean: float, p5: float, p95: float) -> dict[str, float]:
-    """To 1e-9, below any measurement: 18.0, not 18.000000000000004."""
-    return {"mean": round(float(mean), 9), "p5": round(float(p5), 9), "p95": round(float(p95), 9)}

@@ -20,7 +20,7 @@ from simulator.network.access import Network
 from simulator.results.columns import REQUEST_COLUMNS
 from simulator.results.tables import Case, requests_table, summary_table
 from tests.simulator.build import DEVICE_COSTS, UniformCosts, call, forward, program, reply
-from tests.simulator.traces.test_traces import ARRIVALS
+from tests.simulator.traces.examples import ARRIVALS
 
 HEAD = "name: t\nmethods: [base]\n"
 POISSON = "workload: {devices: 4, arrivals: {poisson_per_s: 1}, duration_s: 60"

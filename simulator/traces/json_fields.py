@@ -1,0 +1,74 @@
+"""Fields of JSON objects, checked: errors name the key, what was found and what is allowed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from simulator.traces.series import Floats
+from simulator.traces.source import Record, Source
+
+
+def has_keys(item: Any, *keys: str) -> bool:
+    return isinstance(item, dict) and set(keys) <= set(item)
+
+
+def found(value: Any) -> str:
+    return repr(value)[:40]
+
+
+def number(source: Source, value: Any, place: str, most: float, line: int | None = None) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        source.fail(f"key {place}: must be a number >= 0, got {found(value)}", line)
+    if not 0 <= value <= most:
+        source.fail(f"key {place}: must be 0 to {most:g}, got {found(value)}", line)
+    return float(value)
+
+
+def numbers_of(source: Source, records: Sequence[Record], key: str, most: float = 1e20) -> Floats:
+    """float64 [records] of a key that every record must hold."""
+    values = np.empty(len(records))
+    for i, record in enumerate(records):
+        if key not in record.value:
+            names = ", ".join(map(str, record.value))[:80] or "nothing"
+            source.fail(f"key {record.place}{key}: is missing; found: {names}", record.line)
+        values[i] = number(source, record.value[key], f"{record.place}{key}", most, record.line)
+    return values
+
+
+def number_list(source: Source, data: dict[str, Any], key: str, most: float = 1e12) -> Floats:
+    """float64 [n] of a key that holds a list of numbers, at least one."""
+    if not isinstance(data[key], list) or not data[key]:
+        source.fail(f"key {key}: must be a list of numbers, got {found(data[key])}")
+    return np.array([number(source, value, f"{key}[{i}]", most) for i, value in enumerate(data[key])])
+
+
+def objects(source: Source, entries: Any, place: str) -> list[dict[str, Any]]:
+    """A list of JSON objects, at least one."""
+    if not isinstance(entries, list) or not entries:
+        source.fail(f"key {place or '(top)'}: must be a list of objects, got {found(entries)}")
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            source.fail(f"key {place}[{i}]: must be an object, got {found(entry)}")
+    return entries
+
+
+def column(
+    source: Source,
+    entries: list[dict[str, Any]],
+    place: str,
+    key: str,
+    most: float = 1e12,
+    missing: float | None = None,
+) -> Floats:
+    """float64 [entries] of one key. missing: what an absent key stands for; None where it must be there."""
+    values = np.empty(len(entries))
+    for i, entry in enumerate(entries):
+        if entry.get(key) is not None:
+            values[i] = number(source, entry[key], f"{place}[{i}].{key}", most)
+        elif missing is None:
+            names = ", ".join(map(str, entry))[:80] or "nothing"
+            source.fail(f"key {place}[{i}].{key}: is missing; found: {names}")
+        else:
+            values[i] = missing
+    return values

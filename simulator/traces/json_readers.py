@@ -1,0 +1,197 @@
+"""Readers of network traces in JSON: Sabre, OpenNetLab, Genet/Pantheon, iperf3.
+
+Each takes a `Source` of its format and what the user says of it. What the keys mean stands in docs/traces.md.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from simulator.traces.json_fields import column, found, has_keys, number, number_list, objects
+from simulator.traces.series import MOST_BPS, Floats, RateSeries, StepSeries
+from simulator.traces.source import Source, held
+from simulator.traces.timing import both_ways, gap_notes, intervals
+from simulator.traces.trace import Direction, Trace
+from simulator.traces.units import Told
+
+MOST_MBPS = MOST_BPS / 1e6
+
+
+# --- Sabre ------------------------------------------------------------------------------------------------------------------
+
+
+def is_sabre(source: Source) -> bool:
+    head = source.json_head()
+    return isinstance(head, list) and bool(head) and has_keys(head[0], "bandwidth_kbps")
+
+
+def read_sabre(source: Source, said: Told) -> Trace:
+    """Entries played in order and looped: duration_ms, bandwidth_kbps, latency_ms (a round trip; may be absent from all)."""
+    entries = objects(source, source.json(), "")
+    duration_s = column(source, entries, "", "duration_ms") / 1e3
+    rate_bps = column(source, entries, "", "bandwidth_kbps", most=MOST_BPS / 1e3) * 1e3
+    rtt_s = None
+    if any(entry.get("latency_ms") is not None for entry in entries):
+        rtt_s = _played(source, duration_s, column(source, entries, "", "latency_ms") / 1e3)
+    rate = RateSeries(*_segments(source, duration_s, rate_bps, ""))
+    if said.way == "down":
+        return both_ways("sabre-json", rtt_s, None, down=rate)
+    return both_ways("sabre-json", rtt_s, None, up=rate)
+
+
+# --- OpenNetLab -------------------------------------------------------------------------------------------------------------
+
+
+def is_opennetlab(source: Source) -> bool:
+    head = source.json_head()
+    return any(
+        has_keys(head, key) and (head[key] is None or isinstance(head[key], dict)) for key in ("uplink", "downlink")
+    )
+
+
+def read_opennetlab(source: Source, said: Told) -> Trace:
+    """Per direction a trace_pattern of duration ms, capacity kbit/s and, where told, loss (a share) and rtt (ms)."""
+    data = source.json()
+    ways: dict[str, Direction] = {}
+    rtt_s: list[StepSeries] = []
+    for key in ("downlink", "uplink"):
+        section = data.get(key)
+        if section is not None and not isinstance(section, dict):
+            source.fail(f"key {key}: must be an object, got {found(section)}")
+        if not section or section.get("trace_pattern") in (None, []):
+            ways[key] = Direction()
+            continue
+        place = f"{key}.trace_pattern"
+        entries = objects(source, section["trace_pattern"], place)
+        duration_s = column(source, entries, place, "duration") / 1e3
+        rate_bps = column(source, entries, place, "capacity", most=MOST_BPS / 1e3) * 1e3
+        loss = held(column(source, entries, place, "loss", most=1.0, missing=np.nan))
+        rtt_ms = column(source, entries, place, "rtt", missing=np.nan)
+        rtt = held(np.where(rtt_ms == 0.0, np.nan, rtt_ms))
+        if rtt is not None:
+            rtt_s.append(_played(source, duration_s, rtt / 1e3))
+        ways[key] = Direction(
+            RateSeries(*_segments(source, duration_s, rate_bps, place)),
+            loss=None if loss is None else _played(source, duration_s, loss),
+        )
+    down, up = ways["downlink"], ways["uplink"]
+    if down.rate is None and up.rate is None:
+        source.fail("neither downlink nor uplink holds a trace_pattern")
+    # Where one direction alone gives the round trip, the other shares it; where both do, each gives its own half.
+    halves = [StepSeries(one.times_s, one.values / 2.0, one.duration_s) for one in rtt_s]
+    if not halves:
+        return Trace("opennetlab-json", down, up)
+    notes = ("half the round trip each way",)
+    return Trace(
+        "opennetlab-json", Direction(down.rate, halves[0], down.loss), Direction(up.rate, halves[-1], up.loss), notes
+    )
+
+
+# --- Genet, Pantheon --------------------------------------------------------------------------------------------------------
+
+
+def is_pantheon(source: Source) -> bool:
+    return has_keys(source.json_head(), "timestamps", "bandwidths")
+
+
+def read_pantheon(source: Source, said: Told) -> Trace:
+    """timestamps (s); bandwidths (Mbit/s), delays (one-way, ms) and loss (a share), each value from its time stamp on.
+
+    The last time stamp is the end of the trace, so the last value holds for no time.
+    """
+    data = source.json()
+    times_s = number_list(source, data, "timestamps")
+    rates = number_list(source, data, "bandwidths", most=MOST_MBPS)
+    if len(times_s) != len(rates):
+        source.fail(f"key bandwidths: holds {len(rates)} values; allowed: {len(times_s)}, as many as timestamps")
+    for i in np.flatnonzero(np.diff(times_s) < 0):
+        source.fail(f"key timestamps[{i + 1}]: {times_s[i + 1]:g} after {times_s[i]:g}; allowed: never decreasing")
+    from_zero, long = intervals(times_s)
+    if not long.any():
+        source.fail("key timestamps: no duration; two different times are needed")
+    starts_s, duration_s = from_zero[:-1][long], float(from_zero[-1])
+
+    def series_of(key: str, most: float) -> StepSeries | None:
+        if data.get(key) is None:
+            return None
+        whole = data if isinstance(data[key], list) else {key: [data[key]]}
+        values = number_list(source, whole, key, most=most)
+        if len(values) == 1:
+            return StepSeries(np.zeros(1), values, duration_s)
+        if len(values) != len(times_s):
+            source.fail(f"key {key}: holds {len(values)} values; allowed: 1 or {len(times_s)}, as many as timestamps")
+        return StepSeries(starts_s, values[:-1][long], duration_s)
+
+    delay_ms, loss = series_of("delays", 1e9), series_of("loss", 1.0)
+    delay_s = None if delay_ms is None else StepSeries(delay_ms.times_s, delay_ms.values / 1e3, duration_s)
+    rate = RateSeries(starts_s, 1e6 * rates[:-1][long], duration_s)
+    down, up = (
+        Direction(rate if said.way == one else None, delay_s, loss if said.way == one else None)
+        for one in ("down", "up")
+    )
+    notes = gap_notes(source, times_s, None, "the values before it hold")
+    return Trace("pantheon-json", down, up, notes)
+
+
+# --- iperf3 -----------------------------------------------------------------------------------------------------------------
+
+
+def is_iperf3(source: Source) -> bool:
+    return has_keys(source.json_head(), "start", "intervals", "end")
+
+
+def read_iperf3(source: Source, said: Told) -> Trace:
+    """Intervals of `iperf3 --json`; the client is the device: it sends up, with --reverse it receives down, with --bidir both."""
+    data = source.json()
+    if isinstance(data.get("error"), str):
+        source.fail(f"iperf3 ended with an error: {data['error'][:60]!r}; allowed: finished tests")
+    entries = objects(source, data["intervals"], "intervals")
+    start = data["start"] if isinstance(data["start"], dict) else {}
+    test = start.get("test_start")
+    test = test if isinstance(test, dict) else {}
+    forward: tuple[str, str] = ("down", "up") if test.get("reverse") in (1, True) else ("up", "down")
+    rates = {}
+    for key, way in zip(("sum", "sum_bidir_reverse"), forward, strict=True):
+        kept = [
+            (i, entry[key])
+            for i, entry in enumerate(entries)
+            if isinstance(entry.get(key), dict) and entry[key].get("omitted") is not True
+        ]
+        if kept:
+            rates[way] = _iperf3_rate(source, kept, key)
+    if not rates:
+        source.fail("key intervals: none holds a sum that was not omitted; allowed: at least one")
+    notes = ["the iperf3 client is the device", "what the flow got over each interval"]
+    if test.get("protocol") == "UDP":
+        notes.append("UDP: the rate that was sent, which is not what arrived")
+    return Trace("iperf3-json", Direction(rate=rates.get("down")), Direction(rate=rates.get("up")), tuple(notes))
+
+
+def _iperf3_rate(source: Source, kept: list[tuple[int, dict[str, Any]]], key: str) -> RateSeries:
+    starts: list[float] = []
+    ends: list[float] = []
+    rates: list[float] = []
+    for i, entry in kept:
+        for values, name, most in ((starts, "start", 1e9), (ends, "end", 1e9), (rates, "bits_per_second", MOST_BPS)):
+            values.append(number(source, entry.get(name), f"intervals[{i}].{key}.{name}", most))
+        if ends[-1] < starts[-1] or (len(starts) > 1 and starts[-1] < starts[-2]):
+            source.fail(f"key intervals[{i}].{key}: start and end must rise, got {starts[-1]:g} and {ends[-1]:g}")
+    edges_s = np.array([*starts, ends[-1]]) - starts[0]
+    from_zero, long = intervals(edges_s)
+    if not long.any():
+        source.fail(f"key intervals: {key} has no duration; allowed: > 0 s")
+    return RateSeries(from_zero[:-1][long], np.array(rates)[long], float(from_zero[-1]))
+
+
+def _segments(source: Source, durations_s: Floats, values: Floats, place: str) -> tuple[Floats, Floats, float]:
+    """Start times, values and whole duration of segments played in order; a segment of no duration says nothing."""
+    if not durations_s.sum() > 0.0:
+        source.fail(f"key {place or '(top)'}: the durations add up to 0; allowed: > 0")
+    ends_s = np.cumsum(durations_s)
+    starts_s = np.append(0.0, ends_s[:-1])
+    long = ends_s > starts_s
+    return starts_s[long], values[long], float(ends_s[-1])
+
+
+def _played(source: Source, durations_s: Floats, values: Floats) -> StepSeries:
+    return StepSeries(*_segments(source, durations_s, values, ""))

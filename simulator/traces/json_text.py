@@ -1,0 +1,85 @@
+"""JSON text: one document, an array, one document a line, or documents one after another."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+_BEGINS = re.compile(r'\{\s*["}]|\[\s*[{\["\]]')  # other brackets open log lines and the like
+
+
+class _Twice(Exception):
+    """A key stands twice in one object."""
+
+
+@dataclass
+class Documents:
+    """The documents of a text, as far as it can be read.
+
+    Attributes:
+        found: (line on which it begins, value) of each document.
+        error: (line, what is wrong) of what follows them; None where nothing does.
+    """
+
+    found: list[tuple[int, Any]] = field(default_factory=list)
+    error: tuple[int, str] | None = None
+
+
+def _integer(text: str) -> float:
+    return int(text) if len(text) < 300 else float(text)  # int() refuses thousands of digits; float() gives infinity
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+
+
+def begins_like_json(text: str) -> bool:
+    """Whether the text begins as a JSON object, or as an array of objects, arrays or strings."""
+    return _BEGINS.match(text.lstrip()) is not None
+
+
+def documents(text: str) -> Documents:
+    """Read documents one after another until the text ends or cannot be read on."""
+    result = Documents()
+    place = _BLANK.match(text).end()  # type: ignore[union-attr]  # it matches everywhere
+    line = 1 + text.count("\n", 0, place)
+    while place < len(text):
+        try:
+            value, end = _DECODER.raw_decode(text, place)
+        except RecursionError:
+            result.error = (line, "is JSON nested too deeply for any trace")
+        except _Twice as twice:
+            result.error = (line, f"key {str(twice)[:40]!r} stands twice in one object")
+        except json.JSONDecodeError as error:
+            result.error = (line if result.found else error.lineno, f"damaged or cut-off JSON: {error.msg}")
+        if result.error is not None:
+            return result
+        result.found.append((line, value))
+        next_place = _BLANK.match(text, end).end()  # type: ignore[union-attr]
+        line += text.count("\n", place, next_place)
+        place = next_place
+    return result
+
+
+def item_lines(text: str) -> list[int]:
+    """The line on which each item of the array that the text consists of begins."""
+    lines: list[int] = []
+    line = 1
+    place = text.index("[") + 1
+    line += text.count("\n", 0, place)
+    while True:
+        start = re.compile(r"[ \t\r\n,]*").match(text, place).end()  # type: ignore[union-attr]
+        line += text.count("\n", place, start)
+        if text[start] == "]":
+            return lines
+        lines.append(line)
+        _, place = _DECODER.raw_decode(text, start)
+        line += text.count("\n", start, place)

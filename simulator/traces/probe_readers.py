@@ -1,0 +1,339 @@
+"""Readers of logs of phones and probes: G-NetTrack, ping as CSV, the output of `ping`, RIPE Atlas.
+
+An unanswered probe is a loss. Three or more in a row are an outage, in which every packet is lost; the others make a share that is
+the same over the rest of the log. A probe crosses the link twice, so each direction loses 1 - sqrt(1 - share).
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+
+from simulator.traces.json_fields import numbers_of
+from simulator.traces.series import Floats, RateSeries, StepSeries
+from simulator.traces.source import Source, Table, held
+from simulator.traces.timing import both_ways, gap_notes, intervals
+from simulator.traces.trace import Trace
+from simulator.traces.units import Told
+
+DAY_S = 86400.0
+OUTAGE_PROBES = 3  # unanswered in a row; at 10 % loss one in a thousand probes begins such a run by chance
+SPLIT_S = 5.0  # between G-NetTrack rows; stamps that skip are at most 3 s apart
+UNANSWERED = frozenset(
+    [
+        "",
+        "-",
+        "*",
+        "nan",
+        "n/a",
+        "na",
+        "none",
+        "null",
+        "lost",
+        "timeout",
+        "timed out",
+        "request timed out",
+        "request timed out.",
+    ]
+)  # as cells, in lower case
+
+
+def probed(
+    name: str, source: Source, times_s: Floats, rtt_ms: Floats, lines: Sequence[int] | None, notes: tuple[str, ...]
+) -> Trace:
+    """A trace of single probes.
+
+    Args:
+        name: of the format.
+        source: the file, named in errors.
+        times_s: float64 [n], when each probe was sent, never decreasing.
+        rtt_ms: float64 [n], NaN for an unanswered probe.
+        lines: line number of each probe, or None.
+        notes: what the reader assumed.
+    """
+    source_lines = range(len(times_s)) if lines is None else lines
+    source.need(
+        ~(rtt_ms == 0.0), source_lines, rtt_ms, "a round trip must be > 0 ms (an unanswered probe has no number)"
+    )
+    filled = held(rtt_ms)
+    if filled is None:
+        source.fail("no probe was answered; allowed: at least one round trip")
+    from_zero, long = intervals(times_s)
+    if not long.any():
+        source.fail("two probes at different times are needed")
+    lost = np.isnan(rtt_ms)
+    last = np.append(long, True)  # of probes at one time the last counts
+    duration_s = float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
+    loss = None
+    if lost.any():
+        outage = _runs(lost)
+        share = float((lost & ~outage).sum() / max(1, (~outage).sum()))
+        each_way = np.where(outage, 1.0, 1.0 - np.sqrt(1.0 - share))
+        loss = StepSeries(from_zero[last], each_way[last], duration_s)
+        notes = (
+            *notes,
+            f"{int(lost.sum())} of {len(lost)} probes unanswered: {int(outage.sum())} in outages of {OUTAGE_PROBES} or more "
+            f"in a row, where every packet is lost; of the others {100 * share:.3g} %, split evenly over both directions; "
+            "the round trip before an unanswered probe holds",
+        )
+    notes = (*notes, "half the round trip each way", *gap_notes(source, times_s, lines, "the values before it hold"))
+    return both_ways(name, StepSeries(from_zero[last], filled[last] / 1e3, duration_s), loss, notes)
+
+
+def _runs(lost: np.ndarray) -> np.ndarray:
+    """bool [n]: whether each probe is in a run of at least `OUTAGE_PROBES` lost ones."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], lost, [False]]).astype(np.int8)))
+    found = np.zeros(len(lost), dtype=bool)
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        found[begin:end] = end - begin >= OUTAGE_PROBES
+    return found
+
+
+# --- ping as CSV ------------------------------------------------------------------------------------------------------------
+
+
+def is_ping_csv(source: Source) -> bool:
+    return source.has_columns("Probe Number", "RTT [ms]", "Probe Send Time")
+
+
+def read_ping_csv(source: Source, said: Told) -> Trace:
+    """A probe a row, sent at a time of day. A skipped probe number is an unanswered probe; its time is interpolated."""
+    table = source.table()
+    times_s: list[float] = []
+    for text, line in zip(table.texts("Probe Send Time"), table.lines, strict=True):
+        try:
+            sent = datetime.strptime(text, "%H:%M:%S")
+        except ValueError:
+            source.fail(f"Probe Send Time {text[:40]!r}; allowed: HH:MM:SS", line)
+        time_s = sent.hour * 3600.0 + sent.minute * 60.0 + sent.second
+        if times_s and time_s < times_s[-1] - DAY_S / 2.0:  # past midnight
+            time_s += DAY_S
+        times_s.append(time_s)
+    rtt_ms = _round_trips(table, "RTT [ms]")
+    source.need_sorted(np.array(times_s), table.lines, "Probe Send Time (in s)")
+    numbers = table.numbers("Probe Number")
+    source.need(numbers == np.floor(numbers), table.lines, numbers, "Probe Number must be a whole number")
+    steps = np.diff(numbers)
+    if (steps < 1).any() or steps.sum() > 10 * len(numbers) + 1000:  # no running number: nothing is missing by it
+        return probed("ping-csv", source, np.array(times_s), rtt_ms, table.lines, ())
+    every = np.arange(numbers[0], numbers[-1] + 1)
+    place = np.searchsorted(numbers, every)
+    present = numbers[place] == every
+    all_ms = np.where(present, rtt_ms[place], np.nan)
+    missing = int((~present).sum())
+    notes = (f"{missing} probe numbers are missing: unanswered",) if missing else ()
+    lines = np.array(table.lines)[place].tolist()
+    return probed(
+        "ping-csv", source, np.asarray(np.interp(every, numbers, times_s), dtype=np.float64), all_ms, lines, notes
+    )
+
+
+def _round_trips(table: Table, column: str) -> Floats:
+    """float64 [rows], ms; NaN for an unanswered probe."""
+    cells = ["" if cell.lower() in UNANSWERED else cell for cell in table.texts(column)]
+    values = table.source.parse([[cell] for cell in cells], table.lines, np.nan)
+    table.source.need(~(values < 0.0), table.lines, values, f"{column} must be > 0, or empty for an unanswered probe")
+    return values
+
+
+# --- output of `ping` -------------------------------------------------------------------------------------------------------
+
+_REPLY = re.compile(r"icmp_seq[=\s](\d+)\b.*?\btime[=<]\s*([\d.]+)\s*ms")  # Linux, macOS, BusyBox with seq= below
+_REPLY_BUSYBOX = re.compile(r"\bseq=(\d+)\b.*?\btime[=<]\s*([\d.]+)\s*ms")
+_REPLY_WINDOWS = re.compile(r"^Reply from .*\btime[=<]\s*([\d.]+)\s*ms")
+_NO_REPLY_WINDOWS = re.compile(r"^(Request timed out|Reply from .*unreachable|General failure)")
+_NO_REPLY = re.compile(r"icmp_seq[=\s](\d+)")
+_STAMP = re.compile(r"^\[(\d+\.\d+)\]")
+_SENT = re.compile(r"^(\d+) packets transmitted")
+_TOOK = re.compile(r"\btime (\d+)\s*ms$")
+MOST_PROBES = 10**7
+SEQUENCE = 65536  # numbers of probes begin again after it
+
+
+def is_ping_text(source: Source) -> bool:
+    head = [text for _, text in source.lines[:20]]
+    return any(_REPLY.search(text) or _REPLY_BUSYBOX.search(text) or _REPLY_WINDOWS.search(text) for text in head)
+
+
+def read_ping_text(source: Source, said: Told) -> Trace:
+    """What `ping` prints on Linux, macOS, BusyBox or Windows (in English). Numbers without a reply are unanswered probes."""
+    replies: dict[int, tuple[int, float]] = {}  # number -> line, round trip in ms
+    stamps: dict[int, float] = {}
+    sent, took_ms, turn, highest, lowest = 0, None, 0, -1, None
+    for line, text in source.lines:
+        reply = _REPLY.search(text) or _REPLY_BUSYBOX.search(text)
+        windows = _REPLY_WINDOWS.search(text)
+        other = _NO_REPLY.search(text)
+        if reply or other:
+            number = int((reply or other).group(1)) + turn  # type: ignore[union-attr]
+            if number < highest - SEQUENCE // 2:
+                turn += SEQUENCE
+                number += SEQUENCE
+        elif windows or _NO_REPLY_WINDOWS.search(text):
+            number = highest + 1
+        else:
+            found, took = _SENT.search(text), _TOOK.search(text)
+            if found:
+                sent = int(found.group(1))
+                took_ms = float(took.group(1)) if took else None
+            continue
+        if number - max(highest, 0) > SEQUENCE:
+            source.fail(f"icmp_seq {number} stands far after {highest}; allowed: numbers that rise", line)
+        highest = max(highest, number)
+        lowest = number if lowest is None else min(lowest, number)
+        ms = float((reply or windows).groups()[-1]) if reply or windows else None  # type: ignore[union-attr]
+        if ms is not None and number not in replies:  # a second reply to one probe is a duplicate
+            replies[number] = (line, ms)
+            stamp = _STAMP.search(text)
+            if stamp:
+                stamps[number] = float(stamp.group(1)) - ms / 1e3
+    first = min(lowest or 0, 1) if sent else (lowest or 0)
+    count = max(highest - first + 1, sent)
+    if count > min(MOST_PROBES, highest - first + 1 + SEQUENCE):
+        source.fail(
+            f"{sent} packets transmitted, of which the last reply is to number {highest}; allowed: up to {SEQUENCE} more"
+        )
+    numbers = np.arange(first, first + count)
+    rtt_ms = np.array([replies[n][1] if n in replies else np.nan for n in numbers.tolist()])
+    lines = [replies[n][0] if n in replies else source.lines[0][0] for n in numbers.tolist()]
+    if len(stamps) > 1 and (span_s := max(stamps.values()) - min(stamps.values())) > 0:
+        step_s = span_s / (max(stamps) - min(stamps))
+        note = f"probes {step_s:.4g} s apart, by the time stamps"
+    elif took_ms and sent > 1:
+        step_s = took_ms / 1e3 / (sent - 1)
+        note = f"probes {step_s:.4g} s apart, by the statistics at the end"
+    else:
+        step_s, note = 1.0, "probes 1 s apart, assumed: the default of ping; the output tells no times"
+    times_s = np.arange(count, dtype=np.float64) * step_s
+    return probed("ping-text", source, times_s, rtt_ms, lines, (note,))
+
+
+# --- RIPE Atlas -------------------------------------------------------------------------------------------------------------
+
+
+def is_ripe_atlas(source: Source) -> bool:
+    return {"msm_id", "prb_id", "timestamp"} <= set(source.first_record)
+
+
+def read_ripe_atlas(source: Source, said: Told) -> Trace:
+    """Ping results of one probe: per result a Unix time and the round trips of its packets, mostly three."""
+    records = source.records()
+    times_s = numbers_of(source, records, "timestamp")
+    rtt_ms, lost = np.full(len(records), np.nan), np.zeros(len(records))
+    first = records[0].value
+    for i, record in enumerate(records):
+        value = record.value
+        for key in ("prb_id", "msm_id"):
+            if value.get(key) != first[key]:
+                found = f"{str(value.get(key))[:20]} beside {str(first[key])[:20]}"
+                source.fail(
+                    f"key {record.place}{key}: {found}; allowed: one probe and one measurement a file", record.line
+                )
+        packets = value.get("result")
+        if value.get("type", "ping") != "ping" or not isinstance(packets, list) or not packets:
+            source.fail(f"key {record.place}result: must be a list of the packets of a ping", record.line)
+        found_ms = []
+        for packet in packets:
+            rtt = packet.get("rtt") if isinstance(packet, dict) else None
+            if rtt is None:
+                continue
+            if isinstance(rtt, bool) or not isinstance(rtt, int | float) or not 0 < rtt <= 1e7:
+                source.fail(
+                    f"key {record.place}result: rtt must be a number > 0 (ms), got {repr(rtt)[:40]}", record.line
+                )
+            found_ms.append(float(rtt))
+        lost[i] = 1.0 - len(found_ms) / len(packets)
+        if found_ms:
+            rtt_ms[i] = np.mean(found_ms)
+    lines = [record.line for record in records]
+    source.need_sorted(times_s, lines, "timestamp")
+    filled = held(rtt_ms)
+    if filled is None:
+        source.fail("no packet was answered; allowed: at least one round trip")
+    from_zero, long = intervals(times_s)
+    if not long.any():
+        source.fail("two results at different times are needed")
+    last = np.append(long, True)
+    duration_s = float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
+    loss = None
+    notes: tuple[str, ...] = (
+        "the mean round trip of a result's packets, half of it each way, holds until the next result",
+    )
+    if lost.any():
+        loss = StepSeries(from_zero[last], (1.0 - np.sqrt(1.0 - lost))[last], duration_s)
+        notes += ("unanswered packets are losses, split evenly over both directions",)
+    notes += gap_notes(source, times_s, lines, "the values before it hold")
+    return both_ways("ripe-atlas", StepSeries(from_zero[last], filled[last] / 1e3, duration_s), loss, notes)
+
+
+# --- G-NetTrack -------------------------------------------------------------------------------------------------------------
+
+
+def is_gnettrack(source: Source) -> bool:
+    return source.has_columns("Timestamp", "NetworkMode", "DL_bitrate")
+
+
+def read_gnettrack(source: Source, said: Told) -> Trace:
+    """One row about every second, DL_bitrate and UL_bitrate in kbit/s, pings on some rows.
+
+    Stamps are whole seconds that repeat and skip, so rows are spread evenly from the first to the last, in each stretch without a
+    gap of more than 5 s. `-` or an empty cell holds the last value.
+    """
+    table = source.table()
+    stamps = [_stamp(source, text, line) for text, line in zip(table.texts("Timestamp"), table.lines, strict=True)]
+    times_s = np.array(stamps)
+    source.need_sorted(times_s, table.lines, "Timestamp (in s)")
+    duration_s = float(times_s[-1] - times_s[0])
+    if duration_s <= 0:
+        source.fail("has no duration: two different time stamps are needed")
+    kept, starts_s = _spread(times_s - times_s[0])
+
+    def column_of(name: str, scale: float) -> Floats | None:
+        if name not in table.names:
+            return None
+        filled = held(table.numbers(name, missing="-"))
+        return None if filled is None else filled * scale
+
+    down, up, ping, lost = (
+        column_of(name, scale)
+        for name, scale in (("DL_bitrate", 1e3), ("UL_bitrate", 1e3), ("PINGAVG", 1e-3), ("PINGLOSS", 1e-2))
+    )
+    if down is None:
+        source.fail("column 'DL_bitrate' holds no value")
+    if lost is not None and lost.max() > 1.0:
+        source.fail(f"PINGLOSS must be 0 to 100 %, got {100 * lost.max():g}")
+    notes = gap_notes(source, times_s, table.lines, "the values before it hold")
+    return both_ways(
+        "gnettrack",
+        None if ping is None else StepSeries(starts_s, ping[kept], duration_s),
+        None if lost is None else StepSeries(starts_s, 1.0 - np.sqrt(1.0 - lost[kept]), duration_s),
+        notes,
+        down=RateSeries(starts_s, down[kept], duration_s),
+        up=None if up is None else RateSeries(starts_s, up[kept], duration_s),
+    )
+
+
+def _spread(times_s: Floats) -> tuple[np.ndarray, Floats]:
+    """Rows that are kept [k], and their start times [k]: even in each stretch between gaps. The last row ends at the last time."""
+    borders = [0, *(np.flatnonzero(np.diff(times_s) > SPLIT_S) + 1).tolist(), len(times_s)]
+    kept, starts = [], []
+    for begin, end in pairwise(borders):
+        span_s = float(times_s[end - 1] - times_s[begin])
+        if span_s == 0.0:  # of rows at one time the last counts; the last row of all needs time to hold
+            if times_s[begin] < times_s[-1]:
+                kept.append([end - 1])
+                starts.append([times_s[begin]])
+            continue
+        kept.append(list(range(begin, end)))
+        starts.append(times_s[begin] + np.arange(end - begin) * (span_s / (end - begin)))
+    return np.concatenate(kept), np.concatenate(starts)
+
+
+def _stamp(source: Source, text: str, line: int) -> float:
+    try:
+        stamp = datetime.strptime(text, "%Y.%m.%d_%H.%M.%S")
+    except ValueError:
+        source.fail(f"Timestamp {text[:40]!r}; allowed: YYYY.MM.DD_HH.MM.SS", line)
+    return (stamp - datetime(1970, 1, 1)).total_seconds()  # local time without a zone

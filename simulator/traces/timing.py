@@ -1,0 +1,66 @@
+"""Time stamps of a trace: intervals between them, and gaps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.traces.series import Floats, RateSeries, StepSeries
+from simulator.traces.source import Source
+from simulator.traces.trace import Direction, Trace
+from simulator.traces.units import Way
+
+NOTED_GAP_STEPS = 3.0  # median steps; a longer one is named
+LONGEST_GAP_S, LONGEST_GAP_STEPS = 60.0, 100.0  # a gap beyond both is refused
+
+
+def intervals(times_s: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Times counted from the first [n], and whether each interval between two of them has any length [n - 1]."""
+    from_zero = np.asarray(times_s - times_s[0], dtype=np.float64)
+    return from_zero, np.diff(from_zero) > 0.0
+
+
+def gap_notes(source: Source, times_s: Floats, lines: Sequence[int] | None, rule: str) -> tuple[str, ...]:
+    """What to say of gaps in time stamps: nothing, or one note that names the longest and the rule.
+
+    Args:
+        source: the file, named in errors.
+        times_s: float64 [n], seconds, never decreasing, with at least two different values.
+        lines: line number of each time; None where lines are not the place to look (JSON arrays).
+        rule: what is done in a gap.
+
+    Raises:
+        TraceError: a gap is longer than 60 s and than 100 median steps.
+    """
+    steps_s = np.diff(times_s)
+    median_s = float(np.median(steps_s[steps_s > 0]))
+    most_s = max(LONGEST_GAP_S, LONGEST_GAP_STEPS * median_s)
+    wrong = np.flatnonzero(steps_s > most_s)
+    if wrong.size:
+        i = int(wrong[0]) + 1
+        found = f"time jumps by {steps_s[i - 1]:g} s; allowed: {most_s:g} s, which is 60 s or 100 median steps"
+        source.fail(f"{found} (are two units mixed? else cut the trace in two)", None if lines is None else lines[i])
+    gaps = np.flatnonzero(steps_s > NOTED_GAP_STEPS * median_s)
+    if not gaps.size:
+        return ()
+    longest = int(gaps[np.argmax(steps_s[gaps])])
+    where = "" if lines is None else f" before line {lines[longest + 1]}"
+    number = f"{gaps.size} gap{'s' if gaps.size > 1 else ''} of more than {NOTED_GAP_STEPS:g} median steps"
+    return (f"{number}, the longest {steps_s[longest]:.4g} s{where}: {rule}",)
+
+
+def one_way(name: str, way: Way, part: Direction, notes: tuple[str, ...] = ()) -> Trace:
+    return Trace(name, *((part, Direction()) if way == "down" else (Direction(), part)), notes)
+
+
+def both_ways(
+    name: str,
+    rtt_s: StepSeries | None,
+    loss: StepSeries | None,
+    notes: tuple[str, ...] = (),
+    down: RateSeries | None = None,
+    up: RateSeries | None = None,
+) -> Trace:
+    """A round trip, halved, and a loss that hold alike in both directions."""
+    delay_s = None if rtt_s is None else StepSeries(rtt_s.times_s, rtt_s.values / 2.0, rtt_s.duration_s)
+    return Trace(name, Direction(down, delay_s, loss), Direction(up, delay_s, loss), notes)

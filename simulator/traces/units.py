@@ -1,0 +1,147 @@
+"""Units of time and rate in files that do not state them: told by the user, shown by evidence, or asked for."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from simulator.core.errors import TraceError
+from simulator.traces.series import Floats
+from simulator.traces.source import Source
+
+Way = Literal["down", "up"]
+
+TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+RATE_UNITS = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9, "B/s": 8.0, "kB/s": 8e3, "MB/s": 8e6}
+_ALIASES = {"bps": "bit/s", "kbps": "kbit/s", "Mbps": "Mbit/s", "Gbps": "Gbit/s"}
+
+UNIX_S = (946_684_800.0, 4_102_444_800.0)  # 2000 to 2100: such a number is a Unix time in that unit
+STEP_S = (0.9e-3, 15.0)  # median steps of the bandwidth traces that are published: 0.2 to 5 s
+LENGTH_S = 12 * 3600.0  # longer than any published bandwidth trace
+RATE_MBPS = (0.01, 1500.0)  # medians of published traces: 0.3 (3G) to 1200 (mmWave)
+PEAK_MBPS = 1e5
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the user says of a file because the file may not say it.
+
+    Attributes:
+        direction: of rates; None where the user says nothing, which is the downlink.
+        time_unit: a key of `TIME_UNITS`, None where the user says nothing.
+        rate_unit: a key of `RATE_UNITS`, likewise.
+    """
+
+    direction: Way | None = None
+    time_unit: str | None = None
+    rate_unit: str | None = None
+
+    @property
+    def way(self) -> Way:
+        return self.direction or "down"
+
+
+NOTHING_TOLD = Told()
+
+
+def told(direction: Way | None = None, unit: str | None = None) -> Told:
+    """`Told` from the text of a `unit:` key or `--unit` option, such as "ms", "kbit/s" or "ms kbit/s".
+
+    Raises:
+        TraceError: the text names no unit, or two of one kind.
+    """
+    if unit is None:
+        return Told(direction)
+    found: dict[str, str] = {}
+    words = [_ALIASES.get(word, word) for word in re.split(r"[\s,]+", unit.strip())]
+    for word in words:
+        kind = "time_unit" if word in TIME_UNITS else "rate_unit"
+        if word not in {**TIME_UNITS, **RATE_UNITS} or kind in found:
+            raise TraceError(
+                f"unit {unit[:40]!r}: allowed: one of {', '.join(TIME_UNITS)} for times, one of {', '.join(RATE_UNITS)} "
+                "for rates, or one of each, e.g. 'ms kbit/s'"
+            )
+        found[kind] = word
+    return Told(direction, **found)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit and how it is known. factor: of the base unit, seconds or bit/s."""
+
+    factor: float
+    note: str
+
+
+def ask_for_unit(source: Source, what: str, found: str, units: dict[str, float]) -> TraceError:
+    """The error to raise where nothing tells a unit. found: what was found; units: what may be said."""
+    return TraceError(
+        f"{source.path}: the unit of {what} is not stated and cannot be inferred: {found}; "
+        f"say it with `unit:` in the scenario or `--unit`; allowed: {', '.join(units)}"
+    )
+
+
+def unit_of_steps(source: Source, said: Told, times: Floats, usual: str, least_s: float = STEP_S[0]) -> Unit:
+    """The unit of rising times of a bandwidth trace.
+
+    Args:
+        source: the file, named in errors.
+        said: what the user says; it decides.
+        times: float64 [n], never decreasing, at least two of them different.
+        usual: the unit by the format's convention, taken where it is plausible.
+        least_s: the shortest plausible median step in seconds.
+
+    Raises:
+        TraceError: the user does not say the unit, and the convention gives an implausible trace.
+    """
+    if said.time_unit is not None:
+        return Unit(TIME_UNITS[said.time_unit], f"times in {said.time_unit}, as told")
+    steps = np.diff(times)
+    step, length, first = float(np.median(steps[steps > 0])), float(times[-1] - times[0]), float(times[0])
+    for unit, factor in TIME_UNITS.items():
+        if UNIX_S[0] <= first * factor <= UNIX_S[1] and STEP_S[0] <= step * factor <= 3600.0:
+            return Unit(factor, f"times in {unit}: they are Unix times")
+    factor = TIME_UNITS[usual]
+    if least_s <= step * factor <= STEP_S[1] and length * factor <= LENGTH_S:
+        return Unit(
+            factor, f"times in {usual}, assumed: the format's convention, and a plausible median step of {step:g}"
+        )
+    raise ask_for_unit(source, "time", f"the median step is {step:.6g} and the whole length {length:.6g}", TIME_UNITS)
+
+
+def unit_of_rates(source: Source, said: Told, rates: Floats) -> Unit:
+    """The unit of rates whose format's convention is Mbit/s. Arguments and errors as `unit_of_steps`."""
+    if said.rate_unit is not None:
+        return Unit(RATE_UNITS[said.rate_unit], f"rates in {said.rate_unit}, as told")
+    positive = rates[rates > 0]
+    median, peak = (float(np.median(positive)), float(positive.max())) if positive.size else (1.0, 1.0)
+    if RATE_MBPS[0] <= median <= RATE_MBPS[1] and peak <= PEAK_MBPS:
+        return Unit(1e6, f"rates in Mbit/s, assumed: the format's convention, and a plausible median of {median:g}")
+    raise ask_for_unit(source, "rates", f"the median rate is {median:.6g} and the highest {peak:.6g}", RATE_UNITS)
+
+
+def unit_of_arrivals(
+    source: Source, said: Told, stated: str | None, why: str, evidence: Callable[[], str | None]
+) -> Unit:
+    """The unit of request times.
+
+    Args:
+        source: the file, named in errors.
+        said: what the user says.
+        stated: the unit that the layout states; None where it states none.
+        why: how it states it, for the note.
+        evidence: the unit by what the numbers show, asked only where neither the user nor the layout says it.
+
+    Raises:
+        TraceError: nothing tells the unit, or the user contradicts the layout.
+    """
+    if stated is not None:
+        return Unit(TIME_UNITS[stated], f"times in {stated}: {why}")
+    if said.time_unit is not None:
+        return Unit(TIME_UNITS[said.time_unit], f"times in {said.time_unit}, as told")
+    shown = evidence()
+    if shown is None:
+        raise ask_for_unit(source, "time", why, TIME_UNITS)
+    return Unit(TIME_UNITS[shown], f"times in {shown}, inferred: {why}")

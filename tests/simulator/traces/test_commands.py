@@ -1,0 +1,28 @@
+"""`ciar-sim traces show | import`."""
+
+import json
+from pathlib import Path
+
+from simulator.traces.read import read
+from simulator.traces.summary import summary
+from tests.simulator.traces.examples import GNETTRACK, MOONCAKE, call, file
+
+
+def test_show_and_import(tmp_path: Path) -> None:
+    path = file(tmp_path, GNETTRACK)
+    result = call("show", path, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == summary(read([path]))
+    assert not list(tmp_path.glob("*.png"))
+    result = call("show", path)
+    assert "lower bound" in result.stdout
+    assert (tmp_path / "trace.dat.png").read_bytes().startswith(b"\x89PNG")
+    result = call("import", path, "--out", tmp_path / "own.csv")
+    assert result.exit_code == 0
+    lines = (tmp_path / "own.csv").read_text().splitlines()
+    assert lines[0] == "# from trace.dat (gnettrack)"
+    assert lines[1].startswith("# what the phone received: a lower bound")
+    header = next(line for line in lines if not line.startswith("#"))
+    assert header == "time_s,down_mbps,up_mbps,rtt_ms,loss_pct"
+    assert call("show", file(tmp_path, MOONCAKE, "m"), "--out", tmp_path / "m.png").exit_code == 0
+    assert (tmp_path / "m.png").exists()

@@ -1,0 +1,146 @@
+"""Probes without an answer, rows that are missing, and gaps in time."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.core.errors import TraceError
+from simulator.traces.read import read_trace
+from simulator.traces.summary import summary
+from tests.simulator.traces.examples import GNETTRACK, file
+
+HEADER = "Probe Number,RTT [ms],Probe Send Time\n"
+
+
+def log_of(cells: list[str], numbers: list[int] | None = None) -> str:
+    numbers = numbers or list(range(1, len(cells) + 1))
+    return HEADER + "".join(
+        f"{n},{cell},10:{n // 60:02d}:{n % 60:02d}\n" for n, cell in zip(numbers, cells, strict=True)
+    )
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=50).filter(any))
+def test_the_same_losses_however_a_log_writes_them(
+    tmp_path_factory: pytest.TempPathFactory, answered: list[bool]
+) -> None:
+    """An empty cell, a word, and a missing row are one thing: an unanswered probe."""
+    folder = tmp_path_factory.getbasetemp()
+    answered = [True, *answered, True]  # a missing row shows only between others
+    present = [i + 1 for i, one in enumerate(answered) if one]
+    logs = [
+        log_of(["20" if one else "" for one in answered]),
+        log_of(["20" if one else "Request timed out." for one in answered]),
+        log_of(["20"] * len(present), present),
+    ]
+    ping = "PING x\n" + "".join(f"64 bytes from x: icmp_seq={n} ttl=9 time=20 ms\n" for n in present)
+    figures = [summary(read_trace([file(folder, content, "log")])) for content in (*logs, ping)]
+    assert len({str(one["loss_pct"]) for one in figures}) == 1
+    assert len({one["duration_s"] for one in figures}) == 1
+    assert (figures[0]["loss_pct"] is None) == all(answered)
+
+
+def test_single_losses_are_a_share_and_runs_are_outages(tmp_path: Path) -> None:
+    cells = ["20", "", "30", "30", "", "", "", "40", "40", "40"]
+    trace = read_trace([file(tmp_path, log_of(cells))])
+    loss, delay_s = trace.down.loss, trace.up.delay_s
+    assert loss is not None
+    assert delay_s is not None
+    each_way = 1 - math.sqrt(1 - 1 / 7)
+    assert loss.values.tolist() == pytest.approx([each_way] * 4 + [1.0] * 3 + [each_way] * 3)
+    assert (2e3 * delay_s.values).tolist() == pytest.approx([20, 20, 30, 30, 30, 30, 30, 40, 40, 40])
+    assert any("4 of 10 probes unanswered: 3 in outages" in note for note in trace.notes)
+
+
+def test_a_log_without_any_answer_is_refused(tmp_path: Path) -> None:
+    for cells, message in (
+        (["", "-", "*"], "no probe was answered"),
+        (["20", "0", "20"], ":3: a round trip must be > 0"),
+    ):
+        with pytest.raises(TraceError, match=message):
+            read_trace([file(tmp_path, log_of(cells))])
+
+
+PINGS = {
+    "Linux with time stamps": (
+        "PING x\n"
+        + "".join(f"[{1700000000 + n / 2:.3f}] 64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (1, 2, 4)),
+        2.0,
+    ),
+    "macOS": (
+        "PING x: 56 data bytes\n64 bytes from x: icmp_seq=0 ttl=9 time=0.1 ms\n64 bytes from x: icmp_seq=1 ttl=9 time=0.1 ms\n"
+        "Request timeout for icmp_seq 2\n64 bytes from x: icmp_seq=3 ttl=9 time=0.1 ms\n",
+        4.0,
+    ),
+    "BusyBox": ("PING x\n" + "".join(f"64 bytes from x: seq={n} ttl=9 time=0.1 ms\n" for n in (0, 1, 3)), 4.0),
+    "Windows": (
+        "Pinging x\nReply from x: bytes=32 time=1ms TTL=9\nReply from x: bytes=32 time<1ms TTL=9\nRequest timed out.\n"
+        "Reply from x: bytes=32 time=1ms TTL=9\n",
+        4.0,
+    ),
+    "a duplicate": (
+        "PING x\n" + "".join(f"64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (1, 2, 2, 4)),
+        4.0,
+    ),
+    "numbers that begin again": (
+        "".join(f"64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (65534, 65535, 1)),
+        4.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PINGS)
+def test_ping_of_every_system(case: str, tmp_path: Path) -> None:
+    content, duration_s = PINGS[case]
+    figures = summary(read_trace([file(tmp_path, content)]))
+    assert figures["format"] == "ping-text"
+    assert figures["duration_s"] == pytest.approx(duration_s, abs=1e-3)
+    assert figures["loss_pct"] == pytest.approx(100 * (1 - math.sqrt(0.75)))
+
+
+def test_probes_lost_at_the_end_count(tmp_path: Path) -> None:
+    content = "PING x\n64 bytes from x: icmp_seq=1 time=5 ms\n64 bytes from x: icmp_seq=2 time=5 ms\n"
+    trace = read_trace(
+        [file(tmp_path, content + "--- x ping statistics ---\n5 packets transmitted, 2 received, time 4000ms\n")]
+    )
+    assert trace.down.loss is not None
+    assert trace.down.loss.values.tolist() == [0, 0, 1, 1, 1]
+    with pytest.raises(TraceError, match="packets transmitted"):
+        read_trace([file(tmp_path, content + "999999999 packets transmitted\n")])
+
+
+def test_two_probes_of_ripe_atlas_are_not_one_trace(tmp_path: Path) -> None:
+    rows = '{"msm_id": 1, "prb_id": %d, "timestamp": %d, "type": "ping", "result": [{"rtt": 9}]}\n'
+    with pytest.raises(TraceError, match=":2: key prb_id: 8 beside 7"):
+        read_trace([file(tmp_path, rows % (7, 0) + rows % (8, 60))])
+
+
+@pytest.mark.parametrize("gap_s", [2, 4, 30, 59, 70, 1000])
+def test_a_gap_in_rates_is_named_or_refused(gap_s: int, tmp_path: Path) -> None:
+    times = [0, 1, 2, 3, 3 + gap_s, 4 + gap_s]
+    path = file(tmp_path, "".join(f"{time} {i + 1}\n" for i, time in enumerate(times)))
+    if gap_s > 100:
+        with pytest.raises(TraceError, match=f":5: time jumps by {gap_s} s; allowed: 100 s"):
+            read_trace([path])
+        return
+    trace = read_trace([path])
+    assert any(f"the longest {gap_s} s before line 5" in note for note in trace.notes) == (gap_s > 3)
+    assert trace.down.rate is not None
+    assert trace.down.rate.rate_bps[3] == 5e6  # the rate after the gap holds throughout
+
+
+def test_a_gap_in_a_phone_log_keeps_its_length(tmp_path: Path) -> None:
+    """Rows are spread evenly within a stretch, never into a gap."""
+    rows = "".join(
+        f"2020.02.14_00.00.{second:02d},-8.3,5G,{kbps},0,D,-,-\n"
+        for second, kbps in ((0, 1000), (1, 2000), (2, 3000), (32, 4000), (34, 5000))
+    )
+    trace = read_trace([file(tmp_path, GNETTRACK.splitlines()[0] + "\n" + rows)])
+    assert trace.down.rate is not None
+    assert trace.duration_s == 34.0
+    at = np.searchsorted(trace.down.rate.times_s, [0.1, 1.9, 20.0, 32.5, 33.5], side="right") - 1
+    assert trace.down.rate.rate_bps[at].tolist() == [1e6, 3e6, 3e6, 4e6, 5e6]
+    assert any("gap" in note for note in trace.notes)

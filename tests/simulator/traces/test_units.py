@@ -1,0 +1,163 @@
+"""Units: stated by the layout, told by the user, inferred where the numbers leave no doubt, else asked for; never wrong in silence."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.core.errors import TraceError
+from simulator.traces.read import FORMATS, read, read_arrivals, read_trace
+from simulator.traces.summary import summary
+from simulator.traces.units import RATE_UNITS, TIME_UNITS, told
+from tests.simulator.traces.examples import ARRIVALS, NETWORK, assert_refused, call, file
+
+ASKED = "is not stated and cannot be inferred"
+
+
+def requests(times: list[float], **more: object) -> str:
+    return "\n".join(json.dumps({"timestamp": time, "input_length": 5, "output_length": 2, **more}) for time in times)
+
+
+@pytest.mark.parametrize("unit", TIME_UNITS)
+def test_told_units_of_arrivals_scale_the_times(unit: str, tmp_path: Path) -> None:
+    arrivals = read_arrivals(file(tmp_path, requests([0, 1, 4])), told(unit=unit))
+    assert arrivals.requested_s.tolist() == pytest.approx([0.0, TIME_UNITS[unit], 4 * TIME_UNITS[unit]])
+    assert f"times in {unit}, as told" in arrivals.notes
+
+
+@pytest.mark.parametrize(
+    ("times", "more", "duration_s"),
+    [
+        ([0, 3000, 9000], {"hash_ids": []}, 9.0),  # Mooncake's own
+        ([0, 10, 40], {"hash_ids": []}, 0.04),
+        ([0, 400, 900], {}, 0.9),
+        ([0, 1.087, 4.23], {"hash_ids": []}, None),  # seconds of some other tool
+        ([0, 1, 4], {"hash_ids": []}, None),
+        ([0, 30, 60], {}, None),
+        ([0, 400.5, 900], {}, None),
+        ([0, 1.5, 4], {"chat_id": 1, "parent_chat_id": -1}, 4.0),  # Bailian's
+        ([1700000000, 1700000001, 1700000003], {}, None),
+    ],
+)
+def test_one_key_of_many_tools(times: list[float], more: dict[str, object], duration_s: float, tmp_path: Path) -> None:
+    path = file(tmp_path, requests(times, **more))
+    if duration_s is None:
+        with pytest.raises(TraceError, match=ASKED):
+            read_arrivals(path)
+    else:
+        assert read_arrivals(path).duration_s == pytest.approx(duration_s)
+
+
+@pytest.mark.parametrize("time_unit", ["s", "ms", "us"])
+@pytest.mark.parametrize("rate_unit", ["Mbit/s", "kbit/s", "bit/s", "B/s"])
+def test_two_numbers_a_line_in_any_unit(time_unit: str, rate_unit: str, tmp_path: Path) -> None:
+    """4G: 10 to 30 Mbit/s, a line a second. In other units than s and Mbit/s it is refused until the units are told."""
+    rates_bps = np.array([9e6, 10e6, 30e6, 20e6])
+    times = np.arange(4) / TIME_UNITS[time_unit]
+    rows = zip(times.tolist(), (rates_bps / RATE_UNITS[rate_unit]).tolist(), strict=True)
+    path = file(tmp_path, "".join(f"{time:.0f} {rate:.6f}\n" for time, rate in rows))
+    figures = summary(read_trace([path], told(unit=f"{time_unit}, {rate_unit}")))
+    assert (figures["duration_s"], figures["down_mbps"]["mean"]) == (3.0, pytest.approx(20.0))
+    if (time_unit, rate_unit) == ("s", "Mbit/s"):
+        assert summary(read_trace([path]))["down_mbps"] == figures["down_mbps"]
+    else:
+        with pytest.raises(TraceError, match=ASKED):
+            read_trace([path])
+
+
+@pytest.mark.parametrize("unit", TIME_UNITS)
+def test_unix_times_show_their_unit(unit: str, tmp_path: Path) -> None:
+    times = [round((1_700_000_000 + half / 2) / TIME_UNITS[unit]) for half in range(0, 10, 2)]
+    trace = read_trace([file(tmp_path, "".join(f"{time} {5 + i}\n" for i, time in enumerate(times)))])
+    assert trace.duration_s == pytest.approx(4.0)
+    assert f"times in {unit}: they are Unix times" in trace.notes
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=2, max_size=30), st.sampled_from(sorted(TIME_UNITS)))
+def test_what_is_inferred_is_plausible(tmp_path_factory: pytest.TempPathFactory, steps: list[int], unit: str) -> None:
+    """Whatever the steps: either the unit is asked for, or the note states one under which the steps are plausible."""
+    times = np.cumsum(steps)
+    path = file(tmp_path_factory.getbasetemp(), "".join(f"{time} 10\n" for time in times.tolist()), "steps")
+    try:
+        trace = read_trace([path])
+    except TraceError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert ASKED in refusal or "time jumps" in refusal
+        return
+    stated = re.match(r"times in (\w+)", next(note for note in trace.notes if note.startswith("times in")))
+    assert stated is not None
+    assert trace.duration_s == pytest.approx(float(times[-1] - times[0]) * TIME_UNITS[stated.group(1)])
+    assert 0.9e-3 <= np.median(np.diff(times)) * TIME_UNITS[stated.group(1)] <= 3600
+
+
+@pytest.mark.parametrize(
+    ("content", "unit", "duration_s", "mbps"),
+    [
+        ("0\n10000\n20000\n", "us", 0.02, 1.8),  # 3 packets in 20 ms
+        ("0\n1\n1\n2\n", "s", 2.0, 0.024),
+        ("0\n10\n20\n", "ms", 0.02, 1.8),
+    ],
+)
+def test_delivery_times_in_another_unit(
+    content: str, unit: str, duration_s: float, mbps: float, tmp_path: Path
+) -> None:
+    trace = read_trace([file(tmp_path, content)], told(unit=unit))
+    assert trace.down.rate is not None
+    assert (trace.duration_s, trace.down.rate.mean_bps() / 1e6) == (duration_s, pytest.approx(mbps))
+
+
+def test_implausible_delivery_times_are_asked_for(tmp_path: Path) -> None:
+    microseconds = "".join(f"{10_000_000 * i}\n" for i in range(1, 30))
+    seconds = "".join(f"{second}\n" for second in range(1, 4) for _ in range(1000))
+    for content in (microseconds, seconds):
+        with pytest.raises(TraceError, match=ASKED):
+            read_trace([file(tmp_path, content)])
+
+
+def test_seven_columns_in_seconds_are_asked_for(tmp_path: Path) -> None:
+    content = "".join(f"20,100,30,40,0,0,{i / 10}\n" for i in range(5))
+    with pytest.raises(TraceError, match=ASKED):
+        read_trace([file(tmp_path, content)])
+    assert read_trace([file(tmp_path, content)], told(unit="s")).duration_s == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("unit", ["", "min", "ms s", "kbit/s bit/s", "ms kbit/s s", "KBIT/S"])
+def test_a_unit_that_is_none(unit: str, tmp_path: Path) -> None:
+    assert_refused(call("show", file(tmp_path, "0 1\n1 1\n"), "--json", "--unit", unit), "allowed: one of s, ms")
+
+
+@pytest.mark.parametrize("case", [*NETWORK, *ARRIVALS])
+def test_what_is_told_is_used_or_refused(case: str, tmp_path: Path) -> None:
+    """No option is ignored: each changes the result, or is refused by name."""
+    content, name = (NETWORK.get(case) or ARRIVALS[case])[:2]
+    path = file(tmp_path, content)
+    plain = call("show", path, "--json").stdout
+    for part, arguments in (
+        ("direction", ("--direction", "up")),
+        ("time", ("--unit", "us" if name != "mahimahi" else "s")),
+        ("rate", ("--unit", "Gbit/s")),
+    ):
+        result = call("show", path, "--json", *arguments)
+        if part in FORMATS[name].asks:
+            assert result.exit_code == 0, result.output
+            assert result.stdout != plain
+        else:
+            assert_refused(result, "states its own")
+
+
+def test_every_trace_says_what_its_reader_assumed(tmp_path: Path) -> None:
+    silent = {"ciar-sim-arrivals-csv"}  # its header states the unit, and there is nothing else to assume
+    for content, name, *_ in [*NETWORK.values(), *ARRIVALS.values()]:
+        trace = read([file(tmp_path, content)])
+        assert bool(trace.notes) == (name not in silent), name
+        if "direction" in FORMATS[name].asks:
+            assert any("link, " in note for note in trace.notes), name
+        result = call("show", file(tmp_path, content))
+        assert all(f"note: {note}" in result.stdout for note in trace.notes), name
