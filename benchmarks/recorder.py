@@ -17,7 +17,7 @@ import torch
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
 from models.scenes import captions
-from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.recording import SessionSpec
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,11 +32,12 @@ POOL = "pool"
 
 
 def specs(pair: Pair, name: str, settings: dict[str, Any], count: int) -> list[SessionSpec]:
-    full = METHODS[name].model_validate(settings).model_dump()
+    full = METHODS[name].settings.model_validate(settings).model_dump()
     decoding = Decoding.model_validate({}).model_dump()
     weights = pair.manifest.weights_hash
     return [
-        SessionSpec(weights, name, REVISIONS[name], full, decoding, caption, seed=0) for caption in captions(0, count)
+        SessionSpec(weights, name, METHODS[name].revision, full, decoding, caption, seed=0)
+        for caption in captions(0, count)
     ]
 
 

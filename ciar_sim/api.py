@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.core.yamlfile import Place
-    from simulator.experiment.run import Progress
+    from simulator.experiment.simulating import Progress
     from simulator.experiment.scenario import Scenario
 
 __all__ = ["CiarSimError", "Result", "run", "sweep"]
@@ -97,15 +97,15 @@ def run(
         CiarSimError: The scenario, an argument, or what they name is not usable. Nothing is left half-written.
     """
     from ciar_sim.shipped import scenario_path
-    from simulator.experiment.loading import load_scenario, where_written
+    from simulator.experiment.loading import load_with_source
 
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     set_options = [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
     axis_options = [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
-    loaded = load_scenario(written, axis_options, set_options)
+    loaded = load_with_source(written, axis_options, set_options)
     return execute(
-        loaded,
-        lambda place: where_written(place, written, axis_options, set_options),
+        loaded.scenario,
+        loaded.source.where,
         None if out is None else Path(out),
         None if cache is None else Path(cache),
         torch_device,

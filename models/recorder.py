@@ -21,7 +21,7 @@ from models.quality.likelihood import score_tokens
 from simulator.core.errors import RecordingError
 from simulator.core.rng import draws
 from simulator.protocol.messages import Message, Widths, decode, encode
-from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.ops import COMPUTE_KINDS, ROLES, Await, Call, Compute, Emit, Forward, Handle, Send
 from simulator.protocol.recording import (
     AWAIT,
@@ -305,10 +305,10 @@ class Recorder:
         room = 0
         for spec in specs:  # what is to be refused is refused before any work is done
             self.pair.text.encode(spec.prompt)
-            settings = METHODS[spec.method].model_validate(spec.settings)
+            settings = METHODS[spec.method].settings.model_validate(spec.settings)
             settings.check(Decoding.model_validate(spec.decoding), self.pair.manifest)
             room = max(room, settings.draft_slots)
-            assert spec.revision == REVISIONS[spec.method]
+            assert spec.revision == METHODS[spec.method].revision
         slots = min(self.max_batch, max(len(specs), 1))
         backend = Backend(self.pair, slots, spare=room)
         todo, free = deque(specs), list(range(slots - 1, -1, -1))

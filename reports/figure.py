@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from reports.load import PARTS, Run
+from simulator.protocol.methods import METHODS
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
 # Okabe and Ito's colours, told apart with any colour vision; the known methods keep theirs from run to run.
-HUES = {"base": "#4d4d4d", "ciar": "#d55e00", "code": "#0072b2", "device-only": "#009e73", "lantern": "#cc79a7"}
+HUES = {name: kind.colour for name, kind in METHODS.items() if kind.colour}
 SPARE_HUES = ("#56b4e9", "#e69f00", "#7a5195", "#a6761d", "#003f5c", "#b2b200")
 MARKERS = "osD^vP*Xphd<>"
 # Blue is the device, orange the network, green the cloud, grey what waits for neither.

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def settings_table(name: str) -> str:
-    fields = METHODS[name].model_fields
+    fields = METHODS[name].settings.model_fields
     if not fields:
         return "No settings."
     rows = [f"| `{key}` | `{field.default}` | {field.description} |" for key, field in fields.items()]

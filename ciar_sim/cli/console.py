@@ -27,7 +27,7 @@ from simulator.pricing.profile import Profile
 
 
 class _Bars:
-    """One bar per stage, made at its first report. Callable as `simulator.experiment.run.Progress`."""
+    """One bar per stage, made at its first report. Callable as `simulator.experiment.simulating.Progress`."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
@@ -156,9 +156,9 @@ def _methods() -> Table:
     from simulator.protocol.methods import METHODS
 
     table = _table("method", "setting", "default", "meaning")
-    for name, settings in METHODS.items():
-        table.add_row(f"[bold]{name}", "", "", (settings.__doc__ or "").split("\n\n")[0])
-        for key, field in settings.model_fields.items():
+    for name, kind in METHODS.items():
+        table.add_row(f"[bold]{name}", "", "", (kind.settings.__doc__ or "").split("\n\n")[0])
+        for key, field in kind.settings.model_fields.items():
             table.add_row("", key, str(field.default), field.description or "")
     return table
 

@@ -79,18 +79,17 @@ def _run(
     quiet: bool,
 ) -> None:
     from ciar_sim.shipped import scenario_path
-    from simulator.experiment.loading import load_scenario, where_written
+    from simulator.experiment.loading import load_with_source
 
-    path = scenario_path(path)
-    scenario = load_scenario(path, axes, sets)
+    loaded = load_with_source(scenario_path(path), axes, sets)
 
     from ciar_sim.api import execute
     from ciar_sim.cli.console import progress_bars, summary_lines
 
     with progress_bars(quiet) as progress:
         result = execute(
-            scenario,
-            lambda place: where_written(place, path, axes, sets),
+            loaded.scenario,
+            loaded.source.where,
             out,
             cache,
             torch_device,

@@ -12,7 +12,7 @@ from models.quality.network import load_scene_network, read_images
 from models.quality.reading import agreement, claim_names, claims_of
 from models.quality.scorer import WEIGHTS
 from simulator.protocol.cache import RecordingSource
-from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import SessionSpec
 
@@ -38,13 +38,13 @@ def draw_samples(
     """
     captions = list(dict.fromkeys(scenes.captions(seed, prompts)))
     decoding = Decoding.model_validate({} if guidance is None else {"guidance": guidance})
-    settings = METHODS[method].model_validate({})
+    settings = METHODS[method].settings.model_validate({})
     settings.check(decoding, manifest)
     specs = [
         SessionSpec(
             weights=manifest.weights_hash,
             method=method,
-            revision=REVISIONS[method],
+            revision=METHODS[method].revision,
             settings=settings.model_dump(),
             decoding=decoding.model_dump(),
             prompt=caption,

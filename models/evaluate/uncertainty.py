@@ -38,7 +38,7 @@ from models.text import left_pad
 from models.vq import from_uint8
 from simulator.core.errors import CiarSimError
 from simulator.core.rng import stream
-from simulator.protocol.methods import METHODS, REVISIONS, Decoding, GatedSettings
+from simulator.protocol.methods import METHODS, Decoding, GatedSettings
 from simulator.protocol.ops import Compute
 from simulator.protocol.recording import SCORES, SessionSpec
 
@@ -75,7 +75,7 @@ def measures(bounds: Sequence[str]) -> list[Measure]:
     """Every measure for a device with these radius matrices, the one in use first."""
 
     def of(method: str, **settings: Any) -> Callable[[DeviceState], Score]:
-        parsed = METHODS[method].model_validate(settings)
+        parsed = METHODS[method].settings.model_validate(settings)
         assert isinstance(parsed, GatedSettings)
         return lambda state: make_score(parsed, state)
 
@@ -206,10 +206,12 @@ def generated(pair: Pair, seed: int, captions: Sequence[str], decoding: Decoding
     """Tokens int64 [N, T] that the cloud alone decodes for distinct captions, as the method `base` does."""
     plain, settings, weights = (
         decoding.model_dump(),
-        METHODS["base"].model_validate({}).model_dump(),
+        METHODS["base"].settings.model_validate({}).model_dump(),
         pair.manifest.weights_hash,
     )
-    specs = [SessionSpec(weights, "base", REVISIONS["base"], settings, plain, caption, seed) for caption in captions]
+    specs = [
+        SessionSpec(weights, "base", METHODS["base"].revision, settings, plain, caption, seed) for caption in captions
+    ]
     recorder = Recorder(
         pair, progress=lambda finished, sessions, decided, total: progress("cloud decodes", decided, total)
     )

@@ -1,6 +1,7 @@
 """base: the cloud model alone makes every token; it is what every speed-up is measured against."""
 
 from models.images import png_bytes
+from models.pair import Pair
 from simulator.protocol.messages import Message, Picture, Start, Started, Tokens, pack_ids, unpack_ids
 from simulator.protocol.methods import BaseSettings
 from simulator.protocol.ops import Await, CloudProgram, Compute, DeviceProgram, Emit, Send
@@ -12,7 +13,7 @@ from .session import CloudState, DeviceState
 class Base:
     """Delivery is a setting: each id as it is decided (`stream`), all ids at the end (`ids`), or the picture (`image`)."""
 
-    def __init__(self, settings: BaseSettings) -> None:
+    def __init__(self, settings: BaseSettings, pair: Pair) -> None:
         self.settings = settings
 
     def device(self, s: DeviceState) -> DeviceProgram:

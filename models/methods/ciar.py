@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from models.interval import reachable
+from models.pair import Pair
 from models.sampling import draw, wire_weights
 from simulator.protocol.messages import (
     Message,
@@ -45,9 +46,9 @@ class Ciar(Gated):
 
     settings: CiarSettings
 
-    def __init__(self, settings: CiarSettings, image_tokens: int, dim: int) -> None:
-        super().__init__(settings, image_tokens)
-        self.dim = dim
+    def __init__(self, settings: CiarSettings, pair: Pair) -> None:
+        super().__init__(settings, pair)
+        self.dim = pair.manifest.cloud.dim
 
     # --- device
 

@@ -1,5 +1,6 @@
 """code: CoDe in CIAR's adaptation: the cloud makes the first floor(N*T) tokens, the device finishes alone."""
 
+from models.pair import Pair
 from simulator.protocol.methods import CodeSettings, DeviceOnlySettings, prefix_length
 
 from .device_only import DeviceOnly
@@ -12,6 +13,6 @@ class Code(DeviceOnly):
     next-token models (N = 0.3, cloud calls 30 %).
     """
 
-    def __init__(self, settings: CodeSettings, image_tokens: int) -> None:
-        super().__init__(DeviceOnlySettings())
-        self.prefix_length = prefix_length(settings.prefix_rate, image_tokens)
+    def __init__(self, settings: CodeSettings, pair: Pair) -> None:
+        super().__init__(DeviceOnlySettings(), pair)
+        self.prefix_length = prefix_length(settings.prefix_rate, pair.manifest.image_tokens)

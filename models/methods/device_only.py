@@ -1,5 +1,6 @@
 """device-only: the one-layer device model makes every token; the cloud at most encodes the caption."""
 
+from models.pair import Pair
 from simulator.protocol.messages import Message, Start
 from simulator.protocol.methods import DeviceOnlySettings
 from simulator.protocol.ops import CloudProgram, Compute, DeviceProgram
@@ -13,7 +14,7 @@ class DeviceOnly:
 
     prefix_length = 0
 
-    def __init__(self, settings: DeviceOnlySettings) -> None:
+    def __init__(self, settings: DeviceOnlySettings, pair: Pair) -> None:
         self.settings = settings
 
     def device(self, s: DeviceState) -> DeviceProgram:

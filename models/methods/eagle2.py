@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from models.pair import Pair
 from models.sampling import draw, greedy
 from models.tree import Growth, Tree, accepted_children
 from simulator.protocol.messages import (
@@ -27,7 +28,6 @@ from simulator.protocol.messages import (
 )
 from simulator.protocol.methods import DrafterSettings, TreeSettings
 from simulator.protocol.ops import Await, Call, CloudProgram, Compute, DeviceProgram, Emit, Forward, Op, Send
-from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
 
 from .session import CloudState, DecodingPolicy, DeviceState
@@ -161,10 +161,10 @@ class Eagle2:
     """A round: a tree up; an accepted path, the token that follows and the path's features down. With the drafter in the cloud
     only tokens travel. Lantern is this with other trials."""
 
-    def __init__(self, settings: DrafterSettings, pair: PairManifest) -> None:
+    def __init__(self, settings: DrafterSettings, pair: Pair) -> None:
         self.settings = settings
-        self.dim = pair.cloud.dim
-        self.caption_slots = pair.caption_slots
+        self.dim = pair.manifest.cloud.dim
+        self.caption_slots = pair.manifest.caption_slots
 
     # --- what variants replace
 

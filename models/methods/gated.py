@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from models.pair import Pair
 from simulator.protocol.messages import Message, Start, Tokens, Verify, pack_ids, unpack_ids
 from simulator.protocol.methods import GatedSettings, prefix_length
 from simulator.protocol.ops import Call, CloudProgram, Compute, DeviceProgram, Op
@@ -38,9 +39,9 @@ class Pending:
 class Gated:
     """The plain loop: ids up, no features, and the cloud draws the doubtful token anew."""
 
-    def __init__(self, settings: GatedSettings, image_tokens: int) -> None:
+    def __init__(self, settings: GatedSettings, pair: Pair) -> None:
         self.settings = settings
-        self.prefix_length = prefix_length(settings.prefix_rate, image_tokens)
+        self.prefix_length = prefix_length(settings.prefix_rate, pair.manifest.image_tokens)
 
     def device(self, s: DeviceState) -> DeviceProgram:
         yield from open_session(s, self.prefix_length)

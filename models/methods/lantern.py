@@ -132,7 +132,7 @@ class Lantern(Eagle2):
     """EAGLE-2's rounds with relaxed acceptance; nothing else on the wire."""
 
     def __init__(self, settings: LanternSettings, pair: Pair) -> None:
-        super().__init__(settings, pair.manifest)
+        super().__init__(settings, pair)
         self.relaxation = relaxation(settings, pair)
 
     def trial(self, drafted: Drafted) -> Trial:
@@ -230,7 +230,7 @@ class LanternStatic(Eagle2):
     """A fixed tree whose shape both sides know: up travel its ids, their conditional weights and the laws they were drawn from."""
 
     def __init__(self, settings: LanternStaticSettings, pair: Pair) -> None:
-        super().__init__(settings, pair.manifest)
+        super().__init__(settings, pair)
         self.relaxation = relaxation(settings, pair)
         self.vocab_size = pair.manifest.codebook_size
         self.parents = static_parents(STATIC_TREES[settings.tree])

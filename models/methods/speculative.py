@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.pair import Pair
 from models.sampling import draw, wire_weights
 from simulator.protocol.messages import (
     Drafts,
@@ -57,9 +58,9 @@ class Speculative:
     A round drafts at most so many tokens that its last one, the cloud's own, still fits the image.
     """
 
-    def __init__(self, settings: SpeculativeSettings, vocab_size: int) -> None:
+    def __init__(self, settings: SpeculativeSettings, pair: Pair) -> None:
         self.settings = settings
-        self.vocab_size = vocab_size
+        self.vocab_size = pair.manifest.codebook_size
 
     def device(self, s: DeviceState) -> DeviceProgram:
         yield from open_session(s, 0)

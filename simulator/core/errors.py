@@ -43,6 +43,10 @@ class DataError(CiarSimError):
     """Training data is not usable: a picture or a caption is missing, damaged, or named twice."""
 
 
+class MethodError(CiarSimError):
+    """A decoding method of another package cannot be used."""
+
+
 class RecordingError(CiarSimError):
     """A recording is damaged, or is needed and cannot be made here."""
 

@@ -1,15 +1,13 @@
-"""Compute times by the `compute` part of a case, and programs compiled with them, each made once."""
+"""Compute times of the cases, and the recorded sessions priced with them."""
 
 import math
 from collections.abc import Callable, Sequence
 
 from simulator.core.errors import ComputeError, ScenarioError, error_context
 from simulator.engine.device import FleetPart
-from simulator.engine.workload import (
-    device_counts,
-)
+from simulator.engine.workload import device_counts
 from simulator.experiment.branches import Branches, abandoned
-from simulator.experiment.fleet import _colocated_costs, _computes, _kinds, _links, _throttling, network_of
+from simulator.experiment.fleet import colocated_compute, computes_of, kinds_of, links_of, network_of, throttling_of
 from simulator.experiment.scenario import Case
 from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.workload import FleetWorkload
@@ -22,19 +20,19 @@ from simulator.protocol.pairs import PairManifest, pair_folder
 from simulator.protocol.recording import Recording
 
 
-class _CostTable:
-    """Compute times by the `compute` part of a case, one for each kind of its devices, and programs compiled with them, each made once."""
+class CostTable:
+    """Compute times by the `compute` section of each kind of device, and the programs priced with them, each made once."""
 
     def __init__(self, manifest: PairManifest, cases: Sequence[Case], profile: Callable[[], Profile]) -> None:
         self.shapes = pair_shapes(pair_folder(cases[0].scenario.pair), manifest)
-        self.choices = {self._key(choice): choice for case in cases for choice in _computes(case.scenario)}
-        beside = [
-            _colocated_costs(choice)
+        self.choices = {self._key(choice): choice for case in cases for choice in computes_of(case.scenario)}
+        colocated = [
+            colocated_compute(choice)
             for case in cases
             if case.scenario.placement == "cloud"
-            for choice in _computes(case.scenario)
+            for choice in computes_of(case.scenario)
         ]
-        built = self.choices | {self._key(choice): choice for choice in beside}
+        built = self.choices | {self._key(choice): choice for choice in colocated}
         self.costs = {key: build_costs(choice, self.shapes, profile) for key, choice in built.items()}
         for side in (side for device, cloud, _ in self.costs.values() for side in (device, cloud)):
             if isinstance(side, MeasuredCosts) and side.profile.weights not in ("", manifest.weights_hash):
@@ -47,7 +45,7 @@ class _CostTable:
 
     @staticmethod
     def _key(choice: Compute) -> str:
-        """In words what is priced as what, which also names its entry in provenance.json."""
+        """Models and hardware of both sides as text, which also names the entry in provenance.json."""
         sides = (
             f"{side.model} on {side.hardware}{''.join(f', {more}' for more in (side.runtime, side.profile) if more)}"
             for side in (choice.device, choice.cloud)
@@ -55,27 +53,34 @@ class _CostTable:
         return "device {}; cloud {}".format(*sides)
 
     def beyond(self, in_cloud: set[str]) -> list[str]:
-        """Choices with a time outside what was measured; in_cloud: those of a cloud, which other processes may have met."""
+        """Choices with an extrapolated time. in_cloud: those whose cloud extrapolated, perhaps in another process."""
         return sorted(
             in_cloud | {key for key, sides in self.costs.items() if sides[0].extrapolated or sides[1].extrapolated}
         )
 
     def keys(self, case: Case) -> list[str]:
-        return [self._key(choice) for choice in _computes(case.scenario)]
+        """The choice of each kind of device of a case."""
+        return [self._key(choice) for choice in computes_of(case.scenario)]
 
     def programs(
         self, case: Case, recordings: Sequence[Recording], branches: Branches
     ) -> tuple[list[FleetPart], Costs, float]:
-        """The kinds of devices of a case, the cloud's costs, and how many cached positions fit a replica. recordings: of each prompt.
+        """The kinds of devices of a case, the cloud's costs, and the number of KV positions that fit a replica.
 
-        Raises ScenarioError where these are fewer than one session needs.
+        Args:
+            case: The case.
+            recordings: Of each prompt.
+            branches: Of sessions that gave up a reply.
+
+        Raises:
+            ScenarioError: Fewer positions fit than one session needs.
         """
         workload = case.scenario.workload
-        kinds = _kinds(case.scenario)
+        kinds = kinds_of(case.scenario)
         counts = device_counts([kind.share if kind else 1.0 for kind in kinds], workload.devices)
         common_slo_s = workload.slo_s if isinstance(workload, FleetWorkload) else None
         parts = []
-        for kind, count, key, link in zip(kinds, counts, self.keys(case), _links(case.scenario), strict=True):
+        for kind, count, key, link in zip(kinds, counts, self.keys(case), links_of(case.scenario), strict=True):
             slo_s = kind.slo_s if kind and kind.slo_s is not None else common_slo_s
             programs = [self._compiled(key, case.scenario.placement, recording) for recording in recordings]
             broken = {
@@ -90,7 +95,7 @@ class _CostTable:
                     network=network_of(link, case.scenario.seed),
                     priority=kind.priority if kind else 0,
                     slo_s=math.inf if slo_s is None else slo_s,
-                    throttling=_throttling(case.scenario.compute),
+                    throttling=throttling_of(case.scenario.compute),
                     abandoned=broken,
                 )
             )
@@ -106,7 +111,7 @@ class _CostTable:
         if name not in self._programs:
             device, cloud, pricing = self.costs[key]
             if placement == "cloud":
-                companion = self.costs[self._key(_colocated_costs(self.choices[key]))][0]
+                companion = self.costs[self._key(colocated_compute(self.choices[key]))][0]
                 self._programs[name] = compile_colocated(recording, device, companion, cloud, pricing)
             else:
                 self._programs[name] = compile_session(recording, device, cloud, pricing)

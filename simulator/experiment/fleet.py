@@ -1,4 +1,4 @@
-"""The kinds of devices of a case, with their compute, network and heat."""
+"""The kinds of devices of a case: compute, network and thermal throttling of each."""
 
 import math
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from simulator.traces.series import RateSeries, StepSeries
 from simulator.traces.trace import Direction, Trace
 
 
-def _kinds(scenario: Scenario) -> Sequence[FleetKind | None]:
-    """The kinds of the fleet's devices; None for the one kind that is as the scenario says."""
+def kinds_of(scenario: Scenario) -> Sequence[FleetKind | None]:
+    """The kinds of devices in the fleet; None stands for the only kind of a fleet without `fleet:`."""
     return (scenario.workload.fleet if isinstance(scenario.workload, FleetWorkload) else ()) or (None,)
 
 
-def _computes(scenario: Scenario) -> list[Compute]:
-    """`compute` as each kind of the fleet's devices has it."""
+def computes_of(scenario: Scenario) -> list[Compute]:
+    """The `compute` section of each kind of device."""
     own = scenario.compute
 
     def of(kind: FleetKind | None) -> Compute:
@@ -37,16 +37,17 @@ def _computes(scenario: Scenario) -> list[Compute]:
         )
         return own.model_copy(update={"device": side})
 
-    return [of(kind) for kind in _kinds(scenario)]
+    return [of(kind) for kind in kinds_of(scenario)]
 
 
-def _throttling(choice: Compute) -> Throttling | None:
+def throttling_of(choice: Compute) -> Throttling | None:
+    """How devices throttle; None where they do not."""
     given = choice.device.throttling
     return None if given is None else Throttling([(step.after_s, step.speed) for step in given.steps], given.cooling)
 
 
-def _colocated_costs(choice: Compute) -> Compute:
-    """The device's model on the cloud's hardware."""
+def colocated_compute(choice: Compute) -> Compute:
+    """The `compute` section with the device's model on the cloud's hardware."""
     cloud = choice.cloud
     side = choice.device.model_copy(
         update={"hardware": cloud.hardware, "runtime": cloud.runtime, "profile": cloud.profile}
@@ -54,22 +55,22 @@ def _colocated_costs(choice: Compute) -> Compute:
     return choice.model_copy(update={"device": side})
 
 
-def _links(scenario: Scenario) -> list[LinkFigures]:
-    """The link of each kind of the fleet's devices."""
-    return [kind.network.figures() if kind and kind.network else scenario.link for kind in _kinds(scenario)]
+def links_of(scenario: Scenario) -> list[LinkFigures]:
+    """The link of each kind of device."""
+    return [kind.network.figures() if kind and kind.network else scenario.link for kind in kinds_of(scenario)]
 
 
-def _replicas(scenario: Scenario, result: CaseResult) -> float:
-    """Of the cloud, on average."""
+def mean_replicas(scenario: Scenario, result: CaseResult) -> float:
+    """Replicas of the cloud, averaged over the run."""
     changing = scenario.cloud.autoscale is not None or scenario.cloud.crashes
     return result.mean_replicas if changing and not math.isnan(result.mean_replicas) else float(scenario.cloud.replicas)
 
 
-GENERATED_S = 6 * 3600.0  # of the generated trace that a preset follows, every device from a place of its own
+GENERATED_S = 6 * 3600.0  # length of the generated trace of a preset; every device starts somewhere else in it
 
 
 def network_of(link: LinkFigures, seed: int) -> Network:
-    """The network as the engine takes it. seed: of what is generated."""
+    """The network as the engine takes it. seed: of generated traces."""
     radio = None
     if link.radio is not None:
         r = catalogue.radio(link.radio)

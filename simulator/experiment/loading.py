@@ -1,7 +1,8 @@
-"""Reads a scenario file and checks it to the last value of its sweep."""
+"""Reads a scenario file and checks it, every value of its sweep included."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +13,62 @@ from simulator.core import yamlfile
 from simulator.core.errors import ScenarioError
 from simulator.core.part import found_text
 from simulator.core.problems import first_problem
-from simulator.core.yamlfile import Place
-from simulator.experiment.options import _axis_options, _set_option
+from simulator.experiment.options import axis_options, set_option
 from simulator.experiment.scenario import Scenario
-from simulator.experiment.source import _Source
-from simulator.experiment.sweep import _check_sweep
+from simulator.experiment.source import Source
+from simulator.experiment.sweep import check_sweep
 
-Written = str | Path | Mapping[str, Any]  # a file, or what stands in one
+
+@dataclass(frozen=True)
+class LoadedScenario:
+    """A scenario, and where each of its parts is written."""
+
+    scenario: Scenario
+    source: Source
+
+
+Written = str | Path | Mapping[str, Any]  # a file, or its content
 
 
 def load_scenario(path: Written, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> Scenario:
-    """The scenario of a YAML file or of a mapping of the same keys, checked to the last value of its sweep.
+    """The scenario of a YAML file or of a mapping of the same keys; arguments and errors as in `load_with_source`."""
+    return load_with_source(path, axes, sets).scenario
 
-    sets: `dotted.path=value` (YAML) put in place before anything else. axes: `dotted.path=value,value` added to the
-    sweep, in place of an axis of the same path. Raises ScenarioError, which names the file and line, or the option.
+
+def load_with_source(path: Written, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> LoadedScenario:
+    """The scenario of a YAML file or of a mapping of the same keys, and where its parts are written.
+
+    Args:
+        path: The file, or the mapping; paths in a mapping are relative to the current folder.
+        axes: `dotted.path=value,value`: axes added to the sweep; one of the same path is replaced.
+        sets: `dotted.path=value` (YAML): values put in place first.
+
+    Raises:
+        ScenarioError: The file or an option is not usable; the message names file and line, or the option.
     """
-    return _load(path, axes, sets)[0]
-
-
-def where_written(place: Place, path: Written, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> str:
-    """`file:line` of a part of a scenario that was loaded so, or the option that put it there."""
-    return _load(path, axes, sets)[1].where(place)
-
-
-def _load(path: Written, axes: Sequence[str], sets: Sequence[str]) -> tuple[Scenario, _Source]:
     if isinstance(path, Mapping):
         document, folder = yamlfile.parse(_as_yaml(path), "scenario"), Path.cwd()
     else:
         document, folder = yamlfile.read(path), Path(path).resolve().parent
-    context = {"folder": folder}
-    source = _Source(document, context=context)
+    source = Source(document, context={"folder": folder})
     data = document.data
     if not isinstance(data, dict):
         raise source.fail((), f"a scenario must be a mapping of keys, got {found_text(data)}")
-    scenario = _validate(data, source, context)
+    scenario = _validate(data, source)  # before the options: they name methods by their labels
     if sets:
-        data = json.loads(json.dumps(data))  # a copy without aliases, through which an option would reach further
+        data = json.loads(json.dumps(data))  # a copy without aliases: an option changes one place only
         for option in sets:
-            _set_option(data, option, scenario, source)
-        scenario = _validate(data, source, context)
+            set_option(data, option, scenario, source)
     if axes:
-        data = {**data, "sweep": {**data.get("sweep", {}), **_axis_options(axes, source)}}
-        scenario = _validate(data, source, context)
-    return _check_sweep(scenario, source), source
+        data = {**data, "sweep": {**data.get("sweep", {}), **axis_options(axes, source)}}
+    if sets or axes:
+        scenario = _validate(data, source)
+    return LoadedScenario(check_sweep(scenario, source), source)
 
 
-def _validate(data: dict[str, Any], source: _Source, context: dict[str, Any]) -> Scenario:
+def _validate(data: dict[str, Any], source: Source) -> Scenario:
     try:
-        return Scenario.model_validate(data, context=context)
+        return Scenario.model_validate(data, context=source.context)
     except ValidationError as error:
         place, message = first_problem(error, source.document)
     raise source.fail(place, message)

@@ -1,4 +1,4 @@
-"""`--set` and `--axis` put into a scenario."""
+"""The options `--set` and `--axis`, which change a scenario before it is validated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,19 +8,17 @@ from simulator.core.errors import ScenarioError
 from simulator.core.part import found_text
 from simulator.core.yamlfile import Place
 from simulator.experiment.scenario import Scenario
-from simulator.experiment.source import _Source
-from simulator.experiment.sweep import _axis_place, _method_place
-
-# --- options
+from simulator.experiment.source import Source
+from simulator.experiment.sweep import axis_place, method_place
 
 
-def _set_option(data: dict[str, Any], option: str, scenario: Scenario, source: _Source) -> None:
-    """Put `path=value` into the raw mapping, in place."""
+def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Source) -> None:
+    """Put `path=value` into the plain data of a scenario, in place."""
     label = f"--set {option}"
     path, value = _split(option, label, "path=value")
     place: Place = tuple(path.split("."))
     if place[0] == "methods":
-        place = _method_place(scenario, path, lambda message: ScenarioError(f"{label}: {path} {message}"))
+        place = method_place(scenario, path, lambda message: ScenarioError(f"{label}: {path} {message}"))
         entry = data["methods"][place[1]]
         if isinstance(entry, str):
             data["methods"][place[1]] = {"name": entry}
@@ -52,10 +50,11 @@ def _option_value(text: str, label: str) -> Any:
 
 
 def _same_target(scenario: Scenario, place: Place, path: str) -> bool:
-    return place == _axis_place(scenario, path)
+    return place == axis_place(scenario, path)
 
 
-def _axis_options(axes: Sequence[str], source: _Source) -> dict[str, Any]:
+def axis_options(axes: Sequence[str], source: Source) -> dict[str, Any]:
+    """The axes of `path=value,value` options; notes in the source that an option put them there."""
     added: dict[str, Any] = {}
     for option in axes:
         label = f"--axis {option}"

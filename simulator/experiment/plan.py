@@ -1,4 +1,4 @@
-"""Which sessions a run needs: one per case and prompt, base's greedy images to compare with, and those to calibrate thresholds on."""
+"""The sessions that a run needs: one per case and prompt, base's greedy images to compare with, and those of calibration."""
 
 import json
 import math
@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-from simulator.core.errors import ScenarioError, error_context
+from simulator.core.errors import PromptError, ScenarioError, error_context
 from simulator.experiment.calibrate import Calibrated, calibrate
 from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.methods import UncalibratedMethod
 from simulator.experiment.schema.prompts import PromptList, ScenePrompts
 from simulator.protocol.cache import RecordingSource
-from simulator.protocol.methods import REVISIONS, BaseSettings, Decoding, GatedSettings, MethodSettings, prefix_length
+from simulator.protocol.methods import METHODS, BaseSettings, Decoding, MethodSettings, prefix_length
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, SessionSpec
 
@@ -23,7 +24,14 @@ _SPARED = (
 
 
 class Plan:
-    """Which sessions a run needs: one per case and prompt, and base's greedy images to compare with. specs: by key."""
+    """The sessions that a run needs: one per case and prompt, and base's greedy images to compare with.
+
+    Attributes:
+        specs: Sessions by key.
+        captions: Captions by index of the case.
+        of_case: Keys by index of the case, one per caption.
+        reference: The same for base's greedy images.
+    """
 
     def __init__(self, cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]]) -> None:
         specs: dict[str, SessionSpec] = {}
@@ -49,6 +57,11 @@ class Plan:
             self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy)
         self.specs = specs
 
+    def record(self, source: RecordingSource) -> dict[str, Recording]:
+        """The recording of every session, by key."""
+        with error_context("prompts", kind=PromptError):
+            return dict(zip(self.specs, source.recordings(list(self.specs.values())), strict=True))
+
 
 def session_specs(
     manifest: PairManifest,
@@ -63,7 +76,7 @@ def session_specs(
         SessionSpec(
             weights=manifest.weights_hash,
             method=method,
-            revision=REVISIONS[method],
+            revision=METHODS[method].revision,
             settings=settings.model_dump(),
             decoding=decoding.model_dump(),
             prompt=caption,
@@ -76,37 +89,39 @@ def session_specs(
 def search_thresholds(
     cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
 ) -> tuple[list[Case], dict[str, dict[str, Any]]]:
-    """The cases with a threshold wherever a call rate was asked for; and what was found, by method and decoding settings."""
+    """The cases with a threshold wherever a call rate is given, and what calibration found, by the case's title."""
     searches: dict[str, _Search] = {}
     for case in cases:
-        target, s = case.method.call_target, case.scenario
-        key = _search_key(case)
-        if target is not None and key not in searches:
+        method, key = case.method.uncalibrated, _search_key(case)
+        if method is not None and key not in searches:
             with error_context("methods", case.position):
-                captions = _calibration_captions(s, target.prompts, scenes)
-            gated = case.method.at_threshold(0.0).settings
-            assert isinstance(gated, GatedSettings)
-            prefix_rate = prefix_length(gated.prefix_rate, manifest.image_tokens) / manifest.image_tokens
-            searches[key] = _Search(case, captions, calibrate(target.call_pct, prefix_rate, case.method.label))
+                captions = calibration_captions(case.scenario, method.target.prompts, scenes)
+            prefix_rate = prefix_length(method.prefix_rate, manifest.image_tokens) / manifest.image_tokens
+            steps = calibrate(method.target.call_pct, prefix_rate, case.method.label)
+            searches[key] = _Search(case, method, captions, steps)
     found = _search_all(searches, manifest, source)
     told: dict[str, dict[str, Any]] = {}
     resolved = []
     for case in cases:
-        target = case.method.call_target
-        if target is not None:
-            name = f"{case.method.label} {conditions_of(case)}".strip()
+        method = case.method.uncalibrated
+        if method is not None:
             at = found[_search_key(case)]
-            told[name] = {"call_pct_asked": target.call_pct, "prompts": target.prompts, **asdict(at)}
-            case = replace(case, method=case.method.at_threshold(at.threshold))
+            told[case.title] = {
+                "call_pct_asked": method.target.call_pct,
+                "prompts": method.target.prompts,
+                **asdict(at),
+            }
+            case = replace(case, method=method.at(at.threshold))
         resolved.append(case)
     return resolved, told
 
 
 @dataclass(frozen=True)
 class _Search:
-    """A threshold being looked for: one of the cases that want it, the captions it is calibrated on, and the search."""
+    """A threshold being searched: one of the cases that want it, its method, the captions it is calibrated on, and the search."""
 
     case: Case
+    method: UncalibratedMethod
     captions: list[str]
     steps: Generator[float, Sequence[Recording], Calibrated]
 
@@ -116,7 +131,7 @@ class _Search:
             return next(self.steps) if recordings is None else self.steps.send(recordings)
 
     def specs(self, manifest: PairManifest, threshold: float) -> list[SessionSpec]:
-        method, s = self.case.method.at_threshold(threshold), self.case.scenario
+        method, s = self.method.at(threshold), self.case.scenario
         return session_specs(manifest, method.name, method.settings, s.decoding, self.captions, s.seed)
 
 
@@ -132,7 +147,7 @@ def _search_key(case: Case) -> str:
 def _search_all(
     searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource
 ) -> dict[str, Calibrated]:
-    """Runs all searches side by side: the sessions of a round are recorded in one go, which batches their forward passes."""
+    """Runs all searches at the same time: the sessions of a round are recorded together, which batches their forward passes."""
     found: dict[str, Calibrated] = {}
     wanted = {key: search.step(None) for key, search in searches.items()}
     while wanted:
@@ -147,8 +162,8 @@ def _search_all(
     return found
 
 
-def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """Captions that the scenario does not use, nor would with up to `_SPARED` prompts: that many leave its thresholds as they are."""
+def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
+    """Captions that the scenario does not use, nor would with up to `_SPARED` prompts, so that more prompts change no threshold."""
     used = set(captions_of(scenario, scenes))
     if isinstance(scenario.prompts, ScenePrompts):
         used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(len(used) / _SPARED)))
@@ -157,7 +172,7 @@ def _calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int,
         len(other := [caption for caption in dict.fromkeys(scenes(_CALIBRATION_SEED, drawn)) if caption not in used])
         < count
     ):
-        if len(other) == known:  # twice as many scenes brought no caption more
+        if len(other) == known:  # twice as many scenes hold no further caption
             raise ScenarioError(f"threshold.prompts: only {known} captions are left to calibrate on, asked for {count}")
         drawn, known = 2 * drawn, len(other)
     return other[:count]
@@ -172,7 +187,7 @@ def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> 
         case ScenePrompts(seed=seed, count=count):
             drawn, known = count, 0
             while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
-                if len(different) == known:  # twice as many scenes brought no caption more
+                if len(different) == known:  # twice as many scenes hold no further caption
                     with error_context("prompts", "count"):
                         raise ScenarioError(
                             f"prompts.count: {count} captions wanted, but {drawn} scenes of seed {seed} hold only {known} different ones; "
@@ -183,7 +198,3 @@ def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> 
         case PromptList(captions=captions):
             return list(captions)
     raise AssertionError(scenario.prompts)
-
-
-def conditions_of(case: Case) -> str:
-    return ", ".join(f"{path}={value}" for path, value in case.swept.items())

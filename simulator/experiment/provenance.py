@@ -1,4 +1,4 @@
-"""What a run says of itself: versions, seeds, hashes, origins of compute times, warnings, limits."""
+"""What a run folder states about itself: versions, seeds, hashes, origins of compute times, warnings, what is not modelled."""
 
 import math
 import platform
@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from simulator.experiment.branches import Branches, common_prefix
-from simulator.experiment.cost_table import _CostTable
-from simulator.experiment.fleet import _links
+from simulator.experiment.branches import common_prefix
+from simulator.experiment.cost_table import CostTable
+from simulator.experiment.fleet import links_of
+from simulator.experiment.images import ImageScorer
 from simulator.experiment.inputs import SimulatedCase
-from simulator.experiment.plan import Plan, conditions_of
+from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload
+from simulator.experiment.simulating import Simulated
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, torch_version
 
@@ -33,34 +35,31 @@ NOTES = (
 )
 
 
-def _divergence_warnings(
-    cases: Sequence[Case], plan: Plan, recordings: Mapping[str, Recording], branches: Mapping[int, Branches]
-) -> list[str]:
-    """What a reader must know of branches: that some are not, to the last bit, what they branch from."""
+def divergence_warnings(simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording]) -> list[str]:
+    """Warnings about branches that differ, by floating point in another batch, from the session they branch from."""
     found = []
-    for case in cases:
-        keys, mine = plan.of_case[case.index], branches[case.index]
-        parted = sum(
+    for one in simulated:
+        keys, mine = plan.of_case[one.case.index], one.branches
+        diverged = sum(
             not common_prefix(recordings[keys[prompt]], branch, call) for (prompt, call), branch in mine.items()
         )
-        if parted:
-            who = f"{case.method.label} {conditions_of(case)}".strip()
+        if diverged:
             found.append(
-                f"{who}: {parted} of {len(mine)} sessions that gave a reply up had left the way of the unbroken session before, by "
-                "floating point in another batch; their images are those of sessions of their own"
+                f"{one.case.title}: {diverged} of {len(mine)} sessions that gave a reply up had left the way of the unbroken session "
+                "before, by floating point in another batch; their images are those of sessions of their own"
             )
     return found
 
 
-SATURATED = 0.98  # busy share from which a mean says more about the duration than about the system
+SATURATED = 0.98  # busy share above which a mean depends on the duration of the run
 
 
-def _warnings(case: Case, result: SimulatedCase) -> list[str]:
-    """What a reader must know before believing a mean: a cloud or devices that cannot keep up."""
+def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
+    """Warnings about means that depend on the duration of the run: a saturated cloud or saturated devices."""
     workload = case.scenario.workload
     if not isinstance(workload, FleetWorkload):
         return []
-    who = f"{case.method.label} {conditions_of(case)}".strip()
+    who = case.title
     found = []
     if result.unfinished:
         found.append(
@@ -82,16 +81,19 @@ def _warnings(case: Case, result: SimulatedCase) -> list[str]:
     return found
 
 
-def _provenance(
+def provenance_of(
     scenario: Scenario,
     manifest: PairManifest,
-    costs: _CostTable,
-    extrapolated: set[str],
-    cases: Sequence[Case],
-    captions: Mapping[int, list[str]],
+    costs: CostTable,
+    plan: Plan,
+    recordings: Mapping[str, Recording],
     calibrated: Mapping[str, dict[str, Any]],
+    simulated: Sequence[Simulated],
+    scorer: ImageScorer | None,
 ) -> dict[str, Any]:
-    """What the numbers rest on. It holds no date and no host name, so that equal runs are equal bytes."""
+    """The content of provenance.json. No date and no host name: equal runs give equal bytes."""
+    cases = [one.case for one in simulated]
+    extrapolated = {key for one in simulated if one.result.extrapolated for key in costs.keys(one.case)}
     distinct = {
         key: {
             "device": {**device.provenance, "extrapolated": device.extrapolated},
@@ -118,8 +120,8 @@ def _provenance(
         "pair": {"name": manifest.name, "weights_sha256": manifest.weights_hash},
         **({"calibrated": dict(calibrated)} if calibrated else {}),
         "seed": scenario.seed,
-        "prompts": sorted({len(texts) for texts in captions.values()}),
-        "network": [asdict(one) for one in dict.fromkeys(link for case in cases for link in _links(case.scenario))],
+        "prompts": sorted({len(texts) for texts in plan.captions.values()}),
+        "network": [asdict(one) for one in dict.fromkeys(link for case in cases for link in links_of(case.scenario))],
         "versions": {
             "ciar-sim": metadata.version("ciar-sim"),
             "git_commit": _git_commit(),
@@ -129,6 +131,15 @@ def _provenance(
         },
         "recordings": "float32; exact for one machine, thread count and batch size",
         "notes": list(NOTES),
+        **({"quality": dict(scorer.provenance)} if scorer else {}),
+        "warnings": [
+            *(
+                f"compute times lay outside what was measured, and are extrapolated: {key}"
+                for key in costs.beyond(extrapolated)
+            ),
+            *(text for one in simulated for text in load_warnings(one.case, one.result)),
+            *divergence_warnings(simulated, plan, recordings),
+        ],
     }
 
 

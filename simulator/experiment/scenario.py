@@ -1,4 +1,4 @@
-"""A scenario: what a run is asked to do, checked before anything heavy is imported, and the cases its sweep makes.
+"""A scenario: what to run, validated before anything slow is imported, and the cases of its sweep.
 
 Milliseconds and Mbit/s live in the YAML only; `Scenario.link` is in seconds and bit/s. Every refusal is one line:
 `file:line: dotted.key what is wrong, what was found`; for the command line `--axis path=...` stands for `file:line`.
@@ -112,8 +112,12 @@ class Scenario(Part):
 class Case:
     """One cell of the grid: one method under one choice of every swept value that concerns it.
 
-    position: of the method in the scenario's list. swept: dotted path -> value, in file order. scenario: with these values in place,
-    this method alone, and no sweep.
+    Attributes:
+        index: Its number in the run.
+        position: The method's index in the scenario's list.
+        method: The method.
+        swept: Dotted path -> value, in file order.
+        scenario: The scenario with these values in place, this method alone, and no sweep.
     """
 
     index: int
@@ -121,6 +125,12 @@ class Case:
     method: MethodEntry
     swept: dict[str, Any]
     scenario: Scenario
+
+    @property
+    def title(self) -> str:
+        """The method's label and the swept values, for messages and timelines."""
+        conditions = ", ".join(f"{path}={value}" for path, value in self.swept.items())
+        return f"{self.method.label} {conditions}".strip()
 
 
 def resolved_yaml(scenario: Scenario) -> str:

@@ -1,4 +1,4 @@
-"""Where every part of a scenario was written: a line of its file, or an option of the command line."""
+"""Says where a part of a scenario is written, for messages."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,18 +7,23 @@ from simulator.core.errors import ScenarioError
 from simulator.core.problems import subject
 from simulator.core.yamlfile import Document, Place
 
-# --- loading
-
 
 @dataclass
-class _Source:
-    """Where every part of a scenario was written: a line of the file, or an option of the command line."""
+class Source:
+    """The file and the command-line options that a scenario was read from.
+
+    Attributes:
+        document: The file.
+        options: Place -> the option that wrote it.
+        context: What validators are told: "folder", the scenario's own.
+    """
 
     document: Document
     options: dict[Place, str] = field(default_factory=dict)
     context: dict[str, Any] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
+        """`file:line` of a part of the scenario, or the option that put it there."""
         for end in range(len(place), -1, -1):
             if place[:end] in self.options:
                 return self.options[place[:end]]
@@ -27,4 +32,5 @@ class _Source:
         return self.document.where(())
 
     def fail(self, place: Place, message: str) -> ScenarioError:
+        """The error that a part of the scenario is wrong."""
         return ScenarioError(f"{self.where(place)}: {subject(place)}{message}")

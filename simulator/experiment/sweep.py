@@ -1,19 +1,20 @@
 """The cases of a scenario: for each method the grid of the axes that concern it."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from simulator.core.errors import ScenarioError
+from simulator.core.errors import ScenarioError, error_context
 from simulator.core.part import found_text, written
 from simulator.core.problems import dotted, explain
 from simulator.core.yamlfile import Place, did_you_mean
 from simulator.experiment.scenario import FIXED, Case, Scenario
 from simulator.experiment.schema.network import NEEDED, ExplicitNetwork, PresetNetwork
-from simulator.experiment.source import _Source
+from simulator.experiment.source import Source
 from simulator.protocol.methods import METHODS
+from simulator.protocol.pairs import PairManifest
 
 
 def expand(scenario: Scenario) -> list[Case]:
@@ -43,20 +44,41 @@ def expand(scenario: Scenario) -> list[Case]:
     return cases
 
 
-# --- sweeping
-
-
 def _axes(scenario: Scenario) -> Iterator[tuple[str, Place, tuple[Any, ...]]]:
     for path, values in scenario.sweep.items():
-        yield path, _axis_place(scenario, path), values
+        yield path, axis_place(scenario, path), values
 
 
-def _axis_place(scenario: Scenario, path: str) -> Place:
-    return _method_place(scenario, path, ScenarioError) if path.startswith("methods.") else tuple(path.split("."))
+def check_methods(cases: Sequence[Case], manifest: PairManifest) -> None:
+    """Raises ScenarioError where a method cannot be run on the pair, or no method of the scenario can follow the fallback policy."""
+    for case in cases:
+        with error_context("methods", case.position):
+            case.method.check(case.scenario.decoding, manifest)
+    bound = [case for case in cases if case.scenario.fallback.policy != "wait"]
+    if not bound or any(case.method.can_fall_back(case.scenario.decoding) for case in bound):
+        return
+    decoding = bound[0].scenario.decoding
+    able = [name for name, kind in METHODS.items() if kind.settings().can_fall_back(decoding)]
+    with_text = decoding.model_copy(update={"text_encoder": "device"})
+    others = [name for name, kind in METHODS.items() if kind.settings().can_fall_back(with_text) and name not in able]
+    more = f"; and {', '.join(others)} with decoding.text_encoder: device" if others else ""
+    with error_context("fallback", "policy"):
+        raise ScenarioError(
+            f"fallback.policy {bound[0].scenario.fallback.policy}: no method of the scenario can do without a reply of the cloud; "
+            f"of all methods these can: {', '.join(able)}{more}"
+        )
 
 
-def _check_sweep(scenario: Scenario, source: _Source) -> Scenario:
-    """Every axis names a setting, which takes every value by itself. Returns the sweep with values as the settings read them."""
+def axis_place(scenario: Scenario, path: str) -> Place:
+    """The place of the setting that an axis of the sweep names."""
+    return method_place(scenario, path, ScenarioError) if path.startswith("methods.") else tuple(path.split("."))
+
+
+def check_sweep(scenario: Scenario, source: Source) -> Scenario:
+    """The scenario with the values of its sweep as the settings read them.
+
+    Raises ScenarioError where an axis names no setting, or the setting does not take one of its values.
+    """
     whole = scenario.model_dump(by_alias=True)
     whole["sweep"] = {}
     sweep: dict[str, tuple[Any, ...]] = {}
@@ -96,7 +118,7 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
     if place[0] in FIXED:
         raise fail("cannot be swept")
     if place[0] == "methods":
-        place = _method_place(scenario, path, fail)
+        place = method_place(scenario, path, fail)
         label = scenario.methods[int(place[1])].label
         if f" {place[2]}=" in label:
             raise fail(
@@ -125,7 +147,7 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
     return place
 
 
-def _method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]) -> Place:
+def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]) -> Place:
     """The place of `methods.<label or unique name>.<setting>`."""
     middle, _, setting = path.removeprefix("methods.").rpartition(".")
     labels = [entry.label for entry in scenario.methods]
@@ -140,18 +162,15 @@ def _method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception
         raise fail(f"names {names.count(middle)} methods; use a label: {', '.join(labels)}")
     else:
         raise fail(f"names nothing: no method {middle}{did_you_mean(middle, labels)}")
-    settings = METHODS[names[index]].model_fields
+    settings = METHODS[names[index]].settings.model_fields
     if setting not in settings:
         takes = did_you_mean(setting, settings) if settings else "; it takes no settings"
         raise fail(f"names nothing: {names[index]} has no setting {setting}{takes}")
     return ("methods", index, setting)
 
 
-# --- plain data by place
-
-
 def _put(data: Any, place: Place, value: Any) -> Any:
-    """A copy of nested data with one value replaced; what lies beside the way is shared."""
+    """A copy of nested data with one value replaced; all other parts are shared with the original."""
     if not place:
         return value
     copy = list(data) if isinstance(data, list | tuple) else dict(data)
@@ -160,7 +179,13 @@ def _put(data: Any, place: Place, value: Any) -> Any:
 
 
 def _get(scenario: Scenario, place: Place) -> Any:
-    node: Any = scenario.model_dump(by_alias=True)
+    """The value at a place, as plain data."""
+    node: Any = scenario
     for key in place:
-        node = node[key]
-    return node
+        parts: Any = _fields_by_key(node) if isinstance(node, BaseModel) else node
+        node = parts[key]
+    return node.model_dump(by_alias=True) if isinstance(node, BaseModel) else node
+
+
+def _fields_by_key(part: BaseModel) -> dict[str, Any]:
+    return {field.alias or name: getattr(part, name) for name, field in type(part).model_fields.items()}

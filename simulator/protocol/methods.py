@@ -1,5 +1,6 @@
-"""Settings of every decoding method: names, defaults, allowed ranges and sources. No torch here, so that a scenario is refused
-before anything heavy is imported. The programs themselves live in `models/methods/`, one file a method.
+"""The decoding methods: their settings with defaults, allowed ranges and sources, and the table `METHODS` with a row for each.
+
+Imports no torch, so that a scenario can be refused before torch is loaded. The programs are in `models/methods/`.
 """
 
 import math
@@ -13,6 +14,7 @@ from simulator.core.part import Part
 from simulator.core.settings import Settings, refuse
 from simulator.protocol.ops import INTERVAL_SAMPLES
 from simulator.protocol.pairs import DRAFTER, PairManifest
+from simulator.protocol.registry import MethodKind, MethodTable
 
 
 class MethodSettings(Settings):
@@ -366,38 +368,24 @@ class LanternStaticSettings(RelaxedSettings):
         return 1 + sum(sum(counts) for counts in STATIC_TREES[self.tree])
 
 
-METHODS: dict[str, type[MethodSettings]] = {
-    "base": BaseSettings,
-    "device-only": DeviceOnlySettings,
-    "speculative": SpeculativeSettings,
-    "eagle2": Eagle2Settings,
-    "lantern": LanternSettings,
-    "lantern-static": LanternStaticSettings,
-    "code": CodeSettings,
-    "entropy-lens": EntropyLensSettings,
-    "softmax-corr": SoftmaxCorrSettings,
-    "random": RandomSettings,
-    "discrete": DiscreteSettings,
-    "ciar": CiarSettings,
-}
-
-# Raised whenever a method's program changes what it records, so that old recordings are not taken for new ones.
-REVISIONS: dict[str, int] = {
-    "base": 1,
-    "device-only": 1,
-    "speculative": 1,
-    "eagle2": 1,
-    "lantern": 1,
-    "lantern-static": 1,
-    "code": 1,
-    "entropy-lens": 1,
-    "softmax-corr": 1,
-    "random": 1,
-    "discrete": 1,
-    "ciar": 1,
-}
+METHODS = MethodTable(
+    {
+        "base": MethodKind(BaseSettings, "models.methods.base:Base", colour="#4d4d4d"),
+        "device-only": MethodKind(DeviceOnlySettings, "models.methods.device_only:DeviceOnly", colour="#009e73"),
+        "speculative": MethodKind(SpeculativeSettings, "models.methods.speculative:Speculative"),
+        "eagle2": MethodKind(Eagle2Settings, "models.methods.eagle2:Eagle2"),
+        "lantern": MethodKind(LanternSettings, "models.methods.lantern:Lantern", colour="#cc79a7"),
+        "lantern-static": MethodKind(LanternStaticSettings, "models.methods.lantern:LanternStatic"),
+        "code": MethodKind(CodeSettings, "models.methods.code:Code", colour="#0072b2"),
+        "entropy-lens": MethodKind(EntropyLensSettings, "models.methods.gated:Gated"),
+        "softmax-corr": MethodKind(SoftmaxCorrSettings, "models.methods.gated:Gated"),
+        "random": MethodKind(RandomSettings, "models.methods.gated:Gated"),
+        "discrete": MethodKind(DiscreteSettings, "models.methods.gated:Gated"),
+        "ciar": MethodKind(CiarSettings, "models.methods.ciar:Ciar", colour="#d55e00"),
+    }
+)
 
 
 def prefix_length(prefix_rate: float, image_tokens: int) -> int:
-    """m = floor(rho * T) (CIAR, prefix injection), with rho taken as the decimal that was written: 0.06 * 50 is 3, not 2.999...96."""
+    """m = floor(rho * T) (CIAR, prefix injection), with rho as the decimal number that was written: 0.06 * 50 is 3, in floats 2.9999."""
     return int(Fraction(str(prefix_rate)) * image_tokens)

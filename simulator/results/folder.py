@@ -18,7 +18,7 @@ from PIL import Image
 from simulator.core.errors import RunFolderError
 from simulator.results.columns import COLUMNS, RUN_FORMAT
 from simulator.results.files import _json_bytes, csv_bytes, parquet_bytes
-from simulator.results.tables import Case, queue_table, requests_table, summary_table
+from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table
 from simulator.results.timeline import Span, timeline_bytes
 
 PICTURE_KINDS = ("image", "uncertainty", "decided")
@@ -102,7 +102,7 @@ def write_run(
     folder: Path,
     *,
     scenario_yaml: str,
-    cases: Sequence[Case],
+    cases: Sequence[CaseRecords],
     provenance: Mapping[str, Any],
     spans: Iterable[Span] = (),
     pictures: Sequence[Picture] = (),

@@ -20,7 +20,7 @@ OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these
 
 
 @dataclass(frozen=True)
-class Case:
+class CaseRecords:
     """One method under one choice of swept values, and its records.
 
     method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
@@ -51,7 +51,7 @@ class Case:
 # ---- tables -----------------------------------------------------------------------------------------------------------
 
 
-def requests_table(cases: Sequence[Case]) -> pd.DataFrame:
+def requests_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
     """A row per answered request: case, method, method_name, swept values by dotted path, `REQUEST_COLUMNS`, quality of its image."""
     if not cases:
         raise ValueError("a run has at least one case")
@@ -64,7 +64,7 @@ def requests_table(cases: Sequence[Case]) -> pd.DataFrame:
     return pd.DataFrame(front | {name: table[name].to_numpy() for name in (*REQUEST_COLUMNS, *quality)})
 
 
-def queue_table(cases: Sequence[Case]) -> pd.DataFrame:
+def queue_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
     """The cloud over time: case and `SAMPLED`, a row per look; no row for a case whose requests never meet."""
     frames = []
     for index, case in enumerate(cases):
@@ -76,7 +76,7 @@ def queue_table(cases: Sequence[Case]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame:
+def summary_table(requests: pd.DataFrame, cases: Sequence[CaseRecords]) -> pd.DataFrame:
     """A row per case, also for a case without requests. Its columns are defined in `COLUMNS`."""
     quality = _quality_names(cases)
     of_sets = tuple(
@@ -104,7 +104,7 @@ def summary_table(requests: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame
 
 
 def _metrics(
-    case: Case,
+    case: CaseRecords,
     record: pd.DataFrame,
     base: pd.DataFrame | None,
     fastest: pd.DataFrame | None,
@@ -190,7 +190,7 @@ def _in_order(record: pd.DataFrame) -> pd.DataFrame:
     return record.sort_values(["requested_s", "request"], kind="stable")
 
 
-def _conditions(case: Case) -> str:
+def _conditions(case: CaseRecords) -> str:
     """What a method is compared under: every swept value but the methods' own settings."""
     outside = {key: value for key, value in case.swept.items() if not key.startswith("methods.")}
     return json.dumps(outside, sort_keys=True, default=str)
@@ -200,7 +200,7 @@ def _dtype(name: str) -> type:
     return np.int64 if name in ("case", *_COUNTS) else np.float64
 
 
-def _case_frame(index: int, case: Case, quality: Sequence[str]) -> pd.DataFrame:
+def _case_frame(index: int, case: CaseRecords, quality: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in REQUEST_COLUMNS if name not in case.columns]
     if missing:
         raise ValueError(f"case {index} ({case.method}): no columns {', '.join(missing)}")
@@ -218,17 +218,17 @@ def _case_frame(index: int, case: Case, quality: Sequence[str]) -> pd.DataFrame:
     return frame.assign(**{name: by_image[name].reindex(frame["image"]).to_numpy() for name in quality})
 
 
-def _quality_names(cases: Sequence[Case]) -> tuple[str, ...]:
+def _quality_names(cases: Sequence[CaseRecords]) -> tuple[str, ...]:
     more = {name for case in cases for name in case.quality} - {"image", *QUALITY_COLUMNS}
     return (*QUALITY_COLUMNS, *sorted(more))
 
 
-def _method_columns(cases: Sequence[Case]) -> dict[str, pd.Series]:
+def _method_columns(cases: Sequence[CaseRecords]) -> dict[str, pd.Series]:
     texts = {"method": [case.method for case in cases], "method_name": [case.name for case in cases]}
     return {name: pd.Series(values, dtype=object) for name, values in texts.items()}
 
 
-def _swept_columns(cases: Sequence[Case]) -> dict[str, pd.Series]:
+def _swept_columns(cases: Sequence[CaseRecords]) -> dict[str, pd.Series]:
     """Swept values by dotted path, in order of first appearance: numbers where all are numbers, else text, JSON if need be."""
     keys = dict.fromkeys(key for case in cases for key in case.swept)
     return {key: _column([case.swept.get(key) for case in cases]) for key in keys}

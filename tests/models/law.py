@@ -32,7 +32,7 @@ from models.pair import Pair, make_tiny_pair
 from models.recorder import Session
 from models.sampling import filter_probs, guide
 from models.text import left_pad
-from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.ops import ROLES, Compute, Forward
 from simulator.protocol.recording import SessionSpec
 
@@ -123,12 +123,14 @@ def _hashable(value: Any) -> Any:
 @mock.patch.object(session, "filter_probs", _remembering(filter_probs))
 def images(pair: Pair, name: str, settings: dict[str, Any], runs: int) -> NDArray[np.int64]:
     """Tokens [runs, T] of as many whole sessions that differ in their seed only."""
-    full = METHODS[name].model_validate(settings)
+    full = METHODS[name].settings.model_validate(settings)
     decoding = Decoding.model_validate(DECODING)
     full.check(decoding, pair.manifest)
     passes = Passes(pair, full.draft_slots)
     found = np.zeros((runs, pair.manifest.image_tokens), np.int64)
-    first = SessionSpec("", name, REVISIONS[name], full.model_dump(), decoding.model_dump(), PROMPT, 0, "float64")
+    first = SessionSpec(
+        "", name, METHODS[name].revision, full.model_dump(), decoding.model_dump(), PROMPT, 0, "float64"
+    )
     for seed in range(runs):
         run = Session(replace(first, seed=seed), make_method(name, first.settings, pair), pair, 0)
         nodes = dict.fromkeys(ROLES, 0)

@@ -209,7 +209,7 @@ def test_static_trees_have_the_published_sizes() -> None:
         assert [tree.depths.count(depth) for depth in range(1, 6)] == levels
         if inner is not None:
             assert len(set(parents[1:])) == inner
-    assert METHODS["lantern-static"].model_validate({}).draft_slots == 58
+    assert METHODS["lantern-static"].settings.model_validate({}).draft_slots == 58
 
 
 # --- lantern
@@ -341,10 +341,10 @@ def test_more_neighbours_than_codes_are_refused(tiny_pair: Pair, name: str) -> N
 )
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        METHODS[name].model_validate(settings)
+        METHODS[name].settings.model_validate(settings)
 
 
 def test_only_one_bound_is_in_force() -> None:
     for given, absolute in (({}, 0.1), ({"delta": 0.3}, 0.3), ({"lambda_": 5.0}, None)):
-        settings = METHODS["lantern"].model_validate(given)
+        settings = METHODS["lantern"].settings.model_validate(given)
         assert getattr(settings, "absolute_bound") == absolute  # noqa: B009

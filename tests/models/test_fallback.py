@@ -83,7 +83,9 @@ def test_only_methods_that_say_so_have_replies_to_do_without(tiny_pair: Pair, na
     session = spec(tiny_pair, name, settings, text_encoder=text_encoder)
     ops = record(tiny_pair, session)[0].ops
     awaits = ops[ops["kind"] == AWAIT]
-    able = METHODS[name].model_validate(session.settings).can_fall_back(Decoding.model_validate(session.decoding))
+    able = (
+        METHODS[name].settings.model_validate(session.settings).can_fall_back(Decoding.model_validate(session.decoding))
+    )
     assert bool(awaits["what"].any()) == able
     for call in awaits["call"][awaits["what"] == 1][
         :2

@@ -1,6 +1,7 @@
 """The loop of the uncertainty-gated methods and the variants of CIAR's round: who decides, what travels, what caches hold."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.models.test_methods import PROMPTS, record, spec
 
 GATE = SCORES.index("gate")
 CONST = {"threshold_mode": "const"}
+SMALL: Any = SimpleNamespace(manifest=SimpleNamespace(image_tokens=4, cloud=SimpleNamespace(dim=2)))
 GATED = ("entropy-lens", "softmax-corr", "discrete", "ciar")
 
 
@@ -97,7 +99,7 @@ def test_reach_tightens_interval_and_scores_where_one_token_dominates() -> None:
     centre, radius = torch.tensor([5.0, 0.0, 0.0, 0.0]), torch.tensor([2.0, 0.1, 0.1, 0.1])
     lower, upper = inter_fuse(centre, radius)
     step = Step(0, centre, torch.zeros(2), all_scores(centre, lower, upper).numpy(), lower, upper, radius)
-    plain, reach = (Ciar(CiarSettings(reach=on), image_tokens=4, dim=2).read(step) for on in (False, True))
+    plain, reach = (Ciar(CiarSettings(reach=on), SMALL).read(step) for on in (False, True))
     assert plain is step
     tight_lower, tight_upper = inter_fuse(centre, radius, reach=True)
     assert reach.lower is not None
@@ -230,7 +232,7 @@ def verified_token(seed: int, **decoding: Any) -> int:
     settings = Decoding.model_validate(decoding)
     device = DeviceState(image_tokens=4, caption_dim=2, caption="a", decoding=settings, seed=seed)
     cloud = CloudState(image_tokens=4, caption_dim=2, opening=device.start(0, want_caption=False))
-    method = Ciar(CiarSettings(variant="verify"), image_tokens=4, dim=2)
+    method = Ciar(CiarSettings(variant="verify"), SMALL)
     program = method.ask(device, ciar.Pending(), Step(int(DEVICE_LOGITS.argmax()), DEVICE_LOGITS, torch.zeros(2)), 1.0)
     reply: Message | None = None
     while True:

@@ -8,7 +8,7 @@ import pytest
 
 from models.pair import Pair
 from models.recorder import Recorder
-from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.recording import SessionSpec
 from tests.models.law import CODES, DECODING, GRID, LOSSLESS, PROMPT, WRONG, images, law_of_images, make_pair, p_value
 from tests.models.test_speculative import FALSE_ALARMS
@@ -42,7 +42,12 @@ def test_a_wrong_rule_is_found_out(pair: Pair, case: str) -> None:
 def test_remembered_passes_change_no_token(pair: Pair) -> None:
     """The images of the recorder's own batches."""
     name, settings = LOSSLESS["eagle2"]
-    full, decoding = METHODS[name].model_validate(settings).model_dump(), Decoding.model_validate(DECODING).model_dump()
-    specs = [SessionSpec("", name, REVISIONS[name], full, decoding, PROMPT, seed, "float64") for seed in range(12)]
+    full, decoding = (
+        METHODS[name].settings.model_validate(settings).model_dump(),
+        Decoding.model_validate(DECODING).model_dump(),
+    )
+    specs = [
+        SessionSpec("", name, METHODS[name].revision, full, decoding, PROMPT, seed, "float64") for seed in range(12)
+    ]
     made = {spec.seed: recording.tokens.tolist() for spec, recording in Recorder(pair, 5).record(specs)}
     assert [made[seed] for seed in range(12)] == images(pair, name, settings, 12).tolist()

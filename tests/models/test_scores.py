@@ -141,7 +141,7 @@ def test_sampled_bounds_lie_in_the_box_and_widen_with_k() -> None:
     ],
 )
 def test_settings_choose_the_score(name: str, settings: dict[str, Any], kind: type) -> None:
-    parsed = METHODS[name].model_validate(settings)
+    parsed = METHODS[name].settings.model_validate(settings)
     assert isinstance(parsed, GatedSettings)
     score = make_score(parsed, state())
     assert isinstance(score, kind)

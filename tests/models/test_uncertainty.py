@@ -25,7 +25,7 @@ from models.pair import Pair
 from models.recorder import Recorder
 from simulator.core.errors import CiarSimError
 from simulator.core.rng import stream
-from simulator.protocol.methods import METHODS, REVISIONS, Decoding
+from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.recording import SCORES, SessionSpec
 
 FEW = Settings(prompts=5, seed=3, sampled_tokens=3, timing=False)
@@ -78,11 +78,11 @@ def test_it_repeats(found: Evaluation, tiny_pair: Pair) -> None:
 def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
     """A device that decodes alone reads its own tokens; the evaluation, reading the same ones, must score them alike."""
     caption = scenes.scene(3, 0).caption
-    settings = METHODS["device-only"].model_validate({}).model_dump()
+    settings = METHODS["device-only"].settings.model_validate({}).model_dump()
     spec = SessionSpec(
         tiny_pair.manifest.weights_hash,
         "device-only",
-        REVISIONS["device-only"],
+        METHODS["device-only"].revision,
         settings,
         Decoding().model_dump(),
         caption,

@@ -24,7 +24,7 @@ from simulator.core.errors import RunFolderError
 from simulator.core.rng import stream
 from simulator.results.columns import REQUEST_COLUMNS, SAMPLED
 from simulator.results.folder import Picture, write_run
-from simulator.results.tables import Case
+from simulator.results.tables import CaseRecords
 
 PROVENANCE = {
     "name": "synthetic",
@@ -35,7 +35,9 @@ PROVENANCE = {
 }
 
 
-def case(method: str, seconds: float, swept: dict[str, Any], nll: float = 4.0, n: int = 12, name: str = "") -> Case:
+def case(
+    method: str, seconds: float, swept: dict[str, Any], nll: float = 4.0, n: int = 12, name: str = ""
+) -> CaseRecords:
     """Latencies around `seconds` (5 %), half of them in the uplink."""
     latency = seconds * stream(0, "test", method, str(swept)).uniform(0.95, 1.05, n)
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
@@ -55,7 +57,7 @@ def case(method: str, seconds: float, swept: dict[str, Any], nll: float = 4.0, n
         "cloud_greedy_pct": 40 + shift,
         "base_greedy_pct": 30 + shift,
     }
-    return Case(method, name or method.split(" ")[0], swept, columns, quality)
+    return CaseRecords(method, name or method.split(" ")[0], swept, columns, quality)
 
 
 CASES = [
@@ -86,7 +88,7 @@ PICTURES = [
 ]
 
 
-def write(folder: Path, cases: list[Case], **more: Any) -> Path:
+def write(folder: Path, cases: list[CaseRecords], **more: Any) -> Path:
     arguments: dict[str, Any] = {
         "scenario_yaml": "name: synthetic  # <b>\n",
         "provenance": PROVENANCE,

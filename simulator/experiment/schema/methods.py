@@ -1,6 +1,7 @@
 """`methods:` of a scenario: each entry a method's name, its label and its settings."""
 
 import operator
+from dataclasses import dataclass
 from functools import reduce
 from typing import Annotated, Any, Literal
 
@@ -10,13 +11,13 @@ from pydantic_core import CoreSchema
 from simulator.core.part import Part, fork, found_text, written
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
-from simulator.protocol.methods import METHODS, MethodSettings, ThresholdSettings
+from simulator.protocol.methods import METHODS, GatedSettings, MethodSettings, ThresholdSettings
 
 LABEL = r"^([^\x00-\x20\x7f][^\x00-\x1f\x7f]*)?$"  # printable, and not blank at its start
 
 
 class CallTarget(Part):
-    """A threshold given by what it leads to: the cloud calls, in percent of the image's tokens, on other prompts."""
+    """A threshold given by its call rate: cloud calls in percent of an image's tokens, measured on prompts of its own."""
 
     call_pct: float = Field(gt=0, lt=100)
     prompts: int = Field(default=16, ge=1, le=4096, description="captions to calibrate on; none of the scenario's")
@@ -31,34 +32,52 @@ Threshold = Annotated[
 ]
 
 
-class MethodEntry(Part):
-    """One method of a scenario under its label. Its settings are fields of the same mapping: a subclass per method."""
+class MethodEntry(Part, MethodSettings):
+    """One method of a scenario under its label.
+
+    Every method has a subclass, which is its settings class, too: its settings are fields of the same mapping, and `check` and
+    `can_fall_back` are those of the settings.
+    """
 
     name: str
     label: str = Field(default="", max_length=80, pattern=LABEL)
 
-    @property
-    def call_target(self) -> CallTarget | None:
-        """The call rate that the threshold is to be calibrated to (`simulator/experiment/calibrate.py`), None where it is a number."""
-        threshold = getattr(self, "threshold", None)
-        return threshold if isinstance(threshold, CallTarget) else None
-
-    def at_threshold(self, threshold: float) -> "MethodEntry":
-        """The entry with its call target, if it has one, replaced by a threshold."""
-        return self if self.call_target is None else self.model_copy(update={"threshold": threshold})
-
     @model_validator(mode="after")
     def _target_needs_const(self) -> "MethodEntry":
         mode = getattr(self, "threshold_mode", "const")
-        if self.call_target is not None and mode != "const":
+        if self.uncalibrated is not None and mode != "const":
             refuse(f"by its call rate goes with threshold_mode const, got {mode}", "threshold")
         return self
 
     @property
+    def uncalibrated(self) -> "UncalibratedMethod | None":
+        """The method without its threshold, where that is to be calibrated; None where every setting is known."""
+        target = getattr(self, "threshold", None)
+        return UncalibratedMethod(self, target) if isinstance(target, CallTarget) else None
+
+    @property
     def settings(self) -> MethodSettings:
-        """The method's settings alone. A call target must have been replaced."""
-        assert self.call_target is None
-        return METHODS[self.name].model_validate(self.model_dump(exclude={"name", "label"}))
+        """The method's settings. Not for an uncalibrated method, which has none until its threshold is found."""
+        assert self.uncalibrated is None
+        return METHODS[self.name].settings.model_validate(self.model_dump(exclude={"name", "label"}))
+
+
+@dataclass(frozen=True)
+class UncalibratedMethod:
+    """A method whose threshold is not known yet, only the call rate that it is to lead to."""
+
+    entry: MethodEntry
+    target: CallTarget
+
+    @property
+    def prefix_rate(self) -> float:
+        """Share of tokens that the cloud makes whatever the threshold."""
+        assert isinstance(self.entry, GatedSettings)
+        return self.entry.prefix_rate
+
+    def at(self, threshold: float) -> MethodEntry:
+        """The method with this threshold."""
+        return self.entry.model_copy(update={"threshold": threshold})
 
 
 def _entry_class(name: str, settings: type[MethodSettings]) -> type[MethodEntry]:
@@ -83,11 +102,11 @@ def _entry_class(name: str, settings: type[MethodSettings]) -> type[MethodEntry]
     return entry
 
 
-ENTRIES: dict[str, type[MethodEntry]] = {name: _entry_class(name, settings) for name, settings in METHODS.items()}
+ENTRIES: dict[str, type[MethodEntry]] = {name: _entry_class(name, kind.settings) for name, kind in METHODS.items()}
 
 
 def _entry(data: Any) -> Any:
-    """A method's name alone, or a mapping with `name`; checked against that method's settings."""
+    """A method's name, or a mapping with `name` whose other keys are settings of that method."""
     if isinstance(data, str):
         data = {"name": data}
     if isinstance(data, MethodEntry):
@@ -127,7 +146,7 @@ def labelled_entries(methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...
     for index, entry in enumerate(methods):
         label = entry.label
         if not label:
-            given = [key for key in METHODS[entry.name].model_fields if key in entry.model_fields_set]
+            given = [key for key in METHODS[entry.name].settings.model_fields if key in entry.model_fields_set]
             extra = (
                 "".join(f" {key}={written(getattr(entry, key))}" for key in given)
                 if names.count(entry.name) > 1

@@ -13,12 +13,12 @@ from simulator.engine.fallback import Fallback
 from simulator.engine.workload import bursty_arrivals, device_counts, read_times
 from simulator.experiment.inputs import simulate_case
 from simulator.experiment.loading import load_scenario
-from simulator.experiment.provenance import _warnings
+from simulator.experiment.provenance import load_warnings
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.sweep import expand
 from simulator.network.access import Network
 from simulator.results.columns import REQUEST_COLUMNS
-from simulator.results.tables import Case, requests_table, summary_table
+from simulator.results.tables import CaseRecords, requests_table, summary_table
 from tests.simulator.build import DEVICE_COSTS, UniformCosts, call, forward, program, reply
 from tests.simulator.traces.examples import ARRIVALS
 
@@ -148,13 +148,13 @@ def test_a_saturated_cloud_is_said_to_be_and_the_run_ends(tmp_path: Path) -> Non
     assert result.makespan_s == 120.0  # type: ignore[attr-defined]
     assert len(result.columns["request"]) in (28, 29, 30)  # type: ignore[attr-defined]
     assert result.unfinished > 0  # type: ignore[attr-defined]
-    texts = _warnings(case, result)  # type: ignore[arg-type]
+    texts = load_warnings(case, result)  # type: ignore[arg-type]
     assert any("saturated" in text for text in texts)
 
 
 def test_a_cloud_that_keeps_up_is_not_warned_of(tmp_path: Path) -> None:
     case, result = run(tmp_path, POISSON + "}", pass_s=1 / 64)
-    assert _warnings(case, result) == []  # type: ignore[arg-type]
+    assert load_warnings(case, result) == []  # type: ignore[arg-type]
 
 
 def test_cloud_keys_reach_the_simulation(tmp_path: Path) -> None:
@@ -194,12 +194,12 @@ def test_the_summary_leaves_out_the_warm_up_and_counts_what_is_good() -> None:
     }
     columns["done_s"] = columns["requested_s"] + columns["latency_s"]
     columns["cloud_queue_s"] = columns["latency_s"]
-    case = Case("base", "base", {}, columns, refused=2, unfinished=1, warmup_s=10.0, duration_s=40.0, slo_s=2.5)
+    case = CaseRecords("base", "base", {}, columns, refused=2, unfinished=1, warmup_s=10.0, duration_s=40.0, slo_s=2.5)
     row = summary_table(requests_table([case]), [case]).iloc[0]
     assert (row["images"], row["latency_mean_s"], row["refused"], row["unfinished"]) == (3, 2.0, 2, 1)
     assert row["goodput_per_s"] == 2 / 30
     assert row["under_way_mean"] == row["cloud_waiting_mean"] == 6 / 22
-    plain = Case("base", "base", {}, columns)
+    plain = CaseRecords("base", "base", {}, columns)
     assert math.isnan(summary_table(requests_table([plain]), [plain]).iloc[0]["goodput_per_s"])
 
 
@@ -223,12 +223,12 @@ def test_images_of_one_prompt_count_as_its_requests_got_them() -> None:
     }
     columns["fallback_cloud_nll_cost"] = np.array([math.nan, math.nan, 4.0, math.nan, math.nan])
     quality = {"image": np.arange(3), "cloud_nll": np.array([1.0, 7.0, 5.0])}
-    case = Case("ciar", "ciar", {}, columns, quality)
+    case = CaseRecords("ciar", "ciar", {}, columns, quality)
     row = summary_table(requests_table([case]), [case]).iloc[0]
     assert (row["distinct_images"], row["cloud_nll"], row["fallback_pct"]) == (3, ((3 * 1.0 + 5.0) / 4 + 7.0) / 2, 10.0)
     assert row["fallback_cloud_nll_cost"] == 4.0
     assert math.isnan(row["fallback_cloud_nll_cost_lo"])
-    whole = Case(
+    whole = CaseRecords(
         "ciar",
         "ciar",
         {},

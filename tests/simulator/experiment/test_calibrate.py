@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ciar_sim.cli.main import main
 from simulator.core.errors import ScenarioError
 from simulator.experiment.calibrate import TOLERANCE_PCT, Calibrated, calibrate
-from simulator.experiment.plan import _calibration_captions
+from simulator.experiment.plan import calibration_captions
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.schema.prompts import PromptList, ScenePrompts
 from simulator.protocol.recording import SCORES
@@ -89,6 +89,36 @@ def test_a_rate_that_cannot_be_had_is_refused() -> None:
         search(50.0, PREFIX / TOKENS, lambda threshold: constant)
 
 
+def rates_in_turn(*rates: float) -> Callable[[float], list[Any]]:
+    """Sessions with these call rates, whatever the threshold; their scores are uniform."""
+    left = iter(rates)
+
+    def record(threshold: float) -> list[Any]:
+        made, rate = sessions(0.5, 1.0, 0.0), next(left)
+        return [SimpleNamespace(scores=one.scores, cloud_call_pct=lambda rate=rate: rate) for one in made]
+
+    return record
+
+
+def test_the_nearest_threshold_is_kept_not_the_last() -> None:
+    rates = (6.0, 38.4, 42.0, 60.0, 70.0, 38.2, 43.0, 37.0)
+    tried: list[float] = []
+    record = rates_in_turn(*rates)
+
+    def noted(threshold: float) -> list[Any]:
+        tried.append(threshold)
+        return record(threshold)
+
+    found = search(40.0, PREFIX / TOKENS, noted)
+    assert (found.call_pct, found.rounds) == (38.4, 2)
+    assert found.threshold == tried[1]
+
+
+def test_of_two_equally_near_thresholds_the_first_is_kept() -> None:
+    found = search(40.0, PREFIX / TOKENS, rates_in_turn(6.0, 38.5, 41.5, 38.5, 41.5, 38.5, 41.5, 38.5))
+    assert (found.call_pct, found.rounds) == (38.5, 2)
+
+
 SCENARIO = """\
 name: calibrated
 pair: {pair}
@@ -124,7 +154,7 @@ def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
         return [f"{index * (1 + seed % 7)}" for index in range(count)]
 
     def of(prompts: ScenePrompts | PromptList, count: int) -> list[str]:
-        return _calibration_captions(Scenario.model_construct(prompts=prompts), count, scenes)
+        return calibration_captions(Scenario.model_construct(prompts=prompts), count, scenes)
 
     few, many = (of(ScenePrompts(count=count, seed=1), 12) for count in (4, 900))
     assert few == many
@@ -136,4 +166,4 @@ def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
     assert not set(found) & set(only.captions)
     four = Scenario.model_construct(prompts=PromptList.model_validate({"list": ["a"]}))
     with pytest.raises(ScenarioError, match="only 3 captions are left to calibrate on, asked for 4"):
-        _calibration_captions(four, 4, lambda seed, count: list("abcd" * count)[:count])
+        calibration_captions(four, 4, lambda seed, count: list("abcd" * count)[:count])

@@ -1,12 +1,14 @@
 """Recordings on disk: keys, round trips, damage, and the source that fills the cache."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from simulator.core.errors import RecordingError
+from simulator.protocol import recording as recording_module
 from simulator.protocol.cache import CachedSource, RecordingCache
 from simulator.protocol.messages import Widths
 from simulator.protocol.ops import ROLES
@@ -50,19 +52,35 @@ def recording(passes: int = 3) -> Recording:
 def test_key_depends_on_every_field_and_on_nothing_else() -> None:
     base = spec()
     assert base.key() == spec(settings={"b": 2, "a": 1}).key()
-    changes = [
-        {"weights": "x"},
-        {"method": "ciar"},
-        {"revision": 2},
-        {"settings": {"a": 2, "b": 2}},
-        {"decoding": {"guidance": 1.0}},
-        {"prompt": "q"},
-        {"seed": 1},
-        {"dtype": "float64"},
-        {"outcomes": (3,)},
-    ]
-    keys = [spec(**change).key() for change in changes]
+    changes: dict[str, object] = {
+        "weights": "x",
+        "method": "ciar",
+        "revision": 2,
+        "settings": {"a": 2, "b": 2},
+        "decoding": {"guidance": 1.0},
+        "prompt": "q",
+        "seed": 1,
+        "dtype": "float64",
+        "missed_calls": (3,),
+    }
+    assert set(changes) == {field.name for field in fields(SessionSpec)}  # a new field needs its entry here
+    keys = [spec(**{name: value}).key() for name, value in changes.items()]
     assert len({base.key(), *keys}) == 1 + len(changes)
+
+
+def test_key_depends_on_the_torch_version_and_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for version, number in (("2.13.0", 4), ("2.14.0", 4), ("2.13.0", 5)):
+        monkeypatch.setattr(recording_module, "torch_version", lambda version=version: version)
+        monkeypatch.setattr(recording_module, "FORMAT", number)
+        keys.add(spec().key())
+    assert len(keys) == 3
+
+
+def test_keys_stay_those_of_older_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording_module, "torch_version", lambda: "2.13.0")
+    assert spec().key() == "941d43376ad8b6b03dbbaee662276fe6c709503290446e2770a7acd8f44e74d8"
+    assert spec(missed_calls=(3,)).key() == "6a8d90cd251ed7e8d4cf30bdd736cff977c61944bc796c57ac458d9e954f3002"
 
 
 def test_round_trip_and_equal_bytes() -> None:

@@ -22,11 +22,11 @@ from simulator.results.columns import COLUMNS, PARTS, QUALITY_COLUMNS, REQUEST_C
 from simulator.results.files import csv_bytes, parquet_bytes
 from simulator.results.folder import Picture, write_run
 from simulator.results.statistics import half_width, percentile, ratio
-from simulator.results.tables import Case, requests_table, summary_table
+from simulator.results.tables import CaseRecords, requests_table, summary_table
 from simulator.results.timeline import TRACKS, Span, timeline, timeline_bytes
 
 
-def case(method: str, latency: list[float], swept: dict[str, Any] | None = None, **more: Any) -> Case:
+def case(method: str, latency: list[float], swept: dict[str, Any] | None = None, **more: Any) -> CaseRecords:
     """Requests 10 s apart, all of whose latency is device compute; prompts 0, 1, 0, 1, ..."""
     n = len(latency)
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
@@ -38,10 +38,12 @@ def case(method: str, latency: list[float], swept: dict[str, Any] | None = None,
     }
     columns |= {"latency_s": np.array(latency, dtype=float), "device_compute_s": np.array(latency, dtype=float)}
     columns |= {"done_s": columns["requested_s"] + columns["latency_s"], "cloud_gpu_s": np.full(n, 0.5)}
-    return Case(method, more.pop("name", method.split(" ")[0]), swept or {}, columns | more.pop("columns", {}), **more)
+    return CaseRecords(
+        method, more.pop("name", method.split(" ")[0]), swept or {}, columns | more.pop("columns", {}), **more
+    )
 
 
-def summary(*cases: Case) -> pd.DataFrame:
+def summary(*cases: CaseRecords) -> pd.DataFrame:
     return summary_table(requests_table(cases), cases)
 
 
@@ -187,7 +189,7 @@ def test_a_sequential_workload_has_no_utilisation() -> None:
 def test_order_of_rows_does_not_change_the_numbers() -> None:
     straight = case("base", [1.0, 5.0, 2.0, 8.0])
     order = np.array([2, 0, 3, 1])
-    shuffled = Case("base", "base", {}, {name: values[order] for name, values in straight.columns.items()})
+    shuffled = CaseRecords("base", "base", {}, {name: values[order] for name, values in straight.columns.items()})
     pd.testing.assert_frame_equal(summary(straight), summary(shuffled))
 
 
@@ -218,7 +220,9 @@ def test_parts_that_miss_the_latency_are_refused() -> None:
     with pytest.raises(ValueError, match=r"case 0 \(base\): the parts miss latency_s by up to 1 s"):
         requests_table([case("base", [2.0], columns={"wait_s": np.ones(1)})])
     with pytest.raises(ValueError, match="no columns wait_s"):
-        requests_table([Case("base", "base", {}, {name: np.zeros(0) for name in REQUEST_COLUMNS if name != "wait_s"})])
+        requests_table(
+            [CaseRecords("base", "base", {}, {name: np.zeros(0) for name in REQUEST_COLUMNS if name != "wait_s"})]
+        )
 
 
 def test_every_summary_column_is_defined() -> None:

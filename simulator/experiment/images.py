@@ -1,0 +1,112 @@
+"""The images of a run: their quality, and those that are kept in the run folder."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from simulator.experiment.branches import images_of
+from simulator.experiment.fleet import mean_replicas
+from simulator.experiment.plan import Plan
+from simulator.experiment.schema.workload import FleetWorkload
+from simulator.experiment.simulating import Simulated
+from simulator.protocol.methods import CiarSettings
+from simulator.protocol.recording import FROM_DEVICE, SCORES, Recording
+from simulator.results.folder import Picture
+from simulator.results.tables import CaseRecords, OfSet
+
+KEPT_PROMPTS = 4  # prompts whose images are kept in the run folder
+
+
+class ImageScorer(Protocol):
+    """Scores images. It is handed in: this package holds no models."""
+
+    def __call__(
+        self, recordings: Sequence[Recording], captions: Sequence[str]
+    ) -> tuple[Mapping[str, np.ndarray], OfSet]:
+        """Quality columns with an entry per image, and the quality of the set of images at given indices."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Versions and settings behind its numbers."""
+        ...
+
+
+def score_cases(
+    simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording], scorer: ImageScorer | None
+) -> list[CaseRecords]:
+    """The records of every case with the quality of its images; without a scorer the columns it would give are missing."""
+    records = []
+    for case, result, branches in simulated:
+        of_prompts = [recordings[key] for key in plan.of_case[case.index]]
+        images = images_of(result.columns["prompt"], result.columns["timed_out_call"], of_prompts, branches)
+        reference = [recordings[plan.reference[case.index][prompt]] for prompt in images.prompts]
+        captions = [plan.captions[case.index][prompt] for prompt in images.prompts]
+        scored, of_set = scorer(images.recordings, captions) if scorer else ({}, lambda images: {})
+        workload, price = case.scenario.workload, case.scenario.cloud.price_usd_per_gpu_hour
+        fleet = workload if isinstance(workload, FleetWorkload) else None
+        records.append(
+            CaseRecords(
+                method=case.method.label,
+                name=case.method.name,
+                swept=case.swept,
+                columns={**result.columns, **images.columns()},
+                quality={**quality_columns(images.recordings, reference), **scored},
+                of_set=of_set,
+                sequential=fleet is None,
+                replicas=mean_replicas(case.scenario, result),
+                gpu_usd_per_hour=math.nan if price is None else price,
+                refused=result.refused,
+                unfinished=result.unfinished,
+                warmup_s=fleet.warmup_s if fleet else 0.0,
+                duration_s=fleet.duration_s if fleet else math.nan,
+                slo_s=fleet.slo_s if fleet and fleet.slo_s is not None else math.nan,
+                samples=result.samples,
+            )
+        )
+    return records
+
+
+def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recording]) -> dict[str, np.ndarray]:
+    """Quality per distinct image: cloud_nll (nats per token), cloud_greedy_pct and base_greedy_pct (see results.COLUMNS)."""
+    return {
+        "image": np.arange(len(recordings)),
+        "cloud_nll": np.array([float(r.nll.mean(dtype=np.float64)) for r in recordings]),
+        "cloud_greedy_pct": np.array([100.0 * float(np.mean(r.tokens == r.argmax)) for r in recordings]),
+        "base_greedy_pct": np.array(
+            [100.0 * float(np.mean(r.tokens == b.tokens)) for r, b in zip(recordings, reference, strict=True)]
+        ),
+    }
+
+
+_CHANGES_IMAGES = ("methods.", "decoding.", "prompts.", "pair", "seed")  # swept paths that change recordings
+
+
+def kept_images(
+    simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording], grid: int
+) -> list[Picture]:
+    """Images of the first prompts, once per distinct set of recordings; for CIAR with the scores and who decided each token."""
+    pictures: list[Picture] = []
+    seen: set[tuple[str, ...]] = set()
+    for case, _, _ in simulated:
+        keys = plan.of_case[case.index][:KEPT_PROMPTS]
+        if tuple(keys) in seen:
+            continue
+        seen.add(tuple(keys))
+        own = [
+            f"{path.rpartition('.')[2]}={value}"
+            for path, value in case.swept.items()
+            if path.startswith(_CHANGES_IMAGES)
+        ]
+        label = " ".join([case.method.label, *(text for text in own if text not in case.method.label)])
+        for prompt, (key, text) in enumerate(zip(keys, plan.captions[case.index], strict=False)):
+            recording = recordings[key]
+            pictures.append(Picture(label, prompt, text, "image", recording.image))
+            if isinstance(case.method, CiarSettings):
+                scores = recording.scores[:, SCORES.index("u")].reshape(grid, grid)
+                decided = (recording.decided_by == FROM_DEVICE).astype(np.float32).reshape(grid, grid)
+                pictures.append(Picture(label, prompt, text, "uncertainty", scores))
+                pictures.append(Picture(label, prompt, text, "decided", decided))
+    return pictures
