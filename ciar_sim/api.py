@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.core.yamlfile import Place
-    from simulator.experiment.simulating import Progress
     from simulator.experiment.scenario import Scenario
+    from simulator.experiment.simulating import Progress
 
 __all__ = ["CiarSimError", "Result", "run", "sweep"]
 
