@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test quick check docs wheel clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,12 +14,21 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/ciar-sim run scenarios/quickstart.yaml
 	@echo "Open runs/quickstart/report.html"
 
+# Coverage is of lines and branches; below 95 % of simulator/ it fails.
 test: $(VENV)/.installed-dev check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+# Everything but whole runs and training, without coverage: for the minute between two edits.
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -x tests/simulator tests/reports tests/test_docs.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -27,5 +36,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+# A wheel, installed alone into a folder of its own and run from another one.
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
