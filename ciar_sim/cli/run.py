@@ -85,6 +85,8 @@ def _run(
 
     from ciar_sim.api import execute
     from ciar_sim.cli.console import progress_bars, summary_lines
+    from simulator.experiment.assumptions import trace_notes
+    from simulator.experiment.sweep import expand
 
     with progress_bars(quiet) as progress:
         result = execute(
@@ -99,4 +101,6 @@ def _run(
         )
     if not quiet:
         click.echo(summary_lines(result.summary))
+        for note in trace_notes(case.scenario for case in expand(loaded.scenario)):
+            click.echo(f"note: {note}")
         click.echo(f"{result.report}")

@@ -8,9 +8,11 @@ import numpy as np
 
 from simulator.core.errors import ScenarioError, TraceError
 from simulator.core.rng import draws, stream
-from simulator.traces.arrival_readers import is_own_arrivals
+from simulator.traces.arrival_readers import is_own_arrivals, own_arrivals_table
+from simulator.traces.excerpt import Window, excerpt_notes, excerpt_of_arrivals, times_in_window
 from simulator.traces.read import read_arrivals
 from simulator.traces.source import Source
+from simulator.traces.units import told
 
 _BLOCK = 64  # draws of a closed loop taken at once; the draws themselves do not depend on it
 
@@ -124,22 +126,38 @@ def single_arrival(prompt: int = 0) -> Arrivals:
     return Arrivals(np.zeros(1), np.zeros(1, np.int64), np.array([prompt], np.int64))
 
 
-def read_times(path: Path) -> np.ndarray:
-    """float64 [n]: times of requests in an arrivals file of any known format, seconds, in order: those of the project's own CSV as they
-    stand there, those of others since the first.
+def read_times(
+    path: Path, unit: str | None = None, window_s: Window | None = None, time_scale: float = 1.0
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Times of requests in an arrivals file of any known format.
 
-    Raises ScenarioError with file and line where it is none.
+    Args:
+        path: the file.
+        unit: of its times, where it does not state it; as for `simulator.traces.units.told`.
+        window_s: from and until when requests count, in seconds of the file.
+        time_scale: multiplies all times.
+
+    Returns:
+        float64 [n], seconds, in order: those of the project's own CSV as they stand there, those of others since the first. And what
+        the reader assumed.
+
+    Raises:
+        ScenarioError: it is no such file; names file and line.
     """
     try:
         source = Source(path)
         if not is_own_arrivals(source):
-            return read_arrivals(path).requested_s
-        table = source.table()
+            read = excerpt_of_arrivals(read_arrivals(path, told(unit=unit)), window_s, time_scale)
+            return read.requested_s, read.notes
+        if unit is not None:
+            source.fail("a unit is told, but requested_s states its own; allowed: no unit")
+        table = own_arrivals_table(source)
         times = table.numbers("requested_s")
         source.need_sorted(times, table.lines, "requested_s")
+        return times_in_window(times, window_s, time_scale), excerpt_notes(window_s, time_scale)
     except TraceError as error:
-        raise ScenarioError(str(error)) from None
-    return times
+        message = str(error)
+        raise ScenarioError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
 def device_counts(shares: list[float], devices: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from simulator.engine.workload import (
     ClosedLoop,
     bursty_arrivals,
     poisson_arrivals,
-    read_times,
     single_arrival,
     timed_arrivals,
 )
@@ -92,8 +90,8 @@ def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Arrivals | Cl
             return bursty_arrivals(seed, rate, factor, burst_s, calm_s, duration_s, devices, prompts)
         case ClosedArrivals(think_s=think_s):
             return ClosedLoop(seed, think_s, duration_s, prompts)
-        case TraceArrivals(trace=trace):
-            times = read_times(Path(trace))
+        case TraceArrivals() as trace:
+            times, _ = trace.times()
             return timed_arrivals(seed, times[times < duration_s], devices, prompts)
     raise AssertionError(workload.arrivals)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from simulator.experiment.assumptions import trace_notes
 from simulator.experiment.branches import common_prefix
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.fleet import links_of
@@ -130,7 +131,7 @@ def provenance_of(
             **{name: metadata.version(name) for name in ("numpy", "pandas", "simpy")},
         },
         "recordings": "float32; exact for one machine, thread count and batch size",
-        "notes": list(NOTES),
+        "notes": [*NOTES, *trace_notes(case.scenario for case in cases)],
         **({"quality": dict(scorer.provenance)} if scorer else {}),
         "warnings": [
             *(

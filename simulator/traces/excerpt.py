@@ -37,7 +37,9 @@ def excerpt(trace: Trace, window_s: Window | None = None, time_scale: float = 1.
             way.packets if window_s is None else None,
         )
 
-    return replace(trace, down=part(trace.down), up=part(trace.up), notes=(*trace.notes, *_notes(window_s, time_scale)))
+    return replace(
+        trace, down=part(trace.down), up=part(trace.up), notes=(*trace.notes, *excerpt_notes(window_s, time_scale))
+    )
 
 
 def excerpt_of_arrivals(trace: Arrivals, window_s: Window | None = None, time_scale: float = 1.0) -> Arrivals:
@@ -53,8 +55,19 @@ def excerpt_of_arrivals(trace: Arrivals, window_s: Window | None = None, time_sc
             f"window_s {begin_s:g} to {end_s:g}: needs two requests at different times, holds {len(kept_s)}"
         )
     tokens = [None if values is None else values[inside] for values in (trace.input_tokens, trace.output_tokens)]
-    notes = (*trace.notes, *_notes(window_s, time_scale))
+    notes = (*trace.notes, *excerpt_notes(window_s, time_scale))
     return Arrivals(trace.format, (kept_s - kept_s[0]) * time_scale, tokens[0], tokens[1], notes)
+
+
+def times_in_window(times_s: Floats, window_s: Window | None, time_scale: float) -> Floats:
+    """Times within a window, counted from its begin, multiplied by a factor. Raises TraceError as `excerpt`, or if none is left."""
+    begin_s, end_s = _checked(window_s, time_scale, math.inf)
+    if window_s is None:
+        return times_s * time_scale
+    kept_s = times_s[(times_s >= begin_s) & (times_s < end_s)]
+    if not len(kept_s):
+        raise TraceError(f"window_s {begin_s:g} to {end_s:g} holds no request; allowed: at least one")
+    return (kept_s - begin_s) * time_scale
 
 
 def _checked(window_s: Window | None, time_scale: float, duration_s: float) -> Window:
@@ -70,7 +83,8 @@ def _checked(window_s: Window | None, time_scale: float, duration_s: float) -> W
     return begin_s, min(end_s, duration_s)
 
 
-def _notes(window_s: Window | None, time_scale: float) -> tuple[str, ...]:
+def excerpt_notes(window_s: Window | None, time_scale: float) -> tuple[str, ...]:
+    """What to say of an excerpt."""
     window = () if window_s is None else (f"the window from {window_s[0]:g} s to {window_s[1]:g} s",)
     return (*window, *((f"times multiplied by {time_scale:g}",) if time_scale != 1.0 else ()))
 

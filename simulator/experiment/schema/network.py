@@ -1,5 +1,6 @@
 """`network:` of a scenario: a preset of the catalogue, a link by its figures, or one whose rates follow a trace."""
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,9 @@ from simulator.core.part import Part, folder_of, fork, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.pricing import catalogue
-from simulator.traces.read import read_trace
+from simulator.traces.choice import TraceChoice
 from simulator.traces.trace import Trace
+from simulator.traces.units import Way, told
 
 MS_PER_1000_KM = 22.0  # of round trip; light in fibre alone takes 9.8: see `catalogue/networks.yaml`
 TransportName = Literal["ideal", "tcp", "grpc", "quic"]
@@ -27,7 +29,7 @@ class LinkFigures:
 
     outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. radio: of the catalogue, None for none.
     generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
-    trace: path of a file that tells each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
+    trace: files that tell each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
     """
 
     down_bps: float | None
@@ -45,7 +47,7 @@ class LinkFigures:
     radio: str | None = None
     devices_per_cell: int = 1
     generated: str | None = None
-    trace: str | None = None
+    trace: TraceChoice | None = None
 
 
 class PresetNetwork(Part):
@@ -189,27 +191,67 @@ class TraceNetwork(_Line):
 
     up_mbps, down_mbps, rtt_ms, loss_pct: a constant in place of what the file tells over time; rates and the round trip are needed
     where it tells none, and a loss is 0 there.
+
+    trace: a file, a list of files that belong together, or {down: FILE, up: FILE}. unit: of times and rates, where a file does not
+    state it. window_s: two times, the part of the trace to use. time_scale: multiplies all times of the trace.
     """
 
-    trace: str
+    trace: str | tuple[str, ...] | dict[Way, str]
+    unit: str | None = None
+    window_s: Annotated[tuple[float, float] | None, BeforeValidator(items)] = None
+    time_scale: float = Field(default=1.0, ge=1e-6, le=1e6)
     up_mbps: Rate | None = None
     down_mbps: Rate | None = None
 
-    @field_validator("trace")
+    @field_validator("trace", mode="before")
     @classmethod
-    def _readable(cls, trace: str, info: ValidationInfo) -> str:
-        path = (folder_of(info) / trace).resolve()
-        if not path.is_file():
-            refuse(f"must be the path of a file, got {found_text(trace)}, which is not there")
+    def _paths(cls, trace: Any, info: ValidationInfo) -> Any:
+        def path_of(file: Any) -> str:
+            if not isinstance(file, str) or "\0" in file:
+                refuse(f"must be the path of a file, got {found_text(file)}")
+            path = Path(os.path.realpath(folder_of(info) / file))
+            try:
+                there = path.is_file()
+            except OSError:  # a name that is too long
+                there = False
+            if not there:
+                refuse(f"must be the path of a file, got {found_text(file)}, which is not there")
+            return str(path)
+
+        if isinstance(trace, dict):
+            if set(trace) != {"down", "up"}:
+                refuse(
+                    f"must be a file, a list of files or {{down: FILE, up: FILE}}, got keys {found_text(list(trace))}"
+                )
+            return {way: path_of(trace[way]) for way in ("down", "up")}
+        if isinstance(trace, list | tuple):
+            if not trace:
+                refuse("must be a file, a list of files or {down: FILE, up: FILE}, got an empty list")
+            return tuple(path_of(file) for file in trace)
+        return path_of(trace)
+
+    @field_validator("unit")
+    @classmethod
+    def _known_unit(cls, unit: str | None) -> str | None:
         try:
-            link_trace(str(path))
+            told(unit=unit)
         except TraceError as error:
-            refuse(f"cannot be used: {error}")
-        return str(path)
+            refuse(str(error))
+        return unit
+
+    def choice(self) -> TraceChoice:
+        if isinstance(self.trace, dict):
+            files, directions = tuple(self.trace.values()), tuple(self.trace)
+        else:
+            files, directions = (self.trace,) if isinstance(self.trace, str) else self.trace, ()
+        return TraceChoice(files, directions, self.unit, self.window_s, self.time_scale)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        trace = link_trace(self.trace)
+        try:
+            trace = link_trace(self.choice())
+        except TraceError as error:
+            refuse(f"cannot be used: {error}", "trace")
         for key, given, rate in (
             ("up_mbps", self.up_mbps, trace.up.rate),
             ("down_mbps", self.down_mbps, trace.down.rate),
@@ -238,18 +280,21 @@ class TraceNetwork(_Line):
         return self
 
     def figures(self) -> LinkFigures:
-        return self.line(self.up_mbps, self.down_mbps, trace=self.trace)
+        return self.line(self.up_mbps, self.down_mbps, trace=self.choice())
 
 
-def link_trace(path: str) -> Trace:
-    """What a trace file says; read once. Raises TraceError."""
-    state = Path(path).stat()
-    return _link_trace(path, state.st_mtime_ns, state.st_size)
+def link_trace(choice: TraceChoice) -> Trace:
+    """Read a trace, once for as long as its files stay as they are. Raises TraceError."""
+    try:
+        states = [Path(file).stat() for file in choice.files]
+    except OSError as error:
+        raise TraceError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return _link_trace(choice, tuple((state.st_mtime_ns, state.st_size) for state in states))
 
 
 @lru_cache(maxsize=64)
-def _link_trace(path: str, _changed_ns: int, _size: int) -> Trace:
-    return read_trace([Path(path)])
+def _link_trace(choice: TraceChoice, _states: tuple[tuple[int, int], ...]) -> Trace:
+    return choice.read()
 
 
 NEEDED = ", ".join(name for name, field in ExplicitNetwork.model_fields.items() if field.is_required())

@@ -1,8 +1,11 @@
 """`workload:` of a scenario: how many devices ask for pictures, of what kinds they are, and when they ask."""
 
 import math
-from typing import Annotated, Any, Literal
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from simulator.core.errors import ScenarioError
@@ -42,21 +45,37 @@ class TraceArrivals(Part):
     """Requests of the whole fleet at the times in a file of arrivals of any known format. Read when the scenario is loaded.
 
     Times in a CSV file with the column `requested_s` are taken as they stand; those of other formats count from the first request.
+
+    unit: of the times, where the file does not state it. window_s: two times, the part of the file to use, counted from its begin.
+    time_scale: multiplies all times: 0.5 doubles the rate of requests.
     """
 
     trace: str
+    unit: str | None = None
+    window_s: Annotated[tuple[float, float] | None, BeforeValidator(items)] = None
+    time_scale: float = Field(default=1.0, ge=1e-6, le=1e6)
 
     @field_validator("trace")
     @classmethod
-    def _read(cls, trace: str, info: ValidationInfo) -> str:
+    def _path(cls, trace: str, info: ValidationInfo) -> str:
         if info.context is None:
             return trace
-        path = (folder_of(info) / trace).resolve()
-        try:
-            read_times(path)
-        except ScenarioError as error:
-            refuse(str(error))
-        return str(path)
+        if "\0" in trace:
+            refuse(f"must be the path of a file, got {found_text(trace)}")
+        return os.path.realpath(folder_of(info) / trace)
+
+    @model_validator(mode="after")
+    def _read(self, info: ValidationInfo) -> Self:
+        if info.context is not None:
+            try:
+                self.times()
+            except ScenarioError as error:
+                refuse(str(error), "trace")
+        return self
+
+    def times(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Times of requests [n] in seconds, and what their reader assumed. Raises ScenarioError."""
+        return read_times(Path(self.trace), self.unit, self.window_s, self.time_scale)
 
 
 Arrivals = Annotated[

@@ -125,12 +125,18 @@ def test_requests_come_when_the_trace_says(tmp_path: Path) -> None:
     assert result.columns["requested_s"].tolist() == [0.5, 2.0, 2.0]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("case", ["azure", "burstgpt", "gentd26", "mooncake"])
+@pytest.mark.parametrize("case", ["azure", "burstgpt", "gentd26", "mooncake", "bailian"])
 def test_requests_come_when_a_foreign_trace_says(case: str, tmp_path: Path) -> None:
     """Counted from its first request."""
     (tmp_path / "foreign").write_bytes(ARRIVALS[case][0].encode())
     _, result = run(tmp_path, "workload: {devices: 2, arrivals: {trace: foreign}, duration_s: 60}")
-    expected = {"azure": [0.0, 2.0], "burstgpt": [0.0, 4.0], "gentd26": [0.0, 0.0, 10.0], "mooncake": [0.0, 0.0, 4.0]}
+    expected = {
+        "azure": [0.0, 2.0],
+        "burstgpt": [0.0, 4.0],
+        "gentd26": [0.0, 0.0, 10.0],
+        "mooncake": [0.0, 0.0, 4.0],
+        "bailian": [0.0, 0.5, 4.0],
+    }
     assert result.columns["requested_s"].tolist() == expected[case]  # type: ignore[attr-defined]
 
 
