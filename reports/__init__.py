@@ -1,0 +1,1 @@
+"""Reads run folders: plots and the page of a run."""

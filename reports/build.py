@@ -1,45 +1,66 @@
-"""Draw a run's plots and its page from the run folder alone; doing it again gives the same bytes."""
+"""Draw the plots and the page of a run from its folder alone; drawing again gives the same bytes."""
 
-import os
-import tempfile
 from pathlib import Path
 
-from reports.html import page
-from reports.load import load_run
-from reports.plots import draw_plots
+from matplotlib.figure import Figure
+
+from reports.figure import render, styled
+from reports.findings import Finding, find
+from reports.image_grid import grid_prompts, image_grid
+from reports.load import Run, load_run
+from reports.page import page
+from reports.parts_plot import latency_parts
+from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
+from reports.queue_plot import queue_over_time
+from reports.sweep_plot import numeric_axes, sweep, sweep_name
 from simulator.core.errors import RunFolderError
+from simulator.core.files import write_atomically
 
 
 def build_report(folder: Path) -> Path:
-    """Write plots/*.png, plots/*.svg and report.html into the run folder; the path of the page.
+    """Write plots/*.png, plots/*.svg and report.html into a run folder.
 
-    Raises RunFolderError where the folder is no whole run, or cannot be written.
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunFolderError: the folder is no complete run folder, or cannot be written.
     """
     run = load_run(folder)
-    plots = draw_plots(run)
+    findings = find(run)
+    plots = draw_plots(run, findings)
     report = folder / "report.html"
-    text = page(run, plots)
+    text = page(run, findings, plots)
     try:
         (folder / "plots").mkdir(exist_ok=True)
         for old in (folder / "plots").iterdir():
             if old.suffix in (".png", ".svg") and old.name not in plots:
                 old.unlink()
         for name, data in plots.items():
-            _write(folder / "plots" / name, data)
-        _write(report, text.encode())
+            write_atomically(folder / "plots" / name, data)
+        write_atomically(report, text.encode())
     except OSError as error:
         raise RunFolderError(f"cannot write the report into {folder}: {error.strerror or error}") from None
     return report
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Through a file beside it and a rename, so that a reader sees all of it or what was there before."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
+    """Every plot that the run allows, as file name -> bytes, in the order of the page."""
+    files: dict[str, bytes] = {}
+    with styled():
+        figures: dict[str, Figure] = {}
+        if any(said.fastest != "none" for said in findings):
+            figures["latency_quality"] = latency_quality(run, findings)
+            if len(findings) > TWO_ROWS_UP_TO:
+                figures["speedup_table"] = speedup_table(run)
+            figures["latency_parts"] = latency_parts(run, findings)
+            figures |= {sweep_name(key): sweep(run, key) for key in numeric_axes(run)}
+        if (run.queue["queued"] + run.queue["admission"]).any():
+            figures["queue_over_time"] = queue_over_time(run, findings)
+        if grid_prompts(run):
+            figures["image_grid"] = image_grid(run)
+        for name, figure in figures.items():
+            files[f"{name}.png"] = render(figure, "png")
+            figure.set_layout_engine("none")  # the layout is done and need not be computed again
+            files[f"{name}.svg"] = render(figure, "svg")
+    return files

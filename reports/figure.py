@@ -1,40 +1,28 @@
-"""What all plots share: style, colours, sizes, limits, rendering to PNG and SVG."""
+"""What all plots share: style, size, footnote, legend, rendering to PNG and SVG."""
 
 import io
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from reports.load import PARTS, Run
-from simulator.protocol.methods import METHODS
+from reports.load import interval_columns
+from reports.words import wrapped
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
-# Okabe and Ito's colours, told apart with any colour vision; the known methods keep theirs from run to run.
-HUES = {name: kind.colour for name, kind in METHODS.items() if kind.colour}
-SPARE_HUES = ("#56b4e9", "#e69f00", "#7a5195", "#a6761d", "#003f5c", "#b2b200")
-MARKERS = "osD^vP*Xphd<>"
-# Blue is the device, orange the network, green the cloud, grey what waits for neither.
-PART_COLOURS = dict(
-    zip(
-        PARTS,
-        ("#f6d7a7", "#8c6bb1", "#bcd7ee", "#1f6fb2", "#e69f00", "#b5ddc8", "#12805c", "#b85c00", "#c9cdd3", "#6fb1de"),
-        strict=True,
-    )
-)
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
     "font.size": 9.0,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -56,33 +44,30 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.dpi": 160,
     "text.parse_math": False,  # a label may hold a $
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text: editable, searchable, small
     "svg.hashsalt": "ciar-sim",
 }
-MOST_CONDITIONS, MOST_LABELS, MOST_BARS, MOST_METHODS, MOST_PROMPTS = 6, 8, 12, 8, 4
-MOST_COLUMNS, MOST_ROWS = 16, 40  # of the table that stands for more than MOST_CONDITIONS
-LOG_LATENCY_FROM, LOG_SWEEP_FROM = (
-    4.0,
-    8.0,
-)  # an axis is logarithmic where its largest value is this many times its smallest
-SHARED_UP_TO = 4.0  # bars of all conditions share a scale unless the longest of one is this many times another's
+T = TypeVar("T")
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """Everything drawn in the block has the style of the plots."""
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
         yield
 
 
-def _render(figure: Figure, form: str) -> bytes:
+def render(figure: Figure, form: str) -> bytes:
+    """The figure as "png" or "svg"; equal figures give equal bytes."""
     buffer = io.BytesIO()
     metadata = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
     figure.savefig(buffer, format=form, metadata=metadata)
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
     figure = Figure(
         figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
     )
@@ -90,52 +75,28 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _foot(figure: Figure, run: Run, text: str = "") -> None:
-    """The line under every plot: how to read it, and what the latency stands for."""
-    lines = [part for part in (text, run.as_if) if part]
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, evenly spaced, the first and the last among them."""
+    places = sorted({round(place) for place in np.linspace(0, len(items) - 1, min(len(items), most))})
+    return [items[place] for place in places]
+
+
+def footnote(figure: Figure, *lines: str) -> None:
+    """Lines under a plot: how to read it, what is left out, what the latency stands for."""
     width = int(figure.get_figwidth() * 16.5)
-    wrapped = "\n".join("\n".join(textwrap.wrap(line, width)) for line in lines)
-    figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=8, color=MUTED)
+    text = "\n".join(wrapped(line, width) for line in lines if line)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=MUTED)
 
 
-# ---- colours and scales -----------------------------------------------------------------------------------------------
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend above the plots, in as many columns as the width holds."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.62 + 0.075 * longest))))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=8, handlelength=2.8)
 
 
-def colours(run: Run) -> dict[str, str]:
-    """Label -> colour: a hue per method; several settings of one method run from light to dark, in order of appearance."""
-    families: dict[str, list[str]] = {}
-    for label, name in zip(run.summary["label"], run.summary["method_name"], strict=True):
-        labels = families.setdefault(name, [])
-        labels += [label] if label not in labels else []
-    spare = iter(SPARE_HUES * (1 + len(families) // len(SPARE_HUES)))
-    found = {}
-    for family, labels in families.items():
-        hue = HUES.get(family) or next(spare)
-        for place, label in enumerate(labels):
-            shade = 0.0 if len(labels) == 1 else 0.45 - 0.9 * place / (len(labels) - 1)
-            found[label] = _mix(hue, "white", shade) if shade > 0 else _mix(hue, "black", -shade * 0.9)
-    return found
-
-
-def short_labels(run: Run) -> dict[str, str]:
-    """Label -> label beside a point: of three or more settings that differ in one value, the later ones say only the value."""
-    families: dict[str, list[str]] = {}
-    for label in run.labels():
-        families.setdefault(label.rpartition("=")[0] or label, []).append(label)
-    short = {}
-    for stem, labels in families.items():
-        for place, label in enumerate(labels):
-            short[label] = label.removeprefix(f"{stem}=") if place and len(labels) > 2 else label
-    return short
-
-
-def _mix(colour: str, other: str, share: float) -> str:
-    mixed = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
-    return str(to_hex((float(mixed[0]), float(mixed[1]), float(mixed[2]))))
-
-
-def _scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
-    """Logarithmic where the range asks for it, with plain numbers at 1, 2, 5."""
+def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
+    """A logarithmic x axis with ticks at 1, 2, 5 where the largest value is `log_from` times the smallest or more."""
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() >= log_from * values.min():
         for ax in axes:
@@ -145,13 +106,13 @@ def _scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
             ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _wrapped_title(ax: Axes, text: str, inches: float) -> None:
+def wrapped_title(ax: Axes, text: str, inches: float) -> None:
     """A title no wider than the inches: 11 bold letters to each."""
-    width = max(12, int(11 * inches))
-    ax.set_title("\n".join(textwrap.wrap(text.replace("× base", "×\u00a0base"), width)))
+    ax.set_title(wrapped(text.replace("× base", "×\u00a0base"), max(12, int(11 * inches))))
 
 
-def _errors(row: pd.Series, centre: str, low: str, high: str) -> np.ndarray:
-    """[2, 1] distances to the interval's ends for errorbar; zero where there is no interval."""
-    ends = np.array([[row[centre] - row[low]], [row[high] - row[centre]]], dtype=float)
+def error_bars(row: pd.Series, name: str, scale: float = 1.0) -> np.ndarray:
+    """Distances from a metric to the ends of its interval, float [2, 1]; zero where there is no interval."""
+    low, high = (float(row[end]) for end in interval_columns(name))
+    ends = scale * np.array([[row[name] - low], [high - row[name]]], dtype=float)
     return np.where(np.isfinite(ends), np.maximum(ends, 0.0), 0.0)

@@ -1,79 +1,144 @@
-"""Statements with intervals: what a method gains or loses against base under one condition."""
+"""What the numbers of each condition say: who is fastest, by how much, at which image quality, with 95 % intervals.
+
+A method differs significantly from base where the paired interval of its speed-up excludes 1, from another method where the
+paired interval of the difference of their latencies excludes 0.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from reports.words import significant
+from reports.load import Run, interval_columns
+from reports.words import joined, significant
 
-FEW = 5  # with fewer requests the findings give no interval of a latency
+FEW = 5  # below as many requests no interval of a latency is written
+
+
+class Metric(NamedTuple):
+    """A quality metric of the plots.
+
+    Attributes:
+        name: its column.
+        title: the text at its axis.
+        reading: one sentence: which values are good.
+        loss: column whose absolute value is the loss of quality, for the Pareto front.
+    """
+
+    name: str
+    title: str
+    reading: str
+    loss: str
+
+
+FD_SCENES = Metric(
+    "fd_scenes",
+    "fd_scenes",
+    "fd_scenes is a distance to real renders: lower is better, at equal numbers of images.",
+    "fd_scenes",
+)
+CLOUD_NLL = Metric(
+    "cloud_nll",
+    "cloud_nll (nats per token)",
+    "cloud_nll is read two-sided: the farther from base's line on either side, the more the images differ from base's.",
+    "cloud_nll_minus_base",
+)
+
+
+def quality_metric(run: Run) -> Metric:
+    """fd_scenes where every case that ran has it, else cloud_nll, which exists for any number of images."""
+    ran = run.summary[np.isfinite(run.summary["latency_mean_s"])]
+    return FD_SCENES if len(ran) and np.isfinite(ran["fd_scenes"]).all() else CLOUD_NLL
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the cases under the same conditions say. fastest: a label of the summary, "none" if nothing ran."""
+    """What the cases of one condition say.
+
+    Attributes:
+        condition: name of the condition.
+        heading: the result in a few words, for plots; it starts with the condition where there are several.
+        sentences: the result in sentences.
+        cases: rows of the summary.
+        fastest: label with the lowest mean latency; "none" if no request was answered.
+        at_base_quality: labels that may be fastest of base and of those with base's image quality; empty where quality is unknown.
+        front: labels on the Pareto front of mean latency and quality loss, fastest first; empty where the loss is unknown.
+    """
 
     condition: str
-    fastest: str
-    title: str  # a few words, for plots
+    heading: str
     sentences: tuple[str, ...]
+    cases: pd.DataFrame
+    fastest: str
+    at_base_quality: tuple[str, ...] = ()
+    front: tuple[str, ...] = ()
 
 
-# ---- findings ---------------------------------------------------------------------------------------------------------
+def find(run: Run) -> tuple[Finding, ...]:
+    """The finding of every condition of a run, in order."""
+    conditions = list(run.conditions())
+    metric = quality_metric(run)
+    return tuple(finding(name, cases, metric, name_it=len(conditions) > 1) for name, cases in conditions)
 
 
-def finding(condition: str, cases: pd.DataFrame, *, where: bool = True) -> Finding:
-    """Which method is fastest under one set of conditions, by how much, and whether its pictures are base's.
-
-    A method is told apart from the fastest where the interval of the speed-up excludes 1 if one of them is base, otherwise where
-    the interval of the difference excludes 0. Both are paired by request.
-    """
-    on = f"{condition}: " if where else ""
+def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, name_it: bool = True) -> Finding:
+    """What the cases of one condition say; name_it: the heading starts with the condition."""
+    prefix = f"{condition}: " if name_it else ""
     ran = cases[np.isfinite(cases["latency_mean_s"])].sort_values("latency_mean_s", kind="stable")
-    if ran.empty:
-        sentence = "No request was answered, so there is nothing to compare."
-        return Finding(condition, "none", f"{on}no request was answered", (sentence,))
     rows = [row for _, row in ran.iterrows()]
-    best, others = rows[0], rows[1:]
-    name = str(best["label"])
-    seconds = _seconds(best)
-    if not others:
-        return Finding(
-            condition, name, f"{on}{name} takes {significant(best['latency_mean_s'])} s", (f"{name}: {seconds}.",)
-        )
+    if not rows:
+        text = "No request was answered, so there is nothing to compare."
+        return Finding(condition, f"{prefix}no request was answered", (text,), cases, "none")
+    best = rows[0]
     bases = [row for row in rows if is_base(row)]
-    equal = [str(row["label"]) for row in others if not significantly_different(best, row)]
+    heading, first = _latency_result(rows, bases)
+    sentences = [first]
+    good: tuple[str, ...] = ()
+    front: tuple[str, ...] = ()
+    if len(rows) > 1:
+        good = _fastest_at_base_quality(rows, bases)
+        front = pareto_front(ran, metric.loss)
+        sentences += _quality_sentences(rows, bases) if not math.isnan(best["latency_mean_lo_s"]) else ()
+        if good and "fastest" in heading and not is_base(best) and not base_quality(best):
+            heading += f"; at {bases[0]['label']}'s quality: {' or '.join(good)}"
+        if len(front) > 1:
+            sentences.append(f"Pareto front of mean latency and {metric.name}, by the means: {', '.join(front)}.")
+    return Finding(condition, prefix + heading, tuple(sentences), cases, str(best["label"]), good, front)
+
+
+def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, str]:
+    """Heading and first sentence: who has the lowest latency of rows sorted by latency."""
+    best, others = rows[0], rows[1:]
+    name, seconds = str(best["label"]), _seconds(best)
+    if not others:
+        return f"{name} takes {significant(best['latency_mean_s'])} s", f"{name}: {seconds}."
+    gain = "" if is_base(best) or not bases else _gain(best)
     if math.isnan(best["latency_mean_lo_s"]):
-        title = f"{on}{name} has the lowest mean, from one request"
-        first = f"{name} has the lowest mean latency, {seconds}, but one request gives no interval: nothing can be concluded."
-        return Finding(condition, name, title, (first, *_pictures_sentence(best, rows, bases)))
-    gain = _gain(best, bases)
-    if equal:
-        title = f"{on}not told apart: {_join([name, *equal] if len(equal) < 3 else [name, f'{len(equal)} others'])}"
-        first = f"{_join([name, *equal])} are not told apart: the paired intervals allow no difference or are missing. "
-        first += f"{name} has the lowest mean, {seconds}{', ' + gain if gain else ''}."
-    elif is_base(best):
+        text = f"{name} has the lowest mean latency, {seconds}, but one request gives no interval: nothing can be concluded."
+        return f"{name} has the lowest mean, from one request", text
+    if equal := [str(row["label"]) for row in others if not significantly_different(best, row)]:
+        names = joined([name, *equal] if len(equal) < 3 else [name, f"{len(equal)} others"])
+        text = f"No significant difference in latency between {joined([name, *equal])} (95 %). "
+        text += f"{name} has the lowest mean, {seconds}{', ' + gain if gain else ''}."
+        return f"no significant difference: {names}", text
+    if is_base(best):
         second = others[0]
         longer, least, most = (significant(1 / second[column], 2) for column in ("speedup", "speedup_hi", "speedup_lo"))
-        title = f"{on}{name} is fastest ({second['label']} takes {longer}× as long)"
         range_ = "" if _few(best) else f" ({least} to {most})"
-        first = f"{name} is fastest: {seconds}. The next, {second['label']}, takes {longer}× as long{range_}."
-    else:
-        speed = f" ({significant(best['speedup'], 2)}× base)" if bases else ""
-        title = f"{on}{name} is fastest{speed}{_at_base_s_quality(best, rows, bases)}"
-        first = f"{name} is fastest: {seconds}{', ' + gain if gain else ''}."
-        first += "" if bases else " Base was not run, so there is no speed-up to give."
-    return Finding(condition, name, title, (first, *_pictures_sentence(best, rows, bases)))
+        text = f"{name} is fastest: {seconds}. The next, {second['label']}, takes {longer}× as long{range_}."
+        return f"{name} is fastest ({second['label']} takes {longer}× as long)", text
+    text = f"{name} is fastest: {seconds}{', ' + gain if gain else ''}."
+    text += "" if bases else " Base was not run, so there is no speed-up."
+    speed = f" ({significant(best['speedup'], 2)}× base)" if bases else ""
+    return f"{name} is fastest{speed}", text
 
 
-def _gain(best: pd.Series, bases: list[pd.Series]) -> str:
-    if not bases or is_base(best):
-        return ""
-    if _few(best):
-        return f"{significant(best['speedup'])}× base's speed"
-    return interval(best, "speedup", "speedup_lo", "speedup_hi", unit="× base's speed")
+def _gain(row: pd.Series) -> str:
+    if _few(row):
+        return f"{significant(row['speedup'])}× base's speed"
+    return with_interval(row, "speedup", "× base's speed")
 
 
 def _few(row: pd.Series) -> bool:
@@ -83,69 +148,90 @@ def _few(row: pd.Series) -> bool:
 def _seconds(row: pd.Series) -> str:
     if _few(row):
         return f"{significant(row['latency_mean_s'])} s per image (too few requests for an interval)"
-    return interval(row, "latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s", unit=" s per image")
+    return with_interval(row, "latency_mean_s", " s per image")
 
 
 def is_base(row: pd.Series) -> bool:
+    """Whether a case is one of base, whatever its label."""
     return bool(row["method_name"] == "base")
 
 
 def significantly_different(fastest: pd.Series, other: pd.Series) -> bool:
-    """Whether the latency of a case differs from the fastest's by more than their paired 95 % interval allows."""
+    """Whether the paired 95 % interval says that the latency of a case differs from the fastest's."""
     for base, method in ((fastest, other), (other, fastest)):
         if is_base(base) and not is_base(method):
             return bool(method["speedup_lo"] > 1 or method["speedup_hi"] < 1)
     return bool(other["latency_minus_fastest_lo_s"] > 0)
 
 
-def same_pictures(one: pd.Series) -> bool:
-    """Whether the interval of cloud_nll minus base's, paired by prompt, allows no difference."""
-    return bool(one["cloud_nll_minus_base_lo"] <= 0 <= one["cloud_nll_minus_base_hi"])
+def base_quality(row: pd.Series) -> bool:
+    """Whether a case's cloud_nll does not differ significantly from base's (interval of the difference paired by prompt)."""
+    return bool(row["cloud_nll_minus_base_lo"] <= 0 <= row["cloud_nll_minus_base_hi"])
 
 
-def _pictures_sentence(best: pd.Series, rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:
+def _fastest_at_base_quality(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:
+    """Of rows sorted by latency: base, the fastest other with base's quality, or both where their latencies do not differ."""
+    if not bases or not any(math.isfinite(row["cloud_nll_minus_base_lo"]) for row in rows if not is_base(row)):
+        return ()
+    base = str(bases[0]["label"])
+    near = next((row for row in rows if not is_base(row) and base_quality(row)), None)
+    if near is None or near["speedup_hi"] < 1:
+        return (base,)
+    return (str(near["label"]),) if near["speedup_lo"] > 1 else (base, str(near["label"]))
+
+
+def _quality_sentences(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:
+    """Whether the fastest of rows sorted by latency has base's image quality; if not, which is the fastest that has."""
+    best = rows[0]
     if not bases or is_base(best) or not math.isfinite(best["cloud_nll_minus_base_lo"]):
         return ()
-    base = bases[0]
-    own, its = (interval(row, "cloud_nll", "cloud_nll_lo", "cloud_nll_hi") for row in (best, base))
-    apart = interval(best, "cloud_nll_minus_base", "cloud_nll_minus_base_lo", "cloud_nll_minus_base_hi")
-    beside = f"{own} beside base's {its} nats per token, paired difference {apart}"
+    own, its = (with_interval(row, "cloud_nll") for row in (best, bases[0]))
+    values = f"{own}, base {its} nats per token, paired difference {with_interval(best, 'cloud_nll_minus_base')}"
     images = f"{int(best['distinct_images'])} distinct images"
-    if same_pictures(best):
-        return (f"Its pictures are not told apart from base's by cloud_nll: {beside}, on {images}.",)
-    first = f"Its pictures are not base's: cloud_nll {beside}, on {images}."
-    near = [row for row in rows if not is_base(row) and same_pictures(row)]
-    if not near:
-        return (first, "No other method here has a cloud_nll that is not told apart from base's.")
-    speed = f"{near[0]['label']}, {_gain(near[0], bases)}"
-    if near[0]["speedup_lo"] > 1:
-        return (first, f"Fastest with a cloud_nll not told apart from base's: {speed}.")
+    if base_quality(best):
+        return (f"Its images show no significant difference from base's in cloud_nll (95 %): {values}, on {images}.",)
+    first = f"Its images differ significantly from base's: cloud_nll {values}, on {images}."
+    near = next((row for row in rows if not is_base(row) and base_quality(row)), None)
+    if near is None:
+        return first, "Every other method differs significantly from base in cloud_nll, too."
+    if near["speedup_lo"] > 1:
+        return first, f"Fastest without a significant difference in cloud_nll: {near['label']}, {_gain(near)}."
     return (
         first,
-        f"Of those with a cloud_nll not told apart from base's, none is told to be faster than base; the fastest: {speed}.",
+        "Of the methods without a significant difference in cloud_nll, none is significantly faster than base; the fastest: "
+        f"{near['label']}, {_gain(near)}.",
     )
 
 
-def _at_base_s_quality(best: pd.Series, rows: list[pd.Series], bases: list[pd.Series]) -> str:
-    """For a title: where the fastest has other pictures, who is fastest of those that have base's."""
-    if not bases or is_base(best) or not math.isfinite(best["cloud_nll_minus_base_lo"]) or same_pictures(best):
-        return ""
-    base = str(bases[0]["label"])
-    near = next((row for row in rows if not is_base(row) and same_pictures(row)), None)
-    if near is None or near["speedup_hi"] < 1:
-        who = base
-    else:
-        who = str(near["label"]) if near["speedup_lo"] > 1 else f"{base} or {near['label']}"
-    return f"; at {base}'s quality: {who}"
+def pareto_front(cases: pd.DataFrame, loss: str) -> tuple[str, ...]:
+    """Labels of the cases that no other beats in both mean latency and quality loss (means only), fastest first."""
+    points = [
+        (float(row["latency_mean_s"]), abs(float(row[loss])), str(row["label"]))
+        for _, row in cases.iterrows()
+        if math.isfinite(row["latency_mean_s"]) and math.isfinite(row[loss])
+    ]
+    front: list[str] = []
+    least = math.inf
+    for _, lost, label in sorted(points):
+        if lost < least:
+            front.append(label)
+            least = lost
+    return tuple(front)
 
 
-def interval(row: pd.Series, mean: str, low: str, high: str, unit: str = "") -> str:
+def best_labels(run: Run, most: int) -> list[str]:
+    """At most so many labels, in order of appearance: base's, and those with the lowest mean latency over the conditions."""
+    ran = run.summary[np.isfinite(run.summary["latency_mean_s"])]
+    means = ran.groupby("label", sort=False)["latency_mean_s"].mean().sort_values(kind="stable")
+    bases = [str(name) for name in ran.loc[ran["method_name"] == "base", "label"].unique()]
+    kept = list(dict.fromkeys([*bases, *map(str, means.index), *run.labels()]))[:most]
+    return [name for name in run.labels() if name in kept]
+
+
+def with_interval(row: pd.Series, name: str, unit: str = "") -> str:
     """ "3.21 s (3.10 to 3.33)", without brackets where there is no interval or it has no width."""
-    text = f"{significant(row[mean])}{unit}"
-    if not (math.isfinite(row[low]) and math.isfinite(row[high])) or row[low] == row[high]:
+    low, high = (float(row[end]) for end in interval_columns(name))
+    text = f"{significant(row[name])}{unit}"
+    if not (math.isfinite(low) and math.isfinite(high)) or low == high:
         return text
-    return f"{text} ({significant(row[low])} to {significant(row[high])})"
-
-
-def _join(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    return f"{text} ({significant(low)} to {significant(high)})"

@@ -1,4 +1,4 @@
-"""Labels of points, placed so that they do not overlap."""
+"""Labels beside points, placed so that they do not overlap."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from reports.figure import _mix
-
-# ---- direct labels ----------------------------------------------------------------------------------------------------
+from reports.looks import mix
 
 
-class _Label(NamedTuple):
+class Label(NamedTuple):
+    """A text for the point (x, y), in data coordinates."""
+
     x: float
     y: float
     text: str
@@ -24,27 +24,17 @@ class _Label(NamedTuple):
     bold: bool
 
 
-_PLACES = [(9, 0, "left"), (0, 11, "center"), (0, -11, "center"), (-9, 0, "right"), (8, 9, "left"), (8, -9, "left")]
-_PLACES += [
-    (-8, 9, "right"),
-    (-8, -9, "right"),
-    (0, 22, "center"),
-    (0, -22, "center"),
-    (12, 19, "left"),
-    (12, -19, "left"),
-]
-_PLACES += [
-    (-12, 19, "right"),
-    (-12, -19, "right"),
-    (14, 30, "left"),
-    (14, -30, "left"),
-    (-14, 30, "right"),
-    (-14, -30, "right"),
-]
+# Offsets from the point in points (1/72 in) and alignment, the preferred ones first.
+_PLACES = (
+    *((9, 0, "left"), (0, 11, "center"), (0, -11, "center"), (-9, 0, "right"), (8, 9, "left"), (8, -9, "left")),
+    *((-8, 9, "right"), (-8, -9, "right"), (0, 22, "center"), (0, -22, "center"), (12, 19, "left"), (12, -19, "left")),
+    *((-12, 19, "right"), (-12, -19, "right"), (14, 30, "left"), (14, -30, "left"), (-14, 30, "right")),
+    *((-14, -30, "right"), (0, 40, "center"), (0, -40, "center"), (16, 48, "left"), (-16, 48, "right")),
+)
 
 
-def _place_labels(ax: Axes, labels: Sequence[_Label], marks: Sequence[tuple[float, float]]) -> None:
-    """Write labels beside their points where they cover least: each takes the best of a few fixed places, in order."""
+def place_labels(ax: Axes, labels: Sequence[Label], marks: Sequence[tuple[float, float]]) -> None:
+    """Write labels beside their points where they cover least: in order, each takes the best of a few fixed places."""
     figure = ax.figure
     assert isinstance(figure, Figure)
     canvas = figure.canvas
@@ -64,14 +54,14 @@ def _place_labels(ax: Axes, labels: Sequence[_Label], marks: Sequence[tuple[floa
                 textcoords="offset points",
                 ha=align,
                 va="center",
-                color=_mix(label.colour, "black", 0.25),
+                color=mix(label.colour, "black", 0.25),
                 fontsize=8,
                 fontweight="bold" if label.bold else "normal",
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 arrowprops={"arrowstyle": "-", "color": "#b6bcc5", "lw": 0.6, "shrinkB": 5} if abs(dy) > 15 else None,
             )
             text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer).padded(1.0)  # of the words, not of the thin line to them
+            box = Text.get_window_extent(text, renderer).padded(1.0)  # of the text, without the line to it
             outside = box.width * box.height - _overlap(box, frame)
             cost = rank * 12.0 + sum(_overlap(box, other) for other in boxes) + 3.0 * outside
             if best is None or cost < best[0]:

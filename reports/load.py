@@ -1,4 +1,4 @@
-"""Read a run folder, and say in words what its numbers allow to be said. Nothing here computes a metric anew."""
+"""Read a run folder. Nothing here computes a metric: the numbers are those of summary.csv."""
 
 import io
 import json
@@ -12,53 +12,38 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from reports.words import _NAMED, condition, label
+from reports.words import NAMED_KEYS, condition, label
 from simulator.core.errors import RunFolderError
+from simulator.results.columns import COLUMNS, QUALITY_COLUMNS, RUN_FORMAT, SET_COLUMNS
 
-PARTS = (
-    "connect_s",
-    "encode_s",
-    "device_queue_s",
-    "device_compute_s",
-    "uplink_s",
-    "cloud_queue_s",
-    "cloud_compute_s",
-    "downlink_s",
-    "wait_s",
-    "image_decode_s",
-)  # of a latency, in the order of summary.csv
-_INTERVALS = ("cloud_nll", "cloud_nll_minus_base", "cloud_greedy_pct", "base_greedy_pct", "speedup")
-NEEDED = (
-    *(
-        "images",
-        "latency_mean_s",
-        "latency_mean_lo_s",
-        "latency_mean_hi_s",
-        "latency_p50_s",
-        "latency_p95_s",
-        "latency_p99_s",
-    ),
-    *("latency_minus_fastest_s", "latency_minus_fastest_lo_s", "latency_minus_fastest_hi_s"),
-    *(
-        "decode_s",
-        "first_token_s",
-        "calls",
-        "cloud_call_pct",
-        "bytes_up",
-        "bytes_down",
-        "device_energy_j",
-        "cloud_gpu_s",
-    ),
-    *("cost_usd", "cloud_utilisation", "distinct_images", *PARTS),
-    *(name + end for name in _INTERVALS for end in ("", "_lo", "_hi")),
-)  # columns of summary.csv that a report reads
-SCENES = ("fd_scenes", "f1_scenes", "align_scenes")
-OPTIONAL = tuple(name + end for name in SCENES for end in ("", "_lo", "_hi"))  # NaN where a run has none
+REQUIRED = ("case", "method", "method_name", "images", "latency_mean_s")  # others are NaN where summary.csv lacks them
+
+
+def interval_columns(name: str) -> tuple[str, str]:
+    """Columns with the ends of a metric's 95 % interval: speedup -> speedup_lo, x_s -> x_lo_s."""
+    stem, unit = (name.removesuffix("_s"), "_s") if name.endswith("_s") else (name, "")
+    return f"{stem}_lo{unit}", f"{stem}_hi{unit}"
+
+
+def summary_columns() -> tuple[str, ...]:
+    """Names of the metrics of summary.csv, intervals included, in the order of their definitions."""
+    quality = [end for name in (*QUALITY_COLUMNS, *SET_COLUMNS) for end in interval_columns(name)]
+    named = [name for names in COLUMNS for name in names.split(", ") if "<" not in name]
+    return tuple(dict.fromkeys([*named, *quality]))
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An entry of images/index.json with its pixels. kind "image": uint8 [H, W, 3]; else float [h, w], NaN for none."""
+class RunImage:
+    """An entry of images/index.json with its pixels.
+
+    Attributes:
+        method: label of the method.
+        prompt: number of the prompt.
+        text: the prompt in words.
+        kind: "image", "uncertainty" or "decided" (0 by the cloud, 1 by the device).
+        pixels: uint8 [H, W, 3] of an image; else float [h, w], a value per token, NaN for none.
+        png: the file as it is stored.
+    """
 
     method: str
     prompt: int
@@ -72,8 +57,14 @@ class Picture:
 class Run:
     """A run folder in memory.
 
-    summary: summary.csv with two more columns, label (the method with its swept settings) and condition (what else is swept).
-    queue: queue.parquet, the cloud over time.
+    Attributes:
+        name: name of the scenario.
+        scenario: text of scenario.yaml.
+        provenance: provenance.json.
+        swept: swept keys, as dotted paths.
+        summary: summary.csv and two more columns: label (the method with its swept settings) and condition (what else is swept).
+        images: the stored images and maps.
+        queue: queue.parquet, the cloud's queue over time.
     """
 
     name: str
@@ -81,25 +72,30 @@ class Run:
     provenance: dict[str, Any]
     swept: tuple[str, ...]
     summary: pd.DataFrame
-    pictures: tuple[Picture, ...]
+    images: tuple[RunImage, ...]
     queue: pd.DataFrame
 
     @property
     def as_if(self) -> str:
-        """What stands under every table and plot where latency is priced as if the models were others; empty if it is not."""
+        """What latency stands for where passes are priced at another model's size; empty where they are not."""
         return str(self.provenance.get("as_if") or "")
 
     def conditions(self) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Cases to be compared with each other, in order: everything swept but the methods' own settings is equal."""
+        """Name and cases of each condition, in order. Its cases differ only in the method and the methods' own settings."""
         for name in dict.fromkeys(self.summary["condition"]):
             yield name, self.summary[self.summary["condition"] == name]
 
     def labels(self) -> list[str]:
+        """Distinct labels in order of appearance."""
         return list(dict.fromkeys(self.summary["label"]))
 
 
 def load_run(folder: Path) -> Run:
-    """The run in a folder. Raises RunFolderError where it is none, or where a file is missing or damaged."""
+    """The run in a folder.
+
+    Raises:
+        RunFolderError: the folder is no run folder, or a file in it is missing or damaged.
+    """
     if not folder.is_dir():
         raise RunFolderError(
             f"{folder} is not a run folder: {'not a folder' if folder.exists() else 'it does not exist'}"
@@ -109,36 +105,41 @@ def load_run(folder: Path) -> Run:
     provenance = _json(folder, "provenance.json")
     if not isinstance(provenance, dict) or provenance.get("program") != "ciar-sim":
         raise RunFolderError(f"{folder} is not a run folder: its provenance.json is not from ciar-sim")
-    if provenance.get("run_format") != 1:
+    if provenance.get("run_format") != RUN_FORMAT:
         raise RunFolderError(
-            f"{folder} has run format {provenance.get('run_format')}, this program reads 1; run it again"
+            f"{folder} has run format {provenance.get('run_format')}, this program reads {RUN_FORMAT}; run it again"
         )
     try:
         text = pd.read_csv(io.BytesIO(_bytes(folder, "summary.csv")), dtype=str, keep_default_na=False)
         columns = list(text.columns)
-        swept = tuple(columns[columns.index("method_name") + 1 : columns.index("images")])
-        if missing := sorted({"case", "method", *NEEDED} - set(columns)):
+        if missing := [name for name in REQUIRED if name not in columns]:
             raise ValueError(f"no column {missing[0]}")
+        swept = tuple(columns[columns.index("method_name") + 1 : columns.index("images")])
         table = pd.DataFrame(
             {name: _typed(text[name], name in ("method", "method_name"), name in swept) for name in columns}
         )
-        table = table.assign(**{name: math.nan for name in OPTIONAL if name not in columns})
+        table = table.assign(**{name: math.nan for name in summary_columns() if name not in columns})
     except ValueError as error:
         raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: {error}") from None
     if not (folder / "requests.parquet").is_file():
         raise RunFolderError(f"{folder} is not a whole run folder: it has no requests.parquet")
     name = str(provenance.get("name") or "run")
-    rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    telling = tuple(key for key in swept if key in _NAMED or table[key].nunique(dropna=False) > 1)
-    table["label"] = [label(row, swept) for row in rows]
-    table["condition"] = [condition(row, telling) or name for row in rows]
-    return Run(
-        name, _bytes(folder, "scenario.yaml").decode(), provenance, swept, table, _pictures(folder), _queue(folder)
+    scenario = _bytes(folder, "scenario.yaml").decode(errors="replace")
+    summary = with_words(table, swept, name)
+    return Run(name, scenario, provenance, swept, summary, _images(folder), _queue(folder))
+
+
+def with_words(summary: pd.DataFrame, swept: tuple[str, ...], name: str) -> pd.DataFrame:
+    """A summary with the columns label and condition; `name` stands for the condition where nothing is swept."""
+    rows = [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]
+    distinct = tuple(key for key in swept if key in NAMED_KEYS or summary[key].nunique(dropna=False) > 1)
+    return summary.assign(
+        label=[label(row, swept) for row in rows], condition=[condition(row, distinct) or name for row in rows]
     )
 
 
 def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:
-    """Numbers, or text as it stands (a label may be NA); a swept column is text where any cell is none of a number."""
+    """Numbers, or text as it stands (a label may be NA); a swept column is text where any cell is no number."""
     if is_text:
         return cells.astype(object)
     try:
@@ -170,14 +171,14 @@ def _queue(folder: Path) -> pd.DataFrame:
 def _json(folder: Path, name: str) -> Any:
     try:
         return json.loads(_bytes(folder, name))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{folder / name} cannot be read: {error}") from None
 
 
-def _pictures(folder: Path) -> tuple[Picture, ...]:
+def _images(folder: Path) -> tuple[RunImage, ...]:
     if not (folder / "images" / "index.json").is_file():
         return ()
-    pictures = []
+    images = []
     try:
         for entry in _json(folder, "images/index.json"):
             png = _bytes(folder, f"images/{entry['file']}")
@@ -186,7 +187,7 @@ def _pictures(folder: Path) -> tuple[Picture, ...]:
             if entry["kind"] != "image":
                 value = entry["low"] + pixels[..., 0] / 255.0 * (entry["high"] - entry["low"])
                 pixels = np.where(pixels[..., 1] > 0, value, math.nan)
-            pictures.append(Picture(entry["method"], entry["prompt"], entry["text"], entry["kind"], pixels, png))
+            images.append(RunImage(entry["method"], entry["prompt"], entry["text"], entry["kind"], pixels, png))
     except (OSError, KeyError, TypeError, IndexError) as error:
         raise RunFolderError(f"{folder / 'images'} cannot be read: {error}") from None
-    return tuple(pictures)
+    return tuple(images)

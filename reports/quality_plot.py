@@ -1,13 +1,10 @@
-"""Latency against quality, one panel per condition."""
+"""Mean latency against quality, a panel per condition, with the Pareto front; and the speed-ups under many conditions."""
 
 import math
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,229 +13,247 @@ from matplotlib.lines import Line2D
 
 from reports.figure import (
     GRID,
-    HUES,
     INK,
-    LOG_LATENCY_FROM,
-    MARKERS,
-    MOST_COLUMNS,
-    MOST_CONDITIONS,
-    MOST_LABELS,
-    MOST_ROWS,
     MUTED,
-    _errors,
-    _figure,
-    _foot,
-    _scale_x,
-    _wrapped_title,
-    colours,
-    short_labels,
+    error_bars,
+    footnote,
+    legend,
+    new_figure,
+    scale_x,
+    spread,
+    wrapped_title,
 )
-from reports.findings import finding, is_base
-from reports.labels import _Label, _place_labels
-from reports.load import Run
-from reports.words import significant
+from reports.findings import Finding, Metric, best_labels, is_base, quality_metric
+from reports.labels import Label, place_labels
+from reports.load import Run, interval_columns
+from reports.looks import METHOD_LOOKS, Look, looks
+from reports.words import clipped, significant
 
-# ---- latency against quality ------------------------------------------------------------------------------------------
+MOST_PANELS = 12
+TWO_ROWS_UP_TO = 6  # conditions; beyond, the second quality panel of each is left out
+MOST_LABELS = 8  # points of a panel that are all labelled; of more, only the Pareto front, the fastest and base
+MOST_IN_LEGEND = 24
+LOG_FROM = 4.0  # the latency axis is logarithmic where its largest value is this many times its smallest
+MOST_COLUMNS, MOST_ROWS = 16, 40  # of the table of speed-ups
+BASE_COLOUR = METHOD_LOOKS["base"][0]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A quality metric that plots show: its column, what stands at the axis, and how it is read."""
+class _Share(NamedTuple):
+    """A share drawn in the lower panels: its column, the factor to percent, and whether its marker is filled."""
 
     name: str
-    title: str
-    reading: str
-
-    @property
-    def ends(self) -> tuple[str, str]:
-        return f"{self.name}_lo", f"{self.name}_hi"
+    scale: float
+    filled: bool
 
 
-FD_SCENES = Metric(
-    "fd_scenes", "fd_scenes", "fd_scenes is a distance to real renders: lower is better, at equal numbers of images."
-)
-CLOUD_NLL = Metric(
-    "cloud_nll",
-    "cloud_nll (nats per token)",
-    "cloud_nll is read two-sided: far from base's line on either side means other pictures, and lower is not better.",
-)
+def latency_quality(run: Run, findings: Sequence[Finding]) -> Figure:
+    """Mean latency against `quality_metric`, and below against the share of the caption's attributes in the images.
 
-
-def quality_metric(run: Run) -> Metric:
-    """fd_scenes where every case that ran has it, else cloud_nll, which any number of images gives."""
-    ran = run.summary[np.isfinite(run.summary["latency_mean_s"])]
-    return FD_SCENES if len(ran) and np.isfinite(ran["fd_scenes"]).all() else CLOUD_NLL
-
-
-def latency_quality(run: Run) -> Figure:
-    """Mean latency against `quality_metric` (base is the reference line), and against the share of the caption's attributes in the
-    pictures, or the shares of greedy tokens where that is not known.
-
-    A column of two panels per condition up to six conditions; beyond, a table of speed-ups in their place.
+    Where that share is unknown, the shares of greedy tokens stand for it. Beyond six conditions the lower panels are left out; beyond
+    twelve, evenly spaced ones are drawn. The stairs are the Pareto front; its methods are named.
     """
-    panels = list(run.conditions())
-    if len(panels) > MOST_CONDITIONS:
-        return _speed_table(run)
+    shown = spread(findings, MOST_PANELS)
     metric = quality_metric(run)
     aligned = bool(np.isfinite(run.summary["align_scenes"]).any())
     shares = (
-        [("align_scenes", 100.0, True)]
+        [_Share("align_scenes", 100.0, True)]
         if aligned
-        else [("base_greedy_pct", 1.0, True), ("cloud_greedy_pct", 1.0, False)]
+        else [_Share("base_greedy_pct", 1.0, True), _Share("cloud_greedy_pct", 1.0, False)]
     )
-    across = min(len(panels), 3)
-    blocks = math.ceil(len(panels) / across)
-    figure = _figure(max(4.3 * across, 6.8), 5.6 * blocks + 0.9)
-    grid = figure.subplots(2 * blocks, across, squeeze=False, height_ratios=[1.35, 1.0] * blocks)
-    hue = colours(run)
+    if len(shown) > TWO_ROWS_UP_TO:
+        shares = []
+    across = min(len(shown), 4 if len(shown) > TWO_ROWS_UP_TO else 3)
+    blocks = math.ceil(len(shown) / across)
+    per_block = 2 if shares else 1
+    figure = new_figure(max(4.3 * across, 6.8), (5.6 if shares else 3.4) * blocks + 0.9)
+    heights = [1.35, 1.0] if shares else [1.0]
+    grid = figure.subplots(per_block * blocks, across, squeeze=False, height_ratios=heights * blocks)
+    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
     short = short_labels(run)
-    markers = {condition: MARKERS[i] for i, (condition, _) in enumerate(panels)}
-    pending: list[tuple[Axes, list[_Label], list[tuple[float, float]]]] = []
-    used: list[Axes] = []
-    for place, (condition, cases) in enumerate(panels):
-        upper, lower = grid[2 * (place // across)][place % across], grid[2 * (place // across) + 1][place % across]
-        used += [upper, lower]
-        said = finding(condition, cases, where=len(panels) > 1)
-        _wrapped_title(upper, said.title, figure.get_figwidth() / across - 0.9)
-        labels: list[_Label] = []
-        marks: list[tuple[float, float]] = []
-        low_marks: list[tuple[float, float]] = []
-        for family, rows in cases.groupby(cases["label"].str.rpartition("=")[0], sort=False):
-            if family and len(rows) > 2:
-                upper.plot(
-                    rows["latency_mean_s"], rows[metric.name], color=hue[rows["label"].iloc[0]], lw=0.9, zorder=1
-                )
-        shown = cases[np.isfinite(cases["latency_mean_s"])]
-        crowded = len(shown) > MOST_LABELS
-        for _, row in shown.iterrows():
-            colour, marker = hue[row["label"]], markers[row["condition"]]
-            fastest = row["label"] == said.fastest
-            across_x = _errors(row, "latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s")
-            x, y = float(row["latency_mean_s"]), float(row[metric.name])
-            bar = {"fmt": "none", "ecolor": colour, "elinewidth": 1.2, "alpha": 0.75}
-            if math.isfinite(y):
-                if is_base(row):
-                    upper.axhline(y, color=HUES["base"], lw=1.0, ls=(0, (4, 3)), zorder=1)
-                    if math.isfinite(row[metric.ends[0]]):
-                        upper.axhspan(*row[[*metric.ends]], color=HUES["base"], alpha=0.08, lw=0)
-                upper.errorbar(x, y, xerr=across_x, yerr=_errors(row, metric.name, *metric.ends), **bar)
-                upper.plot(x, y, marker, color=colour, ms=7, mec="white", mew=0.8, zorder=4)
-                if fastest:
-                    upper.plot(x, y, "o", ms=14, mfc="none", mec=INK, mew=1.3, zorder=5)
-                marks.append((x, y))
-                if not crowded or fastest or is_base(row):
-                    labels.append(_Label(x, y, short[row["label"]], colour, fastest))
-            for column, scale, filled in shares:
-                share = scale * float(row[column])
-                if math.isfinite(share):
-                    ends = scale * _errors(row, column, f"{column}_lo", f"{column}_hi")
-                    lower.errorbar(x, share, xerr=across_x, yerr=ends, **bar)
-                    lower.plot(
-                        x, share, marker, ms=6.5, mfc=colour if filled else "white", mec=colour, mew=1.4, zorder=4
-                    )
-                    low_marks.append((x, share))
-        pending.append((upper, labels, marks))
-        upper.set_ylabel(metric.title)
-        lower.set_ylabel("caption's attributes read (%)" if aligned else "greedy agreement (%)")
-        lower.set_xlabel("mean latency per image (s)")
-        upper.tick_params(labelbottom=False)
-        if place % across:
-            upper.set_ylabel("")
-            lower.set_ylabel("")
-    for index in range(len(panels), blocks * across):
-        grid[2 * (index // across)][index % across].set_axis_off()
-        grid[2 * (index // across) + 1][index % across].set_axis_off()
-    _share(used[::2], used[1::2], run.summary, metric, [(column, scale) for column, scale, _ in shares])
-    dot: dict[str, Any] = {"ls": "", "marker": "o", "ms": 6.5, "mec": MUTED}
-    handles: list[Line2D] = []
-    if not aligned:
-        handles += [Line2D([], [], **dot, mfc=MUTED, label="equal to base's greedy token (%)")]
-        handles += [Line2D([], [], **dot, mfc="white", mew=1.4, label="equal to the cloud's arg max (%)")]
-    ring = Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=INK, mew=1.3, label="lowest mean latency")
-    reference = Line2D([], [], color=HUES["base"], lw=1.0, ls=(0, (4, 3)), label=f"base's {metric.name}, 95 % band")
-    with_base = any(is_base(row) for _, row in run.summary.iterrows())
-    handles = [ring, *([reference] if with_base else []), *handles]
-    if max(len(cases) for _, cases in panels) > MOST_LABELS:
-        handles += [Line2D([], [], ls="", marker="o", color=hue[label], label=label) for label in run.labels()[:24]]
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / 2.6)))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=8)
-    _foot(
-        figure,
-        run,
-        f"Left is sooner. {metric.reading} Bars are 95 % intervals: latency over requests, quality over distinct images.",
-    )
+    uppers, lowers = [], []
+    pending: list[tuple[Axes, list[Label], list[tuple[float, float]]]] = []
+    for place, said in enumerate(shown):
+        upper = grid[per_block * (place // across)][place % across]
+        uppers.append(upper)
+        wrapped_title(upper, said.heading, figure.get_figwidth() / across - 0.9)
+        pending.append((upper, *_quality_panel(upper, said, metric, look, short)))
+        if place % across == 0:
+            upper.set_ylabel(metric.title)
+        lowest = upper
+        if shares:
+            lowest = grid[2 * (place // across) + 1][place % across]
+            lowers.append(lowest)
+            _share_panel(lowest, said, shares, look)
+            upper.tick_params(labelbottom=False)
+            if place % across == 0:
+                lowest.set_ylabel("caption's attributes read (%)" if aligned else "greedy agreement (%)")
+        lowest.set_xlabel("mean latency per image (s)")
+    for ax in grid.flat:
+        if ax not in uppers and ax not in lowers:
+            ax.set_axis_off()
+    drawn = pd.concat([said.cases for said in shown])
+    _same_scales(uppers, lowers, drawn, metric, shares)
+    handles, left_out = _handles(run, shown, look, metric, greedy=bool(shares) and not aligned)
+    legend(figure, handles)
+    notes = [
+        f"Left is sooner. {metric.reading} Bars are 95 % intervals: latency over requests, quality over distinct images."
+    ]
+    if any(len(said.front) > 1 for said in shown):
+        notes.append("Stairs: the Pareto front, by the means.")
+    if len(shown) < len(findings):
+        notes.append(f"{len(shown)} of {len(findings)} conditions, evenly spaced.")
+    if left_out:
+        notes.append(f"The legend leaves out {left_out} slower cases.")
+    footnote(figure, " ".join(notes), run.as_if)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for ax, labels, marks in pending:
-        _place_labels(ax, labels, marks)
+        place_labels(ax, labels, marks)
     return figure
 
 
-def _speed_table(run: Run) -> Figure:
-    """A row per method, a column per condition: colour and first line the speed-up, second line the mean latency in seconds."""
-    conditions, labels = [name for name, _ in run.conditions()], run.labels()
+def _quality_panel(
+    ax: Axes, said: Finding, metric: Metric, look: dict[str, Look], short: dict[str, str]
+) -> tuple[list[Label], list[tuple[float, float]]]:
+    """Points, intervals, base's line and the Pareto front of one condition; the labels to place and the points they must not cover."""
+    cases = said.cases[np.isfinite(said.cases["latency_mean_s"]) & np.isfinite(said.cases[metric.name])]
+    for family, rows in cases.groupby(cases["label"].str.rpartition("=")[0], sort=False):
+        if family and len(rows) > 2:
+            colour = look[rows["label"].iloc[0]].colour
+            ax.plot(rows["latency_mean_s"], rows[metric.name], color=colour, lw=0.9, zorder=1)
+    labels: list[Label] = []
+    marks: list[tuple[float, float]] = []
+    for _, row in cases.iterrows():
+        x, y, label = float(row["latency_mean_s"]), float(row[metric.name]), str(row["label"])
+        one, fastest = look[label], label == said.fastest
+        if is_base(row):
+            ax.axhline(y, color=BASE_COLOUR, lw=1.0, ls=(0, (4, 3)), zorder=1)
+            ends = row[[*interval_columns(metric.name)]].to_numpy(dtype=float)
+            if np.isfinite(ends).all():
+                ax.axhspan(ends[0], ends[1], color=BASE_COLOUR, alpha=0.08, lw=0)
+        _bars(ax, x, y, error_bars(row, "latency_mean_s"), error_bars(row, metric.name), one.colour)
+        ax.plot(x, y, ls="", zorder=4, **one.point())
+        if fastest:
+            ax.plot(x, y, "o", ms=14, mfc="none", mec=INK, mew=1.3, zorder=5)
+        marks.append((x, y))
+        if len(cases) <= MOST_LABELS or fastest or is_base(row) or label in said.front:
+            labels.append(Label(x, y, clipped(short[label]), one.colour, fastest))
+    front = cases[cases["label"].isin(said.front)].sort_values("latency_mean_s", kind="stable")
+    if len(front) > 1:
+        ax.plot(
+            front["latency_mean_s"], front[metric.name], drawstyle="steps-post", color=INK, lw=0.9, alpha=0.7, zorder=2
+        )
+    return sorted(labels, key=lambda label: not label.bold), marks
+
+
+def _share_panel(ax: Axes, said: Finding, shares: Sequence[_Share], look: dict[str, Look]) -> None:
+    for _, row in said.cases[np.isfinite(said.cases["latency_mean_s"])].iterrows():
+        x, one = float(row["latency_mean_s"]), look[str(row["label"])]
+        for share in shares:
+            y = share.scale * float(row[share.name])
+            if math.isfinite(y):
+                ends = error_bars(row, share.name, share.scale)
+                _bars(ax, x, y, error_bars(row, "latency_mean_s"), ends, one.colour)
+                style = one if share.filled else one._replace(fill="none")
+                ax.plot(x, y, ls="", zorder=4, **style.point(6.5))
+
+
+def _bars(ax: Axes, x: float, y: float, across: np.ndarray, up: np.ndarray, colour: str) -> None:
+    ax.errorbar(x, y, xerr=across, yerr=up, fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.75)
+
+
+def _handles(
+    run: Run, shown: Sequence[Finding], look: dict[str, Look], metric: Metric, greedy: bool
+) -> tuple[list[Line2D], int]:
+    """Entries of the legend, and how many cases it leaves out."""
+    handles = [Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=INK, mew=1.3, label="lowest mean latency")]
+    if (run.summary["method_name"] == "base").any():
+        reference = f"base's {metric.name}, 95 % band"
+        handles.append(Line2D([], [], color=BASE_COLOUR, lw=1.0, ls=(0, (4, 3)), label=reference))
+    if greedy:
+        dot: dict[str, Any] = {"ls": "", "marker": "o", "ms": 6.5, "mec": MUTED}
+        handles.append(Line2D([], [], **dot, mfc=MUTED, label="equal to base's greedy token (%)"))
+        handles.append(Line2D([], [], **dot, mfc="white", mew=1.4, label="equal to the cloud's arg max (%)"))
+    if max(len(said.cases) for said in shown) <= MOST_LABELS:
+        return handles, 0
+    names = best_labels(run, MOST_IN_LEGEND)
+    handles += [Line2D([], [], ls="", label=clipped(name), **look[name].point()) for name in names]
+    return handles, len(run.labels()) - len(names)
+
+
+def short_labels(run: Run) -> dict[str, str]:
+    """Text at a point, by label: of three or more settings that differ in one value, the later ones show only the value."""
+    families: dict[str, list[str]] = {}
+    for label in run.labels():
+        families.setdefault(label.rpartition("=")[0] or label, []).append(label)
+    short = {}
+    for stem, labels in families.items():
+        for place, label in enumerate(labels):
+            short[label] = label.removeprefix(f"{stem}=") if place and len(labels) > 2 else label
+    return short
+
+
+def _same_scales(
+    uppers: Sequence[Axes], lowers: Sequence[Axes], cases: pd.DataFrame, metric: Metric, shares: Sequence[_Share]
+) -> None:
+    """One latency scale and one scale of each quality for all panels, wide enough for all intervals and labels."""
+    ends = cases[["latency_mean_s", *interval_columns("latency_mean_s")]].to_numpy(dtype=float)
+    scale_x([*uppers, *lowers], ends, LOG_FROM)
+    low, high = _range(ends)
+    room = high - low + 0.1 * high
+    log = uppers[0].get_xscale() == "log"
+    limits = (low / 1.35, high * 1.6) if log else (max(0.0, low - 0.15 * room), high + 0.22 * room)
+    for ax in (*uppers, *lowers):
+        ax.set_xlim(*limits)
+    quality = cases[[metric.name, *interval_columns(metric.name)]].to_numpy(dtype=float)
+    if np.isfinite(quality).any():
+        low, high = _range(quality)
+        room = 0.14 * (high - low) + 1e-2 * abs(high)
+        for ax in uppers:
+            ax.set_ylim(low - room, high + room)
+    if not lowers:
+        return
     columns = [
-        conditions[i]
-        for i in sorted({round(i) for i in np.linspace(0, len(conditions) - 1, min(len(conditions), MOST_COLUMNS))})
+        share.scale * cases[[share.name, *interval_columns(share.name)]].to_numpy(dtype=float) for share in shares
     ]
-    rows = labels[:MOST_ROWS]
+    low, high = _range(np.concatenate([column.ravel() for column in columns]))
+    for ax in lowers:
+        ax.set_ylim(min(0.0, low) - 3, high * 1.05 + 3)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest finite value; 0 and 100 where there is none."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 100.0)
+
+
+def speedup_table(run: Run) -> Figure:
+    """A row per method, a column per condition: in each cell, and as its colour, the speed-up; under it the mean latency in seconds."""
+    conditions, labels = [name for name, _ in run.conditions()], run.labels()
+    columns, rows = spread(conditions, MOST_COLUMNS), best_labels(run, MOST_ROWS)
     first = run.summary.drop_duplicates(["label", "condition"]).set_index(["label", "condition"])
     cells = first.reindex(pd.MultiIndex.from_product([rows, columns]))
     speed = cells["speedup"].to_numpy(dtype=float).reshape(len(rows), len(columns))
     seconds = cells["latency_mean_s"].to_numpy(dtype=float).reshape(len(rows), len(columns))
-    figure = _figure(max(6.8, 2.8 + 0.75 * len(columns)), 2.6 + 0.42 * len(rows))
+    figure = new_figure(max(6.8, 2.8 + 0.75 * len(columns)), 2.6 + 0.42 * len(rows))
     ax = figure.subplots()
     logs = np.log2(np.where(speed > 0, speed, math.nan))
     top = max(1.0, float(np.nanmax(np.abs(logs)))) if np.isfinite(logs).any() else 1.0
     ax.imshow(logs, cmap=mpl.colormaps["PuOr"].with_extremes(bad=GRID), vmin=-top, vmax=top, aspect="auto")
     for y, x in np.ndindex(*speed.shape):
-        gain = float(speed[y, x])
         if math.isfinite(seconds[y, x]):
-            gained = [f"{significant(gain, 2)}×"] if math.isfinite(gain) else []
-            dark = bool(abs(logs[y, x]) > 0.65 * top)
-            said = "\n".join([*gained, f"{significant(float(seconds[y, x]))} s"])
-            ax.text(x, y, said, ha="center", va="center", fontsize=7, color="white" if dark else INK)
-    ax.set_xticks(
-        range(len(columns)), [textwrap.shorten(name, 40, placeholder="…") for name in columns], rotation=40, ha="right"
-    )
-    ax.set_yticks(range(len(rows)), [textwrap.shorten(label, 36, placeholder="…") for label in rows])
+            gain = [f"{significant(float(speed[y, x]), 2)}×"] if math.isfinite(speed[y, x]) else []
+            text = "\n".join([*gain, f"{significant(float(seconds[y, x]))} s"])
+            colour = "white" if abs(logs[y, x]) > 0.65 * top else INK
+            ax.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
+    ax.set_xticks(range(len(columns)), [clipped(name, 40) for name in columns], rotation=40, ha="right")
+    ax.set_yticks(range(len(rows)), [clipped(label) for label in rows])
     ax.tick_params(length=0, labelcolor=INK, labelsize=8)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
-    _wrapped_title(ax, f"Speed-up against base under {len(conditions)} conditions", figure.get_figwidth() - 2.6)
-    notes = [
-        "In each cell the speed-up, with the mean latency under it. Violet is faster than base, orange slower, on a log scale."
-    ]
+    wrapped_title(ax, f"Speed-up against base under {len(conditions)} conditions", figure.get_figwidth() - 2.6)
+    note = "In each cell the speed-up, with the mean latency under it. Violet is faster than base, orange slower, on a log scale."
     if len(columns) < len(conditions) or len(rows) < len(labels):
-        notes.append(f"{len(columns)} of {len(conditions)} conditions, {len(rows)} of {len(labels)} methods.")
-    _foot(figure, run, " ".join(notes))
+        note += f" {len(columns)} of {len(conditions)} conditions, {len(rows)} of {len(labels)} methods: base and the fastest."
+    footnote(figure, note, run.as_if)
     return figure
-
-
-def _share(
-    upper: Sequence[Axes],
-    lower: Sequence[Axes],
-    summary: pd.DataFrame,
-    metric: Metric,
-    columns: Sequence[tuple[str, float]],
-) -> None:
-    """One latency scale and one quality scale for all panels, with room for the labels."""
-    ends = summary[["latency_mean_s", "latency_mean_lo_s", "latency_mean_hi_s"]].to_numpy(dtype=float)
-    _scale_x([*upper, *lower], ends, LOG_LATENCY_FROM)
-    finite = ends[np.isfinite(ends)]
-    low, high = float(finite.min()), float(finite.max())
-    log = upper[0].get_xscale() == "log"
-    room = high - low + 0.1 * high
-    limits = (low / 1.35, high * 1.6) if log else (max(0.0, low - 0.15 * room), high + 0.22 * room)
-    quality = summary[[metric.name, *metric.ends]].to_numpy(dtype=float)
-    quality = quality[np.isfinite(quality)]
-    for ax in (*upper, *lower):
-        ax.set_xlim(*limits)
-    shares = np.concatenate([scale * summary[name].to_numpy(dtype=float) for name, scale in columns])
-    shares = shares[np.isfinite(shares)]
-    for ax in lower:
-        ax.set_ylim(-3, min(104.0, 1.15 * float(shares.max()) + 3) if len(shares) else 104.0)
-    for ax in upper:
-        if len(quality):
-            room = 0.14 * (quality.max() - quality.min()) + 1e-2 * abs(quality.max())
-            ax.set_ylim(quality.min() - room, quality.max() + room)

@@ -1,51 +1,48 @@
 """The cloud's queue over time."""
 
-import textwrap
+from collections.abc import Sequence
 
-import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figure import MOST_CONDITIONS, MOST_LABELS, _figure, _foot, colours
+from reports.figure import footnote, legend, new_figure, spread
+from reports.findings import Finding
 from reports.load import Run
+from reports.looks import looks
+from reports.words import clipped
 
-# ---- the cloud over time ---------------------------------------------------------------------------------------------
+MOST_PANELS, MOST_LINES = 6, 8
 
 
-def queue_over_time(run: Run) -> Figure:
+def queue_over_time(run: Run, findings: Sequence[Finding]) -> Figure:
     """Requests that wait in the cloud against time, a panel per condition, a line per method; the methods with the longest queues."""
     queue = run.queue.assign(waiting=run.queue["queued"] + run.queue["admission"])
-    groups = list(run.conditions())
-    shown = [
-        groups[i]
-        for i in sorted({round(i) for i in np.linspace(0, len(groups) - 1, min(len(groups), MOST_CONDITIONS))})
-    ]
-    hue, mean = colours(run), queue.groupby("case")["waiting"].mean()
-    figure = _figure(10.0, 1.9 * len(shown) + 1.4)
+    shown = spread(findings, MOST_PANELS)
+    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    mean = queue.groupby("case")["waiting"].mean()
+    figure = new_figure(10.0, 1.9 * len(shown) + 1.4)
     axes = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
-    seen: dict[str, None] = {}
-    for ax, (condition, cases) in zip(axes, shown, strict=True):
-        ax.set_title(condition)
-        longest = (
-            cases.assign(mean=cases["case"].map(mean)).dropna(subset="mean").nlargest(MOST_LABELS, "mean", keep="first")
-        )
-        for _, row in longest.sort_index().iterrows():
+    drawn: dict[str, None] = {}
+    for ax, said in zip(axes, shown, strict=True):
+        ax.set_title(said.condition)
+        known = said.cases.assign(mean=said.cases["case"].map(mean)).dropna(subset="mean")
+        for _, row in known.nlargest(MOST_LINES, "mean", keep="first").sort_index().iterrows():
             one = queue[queue["case"] == row["case"]]
-            ax.plot(one["time_s"], one["waiting"], drawstyle="steps-post", color=hue[row["label"]], lw=1.1)
-            seen[row["label"]] = None
+            style = look[row["label"]]
+            ax.plot(one["time_s"], one["waiting"], drawstyle="steps-post", color=style.colour, ls=style.dash, lw=1.1)
+            drawn[row["label"]] = None
         ax.set_ylim(bottom=0)
         ax.set_ylabel("waiting")
         ax.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes[-1].set_xlabel("simulated time (s)")
-    handles = [Line2D([], [], color=hue[label], label=textwrap.shorten(label, 36, placeholder="…")) for label in seen]
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=8)
+    legend(figure, [Line2D([], [], color=look[name].colour, ls=look[name].dash, label=clipped(name)) for name in drawn])
     notes = [
-        "Requests that wait in the cloud, for a batch or for admission, looked at 240 times in the duration of the arrivals."
+        "Requests that wait in the cloud, for a batch or for admission: 240 samples over the duration of the arrivals."
     ]
-    if len(shown) < len(groups):
-        notes.append(f"{len(shown)} of {len(groups)} conditions.")
-    if max(len(cases) for _, cases in groups) > MOST_LABELS:
-        notes.append(f"The {MOST_LABELS} methods of each with the longest queues.")
-    _foot(figure, run, " ".join(notes))
+    if len(shown) < len(findings):
+        notes.append(f"{len(shown)} of {len(findings)} conditions, evenly spaced.")
+    if max(len(said.cases) for said in findings) > MOST_LINES:
+        notes.append(f"The {MOST_LINES} methods of each with the longest queues.")
+    footnote(figure, " ".join(notes), run.as_if)
     return figure

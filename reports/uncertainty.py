@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from reports.figure import INK, MUTED, _figure, _render, _style
+from reports.figure import INK, MUTED, footnote, new_figure, render, styled
 
 EVENT_TITLES = {
-    "differs": "cloud's top token is another",
+    "differs": "cloud's top token differs",
     "tv": "total variation above its median",
-    "nll": "token's nats above their median",
+    "nll": "nats of the token above their median",
 }
 # Measures drawn, with colour and dash: Okabe and Ito's hues; the Inter-Head's scores share one and differ in dash.
 LOOKS: dict[str, tuple[str, str]] = {
@@ -35,19 +35,19 @@ def draw(
 ) -> dict[str, bytes]:
     """Both plots, as file name -> bytes; equal tables give equal bytes."""
     files: dict[str, bytes] = {}
-    with _style():
+    with styled():
         figures = {
             "risk-coverage": risk_coverage(summary, risk, facts),
             "calibration": calibration_plot(summary, calibration, facts),
         }
         for name, figure in figures.items():
-            files |= {f"{name}.png": _render(figure, "png"), f"{name}.svg": _render(figure, "svg")}
+            files |= {f"{name}.png": render(figure, "png"), f"{name}.svg": render(figure, "svg")}
     return files
 
 
 def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, Any]) -> Figure:
     """A panel per event: share of events among the tokens kept on the device, by how many are kept; best area first in the legend."""
-    figure = _figure(12.5, 6.4)
+    figure = new_figure(12.5, 6.4)
     for axes, event in zip(figure.subplots(1, len(EVENT_TITLES)), EVENT_TITLES, strict=True):
         rows = summary[(summary["event"] == event) & summary["measure"].isin(list(LOOKS))].sort_values(
             "aurc", kind="stable"
@@ -75,13 +75,12 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
         axes.annotate("perfect", at, xytext=(4, -10), textcoords="offset points", color=MUTED, fontsize=8)
         axes.set(title=EVENT_TITLES[event], xlabel="tokens kept on the device (%)", xlim=(0, 100), ylim=(0, None))
         axes.set_ylabel("of these, with the event (%)")
-        title = "area under the curve (less is better)"
+        title = "area under the curve (lower is better)"
         axes.legend(title=title, loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, title_fontsize=8)
-    _foot(
-        figure,
-        facts,
-        "Tokens are kept from the least doubtful on; a useful score keeps the curve low while most are kept.",
+    text = (
+        "Tokens are kept in order of rising uncertainty; a useful score keeps the curve low while most tokens are kept."
     )
+    footnote(figure, text, described(facts))
     return figure
 
 
@@ -90,7 +89,7 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
     rows = {row.measure: row for row in summary[summary["event"] == "differs"].itertuples(index=False)}
     names = [name for name in LOOKS if name in rows]
     columns = 5
-    figure = _figure(12.5, 2.6 * math.ceil(len(names) / columns) + 0.7)
+    figure = new_figure(12.5, 2.6 * math.ceil(len(names) / columns) + 0.7)
     grid = figure.subplots(math.ceil(len(names) / columns), columns, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(names):
@@ -102,8 +101,8 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
         if place + columns >= len(names):
             axes.set_xlabel("score, by rank (%)")
             axes.xaxis.set_tick_params(labelbottom=True)
-    text = "Each point is about a tenth of the tokens, least doubtful left; bars are 95 % intervals over prompts; grey: all tokens."
-    _foot(figure, facts, text)
+    text = "Each point is about a tenth of the tokens, lowest uncertainty left; bars are 95 % intervals over prompts; grey: all tokens."
+    footnote(figure, text, described(facts))
     return figure
 
 
@@ -123,16 +122,12 @@ def _calibration_panel(axes: Axes, name: str, row: Any, calibration: pd.DataFram
     axes.xaxis.set_major_formatter(PercentFormatter(100, 0, ""))
 
 
-def _foot(figure: Figure, facts: dict[str, Any], text: str) -> None:
-    figure.supxlabel(f"{text}\n{described(facts)}", x=0.01, ha="left", fontsize=8, color=MUTED)
-
-
 def described(facts: dict[str, Any]) -> str:
     """What was measured, in one line."""
     where = {"generated": "sequences decoded by the cloud", "scenes": "tokens of real scenes"}[facts["on"]]
     return (
         f"pair {facts['pair']}, {facts['prompts']} held-out prompts (seed {facts['seed']}), {facts['tokens']} tokens, {where}, "
-        f"guidance {facts['guidance']:g}; the cloud's top token is another at {facts['differs_pct']:.1f} %"
+        f"guidance {facts['guidance']:g}; the cloud's top token differs at {facts['differs_pct']:.1f} %"
     )
 
 

@@ -1,16 +1,12 @@
 """How values, units, methods and conditions are written in tables, plots and sentences."""
 
 import math
+import textwrap
 from typing import Any
 
-# At the end of a setting's name -> as it is written.
+# Suffix of a setting's name -> unit as it is written.
 UNITS = {"ms": "ms", "s": "s", "mbps": "Mbit/s", "pct": "%", "bytes": "B", "j": "J", "tokens": "tokens"}
-
-
-# ---- words ------------------------------------------------------------------------------------------------------------
-
-
-_NAMED = ("network", "network.preset", "network.trace")  # their values are names that need no key before them
+NAMED_KEYS = ("network", "network.preset", "network.trace")  # their values are names and need no key before them
 
 
 def own_setting(key: str) -> tuple[str, str] | None:
@@ -33,13 +29,19 @@ def split_unit(key: str) -> tuple[str, str]:
     return " ".join("RTT" if word == "rtt" else word for word in text.split()), UNITS.get(unit, unit)
 
 
+def axis_label(key: str) -> str:
+    """Name and unit of a swept key at an axis: "RTT (ms)"."""
+    name, unit = split_unit(key)
+    return f"{name} ({unit})" if unit else name
+
+
 def number(value: Any) -> str:
     """A swept value as text: 0.5, 20, lte."""
     return f"{value:.12g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Three significant digits without exponents where they would not help; a dash for NaN."""
+    """A value with so many significant digits, without an exponent where it is readable; a dash for NaN."""
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "∞"
     if value == 0:
@@ -50,7 +52,29 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}" if decimals <= digits + 2 else f"{value:.{digits - 1}e}"
 
 
+def clipped(text: str, width: int = 36) -> str:
+    """The text in at most `width` characters; an ellipsis marks what is left out."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` characters."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def joined(names: list[str]) -> str:
+    """a, b and c."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def sentence(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
 def absent(value: Any) -> bool:
+    """Whether a cell of a swept column says nothing: the axis does not concern the method."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
 
 
@@ -60,8 +84,8 @@ def label(row: dict[str, Any], swept: tuple[str, ...]) -> str:
     for key in swept:
         own = own_setting(key)
         if own and own[0] in (row["method"], row["method_name"]) and not absent(row[key]):
-            said = f"{own[1]}={number(row[key])}"
-            text += "" if said in text.split() else f" {said}"
+            setting = f"{own[1]}={number(row[key])}"
+            text += "" if setting in text.split() else f" {setting}"
     return text
 
 
@@ -71,14 +95,9 @@ def condition(row: dict[str, Any], swept: tuple[str, ...]) -> str:
     for key in swept:
         if key.startswith("methods.") or absent(row[key]):
             continue
-        if key in _NAMED:
+        if key in NAMED_KEYS:
             parts.append(str(row[key]))
         else:
             name, unit = split_unit(key)
             parts.append(f"{name} {number(row[key])} {unit}".strip())
     return ", ".join(parts)
-
-
-def axis_label(key: str) -> str:
-    name, unit = split_unit(key)
-    return f"{name} ({unit})" if unit else name

@@ -370,18 +370,24 @@ class LanternStaticSettings(RelaxedSettings):
 
 METHODS = MethodTable(
     {
-        "base": MethodKind(BaseSettings, "models.methods.base:Base", colour="#4d4d4d"),
-        "device-only": MethodKind(DeviceOnlySettings, "models.methods.device_only:DeviceOnly", colour="#009e73"),
-        "speculative": MethodKind(SpeculativeSettings, "models.methods.speculative:Speculative"),
-        "eagle2": MethodKind(Eagle2Settings, "models.methods.eagle2:Eagle2"),
-        "lantern": MethodKind(LanternSettings, "models.methods.lantern:Lantern", colour="#cc79a7"),
-        "lantern-static": MethodKind(LanternStaticSettings, "models.methods.lantern:LanternStatic"),
-        "code": MethodKind(CodeSettings, "models.methods.code:Code", colour="#0072b2"),
-        "entropy-lens": MethodKind(EntropyLensSettings, "models.methods.gated:Gated"),
-        "softmax-corr": MethodKind(SoftmaxCorrSettings, "models.methods.gated:Gated"),
-        "random": MethodKind(RandomSettings, "models.methods.gated:Gated"),
-        "discrete": MethodKind(DiscreteSettings, "models.methods.gated:Gated"),
-        "ciar": MethodKind(CiarSettings, "models.methods.ciar:Ciar", colour="#d55e00"),
+        "base": MethodKind(BaseSettings, "models.methods.base:Base", colour="#4d4d4d", marker="o"),
+        "device-only": MethodKind(
+            DeviceOnlySettings, "models.methods.device_only:DeviceOnly", colour="#009e73", marker="s"
+        ),
+        "speculative": MethodKind(
+            SpeculativeSettings, "models.methods.speculative:Speculative", colour="#56b4e9", marker="v"
+        ),
+        "eagle2": MethodKind(Eagle2Settings, "models.methods.eagle2:Eagle2", colour="#e69f00", marker="^"),
+        "lantern": MethodKind(LanternSettings, "models.methods.lantern:Lantern", colour="#cc79a7", marker="P"),
+        "lantern-static": MethodKind(
+            LanternStaticSettings, "models.methods.lantern:LanternStatic", colour="#8f2f5f", marker="p"
+        ),
+        "code": MethodKind(CodeSettings, "models.methods.code:Code", colour="#0072b2", marker="X"),
+        "entropy-lens": MethodKind(EntropyLensSettings, "models.methods.gated:Gated", colour="#7a5195", marker="*"),
+        "softmax-corr": MethodKind(SoftmaxCorrSettings, "models.methods.gated:Gated", colour="#8c6a1c", marker="<"),
+        "random": MethodKind(RandomSettings, "models.methods.gated:Gated", colour="#9aa0a6", marker=">"),
+        "discrete": MethodKind(DiscreteSettings, "models.methods.gated:Gated", colour="#1b3a6b", marker="h"),
+        "ciar": MethodKind(CiarSettings, "models.methods.ciar:Ciar", colour="#d55e00", marker="D"),
     }
 )
 

@@ -23,13 +23,15 @@ class MethodKind:
         settings: The class of its settings; the first paragraph of its docstring is what `ciar-sim list methods` shows.
         program: `module:Class` of its programs, called with (settings, pair). Text, because a scenario is checked without torch.
         revision: Part of every recording's key: raise it when a change of the programs changes what they record.
-        colour: Its hue in plots, as #rrggbb; None takes the next unused one.
+        colour: Its hue in plots, as #rrggbb; None: one chosen by its name.
+        marker: Its marker in plots, a filled one of matplotlib's; None: one chosen by its name.
     """
 
     settings: "type[MethodSettings]"
     program: str
     revision: int = 1
     colour: str | None = None
+    marker: str | None = None
 
     def load_program(self) -> Any:
         """The class of its programs. Raises MethodError where it cannot be imported."""

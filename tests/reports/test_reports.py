@@ -8,20 +8,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reports.build import build_report
-from reports.figure import colours, short_labels
-from reports.findings import finding, is_base
-from reports.load import Run, load_run
-from reports.picture_grid import grid_note, image_grid
-from reports.quality_plot import latency_quality
+from reports.findings import find, finding, is_base, pareto_front
+from reports.image_grid import grid_note, image_grid
+from reports.load import Run, interval_columns, load_run, summary_columns
+from reports.looks import METHOD_LOOKS, looks
+from reports.page import advice
+from reports.quality_plot import latency_quality, short_labels, speedup_table
 from reports.queue_plot import queue_over_time
 from reports.sweep_plot import break_evens, numeric_axes, sweep
 from reports.words import axis_label, condition, label, significant, split_unit
 from simulator.core.errors import RunFolderError
 from simulator.core.rng import stream
+from simulator.protocol.methods import METHODS
 from simulator.results.columns import REQUEST_COLUMNS, SAMPLED
 from simulator.results.folder import Picture, write_run
 from simulator.results.tables import CaseRecords
@@ -156,14 +161,14 @@ def test_units_and_labels() -> None:
 
 def test_findings_by_network(run: Run) -> None:
     wifi, lte = (finding(name, cases) for name, cases in run.conditions())
-    assert wifi.title == "wifi: ciar threshold=0.5 is fastest (2.0× base); at base's quality: code prefix_rate=0.3"
+    assert wifi.heading == "wifi: ciar threshold=0.5 is fastest (2.0× base); at base's quality: code prefix_rate=0.3"
     pattern = r"ciar threshold=0\.5 is fastest: [34]\.\d\d s per image \(.* to .*\), .*× base's speed \(.* to .*\)\.$"
     assert re.match(pattern, wifi.sentences[0])
-    assert wifi.sentences[1].startswith("Its pictures are not base's: cloud_nll 1.99 ")
-    assert wifi.sentences[2].startswith("Fastest with a cloud_nll not told apart from base's: code prefix_rate=0.3, ")
-    assert lte.title.startswith("lte: not told apart: ")
-    assert "16" not in lte.title
-    assert "code" not in lte.title
+    assert wifi.sentences[1].startswith("Its images differ significantly from base's: cloud_nll 1.99 ")
+    assert wifi.sentences[2].startswith("Fastest without a significant difference in cloud_nll: code prefix_rate=0.3, ")
+    assert lte.heading.startswith("lte: no significant difference: ")
+    assert "16" not in lte.heading
+    assert "code" not in lte.heading
 
 
 def rows(*values: tuple[str, float, float, float], n: int = 9) -> pd.DataFrame:
@@ -179,13 +184,13 @@ def rows(*values: tuple[str, float, float, float], n: int = 9) -> pd.DataFrame:
         later - frame["half"],
         later + frame["half"],
     )
-    frame["cloud_nll_minus_base_lo"] = math.nan
+    frame["cloud_nll_minus_base"] = frame["cloud_nll_minus_base_lo"] = math.nan
     return frame.assign(cloud_nll=math.nan, cloud_nll_lo=math.nan, cloud_nll_hi=math.nan)
 
 
 def test_base_may_win() -> None:
     said = finding("wifi", rows(("ciar", 4.0, 0.1, 0.5), ("base", 2.0, 0.1, 1.0)))
-    assert said.title == "wifi: base is fastest (ciar takes 2.0× as long)"
+    assert said.heading == "wifi: base is fastest (ciar takes 2.0× as long)"
     sentence = "base is fastest: 2.00 s per image (1.90 to 2.10). The next, ciar, takes 2.0× as long (2.0 to 2.0)."
     assert said.sentences == (sentence,)
 
@@ -194,20 +199,20 @@ def test_no_difference_is_said_plainly() -> None:
     said = finding(
         "wifi", rows(("ciar", 4.0, 0.5, math.nan), ("code", 4.2, 0.5, math.nan), ("lantern", 9.0, 0.5, math.nan))
     )
-    assert said.title == "wifi: not told apart: ciar and code"
-    assert "ciar and code are not told apart" in said.sentences[0]
+    assert said.heading == "wifi: no significant difference: ciar and code"
+    assert "No significant difference in latency between ciar and code (95 %)." in said.sentences[0]
 
 
 def test_paired_interval_decides_against_base() -> None:
-    """The intervals of the means overlap, the paired one excludes 1: told apart."""
+    """The intervals of the means overlap, the paired one excludes 1: a significant difference."""
     apart = finding("x", rows(("ciar", 4.0, 1.0, 1.1), ("base", 4.4, 1.0, 1.0)))
-    assert apart.title == "x: ciar is fastest (1.1× base)"
+    assert apart.heading == "x: ciar is fastest (1.1× base)"
     close = finding("x", rows(("ciar", 4.0, 0.0, 1.005), ("base", 4.4, 0.0, 1.0)))
-    assert close.title == "x: not told apart: ciar and base"
+    assert close.heading == "x: no significant difference: ciar and base"
 
 
-def test_pairs_tell_apart_what_single_intervals_do_not(tmp_path: Path) -> None:
-    """Two methods whose latencies vary by 5 % together, 0.1 s apart, and pictures that differ from base's alike at every prompt."""
+def test_paired_intervals_find_differences_that_single_ones_do_not(tmp_path: Path) -> None:
+    """Two methods whose latencies vary by 5 % together, 0.1 s apart, and images that differ from base's alike at every prompt."""
     base, slow, fast = (case(method, seconds, {}) for method, seconds in (("base", 8.0), ("code", 4.0), ("ciar", 4.0)))
     fast.quality["cloud_nll"][:] = base.quality["cloud_nll"] + np.array([0.01, 0.011, 0.012, 0.013])
     fast.columns["latency_s"][:] = slow.columns["latency_s"] - 0.1
@@ -215,11 +220,11 @@ def test_pairs_tell_apart_what_single_intervals_do_not(tmp_path: Path) -> None:
         fast.columns[name][:] = fast.columns["latency_s"] / 2
     run = load_run(write(tmp_path / "run", [base, slow, fast], pictures=()))
     said = finding("x", run.summary)
-    assert said.title == "x: ciar is fastest (2.1× base); at base's quality: code"
+    assert said.heading == "x: ciar is fastest (2.1× base); at base's quality: code"
     ciar, code = run.summary.iloc[2], run.summary.iloc[1]
     assert ciar["latency_mean_hi_s"] > code["latency_mean_lo_s"]
     assert ciar["cloud_nll_lo"] < run.summary["cloud_nll"][0] < ciar["cloud_nll_hi"]
-    assert said.sentences[1].startswith("Its pictures are not base's")
+    assert said.sentences[1].startswith("Its images differ significantly from base's")
 
 
 @pytest.mark.parametrize(
@@ -232,9 +237,9 @@ def test_the_title_says_who_is_fastest_at_base_s_quality(
     cases = rows(("device-only", 1.0, 0.1, 8.0), ("code", seconds, 0.1, speedup), ("base", 8.0, 0.1, 1.0))
     cases["cloud_nll"] = cases["cloud_nll_minus_base"] = 1.0
     cases["cloud_nll_minus_base_lo"], cases["cloud_nll_minus_base_hi"] = [3.0, nll_lo, 0.0], [4.0, 0.2, 0.0]
-    assert finding("x", cases).title == f"x: device-only is fastest (8.0× base); at base's quality: {ending}"
+    assert finding("x", cases).heading == f"x: device-only is fastest (8.0× base); at base's quality: {ending}"
     cases.loc[0, "cloud_nll_minus_base_lo"] = -3.0
-    assert finding("x", cases).title == "x: device-only is fastest (8.0× base)"  # its own are base's
+    assert finding("x", cases).heading == "x: device-only is fastest (8.0× base)"  # its own are base's
 
 
 def test_few_requests_have_no_latency_interval() -> None:
@@ -261,18 +266,80 @@ def test_labels_are_the_users_own_words(tmp_path: Path, recwarn: pytest.Warnings
 
 
 def test_nothing_and_one_request() -> None:
-    assert finding("x", rows(("base", math.nan, 0.1, math.nan))).title == "x: no request was answered"
+    assert finding("x", rows(("base", math.nan, 0.1, math.nan))).heading == "x: no request was answered"
     single = finding("x", rows(("ciar", 1.0, math.nan, 2.0), ("base", 2.0, math.nan, 1.0)))
     assert "nothing can be concluded" in single.sentences[0]
-    assert finding("x", rows(("ciar", 1.0, 0.1, math.nan))).title == "x: ciar takes 1.00 s"
+    assert finding("x", rows(("ciar", 1.0, 0.1, math.nan))).heading == "x: ciar takes 1.00 s"
+
+
+def along(rtts: np.ndarray, ciar: np.ndarray, half: float = 0.05) -> pd.DataFrame:
+    """base at 5 s and ciar at its latencies along the RTT, with speed-ups +- half."""
+    values = [("base", 5.0, 0.1, 1.0)] * len(rtts) + [("ciar", float(y), 0.1, 5.0 / float(y)) for y in ciar]
+    table = rows(*values)
+    table["speedup_lo"], table["speedup_hi"] = table["speedup"] - half, table["speedup"] + half
+    table["network.rtt_ms"] = [*rtts, *rtts]
+    return table
 
 
 def test_break_even_lies_on_the_line_between_runs() -> None:
-    table = rows(("base", 5.0, 0.1, 1.0), ("base", 5.0, 0.1, 1.0), ("ciar", 4.0, 0.1, 1.2), ("ciar", 8.0, 0.1, 0.6))
-    table["network.rtt_ms"] = [0.0, 100.0, 0.0, 100.0]
-    assert break_evens(table, "network.rtt_ms") == [("ciar", 25.0, 5.0)]
+    table = along(np.array([0.0, 100.0]), np.array([4.0, 8.0]))
+    (found,) = break_evens(table, "network.rtt_ms")
+    assert (found.label, found.at, found.latency_s) == ("ciar", 25.0, 5.0)
     table["speedup_lo"] = 0.5  # base may be the faster one at both ends
     assert break_evens(table, "network.rtt_ms") == []
+
+
+@given(points=st.integers(2, 400), slope=st.floats(0.005, 0.2), noise=st.floats(0.0, 0.02), seed=st.integers(0, 99))
+def test_break_even_stays_on_a_finer_grid(points: int, slope: float, noise: float, seed: int) -> None:
+    """However many runs near it show no significant difference; latency is 4 s + slope * RTT, so it lies at 1 s / slope."""
+    rtts = np.linspace(0.0, 3.0 / slope, points)
+    jitter = noise * stream(seed, "test").uniform(-1, 1, points)
+    (found,) = break_evens(along(rtts, 4.0 + slope * rtts + jitter), "network.rtt_ms")
+    assert found.at == pytest.approx(1 / slope, abs=(2 * noise + 1e-9) / slope)
+    assert found.low <= found.at <= found.high
+    assert found.low > 0
+    assert found.high < 3.0 / slope
+
+
+def test_break_even_interval_does_not_depend_on_the_grid() -> None:
+    """The ends lie where the interval of the speed-up reaches 1: 5 / (4 + 0.01 x) -+ 0.05 = 1."""
+    (fine,) = break_evens(along(np.linspace(0, 300, 601), 4.0 + 0.01 * np.linspace(0, 300, 601)), "network.rtt_ms")
+    assert (fine.low, fine.high) == pytest.approx((100 * (5 / 1.05 - 4), 100 * (5 / 0.95 - 4)), abs=0.1)
+
+
+# ---- Pareto front and advice
+
+
+def test_the_pareto_front_is_what_no_case_beats_in_both() -> None:
+    generator = stream(0, "front")
+    table = rows(*[(f"m{i}", float(generator.uniform(1, 9)), 0.1, 1.0) for i in range(40)])
+    table["cloud_nll_minus_base"] = generator.uniform(-3, 3, 40)
+    points = {row["label"]: (row["latency_mean_s"], abs(row["cloud_nll_minus_base"])) for _, row in table.iterrows()}
+    front = [
+        label
+        for label, (x, y) in points.items()
+        if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points.values())
+    ]
+    assert pareto_front(table, "cloud_nll_minus_base") == tuple(sorted(front, key=lambda label: points[label]))
+    table["cloud_nll_minus_base"] = math.nan
+    assert pareto_front(table, "cloud_nll_minus_base") == ()
+
+
+def test_the_front_is_drawn_and_its_methods_are_named(run: Run) -> None:
+    figure = latency_quality(run, find(run))
+    assert {"ciar threshold=0.5", "code prefix_rate=0.3", "base"} <= {text.get_text() for text in figure.axes[0].texts}
+    stairs = [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert [len(line.get_xydata()) for line in stairs] == [3]
+
+
+def test_advice_names_the_fastest_at_base_quality(run: Run) -> None:
+    assert advice(find(run)).startswith("Fastest at base's image quality: code prefix_rate=0.3 (wifi); ")
+
+
+def test_column_names_of_intervals_are_those_of_the_summary(run: Run) -> None:
+    for name in ("latency_mean_s", "speedup", "latency_minus_fastest_s", "fd_scenes", "align_scenes", "cloud_nll"):
+        assert set(interval_columns(name)) <= set(run.summary.columns) & set(summary_columns())
+    assert set(run.summary.columns) - {"label", "condition", "network.preset"} == set(summary_columns())
 
 
 # ---- plots and page
@@ -295,21 +362,24 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "http://" not in page
     assert "https://" not in page
-    assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:"}
+    assert set(re.findall(r'src="([^"]{5})', page)) == {"data:"}
+    assert all((folder / link).is_file() for link in re.findall(r'href="([^"]*)"', page))
     assert "default-src 'none'" in page
     for words in (
         "ciar threshold=0.5 is fastest",
         "Latency as if llamagen-xl on a100; acceptance and quality of the scenes pair",
-        "are not told apart",
+        "No significant difference in latency between",
         "roofline: data sheet",
         "published: &lt;figure&gt; &amp; text",
         "Heat of the device",
         "name: synthetic  # &lt;b&gt;",
-        "prompt 0 &amp; &quot;more&quot;",
+        "prompt 0 &amp; &#34;more&#34;",
         "cloud_call_pct",
+        "Fastest at base&#39;s image quality: code prefix_rate=0.3 (wifi)",
+        "Pareto front of mean latency and cloud_nll, by the means: ciar threshold=0.5, code prefix_rate=0.3, base.",
     ):
         assert words in page, words
-    hidden = re.search(r"Not shown, for want of data: ([^.]*)\.", page)
+    hidden = re.search(r"Not shown, no data: ([^.]*)\.", page)
     assert hidden is not None
     assert {"fd_scenes", "cost_usd", "goodput_per_s"} <= set(hidden.group(1).split(", "))
     assert page.count("<figure>") == 4 * 4  # four prompts of five; two images and two maps each
@@ -336,12 +406,55 @@ def test_sweep(tmp_path: Path) -> None:
     assert "Along network.rtt_ms" in (folder / "report.html").read_text()
 
 
-def test_settings_of_one_method_share_a_hue(tmp_path: Path) -> None:
+def test_settings_of_one_method_share_hue_and_marker_and_differ_in_all_else(tmp_path: Path) -> None:
     cases = [case("ciar", 4.0, {"methods.ciar.threshold": t}) for t in (0.1, 0.2, 0.3)] + [case("base", 8.0, {})]
     run = load_run(write(tmp_path / "run", cases))
     assert list(short_labels(run).values()) == ["ciar threshold=0.1", "0.2", "0.3", "base"]
-    assert len(set(colours(run).values())) == 4
-    assert colours(run)["ciar threshold=0.2"] == "#d55e00"
+    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    assert look["ciar threshold=0.2"].colour == METHOD_LOOKS["ciar"][0]
+    *settings, base = look.values()
+    assert {one.marker for one in settings} == {METHOD_LOOKS["ciar"][1]} != {base.marker}
+    for differing in ("colour", "fill", "dash"):
+        assert len({getattr(one, differing) for one in settings}) == 3, differing
+    lightness = [luminance(one.colour) for one in settings]
+    assert min(lightness[0] - lightness[1], lightness[1] - lightness[2]) > 0.08
+
+
+def luminance(colour: str) -> float:
+    """Grey of a colour as a printer draws it, 0 to 1."""
+    red, green, blue = to_rgb(colour)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def test_every_method_has_a_look_of_its_own() -> None:
+    assert set(METHOD_LOOKS) == set(METHODS)
+    for part in zip(*METHOD_LOOKS.values(), strict=True):
+        assert len(set(part)) == len(METHODS)  # hues; markers, which greyscale keeps
+
+
+def test_looks_do_not_depend_on_the_other_methods_of_a_run() -> None:
+    alone = looks([("mine", "somebody-s"), ("ciar", "ciar")])
+    beside = looks([("code", "code"), ("ciar", "ciar"), ("base", "base"), ("mine", "somebody-s")])
+    assert {name: beside[name] for name in alone} == alone
+    many = looks([(f"ciar threshold={i}", "ciar") for i in range(30)])
+    assert len({(one.fill, str(one.dash)) for one in many.values()}) == 30
+    assert len({one.colour for one in many.values()}) == 30
+
+
+def test_lines_of_a_sweep_differ_without_colour(tmp_path: Path) -> None:
+    """One method at six prefix rates along its threshold, beside three other methods: as in a threshold x prefix-rate grid."""
+    cases = [
+        case("ciar", 4.0 + t + rate, {"methods.ciar.threshold": t, "methods.ciar.prefix_rate": rate})
+        for t in (0.1, 0.2, 0.3)
+        for rate in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    ]
+    cases += [case(method, 8.0, {}) for method in ("base", "code", "lantern")]
+    run = load_run(write(tmp_path / "run", cases, pictures=()))
+    lines = sweep(run, "methods.ciar.threshold").legends[0].get_lines()
+    drawn = [(line.get_marker(), line.get_fillstyle(), line.get_markerfacecolor() == "white") for line in lines]
+    assert len(drawn) == len(set(drawn)) == 9
+    dashes = [str(line._unscaled_dash_pattern) for line in lines if line.get_marker() == "D"]  # type: ignore[attr-defined]
+    assert len(dashes) == len(set(dashes)) == 6
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -362,7 +475,7 @@ def test_many_conditions_and_methods(tmp_path: Path) -> None:
     assert (folder / "plots" / "latency_quality.png").stat().st_size > 10_000
 
 
-def test_methods_that_the_picture_grid_leaves_out_are_counted(tmp_path: Path, run: Run) -> None:
+def test_methods_that_the_image_grid_leaves_out_are_counted(tmp_path: Path, run: Run) -> None:
     assert grid_note(run) == "A row is one prompt with one seed."
     labels = [f"ciar threshold={number}" for number in range(9)]
     cases = [case(label, 4.0, {"network.preset": "wifi"}) for label in labels]
@@ -387,18 +500,50 @@ def test_titles_fit_their_figure(tmp_path: Path) -> None:
     """A wide title of one column ends before the edge of the figure."""
     label = "ciar with a name that is rather long, as names of methods go"
     cases = [case("base", 8.0, {}), case(label, 4.0, {})]
-    figure = latency_quality(load_run(write(tmp_path / "run", cases, pictures=())))
+    run = load_run(write(tmp_path / "run", cases, pictures=()))
+    figure = latency_quality(run, find(run))
     for ax in figure.axes:
         assert ax.title.get_window_extent().x1 <= figure.bbox.x1
 
 
-def test_many_conditions_are_a_table_of_speed_ups(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "panels"), [(6, 6), (7, 7), (30, 12)])
+def test_any_number_of_conditions_has_a_latency_quality_plot(tmp_path: Path, count: int, panels: int) -> None:
+    cases = [
+        case(m, s, {"network.rtt_ms": 10 * (i + 1)})
+        for i in range(count)
+        for m, s in (("base", 8.0), ("ciar", 3.0 + i))
+    ]
+    run = load_run(write(tmp_path / "run", cases, pictures=()))
+    figure = latency_quality(run, find(run))
+    assert sum(bool(ax.get_title()) for ax in figure.axes) == panels
+    assert f"RTT {10 * count} ms" in words(figure)
+    assert ("12 of 30 conditions" in words(figure)) == (count == 30)
+
+
+def test_many_conditions_have_a_table_of_speed_ups(tmp_path: Path) -> None:
     cases = [
         case(m, s, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for m, s in (("base", 8.0), ("ciar", 3.0 + i))
     ]
-    said = words(latency_quality(load_run(write(tmp_path / "run", cases, pictures=()))))
+    said = words(speedup_table(load_run(write(tmp_path / "run", cases, pictures=()))))
     assert "RTT 70 ms" in said
     assert re.search(r"2\.\d× 3\.0\d s|2\.\d× 2\.9\d s", said)
+
+
+def test_intervals_and_legends_stay_inside(tmp_path: Path) -> None:
+    cases = [case(f"ciar with a rather long label number {i}", 4.0 + i, {}) for i in range(30)] + [
+        case("base", 8.0, {})
+    ]
+    run = load_run(write(tmp_path / "run", cases, pictures=()))
+    run.summary["align_scenes"], run.summary["align_scenes_lo"], run.summary["align_scenes_hi"] = 0.9, 0.7, 1.1
+    figure = latency_quality(run, find(run))
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    box = figure.legends[0].get_window_extent(renderer)
+    assert (box.x0, box.y0) >= (0, 0)
+    assert box.x1 <= figure.bbox.x1
+    assert figure.axes[1].get_ylim()[1] > 110
+    for column in ("latency_mean_lo_s", "latency_mean_hi_s"):
+        low, high = figure.axes[0].get_xlim()
+        assert run.summary[column].between(low, high).all()
 
 
 def test_nested_provenance_reads_as_words(tmp_path: Path) -> None:
@@ -409,9 +554,9 @@ def test_nested_provenance_reads_as_words(tmp_path: Path) -> None:
     assert "down 5, up 2.5; down 9, up unknown" in page
 
 
-def test_without_answers_there_are_no_pictures_to_show(tmp_path: Path) -> None:
+def test_without_answers_there_are_no_images_to_show(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", [case("base", 8.0, {}, n=0)], draw=build_report)
-    assert "<h2>Pictures" not in (folder / "report.html").read_text()
+    assert "<h2>Images" not in (folder / "report.html").read_text()
     assert not (folder / "plots" / "image_grid.png").exists()
 
 
@@ -468,6 +613,6 @@ def test_the_queue_is_drawn_where_something_waited(folder: Path, tmp_path: Path)
     assert (tmp_path / "run" / "plots" / "queue_over_time.svg").exists()
     assert "The queue over time" in (tmp_path / "run" / "report.html").read_text()
     run = load_run(tmp_path / "run")
-    wifi, lte = (ax for ax in queue_over_time(run).axes)
+    wifi, lte = (ax for ax in queue_over_time(run, find(run)).axes)
     assert [len(ax.lines) for ax in (wifi, lte)] == [3, 2]  # the fourth case was not looked at
     assert wifi.lines[0].get_ydata().tolist() == (2 * looks).tolist()

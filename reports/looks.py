@@ -1,0 +1,89 @@
+"""How methods and parts of a latency look in every plot: the same from run to run, distinct in greyscale as well.
+
+A method has a hue and a marker. Several settings of one method keep both and differ in lightness, in how the marker is filled and in the
+dash of the line.
+"""
+
+import zlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+
+from simulator.protocol.methods import METHODS
+from simulator.results.columns import PARTS
+
+METHOD_LOOKS = {name: (kind.colour, kind.marker) for name, kind in METHODS.items() if kind.colour and kind.marker}
+OTHER_LOOKS = (("#7f8c1f", "d"), ("#b22222", "8"), ("#00868b", "H"))  # of methods whose row gives none
+LARGER = {"*": 1.5, "P": 1.15, "X": 1.15, "^": 1.1, "v": 1.1}  # markers of less area at the same size
+FILLS = ("full", "none", "left", "bottom", "right", "top")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
+# Blue: device. Orange: network. Green: cloud. Grey: waiting for neither.
+PART_COLOURS = dict(
+    zip(
+        PARTS,
+        ("#f6d7a7", "#8c6bb1", "#bcd7ee", "#1f6fb2", "#e69f00", "#b5ddc8", "#12805c", "#b85c00", "#c9cdd3", "#6fb1de"),
+        strict=True,
+    )
+)
+
+
+class Look(NamedTuple):
+    """How one series is drawn."""
+
+    colour: str
+    marker: Any
+    fill: str
+    dash: Any
+
+    def point(self, size: float = 7.0) -> dict[str, Any]:
+        """Arguments of `Axes.plot` for its marker."""
+        half = {} if self.fill in ("full", "none") else {"markerfacecoloralt": "white"}
+        face = "white" if self.fill == "none" else self.colour
+        edge = "white" if self.fill == "full" else self.colour
+        fill = "full" if self.fill == "none" else self.fill  # a white face hides the lines under an open marker
+        size *= LARGER.get(self.marker, 1.0)
+        return {"marker": self.marker, "ms": size, "mfc": face, "mec": edge, "mew": 0.9, "fillstyle": fill, **half}
+
+    def line(self, size: float = 6.0, width: float = 1.6) -> dict[str, Any]:
+        """Arguments of `Axes.plot` for its line with markers."""
+        return {"color": self.colour, "ls": self.dash, "lw": width, **self.point(size)}
+
+
+def looks(series: Iterable[tuple[str, str]]) -> dict[str, Look]:
+    """The look of each series.
+
+    Args:
+        series: (name, method name) of every series, in order; repeated ones count once.
+    """
+    families: dict[str, list[str]] = {}
+    for name, method in dict.fromkeys(series):
+        families.setdefault(method, []).append(name)
+    found: dict[str, Look] = {}
+    taken: set[int] = set()
+    for method, names in families.items():
+        hue, marker = METHOD_LOOKS.get(method) or OTHER_LOOKS[_other(method, taken)]
+        first = list(METHOD_LOOKS).index(method) if method in METHOD_LOOKS else 0
+        for place, name in enumerate(names):
+            shade = 0.0 if len(names) == 1 else 0.5 - 1.0 * place / (len(names) - 1)
+            colour = mix(hue, "white", shade) if shade > 0 else mix(hue, "black", -shade)
+            turn = place // len(FILLS)  # so that the seventh setting repeats the fill of the first, but not its dash
+            dash = DASHES[(first + place + turn) % len(DASHES)]
+            found[name] = Look(colour, marker, FILLS[place % len(FILLS)], dash)
+    return found
+
+
+def _other(method: str, taken: set[int]) -> int:
+    """Place in `OTHER_LOOKS` of a method that is not in the table: by its name, the next free one where two meet."""
+    start = zlib.crc32(method.encode())
+    places = [(start + step) % len(OTHER_LOOKS) for step in range(len(OTHER_LOOKS))]
+    place = next((place for place in places if place not in taken), places[0])
+    taken.add(place)
+    return place
+
+
+def mix(colour: str, other: str, share: float) -> str:
+    """A colour with a share of another in it."""
+    mixed = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
+    return str(to_hex((float(mixed[0]), float(mixed[1]), float(mixed[2]))))

@@ -1,0 +1,310 @@
+"""The page of a run: one HTML file without network access, for screen, phone and paper.
+
+Layout, style and script stand in templates/; here is what they are filled with.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from reports.findings import Finding
+from reports.image_grid import (
+    MAP_COLOURS,
+    MAP_TITLES,
+    NO_SCORE,
+    WHO_COLOURS,
+    grid_columns,
+    grid_note,
+    grid_prompts,
+    map_rgb,
+    uncertainty_top,
+)
+from reports.load import Run, interval_columns
+from reports.sweep_plot import numeric_axes, sweep_name
+from reports.words import joined, sentence, significant
+from simulator.protocol.methods import METHODS
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        title: its heading, with the unit.
+        name: column of the summary.
+        scale: factor from the column to the unit of the heading.
+        relative: a ratio to the baseline makes sense.
+        if_any: shown only where some value is not 0.
+    """
+
+    title: str
+    name: str
+    scale: float = 1.0
+    relative: bool = False
+    if_any: bool = False
+
+
+COLUMNS = (
+    Column("images", "images"),
+    Column("latency, mean (s)", "latency_mean_s", relative=True),
+    Column("p50 (s)", "latency_p50_s", relative=True),
+    Column("p95 (s)", "latency_p95_s", relative=True),
+    Column("p99 (s)", "latency_p99_s", relative=True),
+    Column("speed-up (× base)", "speedup"),
+    Column("first token (s)", "first_token_s", relative=True),
+    Column("decode (s)", "decode_s", relative=True),
+    Column("calls", "calls"),
+    Column("device passes", "device_passes"),
+    Column("cloud passes", "cloud_passes"),
+    Column("cloud calls (% of tokens)", "cloud_call_pct"),
+    Column("cloud_nll (nats per token)", "cloud_nll"),
+    Column("fd_scenes", "fd_scenes", relative=True),
+    Column("f1_scenes", "f1_scenes", relative=True),
+    Column("align_scenes (% of attributes)", "align_scenes", scale=100.0, relative=True),
+    Column("equal to base's greedy (%)", "base_greedy_pct"),
+    Column("equal to cloud's arg max (%)", "cloud_greedy_pct"),
+    Column("distinct images", "distinct_images"),
+    Column("up (kB)", "bytes_up", scale=1e-3, relative=True),
+    Column("down (kB)", "bytes_down", scale=1e-3, relative=True),
+    Column("device energy (J)", "device_energy_j", relative=True),
+    Column("cloud GPU (s)", "cloud_gpu_s", relative=True),
+    Column("cloud busy (%)", "cloud_utilisation", scale=100.0),
+    Column("in flight, mean", "under_way_mean"),
+    Column("waiting in the cloud, mean", "cloud_waiting_mean"),
+    Column("refused", "refused", if_any=True),
+    Column("unfinished", "unfinished", if_any=True),
+    Column("cost (USD per 1000 images)", "cost_usd", scale=1000.0, relative=True),
+    Column("goodput (per s)", "goodput_per_s", relative=True),
+    Column("retries", "retries", if_any=True),
+    Column("decided by the device after a deadline (% of tokens)", "fallback_pct", if_any=True),
+    Column("its cost in cloud_nll (nats per token)", "fallback_cloud_nll_cost", if_any=True),
+)
+WHOLE = ("images", "distinct_images", "refused", "unfinished")  # counts
+# Keys of provenance.json that stand elsewhere on the page, or say nothing to a reader.
+SHOWN_ELSEWHERE = ("program", "run_format", "columns", "notes", "warnings", "as_if", "name", "compute")
+
+
+def page(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> str:
+    """The HTML of a run; plots: file name -> bytes, see `build.draw_plots`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["sentence"] = sentence
+    return environment.get_template("page.html").render(
+        style=Markup((TEMPLATES / "page.css").read_text()),
+        script=Markup((TEMPLATES / "page.js").read_text()),
+        run=run,
+        counts=_counts(run),
+        advice=advice(findings),
+        findings=findings,
+        warnings=[str(text) for text in run.provenance.get("warnings") or []],
+        plots=_plots(run, findings, plots),
+        table=_table(run, findings),
+        methods=_methods(run),
+        images=_images(run),
+        compute=_compute(run.provenance.get("compute") or {}),
+        facts=[
+            pair for key, value in run.provenance.items() if key not in SHOWN_ELSEWHERE for pair in _flat(value, key)
+        ],
+        notes=[str(note) for note in run.provenance.get("notes") or []],
+        column_definitions=[(str(name), str(text)) for name, text in (run.provenance.get("columns") or {}).items()],
+    )
+
+
+def _counts(run: Run) -> str:
+    methods, conditions = len(run.labels()), run.summary["condition"].nunique()
+    images = int(run.summary["images"].sum())
+    parts = [f"{methods} method{'s' * (methods != 1)}", f"{images:,} request{'s' * (images != 1)} answered"]
+    if conditions > 1:
+        parts.insert(1, f"{conditions} conditions")
+    return " · ".join(parts)
+
+
+def advice(findings: Sequence[Finding]) -> str:
+    """Which method is fastest at base's image quality, by condition, in one sentence; empty where that is unknown."""
+    where: dict[tuple[str, ...], list[str]] = {}
+    for said in findings:
+        if said.at_base_quality:
+            where.setdefault(said.at_base_quality, []).append(said.condition)
+    if not where:
+        return ""
+    parts = []
+    for labels, conditions in where.items():
+        who = labels[0] if len(labels) == 1 else f"{labels[0]} or {labels[1]} (no significant difference)"
+        if len(findings) == 1 or len(conditions) == len(findings) > 3:
+            place = "" if len(findings) == 1 else f" under all {len(findings)} conditions"
+        else:
+            place = f" ({joined(conditions) if len(conditions) <= 4 else f'{len(conditions)} conditions'})"
+        parts.append(who + place)
+    return f"Fastest at base's image quality: {'; '.join(parts)}."
+
+
+# ---- plots and images -------------------------------------------------------------------------------------------------
+
+
+def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> dict[str, list[dict[str, Any]]]:
+    """The plots by their place on the page: "first" before the table, "rest" after it."""
+    headings = ". ".join(said.heading for said in findings[:6]) + "."
+    first = [
+        ("latency_quality", "Latency and quality", f"Mean latency against quality. {headings}"),
+        ("speedup_table", "Speed-up under every condition", "Speed-up and mean latency by method and condition."),
+    ]
+    rest = [
+        ("latency_parts", "Where the seconds go", f"Mean latency of every case in its ten parts. {headings}"),
+        (
+            "queue_over_time",
+            "The queue over time",
+            "Requests that wait in the cloud against simulated time, by method.",
+        ),
+        *(
+            (sweep_name(key), f"Along {key}", f"Latency, cloud calls and quality against {key}.")
+            for key in numeric_axes(run)
+        ),
+    ]
+    return {
+        place: [_plot(name, title, alt, plots) for name, title, alt in group if f"{name}.svg" in plots]
+        for place, group in (("first", first), ("rest", rest))
+    }
+
+
+def _plot(name: str, title: str, alt: str, plots: Mapping[str, bytes]) -> dict[str, Any]:
+    with Image.open(io.BytesIO(plots[f"{name}.png"])) as drawn:
+        narrow = drawn.width < 1300
+    data = base64.b64encode(plots[f"{name}.svg"]).decode()
+    return {"name": name, "title": title, "alt": alt, "narrow": narrow, "src": f"data:image/svg+xml;base64,{data}"}
+
+
+def _images(run: Run) -> dict[str, Any]:
+    """Rows of images and maps by prompt, and the keys to the maps' colours."""
+    prompts, columns, top = grid_prompts(run), grid_columns(run), uncertainty_top(run)
+    by_place = {(one.method, one.kind, one.prompt): one for one in run.images}
+    rows = []
+    for prompt, text in prompts.items():
+        groups: dict[str, list[dict[str, str]]] = {}
+        for method, kind in columns:
+            one = by_place.get((method, kind, prompt))
+            if one is None:
+                continue
+            data = one.png if kind == "image" else _png(map_rgb(one, top))
+            src = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            groups.setdefault(method, []).append({"kind": kind, "src": src, "caption": MAP_TITLES.get(kind, method)})
+        rows.append({"text": text, "groups": groups})
+    kinds = {kind for _, kind in columns}
+    stops = ",".join(to_hex(MAP_COLOURS(i / 6)) for i in range(7)) if "uncertainty" in kinds else ""
+    who = [to_hex(WHO_COLOURS(1)), to_hex(WHO_COLOURS(0))] if "decided" in kinds else []
+    return {
+        "rows": rows,
+        "note": grid_note(run),
+        "ramp": stops,
+        "top": significant(top),
+        "no_score": NO_SCORE,
+        "who": who,
+    }
+
+
+def _png(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=9)
+    return buffer.getvalue()
+
+
+# ---- table ------------------------------------------------------------------------------------------------------------
+
+
+def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
+    with_data = [column for column in COLUMNS if run.summary[column.name].notna().any()]
+    columns = [column for column in with_data if not column.if_any or (run.summary[column.name].fillna(0) != 0).any()]
+    meaning = {
+        name: str(text)
+        for names, text in (run.provenance.get("columns") or {}).items()
+        for name in str(names).split(", ")
+    }
+    best = {(said.condition, said.fastest) for said in findings}
+    fronts = {(said.condition, label) for said in findings for label in said.front}
+    conditions = {said.condition: place for place, said in enumerate(findings)}
+    rows = [
+        {
+            "label": str(row["label"]),
+            "method": str(row["method_name"]),
+            "condition": row["condition"],
+            "place": conditions[row["condition"]],
+            "best": (row["condition"], row["label"]) in best,
+            "front": (row["condition"], row["label"]) in fronts,
+            "cells": [_cell(row, column) for column in columns],
+        }
+        for _, row in run.summary.iterrows()
+    ]
+    labels = run.labels()
+    bases = run.summary.loc[run.summary["method_name"] == "base", "label"]
+    return {
+        "columns": [(column, meaning.get(column.name, column.name)) for column in columns],
+        "hidden": [column.name for column in COLUMNS if column not in with_data and not column.if_any],
+        "rows": rows,
+        "labels": labels,
+        "baseline": str(bases.iloc[0]) if len(bases) else "",
+        "conditions": list(conditions),
+        "methods": list(dict.fromkeys(str(name) for name in run.summary["method_name"])),
+    }
+
+
+def _cell(row: pd.Series, column: Column) -> dict[str, str]:
+    """raw: the number that sorts, empty for none. text, interval: as they are shown."""
+    value = float(row[column.name]) * column.scale
+    low, high = interval_columns(column.name)
+    interval = ""
+    if low in row and math.isfinite(row[low]) and row[low] != row[high]:
+        interval = " – ".join(significant(float(row[end]) * column.scale) for end in (low, high))
+    whole = column.name in WHOLE and math.isfinite(value)
+    return {
+        "raw": "" if math.isnan(value) else repr(value),
+        "text": f"{value:,.0f}" if whole else significant(value),
+        "interval": interval,
+    }
+
+
+def _methods(run: Run) -> dict[str, str]:
+    """What each method of the run does: the first sentence of its settings' documentation."""
+    names = dict.fromkeys(str(name) for name in run.summary["method_name"])
+    return {name: _first_paragraph(METHODS[name].settings.__doc__) for name in names if name in METHODS}
+
+
+def _first_paragraph(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())
+
+
+# ---- provenance -------------------------------------------------------------------------------------------------------
+
+
+def _compute(compute: Any) -> list[tuple[str, str]]:
+    return _flat(compute) if isinstance(compute, Mapping) else [("compute", str(compute))]
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as dotted names and text."""
+    if isinstance(value, Mapping):
+        return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}" if name else str(key))]
+    if isinstance(value, list):
+        nested = any(isinstance(item, Mapping) for item in value)
+        return [(name, ("; " if nested else ", ").join(_words(item) for item in value))]
+    return [(name, "unknown" if value is None else str(value))]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {text}" for name, text in _flat(value))
+    return str(value)

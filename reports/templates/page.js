@@ -1,0 +1,85 @@
+"use strict";
+// The table: sorting, filters, percentages against a baseline. Plots: a click enlarges.
+const table = document.getElementById("cases");
+const body = table.tBodies[0];
+const heads = [...table.tHead.rows[0].cells];
+const rows = [...body.rows];
+const form = document.getElementById("controls");
+const meaning = document.getElementById("meaning");
+let sorted = null; // {column, up}
+
+const value = (row, column) => row.cells[column].dataset.v;
+
+function sort() {
+  if (!sorted) return;
+  const { column, up } = sorted;
+  const numeric = heads[column].dataset.kind === "number";
+  const within = form.elements.within?.checked;
+  const order = (a, b) => {
+    if (within && a.dataset.place !== b.dataset.place) return a.dataset.place - b.dataset.place;
+    const x = value(a, column), y = value(b, column);
+    if (x === "" || y === "") return (x === "") - (y === ""); // no samples: last, either way
+    return (up ? 1 : -1) * (numeric ? x - y : x.localeCompare(y));
+  };
+  body.append(...rows.sort(order));
+}
+
+function filter() {
+  const text = form.elements.text.value.trim().toLowerCase();
+  const condition = form.elements.condition?.value ?? "";
+  const shown = new Set([...form.querySelectorAll("[name=method]:checked")].map(box => box.value));
+  const all = !form.querySelector("[name=method]");
+  for (const row of rows) {
+    const { label, method, condition: own } = row.dataset;
+    const matches = `${label} ${own}`.toLowerCase().includes(text);
+    row.hidden = !(matches && (!condition || own === condition) && (all || shown.has(method)));
+  }
+}
+
+function compare() {
+  const label = form.elements.baseline.value;
+  const baselines = new Map();
+  for (const row of rows) {
+    const { condition } = row.dataset;
+    if (row.dataset.label === label && !baselines.has(condition)) baselines.set(condition, row);
+  }
+  for (const old of body.querySelectorAll(".rel")) old.remove();
+  heads.forEach((head, column) => {
+    if (!("relative" in head.dataset)) return;
+    for (const row of rows) {
+      const base = baselines.get(row.dataset.condition);
+      if (!base || base === row || value(row, column) === "" || !(value(base, column) > 0)) continue;
+      const percent = 100 * (value(row, column) / value(base, column) - 1);
+      if (!Number.isFinite(percent)) continue;
+      const mark = document.createElement("i");
+      mark.className = "rel";
+      const digits = Math.abs(percent) < 10 ? 1 : 0;
+      mark.textContent = `${percent < 0 ? "\u2212" : "+"}${Math.abs(percent).toFixed(digits)} %`;
+      row.cells[column].append(mark);
+    }
+  });
+}
+
+heads.forEach((head, column) => {
+  const explain = () => { meaning.textContent = head.dataset.meaning; };
+  head.addEventListener("pointerenter", explain);
+  head.addEventListener("focusin", explain);
+  head.querySelector("button").addEventListener("click", () => {
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    for (const other of heads) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    sorted = { column, up };
+    explain();
+    sort();
+  });
+});
+form.addEventListener("submit", event => event.preventDefault());
+form.addEventListener("input", event => {
+  if (event.target.name === "baseline") compare();
+  else if (event.target.name === "within") sort();
+  else filter();
+});
+compare();
+
+for (const plot of document.querySelectorAll(".plot"))
+  plot.addEventListener("click", () => plot.classList.toggle("zoomed"));
