@@ -97,7 +97,7 @@ def sweep(run: Run, key: str) -> Figure:
         beyond = ", ".join(dict.fromkeys(map(number, values[np.isinf(values)])))
         notes.append(f"Not on the axis: {split_unit(key)[0]} {beyond}.")
     if own:
-        notes.append("Lines without markers: methods without this setting.")
+        notes.append("Level lines with two markers: methods without this setting.")
     if len(shown) < len(columns):
         notes.append(f"{len(shown)} of {len(columns)} conditions, evenly spaced.")
     if len(names) < len(look):
@@ -124,7 +124,7 @@ def _lines(ax: Axes, cases: pd.DataFrame, key: str, metric: str, look: dict[str,
         if points.empty:
             level = rows[metric][np.isfinite(rows[metric])]
             if len(level):
-                ax.axhline(float(level.iloc[0]), color=style.colour, lw=1.3, ls=style.dash)
+                ax.plot([0.02, 0.98], [float(level.iloc[0])] * 2, transform=ax.get_yaxis_transform(), **style.line())
             continue
         ax.plot(points[key], points[metric], **style.line())
         if ends[0] in points:
