@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from models.device import BOUNDS, DeviceModel
 from models.evaluate.uncertainty import answered
 from models.interval import inter_fuse, uncertainty
+from models.kv_cache import KVCache
 from models.methods import DeviceState
 from models.methods.scores import make_score
 from models.methods.session import Step
 from models.sampling import guide
-from models.transformer import KVCache, TransformerConfig
 from simulator.protocol.methods import DiscreteSettings
+from simulator.protocol.pairs import TransformerConfig
 
 # (name, width, heads, hidden width of the feed-forward, caption slots)
 SHAPES = (("llamagen-xl", 1280, 20, 3584, 120), ("embedded pair", 256, 4, 768, 32))

@@ -7,60 +7,16 @@ under `model` (or `module`, `state_dict`, or is the dict itself). Shapes decide 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.transformer import Transformer, TransformerConfig
+from models.state import build, read_state, refuse_nonfinite
+from models.transformer import Transformer
 from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import TransformerConfig
 
 OFFICIAL_HEAD_DIM = 64
-CONTAINERS = ("model", "module", "state_dict")
-
-
-def read_state(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or a PyTorch checkpoint, out of their container if they are in one.
-
-    Raises WeightsError when the file is missing, unreadable or holds no tensors. Pickled code is never run.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
-    try:
-        safe = path.suffix == ".safetensors"
-        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path}: not readable as weights: {error}") from error
-    except Exception as error:  # unpickling raises its own types, among them one for content that is not plain tensors
-        raise WeightsError(f"{path}: not a checkpoint of plain tensors: {type(error).__name__}") from error
-    for name in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, needed a dict of tensors")
-    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise WeightsError(f"{path}: holds no tensors (looked under {', '.join(CONTAINERS)} and at the top)")
-    return state
-
-
-def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Copy `state` into `module`; keys that the module does not have are ignored.
-
-    Raises WeightsError naming the file, the key, the shape found and the shape needed.
-    """
-    for key, parameter in module.state_dict().items():
-        if key not in state:
-            raise WeightsError(f"{source}: {key} is missing, needed {list(parameter.shape)}")
-        if state[key].shape != parameter.shape:
-            raise WeightsError(f"{source}: {key} has shape {list(state[key].shape)}, needed {list(parameter.shape)}")
-        if not state[key].is_floating_point():
-            raise WeightsError(f"{source}: {key} has type {state[key].dtype}, needed floating point")
-    module.load_state_dict(dict(state), strict=False)
 
 
 def infer_config(
@@ -82,7 +38,10 @@ def infer_config(
     vocab_size, dim = shape("tok_embeddings.weight")
     caption_slots, caption_dim = shape("cls_embedding.uncond_embedding")
     ffn_hidden, _ = shape("layers.0.feed_forward.w1.weight")
-    n_layer = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
+    layers = [key.split(".")[1] for key in state if key.startswith("layers.")]
+    if not all(index.isascii() and index.isdigit() and len(index) < 5 for index in layers):
+        raise WeightsError(f"{source}: keys under layers must be numbered, got layers.{max(layers, key=len)[:40]}")
+    n_layer = 1 + max(map(int, layers))
     heads = n_head if n_head is not None else max(1, dim // OFFICIAL_HEAD_DIM)
     try:
         return TransformerConfig(n_layer, heads, dim, ffn_hidden, vocab_size, caption_slots, caption_dim, grid)
@@ -103,8 +62,6 @@ def load_llamagen(
     """
     state = read_state(path)
     config = infer_config(state, path, grid, n_head)
-    with torch.device("meta"):
-        model = Transformer(config)
-    model.to_empty(device="cpu")
-    load_into(model, state, path)
-    return model.to(torch_device, dtype).eval()
+    model = build(lambda: Transformer(config), state, path).to(torch_device, dtype)
+    refuse_nonfinite(model.state_dict(), f"{path} in {dtype}")
+    return model

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.attention import at_least_float32
 from models.eagle import CAPTION_TOKEN, EagleDrafter
 from models.interval import inter_fuse, sampled_bounds
+from models.kv_cache import CachedDecoder, KVCache
 from models.methods.scores import all_scores
 from models.methods.session import Step
 from models.pair import Pair
 from models.sampling import filter_probs, greedy, guide, sample
 from models.text import left_pad
-from models.transformer import CachedDecoder, KVCache, Transformer, at_least_float32
+from models.transformer import Transformer
 from models.vq import to_uint8
 from simulator.core.errors import WeightsError
 from simulator.protocol.ops import Forward

@@ -10,7 +10,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from models.interval import RadiusHead, inter_fuse
-from models.transformer import Transformer, TransformerConfig
+from models.transformer import Transformer
+from simulator.protocol.pairs import TransformerConfig
 
 BOUNDS = ("quantile", "quantile-no-dro", "inter-dro")  # the first is the default
 

@@ -17,8 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.transformer import Attention, CachedDecoder, FeedForward, Pass, RMSNorm, TransformerConfig
+from models.kv_cache import CachedDecoder, Pass
+from models.state import build
+from models.transformer import Attention, FeedForward, RMSNorm
 from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import TransformerConfig
 
 NORM_EPS = 1e-6
 CAPTION_TOKEN = 0  # what stands where a caption position has no next image token
@@ -94,13 +97,17 @@ def from_checkpoint(state: Mapping[str, Tensor], base: TransformerConfig, source
     for name in (name for names in CHECKPOINT_KEYS.values() for name in names):
         if name not in state:
             raise WeightsError(f"{source}: {name} is missing: not a feature-level drafter")
-    drafter = EagleDrafter(drafter_config(base, state["layers.0.mlp.gate_proj.weight"].shape[0]))
-    for key, parameter in drafter.state_dict().items():
-        names = CHECKPOINT_KEYS[key]
-        needed = [parameter.shape[0] // len(names), *parameter.shape[1:]]
+    gate = state["layers.0.mlp.gate_proj.weight"]
+    try:
+        config = drafter_config(base, len(gate))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: layers.0.mlp.gate_proj.weight has shape {list(gate.shape)}: {error}") from error
+    with torch.device("meta"):
+        needed = EagleDrafter(config).state_dict()
+    for key, names in CHECKPOINT_KEYS.items():
+        shape = [needed[key].shape[0] // len(names), *needed[key].shape[1:]]
         for name in names:
-            if list(state[name].shape) != needed:
-                raise WeightsError(f"{source}: {name} has shape {list(state[name].shape)}, needed {needed}")
+            if list(state[name].shape) != shape:
+                raise WeightsError(f"{source}: {name} has shape {list(state[name].shape)}, needed {shape}")
     ours = {key: torch.cat([state[name] for name in names]) for key, names in CHECKPOINT_KEYS.items()}
-    drafter.load_state_dict(ours)
-    return drafter.eval()
+    return build(lambda: EagleDrafter(config), ours, source)

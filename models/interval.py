@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.transformer import at_least_float32
+from models.attention import at_least_float32
 
 
 class RadiusHead(nn.Module):

@@ -12,38 +12,38 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.backbones import load_into, read_state
 from models.device import DeviceModel
 from models.eagle import EagleDrafter, drafter_config, from_checkpoint, to_checkpoint
 from models.phi import IntervalProjection
 from models.scenes import WORDS
+from models.state import build, first_line, read_config, read_state, refuse_nonfinite, save_state
 from models.text import WordEncoder
-from models.transformer import Transformer, TransformerConfig
+from models.transformer import Transformer
 from models.vq import VQConfig, VQModel, load_vq
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import (
     DRAFTER,
     FORMAT,
     MANIFEST,
-    ModelShape,
     PairManifest,
+    TransformerConfig,
     list_files,
     pair_folder,
     pair_manifest,
     verify_files,
 )
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MAX_FILE_BYTES = 15 * 2**20
 TEXT = "text.safetensors"
 
@@ -74,29 +74,37 @@ def load_pair(
     """
     folder, manifest = pair_folder(name_or_path), pair_manifest(name_or_path)
     verify_files(folder, manifest)
-    shards = sorted(file.name for file in manifest.files if file.name.startswith("cloud-"))
-    cloud = Transformer(_config(manifest.cloud))
-    state = {key: value for name in shards for key, value in read_state(folder / name).items()}
-    load_into(cloud, state, folder / "cloud-*.safetensors")
-    device = DeviceModel(_config(manifest.device), manifest.bounds)
-    load_into(device, read_state(folder / "device.safetensors"), folder / "device.safetensors")
-    phi = IntervalProjection(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck)
-    load_into(phi, read_state(folder / "phi.safetensors"), folder / "phi.safetensors")
+    shards = {name: read_state(folder / name) for name in shards_of(manifest)}
+    state = {key: value for shard in shards.values() for key, value in shard.items()}
+    cloud = build(lambda: Transformer(manifest.cloud), state, folder / "cloud-*.safetensors")
+    path = folder / "device.safetensors"
+    device = build(lambda: DeviceModel(manifest.device, manifest.bounds), read_state(path), path)
+    path = folder / "phi.safetensors"
+    phi = build(
+        lambda: IntervalProjection(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
+        read_state(path),
+        path,
+    )
     drafter = load_drafter(folder / DRAFTER, cloud.config) if manifest.has_drafter else None
     tokenizer = load_vq(folder / "tokenizer.safetensors")
     size = manifest.grid * tokenizer.config.downsample
     if size != manifest.image_size:
         raise WeightsError(
-            f"{folder / MANIFEST}: image_size {manifest.image_size}, but its tokenizer makes pictures of {size} pixels"
+            f"{folder / MANIFEST}: image_size {manifest.image_size}, but its tokenizer makes images of {size} pixels"
         )
     if tokenizer.config.codebook_size != manifest.codebook_size:
         found, needed = tokenizer.config.codebook_size, manifest.codebook_size
         raise WeightsError(f"{folder / 'tokenizer.safetensors'}: {found} codes, needed {needed}")
+    text = _load_text(folder / TEXT)
+    if (text.slots, text.caption_dim) != (manifest.caption_slots, manifest.caption_dim):
+        found, needed = f"{text.slots} x {text.caption_dim}", f"{manifest.caption_slots} x {manifest.caption_dim}"
+        raise WeightsError(f"{folder / TEXT}: caption rows of {found}, needed {needed}")
     where = torch.device(torch_device)
     for module in (cloud, device, phi, *([] if drafter is None else [drafter])):
         module.to(where, dtype).eval().requires_grad_(False)
+        refuse_nonfinite(module.state_dict(), f"{folder}, {type(module).__name__} in {dtype}")
     tokenizer.to(where, dtype if dtype == torch.float64 else torch.float32).eval().requires_grad_(False)
-    return Pair(manifest, _load_text(folder / TEXT), tokenizer, cloud, device, phi, drafter, where, dtype)
+    return Pair(manifest, text, tokenizer, cloud, device, phi, drafter, where, dtype)
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairManifest:
@@ -158,7 +166,7 @@ def make_tiny_pair(
         torch.manual_seed(seed)
         tokenizer, cloud = VQModel(vq), Transformer(shape)
         randomise(cloud, 0.35)
-        with torch.no_grad():  # keep the second layer's say small
+        with torch.no_grad():  # keep the second layer's contribution small
             for key in ("layers.1.attention.wo.weight", "layers.1.feed_forward.w2.weight"):
                 cloud.get_parameter(key).mul_(0.2)
         device = DeviceModel.of_cloud(cloud)
@@ -169,7 +177,7 @@ def make_tiny_pair(
         drafter = EagleDrafter(drafter_config(shape))
         with (
             torch.no_grad()
-        ):  # the token's embedding, brought to the size of a feature, foretells the next feature somewhat
+        ):  # the token's embedding, brought to the size of a feature, predicts the next feature to some degree
             drafter.fc.weight[:, : shape.dim] += torch.eye(shape.dim) / 0.35
             drafter.fc.weight[:, shape.dim :] += 0.2 * torch.eye(shape.dim)
     _write_pair(path, "tiny", text, tokenizer, cloud, device, phi, drafter, {})
@@ -180,27 +188,31 @@ def make_tiny_pair(
 
 
 def save_model(path: Path, module: Transformer | DeviceModel | IntervalProjection | EagleDrafter) -> None:
-    """Weights as fp16 safetensors with the configuration in the metadata, written atomically; a drafter's under its
-    reference's keys, without its copy of the cloud's embedding."""
+    """Write weights as fp16 safetensors, atomically, with the configuration in the metadata.
+
+    A drafter is written under its reference's keys, without its copy of the cloud's embedding.
+
+    Raises:
+        WeightsError: a weight is not finite in fp16.
+    """
     if isinstance(module, EagleDrafter):
-        _save(path, to_checkpoint(module))
+        save_state(path, to_checkpoint(module))
         return
-    _save(path, module.state_dict(), {"config": json.dumps(_describe(module))})
+    save_state(path, module.state_dict(), {"config": json.dumps(_describe(module))})
 
 
 def load_transformer(path: Path) -> Transformer:
     """A decoder that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
-    model = Transformer(TransformerConfig(**_metadata(path, "n_layer")))
-    load_into(model, read_state(path), path)
-    return model.eval()
+    return _load(path, "n_layer", lambda config: Transformer(TransformerConfig(**config)))
 
 
 def load_device(path: Path) -> DeviceModel:
     """A device model that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
-    config = _metadata(path, "bounds")
-    model = DeviceModel(TransformerConfig(**config["transformer"]), tuple(config["bounds"]))
-    load_into(model, read_state(path), path)
-    return model.eval()
+
+    def make(config: dict[str, Any]) -> DeviceModel:
+        return DeviceModel(TransformerConfig(**config["transformer"]), tuple(config["bounds"]))
+
+    return _load(path, "bounds", make)
 
 
 def load_drafter(path: Path, base: TransformerConfig) -> EagleDrafter:
@@ -210,9 +222,7 @@ def load_drafter(path: Path, base: TransformerConfig) -> EagleDrafter:
 
 def load_phi(path: Path) -> IntervalProjection:
     """A projection that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
-    model = IntervalProjection(**_metadata(path, "bottleneck"))
-    load_into(model, read_state(path), path)
-    return model.eval()
+    return _load(path, "bottleneck", lambda config: IntervalProjection(**config))
 
 
 # --- parts
@@ -227,34 +237,27 @@ def _describe(module: Transformer | DeviceModel | IntervalProjection) -> dict[st
     return {"dim": dim, "vocab_size": (module.fc1.in_features - dim) // 2, "bottleneck": bottleneck}
 
 
-def _metadata(path: Path, needed_key: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            config: dict[str, Any] = json.loads((file.metadata() or {})["config"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise WeightsError(f"{path}: not a model of this project ({type(error).__name__}: {error})") from error
+def _load(path: Path, needed_key: str, make: Callable[[dict[str, Any]], ModuleT]) -> ModuleT:
+    """The module that `make` builds from the file's configuration, holding the file's weights."""
+    config = read_config(path)
     if needed_key not in config:
         raise WeightsError(f"{path}: holds another kind of model: its configuration has no {needed_key}")
-    return config
+    state = read_state(path)
+    try:
+        return build(lambda: make(config), state, path)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise WeightsError(f"{path}: its configuration does not fit ({first_line(error)})") from error
 
 
-def _save(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    halved = {key: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous() for key, t in state.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(halved, temporary, metadata=metadata)
-    os.replace(temporary, path)
-
-
-def _config(shape: ModelShape) -> TransformerConfig:
-    return TransformerConfig(**msgspec.structs.asdict(shape))
+def shards_of(manifest: PairManifest) -> list[str]:
+    """File names of the cloud model's shards, in order."""
+    return sorted(file.name for file in manifest.files if file.name.startswith("cloud-"))
 
 
 def _load_text(path: Path) -> WordEncoder:
     try:
         return WordEncoder.from_state(read_state(path))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{path}: not a caption encoder ({type(error).__name__}: {error})") from error
 
 
@@ -287,29 +290,28 @@ def _write_pair(
     try:
         save_file(text.state(), folder / TEXT)  # float32: rows of words are compared across drivers
         # One metadata entry per file: safetensors writes several in random order, and equal pairs should be equal bytes.
-        _save(
-            folder / "tokenizer.safetensors", tokenizer.state_dict(), {"config": json.dumps(asdict(tokenizer.config))}
-        )
+        config = {"config": json.dumps(asdict(tokenizer.config))}
+        save_state(folder / "tokenizer.safetensors", tokenizer.state_dict(), config)
         shards = _shards(cloud.state_dict(), MAX_FILE_BYTES)
         for i, shard in enumerate(shards, start=1):
-            _save(folder / f"cloud-{i:05d}-of-{len(shards):05d}.safetensors", shard)
+            save_state(folder / f"cloud-{i:05d}-of-{len(shards):05d}.safetensors", shard)
         save_model(folder / "device.safetensors", device)
         save_model(folder / "phi.safetensors", phi)
         if drafter is not None:
             save_model(folder / DRAFTER, drafter)
         if facts:
             (folder / "metrics.json").write_text(json.dumps(facts, indent=1) + "\n")
-        config = cloud.config
+        shape = cloud.config
         manifest = PairManifest(
             format=FORMAT,
             name=name,
-            image_size=config.grid * tokenizer.config.downsample,
-            grid=config.grid,
-            codebook_size=config.vocab_size,
-            caption_slots=config.caption_slots,
-            caption_dim=config.caption_dim,
-            cloud=ModelShape(**asdict(config)),
-            device=ModelShape(**asdict(device.config)),
+            image_size=shape.grid * tokenizer.config.downsample,
+            grid=shape.grid,
+            codebook_size=shape.vocab_size,
+            caption_slots=shape.caption_slots,
+            caption_dim=shape.caption_dim,
+            cloud=shape,
+            device=device.config,
             phi_bottleneck=phi.fc1.out_features,
             bounds=tuple(device.radii),
             files=list_files(folder),

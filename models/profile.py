@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from models.interval import inter_fuse, sampled_bounds, uncertainty
+from models.kv_cache import KVCache
 from models.pair import Pair
 from models.sampling import filter_probs, greedy, guide, sample
-from models.transformer import KVCache, Transformer
+from models.transformer import Transformer
 from models.vq import to_uint8
 from simulator.core.rng import stream
 from simulator.pricing.catalogue import Hardware

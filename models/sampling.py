@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.transformer import at_least_float32
+from models.attention import at_least_float32
 
 SMALLEST_TEMPERATURE = 1e-5
 

@@ -6,7 +6,6 @@ Letters: B batch, C channels, H, W pixels, h, w latent grid, T = h*w image token
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,11 +13,20 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.state import build, read_config, read_state, save_state
 from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import shortened
+
+VQ_LARGEST = {
+    "codebook_size": 65536,  # ids travel as uint16
+    "codebook_dim": 4096,
+    "ch": 4096,
+    "z_channels": 65536,
+    "num_res_blocks": 64,
+    "patch": 64,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,18 @@ class VQConfig:
     z_channels: int = 256
     num_res_blocks: int = 2
     patch: int = 1  # pixels per side folded into channels before the first convolution, and unfolded after the last
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes outside what a tokenizer can have."""
+        for name in ("encoder_ch_mult", "decoder_ch_mult"):
+            levels = getattr(self, name)
+            if not 1 <= len(levels) <= 10 or not all(1 <= level <= 64 for level in levels):
+                raise ValueError(f"{name} must be 1 to 10 factors of 1 to 64 each")
+        for name, largest in VQ_LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} must be 1 to {largest}, got {shortened(getattr(self, name))}")
+        if self.ch % 32:
+            raise ValueError(f"ch must be a multiple of 32 (group norms of 32 groups), got {self.ch}")
 
     @property
     def downsample(self) -> int:
@@ -290,66 +310,27 @@ def load_llamagen_vq(path: Path, config: VQConfig | None = None) -> VQModel:
 
     Raises WeightsError if the file is missing or damaged, or lacks a key or has one of another shape than `config` needs.
     """
-    state = _read_checkpoint(Path(path))
+    state = read_state(path)
     state.pop("quantize.codebook_used", None)  # training statistics
-    model = VQModel(config or VQConfig())
-    load_state(model, state, Path(path))
-    return model.eval()
+    return build(lambda: VQModel(config or VQConfig()), state, path, exact=True)
 
 
 def save_vq(path: Path, model: VQModel, facts: dict[str, float | int]) -> None:
     """Writes weights as fp16 safetensors; the metadata holds the config and `facts` (how good it is, how it was made) as JSON."""
-    state = {key: tensor.detach().cpu().half().contiguous() for key, tensor in model.state_dict().items()}
     metadata = {"format": "ciar-sim vq 1", "config": json.dumps(asdict(model.config)), "facts": json.dumps(facts)}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(state, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    save_state(path, model.state_dict(), metadata)
 
 
 def load_vq(path: Path) -> VQModel:
     """A tokenizer that `save_vq` wrote, float32, in evaluation mode.
 
-    Raises WeightsError if the file is missing, damaged or of another format.
+    Raises:
+        WeightsError: the file is missing, damaged, of another format, or holds weights that are not finite.
     """
     path = Path(path)
-    if not path.exists():
-        raise WeightsError(f"{path}: no such file")
+    values, state = read_config(path), read_state(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            values = json.loads((file.metadata() or {})["config"])
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        model = VQModel(VQConfig.from_mapping(values))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        config = VQConfig.from_mapping(values)
+        return build(lambda: VQModel(config), state, path, exact=True)
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable tokenizer ({type(error).__name__}: {error})") from error
-    load_state(model, state, path)
-    return model.eval()
-
-
-def load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Copies `state` into `model`; WeightsError names the file, the key, what it holds and what was needed."""
-    needed = model.state_dict()
-    for key, tensor in needed.items():
-        if key not in state:
-            raise WeightsError(f"{path}: key {key} is missing, needed with shape {list(tensor.shape)}")
-        if state[key].shape != tensor.shape:
-            raise WeightsError(f"{path}: key {key} has shape {list(state[key].shape)}, needed {list(tensor.shape)}")
-    for key in state:
-        if key not in needed:
-            raise WeightsError(f"{path}: key {key} with shape {list(state[key].shape)} has no place in this model")
-    model.load_state_dict(state)
-
-
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file") from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise WeightsError(f"{path}: not a readable torch checkpoint ({type(error).__name__})") from error
-    for key in ("model", "module", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path}: holds no state dict, neither bare nor under model, module or state_dict")
-    return content

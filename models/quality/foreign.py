@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.quality.statistics import Gaussian, Interval, f1_interval, frechet_interval
+from models.state import refuse_nonfinite
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 
@@ -44,6 +45,7 @@ class FeatureNet:
                 self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise WeightsError(f"{path}: not a TorchScript file: {str(error).splitlines()[0]}") from error
+        _refuse_nonfinite(self.net, path)
         self.path, self.torch_device = path, torch_device
 
     @torch.inference_mode()
@@ -61,6 +63,7 @@ class FeatureNet:
                 raise WeightsError(
                     f"{self.path}: gave {_described(found)} for {len(batch)} images, needed features [{len(batch)}, F]"
                 )
+            refuse_nonfinite({"its output": found}, self.path)
             rows.append(found.float().cpu().numpy())
         return np.concatenate(rows)
 
@@ -135,6 +138,12 @@ def _batches(images: Sequence[np.ndarray]) -> Iterator[Tensor]:
         yield torch.from_numpy(np.stack(images[first : first + BATCH]))
 
 
+def _refuse_nonfinite(network: Any, path: Path) -> None:
+    """Raises WeightsError for parameters that are not finite, and for buffers with NaN: masks may hold infinities."""
+    refuse_nonfinite(dict(network.named_parameters()), path)
+    refuse_nonfinite({name: buffer.nan_to_num(torch.nan, 0.0, 0.0) for name, buffer in network.named_buffers()}, path)
+
+
 def _described(found: Any) -> str:
     return f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
@@ -156,6 +165,7 @@ class _TransformersClip:
             self.tokenizer: Any = transformers.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise WeightsError(f"{folder}: not CLIP in transformers' format: {str(error).splitlines()[0]}") from error
+        _refuse_nonfinite(self.model, folder)
         self.size = int(self.model.config.vision_config.image_size)
 
     def images(self, pixels: Tensor) -> Tensor:

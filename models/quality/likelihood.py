@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from models.attention import at_least_float32
 from models.pair import Pair
 from models.sampling import greedy, guide
 from models.text import left_pad
-from models.transformer import at_least_float32
 from simulator.protocol.recording import SessionSpec
 
 CHUNK = 8  # sessions scored at once: bounds memory at CHUNK * 2 rows of [T, V] float32

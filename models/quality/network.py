@@ -7,7 +7,6 @@ Letters: B batch, C channels, P = 9 places in the order of `scenes.PLACES`, F fe
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import scenes
 from models.quality.reading import FEATURES, READING_DTYPE
-from models.vq import from_uint8, load_state
+from models.state import load_state, read_config, read_state, save_state
+from models.vq import from_uint8
 from simulator.core.errors import WeightsError
 
 BATCH = 16  # images per pass: always as many, so that what is read in a picture does not depend on its neighbours
@@ -107,28 +105,20 @@ def read_images(model: SceneNetwork, images: np.ndarray) -> np.ndarray:
 
 def save_scene_network(path: Path, model: SceneNetwork, facts: dict[str, Any]) -> None:
     """Weights as fp16 safetensors, written atomically; the metadata holds the configuration and `facts` as JSON."""
-    state = {
-        key: t.detach().cpu().half().contiguous() for key, t in model.state_dict().items() if t.is_floating_point()
-    }
-    temporary = path.with_name(path.name + ".tmp")
+    state = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
     # One metadata entry: safetensors writes several in random order, and equal networks should be equal bytes.
-    save_file(state, temporary, metadata={"about": json.dumps({"config": asdict(model.config), "facts": facts})})
-    os.replace(temporary, path)
+    save_state(path, state, {"about": json.dumps({"config": asdict(model.config), "facts": facts})})
 
 
 def load_scene_network(path: Path) -> SceneNetwork:
     """A network that `save_scene_network` wrote, float32, in evaluation mode. Raises WeightsError."""
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
+    about, state = read_config(path, "about"), read_state(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            config = json.loads((file.metadata() or {})["about"])["config"]
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        config = about["config"]
         model = SceneNetwork(SceneNetworkConfig(**{**config, "widths": tuple(config["widths"])}))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not a scene network ({type(error).__name__}: {error})") from error
-    counts = {
-        key: value for key, value in model.state_dict().items() if not value.is_floating_point()
-    }  # of batches, in training
-    load_state(model, {**state, **counts}, path)
+    # Batch norms count the batches seen in training; these counts are not stored.
+    counts = {key: value for key, value in model.state_dict().items() if not value.is_floating_point()}
+    load_state(model, {**state, **counts}, path, exact=True)
     return model.eval().requires_grad_(False)

@@ -26,12 +26,13 @@ from models.train.layout import LayoutHead, onset_of
 from models.train.loop import Share, TrainResult, train
 from models.train.sequences import Batch, Sequences, SequenceSettings, nats_per_token, write_metrics
 from models.train.starts import start_first_layer, start_from_captions, start_from_codes
-from models.transformer import Dropout, Transformer, TransformerConfig
+from models.transformer import Dropout, Transformer
 from simulator.core.errors import ScenarioError
 from simulator.core.part import FromMapping, items
 from simulator.core.problems import explain
 from simulator.core.rng import stream
 from simulator.core.settings import refuse
+from simulator.protocol.pairs import TransformerConfig
 
 PASTES = 2  # rectangles per image, see `pasted`
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from models.attention import at_least_float32
 from models.sampling import guide
 from models.scenes import WORDS
 from models.text import WordEncoder, left_pad
@@ -21,7 +22,7 @@ from models.train.layout import layout_of
 from models.train.loop import LoopSettings, TrainResult
 from models.train.order import shuffled_indices
 from models.train.tokens import SceneTokens, scene_tokens
-from models.transformer import Transformer, at_least_float32
+from models.transformer import Transformer
 from models.vq import load_vq
 from simulator.core.part import Part
 from simulator.core.rng import stream

@@ -72,7 +72,7 @@ def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
         "interval_samples": interval_samples_op_count(manifest.codebook_size),
     }
 
-    def shape(role: str, own: pairs.ModelShape, interhead: bool) -> ModelShape:
+    def shape(role: str, own: pairs.TransformerConfig, interhead: bool) -> ModelShape:
         return ModelShape(
             title=f"{manifest.name} ({role})",
             n_layer=own.n_layer,

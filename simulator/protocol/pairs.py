@@ -8,7 +8,9 @@ models/weights/ and go by their folder's name.
 
 import difflib
 import hashlib
+import math
 import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import msgspec
@@ -22,8 +24,38 @@ DRAFTER = "drafter.safetensors"  # optional
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "weights"
 
 
-class ModelShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Shape of a decoder: the fields of `models.transformer.TransformerConfig`."""
+# Largest accepted sizes. Token ids and image positions travel as uint16; the others stand far above any known model.
+LARGEST = {
+    "n_layer": 1024,
+    "n_head": 1024,
+    "dim": 65536,
+    "ffn_hidden": 2**20,
+    "vocab_size": 65536,
+    "caption_slots": 4096,
+    "caption_dim": 65536,
+    "grid": 255,
+}
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a decoder.
+
+    Attributes:
+        n_layer: decoder layers.
+        n_head: attention heads.
+        dim: D, width of the hidden states; a multiple of 4 * n_head (two rotary axes of channel pairs).
+        ffn_hidden: hidden width of the feed-forward layers.
+        vocab_size: V, image codes.
+        caption_slots: caption positions before the image.
+        caption_dim: width of the caption features.
+        grid: side of the token grid.
+        rope_base: base of the rotary frequencies.
+        norm_eps: epsilon of the RMS norms.
+
+    Raises:
+        ValueError: a size is outside 1 .. LARGEST, or dim does not fit n_head.
+    """
 
     n_layer: int
     n_head: int
@@ -35,6 +67,40 @@ class ModelShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     grid: int
     rope_base: float = 10000.0
     norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} must be 1 to {largest}, got {shortened(getattr(self, name))}")
+        for name in ("rope_base", "norm_eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
+        if self.dim % (4 * self.n_head):
+            raise ValueError(
+                f"dim {self.dim} must be a multiple of 4 * n_head ({4 * self.n_head}): two rotary axes of pairs"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per head."""
+        return self.dim // self.n_head
+
+    @property
+    def tokens(self) -> int:
+        """T, image tokens per image."""
+        return self.grid * self.grid
+
+    @property
+    def positions(self) -> int:
+        """S, positions of a full sequence: the caption slots and the image tokens."""
+        return self.caption_slots + self.tokens
+
+
+def shortened(number: float) -> str:
+    """A number for an error message; a large integer by its order of magnitude."""
+    if isinstance(number, int) and abs(number) >= 10**18:
+        return f"about {'-' if number < 0 else ''}10^{int(number.bit_length() * math.log10(2))}"
+    return str(number)
 
 
 class PairFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,8 +122,8 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     codebook_size: int
     caption_slots: int
     caption_dim: int
-    cloud: ModelShape
-    device: ModelShape
+    cloud: TransformerConfig
+    device: TransformerConfig
     phi_bottleneck: int
     bounds: tuple[str, ...]
     files: tuple[PairFile, ...]
@@ -117,15 +183,16 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
         manifest = msgspec.convert(found, PairManifest)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: {error}") from error
+    for name, largest in (("image_size", 2**15), ("phi_bottleneck", LARGEST["dim"])):
+        if not 1 <= getattr(manifest, name) <= largest:
+            raise WeightsError(f"{path}: {name} must be 1 to {largest}, got {shortened(getattr(manifest, name))}")
+    if not manifest.bounds or not all(re.fullmatch(r"[\w-]+", name) for name in manifest.bounds):
+        raise WeightsError(f"{path}: bounds must name the radius matrices, got {list(manifest.bounds)}")
     for role in ("cloud", "device"):
-        shape = getattr(manifest, role)
-        for name in shape.__struct_fields__:
-            if not getattr(shape, name) > 0:
-                raise WeightsError(f"{path}: {role}.{name} must be > 0, got {getattr(shape, name)}")
-        if shape.dim % (4 * shape.n_head):
-            raise WeightsError(
-                f"{path}: {role}.dim must be a multiple of 4 * n_head = {4 * shape.n_head}, got {shape.dim}"
-            )
+        shape: TransformerConfig = getattr(manifest, role)
+        unknown = sorted(set(found[role]) - {field.name for field in fields(shape)})
+        if unknown:
+            raise WeightsError(f"{path}: {role} has the unknown field {unknown[0]}")
         for ours, theirs in (
             ("grid", "grid"),
             ("codebook_size", "vocab_size"),
@@ -133,8 +200,8 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
             ("caption_dim",) * 2,
         ):
             if getattr(shape, theirs) != getattr(manifest, ours):
-                found, needed = getattr(shape, theirs), getattr(manifest, ours)
-                raise WeightsError(f"{path}: {role}.{theirs} is {found}, needed {ours} = {needed}")
+                held, needed = getattr(shape, theirs), getattr(manifest, ours)
+                raise WeightsError(f"{path}: {role}.{theirs} is {held}, needed {ours} = {needed}")
     for file in manifest.files:
         if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", file.name):
             raise WeightsError(f"{path}: file name {file.name!r} leaves the folder")

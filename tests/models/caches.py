@@ -8,9 +8,10 @@ import torch
 
 from models import recorder
 from models.backend import Backend
+from models.kv_cache import KVCache
 from models.pair import Pair
 from models.text import left_pad
-from models.transformer import KVCache, Transformer
+from models.transformer import Transformer
 from simulator.protocol.ops import ROLES
 from simulator.protocol.recording import FORWARD, Recording
 

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from models.backbones import load_llamagen
-from models.transformer import Transformer, TransformerConfig
+from models.transformer import Transformer
 from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import TransformerConfig
 
 CONFIG = TransformerConfig(
     n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4

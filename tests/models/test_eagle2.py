@@ -11,11 +11,11 @@ import torch
 from pydantic import ValidationError
 
 from models.backend import Backend
+from models.kv_cache import KVCache
 from models.methods.eagle2 import Trial, normalised, own_trial, verify
 from models.methods.lantern import Relaxation, neighbours, static_parents
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
-from models.transformer import KVCache
 from models.tree import Growth, Tree
 from simulator.core.errors import RecordingError, ScenarioError, WeightsError
 from simulator.pricing.costs import Pricing, Work

@@ -1,5 +1,6 @@
 """A pair on disk: what it holds, how it is found, and what is said when it is damaged."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_the_hash_is_of_what_decides_images_and_of_nothing_else(tiny: Path) -> N
     for other in (
         replace(before, files=(replace(first, sha256="0" * 64), *rest)),
         replace(before, bounds=before.bounds[::-1]),  # the first one is what decodes
-        replace(before, cloud=replace(before.cloud, rope_base=500.0)),
+        replace(before, cloud=dataclasses.replace(before.cloud, rope_base=500.0)),
     ):
         assert other.weights_hash != before.weights_hash
 

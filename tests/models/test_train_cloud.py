@@ -16,7 +16,8 @@ from models.train.loop import LoopSettings
 from models.train.sequences import Batch, nats_per_token
 from models.train.starts import COUNT_SCORE, start_first_layer, start_from_captions
 from models.train.tokens import SceneTokens
-from models.transformer import Transformer, TransformerConfig
+from models.transformer import Transformer
+from simulator.protocol.pairs import TransformerConfig
 
 TEXT = WordEncoder.build(scenes.WORDS)
 SHAPE = TransformerConfig(

@@ -17,11 +17,11 @@ from models.train import cloud, device, drafter, phi, sequences
 from models.train.loop import LoopSettings
 from models.train.run import RUN, TrainingFile
 from models.train.tokens import SceneTokens
-from models.transformer import Transformer, TransformerConfig
+from models.transformer import Transformer
 from models.vq import VQConfig, VQModel, save_vq
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
-from simulator.protocol.pairs import pair_manifest
+from simulator.protocol.pairs import TransformerConfig, pair_manifest
 
 SHAPE = {
     "n_layer": 2,

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.transformer import KVCache, Transformer, TransformerConfig, attend, attention_mask
+from models.attention import attend, attention_mask
+from models.kv_cache import KVCache
+from models.transformer import Transformer
+from simulator.protocol.pairs import TransformerConfig
 
 SMALL = TransformerConfig(
     n_layer=2, n_head=2, dim=16, ffn_hidden=24, vocab_size=32, caption_slots=5, caption_dim=6, grid=4

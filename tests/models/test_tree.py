@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from models.eagle import EagleDrafter, from_checkpoint, to_checkpoint
-from models.transformer import KVCache, TransformerConfig
+from models.kv_cache import KVCache
 from models.tree import Growth, Tree, accepted_children, top
 from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import TransformerConfig
 
 
 @torch.inference_mode()

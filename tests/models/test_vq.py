@@ -73,13 +73,11 @@ def test_a_checkpoint_is_found_under_any_usual_key(tmp_path: Path, key: str | No
 def test_missing_misshapen_and_unknown_keys_are_named(tmp_path: Path) -> None:
     state = VQModel(SMALL).state_dict()
     without = {key: tensor for key, tensor in state.items() if key != "decoder.mid.1.q.weight"}
-    with pytest.raises(
-        WeightsError, match=r"weights.pt: key decoder.mid.1.q.weight is missing, needed with shape \[32, 32, 1, 1\]"
-    ):
+    with pytest.raises(WeightsError, match=r"weights.pt: decoder.mid.1.q.weight is missing, needed \[32, 32, 1, 1\]"):
         load_llamagen_vq(saved(tmp_path, without), SMALL)
-    with pytest.raises(WeightsError, match=r"key quantize.embedding.weight has shape \[9, 8\], needed \[64, 8\]"):
+    with pytest.raises(WeightsError, match=r"quantize.embedding.weight has shape \[9, 8\], needed \[64, 8\]"):
         load_llamagen_vq(saved(tmp_path, {**state, "quantize.embedding.weight": torch.zeros(9, 8)}), SMALL)
-    with pytest.raises(WeightsError, match="key extra"):
+    with pytest.raises(WeightsError, match="extra with shape"):
         load_llamagen_vq(saved(tmp_path, {**state, "extra": torch.zeros(1)}), SMALL)
 
 
@@ -88,13 +86,13 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_llamagen_vq(tmp_path / "none.pt", SMALL)
     whole = saved(tmp_path, VQModel(SMALL).state_dict())
     whole.write_bytes(whole.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="not a readable torch checkpoint"):
+    with pytest.raises(WeightsError, match=r"not a checkpoint of plain tensors|not readable as weights"):
         load_llamagen_vq(whole, SMALL)
     whole.write_bytes(b"a text file")
-    with pytest.raises(WeightsError, match="not a readable torch checkpoint"):
+    with pytest.raises(WeightsError, match=r"not a checkpoint of plain tensors|not readable as weights"):
         load_llamagen_vq(whole, SMALL)
     torch.save({"model": [1, 2]}, whole)
-    with pytest.raises(WeightsError, match="holds no state dict"):
+    with pytest.raises(WeightsError, match=r"holds a list, needed a dict of tensors|holds no tensors"):
         load_llamagen_vq(whole, SMALL)
 
 
@@ -105,7 +103,7 @@ def test_a_saved_tokenizer_loads_with_its_config_as_fp16(tmp_path: Path) -> None
     assert loaded.config == SMALL
     assert torch.equal(loaded.quant_conv.weight, model.quant_conv.weight.half().float())
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(WeightsError, match="not a readable tokenizer"):
+    with pytest.raises(WeightsError, match=r"not a model of this project|not readable as weights"):
         load_vq(path)
     with pytest.raises(WeightsError, match="no such file"):
         load_vq(tmp_path / "none.safetensors")

@@ -9,13 +9,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.attention import attention_mask, rope_table
 from models.backbones import load_llamagen
 from models.interval import inter_fuse, intersection_probability, uncertainty
+from models.kv_cache import KVCache
 from models.methods.scores import entropy
 from models.quality.statistics import precision_recall_f1, squared_distances, squared_radii
 from models.sampling import filter_probs, greedy, guide, warp_probs
 from models.train import losses
-from models.transformer import KVCache, Transformer, attention_mask, rope_table
+from models.transformer import Transformer
 from models.vq import VQConfig, load_llamagen_vq, to_uint8
 from tests.parity.checks import Tally, check
 

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.backbones import read_state
 from models.eagle import CAPTION_TOKEN, EagleDrafter, from_checkpoint
+from models.kv_cache import KVCache
 from models.methods import speculative
 from models.methods.eagle2 import Drafted, Trial, is_best, own_trial, verify, verify_greedy
 from models.methods.lantern import Relaxation, neighbours
 from models.sampling import guide, warp_probs
-from models.transformer import KVCache, TransformerConfig
+from models.state import read_state
 from models.tree import Growth, Tree, layout
+from simulator.protocol.pairs import TransformerConfig
 from tests.parity.checks import Tally, check
 
 

@@ -1,0 +1,206 @@
+"""Cached decoding: the key-value cache of many sequences, and the pass that continues them.
+
+Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid image tokens, S = caption_slots + T
+positions, n new positions, N new positions of all rows together, K keys read, D width, H heads, hd = D / H, V codebook.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.attention import attention_mask, rope_table, tree_view
+from simulator.protocol.pairs import TransformerConfig
+
+OVERHANG = (
+    10  # zero rows after the rotary table: a draft tree may extend past the image's end (as in EAGLE-2's LlamaGen port)
+)
+
+
+def _zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros; on a CPU in memory that becomes real as it is written to, which much of a cache never is."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(*shape)
+
+
+class KVCache:
+    """Keys (after rotation) and values of many sequences, each [L, rows, H, S + spare, hd], and their caption masks.
+
+    spare: columns past the image's end, for trees of drafts. The caller knows how many columns of a row are valid and says
+    so in every `step`; nothing is ever cleared. Rolling back is passing a smaller `start`.
+
+    Caption keys are zero (`rope_table`): each valid one adds e^0 and its value to what a later position sums up. Once the pass that feeds
+    the caption is done, one column stands for them all: the last of them holds their mean value, weighed by their number (`caption_weight`
+    [rows], its logarithm). All later passes read from that column on.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        rows: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        spare: int = 0,
+    ) -> None:
+        shape = (config.n_layer, rows, config.n_head, config.positions + spare, config.head_dim)
+        self.k, self.v = (_zeros(shape, torch.device(device), dtype) for _ in range(2))
+        self.caption_mask = torch.ones(rows, config.caption_slots, device=device, dtype=torch.bool)
+        self.caption_weight = torch.zeros(rows, device=device, dtype=dtype)
+
+    def gather_captions(self, rows: Tensor, count: int) -> None:
+        """The first `count` columns of some rows, int [r], whose keys are zero, are read as one from now on."""
+        mask = self.caption_mask[rows, :count].to(self.v.dtype)  # [r, count]
+        number = mask.sum(-1)
+        mean = torch.einsum("lrhsd,rs->lrhd", self.v[:, rows, :, :count], mask / number.unsqueeze(-1))
+        self.v[:, rows, :, count - 1] = mean
+        self.caption_weight[rows] = number.log()
+
+    @property
+    def columns(self) -> int:
+        return self.k.shape[3]
+
+    def move(self, rows: Sequence[int], sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy column sources[i] of row rows[i] to column targets[i], all at once: a source may be another's target."""
+        row, source, target = (torch.tensor(x, device=self.k.device) for x in (rows, sources, targets))
+        for store in (self.k, self.v):
+            store[:, row, :, target] = store[:, row, :, source]  # [m, L, H, hd]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows of a pass that attend together: neighbours in the pass with equally many new positions.
+
+    rows: of the cache, a slice of it where they are neighbours there too, so that it is read in place. keys: the columns read.
+    mask: [r, 1, n, K] for the r rows, added to the scores.
+    """
+
+    size: int  # r * n, positions among the pass's N
+    new: int  # n
+    rows: slice | Tensor
+    keys: slice
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What every layer of one pass shares. With a cache, the new positions of all rows stand in one sequence of N, x is [1, N, D],
+    and the last four are set."""
+
+    rotation: Tensor  # [R or 1, n, hd/2, 2]
+    mask: Tensor | None = None  # bool [R, n, K], without a cache; None: plain causal
+    cache: KVCache | None = None
+    rows: Tensor | None = None  # int [N], row of the cache of each new position
+    columns: Tensor | None = None  # int [N], where its key is written
+    spans: Sequence[Span] = ()
+
+
+class CachedDecoder(nn.Module):
+    """What continues sequences against a `KVCache`: `Transformer`, and the drafter of EAGLE-2 (`models/eagle.py`).
+
+    unrotated: positions before the first cell of the grid.
+    """
+
+    def __init__(self, config: TransformerConfig, unrotated: int) -> None:
+        super().__init__()
+        self.config = config
+        self.unrotated = unrotated
+        self._rope = torch.zeros(0)  # made when asked for; not a buffer: it must not be rounded in half precision
+
+    def step(
+        self,
+        cache: KVCache,
+        rows: Tensor,
+        start: Tensor,
+        embeds: Tensor,
+        n_new: Tensor,
+        trees: Sequence[Sequence[int] | None] | None = None,
+    ) -> Tensor:
+        """Continue R sequences of different lengths in one pass.
+
+        rows: int [R] on the CPU, distinct rows of the cache. start: int [R] on the CPU, valid columns of each row
+        before this pass, caption slots included. embeds: [R, n, D], inputs of columns start .. start + n_new - 1,
+        padded at the end (caption rows come from `embed_caption`, tokens from `embed_tokens`; one pass may hold both).
+        n_new: int [R] on the CPU, 1 <= n_new <= n. trees: per row the parents of the last entries, or None for a chain; see
+        `tree_view`.
+        Returns hidden states after the last layer (and the final norm, if there is one), [R, n, D]; rows past n_new are
+        meaningless.
+        Raises IndexError when a sequence would become longer than the cache or than the rotary table.
+        """
+        ends = (start + n_new).tolist()
+        if max(ends) > cache.columns:
+            raise IndexError(f"a sequence of {max(ends)} positions does not fit {cache.columns}")
+        device = embeds.device
+        offset = torch.arange(embeds.shape[1])
+        real = offset < n_new.unsqueeze(1)  # [R, n]
+        ragged = not bool(real.all())
+        spans, positions = self._spans(cache, rows, start, n_new, trees or [None] * len(rows))
+        columns = (start.unsqueeze(1) + offset)[real]  # [N]
+        x = embeds[real.to(device)] if ragged else embeds.flatten(0, 1)  # [N, D]
+        rotation = self._rotation(x, (columns if positions is None else positions).to(device)).unsqueeze(0)
+        shared = Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(device), columns.to(device), spans)
+        hidden = self._run(x.unsqueeze(0), shared)[0]  # [N, D]
+        fed = (start < self.unrotated) & (start + n_new >= self.unrotated)
+        if bool(fed.any()):
+            cache.gather_captions(rows[fed].to(device), self.unrotated)
+        if not ragged:
+            return hidden.view(len(rows), -1, hidden.shape[-1])
+        padded = hidden.new_zeros(embeds.shape)
+        padded[real.to(device)] = hidden
+        return padded
+
+    def _spans(
+        self, cache: KVCache, rows: Tensor, start: Tensor, n_new: Tensor, trees: Sequence[Sequence[int] | None]
+    ) -> tuple[list[Span], Tensor | None]:
+        """How the rows of a pass attend, and the positions int [N] of the new entries where trees are among them.
+
+        A CPU reads the cache in place, rows of one length at a time. A GPU is kept busy by few large reads: all rows of equally many
+        new positions, copied together. Whoever feeds a caption sees its columns, whoever comes after it the one column that stands for
+        them (`KVCache`).
+        """
+        on_cpu = cache.k.device.type == "cpu"
+        row, begin, new = rows.tolist(), start.tolist(), n_new.tolist()
+
+        def alike(i: int) -> object:
+            feeds = begin[i] < self.unrotated
+            return (new[i], feeds, begin[i], row[i] - i) if on_cpu else (new[i], feeds)
+
+        spans, positions = [], []
+        for _, members in groupby(range(len(row)), alike):
+            group = list(members)
+            i, n, mine = group[0], new[group[0]], slice(group[0], group[-1] + 1)
+            where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
+            end, first = max(begin[mine]) + n, 0 if begin[i] < self.unrotated else self.unrotated - 1
+            columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
+            if (
+                n == 1 and first and min(begin[mine]) + n == end and not any(trees[mine])
+            ):  # one more entry sees all there is
+                mask = cache.k.new_zeros(len(group), 1, end - first)
+            else:
+                allowed = attention_mask(
+                    columns.to(cache.k.device), end, cache.caption_mask[where], self.config.caption_slots
+                )
+                if any(trees[mine]):
+                    columns, visible = tree_view(columns, start[mine] + n, end, trees[mine])
+                    allowed &= visible.to(allowed.device)
+                mask = cache.k.new_zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)[..., first:]  # [r, n, K]
+            if first:
+                mask[..., 0] = cache.caption_weight[where].unsqueeze(1)
+            spans.append(Span(len(group) * n, n, where, slice(first, end), mask.unsqueeze(1)))
+            if any(trees):
+                positions.append(columns.flatten())
+        return spans, torch.cat(positions) if positions else None
+
+    def _rotation(self, x: Tensor, index: slice | Tensor) -> Tensor:
+        """Rows of the rotary table beside x, float32, or float64 for float64."""
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if len(self._rope) == 0 or self._rope.device != x.device or self._rope.dtype != dtype:
+            self._rope = rope_table(self.config, self.unrotated, OVERHANG).to(x.device, dtype)
+        return self._rope[index]
+
+    def _run(self, x: Tensor, p: Pass) -> Tensor:
+        raise NotImplementedError
