@@ -1,4 +1,4 @@
-"""Batched execution of what programs wait for: forward passes with KV caches and guidance, and the other computations.
+"""Batched execution of the ops that programs wait for: forward passes with KV caches and guidance, other computations.
 
 A session in slot i owns rows 2i (conditional) and 2i + 1 (unconditional, only used with guidance) of every model's cache.
 """
@@ -18,7 +18,7 @@ from models.kv_cache import CachedDecoder, KVCache
 from models.methods.scores import all_scores
 from models.methods.session import Step
 from models.pair import Pair
-from models.sampling import filter_probs, greedy, guide, sample
+from models.sampling import filter_probs, greedy, greedy_margins, guide, sample, sample_margins
 from models.text import left_pad
 from models.transformer import Transformer
 from models.vq import to_uint8
@@ -65,7 +65,7 @@ class Backend:
         if role not in self.models:
             raise WeightsError(f"the pair {self.pair.manifest.name} has no {role}.safetensors: no {role} can run")
         order = sorted(range(len(requests)), key=lambda index: (self._new(requests[index]), requests[index].slot))
-        group = [requests[index] for index in order]  # those of equally many new positions side by side
+        group = [requests[index] for index in order]  # requests with equally many new positions are adjacent
         steps = dict(zip(order, self._read(role, group, self._pass(role, group)), strict=True))
         return [steps[index] for index in range(len(requests))]
 
@@ -127,7 +127,7 @@ class Backend:
         return embeds
 
     def _embed_drafts(self, model: EagleDrafter, group: Sequence[PassRequest], longest: int) -> Tensor:
-        """What the drafter reads: at each position the next token beside the base model's feature there, [R, longest, D]."""
+        """The drafter's inputs: at each position the next token and the base model's feature there, [R, longest, D]."""
         slots, device, dtype = self.pair.manifest.caption_slots, self.pair.torch_device, self.pair.dtype
         count = sum(r.rows for r in group)
         ids = torch.full((count, longest), CAPTION_TOKEN)
@@ -153,7 +153,7 @@ class Backend:
         assert isinstance(model, Transformer)
         slots = self.pair.manifest.caption_slots
         rows: list[int] = []  # row of `hidden` of each position that logits are wanted at: a session's conditional ones
-        others: list[int] = []  # the unconditional row beside it, or the same one
+        others: list[int] = []  # the unconditional row that belongs to it, or the same one
         places: list[int] = []  # its position in the pass
         counts: list[int] = []  # positions of each session
         states: list[Tensor] = []
@@ -177,11 +177,16 @@ class Backend:
         guided = model.logits(guide(conditional, unconditional, scale).to(hidden.dtype))  # [P, V]
         ends = np.cumsum(counts).tolist()
         last = guided if len(guided) == len(group) else guided[[end - 1 for end in ends]]  # [G, V]
-        tokens = self._pick(group, last)
+        if not bool(last.isfinite().all()):
+            raise WeightsError(
+                f"the pair {self.pair.manifest.name}: the {role}'s logits are not finite in {self.pair.dtype}: "
+                "its weights overflow this type"
+            )
+        tokens, margins = self._pick(group, last)
         steps = []
         for g, r in enumerate(group):
             mine = guided[ends[g] - counts[g] : ends[g]] if r.op.outputs == "all" else last[g]
-            steps.append(Step(tokens[g], mine, states[g][0, -1], states=states[g]))
+            steps.append(Step(tokens[g], mine, states[g][0, -1], states=states[g], margin=margins[g]))
         if role == "cloud":
             picked = torch.tensor(tokens, device=last.device).unsqueeze(-1)  # [G, 1]
             nll = (last.logsumexp(-1) - last.gather(-1, picked).squeeze(-1)).tolist()
@@ -211,13 +216,17 @@ class Backend:
         return radius
 
     @staticmethod
-    def _pick(group: Sequence[PassRequest], guided: Tensor) -> list[int]:
-        """The next token of each session from guided logits [G, V]: arg max, or the filtered distribution at its draw."""
+    def _pick(group: Sequence[PassRequest], guided: Tensor) -> tuple[list[int], list[float]]:
+        """Next token of each session from guided logits [G, V], and its margin (`Decisions`).
+
+        The token is the arg max, or drawn from the filtered distribution.
+        """
         sampled = [g for g, r in enumerate(group) if r.u is not None]
         tokens = torch.zeros(len(group), dtype=torch.long, device=guided.device)
+        margins = torch.zeros(len(group), dtype=torch.float64, device=guided.device)
         if len(sampled) < len(group):
             best = [g for g, r in enumerate(group) if r.u is None]
-            tokens[best] = greedy(guided[best])
+            tokens[best], margins[best] = greedy(guided[best]), greedy_margins(guided[best])
         if sampled:
             chosen = [group[g] for g in sampled]
             probs = filter_probs(
@@ -226,8 +235,10 @@ class Backend:
                 torch.tensor([r.top_k for r in chosen]),
                 torch.tensor([r.top_p for r in chosen]),
             )
-            tokens[sampled] = sample(probs, torch.tensor([r.u for r in chosen], dtype=torch.float64))
-        return tokens.tolist()
+            u = torch.tensor([r.u for r in chosen], dtype=torch.float64, device=guided.device)
+            tokens[sampled] = ids = sample(probs, u)
+            margins[sampled] = sample_margins(probs, u, ids)
+        return tokens.tolist(), margins.tolist()
 
     def compute(self, kind: str, payloads: Sequence[Any]) -> list[Any]:
         """Results of one kind of `Compute`: caption rows float32 [n, caption_dim], f^I float32 [D], lower and upper bounds [V],

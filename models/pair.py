@@ -97,8 +97,8 @@ def load_pair(
         raise WeightsError(f"{folder / 'tokenizer.safetensors'}: {found} codes, needed {needed}")
     text = _load_text(folder / TEXT)
     if (text.slots, text.caption_dim) != (manifest.caption_slots, manifest.caption_dim):
-        found, needed = f"{text.slots} x {text.caption_dim}", f"{manifest.caption_slots} x {manifest.caption_dim}"
-        raise WeightsError(f"{folder / TEXT}: caption rows of {found}, needed {needed}")
+        rows = f"{manifest.caption_slots} x {manifest.caption_dim}"
+        raise WeightsError(f"{folder / TEXT}: caption rows of {text.slots} x {text.caption_dim}, needed {rows}")
     where = torch.device(torch_device)
     for module in (cloud, device, phi, *([] if drafter is None else [drafter])):
         module.to(where, dtype).eval().requires_grad_(False)

@@ -1,9 +1,9 @@
-"""The recorder: runs many sessions in lockstep, batches their waiting passes, and writes down what each one did.
+"""The recorder: runs many sessions in lockstep, batches their waiting passes, and records what each one did.
 
-Time plays no part. Every session advances until both its programs wait for a model; then the kind of work that most sessions wait
-for is done for all who wait for it, in one batch, and so on: the other kinds' batches fill up meanwhile, and a few sessions that
-keep asking for one kind never run by themselves while others wait. Each session sees exactly what it would see alone, up to floating
-point in other batch compositions.
+Time is ignored. Every session advances until both its programs wait for a model; then the kind of work that most
+sessions wait for runs for all of them in one batch, and so on. Meanwhile the batches of the other kinds fill up. Each
+session gets the results it would get alone, up to floating point in other batch compositions. A decision close to a tie
+may therefore differ: recordings count them (`models.methods.session.Decisions`).
 """
 
 from collections import deque
@@ -39,14 +39,14 @@ from simulator.protocol.recording import (
     SessionSpec,
 )
 
-# What to run first when equally many wait for several kinds of work. BATCHED: kinds that cost less apiece in a large batch.
+# Order of the kinds of work for which equally many sessions wait. BATCHED: kinds that are cheaper per session in a batch.
 ORDER = ("caption_encoder", "interval_samples", "phi", "device", "drafter", "cloud", "image_decoder")
 BATCHED = (*ROLES, "phi", "image_decoder")
 
 
 @dataclass
 class _Program:
-    """One running generator: what it yielded and waits for, and the value to resume it with."""
+    """One running generator: the op that it waits for, and the value to resume it with."""
 
     side: int
     run: Any
@@ -153,13 +153,13 @@ class Session:
         self.note(DEVICE, kind=AWAIT, what=int(deadline), call=handle.call)
         if handle.call not in self.spec.missed_calls:
             self.awaiting = handle.call
-        elif not deadline:  # else the program goes on with None; the cloud answers all the same, and nobody listens
+        elif not deadline:  # else the program continues with None; the cloud still answers, and the reply is dropped
             raise RecordingError(
                 f"{self.spec.method}: call {handle.call} cannot miss a deadline; it is always waited for"
             )
 
     def _cross(self, side: int, kind: int, call: int, message: Message) -> Message:
-        """Encode, count, decode: the other side gets what the wire carries, rounded as the wire rounds."""
+        """Encode, count and decode a message: the other side gets values in wire precision."""
         data = encode(message)
         self.note(side, kind=kind, call=call, payload_bytes=len(data), **message.counts(self.widths))
         return decode(data)
@@ -168,7 +168,7 @@ class Session:
         self.log[side].append(columns)
 
     def request(self, program: _Program, op: Forward) -> PassRequest:
-        """Log a forward pass, move the KV state on, and say what to run: where it starts and how its token is picked."""
+        """Log a forward pass, update the KV state, and return the request: where it starts and how its token is picked."""
         has_caption, held = self.kv[op.role]
         keep = held if op.keep is None else op.keep
         assert 0 <= keep <= held, f"{self.spec.method} keeps {keep} positions of a cache that holds {held}"
@@ -199,7 +199,7 @@ class Session:
         return request
 
     def resume(self, program: _Program, result: Any) -> None:
-        """Hand a program what it waited for, and run on."""
+        """Resume a program with the result that it waited for."""
         if isinstance(program.waits, Forward) and program.waits.role == "cloud" and self.fed is not None:
             before = len(self.fed)
             unknown = [(-1, np.nan, -1)] * (before - len(self.picks))
@@ -226,13 +226,12 @@ class Session:
 
     @property
     def tokens(self) -> list[int]:
-        """The image's tokens; a delivered picture leaves the device without ids, then the cloud knows them."""
+        """The image's tokens; the cloud's where an image without ids was delivered."""
         return self.device_state.tokens or self.cloud_state.tokens
 
     @property
     def own_quality(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """What `score_tokens` would find, if the cloud picked every token, one after the other and without interval features; else
-        None."""
+        """Result of `score_tokens` if the cloud picked every token in order without interval features; else None."""
         if self.fed != self.tokens[:-1] or [token for token, _, _ in self.picks] != self.tokens:
             return None
         return np.array([nats for _, nats, _ in self.picks], np.float32), np.array(
@@ -241,6 +240,7 @@ class Session:
 
     def recording(self, quality: tuple[np.ndarray, np.ndarray]) -> Recording:
         state = self.device_state
+        decisions = (state.decisions, self.cloud_state.decisions)
         count = len(self.tokens)
         rows = [
             row
@@ -270,7 +270,11 @@ class Session:
             nll=quality[0],
             argmax=quality[1],
             widths=self.widths,
-            meta={"spec": {**self.spec.__dict__, "outcomes": list(self.spec.missed_calls)}},
+            meta={
+                "spec": {**self.spec.__dict__, "outcomes": list(self.spec.missed_calls)},
+                "decisions": sum(side.count for side in decisions),
+                "near_ties": sum(side.near_ties for side in decisions),
+            },
         )
 
 
@@ -284,9 +288,12 @@ class _Waiting:
 class Recorder:
     """Makes recordings with one pair.
 
-    max_batch: sessions in flight at most; it bounds memory: KV caches of two rows a session in every model, each as long as a
-    sequence and, where trees are drafted, one largest tree.
-    progress: called with (sessions finished, sessions in all, tokens decided, tokens in all) as work goes on.
+    Args:
+        pair: the models.
+        max_batch: most sessions in flight. Bounds memory: every model has a KV cache of two rows per session, each as
+            long as a sequence and, for tree drafts, the largest tree. Also decides which sessions share a pass, so
+            decisions close to a tie can change with it.
+        progress: called with (sessions finished, all sessions, tokens decided, all tokens).
     """
 
     def __init__(
@@ -303,7 +310,7 @@ class Recorder:
         Raises PromptError for a prompt the pair cannot encode, ScenarioError for settings that the pair cannot serve.
         """
         room = 0
-        for spec in specs:  # what is to be refused is refused before any work is done
+        for spec in specs:  # refuse bad requests before any work is done
             self.pair.text.encode(spec.prompt)
             settings = METHODS[spec.method].settings.model_validate(spec.settings)
             settings.check(Decoding.model_validate(spec.decoding), self.pair.manifest)
@@ -338,7 +345,7 @@ class Recorder:
             self.progress(finished, len(specs), decided + in_flight, len(specs) * tokens)
 
     def _work(self, backend: Backend, active: list[Session]) -> None:
-        """Do one kind of work for everybody who waits for it: one that gains nothing from a batch, or the one most wait for."""
+        """Do one kind of work for all sessions that wait for it: an unbatched kind first, else the most awaited one."""
         waiting: dict[str, list[_Waiting]] = {}
         for session in active:
             for program in (session.device, session.cloud):

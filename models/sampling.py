@@ -78,21 +78,53 @@ def sample(probs: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
-def draw(law: np.ndarray, u: float) -> int:
+def draw(probs: np.ndarray, u: float) -> int:
     """`sample` for one distribution float64 [V] and one uniform draw, without the overhead of tensors."""
-    cumulative = law.cumsum()
-    index = int(cumulative.searchsorted(u * cumulative[-1], side="right"))
-    return min(index, int(cumulative.searchsorted(cumulative[-1], side="left")))
+    return draw_with_margin(probs, u)[0]
 
 
-def wire_weights(law: np.ndarray) -> np.ndarray:
-    """A distribution float64 [..., V] rounded up to what fp16 holds: weights in sum at least one, float64 [..., V].
+def draw_with_margin(probs: np.ndarray, u: float) -> tuple[int, float]:
+    """The id that `draw` returns, and the least change of u that would select another id."""
+    cumulative = probs.cumsum()
+    total = cumulative[-1]
+    index = int(cumulative.searchsorted(u * total, side="right"))
+    index = min(index, int(cumulative.searchsorted(total, side="left")))
+    below = (
+        cumulative[index - 1] if index and cumulative[index - 1] > 0 else -np.inf
+    )  # ids of probability 0 gain nothing
+    above = cumulative[index] if cumulative[index] < total else np.inf
+    return index, float(min(u - below / total, above / total - u))
 
-    A draft is drawn from the weights that travel and not from what is rounded afterwards: that keeps speculative decoding
-    lossless (see `models.methods.speculative.residual`). Zeros stay zero.
+
+def sample_margins(probs: Tensor, u: Tensor, ids: Tensor) -> Tensor:
+    """The least change of each draw u that would select another id than `sample` did, float64 [B].
+
+    probs: [B, V]. u: float64 [B]. ids: int64 [B], what `sample` returned.
     """
-    nearest = law.astype(np.float16)
-    up = np.where(nearest < law, np.nextafter(nearest, np.float16(np.inf)), nearest)
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
+    cumulative = cumulative / cumulative[:, -1:]
+    above = cumulative.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    below = cumulative.gather(-1, (ids - 1).clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    at = u.to(cumulative)
+    return torch.minimum(
+        torch.where((ids > 0) & (below > 0), at - below, torch.inf), torch.where(above < 1, above - at, torch.inf)
+    )
+
+
+def greedy_margins(logits: Tensor) -> Tensor:
+    """Difference of the two largest logits of each row, [B, V] -> float64 [B]; infinite for a single id."""
+    best = logits.topk(min(2, logits.shape[-1]), dim=-1).values.double()
+    return best[:, 0] - best[:, 1] if best.shape[-1] > 1 else torch.full_like(best[:, 0], torch.inf)
+
+
+def wire_weights(probs: np.ndarray) -> np.ndarray:
+    """A distribution rounded up to fp16: weights float64 [..., V] with a sum of at least one. Zeros stay zero.
+
+    A draft is drawn from the weights that travel, not from probabilities that are rounded afterwards: that keeps
+    speculative decoding lossless (see `models.methods.speculative.residual`).
+    """
+    nearest = probs.astype(np.float16)
+    up = np.where(nearest < probs, np.nextafter(nearest, np.float16(np.inf)), nearest)
     return up.astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""base: the cloud model alone makes every token; it is what every speed-up is measured against."""
+"""base: the cloud model makes every token; the reference of every speed-up."""
 
 from models.images import png_bytes
 from models.pair import Pair
@@ -11,7 +11,7 @@ from .session import CloudState, DeviceState
 
 
 class Base:
-    """Delivery is a setting: each id as it is decided (`stream`), all ids at the end (`ids`), or the picture (`image`)."""
+    """Delivery is a setting: each id as it is decided (`stream`), all ids at the end (`ids`), or the image (`image`)."""
 
     def __init__(self, settings: BaseSettings, pair: Pair) -> None:
         self.settings = settings
@@ -32,7 +32,7 @@ class Base:
         yield from s.open(message)
         for position in range(message.count):
             step = yield s.decide()
-            s.accept([step.token])
+            s.take(step)
             if message.deliver == "stream" and position < message.count - 1:
                 yield Emit(Tokens(pack_ids([step.token])))
         if message.deliver == "stream":

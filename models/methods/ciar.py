@@ -1,4 +1,4 @@
-"""ciar: the device decodes, its Inter-Head doubts, and only doubtful tokens go to the cloud with interval features.
+"""ciar: the device decodes; only tokens with an uncertain Inter-Head go to the cloud, with interval features.
 
 Source: Wu et al., "CIAR: Interval-based Collaborative Decoding for Image Generation Acceleration" (arXiv 2603.25463); round
 protocol as in docs/methods/ciar.md, assumptions A1 (reach), A6 (rounds and their variants), A7 and A8 (features).
@@ -13,7 +13,7 @@ import torch
 
 from models.interval import reachable
 from models.pair import Pair
-from models.sampling import draw, wire_weights
+from models.sampling import wire_weights
 from simulator.protocol.messages import (
     Message,
     Revised,
@@ -36,9 +36,9 @@ from simulator.protocol.recording import FROM_CLOUD
 from .gated import Gated, Pending
 from .scores import all_scores
 from .session import CloudState, DeviceState, Step, answer_start, finish_on_device
-from .speculative import accept, residual
+from .speculative import accepted_drafts, residual
 
-WIDEST = 64  # interval entries that `features: top-64` leaves to phi
+WIDEST = 64  # interval entries that phi reads with `features: top-64`
 
 
 class Ciar(Gated):
@@ -85,21 +85,23 @@ class Ciar(Gated):
             s.accept(unpack_ids(reply.ids)[0], FROM_CLOUD, step, value)
 
     def ask_to_verify(self, s: DeviceState, pending: Pending, step: Step) -> Generator[Op, Any, Message | None]:
-        """The candidate travels with its weight in the law it was drawn from; the law's other weights too where they are few."""
-        law = candidate_probs(s, step)  # [V]
-        candidate = draw(law, s.draw(len(s.tokens), "token", "device"))
+        """Send the candidate with its weight in the distribution it was drawn from, and the other weights if they are few."""
+        probs = candidate_probs(s, step)  # [V]
+        candidate = s.pick(probs, len(s.tokens), "token", "device")
+        if s.decoding.device == "greedy":
+            s.decisions.note(step.margin)
         few = s.decoding.device == "greedy" or s.decoding.top_k > 0
-        support = np.flatnonzero(law) if few else np.zeros(0, np.int64)
-        weights = law[support] if few else law[[candidate]]
+        support = np.flatnonzero(probs) if few else np.zeros(0, np.int64)
+        weights = probs[support] if few else probs[[candidate]]
         reply: Message | None = yield Call(
             self.pack(pending, candidate, pack_floats(weights), pack_ids(support)), deadline=True
         )
-        if isinstance(reply, Tokens) and not reply.ids:  # rejected, and the cloud needs the law to correct for it
-            reply = yield Call(Row(pack_floats(law)), deadline=True)
+        if isinstance(reply, Tokens) and not reply.ids:  # rejected: the cloud needs the distribution
+            reply = yield Call(Row(pack_floats(probs)), deadline=True)
         return reply
 
     def pack(self, pending: Pending, candidate: int | None = None, probs: bytes = b"", support: bytes = b"") -> Message:
-        """What is pending, and the candidate if something is asked."""
+        """The message with all pending tokens, and with the candidate if the cloud is to decide."""
         ids, features = pending.take()
         asked = b"" if candidate is None else pack_ids([candidate])
         fine = coarse = b""
@@ -123,34 +125,37 @@ class Ciar(Gated):
             return Tokens(b"")
         if self.settings.revise == 0 and self.settings.variant == "resample":
             step = yield s.decide()
-            return self.decided(s, step.token)
+            s.take(step)
+            return Tokens(pack_ids([step.token]))
         step = yield s.decide("all" if self.settings.revise > 0 else "last")
         rows = step.logits.reshape(-1, step.logits.shape[-1])
-        p = (
-            s.target.laws(rows).cpu().numpy()
-        )  # [n + 1, V] of the pending positions and the doubtful one, or [1, V] of that alone
+        p = s.policy.probs(rows).cpu().numpy()  # [n + 1, V]: the pending positions and the uncertain one, or [1, V]
+        s.note_arg_max(rows)
         first = len(s.tokens) + 1 - len(p)
         if self.settings.revise > 0:
-            position = first + vetoed(p[:-1], s.tokens[first:], self.settings.revise)
+            pending = s.tokens[first:]
+            position = first + vetoed(p[:-1], pending, self.settings.revise)
+            for row, token in zip(p, pending[: position - first + 1], strict=False):
+                s.decisions.note(abs(row[token] - self.settings.revise))
             if position < len(s.tokens):
                 s.cut(position)
-                s.accept([draw(p[position - first], s.draw(position, "token", "cloud"))])
+                s.accept([s.pick(p[position - first], position, "token", "cloud")])
                 return Revised(position, pack_ids(s.tokens[-1:]))
         if self.settings.variant == "verify":
             assert isinstance(message, Upload)
             return self.verified(s, p[-1], message)
-        return self.decided(s, draw(p[-1], s.draw(len(s.tokens), "token", "cloud")))
+        return self.decided(s, s.pick(p[-1], len(s.tokens), "token", "cloud"))
 
     def decided(self, s: CloudState, token: int) -> Message:
         s.accept([token])
         return Tokens(pack_ids([token]))
 
     def verified(self, s: CloudState, p: np.ndarray, message: Upload) -> Message:
-        """Variant `verify` (assumption A6): accept the candidate x iff r <= p(x) / q(x), else draw from the residual."""
+        """Variant `verify` (assumption A6): accept the candidate x iff r < p(x) / q(x), else draw from the residual."""
         candidate, support = unpack_ids(message.candidate), unpack_ids(message.support)
-        q = np.zeros_like(p)  # [V], known where the candidate is, and everywhere if its support travelled
+        q = np.zeros_like(p)  # [V], known at the candidate, and everywhere if its support was sent
         q[support or candidate] = unpack_weights(message.probs)
-        if accept(p[candidate], q[candidate], np.array([s.draw(len(s.tokens), "accept")])):
+        if accepted_drafts(s, p[candidate], q[candidate], len(s.tokens)):
             return self.decided(s, candidate[0])
         if support:
             return self.decided(s, corrected(s, p, q))
@@ -177,9 +182,9 @@ def widest(step: Step, count: int) -> Step:
 
 
 def candidate_probs(s: DeviceState, step: Step) -> np.ndarray:
-    """float64 [V]: weights of the law the device draws its candidate from, as the wire carries them; greedy: all on its token."""
-    own = replace(s.target, sampled=s.decoding.device == "sampled")
-    return wire_weights(own.laws(step.logits.unsqueeze(0))[0].cpu().numpy())
+    """Weights float64 [V], in wire precision, that the device draws its candidate from; greedy: all on its arg max."""
+    own = replace(s.policy, sampled=s.decoding.device == "sampled")
+    return wire_weights(own.probs(step.logits.unsqueeze(0))[0].cpu().numpy())
 
 
 def vetoed(p: np.ndarray, pending: Sequence[int], below: float) -> int:
@@ -191,8 +196,14 @@ def vetoed(p: np.ndarray, pending: Sequence[int], below: float) -> int:
 
 
 def corrected(s: CloudState, p: np.ndarray, q: np.ndarray) -> int:
-    """The token that follows a rejected candidate: p [V] the target's law, q [V] the weights the candidate was drawn from."""
-    return draw(residual(p, q), s.draw(len(s.tokens), "residual"))
+    """The token that replaces a rejected candidate.
+
+    Args:
+        s: the cloud's state.
+        p: the target's distribution, [V].
+        q: weights the candidate was drawn from, [V].
+    """
+    return s.pick(residual(p, q), len(s.tokens), "residual")
 
 
 def unpack_weights(blob: bytes) -> np.ndarray:

@@ -1,18 +1,19 @@
-"""eagle2: a feature-level drafter grows a tree of drafts, the cloud tests the whole tree in one pass; the law is the cloud's own.
+"""eagle2: a feature-level drafter grows a draft tree, the cloud verifies the whole tree in one pass; lossless.
 
 Source: Li et al., "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees"; drafter and details of LANTERN's port to
 LlamaGen (see `models/eagle.py`). Growing and re-ranking are in `models/tree.py`.
 """
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from models.pair import Pair
-from models.sampling import draw, greedy
+from models.sampling import greedy
 from models.tree import Growth, Tree, accepted_children
 from simulator.protocol.messages import (
     DraftTree,
@@ -32,19 +33,20 @@ from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
 
 from .session import CloudState, DecodingPolicy, DeviceState
 
-# A draft on trial: target's law p [V] as earlier siblings left it, node number, uniform draw -> None where it is accepted, else p as
-# its rejection leaves it.
-Trial = Callable[[np.ndarray, int, float], np.ndarray | None]
 # Whether a drafted token is accepted under greedy decoding, given the target's logits [V].
 Accepts = Callable[[Tensor, int], bool]
 
 
 @dataclass(frozen=True)
 class Drafted:
-    """A tree of drafts and, where they were drawn and not chosen, their laws.
+    """A draft tree, with the distributions of drafts that were sampled.
 
-    weights: float64 [N], conditional probability of each node's draw among its siblings'. rows: float64 [inner nodes, V], weights
-    of the laws that inner nodes' children were drawn from, inner nodes in order. Both None for chosen drafts.
+    Attributes:
+        tree: tokens and parents.
+        weights: float64 [N], conditional probability of each node's draw among its siblings; None if the drafts are the
+            drafter's best ones.
+        rows: float64 [inner nodes, V], weights that the inner nodes' children were drawn from, inner nodes in order; or
+            None.
     """
 
     tree: Tree
@@ -53,26 +55,39 @@ class Drafted:
 
 
 def normalised(p: np.ndarray) -> np.ndarray:
-    """p [V] with sum one; uniform if nothing is left of it, as in the reference."""
+    """p [V] divided by its sum; uniform if the sum is 0, as in the reference."""
     total = p.sum()
     return p / total if total > 0 else np.full_like(p, 1 / len(p))
 
 
-def own_trial(tree: Tree) -> Trial:
-    """Accept a child x iff r <= p(x), for drafts count as deterministic (q = 1); else strike x from p.
+class Trial(Protocol):
+    """How one draft is tested against the target's distribution p [V], as its rejected siblings left it."""
 
-    Every token comes out with the target's law. Source: EAGLE-2's posterior evaluation, sampling.
+    def ratio(self, p: np.ndarray, node: int) -> float:
+        """The node's draft is accepted iff its uniform draw r in [0, 1) is below this."""
+        ...
+
+    def rejected(self, p: np.ndarray, node: int) -> np.ndarray:
+        """p [V] after the node's draft was rejected."""
+        ...
+
+
+class OwnTrial:
+    """Accept a draft x iff r < p(x): drafts count as deterministic, q = 1. A rejection removes x from p.
+
+    Every token has the target's distribution. Source: EAGLE-2's posterior evaluation, sampling.
     """
 
-    def trial(p: np.ndarray, node: int, r: float) -> np.ndarray | None:
-        token = tree.tokens[node]
-        if r <= p[token]:
-            return None
-        p = p.copy()
-        p[token] = 0.0
-        return normalised(p)
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
 
-    return trial
+    def ratio(self, p: np.ndarray, node: int) -> float:
+        return float(p[self.tree.tokens[node]])
+
+    def rejected(self, p: np.ndarray, node: int) -> np.ndarray:
+        p = p.copy()
+        p[self.tree.tokens[node]] = 0.0
+        return normalised(p)
 
 
 def is_best(logits: Tensor, token: int) -> bool:
@@ -81,24 +96,37 @@ def is_best(logits: Tensor, token: int) -> bool:
 
 
 def verify(
-    paths: Sequence[Sequence[int]], law: Callable[[int], np.ndarray], r: Callable[[int, int], float], trial: Trial
+    paths: Sequence[Sequence[int]],
+    probs: Callable[[int], np.ndarray],
+    r: Callable[[int, int], float],
+    trial: Trial,
+    note: Callable[[float], None] = lambda margin: None,
 ) -> tuple[list[int], np.ndarray]:
-    """Walk down from the root: the children of a node are on trial one after another until one is accepted.
+    """Walk down from the root: a node's children are tried one after another until one is accepted.
 
-    paths: root-to-leaf paths of the tree, whose order is that of the trials. law: target's distribution float64 [V] behind a node.
-    r: uniform draw for (depth of the parent, number of the sibling tried).
-    Returns the accepted nodes, root first, and the distribution [V] of the next token: p as the rejections left it, or untouched
-    behind a leaf. Source: EAGLE-2's posterior evaluation, sampling; LANTERN's alike.
+    A draft is accepted iff r < ratio, so one of ratio 0 never is.
+
+    Args:
+        paths: root-to-leaf paths of the tree; siblings are tried in their order.
+        probs: the target's distribution float64 [V] after a node.
+        r: uniform draw in [0, 1) for (depth of the parent, index of the sibling).
+        trial: ratio and effect of a rejection.
+        note: called with the margin |ratio - r| of every decision.
+
+    Returns:
+        The accepted nodes, root first, and the distribution [V] of the next token: p after the rejections, or the
+        unmodified one after a leaf. Source: EAGLE-2's posterior evaluation, sampling; the same in LANTERN.
     """
     nodes = [0]
     while True:
-        p = law(nodes[-1])
+        p = probs(nodes[-1])
         for sibling, child in enumerate(accepted_children(paths, nodes)):
-            left = trial(p, child, r(len(nodes) - 1, sibling))
-            if left is None:
+            draw, ratio = r(len(nodes) - 1, sibling), trial.ratio(p, child)
+            note(abs(ratio - draw))
+            if draw < ratio:
                 nodes.append(child)
                 break
-            p = left
+            p = trial.rejected(p, child)
         else:
             return nodes, p
 
@@ -106,9 +134,9 @@ def verify(
 def verify_greedy(
     tree: Tree, paths: Sequence[Sequence[int]], logits: Tensor, accepts: Accepts = is_best
 ) -> tuple[list[int], int]:
-    """The path with the most accepted nodes from the root on, the first of equal ones; and the token that follows it.
+    """The path with the most accepted nodes from the root, the first of equal ones; and the next token.
 
-    logits: [N, V], the target's behind every node. Source: EAGLE-2's posterior evaluation, greedy; LANTERN's alike.
+    logits: [N, V], the target's after every node. Source: EAGLE-2's posterior evaluation, greedy; the same in LANTERN.
     """
     passed = [True]
     for token, parent in zip(tree.tokens[1:], tree.parents[1:], strict=True):
@@ -122,29 +150,31 @@ def verify_greedy(
 
 
 class Drafting:
-    """The drafter's side of a session, wherever it runs. Its cache keeps the committed positions; a tree's entries are dropped."""
+    """The drafter's side of a session, on the device or in the cloud. Its cache keeps committed positions only."""
 
-    def __init__(self, settings: TreeSettings, target: DecodingPolicy) -> None:
+    def __init__(self, settings: TreeSettings, policy: DecodingPolicy) -> None:
         self.settings = settings
-        self.target = target
+        self.policy = policy
         self._held = -1  # image positions in the cache; -1: not even the caption
 
     def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
-        """A tree behind the newest tokens, which the drafter has not seen.
+        """A draft tree after the newest tokens, which the drafter has not seen.
 
-        features: float [rows, n, D], the cloud model's at the position before each token; on the first call, of the caption
-        positions, when the one token is the image's first.
+        Args:
+            tokens: the newest tokens; on the first call the image's first token.
+            features: float [rows, n, D], the cloud model's at the position before each token; on the first call at the
+                caption positions.
         """
         growth = Growth(self.settings.top_k)
         step = yield self.committed(tokens, features)
-        growth.begin(self.target.drafts(step.logits.unsqueeze(0))[0])
+        growth.begin(self.policy.drafts(step.logits.unsqueeze(0))[0])
         for _ in range(self.settings.depth):
             beam = [growth.tokens[node] for node in growth.beam]
-            states = step.states[:, growth.beam_rows]  # [rows, K, D], the outputs behind the nodes' parents
+            states = step.states[:, growth.beam_rows]  # [rows, K, D], the outputs after the nodes' parents
             step = yield Forward(
                 "drafter", beam, features=states, tree=list(growth.fed_parents), outputs="all", decides=False
             )
-            growth.grow(self.target.drafts(step.logits))
+            growth.grow(self.policy.drafts(step.logits))
         return Drafted(growth.best(tokens[-1], self.settings.total_tokens))
 
     def committed(self, tokens: Sequence[int], features: Any) -> Forward:
@@ -158,8 +188,8 @@ class Drafting:
 
 
 class Eagle2:
-    """A round: a tree up; an accepted path, the token that follows and the path's features down. With the drafter in the cloud
-    only tokens travel. Lantern is this with other trials."""
+    """A round: a tree up; an accepted path, the next token and the path's features down. With the drafter in the cloud
+    only tokens are sent. Lantern differs in its `Trial`."""
 
     def __init__(self, settings: DrafterSettings, pair: Pair) -> None:
         self.settings = settings
@@ -170,7 +200,7 @@ class Eagle2:
 
     def drafting(self, s: DeviceState | CloudState) -> Drafting:
         assert isinstance(self.settings, TreeSettings)
-        return Drafting(self.settings, s.target)
+        return Drafting(self.settings, s.policy)
 
     def pack(self, drafted: Drafted) -> DraftTree:
         tree = drafted.tree
@@ -180,7 +210,7 @@ class Eagle2:
         return Drafted(Tree([root, *unpack_ids(message.ids)], [-1, *message.parents]))
 
     def trial(self, drafted: Drafted) -> Trial:
-        return own_trial(drafted.tree)
+        return OwnTrial(drafted.tree)
 
     def accepts(self, logits: Tensor, token: int) -> bool:
         return is_best(logits, token)
@@ -205,10 +235,10 @@ class Eagle2:
         fresh = unpack_ids(reply.ids)
         s.accept(fresh[0], FROM_CLOUD)
         while not s.done:
-            features = unpack_floats(reply.features, self.dim).reshape(s.target.rows, -1, self.dim)  # [rows, n, D]
+            features = unpack_floats(reply.features, self.dim).reshape(s.policy.rows, -1, self.dim)  # [rows, n, D]
             drafted = yield from drafting.grow(fresh, features)
             reply = yield Call(self.pack(drafted))
-            nodes = drafted.tree.paths(ordered=s.target.sampled)[reply.path][1 : reply.accepted + 1]
+            nodes = drafted.tree.paths(ordered=s.policy.sampled)[reply.path][1 : reply.accepted + 1]
             fresh = [drafted.tree.tokens[node] for node in nodes] + unpack_ids(reply.ids)
             for index, token in enumerate(fresh):
                 s.accept(token, FROM_DEVICE if index < reply.accepted else FROM_CLOUD)
@@ -219,7 +249,7 @@ class Eagle2:
         if isinstance(message, Start):
             yield from s.open(message)
             step = yield s.decide("all")
-            s.accept([self.pick(s, s.target.laws(step.logits)[-1].cpu().numpy())])
+            s.accept([self.pick(s, s.policy.probs(step.logits)[-1].cpu().numpy())])
             caption = step.states[:, : self.caption_slots]  # [rows, caption_slots, D]
             if self.settings.drafter == "cloud":
                 return (yield from self.draft_here(s, caption))
@@ -227,12 +257,12 @@ class Eagle2:
         assert isinstance(message, DraftTree)
         drafted = self.unpack(s.tokens[-1], message)
         nodes, token, features = yield from self.test(s, drafted)
-        paths = drafted.tree.paths(ordered=s.target.sampled)
+        paths = drafted.tree.paths(ordered=s.policy.sampled)
         number = next(index for index, path in enumerate(paths) if path[: len(nodes)] == nodes)
         return Path(number, len(nodes) - 1, pack_ids(token), b"" if s.done else _pack(features))
 
     def draft_here(self, s: CloudState, features: Tensor) -> Generator[Op, Any, Message]:
-        """All rounds with the drafter here; each round's tokens leave at once. features: [rows, caption_slots, D]."""
+        """All rounds with the drafter in the cloud; each round's tokens are sent at once. features: [rows, caption_slots, D]."""
         drafting = self.drafting(s)
         sent = 0
         while not s.done:
@@ -243,34 +273,40 @@ class Eagle2:
         return Tokens(pack_ids(s.tokens[sent:]))
 
     def test(self, s: CloudState, drafted: Drafted) -> Generator[Op, Any, tuple[list[int], list[int], Tensor]]:
-        """One pass over the tree, and what comes of it: the accepted nodes, root first, cut where the image ends; the token that
-        follows, none where it ends; the features [rows, accepted + 1, D] of these nodes."""
-        first, target = len(s.tokens), s.target
+        """One pass over the tree and its verification.
+
+        Returns:
+            The accepted nodes, root first, cut at the image's end; the next token, none at the image's end; the features
+            [rows, accepted + 1, D] of these nodes.
+        """
+        first, policy = len(s.tokens), s.policy
         step = yield s.feed_tree("cloud", drafted.tree)
-        paths = drafted.tree.paths(ordered=target.sampled)
-        law, best = np.zeros(0), -1
-        if target.sampled:
-            nodes, law = verify(
+        paths = drafted.tree.paths(ordered=policy.sampled)
+        probs, best = np.zeros(0), -1
+        if policy.sampled:
+            nodes, probs = verify(
                 paths,
-                lambda node: target.laws(step.logits[node : node + 1])[0].cpu().numpy(),
+                lambda node: policy.probs(step.logits[node : node + 1])[0].cpu().numpy(),
                 lambda depth, sibling: (
-                    s.draw(first + depth, "accept", str(sibling)) if first + depth < s.image_tokens else 1.0
+                    s.draw(first + depth, "accept", str(sibling)) if first + depth < s.image_tokens else math.inf
                 ),
                 self.trial(drafted),
+                s.decisions.note,
             )
         else:
             nodes, best = verify_greedy(drafted.tree, paths, step.logits, self.accepts)
+            s.note_arg_max(step.logits[nodes])
         nodes = nodes[: s.image_tokens - first + 1]
         s.accept([drafted.tree.tokens[node] for node in nodes[1:]])
         s.keep_path(nodes)
         token: list[int] = []
         if not s.done:
-            token = [self.pick(s, law) if target.sampled else best]
+            token = [self.pick(s, probs) if policy.sampled else best]
             s.accept(token)
         return nodes, token, step.states[:, nodes]
 
-    def pick(self, s: CloudState, law: np.ndarray) -> int:
-        return draw(law, s.draw(len(s.tokens), "token", "cloud"))
+    def pick(self, s: CloudState, probs: np.ndarray) -> int:
+        return s.pick(probs, len(s.tokens), "token", "cloud")
 
 
 def _pack(features: Tensor) -> bytes:

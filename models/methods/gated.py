@@ -1,7 +1,7 @@
-"""The loop that all uncertainty-gated methods share: entropy-lens, softmax-corr, random, discrete, and ciar on top of it.
+"""The loop of all uncertainty-gated methods: entropy-lens, softmax-corr, random, discrete, and ciar, which extends it.
 
-Prefix from the cloud, then token after token on the device; where a score is not below the threshold, the cloud decides,
-in one pass over the tokens it has not seen. Methods differ in the score object (`scores.py`) and in nothing else.
+The cloud makes a prefix, then the device decodes token by token; where the score is not below the threshold the cloud
+decides, in one pass over the tokens it has not seen. The methods differ in the score (`scores.py`) alone.
 
 Source: CIAR section 3.1 (self-verification, prefix injection); round protocol: assumption A6.
 """
@@ -30,14 +30,14 @@ class Pending:
         self.features: list[np.ndarray] = []
 
     def take(self) -> tuple[bytes, list[np.ndarray]]:
-        """All of it, packed ids and features; what is pending afterwards is nothing."""
+        """Packed ids and features of all pending tokens; nothing is pending afterwards."""
         taken = pack_ids(self.ids), self.features
         self.ids, self.features = [], []
         return taken
 
 
 class Gated:
-    """The plain loop: ids up, no features, and the cloud draws the doubtful token anew."""
+    """The plain loop: ids are uploaded without features, and the cloud draws the uncertain token itself."""
 
     def __init__(self, settings: GatedSettings, pair: Pair) -> None:
         self.settings = settings
@@ -49,7 +49,9 @@ class Gated:
         while not s.done:
             step = self.read((yield s.unfed("device")))
             value = yield from score.of(step, len(s.tokens))
-            if threshold.accepts(value):
+            accepted = threshold.accepts(value)
+            s.decisions.note(threshold.margin)
+            if accepted:
                 s.accept(step.token, FROM_DEVICE, step, value)
                 yield from self.keep(pending, step)
             else:
@@ -57,11 +59,11 @@ class Gated:
         yield Compute("image_decoder", s.tokens)
 
     def read(self, step: Step) -> Step:
-        """The device's pass as the method reads it."""
+        """The device's pass with the bounds and scores that the method uses."""
         return step
 
     def keep(self, pending: Pending, step: Step) -> Generator[Op, Any, None]:
-        """A token was accepted here."""
+        """A token was accepted on the device."""
         pending.ids.append(step.token)
         yield from ()
 
@@ -80,5 +82,5 @@ class Gated:
         assert isinstance(message, Verify)
         s.accept(unpack_ids(message.ids))
         step = yield s.decide()
-        s.accept([step.token])
+        s.take(step)
         return Tokens(pack_ids([step.token]))

@@ -1,4 +1,4 @@
-"""lantern and lantern-static: a draft also passes for its nearest codes, so that more of a tree is accepted; the law is relaxed.
+"""lantern and lantern-static: a draft also counts the probability of its nearest codes, so more of a tree is accepted; lossy.
 
 Source: Jang et al., "LANTERN: Accelerating Visual Autoregressive Models with Relaxed Speculative Decoding" (relaxed acceptance within
 a bound delta on total variation); Park et al., "LANTERN++" (static trees, and the multiplicative bound, here `lambda_`).
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.pair import Pair
-from models.sampling import draw, wire_weights
+from models.sampling import wire_weights
 from models.tree import Tree, top
 from models.vq import Quantizer
 from simulator.protocol.messages import DraftTree, pack_floats, pack_ids, unpack_floats, unpack_ids
@@ -47,7 +47,7 @@ def neighbours(codebook: Tensor, count: int) -> np.ndarray:
 
 
 def neighbour_table(pair: Pair, count: int) -> np.ndarray:
-    """`neighbours` in the pair's codebook, made once a codebook; uint16 [V, at least count]."""
+    """`neighbours` in the pair's codebook, computed once per codebook; uint16 [V, at least count]."""
     quantizer = pair.tokenizer.quantize
     if quantizer not in _TABLES or _TABLES[quantizer].shape[1] < count:
         _TABLES[quantizer] = neighbours(quantizer.embedding.weight.detach(), count)
@@ -56,7 +56,14 @@ def neighbour_table(pair: Pair, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """table: int [V, at least min(k + 1, V - 1)], nearest codes. The bound is delta, or (lambda_ - 1) p(x)."""
+    """LANTERN's relaxed acceptance.
+
+    Attributes:
+        table: int [V, at least min(k + 1, V - 1)], nearest codes, see `neighbours`.
+        k: nearest codes whose probability may be added.
+        delta: bound on the added probability; None: lambda_ sets it.
+        lambda_: bound (lambda_ - 1) p(x) on the added probability.
+    """
 
     table: np.ndarray
     k: int
@@ -64,11 +71,12 @@ class Relaxation:
     lambda_: float | None = None
 
     def relaxed_accept(self, p: np.ndarray, token: int) -> tuple[float, np.ndarray]:
-        """The mass p'(x) that a draft is accepted with, and which codes a rejection strikes out beside it.
+        """The probability p'(x) that a draft x is accepted with, and the codes that a rejection removes besides x.
 
-        C_j is the mass of the j nearest codes. With the largest j <= k whose C_j stays within the bound, p'(x) = p(x) + C_j; none:
-        p'(x) = p(x). A rejection strikes out the k + 1 nearest codes if j >= 1, else none. p: [V].
-        Source: LANTERN, equation of the relaxed acceptance; which codes a rejection strikes out as in its code.
+        C_j is the probability of the j nearest codes. With the largest j <= k whose C_j is within the bound,
+        p'(x) = p(x) + C_j; if there is none, p'(x) = p(x). A rejection removes the k + 1 nearest codes if j >= 1, else
+        none. p: [V].
+        Source: LANTERN, equation of the relaxed acceptance; the codes that a rejection removes as in its code.
         """
         near = self.table[token]
         mass = np.cumsum(p[near[: self.k]])
@@ -79,7 +87,7 @@ class Relaxation:
         return float(p[token] + mass[j - 1]), near[: self.k + 1]
 
     def relaxed_best(self, logits: Tensor, token: int) -> bool:
-        """Greedy acceptance: the draft is the arg max once p'(x) stands in the place of p(x). logits: [V], no filter.
+        """Greedy acceptance: the draft is the arg max after p'(x) replaces p(x). logits: [V], no filter.
 
         Source: LANTERN's code, greedy.
         """
@@ -87,56 +95,66 @@ class Relaxation:
         p[token] = self.relaxed_accept(p, token)[0]
         return int(p.argmax()) == token
 
-    def chosen_trial(self, tree: Tree) -> Trial:
-        """Of a draft that was chosen (q = 1): accept iff r <= p'(x); a rejection strikes x and what goes with it from p."""
 
-        def trial(p: np.ndarray, node: int, r: float) -> np.ndarray | None:
-            token = tree.tokens[node]
-            likely, others = self.relaxed_accept(p, token)
-            if r <= likely:
-                return None
-            p = p.copy()
-            p[token] = 0.0
-            p[others] = 0.0
-            return normalised(p)
+@dataclass(frozen=True)
+class ChosenTrial:
+    """A draft that the drafter chose (q = 1): accept iff r < p'(x); a rejection removes x and its codes from p."""
 
-        return trial
+    relaxation: Relaxation
+    tree: Tree
 
-    def drawn_trial(self, drafted: Drafted) -> Trial:
-        """Of a draft that was drawn without replacement: accept iff r <= p'(x) / q'(x), with q'(x) the conditional probability of its
-        draw; a rejection leaves norm(max(p - w, 0)), where w is q without earlier siblings, renormalised, and zero at what goes with
-        x. A draft with q'(x) = 0 is passed over. Source: LANTERN's code for static trees (EAGLE's sampling without replacement).
-        """
-        tree, weights, rows = drafted.tree, drafted.weights, drafted.rows
-        assert weights is not None
-        assert rows is not None
-        row_of = {parent: row for row, parent in enumerate(dict.fromkeys(tree.parents[1:]))}
+    def ratio(self, p: np.ndarray, node: int) -> float:
+        return self.relaxation.relaxed_accept(p, self.tree.tokens[node])[0]
 
-        def trial(p: np.ndarray, node: int, r: float) -> np.ndarray | None:
-            token, parent = tree.tokens[node], tree.parents[node]
-            if weights[node] <= 0:
-                return p
-            likely, others = self.relaxed_accept(p, token)
-            if r <= likely / weights[node]:
-                return None
-            w = rows[row_of[parent]].copy()
-            w[[tree.tokens[other] for other in range(parent + 1, node) if tree.parents[other] == parent]] = 0.0
-            w = w / w.sum()
-            w[others] = 0.0
-            return normalised(np.maximum(p - w, 0.0))
+    def rejected(self, p: np.ndarray, node: int) -> np.ndarray:
+        token = self.tree.tokens[node]
+        _, others = self.relaxation.relaxed_accept(p, token)
+        p = p.copy()
+        p[token] = 0.0
+        p[others] = 0.0
+        return normalised(p)
 
-        return trial
+
+class DrawnTrial:
+    """A draft that was drawn without replacement: accept iff r < p'(x) / q'(x), q'(x) the draw's conditional probability.
+
+    A rejection leaves norm(max(p - w, 0)); w is q without earlier siblings, renormalised, and 0 at the codes removed
+    with x. A draft with q'(x) = 0 is skipped.
+    Source: LANTERN's code for static trees (EAGLE's sampling without replacement).
+    """
+
+    def __init__(self, relaxation: Relaxation, drafted: Drafted) -> None:
+        assert drafted.weights is not None
+        assert drafted.rows is not None
+        self.relaxation, self.tree, self.weights, self.rows = relaxation, drafted.tree, drafted.weights, drafted.rows
+        self.row_of = {parent: row for row, parent in enumerate(dict.fromkeys(self.tree.parents[1:]))}
+
+    def ratio(self, p: np.ndarray, node: int) -> float:
+        if self.weights[node] <= 0:
+            return 0.0
+        return self.relaxation.relaxed_accept(p, self.tree.tokens[node])[0] / float(self.weights[node])
+
+    def rejected(self, p: np.ndarray, node: int) -> np.ndarray:
+        if self.weights[node] <= 0:
+            return p
+        tokens, parents = self.tree.tokens, self.tree.parents
+        _, others = self.relaxation.relaxed_accept(p, tokens[node])
+        w = self.rows[self.row_of[parents[node]]].copy()
+        w[[tokens[other] for other in range(parents[node] + 1, node) if parents[other] == parents[node]]] = 0.0
+        w = w / w.sum()
+        w[others] = 0.0
+        return normalised(np.maximum(p - w, 0.0))
 
 
 class Lantern(Eagle2):
-    """EAGLE-2's rounds with relaxed acceptance; nothing else on the wire."""
+    """EAGLE-2's rounds and messages with relaxed acceptance."""
 
     def __init__(self, settings: LanternSettings, pair: Pair) -> None:
         super().__init__(settings, pair)
         self.relaxation = relaxation(settings, pair)
 
     def trial(self, drafted: Drafted) -> Trial:
-        return self.relaxation.chosen_trial(drafted.tree)
+        return ChosenTrial(self.relaxation, drafted.tree)
 
     def accepts(self, logits: Tensor, token: int) -> bool:
         return self.relaxation.relaxed_best(logits, token)
@@ -152,8 +170,10 @@ def relaxation(settings: RelaxedSettings, pair: Pair) -> Relaxation:
 
 
 def static_parents(child_counts: Sequence[Sequence[int]]) -> list[int]:
-    """Parents of a tree's nodes, level by level, from the child counts of each level's nodes (the root's level first; nodes
-    missing at a level's end have none)."""
+    """Parents of a tree's nodes, level by level, from the child counts of each level's nodes.
+
+    The root's level comes first; nodes missing at a level's end have no children.
+    """
     parents, level = [-1], [0]
     for counts in child_counts:
         following: list[int] = []
@@ -165,15 +185,15 @@ def static_parents(child_counts: Sequence[Sequence[int]]) -> list[int]:
 
 
 class StaticDrafting(Drafting):
-    """Drafts of a fixed tree: at every inner node as many draws without replacement from the drafter's law as it has children.
+    """Drafts of a fixed tree: each inner node's children are draws without replacement from the drafter's distribution.
 
-    Greedy decoding takes the most probable tokens instead. Laws are rounded to what the wire carries before anything is drawn.
+    Greedy decoding takes the most probable tokens instead. Distributions are rounded to wire precision before the draws.
     """
 
     def __init__(self, parents: Sequence[int], s: DeviceState | CloudState) -> None:
         self.parents = list(parents)
         self.state = s
-        self.target = s.target
+        self.policy = s.policy
         self._held = -1
 
     def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
@@ -182,19 +202,19 @@ class StaticDrafting(Drafting):
             children.setdefault(parent, []).append(node)
         ids, weights = [tokens[-1], *[0] * (len(self.parents) - 1)], np.zeros(len(self.parents))
         rows: dict[int, np.ndarray] = {}
-        states: dict[int, Tensor] = {}  # the drafter's output [rows, D] behind each inner node
+        states: dict[int, Tensor] = {}  # the drafter's output [rows, D] after each inner node
         fed: list[int] = []  # inner nodes in the order they were fed, but for the root
         step = yield self.committed(tokens, features)
         level, logits, depth = [0], step.logits.unsqueeze(0), 0
         while level:
-            laws = self.target.drafts(logits).double().exp().cpu().numpy()  # [n, V]
+            probs = self.policy.drafts(logits).double().exp().cpu().numpy()  # [n, V]
             for at, node in enumerate(level):
                 states[node] = step.states[:, at]
-                rows[node] = wire_weights(laws[at])
-                if self.target.sampled:
+                rows[node] = wire_weights(probs[at])
+                if self.policy.sampled:
                     self.draw_children(children[node], rows[node], depth, ids, weights)
                 else:
-                    best = top(torch.from_numpy(laws[at]), len(children[node])).tolist()
+                    best = top(torch.from_numpy(probs[at]), len(children[node])).tolist()
                     ids[children[node][0] : children[node][0] + len(best)] = best
             level, depth = [child for node in level for child in children[node] if child in children], depth + 1
             if level:
@@ -205,29 +225,29 @@ class StaticDrafting(Drafting):
                 step = yield Forward("drafter", tokens_fed, features=given, tree=tree, outputs="all", decides=False)
                 logits = step.logits
         tree_drafted = Tree(ids, self.parents)
-        if not self.target.sampled:
+        if not self.policy.sampled:
             return Drafted(tree_drafted)
         return Drafted(tree_drafted, weights, np.stack([rows[node] for node in sorted(rows)]))
 
     def draw_children(
         self, nodes: Sequence[int], row: np.ndarray, depth: int, ids: list[int], weights: np.ndarray
     ) -> None:
-        """Draw the tokens of one node's children from its law's weights [V], and note each draw's conditional weight.
+        """Draw the tokens of one node's children from weights [V], and set each draw's conditional weight.
 
-        Where the filter leaves fewer tokens than there are children, the rest keep weight zero.
+        If the filter leaves fewer tokens than there are children, the others keep weight zero.
         """
         left = row.copy()
         position = min(len(self.state.tokens) + depth, self.state.image_tokens)
         for node in nodes:
             total = left.sum()
             if total > 0:
-                ids[node] = draw(left, self.state.draw(position, "draft", str(node)))
-                weights[node] = float(np.float16(left[ids[node]] / total))  # as the wire carries it
+                ids[node] = self.state.pick(left, position, "draft", str(node))
+                weights[node] = float(np.float16(left[ids[node]] / total))  # in wire precision
                 left[ids[node]] = 0.0
 
 
 class LanternStatic(Eagle2):
-    """A fixed tree whose shape both sides know: up travel its ids, their conditional weights and the laws they were drawn from."""
+    """A fixed tree whose shape both sides know: its ids, their conditional weights and their distributions are uploaded."""
 
     def __init__(self, settings: LanternStaticSettings, pair: Pair) -> None:
         super().__init__(settings, pair)
@@ -252,7 +272,7 @@ class LanternStatic(Eagle2):
         return Drafted(tree, weights, unpack_floats(message.rows, self.vocab_size).astype(np.float64))
 
     def trial(self, drafted: Drafted) -> Trial:
-        return self.relaxation.drawn_trial(drafted)
+        return DrawnTrial(self.relaxation, drafted)
 
     def accepts(self, logits: Tensor, token: int) -> bool:
         return self.relaxation.relaxed_best(logits, token)

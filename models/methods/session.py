@@ -1,4 +1,4 @@
-"""What the two programs of a method hold, one state each; they share no reference. All that passes between them is a message."""
+"""State of a method's two programs, one object each. They share no reference: only messages pass between them."""
 
 import math
 from collections.abc import Generator, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from models.sampling import filter_probs, greedy, warp_probs
+from models.sampling import draw_with_margin, filter_probs, greedy, greedy_margins, warp_probs
 from models.tree import Tree
 from simulator.core.rng import draws
 from simulator.protocol.messages import Start, Started, pack_floats, unpack_floats, unpack_ids
@@ -16,17 +16,48 @@ from simulator.protocol.methods import Decoding
 from simulator.protocol.ops import Call, Compute, Forward, Op, Send
 from simulator.protocol.recording import FROM_CLOUD, FROM_FALLBACK, SCORES
 
+NEAR_TIE = 1e-4  # float32 in another batch moved a cumulative probability of the scenes pair by 4.4e-6 at most
+
+
+@dataclass
+class Decisions:
+    """Decisions of a session that floating point could reverse: draws, acceptance tests, thresholds, arg maxes.
+
+    The choice of drafts in a tree and the edges of top-k and top-p are not counted.
+
+    Attributes:
+        count: decisions made.
+        near_ties: those within NEAR_TIE of the opposite outcome, in units of what is compared (a probability, a ratio,
+            a score, a logit).
+    """
+
+    count: int = 0
+    near_ties: int = 0
+
+    def note(self, margin: float) -> None:
+        """Count one decision; margin: its distance to another outcome."""
+        self.count += 1
+        self.near_ties += margin < NEAR_TIE
+
 
 @dataclass(slots=True)
 class Step:
-    """What a forward pass gives its program: the token picked for the next position, and what the pick rests on.
+    """Result of a forward pass as its program sees it: the token picked for the next position, and what the pick used.
 
-    token: picked by the role's rule (greedy or sampled, guided and filtered). scores: float32 [len(SCORES)] on the device, else
-    None. hidden: [D], the conditional row's final-norm hidden state. logits: [V], guided. lower, upper: [V], the interval of
-    probabilities, and radius: [V], of the logits, on the device. states: [rows, n, D], final-norm hidden states of the last new
-    position of every guidance row; of a pass with `outputs="all"`, of all of them, caption slots included, and logits is [m, V]
-    then, one row for each that predicts an image token (the last caption slot and every token). nll, best: of a pass of the cloud,
-    the token's nats under the guided distribution at temperature 1, and the token that it puts first.
+    Attributes:
+        token: picked by the role's rule (greedy or sampled, guided and filtered).
+        logits: guided, [V]; of a pass with `outputs="all"` [m, V], a row for each position that predicts an image token
+            (the last caption slot and every token).
+        hidden: [D], the conditional row's final-norm hidden state.
+        scores: float32 [len(SCORES)] on the device, else None.
+        lower: [V], lower bounds of the probability intervals, on the device.
+        upper: [V], upper bounds, on the device.
+        radius: [V], radii of the logits, on the device.
+        states: [rows, n, D], final-norm hidden states of every guidance row at the last new position; with
+            `outputs="all"` at all of them, caption slots included.
+        nll: nats of the token under the guided distribution at temperature 1, of a cloud pass.
+        best: most likely token, of a cloud pass.
+        margin: distance of the pick from another token, see `Decisions`.
     """
 
     token: int
@@ -39,6 +70,7 @@ class Step:
     states: torch.Tensor | None = None
     nll: float = math.nan
     best: int = -1
+    margin: float = math.inf
 
     def score(self, name: str) -> float:
         assert self.scores is not None
@@ -47,7 +79,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DecodingPolicy:
-    """How the cloud picks a token from guided logits. Both sides know it, and draft by it."""
+    """How the cloud picks a token from guided logits. Both sides know it, and draft with it."""
 
     sampled: bool  # else the arg max
     guidance: float
@@ -60,14 +92,14 @@ class DecodingPolicy:
         """Sequences in a pass: two with guidance."""
         return 2 if self.guidance > 1 else 1
 
-    def laws(self, logits: torch.Tensor) -> torch.Tensor:
-        """What a token is drawn from: guided logits [n, V] -> float64 [n, V]; with all mass on the arg max if not `sampled`."""
+    def probs(self, logits: torch.Tensor) -> torch.Tensor:
+        """Distribution of the next token: guided logits [n, V] -> float64 [n, V]; all mass on the arg max if not `sampled`."""
         if not self.sampled:
             return torch.zeros_like(logits, dtype=torch.float64).scatter(-1, greedy(logits).unsqueeze(-1), 1.0)
         return filter_probs(logits.double(), *self._filter(len(logits)))
 
     def drafts(self, logits: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of drafts in a tree, [n, V]: behind the chain that EAGLE and LANTERN use, or behind none if not
+        """Log-probabilities of drafts in a tree, [n, V], after the filter chain of EAGLE and LANTERN; unfiltered if not
         `sampled`."""
         if not self.sampled:
             return logits.log_softmax(-1)
@@ -90,6 +122,7 @@ class ModelState:
     tokens: list[int] = field(default_factory=list)
     caption_rows: np.ndarray | None = None  # float32 [n, caption_dim], the valid rows
     bounds: str = ""  # of every device pass, see `Forward.bounds`
+    decisions: Decisions = field(default_factory=Decisions)
     _fed: int = -1  # image tokens in the KV cache; -1: not even the caption
     _path: list[int] = field(
         default_factory=list
@@ -103,15 +136,32 @@ class ModelState:
 
     @property
     def key(self) -> tuple[int, str]:
-        """Seed and caption: what the session's random draws are named by, on both sides."""
+        """Seed and caption, which key the session's random draws on both sides."""
         raise NotImplementedError
 
     def draw(self, position: int, *purpose: str) -> float:
-        """The uniform draw in [0, 1) of one purpose for one image position, whenever and on whichever side it is asked for."""
+        """The uniform draw in [0, 1) of one purpose for one image position; the same whenever and on whichever side."""
         if purpose not in self._draws:
             seed, caption = self.key
             self._draws[purpose] = draws(seed, self.image_tokens + 1, *purpose, caption)
         return float(self._draws[purpose][position])
+
+    @property
+    def policy(self) -> DecodingPolicy:
+        """How the cloud picks its tokens."""
+        raise NotImplementedError
+
+    def note_arg_max(self, logits: torch.Tensor) -> None:
+        """Count the cloud's choice of the most likely token in each row of logits [n, V], if it decodes greedily."""
+        if not self.policy.sampled:
+            for margin in greedy_margins(logits).tolist():
+                self.decisions.note(margin)
+
+    def pick(self, probs: np.ndarray, position: int, *purpose: str) -> int:
+        """An id drawn from weights float64 [V] with the draw of that position and purpose."""
+        token, margin = draw_with_margin(probs, self.draw(position, *purpose))
+        self.decisions.note(margin)
+        return token
 
     def unfed(self, role: str, features: np.ndarray | None = None, outputs: Literal["last", "all"] = "last") -> Forward:
         """The pass that brings the KV cache up to all tokens so far; the first one feeds the caption as well.
@@ -150,7 +200,7 @@ class ModelState:
 
 @dataclass
 class DeviceState(ModelState):
-    """Device side: knows the prompt and the user's settings; gathers the image, who decided each token, and its scores."""
+    """Device side: knows the prompt and the user's settings; collects the tokens, who decided each, and its scores."""
 
     caption: str = ""
     decoding: Decoding = field(default_factory=lambda: Decoding.model_validate({}))
@@ -163,14 +213,25 @@ class DeviceState(ModelState):
         return self.seed, self.caption
 
     @property
-    def target(self) -> DecodingPolicy:
+    def policy(self) -> DecodingPolicy:
         """How the cloud will pick its tokens."""
         d = self.decoding
         return DecodingPolicy(d.cloud == "sampled", d.guidance, d.temperature, d.top_k, d.top_p)
 
-    def accept(self, token: int, decided_by: int, step: Step | None = None, gate: float = math.nan) -> None:
-        """Token decided for the next position; step: the device's own pass there, whose scores are kept; gate: the one of them
-        that was held against a threshold."""
+    def accept(
+        self, token: int, decided_by: int, step: Step | None = None, gate: float = math.nan, *, picked: bool = True
+    ) -> None:
+        """Append the token decided for the next position.
+
+        Args:
+            token: its id.
+            decided_by: FROM_CLOUD, FROM_DEVICE or FROM_FALLBACK.
+            step: the device's own pass there, whose scores are kept.
+            gate: the score that was compared with a threshold.
+            picked: the token is the one that `step` picked.
+        """
+        if picked and step is not None and decided_by != FROM_CLOUD:
+            self.decisions.note(step.margin)
         self.tokens.append(token)
         self.decided_by.append(decided_by)
         scores = (
@@ -186,7 +247,7 @@ class DeviceState(ModelState):
         del self.decided_by[length:], self.scores[length:]
 
     def revise(self, position: int, token: int) -> None:
-        """The cloud decides an earlier position otherwise; what came after is void, the device's scores there stay."""
+        """The cloud replaced an earlier token; later tokens are discarded, the device's scores there stay."""
         scores = self.scores[position]
         self.cut(position)
         self.accept(token, FROM_CLOUD)
@@ -207,10 +268,12 @@ class DeviceState(ModelState):
 
 @dataclass
 class CloudState(ModelState):
-    """Cloud side: knows only what messages told it. features: per token, the interval feature f^I [D] or None for zero.
+    """Cloud side: knows only what messages contain.
 
-    opening: the message that opened the session; it says how to decide tokens (guidance, filters, pick, seed).
-    held: what a method keeps from one call for the next.
+    Attributes:
+        opening: message that opened the session; it holds how to decide tokens (guidance, filters, pick, seed).
+        features: per token, the interval feature f^I [D], or None for zero.
+        held: what a method keeps from one call for the next.
     """
 
     opening: Start | None = None
@@ -223,14 +286,14 @@ class CloudState(ModelState):
         return self.opening.seed, self.opening.caption
 
     @property
-    def target(self) -> DecodingPolicy:
+    def policy(self) -> DecodingPolicy:
         """How tokens are picked here."""
         assert self.opening is not None, "the cloud was asked before it was told how to decide"
         d = self.opening.decoding
         return DecodingPolicy(d["pick"] == "sampled", d["guidance"], d["temperature"], d["top_k"], d["top_p"])
 
     def open(self, message: Start) -> Generator[Op, Any, None]:
-        """Take in the opening message: remember how to decide, encode the caption."""
+        """Process the opening message: remember how to decide, encode the caption."""
         self.opening = message
         self.caption_rows = yield Compute("caption_encoder", message.caption)
 
@@ -238,6 +301,11 @@ class CloudState(ModelState):
         """Tokens final for this image, from the device (with features [n, D]) or just decided here (without)."""
         self.tokens.extend(tokens)
         self.features.extend([None] * len(tokens) if features is None else list(features))
+
+    def take(self, step: Step) -> None:
+        """Accept the token that a pass picked here."""
+        self.decisions.note(step.margin)
+        self.accept([step.token])
 
     def cut(self, length: int) -> None:
         super().cut(length)
@@ -279,9 +347,11 @@ def open_session(s: DeviceState, count: int) -> Generator[Op, Any, None]:
 
 
 def finish_on_device(s: DeviceState, step: Step | None = None, gate: float = math.nan) -> Generator[Op, Any, None]:
-    """A deadline was missed: the device makes the rest of the image alone (CIAR's off-line mode), as `device-only` would go on.
+    """Finish the image on the device after a missed deadline (CIAR's off-line mode), as `device-only` decodes.
 
-    step: the device's pass at the next position, if it has been made; gate: its score.
+    Args:
+        step: the device's pass at the next position, if it has been made.
+        gate: its score.
     """
     if step is not None:
         s.accept(step.token, FROM_FALLBACK, step, gate)
@@ -295,6 +365,6 @@ def answer_start(s: CloudState, message: Start) -> Generator[Op, Any, Started]:
     yield from s.open(message)
     for _ in range(message.count):
         step: Step = yield s.decide()
-        s.accept([step.token])
+        s.take(step)
     rows = pack_floats(s.caption_rows) if message.want_caption and s.caption_rows is not None else b""
     return Started(ids=np.asarray(s.tokens, "<u2").tobytes(), caption_rows=rows)

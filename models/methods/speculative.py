@@ -1,7 +1,7 @@
-"""speculative: the device drafts a few tokens, the cloud tests them all in one pass; the image's law is the cloud's own.
+"""speculative: the device drafts a few tokens, the cloud verifies them in one pass; lossless.
 
 Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", algorithm 1; Chen et al., "Accelerating Large
-Language Model Decoding with Speculative Sampling". `accept` and `residual` are the rule of every method that tests drafts so.
+Language Model Decoding with Speculative Sampling". `accept` and `residual` are the rule of every method that verifies drafts this way.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.pair import Pair
-from models.sampling import draw, wire_weights
+from models.sampling import wire_weights
 from simulator.protocol.messages import (
     Drafts,
     Message,
@@ -29,22 +29,29 @@ from .session import CloudState, DeviceState, answer_start, open_session
 
 
 def accept(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """How many drafts are accepted: the leading ones with r <= p(x) / q(x).
+    """How many drafts are accepted, int [...]: the leading ones with r < p(x) / q(x).
 
-    p, q: [..., K], the target's probability of each draft and the weight it was drawn with. r: uniform draws [..., K].
-    Returns int [...]. With all mass on the arg max in p and in q this is greedy acceptance, x = arg max p.
+    A draft of target probability 0 is never accepted. With all mass on the arg max in p and in q this is greedy
+    acceptance, x = arg max p.
+
+    Args:
+        p: the target's probability of each draft, [..., K].
+        q: weight each draft was drawn with, [..., K].
+        r: uniform draws in [0, 1), [..., K].
+
     Source: Leviathan et al., algorithm 1.
     """
-    passed = r * q <= p
+    passed = r * q < p
     count: np.ndarray = np.logical_and.accumulate(passed, axis=-1).sum(axis=-1)
     return count
 
 
 def residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """What the next token is drawn from after a draft from q was rejected: norm(max(p - q, 0)), [..., V].
+    """Distribution of the next token after a draft from q was rejected: norm(max(p - q, 0)), [..., V].
 
-    q: weights whose sum s is one, or a little more where they were rounded up. A draft comes out as x with probability
-    min(p(x), q(x)) / s, so exactly p(x) - min(p(x), q(x)) / s is left for this draw; with s = 1 that is max(p - q, 0).
+    q: weights whose sum s is one, or a little more where they were rounded up. Token x is drafted and accepted with
+    probability min(p(x), q(x)) / s, so p(x) - min(p(x), q(x)) / s remains for this draw; with s = 1 that is
+    max(p - q, 0).
     Source: Leviathan et al., algorithm 1; the sum is for rounded weights.
     """
     left = np.maximum(p - np.minimum(p, q) / q.sum(axis=-1, keepdims=True), 0.0)
@@ -52,10 +59,20 @@ def residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.where(total > 0, left / np.where(total > 0, total, 1.0), p)  # where p = q nothing is ever rejected
 
 
-class Speculative:
-    """A round: up to `gamma` drafts up, the number accepted and one token down; twice so with `residual: two-phase`.
+def accepted_drafts(s: CloudState, p: np.ndarray, q: np.ndarray, first: int) -> int:
+    """`accept` with the session's draws for positions from `first` on; p, q: [K]."""
+    r = np.array([s.draw(first + i, "accept") for i in range(len(p))])
+    accepted = int(accept(p, q, r))
+    for i in range(min(accepted + 1, len(p)) if s.policy.sampled else 0):
+        s.decisions.note(abs(p[i] / q[i] - r[i]) if q[i] > 0 else np.inf)
+    return accepted
 
-    A round drafts at most so many tokens that its last one, the cloud's own, still fits the image.
+
+class Speculative:
+    """A round: up to `gamma` drafts up, the number accepted and one token down; `residual: two-phase` adds a second call
+    after a rejection.
+
+    A round drafts at most as many tokens as leave a position for the cloud's own.
     """
 
     def __init__(self, settings: SpeculativeSettings, pair: Pair) -> None:
@@ -64,25 +81,26 @@ class Speculative:
 
     def device(self, s: DeviceState) -> DeviceProgram:
         yield from open_session(s, 0)
-        target = s.target
+        policy = s.policy
         while not s.done:
             first = len(s.tokens)
-            weights: list[np.ndarray] = []  # what each draft was drawn from, as the wire carries it
+            weights: list[np.ndarray] = []  # of each draft's distribution, in wire precision
             for _ in range(min(self.settings.gamma, s.image_tokens - first - 1)):
                 step = yield s.unfed("device")
-                law = target.laws(step.logits.unsqueeze(0))[0].cpu().numpy()  # [V]
-                weights.append(wire_weights(law))
-                s.accept(draw(weights[-1], s.draw(len(s.tokens), "draft")), FROM_DEVICE, step)
-            reply = yield Call(self.pack(s.tokens[first:], weights if target.sampled else []))
+                probs = policy.probs(step.logits.unsqueeze(0))[0].cpu().numpy()  # [V]
+                weights.append(wire_weights(probs))
+                s.note_arg_max(step.logits.unsqueeze(0))
+                s.accept(s.pick(weights[-1], len(s.tokens), "draft"), FROM_DEVICE, step, picked=False)
+            reply = yield Call(self.pack(s.tokens[first:], weights if policy.sampled else []))
             s.cut(first + reply.accepted)
             ids = reply.ids
-            if not ids:  # rejected, and the cloud needs the row to correct for it
+            if not ids:  # rejected: the cloud needs the row
                 ids = (yield Call(Row(pack_floats(weights[reply.accepted])))).ids
             s.accept(unpack_ids(ids)[0], FROM_CLOUD)
         yield Compute("image_decoder", s.tokens)
 
     def pack(self, drafts: Sequence[int], weights: Sequence[np.ndarray]) -> Drafts:
-        """The drafts, each one's weight, and of the rows they were drawn from what `residual` says."""
+        """The drafts, each one's weight, and the parts of the rows they were drawn from that `residual` asks for."""
         ids = pack_ids(drafts)
         if not weights:
             return Drafts(ids)
@@ -108,30 +126,29 @@ class Speculative:
         drafts, first = unpack_ids(message.ids), len(s.tokens)
         s.accept(drafts)
         step = yield s.decide("all")
-        p = s.target.laws(step.logits).cpu().numpy()  # [K + 1, V]
-        q = (
-            unpack_floats(message.weights, 1)[:, 0].astype(np.float64) if s.target.sampled else np.ones(len(drafts))
-        )  # [K]
-        r = np.array([s.draw(first + i, "accept") for i in range(len(drafts))])
-        accepted = int(accept(p[np.arange(len(drafts)), drafts], q, r))
+        sampled = s.policy.sampled
+        p = s.policy.probs(step.logits).cpu().numpy()  # [K + 1, V]
+        q = unpack_floats(message.weights, 1)[:, 0].astype(np.float64) if sampled else np.ones(len(drafts))  # [K]
+        accepted = accepted_drafts(s, p[np.arange(len(drafts)), drafts], q, first)
+        s.note_arg_max(step.logits[: accepted + 1])
         s.cut(first + accepted)
-        law = p[accepted]
-        if accepted < len(drafts) and s.target.sampled:
+        probs = p[accepted]
+        if accepted < len(drafts) and sampled:
             rows = self.rows(message)
             if rows is None:
-                s.held = law
+                s.held = probs
                 return Verdict(accepted)
-            law = residual(law, rows[accepted])
-        return self.next(s, accepted, law)
+            probs = residual(probs, rows[accepted])
+        return self.next(s, accepted, probs)
 
-    def next(self, s: CloudState, accepted: int, law: np.ndarray) -> Verdict:
-        """The round's last token, drawn from `law` [V], and the reply that ends it."""
-        token = draw(law, s.draw(len(s.tokens), "token", "cloud"))
+    def next(self, s: CloudState, accepted: int, probs: np.ndarray) -> Verdict:
+        """The round's last token, drawn from `probs` [V], and the reply that ends the round."""
+        token = s.pick(probs, len(s.tokens), "token", "cloud")
         s.accept([token])
         return Verdict(accepted, pack_ids([token]))
 
     def rows(self, message: Drafts) -> np.ndarray | None:
-        """Weights float64 [K, V] that the drafts were drawn from, None where they did not travel."""
+        """Weights float64 [K, V] that the drafts were drawn from, or None if they were not sent."""
         if message.rows:
             return unpack_floats(message.rows, self.vocab_size).astype(np.float64)
         if not message.sizes:

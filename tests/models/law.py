@@ -58,15 +58,17 @@ def lossy_residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return p
 
 
-def forgetful_trial(tree: Any) -> eagle2.Trial:
-    """A wrong rule: a rejected draft stays in the law."""
-    return lambda p, node, r: None if r <= p[tree.tokens[node]] else p
+class ForgetfulTrial(eagle2.OwnTrial):
+    """A wrong rule: a rejected draft keeps its probability."""
+
+    def rejected(self, p: np.ndarray, node: int) -> np.ndarray:
+        return p
 
 
 # case of LOSSLESS, and where its rule is put out of order by what
 WRONG: dict[str, tuple[str, Any, str, Any]] = {
     "speculative without a residual": ("speculative, two-phase", speculative, "residual", lossy_residual),
-    "eagle2 that forgets rejections": ("eagle2", eagle2, "own_trial", forgetful_trial),
+    "eagle2 that forgets rejections": ("eagle2", eagle2, "OwnTrial", ForgetfulTrial),
 }
 
 
@@ -92,7 +94,8 @@ class Passes:
         found, step = self.known[key]
         if request.u is None:
             return found, step
-        return found, replace(step, token=self.backend._pick([request], step.logits.unsqueeze(0))[0])
+        (token,), (margin,) = self.backend._pick([request], step.logits.unsqueeze(0))
+        return found, replace(step, token=token, margin=margin)
 
     def compute(self, op: Compute) -> Any:
         """Caption rows; the picture, which nobody looks at, is not painted."""

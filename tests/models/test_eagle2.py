@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from models.backend import Backend
 from models.kv_cache import KVCache
-from models.methods.eagle2 import Trial, normalised, own_trial, verify
+from models.methods.eagle2 import OwnTrial, Trial, normalised, verify
 from models.methods.lantern import Relaxation, neighbours, static_parents
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
@@ -25,7 +25,7 @@ from simulator.protocol.methods import METHODS, STATIC_TREES
 from simulator.protocol.ops import ROLES
 from simulator.protocol.recording import CLOUD, FORWARD, FROM_DEVICE, REPLY, SEND, Recording
 from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend, prefill
-from tests.models.law import chi_square_p_value
+from tests.models.law import ForgetfulTrial, chi_square_p_value
 from tests.models.test_methods import PROMPTS, record, spec
 from tests.models.test_speculative import FALSE_ALARMS, TOKENS, Floats, V, chains, law_of_sequences
 
@@ -77,18 +77,13 @@ def decode_trees(p: Floats, q: Floats, runs: int, trial: Any) -> np.ndarray:
 
 def test_the_law_of_the_first_four_tokens_is_the_targets() -> None:
     p, q = chains(0)
-    found = decode_trees(p, q, 50_000, own_trial)
+    found = decode_trees(p, q, 50_000, OwnTrial)
     assert chi_square_p_value(found, law_of_sequences(p)) > FALSE_ALARMS
-
-
-def forgetful(tree: Tree) -> Trial:
-    """A wrong rule: a rejected draft stays in the law."""
-    return lambda p, node, r: None if r <= p[tree.tokens[node]] else p
 
 
 def test_a_wrong_rule_is_found_out() -> None:
     p, q = chains(0)
-    found = decode_trees(p, q, 20_000, forgetful)
+    found = decode_trees(p, q, 20_000, ForgetfulTrial)
     assert chi_square_p_value(found, law_of_sequences(p)) < FALSE_ALARMS
 
 

@@ -5,25 +5,30 @@ tolerance, a file cannot be read, or no check knows it.
 """
 
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 
-from tests.parity.checks import LATER, Tally, checks
+from tests.parity.checks import LATER, Check, Tally, check_of, checks
 
 
 def main(folder: Path) -> int:
     """The exit code: 0 where every file is checked or named as skipped, and all errors are within tolerance."""
-    known = checks()
-    read_by = {name: one.file for one in known.values() for name in one.reads}
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    found = {name: one for name in files if (one := check_of(name)) is not None}
+    read_by: dict[str, list[str]] = {}
+    for name, one in found.items():
+        for companion in one.companions(name):
+            read_by.setdefault(companion, []).append(name)
+    orphans = {name: one.pattern for one in checks().values() for name in files if one.reads and reads_like(one, name)}
     bad = 0
     for name in files:
-        if name in known:
+        if name in found:
             tally = Tally()
             try:
                 with torch.inference_mode():
-                    known[name].run(folder, tally)
+                    found[name].run(folder / name, tally)
             except Exception as error:  # a damaged file, a missing companion: the other files are still checked
                 tally.failures.append(f"{type(error).__name__}: {error}")
             print(
@@ -37,7 +42,9 @@ def main(folder: Path) -> int:
                 print(f"    skipped: {part}")
             bad += bool(tally.failures)
         elif name in read_by:
-            print(f"{name}: read for {read_by[name]}" + ("" if read_by[name] in files else ", which is not here"))
+            print(f"{name}: read for {', '.join(read_by[name])}")
+        elif name in orphans:
+            print(f"{name}: read for {orphans[name]}, which is not here")
         elif name != "README.md":
             reason = next((text for start, text in LATER.items() if name.startswith(start)), None)
             print(f"{name}: " + (f"skipped: not built ({reason})" if reason else "UNKNOWN: no check reads this file"))
@@ -45,6 +52,19 @@ def main(folder: Path) -> int:
     if not files:
         print(f"{folder}: no files", file=sys.stderr)
     return 1 if bad or not files else 0
+
+
+def reads_like(one: Check, name: str) -> bool:
+    """Whether a file has the name of a companion of some file of this check."""
+    return (
+        any(fnmatchcase(name, f"{one.pattern.partition('_io')[0]}{suffix}") for suffix in endings(one))
+        or name in one.reads
+    )
+
+
+def endings(one: Check) -> list[str]:
+    """What follows the stem in the names of a check's companions."""
+    return [companion.removeprefix("{}") for companion in one.reads if companion.startswith("{}")]
 
 
 if __name__ == "__main__":

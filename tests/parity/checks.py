@@ -1,28 +1,30 @@
-"""The registry of parity checks: one function per golden file, run by pytest and by `python -m tests.parity FOLDER` alike.
+"""The registry of parity checks: one function per kind of golden file, for pytest and `python -m tests.parity FOLDER`.
 
 Adding one, in any module of this package (all of them are imported by `checks()`):
 
-    @check("sampling.safetensors", reads=("sampling_cases.json",))
-    def sampling(folder: Path, tally: Tally) -> None:
+    @check("llamagen_gpt_*_io*.safetensors", reads=("{}.pt", "{}_config.json"))
+    def decoder(file: Path, tally: Tally) -> None:
         for case in ...:
             tally.case()
             tally.close("probabilities", found, wanted, atol=1e-6)
             tally.equal("tokens", found, wanted)
 
-A file that no check names and that is not in `LATER` makes the command fail, so that nothing is passed over in silence.
+`{}` in `reads` is the file's name up to `_io`, or up to its ending. Sizes, counts and settings come from the files, never
+from a check. A file that no check matches and that is not in `LATER` makes the command fail, so nothing is skipped silently.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Beginnings of names of files that concern work still to come. Those of a file with a check of its own are not looked at.
+# Prefixes of the names of files for parts that are not built yet. A file with a check of its own is checked anyway.
 LATER = {
     "t5_": "T5 caption encoder",
     "anole_": "Anole backbone",
@@ -32,7 +34,7 @@ LATER = {
 
 @dataclass
 class Tally:
-    """What one check found: cases looked at, the largest absolute error, what is beyond tolerance, parts left for later."""
+    """Result of one check: cases, the largest absolute error, what is beyond tolerance, parts that are not built yet."""
 
     cases: int = 0
     largest: float = 0.0
@@ -73,31 +75,45 @@ class Tally:
 
 @dataclass(frozen=True)
 class Check:
-    """`run` compares everything in `file`, and reads the files of `reads` (weights, configurations, case lists) for it."""
+    """`run` compares everything in a file that matches `pattern`, and reads `reads` (weights, configurations, cases) for it."""
 
-    file: str
+    pattern: str
     reads: tuple[str, ...]
     run: Callable[[Path, Tally], None]
+
+    def companions(self, name: str) -> list[str]:
+        """Names of the files read for the file `name`."""
+        return [companion.replace("{}", stem(name)) for companion in self.reads]
 
 
 _CHECKS: dict[str, Check] = {}
 
 
+def stem(name: str) -> str:
+    """A file's name up to `_io`, or up to its ending."""
+    return name.removesuffix(".safetensors").partition("_io")[0]
+
+
+def check_of(name: str) -> Check | None:
+    """The check of a file name, if there is one."""
+    return next((one for pattern, one in checks().items() if fnmatchcase(name, pattern)), None)
+
+
 def check(
-    file: str, reads: tuple[str, ...] = ()
+    pattern: str, reads: tuple[str, ...] = ()
 ) -> Callable[[Callable[[Path, Tally], None]], Callable[[Path, Tally], None]]:
-    """Registers a function (folder, tally) as the check of `file`."""
+    """Registers a function (file, tally) as the check of files whose name matches `pattern`."""
 
     def register(run: Callable[[Path, Tally], None]) -> Callable[[Path, Tally], None]:
-        assert file not in _CHECKS, f"{file} has two checks"
-        _CHECKS[file] = Check(file, reads, run)
+        assert pattern not in _CHECKS, f"{pattern} has two checks"
+        _CHECKS[pattern] = Check(pattern, reads, run)
         return run
 
     return register
 
 
 def checks() -> dict[str, Check]:
-    """All checks by file; imports the modules of this package that hold them."""
+    """All checks by pattern; imports the modules of this package that hold them."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if not module.name.startswith(("__", "test_")):
             importlib.import_module(f"{__package__}.{module.name}")

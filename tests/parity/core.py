@@ -1,6 +1,8 @@
 """Parity of what every method rests on: decoder, image tokenizer, sampling chains, intervals, scores and losses."""
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +21,22 @@ from models.sampling import filter_probs, greedy, guide, warp_probs
 from models.train import losses
 from models.transformer import Transformer
 from models.vq import VQConfig, load_llamagen_vq, to_uint8
-from tests.parity.checks import Tally, check
+from tests.parity.checks import Tally, check, stem
 
 LOGITS, IMAGES, PROBS, DOUBLE = 2e-4, 1e-4, 1e-6, 1e-9  # the tolerances of the golden README
 
 
-def cases(folder: Path, name: str, digits: int) -> list[dict[str, Any]]:
-    """The cases of `name`_cases.json, each with the tensors of its number."""
-    tensors = load_file(folder / f"{name}.safetensors")
-    found = []
-    for case in json.loads((folder / f"{name}_cases.json").read_text()):
-        prefix = f"{case['case']:0{digits}d}."
-        found.append(
-            case | {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        )
-    return found
+def cases(file: Path) -> list[dict[str, Any]]:
+    """The cases of a file's `_cases.json`, each with the tensors of its number (`<number>.<name>`, zeros in front or not)."""
+    listed = json.loads((file.parent / f"{stem(file.name)}_cases.json").read_text())
+    tensors = load_file(file)
+    return [case | numbered(tensors, case["case"]) for case in listed]
+
+
+def numbered(tensors: dict[str, Tensor], number: int, kind: str = "") -> dict[str, Tensor]:
+    """Tensors named `<kind><number>.<name>`, by name."""
+    pattern = re.compile(rf"{re.escape(kind)}0*{number}\.(.+)", re.DOTALL)
+    return {found[1]: value for key, value in tensors.items() if (found := pattern.fullmatch(key))}
 
 
 # --- decoder
@@ -66,66 +69,65 @@ def decode_greedy(
     return torch.stack(tokens, dim=1), torch.stack(raw)
 
 
-def _decoder(folder: Path, tally: Tally, grid: int) -> None:
-    heads = json.loads((folder / "llamagen_gpt_tiny_config.json").read_text())["n_head"]
-    model = load_llamagen(folder / "llamagen_gpt_tiny.pt", grid=grid, n_head=heads).eval()
-    io = load_file(folder / f"llamagen_gpt_tiny_io_{grid}x{grid}.safetensors")
+@check("llamagen_gpt_*_io*.safetensors", reads=("{}.pt", "{}_config.json"))
+def decoder(file: Path, tally: Tally) -> None:
+    """Grid, batch, guidance scales and steps are those of the tensors."""
+    io, name = load_file(file), stem(file.name)
+    heads = json.loads((file.parent / f"{name}_config.json").read_text())["n_head"]
+    grid = math.isqrt(io["teacher_tokens"].shape[1])
+    model = load_llamagen(file.parent / f"{name}.pt", grid=grid, n_head=heads).eval()
     caption, mask, inputs = io["caption_embs"], io["emb_masks"].bool(), io["teacher_tokens"][:, :-1]
 
     tally.case()  # teacher forcing
     tally.close("logits", model(inputs, caption, mask)[0], io["teacher_logits_masked"], LOGITS)
     if "teacher_logits_causal_only" in io:
-        tally.close(
-            "logits without caption mask", model(inputs, caption, None)[0], io["teacher_logits_causal_only"], LOGITS
-        )
-    if "teacher_hidden_normed_masked" in io:
-        block0: list[Tensor] = []
-        hook = model.layers[0].register_forward_hook(lambda module, args, out: block0.append(out))
-        tally.close("hidden states", model.hidden(inputs, caption, mask), io["teacher_hidden_normed_masked"], LOGITS)
-        hook.remove()
-        tally.close("block 0", block0[0], io["teacher_block0_out_masked"], LOGITS)
-        tally.close("caption projection", model.embed_caption(caption), io["caption_projected"], LOGITS)
-        tally.close("null caption", model.null_caption(1)[0], io["uncond_embedding_rows"], 0.0)
-        tally.close("rotary table", rope_table(model.config).float(), io["rope_table"], PROBS)
-        length = model.config.positions
-        seen = attention_mask(torch.arange(length).unsqueeze(0), length, mask.repeat(2, 1), model.config.caption_slots)
-        tally.equal("attention mask", seen, io["kv_causal_mask_cfg7p5"][:, :length, :length].bool())
+        plain = model(inputs, caption, None)[0]
+        tally.close("logits without caption mask", plain, io["teacher_logits_causal_only"], LOGITS)
+    block0: list[Tensor] = []
+    hook = model.layers[0].register_forward_hook(lambda module, args, out: block0.append(out))
+    hidden = model.hidden(inputs, caption, mask)
+    hook.remove()
+    for key, value, tolerance in (
+        ("teacher_hidden_normed_masked", hidden, LOGITS),
+        ("teacher_block0_out_masked", block0[0], LOGITS),
+        ("caption_projected", model.embed_caption(caption), LOGITS),
+        ("uncond_embedding_rows", model.null_caption(1)[0], 0.0),
+        ("rope_table", rope_table(model.config).float(), PROBS),
+    ):
+        if key in io:
+            tally.close(key, value, io[key], tolerance)
+    length = model.config.positions
+    for key in (key for key in io if key.startswith("kv_causal_mask")):
+        rows = mask.repeat(len(io[key]) // len(mask), 1)
+        seen = attention_mask(torch.arange(length).unsqueeze(0), length, rows, model.config.caption_slots)
+        tally.equal("attention mask", seen, io[key][:, :length, :length].bool())
 
-    for scale, interval, name in ((1.0, -1, "cfg1"), (7.5, -1, "cfg7p5"), (7.5, 10, "cfg7p5_interval10")):
-        if f"greedy_tokens_{name}" not in io:
-            continue
+    for key in sorted(key for key in io if key.startswith("greedy_tokens_cfg")):
+        variant = key.removeprefix("greedy_tokens_")  # cfg7p5_interval10: guidance 7.5 up to decode step 10
+        found = re.fullmatch(r"cfg(\d+(?:p\d+)?)(?:_interval(\d+))?", variant)
+        assert found is not None, f"{key}: cannot read guidance and interval from this name"
+        scale, interval = float(found[1].replace("p", ".")), int(found[2]) if found[2] else -1
         tally.case()  # decoding through the cache
         tokens, raw = decode_greedy(model, caption, mask, scale, interval)
-        tally.equal(f"greedy tokens {name}", tokens, io[f"greedy_tokens_{name}"])
-        if interval < 0:
+        tally.equal(f"greedy tokens {variant}", tokens, io[key])
+        if f"step_logits_raw_{variant}" in io:
             steps = io["step_index"] if "step_index" in io else torch.arange(len(raw))
-            tally.close(f"step logits {name}", raw[steps], io[f"step_logits_raw_{name}"], LOGITS)
-        if f"step_logits_combined_{name}" in io:
+            tally.close(f"step logits {variant}", raw[steps], io[f"step_logits_raw_{variant}"], LOGITS)
+        if f"step_logits_combined_{variant}" in io:
             batch = len(tokens)
             combined = guide(raw[:, :batch], raw[:, batch:], scale)
             # u + s (c - u) carries the raw errors 2 s - 1 times over.
-            tally.close(f"guided logits {name}", combined, io[f"step_logits_combined_{name}"], (2 * scale - 1) * LOGITS)
-
-
-_DECODER_FILES = ("llamagen_gpt_tiny.pt", "llamagen_gpt_tiny_config.json")
-
-
-@check("llamagen_gpt_tiny_io_8x8.safetensors", reads=_DECODER_FILES)
-def decoder_8x8(folder: Path, tally: Tally) -> None:
-    _decoder(folder, tally, 8)
-
-
-@check("llamagen_gpt_tiny_io_16x16.safetensors", reads=_DECODER_FILES)
-def decoder_16x16(folder: Path, tally: Tally) -> None:
-    _decoder(folder, tally, 16)
+            allowed = (2 * scale - 1) * LOGITS
+            tally.close(f"guided logits {variant}", combined, io[f"step_logits_combined_{variant}"], allowed)
 
 
 # --- image tokenizer
 
 
-@check("llamagen_vq_tiny_io.safetensors", reads=("llamagen_vq_tiny.pt", "llamagen_vq_tiny_config.json"))
-def image_tokenizer(folder: Path, tally: Tally) -> None:
-    values = json.loads((folder / "llamagen_vq_tiny_config.json").read_text())
+@check("llamagen_vq_*_io*.safetensors", reads=("{}.pt", "{}_config.json"))
+def image_tokenizer(file: Path, tally: Tally) -> None:
+    name = file.parent / stem(file.name)
+    values = json.loads(Path(f"{name}_config.json").read_text())
     config = VQConfig(
         codebook_size=values["codebook_size"],
         codebook_dim=values["codebook_embed_dim"],
@@ -135,31 +137,29 @@ def image_tokenizer(folder: Path, tally: Tally) -> None:
         z_channels=values["z_channels"],
         num_res_blocks=values["num_res_blocks"],
     )
-    model, io = (
-        load_llamagen_vq(folder / "llamagen_vq_tiny.pt", config),
-        load_file(folder / "llamagen_vq_tiny_io.safetensors"),
-    )
-    tally.case()  # pictures to codes and back
+    model, io = load_llamagen_vq(Path(f"{name}.pt"), config), load_file(file)
+    tally.case()  # images to codes and back
     latents = model.encode(io["image"])
     result = model.quantise(latents)
     tally.close("latents", latents, io["pre_quant"], LOGITS)
     tally.equal("codes", result.codes.view(io["indices"].shape), io["indices"])
     tally.close("quantised", result.quantised, io["quantised"], PROBS)
     tally.close("reconstruction", model.decode(result.quantised), io["reconstruction"], IMAGES)
-    tally.case()  # codes to pictures
-    decoded = model.decode_codes(io["codes"])
-    tally.close("code vectors", model.code_vectors(io["codes"]), io["code_embeddings"], PROBS)
-    tally.close("pictures", decoded, io["decoded_from_codes"], IMAGES)
+    tally.case()  # codes to images
+    codes = io["codes"].view(len(io["codes"]), *io["code_embeddings"].shape[-2:])
+    decoded = model.decode_codes(codes)
+    tally.close("code vectors", model.code_vectors(codes), io["code_embeddings"], PROBS)
+    tally.close("images", decoded, io["decoded_from_codes"], IMAGES)
     off = (to_uint8(decoded).int() - io["decoded_uint8_hwc"].int()).abs()
-    tally.equal("bytes of the pictures are within one", bool((off <= 1).all()), True)
+    tally.equal("bytes of the images are within one", bool((off <= 1).all()), True)
 
 
 # --- sampling
 
 
 @check("sampling.safetensors", reads=("sampling_cases.json",))
-def sampling(folder: Path, tally: Tally) -> None:
-    for case in cases(folder, "sampling", 3):
+def sampling(file: Path, tally: Tally) -> None:
+    for case in cases(file):
         tally.case()
         logits = guide(case["cond"], case["uncond"], case["cfg_scale"])
         settings = tuple(torch.full((len(logits),), case[name]) for name in ("temperature", "top_k", "top_p"))
@@ -173,9 +173,9 @@ def sampling(folder: Path, tally: Tally) -> None:
 
 
 @check("interval_softmax.safetensors", reads=("interval_softmax_cases.json",))
-def interval_softmax(folder: Path, tally: Tally) -> None:
+def interval_softmax(file: Path, tally: Tally) -> None:
     rtol = 1e-5  # the float64 results belong to inputs that are stored rounded to float32
-    for case in cases(folder, "interval_softmax", 2):
+    for case in cases(file):
         tally.case()
         lower, upper = inter_fuse(case["center"].double(), case["radius"].double())
         scores = uncertainty(lower, upper)
@@ -196,8 +196,8 @@ def interval_softmax(folder: Path, tally: Tally) -> None:
 
 
 @check("ciar_formulas.safetensors", reads=("ciar_formulas_cases.json",))
-def ciar_formulas(folder: Path, tally: Tally) -> None:
-    for case in cases(folder, "ciar_formulas", 2):
+def ciar_formulas(file: Path, tally: Tally) -> None:
+    for case in cases(file):
         tally.case()
         lower, upper = inter_fuse(case["center"], case["radius"])
         scores = uncertainty(lower, upper)
@@ -226,17 +226,19 @@ def ciar_formulas(folder: Path, tally: Tally) -> None:
 
 
 @check("extras.safetensors", reads=("extras_cases.json",))
-def extras(folder: Path, tally: Tally) -> None:
-    tensors = load_file(folder / "extras.safetensors")
-    tally.case()
-    tally.close("entropy in nats", entropy(tensors["entropy.logits"]), tensors["entropy.shannon_nats"], PROBS, 1e-6)
-    tally.skipped.append("entropy.renyi_* (no method uses it)")
-    for case in json.loads((folder / "extras_cases.json").read_text())["pr"]:
+def extras(file: Path, tally: Tally) -> None:
+    tensors = load_file(file)
+    if "entropy.logits" in tensors:
         tally.case()
-        real, fake = (tensors[f"pr.{case['case']}.{side}"].double().numpy() for side in ("real", "fake"))
+        tally.close("entropy in nats", entropy(tensors["entropy.logits"]), tensors["entropy.shannon_nats"], PROBS, 1e-6)
+    tally.skipped.append("entropy.renyi_* (no method uses it)")
+    for case in json.loads((file.parent / "extras_cases.json").read_text()).get("pr", []):
+        tally.case()
+        one = numbered(tensors, case["case"], "pr.")
+        real, fake = (one[side].double().numpy() for side in ("real", "fake"))
         for side, features in (("real", real), ("fake", fake)):
             radii = np.sqrt(squared_radii(squared_distances(features, features), case["k"]))
-            tally.close(f"{side} radii", radii, tensors[f"pr.{case['case']}.{side}_radii"], DOUBLE)
+            tally.close(f"{side} radii", radii, one[f"{side}_radii"], DOUBLE)
         found = precision_recall_f1(real, fake, case["k"])
         tally.close("precision, recall, F1", found, [case[name] for name in ("precision", "recall", "f1")], DOUBLE)
     parts = sorted({name.split(".")[0] for name in tensors} - {"entropy", "pr"})

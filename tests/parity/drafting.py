@@ -1,7 +1,8 @@
 """Parity of drafting: speculative sampling, EAGLE-2's trees and verification, the feature-level drafter, LANTERN."""
 
 import json
-from collections.abc import Callable
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,21 @@ from torch import Tensor
 from models.eagle import CAPTION_TOKEN, EagleDrafter, from_checkpoint
 from models.kv_cache import KVCache
 from models.methods import speculative
-from models.methods.eagle2 import Drafted, Trial, is_best, own_trial, verify, verify_greedy
-from models.methods.lantern import Relaxation, neighbours
+from models.methods.eagle2 import Drafted, OwnTrial, Trial, is_best, verify, verify_greedy
+from models.methods.lantern import ChosenTrial, DrawnTrial, Relaxation, neighbours
 from models.sampling import guide, warp_probs
 from models.state import read_state
 from models.tree import Growth, Tree, layout
 from simulator.protocol.pairs import TransformerConfig
-from tests.parity.checks import Tally, check
+from tests.parity.checks import Tally, check, stem
+from tests.parity.core import cases, numbered
 
 
 @check("speculative_sampling.safetensors", reads=("speculative_sampling_cases.json",))
-def speculative_sampling(folder: Path, tally: Tally) -> None:
-    io = load_file(folder / "speculative_sampling.safetensors")
-    for case in json.loads((folder / "speculative_sampling_cases.json").read_text()):
+def speculative_sampling(file: Path, tally: Tally) -> None:
+    for case in cases(file):
         tally.case()
-        one = {key.partition(".")[2]: value for key, value in io.items() if key.startswith(f"{case['case']:02d}.")}
+        one = case
         q, p = (
             one[f"{side}_logits"].softmax(-1).double().numpy() for side in ("draft", "target")
         )  # [g, V], [g + 1, V]
@@ -37,8 +38,8 @@ def speculative_sampling(folder: Path, tally: Tally) -> None:
         tally.close("ratio", p[at, x] / q[at, x], one["ratio_unclamped"], atol=1e-6, rtol=2e-5)
         accepted = int(speculative.accept(p[at, x], q[at, x], r))
         tally.equal("accepted", accepted, case["n_accepted"])
-        law = p[-1] if accepted == len(x) else speculative.residual(p[accepted], q[accepted])
-        tally.close("next distribution", law, one["next_distribution"], atol=1e-6)
+        probs = p[-1] if accepted == len(x) else speculative.residual(p[accepted], q[accepted])
+        tally.close("next distribution", probs, one["next_distribution"], atol=1e-6)
         tally.close("residual", speculative.residual(p[:-1], q), one["residual_all_f64"], atol=1e-6)
 
 
@@ -58,54 +59,56 @@ def log_q(logits: Tensor, processor: dict[str, Any] | None) -> Tensor:
     return warp_probs(logits, t, k.long(), p).log()
 
 
-def compare_tree(tree: Tree, io: dict[str, Tensor], prefix: str, ordered: bool, tally: Tally) -> None:
+def compare_tree(tree: Tree, one: dict[str, Any], processor: dict[str, Any] | None, tally: Tally) -> None:
+    """With a processor the reference samples, and sorts the paths; without one it leaves them in the leaves' order."""
     depth, sees = layout(tuple(tree.parents))
-    tally.equal("tree tokens", tree.tokens, io[f"{prefix}.draft_tokens"].tolist())
-    tally.equal("tree mask", sees, io[f"{prefix}.tree_mask"].bool())
-    tally.equal("tree positions", depth, io[f"{prefix}.tree_position_ids"])
-    tally.equal("paths", padded(tree.paths(ordered)), io[f"{prefix}.retrieve_indices"])
+    tally.equal("tree tokens", tree.tokens, one["draft_tokens"].tolist())
+    tally.equal("tree mask", sees, one["tree_mask"].bool())
+    tally.equal("tree positions", depth, one["tree_position_ids"])
+    tally.equal("paths", padded(tree.paths(ordered=processor is not None)), one["retrieve_indices"])
 
 
 @check("eagle2.safetensors", reads=("eagle2_cases.json",))
-def eagle2(folder: Path, tally: Tally) -> None:
-    io = load_file(folder / "eagle2.safetensors")
-    cases = json.loads((folder / "eagle2_cases.json").read_text())
-    for case in cases["tree"]:
+def eagle2(file: Path, tally: Tally) -> None:
+    io = load_file(file)
+    listed = json.loads((file.parent / "eagle2_cases.json").read_text())
+    for case in listed.get("tree", []):
         tally.case()
-        grow(case, io, tally)
-    posterior(folder, tally)
+        grow(case, numbered(io, case["case"]), tally)
+    for case in listed.get("posterior", []):
+        tally.case()
+        posterior(case, numbered(io, case["case"], "post."), tally)
 
 
-def grow(case: dict[str, Any], io: dict[str, Tensor], tally: Tally) -> None:
-    name, processor = f"{case['case']:03d}", case["processor"]
+def grow(case: dict[str, Any], one: dict[str, Tensor], tally: Tally) -> None:
+    processor = case["processor"]
 
     def drafted(step: str) -> Tensor:
-        logits = io[f"{name}.{step}_logits_cond"]
+        logits = one[f"{step}_logits_cond"]
         if case["cfg_scale"] is not None:
-            logits = guide(logits, io[f"{name}.{step}_logits_uncond"], case["cfg_scale"])
+            logits = guide(logits, one[f"{step}_logits_uncond"], case["cfg_scale"])
         return log_q(logits.reshape(-1, logits.shape[-1]), processor if case["variant"] == "cfg" else None)
 
     growth = Growth(case["top_k"])
     growth.begin(drafted("root")[0])
     for step in range(1, case["depth"] + 1):
         fed = growth.beam
-        tally.equal(
-            "beam tokens", [growth.tokens[node] for node in fed], io[f"{name}.step{step}_input_tokens"].tolist()
-        )
+        tally.equal("beam tokens", [growth.tokens[node] for node in fed], one[f"step{step}_input_tokens"].tolist())
         depth, sees = layout(tuple(growth.fed_parents))
-        tally.equal("beam mask", sees[-len(fed) :], io[f"{name}.step{step}_beam_mask"].bool())
+        tally.equal("beam mask", sees[-len(fed) :], one[f"step{step}_beam_mask"].bool())
         # The drafter's committed positions are one less than the base model's: its inputs are shifted by a token.
         positions = case["prefix_len"] - 1 + depth[-len(fed) :]
-        tally.equal("beam positions", positions, io[f"{name}.step{step}_position_ids"])
+        tally.equal("beam positions", positions, one[f"step{step}_position_ids"])
         growth.grow(drafted(f"step{step}"))
-    compare_tree(growth.best(case["root_token"], case["total_token"]), io, name, processor is not None, tally)
+    compare_tree(growth.best(case["root_token"], case["total_token"]), one, processor, tally)
 
 
-@check("eagle_drafter_tiny_io.safetensors", reads=("eagle_drafter_tiny.bin", "eagle_drafter_tiny.json"))
-def eagle_drafter(folder: Path, tally: Tally) -> None:
-    """The reference's three rounds through the cache."""
-    info = json.loads((folder / "eagle_drafter_tiny.json").read_text())
-    config, state = info["config"], read_state(folder / "eagle_drafter_tiny.bin")
+@check("eagle_drafter_*_io*.safetensors", reads=("{}.bin", "{}.json"))
+def eagle_drafter(file: Path, tally: Tally) -> None:
+    """The reference's rounds through the cache."""
+    name = file.parent / stem(file.name)
+    info = json.loads(Path(f"{name}.json").read_text())
+    config, state = info["config"], read_state(f"{name}.bin")
     base = TransformerConfig(
         n_layer=1,
         n_head=config["num_attention_heads"],
@@ -113,26 +116,27 @@ def eagle_drafter(folder: Path, tally: Tally) -> None:
         ffn_hidden=config["intermediate_size"],
         vocab_size=config["vocab_size"],
         caption_slots=config["cls_token_num"] + 1,
-        caption_dim=64,
-        grid=round(config["block_size"] ** 0.5),
+        caption_dim=config["hidden_size"],  # the drafter has no caption projection
+        grid=math.isqrt(config["block_size"]),
     )
-    drafter = from_checkpoint(state, base, "eagle_drafter_tiny.bin")
-    io = load_file(folder / "eagle_drafter_tiny_io.safetensors")
-    cache = KVCache(drafter.config, 2, spare=64)
+    drafter = from_checkpoint(state, base, f"{name}.bin")
+    io = load_file(file)
+    cache = KVCache(drafter.config, len(io["round0.features"]), spare=info["top_k"] * (info["depth"] + 1))
     held = 0
     for index in range(len(info["rounds"])):
         tally.case()
-        name = f"round{index}"
-        ids = io[f"{name}.input_ids"].tolist()
+        one = numbered(io, index, "round")
+        ids = one["input_ids"].tolist()
         assert ids[: base.caption_slots] == [CAPTION_TOKEN] * base.caption_slots
         fresh = ids[1:][held:]
-        outputs = feed(drafter, cache, state["embed_tokens.weight"][fresh], io[f"{name}.features"], held, None)
-        tally.close("outputs", outputs, io[f"{name}.committed_out_hidden"], atol=2e-4)
+        outputs = feed(drafter, cache, state["embed_tokens.weight"][fresh], one["features"], held, None)
+        tally.close("outputs", outputs, one["committed_out_hidden"], atol=2e-4)
         held += len(fresh)
 
         def drafted(outputs: Tensor) -> Tensor:
-            logits = outputs @ io["lm_head"].T  # [2, n, V]
-            return log_q(guide(logits[0], logits[1], info["cfg_scale"]), info["processor"])
+            logits = outputs @ io["lm_head"].T  # [rows, n, V]
+            guided = guide(logits[0], logits[1], info["cfg_scale"]) if len(logits) == 2 else logits[0]
+            return log_q(guided, info["processor"])
 
         growth = Growth(info["top_k"])
         growth.begin(drafted(outputs[:, -1:])[0])
@@ -143,28 +147,25 @@ def eagle_drafter(folder: Path, tally: Tally) -> None:
             start = held + len(growth.fed) - len(beam)
             outputs = feed(drafter, cache, embedded, outputs[:, growth.beam_rows], start, growth.fed_parents)
             growth.grow(drafted(outputs))
-        compare_tree(growth.best(ids[-1], info["total_token"]), io, name, True, tally)
+        compare_tree(growth.best(ids[-1], info["total_token"]), one, info["processor"], tally)
 
 
 def feed(
     drafter: EagleDrafter, cache: KVCache, embedded: Tensor, features: Tensor, start: int, tree: list[int] | None
 ) -> Tensor:
-    """One pass of both guidance rows: embeddings [n, D] and features [2, n, D] to outputs [2, n, D]."""
-    x = drafter.inputs(embedded.expand(2, -1, -1), features)
-    return drafter.step(
-        cache, torch.arange(2), torch.full((2,), start), x, torch.full((2,), len(embedded)), [tree, tree]
-    )
+    """One pass of all guidance rows: embeddings [n, D] and features [rows, n, D] to outputs [rows, n, D]."""
+    rows = len(features)
+    x = drafter.inputs(embedded.expand(rows, -1, -1), features)
+    n_new = torch.full((rows,), len(embedded))
+    return drafter.step(cache, torch.arange(rows), torch.full((rows,), start), x, n_new, [tree] * rows)
 
 
 # --- verification
 
 
-Compared = Callable[[np.ndarray, int], float]
-
-
 @dataclass(frozen=True)
 class Shape:
-    """A tree of the data, its paths in the data's order, and the target's logits [N, V] behind every node."""
+    """A tree of the data, its paths in the data's order, and the target's logits [N, V] after every node."""
 
     tree: Tree
     paths: list[list[int]]
@@ -192,39 +193,56 @@ def of_paths(candidates: Tensor, logits: Tensor) -> Shape:
 
 
 def of_nodes(one: dict[str, Any], tokens: Tensor, parents: list[int]) -> Shape:
-    paths = [[node for node in path if node >= 0] for path in one["retrieve_indices"].tolist()]
-    return Shape(Tree(tokens.tolist(), parents), paths, one["node_logits"])
+    """From nodes in any order, the root first; they are renumbered level by level, each level in the data's order."""
+    depths: dict[int, int] = {-1: -1}
+
+    def depth(node: int) -> int:
+        if node not in depths:
+            depths[node] = depth(parents[node]) + 1
+        return depths[node]
+
+    order = sorted(range(len(parents)), key=depth)
+    place = {-1: -1, **{node: index for index, node in enumerate(order)}}
+    paths = [[place[node] for node in path if node >= 0] for path in one["retrieve_indices"].tolist()]
+    tree = Tree([int(tokens[node]) for node in order], [place[parents[node]] for node in order])
+    return Shape(tree, paths, one["node_logits"][order])
 
 
-def walk(
-    shape: Shape, case: dict[str, Any], r: Tensor, trial: Trial, compared: Compared
-) -> tuple[list[int], np.ndarray, list[float]]:
-    """Accepted nodes, next distribution, and what each draw was compared with; the draws are consumed in order."""
+def walk(shape: Shape, case: dict[str, Any], r: Tensor, trial: Trial) -> tuple[list[int], np.ndarray, list[float]]:
+    """Accepted nodes, next distribution, and the ratio each draw was compared with; the draws are consumed in order."""
     one = torch.ones(1)
     drawn: list[float] = []
-    ratios: list[float] = []
+    watched = Watched(trial)
 
-    def law(node: int) -> np.ndarray:
+    def probs(node: int) -> np.ndarray:
         logits = shape.logits[node : node + 1].double()
-        p: np.ndarray = warp_probs(
-            logits, one * case.get("temperature", 1.0), (one * case.get("top_k", 0)).long(), one
-        )[0].numpy()
+        k = (one * case.get("top_k", 0)).long()
+        p: np.ndarray = warp_probs(logits, one * case.get("temperature", 1.0), k, one)[0].numpy()
         return p
 
     def following(depth: int, sibling: int) -> float:
         drawn.append(float(r[len(drawn)]))
         return drawn[-1]
 
-    def watched(p: np.ndarray, node: int, draw: float) -> np.ndarray | None:
-        ratios.append(compared(p, node))
-        return trial(p, node, draw)
+    nodes, p = verify(shape.paths, probs, following, watched)
+    return nodes, p, watched.ratios
 
-    nodes, p = verify(shape.paths, law, following, watched)
-    return nodes, p, ratios
+
+class Watched:
+    """A trial whose ratios are kept, in order."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.rejected = trial.rejected
+        self.ratios: list[float] = []
+
+    def ratio(self, p: np.ndarray, node: int) -> float:
+        self.ratios.append(self.trial.ratio(p, node))
+        return self.ratios[-1]
 
 
 def relaxation(case: dict[str, Any], table: Tensor) -> Relaxation:
-    """The reference's delta means an absolute bound up to 1, and the relative one above it."""
+    """The reference's delta is an absolute bound up to 1, and the multiplicative one above."""
     delta = case["delta"]
     bound = {"delta": delta} if delta <= 1 else {"lambda_": delta}
     return Relaxation(table.numpy(), case["k"], **bound)
@@ -234,59 +252,48 @@ def number(paths: list[list[int]], nodes: list[int]) -> int:
     return next(index for index, path in enumerate(paths) if path[: len(nodes)] == nodes)
 
 
-def posterior(folder: Path, tally: Tally) -> None:
-    io = load_file(folder / "eagle2.safetensors")
-    for case in json.loads((folder / "eagle2_cases.json").read_text())["posterior"]:
-        tally.case()
-        name = f"post.{case['case']:03d}"
-        shape = of_paths(io[f"{name}.candidates"], io[f"{name}.logits"])
-        if case["mode"] == "sample":
-            nodes, p, ratios = walk(
-                shape, case, io[f"{name}.r"], *chosen({"mode": "eagle2"}, shape.tree, torch.zeros(0))
-            )
-            tally.equal("draws", len(ratios), case["n_r_used"])
-            tally.close("ratios", ratios, io[f"{name}.accept_ratio"], atol=1e-6)
-            tally.close("next distribution", p, io[f"{name}.sample.out"], atol=1e-6)
-        else:
-            nodes, _ = verify_greedy(shape.tree, shape.paths, shape.logits)
-            tally.close("next logits", shape.logits[nodes[-1]], io[f"{name}.greedy.out"], atol=1e-6)
-        tally.equal("accepted", len(nodes) - 1, case["accept_length"])
-        tally.equal("path", number(shape.paths, nodes), case["best"])
+def posterior(case: dict[str, Any], one: dict[str, Tensor], tally: Tally) -> None:
+    shape = of_paths(one["candidates"], one["logits"])
+    if case["mode"] == "sample":
+        nodes, p, ratios = walk(shape, case, one["r"], OwnTrial(shape.tree))
+        tally.equal("draws", len(ratios), case["n_r_used"])
+        tally.close("ratios", ratios, one["accept_ratio"], atol=1e-6)
+        tally.close("next distribution", p, one["sample.out"], atol=1e-6)
+    else:
+        nodes, _ = verify_greedy(shape.tree, shape.paths, shape.logits)
+        tally.close("next logits", shape.logits[nodes[-1]], one["greedy.out"], atol=1e-6)
+    tally.equal("accepted", len(nodes) - 1, case["accept_length"])
+    tally.equal("path", number(shape.paths, nodes), case["best"])
 
 
 @check("lantern.safetensors", reads=("lantern_cases.json",))
-def lantern(folder: Path, tally: Tally) -> None:
-    io = load_file(folder / "lantern.safetensors")
-    cases = json.loads((folder / "lantern_cases.json").read_text())
-    tally.case()
-    tally.equal("neighbours", neighbours(io["codebook"], 63).astype(int), io["neighbours"])
-    tally.equal(
-        "neighbours of the large codebook", neighbours(io["big.codebook"], 32).astype(int), io["big.neighbours32"]
-    )
+def lantern(file: Path, tally: Tally) -> None:
+    io = load_file(file)
+    listed = json.loads((file.parent / "lantern_cases.json").read_text())
+    for key in (key for key in io if re.fullmatch(r"(.*\.)?neighbours\d*", key)):
+        tally.case()
+        codebook = io[key.rpartition(".")[0] + "." * ("." in key) + "codebook"]
+        tally.equal(f"nearest codes, {key}", neighbours(codebook, io[key].shape[1]).astype(int), io[key])
     table = io["neighbours"]
     for kind, run in (("single", single), ("tree", whole), ("greedy", greedy), ("static", static)):
-        for case in cases[kind]:
+        for case in listed.get(kind, []):
             tally.case()
-            prefix = f"{'tree' if kind == 'greedy' else kind}.{case['case']:03d}."
-            one = {key.removeprefix(prefix): value for key, value in io.items() if key.startswith(prefix)}
+            one: dict[str, Any] = dict(numbered(io, case["case"], "tree." if kind == "greedy" else f"{kind}."))
             if kind == "greedy":
-                one["next_logits"] = io[f"greedy.{case['case']:03d}.{case['mode']}.next_logits"]
+                one["next_logits"] = numbered(io, case["case"], "greedy.")[f"{case['mode']}.next_logits"]
             if kind == "static":
-                one["shape"] = cases["static_trees"][case["tree"]]
+                one["shape"] = listed["static_trees"][case["tree"]]
             run(case, one, table, tally)
 
 
-def chosen(case: dict[str, Any], tree: Tree, table: Tensor) -> tuple[Trial, Compared]:
-    if case["mode"] == "eagle2":
-        return own_trial(tree), lambda p, node: float(p[tree.tokens[node]])
-    relaxed = relaxation(case, table)
-    return relaxed.chosen_trial(tree), lambda p, node: relaxed.relaxed_accept(p, tree.tokens[node])[0]
+def chosen(case: dict[str, Any], tree: Tree, table: Tensor) -> Trial:
+    return OwnTrial(tree) if case["mode"] == "eagle2" else ChosenTrial(relaxation(case, table), tree)
 
 
 def single(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tally) -> None:
     candidates = torch.stack([one["root"].expand(len(one["candidates"])), one["candidates"]], dim=1)  # [n, 2]
     shape = of_paths(candidates, one["logits_paths"])
-    nodes, p, ratios = walk(shape, case, one["r"], *chosen(case, shape.tree, table))
+    nodes, p, ratios = walk(shape, case, one["r"], chosen(case, shape.tree, table))
     tally.equal("tried", len(ratios), case["tried"])
     tally.close("ratios", ratios, one[f"{case['mode']}.accept_ratio"], atol=1e-6)
     tally.equal("accepted", len(nodes) - 1, case["accepted"])
@@ -295,7 +302,7 @@ def single(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tall
 
 def whole(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tally) -> None:
     shape = of_nodes(one, one["token"], one["parent"].tolist())
-    nodes, p, ratios = walk(shape, case, one["r"], *chosen(case, shape.tree, table))
+    nodes, p, ratios = walk(shape, case, one["r"], chosen(case, shape.tree, table))
     tally.equal("draws", len(ratios), case["n_r_used"])
     tally.close("ratios", ratios, one[f"{case['mode']}.accept_ratio"], atol=1e-6)
     tally.equal("accepted", len(nodes) - 1, case["accept_length"])
@@ -330,10 +337,8 @@ def static(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tall
     tally.equal("tree tokens", ids, one["tree_tokens"].tolist())
     shape = of_nodes(one, torch.tensor(ids), parents)
     relaxed = relaxation({**case, "k": case["k"] if case["mode"] == "lantern" else 0}, table)
-    trial = relaxed.drawn_trial(Drafted(shape.tree, weights, one["draft_full_q_rows"].double().numpy()))
-    nodes, p, ratios = walk(
-        shape, case, one["r"], trial, lambda p, node: relaxed.relaxed_accept(p, ids[node])[0] / weights[node]
-    )
+    trial = DrawnTrial(relaxed, Drafted(shape.tree, weights, one["draft_full_q_rows"].double().numpy()))
+    nodes, p, ratios = walk(shape, case, one["r"], trial)
     tally.equal("draws", len(ratios), case["n_r_used"])
     tally.close("ratios", ratios, one[f"{case['mode']}.accept_ratio"], atol=1e-6, rtol=1e-5)
     tally.equal("accepted", len(nodes) - 1, case["accept_length"])

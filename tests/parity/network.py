@@ -12,11 +12,11 @@ TOLERANCE = 0.05
 WARM = slice(5, 20)  # exchanges that count as steady
 
 
-@check("ns3_tcp.csv")
-def request_and_reply(folder: Path, tally: Tally) -> None:
+@check("ns3_*.csv")
+def request_and_reply(file: Path, tally: Tally) -> None:
     """Milliseconds of a request and its reply over TCP, on a fresh connection and in steady state, within 5 %."""
-    with (folder / "ns3_tcp.csv").open() as file:
-        for row in csv.DictReader(file):
+    with file.open() as lines:
+        for row in csv.DictReader(lines):
             tally.case()
             found = exchanges(*(float(row[name]) for name in ("rtt_ms", "rate_mbps", "upload_bytes", "reply_bytes")))
             tally.close("first_ms", found[0], float(row["first_ms"]), 0.0, TOLERANCE)

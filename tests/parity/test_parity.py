@@ -15,13 +15,16 @@ needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="golden data (../s
 
 
 @needs_golden
-@pytest.mark.parametrize("file", checks())
-def test_golden(file: str) -> None:
-    tally = Tally()
-    with torch.inference_mode():
-        checks()[file].run(GOLDEN, tally)
-    assert tally.cases
-    assert not tally.failures
+@pytest.mark.parametrize("pattern", checks())
+def test_golden(pattern: str) -> None:
+    files = sorted(GOLDEN.glob(pattern))
+    assert files
+    for file in files:
+        tally = Tally()
+        with torch.inference_mode():
+            checks()[pattern].run(file, tally)
+        assert tally.cases
+        assert not tally.failures
 
 
 @pytest.fixture
