@@ -128,7 +128,7 @@ def _read_table(name: str, layout: Layout, source: Source, said: Told) -> Arriva
         seconds, note = _dates(table, layout.time), layout.why
     else:
         unit = unit_of_arrivals(source, said, layout.unit, layout.why, lambda: None)
-        seconds, note = table.numbers(layout.time) * unit.factor, unit.note
+        seconds, note = unit.base(table.numbers(layout.time)), unit.note
     return _arrivals(name, source, table.lines, seconds, tokens, note)
 
 
@@ -142,7 +142,7 @@ def _read_records(name: str, layout: Layout, source: Source, said: Told) -> Arri
     lines = [record.line for record in records]
     source.need_sorted(times, lines, layout.time)
     unit = _unit_of_records(layout, source, said, records, times)
-    return _arrivals(name, source, lines, times * unit.factor, tokens, unit.note)
+    return _arrivals(name, source, lines, unit.base(times), tokens, unit.note)
 
 
 def _unit_of_records(layout: Layout, source: Source, said: Told, records: list[Record], times: Floats) -> Unit:

@@ -47,26 +47,25 @@ def read_integers(source: Source, said: Told) -> Trace:
         )
     if times[-1] == 0:
         source.fail("the last time is 0: the trace has no duration; allowed: > 0 ms", lines[-1])
-    slot_s = 1e-3
+    slots_per_s = 1e3
     note = "times in ms: the format's convention"
     if said.time_unit is not None:
-        factor = TIME_UNITS[said.time_unit]
-        slot_s = max(factor, 1e-3)
-        times = np.floor(times * (factor / slot_s) * (1.0 + 1e-12))
+        slots_per_s = min(TIME_UNITS[said.time_unit], 1e3)
+        times = np.floor(times * slots_per_s / TIME_UNITS[said.time_unit])
         note = f"times in {said.time_unit}, as told"
         if times[-1] == 0:
             source.fail(f"the last time is below 1 ms in {said.time_unit}; allowed: >= 1 ms", lines[-1])
     else:
-        mean_bps = len(times) * PACKET_BITS / (times[-1] * slot_s)
-        if not CHANCE_BPS[0] <= mean_bps <= CHANCE_BPS[1] or times[-1] * slot_s > LENGTH_S:
+        mean_bps = len(times) * PACKET_BITS * slots_per_s / times[-1]
+        if not CHANCE_BPS[0] <= mean_bps <= CHANCE_BPS[1] or times[-1] / slots_per_s > LENGTH_S:
             found = f"in ms it would last {times[-1] / 1e3:.6g} s at a mean rate of {mean_bps / 1e6:.4g} Mbit/s"
             raise ask_for_unit(source, "time", found, TIME_UNITS)
     way = said.direction or ("up" if source.path.suffix == ".up" else "down")
     notes = (
         note,
-        f"a line is a chance to send 1500 bytes; a {'millisecond' if slot_s == 1e-3 else 'second'} without one is an outage",
+        f"a line is a chance to send 1500 bytes; a {'millisecond' if slots_per_s == 1e3 else 'second'} without one is an outage",
     )
-    return one_way("mahimahi", way, Direction(rate=_chances(times, slot_s), packets=len(times)), notes)
+    return one_way("mahimahi", way, Direction(rate=_chances(times, slots_per_s), packets=len(times)), notes)
 
 
 def _is_delays(times: Floats) -> bool:
@@ -80,15 +79,15 @@ def _is_delays(times: Floats) -> bool:
     return float(times[-1] - times[0]) < 0.3 * float(np.abs(change).sum())
 
 
-def _chances(times: Floats, slot_s: float) -> RateSeries:
+def _chances(times: Floats, slots_per_s: float) -> RateSeries:
     """k chances in one slot of time are k packets in it; the last time is time 0 of the next pass. times: in slots."""
     period = times[-1]
     starts, chances = np.unique(np.where(times == period, 0.0, times), return_counts=True)
     edges = np.unique(np.concatenate([[0.0], starts, starts + 1.0]))
     edges = edges[edges < period]
     rate_bps = np.zeros(len(edges))
-    rate_bps[np.searchsorted(edges, starts)] = chances * PACKET_BITS / slot_s
-    return RateSeries(edges * slot_s, rate_bps, period * slot_s)
+    rate_bps[np.searchsorted(edges, starts)] = chances * PACKET_BITS * slots_per_s
+    return RateSeries(edges / slots_per_s, rate_bps, period / slots_per_s)
 
 
 # --- two numbers a line -----------------------------------------------------------------------------------------------------
@@ -116,7 +115,7 @@ def read_time_rate(source: Source, said: Told) -> Trace:
         source.fail("has no duration: two different times are needed")
     rate_unit = unit_of_rates(source, said, rates)
     time_unit = unit_of_steps(source, said, times, "s")
-    rates_bps, times_s = rates * rate_unit.factor, (times - times[0]) * time_unit.factor
+    rates_bps, times_s = rate_unit.base(rates), time_unit.base(times - times[0])
     source.need(rates_bps <= MOST_BPS, lines, rates_bps, f"rate in bit/s must be <= {MOST_BPS:g}")
     notes = (
         time_unit.note,
@@ -160,7 +159,7 @@ def read_starlink(source: Source, said: Told) -> Trace:
     time_unit = unit_of_steps(source, said, times, "ms", least_s=0.01)
     all_lost = (values[:, 2:4] == FILLER_MS).all(axis=1) & (values[:, 4:6] == 1.0).all(axis=1)
     values[all_lost, 2:4] = np.nan
-    from_zero, long = intervals(times * time_unit.factor)
+    from_zero, long = intervals(time_unit.base(times))
     rate_unit = unit_of_rates(source, said, values[:, :2][~np.isnan(values[:, :2])])
     last = np.append(long, True)  # of rows at one time the last counts
     starts_s, duration_s = from_zero[last], float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
@@ -172,7 +171,7 @@ def read_starlink(source: Source, said: Told) -> Trace:
     def direction(rate: int, delay: int, loss: int) -> Direction:
         rates, ms, share = column_of(rate), column_of(delay), column_of(loss)
         return Direction(
-            None if rates is None else RateSeries(starts_s, rate_unit.factor * rates, duration_s),
+            None if rates is None else RateSeries(starts_s, rate_unit.base(rates), duration_s),
             None if ms is None else StepSeries(starts_s, ms / 1e3, duration_s),
             None if share is None else StepSeries(starts_s, share, duration_s),
         )

@@ -13,8 +13,16 @@ from simulator.traces.source import Source
 
 Way = Literal["down", "up"]
 
-TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-RATE_UNITS = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9, "B/s": 8.0, "kB/s": 8e3, "MB/s": 8e6}
+TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # in a second: times are divided, which rounds least
+RATE_UNITS = {  # in bit/s
+    "bit/s": 1.0,
+    "kbit/s": 1e3,
+    "Mbit/s": 1e6,
+    "Gbit/s": 1e9,
+    "B/s": 8.0,
+    "kB/s": 8e3,
+    "MB/s": 8e6,
+}
 _ALIASES = {"bps": "bit/s", "kbps": "kbit/s", "Mbps": "Mbit/s", "Gbps": "Gbit/s"}
 
 UNIX_S = (946_684_800.0, 4_102_444_800.0)  # 2000 to 2100: such a number is a Unix time in that unit
@@ -69,10 +77,24 @@ def told(direction: Way | None = None, unit: str | None = None) -> Told:
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit and how it is known. factor: of the base unit, seconds or bit/s."""
+    """A unit of time or rate.
 
-    factor: float
+    Attributes:
+        note: which it is, and how it is known.
+        factor, divisor: from this unit to seconds or bit/s.
+    """
+
     note: str
+    factor: float = 1.0
+    divisor: float = 1.0
+
+    def base(self, values: Floats) -> Floats:
+        """Values in seconds or bit/s."""
+        return values * self.factor / self.divisor
+
+
+def _time(unit: str, how: str) -> Unit:
+    return Unit(f"times in {unit}{how}", divisor=TIME_UNITS[unit])
 
 
 def ask_for_unit(source: Source, what: str, found: str, units: dict[str, float]) -> TraceError:
@@ -97,28 +119,26 @@ def unit_of_steps(source: Source, said: Told, times: Floats, usual: str, least_s
         TraceError: the user does not say the unit, and the convention gives an implausible trace.
     """
     if said.time_unit is not None:
-        return Unit(TIME_UNITS[said.time_unit], f"times in {said.time_unit}, as told")
+        return _time(said.time_unit, ", as told")
     steps = np.diff(times)
     step, length, first = float(np.median(steps[steps > 0])), float(times[-1] - times[0]), float(times[0])
-    for unit, factor in TIME_UNITS.items():
-        if UNIX_S[0] <= first * factor <= UNIX_S[1] and STEP_S[0] <= step * factor <= 3600.0:
-            return Unit(factor, f"times in {unit}: they are Unix times")
-    factor = TIME_UNITS[usual]
-    if least_s <= step * factor <= STEP_S[1] and length * factor <= LENGTH_S:
-        return Unit(
-            factor, f"times in {usual}, assumed: the format's convention, and a plausible median step of {step:g}"
-        )
+    for unit, per_s in TIME_UNITS.items():
+        if UNIX_S[0] <= first / per_s <= UNIX_S[1] and STEP_S[0] <= step / per_s <= 3600.0:
+            return _time(unit, ": they are Unix times")
+    per_s = TIME_UNITS[usual]
+    if least_s <= step / per_s <= STEP_S[1] and length / per_s <= LENGTH_S:
+        return _time(usual, f", assumed: the format's convention, and a plausible median step of {step:g}")
     raise ask_for_unit(source, "time", f"the median step is {step:.6g} and the whole length {length:.6g}", TIME_UNITS)
 
 
 def unit_of_rates(source: Source, said: Told, rates: Floats) -> Unit:
     """The unit of rates whose format's convention is Mbit/s. Arguments and errors as `unit_of_steps`."""
     if said.rate_unit is not None:
-        return Unit(RATE_UNITS[said.rate_unit], f"rates in {said.rate_unit}, as told")
+        return Unit(f"rates in {said.rate_unit}, as told", RATE_UNITS[said.rate_unit])
     positive = rates[rates > 0]
     median, peak = (float(np.median(positive)), float(positive.max())) if positive.size else (1.0, 1.0)
     if RATE_MBPS[0] <= median <= RATE_MBPS[1] and peak <= PEAK_MBPS:
-        return Unit(1e6, f"rates in Mbit/s, assumed: the format's convention, and a plausible median of {median:g}")
+        return Unit(f"rates in Mbit/s, assumed: the format's convention, and a plausible median of {median:g}", 1e6)
     raise ask_for_unit(source, "rates", f"the median rate is {median:.6g} and the highest {peak:.6g}", RATE_UNITS)
 
 
@@ -138,10 +158,10 @@ def unit_of_arrivals(
         TraceError: nothing tells the unit, or the user contradicts the layout.
     """
     if stated is not None:
-        return Unit(TIME_UNITS[stated], f"times in {stated}: {why}")
+        return _time(stated, f": {why}")
     if said.time_unit is not None:
-        return Unit(TIME_UNITS[said.time_unit], f"times in {said.time_unit}, as told")
+        return _time(said.time_unit, ", as told")
     shown = evidence()
     if shown is None:
         raise ask_for_unit(source, "time", why, TIME_UNITS)
-    return Unit(TIME_UNITS[shown], f"times in {shown}, inferred: {why}")
+    return _time(shown, f", inferred: {why}")

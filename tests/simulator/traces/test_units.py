@@ -25,7 +25,7 @@ def requests(times: list[float], **more: object) -> str:
 @pytest.mark.parametrize("unit", TIME_UNITS)
 def test_told_units_of_arrivals_scale_the_times(unit: str, tmp_path: Path) -> None:
     arrivals = read_arrivals(file(tmp_path, requests([0, 1, 4])), told(unit=unit))
-    assert arrivals.requested_s.tolist() == pytest.approx([0.0, TIME_UNITS[unit], 4 * TIME_UNITS[unit]])
+    assert arrivals.requested_s.tolist() == pytest.approx([0.0, 1 / TIME_UNITS[unit], 4 / TIME_UNITS[unit]])
     assert f"times in {unit}, as told" in arrivals.notes
 
 
@@ -57,7 +57,7 @@ def test_one_key_of_many_tools(times: list[float], more: dict[str, object], dura
 def test_two_numbers_a_line_in_any_unit(time_unit: str, rate_unit: str, tmp_path: Path) -> None:
     """4G: 10 to 30 Mbit/s, a line a second. In other units than s and Mbit/s it is refused until the units are told."""
     rates_bps = np.array([9e6, 10e6, 30e6, 20e6])
-    times = np.arange(4) / TIME_UNITS[time_unit]
+    times = np.arange(4) * TIME_UNITS[time_unit]
     rows = zip(times.tolist(), (rates_bps / RATE_UNITS[rate_unit]).tolist(), strict=True)
     path = file(tmp_path, "".join(f"{time:.0f} {rate:.6f}\n" for time, rate in rows))
     figures = summary(read_trace([path], told(unit=f"{time_unit}, {rate_unit}")))
@@ -71,7 +71,7 @@ def test_two_numbers_a_line_in_any_unit(time_unit: str, rate_unit: str, tmp_path
 
 @pytest.mark.parametrize("unit", TIME_UNITS)
 def test_unix_times_show_their_unit(unit: str, tmp_path: Path) -> None:
-    times = [round((1_700_000_000 + half / 2) / TIME_UNITS[unit]) for half in range(0, 10, 2)]
+    times = [round((1_700_000_000 + half / 2) * TIME_UNITS[unit]) for half in range(0, 10, 2)]
     trace = read_trace([file(tmp_path, "".join(f"{time} {5 + i}\n" for i, time in enumerate(times)))])
     assert trace.duration_s == pytest.approx(4.0)
     assert f"times in {unit}: they are Unix times" in trace.notes
@@ -93,8 +93,8 @@ def test_what_is_inferred_is_plausible(tmp_path_factory: pytest.TempPathFactory,
         return
     stated = re.match(r"times in (\w+)", next(note for note in trace.notes if note.startswith("times in")))
     assert stated is not None
-    assert trace.duration_s == pytest.approx(float(times[-1] - times[0]) * TIME_UNITS[stated.group(1)])
-    assert 0.9e-3 <= np.median(np.diff(times)) * TIME_UNITS[stated.group(1)] <= 3600
+    assert trace.duration_s == pytest.approx(float(times[-1] - times[0]) / TIME_UNITS[stated.group(1)])
+    assert 0.9e-3 <= np.median(np.diff(times)) / TIME_UNITS[stated.group(1)] <= 3600
 
 
 @pytest.mark.parametrize(
