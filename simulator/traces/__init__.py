@@ -1,1 +1,1 @@
-"""Network and arrival traces: what other people's files say, in one form; and traces of this project's own generators."""
+"""Network and arrival traces: readers of published formats, one form for all of them, generators."""

@@ -1,8 +1,8 @@
-"""Generators of network traces: rates that follow an AR(1) process on their logarithm, with outages, and the steps of a LEO link.
+"""Generators of network traces: log-normal AR(1) rates with outages, and the steps of a LEO link.
 
-A log-normal rate x_t = exp(mu + s z_t), z_t = phi z_{t-1} + sqrt(1 - phi^2) e_t, e_t normal (a Gauss-Markov process), one value a second.
-Outages are a two-state Markov chain beside it, rate 0, common to both directions. Every direction is scaled so that its mean over
-the trace is the one asked for; the rest holds to within sampling error.
+The rate is x_t = exp(mu + s z_t) with z_t = phi z_{t-1} + sqrt(1 - phi^2) e_t and e_t standard normal (a Gauss-Markov process), one
+value a second. Outages follow an independent two-state Markov chain, with rate 0 in both directions. Each direction is scaled to the
+requested mean over the trace; the other parameters hold to within sampling error.
 """
 
 import math
@@ -25,8 +25,13 @@ LEO_STEPS_S = (12.0, 27.0, 42.0, 57.0)  # of every minute
 
 @dataclass(frozen=True)
 class LogRate:
-    """One direction. mean_mbps, cv: mean and coefficient of variation of the rate over all time, outages included.
-    autocorrelation: of ln rate from one second to the next while the link is up (phi)."""
+    """The rate of one direction.
+
+    Attributes:
+        mean_mbps: mean over all time, outages included.
+        cv: coefficient of variation over all time, outages included.
+        autocorrelation: of ln rate from one second to the next while the link is up (phi).
+    """
 
     mean_mbps: float
     cv: float
@@ -35,7 +40,10 @@ class LogRate:
     def sd_ln(self, outage_share: float = 0.0) -> float:
         """Standard deviation of ln rate while the link is up: s^2 = ln((1 + cv^2)(1 - share)).
 
-        From E[x] = (1 - share) m and E[x^2] = (1 - share) m^2 exp(s^2). Raises TraceError where the outages alone vary more than cv.
+        From E[x] = (1 - share) m and E[x^2] = (1 - share) m^2 exp(s^2).
+
+        Raises:
+            TraceError: the outages alone vary more than cv.
         """
         spread = (1.0 + self.cv**2) * (1.0 - outage_share)
         if spread < 1.0:
@@ -46,7 +54,12 @@ class LogRate:
 
 @dataclass(frozen=True)
 class Outages:
-    """share: of time, 0 to 1 (exclusive). run_s: mean length of one outage, at least a second; lengths are geometric."""
+    """Outages of geometric length.
+
+    Attributes:
+        share: of time, above 0 and below 1.
+        run_s: mean length of one outage, at least a second.
+    """
 
     share: float
     run_s: float
@@ -54,7 +67,7 @@ class Outages:
 
 @dataclass(frozen=True)
 class Leo:
-    """A round trip that is drawn anew at each step, uniformly within spread_ms of rtt_ms."""
+    """A round trip drawn anew at each step, uniformly within spread_ms of rtt_ms."""
 
     rtt_ms: float
     spread_ms: float
@@ -62,7 +75,14 @@ class Leo:
 
 @dataclass(frozen=True)
 class Kind:
-    """A named set of parameters. source: where the figures come from. leo: of a link that steps every 15 s."""
+    """A named set of parameters.
+
+    Attributes:
+        down, up: rates of the directions.
+        outages: None for none.
+        source: where the figures come from.
+        leo: of a link that steps every 15 s; None for other links.
+    """
 
     down: LogRate
     up: LogRate
@@ -136,17 +156,20 @@ LEO_HOLD_S = (0.05, 0.2)
 
 
 def generate(kind: str, seed: int, duration_s: float) -> Trace:
-    """A trace of a named kind. Equal arguments give equal traces; rates are whole kbit/s, and delays and holds whole 0.1 ms.
+    """Generate a trace of a named kind.
 
-    Raises TraceError for an unknown kind or a duration outside 10 s to 1e6 s.
+    Equal arguments give equal traces. Rates are whole kbit/s; delays and holds are multiples of 0.1 ms.
+
+    Raises:
+        TraceError: the kind is unknown, or the duration is outside 10 s to 1e6 s.
     """
     if kind not in KINDS:
-        raise TraceError(f"{kind!r} is no kind of generated trace{did_you_mean(kind, KINDS)}")
+        raise TraceError(f"{kind!r} is not a kind of generated trace{did_you_mean(kind, KINDS)}")
     return generate_as(KINDS[kind], kind, seed, duration_s)
 
 
 def generate_as(parameters: Kind, name: str, seed: int, duration_s: float) -> Trace:
-    """As `generate`, for parameters of one's own; `name` keys the random streams. Raises TraceError for parameters out of range."""
+    """As `generate`, for given parameters; `name` keys the random streams. Raises TraceError for parameters out of range."""
     _check(parameters, duration_s)
     if parameters.leo is not None:
         return _leo(parameters, parameters.leo, name, seed, duration_s)
@@ -173,7 +196,7 @@ def ar1(phi: float, steps: int, random: np.random.Generator) -> Floats:
 
 
 def outages(parameters: Outages, steps: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """bool [steps]: whether each second is one of an outage; a stationary two-state chain, left with probability 1 / run."""
+    """bool [steps]: whether each second is in an outage: a stationary two-state chain whose outages end with probability 1 / run."""
     ends = STEP_S / parameters.run_s
     begins = ends * parameters.share / (1.0 - parameters.share)
     out = np.empty(steps, dtype=bool)
@@ -185,7 +208,7 @@ def outages(parameters: Outages, steps: int, random: np.random.Generator) -> NDA
 
 
 def _leo(parameters: Kind, leo: Leo, name: str, seed: int, duration_s: float) -> Trace:
-    """At seconds 12, 27, 42 and 57 of a minute nothing passes for 50 to 200 ms, then rates and base delay are new."""
+    """At seconds 12, 27, 42 and 57 of a minute nothing passes for 50 to 200 ms; then rates and delay are drawn anew."""
     minutes = np.arange(math.ceil(duration_s / 60.0)) * 60.0
     steps_s = (minutes[:, None] + np.array(LEO_STEPS_S)).ravel()
     steps_s = steps_s[steps_s < duration_s]

@@ -10,21 +10,24 @@ from simulator.core.errors import TraceError
 
 Floats = NDArray[np.float64]
 
-MOST_BPS = 1e12  # more than any link: such a number stands in another unit
-MOST_S = 1e7  # four months: a longer trace, or a longer delay, stands in another unit
-LEAST_TAIL = 0.25  # of a bin: what a shorter rest says of its bin is mostly chance
+MOST_BPS = 1e12  # more than any link: such a number is in another unit
+MOST_S = 1e7  # four months: a longer trace, or a longer delay, is in another unit
+LEAST_TAIL = 0.25  # of a bin: the mean of a shorter rest is mostly noise
 
 
 @dataclass(frozen=True, eq=False)
 class RateSeries:
     """The rate of one direction of a link: `rate_bps[i]` holds over [times_s[i], times_s[i + 1]), the last until `duration_s`.
 
-    Then the series starts again: at time t it has the rate of t modulo `duration_s`. A rate of 0 is an outage.
+    The series repeats: at time t it has the rate of t modulo `duration_s`. A rate of 0 is an outage. Arrays are copied and made read-only.
 
-    times_s: float64 [n], seconds, starts at 0, strictly increasing, below duration_s. rate_bps: float64 [n], bits per second,
-    0 to 1e12. duration_s: seconds, > 0, up to 1e7. Both arrays are copied and made read-only.
+    Attributes:
+        times_s: float64 [n], seconds, starts at 0, strictly increasing, below duration_s.
+        rate_bps: float64 [n], bits per second, 0 to 1e12.
+        duration_s: seconds, above 0, up to 1e7.
 
-    Raises TraceError where the arrays break one of these rules.
+    Raises:
+        TraceError: the arrays break one of these rules.
     """
 
     times_s: Floats
@@ -39,8 +42,9 @@ class RateSeries:
         return _mean(self.times_s, self.rate_bps, self.duration_s)
 
     def binned(self, width_s: float = 1.0) -> Floats:
-        """float64 [bins]: mean rate of each bin of `width_s`. What is left after the last whole bin counts as a bin (over the time
-        it has) where it is at least a quarter of one; a series shorter than that is one bin.
+        """float64 [bins]: mean rate of each bin of `width_s`.
+
+        A rest after the last whole bin counts as a bin if it is at least a quarter of one; a shorter series is one bin.
         """
         return _binned(self.times_s, self.rate_bps, self.duration_s, width_s)
 
@@ -49,7 +53,10 @@ class RateSeries:
 class StepSeries:
     """Any other quantity that holds from one time to the next (a delay in seconds, a loss share), with the rules of `RateSeries`.
 
-    times_s: float64 [n]. values: float64 [n], 0 to 1e7. Raises TraceError.
+    Attributes:
+        times_s: float64 [n].
+        values: float64 [n], 0 to 1e7.
+        duration_s: seconds.
     """
 
     times_s: Floats
