@@ -105,7 +105,7 @@ def measure(devices: int, replicas: int, acceptance: float, redraft: bool) -> di
         "events_per_round": result.events / rounds,
         "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "conversation_mean_s": float(result.columns["latency_s"].mean()),
-        "cloud_busy": sum(result.cloud_busy_s) / sum(result.cloud_up_s),
+        "cloud_busy": result.utilisation,
     }
 
 

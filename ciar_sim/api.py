@@ -36,10 +36,12 @@ class Result:
     Attributes:
         folder: The run folder; docs/file-formats.md lists what it holds.
         summary: One row per case, as in `summary.csv`.
+        warnings: What to know before believing the figures, as in `provenance.json`.
     """
 
     folder: Path
     summary: "pd.DataFrame"
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def requests(self) -> "pd.DataFrame":
@@ -161,7 +163,7 @@ def execute(
         if not error.place:
             raise
         raise type(error)(f"{where(error.place)}: {error}") from None
-    return Result(outcome.folder, outcome.summary)
+    return Result(outcome.folder, outcome.summary, outcome.warnings)
 
 
 def _yaml(value: Any, path: str) -> str:

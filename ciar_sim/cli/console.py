@@ -131,6 +131,12 @@ def summary_lines(summary: pd.DataFrame) -> str:
     return _drawn(table)
 
 
+def warning_lines(warnings: Sequence[str], most: int = 8) -> list[str]:
+    """The warnings of a run, one a line; where there are more than `most`, the last line says how many."""
+    lines = [f"warning: {text}" for text in warnings[:most]]
+    return [*lines, f"warning: {len(warnings) - most} more, in provenance.json"] if len(warnings) > most else lines
+
+
 def _first_seen(column: pd.Series) -> pd.Series:
     """Sort key that keeps values in the order in which they first occur; all missing ones (an axis of another method) are one value."""
     return pd.Series(pd.factorize(column, use_na_sentinel=False)[0], index=column.index)

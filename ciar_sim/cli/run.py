@@ -84,7 +84,7 @@ def _run(
     loaded = load_with_source(scenario_path(path), axes, sets)
 
     from ciar_sim.api import execute
-    from ciar_sim.cli.console import progress_bars, summary_lines
+    from ciar_sim.cli.console import progress_bars, summary_lines, warning_lines
     from simulator.experiment.assumptions import trace_notes
     from simulator.experiment.sweep import expand
 
@@ -103,4 +103,6 @@ def _run(
         click.echo(summary_lines(result.summary))
         for note in trace_notes(case.scenario for case in expand(loaded.scenario)):
             click.echo(f"note: {note}")
+        for line in warning_lines(result.warnings):
+            click.echo(line)
         click.echo(f"{result.report}")

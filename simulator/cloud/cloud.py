@@ -126,6 +126,10 @@ class Cloud:
         """Seconds that each replica was up until now."""
         return [replica.up_s + (now_s - replica.since_s if replica.up else 0.0) for replica in self.replicas]
 
+    def busy_s(self, now_s: float) -> list[float]:
+        """Seconds that each replica spent in iterations until now."""
+        return [replica.busy_until(now_s) for replica in self.replicas]
+
     # Routing and admission.
 
     def _choose(self, session: CloudSession) -> Replica | None:

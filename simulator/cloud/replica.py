@@ -92,6 +92,10 @@ class Replica:
         """Sessions with work here, in the queue or in the iteration."""
         return len(self._ready) + len(self._batch)
 
+    def busy_until(self, now_s: float) -> float:
+        """Seconds in iterations until now, the current one counted as far as it has come."""
+        return self.busy_s - (self._end_s - now_s if self._batch else 0.0)
+
     def submit(self, session: CloudSession, now_s: float, items: tuple[Item, ...]) -> None:
         """Queue the work of a session's next call, at least one item; `session.served` follows when all is done."""
         session.items = items

@@ -5,6 +5,7 @@ methods), and results do not depend on process, worker count or hash seed.
 """
 
 import hashlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,6 +15,23 @@ def stream(seed: int, *key: str | int) -> np.random.Generator:
     text = "\x1f".join([str(int(seed)), *(f"{type(part).__name__}:{part}" for part in key)])
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+
+
+_BLOCK = 64
+
+
+def buffered(draw: Callable[[int], np.ndarray]) -> Callable[[], float]:
+    """The draws of a stream one at a time, taken from it in blocks of 64, which is faster and gives the same numbers.
+
+    Args:
+        draw: float64 [count], by count, such as `generator.random`.
+    """
+
+    def each() -> Iterator[float]:
+        while True:
+            yield from draw(_BLOCK).tolist()
+
+    return each().__next__
 
 
 def draws(seed: int, count: int, *key: str | int) -> np.ndarray:

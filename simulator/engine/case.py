@@ -43,7 +43,7 @@ class CaseInputs:
         until_s: the simulation ends then at the latest, with requests still open.
         slo_s: as in `FleetPart`.
         sample_every_s: interval of `CaseResult.samples`.
-        warmup_s: replicas are counted from then on (`CaseResult.mean_replicas`).
+        warmup_s, duration_s: `CaseResult.utilisation` is measured between them, or to the last event where that is later.
         fleet: parts of a fleet of several kinds, numbered one after another; programs, device, network and slo_s are then unused.
         fallback: what devices do when a reply is late, None for waiting.
     """
@@ -63,6 +63,7 @@ class CaseInputs:
     slo_s: float = math.inf
     sample_every_s: float = math.inf
     warmup_s: float = 0.0
+    duration_s: float = 0.0
     fleet: Sequence[FleetPart] = ()
     fallback: Fallback | None = None
 
@@ -94,11 +95,12 @@ class CaseResult:
 
     Attributes:
         events: SimPy events processed.
-        cloud_busy_s: seconds in iterations, per replica.
+        cloud_busy_s: seconds in iterations until the last event, per replica; jobs of other tenants included.
         makespan_s: time of the last event; NaN without any.
         mean_batch: sessions per cloud iteration; NaN without any.
         cloud_up_s: seconds up until the last event, per replica.
-        mean_replicas: up, from the first request or `warmup_s`, whichever is later, to the last event; NaN where nothing happened since.
+        utilisation: seconds in iterations over seconds up, summed over replicas, from `warmup_s` to `duration_s` or the last event,
+            whichever is later; NaN without requests.
         refused: requests that the cloud did not take.
         unfinished: requests still open at `until_s`.
         samples: the cloud at equal intervals (`simulator.cloud.cloud.SAMPLED`), arrays of equal length; empty without sampling.
@@ -113,7 +115,7 @@ class CaseResult:
     makespan_s: float
     mean_batch: float
     cloud_up_s: list[float]
-    mean_replicas: float
+    utilisation: float
     refused: int = 0
     unfinished: int = 0
     samples: dict[str, np.ndarray] = field(default_factory=dict)

@@ -93,7 +93,7 @@ class Run:
         self.clock = Clock()
         start_s = float(arrivals.requested_s[0]) if n else 0.0
         self.counted_from_s = max(start_s, inputs.warmup_s)
-        self.up_before_s = 0.0  # seconds that replicas were up until then
+        self.before_s = 0.0, 0.0  # seconds that replicas were up and busy until then
         self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at, rules, start_s)
         # A crash or a refusal reaches a device at the clock's time, so no device may be ahead of it.
         self.may_run_ahead = not rules.crashes and rules.max_waiting is None
@@ -138,17 +138,15 @@ class Run:
         for access in self.accesses:
             for radio in access.radios:
                 radio.finish()
-        counted_s = self.clock.now - self.counted_from_s
-        up_s = self.cloud.up_s(self.clock.now)
         return CaseResult(
             columns=self._columns(),
             spans=self.spans,
             events=self.clock.events(),
-            cloud_busy_s=[replica.busy_s for replica in self.cloud.replicas],
+            cloud_busy_s=self.cloud.busy_s(self.clock.now),
             makespan_s=self.clock.now if any_requests else math.nan,
             mean_batch=self.cloud.mean_batch(),
-            cloud_up_s=up_s,
-            mean_replicas=(sum(up_s) - self.up_before_s) / counted_s if counted_s > 0.0 else math.nan,
+            cloud_up_s=self.cloud.up_s(self.clock.now),
+            utilisation=self._utilisation() if any_requests else math.nan,
             refused=self.cloud.refused,
             unfinished=self.open - self.draining,
             samples=dict(zip(SAMPLED, np.array(self.samples).reshape(-1, len(SAMPLED)).T, strict=True)),
@@ -160,7 +158,17 @@ class Run:
         self.clock.at(len(self.samples) * self.inputs.sample_every_s, (self._on_sample,), None)
 
     def _on_warm(self, alarm: Alarm) -> None:
-        self.up_before_s = sum(self.cloud.up_s(alarm.time_s))
+        self.before_s = sum(self.cloud.up_s(alarm.time_s)), sum(self.cloud.busy_s(alarm.time_s))
+
+    def _utilisation(self) -> float:
+        """See `CaseResult`. The first replicas count as up before the first request, and those up at the last event as up after it."""
+        now_s, inputs = self.clock.now, self.inputs
+        if now_s < inputs.warmup_s:
+            return 0.0 if inputs.duration_s > inputs.warmup_s else math.nan
+        up_s = sum(self.cloud.up_s(now_s)) - self.before_s[0]
+        up_s += inputs.replicas * (self.counted_from_s - inputs.warmup_s)
+        up_s += sum(replica.up for replica in self.cloud.replicas) * max(0.0, inputs.duration_s - now_s)
+        return (sum(self.cloud.busy_s(now_s)) - self.before_s[1]) / up_s if up_s > 0.0 else math.nan
 
     def _on_end(self, _alarm: Alarm) -> None:
         self.clock.drop()

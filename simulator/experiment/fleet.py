@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-from simulator.engine.case import CaseResult
 from simulator.engine.thermal import Throttling
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.schema.compute import Compute
@@ -58,12 +57,6 @@ def colocated_compute(choice: Compute) -> Compute:
 def links_of(scenario: Scenario) -> list[LinkFigures]:
     """The link of each kind of device."""
     return [kind.network.figures() if kind and kind.network else scenario.link for kind in kinds_of(scenario)]
-
-
-def mean_replicas(scenario: Scenario, result: CaseResult) -> float:
-    """Replicas of the cloud, averaged over the run."""
-    changing = scenario.cloud.autoscale is not None or scenario.cloud.crashes
-    return result.mean_replicas if changing and not math.isnan(result.mean_replicas) else float(scenario.cloud.replicas)
 
 
 GENERATED_S = 6 * 3600.0  # length of the generated trace of a preset; every device starts somewhere else in it

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from simulator.experiment.branches import images_of
-from simulator.experiment.fleet import mean_replicas
 from simulator.experiment.plan import Plan
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.simulating import Simulated
@@ -56,7 +55,7 @@ def score_cases(
                 quality={**quality_columns(images.recordings, reference), **scored},
                 of_set=of_set,
                 sequential=fleet is None,
-                replicas=mean_replicas(case.scenario, result),
+                utilisation=result.utilisation,
                 gpu_usd_per_hour=math.nan if price is None else price,
                 refused=result.refused,
                 unfinished=result.unfinished,

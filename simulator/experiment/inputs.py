@@ -69,6 +69,7 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
             until_s=2.0 * workload.duration_s,
             sample_every_s=every_s,
             warmup_s=workload.warmup_s,
+            duration_s=workload.duration_s,
         )
         return done(simulate(of_fleet))
     # Sequential: every prompt once, far enough apart that no request meets the one before.

@@ -19,7 +19,7 @@ from simulator.experiment.images import ImageScorer
 from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload
+from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload, TraceArrivals
 from simulator.experiment.simulating import Simulated
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, torch_version
@@ -56,12 +56,32 @@ SATURATED = 0.98  # busy share above which a mean depends on the duration of the
 
 
 def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
-    """Warnings about means that depend on the duration of the run: a saturated cloud or saturated devices."""
+    """What a reader must know of a fleet: requests left out, events without effect, a saturated cloud or saturated devices."""
     workload = case.scenario.workload
     if not isinstance(workload, FleetWorkload):
         return []
     who = case.title
     found = []
+    if isinstance(workload.arrivals, TraceArrivals):
+        times, _ = workload.arrivals.times()
+        cut = int(np.count_nonzero(times >= workload.duration_s))
+        if cut:
+            found.append(
+                f"{who}: {cut} of {len(times)} arrivals of {Path(workload.arrivals.trace).name} come at or after duration_s "
+                f"({workload.duration_s:g} s) and were left out"
+            )
+    requested_s = result.columns["requested_s"]
+    if not len(requested_s):
+        found.append(f"{who}: no request was answered, so there are no figures")
+    elif workload.warmup_s > requested_s.max():
+        found.append(
+            f"{who}: all {len(requested_s)} requests come before warmup_s ({workload.warmup_s:g} s), so there are no figures"
+        )
+    for crash in case.scenario.cloud.crashes:
+        if not crash.at_s <= result.makespan_s:
+            found.append(
+                f"{who}: the crash of replica {crash.replica} at {crash.at_s:g} s comes after the last request and had no effect"
+            )
     if result.unfinished:
         found.append(
             f"{who}: {result.unfinished} requests were unfinished at {2 * workload.duration_s:g} s, where the run was ended; "
@@ -70,12 +90,12 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
     if isinstance(workload.arrivals, ClosedArrivals) or not math.isfinite(result.makespan_s):
         return found
     saturated = "saturated: requests come faster than they are served, so latency grows with duration_s and its mean means little"
-    busy = sum(result.cloud_busy_s) / sum(result.cloud_up_s) if sum(result.cloud_up_s) > 0 else 0.0
-    if busy >= SATURATED:
-        found.append(f"{who}: the cloud was busy {100 * busy:.1f} % of the time; {saturated}")
-    computing_s = np.bincount(result.columns["device"], result.columns["device_compute_s"], 1) / result.makespan_s
-    if computing_s.max() >= SATURATED:
-        number = int(np.count_nonzero(computing_s >= SATURATED))
+    if result.utilisation >= SATURATED:
+        found.append(f"{who}: the cloud was busy {100 * result.utilisation:.1f} % of the time; {saturated}")
+    end_s = max(result.makespan_s, workload.duration_s)
+    computing = np.bincount(result.columns["device"], result.columns["device_compute_s"], 1) / end_s
+    if computing.max() >= SATURATED:
+        number = int(np.count_nonzero(computing >= SATURATED))
         found.append(
             f"{who}: {number} of {workload.devices} devices computed {100 * SATURATED:g} % of the time or more; {saturated}"
         )

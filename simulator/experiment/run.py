@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from simulator.experiment.cost_table import CostTable
+from simulator.experiment.estimate import check_size
 from simulator.experiment.images import ImageScorer, kept_images, score_cases
 from simulator.experiment.plan import Plan, search_thresholds
 from simulator.experiment.provenance import provenance_of
@@ -25,11 +26,12 @@ from simulator.results.timeline import Span
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its folder, its summary, and the number of simulated events."""
+    """A finished run: its folder, its summary, the number of simulated events, and the warnings of provenance.json."""
 
     folder: Path
     summary: pd.DataFrame
     events: int
+    warnings: tuple[str, ...] = ()
 
 
 def run_scenario(
@@ -62,6 +64,7 @@ def run_scenario(
     check_run_folder(folder)
     manifest = pair_manifest(scenario.pair)
     cases = expand(scenario)
+    check_size(cases, jobs)
     check_methods(cases, manifest)
     costs = CostTable(manifest, cases, profile)  # before recording: what cannot be priced is refused at once
     cases, calibrated = search_thresholds(cases, manifest, scenes, source)
@@ -69,15 +72,16 @@ def run_scenario(
     recordings = plan.record(source)
     simulated = simulate_cases(cases, costs, plan, recordings, source, progress, jobs)
     records = score_cases(simulated, plan, recordings, scorer)
+    provenance = provenance_of(scenario, manifest, costs, plan, recordings, calibrated, simulated, scorer)
     progress("writing", 0, 1)
     summary = write_run(
         folder,
         scenario_yaml=resolved_yaml(scenario),
         cases=records,
-        provenance=provenance_of(scenario, manifest, costs, plan, recordings, calibrated, simulated, scorer),
+        provenance=provenance,
         spans=[Span(case.title, *span) for case, result, _ in simulated for span in result.spans],
         pictures=kept_images(simulated, plan, recordings, manifest.grid),
         draw=draw,
     )
     progress("writing", 1, 1)
-    return Outcome(folder, summary, sum(result.events for _, result, _ in simulated))
+    return Outcome(folder, summary, sum(result.events for _, result, _ in simulated), tuple(provenance["warnings"]))

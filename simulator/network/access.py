@@ -1,16 +1,14 @@
-"""The network of a case in base units, and the links it gives each device."""
+"""The network of a case in base units, and the links that it gives each device."""
 
 import math
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from simulator.core.rng import stream
 from simulator.network.impairments import Jitter, Loss, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import Radio, RadioFigures
-from simulator.network.transport import SYN_RTO_S, TRANSPORTS, Transport
+from simulator.network.transport import MAX_TRIES, SYN_RTO_S, TRANSPORTS, Transport, backoff
 from simulator.network.wire import Capacity, StepFunction, VaryingWire, Wire
 
 AnyLink = Link | ImpairedLink
@@ -18,13 +16,20 @@ AnyLink = Link | ImpairedLink
 
 @dataclass(frozen=True)
 class Network:
-    """Every device's link. up_bps, down_bps: bits per second, or a capacity that varies, each device at its own place in it.
+    """Links of all devices. What varies over time repeats, and each device (or cell) enters it at a random time of its own.
 
-    up_delay_s, down_delay_s: one way, the mean, or steps entered at the same place. up_jitter_s, down_jitter_s: standard deviation,
-    of delays distributed as `distribution` says (one of link.DISTRIBUTIONS); jitter_samples_s: measured deviations instead. up_loss,
-    down_loss: share of packets lost, or steps; burst_packets: mean length of a burst, None for none, and with steps.
-    buffer_bytes: of the queue before the wire. radio: of each
-    device, None for none. devices_per_cell: devices whose messages share one wire each way, first come first served.
+    Attributes:
+        up_bps, down_bps: bits per second, constant or varying.
+        up_delay_s, down_delay_s: mean one-way delay, constant or varying.
+        up_jitter_s, down_jitter_s: standard deviation of the one-way delay.
+        distribution: of the delay, one of `impairments.DISTRIBUTIONS`.
+        jitter_samples_s: measured deviations in place of a distribution.
+        up_loss, down_loss: share of packets lost, constant or varying.
+        burst_packets: mean length of a burst of losses, None for independent ones; not with varying loss.
+        buffer_bytes: of the queue before the wire.
+        transport: framing, timers and window.
+        radio: of each device, None for none.
+        devices_per_cell: devices that share one wire each way, first come, first served.
     """
 
     up_bps: float | Capacity
@@ -45,110 +50,102 @@ class Network:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing but rate, delay and normal jitter matters, which `Link` has by itself."""
-        constant = not self.varying
-        quiet = self.distribution == "normal" and not self.jitter_samples_s and not self.up_loss and not self.down_loss
-        bare = self.buffer_bytes == math.inf and self.radio is None and self.devices_per_cell == 1
-        return constant and quiet and bare and self.transport.name == "ideal"
+        """Whether `Link` covers it: rate, delay and jitter of any size, and every other field at its default."""
+        covered = Network(
+            self.up_bps, self.down_bps, self.up_delay_s, self.down_delay_s, self.up_jitter_s, self.down_jitter_s
+        )
+        return self == covered and not self.varying
 
     @property
     def varying(self) -> list[Capacity | StepFunction]:
-        """What follows time."""
+        """What varies over time."""
         parts = (self.up_bps, self.down_bps, self.up_delay_s, self.down_delay_s, self.up_loss, self.down_loss)
         return [part for part in parts if isinstance(part, Capacity | StepFunction)]
 
 
 class AccessNetwork:
-    """Gives devices their links. seed: of all draws. joules: energy of radios is added here, by request. first: number of the first
-    device, with which the first cell begins.
-    """
+    """Gives devices their links."""
 
     def __init__(self, network: Network, seed: int, joules: MutableSequence[float], first: int = 0) -> None:
-        """Raises ValueError where devices_per_cell is below 1."""
+        """Raises ValueError where devices_per_cell is below 1, or bursts are asked of a varying loss.
+
+        Args:
+            seed: of all random draws.
+            joules: energy of radios is added here, by request.
+            first: number of the first device, with which the first cell begins.
+        """
         if network.devices_per_cell < 1:
             raise ValueError(f"devices_per_cell must be >= 1, got {network.devices_per_cell}")
+        if network.burst_packets is not None and any(
+            isinstance(loss, StepFunction) for loss in (network.up_loss, network.down_loss)
+        ):
+            raise ValueError("burst_packets goes with a constant loss: packets of a varying one are lost independently")
         self.network = network
         self.seed = seed
         self.joules = joules
         self.first = first
         self.radios: list[Radio] = []
+        self._plain = network.plain
         self._cells: dict[int, tuple[Wire, Wire]] = {}
 
     def links(self, device: int) -> tuple[AnyLink, AnyLink, Radio | None]:
-        """Uplink, downlink and radio of a device, to be asked for once."""
-        n, seed = self.network, self.seed
-        if n.plain:
-            jitter_up = stream(seed, "link.up.jitter", device) if n.up_jitter_s else None
-            jitter_down = stream(seed, "link.down.jitter", device) if n.down_jitter_s else None
-            plain_up = Link(_constant(n.up_bps), _constant(n.up_delay_s), n.up_jitter_s, jitter_up)
-            return plain_up, Link(_constant(n.down_bps), _constant(n.down_delay_s), n.down_jitter_s, jitter_down), None
+        """Uplink, downlink and radio of a device; called once for each."""
+        n = self.network
+        if self._plain:
+            return self._plain_link("up", device), self._plain_link("down", device), None
         cell = -(-self.first // n.devices_per_cell) + (device - self.first) // n.devices_per_cell
-        # One place for both ways and for all that varies.
-        offset_s = float(stream(seed, "link.offset", cell).random()) * max(
-            (one.duration_s for one in n.varying), default=0.0
-        )
+        # One time for both directions and for all that varies.
+        period_s = max((one.duration_s for one in n.varying), default=0.0)
+        offset_s = float(stream(self.seed, "link.offset", cell).random()) * period_s
         up_wire, down_wire = self._wires(cell, offset_s)
-        up_jitter, down_jitter = (
-            Jitter(sd_s, n.distribution, n.jitter_samples_s) for sd_s in (n.up_jitter_s, n.down_jitter_s)
-        )
-        up_delay_s, down_delay_s = (
-            one.mean if isinstance(one, StepFunction) else one for one in (n.up_delay_s, n.down_delay_s)
-        )
-        up_delay_at, down_delay_at = (
-            one.entered_at(offset_s) if isinstance(one, StepFunction) else None
-            for one in (n.up_delay_s, n.down_delay_s)
-        )
         radio = None
         if n.radio is not None:
-            radio = Radio(n.radio, stream(seed, "radio", device), self.joules)
+            radio = Radio(n.radio, stream(self.seed, "radio", device), self.joules)
             self.radios.append(radio)
-        # The timers of a transport go by the round trip's mean deviation, which is sqrt(2 / pi) of a normal one's standard deviation.
-        rtt_s = up_delay_s + down_delay_s
-        rttvar_s = math.sqrt(2.0 / math.pi) * math.hypot(up_jitter.deviation_s, down_jitter.deviation_s)
-
-        def draws(jitter: Jitter, mean_s: float, way: str) -> Callable[[int], np.ndarray] | None:
-            return (
-                jitter.draws(mean_s, stream(seed, f"link.{way}.jitter", device))
-                if jitter.sd_s or jitter.samples_s
-                else None
-            )
-
-        def loss(share: float | StepFunction, way: str) -> Loss | VaryingLoss | None:
-            draw = stream(seed, f"link.{way}.loss", device)
-            if isinstance(share, StepFunction):
-                return VaryingLoss(share.entered_at(offset_s), draw)
-            return Loss(share, draw, n.burst_packets) if share else None
-
-        up = ImpairedLink(
-            up_wire,
-            up_delay_s,
-            rtt_s,
-            n.transport,
-            rttvar_s=rttvar_s,
-            draw=draws(up_jitter, up_delay_s, "up"),
-            delay_at=up_delay_at,
-            loss=loss(n.up_loss, "up"),
-            buffer_bytes=n.buffer_bytes,
-            gate=None if radio is None else radio.up,
-        )
-        down = ImpairedLink(
-            down_wire,
-            down_delay_s,
-            rtt_s,
-            n.transport,
-            rttvar_s=rttvar_s,
-            draw=draws(down_jitter, down_delay_s, "down"),
-            delay_at=down_delay_at,
-            loss=loss(n.down_loss, "down"),
-            buffer_bytes=n.buffer_bytes,
-            gate=None if radio is None else radio.down,
-        )
+        up = self._link("up", device, up_wire, offset_s, radio)
+        down = self._link("down", device, down_wire, offset_s, radio)
         if n.transport.handshake_rtts:
             up.opened_by(_handshake(up, down))
         return up, down, radio
 
+    def _plain_link(self, way: str, device: int) -> Link:
+        n = self.network
+        rate, delay, jitter_s = (
+            (n.up_bps, n.up_delay_s, n.up_jitter_s) if way == "up" else (n.down_bps, n.down_delay_s, n.down_jitter_s)
+        )
+        jitter = stream(self.seed, f"link.{way}.jitter", device) if jitter_s else None
+        return Link(_constant(rate), _constant(delay), jitter_s, jitter)
+
+    def _link(self, way: str, device: int, wire: Wire, offset_s: float, radio: Radio | None) -> ImpairedLink:
+        n = self.network
+        delay, share = (n.up_delay_s, n.up_loss) if way == "up" else (n.down_delay_s, n.down_loss)
+        delay_s = _mean(delay)
+        jitters = [Jitter(sd_s, n.distribution, n.jitter_samples_s) for sd_s in (n.up_jitter_s, n.down_jitter_s)]
+        jitter = jitters[0] if way == "up" else jitters[1]
+        varies = jitter.sd_s > 0.0 or bool(jitter.samples_s)
+        draw = jitter.draws(delay_s, stream(self.seed, f"link.{way}.jitter", device)) if varies else None
+        loss: Loss | VaryingLoss | None = None
+        if isinstance(share, StepFunction):
+            loss = VaryingLoss(share.entered_at(offset_s), stream(self.seed, f"link.{way}.loss", device))
+        elif share:
+            loss = Loss(share, stream(self.seed, f"link.{way}.loss", device), n.burst_packets)
+        return ImpairedLink(
+            wire,
+            delay_s,
+            _mean(n.up_delay_s) + _mean(n.down_delay_s),
+            n.transport,
+            # The mean deviation of a normal variable is sqrt(2 / pi) times its standard deviation.
+            rttvar_s=math.sqrt(2.0 / math.pi) * math.hypot(*(one.deviation_s for one in jitters)),
+            draw=draw,
+            delay_at=delay.entered_at(offset_s) if isinstance(delay, StepFunction) else None,
+            reach_s=jitter.reach_s(delay_s) if varies else 0.0,
+            loss=loss,
+            buffer_bytes=n.buffer_bytes,
+            gate=None if radio is None else radio.up if way == "up" else radio.down,
+        )
+
     def _wires(self, cell: int, offset_s: float) -> tuple[Wire, Wire]:
-        """Wires up and down: of the device's own, or of its cell."""
+        """Wires up and down, of the device or of its cell."""
         n = self.network
         shared = n.devices_per_cell > 1
         if shared and cell in self._cells:
@@ -168,19 +165,28 @@ def _constant(value: float | Capacity | StepFunction) -> float:
     return value
 
 
+def _mean(value: float | StepFunction) -> float:
+    return value.mean if isinstance(value, StepFunction) else value
+
+
 def _handshake(up: ImpairedLink, down: ImpairedLink) -> Callable[[float], float]:
-    """When a connection is open that a device begins to open: its round trips, what they carry in the last, and one second, then two
-    and so on, for each that loses a packet. The wires are not held meanwhile.
+    """When a connection is open, by the time at which a device begins to open it; infinity for never.
+
+    It takes the transport's round trips, hello and certificates in the last of them, and a timeout (`backoff`) for each round trip that
+    loses a packet. It does not occupy the wires.
     """
     t = up.transport
 
     def opened(begin_s: float) -> float:
         now_s = begin_s
         for left in reversed(range(t.handshake_rtts)):
-            timeout_s = SYN_RTO_S
-            while any(link.loss is not None and link.loss.lost_again(now_s, 1) for link in (up, down)):
-                now_s += timeout_s
-                timeout_s *= 2.0
+            timeouts_s = backoff(SYN_RTO_S)
+            for _ in range(MAX_TRIES):
+                if not any(link.loss is not None and link.loss.lost_again(now_s, 1) for link in (up, down)):
+                    break
+                now_s += next(timeouts_s)
+            else:
+                return math.inf
             for link, carried_bytes in ((up, t.hello_bytes), (down, t.handshake_bytes)):
                 now_s = link.wire.finish_s(now_s, 0.0 if left else 8.0 * carried_bytes)
                 now_s += link.delay_s if link.delay_at is None else link.delay_at(now_s)

@@ -1,29 +1,37 @@
-"""Jitter and loss of a link."""
+"""Impairments of a link: jitter of the one-way delay, and packet loss."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from simulator.core.rng import buffered
 from simulator.network.transport import one_object
 
-_BLOCK = 64  # draws taken from a stream at once; the draws themselves do not depend on it
-_BURST_S = 0.2  # a burst of losses is over once nothing was sent for so long; bursts on access links last milliseconds
-
-
-# --- delay
-
-
+_BURST_S = 0.2  # a burst of losses is over after so long without a packet; bursts on access links last milliseconds
 DISTRIBUTIONS = ("normal", "lognormal", "gamma", "pareto")
+MAX_JITTER = 100.0  # deviation over mean: beyond it nearly all draws are 0, and no run is long enough to show the mean
+_RARE_CUT = (
+    0.01  # share of a normal distribution below 0 up to which cutting it off leaves the mean as it is, within 0.15 %
+)
+_NORMAL_REACH = 4.0  # deviations below its mean that a normal draw is taken to reach; less than 1e-4 of them lie beyond
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """How the one-way delay varies about its mean: a distribution of that mean and of standard deviation `sd_s`.
+    """Distribution of the one-way delay of a message about its mean. No draw is below 0, and the mean is kept.
 
-    distribution: one of DISTRIBUTIONS; normal draws are cut off at 0, the others are positive by nature. samples_s: measured
-    deviations from the mean instead, drawn with replacement, the delay cut off at 0.
+    - lognormal, gamma, pareto: positive, with standard deviation `sd_s`.
+    - normal: cut off at 0. Where more than 1 % of it lies below 0, it is moved down so that the mean with the cut is the mean asked for;
+      its deviation is then below `sd_s`. Where less does, the cut adds at most 0.15 % to the mean, and nothing is moved.
+    - samples: drawn with replacement, moved by one constant so that their mean with the cut at 0 is the mean asked for.
+
+    Attributes:
+        sd_s: standard deviation.
+        distribution: one of DISTRIBUTIONS.
+        samples_s: measured deviations from the mean, used in place of a distribution.
     """
 
     sd_s: float = 0.0
@@ -32,25 +40,34 @@ class Jitter:
 
     @property
     def deviation_s(self) -> float:
-        """Standard deviation."""
+        """Standard deviation, that of a normal distribution before the cut."""
         return float(np.std(self.samples_s)) if self.samples_s else self.sd_s
 
     def draws(self, mean_s: float, stream: np.random.Generator) -> Callable[[int], np.ndarray]:
-        """Draws delays, in seconds, by their number. Raises ValueError where no distribution can have such a mean and deviation."""
+        """Draws delays of mean `mean_s`, float64 [count] in seconds, by their count.
+
+        Raises ValueError for a mean not above 0, for a deviation that is not finite or above 100 means, and for unknown names.
+        """
+        if not 0.0 < mean_s < math.inf:
+            raise ValueError(f"a delay that varies needs a mean > 0, got {mean_s}")
         if self.samples_s:
-            samples = mean_s + np.asarray(self.samples_s, np.float64)
-            if not np.all(np.isfinite(samples)):
-                raise ValueError("samples of jitter must be finite")
-            return lambda count: np.maximum(stream.choice(samples, count), 0.0)
+            delays = self._moved_samples(mean_s)
+
+            def sampled(count: int) -> np.ndarray:
+                drawn: np.ndarray = delays[stream.integers(len(delays), size=count)]
+                return drawn
+
+            return sampled
         sd_s = self.sd_s
-        if not 0.0 <= sd_s < math.inf:
-            raise ValueError(f"sd_s must be finite and >= 0, got {sd_s}")
-        if self.distribution == "normal":
-            return lambda count: np.maximum(stream.normal(mean_s, sd_s, count), 0.0)
         if self.distribution not in DISTRIBUTIONS:
             raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {self.distribution}")
-        if not (mean_s > 0.0 and sd_s > 0.0):
-            raise ValueError(f"a {self.distribution} delay needs a mean and a deviation > 0, got {mean_s} and {sd_s}")
+        if not (0.0 <= sd_s <= MAX_JITTER * mean_s and (sd_s > 0.0 or self.distribution == "normal")):
+            raise ValueError(
+                f"a {self.distribution} delay of mean {mean_s} needs a deviation up to {MAX_JITTER:g} times that, got {sd_s}"
+            )
+        if self.distribution == "normal":
+            centre_s = cut_normal_centre(mean_s, sd_s)
+            return lambda count: np.maximum(stream.normal(centre_s, sd_s, count), 0.0)
         ratio = (sd_s / mean_s) ** 2
         if self.distribution == "gamma":
             return lambda count: stream.gamma(1.0 / ratio, mean_s * ratio, count)
@@ -60,26 +77,73 @@ class Jitter:
             )
         shape = 1.0 + math.sqrt(
             1.0 + 1.0 / ratio
-        )  # of a Pareto distribution whose variance over squared mean is 1 / (a (a - 2))
+        )  # a Pareto distribution's variance over squared mean is 1 / (a (a - 2))
         least_s = mean_s * (shape - 1.0) / shape
         return lambda count: least_s * (1.0 + stream.pareto(shape, count))
 
+    def reach_s(self, mean_s: float) -> float:
+        """How far below their mean the draws can lie; see `ImpairedLink`, `delay_at`."""
+        if self.samples_s:
+            return mean_s - float(self._moved_samples(mean_s).min())
+        return min(mean_s, _NORMAL_REACH * self.sd_s) if self.distribution == "normal" else mean_s
 
-# --- loss
+    def _moved_samples(self, mean_s: float) -> np.ndarray:
+        """float64 [n]: the samples plus one constant, cut off at 0, so that their mean is `mean_s`."""
+        samples = np.sort(np.asarray(self.samples_s, np.float64))[::-1]
+        if not np.all(np.isfinite(samples)):
+            raise ValueError("samples of jitter must be finite")
+        above = np.arange(1, len(samples) + 1)  # the constant that gives the mean if so many samples stay above 0
+        shifts = (len(samples) * mean_s - np.cumsum(samples)) / above
+        count = int(np.flatnonzero(samples + shifts >= 0.0)[-1])
+        moved: np.ndarray = np.maximum(np.asarray(self.samples_s, np.float64) + shifts[count], 0.0)
+        return moved
+
+
+@lru_cache(maxsize=4096)
+def cut_normal_centre(mean_s: float, sd_s: float) -> float:
+    """Centre of a normal distribution of deviation `sd_s` whose mean, cut off at 0, is `mean_s`: see `Jitter`.
+
+    The cut mean over the deviation is r Phi(r) + phi(r) for a centre of r deviations. Raises ValueError as `Jitter.draws`.
+    """
+    if sd_s == 0.0:
+        return mean_s
+    if not 0.0 < sd_s <= MAX_JITTER * mean_s:
+        raise ValueError(
+            f"a normal delay of mean {mean_s} needs a deviation up to {MAX_JITTER:g} times that, got {sd_s}"
+        )
+    wanted = mean_s / sd_s
+
+    def below(r: float) -> float:
+        return 0.5 * math.erfc(r / math.sqrt(2.0))
+
+    if below(wanted) <= _RARE_CUT:
+        return mean_s
+    low, high = -10.0, wanted
+    for _ in range(80):
+        r = 0.5 * (low + high)
+        cut_mean = r * below(-r) + math.exp(-0.5 * r * r) / math.sqrt(2.0 * math.pi)
+        low, high = (r, high) if cut_mean < wanted else (low, r)
+    return low * sd_s
 
 
 class Loss:
-    """Which packets are lost: a chain of a good state, in which none is, and a bad one, in which all are.
+    """Packet loss by a Markov chain of a good state, which loses no packet, and a bad one, which loses all.
 
-    Source: E. N. Gilbert, Capacity of a burst-noise channel, Bell System Technical Journal 39 (1960), with every packet of
-    the bad state lost. Without a mean burst each packet is lost by itself (Bernoulli), which is the chain whose bursts are 1 / (1 - mean).
-    The chain moves with packets and forgets after 0.2 s without any.
+    Without a mean burst length, losses are independent (Bernoulli): the chain whose bursts have the mean 1 / (1 - mean).
+    The chain advances by packets, and restarts after 0.2 s without any.
+    Source: E. N. Gilbert, Capacity of a burst-noise channel, Bell System Technical Journal 39 (1960), with all packets of the
+    bad state lost.
     """
 
-    __slots__ = ("_bad", "_forgets", "_gap", "_last_s", "_leave_bad", "_leave_good", "_stream", "_uniforms", "mean")
+    __slots__ = ("_bad", "_forgets", "_gap", "_last_s", "_leave_bad", "_leave_good", "_uniform", "mean")
 
     def __init__(self, mean: float, stream: np.random.Generator, burst_packets: float | None = None) -> None:
-        """mean: share of packets lost. burst_packets: mean length of a burst. Raises ValueError where no chain has them."""
+        """Raises ValueError where no chain has these figures.
+
+        Args:
+            mean: share of packets lost.
+            burst_packets: mean length of a burst, None for independent losses.
+        """
         if not 0.0 < mean < 1.0:
             raise ValueError(f"the mean loss must be > 0 and < 1, got {mean}")
         burst = 1.0 / (1.0 - mean) if burst_packets is None else burst_packets
@@ -91,15 +155,14 @@ class Loss:
         self._forgets = burst_packets is not None
         self._leave_bad = one_object(1.0 / burst)
         self._leave_good = one_object(mean / (burst * (1.0 - mean)))
-        self._stream = stream
-        self._uniforms: list[float] = []
+        self._uniform = buffered(stream.random)
         self._last_s = math.inf
-        self._gap = 0  # good packets to come, then `_bad` bad ones
+        self._gap = 0  # good packets until the next burst, of `_bad` packets
         self._restart()
         self._bad = self._geometric(self._leave_bad)
 
     def lost(self, now_s: float, packets: int) -> Sequence[int]:
-        """Which of the next `packets` are lost, by number, ascending."""
+        """Indices of the lost ones among the next `packets`, ascending."""
         if self._forgets:
             if now_s - self._last_s > _BURST_S:
                 self._restart()
@@ -125,11 +188,11 @@ class Loss:
                 self._bad = self._geometric(self._leave_bad)
 
     def lost_again(self, now_s: float, packets: int) -> int:
-        """How many of `packets` sent again at `now_s`, long after, are lost once more."""
+        """How many of `packets` that are sent again at `now_s`, long after, are lost again."""
         return sum(self._uniform() < self.mean for _ in range(packets))
 
     def _restart(self) -> None:
-        """Any state again, as likely as ever. What is left of one lasts as long as before, however long it has lasted."""
+        """Draw the state from its stationary distribution. Stays are geometric, thus memoryless."""
         if self._uniform() < self.mean:
             self._gap = 0
         elif self._gap == 0:
@@ -140,24 +203,18 @@ class Loss:
             return 1
         return 1 + int(min(math.log1p(-self._uniform()) / math.log1p(-chance), 1e18))
 
-    def _uniform(self) -> float:
-        uniforms = self._uniforms
-        if not uniforms:
-            uniforms.extend(self._stream.random(_BLOCK)[::-1].tolist())
-        return uniforms.pop()
-
 
 class VaryingLoss:
-    """Packets lost one by one, each with the chance that holds at the time."""
+    """Independent losses, with a probability that varies over time."""
 
     def __init__(self, share: Callable[[float], float], stream: np.random.Generator) -> None:
-        """share: of packets lost, by time."""
+        """share: of packets lost, by time in seconds."""
         self._share = share
         self._stream = stream
 
     def lost(self, now_s: float, packets: int) -> Sequence[int]:
         """As `Loss.lost`."""
-        share = self._share(now_s) if now_s < math.inf else 0.0  # what a dead wire never sends is not lost
+        share = self._share(now_s) if now_s < math.inf else 0.0  # a dead wire sends nothing that could be lost
         return np.flatnonzero(self._stream.random(packets) < share).tolist() if share > 0.0 else ()
 
     def lost_again(self, now_s: float, packets: int) -> int:

@@ -1,8 +1,8 @@
-"""The radio of a mobile device: how long it sleeps when nothing is sent, how long waking takes, and what that costs in energy.
+"""The radio of a mobile device: its states, the wait until it is awake, and its energy.
 
-Three states: awake; connected but sleeping in cycles (DRX: discontinuous reception), or in UMTS on a shared channel (FACH); idle.
-Waits are those of 3GPP TS 36.321 (DRX), TS 36.331 and TS 25.331 (connection) and TS 36.304 (paging); how long each lasts is
-the operator's choice and stands in the network catalogue.
+Three states: awake; connected but asleep in cycles (DRX: discontinuous reception), or in UMTS on a shared channel (FACH); idle.
+Sources of the waits: 3GPP TS 36.321 (DRX), TS 36.331 and TS 25.331 (connection), TS 36.304 (paging). The operator chooses their
+lengths; see the network catalogue.
 """
 
 import math
@@ -11,19 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BLOCK = 64
+from simulator.core.rng import buffered
 
 
 @dataclass(frozen=True)
 class RadioFigures:
-    """A radio in seconds, watts and joules; figures are 0 where a radio has no such thing.
+    """Figures of a radio; 0 where it has no such thing. An idle radio uses no energy here.
 
-    drx_after_s: silence after which it sleeps in cycles of drx_cycle_s, in which only the downlink waits. inactivity_s: silence
-    after which it is idle; promotion_s: back from there; fach_promotion_s: back from sleep, for either direction, where
-    that is the FACH; paging_cycle_s: how often an idle device listens for a call.
-    grant_bytes: what the first grant of an uplink carries; grant_s: one more grant, for a longer message.
-    active_w: while awake; drx_w: while it sleeps in cycles; promotion_w: while it is promoted; an idle radio costs nothing here.
-    up_j_per_byte, down_j_per_byte: more for each byte.
+    Attributes:
+        promotion_s: from idle to connected.
+        fach_promotion_s: from the FACH to awake, for either direction; 0 for a radio that has DRX instead.
+        inactivity_s: silence after which the radio is idle.
+        drx_after_s, drx_cycle_s: silence after which it sleeps in cycles, and their length; only the downlink waits for them.
+        paging_cycle_s: how often an idle radio listens.
+        grant_bytes, grant_s: bytes in the first uplink grant, and the wait for another one of a longer message.
+        promotion_w, active_w, drx_w: power while promoted, awake, and asleep in cycles.
+        up_j_per_byte, down_j_per_byte: energy of each byte, in addition.
     """
 
     promotion_s: float = 0.0
@@ -42,10 +45,12 @@ class RadioFigures:
 
 
 class Radio:
-    """The radio of one device. Messages come in order of time, whichever direction they go.
+    """The radio of one device. Messages of both directions come in order of time.
 
-    Energy is booked to requests: `request` is the one whose message is next, and the silence after a message is its own, up to when
-    the radio is idle. joules: to be added to, by request.
+    Energy is added to `joules`, by request: that of a message, and of the silence after it until the radio is idle.
+
+    Attributes:
+        request: the request of the next message.
     """
 
     def __init__(self, figures: RadioFigures, stream: np.random.Generator, joules: MutableSequence[float]) -> None:
@@ -53,19 +58,18 @@ class Radio:
         self.request = 0
         self.up = _Uplink(self)
         self.down = _Downlink(self)
-        self._stream = stream
-        self._uniforms: list[float] = []
+        self._uniform = buffered(stream.random)
         self._joules = joules
         self._owner = -1  # request of the latest message
         self._last_s = -math.inf  # when the radio was last in use
         self._connected_s = -math.inf
 
     def finish(self) -> None:
-        """No more messages: the energy of the last silence."""
+        """Book the energy of the last silence; no message follows."""
         self._rest(math.inf)
 
     def _connect(self, now_s: float) -> float:
-        """When the radio can send and receive that is asked to at `now_s`."""
+        """When the radio can send and receive, asked at `now_s`."""
         figures = self.figures
         silence_s = now_s - self._last_s
         if silence_s > figures.inactivity_s or self._owner < 0:
@@ -81,7 +85,7 @@ class Radio:
         return self._connected_s
 
     def _hear(self, now_s: float) -> float:
-        """When a message of `now_s` from the network can be received."""
+        """When the radio can receive a message that the network has at `now_s`."""
         figures = self.figures
         silence_s = now_s - self._last_s
         if silence_s > figures.inactivity_s or self._owner < 0:
@@ -101,7 +105,7 @@ class Radio:
         self._joules[self.request] += joules
 
     def _rest(self, until_s: float) -> None:
-        """Energy of the silence since the last use."""
+        """Book the energy of the silence since the last use."""
         if self._owner >= 0:
             figures = self.figures
             silence_s = min(until_s - self._last_s, figures.inactivity_s)
@@ -109,15 +113,9 @@ class Radio:
             if awake_s < math.inf:
                 self._joules[self._owner] += figures.active_w * awake_s + figures.drx_w * (silence_s - awake_s)
 
-    def _uniform(self) -> float:
-        uniforms = self._uniforms
-        if not uniforms:
-            uniforms.extend(self._stream.random(_BLOCK)[::-1].tolist())
-        return uniforms.pop()
-
 
 class _Uplink:
-    """`link.Gate` of messages of the device: they wait for a promotion, and beyond the first grant for another one."""
+    """`link.Gate` of the uplink: a message waits for a promotion, and beyond the first grant for another grant."""
 
     __slots__ = ("_empty_s", "_radio")
 
@@ -137,7 +135,7 @@ class _Uplink:
 
 
 class _Downlink:
-    """`link.Gate` of messages of the cloud: they wait until a sleeping device listens, or an idle one is paged and promoted."""
+    """`link.Gate` of the downlink: a message waits until a sleeping radio listens, or an idle one is paged and promoted."""
 
     __slots__ = ("_radio",)
 

@@ -6,13 +6,12 @@ and does not shrink the window: below some 100 kB that is how BBR behaves, and i
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX
-SYN_RTO_S = (
-    1.0  # before the first sample of the round trip, for TCP and QUIC alike: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
-)
+MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX, for every timer of every transport; see `backoff`
+SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
+MAX_TRIES = 10_000  # of one packet; more than any loss rate below 1 needs, so a path that loses it always is a dead one
 _DUPLICATE_ACKS = 3  # RFC 5681 sec. 3.2
 _REORDERING = 0.25  # RACK's reordering window as a share of the round trip, RFC 8985 sec. 6.2
 _PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
@@ -20,29 +19,41 @@ _SEGMENTS_PER_ACK = 2  # RFC 5681 sec. 4.2: an acknowledgement for at least ever
 _QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: so many segments of a fresh connection are acknowledged each at once
 
 
+def backoff(first_s: float) -> Iterator[float]:
+    """Timeouts of a packet and its repetitions, in seconds: each twice the one before, at most MAX_RTO_S (RFC 6298 sec. 5.5)."""
+    timeout_s = min(first_s, MAX_RTO_S)
+    while True:
+        yield timeout_s
+        timeout_s = min(2.0 * timeout_s, MAX_RTO_S)
+
+
 _objects: dict[float, float] = {}
 
 
 def one_object(figure: float) -> float:
-    """The same number, as the one object that all who ask for it share.
+    """The same number as one shared object.
 
-    Thousands of links hold the same few figures. As an object of each link's own, each would be fetched anew from memory for every
-    message; one for all stays in the processor's cache.
+    Thousands of links hold the same few figures. One object for all stays in the processor's cache; an object for each link would be
+    fetched from memory for every message.
     """
     return _objects.setdefault(figure, figure)
 
 
 @dataclass(frozen=True)
 class Transport:
-    """A transport by its figures.
+    """Figures of a transport.
 
-    segment_bytes: payload of a full segment (MSS); segment_overhead_bytes: headers of each. message_overhead_bytes: once a message.
-    record_bytes: payload of a record or frame at most; record_overhead_bytes: of each. initial_window: segments, 0 for no
-    window at all. idle_restart: whether the window is halved per retransmission timeout of idling. handshake_rtts: round
-    trips before the first message may leave; hello_bytes, handshake_bytes: what travels up and down meanwhile.
-    rto_floor_s: least variance term of the retransmission timeout; ack_delay_s: added to it.
-    framed: bits on the wire and segments by payload, of what was sent so far. Thousands of links share it: one each would not fit
-    the processor's cache.
+    Attributes:
+        segment_bytes, segment_overhead_bytes: payload of a full segment (MSS), and headers of each.
+        message_overhead_bytes: per message.
+        record_bytes, record_overhead_bytes: largest payload of a record or frame, and overhead of each.
+        initial_window: segments, 0 for no window at all.
+        idle_restart: whether the window is halved per retransmission timeout without a message.
+        handshake_rtts: round trips before the first message may leave.
+        hello_bytes, handshake_bytes: sent up and down in the last of them.
+        rto_floor_s: least variance term of the retransmission timeout.
+        ack_delay_s: added to the retransmission timeout.
+        framed: bits on the wire and segments, by payload; a cache that all links share.
     """
 
     name: str
@@ -69,18 +80,18 @@ class Transport:
 
     def rto_s(self, srtt_s: float, rttvar_s: float) -> float:
         """Retransmission timeout. Source: RFC 6298 sec. 2.3 with the floor on the variance term, as Linux has it; RFC 9002 sec. 6.2.1."""
-        return srtt_s + max(4.0 * rttvar_s, self.rto_floor_s) + self.ack_delay_s
+        return min(srtt_s + max(4.0 * rttvar_s, self.rto_floor_s) + self.ack_delay_s, MAX_RTO_S)
 
     def recovery_s(self, srtt_s: float, rto_s: float, segments: int, lost: Sequence[int]) -> float:
         """How much later a message of `segments` is complete when those numbered `lost` (ascending) are sent again, once.
 
-        A loss with three segments or more behind it costs a round trip (fast retransmit), with one or two a quarter more
+        A loss with three segments or more after it costs a round trip (fast retransmit), with one or two a quarter more
         (RACK). A lost last segment is repeated by a tail loss probe; a lost only segment by the retransmission timeout.
         """
-        behind = segments - 1 - lost[-1]
-        if behind >= _DUPLICATE_ACKS:
+        after = segments - 1 - lost[-1]
+        if after >= _DUPLICATE_ACKS:
             return srtt_s
-        if behind:
+        if after:
             return srtt_s * (1.0 + _REORDERING)
         if segments == 1:
             return rto_s
@@ -127,20 +138,20 @@ TRANSPORTS = {
 
 
 class Window:
-    """Congestion window of one direction: which flights a message leaves in.
+    """Congestion window of one direction: the flights in which a message leaves.
 
-    A message that fits beside what is in flight leaves at once. Otherwise flight follows flight: each acknowledged segment makes room
-    for itself and, in slow start, for one more, so the window doubles every round trip until the wire is busy all the
-    time. The window grows only while more than half of it is used (Linux tcp_is_cwnd_limited; RFC 7661).
+    A message that fits into the window together with the segments in flight leaves at once. Otherwise it leaves in several flights:
+    each acknowledged segment makes room for itself and, in slow start, for one more, so the window doubles every round trip until the
+    wire is always busy. The window grows only while more than half of it is used (Linux tcp_is_cwnd_limited; RFC 7661).
     """
 
     __slots__ = (
         "_acked_s",
         "_flights",
-        "_flying",
         "_full_bits",
         "_growth",
         "_idle_restart",
+        "_in_flight",
         "_initial",
         "_last_s",
         "_quick",
@@ -155,13 +166,11 @@ class Window:
         self._full_bits = one_object(8.0 * (transport.segment_bytes + transport.segment_overhead_bytes))
         self._rtt_s = rtt_s
         self._rto_s = rto_s
-        # Of what is in flight: when the last of it is acknowledged, segments, and by how many the window will have grown then.
+        # Of the segments in flight: when the last is acknowledged, how many, and by how many the window will have grown then.
         self._acked_s = -math.inf
-        self._flying = self._growth = 0
-        self._flights: deque[tuple[float, int, int]] | None = (
-            None  # the same flight by flight; None where one is all there is
-        )
-        self._quick = _QUICK_ACKS  # segments still to be acknowledged each at once; not above 0 once there are none
+        self._in_flight = self._growth = 0
+        self._flights: deque[tuple[float, int, int]] | None = None  # the same for each flight; None for a single one
+        self._quick = _QUICK_ACKS  # segments still to be acknowledged each at once, none from 0 down
         self._last_s = -math.inf
 
     @property
@@ -170,9 +179,9 @@ class Window:
         return self._segments
 
     def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
-        """When the last bit of a message leaves that may start at `start_s`. finish_s: of the wire, by start and bits."""
+        """When the last bit of a message leaves that may start at `start_s`. finish_s: `Wire.finish_s`."""
         if self._acked_s > start_s:
-            return self._send_behind(start_s, segments, bits, finish_s)
+            return self._send_beside(start_s, segments, bits, finish_s)
         window = self._segments + self._growth
         if window > self._initial and self._idle_restart:
             idle_s = start_s - self._last_s
@@ -180,36 +189,36 @@ class Window:
                 window = max(self._initial, window >> min(int(idle_s / self._rto_s), 62))
         self._segments = window
         if segments > window:
-            self._flying = self._growth = 0
+            self._in_flight = self._growth = 0
             self._flights = deque()
             return self._send_flights(start_s, segments, bits, finish_s)
         if self._quick > 0:
             self._quick -= segments
         self._flights = None
-        self._flying = segments
+        self._in_flight = segments
         self._growth = segments if 2 * segments > window else 0
         self._last_s = end_s = finish_s(start_s, bits)
         self._acked_s = end_s + self._rtt_s
         return end_s
 
-    def _send_behind(
+    def _send_beside(
         self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]
     ) -> float:
-        """As `send`, while something is in flight."""
+        """As `send`, with segments in flight."""
         flights = self._flights
         if flights is None:
-            flights = self._flights = deque([(self._acked_s, self._flying, self._growth)])
+            flights = self._flights = deque([(self._acked_s, self._in_flight, self._growth)])
         while flights[0][0] <= start_s:  # the last is not acknowledged yet
             _, count, growth = flights.popleft()
-            self._flying -= count
+            self._in_flight -= count
             self._growth -= growth
             self._segments += growth
-        if self._flying + segments > self._segments:
+        if self._in_flight + segments > self._segments:
             return self._send_flights(start_s, segments, bits, finish_s)
         if self._quick > 0:
             self._quick -= segments
-        self._flying += segments
-        growth = segments if 2 * self._flying > self._segments else 0
+        self._in_flight += segments
+        growth = segments if 2 * self._in_flight > self._segments else 0
         self._growth += growth
         self._last_s = end_s = finish_s(start_s, bits)
         self._acked_s = end_s + self._rtt_s
@@ -219,8 +228,8 @@ class Window:
     def _send_flights(
         self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]
     ) -> float:
-        """As `send`, where the message does not fit beside what is in flight."""
-        flights, in_flight, window, quick = self._flights, self._flying, self._segments, self._quick
+        """As `send`, for a message that does not fit into the rest of the window."""
+        flights, in_flight, window, quick = self._flights, self._in_flight, self._segments, self._quick
         assert flights is not None
         full_bits = self._full_bits
         self._quick = quick - segments
@@ -247,7 +256,7 @@ class Window:
             window += growth
             if acked_s > time_s:
                 time_s = acked_s
-        self._flying, self._segments = in_flight, window
+        self._in_flight, self._segments = in_flight, window
         self._growth = sum(growth for _, _, growth in flights)
         self._acked_s = flights[-1][0]
         self._last_s = end_s

@@ -1,4 +1,4 @@
-"""The wire: a capacity, constant or varying over time, that one message after another occupies."""
+"""Wires: a capacity, constant or varying over time, that messages occupy one after another."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -9,14 +9,15 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import ArrayLike
 
-# --- rate
-
 
 class Wire:
-    """A wire of constant rate. free_s: when it has put its last bit out. shared: whether several devices queue for it.
+    """A wire of constant rate.
 
-    On a shared wire the work of a message counts from when it is handed over: what else delays the message (a sleeping
-    radio, a full window) does not hold the wire.
+    Attributes:
+        rate_bps: bits per second.
+        shared: whether several devices queue for it. A message then occupies it from when it is handed over, whatever else delays
+            the message (a sleeping radio, a full window).
+        free_s: when it has sent its last bit.
     """
 
     __slots__ = ("free_s", "rate_bps", "shared")
@@ -30,25 +31,28 @@ class Wire:
         self.free_s = 0.0
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """When the last of `bits` is out that begin at `start_s`; infinity where that never happens."""
+        """When the last of `bits` is sent, begun at `start_s`; infinity for never."""
         return start_s + bits / self.rate_bps
 
     def bits(self, start_s: float, end_s: float) -> float:
-        """What the wire can carry between two times."""
+        """Bits that the wire can carry between two times."""
         return (end_s - start_s) * self.rate_bps
 
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
-        """Stretches without any rate that lie, at least in part, between two times: when each begins and ends."""
+        """Begin and end of each stretch of rate 0 that lies at least in part between two times."""
         return iter(())
 
 
 class Capacity:
-    """Cumulative capacity of a repeating rate, worked out once and shared by every wire that follows it."""
+    """Cumulative capacity of a repeating rate, computed once and shared by all wires that follow it."""
 
     def __init__(self, times_s: ArrayLike, rate_bps: ArrayLike, duration_s: float) -> None:
-        """times_s: [n] from 0 on. rate_bps: [n] from each of these times until the next, the last until duration_s; then all again.
+        """Raises ValueError where times do not ascend to the duration, or a rate is negative or not finite.
 
-        Raises ValueError where times do not ascend to the duration, or a rate is negative or not finite.
+        Args:
+            times_s: float [n], from 0 on.
+            rate_bps: float [n], from each time until the next, the last until `duration_s`.
+            duration_s: then the rate repeats.
         """
         times = np.asarray(times_s, np.float64)
         rate = np.asarray(rate_bps, np.float64)
@@ -59,7 +63,7 @@ class Capacity:
             raise ValueError("times must be finite and ascend up to the duration")
         if not (np.all(np.isfinite(rate)) and np.all(rate >= 0.0)):
             raise ValueError("rates must be finite and >= 0")
-        # Lists: a step through a Python list takes half the time of one through an array.
+        # Lists: indexing one takes half the time of indexing an array.
         self.duration_s = float(duration_s)
         self.edges_s: list[float] = edges.tolist()
         self.rates_bps: list[float] = rate.tolist()
@@ -74,7 +78,7 @@ class Capacity:
 
 
 def _zero_stretches(edges_s: Sequence[float], rates: Sequence[float]) -> list[tuple[float, float]]:
-    """Begin and end of each stretch of rate 0 in a period; one that runs over the end of the period ends beyond it."""
+    """Begin and end of each stretch of rate 0 in a period; one that continues in the next period ends after this one."""
     found: list[tuple[float, float]] = []
     for begin_s, end_s, rate in zip(edges_s, edges_s[1:], rates, strict=False):
         if rate == 0.0:
@@ -96,13 +100,10 @@ class VaryingWire(Wire):
         super().__init__(math.inf, shared)
         self._capacity = capacity
         self._offset_s = offset_s
-        self._begin_s, self._end_s = (
-            math.inf,
-            -math.inf,
-        )  # `rate_bps` is the rate of this stretch, where messages were last
+        self._begin_s, self._end_s = math.inf, -math.inf  # the stretch of the last message, in which `rate_bps` holds
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """The inverse of the cumulative capacity; most messages lie in the stretch of the one before."""
+        """The inverse of the cumulative capacity. Most messages lie in the stretch of the last one."""
         if start_s >= self._begin_s:
             end_s = start_s + bits / self.rate_bps
             if end_s <= self._end_s:
@@ -118,7 +119,7 @@ class VaryingWire(Wire):
         phase_s = (start_s + self._offset_s) % c.duration_s
         here = bisect_right(c.edges_s, phase_s) - 1
         rate_bps = c.rates_bps[here]
-        if bits <= (c.edges_s[here + 1] - phase_s) * rate_bps:  # all in the stretch where it starts
+        if bits <= (c.edges_s[here + 1] - phase_s) * rate_bps:  # all of it in the stretch in which it starts
             self.rate_bps = rate_bps
             self._begin_s = start_s - phase_s + c.edges_s[here]
             self._end_s = start_s - phase_s + c.edges_s[here + 1]
@@ -126,7 +127,7 @@ class VaryingWire(Wire):
         more, target = divmod(c.bits[here] + (phase_s - c.edges_s[here]) * rate_bps + bits, c.total_bits)
         if target == 0.0:  # the last bit of a period, not the first of the next
             more, target = more - 1.0, c.total_bits
-        there = bisect_left(c.bits, target) - 1  # carries something, for the capacity grows across it
+        there = bisect_left(c.bits, target) - 1  # its rate is above 0, since the capacity grows across it
         rate_bps = c.rates_bps[there]
         shift_s = more * c.duration_s - phase_s + start_s
         self.rate_bps = rate_bps
@@ -158,10 +159,10 @@ class VaryingWire(Wire):
 
 
 class StepFunction:
-    """A quantity that repeats and holds from one time to the next: a one-way delay in seconds, a share of packets lost."""
+    """A repeating step function of time: a one-way delay in seconds, or a share of packets lost."""
 
     def __init__(self, times_s: ArrayLike, values: ArrayLike, duration_s: float) -> None:
-        """times_s: [n] from 0 on, ascending. values: [n] from each of these times until the next, the last until duration_s."""
+        """As `Capacity`, with `values` in place of rates."""
         times, held = np.asarray(times_s, np.float64), np.asarray(values, np.float64)
         self.duration_s = float(duration_s)
         self.mean = float(held @ np.diff(times, append=duration_s) / duration_s)
@@ -169,5 +170,5 @@ class StepFunction:
         self._values: list[float] = held.tolist()
 
     def entered_at(self, offset_s: float) -> Callable[[float], float]:
-        """The value by time, for one who enters at `offset_s`."""
+        """The value by time, entered at `offset_s`."""
         return lambda time_s: self._values[bisect_right(self._times_s, (time_s + offset_s) % self.duration_s) - 1]

@@ -98,12 +98,14 @@ COLUMNS: dict[str, str] = {
     "the image the prompt has without; read as cloud_nll; NaN where there was no fallback",
     "fallback_cloud_nll_cost_lo, fallback_cloud_nll_cost_hi": "95 % Student t interval over prompts; NaN below two",
     "cost_usd": "cloud_gpu_s * price per GPU hour / 3600, per image; NaN without a price",
-    "cloud_utilisation": "sum of cloud_gpu_s / (replicas * (last done_s - first requested_s)); 1 is always busy; "
-    "NaN for a sequential workload, whose pauses between requests stand for nothing",
+    "cloud_utilisation": "seconds that replicas computed over seconds that they were up, from workload.warmup_s to duration_s, or to the "
+    "last event where that is later; work for other tenants and for requests without an answer included; 1 is always busy; NaN for a "
+    "sequential workload, whose pauses between requests stand for nothing",
     "refused": "requests that the cloud did not take, warm-up included; they are in no other column",
     "unfinished": "requests under way when the run was ended at twice the workload's duration_s, warm-up included; in no other column",
     "goodput_per_s": "requests answered within workload.slo_s, per second of warmup_s to duration_s; NaN without an SLO",
-    "under_way_mean": "sum of latency_s / (last done_s - first requested_s): requests under way at a time (Little's law); NaN as above",
+    "under_way_mean": "sum of latency_s over the seconds from warmup_s to duration_s, or to the last done_s where that is later: requests "
+    "under way at a time (Little's law); NaN as above",
     "cloud_waiting_mean": "the same of cloud_queue_s: requests that wait in the cloud",
     "distinct_images": "different images among the requests: a method makes one per prompt, however often asked, and another one for each "
     "call of it that was given up. A mean over distinct images is one over prompts: those of one prompt count as its requests got them",

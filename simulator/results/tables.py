@@ -25,7 +25,7 @@ class CaseRecords:
 
     method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
     columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "image" and quality columns, an entry per distinct
-    image. of_set: quality of a set of images, given their numbers; the same names for any. replicas: of the cloud, on average.
+    image. of_set: quality of a set of images, given their numbers; the same names for any. utilisation: of the cloud.
     gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will. refused, unfinished: requests
     without an answer. warmup_s: requests before are no part of the summary. duration_s: of the arrivals. slo_s: a latency that is
     good enough. Both NaN where there is none. samples: `SAMPLED` of the cloud at equal intervals, empty where it was not looked at.
@@ -37,7 +37,7 @@ class CaseRecords:
     columns: Mapping[str, np.ndarray]
     quality: Mapping[str, np.ndarray] = field(default_factory=dict)
     of_set: OfSet = lambda prompts: {}
-    replicas: float = 1
+    utilisation: float = math.nan
     gpu_usd_per_hour: float = math.nan
     sequential: bool = False
     refused: int = 0
@@ -136,15 +136,17 @@ def _metrics(
     names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
     row |= dict(zip(names, (centre, centre - half, centre + half), strict=True))
     row["cost_usd"] = row["cloud_gpu_s"] * case.gpu_usd_per_hour / 3600.0
-    span = (
-        float(record["done_s"].max() - record["requested_s"].min()) if len(record) and not case.sequential else math.nan
-    )
-    row["cloud_utilisation"] = float(record["cloud_gpu_s"].sum()) / (case.replicas * span) if span > 0 else math.nan
+    row["cloud_utilisation"] = math.nan if case.sequential else case.utilisation
     row |= {"refused": case.refused, "unfinished": case.unfinished}
     good = math.nan if math.isnan(case.slo_s) else float((latency <= case.slo_s).sum())
     row["goodput_per_s"] = good / (case.duration_s - case.warmup_s)
+    counted_s = math.nan
+    if len(record) and not case.sequential:  # to the end of the arrivals, or to the last answer where that is later
+        counted_s = (
+            max(float(record["done_s"].max()), 0.0 if math.isnan(case.duration_s) else case.duration_s) - case.warmup_s
+        )
     for name, column in (("under_way_mean", "latency_s"), ("cloud_waiting_mean", "cloud_queue_s")):
-        row[name] = float(record[column].sum()) / span if span > 0 else math.nan
+        row[name] = float(record[column].sum()) / counted_s if counted_s > 0 else math.nan
     images = record.drop_duplicates("image").sort_values("image")
     row["distinct_images"] = len(images)
     of_prompt = _by_prompt(record, quality)
@@ -206,7 +208,8 @@ def _case_frame(index: int, case: CaseRecords, quality: Sequence[str]) -> pd.Dat
         raise ValueError(f"case {index} ({case.method}): no columns {', '.join(missing)}")
     frame = pd.DataFrame({name: np.asarray(case.columns[name], dtype=_dtype(name)) for name in REQUEST_COLUMNS})
     excess = np.abs(frame[list(PARTS)].sum(axis=1) - frame["latency_s"])
-    if (excess > 1e-6).any():
+    # A time has 16 digits, so that the parts of a request years after the start are less exact than a microsecond.
+    if (excess > np.maximum(1e-6, 1e-12 * np.abs(frame["done_s"]))).any():
         raise ValueError(f"case {index} ({case.method}): the parts miss latency_s by up to {excess.max():.3g} s")
     frame.insert(0, "case", np.full(len(frame), index, dtype=np.int64))
     known = pd.DataFrame({name: np.asarray(values) for name, values in case.quality.items()})

@@ -12,6 +12,7 @@ from simulator.core.errors import TraceError
 from simulator.core.part import Part, folder_of, fork, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
+from simulator.network.impairments import MAX_JITTER
 from simulator.pricing import catalogue
 from simulator.traces.choice import TraceChoice
 from simulator.traces.trace import Trace
@@ -91,10 +92,14 @@ LossPct = Annotated[float, Field(ge=0, le=90)]
 class _Line(Part):
     """What explicit networks and traces share, taken as it is: nothing is added that is not asked for.
 
-    rtt_ms: unloaded round trip, the mean. jitter_ms: standard deviation of the one-way delay, distributed as jitter_distribution says;
-    jitter_samples_ms: measured deviations from the mean instead. loss_pct: packets lost, each way; loss_burst_packets: mean length of a
-    burst of them, null for losses one by one. buffer_bytes: of the queue before the wire, null for no limit. radio: one of the
-    catalogue's. devices_per_cell: devices that share one link.
+    Attributes:
+        rtt_ms: unloaded round trip, the mean, which jitter keeps.
+        jitter_ms, jitter_distribution: standard deviation and distribution of the one-way delay; normal: before its cut at 0.
+        jitter_samples_ms: measured deviations from the mean instead.
+        loss_pct, loss_burst_packets: packets lost each way, and mean length of a burst, null for independent losses.
+        buffer_bytes: of the queue before the wire, null for no limit.
+        radio: one of the catalogue's.
+        devices_per_cell: devices that share one link.
     """
 
     rtt_ms: RttMs | None = None
@@ -132,8 +137,8 @@ class _Line(Part):
                 "stands beside jitter_ms or jitter_distribution: jitter is given twice; give one of them",
                 "jitter_samples_ms",
             )
-        if self.jitter_distribution != "normal" and self.jitter_ms and self.rtt_ms == 0:
-            refuse(f"{self.jitter_distribution} needs rtt_ms > 0: such a delay is never 0", "jitter_distribution")
+        if self.rtt_ms is not None:
+            self._jitter_fits(self.rtt_ms / 2)
         least = 0.0 if self.loss_pct is None else self.loss_pct / (100.0 - self.loss_pct)
         if self.loss_burst_packets is not None and self.loss_burst_packets < least:
             refuse(
@@ -141,6 +146,17 @@ class _Line(Part):
                 "loss_burst_packets",
             )
         return self
+
+    def _jitter_fits(self, delay_ms: float) -> None:
+        """Refuse jitter that leaves no distribution of this mean one-way delay. Its mean is kept, so a delay of mean 0 cannot vary."""
+        key = "jitter_samples_ms" if self.jitter_samples_ms else "jitter_ms"
+        if (any(self.jitter_samples_ms) or self.jitter_ms) and not delay_ms:
+            refuse("needs a delay > 0: rtt_ms is 0, or the trace says so", key)
+        if self.jitter_ms > MAX_JITTER * delay_ms:
+            refuse(
+                f"must be at most {MAX_JITTER:g} times the mean one-way delay ({delay_ms:g} ms), got {self.jitter_ms:g}",
+                key,
+            )
 
     def line(self, up_mbps: float | None, down_mbps: float | None, **more: Any) -> LinkFigures:
         up_bps, down_bps = (None if mbps is None else mbps * 1e6 for mbps in (up_mbps, down_mbps))
@@ -263,13 +279,8 @@ class TraceNetwork(_Line):
             refuse(
                 f"is missing: the trace has {'no delays' if not delays else 'delays of one direction only'}", "rtt_ms"
             )
-        if (
-            self.rtt_ms is None
-            and self.jitter_distribution != "normal"
-            and self.jitter_ms
-            and not all(one.mean() for one in delays)
-        ):
-            refuse(f"{self.jitter_distribution} needs delays > 0, which the trace has not", "jitter_distribution")
+        if self.rtt_ms is None:
+            self._jitter_fits(1e3 * min(one.mean() for one in delays))
         losses = [way.loss.mean() for way in (trace.up, trace.down) if way.loss is not None]
         if self.loss_pct is None and max(losses, default=0.0) > 0.9:
             refuse(

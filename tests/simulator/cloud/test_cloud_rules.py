@@ -224,10 +224,13 @@ def test_a_replica_starts_where_sessions_wait_and_stops_when_idle() -> None:
     result = case([one], requests, network=FREE, cloud=UniformCosts(pass_s=4.0), rules=rules)
     assert result.columns["cloud_queue_s"].tolist() == [0.0, 1.0, 0.0]
     assert result.cloud_up_s == [24.0, 4.0 + 2.0]
-    assert result.mean_replicas == 30.0 / 24.0
-    for warmup_s, replicas in ((3.0, (21.0 + 4.0) / 21.0), (10.0, 1.0)):  # the second is up from 1 s to 7 s
+    assert result.utilisation == 12.0 / 30.0
+    for warmup_s, busy in (
+        (3.0, (1.0 + 2.0 + 4.0) / (21.0 + 4.0)),
+        (10.0, 4.0 / 14.0),
+    ):  # the second is up from 1 s to 7 s
         warm = case([one], requests, network=FREE, cloud=UniformCosts(pass_s=4.0), rules=rules, warmup_s=warmup_s)
-        assert warm.mean_replicas == pytest.approx(replicas)
+        assert warm.utilisation == pytest.approx(busy)
         assert warm.cloud_up_s == result.cloud_up_s
 
 

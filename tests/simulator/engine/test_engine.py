@@ -292,7 +292,7 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
     times = start_s + np.cumsum(generator.exponential(draw(st.sampled_from([0.01, 0.1, 1.0])), n))
     jitter = draw(st.sampled_from([0.0, 0.0031]))
     up_bps, down_bps = generator.uniform(1e5, 1e7, 2)
-    up_delay_s, down_delay_s = generator.uniform(0.0, 0.05, 2)
+    up_delay_s, down_delay_s = generator.uniform(1e-3 if jitter else 0.0, 0.05, 2)
     return {
         "programs": pictures,
         "requests": Arrivals(times, generator.integers(0, fleet, n), generator.integers(0, len(pictures), n)),

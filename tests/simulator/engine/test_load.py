@@ -204,7 +204,7 @@ def test_the_summary_leaves_out_the_warm_up_and_counts_what_is_good() -> None:
     row = summary_table(requests_table([case]), [case]).iloc[0]
     assert (row["images"], row["latency_mean_s"], row["refused"], row["unfinished"]) == (3, 2.0, 2, 1)
     assert row["goodput_per_s"] == 2 / 30
-    assert row["under_way_mean"] == row["cloud_waiting_mean"] == 6 / 22
+    assert row["under_way_mean"] == row["cloud_waiting_mean"] == 6 / 30
     plain = CaseRecords("base", "base", {}, columns)
     assert math.isnan(summary_table(requests_table([plain]), [plain]).iloc[0]["goodput_per_s"])
 

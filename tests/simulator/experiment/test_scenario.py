@@ -731,7 +731,12 @@ def test_a_preset_takes_distance_transport_and_cell_only(tmp_path: Path) -> None
         == "t.yaml:5: network.distance_km must be >= 0, got -1"
     )
     zero = "network: {rtt_ms: 0, up_mbps: 1, down_mbps: 1, jitter_ms: 1, jitter_distribution: pareto}\n"
-    assert "network.jitter_distribution pareto needs rtt_ms > 0" in refusal(tmp_path, HEAD + zero)
+    assert "network.jitter_ms needs a delay > 0: rtt_ms is 0" in refusal(tmp_path, HEAD + zero)
+    samples = "network: {rtt_ms: 0, up_mbps: 1, down_mbps: 1, jitter_samples_ms: [1, -1]}\n"
+    assert "network.jitter_samples_ms needs a delay > 0" in refusal(tmp_path, HEAD + samples)
+    wide = "network: {rtt_ms: 2, up_mbps: 1, down_mbps: 1, jitter_ms: 101}\n"
+    told = "network.jitter_ms must be at most 100 times the mean one-way delay (1 ms), got 101"
+    assert told in refusal(tmp_path, HEAD + wide)
     s = load(
         tmp_path, HEAD + LINE + "loss_pct: 1}\nsweep: {network.loss_pct: [0, 2], network.transport: [tcp, quic]}\n"
     )
@@ -774,7 +779,7 @@ def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
         ),
         (
             "{trace: zero.csv, jitter_ms: 3, jitter_distribution: gamma}",
-            "jitter_distribution gamma needs delays > 0, which the trace",
+            "jitter_ms needs a delay > 0: rtt_ms is 0, or the trace says so",
         ),
         ("{trace: no.csv, rtt_ms: 50}", "trace must be the path of a file, got 'no.csv' (text), which is not there"),
         ("{trace: t.yaml, rtt_ms: 50}", "trace cannot be used: t.yaml: is of no known trace format"),

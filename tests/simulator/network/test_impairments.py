@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.core.rng import stream
-from simulator.network.impairments import DISTRIBUTIONS, Jitter, Loss
+from simulator.network.impairments import DISTRIBUTIONS, Jitter, Loss, cut_normal_centre
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.transport import MAX_RTO_S, TRANSPORTS
-from simulator.network.wire import Capacity, VaryingWire, Wire
+from simulator.network.wire import Capacity, StepFunction, VaryingWire, Wire
 
 IDEAL, TCP = TRANSPORTS["ideal"], TRANSPORTS["tcp"]
 
@@ -132,10 +132,63 @@ def test_delays_have_the_mean_and_the_deviation_asked_for(distribution: str) -> 
     assert drawn.std() == pytest.approx(0.02, rel=0.05)
 
 
+@pytest.mark.parametrize("ratio", [0.1, 0.4, 0.43, 0.5, 1.0, 5.0, 20.0, 100.0])
+def test_a_cut_normal_keeps_its_mean(ratio: float) -> None:
+    """By its integral: the mean of max(0, N(c, s)) is the sum over the density, and the same without a cut where hardly any is cut."""
+    sd_s = ratio * 0.01
+    centre_s = cut_normal_centre(0.01, sd_s)
+    x = np.linspace(0.0, max(0.0, centre_s) + 12 * sd_s, 400_001)
+    density = np.exp(-0.5 * ((x - centre_s) / sd_s) ** 2) / (sd_s * math.sqrt(2 * math.pi))
+    mean_s = float(np.trapezoid(x * density, x))
+    assert mean_s == pytest.approx(0.01, rel=1.5e-3 if centre_s == 0.01 else 1e-6)
+    assert (centre_s == 0.01) == (ratio <= 0.4)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("ratio", [0.2, 0.6, 1.0, 3.0])
+def test_the_mean_delay_is_kept_whatever_the_jitter(distribution: str, ratio: float) -> None:
+    """A mean of 400,000 draws within 5 standard errors; gamma, lognormal and Pareto of high ratio have the widest ones."""
+    drawn = Jitter(0.01 * ratio, distribution).draws(0.01, stream(2, "jitter", distribution))(400_000)
+    assert drawn.min() >= 0.0
+    assert abs(drawn.mean() - 0.01) < 0.0015 * 0.01 + 5 * drawn.std() / math.sqrt(400_000)
+    link = Link(math.inf, 0.01, 0.01 * ratio, stream(2, "jitter"))
+    spaced = np.array([link.send(1e3 * n, 1) - 1e3 * n for n in range(40_000)])
+    assert abs(spaced.mean() - 0.01) < 0.0015 * 0.01 + 5 * spaced.std() / math.sqrt(40_000)
+
+
+@given(st.lists(st.floats(-60, 60), min_size=1, max_size=20), st.floats(1e-4, 100))
+def test_measured_deviations_keep_the_mean(samples: list[float], mean_s: float) -> None:
+    delays = Jitter(samples_s=tuple(samples))._moved_samples(mean_s)
+    assert delays.min() >= 0.0
+    assert delays.mean() == pytest.approx(mean_s, rel=1e-9)
+    order = np.argsort(samples)
+    assert np.all(np.diff(delays[order]) >= 0.0)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_jitter_keeps_the_mean_of_a_delay_that_varies(distribution: str) -> None:
+    """Delays of 2 and 40 ms in turn: the jitter of 15 ms is far above the first."""
+    jitter = Jitter(0.015, distribution)
+    for begin_s, mean_s in ((0.5, 0.002), (1.5, 0.040)):
+        link = ImpairedLink(
+            Wire(math.inf),
+            0.021,
+            0.042,
+            IDEAL,
+            draw=jitter.draws(0.021, stream(3, "jitter")),
+            delay_at=StepFunction([0.0, 1.0], [0.002, 0.040], 2.0).entered_at(0.0),
+            reach_s=jitter.reach_s(0.021),
+        )
+        delays = np.array([link.send(begin_s + 10.0 * n, 1) - begin_s - 10.0 * n for n in range(20_000)])
+        assert delays.min() >= 0.0
+        assert abs(delays.mean() - mean_s) < 0.002 * mean_s + 5 * delays.std() / math.sqrt(20_000)
+        assert delays.std() > 0.05 * mean_s
+
+
 def test_measured_deviations_are_drawn_as_they_are() -> None:
     drawn = Jitter(samples_s=(-1.0, 0.0, 0.25)).draws(0.5, stream(0, "jitter"))(30_000)
     values, counts = np.unique(drawn, return_counts=True)
-    assert values.tolist() == [0.0, 0.5, 0.75]  # no delay below 0
+    assert values == pytest.approx([0.0, 0.625, 0.875])  # none below 0, and the mean is 0.5
     assert counts / 30_000 == pytest.approx([1 / 3] * 3, abs=5 * math.sqrt(2 / 9 / 30_000))
 
 
@@ -162,13 +215,17 @@ def test_messages_stay_in_order_and_delays_do_not_depend_on_blocks(distribution:
         (Jitter(-1.0), 1.0),
         (Jitter(math.nan), 1.0),
         (Jitter(0.1, "gamma"), 0.0),
+        (Jitter(0.1), 0.0),
+        (Jitter(101.0), 1.0),
+        (Jitter(101.0, "lognormal"), 1.0),
+        (Jitter(samples_s=(0.0, 1.0)), 0.0),
         (Jitter(0.0, "pareto"), 1.0),
         (Jitter(0.1, "cauchy"), 1.0),
         (Jitter(samples_s=(0.0, math.nan)), 1.0),
     ],
 )
 def test_a_delay_that_cannot_be_is_refused(jitter: Jitter, mean: float) -> None:
-    with pytest.raises(ValueError, match=r"must be|needs a mean"):
+    with pytest.raises(ValueError, match=r"must be|needs a (mean|deviation)"):
         jitter.draws(mean, stream(0, "jitter"))
 
 
@@ -357,7 +414,7 @@ def test_nothing_is_lost_or_made_on_the_way(
 
 
 @settings(max_examples=60, deadline=None)
-@given(messages, st.floats(1e4, 1e9), st.floats(0, 1), st.floats(1, 10), st.floats(0, 1), st.floats(0, 0.2))
+@given(messages, st.floats(1e4, 1e9), st.floats(1e-3, 1), st.floats(1, 10), st.floats(0, 1), st.floats(0, 0.2))
 def test_a_slower_or_longer_link_is_never_earlier(
     gaps: list[tuple[float, int]], rate: float, delay: float, slower: float, longer: float, p: float
 ) -> None:

@@ -112,7 +112,7 @@ def test_ratio_by_hand() -> None:
 def test_summary_by_hand() -> None:
     base = case("base", [4.0, 6.0, 8.0])
     quality = {"image": np.array([0, 1]), "cloud_nll": np.array([2.0, 4.0])}
-    ciar = case("ciar threshold=0.5", [2.0, 3.0, 4.0], quality=quality, replicas=2, gpu_usd_per_hour=7.2)
+    ciar = case("ciar threshold=0.5", [2.0, 3.0, 4.0], quality=quality, utilisation=0.25, gpu_usd_per_hour=7.2)
     table = summary(base, ciar)
     row = table.iloc[1]
     assert list(table["method"]) == ["base", "ciar threshold=0.5"]
@@ -121,7 +121,8 @@ def test_summary_by_hand() -> None:
     assert (row["latency_mean_lo_s"], row["latency_mean_hi_s"]) == pytest.approx((3 - half, 3 + half))
     assert (row["speedup"], row["speedup_lo"], row["speedup_hi"]) == pytest.approx((2.0, 2.0, 2.0))
     assert row["cost_usd"] == pytest.approx(0.5 * 7.2 / 3600)
-    assert row["cloud_utilisation"] == pytest.approx(1.5 / (2 * 24.0))  # three requests, from 0 s to 24 s
+    assert row["cloud_utilisation"] == 0.25
+    assert row["under_way_mean"] == pytest.approx(9.0 / 24.0)  # three requests, from 0 s to 24 s
     assert (row["distinct_images"], row["cloud_nll"]) == (2, 3.0)  # over two images, though one was asked for twice
     assert row["cloud_nll_hi"] == pytest.approx(3.0 + stats.t.ppf(0.975, 1) * 1.0)
     assert math.isnan(row["base_greedy_pct"])

@@ -1,0 +1,118 @@
+"""The size of a run, estimated before anything is recorded: what cannot fit this machine's memory is refused."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from simulator.core.errors import ScenarioError, error_context
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.workload import (
+    BurstyArrivals,
+    ClosedArrivals,
+    FleetWorkload,
+    PoissonArrivals,
+    TraceArrivals,
+)
+
+# Bytes of each, measured with tracemalloc and rounded down: an estimate that is too low lets a run try.
+REQUEST_BYTES = 1500  # its columns while simulated and while the tables are built
+DEVICE_BYTES = 7000  # with plain links
+THINKING_BYTES = 4000  # of a device of a closed loop, in addition: its two random streams
+REPLICA_BYTES = 1200
+BURST_BYTES = 100
+LEAST_LATENCY_S = 0.1  # between two requests of a device of a closed loop, beside its thinking
+
+
+@dataclass(frozen=True)
+class Size:
+    """Expected numbers of what a case keeps in memory."""
+
+    requests: float = 0.0
+    devices: float = 0.0
+    thinking: float = 0.0
+    replicas: float = 0.0
+    bursts: float = 0.0
+
+    @property
+    def state_bytes(self) -> float:
+        """Memory while the case is simulated, without its requests."""
+        devices_bytes = DEVICE_BYTES * self.devices + THINKING_BYTES * self.thinking
+        return devices_bytes + REPLICA_BYTES * self.replicas + BURST_BYTES * self.bursts
+
+
+def size_of(scenario: Scenario) -> Size:
+    """Expected size of one case; of arrivals in a file the exact number of requests."""
+    workload, cloud = scenario.workload, scenario.cloud
+    replicas = float(cloud.replicas)
+    if not isinstance(workload, FleetWorkload):
+        return Size(requests=1.0, devices=1.0, replicas=replicas)
+    duration_s, thinking, bursts = workload.duration_s, 0.0, 0.0
+    match workload.arrivals:
+        case PoissonArrivals(poisson_per_s=rate):
+            requests = rate * duration_s
+        case BurstyArrivals(bursty_per_s=rate, burst_s=burst_s, calm_s=calm_s):
+            requests, bursts = rate * duration_s, 2.0 * duration_s / (burst_s + calm_s)
+        case ClosedArrivals(think_s=think_s):
+            thinking = float(workload.devices)
+            requests = workload.devices * duration_s / (think_s + LEAST_LATENCY_S)
+        case TraceArrivals() as arrivals:
+            requests = float(np.count_nonzero(arrivals.times()[0] < duration_s))
+    return Size(requests, min(float(workload.devices), requests), thinking, replicas, bursts)
+
+
+def memory_bytes() -> float:
+    """Memory of this machine, or the limit of its container where that is lower."""
+    found = [float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            found.append(float(Path(path).read_text()))
+        except (OSError, ValueError):  # no such limit, or the word for none
+            continue
+    return min(found)
+
+
+def check_size(cases: Sequence[Case], jobs: int = 1) -> None:
+    """Refuse a run that cannot fit this machine's memory, and arrivals of a file none of which comes before duration_s.
+
+    Args:
+        jobs: cases simulated at the same time.
+
+    Raises:
+        ScenarioError: with the place of the setting that is to blame.
+    """
+    sizes = [size_of(case.scenario) for case in cases]
+    for case, size in zip(cases, sizes, strict=True):
+        workload = case.scenario.workload
+        if isinstance(workload, FleetWorkload) and isinstance(workload.arrivals, TraceArrivals) and not size.requests:
+            trace = Path(workload.arrivals.trace)
+            times, _ = workload.arrivals.times()
+            first = f"the first of {len(times)} is at {times[0]:g} s" if len(times) else "it has none"
+            with error_context("workload", "arrivals", "trace"):
+                raise ScenarioError(
+                    f"workload.arrivals.trace {trace.name}: no arrival comes before duration_s ({workload.duration_s:g} s), {first}"
+                )
+    requests = sum(size.requests for size in sizes)
+    largest = max(sizes, key=lambda size: size.state_bytes)
+    needed = REQUEST_BYTES * requests + min(jobs, len(cases)) * largest.state_bytes
+    there = memory_bytes()
+    if needed <= there:
+        return
+    of_cases = f" in {len(cases)} cases" if len(cases) > 1 else ""
+    blame: list[tuple[float, tuple[str, ...], str]] = [
+        (REQUEST_BYTES * requests, ("workload", "arrivals"), f"makes about {requests:.3g} requests{of_cases}"),
+        (
+            DEVICE_BYTES * largest.devices + THINKING_BYTES * largest.thinking,
+            ("workload", "devices"),
+            f"makes {max(largest.devices, largest.thinking):.3g} devices",
+        ),
+        (REPLICA_BYTES * largest.replicas, ("cloud", "replicas"), f"makes {largest.replicas:.3g} replicas"),
+        (BURST_BYTES * largest.bursts, ("workload", "arrivals"), f"makes about {largest.bursts:.3g} bursts and calms"),
+    ]
+    _, place, what = max(blame)
+    with error_context(*place):
+        raise ScenarioError(
+            f"{'.'.join(place)} {what}: the run needs some {needed / 1e9:.3g} GB of memory, and this machine has {there / 1e9:.3g} GB"
+        )

@@ -1,0 +1,97 @@
+"""Runs at the ends of the scale finish with figures that add up, and what a reader must know is printed under the table."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from ciar_sim.cli.console import warning_lines
+from ciar_sim.cli.main import main
+from simulator.results.columns import PARTS
+
+HEAD = """\
+name: t
+pair: {pair}
+prompts: {{source: scenes, count: 2}}
+methods: [base]
+compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(folder: Path, pair: Path, cache: Path, text: str) -> Result:
+    path = folder / "s.yaml"
+    path.write_text((HEAD + text).format(pair=pair))
+    return CliRunner().invoke(main, ["run", str(path), "--out", str(folder / "out"), "--cache", str(cache)])
+
+
+@pytest.mark.parametrize("loss_pct", [70, 85, 90])
+@pytest.mark.parametrize("transport", ["tcp", "quic"])
+def test_parts_add_up_at_any_loss(
+    tmp_path: Path, tiny_pair_folder: Path, cache: Path, transport: str, loss_pct: int
+) -> None:
+    """Of the handshake, no two tries are more than two minutes apart: what a connection waits is whole timeouts and its round trips."""
+    network = f"network: {{{{rtt_ms: 40, up_mbps: 10, down_mbps: 30, loss_pct: {loss_pct}, transport: {transport}}}}}\n"
+    result = run(tmp_path, tiny_pair_folder, cache, network)
+    assert result.exit_code == 0, result.output
+    table = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert np.all(np.abs(table[list(PARTS)].sum(axis=1) - table["latency_s"]) <= 1e-6)
+    connect_s = table["connect_s"].max()
+    if connect_s > 127.04 + 0.1:
+        assert (connect_s - 127.04) % 120.0 < 0.1
+
+
+def test_parts_add_up_years_after_the_start(tmp_path: Path, tiny_pair_folder: Path, cache: Path) -> None:
+    (tmp_path / "late.csv").write_text("requested_s\n99999990.1\n99999990.2\n99999999.9\n")
+    text = "workload: {{devices: 2, arrivals: {{trace: late.csv}}, duration_s: 1e8}}\n"
+    result = run(tmp_path, tiny_pair_folder, cache, text)
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_parquet(tmp_path / "out" / "requests.parquet")) == 3
+
+
+def test_a_few_requests_do_not_saturate_a_cloud_and_many_do_and_that_is_printed(
+    tmp_path: Path, tiny_pair_folder: Path, cache: Path
+) -> None:
+    (tmp_path / "few.csv").write_text("requested_s\n0\n0.1\n0.2\n900\n")
+    few = "network: {{rtt_ms: 4, up_mbps: 100, down_mbps: 100}}\nworkload: {{devices: 4, arrivals: {{trace: few.csv}}, duration_s: 600}}\n"
+    result = run(tmp_path, tiny_pair_folder, cache, few)
+    assert result.exit_code == 0, result.output
+    assert "saturated" not in result.output
+    assert (
+        "warning: base: 1 of 4 arrivals of few.csv come at or after duration_s (600 s) and were left out"
+        in result.output
+    )
+    row = pd.read_csv(tmp_path / "out" / "summary.csv").iloc[0]
+    assert row["cloud_utilisation"] == pytest.approx(3 * row["cloud_gpu_s"] / 600)
+    many = few.replace("trace: few.csv", "poisson_per_s: 200").replace("600", "2")
+    result = run(
+        tmp_path, tiny_pair_folder, cache, many.replace("}}\nworkload", "}}\ncloud: {{max_batch: 1}}\nworkload")
+    )
+    assert result.exit_code == 0, result.output
+    (told,) = [line for line in result.output.splitlines() if "the cloud was busy" in line]
+    assert told.startswith("warning: base: the cloud was busy ")
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert told.removeprefix("warning: ") in provenance["warnings"]
+
+
+def test_a_size_that_no_machine_holds_is_one_line(tmp_path: Path, tiny_pair_folder: Path, cache: Path) -> None:
+    text = "workload: {{devices: 10, arrivals: {{poisson_per_s: 1e6}}, duration_s: 1e8}}\n"
+    result = run(tmp_path, tiny_pair_folder, cache, text)
+    assert result.exit_code == 2
+    assert "s.yaml:6: workload.arrivals makes about 1e+14 requests" in result.stderr.replace(f"{tmp_path}/", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_more_than_a_few_warnings_are_printed() -> None:
+    assert warning_lines([]) == []
+    assert warning_lines(["a", "b"]) == ["warning: a", "warning: b"]
+    lines = warning_lines([str(n) for n in range(20)])
+    assert len(lines) == 9
+    assert lines[-1] == "warning: 12 more, in provenance.json"

@@ -1,0 +1,192 @@
+"""No field of a network is forgotten: each one, changed, changes when messages arrive or what they cost, or is refused."""
+
+import itertools
+import math
+from dataclasses import MISSING, fields, replace
+from typing import Any
+
+import pytest
+
+from simulator.network.access import AccessNetwork, Network
+from simulator.network.link import ImpairedLink, Link
+from simulator.network.radio import RadioFigures
+from simulator.network.transport import MAX_RTO_S, SYN_RTO_S, TRANSPORTS, Transport, backoff
+from simulator.network.wire import Capacity, StepFunction
+
+RADIO = RadioFigures(
+    promotion_s=0.25,
+    inactivity_s=4.0,
+    drx_after_s=0.1,
+    drx_cycle_s=0.3,
+    paging_cycle_s=1.0,
+    grant_bytes=1000,
+    grant_s=0.02,
+    promotion_w=1.0,
+    active_w=2.0,
+    drx_w=0.5,
+    up_j_per_byte=1e-6,
+    down_j_per_byte=2e-6,
+)
+PLAIN = Network(1e6, 1e6, 0.02, 0.03)
+LOSSY = replace(PLAIN, up_loss=0.1, down_loss=0.1)
+
+# Of each field: a network, and the same with the field changed.
+CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
+    "up_bps": (PLAIN, {"up_bps": 2e6}),
+    "down_bps": (PLAIN, {"down_bps": Capacity([0.0, 1.0], [1e6, 3e6], 2.0)}),
+    "up_delay_s": (PLAIN, {"up_delay_s": 0.025}),
+    "down_delay_s": (PLAIN, {"down_delay_s": StepFunction([0.0, 1.0], [0.03, 0.06], 2.0)}),
+    "up_jitter_s": (PLAIN, {"up_jitter_s": 0.004}),
+    "down_jitter_s": (PLAIN, {"down_jitter_s": 0.004}),
+    "distribution": (replace(PLAIN, up_jitter_s=0.004, down_jitter_s=0.004), {"distribution": "gamma"}),
+    "jitter_samples_s": (PLAIN, {"jitter_samples_s": (-0.01, 0.01)}),
+    "up_loss": (PLAIN, {"up_loss": 0.1}),
+    "down_loss": (PLAIN, {"down_loss": StepFunction([0.0, 1.0], [0.0, 0.2], 2.0)}),
+    "burst_packets": (LOSSY, {"burst_packets": 5.0}),
+    "buffer_bytes": (PLAIN, {"buffer_bytes": 3000.0}),
+    "transport": (PLAIN, {"transport": TRANSPORTS["tcp"]}),
+    "radio": (PLAIN, {"radio": RADIO}),
+    "devices_per_cell": (PLAIN, {"devices_per_cell": 2}),
+}
+
+
+def seen(network: Network) -> list[float]:
+    """Arrivals of messages of two devices both ways, after short and long silences and one upon the other, and the energy of radios."""
+    joules = [0.0] * 2
+    access = AccessNetwork(network, 3, joules)
+    devices = [access.links(number) for number in range(2)]
+    found = []
+    for n in range(60):
+        sizes = (200, 5000, 60_000) if n % 2 else (1100, 60_000)
+        for pause_s, ways in ((0.0, (0, 1)), (2.5, (1,)), (3.0, (0, 1))):
+            for way, size, (number, links) in itertools.product(ways, sizes, enumerate(devices)):
+                if links[2] is not None:
+                    links[2].request = number
+                found.append(links[(way + n) % 2].send(12.0 * n + pause_s, size))
+    for radio in access.radios:
+        radio.finish()
+    return [*found, *joules]
+
+
+def test_every_field_has_an_entry() -> None:
+    assert list(CHANGES) == [field.name for field in fields(Network)]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_field_changes_the_link(name: str) -> None:
+    network, change = CHANGES[name]
+    assert list(change) == [name]
+    assert seen(network) == seen(replace(network))
+    assert seen(network) != seen(replace(network, **change))
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in fields(Network) if field.default is not MISSING], ids=lambda f: f.name
+)
+def test_the_fast_link_is_given_only_where_it_covers_all(field: Any) -> None:
+    network, change = CHANGES[field.name]
+    up, down, _ = AccessNetwork(replace(network, **change), 0, [0.0]).links(0)
+    fast = field.name in ("up_jitter_s", "down_jitter_s")
+    assert {type(up), type(down)} == ({Link} if fast else {ImpairedLink})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"devices_per_cell": 0},
+        {"burst_packets": 3.0, "up_loss": StepFunction([0.0], [0.1], 1.0)},
+        {"up_jitter_s": 0.01, "up_delay_s": 0.0},
+        {"jitter_samples_s": (0.0, 0.1), "down_delay_s": 0.0},
+        {"up_jitter_s": 2.1},
+        {"buffer_bytes": 0.0},
+        {"up_bps": 0.0},
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be|needs|goes with"):
+        AccessNetwork(replace(PLAIN, **changes), 0, [0.0]).links(0)
+
+
+RADIO_CHANGES = {field.name: getattr(RADIO, field.name) * 1.5 for field in fields(RadioFigures)} | {
+    "drx_after_s": 0.4,
+    "inactivity_s": 2.0,
+    "fach_promotion_s": 0.2,
+}
+
+
+@pytest.mark.parametrize("name", RADIO_CHANGES)
+def test_a_changed_figure_of_the_radio_changes_arrivals_or_energy(name: str) -> None:
+    network = replace(PLAIN, radio=RADIO)
+    assert seen(network) != seen(replace(network, radio=replace(RADIO, **{name: RADIO_CHANGES[name]})))
+
+
+FULL = Transport(
+    "all",
+    segment_overhead_bytes=40,
+    message_overhead_bytes=5,
+    record_overhead_bytes=10,
+    initial_window=10,
+    idle_restart=True,
+    handshake_rtts=2,
+    hello_bytes=500,
+    handshake_bytes=3000,
+    ack_delay_s=0.01,
+)
+TRANSPORT_CHANGES: dict[str, Any] = {
+    "segment_bytes": 1200,
+    "segment_overhead_bytes": 60,
+    "message_overhead_bytes": 50,
+    "record_bytes": 4000,
+    "record_overhead_bytes": 30,
+    "initial_window": 4,
+    "idle_restart": False,
+    "handshake_rtts": 1,
+    "hello_bytes": 1000,
+    "handshake_bytes": 9000,
+    "rto_floor_s": 0.4,
+    "ack_delay_s": 0.05,
+}
+
+
+def test_a_changed_figure_of_the_transport_changes_the_link() -> None:
+    assert {"name", "framed", *TRANSPORT_CHANGES} == {field.name for field in fields(Transport)}
+    network = replace(LOSSY, transport=FULL)
+    for name, value in TRANSPORT_CHANGES.items():
+        assert seen(network) != seen(replace(network, transport=replace(FULL, **{name: value}))), name
+
+
+# --- timers
+
+
+def test_every_timer_stops_at_two_minutes() -> None:
+    first = list(itertools.islice(backoff(SYN_RTO_S), 12))
+    assert first == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, *[120.0] * 5]
+    assert max(itertools.islice(backoff(500.0), 2000)) == MAX_RTO_S
+    for transport in TRANSPORTS.values():
+        assert transport.rto_s(1000.0, 10.0) == MAX_RTO_S
+
+
+@pytest.mark.parametrize("transport", ["tcp", "grpc", "quic"])
+def test_the_tries_of_a_handshake_are_two_minutes_apart_at_most(transport: str) -> None:
+    """99 % of round trips are lost: of 200 connections some need hundreds of tries, which doubling without a cap would never end."""
+    network = replace(PLAIN, up_loss=0.9, down_loss=0.9, transport=TRANSPORTS[transport])
+    access = AccessNetwork(network, 0, [])
+    opened_s = []
+    for device in range(200):
+        up, _, _ = access.links(device)
+        up.send(0.0, 10)
+        opened_s.append(up.open_s)
+    tries = TRANSPORTS[transport].handshake_rtts * 99.0
+    spread = 10.0 * math.sqrt(tries) * 120.0 / math.sqrt(200) * 5
+    assert abs(sum(opened_s) / 200 - 120.0 * tries) < 120.0 * 8 * 2 + spread
+
+
+@pytest.mark.parametrize("duration_s", [120.0, 60.0, 40.0])
+def test_a_path_that_loses_every_try_is_a_dead_one_and_no_endless_loop(duration_s: float) -> None:
+    """Tries two minutes apart meet the same second of a trace of two minutes, which loses every packet there."""
+    loss = StepFunction([0.0, duration_s / 20], [0.0, 1.0], duration_s)
+    for transport in ("ideal", "tcp"):
+        access = AccessNetwork(replace(PLAIN, up_loss=loss, transport=TRANSPORTS[transport]), 0, [])
+        arrived = [access.links(device)[0].send(0.0, 10) for device in range(20)]
+        assert any(at == math.inf for at in arrived)
+        assert any(at < math.inf for at in arrived)
