@@ -1,5 +1,10 @@
 """The program `ciar-sim`: every command, each imported from its own file."""
 
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
 from ciar_sim.cli.evaluate import evaluate
@@ -9,9 +14,36 @@ from ciar_sim.cli.traces import traces
 from ciar_sim.cli.train import profile, train
 
 EPILOG = "Start with: ciar-sim run quickstart"
+LONGEST_ARGUMENT = 4096  # characters; Linux's PATH_MAX
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class Program(click.Group):
+    """The command group; refuses arguments that neither a file system nor a terminal can hold, before any command sees them."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        for number, argument in enumerate(arguments, start=1):
+            problem = unusable(argument)
+            if problem:
+                click.echo(f"Error: argument {number}, {ascii(argument[:60])}: {problem}", err=True)
+                sys.exit(2)
+        return super().main(arguments, *rest, **extra)
+
+
+def unusable(argument: str) -> str:
+    """What makes an argument unusable as a name or a value, empty for nothing."""
+    if len(argument) > LONGEST_ARGUMENT:
+        return f"has {len(argument)} characters; allowed: {LONGEST_ARGUMENT}"
+    if "\0" in argument:
+        return "holds a NUL character, which no name or value may"
+    try:
+        os.fsencode(argument)
+    except UnicodeEncodeError:
+        return "holds a character (a lone surrogate) that no name or value may"
+    return ""
+
+
+@click.group(cls=Program, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="ciar-sim")
 def main() -> None:
     """Latency and quality of edge-cloud image generation.

@@ -1,0 +1,279 @@
+"""The inputs that are damaged, and how each is read."""
+
+import json
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from click.testing import CliRunner
+
+from tests.fuzz import mutate
+from tests.fuzz.verdict import bounded, unclear, verdict
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class World:
+    """What all targets share. folder: to write inputs into. pair: a tiny model pair. run_folder: of a small run of it. cache: its
+    recordings."""
+
+    folder: Path
+    pair: Path
+    run_folder: Path
+    cache: Path
+
+
+Target = Callable[[random.Random, World], str | None]
+
+
+def dumped(data: Any) -> str:
+    """YAML of whatever a mutation made."""
+    return yaml.dump(data, allow_unicode=True, sort_keys=False, width=10_000)
+
+
+@cache
+def scenarios() -> list[str]:
+    return [path.read_text() for path in sorted(ROOT.glob("scenarios/*.yaml")) + sorted(ROOT.glob("benchmarks/*.yaml"))]
+
+
+@cache
+def trace_files() -> list[str]:
+    """A small whole file of every format of network traces and arrivals."""
+    from tests.simulator.traces.examples import ARRIVALS, NETWORK
+
+    return [row[0] for table in (NETWORK, ARRIVALS) for row in table.values()]
+
+
+def damaged_yaml(source: str, rng: random.Random) -> bytes:
+    if rng.random() < 0.75:
+        return dumped(mutate.structure(yaml.safe_load(source), rng)).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.7:
+        return mutate.text(source, rng).encode("utf-8", "surrogatepass")
+    return mutate.raw(source.encode(), rng)
+
+
+def scenario(rng: random.Random, world: World) -> str | None:
+    from simulator.experiment.loading import load_scenario
+    from simulator.experiment.sweep import expand
+
+    path = world.folder / "fuzzed.yaml"
+    path.write_bytes(damaged_yaml(rng.choice(scenarios()), rng))
+    return verdict(lambda: expand(load_scenario(path)), path.name)
+
+
+SMALL = """\
+name: small
+pair: {pair}
+prompts: {{source: scenes, count: 2}}
+methods: [base, device-only, {{name: code, prefix_rate: 0.3}}, {{name: ciar, threshold: 0.35}}]
+compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
+cloud: {{replicas: 1, max_batch: 4, queue: fifo, routing: least-loaded, price_usd_per_gpu_hour: 2.0}}
+network: {{rtt_ms: 40, up_mbps: 5, down_mbps: 20, jitter_ms: 2, loss_pct: 1, transport: tcp}}
+fallback: {{policy: device, deadline_ms: 300}}
+workload: {{devices: 3, arrivals: {{poisson_per_s: 1}}, duration_s: 5, slo_s: 3}}
+decoding: {{guidance: 3.0, temperature: 1.0, top_k: 0, top_p: 1.0}}
+seed: 0
+"""
+
+
+def whole_run(rng: random.Random, world: World) -> str | None:
+    """A mutated small scenario through the command line, to its run folder."""
+    path = world.folder / "run.yaml"
+    data = mutate.structure(yaml.safe_load(SMALL.format(pair=world.pair)), rng)
+    path.write_bytes(dumped(data).encode("utf-8", "surrogatepass"))
+    arguments = ["run", str(path), "--out", str(world.folder / "out"), "--cache", str(world.cache), "--quiet"]
+    return through_cli(arguments, path.name)
+
+
+def training_file(rng: random.Random, world: World) -> str | None:
+    from models.train.run import read_training_file
+
+    path = world.folder / "training.yaml"
+    source = rng.choice(sorted((ROOT / "models").glob("*.yaml"))).read_text()
+    path.write_bytes(damaged_yaml(source, rng))
+    return verdict(lambda: read_training_file(path), path.name)
+
+
+def manifest(rng: random.Random, world: World) -> str | None:
+    from simulator.protocol.pairs import pair_manifest
+
+    source = (world.pair / "pair.json").read_text()
+    folder = world.folder / "pair"
+    folder.mkdir(exist_ok=True)
+    (folder / "pair.json").write_bytes(damaged_json(source, rng))
+    return verdict(lambda: pair_manifest(folder), "pair.json")
+
+
+def damaged_json(source: str, rng: random.Random) -> bytes:
+    if rng.random() < 0.6:
+        return json.dumps(mutate.structure(json.loads(source), rng)).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.6:
+        return mutate.text(source, rng).encode("utf-8", "surrogatepass")
+    return mutate.raw(source.encode(), rng)
+
+
+def weights(rng: random.Random, world: World) -> str | None:
+    """A pair with one damaged file of weights, whose manifest agrees with it."""
+    import hashlib
+    import shutil
+
+    from models.pair import load_pair
+
+    folder = world.folder / "weights"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(world.pair, folder)
+    held = json.loads((folder / "pair.json").read_text())
+    entry = rng.choice(held["files"])
+    path = folder / entry["name"]
+    path.write_bytes(mutate.raw(path.read_bytes(), rng))
+    entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "pair.json").write_text(json.dumps(held))
+    return verdict(lambda: load_pair(folder), path.stem)
+
+
+def profile(rng: random.Random, world: World) -> str | None:
+    from simulator.pricing.profile import Profile
+
+    table = {"rows": [1, 2], "new_tokens": [1], "kv_tokens": [0, 8], "seconds": [[[0.1, 0.2]], [[0.2, 0.3]]]}
+    whole = {"format": 1, "model": "m", "hardware": "h", "threads": 1, "torch": "2", "passes": {"cloud": table, "device": table}}
+    whole["compute_seconds"] = {"phi": 0.1}
+    path = world.folder / "profile.json"
+    path.write_bytes(damaged_json(json.dumps(whole), rng))
+    return verdict(lambda: Profile.read(path), path.name)
+
+
+def run_folder(rng: random.Random, world: World) -> str | None:
+    """A run folder with one damaged file."""
+    import shutil
+
+    from reports.load import load_run
+
+    folder = world.folder / "damaged"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(world.run_folder, folder)
+    path = rng.choice(sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".html", ".svg")))
+    if path.suffix == ".json" and rng.random() < 0.7:
+        path.write_bytes(damaged_json(path.read_text(), rng))
+    elif path.suffix in (".csv", ".yaml") and rng.random() < 0.8:
+        path.write_bytes(mutate.text(path.read_text(), rng).encode("utf-8", "surrogatepass"))
+    else:
+        path.write_bytes(mutate.raw(path.read_bytes(), rng))
+    return verdict(lambda: load_run(folder))
+
+
+def trace(rng: random.Random, world: World) -> str | None:
+    from simulator.traces.read import read
+
+    content = rng.choice(trace_files())
+    path = world.folder / "fuzzed-trace"
+    binary = rng.random() < 0.25
+    path.write_bytes(mutate.raw(content.encode(), rng) if binary else mutate.text(content, rng).encode("utf-8", "surrogatepass"))
+    return verdict(lambda: read([path]), path.name)
+
+
+def arrivals(rng: random.Random, world: World) -> str | None:
+    """A damaged file of arrivals named by a scenario."""
+    from simulator.experiment.loading import load_scenario
+
+    path = world.folder / "arrivals"
+    path.write_bytes(mutate.text(rng.choice(trace_files()), rng).encode("utf-8", "surrogatepass"))
+    use = world.folder / "uses.yaml"
+    use.write_text("name: x\nmethods: [base]\nworkload: {devices: 2, duration_s: 100, arrivals: {trace: arrivals}}\n")
+    return verdict(lambda: load_scenario(use), use.name)
+
+
+def prompts(rng: random.Random, world: World) -> str | None:
+    from simulator.experiment.loading import load_scenario
+
+    content = "a small red circle\na large blue square on a striped ground\n\nthe third one\n"
+    path = world.folder / "captions.txt"
+    path.write_bytes(mutate.raw(content.encode(), rng) if rng.random() < 0.3 else mutate.text(content, rng).encode("utf-8", "surrogatepass"))
+    use = world.folder / "prompts.yaml"
+    use.write_text("name: x\nmethods: [base]\nprompts: {file: captions.txt}\n")
+    return verdict(lambda: load_scenario(use), use.name)
+
+
+def message(rng: random.Random, world: World) -> str | None:
+    from simulator.protocol import messages
+
+    content = mutate.raw(messages.encode(messages.Verify(ids=bytes(6), features=bytes(32), candidate=bytes(2))), rng)
+    return verdict(lambda: messages.decode(content))
+
+
+def recording(rng: random.Random, world: World) -> str | None:
+    """A damaged entry of the cache counts as none."""
+    from simulator.protocol.cache import RecordingCache
+
+    held = sorted(world.cache.rglob("*.npz"))
+    source = rng.choice(held)
+    cache_ = RecordingCache(world.folder / "cache")
+    path = cache_.path(source.stem)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(mutate.raw(source.read_bytes(), rng))
+    return verdict(lambda: cache_.get(source.stem))
+
+
+OPTIONS = ("--out", "--set", "--cache", "--torch-device", "--max-batch", "--jobs", "--quiet", "--axis", "--json", "--direction", "--seed")
+VALUES = (
+    *("x", "", "nan", "inf", "-1", "0", "1e400", "2" * 30, "\ud800", "\x00", "a" * 5000, "~nobody/x", "/dev/null", "/proc/1/x", "."),
+    *("seed=1", "seed=", "=1", "network.rtt_ms=nan", "methods.ciar.threshold=0.1,x", "network=[", "methods.0=x", "pair=\x00", "cpu:9"),
+    *("cuda:99", "auto", "sweep={}", "prompts.count=1e9", "name=../x", "seed=99999999999999999999", "workload.devices=-1", "up"),
+)
+
+
+def command_line(rng: random.Random, world: World) -> str | None:
+    """Random options of commands that read, on a scenario that is not there or is damaged."""
+    (world.folder / "cli.yaml").write_bytes(damaged_yaml(rng.choice(scenarios()), rng))
+    argument = rng.choice([str(world.folder / "cli.yaml"), str(world.folder / "none.yaml"), str(world.folder), *VALUES])
+    command = rng.choice([["run"], ["sweep"], ["report"], ["traces", "show"], ["traces", "generate"], ["list"], ["schema"], ["traces", "import"]])
+    arguments = [*command, argument]
+    for _ in range(rng.randrange(4)):
+        arguments.append(rng.choice(OPTIONS))
+        if rng.random() < 0.9:
+            arguments.append(rng.choice(VALUES))
+    if command[0] in ("run", "sweep"):  # whatever is accepted ends before it records: there is no such pair
+        arguments += ["--set", "pair=/no/such/pair"]
+    arguments = [one if one != "." else str(world.folder / "dot") for one in arguments]
+    return through_cli(arguments, "")
+
+
+def through_cli(arguments: list[str], named: str) -> str | None:
+    """As `verdict`, of a command line: exit code 0, or 1 or 2 with a few lines on stderr."""
+    import traceback
+
+    from ciar_sim.cli.main import main
+
+    with bounded():
+        result = CliRunner().invoke(main, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return "".join(traceback.format_exception(result.exception)[-6:])
+    if result.exit_code == 0:
+        return None
+    if result.exit_code not in (1, 2):
+        return f"exit code {result.exit_code}"
+    message = re.sub(r"(?s)^Usage: .*?\n\n", "", result.stderr).strip()
+    return unclear(message, named if result.exit_code == 2 else "")
+
+
+TARGETS: dict[str, tuple[Target, int]] = {  # and how many of a hundred inputs
+    "scenario": (scenario, 26),
+    "run": (whole_run, 2),
+    "training": (training_file, 12),
+    "manifest": (manifest, 7),
+    "weights": (weights, 4),
+    "profile": (profile, 6),
+    "run-folder": (run_folder, 5),
+    "trace": (trace, 14),
+    "arrivals": (arrivals, 6),
+    "prompts": (prompts, 4),
+    "message": (message, 2),
+    "recording": (recording, 2),
+    "command-line": (command_line, 10),
+}
+assert sum(share for _, share in TARGETS.values()) == 100
