@@ -25,7 +25,7 @@ class Program(click.Group):
         for number, argument in enumerate(arguments, start=1):
             problem = unusable(argument)
             if problem:
-                click.echo(f"Error: argument {number}, {ascii(argument[:60])}: {problem}", err=True)
+                click.echo(f"Error: argument {number}, {argument[:60]!a}: {problem}", err=True)
                 sys.exit(2)
         return super().main(arguments, *rest, **extra)
 
@@ -43,7 +43,9 @@ def unusable(argument: str) -> str:
     return ""
 
 
-@click.group(cls=Program, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Program, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 @click.version_option(package_name="ciar-sim")
 def main() -> None:
     """Latency and quality of edge-cloud image generation.

@@ -159,7 +159,9 @@ def text(content: str, rng: random.Random) -> str:
                 parts[rng.randrange(len(parts))] = str(rng.choice(STRANGE))
                 lines[at] = ",".join(parts)
             case 6:
-                lines[at] = lines[at].replace(rng.choice("0123456789.,:{}[]- "), rng.choice(("", "9", "-", ",", "\t", "e")))
+                lines[at] = lines[at].replace(
+                    rng.choice("0123456789.,:{}[]- "), rng.choice(("", "9", "-", ",", "\t", "e"))
+                )
             case 7:
                 del lines[at:]
             case _:
@@ -185,7 +187,9 @@ def raw(content: bytes, rng: random.Random) -> bytes:
         case 3:
             data[at:at] = data[at : at + 64]
         case 4:
-            data = bytearray(rng.choice((b"", b"\x1f\x8b\x08\x00", b"PK\x03\x04", b"\xff\xfe\x00", b"null", b"[" * 20_000)))
+            data = bytearray(
+                rng.choice((b"", b"\x1f\x8b\x08\x00", b"PK\x03\x04", b"\xff\xfe\x00", b"null", b"[" * 20_000))
+            )
         case _:
             del data[at : at + rng.randrange(1, 64)]
     return bytes(data)

@@ -141,7 +141,14 @@ def profile(rng: random.Random, world: World) -> str | None:
     from simulator.pricing.profile import Profile
 
     table = {"rows": [1, 2], "new_tokens": [1], "kv_tokens": [0, 8], "seconds": [[[0.1, 0.2]], [[0.2, 0.3]]]}
-    whole = {"format": 1, "model": "m", "hardware": "h", "threads": 1, "torch": "2", "passes": {"cloud": table, "device": table}}
+    whole = {
+        "format": 1,
+        "model": "m",
+        "hardware": "h",
+        "threads": 1,
+        "torch": "2",
+        "passes": {"cloud": table, "device": table},
+    }
     whole["compute_seconds"] = {"phi": 0.1}
     path = world.folder / "profile.json"
     path.write_bytes(damaged_json(json.dumps(whole), rng))
@@ -173,7 +180,9 @@ def trace(rng: random.Random, world: World) -> str | None:
     content = rng.choice(trace_files())
     path = world.folder / "fuzzed-trace"
     binary = rng.random() < 0.25
-    path.write_bytes(mutate.raw(content.encode(), rng) if binary else mutate.text(content, rng).encode("utf-8", "surrogatepass"))
+    path.write_bytes(
+        mutate.raw(content.encode(), rng) if binary else mutate.text(content, rng).encode("utf-8", "surrogatepass")
+    )
     return verdict(lambda: read([path]), path.name)
 
 
@@ -193,7 +202,11 @@ def prompts(rng: random.Random, world: World) -> str | None:
 
     content = "a small red circle\na large blue square on a striped ground\n\nthe third one\n"
     path = world.folder / "captions.txt"
-    path.write_bytes(mutate.raw(content.encode(), rng) if rng.random() < 0.3 else mutate.text(content, rng).encode("utf-8", "surrogatepass"))
+    path.write_bytes(
+        mutate.raw(content.encode(), rng)
+        if rng.random() < 0.3
+        else mutate.text(content, rng).encode("utf-8", "surrogatepass")
+    )
     use = world.folder / "prompts.yaml"
     use.write_text("name: x\nmethods: [base]\nprompts: {file: captions.txt}\n")
     return verdict(lambda: load_scenario(use), use.name)
@@ -219,11 +232,58 @@ def recording(rng: random.Random, world: World) -> str | None:
     return verdict(lambda: cache_.get(source.stem))
 
 
-OPTIONS = ("--out", "--set", "--cache", "--torch-device", "--max-batch", "--jobs", "--quiet", "--axis", "--json", "--direction", "--seed")
+OPTIONS = (
+    "--out",
+    "--set",
+    "--cache",
+    "--torch-device",
+    "--max-batch",
+    "--jobs",
+    "--quiet",
+    "--axis",
+    "--json",
+    "--direction",
+    "--seed",
+)
 VALUES = (
-    *("x", "", "nan", "inf", "-1", "0", "1e400", "2" * 30, "\ud800", "\x00", "a" * 5000, "~nobody/x", "/dev/null", "/proc/1/x", "."),
-    *("seed=1", "seed=", "=1", "network.rtt_ms=nan", "methods.ciar.threshold=0.1,x", "network=[", "methods.0=x", "pair=\x00", "cpu:9"),
-    *("cuda:99", "auto", "sweep={}", "prompts.count=1e9", "name=../x", "seed=99999999999999999999", "workload.devices=-1", "up"),
+    *(
+        "x",
+        "",
+        "nan",
+        "inf",
+        "-1",
+        "0",
+        "1e400",
+        "2" * 30,
+        "\ud800",
+        "\x00",
+        "a" * 5000,
+        "~nobody/x",
+        "/dev/null",
+        "/proc/1/x",
+        ".",
+    ),
+    *(
+        "seed=1",
+        "seed=",
+        "=1",
+        "network.rtt_ms=nan",
+        "methods.ciar.threshold=0.1,x",
+        "network=[",
+        "methods.0=x",
+        "pair=\x00",
+        "cpu:9",
+    ),
+    *(
+        "cuda:99",
+        "auto",
+        "sweep={}",
+        "prompts.count=1e9",
+        "name=../x",
+        "seed=99999999999999999999",
+        "workload.devices=-1",
+        "up",
+    ),
 )
 
 
@@ -231,7 +291,18 @@ def command_line(rng: random.Random, world: World) -> str | None:
     """Random options of commands that read, on a scenario that is not there or is damaged."""
     (world.folder / "cli.yaml").write_bytes(damaged_yaml(rng.choice(scenarios()), rng))
     argument = rng.choice([str(world.folder / "cli.yaml"), str(world.folder / "none.yaml"), str(world.folder), *VALUES])
-    command = rng.choice([["run"], ["sweep"], ["report"], ["traces", "show"], ["traces", "generate"], ["list"], ["schema"], ["traces", "import"]])
+    command = rng.choice(
+        [
+            ["run"],
+            ["sweep"],
+            ["report"],
+            ["traces", "show"],
+            ["traces", "generate"],
+            ["list"],
+            ["schema"],
+            ["traces", "import"],
+        ]
+    )
     arguments = [*command, argument]
     for _ in range(rng.randrange(4)):
         arguments.append(rng.choice(OPTIONS))
