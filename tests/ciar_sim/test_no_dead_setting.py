@@ -346,6 +346,11 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
         {"network.up_mbps": 0.3, "network.transport": "tcp", "network.devices_per_cell": 4},
     ),
     "TraceNetwork.devices_per_cell": one("network.devices_per_cell", 4, BUSY, TRACE, {"network.up_mbps": 0.1}),
+    "TraceNetwork.unit": one(
+        "network.unit", "kbit/s", {"network": {"trace": "plain.txt", "unit": "Mbit/s", "rtt_ms": 40, "up_mbps": 5}}
+    ),
+    "TraceNetwork.window_s": one("network.window_s", [1, 2], TRACE),
+    "TraceNetwork.time_scale": one("network.time_scale", 0.3, TRACE),
     # fallback
     "FallbackPolicy.policy": one("fallback.policy", "retry", {"fallback": {"policy": "device", "deadline_ms": 30}}),
     "FallbackPolicy.deadline_ms": one(
@@ -379,6 +384,15 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "ClosedArrivals.think_s": one("workload.arrivals.think_s", 2, FLEET, {"workload.arrivals": {"think_s": 0.5}}),
     "TraceArrivals.trace": one(
         "workload.arrivals.trace", "later.csv", FLEET, {"workload.arrivals": {"trace": "arrivals.csv"}}
+    ),
+    "TraceArrivals.unit": one(
+        "workload.arrivals.unit", "s", FLEET, {"workload.arrivals": {"trace": "arrivals.jsonl", "unit": "ms"}}
+    ),
+    "TraceArrivals.window_s": one(
+        "workload.arrivals.window_s", [0, 1], FLEET, {"workload.arrivals": {"trace": "arrivals.csv"}}
+    ),
+    "TraceArrivals.time_scale": one(
+        "workload.arrivals.time_scale", 0.5, FLEET, {"workload.arrivals": {"trace": "arrivals.csv"}}
     ),
     "FleetKind.share": one(
         "workload.fleet",
@@ -448,6 +462,10 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
     (folder / "other.csv").write_text("time_s,down_mbps,up_mbps,rtt_ms\n0,1,1,90\n1,2,2,90\n2,1,1,90\n")
     (folder / "arrivals.csv").write_text("requested_s\n0.5\n0.7\n2.5\n")
     (folder / "later.csv").write_text("requested_s\n1.5\n1.7\n3.5\n")
+    (folder / "plain.txt").write_text("0 8\n1 4\n2 8\n")
+    (folder / "arrivals.jsonl").write_text(
+        "".join(f'{{"timestamp": {t}, "input_length": 1, "output_length": 1}}\n' for t in (0, 1, 3))
+    )
     for name, seconds in (("profile.json", 1e-3), ("slow.json", 5e-3)):
         table = {"rows": [1, 64], "new_tokens": [1, 32], "kv_tokens": [0, 64], "seconds": [[[seconds] * 2] * 2] * 2}
         Profile.model_validate(
