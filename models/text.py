@@ -17,7 +17,7 @@ UNKNOWN = "<unk>"  # an encoder that has this word takes any word it does not kn
 MOST_LISTED = 100  # known words in an error message
 WORD_DIM = 16
 WINDOW_WORDS = 4  # to either side
-CAPTION_SLOTS = 32  # most words a caption can have
+CAPTION_SLOTS = 32  # most words a caption can have, unless an encoder says otherwise
 
 
 class WordEncoder:
@@ -35,10 +35,10 @@ class WordEncoder:
         self._index = {word: index for index, word in enumerate(self.words)}
 
     @classmethod
-    def build(cls, words: Sequence[str]) -> "WordEncoder":
+    def build(cls, words: Sequence[str], slots: int = CAPTION_SLOTS) -> "WordEncoder":
         """An encoder for `words` with random unit vectors, keyed by the word: adding words leaves the others as they are."""
         rows = [torch.from_numpy(stream(0, "words", word).standard_normal(WORD_DIM)) for word in words]
-        return cls(words, torch.nn.functional.normalize(torch.stack(rows), dim=1).float())
+        return cls(words, torch.nn.functional.normalize(torch.stack(rows), dim=1).float(), slots=slots)
 
     @property
     def caption_dim(self) -> int:

@@ -31,7 +31,11 @@ VQ_LARGEST = {
 
 @dataclass(frozen=True)
 class VQConfig:
-    """Shape of a tokenizer. The defaults are LlamaGen's VQ-16: down-sampling by 16, one factor of 2 between two levels."""
+    """Shape of a tokenizer. The defaults are LlamaGen's VQ-16: down-sampling by 16, one factor of 2 between two levels.
+
+    encoder_ch_mult may be empty: then there is no encoder, a code is chosen by its own patch's pixels alone, through one linear map, and
+    what the decoder makes is added to a patch that is linear in the code.
+    """
 
     codebook_size: int = 16384
     codebook_dim: int = 8
@@ -57,7 +61,7 @@ class VQConfig:
     @property
     def downsample(self) -> int:
         """Pixels per latent position and side."""
-        return int(self.patch * 2 ** (len(self.encoder_ch_mult) - 1))
+        return int(self.patch * 2 ** (max(len(self.encoder_ch_mult) - 1, 0)))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "VQConfig":
@@ -254,11 +258,13 @@ class VQModel(nn.Module):
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config) if config.encoder_ch_mult else nn.Identity()
         self.decoder = Decoder(config)
         self.quantize = Quantizer(config)
-        self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
+        encoded = config.z_channels if config.encoder_ch_mult else 3 * config.patch**2
+        self.quant_conv = nn.Conv2d(encoded, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
+        self.patch_of_code = None if config.encoder_ch_mult else nn.Conv2d(config.codebook_dim, encoded, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents [B, codebook_dim, h, w] of images float [B, 3, H, W] in [-1, 1], not yet normalised or quantised."""
@@ -275,6 +281,8 @@ class VQModel(nn.Module):
     def decode(self, quantised: Tensor) -> Tensor:
         """Images float [B, 3, H, W], about [-1, 1], of code vectors [B, codebook_dim, h, w]."""
         images: Tensor = self.decoder(self.post_quant_conv(quantised))
+        if self.patch_of_code is not None:
+            images = images + self.patch_of_code(quantised)
         return F.pixel_shuffle(images, self.config.patch) if self.config.patch > 1 else images
 
     def encode_codes(self, images: Tensor) -> Tensor:

@@ -14,17 +14,21 @@ from ciar_sim.cli.common import errors_in_one_line, resolve_torch_device
     type=click.Path(path_type=Path),
     help="Folder of checkpoints and logs.  [default: train-runs/<config name>]",
 )
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of images.  [default: as the file's data says]")
 @click.option("--stage", "stages", multiple=True, help="Train only this stage; repeat for more.  [default: all]")
 @click.option("--export", type=click.Path(path_type=Path), help="Also assemble the trained pair into this folder.")
 @click.option(
     "--torch-device", default="auto", show_default=True, help="Where training runs: auto, cpu, cuda, cuda:1 ..."
 )
 @errors_in_one_line
-def train(config: Path, out: Path | None, stages: tuple[str, ...], export: Path | None, torch_device: str) -> None:
+def train(
+    config: Path, out: Path | None, data: Path | None, stages: tuple[str, ...], export: Path | None, torch_device: str
+) -> None:
     """Train a model pair from a CONFIG file, e.g. models/scenes.yaml. Stopped at any moment, the same command goes on."""
     from models.train.run import train_pair
 
-    train_pair(config, out or Path("train-runs") / config.stem, stages, export, resolve_torch_device(torch_device))
+    out = out or Path("train-runs") / config.stem
+    train_pair(config, out, stages, export, resolve_torch_device(torch_device), data)
 
 
 @click.command()

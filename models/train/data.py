@@ -1,14 +1,16 @@
-"""Pictures with captions from a folder, as training data in place of scenes.
+"""Images with captions from a folder, as training data in place of scenes.
 
-Two layouts. Captions in one file beside the pictures, CSV with the columns `file,caption` or JSON lines with the same keys:
+Two layouts. Captions in one file beside the images, CSV with the columns `file,caption` or JSON lines with the same keys:
 
-    data: {folder: my-pictures, captions: captions.csv}
+    data: {folder: my-images, captions: captions.csv}
 
-and COCO's annotations, `images/` beside `annotations/captions_*.json`, where a picture has several captions:
+and COCO's annotations, `images/` beside `annotations/captions_*.json`, where a image has several captions:
 
     data: {coco: coco-2017}
 
-Pictures are cut to their central square and resized. Which are held out follows from a hash of the file's name alone.
+Photographs in tars are a third, see `models.train.photos`.
+
+Images are cut to their central square and resized. Which are held out follows from a hash of the file's name alone.
 The vocabulary is that of the training captions.
 """
 
@@ -17,11 +19,11 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -38,41 +40,56 @@ from simulator.core.errors import DataError
 from simulator.core.part import Part, folder_of
 from simulator.core.settings import refuse
 
+Side = Literal["train", "held-out"]
+SourceT = TypeVar("SourceT")
+SOURCES = ("folder", "coco", "photos")  # keys of `DataConfig`
 PART_IMAGES = 512
 _BATCH_IMAGES = 32  # fixed: floating point may differ between batch sizes
 
 
 class DataConfig(Part):
-    """The mapping under `data:` of a training file. Either `folder` or `coco`; relative ones are taken from the file's folder.
+    """The mapping under `data:` of a training file. One of `folder`, `coco` and `photos`; relative ones are taken from the file's folder.
 
-    captions: the file in `folder` that names pictures and captions, .csv or .jsonl. image_size: pixels per side after resizing; the token
-    grid times the tokenizer's down-sampling. held_out: share of the pictures. words: most words of the vocabulary, the frequent ones first.
+    `photos` takes captions and what is held out from its table: `captions`, `held_out`, `words` and `unknown_words` are of the others.
+
+    captions: the file in `folder` that names images and captions, .csv or .jsonl. image_size: pixels per side after resizing; the token
+    grid times the tokenizer's down-sampling. held_out: share of the images. words: most words of the vocabulary, the frequent ones first.
     unknown_words: what becomes of other words: `replace` (all of them share one vector, in prompts too) or `error`.
     """
 
     folder: str | None = None
     coco: str | None = None
+    photos: str | None = None
     captions: str = "captions.csv"
     image_size: int = Field(default=128, gt=0)
     held_out: float = Field(default=0.05, gt=0, lt=1)
     words: int = Field(default=4000, gt=0)
     unknown_words: Literal["replace", "error"] = "replace"
 
-    @field_validator("folder", "coco")
+    @field_validator("folder", "coco", "photos")
     @classmethod
     def _beside_the_file(cls, path: str | None, info: ValidationInfo) -> str | None:
         return None if path is None else str(folder_of(info) / path)
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
-        if (self.folder is None) == (self.coco is None):
-            refuse("needs either folder or coco, got " + ("neither" if self.folder is None else "both"))
+        named = [key for key in SOURCES if getattr(self, key) is not None]
+        if len(named) != 1:
+            refuse(f"needs one of {', '.join(SOURCES)}, got {' and '.join(named) or 'none'}")
+        if self.photos is not None:
+            for key in ("captions", "held_out", "words", "unknown_words"):
+                if key in self.model_fields_set:
+                    refuse("is not of photos, whose table says it", key)
         return self
+
+    def at(self, folder: Path) -> "DataConfig":
+        """The same source in another folder."""
+        return self.model_copy(update={key: str(folder) for key in SOURCES if getattr(self, key) is not None})
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture and one of its captions. name: as the captions file names it. place: where that says so, for messages."""
+    """A image and one of its captions. name: as the captions file names it. place: where that says so, for messages."""
 
     path: Path
     name: str
@@ -82,7 +99,7 @@ class Item:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Items for training and held-out ones; all captions of a picture are on one side."""
+    """Items for training and held-out ones; all captions of a image are on one side."""
 
     train: list[Item]
     held_out: list[Item]
@@ -96,9 +113,20 @@ class DataSet:
         items = self.train if self.unknown_words == "replace" else [*self.train, *self.held_out]
         return WordEncoder.build(vocabulary(items, self.words, self.unknown_words))
 
+    def training_images(self, seed: int, first: int, count: int) -> Tensor:
+        """See `models.train.image_sets.ImageSet`, as for the others."""
+        return images(shuffled(self.train, seed, first, count), self.image_size)
+
+    def held_out_images(self, first: int, count: int) -> Tensor:
+        distinct = list({item.path: item for item in self.held_out}.values())[first : first + count]
+        return images(distinct, self.image_size) if distinct else torch.empty(0, 3, self.image_size, self.image_size)
+
+    def tokens(self, side: Side, tokenizer: Path, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
+        return data_tokens(tokenizer, self.train if side == "train" else self.held_out, self.image_size, cache_dir)
+
 
 def load_data(config: DataConfig) -> DataSet:
-    """Reads the captions and checks that every picture is there and can be opened; no picture is decoded yet.
+    """Reads the captions and checks that every image is there and can be opened; no image is decoded yet.
 
     Raises DataError naming file and line: missing or unreadable file, bad line, empty caption, duplicate, nothing on one of both sides.
     """
@@ -126,7 +154,7 @@ def load_data(config: DataConfig) -> DataSet:
 
 
 def is_held_out(name: str, share: float) -> bool:
-    """Whether the picture of that name is held out: by a hash of the name, so that adding pictures moves none."""
+    """Whether the image of that name is held out: by a hash of the name, so that adding images moves none."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") < share * 2**64
 
 
@@ -151,7 +179,7 @@ def vocabulary(items: Sequence[Item], limit: int, unknown_words: str) -> list[st
 
 
 def read_image(item: Item, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the picture's central square, resized (Lanczos). Raises DataError if it cannot be decoded."""
+    """uint8 [size, size, 3]: the image's central square, resized (Lanczos). Raises DataError if it cannot be decoded."""
     with _open(item) as picture:
         try:
             rgb = ImageOps.exif_transpose(picture).convert("RGB")
@@ -168,7 +196,7 @@ def images(items: Sequence[Item], size: int) -> Tensor:
     return from_uint8(torch.from_numpy(np.stack([read_image(item, size) for item in items])))
 
 
-def shuffled(items: Sequence[Item], seed: int, first: int, count: int) -> list[Item]:
+def shuffled(items: Sequence[SourceT], seed: int, first: int, count: int) -> list[SourceT]:
     """Items first .. first+count-1 of an endless reading in shuffled orders, one order per epoch."""
     return [items[at] for at in shuffled_indices(seed, "train.data.order", first, count, len(items)).tolist()]
 
@@ -176,32 +204,44 @@ def shuffled(items: Sequence[Item], seed: int, first: int, count: int) -> list[I
 def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
     """Tokens uint16 [N, T] and captions of items, in order; tokens that `cache_dir` lacks are computed and added to it.
 
-    Kept in parts of 512 pictures. A part is named by the tokenizer's weights, the size and the content of its picture files.
+    A part is named by the content of its image files.
+    """
+    first_of = {item.path: item for item in reversed(items)}  # the first item of each image
+    pictures = [first_of[path] for path in dict.fromkeys(item.path for item in items)]
+    parts: list[tuple[str, Sequence[Item]]] = []
+    for begin in range(0, len(pictures), PART_IMAGES):
+        content = hashlib.blake2b(digest_size=12)
+        for item in pictures[begin : begin + PART_IMAGES]:
+            content.update(hashlib.blake2b(item.path.read_bytes(), digest_size=16).digest())
+        parts.append((content.hexdigest(), pictures[begin : begin + PART_IMAGES]))
+    codes = kept_tokens(tokenizer, size, cache_dir, parts, lambda part: images(part, size))
+    row = {item.path: index for index, item in enumerate(pictures)}
+    return codes[[row[item.path] for item in items]], [cut(item.caption) for item in items]
+
+
+def kept_tokens(
+    tokenizer: Path, size: int, cache_dir: Path, parts: Sequence[tuple[str, Any]], read: Callable[[Any], Tensor]
+) -> np.ndarray:
+    """Tokens uint16 [N, T] of images in parts: of each a name, which depends on its content, and what `read` makes into images
+    float32 [n, 3, size, size], slice by slice. Tokens that `cache_dir` lacks under that name, for this tokenizer, are computed and added.
     """
     weights = hashlib.blake2b(tokenizer.read_bytes(), digest_size=6).hexdigest()
     folder = cache_dir / f"{weights}-{size}px"
     folder.mkdir(parents=True, exist_ok=True)
-    first_of = {item.path: item for item in reversed(items)}  # the first item of each picture
-    pictures = [first_of[path] for path in dict.fromkeys(item.path for item in items)]
-    parts = [pictures[begin : begin + PART_IMAGES] for begin in range(0, len(pictures), PART_IMAGES)]
     model = None
     codes: list[np.ndarray] = []
-    for part in track(parts, description="tokens of the data set", console=Console(stderr=True)):
-        content = hashlib.blake2b(digest_size=12)
-        for item in part:
-            content.update(hashlib.blake2b(item.path.read_bytes(), digest_size=16).digest())
-        path = folder / f"{content.hexdigest()}.npy"
+    for name, part in track(parts, description="tokens of the data set", console=Console(stderr=True)):
+        path = folder / f"{name}.npy"
         if not path.exists():
             model = model or load_vq(tokenizer)
             with torch.inference_mode():
                 batches = [part[begin : begin + _BATCH_IMAGES] for begin in range(0, len(part), _BATCH_IMAGES)]
-                found = torch.cat([model.encode_codes(images(batch, size)) for batch in batches])
+                found = torch.cat([model.encode_codes(read(batch)) for batch in batches])
             temporary = path.with_name(path.stem + ".tmp.npy")
             np.save(temporary, found.numpy().astype(np.uint16))
             os.replace(temporary, path)
         codes.append(np.load(path))
-    row = {item.path: index for index, item in enumerate(pictures)}
-    return np.concatenate(codes)[[row[item.path] for item in items]], [cut(item.caption) for item in items]
+    return np.concatenate(codes)
 
 
 def cut(caption: str) -> str:
@@ -223,7 +263,7 @@ def _open(item: Item) -> Image.Image:
 
 def _folder_items(folder: Path, captions: str) -> Iterator[Item]:
     path = folder / captions
-    text = _text(path)
+    text = file_text(path)
     if path.suffix == ".csv":
         rows = _csv_rows(path, text)
     elif path.suffix in (".jsonl", ".ndjson"):
@@ -280,7 +320,7 @@ def _coco_items(folder: Path) -> Iterator[Item]:
     owner: dict[str, str] = {}
     for path in files:
         try:
-            found = json.loads(_text(path))
+            found = json.loads(file_text(path))
         except ValueError as error:
             raise DataError(f"{path}: not JSON: {error}") from error
         try:
@@ -317,7 +357,8 @@ def _inside(folder: Path, name: str, place: str) -> Path:
     return path
 
 
-def _text(path: Path) -> str:
+def file_text(path: Path) -> str:
+    """A UTF-8 file's text. Raises DataError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

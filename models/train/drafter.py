@@ -1,7 +1,7 @@
 """Trains the feature-level drafter of eagle2 and lantern on the frozen cloud model.
 
 Source: Li et al., "EAGLE": smooth-L1 between the drafter's output and the cloud's next feature, plus 0.1 times the cross-entropy
-between the distributions that both give behind the cloud's output matrix; uniform noise on the features that are read. Read on
+between the distributions that both give through the cloud's output matrix; uniform noise on the features that are read. Read on
 scenes' own tokens, a share of null captions. Optimiser and schedule are the loop's, not EAGLE's.
 
     ciar-sim train models/scenes.yaml --stage drafter
@@ -73,8 +73,8 @@ class DrafterStage:
 
 
 def read(cloud: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the drafter reads and is to foretell: embeddings of the next tokens [B, n - 1, D] and features [B, n, D], for all n
-    positions of caption and image. The feature behind the last token is foretold and not read."""
+    """What the drafter reads and is to predict: embeddings of the next tokens [B, n - 1, D] and features [B, n, D], for all n
+    positions of caption and image. The feature after the last token is predicted and not read."""
     slots = cloud.config.caption_slots
     features = cloud.hidden(batch.tokens, batch.caption_for(cloud), batch.mask)  # [B, slots + T, D]
     # Position j reads token j + 1; caption positions have no token of their own.
@@ -85,8 +85,8 @@ def read(cloud: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
 def compare(
     drafter: EagleDrafter, cloud: Transformer, embedded: Tensor, noisy: Tensor, features: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Smooth-L1 distance to the next feature at the image's positions, cross-entropy between the distributions behind both at
-    `positions` int [P] (0 foretells the feature of token 0), and the share of equal arg maxes there."""
+    """Smooth-L1 distance to the next feature at the image's positions, cross-entropy between the distributions that follow from both at
+    `positions` int [P] (0 predicts the feature of token 0), and the share of equal arg maxes there."""
     found = drafter(embedded, noisy[:, :-1])[:, cloud.config.caption_slots - 1 :]  # [B, T, D]
     wanted = features[:, cloud.config.caption_slots :]  # [B, T, D]
     distance = F.smooth_l1_loss(found.float(), wanted.float())

@@ -40,6 +40,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from models.train.muon import Muon
 from simulator.core.errors import WeightsError
 from simulator.core.part import Part, items
 from simulator.core.rng import stream
@@ -59,13 +60,14 @@ class Stage(Protocol):
 
 
 class LoopSettings(Part):
-    """The mapping under `training:` of a stage. AdamW, linear warm-up to `learning_rate`, then a cosine to
-    `learning_rate * final_lr_ratio` at `steps`."""
+    """The mapping under `training:` of a stage. Linear warm-up to `learning_rate`, then a cosine to `learning_rate * final_lr_ratio` at
+    `steps`. optimizer: `adamw`, or `muon` for the matrices of a transformer's layers (see `models.train.muon`)."""
 
     steps: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(default=100, ge=0)
     final_lr_ratio: float = Field(default=0.05, ge=0, le=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = Field(
         default=0.05, ge=0
     )  # on matrices and convolutions; norms, biases and tables whose group says so have none
@@ -110,7 +112,8 @@ def train(
     held = [model, *(value for value in vars(stage).values() if isinstance(value, nn.Module))]  # frozen models too
     for module in held:
         module.to(device)
-    optimizer = torch.optim.AdamW(_groups(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
+    kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
+    optimizer = kind(_groups(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
     saved = _read_checkpoint(out_dir / "checkpoint.pt", settings)
     if saved is None:
         step, earlier_minutes = 0, 0.0
@@ -214,16 +217,19 @@ def write_atomically(path: Path, content: Any) -> None:
 
 def _groups(stage: Stage, settings: LoopSettings) -> list[dict[str, Any]]:
     if hasattr(stage, "parameter_groups"):
-        groups: list[dict[str, Any]] = stage.parameter_groups()
-        return [{"weight_decay": settings.weight_decay, **group} for group in groups]
-    parameters = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
-    return [
-        {
-            "params": [parameter for parameter in parameters if parameter.dim() >= 2],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
+        return [{"weight_decay": settings.weight_decay, **group} for group in stage.parameter_groups()]
+    named = {name: parameter for name, parameter in stage.model.named_parameters() if parameter.requires_grad}
+    turned = settings.optimizer == "muon"
+    inner = [
+        name for name, parameter in named.items() if turned and "layers" in name.split(".") and parameter.dim() == 2
     ]
+    others = [parameter for name, parameter in named.items() if name not in inner]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in others if parameter.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [parameter for parameter in others if parameter.dim() < 2], "weight_decay": 0.0},
+        {"params": [named[name] for name in inner], "weight_decay": settings.weight_decay, "orthogonal": True},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 @torch.no_grad()

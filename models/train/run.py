@@ -34,7 +34,7 @@ RUN: dict[str, Callable[[Any, DataConfig | None, Path, str], Any]] = {
 
 
 class TrainingFile(Part):
-    """A mapping for each stage to train, and `data:` where they read pictures of a folder in place of scenes."""
+    """A mapping for each stage to train, and `data:` where they read images of a folder in place of scenes."""
 
     data: DataConfig | None = None
     tokenizer: TokenizerConfig | None = None
@@ -102,16 +102,24 @@ def read_training_file(path: Path) -> TrainingFile:
 
 
 def train_pair(
-    config: Path, out: Path, stages: Sequence[str] = (), export: Path | None = None, torch_device: str = "cpu"
+    config: Path,
+    out: Path,
+    stages: Sequence[str] = (),
+    export: Path | None = None,
+    torch_device: str = "cpu",
+    data_folder: Path | None = None,
 ) -> None:
     """Train the stages of a training file, or those of them in `stages`, each in `out/<stage>`, in order; then assemble the pair into
-    `export` if given.
+    `export` if given. `data_folder` is read in place of the folder that the file's `data` names.
 
     An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew.
     Raises ScenarioError for an unknown stage or setting, before anything is trained, and WeightsError where an earlier stage's weights
     are missing.
     """
     file = read_training_file(config)
+    if data_folder is not None and file.data is None:
+        raise ScenarioError(f"{config}: reads scenes, no folder of pictures; --data has nothing to name")
+    data = file.data if file.data is None or data_folder is None else file.data.at(data_folder)
     for name in stages:
         if name not in file.stages:
             raise ScenarioError(f"{config}: has no stage {name}{did_you_mean(name, file.stages)}")
@@ -119,7 +127,7 @@ def train_pair(
         if stages and name not in stages:
             continue
         try:
-            RUN[name](settings, file.data, out / name, torch_device)
+            RUN[name](settings, data, out / name, torch_device)
         except ScenarioError as error:
             raise ScenarioError(f"{config}: {error}") from None
         except FileNotFoundError as error:

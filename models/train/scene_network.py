@@ -1,7 +1,7 @@
-"""Trains the scene network, which judges pictures, on real renders.
+"""Trains the scene network, which judges images, on real renders.
 
 Renders are made once and kept in the stage's folder; every step sees them shifted, blurred, noised and tinted at random, so that smooth
-pictures out of a tokenizer are read as well as renders with their pixel noise.
+images out of a tokenizer are read as well as renders with their pixel noise.
 
     ciar-sim train models/scenes.yaml --stage scene-network
 """
@@ -108,7 +108,7 @@ class SceneNetworkStage:
 
 
 def augment(images: Tensor) -> Tensor:
-    """Pictures float [B, 3, H, W] in [-1, 1], shifted together by up to two pixels, each blurred, tinted and noised by amounts of its
+    """Images float [B, 3, H, W] in [-1, 1], shifted together by up to two pixels, each blurred, tinted and noised by amounts of its
     own, half of them not blurred; drawn from torch's generator."""
     batch, device = len(images), images.device
     dy, dx = (int(shift) for shift in torch.randint(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1, (2,)))
@@ -127,8 +127,8 @@ def augment(images: Tensor) -> Tensor:
 
 
 def accuracy(model: SceneNetwork, images: np.ndarray, captions: list[str]) -> dict[str, float]:
-    """Share of claims that the network reads from pictures made as the captions say: all, by kind, and pictures with every claim;
-    extra_objects: objects per picture that it sees where the caption names none."""
+    """Share of claims that the network reads from images made as the captions say: all, by kind, and images with every claim;
+    extra_objects: objects per image that it sees where the caption names none."""
     readings = read_images(model, images)
     right: dict[str, list[bool]] = {}
     wholes, extra = [], 0
@@ -148,7 +148,7 @@ def accuracy(model: SceneNetwork, images: np.ndarray, captions: list[str]) -> di
 
 @torch.inference_mode()
 def round_trips(tokenizer: VQModel, images: np.ndarray) -> np.ndarray:
-    """uint8 like `images`: encoded, quantised and decoded."""
+    """uint8 like `pictures`: encoded, quantised and decoded."""
     parts = []
     for first in range(0, len(images), 16):
         codes = tokenizer.encode_codes(from_uint8(torch.from_numpy(np.array(images[first : first + 16]))))

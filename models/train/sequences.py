@@ -17,7 +17,8 @@ from models.attention import at_least_float32
 from models.sampling import guide
 from models.scenes import WORDS
 from models.text import WordEncoder, left_pad
-from models.train.data import DataConfig, data_tokens, load_data
+from models.train.data import DataConfig
+from models.train.image_sets import load_images
 from models.train.layout import layout_of
 from models.train.loop import LoopSettings, TrainResult
 from models.train.order import shuffled_indices
@@ -78,10 +79,10 @@ class Sequences:
             self.held_out = scene_tokens(tokenizer, scenes.held_out_seed, scenes.held_out, cache)
             self.text = WordEncoder.build(WORDS)
         else:
-            data = load_data(pictures)
+            data = load_images(pictures, folder)
             self.text = data.text
-            self.train = SceneTokens(*data_tokens(tokenizer, data.train, data.image_size, cache))
-            self.held_out = SceneTokens(*data_tokens(tokenizer, data.held_out, data.image_size, cache))
+            self.train = SceneTokens(*data.tokens("train", tokenizer, cache))
+            self.held_out = SceneTokens(*data.tokens("held-out", tokenizer, cache))
         self.codebook = load_vq(tokenizer).quantize.rows().detach()  # float32 [V, C], unit rows
         self.seed = seed
 

@@ -14,22 +14,31 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from rich.console import Console
 from torch import Tensor, nn
 
 from models import scenes
-from models.train.data import DataConfig, DataSet, images, load_data, shuffled
+from models.train.data import DataConfig
+from models.train.image_sets import ImageSet, load_images
 from models.train.loop import LoopSettings, TrainResult, train
+from models.train.patches import code_width, set_patch_codes
 from models.vq import VQConfig, VQModel, from_uint8, save_vq, to_uint8
 from simulator.core.part import FromMapping, Part
 from simulator.core.rng import stream
+from simulator.core.settings import refuse
 
 HELD_OUT_SCENES = 512
+PATCH_PICTURES = 2048  # whose patches are clustered
 
 
 class TokenizerConfig(Part):
-    """The mapping under `tokenizer:` of a training file. `scenes_seed`, `held_out_seed` and `object_weight` are of scenes."""
+    """The mapping under `tokenizer:` of a training file. `scenes_seed`, `held_out_seed` and `object_weight` are of scenes.
+
+    Without an encoder (`encoder_ch_mult: []`) the codes are the clusters of the images' patches and only the decoder is trained:
+    `continuous_steps`, the restarts and `commitment_weight` are of an encoder. Plain ground then has one code wherever it is, where an
+    encoder that sees the surroundings gives it many, whose order is noise to who predicts them.
+    """
 
     model: Annotated[VQConfig, FromMapping()]
     training: LoopSettings
@@ -42,6 +51,20 @@ class TokenizerConfig(Part):
     object_weight: float = Field(default=1.0, ge=0)
     l2_weight: float = Field(default=5.0, ge=0)
     commitment_weight: float = Field(default=0.25, ge=0)
+
+    @model_validator(mode="after")
+    def _patches(self) -> "TokenizerConfig":
+        if not self.model.encoder_ch_mult:
+            found, needed = self.model.codebook_dim, code_width(self.model.patch)
+            if found != needed:
+                refuse(
+                    f"must be {needed} for patches of {self.model.patch} pixels a side, got {found}",
+                    "model",
+                    "codebook_dim",
+                )
+            if len(self.model.decoder_ch_mult) != 1:
+                refuse("must have one entry where there is no encoder", "model", "decoder_ch_mult")
+        return self
 
 
 class _Trainee(nn.Module):
@@ -58,19 +81,30 @@ class _Trainee(nn.Module):
 class TokenizerStage:
     """A stage of `models.train.loop`."""
 
-    def __init__(self, config: TokenizerConfig, data: DataSet | None = None) -> None:
+    def __init__(self, config: TokenizerConfig, data: ImageSet | None = None) -> None:
         self.config, self.data = config, data
         torch.manual_seed(int(stream(config.training.seed, "tokenizer.init").integers(2**62)))
         self.model = _Trainee(config.model)
+        self._encodes = bool(config.model.encoder_ch_mult)
+        if not self._encodes:
+            for part in (self.model.vq.quant_conv, self.model.vq.quantize):
+                part.requires_grad_(False)
         self._latents = torch.empty(0)
         self._errors = torch.empty(0)
 
+    def begin(self) -> None:
+        if not self._encodes:
+            pictures = torch.cat(
+                [self.batch(step)[0] for step in range(-(-PATCH_PICTURES // self.config.batch_images))]
+            )
+            set_patch_codes(self.model.vq, pictures, stream(self.config.training.seed, "tokenizer.patches"))
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Scenes never seen before, in every step: float32 [B, 3, 128, 128] in [-1, 1], and float32 [B, 1, 128, 128], the weight
-        of a pixel. Of a data set, its pictures in shuffled orders, at their size, every pixel alike."""
+        of a pixel. Of a data set, its images in shuffled orders, at their size, every pixel alike."""
         first, count, seed = step * self.config.batch_images, self.config.batch_images, self.config.scenes_seed
         if self.data is not None:
-            pictures = images(shuffled(self.data.train, self.config.training.seed, first, count), self.data.image_size)
+            pictures = self.data.training_images(self.config.training.seed, first, count)
             return pictures, torch.ones(count, 1, *pictures.shape[2:])
         pictures = scene_images(seed, first, count)
         weights = torch.ones(count, 1, *pictures.shape[2:])
@@ -84,7 +118,7 @@ class TokenizerStage:
         pictures, weights = (part.to(vq.quant_conv.weight.device) for part in batch)
         latents = vq.encode(pictures)
         quantised = vq.quantise(latents)
-        if step < self.config.continuous_steps:
+        if self._encodes and step < self.config.continuous_steps:
             decoded, code_loss = vq.decode(F.normalize(latents.float(), dim=1)), torch.zeros((), device=pictures.device)
         else:
             decoded = vq.decode(quantised.quantised)
@@ -104,6 +138,8 @@ class TokenizerStage:
         return l1 + self.config.l2_weight * l2 + code_loss, values
 
     def after_step(self, step: int) -> None:
+        if not self._encodes:
+            return
         if step == self.config.continuous_steps - 1:
             self._set_codebook()
         elif (
@@ -129,9 +165,7 @@ class TokenizerStage:
         rows = []
         for part in range(16):
             if self.data is not None:
-                pictures = images(
-                    shuffled(self.data.train, self.config.training.seed, 16 * part, 16), self.data.image_size
-                )
+                pictures = self.data.training_images(self.config.training.seed, 16 * part, 16)
             else:
                 pictures = scene_images(self.config.scenes_seed, 10_000_000 + 16 * part, 16)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.training.amp == "bf16"):
@@ -203,13 +237,14 @@ def evaluate(model: VQModel, seed: int, count: int = HELD_OUT_SCENES) -> dict[st
 
 
 @torch.inference_mode()
-def evaluate_data(model: VQModel, data: DataSet) -> dict[str, float | int]:
-    """Reconstruction of held-out pictures of a data set: PSNR in dB of bytes, the mean over pictures; the share of the codebook in use."""
-    distinct = list({item.path: item for item in data.held_out}.values())[:HELD_OUT_SCENES]
+def evaluate_data(model: VQModel, data: ImageSet) -> dict[str, float | int]:
+    """Reconstruction of held-out images of a data set: PSNR in dB of bytes, the mean over images; the share of the codebook in use."""
     psnr_db: list[float] = []
     used = torch.zeros(model.config.codebook_size, dtype=torch.bool)
-    for first in range(0, len(distinct), 16):
-        pictures = images(distinct[first : first + 16], data.image_size)
+    for first in range(0, HELD_OUT_SCENES, 16):
+        pictures = data.held_out_images(first, 16)
+        if not len(pictures):
+            break
         codes = model.encode_codes(pictures)
         used[codes.flatten()] = True
         error = (
@@ -219,13 +254,13 @@ def evaluate_data(model: VQModel, data: DataSet) -> dict[str, float | int]:
     return {
         "psnr_db": float(np.mean(psnr_db)),
         "codebook_used": float(used.float().mean()),
-        "held_out_pictures": len(distinct),
+        "held_out_pictures": len(psnr_db),
     }
 
 
 @torch.inference_mode()
 def picture(model: VQModel, shown: Tensor, path: Path) -> None:
-    """A PNG: rows of eight pictures float [N, 3, H, W], each row followed by its reconstructions; N is 8 or less, or a multiple of 8."""
+    """A PNG: rows of eight images float [N, 3, H, W], each row followed by its reconstructions; N is 8 or less, or a multiple of 8."""
     from matplotlib.image import imsave
 
     before, after = to_uint8(shown).numpy(), to_uint8(model.decode_codes(model.encode_codes(shown))).numpy()
@@ -241,7 +276,7 @@ def run(
     Writes tokenizer.safetensors (fp16; its metadata says how good it is) and reconstructions.png.
     """
     console = Console(stderr=True)
-    data = None if pictures is None else load_data(pictures)
+    data = None if pictures is None else load_images(pictures, out_dir.parent)
     stage = TokenizerStage(settings, data)
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     console.print(f"tokenizer: {parameters / 1e6:.2f} M parameters")
@@ -258,7 +293,7 @@ def run(
     quality = evaluate(model, settings.held_out_seed) if data is None else evaluate_data(model, data)
     facts = {**quality, "steps": result.steps, "parameters": parameters}
     save_vq(out_dir / "tokenizer.safetensors", model, facts)
-    shown = scene_images(settings.held_out_seed, 0, 16) if data is None else images(data.held_out[:8], data.image_size)
+    shown = scene_images(settings.held_out_seed, 0, 16) if data is None else data.held_out_images(0, 8)
     picture(model, shown, out_dir / "reconstructions.png")
     console.print(
         " ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}",

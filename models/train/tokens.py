@@ -28,7 +28,7 @@ _BATCH_SCENES = 32  # fixed: floating point may differ between batch sizes
 
 @dataclass(frozen=True)
 class SceneTokens:
-    """Row i of `codes`, uint16 [N, T] in raster order, is scene (or picture) i; `captions[i]` is its caption."""
+    """Row i of `codes`, uint16 [N, T] in raster order, is scene (or image) i; `captions[i]` is its caption."""
 
     codes: np.ndarray
     captions: list[str]

@@ -1,0 +1,55 @@
+"""Muon: momentum whose update of a matrix is made orthogonal, for the matrices inside a transformer's layers; AdamW for all others.
+
+Source: Jordan et al. 2024, "Muon" (Newton-Schulz iteration and its coefficients); Liu et al. 2025, "Muon is scalable for LLM training"
+(the update's size, so that one learning rate serves both). In the parameters' own precision: a CPU has no use for bfloat16.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+MOMENTUM = 0.95
+SIZE = 0.2  # root mean square of an update's entries at learning rate 1, about AdamW's
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but for groups that say `orthogonal`, whose parameters are matrices."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step on the gradients as they are; `closure` is not called."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group.get("orthogonal")]
+        super().step()
+        self.param_groups = groups
+        for group in groups:
+            if group.get("orthogonal"):
+                for matrix in group["params"]:
+                    self._turn(matrix, group)
+
+    @torch.no_grad()
+    def _turn(self, matrix: Tensor, group: dict[str, Any]) -> None:
+        state, gradient = self.state[matrix], matrix.grad
+        if gradient is None:
+            return
+        if not state:
+            state["momentum"] = torch.zeros_like(matrix)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonal(gradient.lerp(momentum, MOMENTUM))  # Nesterov's
+        matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(
+            update, alpha=-group["lr"] * SIZE * max(matrix.shape) ** 0.5
+        )
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """About the nearest matrix with orthonormal rows, or columns: of float [M, N]: most singular values come to 0.7 .. 1.2."""
+    first, second, third = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    found: Tensor = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        square = found @ found.T
+        found = first * found + (second * square + third * square @ square) @ found
+    return found.T if tall else found

@@ -1,0 +1,217 @@
+"""Product photographs in tars with a table of their columns, as training data.
+
+    data: {photos: DIR, image_size: 64}
+
+DIR holds `photos-*.tar`, whose members are images named `ID.jpg`, and `captions.csv` with the columns of `COLUMNS`, a row per image;
+`split` says whether it is for training or held out. Captions are made of the columns, see `caption_of`; their words are all there are.
+
+Images are padded to a square with white and resized, once: they stay as bytes in one file, uint8 [N, S, S, 3], in the training folder.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from models.text import WordEncoder, words_of
+from models.train.data import PART_IMAGES, Side, file_text, kept_tokens, shuffled
+from models.vq import from_uint8
+from simulator.core.errors import DataError
+
+COLUMNS = ("id", "split", "category", "kind", "type", "colour", "use", "title")
+SPLITS: tuple[Side, Side] = ("train", "held-out")
+CAPTION_WORDS = 16  # most words of a caption; the encoder has as many slots
+PREPARED = b"padded with white, Lanczos, 1"  # how images are prepared: part of the name of the file that keeps them
+
+# Words of the shop's titles that say what is to be seen: for whom it is made, pattern, cut, material, further colours.
+TITLE_WORDS = frozenset(
+    words_of("""
+    men women unisex boys girls kids infant
+    printed print graphic solid plain striped stripes stripe check checks checked polka floral logo embroidered melange washed denim
+    polo round neck v-neck collar hooded sleeveless sleeve full half long short slim skinny regular fit pleated checkered reversible
+    leather leatherette canvas mesh silk cotton metal fleece woven suede
+    dial chronograph analog digital analogue strap aviator wayfarer oval rectangular
+    sling tote clutch hobo duffle laptop trolley backpack
+    running training tennis football cricket sneaker sneakers wedges pumps ballerinas slippers slipper floaters boots loafers lace-up
+    shirt t-shirt jersey tank vest camisole blouse tee top kurta anarkali salwar capri track pack set stone drop hoop stud bracelet chain
+    black white blue brown red grey green pink purple silver gold yellow beige maroon orange olive cream navy peach teal tan
+""")
+)
+SAME_WORD = {
+    "men's": "men",
+    "mens": "men",
+    "man": "men",
+    "women's": "women",
+    "womens": "women",
+    "woman": "women",
+    "boy's": "boys",
+    "boy": "boys",
+    "girl's": "girls",
+    "girl": "girls",
+    "kid's": "kids",
+    "tshirt": "t-shirt",
+    "tshirts": "t-shirt",
+    "t-shirts": "t-shirt",
+    "golden": "gold",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A photograph of the table. name: its file in a tar. place: file and line of its row, for messages."""
+
+    name: str
+    caption: str
+    place: str
+
+
+class Photos:
+    """Photographs with captions, see `models.train.image_sets.ImageSet`. pictures: uint8 [N, S, S, 3], the training ones first."""
+
+    def __init__(self, train: Sequence[Row], held_out: Sequence[Row], pictures: np.ndarray) -> None:
+        self.rows: dict[Side, Sequence[Row]] = {"train": train, "held-out": held_out}
+        self.pictures: dict[Side, np.ndarray] = {"train": pictures[: len(train)], "held-out": pictures[len(train) :]}
+        self.image_size = int(pictures.shape[1])
+
+    @cached_property
+    def text(self) -> WordEncoder:
+        """An encoder for the words of all captions."""
+        return WordEncoder.build(
+            sorted({w for rows in self.rows.values() for row in rows for w in words_of(row.caption)}), CAPTION_WORDS
+        )
+
+    def training_images(self, seed: int, first: int, count: int) -> Tensor:
+        """float32 [count, 3, S, S] in [-1, 1]: a stretch of an endless reading of the training images in shuffled orders."""
+        index = shuffled(range(len(self.rows["train"])), seed, first, count)
+        return _floats(self.pictures["train"][index])
+
+    def held_out_images(self, first: int, count: int) -> Tensor:
+        """float32 [count, 3, S, S] in [-1, 1], in order; fewer, or none, at the end."""
+        return _floats(self.pictures["held-out"][first : first + count])
+
+    def tokens(self, side: Side, tokenizer: Path, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
+        """Tokens uint16 [N, T] and captions of one side's images, in order; tokens that `cache_dir` lacks are computed and added."""
+        pictures = self.pictures[side]
+        parts = [pictures[first : first + PART_IMAGES] for first in range(0, len(pictures), PART_IMAGES)]
+        keys = [hashlib.blake2b(part.tobytes(), digest_size=12).hexdigest() for part in parts]
+        codes = kept_tokens(tokenizer, self.image_size, cache_dir, list(zip(keys, parts, strict=True)), _floats)
+        return codes, [row.caption for row in self.rows[side]]
+
+
+def load_photos(folder: Path, size: int, cache_dir: Path) -> Photos:
+    """The photographs of a folder at `size` pixels a side; their file in `cache_dir`, named by their content, is written if it is missing.
+
+    Raises DataError naming file and line: a missing or unreadable file, a bad row, a image that no tar holds or that cannot be decoded.
+    """
+    rows = list(_rows(folder / "captions.csv"))
+    sides = {split: [row for side, row in rows if side == split] for split in SPLITS}
+    for split, found in sides.items():
+        if not found:
+            raise DataError(f"{folder / 'captions.csv'}: of {len(rows)} rows none has the split {split}")
+    train, held_out = (sides[split] for split in SPLITS)
+    return Photos(train, held_out, _packed(folder, [*train, *held_out], size, cache_dir))
+
+
+def caption_of(colour: str, kind: str, use: str, title: str) -> str:
+    """ "a COLOUR TYPE for USE", then those words of the title that are among `TITLE_WORDS` and not said yet, in their order; lower case.
+
+    `kind` is the column `type`. At most `CAPTION_WORDS` words: the title's last ones give way.
+    """
+    words = words_of(f"a {colour} {kind} for {use}")
+    for word in words_of(title):
+        word = SAME_WORD.get(word, word)
+        if word in TITLE_WORDS and word not in words:
+            words.append(word)
+    return " ".join(words[:CAPTION_WORDS])
+
+
+def _floats(pictures: np.ndarray) -> Tensor:
+    return from_uint8(torch.from_numpy(np.array(pictures)))  # a copy: the file is mapped read-only
+
+
+def _rows(path: Path) -> Iterator[tuple[Side, Row]]:
+    reader = csv.reader(io.StringIO(file_text(path), newline=""), strict=True)
+    seen: dict[str, str] = {}
+    try:
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            raise DataError(f"{path}:1: the columns must be {','.join(COLUMNS)}, found {','.join(header) or 'nothing'}")
+        for values in reader:
+            place = f"{path}:{reader.line_num}"
+            if len(values) != len(COLUMNS):
+                raise DataError(f"{place}: {len(values)} columns, must be {len(COLUMNS)}")
+            row = dict(zip(COLUMNS, (value.strip() for value in values), strict=True))
+            if not row["id"].isdigit():
+                raise DataError(f"{place}: id must be a number, got {row['id'] or 'nothing'}")
+            if row["id"] in seen:
+                raise DataError(f"{place}: duplicate: {row['id']} stands already at {seen[row['id']]}")
+            seen[row["id"]] = place
+            side = next((split for split in SPLITS if split == row["split"]), None)
+            if side is None:
+                raise DataError(f"{place}: split must be {' or '.join(SPLITS)}, got {row['split'] or 'nothing'}")
+            for column in ("type", "colour", "use"):
+                if not words_of(row[column]):
+                    raise DataError(f"{place}: {column} is empty")
+            yield side, Row(f"{row['id']}.jpg", caption_of(row["colour"], row["type"], row["use"], row["title"]), place)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+
+
+def _packed(folder: Path, rows: Sequence[Row], size: int, cache_dir: Path) -> np.ndarray:
+    """uint8 [N, size, size, 3], mapped from its file. That is named by the bytes of all images in order, so it is only made once."""
+    files = _members(folder)
+    content = hashlib.blake2b(PREPARED, digest_size=12)
+    for row in rows:
+        if row.name not in files:
+            raise DataError(f"{row.place}: {row.name} is in none of the photos-*.tar of {folder}")
+        content.update(hashlib.blake2b(files[row.name][1], digest_size=16).digest())
+    path = cache_dir / f"{content.hexdigest()}-{size}px.npy"
+    if not path.exists():
+        pictures = np.empty((len(rows), size, size, 3), np.uint8)
+        for index, row in enumerate(track(rows, description="photographs", console=Console(stderr=True))):
+            pictures[index] = _prepared(row, *files[row.name], size)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.stem + ".tmp.npy")
+        np.save(temporary, pictures)
+        os.replace(temporary, path)
+    packed: np.ndarray = np.load(path, mmap_mode="r")
+    return packed
+
+
+def _members(folder: Path) -> dict[str, tuple[Path, bytes]]:
+    """The tar and the bytes of every file in the folder's tars, by the file's name."""
+    tars = sorted(folder.glob("photos-*.tar"))
+    if not tars:
+        raise DataError(f"{folder}: no photos-*.tar there; the folder of the photographs is given with --data")
+    files: dict[str, tuple[Path, bytes]] = {}
+    for path in tars:
+        try:
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    content = archive.extractfile(member) if member.isfile() else None
+                    if content is not None:
+                        files[Path(member.name).name] = path, content.read()
+        except (OSError, tarfile.TarError) as error:
+            raise DataError(f"{path}: not a readable tar: {error}") from error
+    return files
+
+
+def _prepared(row: Row, tar: Path, content: bytes, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]: the image in the middle of a white square, resized (Lanczos)."""
+    try:
+        rgb = Image.open(io.BytesIO(content)).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{row.place}: {row.name} of {tar} cannot be decoded: {error}") from error
+    return np.asarray(ImageOps.pad(rgb, (size, size), Image.Resampling.LANCZOS, color=(255, 255, 255)))

@@ -1,0 +1,51 @@
+"""Muon: its update is near orthogonal, it trains, and the loop gives it the matrices inside layers and nothing else."""
+
+import torch
+from torch import nn
+
+from models.train.loop import LoopSettings, _groups
+from models.train.muon import Muon, orthogonal
+from models.transformer import Transformer, TransformerConfig
+
+
+def test_updates_are_near_orthogonal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((24, 8), (8, 24), (16, 16)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=generator)))
+        assert values.shape == (min(shape),)
+        assert 0.3 < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_it_fits_a_linear_map_beside_a_bias() -> None:
+    torch.manual_seed(0)
+    layer, wanted, x = nn.Linear(8, 6), torch.randn(6, 8), torch.randn(64, 8)
+    target = x @ wanted.T + 1.0
+    groups = [
+        {"params": [layer.weight], "orthogonal": True, "weight_decay": 0.0},
+        {"params": [layer.bias], "weight_decay": 0.0},
+    ]
+    optimizer = Muon(groups, lr=0.1)
+    losses = []
+    for step in range(200):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * (1 - step / 200)
+        loss = (layer(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.01 * losses[0]
+
+
+def test_the_loop_gives_it_the_matrices_inside_layers() -> None:
+    class Stage:
+        model: nn.Module = Transformer(TransformerConfig(2, 2, 16, 24, 64, 8, 36, 4))
+
+    plain, turned = (
+        _groups(Stage(), LoopSettings(steps=1, learning_rate=1.0, optimizer=kind)) for kind in ("adamw", "muon")
+    )
+    assert not any(group.get("orthogonal") for group in plain)
+    (inner,) = (group["params"] for group in turned if group.get("orthogonal"))
+    assert len(inner) == 2 * 5  # q k v, its output, and three of the feed-forward, in two layers
+    count = sum(len(group["params"]) for group in turned)
+    assert count == sum(len(group["params"]) for group in plain) == len(list(Stage.model.parameters()))
