@@ -21,6 +21,13 @@ def default_cache() -> Path:
     return Path(own) if own else platformdirs.user_cache_path("ciar-sim", appauthor=False)
 
 
+columns_option = click.option(
+    "--columns",
+    metavar="NAME,...|all",
+    help="Columns of summary.csv to print.  [default: the most asked-for ones that fit]",
+)
+
+
 def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
     """A user's error is one line on stderr and exit code 2; anything else is a fault of the program and keeps its traceback."""
 

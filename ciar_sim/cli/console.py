@@ -1,13 +1,19 @@
-"""What the command line shows: progress bars, the summary of a run, and the listings of `ciar-sim list`."""
+"""What the command line shows: progress bars, the table and warnings of a run, and the listings of `ciar-sim list`."""
 
+import difflib
 import io
+import json
 import math
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import click
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -21,6 +27,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from simulator.core.errors import CiarSimError
 from simulator.pricing.catalogue import Hardware
 from simulator.pricing.compare import RooflineCell
 from simulator.pricing.profile import Profile
@@ -94,41 +101,138 @@ def roofline_lines(cells: Sequence[RooflineCell], machine: Hardware) -> str:
     return f"{_drawn(table)}\n{figures}"
 
 
-def summary_lines(summary: pd.DataFrame) -> str:
-    """The table a run prints: a row per case, the columns a reader asks for first."""
-    first = list(summary.columns).index("images")
-    swept = [name for name in summary.columns[:first] if name not in ("case", "method", "method_name")]
+class _Number(NamedTuple):
+    """A column of numbers in the table of a run. scale: factor from the summary's column to the unit of the heading."""
+
+    heading: str
+    column: str
+    digits: int
+    scale: float = 1.0
+
+
+# Where the terminal is narrow, the last ones are left out first.
+_NUMBERS = (
+    _Number("images", "images", 0),
+    _Number("latency s", "latency_mean_s", 2),
+    _Number("p95 s", "latency_p95_s", 2),
+    _Number("speed-up", "speedup", 2),
+    _Number("cloud calls %", "cloud_call_pct", 1),
+    _Number("nats/token", "cloud_nll", 2),
+    _Number("align %", "align_scenes", 1, 100.0),
+    _Number("up kB", "bytes_up", 1, 1e-3),
+    _Number("down kB", "bytes_down", 1, 1e-3),
+)
+_GAP = 2  # blanks between columns
+_TEXT_AT_LEAST = 12  # a condition or method is folded to no less than this
+_MOST_WARNINGS = 10
+
+
+def chosen_columns(text: str | None) -> tuple[str, ...] | None:
+    """The columns of --columns: None for the usual ones.
+
+    Raises:
+        CiarSimError: A name is no column of summary.csv.
+    """
+    if text is None:
+        return None
+    from reports.load import summary_columns
+
+    known = tuple(name for name in summary_columns() if name not in ("case", "method", "method_name"))
+    if text == "all":
+        return known
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3, 0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise CiarSimError(f"--columns {name!r}: allowed: all, or columns of summary.csv{hint}")
+    return names
+
+
+def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, width: int | None = None) -> str:
+    """The table of a run: a row per case with its condition, method and numbers, none of which is ever cut.
+
+    Args:
+        summary: As in summary.csv.
+        columns: Columns to print, in several tables where one is too narrow; None prints the usual ones that fit, and names the others.
+        width: Of the terminal, in characters; None asks it. Output that goes elsewhere is 200 wide.
+    """
+    from reports.load import with_words
+    from reports.words import significant
+
+    names = list(summary.columns)
+    swept = tuple(names[names.index("method_name") + 1 : names.index("images")])
+    table = with_words(summary, swept, "")
+    table = table.sort_values("condition", kind="stable", key=_first_seen)
+    texts = {"method": list(table["label"])}
+    if (table["condition"] != "").any():
+        texts = {"condition": list(table["condition"]), **texts}
+    if columns is None:
+        numbers = {
+            one.heading: [_number(one.scale * value, one.digits) for value in table[one.column]] for one in _NUMBERS
+        }
+    else:
+        numbers = {name: [significant(value, 4) for value in table[name]] for name in columns if name in table}
+    width = _terminal_width() if width is None else width
+    blocks = _blocks(texts, numbers, width)
+    if columns is None:
+        blocks = blocks[:1]
+    lines = "\n\n".join(_block(texts, {name: numbers[name] for name in block}, width) for block in blocks)
+    left_out = [name for name in numbers if columns is None and name not in blocks[0]]
+    return f"{lines}\nNot shown: {', '.join(left_out)}. --columns all shows every column." if left_out else lines
+
+
+def _blocks(texts: dict[str, list[str]], numbers: dict[str, list[str]], width: int) -> list[list[str]]:
+    """The columns of numbers in groups that fit beside the texts, at least one in each."""
+    beside = sum(_GAP + _longest(name, cells) for name, cells in texts.items())
+    widest = max((_longest(name, cells) for name, cells in numbers.items()), default=0)
+    if beside + widest > width:  # the texts are folded
+        beside = min(beside, max(len(texts) * (_GAP + _TEXT_AT_LEAST), width - 2 * (widest + _GAP)))
+    blocks: list[list[str]] = [[]]
+    used = beside
+    for name, cells in numbers.items():
+        own = _longest(name, cells) + _GAP
+        if blocks[-1] and used + own - _GAP > width:
+            blocks.append([])
+            used = beside
+        blocks[-1].append(name)
+        used += own
+    return blocks
+
+
+def _block(texts: dict[str, list[str]], numbers: dict[str, list[str]], width: int) -> str:
+    needed = sum(_longest(name, cells) + _GAP for name, cells in (texts | numbers).items()) - _GAP
+    for_numbers = sum(_longest(name, cells) + _GAP for name, cells in numbers.items())
+    least = for_numbers + len(texts) * (_TEXT_AT_LEAST + _GAP)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (*swept, "method"):
-        table.add_column(escape(name))
-    for name in (
-        "images",
-        "latency s",
-        "p95 s",
-        "speed-up",
-        "cloud calls %",
-        "up kB",
-        "down kB",
-        "nats/token",
-        "align %",
-    ):
-        table.add_column(name, justify="right")
-    by_network = summary.sort_values(swept, kind="stable", key=_first_seen) if swept else summary
-    for _, row in by_network.iterrows():
-        table.add_row(
-            *("" if pd.isna(row[name]) else escape(str(row[name])) for name in swept),
-            escape(row["method"]),
-            str(row["images"]),
-            _number(row["latency_mean_s"], 2),
-            _number(row["latency_p95_s"], 2),
-            _number(row["speedup"], 2),
-            _number(row["cloud_call_pct"], 1),
-            _number(row["bytes_up"] / 1e3, 1),
-            _number(row["bytes_down"] / 1e3, 1),
-            _number(row["cloud_nll"], 2),
-            _number(100 * row["align_scenes"], 1),
-        )
-    return _drawn(table)
+    for name in texts:
+        table.add_column(name, overflow="fold", min_width=_TEXT_AT_LEAST if needed > width else None)
+    for name, cells in numbers.items():
+        table.add_column(name, justify="right", no_wrap=True, min_width=_longest(name, cells))
+    for row in zip(*texts.values(), *numbers.values(), strict=True):
+        table.add_row(*(escape(cell) for cell in row))
+    return _drawn(table, max(width, min(needed, least)))
+
+
+def _longest(name: str, cells: Sequence[str]) -> int:
+    return max(map(cell_len, (name, *cells)))
+
+
+def warning_lines(folder: Path) -> str:
+    """The warnings of a run, from its provenance.json; empty without any."""
+    warnings = json.loads((folder / "provenance.json").read_text()).get("warnings") or []
+    lines = [f"Warning: {text}." for text in warnings[:_MOST_WARNINGS]]
+    if len(warnings) > _MOST_WARNINGS:
+        lines.append(f"Warning: and {len(warnings) - _MOST_WARNINGS} more, in {folder / 'report.html'}.")
+    return "\n".join(lines)
+
+
+def print_run(folder: Path, summary: pd.DataFrame, columns: Sequence[str] | None) -> None:
+    """Print the table of a run, its warnings on stderr, and where its page is."""
+    click.echo(summary_lines(summary, columns))
+    if warnings := warning_lines(folder):
+        click.echo(warnings, err=True)
+    click.echo(str(folder / "report.html"))
 
 
 def warning_lines(warnings: Sequence[str], most: int = 8) -> list[str]:
@@ -138,7 +242,7 @@ def warning_lines(warnings: Sequence[str], most: int = 8) -> list[str]:
 
 
 def _first_seen(column: pd.Series) -> pd.Series:
-    """Sort key that keeps values in the order in which they first occur; all missing ones (an axis of another method) are one value."""
+    """Sort key that keeps values in the order in which they first occur."""
     return pd.Series(pd.factorize(column, use_na_sentinel=False)[0], index=column.index)
 
 
@@ -229,12 +333,21 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _drawn(renderable: Any) -> str:
+def _terminal_width() -> int:
     console = Console()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else 200  # piped: wide enough not to fold
+
+
+def _drawn(renderable: Any, width: int | None = None) -> str:
+    """The renderable as text, in colour on a terminal."""
+    width = _terminal_width() if width is None else width
+    console = Console(width=width)
     if console.is_terminal:
         with console.capture() as capture:
             console.print(renderable)
-        return capture.get().rstrip("\n")
-    buffer = io.StringIO()  # piped or in a test: plain text, wide enough not to fold
-    Console(file=buffer, width=200).print(renderable)
-    return buffer.getvalue().rstrip("\n")
+        text = capture.get()
+    else:
+        buffer = io.StringIO()
+        Console(file=buffer, width=width).print(renderable)
+        text = buffer.getvalue()
+    return "\n".join(line.rstrip() for line in text.rstrip("\n").split("\n"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ciar_sim.cli.common import errors_in_one_line
+from ciar_sim.cli.common import columns_option, errors_in_one_line
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +35,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Processes that simulate; changes no result.",
         ),
-        click.option("--quiet", is_flag=True, help="No progress and no table."),
+        columns_option,
+        click.option("--quiet", is_flag=True, help="No progress, no table, no warnings."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -76,6 +77,7 @@ def _run(
     torch_device: str,
     max_batch: int,
     jobs: int,
+    columns: str | None,
     quiet: bool,
 ) -> None:
     from ciar_sim.shipped import scenario_path

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ciar_sim.cli.common import errors_in_one_line
+from ciar_sim.cli.common import columns_option, errors_in_one_line
 
 
 @click.command()
@@ -30,9 +30,14 @@ def list_(what: str) -> None:
 
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
+@columns_option
 @errors_in_one_line
-def report(run_folder: Path) -> None:
-    """Draw plots and report.html of a RUN_FOLDER again."""
+def report(run_folder: Path, columns: str | None) -> None:
+    """Draw plots and report.html of a RUN_FOLDER again, and print its table."""
+    from ciar_sim.cli.console import chosen_columns, print_run
     from reports.build import build_report
+    from reports.load import load_run
 
-    click.echo(build_report(run_folder))
+    chosen = chosen_columns(columns)
+    build_report(run_folder)
+    print_run(run_folder, load_run(run_folder).summary, chosen)

@@ -171,7 +171,7 @@ def test_sweep_adds_axes(write: Write, tmp_path: Path, cache: Path) -> None:
 
 
 def test_a_sweep_of_a_methods_own_setting_ends_in_its_table(write: Write, tmp_path: Path, cache: Path) -> None:
-    """Beside other methods the column of the axis holds NaN for several cases: empty cells, in the order of the file."""
+    """Beside other methods the column of the axis holds NaN for several cases: no setting at those methods, in the order of the file."""
     result = call(
         "sweep",
         write(SCENARIO),
@@ -185,9 +185,9 @@ def test_a_sweep_of_a_methods_own_setting_ends_in_its_table(write: Write, tmp_pa
     assert result.exit_code == 0, result.output
     table = [line for line in result.output.splitlines() if line.startswith(("wifi", "lte"))]
     assert len(table) == 2 * (4 + 2)
-    assert [line.split()[1] for line in table if " code " in line] == ["0.5", "0.1"] * 2
+    assert [line.split()[2] for line in table if " code " in line] == ["prefix_rate=0.5", "prefix_rate=0.1"] * 2
     assert [line.split()[0] for line in table] == ["wifi"] * 6 + ["lte"] * 6
-    assert table[0].split()[1] == "base"  # nothing stands where an axis does not concern the method
+    assert table[0].split()[1] == "base"
 
 
 def test_sequential_requests_never_meet(write: Write, tmp_path: Path, cache: Path) -> None:
