@@ -2,16 +2,13 @@
 
 import difflib
 import io
-import json
 import math
 import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import pandas as pd
 from rich.cells import cell_len
 from rich.console import Console
@@ -124,7 +121,6 @@ _NUMBERS = (
 )
 _GAP = 2  # blanks between columns
 _TEXT_AT_LEAST = 12  # a condition or method is folded to no less than this
-_MOST_WARNINGS = 10
 
 
 def chosen_columns(text: str | None) -> tuple[str, ...] | None:
@@ -216,23 +212,6 @@ def _block(texts: dict[str, list[str]], numbers: dict[str, list[str]], width: in
 
 def _longest(name: str, cells: Sequence[str]) -> int:
     return max(map(cell_len, (name, *cells)))
-
-
-def warning_lines(folder: Path) -> str:
-    """The warnings of a run, from its provenance.json; empty without any."""
-    warnings = json.loads((folder / "provenance.json").read_text()).get("warnings") or []
-    lines = [f"Warning: {text}." for text in warnings[:_MOST_WARNINGS]]
-    if len(warnings) > _MOST_WARNINGS:
-        lines.append(f"Warning: and {len(warnings) - _MOST_WARNINGS} more, in {folder / 'report.html'}.")
-    return "\n".join(lines)
-
-
-def print_run(folder: Path, summary: pd.DataFrame, columns: Sequence[str] | None) -> None:
-    """Print the table of a run, its warnings on stderr, and where its page is."""
-    click.echo(summary_lines(summary, columns))
-    if warnings := warning_lines(folder):
-        click.echo(warnings, err=True)
-    click.echo(str(folder / "report.html"))
 
 
 def warning_lines(warnings: Sequence[str], most: int = 8) -> list[str]:

@@ -36,7 +36,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Processes that simulate; changes no result.",
         ),
         columns_option,
-        click.option("--quiet", is_flag=True, help="No progress, no table, no warnings."),
+        click.option("--quiet", is_flag=True, help="No progress and no table."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -86,10 +86,11 @@ def _run(
     loaded = load_with_source(scenario_path(path), axes, sets)
 
     from ciar_sim.api import execute
-    from ciar_sim.cli.console import progress_bars, summary_lines, warning_lines
+    from ciar_sim.cli.console import chosen_columns, progress_bars, summary_lines, warning_lines
     from simulator.experiment.assumptions import trace_notes
     from simulator.experiment.sweep import expand
 
+    chosen = chosen_columns(columns)
     with progress_bars(quiet) as progress:
         result = execute(
             loaded.scenario,
@@ -102,7 +103,7 @@ def _run(
             progress,
         )
     if not quiet:
-        click.echo(summary_lines(result.summary))
+        click.echo(summary_lines(result.summary, chosen))
         for note in trace_notes(case.scenario for case in expand(loaded.scenario)):
             click.echo(f"note: {note}")
         for line in warning_lines(result.warnings):

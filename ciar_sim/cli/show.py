@@ -34,10 +34,14 @@ def list_(what: str) -> None:
 @errors_in_one_line
 def report(run_folder: Path, columns: str | None) -> None:
     """Draw plots and report.html of a RUN_FOLDER again, and print its table."""
-    from ciar_sim.cli.console import chosen_columns, print_run
+    from ciar_sim.cli.console import chosen_columns, summary_lines, warning_lines
     from reports.build import build_report
     from reports.load import load_run
 
     chosen = chosen_columns(columns)
-    build_report(run_folder)
-    print_run(run_folder, load_run(run_folder).summary, chosen)
+    page = build_report(run_folder)
+    run = load_run(run_folder)
+    click.echo(summary_lines(run.summary, chosen))
+    for line in warning_lines(run.provenance.get("warnings") or []):
+        click.echo(line)
+    click.echo(page)

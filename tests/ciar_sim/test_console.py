@@ -1,7 +1,5 @@
-import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciar_sim.cli.console import chosen_columns, summary_lines, warning_lines
+from ciar_sim.cli.console import chosen_columns, summary_lines
 from simulator.core.errors import CiarSimError
 
 NUMBERS = (
@@ -94,13 +92,3 @@ def test_unknown_columns_are_refused() -> None:
         match=r"--columns 'latency_p9_s': allowed: all, or columns of summary.csv; did you mean latency_p9",
     ):
         chosen_columns("speedup,latency_p9_s")
-
-
-def test_warnings_are_those_of_the_provenance(tmp_path: Path) -> None:
-    (tmp_path / "provenance.json").write_text(json.dumps({"warnings": [f"case {i}: saturated" for i in range(12)]}))
-    lines = warning_lines(tmp_path).splitlines()
-    assert lines[0] == "Warning: case 0: saturated."
-    assert len(lines) == 11
-    assert "and 2 more" in lines[-1]
-    (tmp_path / "provenance.json").write_text("{}")
-    assert warning_lines(tmp_path) == ""
