@@ -37,11 +37,13 @@ class Result:
         folder: The run folder; docs/file-formats.md lists what it holds.
         summary: One row per case, as in `summary.csv`.
         warnings: What to know before believing the figures, as in `provenance.json`.
+        failed: A message for each case that could not be simulated, and is in no table.
     """
 
     folder: Path
     summary: "pd.DataFrame"
     warnings: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     @cached_property
     def requests(self) -> "pd.DataFrame":
@@ -79,6 +81,7 @@ def run(
     torch_device: str = "auto",
     max_batch: int = 64,
     jobs: int = 1,
+    case_timeout_s: float | None = None,
     progress: "Progress | None" = None,
 ) -> Result:
     """Run every method of a scenario under every swept value and write the run folder.
@@ -93,6 +96,7 @@ def run(
         torch_device: Where forward passes run: `auto`, `cpu`, `cuda` or `cuda:N`.
         max_batch: Sessions recorded at once.
         jobs: Processes that simulate; changes no result.
+        case_timeout_s: A case whose simulation takes longer fails alone; None waits for ever.
         progress: Called with a stage, how much of it is done, and its total.
 
     Raises:
@@ -113,6 +117,7 @@ def run(
         torch_device,
         max_batch,
         jobs,
+        case_timeout_s,
         progress or (lambda stage, done, total: None),
     )
 
@@ -130,6 +135,7 @@ def execute(
     torch_device: str,
     max_batch: int,
     jobs: int,
+    case_timeout_s: float | None,
     progress: "Progress",
 ) -> Result:
     """Run a loaded scenario with its models, its cache and the report. Arguments as in `run`.
@@ -145,6 +151,8 @@ def execute(
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
         raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
+    if case_timeout_s is not None and not 0 < case_timeout_s <= 6e7:
+        raise CiarSimError(f"the time limit of a case must be above 0 and at most 6e7 s, got {case_timeout_s:g}")
     cache = cache or default_cache()
     models = Models(scenario.pair, torch_device, max_batch, cache, progress)
     try:
@@ -158,12 +166,13 @@ def execute(
             progress,
             jobs,
             models.scorer(),
+            case_timeout_s,
         )
     except CiarSimError as error:
         if not error.place:
             raise
         raise type(error)(f"{where(error.place)}: {error}") from None
-    return Result(outcome.folder, outcome.summary, outcome.warnings)
+    return Result(outcome.folder, outcome.summary, outcome.warnings, outcome.failed)
 
 
 def _yaml(value: Any, path: str) -> str:

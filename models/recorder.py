@@ -18,7 +18,7 @@ from models.backend import Backend, PassRequest
 from models.methods import CloudState, DeviceState, Method, make_method
 from models.pair import Pair
 from models.quality.likelihood import score_tokens
-from simulator.core.errors import RecordingError
+from simulator.core.errors import PromptError, RecordingError
 from simulator.core.rng import draws
 from simulator.protocol.messages import Message, Widths, decode, encode
 from simulator.protocol.methods import METHODS, Decoding
@@ -311,7 +311,11 @@ class Recorder:
         """
         room = 0
         for spec in specs:  # refuse bad requests before any work is done
-            self.pair.text.encode(spec.prompt)
+            try:
+                self.pair.text.encode(spec.prompt)
+            except PromptError as error:
+                error.prompt = spec.prompt
+                raise
             settings = METHODS[spec.method].settings.model_validate(spec.settings)
             settings.check(Decoding.model_validate(spec.decoding), self.pair.manifest)
             room = max(room, settings.draft_slots)

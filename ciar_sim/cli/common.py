@@ -10,6 +10,8 @@ import click
 
 from simulator.core.errors import CiarSimError
 
+MOST_CHARACTERS = 1200  # of an error message
+
 
 def default_cache() -> Path:
     """Where recordings and measured profiles are kept: $CIAR_SIM_CACHE, else ciar-sim/ in the user's cache folder."""
@@ -36,13 +38,19 @@ def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except CiarSimError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {one_line(error)}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
             click.echo("Stopped. What was recorded is kept: the same command goes on from there.", err=True)
             sys.exit(130)
 
     return wrapped
+
+
+def one_line(error: CiarSimError) -> str:
+    """The error's text on one line, cut where the input made it long."""
+    text = " ".join(str(error).split("\n")).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ... ({len(text)} characters)"
 
 
 def resolve_torch_device(name: str) -> str:
@@ -59,9 +67,8 @@ def resolve_torch_device(name: str) -> str:
 
 def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
     """Write files into a folder, each whole or not at all, and delete those that are None; others are left alone. Raises RunFolderError."""
-    import os
-
     from simulator.core.errors import RunFolderError
+    from simulator.core.files import write_atomically
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,8 +76,6 @@ def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
             if content is None:
                 (folder / name).unlink(missing_ok=True)
                 continue
-            temporary = folder / f".{name}.tmp"
-            temporary.write_bytes(content)
-            os.replace(temporary, folder / name)
+            write_atomically(folder / name, content)
     except OSError as error:
         raise RunFolderError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ciar_sim.cli.cache import cache
 from ciar_sim.cli.evaluate import evaluate
 from ciar_sim.cli.run import run, sweep
 from ciar_sim.cli.show import list_, report, schema
@@ -54,5 +55,5 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, report, train, profile, evaluate, schema, list_, traces):
+for command in (run, sweep, report, train, profile, evaluate, schema, list_, traces, cache):
     main.add_command(command)

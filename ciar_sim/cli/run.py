@@ -1,5 +1,6 @@
 """`ciar-sim run` and `ciar-sim sweep`."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Processes that simulate; changes no result.",
         ),
         columns_option,
+        click.option(
+            "--case-timeout",
+            type=click.FloatRange(0, 1e6, min_open=True),
+            default=60,
+            show_default=True,
+            metavar="MINUTES",
+            help="A case whose simulation takes longer fails alone.",
+        ),
         click.option("--quiet", is_flag=True, help="No progress and no table."),
     ]
     for option in reversed(options):
@@ -78,6 +87,7 @@ def _run(
     max_batch: int,
     jobs: int,
     columns: str | None,
+    case_timeout: float,
     quiet: bool,
 ) -> None:
     from ciar_sim.shipped import scenario_path
@@ -100,6 +110,7 @@ def _run(
             torch_device,
             max_batch,
             jobs,
+            60.0 * case_timeout,
             progress,
         )
     if not quiet:
@@ -109,3 +120,8 @@ def _run(
         for line in warning_lines(result.warnings):
             click.echo(line)
         click.echo(f"{result.report}")
+    if result.failed:
+        click.echo(f"{len(result.failed)} cases failed and are in no table:", err=True)
+        for message in result.failed:
+            click.echo(f"  {message}", err=True)
+        sys.exit(1)

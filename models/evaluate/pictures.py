@@ -1,5 +1,6 @@
 """Metrics of published papers over a scenario's pictures, by networks that the user names (`models/quality/foreign.py`)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
-from scipy import stats
 
 from models import scenes
 from models.quality import foreign
@@ -18,6 +18,8 @@ from simulator.experiment.scenario import Scenario
 from simulator.experiment.sweep import expand
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest
+from simulator.results.columns import RANGES
+from simulator.results.statistics import bounded, student_interval
 
 _OF_TOKENS = (
     "methods.",
@@ -122,12 +124,9 @@ def _real_pictures(folder: Path) -> list[np.ndarray]:
 
 def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean and Student's 95 % interval."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-    return mean, mean - half, mean + half
+    return student_interval(values)
 
 
 def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip((name, f"{name}_lo", f"{name}_hi"), interval, strict=True))
+    lowest, highest = RANGES.get(name, (-math.inf, math.inf))
+    return dict(zip((name, f"{name}_lo", f"{name}_hi"), bounded(interval, lowest, highest), strict=True))

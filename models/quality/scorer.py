@@ -16,6 +16,7 @@ import numpy as np
 from models import scenes
 from models.quality.reading import FEATURES, READING_DTYPE, agreement, claims_of
 from models.quality.statistics import Gaussian, Interval, f1_interval, frechet_interval
+from simulator.core.cache import ContentCache
 from simulator.core.errors import RecordingError
 from simulator.core.files import write_atomically
 from simulator.core.rng import stream
@@ -129,7 +130,7 @@ class SceneScorer:
             self.progress(min(first + 64, len(todo)), len(todo))
 
     def _path(self, name: str) -> Path:
-        return self.root / name[:2] / f"{name}.npy"
+        return ContentCache(self.root, ".npy").path(name)
 
     def _network(self, images: np.ndarray) -> np.ndarray:
         from models.quality.network import load_scene_network, read_images

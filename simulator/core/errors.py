@@ -32,7 +32,12 @@ class TraceError(CiarSimError):
 
 
 class PromptError(CiarSimError):
-    """A prompt cannot be given to the chosen model pair (an unknown word, a caption that is too long)."""
+    """A prompt cannot be given to the chosen model pair (an unknown word, a caption that is too long).
+
+    prompt: the caption, where the text is not all of the message.
+    """
+
+    prompt: str = ""
 
 
 class WeightsError(CiarSimError):
@@ -53,6 +58,10 @@ class RecordingError(CiarSimError):
 
 class ComputeError(CiarSimError):
     """No compute time can be given: unknown hardware or model, or a profile that does not cover what is asked of it."""
+
+
+class SimulationError(CiarSimError):
+    """No case of a run could be simulated."""
 
 
 class DeadlockError(CiarSimError):

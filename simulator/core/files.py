@@ -1,19 +1,111 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and what a killed process leaves of them."""
 
+import fcntl
 import os
-import tempfile
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+TEMPORARY = ".tmp"
+MODE = 0o644
+_GRACE_S = 60.0  # a file this young may belong to a process that has not locked it yet
+_WRITING = b"written by a process that holds the lock of this file"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write through a temporary file in the same folder and rename, so that a reader sees all of it or nothing."""
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Writes a file through a temporary one in the same folder and a rename: a reader sees the old content or the new one.
+
+    Args:
+        path: The file; its folder is made where it is missing. Everybody may read it, whatever the content's origin.
+        content: The bytes, or a function that writes them into an open file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _remove_abandoned(path)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}"
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.replace(name, path)
+        with temporary.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), MODE)
+            os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def temporary_sibling(path: Path) -> Iterator[Path]:
+    """A folder next to `path`, deleted at the end; what a killed process left of an earlier one is deleted first.
+
+    Where `path` is not there and the folder of a killed process holds `old`, that is moved back first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    folder = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}"
+    folder.mkdir()
+    try:
+        with (folder / "lock").open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(_WRITING)
+            file.flush()
+            yield folder
+    finally:
+        if path.exists() or not (folder / "old").exists():  # never delete the only copy
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether the process that wrote a temporary file or folder is gone: it held a lock as long as it lived."""
+    file = temporary / "lock" if temporary.is_dir() else temporary
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.fstat(opened.fileno()).st_size > 0 or _is_old(temporary)
+    except FileNotFoundError:
+        return temporary.exists() and _is_old(temporary)
+    except OSError:
+        return False
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _GRACE_S
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Deletes what killed processes left of `path`."""
+    prefix = f".{path.name}."
+    for left in path.parent.iterdir():
+        middle = left.name.removeprefix(prefix).removesuffix(TEMPORARY)
+        if left.name != f"{prefix}{middle}{TEMPORARY}" or not _is_token(middle) or not is_abandoned(left):
+            continue
+        if (left / "old").exists() and not path.exists():
+            os.rename(left / "old", path)
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder; one that is gone already is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_token(text: str) -> bool:
+    return len(text) == 12 and all(letter in "0123456789abcdef" for letter in text)
+
+
+def shown(path: Path) -> str:
+    """A path for messages: relative to the current folder where it lies in it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -85,7 +85,20 @@ def filled_in(model: ModelT, **values: Any) -> ModelT:
 
 
 def folder_of(info: ValidationInfo) -> Path:
+    """The folder of the file that is being validated; the current one where it is not known."""
     return Path((info.context or {}).get("folder", "."))
+
+
+def path_of(text: str, info: ValidationInfo, *at: str | int) -> Path:
+    """A path that is written relative to the file's folder, resolved. Refuses one that no file can have; it need not exist."""
+    try:
+        path = (folder_of(info) / text).resolve()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a symlink loop
+        refuse(f"is no usable path, got {found_text(text)}: {getattr(error, 'strerror', None) or error}", *at)
+    return path
 
 
 def written(value: Any) -> str:

@@ -26,6 +26,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)")
 _NAN = re.compile(r"\.(nan|NaN|NAN)")
 
+_BEYOND_UNICODE = re.compile(r"(?<!\\)(?:\\\\)*(\\U(?!0010|000)[0-9a-fA-F]{8})")  # escapes that PyYAML does not survive
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no file name and no UTF-8 text holds these
 _MAX_DEPTH = 40
 _MAX_NODES = 200_000  # after aliases are followed
 _MAX_DIGITS = 300
@@ -65,6 +67,9 @@ def read(path: str | os.PathLike[str]) -> Document:
 
 def parse(text: str, name: str) -> Document:
     """As `read`, for text at hand; errors call it `name`."""
+    if escape := _BEYOND_UNICODE.search(text):
+        line = text.count("\n", 0, escape.start()) + 1
+        raise ScenarioError(f"{name}:{line}: is not YAML: {escape[1]} is no character; U+10FFFF is the last")
     try:
         return _Reader(text, name).document()
     except yaml.MarkedYAMLError as error:
@@ -146,6 +151,7 @@ class _Reader:
             self.anchors[event.anchor] = None
         data: Any
         if isinstance(event, yaml.ScalarEvent):
+            self.check(event)
             data = self.plain(event) if event.style is None else event.value
         elif isinstance(event, yaml.SequenceStartEvent):
             data = []
@@ -162,6 +168,10 @@ class _Reader:
             self.anchors[event.anchor] = (data, below)
         return data
 
+    def check(self, event: Any) -> None:
+        if unusable := _UNUSABLE.search(event.value):
+            raise self.fail(event, f"character U+{ord(unusable[0]):04X} is not allowed")
+
     def plain(self, event: Any) -> Any:
         value = scalar(event.value)
         if isinstance(value, str) and _INT.fullmatch(value):
@@ -171,6 +181,7 @@ class _Reader:
     def key(self, event: Any, siblings: dict[str, Any]) -> str:
         if not isinstance(event, yaml.ScalarEvent) or event.tag is not None:
             raise self.fail(event, "a key must be plain text, found a list, a mapping, an alias or a tag")
+        self.check(event)
         if event.style is None:
             if not isinstance(scalar(event.value), str):
                 raise self.fail(event, f"a key must be text, got {event.value or 'nothing'}; put it in quotes")

@@ -14,19 +14,7 @@ from simulator.engine.workload import Arrivals, ClosedLoop
 from simulator.network.access import Network
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import SessionProgram
-
-PARTS = (
-    "connect_s",
-    "encode_s",
-    "device_queue_s",
-    "device_compute_s",
-    "uplink_s",
-    "cloud_queue_s",
-    "cloud_compute_s",
-    "downlink_s",
-    "wait_s",
-    "image_decode_s",
-)
+from simulator.results.columns import PARTS as PARTS
 
 
 @dataclass(frozen=True)

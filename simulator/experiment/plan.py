@@ -59,8 +59,13 @@ class Plan:
 
     def record(self, source: RecordingSource) -> dict[str, Recording]:
         """The recording of every session, by key."""
-        with error_context("prompts", kind=PromptError):
+        try:
             return dict(zip(self.specs, source.recordings(list(self.specs.values())), strict=True))
+        except PromptError as error:
+            listed = next(iter(self.captions.values()))
+            known = error.prompt in listed
+            error.place = error.place or (("prompts", "list", listed.index(error.prompt)) if known else ("prompts",))
+            raise
 
 
 def session_specs(

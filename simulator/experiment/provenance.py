@@ -20,7 +20,7 @@ from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload, TraceArrivals
-from simulator.experiment.simulating import Simulated
+from simulator.experiment.simulating import FailedCase, Simulated
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, torch_version
 
@@ -110,6 +110,7 @@ def provenance_of(
     recordings: Mapping[str, Recording],
     calibrated: Mapping[str, dict[str, Any]],
     simulated: Sequence[Simulated],
+    failed: Sequence[FailedCase],
     scorer: ImageScorer | None,
 ) -> dict[str, Any]:
     """The content of provenance.json. No date and no host name: equal runs give equal bytes."""
@@ -153,7 +154,9 @@ def provenance_of(
         "recordings": "float32; exact for one machine, thread count and batch size",
         "notes": [*NOTES, *trace_notes(case.scenario for case in cases)],
         **({"quality": dict(scorer.provenance)} if scorer else {}),
+        **({"failed": [one.message for one in failed]} if failed else {}),
         "warnings": [
+            *(f"not simulated, and in no table: {one.message}" for one in failed),
             *(
                 f"compute times lay outside what was measured, and are extrapolated: {key}"
                 for key in costs.beyond(extrapolated)

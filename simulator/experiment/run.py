@@ -26,12 +26,21 @@ from simulator.results.timeline import Span
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its folder, its summary, the number of simulated events, and the warnings of provenance.json."""
+    """A finished run.
+
+    Attributes:
+        folder: The run folder.
+        summary: Its summary.
+        events: Number of simulated events.
+        warnings: Those of provenance.json.
+        failed: A message for each case that could not be simulated.
+    """
 
     folder: Path
     summary: pd.DataFrame
     events: int
     warnings: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 def run_scenario(
@@ -44,6 +53,7 @@ def run_scenario(
     progress: Progress = lambda stage, done, total: None,
     jobs: int = 1,
     scorer: ImageScorer | None = None,
+    case_timeout_s: float | None = None,
 ) -> Outcome:
     """Run every case of a scenario and write its run folder.
 
@@ -57,9 +67,10 @@ def run_scenario(
         progress: Called as work goes on.
         jobs: Processes that simulate cases; it changes no result.
         scorer: Scores images; without it the quality columns that need it are NaN.
+        case_timeout_s: A case whose simulation takes longer fails; None waits for ever.
 
     Raises:
-        CiarSimError: The scenario cannot be run; nothing is written.
+        CiarSimError: The scenario cannot be run, or no case of it; nothing is written.
     """
     check_run_folder(folder)
     manifest = pair_manifest(scenario.pair)
@@ -70,9 +81,9 @@ def run_scenario(
     cases, calibrated = search_thresholds(cases, manifest, scenes, source)
     plan = Plan(cases, manifest, scenes)
     recordings = plan.record(source)
-    simulated = simulate_cases(cases, costs, plan, recordings, source, progress, jobs)
+    simulated, failed = simulate_cases(cases, costs, plan, recordings, source, progress, jobs, case_timeout_s)
     records = score_cases(simulated, plan, recordings, scorer)
-    provenance = provenance_of(scenario, manifest, costs, plan, recordings, calibrated, simulated, scorer)
+    provenance = provenance_of(scenario, manifest, costs, plan, recordings, calibrated, simulated, failed, scorer)
     progress("writing", 0, 1)
     summary = write_run(
         folder,
@@ -84,4 +95,5 @@ def run_scenario(
         draw=draw,
     )
     progress("writing", 1, 1)
-    return Outcome(folder, summary, sum(result.events for _, result, _ in simulated), tuple(provenance["warnings"]))
+    events = sum(result.events for _, result, _ in simulated)
+    return Outcome(folder, summary, events, tuple(provenance["warnings"]), tuple(one.message for one in failed))

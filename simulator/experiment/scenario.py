@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from simulator.core import yamlfile
-from simulator.core.part import LATER, Part, folder_of, found_text, items
+from simulator.core.part import LATER, Part, found_text, items, path_of
 from simulator.core.settings import refuse
 from simulator.experiment.schema.compute import Cloud, Compute
 from simulator.experiment.schema.fallback import FallbackPolicy
@@ -69,7 +69,7 @@ class Scenario(Part):
             refuse(f"as a mapping (backbone, weights) {LATER}; allowed: scenes, or the path of a pair's folder")
         shipped = dict.fromkeys(["scenes", *known_pairs()])
         if isinstance(pair, str) and pair not in shipped and info.context is not None:
-            path = (folder_of(info) / pair).resolve()
+            path = path_of(pair, info)
             if not path.is_dir():
                 refuse(
                     f"must be {' or '.join(shipped)}, or the path of a folder, got {found_text(pair)}, which is not there"

@@ -15,7 +15,7 @@ class Source:
     Attributes:
         document: The file.
         options: Place -> the option that wrote it.
-        context: What validators are told: "folder", the scenario's own.
+        context: What validators are told and tell: "folder", the scenario's own; "caption_places", file and line of captions.
     """
 
     document: Document
@@ -24,6 +24,9 @@ class Source:
 
     def where(self, place: Place) -> str:
         """`file:line` of a part of the scenario, or the option that put it there."""
+        written: dict[Place, str] = self.context.get("caption_places", {})
+        if place in written:
+            return written[place]
         for end in range(len(place), -1, -1):
             if place[:end] in self.options:
                 return self.options[place[:end]]

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from simulator.core.cache import ContentCache
 from simulator.core.errors import RecordingError
-from simulator.core.files import write_atomically
 from simulator.protocol.recording import Recording, SessionSpec
 
 
@@ -13,34 +13,37 @@ class RecordingCache:
     """Recordings on disk by key, written atomically: `<root>/recordings/<2 hex>/<key>.npz`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root / "recordings"
+        self.files = ContentCache(root / "recordings", ".npz")
+        self.root = self.files.root
 
     def path(self, key: str) -> Path:
-        return self.root / key[:2] / f"{key}.npz"
+        return self.files.path(key)
 
     def get(self, key: str) -> Recording | None:
-        """The recording, or None where there is none. A damaged file is removed and counts as none."""
-        path = self.path(key)
+        """The recording, or None where there is none. A damaged file is deleted and counts as none."""
         try:
-            return Recording.from_bytes(path.read_bytes())
-        except FileNotFoundError:
-            return None
+            data = self.files.get(key)
+            return None if data is None else Recording.from_bytes(data)
         except RecordingError:
-            path.unlink(missing_ok=True)
+            self.files.drop(key)
             return None
-        except OSError as error:
-            raise RecordingError(f"cannot read the recording cache {self.root}: {error.strerror or error}") from None
+        except (OSError, ValueError) as error:
+            raise RecordingError(f"cannot read the recording cache {self.root}: {_reason(error)}") from None
 
     def put(self, key: str, recording: Recording) -> None:
         """Raises RecordingError where the cache folder cannot be written."""
         try:
-            write_atomically(self.path(key), recording.to_bytes())
-        except OSError as error:
-            raise RecordingError(f"cannot write the recording cache {self.root}: {error.strerror or error}") from None
+            self.files.put(key, recording.to_bytes())
+        except (OSError, ValueError) as error:
+            raise RecordingError(f"cannot write the recording cache {self.root}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 class RecordingSource(Protocol):
-    """Where the simulator gets its recordings from; it never imports the models that make them."""
+    """Gives the simulator its recordings; the simulator never imports the models that make them."""
 
     def recordings(self, specs: Sequence[SessionSpec]) -> list[Recording]:
         """One recording per spec, in order."""
@@ -51,9 +54,10 @@ Recorder = Callable[[Sequence[SessionSpec]], Iterable[tuple[SessionSpec, Recordi
 
 
 class CachedSource:
-    """Recordings from the cache; what is missing is made by `record` (if given) and cached as soon as it is done.
+    """Recordings from the cache; missing ones are made by `record` and cached as soon as each is done.
 
-    Raises RecordingError where recordings are missing and no recorder is at hand.
+    Raises:
+        RecordingError: Recordings are missing and there is no recorder.
     """
 
     def __init__(self, cache: RecordingCache, record: Recorder | None = None) -> None:

@@ -156,12 +156,17 @@ def pair_folder(name_or_path: str | Path) -> Path:
 
     Raises WeightsError for an unknown name (suggesting the nearest) or a folder without `pair.json`.
     """
-    path = Path(name_or_path).expanduser()
-    if (path / MANIFEST).is_file():
-        return path
-    if (SHIPPED / name_or_path / MANIFEST).is_file():
-        return SHIPPED / name_or_path
-    if path.is_dir() or len(path.parts) > 1:
+    try:
+        path = Path(name_or_path).expanduser()
+        if (path / MANIFEST).is_file():
+            return path
+        if (SHIPPED / name_or_path / MANIFEST).is_file():
+            return SHIPPED / name_or_path
+        is_path = path.is_dir() or len(path.parts) > 1
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"model pair {str(name_or_path)[:100]!r}: no usable path: {reason}") from None
+    if is_path:
         raise WeightsError(f"{path / MANIFEST}: no such file: {path} holds no model pair")
     near = difflib.get_close_matches(str(name_or_path), known_pairs(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""

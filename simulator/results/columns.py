@@ -1,5 +1,7 @@
 """The columns of requests.parquet and summary.csv."""
 
+import math
+
 RUN_FORMAT = 1
 
 PARTS = (
@@ -15,7 +17,7 @@ PARTS = (
     "image_decode_s",
 )
 _TIMES = ("requested_s", "done_s", "latency_s", "decode_s", "first_token_s")
-_USE = (
+USE = (
     "calls",
     "device_passes",
     "cloud_passes",
@@ -26,7 +28,7 @@ _USE = (
     "cloud_gpu_s",
 )
 _FALLBACK = ("retries", "fallback_pct", "fallback_cloud_nll_cost")
-_COUNTS = (
+COUNTS = (
     "request",
     "device",
     "prompt",
@@ -38,7 +40,7 @@ _COUNTS = (
     "bytes_down",
     "retries",
 )  # int64, others float64
-REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *_USE, *_FALLBACK)
+REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *USE, *_FALLBACK)
 QUALITY_COLUMNS = (
     "cloud_nll",
     "cloud_greedy_pct",
@@ -46,6 +48,14 @@ QUALITY_COLUMNS = (
     "align_scenes",
 )  # of an image; a case may bring more
 SET_COLUMNS = ("fd_scenes", "f1_scenes")  # of a set of images; a case may bring more
+RANGES = {  # values that a quality can have; a column that ends in _pct is in [0, 100]
+    "cloud_nll": (0.0, math.inf),
+    "align_scenes": (0.0, 1.0),
+    "fd_scenes": (0.0, math.inf),
+    "f1_scenes": (0.0, 1.0),
+    "fid": (0.0, math.inf),
+    "f1": (0.0, 1.0),
+}
 SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")  # columns of queue.parquet, with case
 
 _MEAN = "mean over requests of the column of this name in requests.parquet: "
@@ -58,14 +68,14 @@ COLUMNS: dict[str, str] = {
     "latency_mean_s": "mean of latency_s = done_s - requested_s: from the prompt typed to the last pixel on the device",
     "latency_mean_lo_s, latency_mean_hi_s": "95 % interval of latency_mean_s by batch means: requests in order of arrival cut "
     "into k = min(requests, 20) runs, mean +- t(k - 1) sqrt(k / (k - 1) sum_j (sum over run j of (x - mean))^2) / requests; "
-    "NaN below two requests",
+    "cut at 0; NaN below two requests",
     "latency_p50_s, latency_p95_s, latency_p99_s": "percentiles of latency_s, linear between order statistics",
     "decode_s": _MEAN + "the part that papers time, without caption encoder and image decoder",
     "first_token_s": _MEAN + "from requested_s until the device holds the first image token",
     "speedup": "mean latency_s of base over mean latency_s of the method, both over the requests that both answered; "
     "base is the first base case with the same swept values, those of methods.* aside; NaN without base",
     "speedup_lo, speedup_hi": "95 % interval of speedup, paired by request: delta method, the batch-means half-width of "
-    "base latency_s - speedup * latency_s, over mean latency_s",
+    "base latency_s - speedup * latency_s, over mean latency_s; cut at 0",
     "latency_minus_fastest_s": "mean over the requests that both answered of latency_s minus that of the method with the lowest "
     "latency_mean_s under the same swept values, those of methods.* aside",
     "latency_minus_fastest_lo_s, latency_minus_fastest_hi_s": "95 % interval of latency_minus_fastest_s, paired by request, by "
@@ -128,5 +138,6 @@ COLUMNS: dict[str, str] = {
     "features; NaN with fewer images than provenance.json says under quality",
     "fd_scenes_lo, fd_scenes_hi, f1_scenes_lo, f1_scenes_hi": "95 % interval for as many distinct images, by subsampling halves of them "
     "without replacement; the real renders are taken as given",
-    "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images; NaN below two",
+    "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images, cut at the values that the quantity can "
+    "have; NaN below two images and where it would be all of them",
 }

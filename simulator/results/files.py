@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from simulator.results.tables import _plain
+from simulator.results.tables import plain
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:
@@ -36,5 +36,5 @@ def _shortest(value: Any) -> str:
     return repr(float(value))
 
 
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def json_bytes(value: Any) -> bytes:
+    return (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +14,9 @@ import pandas as pd
 from PIL import Image
 
 from simulator.core.errors import RunFolderError
+from simulator.core.files import temporary_sibling
 from simulator.results.columns import COLUMNS, RUN_FORMAT
-from simulator.results.files import _json_bytes, csv_bytes, parquet_bytes
+from simulator.results.files import csv_bytes, json_bytes, parquet_bytes
 from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table
 from simulator.results.timeline import Span, timeline_bytes
 
@@ -38,8 +37,6 @@ class Picture:
     kind: str
     pixels: np.ndarray
 
-
-# ---- the run folder ---------------------------------------------------------------------------------------------------
 
 _FILES = (
     "scenario.yaml",
@@ -72,8 +69,19 @@ def check_run_folder(folder: Path) -> None:
             raise RunFolderError(f"{cannot} {foreign[0]} in it is not from ciar-sim; move it away")
         if not os.access(folder.resolve().parent, os.W_OK | os.X_OK):
             raise RunFolderError(f"{cannot} {folder.resolve().parent} cannot be written")
-    except OSError as error:
-        raise RunFolderError(f"{cannot} {error.strerror or error}") from None
+    except _UNUSABLE_PATH as error:
+        raise RunFolderError(f"{cannot} {_reason(error)}") from None
+
+
+_UNUSABLE_PATH = (
+    OSError,
+    ValueError,
+    RuntimeError,
+)  # ValueError: a character that no path has; RuntimeError: a symlink loop
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _foreign(folder: Path) -> list[str]:
@@ -123,38 +131,34 @@ def write_run(
     requests = requests_table(cases)
     summary = summary_table(requests, cases)
     marks = {"program": "ciar-sim", "run_format": RUN_FORMAT, "columns": COLUMNS}
-    target = folder.resolve()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    except OSError as error:
-        raise RunFolderError(f"cannot write the run folder {folder}: {error.strerror or error}") from None
+        target = folder.resolve()
+    except _UNUSABLE_PATH as error:
+        raise RunFolderError(f"cannot write the run folder {folder}: {_reason(error)}") from None
     try:
-        new, old = beside / "new", beside / "old"
-        new.mkdir()
-        (new / "scenario.yaml").write_bytes(scenario_yaml.encode())
-        (new / "requests.parquet").write_bytes(parquet_bytes(requests))
-        (new / "queue.parquet").write_bytes(parquet_bytes(queue_table(cases)))
-        (new / "summary.csv").write_bytes(csv_bytes(summary))
-        (new / "provenance.json").write_bytes(_json_bytes({**provenance, **marks}))
-        (new / "timeline.json.gz").write_bytes(timeline_bytes(spans))
-        _write_pictures(new / "images", pictures)
-        if draw is not None:
-            draw(new)
-        check_run_folder(folder)  # again: drawing took its time
-        if target.exists():
-            os.rename(target, old)
-        try:
-            os.rename(new, target)
-        except BaseException:
-            if old.exists():
-                os.rename(old, target)
-            raise
+        with temporary_sibling(target) as beside:
+            new, old = beside / "new", beside / "old"
+            new.mkdir()
+            (new / "scenario.yaml").write_bytes(scenario_yaml.encode())
+            (new / "requests.parquet").write_bytes(parquet_bytes(requests))
+            (new / "queue.parquet").write_bytes(parquet_bytes(queue_table(cases)))
+            (new / "summary.csv").write_bytes(csv_bytes(summary))
+            (new / "provenance.json").write_bytes(json_bytes({**provenance, **marks}))
+            (new / "timeline.json.gz").write_bytes(timeline_bytes(spans))
+            _write_pictures(new / "images", pictures)
+            if draw is not None:
+                draw(new)
+            check_run_folder(folder)  # again: drawing took its time
+            if target.exists():
+                os.rename(target, old)
+            try:
+                os.rename(new, target)
+            except BaseException:
+                if old.exists():
+                    os.rename(old, target)
+                raise
     except OSError as error:
-        raise RunFolderError(f"cannot write the run folder {folder}: {error.strerror or error}") from None
-    finally:
-        if target.exists() or not (beside / "old").exists():  # never delete the only copy
-            shutil.rmtree(beside, ignore_errors=True)
+        raise RunFolderError(f"cannot write the run folder {folder}: {_reason(error)}") from None
     return summary
 
 
@@ -189,4 +193,4 @@ def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
         image.save(folder / file, format="PNG", compress_level=9)
         entry = {"file": file, "method": picture.method, "prompt": int(picture.prompt), "text": picture.text}
         index.append({**entry, "kind": picture.kind, "low": low, "high": high})
-    (folder / "index.json").write_bytes(_json_bytes(index))
+    (folder / "index.json").write_bytes(json_bytes(index))

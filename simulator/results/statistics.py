@@ -10,9 +10,6 @@ BATCHES = 20  # of the batch-means interval: 10 to 30 lose little width (Schmeis
 Interval = tuple[float, float, float]  # value, low, high
 
 
-# ---- statistics -------------------------------------------------------------------------------------------------------
-
-
 def percentile(values: np.ndarray, percent: float) -> float:
     """The percentile, linear between order statistics (Hyndman and Fan type 7); NaN without values."""
     return float(np.percentile(values, percent)) if len(values) else math.nan
@@ -38,6 +35,23 @@ def half_width(values: np.ndarray, batches: int) -> float:
     return (
         float(stdtrit(k - 1, 0.5 + CONFIDENCE / 2)) * spread
     )  # Student's quantile, without loading all of scipy.stats
+
+
+def bounded(interval: Interval, lowest: float = 0.0, highest: float = math.inf) -> Interval:
+    """The interval within the values that the quantity can have: of few values, a Student interval reaches beyond them.
+
+    NaN for its ends where it would be the whole range, which says nothing.
+    """
+    value, low, high = interval
+    if low <= lowest and high >= highest:
+        return value, math.nan, math.nan
+    return value, max(low, lowest), min(high, highest)
+
+
+def student_interval(values: np.ndarray) -> Interval:
+    """Mean and 95 % Student t interval; NaN below two values."""
+    centre, half = mean(values), half_width(values, len(values))
+    return centre, centre - half, centre + half
 
 
 def ratio(above: np.ndarray, below: np.ndarray, batches: int) -> tuple[float, float, float]:

@@ -13,8 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simulator.results.columns import _COUNTS, _USE, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS, SAMPLED, SET_COLUMNS
-from simulator.results.statistics import BATCHES, Interval, half_width, mean, percentile, ratio
+from simulator.results.columns import COUNTS, PARTS, QUALITY_COLUMNS, RANGES, REQUEST_COLUMNS, SAMPLED, SET_COLUMNS, USE
+from simulator.results.statistics import (
+    BATCHES,
+    Interval,
+    bounded,
+    half_width,
+    mean,
+    percentile,
+    ratio,
+    student_interval,
+)
 
 OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these numbers, int [n] -> name -> interval
 
@@ -23,12 +32,21 @@ OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these
 class CaseRecords:
     """One method under one choice of swept values, and its records.
 
-    method: label. name: the method's own name. swept: dotted path -> value, without keys that do not concern the method.
-    columns: `REQUEST_COLUMNS`, an entry per answered request. quality: "image" and quality columns, an entry per distinct
-    image. of_set: quality of a set of images, given their numbers; the same names for any. utilisation: of the cloud.
-    gpu_usd_per_hour: NaN where no price is known. sequential: the requests never meet, spaced at will. refused, unfinished: requests
-    without an answer. warmup_s: requests before are no part of the summary. duration_s: of the arrivals. slo_s: a latency that is
-    good enough. Both NaN where there is none. samples: `SAMPLED` of the cloud at equal intervals, empty where it was not looked at.
+    Attributes:
+        method: Label.
+        name: The method's own name.
+        swept: Dotted path -> value, without keys that do not concern the method.
+        columns: `REQUEST_COLUMNS`, an entry per answered request.
+        quality: "image" and quality columns, an entry per distinct image.
+        of_set: Quality of the set of images with given numbers; the same names for any set.
+        utilisation: Of the cloud.
+        gpu_usd_per_hour: NaN without a price.
+        sequential: Whether requests never overlap.
+        refused, unfinished: Requests without an answer.
+        warmup_s: Requests before this time are not in the summary.
+        duration_s: Of the arrivals; NaN for sequential ones.
+        slo_s: Latency objective; NaN without one.
+        samples: `SAMPLED` of the cloud at equal intervals, empty where it was not sampled.
     """
 
     method: str
@@ -46,9 +64,6 @@ class CaseRecords:
     duration_s: float = math.nan
     slo_s: float = math.nan
     samples: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-# ---- tables -----------------------------------------------------------------------------------------------------------
 
 
 def requests_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
@@ -117,9 +132,10 @@ def _metrics(
         speedup = (math.nan, math.nan, math.nan)
     else:
         own, its = _paired(record, base, "request", "latency_s")
-        speedup = ratio(its, own, BATCHES)
+        speedup = bounded(ratio(its, own, BATCHES))
     row: dict[str, float] = {"images": len(record), "latency_mean_s": mean(latency)}
-    row |= {"latency_mean_lo_s": row["latency_mean_s"] - half, "latency_mean_hi_s": row["latency_mean_s"] + half}
+    _, low, high = bounded((row["latency_mean_s"], row["latency_mean_s"] - half, row["latency_mean_s"] + half))
+    row |= {"latency_mean_lo_s": low, "latency_mean_hi_s": high}
     row |= {f"latency_p{percent}_s": percentile(latency, percent) for percent in (50, 95, 99)}
     row |= {name: mean(record[name].to_numpy()) for name in ("decode_s", "first_token_s")}
     row |= dict(zip(("speedup", "speedup_lo", "speedup_hi"), speedup, strict=True))
@@ -130,7 +146,7 @@ def _metrics(
         "latency_minus_fastest_lo_s": later - half,
         "latency_minus_fastest_hi_s": later + half,
     }
-    row |= {name: mean(record[name].to_numpy()) for name in (*PARTS, *_USE, "retries", "fallback_pct")}
+    row |= {name: mean(record[name].to_numpy()) for name in (*PARTS, *USE, "retries", "fallback_pct")}
     cost = record.groupby("prompt")["fallback_cloud_nll_cost"].mean().dropna().to_numpy()  # NaN is left out
     centre, half = mean(cost), half_width(cost, len(cost))
     names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
@@ -151,12 +167,10 @@ def _metrics(
     row["distinct_images"] = len(images)
     of_prompt = _by_prompt(record, quality)
     for name in quality:
-        values = of_prompt[name].to_numpy()
-        centre, half = mean(values), half_width(values, len(values))
-        row |= {name: centre, f"{name}_lo": centre - half, f"{name}_hi": centre + half}
+        row |= _with_ends(name, student_interval(of_prompt[name].to_numpy()))
     found = case.of_set(images["image"].to_numpy())
     for name in of_sets:
-        row |= dict(zip((name, f"{name}_lo", f"{name}_hi"), found.get(name, (math.nan,) * 3), strict=True))
+        row |= _with_ends(name, found.get(name, (math.nan,) * 3))
     own, its = _paired(of_prompt, None if base is None else _by_prompt(base, quality), "prompt", "cloud_nll")
     known = np.isfinite(own - its)
     more, half = mean((own - its)[known]), half_width((own - its)[known], int(known.sum()))
@@ -166,6 +180,12 @@ def _metrics(
         "cloud_nll_minus_base_hi": more + half,
     }
     return row
+
+
+def _with_ends(name: str, interval: Interval) -> dict[str, float]:
+    """Quality columns of a value and its interval, within the values that the quantity can have."""
+    lowest, highest = (0.0, 100.0) if name.endswith("_pct") else RANGES.get(name, (-math.inf, math.inf))
+    return dict(zip((name, f"{name}_lo", f"{name}_hi"), bounded(interval, lowest, highest), strict=True))
 
 
 def _by_prompt(record: pd.DataFrame, quality: Sequence[str]) -> pd.DataFrame:
@@ -199,7 +219,7 @@ def _conditions(case: CaseRecords) -> str:
 
 
 def _dtype(name: str) -> type:
-    return np.int64 if name in ("case", *_COUNTS) else np.float64
+    return np.int64 if name in ("case", *COUNTS) else np.float64
 
 
 def _case_frame(index: int, case: CaseRecords, quality: Sequence[str]) -> pd.DataFrame:
@@ -248,14 +268,14 @@ def _column(values: Sequence[Any]) -> pd.Series:
     return pd.Series(text, dtype=object)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN: it becomes null, infinities become text; numpy scalars become Python's."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

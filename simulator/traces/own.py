@@ -148,6 +148,5 @@ def write_own(trace: Trace | Arrivals, path: Path, comment: str = "") -> None:
 def write(path: Path, data: bytes) -> None:
     try:
         write_atomically(path, data)
-        path.chmod(0o644)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise TraceError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None

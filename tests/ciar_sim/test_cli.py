@@ -15,19 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from ciar_sim.cli.main import main
-
-PARTS = [
-    "connect_s",
-    "encode_s",
-    "device_queue_s",
-    "device_compute_s",
-    "uplink_s",
-    "cloud_queue_s",
-    "cloud_compute_s",
-    "downlink_s",
-    "wait_s",
-    "image_decode_s",
-]
+from simulator.results.columns import PARTS
 
 SCENARIO = """\
 name: tiny
@@ -93,7 +81,7 @@ def test_a_run_leaves_a_whole_folder(write: Write, tmp_path: Path, cache: Path) 
     }
     requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
-    assert np.abs(requests[PARTS].sum(axis=1) - requests["latency_s"]).max() < 1e-9
+    assert np.abs(requests[list(PARTS)].sum(axis=1) - requests["latency_s"]).max() < 1e-9
     assert len(summary) == 5 * 2
     calls = summary.groupby("method")["cloud_call_pct"].first()
     assert calls["base"] == 100
@@ -379,7 +367,7 @@ def test_a_scenario_of_all_methods(write: Write, tmp_path: Path) -> None:
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert set(summary["method_name"]) == set(METHODS)
     requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
-    assert np.abs(requests[PARTS].sum(axis=1) - requests["latency_s"]).max() < 1e-9
+    assert np.abs(requests[list(PARTS)].sum(axis=1) - requests["latency_s"]).max() < 1e-9
     calls = summary.groupby("method_name")["cloud_call_pct"].first()
     assert calls["base"] == 100
     assert calls["device-only"] == 0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from simulator.core.errors import ComputeError
-from simulator.core.part import Part, filled_in, folder_of, found_text, items
+from simulator.core.part import Part, filled_in, found_text, items, path_of
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.pricing import catalogue
@@ -19,7 +19,7 @@ def _read(profile: str | None, info: ValidationInfo) -> str | None:
     """Relative to the scenario's folder; read when the scenario is loaded, so that a damaged one is told of at once."""
     if profile is None or info.context is None:
         return profile
-    path = (folder_of(info) / profile).resolve()
+    path = path_of(profile, info)
     try:
         Profile.read(path)
     except ComputeError as error:

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
@@ -21,7 +23,7 @@ from simulator.core.errors import RunFolderError
 from simulator.results.columns import COLUMNS, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS
 from simulator.results.files import csv_bytes, parquet_bytes
 from simulator.results.folder import Picture, write_run
-from simulator.results.statistics import half_width, percentile, ratio
+from simulator.results.statistics import bounded, half_width, percentile, ratio
 from simulator.results.tables import CaseRecords, requests_table, summary_table
 from simulator.results.timeline import TRACKS, Span, timeline, timeline_bytes
 
@@ -403,3 +405,32 @@ def test_a_failure_leaves_the_old_run_whole(tmp_path: Path) -> None:
         write(tmp_path / "run", cases=[case("base", [5.0])], draw=draw)
     assert digests(tmp_path / "run") == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_no_interval_reaches_beyond_what_a_quantity_can_be() -> None:
+    quality = {"image": np.arange(2)}
+    quality |= {"cloud_nll": np.array([0.1, 9.0]), "cloud_greedy_pct": np.array([8.0, 13.0])}
+    quality |= {"base_greedy_pct": np.array([1.0, 99.0]), "align_scenes": np.array([0.9, 1.0])}
+    table = summary(case("base", [30.0, 1.0], quality=quality), case("ciar", [1.0, 40.0], quality=quality))
+    for _, row in table.iterrows():
+        assert row["latency_mean_lo_s"] == 0.0 < row["latency_mean_hi_s"]
+        assert row["speedup_lo"] >= 0.0
+        assert row["cloud_nll_lo"] == 0.0
+        assert row["cloud_greedy_pct_lo"] == 0.0 < row["cloud_greedy_pct_hi"] < 100.0
+        assert row[["base_greedy_pct_lo", "base_greedy_pct_hi"]].isna().all()  # all of 0 to 100 says nothing
+        assert 0.0 < row["align_scenes_lo"] < row["align_scenes_hi"] == 1.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(0, 100), st.floats(0, 1)), min_size=1, max_size=6),
+)
+def test_intervals_hold_their_value_and_stay_in_range(rows: list[tuple[float, float, float]]) -> None:
+    latency, percent, share = (np.array(column) for column in zip(*rows, strict=True))
+    for values, highest in ((latency, math.inf), (percent, 100.0), (share, 1.0)):
+        half = half_width(values, len(values))
+        value, low, high = bounded((float(values.mean()), values.mean() - half, values.mean() + half), 0.0, highest)
+        assert value == values.mean()
+        assert math.isnan(low) == math.isnan(high)
+        if not math.isnan(low):
+            assert 0.0 <= low <= value * (1 + 1e-12) + 1e-12
+            assert value * (1 - 1e-12) - 1e-12 <= high <= highest

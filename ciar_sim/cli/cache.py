@@ -1,0 +1,35 @@
+"""`ciar-sim cache`."""
+
+from pathlib import Path
+
+import click
+
+from ciar_sim.cli.common import default_cache, errors_in_one_line
+from simulator.core.errors import CiarSimError
+
+
+@click.command()
+@click.option("--cache", type=click.Path(path_type=Path), help="The folder.  [default: the user's cache folder]")
+@click.option(
+    "--prune", is_flag=True, help="Delete the least recently used files until the folder holds at most --max-gb."
+)
+@click.option(
+    "--max-gb", type=click.FloatRange(0, 1e6), default=10, show_default=True, metavar="GB", help="What --prune leaves."
+)
+@errors_in_one_line
+def cache(cache: Path | None, prune: bool, max_gb: float) -> None:
+    """Show how large the cache folder is, or make it smaller. Every file in it can be made again."""
+    from simulator.core.cache import cache_use
+    from simulator.core.cache import prune as prune_files
+
+    folder = cache or default_cache()
+    if not 0 <= max_gb <= 1e6:
+        raise CiarSimError(f"--max-gb {max_gb:g}: must be a number from 0 to 1e6")
+    try:
+        if prune:
+            deleted = prune_files(folder, max_gb * 1e9)
+            click.echo(f"{folder}: deleted {deleted.files} files, {deleted.bytes / 1e6:.1f} MB")
+        for name, use in cache_use(folder).items():
+            click.echo(f"{folder / name}: {use.files} files, {use.bytes / 1e6:.1f} MB")
+    except (OSError, ValueError) as error:
+        raise CiarSimError(f"{folder}: {getattr(error, 'strerror', None) or error}") from None

@@ -1,0 +1,76 @@
+"""Content-addressed files: a file's name is the hash of everything that decides its content, so any of them can be deleted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from simulator.core.files import TEMPORARY, is_abandoned, remove, write_atomically
+
+
+class ContentCache:
+    """Files by key: `<root>/<2 hex>/<key><suffix>`, written atomically."""
+
+    def __init__(self, root: Path, suffix: str) -> None:
+        self.root, self.suffix = root, suffix
+
+    def path(self, key: str) -> Path:
+        return self.root / key[:2] / f"{key}{self.suffix}"
+
+    def get(self, key: str) -> bytes | None:
+        """The content, None where there is none. Raises OSError where it cannot be read."""
+        try:
+            return self.path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, content: bytes) -> None:
+        """Raises OSError where the folder cannot be written."""
+        write_atomically(self.path(key), content)
+
+    def drop(self, key: str) -> None:
+        """Deletes a file, a damaged one for instance."""
+        self.path(key).unlink(missing_ok=True)
+
+
+class CacheUse(NamedTuple):
+    """Files and bytes of one kind of content."""
+
+    files: int
+    bytes: int
+
+
+def cache_use(root: Path) -> dict[str, CacheUse]:
+    """What a cache folder holds, by the name of its subfolders. Raises OSError where it cannot be read."""
+    found = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else ():
+        sizes = [size for _, _, size in _files(folder)]
+        found[folder.name] = CacheUse(len(sizes), sum(sizes))
+    return found
+
+
+def prune(root: Path, most_bytes: float) -> CacheUse:
+    """Deletes the least recently used files of a cache folder until it holds at most so many bytes; returns what was deleted.
+
+    Temporary files of killed processes go in any case. Raises OSError where the folder cannot be written.
+    """
+    deleted = [path for path in root.rglob(f".*{TEMPORARY}") if is_abandoned(path)] if root.is_dir() else []
+    freed = sum(path.stat().st_size for path in deleted)
+    for path in deleted:
+        remove(path)
+    files = sorted(_files(root))
+    left = sum(size for _, _, size in files)
+    for _, path, size in files:
+        if left <= most_bytes:
+            break
+        path.unlink(missing_ok=True)
+        deleted.append(path)
+        left, freed = left - size, freed + size
+    return CacheUse(len(deleted), freed)
+
+
+def _files(folder: Path) -> Iterator[tuple[float, Path, int]]:
+    """Last use, path and size of every file; temporary ones are left out."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and not path.name.endswith(TEMPORARY):
+            state = path.stat()
+            yield max(state.st_atime, state.st_mtime), path, state.st_size

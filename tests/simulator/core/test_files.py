@@ -1,0 +1,139 @@
+"""Files written whole or not at all, what killed processes leave, and the bounded cache."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from simulator.core import cache, files, limits
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def killed(code: str, *arguments: str | Path) -> None:
+    """Runs code in a process that kills itself, as `kill -9` would."""
+    text = f"import os, signal, sys\nfrom pathlib import Path\n{textwrap.dedent(code)}"
+    done = subprocess.run([sys.executable, "-c", text, *map(str, arguments)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+KILLED_FILE = """
+    from simulator.core.files import write_atomically
+
+    def write(file):
+        file.write(b"half of it")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write_atomically(Path(sys.argv[1]), write)
+"""
+KILLED_FOLDER = """
+    from simulator.core.files import temporary_sibling
+
+    target = Path(sys.argv[1])
+    with temporary_sibling(target) as beside:
+        (beside / "new").mkdir()
+        if target.exists():
+            os.rename(target, beside / "old")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_everybody_may_read_what_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.json"
+    files.write_atomically(path, b"one")
+    files.write_atomically(path, lambda file: file.write(b"two"))
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(path.parent) == ["b.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    files.write_atomically(path, b"one")
+
+    def fails(file: object) -> None:
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        files.write_atomically(path, fails)
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"one", ["b.json"])
+
+
+def test_the_next_write_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    killed(KILLED_FILE, path)
+    assert len(os.listdir(tmp_path)) == 1
+    assert not path.exists()
+    (tmp_path / ".b.json.notes").write_text("of somebody else")
+    files.write_atomically(path, b"one")
+    assert sorted(os.listdir(tmp_path)) == [".b.json.notes", "b.json"]
+
+
+def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+
+    def write(file: object) -> None:
+        files.write_atomically(path, b"inner")  # as another process would
+        file.write(b"outer")  # type: ignore[attr-defined]
+
+    files.write_atomically(path, write)
+    assert path.read_bytes() == b"outer"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_next_run_removes_the_folder_of_a_killed_one_and_loses_nothing(tmp_path: Path, there: bool) -> None:
+    target = tmp_path / "run"
+    if there:
+        target.mkdir()
+        (target / "summary.csv").write_text("of the run before")
+    killed(KILLED_FOLDER, target)
+    assert len(os.listdir(tmp_path)) == 1
+    with files.temporary_sibling(target) as beside:
+        assert target.exists() == there
+        assert sorted(os.listdir(tmp_path)) == sorted([beside.name, *(["run"] if there else [])])
+    assert os.listdir(tmp_path) == (["run"] if there else [])
+    assert not there or (target / "summary.csv").read_text() == "of the run before"
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    with files.temporary_sibling(tmp_path / "run") as one, files.temporary_sibling(tmp_path / "run") as two:
+        assert one.is_dir()
+        assert two.is_dir()
+    assert os.listdir(tmp_path) == []
+
+
+def test_pruning_deletes_the_least_recently_used_first(tmp_path: Path) -> None:
+    store = cache.ContentCache(tmp_path / "recordings", ".npz")
+    for age, key in enumerate(("aa1", "ab2", "ac3")):
+        store.put(key, b"x" * 100)
+        os.utime(store.path(key), (1e9 - age, 1e9 - age))
+    killed(KILLED_FILE, store.path("ad4"))
+    assert cache.cache_use(tmp_path) == {"recordings": (3, 300)}
+    assert cache.prune(tmp_path, 250.0) == (2, 110)  # the oldest, and what the killed process left
+    assert [store.get(key) is not None for key in ("aa1", "ab2", "ac3")] == [True, True, False]
+    assert cache.prune(tmp_path, 0.0) == (2, 200)
+    assert cache.cache_use(tmp_path) == {"recordings": (0, 0)}
+    assert cache.cache_use(tmp_path / "nothing") == {}
+
+
+def test_work_beyond_its_memory_raises_and_the_process_goes_on() -> None:
+    with pytest.raises(MemoryError), limits.limited_memory(5e7):
+        bytearray(1_000_000_000)
+    assert len(bytearray(200_000_000)) == 200_000_000
+
+
+def test_work_that_never_ends_is_stopped() -> None:
+    def loop() -> None:
+        while True:
+            pass
+
+    with pytest.raises(limits.TimeLimitError), limits.limited_time(0.05):
+        loop()
+    with limits.limited_time(None):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

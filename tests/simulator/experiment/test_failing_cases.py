@@ -1,0 +1,86 @@
+"""A case that raises, needs too much memory or never ends fails alone; the others are written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from ciar_sim.cli.main import main
+from simulator.core.errors import DeadlockError
+from simulator.experiment import simulating
+
+SCENARIO = """\
+name: failing
+pair: {pair}
+prompts: {{source: scenes, count: 2}}
+methods: [base, device-only, {{name: code, prefix_rate: 0.3}}]
+compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
+"""
+
+
+def loops() -> None:
+    while True:
+        pass
+
+
+def takes_all_memory() -> None:
+    raise MemoryError
+
+
+def has_a_fault() -> None:
+    raise ZeroDivisionError("by nothing")
+
+
+def cannot_go_on() -> None:
+    raise DeadlockError("nobody answers")
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    path = tmp_path / "s.yaml"
+    path.write_text(SCENARIO.format(pair=tiny_pair_folder))
+
+    def run(fails: Any, *names: str) -> Result:
+        real = simulating.simulate_case
+
+        def simulate_case(scenario: Any, *inputs: Any) -> Any:
+            if scenario.methods[0].name in names:
+                fails()
+            return real(scenario, *inputs)
+
+        monkeypatch.setattr(simulating, "simulate_case", simulate_case)
+        options = ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--case-timeout", "0.05"]
+        return CliRunner().invoke(main, ["run", str(path), *options])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("fails", "message"),
+    [
+        (loops, "code: TimeLimitError: took longer than 3 s"),
+        (takes_all_memory, "code: needs more than the"),
+        (has_a_fault, "code: ZeroDivisionError: by nothing (test_failing_cases.py:"),
+        (cannot_go_on, "code: nobody answers"),
+    ],
+)
+def test_one_case_fails_alone(run: Any, tmp_path: Path, fails: Any, message: str) -> None:
+    result = run(fails, "code")
+    assert result.exit_code == 1
+    assert f"1 cases failed and are in no table:\n  {message}" in result.output
+    assert list(pd.read_csv(tmp_path / "out" / "summary.csv")["method"]) == ["base", "device-only"]
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["failed"][0].startswith(message)
+    assert any(message in text for text in provenance["warnings"])
+    assert "Traceback" not in result.output
+
+
+def test_without_any_case_nothing_is_written(run: Any, tmp_path: Path) -> None:
+    for fails, message in ((cannot_go_on, "nobody answers"), (has_a_fault, "base: ZeroDivisionError: by nothing")):
+        result = run(fails, "base", "device-only", "code")
+        assert result.exit_code == 2
+        assert f"Error: {message}" in result.output
+        assert not (tmp_path / "out").exists()
