@@ -1,6 +1,7 @@
 """What all commands share: errors in one line, the cache folder, the torch device, writing a few files."""
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 from simulator.core.errors import CiarSimError
 
 MOST_CHARACTERS = 1200  # of an error message
+TORCH_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def default_cache() -> Path:
@@ -54,15 +56,39 @@ def one_line(error: CiarSimError) -> str:
 
 
 def resolve_torch_device(name: str) -> str:
-    """auto: the first CUDA device where there is one, else the CPU. Raises CiarSimError for a device that is not there."""
+    """The name of a usable torch device. auto: the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        CiarSimError: no such device, or this build of torch does not support it.
+    """
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise CiarSimError(f"--torch-device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    shown = ascii(name)[1:-1][:40]
+    kind, _, index = name.partition(":")
+    if kind not in TORCH_DEVICES or (index and not (index.isascii() and index.isdigit() and len(index) < 4)):
+        raise CiarSimError(
+            f"--torch-device {shown}: must be auto, {', '.join(TORCH_DEVICES)}, or one with a number as cuda:1"
+        )
+    try:
+        if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+            raise CiarSimError(f"--torch-device {shown}: this machine has {torch.cuda.device_count()} CUDA devices")
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CiarSimError(f"--torch-device {shown}: not usable here: {reason}") from error
     return name
+
+
+class FiniteRange(click.FloatRange):
+    """A range of floats without NaN, which click's comparisons let pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{found} is not a finite number.", param, ctx)
+        return found
 
 
 def write_files(folder: Path, files: dict[str, bytes | None]) -> None:

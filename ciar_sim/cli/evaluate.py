@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ciar_sim.cli.common import default_cache, errors_in_one_line, resolve_torch_device, write_files
+from ciar_sim.cli.common import FiniteRange, default_cache, errors_in_one_line, resolve_torch_device, write_files
 from ciar_sim.cli.models import Models
 
 
@@ -16,8 +16,10 @@ def evaluate() -> None:
 
 @evaluate.command()
 @click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
-@click.option("--prompts", type=click.IntRange(2), default=64, show_default=True, help="Held-out prompts.")
-@click.option("--seed", type=click.IntRange(0), default=3, show_default=True, help="Of the scenes and of every draw.")
+@click.option("--prompts", type=click.IntRange(2, 100_000), default=64, show_default=True, help="Held-out prompts.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the scenes and of every draw."
+)
 @click.option(
     "--on",
     type=click.Choice(["generated", "scenes"]),
@@ -25,13 +27,13 @@ def evaluate() -> None:
     show_default=True,
     help="Read sequences that the cloud decodes, or the tokens of real scenes.",
 )
-@click.option("--guidance", type=click.FloatRange(1, 100), help="Of both models.  [default: as scenarios decode]")
+@click.option("--guidance", type=FiniteRange(1, 100), help="Of both models.  [default: as scenarios decode]")
 @click.option(
     "--sampled-tokens",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 10**9),
     default=64,
     show_default=True,
-    help="Positions per prompt at which discrete k = 100 and 300 are asked; they are dear.",
+    help="Positions per prompt at which discrete k = 100 and 300 are asked; they are expensive.",
 )
 @click.option(
     "--ceiling",
@@ -80,12 +82,14 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
 
 @evaluate.command()
 @click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
-@click.option("--prompts", type=click.IntRange(1), default=64, show_default=True, help="Held-out captions.")
-@click.option("--seed", type=click.IntRange(0), default=3, show_default=True, help="Of the scenes and of every draw.")
+@click.option("--prompts", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Held-out captions.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the scenes and of every draw."
+)
 @click.option(
     "--method", type=click.Choice(["base", "device-only"]), default="base", show_default=True, help="Who draws."
 )
-@click.option("--guidance", type=click.FloatRange(1, 100), help="[default: as scenarios decode]")
+@click.option("--guidance", type=FiniteRange(1, 100), help="[default: as scenarios decode]")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs/samples"), show_default=True, help="Folder to write."
 )
@@ -106,7 +110,7 @@ def samples(
     torch_device: str,
     quiet: bool,
 ) -> None:
-    """Pictures of held-out captions in one grid, and the share of the captions' claims that the scene network sees in them."""
+    """Images of held-out captions in one grid, and the share of the captions' claims that the scene network sees in them."""
     from ciar_sim.cli.console import progress_bars
     from models.evaluate.samples import draw_samples
     from simulator.protocol.cache import CachedSource, RecordingCache
@@ -143,7 +147,7 @@ def samples(
 @click.option(
     "--real",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Pictures to compare with.  [default: scenes]",
+    help="Images to compare with.  [default: scenes]",
 )
 @click.option("--prefix", default="", help="Put before each caption for clip, e.g. 'A photo depicts '.")
 @click.option(
@@ -173,9 +177,9 @@ def pictures(
     prefix: str,
     **networks: Path | None,
 ) -> None:
-    """Published metrics (fid, f1, clip, hpsv2) of a SCENARIO's pictures, by networks that you name (docs/quality.md)."""
+    """Published metrics (fid, f1, clip, hpsv2) of a SCENARIO's images, by networks that you name (docs/quality.md)."""
     from ciar_sim.cli.console import progress_bars
-    from models.evaluate.pictures import Networks, score_pictures
+    from models.evaluate.images import Networks, score_images
     from simulator.experiment.loading import load_scenario
     from simulator.protocol.cache import CachedSource, RecordingCache
     from simulator.results.files import csv_bytes
@@ -186,7 +190,7 @@ def pictures(
         models = Models(read.pair, torch_device, 64, cache, progress)
         source = CachedSource(RecordingCache(cache), models.record)
         chosen = resolve_torch_device(torch_device)
-        table = score_pictures(read, source, models.scenes, Networks(**networks), real, prefix, chosen, progress)
+        table = score_images(read, source, models.scenes, Networks(**networks), real, prefix, chosen, progress)
     write_files(out, {"pictures.csv": csv_bytes(table)})
     if not quiet:
         click.echo(table.to_string(index=False, float_format="%.4g"))

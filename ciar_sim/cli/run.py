@@ -1,5 +1,6 @@
 """`ciar-sim run` and `ciar-sim sweep`."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,11 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Where forward passes run: auto, cpu, cuda, cuda:1 ...",
         ),
         click.option(
-            "--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once."
+            "--max-batch",
+            type=click.IntRange(1),
+            default=64,
+            show_default=True,
+            help="Sessions recorded at once; bounds memory. Decisions near a tie can depend on it (docs/guide.md).",
         ),
         click.option(
             "--jobs",
@@ -115,6 +120,9 @@ def _run(
         )
     if not quiet:
         click.echo(summary_lines(result.summary, chosen))
+        ties = json.loads((result.folder / "provenance.json").read_text())["near_ties"]
+        if ties["near_ties"]:
+            click.echo(f"note: {ties['meaning']}")
         for note in trace_notes(case.scenario for case in expand(loaded.scenario)):
             click.echo(f"note: {note}")
         for line in warning_lines(result.warnings):

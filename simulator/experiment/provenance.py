@@ -152,6 +152,7 @@ def provenance_of(
             **{name: metadata.version(name) for name in ("numpy", "pandas", "simpy")},
         },
         "recordings": "float32; exact for one machine, thread count and batch size",
+        "near_ties": near_ties(recordings),
         "notes": [*NOTES, *trace_notes(case.scenario for case in cases)],
         **({"quality": dict(scorer.provenance)} if scorer else {}),
         **({"failed": [one.message for one in failed]} if failed else {}),
@@ -164,6 +165,22 @@ def provenance_of(
             *(text for one in simulated for text in load_warnings(one.case, one.result)),
             *divergence_warnings(simulated, plan, recordings),
         ],
+    }
+
+
+def near_ties(recordings: Mapping[str, Recording]) -> dict[str, Any]:
+    """Decisions of all recordings that lie near a tie, which another --max-batch or machine may decide differently."""
+    counted = [one.meta for one in recordings.values() if "near_ties" in one.meta]
+    decisions, near = (sum(int(meta[name]) for meta in counted) for name in ("decisions", "near_ties"))
+    text = (
+        f"{near} of {decisions} recorded decisions are within 1e-4 of a tie: in float32 another --max-batch, number of "
+    )
+    text += "prompts or machine may decide them otherwise, and the image then differs from there on"
+    return {
+        "decisions": decisions,
+        "near_ties": near,
+        "sessions_not_counted": len(recordings) - len(counted),
+        "meaning": text,
     }
 
 

@@ -211,7 +211,7 @@ def test_pictures_of_a_scenario_are_scored_once_per_method(
         (["--vgg", str(net)], "name their folder by --real"),
         (
             ["--vgg", str(net), "--real", real, "--set", "prompts.count=9"],
-            "base: fid and f1 need at least 10 pictures, prompts are 9",
+            "base: fid and f1 need at least 10 images, prompts are 9",
         ),
         (["--vgg", str(tmp_path / "none.pt")], "none.pt: no such file"),
         (["--vgg", str(net), "--real", str(tmp_path / "cache")], "0 pictures"),
@@ -221,6 +221,6 @@ def test_pictures_of_a_scenario_are_scored_once_per_method(
         assert message in result.output
     Image.fromarray(images(0, 1)[0][:8]).save(real + "/99.png")
     assert (
-        "99.png: 12 x 8 pixels, the folder's first picture has 12 x 16"
+        "99.png: 12 x 8 pixels, the folder's first image has 12 x 16"
         in CliRunner().invoke(main, [*common, *given]).output
     )

@@ -1,4 +1,4 @@
-"""Metrics of published papers over a scenario's pictures, by networks that the user names (`models/quality/foreign.py`)."""
+"""Metrics of published papers over a scenario's images, by networks that the user names (`models/quality/foreign.py`)."""
 
 import math
 from collections.abc import Callable
@@ -27,8 +27,8 @@ _OF_TOKENS = (
     "prompts.",
     "seed",
     "pair",
-)  # sweeps that change pictures; networks and clouds do not
-FEWEST = 10  # pictures of either kind: with fewer, halves of them have no third neighbour
+)  # sweeps that change images; networks and clouds do not
+FEWEST = 10  # images of either kind: with fewer, halves of them have no third neighbour
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -42,7 +42,7 @@ class Networks:
     hpsv2: Path | None = None
 
 
-def score_pictures(
+def score_images(
     scenario: Scenario,
     source: RecordingSource,
     captions: Callable[[int, int], list[str]],
@@ -52,9 +52,9 @@ def score_pictures(
     torch_device: str,
     progress: Callable[[str, int, int], None],
 ) -> pd.DataFrame:
-    """A row per case whose pictures differ: method, swept settings, images, and `fid`, `f1`, `clip`, `hpsv2` with `_lo` and `_hi`.
+    """A row per case whose images differ: method, swept settings, images, and `fid`, `f1`, `clip`, `hpsv2` with `_lo` and `_hi`.
 
-    captions: of the scene grammar, by (seed, count). real: folder of pictures that fid and f1 compare with; None: renders of scenes.
+    captions: of the scene grammar, by (seed, count). real: folder of images that fid and f1 compare with; None: renders of scenes.
     prefix: put before captions for clip. Raises a CiarSimError for networks or folders that are something else.
     """
     nets = {
@@ -67,7 +67,7 @@ def score_pictures(
     }
     if not nets and not clips:
         raise CiarSimError("name at least one network: --inception, --vgg, --clip or --hpsv2")
-    references = _real_pictures(real) if nets and real else []
+    references = _real_images(real) if nets and real else []
     manifest = pair_manifest(scenario.pair)
     cases, _ = search_thresholds(expand(scenario), manifest, captions, source)
     plan = Plan(cases, manifest, captions)
@@ -76,11 +76,11 @@ def score_pictures(
     different = {tuple(plan.of_case[case.index]): case for case in reversed(cases)}  # the first of equal ones stays
     rows = []
     for done, (keys, case) in enumerate(reversed(different.items())):
-        progress("scoring pictures", done, len(different))
+        progress("scoring images", done, len(different))
         images = [recordings[key].image for key in keys]
         if nets and len(images) < FEWEST:
             raise CiarSimError(
-                f"{case.method.label}: fid and f1 need at least {FEWEST} pictures, prompts are {len(images)}"
+                f"{case.method.label}: fid and f1 need at least {FEWEST} images, prompts are {len(images)}"
             )
         if nets and not references:
             references = _rendered(images[0])
@@ -93,17 +93,17 @@ def score_pictures(
             scores = foreign.clip_scores(clip, images, plan.captions[case.index], prefix if name == "clip" else "")
             row |= _named(name, _mean_interval(scores))
         rows.append(row)
-    progress("scoring pictures", len(different), len(different))
+    progress("scoring images", len(different), len(different))
     return pd.DataFrame(rows)
 
 
 def _rendered(like: np.ndarray) -> list[np.ndarray]:
     if like.shape != SIZE:
-        raise CiarSimError("fid and f1 need real pictures to compare with: name their folder by --real")
+        raise CiarSimError("fid and f1 need real images to compare with: name their folder by --real")
     return [scenes.image(REFERENCE_SEED, index) for index in range(REFERENCE_IMAGES)]
 
 
-def _real_pictures(folder: Path) -> list[np.ndarray]:
+def _real_images(folder: Path) -> list[np.ndarray]:
     """uint8 [H, W, 3], all of one size, in order of their names."""
     found = []
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES):
@@ -111,14 +111,14 @@ def _real_pictures(folder: Path) -> list[np.ndarray]:
             with Image.open(path) as image:
                 found.append(np.asarray(image.convert("RGB")))
         except (UnidentifiedImageError, OSError) as error:
-            raise CiarSimError(f"{path}: not a picture that can be read: {error}") from None
+            raise CiarSimError(f"{path}: not an image that can be read: {error}") from None
         if found[-1].shape != found[0].shape:
             (height, width), (first_height, first_width) = found[-1].shape[:2], found[0].shape[:2]
             raise CiarSimError(
-                f"{path}: {width} x {height} pixels, the folder's first picture has {first_width} x {first_height}"
+                f"{path}: {width} x {height} pixels, the folder's first image has {first_width} x {first_height}"
             )
     if len(found) < FEWEST:
-        raise CiarSimError(f"{folder}: {len(found)} pictures ({', '.join(_SUFFIXES)}), at least {FEWEST} are needed")
+        raise CiarSimError(f"{folder}: {len(found)} images ({', '.join(_SUFFIXES)}), at least {FEWEST} are needed")
     return found
 
 

@@ -1,0 +1,68 @@
+"""Options that no machine can serve, and numbers that are none: one line and exit code 2."""
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from ciar_sim.cli.common import resolve_torch_device
+from ciar_sim.cli.main import main
+from simulator.core.errors import CiarSimError
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpu",
+        "",
+        "cuda:x",
+        "cuda:-1",
+        "cuda:99",
+        "cpu:1:2",
+        "meta",
+        "vulkan",
+        "a\0b",
+        "\udcff",
+        "cuda:" + "9" * 50,
+        "x" * 500,
+    ],
+)
+def test_a_torch_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(CiarSimError, match=r"^--torch-device ") as caught:
+        resolve_torch_device(name)
+    assert len(str(caught.value).splitlines()) == 1
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps", "xpu"])
+def test_a_device_that_this_build_lacks_is_refused(name: str) -> None:
+    there = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}[name]
+    if there.device_count():
+        assert resolve_torch_device(name) == name
+        return
+    with pytest.raises(CiarSimError, match=rf"^--torch-device {name}: "):
+        resolve_torch_device(name)
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert resolve_torch_device("cpu") == "cpu"
+    assert resolve_torch_device("auto") in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("command", ["uncertainty", "samples"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--guidance", "nan"),
+        ("--guidance", "inf"),
+        ("--guidance", "-inf"),
+        ("--guidance", "0.5"),
+        ("--seed", "9" * 60),
+        ("--seed", "nan"),
+        ("--prompts", "1" + "0" * 60),
+        ("--prompts", "inf"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(command: str, option: str, value: str) -> None:
+    found = CliRunner().invoke(main, ["evaluate", command, option, value])
+    assert found.exit_code == 2
+    assert option in found.output

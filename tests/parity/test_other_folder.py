@@ -1,0 +1,218 @@
+"""The checker on a folder of other sizes, file names and orders, written here from the program's own results.
+
+Nothing about the references is shown by it; what it shows is that no check assumes the sizes of one folder.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.attention import attention_mask, rope_table
+from models.eagle import EagleDrafter, drafter_config, to_checkpoint
+from models.kv_cache import KVCache
+from models.methods.lantern import neighbours
+from models.sampling import guide
+from models.transformer import Transformer
+from models.tree import Growth, Tree, layout
+from models.vq import VQConfig, VQModel, to_uint8
+from simulator.protocol.pairs import TransformerConfig
+from tests.parity.__main__ import main
+from tests.parity.core import decode_greedy
+from tests.parity.drafting import Shape, chosen, feed, log_q, number, padded, walk
+
+CODES, WIDTH, SLOTS = 48, 16, 9
+
+
+def random_model(grid: int) -> Transformer:
+    torch.manual_seed(5)
+    model = Transformer(TransformerConfig(2, 2, WIDTH, 24, CODES, SLOTS, 7, grid)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape), alpha=0.5)
+    return model
+
+
+def write_decoder(folder: Path, grid: int, scale: float, interval: int) -> None:
+    model, batch = random_model(grid), 3
+    name = "llamagen_gpt_small"
+    torch.save({"model": model.state_dict()}, folder / f"{name}.pt")
+    (folder / f"{name}_config.json").write_text(json.dumps({"n_head": 2}))
+    caption, tokens = torch.randn(batch, SLOTS, 7), torch.randint(CODES, (batch, grid * grid))
+    mask = torch.arange(SLOTS).expand(batch, -1) >= torch.tensor([[0], [3], [8]])
+    inputs, length = tokens[:, :-1], model.config.positions
+    variant = f"cfg{scale:g}".replace(".", "p")
+    greedy, raw = decode_greedy(model, caption, mask, scale)
+    short, _ = decode_greedy(model, caption, mask, scale, interval)
+    seen = attention_mask(torch.arange(length).unsqueeze(0), length, mask.repeat(2, 1), SLOTS)
+    steps = torch.tensor([0, 2, grid * grid - 1])
+    io = {
+        "caption_embs": caption,
+        "emb_masks": mask.long(),
+        "teacher_tokens": tokens,
+        "teacher_logits_masked": model(inputs, caption, mask)[0],
+        "rope_table": rope_table(model.config).float(),
+        f"kv_causal_mask_{variant}": torch.nn.functional.pad(seen, (0, 3, 0, 3)).to(torch.uint8),
+        f"greedy_tokens_{variant}": greedy,
+        f"greedy_tokens_{variant}_interval{interval}": short,
+        "step_index": steps,
+        f"step_logits_raw_{variant}": raw[steps],
+        f"step_logits_combined_{variant}": guide(raw[:, :batch], raw[:, batch:], scale),
+    }
+    save_file({key: value.contiguous() for key, value in io.items()}, folder / f"{name}_io_{grid}x{grid}.safetensors")
+
+
+def write_tokenizer(folder: Path) -> None:
+    torch.manual_seed(6)
+    config = VQConfig(CODES, 4, 32, (1, 1), (1, 1), 32, 1)
+    model, name = VQModel(config).eval().requires_grad_(False), "llamagen_vq_small"
+    torch.save({"model": model.state_dict()}, folder / f"{name}.pt")
+    values = {"codebook_size": CODES, "codebook_embed_dim": 4, "ch": 32, "z_channels": 32, "num_res_blocks": 1}
+    values |= {"encoder_ch_mult": [1, 1], "decoder_ch_mult": [1, 1]}  # type: ignore[dict-item]
+    (folder / f"{name}_config.json").write_text(json.dumps(values))
+    image, codes = torch.rand(2, 3, 12, 20) * 2 - 1, torch.randint(CODES, (2, 15))
+    latents = model.encode(image)
+    result = model.quantise(latents)
+    decoded = model.decode_codes(codes.view(2, 3, 5))  # a grid that is no square
+    io = {
+        "image": image,
+        "pre_quant": latents,
+        "indices": result.codes.view(2, 6, 10),
+        "quantised": result.quantised,
+        "reconstruction": model.decode(result.quantised),
+        "codes": codes,
+        "code_embeddings": model.code_vectors(codes.view(2, 3, 5)),
+        "decoded_from_codes": decoded,
+        "decoded_uint8_hwc": to_uint8(decoded),
+    }
+    save_file({key: value.contiguous() for key, value in io.items()}, folder / f"{name}_io.safetensors")
+
+
+def tree_tensors(tree: Tree, ordered: bool) -> dict[str, Tensor]:
+    depth, sees = layout(tuple(tree.parents))
+    return {
+        "draft_tokens": torch.tensor(tree.tokens),
+        "tree_mask": sees.to(torch.uint8),
+        "tree_position_ids": depth,
+        "retrieve_indices": padded(tree.paths(ordered)),
+    }
+
+
+def write_drafter(folder: Path) -> None:
+    """Without a processor, so that paths stand in the leaves' order; depth 2, four best, eleven nodes, a 6 x 6 grid."""
+    torch.manual_seed(7)
+    base = TransformerConfig(1, 2, WIDTH, 20, CODES, SLOTS, WIDTH, 6)
+    drafter = EagleDrafter(drafter_config(base)).eval().requires_grad_(False)
+    embedding, head = torch.randn(CODES, WIDTH), torch.randn(CODES, WIDTH)
+    torch.save({**to_checkpoint(drafter), "embed_tokens.weight": embedding}, folder / "eagle_drafter_small.bin")
+    config = {"num_attention_heads": 2, "hidden_size": WIDTH, "intermediate_size": 20, "vocab_size": CODES}
+    config |= {"cls_token_num": SLOTS - 1, "block_size": 36}
+    info = {"config": config, "total_token": 11, "depth": 2, "top_k": 4, "cfg_scale": 2.0, "processor": None}
+    (folder / "eagle_drafter_small.json").write_text(json.dumps({**info, "rounds": [{}, {}]}))
+    io, cache, held, ids = {"lm_head": head}, KVCache(drafter.config, 2, spare=12), 0, [0] * SLOTS + [5]
+    for index, more in enumerate(([], [7, 9])):
+        ids = ids + list(more)
+        fresh = ids[1:][held:]
+        features = torch.randn(2, len(fresh), WIDTH)
+        outputs = feed(drafter, cache, embedding[fresh], features, held, None)
+        held += len(fresh)
+        io |= {f"round{index}.features": features, f"round{index}.input_ids": torch.tensor(ids)}
+        io[f"round{index}.committed_out_hidden"] = outputs
+        growth, outputs = Growth(4), outputs[:, -1:]
+
+        def drafted(outputs: Tensor) -> Tensor:
+            logits = outputs @ head.T
+            return log_q(guide(logits[0], logits[1], 2.0), None)
+
+        growth.begin(drafted(outputs)[0])
+        for _ in range(2):
+            rows = embedding[[growth.tokens[node] for node in growth.beam]]
+            start = held + len(growth.fed) - len(growth.beam)
+            outputs = feed(drafter, cache, rows, outputs[:, growth.beam_rows], start, growth.fed_parents)
+            growth.grow(drafted(outputs))
+        tree = tree_tensors(growth.best(ids[-1], 11), ordered=False)
+        io |= {f"round{index}.{key}": value for key, value in tree.items()}
+    save_file({key: value.contiguous() for key, value in io.items()}, folder / "eagle_drafter_small_io.safetensors")
+
+
+def write_lantern(folder: Path) -> None:
+    """A book of 48 codes, seven neighbours of a second one of 20, and a tree whose children stand before other parents."""
+    generator = torch.Generator().manual_seed(8)
+    book, other = torch.randn(CODES, 3, generator=generator), torch.randn(20, 5, generator=generator)
+    table = torch.from_numpy(neighbours(book, CODES - 1).astype(np.int32))
+    tokens, parents = [1, 4, 9, 30, 9, 2, 17], [-1, 0, 1, 0, 3, 1, 4]  # depth first
+    logits = torch.randn(7, CODES, generator=generator)
+    r = torch.rand(12, dtype=torch.float64, generator=generator)
+    case: dict[str, Any] = {"case": 0, "mode": "lantern", "k": 6, "delta": 0.4, "temperature": 0.9, "top_k": 30}
+    shape = Shape(Tree(tokens, parents), Tree(tokens, parents).paths(ordered=True), logits)
+    nodes, p, ratios = walk(shape, case, r, chosen(case, shape.tree, table))
+    case |= {"n_r_used": len(ratios), "accept_length": len(nodes) - 1, "best_path": number(shape.paths, nodes)}
+    case["path_tokens"] = [tokens[node] for node in nodes]
+    io = {
+        "codebook": book,
+        "neighbours": table,
+        "half.codebook": other,
+        "half.neighbours7": torch.from_numpy(neighbours(other, 7).astype(np.int32)),
+        "tree.0.token": torch.tensor(tokens),
+        "tree.0.parent": torch.tensor(parents),
+        "tree.0.node_logits": logits,
+        "tree.0.retrieve_indices": padded(shape.paths),
+        "tree.0.r": r,
+        "tree.0.lantern.accept_ratio": torch.tensor(ratios, dtype=torch.float64),
+        "tree.0.lantern.sample_p": torch.from_numpy(p),
+    }
+    save_file(io, folder / "lantern.safetensors")
+    (folder / "lantern_cases.json").write_text(json.dumps({"tree": [case]}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with torch.inference_mode():
+        write_decoder(tmp_path, 6, 2.5, 4)
+        write_decoder(tmp_path, 12, 3.0, 0)
+        write_tokenizer(tmp_path)
+        write_drafter(tmp_path)
+        write_lantern(tmp_path)
+    return tmp_path
+
+
+def test_another_folder_of_the_same_layout_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(folder) == 0, capsys.readouterr().out
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if ": ok, " in line] == [
+        line for line in out if "_io" in line.split(":")[0] or line.startswith("lantern.safetensors")
+    ]
+    assert (
+        "llamagen_gpt_small.pt: read for llamagen_gpt_small_io_12x12.safetensors, llamagen_gpt_small_io_6x6.safetensors"
+        in out
+    )
+    assert any(line.startswith("lantern.safetensors: ok, 3 cases") for line in out)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("llamagen_gpt_small_io_6x6", "greedy_tokens_cfg2p5_interval4"),
+        ("llamagen_gpt_small_io_12x12", "step_logits_raw_cfg3"),
+        ("llamagen_vq_small_io", "decoded_from_codes"),
+        ("eagle_drafter_small_io", "round1.retrieve_indices"),
+        ("lantern", "half.neighbours7"),
+        ("lantern", "tree.0.lantern.accept_ratio"),
+    ],
+)
+def test_a_wrong_value_in_it_fails(folder: Path, capsys: pytest.CaptureFixture[str], file: str, key: str) -> None:
+    tensors = load_file(folder / f"{file}.safetensors")
+    tensors[key].view(-1)[0] += 1
+    save_file(tensors, folder / f"{file}.safetensors")
+    assert main(folder) == 1
+    assert f"{file}.safetensors: FAILED" in capsys.readouterr().out
+
+
+def test_weights_without_their_file_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "llamagen_vq_small_io.safetensors").unlink()
+    assert main(folder) == 0
+    assert "llamagen_vq_small.pt: read for llamagen_vq_*_io*.safetensors, which is not here" in capsys.readouterr().out
