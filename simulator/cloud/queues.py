@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from simulator.cloud.rules import Discipline
 from simulator.cloud.work import CloudSession
+from simulator.pricing.program import ITEM_SECONDS
 
 
 class _Ordered:
@@ -37,7 +38,9 @@ class _Ordered:
 
 def _work_left_s(session: CloudSession) -> float:
     items, index = session.items, session.index
-    session.left_s = session.left_s - items[index - 1][5] if index else sum(item[5] for item in items)
+    session.left_s = (
+        session.left_s - items[index - 1][ITEM_SECONDS] if index else sum(item[ITEM_SECONDS] for item in items)
+    )
     return session.left_s
 
 

@@ -7,7 +7,16 @@ from simulator.cloud.queues import queue_of
 from simulator.cloud.rules import Discipline
 from simulator.cloud.work import CloudSession
 from simulator.pricing.costs import Costs, Work
-from simulator.pricing.program import ENCODE, PASS, Item
+from simulator.pricing.program import (
+    ENCODE,
+    ITEM_KIND,
+    ITEM_KV_TOKENS,
+    ITEM_ROWS,
+    ITEM_SECONDS,
+    ITEM_TOKENS,
+    PASS,
+    Item,
+)
 
 # Calls the callbacks with an object that carries `subject`, at a point in virtual time (seconds); gives that object back.
 Schedule = Callable[[float, tuple[Callable[[Any], None], ...], Any], Any]
@@ -113,9 +122,9 @@ class Replica:
         if size == 1:
             session = ready.popleft()
             item = session.item
-            seconds = item[5]
-            if item[6] == PASS:
-                self._row_s = seconds / item[0]
+            seconds = item[ITEM_SECONDS]
+            if item[ITEM_KIND] == PASS:
+                self._row_s = seconds / item[ITEM_ROWS]
             self._batch = [session]
         else:
             self._batch = batch = [ready.popleft() for _ in range(size)]
@@ -131,15 +140,15 @@ class Replica:
         rows = tokens = kv_tokens = attended = logits = 0
         seconds = 0.0
         for session in batch:
-            item = session.item
-            if item[6] == PASS:
-                rows += item[0]
-                tokens += item[1]
-                kv_tokens += item[2]
-                attended += item[3]
-                logits += item[4]
+            item_rows, item_tokens, item_kv_tokens, item_attended, item_logits, own_s, kind, _ = session.item
+            if kind == PASS:
+                rows += item_rows
+                tokens += item_tokens
+                kv_tokens += item_kv_tokens
+                attended += item_attended
+                logits += item_logits
             else:
-                seconds += item[5]
+                seconds += own_s
         if rows:
             pass_s = self.costs.pass_seconds(Work(rows, tokens, kv_tokens, attended, logits))
             self._row_s = pass_s / rows
@@ -241,23 +250,23 @@ class EvictingReplica(Replica):
         while ready and len(batch) < self.max_batch:
             session = ready.popleft()
             item = session.item
-            if item[6] == PASS:
+            if item[ITEM_KIND] == PASS:
                 known = held.pop(session, None)
-                if not self._free(item[2] - (known or 0), batch):
+                if not self._free(item[ITEM_KV_TOKENS] - (known or 0), batch):
                     if known is not None:
                         held[session] = known
                     ready.appendleft(session)
                     break
-                held[session] = item[2]
-                self.kv_tokens += item[2] - (known or 0)
-                if known is None and item[2] > item[1]:
+                held[session] = item[ITEM_KV_TOKENS]
+                self.kv_tokens += item[ITEM_KV_TOKENS] - (known or 0)
+                if known is None and item[ITEM_KV_TOKENS] > item[ITEM_TOKENS]:
                     session.item = recomputed(item, self.costs)
             batch.append(session)
         if len(batch) == 1:
             item = batch[0].item
-            if item[6] == PASS:
-                self._row_s = item[5] / item[0]
-            self._run(now_s, item[5])
+            if item[ITEM_KIND] == PASS:
+                self._row_s = item[ITEM_SECONDS] / item[ITEM_ROWS]
+            self._run(now_s, item[ITEM_SECONDS])
         else:
             self._run(now_s, self._batch_seconds(batch))
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from simulator.pricing.program import SessionProgram, Step
+from simulator.pricing.program import STEP_AWAIT, STEP_SECONDS, STEP_SEND, SessionProgram, Step
 
 # https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md
 MULTIPLIER, JITTER, LONGEST_S = 1.6, 0.2, 120.0
@@ -41,15 +41,15 @@ class Fallback:
 def without_cloud(whole: SessionProgram, call: int) -> SessionProgram:
     """A stand-in for the session that stops waiting for `call` until that is recorded: the same computing, no more calls."""
     cut = _awaits(whole, call)
-    rest = (sum(step[0] for step in whole.steps[cut:]), -1.0, -1, -1)
+    rest = (sum(step[STEP_SECONDS] for step in whole.steps[cut:]), -1.0, -1, -1)
     return replace(whole, steps=(*whole.steps[:cut], rest), calls=whole.calls[: _sent(whole.steps[:cut])])
 
 
 def _sent(steps: Sequence[Step]) -> int:
     """How many calls have been sent."""
-    return 1 + max(step[2] for step in steps)
+    return 1 + max(step[STEP_SEND] for step in steps)
 
 
 def _awaits(program: SessionProgram, call: int) -> int:
     """How many steps the device has done when it has the reply to a call."""
-    return next(index for index, step in enumerate(program.steps) if step[3] == call) + 1
+    return next(index for index, step in enumerate(program.steps) if step[STEP_AWAIT] == call) + 1

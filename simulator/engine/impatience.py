@@ -7,6 +7,7 @@ from simulator.core.rng import stream
 from simulator.engine.clock import Alarm
 from simulator.engine.measures import NEVER
 from simulator.engine.session import DUE, LANDED_AGAIN, Session
+from simulator.pricing.program import CALL_BYTES, CALL_REPLY, DOWN_BYTES, STEP_AWAIT, STEP_SEND
 
 _AWAITED = (
     "connect_s",
@@ -100,7 +101,7 @@ class DeadlineSession(Session):
         call = self.answered
         self.answered = call + 1
         self.held.add(call)
-        self.run.count_bytes(self.request, 0, -self.calls[call][3][0])
+        self.run.count_bytes(self.request, 0, -self.calls[call][CALL_REPLY][DOWN_BYTES])
         if call == self.awaiting:
             self.charged = False
         if call == self.last:
@@ -146,15 +147,15 @@ class DeadlineSession(Session):
         assert self.in_flight is not None
         run, up, down = self.run, self.device.up, self.device.down
         done = self.steps[: self.step]
-        heard = {step[3] for step in done[:-1]} | {
+        heard = {step[STEP_AWAIT] for step in done[:-1]} | {
             call for call, arrival_s in self.replies.items() if arrival_s <= now_s
         }
-        again = [step[2] for step in done if step[2] >= 0 and step[2] not in heard]
+        again = [step[STEP_SEND] for step in done if step[STEP_SEND] >= 0 and step[STEP_SEND] not in heard]
         for alarm in self.in_flight.values():
             alarm.callbacks = ()
-        up.reconnect([self.calls[call][0] for call in self.in_flight])
+        up.reconnect([self.calls[call][CALL_BYTES] for call in self.in_flight])
         lost = [call for call in again if call < self.answered and call not in self.held]
-        down.reconnect([self.calls[call][3][0] for call in lost])
+        down.reconnect([self.calls[call][CALL_REPLY][DOWN_BYTES] for call in lost])
         self.held.update(lost)
         if not self.first_token_s <= now_s:
             self.first_token_s = math.nan
@@ -165,7 +166,7 @@ class DeadlineSession(Session):
         run.retries[self.request] = run.retries.get(self.request, 0) + 1
         for call in again:
             self.replies.pop(call, None)
-            size_bytes = self.calls[call][0]
+            size_bytes = self.calls[call][CALL_BYTES]
             run.count_bytes(self.request, size_bytes, 0)
             arrival_s = self.tell(now_s, up, size_bytes)
             if arrival_s == NEVER:
@@ -192,7 +193,7 @@ class DeadlineSession(Session):
                 self.wake(now_s)
             self.uplink_s += now_s - self.booked_until_s
             self.booked_until_s = now_s
-        size_bytes, first = self.calls[call][3]
+        size_bytes, first = self.calls[call][CALL_REPLY]
         self.held.discard(call)
         self.run.count_bytes(self.request, 0, size_bytes)
         arrival_s = self.tell(now_s, self.device.down, size_bytes)
@@ -215,7 +216,7 @@ class DeadlineSession(Session):
             self.first_token_s = math.nan
         program = self.run.timed_out_at(self, call)
         self.steps, self.calls = program.steps, program.calls
-        self.run.count_bytes(self.request, 0, -sum(reply[0] for _, _, _, reply in self.calls[self.answered :]))
+        self.run.count_bytes(self.request, 0, -sum(reply[DOWN_BYTES] for _, _, _, reply in self.calls[self.answered :]))
         self.awaiting = -1
         self.charged = self.ended = False
         alone = cast("OfflineSession", self)

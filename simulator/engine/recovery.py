@@ -4,7 +4,7 @@ from simulator.cloud.replica import recomputed
 from simulator.engine.impatience import DeadlineSession
 from simulator.engine.measures import ID_BYTES
 from simulator.engine.session import RESENT
-from simulator.pricing.program import PASS
+from simulator.pricing.program import CALL_BYTES, CALL_ITEMS, CALL_LEAD, ITEM_KIND, ITEM_PARTS, PASS
 
 
 class RecoveringSession(DeadlineSession):
@@ -33,7 +33,8 @@ class RecoveringSession(DeadlineSession):
         size = 0 if call >= len(self.context_bytes) else self.context_bytes[call]
         if self.redo is not None and call < len(self.calls):
             size += (  # the request again, and the ids of parts that have arrived
-                self.calls[call][0] + sum(len(item[7]) for item in self.calls[call][2][: -len(self.redo)]) * ID_BYTES
+                self.calls[call][CALL_BYTES]
+                + ID_BYTES * sum(len(item[ITEM_PARTS]) for item in self.calls[call][CALL_ITEMS][: -len(self.redo)])
             )
         self.resent_bytes += size
         self.clock.at(self.tell(now_s, device.up, size), RESENT, self)
@@ -59,11 +60,11 @@ class RestartingSession(DeadlineSession):
         replica = self.replica or self.run.cloud.open(self, now_s)
         if replica is None:
             return
-        items = self.calls[self.answered][2] if self.redo is None else self.redo
-        if self.redo is None and self.calls[self.answered][1]:
-            self.emit(now_s, self.calls[self.answered][1])
+        items = self.calls[self.answered][CALL_ITEMS] if self.redo is None else self.redo
+        if self.redo is None and self.calls[self.answered][CALL_LEAD]:
+            self.emit(now_s, self.calls[self.answered][CALL_LEAD])
         self.redo = None
-        first = next((i for i, item in enumerate(items) if item[6] == PASS), None)
+        first = next((i for i, item in enumerate(items) if item[ITEM_KIND] == PASS), None)
         if first is None:
             if items:
                 replica.submit(self, now_s, items)

@@ -20,7 +20,7 @@ from simulator.engine.fallback import Fallback
 from simulator.engine.measures import NEVER, Span
 from simulator.engine.workload import ClosedLoop
 from simulator.network.access import AnyLink
-from simulator.pricing.program import CallProgram, Down, Item, SessionProgram, Step
+from simulator.pricing.program import CALL_BYTES, CALL_REPLY, ITEM_PARTS, CallProgram, Down, Item, SessionProgram, Step
 
 
 class SessionHost(Protocol):
@@ -178,7 +178,7 @@ class Session(CloudSession):
             if device.radio is not None:
                 device.radio.request = self.request
                 self.sent = send + 1
-            arrival_s = device.up.send(now_s, self.calls[send][0])
+            arrival_s = device.up.send(now_s, self.calls[send][CALL_BYTES])
             if arrival_s == NEVER:
                 self.unreachable(now_s, send, wait)
             else:
@@ -283,7 +283,7 @@ class Session(CloudSession):
     def reply(self, now_s: float) -> None:
         call = self.answered
         self.answered = call + 1
-        size_bytes, first = self.calls[call][3]
+        size_bytes, first = self.calls[call][CALL_REPLY]
         device = self.device
         if device.radio is not None:
             device.radio.request = self.request
@@ -361,7 +361,7 @@ class Session(CloudSession):
         self.device.lost_s = now_s
         self.redo = None
         if working:  # parts that have left the cloud are not computed again
-            left = next((i + 1 for i in range(self.index - 1, -1, -1) if self.items[i][7]), 0)
+            left = next((i + 1 for i in range(self.index - 1, -1, -1) if self.items[i][ITEM_PARTS]), 0)
             self.redo = self.items[left:]
         self.run.recover(self)
         self.clock.at(self.tell(now_s, self.device.down, 0), BROKEN, self)

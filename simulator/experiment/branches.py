@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.core.errors import RecordingError
 from simulator.engine.fallback import _awaits, _sent
-from simulator.pricing.program import SessionProgram
+from simulator.pricing.program import ITEM_PARTS, STEP_FIRST, STEP_SECONDS, SessionProgram
 from simulator.protocol.recording import AWAIT, DEVICE, FROM_FALLBACK, Recording
 
 
@@ -23,21 +23,23 @@ def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> Sessi
     if any(send >= 0 or wait >= 0 for _, _, send, wait in rest):
         raise RecordingError(f"after it missed the reply to call {call} the session asks the cloud again")
     before = whole.steps[:cut]
-    if any(step[1] >= 0.0 for step in before):
+    if any(step[STEP_FIRST] >= 0.0 for step in before):
         rest = tuple((seconds, -1.0, send, wait) for seconds, _, send, wait in rest)
-    elif any(step[1] >= 0.0 for step in branch.steps[:other]):  # made ahead of the await, decided by its outcome
+    elif any(
+        step[STEP_FIRST] >= 0.0 for step in branch.steps[:other]
+    ):  # made ahead of the await, decided by its outcome
         rest = ((rest[0][0], 0.0, -1, -1), *rest[1:]) if rest else ((0.0, 0.0, -1, -1),)
     calls = whole.calls[: _sent(before)]
     down = sum(
         size
         for _, lead, items, reply in calls
-        for size, _ in (*lead, *(part for item in items for part in item[7]), reply)
+        for size, _ in (*lead, *(part for item in items for part in item[ITEM_PARTS]), reply)
     )
     return replace(
         branch,
         steps=(*before, *rest),
         calls=calls,
-        device_s=sum(step[0] for step in (*before, *rest)),
+        device_s=sum(step[STEP_SECONDS] for step in (*before, *rest)),
         bytes_up=sum(size for size, _, _, _ in calls),
         bytes_down=down,
         kv_tokens=whole.kv_tokens,

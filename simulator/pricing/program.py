@@ -31,7 +31,11 @@ PASS, OTHER, ENCODE, IMAGE_DECODE = range(4)
 _PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE, "interval_samples": OTHER}
 _KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
 
-# Plain tuples, because the engine unpacks one of each per call.
+# Plain tuples, because the engine unpacks one of each per call; where single fields are read, by these indices.
+DOWN_BYTES, DOWN_FIRST = range(2)
+ITEM_ROWS, ITEM_TOKENS, ITEM_KV_TOKENS, ITEM_ATTENDED, ITEM_LOGITS, ITEM_SECONDS, ITEM_KIND, ITEM_PARTS = range(8)
+CALL_BYTES, CALL_LEAD, CALL_ITEMS, CALL_REPLY = range(4)
+STEP_SECONDS, STEP_FIRST, STEP_SEND, STEP_AWAIT = range(4)
 # Down: payload bytes; whether this message brings the session's first image token.
 Down = tuple[int, bool]
 # Item: rows, tokens, kv_tokens, attended, logits (the fields of Work; 0 for a compute), seconds when run alone, PASS | OTHER |
@@ -92,11 +96,11 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     calls = _cloud_calls(table[cut:], cut, sizes_up, pricer, find_first=from_cloud)
     down: list[Down] = []
     for _, lead, items, reply in calls:
-        down += [*lead, *(part for item in items for part in item[7]), reply]
+        down += [*lead, *(part for item in items for part in item[ITEM_PARTS]), reply]
     return SessionProgram(
         steps=tuple(steps),
         calls=tuple(calls),
-        device_s=sum(step[0] for step in steps),
+        device_s=sum(step[STEP_SECONDS] for step in steps),
         encode_s=totals[ENCODE],
         image_decode_s=totals[IMAGE_DECODE],
         bytes_up=sum(sizes_up),
@@ -104,7 +108,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
         device_passes=recording.device_passes(),
         cloud_passes=recording.cloud_passes(),
         cloud_call_pct=recording.cloud_call_pct() if len(recording.tokens) else float("nan"),
-        kv_tokens=max((item[2] for _, _, items, _ in calls for item in items), default=0),
+        kv_tokens=max((item[ITEM_KV_TOKENS] for _, _, items, _ in calls for item in items), default=0),
         context_bytes=_context_bytes(table, sizes_up, pricing.widths),
         optional=frozenset(op["call"] for op in table[:cut] if op["kind"] == AWAIT and op["what"]),
     )
@@ -132,9 +136,11 @@ def compile_colocated(
         elif op["kind"] == COMPUTE and (kind := COMPUTE_KINDS[op["what"]]) != "image_decoder":
             items.append((0, 0, 0, 0, 0, companion.compute_seconds(kind), _PART[kind], ()))
         elif op["kind"] == SEND:
-            items += [(*item[:7], ()) for item in split.calls[op["call"]][2]]
+            items += [(*item[:ITEM_PARTS], ()) for item in split.calls[op["call"]][CALL_ITEMS]]
     prompt = str(recording.meta.get("spec", {}).get("prompt", ""))
-    request_bytes = split.calls[0][0] if split.calls else len(encode(Start(prompt, len(recording.tokens), {}, 0)))
+    request_bytes = (
+        split.calls[0][CALL_BYTES] if split.calls else len(encode(Start(prompt, len(recording.tokens), {}, 0)))
+    )
     reply_bytes = len(encode(Tokens(pack_ids(recording.tokens))))
     decoding_s = split.image_decode_s
     return SessionProgram(
@@ -184,7 +190,7 @@ class _Pricer:
         new = slots * op["caption"] + op["new_tokens"]
         if new < 1 or op["rows"] < 1:
             raise RecordingError(f"{where}: a pass of {op['rows']} rows and {new} new positions")
-        # With a caption in the pass, its last slot foretells the first token.
+        # With a caption in the pass, its last slot predicts the first token.
         logits = op["new_tokens"] + op["caption"] if op["logits_all"] else 1
         return Work.of_pass(op["rows"], new, slots * op["kv_caption"] + op["kv_tokens"], logits, op["hidden"])
 
@@ -199,7 +205,7 @@ class _Pricer:
         return repriced_bytes(op["payload_bytes"], counts, self.pair, self.pricing.widths)
 
     def down(self, op: dict[str, int], find_first: bool) -> Down:
-        """A message to the device; the first one that holds ids (or the picture itself) brings the first token."""
+        """A message to the device; the first one that holds ids (or the image itself) brings the first token."""
         first = find_first and not self.first_found and (op["ids"] > 0 or op["image_bytes"] > 0)
         self.first_found = self.first_found or first
         return self.payload_bytes(op), first
@@ -282,7 +288,7 @@ def _cloud_calls(
         elif kind == EMIT:
             part = pricer.down(op, find_first)
             if items:
-                items[-1] = (*items[-1][:7], (*items[-1][7], part))
+                items[-1] = (*items[-1][:ITEM_PARTS], (*items[-1][ITEM_PARTS], part))
             else:
                 lead.append(part)
         elif kind == REPLY:
