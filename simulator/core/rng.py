@@ -5,7 +5,8 @@ methods), and results do not depend on process, worker count or hash seed.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,12 +27,9 @@ def buffered(draw: Callable[[int], np.ndarray]) -> Callable[[], float]:
     Args:
         draw: float64 [count], by count, such as `generator.random`.
     """
-
-    def each() -> Iterator[float]:
-        while True:
-            yield from draw(_BLOCK).tolist()
-
-    return each().__next__
+    # All in C but for one line a block: links draw for every message.
+    blocks = (draw(_BLOCK).tolist() for _ in itertools.repeat(None))
+    return itertools.chain.from_iterable(blocks).__next__
 
 
 def draws(seed: int, count: int, *key: str | int) -> np.ndarray:
