@@ -5,6 +5,7 @@ after any number of device passes is one step, and replaying it touches one tupl
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -32,10 +33,23 @@ _PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE,
 _KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
 
 # Plain tuples, because the engine unpacks one of each per call; where single fields are read, by these indices.
-DOWN_BYTES, DOWN_FIRST = range(2)
-ITEM_ROWS, ITEM_TOKENS, ITEM_KV_TOKENS, ITEM_ATTENDED, ITEM_LOGITS, ITEM_SECONDS, ITEM_KIND, ITEM_PARTS = range(8)
-CALL_BYTES, CALL_LEAD, CALL_ITEMS, CALL_REPLY = range(4)
-STEP_SECONDS, STEP_FIRST, STEP_SEND, STEP_AWAIT = range(4)
+DOWN_BYTES: Final = 0
+ITEM_ROWS: Final = 0
+ITEM_TOKENS: Final = 1
+ITEM_KV_TOKENS: Final = 2
+ITEM_ATTENDED: Final = 3
+ITEM_LOGITS: Final = 4
+ITEM_SECONDS: Final = 5
+ITEM_KIND: Final = 6
+ITEM_PARTS: Final = 7
+CALL_BYTES: Final = 0
+CALL_LEAD: Final = 1
+CALL_ITEMS: Final = 2
+CALL_REPLY: Final = 3
+STEP_SECONDS: Final = 0
+STEP_FIRST: Final = 1
+STEP_SEND: Final = 2
+STEP_AWAIT: Final = 3
 # Down: payload bytes; whether this message brings the session's first image token.
 Down = tuple[int, bool]
 # Item: rows, tokens, kv_tokens, attended, logits (the fields of Work; 0 for a compute), seconds when run alone, PASS | OTHER |
