@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from models.device import BOUNDS, DeviceModel
-from models.evaluate.uncertainty import answered
+from models.evaluate.measures import answered
 from models.interval import inter_fuse, uncertainty
 from models.kv_cache import KVCache
 from models.methods import DeviceState

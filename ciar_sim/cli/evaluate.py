@@ -56,7 +56,8 @@ def evaluate() -> None:
 def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings: Any) -> None:
     """How well each uncertainty score tells where the cloud would choose otherwise (docs/uncertainty.md)."""
     from ciar_sim.cli.console import progress_bars
-    from models.evaluate.uncertainty import Settings, evaluate_uncertainty
+    from models.evaluate.reading import Settings
+    from models.evaluate.uncertainty import evaluate_uncertainty
     from models.pair import load_pair
     from reports.uncertainty import draw, markdown
     from simulator.results.files import csv_bytes, parquet_bytes

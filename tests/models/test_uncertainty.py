@@ -9,16 +9,13 @@ from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
 from models import scenes
-from models.evaluate import uncertainty as evaluation
+from models.evaluate import measures as measuring
+from models.evaluate import reading
 from models.evaluate.ceiling import Ceiling
-from models.evaluate.uncertainty import (
-    EVENTS,
-    Evaluation,
-    Settings,
-    distinct_scenes,
-    evaluate_uncertainty,
-    time_measures,
-)
+from models.evaluate.reading import EVENTS, Settings
+from models.evaluate.sequences import distinct_scenes, token_regions
+from models.evaluate.timing import time_measures
+from models.evaluate.uncertainty import Evaluation, evaluate_uncertainty
 from models.methods.scores import Margin, margin
 from models.methods.session import Step
 from models.pair import Pair
@@ -37,7 +34,7 @@ def found(tiny_pair: Pair) -> Evaluation:
 
 
 def test_every_measure_is_ranked_for_every_event(found: Evaluation, tiny_pair: Pair) -> None:
-    names = {measure.name for measure in evaluation.measures(tiny_pair.manifest.bounds)}
+    names = {measure.name for measure in measuring.measures(tiny_pair.manifest.bounds)}
     assert {
         "u",
         "u-raw",
@@ -93,9 +90,9 @@ def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
         import torch
 
         tokens = torch.from_numpy(recording.tokens.astype(np.int64)).unsqueeze(0)
-        patch.setattr(evaluation, "generated", lambda *_: tokens)
-        measures = evaluation.measures(tiny_pair.manifest.bounds)
-        table = evaluation.token_table(tiny_pair, Settings(), [0], measures, "generated", None, lambda *_: None)
+        patch.setattr(reading, "generated", lambda *_: tokens)
+        measures = measuring.measures(tiny_pair.manifest.bounds)
+        table = reading.token_table(tiny_pair, Settings(), [0], measures, "generated", None, lambda *_: None)
     # The caption rows reach a session's device as fp16.
     for column, name in (
         ("u", "u"),
@@ -114,8 +111,8 @@ def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
 def test_regions_are_those_of_the_scene() -> None:
     scene = scenes.scene(3, 0)
     pixels = scenes.region_map(scene)
-    assert np.array_equal(evaluation.token_regions(scene, 128), pixels.reshape(-1))  # a token a pixel
-    coarse = evaluation.token_regions(scene, 16).reshape(16, 16)
+    assert np.array_equal(token_regions(scene, 128), pixels.reshape(-1))  # a token a pixel
+    coarse = token_regions(scene, 16).reshape(16, 16)
     borders = (pixels.reshape(16, 8, 16, 8) == scenes.BORDER).any((1, 3))
     assert np.array_equal(coarse == scenes.BORDER, borders)
     inside = (pixels.reshape(16, 8, 16, 8) == scenes.OBJECT).all((1, 3))
@@ -172,7 +169,7 @@ def test_prompts_are_distinct_and_not_those_of_training(tiny_pair: Pair) -> None
 
 def test_times_name_every_measure_and_size() -> None:
     timing = time_measures(8, (32, 64), repeats=6)
-    names = {measure.name for measure in evaluation.measures(("",))} | {"radius"}
+    names = {measure.name for measure in measuring.measures(("",))} | {"radius"}
     assert set(zip(timing["measure"], timing["vocab_size"], strict=True)) == {(n, v) for n in names for v in (32, 64)}
     assert (timing["ms_per_token"] > 0).all()
 

@@ -1,0 +1,202 @@
+"""Teacher-forced readings of both models: logits, events and every score at every position, and the table of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from models import scenes
+from models.evaluate.ceiling import Ceiling
+from models.evaluate.measures import Measure, answered
+from models.evaluate.sequences import Progress, encoded, generated, token_regions
+from models.interval import inter_fuse
+from models.methods import DeviceState
+from models.methods.scores import all_scores, entropy
+from models.methods.session import Step
+from models.pair import Pair
+from models.sampling import greedy, guide
+from models.text import left_pad
+from simulator.core.rng import stream
+from simulator.protocol.methods import Decoding
+
+On = Literal["generated", "scenes"]
+EVENTS = {
+    "differs": "the cloud's most likely token is another",
+    "tv": "total variation to the cloud above its median",
+    "nll": "the cloud's nats for the device's token above their median",
+}
+REGIONS = {scenes.BACKGROUND: "background", scenes.OBJECT: "object", scenes.BORDER: "border"}
+_CHUNK = 4  # prompts read at once: bounds memory at a few [4, T, V] float32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured. sampled_tokens: positions per prompt at which the discrete scores are computed; each costs k rows
+    of V."""
+
+    prompts: int = 64
+    seed: int = 3
+    on: On = "generated"
+    guidance: float | None = None  # None: as a scenario decodes by default
+    sampled_tokens: int = 64
+    ceiling: bool = False
+    timing: bool = True
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding.model_validate({} if self.guidance is None else {"guidance": self.guidance})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Outputs of both models for B sequences.
+
+    cloud, device: guided logits [B, T, V]; plain: the cloud's conditional ones. hidden: the device's states [B, T, D] and, with guidance,
+    the unconditional row's after them, [B, T, 2 D]. radius: per kind of bounds [B, T, V].
+    """
+
+    cloud: Tensor
+    plain: Tensor
+    device: Tensor
+    hidden: Tensor
+    radius: dict[str, Tensor]
+
+
+def read(pair: Pair, captions: Sequence[str], tokens: Tensor, scale: float) -> Reading:
+    """Teacher-force tokens int [B, T] through cloud and device, at guidance `scale`."""
+    padded = [left_pad(pair.text.encode(caption), pair.manifest.caption_slots) for caption in captions]
+    rows = torch.stack([row for row, _ in padded]).to(pair.torch_device)
+    mask = torch.stack([valid for _, valid in padded]).to(pair.torch_device)
+    ids = tokens[:, :-1].to(pair.torch_device)
+    guided, states, plain = [], [], []
+    for model in (pair.cloud, pair.device.transformer):
+        logits, hidden = model(ids, rows, mask)
+        plain.append(logits)
+        if scale > 1:
+            other, other_hidden = model(ids, model.null_caption(len(ids)), mask)
+            logits, hidden = guide(logits, other, scale), torch.cat([hidden, other_hidden], dim=-1)
+        guided.append(logits)
+        states.append(hidden)
+    conditional = states[1][
+        ..., : pair.manifest.device.dim
+    ]  # the radius is that of the conditional row (assumption A5)
+    radius = {bounds: pair.device.radius(conditional, bounds) for bounds in pair.manifest.bounds}
+    return Reading(guided[0], plain[0], guided[1], states[1], radius)
+
+
+def events(reading: Reading) -> dict[str, np.ndarray]:
+    """Per token [B, T]: differs, tv, nll (nats), and the cloud's entropies (nats), guided and not."""
+    p, q = reading.cloud.log_softmax(-1), reading.device.softmax(-1)
+    token, best = greedy(reading.device), greedy(reading.cloud)
+    columns = {
+        "device_token": token,
+        "cloud_token": best,
+        "differs": token != best,
+        "tv": 0.5 * (p.exp() - q).abs().sum(-1),
+        "nll": -p.gather(-1, token.unsqueeze(-1)).squeeze(-1),
+        "cloud_entropy_nats": entropy(reading.cloud),
+        "cloud_entropy_unguided_nats": entropy(reading.plain),
+    }
+    return {name: values.cpu().numpy() for name, values in columns.items()}
+
+
+def token_scores(
+    reading: Reading, index: int, state: DeviceState, found: Sequence[Measure], sampled: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every measure at every position of sequence `index`, float64 [T]; NaN where an expensive one is not computed.
+
+    sampled: int positions at which measures that sample are asked.
+    """
+    logits, hidden = reading.device[index], reading.hidden[index]
+    steps: dict[str, list[Step]] = {}
+    for bounds, radius in reading.radius.items():
+        lower, upper = inter_fuse(logits, radius[index])
+        rows = all_scores(logits, lower, upper).cpu().numpy()
+        steps[bounds] = [
+            Step(0, logits[t], hidden[t], rows[t], lower[t], upper[t], radius[index, t]) for t in range(len(logits))
+        ]
+    columns = {}
+    for measure in found:
+        score = measure.make(state)
+        values = np.full(len(logits), np.nan)
+        for t in sampled if measure.sampled else range(len(logits)):
+            values[t] = answered(score, steps[measure.bounds][t], int(t))
+        columns[measure.name] = values
+    return columns
+
+
+def _readings(
+    pair: Pair, settings: Settings, indices: Sequence[int], on: On, progress: Progress
+) -> Iterator[tuple[int, list[str], Reading]]:
+    """Readings of a few prompts at a time, with the place of their first and their captions."""
+    captions = [scenes.scene(settings.seed, index).caption for index in indices]
+    decoding = settings.decoding
+    if on == "generated":
+        tokens = generated(pair, settings.seed, captions, decoding, progress)
+    else:
+        for caption in captions:
+            pair.text.encode(caption)  # refuse bad captions before any work is done
+        tokens = encoded(pair, settings.seed, indices)
+    for first in range(0, len(captions), _CHUNK):
+        texts = captions[first : first + _CHUNK]
+        yield first, texts, read(pair, texts, tokens[first : first + _CHUNK], decoding.guidance)
+
+
+@torch.inference_mode()
+def token_table(
+    pair: Pair,
+    settings: Settings,
+    indices: Sequence[int],
+    found: Sequence[Measure],
+    on: On,
+    head: Ceiling | None,
+    progress: Progress,
+) -> pd.DataFrame:
+    """A row per token, in order of prompts and positions: what happened there, and every score. Discrete scores on `settings.on` alone."""
+    count = pair.manifest.image_tokens
+    asked = min(settings.sampled_tokens, count) if on == settings.on else 0
+    chosen = [measure for measure in found if asked or not measure.sampled]
+    parts: list[pd.DataFrame] = []
+    for first, texts, reading in _readings(pair, settings, indices, on, progress):
+        columns = events(reading)
+        ceilings = head.scores(reading.hidden, reading.device) if head is not None else {}
+        for offset, caption in enumerate(texts):
+            progress(f"scoring {on}", len(parts), len(indices))
+            place = first + offset
+            state = DeviceState(
+                count, pair.manifest.caption_dim, caption=caption, decoding=settings.decoding, seed=settings.seed
+            )
+            sampled = np.sort(stream(settings.seed, "evaluate.sampled", place).permutation(count)[:asked])
+            region = token_regions(scenes.scene(settings.seed, indices[place]), pair.manifest.grid)
+            values: dict[str, Any] = {
+                "prompt": place,
+                "position": np.arange(count),
+                "caption": caption,
+                # A generated picture need not hold the scene's objects where the scene has them.
+                "region": [REGIONS[int(r)] for r in region] if on == "scenes" else "",
+                **{
+                    name: column[offset].astype(np.float64 if column.dtype.kind == "f" else np.int64)
+                    for name, column in columns.items()
+                },
+                **token_scores(reading, offset, state, chosen, sampled),
+                **{name: column[offset] for name, column in ceilings.items()},
+            }
+            parts.append(pd.DataFrame(values))
+    return pd.concat(parts, ignore_index=True)
+
+
+@torch.inference_mode()
+def ceiling_data(
+    pair: Pair, settings: Settings, indices: Sequence[int], progress: Progress
+) -> list[tuple[np.ndarray, ...]]:
+    """Per prompt: what the head reads, float32 [T, F], and its three targets as floats [T] each."""
+    rows: list[tuple[np.ndarray, ...]] = []
+    for _, texts, reading in _readings(pair, settings, indices, settings.on, progress):
+        inputs, columns = Ceiling.inputs(reading.hidden, reading.device).cpu().numpy(), events(reading)
+        rows += [(inputs[i], *(columns[name][i].astype(np.float32) for name in EVENTS)) for i in range(len(texts))]
+        progress("reading for the ceiling", len(rows), len(indices))
+    return rows

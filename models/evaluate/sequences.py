@@ -1,0 +1,78 @@
+"""Token sequences that the evaluation reads: distinct scenes, decoded by the cloud or encoded from real images."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import scenes
+from models.pair import Pair
+from models.recorder import Recorder
+from models.vq import from_uint8
+from simulator.core.errors import CiarSimError
+from simulator.protocol.methods import METHODS, Decoding
+from simulator.protocol.recording import SessionSpec
+
+Progress = Callable[[str, int, int], None]
+
+
+def distinct_scenes(seed: int, count: int) -> list[int]:
+    """Indices of the first `count` scenes of a seed whose captions are all different."""
+    seen: set[str] = set()
+    indices: list[int] = []
+    index = 0
+    while len(indices) < count:
+        caption = scenes.scene(seed, index).caption
+        if caption not in seen:
+            seen.add(caption)
+            indices.append(index)
+        index += 1
+    return indices
+
+
+def generated(pair: Pair, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress) -> Tensor:
+    """Tokens int64 [N, T] that the cloud alone decodes for distinct captions, as the method `base` does."""
+    plain, settings, weights = (
+        decoding.model_dump(),
+        METHODS["base"].settings.model_validate({}).model_dump(),
+        pair.manifest.weights_hash,
+    )
+    specs = [
+        SessionSpec(weights, "base", METHODS["base"].revision, settings, plain, caption, seed) for caption in captions
+    ]
+    recorder = Recorder(
+        pair, progress=lambda finished, sessions, decided, total: progress("cloud decodes", decided, total)
+    )
+    tokens = {spec.prompt: recording.tokens for spec, recording in recorder.record(specs)}
+    return torch.from_numpy(np.stack([tokens[caption] for caption in captions]).astype(np.int64))
+
+
+@torch.inference_mode()
+def encoded(pair: Pair, seed: int, indices: Sequence[int]) -> Tensor:
+    """Tokens int64 [N, T] of real scenes, shrunk to the pair's image size by averaging where that is smaller."""
+    size = pair.manifest.image_size
+    if scenes.IMAGE_SIZE % size:
+        raise CiarSimError(f"scenes of {scenes.IMAGE_SIZE} pixels cannot be shrunk to the pair's {size}")
+    times = scenes.IMAGE_SIZE // size
+    rows = []
+    for index in indices:
+        image = scenes.image(seed, index).reshape(size, times, size, times, 3).mean((1, 3)).astype(np.uint8)
+        pixels = from_uint8(torch.from_numpy(image).unsqueeze(0)).to(
+            pair.torch_device, next(pair.tokenizer.parameters()).dtype
+        )
+        rows.append(pair.tokenizer.encode_codes(pixels))
+    return torch.cat(rows).cpu()
+
+
+def token_regions(scene: scenes.Scene, grid: int) -> np.ndarray:
+    """Region of each token's square of the image, int [grid * grid].
+
+    `border` if any pixel of the square lies within 2 pixels of a visible outline, else the region of most of its pixels.
+    """
+    side = scenes.IMAGE_SIZE // grid
+    cells = (
+        scenes.region_map(scene).reshape(grid, side, grid, side).transpose(0, 2, 1, 3).reshape(grid * grid, -1)
+    )  # [T, pixels]
+    most = np.where((cells == scenes.OBJECT).sum(1) * 2 > cells.shape[1], scenes.OBJECT, scenes.BACKGROUND)
+    return np.where((cells == scenes.BORDER).any(1), scenes.BORDER, most)
