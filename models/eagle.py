@@ -1,4 +1,4 @@
-"""EAGLE's feature-level drafter: one decoder layer that foretells the base model's next feature from the last one and a token.
+"""EAGLE's feature-level drafter: one decoder layer that predicts the base model's next feature from the last one and a token.
 
 Position j reads fc([E(token j + 1); F_j]), where F_j is the base model's output after its final norm, runs one layer without an
 input norm and without a final norm, and its output stands for F_(j+1): the base model's output matrix turns it into logits, and

@@ -86,7 +86,7 @@ class Growth:
     beam_rows: list[int] = field(default_factory=list)
 
     def begin(self, log_q: Tensor) -> None:
-        """The root's children. log_q: [V], the drafter's log-distribution behind the root."""
+        """The root's children. log_q: [V], the drafter's log-distribution after the root."""
         best = top(log_q, self.top_k)  # [K]
         self.tokens, self.parents = best.tolist(), [-1] * len(best)
         self.scores = [log_q[best]]
@@ -99,7 +99,7 @@ class Growth:
         return self.fed[len(self.fed) - len(self.beam_rows) :]
 
     def grow(self, log_q: Tensor) -> None:
-        """The beam's children. log_q: [K, V], the drafter's log-distributions behind the beam's nodes, in its order."""
+        """The beam's children. log_q: [K, V], the drafter's log-distributions after the beam's nodes, in its order."""
         beam, first = self.beam, len(self.tokens)
         best = top(log_q, self.top_k)  # [K, K]
         scores = torch.cat(self.scores)[beam].unsqueeze(-1) + log_q.gather(-1, best)  # [K, K]
@@ -113,7 +113,7 @@ class Growth:
         self.fed += [first + node for node in chosen]
 
     def best(self, root: int, total_tokens: int) -> Tree:
-        """Re-ranking: the best total_tokens - 1 recorded nodes behind the root, in recording order."""
+        """Re-ranking: the best total_tokens - 1 recorded nodes after the root, in recording order."""
         kept = sorted(top(torch.cat(self.scores), total_tokens - 1).tolist())
         place = {-1: 0, **{node: index for index, node in enumerate(kept, start=1)}}
         return Tree([root] + [self.tokens[node] for node in kept], [-1] + [place[self.parents[node]] for node in kept])

@@ -7,7 +7,7 @@ from .device_only import DeviceOnly
 
 
 class Code(DeviceOnly):
-    """Device-only decoding behind a prefix from the cloud; no verification.
+    """Device-only decoding after a prefix from the cloud; no verification.
 
     Source: Chen et al., "Collaborative Decoding Makes Visual Auto-Regressive Modeling Efficient" (CoDe), as CIAR adapts it to
     next-token models (N = 0.3, cloud calls 30 %).
