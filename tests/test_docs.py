@@ -1,11 +1,27 @@
 """The documents say what the code does: method cards, commands, names."""
 
+import json
 import re
+import shlex
 import tomllib
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
+import ciar_sim
+from ciar_sim.cli.main import main
+from ciar_sim.shipped import scenario_path
+from models.pair import make_tiny_pair
+from models.train.data import DataConfig
+from simulator.core import yamlfile
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.schema.workload import FleetWorkload
+from simulator.experiment.sweep import expand
 from simulator.protocol.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,3 +86,220 @@ def test_versions_agree() -> None:
 def test_every_page_is_in_the_site() -> None:
     listed = set(re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
+
+
+# ---- commands, YAML and Python -----------------------------------------------------------------------------------------
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "traces" / "README.md",
+]
+PROGRAMS = ("ciar-sim ", "python -m ", "make ")
+
+# Parsed by the command they name, but not run here.
+ONLY_PARSED = {
+    "ciar-sim run benchmarks/lte-100k.yaml": "replays 100,000 requests",
+    "ciar-sim train": "takes hours; tests/models/test_train_stages.py trains on a tiny configuration",
+    "ciar-sim evaluate pictures": "needs networks that are not shipped; tests/models/test_quality_foreign.py uses tiny ones",
+    "ciar-sim evaluate uncertainty --ceiling": "trains a network; tests/models/test_uncertainty.py does",
+    "python -m benchmarks": "takes minutes and is to be run alone on a machine",
+    "make ": "sets up an environment",
+}
+# Not parsed: why.
+UNPARSED = {
+    "ciar-sim run": "the name of the command alone",
+    "for name in main trees claim scores readings training prefix threshold": "a loop of the shell over scenarios; "
+    "tests/test_quickstart.py loads every scenario",
+}
+
+
+def blocks(kind: str) -> list[tuple[str, str]]:
+    """(page:line, text) of every fenced block of that kind."""
+    found = []
+    for page in PAGES:
+        for match in re.finditer(rf"^```{kind}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            line = page.read_text().count("\n", 0, match.start()) + 1
+            found.append((f"{page.relative_to(ROOT)}:{line}", match.group(1)))
+    return found
+
+
+def commands() -> dict[str, str]:
+    """Every command in a block (fenced or indented) or in backticks -> the page that shows it first.
+
+    Commands with placeholders in capitals are left out.
+    """
+    found: dict[str, str] = {}
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        shown = [
+            line
+            for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+            for line in block.splitlines()
+        ]
+        shown += re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
+        shown += re.findall(r"`([^`\n]+)`", text)
+        for line in shown:
+            command = re.sub(r"\s+", " ", line.partition(" #")[0]).strip()
+            if command.startswith((*PROGRAMS, "for ")) and not re.search(r"\b[A-Z]{3,}\b|\.\.\.|\|", command):
+                found.setdefault(command, page.name)
+    return found
+
+
+SHOWN = {command: page for command, page in commands().items() if command.split(";")[0] not in UNPARSED}
+
+
+def only_parsed(command: str) -> bool:
+    return any(command == prefix or command.startswith(prefix) for prefix in ONLY_PARSED)
+
+
+def parse(command: str) -> None:
+    """Raises click.UsageError or fails where the program would not take the command."""
+    arguments = shlex.split(command)
+    if arguments[0] == "make":
+        assert set(arguments[1:]) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    elif arguments[0] == "python":
+        assert find_spec(arguments[2]) is not None, arguments[2]
+        program = getattr(import_module(arguments[2]), "main", None)
+        if isinstance(program, click.Command):
+            options = [a for a in arguments[3:] if a.startswith("-")]
+            known = {name for parameter in program.params for name in (*parameter.opts, *parameter.secondary_opts)}
+            assert set(options) <= known
+    else:
+        node: click.Command = main
+        rest = arguments[1:]
+        while isinstance(node, click.Group) and rest:
+            found = node.get_command(click.Context(node), rest[0])
+            assert found is not None, rest[0]
+            node, rest = found, rest[1:]
+        if rest or not isinstance(node, click.Group):
+            try:
+                node.make_context(node.name, list(rest))
+            except click.MissingParameter:
+                assert not rest  # the bare name of a command in a sentence
+            except click.BadParameter as error:
+                assert "does not exist" in error.message  # a file of the reader's own
+            if rest and node.name == "run":
+                load_scenario(ROOT / scenario_path(rest[0]))
+
+
+@pytest.mark.parametrize("command", [command for command in SHOWN if only_parsed(command)])
+def test_every_long_command_shown_is_one_that_the_program_takes(command: str) -> None:
+    parse(command)
+
+
+def test_the_exceptions_are_still_shown() -> None:
+    for prefix in ONLY_PARSED:
+        assert any(command.startswith(prefix) for command in SHOWN), prefix
+    assert {command.split(";")[0] for command in commands()} >= set(UNPARSED)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny pair of enough codes for the methods that count neighbours."""
+    folder = tmp_path_factory.mktemp("pairs") / "tiny"
+    make_tiny_pair(folder, codebook_size=128)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a reader's checkout, where runs are fast: no plots, and the tiny pair wherever a scenario names a pair."""
+    for name in ("scenarios", "models", "traces", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIAR_SIM_CACHE", str(cache))
+
+    def draw(folder: Path) -> Path:
+        (folder / "report.html").write_text("not drawn")
+        return folder / "report.html"
+
+    monkeypatch.setattr("reports.build.build_report", draw)
+    return tmp_path
+
+
+def tiny(pair: Path) -> dict[str, Any]:
+    """What makes a scenario one of the tiny pair, by dotted path."""
+    return {
+        "pair": str(pair),
+        "prompts.count": 1,
+        "compute.device": {"model": "pair", "hardware": "snapdragon-8-gen-3"},
+        "compute.cloud": {"model": "pair", "hardware": "a100"},
+    }
+
+
+def tiny_options(pair: Path, scenario: str) -> list[str]:
+    """The same for the command line, and two minutes of a workload that lasts longer."""
+    sets = tiny(pair)
+    workload = load_scenario(scenario_path(scenario)).workload
+    if isinstance(workload, FleetWorkload) and workload.duration_s > 120:
+        sets["workload.duration_s"] = 120
+    return [part for path, value in sets.items() for part in ("--set", f"{path}={json.dumps(value)}")]
+
+
+def bare(command: str) -> bool:
+    """`ciar-sim sweep` in a sentence: the name of a command, without what it needs."""
+    try:
+        parse(command)
+    except click.UsageError:
+        return False
+    return len(shlex.split(command)) <= 3 and shlex.split(command)[1] not in ("list", "schema")
+
+
+@pytest.mark.parametrize("command", [command for command in SHOWN if not only_parsed(command)])
+def test_every_command_shown_runs(command: str, checkout: Path, pair: Path) -> None:
+    arguments = shlex.split(command)[1:]
+    if bare(command) and arguments[0] not in ("run", "report"):
+        parse(command)
+        return
+    if arguments[0] in ("run", "sweep"):
+        arguments += [*tiny_options(pair, arguments[1]), "--quiet"]
+    elif arguments[0] == "profile":
+        arguments += ["--pair", str(pair), "--seconds", "0.01"]
+    elif arguments[0] == "evaluate":
+        arguments += ["--pair", str(pair), "--quiet"]
+    elif arguments[0] == "report":
+        (checkout / arguments[1]).mkdir(parents=True)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+
+
+MINIMAL: dict[str, Any] = {
+    "name": "minimal",
+    "pair": "scenes",
+    "prompts": {"source": "scenes", "count": 1},
+    "methods": ["base", {"name": "ciar", "threshold": 0.5}],
+    "compute": {
+        "device": {"model": "llamagen-xl-1layer", "hardware": "snapdragon-8-gen-3"},
+        "cloud": {"model": "llamagen-xl", "hardware": "a100"},
+    },
+    "network": {"preset": "wifi"},
+}
+
+
+@pytest.mark.parametrize(("place", "text"), blocks("yaml"), ids=[place for place, _ in blocks("yaml")])
+def test_every_yaml_block_is_a_scenario_or_part_of_one(place: str, text: str) -> None:
+    part = yamlfile.parse(text, place).data
+    if set(part) == {"data"}:  # of a training file
+        DataConfig.model_validate(part["data"], context={"folder": ROOT})
+        return
+    assert expand(load_scenario({**MINIMAL, **part}))
+
+
+@pytest.mark.parametrize(("place", "text"), blocks("python"), ids=[place for place, _ in blocks("python")])
+def test_every_python_block_runs(
+    place: str, text: str, checkout: Path, pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ciar_sim.run
+
+    def tiny_run(scenario: Any, *, sets: Any = None, **options: Any) -> ciar_sim.Result:
+        return run(scenario, sets={**(sets or {}), **tiny(pair)}, **options)
+
+    monkeypatch.setattr(ciar_sim, "run", tiny_run, raising=False)
+    exec(compile(text, place, "exec"), {"__name__": place})

@@ -1,8 +1,6 @@
-"""The quickstart on the shipped pair, and every command that README and docs show."""
+"""The quickstart on the shipped pair."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,6 @@ from simulator.engine.case import PARTS
 from simulator.protocol.cache import RecordingCache
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = re.compile(r"^ciar-sim .*$", re.MULTILINE)
-SHOWN = {
-    command: page.name
-    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
-    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    for command in COMMAND.findall(block)
-}
 
 
 @pytest.fixture(scope="module")
@@ -124,26 +115,3 @@ def test_the_shipped_scenarios_open_with_a_comment_and_load() -> None:
         scenario = load_scenario(path)
         assert scenario.name == path.stem
         assert expand(scenario)
-
-
-@pytest.mark.parametrize("command", SHOWN, ids=lambda command: command[9:49])
-def test_every_command_shown_runs(
-    command: str, cache: Path, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As shown, but in a folder of its own, with a cache of its own, and with few prompts and training steps."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CIAR_SIM_CACHE", str(cache))
-    for name in ("scenarios", "models", "traces"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "quickstart").symlink_to(quickstart)
-    arguments = shlex.split(command, comments=True)[1:]
-    if arguments[0] in ("run", "sweep"):
-        few = "2" if "quickstart" in command else "1"
-        arguments += ["--set", f"prompts.count={few}", "--quiet"]
-        if "--out" not in arguments:
-            arguments += ["--out", str(tmp_path / "out")]
-    if arguments[0] == "train":
-        pytest.skip("training is run by tests/models/test_train_stages.py on a tiny configuration")
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output

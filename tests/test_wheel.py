@@ -38,5 +38,5 @@ def test_a_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     assert "eagle2" in program("list", "methods")
     assert "scenes" in program("list", "pairs")
     assert '"methods"' in program("schema")
-    program("run", "quickstart", "--set", "prompts.count=1", "--set", "methods=[base, code]", "--out", "out", "--quiet")
+    program("run", "quickstart", "--set", "prompts.count=1", "--out", "out", "--quiet")
     assert (elsewhere / "out" / "report.html").is_file()

@@ -37,7 +37,7 @@ class Decisions:
     def note(self, margin: float) -> None:
         """Count one decision; margin: its distance to another outcome."""
         self.count += 1
-        self.near_ties += margin < NEAR_TIE
+        self.near_ties += bool(margin < NEAR_TIE)
 
 
 @dataclass(slots=True)
