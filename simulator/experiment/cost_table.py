@@ -5,12 +5,19 @@ from collections.abc import Callable, Sequence
 
 from simulator.core.errors import ComputeError, ScenarioError, error_context
 from simulator.engine.device import FleetPart
-from simulator.engine.workload import device_counts
 from simulator.experiment.branches import Branches, abandoned
-from simulator.experiment.fleet import colocated_compute, computes_of, kinds_of, links_of, network_of, throttling_of
+from simulator.experiment.fleet import (
+    colocated_compute,
+    computes_of,
+    counts_of,
+    kinds_of,
+    links_of,
+    network_of,
+    slos_of,
+    throttling_of,
+)
 from simulator.experiment.scenario import Case
 from simulator.experiment.schema.compute import Compute
-from simulator.experiment.schema.workload import FleetWorkload
 from simulator.pricing import catalogue
 from simulator.pricing.build import build_costs, pair_shapes
 from simulator.pricing.costs import Costs
@@ -75,13 +82,11 @@ class CostTable:
         Raises:
             ScenarioError: Fewer positions fit than one session needs.
         """
-        workload = case.scenario.workload
-        kinds = kinds_of(case.scenario)
-        counts = device_counts([kind.share if kind else 1.0 for kind in kinds], workload.devices)
-        common_slo_s = workload.slo_s if isinstance(workload, FleetWorkload) else None
+        scenario = case.scenario
         parts = []
-        for kind, count, key, link in zip(kinds, counts, self.keys(case), links_of(case.scenario), strict=True):
-            slo_s = kind.slo_s if kind and kind.slo_s is not None else common_slo_s
+        for kind, count, slo_s, key, link in zip(
+            kinds_of(scenario), counts_of(scenario), slos_of(scenario), self.keys(case), links_of(scenario), strict=True
+        ):
             programs = [self._compiled(key, case.scenario.placement, recording) for recording in recordings]
             broken = {
                 (prompt, call): abandoned(programs[prompt], self._compiled(key, case.scenario.placement, branch), call)
@@ -94,7 +99,7 @@ class CostTable:
                     device=self.costs[key][0],
                     network=network_of(link, case.scenario.seed),
                     priority=kind.priority if kind else 0,
-                    slo_s=math.inf if slo_s is None else slo_s,
+                    slo_s=slo_s,
                     throttling=throttling_of(case.scenario.compute),
                     abandoned=broken,
                 )

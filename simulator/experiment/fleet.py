@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from simulator.engine.thermal import Throttling
+from simulator.engine.workload import device_counts
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.network import LinkFigures, link_trace
@@ -37,6 +38,20 @@ def computes_of(scenario: Scenario) -> list[Compute]:
         return own.model_copy(update={"device": side})
 
     return [of(kind) for kind in kinds_of(scenario)]
+
+
+def slos_of(scenario: Scenario) -> list[float]:
+    """The latency objective of each kind in seconds: its own, else the workload's; infinite without one."""
+    workload = scenario.workload
+    common_s = workload.slo_s if isinstance(workload, FleetWorkload) else None
+    given = [kind.slo_s if kind and kind.slo_s is not None else common_s for kind in kinds_of(scenario)]
+    return [math.inf if slo_s is None else slo_s for slo_s in given]
+
+
+def counts_of(scenario: Scenario) -> list[int]:
+    """Devices of each kind; the kinds are numbered one after another."""
+    shares = [kind.share if kind else 1.0 for kind in kinds_of(scenario)]
+    return list(device_counts(shares, scenario.workload.devices))
 
 
 def throttling_of(choice: Compute) -> Throttling | None:

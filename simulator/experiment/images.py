@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from simulator.experiment.branches import images_of
+from simulator.experiment.fleet import counts_of, slos_of
 from simulator.experiment.plan import Plan
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.simulating import Simulated
@@ -61,7 +62,8 @@ def score_cases(
                 unfinished=result.unfinished,
                 warmup_s=fleet.warmup_s if fleet else 0.0,
                 duration_s=fleet.duration_s if fleet else math.nan,
-                slo_s=fleet.slo_s if fleet and fleet.slo_s is not None else math.nan,
+                slos_s=slos_of(case.scenario),
+                devices=counts_of(case.scenario),
                 samples=result.samples,
             )
         )

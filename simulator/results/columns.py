@@ -113,7 +113,8 @@ COLUMNS: dict[str, str] = {
     "sequential workload, whose pauses between requests stand for nothing",
     "refused": "requests that the cloud did not take, warm-up included; they are in no other column",
     "unfinished": "requests under way when the run was ended at twice the workload's duration_s, warm-up included; in no other column",
-    "goodput_per_s": "requests answered within workload.slo_s, per second of warmup_s to duration_s; NaN without an SLO",
+    "goodput_per_s": "requests answered within the slo_s of their device (its kind's, else workload.slo_s), per second of warmup_s to "
+    "duration_s; NaN without any SLO",
     "under_way_mean": "sum of latency_s over the seconds from warmup_s to duration_s, or to the last done_s where that is later: requests "
     "under way at a time (Little's law); NaN as above",
     "cloud_waiting_mean": "the same of cloud_queue_s: requests that wait in the cloud",

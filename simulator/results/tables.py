@@ -45,7 +45,8 @@ class CaseRecords:
         refused, unfinished: Requests without an answer.
         warmup_s: Requests before this time are not in the summary.
         duration_s: Of the arrivals; NaN for sequential ones.
-        slo_s: Latency objective; NaN without one.
+        slos_s: Latency objective of each kind of devices; infinite without one.
+        devices: Of each kind; the kinds are numbered one after another.
         samples: `SAMPLED` of the cloud at equal intervals, empty where it was not sampled.
     """
 
@@ -62,7 +63,8 @@ class CaseRecords:
     unfinished: int = 0
     warmup_s: float = 0.0
     duration_s: float = math.nan
-    slo_s: float = math.nan
+    slos_s: Sequence[float] = (math.inf,)
+    devices: Sequence[int] = (1,)
     samples: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -154,7 +156,9 @@ def _metrics(
     row["cost_usd"] = row["cloud_gpu_s"] * case.gpu_usd_per_hour / 3600.0
     row["cloud_utilisation"] = math.nan if case.sequential else case.utilisation
     row |= {"refused": case.refused, "unfinished": case.unfinished}
-    good = math.nan if math.isnan(case.slo_s) else float((latency <= case.slo_s).sum())
+    kind = np.searchsorted(np.cumsum(case.devices)[:-1], record["device"].to_numpy(), side="right")
+    bounded_by = np.array(case.slos_s)[kind]
+    good = float((latency <= bounded_by).sum()) if math.isfinite(min(case.slos_s)) else math.nan
     row["goodput_per_s"] = good / (case.duration_s - case.warmup_s)
     counted_s = math.nan
     if len(record) and not case.sequential:  # to the end of the arrivals, or to the last answer where that is later

@@ -421,14 +421,9 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     ),
     "FleetKind.slo_s": one(
         "workload.fleet",
-        [{"share": 0.5, "slo_s": 0.1}, {"share": 0.5}],
-        BUSY,
-        SLOW_CLOUD,
-        {
-            "workload.slo_s": 5.0,
-            "workload.fleet": [{"share": 0.5}, {"share": 0.5}],
-            "cloud": {"queue": "earliest-deadline", "max_batch": 1},
-        },
+        [{"share": 1.0, "slo_s": 0.3}],
+        FLEET,
+        {"workload.slo_s": 5.0, "workload.fleet": [{"share": 1.0}]},
     ),
 }
 

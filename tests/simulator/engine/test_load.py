@@ -200,13 +200,24 @@ def test_the_summary_leaves_out_the_warm_up_and_counts_what_is_good() -> None:
     }
     columns["done_s"] = columns["requested_s"] + columns["latency_s"]
     columns["cloud_queue_s"] = columns["latency_s"]
-    case = CaseRecords("base", "base", {}, columns, refused=2, unfinished=1, warmup_s=10.0, duration_s=40.0, slo_s=2.5)
+    case = CaseRecords(
+        "base", "base", {}, columns, refused=2, unfinished=1, warmup_s=10.0, duration_s=40.0, slos_s=[2.5], devices=[1]
+    )
     row = summary_table(requests_table([case]), [case]).iloc[0]
     assert (row["images"], row["latency_mean_s"], row["refused"], row["unfinished"]) == (3, 2.0, 2, 1)
     assert row["goodput_per_s"] == 2 / 30
     assert row["under_way_mean"] == row["cloud_waiting_mean"] == 6 / 30
     plain = CaseRecords("base", "base", {}, columns)
     assert math.isnan(summary_table(requests_table([plain]), [plain]).iloc[0]["goodput_per_s"])
+
+
+def test_goodput_holds_each_request_against_the_objective_of_its_device() -> None:
+    columns = {name: np.zeros(4) for name in REQUEST_COLUMNS}
+    columns |= {"request": np.arange(4), "device": np.array([0, 1, 2, 2]), "latency_s": np.array([3.0, 3.0, 3.0, 1.0])}
+    columns["cloud_queue_s"] = columns["latency_s"]
+    fields = {"duration_s": 10.0, "devices": [1, 1, 1], "slos_s": [3.0, math.inf, 2.0]}
+    case = CaseRecords("base", "base", {}, columns, **fields)
+    assert summary_table(requests_table([case]), [case]).iloc[0]["goodput_per_s"] == 3 / 10
 
 
 def test_a_policy_is_a_rule_in_seconds_and_can_be_swept(tmp_path: Path) -> None:
