@@ -1,0 +1,241 @@
+"""The mutations: where each is, what it changes, and the test files of which at least one test must fail under it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault of one line.
+
+    Attributes:
+        file: relative to the root of the tree.
+        old: text that stands in the file exactly once.
+        new: what stands there instead.
+        tests: files, or tests in them as pytest names them.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+RULES = ("tests/models/test_rules_by_hand.py",)
+ACCEPTANCE = ("tests/models/test_acceptance.py",)
+THRESHOLDS = ("tests/models/test_thresholds.py",)
+LINK = ("tests/simulator/network/test_link.py",)
+TRANSPORT = ("tests/simulator/network/test_transport.py", "tests/simulator/network/test_access.py")
+IMPAIRMENTS = ("tests/simulator/network/test_impairments.py",)
+ACCESS = ("tests/simulator/network/test_access.py",)
+NETWORK = ("tests/simulator/network/test_network.py",)
+CLOUD = ("tests/simulator/cloud/test_cloud.py", "tests/simulator/cloud/test_cloud_rules.py")
+RESULTS = ("tests/simulator/results/test_results.py",)
+
+MUTATIONS = (
+    # methods
+    Mutation(
+        "speculative-accepts-at-the-ratio", "models/methods/speculative.py", "r * q < p", "r * q <= p", ACCEPTANCE
+    ),
+    Mutation(
+        "speculative-residual-without-its-sum",
+        "models/methods/speculative.py",
+        "np.minimum(p, q) / q.sum(axis=-1, keepdims=True)",
+        "np.minimum(p, q)",
+        RULES,
+    ),
+    Mutation("tree-accepts-at-the-ratio", "models/methods/eagle2.py", "draw < ratio", "draw <= ratio", ACCEPTANCE),
+    Mutation(
+        "eagle2-keeps-one-node-more",
+        "models/tree.py",
+        "total_tokens - 1).tolist()",
+        "total_tokens).tolist()",
+        RULES,
+    ),
+    Mutation(
+        "eagle2-ranks-by-the-last-step-alone",
+        "models/tree.py",
+        "torch.cat(self.scores)[beam].unsqueeze(-1) + log_q.gather(-1, best)",
+        "log_q.gather(-1, best)",
+        RULES,
+    ),
+    Mutation("lantern-stops-before-its-bound", "models/methods/lantern.py", 'side="right"', 'side="left"', RULES),
+    Mutation(
+        "lantern-lambda-of-the-whole",
+        "models/methods/lantern.py",
+        "((self.lambda_ or 1.0) - 1.0) * p[token]",
+        "(self.lambda_ or 1.0) * p[token]",
+        RULES,
+    ),
+    Mutation(
+        "lantern-rejects-one-code-less", "models/methods/lantern.py", "near[: self.k + 1]", "near[: self.k]", RULES
+    ),
+    Mutation(
+        "interfuse-half-the-radius",
+        "models/interval.py",
+        "torch.sigmoid(odds + r)",
+        "torch.sigmoid(odds + r / 2)",
+        RULES,
+    ),
+    Mutation(
+        "score-without-root-v",
+        "models/interval.py",
+        "delta.shape[-1] ** 0.5 * u",
+        "u",
+        ("tests/models/test_scores.py",),
+    ),
+    Mutation(
+        "score-of-the-sample-deviation",
+        "models/interval.py",
+        "delta.std(-1, correction=0)",
+        "delta.std(-1)",
+        RULES,
+    ),
+    Mutation(
+        "threshold-accepts-at-itself",
+        "models/methods/thresholds.py",
+        "return value < tau",
+        "return value <= tau",
+        THRESHOLDS,
+    ),
+    Mutation(
+        "budget-of-the-rest",
+        "models/methods/thresholds.py",
+        "np.quantile(self.past, 1 - self.budget)",
+        "np.quantile(self.past, self.budget)",
+        THRESHOLDS,
+    ),
+    Mutation(
+        "top-p-drops-at-the-mass",
+        "models/sampling.py",
+        "before > top_p.to(x).unsqueeze(-1)",
+        "before >= top_p.to(x).unsqueeze(-1)",
+        RULES,
+    ),
+    Mutation(
+        "warped-top-p-keeps-at-the-mass",
+        "models/sampling.py",
+        "ascending.softmax(-1).cumsum(-1) <= (1",
+        "ascending.softmax(-1).cumsum(-1) < (1",
+        RULES,
+    ),
+    Mutation(
+        "prefix-length-in-floats",
+        "simulator/protocol/methods.py",
+        "int(Fraction(str(prefix_rate)) * image_tokens)",
+        "int(prefix_rate * image_tokens)",
+        ("tests/simulator/protocol/test_methods.py",),
+    ),
+    # link and transport
+    Mutation(
+        "wire-forgets-that-it-is-busy",
+        "simulator/network/link.py",
+        "self._free_s = free_s = free_s + 8.0",
+        "free_s = free_s + 8.0",
+        LINK,
+    ),
+    Mutation(
+        "propagation-occupies-the-wire",
+        "simulator/network/link.py",
+        "arrival_s = free_s + delay_s",
+        "self._free_s = arrival_s = free_s + delay_s",
+        LINK,
+    ),
+    Mutation(
+        "buffer-full-at-its-size",
+        "simulator/network/link.py",
+        "wire.bits(ready_s, wire.free_s) > self._buffer_bits",
+        "wire.bits(ready_s, wire.free_s) >= self._buffer_bits",
+        IMPAIRMENTS,
+    ),
+    Mutation(
+        "window-grows-by-nothing",
+        "simulator/network/transport.py",
+        "flights.append((acked_s, flight, flight))",
+        "flights.append((acked_s, flight, 0))",
+        TRANSPORT,
+    ),
+    Mutation(
+        "timeouts-double-for-ever",
+        "simulator/network/transport.py",
+        "timeout_s = min(2.0 * timeout_s, MAX_RTO_S)",
+        "timeout_s = 2.0 * timeout_s",
+        TRANSPORT,
+    ),
+    Mutation(
+        "one-duplicate-more",
+        "simulator/network/transport.py",
+        "after >= _DUPLICATE_ACKS",
+        "after > _DUPLICATE_ACKS",
+        (*TRANSPORT, *IMPAIRMENTS),
+    ),
+    Mutation(
+        "handshake-of-a-round-trip-less",
+        "simulator/network/access.py",
+        "reversed(range(t.handshake_rtts))",
+        "reversed(range(t.handshake_rtts - 1))",
+        NETWORK,
+    ),
+    Mutation(
+        "fast-link-forgets-buffers",
+        "simulator/network/access.py",
+        "return self == covered and",
+        'return Network(**{**self.__dict__, "buffer_bytes": math.inf}) == covered and',
+        ACCESS,
+    ),
+    Mutation(
+        "fast-link-forgets-loss",
+        "simulator/network/access.py",
+        "return self == covered and",
+        'return Network(**{**self.__dict__, "up_loss": 0.0, "down_loss": 0.0}) == covered and',
+        ACCESS,
+    ),
+    # cloud
+    Mutation(
+        "batch-of-one-more",
+        "simulator/cloud/replica.py",
+        "size = min(len(ready), self.max_batch)",
+        "size = min(len(ready), self.max_batch + 1)",
+        CLOUD,
+    ),
+    Mutation(
+        "last-come-first-served",
+        "simulator/cloud/replica.py",
+        "batch = [ready.popleft() for _ in range(size)]",
+        "batch = [ready.pop() for _ in range(size)]",
+        CLOUD,
+    ),
+    Mutation(
+        "one-more-waits",
+        "simulator/cloud/cloud.py",
+        "len(self.waiting) >= self.rules.max_waiting",
+        "len(self.waiting) > self.rules.max_waiting",
+        CLOUD,
+    ),
+    # results, recordings, calibration
+    Mutation("one-sided-interval", "simulator/results/statistics.py", "0.5 + CONFIDENCE / 2", "CONFIDENCE", RESULTS),
+    Mutation(
+        "speed-up-upside-down",
+        "simulator/results/tables.py",
+        "speedup = ratio(its, own, BATCHES)",
+        "speedup = ratio(own, its, BATCHES)",
+        RESULTS,
+    ),
+    Mutation(
+        "key-without-torch",
+        "simulator/protocol/recording.py",
+        ', "torch": torch_version()}',
+        "}",
+        ("tests/simulator/protocol/test_recording.py",),
+    ),
+    Mutation(
+        "calibration-keeps-the-last",
+        "simulator/experiment/calibrate.py",
+        "if not abs(found_pct - target_pct) >= abs(best.call_pct - target_pct):",
+        "if True:",
+        ("tests/simulator/experiment/test_calibrate.py",),
+    ),
+)
