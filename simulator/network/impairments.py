@@ -201,6 +201,8 @@ class Loss:
     def _geometric(self, chance: float) -> int:
         if chance >= 1.0:
             return 1
+        if chance == 0.0:  # a loss of less than 1e-323 with bursts
+            return 10**18
         return 1 + int(min(math.log1p(-self._uniform()) / math.log1p(-chance), 1e18))
 
 

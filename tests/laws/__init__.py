@@ -21,17 +21,21 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _TIMES = int(os.environ.get("CIAR_SIM_LAWS", "0"))
 
 
-def law(examples: int) -> Callable[[Any], Any]:
-    """A hypothesis test of so many examples in `make test`; of `CIAR_SIM_LAWS` times as many, drawn anew, where that is set."""
+def law(examples: int, shrink: bool = True) -> Callable[[Any], Any]:
+    """A hypothesis test of so many examples in `make test`; of `CIAR_SIM_LAWS` times as many, drawn anew, where that is set.
+
+    shrink: whether a failing example is made smaller; not where an example takes a second.
+    """
     return settings(
         max_examples=examples * max(1, _TIMES),
         derandomize=not _TIMES,
         deadline=None,
         database=None,
+        phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else [])],
         suppress_health_check=list(HealthCheck),
     )

@@ -1,4 +1,4 @@
-"""Rules whose numbers can be worked out by hand: InterFuse, LANTERN's bounds, top-p and top-k at ties and exact decimals."""
+"""Rules whose numbers can be worked out by hand: InterFuse, LANTERN's bounds, filters at ties, the residual, EAGLE-2's trees."""
 
 import math
 
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from models.interval import inter_fuse, reachable, uncertainty
 from models.methods.lantern import ChosenTrial, Relaxation
+from models.methods.speculative import residual
 from models.sampling import filter_probs, warp_probs
-from models.tree import Tree
+from models.tree import Growth, Tree
 
 # --- InterFuse: two codes have the odds e^(c_1 - c_2), which the radius multiplies or divides
 
@@ -132,3 +133,52 @@ def test_top_k_keeps_ties_with_the_kth_value() -> None:
         assert kept(chain, logits, 1, 1.0) == [1]
         assert kept(chain, logits, 5, 1.0) == [0, 1, 2, 3, 4]
         assert kept(chain, logits, 99, 1.0) == [0, 1, 2, 3, 4]
+
+
+# --- speculative
+
+
+def test_the_residual_is_what_the_draft_left_over() -> None:
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
+    assert residual(p, q).tolist() == [1.0, 0.0, 0.0]
+    # Weights of sum 2: x is drafted and accepted with probability min(p, q) / 2, so p - min(p, q) / 2 is left, scaled to 1.
+    assert residual(p, 2.0 * q).tolist() == pytest.approx([2 / 5, 1 / 5, 1 / 5] / np.sum([2 / 5, 1 / 5, 1 / 5]))
+
+
+# --- EAGLE-2: log-probabilities of two levels
+
+LOG = {
+    name: math.log(value) for name, value in (("a", 0.6), ("b", 0.4), ("c", 0.9), ("d", 0.1), ("e", 0.55), ("f", 0.45))
+}
+
+
+def grown() -> Growth:
+    """Tokens 0 (0.6) and 1 (0.4) after the root; 2 (0.55) and 3 (0.45) after token 0; 4 (0.9) and 5 (0.1) after token 1."""
+    never = -math.inf
+    growth = Growth(top_k=2)
+    growth.begin(torch.tensor([LOG["a"], LOG["b"], never, never, never, never]))
+    growth.grow(
+        torch.tensor(
+            [[never, never, LOG["e"], LOG["f"], never, never], [never, never, never, never, LOG["c"], LOG["d"]]]
+        )
+    )
+    return growth
+
+
+def test_a_beam_holds_the_most_likely_paths() -> None:
+    """0.4 * 0.9 = 0.36 and 0.6 * 0.55 = 0.33 lead 0.27 and 0.04; by the last step alone 0.9 and 0.55 would, in the other order."""
+    growth = grown()
+    assert [growth.tokens[node] for node in growth.beam] == [4, 2]
+    following = torch.full((2, 6), -math.inf)
+    following[0, :2], following[1, 2:4] = torch.tensor([LOG["a"], LOG["b"]]), torch.tensor([LOG["c"], LOG["d"]])
+    growth.grow(following)
+    # 0.36 * 0.6 = 0.216 and 0.33 * 0.9 = 0.297
+    assert [growth.tokens[node] for node in growth.beam] == [2, 0]
+
+
+def test_re_ranking_keeps_the_best_nodes_and_the_root_counts() -> None:
+    """0.6, 0.4, 0.36 and 0.33 in this order; as many nodes as asked for, the root among them."""
+    growth = grown()
+    assert growth.best(9, 3) == Tree([9, 0, 1], [-1, 0, 0])
+    assert growth.best(9, 4) == Tree([9, 0, 1, 4], [-1, 0, 0, 2])
+    assert growth.best(9, 5) == Tree([9, 0, 1, 2, 4], [-1, 0, 0, 1, 2])

@@ -286,6 +286,11 @@ def test_bursts_have_the_mean_and_the_length_asked_for() -> None:
     assert hit == pytest.approx(0.02 + 0.98 * (1.0 - (1.0 - 0.02 / 0.98 / 4.0) ** 9), abs=4 * math.sqrt(0.06 / 8000))
 
 
+def test_the_smallest_loss_there_is_loses_nothing() -> None:
+    loss = Loss(5e-324, stream(0, "loss"), burst_packets=8.0)
+    assert all(loss.lost(float(n), 100) == () for n in range(100))
+
+
 def test_a_burst_is_over_after_a_pause() -> None:
     """One packet every second: losses are independent, whatever the bursts; one every millisecond: they are not."""
     for spacing, expected in ((1.0, 0.1), (0.001, 0.8)):
