@@ -107,7 +107,7 @@ def load_pair(
     return Pair(manifest, text, tokenizer, cloud, device, phi, drafter, where, dtype)
 
 
-def export_pair(train_dir: Path, out_dir: Path, name: str = "scenes") -> PairManifest:
+def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing what is
     there at once. The drafter is optional.
 

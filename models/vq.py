@@ -50,11 +50,13 @@ class VQConfig:
         """Raises ValueError for sizes outside what a tokenizer can have."""
         for name in ("encoder_ch_mult", "decoder_ch_mult"):
             levels = getattr(self, name)
-            if not 1 <= len(levels) <= 10 or not all(1 <= level <= 64 for level in levels):
-                raise ValueError(f"{name} must be 1 to 10 factors of 1 to 64 each")
+            least = 0 if name == "encoder_ch_mult" else 1
+            if not least <= len(levels) <= 10 or not all(1 <= level <= 64 for level in levels):
+                raise ValueError(f"{name} must be {least} to 10 factors of 1 to 64 each")
         for name, largest in VQ_LARGEST.items():
-            if not 1 <= getattr(self, name) <= largest:
-                raise ValueError(f"{name} must be 1 to {largest}, got {shortened(getattr(self, name))}")
+            least = 0 if name == "num_res_blocks" and not self.encoder_ch_mult else 1  # the decoder has one more
+            if not least <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} must be {least} to {largest}, got {shortened(getattr(self, name))}")
         if self.ch % 32:
             raise ValueError(f"ch must be a multiple of 32 (group norms of 32 groups), got {self.ch}")
 

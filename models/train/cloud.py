@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from models.pair import TEXT, save_model
 from models.train.code_classes import CodeClasses, code_classes
 from models.train.data import DataConfig
+from models.train.inputs import digest_of, settings_of, weights_read
 from models.train.layout import LayoutHead, onset_of
 from models.train.loop import Share, TrainResult, train
 from models.train.sequences import Batch, Sequences, SequenceSettings, nats_per_token, write_metrics
@@ -237,7 +238,11 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
     for settings, folder in zip(rounds, folders, strict=True):
         data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
         check_shape(settings.model, data)
-        result = train(CloudStage(settings, data, start), settings.training, folder, device=torch_device)
+        inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "cloud")}
+        if start is not None:
+            inputs["round before"] = digest_of(start)
+        stage = CloudStage(settings, data, start)
+        result = train(stage, settings.training, folder, inputs=inputs, device=torch_device)
         start, steps, minutes = result.averaged, steps + result.steps, minutes + result.minutes
         if not result.finished:
             break

@@ -17,11 +17,11 @@ The vocabulary is that of the training captions.
 import csv
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +34,8 @@ from rich.progress import track
 from torch import Tensor
 
 from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder, words_of
+from models.train.inputs import digest_of_bytes
+from models.train.kept import load_array, save_array
 from models.train.order import shuffled_indices
 from models.vq import from_uint8, load_vq
 from simulator.core.errors import DataError
@@ -61,9 +63,9 @@ class DataConfig(Part):
     coco: str | None = None
     photos: str | None = None
     captions: str = "captions.csv"
-    image_size: int = Field(default=128, gt=0)
+    image_size: int = Field(default=128, gt=0, le=4096)
     held_out: float = Field(default=0.05, gt=0, lt=1)
-    words: int = Field(default=4000, gt=0)
+    words: int = Field(default=4000, gt=0, le=10**6)
     unknown_words: Literal["replace", "error"] = "replace"
 
     @field_validator("folder", "coco", "photos")
@@ -120,6 +122,11 @@ class DataSet:
     def held_out_images(self, first: int, count: int) -> Tensor:
         distinct = list({item.path: item for item in self.held_out}.values())[first : first + count]
         return images(distinct, self.image_size) if distinct else torch.empty(0, 3, self.image_size, self.image_size)
+
+    def digest(self) -> str:
+        names = "\n".join(item.name for item in self.train).encode()
+        paths = dict.fromkeys(item.path for item in self.train)
+        return digest_of_bytes(chain((names, str(self.image_size).encode()), (path.read_bytes() for path in paths)))
 
     def tokens(self, side: Side, tokenizer: Path, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
         return data_tokens(tokenizer, self.train if side == "train" else self.held_out, self.image_size, cache_dir)
@@ -237,10 +244,8 @@ def kept_tokens(
             with torch.inference_mode():
                 batches = [part[begin : begin + _BATCH_IMAGES] for begin in range(0, len(part), _BATCH_IMAGES)]
                 found = torch.cat([model.encode_codes(read(batch)) for batch in batches])
-            temporary = path.with_name(path.stem + ".tmp.npy")
-            np.save(temporary, found.numpy().astype(np.uint16))
-            os.replace(temporary, path)
-        codes.append(np.load(path))
+            save_array(path, found.numpy().astype(np.uint16))
+        codes.append(load_array(path, np.uint16, (len(part), None)))
     return np.concatenate(codes)
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor, nn
 
@@ -26,7 +27,8 @@ from models.interval import inter_fuse, uncertainty
 from models.pair import load_transformer, save_model
 from models.train import losses
 from models.train.data import DataConfig
-from models.train.loop import TrainResult, train
+from models.train.inputs import settings_of, weights_read
+from models.train.loop import MOST_STEPS, TrainResult, train
 from models.train.sequences import Batch, Sequences, SequenceSettings, nats_per_token, own_and_guided, write_metrics
 from models.transformer import Transformer
 from simulator.core.part import FromMapping, items
@@ -40,8 +42,8 @@ class DeviceConfig(SequenceSettings):
     step. `token_steps`: how many of the steps come first and ask for the scenes' own tokens, at all positions. `guidance`: of both
     models in the loss; 1 is none, and takes one pass of each instead of two."""
 
-    positions: int = Field(default=64, gt=0)
-    token_steps: int = Field(default=0, ge=0)
+    positions: int = Field(default=64, gt=0, le=2**16)
+    token_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
     guidance: float = Field(default=1.0, ge=1)
     bounds: Annotated[tuple[str, ...], BeforeValidator(items)] = BOUNDS
     weights: Annotated[losses.Weights, FromMapping()] = losses.Weights()
@@ -124,11 +126,17 @@ def hidden_at(model: Transformer, batch: Batch, positions: Tensor, guidance: flo
 
 @torch.inference_mode()
 def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences, guidance: float = 1.0) -> dict[str, Any]:
-    """How well device and scores do on held-out scenes, teacher-forced, at every position, both models guided as in training.
+    """How well device and scores do on held-out sequences, teacher-forced, at every position, both models guided as in
+    training.
 
-    `agreement`: share of positions where both arg maxes are equal. `auroc`: of each score for "the arg maxes differ"
-    and for "the total variation between the two distributions is above its median". `u_tilde`: percentiles, and the
-    share at or above 0.30.
+    Returns:
+        A mapping of, among others:
+        `nats_per_token`, `cloud_nats_per_token`: cross-entropy of the sequences' own tokens under device and cloud,
+            unguided. Where the device's is hardly above the cloud's, no method can gain from calling the cloud.
+        `agreement`: share of positions where both arg maxes are equal.
+        `auroc`: of each score for "the arg maxes differ" and for "the total variation between the two distributions is
+            above its median".
+        `u_tilde`: percentiles, and the share at or above 0.30.
     """
     columns: dict[str, list[Tensor]] = {}
 
@@ -137,9 +145,12 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences, guidance:
 
     for batch in data.held_out_batches(4):
         everywhere = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
-        p_logits = cloud.logits(hidden_at(cloud, batch, everywhere, guidance)[1])  # [B * T, V]
+        cloud_hidden, cloud_guided = hidden_at(cloud, batch, everywhere, guidance)  # each [B * T, D of the cloud]
+        p_logits = cloud.logits(cloud_guided)  # [B * T, V]
         hidden, guided = hidden_at(device.transformer, batch, everywhere, guidance)  # each [B * T, D]
         centre = device.centre(guided)  # [B * T, V]
+        for name, logits in (("cloud_nats", cloud.logits(cloud_hidden)), ("nats", device.centre(hidden))):
+            add(name, F.cross_entropy(logits, batch.tokens.flatten(), reduction="none"))  # unguided
         p, q = p_logits.softmax(-1), centre.softmax(-1)
         add("differs", p.argmax(-1) != q.argmax(-1))
         add("tv", 0.5 * (p - q).abs().sum(-1))
@@ -161,6 +172,8 @@ def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences, guidance:
     result: dict[str, Any] = {
         "held_out_scenes": len(data.held_out.codes),
         "guidance": guidance,
+        "nats_per_token": float(table["nats"].mean()),
+        "cloud_nats_per_token": float(table["cloud_nats"].mean()),
         "agreement": float(1 - differs.mean()),
         "tv_mean": float(tv.mean()),
         "kl_nats": float(table["kl"].mean()),
@@ -181,7 +194,8 @@ def run(settings: DeviceConfig, pictures: DataConfig | None, out_dir: Path, torc
     data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     stage = DeviceStage(settings, cloud, data)
-    result = train(stage, settings.training, out_dir, device=torch_device)
+    inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "device")}
+    result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
     device = DeviceModel(replace(cloud.config, n_layer=1), settings.bounds).eval()
     device.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     write_metrics(out_dir, evaluate(device, cloud, data, settings.guidance), result)

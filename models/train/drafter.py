@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from models.eagle import CAPTION_TOKEN, EagleDrafter, drafter_config
 from models.pair import load_transformer, save_model
 from models.train.data import DataConfig
-from models.train.loop import TrainResult, train
+from models.train.inputs import settings_of, weights_read
+from models.train.loop import MOST_IMAGES, TrainResult, train
 from models.train.sequences import Batch, Sequences, SequenceSettings, write_metrics
 from models.transformer import Transformer
 from simulator.core.rng import stream
@@ -32,8 +33,8 @@ class DrafterConfig(SequenceSettings):
     the features read, for a sequence of 512 positions; it shrinks with the length as EAGLE's does.
     """
 
-    batch_images: int = Field(default=8, gt=0)
-    positions: int = Field(default=64, gt=0)
+    batch_images: int = Field(default=8, gt=0, le=MOST_IMAGES)
+    positions: int = Field(default=64, gt=0, le=2**16)
     cross_entropy: float = Field(default=0.1, ge=0)
     noise: float = Field(default=0.2, ge=0)
 
@@ -113,7 +114,9 @@ def run(settings: DrafterConfig, pictures: DataConfig | None, out_dir: Path, tor
     """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
     data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
-    result = train(DrafterStage(settings, cloud, data), settings.training, out_dir, device=torch_device)
+    inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "drafter")}
+    stage = DrafterStage(settings, cloud, data)
+    result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
     drafter = EagleDrafter(drafter_config(cloud.config)).eval()
     drafter.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / DRAFTER, drafter)

@@ -28,6 +28,9 @@ class ImageSet(Protocol):
     def held_out_images(self, first: int, count: int) -> Tensor:
         """float32 [count, 3, S, S] in [-1, 1]: distinct held-out images, in order; fewer, or none, at the end."""
 
+    def digest(self) -> str:
+        """A digest of the training images and of their order."""
+
     def tokens(self, side: Side, tokenizer: Path, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
         """Tokens uint16 [N, T] and captions of one side, in order; tokens that `cache_dir` lacks are computed and added to it."""
 

@@ -25,6 +25,7 @@ The learning rate is a function of the step only. `max_minutes` stops early and 
 """
 
 import csv
+import json
 import math
 import os
 import time
@@ -40,12 +41,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from models.state import first_line, refuse_misfits, refuse_nonfinite
+from models.train.inputs import FILE, Inputs, difference
 from models.train.muon import Muon
 from simulator.core.errors import WeightsError
+from simulator.core.files import write_atomically as write_bytes
 from simulator.core.part import Part, items
 from simulator.core.rng import stream
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+MOST_STEPS = 10**8
+MOST_IMAGES = 4096  # of a batch
 
 
 class Stage(Protocol):
@@ -63,9 +69,9 @@ class LoopSettings(Part):
     """The mapping under `training:` of a stage. Linear warm-up to `learning_rate`, then a cosine to `learning_rate * final_lr_ratio` at
     `steps`. optimizer: `adamw`, or `muon` for the matrices of a transformer's layers (see `models.train.muon`)."""
 
-    steps: int = Field(gt=0)
+    steps: int = Field(gt=0, le=MOST_STEPS)
     learning_rate: float = Field(gt=0)
-    warmup_steps: int = Field(default=100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0, le=MOST_STEPS)
     final_lr_ratio: float = Field(default=0.05, ge=0, le=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = Field(
@@ -75,8 +81,8 @@ class LoopSettings(Part):
     clip_norm: float = Field(default=1.0, gt=0)
     ema_decay: Share = 0.999
     amp: Literal["none", "bf16"] = "none"
-    seed: int = Field(default=0, ge=0)
-    log_every_steps: int = Field(default=10, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    log_every_steps: int = Field(default=10, gt=0, le=MOST_STEPS)
     checkpoint_every_s: float = Field(default=60.0, ge=0)
     max_minutes: float | None = Field(default=None, ge=0)
 
@@ -99,12 +105,29 @@ class TrainResult:
 
 
 def train(
-    stage: Stage, settings: LoopSettings, out_dir: Path, *, device: str = "cpu", console: Console | None = None
+    stage: Stage,
+    settings: LoopSettings,
+    out_dir: Path,
+    *,
+    inputs: Inputs | None = None,
+    device: str = "cpu",
+    console: Console | None = None,
 ) -> TrainResult:
     """Trains `stage` to `settings.steps`, from `out_dir`'s checkpoint if there is one.
 
-    Raises WeightsError if that checkpoint is damaged or was made with other settings (time limits and logging apart).
+    Args:
+        stage: what is trained.
+        settings: of the loop.
+        out_dir: folder of checkpoint, log and, once finished, `inputs.json`.
+        inputs: what else the weights depend on, see `models.train.inputs`; a checkpoint made from others is refused.
+        device: where it is trained.
+        console: where progress is printed; stderr by default.
+
+    Raises:
+        WeightsError: the checkpoint or loss.csv is damaged, or the checkpoint was made from other inputs or with other
+            settings (time limits and logging apart).
     """
+    inputs = inputs or {}
     console = console or Console(stderr=True)
     out_dir.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -114,7 +137,7 @@ def train(
         module.to(device)
     kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
     optimizer = kind(_groups(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
-    saved = _read_checkpoint(out_dir / "checkpoint.pt", settings)
+    saved = _read_checkpoint(out_dir / "checkpoint.pt", settings, inputs, console)
     if saved is None:
         step, earlier_minutes = 0, 0.0
         if hasattr(stage, "begin"):
@@ -122,8 +145,7 @@ def train(
         averaged = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
     else:
         step, earlier_minutes = saved["step"], saved["minutes"]
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        _restore(model, optimizer, saved, out_dir / "checkpoint.pt")
         averaged = {key: tensor.to(device) for key, tensor in saved["averaged"].items()}
         console.print(f"resuming at step {step} of {settings.steps}")
     log = _LossLog(out_dir / "loss.csv", step)
@@ -137,7 +159,7 @@ def train(
     def save() -> None:
         log.write()
         content = {"step": step, "model": model.state_dict(), "averaged": averaged, "optimizer": optimizer.state_dict()}
-        spent = {"settings": _identity(settings), "minutes": minutes()}
+        spent = {"settings": _identity(settings), "inputs": inputs, "minutes": minutes()}
         write_atomically(out_dir / "checkpoint.pt", {**content, **spent})
 
     columns = (
@@ -187,6 +209,8 @@ def train(
     save()
     if stopped_early:
         console.print(f"stopped after {minutes():.1f} minutes at step {step} of {settings.steps}, as max_minutes asks")
+    else:
+        write_bytes(out_dir / FILE, (json.dumps(inputs, indent=1) + "\n").encode())
     log.plot(out_dir / "loss.png")
     for module in held:
         module.to("cpu")
@@ -247,31 +271,99 @@ def _identity(settings: LoopSettings) -> dict[str, Any]:
     return {key: value for key, value in settings.model_dump().items() if key not in free}
 
 
-def _read_checkpoint(path: Path, settings: LoopSettings) -> dict[str, Any] | None:
+def _read_checkpoint(path: Path, settings: LoopSettings, inputs: Inputs, console: Console) -> dict[str, Any] | None:
     if not path.exists():
         return None
+    again = "delete it to start again"
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found, _ = saved["settings"], saved["minutes"]
+        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        raise WeightsError(f"{path}: damaged checkpoint ({type(error).__name__}); delete it to start again") from error
+        raise WeightsError(f"{path}: damaged checkpoint ({type(error).__name__}); {again}") from error
+    if not isinstance(saved, dict):
+        raise WeightsError(f"{path}: holds a {type(saved).__name__}, needed a mapping; {again}")
+    for key, kind in CHECKPOINT.items():
+        if not isinstance(saved.get(key), kind):
+            found = f"{key} is missing" if key not in saved else f"{key} is a {type(saved[key]).__name__}"
+            raise WeightsError(f"{path}: damaged checkpoint: {found}; {again}")
+    if not saved["step"] >= 0 or not 0 <= saved["minutes"] < math.inf:
+        raise WeightsError(f"{path}: damaged checkpoint: step {saved['step']}, minutes {saved['minutes']}; {again}")
+    defaults = {key: field.default for key, field in LoopSettings.model_fields.items()}
     for key, value in _identity(settings).items():
-        if found.get(key) != value:
-            raise WeightsError(
-                f"{path}: made with {key} = {found.get(key)}, asked for {value}; delete it to start again"
-            )
+        found = saved["settings"].get(key, defaults[key])  # a setting younger than the checkpoint had its default
+        if found != value:
+            raise WeightsError(f"{path}: made with {key} = {found}, asked for {value}; {again}")
+    if saved["step"] > settings.steps:
+        raise WeightsError(f"{path}: damaged checkpoint: at step {saved['step']} of {settings.steps}; {again}")
+    if "inputs" not in saved:
+        console.print(f"{path}: older than the record of inputs; taken to be made from those asked for now")
+    elif not isinstance(saved["inputs"], dict):
+        raise WeightsError(f"{path}: damaged checkpoint: inputs is a {type(saved['inputs']).__name__}; {again}")
+    elif other := difference(saved["inputs"], inputs):
+        raise WeightsError(f"{path}: made with {other}; {again}")
     return saved
 
 
+def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any], path: Path) -> None:
+    """Load weights, averages and optimiser state. Raises WeightsError where one does not fit or is not finite."""
+    for name in ("model", "averaged"):
+        try:
+            refuse_misfits(model, saved[name], path, exact=True)
+        except AttributeError as error:
+            raise WeightsError(f"{path}: damaged checkpoint: {name} holds other things than tensors") from error
+        refuse_nonfinite(saved[name], path)
+    model.load_state_dict(saved["model"])
+    try:
+        optimizer.load_state_dict(saved["optimizer"])
+        for parameter, state in optimizer.state.items():
+            for value in state.values():
+                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"state of shape {list(value.shape)} for weights of {list(parameter.shape)}")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise WeightsError(f"{path}: the optimiser's state does not fit ({first_line(error)})") from error
+
+
+CHECKPOINT: dict[str, Any] = {
+    "step": int,
+    "model": dict,
+    "averaged": dict,
+    "optimizer": dict,
+    "settings": dict,
+    "minutes": int | float,
+}
+
+
 class _LossLog:
-    """loss.csv: one row per logged step. On resuming, rows of steps that will be done again are dropped."""
+    """loss.csv: one row per logged step. On resuming, rows of steps that will be done again are dropped.
+
+    Raises:
+        WeightsError: the file is not such a table.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self.rows: list[dict[str, str]] = []
         if path.exists() and step > 0:
-            with path.open() as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+            self.rows = [row for row in self._read() if int(row["step"]) < step]
+
+    def _read(self) -> list[dict[str, str]]:
+        line = 1
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file, strict=True)
+                if not {"step", "loss"} <= set(reader.fieldnames or ()):
+                    raise ValueError("no columns step and loss")
+                rows = []
+                for row in reader:
+                    line = reader.line_num
+                    if None in row or None in row.values():
+                        raise ValueError("another number of columns")
+                    int(row["step"]), float(row["loss"])
+                    rows.append(row)
+        except (ValueError, KeyError, csv.Error, OSError) as error:
+            raise WeightsError(
+                f"{self.path}:{line}: not a log of losses ({first_line(error)}); delete it to go on without its rows"
+            ) from error
+        return rows
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         self.rows.append({"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}})

@@ -30,6 +30,7 @@ def set_patch_codes(model: VQModel, pictures: Tensor, rng: np.random.Generator) 
     Pixels are taken from their mean, in units that make the longest centre 1. codebook_dim must be `code_width`.
     """
     size = 3 * model.config.patch**2
+    pictures = pictures.cpu()  # clustered there; the model may lie elsewhere
     rows = F.pixel_unshuffle(pictures, model.config.patch).permute(0, 2, 3, 1).reshape(-1, size)  # [N * T, size]
     rows = rows[torch.from_numpy(rng.permutation(len(rows))[:PATCHES])]
     mean = rows.mean()

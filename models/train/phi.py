@@ -21,7 +21,8 @@ from models.interval import uncertainty
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
 from models.train.data import DataConfig
-from models.train.loop import TrainResult, train
+from models.train.inputs import settings_of, weights_read
+from models.train.loop import MOST_IMAGES, TrainResult, train
 from models.train.sequences import Batch, Sequences, SequenceSettings, own_and_guided, write_metrics
 from models.transformer import Transformer
 from simulator.core.part import Part
@@ -45,10 +46,10 @@ class Replaced(Part):
 class PhiConfig(SequenceSettings):
     """The mapping under `phi:` of a training file."""
 
-    batch_images: int = Field(default=8, gt=0)
-    bottleneck: int = Field(default=256, gt=0)
+    batch_images: int = Field(default=8, gt=0, le=MOST_IMAGES)
+    bottleneck: int = Field(default=256, gt=0, le=2**16)
     replaced: Replaced = Replaced()
-    positions: int = Field(default=128, gt=0)
+    positions: int = Field(default=128, gt=0, le=2**16)
     guidance: float = Field(default=1.0, ge=1)
 
 
@@ -157,7 +158,8 @@ def run(settings: PhiConfig, pictures: DataConfig | None, out_dir: Path, torch_d
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     device = load_device(out_dir.parent / "device" / "device.safetensors")
     stage = PhiStage(settings, cloud, device, data)
-    result = train(stage, settings.training, out_dir, device=torch_device)
+    inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "phi")}
+    result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
     phi = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, settings.bottleneck).eval()
     phi.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / "phi.safetensors", phi)

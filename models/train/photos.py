@@ -11,7 +11,6 @@ Images are padded to a square with white and resized, once: they stay as bytes i
 import csv
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from torch import Tensor
 
 from models.text import WordEncoder, words_of
 from models.train.data import PART_IMAGES, Side, file_text, kept_tokens, shuffled
+from models.train.inputs import digest_of_bytes
+from models.train.kept import load_array, save_array
 from models.vq import from_uint8
 from simulator.core.errors import DataError
 
@@ -100,6 +101,12 @@ class Photos:
     def held_out_images(self, first: int, count: int) -> Tensor:
         """float32 [count, 3, S, S] in [-1, 1], in order; fewer, or none, at the end."""
         return _floats(self.pictures["held-out"][first : first + count])
+
+    def digest(self) -> str:
+        """A digest of the training images and of their order."""
+        images = self.pictures["train"]
+        parts = (images[first : first + PART_IMAGES].tobytes() for first in range(0, len(images), PART_IMAGES))
+        return digest_of_bytes(parts)
 
     def tokens(self, side: Side, tokenizer: Path, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
         """Tokens uint16 [N, T] and captions of one side's images, in order; tokens that `cache_dir` lacks are computed and added."""
@@ -182,12 +189,8 @@ def _packed(folder: Path, rows: Sequence[Row], size: int, cache_dir: Path) -> np
         pictures = np.empty((len(rows), size, size, 3), np.uint8)
         for index, row in enumerate(track(rows, description="photographs", console=Console(stderr=True))):
             pictures[index] = _prepared(row, *files[row.name], size)
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.stem + ".tmp.npy")
-        np.save(temporary, pictures)
-        os.replace(temporary, path)
-    packed: np.ndarray = np.load(path, mmap_mode="r")
-    return packed
+        save_array(path, pictures)
+    return load_array(path, np.uint8, (len(rows), size, size, 3), mapped=True)
 
 
 def _members(folder: Path) -> dict[str, tuple[Path, bytes]]:

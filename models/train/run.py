@@ -13,6 +13,8 @@ from models.train.cloud import CloudConfig
 from models.train.data import DataConfig
 from models.train.device import DeviceConfig
 from models.train.drafter import DrafterConfig
+from models.train.inputs import READS, refuse_outdated
+from models.train.memory import least_bytes
 from models.train.phi import PhiConfig
 from models.train.scene_network import SceneNetworkTraining
 from models.train.sequences import SequenceSettings
@@ -22,6 +24,7 @@ from simulator.core.part import Part, found_text
 from simulator.core.problems import first_problem, subject
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import Place, did_you_mean, read
+from simulator.experiment.estimate import memory_bytes
 
 RUN: dict[str, Callable[[Any, DataConfig | None, Path, str], Any]] = {
     "tokenizer": tokenizer.run,
@@ -113,13 +116,24 @@ def train_pair(
     `export` if given. `data_folder` is read in place of the folder that the file's `data` names.
 
     An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew.
-    Raises ScenarioError for an unknown stage or setting, before anything is trained, and WeightsError where an earlier stage's weights
-    are missing.
+
+    Raises:
+        ScenarioError: an unknown stage or setting, or sizes that cannot fit this machine's memory; nothing is trained.
+        WeightsError: an earlier stage's weights are missing or were trained from others than those there now, or a
+            checkpoint is damaged or was made from other inputs.
+        DataError: training data, or a file that was prepared from them, is damaged.
     """
     file = read_training_file(config)
     if data_folder is not None and file.data is None:
-        raise ScenarioError(f"{config}: reads scenes, no folder of pictures; --data has nothing to name")
+        raise ScenarioError(f"{config}: reads scenes, no folder of images; --data has nothing to name")
     data = file.data if file.data is None or data_folder is None else file.data.at(data_folder)
+    there = memory_bytes()
+    for name, settings in file.stages.items():
+        if isinstance(settings, CloudConfig | TokenizerConfig | SceneNetworkTraining):
+            needed = least_bytes(settings, None if data is None else data.image_size)
+            if needed > there:
+                said = f"needs at least {needed / 1e9:.3g} GB of memory, and this machine has {there / 1e9:.3g} GB"
+                raise ScenarioError(f"{config}: {name} {said}")
     for name in stages:
         if name not in file.stages:
             raise ScenarioError(f"{config}: has no stage {name}{did_you_mean(name, file.stages)}")
@@ -127,6 +141,7 @@ def train_pair(
         if stages and name not in stages:
             continue
         try:
+            refuse_outdated(out, READS.get(name, ()))
             RUN[name](settings, data, out / name, torch_device)
         except ScenarioError as error:
             raise ScenarioError(f"{config}: {error}") from None
@@ -135,4 +150,5 @@ def train_pair(
         except PermissionError as error:
             raise WeightsError(f"{error.filename}: cannot be written: {error.strerror}") from None
     if export is not None:
-        export_pair(out, export)
+        refuse_outdated(out, tuple(READS))
+        export_pair(out, export, name=config.stem)

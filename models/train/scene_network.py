@@ -6,7 +6,6 @@ images out of a tokenizer are read as well as renders with their pixel noise.
     ciar-sim train models/scenes.yaml --stage scene-network
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,9 @@ from torch import Tensor
 from models import scenes
 from models.quality.network import SceneNetwork, SceneNetworkConfig, read_images, save_scene_network
 from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, agreement, claim_names, claims_of
-from models.train.loop import LoopSettings, TrainResult, train
+from models.train.inputs import settings_of
+from models.train.kept import load_array, save_array
+from models.train.loop import MOST_IMAGES, LoopSettings, TrainResult, train
 from models.train.order import shuffled_indices
 from models.train.sequences import Scenes, write_metrics
 from models.vq import VQModel, from_uint8, load_vq, to_uint8
@@ -40,7 +41,7 @@ class SceneNetworkTraining(Part):
 
     training: LoopSettings
     scenes: Scenes
-    batch_images: int = Field(default=32, gt=0)
+    batch_images: int = Field(default=32, gt=0, le=MOST_IMAGES)
     model: Annotated[SceneNetworkConfig, FromMapping()] = SceneNetworkConfig()
 
 
@@ -48,13 +49,9 @@ def renders(folder: Path, seed: int, count: int, console: Console | None = None)
     """uint8 [count, 128, 128, 3], mapped from a file in `folder`: scenes 0 .. count-1 of `seed`, rendered where they are not yet."""
     path = folder / f"renders-seed{seed}-{count}.npy"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         indices = track(range(count), description=f"scenes of seed {seed}", console=console or Console(stderr=True))
-        temporary = path.with_name(path.name + ".tmp.npy")
-        np.save(temporary, np.stack([scenes.image(seed, index) for index in indices]))
-        os.replace(temporary, path)
-    images: np.ndarray = np.load(path, mmap_mode="r")
-    return images
+        save_array(path, np.stack([scenes.image(seed, index) for index in indices]))
+    return load_array(path, np.uint8, (count, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3), mapped=True)
 
 
 def labels_of(seed: int, count: int) -> np.ndarray:
@@ -162,7 +159,7 @@ def run(settings: SceneNetworkTraining, out_dir: Path, torch_device: str = "cpu"
     source = settings.scenes
     images = renders(out_dir, source.train_seed, source.train)
     stage = SceneNetworkStage(settings, images, labels_of(source.train_seed, source.train))
-    result = train(stage, settings.training, out_dir, device=torch_device)
+    result = train(stage, settings.training, out_dir, inputs=settings_of(settings), device=torch_device)
     network = SceneNetwork(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     network.load_state_dict(

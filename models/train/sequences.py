@@ -19,12 +19,14 @@ from models.scenes import WORDS
 from models.text import WordEncoder, left_pad
 from models.train.data import DataConfig
 from models.train.image_sets import load_images
+from models.train.inputs import Inputs, digest_of, digest_of_bytes
 from models.train.layout import layout_of
-from models.train.loop import LoopSettings, TrainResult
+from models.train.loop import MOST_IMAGES, LoopSettings, TrainResult
 from models.train.order import shuffled_indices
 from models.train.tokens import SceneTokens, scene_tokens
 from models.transformer import Transformer
 from models.vq import load_vq
+from simulator.core.errors import DataError
 from simulator.core.part import Part
 from simulator.core.rng import stream
 
@@ -52,13 +54,16 @@ class Batch:
         return torch.where(self.null[:, None, None], model.null_caption(len(self.null)).to(self.caption), self.caption)
 
 
+MOST_SCENES = 10**8
+
+
 class Scenes(Part):
     """Scenes that a stage reads: the first `train` of `train_seed`, the first `held_out` of `held_out_seed`."""
 
-    train: int = Field(gt=0)
-    held_out: int = Field(default=256, gt=0)
-    train_seed: int = Field(default=1, ge=0)
-    held_out_seed: int = Field(default=2, ge=0)
+    train: int = Field(gt=0, le=MOST_SCENES)
+    held_out: int = Field(default=256, gt=0, le=MOST_SCENES)
+    train_seed: int = Field(default=1, ge=0, lt=2**63)
+    held_out_seed: int = Field(default=2, ge=0, lt=2**63)
 
 
 class Sequences:
@@ -84,7 +89,17 @@ class Sequences:
             self.train = SceneTokens(*data.tokens("train", tokenizer, cache))
             self.held_out = SceneTokens(*data.tokens("held-out", tokenizer, cache))
         self.codebook = load_vq(tokenizer).quantize.rows().detach()  # float32 [V, C], unit rows
+        for codes in (self.train.codes, self.held_out.codes):
+            if int(codes.max()) >= len(self.codebook):
+                found = f"code {int(codes.max())} of a codebook of {len(self.codebook)}"
+                raise DataError(f"{cache}: tokens are damaged ({found}); delete this folder, and they are made again")
         self.seed = seed
+
+    def inputs(self) -> Inputs:
+        """A digest of the training sequences, their captions and the caption encoder."""
+        captions = "\n".join(self.train.captions).encode()
+        encoder = digest_of(self.text.state())
+        return {"training data": digest_of_bytes((self.train.codes.tobytes(), captions, encoder.encode()))}
 
     def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
         """The training batch of a step: sequences step * size onwards of the shuffled order (`shuffled_indices`)."""
@@ -119,7 +134,7 @@ class SequenceSettings(Part):
 
     training: LoopSettings
     scenes: Scenes | None = None
-    batch_images: int = Field(default=16, gt=0)
+    batch_images: int = Field(default=16, gt=0, le=MOST_IMAGES)
     null_captions: float = Field(default=0.1, ge=0, le=1)
     compile: bool = False
 

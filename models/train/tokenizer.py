@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from models import scenes
 from models.train.data import DataConfig
 from models.train.image_sets import ImageSet, load_images
-from models.train.loop import LoopSettings, TrainResult, train
+from models.train.inputs import settings_of
+from models.train.loop import MOST_IMAGES, MOST_STEPS, LoopSettings, TrainResult, train
 from models.train.patches import code_width, set_patch_codes
 from models.vq import VQConfig, VQModel, from_uint8, save_vq, to_uint8
 from simulator.core.part import FromMapping, Part
@@ -42,12 +43,12 @@ class TokenizerConfig(Part):
 
     model: Annotated[VQConfig, FromMapping()]
     training: LoopSettings
-    scenes_seed: int = Field(default=1, ge=0)
-    held_out_seed: int = Field(default=2, ge=0)
-    batch_images: int = Field(default=16, gt=0)
-    continuous_steps: int = Field(default=200, ge=0)
-    restart_every_steps: int = Field(default=40, gt=0)
-    restart_until_step: int = Field(default=1300, ge=0)
+    scenes_seed: int = Field(default=1, ge=0, lt=2**63)
+    held_out_seed: int = Field(default=2, ge=0, lt=2**63)
+    batch_images: int = Field(default=16, gt=0, le=MOST_IMAGES)
+    continuous_steps: int = Field(default=200, ge=0, le=MOST_STEPS)
+    restart_every_steps: int = Field(default=40, gt=0, le=MOST_STEPS)
+    restart_until_step: int = Field(default=1300, ge=0, le=MOST_STEPS)
     object_weight: float = Field(default=1.0, ge=0)
     l2_weight: float = Field(default=5.0, ge=0)
     commitment_weight: float = Field(default=0.25, ge=0)
@@ -280,7 +281,8 @@ def run(
     stage = TokenizerStage(settings, data)
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     console.print(f"tokenizer: {parameters / 1e6:.2f} M parameters")
-    result = train(stage, settings.training, out_dir, device=torch_device, console=console)
+    inputs = settings_of(settings) | ({} if data is None else {"training images": data.digest()})
+    result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device, console=console)
     model = VQModel(settings.model).eval()
     # What is measured is what is shipped: the averaged weights, rounded to fp16.
     model.load_state_dict(

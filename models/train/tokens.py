@@ -2,14 +2,10 @@
 
 Kept in parts of 512 scenes under `cache_dir/<tokenizer>-seed<seed>/`, so that an interrupted run goes on where it was and a
 larger count only adds parts. A part depends on the tokenizer's weights, the seed and its number alone.
-
-    cd train-runs/scenes && python -m models.train.tokens tokenizer/tokenizer.safetensors tokens --seed 1 --count 20000
 """
 
-import argparse
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +15,10 @@ from rich.console import Console
 from rich.progress import track
 
 from models import scenes
+from models.train.kept import load_array, save_array
 from models.train.tokenizer import scene_images
 from models.vq import VQModel, load_vq
+from simulator.core.errors import DataError
 
 PART_SCENES = 512
 _BATCH_SCENES = 32  # fixed: floating point may differ between batch sizes
@@ -47,8 +45,21 @@ def scene_tokens(
         model = load_vq(tokenizer)
         for part in track(missing, description=f"tokens of seed {seed}", console=console or Console(stderr=True)):
             _write_part(model, seed, part, folder)
-    codes = np.concatenate([np.load(_part_path(folder, part)) for part in parts])[:count]
-    captions = [caption for part in parts for caption in json.loads(_captions_path(folder, part).read_text())][:count]
+    read = [_read_part(folder, part) for part in parts]
+    captions = [caption for part in read for caption in part.captions]
+    return SceneTokens(np.concatenate([part.codes for part in read])[:count], captions[:count])
+
+
+def _read_part(folder: Path, part: int) -> SceneTokens:
+    """Raises DataError if the part's files are damaged."""
+    codes = load_array(_part_path(folder, part), np.uint16, (PART_SCENES, None))
+    path = _captions_path(folder, part)
+    try:
+        captions = json.loads(path.read_bytes())
+    except (ValueError, OSError, RecursionError):
+        captions = None
+    if not isinstance(captions, list) or len(captions) != len(codes) or not all(isinstance(c, str) for c in captions):
+        raise DataError(f"{path}: damaged; delete {folder}, and it is made again")
     return SceneTokens(codes, captions)
 
 
@@ -60,9 +71,7 @@ def _write_part(model: VQModel, seed: int, part: int, folder: Path) -> None:
     captions = [scenes.scene(seed, index).caption for index in range(first, first + PART_SCENES)]
     _captions_path(folder, part).write_text(json.dumps(captions, indent=0))
     # The codes come last, and whole or not at all: where they are, the part is complete.
-    temporary = folder / f"part-{part:05d}.tmp.npy"
-    np.save(temporary, codes.numpy().astype(np.uint16))
-    os.replace(temporary, _part_path(folder, part))
+    save_array(_part_path(folder, part), codes.numpy().astype(np.uint16))
 
 
 def _part_path(folder: Path, part: int) -> Path:
@@ -71,18 +80,3 @@ def _part_path(folder: Path, part: int) -> Path:
 
 def _captions_path(folder: Path, part: int) -> Path:
     return folder / f"part-{part:05d}.json"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Encode scenes to tokens.")
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("cache_dir", type=Path)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--count", type=int, required=True)
-    arguments = parser.parse_args()
-    tokens = scene_tokens(arguments.tokenizer, arguments.seed, arguments.count, arguments.cache_dir)
-    print(f"{tokens.codes.shape[0]} scenes, {len(np.unique(tokens.codes))} codes in use")
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from models.pair import load_pair, make_tiny_pair
 from models.sampling import guide
+from models.train.patches import set_patch_codes
+from models.vq import VQConfig, VQModel
+from simulator.core.rng import stream
 
 from .test_methods import METHODS_UNDER_TEST, record, spec
 
@@ -120,6 +123,28 @@ def test_the_pretended_gpu_refuses_what_cuda_refuses() -> None:
     assert there[torch.tensor([0])].sum().item() == 3.0
     there[0] = torch.tensor([5.0, 6.0, 7.0]).to("gpu")
     assert there.tolist() == [[5.0, 6.0, 7.0], [1.0] * 3]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_codes_of_patches_are_those_of_the_cpu() -> None:
+    shape = VQConfig(
+        codebook_size=16,
+        codebook_dim=14,
+        ch=32,
+        encoder_ch_mult=(),
+        decoder_ch_mult=(1,),
+        z_channels=32,
+        num_res_blocks=0,
+        patch=2,
+    )
+    images = torch.from_numpy(stream(0, "test.placement").uniform(-1, 1, (8, 3, 8, 8))).float()
+    found = []
+    for model_there, images_there in (("cpu", "cpu"), ("gpu", "cpu"), ("gpu", "gpu")):
+        model = VQModel(shape).to(model_there)
+        set_patch_codes(model, images.to(images_there), stream(0, "test.placement", 1))
+        assert model.quantize.embedding.weight.device.type == model_there
+        found.append([weight.cpu() for weight in (model.quantize.embedding.weight, model.quant_conv.weight)])
+    assert all(torch.equal(one, other) for rows in found[1:] for one, other in zip(found[0], rows, strict=True))
 
 
 NAMES = [name for name, _ in METHODS_UNDER_TEST]

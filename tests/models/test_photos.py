@@ -226,7 +226,7 @@ def test_data_is_refused_where_scenes_are_read(tmp_path: Path) -> None:
     config.write_text("phi: {scenes: {train: 8}, training: {steps: 2, learning_rate: 1e-3}}\n")
     result = CliRunner().invoke(main, ["train", str(config), "--data", str(tmp_path), "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
-    assert "own.yaml: reads scenes, no folder of pictures; --data has nothing to name" in result.output
+    assert "own.yaml: reads scenes, no folder of images; --data has nothing to name" in result.output
 
 
 def test_the_shipped_file_is_good() -> None:

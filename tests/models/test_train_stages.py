@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,15 @@ import torch
 
 from models import scenes
 from models.device import BOUNDS
-from models.pair import export_pair, load_device, load_pair, load_transformer
+from models.pair import export_pair, load_device, load_pair, load_transformer, save_model
 from models.sampling import guide
 from models.train import cloud, device, drafter, phi, sequences
+from models.train.inputs import READS, refuse_outdated
 from models.train.loop import LoopSettings
 from models.train.run import RUN, TrainingFile
 from models.train.tokens import SceneTokens
 from models.transformer import Transformer
-from models.vq import VQConfig, VQModel, save_vq
+from models.vq import VQConfig, VQModel, load_vq, save_vq
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 from simulator.protocol.pairs import TransformerConfig, pair_manifest
@@ -166,6 +169,63 @@ def test_guided_training_compares_what_decoding_would_use(trained: Path, monkeyp
     phi.run(phi.PhiConfig.model_validate({**short, "guidance": 3.0, "bottleneck": 16}), None, trained / "phi-guided")
     assert metrics(trained, "device-guided")["guidance"] == 3.0
     assert metrics(trained, "phi-guided")["kl_nats"] > 0
+
+
+def test_the_device_reports_its_own_nats_beside_the_clouds(trained: Path) -> None:
+    found = metrics(trained, "device")
+    assert found["cloud_nats_per_token"] == pytest.approx(metrics(trained, "cloud")["nats_per_token"], rel=1e-4)
+    assert found["cloud_nats_per_token"] - 0.2 < found["nats_per_token"] < np.log(64)
+
+
+@pytest.mark.parametrize(
+    ("stage", "changed", "said"),
+    [
+        ("cloud", {"batch_images": 4}, "batch_images = 8, asked for 4"),
+        ("cloud", {"model": {**SHAPE, "dim": 16}}, "model.dim = 32, asked for 16"),
+        ("cloud", {"scenes": {"train": 40, "held_out": 20}}, "scenes.train = 60, asked for 40"),
+        ("device", {"scenes": {"train": 60, "held_out": 20, "train_seed": 5}}, "scenes.train_seed = its default"),
+        ("device", {"positions": 4}, "positions = 8, asked for 4"),
+        ("phi", {"replaced": {"low": 0.1}}, "replaced.low = its default, asked for 0.1"),
+        ("drafter", {"noise": 0.5}, "noise = its default, asked for 0.5"),
+    ],
+)
+def test_a_finished_stage_of_other_settings_is_refused(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, stage: str, changed: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
+    settings = TrainingFile.model_validate({stage: {**CONFIG[stage], **changed}}).stages[stage]
+    with pytest.raises(WeightsError, match=f"{stage}/checkpoint.pt: made with {said}"):
+        RUN[stage](settings, None, trained / stage, "cpu")
+
+
+def test_stages_of_other_tokens_or_of_another_cloud_are_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    monkeypatch.setattr(
+        sequences, "scene_tokens", lambda *args: replace(colour_tokens(*args), captions=["a cube"] * 60)
+    )
+    stages = TrainingFile.model_validate(CONFIG).stages
+    with pytest.raises(WeightsError, match=r"cloud/checkpoint.pt: made with another training data"):
+        RUN["cloud"](stages["cloud"], None, folder / "cloud", "cpu")
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
+    refuse_outdated(folder, tuple(READS))
+    model = load_transformer(folder / "cloud" / "cloud.safetensors")
+    model.output.weight.data.mul_(1.5)
+    save_model(folder / "cloud" / "cloud.safetensors", model)
+    with pytest.raises(WeightsError, match=r"device/checkpoint.pt: made with another cloud"):
+        RUN["device"](stages["device"], None, folder / "device", "cpu")
+    with pytest.raises(WeightsError, match="device: trained from another cloud than the one there now"):
+        refuse_outdated(folder, READS["phi"])
+    tokenizer = load_vq(folder / "tokenizer" / "tokenizer.safetensors")
+    tokenizer.decoder.conv_out.weight.data.mul_(1.5)
+    save_vq(folder / "tokenizer" / "tokenizer.safetensors", tokenizer, {})
+    refuse_outdated(folder, ("cloud",))  # codes do not depend on the decoder
+    tokenizer.quantize.embedding.weight.data.mul_(1.5)
+    save_vq(folder / "tokenizer" / "tokenizer.safetensors", tokenizer, {})
+    with pytest.raises(WeightsError, match="cloud: trained from another tokenizer than the one there now"):
+        refuse_outdated(folder, ("cloud",))
 
 
 def test_phi_does_not_make_things_worse(trained: Path) -> None:
