@@ -1,0 +1,196 @@
+"""No dead option: every option and argument of every command changes what the command prints or writes, or is refused by name.
+
+`OPTIONS` has a row per option, `command --option`: the arguments before, and those that it adds; or the name of the test that shows what
+the option does, where a whole training or a foreign network is needed for that. A new option without a row fails.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ciar_sim.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENARIO = """\
+name: options
+pair: {pair}
+prompts: {{source: scenes, count: 2}}
+methods: [base, device-only]
+compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
+"""
+RUN = ["run", "{scenario}", "--out", "{out}", "--cache", "{cache}"]
+SWEEP = ["sweep", "{scenario}", "--axis", "network.preset=lte", "--out", "{out}", "--cache", "{cache}"]
+SCORES = [
+    "evaluate",
+    "uncertainty",
+    "--pair",
+    "{pair}",
+    "--prompts",
+    "2",
+    "--sampled-tokens",
+    "0",
+    "--no-timing",
+    "--out",
+    "{out}",
+]
+SAMPLES = ["evaluate", "samples", "--pair", "{pair}", "--prompts", "2", "--out", "{out}", "--cache", "{cache}"]
+PROFILE = ["profile", "--pair", "{pair}", "--seconds", "0", "--out", "{out}.json"]
+SHOW = ["traces", "show", "{trace}", "--json"]
+IMPORT = ["traces", "import", "{trace}", "--out", "{out}.csv"]
+GENERATE = ["traces", "generate", "lte", "--out", "{out}.csv", "--duration-s", "20"]
+CACHE = ["cache", "--cache", "{cache}"]
+RUNS = {
+    "--out": ["--out", "{out}2"],
+    "--set": ["--set", "seed=1"],
+    "--cache": ["--cache", "{out}-cache"],
+    "--torch-device": ["--torch-device", "cuda:77"],
+    "--columns": ["--columns", "calls"],
+    "--case-timeout": ["--case-timeout", "1e-9"],
+    "--quiet": ["--quiet"],
+}
+FOREIGN = "tests/models/test_quality_foreign.py::test_pictures_of_a_scenario_are_scored_once_per_method"
+
+Row = tuple[list[str], list[str]] | str
+OPTIONS: dict[str, Row] = {
+    "ciar-sim --version": ([], ["--version"]),
+    "run scenario": (["run"], ["{scenario}", "--out", "{out}", "--cache", "{cache}"]),
+    "sweep scenario": (["sweep", "--axis", "seed=1"], ["{scenario}", "--out", "{out}", "--cache", "{cache}"]),
+    **{f"run {option}": (RUN, more) for option, more in RUNS.items()},
+    **{
+        f"sweep {option}": "tests/ciar_sim/test_cli.py::test_sweep_adds_axes"
+        for option in ("--out", "--set", "--cache", "--quiet")
+    },
+    **{f"sweep {option}": (SWEEP, RUNS[option]) for option in ("--torch-device", "--columns", "--case-timeout")},
+    "sweep --axis": (SWEEP, ["--axis", "cloud.max_batch=1,2"]),
+    "run --max-batch": "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64",
+    "sweep --max-batch": "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64",
+    "run --jobs": "tests/ciar_sim/test_cli.py::test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed",
+    "sweep --jobs": "tests/ciar_sim/test_cli.py::test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed",
+    "report run_folder": (["report"], ["{scenario}"]),
+    "report --columns": (["report", "{scenario}"], ["--columns", "none"]),
+    "train config": (["train"], ["{scenario}"]),
+    "train --out": "tests/models/test_training_file.py::test_a_stage_without_those_before_it_is_refused",
+    "train --stage": "tests/models/test_training_file.py::test_a_stage_that_the_file_lacks_is_refused",
+    "train --data": "tests/models/test_photos.py::test_",
+    "train --export": "tests/models/test_data.py::test_",
+    "train --torch-device": (["train", "{scenario}"], ["--torch-device", "cuda:77"]),
+    "profile --pair": (PROFILE, ["--pair", "{out}-none"]),
+    "profile --out": (PROFILE, ["--out", "{out}2.json"]),
+    "profile --seconds": "tests/models/test_profile.py::test_a_median_is_taken_after_a_warm_up_until_the_budget_is_spent",
+    "profile --compare-roofline": "tests/models/test_profile.py::test_measured_hardware_prices_a_pass",
+    "profile --torch-device": (PROFILE, ["--torch-device", "cuda:77"]),
+    "profile --quiet": (PROFILE, ["--quiet"]),
+    "evaluate uncertainty --pair": (SCORES, ["--pair", "{out}-none"]),
+    "evaluate uncertainty --prompts": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_pictures",
+    "evaluate uncertainty --seed": (SCORES, ["--seed", "5"]),
+    "evaluate uncertainty --on": (SCORES, ["--on", "scenes"]),
+    "evaluate uncertainty --guidance": (SCORES, ["--guidance", "1.5"]),
+    "evaluate uncertainty --sampled-tokens": (SCORES, ["--sampled-tokens", "2"]),
+    "evaluate uncertainty --ceiling": "tests/models/test_uncertainty.py::test_the_ceiling_learns_what_can_be_known",
+    "evaluate uncertainty --timing": "tests/models/test_uncertainty.py::test_times_name_every_measure_and_size",
+    "evaluate uncertainty --out": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_pictures",
+    "evaluate uncertainty --torch-device": (SCORES, ["--torch-device", "cuda:77"]),
+    "evaluate uncertainty --quiet": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_pictures",
+    "evaluate samples --pair": (SAMPLES, ["--pair", "{out}-none"]),
+    "evaluate samples --prompts": (SAMPLES, ["--prompts", "3"]),
+    "evaluate samples --seed": (SAMPLES, ["--seed", "5"]),
+    "evaluate samples --method": (SAMPLES, ["--method", "device-only"]),
+    "evaluate samples --guidance": (SAMPLES, ["--guidance", "9"]),
+    "evaluate samples --out": (SAMPLES, ["--out", "{out}2"]),
+    "evaluate samples --cache": (SAMPLES, ["--cache", "{out}-cache"]),
+    "evaluate samples --torch-device": (SAMPLES, ["--torch-device", "cuda:77"]),
+    "evaluate samples --quiet": (SAMPLES, ["--quiet"]),
+    "evaluate pictures scenario": (["evaluate", "pictures"], ["{scenario}"]),
+    **{
+        f"evaluate pictures --{name}": FOREIGN
+        for name in ("inception", "vgg", "clip", "hpsv2", "real", "prefix", "set", "out", "cache")
+    },
+    "evaluate pictures --torch-device": (["evaluate", "pictures", "{scenario}"], ["--torch-device", "cuda:77"]),
+    "evaluate pictures --quiet": FOREIGN,
+    "list what": (["list"], ["presets"]),
+    "traces import files": (["traces", "import", "--out", "{out}.csv"], ["{trace}"]),
+    "traces import --direction": (IMPORT, ["--direction", "up"]),
+    "traces import --unit": (IMPORT, ["--unit", "kbit/s"]),
+    "traces import --window-s": (IMPORT, ["--window-s", "1", "2"]),
+    "traces import --time-scale": (IMPORT, ["--time-scale", "2"]),
+    "traces import --out": (IMPORT, ["--out", "{out}2.csv"]),
+    "traces show files": (["traces", "show"], ["{trace}", "--json"]),
+    "traces show --direction": (SHOW, ["--direction", "up"]),
+    "traces show --unit": (SHOW, ["--unit", "kbit/s"]),
+    "traces show --window-s": (SHOW, ["--window-s", "1", "2"]),
+    "traces show --time-scale": (SHOW, ["--time-scale", "2"]),
+    "traces show --out": (SHOW, ["--out", "{out}.png"]),
+    "traces show --json": (["traces", "show", "{trace}", "--out", "{out}.png"], ["--json"]),
+    "traces generate kind": (["traces", "generate", "--out", "{out}.csv", "--duration-s", "20"], ["lte"]),
+    "traces generate --out": (GENERATE, ["--out", "{out}2.csv"]),
+    "traces generate --seed": (GENERATE, ["--seed", "1"]),
+    "traces generate --duration-s": (GENERATE, ["--duration-s", "30"]),
+    "cache --cache": (CACHE, ["--cache", "{out}-cache"]),
+    "cache --prune": (CACHE, ["--prune", "--max-gb", "0"]),
+    "cache --max-gb": ([*CACHE, "--prune", "--max-gb", "1"], ["--max-gb", "0"]),
+}
+
+
+def options(command: click.Command, name: str = "") -> Iterator[str]:
+    """`command --option` and `command argument` of a command and of all below it."""
+    for parameter in command.params:
+        shown = parameter.opts[0] if parameter.param_type_name == "option" else parameter.name
+        yield f"{name or 'ciar-sim'} {shown}"
+    if isinstance(command, click.Group):
+        for below, one in command.commands.items():
+            yield from options(one, f"{name} {below}".strip())
+
+
+Observe = Callable[[list[str]], str]
+
+
+@pytest.fixture(scope="module")
+def observe(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Observe:
+    """What a command printed and wrote, as a digest; every call has folders of its own, and equal calls are made once."""
+    known: dict[str, str] = {}
+
+    def one(arguments: list[str]) -> str:
+        key = " ".join(arguments)
+        if key not in known:
+            known[key] = seen_of(arguments, tmp_path_factory.mktemp("option"))
+        return known[key]
+
+    def seen_of(arguments: list[str], folder: Path) -> str:
+        places = {name: folder / name for name in ("scenario", "out", "cache", "trace")} | {"pair": tiny_pair_folder}
+        places["scenario"] = folder / "scenario.yaml"
+        places["scenario"].write_text(SCENARIO.format(pair=tiny_pair_folder))
+        places["trace"].write_text("0 8\n1 4\n2 8\n3 2\n")
+        (folder / "cache" / "recordings" / "00").mkdir(parents=True)
+        (folder / "cache" / "recordings" / "00" / f"{'0' * 64}.npz").write_bytes(bytes(100))
+        result = CliRunner().invoke(main, [argument.format(**places) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        said = result.output.replace(str(folder), "")
+        seen = [f"{result.exit_code}", re.sub(r"\d+\.\d+ ms", "", said)]
+        seen += [f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        return "\n".join(seen)
+
+    return one
+
+
+def test_every_option_has_a_row() -> None:
+    assert sorted(OPTIONS) == sorted(options(main))
+
+
+@pytest.mark.parametrize("option", [option for option, row in OPTIONS.items() if not isinstance(row, str)])
+def test_an_option_changes_what_is_printed_or_written(option: str, observe: Observe) -> None:
+    row = OPTIONS[option]
+    assert not isinstance(row, str)
+    before, more = row
+    assert observe([*before, *more]) != observe(before), f"{option} changed nothing"
+
+
+@pytest.mark.parametrize("shown_by", sorted({row for row in OPTIONS.values() if isinstance(row, str)}))
+def test_the_test_that_shows_an_option_exists(shown_by: str) -> None:
+    file, _, name = shown_by.partition("::")
+    assert f"def {name}" in (ROOT / file).read_text()
