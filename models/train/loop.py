@@ -136,7 +136,7 @@ def train(
     for module in held:
         module.to(device)
     kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
-    optimizer = kind(_groups(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
+    optimizer = kind(groups_of(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
     saved = _read_checkpoint(out_dir / "checkpoint.pt", settings, inputs, console)
     if saved is None:
         step, earlier_minutes = 0, 0.0
@@ -239,7 +239,7 @@ def write_atomically(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-def _groups(stage: Stage, settings: LoopSettings) -> list[dict[str, Any]]:
+def groups_of(stage: Stage, settings: LoopSettings) -> list[dict[str, Any]]:
     if hasattr(stage, "parameter_groups"):
         return [{"weight_decay": settings.weight_decay, **group} for group in stage.parameter_groups()]
     named = {name: parameter for name, parameter in stage.model.named_parameters() if parameter.requires_grad}

@@ -30,6 +30,12 @@ class Muon(torch.optim.AdamW):
                 for matrix in group["params"]:
                     self._turn(matrix, group)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As on resuming. AdamW converts its own state there, so it must not see the state of orthogonal groups."""
+        groups = state["param_groups"]
+        super().__setstate__({**state, "param_groups": [group for group in groups if not group.get("orthogonal")]})
+        self.param_groups = groups
+
     @torch.no_grad()
     def _turn(self, matrix: Tensor, group: dict[str, Any]) -> None:
         state, gradient = self.state[matrix], matrix.grad

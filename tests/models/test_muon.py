@@ -1,9 +1,12 @@
 """Muon: its update is near orthogonal, it trains, and the loop gives it the matrices inside layers and nothing else."""
 
-import torch
-from torch import nn
+from pathlib import Path
 
-from models.train.loop import LoopSettings, _groups
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.train.loop import LoopSettings, groups_of, train
 from models.train.muon import Muon, orthogonal
 from models.transformer import Transformer, TransformerConfig
 
@@ -42,10 +45,43 @@ def test_the_loop_gives_it_the_matrices_inside_layers() -> None:
         model: nn.Module = Transformer(TransformerConfig(2, 2, 16, 24, 64, 8, 36, 4))
 
     plain, turned = (
-        _groups(Stage(), LoopSettings(steps=1, learning_rate=1.0, optimizer=kind)) for kind in ("adamw", "muon")
+        groups_of(Stage(), LoopSettings(steps=1, learning_rate=1.0, optimizer=kind)) for kind in ("adamw", "muon")
     )
     assert not any(group.get("orthogonal") for group in plain)
     (inner,) = (group["params"] for group in turned if group.get("orthogonal"))
     assert len(inner) == 2 * 5  # q k v, its output, and three of the feed-forward, in two layers
     count = sum(len(group["params"]) for group in turned)
     assert count == sum(len(group["params"]) for group in plain) == len(list(Stage.model.parameters()))
+
+
+class Killed(BaseException):
+    pass
+
+
+class Layers:
+    """A stage with matrices inside `layers`, and others; can be killed before a step."""
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = nn.ModuleDict({"layers": nn.Linear(6, 6), "head": nn.Linear(6, 1)})
+        self.kill_at = kill_at
+
+    def batch(self, step: int) -> Tensor:
+        return torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
+
+    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        if step == self.kill_at:
+            raise Killed
+        assert isinstance(self.model, nn.ModuleDict)
+        return (self.model["head"](self.model["layers"](batch).tanh())[:, 0] - batch[:, 0]).square().mean(), {}
+
+
+def test_resuming_after_a_kill_changes_no_bit(tmp_path: Path) -> None:
+    settings = LoopSettings(steps=8, learning_rate=0.02, warmup_steps=1, optimizer="muon", checkpoint_every_s=0.0)
+    whole = train(Layers(), settings, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(Layers(kill_at=5), settings, tmp_path / "killed")
+    resumed = train(Layers(), settings, tmp_path / "killed")
+    assert all(torch.equal(resumed.averaged[key], tensor) for key, tensor in whole.averaged.items())
+    saved = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
+    assert {"momentum"} in [set(state) for state in saved["optimizer"]["state"].values()]
