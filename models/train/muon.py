@@ -33,7 +33,7 @@ class Muon(torch.optim.AdamW):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As on resuming. AdamW converts its own state there, so it must not see the state of orthogonal groups."""
         groups = state["param_groups"]
-        super().__setstate__({**state, "param_groups": [group for group in groups if not group.get("orthogonal")]})
+        super().__setstate__({**state, "param_groups": [group for group in groups if not group.get("orthogonal")]})  # type: ignore[no-untyped-call]
         self.param_groups = groups
 
     @torch.no_grad()
