@@ -68,11 +68,11 @@ def show(files: tuple[Path, ...], out: Path | None, as_json: bool, **reading: An
     from simulator.traces.own import write
     from simulator.traces.plot import plot
 
-    if out is None and not as_json:
-        out = files[0].with_name(f"{files[0].name}.png")
     if out is not None:
         _check_out(out, files)
     trace = _read(files, **reading)
+    if out is None and not as_json:
+        out = files[0].with_name(f"{files[0].name}.png")
     if out is not None:
         write(out, plot(trace, f"{', '.join(path.name for path in files)} ({trace.format})"))
     click.echo(figures.as_json(figures.summary(trace)) if as_json else f"{figures.table(trace)}\n{out}")

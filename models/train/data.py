@@ -311,7 +311,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
         place = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: not JSON: {error}") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("file", "caption")):
             raise DataError(f"{place}: must be an object with the texts file and caption, found {line.strip()[:80]}")
@@ -326,7 +326,7 @@ def _coco_items(folder: Path) -> Iterator[Item]:
     for path in files:
         try:
             found = json.loads(file_text(path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not JSON: {error}") from error
         try:
             pictures = [(entry["id"], entry["file_name"]) for entry in found["images"]]

@@ -7,10 +7,14 @@ from contextlib import contextmanager
 class CiarSimError(Exception):
     """Base of every error that a user's input or environment can cause. Its text says where, what was found and what is allowed.
 
-    place: keys and list indices of the part of a scenario it is about, where its text does not name file and line yet; see `about`.
+    place: keys and list indices of the part of a scenario it is about, where its text does not name file and line yet; see `error_context`.
     """
 
     place: tuple[str | int, ...] = ()
+
+    def __str__(self) -> str:
+        """The text as any terminal shows it: control characters and lone surrogates of an input are written as escapes."""
+        return "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in super().__str__())
 
 
 @contextmanager

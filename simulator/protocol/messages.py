@@ -244,7 +244,7 @@ def decode(data: bytes) -> Message:
     """The inverse of `encode`. Raises MessageError where the bytes are no known message."""
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         allowed = ", ".join(kind.__name__ for kind in MESSAGE_TYPES)
         raise MessageError(f"message of {len(data)} bytes does not decode: {error}; allowed: {allowed}") from None
 

@@ -186,7 +186,7 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
         if version != FORMAT:
             raise WeightsError(f"{path}: format {version}, this version reads format {FORMAT}")
         manifest = msgspec.convert(found, PairManifest)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"{path}: {error}") from error
     for name, largest in (("image_size", 2**15), ("phi_bottleneck", LARGEST["dim"])):
         if not 1 <= getattr(manifest, name) <= largest:

@@ -101,7 +101,7 @@ def _foreign(folder: Path) -> list[str]:
 def _is_ours(folder: Path) -> bool:
     try:
         provenance = json.loads((folder / "provenance.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(provenance, dict) and provenance.get("program") == "ciar-sim"
 

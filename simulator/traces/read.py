@@ -186,9 +186,12 @@ def _read_one(path: Path, said: Told) -> Trace | Arrivals:
                 raise TraceError(f"{path}: {error}") from None
             form = FORMATS[found.format]  # two formats share a reader
             return replace(found, notes=(*form.notes, *found.notes, *_direction_notes(form, found, said)))
-    looked_for = "; ".join(f"{form.looks_like} ({name})" for name, form in FORMATS.items())
+    as_json = source.first.lstrip()[:1] in ("{", "[")
+    likely = {name: form for name, form in FORMATS.items() if ("JSON" in form.looks_like) == as_json}
+    looked_for = "; ".join(f"{form.looks_like} ({name})" for name, form in likely.items())
+    others = ", ".join(name for name in FORMATS if name not in likely)
     raise TraceError(
-        f"{path}: is of no known trace format; first line: {source.first[:60]!r}; looked for: {looked_for}"
+        f"{path}: is of no known trace format; first line: {source.first[:60]!r}; looked for: {looked_for}; and for {others}"
     )
 
 

@@ -80,6 +80,8 @@ def _not_a_caption(line: str, first: bool) -> str:
     if line[0] in "[{":
         try:
             json.loads(line.rstrip(","))
+        except RecursionError:  # thousands of brackets
+            return "is JSON"
         except ValueError:
             pass
         else:
