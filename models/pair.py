@@ -9,9 +9,6 @@ half precision, no file of 15 MiB or more.
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +28,7 @@ from models.text import WordEncoder
 from models.transformer import Transformer
 from models.vq import VQConfig, VQModel, load_vq
 from simulator.core.errors import WeightsError
+from simulator.core.files import replace_folder, temporary_sibling
 from simulator.protocol.pairs import (
     DRAFTER,
     FORMAT,
@@ -285,9 +283,9 @@ def _write_pair(
     drafter: EagleDrafter | None,
     facts: Mapping[str, Any],
 ) -> PairManifest:
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    try:
+    with temporary_sibling(out_dir) as beside:
+        folder = beside / "new"
+        folder.mkdir()
         save_file(text.state(), folder / TEXT)  # float32: rows of words are compared across drivers
         # One metadata entry per file: safetensors writes several in random order, and equal pairs should be equal bytes.
         config = {"config": json.dumps(asdict(tokenizer.config))}
@@ -326,13 +324,5 @@ def _write_pair(
         for path in folder.iterdir():  # safetensors writes for the owner alone
             path.chmod(0o644)
         load_pair(folder)  # nothing is replaced by a pair that does not load
-        if out_dir.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-old-", dir=out_dir.parent))
-            os.replace(out_dir, old / "pair")
-            os.replace(folder, out_dir)
-            shutil.rmtree(old)
-        else:
-            os.replace(folder, out_dir)
+        replace_folder(beside, out_dir)
         return manifest
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,16 @@
 """What all commands share: errors in one line, the cache folder, the torch device, writing a few files."""
 
+import errno
 import functools
 import math
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -12,13 +18,12 @@ import click
 from simulator.core.errors import CiarSimError
 
 MOST_CHARACTERS = 1200  # of an error message
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of a disk, not of the program
 TORCH_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def default_cache() -> Path:
     """Where recordings and measured profiles are kept: $CIAR_SIM_CACHE, else ciar-sim/ in the user's cache folder."""
-    import os
-
     import platformdirs
 
     own = os.environ.get("CIAR_SIM_CACHE")
@@ -33,20 +38,53 @@ columns_option = click.option(
 
 
 def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A user's error is one line on stderr and exit code 2; anything else is a fault of the program and keeps its traceback."""
+    """A user's error is one line on stderr and exit code 2; SIGINT and SIGTERM are one line and exit codes 130 and 143.
+
+    So is a full or read-only disk wherever it is met. Anything else is a fault of the program and keeps its traceback.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with _sigterm_interrupts():
+                return command(*args, **kwargs)
         except CiarSimError as error:
             click.echo(f"Error: {one_line(error)}", err=True)
             sys.exit(2)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             click.echo("Stopped. What was recorded is kept: the same command goes on from there.", err=True)
-            sys.exit(130)
+            sys.exit(143 if isinstance(stop, Terminated) else 130)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            if error.filename is None:  # standard output: what is left of it would fail again at the end of the program
+                with suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"Error: {error.filename or 'the output'} cannot be written: {error.strerror}", err=True)
+            sys.exit(2)
 
     return wrapped
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as SIGINT does."""
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated. Without effect outside the main thread, which gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def one_line(error: CiarSimError) -> str:

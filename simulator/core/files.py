@@ -6,7 +6,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -48,7 +48,8 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
     Where `path` is not there and the folder of a killed process holds `old`, that is moved back first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
+    with locked(path.parent):
+        _remove_abandoned(path)
     folder = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}"
     folder.mkdir()
     try:
@@ -60,6 +61,35 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
     finally:
         if path.exists() or not (folder / "old").exists():  # never delete the only copy
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(beside: Path, path: Path) -> None:
+    """Moves `new` in a `temporary_sibling` of `path` to `path`, and what is there to `old`; all of it or nothing.
+
+    Of two processes that finish at once the second replaces what the first has put there.
+    """
+    new, old = beside / "new", beside / "old"
+    with locked(path.parent):
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except BaseException:
+            if old.exists():
+                os.rename(old, path)
+            raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder; waits for a process that holds it. Without effect on file systems that have no locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def is_abandoned(temporary: Path) -> bool:

@@ -20,10 +20,13 @@ class RecordingCache:
         return self.files.path(key)
 
     def get(self, key: str) -> Recording | None:
-        """The recording, or None where there is none. A damaged file is deleted and counts as none."""
+        """The recording, or None where there is none. A damaged file, or that of another session, is deleted and counts as none."""
         try:
             data = self.files.get(key)
-            return None if data is None else Recording.from_bytes(data)
+            recording = None if data is None else Recording.from_bytes(data)
+            if recording is not None and not _may_be(recording, key):
+                raise RecordingError("a recording of another session")
+            return recording
         except RecordingError:
             self.files.drop(key)
             return None
@@ -36,6 +39,15 @@ class RecordingCache:
             self.files.put(key, recording.to_bytes())
         except (OSError, ValueError) as error:
             raise RecordingError(f"cannot write the recording cache {self.root}: {_reason(error)}") from None
+
+
+def _may_be(recording: Recording, key: str) -> bool:
+    """Whether a recording is the one of a key, by the session it names; one that names none may be."""
+    spec = {name: value for name, value in recording.meta.get("spec", {}).items() if name != "outcomes"}
+    try:
+        return not spec or SessionSpec(**spec).key() == key
+    except TypeError:
+        return False
 
 
 def _reason(error: Exception) -> str:

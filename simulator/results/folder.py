@@ -4,7 +4,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from simulator.core.errors import RunFolderError
-from simulator.core.files import temporary_sibling
+from simulator.core.files import replace_folder, temporary_sibling
 from simulator.results.columns import COLUMNS, RUN_FORMAT
 from simulator.results.files import csv_bytes, json_bytes, parquet_bytes
 from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table
@@ -137,7 +138,7 @@ def write_run(
         raise RunFolderError(f"cannot write the run folder {folder}: {_reason(error)}") from None
     try:
         with temporary_sibling(target) as beside:
-            new, old = beside / "new", beside / "old"
+            new = beside / "new"
             new.mkdir()
             (new / "scenario.yaml").write_bytes(scenario_yaml.encode())
             (new / "requests.parquet").write_bytes(parquet_bytes(requests))
@@ -147,19 +148,22 @@ def write_run(
             (new / "timeline.json.gz").write_bytes(timeline_bytes(spans))
             _write_pictures(new / "images", pictures)
             if draw is not None:
-                draw(new)
+                with _named(new, folder):
+                    draw(new)
             check_run_folder(folder)  # again: drawing took its time
-            if target.exists():
-                os.rename(target, old)
-            try:
-                os.rename(new, target)
-            except BaseException:
-                if old.exists():
-                    os.rename(old, target)
-                raise
+            replace_folder(beside, target)
     except OSError as error:
         raise RunFolderError(f"cannot write the run folder {folder}: {_reason(error)}") from None
     return summary
+
+
+@contextmanager
+def _named(temporary: Path, folder: Path) -> Iterator[None]:
+    """Errors raised inside name the run folder, not the temporary one."""
+    try:
+        yield
+    except RunFolderError as error:
+        raise RunFolderError(str(error).replace(str(temporary), str(folder))) from None
 
 
 def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:

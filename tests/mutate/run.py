@@ -28,13 +28,13 @@ def copy_of_the_tree(folder: Path) -> None:
             target.symlink_to(source)
 
 
-def passes(folder: Path, tests: Sequence[str]) -> bool | None:
-    """Whether the tests pass in a tree; None where they could not be run."""
+def passes(folder: Path, tests: Sequence[str], limit_s: float | None = TIME_LIMIT_S) -> bool | None:
+    """Whether the tests pass in a tree, all within the limit; None where they could not be run."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     # Without byte code: a mutated file of the same size and second would be taken for the one before.
     around = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, cwd=folder, env=around, capture_output=True, timeout=TIME_LIMIT_S, check=False)
+        done = subprocess.run(command, cwd=folder, env=around, capture_output=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired:
         return False  # a loop without end does not go unnoticed
     return {0: True, 1: False}.get(done.returncode)
@@ -45,7 +45,7 @@ def outcomes(mutations: Sequence[Mutation]) -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory(prefix="mutate.") as temporary:
         folder = Path(temporary)
         copy_of_the_tree(folder)
-        if not passes(folder, sorted({test for one in mutations for test in one.tests})):
+        if not passes(folder, sorted({test for one in mutations for test in one.tests}), None):
             yield "without any mutation", "THE TESTS FAIL"
             return
         for one in mutations:

@@ -25,15 +25,31 @@ class Mutation:
 
 
 RULES = ("tests/models/test_closed_forms.py",)
-ACCEPTANCE = ("tests/models/test_acceptance.py",)
+ACCEPTANCE = (
+    "tests/models/test_acceptance.py::test_a_draw_of_exactly_the_ratio_is_a_rejection",
+    "tests/models/test_acceptance.py::test_at_r_0_a_tree_passes_over_drafts_of_probability_0",
+)
 THRESHOLDS = ("tests/models/test_thresholds.py",)
-LINK = ("tests/simulator/network/test_link.py",)
-TRANSPORT = ("tests/simulator/network/test_transport.py", "tests/simulator/network/test_access.py")
-IMPAIRMENTS = ("tests/simulator/network/test_impairments.py",)
-ACCESS = ("tests/simulator/network/test_access.py",)
-NETWORK = ("tests/simulator/network/test_network.py",)
-CLOUD = ("tests/simulator/cloud/test_cloud.py", "tests/simulator/cloud/test_cloud_rules.py")
-RESULTS = ("tests/simulator/results/test_results.py",)
+LINK = ("tests/simulator/network/test_link.py::test_messages_sent_together_arrive_one_serialisation_apart",)
+TRANSPORT = ("tests/simulator/network/test_transport.py",)
+TIMERS = ("tests/simulator/network/test_access.py::test_every_timer_stops_at_two_minutes",)
+BUFFER = (
+    "tests/simulator/network/test_impairments.py::test_a_message_that_finds_the_buffer_full_is_tried_again_after_a_timeout",
+)
+FAST_LINK = ("tests/simulator/network/test_access.py::test_the_fast_link_is_given_only_where_it_covers_all",)
+HANDSHAKE = ("tests/simulator/network/test_network.py::test_the_first_request_of_a_device_opens_its_connection",)
+CLOUD = ("tests/simulator/cloud/test_cloud.py",)
+ORDER = (*CLOUD, "tests/simulator/cloud/test_cloud_rules.py::test_who_is_served_first")
+ADMISSION = ("tests/simulator/cloud/test_cloud_rules.py::test_who_cannot_wait_is_refused_and_stands_in_no_column",)
+STATISTICS = (
+    "tests/simulator/results/test_results.py::test_half_width_of_singles_is_students",
+    "tests/simulator/results/test_results.py::test_summary_by_hand",
+    "tests/simulator/results/test_results.py::test_speedup_is_taken_under_the_same_conditions_and_paired_by_request",
+)
+KEYS = ("tests/simulator/protocol/test_recording.py::test_key_depends_on_the_torch_version_and_the_format",)
+PREFIX = ("tests/simulator/protocol/test_methods.py::test_prefix_length_where_floats_would_be_one_short",)
+SCORES = ("tests/models/test_scores.py::test_interval_scores_are_those_of_the_interval", *RULES)
+NEAREST = ("tests/simulator/experiment/test_calibrate.py::test_the_nearest_threshold_is_kept_not_the_last",)
 
 MUTATIONS = (
     # methods
@@ -85,7 +101,7 @@ MUTATIONS = (
         "models/interval.py",
         "delta.shape[-1] ** 0.5 * u",
         "u",
-        ("tests/models/test_scores.py",),
+        SCORES,
     ),
     Mutation(
         "score-of-the-sample-deviation",
@@ -127,7 +143,7 @@ MUTATIONS = (
         "simulator/protocol/methods.py",
         "int(Fraction(str(prefix_rate)) * image_tokens)",
         "int(prefix_rate * image_tokens)",
-        ("tests/simulator/protocol/test_methods.py",),
+        PREFIX,
     ),
     # link and transport
     Mutation(
@@ -149,7 +165,7 @@ MUTATIONS = (
         "simulator/network/link.py",
         "wire.bits(ready_s, wire.free_s) > self._buffer_bits",
         "wire.bits(ready_s, wire.free_s) >= self._buffer_bits",
-        IMPAIRMENTS,
+        BUFFER,
     ),
     Mutation(
         "window-grows-by-nothing",
@@ -163,35 +179,35 @@ MUTATIONS = (
         "simulator/network/transport.py",
         "timeout_s = min(2.0 * timeout_s, MAX_RTO_S)",
         "timeout_s = 2.0 * timeout_s",
-        TRANSPORT,
+        TIMERS,
     ),
     Mutation(
         "one-duplicate-more",
         "simulator/network/transport.py",
         "after >= _DUPLICATE_ACKS",
         "after > _DUPLICATE_ACKS",
-        (*TRANSPORT, *IMPAIRMENTS),
+        TRANSPORT,
     ),
     Mutation(
         "handshake-of-a-round-trip-less",
         "simulator/network/access.py",
         "reversed(range(t.handshake_rtts))",
         "reversed(range(t.handshake_rtts - 1))",
-        NETWORK,
+        HANDSHAKE,
     ),
     Mutation(
         "fast-link-forgets-buffers",
         "simulator/network/access.py",
         "return self == covered and",
         'return Network(**{**self.__dict__, "buffer_bytes": math.inf}) == covered and',
-        ACCESS,
+        FAST_LINK,
     ),
     Mutation(
         "fast-link-forgets-loss",
         "simulator/network/access.py",
         "return self == covered and",
         'return Network(**{**self.__dict__, "up_loss": 0.0, "down_loss": 0.0}) == covered and',
-        ACCESS,
+        FAST_LINK,
     ),
     # cloud
     Mutation(
@@ -206,36 +222,36 @@ MUTATIONS = (
         "simulator/cloud/replica.py",
         "batch = [ready.popleft() for _ in range(size)]",
         "batch = [ready.pop() for _ in range(size)]",
-        CLOUD,
+        ORDER,
     ),
     Mutation(
         "one-more-waits",
         "simulator/cloud/cloud.py",
         "len(self.waiting) >= self.rules.max_waiting",
         "len(self.waiting) > self.rules.max_waiting",
-        CLOUD,
+        ADMISSION,
     ),
     # results, recordings, calibration
-    Mutation("one-sided-interval", "simulator/results/statistics.py", "0.5 + CONFIDENCE / 2", "CONFIDENCE", RESULTS),
+    Mutation("one-sided-interval", "simulator/results/statistics.py", "0.5 + CONFIDENCE / 2", "CONFIDENCE", STATISTICS),
     Mutation(
         "speed-up-upside-down",
         "simulator/results/tables.py",
         "ratio(its, own, BATCHES)",
         "ratio(own, its, BATCHES)",
-        RESULTS,
+        STATISTICS,
     ),
     Mutation(
         "key-without-torch",
         "simulator/protocol/recording.py",
         ', "torch": torch_version()}',
         "}",
-        ("tests/simulator/protocol/test_recording.py",),
+        KEYS,
     ),
     Mutation(
         "calibration-keeps-the-last",
         "simulator/experiment/calibrate.py",
         "if not abs(found_pct - target_pct) >= abs(best.call_pct - target_pct):",
         "if True:",
-        ("tests/simulator/experiment/test_calibrate.py",),
+        NEAREST,
     ),
 )

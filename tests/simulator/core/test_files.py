@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,20 @@ def test_work_that_never_ends_is_stopped() -> None:
     with limits.limited_time(None):
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_of_writers_that_finish_at_once_each_replaces_the_one_before_it(tmp_path: Path) -> None:
+    target = tmp_path / "run"
+
+    def write(writer: int) -> None:
+        for _ in range(20):
+            with files.temporary_sibling(target) as beside:
+                (beside / "new").mkdir()
+                for name in ("a", "b"):
+                    (beside / "new" / name).write_text(str(writer))
+                files.replace_folder(beside, target)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert os.listdir(tmp_path) == ["run"]
+    assert (target / "a").read_text() == (target / "b").read_text()

@@ -1,0 +1,335 @@
+"""Whatever ends a run or damages what it finds, nothing is lost or left behind: the next run gives the bytes of an undisturbed one.
+
+What is promised is in docs/reliability.md.
+"""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ciar_sim.cli.main import main
+from simulator.protocol.cache import RecordingCache
+from simulator.protocol.recording import Recording
+from tests.fuzz.targets import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+# In place of the report, whose plots take most of a run's time: three files, each whole or not at all.
+REPORT = """
+import sys, types
+def build_report(folder):
+    (folder / "plots").mkdir()
+    (folder / "plots" / "plot.svg").write_bytes((folder / "summary.csv").read_bytes())
+    (folder / "report.html").write_bytes(20_000 * b"page ")
+sys.modules["reports.build"] = types.ModuleType("reports.build")
+sys.modules["reports.build"].build_report = build_report
+"""
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Path:
+    path = tmp_path_factory.mktemp("scenario") / "small.yaml"
+    path.write_text(SMALL.format(pair=tiny_pair_folder))
+    return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_report() -> Iterator[None]:
+    import reports.build
+
+    exec(REPORT, {})
+    yield
+    sys.modules["reports.build"] = reports.build
+
+
+def arguments(scenario: Path, folder: Path) -> list[str]:
+    """One session at a time: what else is in its batch changes the last digits of a recording, and after a break it is something else."""
+    places = ["--out", str(folder / "run"), "--cache", str(folder / "cache")]
+    return ["run", str(scenario), *places, "--max-batch", "1", "--quiet"]
+
+
+def process(code: str, **more: Any) -> subprocess.Popen[str]:
+    """A process of its own with the small report and this code."""
+    around = {**os.environ, "PYTHONPATH": str(ROOT)}
+    text = f"import os\n{REPORT}\n{code}"
+    return subprocess.Popen(
+        [sys.executable, "-c", text], cwd=ROOT, env=around, stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+def run(scenario: Path, folder: Path) -> Result:
+    return CliRunner().invoke(main, arguments(scenario, folder))
+
+
+def files(folder: Path) -> Files:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, scenario: Path) -> Path:
+    """A folder with a run and its cache that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    result = run(scenario, folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
+    """The same run and recordings, byte for byte, and nothing else, hidden or not."""
+    assert sorted(path.name for path in folder.iterdir()) == ["cache", "run"]
+    for name in ("run", "cache/recordings"):
+        found, wanted = files(folder / name), files(undisturbed / name)
+        assert sorted(found) == sorted(wanted)
+        assert [file for file in wanted if found[file] != wanted[file]] == []
+    assert not [path for path in folder.rglob(".*") if path.name.endswith(".tmp")]
+
+
+def refused(result: Result) -> str:
+    """The one line on stderr of a command that was refused."""
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+# ---- signals and kill -9
+
+# At a moment of its own choice the process sends itself a signal, which is delivered as any other.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from ciar_sim.cli.main import main
+
+def die():
+    os.kill(os.getpid(), {signal})
+
+{moment}
+main({arguments!r})
+"""
+RUN = """
+from ciar_sim.cli.main import main
+main({arguments!r})
+"""
+WHILE_RECORDING = """
+from simulator.core import cache
+put, done = cache.ContentCache.put, []
+def counted(self, key, content):
+    put(self, key, content)
+    done.append(key)
+    if len(done) == 3:
+        die()
+cache.ContentCache.put = counted
+"""
+IN_A_RECORDING = """
+replace, done = os.replace, []
+def counted(source, target):
+    done.append(target)
+    if len(done) == 3:
+        die()
+    replace(source, target)
+os.replace = counted
+"""
+WHILE_DRAWING = """
+def drawn(folder):
+    build_report(folder)
+    die()
+sys.modules["reports.build"].build_report = drawn
+"""
+BETWEEN_THE_RENAMES = """
+rename, done = os.rename, []
+def counted(source, target):
+    rename(source, target)
+    done.append(target)
+    if len(done) == 1:
+        die()
+os.rename = counted
+"""
+MOMENTS = {
+    "while recording": WHILE_RECORDING,
+    "in a recording": IN_A_RECORDING,
+    "while drawing": WHILE_DRAWING,
+    "between the renames": BETWEEN_THE_RENAMES,
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        *((moment, signal.SIGKILL) for moment in MOMENTS),
+        *((moment, signal.SIGTERM) for moment in ("while recording", "between the renames")),
+        ("while recording", signal.SIGINT),
+    ],
+)
+def test_a_run_that_is_ended_loses_nothing_and_goes_on(
+    tmp_path: Path, scenario: Path, undisturbed: Path, moment: str, number: signal.Signals
+) -> None:
+    writing = moment in ("while drawing", "between the renames")
+    if writing:  # an earlier run is there to be replaced, and to be lost
+        shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    code = DYING.format(signal=int(number), moment=MOMENTS[moment], arguments=arguments(scenario, tmp_path))
+    done = process(code)
+    _, stderr = done.communicate()
+    if number == signal.SIGKILL:
+        assert done.returncode == -signal.SIGKILL, stderr
+    else:
+        assert done.returncode == 128 + number, stderr
+        assert stderr.splitlines() == ["Stopped. What was recorded is kept: the same command goes on from there."]
+        assert not writing or files(tmp_path / "run") == files(undisturbed / "run")
+        assert [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")] == []
+    if not writing:
+        kept = files(tmp_path / "cache" / "recordings")
+        whole = {name: content for name, content in kept.items() if not name.endswith(".tmp")}
+        assert len(whole) == (3 if moment == "while recording" else 2)
+        assert whole.items() <= files(undisturbed / "cache" / "recordings").items()
+        assert not (tmp_path / "run").exists()
+    again = run(scenario, tmp_path)
+    assert again.exit_code == 0, again.output
+    assert_undisturbed(tmp_path, undisturbed)
+
+
+# ---- disks
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """A write beyond so many bytes of a file fails, as on a full disk, half done."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "what"), [(500, "the recording cache"), (5_000, "the run folder"), (50_000, "the run folder")]
+)
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
+    tmp_path: Path, scenario: Path, undisturbed: Path, size_bytes: int, what: str
+) -> None:
+    with largest_file(size_bytes):
+        line = refused(run(scenario, tmp_path))
+    assert line.startswith(f"Error: cannot write {what} "), line
+    assert line.endswith(": File too large")
+    assert not (tmp_path / "run").exists()
+    assert [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")] == []
+    again = run(scenario, tmp_path)
+    assert again.exit_code == 0, again.output
+    assert_undisturbed(tmp_path, undisturbed)
+
+
+def test_an_output_that_takes_nothing_is_one_line(scenario: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """/dev/full says that the disk is full to every write."""
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    with open("/dev/full", "w") as full:
+        done = process(RUN.format(arguments=arguments(scenario, tmp_path)[:-1]), stdout=full)
+        _, stderr = done.communicate()
+    assert done.returncode == 2
+    assert stderr.splitlines()[-1] == "Error: the output cannot be written: No space left on device"
+    assert "Traceback" not in stderr
+    assert_undisturbed(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        ("--out", "file"),
+        ("--out", "file/run"),
+        ("--out", "/proc/run"),
+        ("--out", "/proc/a/run"),
+        ("--cache", "file"),
+        ("--cache", "file/cache"),
+        ("--cache", "/proc/cache"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, scenario: Path, option: str, place: str) -> None:
+    """Root may write into folders without the right to; into a file, or into /proc, nobody may."""
+    (tmp_path / "file").write_text("a user's own")
+    result = CliRunner().invoke(main, [*arguments(scenario, tmp_path), option, str(tmp_path / place)])
+    line = refused(result)
+    assert str(tmp_path / place) in line
+    assert (tmp_path / "file").read_text() == "a user's own"
+    assert not (tmp_path / "run").exists()
+
+
+# ---- damage
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "last byte gone": lambda data: data[:-1],
+    "a bit": lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:],
+    "zeros": lambda data: bytes(len(data)),
+    "something else": lambda data: b"PK\x03\x04 not a recording",
+}
+
+
+def test_damaged_recordings_are_made_again(tmp_path: Path, scenario: Path, undisturbed: Path) -> None:
+    """Each kind of damage in an entry of its own; and the whole recording of another session."""
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    entries = sorted((tmp_path / "cache" / "recordings").rglob("*.npz"))
+    assert len(entries) > len(DAMAGE) + 1
+    entries[-1].write_bytes(entries[-2].read_bytes())
+    for entry, damage in zip(entries, DAMAGE.values(), strict=False):
+        entry.write_bytes(damage(entry.read_bytes()))
+    result = run(scenario, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert_undisturbed(tmp_path, undisturbed)
+
+
+def test_no_flipped_bit_of_a_recording_goes_unnoticed(undisturbed: Path) -> None:
+    """It is refused, or it changes nothing that is read (time stamps of the archive, for instance)."""
+    entry = next(iter(sorted((undisturbed / "cache" / "recordings").rglob("*.npz"))))
+    data = entry.read_bytes()
+    whole = Recording.from_bytes(data).to_bytes()
+    cache = RecordingCache(undisturbed / "flipped")
+    refusals = 0
+    for place in range(0, len(data), max(1, len(data) // 300)):
+        cache.files.put(entry.stem, data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :])
+        found = cache.get(entry.stem)
+        refusals += found is None
+        assert found is None or found.to_bytes() == whole, f"byte {place} of {len(data)}"
+    assert refusals > 100
+    shutil.rmtree(undisturbed / "flipped")
+
+
+def test_a_damaged_run_folder_is_replaced_and_a_doubtful_one_left_alone(
+    tmp_path: Path, scenario: Path, undisturbed: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "run"
+    (folder / "requests.parquet").write_bytes(b"")
+    (folder / "summary.csv").write_bytes(b"\x00\xff")
+    (folder / "report.html").unlink()
+    shutil.rmtree(folder / "plots")
+    (folder / "images" / "index.json").write_text("[[")
+    assert run(scenario, tmp_path).exit_code == 0
+    assert_undisturbed(tmp_path, undisturbed)
+    # What shows that the folder is ciar-sim's own is gone: it may be anybody's.
+    (folder / "provenance.json").write_bytes((folder / "provenance.json").read_bytes()[:100])
+    before = files(tmp_path)
+    line = refused(run(scenario, tmp_path))
+    assert re.search(r"run: it holds \S+ and is no run of ciar-sim; name another$", line), line
+    assert files(tmp_path) == before
+
+
+# ---- two at once
+
+
+def test_two_runs_at_once_into_one_folder_and_one_cache(tmp_path: Path, scenario: Path, undisturbed: Path) -> None:
+    both = [process(RUN.format(arguments=arguments(scenario, tmp_path))) for _ in range(2)]
+    for one in both:
+        _, stderr = one.communicate()
+        assert one.returncode == 0, stderr
+    assert_undisturbed(tmp_path, undisturbed)
