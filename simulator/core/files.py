@@ -70,12 +70,12 @@ def replace_folder(beside: Path, path: Path) -> None:
     """
     new, old = beside / "new", beside / "old"
     with locked(path.parent):
-        if path.exists():
-            os.rename(path, old)
         try:
+            if path.exists():
+                os.rename(path, old)
             os.rename(new, path)
-        except BaseException:
-            if old.exists():
+        except BaseException:  # a signal may come right after either
+            if old.exists() and not path.exists():
                 os.rename(old, path)
             raise
 

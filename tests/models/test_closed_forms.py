@@ -141,8 +141,8 @@ def test_top_k_keeps_ties_with_the_kth_value() -> None:
 def test_the_residual_is_what_the_draft_left_over() -> None:
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
     assert residual(p, q).tolist() == [1.0, 0.0, 0.0]
-    # Weights of sum 2: x is drafted and accepted with probability min(p, q) / 2, so p - min(p, q) / 2 is left, scaled to 1.
-    assert residual(p, 2.0 * q).tolist() == pytest.approx([2 / 5, 1 / 5, 1 / 5] / np.sum([2 / 5, 1 / 5, 1 / 5]))
+    # Weights of sum 1.25: min(p, w) is 0.25 each, accepted with probability 0.2, so 0.3, 0.05 and 0.05 are left.
+    assert residual(p, np.array([0.25, 0.5, 0.5])).tolist() == pytest.approx([0.75, 0.125, 0.125])
 
 
 # --- EAGLE-2: log-probabilities of two levels

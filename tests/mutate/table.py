@@ -34,7 +34,7 @@ LINK = ("tests/simulator/network/test_link.py::test_messages_sent_together_arriv
 TRANSPORT = ("tests/simulator/network/test_transport.py",)
 TIMERS = ("tests/simulator/network/test_access.py::test_every_timer_stops_at_two_minutes",)
 BUFFER = (
-    "tests/simulator/network/test_impairments.py::test_a_message_that_finds_the_buffer_full_is_tried_again_after_a_timeout",
+    "tests/simulator/network/test_impairments.py::test_a_message_that_fills_the_buffer_exactly_leaves_room_for_the_next",
 )
 FAST_LINK = ("tests/simulator/network/test_access.py::test_the_fast_link_is_given_only_where_it_covers_all",)
 HANDSHAKE = ("tests/simulator/network/test_network.py::test_the_first_request_of_a_device_opens_its_connection",)

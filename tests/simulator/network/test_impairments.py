@@ -333,6 +333,14 @@ def test_a_message_that_finds_the_buffer_full_is_tried_again_after_a_timeout() -
     assert link.dropped_bits == 8 * (500 + 2 * 900)
 
 
+def test_a_message_that_fills_the_buffer_exactly_leaves_room_for_the_next() -> None:
+    """More than `buffer_bytes` must wait for a message to be dropped."""
+    link = ImpairedLink(Wire(8000.0), 0.05, 0.1, IDEAL, buffer_bytes=1000)
+    assert link.send(0.0, 1000) == pytest.approx(1.05)
+    assert link.send(0.0, 500) == pytest.approx(1.55)
+    assert link.dropped_bits == 0.0
+
+
 def test_an_outage_ends_for_a_transport_with_its_next_retransmission() -> None:
     def arrival(begin: float, length: float, at: float) -> float:
         link = ImpairedLink(VaryingWire(steps((begin, 8e6), (length, 0.0), (50.0, 8e6))), 0.03, RTT, IDEAL)
