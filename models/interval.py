@@ -85,16 +85,6 @@ def sampled_bounds(centre: Tensor, radius: Tensor, noise: Tensor) -> tuple[Tenso
     return rows.amin(0), rows.amax(0)
 
 
-def intersection_probability(lower: Tensor, upper: Tensor) -> Tensor:
-    """The point prediction lower + a (upper - lower) whose a makes it sum to one (CreINN). [..., V] -> [..., V].
-
-    Rows without width are returned as they are.
-    """
-    width = (upper - lower).sum(-1, keepdim=True)  # [..., 1]
-    share = (1 - lower.sum(-1, keepdim=True)) / torch.where(width > 0, width, 1.0)
-    return lower + share * (upper - lower)
-
-
 @dataclass(frozen=True)
 class Scores:
     """Uncertainty of one prediction, each [...]. With delta = upper - lower over the V tokens:

@@ -24,10 +24,6 @@ class Tree:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
-    def depths(self) -> list[int]:
-        return layout(tuple(self.parents))[0].tolist()
-
     def paths(self, ordered: bool) -> list[list[int]]:
         """Root-to-leaf paths as node indices; in the leaves' order, or `ordered`: lexicographically, a path that goes on first.
 

@@ -10,8 +10,8 @@ import yaml
 from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
-from simulator.engine.case import PARTS
 from simulator.protocol.cache import RecordingCache
+from simulator.results.columns import PARTS
 
 ROOT = Path(__file__).resolve().parents[1]
 

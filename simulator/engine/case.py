@@ -14,7 +14,6 @@ from simulator.engine.workload import Arrivals, ClosedLoop
 from simulator.network.access import Network
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import SessionProgram
-from simulator.results.columns import PARTS as PARTS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.simulating import Simulated
 from simulator.protocol.methods import CiarSettings
 from simulator.protocol.recording import FROM_DEVICE, SCORES, Recording
-from simulator.results.folder import Picture
+from simulator.results.folder import RunImage
 from simulator.results.tables import CaseRecords, OfSet
 
 KEPT_PROMPTS = 4  # prompts whose images are kept in the run folder
@@ -87,9 +87,9 @@ _CHANGES_IMAGES = ("methods.", "decoding.", "prompts.", "pair", "seed")  # swept
 
 def kept_images(
     simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording], grid: int
-) -> list[Picture]:
+) -> list[RunImage]:
     """Images of the first prompts, once per distinct set of recordings; for CIAR with the scores and who decided each token."""
-    pictures: list[Picture] = []
+    images: list[RunImage] = []
     seen: set[tuple[str, ...]] = set()
     for case, _, _ in simulated:
         keys = plan.of_case[case.index][:KEPT_PROMPTS]
@@ -104,10 +104,10 @@ def kept_images(
         label = " ".join([case.method.label, *(text for text in own if text not in case.method.label)])
         for prompt, (key, text) in enumerate(zip(keys, plan.captions[case.index], strict=False)):
             recording = recordings[key]
-            pictures.append(Picture(label, prompt, text, "image", recording.image))
+            images.append(RunImage(label, prompt, text, "image", recording.image))
             if isinstance(case.method, CiarSettings):
                 scores = recording.scores[:, SCORES.index("u")].reshape(grid, grid)
                 decided = (recording.decided_by == FROM_DEVICE).astype(np.float32).reshape(grid, grid)
-                pictures.append(Picture(label, prompt, text, "uncertainty", scores))
-                pictures.append(Picture(label, prompt, text, "decided", decided))
-    return pictures
+                images.append(RunImage(label, prompt, text, "uncertainty", scores))
+                images.append(RunImage(label, prompt, text, "decided", decided))
+    return images

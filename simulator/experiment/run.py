@@ -91,7 +91,7 @@ def run_scenario(
         cases=records,
         provenance=provenance,
         spans=[Span(case.title, *span) for case, result, _ in simulated for span in result.spans],
-        pictures=kept_images(simulated, plan, recordings, manifest.grid),
+        images=kept_images(simulated, plan, recordings, manifest.grid),
         draw=draw,
     )
     progress("writing", 1, 1)

@@ -168,7 +168,7 @@ def _measured(profile: Profile, role: str) -> MeasuredCosts:
 def _roofline(model: str, shape: ModelShape, hardware: str, runtime: str) -> RooflineCosts:
     machine, start = catalogue.hardware(hardware), catalogue.runtime(runtime)
     op_counts = {kind: shape.op_counts[kind] for kind in COMPUTE_KINDS if kind in shape.op_counts}
-    costs = RooflineCosts(shape, op_counts, machine, start, f"roofline: {shape.title} on {machine.title}, {runtime}")
+    costs = RooflineCosts(shape, op_counts, machine, start)
     figures = machine.model_dump(exclude={"title", "aliases", "source", "evidence", "efficiency_source", "kind"})
     started = start.model_dump(exclude={"source", "evidence", "kind"}, exclude_defaults=True)
     costs.provenance = {

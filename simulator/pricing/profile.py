@@ -111,8 +111,6 @@ class MeasuredCosts:
             raise ComputeError(f"the profile of {profile.model} holds no passes of {role}; held: {held}")
         self.table = profile.passes[role]
         self.profile = profile
-        machine = f"{profile.hardware}, {profile.threads} threads, torch {profile.torch}"
-        self.origin = f"measured: {role} of {profile.model} on {machine}"
         self.power_w = float("nan")
         self.extrapolated = False
         self.provenance: dict[str, Any] = {}

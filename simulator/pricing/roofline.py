@@ -18,7 +18,6 @@ class RooflineCosts:
     op_counts: dict[str, OpCount]
     hardware: Hardware
     runtime: Runtime
-    origin: str = "roofline"
     extrapolated: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 

@@ -21,12 +21,12 @@ from simulator.results.files import csv_bytes, json_bytes, parquet_bytes
 from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table
 from simulator.results.timeline import Span, timeline_bytes
 
-PICTURE_KINDS = ("image", "uncertainty", "decided")
+IMAGE_KINDS = ("image", "uncertainty", "decided")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture for images/.
+class RunImage:
+    """An image of the run folder's `images/`.
 
     kind: "image" is uint8 [H, W, 3]; "uncertainty" and "decided" (0 by the cloud, 1 by the device) are float [h, w], a value per
     token, NaN for none. text: the prompt in words.
@@ -48,8 +48,8 @@ _FILES = (
     "timeline.json.gz",
     "report.html",
 )
-_FOLDERS = ("images", "plots")  # of pictures and index.json
-_PICTURE_FILES = (".png", ".svg")
+_FOLDERS = ("images", "plots")  # of images and index.json
+_IMAGE_FILES = (".png", ".svg")
 
 
 def check_run_folder(folder: Path) -> None:
@@ -91,7 +91,7 @@ def _foreign(folder: Path) -> list[str]:
     for path in folder.iterdir():
         if path.name in _FOLDERS and path.is_dir():
             for inner in path.iterdir():
-                drawn = inner.suffix in _PICTURE_FILES and not inner.name.startswith(".")
+                drawn = inner.suffix in _IMAGE_FILES and not inner.name.startswith(".")
                 if not inner.is_file() or not (drawn or inner.name == "index.json"):
                     found.append(f"{path.name}/{inner.name}")
         elif path.name not in _FILES or not path.is_file():
@@ -114,7 +114,7 @@ def write_run(
     cases: Sequence[CaseRecords],
     provenance: Mapping[str, Any],
     spans: Iterable[Span] = (),
-    pictures: Sequence[Picture] = (),
+    images: Sequence[RunImage] = (),
     draw: Callable[[Path], object] | None = None,
 ) -> pd.DataFrame:
     """Write a run folder, all of it or nothing, and give back its summary.
@@ -122,13 +122,13 @@ def write_run(
     Everything is made in a sibling folder, `draw` (`reports.build.build_report`) adds the plots there, and the two change places
     at the end; an earlier run of ciar-sim is replaced. Of `provenance` the report shows all; it knows the keys name (str),
     as_if (str or None), compute (what -> how its time was obtained) and notes (list of what is not modelled).
-    Raises RunFolderError where the folder is something else or cannot be written, ValueError for two pictures of one kind of one
+    Raises RunFolderError where the folder is something else or cannot be written, ValueError for two images of one kind of one
     prompt of one method.
     """
     check_run_folder(folder)
-    places = [(picture.method, picture.prompt, picture.kind) for picture in pictures]
+    places = [(image.method, image.prompt, image.kind) for image in images]
     if twice := [place for place, count in Counter(places).items() if count > 1]:
-        raise ValueError(f"two pictures of one place: {twice[0]}")
+        raise ValueError(f"two images of one place: {twice[0]}")
     requests = requests_table(cases)
     summary = summary_table(requests, cases)
     marks = {"program": "ciar-sim", "run_format": RUN_FORMAT, "columns": COLUMNS}
@@ -137,8 +137,8 @@ def write_run(
     except _UNUSABLE_PATH as error:
         raise RunFolderError(f"cannot write the run folder {folder}: {_reason(error)}") from None
     try:
-        with temporary_sibling(target) as beside:
-            new = beside / "new"
+        with temporary_sibling(target) as temporary:
+            new = temporary / "new"
             new.mkdir()
             (new / "scenario.yaml").write_bytes(scenario_yaml.encode())
             (new / "requests.parquet").write_bytes(parquet_bytes(requests))
@@ -146,12 +146,12 @@ def write_run(
             (new / "summary.csv").write_bytes(csv_bytes(summary))
             (new / "provenance.json").write_bytes(json_bytes({**provenance, **marks}))
             (new / "timeline.json.gz").write_bytes(timeline_bytes(spans))
-            _write_pictures(new / "images", pictures)
+            _write_images(new / "images", images)
             if draw is not None:
                 with _named(new, folder):
                     draw(new)
             check_run_folder(folder)  # again: drawing took its time
-            replace_folder(beside, target)
+            replace_folder(temporary, target)
     except OSError as error:
         raise RunFolderError(f"cannot write the run folder {folder}: {_reason(error)}") from None
     return summary
@@ -166,7 +166,7 @@ def _named(temporary: Path, folder: Path) -> Iterator[None]:
         raise RunFolderError(str(error).replace(str(temporary), str(folder))) from None
 
 
-def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+def _write_images(folder: Path, images: Sequence[RunImage]) -> None:
     """images/*.png and images/index.json, a list of {file, method, prompt, text, kind, low, high} in the order given.
 
     kind "image": RGB; low and high are null. "uncertainty", "decided": grey with alpha, a pixel per token:
@@ -175,26 +175,26 @@ def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
     folder.mkdir()
     index: list[dict[str, Any]] = []
     taken: set[str] = set()
-    for picture in pictures:
-        if picture.kind not in PICTURE_KINDS:
-            raise ValueError(f"picture kind must be one of {', '.join(PICTURE_KINDS)}, got {picture.kind!r}")
-        stem = re.sub(r"[^a-z0-9.]+", "-", picture.method.lower()).strip("-.") + f"_{picture.prompt}"
-        stem += "" if picture.kind == "image" else f"_{picture.kind}"
+    for drawn in images:
+        if drawn.kind not in IMAGE_KINDS:
+            raise ValueError(f"image kind must be one of {', '.join(IMAGE_KINDS)}, got {drawn.kind!r}")
+        stem = re.sub(r"[^a-z0-9.]+", "-", drawn.method.lower()).strip("-.") + f"_{drawn.prompt}"
+        stem += "" if drawn.kind == "image" else f"_{drawn.kind}"
         file = next(name for i in range(len(taken) + 1) if (name := f"{stem}{f'-{i + 1}' * (i > 0)}.png") not in taken)
         taken.add(file)
         low: float | None = None
         high: float | None = None
-        if picture.kind == "image":
-            image = Image.fromarray(np.ascontiguousarray(picture.pixels, dtype=np.uint8))
+        if drawn.kind == "image":
+            image = Image.fromarray(np.ascontiguousarray(drawn.pixels, dtype=np.uint8))
         else:
-            values = np.asarray(picture.pixels, dtype=np.float64)
+            values = np.asarray(drawn.pixels, dtype=np.float64)
             known = np.isfinite(values)
             low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
-            if picture.kind == "decided":
+            if drawn.kind == "decided":
                 low, high = 0.0, 1.0
             scaled = np.where(known, values - low, 0.0) * (255.0 / (high - low) if high > low else 0.0)
             image = Image.fromarray(np.stack([np.rint(scaled), 255.0 * known], axis=-1).astype(np.uint8))
         image.save(folder / file, format="PNG", compress_level=9)
-        entry = {"file": file, "method": picture.method, "prompt": int(picture.prompt), "text": picture.text}
-        index.append({**entry, "kind": picture.kind, "low": low, "high": high})
+        entry = {"file": file, "method": drawn.method, "prompt": int(drawn.prompt), "text": drawn.text}
+        index.append({**entry, "kind": drawn.kind, "low": low, "high": high})
     (folder / "index.json").write_bytes(json_bytes(index))

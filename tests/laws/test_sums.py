@@ -18,7 +18,6 @@ from models.pair import Pair, load_pair
 from models.recorder import Recorder
 from models.scenes import captions
 from simulator.core.rng import stream
-from simulator.engine.case import PARTS
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.run import run_scenario
 from simulator.network.access import AccessNetwork, Network
@@ -28,6 +27,7 @@ from simulator.pricing.costs import Pricing
 from simulator.pricing.profile import Profile
 from simulator.pricing.program import SessionProgram, compile_session
 from simulator.protocol.cache import CachedSource, RecordingCache
+from simulator.results.columns import PARTS
 from tests.laws import law
 from tests.laws.draw import GAP_S, any_networks, at_once, costs, delays, programs, rates
 from tests.models.test_methods import spec

@@ -16,7 +16,7 @@ from models.methods.eagle2 import OwnTrial, Trial, normalised, verify
 from models.methods.lantern import Relaxation, neighbours, static_parents
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
-from models.tree import Growth, Tree
+from models.tree import Growth, Tree, layout
 from simulator.core.errors import RecordingError, ScenarioError, WeightsError
 from simulator.pricing.costs import Pricing, Work
 from simulator.pricing.program import compile_session
@@ -61,7 +61,7 @@ def decode_trees(p: Floats, q: Floats, runs: int, trial: Any) -> np.ndarray:
         while len(tokens) < TOKENS:
             key, first = (len(tokens), tokens[-1]), len(tokens)
             tree = trees[key]
-            depths = tree.depths
+            depths = layout(tuple(tree.parents))[0].tolist()
             nodes, law = verify(
                 paths[key],
                 lambda node: p[min(first + depths[node], TOKENS), tree.tokens[node]],  # noqa: B023
@@ -200,8 +200,8 @@ def test_a_static_tree_ships_ids_weights_and_laws(tiny_pair: Pair) -> None:
 def test_static_trees_have_the_published_sizes() -> None:
     for name, levels, inner in (("57-nodes", [5, 13, 16, 14, 9], 25), ("25-nodes", [4, 8, 8, 3, 2], None)):
         parents = static_parents(STATIC_TREES[name])
-        tree = Tree([0] * len(parents), parents)
-        assert [tree.depths.count(depth) for depth in range(1, 6)] == levels
+        depths = layout(tuple(parents))[0].tolist()
+        assert [depths.count(depth) for depth in range(1, 6)] == levels
         if inner is not None:
             assert len(set(parents[1:])) == inner
     assert METHODS["lantern-static"].settings.model_validate({}).draft_slots == 58

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.attention import attention_mask, rope_table
 from models.backbones import load_llamagen
-from models.interval import inter_fuse, intersection_probability, uncertainty
+from models.interval import inter_fuse, uncertainty
 from models.kv_cache import KVCache
 from models.methods.scores import entropy
 from models.quality.statistics import precision_recall_f1, squared_distances, squared_radii
@@ -190,9 +190,6 @@ def interval_softmax(file: Path, tally: Tally) -> None:
         lower, upper = inter_fuse(case["center"], case["radius"], reach=True)
         tally.close("reach_lower", lower, case["reach_lower"], PROBS)
         tally.close("reach_upper", upper, case["reach_upper"], PROBS)
-        wanted = case["intersection_test"]
-        wide = ~wanted.isnan().any(-1)  # 0 / 0 in the reference where the interval has no width
-        tally.close("intersection", intersection_probability(lower, upper)[wide], wanted[wide], 1e-5)
 
 
 @check("ciar_formulas.safetensors", reads=("ciar_formulas_cases.json",))

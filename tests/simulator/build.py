@@ -46,7 +46,6 @@ class UniformCosts:
     image_decoder_s: float = 1 / 16
     interval_samples_s: float = 0.0
     power_w: float = 2.0
-    origin: str = "published: made up for tests"
     extrapolated: bool = False
 
     def pass_seconds(self, work: Work) -> float:

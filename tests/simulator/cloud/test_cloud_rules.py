@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from simulator.cloud.cloud import Cloud
 from simulator.cloud.replica import Replica, recomputed
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash, Discipline, Routing
-from simulator.engine.case import PARTS
 from simulator.engine.device import FleetPart
 from simulator.engine.workload import Arrivals, ClosedLoop
 from simulator.network.access import Network
@@ -20,6 +19,7 @@ from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
 from simulator.pricing.costs import Work
 from simulator.pricing.program import OTHER, PASS, Item
+from simulator.results.columns import PARTS
 from tests.simulator.build import (
     CLOUD_COSTS,
     DEVICE_COSTS,

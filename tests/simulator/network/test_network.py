@@ -10,7 +10,7 @@ import pytest
 from simulator.cloud.rules import CloudRules, Crash
 from simulator.core.errors import DeadlockError
 from simulator.core.rng import stream
-from simulator.engine.case import PARTS, CaseResult
+from simulator.engine.case import CaseResult
 from simulator.engine.device import Device, FleetPart
 from simulator.engine.workload import Arrivals, ClosedLoop, poisson_arrivals
 from simulator.experiment.fleet import network_of
@@ -20,6 +20,7 @@ from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity, StepFunction
 from simulator.pricing import catalogue
+from simulator.results.columns import PARTS
 from simulator.traces.generate import KINDS
 from tests.simulator.build import (
     CLOUD_COSTS,

@@ -352,7 +352,6 @@ def test_local_hardware_asks_for_the_profile_once() -> None:
     device, cloud, _ = build_costs(Choice(Side("pair", "local"), Side("pair", "local")), PAIR, measure)
     assert len(calls) == 1
     assert device.provenance["origin"] == cloud.provenance["origin"] == "measured"
-    assert device.origin == "measured: device of scenes on test machine, 2 threads, torch 2.13.0"
 
 
 def test_a_side_with_a_stored_profile_is_priced_by_it(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ciar_sim.cli.console import summary_lines
 from simulator.core.errors import RunFolderError
 from simulator.results.columns import COLUMNS, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS
 from simulator.results.files import csv_bytes, parquet_bytes
-from simulator.results.folder import Picture, write_run
+from simulator.results.folder import RunImage, write_run
 from simulator.results.statistics import bounded, half_width, percentile, ratio
 from simulator.results.tables import CaseRecords, requests_table, summary_table
 from simulator.results.timeline import TRACKS, Span, timeline, timeline_bytes
@@ -285,15 +285,15 @@ def test_timeline_threads_and_overlaps() -> None:
 
 # ---- the run folder
 
-PICTURES = (
-    Picture("ciar threshold=0.5", 0, "a red ring", "image", np.full((8, 8, 3), 7, dtype=np.uint8)),
-    Picture("ciar threshold=0.5", 0, "a red ring", "uncertainty", np.array([[0.0, 1.0], [0.5, np.nan]])),
-    Picture("ciar threshold=0.5", 0, "a red ring", "decided", np.array([[0.0, 1.0], [1.0, 1.0]])),
+IMAGES = (
+    RunImage("ciar threshold=0.5", 0, "a red ring", "image", np.full((8, 8, 3), 7, dtype=np.uint8)),
+    RunImage("ciar threshold=0.5", 0, "a red ring", "uncertainty", np.array([[0.0, 1.0], [0.5, np.nan]])),
+    RunImage("ciar threshold=0.5", 0, "a red ring", "decided", np.array([[0.0, 1.0], [1.0, 1.0]])),
 )
 
 
 def write(folder: Path, **more: Any) -> pd.DataFrame:
-    arguments: dict[str, Any] = {"scenario_yaml": "name: test\n", "provenance": {"name": "test"}, "pictures": PICTURES}
+    arguments: dict[str, Any] = {"scenario_yaml": "name: test\n", "provenance": {"name": "test"}, "images": IMAGES}
     return write_run(folder, **{**arguments, "cases": [case("base", [1.0, 2.0])], **more})
 
 
@@ -320,7 +320,7 @@ def test_run_folder_is_the_same_twice_and_replaces_itself(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]  # nothing left beside it
 
 
-def test_pictures_and_their_index(tmp_path: Path) -> None:
+def test_images_and_their_index(tmp_path: Path) -> None:
     write(tmp_path / "run")
     index = json.loads((tmp_path / "run/images/index.json").read_text())
     assert [entry["file"] for entry in index] == [
@@ -376,9 +376,9 @@ def test_hidden_files_and_files_among_the_plots_are_left_alone(tmp_path: Path) -
     write(folder)
 
 
-def test_two_pictures_of_one_place_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two pictures of one place"):
-        write(tmp_path / "run", pictures=(*PICTURES, PICTURES[0]))
+def test_two_images_of_one_place_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two images of one place"):
+        write(tmp_path / "run", images=(*IMAGES, IMAGES[0]))
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,410 @@
+"""A row per key of the scenario schema, `Section.key`: what to put into the base scenario, and the change that shows in its results.
+
+A text in place of a row says why the key has none.
+"""
+
+from typing import Any
+
+from models.scenes import captions
+
+Change = dict[str, Any]
+
+BASE: dict[str, Any] = {
+    "name": "setting",
+    "prompts": {"source": "scenes", "count": 3},
+    "methods": [{"name": "ciar", "threshold": 0.35}],
+    "compute": {
+        "device": {"model": "pair", "hardware": "snapdragon-8-gen-3"},
+        "cloud": {"model": "pair", "hardware": "a100"},
+    },
+    "network": {"rtt_ms": 40, "up_mbps": 5, "down_mbps": 20},
+}
+ONE_CAPTION, ANOTHER = captions(7, 2)
+FLEET: Change = {"workload": {"devices": 4, "arrivals": {"poisson_per_s": 20}, "duration_s": 4}}
+PRESET: Change = {"network": {"preset": "lte"}}
+TRACE: Change = {"network": {"trace": "link.csv"}}
+# Passes of the tiny pair are over before anybody waits; on these priced as LlamaGen-XL's the cloud is busy.
+SLOW_CLOUD: Change = {"compute.cloud.hardware": "jetson-orin-nano-8"}
+BUSY: Change = {**FLEET, "workload.arrivals.poisson_per_s": 60, "workload.duration_s": 1}
+
+
+def method(name: str, **settings: Any) -> Change:
+    """The scenario's only method."""
+    return {"methods": [{"name": name, **settings}]}
+
+
+def one(key: str, value: Any, *before: Change) -> tuple[Change, Change]:
+    """A row: what comes before the change, and the change."""
+    merged: Change = {}
+    for change in before:
+        merged |= change
+    return merged, {key: value}
+
+
+def entry(name: str, key: str, value: Any, **settings: Any) -> tuple[Change, Change]:
+    """A row of a method's setting. settings: that it has before."""
+    return method(name, **settings), {f"methods.0.{key}": value}
+
+
+def threshold_rows(name: str) -> dict[str, tuple[Change, Change]]:
+    """Rows of the settings that all methods with a threshold share."""
+    section = "".join(word.capitalize() for word in name.split("-")) + "Entry"
+    const = {"threshold_mode": "const", "threshold": 0.5}
+    return {
+        f"{section}.prefix_rate": entry(name, "prefix_rate", 0.4, **const),
+        f"{section}.threshold": entry(name, "threshold", 1e9, **{**const, "threshold": 0.0}),
+        f"{section}.threshold_mode": entry(name, "threshold_mode", "budget", **{**const, "threshold": 0.0}),
+        f"{section}.beta": entry(name, "beta", 0.9, threshold_mode="ema", threshold=TIGHT[name], beta=0.0),
+        f"{section}.decay": entry(
+            name, "decay", 0.0, threshold_mode="ema", threshold=TIGHT[name], beta=1.0, decay=0.99
+        ),
+        f"{section}.budget": entry(name, "budget", 0.9, threshold_mode="budget", threshold=0.0, budget=0.1),
+    }
+
+
+# A threshold amid the scores of the tiny pair.
+TIGHT = {"ciar": 0.43, "discrete": 0.51, "entropy-lens": 0.72, "softmax-corr": 0.78}
+TREE = {"total_tokens": 6, "depth": 2, "top_k": 3}
+
+SETTINGS: dict[str, tuple[Change, Change] | str] = {
+    # the scenario itself
+    "Scenario.name": "names the run folder and the provenance; no column holds it",
+    "Scenario.pair": "another pair: see test_another_pair_is_another_result",
+    "Scenario.sweep": "makes the cases: see test_a_sweep_makes_cases",
+    "Scenario.prompts": one("prompts.count", 2),
+    "Scenario.decoding": one("decoding", {"guidance": 1.0}),
+    "Scenario.methods": one("methods", ["base"]),
+    "Scenario.placement": one("placement", "cloud"),
+    "Scenario.compute": one("compute.device.hardware", "jetson-orin-nano-8"),
+    "Scenario.cloud": one("cloud", {"price_usd_per_gpu_hour": 2.0}),
+    "Scenario.network": one("network", {"preset": "lte"}),
+    "Scenario.fallback": one("fallback", {"policy": "device", "deadline_ms": 1}),
+    "Scenario.workload": one("workload", FLEET["workload"]),
+    "Scenario.seed": one("seed", 1),
+    # prompts
+    "ScenePrompts.source": "the only value of this form",
+    "ScenePrompts.count": one("prompts.count", 2),
+    "ScenePrompts.seed": one("prompts.seed", 1),
+    "PromptList.list": one("prompts.list", [ANOTHER], {"prompts": {"list": [ONE_CAPTION]}}),
+    "PromptFile.file": one("prompts.file", "others.txt", {"prompts": {"file": "captions.txt"}}),
+    # decoding
+    "Decoding.guidance": one("decoding.guidance", 1.5),
+    "Decoding.temperature": one("decoding.temperature", 3.0),
+    "Decoding.top_k": one("decoding.top_k", 2),
+    "Decoding.top_p": one("decoding.top_p", 0.3),
+    "Decoding.cloud": one("decoding.cloud", "greedy", method("base")),
+    "Decoding.device": one("decoding.device", "sampled", method("device-only")),
+    "Decoding.text_encoder": one("decoding.text_encoder", "device"),
+    # methods
+    **{
+        f"{section}.name": "selects the section; the row Scenario.methods changes it"
+        for section in (
+            "BaseEntry",
+            "CiarEntry",
+            "CodeEntry",
+            "DeviceOnlyEntry",
+            "DiscreteEntry",
+            "Eagle2Entry",
+            "EntropyLensEntry",
+            "LanternEntry",
+            "LanternStaticEntry",
+            "RandomEntry",
+            "SoftmaxCorrEntry",
+            "SpeculativeEntry",
+        )
+    },
+    "BaseEntry.label": entry("base", "label", "mine"),
+    "CiarEntry.label": entry("ciar", "label", "mine"),
+    "CodeEntry.label": entry("code", "label", "mine"),
+    "DeviceOnlyEntry.label": entry("device-only", "label", "mine"),
+    "DiscreteEntry.label": entry("discrete", "label", "mine"),
+    "Eagle2Entry.label": entry("eagle2", "label", "mine", **TREE),
+    "EntropyLensEntry.label": entry("entropy-lens", "label", "mine"),
+    "LanternEntry.label": entry("lantern", "label", "mine", k=4, **TREE),
+    "LanternStaticEntry.label": entry("lantern-static", "label", "mine", k=4),
+    "RandomEntry.label": entry("random", "label", "mine"),
+    "SoftmaxCorrEntry.label": entry("softmax-corr", "label", "mine"),
+    "SpeculativeEntry.label": entry("speculative", "label", "mine"),
+    "BaseEntry.deliver": entry("base", "deliver", "image"),
+    "CodeEntry.prefix_rate": entry("code", "prefix_rate", 0.7),
+    "RandomEntry.prefix_rate": entry("random", "prefix_rate", 0.7),
+    "RandomEntry.upload_rate": entry("random", "upload_rate", 0.9),
+    **threshold_rows("ciar"),
+    **threshold_rows("discrete"),
+    **threshold_rows("entropy-lens"),
+    **threshold_rows("softmax-corr"),
+    "CallTarget.call_pct": entry(
+        "ciar", "threshold", {"call_pct": 75, "prompts": 4}, threshold={"call_pct": 30, "prompts": 4}
+    ),
+    "CallTarget.prompts": entry(
+        "ciar", "threshold", {"call_pct": 62.5, "prompts": 6}, threshold={"call_pct": 62.5, "prompts": 3}
+    ),
+    "CiarEntry.score": entry("ciar", "score", "lower-top", threshold=0.35),
+    "CiarEntry.bounds": entry("ciar", "bounds", "inter-dro", threshold=0.35),
+    "CiarEntry.reach": one(  # it binds where one token has most of the mass
+        "methods.0.reach",
+        True,
+        {"methods": [{"name": "ciar", "threshold": 0.5, "score": "omega"}], "decoding.guidance": 40.0},
+    ),
+    "CiarEntry.features": entry("ciar", "features", "int8", threshold=0.35),
+    "CiarEntry.upload": entry("ciar", "upload", "eager", threshold=0.35),
+    "CiarEntry.variant": entry("ciar", "variant", "verify", threshold=0.35),
+    "CiarEntry.revise": entry("ciar", "revise", 0.5, threshold=0.35),
+    "DiscreteEntry.k": entry("discrete", "k", 300),
+    "SoftmaxCorrEntry.reading": entry("softmax-corr", "reading", "window", threshold_mode="const", threshold=0.8),
+    "SpeculativeEntry.gamma": entry("speculative", "gamma", 2),
+    "SpeculativeEntry.residual": entry("speculative", "residual", "all"),
+    "Eagle2Entry.drafter": entry("eagle2", "drafter", "cloud", **TREE),
+    "Eagle2Entry.total_tokens": entry("eagle2", "total_tokens", 4, **TREE),
+    "Eagle2Entry.depth": entry("eagle2", "depth", 1, **TREE),
+    "Eagle2Entry.top_k": entry("eagle2", "top_k", 5, **TREE),
+    "LanternEntry.drafter": entry("lantern", "drafter", "cloud", k=4, **TREE),
+    "LanternEntry.total_tokens": entry("lantern", "total_tokens", 4, k=4, **TREE),
+    "LanternEntry.depth": entry("lantern", "depth", 1, k=4, **TREE),
+    "LanternEntry.top_k": entry("lantern", "top_k", 5, k=4, **TREE),
+    "LanternEntry.k": entry("lantern", "k", 0, k=20, delta=1.0, **TREE),
+    "LanternEntry.delta": entry("lantern", "delta", 1.0, k=20, delta=0.0, **TREE),
+    "LanternEntry.lambda_": entry("lantern", "lambda_", 100.0, k=20, lambda_=1.0, **TREE),
+    "LanternStaticEntry.drafter": entry("lantern-static", "drafter", "cloud", k=4),
+    "LanternStaticEntry.k": entry("lantern-static", "k", 0, k=20, delta=1.0),
+    "LanternStaticEntry.delta": entry("lantern-static", "delta", 1.0, k=20, delta=0.0),
+    "LanternStaticEntry.lambda_": entry("lantern-static", "lambda_", 100.0, k=20, lambda_=1.0),
+    "LanternStaticEntry.tree": entry("lantern-static", "tree", "25-nodes", k=4),
+    # compute
+    "Compute.device": one("compute.device.hardware", "jetson-orin-nano-8"),
+    "Compute.cloud": one("compute.cloud.hardware", "apple-m1", {"compute.cloud.runtime": "cuda-graphs"}),
+    "DeviceCompute.model": one(
+        "compute", {"device": {"model": "pair", "profile": "profile.json"}, "cloud": BASE["compute"]["cloud"]}
+    ),
+    "DeviceCompute.hardware": one("compute.device.hardware", "jetson-orin-nano-8"),
+    "DeviceCompute.runtime": one("compute.device.runtime", "cuda-graphs"),
+    "DeviceCompute.profile": one(
+        "compute.device.profile", "slow.json", {"compute.device": {"model": "pair", "profile": "profile.json"}}
+    ),
+    "DeviceCompute.throttling": one("compute.device.throttling", {"steps": [{"after_s": 1e-4, "speed": 0.1}]}),
+    "ThermalThrottling.steps": one(
+        "compute.device.throttling.steps",
+        [{"after_s": 1e-4, "speed": 0.01}],
+        {"compute.device.throttling": {"steps": [{"after_s": 1e-4, "speed": 0.1}]}},
+    ),
+    "ThermalThrottling.cooling": one(
+        "compute.device.throttling.cooling",
+        1e-3,
+        {"compute.device.throttling": {"steps": [{"after_s": 1e-3, "speed": 0.1}]}},
+    ),
+    "ThrottleStep.after_s": one(
+        "compute.device.throttling.steps",
+        [{"after_s": 2e-3, "speed": 0.1}],
+        {"compute.device.throttling": {"steps": [{"after_s": 1e-4, "speed": 0.1}]}},
+    ),
+    "ThrottleStep.speed": one(
+        "compute.device.throttling.steps",
+        [{"after_s": 1e-4, "speed": 0.2}],
+        {"compute.device.throttling": {"steps": [{"after_s": 1e-4, "speed": 0.1}]}},
+    ),
+    "CloudCompute.model": one("compute.cloud", {"model": "pair", "profile": "profile.json"}),
+    "CloudCompute.hardware": one("compute.cloud.hardware", "apple-m1", {"compute.cloud.runtime": "cuda-graphs"}),
+    "CloudCompute.runtime": one("compute.cloud.runtime", "cuda-graphs"),
+    "CloudCompute.profile": one(
+        "compute.cloud.profile", "slow.json", {"compute.cloud": {"model": "pair", "profile": "profile.json"}}
+    ),
+    # cloud
+    "Cloud.replicas": one("cloud.replicas", 4, BUSY, SLOW_CLOUD, {"cloud": {"max_batch": 1}}),
+    "Cloud.max_batch": one("cloud.max_batch", 1, BUSY, SLOW_CLOUD, {"cloud": {}}),
+    "Cloud.queue": one("cloud.queue", "shortest-first", BUSY, SLOW_CLOUD, {"cloud": {"max_batch": 1}}),
+    "Cloud.routing": one("cloud.routing", "round-robin", BUSY, SLOW_CLOUD, {"cloud": {"max_batch": 1, "replicas": 2}}),
+    "Cloud.max_sessions": one("cloud.max_sessions", 1, BUSY, SLOW_CLOUD, {"cloud": {}}),
+    "Cloud.max_waiting": one("cloud.max_waiting", 0, BUSY, SLOW_CLOUD, {"cloud": {"max_sessions": 1}}),
+    "Cloud.kv_memory_gb": one("cloud.kv_memory_gb", 1.5e-4, BUSY, SLOW_CLOUD, {"cloud": {}}),
+    "Cloud.kv_full": one("cloud.kv_full", "evict", BUSY, SLOW_CLOUD, {"cloud": {"kv_memory_gb": 1.5e-4}}),
+    "Cloud.crashes": one("cloud.crashes", [{"replica": 0, "at_s": 0.3, "down_s": 1.0}], BUSY, {"cloud": {}}),
+    "CrashAt.replica": one(
+        "cloud.crashes",
+        [{"replica": 1, "at_s": 0.3, "down_s": 1.0}],
+        BUSY,
+        {"cloud": {"replicas": 2, "crashes": [{"replica": 0, "at_s": 0.3, "down_s": 1.0}]}},
+    ),
+    "CrashAt.at_s": one(
+        "cloud.crashes",
+        [{"replica": 0, "at_s": 0.6, "down_s": 1.0}],
+        BUSY,
+        {"cloud": {"crashes": [{"replica": 0, "at_s": 0.3, "down_s": 1.0}]}},
+    ),
+    "CrashAt.down_s": one(
+        "cloud.crashes",
+        [{"replica": 0, "at_s": 0.3, "down_s": 2.0}],
+        BUSY,
+        {"cloud": {"crashes": [{"replica": 0, "at_s": 0.3, "down_s": 1.0}]}},
+    ),
+    "Cloud.autoscale": one(
+        "cloud.autoscale", {"max_replicas": 3, "sessions_per_replica": 0.5, "start_up_s": 0.01}, BUSY, SLOW_CLOUD
+    ),
+    **{
+        f"AutoscaleRule.{key}": one(
+            f"cloud.autoscale.{key}",
+            value,
+            BUSY,
+            SLOW_CLOUD,
+            {
+                "cloud": {
+                    "max_batch": 1,
+                    "autoscale": {"max_replicas": 4, "sessions_per_replica": 1.0, "start_up_s": 0.01, "idle_s": 0.05},
+                }
+            },
+        )
+        for key, value in {"max_replicas": 2, "sessions_per_replica": 3.0, "start_up_s": 0.3, "idle_s": 5.0}.items()
+    },
+    "Cloud.background": one("cloud.background", {"utilisation": 0.7}, FLEET),
+    "BackgroundLoad.utilisation": one(
+        "cloud.background.utilisation", 0.9, FLEET, {"cloud": {"background": {"utilisation": 0.3}}}
+    ),
+    "BackgroundLoad.job_ms": one(
+        "cloud.background.job_ms", 200.0, FLEET, {"cloud": {"background": {"utilisation": 0.5}}}
+    ),
+    "Cloud.price_usd_per_gpu_hour": one("cloud.price_usd_per_gpu_hour", 2.0, {"cloud": {}}),
+    # network
+    **{
+        f"ExplicitNetwork.{key}": one(f"network.{key}", value)
+        for key, value in {
+            "rtt_ms": 80,
+            "up_mbps": 1,
+            "down_mbps": 1,
+            "jitter_ms": 5,
+            "loss_pct": 20,
+            "transport": "tcp",
+        }.items()
+    },
+    "ExplicitNetwork.radio": one("network.radio", "lte"),
+    "ExplicitNetwork.jitter_distribution": one("network.jitter_distribution", "gamma", {"network.jitter_ms": 5}),
+    "ExplicitNetwork.jitter_samples_ms": one(
+        "network.jitter_samples_ms",
+        [1, 2, 30],
+        {"network.jitter_samples_ms": [1, 2, 3]},
+    ),
+    "ExplicitNetwork.loss_burst_packets": one("network.loss_burst_packets", 20, {"network.loss_pct": 20}),
+    "ExplicitNetwork.buffer_bytes": one(
+        "network.buffer_bytes",
+        100,
+        FLEET,
+        {"network.up_mbps": 0.3, "network.transport": "tcp", "network.devices_per_cell": 4},
+    ),
+    "ExplicitNetwork.devices_per_cell": one("network.devices_per_cell", 4, BUSY, {"network.up_mbps": 0.1}),
+    "ExplicitNetwork.outage_every_s": one(
+        "network.outage_every_s", 1.5, {"network.outage_every_s": 0.5, "network.outage_ms": 300}
+    ),
+    "ExplicitNetwork.outage_ms": one(
+        "network.outage_ms", 400, {"network.outage_every_s": 0.5, "network.outage_ms": 100}
+    ),
+    "PresetNetwork.preset": one("network.preset", "geo", PRESET),
+    "PresetNetwork.distance_km": one("network.distance_km", 5000, PRESET),
+    "PresetNetwork.transport": one("network.transport", "quic", PRESET),
+    "PresetNetwork.devices_per_cell": one("network.devices_per_cell", 4, BUSY, PRESET),
+    **{
+        f"TraceNetwork.{key}": one(f"network.{key}", value, TRACE)
+        for key, value in {
+            "rtt_ms": 80,
+            "up_mbps": 1,
+            "down_mbps": 1,
+            "jitter_ms": 5,
+            "loss_pct": 20,
+            "transport": "tcp",
+            "radio": "lte",
+            "trace": "other.csv",
+        }.items()
+    },
+    "TraceNetwork.jitter_distribution": one("network.jitter_distribution", "gamma", TRACE, {"network.jitter_ms": 5}),
+    "TraceNetwork.jitter_samples_ms": one(
+        "network.jitter_samples_ms",
+        [1, 2, 30],
+        TRACE,
+        {"network.jitter_samples_ms": [1, 2, 3]},
+    ),
+    "TraceNetwork.loss_burst_packets": one("network.loss_burst_packets", 20, TRACE, {"network.loss_pct": 20}),
+    "TraceNetwork.buffer_bytes": one(
+        "network.buffer_bytes",
+        100,
+        FLEET,
+        TRACE,
+        {"network.up_mbps": 0.3, "network.transport": "tcp", "network.devices_per_cell": 4},
+    ),
+    "TraceNetwork.devices_per_cell": one("network.devices_per_cell", 4, BUSY, TRACE, {"network.up_mbps": 0.1}),
+    "TraceNetwork.unit": one(
+        "network.unit", "kbit/s", {"network": {"trace": "plain.txt", "unit": "Mbit/s", "rtt_ms": 40, "up_mbps": 5}}
+    ),
+    "TraceNetwork.window_s": one("network.window_s", [1, 2], TRACE),
+    "TraceNetwork.time_scale": one("network.time_scale", 0.3, TRACE),
+    # fallback
+    "FallbackPolicy.policy": one("fallback.policy", "retry", {"fallback": {"policy": "device", "deadline_ms": 30}}),
+    "FallbackPolicy.deadline_ms": one(
+        "fallback.deadline_ms", 1e4, {"fallback": {"policy": "device", "deadline_ms": 30}}
+    ),
+    "FallbackPolicy.attempts": one(
+        "fallback.attempts", 3, {"fallback": {"policy": "retry", "deadline_ms": 1, "attempts": 2}}
+    ),
+    "FallbackPolicy.then": one(
+        "fallback.then", "wait", {"fallback": {"policy": "retry", "deadline_ms": 1, "attempts": 2}}
+    ),
+    # workload
+    "SequentialWorkload.arrivals": "the only value of this form",
+    "SequentialWorkload.devices": "the only value of this form",
+    "FleetWorkload.devices": one("workload.devices", 1, FLEET),
+    "FleetWorkload.arrivals": one("workload.arrivals", {"think_s": 1}, FLEET),
+    "FleetWorkload.duration_s": one("workload.duration_s", 2, FLEET),
+    "FleetWorkload.warmup_s": one("workload.warmup_s", 2, FLEET),
+    "FleetWorkload.slo_s": one("workload.slo_s", 0.5, FLEET),
+    "FleetWorkload.fleet": one("workload.fleet", [{"share": 1.0, "hardware": "jetson-orin-nano-8"}], FLEET),
+    "PoissonArrivals.poisson_per_s": one("workload.arrivals.poisson_per_s", 5, FLEET),
+    **{
+        f"BurstyArrivals.{key}": one(
+            f"workload.arrivals.{key}",
+            value,
+            FLEET,
+            {"workload.arrivals": {"bursty_per_s": 20, "burst_factor": 10, "burst_s": 0.5, "calm_s": 0.5}},
+        )
+        for key, value in {"bursty_per_s": 5, "burst_factor": 2, "burst_s": 0.1, "calm_s": 2.0}.items()
+    },
+    "ClosedArrivals.think_s": one("workload.arrivals.think_s", 2, FLEET, {"workload.arrivals": {"think_s": 0.5}}),
+    "TraceArrivals.trace": one(
+        "workload.arrivals.trace", "later.csv", FLEET, {"workload.arrivals": {"trace": "arrivals.csv"}}
+    ),
+    "TraceArrivals.unit": one(
+        "workload.arrivals.unit", "s", FLEET, {"workload.arrivals": {"trace": "arrivals.jsonl", "unit": "ms"}}
+    ),
+    "TraceArrivals.window_s": one(
+        "workload.arrivals.window_s", [0, 1], FLEET, {"workload.arrivals": {"trace": "arrivals.csv"}}
+    ),
+    "TraceArrivals.time_scale": one(
+        "workload.arrivals.time_scale", 0.5, FLEET, {"workload.arrivals": {"trace": "arrivals.csv"}}
+    ),
+    "FleetKind.share": one(
+        "workload.fleet",
+        [{"share": 0.25, "hardware": "jetson-orin-nano-8"}, {"share": 0.75}],
+        FLEET,
+        {"workload.fleet": [{"share": 0.75, "hardware": "jetson-orin-nano-8"}, {"share": 0.25}]},
+    ),
+    "FleetKind.hardware": one(
+        "workload.fleet",
+        [{"share": 1.0, "hardware": "jetson-orin-nano-8"}],
+        FLEET,
+        {"workload.fleet": [{"share": 1.0}]},
+    ),
+    "FleetKind.network": one(
+        "workload.fleet", [{"share": 1.0, "network": {"preset": "geo"}}], FLEET, {"workload.fleet": [{"share": 1.0}]}
+    ),
+    "FleetKind.priority": one(
+        "workload.fleet",
+        [{"share": 0.5, "priority": 0}, {"share": 0.5, "priority": 9}],
+        BUSY,
+        SLOW_CLOUD,
+        {
+            "workload.fleet": [{"share": 0.5, "priority": 9}, {"share": 0.5}],
+            "cloud": {"queue": "priority", "max_batch": 1},
+        },
+    ),
+    "FleetKind.slo_s": one(
+        "workload.fleet",
+        [{"share": 1.0, "slo_s": 0.3}],
+        FLEET,
+        {"workload.slo_s": 5.0, "workload.fleet": [{"share": 1.0}]},
+    ),
+}

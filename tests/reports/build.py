@@ -1,0 +1,110 @@
+"""Run folders and summary rows made up for the tests of reports."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from simulator.core.rng import stream
+from simulator.results.columns import REQUEST_COLUMNS
+from simulator.results.folder import RunImage, write_run
+from simulator.results.tables import CaseRecords
+
+PROVENANCE = {
+    "name": "synthetic",
+    "as_if": "latency as if llamagen-xl on a100; acceptance and quality of the scenes pair",
+    "compute": {"cloud": "roofline: data sheet", "device": "published: <figure> & text"},
+    "notes": ["heat of the device"],
+    "git_commit": "0123abc",
+}
+
+
+def case(
+    method: str, seconds: float, swept: dict[str, Any], nll: float = 4.0, n: int = 12, name: str = ""
+) -> CaseRecords:
+    """Latencies around `seconds` (5 %), half of them in the uplink."""
+    latency = seconds * stream(0, "test", method, str(swept)).uniform(0.95, 1.05, n)
+    columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
+    columns |= {
+        "request": np.arange(n),
+        "prompt": np.arange(n) % 4,
+        "image": np.arange(n) % 4,
+        "requested_s": 10.0 * np.arange(n),
+    }
+    columns |= {"latency_s": latency, "uplink_s": latency / 2, "device_compute_s": latency / 2}
+    columns |= {"done_s": columns["requested_s"] + latency, "cloud_call_pct": np.full(n, 20.0)}
+    shift = np.array([-0.1, 0.1, -0.05, 0.05])
+    by_prompt = nll + shift + stream(0, "nll", method).uniform(-0.05, 0.05, 4)
+    quality = {
+        "image": np.arange(4),
+        "cloud_nll": by_prompt,
+        "cloud_greedy_pct": 40 + shift,
+        "base_greedy_pct": 30 + shift,
+    }
+    return CaseRecords(method, name or method.split(" ")[0], swept, columns, quality)
+
+
+CASES = [
+    case("base", 8.0, {"network.preset": "wifi"}),
+    case("ciar threshold=0.5", 4.0, {"network.preset": "wifi"}, nll=2.0),
+    case("code prefix_rate=0.3", 6.0, {"network.preset": "wifi"}, nll=3.98),
+    case("base", 8.0, {"network.preset": "lte"}),
+    case("ciar threshold=0.5", 8.0, {"network.preset": "lte"}),
+    case("code prefix_rate=0.3", 16.0, {"network.preset": "lte"}),
+]
+SWEEP = [
+    case(
+        method,
+        seconds + slope * rtt,
+        {"network.rtt_ms": rtt, **({"methods.ciar.threshold": 0.3} if method == "ciar" else {})},
+    )
+    for rtt in (10, 50, 200)
+    for method, seconds, slope in (("base", 8.0, 0.0), ("ciar", 4.0, 0.05))
+]
+IMAGE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+IMAGES = [
+    *[RunImage(m, p, f'prompt {p} & "more"', "image", IMAGE) for m in ("base", "ciar threshold=0.5") for p in range(5)],
+    *[
+        RunImage("ciar threshold=0.5", p, f"prompt {p}", "uncertainty", np.array([[0.1, np.nan], [0.3, 0.4]]))
+        for p in range(5)
+    ],
+    *[
+        RunImage("ciar threshold=0.5", p, f"prompt {p}", "decided", np.array([[0.0, 0.0], [1.0, 1.0]]))
+        for p in range(5)
+    ],
+]
+
+
+def write(folder: Path, cases: list[CaseRecords], **more: Any) -> Path:
+    arguments: dict[str, Any] = {
+        "scenario_yaml": "name: synthetic  # <b>\n",
+        "provenance": PROVENANCE,
+        "images": IMAGES,
+    }
+    write_run(folder, **{**arguments, "cases": cases, **more})
+    return folder
+
+
+def rows(*values: tuple[str, float, float, float], n: int = 9) -> pd.DataFrame:
+    """Cases by (label, mean latency, half-width, speed-up, +- 1 %)."""
+    frame = pd.DataFrame(values, columns=["label", "latency_mean_s", "half", "speedup"])
+    frame["method"], frame["distinct_images"] = frame["label"], n
+    frame["latency_mean_lo_s"] = frame["latency_mean_s"] - frame["half"]
+    frame["latency_mean_hi_s"] = frame["latency_mean_s"] + frame["half"]
+    frame["speedup_lo"], frame["speedup_hi"] = frame["speedup"] * 0.99, frame["speedup"] * 1.01
+    frame["method_name"], frame["images"] = frame["label"], n
+    later = frame["latency_mean_s"] - frame["latency_mean_s"].min()
+    frame["latency_minus_fastest_lo_s"], frame["latency_minus_fastest_hi_s"] = (
+        later - frame["half"],
+        later + frame["half"],
+    )
+    frame["cloud_nll_minus_base"] = frame["cloud_nll_minus_base_lo"] = math.nan
+    return frame.assign(cloud_nll=math.nan, cloud_nll_lo=math.nan, cloud_nll_hi=math.nan)
+
+
+def words(figure: Figure) -> str:
+    return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))

@@ -1,0 +1,203 @@
+"""What a report concludes: labels, the fastest method, significant differences, break-evens, the Pareto front."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports.findings import find, finding, pareto_front
+from reports.load import Run, interval_columns, load_run, summary_columns
+from reports.page import advice
+from reports.sweep_plot import break_evens
+from reports.words import axis_label, condition, label, significant, split_unit
+from simulator.core.rng import stream
+from tests.reports.build import case, rows, write
+
+# ---- words
+
+
+def test_numbers_have_three_digits_and_no_data_is_a_dash() -> None:
+    values = {
+        0.0: "0",
+        1.0: "1.00",
+        9.999: "10.0",
+        12.345: "12.3",
+        1234.6: "1,235",
+        0.00456: "0.00456",
+        4.56e-6: "4.56e-06",
+    }
+    values |= {math.nan: "–", math.inf: "∞"}
+    assert {value: significant(value) for value in values} == values
+
+
+def test_units_and_labels() -> None:
+    assert split_unit("network.rtt_ms") == ("RTT", "ms")
+    assert split_unit("cloud.replicas") == ("cloud replicas", "")
+    assert axis_label("workload.arrivals.poisson_per_s") == "poisson (per s)"
+    assert axis_label("network.up_mbps") == "up (Mbit/s)"
+    swept = ("methods.ciar.threshold", "network.preset", "cloud.replicas")
+    row = {
+        "method": "ciar",
+        "method_name": "ciar",
+        "methods.ciar.threshold": 0.5,
+        "network.preset": "lte",
+        "cloud.replicas": 4,
+    }
+    assert label(row, swept) == "ciar threshold=0.5"
+    assert label({**row, "method": "ciar threshold=0.5"}, swept) == "ciar threshold=0.5"
+    assert label({**row, "method": "base", "method_name": "base"}, swept) == "base"
+    own = {"method": "my ciar v1.2", "method_name": "ciar", "methods.my ciar v1.2.threshold": 0.3}
+    assert label(own, ("methods.my ciar v1.2.threshold",)) == "my ciar v1.2 threshold=0.3"
+    assert axis_label("methods.my ciar v1.2.threshold") == "my ciar v1.2 threshold"
+    assert condition(row, swept) == "lte, cloud replicas 4"
+
+
+# ---- findings
+
+
+def test_findings_by_network(run: Run) -> None:
+    wifi, lte = (finding(name, cases) for name, cases in run.conditions())
+    assert wifi.heading == "wifi: ciar threshold=0.5 is fastest (2.0× base); at base's quality: code prefix_rate=0.3"
+    pattern = r"ciar threshold=0\.5 is fastest: [34]\.\d\d s per image \(.* to .*\), .*× base's speed \(.* to .*\)\.$"
+    assert re.match(pattern, wifi.sentences[0])
+    assert wifi.sentences[1].startswith("Its images differ significantly from base's: cloud_nll 1.99 ")
+    assert wifi.sentences[2].startswith("Fastest without a significant difference in cloud_nll: code prefix_rate=0.3, ")
+    assert lte.heading.startswith("lte: no significant difference: ")
+    assert "16" not in lte.heading
+    assert "code" not in lte.heading
+
+
+def test_base_may_win() -> None:
+    said = finding("wifi", rows(("ciar", 4.0, 0.1, 0.5), ("base", 2.0, 0.1, 1.0)))
+    assert said.heading == "wifi: base is fastest (ciar takes 2.0× as long)"
+    sentence = "base is fastest: 2.00 s per image (1.90 to 2.10). The next, ciar, takes 2.0× as long (2.0 to 2.0)."
+    assert said.sentences == (sentence,)
+
+
+def test_no_difference_is_said_plainly() -> None:
+    said = finding(
+        "wifi", rows(("ciar", 4.0, 0.5, math.nan), ("code", 4.2, 0.5, math.nan), ("lantern", 9.0, 0.5, math.nan))
+    )
+    assert said.heading == "wifi: no significant difference: ciar and code"
+    assert "No significant difference in latency between ciar and code (95 %)." in said.sentences[0]
+
+
+def test_paired_interval_decides_against_base() -> None:
+    """The intervals of the means overlap, the paired one excludes 1: a significant difference."""
+    apart = finding("x", rows(("ciar", 4.0, 1.0, 1.1), ("base", 4.4, 1.0, 1.0)))
+    assert apart.heading == "x: ciar is fastest (1.1× base)"
+    close = finding("x", rows(("ciar", 4.0, 0.0, 1.005), ("base", 4.4, 0.0, 1.0)))
+    assert close.heading == "x: no significant difference: ciar and base"
+
+
+def test_paired_intervals_find_differences_that_single_ones_do_not(tmp_path: Path) -> None:
+    """Two methods whose latencies vary by 5 % together, 0.1 s apart, and images that differ from base's alike at every prompt."""
+    base, slow, fast = (case(method, seconds, {}) for method, seconds in (("base", 8.0), ("code", 4.0), ("ciar", 4.0)))
+    fast.quality["cloud_nll"][:] = base.quality["cloud_nll"] + np.array([0.01, 0.011, 0.012, 0.013])
+    fast.columns["latency_s"][:] = slow.columns["latency_s"] - 0.1
+    for name in ("device_compute_s", "uplink_s"):
+        fast.columns[name][:] = fast.columns["latency_s"] / 2
+    run = load_run(write(tmp_path / "run", [base, slow, fast], images=()))
+    said = finding("x", run.summary)
+    assert said.heading == "x: ciar is fastest (2.1× base); at base's quality: code"
+    ciar, code = run.summary.iloc[2], run.summary.iloc[1]
+    assert ciar["latency_mean_hi_s"] > code["latency_mean_lo_s"]
+    assert ciar["cloud_nll_lo"] < run.summary["cloud_nll"][0] < ciar["cloud_nll_hi"]
+    assert said.sentences[1].startswith("Its images differ significantly from base's")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "speedup", "nll_lo", "ending"),
+    [(4.0, 2.0, -0.1, "code"), (7.98, 1.0025, -0.1, "base or code"), (9.0, 0.9, -0.1, "base"), (4.0, 2.0, 0.1, "base")],
+)
+def test_the_title_says_who_is_fastest_at_base_s_quality(
+    seconds: float, speedup: float, nll_lo: float, ending: str
+) -> None:
+    cases = rows(("device-only", 1.0, 0.1, 8.0), ("code", seconds, 0.1, speedup), ("base", 8.0, 0.1, 1.0))
+    cases["cloud_nll"] = cases["cloud_nll_minus_base"] = 1.0
+    cases["cloud_nll_minus_base_lo"], cases["cloud_nll_minus_base_hi"] = [3.0, nll_lo, 0.0], [4.0, 0.2, 0.0]
+    assert finding("x", cases).heading == f"x: device-only is fastest (8.0× base); at base's quality: {ending}"
+    cases.loc[0, "cloud_nll_minus_base_lo"] = -3.0
+    assert finding("x", cases).heading == "x: device-only is fastest (8.0× base)"  # its own are base's
+
+
+def test_few_requests_have_no_latency_interval() -> None:
+    said = finding("x", rows(("ciar", 4.0, 0.1, 2.0), ("base", 8.0, 0.1, 1.0), n=4))
+    assert (
+        said.sentences[0] == "ciar is fastest: 4.00 s per image (too few requests for an interval), 2.00× base's speed."
+    )
+
+
+def test_nothing_and_one_request() -> None:
+    assert finding("x", rows(("base", math.nan, 0.1, math.nan))).heading == "x: no request was answered"
+    single = finding("x", rows(("ciar", 1.0, math.nan, 2.0), ("base", 2.0, math.nan, 1.0)))
+    assert "nothing can be concluded" in single.sentences[0]
+    assert finding("x", rows(("ciar", 1.0, 0.1, math.nan))).heading == "x: ciar takes 1.00 s"
+
+
+def along(rtts: np.ndarray, ciar: np.ndarray, half: float = 0.05) -> pd.DataFrame:
+    """base at 5 s and ciar at its latencies along the RTT, with speed-ups +- half."""
+    values = [("base", 5.0, 0.1, 1.0)] * len(rtts) + [("ciar", float(y), 0.1, 5.0 / float(y)) for y in ciar]
+    table = rows(*values)
+    table["speedup_lo"], table["speedup_hi"] = table["speedup"] - half, table["speedup"] + half
+    table["network.rtt_ms"] = [*rtts, *rtts]
+    return table
+
+
+def test_break_even_lies_on_the_line_between_runs() -> None:
+    table = along(np.array([0.0, 100.0]), np.array([4.0, 8.0]))
+    (found,) = break_evens(table, "network.rtt_ms")
+    assert (found.label, found.at, found.latency_s) == ("ciar", 25.0, 5.0)
+    table["speedup_lo"] = 0.5  # base may be the faster one at both ends
+    assert break_evens(table, "network.rtt_ms") == []
+
+
+@given(points=st.integers(2, 400), slope=st.floats(0.005, 0.2), noise=st.floats(0.0, 0.02), seed=st.integers(0, 99))
+def test_break_even_stays_on_a_finer_grid(points: int, slope: float, noise: float, seed: int) -> None:
+    """However many runs near it show no significant difference; latency is 4 s + slope * RTT, so it lies at 1 s / slope."""
+    rtts = np.linspace(0.0, 3.0 / slope, points)
+    jitter = noise * stream(seed, "test").uniform(-1, 1, points)
+    (found,) = break_evens(along(rtts, 4.0 + slope * rtts + jitter), "network.rtt_ms")
+    assert found.at == pytest.approx(1 / slope, abs=(2 * noise + 1e-9) / slope)
+    assert found.low <= found.at <= found.high
+    assert found.low > 0
+    assert found.high < 3.0 / slope
+
+
+def test_break_even_interval_does_not_depend_on_the_grid() -> None:
+    """The ends lie where the interval of the speed-up reaches 1: 5 / (4 + 0.01 x) -+ 0.05 = 1."""
+    (fine,) = break_evens(along(np.linspace(0, 300, 601), 4.0 + 0.01 * np.linspace(0, 300, 601)), "network.rtt_ms")
+    assert (fine.low, fine.high) == pytest.approx((100 * (5 / 1.05 - 4), 100 * (5 / 0.95 - 4)), abs=0.1)
+
+
+# ---- Pareto front and advice
+
+
+def test_the_pareto_front_is_what_no_case_beats_in_both() -> None:
+    generator = stream(0, "front")
+    table = rows(*[(f"m{i}", float(generator.uniform(1, 9)), 0.1, 1.0) for i in range(40)])
+    table["cloud_nll_minus_base"] = generator.uniform(-3, 3, 40)
+    points = {row["label"]: (row["latency_mean_s"], abs(row["cloud_nll_minus_base"])) for _, row in table.iterrows()}
+    front = [
+        label
+        for label, (x, y) in points.items()
+        if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points.values())
+    ]
+    assert pareto_front(table, "cloud_nll_minus_base") == tuple(sorted(front, key=lambda label: points[label]))
+    table["cloud_nll_minus_base"] = math.nan
+    assert pareto_front(table, "cloud_nll_minus_base") == ()
+
+
+def test_advice_names_the_fastest_at_base_quality(run: Run) -> None:
+    assert advice(find(run)).startswith("Fastest at base's image quality: code prefix_rate=0.3 (wifi); ")
+
+
+def test_column_names_of_intervals_are_those_of_the_summary(run: Run) -> None:
+    for name in ("latency_mean_s", "speedup", "latency_minus_fastest_s", "fd_scenes", "align_scenes", "cloud_nll"):
+        assert set(interval_columns(name)) <= set(run.summary.columns) & set(summary_columns())
+    assert set(run.summary.columns) - {"label", "condition", "network.preset"} == set(summary_columns())

@@ -1,0 +1,163 @@
+"""The report page and its files: what it says, that it is self-contained, and which folders are refused."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reports.build import build_report
+from reports.findings import is_base
+from reports.image_grid import grid_note, image_grid
+from reports.load import Run, load_run
+from simulator.core.errors import RunFolderError
+from simulator.results.folder import RunImage
+from tests.reports.build import CASES, IMAGE, case, words, write
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_labels_are_the_users_own_words(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """No mathematics, no missing values, no method names are read from a label; no case is dropped."""
+    texts = ["NA", "cost $5 and $x_", "base of mine", "方法", "nan"]
+    cases = [case(text, 4.0, {"network.preset": "None"}, name="ciar") for text in texts]
+    cases += [
+        case("cloud only", 8.0, {"network.preset": "None"}, name="base"),
+        case("NA", 5.0, {"network.preset": "None"}, name="ciar"),
+    ]
+    folder = write(tmp_path / "run", cases, images=(), draw=build_report)
+    run = load_run(folder)
+    assert list(run.summary["label"]) == [*texts, "cloud only", "NA"]
+    assert [is_base(row) for _, row in run.summary.iterrows()] == [False] * 5 + [True, False]
+    assert set(run.summary["condition"]) == {"None"}
+    assert not recwarn.list
+
+
+# ---- plots and page
+
+
+def test_files_and_same_bytes_twice(folder: Path, tmp_path: Path) -> None:
+    before = files(folder)
+    names = ("latency_quality", "latency_parts", "image_grid")
+    assert {f"plots/{name}.{form}" for name in names for form in ("png", "svg")} < set(before)
+    build_report(folder)
+    assert files(folder) == before
+    assert files(write(tmp_path / "elsewhere", CASES, draw=build_report)) == before
+    stale = folder / "plots" / "sweep_gone.png"
+    stale.write_bytes(b"")
+    build_report(folder)
+    assert files(folder) == before
+
+
+def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert set(re.findall(r'src="([^"]{5})', page)) == {"data:"}
+    assert all((folder / link).is_file() for link in re.findall(r'href="([^"]*)"', page))
+    assert "default-src 'none'" in page
+    for expected in (
+        "ciar threshold=0.5 is fastest",
+        "Latency as if llamagen-xl on a100; acceptance and quality of the scenes pair",
+        "No significant difference in latency between",
+        "roofline: data sheet",
+        "published: &lt;figure&gt; &amp; text",
+        "Heat of the device",
+        "name: synthetic  # &lt;b&gt;",
+        "prompt 0 &amp; &#34;more&#34;",
+        "cloud_call_pct",
+        "Fastest at base&#39;s image quality: code prefix_rate=0.3 (wifi)",
+        "Pareto front of mean latency and cloud_nll, by the means: ciar threshold=0.5, code prefix_rate=0.3, base.",
+    ):
+        assert expected in page, expected
+    hidden = re.search(r"Not shown, no data: ([^.]*)\.", page)
+    assert hidden is not None
+    assert {"fd_scenes", "cost_usd", "goodput_per_s"} <= set(hidden.group(1).split(", "))
+    assert page.count("<figure>") == 4 * 4  # four prompts of five; two images and two maps each
+    images = re.findall(r"<img [^>]*>", page)
+    assert images
+    assert all(re.search(r'alt="[^"]+"', image) for image in images)
+
+
+def test_svg_carries_no_date(folder: Path) -> None:
+    for path in (folder / "plots").glob("*.svg"):
+        assert b"<dc:date>" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_hardly_any_requests(tmp_path: Path, count: int) -> None:
+    cases = [case("base", 8.0, {}, n=count), case("device-only", 4.0, {}, n=count)]
+    folder = write(tmp_path / "run", cases, provenance={"name": "few"}, images=(), draw=build_report)
+    page = (folder / "report.html").read_text()
+    assert ("nothing to compare" if count == 0 else "nothing can be concluded") in page
+    assert not re.search(r"\bnan\b", page)
+
+
+def test_methods_that_the_image_grid_leaves_out_are_counted(tmp_path: Path, run: Run) -> None:
+    assert grid_note(run) == "A row is one prompt with one seed."
+    labels = [f"ciar threshold={number}" for number in range(9)]
+    cases = [case(label, 4.0, {"network.preset": "wifi"}) for label in labels]
+    images = [RunImage(label, 0, "prompt", "image", IMAGE) for label in labels]
+    folder = write(tmp_path / "run", cases, images=images, draw=build_report)
+    assert "The first 8 of 9 methods." in (folder / "report.html").read_text()
+    assert "The first 8 of 9 methods." in words(image_grid(load_run(folder)))
+
+
+def test_nested_provenance_reads_as_words(tmp_path: Path) -> None:
+    provenance = {"name": "x", "network": [{"down": 5, "up": 2.5}, {"down": 9, "up": None}]}
+    page = (
+        write(tmp_path / "run", [case("base", 8.0, {})], provenance=provenance, draw=build_report) / "report.html"
+    ).read_text()
+    assert "down 5, up 2.5; down 9, up unknown" in page
+
+
+def test_without_answers_there_are_no_images_to_show(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", [case("base", 8.0, {}, n=0)], draw=build_report)
+    assert "<h2>Images" not in (folder / "report.html").read_text()
+    assert not (folder / "plots" / "image_grid.png").exists()
+
+
+# ---- bad folders
+
+
+def test_folders_that_are_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="it does not exist"):
+        load_run(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="not a folder"):
+        load_run(tmp_path / "file")
+    with pytest.raises(RunFolderError, match=r"it has no provenance\.json"):
+        load_run(tmp_path)
+    (tmp_path / "provenance.json").write_text('{"program": "other"}')
+    with pytest.raises(RunFolderError, match="not from ciar-sim"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["scenario.yaml", "summary.csv", "requests.parquet", "queue.parquet", "provenance.json", "images/base_0.png"],
+)
+def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(RunFolderError, match=re.escape(name)):
+        build_report(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("summary.csv", b"a,b\n1,2\n"),
+        ("summary.csv", b""),
+        ("provenance.json", b"{"),
+        ("images/base_0.png", b"x"),
+        ("images/index.json", b"[1]"),
+    ],
+)
+def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, data: bytes) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(data)
+    with pytest.raises(RunFolderError, match=name.split("/")[0]):
+        build_report(tmp_path / "run")

@@ -1,0 +1,172 @@
+"""Plots: looks of methods, lines of sweeps, titles, legends and conditions, the queue over time."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from reports.build import build_report
+from reports.findings import find
+from reports.load import Run, load_run
+from reports.looks import METHOD_LOOKS, looks
+from reports.quality_plot import latency_quality, short_labels, speedup_table
+from reports.queue_plot import queue_over_time
+from reports.sweep_plot import numeric_axes, sweep
+from simulator.protocol.methods import METHODS
+from simulator.results.columns import SAMPLED
+from tests.reports.build import CASES, SWEEP, case, words, write
+
+
+def test_the_front_is_drawn_and_its_methods_are_named(run: Run) -> None:
+    figure = latency_quality(run, find(run))
+    assert {"ciar threshold=0.5", "code prefix_rate=0.3", "base"} <= {text.get_text() for text in figure.axes[0].texts}
+    stairs = [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert [len(line.get_xydata()) for line in stairs] == [3]
+
+
+def test_sweep(tmp_path: Path) -> None:
+    folder = write(tmp_path / "sweep", SWEEP, images=(), draw=build_report)
+    run = load_run(folder)
+    assert numeric_axes(run) == ["network.rtt_ms"]
+    assert run.labels() == ["base", "ciar threshold=0.3"]
+    assert {path.name for path in (folder / "plots").glob("*.png")} == {
+        "latency_quality.png",
+        "latency_parts.png",
+        "sweep_network_rtt_ms.png",
+    }
+    assert "Along network.rtt_ms" in (folder / "report.html").read_text()
+
+
+def test_settings_of_one_method_share_hue_and_marker_and_differ_in_all_else(tmp_path: Path) -> None:
+    cases = [case("ciar", 4.0, {"methods.ciar.threshold": t}) for t in (0.1, 0.2, 0.3)] + [case("base", 8.0, {})]
+    run = load_run(write(tmp_path / "run", cases))
+    assert list(short_labels(run).values()) == ["ciar threshold=0.1", "0.2", "0.3", "base"]
+    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    assert look["ciar threshold=0.2"].colour == METHOD_LOOKS["ciar"][0]
+    *settings, base = look.values()
+    assert {one.marker for one in settings} == {METHOD_LOOKS["ciar"][1]} != {base.marker}
+    for differing in ("colour", "fill", "dash"):
+        assert len({getattr(one, differing) for one in settings}) == 3, differing
+    lightness = [luminance(one.colour) for one in settings]
+    assert min(lightness[0] - lightness[1], lightness[1] - lightness[2]) > 0.08
+
+
+def luminance(colour: str) -> float:
+    """Grey of a colour as a printer draws it, 0 to 1."""
+    red, green, blue = to_rgb(colour)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def test_every_method_has_a_look_of_its_own() -> None:
+    assert set(METHOD_LOOKS) == set(METHODS)
+    for part in zip(*METHOD_LOOKS.values(), strict=True):
+        assert len(set(part)) == len(METHODS)  # hues; markers, which greyscale keeps
+
+
+def test_looks_do_not_depend_on_the_other_methods_of_a_run() -> None:
+    alone = looks([("mine", "somebody-s"), ("ciar", "ciar")])
+    beside = looks([("code", "code"), ("ciar", "ciar"), ("base", "base"), ("mine", "somebody-s")])
+    assert {name: beside[name] for name in alone} == alone
+    many = looks([(f"ciar threshold={i}", "ciar") for i in range(30)])
+    assert len({(one.fill, str(one.dash)) for one in many.values()}) == 30
+    assert len({one.colour for one in many.values()}) == 30
+
+
+def test_lines_of_a_sweep_differ_without_colour(tmp_path: Path) -> None:
+    """One method at six prefix rates along its threshold, beside three other methods: as in a threshold x prefix-rate grid."""
+    cases = [
+        case("ciar", 4.0 + t + rate, {"methods.ciar.threshold": t, "methods.ciar.prefix_rate": rate})
+        for t in (0.1, 0.2, 0.3)
+        for rate in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    ]
+    cases += [case(method, 8.0, {}) for method in ("base", "code", "lantern")]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    lines = sweep(run, "methods.ciar.threshold").legends[0].get_lines()
+    drawn = [(line.get_marker(), line.get_fillstyle(), line.get_markerfacecolor() == "white") for line in lines]
+    assert len(drawn) == len(set(drawn)) == 9
+    dashes = [str(line._unscaled_dash_pattern) for line in lines if line.get_marker() == "D"]  # type: ignore[attr-defined]
+    assert len(dashes) == len(set(dashes)) == 6
+
+
+def test_many_conditions_and_methods(tmp_path: Path) -> None:
+    settings = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    cases = [
+        case(f"ciar threshold={t}", 4.0 + t + i, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for t in settings
+    ]
+    folder = write(tmp_path / "run", cases, images=(), draw=build_report)
+    assert (folder / "plots" / "latency_quality.png").stat().st_size > 10_000
+
+
+def test_infinity_has_no_place_on_an_axis(tmp_path: Path) -> None:
+    cases = [case("base", 8.0, {})] + [case("ciar", 4.0 + t, {"methods.ciar.threshold": t}) for t in (0.1, 0.2)]
+    cases.append(case("ciar", 7.0, {"methods.ciar.threshold": math.inf}))
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    assert "Not on the axis: ciar threshold inf." in words(sweep(run, "methods.ciar.threshold"))
+
+
+def test_titles_fit_their_figure(tmp_path: Path) -> None:
+    """A wide title of one column ends before the edge of the figure."""
+    label = "ciar with a name that is rather long, as names of methods go"
+    cases = [case("base", 8.0, {}), case(label, 4.0, {})]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    figure = latency_quality(run, find(run))
+    for ax in figure.axes:
+        assert ax.title.get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(("count", "panels"), [(6, 6), (7, 7), (30, 12)])
+def test_any_number_of_conditions_has_a_latency_quality_plot(tmp_path: Path, count: int, panels: int) -> None:
+    cases = [
+        case(m, s, {"network.rtt_ms": 10 * (i + 1)})
+        for i in range(count)
+        for m, s in (("base", 8.0), ("ciar", 3.0 + i))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    figure = latency_quality(run, find(run))
+    assert sum(bool(ax.get_title()) for ax in figure.axes) == panels
+    assert f"RTT {10 * count} ms" in words(figure)
+    assert ("12 of 30 conditions" in words(figure)) == (count == 30)
+
+
+def test_many_conditions_have_a_table_of_speed_ups(tmp_path: Path) -> None:
+    cases = [
+        case(m, s, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for m, s in (("base", 8.0), ("ciar", 3.0 + i))
+    ]
+    said = words(speedup_table(load_run(write(tmp_path / "run", cases, images=()))))
+    assert "RTT 70 ms" in said
+    assert re.search(r"2\.\d× 3\.0\d s|2\.\d× 2\.9\d s", said)
+
+
+def test_intervals_and_legends_stay_inside(tmp_path: Path) -> None:
+    cases = [case(f"ciar with a rather long label number {i}", 4.0 + i, {}) for i in range(30)] + [
+        case("base", 8.0, {})
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    run.summary["align_scenes"], run.summary["align_scenes_lo"], run.summary["align_scenes_hi"] = 0.9, 0.7, 1.1
+    figure = latency_quality(run, find(run))
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    box = figure.legends[0].get_window_extent(renderer)
+    assert (box.x0, box.y0) >= (0, 0)
+    assert box.x1 <= figure.bbox.x1
+    assert figure.axes[1].get_ylim()[1] > 110
+    for column in ("latency_mean_lo_s", "latency_mean_hi_s"):
+        low, high = figure.axes[0].get_xlim()
+        assert run.summary[column].between(low, high).all()
+
+
+def test_the_queue_is_drawn_where_something_waited(folder: Path, tmp_path: Path) -> None:
+    assert not (folder / "plots" / "queue_over_time.png").exists()
+    looks = np.arange(5)
+    samples = dict.fromkeys(SAMPLED, looks) | {"time_s": 2.0 * looks}
+    waiting = [replace(one, samples=samples) if index != 3 else one for index, one in enumerate(CASES)]
+    write(tmp_path / "run", waiting, draw=build_report)
+    assert (tmp_path / "run" / "plots" / "queue_over_time.svg").exists()
+    assert "The queue over time" in (tmp_path / "run" / "report.html").read_text()
+    run = load_run(tmp_path / "run")
+    wifi, lte = (ax for ax in queue_over_time(run, find(run)).axes)
+    assert [len(ax.lines) for ax in (wifi, lte)] == [3, 2]  # the fourth case was not looked at
+    assert wifi.lines[0].get_ydata().tolist() == (2 * looks).tolist()

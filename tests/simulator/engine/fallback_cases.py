@@ -1,0 +1,86 @@
+"""Sessions that ask the cloud, their branches after a missed reply, and how a case of them is run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.device import FleetPart
+from simulator.engine.fallback import Fallback
+from simulator.engine.run import simulate
+from simulator.engine.workload import Arrivals
+from simulator.experiment.branches import abandoned
+from simulator.network.access import Network
+from simulator.network.wire import Capacity
+from simulator.pricing.program import SessionProgram
+from simulator.results.columns import PARTS
+from tests.simulator.build import (
+    CLOUD_COSTS,
+    DEVICE_COSTS,
+    NETWORK,
+    call,
+    compute,
+    forward,
+    program,
+    reply,
+)
+
+UP_S, DOWN_S = (
+    2.0**-10 + 1 / 32,
+    2.0**-10 + 1 / 16,
+)  # of a request of 128 and a reply of 256 bytes; a pass takes 1/64 in between
+CALL_S = UP_S + 1 / 64 + DOWN_S
+DEAD = Capacity([0.0], [0.0], 1.0)
+
+
+def asking(count: int, optional: bool = True) -> SessionProgram:
+    """`count` times a device pass and a call with one cloud pass; then the image decoder."""
+    device = [row for number in range(count) for row in (forward(), *call(number, optional=optional))]
+    return program([*device, compute("image_decoder")], [[forward("cloud"), reply()] for _ in range(count)])
+
+
+def giving_up(at: int, passes: int = 3) -> SessionProgram:
+    """The branch of `asking` that misses the reply to call `at` and makes `passes` more passes by itself."""
+    device = [row for number in range(at + 1) for row in (forward(), *call(number, optional=True))]
+    cloud = [[forward("cloud", decides=int(number < at)), reply()] for number in range(at + 1)]
+    return program([*device, *[forward()] * passes, compute("image_decoder")], cloud)
+
+
+Branches = dict[tuple[int, int], SessionProgram]
+
+
+def run(
+    programs: Sequence[SessionProgram],
+    requests: Arrivals,
+    rule: Fallback | None,
+    branches: Branches | None = None,
+    network: Network = NETWORK,
+    devices: int = 8,
+    **changes: Any,
+) -> CaseResult:
+    ends = {key: abandoned(programs[key[0]], branch, key[1]) for key, branch in (branches or {}).items()}
+    part = FleetPart(devices, programs, DEVICE_COSTS, network, abandoned=ends)
+    fields: dict[str, Any] = {
+        "cloud": CLOUD_COSTS,
+        "replicas": 1,
+        "max_batch": 16,
+        "seed": 0,
+        "fallback": rule,
+        **changes,
+    }
+    return simulate(
+        CaseInputs([], DEVICE_COSTS, network=network, devices=devices, arrivals=requests, fleet=[part], **fields)
+    )
+
+
+def equal(one: CaseResult, other: CaseResult) -> bool:
+    return all(
+        np.array_equal(one.columns[name], other.columns[name], equal_nan=True)
+        for name in one.columns
+        if name != "timed_out_call"
+    )
+
+
+def parts_of(result: CaseResult, request: int = 0) -> dict[str, float]:
+    return {name: float(result.columns[name][request]) for name in PARTS if result.columns[name][request]}

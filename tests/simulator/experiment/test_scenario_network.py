@@ -1,0 +1,113 @@
+"""The network section: impairments, presets and traces, and what does not go together."""
+
+from pathlib import Path
+
+import pytest
+
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.sweep import expand
+from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("loss_pct: -1}", "loss_pct must be >= 0, got -1"),
+        ("loss_pct: 100}", "loss_pct must be <= 90, got 100"),
+        ("loss_pct: .nan}", "loss_pct must be a finite number, got .nan"),
+        ("loss_burst_packets: 0.5}", "loss_burst_packets must be >= 1, got 0.5"),
+        ("loss_pct: 80, loss_burst_packets: 2}", "loss_burst_packets must be >= 4 for a loss_pct of 80, got 2"),
+        ("jitter_ms: .inf}", "jitter_ms must be a finite number, got .inf"),
+        (
+            "jitter_ms: 2, jitter_distribution: gama}",
+            "jitter_distribution must be normal, lognormal, gamma or pareto, got 'gama' (text); did you mean gamma?",
+        ),
+        ("jitter_samples_ms: [1, .nan]}", "jitter_samples_ms[1] must be a finite number, got .nan"),
+        (
+            "jitter_ms: 2, jitter_samples_ms: [1, 2]}",
+            "jitter_samples_ms stands beside jitter_ms or jitter_distribution",
+        ),
+        ("buffer_bytes: 0}", "buffer_bytes must be >= 1, got 0"),
+        ("buffer_bytes: 1.5}", "buffer_bytes must be a whole number, got 1.5"),
+        ("outage_ms: 5}", "outage_ms needs outage_every_s, which is missing"),
+        ("outage_every_s: 1, outage_ms: 1000}", "outage_ms must be < outage_every_s (1 s), got 1000"),
+        ("outage_every_s: 0}", "outage_every_s must be > 0, got 0"),
+        ("transport: udp}", "transport must be ideal, tcp, grpc or quic, got 'udp' (text)"),
+        ("radio: lt}", "radio is not a known radio, got 'lt' (text); did you mean lte?"),
+        ("devices_per_cell: 0}", "devices_per_cell must be >= 1, got 0"),
+        ("distance_km: 5}", "distance_km goes with preset only"),
+        ("los_pct: 5}", "los_pct is not a known key; did you mean loss_pct? allowed: preset, trace, rtt_ms, "),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(tmp_path: Path, settings: str, message: str) -> None:
+    assert refusal(tmp_path, f"{HEAD}{LINE}{settings}\n").startswith(f"t.yaml:5: network.{message}")
+
+
+def test_a_preset_takes_distance_transport_and_cell_only(tmp_path: Path) -> None:
+    s = load(tmp_path, HEAD + "network: {preset: lte, distance_km: 1000, transport: quic, devices_per_cell: 8}\n")
+    assert (s.link.rtt_s, s.link.transport, s.link.devices_per_cell) == (pytest.approx(0.082), "quic", 8)
+    for key in ("loss_pct: 1", "radio: lte", "jitter_ms: 3"):
+        message = refusal(tmp_path, HEAD + "network: {preset: lte, " + key + "}\n")
+        assert message.startswith(f"t.yaml:5: network.{key.partition(':')[0]} stands beside preset: two forms at once")
+    assert (
+        refusal(tmp_path, HEAD + "network: {preset: lte, distance_km: -1}\n")
+        == "t.yaml:5: network.distance_km must be >= 0, got -1"
+    )
+    zero = "network: {rtt_ms: 0, up_mbps: 1, down_mbps: 1, jitter_ms: 1, jitter_distribution: pareto}\n"
+    assert "network.jitter_ms needs a delay > 0: rtt_ms is 0" in refusal(tmp_path, HEAD + zero)
+    samples = "network: {rtt_ms: 0, up_mbps: 1, down_mbps: 1, jitter_samples_ms: [1, -1]}\n"
+    assert "network.jitter_samples_ms needs a delay > 0" in refusal(tmp_path, HEAD + samples)
+    wide = "network: {rtt_ms: 2, up_mbps: 1, down_mbps: 1, jitter_ms: 101}\n"
+    told = "network.jitter_ms must be at most 100 times the mean one-way delay (1 ms), got 101"
+    assert told in refusal(tmp_path, HEAD + wide)
+    s = load(
+        tmp_path, HEAD + LINE + "loss_pct: 1}\nsweep: {network.loss_pct: [0, 2], network.transport: [tcp, quic]}\n"
+    )
+    assert [case.scenario.link.loss for case in expand(s)][:4] == [0.0, 0.0, 0.02, 0.02]
+
+
+def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
+    (tmp_path / "both.csv").write_text("time_s,down_mbps,up_mbps\n0,10,5\n1,0,0\n2,20,10\n3,1,1\n")
+    (tmp_path / "down.csv").write_text("time_s,down_mbps\n0,10\n1,20\n2,5\n")
+    more = {
+        "half": ("delay_up_ms", "9"),
+        "lost": ("loss_pct", "95"),
+        "all": ("rtt_ms,loss_pct", "9,1"),
+        "zero": ("rtt_ms", "0"),
+    }
+    for name, (column, value) in more.items():
+        (tmp_path / f"{name}.csv").write_text(f"time_s,down_mbps,up_mbps,{column}\n0,10,5,{value}\n1,20,5,{value}\n")
+    s = load(tmp_path, HEAD + "network: {trace: all.csv}\n")
+    assert (s.link.rtt_s, s.link.loss) == (None, None)
+    assert load_scenario(written_out(tmp_path, s)) == s
+    s = load(
+        tmp_path, HEAD + "network: {trace: both.csv, rtt_ms: 50, loss_pct: 1}\nsweep: {network.trace: [both.csv]}\n"
+    )
+    assert (s.link.trace, s.link.up_bps, s.link.down_bps, s.link.loss) == (str(tmp_path / "both.csv"), None, None, 0.01)
+    assert expand(s)[0].scenario.link == s.link
+    assert load_scenario(written_out(tmp_path, s)) == s
+    s = load(tmp_path, HEAD + "network: {trace: down.csv, rtt_ms: 50, up_mbps: 4}\n")
+    assert (s.link.up_bps, s.link.down_bps) == (4e6, None)
+    for line, message in (
+        ("{trace: down.csv, rtt_ms: 50}", "up_mbps is missing: the trace has no rate in this direction"),
+        ("{trace: both.csv}", "rtt_ms is missing: the trace has no delays"),
+        ("{trace: half.csv}", "rtt_ms is missing: the trace has delays of one direction only"),
+        (
+            "{trace: lost.csv, rtt_ms: 5}",
+            "trace loses 95 % of packets; allowed: 90 % on average, or loss_pct beside it",
+        ),
+        (
+            "{trace: all.csv, loss_burst_packets: 3}",
+            "loss_burst_packets goes with loss_pct only: packets of a trace are lost one by one",
+        ),
+        (
+            "{trace: zero.csv, jitter_ms: 3, jitter_distribution: gamma}",
+            "jitter_ms needs a delay > 0: rtt_ms is 0, or the trace says so",
+        ),
+        ("{trace: no.csv, rtt_ms: 50}", "trace must be the path of a file, got 'no.csv' (text), which is not there"),
+        ("{trace: t.yaml, rtt_ms: 50}", "trace cannot be used: t.yaml: is of no known trace format"),
+        ("{trace: both.csv, preset: lte}", "trace stands beside preset: two forms at once"),
+        ("{trace: both.csv, rtt_ms: 5, outage_ms: 3}", "outage_ms goes without trace only"),
+        ("{trace: both.csv, rtt_ms: 5, up_mbps: 0}", "up_mbps must be > 0, got 0"),
+    ):
+        assert refusal(tmp_path, f"{HEAD}network: {line}\n").startswith(f"t.yaml:5: network.{message}")

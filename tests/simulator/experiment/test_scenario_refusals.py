@@ -1,0 +1,350 @@
+"""Refusals of a scenario: file, line, key, what was found, what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from simulator.protocol.methods import METHODS, CiarSettings
+from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
+
+# --- refusals: the line, the key, what was found, what is allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # unknown names, with the nearest
+        (
+            "name: t\nmethods:\n  - base\n  - ciarr\n",
+            "t.yaml:4: methods[1].name is not a known method, got 'ciarr' (text); did you mean ciar? allowed: "
+            f"{', '.join(METHODS)}",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: bass}\n",
+            "t.yaml:3: methods[0].name is not a known method, got 'bass' (text); did you mean base? allowed: "
+            f"{', '.join(METHODS)}",
+        ),
+        (
+            "name: t\nmethods:\n  - base\n  - 5\n",
+            "t.yaml:4: methods[1] must be the name of a method or a mapping with a name, got 5",
+        ),
+        (
+            "name: t\nmethods:\n  - {threshold: 0.3}\n",
+            f"t.yaml:3: methods[0] must have a name; allowed: {', '.join(METHODS)}",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: base, threshold: 0.3}\n",
+            "t.yaml:3: methods[0].threshold is not a setting of base; allowed: name, label, deliver; base takes deliver",
+        ),
+        (
+            "name: t\nmethods:\n  - name: code\n    prefixrate: 0.3\n",
+            "t.yaml:4: methods[0].prefixrate is not a setting of code; did you mean prefix_rate? allowed: name, label, "
+            "prefix_rate; "
+            "code takes prefix_rate",
+        ),
+        (
+            HEAD + "sead: 3\n",
+            "t.yaml:5: sead is not a known key; did you mean seed? allowed: name, pair, prompts, decoding, methods, "
+            "placement, compute, cloud, "
+            "network, fallback, workload, seed, sweep",
+        ),
+        (
+            HEAD + "decoding:\n  guidence: 3\n",
+            "t.yaml:6: decoding.guidence is not a known key; did you mean guidance? allowed: guidance, temperature, "
+            "top_k, top_p, cloud, "
+            "device, text_encoder",
+        ),
+        (
+            HEAD + "network:\n  rtt_s: 0.02\n  up_mbps: 1\n  down_mbps: 1\n",
+            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, trace, rtt_ms, up_mbps, "
+            "down_mbps, jitter_ms, jitter_distribution, jitter_samples_ms, loss_pct, loss_burst_packets, buffer_bytes, transport, radio, "
+            "devices_per_cell, outage_every_s, outage_ms, distance_km",
+        ),
+        (
+            HEAD + "cloud: {replica: 2}\n",
+            "t.yaml:5: cloud.replica is not a known key; did you mean replicas? allowed: replicas, max_batch, queue, "
+            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour",
+        ),
+        (
+            HEAD + "placement: splt\n",
+            "t.yaml:5: placement must be split or cloud, got 'splt' (text); did you mean split? allowed: split, cloud",
+        ),
+        # types
+        (HEAD + "seed: '1'\n", "t.yaml:5: seed must be a whole number, got '1' (text)"),
+        (HEAD + "seed: true\n", "t.yaml:5: seed must be a whole number, got true"),
+        (HEAD + "seed: 1e3\n", "t.yaml:5: seed must be a whole number, got 1000.0"),
+        (
+            HEAD + "network: {rtt_ms: 20ms, up_mbps: 1, down_mbps: 1}\n",
+            "t.yaml:5: network.rtt_ms must be a number, got '20ms' (text)",
+        ),
+        (HEAD + "network: lte\n", "t.yaml:5: network must be a mapping, got 'lte' (text)"),
+        (HEAD + "cloud:\n", "t.yaml:5: cloud must be a mapping, got nothing"),
+        ("name: 5\nmethods: [base]\n", "t.yaml:1: name must be text, got 5"),
+        ("name: t\nmethods: base\n", "t.yaml:2: methods must be a list, got 'base' (text)"),
+        # ranges
+        (
+            HEAD + "network:\n  rtt_ms: 5\n  up_mbps: 0\n  down_mbps: 1\n",
+            "t.yaml:7: network.up_mbps must be > 0, got 0",
+        ),
+        (HEAD + "network: {rtt_ms: 5, up_mbps: 1, down_mbps: -5}\n", "t.yaml:5: network.down_mbps must be > 0, got -5"),
+        (HEAD + "network: {rtt_ms: -1, up_mbps: 1, down_mbps: 1}\n", "t.yaml:5: network.rtt_ms must be >= 0, got -1"),
+        (
+            HEAD + "network: {rtt_ms: .inf, up_mbps: 1, down_mbps: 1}\n",
+            "t.yaml:5: network.rtt_ms must be a finite number, got .inf",
+        ),
+        (
+            HEAD + "network: {rtt_ms: 1, up_mbps: .nan, down_mbps: 1}\n",
+            "t.yaml:5: network.up_mbps must be a finite number, got .nan",
+        ),
+        (
+            HEAD + "network: {rtt_ms: 1, up_mbps: 1, down_mbps: 1, jitter_ms: -2}\n",
+            "t.yaml:5: network.jitter_ms must be >= 0, got -2",
+        ),
+        (
+            HEAD + "workload: {arrivals: {poisson_per_s: 0}, duration_s: 60}\n",
+            "t.yaml:5: workload.arrivals.poisson_per_s must be > 0, got 0",
+        ),
+        (
+            HEAD + "workload: {arrivals: {poisson_per_s: .inf}, duration_s: 60}\n",
+            "t.yaml:5: workload.arrivals.poisson_per_s must be a finite number, got .inf",
+        ),
+        (
+            HEAD + "workload: {arrivals: {poisson_per_s: 1}, duration_s: -1}\n",
+            "t.yaml:5: workload.duration_s must be > 0, got -1",
+        ),
+        (
+            "name: t\nmethods:\n  - name: ciar\n    prefix_rate: 1.0\n",
+            "t.yaml:4: methods[0].prefix_rate must be < 1, got 1.0",
+        ),
+        (
+            "name: t\nmethods:\n  - name: code\n    prefix_rate: -0.1\n",
+            "t.yaml:4: methods[0].prefix_rate must be >= 0, got -0.1",
+        ),
+        ("name: t\nmethods:\n  - {name: ciar, threshold: -1}\n", "t.yaml:3: methods[0].threshold must be >= 0, got -1"),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold: .nan}\n",
+            "t.yaml:3: methods[0].threshold must be >= 0, got .nan",
+        ),
+        (HEAD + "decoding: {guidance: 0.5}\n", "t.yaml:5: decoding.guidance must be >= 1, got 0.5"),
+        (HEAD + "cloud: {max_batch: 0}\n", "t.yaml:5: cloud.max_batch must be >= 1, got 0"),
+        (HEAD + "prompts: {count: 0}\n", "t.yaml:5: prompts.count must be >= 1, got 0"),
+        (HEAD + "prompts: {list: [a, '']}\n", "t.yaml:5: prompts.list[1] must be a caption on one line"),
+        (HEAD + "prompts: {list: []}\n", "t.yaml:5: prompts.list must hold at least one entry, got an empty list"),
+        # missing
+        ("name: t\n", "t.yaml:1: methods is missing"),
+        ("methods: [base]\n", "t.yaml:1: name is missing"),
+        (HEAD + "workload: {arrivals: {poisson_per_s: 1}}\n", "t.yaml:5: workload.duration_s is missing"),
+        ("", "t.yaml:1: a scenario must be a mapping of keys, got nothing"),
+        ("- base\n", "t.yaml:1: a scenario must be a mapping of keys, got a list"),
+        # forms
+        (
+            HEAD + "network:\n  preset: lte\n  rtt_ms: 5\n",
+            "t.yaml:7: network.rtt_ms stands beside preset: two forms at once; give either preset, or trace, or rtt_ms, up_mbps, "
+            "down_mbps",
+        ),
+        (HEAD + "prompts: {list: [a], count: 3}\n", "t.yaml:5: prompts.count is not a known key; allowed: list"),
+        (HEAD + "workload: {devices: 3}\n", "t.yaml:5: workload.devices must be 1 with arrivals: sequential, got 3"),
+        (
+            HEAD + "workload: {arrivals: sequential, duration_s: 5}\n",
+            "t.yaml:5: workload.duration_s does not go with arrivals: sequential; use arrivals: {poisson_per_s: RATE}",
+        ),
+        (
+            HEAD + "workload: {arrivals: often}\n",
+            "t.yaml:5: workload.arrivals must be sequential or one of {poisson_per_s}, {bursty_per_s}, {think_s} or {trace}, got "
+            "'often' (text)",
+        ),
+        (
+            HEAD + "compute:\n  device: {model: pair}\n",
+            "t.yaml:5: compute device.model pair and cloud.model llamagen-xl do not belong together; allowed: pair and "
+            "pair, or "
+            "llamagen-xl-1layer and llamagen-xl",
+        ),
+        (
+            HEAD + "compute: {cloud: {hardware: local}}\n",
+            "t.yaml:5: compute.cloud.hardware must be a name of the catalogue with model llamagen-xl, got local; local "
+            "goes with model: pair",
+        ),
+        (
+            HEAD + "compute: {device: {model: pair, runtime: eager}, cloud: {model: pair}}\n",
+            "t.yaml:5: compute.device.runtime goes with catalogue hardware; local times are measured as they are",
+        ),
+        (
+            "name: t\nmethods:\n  - base\n  - base\n",
+            "t.yaml:4: methods[1] label base stands twice; give each method its own label",
+        ),
+        # not yet
+        (
+            HEAD + "pair: {backbone: llamagen-xl-stage1}\n",
+            "t.yaml:5: pair as a mapping (backbone, weights) is not available yet; allowed: scenes, or the path of a "
+            "pair's folder",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold: {}}\n",
+            "t.yaml:3: methods[0].threshold must be a number, got an empty mapping",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold: {call_pct: 100}}\n",
+            "t.yaml:3: methods[0].threshold.call_pct must be < 100, got 100",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold: {call_pc: 30, prompts: 4}}\n",
+            "t.yaml:3: methods[0].threshold.call_pc is not a known key; did you mean call_pct? allowed: call_pct, prompts",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: softmax-corr, threshold: {call_pct: 30}}\n",
+            "t.yaml:3: methods[0].threshold by its call rate goes with threshold_mode const, got budget",
+        ),
+        # names and files
+        (
+            "name: ../t\nmethods: [base]\n",
+            "t.yaml:1: name must be letters, digits, . _ - and no leading . or -, got '../t' (text)",
+        ),
+        (
+            HEAD + "pair: scene\n",
+            "t.yaml:5: pair must be scenes, or the path of a folder, got 'scene' (text), which is not there",
+        ),
+        (
+            HEAD + "prompts: {file: no.txt}\n",
+            "t.yaml:5: prompts.file cannot be read: no.txt: No such file or directory",
+        ),
+        # YAML
+        (HEAD + "seed: 1\nseed: 2\n", "t.yaml:6: key seed stands twice in the same mapping"),
+        (
+            HEAD + "seed: !!python/object/apply:os.system [ls]\n",
+            "t.yaml:5: tag !!python/object/apply:os.system is not allowed; write plain values without tags",
+        ),
+        # sweeps
+        (HEAD + "sweep:\n  seed: []\n", "t.yaml:6: sweep.seed must hold at least one entry, got an empty list"),
+        (HEAD + "sweep:\n  seed: 5\n", "t.yaml:6: sweep.seed must be a list, got 5"),
+        (HEAD + "sweep:\n  seed: [[1]]\n", "t.yaml:6: sweep.seed[0] must be a single value, got a list"),
+        (HEAD + "sweep:\n  seed:\n    - 1\n    - 2\n    - 1\n", "t.yaml:9: sweep.seed holds 1 twice"),
+        (HEAD + EXPLICIT + "sweep:\n  network.rtt_ms: [1, 1.0]\n", "t.yaml:7: sweep.network.rtt_ms holds 1.0 twice"),
+        (HEAD + "sweep:\n  seed:\n    - 1\n    - x\n", "t.yaml:8: sweep.seed must be a whole number, got 'x' (text)"),
+        (
+            HEAD + "sweep: {methods.ciar.threshold: [0.1, -1]}\n",
+            "t.yaml:5: sweep.methods.ciar.threshold must be >= 0, got -1",
+        ),
+        (
+            HEAD + "sweep: {methods.ciar.tau: [1]}\n",
+            "t.yaml:5: sweep.methods.ciar.tau names nothing: ciar has no setting tau; did you mean beta? "
+            f"allowed: {', '.join(CiarSettings.model_fields)}",
+        ),
+        (
+            HEAD + "sweep: {methods.cia.threshold: [1]}\n",
+            "t.yaml:5: sweep.methods.cia.threshold names nothing: no method cia; did you mean ciar? allowed: base, ciar",
+        ),
+        (
+            HEAD + "sweep: {methods.base.label: [a]}\n",
+            "t.yaml:5: sweep.methods.base.label names nothing: base has no setting label; allowed: deliver",
+        ),
+        (
+            HEAD + "sweep:\n  network.rtt_ms: [5]\n",
+            "t.yaml:6: sweep.network.rtt_ms needs the explicit form of network (rtt_ms, up_mbps, down_mbps), "
+            "which has preset: wifi",
+        ),
+        (
+            HEAD + EXPLICIT + "sweep: {network.rtt_s: [1]}\n",
+            "t.yaml:6: sweep.network.rtt_s names nothing: network has no rtt_s; did you mean rtt_ms? allowed: rtt_ms, "
+            "jitter_ms, jitter_distribution, jitter_samples_ms, loss_pct, loss_burst_packets, buffer_bytes, transport, radio, "
+            "devices_per_cell, up_mbps, down_mbps, outage_every_s, outage_ms",
+        ),
+        (
+            HEAD + "sweep: {network: [lte]}\n",
+            "t.yaml:5: sweep.network names no single setting; it holds preset, distance_km, "
+            "transport, devices_per_cell",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",
+            "t.yaml:3: methods[0].beta goes with threshold_mode ema, got const",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold_mode: ema, budget: 0.3}\n",
+            "t.yaml:3: methods[0].budget goes with threshold_mode budget, got ema",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, threshold_mode: ema, threshold: .inf}\n",
+            "t.yaml:3: methods[0].threshold must be finite with threshold_mode ema, got .inf",
+        ),
+        (
+            "name: t\nmethods: [{name: ciar, threshold_mode: budget, budget: 1.5}]\n",
+            "t.yaml:2: methods[0].budget must be <= 1, got 1.5",
+        ),
+        ("name: t\nmethods: [{name: ciar, revise: 2}]\n", "t.yaml:2: methods[0].revise must be <= 1, got 2"),
+        (
+            "name: t\nmethods: [{name: ciar, features: int4}]\n",
+            "t.yaml:2: methods[0].features must be fp16, int8, top-64 or off, got 'int4' (text); did you mean int8? "
+            "allowed: fp16, int8, top-64, off",
+        ),
+        ("name: t\nmethods: [{name: discrete, k: 90}]\n", "t.yaml:2: methods[0].k must be a multiple of 20, got 90"),
+        ("name: t\nmethods: [{name: discrete, k: 0}]\n", "t.yaml:2: methods[0].k must be >= 20, got 0"),
+        (
+            "name: t\nmethods: [{name: random, upload_rate: -0.1}]\n",
+            "t.yaml:2: methods[0].upload_rate must be >= 0, got -0.1",
+        ),
+        (
+            "name: t\nmethods: [{name: random, threshold: 0.3}]\n",
+            "t.yaml:2: methods[0].threshold is not a setting of random; allowed: name, label, prefix_rate, upload_rate; "
+            "random takes prefix_rate, upload_rate",
+        ),
+        (
+            HEAD + "sweep: {methods.ciar.budget: [0.2, 0.3]}\n",
+            "t.yaml:5: sweep.methods.ciar.budget goes with threshold_mode budget, got const",
+        ),
+        (HEAD + "sweep: {name: [a, b]}\n", "t.yaml:5: sweep.name cannot be swept"),
+        (
+            HEAD + "sweep: {cloud.max_bach: [1]}\n",
+            "t.yaml:5: sweep.cloud.max_bach names nothing: cloud has no max_bach; did you mean max_batch? allowed: "
+            "replicas, max_batch, queue, "
+            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour",
+        ),
+        (HEAD + "sweep: {seed.x: [1]}\n", "t.yaml:5: sweep.seed.x names nothing: seed is 0"),
+        (
+            HEAD + "sweep: {compute.device.model: [pair]}\n",
+            "t.yaml:5: sweep.compute.device.model pair: compute device.model pair and cloud.model llamagen-xl do not "
+            "belong together; allowed: "
+            "pair and pair, or llamagen-xl-1layer and llamagen-xl",
+        ),
+        (
+            "name: t\nmethods: [{name: ciar, threshold: 1, label: a}, {name: ciar, label: b}]\n"
+            "sweep: {methods.ciar.threshold: [1]}\n",
+            "t.yaml:3: sweep.methods.ciar.threshold names 2 methods; use a label: a, b",
+        ),
+        (
+            "name: t\nmethods: [{name: ciar, label: a}]\nsweep: {methods.ciar.threshold: [1], methods.a.threshold: [2]}\n",
+            "t.yaml:3: sweep.methods.a.threshold and sweep.methods.ciar.threshold are the same setting",
+        ),
+    ],
+)
+def test_refusals(tmp_path: Path, text: str, message: str) -> None:
+    assert refusal(tmp_path, text) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (
+            HEAD + "network: {preset: wfi}\n",
+            "t.yaml:5: network.preset is not a known preset, got 'wfi' (text); did you mean wifi? allowed: 3g, ",
+        ),
+        (
+            HEAD + "compute:\n  cloud: {hardware: a10o}\n",
+            "t.yaml:6: compute.cloud.hardware is not known, got 'a10o' (text); did you mean a10? allowed: local, b200, ",
+        ),
+        (
+            HEAD + "sweep: {network.preset: [lte, lt]}\n",
+            "t.yaml:5: sweep.network.preset is not a known preset, got 'lt' (text); did you mean lte? allowed: 3g, ",
+        ),
+        (HEAD + "network: {rtt_ms: 1\n", "t.yaml:6: is not YAML: "),
+        (
+            HEAD + "network: {rtt_ms: -1, up_mbps: 0, down_mbps: 1}\n",
+            "t.yaml:5: network.rtt_ms must be >= 0, got -1 (and 1 more)",
+        ),
+    ],
+)
+def test_refusals_with_long_ends(tmp_path: Path, text: str, start: str) -> None:
+    assert refusal(tmp_path, text).startswith(start)
+
+
+def test_the_first_line_is_named_when_several_are_wrong(tmp_path: Path) -> None:
+    text = "seed: -1\nname: t\nmethods:\n  - {name: ciar, threshold: -2}\n"
+    assert refusal(tmp_path, text) == "t.yaml:1: seed must be >= 0, got -1 (and 1 more)"

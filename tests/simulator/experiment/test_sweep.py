@@ -1,0 +1,143 @@
+"""Settings and axes of the command line, and the cases of a sweep."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from simulator.core.errors import ScenarioError
+from simulator.experiment.scenario import Scenario, resolved_yaml
+from simulator.experiment.sweep import expand
+from simulator.protocol.methods import CiarSettings
+from tests.simulator.experiment.scenario_files import HEAD, QUICKSTART, load, refusal
+
+# --- the command line
+
+
+def test_sets_and_axes(tmp_path: Path) -> None:
+    options = {
+        "sets": (
+            "seed=7",
+            "methods.ciar.score=omega",
+            "methods.base.deliver=image",
+            "network={preset: lte}",
+            "prompts.seed=3",
+        )
+    }
+    s = load(tmp_path, HEAD, axes=("methods.ciar.threshold=0.1,.inf", "network.preset=lte,5g"), **options)
+    assert s.seed == 7
+    assert s.methods[1].settings == CiarSettings(threshold=0.3, score="omega")
+    assert s.methods[0].model_dump() == {"name": "base", "label": "base", "deliver": "image"}
+    assert s.model_dump()["prompts"] == {"source": "scenes", "count": 16, "seed": 3}
+    assert s.sweep == {"methods.ciar.threshold": (0.1, math.inf), "network.preset": ("lte", "5g-sub6")}
+
+
+def test_an_axis_takes_the_place_of_one_in_the_file(tmp_path: Path) -> None:
+    s = load(tmp_path, QUICKSTART, axes=("network.rtt_ms=1,2,3",))
+    assert s.sweep["network.rtt_ms"] == (1.0, 2.0, 3.0)
+    assert list(s.sweep) == ["methods.ciar.threshold", "network.rtt_ms"]
+
+
+def test_a_derived_label_can_be_addressed(tmp_path: Path) -> None:
+    text = "name: t\nmethods: [{name: ciar, threshold: 0.3}, {name: ciar, threshold: 0.5}]\n"
+    s = load(tmp_path, text, axes=("methods.ciar threshold=0.3.prefix_rate=0.1,0.2",))
+    assert s.sweep == {"methods.ciar threshold=0.3.prefix_rate": (0.1, 0.2)}
+    assert [case.method.settings.model_dump()["prefix_rate"] for case in expand(s)] == [0.1, 0.2, 0.06]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sets": ("seed=x",)}, "--set seed=x: seed must be a whole number, got 'x' (text)"),
+        ({"sets": ("seed",)}, "--set seed: must be path=value"),
+        (
+            {"sets": ("methods.ciar.threshold=-1",)},
+            "--set methods.ciar.threshold=-1: methods[1].threshold must be >= 0, got -1",
+        ),
+        (
+            {"sets": ("methods.cia.threshold=1",)},
+            "--set methods.cia.threshold=1: methods.cia.threshold names nothing: no method cia; did you mean ciar? "
+            "allowed: base, ciar",
+        ),
+        ({"sets": ("name.x=1",)}, "--set name.x=1: name.x names nothing: name is 't' (text)"),
+        ({"sets": ("network.rtt_ms=3",)}, "--set network.rtt_ms=3: network.up_mbps is missing (and 1 more)"),
+        (
+            {"sets": ("cloud.max_bach=3",)},
+            "--set cloud.max_bach=3: cloud.max_bach is not a known key; did you mean max_batch? allowed: replicas, "
+            "max_batch, queue, "
+            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour",
+        ),
+        ({"axes": ("seed=1,1",)}, "--axis seed=1,1: sweep.seed holds 1 twice"),
+        ({"axes": ("seed=",)}, "--axis seed=: must be path=value,value"),
+        ({"axes": ("seed=1", "seed=2")}, "--axis seed=2: seed is given twice"),
+        ({"axes": ("seed=!x 1",)}, "--axis seed=!x 1: tag !x is not allowed; write plain values without tags"),
+        (
+            {"axes": ("foo=1",)},
+            "--axis foo=1: sweep.foo names nothing: a scenario has no foo; allowed: prompts, decoding, methods, "
+            "placement, compute, cloud, network, "
+            "fallback, workload, seed",
+        ),
+    ],
+)
+def test_options_are_named_in_their_refusals(tmp_path: Path, options: dict[str, tuple[str, ...]], message: str) -> None:
+    assert refusal(tmp_path, HEAD, **options) == message
+
+
+def test_what_is_swept_in_the_file_cannot_be_set(tmp_path: Path) -> None:
+    message = refusal(tmp_path, QUICKSTART, sets=("network.rtt_ms=1",))
+    assert message == "--set network.rtt_ms=1: network.rtt_ms is swept in t.yaml; use --axis network.rtt_ms=..."
+
+
+# --- cases
+
+
+def test_axes_multiply_the_methods_they_concern(tmp_path: Path) -> None:
+    cases = expand(load(tmp_path, QUICKSTART))
+    assert [case.index for case in cases] == list(range(12))
+    assert [case.method.label for case in cases] == ["base"] * 2 + ["device-only"] * 2 + ["code"] * 2 + ["ciar"] * 6
+    assert cases[1].swept == {"network.rtt_ms": 20.0}
+    assert [tuple(case.swept.values()) for case in cases[6:]] == [
+        (0.1, 5.0),
+        (0.1, 20.0),
+        (0.2, 5.0),
+        (0.2, 20.0),
+        (math.inf, 5.0),
+        (math.inf, 20.0),
+    ]
+    last = cases[-1]
+    assert last.method.settings == CiarSettings(threshold=math.inf)
+    assert last.scenario.sweep == {}
+    assert last.scenario.methods == (last.method,)
+    assert cases[6].scenario.link.rtt_s == 0.005
+    assert len({resolved_yaml(case.scenario) for case in cases}) == 12
+
+
+def test_threshold_modes_can_be_swept_from_any_of_them(tmp_path: Path) -> None:
+    for mode in ("const", "ema", "budget", "running"):
+        text = f"name: t\nmethods: [{{name: ciar, threshold_mode: {mode}}}]\n"
+        text += "sweep: {methods.ciar.threshold_mode: [const, ema, budget, running]}\n"
+        cases = expand(load(tmp_path, text))
+        assert [case.swept["methods.ciar.threshold_mode"] for case in cases] == ["const", "ema", "budget", "running"]
+
+
+def test_presets_and_deep_paths_can_be_swept(tmp_path: Path) -> None:
+    sweep = "sweep: {network.preset: [lte, geo], workload.arrivals.poisson_per_s: [1, 2.5], compute.cloud.hardware: [a100, l4]}\n"
+    cases = expand(
+        load(tmp_path, "name: t\nmethods: [base]\nworkload: {arrivals: {poisson_per_s: 1}, duration_s: 9}\n" + sweep)
+    )
+    assert len(cases) == 8
+    assert cases[-1].swept == {
+        "network.preset": "geo",
+        "workload.arrivals.poisson_per_s": 2.5,
+        "compute.cloud.hardware": "l4",
+    }
+    assert cases[-1].scenario.compute.cloud.hardware == "l4"
+    assert cases[-1].scenario.link.rtt_s == pytest.approx(0.68)
+
+
+def test_values_that_do_not_go_together_are_refused_when_expanding() -> None:
+    pair = {"model": "pair"}
+    base = {"name": "t", "methods": ["base"], "compute": {"device": pair, "cloud": pair}}
+    scenario = Scenario.model_validate({**base, "sweep": {"compute.cloud.model": ["llamagen-xl"]}})
+    with pytest.raises(ScenarioError, match=r"^sweep: with compute\.cloud\.model=llamagen-xl: compute"):
+        expand(scenario)
