@@ -83,7 +83,9 @@ def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
     s = load(
         tmp_path, HEAD + "network: {trace: both.csv, rtt_ms: 50, loss_pct: 1}\nsweep: {network.trace: [both.csv]}\n"
     )
-    assert (s.link.trace, s.link.up_bps, s.link.down_bps, s.link.loss) == (str(tmp_path / "both.csv"), None, None, 0.01)
+    assert s.link.trace is not None
+    assert s.link.trace.files == (str(tmp_path / "both.csv"),)
+    assert (s.link.up_bps, s.link.down_bps, s.link.loss) == (None, None, 0.01)
     assert expand(s)[0].scenario.link == s.link
     assert load_scenario(written_out(tmp_path, s)) == s
     s = load(tmp_path, HEAD + "network: {trace: down.csv, rtt_ms: 50, up_mbps: 4}\n")
