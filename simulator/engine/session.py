@@ -2,9 +2,11 @@
 
 Rare states are subclasses, entered by assigning `__class__`: `RefusedSession`, `RecoveringSession`, `RestartingSession`,
 `OfflineSession`. They change how most events are handled, and several of them nest (a crash during a fallback). A handler object
-asked for each event would cost one more call per event, which is measurable where a call takes two events; flags would put a
-branch for each rare state into every hot method. All subclasses have the same slots, so the assignment is safe, and callbacks
-that are already scheduled find the new behaviour because they look the method up when they run.
+asked at each event would add a call per event, and a whole call takes two events; flags would put a branch for each rare state
+into every hot method. All subclasses have the same slots, so the assignment is safe, and callbacks that are already scheduled
+find the new behaviour because they look the method up when they run.
+
+The file is longer than others because it is one class, whose methods follow one request from its first step to its last.
 """
 
 import math
