@@ -1,4 +1,4 @@
-"""Replay speed: one-forward calls per second, end to end with full records, beside SimPy's bare timeout rate in the same run.
+"""Replay speed: one-forward calls per second, end to end with full records, compared with SimPy's bare timeout rate in the same run.
 
 Twice: over constant links, and over an LTE link whose rates follow a trace, with TCP, jitter and bursts of loss.
 

@@ -1,10 +1,10 @@
-"""What the Inter-Head costs a device step: its two matrix products, then InterFuse and the score, beside k sampled distributions.
+"""What the Inter-Head costs a device step: its two matrix products, then InterFuse and the score, compared with k sampled distributions.
 
     python -m benchmarks.interval --json
 
 A device step is one token of one image with guidance (two rows): the layer, the centre product of both rows, the radius product of the
 conditional row, InterFuse and the score. All parts are timed in turn within every round; ratios are medians over rounds. Random weights:
-no part's time depends on their values. Reference: a one-layer model of LlamaGen-XL's width; beside it the embedded pair's.
+no part's time depends on their values. Reference: a one-layer model of LlamaGen-XL's width; also the embedded pair's.
 With one thread CPU time is read, which other programs on the machine do not stretch; with more, wall time.
 """
 
@@ -74,7 +74,7 @@ def measure(config: TransformerConfig, rounds: int) -> dict[str, float]:
     for turn in range(WARM_UP + rounds):
         for name, part in parts.items():
             if name.startswith("discrete") and turn % 5:
-                continue  # dear, and steady
+                continue  # expensive, and stable
             begin = clock()
             part()
             if turn >= WARM_UP:

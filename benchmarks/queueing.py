@@ -10,7 +10,7 @@ the mean and its 99 % interval (Student t). The batch means of the drawn gaps an
 as control variates (Lavenberg and Welch, A perspective on the use of control variables, Management Science 27, 1981). At loads
 up to 0.8 runs are added until the interval is within `PRECISION` of the formula.
 
-Exponential services are drawn from the `STRATA` conditional means of equally likely slices of the law: its mean is exact, its
+Exponential services are drawn from the `STRATA` conditional means of equally likely slices of the distribution: its mean is exact, its
 second moment too small by a part in 100,000.
 """
 
@@ -58,7 +58,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Check:
-    """One measured quantity beside its formula, in units of the mean service time. half_width: of the 99 % interval."""
+    """One measured quantity and its formula, in units of the mean service time. half_width: of the 99 % interval."""
 
     system: str
     load: float
@@ -112,7 +112,7 @@ def batch_means(column: np.ndarray, batches: int) -> np.ndarray:
 
 
 @cache
-def law(name: str) -> tuple[np.ndarray, list[SessionProgram]]:
+def service_times(name: str) -> tuple[np.ndarray, list[SessionProgram]]:
     """Equally likely services of mean 1, and a session for each."""
     if name == "exponential":
         edges = -np.log1p(-np.arange(STRATA) / STRATA)
@@ -128,7 +128,7 @@ def _open(services: str, replicas: int = 1, rules: CloudRules | None = None) -> 
 
     def run_open(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
         left_out = warm_up(load, replicas)
-        seconds, programs = law(services)
+        seconds, programs = service_times(services)
         prompt = stream(seed, "queueing.services").integers(len(seconds), size=left_out + size)
         gaps = stream(seed, "queueing.gaps").standard_exponential(left_out + size)
         columns = run(programs, np.cumsum(gaps) / (load * replicas), prompt, 8, replicas, rules).columns
@@ -177,7 +177,7 @@ def _repair_theory(load: float) -> list[float]:
 def _repair(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
     """A closed loop: each machine works (thinks), then asks for its repair. More are asked for than looked at."""
     left_out = warm_up(load)
-    seconds, programs = law("exponential")
+    seconds, programs = service_times("exponential")
     think = _think_at(load)
     asked = left_out + size + 10 * math.isqrt(left_out + size) + 100
     costs, loop = Uniform(1.0), ClosedLoop(seed, think, asked / load, len(programs))

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md: run folders of the results scenarios, each row beside the paper's figures.
+"""The tables of docs/results.md: run folders of the results scenarios, each row with the paper's figures.
 
     for name in main trees claim scores readings training prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
     python -m benchmarks.results runs docs/results.md
@@ -118,7 +118,7 @@ COLUMNS = (
 
 
 def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
-    """Markdown: a row per case of a summary. `fd_scenes` and FID stand beside their relative change against base's."""
+    """Markdown: a row per case of a summary. `fd_scenes` and FID come with their relative change against base's."""
     base_fd = summary.loc[summary["method_name"] == "base", "fd_scenes"].iloc[0]
     swept = [name for name in summary.columns if name.startswith("methods.")]
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]

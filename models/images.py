@@ -1,4 +1,4 @@
-"""Pictures as bytes."""
+"""Images as bytes."""
 
 import io
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] as a PNG file; equal pictures give equal bytes."""
+    """uint8 [H, W, 3] as a PNG file; equal images give equal bytes."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=False, compress_level=6)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Captioned scenes: the pictures the embedded pair is trained on and judged with.
+"""Captioned scenes: the images the embedded pair is trained on and judged with.
 
 A scene is one to three shaded solids on a textured, graded background, 128 x 128 pixels, with the English caption that says so.
 Any number of scenes exists: scene `index` of a seed is drawn from `stream(seed, "scene", index)`, in any order, from any process.
@@ -52,7 +52,7 @@ GRADIENT_AMPLITUDE = 22.0  # of 255, from the middle to the edge
 
 BACKGROUND, OBJECT, BORDER = 0, 1, 2  # values of region_map
 _BORDER_PX = 2.0
-_LIGHT = np.array([-0.48, -0.62, 0.62], dtype=np.float32)  # towards the light: from the top left, out of the picture
+_LIGHT = np.array([-0.48, -0.62, 0.62], dtype=np.float32)  # towards the light: from the top left, out of the image
 _ROWS, _COLUMNS = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32)
 
 
@@ -226,7 +226,7 @@ def _texture(background: Background) -> np.ndarray:
 
 
 def _window(item: SceneObject) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """The part of the picture an object can touch, and its own coordinates there (unit = radius, y down, rotated)."""
+    """The part of the image an object can touch, and its own coordinates there (unit = radius, y down, rotated)."""
     reach = item.radius_px + _BORDER_PX + 2
     low_row, high_row = max(int(item.row_px - reach), 0), min(int(item.row_px + reach) + 1, IMAGE_SIZE)
     low_column, high_column = max(int(item.column_px - reach), 0), min(int(item.column_px + reach) + 1, IMAGE_SIZE)

@@ -57,10 +57,10 @@ def test_the_table_says_what_the_methods_are(quickstart: Path) -> None:
     assert 100 * 15 / 256 <= shares[1] < shares[0] < 100
 
 
-def test_every_picture_is_read_and_too_few_make_no_distance(quickstart: Path) -> None:
+def test_every_image_is_read_and_too_few_make_no_distance(quickstart: Path) -> None:
     summary = pd.read_csv(quickstart / "summary.csv")
     assert summary["align_scenes"].between(0, 1).all()
-    assert (summary.groupby("method")["align_scenes"].nunique() == 1).all()  # the network changes no picture
+    assert (summary.groupby("method")["align_scenes"].nunique() == 1).all()  # the network changes no image
     assert summary[["fd_scenes", "f1_scenes"]].isna().all(axis=None)
     assert "scene_network_sha256" in json.loads((quickstart / "provenance.json").read_text())["quality"]
 

@@ -42,12 +42,12 @@ class Models:
         return captions(seed, count)
 
     def scorer(self) -> Any:
-        """Reads the pictures of a run; loads torch only for pictures it has not met before. None without the scene network's weights."""
+        """Scores the images of a run; loads torch only for images that are not in the cache. None without the scene network's weights."""
         from models.quality.scorer import WEIGHTS, SceneScorer
 
         if not WEIGHTS.is_file():
             return None
-        return SceneScorer(self.cache, progress=lambda done, total: self.progress("reading pictures", done, total))
+        return SceneScorer(self.cache, progress=lambda done, total: self.progress("reading images", done, total))
 
     def profile(self) -> Any:
         """Compute times of the pair on this machine: measured once, then kept in the cache folder.

@@ -176,7 +176,7 @@ def token_table(
                 "prompt": place,
                 "position": np.arange(count),
                 "caption": caption,
-                # A generated picture need not hold the scene's objects where the scene has them.
+                # A generated image need not hold the scene's objects where the scene has them.
                 "region": [REGIONS[int(r)] for r in region] if on == "scenes" else "",
                 **{
                     name: column[offset].astype(np.float64 if column.dtype.kind == "f" else np.int64)

@@ -1,4 +1,4 @@
-"""What a pair's cloud model draws: pictures of held-out captions in one grid, and which of a caption's claims are seen in them."""
+"""What a pair's cloud model draws: images of held-out captions in one grid, and which of a caption's claims are seen in them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def draw_samples(
 ) -> Samples:
     """`prompts` captions of the scenes of `seed`, decoded by `method` at its defaults, the cloud sampling.
 
-    claims is empty for a pair whose pictures are no scenes of 128 x 128 pixels.
+    claims is empty for a pair whose images are no scenes of 128 x 128 pixels.
     """
     captions = list(dict.fromkeys(scenes.captions(seed, prompts)))
     decoding = Decoding.model_validate({} if guidance is None else {"guidance": guidance})
@@ -71,7 +71,7 @@ def draw_samples(
 
 
 def grid(images: Sequence[np.ndarray]) -> np.ndarray:
-    """uint8: pictures [H, W, 3] of one size side by side, COLUMNS to a row, on white."""
+    """uint8: images [H, W, 3] of one size side by side, COLUMNS to a row, on white."""
     height, width, _ = images[0].shape
     rows = -(-len(images) // COLUMNS)
     page = np.full(

@@ -85,7 +85,7 @@ def f1(net: FeatureNet, images: Sequence[np.ndarray], real: Sequence[np.ndarray]
 
 
 class Clip(Protocol):
-    """What `load_clip` gives: embeddings [B, D] of pictures and texts, not normalised. size: pixels per side of a picture."""
+    """What `load_clip` gives: embeddings [B, D] of images and texts, not normalised. size: pixels per side of an image."""
 
     size: int
 
@@ -104,9 +104,9 @@ def load_clip(folder: Path) -> Clip:
 
 @torch.inference_mode()
 def clip_scores(model: Clip, images: Sequence[np.ndarray], captions: Sequence[str], prefix: str = "") -> np.ndarray:
-    """float64 [N]: cosine of each picture, uint8 [H, W, 3], with its caption. Their mean is `clip`, or `hpsv2` with HPSv2's weights.
+    """float64 [N]: cosine of each image, uint8 [H, W, 3], with its caption. Their mean is `clip`, or `hpsv2` with HPSv2's weights.
 
-    prefix: put before each caption; LlamaGen's evaluation takes "A photo depicts ". Pictures are brought to the model's size by
+    prefix: put before each caption; LlamaGen's evaluation takes "A photo depicts ". Images are brought to the model's size by
     bicubic interpolation of the shorter side, cropped to the middle and normalised as CLIP does.
     Source: CLIP score, Hessel et al. 2021 (here neither scaled by 2.5 or 100 nor cut at 0); HPSv2, Wu et al. 2023.
     """

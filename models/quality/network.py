@@ -1,4 +1,4 @@
-"""The scene network: reads from a 128 x 128 picture what a caption of `models.scenes` would say about it.
+"""The scene network: reads from a 128 x 128 image what a caption of `models.scenes` would say about it.
 
 A caption names for each of nine places the shape, colour and size of what stands there, if anything, and the background's texture and
 colour. So the network has one head for all nine places, which looks at the same window around each, and one for the background. It is
@@ -22,7 +22,7 @@ from models.state import load_state, read_config, read_state, save_state
 from models.vq import from_uint8
 from simulator.core.errors import WeightsError
 
-BATCH = 16  # images per pass: always as many, so that what is read in a picture does not depend on its neighbours
+BATCH = 16  # images per pass: always as many, so that what is read in an image does not depend on its neighbours
 _KINDS = (len(scenes.SHAPES) + 1, len(scenes.COLORS), len(scenes.SIZES))  # shape 0: nothing stands there
 _BACKGROUND_KINDS = (len(scenes.TEXTURES), len(scenes.BACKGROUND_COLORS))
 
@@ -41,7 +41,7 @@ class SceneNetworkConfig:
 
 
 class Read(NamedTuple):
-    """Logits and features of pictures."""
+    """Logits and features of images."""
 
     shape: Tensor  # [B, P, 7]; 0 is nothing
     color: Tensor  # [B, P, 8]
@@ -57,7 +57,7 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding
 
 
 class SceneNetwork(nn.Module):
-    """Five convolutions, then a window per place, and two more and a mean over the picture. About 0.3 M weights."""
+    """Five convolutions, then a window per place, and two more and a mean over the image. About 0.3 M weights."""
 
     def __init__(self, config: SceneNetworkConfig | None = None) -> None:
         super().__init__()

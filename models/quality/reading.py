@@ -1,4 +1,4 @@
-"""What the scene network reads in a picture, against what a caption claims. No torch here.
+"""What the scene network reads in an image, against what a caption claims. No torch here.
 
 A caption of `models.scenes` claims, for each object, that something stands at its place, and its shape, its colour and its size; and the
 texture and the colour of the background. It claims nothing about the places it does not name.
@@ -17,7 +17,7 @@ SHAPES = ("nothing", *scenes.SHAPES)
 COLORS, SIZES = tuple(scenes.COLORS), tuple(scenes.SIZES)
 BACKGROUND_COLORS = tuple(scenes.BACKGROUND_COLORS)
 
-# One picture: per place an index into SHAPES, COLORS and SIZES; for the background into scenes.TEXTURES and BACKGROUND_COLORS.
+# One image: per place an index into SHAPES, COLORS and SIZES; for the background into scenes.TEXTURES and BACKGROUND_COLORS.
 READING_DTYPE = np.dtype(
     [
         ("features", "<f4", (FEATURES,)),
@@ -62,7 +62,7 @@ def claims_of(caption: str) -> Claims | None:
 
 
 def agreement(claims: Claims, reading: np.ndarray) -> np.ndarray:
-    """bool: which claims a reading (READING_DTYPE, one picture) bears out: present, shape, colour and size of each object, then
+    """bool: which claims a reading (READING_DTYPE, one image) bears out: present, shape, colour and size of each object, then
     texture and colour of the background. Where nothing stands, nothing that was claimed of it is right."""
     right = []
     for place, *wanted in claims.objects:

@@ -1,7 +1,7 @@
 """Quality of a case's images as the tables want it: `align_scenes` per image, `fd_scenes` and `f1_scenes` per set of images.
 
-What the scene network reads in a picture is kept in the cache folder under the picture's hash, so that a replay of cached recordings
-never loads torch. Nothing is compared where it would mean nothing: pictures of another size than scenes have, captions of another form,
+What the scene network reads in an image is kept in the cache folder under the image's hash, so that a replay of cached recordings
+never loads torch. Nothing is compared where it would mean nothing: images of another size than scenes have, captions of another form,
 fewer images than `MIN_IMAGES` for the sets give NaN.
 """
 
@@ -33,10 +33,10 @@ SIZE = (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3)
 
 
 class SceneScorer:
-    """Reads pictures with the scene network, and remembers.
+    """Reads images with the scene network, and remembers.
 
     cache: folder of what was read before. weights: of the network. reference_images: real renders that sets of images are compared with.
-    progress: called with (pictures read, pictures to read).
+    progress: called with (images read, images to read).
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SceneScorer:
         self.weights, self.reference_images, self.progress = weights, reference_images, progress
         self.weights_hash = file_hash(weights)
         self.root = cache / "quality" / self.weights_hash[:16]
-        self._read: dict[str, np.ndarray] = {}  # readings by picture hash
+        self._read: dict[str, np.ndarray] = {}  # readings by image hash
         self._sets: dict[tuple[str, ...], dict[str, Interval]] = {}
         self._reference: tuple[np.ndarray, Gaussian] | None = None
 
@@ -79,7 +79,7 @@ class SceneScorer:
         }
 
     def _of_set(self, names: Sequence[str]) -> dict[str, Interval]:
-        """Over the different pictures of a set, in order of their hashes: equal sets give equal numbers."""
+        """Over the different images of a set, in order of their hashes: equal sets give equal numbers."""
         key = tuple(sorted(set(names)))
         if key not in self._sets:
             if len(key) < MIN_IMAGES:

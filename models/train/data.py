@@ -155,7 +155,7 @@ def load_data(config: DataConfig) -> DataSet:
         if not part:
             source = config.folder if config.folder is not None else config.coco
             raise DataError(
-                f"{source}: of {len(items)} captions none is {side} at held_out {config.held_out}; add pictures or change it"
+                f"{source}: of {len(items)} captions none is {side} at held_out {config.held_out}; add images or change it"
             )
     return DataSet(rest, held, config.image_size, config.words, config.unknown_words)
 
@@ -263,7 +263,7 @@ def _open(item: Item) -> Image.Image:
     except FileNotFoundError:
         raise DataError(f"{item.place}: {item.path}: no such file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{item.place}: {item.path} is not a readable picture: {error}") from error
+        raise DataError(f"{item.place}: {item.path} is not a readable image: {error}") from error
 
 
 def _folder_items(folder: Path, captions: str) -> Iterator[Item]:

@@ -67,7 +67,7 @@ class TrainingFile(Part):
         if self.tokenizer is not None and self.data is not None:
             for key in ("scenes_seed", "held_out_seed", "object_weight"):
                 if key in self.tokenizer.model_fields_set:
-                    refuse("is of scenes; the file's data names the pictures", "tokenizer", key)
+                    refuse("is of scenes; the file's data names the images", "tokenizer", key)
         return self
 
     @model_validator(mode="after")
@@ -78,7 +78,7 @@ class TrainingFile(Part):
         side = IMAGE_SIZE if self.data is None else self.data.image_size
         if side % made.downsample:
             refuse(
-                f"shrinks pictures by {made.downsample}, which does not divide their {side} pixels",
+                f"shrinks images by {made.downsample}, which does not divide their {side} pixels",
                 "tokenizer",
                 "model",
             )

@@ -1,4 +1,4 @@
-"""The errors a user can cause, one small tree. The CLI prints `str(error)` on one line of stderr and exits with code 2."""
+"""Errors that a user can cause, one small hierarchy. The CLI prints `str(error)` on one line of stderr and exits with code 2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ class CiarSimError(Exception):
 
 @contextmanager
 def error_context(*place: str | int, kind: type[CiarSimError] = CiarSimError) -> Iterator[None]:
-    """What is raised inside, of this kind, is about this part of the scenario."""
+    """Errors of this kind that are raised inside get this place of the scenario, if they have none."""
     try:
         yield
     except kind as error:
@@ -49,7 +49,7 @@ class WeightsError(CiarSimError):
 
 
 class DataError(CiarSimError):
-    """Training data is not usable: a picture or a caption is missing, damaged, or named twice."""
+    """Training data is not usable: an image or a caption is missing, damaged, or named twice."""
 
 
 class MethodError(CiarSimError):
@@ -57,7 +57,7 @@ class MethodError(CiarSimError):
 
 
 class RecordingError(CiarSimError):
-    """A recording is damaged, or is needed and cannot be made here."""
+    """A recording is damaged, or is missing and cannot be made here."""
 
 
 class ComputeError(CiarSimError):
@@ -69,7 +69,7 @@ class SimulationError(CiarSimError):
 
 
 class DeadlockError(CiarSimError):
-    """A simulation cannot go on: somebody waits for what will never happen."""
+    """A simulation cannot continue: a request waits for an event that never happens."""
 
 
 class MessageError(CiarSimError):

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what a killed process leaves of them."""
+"""Atomic writing of files and folders, and the removal of what killed processes left."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
     """Writes a file through a temporary one in the same folder and a rename: a reader sees the old content or the new one.
 
     Args:
-        path: The file; its folder is made where it is missing. Everybody may read it, whatever the content's origin.
+        path: The file; its folder is made where it is missing. It is readable by everybody.
         content: The bytes, or a function that writes them into an open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every section of a scenario, or of a training file, is made of, and how values are named in messages."""
+"""Base of every section of a scenario or a training file, and how messages show values."""
 
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -111,7 +111,7 @@ def written(value: Any) -> str:
 
 
 def found_text(value: Any) -> str:
-    """A value in a message, with its kind where the kind is not plain to see."""
+    """A value in a message, with its kind where the value does not show it."""
     if isinstance(value, str):
         return f"{value[:60]!r}" + ("..." if len(value) > 60 else "") + " (text)"
     if isinstance(value, dict | list | tuple):

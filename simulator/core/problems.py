@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a file, in this project's words: `dotted.key what is wrong, what was found, what is allowed`."""
+"""Validation errors of pydantic as messages: `dotted.key what is wrong, what was found, what is allowed`."""
 
 import re
 
@@ -74,7 +74,7 @@ def explain(details: ErrorDetails) -> tuple[Place, str]:
 
 
 def dotted(place: Place) -> str:
-    """`methods[6].name`, as people write a place."""
+    """A place as text: `methods[6].name`."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -82,5 +82,5 @@ def dotted(place: Place) -> str:
 
 
 def subject(place: Place) -> str:
-    """What a message begins with: the place and a blank, nothing for the whole file."""
+    """The start of a message: the place and a space, empty for the whole file."""
     return f"{dotted(place)} " if place else ""

@@ -1,4 +1,4 @@
-"""What work costs in seconds: rooflines from catalogue figures, and tables of measured times; both are `costs.Costs`.
+"""The costs of a scenario: rooflines from catalogue figures or tables of measured times, both `costs.Costs`.
 
 Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16 weights and cache:
 
@@ -9,7 +9,7 @@ Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16
             + 2 * logits * (weights of the head)             the head sees the positions whose logits are wanted
             + 4 * L * D * attended                           scores and weighted sums, per query-key pair
     roof    = max(bytes / effective bandwidth, flops / effective peak)
-    seconds = max(L * layer_us + step_us, roof)              runtime eager: the host launches alongside
+    seconds = max(L * layer_us + step_us, roof)              runtime eager: launches overlap with the work
             = (L * kernels_per_layer + kernels_per_step) * kernel_overhead + roof            runtime cuda-graphs
 
 Left out as small: the caption projection (0.5 % of LlamaGen-XL's weights, first pass only) and the logits written.
@@ -35,18 +35,16 @@ from simulator.protocol.messages import Widths
 from simulator.protocol.ops import COMPUTE_KINDS
 from simulator.protocol.pairs import MANIFEST, PairManifest
 
-# --- choosing
-
 
 class PairShapes(Settings):
-    """What pricing needs to know of a model pair; the operation counts of both are its caption encoder, phi and image decoder."""
+    """Shapes of a model pair for pricing; the operation counts of both are its caption encoder, phi and image decoder."""
 
     cloud: ModelShape
     device: ModelShape
 
 
 def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
-    """The shapes of the pair in `folder`. Raises ComputeError where its tokenizer does not say its shape."""
+    """The shapes of the pair in `folder`. Raises ComputeError where its tokenizer file lacks its shape."""
     path = folder / "tokenizer.safetensors"
     try:
         with safe_open(path, framework="np") as file:
@@ -146,8 +144,8 @@ def build_costs(
         cloud = build("cloud", choice.cloud)
     priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
-    beside = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None
-    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, beside))
+    profiled = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None
+    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, profiled))
 
 
 def _drafter(side: ComputeSide, cloud: ModelShape, measured: Profile | None) -> RooflineCosts | MeasuredCosts | None:

@@ -1,6 +1,6 @@
 """The figures a scenario names: accelerators, runtimes, model sizes, network presets and radios, each with its source.
 
-The tables are `simulator/catalogue/*.yaml`, read once. An unknown name is refused with the nearest one suggested.
+The tables are `simulator/pricing/catalogue/*.yaml`, read once. An unknown name is refused with the nearest one suggested.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ EntryT = TypeVar("EntryT", bound="Entry")
 
 
 class Entry(Settings):
-    """What every row carries: where its figures come from, and how good the weakest of them is."""
+    """Common fields of every row: the source of its figures, and the evidence for the weakest of them."""
 
     source: str = Field(min_length=3)
     evidence: Evidence
 
 
 class Hardware(Entry):
-    """An accelerator. Peaks are as on a data sheet; efficiencies turn them into what a program reaches."""
+    """An accelerator. Peaks are those of the data sheet; efficiencies are the shares of them that a program reaches."""
 
     title: str
     kind: str = Field(alias="class")
@@ -59,7 +59,7 @@ class Hardware(Entry):
 
 
 class Runtime(Entry):
-    """What starting work costs, beside the roofline. See the comment in `hardware.yaml` for the two kinds."""
+    """Launch overheads, in addition to the roofline. See the comment in `hardware.yaml` for the two kinds."""
 
     kind: Literal["host", "kernels"]
     layer_us: float = Field(default=0.0, ge=0)
@@ -89,7 +89,7 @@ class Network(Entry):
 
 
 class Radio(Entry):
-    """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers in milliwatts beside the idle device's."""
+    """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers in milliwatts above the idle device's."""
 
     promotion_ms: float = Field(default=0.0, ge=0)
     fach_promotion_ms: float = Field(default=0.0, ge=0)
@@ -107,7 +107,7 @@ class Radio(Entry):
 
 
 class OpCount(Settings):
-    """One `Compute`: its arithmetic, the weights it reads, the fp16 values that pass between its kernels, its kernels."""
+    """Operation counts of one `Compute`: flops, weights read, fp16 values passed between kernels, kernels."""
 
     flops: float = Field(ge=0)
     parameters: int = Field(ge=0)
@@ -116,9 +116,9 @@ class OpCount(Settings):
 
 
 class ModelShape(Entry):
-    """Shape of one decoder, and the operation counts of the other work beside it.
+    """Shape of one decoder, and the operation counts of the work other than its passes.
 
-    interhead: the head has two V x D matrices (centre and radius) instead of one. image_pixels: of the whole picture.
+    interhead: the head has two V x D matrices (centre and radius) instead of one. image_pixels: of the whole image.
     """
 
     title: str

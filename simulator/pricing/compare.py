@@ -1,4 +1,4 @@
-"""Rooflines beside measured times."""
+"""Rooflines compared with measured times."""
 
 import itertools
 from dataclasses import dataclass
@@ -10,12 +10,10 @@ from simulator.pricing.costs import Work
 from simulator.pricing.profile import Profile
 from simulator.pricing.roofline import RooflineCosts
 
-# --- a roofline beside measured times
-
 
 @dataclass(frozen=True)
 class RooflineCell:
-    """One measured pass beside its roofline. new_tokens, kv_tokens: of a row, new and cached before."""
+    """One measured pass and its roofline. new_tokens, kv_tokens: of a row, new and cached before."""
 
     role: str
     rows: int
@@ -26,12 +24,12 @@ class RooflineCell:
 
     @property
     def ratio(self) -> float:
-        """Roofline over measured: 1 is exact, below 1 the roofline promises too much."""
+        """Roofline over measured time: 1 is exact, below 1 the roofline is too optimistic."""
         return self.roofline_s / self.measured_s
 
 
 def compare_with_roofline(profile: Profile, pair: "PairShapes", machine: Hardware) -> list[RooflineCell]:
-    """Every pass of a profile beside the roofline of the same pass, whose kernels are counted as for the runtime cuda-graphs."""
+    """Every pass of a profile with the roofline of the same pass, whose kernels are counted as for the runtime cuda-graphs."""
     cells = []
     for role, table in profile.passes.items():
         shape = pair.device if role == "device" else pair.cloud

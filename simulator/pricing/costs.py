@@ -1,4 +1,4 @@
-"""How the simulator asks what work costs: one interface for measured, roofline and published times."""
+"""Seconds of work: one interface for measured and roofline times."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ class Work(NamedTuple):
     """A batch of forward passes as sums over its rows (a row is one sequence; guidance makes two of a session).
 
     rows: sequences. tokens: new positions. kv_tokens: cached positions read, new ones included. attended: query-key pairs. logits:
-    positions that the head is asked about.
+    positions whose logits are computed.
     """
 
     rows: int
@@ -21,9 +21,9 @@ class Work(NamedTuple):
 
     @classmethod
     def of_pass(cls, rows: int, new: int, kv: int, logits: int = 1, hidden: int = 0) -> "Work":
-        """One session's pass: each of its rows feeds `new` positions onto `kv` cached ones and asks for logits at `logits` of them.
+        """One session's pass: each of its rows feeds `new` positions after `kv` cached ones and computes logits at `logits` of them.
 
-        Attention is causal, but for the `hidden` query-key pairs a row that a tree of drafts leaves out.
+        Attention is causal, except for the `hidden` query-key pairs per row that a tree of drafts leaves out.
         """
         pairs = new * kv + new * (new + 1) // 2 - hidden
         return cls(rows, rows * new, rows * (kv + new), rows * pairs, rows * logits)
@@ -32,7 +32,7 @@ class Work(NamedTuple):
 class Costs(Protocol):
     """Times of one model on one piece of hardware.
 
-    power_w: drawn while computing, NaN where unknown. extrapolated: whether any answer so far lay outside what was measured.
+    power_w: drawn while computing, NaN where unknown. extrapolated: whether any time so far lay outside the measured range.
     """
 
     @property
@@ -55,7 +55,7 @@ class Pricing:
     """Shape at which recorded passes and messages are priced: the pair's own, or that of the models it stands for.
 
     caption_slots: caption positions a prefill feeds. widths: message widths. drafter: a one-layer drafter on the cloud's
-    hardware, None where it is not known; on the device it costs what the device's model does.
+    hardware, None where it is not known; on the device it costs as much as the device's model.
     """
 
     caption_slots: int

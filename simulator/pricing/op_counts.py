@@ -1,11 +1,9 @@
-"""Operations, weights and kernels of the work beside forward passes."""
+"""Operations, weights and kernels of the work other than forward passes."""
 
 from collections.abc import Sequence
 
 from simulator.pricing.catalogue import OpCount
 from simulator.protocol.ops import INTERVAL_SAMPLES
-
-# --- counted operations
 
 
 def vq_decoder_op_count(
@@ -17,7 +15,7 @@ def vq_decoder_op_count(
     num_res_blocks: int = 2,
     patch: int = 1,
 ) -> OpCount:
-    """Effort of one run of a VQGAN image decoder, counted convolution by convolution. Defaults: LlamaGen's VQ-16.
+    """Operation count of one run of a VQGAN image decoder, counted convolution by convolution. Defaults: LlamaGen's VQ-16.
 
     Source: LlamaGen, image tokenizer: 1x1 to z_channels, 3x3 to the widest level, Res-Attn-Res, then the levels from the
     lowest resolution with one ResBlock more than the encoder's, attention on the lowest only, nearest x2 and 3x3 between
@@ -84,7 +82,7 @@ def vq_decoder_op_count(
 
 
 def text_encoder_op_count(positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int) -> OpCount:
-    """Effort of a T5 encoder with gated feed-forward over `positions` padded positions. inner: heads times their width.
+    """Operation count of a T5 encoder with gated feed-forward over `positions` padded positions. inner: heads times their width.
 
     Flops: 2 a weight and position, 4 * inner a query-key pair and layer. Of the embedding only `positions` rows are read.
     Kernels: about 20 a layer (two norms of 3, q, k, v, scores, bias, softmax, values, output, 4 of the FFN, two sums).
@@ -95,13 +93,13 @@ def text_encoder_op_count(positions: int, n_layer: int, dim: int, inner: int, ff
 
 
 def phi_op_count(dim: int, vocab_size: int, bottleneck: int) -> OpCount:
-    """Effort of CIAR's feature projection for one token: (D + 2V) x bottleneck, GELU, bottleneck x D (assumption A8)."""
+    """Operation count of CIAR's feature projection for one token: (D + 2V) x bottleneck, GELU, bottleneck x D (assumption A8)."""
     weights = (dim + 2 * vocab_size) * bottleneck + bottleneck * dim
     return OpCount(flops=2 * weights, parameters=weights, kernels=4)
 
 
 def interval_samples_op_count(vocab_size: int) -> OpCount:
-    """Effort of drawing `INTERVAL_SAMPLES` distributions from an interval's box and taking their bounds.
+    """Operation count of drawing `INTERVAL_SAMPLES` distributions from an interval's box and taking their bounds.
 
     A row: noise (10 flops a draw), c + noise r, softmax, running minimum and maximum: about 20 flops and 8 values an entry.
     """

@@ -13,16 +13,13 @@ from simulator.core.files import write_atomically
 from simulator.core.settings import Settings
 from simulator.pricing.costs import Work
 
-# --- measured
-
-
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PassTable(Settings):
     """Times of one model's passes on a grid. seconds[i][j][k] belongs to rows[i], new_tokens[j] and kv_tokens[k].
 
-    new_tokens: new positions of a row. kv_tokens: positions of a row in the cache before the pass. A table with holes is refused.
+    new_tokens: new positions of a row. kv_tokens: positions of a row in the cache before the pass. A table with missing times is refused.
     """
 
     rows: list[int] = Field(min_length=1)
@@ -41,7 +38,7 @@ class PassTable(Settings):
                         f"a hole, no time for {axes[0][i]} rows of {axes[1][j]} new and {axes[2][k]} cached tokens"
                     )
         except (TypeError, KeyError, IndexError):
-            pass  # no grid at all, which is told field by field
+            pass  # not a grid; the fields' own checks say why
         return data
 
     @model_validator(mode="after")
@@ -80,7 +77,7 @@ class Profile(Settings):
 
     @classmethod
     def read(cls, path: Path) -> "Profile":
-        """Raises ComputeError where the file is missing, no profile of this format, or has holes."""
+        """Raises ComputeError where the file is missing, is not a profile of this format, or lacks times."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -102,7 +99,7 @@ class Profile(Settings):
 class MeasuredCosts:
     """Times from a profile: multilinear between measured points, linear beyond them (then `extrapolated` is set).
 
-    A batch of unequal rows is asked for at its mean: new tokens and cached positions per row.
+    A batch of unequal rows is looked up at its mean numbers of new tokens and cached positions per row.
     """
 
     def __init__(self, profile: Profile, role: str) -> None:
@@ -140,7 +137,7 @@ class MeasuredCosts:
         return self.profile.compute_seconds[kind]
 
     def _bracket(self, axis: list[float], x: float) -> tuple[int, int, float]:
-        """Indices of the two grid points around x, or nearest to it, and the second's share (beyond the grid outside [0, 1])."""
+        """Indices of the two grid points around x, or nearest to it, and the weight of the second (outside [0, 1] beyond the grid)."""
         if not axis[0] <= x <= axis[-1]:
             self.extrapolated = True
         if len(axis) == 1:

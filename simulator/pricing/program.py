@@ -1,4 +1,4 @@
-"""From a recording to what the simulator replays: the op table priced once and boiled down to plain tuples.
+"""Compiles a recording into the program that the simulator replays: the op table is priced once and becomes plain tuples.
 
 A device program becomes steps. A step computes, then sends a call, then awaits one, each part optional, so a `Call`
 after any number of device passes is one step, and replaying it touches one tuple.
@@ -27,7 +27,7 @@ from simulator.protocol.recording import (
     Recording,
 )
 
-# What an item of work is. From ENCODE on, its own seconds are a part of the latency by themselves.
+# Kinds of an item of work. From ENCODE on, its seconds are a latency part of their own.
 PASS, OTHER, ENCODE, IMAGE_DECODE = range(4)
 _PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE, "interval_samples": OTHER}
 _KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
@@ -68,9 +68,9 @@ class SessionProgram:
 
     device_s: all seconds of computing on the device, among them encode_s and image_decode_s of caption encoder and
     image decoder. bytes_up, bytes_down: payload. device_passes, cloud_passes, cloud_call_pct: as the recording counts them.
-    kv_tokens: most positions in the cloud's cache at a time, rows counted. context_bytes: per call, what the device sends to
-    a replica that knows nothing of the session, ahead of this call: its first request again, the ids of the image tokens that
-    the call's first pass finds in the cache, and the features it sent before. optional: calls whose reply the device can do without.
+    kv_tokens: largest number of positions in the cloud's cache, over all rows. context_bytes: per call, payload that the device
+    sends before this call to a replica without the session's state: its first request again, the ids of the image tokens that
+    the call's first pass finds in the cache, and the features it sent before. optional: calls whose reply the device can skip.
     """
 
     steps: tuple[Step, ...]
@@ -92,7 +92,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     """Price a recording: device work by `device`, one session at a time; cloud work by `cloud`; shapes by `pricing`.
 
     Caption slots count as `pricing.caption_slots` positions wherever the recording fed or cached them, and messages are
-    repriced to `pricing.widths`. Raises RecordingError where the ops are in an order that cannot be: an await of a call
+    repriced to `pricing.widths`. Raises RecordingError where the order of the ops is impossible: an await of a call
     never sent, a call without a reply, an op on the wrong side.
     """
     ops = recording.ops
@@ -104,7 +104,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     table = [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in ops.tolist()]
     cut = int(np.count_nonzero(side == DEVICE))
     pricer = _Pricer(recording, cloud, pricing)
-    # Who decided token 0 says where to look for it: a device pass whose token was doubted decides nothing.
+    # Who decided token 0 says where to look for it: a device pass whose token went to the cloud decides nothing.
     from_cloud = len(recording.decided_by) > 0 and int(recording.decided_by[0]) == FROM_CLOUD
     steps, sizes_up, totals = _device_steps(table[:cut], pricer, device, find_first=not from_cloud)
     calls = _cloud_calls(table[cut:], cut, sizes_up, pricer, find_first=from_cloud)
@@ -131,7 +131,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
 def compile_colocated(
     recording: Recording, device: Costs, companion: Costs, cloud: Costs, pricing: Pricing
 ) -> SessionProgram:
-    """The same session with both programs in the cloud: one call, whose answer is the image's token ids, all at the end.
+    """The same session with both programs in the cloud: one call, whose reply is the image's token ids, all at the end.
 
     companion: the device's model on the cloud's hardware; its passes take their own time there, one session after another, in
     the queue of the cloud's passes. What the device sent and awaited happens at once, in the order of sending. The image decoder
@@ -174,7 +174,7 @@ def compile_colocated(
 
 
 def _context_bytes(ops: list[dict[str, int]], sizes_up: list[int], widths: Widths) -> tuple[int, ...]:
-    """See `SessionProgram`. A call without a pass finds what the call before it left."""
+    """See `SessionProgram`. A call without a pass finds the cache of the call before it."""
     features = [0] * len(sizes_up)
     ids: dict[int, int] = {}
     for op in ops:
@@ -191,7 +191,7 @@ def _context_bytes(ops: list[dict[str, int]], sizes_up: list[int], widths: Width
 
 
 class _Pricer:
-    """Prices single ops of one recording, and remembers whether the first image token has been met."""
+    """Prices single ops of one recording, and remembers whether the first image token was found."""
 
     def __init__(self, recording: Recording, cloud: Costs, pricing: Pricing) -> None:
         self.pair = recording.widths

@@ -7,8 +7,6 @@ from simulator.core.errors import ComputeError
 from simulator.pricing.catalogue import FP16_BYTES, Hardware, ModelShape, OpCount, Runtime
 from simulator.pricing.costs import Work
 
-# --- roofline
-
 
 @dataclass
 class RooflineCosts:
@@ -22,7 +20,7 @@ class RooflineCosts:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """What every pass asks for, worked out once: a large run asks a million times."""
+        """Constants of the roofline, computed once: a large run prices a million passes."""
         shape, start = self.shape, self.runtime
         self._weight_bytes = FP16_BYTES * shape.pass_parameters
         self._token_bytes = FP16_BYTES * shape.dim
@@ -44,7 +42,7 @@ class RooflineCosts:
         return self.hardware.power_w
 
     def pass_seconds(self, work: Work) -> float:
-        """Seconds of one batched forward pass, by the formula at the top of this file."""
+        """Seconds of one batched forward pass, by the formula at the top of `build.py`."""
         _, tokens, kv_tokens, attended, logits = work
         read = self._weight_bytes + self._token_bytes * tokens + self._kv_bytes * kv_tokens
         flops = self._token_flops * tokens + self._logit_flops * logits + self._pair_flops * attended
@@ -52,11 +50,11 @@ class RooflineCosts:
         return max(self._launch_s, roof) if self._alongside else self._launch_s + roof
 
     def compute_seconds(self, kind: str) -> float:
-        """Seconds of one `Compute`. Raises ComputeError where the model's effort for it is not known."""
+        """Seconds of one `Compute`. Raises ComputeError where the model has no operation count for it."""
         op_count = self.op_counts.get(kind)
         if op_count is None:
             known = ", ".join(self.op_counts) or "none"
-            raise ComputeError(f"no effort of {kind} is known for {self.shape.title}; known: {known}")
+            raise ComputeError(f"{self.shape.title} has no operation count of {kind}; known: {known}")
         read = FP16_BYTES * (op_count.parameters + op_count.activation_values)
         roof = max(read / self._bytes_per_s, op_count.flops / self._flop_per_s)
         if self._alongside:

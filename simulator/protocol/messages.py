@@ -1,8 +1,8 @@
 """What crosses the network: one msgspec struct per message, one codec for every driver.
 
 A message's payload is `len(encode(message))`; framing belongs to the transport. Ids travel as a uint16 blob, floats as fp16,
-pictures as PNG bytes. Fields named in `SCALED` grow with the width, vocabulary or picture size of the model, so a run priced *as
-if* the models were larger re-prices exactly these (`repriced_bytes`); everything else costs what it costs here.
+images as PNG bytes. Fields named in `SCALED` grow with the width, vocabulary or image size of the model, so a run priced *as
+if* the models were larger re-prices exactly these (`repriced_bytes`); all other fields keep their size.
 """
 
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ SCALED = ("feature_vectors", "int8_vectors", "vocabulary_rows", "caption_rows", 
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
-    """Base of all messages. `elements` maps a blob field to what it holds: (element kind of `ELEMENT_KINDS`)."""
+    """Base of all messages. `elements` maps a blob field to the kind of its elements (one of `ELEMENT_KINDS`)."""
 
     elements: ClassVar[dict[str, str]] = {}
 
@@ -40,8 +40,15 @@ class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
 
 
 class Widths(msgspec.Struct, frozen=True):
-    """Sizes that decide what one element of each kind weighs on the wire: D, V, caption feature width, pixels of the picture,
-    caption slots."""
+    """Sizes that decide the bytes of one element of each kind.
+
+    Attributes:
+        dim: D, width of the hidden states.
+        vocab_size: V, image codes.
+        caption_dim: width of the caption features.
+        image_pixels: pixels of the image.
+        caption_slots: caption positions before the image.
+    """
 
     dim: int
     vocab_size: int
@@ -66,9 +73,16 @@ class Widths(msgspec.Struct, frozen=True):
 
 
 class Start(Message, frozen=True):
-    """Opens a session in the cloud. caption: what to draw. count: image tokens the cloud is asked to make now.
-    decoding: the cloud's share of the decoding settings (`Decoding` in `simulator/protocol/methods.py`) as a plain mapping.
-    seed: names the session's random draws. want_caption: whether the caption rows travel back."""
+    """Opens a session in the cloud.
+
+    Attributes:
+        caption: the prompt.
+        count: image tokens that the cloud is asked to decode now.
+        decoding: the cloud's share of the decoding settings (`Decoding` in `simulator/protocol/methods.py`) as a plain mapping.
+        seed: seed of the session's random draws.
+        want_caption: whether the caption rows are sent back.
+        deliver: "ids", or "image" for a PNG.
+    """
 
     caption: str
     count: int
@@ -79,7 +93,7 @@ class Start(Message, frozen=True):
 
 
 class Started(Message, frozen=True):
-    """Answer to `Start`: the tokens made (uint16 ids) and, if asked for, the valid caption rows (fp16 [n, caption_dim])."""
+    """Reply to `Start`: the decoded tokens (uint16 ids) and, if requested, the valid caption rows (fp16 [n, caption_dim])."""
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids", "caption_rows": "caption_rows"}
     ids: bytes = b""
@@ -94,7 +108,7 @@ class Tokens(Message, frozen=True):
 
 
 class Picture(Message, frozen=True):
-    """The finished picture as PNG bytes, for `deliver: image`."""
+    """The finished image as PNG bytes, for `deliver: image`."""
 
     elements: ClassVar[dict[str, str]] = {"png": "image_bytes"}
     png: bytes
@@ -102,8 +116,8 @@ class Picture(Message, frozen=True):
 
 class Verify(Message, frozen=True):
     """A gated method's upload: pending token ids accepted on the device since the last contact, one interval feature f^I
-    (fp16 [D]) for each or none at all, and the device's candidate for the uncertain position. Without a candidate the tokens
-    are for keeping and nothing is asked; the reply is empty then."""
+    (fp16 [D]) for each or none at all, and the device's candidate for the uncertain position. Without a candidate the
+    cloud only stores the tokens, and the reply is empty."""
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors", "candidate": "ids"}
     ids: bytes
@@ -112,9 +126,13 @@ class Verify(Message, frozen=True):
 
 
 class Upload(Message, frozen=True):
-    """`Verify` with what variants of it add. coarse: the features as int8 with a scale each (`pack_int8`), then `features` is empty.
-    probs: fp16 weights of the law that the candidate was drawn from, for the ids of `support`; where `support` is empty, the
-    candidate's alone, and the row follows if it is asked for."""
+    """`Verify` with the fields that its variants add.
+
+    Attributes:
+        coarse: the features as int8 with a scale each (`pack_int8`); `features` is empty then.
+        probs: fp16 weights of the distribution that the candidate was drawn from, for the ids of `support`; where `support` is
+            empty, the candidate's alone, and the row follows on request.
+    """
 
     elements: ClassVar[dict[str, str]] = {
         "ids": "ids",
@@ -133,15 +151,15 @@ class Upload(Message, frozen=True):
 
 
 class Row(Message, frozen=True):
-    """The weights of the law that a rejected candidate was drawn from, fp16 [V]: sent where an empty `Tokens` or
-    `Verdict` asked for it."""
+    """The weights of the distribution that a rejected candidate was drawn from, fp16 [V]: sent where an empty `Tokens` or
+    `Verdict` requested it."""
 
     elements: ClassVar[dict[str, str]] = {"probs": "vocabulary_rows"}
     probs: bytes
 
 
 class Revised(Message, frozen=True):
-    """The cloud decides `position` otherwise than the device did: the token there is `ids`, all pending ones after it are void."""
+    """The cloud replaces the device's token at `position` by `ids`; all pending tokens after it are discarded."""
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids"}
     position: int
@@ -149,9 +167,18 @@ class Revised(Message, frozen=True):
 
 
 class Drafts(Message, frozen=True):
-    """Drafted ids for the cloud to test in one pass. weights: fp16, what each was drawn with; none where drafting is greedy. What
-    a rejected draft is corrected by: rows, fp16 [n, V], all weights of every draft's law; or only those above zero, `sizes` (uint16)
-    of them for each draft, their ids in `support` and their values in `support_weights`; or nothing, then the row is asked for."""
+    """Drafted ids that the cloud verifies in one pass.
+
+    The residual of a rejected draft needs the distribution it was drawn from: all of it (`rows`), its entries above zero
+    (`sizes`, `support`, `support_weights`), or neither, and the cloud requests the row.
+
+    Attributes:
+        weights: fp16 [n], the weight each draft was drawn with; empty where drafting is greedy.
+        rows: fp16 [n, V], all weights of every draft's distribution.
+        sizes: uint16 [n], entries above zero of each draft's distribution.
+        support: ids of these entries.
+        support_weights: fp16, their weights.
+    """
 
     elements: ClassVar[dict[str, str]] = {
         "ids": "ids",
@@ -170,7 +197,7 @@ class Drafts(Message, frozen=True):
 
 
 class Verdict(Message, frozen=True):
-    """How many drafts are accepted, and the token that follows them (`ids`); empty where the rejected draft's `Row` is asked for."""
+    """How many drafts are accepted, and the token that follows them (`ids`); empty where the rejected draft's `Row` is requested."""
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids"}
     accepted: int
@@ -178,7 +205,7 @@ class Verdict(Message, frozen=True):
 
 
 class Opened(Message, frozen=True):
-    """Answer to `Start` for a drafter on the device: the first token, and the cloud model's features at the caption positions, fp16
+    """Reply to `Start` for a drafter on the device: the first token, and the cloud model's features at the caption positions, fp16
     [rows, caption_slots, D]."""
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "prompt_features"}
@@ -187,9 +214,14 @@ class Opened(Message, frozen=True):
 
 
 class DraftTree(Message, frozen=True):
-    """A tree of drafts without its root, the newest decided token: ids, and each one's parent (one byte; 0 is the root). A tree whose
-    shape both sides know has no parents, but each draft's weight (fp16) and the rows of the laws that its inner nodes' children
-    were drawn from (fp16 [inner nodes, V])."""
+    """A tree of drafts without its root, which is the newest decided token.
+
+    Attributes:
+        ids: the drafts.
+        parents: each draft's parent, one byte; 0 is the root. Empty for a tree whose shape both sides know.
+        weights: fp16 [n], of such a tree, the weight each draft was drawn with.
+        rows: fp16 [inner nodes, V], of such a tree, the distributions that the inner nodes' children were drawn from.
+    """
 
     elements: ClassVar[dict[str, str]] = {
         "ids": "ids",
@@ -204,8 +236,10 @@ class DraftTree(Message, frozen=True):
 
 
 class Path(Message, frozen=True):
-    """What the cloud accepts of a tree: `accepted` nodes behind the root along its root-to-leaf path number `path`, then the token in
-    `ids`. features: fp16 [rows, accepted + 1, D], the cloud model's at root and accepted nodes; none with the image's last token."""
+    """The accepted part of a tree: `accepted` nodes after the root along root-to-leaf path number `path`, then the token in `ids`.
+
+    features: fp16 [rows, accepted + 1, D], the cloud model's at root and accepted nodes; empty with the image's last token.
+    """
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors"}
     path: int
@@ -236,12 +270,12 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
 
 
 def encode(message: Message) -> bytes:
-    """The bytes that travel; `len()` of them is the payload."""
+    """The message as bytes; their number is the payload."""
     return _encoder.encode(message)
 
 
 def decode(data: bytes) -> Message:
-    """The inverse of `encode`. Raises MessageError where the bytes are no known message."""
+    """The inverse of `encode`. Raises MessageError where the bytes decode to no known message."""
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
@@ -302,10 +336,10 @@ def _blob_bytes(n: int) -> int:
 
 
 def repriced_bytes(payload_bytes: int, counts: dict[str, int], pair: Widths, as_if: Widths) -> int:
-    """Payload of the same message at another model's widths: each scaled blob is swapped for one of that model's size.
+    """Payload of the same message at another model's widths: each scaled blob is replaced by one of that model's size.
 
     counts: elements per kind as `Message.counts` gives them. At `as_if == pair` the result is `payload_bytes` itself. A kind
-    stands in at most one blob of a message, which `tests/simulator/test_messages.py` checks for every type.
+    occurs in at most one blob of a message (`tests/simulator/protocol/test_messages.py` checks every type).
     """
     for kind in SCALED:
         n = counts[kind]

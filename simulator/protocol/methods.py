@@ -22,14 +22,14 @@ class MethodSettings(Settings):
 
     @property
     def draft_slots(self) -> int:
-        """Entries of the KV caches that drafts may take up behind the committed tokens."""
+        """KV cache entries that drafts may occupy after the committed tokens."""
         return 0
 
     def check(self, decoding: "Decoding", pair: PairManifest) -> None:
-        """Whether a method's settings go with the decoding settings and the pair. Raises ScenarioError where they do not."""
+        """Check the settings against the decoding settings and the pair. Raises ScenarioError where they do not fit."""
 
     def can_fall_back(self, decoding: "Decoding") -> bool:
-        """Whether there are calls whose reply the device can do without, finishing the image alone."""
+        """Whether the device can finish the image alone after some call's reply misses its deadline."""
         return False
 
 
@@ -58,7 +58,7 @@ class BaseSettings(MethodSettings):
 
     deliver: Literal["stream", "ids", "image"] = Field(
         "stream",
-        description="tokens one by one as they are decided, all ids at the end, or the finished picture as PNG",
+        description="tokens one by one as they are decided, all ids at the end, or the finished image as PNG",
     )
 
 
@@ -67,18 +67,18 @@ class DeviceOnlySettings(MethodSettings):
 
 
 class CodeSettings(MethodSettings):
-    """CoDe in CIAR's adaptation: the cloud makes the first tokens, the device the rest."""
+    """CoDe in CIAR's adaptation: the cloud decodes the first tokens, the device the rest."""
 
-    prefix_rate: PrefixRate = Field(0.3, description="share of tokens the cloud makes first")
+    prefix_rate: PrefixRate = Field(0.3, description="share of tokens that the cloud decodes first")
 
     def can_fall_back(self, decoding: Decoding) -> bool:
-        return decoding.text_encoder == "device"  # else nothing can begin without the cloud
+        return decoding.text_encoder == "device"  # otherwise the device cannot start without the cloud
 
 
 class GatedSettings(MethodSettings):
-    """Shared by the methods whose device asks the cloud only about doubtful tokens (`models/methods/gated.py`)."""
+    """Shared by the methods whose device asks the cloud about uncertain tokens only (`models/methods/gated.py`)."""
 
-    prefix_rate: PrefixRate = Field(0.06, description="share of tokens the cloud makes first (paper: 0.06)")
+    prefix_rate: PrefixRate = Field(0.06, description="share of tokens that the cloud decodes first (paper: 0.06)")
 
     def can_fall_back(self, decoding: Decoding) -> bool:
         return True
@@ -89,7 +89,7 @@ _UPLOADS = "share of scored tokens that goes to the cloud"
 
 
 class ThresholdSettings(GatedSettings):
-    """A score, and how the threshold it is held against moves (assumption A3)."""
+    """An uncertainty score and the threshold it is compared with, which may adapt (assumption A3)."""
 
     defaults: ClassVar[dict[str, float]] = {"beta": 0.5, "decay": 0.9, "budget": 0.30}
     modes: ClassVar[dict[str, tuple[str, ...]]] = {"beta": ("ema",), "decay": ("ema",), "budget": ("budget",)}
@@ -102,14 +102,14 @@ class ThresholdSettings(GatedSettings):
     )
     threshold_mode: ThresholdMode = Field(
         "const",
-        description="const; ema: follows the mean score of the image; budget: the quantile of past scores that sends a wanted share "
-        "up (threshold for the first 8); running: the score is divided by its largest so far (assumption A3)",
+        description="const; ema: follows the mean score of the image; budget: the quantile of past scores that uploads a given share "
+        "(threshold for the first 8); running: the score is divided by its largest so far (assumption A3)",
     )
     beta: float | None = Field(
-        None, ge=0.0, le=1.0, description="ema: how far the threshold follows the scores; none is 0.5"
+        None, ge=0.0, le=1.0, description="ema: weight of the mean score in the threshold; default 0.5"
     )
-    decay: float | None = Field(None, ge=0.0, lt=1.0, description="ema: of the mean score; none is 0.9")
-    budget: float | None = Field(None, ge=0.0, le=1.0, description=f"budget: {_UPLOADS}; none is 0.30")
+    decay: float | None = Field(None, ge=0.0, lt=1.0, description="ema: decay of the mean score; default 0.9")
+    budget: float | None = Field(None, ge=0.0, le=1.0, description=f"budget: {_UPLOADS}; default 0.30")
 
     def value_of(self, name: str) -> float:
         """A setting that belongs to one mode, with its default filled in."""
@@ -132,7 +132,7 @@ class ThresholdSettings(GatedSettings):
 
 
 class EntropyLensSettings(ThresholdSettings):
-    """Entropy-Lens as a gate: the entropy of the device's prediction, divided by log V, decides who decides."""
+    """Entropy-Lens as a gate: the entropy of the device's prediction, divided by log V, is the uncertainty score."""
 
     defaults: ClassVar[dict[str, float]] = {**ThresholdSettings.defaults, "budget": 0.493}
 
@@ -141,47 +141,47 @@ class EntropyLensSettings(ThresholdSettings):
     )
     threshold_mode: ThresholdMode = Field(
         "budget",
-        description="as in ciar; the default keeps to the call rate of the paper's table instead of a tuned threshold",
+        description="as in ciar; the default matches the call rate of the paper's table instead of tuning a threshold",
     )
     budget: float | None = Field(
         None,
         ge=0.0,
         le=1.0,
-        description=f"budget: {_UPLOADS}; none is 0.493, (0.5234 - 0.06) / 0.94 for the paper's 52.34 % of calls",
+        description=f"budget: {_UPLOADS}; default 0.493, (0.5234 - 0.06) / 0.94 for the paper's 52.34 % of calls",
     )
 
 
 class SoftmaxCorrSettings(ThresholdSettings):
-    """SoftmaxCorr as a gate, in one of three readings; none is known to be the paper's."""
+    """SoftmaxCorr as a gate, in one of three readings; it is not known which one the paper uses."""
 
     defaults: ClassVar[dict[str, float]] = {**ThresholdSettings.defaults, "budget": 0.3244}
 
     reading: Literal["max-prob", "literal", "window"] = Field(
         "max-prob",
-        description="max-prob: 1 - max p; literal: the score of one token, where every token ties and a draw in [0, 1) breaks the "
-        "tie; window: 1 - the score of the last 16 tokens",
+        description="max-prob: 1 - max p; literal: the score of one token, the same for every token, so that a draw in [0, 1) breaks "
+        "the tie; window: 1 - the score of the last 16 tokens",
     )
     threshold: float = Field(0.5, ge=0.0, allow_inf_nan=True, description="accept locally while the score is below it")
     threshold_mode: ThresholdMode = Field(
         "budget",
-        description="as in ciar; the default keeps to the call rate of the paper's table instead of a tuned threshold",
+        description="as in ciar; the default matches the call rate of the paper's table instead of tuning a threshold",
     )
     budget: float | None = Field(
         None,
         ge=0.0,
         le=1.0,
-        description=f"budget: {_UPLOADS}; none is 0.3244, (0.3649 - 0.06) / 0.94 for the paper's 36.49 % of calls",
+        description=f"budget: {_UPLOADS}; default 0.3244, (0.3649 - 0.06) / 0.94 for the paper's 36.49 % of calls",
     )
 
 
 class RandomSettings(GatedSettings):
-    """Tokens go to the cloud by lot."""
+    """Each token is uploaded at random, with a fixed probability."""
 
     upload_rate: float = Field(
         0.324,
         ge=0.0,
         le=1.0,
-        description="probability of asking the cloud; (0.3646 - 0.06) / 0.94 for the paper's 36.46 % of calls",
+        description="probability of asking the cloud about a token; (0.3646 - 0.06) / 0.94 for the paper's 36.46 % of calls",
     )
 
 
@@ -198,7 +198,7 @@ class DiscreteSettings(ThresholdSettings):
 
 
 class CiarSettings(ThresholdSettings):
-    """CIAR: the device decodes, the cloud decides where the Inter-Head doubts (docs/methods/ciar.md)."""
+    """CIAR: the device decodes; the cloud decides the tokens whose Inter-Head uncertainty is high (docs/methods/ciar.md)."""
 
     score: Literal["u", "omega", "lower-top"] = Field(
         "u",
@@ -206,7 +206,7 @@ class CiarSettings(ThresholdSettings):
     )
     bounds: Literal["quantile", "quantile-no-dro", "inter-dro"] = Field(
         "quantile",
-        description="what the Inter-Head's radius was trained for: quantiles of the cloud's probability, the same without the DRO term, or "
+        description="training loss of the Inter-Head's radius: quantiles of the cloud's probability, the same without the DRO term, or "
         "the published loss read literally",
     )
     reach: bool = Field(
@@ -219,11 +219,11 @@ class CiarSettings(ThresholdSettings):
     )
     upload: Literal["lazy", "eager"] = Field(
         "lazy",
-        description="lazy: pending tokens travel with the next doubtful one; eager: each at once, while the device goes on",
+        description="lazy: pending tokens travel with the next uncertain one; eager: each is sent at once while the device continues",
     )
     variant: Literal["resample", "verify"] = Field(
         "resample",
-        description="resample: the cloud draws the doubtful token; verify: it tests the device's candidate first (assumption A6)",
+        description="resample: the cloud draws the uncertain token; verify: it tests the device's candidate first (assumption A6)",
     )
     revise: float = Field(
         0.0,
@@ -242,11 +242,11 @@ class CiarSettings(ThresholdSettings):
 class SpeculativeSettings(MethodSettings):
     """Vanilla speculative decoding with the device's model as the drafter."""
 
-    gamma: int = Field(5, ge=1, le=32, description="drafts a round (assumed; no figure is given)")
+    gamma: int = Field(5, ge=1, le=32, description="drafted tokens per round (assumed; the paper gives no figure)")
     residual: Literal["all", "two-phase", "top-k"] = Field(
         "two-phase",
-        description="how the law of a rejected draft reaches the cloud: all: every draft's whole row with the drafts; two-phase: the one "
-        "row, when it is asked for; top-k: every draft's non-zero entries, needs decoding.top_k > 0; greedy decoding needs none",
+        description="how the drafter's distribution at a rejected draft reaches the cloud: all: every draft's whole row with the drafts; "
+        "two-phase: the one row, on request; top-k: every draft's non-zero entries, needs decoding.top_k > 0; greedy decoding needs none",
     )
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
@@ -261,7 +261,7 @@ class DrafterSettings(MethodSettings):
 
     drafter: Literal["device", "cloud"] = Field(
         "device",
-        description="where the drafter runs; on the device it gets the cloud model's features of the caption and of every token",
+        description="where the drafter runs; on the device it receives the cloud model's features of the caption and of every token",
     )
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
@@ -272,16 +272,16 @@ class DrafterSettings(MethodSettings):
 
 
 class TreeSettings(DrafterSettings):
-    """Trees grown where the drafter is surest."""
+    """Draft trees that grow where the drafter's confidence is highest."""
 
     total_tokens: int = Field(
-        59, ge=2, le=256, description="nodes of a tree with its root (LANTERN's LlamaGen port: 59; EAGLE-2: 60)"
+        59, ge=2, le=256, description="nodes per tree, root included (LANTERN's LlamaGen port: 59; EAGLE-2: 60)"
     )
     depth: int = Field(
-        4, ge=1, le=9, description="expansions behind the root's children (LANTERN's LlamaGen port: 4; EAGLE-2: 7)"
+        4, ge=1, le=9, description="expansions after the root's children (LANTERN's LlamaGen port: 4; EAGLE-2: 7)"
     )
     top_k: int = Field(
-        10, ge=1, le=64, description="children of an expanded node, and nodes expanded per level (both: 10)"
+        10, ge=1, le=64, description="children per expanded node, and nodes expanded per level (both: 10)"
     )
 
     @model_validator(mode="after")
@@ -300,27 +300,27 @@ class TreeSettings(DrafterSettings):
 
 
 class Eagle2Settings(TreeSettings):
-    """EAGLE-2: dynamic trees from a feature-level drafter, tested without loss."""
+    """EAGLE-2: dynamic draft trees from a feature-level drafter, with lossless verification."""
 
 
 class RelaxedSettings(DrafterSettings):
-    """LANTERN's relaxation: the mass of a draft's nearest codes counts for it, within one of two bounds."""
+    """LANTERN's relaxed acceptance: the probability of a draft's nearest codes is added to its own, up to a bound."""
 
     k: int = Field(
         100,
         ge=0,
-        description="nearest codes that may count for a draft, below the codebook's size (LANTERN: 1000 of 16384); 0 is off",
+        description="nearest codes that may be added to a draft, fewer than the codebook's size (LANTERN: 1000 of 16384); 0 is off",
     )
     delta: float | None = Field(
         None,
         ge=0.0,
         le=1.0,
-        description="absolute bound on their mass (LANTERN: 0.1 to 0.4); none is 0.1, unless lambda_ is given",
+        description="absolute bound on the added probability (LANTERN: 0.1 to 0.4); default 0.1, unless lambda_ is given",
     )
     lambda_: float | None = Field(
         None,
         ge=1.0,
-        description="bound on it relative to the draft's own p(x): (lambda_ - 1) p(x) (LANTERN++: 5 to 20); instead of delta",
+        description="bound relative to the draft's own p(x): (lambda_ - 1) p(x) (LANTERN++: 5 to 20); instead of delta",
     )
 
     @model_validator(mode="after")
@@ -334,7 +334,7 @@ class RelaxedSettings(DrafterSettings):
 
     @property
     def absolute_bound(self) -> float | None:
-        """The bound on the mass, None where it is relative."""
+        """The absolute bound on the added probability, None where the bound is relative."""
         return self.delta if self.delta is not None or self.lambda_ is not None else 0.1
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
@@ -349,7 +349,7 @@ class LanternSettings(RelaxedSettings, TreeSettings):
     """LANTERN on EAGLE-2's dynamic trees."""
 
 
-# Child counts of each level's nodes, the root's level first; nodes a level lists none for have no children.
+# Child counts of each level's nodes, the root's level first; nodes without an entry have no children.
 STATIC_TREES: dict[str, tuple[tuple[int, ...], ...]] = {
     "57-nodes": ((5,), (4, 3, 3, 2, 1), (4, 3, 3, 2, 2, 1, 0, 1), (4, 3, 2, 1, 2, 1, 0, 1), (3, 2, 0, 0, 2, 1, 0, 1)),
     "25-nodes": ((4,), (3, 2, 2, 1), (3, 2, 2, 1), (3,), (2,)),
@@ -393,5 +393,5 @@ METHODS = MethodTable(
 
 
 def prefix_length(prefix_rate: float, image_tokens: int) -> int:
-    """m = floor(rho * T) (CIAR, prefix injection), with rho as the decimal number that was written: 0.06 * 50 is 3, in floats 2.9999."""
+    """m = floor(rho * T) (CIAR, prefix injection), rho as the decimal written: 0.29 * 100 is 29, floats give 28.999999999999996."""
     return int(Fraction(str(prefix_rate)) * image_tokens)

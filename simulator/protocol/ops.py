@@ -32,15 +32,15 @@ class Forward:
     rows; given, the caption slots are fed first (prefill). features: float [len(tokens), D]
     interval features added to the token embeddings, or None.
     keep: image positions of the KV cache that stay valid before this pass (roll-back); None keeps all.
-    gather: image positions of the cache that move, in this order, right behind the kept ones before the pass: accepted tree nodes.
-    tree: parents of all entries behind the committed sequence, the last len(tokens) of them new, earlier ones in the cache already.
+    gather: image positions of the cache that move, in this order, right after the kept ones before the pass: accepted tree nodes.
+    tree: parents of all entries after the committed sequence, the last len(tokens) of them new, earlier ones in the cache already.
     A parent is an index into these entries, below its child's, or -1 for the committed sequence. An entry's position is the
     committed length plus its depth; it sees the committed sequence, its ancestors and itself. None: a plain continuation.
-    outputs: whether the step tells about the last new position only, or about all of them; of an `all` pass no token is drawn.
+    outputs: whether the step covers the last new position only, or all of them; an `all` pass draws no token.
     decides: whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
     bounds: of a device pass, which training of the Inter-Head's radius gives the interval; "" is the pair's first.
 
-    The drafter reads, at each position, the next token beside the base model's feature there. So its caption is float
+    The drafter reads, at each position, the next token together with the base model's feature there. So its caption is float
     [rows, caption_slots, D], the features of the caption positions, its features are float [rows, len(tokens), D] (without the
     first token's after a caption), and the first token after a caption stands in the last caption slot.
     """
@@ -66,7 +66,7 @@ class Forward:
         """Pairs of a new position and an earlier one, itself included, that do not see each other: other branches of the tree."""
         if self.tree is None:
             return 0
-        seen: list[int] = []  # entries that each one sees behind the committed sequence: its ancestors and itself
+        seen: list[int] = []  # entries that each one sees after the committed sequence: its ancestors and itself
         for parent in self.tree:
             seen.append(1 + (seen[parent] if parent >= 0 else 0))
         first = len(self.tree) - len(self.tokens)
@@ -75,7 +75,7 @@ class Forward:
 
 @dataclass(slots=True)
 class Compute:
-    """Priced work that is no decoder pass: one of `COMPUTE_KINDS`, with the input it works on."""
+    """Priced work other than a decoder pass: one of `COMPUTE_KINDS`, with its input."""
 
     kind: str
     payload: Any = None
@@ -83,7 +83,7 @@ class Compute:
 
 @dataclass(slots=True)
 class Handle:
-    """An open call: its index within the session and, once they arrived, the parts streamed ahead of the reply."""
+    """An open call: its index within the session and the parts that were streamed before the reply."""
 
     call: int
     parts: list[Message] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Send:
 
 @dataclass(slots=True)
 class Await:
-    """deadline: whether the session may stop waiting, if it runs with a deadline. How long that is is not the program's to say."""
+    """deadline: whether the session may stop waiting, if it runs with a deadline. The scenario sets its length, not the program."""
 
     handle: Handle
     deadline: bool = False

@@ -1,5 +1,4 @@
-"""Model pairs on disk, as far as they can be known without loading a model: the manifest `pair.json` and the files it
-lists.
+"""Model pairs on disk without loading a model: the manifest `pair.json` and the files that it lists.
 
 A pair is a folder: `pair.json`, and safetensors files of a text encoder, an image tokenizer, a cloud model (in shards),
 a device model, a projection phi and, in a pair for the methods that need it, a feature-level drafter. Shipped pairs live in
@@ -140,7 +139,7 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over all that decides tokens and pictures: the weight files and the models' shapes, not the pair's name."""
+        """SHA-256 over everything that decides tokens and images: weight files and model shapes, but not the pair's name."""
         weights = {f.name: f.sha256 for f in self.files if f.name.endswith(WEIGHTS)}
         rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("format", "name", "files")}
         return hashlib.sha256(msgspec.json.encode({**rest, "weights": weights}, order="sorted")).hexdigest()

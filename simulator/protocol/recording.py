@@ -1,4 +1,4 @@
-"""A recording: what one session (one image for one prompt) did, without any time in it.
+"""A recording: the operations of one session (one image for one prompt), without any time.
 
 Ops are columns (numpy structured array, `OP_DTYPE`), device ops in program order, then cloud ops grouped by call in order.
 Dependencies follow from `side`, `kind` and `call`: device ops wait for the one before; the ops of call c wait for its SEND to
@@ -28,7 +28,7 @@ FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK = (
     1,
     2,
 )  # who decided a token; fallback: the device alone, once a deadline was missed
-# Columns of `Recording.scores`; "u" is U~ (assumption A2); "gate" is what the method held against its threshold, if it has one.
+# Columns of `Recording.scores`; "u" is U~ (assumption A2); "gate" is the score that the method compares with its threshold, if it has one.
 SCORES = ("u", "u_raw", "omega", "sigma", "lower_top", "entropy", "mid_top", "gate")
 
 OP_DTYPE = np.dtype(
@@ -90,7 +90,7 @@ def torch_version() -> str:
 
 @dataclass
 class Recording:
-    """One session: its ops, and what came of it.
+    """One session: its ops and its results.
 
     ops: OP_DTYPE [n]. tokens: uint16 [T]. decided_by: uint8 [T] (FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK). scores: float32 [T, len(SCORES)],
     NaN where the device gave no score. image: uint8 [H, W, 3]. nll: float32 [T], nats of each token under the guided cloud
@@ -135,7 +135,7 @@ class Recording:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Recording":
-        """Raises RecordingError where the bytes are no whole recording of this format."""
+        """Raises RecordingError where the bytes are not a complete recording of this format."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 header = json.loads(file["header"].tobytes())

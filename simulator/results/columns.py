@@ -61,16 +61,16 @@ SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up"
 _MEAN = "mean over requests of the column of this name in requests.parquet: "
 
 COLUMNS: dict[str, str] = {
-    "case": "index of the case: one method under one choice of swept values",
-    "method": "label of the method: its name with the settings it differs by, or what the scenario calls it",
-    "method_name": "the method's own name, such as base, whatever its label",
+    "case": "index of the case: one method with one choice of swept values",
+    "method": "label of the method: its name with the settings that distinguish it, or the scenario's label",
+    "method_name": "name of the method, such as base, independent of its label",
     "images": "requests answered, each with one image; those before workload.warmup_s are in requests.parquet, but in no other figure",
-    "latency_mean_s": "mean of latency_s = done_s - requested_s: from the prompt typed to the last pixel on the device",
+    "latency_mean_s": "mean of latency_s = done_s - requested_s: from the request to the decoded image on the device",
     "latency_mean_lo_s, latency_mean_hi_s": "95 % interval of latency_mean_s by batch means: requests in order of arrival cut "
     "into k = min(requests, 20) runs, mean +- t(k - 1) sqrt(k / (k - 1) sum_j (sum over run j of (x - mean))^2) / requests; "
     "cut at 0; NaN below two requests",
     "latency_p50_s, latency_p95_s, latency_p99_s": "percentiles of latency_s, linear between order statistics",
-    "decode_s": _MEAN + "the part that papers time, without caption encoder and image decoder",
+    "decode_s": _MEAN + "the part that papers measure, without caption encoder and image decoder",
     "first_token_s": _MEAN + "from requested_s until the device holds the first image token",
     "speedup": "mean latency_s of base over mean latency_s of the method, both over the requests that both answered; "
     "base is the first base case with the same swept values, those of methods.* aside; NaN without base",
@@ -84,12 +84,11 @@ COLUMNS: dict[str, str] = {
     "encode_s": _MEAN + "the caption encoder",
     "device_queue_s": _MEAN + "waiting until the device is free",
     "device_compute_s": _MEAN + "forward passes on the device",
-    "uplink_s": _MEAN + "messages on their way up: queue, serialisation, propagation, losses made good",
+    "uplink_s": _MEAN + "uplink messages: queueing, serialisation, propagation, retransmission",
     "cloud_queue_s": _MEAN + "waiting for a replica or a batch",
     "cloud_compute_s": _MEAN + "forward passes in the cloud",
-    "downlink_s": _MEAN + "messages on their way down",
-    "wait_s": _MEAN
-    + "waiting for a sleeping radio, and in vain for replies that were given up or asked for again; the ten parts lie "
+    "downlink_s": _MEAN + "downlink messages, likewise",
+    "wait_s": _MEAN + "waiting for the radio to wake up, and for replies that missed their deadline; the ten parts lie "
     "along the critical path and add up to latency_s",
     "image_decode_s": _MEAN + "the image decoder",
     "calls": _MEAN + "requests that the device sent to the cloud",
@@ -100,28 +99,30 @@ COLUMNS: dict[str, str] = {
     "bytes_down": _MEAN + "payload bytes sent to the device, framing not counted",
     "device_energy_j": _MEAN
     + "seconds of computing on the device times its power, and the radio where the network has one: transfers, "
-    "promotions, and the silence after each message until the next or until the radio is idle",
-    "cloud_gpu_s": _MEAN + "GPU time, a batch shared among its members",
-    "retries": _MEAN + "how often the device opened another connection and sent its open requests again",
-    "fallback_pct": _MEAN + "tokens, in percent, that the device decided alone because it gave a reply up",
+    "promotions, and the tail after each message until the next one or until the radio is idle",
+    "cloud_gpu_s": _MEAN + "GPU time; the time of a batch is divided among its members",
+    "retries": _MEAN + "times that the device opened a new connection and sent its open requests again",
+    "fallback_pct": _MEAN + "tokens, in percent, that the device decided alone after a missed deadline",
     "fallback_cloud_nll_cost": "mean over prompts of the mean over their requests with a fallback of cloud_nll of the image minus that of "
-    "the image the prompt has without; read as cloud_nll; NaN where there was no fallback",
+    "the same prompt's image without one; read like cloud_nll; NaN without any fallback",
     "fallback_cloud_nll_cost_lo, fallback_cloud_nll_cost_hi": "95 % Student t interval over prompts; NaN below two",
     "cost_usd": "cloud_gpu_s * price per GPU hour / 3600, per image; NaN without a price",
     "cloud_utilisation": "seconds that replicas computed over seconds that they were up, from workload.warmup_s to duration_s, or to the "
-    "last event where that is later; work for other tenants and for requests without an answer included; 1 is always busy; NaN for a "
-    "sequential workload, whose pauses between requests stand for nothing",
-    "refused": "requests that the cloud did not take, warm-up included; they are in no other column",
-    "unfinished": "requests under way when the run was ended at twice the workload's duration_s, warm-up included; in no other column",
+    "last event where that is later; work for other tenants and for unanswered requests included; 1 is always busy; NaN for a "
+    "sequential workload, whose pauses between requests have no meaning",
+    "refused": "requests that the cloud rejected, warm-up included; no other column counts them",
+    "unfinished": "requests still open when the run was stopped at twice the workload's duration_s, warm-up included; no other "
+    "column counts them",
     "goodput_per_s": "requests answered within the slo_s of their device (its kind's, else workload.slo_s), per second of warmup_s to "
     "duration_s; NaN without any SLO",
-    "under_way_mean": "sum of latency_s over the seconds from warmup_s to duration_s, or to the last done_s where that is later: requests "
-    "under way at a time (Little's law); NaN as above",
-    "cloud_waiting_mean": "the same of cloud_queue_s: requests that wait in the cloud",
-    "distinct_images": "different images among the requests: a method makes one per prompt, however often asked, and another one for each "
-    "call of it that was given up. A mean over distinct images is one over prompts: those of one prompt count as its requests got them",
-    "cloud_nll": "mean over distinct images of the nats per token under the cloud model. Greedy device tokens lower it by "
-    "themselves: a value far from base's on either side means other pictures, lower is not better",
+    "under_way_mean": "sum of latency_s over the seconds from warmup_s to duration_s, or to the last done_s where that is later: mean "
+    "number of open requests (Little's law); NaN for a sequential workload or without requests",
+    "cloud_waiting_mean": "the same for cloud_queue_s: mean number of requests that wait in the cloud",
+    "distinct_images": "different images among the requests: a method makes one per prompt, however often requested, and another one for "
+    "each call of it that missed its deadline. A mean over distinct images is a mean over prompts: each image of a prompt is weighted by "
+    "the requests that got it",
+    "cloud_nll": "mean over distinct images of the nats per token under the cloud model. Greedy device tokens alone lower it: "
+    "a value far from base's on either side means different images; lower is not better",
     "cloud_nll_minus_base": "mean over the distinct images of prompts that both have of cloud_nll minus base's for the same "
     "prompt; NaN without base",
     "cloud_nll_minus_base_lo, cloud_nll_minus_base_hi": "95 % Student t interval of cloud_nll_minus_base, paired by prompt; NaN "
@@ -130,15 +131,15 @@ COLUMNS: dict[str, str] = {
     "method's own preceding tokens",
     "base_greedy_pct": "mean over distinct images of the share of positions, in percent, equal to base's greedy tokens for the "
     "same prompt",
-    "align_scenes": "mean over distinct images of the share of the caption's attributes that the scene network reads from the picture: "
-    "of every object that it is there, its shape, colour and size; of the background texture and colour; NaN where the caption or the "
-    "picture is not of that kind",
+    "align_scenes": "mean over distinct images of the share of the caption's attributes that the scene network reads from the image: "
+    "presence, shape, colour and size of every object; texture and colour of the background; NaN where the caption or the "
+    "image is not a scene",
     "fd_scenes": "Fréchet distance of the distinct images to real renders, in the features of the scene network; it falls with the number "
     "of images, so compare equal numbers; NaN with fewer images than provenance.json says under quality",
     "f1_scenes": "harmonic mean of improved precision and recall (k = 3) of the distinct images and as many real renders, in the same "
     "features; NaN with fewer images than provenance.json says under quality",
-    "fd_scenes_lo, fd_scenes_hi, f1_scenes_lo, f1_scenes_hi": "95 % interval for as many distinct images, by subsampling halves of them "
-    "without replacement; the real renders are taken as given",
-    "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images, cut at the values that the quantity can "
-    "have; NaN below two images and where it would be all of them",
+    "fd_scenes_lo, fd_scenes_hi, f1_scenes_lo, f1_scenes_hi": "95 % interval for this number of distinct images, by subsampling halves of "
+    "them without replacement; the real renders are fixed",
+    "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images, cut at the range of the quantity; "
+    "NaN below two images and where it would cover the whole range",
 }

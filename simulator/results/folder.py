@@ -1,4 +1,4 @@
-"""The run folder: what is written into it, atomically, and what may be replaced."""
+"""The run folder: it is written atomically, and only an earlier run may be replaced."""
 
 import json
 import os
@@ -53,7 +53,7 @@ _IMAGE_FILES = (".png", ".svg")
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raises RunFolderError where `write_run` would refuse the folder: call it before the work, not after an hour of it."""
+    """Raises RunFolderError where `write_run` would refuse the folder; called before the work, not after an hour of it."""
     cannot = f"cannot write the run folder {folder}:"
     try:
         if not (folder.exists() or folder.is_symlink()):
@@ -86,7 +86,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """Names, relative to a run folder, of what `write_run` and the report would not have put there. Hidden files are foreign."""
+    """Names, relative to a run folder, of what neither `write_run` nor the report writes. Hidden files are foreign."""
     found = []
     for path in folder.iterdir():
         if path.name in _FOLDERS and path.is_dir():
@@ -117,13 +117,18 @@ def write_run(
     images: Sequence[RunImage] = (),
     draw: Callable[[Path], object] | None = None,
 ) -> pd.DataFrame:
-    """Write a run folder, all of it or nothing, and give back its summary.
+    """Write a run folder, completely or not at all, and return its summary.
 
-    Everything is made in a sibling folder, `draw` (`reports.build.build_report`) adds the plots there, and the two change places
-    at the end; an earlier run of ciar-sim is replaced. Of `provenance` the report shows all; it knows the keys name (str),
-    as_if (str or None), compute (what -> how its time was obtained) and notes (list of what is not modelled).
-    Raises RunFolderError where the folder is something else or cannot be written, ValueError for two images of one kind of one
-    prompt of one method.
+    Everything is written to a temporary sibling folder, which takes the folder's place at the end; an earlier run is replaced.
+
+    Args:
+        provenance: The report shows all of it; it knows the keys name (str), as_if (str or None), compute (what -> how its time
+            was obtained) and notes (list of what is not modelled).
+        draw: Adds the plots and the page to the temporary folder (`reports.build.build_report`).
+
+    Raises:
+        RunFolderError: The folder is no run of ciar-sim or cannot be written.
+        ValueError: Two images have the same method, prompt and kind.
     """
     check_run_folder(folder)
     places = [(image.method, image.prompt, image.kind) for image in images]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a row per request, a row per case, a timeline, pictures, and the folder that holds them.
+"""The tables of a run: a row per request, a row per case, and the cloud over time.
 
 Every number is a pure function of the records, defined as an equation over named columns in `COLUMNS` (written into
 provenance.json, so that a run folder explains itself). No samples give NaN, never 0. Nothing here draws random numbers.
@@ -82,7 +82,7 @@ def requests_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
 
 
 def queue_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
-    """The cloud over time: case and `SAMPLED`, a row per look; no row for a case whose requests never meet."""
+    """The cloud over time: case and `SAMPLED`, a row per sample; no row for a case whose requests never overlap."""
     frames = []
     for index, case in enumerate(cases):
         columns = {
@@ -217,7 +217,7 @@ def _in_order(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def _conditions(case: CaseRecords) -> str:
-    """What a method is compared under: every swept value but the methods' own settings."""
+    """The condition under which methods are compared: every swept value but the methods' own settings."""
     outside = {key: value for key, value in case.swept.items() if not key.startswith("methods.")}
     return json.dumps(outside, sort_keys=True, default=str)
 

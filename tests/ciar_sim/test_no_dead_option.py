@@ -53,7 +53,7 @@ RUNS = {
     "--case-timeout": ["--case-timeout", "1e-9"],
     "--quiet": ["--quiet"],
 }
-FOREIGN = "tests/models/test_quality_foreign.py::test_pictures_of_a_scenario_are_scored_once_per_method"
+FOREIGN = "tests/models/test_quality_foreign.py::test_images_of_a_scenario_are_scored_once_per_method"
 
 Row = tuple[list[str], list[str]] | str
 OPTIONS: dict[str, Row] = {
@@ -86,16 +86,16 @@ OPTIONS: dict[str, Row] = {
     "profile --torch-device": (PROFILE, ["--torch-device", "cuda:77"]),
     "profile --quiet": (PROFILE, ["--quiet"]),
     "evaluate uncertainty --pair": (SCORES, ["--pair", "{out}-none"]),
-    "evaluate uncertainty --prompts": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_pictures",
+    "evaluate uncertainty --prompts": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_images",
     "evaluate uncertainty --seed": (SCORES, ["--seed", "5"]),
     "evaluate uncertainty --on": (SCORES, ["--on", "scenes"]),
     "evaluate uncertainty --guidance": (SCORES, ["--guidance", "1.5"]),
     "evaluate uncertainty --sampled-tokens": (SCORES, ["--sampled-tokens", "2"]),
     "evaluate uncertainty --ceiling": "tests/models/test_uncertainty.py::test_the_ceiling_learns_what_can_be_known",
     "evaluate uncertainty --timing": "tests/models/test_uncertainty.py::test_times_name_every_measure_and_size",
-    "evaluate uncertainty --out": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_pictures",
+    "evaluate uncertainty --out": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_images",
     "evaluate uncertainty --torch-device": (SCORES, ["--torch-device", "cuda:77"]),
-    "evaluate uncertainty --quiet": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_pictures",
+    "evaluate uncertainty --quiet": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_images",
     "evaluate samples --pair": (SAMPLES, ["--pair", "{out}-none"]),
     "evaluate samples --prompts": (SAMPLES, ["--prompts", "3"]),
     "evaluate samples --seed": (SAMPLES, ["--seed", "5"]),

@@ -98,7 +98,7 @@ class Passes:
         return found, replace(step, token=token, margin=margin)
 
     def compute(self, op: Compute) -> Any:
-        """Caption rows; the picture, which nobody looks at, is not painted."""
+        """Caption rows; the image, which no test reads, is not rendered."""
         return self.caption if op.kind == "caption_encoder" else None
 
 

@@ -1,4 +1,4 @@
-"""Pictures and captions from folders: both layouts, the split, the vocabulary, the cache, what is refused, and training on them."""
+"""Images and captions from folders: both layouts, the split, the vocabulary, the cache, what is refused, and training on them."""
 
 import json
 from collections.abc import Callable
@@ -33,21 +33,21 @@ NARROW: dict[str, Any] = {
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220)}
 
 
-def picture(path: Path, name: str, size: tuple[int, int] = (40, 32)) -> None:
+def image(path: Path, name: str, size: tuple[int, int] = (40, 32)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = stream(0, "test.picture", path.name).integers(0, 40, (size[1], size[0], 3))
+    noise = stream(0, "test.image", path.name).integers(0, 40, (size[1], size[0], 3))
     Image.fromarray((np.array(COLOURS[name]) * 0.8 + noise).astype(np.uint8)).save(path)
 
 
 def captioned(count: int) -> list[tuple[str, str]]:
-    return [(f"{index:02d}.png", f"a {list(COLOURS)[index % 3]} wall, picture{index}") for index in range(count)]
+    return [(f"{index:02d}.png", f"a {list(COLOURS)[index % 3]} wall, image{index}") for index in range(count)]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for name, caption in captioned(12):
-        picture(root / name, caption.split()[1])
+        image(root / name, caption.split()[1])
     (root / "captions.csv").write_text(
         "file,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in captioned(12))
     )
@@ -59,15 +59,15 @@ def folder(tmp_path: Path) -> Path:
 
 def coco(root: Path) -> dict[str, Any]:
     for name, caption in captioned(12):
-        picture(root / "images" / name, caption.split()[1])
-    pictures = [{"id": 100 + index, "file_name": name} for index, (name, _) in enumerate(captioned(12))]
+        image(root / "images" / name, caption.split()[1])
+    images = [{"id": 100 + index, "file_name": name} for index, (name, _) in enumerate(captioned(12))]
     captions = [
         {"image_id": 100 + index, "caption": text}
         for index, (_, c) in enumerate(captioned(12))
         for text in (c, f"again {c}")
     ]
     (root / "annotations").mkdir()
-    return {"images": pictures, "annotations": captions}
+    return {"images": images, "annotations": captions}
 
 
 def test_both_files_of_a_folder_say_the_same(folder: Path) -> None:
@@ -80,7 +80,7 @@ def test_both_files_of_a_folder_say_the_same(folder: Path) -> None:
     assert tables.train[0].caption.startswith("a ")
 
 
-def test_coco_gives_every_caption_and_keeps_a_picture_on_one_side(tmp_path: Path) -> None:
+def test_coco_gives_every_caption_and_keeps_a_image_on_one_side(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     found = coco(tmp_path)
     (tmp_path / "annotations" / "captions_val.json").write_text(json.dumps(found))
@@ -96,7 +96,7 @@ def test_the_split_hangs_on_the_name_alone_and_keeps_its_share() -> None:
     assert held <= {name for name in names if is_held_out(name, 0.2)}
 
 
-def test_a_picture_is_cut_to_its_central_square(tmp_path: Path) -> None:
+def test_a_image_is_cut_to_its_central_square(tmp_path: Path) -> None:
     wide = np.zeros((32, 96, 3), np.uint8)
     wide[:, 32:64] = (10, 200, 90)
     Image.fromarray(wide).save(tmp_path / "wide.png")
@@ -153,9 +153,9 @@ def test_tokens_are_kept_by_content(folder: Path, tmp_path: Path, monkeypatch: p
         again, _ = data_tokens(tokenizer, data.train, 32, tmp_path / "tokens")
         assert np.array_equal(first, again)
     kept = set((tmp_path / "tokens").rglob("*.npy"))
-    picture(data.train[0].path, "blue", (64, 64))
+    image(data.train[0].path, "blue", (64, 64))
     data_tokens(tokenizer, data.train, 32, tmp_path / "tokens")
-    assert len(set((tmp_path / "tokens").rglob("*.npy")) - kept) == 1  # the part with the changed picture
+    assert len(set((tmp_path / "tokens").rglob("*.npy")) - kept) == 1  # the part with the changed image
 
 
 def test_long_captions_lose_their_end(folder: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         r"a.csv:3: duplicate: 00.png stands already at .*a.csv:2",
     ),
     "outside": ("a.csv", write("a.csv", "file,caption\n../00.png,a\n"), r"a.csv:2: ../00.png leaves the folder"),
-    "no picture": ("a.csv", write("a.csv", "file,caption\na.csv,a\n"), r"a.csv:2: .*a.csv is not a readable picture"),
+    "no image": ("a.csv", write("a.csv", "file,caption\na.csv,a\n"), r"a.csv:2: .*a.csv is not a readable image"),
     "bad line": ("a.jsonl", write("a.jsonl", '{"file": "00.png", "caption": "a"}\n{oops\n'), r"a.jsonl:2: not JSON"),
     "no key": (
         "a.jsonl",
@@ -205,7 +205,7 @@ def test_a_broken_folder_is_named_with_file_and_line(case: str, folder: Path) ->
         load_data(DataConfig(folder=str(folder), captions=captions, held_out=0.3))
 
 
-def test_a_truncated_picture_is_named_when_it_is_read(folder: Path) -> None:
+def test_a_truncated_image_is_named_when_it_is_read(folder: Path) -> None:
     whole = (folder / "03.png").read_bytes()
     (folder / "03.png").write_bytes(whole[: len(whole) // 2])
     data = load_data(DataConfig(folder=str(folder), held_out=0.3))
@@ -250,7 +250,7 @@ def training(**stages: dict[str, Any]) -> dict[str, Any]:
     }
     common: dict[str, Any] = {"batch_images": 4, "training": steps}
     return {
-        "data": {"folder": "pictures", "image_size": 32, "held_out": 0.3, "words": 8},
+        "data": {"folder": "images", "image_size": 32, "held_out": 0.3, "words": 8},
         "tokenizer": {"model": NARROW, "continuous_steps": 1, "restart_until_step": 0, **common},
         "cloud": {"model": shape, **common},
         "device": {"positions": 8, **common},

@@ -1,4 +1,4 @@
-"""EAGLE-2 and LANTERN: their laws, their caches, what they put on the wire, what they refuse."""
+"""EAGLE-2 and LANTERN: their output distributions, their caches, what they put on the wire, what they refuse."""
 
 import shutil
 from pathlib import Path
@@ -36,7 +36,7 @@ def passes(recording: Recording, role: str) -> np.ndarray:
     return recording.ops[(recording.ops["kind"] == FORWARD) & (recording.ops["what"] == ROLES.index(role))]
 
 
-# --- the law
+# --- the distribution
 
 
 def drafted_tree(q: Floats, position: int, root: int) -> Tree:

@@ -132,7 +132,7 @@ WIRE: list[tuple[str, dict[str, Any], dict[str, Any], Any]] = [
     ("ciar", {"features": "int8"}, {}, lambda n, c: {"ids": n + c, "int8_vectors": n}),
     ("ciar", {"upload": "eager"}, {}, lambda n, c: {"ids": n + c, "feature_vectors": n}),
     ("ciar", {"upload": "eager", "features": "int8"}, {}, lambda n, c: {"ids": n + c, "int8_vectors": n}),
-    # The candidate's weight and its law: one token of a greedy device, a row with few entries, or a whole row where asked for.
+    # The candidate's weight and its distribution: one token of a greedy device, a row with few entries, or a whole row where asked for.
     ("ciar", {"variant": "verify"}, {}, lambda n, c: {"ids": n + 2 * c, "feature_vectors": n, "scalars": c}),
     (
         "ciar",
@@ -338,7 +338,7 @@ def test_revising_nothing_is_the_plain_round(tiny_pair: Pair) -> None:
         tiny_pair, spec(tiny_pair, "ciar", settings), spec(tiny_pair, "ciar", {**settings, "revise": 1e-9})
     )
     assert np.array_equal(plain.tokens, revise.tokens)
-    assert revise.ops["logits_all"].any()  # the veto needs the law at every pending position
+    assert revise.ops["logits_all"].any()  # the veto needs the distribution at every pending position
     revise.ops["logits_all"] = 0
     assert np.array_equal(plain.ops, revise.ops)
 

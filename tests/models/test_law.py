@@ -1,4 +1,4 @@
-"""Lossless methods as whole programs: their images follow the cloud model's law, and a wrong rule is found out.
+"""Lossless methods as whole programs: their images follow the cloud model's distribution, and a wrong rule is detected.
 
 `python -m tests.models.law` does the same with 50,000 images a case.
 """

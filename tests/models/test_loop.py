@@ -50,7 +50,7 @@ class Killed(BaseException):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     pixels: Tensor
     parts: list[Tensor]
     number: int
@@ -201,9 +201,9 @@ def test_scene_tokens_are_kept_in_parts_and_cut_to_the_count(tmp_path: Path, mon
 
 
 def test_a_batch_is_moved_with_all_that_is_in_it() -> None:
-    batch = (Pictures(torch.zeros(2), [torch.ones(3)], 4), torch.arange(5))
+    batch = (Images(torch.zeros(2), [torch.ones(3)], 4), torch.arange(5))
     there = moved(batch, "meta")
-    assert isinstance(there[0], Pictures)
+    assert isinstance(there[0], Images)
     assert {there[0].pixels.device.type, there[0].parts[0].device.type, there[1].device.type} == {"meta"}
     assert there[0].number == 4
     assert moved(batch, "cpu")[0].parts[0] is batch[0].parts[0]

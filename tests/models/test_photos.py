@@ -42,7 +42,7 @@ def jpeg(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (60, 8
 
 
 def write(root: Path, rows: Table, files: dict[str, bytes] | None = None) -> Path:
-    """A folder with the rows' table and two tars, which hold a picture of every row unless `files` says what they hold."""
+    """A folder with the rows' table and two tars, which hold an image of every row unless `files` says what they hold."""
     root.mkdir(exist_ok=True)
     (root / "captions.csv").write_text("".join(",".join(row) + "\n" for row in [list(COLUMNS), *rows]))
     found = {f"{row[0]}.jpg": jpeg(COLOURS[row[5]], int(row[0])) for row in rows} if files is None else files
@@ -63,12 +63,12 @@ def test_captions_come_from_the_columns() -> None:
     assert len(longest.split()) == CAPTION_WORDS
 
 
-def test_pictures_stand_in_the_middle_of_white(tmp_path: Path) -> None:
+def test_images_stand_in_the_middle_of_white(tmp_path: Path) -> None:
     data = load_photos(write(tmp_path / "in", table(8)), 16, tmp_path / "kept")
-    pictures = data.held_out_images(0, 16)  # rows 3 and 7
-    assert pictures.shape == (2, 3, 16, 16)
-    assert pictures.dtype == torch.float32
-    shown = (pictures.permute(0, 2, 3, 1) + 1) * 127.5  # [2, 16, 16, 3]
+    images = data.held_out_images(0, 16)  # rows 3 and 7
+    assert images.shape == (2, 3, 16, 16)
+    assert images.dtype == torch.float32
+    shown = (images.permute(0, 2, 3, 1) + 1) * 127.5  # [2, 16, 16, 3]
     assert float(shown[:, :, [0, 15]].min()) > 245  # 60 x 80 in 80 x 80: a tenth and more of white on either side
     assert (shown[:, 2:14, 4:12].mean((0, 1, 2)) - torch.tensor(COLOURS["Navy Blue"])).abs().max() < 6
     assert not len(data.held_out_images(2, 16))
@@ -86,7 +86,7 @@ def test_sides_words_and_shuffled_reading(tmp_path: Path) -> None:
     assert torch.equal(data.training_images(0, 4, 1)[0], epoch[4])
 
 
-def test_pictures_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "in", table(8))
     first = load_photos(folder, 16, tmp_path / "kept")
     with monkeypatch.context() as patch:
@@ -123,7 +123,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     folder, kept = write(tmp_path / "in", table(4)), tmp_path / "kept"
     with pytest.raises(DataError, match=r"nowhere/captions.csv: no such file"):
         load_photos(tmp_path / "nowhere", 16, kept)
-    write(folder, table(4), {f"{10 + n}.jpg": b"no picture" if n == 1 else jpeg((9, 9, 9), n) for n in range(4)})
+    write(folder, table(4), {f"{10 + n}.jpg": b"no image" if n == 1 else jpeg((9, 9, 9), n) for n in range(4)})
     with pytest.raises(DataError, match=r"captions.csv:3: 11.jpg of .*photos-1.tar cannot be decoded"):
         load_photos(folder, 16, kept)
     assert not kept.exists()
@@ -144,16 +144,16 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 def test_patch_codes_are_the_nearest_centres() -> None:
     rng = stream(0, "test.patches")
-    pictures = torch.from_numpy(rng.uniform(-1, 1, (24, 3, 16, 16))).float()
-    pictures[:, :, :, 8:] = 1.0  # half of every picture is white
+    images = torch.from_numpy(rng.uniform(-1, 1, (24, 3, 16, 16))).float()
+    images[:, :, :, 8:] = 1.0  # half of every image is white
     model = VQModel(
         VQConfig(
             codebook_size=32, codebook_dim=14, ch=32, encoder_ch_mult=(), decoder_ch_mult=(1,), z_channels=32, patch=2
         )
     )
-    set_patch_codes(model, pictures, stream(0, "test.patches", 1))
-    codes = model.encode_codes(pictures).detach()
-    patches = torch.nn.functional.pixel_unshuffle(pictures, 2).permute(0, 2, 3, 1).reshape(-1, 12)
+    set_patch_codes(model, images, stream(0, "test.patches", 1))
+    codes = model.encode_codes(images).detach()
+    patches = torch.nn.functional.pixel_unshuffle(images, 2).permute(0, 2, 3, 1).reshape(-1, 12)
     assert len(torch.unique(codes[:, [4, 5, 6, 7, 12]])) == 1  # white is one code
     rows, weight, bias = model.quantize.embedding.weight, model.quant_conv.weight, model.quant_conv.bias
     assert bias is not None

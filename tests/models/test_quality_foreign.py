@@ -84,7 +84,7 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
 
 
 class TinyClip:
-    """Pictures by their mean colour, texts by whether they say red, green or blue."""
+    """Images by their mean colour, texts by whether they say red, green or blue."""
 
     size = 8
 
@@ -101,23 +101,23 @@ class TinyClip:
         return torch.tensor([[float(word in text) for word in ("red", "green", "blue")] for text in texts])
 
 
-def test_clip_scores_are_cosines_of_each_picture_with_its_caption() -> None:
-    pictures = [np.full((16, 24, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 255, 0), (60, 80, 0))] * 12
+def test_clip_scores_are_cosines_of_each_image_with_its_caption() -> None:
+    images = [np.full((16, 24, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 255, 0), (60, 80, 0))] * 12
     model = TinyClip()
     found = foreign.clip_scores(
-        model, pictures, ["a red ball", "a blue ball", "a green ball"] * 12, prefix="A photo depicts "
+        model, images, ["a red ball", "a blue ball", "a green ball"] * 12, prefix="A photo depicts "
     )
     assert found == pytest.approx(np.array([1.0, 0.0, 0.8] * 12), abs=1e-6)
     assert model.seen[0] == "A photo depicts a red ball"
     assert len(model.seen) == 36
     with pytest.raises(ValueError, match="as many captions"):
-        foreign.clip_scores(model, pictures, ["one"])
+        foreign.clip_scores(model, images, ["one"])
 
 
-def test_clip_takes_the_middle_of_a_wide_picture() -> None:
-    picture = np.zeros((8, 24, 3), np.uint8)
-    picture[:, 8:16, 0] = 255
-    assert foreign.clip_scores(TinyClip(), [picture], ["red"]) == pytest.approx(1.0)
+def test_clip_takes_the_middle_of_a_wide_image() -> None:
+    image = np.zeros((8, 24, 3), np.uint8)
+    image[:, 8:16, 0] = 255
+    assert foreign.clip_scores(TinyClip(), [image], ["red"]) == pytest.approx(1.0)
 
 
 def test_a_folder_that_is_no_clip_is_refused(tmp_path: Path) -> None:
@@ -155,20 +155,20 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_scores_of_a_transformers_clip_are_its_own(clip_folder: Path) -> None:
     from transformers import CLIPModel, CLIPTokenizerFast
 
-    pictures = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3)).astype(np.uint8) for seed in range(3)]
+    images = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3)).astype(np.uint8) for seed in range(3)]
     captions = ["a red cube", "b", "long " * 100]  # the last is cut at 77 tokens
-    found = foreign.clip_scores(foreign.load_clip(clip_folder), pictures, captions)
+    found = foreign.clip_scores(foreign.load_clip(clip_folder), images, captions)
     model = CLIPModel.from_pretrained(clip_folder).eval()
     tokens = CLIPTokenizerFast.from_pretrained(clip_folder)(
         captions, padding=True, truncation=True, return_tensors="pt"
     )
     with torch.inference_mode():
-        out = model(**tokens, pixel_values=foreign._clip_pixels(torch.from_numpy(np.stack(pictures)), 32))
+        out = model(**tokens, pixel_values=foreign._clip_pixels(torch.from_numpy(np.stack(images)), 32))
     assert found == pytest.approx((out.image_embeds * out.text_embeds).sum(-1).numpy(), abs=1e-6)
 
 
 SCENARIO = """\
-name: pictures
+name: images
 pair: {pair}
 prompts: {{source: scenes, count: 12}}
 methods: [base, device-only]
@@ -177,13 +177,13 @@ sweep: {{network.preset: [wifi, lte]}}
 """
 
 
-def test_pictures_of_a_scenario_are_scored_once_per_method(
+def test_images_of_a_scenario_are_scored_once_per_method(
     tmp_path: Path, tiny_pair_folder: Path, net: Path, clip_folder: Path
 ) -> None:
     (tmp_path / "s.yaml").write_text(SCENARIO.format(pair=tiny_pair_folder))
     (tmp_path / "real").mkdir()
-    for index, picture in enumerate(images(3, 20)):
-        Image.fromarray(picture).save(tmp_path / "real" / f"{index:02}.png")
+    for index, image in enumerate(images(3, 20)):
+        Image.fromarray(image).save(tmp_path / "real" / f"{index:02}.png")
     scenario, real, out = str(tmp_path / "s.yaml"), str(tmp_path / "real"), tmp_path / "out"
     common = ["evaluate", "pictures", scenario, "--cache", str(tmp_path / "cache"), "--out", str(out), "--quiet"]
     given = [
@@ -201,7 +201,7 @@ def test_pictures_of_a_scenario_are_scored_once_per_method(
     result = CliRunner().invoke(main, [*common, *given])
     assert result.exit_code == 0, result.output
     table = pd.read_csv(out / "pictures.csv")
-    assert table["method"].tolist() == ["base", "device-only"]  # the sweep over networks changes no picture
+    assert table["method"].tolist() == ["base", "device-only"]  # the sweep over networks changes no image
     assert table["images"].tolist() == [12, 12]
     assert (table["fid_lo"] <= table["fid"]).all()
     assert (table["clip"] == table["hpsv2"]).all()  # the same network and no prefix
@@ -214,7 +214,7 @@ def test_pictures_of_a_scenario_are_scored_once_per_method(
             "base: fid and f1 need at least 10 images, prompts are 9",
         ),
         (["--vgg", str(tmp_path / "none.pt")], "none.pt: no such file"),
-        (["--vgg", str(net), "--real", str(tmp_path / "cache")], "0 pictures"),
+        (["--vgg", str(net), "--real", str(tmp_path / "cache")], "0 images"),
     ):
         result = CliRunner().invoke(main, [*common, *arguments])
         assert result.exit_code == 2, result.output

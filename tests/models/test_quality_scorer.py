@@ -1,4 +1,4 @@
-"""The judge: what it says of pictures, what it keeps, and when it says nothing. An untrained network does: no value of it is tested."""
+"""The judge: what it says of images, what it keeps, and when it says nothing. An untrained network does: no value of it is tested."""
 
 import math
 from pathlib import Path
@@ -36,14 +36,14 @@ def scorer(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sc
 
 
 @pytest.fixture(scope="module")
-def pictures() -> tuple[list[Recording], list[str]]:
+def images() -> tuple[list[Recording], list[str]]:
     return [recording(scenes.image(0, index)) for index in range(9)], scenes.captions(0, 9)
 
 
 def test_alignment_is_the_share_of_claims_that_the_network_reads(
-    scorer: SceneScorer, pictures: tuple[list[Recording], list[str]]
+    scorer: SceneScorer, images: tuple[list[Recording], list[str]]
 ) -> None:
-    recordings, captions = pictures
+    recordings, captions = images
     columns, _ = scorer(recordings, [*captions[:-1], "a red cube"])
     model = load_scene_network(scorer.weights)
     for recorded, caption, found in zip(recordings, captions, columns["align_scenes"][:-1], strict=False):
@@ -53,10 +53,10 @@ def test_alignment_is_the_share_of_claims_that_the_network_reads(
     assert math.isnan(columns["align_scenes"][-1])  # a caption of another form
 
 
-def test_sets_have_values_with_intervals_from_enough_different_pictures_on(
-    scorer: SceneScorer, pictures: tuple[list[Recording], list[str]]
+def test_sets_have_values_with_intervals_from_enough_different_images_on(
+    scorer: SceneScorer, images: tuple[list[Recording], list[str]]
 ) -> None:
-    recordings, captions = pictures
+    recordings, captions = images
     twice = [*recordings[:7], *recordings[:7]]
     _, of_set = scorer(twice, captions[:7] * 2)
     assert np.isnan(list(of_set(np.arange(14)).values())).all()  # seven different ones
@@ -73,10 +73,10 @@ def test_what_was_read_is_kept_and_a_damaged_file_is_read_again(
     scorer: SceneScorer,
     network: Path,
     tmp_path: Path,
-    pictures: tuple[list[Recording], list[str]],
+    images: tuple[list[Recording], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recordings, captions = pictures
+    recordings, captions = images
     columns, of_set = scorer(recordings, captions)
     found = of_set(np.arange(9))
 
@@ -97,7 +97,7 @@ def test_what_was_read_is_kept_and_a_damaged_file_is_read_again(
     assert all(path.stat().st_size > 100 for path in kept)
 
 
-def test_pictures_of_another_size_are_not_judged(scorer: SceneScorer) -> None:
+def test_images_of_another_size_are_not_judged(scorer: SceneScorer) -> None:
     columns, of_set = scorer([recording(np.zeros((32, 32, 3), np.uint8))] * 2, ["a", "b"])
     assert np.isnan(columns["align_scenes"]).all()
     assert np.isnan(list(of_set(np.arange(2)).values())).all()

@@ -1,4 +1,4 @@
-"""Distances between sets of images against closed forms, and their intervals against the law they are for."""
+"""Distances between sets of images against closed forms, and their intervals against the distribution they estimate."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,10 @@ def test_too_few_images_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [None, 20, 150])
 def test_the_interval_of_a_mean_is_the_classic_one_whatever_the_size(size: int | None) -> None:
-    """For a mean the law is known: 1.96 sigma / sqrt(n) to either side, by every size of subset. 4,000 draws: 4 sigma of the quantiles."""
+    """Of a mean the distribution is known: 1.96 sigma / sqrt(n) to either side, by every size of subset.
+
+    4,000 draws: 4 sigma of the quantiles.
+    """
     x = stream(0, "test.mean").standard_normal(200)
     value, low, high = s.subsampled_interval(
         lambda chosen: float(x[chosen].mean()), 200, stream(1, "test.mean"), size, draws=4000
@@ -85,7 +88,7 @@ def test_the_interval_of_a_mean_is_the_classic_one_whatever_the_size(size: int |
 
 
 def test_a_bootstrap_of_the_frechet_distance_lies_beside_it_and_subsampling_does_not() -> None:
-    """Images counted twice look like fewer images: of 12 sets from one law, the bootstrap's interval holds the very distance that
+    """Images counted twice look like fewer images: of 12 sets from one distribution, the bootstrap's interval holds the very distance that
     it is an interval of in none, and the mean distance of fresh sets of that size in at most 2; subsampling's in at least 9 (a false
     alarm at a coverage of 95 % has a chance of 0.3 %)."""
     real = s.Gaussian(stream(0, "test.real").standard_normal((4000, 16)))

@@ -45,7 +45,7 @@ def test_quality_is_the_cloud_s_own_view(tiny_pair: Pair) -> None:
     assert np.array_equal(score_tokens(tiny_pair, [(one, recording.tokens.tolist())])[0][1], recording.argmax)
 
 
-def test_a_picture_that_the_cloud_made_alone_needs_no_pass_to_be_scored(
+def test_a_image_that_the_cloud_made_alone_needs_no_pass_to_be_scored(
     tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [

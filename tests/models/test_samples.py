@@ -10,7 +10,7 @@ from ciar_sim.cli.main import main
 from models.evaluate.samples import grid
 
 
-def test_the_grid_holds_every_picture_in_reading_order() -> None:
+def test_the_grid_holds_every_image_in_reading_order() -> None:
     images = [np.full((4, 6, 3), index, np.uint8) for index in range(10)]
     page = grid(images)
     assert page.shape == (4 + 2 + 4, 8 * 8 - 2, 3)
@@ -26,6 +26,6 @@ def test_the_command_writes_a_grid_and_says_nothing_of_claims_it_cannot_read(
     for method in ("base", "device-only"):
         result = CliRunner().invoke(main, [*arguments, "--method", method, "--cache", str(tmp_path)])
         assert result.exit_code == 0, result.output
-    with Image.open(out / "samples.png") as picture:
-        assert picture.size == (8 * 34 - 2, 32)
+    with Image.open(out / "samples.png") as image:
+        assert image.size == (8 * 34 - 2, 32)
     assert (out / "claims.csv").read_text().splitlines() == ["prompt,caption,claim,right"]

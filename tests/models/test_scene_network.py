@@ -1,4 +1,4 @@
-"""The scene network: what captions claim, how a picture is read, and that the shipped one reads real renders."""
+"""The scene network: what captions claim, how an image is read, and that the shipped one reads real renders."""
 
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def test_a_network_comes_back_from_its_file(tmp_path: Path) -> None:
         load_scene_network(tmp_path / "d")
 
 
-def test_augmenting_keeps_the_picture_and_changes_it() -> None:
+def test_augmenting_keeps_the_image_and_changes_it() -> None:
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     torch.manual_seed(1)
     once = scene_network.augment(images)

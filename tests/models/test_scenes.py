@@ -21,9 +21,9 @@ def test_the_same_seed_gives_the_same_bytes_in_any_order() -> None:
 
 
 def test_an_image_is_128_pixels_of_bytes() -> None:
-    picture = scenes.image(0, 0)
-    assert picture.shape == (128, 128, 3)
-    assert picture.dtype == np.uint8
+    image = scenes.image(0, 0)
+    assert image.shape == (128, 128, 3)
+    assert image.dtype == np.uint8
 
 
 def test_captions_stay_inside_the_vocabulary_and_the_slots() -> None:
@@ -47,7 +47,7 @@ def test_a_caption_reads_as_a_sentence_would() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**7))
-def test_objects_stand_apart_and_inside_the_picture(seed: int, index: int) -> None:
+def test_objects_stand_apart_and_inside_the_image(seed: int, index: int) -> None:
     objects = scenes.scene(seed, index).objects
     assert 1 <= len(objects) <= 3
     assert len({item.place for item in objects}) == len(objects)
@@ -64,11 +64,11 @@ def test_objects_stand_apart_and_inside_the_picture(seed: int, index: int) -> No
 def test_an_object_has_its_colour_where_the_map_says(shape: str, color: str) -> None:
     item = scenes.SceneObject(shape, color, "large", "in the center", 64, 64, 24, 0.1)
     scene = scenes.Scene((item,), scenes.Background("gray", "plain", 0, 20, 0, 0))
-    picture, regions = scenes.render(scene, stream(0, "test")).astype(float), scenes.region_map(scene)
-    inside = picture[regions == scenes.OBJECT].mean(axis=0)
+    image, regions = scenes.render(scene, stream(0, "test")).astype(float), scenes.region_map(scene)
+    inside = image[regions == scenes.OBJECT].mean(axis=0)
     assert inside.argmax() == {"red": 0, "blue": 2}[color]
     assert inside.max() > inside.min() + 60
-    far = picture[:20][regions[:20] == scenes.BACKGROUND].mean(axis=0)
+    far = image[:20][regions[:20] == scenes.BACKGROUND].mean(axis=0)
     assert np.ptp(far) < 12, "the background is gray"
 
 

@@ -1,4 +1,4 @@
-"""Speculative decoding: its rule, its law, and what it puts on the wire."""
+"""Speculative decoding: its rule, its output distribution, and what it puts on the wire."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def test_acceptance_never_always_sometimes() -> None:
     # the ratio is 1/2, and the rule r < ratio
     assert speculative.accept(half / 2, half, np.array([[0.49999], [0.5]])).tolist() == [1, 0]
     two = np.array([0.1, 1.0])
-    assert speculative.accept(two, np.ones(2), np.array([0.2, 0.0])) == 0  # nothing counts behind a rejection
+    assert speculative.accept(two, np.ones(2), np.array([0.2, 0.0])) == 0  # nothing counts after a rejection
     assert speculative.accept(np.zeros(0), np.zeros(0), np.zeros(0)) == 0
 
 
@@ -48,13 +48,13 @@ def test_weights_are_fp16_never_below_the_law_and_zero_where_it_is() -> None:
     assert 1 <= weights.sum() < 1 + 2**-9
 
 
-# --- the law
+# --- the distribution
 
 V, TOKENS, GAMMA = 3, 4, 2
 
 
 def chains(seed: int) -> tuple[Floats, Floats]:
-    """Target and drafter far apart, each a Markov chain: [T, V, V] conditional laws by position and previous token."""
+    """Target and drafter far apart, each a Markov chain: [T, V, V] conditional distributions by position and previous token."""
     rng = np.random.default_rng(seed)
     p, q = (rng.dirichlet(np.full(V, 0.5), size=(TOKENS + 1, V)) for _ in range(2))
     return 0.98 * p + 0.02 / V, 0.98 * q + 0.02 / V
@@ -173,7 +173,9 @@ def test_what_the_residual_ships_changes_the_bytes_and_not_the_image(tiny_pair: 
     assert set(sent[1]["vocabulary_rows"]) <= {0, 1}
     assert phases.calls() == whole.calls() + sent[1]["vocabulary_rows"].sum()
     assert not sent[2]["vocabulary_rows"].any()
-    assert np.array_equal(sent[2]["ids"], drafts + drafts + 9 * drafts)  # drafts, sizes, and nine entries of each law
+    assert np.array_equal(
+        sent[2]["ids"], drafts + drafts + 9 * drafts
+    )  # drafts, sizes, and nine entries of each distribution
     assert np.array_equal(sent[2]["scalars"], drafts + 9 * drafts)
     replies = whole.ops[(whole.ops["kind"] == REPLY) & (whole.ops["call"] > 0)]
     assert (replies["ids"] == 1).all()
@@ -187,7 +189,7 @@ def test_a_round_is_one_cloud_pass_over_the_drafts_and_a_pass_each_on_the_device
     rounds = int((recording.decided_by == FROM_CLOUD).sum())
     assert len(cloud) == rounds
     assert (cloud["new_tokens"][1:] <= 4).all()
-    assert cloud["new_tokens"][0] == 3  # behind the caption
+    assert cloud["new_tokens"][0] == 3  # after the caption
     # Two positions at once only where the round before accepted all: the cache lacks the last draft.
     assert set(device["new_tokens"][1:]) <= {1, 2}
     assert (recording.decided_by == FROM_DEVICE).sum() == count - rounds

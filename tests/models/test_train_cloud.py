@@ -75,7 +75,7 @@ def test_an_object_s_onset_is_its_first_two_rows() -> None:
     assert onset[:, 8].nonzero().flatten().tolist() == [
         1,
         2,
-    ]  # centres at 12 to 52 px: the twin below it cannot be told apart
+    ]  # centres at 12 to 52 px: the twin below it cannot be distinguished
     assert onset[:, 3].nonzero().flatten().tolist() == [5, 6]  # at 64 px, from 44 px on
     assert not (onset & (layout[0] == 0)).any()
 
@@ -131,7 +131,7 @@ def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> N
     )  # [T]
     torch.testing.assert_close(
         values["layout"], (missed.sum() + missed[[9, 10]].sum()) / (2 * 16 + 2)
-    )  # mean over both pictures
+    )  # mean over both images
     torch.testing.assert_close(loss, values["nats"] + 0.5 * values["layout"])
     loss.backward()  # type: ignore[no-untyped-call]
     grads = [
@@ -151,9 +151,9 @@ def test_states_that_hold_the_layout_lose_nothing() -> None:
 
 
 def test_codes_that_stand_beside_the_same_codes_are_of_one_class() -> None:
-    # Three kinds of picture, each all of one kind's codes: v, v + 3, v + 6 ... are near synonyms.
+    # Three kinds of image, each all of one kind's codes: v, v + 3, v + 6 ... are near synonyms.
     rng = np.random.default_rng(0)
-    codes = np.stack([picture % 3 + 3 * rng.integers(0, 20, 64) for picture in range(600)])
+    codes = np.stack([image % 3 + 3 * rng.integers(0, 20, 64) for image in range(600)])
     classes = code_classes(codes, 61, 4, np.random.default_rng(1))  # the last code is never used: a class of its own
     assert classes.dtype == torch.int64
     found = [set(classes[kind:60:3].tolist()) for kind in range(3)]
@@ -191,17 +191,17 @@ def test_the_class_loss_counts_every_position_alike() -> None:
     torch.testing.assert_close(loss, values["nats"] + 0.5 * values["class"])
 
 
-def test_pasted_pictures_hold_rectangles_of_the_next_one_and_are_asked_for_their_own() -> None:
-    tokens = torch.arange(4).repeat_interleave(64).view(4, 64)  # each picture all of its own number
+def test_pasted_images_hold_rectangles_of_the_next_one_and_are_asked_for_their_own() -> None:
+    tokens = torch.arange(4).repeat_interleave(64).view(4, 64)  # each image all of its own number
     torch.manual_seed(0)
     shares = []
     for _ in range(50):
         found = pasted(tokens, torch.tensor([True, False, True, True]))
         foreign = found != tokens
         assert not foreign[1].any()
-        for picture in (0, 2, 3):
-            assert set(found[picture][foreign[picture]].tolist()) == {(picture + 1) % 4}
-            cells = foreign[picture].view(8, 8)
+        for image in (0, 2, 3):
+            assert set(found[image][foreign[image]].tolist()) == {(image + 1) % 4}
+            cells = foreign[image].view(8, 8)
             assert 3 <= int(cells.any(0).sum()) <= 8
             assert 3 <= int(cells.any(1).sum()) <= 8
             shares.append(float(cells.float().mean()))
@@ -209,7 +209,7 @@ def test_pasted_pictures_hold_rectangles_of_the_next_one_and_are_asked_for_their
     assert max(shares) <= 0.5
 
 
-def test_a_model_is_fed_pasted_pictures_only_where_their_caption_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_fed_pasted_images_only_where_their_caption_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     config = CloudConfig(model=SHAPE, training=LoopSettings(steps=1, learning_rate=1.0), pasted=1.0)
     stage = CloudStage(config, data=None)  # type: ignore[arg-type]
     assert isinstance(stage.model, Transformer)
@@ -230,7 +230,7 @@ def test_a_model_is_fed_pasted_pictures_only_where_their_caption_is_shown(monkey
 
 
 def colour_at_a_place_read_off_the_mean(projected: Any) -> float:
-    """Share of pictures where ridge regression on the mean of the caption's rows tells red from blue at the left."""
+    """Share of images where ridge regression on the mean of the caption's rows tells red from blue at the left."""
     rng = np.random.default_rng(0)
     rows, labels = [], []
     for _ in range(400):
@@ -277,15 +277,15 @@ def test_the_first_layer_starts_counting_rows_and_columns_and_reading_the_captio
     row, column = np.divmod(np.arange(grid * grid), grid)
     for head, own in ((0, column), (1, row)):
         seen = torch.from_numpy(own + 1) * np.exp(COUNT_SCORE)  # n e^s
-        for picture in range(2):
-            share = found[picture, : len(own), head, 0] / 16.0
-            expected = seen / (seen + batch.mask[picture].sum())
+        for image in range(2):
+            share = found[image, : len(own), head, 0] / 16.0
+            expected = seen / (seen + batch.mask[image].sum())
             assert (share - expected).abs().max() < 0.1  # norms of embeddings differ, and with them the scores
     rows = values[0].unflatten(-1, (3, heads, -1))[:, : config.caption_slots, 2]  # [B, slots, H, hd]
     for head in (2, 3):
-        for picture in range(2):
-            caption = rows[picture, batch.mask[picture], head].mean(0)
+        for image in range(2):
+            caption = rows[image, batch.mask[image], head].mean(0)
             torch.testing.assert_close(
-                found[picture, :, head], caption.expand_as(found[picture, :, head]), rtol=0, atol=0.05
+                found[image, :, head], caption.expand_as(found[image, :, head]), rtol=0, atol=0.05
             )
             assert caption.std() > 0.2

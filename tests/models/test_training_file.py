@@ -31,7 +31,7 @@ phi:
   training: {steps: 2, learning_rate: 1e-3}
 """
 
-OWN_PICTURES = """\
+OWN_IMAGES = """\
 data: {folder: a, image_size: 64}
 cloud:
   model: {n_layer: 2, n_head: 2, dim: 16, ffn_hidden: 24, vocab_size: 64, grid: 4, caption_slots: 32, caption_dim: 144}
@@ -59,7 +59,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
     assert list(file.stages) == ["tokenizer", "cloud", "device", "phi"]
     assert [r.training.steps for r in file.stages["cloud"].rounds()] == [2, 3]
     assert file.stages["tokenizer"].model.encoder_ch_mult == (1, 1)
-    (tmp_path / "own.yaml").write_text(OWN_PICTURES)
+    (tmp_path / "own.yaml").write_text(OWN_IMAGES)
     assert read_training_file(tmp_path / "own.yaml").data == DataConfig(folder=str(tmp_path / "a"), image_size=64)
 
 
@@ -115,7 +115,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         (
             "patch: 16",
             "patch: 48",
-            ":2: tokenizer.model shrinks pictures by 96, which does not divide their 128 pixels",
+            ":2: tokenizer.model shrinks images by 96, which does not divide their 128 pixels",
         ),
         ("vocab_size: 64", "vocab_size: 32", ":5: cloud.model.vocab_size must be 64, the tokenizer's, got 32"),
         ("grid: 4", "grid: 8", ":5: cloud.model.grid must be 4, the tokenizer's, got 8"),
@@ -160,7 +160,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         ),
         (
             GOOD,
-            OWN_PICTURES.replace("steps: 3}", "steps: 3}, scenes: {train: 4}"),
+            OWN_IMAGES.replace("steps: 3}", "steps: 3}, scenes: {train: 4}"),
             ":7: cloud.then[0].scenes names what to read",
         ),
         (GOOD, "data: {folder: a, coco: b}\n", ":1: data needs one of folder, coco, photos, got folder and coco"),

@@ -1,4 +1,4 @@
-"""`ciar-sim evaluate uncertainty` on the tiny pair: its tables, its pictures, and that it scores as the methods do."""
+"""`ciar-sim evaluate uncertainty` on the tiny pair: its tables, its images, and that it scores as the methods do."""
 
 from pathlib import Path
 
@@ -174,7 +174,7 @@ def test_times_name_every_measure_and_size() -> None:
     assert (timing["ms_per_token"] > 0).all()
 
 
-def test_the_command_writes_tables_and_pictures(tiny_pair_folder: Path, tmp_path: Path) -> None:
+def test_the_command_writes_tables_and_images(tiny_pair_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("kept")

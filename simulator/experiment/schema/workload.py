@@ -1,4 +1,4 @@
-"""`workload:` of a scenario: how many devices ask for pictures, of what kinds they are, and when they ask."""
+"""`workload:` of a scenario: the number of devices, their kinds, and when they request images."""
 
 import math
 import os
@@ -36,7 +36,7 @@ class BurstyArrivals(Part):
 
 
 class ClosedArrivals(Part):
-    """A closed loop: every device asks again once it has its picture and has thought about it, for this long on average."""
+    """A closed loop: every device requests again once it has its image and a think time of this mean has passed."""
 
     think_s: float = Field(gt=0, le=1e8)
 

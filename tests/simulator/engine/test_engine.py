@@ -67,7 +67,7 @@ DEVICE_ONLY: tuple[list[Op], list[list[Op]]] = (
     [compute("caption_encoder"), prefill(), *[forward(new=1, kv=n) for n in range(5)], compute("image_decoder")],
     [],
 )
-PICTURE: tuple[list[Op], list[list[Op]]] = (
+IMAGE: tuple[list[Op], list[list[Op]]] = (
     call(0),
     [[compute("caption_encoder"), prefill("cloud"), compute("image_decoder"), reply(4096, 0, image_bytes=4000)]],
 )
@@ -121,8 +121,8 @@ def by_hand(device: Sequence[Op], cloud: Sequence[Sequence[Op]], first_by_cloud:
 
 @pytest.mark.parametrize(
     ("ops", "first_by_cloud"),
-    [(CIAR, True), (CODE, True), (DEVICE_ONLY, False), (PICTURE, True), (STREAM, True), (SLOW_STREAM, True)],
-    ids=["ciar", "code", "device-only", "picture", "stream", "slow-stream"],
+    [(CIAR, True), (CODE, True), (DEVICE_ONLY, False), (IMAGE, True), (STREAM, True), (SLOW_STREAM, True)],
+    ids=["ciar", "code", "device-only", "image", "stream", "slow-stream"],
 )
 def test_a_session_alone_takes_exactly_the_sum_of_its_ops(
     ops: tuple[list[Op], list[list[Op]]], first_by_cloud: bool
@@ -287,7 +287,7 @@ def programs(draw: st.DrawFn) -> SessionProgram:
 def cases(draw: st.DrawFn) -> dict[str, object]:
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     fleet = draw(st.integers(1, 4))
-    pictures = draw(st.lists(programs(), min_size=1, max_size=3))
+    images = draw(st.lists(programs(), min_size=1, max_size=3))
     n = draw(st.integers(1, 12))
     start_s = draw(st.sampled_from([0.0, 1e6]))
     times = start_s + np.cumsum(generator.exponential(draw(st.sampled_from([0.01, 0.1, 1.0])), n))
@@ -295,8 +295,8 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
     up_bps, down_bps = generator.uniform(1e5, 1e7, 2)
     up_delay_s, down_delay_s = generator.uniform(1e-3 if jitter else 0.0, 0.05, 2)
     return {
-        "programs": pictures,
-        "requests": Arrivals(times, generator.integers(0, fleet, n), generator.integers(0, len(pictures), n)),
+        "programs": images,
+        "requests": Arrivals(times, generator.integers(0, fleet, n), generator.integers(0, len(images), n)),
         "network": Network(up_bps, down_bps, up_delay_s, down_delay_s, jitter, 2 * jitter),
         "devices": fleet,
         "replicas": draw(st.integers(1, 3)),

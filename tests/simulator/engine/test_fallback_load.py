@@ -73,7 +73,7 @@ def session(chance: np.random.Generator) -> tuple[SessionProgram, dict[int, Sess
 def late_cases(draw: st.DrawFn) -> dict[str, Any]:
     chance = np.random.default_rng(draw(st.integers(0, 2**32)))
     fleet = int(chance.integers(1, 5))
-    pictures = [session(chance) for _ in range(chance.integers(1, 4))]
+    sessions = [session(chance) for _ in range(chance.integers(1, 4))]
     n = int(chance.integers(1, 13))
     times = np.cumsum(chance.exponential(draw(st.sampled_from([0.01, 0.1, 1.0])), n))
     rate = float(chance.uniform(1e5, 1e7))
@@ -101,11 +101,11 @@ def late_cases(draw: st.DrawFn) -> dict[str, Any]:
         evict=draw(st.booleans()),
     )
     return {
-        "programs": [whole for whole, _ in pictures],
+        "programs": [whole for whole, _ in sessions],
         "branches": {
-            (number, at): branch for number, (_, branches) in enumerate(pictures) for at, branch in branches.items()
+            (number, at): branch for number, (_, branches) in enumerate(sessions) for at, branch in branches.items()
         },
-        "requests": Arrivals(times, chance.integers(0, fleet, n), chance.integers(0, len(pictures), n)),
+        "requests": Arrivals(times, chance.integers(0, fleet, n), chance.integers(0, len(sessions), n)),
         "rule": Fallback(draw(st.sampled_from([0.01, 0.05, 0.2, 1.0])), draw(st.integers(1, 4)), draw(st.booleans())),
         "network": replace(network, **draw(st.sampled_from(changes))),
         "devices": fleet,

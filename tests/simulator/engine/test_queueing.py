@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.queueing import QUEUES, estimate, law, run
+from benchmarks.queueing import QUEUES, estimate, run, service_times
 from simulator.core.rng import stream
 
 
@@ -31,7 +31,7 @@ def test_mean_waits_are_those_of_theory(name: str, load: float) -> None:
 def test_each_wait_is_that_of_lindley_s_recursion(load: float) -> None:
     """W_(n+1) = max(0, W_n + S_n - A_(n+1)), request by request, at any load and from the first one on."""
     draws = stream(7, "lindley")
-    seconds, programs = law("two points")
+    seconds, programs = service_times("two points")
     prompt = draws.integers(len(seconds), size=3000)
     requested_s = np.cumsum(draws.standard_exponential(3000)) / load
     wait, expected = 0.0, [0.0]
@@ -42,7 +42,7 @@ def test_each_wait_is_that_of_lindley_s_recursion(load: float) -> None:
 
 
 def test_the_exponential_law_has_its_moments() -> None:
-    seconds, _ = law("exponential")
+    seconds, _ = service_times("exponential")
     assert seconds.mean() == pytest.approx(1.0, abs=1e-9)
     assert (seconds**2).mean() == pytest.approx(2.0, rel=2e-5)
     assert np.median(seconds) == pytest.approx(math.log(2.0), rel=1e-4)

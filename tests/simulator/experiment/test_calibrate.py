@@ -1,4 +1,4 @@
-"""The threshold for a wanted rate of cloud calls: on made-up sessions whose law is known, and through a whole run."""
+"""The threshold for a wanted rate of cloud calls: on made-up sessions of a known distribution, and through a whole run."""
 
 import json
 from collections.abc import Callable
@@ -145,7 +145,7 @@ def test_a_run_with_a_call_rate(tmp_path: Path, tiny_pair_folder: Path) -> None:
     found = pd.read_csv(tmp_path / "one" / "summary.csv").set_index("method")["cloud_call_pct"]
     for method, asked in (("ciar", 40), ("entropy-lens", 60)):
         assert abs(told[method]["call_pct"] - asked) <= 2.0
-        assert abs(found[method] - asked) <= 20  # four pictures of 16 tokens
+        assert abs(found[method] - asked) <= 20  # four images of 16 tokens
 
 
 def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:

@@ -140,7 +140,7 @@ def test_other_work_is_bound_by_memory_arithmetic_or_launches() -> None:
     )
     assert graphs.compute_seconds("phi") == pytest.approx(4 * 20e-6 + 2 * 9_043_968 / (0.65 * 76.8e9))
     assert roofline("llamagen-xl", "h200", "eager").compute_seconds("phi") == pytest.approx(4 * 16e-6)
-    with pytest.raises(ComputeError, match="no effort of image_decoder is known for small; known: phi"):
+    with pytest.raises(ComputeError, match="small has no operation count of image_decoder; known: phi"):
         RooflineCosts(
             shape(), shape().op_counts, catalogue.hardware("a100"), catalogue.runtime("eager")
         ).compute_seconds("image_decoder")
@@ -152,10 +152,10 @@ def test_a_roofline_is_a_cost() -> None:
     assert not costs.extrapolated
 
 
-# --- counted efforts
+# --- counted operations
 
 
-def test_the_efforts_in_the_catalogue_are_the_counted_ones() -> None:
+def test_the_operation_counts_of_the_catalogue_are_the_computed_ones() -> None:
     op_counts = catalogue.model("llamagen-xl").op_counts
     assert op_counts["image_decoder"] == vq_decoder_op_count(16)
     assert op_counts["phi"] == phi_op_count(1280, 16384, 256)

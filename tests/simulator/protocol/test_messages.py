@@ -157,7 +157,7 @@ def test_int8_vectors_round_trip_within_half_a_step() -> None:
     assert unpack_int8(pack_int8(np.zeros((0, 16))), 16).shape == (0, 16)
 
 
-def test_pictures_scale_with_their_pixels() -> None:
+def test_images_scale_with_their_pixels() -> None:
     message = Picture(bytes(1000))
     priced = repriced_bytes(len(encode(message)), message.counts(SMALL), SMALL, LARGE)
     assert priced == len(encode(Picture(bytes(1000 * 64))))
