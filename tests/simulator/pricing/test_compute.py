@@ -54,7 +54,7 @@ def shape(**changes: Any) -> ModelShape:
         "image_pixels": 128 * 128,
         "source": "made up for tests",
         "evidence": "assumed",
-        "efforts": {"phi": OpCount(flops=100, parameters=50, kernels=4)},
+        "op_counts": {"phi": OpCount(flops=100, parameters=50, kernels=4)},
     }
     return ModelShape(**{**fields, **changes})
 
