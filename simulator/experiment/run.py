@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from simulator.core.errors import error_context
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.estimate import check_size
 from simulator.experiment.images import ImageScorer, kept_images, score_cases
@@ -73,7 +74,8 @@ def run_scenario(
         CiarSimError: The scenario cannot be run, or no case of it; nothing is written.
     """
     check_run_folder(folder)
-    manifest = pair_manifest(scenario.pair)
+    with error_context("pair"):
+        manifest = pair_manifest(scenario.pair)
     cases = expand(scenario)
     check_size(cases, jobs)
     check_methods(cases, manifest)

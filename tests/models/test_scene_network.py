@@ -89,17 +89,17 @@ def test_a_reading_does_not_depend_on_its_neighbours() -> None:
 def test_a_network_comes_back_from_its_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = SceneNetwork().eval()
-    save_scene_network(tmp_path / "a", model, {})
-    again = load_scene_network(tmp_path / "a")
-    save_scene_network(tmp_path / "b", again, {})
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    save_scene_network(tmp_path / "a.safetensors", model, {})
+    again = load_scene_network(tmp_path / "a.safetensors")
+    save_scene_network(tmp_path / "b.safetensors", again, {})
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     images = np.stack([scenes.image(0, 0)])
     assert np.abs(read_images(model, images)["features"] - read_images(again, images)["features"]).max() < 1e-2
-    (tmp_path / "c").write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match="not a scene network"):
-        load_scene_network(tmp_path / "c")
+    (tmp_path / "c.safetensors").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="not a model of this project"):
+        load_scene_network(tmp_path / "c.safetensors")
     with pytest.raises(WeightsError, match="no such file"):
-        load_scene_network(tmp_path / "d")
+        load_scene_network(tmp_path / "d.safetensors")
 
 
 def test_augmenting_keeps_the_image_and_changes_it() -> None:

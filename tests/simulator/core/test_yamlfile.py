@@ -145,8 +145,15 @@ def test_unknown_names_get_the_nearest_one() -> None:
     assert yamlfile.did_you_mean("zzz", ["rtt_ms"]) == "; allowed: rtt_ms"
 
 
-SCALARS = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | st.text(max_size=12)
-KEYS = st.text(min_size=1, max_size=6)
+LETTERS = st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])  # those two a file may not hold
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False)
+    | st.text(LETTERS, max_size=12)
+)
+KEYS = st.text(LETTERS, min_size=1, max_size=6)
 
 
 @given(

@@ -152,9 +152,6 @@ def test_a_roofline_is_a_cost() -> None:
     assert not costs.extrapolated
 
 
-# --- counted operations
-
-
 def test_the_operation_counts_of_the_catalogue_are_the_computed_ones() -> None:
     op_counts = catalogue.model("llamagen-xl").op_counts
     assert op_counts["image_decoder"] == vq_decoder_op_count(16)
