@@ -1,7 +1,5 @@
 """A request in virtual time: a session runs its program's steps on the device and its calls in the cloud.
 
-Over 450 lines, because the states of a session share its slots and one hot path and are read together.
-
 Rare states are subclasses, entered by assigning `__class__`: `RefusedSession`, `RecoveringSession`, `RestartingSession`,
 `OfflineSession`. They change how most events are handled, and several of them nest (a crash during a fallback). A handler object
 asked at each event would add a call per event, and a whole call takes two events; flags would put a branch for each rare state
