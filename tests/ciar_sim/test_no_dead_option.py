@@ -76,8 +76,8 @@ OPTIONS: dict[str, Row] = {
     "train config": (["train"], ["{scenario}"]),
     "train --out": "tests/models/test_training_file.py::test_a_stage_without_those_before_it_is_refused",
     "train --stage": "tests/models/test_training_file.py::test_a_stage_that_the_file_lacks_is_refused",
-    "train --data": "tests/models/test_photos.py::test_",
-    "train --export": "tests/models/test_data.py::test_",
+    "train --data": "tests/models/test_photos.py::test_data_is_refused_where_scenes_are_read",
+    "train --export": "tests/models/test_data.py::test_every_stage_trains_on_a_folder_and_the_pair_knows_its_words",
     "train --torch-device": (["train", "{scenario}"], ["--torch-device", "cuda:77"]),
     "profile --pair": (PROFILE, ["--pair", "{out}-none"]),
     "profile --out": (PROFILE, ["--out", "{out}2.json"]),
@@ -193,4 +193,4 @@ def test_an_option_changes_what_is_printed_or_written(option: str, observe: Obse
 @pytest.mark.parametrize("shown_by", sorted({row for row in OPTIONS.values() if isinstance(row, str)}))
 def test_the_test_that_shows_an_option_exists(shown_by: str) -> None:
     file, _, name = shown_by.partition("::")
-    assert f"def {name}" in (ROOT / file).read_text()
+    assert f"def {name}(" in (ROOT / file).read_text()
