@@ -74,7 +74,8 @@ def load_pair(
     verify_files(folder, manifest)
     shards = {name: read_state(folder / name) for name in shards_of(manifest)}
     state = {key: value for shard in shards.values() for key, value in shard.items()}
-    cloud = build(lambda: Transformer(manifest.cloud), state, folder / "cloud-*.safetensors")
+    named = next(iter(shards)) if len(shards) == 1 else "cloud-*.safetensors"
+    cloud = build(lambda: Transformer(manifest.cloud), state, folder / named)
     path = folder / "device.safetensors"
     device = build(lambda: DeviceModel(manifest.device, manifest.bounds), read_state(path), path)
     path = folder / "phi.safetensors"

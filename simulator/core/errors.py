@@ -1,7 +1,12 @@
 """Errors that a user can cause, one small hierarchy. The CLI prints `str(error)` on one line of stderr and exits with code 2."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# No name that a file system takes has a part this long, so paths stay whole.
+LONG_WORD = re.compile(r"[^\s/]{300,}")
+MOST_CHARACTERS = 1200
 
 
 class CiarSimError(Exception):
@@ -13,8 +18,10 @@ class CiarSimError(Exception):
     place: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
-        """The text as any terminal shows it: control characters and lone surrogates of an input are written as escapes."""
-        return "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in super().__str__())
+        """The text as any terminal shows it: control characters and lone surrogates as escapes, cut to a few lines."""
+        text = "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in super().__str__())
+        text = LONG_WORD.sub(lambda word: f"{word[0][:80]}...{word[0][-20:]}", text)
+        return text if len(text) <= MOST_CHARACTERS else f"{text[:900]} ... {text[-250:]}"
 
 
 @contextmanager
