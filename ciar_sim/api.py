@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from simulator.experiment.scenario import Scenario
     from simulator.experiment.simulating import Progress
 
+MOST_IN_TIMELINE = 10_000
+
 __all__ = ["CiarSimError", "Result", "run", "sweep"]
 
 
@@ -82,6 +84,7 @@ def run(
     max_batch: int = 64,
     jobs: int = 1,
     case_timeout_s: float | None = None,
+    timeline: int = 2,
     progress: "Progress | None" = None,
 ) -> Result:
     """Run every method of a scenario under every swept value and write the run folder.
@@ -97,6 +100,7 @@ def run(
         max_batch: Sessions recorded at once.
         jobs: Processes that simulate; changes no result.
         case_timeout_s: A case whose simulation takes longer fails alone; None waits for ever.
+        timeline: Requests of every case, from the first on, in `timeline.json.gz`.
         progress: Called with a stage, how much of it is done, and its total.
 
     Raises:
@@ -118,6 +122,7 @@ def run(
         max_batch,
         jobs,
         case_timeout_s,
+        timeline,
         progress or (lambda stage, done, total: None),
     )
 
@@ -136,6 +141,7 @@ def execute(
     max_batch: int,
     jobs: int,
     case_timeout_s: float | None,
+    timeline: int,
     progress: "Progress",
 ) -> Result:
     """Run a loaded scenario with its models, its cache and the report. Arguments as in `run`.
@@ -153,6 +159,8 @@ def execute(
         raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
     if case_timeout_s is not None and not 0 < case_timeout_s <= 6e7:
         raise CiarSimError(f"the time limit of a case must be above 0 and at most 6e7 s, got {case_timeout_s:g}")
+    if not 0 <= timeline <= MOST_IN_TIMELINE:
+        raise CiarSimError(f"the requests of the timeline must be 0 to {MOST_IN_TIMELINE}, got {timeline}")
     cache = cache or default_cache()
     models = Models(scenario.pair, torch_device, max_batch, cache, progress)
     try:
@@ -167,6 +175,7 @@ def execute(
             jobs,
             models.scorer(),
             case_timeout_s,
+            timeline,
         )
     except CiarSimError as error:
         if not error.place:

@@ -50,6 +50,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="MINUTES",
             help="A case whose simulation takes longer fails alone.",
         ),
+        click.option(
+            "--timeline",
+            type=click.IntRange(0, 10_000),
+            default=2,
+            show_default=True,
+            metavar="N",
+            help="Requests of every case, from the first on, in timeline.json.gz.",
+        ),
         click.option("--quiet", is_flag=True, help="No progress and no table."),
     ]
     for option in reversed(options):
@@ -93,6 +101,7 @@ def _run(
     jobs: int,
     columns: str | None,
     case_timeout: float,
+    timeline: int,
     quiet: bool,
 ) -> None:
     from ciar_sim.shipped import scenario_path
@@ -116,6 +125,7 @@ def _run(
             max_batch,
             jobs,
             60.0 * case_timeout,
+            timeline,
             progress,
         )
     if not quiet:

@@ -187,7 +187,7 @@ class Replica:
                     spent_s -= own_s
                 session.cloud_compute_s += spent_s
             if session.traced:
-                session.trace_iteration(start_s, end_s)
+                session.trace_iteration(start_s, end_s, self.number, self._batch)
             if parts:
                 session.emit(end_s, parts)
             index = session.index + 1

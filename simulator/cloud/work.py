@@ -1,6 +1,7 @@
 """A session as the cloud sees it, and a replica as a session sees it."""
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 from simulator.pricing.program import Down, Item
@@ -100,6 +101,6 @@ class CloudSession:
         """The last item of the call is done."""
         raise NotImplementedError
 
-    def trace_iteration(self, start_s: float, end_s: float) -> None:
-        """An iteration with this session ends; `ready_s` is still its item's. Called for traced sessions only."""
+    def trace_iteration(self, start_s: float, end_s: float, replica: int, batch: "Sequence[CloudSession]") -> None:
+        """An iteration of these sessions ends; `ready_s` is still this one's item's. Called for traced sessions only."""
         raise NotImplementedError

@@ -77,6 +77,8 @@ class CaseResult:
     - bytes_up, bytes_down: payload, repetitions after a crash or a retry included.
     - first_token_s: from the request until the device knows the first image token; NaN where the session makes none.
     - device_energy_j: computing and radio. The radio's silence after a message is booked to the request of that message.
+    - device_static_j: what of it the radio uses without carrying a message: promotions, and the silence after messages.
+      device_active_j: the rest of it, computing and transfers.
     - cloud_gpu_s: iteration seconds times the session's share of rows, and its own other work.
     - timed_out_call: the call that was given up, -1 for none. retries: how often open requests were sent again.
 

@@ -174,7 +174,7 @@ class DeadlineSession(Session):
                 continue
             self.in_flight[call] = self.clock.at(arrival_s, LANDED_AGAIN, (self, call))
             if self.traced:
-                self.span("uplink", f"call {call} again", now_s, arrival_s)
+                self.span("uplink", f"call {call} again", now_s, arrival_s, call=call, bytes=size_bytes)
 
     def land_again(self, now_s: float, call: int) -> None:
         assert self.in_flight is not None
@@ -200,7 +200,7 @@ class DeadlineSession(Session):
         if arrival_s == NEVER:
             self.never(now_s, self.awaiting, f"the reply to call {call}", "downlink")
         elif self.traced:
-            self.span("downlink", f"reply {call}", now_s, arrival_s)
+            self.span("downlink", f"reply {call}", now_s, arrival_s, call=call, bytes=size_bytes)
         if call == self.awaiting:
             self.awaiting = -1
             if first:

@@ -14,6 +14,8 @@ class Span(NamedTuple):
 
     Attributes:
         track: one of TRACKS; uplink and downlink run from sending to arrival.
+        args: more about it: "call" (of the session), "bytes" (payload), "replica", "batch" (sessions in the iteration), "requests"
+            (those of them), "rows", "tokens" and "kv_tokens" (of the pass).
     """
 
     request: int
@@ -22,6 +24,7 @@ class Span(NamedTuple):
     name: str
     start_s: float
     end_s: float
+    args: tuple[tuple[str, int | tuple[int, ...]], ...] = ()
 
 
 # What each session measures for itself; everything else follows from its program.

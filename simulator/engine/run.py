@@ -104,10 +104,10 @@ class Run:
         self.spans: list[Span] = []
         self.samples: list[tuple[float, ...]] = []
         self.measured = {name: array("d", bytes(8 * n)) for name in MEASURED}
-        self.radio_j = array("d", bytes(8 * n))
+        self.radio_j, self.radio_static_j = array("d", bytes(8 * n)), array("d", bytes(8 * n))
         first = [0, *self.part_ends[:-1].tolist()]
         self.accesses = [
-            AccessNetwork(part.network, inputs.seed, self.radio_j, at)
+            AccessNetwork(part.network, inputs.seed, self.radio_j, self.radio_static_j, at)
             for part, at in zip(self.parts, first, strict=True)
         ]
         self.measured["done_s"] = array("d", np.full(n, np.nan).tobytes())
@@ -226,6 +226,7 @@ class Run:
         self.device_of.append(number)
         self.prompt_of.append(prompt)
         self.radio_j.append(0.0)
+        self.radio_static_j.append(0.0)
         for name, values in self.measured.items():
             values.append(math.nan if name == "done_s" else 0.0)
         self.begin(request, self.device(number), alarm.time_s)
@@ -292,6 +293,9 @@ class Run:
         device_other_s = program_column("encode_s") + program_column("image_decode_s")
         encode_s = m["encode_s"] + program_column("encode_s")
         image_decode_s = m["image_decode_s"] + program_column("image_decode_s")
+        energy_j = program_column("device_s") * np.array([each.device.power_w for each in parts])[part]
+        energy_j = energy_j + np.array(self.radio_j, np.float64)
+        static_j = np.array(self.radio_static_j, np.float64)
         columns = {
             "request": np.arange(n, dtype=np.int64),
             "device": device,
@@ -317,10 +321,11 @@ class Run:
             "cloud_call_pct": program_column("cloud_call_pct"),
             "bytes_up": program_column("bytes_up", np.int64) + more_up + m["resent_bytes"].astype(np.int64),
             "bytes_down": program_column("bytes_down", np.int64) + more_down,
-            "device_energy_j": program_column("device_s") * np.array([each.device.power_w for each in parts])[part]
-            + np.array(self.radio_j, np.float64),
+            "device_energy_j": energy_j,
             "cloud_gpu_s": m["gpu_share_s"],
             "timed_out_call": timed_out_call,
             "retries": retries,
+            "device_active_j": energy_j - static_j,
+            "device_static_j": static_j,
         }
         return columns if answered.all() else {name: column[answered] for name, column in columns.items()}

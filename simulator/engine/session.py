@@ -10,6 +10,7 @@ The file is longer than others because it is one class, whose methods follow one
 """
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 from simulator.cloud.cloud import Cloud
@@ -22,7 +23,23 @@ from simulator.engine.fallback import Fallback
 from simulator.engine.measures import NEVER, Span
 from simulator.engine.workload import ClosedLoop
 from simulator.network.access import AnyLink
-from simulator.pricing.program import CALL_BYTES, CALL_REPLY, ITEM_PARTS, CallProgram, Down, Item, SessionProgram, Step
+from simulator.pricing.program import (
+    CALL_BYTES,
+    CALL_REPLY,
+    ENCODE,
+    IMAGE_DECODE,
+    ITEM_PARTS,
+    OTHER,
+    PASS,
+    CallProgram,
+    Down,
+    Item,
+    SessionProgram,
+    Step,
+)
+
+# Name of an item of work in the timeline, by its kind.
+_WORK = {PASS: "call {}", OTHER: "call {}: other work", ENCODE: "caption encoder", IMAGE_DECODE: "image decoder"}
 
 
 class SessionHost(Protocol):
@@ -188,7 +205,7 @@ class Session(CloudSession):
                 if self.in_flight is not None:
                     self.in_flight[send] = alarm
                 if self.traced:
-                    self.span("uplink", f"call {send}", now_s, arrival_s)
+                    self.span("uplink", f"call {send}", now_s, arrival_s, call=send, bytes=self.calls[send][CALL_BYTES])
         if wait < 0:
             return True
         if wait == send:
@@ -295,7 +312,7 @@ class Session(CloudSession):
         if first:
             self.first_token_s = arrival_s
         if self.traced and arrival_s < NEVER:
-            self.span("downlink", f"reply {call}", now_s, arrival_s)
+            self.span("downlink", f"reply {call}", now_s, arrival_s, call=call, bytes=size_bytes)
         if call == self.last:  # the request says so: the replica does not wait for what the device does next
             self.run.cloud.close(self, now_s)
         if call == self.awaiting:  # all time until now is booked
@@ -318,7 +335,8 @@ class Session(CloudSession):
             if first:
                 self.first_token_s = arrival_s
             if self.traced and arrival_s < NEVER:
-                self.span("downlink", f"part of {self.answered}", now_s, arrival_s)
+                name = f"part of {self.answered}"
+                self.span("downlink", name, now_s, arrival_s, call=self.answered, bytes=size_bytes)
 
     def unreachable(self, now_s: float, call: int, wait: int) -> None:
         """A request that never arrives; the step that sent it awaits `wait`, if anything."""
@@ -377,14 +395,22 @@ class Session(CloudSession):
 
     # Timeline.
 
-    def span(self, track: str, name: str, start_s: float, end_s: float) -> None:
-        self.run.spans.append(Span(self.request, self.device.number, track, name, start_s, end_s))
+    def span(self, track: str, name: str, start_s: float, end_s: float, **args: int | tuple[int, ...]) -> None:
+        self.run.spans.append(Span(self.request, self.device.number, track, name, start_s, end_s, tuple(args.items())))
 
-    def trace_iteration(self, start_s: float, end_s: float) -> None:
-        name = f"call {self.answered}"
+    def trace_iteration(self, start_s: float, end_s: float, replica: int, batch: Sequence[CloudSession]) -> None:
+        call = self.answered
         if self.ready_s < start_s:
-            self.span("queue", name, self.ready_s, start_s)
-        self.span("cloud", name, start_s, end_s)
+            self.span("queue", f"call {call}", self.ready_s, start_s, call=call, replica=replica)
+        rows, tokens, kv_tokens, _, _, _, kind, _ = self.item
+        work = {"rows": rows, "tokens": tokens, "kv_tokens": kv_tokens} if kind == PASS else {}
+        requests = tuple(
+            other.request for other in batch if isinstance(other, Session)
+        )  # without work of other tenants
+        name = _WORK[kind].format(call)
+        self.span(
+            "cloud", name, start_s, end_s, call=call, replica=replica, batch=len(batch), requests=requests, **work
+        )
 
 
 class RefusedSession(Session):

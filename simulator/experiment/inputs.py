@@ -28,7 +28,7 @@ from simulator.experiment.schema.workload import (
 from simulator.pricing.costs import Costs
 
 QUEUE_SAMPLES = 240  # looks at the cloud per duration_s of a fleet
-TIMELINE_SESSIONS = 2  # requests per case whose spans are kept
+TIMELINE_SESSIONS = 2  # requests per case whose spans are kept, if nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,17 @@ class SimulatedCase(CaseResult):
     extrapolated: bool = False
 
 
-def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, kv_tokens: float) -> SimulatedCase:
-    """Simulate one case: the scenario's fleet, links and cloud, each request replaying one of its part's programs (one per prompt)."""
+def simulate_case(
+    scenario: Scenario,
+    parts: Sequence[FleetPart],
+    cloud: Costs,
+    kv_tokens: float,
+    timeline_sessions: int = TIMELINE_SESSIONS,
+) -> SimulatedCase:
+    """Simulate one case: the scenario's fleet, links and cloud, each request replaying one of its part's programs (one per prompt).
+
+    timeline_sessions: requests, from the first on, whose spans are kept.
+    """
     workload, prompts = scenario.workload, len(parts[0].programs)
     inputs = CaseInputs(
         programs=parts[0].programs,
@@ -51,7 +60,7 @@ def simulate_case(scenario: Scenario, parts: Sequence[FleetPart], cloud: Costs, 
         max_batch=scenario.cloud.max_batch,
         arrivals=single_arrival(),
         seed=scenario.seed,
-        timeline_sessions=TIMELINE_SESSIONS,
+        timeline_sessions=timeline_sessions,
         rules=_rules(scenario, kv_tokens),
         fleet=parts,
         fallback=scenario.fallback.rule(),

@@ -13,6 +13,7 @@ from simulator.core.errors import error_context
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.estimate import check_size
 from simulator.experiment.images import ImageScorer, kept_images, score_cases
+from simulator.experiment.inputs import TIMELINE_SESSIONS
 from simulator.experiment.plan import Plan, search_thresholds
 from simulator.experiment.provenance import provenance_of
 from simulator.experiment.scenario import Scenario, resolved_yaml
@@ -55,6 +56,7 @@ def run_scenario(
     jobs: int = 1,
     scorer: ImageScorer | None = None,
     case_timeout_s: float | None = None,
+    timeline_sessions: int = TIMELINE_SESSIONS,
 ) -> Outcome:
     """Run every case of a scenario and write its run folder.
 
@@ -69,6 +71,7 @@ def run_scenario(
         jobs: Processes that simulate cases; it changes no result.
         scorer: Scores images; without it the quality columns that need it are NaN.
         case_timeout_s: A case whose simulation takes longer fails; None waits for ever.
+        timeline_sessions: Requests of every case, from the first on, that timeline.json.gz shows.
 
     Raises:
         CiarSimError: The scenario cannot be run, or no case of it; nothing is written.
@@ -83,7 +86,9 @@ def run_scenario(
     cases, calibrated = search_thresholds(cases, manifest, scenes, source)
     plan = Plan(cases, manifest, scenes)
     recordings = plan.record(source)
-    simulated, failed = simulate_cases(cases, costs, plan, recordings, source, progress, jobs, case_timeout_s)
+    simulated, failed = simulate_cases(
+        cases, costs, plan, recordings, source, progress, jobs, case_timeout_s, timeline_sessions
+    )
     records = score_cases(simulated, plan, recordings, scorer)
     provenance = provenance_of(scenario, manifest, costs, plan, recordings, calibrated, simulated, failed, scorer)
     progress("writing", 0, 1)
@@ -93,6 +98,7 @@ def run_scenario(
         cases=records,
         provenance=provenance,
         spans=[Span(case.title, *span) for case, result, _ in simulated for span in result.spans],
+        queues={case.title: result.samples for case, result, _ in simulated},
         images=kept_images(simulated, plan, recordings, manifest.grid),
         draw=draw,
     )

@@ -12,7 +12,7 @@ from simulator.core.errors import CiarSimError, SimulationError
 from simulator.core.limits import free_memory_bytes, limited_memory, limited_time
 from simulator.experiment.branches import Branches
 from simulator.experiment.cost_table import CostTable
-from simulator.experiment.inputs import SimulatedCase, simulate_case
+from simulator.experiment.inputs import TIMELINE_SESSIONS, SimulatedCase, simulate_case
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case
 from simulator.protocol.cache import RecordingSource
@@ -50,6 +50,7 @@ def simulate_cases(
     progress: Progress,
     jobs: int,
     case_timeout_s: float | None = None,
+    timeline_sessions: int = TIMELINE_SESSIONS,
 ) -> tuple[list[Simulated], list[FailedCase]]:
     """Every case simulated, and those that failed: a case that raises, needs too much memory or too long ends alone.
 
@@ -68,7 +69,8 @@ def simulate_cases(
         for case in left:
             of_prompts = [recordings[key] for key in plan.of_case[case.index]]
             parts, cloud, kv_tokens = costs.programs(case, of_prompts, branches[case.index])
-            work.append(delayed(_attempt)(case_timeout_s, free_bytes, case.scenario, parts, cloud, kv_tokens))
+            inputs = (case.scenario, parts, cloud, kv_tokens, timeline_sessions)
+            work.append(delayed(_attempt)(case_timeout_s, free_bytes, *inputs))
         missing: list[tuple[int, tuple[int, int], SessionSpec]] = []
         for case, result in zip(left, Parallel(n_jobs=jobs, return_as="generator")(work), strict=True):
             if isinstance(result, _Failure):

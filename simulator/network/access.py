@@ -66,12 +66,19 @@ class Network:
 class AccessNetwork:
     """Gives devices their links."""
 
-    def __init__(self, network: Network, seed: int, joules: MutableSequence[float], first: int = 0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        seed: int,
+        joules: MutableSequence[float],
+        static_joules: MutableSequence[float],
+        first: int = 0,
+    ) -> None:
         """Raises ValueError where devices_per_cell is below 1, or bursts are asked of a varying loss.
 
         Args:
             seed: of all random draws.
-            joules: energy of radios is added here, by request.
+            joules, static_joules: energy of radios is added here, by request, as `Radio` does.
             first: number of the first device, with which the first cell begins.
         """
         if network.devices_per_cell < 1:
@@ -83,6 +90,7 @@ class AccessNetwork:
         self.network = network
         self.seed = seed
         self.joules = joules
+        self.static_joules = static_joules
         self.first = first
         self.radios: list[Radio] = []
         self._plain = network.plain
@@ -100,7 +108,7 @@ class AccessNetwork:
         up_wire, down_wire = self._wires(cell, offset_s)
         radio = None
         if n.radio is not None:
-            radio = Radio(n.radio, stream(self.seed, "radio", device), self.joules)
+            radio = Radio(n.radio, stream(self.seed, "radio", device), self.joules, self.static_joules)
             self.radios.append(radio)
         up = self._link("up", device, up_wire, offset_s, radio)
         down = self._link("down", device, down_wire, offset_s, radio)

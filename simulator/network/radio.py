@@ -47,19 +47,27 @@ class RadioFigures:
 class Radio:
     """The radio of one device. Messages of both directions come in order of time.
 
-    Energy is added to `joules`, by request: that of a message, and of the silence after it until the radio is idle.
+    Energy is added to `joules`, by request: that of a message, and of the silence after it until the radio is idle. What of it
+    carries no message (promotions, the silence) is added to `static_joules` as well.
 
     Attributes:
         request: the request of the next message.
     """
 
-    def __init__(self, figures: RadioFigures, stream: np.random.Generator, joules: MutableSequence[float]) -> None:
+    def __init__(
+        self,
+        figures: RadioFigures,
+        stream: np.random.Generator,
+        joules: MutableSequence[float],
+        static_joules: MutableSequence[float],
+    ) -> None:
         self.figures = figures
         self.request = 0
         self.up = _Uplink(self)
         self.down = _Downlink(self)
         self._uniform = buffered(stream.random)
         self._joules = joules
+        self._static_joules = static_joules
         self._owner = -1  # request of the latest message
         self._last_s = -math.inf  # when the radio was last in use
         self._connected_s = -math.inf
@@ -80,7 +88,7 @@ class Radio:
             return max(now_s, self._connected_s)
         self._rest(now_s)
         self._owner = self.request
-        self._joules[self.request] += figures.promotion_w * promotion_s
+        self._wait(self.request, figures.promotion_w * promotion_s)
         self._connected_s = self._last_s = now_s + promotion_s
         return self._connected_s
 
@@ -111,7 +119,12 @@ class Radio:
             silence_s = min(until_s - self._last_s, figures.inactivity_s)
             awake_s = min(silence_s, figures.drx_after_s)
             if awake_s < math.inf:
-                self._joules[self._owner] += figures.active_w * awake_s + figures.drx_w * (silence_s - awake_s)
+                self._wait(self._owner, figures.active_w * awake_s + figures.drx_w * (silence_s - awake_s))
+
+    def _wait(self, request: int, joules: float) -> None:
+        """Book energy that carries no message."""
+        self._joules[request] += joules
+        self._static_joules[request] += joules
 
 
 class _Uplink:

@@ -27,6 +27,7 @@ USE = (
     "device_energy_j",
     "cloud_gpu_s",
 )
+ENERGY = ("device_active_j", "device_static_j")  # the last columns
 _FALLBACK = ("retries", "fallback_pct", "fallback_cloud_nll_cost")
 COUNTS = (
     "request",
@@ -40,7 +41,7 @@ COUNTS = (
     "bytes_down",
     "retries",
 )  # int64, others float64
-REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *USE, *_FALLBACK)
+REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *USE, *_FALLBACK, *ENERGY)
 QUALITY_COLUMNS = (
     "cloud_nll",
     "cloud_greedy_pct",
@@ -100,6 +101,10 @@ COLUMNS: dict[str, str] = {
     "device_energy_j": _MEAN
     + "seconds of computing on the device times its power, and the radio where the network has one: transfers, "
     "promotions, and the tail after each message until the next one or until the radio is idle",
+    "device_active_j": _MEAN + "what of device_energy_j goes into computing and into messages on their way",
+    "device_static_j": _MEAN
+    + "what of device_energy_j the radio uses without carrying a message: promotions, and the tail after "
+    "messages; the device's own idle power is unknown and in no column",
     "cloud_gpu_s": _MEAN + "GPU time; the time of a batch is divided among its members",
     "retries": _MEAN + "times that the device opened a new connection and sent its open requests again",
     "fallback_pct": _MEAN + "tokens, in percent, that the device decided alone after a missed deadline",

@@ -114,6 +114,7 @@ def write_run(
     cases: Sequence[CaseRecords],
     provenance: Mapping[str, Any],
     spans: Iterable[Span] = (),
+    queues: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     images: Sequence[RunImage] = (),
     draw: Callable[[Path], object] | None = None,
 ) -> pd.DataFrame:
@@ -124,6 +125,8 @@ def write_run(
     Args:
         provenance: The report shows all of it; it knows the keys name (str), as_if (str or None), compute (what -> how its time
             was obtained) and notes (list of what is not modelled).
+        spans: What the timeline shows.
+        queues: `SAMPLED` of the cloud, by the case of the spans.
         draw: Adds the plots and the page to the temporary folder (`reports.build.build_report`).
 
     Raises:
@@ -150,7 +153,7 @@ def write_run(
             (new / "queue.parquet").write_bytes(parquet_bytes(queue_table(cases)))
             (new / "summary.csv").write_bytes(csv_bytes(summary))
             (new / "provenance.json").write_bytes(json_bytes({**provenance, **marks}))
-            (new / "timeline.json.gz").write_bytes(timeline_bytes(spans))
+            (new / "timeline.json.gz").write_bytes(timeline_bytes(spans, queues or {}))
             _write_images(new / "images", images)
             if draw is not None:
                 with _named(new, folder):

@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simulator.results.columns import COUNTS, PARTS, QUALITY_COLUMNS, RANGES, REQUEST_COLUMNS, SAMPLED, SET_COLUMNS, USE
+from simulator.results.columns import (
+    COUNTS,
+    ENERGY,
+    PARTS,
+    QUALITY_COLUMNS,
+    RANGES,
+    REQUEST_COLUMNS,
+    SAMPLED,
+    SET_COLUMNS,
+    USE,
+)
 from simulator.results.statistics import (
     BATCHES,
     Interval,
@@ -69,7 +79,7 @@ class CaseRecords:
 
 
 def requests_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
-    """A row per answered request: case, method, method_name, swept values by dotted path, `REQUEST_COLUMNS`, quality of its image."""
+    """A row per answered request: case, method and its name, swept values by dotted path, `REQUEST_COLUMNS`, quality, `ENERGY`."""
     if not cases:
         raise ValueError("a run has at least one case")
     quality = _quality_names(cases)
@@ -78,7 +88,8 @@ def requests_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
     owner = table["case"].to_numpy(dtype=np.int64)
     front = {"case": owner}
     front |= {key: column.take(owner).array for key, column in (_method_columns(cases) | _swept_columns(cases)).items()}
-    return pd.DataFrame(front | {name: table[name].to_numpy() for name in (*REQUEST_COLUMNS, *quality)})
+    names = dict.fromkeys([*(name for name in REQUEST_COLUMNS if name not in ENERGY), *quality, *ENERGY])
+    return pd.DataFrame(front | {name: table[name].to_numpy() for name in names})
 
 
 def queue_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
@@ -183,7 +194,7 @@ def _metrics(
         "cloud_nll_minus_base_lo": more - half,
         "cloud_nll_minus_base_hi": more + half,
     }
-    return row
+    return row | {name: mean(record[name].to_numpy()) for name in ENERGY}
 
 
 def _with_ends(name: str, interval: Interval) -> dict[str, float]:

@@ -51,6 +51,7 @@ RUNS = {
     "--torch-device": ["--torch-device", "cuda:77"],
     "--columns": ["--columns", "calls"],
     "--case-timeout": ["--case-timeout", "1e-9"],
+    "--timeline": ["--timeline", "1"],
     "--quiet": ["--quiet"],
 }
 FOREIGN = "tests/models/test_quality_foreign.py::test_images_of_a_scenario_are_scored_once_per_method"
@@ -65,7 +66,10 @@ OPTIONS: dict[str, Row] = {
         f"sweep {option}": "tests/ciar_sim/test_cli.py::test_sweep_adds_axes"
         for option in ("--out", "--set", "--cache", "--quiet")
     },
-    **{f"sweep {option}": (SWEEP, RUNS[option]) for option in ("--torch-device", "--columns", "--case-timeout")},
+    **{
+        f"sweep {option}": (SWEEP, RUNS[option])
+        for option in ("--torch-device", "--columns", "--case-timeout", "--timeline")
+    },
     "sweep --axis": (SWEEP, ["--axis", "cloud.max_batch=1,2"]),
     "run --max-batch": "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64",
     "sweep --max-batch": "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64",

@@ -210,7 +210,7 @@ def test_a_link_delivers_every_bit_once_and_counts_repetitions_apart(
     network: Network, seed: int, sizes: list[int], gap_s: float
 ) -> None:
     network = replace(network, radio=None, buffer_bytes=1e5)
-    link, _, _ = AccessNetwork(network, seed, []).links(0)
+    link, _, _ = AccessNetwork(network, seed, [], []).links(0)
     assert isinstance(link, ImpairedLink)
     arrivals = [link.send(n * gap_s, size) for n, size in enumerate(sizes)]
     framed = sum(8 * network.transport.frame(size)[0] for size in sizes)

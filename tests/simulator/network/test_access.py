@@ -53,7 +53,7 @@ CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
 def seen(network: Network) -> list[float]:
     """Arrivals of messages of two devices both ways, after short and long silences and one upon the other, and the energy of radios."""
     joules = [0.0] * 2
-    access = AccessNetwork(network, 3, joules)
+    access = AccessNetwork(network, 3, joules, [0.0] * 2)
     devices = [access.links(number) for number in range(2)]
     found = []
     for n in range(60):
@@ -85,7 +85,7 @@ def test_a_changed_field_changes_the_link(name: str) -> None:
 )
 def test_the_fast_link_is_given_only_where_it_covers_all(field: Any) -> None:
     network, change = CHANGES[field.name]
-    up, down, _ = AccessNetwork(replace(network, **change), 0, [0.0]).links(0)
+    up, down, _ = AccessNetwork(replace(network, **change), 0, [0.0], [0.0]).links(0)
     fast = field.name in ("up_jitter_s", "down_jitter_s")
     assert {type(up), type(down)} == ({Link} if fast else {ImpairedLink})
 
@@ -104,7 +104,7 @@ def test_the_fast_link_is_given_only_where_it_covers_all(field: Any) -> None:
 )
 def test_a_network_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be|needs|goes with"):
-        AccessNetwork(replace(PLAIN, **changes), 0, [0.0]).links(0)
+        AccessNetwork(replace(PLAIN, **changes), 0, [0.0], [0.0]).links(0)
 
 
 RADIO_CHANGES = {field.name: getattr(RADIO, field.name) * 1.5 for field in fields(RadioFigures)} | {
@@ -170,7 +170,7 @@ def test_every_timer_stops_at_two_minutes() -> None:
 def test_the_tries_of_a_handshake_are_two_minutes_apart_at_most(transport: str) -> None:
     """99 % of round trips are lost: of 200 connections some need hundreds of tries, which doubling without a cap would never end."""
     network = replace(PLAIN, up_loss=0.9, down_loss=0.9, transport=TRANSPORTS[transport])
-    access = AccessNetwork(network, 0, [])
+    access = AccessNetwork(network, 0, [], [])
     opened_s = []
     for device in range(200):
         up, _, _ = access.links(device)
@@ -186,7 +186,7 @@ def test_a_path_that_loses_every_try_is_a_dead_one_and_no_endless_loop(duration_
     """Tries two minutes apart meet the same second of a trace of two minutes, which loses every packet there."""
     loss = StepFunction([0.0, duration_s / 20], [0.0, 1.0], duration_s)
     for transport in ("ideal", "tcp"):
-        access = AccessNetwork(replace(PLAIN, up_loss=loss, transport=TRANSPORTS[transport]), 0, [])
+        access = AccessNetwork(replace(PLAIN, up_loss=loss, transport=TRANSPORTS[transport]), 0, [], [])
         arrived = [access.links(device)[0].send(0.0, 10) for device in range(20)]
         assert any(at == math.inf for at in arrived)
         assert any(at < math.inf for at in arrived)

@@ -71,6 +71,9 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
     assert columns["connect_s"][-10:].max() == 0.0
     computing_j = case(MIXED, poisson_arrivals(5, 0.8, 60.0, 4, 2)).columns["device_energy_j"]
     radio_j = columns["device_energy_j"] - computing_j
+    assert columns["device_active_j"] + columns["device_static_j"] == pytest.approx(columns["device_energy_j"])
+    static_j = columns["device_static_j"]
+    assert np.all((static_j > 0.0) & (static_j < radio_j) if catalogue.network(name).radio else static_j == 0.0)
     assert np.all(radio_j > 0.0) if catalogue.network(name).radio else np.all(radio_j == 0.0)
 
 
@@ -164,11 +167,11 @@ def test_devices_of_a_cell_share_its_wire() -> None:
 
 def test_every_device_has_its_own_place_in_a_trace() -> None:
     capacity = Capacity(np.arange(100.0), np.linspace(1e5, 1e6, 100), 100.0)
-    access = AccessNetwork(Network(capacity, capacity, 0.0, 0.0), 0, [])
+    access = AccessNetwork(Network(capacity, capacity, 0.0, 0.0), 0, [], [])
     arrived = [access.links(device)[0].send(0.0, 10_000) for device in range(20)]
     assert len(set(arrived)) == 20
     assert [
-        AccessNetwork(Network(capacity, capacity, 0.0, 0.0), 0, []).links(device)[0].send(0.0, 10_000)
+        AccessNetwork(Network(capacity, capacity, 0.0, 0.0), 0, [], []).links(device)[0].send(0.0, 10_000)
         for device in range(20)
     ] == arrived
 
@@ -216,7 +219,7 @@ def test_a_trace_of_nothing_is_a_deadlock_and_a_constant_in_its_place_is_not(tmp
 def test_a_message_takes_the_delay_that_holds_when_it_leaves(tmp_path: Path) -> None:
     """At 8 Mbit/s 1000 bytes take a millisecond."""
     network = traced(tmp_path, "0,8,8,10,40\n3,8,8,30,200\n4,8,8,10,40", ",delay_down_ms,delay_up_ms")
-    up, down, _ = AccessNetwork(network, 5, []).links(0)
+    up, down, _ = AccessNetwork(network, 5, [], []).links(0)
     place_s = entered_s(network, 5)
     for n in range(200):
         left_s = 0.37 * n + 1e-3
@@ -228,20 +231,20 @@ def test_a_message_takes_the_delay_that_holds_when_it_leaves(tmp_path: Path) -> 
 
 def test_jitter_is_added_to_the_delay_of_the_trace_and_order_is_kept(tmp_path: Path) -> None:
     network = traced(tmp_path, "0,8,8,40\n1,8,8,400\n2,8,8,40", ",rtt_ms", jitter_ms=4)
-    up, _, _ = AccessNetwork(network, 5, []).links(0)
+    up, _, _ = AccessNetwork(network, 5, [], []).links(0)
     delays = np.array([up.send(0.5 * n, 1000) - 0.5 * n - 1e-3 for n in range(4000)])
     high = (0.5 * np.arange(4000) + 1e-3 + entered_s(network, 5)) % 3.0 // 1.0 == 1.0
     for at, mean_s in ((high, 0.2), (~high, 0.02)):
         assert abs(delays[at].mean() - mean_s) < 5 * 0.004 / np.sqrt(at.sum())
         assert delays[at].std() == pytest.approx(0.004, rel=0.1)
-    up, _, _ = AccessNetwork(network, 6, []).links(0)
+    up, _, _ = AccessNetwork(network, 6, [], []).links(0)
     assert np.all(np.diff([up.send(0.01 * n, 1000) for n in range(1000)]) >= 0.0)
 
 
 def test_packets_are_lost_with_the_chance_of_their_time(tmp_path: Path) -> None:
     """A single segment lost costs a timeout of rtt + 200 ms or more: how many were lost is seen, and where none can be."""
     network = traced(tmp_path, "0,8,8,0\n1,8,8,20\n2,8,8,5\n3,8,8,0", ",loss_pct", transport="tcp")
-    up, _, _ = AccessNetwork(network, 5, []).links(0)
+    up, _, _ = AccessNetwork(network, 5, [], []).links(0)
     up.send(0.0, 1000)  # opens the connection
     sent_s = 10.0 + 5.13 * np.arange(8000)
     late = np.array([up.send(at_s, 948) - at_s - 1e-3 - 1 / 32 for at_s in sent_s.tolist()])
@@ -258,7 +261,7 @@ def test_what_is_sent_again_while_every_packet_is_lost_comes_after_it(tmp_path: 
     Each try takes its millisecond of the wire.
     """
     network = traced(tmp_path, "0,8,8,0\n4,8,8,100\n6,8,8,0\n8,8,8,0", ",loss_pct", transport="tcp")
-    up, _, _ = AccessNetwork(network, 5, []).links(0)
+    up, _, _ = AccessNetwork(network, 5, [], []).links(0)
     begins_s = 20.0 + (4.0 - entered_s(network, 5)) % 10.0
     up.send(0.0, 1000)
     rto_s = 1 / 16 + 0.2
@@ -319,7 +322,7 @@ def test_a_low_orbit_preset_draws_rate_and_delay_anew_every_15_seconds(name: str
         assert np.abs(delays).max() <= half_s + 1e-4
         assert abs(delays.mean()) < 5 * half_s / np.sqrt(3 * len(delays))
         assert delays.std() == pytest.approx(half_s / np.sqrt(3), rel=0.06)
-    access = AccessNetwork(network, 0, [])
+    access = AccessNetwork(network, 0, [], [])
     assert len({access.links(device)[0].delay_at(100.0) for device in range(20)}) > 10  # type: ignore[misc]
 
 

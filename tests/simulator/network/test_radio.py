@@ -32,8 +32,8 @@ FIGURES = RadioFigures(
 
 def device(seed: int = 0, figures: RadioFigures = FIGURES) -> tuple[ImpairedLink, ImpairedLink, Radio, list[float]]:
     """Uplink and downlink of 1024 B/s without delay, their radio, and the joules of three requests."""
-    joules = [0.0] * 3
-    radio = Radio(figures, stream(seed, "radio"), joules)
+    joules, static = [0.0] * 3, [0.0] * 3
+    radio = Radio(figures, stream(seed, "radio"), joules, static)
     up, down = (ImpairedLink(Wire(8192.0), 0.0, 0.0, IDEAL, gate=gate) for gate in (radio.up, radio.down))
     return up, down, radio, joules
 
@@ -123,6 +123,16 @@ def test_energy_of_a_message_and_of_the_silence_after_it() -> None:
     assert joules == [2.625, 0.625 + 0.25 + 0.5 * 1.75, 0.125 + 0.125]
     radio.finish()
     assert joules == [2.625, 1.75, 0.25 + 0.25 + 0.5 * 9.75]
+
+
+def test_static_energy_is_what_carries_no_message() -> None:
+    """A promotion of 0.25 s at 2 W; then a quarter of a second awake at 1 W and 9.75 s asleep in cycles at 0.5 W."""
+    joules, static = [0.0], [0.0]
+    radio = Radio(FIGURES, stream(0, "radio"), joules, static)
+    ImpairedLink(Wire(8192.0), 0.0, 0.0, IDEAL, gate=radio.up).send(0.0, 1024)
+    radio.finish()
+    assert static == [0.5 + 0.25 + 0.5 * 9.75]
+    assert joules == [static[0] + 1.0 + 1.0]  # a second on the wire, and the bytes
 
 
 def test_a_radio_that_only_costs_energy_waits_for_nothing() -> None:

@@ -1,5 +1,4 @@
 import csv
-import gzip
 import hashlib
 import io
 import json
@@ -25,7 +24,6 @@ from simulator.results.files import csv_bytes, parquet_bytes
 from simulator.results.folder import RunImage, write_run
 from simulator.results.statistics import bounded, half_width, percentile, ratio
 from simulator.results.tables import CaseRecords, requests_table, summary_table
-from simulator.results.timeline import TRACKS, Span, timeline, timeline_bytes
 
 
 def case(method: str, latency: list[float], swept: dict[str, Any] | None = None, **more: Any) -> CaseRecords:
@@ -257,30 +255,6 @@ def test_csv_floats_read_back_exactly() -> None:
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [float(row["x"]) for row in rows[:4]] == numbers[:4]
     assert [rows[4]["x"], rows[5]["x"], rows[1]["name"], rows[2]["name"]] == ["NaN", "inf", "", "c,d"]
-
-
-# ---- timeline
-
-
-def test_timeline_threads_and_overlaps() -> None:
-    spans = [
-        Span("wifi base", 3, 0, "cloud", "pass", 0.5, 1.0),
-        Span("wifi base", 3, 0, "uplink", "a", 0.0, 0.5),
-        Span("wifi base", 3, 0, "uplink", "b", 0.25, 0.75),
-        Span("wifi base", 3, 0, "uplink", "c", 0.5, 1.0),
-        Span("wifi base", 4, 1, "device", "forward", 0.0, 0.1),
-    ]
-    events = timeline(spans)["traceEvents"]
-    names = {e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == 1}
-    assert names == {"uplink", "uplink 2", "cloud"}
-    assert next(e["args"]["name"] for e in events if e["name"] == "process_name") == "wifi base: request 3, device 0"
-    slices = {e["name"]: e for e in events if e["ph"] == "X"}
-    assert (slices["b"]["ts"], slices["b"]["dur"]) == (250_000.0, 500_000.0)
-    assert slices["a"]["tid"] == slices["c"]["tid"] != slices["b"]["tid"]
-    assert slices["pass"]["tid"] == 100 * (TRACKS.index("cloud") + 1)
-    data = timeline_bytes(spans)
-    assert data == timeline_bytes(spans)
-    assert json.loads(gzip.decompress(data))["traceEvents"] == events
 
 
 # ---- the run folder
