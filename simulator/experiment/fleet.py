@@ -10,6 +10,7 @@ from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.network import LinkFigures, link_trace
 from simulator.experiment.schema.workload import FleetKind, FleetWorkload
 from simulator.network.access import Network
+from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity, StepFunction
@@ -123,9 +124,23 @@ def network_of(link: LinkFigures, seed: int) -> Network:
             return steps(None if link.rtt_s is None else link.rtt_s / 2, told)
         return StepFunction(told.times_s, told.values + (link.rtt_s - own_rtt_s) / 2, told.duration_s)
 
+    def mean_bps(rate: float | Capacity) -> float:
+        return rate.mean_bps if isinstance(rate, Capacity) else rate
+
+    def buffer_bytes(rate: float | Capacity) -> float:
+        if link.buffer_s is not None:
+            return 0.125 * link.buffer_s * mean_bps(rate)
+        return math.inf if link.buffer_bytes is None else link.buffer_bytes
+
+    def cross(flow: str | tuple[float, float] | None, rate: float | Capacity) -> Traffic | None:
+        if flow is None or isinstance(flow, tuple):
+            return None if flow is None else Traffic(*flow)
+        return GREEDY if flow == "greedy" else Traffic.video(mean_bps(rate))
+
+    up_bps, down_bps = rate(link.up_bps, trace.up.rate), rate(link.down_bps, trace.down.rate)
     return Network(
-        up_bps=rate(link.up_bps, trace.up.rate),
-        down_bps=rate(link.down_bps, trace.down.rate),
+        up_bps=up_bps,
+        down_bps=down_bps,
         up_delay_s=delay(trace.up.delay_s),
         down_delay_s=delay(trace.down.delay_s),
         up_jitter_s=link.jitter_s,
@@ -135,7 +150,11 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         up_loss=steps(link.loss, trace.up.loss),
         down_loss=steps(link.loss, trace.down.loss),
         burst_packets=link.loss_burst_packets,
-        buffer_bytes=math.inf if link.buffer_bytes is None else link.buffer_bytes,
+        up_buffer_bytes=buffer_bytes(up_bps),
+        down_buffer_bytes=buffer_bytes(down_bps),
+        up_cross=cross(link.up_cross, up_bps),
+        down_cross=cross(link.down_cross, down_bps),
+        aqm=AQMS[link.aqm],
         transport=TRANSPORTS[link.transport],
         radio=radio,
         devices_per_cell=link.devices_per_cell,

@@ -5,13 +5,15 @@ from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
 
 from simulator.core.rng import stream
-from simulator.network.impairments import Jitter, Loss, VaryingLoss
+from simulator.network.cross import AQMS, Aqm, CrossQueue, QueueDrops, Traffic
+from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import Radio, RadioFigures
 from simulator.network.transport import MAX_TRIES, SYN_RTO_S, TRANSPORTS, Transport, backoff
 from simulator.network.wire import Capacity, StepFunction, VaryingWire, Wire
 
 AnyLink = Link | ImpairedLink
+Way = tuple[Wire, CrossQueue | None]  # one direction of a device or cell
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Network:
         jitter_samples_s: measured deviations in place of a distribution.
         up_loss, down_loss: share of packets lost, constant or varying.
         burst_packets: mean length of a burst of losses, None for independent ones; not with varying loss.
-        buffer_bytes: of the queue before the wire.
+        up_buffer_bytes, down_buffer_bytes: of the queue before the wire.
+        up_cross, down_cross: traffic of others at the same wire, None for none.
+        aqm: management of the queue that it shares with the messages.
         transport: framing, timers and window.
         radio: of each device, None for none.
         devices_per_cell: devices that share one wire each way, first come, first served.
@@ -43,7 +47,11 @@ class Network:
     up_loss: float | StepFunction = 0.0
     down_loss: float | StepFunction = 0.0
     burst_packets: float | None = None
-    buffer_bytes: float = math.inf
+    up_buffer_bytes: float = math.inf
+    down_buffer_bytes: float = math.inf
+    up_cross: Traffic | None = None
+    down_cross: Traffic | None = None
+    aqm: Aqm = AQMS["none"]
     transport: Transport = TRANSPORTS["ideal"]
     radio: RadioFigures | None = None
     devices_per_cell: int = 1
@@ -94,7 +102,7 @@ class AccessNetwork:
         self.first = first
         self.radios: list[Radio] = []
         self._plain = network.plain
-        self._cells: dict[int, tuple[Wire, Wire]] = {}
+        self._cells: dict[int, tuple[Way, Way]] = {}
 
     def links(self, device: int) -> tuple[AnyLink, AnyLink, Radio | None]:
         """Uplink, downlink and radio of a device; called once for each."""
@@ -105,13 +113,14 @@ class AccessNetwork:
         # One time for both directions and for all that varies.
         period_s = max((one.duration_s for one in n.varying), default=0.0)
         offset_s = float(stream(self.seed, "link.offset", cell).random()) * period_s
-        up_wire, down_wire = self._wires(cell, offset_s)
+        up_way, down_way = self._ways(cell, offset_s)
         radio = None
         if n.radio is not None:
             radio = Radio(n.radio, stream(self.seed, "radio", device), self.joules, self.static_joules)
             self.radios.append(radio)
-        up = self._link("up", device, up_wire, offset_s, radio)
-        down = self._link("down", device, down_wire, offset_s, radio)
+        queued_s = sum(queue.mean_s for _, queue in (up_way, down_way) if queue is not None)
+        up = self._link("up", device, up_way, offset_s, queued_s, radio)
+        down = self._link("down", device, down_way, offset_s, queued_s, radio)
         if n.transport.handshake_rtts:
             up.opened_by(_handshake(up, down))
         return up, down, radio
@@ -124,23 +133,28 @@ class AccessNetwork:
         jitter = stream(self.seed, f"link.{way}.jitter", device) if jitter_s else None
         return Link(_constant(rate), _constant(delay), jitter_s, jitter)
 
-    def _link(self, way: str, device: int, wire: Wire, offset_s: float, radio: Radio | None) -> ImpairedLink:
+    def _link(
+        self, way: str, device: int, ends: Way, offset_s: float, queued_s: float, radio: Radio | None
+    ) -> ImpairedLink:
         n = self.network
+        wire, queue = ends
         delay, share = (n.up_delay_s, n.up_loss) if way == "up" else (n.down_delay_s, n.down_loss)
         delay_s = _mean(delay)
         jitters = [Jitter(sd_s, n.distribution, n.jitter_samples_s) for sd_s in (n.up_jitter_s, n.down_jitter_s)]
         jitter = jitters[0] if way == "up" else jitters[1]
         varies = jitter.sd_s > 0.0 or bool(jitter.samples_s)
         draw = jitter.draws(delay_s, stream(self.seed, f"link.{way}.jitter", device)) if varies else None
-        loss: Loss | VaryingLoss | None = None
+        loss: Losses | None = None
         if isinstance(share, StepFunction):
             loss = VaryingLoss(share.entered_at(offset_s), stream(self.seed, f"link.{way}.loss", device))
         elif share:
             loss = Loss(share, stream(self.seed, f"link.{way}.loss", device), n.burst_packets)
+        if queue is not None and queue.drops:
+            loss = QueueDrops(queue, loss, stream(self.seed, f"link.{way}.drops", device))
         return ImpairedLink(
             wire,
             delay_s,
-            _mean(n.up_delay_s) + _mean(n.down_delay_s),
+            self._rtt_s + queued_s,
             n.transport,
             # The mean deviation of a normal variable is sqrt(2 / pi) times its standard deviation.
             rttvar_s=math.sqrt(2.0 / math.pi) * math.hypot(*(one.deviation_s for one in jitters)),
@@ -148,24 +162,36 @@ class AccessNetwork:
             delay_at=delay.entered_at(offset_s) if isinstance(delay, StepFunction) else None,
             reach_s=jitter.reach_s(delay_s) if varies else 0.0,
             loss=loss,
-            buffer_bytes=n.buffer_bytes,
+            buffer_bytes=n.up_buffer_bytes if way == "up" else n.down_buffer_bytes,
             gate=None if radio is None else radio.up if way == "up" else radio.down,
+            queue=queue,
         )
 
-    def _wires(self, cell: int, offset_s: float) -> tuple[Wire, Wire]:
-        """Wires up and down, of the device or of its cell."""
+    @property
+    def _rtt_s(self) -> float:
+        return _mean(self.network.up_delay_s) + _mean(self.network.down_delay_s)
+
+    def _ways(self, cell: int, offset_s: float) -> tuple[Way, Way]:
+        """Wires up and down with their cross traffic, of the device or of its cell."""
         n = self.network
         shared = n.devices_per_cell > 1
         if shared and cell in self._cells:
             return self._cells[cell]
 
-        def wire(rate: float | Capacity) -> Wire:
-            return VaryingWire(rate, offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
+        def way(name: str, rate: float | Capacity, cross: Traffic | None, buffer_bytes: float) -> Way:
+            wire = VaryingWire(rate, offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
+            if cross is None:
+                return wire, None
+            turns = stream(self.seed, f"link.{name}.cross", cell)
+            return wire, CrossQueue(cross, wire, 8.0 * buffer_bytes, n.aqm, self._rtt_s, turns)
 
-        wires = wire(n.up_bps), wire(n.down_bps)
+        ways = (
+            way("up", n.up_bps, n.up_cross, n.up_buffer_bytes),
+            way("down", n.down_bps, n.down_cross, n.down_buffer_bytes),
+        )
         if shared:
-            self._cells[cell] = wires
-        return wires
+            self._cells[cell] = ways
+        return ways
 
 
 def _constant(value: float | Capacity | StepFunction) -> float:
@@ -196,7 +222,7 @@ def _handshake(up: ImpairedLink, down: ImpairedLink) -> Callable[[float], float]
             else:
                 return math.inf
             for link, carried_bytes in ((up, t.hello_bytes), (down, t.handshake_bytes)):
-                now_s = link.wire.finish_s(now_s, 0.0 if left else 8.0 * carried_bytes)
+                now_s = link.wire.finish_s(link.ahead_s(now_s), 0.0 if left else 8.0 * carried_bytes)
                 now_s += link.delay_s if link.delay_at is None else link.delay_at(now_s)
         return now_s
 

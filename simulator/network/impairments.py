@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -124,6 +125,18 @@ def cut_normal_centre(mean_s: float, sd_s: float) -> float:
         cut_mean = r * below(-r) + math.exp(-0.5 * r * r) / math.sqrt(2.0 * math.pi)
         low, high = (r, high) if cut_mean < wanted else (low, r)
     return low * sd_s
+
+
+class Losses(Protocol):
+    """Which packets of a link are lost."""
+
+    def lost(self, now_s: float, packets: int) -> Sequence[int]:
+        """Indices of the lost ones among the next `packets`, ascending."""
+        ...
+
+    def lost_again(self, now_s: float, packets: int) -> int:
+        """How many of `packets` that are sent again at `now_s`, long after, are lost again."""
+        ...
 
 
 class Loss:

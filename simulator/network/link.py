@@ -2,8 +2,8 @@
 
 `Link` is the fast case (constant rate and delay, normal jitter), `ImpairedLink` the general one. Both have
 `send(now_s, size_bytes) -> arrival_s`. Everything that happens to a message is calculated when it is sent: its arrival is the only
-event. The general link is made of small objects: `Wire` or `VaryingWire`, `Loss`, delays drawn from a distribution (`Jitter`),
-`Window` of the transport.
+event. The general link is made of small objects: `Wire` or `VaryingWire`, `CrossQueue`, `Loss`, delays drawn from a distribution
+(`Jitter`), `Window` of the transport.
 """
 
 import math
@@ -13,7 +13,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from simulator.core.rng import buffered
-from simulator.network.impairments import Loss, VaryingLoss, cut_normal_centre
+from simulator.network.cross import CrossQueue
+from simulator.network.impairments import Losses, cut_normal_centre
 from simulator.network.transport import MAX_TRIES, Transport, Window, backoff, one_object
 from simulator.network.wire import Wire
 
@@ -92,7 +93,8 @@ class ImpairedLink:
     """An in-order stream of messages over a wire, with all impairments.
 
     A message is framed by the transport, waits for the radio (`gate`) and for the connection, queues for the wire first come,
-    first served, leaves in the flights that the window allows, and arrives after its one-way delay. Lost packets are sent again: they
+    first served, behind what others have waiting there (`queue`), leaves in the flights that the window allows, and arrives after its
+    one-way delay. Lost packets are sent again: they
     take wire time at once, and delay the message as `Transport.recovery_s` says, then by a timeout for each further loss (`backoff`).
     Later messages wait for it, since the stream is in order.
 
@@ -109,11 +111,13 @@ class ImpairedLink:
     __slots__ = (
         "_buffer_bits",
         "_draw",
+        "_finish_s",
         "_framed",
         "_fresh",
         "_gate",
         "_handshake",
         "_last_s",
+        "_queue",
         "_reach_s",
         "_rto_s",
         "_rtt_s",
@@ -140,15 +144,16 @@ class ImpairedLink:
         draw: Callable[[int], np.ndarray] | None = None,
         delay_at: Callable[[float], float] | None = None,
         reach_s: float = 0.0,
-        loss: Loss | VaryingLoss | None = None,
+        loss: Losses | None = None,
         buffer_bytes: float = math.inf,
         gate: Gate | None = None,
+        queue: CrossQueue | None = None,
     ) -> None:
         """Raises ValueError for a delay or round trip that is negative or not finite, and a buffer not above 0.
 
         Args:
             delay_s: one way, the mean.
-            rtt_s, rttvar_s: mean and mean deviation of the round trip, for the timers of the transport.
+            rtt_s, rttvar_s: mean and mean deviation of the round trip, standing queues included, for window and timers of the transport.
             draw: draws of the delay by count, of mean `delay_s`; None for a constant delay.
             delay_at: mean delay by the time at which the last bit leaves, in place of `delay_s`. The draws then give the deviation from
                 it, which shrinks in proportion where the delay is below `reach_s`, so that no delay is below 0 and the mean is kept.
@@ -172,6 +177,8 @@ class ImpairedLink:
         self.loss = loss
         self._buffer_bits = one_object(8.0 * buffer_bytes)
         self._gate = gate
+        self._queue = queue
+        self._finish_s = queue.finish_s if queue is not None and queue.fair else wire.finish_s
         self._handshake: Callable[[float], float] | None = None
         self._fresh = False
         self._framed = transport.framed
@@ -204,23 +211,24 @@ class ImpairedLink:
             self.ready_s = ready_s
         extra_s = 0.0
         wire = self.wire
+        ahead_s = ready_s if self._queue is None else self._queue.clear_s(ready_s)
         start_s = wire.free_s
-        if start_s < ready_s:
-            start_s = ready_s
+        if start_s < ahead_s:
+            start_s = ahead_s
         loss = self.loss
         if loss is not None and (lost := loss.lost(start_s, segments)):
             extra_s, repeated = self._recovery(loss, start_s, segments, lost)
             self.dropped_bits += repeated * bits / segments
             bits += repeated * bits / segments
-        if start_s > ready_s and self._buffer_bits < math.inf:
+        if start_s > ahead_s and self._buffer_bits < math.inf:
             start_s = max(start_s, self._admitted_s(ready_s, bits))
         window = self._window
         if window is None:
-            end_s = wire.finish_s(start_s, bits)
+            end_s = self._finish_s(start_s, bits)
         else:
-            end_s = window.send(start_s, segments, bits, wire.finish_s)
+            end_s = window.send(start_s, segments, bits, self._finish_s)
         if wire.shared:
-            wire.free_s = wire.finish_s(max(wire.free_s, now_s), bits)
+            wire.free_s = self._finish_s(max(wire.free_s, self.ahead_s(now_s)), bits)
         else:
             wire.free_s = end_s
         self.sent_bits += bits
@@ -260,9 +268,7 @@ class ImpairedLink:
         self._last_s = 0.0
         self._fresh = True
 
-    def _recovery(
-        self, loss: Loss | VaryingLoss, sent_s: float, segments: int, lost: Sequence[int]
-    ) -> tuple[float, int]:
+    def _recovery(self, loss: Losses, sent_s: float, segments: int, lost: Sequence[int]) -> tuple[float, int]:
         """Seconds until all lost segments of a message of `sent_s` arrive (infinity for never), and how many were sent again."""
         extra_s = self.transport.recovery_s(self._rtt_s, self._rto_s, segments, lost)
         # A lost only segment has cost one timeout already.
@@ -277,14 +283,20 @@ class ImpairedLink:
         return math.inf, repeated
 
     def _admitted_s(self, ready_s: float, bits: float) -> float:
-        """When a message of `ready_s` finds room in the buffer before a busy wire."""
+        """When the wire could begin with a message of `ready_s` that finds room in the buffer. Cross traffic gives way to it."""
         wire = self.wire
         timeouts_s = backoff(self._rto_s)
-        while wire.free_s > ready_s and wire.bits(ready_s, wire.free_s) > self._buffer_bits:
+        ahead_s = self.ahead_s(ready_s)
+        while wire.free_s > ahead_s and wire.bits(ahead_s, wire.free_s) > self._buffer_bits:
             ready_s += next(timeouts_s)
+            ahead_s = self.ahead_s(ready_s)
             self.sent_bits += bits
             self.dropped_bits += bits
-        return ready_s
+        return ahead_s
+
+    def ahead_s(self, time_s: float) -> float:
+        """When what others have waiting at `time_s` has left."""
+        return time_s if self._queue is None else self._queue.clear_s(time_s)
 
     def _outage_s(self, start_s: float, end_s: float) -> float:
         """Sum, over outages between two times, of the seconds from the end of each to the retransmission that continues."""

@@ -30,6 +30,11 @@ class Wire:
         self.shared = shared
         self.free_s = 0.0
 
+    @property
+    def mean_bps(self) -> float:
+        """Mean rate over time."""
+        return self.rate_bps
+
     def finish_s(self, start_s: float, bits: float) -> float:
         """When the last of `bits` is sent, begun at `start_s`; infinity for never."""
         return start_s + bits / self.rate_bps
@@ -71,6 +76,11 @@ class Capacity:
         self.total_bits = self.bits[-1]
         self.outages_s = _zero_stretches(self.edges_s, self.rates_bps) if self.total_bits else []
 
+    @property
+    def mean_bps(self) -> float:
+        """Mean rate over time."""
+        return self.total_bits / self.duration_s
+
     @classmethod
     def with_outages(cls, rate_bps: float, every_s: float, outage_s: float) -> "Capacity":
         """A constant rate that pauses for `outage_s` in every `every_s`."""
@@ -101,6 +111,10 @@ class VaryingWire(Wire):
         self._capacity = capacity
         self._offset_s = offset_s
         self._begin_s, self._end_s = math.inf, -math.inf  # the stretch of the last message, in which `rate_bps` holds
+
+    @property
+    def mean_bps(self) -> float:
+        return self._capacity.mean_bps
 
     def finish_s(self, start_s: float, bits: float) -> float:
         """The inverse of the cumulative capacity. Most messages lie in the stretch of the last one."""

@@ -23,6 +23,7 @@ ONE_CAPTION, ANOTHER = captions(7, 2)
 FLEET: Change = {"workload": {"devices": 4, "arrivals": {"poisson_per_s": 20}, "duration_s": 4}}
 PRESET: Change = {"network": {"preset": "lte"}}
 TRACE: Change = {"network": {"trace": "link.csv"}}
+QUEUED: Change = {"network.buffer_ms": 50, "network.cross_traffic": {"up": {"busy_s": 0.2, "quiet_s": 0.4}}}
 # Passes of the tiny pair are over before anybody waits; on these priced as LlamaGen-XL's the cloud is busy.
 SLOW_CLOUD: Change = {"compute.cloud.hardware": "jetson-orin-nano-8"}
 BUSY: Change = {**FLEET, "workload.arrivals.poisson_per_s": 60, "workload.duration_s": 1}
@@ -295,6 +296,31 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "ExplicitNetwork.outage_ms": one(
         "network.outage_ms", 400, {"network.outage_every_s": 0.5, "network.outage_ms": 100}
     ),
+    **{
+        f"{section}.{key}": row
+        for section, form in (("ExplicitNetwork", {}), ("PresetNetwork", PRESET), ("TraceNetwork", TRACE))
+        for key, row in {
+            "cross_traffic": one(
+                "network.cross_traffic",
+                {"down": "greedy"},
+                form,
+                {"network.cross_traffic": {"up": "greedy"}, "network.buffer_ms": 50},
+            ),
+            "aqm": one(
+                "network.aqm", "codel", form, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_ms": 50}
+            ),
+            "buffer_ms": one(
+                "network.buffer_ms", 90, form, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_ms": 50}
+            ),
+        }.items()
+    },
+    "PresetNetwork.buffer_bytes": one(
+        "network.buffer_bytes", 9000, PRESET, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_bytes": 5000}
+    ),
+    "CrossTraffic.up": one("network.cross_traffic.up", "greedy", QUEUED),
+    "CrossTraffic.down": one("network.cross_traffic.down", "video", QUEUED),
+    "PausingFlow.busy_s": one("network.cross_traffic.up.busy_s", 2.0, QUEUED),
+    "PausingFlow.quiet_s": one("network.cross_traffic.up.quiet_s", 0.1, QUEUED),
     "PresetNetwork.preset": one("network.preset", "geo", PRESET),
     "PresetNetwork.distance_km": one("network.distance_km", 5000, PRESET),
     "PresetNetwork.transport": one("network.transport", "quic", PRESET),

@@ -56,7 +56,7 @@ def test_less_bandwidth(sessions: list[SessionProgram], network: Network, seed: 
 def test_loss_where_none_was(
     sessions: list[SessionProgram], network: Network, seed: int, up: float, down: float
 ) -> None:
-    network = replace(network, distribution="normal", buffer_bytes=1e12)  # the general link on both sides
+    network = replace(network, distribution="normal", up_buffer_bytes=1e12)  # the general link on both sides
     lossy = replace(network, up_loss=up, down_loss=down)
     never_lower(sequential(sessions, network, seed), sequential(sessions, lossy, seed))
 

@@ -131,7 +131,7 @@ def test_a_device_alone_is_the_sum_by_hand(
     sessions: list[SessionProgram], up_bps: float, down_bps: float, up_s: float, down_s: float, general: bool
 ) -> None:
     """On the fast link and on the general one."""
-    network = Network(up_bps, down_bps, up_s, down_s, buffer_bytes=1e12 if general else np.inf)
+    network = Network(up_bps, down_bps, up_s, down_s, up_buffer_bytes=1e12 if general else np.inf)
     requests = build.arrivals(*((n * GAP_S, 0, n) for n in range(len(sessions))))
     found = build.case(sessions, requests, network=network).columns["latency_s"]
     expected = [by_hand(session, network) for session in sessions]
@@ -209,7 +209,7 @@ def test_bytes_gpu_seconds_and_energy_conserve(
 def test_a_link_delivers_every_bit_once_and_counts_repetitions_apart(
     network: Network, seed: int, sizes: list[int], gap_s: float
 ) -> None:
-    network = replace(network, radio=None, buffer_bytes=1e5)
+    network = replace(network, radio=None, up_buffer_bytes=1e5, down_buffer_bytes=1e5)
     link, _, _ = AccessNetwork(network, seed, [], []).links(0)
     assert isinstance(link, ImpairedLink)
     arrivals = [link.send(n * gap_s, size) for n, size in enumerate(sizes)]

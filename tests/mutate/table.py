@@ -199,7 +199,7 @@ MUTATIONS = (
         "fast-link-forgets-buffers",
         "simulator/network/access.py",
         "return self == covered and",
-        'return Network(**{**self.__dict__, "buffer_bytes": math.inf}) == covered and',
+        'return Network(**{**self.__dict__, "up_buffer_bytes": math.inf}) == covered and',
         FAST_LINK,
     ),
     Mutation(

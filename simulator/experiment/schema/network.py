@@ -6,7 +6,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from simulator.core.errors import TraceError
 from simulator.core.part import Part, folder_of, fork, found_text, items
@@ -28,7 +37,9 @@ class LinkFigures:
     """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.access.Network`, equal
     both ways where it names none.
 
-    outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. radio: of the catalogue, None for none.
+    outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. buffer_s: the buffer, at the mean rate
+    of its direction. up_cross, down_cross: "greedy", "video", or mean seconds busy and quiet; None for no cross traffic.
+    radio: of the catalogue, None for none.
     generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
     trace: files that tell each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
     """
@@ -44,6 +55,10 @@ class LinkFigures:
     outage_every_s: float | None = None
     outage_s: float = 0.0
     buffer_bytes: float | None = None
+    buffer_s: float | None = None
+    up_cross: str | tuple[float, float] | None = None
+    down_cross: str | tuple[float, float] | None = None
+    aqm: str = "none"
     transport: str = "ideal"
     radio: str | None = None
     devices_per_cell: int = 1
@@ -51,7 +66,78 @@ class LinkFigures:
     trace: TraceChoice | None = None
 
 
-class PresetNetwork(Part):
+class PausingFlow(Part):
+    """A flow that is busy and quiet in turns of exponential length. busy_s, quiet_s: their means."""
+
+    busy_s: float = Field(gt=0, le=1e6)
+    quiet_s: float = Field(gt=0, le=1e6)
+
+
+def _flow_tag(data: Any) -> str:
+    return "<times>" if isinstance(data, dict | BaseModel) else "<name>"
+
+
+Flow = Annotated[
+    Annotated[Literal["greedy", "video"], Tag("<name>")] | Annotated[PausingFlow, Tag("<times>")],
+    Discriminator(_flow_tag),
+]
+
+
+class CrossTraffic(Part):
+    """A flow of others at the same wire, each way. greedy: an endless transfer. video: a stream of 5 Mbit/s in segments of 4 s."""
+
+    up: Flow | None = None
+    down: Flow | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.up is None and self.down is None:
+            refuse("needs up, down or both: greedy, video or {busy_s, quiet_s}")
+        return self
+
+
+class _Queue(Part):
+    """The queue before the wire of each direction, and what others keep waiting in it.
+
+    Attributes:
+        buffer_bytes, buffer_ms: its size, in bytes or in the time that they take at the mean rate of the direction; null for no limit.
+        cross_traffic: flows beside the simulated ones.
+        aqm: active queue management: none (drop-tail), codel, fq-codel or l4s.
+    """
+
+    buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
+    buffer_ms: float | None = Field(default=None, gt=0, le=1e6)
+    cross_traffic: CrossTraffic | None = None
+    aqm: Literal["none", "codel", "fq-codel", "l4s"] = "none"
+
+    @model_validator(mode="after")
+    def _queue_holds(self) -> Self:
+        bounded = self.buffer_bytes is not None or self.buffer_ms is not None
+        if self.buffer_bytes is not None and self.buffer_ms is not None:
+            refuse("stands beside buffer_bytes: the buffer is given twice; give one of them", "buffer_ms")
+        if self.cross_traffic is None and self.aqm != "none":
+            refuse("does nothing without cross_traffic, which is missing", "aqm")
+        if self.cross_traffic is not None and self.aqm == "none" and not bounded:
+            refuse("needs buffer_ms or buffer_bytes, or an aqm: it fills what there is", "cross_traffic")
+        return self
+
+    def queue(self) -> dict[str, Any]:
+        """The fields of `LinkFigures`."""
+
+        def flow(given: str | PausingFlow | None) -> str | tuple[float, float] | None:
+            return (given.busy_s, given.quiet_s) if isinstance(given, PausingFlow) else given
+
+        cross = self.cross_traffic
+        return {
+            "buffer_bytes": self.buffer_bytes,
+            "buffer_s": None if self.buffer_ms is None else self.buffer_ms * 1e-3,
+            "up_cross": None if cross is None else flow(cross.up),
+            "down_cross": None if cross is None else flow(cross.down),
+            "aqm": self.aqm,
+        }
+
+
+class PresetNetwork(_Queue):
     """A preset of the network catalogue. distance_km: to the cloud, beyond the 500 km that a preset stands for."""
 
     preset: str
@@ -81,6 +167,7 @@ class PresetNetwork(Part):
             transport=self.transport,
             radio=p.radio,
             devices_per_cell=self.devices_per_cell,
+            **self.queue(),
         )
 
 
@@ -89,7 +176,7 @@ RttMs = Annotated[float, Field(ge=0, le=600_000)]
 LossPct = Annotated[float, Field(ge=0, le=90)]
 
 
-class _Line(Part):
+class _Line(_Queue):
     """What explicit networks and traces share, taken as it is: nothing is added that is not asked for.
 
     Attributes:
@@ -97,7 +184,6 @@ class _Line(Part):
         jitter_ms, jitter_distribution: standard deviation and distribution of the one-way delay; normal: before its cut at 0.
         jitter_samples_ms: measured deviations from the mean instead.
         loss_pct, loss_burst_packets: packets lost each way, and mean length of a burst, null for independent losses.
-        buffer_bytes: of the queue before the wire, null for no limit.
         radio: one of the catalogue's.
         devices_per_cell: devices that share one link.
     """
@@ -110,7 +196,6 @@ class _Line(Part):
     ] = ()
     loss_pct: LossPct | None = None
     loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
-    buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
     transport: TransportName = "ideal"
     radio: str | None = None
     devices_per_cell: int = Field(default=1, ge=1, le=1_000_000)
@@ -170,10 +255,10 @@ class _Line(Part):
             jitter_samples_s=tuple(1e-3 * ms for ms in self.jitter_samples_ms),
             loss=loss,
             loss_burst_packets=self.loss_burst_packets,
-            buffer_bytes=self.buffer_bytes,
             transport=self.transport,
             radio=self.radio,
             devices_per_cell=self.devices_per_cell,
+            **self.queue(),
             **more,
         )
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from simulator.experiment.fleet import network_of
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.sweep import expand
+from simulator.network.cross import AQMS, GREEDY, Traffic
 from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
 
 
@@ -29,6 +31,13 @@ from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal,
         ),
         ("buffer_bytes: 0}", "buffer_bytes must be >= 1, got 0"),
         ("buffer_bytes: 1.5}", "buffer_bytes must be a whole number, got 1.5"),
+        ("buffer_bytes: 9, buffer_ms: 9}", "buffer_ms stands beside buffer_bytes: the buffer is given twice"),
+        ("aqm: codel}", "aqm does nothing without cross_traffic, which is missing"),
+        ("cross_traffic: {up: greedy}}", "cross_traffic needs buffer_ms or buffer_bytes, or an aqm"),
+        ("cross_traffic: {}, aqm: codel}", "cross_traffic needs up, down or both: greedy, video or {busy_s, quiet_s}"),
+        ("cross_traffic: {up: gready}, aqm: codel}", "cross_traffic.up must be greedy or video, got 'gready' (text)"),
+        ("cross_traffic: {up: {busy_s: 1}}, aqm: codel}", "cross_traffic.up.quiet_s is missing"),
+        ("cross_traffic: {up: {busy_s: 0, quiet_s: 1}}, aqm: codel}", "cross_traffic.up.busy_s must be > 0, got 0"),
         ("outage_ms: 5}", "outage_ms needs outage_every_s, which is missing"),
         ("outage_every_s: 1, outage_ms: 1000}", "outage_ms must be < outage_every_s (1 s), got 1000"),
         ("outage_every_s: 0}", "outage_every_s must be > 0, got 0"),
@@ -64,6 +73,24 @@ def test_a_preset_takes_distance_transport_and_cell_only(tmp_path: Path) -> None
         tmp_path, HEAD + LINE + "loss_pct: 1}\nsweep: {network.loss_pct: [0, 2], network.transport: [tcp, quic]}\n"
     )
     assert [case.scenario.link.loss for case in expand(s)][:4] == [0.0, 0.0, 0.02, 0.02]
+
+
+def test_cross_traffic_of_a_preset_is_sized_by_its_rates(tmp_path: Path) -> None:
+    text = "network: {preset: wifi, cross_traffic: {up: greedy, down: {busy_s: 1, quiet_s: 2}}, aqm: codel, buffer_ms: 200}\n"
+    s = load(tmp_path, HEAD + text)
+    network = network_of(s.link, 0)
+    assert (network.up_cross, network.down_cross) == (GREEDY, Traffic(1.0, 2.0))
+    assert (network.up_buffer_bytes, network.down_buffer_bytes) == pytest.approx((1e6, 2.25e6))
+    assert network.aqm == AQMS["codel"]
+    assert load_scenario(written_out(tmp_path, s)) == s
+    video = load(tmp_path, HEAD + "network: {preset: wifi, cross_traffic: {down: video}, buffer_bytes: 9000}\n")
+    assert network_of(video.link, 0).down_cross == Traffic.video(90e6)
+    generated = load(tmp_path, HEAD + "network: {preset: leo, cross_traffic: {down: greedy}, buffer_ms: 100}\n")
+    assert network_of(generated.link, 0).down_buffer_bytes == pytest.approx(100e6 * 0.1 / 8, rel=1e-4)
+    swept = load(
+        tmp_path, HEAD + text + "sweep: {network.aqm: [codel, fq-codel], network.cross_traffic.up: [greedy, video]}\n"
+    )
+    assert len({case.scenario.link for case in expand(swept)}) == 4
 
 
 def test_a_trace_gives_the_rates(tmp_path: Path) -> None:

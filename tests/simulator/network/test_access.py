@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from simulator.network.access import AccessNetwork, Network
+from simulator.network.cross import AQMS, GREEDY
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import MAX_RTO_S, SYN_RTO_S, TRANSPORTS, Transport, backoff
@@ -28,6 +29,7 @@ RADIO = RadioFigures(
     down_j_per_byte=2e-6,
 )
 PLAIN = Network(1e6, 1e6, 0.02, 0.03)
+QUEUED = replace(PLAIN, up_buffer_bytes=1e5, down_buffer_bytes=1e5)
 LOSSY = replace(PLAIN, up_loss=0.1, down_loss=0.1)
 
 # Of each field: a network, and the same with the field changed.
@@ -43,7 +45,11 @@ CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
     "up_loss": (PLAIN, {"up_loss": 0.1}),
     "down_loss": (PLAIN, {"down_loss": StepFunction([0.0, 1.0], [0.0, 0.2], 2.0)}),
     "burst_packets": (LOSSY, {"burst_packets": 5.0}),
-    "buffer_bytes": (PLAIN, {"buffer_bytes": 3000.0}),
+    "up_buffer_bytes": (PLAIN, {"up_buffer_bytes": 3000.0}),
+    "down_buffer_bytes": (PLAIN, {"down_buffer_bytes": 3000.0}),
+    "up_cross": (QUEUED, {"up_cross": GREEDY}),
+    "down_cross": (QUEUED, {"down_cross": GREEDY}),
+    "aqm": (replace(QUEUED, up_cross=GREEDY), {"aqm": AQMS["codel"]}),
     "transport": (PLAIN, {"transport": TRANSPORTS["tcp"]}),
     "radio": (PLAIN, {"radio": RADIO}),
     "devices_per_cell": (PLAIN, {"devices_per_cell": 2}),
@@ -98,8 +104,9 @@ def test_the_fast_link_is_given_only_where_it_covers_all(field: Any) -> None:
         {"up_jitter_s": 0.01, "up_delay_s": 0.0},
         {"jitter_samples_s": (0.0, 0.1), "down_delay_s": 0.0},
         {"up_jitter_s": 2.1},
-        {"buffer_bytes": 0.0},
+        {"up_buffer_bytes": 0.0},
         {"up_bps": 0.0},
+        {"down_cross": GREEDY},
     ],
 )
 def test_a_network_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:

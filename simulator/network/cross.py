@@ -1,0 +1,233 @@
+"""Cross traffic: what other flows of the same line keep waiting before its wire, and how queue management deals with it.
+
+A greedy flow (an upload, a backup) sends as much as its window lets it. Before a drop-tail queue its window grows until the buffer is
+full, so a message waits buffer / rate. CoDel (RFC 8289) lets it have `target_s` of queue and drops what would make it longer. FQ-CoDel
+(RFC 8290) gives each flow a queue: a message waits for the packet that is being sent, half of one on average, and beyond its first
+packet takes turns with the other flow. Dual-queue L4S (RFC 9332) marks packets where CoDel drops them, at a shorter queue.
+
+A flow with pauses is busy and quiet in turns. It is a fluid: while busy it comes at twice the rate of the wire (slow start), so the queue
+fills at the wire's rate up to its limit; while quiet the queue drains at that rate.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.network.impairments import Losses
+from simulator.network.wire import Wire
+
+PACKET_BITS = 8.0 * 1514  # a full Ethernet frame, and the quantum of FQ-CoDel (RFC 8290 sec. 5.2.3)
+LEAST_WINDOW = 4.0  # packets; below it timeouts set a flow's rate, not its window
+VIDEO_BPS = 5e6  # a stream of 1080p: what Netflix, YouTube and others ask a line to have (general knowledge)
+VIDEO_SEGMENT_S = 4.0  # a usual length of DASH segments, fetched at full rate each (general knowledge)
+_WARM_CYCLES = 10.0  # a flow with pauses begins so many cycles before time 0
+
+
+@dataclass(frozen=True)
+class Aqm:
+    """Active queue management.
+
+    Attributes:
+        target_s: queue that it lets a greedy flow have; infinite for all of the buffer.
+        drops: whether it drops packets to tell a flow to slow down; otherwise it marks them.
+        fair: whether each flow has a queue of its own.
+    """
+
+    target_s: float
+    drops: bool = True
+    fair: bool = False
+
+
+AQMS = {
+    "none": Aqm(math.inf),
+    "codel": Aqm(0.005),  # RFC 8289 sec. 4.3
+    "fq-codel": Aqm(0.005, fair=True),
+    "l4s": Aqm(0.001, drops=False),  # marks from 1 ms of queue on: RFC 9332 appendix A
+}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A flow beside the simulated ones.
+
+    Attributes:
+        busy_s, quiet_s: mean lengths of its turns. An infinite busy_s makes it greedy.
+        fixed: whether all turns have these lengths; otherwise they are exponential.
+    """
+
+    busy_s: float = math.inf
+    quiet_s: float = 0.0
+    fixed: bool = False
+
+    @classmethod
+    def video(cls, rate_bps: float) -> "Traffic":
+        """A video stream over a line of this rate, which fetches a segment at a time."""
+        busy_s = VIDEO_SEGMENT_S * VIDEO_BPS / rate_bps
+        return cls(busy_s, VIDEO_SEGMENT_S - busy_s, True) if busy_s < VIDEO_SEGMENT_S else cls()
+
+    @property
+    def busy_share(self) -> float:
+        return 1.0 if self.busy_s == math.inf else self.busy_s / (self.busy_s + self.quiet_s)
+
+    def mean_wait_s(self, limit_s: float) -> float:
+        """Mean over time of the queue in seconds of wire time, at most `limit_s`: see the module.
+
+        Exponential turns of rates m (busy ends) and l (quiet ends): the density of the queue at x is the same in both turns and
+        proportional to exp((l - m) x); the queue is empty with weight 1 / l, and at its limit with weight exp((l - m) limit) / m.
+        """
+        if self.busy_s == math.inf or limit_s == 0.0:
+            return limit_s
+        if self.fixed:
+            top_s = limit_s if self.busy_s > self.quiet_s else min(self.busy_s, limit_s)
+            bottom_s = max(0.0, top_s - self.quiet_s)
+            slope_s = top_s - bottom_s
+            area = slope_s * (top_s + bottom_s) + top_s * (self.busy_s - slope_s) + bottom_s * (self.quiet_s - slope_s)
+            return area / (self.busy_s + self.quiet_s)
+        # In units of the limit; the exponential is taken relative to its larger end.
+        growth = limit_s * (1.0 / self.quiet_s - 1.0 / self.busy_s)
+        low, high = math.exp(-max(growth, 0.0)), math.exp(min(growth, 0.0))
+        if abs(growth) < 1e-6:
+            inside, moment = 1.0, 0.5
+        else:
+            inside = (high - low) / growth
+            moment = (high - inside) / growth
+        total = 2.0 * limit_s * inside + self.quiet_s * low + self.busy_s * high
+        return limit_s * (2.0 * limit_s * moment + self.busy_s * high) / total
+
+
+GREEDY = Traffic()
+
+
+class CrossQueue:
+    """What a flow keeps waiting before a wire, by time. Times may be asked for in any order.
+
+    Attributes:
+        fair: whether the simulated messages have a queue of their own.
+        drops: whether it drops packets of all flows.
+        mean_s: mean wait of a message.
+    """
+
+    __slots__ = (
+        "_backlogs",
+        "_busy",
+        "_drop_share",
+        "_length_s",
+        "_limit_bits",
+        "_switches_s",
+        "_traffic",
+        "_wire",
+        "drops",
+        "fair",
+        "mean_s",
+    )
+
+    def __init__(
+        self, traffic: Traffic, wire: Wire, buffer_bits: float, aqm: Aqm, rtt_s: float, stream: np.random.Generator
+    ) -> None:
+        """Raises ValueError where neither the buffer nor `aqm` limits the queue.
+
+        Args:
+            rtt_s: round trip without queues, of the other flow as well.
+            stream: of its turns.
+        """
+        rate_bps = wire.mean_bps
+        target_bits = max(aqm.target_s * rate_bps, PACKET_BITS) if aqm.target_s < math.inf else math.inf
+        limit_bits = min(buffer_bits, target_bits)
+        if limit_bits == math.inf and not aqm.fair:
+            raise ValueError("cross traffic before a drop-tail queue needs a buffer")
+        self.fair = aqm.fair
+        self._wire = wire
+        self._traffic = traffic
+        self._limit_bits = limit_bits
+        if aqm.fair:
+            self.mean_s = traffic.busy_share * 0.5 * PACKET_BITS / rate_bps
+        else:
+            self.mean_s = traffic.mean_wait_s(limit_bits / rate_bps)
+        # A flow that fills path and queue with a window W has lost 3 / (2 W^2) of its packets (Mathis et al., CCR 1997), and a queue
+        # that all share drops those of others as well.
+        window = max((rtt_s * rate_bps + limit_bits) / PACKET_BITS, LEAST_WINDOW)
+        self.drops = aqm.drops and not aqm.fair
+        self._drop_share = 1.5 / window**2
+        # Turns: when each begins, whether it is busy, and the backlog then. None for a greedy flow.
+        self._switches_s: list[float] = []
+        self._busy: list[bool] = []
+        self._backlogs: list[float] = []
+        if traffic.busy_s == math.inf:
+            return
+        self._length_s: Callable[[bool], float] = (
+            (lambda busy: traffic.busy_s if busy else traffic.quiet_s)
+            if traffic.fixed
+            else (lambda busy: float(stream.exponential(traffic.busy_s if busy else traffic.quiet_s)))
+        )
+        cycle_s = traffic.busy_s + traffic.quiet_s
+        self._switches_s.append(-cycle_s * (_WARM_CYCLES + float(stream.random())))
+        self._busy.append(bool(stream.random() < traffic.busy_share))
+        self._backlogs.append(limit_bits if self._busy[0] else 0.0)
+
+    def clear_s(self, time_s: float) -> float:
+        """When the other flow's packets have left that are ahead of a message of `time_s`."""
+        if time_s == math.inf:
+            return time_s
+        busy, backlog = self._state(time_s)
+        if self.fair:
+            backlog = 0.5 * PACKET_BITS if busy else 0.0
+        return self._wire.finish_s(time_s, backlog) if backlog > 0.0 else time_s
+
+    def finish_s(self, start_s: float, bits: float) -> float:
+        """`Wire.finish_s` of a message with a queue of its own: packets after the first take turns with the other flow's."""
+        if bits > PACKET_BITS and start_s < math.inf and self._state(start_s)[0]:
+            bits += bits - PACKET_BITS
+        return self._wire.finish_s(start_s, bits)
+
+    def drop_share(self, time_s: float) -> float:
+        """Share of all packets that the queue drops."""
+        if not self.drops or time_s == math.inf:
+            return 0.0
+        busy, backlog = self._state(time_s)
+        return self._drop_share if busy and backlog >= self._limit_bits else 0.0
+
+    def _state(self, time_s: float) -> tuple[bool, float]:
+        """Whether the flow is busy, and what it has waiting, in bits."""
+        switches_s = self._switches_s
+        if not switches_s:
+            return True, self._limit_bits
+        while switches_s[-1] <= time_s:
+            end_s = switches_s[-1] + self._length_s(self._busy[-1])
+            self._backlogs.append(self._backlog(len(switches_s) - 1, end_s))
+            self._busy.append(not self._busy[-1])
+            switches_s.append(end_s)
+        turn = bisect_right(switches_s, time_s) - 1
+        return self._busy[turn], self._backlog(turn, time_s)
+
+    def _backlog(self, turn: int, time_s: float) -> float:
+        carried = self._wire.bits(self._switches_s[turn], time_s)
+        if self._busy[turn]:
+            return min(self._limit_bits, self._backlogs[turn] + carried)
+        return max(0.0, self._backlogs[turn] - carried)
+
+
+class QueueDrops:
+    """Packets that a shared queue drops, beside those that the link loses. `link.Losses`."""
+
+    def __init__(self, queue: CrossQueue, link: Losses | None, stream: np.random.Generator) -> None:
+        self._queue = queue
+        self._link = link
+        self._stream = stream
+
+    def lost(self, now_s: float, packets: int) -> Sequence[int]:
+        """As `Loss.lost`."""
+        lost = () if self._link is None else self._link.lost(now_s, packets)
+        share = self._queue.drop_share(now_s)
+        if share == 0.0:
+            return lost
+        dropped = np.flatnonzero(self._stream.random(packets) < share).tolist()
+        return sorted({*lost, *dropped}) if dropped else lost
+
+    def lost_again(self, now_s: float, packets: int) -> int:
+        """As `Loss.lost_again`."""
+        lost = 0 if self._link is None else self._link.lost_again(now_s, packets)
+        share = self._queue.drop_share(now_s)
+        return lost + (int(np.count_nonzero(self._stream.random(packets - lost) < share)) if share else 0)
