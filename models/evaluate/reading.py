@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models import scenes
+from models.device import DeviceModel
 from models.evaluate.ceiling import Ceiling
 from models.evaluate.measures import Measure, answered
 from models.evaluate.sequences import Progress, encoded, generated, token_regions
@@ -20,6 +21,7 @@ from models.methods.session import Step
 from models.pair import Pair
 from models.sampling import greedy, guide
 from models.text import left_pad
+from models.transformer import Transformer
 from simulator.core.rng import stream
 from simulator.protocol.methods import Decoding
 
@@ -71,20 +73,24 @@ def read(pair: Pair, captions: Sequence[str], tokens: Tensor, scale: float) -> R
     padded = [left_pad(pair.text.encode(caption), pair.manifest.caption_slots) for caption in captions]
     rows = torch.stack([row for row, _ in padded]).to(pair.torch_device)
     mask = torch.stack([valid for _, valid in padded]).to(pair.torch_device)
-    ids = tokens[:, :-1].to(pair.torch_device)
+    return read_rows(pair.cloud, pair.device, tokens.to(pair.torch_device), rows, mask, scale)
+
+
+def read_rows(
+    cloud: Transformer, device: DeviceModel, tokens: Tensor, rows: Tensor, mask: Tensor, scale: float
+) -> Reading:
+    """`read` for caption rows [B, caption_slots, caption_dim] and their mask bool [B, caption_slots]."""
     guided, states, plain = [], [], []
-    for model in (pair.cloud, pair.device.transformer):
-        logits, hidden = model(ids, rows, mask)
+    for model in (cloud, device.transformer):
+        logits, hidden = model(tokens[:, :-1], rows, mask)
         plain.append(logits)
         if scale > 1:
-            other, other_hidden = model(ids, model.null_caption(len(ids)), mask)
+            other, other_hidden = model(tokens[:, :-1], model.null_caption(len(tokens)), mask)
             logits, hidden = guide(logits, other, scale), torch.cat([hidden, other_hidden], dim=-1)
         guided.append(logits)
         states.append(hidden)
-    conditional = states[1][
-        ..., : pair.manifest.device.dim
-    ]  # the radius is that of the conditional row (assumption A5)
-    radius = {bounds: pair.device.radius(conditional, bounds) for bounds in pair.manifest.bounds}
+    conditional = states[1][..., : device.config.dim]  # the radius is that of the conditional row (assumption A5)
+    radius = {bounds: device.radius(conditional, bounds) for bounds in device.radii}
     return Reading(guided[0], plain[0], guided[1], states[1], radius)
 
 

@@ -3,7 +3,7 @@
 Source: CIAR section 3.3; data and distributions as assumption A11 says, read on scenes' own tokens: the cloud's
 distributions, unguided by default, or both models guided as they are when they decode (`guidance`); a share of null captions. The
 device starts from the cloud's embeddings, norm and output matrix, and learns the tokens themselves first (`token_steps`), which needs no
-pass of the cloud.
+pass of the cloud. A last round (`on_policy`) distils on sequences that both models decode together (`models.train.rollouts`).
 
 The first reading of the loss in `bounds` trains the whole device. Each further one trains its own radius matrix on the
 same hidden states, detached, so that all are compared at equal centres; those in `models.device.BOUNDS` ship.
@@ -11,40 +11,82 @@ same hidden states, detached, so that all are compared at equal centres; those i
     ciar-sim train models/scenes.yaml --stage device
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor, nn
 
 from models.device import BOUNDS, DeviceModel
 from models.evaluate.ranking import auroc
-from models.interval import inter_fuse, uncertainty
+from models.evaluate.regions import (
+    CALL_PCT,
+    CEILING_SEQUENCES,
+    CHUNK,
+    Rows,
+    by_region,
+    columns_of,
+    rounded,
+    score_names,
+    train_ceiling,
+    white_codes,
+)
+from models.interval import inter_fuse
 from models.pair import load_transformer, save_model
 from models.train import losses
 from models.train.data import DataConfig
-from models.train.inputs import settings_of, weights_read
+from models.train.inputs import digest_of, settings_of, weights_read
 from models.train.loop import MOST_STEPS, TrainResult, train
-from models.train.sequences import Batch, Sequences, SequenceSettings, nats_per_token, own_and_guided, write_metrics
+from models.train.rollouts import LOCAL, PART_SEQUENCES, Rollouts, decode, rolled_out
+from models.train.sequences import (
+    MOST_HELD_OUT,
+    Batch,
+    Sequences,
+    SequenceSettings,
+    nats_per_token,
+    own_and_guided,
+    write_metrics,
+)
 from models.transformer import Transformer
+from models.vq import load_vq
 from simulator.core.part import FromMapping, items
 from simulator.core.rng import stream
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 
 
+class OnPolicy(Rollouts):
+    """A last round of distillation, on sequences that the cloud and the device trained so far decode together.
+
+    Attributes:
+        steps: of the round; it restarts the learning-rate schedule, without warm-up.
+        learning_rate: of its first step.
+    """
+
+    steps: int = Field(gt=0, le=MOST_STEPS)
+    learning_rate: float = Field(gt=0)
+
+
 class DeviceConfig(SequenceSettings):
-    """The mapping under `device:` of a training file. `positions`: how many tokens of each sequence enter the loss of a
-    step. `token_steps`: how many of the steps come first and ask for the scenes' own tokens, at all positions. `guidance`: of both
-    models in the loss; 1 is none, and takes one pass of each instead of two."""
+    """The mapping under `device:` of a training file.
+
+    Attributes:
+        positions: how many tokens of each sequence enter the loss of a step.
+        token_steps: how many of the steps come first and ask for the sequences' own tokens, at all positions.
+        guidance: of both models in the loss; 1 is none, and takes one pass of each instead of two.
+        bounds: readings of the loss; a radius matrix is trained for each.
+        weights: of the loss's terms.
+        on_policy: the round after these steps, on sequences decoded with the gate; none if left out.
+    """
 
     positions: int = Field(default=64, gt=0, le=2**16)
     token_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
     guidance: float = Field(default=1.0, ge=1)
+    on_policy: OnPolicy | None = None
     bounds: Annotated[tuple[str, ...], BeforeValidator(items)] = BOUNDS
     weights: Annotated[losses.Weights, FromMapping()] = losses.Weights()
 
@@ -66,12 +108,19 @@ class DeviceConfig(SequenceSettings):
 class DeviceStage:
     """A stage of `models.train.loop`."""
 
-    def __init__(self, config: DeviceConfig, cloud: Transformer, data: Sequences) -> None:
-        self.config, self.cloud, self.data = config, cloud.requires_grad_(False), data
+    def __init__(
+        self, config: DeviceConfig, cloud: Transformer, data: Sequences, start: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Args: start: state dict to start from; None starts as `DeviceModel.of_cloud` does."""
+        self.config, self.cloud, self.data, self.start = config, cloud.requires_grad_(False), data, start
         torch.manual_seed(int(stream(config.training.seed, "train.device.init").integers(2**62)))
         self.model: nn.Module = DeviceModel.of_cloud(cloud, config.bounds)
         self.compare = torch.compile(compare) if config.compile else compare
         self.nats = torch.compile(nats_per_token) if config.compile else nats_per_token
+
+    def begin(self) -> None:
+        if self.start is not None:
+            self.model.load_state_dict(self.start)
 
     def batch(self, step: int) -> tuple[Batch, Tensor]:
         batch = self.data.batch("device", step, self.config.batch_images, self.config.null_captions)
@@ -124,82 +173,130 @@ def hidden_at(model: Transformer, batch: Batch, positions: Tensor, guidance: flo
     return there(own), there(guided)
 
 
-@torch.inference_mode()
-def evaluate(device: DeviceModel, cloud: Transformer, data: Sequences, guidance: float = 1.0) -> dict[str, Any]:
+def evaluate(
+    device: DeviceModel,
+    cloud: Transformer,
+    data: Sequences,
+    guidance: float = 1.0,
+    white: np.ndarray | None = None,
+    gated: bool = False,
+) -> dict[str, Any]:
     """How well device and scores do on held-out sequences, teacher-forced, at every position, both models guided as in
     training.
+
+    Args:
+        white: codes of the background of photographs (`models.evaluate.regions`), None for other images.
+        gated: also on sequences that both models decode for held-out captions.
 
     Returns:
         A mapping of, among others:
         `nats_per_token`, `cloud_nats_per_token`: cross-entropy of the sequences' own tokens under device and cloud,
             unguided. Where the device's is hardly above the cloud's, no method can gain from calling the cloud.
         `agreement`: share of positions where both arg maxes are equal.
-        `auroc`: of each score for "the arg maxes differ" and for "the total variation between the two distributions is
-            above its median".
+        `acceptance`: share of sampled device tokens that speculative decoding's test would accept.
+        `auroc`: of each score for "the arg maxes differ", "the sampled token is rejected" and for "the total variation between the
+            two distributions is above its median".
         `u_tilde`: percentiles, and the share at or above 0.30.
+        `regions`: with `white`, all of it by region, with the ceiling of what a score can tell.
+        `gated`: with `gated`, agreement, acceptance and the cloud's entropy on sequences as they are when the pair is used, by how
+            the device picks its tokens.
     """
-    columns: dict[str, list[Tensor]] = {}
-
-    def add(name: str, values: Tensor) -> None:
-        columns.setdefault(name, []).append(values.flatten().float())
-
-    for batch in data.held_out_batches(4):
-        everywhere = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
-        cloud_hidden, cloud_guided = hidden_at(cloud, batch, everywhere, guidance)  # each [B * T, D of the cloud]
-        p_logits = cloud.logits(cloud_guided)  # [B * T, V]
-        hidden, guided = hidden_at(device.transformer, batch, everywhere, guidance)  # each [B * T, D]
-        centre = device.centre(guided)  # [B * T, V]
-        for name, logits in (("cloud_nats", cloud.logits(cloud_hidden)), ("nats", device.centre(hidden))):
-            add(name, F.cross_entropy(logits, batch.tokens.flatten(), reduction="none"))  # unguided
-        p, q = p_logits.softmax(-1), centre.softmax(-1)
-        add("differs", p.argmax(-1) != q.argmax(-1))
-        add("tv", 0.5 * (p - q).abs().sum(-1))
-        add("kl", (p * (p_logits.log_softmax(-1) - centre.log_softmax(-1))).sum(-1))
-        add("entropy", -(q * centre.log_softmax(-1)).sum(-1))
-        add("one_minus_max_p", 1 - q.max(-1).values)
-        for bounds in device.radii:
-            lower, upper = inter_fuse(centre, device.radius(hidden, bounds))
-            found = uncertainty(lower, upper, centre.argmax(-1))
-            add(f"{bounds}.u_tilde", found.u_tilde)
-            add(f"{bounds}.omega", found.omega)
-            add(f"{bounds}.lower_top", found.lower_top)
-            add(f"{bounds}.inside", ((p >= lower) & (p <= upper)).float().mean(-1))
-    table = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
-    differs, tv = table["differs"] > 0, table["tv"]
-    high = tv > np.median(tv)
-    of_interval = tuple(name for name in table if name.endswith(("u_tilde", "omega", "lower_top")))
-    scores = ("entropy", "one_minus_max_p", *of_interval)
+    held_out = [rows_of(batch, cloud) for batch in data.held_out_batches(CHUNK, MOST_HELD_OUT)]
+    ceiling = None
+    if white is not None:
+        seen = (data.batch("ceiling", step, CHUNK, 0.0) for step in range(CEILING_SEQUENCES // CHUNK))
+        ceiling = train_ceiling(device, cloud, (rows_of(batch, cloud) for batch in seen), guidance)
+    table = columns_of(device, cloud, held_out, guidance, ceiling=ceiling)
+    flat = {name: values.ravel() for name, values in table.items()}
+    differs, tv, rejected = flat["differs"] > 0, flat["tv"], flat["rejected"]
+    happened = {"differs": differs, "high_tv": tv > np.median(tv), "rejected": rejected}
     result: dict[str, Any] = {
-        "held_out_scenes": len(data.held_out.codes),
+        "held_out_scenes": len(table["token"]),
         "guidance": guidance,
-        "nats_per_token": float(table["nats"].mean()),
-        "cloud_nats_per_token": float(table["cloud_nats"].mean()),
+        "nats_per_token": float(flat["nats"].mean()),
+        "cloud_nats_per_token": float(flat["cloud_nats"].mean()),
         "agreement": float(1 - differs.mean()),
+        "acceptance": float(1 - tv.mean()),
         "tv_mean": float(tv.mean()),
-        "kl_nats": float(table["kl"].mean()),
+        "kl_nats": float(flat["kl"].mean()),
         "auroc": {
-            name: {"differs": auroc(table[name], differs), "high_tv": auroc(table[name], high)} for name in scores
+            name: {event: rounded(auroc(flat[name], which)) for event, which in happened.items()}
+            for name in score_names(table)
         },
     }
     for bounds in device.radii:
-        u = table[f"{bounds}.u_tilde"]
+        u = flat[f"{bounds}.u_tilde"]
         percentiles = {f"p{q}": float(np.percentile(u, q)) for q in (10, 25, 50, 75, 90)}
         result[f"{bounds}.u_tilde"] = {**percentiles, "share_at_least_0.30": float((u >= 0.30).mean())}
-        result[f"{bounds}.cloud_inside_interval"] = float(table[f"{bounds}.inside"].mean())
+        result[f"{bounds}.cloud_inside_interval"] = float(flat[f"{bounds}.inside"].mean())
+    if white is not None:
+        result["regions"] = by_region(table, white)
+    if gated:
+        result["gated"] = {local: on_policy_metrics(device, cloud, data, local, guidance) for local in LOCAL}
     return result
 
 
+def on_policy_metrics(
+    device: DeviceModel, cloud: Transformer, data: Sequences, local: str, guidance: float = 1.0
+) -> dict[str, float]:
+    """Agreement, acceptance, the cloud's entropy and the share of calls on sequences decoded for held-out captions with the gate at
+    `CALL_PCT` % of calls; `local`: `sampled` or `greedy`."""
+    batch = next(iter(data.held_out_batches(PART_SEQUENCES)))
+    u = stream(data.seed, "train.device.gated").random(batch.tokens.shape)
+    found = decode(device, cloud, batch, CALL_PCT / 100, local == "sampled", u, guidance)
+    rows = zip(*(torch.split(part, CHUNK) for part in rows_of(replace(batch, tokens=found.tokens), cloud)), strict=True)
+    table = columns_of(device, cloud, rows, guidance)
+    return {
+        "calls_pct": 100 * float((~found.local).float().mean()),
+        "agreement": float(1 - table["differs"].mean()),
+        "acceptance": float(1 - table["tv"].mean()),
+        "cloud_entropy_nats": float(table["cloud_entropy_nats"].mean()),
+        "kl_nats": float(table["kl"].mean()),
+    }
+
+
+def rows_of(batch: Batch, model: Transformer) -> Rows:
+    """Tokens, caption rows and mask of a batch."""
+    return batch.tokens, batch.caption_for(model), batch.mask
+
+
 def run(settings: DeviceConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes device.safetensors and metrics.json."""
+    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes device.safetensors and metrics.json.
+
+    With `on_policy` the first round is kept in `out_dir/round-1`, and the sequences of the second in `out_dir/rollouts`.
+    """
     data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
-    cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
-    stage = DeviceStage(settings, cloud, data)
-    inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "device")}
-    result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
-    device = DeviceModel(replace(cloud.config, n_layer=1), settings.bounds).eval()
-    device.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
-    write_metrics(out_dir, evaluate(device, cloud, data, settings.guidance), result)
+    cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors").requires_grad_(False)
+    weights = weights_read(out_dir.parent, "device")
+    first, then = settings.model_copy(update={"on_policy": None}), settings.on_policy
+    folder = out_dir if then is None else out_dir / "round-1"
+    inputs = {**settings_of(first), **data.inputs(), **weights}
+    result = train(DeviceStage(first, cloud, data), first.training, folder, inputs=inputs, device=torch_device)
+    if then is not None and result.finished:
+        start = result.averaged
+        device = device_of(start, cloud, settings)
+        own = rolled_out(then, device, cloud, data, out_dir / "rollouts", settings.guidance, torch_device)
+        loop = first.training.model_copy(
+            update={"steps": then.steps, "learning_rate": then.learning_rate, "warmup_steps": 0}
+        )
+        last = first.model_copy(update={"token_steps": 0, "training": loop})
+        inputs = {**settings_of(settings), **own.inputs(), **weights, "round before": digest_of(start)}
+        stage = DeviceStage(last, cloud, own, start)
+        again = train(stage, loop, out_dir, inputs=inputs, device=torch_device)
+        result = replace(again, steps=result.steps + again.steps, minutes=result.minutes + again.minutes)
+    device = device_of({key: value.half().float() for key, value in result.averaged.items()}, cloud, settings)
+    white = None
+    if pictures is not None and pictures.photos is not None:
+        white = white_codes(load_vq(out_dir.parent / "tokenizer" / "tokenizer.safetensors"), pictures.image_size)
+    write_metrics(out_dir, evaluate(device, cloud, data, settings.guidance, white, then is not None), result)
     for name in [name for name in settings.bounds if name not in BOUNDS]:
         del device.radii[name]
     save_model(out_dir / "device.safetensors", device)
     return result
+
+
+def device_of(state: Mapping[str, Tensor], cloud: Transformer, settings: DeviceConfig) -> DeviceModel:
+    """The device with these weights, in `eval()` mode."""
+    device = DeviceModel(replace(cloud.config, n_layer=1), settings.bounds).eval()
+    device.load_state_dict(state)
+    return device

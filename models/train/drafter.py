@@ -20,7 +20,7 @@ from models.pair import load_transformer, save_model
 from models.train.data import DataConfig
 from models.train.inputs import settings_of, weights_read
 from models.train.loop import MOST_IMAGES, TrainResult, train
-from models.train.sequences import Batch, Sequences, SequenceSettings, write_metrics
+from models.train.sequences import MOST_HELD_OUT, Batch, Sequences, SequenceSettings, write_metrics
 from models.transformer import Transformer
 from simulator.core.rng import stream
 from simulator.protocol.pairs import DRAFTER
@@ -102,7 +102,7 @@ def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict
     """On held-out scenes, teacher-forced, unguided: distance to the next feature, cross-entropy in nats, share of equal arg maxes."""
     rows: list[tuple[float, ...]] = []
     everywhere = torch.arange(cloud.config.tokens)
-    for batch in data.held_out_batches(4):
+    for batch in data.held_out_batches(4, MOST_HELD_OUT):
         embedded, features = read(cloud, batch)
         rows += [tuple(map(float, compare(drafter, cloud, embedded, features, features, everywhere)))] * len(
             batch.tokens

@@ -1,14 +1,18 @@
 """Trains the interval projection phi, cloud and device frozen.
 
-Source: CIAR section 3.3; assumption A11. In a scene's token sequence the positions where the device is surest are
-replaced by the device's own choice. The cloud then reads E(x) + f^I at those positions and nothing else changes; phi is
+Source: CIAR section 3.3; assumption A11. In a token sequence the positions where the device is surest, by the score that CIAR gates by
+by default, are replaced by the device's own choice. The cloud then reads E(x) + f^I at those positions and nothing else changes; phi is
 trained so that its distributions stay those it has on the unreplaced sequence, KL(original || mixed). How large a share
 is replaced is drawn per sequence, so that phi serves every threshold. With `guidance` both models are guided, as when they decode.
+
+That target asks the cloud to disbelieve tokens which are in the image. The other one, the cloud's distribution given the tokens as they
+are, needs no training: it is what the cloud says without features, and phi starts at zero. `steps: 0` leaves it there. The metrics
+tell what a trained phi gains by the one target and costs by the other.
 
     ciar-sim train models/scenes.yaml --stage phi
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +20,27 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from models.device import BOUNDS, DeviceModel
-from models.interval import uncertainty
+from models.device import DeviceModel
 from models.pair import load_device, load_transformer, save_model
 from models.phi import IntervalProjection
 from models.train.data import DataConfig
 from models.train.inputs import settings_of, weights_read
-from models.train.loop import MOST_IMAGES, TrainResult, train
-from models.train.sequences import Batch, Sequences, SequenceSettings, own_and_guided, write_metrics
+from models.train.loop import MOST_IMAGES, MOST_STEPS, LoopSettings, TrainResult, train
+from models.train.rollouts import DEPLOYED, PART_SEQUENCES, decode, deployed_scores
+from models.train.sequences import (
+    MOST_HELD_OUT,
+    Batch,
+    Sequences,
+    SequenceSettings,
+    own_and_guided,
+    write_metrics,
+)
 from models.transformer import Transformer
 from simulator.core.part import Part
 from simulator.core.rng import stream
 from simulator.core.settings import refuse
+
+LOCAL_SHARE = 0.7  # of tokens, in the metrics
 
 
 class Replaced(Part):
@@ -43,9 +56,16 @@ class Replaced(Part):
         return self
 
 
+class PhiLoop(LoopSettings):
+    """The mapping under `training:` of `phi:`. `steps: 0` leaves phi zero."""
+
+    steps: int = Field(ge=0, le=MOST_STEPS)
+
+
 class PhiConfig(SequenceSettings):
     """The mapping under `phi:` of a training file."""
 
+    training: PhiLoop
     batch_images: int = Field(default=8, gt=0, le=MOST_IMAGES)
     bottleneck: int = Field(default=256, gt=0, le=2**16)
     replaced: Replaced = Replaced()
@@ -68,11 +88,11 @@ class Mixed:
 
 
 @torch.no_grad()
-def mix(device: DeviceModel, batch: Batch, share: Tensor, guidance: float = 1.0, bounds: str = BOUNDS[0]) -> Mixed:
+def mix(device: DeviceModel, batch: Batch, share: Tensor, guidance: float = 1.0) -> Mixed:
     """Replace, in each sequence, the share [B] of its tokens that the device is surest of by the device's arg max."""
     hidden, guided = own_and_guided(device.transformer, batch, batch.tokens, guidance)  # each [B, T, D]
-    centre, lower, upper = device.interval(hidden, guided, bounds)
-    score = uncertainty(lower, upper).u_tilde  # [B, T]
+    centre, score = deployed_scores(device, hidden, guided)  # [B, T, V], [B, T]
+    _, lower, upper = device.interval(hidden, guided, DEPLOYED.bounds)
     rank = score.argsort(-1).argsort(-1)  # 0 = surest
     local = rank < (share * score.shape[-1]).unsqueeze(-1)
     return Mixed(torch.where(local, centre.argmax(-1), batch.tokens), local, hidden, lower, upper)
@@ -138,18 +158,55 @@ def divergence(wanted: Tensor, found: Tensor) -> Tensor:
 def evaluate(
     phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0
 ) -> dict[str, float]:
-    """Held-out KL in nats per token with and without f^I, 70 % of the tokens decided by the device."""
+    """What f^I does on held-out sequences, 70 % of whose tokens the device decides, in nats per token.
+
+    Returns:
+        A mapping of:
+        `kl_nats`, `kl_nats_without_features`: to the cloud's distribution on the unreplaced sequence.
+        `nats`, `nats_without_features`: cross-entropy of the image's own tokens where the cloud decides.
+        `in_place_kl_nats`: from the cloud's distribution given the same tokens without features, on sequences decoded with the gate.
+        `changed`: share of tokens that differ from the image's own.
+    """
     rows: list[tuple[float, ...]] = []
     everywhere = torch.arange(cloud.config.tokens)
-    for batch in data.held_out_batches(8):
-        mixed = mix(device, batch, torch.full((len(batch.tokens),), 0.7), guidance)
+    for batch in data.held_out_batches(8, MOST_HELD_OUT):
+        mixed = mix(device, batch, torch.full((len(batch.tokens),), LOCAL_SHARE), guidance)
         wanted = log_probs(cloud, batch, batch.tokens, None, everywhere, guidance)
-        found = (
+        found = [
             log_probs(cloud, batch, mixed.tokens, added, everywhere, guidance) for added in (features(phi, mixed), None)
-        )
+        ]
+        kl = [float(divergence(wanted, case).mean()) for case in found]
+        nats = [-float(case.gather(-1, batch.tokens.unsqueeze(-1)).squeeze(-1)[~mixed.local].mean()) for case in found]
         changed = float((mixed.tokens != batch.tokens).float().mean())
-        rows += [(*(float(divergence(wanted, case).mean()) for case in found), changed)] * len(batch.tokens)
-    return dict(zip(("kl_nats", "kl_nats_without_features", "changed"), np.mean(rows, axis=0).tolist(), strict=True))
+        rows += [(*kl, *nats, changed)] * len(batch.tokens)
+    names = ("kl_nats", "kl_nats_without_features", "nats", "nats_without_features", "changed")
+    return {
+        **dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)),
+        "in_place_kl_nats": in_place(phi, cloud, device, data, guidance),
+    }
+
+
+def in_place(
+    phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0
+) -> float:
+    """See `evaluate`; on sequences that device and cloud decode for held-out captions, the device sampling its tokens."""
+    batch = next(iter(data.held_out_batches(PART_SEQUENCES)))
+    u = stream(data.seed, "train.phi.gated").random(batch.tokens.shape)
+    rollout = decode(device, cloud, batch, 1 - LOCAL_SHARE, True, u, guidance)
+    found = []
+    for first in range(0, len(u), 8):
+        some = slice(first, first + 8)
+        part = Batch(*(getattr(batch, field.name)[some] for field in fields(batch)))
+        tokens, local = rollout.tokens[some], rollout.local[some]
+        hidden, guided = own_and_guided(device.transformer, part, tokens, guidance)  # each [B, T, D]
+        _, lower, upper = device.interval(hidden, guided, DEPLOYED.bounds)
+        added = features(phi, Mixed(tokens, local, hidden, lower, upper))
+        everywhere = torch.arange(tokens.shape[1])
+        wanted, given = (
+            log_probs(cloud, part, tokens, some_features, everywhere, guidance) for some_features in (None, added)
+        )
+        found += divergence(wanted, given).mean(-1).tolist()
+    return float(np.mean(found))
 
 
 def run(settings: PhiConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:

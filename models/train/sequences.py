@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Batch:
 
 
 MOST_SCENES = 10**8
+MOST_HELD_OUT = 512  # sequences that the metrics of device, phi and drafter are measured on
 
 
 class Scenes(Part):
@@ -107,10 +109,18 @@ class Sequences:
         null = stream(self.seed, f"train.{stage}.null", step).random(size) < null_captions
         return self._gather(self.train, index, null)
 
-    def held_out_batches(self, size: int) -> Iterator[Batch]:
-        """Every held-out sequence once, in order, with its caption."""
-        for first in range(0, len(self.held_out.codes), size):
-            index = np.arange(first, min(first + size, len(self.held_out.codes)))
+    def with_training(self, stage: str, codes: np.ndarray) -> "Sequences":
+        """The same with other training sequences, uint16 [N, T], for the captions of the first N that `batch(stage, ...)` reads."""
+        index = shuffled_indices(self.seed, f"train.{stage}.order", 0, len(codes), len(self.train.codes))
+        other = copy(self)
+        other.train = SceneTokens(codes, [self.train.captions[i] for i in index])
+        return other
+
+    def held_out_batches(self, size: int, most: int | None = None) -> Iterator[Batch]:
+        """Every held-out sequence once, or the first `most` of them, in order, with its caption."""
+        count = len(self.held_out.codes) if most is None else min(most, len(self.held_out.codes))
+        for first in range(0, count, size):
+            index = np.arange(first, min(first + size, count))
             yield self._gather(self.held_out, index, np.zeros(len(index), dtype=bool))
 
     def _gather(self, source: SceneTokens, index: np.ndarray, null: np.ndarray) -> Batch:

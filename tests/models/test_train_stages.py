@@ -14,10 +14,11 @@ import torch
 from models import scenes
 from models.device import BOUNDS
 from models.pair import export_pair, load_device, load_pair, load_transformer, save_model
-from models.sampling import guide
-from models.train import cloud, device, drafter, phi, sequences
-from models.train.inputs import READS, refuse_outdated
+from models.sampling import greedy, guide, sample
+from models.train import cloud, device, drafter, phi, rollouts, sequences
+from models.train.inputs import READS, difference, refuse_outdated, settings_of
 from models.train.loop import LoopSettings
+from models.train.order import shuffled_indices
 from models.train.run import RUN, TrainingFile
 from models.train.tokens import SceneTokens
 from models.transformer import Transformer
@@ -123,6 +124,8 @@ def test_the_device_reports_agreement_and_scores(trained: Path) -> None:
     assert 0.3 < found["agreement"] <= 1
     wanted = {f"{bounds}.{score}" for bounds in BOUNDS for score in ("u_tilde", "omega", "lower_top")}
     assert set(found["auroc"]) == wanted | {"entropy", "one_minus_max_p"}
+    assert 0 < found["acceptance"] < 1
+    assert not {"gated", "regions"} & set(found)
     assert set(found["quantile.u_tilde"]) == {"p10", "p25", "p50", "p75", "p90", "share_at_least_0.30"}
 
 
@@ -231,6 +234,106 @@ def test_stages_of_other_tokens_or_of_another_cloud_are_refused(
 def test_phi_does_not_make_things_worse(trained: Path) -> None:
     found = metrics(trained, "phi")
     assert found["kl_nats"] <= 1.02 * found["kl_nats_without_features"]
+    assert found["in_place_kl_nats"] > 0
+
+
+def test_an_untrained_phi_is_zero_and_changes_nothing(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
+    still = {**CONFIG["phi"], "training": {"steps": 0, "learning_rate": 1e-3}}
+    phi.run(phi.PhiConfig.model_validate(still), None, trained / "phi-untrained")
+    found = metrics(trained, "phi-untrained")
+    assert found["in_place_kl_nats"] == 0
+    assert found["kl_nats"] == found["kl_nats_without_features"]
+    assert found["nats"] == found["nats_without_features"]
+
+
+@pytest.fixture
+def on_policy(trained: Path, monkeypatch: pytest.MonkeyPatch) -> device.DeviceConfig:
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
+    round_: dict[str, Any] = {"sequences": 64, "steps": 20, "learning_rate": 2e-3}
+    return device.DeviceConfig.model_validate({**CONFIG["device"], "on_policy": round_})
+
+
+def test_the_last_round_distils_on_sequences_that_both_models_decode(
+    trained: Path, on_policy: device.DeviceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = trained / "device-on-policy"
+    device.run(on_policy, None, out)
+    first = torch.load(out / "round-1" / "checkpoint.pt", weights_only=True)
+    plain = torch.load(trained / "device" / "checkpoint.pt", weights_only=True)
+    for key, tensor in plain["averaged"].items():
+        assert torch.equal(first["averaged"][key], tensor)  # the first round is the stage without the last one
+    (part,) = out.glob("rollouts/*/part-00000.npy")
+    tokens = np.load(part)
+    assert tokens.shape == (64, 16)
+    real = sequences.Sequences(trained, on_policy.scenes, None, 0).train.codes
+    assert not np.isin(tokens.view("V32"), np.ascontiguousarray(real).view("V32")).all()
+    found = metrics(trained, out.name)
+    assert found["steps"] == 80
+    for local in ("sampled", "greedy"):
+        assert found["gated"][local]["calls_pct"] == pytest.approx(30, abs=3)
+    content = (out / "device.safetensors").read_bytes()
+    monkeypatch.setattr(rollouts, "decode", None)  # kept: nothing is decoded for training again
+    device.run(on_policy, None, out)
+    assert (out / "device.safetensors").read_bytes() == content
+    assert on_policy.on_policy is not None
+    changed = on_policy.on_policy.model_copy(update={"calls": rollouts.Calls(low=0.3, high=0.4)})
+    asked = settings_of(on_policy.model_copy(update={"on_policy": changed}))
+    assert difference(settings_of(on_policy), asked) == "on_policy.calls.high = its default, asked for 0.4"
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_gated_decoding_is_what_the_models_say_of_each_prefix(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, sampled: bool, guidance: float
+) -> None:
+    """Every token of the device is the one that its distribution, without a cache, gives; every other one the cloud's."""
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
+    data = sequences.Sequences(trained, sequences.Scenes(train=32, held_out=3), None, seed=1)
+    batch = data.batch("x", 0, 32, 0.0)
+    far = load_transformer(trained / "cloud" / "cloud.safetensors").double()
+    near = load_device(trained / "device" / "device.safetensors").double()
+    u = stream(0, "test.u").random(batch.tokens.shape)
+    found = rollouts.decode(near, far, batch, 0.5, sampled, u, guidance)
+    assert 0.4 < float((~found.local).double().mean()) < 0.6
+    with torch.inference_mode():
+        _, cloud_states = sequences.own_and_guided(far, batch, found.tokens, guidance)
+        own, guided = sequences.own_and_guided(near.transformer, batch, found.tokens, guidance)
+        draws = torch.from_numpy(u).flatten()
+        expected = sample(far.logits(cloud_states).softmax(-1).flatten(0, 1), draws).view(batch.tokens.shape)
+        centre, scores = rollouts.deployed_scores(near, own, guided)
+        proposed = sample(centre.softmax(-1).flatten(0, 1), draws).view(centre.shape[:2]) if sampled else greedy(centre)
+    assert torch.equal(found.tokens, torch.where(found.local, proposed, expected))
+    assert float(scores[found.local].mean()) < float(scores[~found.local].mean())
+    calls_at = [
+        float((~rollouts.decode(near, far, batch, share, sampled, u, guidance).local).double().mean())
+        for share in (0, 1)
+    ]
+    assert calls_at == [0, 1]  # 0.06 of 16 tokens is no prefix
+
+
+def test_an_interrupted_decoding_goes_on_where_it_was(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
+    data = sequences.Sequences(trained, sequences.Scenes(train=60, held_out=3), None, seed=1)
+    models = (
+        load_device(trained / "device" / "device.safetensors"),
+        load_transformer(trained / "cloud" / "cloud.safetensors"),
+    )
+    asked = rollouts.Rollouts(sequences=100)
+    whole = rollouts.rolled_out(asked, *models, data, tmp_path)
+    assert whole.train.codes.shape == (128, 16)
+    (part,) = tmp_path.glob("*/part-00001.npy")
+    part.unlink()
+    again = rollouts.rolled_out(asked, *models, data, tmp_path)
+    assert np.array_equal(again.train.codes, whole.train.codes)
+    assert again.inputs() == whole.inputs() != data.inputs()
+    captions = [data.train.captions[i] for i in shuffled_indices(1, "train.rollouts.order", 0, 128, 60)]
+    assert whole.train.captions == captions
+    other = rollouts.rolled_out(rollouts.Rollouts(sequences=1, local="greedy"), *models, data, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not np.array_equal(other.train.codes, whole.train.codes[:64])
 
 
 def test_the_drafter_learns_what_the_cloud_says_next(trained: Path) -> None:

@@ -1,0 +1,213 @@
+"""Where device and cloud agree, teacher-forced: agreement, entropy and calls by region of an image on plain white ground, and how well
+each score ranks the tokens that the cloud would decide otherwise.
+
+Two events, one per way of picking local tokens: `differs`, the arg maxes of both models are not equal (greedy), and `rejected`, a token
+drawn from the device fails speculative decoding's test against the cloud (sampled); its mean is the total variation between both.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.device import DeviceModel
+from models.evaluate.ceiling import CEILING, Ceiling
+from models.evaluate.ranking import auroc
+from models.evaluate.reading import Reading, events, read_rows
+from models.interval import inter_fuse, uncertainty
+from models.methods.scores import entropy
+from models.pair import Pair
+from models.sampling import sample
+from models.text import left_pad
+from models.transformer import Transformer
+from models.vq import VQModel
+from simulator.core.rng import stream
+
+REGIONS = ("background", "object", "border")
+CALL_PCT = 30.0  # share of tokens above the threshold in `calls_pct`
+CHUNK = 4  # sequences read at once: bounds memory at a few [4, T, V] float32
+CEILING_SEQUENCES = 128  # that the ceiling is trained on
+
+Columns = dict[str, np.ndarray]  # per token: [N, T]
+Rows = tuple[
+    Tensor, Tensor, Tensor
+]  # tokens int64 [B, T], caption rows [B, slots, caption_dim], their mask bool [B, slots]
+
+
+def white_codes(tokenizer: VQModel, image_size: int) -> np.ndarray:
+    """The codes of a white image, int64 [n]."""
+    with torch.inference_mode():
+        white = torch.ones(1, 3, image_size, image_size).to(next(tokenizer.parameters()))
+        return np.unique(tokenizer.encode_codes(white).cpu().numpy())
+
+
+def regions_of(tokens: np.ndarray, white: np.ndarray) -> np.ndarray:
+    """Index into `REGIONS` of each token, int64 [N, T]; tokens int [N, T].
+
+    Background are the white codes; border are other tokens with background, or the image's edge, among their eight neighbours.
+    """
+    grid = math.isqrt(tokens.shape[1])
+    background = np.isin(tokens, white).reshape(-1, grid, grid)
+    around = np.pad(background, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    near = np.any([around[:, y : y + grid, x : x + grid] for y in range(3) for x in range(3)], axis=0)
+    return np.where(background, 0, np.where(near, 2, 1)).reshape(tokens.shape)
+
+
+@torch.inference_mode()
+def columns_of(
+    device: DeviceModel,
+    cloud: Transformer,
+    rows: Iterable[Rows],
+    guidance: float = 1.0,
+    seed: int = 0,
+    ceiling: Ceiling | None = None,
+) -> Columns:
+    """What both models say of every token, and every score of the device, over all sequences.
+
+    Args:
+        device, cloud: in `eval()` mode.
+        rows: the sequences, a few at a time.
+        guidance: of both models.
+        seed: of the device's sampled tokens.
+        ceiling: a network whose log-odds of `differs` are one more score.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for index, (tokens, captions, mask) in enumerate(rows):
+        reading = read_rows(cloud, device, tokens, captions, mask, guidance)
+        found = {"token": tokens.cpu().numpy(), **events(reading), **_more(device, reading, tokens)}
+        u = torch.from_numpy(stream(seed, "evaluate.regions", index).random((2, *tokens.shape)))  # [2, B, T]
+        p, q = reading.cloud.softmax(-1).flatten(0, 1), reading.device.softmax(-1).flatten(0, 1)  # each [B * T, V]
+        drawn = sample(q, u[0].flatten().to(q.device)).unsqueeze(-1)
+        ratio = (p.gather(-1, drawn) / q.gather(-1, drawn)).view(tokens.shape).cpu()
+        found["rejected"] = (u[1] >= ratio).numpy()
+        if ceiling is not None:
+            found[CEILING] = ceiling.scores(reading.hidden, reading.device)[f"{CEILING}.differs"]
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _more(device: DeviceModel, reading: Reading, tokens: Tensor) -> Columns:
+    """Nats of the tokens, the distance of both distributions, and the device's scores."""
+    log_p, log_q = reading.cloud.log_softmax(-1), reading.device.log_softmax(-1)
+    q, top = log_q.exp(), reading.device.argmax(-1)
+    plain = device.centre(reading.hidden[..., : device.config.dim])  # unguided
+    columns = {
+        "cloud_nats": F.cross_entropy(reading.plain.flatten(0, 1), tokens.flatten(), reduction="none").view(top.shape),
+        "nats": F.cross_entropy(plain.flatten(0, 1), tokens.flatten(), reduction="none").view(top.shape),
+        "kl": (log_p.exp() * (log_p - log_q)).sum(-1),
+        "entropy": entropy(reading.device),
+        "one_minus_max_p": 1 - q.amax(-1),
+    }
+    for bounds, radius in reading.radius.items():
+        lower, upper = inter_fuse(reading.device, radius)
+        found = uncertainty(lower, upper, top)
+        columns[f"{bounds}.u_tilde"] = found.u_tilde
+        columns[f"{bounds}.omega"] = found.omega
+        columns[f"{bounds}.lower_top"] = found.lower_top
+        columns[f"{bounds}.inside"] = ((log_p.exp() >= lower) & (log_p.exp() <= upper)).float().mean(-1)
+    return {name: values.float().cpu().numpy() for name, values in columns.items()}
+
+
+def score_names(columns: Columns) -> list[str]:
+    """The columns that are uncertainty scores."""
+    ends = ("u_tilde", "omega", "lower_top")
+    of_interval = [name for name in columns if name.endswith(ends)]
+    return ["entropy", "one_minus_max_p", *of_interval, *([CEILING] if CEILING in columns else [])]
+
+
+def by_region(columns: Columns, white: np.ndarray) -> dict[str, Any]:
+    """A mapping for all tokens and for each of `REGIONS`, NaN-free: regions without tokens are left out.
+
+    Returns:
+        For each, in percent of its tokens unless named otherwise: `share_pct` of all tokens, `agreement_pct` of arg maxes,
+        `acceptance_pct` of sampled tokens (speculative test), `cloud_entropy_nats`, `nats` and `cloud_nats` per token, `calls_pct` by
+        score: tokens among the `CALL_PCT` % of all with the highest score, and `auroc` by event and score.
+    """
+    region = regions_of(columns["token"], white)
+    names = score_names(columns)
+    called = {name: columns[name] >= np.quantile(columns[name], 1 - CALL_PCT / 100) for name in names}
+    found: dict[str, Any] = {}
+    for index, name in ((None, "all"), *enumerate(REGIONS)):
+        here = np.ones_like(region, dtype=bool) if index is None else region == index
+        if not here.any():
+            continue
+        found[name] = {
+            "share_pct": 100 * float(here.mean()),
+            "agreement_pct": 100 * float(1 - columns["differs"][here].mean()),
+            "acceptance_pct": 100 * float(1 - columns["tv"][here].mean()),
+            **{key: float(columns[key][here].mean()) for key in ("cloud_entropy_nats", "nats", "cloud_nats")},
+            "calls_pct": {score: 100 * float(up[here].mean()) for score, up in called.items()},
+            "auroc": {
+                event: {score: rounded(auroc(columns[score][here], columns[event][here])) for score in names}
+                for event in ("differs", "rejected")
+            },
+        }
+    return found
+
+
+def rounded(value: float) -> float | None:
+    """Four digits; None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else round(value, 4)
+
+
+def train_ceiling(
+    device: DeviceModel, cloud: Transformer, rows: Iterable[Rows], guidance: float = 1.0, seed: int = 0
+) -> Ceiling:
+    """A network trained for the events on sequences that it is not judged on."""
+    data: list[tuple[np.ndarray, ...]] = []
+    for tokens, captions, mask in rows:
+        with torch.inference_mode():
+            reading = read_rows(cloud, device, tokens, captions, mask, guidance)
+            inputs, found = Ceiling.inputs(reading.hidden, reading.device).cpu().numpy(), events(reading)
+        targets = [found[name].astype(np.float32) for name in Ceiling.names]
+        data += [(inputs[i], *(target[i] for target in targets)) for i in range(len(tokens))]
+    return Ceiling.train(data, seed, lambda text, done, total: None)
+
+
+def of_pair(pair: Pair, tokens: np.ndarray, captions: Sequence[str], guidance: float = 1.0) -> dict[str, Any]:
+    """`by_region` of a finished pair for sequences int [N, T] and their captions; the first `CEILING_SEQUENCES` of them, at most half,
+    train the ceiling and are not judged."""
+
+    def rows(first: int, end: int) -> Iterable[Rows]:
+        for start in range(first, end, CHUNK):
+            some = slice(start, min(start + CHUNK, end))
+            padded = [left_pad(pair.text.encode(text), pair.manifest.caption_slots) for text in captions[some]]
+            ids = torch.from_numpy(tokens[some].astype(np.int64))
+            stacked = (torch.stack([row for row, _ in padded]), torch.stack([valid for _, valid in padded]))
+            yield tuple(part.to(pair.torch_device) for part in (ids, *stacked))  # type: ignore[misc]
+
+    spent = min(CEILING_SEQUENCES, len(tokens) // 2)
+    ceiling = train_ceiling(pair.device, pair.cloud, rows(0, spent), guidance)
+    columns = columns_of(pair.device, pair.cloud, rows(spent, len(tokens)), guidance, ceiling=ceiling)
+    return by_region(columns, white_codes(pair.tokenizer, pair.manifest.image_size))
+
+
+def picture(regions: Mapping[str, Any], score: str = "quantile.u_tilde") -> bytes:
+    """PNG: agreement and acceptance, the cloud's entropy, and calls by `score`, a bar for each region of `by_region`."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    names = [name for name in REGIONS if name in regions]
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    panels = figure.subplots(1, 3)
+    at = np.arange(len(names))
+    for offset, key, label in ((-0.2, "agreement_pct", "arg max"), (0.2, "acceptance_pct", "sampled, accepted")):
+        panels[0].bar(at + offset, [regions[name][key] for name in names], 0.4, label=label)
+    panels[0].set(ylabel="% of tokens", ylim=(0, 100), title="Device agrees with cloud")
+    panels[0].legend(loc="lower left")
+    panels[1].bar(at, [regions[name]["cloud_entropy_nats"] for name in names], 0.6, color="C2")
+    panels[1].set(ylabel="nats per token", title="Entropy of the cloud")
+    panels[2].bar(at, [regions[name]["calls_pct"][score] for name in names], 0.6, color="C3")
+    panels[2].axhline(CALL_PCT, color="0.4", linewidth=1, linestyle="--")
+    panels[2].set(ylabel="% of tokens", ylim=(0, 100), title=f"Cloud asked, {CALL_PCT:.0f} % of all tokens")
+    for panel in panels:
+        panel.set_xticks(at, [f"{name}\n{regions[name]['share_pct']:.0f} % of tokens" for name in names])
+    stream_ = io.BytesIO()
+    figure.savefig(stream_, format="png", dpi=120)
+    return stream_.getvalue()

@@ -1,0 +1,195 @@
+"""Sequences that device and cloud decode together, gated as CIAR gates by default: what both models read once the pair is used.
+
+Training on a model's own sequences is on-policy distillation (Agarwal et al. 2024, "On-policy distillation of language models"; before it
+DAgger, Ross et al. 2011): the target is the teacher's distribution given that very prefix, whoever chose its tokens.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from models.attention import at_least_float32
+from models.device import DeviceModel
+from models.kv_cache import KVCache
+from models.methods.scores import all_scores
+from models.sampling import greedy, guide, sample
+from models.train.inputs import digest_of
+from models.train.kept import load_array, save_array
+from models.train.loop import moved
+from models.train.sequences import Batch, Sequences, own_and_guided
+from models.transformer import Transformer
+from simulator.core.part import Part
+from simulator.core.rng import stream
+from simulator.core.settings import refuse
+from simulator.protocol.methods import CiarSettings, prefix_length
+from simulator.protocol.recording import SCORES
+
+PART_SEQUENCES = 64  # decoded together
+LOCAL = ("sampled", "greedy")
+STREAM = "rollouts"  # which captions are read
+DEPLOYED = CiarSettings.model_validate({})  # score, bounds and prefix of the method's defaults
+
+
+class Calls(Part):
+    """Share of tokens that the cloud decides, its prefix among them: uniform between both, drawn for each batch of `PART_SEQUENCES`."""
+
+    low: float = Field(default=0.3, ge=0, le=1)
+    high: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Calls":
+        if self.high < self.low:
+            refuse(f"must be >= low ({self.low:g}), got {self.high:g}", "high")
+        return self
+
+
+class Rollouts(Part):
+    """Which sequences are decoded.
+
+    Attributes:
+        sequences: how many, for the captions of as many training sequences; rounded up to a multiple of `PART_SEQUENCES`.
+        calls: share of tokens that the cloud decides.
+        local: how the device picks its tokens; `both` alternates from batch to batch.
+    """
+
+    sequences: int = Field(default=512, gt=0, le=10**8)
+    calls: Calls = Calls()
+    local: Literal["sampled", "greedy", "both"] = "both"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """tokens: int64 [B, T]. local: bool [B, T], True where the device decided."""
+
+    tokens: Tensor
+    local: Tensor
+
+
+class _Model:
+    """One model's cached pass over B sequences and, with guidance, over as many with the null caption."""
+
+    def __init__(self, model: Transformer, batch: Batch, guidance: float) -> None:
+        self.model, self.guidance, self.length = model, guidance, 0
+        captions = [batch.caption_for(model)]
+        if guidance > 1:
+            captions.append(model.null_caption(len(batch.tokens)).to(batch.caption))
+        self.copies = len(captions)
+        rows = torch.cat(captions)
+        weight = model.output.weight
+        self.cache = KVCache(model.config, len(rows), weight.device, weight.dtype)
+        self.cache.caption_mask.copy_(batch.mask.repeat(self.copies, 1))
+        self._read(model.embed_caption(rows))
+
+    def feed(self, tokens: Tensor) -> None:
+        """Continue every sequence with one token, int [B]."""
+        self._read(self.model.embed_tokens(tokens.repeat(self.copies)).unsqueeze(1))
+
+    def _read(self, embeds: Tensor) -> None:
+        rows, count = torch.arange(len(embeds)), embeds.shape[1]
+        start, new = torch.full_like(rows, self.length), torch.full_like(rows, count)
+        hidden = self.model.step(self.cache, rows, start, embeds, new)[:, -1]  # [copies * B, D]
+        self.length += count
+        self.own = self.guided = hidden
+        if self.copies > 1:
+            self.own, null = hidden.chunk(2)
+            self.guided = guide(at_least_float32(self.own), at_least_float32(null), self.guidance)
+
+
+def deployed_scores(device: DeviceModel, hidden: Tensor, guided: Tensor) -> tuple[Tensor, Tensor]:
+    """The device's logits [..., V] and the score [...] by which CIAR gates by default, from its own and guided hidden states [..., D]."""
+    centre, lower, upper = device.interval(hidden, guided, DEPLOYED.bounds)
+    return centre, all_scores(centre, lower, upper)[..., SCORES.index(DEPLOYED.score.replace("-", "_"))]
+
+
+@torch.no_grad()
+def decode(
+    device: DeviceModel,
+    cloud: Transformer,
+    batch: Batch,
+    calls: float,
+    sampled: bool,
+    u: np.ndarray,
+    guidance: float = 1.0,
+) -> Rollout:
+    """Decode the captions of a batch; the cloud samples the prefix and the tokens that the device is least sure of.
+
+    The threshold at a position is a quantile of the scores met so far in this batch and, for positions to come, of the scores on the
+    batch's own tokens: the one that would spend the calls which are left evenly. So the share of calls is the one asked for, although
+    scores on decoded tokens are lower.
+
+    Args:
+        device, cloud: in `eval()` mode.
+        batch: captions, and tokens int [B, T] of the same images to start the threshold from.
+        calls: share of tokens that the cloud decides.
+        sampled: the device samples its tokens; otherwise it takes the most likely one.
+        u: float64 [B, T], uniform draws, one per token.
+        guidance: of both models.
+    """
+    length = batch.tokens.shape[1]
+    prefix = prefix_length(DEPLOYED.prefix_rate, length)
+    left = max(calls * length - prefix, 0.0)  # calls per sequence
+    scores = deployed_scores(device, *own_and_guided(device.transformer, batch, batch.tokens, guidance))[1]  # [B, T]
+    draws = torch.from_numpy(u).to(scores.device)
+    tokens, local = torch.zeros_like(batch.tokens), torch.zeros_like(batch.tokens, dtype=torch.bool)
+    near, far = _Model(device.transformer, batch, guidance), _Model(cloud, batch, guidance)
+    for t in range(length):
+        chosen = sample(far.model.logits(far.guided).softmax(-1), draws[:, t])  # [B]
+        if t >= prefix:
+            centre, scores[:, t] = deployed_scores(device, near.own, near.guided)
+            share = min(max(left, 0.0) / (length - t), 1.0)
+            threshold = scores[:, prefix:].quantile(1 - share)
+            local[:, t] = (scores[:, t] < threshold) | (share <= 0)
+            left -= float((~local[:, t]).float().mean())
+            proposed = sample(centre.softmax(-1), draws[:, t]) if sampled else greedy(centre)
+            chosen = torch.where(local[:, t], proposed, chosen)
+        tokens[:, t] = chosen
+        if t + 1 < length:
+            near.feed(chosen)
+            far.feed(chosen)
+    return Rollout(tokens, local)
+
+
+def rolled_out(
+    settings: Rollouts,
+    device: DeviceModel,
+    cloud: Transformer,
+    data: Sequences,
+    folder: Path,
+    guidance: float = 1.0,
+    torch_device: str = "cpu",
+) -> Sequences:
+    """`data` with training sequences that both models decoded for its captions.
+
+    Their tokens are kept in `folder`, a file per batch, under a digest of all they depend on; those that are there are not decoded
+    again.
+
+    Raises:
+        DataError: a file there is damaged.
+    """
+    rule = [settings.model_dump(exclude={"sequences"}), DEPLOYED.score, DEPLOYED.bounds, DEPLOYED.prefix_rate, guidance]
+    text = json.dumps([rule, data.seed, data.inputs(), *(digest_of(model.state_dict()) for model in (device, cloud))])
+    made = folder / hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    made.mkdir(parents=True, exist_ok=True)
+    device, cloud = device.to(torch_device).eval(), cloud.to(torch_device).eval()
+    tokens: list[np.ndarray] = []
+    parts = range(-(-settings.sequences // PART_SEQUENCES))
+    for part in track(parts, description="rollouts", console=Console(stderr=True)):
+        path = made / f"part-{part:05d}.npy"
+        if not path.exists():
+            batch = moved(data.batch(STREAM, part, PART_SEQUENCES, 0.0), torch_device)
+            rng = stream(data.seed, "train.rollouts", part)
+            calls = float(rng.uniform(settings.calls.low, settings.calls.high))
+            local = LOCAL[part % 2] if settings.local == "both" else settings.local
+            found = decode(device, cloud, batch, calls, local == "sampled", rng.random(batch.tokens.shape), guidance)
+            save_array(path, found.tokens.cpu().numpy().astype(np.uint16))
+        tokens.append(load_array(path, np.uint16, (PART_SEQUENCES, cloud.config.tokens)))
+    return data.with_training(STREAM, np.concatenate(tokens))

@@ -1,0 +1,64 @@
+"""Agreement, entropy and calls by region of photographs on white ground."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.evaluate import regions
+from models.pair import make_tiny_pair
+from models.sampling import greedy
+from simulator.core.rng import stream
+
+CAPTION = "a large red cube on the left on a plain blue background"
+
+
+def test_border_is_where_an_object_meets_the_ground_or_the_image_s_edge() -> None:
+    grid = np.full((7, 7), 9)
+    grid[2:7, 1:6] = 3  # an object that the lower edge cuts
+    grid[4, 3] = 8  # another white code inside it
+    found = regions.regions_of(grid.reshape(1, -1), np.array([8, 9])).reshape(7, 7)
+    assert np.array_equal(found == 0, grid > 3)
+    assert regions.REGIONS[found[6, 3]] == "border"
+    assert regions.REGIONS[found[5, 4]] == "border"  # beside the hole
+    assert (found[2:7, 1:6] == 1).sum() == 0
+    grid[4, 3] = 3
+    found = regions.regions_of(grid.reshape(1, -1), np.array([8, 9])).reshape(7, 7)
+    assert np.argwhere(found == 1).tolist() == [[y, x] for y in (3, 4, 5) for x in (2, 3, 4)]
+
+
+def test_a_finished_pair_is_read_by_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.evaluate.ceiling.STEPS", 20)
+    monkeypatch.setattr("models.evaluate.ceiling.CHECK_EVERY", 10)
+    pair = make_tiny_pair(tmp_path / "pair", grid=8)
+    white = regions.white_codes(pair.tokenizer, pair.manifest.image_size)
+    tokens = stream(0, "test.regions").integers(64, size=(12, 64))
+    tokens[:, :32] = white[0]
+    found = regions.of_pair(pair, tokens, [CAPTION] * 12)
+    json.dumps(found, allow_nan=False)
+    shares = {name: part["share_pct"] for name, part in found.items()}
+    assert shares["all"] == 100
+    assert sum(shares.values()) == pytest.approx(200)
+    for key in ("agreement_pct", "acceptance_pct", "cloud_entropy_nats", "nats"):
+        mean = sum(shares[name] * found[name][key] for name in regions.REGIONS if name in found) / 100
+        assert mean == pytest.approx(found["all"][key], rel=1e-5)
+    for score, calls in found["all"]["calls_pct"].items():
+        assert calls == pytest.approx(regions.CALL_PCT, abs=1), score
+    assert set(found["all"]["auroc"]["differs"]) == set(found["all"]["calls_pct"])
+    assert regions.picture(found).startswith(b"\x89PNG")
+
+
+def test_both_events_are_those_of_the_distributions(tmp_path: Path) -> None:
+    pair = make_tiny_pair(tmp_path / "pair", grid=8, device_noise=0.5)
+    rows, mask = torch.zeros(16, 32, 144), torch.ones(16, 32, dtype=torch.bool)
+    tokens = torch.from_numpy(stream(1, "test.regions").integers(64, size=(16, 64)))
+    found = regions.columns_of(pair.device, pair.cloud, [(tokens, rows, mask)])
+    with torch.inference_mode():
+        p, q = (model(tokens[:, :-1], rows, mask)[0] for model in (pair.cloud, pair.device.transformer))
+    assert np.array_equal(found["differs"], (greedy(p) != greedy(q)).numpy())
+    tv = 0.5 * (p.softmax(-1) - q.softmax(-1)).abs().sum(-1)
+    assert found["tv"] == pytest.approx(tv.numpy(), abs=1e-5)
+    rejected, expected = found["rejected"].mean(), float(tv.mean())
+    assert abs(rejected - expected) < 4 * (0.25 / tokens.numel()) ** 0.5  # four standard errors at most
