@@ -45,7 +45,7 @@ def test_a_finished_pair_is_read_by_region(tmp_path: Path, monkeypatch: pytest.M
         mean = sum(shares[name] * found[name][key] for name in regions.REGIONS if name in found) / 100
         assert mean == pytest.approx(found["all"][key], rel=1e-5)
     for score, calls in found["all"]["calls_pct"].items():
-        assert calls == pytest.approx(regions.CALL_PCT, abs=1), score
+        assert calls == pytest.approx(regions.CALL_PCT, abs=3), score  # of 384 tokens
     assert set(found["all"]["auroc"]["differs"]) == set(found["all"]["calls_pct"])
     assert regions.picture(found).startswith(b"\x89PNG")
 
