@@ -61,7 +61,7 @@ def regions_of(tokens: np.ndarray, white: np.ndarray) -> np.ndarray:
 def columns_of(
     device: DeviceModel,
     cloud: Transformer,
-    rows: Iterable[Rows],
+    rows: Sequence[Rows],
     guidance: float = 1.0,
     seed: int = 0,
     ceiling: Ceiling | None = None,
@@ -75,7 +75,9 @@ def columns_of(
         seed: of the device's sampled tokens.
         ceiling: a network whose log-odds of `differs` are one more score.
     """
-    parts: dict[str, list[np.ndarray]] = {}
+    # Filled in place: small arrays kept from each pass would leave holes between its large ones that no later pass fits into.
+    table: Columns = {}
+    count, first = sum(len(tokens) for tokens, _, _ in rows), 0
     for index, (tokens, captions, mask) in enumerate(rows):
         reading = read_rows(cloud, device, tokens, captions, mask, guidance)
         found = {"token": tokens.cpu().numpy(), **events(reading), **_more(device, reading, tokens)}
@@ -87,8 +89,11 @@ def columns_of(
         if ceiling is not None:
             found[CEILING] = ceiling.scores(reading.hidden, reading.device)[f"{CEILING}.differs"]
         for name, values in found.items():
-            parts.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in parts.items()}
+            if name not in table:
+                table[name] = np.empty((count, values.shape[1]), values.dtype)
+            table[name][first : first + len(values)] = values
+        first += len(tokens)
+    return table
 
 
 def _more(device: DeviceModel, reading: Reading, tokens: Tensor) -> Columns:
@@ -183,7 +188,7 @@ def of_pair(pair: Pair, tokens: np.ndarray, captions: Sequence[str], guidance: f
 
     spent = min(CEILING_SEQUENCES, len(tokens) // 2)
     ceiling = train_ceiling(pair.device, pair.cloud, rows(0, spent), guidance)
-    columns = columns_of(pair.device, pair.cloud, rows(spent, len(tokens)), guidance, ceiling=ceiling)
+    columns = columns_of(pair.device, pair.cloud, list(rows(spent, len(tokens))), guidance, ceiling=ceiling)
     return by_region(columns, white_codes(pair.tokenizer, pair.manifest.image_size))
 
 

@@ -244,7 +244,8 @@ def on_policy_metrics(
     batch = next(iter(data.held_out_batches(PART_SEQUENCES)))
     u = stream(data.seed, "train.device.gated").random(batch.tokens.shape)
     found = decode(device, cloud, batch, CALL_PCT / 100, local == "sampled", u, guidance)
-    rows = zip(*(torch.split(part, CHUNK) for part in rows_of(replace(batch, tokens=found.tokens), cloud)), strict=True)
+    parts = (torch.split(part, CHUNK) for part in rows_of(replace(batch, tokens=found.tokens), cloud))
+    rows = list(zip(*parts, strict=True))
     table = columns_of(device, cloud, rows, guidance)
     return {
         "calls_pct": 100 * float((~found.local).float().mean()),
