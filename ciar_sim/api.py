@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulator.core.errors import CiarSimError
+from simulator.core.errors import CiarSimError, error_context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,16 +164,18 @@ def execute(
     cache = cache or default_cache()
     models = Models(scenario.pair, torch_device, max_batch, cache, progress)
     try:
+        with error_context("pair"):
+            scorer = models.scorer()
         outcome = run_scenario(
             scenario,
             out or Path("runs") / scenario.name,
             CachedSource(RecordingCache(cache), models.record),
-            models.scenes,
+            models.captions,
             models.profile,
             build_report,
             progress,
             jobs,
-            models.scorer(),
+            scorer,
             case_timeout_s,
             timeline,
         )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from models.device import DeviceModel
 from models.eagle import EagleDrafter, drafter_config, from_checkpoint, to_checkpoint
 from models.phi import IntervalProjection
+from models.quality.judge_files import JUDGE, NETWORK, judge_file_names, read_judge
 from models.scenes import WORDS
 from models.state import build, first_line, read_config, read_state, refuse_nonfinite, save_state
 from models.text import WordEncoder
@@ -44,6 +45,7 @@ from simulator.protocol.pairs import (
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MAX_FILE_BYTES = 15 * 2**20
 TEXT = "text.safetensors"
+CARD = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def load_pair(
 
 def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing what is
-    there at once. The drafter is optional.
+    there at once, a model card aside. The drafter is optional; judge/, which judges photographs, comes along where it is.
 
     Raises WeightsError when a stage's weights are missing or do not fit each other.
     """
@@ -124,7 +126,15 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     for stage in ("cloud", "device", "phi", "drafter"):
         path = train_dir / stage / "metrics.json"
         facts[stage] = json.loads(path.read_text()) if path.is_file() else {}
-    return _write_pair(out_dir, name, text, tokenizer, cloud, device, phi, drafter, facts)
+    judge = train_dir / JUDGE
+    subject, more = "other" if words.is_file() else "scenes", {}
+    if (judge / NETWORK).is_file():
+        read_judge(judge)  # refuses damaged files
+        subject, more = "photos", {f"{JUDGE}/{file}": (judge / file).read_bytes() for file in judge_file_names()}
+    card = out_dir / CARD
+    if card.is_file():
+        more[CARD] = card.read_bytes()
+    return _write_pair(out_dir, name, text, tokenizer, cloud, device, phi, drafter, facts, subject, more)
 
 
 def make_tiny_pair(
@@ -283,7 +293,10 @@ def _write_pair(
     phi: IntervalProjection,
     drafter: EagleDrafter | None,
     facts: Mapping[str, Any],
+    subject: str = "scenes",
+    more: Mapping[str, bytes] | None = None,
 ) -> PairManifest:
+    """Write a pair's folder; `more`: further files by their path in it, which decide neither tokens nor images."""
     with temporary_sibling(out_dir) as beside:
         folder = beside / "new"
         folder.mkdir()
@@ -314,6 +327,7 @@ def _write_pair(
             phi_bottleneck=phi.fc1.out_features,
             bounds=tuple(device.radii),
             files=list_files(folder),
+            subject=subject,
         )
         for file in manifest.files:
             if file.bytes >= MAX_FILE_BYTES:
@@ -321,9 +335,12 @@ def _write_pair(
                     f"{out_dir / file.name}: {file.bytes} bytes, files of a pair stay below {MAX_FILE_BYTES}"
                 )
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+        for name, content in (more or {}).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
         folder.chmod(0o755)
-        for path in folder.iterdir():  # safetensors writes for the owner alone
-            path.chmod(0o644)
+        for path in folder.rglob("*"):  # safetensors writes for the owner alone
+            path.chmod(0o755 if path.is_dir() else 0o644)
         load_pair(folder)  # nothing is replaced by a pair that does not load
         replace_folder(beside, out_dir)
         return manifest

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.words import words_of as words_of
 from simulator.core.errors import PromptError
 from simulator.core.rng import stream
 
@@ -86,11 +87,6 @@ class WordEncoder:
         words = bytes(state["words"].tolist()).decode().split("\n")
         window, slots = state["sizes"].tolist()
         return cls(words, state["vectors"], window=window, slots=slots)
-
-
-def words_of(caption: str) -> list[str]:
-    """A caption's words, lower-case, without commas and full stops."""
-    return caption.lower().replace(",", " ").replace(".", " ").split()
 
 
 def left_pad(rows: Tensor, slots: int = CAPTION_SLOTS) -> tuple[Tensor, Tensor]:

@@ -33,12 +33,6 @@ class Metric(NamedTuple):
     loss: str
 
 
-FD_SCENES = Metric(
-    "fd_scenes",
-    "fd_scenes",
-    "fd_scenes is a distance to real renders: lower is better, at equal numbers of images.",
-    "fd_scenes",
-)
 CLOUD_NLL = Metric(
     "cloud_nll",
     "cloud_nll (nats per token)",
@@ -48,9 +42,12 @@ CLOUD_NLL = Metric(
 
 
 def quality_metric(run: Run) -> Metric:
-    """fd_scenes where every case that ran has it, else cloud_nll, which exists for any number of images."""
+    """The Fréchet distance where every case that ran has it, else cloud_nll, which exists for any number of images."""
     ran = run.summary[np.isfinite(run.summary["latency_mean_s"])]
-    return FD_SCENES if len(ran) and np.isfinite(ran["fd_scenes"]).all() else CLOUD_NLL
+    fd = run.judged.fd
+    if not len(ran) or not np.isfinite(ran[fd]).all():
+        return CLOUD_NLL
+    return Metric(fd, fd, f"{fd} is a distance to real images: lower is better, at equal numbers of images.", fd)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Read a run folder. Nothing here computes a metric: the numbers are those of summary.csv."""
 
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from PIL import Image
 
 from reports.words import NAMED_KEYS, condition, label
 from simulator.core.errors import RunFolderError
-from simulator.results.columns import COLUMNS, QUALITY_COLUMNS, RUN_FORMAT, SET_COLUMNS
+from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
 
 REQUIRED = ("case", "method", "method_name", "images", "latency_mean_s")  # others are NaN where summary.csv lacks them
 
@@ -27,7 +28,7 @@ def interval_columns(name: str) -> tuple[str, str]:
 
 def summary_columns() -> tuple[str, ...]:
     """Names of the metrics of summary.csv, intervals included, in the order of their definitions."""
-    quality = [end for name in (*QUALITY_COLUMNS, *SET_COLUMNS) for end in interval_columns(name)]
+    quality = [end for name in (*QUALITY_COLUMNS, *itertools.chain(*JUDGED)) for end in interval_columns(name)]
     named = [name for names in COLUMNS for name in names.split(", ") if "<" not in name]
     return tuple(dict.fromkeys([*named, *quality]))
 
@@ -74,6 +75,11 @@ class Run:
     summary: pd.DataFrame
     images: tuple[RunImage, ...]
     queue: pd.DataFrame
+
+    @property
+    def judged(self) -> Judged:
+        """The columns of the pair's judge."""
+        return judged_in(self.provenance.get("columns") or self.summary.columns)
 
     @property
     def as_if(self) -> str:

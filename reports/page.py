@@ -32,6 +32,7 @@ from reports.load import Run, interval_columns
 from reports.sweep_plot import numeric_axes, sweep_name
 from reports.words import joined, sentence, significant
 from simulator.protocol.methods import METHODS
+from simulator.results.columns import JUDGED
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -68,9 +69,15 @@ COLUMNS = (
     Column("cloud passes", "cloud_passes"),
     Column("cloud calls (% of tokens)", "cloud_call_pct"),
     Column("cloud_nll (nats per token)", "cloud_nll"),
-    Column("fd_scenes", "fd_scenes", relative=True),
-    Column("f1_scenes", "f1_scenes", relative=True),
-    Column("align_scenes (% of attributes)", "align_scenes", scale=100.0, relative=True),
+    *(
+        column
+        for names in JUDGED
+        for column in (
+            Column(names.fd, names.fd, relative=True),
+            Column(names.f1, names.f1, relative=True),
+            Column(f"{names.align} (% of attributes)", names.align, scale=100.0, relative=True),
+        )
+    ),
     Column("equal to base's greedy (%)", "base_greedy_pct"),
     Column("equal to cloud's arg max (%)", "cloud_greedy_pct"),
     Column("distinct images", "distinct_images"),
@@ -228,6 +235,7 @@ def _png(pixels: Any) -> bytes:
 
 def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
     with_data = [column for column in COLUMNS if run.summary[column.name].notna().any()]
+    others = {name for names in JUDGED if names != run.judged for name in names}  # of another subject
     columns = [column for column in with_data if not column.if_any or (run.summary[column.name].fillna(0) != 0).any()]
     meaning = {
         name: str(text)
@@ -253,7 +261,11 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
     bases = run.summary.loc[run.summary["method_name"] == "base", "label"]
     return {
         "columns": [(column, meaning.get(column.name, column.name)) for column in columns],
-        "hidden": [column.name for column in COLUMNS if column not in with_data and not column.if_any],
+        "hidden": [
+            column.name
+            for column in COLUMNS
+            if column not in with_data and not column.if_any and column.name not in others
+        ],
         "rows": rows,
         "labels": labels,
         "baseline": str(bases.iloc[0]) if len(bases) else "",

@@ -54,9 +54,10 @@ def latency_quality(run: Run, findings: Sequence[Finding]) -> Figure:
     """
     shown = spread(findings, MOST_PANELS)
     metric = quality_metric(run)
-    aligned = bool(np.isfinite(run.summary["align_scenes"]).any())
+    align = run.judged.align
+    aligned = bool(np.isfinite(run.summary[align]).any())
     shares = (
-        [_Share("align_scenes", 100.0, True)]
+        [_Share(align, 100.0, True)]
         if aligned
         else [_Share("base_greedy_pct", 1.0, True), _Share("cloud_greedy_pct", 1.0, False)]
     )

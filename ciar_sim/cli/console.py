@@ -115,7 +115,7 @@ _NUMBERS = (
     _Number("speed-up", "speedup", 2),
     _Number("cloud calls %", "cloud_call_pct", 1),
     _Number("nats/token", "cloud_nll", 2),
-    _Number("align %", "align_scenes", 1, 100.0),
+    _Number("align %", "align", 1, 100.0),
     _Number("up kB", "bytes_up", 1, 1e-3),
     _Number("down kB", "bytes_down", 1, 1e-3),
 )
@@ -155,10 +155,12 @@ def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, w
     """
     from reports.load import with_words
     from reports.words import significant
+    from simulator.results.columns import judged_in
 
     names = list(summary.columns)
     swept = tuple(names[names.index("method_name") + 1 : names.index("images")])
     table = with_words(summary, swept, "")
+    table = table.assign(align=summary[judged_in(names).align])
     table = table.sort_values("condition", kind="stable", key=_first_seen)
     texts = {"method": list(table["label"])}
     if (table["condition"] != "").any():
@@ -278,18 +280,24 @@ def _hardware() -> Table:
 
 
 def _pairs() -> Table:
-    from simulator.protocol.pairs import known_pairs, pair_manifest
+    from simulator.protocol.pairs import SUBJECTS, known_pairs, pair_manifest
+    from simulator.results.columns import judged
 
-    table = _table("pair", "cloud", "device", "tokens", "codebook", "image", "weights")
+    table = _table(
+        "pair", "what it draws", "cloud", "device", "tokens", "codebook", "image", "prompts", "quality", "weights"
+    )
     for name in known_pairs():
         m = pair_manifest(name)
         table.add_row(
             f"[bold]{name}",
+            SUBJECTS[m.subject],
             f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
             f"{m.device.n_layer} layer, width {m.device.dim}",
             f"{m.grid} x {m.grid}",
             str(m.codebook_size),
             f"{m.image_size} x {m.image_size} px",
+            "list, file" if m.subject == "other" else f"source: {m.subject}, list, file",
+            ", ".join((*(judged(m.subject) if m.subject != "other" else ()), "cloud_nll")),
             m.weights_hash[:12],
         )
     return table

@@ -111,27 +111,32 @@ def samples(
     torch_device: str,
     quiet: bool,
 ) -> None:
-    """Images of held-out captions in one grid, and the share of the captions' claims that the scene network sees in them."""
+    """Images of held-out captions in one grid, the share of the captions' claims that the pair's judge sees in them, and, from 128 images
+    on, how far they are from real ones; of photographs beside what real ones attain."""
     from ciar_sim.cli.console import progress_bars
     from models.evaluate.samples import draw_samples
     from simulator.protocol.cache import CachedSource, RecordingCache
-    from simulator.protocol.pairs import pair_manifest
     from simulator.results.files import csv_bytes
 
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:
         source = CachedSource(RecordingCache(cache), Models(pair, torch_device, 64, cache, progress).record)
-        found = draw_samples(source, pair_manifest(pair), prompts, seed, method, guidance)
+        found = draw_samples(source, pair, cache, prompts, seed, method, guidance)
     write_files(
         out,
         {
             "samples.png": found.png,
             "claims.csv": csv_bytes(found.claims),
             "claims-by-kind.csv": csv_bytes(found.by_kind),
+            "figures.csv": csv_bytes(found.figures) if len(found.figures) else None,
         },
     )
     if not quiet:
         click.echo(found.by_kind.to_string(index=False, float_format="%.1f"))
+        if len(found.figures):
+            click.echo(found.figures.to_string(index=False, float_format="%.3f", na_rep=""))
+        if found.share_of_real == found.share_of_real:
+            click.echo(f"alignment over that of photographs of these captions: {found.share_of_real:.3f}")
         click.echo(f"{out / 'samples.png'}")
 
 
@@ -191,7 +196,7 @@ def pictures(
         models = Models(read.pair, torch_device, 64, cache, progress)
         source = CachedSource(RecordingCache(cache), models.record)
         chosen = resolve_torch_device(torch_device)
-        table = score_images(read, source, models.scenes, Networks(**networks), real, prefix, chosen, progress)
+        table = score_images(read, source, models.captions, Networks(**networks), real, prefix, chosen, progress)
     write_files(out, {"pictures.csv": csv_bytes(table)})
     if not quiet:
         click.echo(table.to_string(index=False, float_format="%.4g"))

@@ -35,19 +35,21 @@ class Models:
 
         return Recorder(self.pair(), self.max_batch, report).record(specs)
 
-    @staticmethod
-    def scenes(seed: int, count: int) -> list[str]:
-        from models.scenes import captions
+    def captions(self, seed: int, count: int) -> list[str]:
+        """Captions that prompts of the pair are drawn from, see `models.quality.judges.captions_of`."""
+        from models.quality.judges import captions_of
 
-        return captions(seed, count)
+        return captions_of(self.name)(seed, count)
 
     def scorer(self) -> Any:
-        """Scores the images of a run; loads torch only for images that are not in the cache. None without the scene network's weights."""
-        from models.quality.scorer import WEIGHTS, SceneScorer
+        """Scores the images of a run; loads torch only for images that are not in the cache. None for a pair without a judge."""
+        from models.quality.judges import judge_of
+        from models.quality.scorer import Scorer
 
-        if not WEIGHTS.is_file():
+        judge = judge_of(self.name)
+        if judge is None:
             return None
-        return SceneScorer(self.cache, progress=lambda done, total: self.progress("reading images", done, total))
+        return Scorer(self.cache, judge, lambda done, total: self.progress("reading images", done, total))
 
     def profile(self) -> Any:
         """Compute times of the pair on this machine: measured once, then kept in the cache folder.

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from models import scenes
 from models.quality import foreign
-from models.quality.scorer import REFERENCE_IMAGES, REFERENCE_SEED, SIZE
+from models.quality.judges import REFERENCE_IMAGES, REFERENCE_SEED
 from simulator.core.errors import CiarSimError
 from simulator.experiment.plan import Plan, search_thresholds
 from simulator.experiment.scenario import Scenario
@@ -54,7 +54,8 @@ def score_images(
 ) -> pd.DataFrame:
     """A row per case whose images differ: method, swept settings, images, and `fid`, `f1`, `clip`, `hpsv2` with `_lo` and `_hi`.
 
-    captions: of the scene grammar, by (seed, count). real: folder of images that fid and f1 compare with; None: renders of scenes.
+    captions: that the pair's prompts are drawn from, by (seed, count). real: folder of images that fid and f1 compare with;
+    None: renders of scenes.
     prefix: put before captions for clip. Raises a CiarSimError for networks or folders that are something else.
     """
     nets = {
@@ -98,7 +99,7 @@ def score_images(
 
 
 def _rendered(like: np.ndarray) -> list[np.ndarray]:
-    if like.shape != SIZE:
+    if like.shape != (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3):
         raise CiarSimError("fid and f1 need real images to compare with: name their folder by --real")
     return [scenes.image(REFERENCE_SEED, index) for index in range(REFERENCE_IMAGES)]
 

@@ -1,42 +1,68 @@
-"""What a pair's cloud model draws: images of held-out captions in one grid, and which of a caption's claims are seen in them."""
+"""What a pair draws: images of held-out captions in one grid, which of a caption's claims are seen in them, and how far they are from
+real images, beside what real images attain."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from models import scenes
 from models.images import png_bytes
-from models.quality.network import load_scene_network, read_images
-from models.quality.reading import agreement, claim_names, claims_of
-from models.quality.scorer import WEIGHTS
+from models.quality.judges import captions_of, judge_of, share_right
+from models.quality.scorer import Scorer
+from models.quality.statistics import Interval
+from simulator.core.errors import CiarSimError
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.methods import METHODS, Decoding
-from simulator.protocol.pairs import PairManifest
+from simulator.protocol.pairs import pair_manifest
 from simulator.protocol.recording import SessionSpec
+from simulator.results.columns import RANGES
+from simulator.results.statistics import bounded, student_interval
 
 COLUMNS = 8
 GAP_PIXELS = 2
+SHOWN = 64  # images in the grid
 
 
 @dataclass(frozen=True)
 class Samples:
-    """png: the grid, row by row. claims: a row per claim of a caption: prompt, caption, claim, right. by_kind: their shares by kind."""
+    """What `draw_samples` found.
+
+    Attributes:
+        png: the first images as a grid, row by row.
+        claims: a row per claim of a caption: prompt, caption, claim, right.
+        by_kind: their shares by kind.
+        figures: a row for the generated images and for each of the judge's baselines: images, and the judge's columns with `_lo`, `_hi`.
+        share_of_real: the generated images' alignment over that of the first baseline; NaN without one.
+    """
 
     png: bytes
     claims: pd.DataFrame
     by_kind: pd.DataFrame
+    figures: pd.DataFrame
+    share_of_real: float
 
 
 def draw_samples(
-    source: RecordingSource, manifest: PairManifest, prompts: int, seed: int, method: str, guidance: float | None
+    source: RecordingSource,
+    pair: str | Path,
+    cache: Path,
+    prompts: int,
+    seed: int,
+    method: str,
+    guidance: float | None,
 ) -> Samples:
-    """`prompts` captions of the scenes of `seed`, decoded by `method` at its defaults, the cloud sampling.
+    """`prompts` captions of the pair's, drawn by `seed`, decoded by `method` at its defaults, the cloud sampling.
 
-    claims is empty for a pair whose images are no scenes of 128 x 128 pixels.
+    claims and figures are empty for a pair without a judge, or whose images are of another size than that reads.
+    Raises CiarSimError for a pair whose captions are not known.
     """
-    captions = list(dict.fromkeys(scenes.captions(seed, prompts)))
+    manifest = pair_manifest(pair)
+    captions = list(dict.fromkeys(captions_of(pair)(seed, prompts)))
+    if not captions:
+        raise CiarSimError(f"pair {pair}: was trained on a data set of which it keeps no captions; nothing to draw")
     decoding = Decoding.model_validate({} if guidance is None else {"guidance": guidance})
     settings = METHODS[method].settings.model_validate({})
     settings.check(decoding, manifest)
@@ -52,22 +78,58 @@ def draw_samples(
         )
         for caption in captions
     ]
-    images = [recording.image for recording in source.recordings(specs)]
-    rows: list[tuple[int, str, str, bool]] = []
-    if images[0].shape == (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3):
-        readings = read_images(load_scene_network(WEIGHTS), np.stack(images))
-        for prompt, (caption, reading) in enumerate(zip(captions, readings, strict=True)):
-            claims = claims_of(caption)
-            assert claims is not None, caption
-            seen = zip(claim_names(claims), agreement(claims, reading), strict=True)
-            rows += [(prompt, caption, kind, bool(right)) for kind, right in seen]
-    table = pd.DataFrame(rows, columns=["prompt", "caption", "claim", "right"])
-    groups = [("all", table), *table.groupby("claim", sort=False)] if len(table) else []
-    by_kind = pd.DataFrame(
+    recordings = source.recordings(specs)
+    images = [recording.image for recording in recordings]
+    claims, figures, share = _claims([]), pd.DataFrame(), math.nan
+    judge = judge_of(pair)
+    if judge is not None and images[0].shape == (judge.image_size, judge.image_size, 3):
+        scorer = Scorer(cache, judge)
+        readings = scorer.readings(recordings)
+        right = [judge.right(caption, reading) for caption, reading in zip(captions, readings, strict=True)]
+        claims = _claims([(caption, found or {}) for caption, found in zip(captions, right, strict=True)])
+        columns, of_set = scorer(recordings, captions)
+        align = columns[scorer.columns.align]
+        rows = [
+            _figures("generated", scorer, align[np.isfinite(align)], len(images), dict(of_set(np.arange(len(images)))))
+        ]
+        for one in judge.baselines(captions):
+            seen = [judge.right(caption, reading) for caption, reading in zip(one.captions, one.readings, strict=False)]
+            shares = np.array([share_right(found) for found in seen if found is not None])
+            sets = {} if one.is_reference else scorer.of_readings(one.readings)
+            rows.append(_figures(one.name, scorer, shares, len(one.readings), sets))
+        figures = pd.DataFrame(rows)
+        if len(figures) > 1:
+            own, real = figures[scorer.columns.align].iloc[:2]
+            share = float(own / real)
+    return Samples(png_bytes(grid(images[:SHOWN])), claims, _by_kind(claims), figures, share)
+
+
+def _claims(found: Sequence[tuple[str, dict[str, list[bool]]]]) -> pd.DataFrame:
+    """Of captions and what is right of each."""
+    rows = [
+        (prompt, caption, kind, right)
+        for prompt, (caption, right_of) in enumerate(found)
+        for kind, seen in right_of.items()
+        for right in seen
+    ]
+    return pd.DataFrame(rows, columns=["prompt", "caption", "claim", "right"])
+
+
+def _by_kind(claims: pd.DataFrame) -> pd.DataFrame:
+    groups = [("all", claims), *claims.groupby("claim", sort=False)] if len(claims) else []
+    return pd.DataFrame(
         [(kind, len(group), 100.0 * float(group["right"].mean())) for kind, group in groups],
         columns=["claim", "claims", "right_pct"],
     )
-    return Samples(png_bytes(grid(images)), table, by_kind)
+
+
+def _figures(name: str, scorer: Scorer, align: np.ndarray, images: int, sets: dict[str, Interval]) -> dict[str, object]:
+    found = {scorer.columns.align: student_interval(align) if len(align) else (math.nan,) * 3, **sets}
+    row: dict[str, object] = {"images of": name, "images": images}
+    for column in scorer.columns:
+        values = bounded(found.get(column, (math.nan,) * 3), *RANGES[column])
+        row |= dict(zip((column, f"{column}_lo", f"{column}_hi"), values, strict=True))
+    return row
 
 
 def grid(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -51,9 +51,10 @@ class Read(NamedTuple):
     features: Tensor  # [B, F]: what the heads read, the nine places averaged
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
-    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+def convolution(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+    """A convolution without bias, a batch norm and a ReLU."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 class SceneNetwork(nn.Module):
@@ -64,17 +65,17 @@ class SceneNetwork(nn.Module):
         self.config = config or SceneNetworkConfig()
         one, two, three = self.config.widths
         self.trunk = nn.Sequential(
-            _conv(3, one, 5, 2, 2),
-            _conv(one, two, 3, 2, 1),
-            _conv(two, two, 3, 1, 1),
-            _conv(two, three, 3, 2, 1),
-            _conv(three, three, 3, 1, 1),
+            convolution(3, one, 5, 2, 2),
+            convolution(one, two, 3, 2, 1),
+            convolution(two, two, 3, 1, 1),
+            convolution(two, three, 3, 2, 1),
+            convolution(three, three, 3, 1, 1),
         )
         # Cell i of 16 looks around pixel 8 i. Windows of 6 cells start at cells 1, 5 and 9: their middles, 28, 60 and 92, lie within
         # 5 pixels of the places, 31, 64 and 97.
-        self.place = _conv(three, self.config.place_features, 6, 4, 0)
+        self.place = convolution(three, self.config.place_features, 6, 4, 0)
         last = self.config.background_features
-        self.background = nn.Sequential(_conv(three, two, 3, 2, 1), _conv(two, last, 3, 1, 1))
+        self.background = nn.Sequential(convolution(three, two, 3, 2, 1), convolution(two, last, 3, 1, 1))
         self.place_head = nn.Linear(self.config.place_features, sum(_KINDS))
         self.background_head = nn.Linear(self.config.background_features, sum(_BACKGROUND_KINDS))
 

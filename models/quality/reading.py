@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models import scenes
+from models.words import words_of
 
 FEATURES = 64  # width of the network's penultimate layer
 PLACES = tuple(scenes.PLACES)
@@ -51,8 +52,7 @@ _CAPTION = re.compile(
 
 def claims_of(caption: str) -> Claims | None:
     """The claims of a caption; None where it is not of the form that `models.scenes` writes."""
-    words = " ".join(caption.lower().replace(",", " ").replace(".", " ").split())
-    whole = _CAPTION.fullmatch(words)
+    whole = _CAPTION.fullmatch(" ".join(words_of(caption)))
     if whole is None:
         return None
     found = re.findall(_OBJECT, whole.group(1))

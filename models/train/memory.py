@@ -7,6 +7,7 @@ from torch import nn
 
 from models.scenes import IMAGE_SIZE
 from models.train.cloud import CloudConfig
+from models.train.judge import JudgeConfig
 from models.train.scene_network import SceneNetworkTraining
 from models.train.tokenizer import TokenizerConfig
 from models.transformer import Transformer
@@ -15,7 +16,9 @@ from models.vq import VQModel
 STATE_BYTES = 20  # per weight: weight, gradient, two moments, average, float32 each
 
 
-def least_bytes(settings: CloudConfig | TokenizerConfig | SceneNetworkTraining, image_size: int | None) -> float:
+def least_bytes(
+    settings: CloudConfig | TokenizerConfig | JudgeConfig | SceneNetworkTraining, image_size: int | None
+) -> float:
     """A lower bound of what training a stage keeps in memory: weights and their optimiser, data, its widest activation.
 
     Args:
@@ -24,6 +27,11 @@ def least_bytes(settings: CloudConfig | TokenizerConfig | SceneNetworkTraining, 
     """
     if isinstance(settings, SceneNetworkTraining):
         return 3.0 * IMAGE_SIZE**2 * settings.scenes.train  # renders are made in memory
+    if isinstance(settings, JudgeConfig):
+        assert image_size is not None  # it judges photographs
+        return (
+            8.0 * settings.batch_images * settings.widths[0] * (image_size // 4) ** 2
+        )  # activations, and their gradients
     if isinstance(settings, TokenizerConfig):
         side = IMAGE_SIZE if image_size is None else image_size
         widest = settings.model.ch * max(side // settings.model.patch, 1) ** 2

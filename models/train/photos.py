@@ -71,11 +71,21 @@ SAME_WORD = {
 
 @dataclass(frozen=True)
 class Row:
-    """A photograph of the table. name: its file in a tar. place: file and line of its row, for messages."""
+    """A photograph of the table.
+
+    Attributes:
+        name: its file in a tar.
+        caption: see `caption_of`.
+        place: file and line of its row, for messages.
+        colour: the words of its colour in the caption.
+        kind: the words of its column `type` in the caption.
+    """
 
     name: str
     caption: str
     place: str
+    colour: str
+    kind: str
 
 
 class Photos:
@@ -171,7 +181,9 @@ def _rows(path: Path) -> Iterator[tuple[Side, Row]]:
             for column in ("type", "colour", "use"):
                 if not words_of(row[column]):
                     raise DataError(f"{place}: {column} is empty")
-            yield side, Row(f"{row['id']}.jpg", caption_of(row["colour"], row["type"], row["use"], row["title"]), place)
+            caption = caption_of(row["colour"], row["type"], row["use"], row["title"])
+            colour, kind = (" ".join(words_of(row[column])) for column in ("colour", "type"))
+            yield side, Row(f"{row['id']}.jpg", caption, place, colour, kind)
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}") from error
 

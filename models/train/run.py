@@ -8,12 +8,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from models.pair import export_pair
 from models.scenes import IMAGE_SIZE
-from models.train import cloud, device, drafter, phi, scene_network, tokenizer
+from models.train import cloud, device, drafter, judge, phi, scene_network, tokenizer
 from models.train.cloud import CloudConfig
 from models.train.data import DataConfig
 from models.train.device import DeviceConfig
 from models.train.drafter import DrafterConfig
 from models.train.inputs import READS, refuse_outdated
+from models.train.judge import JudgeConfig
 from models.train.memory import least_bytes
 from models.train.phi import PhiConfig
 from models.train.scene_network import SceneNetworkTraining
@@ -32,6 +33,7 @@ RUN: dict[str, Callable[[Any, DataConfig | None, Path, str], Any]] = {
     "device": device.run,
     "phi": phi.run,
     "drafter": drafter.run,
+    "judge": judge.run,
     "scene-network": lambda settings, _, out_dir, torch_device: scene_network.run(settings, out_dir, torch_device),
 }
 
@@ -45,6 +47,7 @@ class TrainingFile(Part):
     device: DeviceConfig | None = None
     phi: PhiConfig | None = None
     drafter: DrafterConfig | None = None
+    judge: JudgeConfig | None = None
     scene_network: SceneNetworkTraining | None = Field(default=None, alias="scene-network")
 
     @property
@@ -64,6 +67,8 @@ class TrainingFile(Part):
             if (settings.scenes is None) == (self.data is None):
                 found = "both are given" if self.data is not None else "both are missing"
                 refuse(f"names what to read, unless the file's data does: {found}", *place, "scenes")
+        if self.judge is not None and (self.data is None or self.data.photos is None):
+            refuse("judges photographs, so data.photos must name them", "judge")
         if self.tokenizer is not None and self.data is not None:
             for key in ("scenes_seed", "held_out_seed", "object_weight"):
                 if key in self.tokenizer.model_fields_set:
@@ -72,6 +77,8 @@ class TrainingFile(Part):
 
     @model_validator(mode="after")
     def _sizes(self) -> "TrainingFile":
+        if self.judge is not None and self.data is not None and self.data.image_size % 16:
+            refuse(f"must be a multiple of 16 for the stage judge, got {self.data.image_size}", "data", "image_size")
         if self.tokenizer is None:
             return self
         made = self.tokenizer.model
@@ -129,7 +136,7 @@ def train_pair(
     data = file.data if file.data is None or data_folder is None else file.data.at(data_folder)
     there = memory_bytes()
     for name, settings in file.stages.items():
-        if isinstance(settings, CloudConfig | TokenizerConfig | SceneNetworkTraining):
+        if isinstance(settings, CloudConfig | TokenizerConfig | JudgeConfig | SceneNetworkTraining):
             needed = least_bytes(settings, None if data is None else data.image_size)
             if needed > there:
                 said = f"needs at least {needed / 1e9:.3g} GB of memory, and this machine has {there / 1e9:.3g} GB"

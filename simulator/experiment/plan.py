@@ -186,17 +186,17 @@ def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, 
 def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
     """The captions of a scenario, all different: a second image of one caption and seed would be the same image.
 
-    Raises ScenarioError where the scenes do not hold as many.
+    Raises ScenarioError where the pair does not have as many.
     """
     match scenario.prompts:
-        case ScenePrompts(seed=seed, count=count):
+        case ScenePrompts(seed=seed, count=count, source=source):
             drawn, known = count, 0
             while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
                 if len(different) == known:  # twice as many scenes hold no further caption
                     with error_context("prompts", "count"):
                         raise ScenarioError(
-                            f"prompts.count: {count} captions wanted, but {drawn} scenes of seed {seed} hold only {known} different ones; "
-                            f"must be <= {known}"
+                            f"prompts.count: {count} captions wanted, but {drawn} {source} of seed {seed} hold only {known} different "
+                            f"ones; must be <= {known}"
                         )
                 drawn, known = 2 * drawn, len(different)
             return different[:count]

@@ -64,7 +64,7 @@ def run_scenario(
         scenario: What to run.
         folder: The run folder, written whole or not at all.
         source: Gives recordings of sessions.
-        scenes: Captions of the scene grammar by (seed, count).
+        scenes: Captions that the pair's prompts are drawn from, by (seed, count).
         profile: Compute times measured on this machine, called only where the scenario uses them.
         draw: Adds plots and report to the folder.
         progress: Called as work goes on.

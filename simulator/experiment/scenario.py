@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from simulator.core import yamlfile
+from simulator.core.errors import WeightsError
 from simulator.core.part import LATER, Part, found_text, items, path_of
 from simulator.core.settings import refuse
 from simulator.experiment.schema.compute import Cloud, Compute
@@ -28,7 +29,7 @@ from simulator.experiment.schema.prompts import Prompts, ScenePrompts
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
 from simulator.pricing import catalogue
 from simulator.protocol.methods import METHODS, Decoding
-from simulator.protocol.pairs import known_pairs
+from simulator.protocol.pairs import known_pairs, pair_manifest
 
 FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be swept
 
@@ -42,7 +43,7 @@ class Scenario(Part):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
     pair: str = Field(default="scenes", description="scenes (the embedded pair) or the path of a pair's folder")
-    prompts: Prompts = Field(default_factory=lambda: ScenePrompts())
+    prompts: Prompts = Field(default={}, validate_default=True)
     decoding: Decoding = Field(default_factory=lambda: Decoding.model_validate({}))
     methods: Annotated[
         tuple[Annotated[MethodEntry, AnyEntry()], ...],
@@ -76,6 +77,26 @@ class Scenario(Part):
                 )
             return str(path)
         return pair
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _source_of_pair(cls, prompts: Any, info: ValidationInfo) -> Any:
+        """Without a source, prompts are those of the pair's subject."""
+        subject = _subject(info.data.get("pair"))
+        drawn = isinstance(prompts, dict) and not {"source", "list", "captions", "file"}.intersection(prompts)
+        return {"source": subject, **prompts} if drawn and subject in ("scenes", "photos") else prompts
+
+    @field_validator("prompts", mode="after")
+    @classmethod
+    def _words_of_pair(cls, prompts: Any, info: ValidationInfo) -> Any:
+        subject = _subject(info.data.get("pair"))
+        if isinstance(prompts, ScenePrompts) and subject == "other":
+            refuse(
+                "must be a list or a file: the pair was trained on a data set, of whose captions it keeps the words alone"
+            )
+        if isinstance(prompts, ScenePrompts) and subject is not None and prompts.source != subject:
+            refuse(f"must be {subject}, whose words the pair knows, got {prompts.source}", "source")
+        return prompts
 
     @model_validator(mode="after")
     def _cloud_and_workload(self) -> "Scenario":
@@ -131,6 +152,14 @@ class Case:
         """The method's label and the swept values, for messages and timelines."""
         conditions = ", ".join(f"{path}={value}" for path, value in self.swept.items())
         return f"{self.method.label} {conditions}".strip()
+
+
+def _subject(pair: str | None) -> str | None:
+    """What the images of a pair show; None where the pair cannot be read, which is said when it is loaded."""
+    try:
+        return None if pair is None else pair_manifest(pair).subject
+    except WeightsError:
+        return None
 
 
 def resolved_yaml(scenario: Scenario) -> str:

@@ -20,6 +20,11 @@ FORMAT = 1
 MANIFEST = "pair.json"
 WEIGHTS = ".safetensors"
 DRAFTER = "drafter.safetensors"  # optional
+SUBJECTS = {  # what a pair's images show
+    "scenes": "rendered scenes of shaded objects",
+    "photos": "product photographs",
+    "other": "images of a data set",  # neither captions nor a judge of its own
+}
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "weights"
 
 
@@ -111,8 +116,13 @@ class PairFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `pair.json` says. `image_size` in pixels per side; `bounds` are the trained radius matrices, the default
-    first."""
+    """What `pair.json` says.
+
+    Attributes:
+        image_size: in pixels per side.
+        bounds: the trained radius matrices, the default first.
+        subject: what its images show, one of `SUBJECTS`: where its prompts come from and which judge reads its images.
+    """
 
     format: int
     name: str
@@ -126,6 +136,7 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     phi_bottleneck: int
     bounds: tuple[str, ...]
     files: tuple[PairFile, ...]
+    subject: str = "scenes"
 
     @property
     def image_tokens(self) -> int:
@@ -139,9 +150,10 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over everything that decides tokens and images: weight files and model shapes, but not the pair's name."""
+        """SHA-256 over everything that decides tokens and images: weight files and model shapes, but not the pair's name or subject."""
         weights = {f.name: f.sha256 for f in self.files if f.name.endswith(WEIGHTS)}
-        rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("format", "name", "files")}
+        free = ("format", "name", "files", "subject")
+        rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in free}
         return hashlib.sha256(msgspec.json.encode({**rest, "weights": weights}, order="sorted")).hexdigest()
 
 
@@ -192,6 +204,8 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
             raise WeightsError(f"{path}: {name} must be 1 to {largest}, got {shortened(getattr(manifest, name))}")
     if not manifest.bounds or not all(re.fullmatch(r"[\w-]+", name) for name in manifest.bounds):
         raise WeightsError(f"{path}: bounds must name the radius matrices, got {list(manifest.bounds)}")
+    if manifest.subject not in SUBJECTS:
+        raise WeightsError(f"{path}: subject must be {' or '.join(SUBJECTS)}, got {manifest.subject!r}")
     for role in ("cloud", "device"):
         shape: TransformerConfig = getattr(manifest, role)
         unknown = sorted(set(found[role]) - {field.name for field in fields(shape)})

@@ -1,6 +1,8 @@
 """The columns of requests.parquet and summary.csv."""
 
 import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 RUN_FORMAT = 1
 
@@ -42,18 +44,36 @@ COUNTS = (
     "retries",
 )  # int64, others float64
 REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *USE, *_FALLBACK, *ENERGY)
-QUALITY_COLUMNS = (
-    "cloud_nll",
-    "cloud_greedy_pct",
-    "base_greedy_pct",
-    "align_scenes",
-)  # of an image; a case may bring more
-SET_COLUMNS = ("fd_scenes", "f1_scenes")  # of a set of images; a case may bring more
+QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct")  # of an image; a case may bring more
+
+
+class Judged(NamedTuple):
+    """Names of the quality columns that a pair's judge gives: `align` of an image, `fd` and `f1` of a set of images."""
+
+    align: str
+    fd: str
+    f1: str
+
+
+def judged(subject: str) -> Judged:
+    """The columns of the judge of that subject, see `simulator.protocol.pairs.SUBJECTS`."""
+    return Judged(*(f"{name}_{subject}" for name in Judged._fields))
+
+
+JUDGED = tuple(judged(subject) for subject in ("scenes", "photos"))
+
+
+def judged_in(names: Iterable[str]) -> Judged:
+    """The columns of the judge that gave any of these columns; those of scenes where none did."""
+    there = set(names)
+    return next((columns for columns in JUDGED if there.intersection(columns)), JUDGED[0])
+
+
 RANGES = {  # values that a quality can have; a column that ends in _pct is in [0, 100]
     "cloud_nll": (0.0, math.inf),
-    "align_scenes": (0.0, 1.0),
-    "fd_scenes": (0.0, math.inf),
-    "f1_scenes": (0.0, 1.0),
+    **{columns.align: (0.0, 1.0) for columns in JUDGED},
+    **{columns.fd: (0.0, math.inf) for columns in JUDGED},
+    **{columns.f1: (0.0, 1.0) for columns in JUDGED},
     "fid": (0.0, math.inf),
     "f1": (0.0, 1.0),
 }
@@ -145,6 +165,21 @@ COLUMNS: dict[str, str] = {
     "features; NaN with fewer images than provenance.json says under quality",
     "fd_scenes_lo, fd_scenes_hi, f1_scenes_lo, f1_scenes_hi": "95 % interval for this number of distinct images, by subsampling halves of "
     "them without replacement; the real renders are fixed",
+    "align_photos": "mean over distinct images of the share of type and colour of the caption that the photo network reads from the image; "
+    "NaN where the caption names neither a type nor a colour that it knows",
+    "fd_photos": "Fréchet distance of the distinct images to held-out photographs, in the features of the photo network; it falls with the "
+    "number of images, so compare equal numbers; NaN with fewer images than provenance.json says under quality",
+    "f1_photos": "harmonic mean of improved precision and recall (k = 3) of the distinct images and as many held-out photographs, in the "
+    "same features; NaN with fewer images than provenance.json says under quality",
+    "fd_photos_lo, fd_photos_hi, f1_photos_lo, f1_photos_hi": "95 % interval for this number of distinct images, by subsampling halves of "
+    "them without replacement; the photographs are fixed",
     "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images, cut at the range of the quantity; "
     "NaN below two images and where it would cover the whole range",
 }
+
+
+def definitions(names: Iterable[str]) -> dict[str, str]:
+    """`COLUMNS` without those of the judges that gave none of these columns."""
+    own = judged_in(names)
+    others = {name for columns in JUDGED if columns != own for name in columns}
+    return {key: text for key, text in COLUMNS.items() if not others.intersection(key.replace("_lo", "").split(", "))}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from simulator.core.errors import RunFolderError
 from simulator.core.files import replace_folder, temporary_sibling
-from simulator.results.columns import COLUMNS, RUN_FORMAT
+from simulator.results.columns import RUN_FORMAT, definitions
 from simulator.results.files import csv_bytes, json_bytes, parquet_bytes
 from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table
 from simulator.results.timeline import Span, timeline_bytes
@@ -139,7 +139,7 @@ def write_run(
         raise ValueError(f"two images of one place: {twice[0]}")
     requests = requests_table(cases)
     summary = summary_table(requests, cases)
-    marks = {"program": "ciar-sim", "run_format": RUN_FORMAT, "columns": COLUMNS}
+    marks = {"program": "ciar-sim", "run_format": RUN_FORMAT, "columns": definitions(summary.columns)}
     try:
         target = folder.resolve()
     except _UNUSABLE_PATH as error:

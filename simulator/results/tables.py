@@ -21,8 +21,8 @@ from simulator.results.columns import (
     RANGES,
     REQUEST_COLUMNS,
     SAMPLED,
-    SET_COLUMNS,
     USE,
+    judged_in,
 )
 from simulator.results.statistics import (
     BATCHES,
@@ -107,8 +107,9 @@ def queue_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
 def summary_table(requests: pd.DataFrame, cases: Sequence[CaseRecords]) -> pd.DataFrame:
     """A row per case, also for a case without requests. Its columns are defined in `COLUMNS`."""
     quality = _quality_names(cases)
+    _, *set_columns = judged_in(quality)
     of_sets = tuple(
-        dict.fromkeys([*SET_COLUMNS, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))])
+        dict.fromkeys([*set_columns, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))])
     )
     by_case = requests.groupby("case").indices
     records = [_in_order(requests.iloc[by_case.get(index, [])]) for index in range(len(cases))]
@@ -257,8 +258,9 @@ def _case_frame(index: int, case: CaseRecords, quality: Sequence[str]) -> pd.Dat
 
 
 def _quality_names(cases: Sequence[CaseRecords]) -> tuple[str, ...]:
-    more = {name for case in cases for name in case.quality} - {"image", *QUALITY_COLUMNS}
-    return (*QUALITY_COLUMNS, *sorted(more))
+    names = {name for case in cases for name in case.quality} - {"image", *QUALITY_COLUMNS}
+    align = judged_in(names).align
+    return (*QUALITY_COLUMNS, align, *sorted(names - {align}))
 
 
 def _method_columns(cases: Sequence[CaseRecords]) -> dict[str, pd.Series]:

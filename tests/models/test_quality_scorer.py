@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from models import scenes
-from models.quality import scorer as judging
+from models.quality.judges import SceneJudge
 from models.quality.network import SceneNetwork, load_scene_network, read_images, save_scene_network
 from models.quality.reading import agreement, claims_of
-from models.quality.scorer import SceneScorer
+from models.quality.scorer import Scorer
 from simulator.protocol.messages import Widths
 from simulator.protocol.recording import OP_DTYPE, Recording
 
@@ -19,6 +19,13 @@ from simulator.protocol.recording import OP_DTYPE, Recording
 def recording(image: np.ndarray) -> Recording:
     nothing = np.zeros(0, np.uint16)
     return Recording(np.zeros(0, OP_DTYPE), nothing, nothing, nothing, image, nothing, nothing, Widths(1, 1, 1, 1, 1))
+
+
+def of(cache: Path, network: Path) -> Scorer:
+    """A scorer that compares sets of eight images, and with ten renders."""
+    scorer = Scorer(cache, SceneJudge(network, 10))
+    scorer.fewest = 8
+    return scorer
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +37,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def scorer(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SceneScorer:
-    monkeypatch.setattr(judging, "MIN_IMAGES", 8)
-    return SceneScorer(tmp_path, network, reference_images=10)
+def scorer(network: Path, tmp_path: Path) -> Scorer:
+    return of(tmp_path, network)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +47,11 @@ def images() -> tuple[list[Recording], list[str]]:
 
 
 def test_alignment_is_the_share_of_claims_that_the_network_reads(
-    scorer: SceneScorer, images: tuple[list[Recording], list[str]]
+    scorer: Scorer, images: tuple[list[Recording], list[str]]
 ) -> None:
     recordings, captions = images
     columns, _ = scorer(recordings, [*captions[:-1], "a red cube"])
-    model = load_scene_network(scorer.weights)
+    model = load_scene_network(scorer.judge.weights)
     for recorded, caption, found in zip(recordings, captions, columns["align_scenes"][:-1], strict=False):
         claims = claims_of(caption)
         assert claims is not None
@@ -54,7 +60,7 @@ def test_alignment_is_the_share_of_claims_that_the_network_reads(
 
 
 def test_sets_have_values_with_intervals_from_enough_different_images_on(
-    scorer: SceneScorer, images: tuple[list[Recording], list[str]]
+    scorer: Scorer, images: tuple[list[Recording], list[str]]
 ) -> None:
     recordings, captions = images
     twice = [*recordings[:7], *recordings[:7]]
@@ -70,7 +76,7 @@ def test_sets_have_values_with_intervals_from_enough_different_images_on(
 
 
 def test_what_was_read_is_kept_and_a_damaged_file_is_read_again(
-    scorer: SceneScorer,
+    scorer: Scorer,
     network: Path,
     tmp_path: Path,
     images: tuple[list[Recording], list[str]],
@@ -80,12 +86,12 @@ def test_what_was_read_is_kept_and_a_damaged_file_is_read_again(
     columns, of_set = scorer(recordings, captions)
     found = of_set(np.arange(9))
 
-    def fail(self: SceneScorer, images: np.ndarray) -> np.ndarray:
+    def fail(self: SceneJudge, images: np.ndarray) -> np.ndarray:
         raise AssertionError("the network was loaded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SceneScorer, "_network", fail)
-        again = SceneScorer(tmp_path, network, reference_images=10)
+        patch.setattr(SceneJudge, "read", fail)
+        again = of(tmp_path, network)
         columns_again, of_set = again(recordings, captions)
         assert columns_again["align_scenes"].tobytes() == columns["align_scenes"].tobytes()
         assert of_set(np.arange(9)) == found
@@ -93,20 +99,20 @@ def test_what_was_read_is_kept_and_a_damaged_file_is_read_again(
     assert len(kept) == 9
     kept[0].write_bytes(b"\x93NUMPY")
     kept[1].write_bytes(b"")
-    assert SceneScorer(tmp_path, network, reference_images=10)(recordings, captions)[1](np.arange(9)) == found
+    assert of(tmp_path, network)(recordings, captions)[1](np.arange(9)) == found
     assert all(path.stat().st_size > 100 for path in kept)
 
 
-def test_images_of_another_size_are_not_judged(scorer: SceneScorer) -> None:
+def test_images_of_another_size_are_not_judged(scorer: Scorer) -> None:
     columns, of_set = scorer([recording(np.zeros((32, 32, 3), np.uint8))] * 2, ["a", "b"])
     assert np.isnan(columns["align_scenes"]).all()
     assert np.isnan(list(of_set(np.arange(2)).values())).all()
     assert not scorer.root.exists()
 
 
-def test_another_network_keeps_its_own(scorer: SceneScorer, tmp_path: Path) -> None:
+def test_another_network_keeps_its_own(scorer: Scorer, tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_scene_network(tmp_path / "other.safetensors", SceneNetwork().eval(), {})
-    other = SceneScorer(tmp_path, tmp_path / "other.safetensors")
+    other = Scorer(tmp_path, SceneJudge(tmp_path / "other.safetensors"))
     assert other.root != scorer.root
     assert other.provenance["scene_network_sha256"] != scorer.provenance["scene_network_sha256"]

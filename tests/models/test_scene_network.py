@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import scenes
+from models.quality.judges import SCENE_NETWORK as WEIGHTS
 from models.quality.network import SceneNetwork, load_scene_network, read_images, save_scene_network
 from models.quality.reading import COLORS, PLACES, READING_DTYPE, SHAPES, SIZES, agreement, claim_names, claims_of
-from models.quality.scorer import WEIGHTS
 from models.train import scene_network
 from simulator.core.errors import WeightsError
 

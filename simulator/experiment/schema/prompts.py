@@ -12,9 +12,9 @@ from simulator.core.settings import refuse
 
 
 class ScenePrompts(Part):
-    """Captions drawn from the scene grammar that the embedded pair knows."""
+    """Captions of the pair's subject, drawn by their own seed: of the scene grammar, or of held-out photographs."""
 
-    source: Literal["scenes"] = "scenes"
+    source: Literal["scenes", "photos"] = Field(default="scenes", description="the pair's own; by default just that")
     count: int = Field(default=16, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 

@@ -1,0 +1,127 @@
+"""The folder `judge/` of a pair of photographs: what its images are judged by, and the captions that prompts are drawn from.
+
+    judge.json          types and colours that the network tells apart; how many of the captions are of held-out photographs
+    network.safetensors the photo network
+    captions.txt        one a line: those of held-out photographs, all different, then others of the training ones
+    held-out.npy        what the network reads in held-out photographs, a row for each of the first lines of captions.txt
+    reconstructed.npy   the same of these photographs encoded and decoded by the tokenizer
+    other.npy           the same of training photographs, drawn as the held-out ones were: real ones that are not the reference
+
+No torch here, and no photograph.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.quality.photo_reading import READING_DTYPE
+from simulator.core.errors import WeightsError
+from simulator.core.files import write_atomically
+from simulator.core.rng import stream
+
+JUDGE = "judge"  # name of the folder
+NETWORK = "network.safetensors"
+SETS = ("held-out", "reconstructed", "other")
+
+
+@dataclass(frozen=True)
+class JudgeFiles:
+    """What the folder holds, the network's weights aside.
+
+    Attributes:
+        kinds: types, as words of captions.
+        colours: colours, likewise.
+        captions: of held-out photographs first, then others.
+        held_out: how many are of held-out photographs.
+        readings: `READING_DTYPE` [N] by name of the set, see `SETS`.
+    """
+
+    kinds: tuple[str, ...]
+    colours: tuple[str, ...]
+    captions: tuple[str, ...]
+    held_out: int
+    readings: dict[str, np.ndarray]
+
+    def write(self, folder: Path) -> None:
+        """Write all but the network into a folder."""
+        about = {"kinds": self.kinds, "colours": self.colours, "held_out": self.held_out}
+        write_atomically(folder / "judge.json", (json.dumps(about, indent=1) + "\n").encode())
+        write_atomically(folder / "captions.txt", "".join(f"{caption}\n" for caption in self.captions).encode())
+        for name, readings in self.readings.items():
+            buffer = io.BytesIO()
+            np.save(buffer, readings)
+            write_atomically(folder / f"{name}.npy", buffer.getvalue())
+
+
+def judge_file_names() -> list[str]:
+    """Names of all files of the folder."""
+    return ["judge.json", NETWORK, "captions.txt", *(f"{name}.npy" for name in SETS)]
+
+
+def read_judge(folder: Path) -> JudgeFiles:
+    """What `JudgeFiles.write` left in a folder. Raises WeightsError for a file that is missing, damaged or of another form."""
+    about = _json(folder / "judge.json")
+    kinds, colours = (_texts(about.get(key), folder / "judge.json", key) for key in ("kinds", "colours"))
+    captions, held_out = read_captions(folder)
+    readings = {name: _readings(folder / f"{name}.npy") for name in SETS}
+    for name in SETS[:2]:
+        if len(readings[name]) != held_out:
+            raise WeightsError(
+                f"{folder / name}.npy: {len(readings[name])} rows, needed {held_out}, one a held-out caption"
+            )
+    return JudgeFiles(kinds, colours, captions, held_out, readings)
+
+
+def read_captions(folder: Path) -> tuple[tuple[str, ...], int]:
+    """The lines of captions.txt, and how many of them, the first, are of held-out photographs. Raises WeightsError."""
+    path = folder / "captions.txt"
+    try:
+        found = tuple(path.read_bytes().decode().splitlines())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not found or len(set(found)) != len(found) or not all(found):
+        raise WeightsError(f"{path}: must hold captions, one a line and all different")
+    held_out = _json(folder / "judge.json").get("held_out")
+    if not isinstance(held_out, int) or not 0 < held_out <= len(found):
+        raise WeightsError(f"{folder / 'judge.json'}: held_out must be 1 to {len(found)}, the captions, got {held_out}")
+    return found, held_out
+
+
+def draw_captions(captions: Sequence[str], held_out: int, seed: int, count: int) -> list[str]:
+    """The first `count` captions of a seed, all different; fewer where there are no more.
+
+    Those of held-out photographs come first, in an order of the seed's; then the others, likewise.
+    """
+    rng = stream(seed, "captions.photos")
+    first, others = rng.permutation(held_out), held_out + rng.permutation(len(captions) - held_out)
+    return [captions[index] for index in np.concatenate([first, others])[:count]]
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: must hold a mapping, found {type(found).__name__}")
+    return found
+
+
+def _texts(found: object, path: Path, key: str) -> tuple[str, ...]:
+    if not isinstance(found, list) or not found or not all(isinstance(text, str) and text for text in found):
+        raise WeightsError(f"{path}: {key} must be a list of texts")
+    return tuple(found)
+
+
+def _readings(path: Path) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if found.dtype != READING_DTYPE or found.ndim != 1 or not np.isfinite(found["features"]).all():
+        raise WeightsError(f"{path}: must hold readings of the photo network, found {found.dtype} {list(found.shape)}")
+    return found

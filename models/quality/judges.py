@@ -1,0 +1,223 @@
+"""What judges the images of a pair: a network that reads them, what captions claim, and real images to compare with.
+
+    judge = judge_of("photos")
+    judge.right(caption, judge.read(images)[0])       # which claims of the caption the network sees in the image
+
+A pair's subject (`simulator.protocol.pairs`) says which judge is its own. Torch is loaded only to read images.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from models import scenes
+from models.quality.judge_files import JUDGE, NETWORK, JudgeFiles, draw_captions, read_captions, read_judge
+from models.quality.kept import load_readings, save_readings
+from models.quality.photo_reading import CLAIMS, PhotoClaims
+from models.quality.photo_reading import READING_DTYPE as PHOTO_DTYPE
+from models.quality.reading import READING_DTYPE, agreement, claim_names, claims_of
+from simulator.protocol.pairs import SHIPPED, pair_folder, pair_manifest
+
+SCENE_NETWORK = SHIPPED / "scene-network" / "scene_network.safetensors"
+REFERENCE_SEED = (
+    3  # of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default
+)
+REFERENCE_IMAGES = 2048
+Progress = Callable[[int, int], None]
+Captions = Callable[[int, int], list[str]]
+
+
+class Judge(Protocol):
+    """A network that reads images of one subject.
+
+    Attributes:
+        subject: what the images show; the names of its quality columns end with it.
+        weights: file of the network.
+        image_size: pixels per side of the images that it reads.
+        dtype: of a reading; its field `features` is what sets of images are compared by.
+        reference: in words, the real images that sets are compared with.
+    """
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def weights(self) -> Path: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def reference(self) -> str: ...
+
+    def read(self, images: np.ndarray) -> np.ndarray:
+        """Readings [N] of images uint8 [N, S, S, 3]."""
+        ...
+
+    def right(self, caption: str, reading: np.ndarray) -> dict[str, list[bool]] | None:
+        """By kind of claim, whether each claim of the caption is seen; None for a caption of another form."""
+        ...
+
+    def real(self, cache: Path, progress: Progress) -> np.ndarray:
+        """Readings of the real images; `cache` keeps what has to be computed."""
+        ...
+
+    def baselines(self, captions: Sequence[str]) -> list["Baseline"]:
+        """What real images attain, those of these captions where that can be said; empty where it was never measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Readings of real images to compare generated ones with.
+
+    Attributes:
+        name: which images they are.
+        readings: of them, at least one.
+        captions: of them, empty where captions are not compared.
+        is_reference: whether sets of images are compared with just these, so that their own distance says nothing.
+    """
+
+    name: str
+    readings: np.ndarray
+    captions: tuple[str, ...] = ()
+    is_reference: bool = False
+
+
+class SceneJudge:
+    """Judges scenes by the scene network, against real renders.
+
+    Args:
+        weights: of the network.
+        renders: real renders that sets of images are compared with.
+    """
+
+    subject, image_size, dtype = "scenes", scenes.IMAGE_SIZE, READING_DTYPE
+
+    def __init__(self, weights: Path = SCENE_NETWORK, renders: int = REFERENCE_IMAGES) -> None:
+        self.weights, self.renders = weights, renders
+        self.reference = f"{renders} real renders, scenes of seed {REFERENCE_SEED}"
+
+    def read(self, images: np.ndarray) -> np.ndarray:
+        from models.quality.network import load_scene_network, read_images
+
+        if not hasattr(self, "_model"):
+            self._model = load_scene_network(self.weights)
+        return read_images(self._model, images)
+
+    def right(self, caption: str, reading: np.ndarray) -> dict[str, list[bool]] | None:
+        claims = claims_of(caption)
+        if claims is None:
+            return None
+        found: dict[str, list[bool]] = {}
+        for kind, seen in zip(claim_names(claims), agreement(claims, reading), strict=True):
+            found.setdefault(kind, []).append(bool(seen))
+        return found
+
+    def real(self, cache: Path, progress: Progress) -> np.ndarray:
+        path = cache / f"reference-seed{REFERENCE_SEED}-{self.renders}.npy"
+        stored = load_readings(path, READING_DTYPE, self.renders)
+        if stored is None:
+            made = []
+            for first in range(0, self.renders, 64):
+                last = min(first + 64, self.renders)
+                made.append(self.read(np.stack([scenes.image(REFERENCE_SEED, index) for index in range(first, last)])))
+                progress(last, self.renders)
+            stored = np.concatenate(made)
+            save_readings(path, stored)
+        return stored
+
+    def baselines(self, captions: Sequence[str]) -> list[Baseline]:
+        return []
+
+
+class PhotoJudge:
+    """Judges photographs by the network that the pair's folder holds, against what it read in held-out ones.
+
+    Args:
+        folder: of the pair.
+        image_size: of the pair's images.
+    """
+
+    subject, dtype = "photos", PHOTO_DTYPE
+
+    def __init__(self, folder: Path, image_size: int) -> None:
+        self.folder, self.image_size = folder / JUDGE, image_size
+        self.weights = self.folder / NETWORK
+
+    @cached_property
+    def files(self) -> JudgeFiles:
+        return read_judge(self.folder)
+
+    @cached_property
+    def claims(self) -> PhotoClaims:
+        return PhotoClaims(self.files.kinds, self.files.colours)
+
+    @property
+    def reference(self) -> str:
+        return f"{self.files.held_out} held-out photographs, one for each of their captions"
+
+    def read(self, images: np.ndarray) -> np.ndarray:
+        from models.quality.photo_network import load_photo_network, read_photos
+
+        if not hasattr(self, "_model"):
+            self._model = load_photo_network(self.weights)
+        return read_photos(self._model, images)
+
+    def right(self, caption: str, reading: np.ndarray) -> dict[str, list[bool]] | None:
+        claims = self.claims.of(caption)
+        if claims is None:
+            return None
+        return {
+            name: [bool(reading[field] == claim)]
+            for name, field, claim in zip(CLAIMS, ("kind", "colour"), claims, strict=True)
+        }
+
+    def real(self, cache: Path, progress: Progress) -> np.ndarray:
+        return self.files.readings["held-out"]
+
+    def baselines(self, captions: Sequence[str]) -> list[Baseline]:
+        """The held-out photographs of these captions, as they are and through the tokenizer, and as many other photographs."""
+        files = self.files
+        row = {caption: index for index, caption in enumerate(files.captions[: files.held_out])}
+        known = tuple(caption for caption in captions if caption in row)
+        own = [row[caption] for caption in known]
+        found = [Baseline("other photographs", files.readings["other"][: len(captions)])]
+        if own:
+            found = [
+                Baseline("photographs of these captions", files.readings["held-out"][own], known, is_reference=True),
+                Baseline("the same through the tokenizer", files.readings["reconstructed"][own], known),
+                *found,
+            ]
+        return found
+
+
+def judge_of(pair: str | Path) -> Judge | None:
+    """The judge of a pair's images; None for a pair of a subject that has none. Raises WeightsError."""
+    manifest = pair_manifest(pair)
+    if manifest.subject == PhotoJudge.subject:
+        return PhotoJudge(pair_folder(pair), manifest.image_size)
+    return SceneJudge() if manifest.subject == SceneJudge.subject else None
+
+
+def captions_of(pair: str | Path) -> Captions:
+    """The captions that prompts of a pair are drawn from, by (seed, count): equal ones may be among them, and fewer come where there are
+    no more; none for a pair of a subject that has none. Raises WeightsError."""
+    manifest = pair_manifest(pair)
+    if manifest.subject == PhotoJudge.subject:
+        captions, held_out = read_captions(pair_folder(pair) / JUDGE)
+        return lambda seed, count: draw_captions(captions, held_out, seed, count)
+    return scenes.captions if manifest.subject == SceneJudge.subject else lambda seed, count: []
+
+
+def share_right(found: dict[str, list[bool]]) -> float:
+    """Share of all claims that are seen."""
+    return float(np.mean([one for seen in found.values() for one in seen]))
+
+
+def features_of(readings: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """float32 [N, F]."""
+    return np.stack([reading["features"] for reading in readings])

@@ -1,0 +1,36 @@
+"""Files of readings: what a network read in images, as a `.npy` file of the network's own dtype. No torch here."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from simulator.core.errors import RecordingError
+from simulator.core.files import write_atomically
+
+
+def load_readings(path: Path, dtype: np.dtype, count: int) -> np.ndarray | None:
+    """Readings [count]; None where there are none. A damaged file is removed and counts as none. Raises RecordingError."""
+    try:
+        found: np.ndarray = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordingError(f"cannot read the quality cache {path.parent}: {error.strerror or error}") from None
+    except (ValueError, EOFError):
+        path.unlink(missing_ok=True)
+        return None
+    if found.dtype != dtype or found.shape != (count,):
+        path.unlink(missing_ok=True)
+        return None
+    return found
+
+
+def save_readings(path: Path, readings: np.ndarray) -> None:
+    """Raises RecordingError where the file cannot be written."""
+    buffer = io.BytesIO()
+    np.save(buffer, readings)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise RecordingError(f"cannot write the quality cache {path.parent}: {error.strerror or error}") from None

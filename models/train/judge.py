@@ -1,0 +1,142 @@
+"""Trains the photo network, which judges images of a pair of photographs, and keeps what it reads in real ones.
+
+Every step sees the photographs shifted, blurred, tinted and noised at random, half of them mirrored, so that smooth images out of a
+tokenizer are read as well as photographs.
+
+    ciar-sim train models/photos.yaml --data DIR --stage judge
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from models.quality.judge_files import NETWORK, JudgeFiles
+from models.quality.photo_network import PhotoNetwork, PhotoNetworkConfig, read_photos, save_photo_network
+from models.quality.photo_reading import CLAIMS, PhotoClaims
+from models.train.data import DataConfig, Side
+from models.train.inputs import settings_of
+from models.train.loop import MOST_IMAGES, LoopSettings, TrainResult, train
+from models.train.order import shuffled_indices
+from models.train.photos import Photos, Row, load_photos
+from models.train.scene_network import augment, round_trips
+from models.train.sequences import write_metrics
+from models.vq import from_uint8, load_vq
+from simulator.core.errors import WeightsError
+from simulator.core.part import Part, items
+from simulator.core.rng import stream
+
+MORE_CAPTIONS = 2048  # of training photographs, for prompts and calibration beyond the held-out ones
+Width = Annotated[int, Field(gt=0, le=1024)]
+
+
+class JudgeConfig(Part):
+    """The mapping under `judge:` of a training file. widths: channels of the network's three resolutions."""
+
+    training: LoopSettings
+    batch_images: int = Field(default=64, gt=0, le=MOST_IMAGES)
+    widths: Annotated[tuple[Width, Width, Width], BeforeValidator(items)] = (48, 96, 128)
+
+
+class JudgeStage:
+    """A stage of `models.train.loop`."""
+
+    def __init__(self, config: JudgeConfig, photos: Photos) -> None:
+        rows = photos.rows["train"]
+        self.config, self.images = config, photos.pictures["train"]
+        kinds, colours = (tuple(sorted(set(texts))) for texts in ([r.kind for r in rows], [r.colour for r in rows]))
+        self.shape = PhotoNetworkConfig(photos.image_size, kinds, colours, config.widths)
+        self.labels = np.array([[kinds.index(row.kind), colours.index(row.colour)] for row in rows])  # [N, 2]
+        torch.manual_seed(int(stream(config.training.seed, "train.judge.init").integers(2**62)))
+        self.model = PhotoNetwork(self.shape)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Photographs step * B onwards of an endless shuffled reading, half of them mirrored: uint8 [B, S, S, 3], labels int64 [B, 2]."""
+        size, seed = self.config.batch_images, self.config.training.seed
+        index = shuffled_indices(seed, "train.judge.order", step * size, size, len(self.images))
+        images = np.array(self.images[index])
+        mirrored = stream(seed, "train.judge.mirror", step).random(size) < 0.5
+        images[mirrored] = images[mirrored, :, ::-1]
+        return torch.from_numpy(images), torch.from_numpy(self.labels[index])
+
+    def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        device = next(self.model.parameters()).device
+        images, labels = (part.to(device) for part in batch)
+        read = self.model(augment(from_uint8(images)))
+        parts = {
+            "type": F.cross_entropy(read.kind.float(), labels[:, 0]),
+            "colour": F.cross_entropy(read.colour.float(), labels[:, 1]),
+        }
+        return parts["type"] + parts["colour"], {name: value.detach() for name, value in parts.items()}
+
+
+def distinct(rows: Sequence[Row]) -> list[int]:
+    """Indices of the first row of each caption, in order."""
+    first: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        first.setdefault(row.caption, index)
+    return list(first.values())
+
+
+def accuracy(claims: PhotoClaims, captions: Sequence[str], readings: np.ndarray) -> dict[str, float]:
+    """Share of captions whose type, and whose colour, is read; `align` is the mean of both. Captions that claim neither do not count."""
+    found = [(claims.of(caption), reading) for caption, reading in zip(captions, readings, strict=True)]
+    right = np.array([(r["kind"] == c[0], r["colour"] == c[1]) for c, r in found if c is not None])  # [N, 2]
+    return {**dict(zip(CLAIMS, right.mean(0).tolist(), strict=True)), "align": float(right.mean())}
+
+
+def run(settings: JudgeConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on photographs into `out_dir`, or resumes; writes the files of `models.quality.judge_files` and metrics.json.
+
+    Raises WeightsError without the tokenizer's weights.
+    """
+    assert pictures is not None  # a training file with this stage names photographs
+    assert pictures.photos is not None
+    weights = out_dir.parent / "tokenizer" / "tokenizer.safetensors"
+    if not weights.is_file():
+        raise WeightsError(f"{weights}: no such file; stage judge needs the stage tokenizer before it")
+    photos = load_photos(Path(pictures.photos), pictures.image_size, out_dir.parent / "pictures")
+    stage = JudgeStage(settings, photos)
+    inputs = settings_of(settings) | {"training images": photos.digest()}
+    result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
+    network = PhotoNetwork(stage.shape).eval()
+    # What is measured is what is shipped: the averaged weights, rounded to fp16.
+    network.load_state_dict(
+        {key: t.half().float() if t.is_floating_point() else t for key, t in result.averaged.items()}
+    )
+
+    def images(side: Side, index: Sequence[int]) -> np.ndarray:
+        return np.asarray(photos.pictures[side][np.array(index)])
+
+    held_out, rows = photos.rows["held-out"], photos.rows["train"]
+    chosen = distinct(held_out)
+    originals = images("held-out", chosen)
+    # As many training photographs as there are held-out ones, drawn like these; then one of each caption, as above.
+    order = stream(settings.training.seed, "train.judge.others").permutation(len(rows))
+    drawn = order[: len(held_out)]
+    others = [int(drawn[index]) for index in distinct([rows[at] for at in drawn])]
+    readings = {
+        "held-out": read_photos(network, originals),
+        "reconstructed": read_photos(network, round_trips(load_vq(weights), originals)),
+        "other": read_photos(network, images("train", others)),
+    }
+    captions = [held_out[index].caption for index in chosen]
+    more = dict.fromkeys(rows[at].caption for at in order)
+    known = set(captions)
+    captions += [caption for caption in more if caption not in known][:MORE_CAPTIONS]
+    files = JudgeFiles(stage.shape.kinds, stage.shape.colours, tuple(captions), len(chosen), readings)
+    files.write(out_dir)
+    claims = PhotoClaims(files.kinds, files.colours)
+    metrics: dict[str, Any] = {
+        "held_out_photographs": len(chosen),
+        **{name: accuracy(claims, captions[: len(chosen)], readings[name]) for name in ("held-out", "reconstructed")},
+        "training": accuracy(claims, [rows[index].caption for index in others], readings["other"]),
+    }
+    save_photo_network(out_dir / NETWORK, network, metrics)
+    write_metrics(out_dir, metrics, result)
+    return result
