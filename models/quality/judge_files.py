@@ -5,6 +5,7 @@
     captions.txt        one a line: those of held-out photographs, all different, then others of the training ones
     held-out.npy        what the network reads in held-out photographs, a row for each of the first lines of captions.txt
     reconstructed.npy   the same of these photographs encoded and decoded by the tokenizer
+    metrics.json        how much of the captions it reads in these
     other.npy           the same of training photographs, drawn as the held-out ones were: real ones that are not the reference
 
 No torch here, and no photograph.
@@ -59,7 +60,7 @@ class JudgeFiles:
 
 def judge_file_names() -> list[str]:
     """Names of all files of the folder."""
-    return ["judge.json", NETWORK, "captions.txt", *(f"{name}.npy" for name in SETS)]
+    return ["judge.json", NETWORK, "captions.txt", "metrics.json", *(f"{name}.npy" for name in SETS)]
 
 
 def read_judge(folder: Path) -> JudgeFiles:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from click.testing import CliRunner
 
 import ciar_sim
+from benchmarks.card import CARD, write_card
 from ciar_sim.cli.main import main
 from models.pair import export_pair
 from models.quality.judge_files import JUDGE, draw_captions, read_captions, read_judge
@@ -26,7 +29,7 @@ from models.quality.photo_reading import PhotoClaims
 from models.quality.scorer import Scorer
 from simulator.core.errors import CiarSimError, WeightsError
 from simulator.core.rng import stream
-from simulator.protocol.pairs import pair_manifest
+from simulator.protocol.pairs import SHIPPED, pair_manifest
 from tests.models.photo_pairs import train
 
 SCENARIO = """\
@@ -220,3 +223,19 @@ def test_samples_stand_beside_what_photographs_attain(
     claims = pd.read_csv(tmp_path / "out" / "claims-by-kind.csv").set_index("claim")
     assert list(claims.index) == ["all", "type", "colour"]
     assert claims.loc["all", "right_pct"] == pytest.approx(100 * figures.loc["generated", "align_photos"])
+
+
+def test_the_card_takes_the_figures_of_the_pair(pair: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair, tmp_path / "pair")
+    template = (SHIPPED / "photos" / CARD).read_text()
+    (tmp_path / "pair" / CARD).write_text(template)
+    for _ in range(2):  # figures are replaced, not added
+        write_card(tmp_path / "pair")
+    found = (tmp_path / "pair" / CARD).read_text()
+    assert found.count("## What was attained") == 1
+    assert "16 x 16 pixels as 4 x 4 tokens of a codebook of 64" in found
+    assert re.search(r"\| judge.held-out.align \| [01]\.?\d* \|", found)
+    assert found.startswith("# The photos pair\n")
+    (tmp_path / "pair" / CARD).write_text("# Card\n")
+    with pytest.raises(CiarSimError, match="needs the lines <!-- figures"):
+        write_card(tmp_path / "pair")

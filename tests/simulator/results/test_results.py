@@ -19,7 +19,7 @@ from scipy import stats
 from benchmarks.methods import method_table
 from ciar_sim.cli.console import summary_lines
 from simulator.core.errors import RunFolderError
-from simulator.results.columns import COLUMNS, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS
+from simulator.results.columns import COLUMNS, JUDGED, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS, definitions
 from simulator.results.files import csv_bytes, parquet_bytes
 from simulator.results.folder import RunImage, write_run
 from simulator.results.statistics import bounded, half_width, percentile, ratio
@@ -229,9 +229,17 @@ def test_parts_that_miss_the_latency_are_refused() -> None:
 def test_every_summary_column_is_defined() -> None:
     named = {name for names in COLUMNS for name in names.split(", ")}
     for column in summary(case("base", [1.0])):
-        quality = column.rpartition("_")[0] in QUALITY_COLUMNS
+        quality = column.rpartition("_")[0] in (*QUALITY_COLUMNS, JUDGED[0].align)
         assert column in named or (quality and "<quality>_lo" in named), column
     assert set(PARTS) <= named
+    photographs = {"align_photos": np.array([0.5]), "image": np.array([0])}
+    table = summary(case("base", [1.0], quality=photographs))
+    assert {"align_photos", "align_photos_lo", "fd_photos_hi", "f1_photos"} <= set(table)
+    assert not [name for name in table if "scenes" in name]
+    told = definitions(table.columns)
+    assert "fd_photos_lo, fd_photos_hi, f1_photos_lo, f1_photos_hi" in told
+    assert not [name for name in told if "scenes" in name]
+    assert [name for name in COLUMNS if "photos" not in name] == list(definitions(summary(case("base", [1.0])).columns))
 
 
 # ---- bytes

@@ -1,0 +1,75 @@
+"""Write the figures of a pair into its model card: what it is made of, and what its training measured.
+
+    python -m benchmarks.card models/weights/photos
+
+The card's part between the two comments that name the figures is replaced; the rest of it is written by hand.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from models.quality.judge_files import JUDGE
+from simulator.core.errors import CiarSimError
+from simulator.core.files import write_atomically
+from simulator.protocol.pairs import PairManifest, pair_manifest
+
+CARD = "MODEL_CARD.md"
+_FIGURES = re.compile(r"(<!-- figures:[^\n]*-->\n).*(<!-- end of figures -->)", re.DOTALL)
+
+
+def rows_of(measured: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted name and value of every number in nested mappings."""
+    if isinstance(measured, dict):
+        for key, value in measured.items():
+            yield from rows_of(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(measured, int | float) and not isinstance(measured, bool):
+        yield name, f"{measured:,}" if isinstance(measured, int) else f"{measured:.4g}"
+
+
+def figures(folder: Path, manifest: PairManifest) -> str:
+    """Markdown: shapes, files and measured figures of the pair in a folder."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shapes = (
+        f"{role}: {shape.n_layer} layer{'s' if shape.n_layer > 1 else ''}, width {shape.dim}, {shape.n_head} heads"
+        for role, shape in (("cloud", manifest.cloud), ("device", manifest.device))
+    )
+    lines = [
+        "## What it is made of",
+        "",
+        f"{manifest.image_size} x {manifest.image_size} pixels as {manifest.grid} x {manifest.grid} tokens of a codebook of "
+        f"{manifest.codebook_size}; {'; '.join(shapes)}; radius matrices {', '.join(manifest.bounds)}. {size / 1e6:.1f} MB in all.",
+        "",
+        "| file | kB |",
+        "|---|--:|",
+        *(f"| {file.name} | {file.bytes / 1e3:.0f} |" for file in manifest.files),
+        "",
+        "## What was attained (held-out photographs)",
+        "",
+        "| measure | value |",
+        "|---|--:|",
+    ]
+    for path, prefix in ((folder / "metrics.json", ""), (folder / JUDGE / "metrics.json", JUDGE)):
+        if path.is_file():
+            lines += [f"| {name} | {value} |" for name, value in rows_of(json.loads(path.read_text()), prefix)]
+    return "\n".join(lines) + "\n"
+
+
+def write_card(folder: Path) -> None:
+    """Put the figures into the card. Raises CiarSimError where the card has no place for them, or the folder holds no pair."""
+    manifest, path = pair_manifest(folder), folder / CARD
+    text = path.read_text() if path.is_file() else ""
+    if not _FIGURES.search(text):
+        raise CiarSimError(f"{path}: needs the lines <!-- figures: ... --> and <!-- end of figures -->")
+    found = figures(folder, manifest)
+    write_atomically(path, _FIGURES.sub(lambda match: match[1] + found + match[2], text).encode())
+
+
+if __name__ == "__main__":
+    try:
+        write_card(Path(sys.argv[1]))
+    except (CiarSimError, IndexError) as error:
+        sys.exit(f"usage: python -m benchmarks.card FOLDER: {error}")
