@@ -241,7 +241,7 @@ def on_policy_metrics(
 ) -> dict[str, float]:
     """Agreement, acceptance, the cloud's entropy and the share of calls on sequences decoded for held-out captions with the gate at
     `CALL_PCT` % of calls; `local`: `sampled` or `greedy`."""
-    batch = next(iter(data.held_out_batches(PART_SEQUENCES)))
+    batch = next(iter(data.held_out_batches(PART_SEQUENCES, PART_SEQUENCES)))
     u = stream(data.seed, "train.device.gated").random(batch.tokens.shape)
     found = decode(device, cloud, batch, CALL_PCT / 100, local == "sampled", u, guidance)
     parts = (torch.split(part, CHUNK) for part in rows_of(replace(batch, tokens=found.tokens), cloud))

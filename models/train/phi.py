@@ -190,7 +190,7 @@ def in_place(
     phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0
 ) -> float:
     """See `evaluate`; on sequences that device and cloud decode for held-out captions, the device sampling its tokens."""
-    batch = next(iter(data.held_out_batches(PART_SEQUENCES)))
+    batch = next(iter(data.held_out_batches(PART_SEQUENCES, PART_SEQUENCES)))
     u = stream(data.seed, "train.phi.gated").random(batch.tokens.shape)
     rollout = decode(device, cloud, batch, 1 - LOCAL_SHARE, True, u, guidance)
     found = []

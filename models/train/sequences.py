@@ -117,10 +117,11 @@ class Sequences:
         return other
 
     def held_out_batches(self, size: int, most: int | None = None) -> Iterator[Batch]:
-        """Every held-out sequence once, or the first `most` of them, in order, with its caption."""
-        count = len(self.held_out.codes) if most is None else min(most, len(self.held_out.codes))
-        for first in range(0, count, size):
-            index = np.arange(first, min(first + size, count))
+        """Every held-out sequence once, or `most` of them evenly spread (a data set may be sorted), in order, with its caption."""
+        count = len(self.held_out.codes)
+        chosen = np.arange(count) if most is None or most >= count else np.arange(most) * count // most
+        for first in range(0, len(chosen), size):
+            index = chosen[first : first + size]
             yield self._gather(self.held_out, index, np.zeros(len(index), dtype=bool))
 
     def _gather(self, source: SceneTokens, index: np.ndarray, null: np.ndarray) -> Batch:

@@ -377,6 +377,13 @@ def test_batches_are_keyed_and_cover_an_epoch(monkeypatch: pytest.MonkeyPatch, t
     epoch = np.concatenate([data.batch("x", step, 8, 0.5).tokens.numpy() for step in range(3)])
     assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, data.train.codes.astype(int).tolist()))
     assert [len(batch.tokens) for batch in data.held_out_batches(2)] == [2, 1]
+    (spread,) = data.held_out_batches(2, most=2)
+    assert spread.tokens.tolist() == data.held_out.codes[[0, 1]].tolist()
+    many = sequences.Sequences(trained, sequences.Scenes(train=24, held_out=20), None, seed=1)
+    assert (
+        torch.cat([batch.tokens for batch in many.held_out_batches(3, most=5)]).tolist()
+        == many.held_out.codes[::4].tolist()
+    )
 
 
 def test_a_null_caption_hides_everything_but_its_length(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
