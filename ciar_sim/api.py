@@ -77,7 +77,9 @@ def run(
     scenario: str | Path | Mapping[str, Any],
     *,
     sets: Mapping[str, Any] | None = None,
-    axes: Mapping[str, Sequence[Any]] | None = None,
+    axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None = None,
+    zips: Sequence[Sequence[str]] = (),
+    random: int | None = None,
     out: str | Path | None = None,
     cache: str | Path | None = None,
     torch_device: str = "auto",
@@ -93,7 +95,10 @@ def run(
         scenario: A scenario file, the name of a shipped scenario, or the scenario as a mapping. Paths in a mapping are
             relative to the current folder.
         sets: Values to change, by dotted path: `{"cloud.replicas": 2}`.
-        axes: Axes to add to the sweep, by dotted path: `{"network.rtt_ms": [5, 50]}`; an axis of the same path is replaced.
+        axes: Axes to add to the sweep, by dotted path, values or a range: `{"network.rtt_ms": [5, 50]}` or
+            `{"network.rtt_ms": {"min": 5, "max": 200, "steps": 6, "scale": "log"}}`; an axis of the same path is replaced.
+        zips: Paths of axes whose values move together, a group each.
+        random: So many points spread evenly over all axes, in place of the grid.
         out: The run folder, `runs/<name>` where None. An earlier run of ciar-sim there is replaced.
         cache: Folder of recordings; where None, `$CIAR_SIM_CACHE` or else the user's cache folder.
         torch_device: Where forward passes run: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -108,11 +113,13 @@ def run(
     """
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
+    from simulator.experiment.options import Choice
 
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     set_options = [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
     axis_options = [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
-    loaded = load_with_source(written, axis_options, set_options)
+    choice = Choice([",".join(group) for group in zips], random)
+    loaded = load_with_source(written, axis_options, set_options, choice)
     return execute(
         loaded.scenario,
         loaded.source.where,
@@ -127,7 +134,11 @@ def run(
     )
 
 
-def sweep(scenario: str | Path | Mapping[str, Any], axes: Mapping[str, Sequence[Any]], **options: Any) -> Result:
+def sweep(
+    scenario: str | Path | Mapping[str, Any],
+    axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> Result:
     """`run` over a grid: `sweep("quickstart", {"network.rtt_ms": [5, 50]})`. Options are those of `run`."""
     return run(scenario, axes=axes, **options)
 
@@ -197,7 +208,9 @@ def _yaml(value: Any, path: str) -> str:
         ) from None
 
 
-def _values(values: Sequence[Any], path: str) -> str:
+def _values(values: Sequence[Any] | Mapping[str, Any], path: str) -> str:
     if isinstance(values, str):
-        raise CiarSimError(f"{path}: axes take a list of values, got the text {values!r}")
+        raise CiarSimError(f"{path}: axes take a list of values, or a range, got the text {values!r}")
+    if isinstance(values, Mapping):
+        return _yaml(dict(values), path)
     return _yaml(list(values), path)[1:-1]

@@ -73,26 +73,40 @@ def run(scenario: Path, **options: Any) -> None:
 
     Writes tables, plots and report.html.
     """
-    _run(scenario, (), **options)
+    _run(scenario, (), (), None, **options)
 
 
 @click.command()
 @run_options
 @click.option(
-    "--axis", "axes", multiple=True, required=True, metavar="PATH=V1,V2,...", help="Values to sweep; repeat for a grid."
+    "--axis",
+    "axes",
+    multiple=True,
+    metavar="PATH=VALUES",
+    help="Values to sweep: V1,V2,... or a range MIN:MAX:STEPS[:log]; repeat for a grid.",
+)
+@click.option("--zip", "zips", multiple=True, metavar="PATH,PATH", help="Axes whose values move together.")
+@click.option(
+    "--random",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="N points spread evenly over all axes (Sobol), in place of the grid. Ranges need no STEPS.",
 )
 @errors_in_one_line
-def sweep(scenario: Path, axes: tuple[str, ...], **options: Any) -> None:
-    """Run a SCENARIO over a grid given here, e.g. --axis network.rtt_ms=5,20,50 --axis methods.ciar.threshold=0.2,0.4.
+def sweep(scenario: Path, axes: tuple[str, ...], zips: tuple[str, ...], random: int | None, **options: Any) -> None:
+    """Run a SCENARIO over the axes of its `sweep:` and those given here.
 
-    Axes are added to those of the scenario; one of the same path takes its place.
+    For example --axis network.rtt_ms=5:200:6:log --axis methods.ciar.threshold=0.2,0.4. An axis of the same path takes the place of
+    the scenario's.
     """
-    _run(scenario, axes, **options)
+    _run(scenario, axes, zips, random, **options)
 
 
 def _run(
     path: Path,
     axes: tuple[str, ...],
+    zips: tuple[str, ...],
+    random: int | None,
     out: Path | None,
     sets: tuple[str, ...],
     cache: Path | None,
@@ -106,8 +120,9 @@ def _run(
 ) -> None:
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
+    from simulator.experiment.options import Choice
 
-    loaded = load_with_source(scenario_path(path), axes, sets)
+    loaded = load_with_source(scenario_path(path), axes, sets, Choice(zips, random))
 
     from ciar_sim.api import execute
     from ciar_sim.cli.console import chosen_columns, progress_bars, summary_lines, warning_lines

@@ -37,6 +37,17 @@ _WANTED = {
 }
 
 
+_FORMS = {  # of sections that a user may write as one word
+    "prompts": "{count: 16}",
+    "decoding": "{guidance: 3.0}",
+    "compute": "{device: snapdragon-8-gen-3, cloud: a100}",
+    "cloud": "{replicas: 2}",
+    "fallback": "{policy: device, deadline_ms: 500}",
+    "workload": "{devices: 4, arrivals: {poisson_per_s: 0.5}, duration_s: 60}",
+    "sweep": "{network.rtt_ms: [5, 50]}",
+}
+
+
 def explain(details: ErrorDetails) -> tuple[Place, str]:
     """The place of a pydantic error in the file, and what to say about it."""
     place: Place = tuple(part for part in details["loc"] if not (isinstance(part, str) and part.startswith("<")))
@@ -59,6 +70,8 @@ def explain(details: ErrorDetails) -> tuple[Place, str]:
         )
     if kind == "multiple_of":
         return place, f"must be a multiple of {context['multiple_of']:g}, got {found_text(found)}"
+    if _WANTED.get(kind) == "a mapping" and place and place[-1] in _FORMS:
+        return place, f"must be a mapping such as {_FORMS[str(place[-1])]}, got {found_text(found)}"
     if kind in _WANTED:
         return place, f"must be {_WANTED[kind]}, got {found_text(found)}"
     if kind == "scalar":

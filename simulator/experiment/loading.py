@@ -13,10 +13,10 @@ from simulator.core import yamlfile
 from simulator.core.errors import ScenarioError
 from simulator.core.part import found_text
 from simulator.core.problems import first_problem
-from simulator.experiment.options import axis_options, set_option
+from simulator.experiment.axes import check_sweep
+from simulator.experiment.options import Choice, set_option, sweep_options
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.source import Source
-from simulator.experiment.sweep import check_sweep
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,24 @@ class LoadedScenario:
 Written = str | Path | Mapping[str, Any]  # a file, or its content
 
 
-def load_scenario(path: Written, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> Scenario:
+def load_scenario(
+    path: Written, axes: Sequence[str] = (), sets: Sequence[str] = (), choice: Choice | None = None
+) -> Scenario:
     """The scenario of a YAML file or of a mapping of the same keys; arguments and errors as in `load_with_source`."""
-    return load_with_source(path, axes, sets).scenario
+    return load_with_source(path, axes, sets, choice).scenario
 
 
-def load_with_source(path: Written, axes: Sequence[str] = (), sets: Sequence[str] = ()) -> LoadedScenario:
+def load_with_source(
+    path: Written, axes: Sequence[str] = (), sets: Sequence[str] = (), choice: Choice | None = None
+) -> LoadedScenario:
     """The scenario of a YAML file or of a mapping of the same keys, and where its parts are written.
 
     Args:
         path: The file, or the mapping; paths in a mapping are relative to the current folder.
-        axes: `dotted.path=value,value`: axes added to the sweep; one of the same path is replaced.
+        axes: `dotted.path=value,value` or `dotted.path=min:max:steps[:log]`: axes added to the sweep; one of the same path is
+            replaced.
         sets: `dotted.path=value` (YAML): values put in place first.
+        choice: How points of the axes are chosen, in place of what the file says.
 
     Raises:
         ScenarioError: The file or an option is not usable; the message names file and line, or the option.
@@ -59,9 +65,10 @@ def load_with_source(path: Written, axes: Sequence[str] = (), sets: Sequence[str
         data = json.loads(json.dumps(data))  # a copy without aliases: an option changes one place only
         for option in sets:
             set_option(data, option, scenario, source)
-    if axes:
-        data = {**data, "sweep": {**data.get("sweep", {}), **axis_options(axes, source)}}
-    if sets or axes:
+    added = sweep_options(axes, choice or Choice(), source)
+    if added:
+        data = {**data, "sweep": {**data.get("sweep", {}), **added}}
+    if sets or added:
         scenario = _validate(data, source)
     return LoadedScenario(check_sweep(scenario, source), source)
 

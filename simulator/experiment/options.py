@@ -1,15 +1,18 @@
-"""The options `--set` and `--axis`, which change a scenario before it is validated."""
+"""The options `--set`, `--axis`, `--zip`, `--random` and `--tune`, which change a scenario before it is validated."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from simulator.core import yamlfile
 from simulator.core.errors import ScenarioError
 from simulator.core.part import found_text
 from simulator.core.yamlfile import Place
+from simulator.experiment.axes import axis_place, method_place
 from simulator.experiment.scenario import Scenario
+from simulator.experiment.schema.network import PresetNetwork
 from simulator.experiment.source import Source
-from simulator.experiment.sweep import axis_place, method_place
 
 
 def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Source) -> None:
@@ -25,6 +28,9 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: So
     if any(_same_target(scenario, place, swept) for swept in data.get("sweep", {})):
         raise ScenarioError(f"{label}: {path} is swept in {source.document.name}; use --axis {path}=...")
     parsed = _option_value(value, label)
+    if place[0] == "network" and len(place) > 1 and isinstance(scenario.network, PresetNetwork):
+        preset = {"preset": scenario.network.preset}  # the default, or a word for it
+        data["network"] = data["network"] if isinstance(data.get("network"), dict) else preset
     node: Any = data
     for key in place[:-1]:
         if isinstance(node, dict):
@@ -53,17 +59,59 @@ def _same_target(scenario: Scenario, place: Place, path: str) -> bool:
     return place == axis_place(scenario, path)
 
 
-def axis_options(axes: Sequence[str], source: Source) -> dict[str, Any]:
-    """The axes of `path=value,value` options; notes in the source that an option put them there."""
+@dataclass(frozen=True)
+class Choice:
+    """How points of the axes are chosen, as options give it.
+
+    Attributes:
+        zips: `path,path`: axes that move together, a group each.
+        random: So many random points.
+        tune: `trials` or `trials:quality`.
+    """
+
+    zips: Sequence[str] = ()
+    random: int | None = None
+    tune: str | None = None
+
+
+_RANGE = re.compile(r"([^:,]+):([^:,]+?)(?::(\d{1,9}))?(?::(linear|log))?")
+
+
+def sweep_options(axes: Sequence[str], choice: Choice, source: Source) -> dict[str, Any]:
+    """What options add to the sweep; notes in the source that they did."""
     added: dict[str, Any] = {}
     for option in axes:
         label = f"--axis {option}"
-        path, values = _split(option, label, "path=value,value")
+        path, values = _split(option, label, "path=value,value or path=min:max:steps[:log]")
         if path in added:
             raise ScenarioError(f"{label}: {path} is given twice")
-        added[path] = _option_value(f"[{values}]", label)
+        added[path] = _axis_values(values, label)
         source.options[("sweep", path)] = label
+    if choice.zips:
+        added["zip"] = [[path.strip() for path in group.split(",")] for group in choice.zips]
+        for index, group in enumerate(choice.zips):
+            source.options[("sweep", "zip", index)] = f"--zip {group}"
+    if choice.random is not None:
+        added["random"] = choice.random
+        source.options[("sweep", "random")] = f"--random {choice.random}"
+    if choice.tune is not None:
+        label = source.options[("sweep", "tune")] = f"--tune {choice.tune}"
+        trials, colon, quality = choice.tune.partition(":")
+        if not trials.isdecimal() or len(trials) > 9:
+            raise ScenarioError(f"{label}: must be trials or trials:quality, such as 40 or 40:align_scenes")
+        added["tune"] = {"trials": int(trials), **({"quality": quality} if colon else {})}
     return added
+
+
+def _axis_values(text: str, label: str) -> Any:
+    """A list of values, or the mapping of a range."""
+    if found := _RANGE.fullmatch(text.strip()):
+        low, high = (yamlfile.scalar(part.strip()) for part in found.group(1, 2))
+        if all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
+            steps = {"steps": int(found[3])} if found[3] else {}
+            return {"min": low, "max": high, **steps, **({"scale": found[4]} if found[4] else {})}
+    values = _option_value(f"[{text}]", label)
+    return values[0] if len(values) == 1 and isinstance(values[0], dict) else values
 
 
 def _split(option: str, label: str, form: str) -> tuple[str, str]:

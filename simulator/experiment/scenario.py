@@ -26,16 +26,13 @@ from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
 from simulator.experiment.schema.network import LinkFigures, Network, PresetNetwork
 from simulator.experiment.schema.prompts import Prompts, ScenePrompts
+from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
 from simulator.pricing import catalogue
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import known_pairs, pair_manifest
 
 FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be swept
-
-
-Scalar = bool | int | Annotated[float, Field(allow_inf_nan=True)] | str
-Axis = Annotated[tuple[Scalar, ...], BeforeValidator(items), Field(min_length=1)]
 
 
 class Scenario(Part):
@@ -61,7 +58,7 @@ class Scenario(Part):
     fallback: FallbackPolicy = Field(default_factory=lambda: FallbackPolicy())
     workload: Workload = Field(default_factory=SequentialWorkload)
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
-    sweep: dict[str, Axis] = Field(default_factory=dict)
+    sweep: Sweep = Field(default_factory=lambda: Sweep())
 
     @field_validator("pair", mode="before")
     @classmethod

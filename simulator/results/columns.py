@@ -69,6 +69,8 @@ def judged_in(names: Iterable[str]) -> Judged:
     return next((columns for columns in JUDGED if there.intersection(columns)), JUDGED[0])
 
 
+# Quality columns that a search can make better: -1 where lower is better, 1 where higher is. cloud_nll is none: it is read two-sided.
+BETTER = {name: sign for columns in JUDGED for name, sign in ((columns.align, 1), (columns.f1, 1), (columns.fd, -1))}
 RANGES = {  # values that a quality can have; a column that ends in _pct is in [0, 100]
     "cloud_nll": (0.0, math.inf),
     **{columns.align: (0.0, 1.0) for columns in JUDGED},

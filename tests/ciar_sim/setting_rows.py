@@ -71,6 +71,11 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     # the scenario itself
     "Scenario.name": "names the run folder and the provenance; no column holds it",
     "Scenario.pair": "another pair: see test_another_pair_is_another_result",
+    **dict.fromkeys(
+        ("Sweep.zip", "Sweep.random", "Sweep.tune", "Range.min", "Range.max", "Range.steps", "Range.scale"),
+        "makes the cases: see tests/simulator/experiment/test_axes.py",
+    ),
+    **dict.fromkeys(("Tune.trials", "Tune.quality"), "see tests/simulator/experiment/test_tuning.py"),
     "Scenario.sweep": "makes the cases: see test_a_sweep_makes_cases",
     "Scenario.prompts": one("prompts.count", 2),
     "Scenario.decoding": one("decoding", {"guidance": 1.0}),
@@ -321,6 +326,16 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "CrossTraffic.down": one("network.cross_traffic.down", "video", QUEUED),
     "PausingFlow.busy_s": one("network.cross_traffic.up.busy_s", 2.0, QUEUED),
     "PausingFlow.quiet_s": one("network.cross_traffic.up.quiet_s", 0.1, QUEUED),
+    "PresetNetwork.rtt_ms": one("network.rtt_ms", 200, PRESET),
+    "PresetNetwork.up_mbps": one("network.up_mbps", 0.1, PRESET),
+    "PresetNetwork.down_mbps": one("network.down_mbps", 0.1, PRESET),
+    "PresetNetwork.jitter_ms": one("network.jitter_ms", 29, PRESET),
+    "PresetNetwork.jitter_distribution": one("network.jitter_distribution", "pareto", PRESET),
+    "PresetNetwork.loss_pct": one("network.loss_pct", 40, PRESET),
+    "PresetNetwork.loss_burst_packets": one(
+        "network.loss_burst_packets", 1, PRESET, {"network": {"preset": "lte", "loss_pct": 30}}
+    ),
+    "PresetNetwork.radio": one("network.radio", "none", PRESET),
     "PresetNetwork.preset": one("network.preset", "geo", PRESET),
     "PresetNetwork.distance_km": one("network.distance_km", 5000, PRESET),
     "PresetNetwork.transport": one("network.transport", "quic", PRESET),

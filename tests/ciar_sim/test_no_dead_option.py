@@ -71,6 +71,8 @@ OPTIONS: dict[str, Row] = {
         for option in ("--torch-device", "--columns", "--case-timeout", "--timeline")
     },
     "sweep --axis": (SWEEP, ["--axis", "cloud.max_batch=1,2"]),
+    "sweep --zip": ([*SWEEP, "--axis", "seed=1,2", "--axis", "prompts.seed=1,2"], ["--zip", "seed,prompts.seed"]),
+    "sweep --random": ([*SWEEP, "--axis", "seed=1,2"], ["--random", "1"]),
     "run --max-batch": "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64",
     "sweep --max-batch": "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64",
     "run --jobs": "tests/ciar_sim/test_cli.py::test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed",

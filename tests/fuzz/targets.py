@@ -39,7 +39,8 @@ def dumped(data: Any) -> str:
 
 @cache
 def scenarios() -> list[str]:
-    return [path.read_text() for path in sorted(ROOT.glob("scenarios/*.yaml")) + sorted(ROOT.glob("benchmarks/*.yaml"))]
+    files = sorted(ROOT.glob("scenarios/*.yaml")) + sorted(ROOT.glob("benchmarks/*.yaml"))
+    return [*(path.read_text() for path in files), *SWEEPS]
 
 
 @cache
@@ -48,6 +49,15 @@ def trace_files() -> list[str]:
     from tests.simulator.traces.examples import ARRIVALS, NETWORK
 
     return [row[0] for table in (NETWORK, ARRIVALS) for row in table.values()]
+
+
+SWEPT = "name: swept\nmethods: [base, {name: ciar, threshold: 0.3}]\nnetwork: {preset: lte, rtt_ms: 30}\nsweep:\n"
+SWEEPS = [
+    SWEPT + "  network.rtt_ms: {min: 5, max: 200, steps: 4, scale: log}\n  methods.ciar.threshold: [0.1, 0.3]\n",
+    SWEPT + "  seed: [1, 2]\n  network.up_mbps: [1, 2]\n  zip: [seed, network.up_mbps]\n",
+    SWEPT + "  cloud.max_batch: {min: 1, max: 64}\n  network.preset: [lte, geo]\n  random: 5\n",
+    SWEPT + "  methods.ciar.threshold: {min: 0.1, max: 0.7}\n  network.preset: [lte, geo]\n  tune: {trials: 4}\n",
+]
 
 
 def damaged_yaml(source: str, rng: random.Random) -> bytes:
@@ -278,6 +288,10 @@ VALUES = (
         "cuda:99",
         "auto",
         "sweep={}",
+        "seed=1:9:3",
+        "network.rtt_ms=1:9:0:log",
+        "seed,network.rtt_ms",
+        "3:align_scenes",
         "prompts.count=1e9",
         "name=../x",
         "seed=99999999999999999999",

@@ -1,7 +1,7 @@
 """`compute:` and `cloud:` of a scenario: how long a pass takes, and what serves the cloud's."""
 
 import itertools
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
@@ -62,6 +62,11 @@ class ThermalThrottling(Part):
         return self
 
 
+def _one_word(side: Any) -> Any:
+    """The name of hardware stands for `{hardware: NAME}`."""
+    return {"hardware": side} if isinstance(side, str) else side
+
+
 class DeviceCompute(Part):
     """How long the device's passes take. hardware: `local` or a name of the catalogue. throttling: of every device of the fleet."""
 
@@ -112,8 +117,8 @@ def _choose_hardware(side: SideT, default: str) -> SideT:
 class Compute(Part):
     """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as LlamaGen-XL."""
 
-    device: DeviceCompute = Field(default_factory=lambda: DeviceCompute())
-    cloud: CloudCompute = Field(default_factory=lambda: CloudCompute())
+    device: Annotated[DeviceCompute, BeforeValidator(_one_word)] = Field(default_factory=lambda: DeviceCompute())
+    cloud: Annotated[CloudCompute, BeforeValidator(_one_word)] = Field(default_factory=lambda: CloudCompute())
 
     @model_validator(mode="after")
     def _same_size(self) -> "Compute":

@@ -137,13 +137,33 @@ class _Queue(Part):
         }
 
 
+Rate = Annotated[float, Field(gt=0, le=1e7)]
+RttMs = Annotated[float, Field(ge=0, le=600_000)]
+LossPct = Annotated[float, Field(ge=0, le=90)]
+
+
 class PresetNetwork(_Queue):
-    """A preset of the network catalogue. distance_km: to the cloud, beyond the 500 km that a preset stands for."""
+    """A preset of the network catalogue, and figures in place of its own.
+
+    Attributes:
+        distance_km: To the cloud, beyond the 500 km that a preset stands for; adds to rtt_ms.
+        rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, loss_pct, loss_burst_packets: As in the explicit form; None keeps
+            the preset's figure. A rate that is given is constant, also where the preset's follows a generated trace.
+        radio: Of the catalogue, or none.
+    """
 
     preset: str
     distance_km: float = Field(default=0.0, ge=0, le=40_000)
     transport: TransportName = "grpc"
     devices_per_cell: int = Field(default=1, ge=1, le=1_000_000)
+    rtt_ms: RttMs | None = None
+    up_mbps: Rate | None = None
+    down_mbps: Rate | None = None
+    jitter_ms: float | None = Field(default=None, ge=0, le=60_000)
+    jitter_distribution: Distribution | None = None
+    loss_pct: LossPct | None = None
+    loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
+    radio: str | None = None
 
     @field_validator("preset")
     @classmethod
@@ -153,27 +173,91 @@ class PresetNetwork(_Queue):
             refuse(f"is not a known preset, got {found_text(preset)}{did_you_mean(preset, known)}")
         return name
 
+    @field_validator("up_mbps", "down_mbps")
+    @classmethod
+    def _not_absurd(cls, rate_mbps: float | None) -> float | None:
+        return _rate(rate_mbps)
+
+    @field_validator("radio")
+    @classmethod
+    def _radio_exists(cls, radio: str | None) -> str | None:
+        return radio if radio == "none" else _radio(radio)
+
+    @model_validator(mode="after")
+    def _acts(self) -> Self:
+        """Refuses figures that do not go together, and those without effect."""
+        preset = catalogue.network(self.preset)
+        if self.jitter_distribution is not None and self.jitter_ms is None and not preset.jitter_ms:
+            refuse(f"has no effect: {self.preset} has no jitter; give jitter_ms, too", "jitter_distribution")
+        if self.loss_burst_packets is not None and self.loss_pct is None and not preset.loss_pct:
+            refuse(f"has no effect: {self.preset} loses no packets; give loss_pct, too", "loss_burst_packets")
+        if self.radio == "none" and preset.radio is None:
+            refuse(f"has no effect: {self.preset} has no radio", "radio")
+        if self.model_fields_set & {"rtt_ms", "jitter_ms"}:
+            _check_jitter(self._own("jitter_ms", preset), self._rtt_ms(preset) / 2, "jitter_ms")
+        if self.model_fields_set & {"loss_pct", "loss_burst_packets"}:
+            _check_burst(self._own("loss_pct", preset), self._own("loss_burst_packets", preset))
+        return self
+
+    def _own(self, key: str, preset: catalogue.Network) -> Any:
+        """The figure given here, else the preset's."""
+        given = getattr(self, key)
+        return getattr(preset, key) if given is None else given
+
+    def _rtt_ms(self, preset: catalogue.Network) -> float:
+        return float(self._own("rtt_ms", preset)) + MS_PER_1000_KM * self.distance_km / 1000.0
+
     def figures(self) -> LinkFigures:
         p = catalogue.network(self.preset)
+
+        def rate(key: str) -> float | None:
+            return None if p.generated and getattr(self, key) is None else self._own(key, p) * 1e6
+
+        radio = self._own("radio", p)
         return LinkFigures(
-            down_bps=None if p.generated else p.down_mbps * 1e6,
-            up_bps=None if p.generated else p.up_mbps * 1e6,
-            rtt_s=(p.rtt_ms + MS_PER_1000_KM * self.distance_km / 1000.0) * 1e-3,
-            jitter_s=p.jitter_ms * 1e-3,
-            jitter_distribution=p.jitter_distribution,
-            loss=p.loss_pct / 100.0,
-            loss_burst_packets=p.loss_burst_packets,
+            down_bps=rate("down_mbps"),
+            up_bps=rate("up_mbps"),
+            rtt_s=self._rtt_ms(p) * 1e-3,
+            jitter_s=self._own("jitter_ms", p) * 1e-3,
+            jitter_distribution=self._own("jitter_distribution", p),
+            loss=self._own("loss_pct", p) / 100.0,
+            loss_burst_packets=self._own("loss_burst_packets", p),
             generated=p.generated,
             transport=self.transport,
-            radio=p.radio,
+            radio=None if radio == "none" else radio,
             devices_per_cell=self.devices_per_cell,
             **self.queue(),
         )
 
 
-Rate = Annotated[float, Field(gt=0, le=1e7)]
-RttMs = Annotated[float, Field(ge=0, le=600_000)]
-LossPct = Annotated[float, Field(ge=0, le=90)]
+def _rate(rate_mbps: float | None) -> float | None:
+    if rate_mbps is not None and rate_mbps < 1e-3:
+        refuse(f"must be >= 0.001 (1 kbit/s), got {rate_mbps}")
+    return rate_mbps
+
+
+def _radio(radio: str | None) -> str | None:
+    known = catalogue.names("radios")
+    if radio is not None and radio not in known:
+        refuse(f"is not a known radio, got {found_text(radio)}{did_you_mean(radio, known)}")
+    return radio
+
+
+def _check_jitter(jitter_ms: float, delay_ms: float, key: str, samples_ms: tuple[float, ...] = ()) -> None:
+    """Refuse jitter that leaves no distribution of this mean one-way delay. Its mean is kept, so a delay of mean 0 cannot vary."""
+    if (any(samples_ms) or jitter_ms) and not delay_ms:
+        refuse("needs a delay > 0: rtt_ms is 0, or the trace says so", key)
+    if jitter_ms > MAX_JITTER * delay_ms:
+        refuse(f"must be at most {MAX_JITTER:g} times the mean one-way delay ({delay_ms:g} ms), got {jitter_ms:g}", key)
+
+
+def _check_burst(loss_pct: float | None, burst_packets: float | None) -> None:
+    least = 0.0 if loss_pct is None else loss_pct / (100.0 - loss_pct)
+    if burst_packets is not None and burst_packets < least:
+        refuse(
+            f"must be >= {least:g} for a loss_pct of {loss_pct:g}, got {burst_packets:g}",
+            "loss_burst_packets",
+        )
 
 
 class _Line(_Queue):
@@ -203,17 +287,12 @@ class _Line(_Queue):
     @field_validator("up_mbps", "down_mbps", check_fields=False)
     @classmethod
     def _not_absurd(cls, rate_mbps: float | None) -> float | None:
-        if rate_mbps is not None and rate_mbps < 1e-3:
-            refuse(f"must be >= 0.001 (1 kbit/s), got {rate_mbps}")
-        return rate_mbps
+        return _rate(rate_mbps)
 
     @field_validator("radio")
     @classmethod
     def _exists(cls, radio: str | None) -> str | None:
-        known = catalogue.names("radios")
-        if radio is not None and radio not in known:
-            refuse(f"is not a known radio, got {found_text(radio)}{did_you_mean(radio, known)}")
-        return radio
+        return _radio(radio)
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -224,24 +303,12 @@ class _Line(_Queue):
             )
         if self.rtt_ms is not None:
             self._jitter_fits(self.rtt_ms / 2)
-        least = 0.0 if self.loss_pct is None else self.loss_pct / (100.0 - self.loss_pct)
-        if self.loss_burst_packets is not None and self.loss_burst_packets < least:
-            refuse(
-                f"must be >= {least:g} for a loss_pct of {self.loss_pct:g}, got {self.loss_burst_packets:g}",
-                "loss_burst_packets",
-            )
+        _check_burst(self.loss_pct, self.loss_burst_packets)
         return self
 
     def _jitter_fits(self, delay_ms: float) -> None:
-        """Refuse jitter that leaves no distribution of this mean one-way delay. Its mean is kept, so a delay of mean 0 cannot vary."""
         key = "jitter_samples_ms" if self.jitter_samples_ms else "jitter_ms"
-        if (any(self.jitter_samples_ms) or self.jitter_ms) and not delay_ms:
-            refuse("needs a delay > 0: rtt_ms is 0, or the trace says so", key)
-        if self.jitter_ms > MAX_JITTER * delay_ms:
-            refuse(
-                f"must be at most {MAX_JITTER:g} times the mean one-way delay ({delay_ms:g} ms), got {self.jitter_ms:g}",
-                key,
-            )
+        _check_jitter(self.jitter_ms, delay_ms, key, self.jitter_samples_ms)
 
     def line(self, up_mbps: float | None, down_mbps: float | None, **more: Any) -> LinkFigures:
         up_bps, down_bps = (None if mbps is None else mbps * 1e6 for mbps in (up_mbps, down_mbps))
@@ -397,6 +464,8 @@ NEEDED = ", ".join(name for name, field in ExplicitNetwork.model_fields.items() 
 
 
 def _one_form(data: Any) -> Any:
+    if isinstance(data, str):
+        return {"preset": data}
     if isinstance(data, dict):
         preset, explicit, trace = (list(form.model_fields) for form in (PresetNetwork, ExplicitNetwork, TraceNetwork))
         for key in data:
@@ -406,7 +475,8 @@ def _one_form(data: Any) -> Any:
         if "preset" in data:
             for key in data:
                 if key not in preset:
-                    refuse(f"stands beside preset: two forms at once; give either preset, or trace, or {NEEDED}", key)
+                    more = ", ".join(own for own in preset if own != "preset")
+                    refuse(f"does not go with preset, which takes {more}; without preset give trace, or {NEEDED}", key)
         elif "distance_km" in data:
             refuse("goes with preset only; give rtt_ms its value", "distance_km")
         elif "trace" in data:

@@ -1,11 +1,13 @@
 """The network section: impairments, presets and traces, and what does not go together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from simulator.experiment.fleet import network_of
 from simulator.experiment.loading import load_scenario
+from simulator.experiment.schema.network import LinkFigures
 from simulator.experiment.sweep import expand
 from simulator.network.cross import AQMS, GREEDY, Traffic
 from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
@@ -52,12 +54,44 @@ def test_a_network_that_cannot_be_is_refused(tmp_path: Path, settings: str, mess
     assert refusal(tmp_path, f"{HEAD}{LINE}{settings}\n").startswith(f"t.yaml:5: network.{message}")
 
 
-def test_a_preset_takes_distance_transport_and_cell_only(tmp_path: Path) -> None:
+def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
+    def link(keys: str) -> LinkFigures:
+        return load(tmp_path, HEAD + f"network: {{{keys}}}\n").link
+
+    lte = link("preset: lte")
+    assert link("preset: lte, rtt_ms: 30") == replace(lte, rtt_s=0.03)
+    assert link("preset: lte, rtt_ms: 30, distance_km: 1000").rtt_s == pytest.approx(0.052)
+    assert link("preset: lte, up_mbps: 1, down_mbps: 2") == replace(lte, up_bps=1e6, down_bps=2e6)
+    assert link("preset: lte, jitter_ms: 3, jitter_distribution: gamma") == replace(
+        lte, jitter_s=0.003, jitter_distribution="gamma"
+    )
+    assert link("preset: lte, loss_pct: 1, loss_burst_packets: 2") == replace(lte, loss=0.01, loss_burst_packets=2.0)
+    assert link("preset: lte, radio: none") == replace(lte, radio=None)
+    assert link("preset: lan, radio: wifi").radio == "wifi"
+    assert link("preset: leo, up_mbps: 4") == replace(link("preset: leo"), up_bps=4e6)
+    assert load(tmp_path, HEAD + "network: lte\n").link == lte
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("preset: lan, loss_burst_packets: 3", "loss_burst_packets has no effect: lan loses no packets"),
+        ("preset: lan, radio: none", "radio has no effect: lan has no radio"),
+        ("preset: lte, radio: x", "radio is not a known radio, got 'x' (text)"),
+        ("preset: lte, rtt_ms: 0", "jitter_ms needs a delay > 0"),
+        ("preset: lte, loss_pct: 90", "loss_burst_packets must be >= 9 for a loss_pct of 90, got 4"),
+        ("preset: lte, outage_ms: 5", "outage_ms does not go with preset, which takes buffer_bytes, "),
+        ("preset: lte, up_mbps: 0.0001", "up_mbps must be >= 0.001 (1 kbit/s)"),
+        ("preset: LTE", "preset is not a known preset, got 'LTE' (text); did you mean lte?"),
+    ],
+)
+def test_figures_that_a_preset_cannot_take_are_refused(tmp_path: Path, keys: str, message: str) -> None:
+    assert refusal(tmp_path, HEAD + f"network: {{{keys}}}\n").startswith(f"t.yaml:5: network.{message}")
+
+
+def test_a_preset_takes_distance_transport_and_cell(tmp_path: Path) -> None:
     s = load(tmp_path, HEAD + "network: {preset: lte, distance_km: 1000, transport: quic, devices_per_cell: 8}\n")
     assert (s.link.rtt_s, s.link.transport, s.link.devices_per_cell) == (pytest.approx(0.082), "quic", 8)
-    for key in ("loss_pct: 1", "radio: lte", "jitter_ms: 3"):
-        message = refusal(tmp_path, HEAD + "network: {preset: lte, " + key + "}\n")
-        assert message.startswith(f"t.yaml:5: network.{key.partition(':')[0]} stands beside preset: two forms at once")
     assert (
         refusal(tmp_path, HEAD + "network: {preset: lte, distance_km: -1}\n")
         == "t.yaml:5: network.distance_km must be >= 0, got -1"
@@ -135,7 +169,7 @@ def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
         ),
         ("{trace: no.csv, rtt_ms: 50}", "trace must be the path of a file, got 'no.csv' (text), which is not there"),
         ("{trace: t.yaml, rtt_ms: 50}", "trace cannot be used: t.yaml: is of no known trace format"),
-        ("{trace: both.csv, preset: lte}", "trace stands beside preset: two forms at once"),
+        ("{trace: both.csv, preset: lte}", "trace does not go with preset, which takes "),
         ("{trace: both.csv, rtt_ms: 5, outage_ms: 3}", "outage_ms goes without trace only"),
         ("{trace: both.csv, rtt_ms: 5, up_mbps: 0}", "up_mbps must be > 0, got 0"),
     ):

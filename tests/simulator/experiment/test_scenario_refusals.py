@@ -77,8 +77,16 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
             HEAD + "network: {rtt_ms: 20ms, up_mbps: 1, down_mbps: 1}\n",
             "t.yaml:5: network.rtt_ms must be a number, got '20ms' (text)",
         ),
-        (HEAD + "network: lte\n", "t.yaml:5: network must be a mapping, got 'lte' (text)"),
-        (HEAD + "cloud:\n", "t.yaml:5: cloud must be a mapping, got nothing"),
+        (HEAD + "network: 5\n", "t.yaml:5: network must be a mapping, got 5"),
+        (HEAD + "cloud:\n", "t.yaml:5: cloud must be a mapping such as {replicas: 2}, got nothing"),
+        (
+            HEAD + "fallback: device\n",
+            "t.yaml:5: fallback must be a mapping such as {policy: device, deadline_ms: 500}, got 'device' (text)",
+        ),
+        (
+            HEAD + "compute: {cloud: A100}\n",
+            "t.yaml:5: compute.cloud.hardware is not known, got 'A100' (text); did you mean a100? allowed: local, ",
+        ),
         ("name: 5\nmethods: [base]\n", "t.yaml:1: name must be text, got 5"),
         ("name: t\nmethods: base\n", "t.yaml:2: methods must be a list, got 'base' (text)"),
         # ranges
@@ -138,9 +146,11 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ("- base\n", "t.yaml:1: a scenario must be a mapping of keys, got a list"),
         # forms
         (
-            HEAD + "network:\n  preset: lte\n  rtt_ms: 5\n",
-            "t.yaml:7: network.rtt_ms stands beside preset: two forms at once; give either preset, or trace, or rtt_ms, up_mbps, "
-            "down_mbps",
+            HEAD + "network:\n  preset: lte\n  outage_ms: 5\n",
+            "t.yaml:7: network.outage_ms does not go with preset, which takes buffer_bytes, buffer_ms, cross_traffic, aqm, "
+            "distance_km, transport, devices_per_cell, rtt_ms, "
+            "up_mbps, down_mbps, jitter_ms, jitter_distribution, loss_pct, loss_burst_packets, radio; "
+            "without preset give trace, or rtt_ms, up_mbps, down_mbps",
         ),
         (HEAD + "prompts: {list: [a], count: 3}\n", "t.yaml:5: prompts.count is not a known key; allowed: list"),
         (HEAD + "workload: {devices: 3}\n", "t.yaml:5: workload.devices must be 1 with arrivals: sequential, got 3"),
@@ -238,8 +248,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
             "t.yaml:5: sweep.methods.base.label names nothing: base has no setting label; allowed: deliver",
         ),
         (
-            HEAD + "sweep:\n  network.rtt_ms: [5]\n",
-            "t.yaml:6: sweep.network.rtt_ms needs the explicit form of network (rtt_ms, up_mbps, down_mbps), "
+            HEAD + "sweep:\n  network.outage_ms: [5]\n",
+            "t.yaml:6: sweep.network.outage_ms needs the explicit form of network (rtt_ms, up_mbps, down_mbps), "
             "which has preset: wifi",
         ),
         (
@@ -250,8 +260,10 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             HEAD + "sweep: {network: [lte]}\n",
-            "t.yaml:5: sweep.network names no single setting; it holds preset, distance_km, "
-            "transport, devices_per_cell",
+            "t.yaml:5: sweep.network names no single setting; it holds buffer_bytes, buffer_ms, cross_traffic, "
+            "aqm, preset, distance_km, "
+            "transport, devices_per_cell, rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, loss_pct, loss_burst_packets, "
+            "radio",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",

@@ -1,0 +1,251 @@
+"""The axes of a sweep: the settings that they name, and the values that those take."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from simulator.core.errors import ScenarioError
+from simulator.core.part import LATER, found_text, written
+from simulator.core.problems import dotted, explain
+from simulator.core.yamlfile import Place, did_you_mean
+from simulator.experiment.scenario import FIXED, Scenario
+from simulator.experiment.schema.network import NEEDED, ExplicitNetwork, PresetNetwork
+from simulator.experiment.schema.sweep import Range, Sweep
+from simulator.experiment.source import Source
+from simulator.protocol.methods import METHODS
+
+Values = tuple[Any, ...]
+
+
+def axis_place(scenario: Scenario, path: str) -> Place:
+    """The place of the setting that an axis of the sweep names."""
+    return method_place(scenario, path, ScenarioError) if path.startswith("methods.") else tuple(path.split("."))
+
+
+def check_sweep(scenario: Scenario, source: Source) -> Scenario:
+    """The scenario with the values of its sweep as the settings read them; ranges and random points are written out.
+
+    Raises ScenarioError where an axis names no setting, or the setting does not take one of its values.
+    """
+    sweep = scenario.sweep
+    if not sweep.axes:
+        return scenario
+    whole = scenario.model_dump(by_alias=True)
+    whole["sweep"] = {}
+    axes: dict[str, Values | Range] = {}
+    targets: dict[Place, str] = {}
+    for path, axis in sweep.axes.items():
+        at: Place = ("sweep", path)
+
+        def fail(message: str, at: Place = at, path: str = path) -> ScenarioError:
+            return ScenarioError(f"{source.where(at)}: sweep.{path} {message}")
+
+        place = _sweep_place(scenario, whole, path, fail)
+        if place in targets:
+            raise fail(f"and sweep.{targets[place]} are the same setting")
+        targets[place] = path
+        drawn = sweep.random is not None or (sweep.tune is not None and path.startswith("methods."))
+        if isinstance(axis, Range) and axis.steps is None and not drawn:
+            raise fail("needs steps: a grid has so many values of a range; random and tune draw from it without")
+        ends = isinstance(axis, Range) and axis.steps is None
+        values = (axis.min, axis.max) if isinstance(axis, Range) and ends else _values(axis)
+        read = _read(scenario, whole, place, path, values, source, isinstance(axis, Range))
+        if not ends and not any(path in group for group in sweep.zip):
+            for index, value in enumerate(read):
+                if value in read[:index] and not isinstance(axis, Range):
+                    where = source.where((*at, index))
+                    raise ScenarioError(f"{where}: sweep.{path} holds {written(values[index])} twice")
+            read = tuple(dict.fromkeys(read))  # a range of whole numbers may hold one twice
+        axes[path] = axis if ends else read
+    if sweep.tune is not None:
+        _check_tune(sweep, source)
+        raise source.fail(("sweep", "tune"), LATER)
+    written_out = sweep.model_copy()
+    object.__setattr__(written_out, "__pydantic_extra__", axes)
+    _check_zip(written_out, source)
+    if sweep.random is not None:
+        written_out = _random(scenario, whole, written_out, targets)
+    return scenario.model_copy(update={"sweep": written_out})
+
+
+def _values(axis: "Values | Range") -> Values:
+    return axis.values() if isinstance(axis, Range) else axis
+
+
+def _read(
+    scenario: Scenario, whole: Mapping[str, Any], place: Place, path: str, values: Values, source: Source, ranged: bool
+) -> Values:
+    """The values as the setting reads them. ranged: numbers of a range, rounded where the setting takes whole ones."""
+    read = []
+    for index, value in enumerate(values):
+        try:
+            read.append(read_value(whole, place, value, ranged, source.context))
+        except ValidationError as error:
+            where, message = explain(error.errors()[0])
+            subject = f"sweep.{path}"
+            if where != place:  # two settings that do not go together
+                subject = f"sweep.{path} {written(value)}: {dotted(where)}"
+            elif "got " not in message:
+                message = f"{message}, got {found_text(value)}"
+            raise ScenarioError(f"{source.where(('sweep', path, index))}: {subject} {message}") from None
+    return tuple(read)
+
+
+def read_value(
+    whole: Mapping[str, Any], place: Place, value: Any, ranged: bool, context: dict[str, Any] | None = None
+) -> Any:
+    """A value as the setting at a place reads it.
+
+    Args:
+        whole: The scenario without its sweep, as plain data.
+        place: The setting.
+        value: The value; a float of a range is rounded where the setting takes whole numbers only.
+        ranged: Whether it comes from a range.
+        context: For validators.
+
+    Raises:
+        ValidationError: The setting does not take it.
+    """
+    try:
+        return value_at(Scenario.model_validate(put(whole, place, value), context=context), place)
+    except ValidationError as error:
+        if not ranged or all(one["type"] != "int_type" for one in error.errors()):
+            raise
+    return value_at(Scenario.model_validate(put(whole, place, round(value)), context=context), place)
+
+
+def _check_tune(sweep: Sweep, source: Source) -> None:
+    chosen = [path for path in sweep.axes if path.startswith("methods.")]
+    if not chosen:
+        raise source.fail(
+            ("sweep", "tune"), "chooses settings of methods, and no axis is one: add methods.LABEL.SETTING"
+        )
+    for path in chosen:
+        if any(path in group for group in sweep.zip):
+            raise source.fail(("sweep", "zip"), f"holds {path}, whose values tune chooses one by one")
+
+
+def _check_zip(sweep: Sweep, source: Source) -> None:
+    for index, group in enumerate(sweep.zip):
+        lengths = {path: len(values) for path in group if isinstance(values := sweep.axes[path], tuple)}
+        at: Place = ("sweep", "zip", index)
+        if len(lengths) < len(group):
+            raise source.fail(at, f"needs values or steps of {next(path for path in group if path not in lengths)}")
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{path} {length}" for path, length in lengths.items())
+            raise source.fail(at, f"needs as many values of each path, got {told}")
+        rows = list(zip(*(_values(sweep.axes[path]) for path in group), strict=True))
+        if len(set(rows)) < len(rows):
+            twice = next(row for number, row in enumerate(rows) if row in rows[:number])
+            raise source.fail(at, f"holds {', '.join(map(written, twice))} twice")
+
+
+def _random(scenario: Scenario, whole: Mapping[str, Any], sweep: Sweep, targets: Mapping[Place, str]) -> Sweep:
+    """The sweep with its random points written out, as axes that move together."""
+    from simulator.experiment.points import sobol
+
+    assert sweep.random is not None
+    place_of = {path: place for place, path in targets.items()}
+    groups = grouped(sweep)
+    rows: dict[tuple[Any, ...], None] = {}
+    for point in sobol(len(groups), sweep.random, scenario.seed):
+        row: dict[str, Any] = {}
+        for paths, share in zip(groups, point, strict=True):
+            for path in paths:
+                axis = sweep.axes[path]
+                if isinstance(axis, Range):
+                    row[path] = read_value(whole, place_of[path], axis.at(share), True)
+                else:
+                    row[path] = axis[min(int(share * len(axis)), len(axis) - 1)]
+        rows[tuple(row[path] for path in sweep.axes)] = None
+    columns = zip(*rows, strict=True)
+    axes = dict(zip(sweep.axes, columns, strict=True))
+    return Sweep.model_validate({**axes, "zip": [list(axes)]} if len(axes) > 1 else axes)
+
+
+def grouped(sweep: Sweep) -> list[tuple[str, ...]]:
+    """The paths of the sweep that move together, each once, in order; a path that moves alone is a group of its own."""
+    found: dict[tuple[str, ...], None] = {}
+    for path in sweep.axes:
+        found[next((group for group in sweep.zip if path in group), (path,))] = None
+    return list(found)
+
+
+def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Callable[[str], ScenarioError]) -> Place:
+    """The place of a setting that may be swept."""
+    place: Place = tuple(path.split("."))
+    if place[0] in FIXED:
+        raise fail("cannot be swept")
+    if place[0] == "methods":
+        place = method_place(scenario, path, fail)
+        label = scenario.methods[int(place[1])].label
+        if f" {place[2]}=" in label:
+            raise fail(
+                f"is part of the label {label}, which would no longer be true; give this method a label of its own"
+            )
+        return place
+    node: Any = whole
+    for depth, key in enumerate(place):
+        if not isinstance(node, dict) or key not in node:
+            if (
+                place[0] == "network"
+                and isinstance(scenario.network, PresetNetwork)
+                and key in ExplicitNetwork.model_fields
+            ):
+                raise fail(
+                    f"needs the explicit form of network ({NEEDED}), which has preset: {scenario.network.preset}"
+                )
+            if not isinstance(node, dict):
+                raise fail(f"names nothing: {dotted(place[:depth])} is {found_text(node)}")
+            known = [name for name in node if depth or name not in FIXED]
+            raise fail(f"names nothing: {dotted(place[:depth]) or 'a scenario'} has no {key}{did_you_mean(key, known)}")
+        node = node[key]
+    if isinstance(node, dict | list | tuple):
+        inner = f"; it holds {', '.join(node)}" if isinstance(node, dict) else ""
+        raise fail(f"names no single setting{inner}")
+    return place
+
+
+def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]) -> Place:
+    """The place of `methods.<label or unique name>.<setting>`."""
+    middle, _, setting = path.removeprefix("methods.").rpartition(".")
+    labels = [entry.label for entry in scenario.methods]
+    names = [entry.name for entry in scenario.methods]
+    if not middle:
+        raise fail(f"names no single setting; write methods.LABEL.SETTING with a label of {', '.join(labels)}")
+    if middle in labels:
+        index = labels.index(middle)
+    elif names.count(middle) == 1:
+        index = names.index(middle)
+    elif middle in names:
+        raise fail(f"names {names.count(middle)} methods; use a label: {', '.join(labels)}")
+    else:
+        raise fail(f"names nothing: no method {middle}{did_you_mean(middle, labels)}")
+    settings = METHODS[names[index]].settings.model_fields
+    if setting not in settings:
+        takes = did_you_mean(setting, settings) if settings else "; it takes no settings"
+        raise fail(f"names nothing: {names[index]} has no setting {setting}{takes}")
+    return ("methods", index, setting)
+
+
+def put(data: Any, place: Place, value: Any) -> Any:
+    """A copy of nested data with one value replaced; all other parts are shared with the original."""
+    if not place:
+        return value
+    copy = list(data) if isinstance(data, list | tuple) else dict(data)
+    copy[place[0]] = put(data[place[0]], place[1:], value)  # type: ignore[index]
+    return copy
+
+
+def value_at(scenario: Scenario, place: Place) -> Any:
+    """The value at a place, as plain data."""
+    node: Any = scenario
+    for key in place:
+        parts: Any = _fields_by_key(node) if isinstance(node, BaseModel) else node
+        node = parts[key]
+    return node.model_dump(by_alias=True) if isinstance(node, BaseModel) else node
+
+
+def _fields_by_key(part: BaseModel) -> dict[str, Any]:
+    return {field.alias or name: getattr(part, name) for name, field in type(part).model_fields.items()}

@@ -1,0 +1,144 @@
+"""`sweep:` of a scenario: the values of its axes, and how points of them are chosen."""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from simulator.core.part import Part, items
+from simulator.core.settings import refuse
+from simulator.results.columns import BETTER
+
+Scalar = bool | int | Annotated[float, Field(allow_inf_nan=True)] | str
+Values = Annotated[tuple[Scalar, ...], BeforeValidator(items), Field(min_length=1)]
+DIGITS = 6  # significant ones of a value that a range gives
+
+
+class Range(Part):
+    """Numbers between two ends, which belong to it.
+
+    Attributes:
+        min, max: The ends.
+        steps: So many values, ends included; None: any number, for `random` and `tune`.
+        scale: linear or log: equal differences or equal ratios.
+    """
+
+    min: float
+    max: float
+    steps: int | None = Field(default=None, ge=2, le=100_000)
+    scale: Literal["linear", "log"] = "linear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min < self.max:
+            refuse(f"must be above min, {self.min:g}, got {self.max:g}", "max")
+        if self.scale == "log" and self.min <= 0:
+            refuse(f"must be > 0 with scale log, got {self.min:g}", "min")
+        return self
+
+    def at(self, share: float) -> float:
+        """The value at a share in [0, 1] of the way, rounded to `DIGITS`; the ends are exact."""
+        if share in (0.0, 1.0):
+            return self.max if share else self.min
+        if self.scale == "log":
+            value = math.exp(math.log(self.min) + share * (math.log(self.max) - math.log(self.min)))
+        else:
+            value = self.min + share * (self.max - self.min)
+        return min(max(float(f"{value:.{DIGITS}g}"), self.min), self.max)
+
+    def values(self) -> tuple[float, ...]:
+        """The values of a range with steps."""
+        assert self.steps is not None
+        return tuple(self.at(step / (self.steps - 1)) for step in range(self.steps))
+
+
+class Tune(Part):
+    """A search for settings of the methods that are fast and keep the quality: multi-objective TPE.
+
+    Attributes:
+        trials: Settings tried per method and condition.
+        quality: The column of summary.csv that is the second objective, beside latency_mean_s.
+    """
+
+    trials: int = Field(ge=1, le=100_000)
+    quality: str = "align_scenes"
+
+    @field_validator("quality")
+    @classmethod
+    def _known(cls, quality: str) -> str:
+        if quality not in BETTER:
+            refuse(f"must be {', '.join(BETTER)}, got {quality}")
+        return quality
+
+
+Axis = Annotated[
+    Annotated[Values, Tag("<values>")] | Annotated[Range, Tag("<range>")],
+    Discriminator(lambda data: "<range>" if isinstance(data, dict | Range) else "<values>"),
+]
+
+
+class Sweep(BaseModel):
+    """Axes by dotted path, a list of values or a range each; together they are a grid.
+
+    Attributes:
+        zip: Lists of paths whose values move together.
+        random: So many points of all axes, spread evenly (Sobol), in place of the grid.
+        tune: Chooses settings of the methods by trial; other axes stay a grid of conditions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Axis] = Field(init=False)
+
+    zip: Annotated[tuple[Annotated[tuple[str, ...], BeforeValidator(items)], ...], BeforeValidator(items)] = ()
+    random: int | None = Field(default=None, ge=1, le=1_000_000)
+    tune: Tune | None = None
+
+    @field_validator("zip", mode="before")
+    @classmethod
+    def _one_group(cls, groups: Any) -> Any:
+        """One list of paths stands for a list of one."""
+        return [groups] if isinstance(groups, list | tuple) and any(isinstance(one, str) for one in groups) else groups
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _number(cls, tune: Any) -> Any:
+        """A number of trials stands for `{trials: N}`."""
+        return {"trials": tune} if isinstance(tune, int) and not isinstance(tune, bool) else tune
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.random is not None and self.tune is not None:
+            refuse("stands beside random: two ways to choose points; give one of them", "tune")
+        seen: set[str] = set()
+        for index, group in enumerate(self.zip):
+            for path in group:
+                if path not in self.axes:
+                    refuse(f"names {path}, which is no axis of this sweep", "zip", index)
+                if path in seen:
+                    refuse(f"names {path} twice", "zip", index)
+                seen.add(path)
+        if not self.axes and (self.random is not None or self.tune is not None):
+            refuse("needs axes to choose from", "random" if self.tune is None else "tune")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        choice = {key: plain.pop(key) for key in ("zip", "random", "tune")}
+        return {**plain, **{key: value for key, value in choice.items() if value not in ((), None)}}
+
+    @property
+    def axes(self) -> "dict[str, tuple[Any, ...] | Range]":
+        """Values, or the range they are drawn from, by dotted path in the order of the file."""
+        return dict(self.__pydantic_extra__ or {})
