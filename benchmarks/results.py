@@ -57,10 +57,15 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "entropy-lens": "entropy-lens",
             "ciar at 0.30": "ciar",
             "ciar at 30 %": "ciar",
+            "ciar at 30 %, sampled": "ciar",
             "ciar omega at 30 %": "ciar",
+            "ciar at 30 %, one threshold": "ciar",
         },
     ),
-    "trees": ("results-trees", {"base": "base", "eagle2": "eagle2", "lantern": "lantern"}),
+    "trees": (
+        "results-trees",
+        {"base": "base", "eagle2": "eagle2", "lantern": "lantern", "lantern delta 0.4": "lantern"},
+    ),
     "claim": (
         "results-claim",
         {
@@ -70,7 +75,8 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "entropy-lens": "entropy-lens",
             "softmax-corr": "softmax-corr",
             "ciar u": "ciar",
-            "ciar omega": "ciar",
+            "ciar lower-top": "ciar",
+            "ciar published loss": "ciar",
             "ciar revised": "ciar",
             "ciar revised, without features": "ciar",
         },
@@ -92,7 +98,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "readings": (
         "results-readings",
-        {"base": "base", "random": "random", "ciar lower-top": "ciar", "ciar revised": "ciar"},
+        {"base": "base", "random": "random", "ciar, one threshold": "ciar", "ciar revised": "ciar"},
     ),
     "training": ("results-training", {"base": "base", "ciar omega": "ciar"}),
     "prefix": ("results-prefix", {"base": "base"}),

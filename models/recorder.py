@@ -216,8 +216,8 @@ class Session:
             sampled = settings.pop("pick") == "sampled"
         else:
             d, seed, caption = self.device_state.decoding, self.spec.seed, self.spec.prompt
-            settings = {"guidance": d.guidance, "temperature": d.temperature, "top_k": d.top_k, "top_p": d.top_p}
-            sampled = d.device == "sampled"
+            sampled, top_p = d.local_sampling
+            settings = {"guidance": d.guidance, "temperature": d.temperature, "top_k": d.top_k, "top_p": top_p}
         if op.role == "drafter" or op.outputs == "all" or not sampled:
             return {**settings, "u": None}
         if op.role not in self._draws:
@@ -319,7 +319,7 @@ class Recorder:
             settings = METHODS[spec.method].settings.model_validate(spec.settings)
             settings.check(Decoding.model_validate(spec.decoding), self.pair.manifest)
             room = max(room, settings.draft_slots)
-            assert spec.revision == METHODS[spec.method].revision
+            assert spec.revision == METHODS[spec.method].revision_of(settings)
         slots = min(self.max_batch, max(len(specs), 1))
         backend = Backend(self.pair, slots, spare=room)
         todo, free = deque(specs), list(range(slots - 1, -1, -1))

@@ -20,6 +20,7 @@ from models.pair import make_tiny_pair
 from models.train.data import DataConfig
 from simulator.core import yamlfile
 from simulator.experiment.loading import load_scenario
+from simulator.experiment.schema.methods import ENTRIES, settings_of
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.sweep import expand
 from simulator.protocol.methods import METHODS
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def settings_table(name: str) -> str:
-    fields = METHODS[name].settings.model_fields
+    fields = {key: ENTRIES[name].model_fields[key] for key in settings_of(name)}
     if not fields:
         return "No settings."
     rows = [f"| `{key}` | `{field.default}` | {field.description} |" for key, field in fields.items()]

@@ -13,8 +13,9 @@ from models import scenes
 from models.quality import foreign
 from models.quality.judges import REFERENCE_IMAGES, REFERENCE_SEED
 from simulator.core.errors import CiarSimError
-from simulator.experiment.plan import Plan, search_thresholds
+from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Scenario
+from simulator.experiment.search import search_thresholds
 from simulator.experiment.sweep import expand
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest

@@ -70,7 +70,7 @@ def draw_samples(
         SessionSpec(
             weights=manifest.weights_hash,
             method=method,
-            revision=METHODS[method].revision,
+            revision=METHODS[method].revision_of(settings),
             settings=settings.model_dump(),
             decoding=decoding.model_dump(),
             prompt=caption,

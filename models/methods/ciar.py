@@ -88,9 +88,10 @@ class Ciar(Gated):
         """Send the candidate with its weight in the distribution it was drawn from, and the other weights if they are few."""
         probs = candidate_probs(s, step)  # [V]
         candidate = s.pick(probs, len(s.tokens), "token", "device")
-        if s.decoding.device == "greedy":
+        sampled, _ = s.decoding.local_sampling
+        if not sampled:
             s.decisions.note(step.margin)
-        few = s.decoding.device == "greedy" or s.decoding.top_k > 0
+        few = not sampled or s.decoding.top_k > 0
         support = np.flatnonzero(probs) if few else np.zeros(0, np.int64)
         weights = probs[support] if few else probs[[candidate]]
         reply: Message | None = yield Call(
@@ -183,7 +184,8 @@ def widest(step: Step, count: int) -> Step:
 
 def candidate_probs(s: DeviceState, step: Step) -> np.ndarray:
     """Weights float64 [V], in wire precision, that the device draws its candidate from; greedy: all on its arg max."""
-    own = replace(s.policy, sampled=s.decoding.device == "sampled")
+    sampled, top_p = s.decoding.local_sampling
+    own = replace(s.policy, sampled=sampled, top_p=top_p)
     return wire_weights(own.probs(step.logits.unsqueeze(0))[0].cpu().numpy())
 
 

@@ -16,10 +16,10 @@ from simulator.protocol.messages import Message, Start, Tokens, Verify, pack_ids
 from simulator.protocol.methods import GatedSettings, prefix_length
 from simulator.protocol.ops import Call, CloudProgram, Compute, DeviceProgram, Op
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
+from simulator.protocol.thresholds import make_threshold
 
 from .scores import make_score
 from .session import CloudState, DeviceState, Step, answer_start, finish_on_device, open_session
-from .thresholds import make_threshold
 
 
 class Pending:
@@ -42,10 +42,11 @@ class Gated:
     def __init__(self, settings: GatedSettings, pair: Pair) -> None:
         self.settings = settings
         self.prefix_length = prefix_length(settings.prefix_rate, pair.manifest.image_tokens)
+        self.scored = pair.manifest.image_tokens - self.prefix_length  # positions that get a score
 
     def device(self, s: DeviceState) -> DeviceProgram:
         yield from open_session(s, self.prefix_length)
-        score, threshold, pending = make_score(self.settings, s), make_threshold(self.settings), Pending()
+        score, threshold, pending = make_score(self.settings, s), make_threshold(self.settings, self.scored), Pending()
         while not s.done:
             step = self.read((yield s.unfed("device")))
             value = yield from score.of(step, len(s.tokens))
@@ -56,6 +57,7 @@ class Gated:
                 yield from self.keep(pending, step)
             else:
                 yield from self.ask(s, pending, step, value)
+                threshold.keep(len(s.tokens) - self.prefix_length)  # what the cloud took back has no score any more
         yield Compute("image_decoder", s.tokens)
 
     def read(self, step: Step) -> Step:

@@ -10,10 +10,10 @@ from simulator.core.part import LATER, found_text, written
 from simulator.core.problems import dotted, explain
 from simulator.core.yamlfile import Place, did_you_mean
 from simulator.experiment.scenario import FIXED, Scenario
+from simulator.experiment.schema.methods import settings_of
 from simulator.experiment.schema.network import NEEDED, ExplicitNetwork, PresetNetwork
 from simulator.experiment.schema.sweep import Range, Sweep
 from simulator.experiment.source import Source
-from simulator.protocol.methods import METHODS
 
 Values = tuple[Any, ...]
 
@@ -222,7 +222,7 @@ def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]
         raise fail(f"names {names.count(middle)} methods; use a label: {', '.join(labels)}")
     else:
         raise fail(f"names nothing: no method {middle}{did_you_mean(middle, labels)}")
-    settings = METHODS[names[index]].settings.model_fields
+    settings = settings_of(names[index])
     if setting not in settings:
         takes = did_you_mean(setting, settings) if settings else "; it takes no settings"
         raise fail(f"names nothing: {names[index]} has no setting {setting}{takes}")

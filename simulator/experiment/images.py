@@ -11,7 +11,7 @@ from simulator.experiment.fleet import counts_of, slos_of
 from simulator.experiment.plan import Plan
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.simulating import Simulated
-from simulator.protocol.methods import CiarSettings
+from simulator.protocol.methods import CiarSettings, MethodSettings, RandomSettings, ThresholdSettings
 from simulator.protocol.recording import FROM_DEVICE, SCORES, Recording
 from simulator.results.folder import RunImage
 from simulator.results.tables import CaseRecords, OfSet
@@ -64,10 +64,21 @@ def score_cases(
                 duration_s=fleet.duration_s if fleet else math.nan,
                 slos_s=slos_of(case.scenario),
                 devices=counts_of(case.scenario),
+                settings=_settings(case.method.settings),
                 samples=result.samples,
             )
         )
     return records
+
+
+def _settings(settings: MethodSettings) -> dict[str, float]:
+    """What a method compares its scores with (see results.COLUMNS)."""
+    if isinstance(settings, RandomSettings):
+        return {"threshold": 1.0 - settings.upload_rate}
+    if isinstance(settings, ThresholdSettings) and settings.mode in settings.modes["budget"]:
+        return {"threshold": settings.threshold, "budget": settings.value_of("budget")}
+    threshold = getattr(settings, "threshold", None)
+    return {"threshold": threshold} if isinstance(threshold, int | float) else {}
 
 
 def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recording]) -> dict[str, np.ndarray]:

@@ -1,19 +1,13 @@
-"""The sessions that a run needs: one per case and prompt, base's greedy images to compare with, and those of calibration."""
+"""The sessions that a run needs: one per case and prompt, base's greedy images to compare with, and captions to calibrate on."""
 
-import json
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from simulator.core.errors import PromptError, ScenarioError, error_context
-from simulator.experiment.calibrate import Calibrated, calibrate
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.methods import UncalibratedMethod
 from simulator.experiment.schema.prompts import PromptList, ScenePrompts
 from simulator.protocol.cache import RecordingSource
-from simulator.protocol.methods import METHODS, BaseSettings, Decoding, MethodSettings, prefix_length
+from simulator.protocol.methods import METHODS, BaseSettings, Decoding, MethodSettings
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, SessionSpec
 
@@ -52,7 +46,7 @@ class Plan:
                     mine.append(key)
                 return mine
 
-            self.of_case[case.index] = keys(case.method.name, case.method.settings, s.decoding)
+            self.of_case[case.index] = keys(case.method.name, case.method.settings, case.decoding)
             greedy = s.decoding.model_copy(update={"cloud": "greedy"})
             self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy)
         self.specs = specs
@@ -81,7 +75,7 @@ def session_specs(
         SessionSpec(
             weights=manifest.weights_hash,
             method=method,
-            revision=METHODS[method].revision,
+            revision=METHODS[method].revision_of(settings),
             settings=settings.model_dump(),
             decoding=decoding.model_dump(),
             prompt=caption,
@@ -89,82 +83,6 @@ def session_specs(
         )
         for caption in captions
     ]
-
-
-def search_thresholds(
-    cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
-) -> tuple[list[Case], dict[str, dict[str, Any]]]:
-    """The cases with a threshold wherever a call rate is given, and what calibration found, by the case's title."""
-    searches: dict[str, _Search] = {}
-    for case in cases:
-        method, key = case.method.uncalibrated, _search_key(case)
-        if method is not None and key not in searches:
-            with error_context("methods", case.position):
-                captions = calibration_captions(case.scenario, method.target.prompts, scenes)
-            prefix_rate = prefix_length(method.prefix_rate, manifest.image_tokens) / manifest.image_tokens
-            steps = calibrate(method.target.call_pct, prefix_rate, case.method.label)
-            searches[key] = _Search(case, method, captions, steps)
-    found = _search_all(searches, manifest, source)
-    told: dict[str, dict[str, Any]] = {}
-    resolved = []
-    for case in cases:
-        method = case.method.uncalibrated
-        if method is not None:
-            at = found[_search_key(case)]
-            told[case.title] = {
-                "call_pct_asked": method.target.call_pct,
-                "prompts": method.target.prompts,
-                **asdict(at),
-            }
-            case = replace(case, method=method.at(at.threshold))
-        resolved.append(case)
-    return resolved, told
-
-
-@dataclass(frozen=True)
-class _Search:
-    """A threshold being searched: one of the cases that want it, its method, the captions it is calibrated on, and the search."""
-
-    case: Case
-    method: UncalibratedMethod
-    captions: list[str]
-    steps: Generator[float, Sequence[Recording], Calibrated]
-
-    def step(self, recordings: Sequence[Recording] | None) -> float:
-        """The next threshold to try, given the sessions at the last one; None: there was none."""
-        with error_context("methods", self.case.position):
-            return next(self.steps) if recordings is None else self.steps.send(recordings)
-
-    def specs(self, manifest: PairManifest, threshold: float) -> list[SessionSpec]:
-        method, s = self.method.at(threshold), self.case.scenario
-        return session_specs(manifest, method.name, method.settings, s.decoding, self.captions, s.seed)
-
-
-def _search_key(case: Case) -> str:
-    """Equal for cases that share a search: conditions of network, cloud and load do not change tokens."""
-    s = case.scenario
-    return json.dumps(
-        [case.method.model_dump(exclude={"label"}), s.decoding.model_dump(), s.seed, s.prompts.model_dump()],
-        sort_keys=True,
-    )
-
-
-def _search_all(
-    searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource
-) -> dict[str, Calibrated]:
-    """Runs all searches at the same time: the sessions of a round are recorded together, which batches their forward passes."""
-    found: dict[str, Calibrated] = {}
-    wanted = {key: search.step(None) for key, search in searches.items()}
-    while wanted:
-        specs = {key: searches[key].specs(manifest, threshold) for key, threshold in wanted.items()}
-        recordings = iter(source.recordings([spec for mine in specs.values() for spec in mine]))
-        coming, wanted = wanted, {}
-        for key in coming:
-            try:
-                wanted[key] = searches[key].step(list(islice(recordings, len(specs[key]))))
-            except StopIteration as stop:
-                found[key] = stop.value
-    return found
 
 
 def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:

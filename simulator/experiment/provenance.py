@@ -20,6 +20,7 @@ from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload, TraceArrivals
+from simulator.experiment.search import calibration_warnings
 from simulator.experiment.simulating import FailedCase, Simulated
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, torch_version
@@ -162,6 +163,7 @@ def provenance_of(
                 f"compute times lay outside what was measured, and are extrapolated: {key}"
                 for key in costs.beyond(extrapolated)
             ),
+            *calibration_warnings(calibrated),
             *(text for one in simulated for text in load_warnings(one.case, one.result)),
             *divergence_warnings(simulated, plan, recordings),
         ],

@@ -14,9 +14,10 @@ from simulator.experiment.cost_table import CostTable
 from simulator.experiment.estimate import check_size
 from simulator.experiment.images import ImageScorer, kept_images, score_cases
 from simulator.experiment.inputs import TIMELINE_SESSIONS
-from simulator.experiment.plan import Plan, search_thresholds
+from simulator.experiment.plan import Plan
 from simulator.experiment.provenance import provenance_of
 from simulator.experiment.scenario import Scenario, resolved_yaml
+from simulator.experiment.search import search_thresholds, with_found
 from simulator.experiment.simulating import Progress, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
 from simulator.pricing.profile import Profile
@@ -83,7 +84,8 @@ def run_scenario(
     check_size(cases, jobs)
     check_methods(cases, manifest)
     costs = CostTable(manifest, cases, profile)  # before recording: what cannot be priced is refused at once
-    cases, calibrated = search_thresholds(cases, manifest, scenes, source)
+    asked = cases
+    cases, calibrated = search_thresholds(asked, manifest, scenes, source)
     plan = Plan(cases, manifest, scenes)
     recordings = plan.record(source)
     simulated, failed = simulate_cases(
@@ -94,7 +96,7 @@ def run_scenario(
     progress("writing", 0, 1)
     summary = write_run(
         folder,
-        scenario_yaml=resolved_yaml(scenario),
+        scenario_yaml=resolved_yaml(with_found(scenario, asked, cases)),
         cases=records,
         provenance=provenance,
         spans=[Span(case.title, *span) for case, result, _ in simulated for span in result.spans],

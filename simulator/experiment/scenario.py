@@ -145,6 +145,12 @@ class Case:
     scenario: Scenario
 
     @property
+    def decoding(self) -> Decoding:
+        """The scenario's decoding, with the method's own way to pick local tokens where it has one."""
+        local = getattr(self.method, "local", None)
+        return self.scenario.decoding if local is None else self.scenario.decoding.model_copy(update={"device": local})
+
+    @property
     def title(self) -> str:
         """The method's label and the swept values, for messages and timelines."""
         conditions = ", ".join(f"{path}={value}" for path, value in self.swept.items())

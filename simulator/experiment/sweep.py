@@ -100,7 +100,7 @@ def check_methods(cases: Sequence[Case], manifest: PairManifest) -> None:
     """Raises ScenarioError where a method cannot be run on the pair, or no method of the scenario can follow the fallback policy."""
     for case in cases:
         with error_context("methods", case.position):
-            case.method.check(case.scenario.decoding, manifest)
+            case.method.check(case.decoding, manifest)
     bound = [case for case in cases if case.scenario.fallback.policy != "wait"]
     if not bound or any(case.method.can_fall_back(case.scenario.decoding) for case in bound):
         return

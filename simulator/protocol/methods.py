@@ -7,7 +7,7 @@ import math
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from simulator.core.errors import ScenarioError, WeightsError
 from simulator.core.part import Part
@@ -18,7 +18,18 @@ from simulator.protocol.registry import MethodKind, MethodTable
 
 
 class MethodSettings(Settings):
-    """Base of the settings of every decoding method."""
+    """Base of the settings of every decoding method.
+
+    Attributes:
+        local_tokens: Whether the device decides tokens by itself, as `Decoding.device` says.
+    """
+
+    local_tokens: ClassVar[bool] = False
+
+    @property
+    def revision_step(self) -> int:
+        """Added to the method's revision: raised where a change of its programs concerns these settings alone."""
+        return 0
 
     @property
     def draft_slots(self) -> int:
@@ -33,6 +44,21 @@ class MethodSettings(Settings):
         return False
 
 
+class TopP(Part):
+    """Tokens sampled from the smallest set of this mass, in place of `top_p` of the scenario."""
+
+    top_p: float = Field(gt=0.0, le=1.0)
+
+    def __str__(self) -> str:
+        return f"top-p {self.top_p:g}"
+
+
+LocalTokens = Annotated[
+    Annotated[Literal["greedy", "sampled"], Tag("<rule>")] | Annotated[TopP, Tag("<top_p>")],
+    Discriminator(lambda data: "<top_p>" if isinstance(data, dict | TopP) else "<rule>"),
+]
+
+
 class Decoding(Part):
     """How distributions become tokens, the same for every method of a scenario (LlamaGen's chain: guidance, temperature, top-k, top-p)."""
 
@@ -43,11 +69,21 @@ class Decoding(Part):
     top_k: int = Field(0, ge=0, le=65536, description="keep the k largest; 0 is off")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="keep the smallest set of this mass; 1 is off")
     cloud: Literal["sampled", "greedy"] = Field("sampled", description="how the cloud picks a token")
-    device: Literal["greedy", "sampled"] = Field("greedy", description="how the device picks a token (assumption A4)")
+    device: LocalTokens = Field(
+        "greedy",
+        description="how the device picks a token (assumption A4): greedy, sampled, or {top_p: P}, sampled with a top-p of its own",
+    )
     text_encoder: Literal["cloud", "device"] = Field(
         "cloud",
         description="where the caption is encoded; from the cloud the valid caption rows travel down once (assumption A12)",
     )
+
+    @property
+    def local_sampling(self) -> tuple[bool, float]:
+        """Whether the device samples its tokens, and the top-p of what it samples from."""
+        if isinstance(self.device, TopP):
+            return True, self.device.top_p
+        return self.device == "sampled", self.top_p
 
 
 PrefixRate = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -65,9 +101,13 @@ class BaseSettings(MethodSettings):
 class DeviceOnlySettings(MethodSettings):
     """The one-layer device model alone."""
 
+    local_tokens: ClassVar[bool] = True
+
 
 class CodeSettings(MethodSettings):
     """CoDe in CIAR's adaptation: the cloud decodes the first tokens, the device the rest."""
+
+    local_tokens: ClassVar[bool] = True
 
     prefix_rate: PrefixRate = Field(0.3, description="share of tokens that the cloud decodes first")
 
@@ -78,13 +118,15 @@ class CodeSettings(MethodSettings):
 class GatedSettings(MethodSettings):
     """Shared by the methods whose device asks the cloud about uncertain tokens only (`models/methods/gated.py`)."""
 
+    local_tokens: ClassVar[bool] = True
+
     prefix_rate: PrefixRate = Field(0.06, description="share of tokens that the cloud decodes first (paper: 0.06)")
 
     def can_fall_back(self, decoding: Decoding) -> bool:
         return True
 
 
-ThresholdMode = Literal["const", "ema", "budget", "running"]
+ThresholdMode = Literal["const", "ema", "budget", "even", "running"]
 _UPLOADS = "share of scored tokens that goes to the cloud"
 
 
@@ -92,7 +134,7 @@ class ThresholdSettings(GatedSettings):
     """An uncertainty score and the threshold it is compared with, which may adapt (assumption A3)."""
 
     defaults: ClassVar[dict[str, float]] = {"beta": 0.5, "decay": 0.9, "budget": 0.30}
-    modes: ClassVar[dict[str, tuple[str, ...]]] = {"beta": ("ema",), "decay": ("ema",), "budget": ("budget",)}
+    modes: ClassVar[dict[str, tuple[str, ...]]] = {"beta": ("ema",), "decay": ("ema",), "budget": ("budget", "even")}
 
     threshold: float = Field(
         0.30,
@@ -102,31 +144,37 @@ class ThresholdSettings(GatedSettings):
     )
     threshold_mode: ThresholdMode = Field(
         "const",
-        description="const; ema: follows the mean score of the image; budget: the quantile of past scores that uploads a given share "
-        "(threshold for the first 8); running: the score is divided by its largest so far (assumption A3)",
+        description="const: one threshold for all images; ema: follows the mean score of the image; budget: the quantile of past scores "
+        "that uploads a given share (threshold for the first 8); even: the same, by the calls and positions left, so that every image "
+        "spends the same number of calls; running: the score is divided by its largest so far (assumption A3)",
     )
     beta: float | None = Field(
         None, ge=0.0, le=1.0, description="ema: weight of the mean score in the threshold; default 0.5"
     )
     decay: float | None = Field(None, ge=0.0, lt=1.0, description="ema: decay of the mean score; default 0.9")
-    budget: float | None = Field(None, ge=0.0, le=1.0, description=f"budget: {_UPLOADS}; default 0.30")
+    budget: float | None = Field(None, ge=0.0, le=1.0, description=f"budget, even: {_UPLOADS}; 0.30 beside a number")
 
     def value_of(self, name: str) -> float:
         """A setting that belongs to one mode, with its default filled in."""
         given: float | None = getattr(self, name)
         return self.defaults[name] if given is None else given
 
+    @property
+    def mode(self) -> ThresholdMode:
+        """How the threshold changes over an image."""
+        return self.threshold_mode
+
     @model_validator(mode="after")
     def _of_the_mode(self) -> Self:
         for name, modes in self.modes.items():
-            if getattr(self, name) is not None and self.threshold_mode not in modes:
-                refuse(f"goes with threshold_mode {' or '.join(modes)}, got {self.threshold_mode}", name)
+            if getattr(self, name) is not None and self.mode not in modes:
+                refuse(f"goes with threshold_mode {' or '.join(modes)}, got {self.mode}", name)
         threshold: object = (
             self.threshold
         )  # a scenario's entry may ask for a call rate instead, see `schema/methods.py`
         if isinstance(threshold, float) and math.isnan(threshold):
             refuse("must be a number, got .nan", "threshold")
-        if isinstance(threshold, float) and math.isinf(threshold) and self.threshold_mode == "ema":
+        if isinstance(threshold, float) and math.isinf(threshold) and self.mode == "ema":
             refuse("must be finite with threshold_mode ema, got .inf", "threshold")
         return self
 
@@ -141,13 +189,13 @@ class EntropyLensSettings(ThresholdSettings):
     )
     threshold_mode: ThresholdMode = Field(
         "budget",
-        description="as in ciar; the default matches the call rate of the paper's table instead of tuning a threshold",
+        description="as in ciar",
     )
     budget: float | None = Field(
         None,
         ge=0.0,
         le=1.0,
-        description=f"budget: {_UPLOADS}; default 0.493, (0.5234 - 0.06) / 0.94 for the paper's 52.34 % of calls",
+        description=f"budget, even: {_UPLOADS}; beside a number 0.493, (0.5234 - 0.06) / 0.94 for the paper's 52.34 %",
     )
 
 
@@ -164,13 +212,13 @@ class SoftmaxCorrSettings(ThresholdSettings):
     threshold: float = Field(0.5, ge=0.0, allow_inf_nan=True, description="accept locally while the score is below it")
     threshold_mode: ThresholdMode = Field(
         "budget",
-        description="as in ciar; the default matches the call rate of the paper's table instead of tuning a threshold",
+        description="as in ciar",
     )
     budget: float | None = Field(
         None,
         ge=0.0,
         le=1.0,
-        description=f"budget: {_UPLOADS}; default 0.3244, (0.3649 - 0.06) / 0.94 for the paper's 36.49 % of calls",
+        description=f"budget, even: {_UPLOADS}; beside a number 0.3244, (0.3649 - 0.06) / 0.94 for the paper's 36.49 %",
     )
 
 
@@ -231,6 +279,12 @@ class CiarSettings(ThresholdSettings):
         le=1.0,
         description="the cloud replaces the first pending token whose probability is below this; 0 is off (assumption A6)",
     )
+
+    @property
+    def revision_step(self) -> int:
+        return int(
+            self.revise > 0 and self.threshold_mode != "const"
+        )  # 1: a position that is decided again counts once
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
         if self.bounds not in pair.bounds:

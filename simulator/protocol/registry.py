@@ -33,6 +33,10 @@ class MethodKind:
     colour: str | None = None
     marker: str | None = None
 
+    def revision_of(self, settings: "MethodSettings") -> int:
+        """The revision that stands in the key of a recording with these settings."""
+        return self.revision + settings.revision_step
+
     def load_program(self) -> Any:
         """The class of its programs. Raises MethodError where it cannot be imported."""
         module, _, name = self.program.partition(":")

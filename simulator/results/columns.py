@@ -71,6 +71,7 @@ def judged_in(names: Iterable[str]) -> Judged:
 
 # Quality columns that a search can make better: -1 where lower is better, 1 where higher is. cloud_nll is none: it is read two-sided.
 BETTER = {name: sign for columns in JUDGED for name, sign in ((columns.align, 1), (columns.f1, 1), (columns.fd, -1))}
+SETTINGS = ("threshold", "budget")  # of a method, given or calibrated
 RANGES = {  # values that a quality can have; a column that ends in _pct is in [0, 100]
     "cloud_nll": (0.0, math.inf),
     **{columns.align: (0.0, 1.0) for columns in JUDGED},
@@ -175,6 +176,9 @@ COLUMNS: dict[str, str] = {
     "same features; NaN with fewer images than provenance.json says under quality",
     "fd_photos_lo, fd_photos_hi, f1_photos_lo, f1_photos_hi": "95 % interval for this number of distinct images, by subsampling halves of "
     "them without replacement; the photographs are fixed",
+    "threshold": "the threshold in force, given or calibrated: a token whose score is at least this goes to the cloud; with threshold_mode "
+    "budget or even that of an image's first 8 scores; of random 1 - upload_rate; NaN for a method without one",
+    "budget": "the share of scored tokens for the cloud in force, given or calibrated, with threshold_mode budget or even; NaN without",
     "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images, cut at the range of the quantity; "
     "NaN below two images and where it would cover the whole range",
 }

@@ -21,6 +21,7 @@ from simulator.results.columns import (
     RANGES,
     REQUEST_COLUMNS,
     SAMPLED,
+    SETTINGS,
     USE,
     judged_in,
 )
@@ -57,6 +58,7 @@ class CaseRecords:
         duration_s: Of the arrivals; NaN for sequential ones.
         slos_s: Latency objective of each kind of devices; infinite without one.
         devices: Of each kind; the kinds are numbered one after another.
+        settings: `SETTINGS` that the method has.
         samples: `SAMPLED` of the cloud at equal intervals, empty where it was not sampled.
     """
 
@@ -75,6 +77,7 @@ class CaseRecords:
     duration_s: float = math.nan
     slos_s: Sequence[float] = (math.inf,)
     devices: Sequence[int] = (1,)
+    settings: Mapping[str, float] = field(default_factory=dict)
     samples: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -195,7 +198,8 @@ def _metrics(
         "cloud_nll_minus_base_lo": more - half,
         "cloud_nll_minus_base_hi": more + half,
     }
-    return row | {name: mean(record[name].to_numpy()) for name in ENERGY}
+    row |= {name: mean(record[name].to_numpy()) for name in ENERGY}
+    return row | {name: float(case.settings.get(name, math.nan)) for name in SETTINGS}
 
 
 def _with_ends(name: str, interval: Interval) -> dict[str, float]:

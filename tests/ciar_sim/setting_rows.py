@@ -60,6 +60,7 @@ def threshold_rows(name: str) -> dict[str, tuple[Change, Change]]:
             name, "decay", 0.0, threshold_mode="ema", threshold=TIGHT[name], beta=1.0, decay=0.99
         ),
         f"{section}.budget": entry(name, "budget", 0.9, threshold_mode="budget", threshold=0.0, budget=0.1),
+        f"{section}.local": entry(name, "local", "sampled", threshold_mode="const", threshold=TIGHT[name]),
     }
 
 
@@ -100,6 +101,7 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "Decoding.top_p": one("decoding.top_p", 0.3),
     "Decoding.cloud": one("decoding.cloud", "greedy", method("base")),
     "Decoding.device": one("decoding.device", "sampled", method("device-only")),
+    "TopP.top_p": one("decoding.device", {"top_p": 0.2}, method("device-only"), {"decoding.device": {"top_p": 1.0}}),
     "Decoding.text_encoder": one("decoding.text_encoder", "device"),
     # methods
     **{
@@ -133,8 +135,12 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "SpeculativeEntry.label": entry("speculative", "label", "mine"),
     "BaseEntry.deliver": entry("base", "deliver", "image"),
     "CodeEntry.prefix_rate": entry("code", "prefix_rate", 0.7),
-    "RandomEntry.prefix_rate": entry("random", "prefix_rate", 0.7),
+    "CodeEntry.local": entry("code", "local", "sampled"),
+    "DeviceOnlyEntry.local": entry("device-only", "local", "sampled"),
+    "RandomEntry.local": entry("random", "local", "sampled"),
+    "RandomEntry.prefix_rate": entry("random", "prefix_rate", 0.7, upload_rate=0.3),
     "RandomEntry.upload_rate": entry("random", "upload_rate", 0.9),
+    "RandomEntry.threshold": entry("random", "threshold", {"call_pct": 90}),
     **threshold_rows("ciar"),
     **threshold_rows("discrete"),
     **threshold_rows("entropy-lens"),

@@ -14,11 +14,11 @@ from models.methods.eagle2 import Drafted, OwnTrial, Trial, verify
 from models.methods.lantern import ChosenTrial, DrawnTrial, Relaxation, neighbours
 from models.methods.session import NEAR_TIE, CloudState, Decisions
 from models.methods.speculative import accept, accepted_drafts
-from models.methods.thresholds import Budget, Const, Ema, Running
 from models.pair import Pair
 from models.sampling import draw, draw_with_margin, greedy_margins, sample, sample_margins
 from models.tree import Tree
 from simulator.protocol.messages import Start
+from simulator.protocol.thresholds import Budget, Const, Ema, Running
 from tests.models.test_methods import record, spec
 
 V = 6

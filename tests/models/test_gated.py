@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from models.interval import inter_fuse
-from models.methods import ciar
+from models.methods import ciar, gated
 from models.methods.ciar import Ciar, widest
 from models.methods.scores import all_scores
 from models.methods.session import CloudState, DeviceState, Step
 from models.pair import Pair
 from simulator.protocol.messages import Message, decode, encode, pack_floats, unpack_floats
-from simulator.protocol.methods import CiarSettings, Decoding, prefix_length
+from simulator.protocol.methods import CiarSettings, Decoding, GatedSettings, prefix_length
 from simulator.protocol.ops import Call, Forward
 from simulator.protocol.recording import CLOUD, COMPUTE, DEVICE, FORWARD, FROM_DEVICE, REPLY, SCORES, SEND, Recording
+from simulator.protocol.thresholds import Threshold, make_threshold
 from tests.models.caches import assert_cache_is_that_of_its_tokens, committed, last_backend
 from tests.models.test_methods import PROMPTS, record, spec
 
@@ -341,6 +342,59 @@ def test_revising_nothing_is_the_plain_round(tiny_pair: Pair) -> None:
     assert revise.ops["logits_all"].any()  # the veto needs the distribution at every pending position
     revise.ops["logits_all"] = 0
     assert np.array_equal(plain.ops, revise.ops)
+
+
+@pytest.mark.parametrize("score", ["u", "entropy"])
+def test_an_even_share_spends_its_calls_on_every_image_revised_or_not(tiny_pair: Pair, score: str) -> None:
+    name = "ciar" if score == "u" else "entropy-lens"
+    start = middle_threshold(tiny_pair, score)
+    variants = [{"revise": 0.1, "features": "off"}, {"revise": 0.1, "upload": "eager"}] if name == "ciar" else [{}]
+    specs = [
+        spec(tiny_pair, name, {"threshold_mode": "even", "budget": 0.6, "threshold": start, **one}, prompt, seed)
+        for one in variants
+        for prompt in PROMPTS
+        for seed in range(3)
+    ]
+    recordings = record(tiny_pair, *specs)
+    assert {recording.cloud_passes() for recording in recordings} == {10}  # one of the prefix, 0.6 of the other 15
+    assert len({recording.decided_by.tobytes() for recording in recordings}) > 1
+    if name == "ciar":
+        assert any(rolled_back(recording, DEVICE) for recording in recordings)
+
+
+def test_a_position_that_is_decided_again_counts_once(tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threshold knows one score of every position behind it, also where the cloud took tokens back."""
+    rules: list[Threshold] = []
+
+    def noted(settings: GatedSettings, count: int) -> Threshold:
+        rules.append(make_threshold(settings, count))
+        return rules[-1]
+
+    monkeypatch.setattr(gated, "make_threshold", noted)
+    settings = {"threshold_mode": "budget", "budget": 0.5, "threshold": middle_threshold(tiny_pair), "revise": 0.3}
+    recording = record(tiny_pair, spec(tiny_pair, "ciar", settings))[0]
+    assert rolled_back(recording, DEVICE)
+    scored = recording.scores[1:, GATE]
+    assert np.array_equal(np.float32(rules[-1].past), scored)
+
+
+@pytest.mark.parametrize("name", ["device-only", "code", "ciar"])
+def test_local_tokens_sampled_from_a_top_p_of_their_own(tiny_pair: Pair, name: str) -> None:
+    """At a mass of next to nothing the most likely token alone is left; at 1, and at the scenario's, it is plain sampling."""
+    settings = {"threshold": middle_threshold(tiny_pair), "variant": "verify"} if name == "ciar" else {}
+
+    def of(**decoding: Any) -> Recording:
+        return record(tiny_pair, spec(tiny_pair, name, settings, **decoding))[0]
+
+    least, greedy = of(device={"top_p": 1e-6}), of(device="greedy")
+    assert np.array_equal(least.tokens, greedy.tokens)
+    whole, sampled = of(device={"top_p": 1.0}), of(device="sampled")
+    assert np.array_equal(whole.tokens, sampled.tokens)
+    assert not np.array_equal(sampled.tokens, greedy.tokens)
+    half, same = of(device={"top_p": 0.5}), of(device="sampled", top_p=0.5)
+    assert not np.array_equal(half.tokens, sampled.tokens)
+    if name == "device-only":
+        assert np.array_equal(half.tokens, same.tokens)
 
 
 def test_a_revised_token_is_the_clouds_and_keeps_its_score(tiny_pair: Pair) -> None:

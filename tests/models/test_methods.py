@@ -45,6 +45,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("ciar", {"threshold": 0.02, "threshold_mode": "ema", "reach": True}),
     ("ciar", {"threshold": 0.02, "bounds": "inter-dro"}),
     ("ciar", {"threshold_mode": "budget", "budget": 0.4, "features": "int8"}),
+    ("ciar", {"threshold": 0.02, "threshold_mode": "even", "budget": 0.4}),
     ("ciar", {"threshold": 0.6, "threshold_mode": "running", "features": "top-64", "upload": "eager"}),
     ("ciar", {"threshold": 0.02, "variant": "verify"}),
     ("ciar", {"threshold": 0.02, "variant": "verify", "features": "int8", "upload": "eager", "prefix_rate": 0.0}),
@@ -76,7 +77,7 @@ def spec(
     return SessionSpec(
         weights=pair.manifest.weights_hash,
         method=name,
-        revision=METHODS[name].revision,
+        revision=METHODS[name].revision_of(METHODS[name].settings.model_validate(settings)),
         settings=full,
         decoding=Decoding.model_validate(decoding).model_dump(),
         prompt=prompt,

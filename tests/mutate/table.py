@@ -29,7 +29,7 @@ ACCEPTANCE = (
     "tests/models/test_acceptance.py::test_a_draw_of_exactly_the_ratio_is_a_rejection",
     "tests/models/test_acceptance.py::test_at_r_0_a_tree_passes_over_drafts_of_probability_0",
 )
-THRESHOLDS = ("tests/models/test_thresholds.py",)
+THRESHOLDS = ("tests/simulator/protocol/test_thresholds.py",)
 LINK = ("tests/simulator/network/test_link.py::test_messages_sent_together_arrive_one_serialisation_apart",)
 TRANSPORT = ("tests/simulator/network/test_transport.py",)
 TIMERS = ("tests/simulator/network/test_access.py::test_every_timer_stops_at_two_minutes",)
@@ -112,16 +112,16 @@ MUTATIONS = (
     ),
     Mutation(
         "threshold-accepts-at-itself",
-        "models/methods/thresholds.py",
+        "simulator/protocol/thresholds.py",
         "return value < tau",
         "return value <= tau",
         THRESHOLDS,
     ),
     Mutation(
         "budget-of-the-rest",
-        "models/methods/thresholds.py",
-        "np.quantile(self.past, 1 - self.budget)",
-        "np.quantile(self.past, self.budget)",
+        "simulator/protocol/thresholds.py",
+        "np.quantile(self.past, 1 - share)",
+        "np.quantile(self.past, share)",
         THRESHOLDS,
     ),
     Mutation(

@@ -1,29 +1,49 @@
 """`methods:` of a scenario: each entry a method's name, its label and its settings."""
 
 import operator
-from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, GetCoreSchemaHandler, Tag, create_model, model_validator
 from pydantic_core import CoreSchema
 
 from simulator.core.part import Part, fork, found_text, written
-from simulator.core.settings import refuse
+from simulator.core.settings import Settings, refuse
 from simulator.core.yamlfile import did_you_mean
-from simulator.protocol.methods import METHODS, GatedSettings, MethodSettings, ThresholdSettings
+from simulator.protocol.methods import (
+    METHODS,
+    LocalTokens,
+    MethodSettings,
+    RandomSettings,
+    ThresholdMode,
+    ThresholdSettings,
+)
 
 LABEL = r"^([^\x00-\x20\x7f][^\x00-\x1f\x7f]*)?$"  # printable, and not blank at its start
 
 
-class CallTarget(Part):
-    """A threshold given by its call rate: cloud calls in percent of an image's tokens, measured on prompts of its own."""
+DEFAULT_CALL_PCT = 30.0  # about the paper's 30.44 % of cloud calls
 
-    call_pct: float = Field(gt=0, lt=100)
-    prompts: int = Field(default=16, ge=1, le=4096, description="captions to calibrate on; none of the scenario's")
+
+class CallTarget(Part):
+    """A threshold given by the call rate that it leads to, measured on prompts of its own."""
+
+    call_pct: float | None = Field(
+        default=None,
+        gt=0,
+        lt=100,
+        description="cloud calls in percent of an image's tokens; default 30, or beside a budget what the budget leads to",
+    )
+    prompts: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="captions to calibrate on, none of the scenario's; default 8 for the start of a share, which the image itself "
+        "keeps to, else 64",
+    )
 
     def __str__(self) -> str:
-        return f"{self.call_pct:g}%"
+        return "calibrated" if self.call_pct is None else f"{self.call_pct:g}%"
 
 
 Threshold = Annotated[
@@ -42,55 +62,112 @@ class MethodEntry(Part, MethodSettings):
     name: str
     label: str = Field(default="", max_length=80, pattern=LABEL)
 
-    @model_validator(mode="after")
-    def _target_needs_const(self) -> "MethodEntry":
-        mode = getattr(self, "threshold_mode", "const")
-        if self.uncalibrated is not None and mode != "const":
-            refuse(f"by its call rate goes with threshold_mode const, got {mode}", "threshold")
-        return self
-
     @property
-    def uncalibrated(self) -> "UncalibratedMethod | None":
-        """The method without its threshold, where that is to be calibrated; None where every setting is known."""
-        target = getattr(self, "threshold", None)
-        return UncalibratedMethod(self, target) if isinstance(target, CallTarget) else None
+    def target(self) -> CallTarget | None:
+        """The call rate that a setting is to be calibrated to; None where every setting is known."""
+        threshold = getattr(self, "threshold", None)
+        return threshold if isinstance(threshold, CallTarget) else None
 
     @property
     def settings(self) -> MethodSettings:
         """The method's settings. Not for an uncalibrated method, which has none until its threshold is found."""
-        assert self.uncalibrated is None
-        return METHODS[self.name].settings.model_validate(self.model_dump(exclude={"name", "label"}))
+        assert self.target is None
+        return METHODS[self.name].settings.model_validate(self._given())
+
+    def at(self, **found: Any) -> "MethodEntry":
+        """The method with the settings that a calibration found."""
+        return self.model_copy(update=found)
+
+    def _given(self) -> dict[str, Any]:
+        fields = METHODS[self.name].settings.model_fields
+        return {key: value for key, value in self.model_dump().items() if key in fields}
 
 
-@dataclass(frozen=True)
-class UncalibratedMethod:
-    """A method whose threshold is not known yet, only the call rate that it is to lead to."""
+class _Thresholded(Settings):
+    """What an entry does whose settings are `ThresholdSettings`: calibrated unless its threshold is a number."""
 
-    entry: MethodEntry
-    target: CallTarget
+    if TYPE_CHECKING:  # fields of the entry
+        name: str
+        threshold: float | CallTarget | None
+        threshold_mode: ThresholdMode | None
+        budget: float | None
 
     @property
-    def prefix_rate(self) -> float:
-        """Share of tokens that the cloud makes whatever the threshold."""
-        assert isinstance(self.entry, GatedSettings)
-        return self.entry.prefix_rate
+    def mode(self) -> ThresholdMode:
+        if self.threshold_mode is not None:
+            return self.threshold_mode
+        own: ThresholdMode = METHODS[self.name].settings.model_fields["threshold_mode"].default
+        return own if isinstance(self.threshold, float) else "even"
 
-    def at(self, threshold: float) -> MethodEntry:
-        """The method with this threshold."""
-        return self.entry.model_copy(update={"threshold": threshold})
+    @property
+    def target(self) -> CallTarget | None:
+        if isinstance(self.threshold, float):
+            return None
+        return self.threshold or CallTarget()
+
+    @model_validator(mode="after")
+    def _one_share(self) -> Self:
+        if isinstance(self.threshold, CallTarget) and self.threshold.call_pct is not None and self.budget is not None:
+            refuse(
+                f"goes without threshold.call_pct: either gives the share, got budget {self.budget:g} and "
+                f"call_pct {self.threshold.call_pct:g}",
+                "budget",
+            )
+        return self
+
+    def _given(self) -> dict[str, Any]:
+        return {**super()._given(), "threshold_mode": self.mode}  # type: ignore[misc]
+
+
+class _Rated(Settings):
+    """What an entry of `random` does: its rate follows from the wanted calls, unless it is given."""
+
+    if TYPE_CHECKING:  # fields of the entry
+        threshold: CallTarget | None
+        upload_rate: float | None
+
+    @property
+    def target(self) -> CallTarget | None:
+        return None if self.upload_rate is not None else self.threshold or CallTarget()
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if self.threshold is not None and self.upload_rate is not None:
+            refuse("goes without threshold: either gives the share of calls", "upload_rate")
+        return self
 
 
 def _entry_class(name: str, settings: type[MethodSettings]) -> type[MethodEntry]:
     title = "".join(word.capitalize() for word in name.split("-"))
-    bases: Any = (settings, MethodEntry)
+    bases: tuple[Any, ...] = (settings, MethodEntry)
+    fields = settings.model_fields
     literal: Any = Literal[name]
-    own: Any = {}
+    own: dict[str, Any] = {}
+    if settings.local_tokens:
+        local = "how the device picks its tokens here; default: as decoding.device"
+        own["local"] = (LocalTokens | None, Field(default=None, description=local))
     if issubclass(settings, ThresholdSettings):
-        given = settings.model_fields["threshold"]
-        own["threshold"] = (
-            Threshold,
-            Field(default=given.default, description=f"{given.description}; or {{call_pct: PERCENT}}"),
+        bases = (_Thresholded, *bases)
+        described = (
+            f"{fields['threshold'].description}; or {{call_pct: PERCENT}}, calibrated, which is the default at 30"
         )
+        own["threshold"] = (Threshold | None, Field(default=None, description=described))
+        mode = fields["threshold_mode"]
+        described = (
+            f"{mode.description}; default {mode.default} where the threshold is a number, even where it is calibrated"
+        )
+        own["threshold_mode"] = (ThresholdMode | None, Field(default=None, description=described))
+    elif issubclass(settings, RandomSettings):
+        bases = (_Rated, *bases)
+        rate = fields["upload_rate"]
+        described = f"{rate.description}; default: what leads to the wanted calls"
+        own["upload_rate"] = (float | None, Field(default=None, ge=0.0, le=1.0, description=described))
+        described = "{call_pct: PERCENT}: the calls that upload_rate follows from; default 30"
+        own["threshold"] = (CallTarget | None, Field(default=None, description=described))
+    elif "threshold" in fields:
+        given = fields["threshold"]
+        described = f"{given.description}; or {{call_pct: PERCENT}}, calibrated"
+        own["threshold"] = (Threshold, Field(default=given.default, description=described))
     entry: type[MethodEntry] = create_model(
         f"{title}Entry",
         __base__=bases,
@@ -103,6 +180,11 @@ def _entry_class(name: str, settings: type[MethodSettings]) -> type[MethodEntry]
 
 
 ENTRIES: dict[str, type[MethodEntry]] = {name: _entry_class(name, kind.settings) for name, kind in METHODS.items()}
+
+
+def settings_of(name: str) -> list[str]:
+    """The keys of a method's entry but for its name and label."""
+    return [key for key in ENTRIES[name].model_fields if key not in ("name", "label")]
 
 
 def _entry(data: Any) -> Any:
@@ -123,7 +205,7 @@ def _entry(data: Any) -> Any:
         fields = ENTRIES[name].model_fields
         for key in data:
             if key not in fields:
-                takes = ", ".join(key for key in fields if key not in ("name", "label")) or "no settings"
+                takes = ", ".join(settings_of(name)) or "no settings"
                 refuse(f"is not a setting of {name}{did_you_mean(key, fields)}; {name} takes {takes}", key)
     return data
 
@@ -146,7 +228,7 @@ def labelled_entries(methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...
     for index, entry in enumerate(methods):
         label = entry.label
         if not label:
-            given = [key for key in METHODS[entry.name].settings.model_fields if key in entry.model_fields_set]
+            given = [key for key in settings_of(entry.name) if key in entry.model_fields_set]
             extra = (
                 "".join(f" {key}={written(getattr(entry, key))}" for key in given)
                 if names.count(entry.name) > 1

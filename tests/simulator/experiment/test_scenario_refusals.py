@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from simulator.protocol.methods import METHODS, CiarSettings
+from simulator.experiment.schema.methods import settings_of
+from simulator.protocol.methods import METHODS
 from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
 
 # --- refusals: the line, the key, what was found, what is allowed
@@ -39,8 +40,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             "name: t\nmethods:\n  - name: code\n    prefixrate: 0.3\n",
             "t.yaml:4: methods[0].prefixrate is not a setting of code; did you mean prefix_rate? allowed: name, label, "
-            "prefix_rate; "
-            "code takes prefix_rate",
+            "prefix_rate, local; "
+            "code takes prefix_rate, local",
         ),
         (
             HEAD + "sead: 3\n",
@@ -201,8 +202,24 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
             "t.yaml:3: methods[0].threshold.call_pc is not a known key; did you mean call_pct? allowed: call_pct, prompts",
         ),
         (
-            "name: t\nmethods:\n  - {name: softmax-corr, threshold: {call_pct: 30}}\n",
-            "t.yaml:3: methods[0].threshold by its call rate goes with threshold_mode const, got budget",
+            "name: t\nmethods:\n  - {name: softmax-corr, threshold: {call_pct: 30}, budget: 0.2}\n",
+            "t.yaml:3: methods[0].budget goes without threshold.call_pct: either gives the share, got budget 0.2 and call_pct 30",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: random, threshold: {call_pct: 30}, upload_rate: 0.2}\n",
+            "t.yaml:3: methods[0].upload_rate goes without threshold: either gives the share of calls",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, local: sample}\n",
+            "t.yaml:3: methods[0].local must be greedy or sampled, got 'sample' (text); did you mean sampled? allowed: greedy, sampled",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: ciar, local: {top_p: 2}}\n",
+            "t.yaml:3: methods[0].local.top_p must be <= 1, got 2",
+        ),
+        (
+            "name: t\nmethods:\n  - {name: base, local: sampled}\n",
+            "t.yaml:3: methods[0].local is not a setting of base; did you mean label? allowed: name, label, deliver; base takes deliver",
         ),
         # names and files
         (
@@ -237,7 +254,7 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + "sweep: {methods.ciar.tau: [1]}\n",
             "t.yaml:5: sweep.methods.ciar.tau names nothing: ciar has no setting tau; did you mean beta? "
-            f"allowed: {', '.join(CiarSettings.model_fields)}",
+            f"allowed: {', '.join(settings_of('ciar'))}",
         ),
         (
             HEAD + "sweep: {methods.cia.threshold: [1]}\n",
@@ -267,11 +284,11 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",
-            "t.yaml:3: methods[0].beta goes with threshold_mode ema, got const",
+            "t.yaml:3: methods[0].beta goes with threshold_mode ema, got even",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, threshold_mode: ema, budget: 0.3}\n",
-            "t.yaml:3: methods[0].budget goes with threshold_mode budget, got ema",
+            "t.yaml:3: methods[0].budget goes with threshold_mode budget or even, got ema",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, threshold_mode: ema, threshold: .inf}\n",
@@ -295,12 +312,11 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             "name: t\nmethods: [{name: random, threshold: 0.3}]\n",
-            "t.yaml:2: methods[0].threshold is not a setting of random; allowed: name, label, prefix_rate, upload_rate; "
-            "random takes prefix_rate, upload_rate",
+            "t.yaml:2: methods[0].threshold must be a mapping, got 0.3",
         ),
         (
             HEAD + "sweep: {methods.ciar.budget: [0.2, 0.3]}\n",
-            "t.yaml:5: sweep.methods.ciar.budget goes with threshold_mode budget, got const",
+            "t.yaml:5: sweep.methods.ciar.budget goes with threshold_mode budget or even, got const",
         ),
         (HEAD + "sweep: {name: [a, b]}\n", "t.yaml:5: sweep.name cannot be swept"),
         (

@@ -113,11 +113,12 @@ def test_axes_multiply_the_methods_they_concern(tmp_path: Path) -> None:
 
 
 def test_threshold_modes_can_be_swept_from_any_of_them(tmp_path: Path) -> None:
-    for mode in ("const", "ema", "budget", "running"):
+    modes = ["const", "ema", "budget", "even", "running"]
+    for mode in modes:
         text = f"name: t\nmethods: [{{name: ciar, threshold_mode: {mode}}}]\n"
-        text += "sweep: {methods.ciar.threshold_mode: [const, ema, budget, running]}\n"
+        text += f"sweep: {{methods.ciar.threshold_mode: [{', '.join(modes)}]}}\n"
         cases = expand(load(tmp_path, text))
-        assert [case.swept["methods.ciar.threshold_mode"] for case in cases] == ["const", "ema", "budget", "running"]
+        assert [case.swept["methods.ciar.threshold_mode"] for case in cases] == modes
 
 
 def test_presets_and_deep_paths_can_be_swept(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""The calibrations of a run: thresholds of methods that were given a rate of cloud calls, all searched at the same time."""
+
+import json
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from simulator.core.errors import error_context
+from simulator.experiment.calibrate import Asked, Calibrated, Trial, calibrate
+from simulator.experiment.plan import calibration_captions, session_specs
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.methods import DEFAULT_CALL_PCT, CallTarget, MethodEntry
+from simulator.protocol.cache import RecordingSource
+from simulator.protocol.methods import GatedSettings, RandomSettings, ThresholdSettings, prefix_length
+from simulator.protocol.pairs import PairManifest
+from simulator.protocol.recording import SessionSpec
+from simulator.protocol.thresholds import compared_with_one, make_threshold
+
+Told = dict[str, dict[str, Any]]  # what calibrations found, by the case's title
+
+
+def search_thresholds(
+    cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
+) -> tuple[list[Case], Told]:
+    """The cases with a threshold wherever a call rate is given, and what calibration found, by the case's title."""
+    searches: dict[str, _Search] = {}
+    for case in cases:
+        target, key = case.method.target, _search_key(case)
+        if target is not None and key not in searches:
+            with error_context("methods", case.position):
+                asked = _asked(case.method, target, manifest)
+                captions = calibration_captions(case.scenario, asked.most_prompts, scenes)
+            steps = _rated(asked) if isinstance(case.method, RandomSettings) else calibrate(asked)
+            searches[key] = _Search(case, captions, steps)
+    found = _search_all(searches, manifest, source)
+    told: Told = {}
+    resolved = []
+    for case in cases:
+        if (target := case.method.target) is not None:
+            at = found[_search_key(case)]
+            numbers = {name: value for name, value in at.settings.items() if isinstance(value, float)}
+            told[case.title] = {
+                **({} if target.call_pct is None else {"call_pct_asked": target.call_pct}),
+                **numbers,
+                "call_pct": at.call_pct,
+                "call_pct_se": at.call_pct_se,
+                "prompts": at.prompts,
+                "rounds": at.rounds,
+            }
+            case = replace(case, method=_at(case.method, at.settings))
+        resolved.append(case)
+    return resolved, told
+
+
+def calibration_warnings(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Warnings about call rates that other captions may miss by more than a point."""
+    found = []
+    for title, one in told.items():
+        asked, error = one.get("call_pct_asked", one["call_pct"]), one["call_pct_se"]
+        off = abs(one["call_pct"] - asked) + (1.96 * error if math.isfinite(error) else 0.0)
+        if off > 1.0 and one["prompts"]:
+            found.append(
+                f"{title}: calibrated on {one['prompts']} captions, whose calls are {one['call_pct']:.1f} % (95 % interval of the mean: "
+                f"+- {1.96 * error:.1f}); threshold_mode even keeps every image to its share, more prompts narrow the interval"
+            )
+    return found
+
+
+def with_found(scenario: Scenario, before: Sequence[Case], after: Sequence[Case]) -> Scenario:
+    """The scenario with what calibrations found, where all cases of a method found the same."""
+    methods = list(scenario.methods)
+    for position, entry in enumerate(methods):
+        pairs = [pair for pair in zip(before, after, strict=True) if pair[0].position == position]
+        names = ("threshold", "threshold_mode", "budget", "upload_rate")
+        found = [
+            {name: getattr(new.method, name) for name in names if hasattr(new.method, name)}
+            for old, new in pairs
+            if old.method.target is not None
+        ]
+        if entry.target is not None and len(found) == len(pairs) and all(one == found[0] for one in found):
+            methods[position] = entry.at(**found[0])
+    return scenario.model_copy(update={"methods": tuple(methods)})
+
+
+def _asked(method: MethodEntry, target: CallTarget, manifest: PairManifest) -> Asked:
+    prefix_rate, tokens = getattr(method, "prefix_rate", 0.0), manifest.image_tokens
+    prefix = prefix_length(prefix_rate, tokens)
+    call_pct, prompts = target.call_pct, target.prompts
+    if not isinstance(method, ThresholdSettings):
+        return Asked(method.label, "own", call_pct or DEFAULT_CALL_PCT, prefix / tokens, None, prompts)
+
+    def values(scores: np.ndarray) -> np.ndarray:
+        settings = _at(method, {"threshold": 1.0, "threshold_mode": method.mode}).settings
+        assert isinstance(settings, GatedSettings)
+        return compared_with_one(make_threshold(settings, tokens - prefix), scores)
+
+    if call_pct is None and method.budget is None:
+        call_pct = DEFAULT_CALL_PCT
+    return Asked(method.label, method.mode, call_pct, prefix / tokens, method.budget, prompts, values)
+
+
+def _rated(asked: Asked) -> Generator[Trial, Sequence[Any], Calibrated]:
+    """`random`: its share of the scored tokens follows from the rate; nothing is recorded."""
+    yield from ()
+    asked.check()
+    assert asked.call_pct is not None
+    return Calibrated({"upload_rate": asked.share, "threshold": None}, asked.call_pct, 0.0, 0, 0)
+
+
+def _at(method: MethodEntry, settings: Mapping[str, Any]) -> MethodEntry:
+    """The method with these settings; what goes with another mode only is left out."""
+    own = dict(settings)
+    if isinstance(method, ThresholdSettings):
+        mode = settings.get("threshold_mode", method.mode)
+        own |= {name: None for name, modes in method.modes.items() if mode not in modes}
+    return method.at(**own)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A threshold being searched: one of the cases that want it, captions to calibrate on, and the search."""
+
+    case: Case
+    captions: list[str]
+    steps: Generator[Trial, Sequence[Any], Calibrated]
+
+    def step(self, recordings: Sequence[Any] | None) -> Trial:
+        """The next settings to try, given the sessions at the last ones; None: there were none."""
+        with error_context("methods", self.case.position):
+            return next(self.steps) if recordings is None else self.steps.send(recordings)
+
+    def specs(self, manifest: PairManifest, trial: Trial) -> list[SessionSpec]:
+        method, case = _at(self.case.method, trial.settings), self.case
+        captions = self.captions[: trial.prompts]
+        return session_specs(manifest, method.name, method.settings, case.decoding, captions, case.scenario.seed)
+
+
+def _search_key(case: Case) -> str:
+    """Equal for cases that share a search: conditions of network, cloud and load do not change tokens."""
+    s = case.scenario
+    return json.dumps(
+        [case.method.model_dump(exclude={"label"}), case.decoding.model_dump(), s.seed, s.prompts.model_dump()],
+        sort_keys=True,
+    )
+
+
+def _search_all(
+    searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource
+) -> dict[str, Calibrated]:
+    """Runs all searches at the same time: the sessions of a round are recorded together, which batches their forward passes."""
+    found: dict[str, Calibrated] = {}
+    wanted: dict[str, Trial] = {}
+
+    def advance(key: str, recordings: Sequence[Any] | None) -> None:
+        try:
+            wanted[key] = searches[key].step(recordings)
+        except StopIteration as stop:
+            found[key] = stop.value
+
+    for key in searches:
+        advance(key, None)
+    while wanted:
+        specs = {key: searches[key].specs(manifest, trial) for key, trial in wanted.items()}
+        recordings = iter(source.recordings([spec for mine in specs.values() for spec in mine]))
+        wanted.clear()
+        for key, mine in specs.items():
+            advance(key, list(islice(recordings, len(mine))))
+    return found

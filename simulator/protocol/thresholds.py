@@ -1,0 +1,178 @@
+"""Thresholds on the uncertainty score: CIAR's dynamic threshold in five readings (assumption A3).
+
+Source: CIAR section 3.2 gives the best value, 0.30, and calls the threshold dynamic; how it changes is not published.
+Each object belongs to one session and is asked once per scored token, in order. It depends on the scores of the positions before
+alone: where the cloud takes tokens back, `keep` makes it forget their scores, so that every position counts once.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import numpy as np
+
+from simulator.protocol.methods import GatedSettings, RandomSettings, ThresholdSettings
+
+WARM_UP = 8  # scores before a threshold that depends on them starts to change
+
+
+class Threshold(ABC):
+    """A rule that accepts tokens on the device.
+
+    Attributes:
+        past: scores of the image's positions so far.
+        margin: how far the last score was from the threshold.
+    """
+
+    def __init__(self) -> None:
+        self.past: list[float] = []
+        self.margin = math.inf
+
+    def accepts(self, score: float) -> bool:
+        """Whether the device's token is accepted: score < tau_t. The score is remembered; NaN is never accepted."""
+        value, tau = self.compared(score)
+        self.remember(score)
+        self.margin = abs(value - tau) if math.isfinite(value) and math.isfinite(tau) else math.inf
+        return value < tau
+
+    @abstractmethod
+    def compared(self, score: float) -> tuple[float, float]:
+        """The value compared and the threshold for it."""
+
+    def remember(self, score: float) -> None:
+        """The score counts as a past one."""
+        self.past.append(score)
+
+    def keep(self, count: int) -> None:
+        """Forget all scores but the first `count`: the positions after them are to be decided again."""
+        if count < len(self.past):
+            kept, self.past = self.past[:count], []
+            for score in kept:
+                self.remember(score)
+
+
+class Const(Threshold):
+    """score < tau."""
+
+    def __init__(self, tau: float) -> None:
+        super().__init__()
+        self.tau = tau
+
+    def compared(self, score: float) -> tuple[float, float]:
+        return score, self.tau
+
+
+class Ema(Threshold):
+    """tau_t = tau (1 - beta + beta m_t / m_0): the threshold follows the image's level of uncertainty.
+
+    m_0 is the mean of the first 8 scores and m_t an exponential mean that starts there; until then tau.
+    """
+
+    def __init__(self, tau: float, beta: float, decay: float) -> None:
+        super().__init__()
+        self.tau, self.beta, self.decay = tau, beta, decay
+        self.mean = math.nan
+
+    def value(self) -> float:
+        """tau_t, for the next score."""
+        if len(self.past) < WARM_UP:
+            return self.tau
+        start = sum(self.past[:WARM_UP]) / WARM_UP
+        return self.tau * (1 - self.beta + self.beta * self.mean / start) if start > 0 else self.tau
+
+    def compared(self, score: float) -> tuple[float, float]:
+        return score, self.value()
+
+    def remember(self, score: float) -> None:
+        super().remember(score)
+        if len(self.past) <= WARM_UP:
+            self.mean = sum(self.past) / len(self.past)
+        else:
+            self.mean = self.decay * self.mean + (1 - self.decay) * score
+
+
+class Budget(Threshold):
+    """tau_t is the (1 - b) quantile of the scores so far, so that a share b of tokens is uploaded; tau for the first 8."""
+
+    def __init__(self, tau: float, budget: float) -> None:
+        super().__init__()
+        self.tau, self.budget = tau, budget
+
+    def value(self) -> float:
+        """tau_t, for the next score; shares of 0 and 1 upload nothing and everything."""
+        return self.of_share(self.budget)
+
+    def of_share(self, share: float) -> float:
+        """The threshold that the given share of the scores so far is at or above."""
+        if share in (0.0, 1.0):
+            return math.inf if share == 0.0 else -math.inf
+        return float(np.quantile(self.past, 1 - share)) if len(self.past) >= WARM_UP else self.tau
+
+    def compared(self, score: float) -> tuple[float, float]:
+        return score, self.value()
+
+
+class Even(Budget):
+    """Every image spends the same number of calls, round(b N) for its N scored positions.
+
+    tau_t is the (1 - b_t) quantile of the scores so far, b_t the calls left over the positions left; tau for the first 8 while
+    calls are left. A call is spent where a token is not accepted, and stays so where the position is decided again.
+    """
+
+    def __init__(self, tau: float, budget: float, positions: int) -> None:
+        super().__init__(tau, budget)
+        self.positions = positions
+        self.calls_left = round(budget * positions)
+
+    def value(self) -> float:
+        left = self.positions - len(self.past)
+        return self.of_share(min(self.calls_left / left, 1.0) if left > 0 and self.calls_left > 0 else 0.0)
+
+    def accepts(self, score: float) -> bool:
+        accepted = super().accepts(score)
+        self.calls_left -= not accepted
+        return accepted
+
+
+class Running(Threshold):
+    """score / (largest score so far, this one included) < tau; 0 as long as all scores are 0."""
+
+    def __init__(self, tau: float) -> None:
+        super().__init__()
+        self.tau = tau
+
+    def compared(self, score: float) -> tuple[float, float]:
+        largest = max([0.0, *self.past, score])
+        return (score / largest if largest > 0 else score), self.tau
+
+
+def make_threshold(settings: GatedSettings, positions: int) -> Threshold:
+    """The threshold of a gated method's settings, fresh for one session that scores so many positions."""
+    if isinstance(settings, RandomSettings):
+        return Const(1 - settings.upload_rate)  # this share of uniform scores is at or above it
+    assert isinstance(settings, ThresholdSettings)
+    tau = settings.threshold
+    match settings.threshold_mode:
+        case "const":
+            return Const(tau)
+        case "ema":
+            return Ema(tau, settings.value_of("beta"), settings.value_of("decay"))
+        case "budget":
+            return Budget(tau, settings.value_of("budget"))
+        case "even":
+            return Even(tau, settings.value_of("budget"), positions)
+        case "running":
+            return Running(tau)
+
+
+def compared_with_one(rule: Threshold, scores: Iterable[float]) -> np.ndarray:
+    """Of a rule whose tau is 1, what decides in place of each score: below tau it is accepted, whatever tau; float64 [n].
+
+    Not for a rule whose threshold is a quantile, which has no such value.
+    """
+    found = []
+    for score in scores:
+        value, tau = rule.compared(score)
+        rule.remember(score)
+        found.append(value / tau if tau > 0 else math.inf)
+    return np.array(found)
