@@ -18,9 +18,9 @@ from simulator.experiment.fleet import (
 )
 from simulator.experiment.scenario import Case
 from simulator.experiment.schema.compute import Compute
-from simulator.pricing import catalogue
 from simulator.pricing.build import build_costs, pair_shapes
 from simulator.pricing.costs import Costs
+from simulator.pricing.own import shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.program import SessionProgram, compile_colocated, compile_session
 from simulator.protocol.pairs import PairManifest, pair_folder
@@ -126,7 +126,7 @@ class CostTable:
         memory_gb, side = case.scenario.cloud.kv_memory_gb, case.scenario.compute.cloud
         if memory_gb is None:
             return math.inf
-        shape = self.shapes.cloud if side.model == "pair" else catalogue.model(side.model)
+        shape = self.shapes.cloud if side.model == "pair" else shape_of(side.model)
         position_bytes = shape.kv_bytes_per_position * (
             2 if side.hardware == "local" else 1
         )  # measured passes keep float32

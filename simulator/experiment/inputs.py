@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
+from simulator.core.errors import ScenarioError, error_context
 from simulator.engine.case import CaseInputs, CaseResult
 from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
@@ -26,6 +27,8 @@ from simulator.experiment.schema.workload import (
     TraceArrivals,
 )
 from simulator.pricing.costs import Costs
+from simulator.pricing.own import device_memory
+from simulator.pricing.roofline import RooflineCosts
 
 QUEUE_SAMPLES = 240  # looks at the cloud per duration_s of a fleet
 TIMELINE_SESSIONS = 2  # requests per case whose spans are kept, if nothing else is asked for
@@ -49,6 +52,8 @@ def simulate_case(
 
     timeline_sessions: requests, from the first on, whose spans are kept.
     """
+    for part in parts:
+        check_memory(scenario, part)
     workload, prompts = scenario.workload, len(parts[0].programs)
     inputs = CaseInputs(
         programs=parts[0].programs,
@@ -89,6 +94,28 @@ def simulate_case(
         if result.columns["latency_s"].max() < spacing_s:
             return done(result)
         spacing_s *= 4
+
+
+def check_memory(scenario: Scenario, part: FleetPart) -> None:
+    """Refuse a method whose weights, KV cache and decoders are more than a kind of device has memory.
+
+    Raises:
+        ScenarioError: What it needs, part by part, and what there is.
+    """
+    costs = part.device
+    if scenario.placement == "cloud" or not isinstance(costs, RooflineCosts):
+        return
+    rows = 2 if scenario.decoding.guidance > 1 else 1
+    decodes = any(program.device_passes for program in part.programs)
+    held = device_memory(costs, rows, decodes, scenario.decoding.text_encoder == "device")
+    there = costs.hardware.memory_gb * 1e9
+    if sum(held.values()) > there:
+        parts = ", ".join(f"{name.replace('_', ' ')} {size / 1e9:.3g}" for name, size in held.items() if size)
+        with error_context("compute", "device"):
+            raise ScenarioError(
+                f"{scenario.methods[0].label} does not fit the device: it needs {sum(held.values()) / 1e9:.3g} GB ({parts}), "
+                f"and {costs.hardware.title} has {costs.hardware.memory_gb:g} GB"
+            )
 
 
 def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Arrivals | ClosedLoop:

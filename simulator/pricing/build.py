@@ -28,6 +28,7 @@ from simulator.pricing import catalogue
 from simulator.pricing.catalogue import ModelShape, OpCount
 from simulator.pricing.costs import Pricing
 from simulator.pricing.op_counts import interval_samples_op_count, phi_op_count, vq_decoder_op_count
+from simulator.pricing.own import OwnHardware, OwnModel, shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol import pairs
@@ -95,9 +96,9 @@ class ComputeSide(Protocol):
     """One side of a scenario's `compute`."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str | OwnModel: ...
     @property
-    def hardware(self) -> str: ...
+    def hardware(self) -> str | OwnHardware: ...
     @property
     def runtime(self) -> str | None: ...
     @property
@@ -130,7 +131,7 @@ def build_costs(
                 measured[side.profile] = Profile.read(Path(side.profile)) if side.profile else profile()
             return _measured(measured[side.profile], role)
         own = pair.device if role == "device" else pair.cloud
-        shape = own if side.model == "pair" else catalogue.model(side.model)
+        shape = own if side.model == "pair" else shape_of(side.model, interhead=role == "device")
         if shape.image_tokens != own.image_tokens:
             raise ComputeError(
                 f"compute.{role}.model {side.model} makes {shape.image_tokens} image tokens, the pair {own.image_tokens}; "
@@ -142,7 +143,7 @@ def build_costs(
         device = build("device", choice.device)
     with error_context("compute", "cloud"):
         cloud = build("cloud", choice.cloud)
-    priced = pair.cloud if choice.cloud.model == "pair" else catalogue.model(choice.cloud.model)
+    priced = pair.cloud if choice.cloud.model == "pair" else shape_of(choice.cloud.model)
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
     profiled = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None
     return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, profiled))
@@ -163,16 +164,17 @@ def _measured(profile: Profile, role: str) -> MeasuredCosts:
     return costs
 
 
-def _roofline(model: str, shape: ModelShape, hardware: str, runtime: str) -> RooflineCosts:
-    machine, start = catalogue.hardware(hardware), catalogue.runtime(runtime)
+def _roofline(model: str | OwnModel, shape: ModelShape, hardware: str | OwnHardware, runtime: str) -> RooflineCosts:
+    machine = catalogue.hardware(hardware) if isinstance(hardware, str) else hardware.entry()
+    start = catalogue.runtime(runtime)
     op_counts = {kind: shape.op_counts[kind] for kind in COMPUTE_KINDS if kind in shape.op_counts}
     costs = RooflineCosts(shape, op_counts, machine, start)
     figures = machine.model_dump(exclude={"title", "aliases", "source", "evidence", "efficiency_source", "kind"})
     started = start.model_dump(exclude={"source", "evidence", "kind"}, exclude_defaults=True)
     costs.provenance = {
         "origin": "roofline",
-        "model": model,
-        "hardware": catalogue.canonical("hardware", hardware),
+        "model": str(model),
+        "hardware": catalogue.canonical("hardware", str(hardware)),
         "runtime": runtime,
         "figures": {**figures, **started, "pass_parameters": shape.pass_parameters},
         "sources": {

@@ -232,14 +232,19 @@ def _file(name: str) -> Any:
 
 @cache
 def _hardware() -> dict[str, Hardware]:
-    data = _file("hardware.yaml")
-    keys = ("bandwidth_efficiency", "compute_efficiency", "kernel_overhead_us")
-    rows = {}
-    for name, row in data["hardware"].items():
-        group = data["classes"][row["class"]]
-        source = f"{group['source']} ({group['evidence']})"
-        rows[name] = {**{key: group[key] for key in keys}, "efficiency_source": source, **row}
+    rows = {name: _with_efficiencies(row) for name, row in _file("hardware.yaml")["hardware"].items()}
     return _build(Hardware, rows, FOLDER / "hardware.yaml")
+
+
+def hardware_of(row: Mapping[str, Any]) -> Hardware:
+    """A row that is not in the table, with the efficiencies of its class where it gives none."""
+    return Hardware.model_validate(_with_efficiencies(row))
+
+
+def _with_efficiencies(row: Mapping[str, Any]) -> dict[str, Any]:
+    group = _file("hardware.yaml")["classes"][row["class"]]
+    own = {key: group[key] for key in ("bandwidth_efficiency", "compute_efficiency", "kernel_overhead_us")}
+    return {**own, "efficiency_source": f"{group['source']} ({group['evidence']})", **row}
 
 
 @cache

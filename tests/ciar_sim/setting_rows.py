@@ -26,6 +26,20 @@ TRACE: Change = {"network": {"trace": "link.csv"}}
 QUEUED: Change = {"network.buffer_ms": 50, "network.cross_traffic": {"up": {"busy_s": 0.2, "quiet_s": 0.4}}}
 # Passes of the tiny pair are over before anybody waits; on these priced as LlamaGen-XL's the cloud is busy.
 SLOW_CLOUD: Change = {"compute.cloud.hardware": "jetson-orin-nano-8"}
+OWN_HARDWARE: Change = {
+    "compute.device.hardware": {"fp16_tflops": 3, "bandwidth_gb_s": 60, "memory_gb": 8, "power_w": 6},
+    "compute.device.runtime": "cuda-graphs",
+}
+OWN_MODEL: Change = {
+    "compute": {
+        side: {
+            "model": {"layers": layers, "width": 256, "image_tokens": 16},
+            "hardware": hardware,
+            "runtime": "cuda-graphs",
+        }
+        for side, layers, hardware in (("device", 2, "snapdragon-8-gen-3"), ("cloud", 4, "a100"))
+    }
+}
 BUSY: Change = {**FLEET, "workload.arrivals.poisson_per_s": 60, "workload.duration_s": 1}
 
 
@@ -220,6 +234,31 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "CloudCompute.profile": one(
         "compute.cloud.profile", "slow.json", {"compute.cloud": {"model": "pair", "profile": "profile.json"}}
     ),
+    **{
+        f"OwnHardware.{key}": one(f"compute.device.hardware.{key}", value, OWN_HARDWARE)
+        for key, value in {
+            "class": "datacentre",
+            "fp16_tflops": 0.01,
+            "bandwidth_gb_s": 5,
+            "power_w": 50,
+            "bandwidth_efficiency": 0.01,
+            "compute_efficiency": 0.001,
+            "kernel_overhead_us": 70,
+        }.items()
+    },
+    "OwnHardware.title": "names the hardware in tables and in provenance.json; no column holds it",
+    "OwnHardware.memory_gb": "tests/simulator/pricing/test_own.py::test_what_does_not_fit_fails_alone_and_says_so",
+    **{
+        f"OwnModel.{key}": one(f"compute.device.model.{key}", value, OWN_MODEL)
+        for key, value in {"layers": 8, "width": 512, "ffn": 4096, "vocabulary": 30000}.items()
+    },
+    **{
+        f"OwnModel.{key}": one(f"compute.cloud.model.{key}", value, OWN_MODEL)
+        for key, value in {"caption_slots": 400, "caption_width": 3000}.items()
+    },
+    "OwnModel.image_pixels": one("compute.cloud.model.image_pixels", 10**6, OWN_MODEL, method("base", deliver="image")),
+    "OwnModel.image_tokens": "must equal the pair's; tests/simulator/pricing/test_own.py::test_other_numbers_of_tokens_are_refused",
+    "OwnModel.title": "names the model in tables and in provenance.json; no column holds it",
     # cloud
     "Cloud.replicas": one("cloud.replicas", 4, BUSY, SLOW_CLOUD, {"cloud": {"max_batch": 1}}),
     "Cloud.max_batch": one("cloud.max_batch", 1, BUSY, SLOW_CLOUD, {"cloud": {}}),

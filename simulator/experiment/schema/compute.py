@@ -3,13 +3,15 @@
 import itertools
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from simulator.core.errors import ComputeError
+from simulator.core import yamlfile
+from simulator.core.errors import ComputeError, ScenarioError
 from simulator.core.part import Part, filled_in, found_text, items, path_of
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.pricing import catalogue
+from simulator.pricing.own import OwnHardware, OwnModel
 from simulator.pricing.profile import Profile
 
 SideT = TypeVar("SideT", "DeviceCompute", "CloudCompute")
@@ -67,11 +69,53 @@ def _one_word(side: Any) -> Any:
     return {"hardware": side} if isinstance(side, str) else side
 
 
-class DeviceCompute(Part):
-    """How long the device's passes take. hardware: `local` or a name of the catalogue. throttling: of every device of the fleet."""
+def _file(key: str) -> BeforeValidator:
+    """The figures of a YAML file, named relative to the scenario's folder; its name is the title where it gives none."""
 
-    model: Literal["pair", "llamagen-xl-1layer"] = "llamagen-xl-1layer"
-    hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
+    def read(given: Any, info: ValidationInfo) -> Any:
+        if not isinstance(given, str) or not given.endswith((".yaml", ".yml")) or info.context is None:
+            return given
+        path = path_of(given, info)
+        try:
+            data = yamlfile.read(path).data
+        except ScenarioError as error:
+            refuse(str(error))
+        if not isinstance(data, dict):
+            refuse(f"must be a file of figures, got {found_text(data)} in {path}")
+        return {"title": path.stem, **data.get(key, data)} if isinstance(data.get(key, data), dict) else data
+
+    return BeforeValidator(read)
+
+
+def _own(data: Any) -> str:
+    return "<own>" if isinstance(data, dict | OwnHardware | OwnModel) else "<name>"
+
+
+ChosenHardware = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[OwnHardware, Tag("<own>")],
+    Discriminator(_own),
+    _file("hardware"),
+    Field(
+        description="local (times measured here, with model: pair), a catalogue name, figures, or a YAML file of figures"
+    ),
+]
+DeviceModel = Annotated[
+    Annotated[Literal["pair", "llamagen-xl-1layer"], Tag("<name>")] | Annotated[OwnModel, Tag("<own>")],
+    Discriminator(_own),
+    _file("model"),
+]
+CloudModel = Annotated[
+    Annotated[Literal["pair", "llamagen-xl"], Tag("<name>")] | Annotated[OwnModel, Tag("<own>")],
+    Discriminator(_own),
+    _file("model"),
+]
+
+
+class DeviceCompute(Part):
+    """How long the device's passes take. throttling: of every device of the fleet."""
+
+    model: DeviceModel = "llamagen-xl-1layer"
+    hardware: ChosenHardware = ""
     runtime: Literal["eager", "cuda-graphs"] | None = None
     profile: StoredProfile = None
     throttling: ThermalThrottling | None = None
@@ -82,10 +126,10 @@ class DeviceCompute(Part):
 
 
 class CloudCompute(Part):
-    """How long the cloud's passes take. hardware: `local` or a name of the catalogue."""
+    """How long the cloud's passes take."""
 
-    model: Literal["pair", "llamagen-xl"] = "llamagen-xl"
-    hardware: str = Field(default="", description="local (times measured here, with model: pair) or a catalogue name")
+    model: CloudModel = "llamagen-xl"
+    hardware: ChosenHardware = ""
     runtime: Literal["eager", "cuda-graphs"] | None = None
     profile: StoredProfile = None
 
@@ -107,6 +151,8 @@ def _choose_hardware(side: SideT, default: str) -> SideT:
         return filled_in(side, hardware=hardware)
     if side.profile is not None:
         refuse(f"goes with model: pair and hardware: local, got {side.model} on {hardware}", "profile")
+    if isinstance(hardware, OwnHardware):
+        return filled_in(side, runtime=side.runtime or "eager")
     hardware = catalogue.canonical("hardware", hardware)
     known: tuple[str, ...] = catalogue.names("hardware")
     if hardware not in known:

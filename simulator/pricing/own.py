@@ -1,0 +1,145 @@
+"""Hardware and models that the catalogue does not have, by their figures, and what a device must hold in memory."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from simulator.core.part import Part
+from simulator.pricing import catalogue
+from simulator.pricing.catalogue import FP16_BYTES, Hardware, ModelShape
+from simulator.pricing.op_counts import interval_samples_op_count, phi_op_count, vq_decoder_op_count
+from simulator.pricing.roofline import RooflineCosts
+
+FFN_MULTIPLE = 256  # LlamaGen's feed-forward width is a multiple of it
+HEAD_WIDTH = 64
+PHI_BOTTLENECK = 256
+DECODER_CHANNELS = 128  # of VQ-16's widest maps, at the size of the image
+
+
+class OwnHardware(Part):
+    """An accelerator by its figures. Efficiencies and kernel overhead are those of its class where they are not given.
+
+    Attributes:
+        title: Its name in tables.
+        kind: `class` in the file: whose efficiencies it has.
+        fp16_tflops: Peak of dense fp16 matrix products.
+        bandwidth_gb_s: Peak memory bandwidth.
+        memory_gb: Memory for weights, caches and everything else.
+        power_w: Drawn while computing.
+        bandwidth_efficiency, compute_efficiency: Shares of the peaks that a pass reaches.
+        kernel_overhead_us: Launch of one kernel.
+    """
+
+    title: str = Field(default="own hardware", min_length=1, max_length=60)
+    kind: Literal["datacentre", "desktop", "apple", "jetson", "phone"] = Field(default="phone", alias="class")
+    fp16_tflops: float = Field(gt=0, le=1e6)
+    bandwidth_gb_s: float = Field(gt=0, le=1e6)
+    memory_gb: float = Field(gt=0, le=1e6)
+    power_w: float = Field(gt=0, le=1e6)
+    bandwidth_efficiency: float | None = Field(default=None, gt=0, le=1)
+    compute_efficiency: float | None = Field(default=None, gt=0, le=1)
+    kernel_overhead_us: float | None = Field(default=None, ge=0, le=1e6)
+
+    def entry(self) -> Hardware:
+        """The row that the catalogue would have for it."""
+        figures = self.model_dump(by_alias=True, exclude_none=True)
+        return catalogue.hardware_of({**figures, "evidence": "assumed", "source": "figures given in the scenario"})
+
+    def __str__(self) -> str:
+        more = [
+            f"{name} {value:g}"
+            for name in ("bandwidth_efficiency", "compute_efficiency", "kernel_overhead_us")
+            if (value := getattr(self, name)) is not None
+        ]
+        figures = f"{self.kind}, {self.fp16_tflops:g} TFLOP/s, {self.bandwidth_gb_s:g} GB/s, {self.memory_gb:g} GB, {self.power_w:g} W"
+        return f"{self.title} ({', '.join([figures, *more])})"
+
+
+class OwnModel(Part):
+    """A decoder of LlamaGen's architecture by its shape, at which the pair's passes are priced.
+
+    Attributes:
+        title: Its name in tables.
+        layers: Number of layers.
+        width: Width of the residual stream.
+        ffn: Width of the feed-forward part; the next multiple of 256 from 8/3 of width on where not given.
+        vocabulary: Image tokens that there are.
+        caption_slots, caption_width: Positions of the caption, and width of its features.
+        image_tokens: Tokens of an image; equal to the pair's.
+        image_pixels: Pixels of an image.
+    """
+
+    title: str = Field(default="own model", min_length=1, max_length=60)
+    layers: int = Field(ge=1, le=10_000)
+    width: int = Field(ge=1, le=1_000_000)
+    ffn: int | None = Field(default=None, ge=1, le=10_000_000)
+    vocabulary: int = Field(default=16384, ge=2, le=10_000_000)
+    caption_slots: int = Field(default=120, ge=1, le=100_000)
+    caption_width: int = Field(default=2048, ge=1, le=1_000_000)
+    image_tokens: int = Field(default=256, ge=1, le=1_000_000)
+    image_pixels: int = Field(default=65536, ge=1, le=10**9)
+
+    @property
+    def ffn_width(self) -> int:
+        """Width of the feed-forward part."""
+        return self.ffn or FFN_MULTIPLE * math.ceil(8 * self.width / 3 / FFN_MULTIPLE)
+
+    def shape(self, interhead: bool) -> ModelShape:
+        """The row that the catalogue would have for it. interhead: it is the device's, with a head of centre and radius."""
+        published = catalogue.model("llamagen-xl")
+        return ModelShape(
+            title=self.title,
+            n_layer=self.layers,
+            n_head=max(1, self.width // HEAD_WIDTH),  # of no matter for any time
+            dim=self.width,
+            ffn_hidden=self.ffn_width,
+            vocab_size=self.vocabulary,
+            caption_slots=self.caption_slots,
+            caption_dim=self.caption_width,
+            image_tokens=self.image_tokens,
+            image_pixels=self.image_pixels,
+            interhead=interhead,
+            evidence="assumed",
+            source="shape given in the scenario; caption encoder, image decoder and phi as LlamaGen's",
+            op_counts={
+                "caption_encoder": published.op_counts["caption_encoder"],
+                "phi": phi_op_count(self.width, self.vocabulary, PHI_BOTTLENECK),
+                "image_decoder": vq_decoder_op_count(math.isqrt(self.image_tokens)),
+                "interval_samples": interval_samples_op_count(self.vocabulary),
+            },
+        )
+
+    def __str__(self) -> str:
+        shape = f"{self.layers} layers, width {self.width}, FFN {self.ffn_width}, {self.vocabulary} codes"
+        rest = f"{self.caption_slots} slots of {self.caption_width}, {self.image_tokens} tokens, {self.image_pixels} pixels"
+        return f"{self.title} ({shape}, {rest})"
+
+
+def shape_of(model: str | OwnModel, interhead: bool = False) -> ModelShape:
+    """The shape of a model of the catalogue or of the scenario's own. Raises ComputeError where the catalogue has none."""
+    return catalogue.model(model) if isinstance(model, str) else model.shape(interhead)
+
+
+def device_memory(costs: RooflineCosts, rows: int, decodes: bool, encodes: bool) -> Mapping[str, float]:
+    """What a device holds while it makes one image, in bytes: weights, KV cache, image decoder, caption encoder.
+
+    Args:
+        costs: Its model and hardware.
+        rows: Sequences of a pass: 2 with guidance.
+        decodes: Whether its model runs; without, it only decodes the image.
+        encodes: Whether it encodes the caption.
+    """
+    shape = costs.shape
+    decoder = (
+        costs.op_counts["image_decoder"].parameters + 2 * DECODER_CHANNELS * shape.image_pixels
+    )  # two maps at once
+    positions = rows * (shape.caption_slots + shape.image_tokens)
+    phi = costs.op_counts["phi"].parameters if "phi" in costs.op_counts else 0
+    return {
+        "weights": float(FP16_BYTES * (shape.parameters + phi) * decodes),
+        "kv_cache": float(positions * shape.kv_bytes_per_position * decodes),
+        "image_decoder": float(FP16_BYTES * decoder),
+        "caption_encoder": float(FP16_BYTES * costs.op_counts["caption_encoder"].parameters * encodes),
+    }

@@ -1,0 +1,132 @@
+"""Hardware and models by their figures: as those of the catalogue, from a file as from the scenario, and whether they fit the memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ciar_sim
+from simulator.core.errors import CiarSimError
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.scenario import resolved_yaml
+from simulator.pricing import catalogue
+from simulator.pricing.own import OwnHardware, OwnModel, device_memory
+from simulator.pricing.roofline import RooflineCosts
+
+PHONE = {"class": "phone", "fp16_tflops": 5.5, "bandwidth_gb_s": 76.8, "memory_gb": 16, "power_w": 7}
+XL = {"layers": 36, "width": 1280, "ffn": 3584}
+
+
+def test_the_figures_of_a_row_give_that_row() -> None:
+    own, row = OwnHardware.model_validate(PHONE).entry(), catalogue.hardware("snapdragon-8-gen-3")
+    for name in ("bytes_per_s", "flop_per_s", "kernel_overhead_s", "memory_gb", "power_w"):
+        assert getattr(own, name) == getattr(row, name)
+    faster = OwnHardware.model_validate({**PHONE, "bandwidth_efficiency": 0.9, "kernel_overhead_us": 1}).entry()
+    assert faster.bytes_per_s == pytest.approx(76.8e9 * 0.9)
+    assert faster.kernel_overhead_s == 1e-6
+
+
+def test_the_shape_of_a_published_model_gives_that_model() -> None:
+    own, row = OwnModel.model_validate(XL).shape(interhead=False), catalogue.model("llamagen-xl")
+    assert own.parameters == row.parameters
+    assert own.kv_bytes_per_position == row.kv_bytes_per_position
+    assert own.op_counts == row.op_counts
+    assert OwnModel(layers=1, width=1280).ffn_width == 3584  # the rule of LlamaGen, without being told
+    assert (
+        OwnModel(layers=1, width=1280).shape(interhead=True).parameters
+        == catalogue.model("llamagen-xl-1layer").parameters
+    )
+
+
+def test_memory_of_a_device_is_weights_cache_and_decoder() -> None:
+    """LlamaGen-XL's one layer: 20.3 M of a layer, 62.9 M of embedding and Inter-Head, 4.5 M of the caption; KV of 2 x 376 positions."""
+    costs = RooflineCosts(
+        catalogue.model("llamagen-xl-1layer"),
+        catalogue.model("llamagen-xl-1layer").op_counts,
+        catalogue.hardware("snapdragon-8-gen-3"),
+        catalogue.runtime("eager"),
+    )
+    held = device_memory(costs, rows=2, decodes=True, encodes=True)
+    assert held["weights"] == 2 * (costs.shape.parameters + 9_043_968)
+    assert held["kv_cache"] == 2 * (120 + 256) * 2 * 1280 * 2
+    assert held["caption_encoder"] == pytest.approx(2.3e9, rel=0.01)
+    alone = device_memory(costs, rows=2, decodes=False, encodes=False)
+    assert alone["weights"] == alone["kv_cache"] == alone["caption_encoder"] == 0
+    assert alone["image_decoder"] == held["image_decoder"] > 2 * 42_452_099
+
+
+@pytest.fixture
+def scenario(tiny_pair_folder: Path) -> dict[str, Any]:
+    shape = {"width": 256, "image_tokens": 16}
+    return {
+        "name": "own",
+        "pair": str(tiny_pair_folder),
+        "prompts": {"source": "scenes", "count": 1},
+        "methods": ["base", "device-only"],
+        "compute": {
+            "device": {"model": {**shape, "layers": 2}, "hardware": PHONE},
+            "cloud": {"model": {**shape, "layers": 9, "title": "mine"}, "hardware": "a100"},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_figures_in_a_file_are_those_in_the_scenario(scenario: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "my-phone.yaml").write_text(
+        "class: phone\nfp16_tflops: 5.5\nbandwidth_gb_s: 76.8\nmemory_gb: 16\npower_w: 7\n"
+    )
+    (tmp_path / "mine.yaml").write_text("model: {layers: 9, width: 256, image_tokens: 16}\n")
+    path = tmp_path / "own.yaml"
+    device = {**scenario["compute"]["device"], "hardware": "my-phone.yaml"}
+    compute = {"device": device, "cloud": {"model": "mine.yaml", "hardware": "a100"}}
+    path.write_text(yaml.safe_dump({**scenario, "compute": compute}))
+    loaded = load_scenario(path)
+    hardware, model = loaded.compute.device.hardware, loaded.compute.cloud.model
+    assert hardware == OwnHardware.model_validate({**PHONE, "title": "my-phone"})
+    assert model == OwnModel(layers=9, width=256, image_tokens=16, title="mine")
+    (tmp_path / "again.yaml").write_text(resolved_yaml(loaded))  # without the files
+    assert load_scenario(tmp_path / "again.yaml") == loaded
+
+
+def test_what_does_not_fit_fails_alone_and_says_so(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    small = {"compute.device.hardware": {**PHONE, "memory_gb": 0.12}}
+    result = ciar_sim.run(scenario, sets=small, out=tmp_path / "out", cache=cache)
+    assert list(result.summary["method"]) == ["base"]  # base only decodes the image
+    assert len(result.failed) == 1
+    assert "device-only does not fit the device: it needs" in result.failed[0]
+    assert "and own hardware has 0.12 GB" in result.failed[0]
+    with pytest.raises(CiarSimError, match="does not fit the device") as raised:
+        ciar_sim.run({**scenario, "methods": ["device-only"]}, sets=small, out=tmp_path / "none", cache=cache)
+    assert "\n" not in str(raised.value)
+    fits = ciar_sim.run(scenario, out=tmp_path / "fits", cache=cache)
+    assert len(fits.summary) == 2
+    assert "9 layers, width 256" in (tmp_path / "fits" / "provenance.json").read_text()
+
+
+def test_other_numbers_of_tokens_are_refused(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(CiarSimError, match="makes 64 image tokens, the pair 16"):
+        ciar_sim.run(scenario, sets={"compute.cloud.model.image_tokens": 64}, out=tmp_path / "out", cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("device", {"hardware": {"fp16_tflops": 1}}, "bandwidth_gb_s"),
+        ("device", {"hardware": {**PHONE, "ram": 3}}, "ram"),
+        ("device", {"hardware": "nowhere.yaml"}, "nowhere.yaml"),
+        ("cloud", {"model": {"layers": 3}}, "width"),
+        ("cloud", {"model": {"layers": 0, "width": 4}}, "layers"),
+        ("cloud", {"model": "llamagen-xxl"}, "llamagen-xl"),
+        ("cloud", {"hardware": "A1000"}, "a100"),
+    ],
+)
+def test_a_mistake_is_one_line(scenario: dict[str, Any], place: str, value: dict[str, Any], message: str) -> None:
+    sides = {**scenario["compute"], place: {**scenario["compute"][place], **value}}
+    with pytest.raises(CiarSimError, match=message) as raised:
+        load_scenario({**scenario, "compute": sides})
+    assert "\n" not in str(raised.value)
