@@ -1,4 +1,4 @@
-"""Latency and quality of edge-cloud image generation: `run` and `sweep` scenarios from Python.
+"""Latency and quality of edge-cloud image generation: `run`, `sweep` and decide from Python.
 
 The names are those of `__init__.pyi`, each imported at its first use, so that `ciar-sim --help` stays quick.
 """

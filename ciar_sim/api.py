@@ -11,24 +11,27 @@ This module composes simulator, models and reports; the command line calls it to
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ciar_sim.decide.decision import Decision
 from simulator.core.errors import CiarSimError, error_context
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from ciar_sim.decide.bench import Means
+    from ciar_sim.plot import Plots
     from simulator.core.yamlfile import Place
     from simulator.experiment.scenario import Scenario
     from simulator.experiment.simulating import Progress
 
 MOST_IN_TIMELINE = 10_000
 
-__all__ = ["CiarSimError", "Result", "run", "sweep"]
+__all__ = ["CiarSimError", "Decision", "Result", "capacity", "compare", "recommend", "regime", "run", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,13 @@ class Result:
             for entry in index
             if entry["kind"] == "image"
         }
+
+    @property
+    def plot(self) -> "Plots":
+        """Plots on axes of your own."""
+        from ciar_sim.plot import Plots
+
+        return Plots(self.folder)
 
     @property
     def report(self) -> Path:
@@ -116,10 +126,8 @@ def run(
     from simulator.experiment.options import Choice
 
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
-    set_options = [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
-    axis_options = [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
     choice = Choice([",".join(group) for group in zips], random)
-    loaded = load_with_source(written, axis_options, set_options, choice)
+    loaded = load_with_source(written, _axes(axes), _sets(sets), choice)
     return execute(
         loaded.scenario,
         loaded.source.where,
@@ -141,6 +149,129 @@ def sweep(
 ) -> Result:
     """`run` over a grid: `sweep("quickstart", {"network.rtt_ms": [5, 50]})`. Options are those of `run`."""
     return run(scenario, axes=axes, **options)
+
+
+def recommend(
+    scenario: str | Path | Mapping[str, Any],
+    *,
+    max_loss_pct: float = 5.0,
+    metric: str | None = None,
+    slo_p95_s: float | None = None,
+    sets: Mapping[str, Any] | None = None,
+    axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> Decision:
+    """The best method with its settings for a scenario's network and load, verified on other prompts and another seed.
+
+    Args:
+        scenario: As in `run`, or a run folder.
+        max_loss_pct: Quality that may be lost against base, in percent of base's.
+        metric: Quality metric, such as align_scenes; None: agreement with the caption where the images have it.
+        slo_p95_s: Objective for p95 of the latency.
+        sets, axes: As in `run`; axes over settings of methods are what is chosen from.
+        options: cache, torch_device, max_batch, jobs and progress, as in `run`.
+
+    Raises:
+        CiarSimError: The scenario or an argument is not usable.
+    """
+    from ciar_sim.decide.recommend import recommend as decide
+    from ciar_sim.decide.recommend import scenario_of
+
+    written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
+    return decide(written, max_loss_pct, metric, slo_p95_s, _means(options), _sets(sets), _axes(axes))
+
+
+def capacity(
+    scenario: str | Path | Mapping[str, Any],
+    *,
+    slo_p95_s: float,
+    requests: int = 400,
+    precision_pct: float = 2.0,
+    sets: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Decision:
+    """The greatest load, in devices and requests per second, that each method carries within an objective for p95 of the latency.
+
+    Args:
+        scenario: As in `run`; its arrivals are in time.
+        slo_p95_s: The objective.
+        requests: Per replication, after its warm-up.
+        precision_pct: How near the loads are that are carried and not carried when the search ends.
+        sets: As in `run`.
+        options: As in `recommend`.
+
+    Raises:
+        CiarSimError: The scenario or an argument is not usable.
+    """
+    from ciar_sim.decide.capacity import capacity as decide
+    from ciar_sim.shipped import scenario_path
+    from simulator.experiment.loading import load_with_source
+
+    written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
+    return decide(load_with_source(written, (), _sets(sets)), slo_p95_s, _means(options), requests, precision_pct)
+
+
+def regime(
+    scenario: str | Path | Mapping[str, Any],
+    x: str,
+    y: str | None = None,
+    *,
+    max_loss_pct: float = 5.0,
+    metric: str | None = None,
+    sets: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Decision:
+    """Which method wins under a quality floor over one or two conditions, and where that changes.
+
+    Args:
+        scenario: As in `run`, or a run folder.
+        x, y: `path=min:max[:points][:log]` or `path=value,value`.
+        max_loss_pct, metric: As in `recommend`.
+        sets: As in `run`.
+        options: As in `recommend`.
+
+    Raises:
+        CiarSimError: The scenario or an argument is not usable.
+    """
+    from ciar_sim.decide.recommend import scenario_of
+    from ciar_sim.decide.regime import regime as decide
+
+    written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
+    return decide(written, x, y, max_loss_pct, metric, _means(options), _sets(sets))
+
+
+def compare(*runs: "str | Path | Result") -> Decision:
+    """Runs against the first of them: differences of latency, quality and cost with 95 % intervals, paired where they can be.
+
+    Args:
+        runs: Run folders, or results of `run`; at least two.
+
+    Raises:
+        CiarSimError: Not run folders, or nothing in common.
+    """
+    from ciar_sim.decide.compare import compare as decide
+
+    return decide([one.folder if isinstance(one, Result) else Path(one) for one in runs])
+
+
+def _means(options: Mapping[str, Any]) -> "Means":
+    from ciar_sim.decide.bench import Means
+
+    unknown = sorted(set(options) - {entry.name for entry in fields(Means)})
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]}; allowed: {', '.join(entry.name for entry in fields(Means))}")
+    given = dict(options)
+    if isinstance(given.get("cache"), str):
+        given["cache"] = Path(given["cache"])
+    return Means(**given)
+
+
+def _sets(sets: Mapping[str, Any] | None) -> list[str]:
+    return [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
+
+
+def _axes(axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None) -> list[str]:
+    return [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
 
 
 def execute(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ciar_sim.cli.cache import cache
+from ciar_sim.cli.decide import capacity, compare, export, recommend, regime
 from ciar_sim.cli.evaluate import evaluate
 from ciar_sim.cli.run import run, sweep
 from ciar_sim.cli.show import list_, report, schema
@@ -55,5 +56,21 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, report, train, profile, evaluate, schema, list_, traces, cache):
+for command in (
+    run,
+    sweep,
+    report,
+    export,
+    compare,
+    recommend,
+    regime,
+    capacity,
+    train,
+    profile,
+    evaluate,
+    schema,
+    list_,
+    traces,
+    cache,
+):
     main.add_command(command)

@@ -54,6 +54,14 @@ RUNS = {
     "--timeline": ["--timeline", "1"],
     "--quiet": ["--quiet"],
 }
+RECOMMEND = ["recommend", "{scenario}", "--cache", "{cache}"]
+REGIME = ["regime", "{scenario}", "--x", "network.distance_km=1,900", "--out", "{out}", "--cache", "{cache}"]
+JOBS = "tests/ciar_sim/test_cli.py::test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed"
+BATCH = "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64"
+EXPORT = "tests/ciar_sim/decide/test_export.py::test_the_accept_trace_adds_up_to_the_images"
+DECIDE = {"recommend": RECOMMEND, "regime": REGIME}
+MAP = "tests/ciar_sim/decide/test_regime.py::test_the_map_is_drawn_and_says_so_in_words"
+CARRIES = "tests/ciar_sim/decide/test_capacity.py::test_the_command_says_what_each_method_carries"
 FOREIGN = "tests/models/test_quality_foreign.py::test_images_of_a_scenario_are_scored_once_per_method"
 
 Row = tuple[list[str], list[str]] | str
@@ -118,6 +126,40 @@ OPTIONS: dict[str, Row] = {
     },
     "evaluate pictures --torch-device": (["evaluate", "pictures", "{scenario}"], ["--torch-device", "cuda:77"]),
     "evaluate pictures --quiet": FOREIGN,
+    "compare runs": "tests/ciar_sim/decide/test_compare.py::test_a_longer_way_is_slower_by_its_calls_and_draws_the_same_images",
+    "compare --json": "tests/ciar_sim/decide/test_compare.py::test_the_same_run_does_not_differ_and_other_images_are_not_paired",
+    **{
+        f"{command} {option}": shown_by
+        for command in ("recommend", "regime", "capacity")
+        for option, shown_by in (("--jobs", JOBS), ("--max-batch", BATCH))
+    },
+    **{
+        f"{command} --torch-device": (arguments, ["--torch-device", "cuda:77"]) for command, arguments in DECIDE.items()
+    },
+    **{f"{command} --cache": (arguments, ["--cache", "{out}-cache"]) for command, arguments in DECIDE.items()},
+    "recommend scenario": (["recommend", "--cache", "{cache}"], ["{scenario}"]),
+    "recommend --max-loss": (RECOMMEND, ["--max-loss", "0"]),
+    "recommend --metric": (RECOMMEND, ["--metric", "beauty"]),
+    "recommend --slo-p95": (RECOMMEND, ["--slo-p95", "1ms"]),
+    "recommend --axis": (RECOMMEND, ["--axis", "network.preset=lte"]),
+    "recommend --set": (RECOMMEND, ["--set", "network.preset=lte"]),
+    "recommend --json": (RECOMMEND, ["--json"]),
+    "regime scenario": (
+        ["regime", "--x", "network.distance_km=1,900", "--out", "{out}", "--cache", "{cache}"],
+        ["{scenario}"],
+    ),
+    "regime --x": (REGIME, ["--x", "network.distance_km=1,800"]),
+    "regime --max-loss": (REGIME, ["--max-loss", "100%"]),
+    "regime --set": (REGIME, ["--set", "network.preset=lte"]),
+    **{f"regime --{name}": MAP for name in ("y", "metric", "out", "json")},
+    "capacity --set": (["capacity", "{scenario}", "--slo-p95", "1s"], ["--set", "workload.devices=3"]),
+    "capacity --torch-device": "tests/ciar_sim/decide/test_capacity.py::test_a_device_that_is_not_there_is_one_line",
+    **{
+        f"capacity {name}": CARRIES
+        for name in ("scenario", "--slo-p95", "--requests", "--precision", "--cache", "--json")
+    },
+    **{f"export {name}": EXPORT for name in ("run_folder", "--as", "--cache")},
+    "export --out": "tests/ciar_sim/decide/test_export.py::test_tables",
     "list what": (["list"], ["presets"]),
     "traces import files": (["traces", "import", "--out", "{out}.csv"], ["{trace}"]),
     "traces import --direction": (IMPORT, ["--direction", "up"]),

@@ -169,6 +169,7 @@ def run_folder(rng: random.Random, world: World) -> str | None:
     """A run folder with one damaged file."""
     import shutil
 
+    from ciar_sim.decide.compare import compare
     from reports.load import load_run
 
     folder = world.folder / "damaged"
@@ -181,7 +182,7 @@ def run_folder(rng: random.Random, world: World) -> str | None:
         path.write_bytes(mutate.text(path.read_text(), rng).encode("utf-8", "surrogatepass"))
     else:
         path.write_bytes(mutate.raw(path.read_bytes(), rng))
-    return verdict(lambda: load_run(folder))
+    return verdict(lambda: compare([world.run_folder, folder]) if rng.random() < 0.5 else load_run(folder))
 
 
 def trace(rng: random.Random, world: World) -> str | None:
@@ -252,6 +253,10 @@ OPTIONS = (
     "--quiet",
     "--axis",
     "--json",
+    "--x",
+    "--slo-p95",
+    "--max-loss",
+    "--as",
     "--direction",
     "--seed",
 )
@@ -296,6 +301,11 @@ VALUES = (
         "name=../x",
         "seed=99999999999999999999",
         "workload.devices=-1",
+        "network.rtt_ms=1:300:log",
+        "network.rtt_ms=1:1e9:9999:log:2",
+        "5%",
+        "800ms",
+        "ianvs",
         "up",
     ),
 )
@@ -310,6 +320,11 @@ def command_line(rng: random.Random, world: World) -> str | None:
             ["run"],
             ["sweep"],
             ["report"],
+            ["recommend"],
+            ["regime"],
+            ["capacity"],
+            ["compare", str(world.run_folder)],
+            ["export"],
             ["traces", "show"],
             ["traces", "generate"],
             ["list"],
@@ -322,7 +337,13 @@ def command_line(rng: random.Random, world: World) -> str | None:
         arguments.append(rng.choice(OPTIONS))
         if rng.random() < 0.9:
             arguments.append(rng.choice(VALUES))
-    if command[0] in ("run", "sweep"):  # whatever is accepted ends before it records: there is no such pair
+    if command[0] in (
+        "run",
+        "sweep",
+        "recommend",
+        "regime",
+        "capacity",
+    ):  # ends before it records
         arguments += ["--set", "pair=/no/such/pair"]
     arguments = [one if one != "." else str(world.folder / "dot") for one in arguments]
     return through_cli(arguments, "")

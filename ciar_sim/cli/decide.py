@@ -1,0 +1,255 @@
+"""`ciar-sim compare|capacity|regime|recommend`: an answer in a sentence, then the table behind it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ciar_sim.cli.common import FiniteRange, errors_in_one_line
+from simulator.core.errors import CiarSimError
+
+
+class Percent(click.ParamType[float]):
+    """`5%` or `5`."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*%?\s*", str(value))
+        if found is None or not float(found[1]) <= 100:
+            self.fail(f"{value} is not a percentage from 0 to 100, such as 5%", param, ctx)
+        return float(found[1])
+
+
+class Seconds(click.ParamType[float]):
+    """`5s`, `800ms` or `5`."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(ms|s|)\s*", str(value))
+        seconds = float(found[1]) * (1e-3 if found[2] == "ms" else 1.0) if found else 0.0
+        if not 0 < seconds <= 1e6:
+            self.fail(f"{value} is not a time above 0, such as 5s or 800ms", param, ctx)
+        return seconds
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+max_loss_option = click.option(
+    "--max-loss",
+    type=Percent(),
+    default="5%",
+    show_default=True,
+    metavar="PERCENT",
+    help="Quality that may be lost against base.",
+)
+metric_option = click.option(
+    "--metric", metavar="NAME", help="Quality metric.  [default: agreement with the caption where images have it]"
+)
+
+
+def replay_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What all decisions take that record and simulate."""
+    options = [
+        click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario."),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"
+        ),
+        click.option("--torch-device", default="auto", show_default=True, help="Where forward passes run."),
+        click.option(
+            "--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once."
+        ),
+        click.option(
+            "--jobs",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Processes that simulate; changes no result.",
+        ),
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@json_option
+@errors_in_one_line
+def compare(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Compare RUNS, run folders, with the first of them: differences of latency, quality and cost, with 95 % intervals."""
+    from ciar_sim.decide.compare import compare as decide
+
+    _print(decide(runs), as_json)
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--slo-p95", type=Seconds(), required=True, metavar="TIME", help="Objective for p95 of the latency, e.g. 5s."
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(20, 10_000_000),
+    default=400,
+    show_default=True,
+    help="Requests per replication, after its warm-up.",
+)
+@click.option(
+    "--precision",
+    type=FiniteRange(0.1, 50),
+    default=2,
+    show_default=True,
+    metavar="PERCENT",
+    help="How near the loads are that are carried and not carried when the search ends.",
+)
+@replay_options
+@errors_in_one_line
+def capacity(
+    scenario: Path,
+    slo_p95: float,
+    requests: int,
+    precision: float,
+    sets: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the greatest load of a SCENARIO, in devices and in requests per second, that each method carries within an objective."""
+    from ciar_sim.decide.capacity import capacity as decide
+    from ciar_sim.shipped import scenario_path
+    from simulator.experiment.loading import load_with_source
+
+    loaded = load_with_source(scenario_path(scenario), (), sets)
+    _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), options), as_json)
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--x",
+    required=True,
+    metavar="PATH=MIN:MAX[:POINTS][:log]",
+    help="What varies, e.g. network.rtt_ms=1:300:log; or values.",
+)
+@click.option("--y", metavar="PATH=MIN:MAX[:POINTS][:log]", help="What varies as well, e.g. network.up_mbps=1,5,25.")
+@max_loss_option
+@metric_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for tables and figure.  [default: runs/<name>-regime]"
+)
+@replay_options
+@errors_in_one_line
+def regime(
+    scenario: Path,
+    x: str,
+    y: str | None,
+    max_loss: float,
+    metric: str | None,
+    out: Path | None,
+    sets: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Map which method of a SCENARIO wins under a quality floor, over one or two conditions, and where that changes."""
+    from ciar_sim.cli.common import write_files
+    from ciar_sim.decide.recommend import scenario_of
+    from ciar_sim.decide.regime import drawing
+    from ciar_sim.decide.regime import regime as decide
+    from simulator.experiment.loading import load_scenario
+
+    path = scenario_of(scenario)
+    folder = out or Path("runs") / f"{load_scenario(path).name}-regime"
+    _usable(folder)
+    found = _run(lambda means: decide(path, x, y, max_loss, metric, means, sets), options)
+    write_files(folder, dict(drawing(found)))
+    _print(found, as_json)
+    if not as_json:
+        click.echo(folder / "regime.png")
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@max_loss_option
+@metric_option
+@click.option("--slo-p95", type=Seconds(), metavar="TIME", help="Objective for p95 of the latency, e.g. 5s.")
+@click.option(
+    "--axis",
+    "axes",
+    multiple=True,
+    metavar="PATH=V1,V2,...",
+    help="Settings to choose from, e.g. methods.ciar.threshold=1,1.5.",
+)
+@replay_options
+@errors_in_one_line
+def recommend(
+    scenario: Path,
+    max_loss: float,
+    metric: str | None,
+    slo_p95: float | None,
+    axes: tuple[str, ...],
+    sets: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Recommend a method with its settings for the network and load of a SCENARIO (a file, a shipped one, or a run folder).
+
+    What is recommended was verified on other prompts and another seed. Where the cloud alone is best, it says so.
+    """
+    from ciar_sim.decide.recommend import recommend as decide
+    from ciar_sim.decide.recommend import scenario_of
+
+    path = scenario_of(scenario)
+    _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), options), as_json)
+
+
+def _run(decide: Callable[[Any], Any], options: dict[str, Any]) -> Any:
+    """The decision, with the terminal's progress."""
+    from ciar_sim.cli.console import progress_bars
+    from ciar_sim.decide.bench import Means
+
+    with progress_bars(False) as progress:
+        return decide(Means(progress=progress, **options))
+
+
+def _print(decision: Any, as_json: bool) -> None:
+    click.echo(decision.to_json() if as_json else str(decision))
+
+
+def _usable(folder: Path) -> None:
+    """Raises CiarSimError where the folder is something else, before minutes of work."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    ours = {"regime.csv", "break_evens.csv", "quality.csv", "latency.csv", "regime.png", "regime.svg"}
+    if (folder.exists() and not folder.is_dir()) or names - ours:
+        found = sorted(names - ours)[0] if names - ours else "a file"
+        raise CiarSimError(f"--out {folder}: holds {found}, which is not of a regime map; name another folder")
+
+
+@click.command()
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.option(
+    "--as",
+    "form",
+    required=True,
+    type=click.Choice(["accept-trace", "ianvs", "markdown", "latex"]),
+    help="Rounds as JSON lines, KubeEdge-Ianvs' five metrics, or a table.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: standard output]")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"
+)
+@errors_in_one_line
+def export(run_folder: Path, form: str, out: Path | None, cache: Path | None) -> None:
+    """Write a RUN_FOLDER in a format of others. Rounds are replayed from its recordings."""
+    from ciar_sim.cli.common import write_files
+    from ciar_sim.decide.bench import Means
+    from ciar_sim.decide.export import export as text_of
+
+    text = text_of(run_folder, form, Means(cache=cache))
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_files(out.absolute().parent, {out.name: text.encode()})
+        click.echo(out)

@@ -1,0 +1,263 @@
+"""How large a load each method carries within a latency objective: bisection over replicated simulations.
+
+A load is tested by the share of requests that miss the objective (the late, the refused and the unfinished), in independent
+replications: fresh seeds of arrivals, links and cloud over the same recordings. At p95 it carries the load where that share is at most
+5 %. The test looks after 4, 8 and 16 replications and stops as soon as Student's interval of the mean share, at a confidence shared
+between the looks (Bonferroni), lies on one side of 5 %.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+from scipy.special import stdtrit
+
+from ciar_sim.decide.bench import Bench, Means, Measured, Trial, candidate, condition
+from ciar_sim.decide.decision import Decision, span
+from reports.words import significant
+from simulator.core.errors import CiarSimError
+from simulator.experiment.loading import LoadedScenario
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.workload import (
+    BurstyArrivals,
+    ClosedArrivals,
+    FleetWorkload,
+    PoissonArrivals,
+    TraceArrivals,
+)
+from simulator.results.statistics import CONFIDENCE
+
+LOOKS = (4, 8, 16)  # replications after which the test may end
+ALLOWED = 0.05  # share of requests that may miss the objective at p95
+LEAST, MOST = 2.0**-14, 2.0**14  # times the scenario's load that are searched
+LOADS = ("workload.arrivals.", "workload.devices")  # swept paths that are what is searched
+WARM = 0.2  # of a replication's duration, where the scenario names no warm-up
+
+
+@dataclass(frozen=True)
+class Load:
+    """One tested load.
+
+    Attributes:
+        times: The load, as a multiple of the scenario's.
+        late: Mean share of requests that miss the objective.
+        half: Half of its interval at the last look.
+        replications: Simulations behind it.
+        verdict: 1 carried, -1 not carried, 0 not decided after the last look.
+    """
+
+    times: float
+    late: float
+    half: float
+    replications: int
+    verdict: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """The greatest load, as a multiple of the scenario's: an estimate, the greatest shown to be carried and the least shown not to be."""
+
+    times: float
+    low: float
+    high: float
+    loads: tuple[Load, ...]
+
+
+def capacity(
+    loaded: LoadedScenario, slo_s: float, means: Means, requests: int = 400, precision_pct: float = 2.0
+) -> Decision:
+    """The greatest load that each case of the scenario carries with p95 of the latency within an objective.
+
+    Devices and rate grow together: every device asks as often as in the scenario.
+
+    Args:
+        loaded: The scenario; its arrivals are in time, not sequential.
+        slo_s: The objective in seconds.
+        means: Cache, processes, progress.
+        requests: Per replication, without its warm-up. A closed loop and arrivals of a file keep the scenario's duration.
+        precision_pct: The search ends where the loads that are carried and not carried are so near.
+
+    Raises:
+        CiarSimError: The scenario has no such load, or cannot be simulated.
+    """
+    bench = Bench(loaded, means)
+    workload = loaded.scenario.workload
+    if not isinstance(workload, FleetWorkload):
+        raise CiarSimError(
+            f"{loaded.source.where(('workload',))}: capacity needs arrivals in time, got sequential ones; "
+            "allowed: workload: {devices: N, arrivals: {poisson_per_s: RATE}, duration_s: SECONDS}"
+        )
+    trial = bench.trial(_without_loads(bench.cases()))
+    rows, tests = [], []
+    for number, case in enumerate(trial.cases):
+        means.progress("searching capacities", number, len(trial.cases))
+        found = search(_Tester(trial, case, slo_s, requests), precision_pct / 100)
+        rows.append(_row(case, found))
+        tests += [{"method": candidate(case), **condition(case), **vars(load)} for load in found.loads]
+    means.progress("searching capacities", len(trial.cases), len(trial.cases))
+    table = pd.DataFrame(rows)
+    facts = {"slo_p95_s": slo_s, "confidence": CONFIDENCE, "requests": requests, "precision_pct": precision_pct}
+    return Decision(_sentences(table, slo_s), table, {"loads": pd.DataFrame(tests)}, facts)
+
+
+def _without_loads(cases: Sequence[Case]) -> list[Case]:
+    """The cases without swept loads, which are what is searched: of those that differ in nothing else the first."""
+    first: dict[str, Case] = {}
+    for case in cases:
+        swept = {path: value for path, value in case.swept.items() if not path.startswith(LOADS)}
+        key = json.dumps([case.position, swept], sort_keys=True, default=str)
+        first.setdefault(key, replace(case, swept=swept))
+    return list(first.values())
+
+
+class _Tester:
+    """Tests loads of one case."""
+
+    def __init__(self, trial: Trial, case: Case, slo_s: float, requests: int) -> None:
+        self.trial, self.case, self.slo_s, self.requests = trial, case, slo_s, requests
+
+    def __call__(self, times: float) -> Load:
+        scenario = scaled(self.case.scenario, times, self.requests, self.slo_s)
+        late: list[float] = []
+        for look in LOOKS:
+            seeds = [scenario.seed + 1 + number for number in range(len(late), look)]
+            variants = [(self.case, scenario.model_copy(update={"seed": seed % 2**63})) for seed in seeds]
+            late += [share_late(one, self.slo_s) for one in self.trial.again(variants)]
+            mean, half = float(np.mean(late)), _half(late)
+            if abs(mean - ALLOWED) >= half:
+                return Load(times, mean, half, look, 1 if mean <= ALLOWED else -1)
+        return Load(times, mean, half, LOOKS[-1], 0)
+
+
+def _half(late: Sequence[float]) -> float:
+    """Half of the interval of the mean share, at the confidence of one look."""
+    quantile = float(stdtrit(len(late) - 1, 1 - (1 - CONFIDENCE) / 2 / len(LOOKS)))
+    return quantile * float(np.std(late, ddof=1)) / math.sqrt(len(late))
+
+
+def share_late(one: Measured, slo_s: float) -> float:
+    """Share of the requests that miss the objective; the refused and the unfinished do. 0 where nobody asked."""
+    lost = one.refused + one.unfinished
+    asked = len(one.latency_s) + lost
+    return (float((one.latency_s > slo_s).sum()) + lost) / asked if asked else 0.0
+
+
+def search(test: "_Tester", precision: float) -> Found:
+    """Doubles or halves the load until one is carried and one is not, then bisects (geometric means).
+
+    A load that the test leaves undecided ends the bisection: it is the estimate, between the nearest decided ones.
+    """
+    loads = [test(1.0)]
+    while all(load.verdict <= 0 for load in loads):
+        times = min(load.times for load in loads) / 2
+        if times < LEAST:
+            return Found(0.0, 0.0, 2 * times, tuple(loads))
+        loads.append(test(times))
+    while all(load.verdict >= 0 for load in loads):
+        times = max(load.times for load in loads) * 2
+        if times > MOST:
+            return Found(math.inf, times / 2, math.inf, tuple(loads))
+        loads.append(test(times))
+    while True:
+        low = max(load.times for load in loads if load.verdict > 0)
+        high = min(load.times for load in loads if load.verdict < 0 and load.times > low)
+        between = [load for load in loads if low < load.times < high]
+        if between or high / low <= 1 + precision:
+            break
+        loads.append(test(math.sqrt(low * high)))
+    ordered = sorted((load for load in loads if low <= load.times <= high), key=lambda load: load.times)
+    late = np.maximum.accumulate([load.late for load in ordered])
+    times = float(np.exp(np.interp(ALLOWED, late, np.log([load.times for load in ordered]))))
+    return Found(times, low, high, tuple(sorted(loads, key=lambda load: load.times)))
+
+
+def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Scenario:
+    """The scenario at a multiple of its load: devices and their rate grow together; a share of a device is a whole one."""
+    workload = scenario.workload
+    assert isinstance(workload, FleetWorkload)
+    arrivals = workload.arrivals
+    change: dict[str, object] = {"devices": max(1, math.ceil(workload.devices * times - 1e-9))}
+    match arrivals:
+        case PoissonArrivals(poisson_per_s=rate):
+            change["arrivals"] = arrivals.model_copy(update={"poisson_per_s": rate * times})
+        case BurstyArrivals(bursty_per_s=rate):
+            change["arrivals"] = arrivals.model_copy(update={"bursty_per_s": rate * times})
+        case TraceArrivals(time_scale=scale):
+            change["arrivals"] = arrivals.model_copy(update={"time_scale": scale / times})
+    if isinstance(arrivals, PoissonArrivals | BurstyArrivals):
+        counted_s = max(requests / (rate * times), 10.0 * slo_s)
+        warm_s = workload.warmup_s or counted_s * WARM / (1 - WARM)
+        change |= {"duration_s": counted_s + warm_s, "warmup_s": warm_s}
+    elif isinstance(arrivals, ClosedArrivals) and not workload.warmup_s:
+        change["warmup_s"] = WARM * workload.duration_s
+    try:
+        data = {**workload.model_dump(by_alias=True), **change}
+        return scenario.model_copy(update={"workload": FleetWorkload.model_validate(data)})
+    except ValidationError as error:
+        raise CiarSimError(
+            f"workload: {times:g} times this load cannot be simulated: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from None
+
+
+def _row(case: Case, found: Found) -> dict[str, object]:
+    workload = case.scenario.workload
+    assert isinstance(workload, FleetWorkload)
+    rate = rate_of(workload)
+
+    def at(times: float) -> float:
+        return times * rate
+
+    return {
+        "method": candidate(case),
+        **condition(case),
+        "rate_per_s": at(found.times),
+        "rate_lo_per_s": at(found.low),
+        "rate_hi_per_s": at(found.high),
+        "devices": found.times * workload.devices
+        if math.isinf(found.times)
+        else math.floor(found.times * workload.devices),
+        "loads_tested": len(found.loads),
+        "replications": sum(load.replications for load in found.loads),
+    }
+
+
+def rate_of(workload: FleetWorkload) -> float:
+    """Mean requests per second of the fleet; NaN for a closed loop, whose rate follows from the latency."""
+    match workload.arrivals:
+        case PoissonArrivals(poisson_per_s=rate) | BurstyArrivals(bursty_per_s=rate):
+            return rate
+        case TraceArrivals() as trace:
+            times, _ = trace.times()
+            return float(np.count_nonzero(times < workload.duration_s)) / workload.duration_s
+    return math.nan
+
+
+def _sentences(table: pd.DataFrame, slo_s: float) -> tuple[str, ...]:
+    """Who carries most, and what each carries."""
+    objective = f"p95 of the latency within {significant(slo_s)} s"
+    told = []
+    for _, row in table.sort_values("devices", ascending=False, kind="stable").iterrows():
+        name = _name(row, table)
+        if row["devices"] == 0 and (math.isnan(row["rate_per_s"]) or row["rate_per_s"] == 0):
+            told.append(f"{name} carries no load with {objective}: it misses that even at {LEAST:.2g} of this one.")
+            continue
+        if math.isinf(row["devices"]):
+            told.append(f"{name} carries more than {MOST:g} times this load with {objective}.")
+            continue
+        rate = row["rate_per_s"]
+        requests = (
+            ""
+            if math.isnan(rate)
+            else (f"{significant(rate)} requests per second{span(row['rate_lo_per_s'], row['rate_hi_per_s'])}, ")
+        )
+        told.append(f"{name} carries {requests}{row['devices']:,.0f} devices, with {objective}.")
+    return tuple(told)
+
+
+def _name(row: pd.Series, table: pd.DataFrame) -> str:
+    conditions = list(table.columns)[1 : list(table.columns).index("rate_per_s")]
+    return f"{row['method']}{''.join(f', {name}={row[name]}' for name in conditions)}"

@@ -1,0 +1,220 @@
+"""Finished runs against one another: paired differences of latency, quality and cost, with intervals."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ciar_sim.decide.decision import Decision
+from reports.load import Run, interval_columns, load_run
+from reports.words import significant
+from simulator.core import yamlfile
+from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
+from simulator.results.columns import ENERGY, PARTS, REQUEST_COLUMNS, USE
+from simulator.results.statistics import BATCHES, half_width
+
+USED = ("latency_s", "decode_s", "first_token_s", *PARTS, *USE, *ENERGY)  # columns of a request besides its identity
+
+
+def compare(folders: Sequence[Path]) -> Decision:
+    """Every run against the first one, case by case.
+
+    Cases belong together where label and swept values are equal; of two runs with one case each, these do. Requests are paired where
+    both runs made the same ones (number, prompt, time), images where both have the same prompts and seed; else it is the difference of two
+    independent means.
+
+    Args:
+        folders: Run folders, at least two.
+
+    Raises:
+        CiarSimError: Not run folders, or nothing in common.
+    """
+    if len(folders) < 2:
+        raise CiarSimError(f"compare needs two runs or more, got {len(folders)}")
+    runs = [_Loaded(folder) for folder in folders]
+    rows: list[dict[str, Any]] = []
+    sentences: list[str] = []
+    for other in runs[1:]:
+        pairs = _pairs(runs[0], other)
+        if not pairs:
+            raise CiarSimError(
+                f"{other.folder} and {runs[0].folder} have no case in common: methods {', '.join(other.run.labels())} "
+                f"and {', '.join(runs[0].run.labels())}"
+            )
+        for name, one, two in pairs:
+            found = _differences(runs[0], one, other, two)
+            rows += [{"run": str(other.folder), "case": name, **row} for row in found]
+            sentences.append(_sentence(runs[0], other, name, found))
+    facts = {"reference": str(runs[0].folder), "confidence": 0.95}
+    return Decision(tuple(sentences), pd.DataFrame(rows), {}, facts)
+
+
+class _Loaded:
+    """A run folder with its requests and what decides its images."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run: Run = load_run(folder)
+        try:
+            self.requests = pd.read_parquet(folder / "requests.parquet")
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: {error}") from None
+        if missing := [name for name in ("case", "request", "prompt", "requested_s") if name not in self.requests]:
+            raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: no column {missing[0]}")
+        cases = self.run.summary["case"]
+        if cases.tolist() != list(range(len(cases))):
+            raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: its cases are not numbered from 0 on")
+        scenario = _plain(folder, self.run.scenario)
+        workload = scenario.get("workload")
+        warm = workload.get("warmup_s", 0.0) if isinstance(workload, dict) else 0.0
+        self.warmup_s = float(warm) if isinstance(warm, int | float) else 0.0
+        self.images = {key: scenario.get(key) for key in ("prompts", "seed", "decoding")}
+
+    def of(self, case: int) -> pd.DataFrame:
+        """The requests of a case in order of arrival, those of the warm-up left out."""
+        mine = self.requests[(self.requests["case"] == case) & (self.requests["requested_s"] >= self.warmup_s)]
+        return mine.sort_values(["requested_s", "request"], kind="stable")
+
+
+def _plain(folder: Path, text: str) -> dict[str, Any]:
+    """scenario.yaml as plain data; it is compared, and not checked again."""
+    try:
+        data = yamlfile.parse(text, str(folder / "scenario.yaml")).data
+    except ScenarioError as error:
+        raise RunFolderError(str(error)) from None
+    if not isinstance(data, dict):
+        raise RunFolderError(f"{folder / 'scenario.yaml'} cannot be read: it is no mapping")
+    return data
+
+
+def _pairs(one: _Loaded, two: _Loaded) -> list[tuple[str, int, int]]:
+    """Name and cases of what belongs together."""
+    common = [key for key in one.run.swept if key in two.run.swept]
+    varied = [
+        key for run in (one.run, two.run) for key in run.swept if key not in common and run.summary[key].nunique() > 1
+    ]
+
+    def key(row: Any) -> tuple[str, ...]:
+        return (str(row["label"]), *(str(row[name]) for name in common))
+
+    tables = (one.run.summary, two.run.summary)
+    if all(len(table) == 1 for table in tables):
+        (name, case), (other, its) = ((str(table["label"].iloc[0]), int(table["case"].iloc[0])) for table in tables)
+        return [(name if name == other else f"{other} against {name}", case, its)]
+    if varied:
+        raise CiarSimError(
+            f"{two.folder} and {one.folder}: {varied[0]} is swept in one of them only, so that cases do not pair"
+        )
+    there = {key(row): int(row["case"]) for _, row in two.run.summary.iterrows()}
+    return [
+        (
+            ", ".join(dict.fromkeys([str(row["label"]), *([str(row["condition"])] if common else [])])),
+            int(row["case"]),
+            there[key(row)],
+        )
+        for _, row in one.run.summary.iterrows()
+        if key(row) in there
+    ]
+
+
+def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict[str, Any]]:
+    """A row per column: its mean in both runs, the difference with its interval, and how it was paired."""
+    first, second = one.of(case), two.of(other)
+    keys = ["request", "prompt", "requested_s"]
+    same = len(first) == len(second) and np.array_equal(first[keys].to_numpy(), second[keys].to_numpy())
+    names = [name for name in USED if name in first and name in second]
+    rows = [
+        _row(name, first[name].to_numpy(float), second[name].to_numpy(float), same, "request", BATCHES)
+        for name in names
+    ]
+    rows.append(_of_summary(one, case, two, other, "cost_usd"))
+    known = {"case", "method", "method_name", *one.run.swept, *REQUEST_COLUMNS}
+    quality = [name for name in first.columns if name not in known and name in second]
+    same = one.images == two.images
+    for name in quality:
+        before, after = (table.groupby("prompt")[name].mean().dropna() for table in (first, second))
+        if same:
+            both = pd.concat([before, after], axis=1, join="inner").to_numpy(float)
+            rows.append(_row(name, both[:, 0], both[:, 1], True, "prompt", len(both)))
+        else:
+            most = max(len(before), len(after))
+            rows.append(_row(name, before.to_numpy(float), after.to_numpy(float), False, "prompt", most))
+    sets = [
+        name
+        for name in one.run.summary.columns
+        if f"{name}_lo" in one.run.summary
+        and name not in (*quality, "speedup")
+        and name.startswith(("fd_", "f1", "fid"))
+    ]
+    rows += [_of_summary(one, case, two, other, name) for name in sets if name in two.run.summary]
+    return [row for row in rows if math.isfinite(row["difference"])]
+
+
+def _row(name: str, before: np.ndarray, after: np.ndarray, paired: bool, key: str, batches: int) -> dict[str, Any]:
+    values = [float(side.mean()) if len(side) else math.nan for side in (before, after)]
+    if paired:
+        half = half_width(after - before, batches)
+    else:  # Welch: independent means, each with its own interval
+        half = math.hypot(half_width(before, min(batches, len(before))), half_width(after, min(batches, len(after))))
+    return _told(name, values[0], values[1], half, f"by {key}" if paired else "no")
+
+
+def _of_summary(one: _Loaded, case: int, two: _Loaded, other: int, name: str) -> dict[str, Any]:
+    """A difference of two figures of summary.csv, from their own intervals."""
+    sides = []
+    for loaded, number in ((one, case), (two, other)):
+        row = loaded.run.summary[loaded.run.summary["case"] == number].iloc[0]
+        ends = [float(row.get(end, math.nan)) for end in interval_columns(name)]
+        sides.append((float(row.get(name, math.nan)), (ends[1] - ends[0]) / 2))
+    return _told(name, sides[0][0], sides[1][0], math.hypot(sides[0][1], sides[1][1]), "no")
+
+
+def _told(name: str, before: float, after: float, half: float, paired: str) -> dict[str, Any]:
+    more = after - before
+    if more == 0.0 and not half > 0:
+        verdict = "equal"
+    elif math.isnan(half):
+        verdict = "no interval"
+    else:
+        verdict = "no difference" if abs(more) <= half else "more" if more > 0 else "less"
+    return {
+        "column": name,
+        "first": before,
+        "other": after,
+        "difference": more,
+        "low": more - half,
+        "high": more + half,
+        "verdict": verdict,
+        "paired": paired,
+    }
+
+
+def _sentence(one: _Loaded, two: _Loaded, name: str, rows: Sequence[dict[str, Any]]) -> str:
+    """The latency in words, and which quality differs."""
+    found = {row["column"]: row for row in rows}
+    latency = found.get("latency_s")
+    if latency is None:
+        return f"{name}: no request was answered in both runs."
+    ends = f"({significant(latency['low'])} to {significant(latency['high'])})"
+    more = latency["difference"]
+    match latency["verdict"]:
+        case "equal":
+            text = "the latency is the same"
+        case "no difference":
+            text = f"no difference in latency: {significant(more)} s {ends}"
+        case "no interval":
+            text = f"latency {significant(more)} s more, without an interval"
+        case _:
+            text = f"{significant(abs(more))} s {'slower' if more > 0 else 'faster'} {ends if more > 0 else _turned(latency)}"
+    told = [
+        row for column, row in found.items() if row["verdict"] in ("more", "less") and column not in (*USED, "cost_usd")
+    ]
+    quality = "; ".join(f"{row['column']} {significant(row['first'])} to {significant(row['other'])}" for row in told)
+    return f"{name}: {text}; {quality or 'no difference in quality'}. ({two.folder} against {one.folder})"
+
+
+def _turned(row: dict[str, Any]) -> str:
+    return f"({significant(-row['high'])} to {significant(-row['low'])})"

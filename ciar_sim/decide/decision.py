@@ -1,0 +1,77 @@
+"""What every decision gives back: sentences first, then tables."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An answer.
+
+    Attributes:
+        sentences: The answer in words, the most important one first.
+        table: The figures behind it, a row per alternative.
+        more: Further tables by name.
+        facts: Settings and numbers that belong to it.
+    """
+
+    sentences: tuple[str, ...]
+    table: "pd.DataFrame"
+    more: "Mapping[str, pd.DataFrame]" = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one sentence."""
+        return self.sentences[0]
+
+    def to_json(self) -> str:
+        """All of it as JSON; null for what is not known."""
+        from simulator.results.tables import plain
+
+        tables = {"table": self.table, **self.more}
+        rows = {name: table.to_dict("records") for name, table in tables.items()}
+        return json.dumps(plain({"sentences": list(self.sentences), **rows, **self.facts}), indent=2, allow_nan=False)
+
+    def __str__(self) -> str:
+        return "\n".join([*self.sentences, "", text_table(self.table)])
+
+
+def text_table(table: "pd.DataFrame") -> str:
+    """The table as aligned text: three significant digits, a dash for what is not known, nothing cut."""
+    cells = [list(table.columns), *([_cell(value) for value in row] for row in table.itertuples(index=False))]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(table.columns))]
+    numeric = [table[name].dtype.kind in "iuf" for name in table]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    from reports.words import significant
+
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else significant(value)
+    return "–" if value is None else str(value)
+
+
+def span(low: float, high: float) -> str:
+    """An interval in words, empty where there is none: ` (4.1 to 4.6)`."""
+    from reports.words import significant
+
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f" ({significant(low)} to {significant(high)})"

@@ -1,0 +1,124 @@
+"""How much quality a method loses against base, with its interval, and how many prompts would tell whether that is too much."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from simulator.core.errors import CiarSimError
+from simulator.core.yamlfile import did_you_mean
+from simulator.results.statistics import ratio
+from simulator.results.tables import CaseRecords
+
+HIGHER, LOWER, TWO_SIDED = ("align_", "f1", "clip", "hpsv2"), ("fd_", "fid"), ("cloud_nll",)
+KEEPS, FAILS, UNCLEAR = "keeps", "fails", "unclear"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Quality lost against base, in percent of base's; below 0 it is a gain.
+
+    Attributes:
+        pct: The loss.
+        low, high: Its 95 % interval; NaN where too few images give none.
+        prompts: Prompts behind it.
+    """
+
+    pct: float
+    low: float
+    high: float
+    prompts: int
+
+    def verdict(self, most_pct: float) -> str:
+        """`keeps` where the whole interval is at most `most_pct`, `fails` where all of it is above, else `unclear`."""
+        if self.high <= most_pct:
+            return KEEPS
+        return FAILS if self.low > most_pct else UNCLEAR
+
+    def prompts_needed(self, most_pct: float) -> float:
+        """Prompts at which the interval would lie on one side of `most_pct`, if loss and spread stay as they are.
+
+        Never below what there is where that does not do; NaN without an interval, infinite where the loss is `most_pct` itself.
+        """
+        half = (self.high - self.low) / 2
+        if self.verdict(most_pct) != UNCLEAR:
+            return float(self.prompts)
+        margin = abs(most_pct - self.pct)
+        if math.isnan(half):
+            return math.nan
+        return math.inf if margin == 0 else float(math.ceil(max(self.prompts + 1, self.prompts * (half / margin) ** 2)))
+
+
+def metrics(records: CaseRecords) -> list[str]:
+    """Quality metrics of a case that have a good direction and a value, the caption's agreement first."""
+    of_image = [name for name in records.quality if name != "image"]
+    found = [
+        name
+        for name in (*of_image, *records.of_set(np.empty(0, np.int64)))
+        if name.startswith((*HIGHER, *LOWER, *TWO_SIDED)) and math.isfinite(_value(records, name)[0])
+    ]
+    return sorted(found, key=lambda name: (not name.startswith("align_"), name.startswith(TWO_SIDED)))
+
+
+def chosen_metric(records: Sequence[CaseRecords], asked: str | None) -> str:
+    """The metric asked for, else the first of `metrics`.
+
+    Raises:
+        CiarSimError: No case of that quality.
+    """
+    known = metrics(records[0])
+    if asked is None:
+        return known[0]
+    if asked not in known:
+        raise CiarSimError(f"--metric {asked}: not a quality that these images have{did_you_mean(asked, known)}")
+    return asked
+
+
+def _of_set(name: str, records: CaseRecords) -> bool:
+    return name not in records.quality
+
+
+def _value(records: CaseRecords, name: str) -> tuple[float, float, float]:
+    """A metric and its interval."""
+    if _of_set(name, records):
+        images = np.asarray(records.quality["image"], np.int64)
+        return records.of_set(images).get(name, (math.nan,) * 3)
+    values = np.asarray(records.quality[name], float)
+    values = values[np.isfinite(values)]
+    return (float(values.mean()) if len(values) else math.nan), math.nan, math.nan
+
+
+def by_prompt(records: CaseRecords, name: str) -> pd.Series:
+    """A metric of an image by prompt; the mean over its requests where fallbacks made several images of one."""
+    quality = np.asarray(records.quality[name], float)
+    prompt, image = (np.asarray(records.columns[key]) for key in ("prompt", "image"))
+    if np.array_equal(prompt, image):
+        return pd.Series(quality).dropna()
+    return pd.Series(quality[image], index=prompt).groupby(level=0).mean().dropna()
+
+
+def loss(records: CaseRecords, base: CaseRecords, name: str) -> Loss:
+    """The loss of a case against base: paired by prompt for a metric of images, from both intervals for one of sets.
+
+    The interval is that of the ratio to base (delta method).
+    """
+    if records is base:
+        count = len(base.quality["image"])
+        return Loss(0.0, 0.0, 0.0, count)
+    if _of_set(name, records):
+        (own, low, high), (its, base_low, base_high) = _value(records, name), _value(base, name)
+        prompts = len(records.quality["image"])
+        value = own / its if its > 0 else math.nan
+        half = math.hypot((high - low) / 2, value * (base_high - base_low) / 2) / its if its > 0 else math.nan
+    else:
+        pairs = pd.concat([by_prompt(records, name), by_prompt(base, name)], axis=1, join="inner").to_numpy()
+        prompts = len(pairs)
+        value, low, _ = ratio(pairs[:, 0], pairs[:, 1], prompts)
+        half = value - low
+    if name.startswith(TWO_SIDED):
+        off = abs(value - 1.0)
+        return Loss(100 * off, 100 * max(0.0, off - half), 100 * (off + half), prompts)
+    signed = value - 1.0 if name.startswith(LOWER) else 1.0 - value
+    return Loss(100 * signed, 100 * (signed - half), 100 * (signed + half), prompts)

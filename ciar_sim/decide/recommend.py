@@ -1,0 +1,278 @@
+"""The fastest method and settings that keep a quality floor and a latency objective, verified on prompts and seeds of their own.
+
+The choice is made on the scenario's prompts, where its figures are flattered by having been chosen. So the winner and base are decoded
+again with other captions and another seed, and only what holds there is recommended. Where it does not, the next best is tried, and
+in the end base.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ciar_sim.decide.bench import Bench, Means, Measured, Trial, base_of, candidate, condition
+from ciar_sim.decide.decision import Decision, span
+from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, Loss, chosen_metric, loss
+from reports.words import condition as condition_words
+from reports.words import significant
+from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
+from simulator.experiment.loading import LoadedScenario, Written, load_with_source
+from simulator.experiment.plan import captions_of
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.prompts import PromptList
+from simulator.results.statistics import BATCHES, bounded, ratio
+
+FRESH_SEED = 1_000_003  # added to the scenario's for verification
+MOST_TRIED = 3  # candidates verified before base is recommended
+
+
+class Judged(NamedTuple):
+    """A candidate's figures: its latency, its speed-up over base on the same requests, its loss, and whether it is allowed."""
+
+    case: Case
+    measured: Measured
+    speedup: tuple[float, float, float]
+    loss: Loss
+    verdict: str  # of the floor
+    in_time: bool
+
+    @property
+    def faster(self) -> bool:
+        """Whether it is significantly faster than base."""
+        return self.speedup[1] > 1.0
+
+
+def scenario_of(path: str | Path) -> Path:
+    """The scenario of a run folder, or the file itself.
+
+    Raises:
+        RunFolderError: A folder without a scenario.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        from ciar_sim.shipped import scenario_path
+
+        return scenario_path(path)
+    if not (folder / "scenario.yaml").is_file():
+        raise RunFolderError(f"{folder} is not a run folder: it has no scenario.yaml")
+    return folder / "scenario.yaml"
+
+
+def recommend(
+    scenario: Written,
+    max_loss_pct: float,
+    metric: str | None,
+    slo_s: float | None,
+    means: Means,
+    sets: Sequence[str] = (),
+    axes: Sequence[str] = (),
+) -> Decision:
+    """A recommendation for each network and load of a scenario. Its methods and the swept settings of methods are the candidates.
+
+    Args:
+        scenario: The scenario; base must be among its methods.
+        max_loss_pct: Quality that may be lost against base, in percent of base's.
+        metric: Quality metric; None: the first that the images have.
+        slo_s: Objective for p95 of the latency, None for none.
+        means: Cache, processes, progress.
+        sets, axes: Changes and axes as in `ciar-sim sweep`.
+
+    Raises:
+        CiarSimError: The scenario is not usable, or has no prompts left for a verification.
+    """
+    loaded = load_with_source(scenario, axes, sets)
+    bench = Bench(loaded, means)
+    trial = bench.trial(bench.cases())
+    base_of(trial.cases, "recommend")
+    measured = trial.measure()
+    groups: dict[str, list[Case]] = {}
+    for case in trial.cases:
+        if case.index in measured:
+            groups.setdefault(json.dumps(condition(case), sort_keys=True, default=str), []).append(case)
+    sentences: list[str] = []
+    rows: list[dict[str, Any]] = []
+    checks: list[dict[str, Any]] = []
+    name = ""
+    for cases in groups.values():
+        base = next((case for case in cases if case.method.name == "base"), None)
+        if base is None:
+            continue
+        name = chosen_metric([trial.quality(base)], metric)
+        judged = judge(trial, measured, cases, base, name, max_loss_pct, slo_s)
+        where = condition(base)
+        rows += [{**where, **_row(one, max_loss_pct)} for one in judged]
+        said, verified = _decide(bench, loaded, judged, name, max_loss_pct, slo_s)
+        prefix = f"{condition_words(where, tuple(where))}: " if where else ""
+        sentences += [f"{prefix}{text}" for text in said]
+        checks += [{**where, **check} for check in verified]
+    if not rows:
+        raise CiarSimError(f"recommend: no condition in which base could be simulated: {'; '.join(trial.failed[:1])}")
+    if not any(path.startswith("methods.") for case in trial.cases for path in case.swept):
+        sentences.append(
+            "Only the settings that the scenario names were compared; sweep methods.LABEL.threshold and methods.LABEL.prefix_rate "
+            "to search others."
+        )
+    facts = {"metric": name, "max_loss_pct": max_loss_pct, "slo_p95_s": slo_s, "failed": trial.failed}
+    return Decision(tuple(sentences), pd.DataFrame(rows), {"verified": pd.DataFrame(checks)}, facts)
+
+
+def judge(
+    trial: Trial,
+    measured: dict[int, Measured],
+    cases: Sequence[Case],
+    base: Case,
+    metric: str,
+    max_loss_pct: float,
+    slo_s: float | None,
+) -> list[Judged]:
+    """The candidates of one condition, fastest first."""
+    judged = []
+    reference = measured[base.index]
+    for case in cases:
+        one = measured[case.index]
+        both = pd.concat([reference.latency_s, one.latency_s], axis=1, join="inner").to_numpy(float)
+        found = loss(trial.quality(case), trial.quality(base), metric)
+        in_time = slo_s is None or one.p95_s <= slo_s
+        speedup = (1.0, 1.0, 1.0) if case is base else bounded(ratio(both[:, 0], both[:, 1], BATCHES))
+        judged.append(Judged(case, one, speedup, found, found.verdict(max_loss_pct), in_time))
+    return sorted(judged, key=lambda one: (math.isnan(one.measured.mean_s), one.measured.mean_s))
+
+
+def _row(one: Judged, max_loss_pct: float) -> dict[str, Any]:
+    return {
+        "method": candidate(one.case),
+        "latency_mean_s": one.measured.mean_s,
+        "latency_p95_s": one.measured.p95_s,
+        "speedup": one.speedup[0],
+        "speedup_lo": one.speedup[1],
+        "speedup_hi": one.speedup[2],
+        "loss_pct": one.loss.pct,
+        "loss_lo_pct": one.loss.low,
+        "loss_hi_pct": one.loss.high,
+        "floor": one.verdict,
+        "in_time": one.in_time,
+        "prompts": one.loss.prompts,
+        "prompts_needed": one.loss.prompts_needed(max_loss_pct),
+    }
+
+
+def _decide(
+    bench: Bench,
+    loaded: LoadedScenario,
+    judged: Sequence[Judged],
+    metric: str,
+    max_loss_pct: float,
+    slo_s: float | None,
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Sentences for one condition, and a row per verified candidate."""
+    base = next(one for one in judged if one.case.method.name == "base")
+    floor = f"at most {significant(max_loss_pct)} % of {metric} lost"
+    allowed = [one for one in judged if one.verdict == KEEPS and one.in_time and one.faster]
+    checks: list[dict[str, Any]] = []
+    said: list[str] = []
+    for one in allowed[:MOST_TRIED]:
+        fresh = verify(bench, loaded, one.case, base.case, metric, max_loss_pct, slo_s)
+        holds = fresh.verdict == KEEPS and fresh.in_time and fresh.faster
+        checks.append({**_row(fresh, max_loss_pct), "held": holds})
+        if holds:
+            speed = f"{significant(fresh.speedup[0])} times as fast as base{span(*fresh.speedup[1:])}"
+            lost = f"loss of {metric} {significant(fresh.loss.pct)} %{span(fresh.loss.low, fresh.loss.high)}"
+            said.insert(
+                0,
+                f"{candidate(one.case)}: {significant(fresh.measured.mean_s)} s, {speed}; {lost}, "
+                f"on {fresh.loss.prompts} other prompts with another seed.",
+            )
+            return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct, slo_s), checks
+        why = (
+            "its quality"
+            if fresh.verdict == FAILS
+            else "its quality, which stays unclear,"
+            if fresh.verdict == UNCLEAR
+            else "its speed"
+        )
+        said.append(
+            f"{candidate(one.case)} was chosen first, and {why} did not hold on other prompts and another seed."
+        )
+    if base.in_time:
+        seconds = f"{significant(base.measured.mean_s)} s, p95 {significant(base.measured.p95_s)} s"
+        text = f"base: no method is shown to be faster with {floor} ({seconds})."
+    else:
+        nearest = min(judged, key=lambda one: one.measured.p95_s)
+        text = (
+            f"None: no method with {floor} has a p95 within {significant(slo_s or 0.0)} s; the nearest is {candidate(nearest.case)} "
+            f"with {significant(nearest.measured.p95_s)} s, whose floor is {nearest.verdict}."
+        )
+    return [text, *said, *_unclear(judged, base.measured.mean_s, max_loss_pct, slo_s)], checks
+
+
+def _unclear(judged: Sequence[Judged], than_s: float, max_loss_pct: float, slo_s: float | None) -> list[str]:
+    """Which faster candidates need more prompts, and how many."""
+    faster = [one for one in judged if one.verdict == UNCLEAR and one.in_time and one.measured.mean_s < than_s]
+    if not faster:
+        return []
+    best = min(faster, key=lambda one: one.loss.prompts_needed(max_loss_pct))
+    needed = best.loss.prompts_needed(max_loss_pct)
+    count = f"about {needed:,.0f}" if math.isfinite(needed) else "more"
+    many = f"{len(faster)} faster candidates are" if len(faster) > 1 else "1 faster candidate is"
+    return [
+        f"{many} not decided by {best.loss.prompts} prompts: {candidate(best.case)} loses {significant(best.loss.pct)} %"
+        f"{span(best.loss.low, best.loss.high)}; {count} prompts would tell."
+    ]
+
+
+def verify(
+    bench: Bench,
+    loaded: LoadedScenario,
+    case: Case,
+    base: Case,
+    metric: str,
+    max_loss_pct: float,
+    slo_s: float | None,
+) -> Judged:
+    """A candidate beside base on captions that the choice has not seen, with another seed.
+
+    Raises:
+        CiarSimError: There are no other captions.
+    """
+    fresh = _fresh(bench, case.scenario)
+    seed = (case.scenario.seed + FRESH_SEED) % 2**63
+    again = [_again(one, fresh, seed) for one in (base, case)]
+    trial = bench.trial(again)
+    measured = trial.measure()
+    if len(measured) < len(again):
+        raise CiarSimError(f"the verification failed: {trial.failed[0]}")
+    found = judge(trial, measured, trial.cases, trial.cases[0], metric, max_loss_pct, slo_s)
+    return next(one for one in found if one.case.index == 1)
+
+
+def _again(case: Case, captions: Sequence[str], seed: int) -> Case:
+    prompts = PromptList.model_validate({"list": captions})
+    scenario = case.scenario.model_copy(update={"prompts": prompts, "seed": seed, "methods": (case.method,)})
+    return Case(case.index, case.position, case.method, case.swept, scenario)
+
+
+def _fresh(bench: Bench, scenario: Scenario) -> list[str]:
+    """As many captions as the scenario has, none of them among its own."""
+    prompts, captions = scenario.prompts, bench.models.captions
+    used = captions_of(scenario, captions)
+    seed = getattr(prompts, "seed", None)
+    if seed is None:
+        raise CiarSimError(
+            f"{bench.loaded.source.where(('prompts',))}: a verification needs other captions than those of the list; use prompts of a "
+            "source, or give half of the list to the search and run the winner on the other half"
+        )
+    drawn: list[str] = []
+    for count in (2 * len(used), len(used)):  # a source of few captions may not hold twice as many
+        other = prompts.model_copy(update={"seed": (seed + FRESH_SEED) % 2**63, "count": count})
+        try:
+            drawn = captions_of(scenario.model_copy(update={"prompts": other}), captions)
+            break
+        except ScenarioError:
+            continue
+    found = [caption for caption in drawn if caption not in set(used)][: len(used)]
+    if not found:
+        raise CiarSimError("a verification needs other captions, and the source has none left")
+    return found

@@ -1,0 +1,66 @@
+"""Plots of a result on axes of your own: `result.plot.latency_quality(ax=ax)`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulator.core.errors import CiarSimError
+from simulator.core.yamlfile import did_you_mean
+
+
+@dataclass(frozen=True)
+class Plots:
+    """The plots of one run folder. Those of the report are files in its plots/."""
+
+    folder: Path
+
+    def latency_quality(self, ax: Any = None, *, condition: str | None = None, metric: str | None = None) -> Any:
+        """Mean latency against a quality metric, a point per method with its 95 % intervals, and the Pareto front as stairs.
+
+        Args:
+            ax: Matplotlib axes to draw on; a figure is made where None.
+            condition: One of the run's conditions, such as "wifi"; needed where there are several.
+            metric: A quality column; the run's own choice where None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            CiarSimError: No such condition or metric.
+        """
+        import numpy as np
+
+        from reports.figure import INK, error_bars, new_figure, styled
+        from reports.findings import find, pareto_front, quality_metric
+        from reports.load import load_run
+        from reports.looks import looks
+
+        run = load_run(self.folder)
+        found = {said.condition: said for said in find(run)}
+        if condition is None and len(found) == 1:
+            condition = next(iter(found))
+        if condition not in found:
+            raise CiarSimError(f"condition {condition}: not one of this run{did_you_mean(condition, found)}")
+        own = quality_metric(run)
+        name = metric or own.name
+        if name not in run.summary:
+            raise CiarSimError(f"metric {name}: not a column of this run{did_you_mean(name, run.summary.columns)}")
+        cases = found[condition].cases
+        cases = cases[np.isfinite(cases["latency_mean_s"]) & np.isfinite(cases[name])]
+        with styled():
+            if ax is None:
+                ax = new_figure(4.6, 3.4).subplots()
+            look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+            for _, row in cases.iterrows():
+                one = look[str(row["label"])]
+                x, y = float(row["latency_mean_s"]), float(row[name])
+                ends = error_bars(row, "latency_mean_s"), error_bars(row, name)
+                ax.errorbar(x, y, xerr=ends[0], yerr=ends[1], fmt="none", ecolor=one.colour, elinewidth=1.2, alpha=0.75)
+                ax.plot(x, y, ls="", label=str(row["label"]), zorder=4, **one.point())
+            if name == own.name:
+                front = cases[cases["label"].isin(pareto_front(cases, own.loss))].sort_values("latency_mean_s")
+                ax.plot(front["latency_mean_s"], front[name], drawstyle="steps-post", color=INK, lw=0.9, zorder=2)
+            ax.set_xlabel("mean latency per image (s)")
+            ax.set_ylabel(own.title if name == own.name else name)
+            ax.legend()
+        return ax

@@ -1,0 +1,169 @@
+"""The greatest load within an objective: against the closed form of M/D/1, and the test that decides a load."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from scipy.optimize import brentq
+
+import ciar_sim
+from ciar_sim.cli.main import main
+from ciar_sim.decide import capacity as module
+from ciar_sim.decide.bench import Measured, measured
+from ciar_sim.decide.capacity import LOOKS, Load, _Tester, rate_of, scaled, search
+from simulator.core.errors import CiarSimError
+from simulator.engine.workload import poisson_arrivals
+from simulator.experiment.inputs import SimulatedCase
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.workload import FleetWorkload, PoissonArrivals
+from simulator.experiment.simulating import Simulated
+from simulator.experiment.sweep import expand
+from simulator.network.access import Network
+from tests.simulator.build import UniformCosts, case, one_forward_calls
+
+SERVICE_S = 1 / 64
+AT_ONCE = Network(up_bps=1e15, down_bps=1e15, up_delay_s=0.0, down_delay_s=0.0)
+COSTS = {"device_costs": UniformCosts(pass_s=0.0), "cloud_costs": UniformCosts(pass_s=SERVICE_S)}
+
+
+def waits_longer(rate_per_s: float, t: float) -> float:
+    """P(W > t) of M/D/1 (Erlang 1909): 1 - (1 - rho) sum over k <= t / D of (rate (k D - t))^k / k! exp(-rate (k D - t))."""
+    terms = [
+        (rate_per_s * (k * SERVICE_S - t)) ** k / math.factorial(k) * math.exp(-rate_per_s * (k * SERVICE_S - t))
+        for k in range(int(t / SERVICE_S) + 1)
+    ]
+    return 1.0 - (1.0 - rate_per_s * SERVICE_S) * sum(terms)
+
+
+class OneServer:
+    """Replays a call of one cloud pass, over a link that takes no time, at the arrivals of a scenario: M/D/1."""
+
+    def __init__(self) -> None:
+        self.program = one_forward_calls(1, device_passes=0, **COSTS)
+
+    def again(self, variants: Sequence[tuple[Case, Scenario]]) -> list[Measured]:
+        done = []
+        for one, scenario in variants:
+            workload = scenario.workload
+            assert isinstance(workload, FleetWorkload)
+            assert isinstance(workload.arrivals, PoissonArrivals)
+            asked = poisson_arrivals(
+                scenario.seed, workload.arrivals.poisson_per_s, workload.duration_s, workload.devices, 1
+            )
+            sides = {"device": COSTS["device_costs"], "cloud": COSTS["cloud_costs"]}
+            result = case([self.program], asked, network=AT_ONCE, devices=workload.devices, max_batch=1, **sides)
+            renewed = Case(one.index, one.position, one.method, one.swept, scenario)
+            done.append(measured(Simulated(renewed, SimulatedCase(**vars(result)), {})))
+        return done
+
+
+def test_capacity_is_that_of_m_d_1() -> None:
+    """P(W > 2.5 D) = 5 %: the rate that makes it so, within 2 %. The Monte Carlo error of the estimate is some 1 %, at a fixed seed."""
+    slo_s = 3.5 * SERVICE_S
+    expected = brentq(lambda rate: waits_longer(rate, slo_s - SERVICE_S) - 0.05, 1.0, 0.99 / SERVICE_S)
+    start = {"methods": ["base"], "workload": {"devices": 1000, "arrivals": {"poisson_per_s": 20}, "duration_s": 60}}
+    one = expand(load_scenario({"name": "queue", **start}))[0]
+    found = search(_Tester(OneServer(), one, slo_s, 2500), 0.01)  # type: ignore[arg-type]
+    assert 20 * found.times == pytest.approx(expected, rel=0.02)
+    assert 20 * found.low < expected < 20 * found.high
+    assert found.high / found.low < 1.2
+    assert max(load.replications for load in found.loads) <= LOOKS[-1]
+    far = [load for load in found.loads if not 0.7 < 20 * load.times / expected < 1.3]
+    assert all(load.replications == LOOKS[0] for load in far)  # the sequential test ends early where it is clear
+
+
+def known(edge: float, undecided: float) -> Any:
+    """A test whose share crosses 5 % at `edge`, and that cannot tell within `undecided` of it."""
+
+    def test(times: float) -> Load:
+        verdict = 0 if abs(math.log(times / edge)) < undecided else 1 if times < edge else -1
+        return Load(times, 0.05 * times / edge, 0.0, 4, verdict)
+
+    return test
+
+
+@pytest.mark.parametrize("edge", [0.03, 0.9999, 1.0, 7.3, 900.0])
+@pytest.mark.parametrize("undecided", [0.0, 0.1])
+def test_the_search_brackets_the_edge(edge: float, undecided: float) -> None:
+    found = search(known(edge, undecided), 0.01)
+    assert found.low < edge <= found.high
+    assert found.times == pytest.approx(edge, rel=max(0.02, undecided / 2))
+
+
+def test_no_load_and_any_load() -> None:
+    assert search(known(1e-9, 0.0), 0.01).times == 0.0
+    assert math.isinf(search(known(1e9, 0.0), 0.01).times)
+
+
+@pytest.mark.parametrize("arrivals", [{"poisson_per_s": 2}, {"bursty_per_s": 2, "burst_factor": 3}, {"think_s": 5}])
+def test_devices_and_rate_grow_together(arrivals: dict[str, float]) -> None:
+    workload = {"devices": 10, "arrivals": arrivals, "duration_s": 100}
+    scenario = load_scenario({"name": "queue", "methods": ["base"], "workload": workload})
+    larger = scaled(scenario, 2.5, 100, 1.0).workload
+    assert isinstance(larger, FleetWorkload)
+    assert larger.devices == 25
+    assert larger.warmup_s == pytest.approx(0.2 * larger.duration_s)
+    assert "think_s" in arrivals or rate_of(larger) == pytest.approx(5.0)
+    assert "think_s" in arrivals or rate_of(larger) * (larger.duration_s - larger.warmup_s) == pytest.approx(100)
+
+
+@pytest.fixture
+def fleet(scenario: dict[str, Any]) -> dict[str, Any]:
+    workload = {"devices": 4, "arrivals": {"poisson_per_s": 4}, "duration_s": 10}
+    return {**scenario, "methods": ["base", "speculative"], "workload": workload}
+
+
+def test_the_command_says_what_each_method_carries(
+    fleet: dict[str, Any], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKS", (2, 4))
+    path = tmp_path / "fleet.json"
+    path.write_text(json.dumps(fleet))
+    command = [
+        "capacity",
+        str(path),
+        "--slo-p95",
+        "400ms",
+        "--requests",
+        "60",
+        "--precision",
+        "20",
+        "--cache",
+        str(cache),
+    ]
+    shown = CliRunner().invoke(main, command)
+    assert shown.exit_code == 0, shown.output
+    assert "base carries" in shown.stdout.splitlines()[0]  # one call an image: it carries more than a call per token
+    known = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    assert known["slo_p95_s"] == 0.4
+    rows = {row["method"]: row for row in known["table"]}
+    assert rows["base"]["rate_lo_per_s"] <= rows["base"]["rate_per_s"] <= rows["base"]["rate_hi_per_s"]
+    assert rows["base"]["rate_per_s"] > 4
+    assert {row["method"] for row in known["loads"]} == {"base", "speculative"}
+
+
+def test_a_device_that_is_not_there_is_one_line(fleet: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(CiarSimError, match="cuda:77"):
+        ciar_sim.capacity(fleet, slo_p95_s=1.0, torch_device="cuda:77", cache=tmp_path)
+
+
+def test_one_at_a_time_has_no_capacity(scenario: dict[str, Any], cache: Path) -> None:
+    with pytest.raises(CiarSimError, match="arrivals in time") as raised:
+        ciar_sim.capacity(scenario, slo_p95_s=1.0, cache=cache)
+    assert "\n" not in str(raised.value)
+
+
+def test_times_and_percentages_are_read_or_refused(tmp_path: Path) -> None:
+    for option in (
+        ["capacity", "x", "--slo-p95", "0"],
+        ["capacity", "x", "--slo-p95", "fast"],
+        ["recommend", "x", "--max-loss", "a lot"],
+    ):
+        refused = CliRunner().invoke(main, option)
+        assert refused.exit_code == 2
+        assert option[2] in refused.output

@@ -1,0 +1,77 @@
+"""Finished runs against one another."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import ciar_sim
+from ciar_sim.cli.main import main
+from simulator.core.errors import CiarSimError
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def made(runs: Path, name: str, scenario: dict[str, Any], cache: Path, **sets: Any) -> Path:
+    if not (runs / name).exists():
+        ciar_sim.run(
+            scenario, sets={key.replace("__", "."): value for key, value in sets.items()}, out=runs / name, cache=cache
+        )
+    return runs / name
+
+
+def test_a_longer_way_is_slower_by_its_calls_and_draws_the_same_images(
+    scenario: dict[str, Any], cache: Path, runs: Path
+) -> None:
+    near, far = made(runs, "near", scenario, cache), made(runs, "far", scenario, cache, network__rtt_ms=40)
+    found = ciar_sim.compare(near, far)
+    rows = found.table.set_index(["case", "column"])
+    for method in ("base", "speculative", "code"):
+        calls = rows.loc[(method, "calls"), "first"]
+        row = rows.loc[(method, "latency_s")]
+        assert row["difference"] == pytest.approx(0.020 * calls, rel=1e-3)
+        assert row["paired"] == "by request"
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert rows.loc[(method, "cloud_nll"), "verdict"] == "equal"
+    assert rows.loc[("base", "latency_s"), "verdict"] == "more"
+    assert any("slower" in text and "no difference in quality" in text for text in found.sentences)
+    back = ciar_sim.compare(far, near)
+    assert any("faster" in text for text in back.sentences)
+
+
+def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
+    scenario: dict[str, Any], cache: Path, runs: Path
+) -> None:
+    near = made(runs, "near", scenario, cache)
+    assert (ciar_sim.compare(near, near).table["verdict"] == "equal").all()
+    other = made(runs, "other", scenario, cache, prompts__seed=5)
+    shown = CliRunner().invoke(main, ["compare", str(near), str(other), "--json"])
+    rows = {(row["case"], row["column"]): row for row in json.loads(shown.stdout)["table"]}
+    assert rows["base", "cloud_nll"]["paired"] == "no"
+    assert rows["base", "cloud_nll"]["low"] < rows["base", "cloud_nll"]["high"]
+    assert rows["base", "latency_s"]["verdict"] == "no difference"
+    assert "no difference in latency" in CliRunner().invoke(main, ["compare", str(near), str(other)]).output
+
+
+def test_runs_of_one_case_are_compared_whatever_they_are_called(
+    scenario: dict[str, Any], cache: Path, runs: Path
+) -> None:
+    one = made(runs, "one", {**scenario, "methods": ["base"]}, cache)
+    two = made(runs, "two", {**scenario, "methods": ["speculative"]}, cache)
+    found = ciar_sim.compare(one, two)
+    assert found.sentence.startswith("speculative against base: ")
+    with pytest.raises(CiarSimError, match="no case in common"):
+        ciar_sim.compare(one, made(runs, "rest", {**scenario, "methods": ["code", "speculative"]}, cache))
+
+
+@pytest.mark.parametrize("folders", [["one"], ["one", "nowhere"]])
+def test_what_is_no_pair_of_runs_is_one_line(folders: list[str], tmp_path: Path) -> None:
+    refused = CliRunner().invoke(main, ["compare", *(str(tmp_path / name) for name in folders)])
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("Error: ")
+    assert refused.stderr.count("\n") == 1

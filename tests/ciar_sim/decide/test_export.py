@@ -1,0 +1,137 @@
+"""Runs in formats of others: rounds counted by hand and by the tokens' own deciders, metrics by their definitions, tables that parse."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import ciar_sim
+from ciar_sim.cli.main import main
+from ciar_sim.decide.rounds import Round, call_seconds, rounds_of
+from simulator.engine.measures import Span
+from simulator.protocol.cache import RecordingCache
+from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
+from tests.simulator.build import call, forward, prefill, recording, reply
+
+
+def test_rounds_of_a_hand_made_session() -> None:
+    """Two prefix tokens; three drafts of which one stays; four of which all stay: 2 + (1 + 1) + (4 + 1) = 9 tokens."""
+    made = recording(
+        [*call(0), *call(1), *call(2)],
+        [
+            [prefill("cloud"), forward("cloud", 1, 0), reply()],
+            [forward("cloud", 4, 1), reply()],  # the newest token and three drafts
+            [
+                forward("cloud", 5, 3),
+                reply(),
+            ],  # one token of the cache was cut: 1 + 4 - 1 - 1 = 3 are left and newest is fed
+        ],
+        tokens=9,
+    )
+    assert rounds_of(made) == [Round(1, 3, 1), Round(2, 4, 4)]
+
+
+def test_a_call_lasts_until_the_last_of_its_reply() -> None:
+    spans = [
+        Span(0, 0, "uplink", "call 1", 1.0, 1.5, (("call", 1), ("bytes", 9))),
+        Span(0, 0, "downlink", "part", 1.6, 1.8, (("call", 1),)),
+        Span(0, 0, "downlink", "reply", 1.7, 2.25, (("call", 1),)),
+        Span(0, 0, "uplink", "call 2", 2.5, 2.6, (("call", 2),)),
+        Span(0, 0, "device", "pass", 0.0, 9.0),
+    ]
+    assert call_seconds(spans) == {(0, 1): 1.25}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture
+def run(scenario: dict[str, Any], cache: Path, folder: Path) -> Path:
+    methods = [
+        "base",
+        "speculative",
+        {"name": "ciar", "threshold": 0.35, "prefix_rate": 0.25, "label": "50% & more|less"},
+    ]
+    out = folder / "run"
+    if not out.exists():
+        ciar_sim.run({**scenario, "methods": methods, "sweep": {"network.rtt_ms": [20, 50]}}, out=out, cache=cache)
+    return out
+
+
+def shown(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["export", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_accept_trace_adds_up_to_the_images(run: Path, cache: Path, tiny_pair_folder: Path) -> None:
+    lines = [json.loads(line) for line in shown(str(run), "--as", "accept-trace", "--cache", str(cache)).splitlines()]
+    trace = pd.DataFrame(lines)
+    assert list(trace.columns) == [
+        "method",
+        "network.rtt_ms",
+        "request",
+        "round",
+        "drafted",
+        "accepted",
+        "milliseconds",
+    ]
+    assert (trace["accepted"] <= trace["drafted"]).all()
+    assert (trace["milliseconds"] >= trace["network.rtt_ms"]).all()  # a call is a round trip at least
+    assert "base" not in set(trace["method"])  # one call, no round
+    drafting = trace[trace["method"] == "speculative"]
+    # Every round ends with a token of the cloud: accepted ones and rounds together make the image.
+    made = drafting.groupby(["network.rtt_ms", "request"])["accepted"].agg(["sum", "size"]).sum(axis=1)
+    assert (made == 16).all()
+    # In the recordings those tokens stand as the device's.
+    kept = RecordingCache(cache)
+    by_device = [
+        int(np.count_nonzero(one.decided_by == FROM_DEVICE))
+        for path in sorted(kept.root.glob("*/*.npz"))
+        if (one := kept.get(path.stem)) is not None and one.meta["spec"]["method"] == "speculative"
+    ]
+    assert drafting[drafting["network.rtt_ms"] == 20].groupby("request")["accepted"].sum().sum() <= sum(by_device)
+    gated = trace[trace["method"] == "50% & more|less"]
+    assert (gated["accepted"] == gated["drafted"]).all()  # CIAR's device decides for itself
+    assert FROM_CLOUD == 0
+
+
+def test_ianvs_metrics_are_those_of_their_names(run: Path, cache: Path) -> None:
+    rows = {
+        (row["method"], row["network.rtt_ms"]): row
+        for row in json.loads(shown(str(run), "--as", "ianvs", "--cache", str(cache)))
+    }
+    summary = pd.read_csv(run / "summary.csv").set_index(["method", "network.rtt_ms"])
+    for key, row in rows.items():
+        assert row["end_to_end_latency"] == pytest.approx(summary.loc[key, "latency_mean_s"])
+        assert row["TTFT"] == pytest.approx(summary.loc[key, "first_token_s"])
+        assert row["internal_token_latency"] == pytest.approx((row["end_to_end_latency"] - row["TTFT"]) / 15)
+        assert row["throughput"] == pytest.approx(16 / row["end_to_end_latency"])
+    assert rows["base", 20]["acceptance_rate"] is None
+    assert 0 <= rows["speculative", 20]["acceptance_rate"] < 1
+    assert rows["speculative", 20]["acceptance_rate"] == rows["speculative", 50]["acceptance_rate"]
+
+
+def test_tables(run: Path, tmp_path: Path) -> None:
+    table = shown(str(run), "--as", "markdown").splitlines()
+    assert len(table) == 2 + 6
+    assert {line.replace("\\|", "").count("|") for line in table} == {8}
+    latex = tmp_path / "table.tex"
+    assert shown(str(run), "--as", "latex", "--out", str(latex)).strip() == str(latex)
+    text = latex.read_text()
+    assert r"50\% \& more|less" in text
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {6}
+    assert r"\begin{tabular}{llrrrrr}" in text
+
+
+def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(main, ["export", str(tmp_path), "--as", "ianvs"])
+    assert refused.exit_code == 2
+    assert "not a run folder" in refused.stderr

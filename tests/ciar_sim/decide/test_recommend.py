@@ -1,0 +1,137 @@
+"""Recommendations: what keeps the floor, what was verified, how many prompts are needed; and losses with their intervals."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import ciar_sim
+from ciar_sim.cli.main import main
+from ciar_sim.decide import recommend as module
+from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, Loss, chosen_metric, loss, metrics
+from simulator.core.errors import CiarSimError
+from simulator.results.tables import CaseRecords
+
+
+def records(values: dict[str, list[float]], of_set: dict[str, tuple[float, float, float]] | None = None) -> CaseRecords:
+    count = len(next(iter(values.values())))
+    columns = {"prompt": np.arange(count), "image": np.arange(count)}
+    quality = {"image": np.arange(count), **{name: np.array(column) for name, column in values.items()}}
+    return CaseRecords("m", "m", {}, columns, quality, lambda images: of_set or {})
+
+
+def test_the_loss_is_paired_by_prompt() -> None:
+    """A method at exactly 0.97 of base on every prompt loses 3 % with no doubt, however much the prompts differ."""
+    base = [0.2, 0.9, 0.5, 0.7]
+    found = loss(
+        records({"align_photos": [0.97 * one for one in base]}), records({"align_photos": base}), "align_photos"
+    )
+    assert found.pct == pytest.approx(3.0)
+    assert found.high - found.low == pytest.approx(0.0, abs=1e-9)
+    assert found.verdict(5.0) == KEEPS
+    assert found.verdict(2.0) == FAILS
+    assert loss(base_records := records({"align_photos": base}), base_records, "align_photos") == Loss(0.0, 0.0, 0.0, 4)
+
+
+def test_lower_is_better_for_a_distance_and_either_side_is_worse_for_nll() -> None:
+    base, worse = (
+        records({"cloud_nll": [2.0, 2.0]}, {"fd_photos": (10.0, 9.0, 11.0)}),
+        records({"cloud_nll": [1.8, 1.8]}, {"fd_photos": (12.0, 11.0, 13.0)}),
+    )
+    found = loss(worse, base, "fd_photos")
+    assert found.pct == pytest.approx(20.0)
+    assert (found.high - found.low) / 2 == pytest.approx(100 * math.hypot(1.0, 1.2) / 10)
+    assert loss(worse, base, "cloud_nll").pct == pytest.approx(10.0)  # collapse is no gain
+    assert metrics(base) == ["fd_photos", "cloud_nll"]
+
+
+def test_prompts_needed_shrink_the_interval_to_the_margin() -> None:
+    found = Loss(3.0, -1.0, 7.0, 10)
+    assert found.verdict(5.0) == UNCLEAR
+    assert found.prompts_needed(5.0) == 40  # half of 4 points must become 2: four times the prompts
+    assert found.prompts_needed(8.0) == 10
+    assert math.isnan(Loss(math.nan, math.nan, math.nan, 1).prompts_needed(5.0))
+    assert Loss(math.nan, math.nan, math.nan, 1).verdict(5.0) == UNCLEAR
+
+
+def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
+    one = records({"align_photos": [0.5, 0.6], "base_greedy_pct": [1.0, 2.0], "cloud_nll": [2.0, 2.0]})
+    assert chosen_metric([one], None) == "align_photos"
+    with pytest.raises(CiarSimError, match="did you mean align_photos"):
+        chosen_metric([one], "align_scenes")
+
+
+@pytest.fixture
+def quick(scenario: dict[str, Any]) -> dict[str, Any]:
+    return {**scenario, "methods": ["base", {"name": "code", "prefix_rate": 0.5}, "device-only"]}
+
+
+def test_what_is_faster_and_keeps_the_floor_is_verified_before_it_is_said(
+    quick: dict[str, Any], cache: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "quick.json"
+    path.write_text(json.dumps(quick))
+    found = ciar_sim.recommend(path, max_loss_pct=1e9, cache=cache)
+    assert found.sentence.startswith("device-only: ")
+    assert "on 6 other prompts with another seed" in found.sentence
+    assert found.more["verified"]["held"].tolist() == [True]
+    assert set(found.table["method"]) == {"base", "code", "device-only"}
+    assert any("Only the settings" in text for text in found.sentences)
+    # The verified figures are those of other images than the choice was made on.
+    chosen = found.table.set_index("method").loc["device-only", "loss_pct"]
+    assert found.more["verified"]["loss_pct"].iloc[0] != chosen
+
+
+def test_base_is_recommended_where_nothing_keeps_the_floor(quick: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "quick.json"
+    path.write_text(json.dumps(quick))
+    shown = CliRunner().invoke(main, ["recommend", str(path), "--max-loss", "0%", "--cache", str(cache)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.startswith("base: no method is shown to be faster")
+    late = CliRunner().invoke(
+        main,
+        ["recommend", str(path), "--max-loss", "0", "--slo-p95", "1ms", "--cache", str(cache), "--json"],
+    )
+    assert json.loads(late.stdout)["sentences"][0].startswith("None: no method")
+
+
+def test_a_choice_that_does_not_hold_is_not_recommended(
+    quick: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = module.verify
+
+    def failing(*args: Any) -> Any:
+        return verify(*args)._replace(verdict=FAILS)
+
+    monkeypatch.setattr(module, "verify", failing)
+    found = ciar_sim.recommend(quick, max_loss_pct=1e9, cache=cache)
+    assert found.sentence.startswith("base: ")
+    assert sum("did not hold" in text for text in found.sentences) == 2
+    assert found.more["verified"]["held"].tolist() == [False, False]
+
+
+def test_every_condition_and_every_setting_is_judged(quick: dict[str, Any], cache: Path) -> None:
+    sweep = {"network.rtt_ms": [20, 60], "methods.code.prefix_rate": [0.25, 0.5]}
+    found = ciar_sim.recommend({**quick, "methods": quick["methods"][:2]}, max_loss_pct=0, axes=sweep, cache=cache)
+    assert len(found.table) == 2 * 3
+    assert sum(text.startswith("RTT 20 ms: ") for text in found.sentences) >= 1
+    assert "code prefix_rate=0.25" in set(found.table["method"])
+
+
+def test_a_list_of_captions_has_none_left_for_a_verification(quick: dict[str, Any], cache: Path) -> None:
+    from models.scenes import captions
+
+    listed = {**quick, "prompts": {"list": captions(0, 6)}}
+    with pytest.raises(CiarSimError, match="a verification needs other captions"):
+        ciar_sim.recommend(listed, max_loss_pct=1e9, cache=cache)
+
+
+def test_a_run_folder_stands_for_its_scenario(quick: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    run = ciar_sim.run(quick, out=tmp_path / "run", cache=cache)
+    assert ciar_sim.recommend(run.folder, max_loss_pct=0, cache=cache).sentence.startswith("base: ")
+    with pytest.raises(CiarSimError, match="not a run folder"):
+        ciar_sim.recommend(tmp_path, cache=cache)

@@ -1,0 +1,198 @@
+"""The regime map: break-evens against closed forms, on grids as coarse and as fine as one likes, and the floor."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import ciar_sim
+from ciar_sim.cli.main import main
+from ciar_sim.decide.bench import Measured
+from ciar_sim.decide.regime import Line, axis, break_evens
+from simulator.core.errors import CiarSimError
+from simulator.network.access import Network
+from tests.simulator.build import UniformCosts, arrivals, base, call, case, forward, program, reply
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "log"),
+    [
+        ("a.b=1:100:3:log", (1.0, 10.0, 100.0), True),
+        ("a.b=1:100:log:3", (1.0, 10.0, 100.0), True),
+        ("a.b=0:10:3", (0.0, 5.0, 10.0), False),
+        ("a.b=5, 1,3", (1.0, 3.0, 5.0), False),
+        ("workload.rate=1,2", (1.0, 2.0), False),
+    ],
+)
+def test_axes(text: str, values: tuple[float, ...], log: bool) -> None:
+    found = axis("--x", text, 9)
+    assert found.values == pytest.approx(values)
+    assert found.log == log
+    assert found.path in ("a.b", "workload.arrivals.poisson_per_s")
+
+
+@pytest.mark.parametrize("text", ["a.b", "a.b=", "a.b=x,y", "a.b=5:1", "a.b=0:5:log", "a.b=1:5:1", "=1:2", "a=nan"])
+def test_an_axis_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(CiarSimError, match="--x"):
+        axis("--x", text, 9)
+
+
+def line(x: list[float], latencies: dict[str, list[list[float]]]) -> Line:
+    """latencies: by candidate, at each x the latency of each request."""
+
+    def cell(values: list[float]) -> Measured:
+        return Measured(None, pd.Series(values), {}, 0, 0)  # type: ignore[arg-type]
+
+    cells = {name: [cell(values) for values in rows] for name, rows in latencies.items()}
+    return Line(None, np.array(x), cells, {name: np.ones(len(x), bool) for name in cells})
+
+
+def test_a_third_method_that_wins_between_two_grid_points_is_found() -> None:
+    """a = x, b = 4 - x / 2, c = 2 everywhere: c is lowest from 2 to 4, and the grid has no point there."""
+    found = break_evens(
+        line([0, 6], {"a": [[0.0, 0.0], [6.0, 6.0]], "b": [[4.0, 4.0], [1.0, 1.0]], "c": [[2.0, 2.0], [2.0, 2.0]]})
+    )
+    assert [(one.below, one.above) for one in found] == [("a", "c"), ("c", "b")]
+    assert [one.at for one in found] == pytest.approx([2.0, 4.0])
+
+
+def test_the_interval_of_a_break_even_is_that_of_the_difference_over_its_slope() -> None:
+    """b - a is 3 - x with a spread of +-1 over two requests: half a Student interval, on either side of 3."""
+    found = break_evens(line([0, 4], {"a": [[0.0, 0.0], [4.0, 4.0]], "b": [[2.0, 4.0], [2.0, 4.0]]}))
+    assert len(found) == 1
+    half = 12.706204736432095 * math.sqrt(2.0) / math.sqrt(2.0)  # t(1 df) s / sqrt(n)
+    assert found[0].at == pytest.approx(3.0)
+    assert found[0].high - found[0].at == pytest.approx(half)
+    assert found[0].at - found[0].low == pytest.approx(half)
+
+
+# ---- arXiv 2606.25091: a lossless method of one round trip per round beats the cloud alone only below a round trip time
+
+
+def rounds_program(accepted: list[int], drafts: int, costs: dict[str, Any]) -> Any:
+    """A round: `drafts` passes on the device, a call with one cloud pass, its reply."""
+    device = [op for number in range(len(accepted)) for op in [*[forward()] * drafts, *call(number, 1)]]
+    return program(device, [[forward("cloud"), reply(1)] for _ in accepted], **costs)
+
+
+@pytest.mark.parametrize(("acceptance", "window_ms"), [(0.5, 18), (0.6, 28), (0.7, 46), (0.8, 82)])
+def test_the_window_of_round_trip_times_of_speculation(acceptance: float, window_ms: float) -> None:
+    """Break-even RTT = max over K of E t_v - K t_d - t_v, with E = (1 - a^(K+1)) / (1 - a) tokens a round.
+
+    t_v 35.5 ms, t_d 4.5 ms. The simulator runs rounds whose accepted lengths have that mean; the break-even is read off a
+    grid of round trips, as `regime` does.
+    """
+    verify_s, draft_s, tokens = 0.0355, 0.0045, 400_000
+
+    def gain(drafts: int) -> float:
+        expected = (1 - acceptance ** (drafts + 1)) / (1 - acceptance)
+        return expected * verify_s - drafts * draft_s - verify_s
+
+    drafts = max(range(1, 40), key=gain)
+    assert 1e3 * gain(drafts) == pytest.approx(window_ms, abs=0.6)  # the published figures are rounded to 1 ms
+
+    rng = np.random.default_rng(1)
+    accepted = np.minimum(rng.geometric(1 - acceptance, 300_000) - 1, drafts)
+    rounds = int(np.searchsorted(np.cumsum(accepted + 1), tokens)) + 1
+    costs = {
+        "device_costs": UniformCosts(pass_s=draft_s, image_decoder_s=0.0, caption_encoder_s=0.0),
+        "cloud_costs": UniformCosts(pass_s=verify_s, image_decoder_s=0.0, caption_encoder_s=0.0),
+    }
+    scale = 200  # a share of the tokens on either side: the time per token does not depend on how many there are
+    programs = {
+        "speculative": rounds_program(list(range(rounds // scale)), drafts, costs),
+        "base": base(tokens // scale, **costs),
+    }
+    grid_ms = [1.0, 4.0, 16.0, 64.0, 256.0]
+    latencies: dict[str, list[list[float]]] = {name: [] for name in programs}
+    for rtt_ms in grid_ms:
+        link = Network(up_bps=1e12, down_bps=1e12, up_delay_s=rtt_ms / 2e3, down_delay_s=rtt_ms / 2e3)
+        for name, one in programs.items():
+            side = {"device": costs["device_costs"], "cloud": costs["cloud_costs"]}
+            result = case([one], arrivals((0.0, 0, 0)), network=link, **side)
+            latencies[name].append([float(result.columns["latency_s"][0])] * 2)
+    found = break_evens(line(grid_ms, latencies))
+    assert [(one.below, one.above) for one in found] == [("speculative", "base")]
+    assert found[0].at == pytest.approx(1e3 * gain(drafts), rel=0.02)
+
+
+FAST_LINK = {"rtt_ms": 1, "up_mbps": 1e5, "down_mbps": 1e5}
+NO_FLOOR = 1e9  # the tiny pair's images are noise
+
+
+@pytest.fixture
+def quick_device(scenario: dict[str, Any]) -> dict[str, Any]:
+    """On a device without launch overhead, drafting pays while the round trip is short."""
+    device = {"model": "pair", "hardware": "snapdragon-8-gen-3", "runtime": "cuda-graphs"}
+    compute = {**scenario["compute"], "device": device}
+    return {**scenario, "methods": ["base", "speculative"], "network": FAST_LINK, "compute": compute}
+
+
+def test_the_break_even_is_that_of_the_closed_form(quick_device: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    """Latency = calls * RTT + computing on a lossless constant link of no matter what rate; both means are a run's."""
+    rows = ciar_sim.run(quick_device, out=tmp_path / "run", cache=cache).summary.set_index("method")
+    computing_s = rows[["encode_s", "device_compute_s", "cloud_compute_s", "image_decode_s"]].sum(axis=1)
+    more_calls = rows.loc["speculative", "calls"] - rows.loc["base", "calls"]
+    expected_ms = 1e3 * float((computing_s["base"] - computing_s["speculative"]) / more_calls)
+    assert expected_ms > 0
+    for grid in ("network.rtt_ms=0.1:30:3:log", "network.rtt_ms=0.1:30:29:log"):
+        found = ciar_sim.regime(quick_device, grid, max_loss_pct=NO_FLOOR, cache=cache)
+        assert list(found.more["break_evens"][["below", "above"]].itertuples(index=False, name=None)) == [
+            ("speculative", "base")
+        ]
+        row = found.more["break_evens"].iloc[0]
+        assert row["network.rtt_ms"] == pytest.approx(expected_ms, rel=0.02)
+        assert row["low"] < expected_ms < row["high"]
+        assert found.sentence.startswith(f"Below RTT {row['network.rtt_ms']:.3g} ms")
+
+
+def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps(quick_device))
+    command = [
+        "regime",
+        str(path),
+        "--x",
+        "network.rtt_ms=0.1:30:5:log",
+        "--y",
+        "cloud.background=0.1,0.5",
+        "--cache",
+        str(cache),
+    ]
+    shown = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out"), "--metric", "cloud_nll"])
+    assert shown.exit_code == 0, shown.output
+    assert "Of the map" in shown.output
+    assert "is left out" in shown.output  # six noise images do not show a loss of 5 %
+    cells = pd.read_csv(tmp_path / "out" / "regime.csv")
+    assert len(cells) == 10
+    assert (cells["winner"] == "base").all()  # what is not shown to keep the floor does not win
+    assert (tmp_path / "out" / "regime.png").read_bytes()[:4] == b"\x89PNG"
+    known = json.loads(CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out"), "--json"]).stdout)
+    assert known["metric"] == "cloud_nll"
+    assert len(known["table"]) == 10
+    (tmp_path / "out" / "mine.txt").write_text("")
+    refused = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out")])
+    assert refused.exit_code == 2
+    assert "mine.txt" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"methods": ["code"]}, {}, "has none: add base"),
+        ({"sweep": {"network.up_mbps": [1, 2]}}, {}, "network.up_mbps: is swept beside"),
+        ({}, {"metric": "beauty"}, "--metric beauty"),
+        ({}, {"x": "network.rtt=1:2"}, "network.rtt"),
+    ],
+)
+def test_what_makes_no_map_is_one_line(
+    scenario: dict[str, Any], cache: Path, change: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CiarSimError, match=message) as raised:
+        ciar_sim.regime({**scenario, **change}, **{"x": "network.rtt_ms=1,2", "cache": cache, **options})
+    assert "\n" not in str(raised.value)
