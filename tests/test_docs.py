@@ -102,6 +102,7 @@ PROGRAMS = ("ciar-sim ", "python -m ", "make ")
 # Parsed by the command they name, but not run here.
 ONLY_PARSED = {
     "ciar-sim run benchmarks/lte-100k.yaml": "replays 100,000 requests",
+    "ciar-sim run results-": "records for tens of minutes; tests/test_quickstart.py loads every scenario",
     "ciar-sim train": "takes hours; tests/models/test_train_stages.py trains on a tiny configuration",
     "ciar-sim evaluate pictures": "needs networks that are not shipped; tests/models/test_quality_foreign.py uses tiny ones",
     "ciar-sim evaluate uncertainty --ceiling": "trains a network; tests/models/test_uncertainty.py does",
@@ -246,6 +247,17 @@ def tiny_options(pair: Path, scenario: str) -> list[str]:
     return [part for path, value in sets.items() for part in ("--set", f"{path}={json.dumps(value)}")]
 
 
+# What makes a decision one of a moment: the last of an option counts.
+SMALL = {
+    "recommend": [],
+    "regime": ["--x", "network.rtt_ms=1:300:3:log", "--y", "network.up_mbps=1,10"],
+    "capacity": [
+        *["--slo-p95", "300ms", "--requests", "20", "--precision", "50"],
+        *["--set", "cloud.max_batch=1", "--set", "cloud.max_sessions=1"],
+    ],
+}
+
+
 def bare(command: str) -> bool:
     """`ciar-sim sweep` in a sentence: the name of a command, without what it needs."""
     try:
@@ -263,6 +275,11 @@ def test_every_command_shown_runs(command: str, checkout: Path, pair: Path) -> N
         return
     if arguments[0] in ("run", "sweep"):
         arguments += [*tiny_options(pair, arguments[1]), "--quiet"]
+    elif arguments[0] in SMALL:
+        arguments += [*tiny_options(pair, arguments[1]), *SMALL[arguments[0]]]
+    elif arguments[0] == "compare":
+        for folder in arguments[1:]:
+            ciar_sim.run(MINIMAL, sets=tiny(pair), out=checkout / folder)
     elif arguments[0] == "profile":
         arguments += ["--pair", str(pair), "--seconds", "0.01"]
     elif arguments[0] == "evaluate":
