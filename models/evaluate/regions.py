@@ -199,20 +199,20 @@ def picture(regions: Mapping[str, Any], score: str = "quantile.u_tilde") -> byte
     from matplotlib.figure import Figure
 
     names = [name for name in REGIONS if name in regions]
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
     at = np.arange(len(names))
     for offset, key, label in ((-0.2, "agreement_pct", "arg max"), (0.2, "acceptance_pct", "sampled, accepted")):
         panels[0].bar(at + offset, [regions[name][key] for name in names], 0.4, label=label)
     panels[0].set(ylabel="% of tokens", ylim=(0, 100), title="Device agrees with cloud")
-    panels[0].legend(loc="lower left")
+    panels[0].legend(loc="lower left", fontsize="small")
     panels[1].bar(at, [regions[name]["cloud_entropy_nats"] for name in names], 0.6, color="C2")
     panels[1].set(ylabel="nats per token", title="Entropy of the cloud")
     panels[2].bar(at, [regions[name]["calls_pct"][score] for name in names], 0.6, color="C3")
     panels[2].axhline(CALL_PCT, color="0.4", linewidth=1, linestyle="--")
-    panels[2].set(ylabel="% of tokens", ylim=(0, 100), title=f"Cloud asked, {CALL_PCT:.0f} % of all tokens")
+    panels[2].set(ylabel="% of tokens", ylim=(0, 100), title=f"Calls, {CALL_PCT:.0f} % over all")
     for panel in panels:
-        panel.set_xticks(at, [f"{name}\n{regions[name]['share_pct']:.0f} % of tokens" for name in names])
-    stream_ = io.BytesIO()
-    figure.savefig(stream_, format="png", dpi=120)
-    return stream_.getvalue()
+        panel.set_xticks(at, [f"{name}\n({regions[name]['share_pct']:.0f} %)" for name in names])
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
