@@ -53,7 +53,7 @@ class PhotoRead(NamedTuple):
 
 
 class PhotoNetwork(nn.Module):
-    """Five convolutions, mean and maximum over the image, and one hidden layer. About 0.3 M weights."""
+    """Five convolutions, mean and maximum over the image, and a linear layer that both heads read. About 0.3 M weights."""
 
     def __init__(self, config: PhotoNetworkConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class PhotoNetwork(nn.Module):
         """images: float [B, 3, S, S] in [-1, 1]."""
         cells = self.trunk(images)  # [B, C, S/16, S/16]
         pooled = torch.cat([cells.mean((2, 3)), cells.amax((2, 3))], dim=1)  # [B, 2 C]
-        features = F.relu(self.hidden(pooled))
+        features = self.hidden(pooled)  # without a ReLU, whose dead units say nothing of any image
         return PhotoRead(self.kind_head(features), self.colour_head(features), features)
 
 

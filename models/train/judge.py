@@ -114,7 +114,8 @@ def run(settings: JudgeConfig, pictures: DataConfig | None, out_dir: Path, torch
         return np.asarray(photos.pictures[side][np.array(index)])
 
     held_out, rows = photos.rows["held-out"], photos.rows["train"]
-    chosen = distinct(held_out)
+    # Shuffled: of few images, sets are compared with the first ones, and the table goes by type.
+    chosen = stream(settings.training.seed, "train.judge.held-out").permutation(distinct(held_out)).tolist()
     originals = images("held-out", chosen)
     # As many training photographs as there are held-out ones, drawn like these; then one of each caption, as above.
     order = stream(settings.training.seed, "train.judge.others").permutation(len(rows))
