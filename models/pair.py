@@ -33,6 +33,7 @@ from simulator.core.files import replace_folder, temporary_sibling
 from simulator.protocol.pairs import (
     DRAFTER,
     FORMAT,
+    GUIDANCE,
     MANIFEST,
     PairManifest,
     TransformerConfig,
@@ -328,6 +329,7 @@ def _write_pair(
             bounds=tuple(device.radii),
             files=list_files(folder),
             subject=subject,
+            guidance=float(facts.get("device", {}).get("guidance", GUIDANCE)),
         )
         for file in manifest.files:
             if file.bytes >= MAX_FILE_BYTES:

@@ -156,7 +156,7 @@ def markdown(summary: pd.DataFrame, regions: pd.DataFrame, timing: pd.DataFrame 
         )
     lines += [
         "",
-        "## Regions of real scenes",
+        f"## Regions of {'real scenes' if facts['subject'] == 'scenes' else 'the images'}",
         "",
         "| region | tokens | cloud's entropy, guided | unguided | cloud differs | U~ | Omega | entropy (share of log V) |",
         "|---|---|---|---|---|---|---|---|",
@@ -165,6 +165,20 @@ def markdown(summary: pd.DataFrame, regions: pd.DataFrame, timing: pd.DataFrame 
         nats = f"{row.cloud_entropy_nats:.3f} nats | {row.cloud_entropy_unguided_nats:.3f} nats"
         means = f"{row.u:.3f} | {row.omega:.3f} | {row.entropy:.3f}"
         lines.append(f"| {row.region} | {row.share_pct:.1f} % | {nats} | {row.differs_pct:.1f} % | {means} |")
+    if "small_change_pct" in regions:
+        lines += [
+            "",
+            "## In pixels",
+            "",
+            "Share of tokens that change the 8 x 8 pixels around them by less than 8/255 (RMS), of those that were compared.",
+            "",
+            "| region | the device's choice for the cloud's | one draw of the cloud for another |",
+            "|---|---|---|",
+            *(
+                f"| {row.region} | {row.small_change_pct:.1f} % | {row.small_change_draws_pct:.1f} % |"
+                for row in regions.dropna(subset="small_change_pct").itertuples(index=False)
+            ),
+        ]
     if timing is not None:
         sizes = list(timing["vocab_size"].unique())
         threads = timing["threads"].iloc[0]

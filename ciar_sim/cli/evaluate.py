@@ -18,14 +18,14 @@ def evaluate() -> None:
 @click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
 @click.option("--prompts", type=click.IntRange(2, 100_000), default=64, show_default=True, help="Held-out prompts.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the scenes and of every draw."
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the captions and of every draw."
 )
 @click.option(
     "--on",
     type=click.Choice(["generated", "scenes"]),
     default="generated",
     show_default=True,
-    help="Read sequences that the cloud decodes, or the tokens of real scenes.",
+    help="Read sequences that the cloud decodes, or the tokens of real scenes, which a pair of scenes has.",
 )
 @click.option("--guidance", type=FiniteRange(1, 100), help="Of both models.  [default: as scenarios decode]")
 @click.option(
@@ -33,7 +33,7 @@ def evaluate() -> None:
     type=click.IntRange(0, 10**9),
     default=64,
     show_default=True,
-    help="Positions per prompt at which discrete k = 100 and 300 are asked; they are expensive.",
+    help="Positions per prompt at which discrete k = 100 and 300 are asked, and at most 8 tokens compared in pixels; both are expensive.",
 )
 @click.option(
     "--ceiling",
@@ -59,13 +59,14 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
     from models.evaluate.reading import Settings
     from models.evaluate.uncertainty import evaluate_uncertainty
     from models.pair import load_pair
+    from models.quality.judges import captions_of
     from reports.uncertainty import draw, markdown
     from simulator.results.files import csv_bytes, parquet_bytes
 
     with progress_bars(quiet) as progress:
-        found = evaluate_uncertainty(
-            load_pair(pair, resolve_torch_device(torch_device)), Settings(**settings), progress
-        )
+        loaded = load_pair(pair, resolve_torch_device(torch_device))
+        captions = None if loaded.manifest.subject == "scenes" else captions_of(pair)
+        found = evaluate_uncertainty(loaded, Settings(**settings), progress, captions)
     text = markdown(found.summary, found.regions, found.timing, found.facts)
     files: dict[str, bytes | None] = {
         "tokens.parquet": parquet_bytes(found.tokens),
@@ -85,7 +86,7 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
 @click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
 @click.option("--prompts", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Held-out captions.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the scenes and of every draw."
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the captions and of every draw."
 )
 @click.option(
     "--method", type=click.Choice(["base", "device-only"]), default="base", show_default=True, help="Who draws."

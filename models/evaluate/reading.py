@@ -11,15 +11,18 @@ from torch import Tensor
 
 from models import scenes
 from models.device import DeviceModel
+from models.evaluate import ground
 from models.evaluate.ceiling import Ceiling
+from models.evaluate.ground import regions_of, white_codes
 from models.evaluate.measures import Measure, answered
+from models.evaluate.pixels import pixel_changes
 from models.evaluate.sequences import Progress, encoded, generated, token_regions
 from models.interval import inter_fuse
 from models.methods import DeviceState
 from models.methods.scores import all_scores, entropy
 from models.methods.session import Step
 from models.pair import Pair
-from models.sampling import greedy, guide
+from models.sampling import greedy, guide, sample
 from models.text import left_pad
 from models.transformer import Transformer
 from simulator.core.rng import stream
@@ -32,6 +35,7 @@ EVENTS = {
     "nll": "the cloud's nats for the device's token above their median",
 }
 REGIONS = {scenes.BACKGROUND: "background", scenes.OBJECT: "object", scenes.BORDER: "border"}
+PIXEL_TOKENS = 8  # positions of a prompt at which tokens are compared in pixels; each costs up to four decoded images
 _CHUNK = 4  # prompts read at once: bounds memory at a few [4, T, V] float32
 
 
@@ -48,9 +52,17 @@ class Settings:
     ceiling: bool = False
     timing: bool = True
 
-    @property
-    def decoding(self) -> Decoding:
-        return Decoding.model_validate({} if self.guidance is None else {"guidance": self.guidance})
+    def decoding(self, pair: Pair) -> Decoding:
+        """As scenarios decode by default, unless a guidance is given."""
+        return Decoding.model_validate({"guidance": pair.manifest.guidance if self.guidance is None else self.guidance})
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Captions to evaluate on, all different. scenes: the index of each caption's scene; empty where they are not of scenes."""
+
+    captions: list[str]
+    scenes: list[int]
 
 
 @dataclass(frozen=True)
@@ -136,73 +148,110 @@ def token_scores(
 
 
 def _readings(
-    pair: Pair, settings: Settings, indices: Sequence[int], on: On, progress: Progress
-) -> Iterator[tuple[int, list[str], Reading]]:
-    """Readings of a few prompts at a time, with the place of their first and their captions."""
-    captions = [scenes.scene(settings.seed, index).caption for index in indices]
-    decoding = settings.decoding
+    pair: Pair, settings: Settings, prompts: Prompts, on: On, progress: Progress
+) -> Iterator[tuple[int, list[str], Tensor, Reading]]:
+    """Readings of a few prompts at a time, with the place of their first, their captions and their tokens."""
+    captions, decoding = prompts.captions, settings.decoding(pair)
     if on == "generated":
         tokens = generated(pair, settings.seed, captions, decoding, progress)
     else:
         for caption in captions:
             pair.text.encode(caption)  # refuse bad captions before any work is done
-        tokens = encoded(pair, settings.seed, indices)
+        tokens = encoded(pair, settings.seed, prompts.scenes)
     for first in range(0, len(captions), _CHUNK):
-        texts = captions[first : first + _CHUNK]
-        yield first, texts, read(pair, texts, tokens[first : first + _CHUNK], decoding.guidance)
+        texts, some = captions[first : first + _CHUNK], tokens[first : first + _CHUNK]
+        yield first, texts, some, read(pair, texts, some, decoding.guidance)
 
 
 @torch.inference_mode()
 def token_table(
     pair: Pair,
     settings: Settings,
-    indices: Sequence[int],
+    prompts: Prompts,
     found: Sequence[Measure],
     on: On,
     head: Ceiling | None,
     progress: Progress,
 ) -> pd.DataFrame:
-    """A row per token, in order of prompts and positions: what happened there, and every score. Discrete scores on `settings.on` alone."""
+    """A row per token, in order of prompts and positions: what happened there, and every score.
+
+    Discrete scores are asked on `settings.on` alone; there, too, at `PIXEL_TOKENS` positions of each prompt at most, what the device's
+    token changes in the image against the cloud's (`pixel_rms`), and what one draw of the cloud changes against another
+    (`pixel_rms_draws`).
+    """
     count = pair.manifest.image_tokens
     asked = min(settings.sampled_tokens, count) if on == settings.on else 0
     chosen = [measure for measure in found if asked or not measure.sampled]
     parts: list[pd.DataFrame] = []
-    for first, texts, reading in _readings(pair, settings, indices, on, progress):
+    white = white_codes(pair.tokenizer, pair.manifest.image_size)
+    decoding = settings.decoding(pair)
+    for first, texts, tokens, reading in _readings(pair, settings, prompts, on, progress):
         columns = events(reading)
         ceilings = head.scores(reading.hidden, reading.device) if head is not None else {}
         for offset, caption in enumerate(texts):
-            progress(f"scoring {on}", len(parts), len(indices))
+            progress(f"scoring {on}", len(parts), len(prompts.captions))
             place = first + offset
             state = DeviceState(
-                count, pair.manifest.caption_dim, caption=caption, decoding=settings.decoding, seed=settings.seed
+                count, pair.manifest.caption_dim, caption=caption, decoding=decoding, seed=settings.seed
             )
-            sampled = np.sort(stream(settings.seed, "evaluate.sampled", place).permutation(count)[:asked])
-            region = token_regions(scenes.scene(settings.seed, indices[place]), pair.manifest.grid)
+            order = stream(settings.seed, "evaluate.sampled", place).permutation(count)
+            sampled = np.sort(order[:asked])
+            if on == "scenes":
+                of = token_regions(scenes.scene(settings.seed, prompts.scenes[place]), pair.manifest.grid)
+                region = [REGIONS[int(r)] for r in of]
+            elif not prompts.scenes:  # photographs, whose ground is white
+                region = [ground.REGIONS[r] for r in regions_of(tokens[offset : offset + 1].numpy(), white)[0]]
+            else:  # a generated image need not hold the scene's objects where the scene has them
+                region = [""] * count
             values: dict[str, Any] = {
                 "prompt": place,
                 "position": np.arange(count),
                 "caption": caption,
-                # A generated image need not hold the scene's objects where the scene has them.
-                "region": [REGIONS[int(r)] for r in region] if on == "scenes" else "",
+                "region": region,
                 **{
                     name: column[offset].astype(np.float64 if column.dtype.kind == "f" else np.int64)
                     for name, column in columns.items()
                 },
                 **token_scores(reading, offset, state, chosen, sampled),
                 **{name: column[offset] for name, column in ceilings.items()},
+                **_pixels(pair, settings, place, tokens[offset], reading.cloud[offset], columns, offset, order[:asked]),
             }
             parts.append(pd.DataFrame(values))
     return pd.concat(parts, ignore_index=True)
 
 
+def _pixels(
+    pair: Pair,
+    settings: Settings,
+    place: int,
+    tokens: Tensor,
+    logits: Tensor,
+    columns: dict[str, np.ndarray],
+    offset: int,
+    order: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """`pixel_rms` and `pixel_rms_draws`, float64 [T], NaN at positions that are not asked: all but the first `PIXEL_TOKENS` of `order`."""
+    at = order[:PIXEL_TOKENS]
+    if not len(at):
+        return {}
+    rng = stream(settings.seed, "evaluate.pixels", place)
+    drawn = [
+        sample(logits[at].softmax(-1), torch.from_numpy(rng.random(len(at))).to(logits.device)).cpu() for _ in range(2)
+    ]
+    chosen = [torch.from_numpy(columns[name][offset][at]) for name in ("device_token", "cloud_token")]
+    found = {}
+    for name, (one, other) in (("pixel_rms", chosen), ("pixel_rms_draws", drawn)):
+        found[name] = np.full(len(tokens), np.nan)
+        found[name][at] = pixel_changes(pair.tokenizer, tokens.cpu(), at, one, other)
+    return found
+
+
 @torch.inference_mode()
-def ceiling_data(
-    pair: Pair, settings: Settings, indices: Sequence[int], progress: Progress
-) -> list[tuple[np.ndarray, ...]]:
+def ceiling_data(pair: Pair, settings: Settings, prompts: Prompts, progress: Progress) -> list[tuple[np.ndarray, ...]]:
     """Per prompt: what the head reads, float32 [T, F], and its three targets as floats [T] each."""
     rows: list[tuple[np.ndarray, ...]] = []
-    for _, texts, reading in _readings(pair, settings, indices, settings.on, progress):
+    for _, texts, _, reading in _readings(pair, settings, prompts, settings.on, progress):
         inputs, columns = Ceiling.inputs(reading.hidden, reading.device).cpu().numpy(), events(reading)
         rows += [(inputs[i], *(columns[name][i].astype(np.float32) for name in EVENTS)) for i in range(len(texts))]
-        progress("reading for the ceiling", len(rows), len(indices))
+        progress("reading for the ceiling", len(rows), len(prompts.captions))
     return rows

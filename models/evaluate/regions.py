@@ -16,6 +16,9 @@ from torch import Tensor
 
 from models.device import DeviceModel
 from models.evaluate.ceiling import CEILING, Ceiling
+from models.evaluate.ground import REGIONS as REGIONS
+from models.evaluate.ground import regions_of as regions_of
+from models.evaluate.ground import white_codes as white_codes
 from models.evaluate.ranking import auroc
 from models.evaluate.reading import Reading, events, read_rows
 from models.interval import inter_fuse, uncertainty
@@ -24,10 +27,8 @@ from models.pair import Pair
 from models.sampling import sample
 from models.text import left_pad
 from models.transformer import Transformer
-from models.vq import VQModel
 from simulator.core.rng import stream
 
-REGIONS = ("background", "object", "border")
 CALL_PCT = 30.0  # share of tokens above the threshold in `calls_pct`
 CHUNK = 4  # sequences read at once: bounds memory at a few [4, T, V] float32
 CEILING_SEQUENCES = 128  # that the ceiling is trained on
@@ -36,25 +37,6 @@ Columns = dict[str, np.ndarray]  # per token: [N, T]
 Rows = tuple[
     Tensor, Tensor, Tensor
 ]  # tokens int64 [B, T], caption rows [B, slots, caption_dim], their mask bool [B, slots]
-
-
-def white_codes(tokenizer: VQModel, image_size: int) -> np.ndarray:
-    """The codes of a white image, int64 [n]."""
-    with torch.inference_mode():
-        white = torch.ones(1, 3, image_size, image_size).to(next(tokenizer.parameters()))
-        return np.unique(tokenizer.encode_codes(white).cpu().numpy())
-
-
-def regions_of(tokens: np.ndarray, white: np.ndarray) -> np.ndarray:
-    """Index into `REGIONS` of each token, int64 [N, T]; tokens int [N, T].
-
-    Background are the white codes; border are other tokens with background, or the image's edge, among their eight neighbours.
-    """
-    grid = math.isqrt(tokens.shape[1])
-    background = np.isin(tokens, white).reshape(-1, grid, grid)
-    around = np.pad(background, ((0, 0), (1, 1), (1, 1)), constant_values=True)
-    near = np.any([around[:, y : y + grid, x : x + grid] for y in range(3) for x in range(3)], axis=0)
-    return np.where(background, 0, np.where(near, 2, 1)).reshape(tokens.shape)
 
 
 @torch.inference_mode()

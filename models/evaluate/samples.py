@@ -63,7 +63,7 @@ def draw_samples(
     captions = list(dict.fromkeys(captions_of(pair)(seed, prompts)))
     if not captions:
         raise CiarSimError(f"pair {pair}: was trained on a data set of which it keeps no captions; nothing to draw")
-    decoding = Decoding.model_validate({} if guidance is None else {"guidance": guidance})
+    decoding = Decoding.model_validate({"guidance": manifest.guidance if guidance is None else guidance})
     settings = METHODS[method].settings.model_validate({})
     settings.check(decoding, manifest)
     specs = [

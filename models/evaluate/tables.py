@@ -1,5 +1,6 @@
 """Tables of the evaluation: ranking of events by every score, and means by region."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 
 from models.evaluate import ranking
 from models.evaluate.ceiling import CEILING
+from models.evaluate.pixels import SMALL_RMS
 from models.evaluate.reading import EVENTS, REGIONS
 from simulator.core.rng import stream
 
@@ -83,7 +85,8 @@ def rank(
 
 
 def region_table(tokens: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """A row per region of real scenes and one for all: tokens, the cloud's entropy, how often the two differ, and each score's mean."""
+    """A row per region and one for all: tokens, the cloud's entropy, how often the two differ, each score's mean, and how often,
+    where it was measured, a token makes a small change in pixels (`with_pixels`)."""
     columns = [
         "cloud_entropy_nats",
         "cloud_entropy_unguided_nats",
@@ -105,4 +108,17 @@ def region_table(tokens: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
                 **known,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return with_pixels(table, tokens) if "pixel_rms" in tokens else table
+
+
+def with_pixels(table: pd.DataFrame, tokens: pd.DataFrame) -> pd.DataFrame:
+    """A region table with the share, in percent, of tokens that change an image by less than `SMALL_RMS`: `small_change_pct`, the device's
+    choice in place of the cloud's, and `small_change_draws_pct`, one draw of the cloud in place of another; NaN where none was compared."""
+    found: dict[str, list[float]] = {"small_change_pct": [], "small_change_draws_pct": []}
+    for region in table["region"]:
+        part = tokens if region == "all" else tokens[tokens["region"] == region]
+        for name, column in zip(found, ("pixel_rms", "pixel_rms_draws"), strict=True):
+            known = part[column].dropna()
+            found[name].append(100 * float((known < SMALL_RMS).mean()) if len(known) else math.nan)
+    return table.assign(**found)

@@ -8,7 +8,8 @@ at every position. Three events are to be predicted (`reading.EVENTS`):
     nll       the cloud's negative log-likelihood of the device's token is above its median
 
 Sequences (`on`): `generated`, decoded by the cloud as `base` decodes by default, is what both models read when deployed;
-`scenes`, the tokens of real held-out scenes, is what they were trained on and is cheaper.
+`scenes`, the tokens of real held-out scenes, is what they were trained on and is cheaper. Of photographs none is at hand, and their regions
+are those of the generated images.
 """
 
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ import pandas as pd
 from models import scenes
 from models.evaluate.ceiling import CEILING, Ceiling
 from models.evaluate.measures import measures
-from models.evaluate.reading import Settings, ceiling_data, token_table
+from models.evaluate.reading import Prompts, Settings, ceiling_data, token_table
 from models.evaluate.sequences import Progress, distinct_scenes
-from models.evaluate.tables import DRAWS, rank, region_table
+from models.evaluate.tables import DRAWS, rank, region_table, with_pixels
 from models.evaluate.timing import time_measures
 from models.pair import Pair
+from models.quality.judges import Captions
 from simulator.core.errors import CiarSimError
 
 TRAINED_ON = (1, 2)  # scene seeds that training reads and selects by
@@ -55,26 +57,38 @@ class Evaluation:
 
 
 def evaluate_uncertainty(
-    pair: Pair, settings: Settings = DEFAULTS, progress: Progress = lambda text, done, total: None
+    pair: Pair,
+    settings: Settings = DEFAULTS,
+    progress: Progress = lambda text, done, total: None,
+    captions: Captions | None = None,
 ) -> Evaluation:
     """Everything that `ciar-sim evaluate uncertainty` reports. The same pair and settings give the same tables, `timing` apart.
 
-    Raises CiarSimError for a seed that training has seen, PromptError where the pair does not know the scenes' words.
+    Args:
+        captions: the captions of the pair by (seed, count); None for scenes.
+
+    Raises:
+        CiarSimError: a seed that training has seen, real sequences of a pair that has none, or fewer captions than are wanted.
+        PromptError: the pair does not know the captions' words.
     """
-    if settings.seed in TRAINED_ON:
+    if captions is not None and settings.on == "scenes":
+        raise CiarSimError(
+            f"--on scenes: of a pair of {pair.manifest.subject} no real images are at hand; allowed: generated"
+        )
+    if captions is None and settings.seed in TRAINED_ON:
         raise CiarSimError(
             f"--seed {settings.seed}: scenes of the seeds {', '.join(map(str, TRAINED_ON))} were trained on; take another"
         )
     found = measures(pair.manifest.bounds)
-    prompts = distinct_scenes(settings.seed, settings.prompts)
+    wanted = settings.prompts * (1 + CEILING_PROMPTS_PER_PROMPT if settings.ceiling else 1)
+    every = _prompts(settings.seed, wanted, captions)
+    prompts, more = _part(every, 0, settings.prompts), _part(every, settings.prompts, wanted)
     head = None
     if settings.ceiling:
-        more = distinct_scenes(settings.seed, settings.prompts * (1 + CEILING_PROMPTS_PER_PROMPT))[settings.prompts :]
-        texts = [scenes.scene(settings.seed, index).caption for index in more]
-        assert not {scenes.scene(settings.seed, index).caption for index in prompts} & set(texts)
         head = Ceiling.train(ceiling_data(pair, settings, more, progress), settings.seed, progress)
     tokens = token_table(pair, settings, prompts, found, settings.on, head, progress)
-    real = tokens if settings.on == "scenes" else token_table(pair, settings, prompts, found, "scenes", None, progress)
+    with_regions = settings.on == "scenes" or captions is not None
+    real = tokens if with_regions else token_table(pair, settings, prompts, found, "scenes", None, progress)
     labels = {measure.name: measure.label for measure in found} | (
         {CEILING: "ceiling: a head trained for it"} if head else {}
     )
@@ -82,12 +96,13 @@ def evaluate_uncertainty(
     summary, risk, calibrated = rank(tokens, labels, owners, settings.seed)
     facts = {
         "pair": pair.manifest.name,
+        "subject": pair.manifest.subject,
         "weights": pair.manifest.weights_hash,
         "on": settings.on,
         "seed": settings.seed,
-        "prompts": len(prompts),
+        "prompts": len(prompts.captions),
         "tokens": len(tokens),
-        "guidance": settings.decoding.guidance,
+        "guidance": settings.decoding(pair).guidance,
         "differs_pct": 100 * float(tokens["differs"].mean()),
         "tv_median": float(tokens["tv"].median()),
         "nll_median_nats": float(tokens["nll"].median()),
@@ -97,4 +112,22 @@ def evaluate_uncertainty(
     if settings.timing:
         progress("timing", 0, 1)
         timing = time_measures(pair.manifest.device.dim)
-    return Evaluation(facts, tokens, summary, risk, calibrated, region_table(real, list(labels)), timing)
+    regions = region_table(real, list(labels))
+    if not with_regions and "pixel_rms" in tokens:
+        regions = with_pixels(regions, tokens)
+    return Evaluation(facts, tokens, summary, risk, calibrated, regions, timing)
+
+
+def _prompts(seed: int, count: int, captions: Captions | None) -> Prompts:
+    """Different captions, of scenes where `captions` is None."""
+    if captions is None:
+        indices = distinct_scenes(seed, count)
+        return Prompts([scenes.scene(seed, index).caption for index in indices], indices)
+    found = list(dict.fromkeys(captions(seed, count)))
+    if len(found) < count:
+        raise CiarSimError(f"{count} captions wanted, the pair has {len(found)}")
+    return Prompts(found, [])
+
+
+def _part(prompts: Prompts, first: int, end: int) -> Prompts:
+    return Prompts(prompts.captions[first:end], prompts.scenes[first:end])

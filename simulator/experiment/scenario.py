@@ -30,7 +30,7 @@ from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
 from simulator.pricing import catalogue
 from simulator.protocol.methods import METHODS, Decoding
-from simulator.protocol.pairs import known_pairs, pair_manifest
+from simulator.protocol.pairs import PairManifest, known_pairs, pair_manifest
 
 FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be swept
 
@@ -41,7 +41,7 @@ class Scenario(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
     pair: str = Field(default="scenes", description="scenes (the embedded pair) or the path of a pair's folder")
     prompts: Prompts = Field(default={}, validate_default=True)
-    decoding: Decoding = Field(default_factory=lambda: Decoding.model_validate({}))
+    decoding: Decoding = Field(default={}, validate_default=True)
     methods: Annotated[
         tuple[Annotated[MethodEntry, AnyEntry()], ...],
         BeforeValidator(items),
@@ -74,6 +74,15 @@ class Scenario(Part):
                 )
             return str(path)
         return pair
+
+    @field_validator("decoding", mode="before")
+    @classmethod
+    def _guidance_of_pair(cls, decoding: Any, info: ValidationInfo) -> Any:
+        """Without a guidance, decoding has the pair's."""
+        manifest = _manifest(info.data.get("pair"))
+        if not isinstance(decoding, dict) or manifest is None:
+            return decoding
+        return {"guidance": manifest.guidance, **decoding}
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -157,12 +166,17 @@ class Case:
         return f"{self.method.label} {conditions}".strip()
 
 
-def _subject(pair: str | None) -> str | None:
-    """What the images of a pair show; None where the pair cannot be read, which is said when it is loaded."""
+def _manifest(pair: str | None) -> PairManifest | None:
+    """None where the pair cannot be read, which is said when it is loaded."""
     try:
-        return None if pair is None else pair_manifest(pair).subject
+        return None if pair is None else pair_manifest(pair)
     except WeightsError:
         return None
+
+
+def _subject(pair: str | None) -> str | None:
+    manifest = _manifest(pair)
+    return None if manifest is None else manifest.subject
 
 
 def resolved_yaml(scenario: Scenario) -> str:

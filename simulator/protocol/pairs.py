@@ -18,6 +18,7 @@ from simulator.core.errors import WeightsError
 
 FORMAT = 1
 MANIFEST = "pair.json"
+GUIDANCE = 3.0  # of a pair that names none
 WEIGHTS = ".safetensors"
 DRAFTER = "drafter.safetensors"  # optional
 SUBJECTS = {  # what a pair's images show
@@ -122,6 +123,7 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         image_size: in pixels per side.
         bounds: the trained radius matrices, the default first.
         subject: what its images show, one of `SUBJECTS`: where its prompts come from and which judge reads its images.
+        guidance: that its models were trained for, and are decoded with where a scenario names none.
     """
 
     format: int
@@ -137,6 +139,7 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     bounds: tuple[str, ...]
     files: tuple[PairFile, ...]
     subject: str = "scenes"
+    guidance: float = GUIDANCE
 
     @property
     def image_tokens(self) -> int:
@@ -150,9 +153,9 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over everything that decides tokens and images: weight files and model shapes, but not the pair's name or subject."""
+        """SHA-256 over everything that decides tokens and images: weight files and model shapes, not name, subject or usual guidance."""
         weights = {f.name: f.sha256 for f in self.files if f.name.endswith(WEIGHTS)}
-        free = ("format", "name", "files", "subject")
+        free = ("format", "name", "files", "subject", "guidance")
         rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in free}
         return hashlib.sha256(msgspec.json.encode({**rest, "weights": weights}, order="sorted")).hexdigest()
 
@@ -204,6 +207,8 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
             raise WeightsError(f"{path}: {name} must be 1 to {largest}, got {shortened(getattr(manifest, name))}")
     if not manifest.bounds or not all(re.fullmatch(r"[\w-]+", name) for name in manifest.bounds):
         raise WeightsError(f"{path}: bounds must name the radius matrices, got {list(manifest.bounds)}")
+    if not 1 <= manifest.guidance <= 100:
+        raise WeightsError(f"{path}: guidance must be 1 to 100, got {manifest.guidance}")
     if manifest.subject not in SUBJECTS:
         raise WeightsError(f"{path}: subject must be {' or '.join(SUBJECTS)}, got {manifest.subject!r}")
     for role in ("cloud", "device"):

@@ -92,7 +92,9 @@ def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
         tokens = torch.from_numpy(recording.tokens.astype(np.int64)).unsqueeze(0)
         patch.setattr(reading, "generated", lambda *_: tokens)
         measures = measuring.measures(tiny_pair.manifest.bounds)
-        table = reading.token_table(tiny_pair, Settings(), [0], measures, "generated", None, lambda *_: None)
+        table = reading.token_table(
+            tiny_pair, Settings(), reading.Prompts([caption], [0]), measures, "generated", None, lambda *_: None
+        )
     # The caption rows reach a session's device as fp16.
     for column, name in (
         ("u", "u"),
