@@ -60,7 +60,5 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
         if grid_prompts(run):
             figures["image_grid"] = image_grid(run)
         for name, figure in figures.items():
-            files[f"{name}.png"] = render(figure, "png")
-            figure.set_layout_engine("none")  # the layout is done and need not be computed again
-            files[f"{name}.svg"] = render(figure, "svg")
+            files |= {f"{name}.{form}": render(figure, form) for form in ("png", "svg")}
     return files

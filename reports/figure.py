@@ -1,11 +1,13 @@
-"""What all plots share: style, size, footnote, legend, rendering to PNG and SVG."""
+"""What all plots share: form, style, facets, footnote, legend, layout, rendering to PNG, SVG and PDF."""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 import pandas as pd
@@ -14,15 +16,22 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 from reports.load import interval_columns
-from reports.words import wrapped
+from reports.looks import Look
+from reports.words import clipped, wrapped
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
+COMPACT_BELOW = 5.0  # inches; a narrower figure is for a column of a paper: smaller type, panels one above the other
+FORMATS = ("svg", "pdf", "png")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
+    "font.sans-serif": ["DejaVu Sans"],  # one family: each further one is looked up again for every text
     "font.size": 9.0,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -41,38 +50,138 @@ STYLE: dict[str, Any] = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "legend.frameon": False,
+    "legend.fontsize": 8.0,
     "figure.facecolor": "white",
     "savefig.dpi": 160,
     "text.parse_math": False,  # a label may hold a $
     "svg.fonttype": "none",  # text stays text: editable, searchable, small
+    "pdf.fonttype": 42,  # likewise
     "svg.hashsalt": "ciar-sim",
+}
+COMPACT_STYLE: dict[str, Any] = {
+    "font.size": 7.0,
+    "axes.titlesize": 7.5,
+    "axes.titlepad": 5.0,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 6.5,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "savefig.dpi": 300,
 }
 T = TypeVar("T")
 
 
+class Form(NamedTuple):
+    """How a plot is to be drawn.
+
+    Attributes:
+        width: of the figure in inches; None leaves it to the plot.
+        height: in inches; None leaves it to the plot.
+        titles: whether it has headings and a footnote; without them a panel is named by its condition alone.
+    """
+
+    width: float | None = None
+    height: float | None = None
+    titles: bool = True
+
+    @property
+    def compact(self) -> bool:
+        return self.width is not None and self.width < COMPACT_BELOW
+
+    @property
+    def marker(self) -> float:
+        """Factor of markers and lines."""
+        return 0.7 if self.compact else 1.0
+
+
+PAGE = Form()
+
+
 @contextmanager
-def styled() -> Iterator[None]:
-    """Everything drawn in the block has the style of the plots."""
-    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
+def styled(form: Form = PAGE) -> Iterator[None]:
+    """Everything drawn and rendered in the block has the style of the plots."""
+    style = STYLE | (COMPACT_STYLE if form.compact else {})
+    with matplotlib.style.context(["default", style]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
         yield
 
 
 def render(figure: Figure, form: str) -> bytes:
-    """The figure as "png" or "svg"; equal figures give equal bytes."""
+    """The figure as "png", "svg" or "pdf"; equal figures give equal bytes. It is laid out once, for all of them."""
+    laid_out(figure)
     buffer = io.BytesIO()
-    metadata = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
-    figure.savefig(buffer, format=form, metadata=metadata)
+    if form == "png":
+        figure.savefig(buffer, format=form, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
+    else:
+        none = {"Date": None, "Creator": None} if form == "svg" else {"CreationDate": None, "Creator": None}
+        figure.savefig(buffer, format=form, metadata=none)
     return buffer.getvalue()
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+def laid_out(figure: Figure) -> None:
+    """Compute the layout, once; without an engine left a figure is not drawn a second time for it."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def new_figure(width: float, height: float, form: Form = PAGE) -> Figure:
+    """An empty figure of so many inches, where the form asks for no others. `finish` adds what stands around the panels."""
+    pad = 0.03 if form.compact else 0.08
     figure = Figure(
-        figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
+        figsize=(form.width or width, form.height or height),
+        layout=ConstrainedLayoutEngine(w_pad=pad, h_pad=pad, wspace=0.03, hspace=0.04),
     )
     FigureCanvasAgg(figure)
     return figure
+
+
+def finish(figure: Figure, form: Form, handles: Sequence[Artist] = (), notes: Sequence[str] = ()) -> None:
+    """Add the legend above the panels and the footnote under them.
+
+    The figure grows by the height of both, so that the panels keep theirs, unless the form gives a height.
+    """
+    height = figure.get_figheight()
+    if handles:
+        height += legend(figure, handles)
+    if form.titles and any(notes):
+        height += footnote(figure, *notes)
+    if form.height is None:
+        figure.set_figheight(height)
+
+
+def footnote(figure: Figure, *lines: str) -> float:
+    """Lines under a plot: how to read it, what is left out, what the latency stands for; their height in inches."""
+    size = 6.0 if figure.get_figwidth() < COMPACT_BELOW else 8.0
+    text = "\n".join(wrapped(line, int(figure.get_figwidth() * 132 / size)) for line in lines if line)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=size, color=MUTED)
+    return (1 + text.count("\n")) * size * 1.25 / 72
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> float:
+    """A legend above the panels, in as many columns as the width holds; its height in inches. It is no wider than the figure."""
+    size = float(mpl.rcParams["legend.fontsize"])
+    longest = max(_text_width(str(handle.get_label()), size) for handle in handles)
+    handle_width = 2.8 if size > 7 else 2.2  # in units of the type's size, as the gaps below
+    wide = longest + (handle_width + 0.8 + 1.6) * size / 72
+    columns = max(1, min(len(handles), int((figure.get_figwidth() - 0.2) / wide)))
+    style: dict[str, Any] = {"handlelength": handle_width, "handletextpad": 0.8, "columnspacing": 1.6}
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, borderaxespad=0.3, **style)
+    return math.ceil(len(handles) / columns) * size * 1.7 / 72 + 0.1
+
+
+def _text_width(text: str, size: float) -> float:
+    """Width of a text in inches, as drawn."""
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
+    return float(width) / 72
+
+
+def handle(label: str, look: Look, form: Form, *, line: bool = True) -> Line2D:
+    """An entry of a legend for a series."""
+    style = look.line(6.0 * form.marker, 1.6 * form.marker) if line else {"ls": "", **look.point(7.0 * form.marker)}
+    return Line2D([], [], label=clipped(label), **style)
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
@@ -81,18 +190,9 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[place] for place in places]
 
 
-def footnote(figure: Figure, *lines: str) -> None:
-    """Lines under a plot: how to read it, what is left out, what the latency stands for."""
-    width = int(figure.get_figwidth() * 16.5)
-    text = "\n".join(wrapped(line, width) for line in lines if line)
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=MUTED)
-
-
-def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend above the plots, in as many columns as the width holds."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.62 + 0.075 * longest))))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=8, handlelength=2.8)
+def left_out(shown: int, there: int, what: str, which: str) -> str:
+    """A sentence about what a plot does not show; empty where it shows all."""
+    return f"{shown} of {there} {what}: {which}." if shown < there else ""
 
 
 def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
@@ -106,13 +206,29 @@ def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
             ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+def scale_y(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
+    """The same for the y axis."""
+    if np.nanmin(values) > 0 and np.nanmax(values) >= log_from * np.nanmin(values):
+        for ax in axes:
+            ax.set_yscale("log")
+            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.yaxis.set_minor_locator(ticker.NullLocator())
+            ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:
-    """A title no wider than the inches: 11 bold letters to each."""
-    ax.set_title(wrapped(text.replace("× base", "×\u00a0base"), max(12, int(11 * inches))))
+    """A title no wider than the inches, in the bold type of titles."""
+    size = float(mpl.rcParams["axes.titlesize"])
+    ax.set_title(wrapped(text.replace("× base", "×\u00a0base"), max(12, int(110 * inches / size))))
+
+
+def texts(figure: Figure) -> list[str]:
+    """Every text of a figure, on one line each."""
+    return [" ".join(text.get_text().split()) for text in figure.findobj(Text) if isinstance(text, Text)]
 
 
 def error_bars(row: pd.Series, name: str, scale: float = 1.0) -> np.ndarray:
     """Distances from a metric to the ends of its interval, float [2, 1]; zero where there is no interval."""
-    low, high = (float(row[end]) for end in interval_columns(name))
+    low, high = (float(row[end]) if end in row else math.nan for end in interval_columns(name))
     ends = scale * np.array([[row[name] - low], [high - row[name]]], dtype=float)
     return np.where(np.isfinite(ends), np.maximum(ends, 0.0), 0.0)

@@ -5,49 +5,17 @@ paired interval of the difference of their latencies excludes 0.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from reports.load import Run, interval_columns
+from reports.metrics import CLOUD_NLL, Metric, quality_metric_of
 from reports.words import joined, significant
 
 FEW = 5  # below as many requests no interval of a latency is written
-
-
-class Metric(NamedTuple):
-    """A quality metric of the plots.
-
-    Attributes:
-        name: its column.
-        title: the text at its axis.
-        reading: one sentence: which values are good.
-        loss: column whose absolute value is the loss of quality, for the Pareto front.
-    """
-
-    name: str
-    title: str
-    reading: str
-    loss: str
-
-
-CLOUD_NLL = Metric(
-    "cloud_nll",
-    "cloud_nll (nats per token)",
-    "cloud_nll is read two-sided: the farther from base's line on either side, the more the images differ from base's.",
-    "cloud_nll_minus_base",
-)
-
-
-def quality_metric(run: Run) -> Metric:
-    """The Fréchet distance where every case that ran has it, else cloud_nll, which exists for any number of images."""
-    ran = run.summary[np.isfinite(run.summary["latency_mean_s"])]
-    fd = run.judged.fd
-    if not len(ran) or not np.isfinite(ran[fd]).all():
-        return CLOUD_NLL
-    return Metric(fd, fd, f"{fd} is a distance to real images: lower is better, at equal numbers of images.", fd)
 
 
 @dataclass(frozen=True)
@@ -71,6 +39,11 @@ class Finding:
     fastest: str
     at_base_quality: tuple[str, ...] = ()
     front: tuple[str, ...] = ()
+
+
+def quality_metric(run: Run) -> Metric:
+    """The distance to real images where every case that ran has it, else cloud_nll, which exists for any number of images."""
+    return quality_metric_of(run.summary)
 
 
 def find(run: Run) -> tuple[Finding, ...]:
@@ -101,7 +74,7 @@ def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, 
         if good and "fastest" in heading and not is_base(best) and not base_quality(best):
             heading += f"; at {bases[0]['label']}'s quality: {' or '.join(good)}"
         if len(front) > 1:
-            sentences.append(f"Pareto front of mean latency and {metric.name}, by the means: {', '.join(front)}.")
+            sentences.append(f"Pareto front of mean latency and {metric.title}, by the means: {', '.join(front)}.")
     return Finding(condition, prefix + heading, tuple(sentences), cases, str(best["label"]), good, front)
 
 
@@ -216,12 +189,16 @@ def pareto_front(cases: pd.DataFrame, loss: str) -> tuple[str, ...]:
     return tuple(front)
 
 
-def best_labels(run: Run, most: int) -> list[str]:
-    """At most so many labels, in order of appearance: base's, and those with the lowest mean latency over the conditions."""
+def best_labels(run: Run, most: int, among: Sequence[str] = ()) -> list[str]:
+    """At most so many labels, in order of appearance: base's, and those with the lowest mean latency over the conditions.
+
+    among: consider these only, all where it is empty.
+    """
     ran = run.summary[np.isfinite(run.summary["latency_mean_s"])]
     means = ran.groupby("label", sort=False)["latency_mean_s"].mean().sort_values(kind="stable")
     bases = [str(name) for name in ran.loc[ran["method_name"] == "base", "label"].unique()]
-    kept = list(dict.fromkeys([*bases, *map(str, means.index), *run.labels()]))[:most]
+    ranked = dict.fromkeys([*bases, *map(str, means.index), *run.labels()])
+    kept = [name for name in ranked if not among or name in among][:most]
     return [name for name in run.labels() if name in kept]
 
 

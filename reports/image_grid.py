@@ -1,21 +1,27 @@
 """Images of a few prompts by method, with maps of uncertainty and of who decided each token."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reports.figure import MUTED
+from reports.figure import MUTED, PAGE, Form, left_out
+from reports.findings import best_labels
 from reports.load import Run, RunImage
 from reports.looks import PART_COLOURS
 from reports.words import wrapped
 
-MOST_METHODS, MOST_PROMPTS = 8, 4
+MOST_METHODS, MOST_COMPACT, MOST_PROMPTS = 8, 4, 4
 NO_SCORE = "#e3e6ea"
+OUTLINE = "#ff3b30"
 MAP_COLOURS = mpl.colormaps["cividis"].with_extremes(bad=NO_SCORE)
 WHO_COLOURS = ListedColormap([PART_COLOURS["cloud_compute_s"], PART_COLOURS["device_compute_s"]]).with_extremes(
     bad=NO_SCORE
@@ -23,20 +29,26 @@ WHO_COLOURS = ListedColormap([PART_COLOURS["cloud_compute_s"], PART_COLOURS["dev
 MAP_TITLES = {"uncertainty": "uncertainty", "decided": "who decided"}
 
 
-def grid_columns(run: Run) -> list[tuple[str, str]]:
-    """(method, kind) of the columns: the images of each method, then its maps."""
-    methods = list(dict.fromkeys(one.method for one in run.images))[:MOST_METHODS]
+def shown_methods(run: Run, most: int = MOST_METHODS) -> list[str]:
+    """Methods with images, in order: all, or base's and the fastest."""
+    there = list(dict.fromkeys(one.method for one in run.images))
+    kept = best_labels(run, most, there) or there[:most]
+    return [name for name in there if name in kept]
+
+
+def grid_columns(run: Run, form: Form = PAGE) -> list[tuple[str, str]]:
+    """(method, kind) of the columns: the images of each method, then its maps, unless the figure is narrow."""
     there = {(one.method, one.kind) for one in run.images}
-    return [
-        (method, kind) for method in methods for kind in ("image", "uncertainty", "decided") if (method, kind) in there
-    ]
+    kinds = ("image",) if form.compact else ("image", *MAP_TITLES)
+    methods = shown_methods(run, MOST_COMPACT if form.compact else MOST_METHODS)
+    return [(method, kind) for method in methods for kind in kinds if (method, kind) in there]
 
 
-def grid_note(run: Run) -> str:
+def grid_note(run: Run, form: Form = PAGE) -> str:
     """What a row is, and how many methods are left out."""
     there = len({one.method for one in run.images})
-    left_out = f" The first {MOST_METHODS} of {there} methods." if there > MOST_METHODS else ""
-    return f"A row is one prompt with one seed.{left_out}"
+    more = left_out(len({method for method, _ in grid_columns(run, form)}), there, "methods", "base and the fastest")
+    return f"A row is one prompt with one seed. {more}".strip()
 
 
 def grid_prompts(run: Run) -> dict[int, str]:
@@ -64,51 +76,167 @@ def map_rgb(one: RunImage, top: float) -> np.ndarray:
     return np.asarray(table(np.clip(values, 0.0, 1.0), bytes=True))[..., :3]
 
 
-def image_grid(run: Run) -> Figure:
+class _Places(NamedTuple):
+    """Where the tiles of a grid lie, in inches from the lower left corner of the figure.
+
+    Attributes:
+        width, height: of the figure.
+        size: of a tile.
+        lefts, bottoms: of its columns and rows.
+    """
+
+    width: float
+    height: float
+    size: float
+    lefts: list[float]
+    bottoms: list[float]
+
+
+def _places(groups: Sequence[bool], rows: int, form: Form, text: float, above: float, below: float) -> _Places:
+    """Tiles as large as the form allows. groups: per column, whether a method begins with it. text: inches left of the tiles."""
+    wide, narrow = (0.08, 0.03) if form.compact else (0.22, 0.07)
+    gaps = [0.0, *(wide if begins else narrow for begins in groups[1:])]
+    most = 1.6 if len(groups) <= 8 else 1.2
+    size = most if form.width is None else min(most, (form.width - text - sum(gaps) - 0.05) / len(groups))
+    lefts = [text + place * size + sum(gaps[: place + 1]) for place in range(len(groups))]
+    gap = 0.05 if form.compact else 0.12
+    height = above + rows * size + (rows - 1) * gap + below
+    bottoms = [height - above - (row + 1) * size - row * gap for row in range(rows)]
+    width = form.width or max(lefts[-1] + size + 0.15, 6.8)
+    return _Places(width, height, size, lefts, bottoms)
+
+
+def _sheet(places: _Places) -> tuple[Figure, Axes]:
+    """A figure with one axes whose unit is an inch: a grid of axes would take most of the time of drawing."""
+    figure = Figure(figsize=(places.width, places.height))
+    FigureCanvasAgg(figure)
+    ax = figure.add_axes((0, 0, 1, 1), xlim=(0, places.width), ylim=(0, places.height))
+    ax.set_axis_off()
+    return figure, ax
+
+
+def _tile(ax: Axes, places: _Places, column: int, row: int, pixels: np.ndarray) -> tuple[float, float, float, float]:
+    """Draw an image; left, right, bottom and top of it."""
+    left, bottom = places.lefts[column], places.bottoms[row]
+    extent = left, left + places.size, bottom, bottom + places.size
+    ax.imshow(pixels, interpolation="nearest", extent=extent, aspect="auto")
+    ax.set(xlim=(0, places.width), ylim=(0, places.height))
+    return extent
+
+
+def _prompt(ax: Axes, places: _Places, row: int, text: str, inches: float, form: Form) -> None:
+    size = 5.5 if form.compact else 8.0
+    most = int(places.size * 72 / (size * 1.3 * 1.2))  # lines of the tile's height
+    lines = wrapped(text, max(8, int(inches * 118 / size))).splitlines()
+    lines = [*lines[: most - 1], f"{lines[most - 1]} …"] if len(lines) > most > 0 else lines
+    middle = places.bottoms[row] + places.size / 2
+    ax.text(inches - 0.08, middle, "\n".join(lines), ha="right", va="center", fontsize=size, linespacing=1.3)
+
+
+def _title(ax: Axes, places: _Places, column: int, text: str, form: Form, *, bold: bool) -> None:
+    size = 5.5 if form.compact else 8.0
+    at = places.lefts[column] + places.size / 2, places.bottoms[0] + places.size + 0.05
+    lines = wrapped(text, max(6, int(places.size * 115 / size)))
+    ax.text(*at, lines, ha="center", fontsize=size, fontweight="bold" if bold else "normal")
+
+
+def image_grid(run: Run, form: Form = PAGE) -> Figure:
     """A row per prompt, a column per method; right of a method its maps of uncertainty and of who decided each token."""
-    columns, prompts, top = grid_columns(run), grid_prompts(run), uncertainty_top(run)
+    columns = grid_columns(run, form)
+    prompts, top = grid_prompts(run), uncertainty_top(run)
     by_place = {(one.method, one.kind, one.prompt): one for one in run.images}
     maps = {kind for _, kind in columns} & set(MAP_TITLES)
-    # All lengths in inches: the columns of one method stand closer than the methods do.
-    size = 1.6 if len(columns) <= 8 else 1.2
-    starts: list[float] = []
-    edge = 1.95
-    for _, kind in columns:
-        edge += 0.0 if not starts else 0.22 if kind == "image" else 0.07
-        starts.append(edge)
-        edge += size
-    above, below, gap = 0.62, 0.9 if maps else 0.4, 0.12
-    width, height = max(edge + 0.15, 6.8), above + len(prompts) * (size + gap) + below
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    for y, (prompt, text) in enumerate(prompts.items()):
-        bottom = height - above - (y + 1) * size - y * gap
-        lines = "\n".join(wrapped(text, 24).splitlines()[:7])
-        middle = (bottom + size / 2) / height
-        figure.text(1.8 / width, middle, lines, ha="right", va="center", fontsize=8, linespacing=1.35)
-        for start, (method, kind) in zip(starts, columns, strict=True):
-            ax = figure.add_axes((start / width, bottom / height, size / width, size / height))
-            ax.set_axis_off()
+    text = 0.82 if form.compact else 1.88
+    note = 0.3 if form.titles else 0.05
+    above, below = (0.4, note) if form.compact else (0.62, (0.6 if maps else 0.1) + note)
+    places = _places([kind == "image" for _, kind in columns], len(prompts), form, text, above, below)
+    figure, ax = _sheet(places)
+    for row, (prompt, words) in enumerate(prompts.items()):
+        _prompt(ax, places, row, words, text, form)
+        for column, (method, kind) in enumerate(columns):
             one = by_place.get((method, kind, prompt))
             if one is not None:
-                ax.imshow(map_rgb(one, top), interpolation="nearest")
-            if y == 0:
-                title = wrapped(method if kind == "image" else MAP_TITLES[kind], int(size * 12))
-                weight = "bold" if kind == "image" else "normal"
-                at = ((start + size / 2) / width, (bottom + size + 0.08) / height)
-                figure.text(*at, title, ha="center", fontsize=8, fontweight=weight)
-    if "uncertainty" in maps:
-        bar = figure.add_axes((starts[0] / width, (below - 0.22) / height, 2.4 / width, 0.11 / height))
+                _tile(ax, places, column, row, map_rgb(one, top))
+            if row == 0:
+                _title(ax, places, column, method if kind == "image" else MAP_TITLES[kind], form, bold=kind == "image")
+    handles = [Patch(color=WHO_COLOURS(1), label="device decided"), Patch(color=WHO_COLOURS(0), label="cloud decided")]
+    _key(figure, places, top if "uncertainty" in maps else None, handles if "decided" in maps else [], below, form)
+    if form.titles:
+        size = 5.5 if form.compact else 8.0
+        ax.text(0.15, 0.1, wrapped(grid_note(run, form), int(places.width * 132 / size)), fontsize=size, color=MUTED)
+    return figure
+
+
+def uncertainty_maps(run: Run, form: Form = PAGE) -> Figure:
+    """A row per prompt; per method its image and its map of uncertainty, with the tokens that the cloud decided outlined."""
+    by_place = {(one.method, one.kind, one.prompt): one for one in run.images}
+    with_maps = [
+        name
+        for name in shown_methods(run)
+        if any(one.method == name for one in run.images if one.kind == "uncertainty")
+    ]
+    methods = with_maps[: 2 if form.compact else 4]
+    prompts, top = grid_prompts(run), uncertainty_top(run)
+    text, note = (0.82 if form.compact else 1.88), (0.3 if form.titles else 0.05)
+    above, below = (0.4, 0.42 + note) if form.compact else (0.55, 0.6 + note)
+    places = _places([begins for _ in methods for begins in (True, False)], len(prompts), form, text, above, below)
+    figure, ax = _sheet(places)
+    for row, (prompt, words) in enumerate(prompts.items()):
+        _prompt(ax, places, row, words, text, form)
+        for place, method in enumerate(methods):
+            for column, kind in ((2 * place, "image"), (2 * place + 1, "uncertainty")):
+                one = by_place.get((method, kind, prompt))
+                if row == 0:
+                    title = method if kind == "image" else MAP_TITLES[kind]
+                    _title(ax, places, column, title, form, bold=kind == "image")
+                if one is None:
+                    continue
+                extent = _tile(ax, places, column, row, map_rgb(one, top))
+                decided = by_place.get((method, "decided", prompt))
+                if kind == "uncertainty" and decided is not None:
+                    _outline(ax, decided.pixels == 0.0, extent, 0.6 if form.compact else 1.1)
+    outline = Line2D([], [], color=OUTLINE, lw=1.4, label="decided by the cloud")
+    _key(figure, places, top, [outline], below, form)
+    if form.titles:
+        size = 5.5 if form.compact else 8.0
+        more = left_out(len(methods), len(with_maps), "methods with a score", "base and the fastest")
+        said = wrapped(f"A row is one prompt with one seed. {more}", int(places.width * 132 / size))
+        ax.text(0.15, 0.1, said, fontsize=size, color=MUTED)
+    return figure
+
+
+def _outline(ax: Axes, inside: np.ndarray, extent: tuple[float, float, float, float], width: float) -> None:
+    """The edges of the tokens that are inside, drawn where a neighbour is not."""
+    left, right, bottom, top = extent
+    rows, columns = inside.shape
+    x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
+    padded = np.pad(inside, 1)
+    upright = padded[1:-1, 1:] != padded[1:-1, :-1]  # [rows, columns + 1]
+    level = padded[1:, 1:-1] != padded[:-1, 1:-1]  # [rows + 1, columns]
+    lines = [[(x[j], y[i]), (x[j], y[i + 1])] for i, j in zip(*np.nonzero(upright), strict=True)]
+    lines += [[(x[j], y[i]), (x[j + 1], y[i])] for i, j in zip(*np.nonzero(level), strict=True)]
+    ax.add_collection(LineCollection(lines, colors=OUTLINE, linewidths=width, capstyle="projecting", zorder=3))
+
+
+def _key(figure: Figure, places: _Places, top: float | None, handles: Sequence[Any], below: float, form: Form) -> None:
+    """Under the tiles: the colours of uncertainty up to `top` (None: no such map), and what else the colours mean."""
+    width, height, size = places.width, places.height, 5.5 if form.compact else 8.0
+    start = places.lefts[0]
+    if top is not None:
+        long = 1.1 if form.compact else 2.4
+        bar = figure.add_axes((start / width, (below - 0.16) / height, long / width, 0.09 / height))
         scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, top), MAP_COLOURS)
         figure.colorbar(scale, cax=bar, orientation="horizontal", extend="max").outline.set_visible(False)
-        bar.tick_params(labelsize=7, length=2)
-        bar.set_xlabel("uncertainty of the token (no unit)", fontsize=8, labelpad=2)
-    handles = [Patch(color=WHO_COLOURS(1), label="device decided"), Patch(color=WHO_COLOURS(0), label="cloud decided")]
-    handles = handles if "decided" in maps else []
-    handles += [Patch(color=NO_SCORE, label="no score")] if "uncertainty" in maps else []
+        bar.tick_params(labelsize=size - 1, length=2, pad=1)
+        bar.set_xlabel("uncertainty of the token", fontsize=size, labelpad=1)
+        start += long + 0.2
+        handles = [*handles, Patch(color=NO_SCORE, label="no score")]
     if handles:
-        place = ((starts[0] + (2.6 if "uncertainty" in maps else 0.0)) / width, (below - 0.05) / height)
-        look: dict[str, Any] = {"ncols": 3, "fontsize": 8, "borderaxespad": 0, "handlelength": 1.1}
+        place = start / width, (below - 0.05) / height
+        look: dict[str, Any] = {
+            "ncols": 1 if form.compact else 3,
+            "fontsize": size,
+            "borderaxespad": 0,
+            "handlelength": 1.1,
+        }
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, **look)
-    figure.text(0.15 / width, 0.12 / height, grid_note(run), fontsize=8, color=MUTED)
-    return figure

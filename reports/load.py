@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 
 from reports.words import NAMED_KEYS, condition, label
@@ -66,6 +68,7 @@ class Run:
         summary: summary.csv and two more columns: label (the method with its swept settings) and condition (what else is swept).
         images: the stored images and maps.
         queue: queue.parquet, the cloud's queue over time.
+        folder: where it lies.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Run:
     summary: pd.DataFrame
     images: tuple[RunImage, ...]
     queue: pd.DataFrame
+    folder: Path
 
     @property
     def judged(self) -> Judged:
@@ -94,6 +98,38 @@ class Run:
     def labels(self) -> list[str]:
         """Distinct labels in order of appearance."""
         return list(dict.fromkeys(self.summary["label"]))
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """case, requested_s and latency_s of every answered request.
+
+        Raises:
+            RunFolderError: requests.parquet cannot be read.
+        """
+        data = io.BytesIO(_bytes(self.folder, "requests.parquet"))
+        try:
+            return pd.read_parquet(data, columns=["case", "requested_s", "latency_s"])
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.folder / 'requests.parquet'} cannot be read: {error}") from None
+
+    @cached_property
+    def _resolved(self) -> Any:
+        try:
+            return yaml.safe_load(self.scenario)
+        except yaml.YAMLError:
+            return {}
+
+    def setting(self, path: str, default: float) -> float:
+        """A number of scenario.yaml by its dotted path; the default where it holds none there."""
+        value = self._resolved
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
+
+    def setting_of(self, case: pd.Series, path: str, default: float) -> float:
+        """The same for one case: its own value where the path is swept."""
+        value = case.get(path, default)
+        return default if pd.isna(value) else float(value)
 
 
 def load_run(folder: Path) -> Run:
@@ -132,7 +168,7 @@ def load_run(folder: Path) -> Run:
     name = str(provenance.get("name") or "run")
     scenario = _bytes(folder, "scenario.yaml").decode(errors="replace")
     summary = with_words(table, swept, name)
-    return Run(name, scenario, provenance, swept, summary, _images(folder), _queue(folder))
+    return Run(name, scenario, provenance, swept, summary, _images(folder), _queue(folder), folder)
 
 
 def with_words(summary: pd.DataFrame, swept: tuple[str, ...], name: str) -> pd.DataFrame:

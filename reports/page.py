@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -29,6 +29,7 @@ from reports.image_grid import (
     uncertainty_top,
 )
 from reports.load import Run, interval_columns
+from reports.metrics import AFTER_QUALITY, BEFORE_QUALITY, WHOLE, Metric, metrics
 from reports.sweep_plot import numeric_axes, sweep_name
 from reports.words import joined, sentence, significant
 from simulator.protocol.methods import METHODS
@@ -37,66 +38,6 @@ from simulator.results.columns import JUDGED
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-class Column(NamedTuple):
-    """A column of the table.
-
-    Attributes:
-        title: its heading, with the unit.
-        name: column of the summary.
-        scale: factor from the column to the unit of the heading.
-        relative: a ratio to the baseline makes sense.
-        if_any: shown only where some value is not 0.
-    """
-
-    title: str
-    name: str
-    scale: float = 1.0
-    relative: bool = False
-    if_any: bool = False
-
-
-COLUMNS = (
-    Column("images", "images"),
-    Column("latency, mean (s)", "latency_mean_s", relative=True),
-    Column("p50 (s)", "latency_p50_s", relative=True),
-    Column("p95 (s)", "latency_p95_s", relative=True),
-    Column("p99 (s)", "latency_p99_s", relative=True),
-    Column("speed-up (× base)", "speedup"),
-    Column("first token (s)", "first_token_s", relative=True),
-    Column("decode (s)", "decode_s", relative=True),
-    Column("calls", "calls"),
-    Column("device passes", "device_passes"),
-    Column("cloud passes", "cloud_passes"),
-    Column("cloud calls (% of tokens)", "cloud_call_pct"),
-    Column("cloud_nll (nats per token)", "cloud_nll"),
-    *(
-        column
-        for names in JUDGED
-        for column in (
-            Column(names.fd, names.fd, relative=True),
-            Column(names.f1, names.f1, relative=True),
-            Column(f"{names.align} (% of attributes)", names.align, scale=100.0, relative=True),
-        )
-    ),
-    Column("equal to base's greedy (%)", "base_greedy_pct"),
-    Column("equal to cloud's arg max (%)", "cloud_greedy_pct"),
-    Column("distinct images", "distinct_images"),
-    Column("up (kB)", "bytes_up", scale=1e-3, relative=True),
-    Column("down (kB)", "bytes_down", scale=1e-3, relative=True),
-    Column("device energy (J)", "device_energy_j", relative=True),
-    Column("cloud GPU (s)", "cloud_gpu_s", relative=True),
-    Column("cloud busy (%)", "cloud_utilisation", scale=100.0),
-    Column("in flight, mean", "under_way_mean"),
-    Column("waiting in the cloud, mean", "cloud_waiting_mean"),
-    Column("refused", "refused", if_any=True),
-    Column("unfinished", "unfinished", if_any=True),
-    Column("cost (USD per 1000 images)", "cost_usd", scale=1000.0, relative=True),
-    Column("goodput (per s)", "goodput_per_s", relative=True),
-    Column("retries", "retries", if_any=True),
-    Column("decided by the device after a deadline (% of tokens)", "fallback_pct", if_any=True),
-    Column("its cost in cloud_nll (nats per token)", "fallback_cloud_nll_cost", if_any=True),
-)
-WHOLE = ("images", "distinct_images", "refused", "unfinished")  # counts
 # Keys of provenance.json that stand elsewhere on the page, or say nothing to a reader.
 SHOWN_ELSEWHERE = ("program", "run_format", "columns", "notes", "warnings", "as_if", "name", "compute")
 
@@ -234,9 +175,8 @@ def _png(pixels: Any) -> bytes:
 
 
 def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
-    with_data = [column for column in COLUMNS if run.summary[column.name].notna().any()]
-    others = {name for names in JUDGED if names != run.judged for name in names}  # of another subject
-    columns = [column for column in with_data if not column.if_any or (run.summary[column.name].fillna(0) != 0).any()]
+    columns = metrics(run.summary)
+    shown = {column.name for column in columns}
     meaning = {
         name: str(text)
         for names, text in (run.provenance.get("columns") or {}).items()
@@ -261,11 +201,7 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
     bases = run.summary.loc[run.summary["method_name"] == "base", "label"]
     return {
         "columns": [(column, meaning.get(column.name, column.name)) for column in columns],
-        "hidden": [
-            column.name
-            for column in COLUMNS
-            if column not in with_data and not column.if_any and column.name not in others
-        ],
+        "hidden": [one.name for one in (*BEFORE_QUALITY, *AFTER_QUALITY) if one.name not in shown and not one.if_any],
         "rows": rows,
         "labels": labels,
         "baseline": str(bases.iloc[0]) if len(bases) else "",
@@ -274,7 +210,7 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _cell(row: pd.Series, column: Column) -> dict[str, str]:
+def _cell(row: pd.Series, column: Metric) -> dict[str, str]:
     """raw: the number that sorts, empty for none. text, interval: as they are shown."""
     value = float(row[column.name]) * column.scale
     low, high = interval_columns(column.name)

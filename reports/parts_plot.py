@@ -9,41 +9,43 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from reports.figure import INK, footnote, legend, new_figure, spread, wrapped_title
+from reports.figure import INK, PAGE, Form, finish, left_out, new_figure, spread, wrapped_title
 from reports.findings import Finding, is_base
 from reports.load import Run
 from reports.looks import PART_COLOURS
+from reports.metrics import LATENCY
 from reports.words import clipped, significant
 
 MOST_PANELS, MOST_BARS = 6, 12
 SHARED_UP_TO = 4.0  # panels share a scale unless the longest bar of one is this many times another's
 
 
-def latency_parts(run: Run, findings: Sequence[Finding]) -> Figure:
+def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:
     """The ten parts of the mean latency as stacked bars that add up to it, a bar per case, a panel per condition."""
     ran = [said for said in findings if said.fastest != "none"]
     shown = [(said, _bars(said.cases)) for said in spread(ran, MOST_PANELS)]
     heights = [len(cases) + 1.6 for _, cases in shown]
-    figure = new_figure(10.0, 0.30 * sum(heights) + 1.9)
+    figure = new_figure(10.0, (0.19 if form.compact else 0.30) * sum(heights) + 0.4, form)
     axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
     longest = [float(cases["latency_mean_s"].max()) for _, cases in shown]
     shared = max(longest) <= SHARED_UP_TO * min(longest)
     for ax, (said, cases), own in zip(axes, shown, longest, strict=True):
-        wrapped_title(ax, said.heading, 7.2)
-        _panel(ax, said, cases, max(longest) if shared else own)
-    axes[-1].set_xlabel("mean seconds per image along the critical path (s)")
+        wrapped_title(ax, said.heading if form.titles else said.condition, 2.0 if form.compact else 7.2)
+        _panel(ax, said, cases, max(longest) if shared else own, form)
+    axes[-1].set_xlabel(LATENCY.heading)
     handles = [
         Patch(color=colour, label=part.removesuffix("_s").replace("_", " ")) for part, colour in PART_COLOURS.items()
     ]
-    legend(figure, handles)
-    notes = ["Blue: device. Orange: network. Green: cloud. Purple: caption encoder."]
+    notes = [
+        "The mean per image, along the critical path; the parts of a bar add up to it.",
+        "Blue: device. Orange: network. Green: cloud. Purple: caption encoder.",
+    ]
     if not shared:
         notes.append("Each panel has its own scale.")
-    if len(shown) < len(ran):
-        notes.append(f"{len(shown)} of {len(ran)} conditions, evenly spaced.")
+    notes.append(left_out(len(shown), len(ran), "conditions", "evenly spaced"))
     if any(len(cases) < np.isfinite(said.cases["latency_mean_s"]).sum() for said, cases in shown):
         notes.append(f"{MOST_BARS} methods of each: base and the fastest.")
-    footnote(figure, " ".join(notes), run.as_if)
+    finish(figure, form, handles, (" ".join(filter(None, notes)), run.as_if))
     return figure
 
 
@@ -55,7 +57,7 @@ def _bars(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(ran.loc[ran.index.isin(kept)])
 
 
-def _panel(ax: Axes, said: Finding, cases: pd.DataFrame, top: float) -> None:
+def _panel(ax: Axes, said: Finding, cases: pd.DataFrame, top: float, form: Form) -> None:
     """Bars of one condition; top: the longest bar of the scale, in seconds."""
     left, at = np.zeros(len(cases)), np.arange(len(cases))
     for part, colour in PART_COLOURS.items():
@@ -67,10 +69,12 @@ def _panel(ax: Axes, said: Finding, cases: pd.DataFrame, top: float) -> None:
         gain = f"  ({significant(row['speedup'], 2)}× base)" if with_gain else ""
         weight = "bold" if row["label"] == said.fastest else "normal"
         text = f"{significant(row['latency_mean_s'])} s{gain}"
-        ax.text(left[place] + 0.008 * top, place, text, va="center", fontsize=8, fontweight=weight)
-    ax.set_yticks(at, [clipped(label) for label in cases["label"]], color=INK)
+        ax.text(
+            left[place] + 0.008 * top, place, text, va="center", fontsize=6 if form.compact else 8, fontweight=weight
+        )
+    ax.set_yticks(at, [clipped(label, 22 if form.compact else 36) for label in cases["label"]], color=INK)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(cases) - 0.45, -0.55)
-    ax.set_xlim(0, top * 1.2)
+    ax.set_xlim(0, top * (1.55 if form.compact else 1.2))
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)

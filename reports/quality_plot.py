@@ -1,4 +1,4 @@
-"""Mean latency against quality, a panel per condition, with the Pareto front; and the speed-ups under many conditions."""
+"""Mean latency against quality, in small multiples, with the Pareto front; and the speed-ups under many conditions."""
 
 import math
 from collections.abc import Sequence
@@ -15,19 +15,24 @@ from reports.figure import (
     GRID,
     INK,
     MUTED,
+    PAGE,
+    Form,
     error_bars,
-    footnote,
-    legend,
+    finish,
+    handle,
+    laid_out,
+    left_out,
     new_figure,
     scale_x,
     spread,
     wrapped_title,
 )
-from reports.findings import Finding, Metric, best_labels, is_base, quality_metric
+from reports.findings import Finding, best_labels, finding, is_base, quality_metric
 from reports.labels import Label, place_labels
 from reports.load import Run, interval_columns
 from reports.looks import METHOD_LOOKS, Look, looks
-from reports.words import clipped, significant
+from reports.metrics import LATENCY, Metric, alignment
+from reports.words import clipped, number, significant, split_unit
 
 MOST_PANELS = 12
 TWO_ROWS_UP_TO = 6  # conditions; beyond, the second quality panel of each is left out
@@ -46,28 +51,45 @@ class _Share(NamedTuple):
     filled: bool
 
 
-def latency_quality(run: Run, findings: Sequence[Finding]) -> Figure:
+def faceted(run: Run, findings: Sequence[Finding], by: str | None) -> list[Finding]:
+    """A finding per panel: per condition, or per value of one swept key, whose panel then holds the cases of all other conditions."""
+    if by is None:
+        return list(findings)
+    metric = quality_metric(run)
+    name, unit = split_unit(by)
+    panels = []
+    for value, cases in run.summary.groupby(by, sort=False):
+        title = f"{name} {number(value)} {unit}".strip()
+        front = finding(title, cases, metric)
+        panels.append(
+            front if cases["condition"].nunique() == 1 else Finding(title, title, (), cases, front.fastest, (), ())
+        )
+    return panels
+
+
+def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *, shares: bool = True) -> Figure:
     """Mean latency against `quality_metric`, and below against the share of the caption's attributes in the images.
 
-    Where that share is unknown, the shares of greedy tokens stand for it. Beyond six conditions the lower panels are left out; beyond
-    twelve, evenly spaced ones are drawn. The stairs are the Pareto front; its methods are named.
+    Where that share is unknown, the shares of greedy tokens stand for it. The lower panels are left out beyond six conditions, in a
+    narrow figure, and where `shares` is False. Beyond twelve conditions, evenly spaced ones are drawn. The stairs are the Pareto
+    front; its methods are named.
     """
     shown = spread(findings, MOST_PANELS)
     metric = quality_metric(run)
-    align = run.judged.align
-    aligned = bool(np.isfinite(run.summary[align]).any())
-    shares = (
-        [_Share(align, 100.0, True)]
+    aligned = alignment(run.summary)
+    below = (
+        [_Share(aligned.name, 100.0, True)]
         if aligned
         else [_Share("base_greedy_pct", 1.0, True), _Share("cloud_greedy_pct", 1.0, False)]
     )
-    if len(shown) > TWO_ROWS_UP_TO:
-        shares = []
-    across = min(len(shown), 4 if len(shown) > TWO_ROWS_UP_TO else 3)
+    if len(shown) > TWO_ROWS_UP_TO or form.compact or not shares:
+        below = []
+    across = min(len(shown), (2 if len(shown) > 3 else 1) if form.compact else 4 if len(shown) > TWO_ROWS_UP_TO else 3)
     blocks = math.ceil(len(shown) / across)
-    per_block = 2 if shares else 1
-    figure = new_figure(max(4.3 * across, 6.8), (5.6 if shares else 3.4) * blocks + 0.9)
-    heights = [1.35, 1.0] if shares else [1.0]
+    per_block = 2 if below else 1
+    high = 1.7 if form.compact else 5.6 if below else 3.4
+    figure = new_figure(max(4.3 * across, 6.8), high * blocks, form)
+    heights = [1.35, 1.0] if below else [1.0]
     grid = figure.subplots(per_block * blocks, across, squeeze=False, height_ratios=heights * blocks)
     look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
     short = short_labels(run)
@@ -76,74 +98,79 @@ def latency_quality(run: Run, findings: Sequence[Finding]) -> Figure:
     for place, said in enumerate(shown):
         upper = grid[per_block * (place // across)][place % across]
         uppers.append(upper)
-        wrapped_title(upper, said.heading, figure.get_figwidth() / across - 0.9)
-        pending.append((upper, *_quality_panel(upper, said, metric, look, short)))
+        heading = said.heading if form.titles else said.condition if len(shown) > 1 else ""
+        wrapped_title(upper, heading, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
+        pending.append((upper, *_quality_panel(upper, said, metric, look, short, form)))
         if place % across == 0:
-            upper.set_ylabel(metric.title)
+            upper.set_ylabel(metric.upright)
         lowest = upper
-        if shares:
+        if below:
             lowest = grid[2 * (place // across) + 1][place % across]
             lowers.append(lowest)
-            _share_panel(lowest, said, shares, look)
+            _share_panel(lowest, said, below, look)
             upper.tick_params(labelbottom=False)
             if place % across == 0:
-                lowest.set_ylabel("caption's attributes read (%)" if aligned else "greedy agreement (%)")
-        lowest.set_xlabel("mean latency per image (s)")
+                lowest.set_ylabel(aligned.upright if aligned else "greedy agreement (%)")
+        if not form.compact or place + across >= len(shown):
+            lowest.set_xlabel(LATENCY.heading)
     for ax in grid.flat:
         if ax not in uppers and ax not in lowers:
             ax.set_axis_off()
     drawn = pd.concat([said.cases for said in shown])
-    _same_scales(uppers, lowers, drawn, metric, shares)
-    handles, left_out = _handles(run, shown, look, metric, greedy=bool(shares) and not aligned)
-    legend(figure, handles)
+    _same_scales(uppers, lowers, drawn, metric, below)
+    entries, missing = _handles(run, shown, look, metric, form, greedy=bool(below) and not aligned)
     notes = [
-        f"Left is sooner. {metric.reading} Bars are 95 % intervals: latency over requests, quality over distinct images."
+        f"Left is sooner. {metric.reading} Bars are 95 % intervals: latency (mean per image) over requests, quality over distinct images."
     ]
     if any(len(said.front) > 1 for said in shown):
         notes.append("Stairs: the Pareto front, by the means.")
-    if len(shown) < len(findings):
-        notes.append(f"{len(shown)} of {len(findings)} conditions, evenly spaced.")
-    if left_out:
-        notes.append(f"The legend leaves out {left_out} slower cases.")
-    footnote(figure, " ".join(notes), run.as_if)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for ax, labels, marks in pending:
-        place_labels(ax, labels, marks)
+    notes.append(left_out(len(shown), len(findings), "conditions", "evenly spaced"))
+    if missing:
+        notes.append(f"The legend leaves out {missing} slower cases.")
+    finish(figure, form, entries, (" ".join(filter(None, notes)), run.as_if))
+    if not form.compact:  # in a narrow figure the legend names the points
+        laid_out(figure)
+        for ax, labels, marks in pending:
+            place_labels(ax, labels, marks)
     return figure
 
 
 def _quality_panel(
-    ax: Axes, said: Finding, metric: Metric, look: dict[str, Look], short: dict[str, str]
+    ax: Axes, said: Finding, metric: Metric, look: dict[str, Look], short: dict[str, str], form: Form
 ) -> tuple[list[Label], list[tuple[float, float]]]:
-    """Points, intervals, base's line and the Pareto front of one condition; the labels to place and the points they must not cover."""
-    cases = said.cases[np.isfinite(said.cases["latency_mean_s"]) & np.isfinite(said.cases[metric.name])]
-    for family, rows in cases.groupby(cases["label"].str.rpartition("=")[0], sort=False):
+    """Points, intervals, base's line and the Pareto front of one panel; the labels to place and the points they must not cover."""
+    column = metric.name
+    cases = said.cases[np.isfinite(said.cases["latency_mean_s"]) & np.isfinite(said.cases[column])]
+    families = cases["label"].str.rpartition("=")[0] if cases["condition"].nunique() <= 1 else cases["label"]
+    for family, rows in cases.groupby(families, sort=False):
         if family and len(rows) > 2:
             colour = look[rows["label"].iloc[0]].colour
-            ax.plot(rows["latency_mean_s"], rows[metric.name], color=colour, lw=0.9, zorder=1)
+            ax.plot(rows["latency_mean_s"], rows[column], color=colour, lw=0.9 * form.marker, zorder=1)
     labels: list[Label] = []
     marks: list[tuple[float, float]] = []
+    with_reference = False
     for _, row in cases.iterrows():
-        x, y, label = float(row["latency_mean_s"]), float(row[metric.name]), str(row["label"])
+        x, y, label = float(row["latency_mean_s"]), float(row[column]), str(row["label"])
         one, fastest = look[label], label == said.fastest
-        if is_base(row):
+        if is_base(row) and not with_reference:
+            with_reference = True
             ax.axhline(y, color=BASE_COLOUR, lw=1.0, ls=(0, (4, 3)), zorder=1)
-            ends = row[[*interval_columns(metric.name)]].to_numpy(dtype=float)
+            ends = row[[*interval_columns(column)]].to_numpy(dtype=float)
             if np.isfinite(ends).all():
                 ax.axhspan(ends[0], ends[1], color=BASE_COLOUR, alpha=0.08, lw=0)
-        _bars(ax, x, y, error_bars(row, "latency_mean_s"), error_bars(row, metric.name), one.colour)
-        ax.plot(x, y, ls="", zorder=4, **one.point())
+        bars = error_bars(row, "latency_mean_s"), error_bars(row, column)
+        _bars(ax, x, y, *bars, one.colour, form)
+        ax.plot(x, y, ls="", zorder=4, **one.point(7.0 * form.marker))
         if fastest:
-            ax.plot(x, y, "o", ms=14, mfc="none", mec=INK, mew=1.3, zorder=5)
+            ring: dict[str, Any] = {"ms": 14 * form.marker, "mfc": "none", "mec": INK, "mew": 1.3 * form.marker}
+            ax.plot(x, y, "o", zorder=5, **ring)
         marks.append((x, y))
         if len(cases) <= MOST_LABELS or fastest or is_base(row) or label in said.front:
             labels.append(Label(x, y, clipped(short[label]), one.colour, fastest))
     front = cases[cases["label"].isin(said.front)].sort_values("latency_mean_s", kind="stable")
     if len(front) > 1:
-        ax.plot(
-            front["latency_mean_s"], front[metric.name], drawstyle="steps-post", color=INK, lw=0.9, alpha=0.7, zorder=2
-        )
+        stairs: dict[str, Any] = {"drawstyle": "steps-post", "color": INK, "lw": 0.9 * form.marker, "alpha": 0.7}
+        ax.plot(front["latency_mean_s"], front[column], zorder=2, **stairs)
     return sorted(labels, key=lambda label: not label.bold), marks
 
 
@@ -154,31 +181,33 @@ def _share_panel(ax: Axes, said: Finding, shares: Sequence[_Share], look: dict[s
             y = share.scale * float(row[share.name])
             if math.isfinite(y):
                 ends = error_bars(row, share.name, share.scale)
-                _bars(ax, x, y, error_bars(row, "latency_mean_s"), ends, one.colour)
+                _bars(ax, x, y, error_bars(row, "latency_mean_s"), ends, one.colour, PAGE)
                 style = one if share.filled else one._replace(fill="none")
                 ax.plot(x, y, ls="", zorder=4, **style.point(6.5))
 
 
-def _bars(ax: Axes, x: float, y: float, across: np.ndarray, up: np.ndarray, colour: str) -> None:
-    ax.errorbar(x, y, xerr=across, yerr=up, fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.75)
+def _bars(ax: Axes, x: float, y: float, across: np.ndarray, up: np.ndarray, colour: str, form: Form) -> None:
+    ax.errorbar(x, y, xerr=across, yerr=up, fmt="none", ecolor=colour, elinewidth=1.2 * form.marker, alpha=0.75)
 
 
 def _handles(
-    run: Run, shown: Sequence[Finding], look: dict[str, Look], metric: Metric, greedy: bool
+    run: Run, shown: Sequence[Finding], look: dict[str, Look], metric: Metric, form: Form, greedy: bool
 ) -> tuple[list[Line2D], int]:
     """Entries of the legend, and how many cases it leaves out."""
-    handles = [Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=INK, mew=1.3, label="lowest mean latency")]
+    size = form.marker
+    ring: dict[str, Any] = {"marker": "o", "ms": 11 * size, "mfc": "none", "mec": INK, "mew": 1.3 * size}
+    handles = [Line2D([], [], ls="", **ring, label="fastest")]
     if (run.summary["method_name"] == "base").any():
-        reference = f"base's {metric.name}, 95 % band"
+        reference = "base, 95 % band"
         handles.append(Line2D([], [], color=BASE_COLOUR, lw=1.0, ls=(0, (4, 3)), label=reference))
     if greedy:
         dot: dict[str, Any] = {"ls": "", "marker": "o", "ms": 6.5, "mec": MUTED}
         handles.append(Line2D([], [], **dot, mfc=MUTED, label="equal to base's greedy token (%)"))
         handles.append(Line2D([], [], **dot, mfc="white", mew=1.4, label="equal to the cloud's arg max (%)"))
-    if max(len(said.cases) for said in shown) <= MOST_LABELS:
+    if max(len(said.cases) for said in shown) <= MOST_LABELS and not form.compact:
         return handles, 0
-    names = best_labels(run, MOST_IN_LEGEND)
-    handles += [Line2D([], [], ls="", label=clipped(name), **look[name].point()) for name in names]
+    names = best_labels(run, 12 if form.compact else MOST_IN_LEGEND)
+    handles += [handle(name, look[name], form, line=False) for name in names]
     return handles, len(run.labels()) - len(names)
 
 
@@ -206,7 +235,7 @@ def _same_scales(
     limits = (low / 1.35, high * 1.6) if log else (max(0.0, low - 0.15 * room), high + 0.22 * room)
     for ax in (*uppers, *lowers):
         ax.set_xlim(*limits)
-    quality = cases[[metric.name, *interval_columns(metric.name)]].to_numpy(dtype=float)
+    quality = _with_ends(cases, metric.name)
     if np.isfinite(quality).any():
         low, high = _range(quality)
         room = 0.14 * (high - low) + 1e-2 * abs(high)
@@ -214,12 +243,15 @@ def _same_scales(
             ax.set_ylim(low - room, high + room)
     if not lowers:
         return
-    columns = [
-        share.scale * cases[[share.name, *interval_columns(share.name)]].to_numpy(dtype=float) for share in shares
-    ]
+    columns = [share.scale * _with_ends(cases, share.name) for share in shares]
     low, high = _range(np.concatenate([column.ravel() for column in columns]))
     for ax in lowers:
         ax.set_ylim(min(0.0, low) - 3, high * 1.05 + 3)
+
+
+def _with_ends(cases: pd.DataFrame, name: str) -> np.ndarray:
+    """Values of a metric and the ends of its intervals, as far as the cases have them."""
+    return cases[[one for one in (name, *interval_columns(name)) if one in cases]].to_numpy(dtype=float)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
@@ -228,15 +260,16 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 100.0)
 
 
-def speedup_table(run: Run) -> Figure:
-    """A row per method, a column per condition: in each cell, and as its colour, the speed-up; under it the mean latency in seconds."""
+def speedup_table(run: Run, form: Form = PAGE) -> Figure:
+    """A row per method, a column per condition: in each cell, and as its colour, the speed-up; under it the latency in seconds."""
     conditions, labels = [name for name, _ in run.conditions()], run.labels()
-    columns, rows = spread(conditions, MOST_COLUMNS), best_labels(run, MOST_ROWS)
+    columns = spread(conditions, 5 if form.compact else MOST_COLUMNS)
+    rows = best_labels(run, MOST_ROWS)
     first = run.summary.drop_duplicates(["label", "condition"]).set_index(["label", "condition"])
     cells = first.reindex(pd.MultiIndex.from_product([rows, columns]))
     speed = cells["speedup"].to_numpy(dtype=float).reshape(len(rows), len(columns))
     seconds = cells["latency_mean_s"].to_numpy(dtype=float).reshape(len(rows), len(columns))
-    figure = new_figure(max(6.8, 2.8 + 0.75 * len(columns)), 2.6 + 0.42 * len(rows))
+    figure = new_figure(max(6.8, 2.8 + 0.75 * len(columns)), 1.6 + (0.3 if form.compact else 0.42) * len(rows), form)
     ax = figure.subplots()
     logs = np.log2(np.where(speed > 0, speed, math.nan))
     top = max(1.0, float(np.nanmax(np.abs(logs)))) if np.isfinite(logs).any() else 1.0
@@ -246,15 +279,24 @@ def speedup_table(run: Run) -> Figure:
             gain = [f"{significant(float(speed[y, x]), 2)}×"] if math.isfinite(speed[y, x]) else []
             text = "\n".join([*gain, f"{significant(float(seconds[y, x]))} s"])
             colour = "white" if abs(logs[y, x]) > 0.65 * top else INK
-            ax.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
-    ax.set_xticks(range(len(columns)), [clipped(name, 40) for name in columns], rotation=40, ha="right")
-    ax.set_yticks(range(len(rows)), [clipped(label) for label in rows])
-    ax.tick_params(length=0, labelcolor=INK, labelsize=8)
+            ax.text(x, y, text, ha="center", va="center", fontsize=5.5 if form.compact else 7, color=colour)
+    wide = 16 if form.compact else 40
+    ax.set_xticks(range(len(columns)), [clipped(name, wide) for name in columns], rotation=40, ha="right")
+    ax.set_yticks(range(len(rows)), [clipped(label, 24 if form.compact else 36) for label in rows])
+    ax.tick_params(length=0, labelcolor=INK, labelsize="small")
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
-    wrapped_title(ax, f"Speed-up against base under {len(conditions)} conditions", figure.get_figwidth() - 2.6)
-    note = "In each cell the speed-up, with the mean latency under it. Violet is faster than base, orange slower, on a log scale."
-    if len(columns) < len(conditions) or len(rows) < len(labels):
-        note += f" {len(columns)} of {len(conditions)} conditions, {len(rows)} of {len(labels)} methods: base and the fastest."
-    footnote(figure, note, run.as_if)
+    if form.titles:
+        wrapped_title(ax, f"Speed-up against base under {len(conditions)} conditions", figure.get_figwidth() - 2.0)
+    notes = [
+        "In each cell the speed-up, with the latency under it. Violet is faster than base, orange slower, on a log scale.",
+        left_out(len(columns), len(conditions), "conditions", "evenly spaced"),
+        left_out(len(rows), len(labels), "methods", "base and the fastest"),
+    ]
+    finish(figure, form, (), (" ".join(filter(None, notes)), run.as_if))
     return figure
+
+
+def panel_axes(run: Run) -> list[str]:
+    """Swept keys that can divide a run into panels: all but the methods' own settings."""
+    return [key for key in run.swept if not key.startswith("methods.")]

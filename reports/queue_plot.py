@@ -4,24 +4,22 @@ from collections.abc import Sequence
 
 from matplotlib import ticker
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from reports.figure import footnote, legend, new_figure, spread
+from reports.figure import PAGE, Form, finish, handle, left_out, new_figure, spread
 from reports.findings import Finding
 from reports.load import Run
 from reports.looks import looks
-from reports.words import clipped
 
 MOST_PANELS, MOST_LINES = 6, 8
 
 
-def queue_over_time(run: Run, findings: Sequence[Finding]) -> Figure:
+def queue_over_time(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:
     """Requests that wait in the cloud against time, a panel per condition, a line per method; the methods with the longest queues."""
     queue = run.queue.assign(waiting=run.queue["queued"] + run.queue["admission"])
     shown = spread(findings, MOST_PANELS)
     look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
     mean = queue.groupby("case")["waiting"].mean()
-    figure = new_figure(10.0, 1.9 * len(shown) + 1.4)
+    figure = new_figure(10.0, (1.2 if form.compact else 1.9) * len(shown), form)
     axes = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
     drawn: dict[str, None] = {}
     for ax, said in zip(axes, shown, strict=True):
@@ -30,19 +28,25 @@ def queue_over_time(run: Run, findings: Sequence[Finding]) -> Figure:
         for _, row in known.nlargest(MOST_LINES, "mean", keep="first").sort_index().iterrows():
             one = queue[queue["case"] == row["case"]]
             style = look[row["label"]]
-            ax.plot(one["time_s"], one["waiting"], drawstyle="steps-post", color=style.colour, ls=style.dash, lw=1.1)
+            ax.plot(
+                one["time_s"],
+                one["waiting"],
+                drawstyle="steps-post",
+                color=style.colour,
+                ls=style.dash,
+                lw=1.1 * form.marker,
+            )
             drawn[row["label"]] = None
         ax.set_ylim(bottom=0)
         ax.set_ylabel("waiting")
         ax.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes[-1].set_xlabel("simulated time (s)")
-    legend(figure, [Line2D([], [], color=look[name].colour, ls=look[name].dash, label=clipped(name)) for name in drawn])
     notes = [
         "Requests that wait in the cloud, for a batch or for admission: 240 samples over the duration of the arrivals."
     ]
-    if len(shown) < len(findings):
-        notes.append(f"{len(shown)} of {len(findings)} conditions, evenly spaced.")
+    notes.append(left_out(len(shown), len(findings), "conditions", "evenly spaced"))
     if max(len(said.cases) for said in findings) > MOST_LINES:
         notes.append(f"The {MOST_LINES} methods of each with the longest queues.")
-    footnote(figure, " ".join(notes), run.as_if)
+    handles = [handle(name, look[name]._replace(marker=""), form) for name in drawn]
+    finish(figure, form, handles, (" ".join(filter(None, notes)), run.as_if))
     return figure

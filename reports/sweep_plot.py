@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from reports.figure import INK, footnote, legend, new_figure, scale_x, spread, wrapped_title
+from reports.figure import INK, PAGE, Form, finish, handle, left_out, new_figure, scale_x, spread, wrapped_title
 from reports.findings import is_base, quality_metric
 from reports.load import Run, interval_columns
 from reports.looks import Look, looks
-from reports.words import axis_label, clipped, condition, number, significant, split_unit
+from reports.metrics import CALLS, LATENCY, SPEEDUP
+from reports.words import axis_label, condition, number, significant, split_unit
 
 MOST_COLUMNS, MOST_IN_LEGEND = 3, 24
+MOST_LINES = 8  # of the plot of speed-ups
 LOG_FROM = 8.0  # the axis is logarithmic where its largest value is this many times its smallest
 
 
@@ -54,43 +55,37 @@ def numeric_axes(run: Run) -> list[str]:
     ]
 
 
-def sweep(run: Run, key: str) -> Figure:
-    """Latency, cloud calls and quality against one swept number; a column per choice of the other conditions (up to three)."""
+def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
+    """Latency, cloud calls and quality against one swept number; a column per choice of the other conditions, up to three."""
     own = key.startswith("methods.")
     table = _series(run, key, own)
     columns = list(dict.fromkeys(table["column"]))
-    shown = spread(columns, MOST_COLUMNS)
+    shown = spread(columns, 1 if form.compact else MOST_COLUMNS)
     look = looks(zip(table["series"], table["method_name"], strict=True))
-    quality = quality_metric(run)
-    rows = (
-        ("latency_mean_s", "mean latency (s)"),
-        ("cloud_call_pct", "cloud calls (% of tokens)"),
-        (quality.name, quality.title),
-    )
-    figure = new_figure(max(4.2 * len(shown), 6.8), 7.6)
+    rows = (LATENCY, CALLS, quality_metric(run))
+    figure = new_figure(max(4.2 * len(shown), 6.8), 4.2 if form.compact else 6.6, form)
     grid = figure.subplots(3, len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=[1.4, 1, 1])
     evens: list[BreakEven] = []
     for place, column in enumerate(shown):
         cases = table[table["column"] == column]
-        for ax, (metric, text) in zip(grid[:, place], rows, strict=True):
-            _lines(ax, cases, key, metric, look)
+        for ax, metric in zip(grid[:, place], rows, strict=True):
+            _lines(ax, cases, key, metric.name, look, form)
             if place == 0:
-                ax.set_ylabel(text)
+                ax.set_ylabel(metric.upright)
         here = [] if own else break_evens(cases, key)
         evens += here
         for even in here:
-            grid[0][place].plot([even.low, even.high], [even.latency_s] * 2, color=INK, lw=2.2, alpha=0.45, zorder=5)
-            grid[0][place].plot(even.at, even.latency_s, "x", color=INK, ms=8, mew=2.0, zorder=6)
+            _cross(grid[0][place], even, even.latency_s, form)
         title = f"{column}: {_along(cases, key, here)}" if column else _along(cases, key, here)
-        wrapped_title(grid[0][place], title, figure.get_figwidth() / len(shown) - 0.9)
+        wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)
+        wrapped_title(grid[0][place], title if form.titles else column, wide)
         grid[2][place].set_xlabel(axis_label(key))
     values = table[key].to_numpy(dtype=float)
     scale_x([*grid.flat], values, LOG_FROM)
     for row in (0, 1):
         grid[row][0].set_ylim(bottom=0)
-    names = list(look)[:MOST_IN_LEGEND]
-    legend(figure, [Line2D([], [], label=clipped(name), **look[name].line()) for name in names])
-    notes = ["Bands are 95 % intervals."]
+    names = _best_series(table, 10 if form.compact else MOST_IN_LEGEND)
+    notes = ["Bands are 95 % intervals; latency is the mean per image."]
     if evens:
         notes.append("Crosses: break-even with base, interpolated between the runs, with its 95 % interval.")
     if np.isinf(values).any():
@@ -98,12 +93,73 @@ def sweep(run: Run, key: str) -> Figure:
         notes.append(f"Not on the axis: {split_unit(key)[0]} {beyond}.")
     if own:
         notes.append("Level lines with two markers: methods without this setting.")
-    if len(shown) < len(columns):
-        notes.append(f"{len(shown)} of {len(columns)} conditions, evenly spaced.")
-    if len(names) < len(look):
-        notes.append(f"The legend leaves out {len(look) - len(names)} of {len(look)} lines.")
-    footnote(figure, " ".join(notes), run.as_if)
+    notes.append(left_out(len(shown), len(columns), "conditions", "evenly spaced"))
+    notes.append(left_out(len(names), len(look), "lines are in the legend", "base and the fastest"))
+    handles = [handle(name, look[name], form) for name in names]
+    finish(figure, form, handles, (" ".join(filter(None, notes)), run.as_if))
     return figure
+
+
+def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
+    """Speed-up against one swept number, with break-even: a panel per choice of the other conditions, the methods that gain most."""
+    table = _series(run, key, own=False)
+    columns = list(dict.fromkeys(table["column"]))
+    shown = spread(columns, 2 if form.compact else MOST_COLUMNS)
+    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    others = table[(table["method_name"] != "base") & np.isfinite(table["speedup"])]
+    gains = others.groupby("label", sort=False)["speedup"].max().nlargest(MOST_LINES, keep="first")
+    names = [name for name in run.labels() if name in gains.index]
+    across = 1 if form.compact else len(shown)
+    figure = new_figure(max(4.4 * across, 6.8), (1.9 if form.compact else 3.6) * math.ceil(len(shown) / across), form)
+    grid = figure.subplots(math.ceil(len(shown) / across), across, squeeze=False, sharex=True, sharey=True)
+    evens: list[BreakEven] = []
+    for ax, column in zip(grid.flat, shown, strict=True):
+        cases = table[(table["column"] == column) & (table["label"].isin(names) | (table["method_name"] == "base"))]
+        _lines(ax, cases[cases["method_name"] != "base"], key, "speedup", look, form)
+        ax.axhline(1.0, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
+        here = break_evens(cases, key)
+        evens += here
+        for even in here:
+            _cross(ax, even, 1.0, form)
+        name, unit = split_unit(key)
+        said = [
+            f"{even.label} breaks even at {significant(even.at, 2)} {unit} ({significant(even.low, 2)} to {significant(even.high, 2)})"
+            for even in sorted(here, key=lambda even: -even.at)[:2]
+        ]
+        title = "; ".join(said) or f"no break-even with base along the {name}"
+        wide = figure.get_figwidth() / across - (0.5 if form.compact else 0.9)
+        wrapped_title(ax, (f"{column}: {title}" if column else title) if form.titles else column, wide)
+    for ax in grid[-1]:
+        ax.set_xlabel(axis_label(key))
+    for row in grid:
+        row[0].set_ylabel(SPEEDUP.heading)
+    scale_x([*grid.flat], table[key].to_numpy(dtype=float), LOG_FROM)
+    ends = table.loc[table["label"].isin(names), ["speedup", "speedup_lo", "speedup_hi"]].to_numpy(dtype=float)
+    if np.isfinite(ends).any():
+        grid[0][0].set_ylim(0, 1.05 * max(1.0, float(np.nanmax(ends))))
+    notes = [
+        "Above the dashed line a method is faster than base. Bands: 95 % intervals, paired by request.",
+        "Crosses: break-even, interpolated between the runs, with its 95 % interval." if evens else "",
+        left_out(len(names), others["label"].nunique(), "methods", "those with the greatest speed-up"),
+        left_out(len(shown), len(columns), "conditions", "evenly spaced"),
+    ]
+    finish(figure, form, [handle(name, look[name], form) for name in names], (" ".join(filter(None, notes)), run.as_if))
+    return figure
+
+
+def _best_series(table: pd.DataFrame, most: int) -> list[str]:
+    """At most so many series, in order of appearance: base's and the fastest."""
+    ran = table[np.isfinite(table["latency_mean_s"])]
+    means = ran.groupby("series", sort=False)["latency_mean_s"].min().sort_values(kind="stable")
+    bases = ran.loc[ran["method_name"] == "base", "series"].unique()
+    kept = list(dict.fromkeys([*map(str, bases), *map(str, means.index), *map(str, table["series"])]))[:most]
+    return [name for name in dict.fromkeys(map(str, table["series"])) if name in kept]
+
+
+def _cross(ax: Axes, even: BreakEven, y: float, form: Form) -> None:
+    size = form.marker
+    ax.plot([even.low, even.high], [y] * 2, color=INK, lw=2.2 * size, alpha=0.45, zorder=5)
+    ax.plot(even.at, y, "x", color=INK, ms=8 * size, mew=2.0 * size, zorder=6)
 
 
 def _series(run: Run, key: str, own: bool) -> pd.DataFrame:
@@ -115,21 +171,22 @@ def _series(run: Run, key: str, own: bool) -> pd.DataFrame:
     return run.summary.assign(series=series, column=[condition(row, others) for row in rows])
 
 
-def _lines(ax: Axes, cases: pd.DataFrame, key: str, metric: str, look: dict[str, Look]) -> None:
+def _lines(ax: Axes, cases: pd.DataFrame, key: str, metric: str, look: dict[str, Look], form: Form) -> None:
     """One metric against the swept number: a line per series, level where the axis does not concern the method."""
     ends = interval_columns(metric)
     for series, rows in cases.groupby("series", sort=False):
-        style = look[str(series)]
+        one = look[str(series)]
+        style = one.line(6.0 * form.marker, 1.6 * form.marker)
         points = rows[np.isfinite(rows[key].astype(float)) & np.isfinite(rows[metric])].sort_values(key)
         if points.empty:
             level = rows[metric][np.isfinite(rows[metric])]
             if len(level):
-                ax.plot([0.02, 0.98], [float(level.iloc[0])] * 2, transform=ax.get_yaxis_transform(), **style.line())
+                ax.plot([0.02, 0.98], [float(level.iloc[0])] * 2, transform=ax.get_yaxis_transform(), **style)
             continue
-        ax.plot(points[key], points[metric], **style.line())
+        ax.plot(points[key], points[metric], **style)
         if ends[0] in points:
             low, high = (points[end].to_numpy(dtype=float) for end in ends)
-            ax.fill_between(points[key], low, high, color=style.colour, alpha=0.13, lw=0)
+            ax.fill_between(points[key], low, high, color=one.colour, alpha=0.13, lw=0)
 
 
 def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEven]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from reports.figure import INK, MUTED, footnote, new_figure, render, styled
+from reports.figure import INK, MUTED, PAGE, finish, new_figure, render, styled
 
 EVENT_TITLES = {
     "differs": "cloud's top token differs",
@@ -47,7 +47,7 @@ def draw(
 
 def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, Any]) -> Figure:
     """A panel per event: share of events among the tokens kept on the device, by how many are kept; best area first in the legend."""
-    figure = new_figure(12.5, 6.4)
+    figure = new_figure(12.5, 6.0, PAGE)
     for axes, event in zip(figure.subplots(1, len(EVENT_TITLES)), EVENT_TITLES, strict=True):
         rows = summary[(summary["event"] == event) & summary["measure"].isin(list(LOOKS))].sort_values(
             "aurc", kind="stable"
@@ -80,7 +80,7 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
     text = (
         "Tokens are kept in order of rising uncertainty; a useful score keeps the curve low while most tokens are kept."
     )
-    footnote(figure, text, described(facts))
+    finish(figure, PAGE, (), (text, described(facts)))
     return figure
 
 
@@ -89,7 +89,7 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
     rows = {row.measure: row for row in summary[summary["event"] == "differs"].itertuples(index=False)}
     names = [name for name in LOOKS if name in rows]
     columns = 5
-    figure = new_figure(12.5, 2.6 * math.ceil(len(names) / columns) + 0.7)
+    figure = new_figure(12.5, 2.6 * math.ceil(len(names) / columns) + 0.3, PAGE)
     grid = figure.subplots(math.ceil(len(names) / columns), columns, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(names):
@@ -102,7 +102,7 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
             axes.set_xlabel("score, by rank (%)")
             axes.xaxis.set_tick_params(labelbottom=True)
     text = "Each point is about a tenth of the tokens, lowest uncertainty left; bars are 95 % intervals over prompts; grey: all tokens."
-    footnote(figure, text, described(facts))
+    finish(figure, PAGE, (), (text, described(facts)))
     return figure
 
 

@@ -284,7 +284,7 @@ def test_every_command_shown_runs(command: str, checkout: Path, pair: Path) -> N
         arguments += ["--pair", str(pair), "--seconds", "0.01"]
     elif arguments[0] == "evaluate":
         arguments += ["--pair", str(pair), "--quiet"]
-    elif arguments[0] == "report":
+    elif arguments[0] in ("report", "plot"):
         ciar_sim.run(MINIMAL, sets=tiny(pair), out=checkout / arguments[1])
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output

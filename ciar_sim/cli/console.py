@@ -7,7 +7,7 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.cells import cell_len
@@ -28,6 +28,9 @@ from simulator.core.errors import CiarSimError
 from simulator.pricing.catalogue import Hardware
 from simulator.pricing.compare import RooflineCell
 from simulator.pricing.profile import Profile
+
+if TYPE_CHECKING:
+    from reports.metrics import Metric
 
 
 class _Bars:
@@ -98,27 +101,9 @@ def roofline_lines(cells: Sequence[RooflineCell], machine: Hardware) -> str:
     return f"{_drawn(table)}\n{figures}"
 
 
-class _Number(NamedTuple):
-    """A column of numbers in the table of a run. scale: factor from the summary's column to the unit of the heading."""
-
-    heading: str
-    column: str
-    digits: int
-    scale: float = 1.0
-
-
-# Where the terminal is narrow, the last ones are left out first.
-_NUMBERS = (
-    _Number("images", "images", 0),
-    _Number("latency s", "latency_mean_s", 2),
-    _Number("p95 s", "latency_p95_s", 2),
-    _Number("speed-up", "speedup", 2),
-    _Number("cloud calls %", "cloud_call_pct", 1),
-    _Number("nats/token", "cloud_nll", 2),
-    _Number("align %", "align", 1, 100.0),
-    _Number("up kB", "bytes_up", 1, 1e-3),
-    _Number("down kB", "bytes_down", 1, 1e-3),
-)
+# Columns of the table of a run. Where the terminal is narrow, the last ones are left out first.
+_SHOWN = ("latency_mean_s", "latency_p95_s", "speedup", "images", "cloud_call_pct", "cloud_nll")
+_SHOWN_LAST = ("bytes_up", "bytes_down")
 _GAP = 2  # blanks between columns
 _TEXT_AT_LEAST = 12  # a condition or method is folded to no less than this
 
@@ -154,6 +139,7 @@ def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, w
         width: Of the terminal, in characters; None asks it. Output that goes elsewhere is 200 wide.
     """
     from reports.load import with_words
+    from reports.metrics import metrics, quality_metrics
     from reports.words import significant
     from simulator.results.columns import judged_in
 
@@ -166,9 +152,13 @@ def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, w
     if (table["condition"] != "").any():
         texts = {"condition": list(table["condition"]), **texts}
     if columns is None:
-        numbers = {
-            one.heading: [_number(one.scale * value, one.digits) for value in table[one.column]] for one in _NUMBERS
-        }
+        known = {one.name: one for one in metrics(table)}
+        shown = [
+            known[name]
+            for name in (*_SHOWN, *(one.name for one in quality_metrics(table)), *_SHOWN_LAST)
+            if name in known
+        ]
+        numbers = {one.heading: [_cell(value, one) for value in table[one.name]] for one in shown}
     else:
         numbers = {name: [significant(value, 4) for value in table[name]] for name in columns if name in table}
     width = _terminal_width() if width is None else width
@@ -225,6 +215,10 @@ def warning_lines(warnings: Sequence[str], most: int = 8) -> list[str]:
 def _first_seen(column: pd.Series) -> pd.Series:
     """Sort key that keeps values in the order in which they first occur."""
     return pd.Series(pd.factorize(column, use_na_sentinel=False)[0], index=column.index)
+
+
+def _cell(value: float, metric: "Metric") -> str:
+    return _number(metric.scale * value, 0 if metric.name == "images" else 1 if "%" in metric.unit else 2)
 
 
 def _number(value: float, digits: int) -> str:

@@ -10,6 +10,7 @@ import click
 from ciar_sim.cli.cache import cache
 from ciar_sim.cli.decide import capacity, compare, export, recommend, regime
 from ciar_sim.cli.evaluate import evaluate
+from ciar_sim.cli.plot import plot
 from ciar_sim.cli.run import run, sweep
 from ciar_sim.cli.show import list_, report, schema
 from ciar_sim.cli.traces import traces
@@ -60,6 +61,7 @@ for command in (
     run,
     sweep,
     report,
+    plot,
     export,
     compare,
     recommend,

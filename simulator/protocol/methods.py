@@ -424,24 +424,24 @@ class LanternStaticSettings(RelaxedSettings):
 
 METHODS = MethodTable(
     {
-        "base": MethodKind(BaseSettings, "models.methods.base:Base", colour="#4d4d4d", marker="o"),
+        "base": MethodKind(BaseSettings, "models.methods.base:Base", colour="#242424", marker="o"),
         "device-only": MethodKind(
-            DeviceOnlySettings, "models.methods.device_only:DeviceOnly", colour="#009e73", marker="s"
+            DeviceOnlySettings, "models.methods.device_only:DeviceOnly", colour="#20aa7e", marker="s"
         ),
         "speculative": MethodKind(
-            SpeculativeSettings, "models.methods.speculative:Speculative", colour="#56b4e9", marker="v"
+            SpeculativeSettings, "models.methods.speculative:Speculative", colour="#09b1f2", marker="v"
         ),
-        "eagle2": MethodKind(Eagle2Settings, "models.methods.eagle2:Eagle2", colour="#e69f00", marker="^"),
-        "lantern": MethodKind(LanternSettings, "models.methods.lantern:Lantern", colour="#cc79a7", marker="P"),
+        "eagle2": MethodKind(Eagle2Settings, "models.methods.eagle2:Eagle2", colour="#ffba45", marker="^"),
+        "lantern": MethodKind(LanternSettings, "models.methods.lantern:Lantern", colour="#f897cd", marker="P"),
         "lantern-static": MethodKind(
-            LanternStaticSettings, "models.methods.lantern:LanternStatic", colour="#8f2f5f", marker="p"
+            LanternStaticSettings, "models.methods.lantern:LanternStatic", colour="#862657", marker="p"
         ),
-        "code": MethodKind(CodeSettings, "models.methods.code:Code", colour="#0072b2", marker="X"),
-        "entropy-lens": MethodKind(EntropyLensSettings, "models.methods.gated:Gated", colour="#7a5195", marker="*"),
-        "softmax-corr": MethodKind(SoftmaxCorrSettings, "models.methods.gated:Gated", colour="#8c6a1c", marker="<"),
-        "random": MethodKind(RandomSettings, "models.methods.gated:Gated", colour="#9aa0a6", marker=">"),
-        "discrete": MethodKind(DiscreteSettings, "models.methods.gated:Gated", colour="#1b3a6b", marker="h"),
-        "ciar": MethodKind(CiarSettings, "models.methods.ciar:Ciar", colour="#d55e00", marker="D"),
+        "code": MethodKind(CodeSettings, "models.methods.code:Code", colour="#025e93", marker="X"),
+        "entropy-lens": MethodKind(EntropyLensSettings, "models.methods.gated:Gated", colour="#532b6f", marker="*"),
+        "softmax-corr": MethodKind(SoftmaxCorrSettings, "models.methods.gated:Gated", colour="#846314", marker="<"),
+        "random": MethodKind(RandomSettings, "models.methods.gated:Gated", colour="#81878d", marker=">"),
+        "discrete": MethodKind(DiscreteSettings, "models.methods.gated:Gated", colour="#003063", marker="h"),
+        "ciar": MethodKind(CiarSettings, "models.methods.ciar:Ciar", colour="#c55600", marker="D"),
     }
 )
 

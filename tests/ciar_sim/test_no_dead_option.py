@@ -87,6 +87,14 @@ OPTIONS: dict[str, Row] = {
     "sweep --jobs": "tests/ciar_sim/test_cli.py::test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed",
     "report run_folder": (["report"], ["{scenario}"]),
     "report --columns": (["report", "{scenario}"], ["--columns", "none"]),
+    "plot run_folder": (["plot"], ["{scenario}", "images"]),
+    "plot kind": (["plot", "{scenario}"], ["images"]),
+    **{
+        f"plot --{name}": "tests/reports/test_kinds.py::test_the_command_writes_one_file"
+        for name in ("format", "size", "no-titles", "out")
+    },
+    "plot --methods": "tests/reports/test_kinds.py::test_methods_and_panels_are_those_asked_for",
+    "plot --by": "tests/reports/test_kinds.py::test_one_axis_divides_the_panels_and_its_panels_hold_the_other_conditions",
     "train config": (["train"], ["{scenario}"]),
     "train --out": "tests/models/test_training_file.py::test_a_stage_without_those_before_it_is_refused",
     "train --stage": "tests/models/test_training_file.py::test_a_stage_that_the_file_lacks_is_refused",

@@ -101,8 +101,8 @@ def test_methods_that_the_image_grid_leaves_out_are_counted(tmp_path: Path, run:
     cases = [case(label, 4.0, {"network.preset": "wifi"}) for label in labels]
     images = [RunImage(label, 0, "prompt", "image", IMAGE) for label in labels]
     folder = write(tmp_path / "run", cases, images=images, draw=build_report)
-    assert "The first 8 of 9 methods." in (folder / "report.html").read_text()
-    assert "The first 8 of 9 methods." in words(image_grid(load_run(folder)))
+    assert "8 of 9 methods: base and the fastest." in (folder / "report.html").read_text()
+    assert "8 of 9 methods: base and the fastest." in words(image_grid(load_run(folder)))
 
 
 def test_nested_provenance_reads_as_words(tmp_path: Path) -> None:

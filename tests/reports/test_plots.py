@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,32 @@ def luminance(colour: str) -> float:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def test_every_method_has_a_look_of_its_own() -> None:
+def lab(colour: str, seen: np.ndarray | None = None) -> np.ndarray:
+    """CIE L*a*b* (D65) of a colour, float [3]; seen: matrix on linear RGB of what an eye sees."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = linear if seen is None else np.clip(seen @ linear, 0.0, 1.0)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    x = to_xyz @ linear / to_xyz.sum(axis=1)
+    f = np.where(x > 0.008856, np.cbrt(x), (903.3 * x + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+# Deuteranopia: Machado, Oliveira and Fernandes 2009, table 1, severity 1.
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+
+
+def test_every_method_has_a_look_of_its_own_also_in_grey_and_without_green() -> None:
     assert set(METHOD_LOOKS) == set(METHODS)
-    for part in zip(*METHOD_LOOKS.values(), strict=True):
-        assert len(set(part)) == len(METHODS)  # hues; markers, which greyscale keeps
+    colours, markers = zip(*METHOD_LOOKS.values(), strict=True)
+    assert len(set(markers)) == len(METHODS)
+    for one, other in combinations(colours, 2):
+        assert abs(lab(one)[0] - lab(other)[0]) > 5.0, (one, other)  # L*, 0 to 100: what a grey print keeps
+        assert np.linalg.norm(lab(one, DEUTERANOPIA) - lab(other, DEUTERANOPIA)) > 9.0, (one, other)
 
 
 def test_looks_do_not_depend_on_the_other_methods_of_a_run() -> None:
@@ -146,7 +169,8 @@ def test_intervals_and_legends_stay_inside(tmp_path: Path) -> None:
         case("base", 8.0, {})
     ]
     run = load_run(write(tmp_path / "run", cases, images=()))
-    run.summary["align_scenes"], run.summary["align_scenes_lo"], run.summary["align_scenes_hi"] = 0.9, 0.7, 1.1
+    name = "align_of_the_pair"  # metrics of quality follow the pair
+    run.summary[name], run.summary[f"{name}_lo"], run.summary[f"{name}_hi"] = 0.9, 0.7, 1.1
     figure = latency_quality(run, find(run))
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     box = figure.legends[0].get_window_extent(renderer)

@@ -1,0 +1,104 @@
+"""`ciar-sim plot`."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ciar_sim.cli.common import errors_in_one_line
+
+if TYPE_CHECKING:
+    from reports.figure import Form
+
+# As in `reports.kinds.KINDS`, which only loads where something is drawn; a test compares them.
+KINDS = (
+    *("latency-quality", "heat-maps", "speed-up", "sweep", "latency-cdf", "breakdown", "load", "queue"),
+    *("speed-up-table", "uncertainty", "images"),
+)
+INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4}
+LEAST, MOST = 1.5, 40.0  # inches
+
+
+@click.command()
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.argument("kind", type=click.Choice(KINDS))
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["svg", "pdf", "png"]),
+    help="Of the file; text stays text in SVG and PDF.  [default: that of --out, else pdf]",
+)
+@click.option(
+    "--size",
+    metavar="WIDTH[xHEIGHT]",
+    help="In in, cm or mm: 3.3in for a column of a paper, 84mm, 7x3in.  [default: wide]",
+)
+@click.option("--methods", metavar="NAME,...", help="Draw these methods or labels alone.")
+@click.option(
+    "--by",
+    metavar="PATH",
+    help="Swept key of the panels of latency-quality, or of the axis of sweep, speed-up and load.",
+)
+@click.option(
+    "--no-titles", is_flag=True, help="No headings and no footnote; print the footnote, for the paper's caption."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write.  [default: NAME-KIND.FORMAT in this folder]"
+)
+@errors_in_one_line
+def plot(
+    run_folder: Path,
+    kind: str,
+    file_format: str | None,
+    size: str | None,
+    methods: str | None,
+    by: str | None,
+    no_titles: bool,
+    out: Path | None,
+) -> None:
+    """Draw one plot of KIND from a RUN_FOLDER, for a paper or a talk.
+
+    latency-quality: with the Pareto front. heat-maps: over two settings of a method. speed-up: along the RTT or another number, with
+    break-even. sweep: latency, calls and quality along a number. breakdown: where the seconds go. load: p95 and goodput, with the
+    objective and the knee. queue: over time. uncertainty: maps, with the cloud's tokens outlined.
+    """
+    form = _form(size, not no_titles)
+    ending = out.suffix.removeprefix(".").lower() if out is not None else ""
+    file_format = file_format or (ending if ending in ("svg", "pdf", "png") else "pdf")
+
+    from ciar_sim.cli.common import write_files
+    from reports.figure import render, styled, texts
+    from reports.kinds import plot as draw
+    from reports.load import load_run
+
+    run = load_run(run_folder)
+    names = [name.strip() for name in (methods or "").split(",") if name.strip()]
+    with styled(form):
+        figure = draw(run, kind, form, names, by)
+        data = render(figure, file_format)
+    stem = re.sub(r"[^\w.-]+", "-", run.name)
+    path = out or Path(f"{stem}-{kind}.{file_format}")
+    write_files(path.parent, {path.name: data})
+    if no_titles:
+        captioned = draw(run, kind, form._replace(titles=True), names, by)
+        note = captioned.get_supxlabel() or (texts(captioned) or [""])[-1]
+        click.echo(" ".join(note.split()))
+    click.echo(path)
+
+
+def _form(size: str | None, titles: bool) -> "Form":
+    from reports.figure import Form
+
+    if size is None:
+        return Form(titles=titles)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:x(\d+(?:\.\d+)?))?\s*(in|cm|mm)?", size.strip())
+    inches = INCHES[match[3] or "in"] if match else 1.0
+    lengths = [float(text) * inches for text in match.groups()[:2] if text] if match else []
+    if not lengths or not all(LEAST <= length <= MOST for length in lengths):
+        from simulator.core.errors import CiarSimError
+
+        raise CiarSimError(
+            f"--size {size!r}: allowed: WIDTH or WIDTHxHEIGHT of {LEAST:g} to {MOST:g} inches, as 3.3in, 84mm, 7x3in"
+        )
+    return Form(lengths[0], lengths[1] if len(lengths) > 1 else None, titles)

@@ -1,0 +1,182 @@
+"""The plots that `ciar-sim plot` draws from a run folder, each by its name."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.figure import Form, render, styled
+from reports.findings import Finding, find
+from reports.image_grid import grid_prompts, image_grid, uncertainty_maps
+from reports.load import Run
+from reports.parts_plot import latency_parts
+from reports.quality_plot import faceted, latency_quality, panel_axes, speedup_table
+from reports.queue_plot import queue_over_time
+from reports.setting_plots import heat_maps, latency_cdf, load_axis, load_curves, setting_pair
+from reports.sweep_plot import numeric_axes, speedup_along, sweep
+from simulator.core.errors import RunFolderError
+
+
+class Asked(NamedTuple):
+    """What is to be drawn.
+
+    Attributes:
+        run: the run, with the asked-for methods alone.
+        form: size and titles.
+        by: a swept key, None for the plot's own choice.
+    """
+
+    run: Run
+    form: Form
+    by: str | None
+
+    def axis(self, fitting: Sequence[str], what: str, example: str) -> str:
+        """The key to draw along: `by`, or the first that fits.
+
+        Raises:
+            RunFolderError: none fits; the message says what would.
+        """
+        if self.by is not None and self.by not in fitting:
+            there = f"; those of this run that do: {', '.join(fitting)}" if fitting else ""
+            raise RunFolderError(f"--by {self.by}: is no swept {what} of this run{there}")
+        if not fitting:
+            raise RunFolderError(f"this run sweeps no {what}; one that does: {example}")
+        return self.by or fitting[0]
+
+
+def _latency_quality(asked: Asked) -> Figure:
+    by = None if asked.by is None else asked.axis(panel_axes(asked.run), "condition", "--axis network.preset=wifi,lte")
+    return latency_quality(asked.run, faceted(asked.run, _findings(asked), by), asked.form)
+
+
+def _heat_maps(asked: Asked) -> Figure:
+    pair = setting_pair(asked.run)
+    if pair is None:
+        raise RunFolderError(
+            "this run sweeps no two numbers of one method; one that does: "
+            "--axis methods.ciar.threshold=0.5,1,1.5 --axis methods.ciar.prefix_rate=0,0.1,0.3"
+        )
+    return heat_maps(asked.run, *pair, asked.form)
+
+
+def _speedup(asked: Asked) -> Figure:
+    if not np.isfinite(asked.run.summary["speedup"]).any() or set(asked.run.summary["method_name"]) == {"base"}:
+        raise RunFolderError("a speed-up needs base and another method under the same conditions")
+    fitting = [key for key in numeric_axes(asked.run) if not key.startswith("methods.")]
+    fitting.sort(key=lambda key: key != "network.rtt_ms")
+    key = asked.axis(fitting, "number beside the methods' settings", "--axis network.rtt_ms=5,20,80,320")
+    return speedup_along(asked.run, key, asked.form)
+
+
+def _sweep(asked: Asked) -> Figure:
+    return sweep(
+        asked.run, asked.axis(numeric_axes(asked.run), "number", "--axis network.rtt_ms=5,20,80,320"), asked.form
+    )
+
+
+def _load(asked: Asked) -> Figure:
+    own = load_axis(asked.run)
+    example = "--axis workload.arrivals.poisson_per_s=0.05,0.1,0.2"
+    key = asked.axis([own] if own else [], "rate of arrivals, number of devices or work of others", example)
+    return load_curves(asked.run, key, asked.form)
+
+
+def _cdf(asked: Asked) -> Figure:
+    return latency_cdf(asked.run, _findings(asked), asked.form)
+
+
+def _breakdown(asked: Asked) -> Figure:
+    return latency_parts(asked.run, _findings(asked), asked.form)
+
+
+def _queue(asked: Asked) -> Figure:
+    if not (asked.run.queue["queued"] + asked.run.queue["admission"]).any():
+        raise RunFolderError("no request waited in the cloud; a run with more load has a queue, see workload.arrivals")
+    return queue_over_time(asked.run, _findings(asked), asked.form)
+
+
+def _uncertainty(asked: Asked) -> Figure:
+    if not any(one.kind == "uncertainty" for one in asked.run.images) or not grid_prompts(asked.run):
+        raise RunFolderError("this run has no maps of uncertainty; they come with the method ciar")
+    return uncertainty_maps(asked.run, asked.form)
+
+
+def _images(asked: Asked) -> Figure:
+    if not grid_prompts(asked.run):
+        raise RunFolderError("this run has no images; a run with answered requests keeps those of its first prompts")
+    return image_grid(asked.run, asked.form)
+
+
+def _speedup_table(asked: Asked) -> Figure:
+    return speedup_table(asked.run, asked.form)
+
+
+def _findings(asked: Asked) -> tuple[Finding, ...]:
+    findings = find(asked.run)
+    if not any(said.fastest != "none" for said in findings):
+        raise RunFolderError("no request of this run was answered, so there is nothing to draw")
+    return findings
+
+
+KINDS: dict[str, Callable[[Asked], Figure]] = {
+    "latency-quality": _latency_quality,
+    "heat-maps": _heat_maps,
+    "speed-up": _speedup,
+    "sweep": _sweep,
+    "latency-cdf": _cdf,
+    "breakdown": _breakdown,
+    "load": _load,
+    "queue": _queue,
+    "speed-up-table": _speedup_table,
+    "uncertainty": _uncertainty,
+    "images": _images,
+}
+
+
+def plot(run: Run, kind: str, form: Form, methods: Sequence[str] = (), by: str | None = None) -> Figure:
+    """A plot of a run.
+
+    Args:
+        run: the run.
+        kind: one of `KINDS`.
+        form: size and titles.
+        methods: names or labels of those to draw; empty for all.
+        by: a swept key: that of the panels of latency-quality, that of the axis of sweep, speed-up and load.
+
+    Raises:
+        RunFolderError: the run's data cannot give this plot; the message says what would.
+    """
+    with styled(form):
+        return KINDS[kind](Asked(of_methods(run, methods), form, by))
+
+
+def plot_bytes(
+    run: Run, kind: str, form: Form, file_format: str, methods: Sequence[str] = (), by: str | None = None
+) -> bytes:
+    """The same as a file of one of `reports.figure.FORMATS`."""
+    with styled(form):
+        return render(plot(run, kind, form, methods, by), file_format)
+
+
+def of_methods(run: Run, methods: Sequence[str]) -> Run:
+    """The run with some methods alone, by label or by name; base stays what the others are compared with.
+
+    Raises:
+        RunFolderError: the run has no method of that name.
+    """
+    if not methods:
+        return run
+    summary = run.summary
+    known = list(dict.fromkeys([*map(str, summary["label"]), *map(str, summary["method_name"])]))
+    for name in methods:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3, 0.4) or known
+            raise RunFolderError(f"--methods {name!r}: this run has no such method; it has {', '.join(near[:6])}")
+    kept = summary["label"].isin(list(methods)) | summary["method_name"].isin(list(methods))
+    names = set(summary.loc[kept, "label"])
+    images = tuple(one for one in run.images if one.method in names or one.method in methods)
+    return replace(run, summary=pd.DataFrame(summary[kept]), images=images)

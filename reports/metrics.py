@@ -1,0 +1,161 @@
+"""The metrics of a run: one name and one unit for each, in tables, plots and sentences."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from simulator.results.columns import COLUMNS as MEANINGS
+
+
+class Metric(NamedTuple):
+    """A metric and how it is shown.
+
+    Attributes:
+        name: its column of the summary.
+        title: its name.
+        unit: empty for none.
+        scale: factor from the column to the unit.
+        relative: a ratio to the baseline makes sense.
+        if_any: shown only where some value is not 0.
+        reading: which values are good, in one sentence; empty where the name says it.
+        loss: column whose absolute value is the loss of quality.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    scale: float = 1.0
+    relative: bool = False
+    if_any: bool = False
+    reading: str = ""
+    loss: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Name and unit, as in a table's heading or at an axis."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def upright(self) -> str:
+        """The same at a y axis, in two lines where it is long."""
+        return f"{self.title}\n({self.unit})" if len(self.heading) > 16 and self.unit else self.heading
+
+
+LATENCY = Metric("latency_mean_s", "latency", "s", relative=True)
+P95 = Metric("latency_p95_s", "p95", "s", relative=True)
+SPEEDUP = Metric("speedup", "speed-up", "× base")
+CALLS = Metric("cloud_call_pct", "cloud calls", "% of tokens")
+ENERGY = Metric("device_energy_j", "device energy", "J", relative=True)
+COST = Metric("cost_usd", "cost", "$", relative=True)
+GOODPUT = Metric("goodput_per_s", "goodput", "per s", relative=True)
+BUSY = Metric("cloud_utilisation", "cloud busy", "%", scale=100.0)
+CLOUD_NLL = Metric(
+    "cloud_nll",
+    "cloud_nll",
+    "nats per token",
+    reading="cloud_nll is read two-sided: the farther from base's on either side, the more the images differ from base's.",
+    loss="cloud_nll_minus_base",
+)
+BEFORE_QUALITY = (
+    Metric("images", "images"),
+    LATENCY,
+    P95,
+    SPEEDUP,
+    ENERGY,
+    COST,
+    CALLS,
+    CLOUD_NLL,
+)
+AFTER_QUALITY = (
+    Metric("latency_p50_s", "p50", "s", relative=True),
+    Metric("latency_p99_s", "p99", "s", relative=True),
+    Metric("first_token_s", "first token", "s", relative=True),
+    Metric("decode_s", "decode", "s", relative=True),
+    Metric("calls", "calls"),
+    Metric("device_passes", "device passes"),
+    Metric("cloud_passes", "cloud passes"),
+    Metric("base_greedy_pct", "equal to base's greedy", "%"),
+    Metric("cloud_greedy_pct", "equal to cloud's arg max", "%"),
+    Metric("distinct_images", "distinct images"),
+    Metric("bytes_up", "up", "kB", 1e-3, relative=True),
+    Metric("bytes_down", "down", "kB", 1e-3, relative=True),
+    Metric("device_active_j", "active energy", "J", relative=True),
+    Metric("device_static_j", "static energy", "J", relative=True),
+    Metric("cloud_gpu_s", "cloud GPU", "s", relative=True),
+    BUSY,
+    Metric("under_way_mean", "in flight, mean"),
+    Metric("cloud_waiting_mean", "waiting in the cloud, mean"),
+    Metric("refused", "refused", if_any=True),
+    Metric("unfinished", "unfinished", if_any=True),
+    GOODPUT,
+    Metric("retries", "retries", if_any=True),
+    Metric("fallback_pct", "decided by the device after a deadline", "% of tokens", if_any=True),
+    Metric("fallback_cloud_nll_cost", "its cost in cloud_nll", "nats per token", if_any=True),
+)
+WHOLE = ("images", "distinct_images", "refused", "unfinished")  # counts
+# Metrics of quality that a pair brings are known by the first part of their name; the rest names what was measured (fd_scenes).
+_OF_PAIR = {
+    "align": ("% of attributes", 100.0),
+    "fd": ("", 1.0),
+    "f1": ("", 1.0),
+    "fid": ("", 1.0),
+    "clip": ("", 1.0),
+    "hpsv2": ("", 1.0),
+}
+
+
+def metrics(summary: pd.DataFrame) -> list[Metric]:
+    """Every metric of a run in the order of tables: those that its cases have."""
+    known = [*BEFORE_QUALITY, *quality_metrics(summary), *AFTER_QUALITY]
+    there = [one for one in known if one.name in summary and summary[one.name].notna().any()]
+    return [one for one in there if not one.if_any or (summary[one.name].fillna(0) != 0).any()]
+
+
+def quality_metrics(summary: pd.DataFrame) -> list[Metric]:
+    """The metrics of quality that the pair brings, those with a value: alignment first, then distances."""
+    found = []
+    for start, (unit, scale) in _OF_PAIR.items():
+        for name in summary.columns:
+            column = str(name)
+            if column != start and (not column.startswith(f"{start}_") or column.endswith(("_lo", "_hi"))):
+                continue
+            if pd.api.types.is_numeric_dtype(summary[column]) and np.isfinite(summary[column]).any():
+                reading = f"{column} is a distance to real images: lower is better, at equal numbers of images."
+                is_distance = start in ("fd", "fid")
+                found.append(
+                    Metric(
+                        column,
+                        column,
+                        unit,
+                        scale,
+                        relative=True,
+                        reading=reading if is_distance else "",
+                        loss=column if is_distance else "",
+                    )
+                )
+    return found
+
+
+def alignment(summary: pd.DataFrame) -> Metric | None:
+    """The share of the caption's attributes read from the images, None where no case has it."""
+    return next((one for one in quality_metrics(summary) if one.name.startswith("align_")), None)
+
+
+def quality_metric_of(summary: pd.DataFrame) -> Metric:
+    """The distance to real images where every case that ran has it, else cloud_nll, which exists for any number of images."""
+    ran = summary[np.isfinite(summary["latency_mean_s"])]
+    distances = [one for one in quality_metrics(ran) if one.loss == one.name]
+    return next((one for one in distances if np.isfinite(ran[one.name]).all()), CLOUD_NLL)
+
+
+def meaning(column: str, defined: Sequence[tuple[str, str]] = tuple(MEANINGS.items())) -> str:
+    """The definition of a column; its name where nothing defines it."""
+    return next((text for names, text in defined if column in names.split(", ")), column)
+
+
+def cell(value: float, metric: Metric) -> float:
+    """A value of the column in the metric's unit; NaN stays NaN."""
+    return math.nan if pd.isna(value) else float(value) * metric.scale

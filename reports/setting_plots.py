@@ -1,0 +1,250 @@
+"""Plots over two settings of a method, over load, and of the distribution of latency."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from reports.figure import (
+    GRID,
+    INK,
+    PAGE,
+    Form,
+    finish,
+    handle,
+    left_out,
+    new_figure,
+    scale_x,
+    scale_y,
+    spread,
+    wrapped_title,
+)
+from reports.findings import Finding, best_labels, is_base, pareto_front, quality_metric
+from reports.load import Run
+from reports.looks import looks
+from reports.metrics import BUSY, CALLS, GOODPUT, LATENCY, P95, Metric
+from reports.words import axis_label, condition, number, own_setting, significant, split_unit
+
+MOST_CONDITIONS, MOST_LINES, MOST_WRITTEN = (
+    3,
+    8,
+    120,
+)  # rows of heat maps, lines of a panel, cells with their value in them
+KNEE = 2.0  # without an objective, the knee is where p95 is this many times its value at the lowest load
+HEAT = mpl.colormaps["cividis"].with_extremes(bad=GRID)
+
+
+def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
+    """Latency, cloud calls and quality over two settings of one method: a row of maps per condition, up to three."""
+    own = run.summary[run.summary[x].notna() & run.summary[y].notna()]
+    own = own[np.isfinite(own[x].astype(float)) & np.isfinite(own[y].astype(float))]
+    conditions = list(dict.fromkeys(own["condition"]))
+    shown = spread(conditions, 1 if form.compact else MOST_CONDITIONS)
+    maps = (LATENCY, CALLS, quality_metric(run))
+    xs, ys = (sorted(set(map(float, own[key]))) for key in (x, y))
+    across, down = (1, len(maps)) if form.compact else (len(maps), len(shown))
+    figure = new_figure(11.5, (1.5 if form.compact else 2.9) * down, form)
+    grid = figure.subplots(down, across, squeeze=False)
+    for row, name in enumerate(shown):
+        cases = own[own["condition"] == name].drop_duplicates([x, y])
+        front = pareto_front(cases, maps[2].loss)
+        base = next((one for _, one in run.summary[run.summary["condition"] == name].iterrows() if is_base(one)), None)
+        for place, metric in enumerate(maps):
+            ax = grid[place][0] if form.compact else grid[row][place]
+            table = cases.pivot_table(index=y, columns=x, values=metric.name, dropna=False)
+            values = metric.scale * table.reindex(index=ys, columns=xs).to_numpy(dtype=float)
+            drawn = ax.imshow(values, cmap=HEAT, origin="lower", aspect="auto")
+            figure.colorbar(drawn, ax=ax, pad=0.02).outline.set_visible(False)
+            low, high = (
+                (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (0.0, 1.0)
+            )
+            for j, i in np.ndindex(*values.shape):
+                if values.size <= MOST_WRITTEN and math.isfinite(values[j, i]):
+                    dark = values[j, i] < low + 0.55 * (high - low)
+                    size = 5.0 if form.compact else 7.0
+                    text = significant(values[j, i], 2 if form.compact else 3)
+                    ax.text(i, j, text, ha="center", va="center", fontsize=size, color="white" if dark else INK)
+            for _, best in cases[cases["label"].isin(front)].iterrows():
+                corner = xs.index(float(best[x])) - 0.5, ys.index(float(best[y])) - 0.5
+                ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec="#e4572e", lw=2.0 * form.marker, zorder=3))
+            ax.set_xticks(range(len(xs)), [number(value) for value in xs])
+            ax.set_yticks(range(len(ys)), [number(value) for value in ys])
+            ax.grid(visible=False)
+            ax.tick_params(length=0)
+            ax.spines[:].set_visible(False)
+            its = "" if base is None else f"; base {significant(metric.scale * float(base[metric.name]))}"
+            where = f"{name}: " if len(conditions) > 1 and form.titles and place == 0 else ""
+            wrapped_title(ax, f"{where}{metric.heading}{its}", figure.get_figwidth() / across - 0.9)
+            if place == 0 or form.compact:
+                ax.set_ylabel(_setting(y))
+            if row == len(shown) - 1 and (not form.compact or place == len(maps) - 1):
+                ax.set_xlabel(_setting(x))
+    notes = [
+        f"Outlined: the Pareto front of latency and {maps[2].title} among these settings, by the means. {maps[2].reading}",
+        left_out(len(shown), len(conditions), "conditions", "evenly spaced"),
+    ]
+    finish(figure, form, (), (" ".join(filter(None, notes)), run.as_if))
+    return figure
+
+
+def setting_pair(run: Run) -> tuple[str, str] | None:
+    """Two swept numbers of one method, its threshold first; None where there are none."""
+    by_method: dict[str, list[str]] = {}
+    for key in run.swept:
+        own = own_setting(key)
+        values = pd.to_numeric(run.summary[key], errors="coerce")
+        if own and values[np.isfinite(values)].nunique() > 1:
+            by_method.setdefault(own[0], []).append(key)
+    keys = next((keys for keys in by_method.values() if len(keys) > 1), None)
+    if keys is None:
+        return None
+    first = next((key for key in keys if key.endswith(".threshold")), keys[0])
+    return first, next(key for key in keys if key != first)
+
+
+def _setting(key: str) -> str:
+    own = own_setting(key)
+    return own[1].replace("_", " ") if own else axis_label(key)
+
+
+def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:
+    """The share of requests answered within a latency: a panel per condition, the methods with the lowest means."""
+    shown = spread([said for said in findings if said.fastest != "none"], 2 if form.compact else 6)
+    names = best_labels(run, MOST_LINES)
+    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    across = 1 if form.compact else min(len(shown), 3)
+    down = math.ceil(len(shown) / across)
+    figure = new_figure(max(4.2 * across, 6.8), (1.8 if form.compact else 3.2) * down, form)
+    grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    requests, warm = run.requests.groupby("case"), run.setting("workload.warmup_s", 0.0)
+    least, most = math.inf, 0.0
+    for place, ax in enumerate(grid.flat):
+        if place >= len(shown):
+            ax.set_axis_off()
+            continue
+        said = shown[place]
+        for _, row in said.cases[said.cases["label"].isin(names)].iterrows():
+            if not np.isfinite(row["latency_mean_s"]):
+                continue
+            own = requests.get_group(row["case"])
+            seconds = np.sort(
+                own.loc[own["requested_s"] >= run.setting_of(row, "workload.warmup_s", warm), "latency_s"]
+            )
+            least, most = min(least, float(seconds[0])), max(most, float(seconds[-1]))
+            one = look[str(row["label"])]
+            share = np.arange(len(seconds) + 1) / len(seconds) * 100
+            line = {"color": one.colour, "ls": one.dash, "lw": 1.5 * form.marker, "drawstyle": "steps-post"}
+            ax.plot(np.concatenate([seconds[:1], seconds]), share, **line)
+            for percent in (50, 95):
+                at = float(row[f"latency_p{percent}_s"])
+                ax.plot(at, percent, ls="", zorder=4, **one.point(6.0 * form.marker))
+        ax.axhline(95, color=INK, lw=0.8, ls=(0, (1, 2)), zorder=1)
+        heading = said.heading if form.titles else said.condition
+        wrapped_title(ax, heading, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
+        if place % across == 0:
+            ax.set_ylabel("requests answered (%)")
+        if place + across >= len(shown):
+            ax.set_xlabel("latency of a request (s)")
+            ax.xaxis.set_tick_params(labelbottom=True)
+    scale_x([*grid.flat][: len(shown)], np.array([least, most]), 4.0)
+    grid[0][0].set_ylim(0, 101)
+    notes = [
+        "Markers: p50 and p95. Dotted: 95 %. Requests before the warm-up are left out.",
+        left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
+        left_out(len(shown), len(findings), "conditions", "evenly spaced"),
+    ]
+    handles = [handle(name, look[name], form) for name in names]
+    finish(figure, form, handles, (" ".join(filter(None, notes)), run.as_if))
+    return figure
+
+
+def load_axis(run: Run) -> str | None:
+    """The swept number that loads the cloud: a rate of arrivals, a number of devices, work of others; None where there is none."""
+    for key in run.swept:
+        values = pd.to_numeric(run.summary[key], errors="coerce")
+        if key.startswith(("workload.", "cloud.background")) and values[np.isfinite(values)].nunique() > 1:
+            return key
+    return None
+
+
+def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
+    """p95 and goodput (or how busy the cloud is) against the load, with the latency objective and the knee of each method.
+
+    The knee is where p95 passes the objective (`workload.slo_s`), else twice its value at the lowest load, interpolated between the
+    runs. A column per choice of the other conditions, up to three.
+    """
+    others = tuple(other for other in run.swept if other != key and not other.startswith("methods."))
+    columns = list(dict.fromkeys(_column(row, others) for _, row in run.summary.iterrows()))
+    shown = spread(columns, 1 if form.compact else MOST_CONDITIONS)
+    names = best_labels(run, MOST_LINES)
+    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    lower: Metric = GOODPUT if np.isfinite(run.summary["goodput_per_s"]).any() else BUSY
+    slo_s = run.setting("workload.slo_s", math.nan)
+    figure = new_figure(max(4.4 * len(shown), 6.8), 3.2 if form.compact else 5.6, form)
+    grid = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=[1.3, 1])
+    highest = 0.0
+    for place, column in enumerate(shown):
+        own = run.summary[[_column(row, others) == column for _, row in run.summary.iterrows()]]
+        upper, under = grid[0][place], grid[1][place]
+        knees: list[tuple[float, str]] = []
+        for label in names:
+            rows = own[(own["label"] == label) & np.isfinite(own["latency_p95_s"])].sort_values(key)
+            if rows.empty:
+                continue
+            style = look[label].line(5.5 * form.marker, 1.5 * form.marker)
+            x, p95 = rows[key].to_numpy(dtype=float), rows["latency_p95_s"].to_numpy(dtype=float)
+            highest = max(highest, float(p95.max()))
+            upper.plot(x, p95, **style)
+            under.plot(x, lower.scale * rows[lower.name], **style)
+            bound = slo_s if math.isfinite(slo_s) else KNEE * p95[0]
+            at = knee(x, p95, bound)
+            if math.isfinite(at):
+                upper.plot(at, bound, "x", color=INK, ms=7 * form.marker, mew=1.8 * form.marker, zorder=6)
+                knees.append((at, label))
+        if math.isfinite(slo_s):
+            upper.axhline(slo_s, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
+        unit = split_unit(key)[1]
+        what = f"p95 passes {significant(slo_s)} s" if math.isfinite(slo_s) else f"p95 is {KNEE:g}× its lowest"
+        said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in sorted(knees)[-2:][::-1]]
+        title = f"{what}: {', '.join(said)}" if said else f"{what} nowhere here"
+        if form.titles or column:
+            wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)
+            wrapped_title(upper, (f"{column}: {title}" if column else title) if form.titles else column, wide)
+        if place == 0:
+            upper.set_ylabel(P95.heading)
+            under.set_ylabel(lower.heading)
+        under.set_xlabel(axis_label(key))
+        under.set_ylim(bottom=0)
+    values = run.summary[key].to_numpy(dtype=float)
+    scale_x([*grid.flat], values, 8.0)
+    lowest = float(np.nanmin(run.summary["latency_p95_s"])) if highest else 1.0
+    if highest > 8 * lowest:
+        scale_y([*grid[0]], np.array([lowest, highest]), 8.0)
+    else:
+        grid[0][0].set_ylim(0, 1.08 * max(highest, slo_s if math.isfinite(slo_s) else 0.0))
+    notes = [
+        f"Dashed: the objective, {significant(slo_s)} s."
+        if math.isfinite(slo_s)
+        else "The scenario has no workload.slo_s.",
+        "Crosses: the knee, interpolated between the runs.",
+        left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
+        left_out(len(shown), len(columns), "conditions", "evenly spaced"),
+    ]
+    finish(figure, form, [handle(name, look[name], form) for name in names], (" ".join(filter(None, notes)), run.as_if))
+    return figure
+
+
+def _column(row: pd.Series, others: tuple[str, ...]) -> str:
+    return condition({str(key): value for key, value in row.items()}, others)
+
+
+def knee(x: np.ndarray, y: np.ndarray, bound: float) -> float:
+    """Where y, linear between the points, first passes the bound from below; NaN where it never does."""
+    for i in range(1, len(x)):
+        if y[i - 1] <= bound < y[i]:
+            return float(x[i - 1] + (x[i] - x[i - 1]) * (bound - y[i - 1]) / (y[i] - y[i - 1]))
+    return math.nan

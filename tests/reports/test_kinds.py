@@ -1,0 +1,248 @@
+"""`ciar-sim plot`: every kind at the width of a paper's column, what it says, and what a run must hold for it."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ciar_sim.cli import plot as command
+from ciar_sim.cli.main import main
+from reports.figure import Form, laid_out, styled
+from reports.kinds import KINDS, plot, plot_bytes
+from reports.load import Run, load_run
+from reports.looks import PART_COLOURS
+from reports.setting_plots import knee
+from simulator.core.errors import RunFolderError
+from simulator.results.columns import SAMPLED
+from tests.reports.build import SWEEP, case, words, write
+
+COLUMN = Form(3.3)
+SETTINGS = [(t, rate) for t in (0.1, 0.5, 1.0) for rate in (0.0, 0.2)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A run that can be drawn as each kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    of_settings = [case("base", 8.0, {})] + [
+        case("ciar", 9.0 - 6 * t, {"methods.ciar.threshold": t, "methods.ciar.prefix_rate": rate}, nll=4.0 + t)
+        for t, rate in SETTINGS
+    ]
+    samples = dict.fromkeys(SAMPLED, np.arange(5)) | {"time_s": 2.0 * np.arange(5)}
+    loads = [
+        replace(
+            case(method, seconds / (1 - rate / cap), {"workload.arrivals.poisson_per_s": rate}),
+            **{"samples": samples, "duration_s": 100.0, "slos_s": (20.0,)},
+        )
+        for rate in (0.05, 0.1, 0.2)
+        for method, seconds, cap in (("base", 8.0, 0.3), ("ciar", 4.0, 0.21))
+    ]
+    slo = "name: load\nworkload: {slo_s: 20}\n"
+    made = {
+        "settings": write(folder / "settings", of_settings, images=()),
+        "rtt": write(folder / "rtt", SWEEP),
+        "load": write(folder / "load", loads, images=(), scenario_yaml=slo),
+    }
+    return {name: load_run(path) for name, path in made.items()}
+
+
+OF_KIND = {
+    "latency-quality": "settings",
+    "heat-maps": "settings",
+    "speed-up": "rtt",
+    "sweep": "rtt",
+    "latency-cdf": "rtt",
+    "breakdown": "rtt",
+    "load": "load",
+    "queue": "load",
+    "speed-up-table": "rtt",
+    "uncertainty": "rtt",
+    "images": "rtt",
+}
+
+
+def inside(figure: Figure) -> None:
+    """Legends, titles and labels end before the edges of the figure."""
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    words = [text for ax in figure.axes if ax.axison for text in (ax._left_title, ax.yaxis.label)]  # type: ignore[attr-defined]
+    for one in (*figure.legends, *(text for text in words if text.get_text())):
+        box = one.get_window_extent(renderer)
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert box.y1 <= figure.bbox.y1 + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_fits_a_column_and_keeps_its_text(runs: dict[str, Run], kind: str) -> None:
+    run = runs[OF_KIND[kind]]
+    with styled(COLUMN):
+        figure = plot(run, kind, COLUMN)
+        laid_out(figure)
+        assert figure.get_figwidth() == 3.3
+        inside(figure)
+    svg = plot_bytes(run, kind, COLUMN, "svg").decode()
+    assert 'width="237.6pt"' in svg  # 3.3 in
+    assert "<text" in svg  # text stays text
+    assert plot_bytes(run, kind, COLUMN, "svg").decode() == svg
+    bare = words(plot(run, kind, COLUMN._replace(titles=False)))
+    assert "fastest (" not in bare
+    assert "as if llamagen-xl" not in bare
+
+
+def test_pdf_holds_type_that_can_be_edited(runs: dict[str, Run]) -> None:
+    pdf = plot_bytes(runs["rtt"], "speed-up", COLUMN, "pdf")
+    assert pdf.startswith(b"%PDF")
+    assert b"/FontFile2" in pdf  # TrueType (type 42), not outlines (type 3)
+    assert b"/Type3" not in pdf
+    assert pdf == plot_bytes(runs["rtt"], "speed-up", COLUMN, "pdf")
+
+
+def test_the_kinds_of_the_command_are_those_that_can_be_drawn() -> None:
+    assert tuple(KINDS) == command.KINDS == tuple(OF_KIND)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("rtt", "heat-maps", "sweeps no two numbers of one method; one that does: --axis methods.ciar.threshold="),
+        (
+            "settings",
+            "speed-up",
+            "sweeps no number beside the methods' settings; one that does: --axis network.rtt_ms=",
+        ),
+        ("settings", "load", "sweeps no rate of arrivals, .*--axis workload.arrivals.poisson_per_s="),
+        ("settings", "images", "this run has no images"),
+        ("settings", "uncertainty", "no maps of uncertainty; they come with the method ciar"),
+        ("rtt", "queue", "no request waited in the cloud"),
+    ],
+)
+def test_a_kind_that_the_data_cannot_give_is_refused_by_what_it_needs(
+    runs: dict[str, Run], name: str, kind: str, says: str
+) -> None:
+    with pytest.raises(RunFolderError, match=says):
+        plot(runs[name], kind, COLUMN)
+
+
+def test_heat_maps_hold_every_setting_and_outline_the_front(runs: dict[str, Run]) -> None:
+    run = runs["settings"]
+    figure = plot(run, "heat-maps", Form())
+    maps = [ax for ax in figure.axes if ax.images and ax.get_xlabel() != ""]
+    values = np.asarray(maps[0].images[0].get_array())
+    by_setting = run.summary.set_index(["methods.ciar.threshold", "methods.ciar.prefix_rate"])["latency_mean_s"]
+    assert values.shape == (2, 3)
+    assert values[1, 2] == by_setting[1.0, 0.2]
+    outlined = [patch for patch in maps[0].patches if isinstance(patch, Rectangle)]
+    assert outlined
+    assert "threshold" in words(figure)
+    assert "base 8." in words(figure)
+
+
+def test_the_bars_of_a_breakdown_add_up_to_the_latency(runs: dict[str, Run]) -> None:
+    run = runs["rtt"]
+    figure = plot(run, "breakdown", Form())
+    for ax, (_, cases) in zip(figure.axes, run.conditions(), strict=True):
+        bars: dict[float, float] = {}
+        for patch in ax.patches:
+            assert isinstance(patch, Rectangle)
+            bars[round(patch.get_y(), 3)] = bars.get(round(patch.get_y(), 3), 0.0) + patch.get_width()
+        assert len(ax.patches) == len(PART_COLOURS) * len(cases)
+        assert [bars[y] for y in sorted(bars)] == pytest.approx(list(cases["latency_mean_s"]))
+
+
+def test_speed_up_crosses_one_at_the_break_even(runs: dict[str, Run]) -> None:
+    """ciar takes 4 s + 0.05 RTT, base 8 s: they meet near 80 ms."""
+    figure = plot(runs["rtt"], "speed-up", COLUMN)
+    (cross,) = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert float(cross.get_xdata()[0]) == pytest.approx(80, rel=0.1)  # type: ignore[index]
+    assert "ciar threshold=0.3 breaks even at" in words(figure)
+
+
+def test_cdf_reaches_all_requests_and_marks_the_percentiles(runs: dict[str, Run]) -> None:
+    run = runs["rtt"]
+    figure = plot(run, "latency-cdf", Form())
+    ax = figure.axes[0]
+    (base,) = [line for line in ax.lines if len(line.get_xdata()) == 13 and line.get_linestyle() == "-"]
+    assert float(base.get_ydata()[-1]) == 100.0  # type: ignore[index]
+    row = run.summary.iloc[0]
+    points = {
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in ax.lines if len(line.get_xdata()) == 1
+    }  # type: ignore[index]
+    assert (float(row["latency_p95_s"]), 95.0) in points
+
+
+def test_load_curves_have_the_objective_and_the_knee(runs: dict[str, Run]) -> None:
+    figure = plot(runs["load"], "load", COLUMN)
+    upper = figure.axes[0]
+    assert any(list(line.get_ydata()) == [20.0, 20.0] for line in upper.lines)
+    knees = [line for line in upper.lines if line.get_marker() == "x"]
+    assert len(knees) == 2
+    assert all(float(line.get_ydata()[0]) == 20.0 for line in knees)  # type: ignore[index]
+    assert "p95 passes 20.0 s: base at" in words(figure)
+    assert "goodput (per s)" in words(figure)
+
+
+def test_the_knee_lies_on_the_line_between_runs() -> None:
+    x, y = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 6.0])
+    assert knee(x, y, 4.0) == 3.0
+    assert knee(x, y, 1.0) == 1.0
+    assert math.isnan(knee(x, y, 9.0))
+
+
+def test_the_cloud_s_tokens_are_outlined(runs: dict[str, Run]) -> None:
+    """Of 2 x 2 tokens the upper two are the cloud's: a rectangle of six edges."""
+    figure = plot(runs["rtt"], "uncertainty", COLUMN)
+    outlines = [one for one in figure.axes[0].collections if isinstance(one, LineCollection)]
+    assert [len(one.get_segments()) for one in outlines] == [6] * 4
+
+
+def test_methods_and_panels_are_those_asked_for(runs: dict[str, Run]) -> None:
+    figure = plot(runs["rtt"], "sweep", COLUMN, ["ciar"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ciar threshold=0.3"]
+    with pytest.raises(RunFolderError, match=r"--methods 'cia': this run has no such method; it has ciar"):
+        plot(runs["rtt"], "sweep", COLUMN, ["cia"])
+    with pytest.raises(
+        RunFolderError, match=r"--by nothing: is no swept number.*those of this run that do: network.rtt_ms"
+    ):
+        plot(runs["rtt"], "sweep", COLUMN, (), "nothing")
+
+
+def test_one_axis_divides_the_panels_and_its_panels_hold_the_other_conditions(tmp_path: Path) -> None:
+    cases = [
+        case(method, seconds + rtt / 100, {"network.rtt_ms": rtt, "cloud.replicas": n})
+        for n in (1, 2)
+        for rtt in (10, 50, 200)
+        for method, seconds in (("base", 8.0), ("ciar", 4.0))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    figure = plot(run, "latency-quality", Form(), (), "cloud.replicas")
+    titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
+    assert titles == ["cloud replicas 1", "cloud replicas 2"]
+    points = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
+    assert len({tuple(map(float, line.get_xdata())) for line in points}) >= 6
+
+
+def test_the_command_writes_one_file(runs: dict[str, Run], tmp_path: Path) -> None:
+    folder = str(runs["rtt"].folder)
+    out = tmp_path / "figure.svg"
+    arguments = ["plot", folder, "speed-up", "--size", "84mm", "--no-titles", "--out", str(out)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes().startswith(b"<?xml")
+    assert "Above the dashed line a method is faster than base." in result.output  # for the caption
+    assert re.search(r'width="238\.1\d*pt"', out.read_text())
+    assert CliRunner().invoke(main, [*arguments[:5], "--format", "png", "--out", str(out)]).exit_code == 0
+    assert out.read_bytes().startswith(b"\x89PNG")  # the format wins over the ending
+    for size in ("3.3", "3.3in", "8.4cm", "3.3x2in"):
+        assert CliRunner().invoke(main, [*arguments[:4], size, "--out", str(out)]).exit_code == 0
+    for size in ("wide", "0in", "3inx", "1e9in"):
+        refused = CliRunner().invoke(main, [*arguments[:4], size, "--out", str(out)])
+        assert refused.exit_code == 2
+        assert "--size" in refused.output
