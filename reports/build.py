@@ -2,19 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from reports.figure import render, styled
+from reports.figure import Form, left_out, render, styled
 from reports.findings import Finding, find
 from reports.image_grid import grid_prompts, image_grid
+from reports.kinds import of_methods
 from reports.load import Run, load_run
 from reports.page import page
 from reports.parts_plot import latency_parts
 from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
 from reports.queue_plot import queue_over_time
-from reports.sweep_plot import numeric_axes, sweep, sweep_name
+from reports.sweep_plot import numeric_axes, speedup_along, sweep, sweep_name
 from simulator.core.errors import RunFolderError
 from simulator.core.files import write_atomically
+
+MOST_AT_A_GLANCE = 4  # methods of the first plot
 
 
 def build_report(folder: Path) -> Path:
@@ -26,7 +30,11 @@ def build_report(folder: Path) -> Path:
     Raises:
         RunFolderError: the folder is no complete run folder, or cannot be written.
     """
-    run = load_run(folder)
+    return write_report(load_run(folder), folder)
+
+
+def write_report(run: Run, folder: Path) -> Path:
+    """The same for a run that is in memory. Raises RunFolderError where the folder cannot be written."""
     findings = find(run)
     plots = draw_plots(run, findings)
     report = folder / "report.html"
@@ -50,6 +58,8 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
     with styled():
         figures: dict[str, Figure] = {}
         if any(said.fastest != "none" for said in findings):
+            if (glance := at_a_glance(run, findings)) is not None:
+                figures["at_a_glance"] = glance
             figures["latency_quality"] = latency_quality(run, findings)
             if len(findings) > TWO_ROWS_UP_TO:
                 figures["speedup_table"] = speedup_table(run)
@@ -62,3 +72,28 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
         for name, figure in figures.items():
             files |= {f"{name}.{form}": render(figure, form) for form in ("png", "svg")}
     return files
+
+
+def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:
+    """The first plot of the page: at most four methods. None where there are no more, so that the whole plot is as easily read.
+
+    They are base, those that are fastest at base's quality, the fastest, and then those of the Pareto front and the fastest others.
+    Along a swept number of many values it shows speed-ups, else latency against quality.
+    """
+    ran = [said for said in findings if said.fastest != "none"]
+    bases = [str(name) for name in run.summary.loc[run.summary["method_name"] == "base", "label"]]
+    wanted = [bases[:1], *(said.at_base_quality for said in ran), *((said.fastest,) for said in ran)]
+    wanted += [*(said.front for said in ran), run.labels()]
+    names = list(dict.fromkeys(name for group in wanted for name in group))
+    along = [key for key in numeric_axes(run) if not key.startswith("methods.")]
+    if len(names) <= MOST_AT_A_GLANCE and len(findings) <= TWO_ROWS_UP_TO:
+        return None
+    few = of_methods(run, names[:MOST_AT_A_GLANCE])
+    form = Form(
+        note=left_out(
+            MOST_AT_A_GLANCE, len(names), "methods", "base, the fastest at its quality, the fastest, the front"
+        )
+    )
+    if along and len(findings) > TWO_ROWS_UP_TO and np.isfinite(few.summary["speedup"]).any():
+        return speedup_along(few, along[0], form)
+    return latency_quality(few, find(few), form, shares=False)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from reports.load import interval_columns
-from reports.looks import Look
+from reports.looks import MARK, Look
 from reports.words import clipped, wrapped
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
@@ -79,11 +80,13 @@ class Form(NamedTuple):
         width: of the figure in inches; None leaves it to the plot.
         height: in inches; None leaves it to the plot.
         titles: whether it has headings and a footnote; without them a panel is named by its condition alone.
+        note: one more sentence of the footnote.
     """
 
     width: float | None = None
     height: float | None = None
     titles: bool = True
+    note: str = ""
 
     @property
     def compact(self) -> bool:
@@ -116,6 +119,8 @@ def render(figure: Figure, form: str) -> bytes:
     else:
         none = {"Date": None, "Creator": None} if form == "svg" else {"CreationDate": None, "Creator": None}
         figure.savefig(buffer, format=form, metadata=none)
+    if form == "svg":  # marks of methods are no ids: a method is drawn in several places
+        return re.sub(rf' id="{MARK}([^"]*)"', r' data-method="\1"', buffer.getvalue().decode()).encode()
     return buffer.getvalue()
 
 
@@ -146,8 +151,8 @@ def finish(figure: Figure, form: Form, handles: Sequence[Artist] = (), notes: Se
     height = figure.get_figheight()
     if handles:
         height += legend(figure, handles)
-    if form.titles and any(notes):
-        height += footnote(figure, *notes)
+    if form.titles and any((*notes, form.note)):
+        height += footnote(figure, form.note, *notes)
     if form.height is None:
         figure.set_figheight(height)
 
@@ -162,7 +167,7 @@ def footnote(figure: Figure, *lines: str) -> float:
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> float:
     """A legend above the panels, in as many columns as the width holds; its height in inches. It is no wider than the figure."""
-    size = float(mpl.rcParams["legend.fontsize"])
+    size = _points("legend.fontsize")
     longest = max(_text_width(str(handle.get_label()), size) for handle in handles)
     handle_width = 2.8 if size > 7 else 2.2  # in units of the type's size, as the gaps below
     wide = longest + (handle_width + 0.8 + 1.6) * size / 72
@@ -170,6 +175,11 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> float:
     style: dict[str, Any] = {"handlelength": handle_width, "handletextpad": 0.8, "columnspacing": 1.6}
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, borderaxespad=0.3, **style)
     return math.ceil(len(handles) / columns) * size * 1.7 / 72 + 0.1
+
+
+def _points(setting: str) -> float:
+    """Size of a kind of text in points; matplotlib's own style, outside `styled`, gives it as a word."""
+    return float(FontProperties(size=mpl.rcParams[setting]).get_size_in_points())
 
 
 def _text_width(text: str, size: float) -> float:
@@ -218,7 +228,7 @@ def scale_y(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
 
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:
     """A title no wider than the inches, in the bold type of titles."""
-    size = float(mpl.rcParams["axes.titlesize"])
+    size = _points("axes.titlesize")
     ax.set_title(wrapped(text.replace("× base", "×\u00a0base"), max(12, int(110 * inches / size))))
 
 

@@ -119,7 +119,7 @@ def _tile(ax: Axes, places: _Places, column: int, row: int, pixels: np.ndarray) 
     """Draw an image; left, right, bottom and top of it."""
     left, bottom = places.lefts[column], places.bottoms[row]
     extent = left, left + places.size, bottom, bottom + places.size
-    ax.imshow(pixels, interpolation="nearest", extent=extent, aspect="auto")
+    ax.imshow(pixels, interpolation="none", extent=extent, aspect="auto")
     ax.set(xlim=(0, places.width), ylim=(0, places.height))
     return extent
 

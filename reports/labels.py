@@ -1,14 +1,14 @@
 """Labels beside points, placed so that they do not overlap."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from reports.looks import mix
@@ -22,6 +22,7 @@ class Label(NamedTuple):
     text: str
     colour: str
     bold: bool
+    gid: str = ""
 
 
 # Offsets from the point in points (1/72 in) and alignment, the preferred ones first.
@@ -44,34 +45,37 @@ def place_labels(ax: Axes, labels: Sequence[Label], marks: Sequence[tuple[float,
     boxes = (
         [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in ax.transData.transform(np.array(marks))] if marks else []
     )
+    points = figure.dpi / 72
     for label in labels:
-        best: tuple[float, Any, Bbox] | None = None
-        for rank, (dx, dy, align) in enumerate(_PLACES):
-            text = ax.annotate(
-                label.text,
-                (label.x, label.y),
-                (dx, dy),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-                color=mix(label.colour, "black", 0.25),
-                fontsize=8,
-                fontweight="bold" if label.bold else "normal",
-                path_effects=[withStroke(linewidth=2.5, foreground="white")],
-                arrowprops={"arrowstyle": "-", "color": "#b6bcc5", "lw": 0.6, "shrinkB": 5} if abs(dy) > 15 else None,
-            )
-            text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer).padded(1.0)  # of the text, without the line to it
+        font = FontProperties(size=8, weight="bold" if label.bold else "normal")
+        width, height, _ = renderer.get_text_width_height_descent(label.text, font, ismath=False)
+        x, y = ax.transData.transform((label.x, label.y))
+        best: tuple[float, tuple[int, int, str], Bbox] | None = None
+        for rank, place in enumerate(_PLACES):
+            dx, dy, align = place
+            left = x + dx * points - width * {"left": 0.0, "center": 0.5, "right": 1.0}[align]
+            box = Bbox.from_bounds(left, y + dy * points - height / 2, width, height).padded(1.0)
             outside = box.width * box.height - _overlap(box, frame)
             cost = rank * 12.0 + sum(_overlap(box, other) for other in boxes) + 3.0 * outside
             if best is None or cost < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = (cost, text, box)
-            else:
-                text.remove()
-        if best is not None:
-            boxes.append(best[2])
+                best = cost, place, box
+        if best is None:
+            continue
+        _, (dx, dy, align), box = best
+        boxes.append(box)
+        ax.annotate(
+            label.text,
+            (label.x, label.y),
+            (dx, dy),
+            textcoords="offset points",
+            ha=align,
+            va="center",
+            color=mix(label.colour, "black", 0.25),
+            fontproperties=font,
+            gid=label.gid or None,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            arrowprops={"arrowstyle": "-", "color": "#b6bcc5", "lw": 0.6, "shrinkB": 5} if abs(dy) > 15 else None,
+        )
 
 
 def _overlap(one: Bbox, other: Bbox) -> float:

@@ -17,6 +17,7 @@ from simulator.results.columns import PARTS
 METHOD_LOOKS = {name: (kind.colour, kind.marker) for name, kind in METHODS.items() if kind.colour and kind.marker}
 OTHER_LOOKS = (("#7f8c1f", "d"), ("#b22222", "8"), ("#00868b", "H"))  # of methods whose row gives none
 LARGER = {"*": 1.5, "P": 1.15, "X": 1.15, "^": 1.1, "v": 1.1}  # markers of less area at the same size
+MARK = "method:"  # before a method's name in the mark of what is drawn for it
 FILLS = ("full", "none", "left", "bottom", "right", "top")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
 # Blue: device. Orange: network. Green: cloud. Grey: waiting for neither.
@@ -36,6 +37,12 @@ class Look(NamedTuple):
     marker: Any
     fill: str
     dash: Any
+    method: str = ""
+
+    @property
+    def gid(self) -> str:
+        """Mark of what is drawn for this method, so that a page can hide it."""
+        return f"{MARK}{self.method}"
 
     def point(self, size: float = 7.0) -> dict[str, Any]:
         """Arguments of `Axes.plot` for its marker."""
@@ -44,7 +51,16 @@ class Look(NamedTuple):
         edge = "white" if self.fill == "full" else self.colour
         fill = "full" if self.fill == "none" else self.fill  # a white face hides the lines under an open marker
         size *= LARGER.get(self.marker, 1.0)
-        return {"marker": self.marker, "ms": size, "mfc": face, "mec": edge, "mew": 0.9, "fillstyle": fill, **half}
+        return {
+            "marker": self.marker,
+            "ms": size,
+            "mfc": face,
+            "mec": edge,
+            "mew": 0.9,
+            "fillstyle": fill,
+            "gid": self.gid,
+            **half,
+        }
 
     def line(self, size: float = 6.0, width: float = 1.6) -> dict[str, Any]:
         """Arguments of `Axes.plot` for its line with markers."""
@@ -70,7 +86,7 @@ def looks(series: Iterable[tuple[str, str]]) -> dict[str, Look]:
             colour = mix(hue, "white", shade) if shade > 0 else mix(hue, "black", -shade)
             turn = place // len(FILLS)  # so that the seventh setting repeats the fill of the first, but not its dash
             dash = DASHES[(first + place + turn) % len(DASHES)]
-            found[name] = Look(colour, marker, FILLS[place % len(FILLS)], dash)
+            found[name] = Look(colour, marker, FILLS[place % len(FILLS)], dash, method)
     return found
 
 

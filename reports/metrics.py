@@ -91,6 +91,8 @@ AFTER_QUALITY = (
     Metric("refused", "refused", if_any=True),
     Metric("unfinished", "unfinished", if_any=True),
     GOODPUT,
+    Metric("threshold", "threshold in force"),
+    Metric("budget", "budget in force"),
     Metric("retries", "retries", if_any=True),
     Metric("fallback_pct", "decided by the device after a deadline", "% of tokens", if_any=True),
     Metric("fallback_cloud_nll_cost", "its cost in cloud_nll", "nats per token", if_any=True),

@@ -6,13 +6,14 @@ Layout, style and script stand in templates/; here is what they are filled with.
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.colors import to_hex
 from PIL import Image
 
@@ -31,9 +32,9 @@ from reports.image_grid import (
 from reports.load import Run, interval_columns
 from reports.metrics import AFTER_QUALITY, BEFORE_QUALITY, WHOLE, Metric, metrics
 from reports.sweep_plot import numeric_axes, sweep_name
+from reports.words import condition as condition_words
 from reports.words import joined, sentence, significant
 from simulator.protocol.methods import METHODS
-from simulator.results.columns import JUDGED
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -59,6 +60,7 @@ def page(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> s
         run=run,
         counts=_counts(run),
         advice=advice(findings),
+        more_advice=more_advice(findings),
         findings=findings,
         warnings=[str(text) for text in run.provenance.get("warnings") or []],
         plots=_plots(run, findings, plots),
@@ -84,22 +86,51 @@ def _counts(run: Run) -> str:
 
 
 def advice(findings: Sequence[Finding]) -> str:
-    """Which method is fastest at base's image quality, by condition, in one sentence; empty where that is unknown."""
-    where: dict[tuple[str, ...], list[str]] = {}
-    for said in findings:
-        if said.at_base_quality:
-            where.setdefault(said.at_base_quality, []).append(said.condition)
-    if not where:
+    """What to use: of the methods that keep base's image quality the fastest, by condition; without quality, the fastest. One sentence."""
+    ran = [said for said in findings if said.fastest != "none"]
+    if not ran:
         return ""
+    if not any(said.at_base_quality for said in ran):
+        where = _by_condition([((said.fastest,), said.condition) for said in ran], len(findings))
+        return f"Fastest: {where}. Whether its images keep base's quality is not known from this run."
+    where = _by_condition(
+        [(said.at_base_quality, said.condition) for said in ran if said.at_base_quality], len(findings)
+    )
+    return f"Use {where}: the fastest of the methods whose images keep base's quality."
+
+
+def more_advice(findings: Sequence[Finding]) -> str:
+    """What is faster than the advised methods, and why it is not advised; empty where nothing is."""
+    faster = [
+        ((said.fastest,), said.condition)
+        for said in findings
+        if said.at_base_quality and said.fastest not in said.at_base_quality
+    ]
+    if not faster:
+        return ""
+    return f"Faster, with images that differ significantly from base's: {_by_condition(faster, len(findings))}."
+
+
+def _alone(label: str) -> str:
+    return "base (the cloud alone)" if label == "base" else label
+
+
+def _by_condition(named: Sequence[tuple[tuple[str, ...], str]], conditions: int) -> str:
+    """(labels, condition) of each as words: who is named where."""
+    where: dict[tuple[str, ...], list[str]] = {}
+    for labels, name in named:
+        where.setdefault(labels, []).append(name)
     parts = []
-    for labels, conditions in where.items():
-        who = labels[0] if len(labels) == 1 else f"{labels[0]} or {labels[1]} (no significant difference)"
-        if len(findings) == 1 or len(conditions) == len(findings) > 3:
-            place = "" if len(findings) == 1 else f" under all {len(findings)} conditions"
+    for labels, names in where.items():
+        who = _alone(labels[0]) if len(labels) == 1 else f"{labels[0]} or {labels[1]} (no significant difference)"
+        if conditions == 1:
+            place = ""
+        elif len(names) == conditions:
+            place = f" under all {conditions} conditions"
         else:
-            place = f" ({joined(conditions) if len(conditions) <= 4 else f'{len(conditions)} conditions'})"
+            place = f" ({joined(names) if len(names) <= 4 else f'{len(names)} conditions'})"
         parts.append(who + place)
-    return f"Fastest at base's image quality: {'; '.join(parts)}."
+    return joined(parts)
 
 
 # ---- plots and images -------------------------------------------------------------------------------------------------
@@ -108,12 +139,11 @@ def advice(findings: Sequence[Finding]) -> str:
 def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> dict[str, list[dict[str, Any]]]:
     """The plots by their place on the page: "first" before the table, "rest" after it."""
     headings = ". ".join(said.heading for said in findings[:6]) + "."
-    first = [
-        ("latency_quality", "Latency and quality", f"Mean latency against quality. {headings}"),
-        ("speedup_table", "Speed-up under every condition", "Speed-up and mean latency by method and condition."),
-    ]
+    first = [("at_a_glance", "At a glance", f"At most four methods: latency and quality. {headings}")]
     rest = [
-        ("latency_parts", "Where the seconds go", f"Mean latency of every case in its ten parts. {headings}"),
+        ("latency_quality", "Latency and quality", f"Latency against quality. {headings}"),
+        ("speedup_table", "Speed-up under every condition", "Speed-up and latency by method and condition."),
+        ("latency_parts", "Where the seconds go", f"Latency of every case in its ten parts. {headings}"),
         (
             "queue_over_time",
             "The queue over time",
@@ -124,6 +154,8 @@ def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) ->
             for key in numeric_axes(run)
         ),
     ]
+    if "at_a_glance.svg" not in plots:
+        first, rest = rest[:1], rest[1:]
     return {
         place: [_plot(name, title, alt, plots) for name, title, alt in group if f"{name}.svg" in plots]
         for place, group in (("first", first), ("rest", rest))
@@ -131,10 +163,27 @@ def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) ->
 
 
 def _plot(name: str, title: str, alt: str, plots: Mapping[str, bytes]) -> dict[str, Any]:
-    with Image.open(io.BytesIO(plots[f"{name}.png"])) as drawn:
-        narrow = drawn.width < 1300
-    data = base64.b64encode(plots[f"{name}.svg"]).decode()
-    return {"name": name, "title": title, "alt": alt, "narrow": narrow, "src": f"data:image/svg+xml;base64,{data}"}
+    svg = plots[f"{name}.svg"].decode()
+    return {"name": name, "title": title, "svg": Markup(inline_svg(svg, name, alt))}
+
+
+def inline_svg(svg: str, name: str, alt: str) -> str:
+    """An SVG of `figure.render` as an element of a page.
+
+    Its ids get the name before them, so that those of several plots differ. What belongs to a method has it in `data-method`.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+    head, _, body = svg.partition(">")
+    width = re.search(r' width="([\d.]+)pt"', head)
+    head = re.sub(r' (width|height|version|xmlns:xlink|xmlns)="[^"]*"', "", head)
+    wide = f' style="max-width:{float(width[1]) * 96 / 72:.0f}px"' if width else ""
+    return f'{head}{wide} role="img" aria-label="{escape(alt)}">{body}'
 
 
 def _images(run: Run) -> dict[str, Any]:
@@ -177,6 +226,7 @@ def _png(pixels: Any) -> bytes:
 def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
     columns = metrics(run.summary)
     shown = {column.name for column in columns}
+    usual = [*run.judged, *(one.name for one in (*BEFORE_QUALITY, *AFTER_QUALITY) if not one.if_any)]
     meaning = {
         name: str(text)
         for names, text in (run.provenance.get("columns") or {}).items()
@@ -185,12 +235,21 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
     best = {(said.condition, said.fastest) for said in findings}
     fronts = {(said.condition, label) for said in findings for label in said.front}
     conditions = {said.condition: place for place, said in enumerate(findings)}
+    of_runs = "run" in run.swept
+    others = tuple(key for key in run.swept if key != "run")
+
+    def rest(row: pd.Series) -> str:
+        """The condition without the run."""
+        return condition_words({str(key): value for key, value in row.items()}, others)
+
     rows = [
         {
             "label": str(row["label"]),
             "method": str(row["method_name"]),
             "condition": row["condition"],
             "place": conditions[row["condition"]],
+            "run": str(row["run"]) if of_runs else "",
+            "rest": rest(row),
             "best": (row["condition"], row["label"]) in best,
             "front": (row["condition"], row["label"]) in fronts,
             "cells": [_cell(row, column) for column in columns],
@@ -201,9 +260,10 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
     bases = run.summary.loc[run.summary["method_name"] == "base", "label"]
     return {
         "columns": [(column, meaning.get(column.name, column.name)) for column in columns],
-        "hidden": [one.name for one in (*BEFORE_QUALITY, *AFTER_QUALITY) if one.name not in shown and not one.if_any],
+        "hidden": [name for name in usual if name not in shown],
         "rows": rows,
         "labels": labels,
+        "runs": list(dict.fromkeys(map(str, run.summary["run"]))) if of_runs else [],
         "baseline": str(bases.iloc[0]) if len(bases) else "",
         "conditions": list(conditions),
         "methods": list(dict.fromkeys(str(name) for name in run.summary["method_name"])),

@@ -61,9 +61,10 @@ def _panel(ax: Axes, said: Finding, cases: pd.DataFrame, top: float, form: Form)
     """Bars of one condition; top: the longest bar of the scale, in seconds."""
     left, at = np.zeros(len(cases)), np.arange(len(cases))
     for part, colour in PART_COLOURS.items():
-        seconds = cases[part].to_numpy(dtype=float)
-        ax.barh(at, seconds, left=left, height=0.72, color=colour, ec="white", lw=0.5)
-        left = left + np.nan_to_num(seconds)
+        seconds = np.nan_to_num(cases[part].to_numpy(dtype=float))
+        some = seconds > 0
+        ax.barh(at[some], seconds[some], left=left[some], height=0.72, color=colour, ec="white", lw=0.5)
+        left = left + seconds
     for place, (_, row) in enumerate(cases.iterrows()):
         with_gain = not is_base(row) and math.isfinite(row["speedup"])
         gain = f"  ({significant(row['speedup'], 2)}× base)" if with_gain else ""

@@ -144,8 +144,8 @@ def _quality_panel(
     families = cases["label"].str.rpartition("=")[0] if cases["condition"].nunique() <= 1 else cases["label"]
     for family, rows in cases.groupby(families, sort=False):
         if family and len(rows) > 2:
-            colour = look[rows["label"].iloc[0]].colour
-            ax.plot(rows["latency_mean_s"], rows[column], color=colour, lw=0.9 * form.marker, zorder=1)
+            one = look[rows["label"].iloc[0]]
+            ax.plot(rows["latency_mean_s"], rows[column], color=one.colour, lw=0.9 * form.marker, zorder=1, gid=one.gid)
     labels: list[Label] = []
     marks: list[tuple[float, float]] = []
     with_reference = False
@@ -159,14 +159,14 @@ def _quality_panel(
             if np.isfinite(ends).all():
                 ax.axhspan(ends[0], ends[1], color=BASE_COLOUR, alpha=0.08, lw=0)
         bars = error_bars(row, "latency_mean_s"), error_bars(row, column)
-        _bars(ax, x, y, *bars, one.colour, form)
+        _bars(ax, x, y, *bars, one, form)
         ax.plot(x, y, ls="", zorder=4, **one.point(7.0 * form.marker))
         if fastest:
             ring: dict[str, Any] = {"ms": 14 * form.marker, "mfc": "none", "mec": INK, "mew": 1.3 * form.marker}
             ax.plot(x, y, "o", zorder=5, **ring)
         marks.append((x, y))
         if len(cases) <= MOST_LABELS or fastest or is_base(row) or label in said.front:
-            labels.append(Label(x, y, clipped(short[label]), one.colour, fastest))
+            labels.append(Label(x, y, clipped(short[label]), one.colour, fastest, one.gid))
     front = cases[cases["label"].isin(said.front)].sort_values("latency_mean_s", kind="stable")
     if len(front) > 1:
         stairs: dict[str, Any] = {"drawstyle": "steps-post", "color": INK, "lw": 0.9 * form.marker, "alpha": 0.7}
@@ -181,13 +181,17 @@ def _share_panel(ax: Axes, said: Finding, shares: Sequence[_Share], look: dict[s
             y = share.scale * float(row[share.name])
             if math.isfinite(y):
                 ends = error_bars(row, share.name, share.scale)
-                _bars(ax, x, y, error_bars(row, "latency_mean_s"), ends, one.colour, PAGE)
+                _bars(ax, x, y, error_bars(row, "latency_mean_s"), ends, one, PAGE)
                 style = one if share.filled else one._replace(fill="none")
                 ax.plot(x, y, ls="", zorder=4, **style.point(6.5))
 
 
-def _bars(ax: Axes, x: float, y: float, across: np.ndarray, up: np.ndarray, colour: str, form: Form) -> None:
-    ax.errorbar(x, y, xerr=across, yerr=up, fmt="none", ecolor=colour, elinewidth=1.2 * form.marker, alpha=0.75)
+def _bars(ax: Axes, x: float, y: float, across: np.ndarray, up: np.ndarray, one: Look, form: Form) -> None:
+    drawn = ax.errorbar(
+        x, y, xerr=across, yerr=up, fmt="none", ecolor=one.colour, elinewidth=1.2 * form.marker, alpha=0.75
+    )
+    for bar in drawn.lines[2]:
+        bar.set_gid(one.gid)
 
 
 def _handles(

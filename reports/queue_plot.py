@@ -35,6 +35,7 @@ def queue_over_time(run: Run, findings: Sequence[Finding], form: Form = PAGE) ->
                 color=style.colour,
                 ls=style.dash,
                 lw=1.1 * form.marker,
+                gid=style.gid,
             )
             drawn[row["label"]] = None
         ax.set_ylim(bottom=0)

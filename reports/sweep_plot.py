@@ -186,7 +186,7 @@ def _lines(ax: Axes, cases: pd.DataFrame, key: str, metric: str, look: dict[str,
         ax.plot(points[key], points[metric], **style)
         if ends[0] in points:
             low, high = (points[end].to_numpy(dtype=float) for end in ends)
-            ax.fill_between(points[key], low, high, color=one.colour, alpha=0.13, lw=0)
+            ax.fill_between(points[key], low, high, color=one.colour, alpha=0.13, lw=0, gid=one.gid)
 
 
 def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEven]) -> str:

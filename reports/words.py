@@ -6,7 +6,7 @@ from typing import Any
 
 # Suffix of a setting's name -> unit as it is written.
 UNITS = {"ms": "ms", "s": "s", "mbps": "Mbit/s", "pct": "%", "bytes": "B", "j": "J", "tokens": "tokens"}
-NAMED_KEYS = ("network", "network.preset", "network.trace")  # their values are names and need no key before them
+NAMED_KEYS = ("run", "network", "network.preset", "network.trace")  # their values are names and need no key before them
 
 
 def own_setting(key: str) -> tuple[str, str] | None:

@@ -141,12 +141,10 @@ def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, w
     from reports.load import with_words
     from reports.metrics import metrics, quality_metrics
     from reports.words import significant
-    from simulator.results.columns import judged_in
 
     names = list(summary.columns)
     swept = tuple(names[names.index("method_name") + 1 : names.index("images")])
     table = with_words(summary, swept, "")
-    table = table.assign(align=summary[judged_in(names).align])
     table = table.sort_values("condition", kind="stable", key=_first_seen)
     texts = {"method": list(table["label"])}
     if (table["condition"] != "").any():

@@ -29,19 +29,32 @@ def list_(what: str) -> None:
 
 
 @click.command()
-@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.argument("run_folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_FOLDER...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the comparison of several runs.  [default: beside the first, named after all]",
+)
 @columns_option
 @errors_in_one_line
-def report(run_folder: Path, columns: str | None) -> None:
-    """Draw plots and report.html of a RUN_FOLDER again, and print its table."""
+def report(run_folders: tuple[Path, ...], out: Path | None, columns: str | None) -> None:
+    """Draw plots and report.html of a RUN_FOLDER again, and print its table; of several, compare them on one page."""
     from ciar_sim.cli.console import chosen_columns, summary_lines, warning_lines
     from reports.build import build_report
+    from reports.combined import write_comparison
     from reports.load import load_run
 
     chosen = chosen_columns(columns)
-    page = build_report(run_folder)
-    run = load_run(run_folder)
-    click.echo(summary_lines(run.summary, chosen))
+    if len(run_folders) > 1:
+        page, run = write_comparison(run_folders, out)
+        table = run.summary.drop(columns=["label", "condition"])
+    else:
+        if out is not None:
+            raise click.UsageError("--out goes with several run folders; one is drawn in place")
+        page = build_report(run_folders[0])
+        run = load_run(run_folders[0])
+        table = run.summary
+    click.echo(summary_lines(table, chosen))
     for line in warning_lines(run.provenance.get("warnings") or []):
         click.echo(line)
     click.echo(page)

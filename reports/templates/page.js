@@ -1,5 +1,5 @@
 "use strict";
-// The table: sorting, filters, percentages against a baseline. Plots: a click enlarges.
+// The table: sorting, filters, percentages against a baseline. Plots: methods are hidden with their rows, a click enlarges.
 const table = document.getElementById("cases");
 const body = table.tBodies[0];
 const heads = [...table.tHead.rows[0].cells];
@@ -29,6 +29,7 @@ function filter() {
   const condition = form.elements.condition?.value ?? "";
   const shown = new Set([...form.querySelectorAll("[name=method]:checked")].map(box => box.value));
   const all = !form.querySelector("[name=method]");
+  for (const part of document.querySelectorAll(".plot [data-method]")) part.classList.toggle("off", !all && !shown.has(part.dataset.method));
   for (const row of rows) {
     const { label, method, condition: own } = row.dataset;
     const matches = `${label} ${own}`.toLowerCase().includes(text);
@@ -37,17 +38,17 @@ function filter() {
 }
 
 function compare() {
-  const label = form.elements.baseline.value;
+  // "label:L" compares with the method L under the same condition, "run:R" with the same method and condition in the run R.
+  const [kind, ...rest] = form.elements.baseline.value.split(":");
+  const name = rest.join(":");
+  const key = row => kind === "run" ? `${row.dataset.label}\u0000${row.dataset.rest}` : row.dataset.condition;
   const baselines = new Map();
-  for (const row of rows) {
-    const { condition } = row.dataset;
-    if (row.dataset.label === label && !baselines.has(condition)) baselines.set(condition, row);
-  }
+  for (const row of rows) if (kind && row.dataset[kind] === name && !baselines.has(key(row))) baselines.set(key(row), row);
   for (const old of body.querySelectorAll(".rel")) old.remove();
   heads.forEach((head, column) => {
     if (!("relative" in head.dataset)) return;
     for (const row of rows) {
-      const base = baselines.get(row.dataset.condition);
+      const base = baselines.get(key(row));
       if (!base || base === row || value(row, column) === "" || !(value(base, column) > 0)) continue;
       const percent = 100 * (value(row, column) / value(base, column) - 1);
       if (!Number.isFinite(percent)) continue;
@@ -81,5 +82,9 @@ form.addEventListener("input", event => {
 });
 compare();
 
-for (const plot of document.querySelectorAll(".plot"))
-  plot.addEventListener("click", () => plot.classList.toggle("zoomed"));
+for (const button of document.querySelectorAll(".zoom")) {
+  const plot = button.closest("section").querySelector(".plot");
+  const zoom = () => button.setAttribute("aria-pressed", String(plot.classList.toggle("zoomed")));
+  button.addEventListener("click", zoom);
+  plot.addEventListener("click", zoom);
+}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reports.findings import find, finding, pareto_front
 from reports.load import Run, interval_columns, load_run, summary_columns
-from reports.page import advice
+from reports.page import advice, more_advice
 from reports.sweep_plot import break_evens
 from reports.words import axis_label, condition, label, significant, split_unit
 from simulator.core.rng import stream
@@ -194,7 +194,11 @@ def test_the_pareto_front_is_what_no_case_beats_in_both() -> None:
 
 
 def test_advice_names_the_fastest_at_base_quality(run: Run) -> None:
-    assert advice(find(run)).startswith("Fastest at base's image quality: code prefix_rate=0.3 (wifi); ")
+    assert advice(find(run)).startswith("Use code prefix_rate=0.3 (wifi) and ")
+    assert (
+        more_advice(find(run))
+        == "Faster, with images that differ significantly from base's: ciar threshold=0.5 (wifi)."
+    )
 
 
 def test_column_names_of_intervals_are_those_of_the_summary(run: Run) -> None:

@@ -153,7 +153,7 @@ def test_the_bars_of_a_breakdown_add_up_to_the_latency(runs: dict[str, Run]) -> 
         for patch in ax.patches:
             assert isinstance(patch, Rectangle)
             bars[round(patch.get_y(), 3)] = bars.get(round(patch.get_y(), 3), 0.0) + patch.get_width()
-        assert len(ax.patches) == len(PART_COLOURS) * len(cases)
+        assert len(ax.patches) <= len(PART_COLOURS) * len(cases)
         assert [bars[y] for y in sorted(bars)] == pytest.approx(list(cases["latency_mean_s"]))
 
 

@@ -56,6 +56,9 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
     assert "http://" not in page
     assert "https://" not in page
     assert set(re.findall(r'src="([^"]{5})', page)) == {"data:"}
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(ids)  # clip paths and glyphs of the drawings
     assert all((folder / link).is_file() for link in re.findall(r'href="([^"]*)"', page))
     assert "default-src 'none'" in page
     for expected in (
@@ -68,7 +71,9 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
         "name: synthetic  # &lt;b&gt;",
         "prompt 0 &amp; &#34;more&#34;",
         "cloud_call_pct",
-        "Fastest at base&#39;s image quality: code prefix_rate=0.3 (wifi)",
+        "Use code prefix_rate=0.3 (wifi) and base or ciar threshold=0.5 (no significant difference) (lte): "
+        "the fastest of the methods whose images keep base&#39;s quality.",
+        "Faster, with images that differ significantly from base&#39;s: ciar threshold=0.5 (wifi).",
         "Pareto front of mean latency and cloud_nll, by the means: ciar threshold=0.5, code prefix_rate=0.3, base.",
     ):
         assert expected in page, expected
@@ -79,6 +84,7 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
     images = re.findall(r"<img [^>]*>", page)
     assert images
     assert all(re.search(r'alt="[^"]+"', image) for image in images)
+    assert re.search(r'<svg[^>]*aria-label="[^"]+"', page)
 
 
 def test_svg_carries_no_date(folder: Path) -> None:

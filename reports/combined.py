@@ -1,0 +1,93 @@
+"""Several runs as one, in which the run is one more condition; and the folder with their common page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.build import write_report
+from reports.load import Run, load_run, with_words
+from simulator.core.errors import RunFolderError
+from simulator.core.files import write_atomically
+from simulator.results.files import csv_bytes, json_bytes
+
+MARK = "comparison.json"
+
+
+def combined(runs: Sequence[Run]) -> Run:
+    """One run with all cases; the swept key `run` stands first. Names that occur twice are told apart by a number."""
+    names = _names(runs)
+    swept = ("run", *dict.fromkeys(key for run in runs for key in run.swept))
+    tables, queues, offset = [], [], 0
+    for name, run in zip(names, runs, strict=True):
+        table = run.summary.drop(columns=["label", "condition"]).assign(run=name)
+        tables.append(table.assign(case=table["case"] + offset))
+        queues.append(run.queue.assign(case=run.queue["case"] + offset))
+        offset += int(table["case"].max()) + 1
+    summary = pd.concat(tables, ignore_index=True)
+    front = ["case", "method", "method_name", *swept]
+    summary = summary[[*front, *(column for column in summary.columns if column not in front)]]
+    provenance: dict[str, Any] = {
+        "name": " against ".join(names),
+        "columns": runs[0].provenance.get("columns") or {},
+        "warnings": [
+            f"{name}: {text}"
+            for name, run in zip(names, runs, strict=True)
+            for text in run.provenance.get("warnings") or []
+        ],
+        "as_if": "; ".join(dict.fromkeys(run.as_if for run in runs if run.as_if)),
+        "runs": {name: str(run.folder) for name, run in zip(names, runs, strict=True)},
+    }
+    images = tuple(
+        replace(one, method=f"{name}: {one.method}")
+        for name, run in zip(names, runs, strict=True)
+        for one in run.images
+    )
+    scenario = "\n".join(f"# {name}\n{run.scenario}" for name, run in zip(names, runs, strict=True))
+    words = with_words(summary, swept, str(provenance["name"]))
+    queue = pd.concat(queues, ignore_index=True)
+    return Run(str(provenance["name"]), scenario, provenance, swept, words, images, queue, runs[0].folder)
+
+
+def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, Run]:
+    """Write report.html, summary.csv and plots/ of several runs into a folder of their own; its page, and the runs as one.
+
+    out: the folder, by default beside the first run, named after all of them. An earlier comparison there is replaced.
+
+    Raises:
+        RunFolderError: a folder is no run folder; `out` holds something else, or cannot be written.
+    """
+    runs = [load_run(folder) for folder in folders]
+    run = combined(runs)
+    out = out or folders[0].resolve().parent / "-vs-".join(folder.resolve().name for folder in folders)
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_ours(out))):
+        raise RunFolderError(
+            f"cannot write the comparison {out}: it exists and is no comparison of ciar-sim; name another by --out"
+        )
+    table = run.summary.drop(columns=["label", "condition"])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / MARK, json_bytes({"program": "ciar-sim", "runs": run.provenance["runs"]}))
+        write_atomically(out / "summary.csv", csv_bytes(table))
+    except OSError as error:
+        raise RunFolderError(f"cannot write the comparison {out}: {error.strerror or error}") from None
+    return write_report(run, out), run
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    names: list[str] = []
+    for run in runs:
+        same = [name for name in names if name == run.name or name.startswith(f"{run.name} #")]
+        names.append(f"{run.name} #{len(same) + 1}" if same else run.name)
+    return names
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        found = json.loads((folder / MARK).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("program") == "ciar-sim"
