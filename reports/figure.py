@@ -167,7 +167,7 @@ def footnote(figure: Figure, *lines: str) -> float:
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> float:
     """A legend above the panels, in as many columns as the width holds; its height in inches. It is no wider than the figure."""
-    size = _points("legend.fontsize")
+    size = _points(mpl.rcParams["legend.fontsize"])
     longest = max(_text_width(str(handle.get_label()), size) for handle in handles)
     handle_width = 2.8 if size > 7 else 2.2  # in units of the type's size, as the gaps below
     wide = longest + (handle_width + 0.8 + 1.6) * size / 72
@@ -177,9 +177,9 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> float:
     return math.ceil(len(handles) / columns) * size * 1.7 / 72 + 0.1
 
 
-def _points(setting: str) -> float:
-    """Size of a kind of text in points; matplotlib's own style, outside `styled`, gives it as a word."""
-    return float(FontProperties(size=mpl.rcParams[setting]).get_size_in_points())
+def _points(size: Any) -> float:
+    """A size of text in points; outside `styled` matplotlib's own style gives it as a word."""
+    return float(FontProperties(size=size).get_size_in_points())
 
 
 def _text_width(text: str, size: float) -> float:
@@ -228,7 +228,7 @@ def scale_y(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
 
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:
     """A title no wider than the inches, in the bold type of titles."""
-    size = _points("axes.titlesize")
+    size = _points(mpl.rcParams["axes.titlesize"])
     ax.set_title(wrapped(text.replace("× base", "×\u00a0base"), max(12, int(110 * inches / size))))
 
 

@@ -29,10 +29,11 @@ WHO_COLOURS = ListedColormap([PART_COLOURS["cloud_compute_s"], PART_COLOURS["dev
 MAP_TITLES = {"uncertainty": "uncertainty", "decided": "who decided"}
 
 
-def shown_methods(run: Run, most: int = MOST_METHODS) -> list[str]:
-    """Methods with images, in order: all, or base's and the fastest."""
-    there = list(dict.fromkeys(one.method for one in run.images))
-    kept = best_labels(run, most, there) or there[:most]
+def shown_methods(run: Run, most: int = MOST_METHODS, kind: str = "image") -> list[str]:
+    """Methods with images of that kind, in order: all, or base's and the fastest."""
+    there = list(dict.fromkeys(one.method for one in run.images if one.kind == kind))
+    best = best_labels(run, most, there)
+    kept = [*best, *(name for name in there if name not in best)][:most]
     return [name for name in there if name in kept]
 
 
@@ -170,12 +171,8 @@ def image_grid(run: Run, form: Form = PAGE) -> Figure:
 def uncertainty_maps(run: Run, form: Form = PAGE) -> Figure:
     """A row per prompt; per method its image and its map of uncertainty, with the tokens that the cloud decided outlined."""
     by_place = {(one.method, one.kind, one.prompt): one for one in run.images}
-    with_maps = [
-        name
-        for name in shown_methods(run)
-        if any(one.method == name for one in run.images if one.kind == "uncertainty")
-    ]
-    methods = with_maps[: 2 if form.compact else 4]
+    methods = shown_methods(run, 2 if form.compact else 4, "uncertainty")
+    there = len({one.method for one in run.images if one.kind == "uncertainty"})
     prompts, top = grid_prompts(run), uncertainty_top(run)
     text, note = (0.82 if form.compact else 1.88), (0.3 if form.titles else 0.05)
     above, below = (0.4, 0.42 + note) if form.compact else (0.55, 0.6 + note)
@@ -199,7 +196,7 @@ def uncertainty_maps(run: Run, form: Form = PAGE) -> Figure:
     _key(figure, places, top, [outline], below, form)
     if form.titles:
         size = 5.5 if form.compact else 8.0
-        more = left_out(len(methods), len(with_maps), "methods with a score", "base and the fastest")
+        more = left_out(len(methods), there, "methods with a score", "base and the fastest")
         said = wrapped(f"A row is one prompt with one seed. {more}", int(places.width * 132 / size))
         ax.text(0.15, 0.1, said, fontsize=size, color=MUTED)
     return figure
