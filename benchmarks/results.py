@@ -4,7 +4,7 @@
     python -m benchmarks.results runs docs/results.md
 
 Tables stand between `<!-- table:NAME -->` and `<!-- end -->`; the words around them are left as they are. A table whose run folder is
-missing, or of other weights than the shipped pair's, keeps its old content, and is named.
+missing, or of other weights than those of any shipped pair, keeps its old content, and is named.
 """
 
 import json
@@ -17,7 +17,8 @@ from typing import Any
 import click
 import pandas as pd
 
-from simulator.protocol.pairs import pair_manifest
+from simulator.protocol.pairs import known_pairs, pair_manifest
+from simulator.results.columns import judged_in
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ COLUMNS = (
     "images",
     "cloud calls %",
     "speed-up",
-    "`fd_scenes`",
+    "`{fd}`",
     "against base",
-    "`f1_scenes`",
-    "`align_scenes`",
+    "`{f1}`",
+    "`{align}`",
     "`cloud_nll` - base",
     "paper: calls %",
     "speed-up",
@@ -124,10 +125,11 @@ COLUMNS = (
 
 
 def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
-    """Markdown: a row per case of a summary. `fd_scenes` and FID come with their relative change against base's."""
-    base_fd = summary.loc[summary["method_name"] == "base", "fd_scenes"].iloc[0]
+    """Markdown: a row per case of a summary. The Fréchet distance and FID come with their relative change against base's."""
+    names = judged_in(summary.columns)
+    base_fd = summary.loc[summary["method_name"] == "base", names.fd].iloc[0]
     swept = [name for name in summary.columns if name.startswith("methods.")]
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
+    lines = ["| " + " | ".join(COLUMNS).format(**names._asdict()) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
     for row in summary.to_dict("records"):
         label = row["method"] + "".join(
             f", {name.split('.')[-1]} {row[name]:g}" for name in swept if pd.notna(row[name])
@@ -137,10 +139,10 @@ def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
             str(row["distinct_images"]),
             f"{row['cloud_call_pct']:.1f}",
             f"{row['speedup']:.2f}",
-            _with_interval(row, "fd_scenes", 2),
-            _change(row["fd_scenes"], base_fd),
-            _with_interval(row, "f1_scenes", 3),
-            _with_interval(row, "align_scenes", 3),
+            _with_interval(row, names.fd, 2),
+            _change(row[names.fd], base_fd),
+            _with_interval(row, names.f1, 3),
+            _with_interval(row, names.align, 3),
             _with_interval(row, "cloud_nll_minus_base", 2),
         ]
         printed = PAPER.get(paper.get(row["method"], ""), Paper())
@@ -187,13 +189,13 @@ def with_tables(page: str, tables: dict[str, str]) -> str:
 def main(runs: Path, page: Path) -> None:
     """Write the tables of the run folders in RUNS into PAGE."""
     tables = {}
-    shipped = pair_manifest("scenes").weights_hash
+    shipped = [pair_manifest(name).weights_hash for name in known_pairs()]
     for name, (folder, paper) in TABLES.items():
         path = runs / folder / "summary.csv"
         if not path.is_file():
             problem = "no such file"
-        elif json.loads((runs / folder / "provenance.json").read_text())["pair"]["weights_sha256"] != shipped:
-            problem = "not of the shipped pair"
+        elif json.loads((runs / folder / "provenance.json").read_text())["pair"]["weights_sha256"] not in shipped:
+            problem = "not of a shipped pair"
         else:
             tables[name] = results_table(pd.read_csv(path), paper)
             continue

@@ -49,6 +49,8 @@ def test_swept_settings_are_in_the_label_and_unknown_figures_are_dashes() -> Non
     swept = summary().assign(**{"methods.code.prefix_rate": [float("nan"), 0.15]})
     assert results_table(swept, {}).splitlines()[3].startswith("| code, prefix_rate 0.15 | 128 |")
     assert results_table(swept, {}).splitlines()[3].endswith("| - | - | - | - | - |")
+    photographs = summary().rename(columns=lambda name: name.replace("scenes", "photos"))
+    assert "| `fd_photos` | against base | `f1_photos` | `align_photos` |" in results_table(photographs, {})
     few = summary().assign(fd_scenes=float("nan"))
     assert "| - | - |" in results_table(few, {})
 
@@ -66,7 +68,7 @@ def test_only_the_tables_of_a_page_are_replaced(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(tmp_path / "runs"), str(page)])
     assert result.exit_code == 0, result.output
     assert "results-trees/summary.csv: no such file; the table trees is left as it was" in result.output
-    assert "results-scores/summary.csv: not of the shipped pair; the table scores is left as it was" in result.output
+    assert "results-scores/summary.csv: not of a shipped pair; the table scores is left as it was" in result.output
     table = results_table(summary(), TABLES["main"][1])
     assert (
         page.read_text()
