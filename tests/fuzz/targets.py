@@ -40,7 +40,7 @@ def dumped(data: Any) -> str:
 @cache
 def scenarios() -> list[str]:
     files = sorted(ROOT.glob("scenarios/*.yaml")) + sorted(ROOT.glob("benchmarks/*.yaml"))
-    return [*(path.read_text() for path in files), *SWEEPS]
+    return [*(path.read_text() for path in files), *SWEEPS, CALIBRATED]
 
 
 @cache
@@ -51,6 +51,14 @@ def trace_files() -> list[str]:
     return [row[0] for table in (NETWORK, ARRIVALS) for row in table.values()]
 
 
+CALIBRATED = """\
+name: calibrated
+methods:
+  - {name: ciar, threshold: {call_pct: 30, prompts: 8}, threshold_mode: ema, beta: 0.5, local: sampled}
+  - {name: random, threshold: {call_pct: 30}, local: {top_p: 0.9}}
+  - {name: entropy-lens, budget: 0.2, threshold_mode: budget, threshold: {prompts: 4}}
+decoding: {device: {top_p: 0.9}}
+"""
 SWEPT = "name: swept\nmethods: [base, {name: ciar, threshold: 0.3}]\nnetwork: {preset: lte, rtt_ms: 30}\nsweep:\n"
 SWEEPS = [
     SWEPT + "  network.rtt_ms: {min: 5, max: 200, steps: 4, scale: log}\n  methods.ciar.threshold: [0.1, 0.3]\n",

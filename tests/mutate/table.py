@@ -125,6 +125,20 @@ MUTATIONS = (
         THRESHOLDS,
     ),
     Mutation(
+        "share-of-what-is-behind",
+        "simulator/protocol/thresholds.py",
+        "left = self.positions - len(self.past)",
+        "left = len(self.past)",
+        THRESHOLDS,
+    ),
+    Mutation(
+        "scores-taken-back-stay",
+        "simulator/protocol/thresholds.py",
+        "if count < len(self.past):",
+        "if False:",
+        THRESHOLDS,
+    ),
+    Mutation(
         "top-p-drops-at-the-mass",
         "models/sampling.py",
         "before > top_p.to(x).unsqueeze(-1)",
@@ -250,8 +264,8 @@ MUTATIONS = (
     Mutation(
         "calibration-keeps-the-last",
         "simulator/experiment/calibrate.py",
-        "if not abs(found_pct - target_pct) >= abs(best.call_pct - target_pct):",
-        "if True:",
+        "level, best = min(tried, key=lambda one: abs(one[1].call_pct - target))",
+        "level, best = tried[-1]",
         NEAREST,
     ),
 )
