@@ -12,7 +12,7 @@ from simulator.experiment.schema.workload import FleetKind, FleetWorkload
 from simulator.network.access import Network
 from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.radio import RadioFigures
-from simulator.network.transport import TRANSPORTS
+from simulator.network.transport import TRANSPORTS, opened_by
 from simulator.network.wire import Capacity, StepFunction
 from simulator.pricing import catalogue
 from simulator.traces.generate import KINDS
@@ -147,6 +147,7 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         down_jitter_s=link.jitter_s,
         distribution=link.jitter_distribution,
         jitter_samples_s=link.jitter_samples_s,
+        jitter_on_top=link.jitter_on_top,
         up_loss=steps(link.loss, trace.up.loss),
         down_loss=steps(link.loss, trace.down.loss),
         burst_packets=link.loss_burst_packets,
@@ -155,7 +156,7 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         up_cross=cross(link.up_cross, up_bps),
         down_cross=cross(link.down_cross, down_bps),
         aqm=AQMS[link.aqm],
-        transport=TRANSPORTS[link.transport],
+        transport=opened_by(TRANSPORTS[link.transport], link.handshake),
         radio=radio,
         devices_per_cell=link.devices_per_cell,
     )

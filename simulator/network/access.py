@@ -26,6 +26,7 @@ class Network:
         up_jitter_s, down_jitter_s: standard deviation of the one-way delay.
         distribution: of the delay, one of `impairments.DISTRIBUTIONS`.
         jitter_samples_s: measured deviations in place of a distribution.
+        jitter_on_top: whether jitter only adds to the delays, which are then the least, not the mean.
         up_loss, down_loss: share of packets lost, constant or varying.
         burst_packets: mean length of a burst of losses, None for independent ones; not with varying loss.
         up_buffer_bytes, down_buffer_bytes: of the queue before the wire.
@@ -44,6 +45,7 @@ class Network:
     down_jitter_s: float = 0.0
     distribution: str = "normal"
     jitter_samples_s: tuple[float, ...] = ()
+    jitter_on_top: bool = False
     up_loss: float | StepFunction = 0.0
     down_loss: float | StepFunction = 0.0
     burst_packets: float | None = None
@@ -140,7 +142,10 @@ class AccessNetwork:
         wire, queue = ends
         delay, share = (n.up_delay_s, n.up_loss) if way == "up" else (n.down_delay_s, n.down_loss)
         delay_s = _mean(delay)
-        jitters = [Jitter(sd_s, n.distribution, n.jitter_samples_s) for sd_s in (n.up_jitter_s, n.down_jitter_s)]
+        jitters = [
+            Jitter(sd_s, n.distribution, n.jitter_samples_s, n.jitter_on_top)
+            for sd_s in (n.up_jitter_s, n.down_jitter_s)
+        ]
         jitter = jitters[0] if way == "up" else jitters[1]
         varies = jitter.sd_s > 0.0 or bool(jitter.samples_s)
         draw = jitter.draws(delay_s, stream(self.seed, f"link.{way}.jitter", device)) if varies else None
@@ -154,7 +159,7 @@ class AccessNetwork:
         return ImpairedLink(
             wire,
             delay_s,
-            self._rtt_s + queued_s,
+            self._rtt_s + queued_s + sum(one.added_s for one in jitters),
             n.transport,
             # The mean deviation of a normal variable is sqrt(2 / pi) times its standard deviation.
             rttvar_s=math.sqrt(2.0 / math.pi) * math.hypot(*(one.deviation_s for one in jitters)),
@@ -222,8 +227,7 @@ def _handshake(up: ImpairedLink, down: ImpairedLink) -> Callable[[float], float]
             else:
                 return math.inf
             for link, carried_bytes in ((up, t.hello_bytes), (down, t.handshake_bytes)):
-                now_s = link.wire.finish_s(link.ahead_s(now_s), 0.0 if left else 8.0 * carried_bytes)
-                now_s += link.delay_s if link.delay_at is None else link.delay_at(now_s)
+                now_s = link.opening_s(now_s, 0.0 if left else carried_bytes)
         return now_s
 
     return opened

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -28,16 +28,27 @@ class Jitter:
     - normal: cut off at 0. Where more than 1 % of it lies below 0, it is moved down so that the mean with the cut is the mean asked for;
       its deviation is then below `sd_s`. Where less does, the cut adds at most 0.15 % to the mean, and nothing is moved.
     - samples: drawn with replacement, moved by one constant so that their mean with the cut at 0 is the mean asked for.
+    - on top: the mean asked for is the least delay instead, and a draw of the distribution with mean and deviation `sd_s` is added to it
+      (of samples, what they lie above the least of them).
 
     Attributes:
         sd_s: standard deviation.
         distribution: one of DISTRIBUTIONS.
         samples_s: measured deviations from the mean, used in place of a distribution.
+        on_top: whether jitter only adds delay.
     """
 
     sd_s: float = 0.0
     distribution: str = "normal"
     samples_s: tuple[float, ...] = ()
+    on_top: bool = False
+
+    @property
+    def added_s(self) -> float:
+        """Mean of what is added to the delay asked for."""
+        if not self.on_top:
+            return 0.0
+        return float(np.mean(self.samples_s)) - min(self.samples_s) if self.samples_s else self.sd_s
 
     @property
     def deviation_s(self) -> float:
@@ -49,6 +60,9 @@ class Jitter:
 
         Raises ValueError for a mean not above 0, for a deviation that is not finite or above 100 means, and for unknown names.
         """
+        if self.on_top:
+            added = replace(self, on_top=False).draws(self.added_s, stream)
+            return lambda count: mean_s + added(count)
         if not 0.0 < mean_s < math.inf:
             raise ValueError(f"a delay that varies needs a mean > 0, got {mean_s}")
         if self.samples_s:
@@ -84,6 +98,8 @@ class Jitter:
 
     def reach_s(self, mean_s: float) -> float:
         """How far below their mean the draws can lie; see `ImpairedLink`, `delay_at`."""
+        if self.on_top:
+            return 0.0
         if self.samples_s:
             return mean_s - float(self._moved_samples(mean_s).min())
         return min(mean_s, _NORMAL_REACH * self.sd_s) if self.distribution == "normal" else mean_s

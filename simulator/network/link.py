@@ -15,8 +15,10 @@ import numpy as np
 from simulator.core.rng import buffered
 from simulator.network.cross import CrossQueue
 from simulator.network.impairments import Losses, cut_normal_centre
-from simulator.network.transport import MAX_TRIES, Transport, Window, backoff, one_object
+from simulator.network.transport import MAX_TRIES, SYN_RTO_S, Transport, Window, backoff, one_object
 from simulator.network.wire import Wire
+
+_INSTANT_S = 1e-9
 
 
 class Link:
@@ -98,7 +100,9 @@ class ImpairedLink:
     take wire time at once, and delay the message as `Transport.recovery_s` says, then by a timeout for each further loss (`backoff`).
     Later messages wait for it, since the stream is in order.
 
-    A message that finds more than `buffer_bytes` waiting is dropped whole, and tried again after timeouts until there is room. An
+    A message that finds more than `buffer_bytes` waiting is dropped whole, and tried again after timeouts until there is room. Of the
+    packets that leave a sender at once (a message, or an initial window of it) those that find no room are dropped and sent again, as
+    many at a time as the buffer holds; a window grows to what path and buffer hold, and loses once what lies beyond. An
     outage longer than the timeout loses the message under way: it continues with the first retransmission after the outage.
 
     Attributes:
@@ -117,6 +121,7 @@ class ImpairedLink:
         "_gate",
         "_handshake",
         "_last_s",
+        "_path_bits",
         "_queue",
         "_reach_s",
         "_rto_s",
@@ -170,7 +175,10 @@ class ImpairedLink:
         self.delay_s = one_object(delay_s)
         self._rtt_s = one_object(rtt_s)
         self._rto_s = one_object(transport.rto_s(rtt_s, rttvar_s))
-        self._window = Window(transport, self._rtt_s, self._rto_s) if transport.initial_window else None
+        self._path_bits = (
+            one_object(rtt_s * wire.mean_bps + 8.0 * buffer_bytes) if buffer_bytes < math.inf else math.inf
+        )
+        self._window = self._new_window()
         self._draw = None if draw is None else buffered(draw)
         self.delay_at = delay_at
         self._reach_s = reach_s
@@ -220,13 +228,18 @@ class ImpairedLink:
             extra_s, repeated = self._recovery(loss, start_s, segments, lost)
             self.dropped_bits += repeated * bits / segments
             bits += repeated * bits / segments
-        if start_s > ahead_s and self._buffer_bits < math.inf:
-            start_s = max(start_s, self._admitted_s(ready_s, bits))
         window = self._window
+        if self._buffer_bits < math.inf:
+            if start_s > ahead_s:
+                start_s = max(start_s, ahead_s := self._admitted_s(ready_s, bits))
+            extra_s += self._overflow_s(ahead_s, segments, bits)
         if window is None:
             end_s = self._finish_s(start_s, bits)
         else:
             end_s = window.send(start_s, segments, bits, self._finish_s)
+            if (lost_segments := min(window.overflow(), segments)) > 0:
+                extra_s += self._rtt_s
+                self._repeat(bits * lost_segments / segments)
         if wire.shared:
             wire.free_s = self._finish_s(max(wire.free_s, self.ahead_s(now_s)), bits)
         else:
@@ -264,7 +277,7 @@ class ImpairedLink:
         """
         self.dropped_bits += sum(8.0 * self.transport.frame(size_bytes)[0] for size_bytes in lost)
         self.open_s = -math.inf if self._handshake is None else math.inf
-        self._window = Window(self.transport, self._rtt_s, self._rto_s) if self._window is not None else None
+        self._window = self._new_window()
         self._last_s = 0.0
         self._fresh = True
 
@@ -293,6 +306,52 @@ class ImpairedLink:
             self.sent_bits += bits
             self.dropped_bits += bits
         return ahead_s
+
+    def _overflow_s(self, ahead_s: float, segments: int, bits: float) -> float:
+        """Seconds that packets cost which find no room in the buffer; those before them in it are sent from `ahead_s` on."""
+        # What a window lets go beyond its first is paced by acknowledgements.
+        burst = min(segments, self.transport.initial_window or segments)
+        if burst == 1:
+            return 0.0
+        packet_bits = bits / segments
+        waiting_bits = self.wire.bits(ahead_s, self.wire.free_s) if self.wire.free_s > ahead_s else -packet_bits
+        over = burst - max(1, int((self._buffer_bits - waiting_bits) / packet_bits + 1e-9))
+        if over <= 0:
+            return 0.0
+        room = 1 + int(self._buffer_bits / packet_bits)
+        rounds = -(-over // room)
+        self._repeat(packet_bits * sum(over - n * room for n in range(rounds)))
+        return rounds * self.transport.recovery_s(self._rtt_s, self._rto_s, segments, range(segments - over, segments))
+
+    def _repeat(self, bits: float) -> None:
+        """Count bits that a full buffer drops, and that are sent again."""
+        self.sent_bits += bits
+        self.dropped_bits += bits
+
+    def _new_window(self) -> Window | None:
+        if not self.transport.initial_window:
+            return None
+        return Window(self.transport, self._rtt_s, self._rto_s, self._path_bits)
+
+    def opening_s(self, time_s: float, wire_bytes: float) -> float:
+        """When a packet of a connection that opens has crossed the link, sent at `time_s`, with `wire_bytes` in all.
+
+        In an outage that outlasts its timer it is lost, and sent again when the timer goes off, which doubles.
+        """
+        if time_s == math.inf:
+            return time_s
+        outage = next(iter(self.wire.outages(time_s, time_s + _INSTANT_S)), None)
+        if outage is not None:
+            timeouts_s = backoff(SYN_RTO_S)
+            sent_s = time_s
+            while sent_s + (timeout_s := next(timeouts_s)) < outage[1]:
+                sent_s += timeout_s
+            time_s = outage[1] if sent_s == time_s else sent_s + timeout_s
+        start_s = self.ahead_s(time_s)
+        end_s = self.wire.finish_s(start_s, 8.0 * wire_bytes)
+        if end_s - start_s > self._rto_s and end_s < math.inf:
+            end_s += self._outage_s(start_s, end_s)
+        return end_s + (self.delay_s if self.delay_at is None else self.delay_at(end_s))
 
     def ahead_s(self, time_s: float) -> float:
         """When what others have waiting at `time_s` has left."""

@@ -7,7 +7,7 @@ and does not shrink the window: below some 100 kB that is how BBR behaves, and i
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX, for every timer of every transport; see `backoff`
 SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
@@ -137,6 +137,21 @@ TRANSPORTS = {
 }
 
 
+RESUMED_BYTES = (
+    300  # the server's part of a resumed TLS 1.3 handshake: hello, extensions and finished, no certificates (RFC 8446)
+)
+
+
+def opened_by(transport: Transport, handshake: str) -> Transport:
+    """The transport with a handshake: "full"; "resumed" by a ticket of an earlier session; "0-rtt": data leave with the hello."""
+    if handshake == "full":
+        return transport
+    if handshake == "resumed":
+        return replace(transport, handshake_bytes=RESUMED_BYTES)
+    rtts = transport.handshake_rtts - 1  # of TCP alone; none for QUIC
+    return replace(transport, handshake_rtts=rtts, hello_bytes=0, handshake_bytes=0)
+
+
 class Window:
     """Congestion window of one direction: the flights in which a message leaves.
 
@@ -154,16 +169,22 @@ class Window:
         "_in_flight",
         "_initial",
         "_last_s",
+        "_most",
+        "_outgrown",
         "_quick",
         "_rto_s",
         "_rtt_s",
         "_segments",
     )
 
-    def __init__(self, transport: Transport, rtt_s: float, rto_s: float) -> None:
+    def __init__(self, transport: Transport, rtt_s: float, rto_s: float, most_bits: float = math.inf) -> None:
+        """most_bits: what path and buffer hold. A window that outgrows them loses the excess and stays there."""
+        full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
+        self._most = max(1, int(most_bits / full_bits)) if most_bits < math.inf else 10**9
+        self._outgrown = 0
         self._initial = self._segments = transport.initial_window
         self._idle_restart = transport.idle_restart
-        self._full_bits = one_object(8.0 * (transport.segment_bytes + transport.segment_overhead_bytes))
+        self._full_bits = one_object(full_bits)
         self._rtt_s = rtt_s
         self._rto_s = rto_s
         # Of the segments in flight: when the last is acknowledged, how many, and by how many the window will have grown then.
@@ -178,11 +199,25 @@ class Window:
         """The window as of the last message."""
         return self._segments
 
+    def overflow(self) -> int:
+        """Segments that were lost when the window outgrew path and buffer, told once a connection."""
+        if self._outgrown <= 0:
+            return 0
+        lost, self._outgrown = self._outgrown, -1
+        return lost
+
+    def _limited(self, window: int) -> int:
+        if self._outgrown == 0:
+            self._outgrown = window - self._most
+        return self._most
+
     def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
         """When the last bit of a message leaves that may start at `start_s`. finish_s: `Wire.finish_s`."""
         if self._acked_s > start_s:
             return self._send_beside(start_s, segments, bits, finish_s)
         window = self._segments + self._growth
+        if window > self._most:
+            window = self._limited(window)
         if window > self._initial and self._idle_restart:
             idle_s = start_s - self._last_s
             if idle_s > self._rto_s:
@@ -213,6 +248,8 @@ class Window:
             self._in_flight -= count
             self._growth -= growth
             self._segments += growth
+        if self._segments > self._most:
+            self._segments = self._limited(self._segments)
         if self._in_flight + segments > self._segments:
             return self._send_flights(start_s, segments, bits, finish_s)
         if self._quick > 0:
@@ -254,6 +291,8 @@ class Window:
             acked_s, count, growth = flights.popleft()
             in_flight -= count
             window += growth
+            if window > self._most:
+                window = self._limited(window)
             if acked_s > time_s:
                 time_s = acked_s
         self._in_flight, self._segments = in_flight, window

@@ -359,6 +359,8 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
             "aqm": one(
                 "network.aqm", "codel", form, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_ms": 50}
             ),
+            "handshake": one("network.handshake", "resumed", form, {"network.transport": "grpc"}),
+            "jitter_on": one("network.jitter_on", "top", form, {"network.jitter_ms": 5}),
             "buffer_ms": one(
                 "network.buffer_ms", 90, form, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_ms": 50}
             ),

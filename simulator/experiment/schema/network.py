@@ -50,6 +50,7 @@ class LinkFigures:
     jitter_s: float = 0.0
     jitter_distribution: str = "normal"
     jitter_samples_s: tuple[float, ...] = ()
+    jitter_on_top: bool = False
     loss: float | None = 0.0
     loss_burst_packets: float | None = None
     outage_every_s: float | None = None
@@ -60,6 +61,7 @@ class LinkFigures:
     down_cross: str | tuple[float, float] | None = None
     aqm: str = "none"
     transport: str = "ideal"
+    handshake: str = "full"
     radio: str | None = None
     devices_per_cell: int = 1
     generated: str | None = None
@@ -103,12 +105,14 @@ class _Queue(Part):
         buffer_bytes, buffer_ms: its size, in bytes or in the time that they take at the mean rate of the direction; null for no limit.
         cross_traffic: flows beside the simulated ones.
         aqm: active queue management: none (drop-tail), codel, fq-codel or l4s.
+        handshake: of a transport with TLS: full, resumed (no certificates), or 0-rtt (the first message leaves with the hello).
     """
 
     buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
     buffer_ms: float | None = Field(default=None, gt=0, le=1e6)
     cross_traffic: CrossTraffic | None = None
     aqm: Literal["none", "codel", "fq-codel", "l4s"] = "none"
+    handshake: Literal["full", "resumed", "0-rtt"] = "full"
 
     @model_validator(mode="after")
     def _queue_holds(self) -> Self:
@@ -117,6 +121,9 @@ class _Queue(Part):
             refuse("stands beside buffer_bytes: the buffer is given twice; give one of them", "buffer_ms")
         if self.cross_traffic is None and self.aqm != "none":
             refuse("does nothing without cross_traffic, which is missing", "aqm")
+        transport = getattr(self, "transport", "grpc")
+        if self.handshake != "full" and transport not in ("grpc", "quic"):
+            refuse(f"needs transport: grpc or quic, got {transport}", "handshake")
         if self.cross_traffic is not None and self.aqm == "none" and not bounded:
             refuse("needs buffer_ms or buffer_bytes, or an aqm: it fills what there is", "cross_traffic")
         return self
@@ -134,6 +141,7 @@ class _Queue(Part):
             "up_cross": None if cross is None else flow(cross.up),
             "down_cross": None if cross is None else flow(cross.down),
             "aqm": self.aqm,
+            "handshake": self.handshake,
         }
 
 
@@ -147,8 +155,8 @@ class PresetNetwork(_Queue):
 
     Attributes:
         distance_km: To the cloud, beyond the 500 km that a preset stands for; adds to rtt_ms.
-        rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, loss_pct, loss_burst_packets: As in the explicit form; None keeps
-            the preset's figure. A rate that is given is constant, also where the preset's follows a generated trace.
+        rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, loss_burst_packets: As in the explicit form;
+            None keeps the preset's figure. A rate that is given is constant, also where the preset's follows a generated trace.
         radio: Of the catalogue, or none.
     """
 
@@ -161,6 +169,7 @@ class PresetNetwork(_Queue):
     down_mbps: Rate | None = None
     jitter_ms: float | None = Field(default=None, ge=0, le=60_000)
     jitter_distribution: Distribution | None = None
+    jitter_on: Literal["mean", "top"] = "mean"
     loss_pct: LossPct | None = None
     loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
     radio: str | None = None
@@ -193,7 +202,9 @@ class PresetNetwork(_Queue):
             refuse(f"has no effect: {self.preset} loses no packets; give loss_pct, too", "loss_burst_packets")
         if self.radio == "none" and preset.radio is None:
             refuse(f"has no effect: {self.preset} has no radio", "radio")
-        if self.model_fields_set & {"rtt_ms", "jitter_ms"}:
+        if self.jitter_on == "top" and not self._own("jitter_ms", preset):
+            refuse(f"has no effect: {self.preset} has no jitter; give jitter_ms, too", "jitter_on")
+        if self.model_fields_set & {"rtt_ms", "jitter_ms"} and self.jitter_on == "mean":
             _check_jitter(self._own("jitter_ms", preset), self._rtt_ms(preset) / 2, "jitter_ms")
         if self.model_fields_set & {"loss_pct", "loss_burst_packets"}:
             _check_burst(self._own("loss_pct", preset), self._own("loss_burst_packets", preset))
@@ -220,6 +231,7 @@ class PresetNetwork(_Queue):
             rtt_s=self._rtt_ms(p) * 1e-3,
             jitter_s=self._own("jitter_ms", p) * 1e-3,
             jitter_distribution=self._own("jitter_distribution", p),
+            jitter_on_top=self.jitter_on == "top",
             loss=self._own("loss_pct", p) / 100.0,
             loss_burst_packets=self._own("loss_burst_packets", p),
             generated=p.generated,
@@ -267,6 +279,7 @@ class _Line(_Queue):
         rtt_ms: unloaded round trip, the mean, which jitter keeps.
         jitter_ms, jitter_distribution: standard deviation and distribution of the one-way delay; normal: before its cut at 0.
         jitter_samples_ms: measured deviations from the mean instead.
+        jitter_on: mean, or top: jitter only adds delay, and rtt_ms is the least round trip.
         loss_pct, loss_burst_packets: packets lost each way, and mean length of a burst, null for independent losses.
         radio: one of the catalogue's.
         devices_per_cell: devices that share one link.
@@ -278,6 +291,7 @@ class _Line(_Queue):
     jitter_samples_ms: Annotated[
         tuple[Annotated[float, Field(ge=-60_000, le=60_000)], ...], BeforeValidator(items)
     ] = ()
+    jitter_on: Literal["mean", "top"] = "mean"
     loss_pct: LossPct | None = None
     loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
     transport: TransportName = "ideal"
@@ -301,12 +315,16 @@ class _Line(_Queue):
                 "stands beside jitter_ms or jitter_distribution: jitter is given twice; give one of them",
                 "jitter_samples_ms",
             )
+        if self.jitter_on == "top" and not (self.jitter_ms or any(self.jitter_samples_ms)):
+            refuse("does nothing without jitter_ms or jitter_samples_ms, which are missing", "jitter_on")
         if self.rtt_ms is not None:
             self._jitter_fits(self.rtt_ms / 2)
         _check_burst(self.loss_pct, self.loss_burst_packets)
         return self
 
     def _jitter_fits(self, delay_ms: float) -> None:
+        if self.jitter_on == "top":
+            return
         key = "jitter_samples_ms" if self.jitter_samples_ms else "jitter_ms"
         _check_jitter(self.jitter_ms, delay_ms, key, self.jitter_samples_ms)
 
@@ -320,6 +338,7 @@ class _Line(_Queue):
             jitter_s=self.jitter_ms * 1e-3,
             jitter_distribution=self.jitter_distribution,
             jitter_samples_s=tuple(1e-3 * ms for ms in self.jitter_samples_ms),
+            jitter_on_top=self.jitter_on == "top",
             loss=loss,
             loss_burst_packets=self.loss_burst_packets,
             transport=self.transport,

@@ -11,8 +11,8 @@ from simulator.network.access import AccessNetwork, Network
 from simulator.network.cross import AQMS, GREEDY
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import RadioFigures
-from simulator.network.transport import MAX_RTO_S, SYN_RTO_S, TRANSPORTS, Transport, backoff
-from simulator.network.wire import Capacity, StepFunction
+from simulator.network.transport import MAX_RTO_S, SYN_RTO_S, TRANSPORTS, Transport, backoff, opened_by
+from simulator.network.wire import Capacity, StepFunction, VaryingWire, Wire
 
 RADIO = RadioFigures(
     promotion_s=0.25,
@@ -42,6 +42,7 @@ CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
     "down_jitter_s": (PLAIN, {"down_jitter_s": 0.004}),
     "distribution": (replace(PLAIN, up_jitter_s=0.004, down_jitter_s=0.004), {"distribution": "gamma"}),
     "jitter_samples_s": (PLAIN, {"jitter_samples_s": (-0.01, 0.01)}),
+    "jitter_on_top": (replace(PLAIN, up_jitter_s=0.004, down_jitter_s=0.004), {"jitter_on_top": True}),
     "up_loss": (PLAIN, {"up_loss": 0.1}),
     "down_loss": (PLAIN, {"down_loss": StepFunction([0.0, 1.0], [0.0, 0.2], 2.0)}),
     "burst_packets": (LOSSY, {"burst_packets": 5.0}),
@@ -160,6 +161,44 @@ def test_a_changed_figure_of_the_transport_changes_the_link() -> None:
     network = replace(LOSSY, transport=FULL)
     for name, value in TRANSPORT_CHANGES.items():
         assert seen(network) != seen(replace(network, transport=replace(FULL, **{name: value}))), name
+
+
+# --- opening
+
+
+@pytest.mark.parametrize(("name", "rtts", "carried"), [("grpc", 2, 300), ("quic", 1, 300)])
+def test_a_resumed_session_sends_no_certificates(name: str, rtts: int, carried: int) -> None:
+    def opened_s(handshake: str) -> float:
+        up, _, _ = AccessNetwork(replace(PLAIN, transport=opened_by(TRANSPORTS[name], handshake)), 0, [], []).links(0)
+        up.send(0.0, 10)
+        return max(up.open_s, 0.0)
+
+    full, rtt_s = TRANSPORTS[name], PLAIN.up_delay_s + PLAIN.down_delay_s  # type: ignore[operator]
+    assert opened_s("full") == pytest.approx(rtts * rtt_s + 8e-6 * (full.hello_bytes + full.handshake_bytes))
+    assert opened_s("resumed") == pytest.approx(rtts * rtt_s + 8e-6 * (full.hello_bytes + carried))
+    assert opened_s("0-rtt") == pytest.approx((rtts - 1) * rtt_s)
+
+
+@pytest.mark.parametrize(
+    ("begin_s", "passes_s"),
+    [
+        (0.0, 0.0),
+        (4.7, 4.7),
+        (5.0, 20.0),  # sent at 5, 6, 8, 12 and 20 s
+        (7.0, 22.0),  # at 7, 8, 10, 14 and 22 s
+        (19.5, 20.0),  # an outage shorter than the timer: the packet waits
+        (18.0, 21.0),  # at 18, 19 and 21 s
+    ],
+)
+def test_a_connection_that_opens_in_an_outage_waits_for_its_timer(begin_s: float, passes_s: float) -> None:
+    """15 s without rate, from 5 to 20 s. TCP's one round trip; the reply takes its own way, which has no outage."""
+    rate = Capacity([0.0, 5.0, 20.0], [1e6, 0.0, 1e6], 1000.0)
+    up, down = (ImpairedLink(wire, 0.02, 0.04, TRANSPORTS["tcp"]) for wire in (VaryingWire(rate), Wire(1e6)))
+    assert up.opening_s(begin_s, 0.0) == pytest.approx(passes_s + 0.02, abs=1e-6)
+    assert down.opening_s(begin_s, 0.0) == pytest.approx(begin_s + 0.02)
+    up.opened_by(lambda now_s: down.opening_s(up.opening_s(now_s, 0.0), 0.0))
+    up.send(begin_s, 10)
+    assert up.open_s == pytest.approx(passes_s + 0.04, abs=1e-6)
 
 
 # --- timers

@@ -240,6 +240,52 @@ def test_a_message_that_fills_the_buffer_exactly_leaves_room_for_the_next() -> N
     assert link.dropped_bits == 0.0
 
 
+def test_packets_that_find_no_room_in_the_buffer_are_sent_again() -> None:
+    """A buffer of 10 kB holds 6 packets beside the one that is being sent, and a lost tail costs a probe and a round trip."""
+    link = ImpairedLink(Wire(8e6), 0.05, 0.1, IDEAL, buffer_bytes=10_000)
+    size, packets = 100 * 1448, 100
+    rounds = math.ceil((packets - 7) / 7)
+    assert link.send(0.0, size) == pytest.approx(size * 8 / 8e6 + 0.05 + rounds * (0.2 + 0.002 + 0.1))
+    dropped = sum(packets - 7 - 7 * n for n in range(rounds))
+    assert link.dropped_bits == pytest.approx(8 * 1448 * dropped)
+    assert link.sent_bits == pytest.approx(8 * size + link.dropped_bits)
+    roomy = ImpairedLink(Wire(8e6), 0.05, 0.1, IDEAL, buffer_bytes=size)
+    assert roomy.send(0.0, size) == pytest.approx(size * 8 / 8e6 + 0.05)
+
+
+def test_a_window_outgrows_path_and_buffer_once() -> None:
+    """8 Mbit/s and 100 ms hold 66 packets of 1500 bytes, the buffer 10 more: the window stops at 76; the excess costs a round trip."""
+    link = ImpairedLink(Wire(8e6), 0.05, 0.1, TCP, buffer_bytes=15_000)
+    free = ImpairedLink(Wire(8e6), 0.05, 0.1, TCP)
+    size = 1448 * 400
+    assert link.send(0.0, size) == pytest.approx(free.send(0.0, size) + 0.1, rel=0.05)
+    assert 0 < link.dropped_bits <= 8 * 1500 * 76
+    before = link.dropped_bits
+    assert link.send(1.0, size) == pytest.approx(free.send(1.0, size), rel=0.01)  # the window has stopped growing
+    assert link.dropped_bits == before
+    link.reconnect()
+    link.send(100.0, size)
+    assert link.dropped_bits > before
+
+
+@pytest.mark.parametrize("distribution", ["normal", "lognormal", "gamma", "pareto"])
+def test_jitter_on_top_adds_its_mean_and_never_less_than_nothing(distribution: str) -> None:
+    """Of 40,000 draws: the mean's standard error is 0.5 % of the deviation; a Pareto tail needs more room."""
+    jitter = Jitter(0.01, distribution, on_top=True)
+    found = jitter.draws(0.03, stream(1, "j"))(40_000)
+    assert found.min() >= 0.03
+    assert found.mean() == pytest.approx(0.03 + jitter.added_s, rel=0.02)
+    assert jitter.added_s == 0.01
+    assert jitter.reach_s(0.03) == 0.0
+    assert Jitter(0.01, distribution).added_s == 0.0
+
+
+def test_samples_on_top_are_counted_from_the_least() -> None:
+    jitter = Jitter(samples_s=(-0.002, 0.0, 0.006), on_top=True)
+    assert sorted(set(np.round(jitter.draws(0.03, stream(1, "j"))(100), 9))) == [0.03, 0.032, 0.038]
+    assert jitter.added_s == pytest.approx(0.01 / 3)
+
+
 def test_an_outage_ends_for_a_transport_with_its_next_retransmission() -> None:
     def arrival(begin: float, length: float, at: float) -> float:
         link = ImpairedLink(VaryingWire(steps((begin, 8e6), (length, 0.0), (50.0, 8e6))), 0.03, RTT, IDEAL)
