@@ -34,6 +34,7 @@ class Plots:
         from reports.findings import find, pareto_front, quality_metric
         from reports.load import load_run
         from reports.looks import looks
+        from reports.metrics import LATENCY
 
         run = load_run(self.folder)
         found = {said.condition: said for said in find(run)}
@@ -60,7 +61,7 @@ class Plots:
             if name == own.name:
                 front = cases[cases["label"].isin(pareto_front(cases, own.loss))].sort_values("latency_mean_s")
                 ax.plot(front["latency_mean_s"], front[name], drawstyle="steps-post", color=INK, lw=0.9, zorder=2)
-            ax.set_xlabel("mean latency per image (s)")
-            ax.set_ylabel(own.title if name == own.name else name)
+            ax.set_xlabel(LATENCY.heading)
+            ax.set_ylabel(own.heading if name == own.name else name)
             ax.legend()
         return ax

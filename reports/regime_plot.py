@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from reports.figure import GRID, INK, footnote, legend, new_figure, render, styled
 from reports.looks import Look, looks, mix
+from reports.metrics import LATENCY
 from reports.words import axis_label, clipped
 
 NOBODY = "none"
@@ -122,7 +123,7 @@ def _curves(drawn: RegimeMap) -> Figure:
     for _, row in drawn.break_evens.iterrows():
         ax.axvspan(float(row["low"]), float(row["high"]), color=INK, alpha=0.12, lw=0)
         ax.axvline(float(row[drawn.x]), color=INK, lw=1.2)
-    ax.set_ylabel("mean latency per image (s)")
+    ax.set_ylabel(LATENCY.heading)
     ax.set_ylim(bottom=0.0)
     handles = list(ax.get_legend_handles_labels()[0])
     if len(drawn.break_evens):

@@ -285,7 +285,8 @@ def test_every_command_shown_runs(command: str, checkout: Path, pair: Path) -> N
     elif arguments[0] == "evaluate":
         arguments += ["--pair", str(pair), "--quiet"]
     elif arguments[0] in ("report", "plot"):
-        for folder in [argument for argument in arguments[1:] if argument.startswith("runs/")]:
+        options = next((place for place, text in enumerate(arguments) if text.startswith("--")), len(arguments))
+        for folder in [argument for argument in arguments[1:options] if argument.startswith("runs/")]:
             ciar_sim.run(MINIMAL, sets=tiny(pair), out=checkout / folder)
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output

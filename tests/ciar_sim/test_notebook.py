@@ -44,7 +44,7 @@ def test_the_notebook_runs(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: 
     names: dict[str, Any] = {"__name__": "notebook"}
     for cell in cells:
         exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
-    assert names["axes"].get_xlabel() == "mean latency per image (s)"
+    assert names["axes"].get_xlabel() == "latency (s)"
     assert len(names["axes"].get_legend().get_texts()) == 4
     assert len(names["capacity"].table) == 3
     assert set(names["comparison"].table["run"]) == {"runs/notebook-busy"}
