@@ -87,7 +87,7 @@ def read_captions(folder: Path) -> tuple[tuple[str, ...], int]:
     if not found or len(set(found)) != len(found) or not all(found):
         raise WeightsError(f"{path}: must hold captions, one a line and all different")
     held_out = _json(folder / "judge.json").get("held_out")
-    if not isinstance(held_out, int) or not 0 < held_out <= len(found):
+    if type(held_out) is not int or not 0 < held_out <= len(found):
         raise WeightsError(f"{folder / 'judge.json'}: held_out must be 1 to {len(found)}, the captions, got {held_out}")
     return found, held_out
 
@@ -120,9 +120,12 @@ def _texts(found: object, path: Path, key: str) -> tuple[str, ...]:
 
 def _readings(path: Path) -> np.ndarray:
     try:
-        found: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        # Mapped first: a header that promises more than the file holds then allocates nothing.
+        found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # a damaged header can raise anything
+        raise WeightsError(f"{path}: damaged ({type(error).__name__})") from None
     if found.dtype != READING_DTYPE or found.ndim != 1 or not np.isfinite(found["features"]).all():
         raise WeightsError(f"{path}: must hold readings of the photo network, found {found.dtype} {list(found.shape)}")
-    return found
+    return np.array(found)

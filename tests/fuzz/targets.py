@@ -155,6 +155,30 @@ def weights(rng: random.Random, world: World) -> str | None:
     return verdict(lambda: load_pair(folder), path.stem)
 
 
+def judge(rng: random.Random, world: World) -> str | None:
+    """The judge of a pair of photographs with one damaged file."""
+    import numpy as np
+
+    from models.quality.judge_files import SETS, JudgeFiles, read_judge
+    from models.quality.photo_reading import READING_DTYPE, PhotoClaims
+
+    folder = world.folder / "judge"
+    captions = ("a red shirts for casual", "a blue shirts for sports", "a red bags for travel")
+    files = JudgeFiles(
+        ("bags", "shirts"), ("blue", "red"), captions, 2, {name: np.zeros(2, READING_DTYPE) for name in SETS}
+    )
+    files.write(folder)
+    path = folder / rng.choice(("judge.json", "judge.json", "captions.txt", *(f"{name}.npy" for name in SETS)))
+    whole = path.read_bytes()
+    path.write_bytes(damaged_json(whole.decode(), rng) if path.suffix == ".json" else mutate.raw(whole, rng))
+
+    def read() -> None:
+        found = read_judge(folder)
+        PhotoClaims(found.kinds, found.colours).of(found.captions[0])
+
+    return verdict(read, "judge")
+
+
 def profile(rng: random.Random, world: World) -> str | None:
     from simulator.pricing.profile import Profile
 
@@ -376,11 +400,12 @@ def through_cli(arguments: list[str], named: str) -> str | None:
 
 
 TARGETS: dict[str, tuple[Target, int]] = {  # and how many of a hundred inputs
-    "scenario": (scenario, 26),
+    "scenario": (scenario, 24),
     "run": (whole_run, 2),
     "training": (training_file, 12),
     "manifest": (manifest, 7),
     "weights": (weights, 4),
+    "judge": (judge, 2),
     "profile": (profile, 6),
     "run-folder": (run_folder, 5),
     "trace": (trace, 14),

@@ -142,7 +142,7 @@ def test_prompts_are_held_out_captions_first_and_never_those_of_a_calibration() 
         ("judge.json", b"[1]", "judge.json: must hold a mapping, found list"),
         ("judge.json", b'{"kinds": ["a"], "colours": ["b"], "held_out": 99999}', "judge.json: held_out must be 1 to"),
         ("judge.json", b'{"kinds": [], "colours": ["b"], "held_out": 1}', "judge.json: kinds must be a list of texts"),
-        ("held-out.npy", b"", "held-out.npy: cannot be read"),
+        ("held-out.npy", b"", "held-out.npy: damaged"),
         ("other.npy", None, "other.npy: cannot be read: No such file"),
     ],
 )
