@@ -57,21 +57,14 @@ def probed(
     source.need(
         ~(rtt_ms == 0.0), source_lines, rtt_ms, "a round trip must be > 0 ms (an unanswered probe has no number)"
     )
-    filled = held(rtt_ms)
-    if filled is None:
-        source.fail("no probe was answered; allowed: at least one round trip")
-    from_zero, long = intervals(times_s)
-    if not long.any():
-        source.fail("two probes at different times are needed")
+    delay, last = _held(source, times_s, rtt_ms, "probe", "probes")
     lost = np.isnan(rtt_ms)
-    last = np.append(long, True)  # of probes at one time the last counts
-    duration_s = float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
     loss = None
     if lost.any():
         outage = _runs(lost)
         share = float((lost & ~outage).sum() / max(1, (~outage).sum()))
         each_way = np.where(outage, 1.0, 1.0 - np.sqrt(1.0 - share))
-        loss = StepSeries(from_zero[last], each_way[last], duration_s)
+        loss = StepSeries(delay.times_s, each_way[last], delay.duration_s)
         notes = (
             *notes,
             f"{int(lost.sum())} of {len(lost)} probes unanswered: {int(outage.sum())} in outages of {OUTAGE_PROBES} or more "
@@ -79,7 +72,20 @@ def probed(
             "the round trip before an unanswered probe holds",
         )
     notes = (*notes, "half the round trip each way", *gap_notes(source, times_s, lines, "the values before it hold"))
-    return both_ways(name, StepSeries(from_zero[last], filled[last] / 1e3, duration_s), loss, notes)
+    return both_ways(name, delay, loss, notes)
+
+
+def _held(source: Source, times_s: Floats, rtt_ms: Floats, one: str, several: str) -> tuple[StepSeries, np.ndarray]:
+    """Round trips that hold until the next one; bool [n], the entries that count, of those at one time the last."""
+    filled = held(rtt_ms)
+    if filled is None:
+        source.fail(f"no {one} was answered; allowed: at least one round trip")
+    from_zero, long = intervals(times_s)
+    if not long.any():
+        source.fail(f"two {several} at different times are needed")
+    last = np.append(long, True)
+    duration_s = float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
+    return StepSeries(from_zero[last], filled[last] / 1e3, duration_s), last
 
 
 def _runs(lost: np.ndarray) -> np.ndarray:
@@ -249,23 +255,16 @@ def read_ripe_atlas(source: Source, said: Told) -> Trace:
             rtt_ms[i] = np.mean(found_ms)
     lines = [record.line for record in records]
     source.need_sorted(times_s, lines, "timestamp")
-    filled = held(rtt_ms)
-    if filled is None:
-        source.fail("no packet was answered; allowed: at least one round trip")
-    from_zero, long = intervals(times_s)
-    if not long.any():
-        source.fail("two results at different times are needed")
-    last = np.append(long, True)
-    duration_s = float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
+    delay, last = _held(source, times_s, rtt_ms, "packet", "results")
     loss = None
     notes: tuple[str, ...] = (
         "the mean round trip of a result's packets, half of it each way, holds until the next result",
     )
     if lost.any():
-        loss = StepSeries(from_zero[last], (1.0 - np.sqrt(1.0 - lost))[last], duration_s)
+        loss = StepSeries(delay.times_s, (1.0 - np.sqrt(1.0 - lost))[last], delay.duration_s)
         notes += ("unanswered packets are losses, split evenly over both directions",)
     notes += gap_notes(source, times_s, lines, "the values before it hold")
-    return both_ways("ripe-atlas", StepSeries(from_zero[last], filled[last] / 1e3, duration_s), loss, notes)
+    return both_ways("ripe-atlas", delay, loss, notes)
 
 
 # --- G-NetTrack -------------------------------------------------------------------------------------------------------------
