@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,11 @@ def provenance_of(
         "prompts": sorted({len(texts) for texts in plan.captions.values()}),
         "network": [asdict(one) for one in dict.fromkeys(link for case in cases for link in links_of(case.scenario))],
         "versions": {
-            "ciar-sim": metadata.version("ciar-sim"),
+            "ciar-sim": _version("ciar-sim"),
             "git_commit": _git_commit(),
             "python": platform.python_version(),
             "torch": torch_version(),
-            **{name: metadata.version(name) for name in ("numpy", "pandas", "simpy")},
+            **{name: _version(name) for name in ("numpy", "pandas", "simpy")},
         },
         "recordings": "float32; exact for one machine, thread count and batch size",
         "near_ties": near_ties(recordings),
@@ -186,6 +187,13 @@ def near_ties(recordings: Mapping[str, Recording]) -> dict[str, Any]:
     }
 
 
+@cache
+def _version(package: str) -> str:
+    """Finding it reads a file."""
+    return metadata.version(package)
+
+
+@cache
 def _git_commit() -> str | None:
     """Commit of the source tree this program runs from, "+changes" where files differ from it; None outside a checkout."""
     here = Path(__file__).resolve().parents[2]

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -80,8 +81,9 @@ class SessionSpec:
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+@cache
 def torch_version() -> str:
-    """Version of the installed torch without importing it; "none" where it is absent."""
+    """Version of the installed torch without importing it; "none" where it is absent. Every key asks; finding it reads a file."""
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
