@@ -20,6 +20,7 @@ from models.train.data import DataConfig, Item, data_tokens, is_held_out, load_d
 from models.vq import VQConfig, VQModel, load_vq, save_vq
 from simulator.core.errors import DataError, PromptError
 from simulator.core.rng import stream
+from tests.models import toy
 
 NARROW: dict[str, Any] = {
     "codebook_size": 64,
@@ -236,28 +237,9 @@ def test_broken_coco_is_named(tmp_path: Path) -> None:
         load_data(DataConfig(coco=str(tmp_path)))
 
 
-def training(**stages: dict[str, Any]) -> dict[str, Any]:
-    steps = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 1}
-    shape = {
-        "n_layer": 1,
-        "n_head": 2,
-        "dim": 16,
-        "ffn_hidden": 24,
-        "vocab_size": 64,
-        "grid": 4,
-        "caption_slots": 32,
-        "caption_dim": 144,
-    }
-    common: dict[str, Any] = {"batch_images": 4, "training": steps}
-    return {
-        "data": {"folder": "images", "image_size": 32, "held_out": 0.3, "words": 8},
-        "tokenizer": {"model": NARROW, "continuous_steps": 1, "restart_until_step": 0, **common},
-        "cloud": {"model": shape, **common},
-        "device": {"positions": 8, **common},
-        "phi": {"positions": 8, "bottleneck": 8, **common},
-        "drafter": {"positions": 8, **common},
-        **stages,
-    }
+def training() -> dict[str, Any]:
+    data = {"folder": "images", "image_size": 32, "held_out": 0.3, "words": 8}
+    return {"data": data, **toy.stages({"model": NARROW, "continuous_steps": 1, "restart_until_step": 0})}
 
 
 def test_every_stage_trains_on_a_folder_and_the_pair_knows_its_words(folder: Path, tmp_path: Path) -> None:

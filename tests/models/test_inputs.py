@@ -24,21 +24,13 @@ from models.train.run import TrainingFile
 from models.vq import VQConfig, VQModel, save_vq
 from simulator.core.errors import DataError, WeightsError
 from simulator.core.rng import stream
+from tests.models import toy
 
 SETTINGS = LoopSettings(steps=4, learning_rate=0.01, warmup_steps=1, log_every_steps=1, checkpoint_every_s=0.0)
 INPUTS = {"batch_images": 8, "model.dim": 16, "training data": "blake2b:00", "cloud": "blake2b:01"}
 SCENES = {"train": 8, "held_out": 4}
 STEPS = {"steps": 2, "learning_rate": 1e-3}
-SHAPE = {
-    "n_layer": 2,
-    "n_head": 2,
-    "dim": 16,
-    "ffn_hidden": 24,
-    "vocab_size": 64,
-    "grid": 4,
-    "caption_slots": 32,
-    "caption_dim": 144,
-}
+SHAPE = {**toy.SHAPE, "n_layer": 2}
 FILE = {
     "tokenizer": {"model": {"codebook_size": 64, "ch": 32, "patch": 2}, "training": STEPS},
     "cloud": {"model": SHAPE, "scenes": SCENES, "training": STEPS},

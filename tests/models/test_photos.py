@@ -21,6 +21,7 @@ from models.train.run import read_training_file
 from models.vq import VQConfig, VQModel
 from simulator.core.errors import DataError, PromptError
 from simulator.core.rng import stream
+from tests.models import toy
 
 COLOURS = {"Red": (220, 30, 30), "Navy Blue": (10, 20, 90)}
 Table = list[list[str]]
@@ -169,17 +170,6 @@ def test_patch_codes_are_the_nearest_centres() -> None:
 
 
 def training() -> dict[str, Any]:
-    steps = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 1}
-    shape = {
-        "n_layer": 1,
-        "n_head": 2,
-        "dim": 16,
-        "ffn_hidden": 24,
-        "vocab_size": 64,
-        "grid": 4,
-        "caption_slots": CAPTION_WORDS,
-        "caption_dim": 144,
-    }
     vq = {
         "codebook_size": 64,
         "codebook_dim": 50,
@@ -190,14 +180,9 @@ def training() -> dict[str, Any]:
         "num_res_blocks": 0,
         "patch": 4,
     }
-    common: dict[str, Any] = {"batch_images": 4, "training": steps}
-    return {
-        "data": {"photos": "photos", "image_size": 16},
-        "tokenizer": {"model": vq, **common},
-        "cloud": {"model": shape, **common},
-        "device": {"positions": 8, **common},
-        "phi": {"positions": 8, "bottleneck": 8, **common},
-    }
+    stages = toy.stages({"model": vq}, caption_slots=CAPTION_WORDS)
+    del stages["drafter"]  # the pair has none
+    return {"data": {"photos": "photos", "image_size": 16}, **stages}
 
 
 def test_every_stage_trains_on_the_folder_that_data_names(tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""The sizes that tests train: seconds for all stages."""
+
+from typing import Any
+
+# A transformer of images of 4 x 4 tokens.
+SHAPE: dict[str, Any] = {
+    "n_layer": 1,
+    "n_head": 2,
+    "dim": 16,
+    "ffn_hidden": 24,
+    "vocab_size": 64,
+    "grid": 4,
+    "caption_slots": 32,
+    "caption_dim": 144,
+}
+
+
+def stages(tokenizer: dict[str, Any], **shape: Any) -> dict[str, dict[str, Any]]:
+    """Two steps of each stage of sequences and of the tokenizer.
+
+    Args:
+        tokenizer: its section.
+        shape: what the cloud's model has in place of `SHAPE`'s.
+    """
+    training = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 1}
+    common: dict[str, Any] = {"batch_images": 4, "training": training}
+    return {
+        "tokenizer": {**tokenizer, **common},
+        "cloud": {"model": {**SHAPE, **shape}, **common},
+        "device": {"positions": 8, **common},
+        "phi": {"positions": 8, "bottleneck": 8, **common},
+        "drafter": {"positions": 8, **common},
+    }
