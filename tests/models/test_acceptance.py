@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -69,7 +69,6 @@ def trials(tree: Tree, q: np.ndarray, delta: float) -> dict[str, Trial]:
     }
 
 
-@settings(deadline=None)
 @given(
     p=masses,
     q=npst.arrays(np.float64, V, elements=st.floats(1e-6, 1)),

@@ -5,7 +5,7 @@ CPU, and refuses what CUDA refuses: to meet a CPU tensor in one operation, and t
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from models.sampling import guide
 from models.train.patches import set_patch_codes
 from models.vq import VQConfig, VQModel
 from simulator.core.rng import stream
+from simulator.protocol.recording import Recording
 
 from .test_methods import METHODS_UNDER_TEST, record, spec
 
@@ -95,8 +96,8 @@ class Gpu(TorchDispatchMode):
         return tree_map(outside, func(*tree_map(inside, args), **tree_map(inside, kwargs)))
 
 
-@pytest.fixture
-def gpu() -> Iterator[None]:
+@contextmanager
+def pretended_gpu() -> Iterator[None]:
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) goes through the mode
     try:
@@ -104,6 +105,12 @@ def gpu() -> Iterator[None]:
             yield
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
+
+
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    with pretended_gpu():
+        yield
 
 
 @pytest.mark.usefixtures("gpu")
@@ -157,20 +164,22 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("pairs") / "nine-tokens"
-    make_tiny_pair(made, grid=3)
-    return made
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Recording, Recording]]:
+    """Every case on the CPU and on the pretended GPU, all of them in one batch: a pass there takes the same for one and for many."""
+    folder = tmp_path_factory.mktemp("pairs") / "nine-tokens"
+    make_tiny_pair(folder, grid=3)
+    cpu = load_pair(folder, dtype=torch.float64)
+    specs = [spec(cpu, name, settings, cloud=cloud, device=cloud) for name, settings, cloud in CASES]
+    with pretended_gpu():
+        there = load_pair(folder, "gpu", dtype=torch.float64)
+        assert next(there.cloud.parameters()).device == GPU
+        made = record(there, *specs, max_batch=len(specs))
+    return list(zip(record(cpu, *specs, max_batch=len(specs)), made, strict=True))
 
 
-@pytest.mark.parametrize(("name", "settings", "cloud"), CASES, ids=lambda v: v if isinstance(v, str) else "")
-def test_recordings_on_a_gpu_are_those_of_the_cpu(
-    folder: Path, gpu: None, name: str, settings: dict[str, Any], cloud: str
-) -> None:
-    cpu, there = (load_pair(folder, device, dtype=torch.float64) for device in ("cpu", "gpu"))
-    assert next(there.cloud.parameters()).device == GPU
-    session = spec(cpu, name, settings, cloud=cloud, device=cloud)
-    one, two = record(cpu, session)[0], record(there, session)[0]
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: "-".join((CASES[number][0], CASES[number][2])))
+def test_recordings_on_a_gpu_are_those_of_the_cpu(recordings: list[tuple[Recording, Recording]], number: int) -> None:
+    one, two = recordings[number]
     assert np.array_equal(one.tokens, two.tokens)
     assert np.array_equal(one.ops, two.ops)
     assert np.allclose(one.scores, two.scores, atol=1e-6, equal_nan=True)

@@ -75,15 +75,18 @@ def decode_trees(p: Floats, q: Floats, runs: int, trial: Any) -> np.ndarray:
     return found
 
 
+RUNS = 20_000
+
+
 def test_the_law_of_the_first_four_tokens_is_the_targets() -> None:
     p, q = chains(0)
-    found = decode_trees(p, q, 50_000, OwnTrial)
+    found = decode_trees(p, q, RUNS, OwnTrial)
     assert chi_square_p_value(found, law_of_sequences(p)) > FALSE_ALARMS
 
 
 def test_a_wrong_rule_is_found_out() -> None:
     p, q = chains(0)
-    found = decode_trees(p, q, 20_000, ForgetfulTrial)
+    found = decode_trees(p, q, RUNS, ForgetfulTrial)
     assert chi_square_p_value(found, law_of_sequences(p)) < FALSE_ALARMS
 
 

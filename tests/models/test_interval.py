@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.interval import RadiusHead, inter_fuse, log_odds, uncertainty
 from models.train import losses
 
 
-@settings(deadline=None, max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
     size=st.sampled_from([2, 3, 64, 4096, 16384]),

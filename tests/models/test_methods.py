@@ -1,6 +1,7 @@
 """The contract every decoding method keeps, tried on a tiny pair in float64. A new method is one line in METHODS_UNDER_TEST."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -91,11 +92,36 @@ def record(pair: Pair, *specs: SessionSpec, max_batch: int = 8) -> list[Recordin
     return [made[one.key()] for one in specs]
 
 
+Recorded = Callable[[str, dict[str, Any], dict[str, Any]], list[Recording]]
+
+
+def sessions(pair: Pair, name: str, settings: dict[str, Any], decoding: dict[str, Any]) -> list[SessionSpec]:
+    return [spec(pair, name, settings, prompt, **decoding) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def recorded(tiny_pair: Pair) -> Recorded:
+    """Both prompts of a method under a decoding, out of one batch of all."""
+    specs = [
+        one
+        for d in DECODINGS
+        for name, settings in METHODS_UNDER_TEST
+        for one in sessions(tiny_pair, name, settings, d)
+    ]
+    made = {one.key(): recording for one, recording in Recorder(tiny_pair).record(specs)}
+
+    def found(name: str, settings: dict[str, Any], decoding: dict[str, Any]) -> list[Recording]:
+        return [made[one.key()] for one in sessions(tiny_pair, name, settings, decoding)]
+
+    return found
+
+
 @pytest.mark.parametrize("decoding", DECODINGS, ids=lambda d: "-".join(map(str, d.values())) or "default")
 @pytest.mark.parametrize(("name", "settings"), METHODS_UNDER_TEST, ids=lambda v: v if isinstance(v, str) else "")
-def test_contract(tiny_pair: Pair, name: str, settings: dict[str, Any], decoding: dict[str, Any]) -> None:
-    specs = [spec(tiny_pair, name, settings, prompt, **decoding) for prompt in PROMPTS]
-    first = record(tiny_pair, *specs)
+def test_contract(
+    tiny_pair: Pair, recorded: Recorded, name: str, settings: dict[str, Any], decoding: dict[str, Any]
+) -> None:
+    first = recorded(name, settings, decoding)
     count, codebook = tiny_pair.manifest.image_tokens, tiny_pair.manifest.codebook_size
     rows = 1 if decoding.get("guidance") == 1.0 else 2
     for recording in first:
@@ -120,9 +146,6 @@ def test_contract(tiny_pair: Pair, name: str, settings: dict[str, Any], decoding
             else:
                 assert mine["kv_tokens"].tolist() == held.tolist()
             assert mine["caption"].tolist() == [1] * min(len(mine), 1) + [0] * max(len(mine) - 1, 0)
-    # The seed decides the tokens.
-    for one, two in zip(first, record(tiny_pair, *specs), strict=True):
-        assert np.array_equal(one.tokens, two.tokens)
     if decoding.get("cloud", "sampled") == "sampled" and name == "base":
         other = record(tiny_pair, spec(tiny_pair, name, settings, PROMPTS[0], seed=1, **decoding))[0]
         assert not np.array_equal(first[0].tokens, other.tokens)
@@ -200,17 +223,22 @@ def test_ciar_sends_pending_tokens_with_a_feature_each_and_never_the_tail(tiny_p
         assert recording.scores[scored & ~local, 0].min() >= threshold
 
 
-def test_batch_size_changes_no_token_in_float64(tiny_pair: Pair) -> None:
-    specs = [
-        spec(tiny_pair, name, settings, prompt, seed)
-        for name, settings in METHODS_UNDER_TEST
-        for seed, prompt in enumerate(PROMPTS)
-    ]
-    alone = record(tiny_pair, *specs, max_batch=1)
-    together = record(tiny_pair, *specs, max_batch=32)
-    for one, two in zip(alone, together, strict=True):
-        assert np.array_equal(one.tokens, two.tokens)
-        assert np.array_equal(one.ops, two.ops)
+def test_batch_size_changes_no_token_in_float64(tiny_pair: Pair, recorded: Recorded) -> None:
+    for name, settings in METHODS_UNDER_TEST:
+        alone = record(tiny_pair, *sessions(tiny_pair, name, settings, {}), max_batch=1)
+        for one, two in zip(alone, recorded(name, settings, {}), strict=True):
+            assert np.array_equal(one.tokens, two.tokens)
+            assert np.array_equal(one.ops, two.ops)
+
+
+def test_the_seed_decides_the_tokens(tiny_pair: Pair, recorded: Recorded) -> None:
+    """The same sessions again, in another order and in other batches."""
+    cases = [(name, settings, decoding) for decoding in DECODINGS[1:] for name, settings in METHODS_UNDER_TEST]
+    specs = [one for case in reversed(cases) for one in sessions(tiny_pair, *case)]
+    again = iter(record(tiny_pair, *specs, max_batch=48))
+    for case in reversed(cases):
+        for one in recorded(*case):
+            assert np.array_equal(one.tokens, next(again).tokens)
 
 
 def test_sessions_with_other_bounds_share_a_batch_and_nothing_else(tiny_pair: Pair) -> None:

@@ -186,7 +186,7 @@ def test_a_size_that_cannot_be_is_refused_with_its_name(name: str, value: int) -
         dataclasses.replace(SHAPE, **{name: value})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     place=st.sampled_from(["", "cloud", "device"]),
     name=st.sampled_from([*sorted(LARGEST), "image_size", "phi_bottleneck", "codebook_size", "format", "rope_base"]),
