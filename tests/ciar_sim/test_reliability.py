@@ -10,10 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -59,13 +60,33 @@ def arguments(scenario: Path, folder: Path) -> list[str]:
     return ["run", str(scenario), *places, "--max-batch", "1", "--quiet"]
 
 
-def process(code: str, **more: Any) -> subprocess.Popen[str]:
-    """A process of its own with the small report and this code."""
-    around = {**os.environ, "PYTHONPATH": str(ROOT)}
-    text = f"import os\n{REPORT}\n{code}"
-    return subprocess.Popen(
-        [sys.executable, "-c", text], cwd=ROOT, env=around, stderr=subprocess.PIPE, text=True, **more
-    )
+def forked(code: str, errors: Path) -> int:
+    """A process that runs this code and has torch loaded already, which takes most of the time of a new one; its process id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 warns of other threads; the child waits for none
+        child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # test runners in several processes ignore it
+        with errors.open("w", buffering=1) as sys.stderr, open(os.devnull, "w") as sys.stdout:
+            try:
+                exec(code, {"build_report": sys.modules["reports.build"].build_report})
+                status = 0
+            except SystemExit as stop:
+                status = stop.code if isinstance(stop.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
+    finally:
+        os._exit(status)  # none of the test session's own clearing up
+
+
+def ended(child: int) -> int:
+    """Its exit status; less than 0, the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def run(scenario: Path, folder: Path) -> Result:
@@ -178,12 +199,13 @@ def test_a_run_that_is_ended_loses_nothing_and_goes_on(
     if writing:  # an earlier run is there to be replaced, and to be lost
         shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     code = DYING.format(signal=int(number), moment=MOMENTS[moment], arguments=arguments(scenario, tmp_path))
-    done = process(code)
-    _, stderr = done.communicate()
+    status = ended(forked(code, tmp_path / "stderr"))
+    stderr = (tmp_path / "stderr").read_text()
+    (tmp_path / "stderr").unlink()
     if number == signal.SIGKILL:
-        assert done.returncode == -signal.SIGKILL, stderr
+        assert status == -signal.SIGKILL, stderr
     else:
-        assert done.returncode == 128 + number, stderr
+        assert status == 128 + number, stderr
         assert stderr.splitlines() == ["Stopped. What was recorded is kept: the same command goes on from there."]
         assert not writing or files(tmp_path / "run") == files(undisturbed / "run")
         assert [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")] == []
@@ -231,11 +253,15 @@ def test_an_output_that_takes_nothing_is_one_line(scenario: Path, undisturbed: P
     """/dev/full says that the disk is full to every write."""
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     with open("/dev/full", "w") as full:
-        done = process(RUN.format(arguments=arguments(scenario, tmp_path)[:-1]), stdout=full)
-        _, stderr = done.communicate()
+        code = f"{REPORT}\n{RUN.format(arguments=arguments(scenario, tmp_path)[:-1])}"
+        around = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=ROOT, env=around, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == 2
-    assert stderr.splitlines()[-1] == "Error: the output cannot be written: No space left on device"
-    assert "Traceback" not in stderr
+    assert done.stderr.splitlines()[-1] == "Error: the output cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr
     assert_undisturbed(tmp_path, undisturbed)
 
 
@@ -326,8 +352,9 @@ def test_a_damaged_run_folder_is_replaced_and_a_doubtful_one_left_alone(
 
 
 def test_two_runs_at_once_into_one_folder_and_one_cache(tmp_path: Path, scenario: Path, undisturbed: Path) -> None:
-    both = [process(RUN.format(arguments=arguments(scenario, tmp_path))) for _ in range(2)]
-    for one in both:
-        _, stderr = one.communicate()
-        assert one.returncode == 0, stderr
+    code = RUN.format(arguments=arguments(scenario, tmp_path))
+    errors = [tmp_path / "one", tmp_path / "two"]
+    for child, file in zip([forked(code, file) for file in errors], errors, strict=True):
+        assert ended(child) == 0, file.read_text()
+        file.unlink()
     assert_undisturbed(tmp_path, undisturbed)
