@@ -1,17 +1,24 @@
 """Shared by all tests: one thread, no windows, and a tiny random pair to run real forward passes with."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from simulator.experiment.run import Outcome
 
 # The models under test are tiny: a second thread costs more in waiting than it gives in work, above all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
-settings.load_profile("untimed")
+# A busy machine is no failure: no deadline. The suite tries the same examples every time.
+settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("nightly", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +28,25 @@ def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs") / "tiny"
     make_tiny_pair(folder, seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_undrawn(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> "Callable[..., Outcome]":
+    """`run_scenario` of a scenario file of the tiny pair, without a report, whose plots take most of a run's time.
+
+    Recordings are kept for the session.
+    """
+    from models.pair import load_pair
+    from models.recorder import Recorder
+    from models.scenes import captions
+    from simulator.experiment.loading import load_scenario
+    from simulator.experiment.run import run_scenario
+    from simulator.protocol.cache import CachedSource, RecordingCache
+
+    recorder = Recorder(load_pair(tiny_pair_folder), 8)
+    source = CachedSource(RecordingCache(tmp_path_factory.mktemp("recordings")), recorder.record)
+
+    def run(path: Path, out: Path, **more: Any) -> "Outcome":
+        return run_scenario(load_scenario(path), out, source, captions, **{"profile": pytest.fail, **more})
+
+    return run

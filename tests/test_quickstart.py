@@ -10,7 +10,11 @@ import yaml
 from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
-from simulator.protocol.cache import RecordingCache
+from models.scenes import captions
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.run import run_scenario
+from simulator.experiment.sweep import expand
+from simulator.protocol.cache import CachedSource, RecordingCache
 from simulator.results.columns import PARTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,10 +92,8 @@ def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(
     }
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(text, sort_keys=False))
-    result = CliRunner().invoke(
-        main, ["run", str(path), "--out", str(tmp_path / "own"), "--cache", str(cache), "--quiet"]
-    )
-    assert result.exit_code == 0, result.output
+    source = CachedSource(RecordingCache(cache), pytest.fail)  # nothing is recorded anew
+    run_scenario(load_scenario(path), tmp_path / "own", source, captions, pytest.fail)
     requests = pd.read_parquet(tmp_path / "own" / "requests.parquet")
     encoded = set()
     for file in RecordingCache(cache).root.glob("*/*.npz"):
@@ -105,9 +107,6 @@ def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(
 
 
 def test_the_shipped_scenarios_open_with_a_comment_and_load() -> None:
-    from simulator.experiment.loading import load_scenario
-    from simulator.experiment.sweep import expand
-
     scenarios = sorted(ROOT.glob("scenarios/*.yaml"))
     assert {path.stem for path in scenarios} >= {"quickstart", "threshold-prefix-sweep"}
     for path in scenarios:

@@ -16,12 +16,14 @@ from click.testing import CliRunner
 from ciar_sim.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
+# Plots take most of a run's time, and only an answered request is plotted. All of these come in the warm-up.
 SCENARIO = """\
 name: options
 pair: {pair}
 prompts: {{source: scenes, count: 2}}
 methods: [base, device-only]
 compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
+workload: {{devices: 1, arrivals: {{poisson_per_s: 1}}, duration_s: 3, warmup_s: 2.99}}
 """
 RUN = ["run", "{scenario}", "--out", "{out}", "--cache", "{cache}"]
 SWEEP = ["sweep", "{scenario}", "--axis", "network.preset=lte", "--out", "{out}", "--cache", "{cache}"]

@@ -16,17 +16,12 @@ from hypothesis import strategies as st
 from models.methods import speculative
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
-from models.scenes import captions
 from simulator.core.rng import stream
-from simulator.experiment.loading import load_scenario
-from simulator.experiment.run import run_scenario
 from simulator.network.access import AccessNetwork, Network
 from simulator.network.link import ImpairedLink
 from simulator.network.transport import TRANSPORTS
 from simulator.pricing.costs import Pricing
-from simulator.pricing.profile import Profile
 from simulator.pricing.program import SessionProgram, compile_session
-from simulator.protocol.cache import CachedSource, RecordingCache
 from simulator.results.columns import PARTS
 from tests.laws import law
 from tests.laws.draw import GAP_S, any_networks, at_once, costs, delays, programs, rates
@@ -225,18 +220,14 @@ Runs = Callable[[dict[str, Any], int], str]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path, pair: Pair) -> Runs:
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path, run_undrawn: Callable[..., Any]) -> Runs:
     folder = tmp_path_factory.mktemp("jobs")
-    source = CachedSource(RecordingCache(folder / "cache"), Recorder(pair, 8).record)
-
-    def no_profile() -> Profile:
-        raise AssertionError
 
     def digest(data: dict[str, Any], jobs: int) -> str:
         path = folder / "scenario.yaml"
         path.write_text(yaml.safe_dump({"pair": str(tiny_pair_folder), **data}))
         out = folder / "out"
-        run_scenario(load_scenario(path), out, source, captions, no_profile, jobs=jobs)
+        run_undrawn(path, out, jobs=jobs)
         names = ("requests.parquet", "summary.csv", "queue.parquet", "timeline.json.gz")
         return hashlib.sha256(b"".join((out / name).read_bytes() for name in names)).hexdigest()
 
