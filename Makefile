@@ -23,15 +23,15 @@ demo: $(VENV)/.installed
 	@echo "Open runs/quickstart/report.html"
 
 test: $(VENV)/.installed-dev check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # Of lines and branches of simulator/; below 95 % it fails. Tracing doubles the time of the tests, so it is no part of `make test`.
 coverage: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered tests/simulator tests/ciar_sim tests/laws
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered tests/simulator tests/ciar_sim tests/laws
 
 # Everything but whole runs and training, without coverage: for the minute between two edits.
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -x tests/simulator tests/reports tests/test_docs.py
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -x tests/simulator tests/reports tests/test_docs.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.cloud.cloud import Cloud
@@ -283,7 +283,6 @@ def loaded_cases(draw: st.DrawFn) -> dict[str, object]:
     return inputs
 
 
-@settings(max_examples=60, deadline=None)
 @given(loaded_cases())
 def test_under_any_rules_every_request_is_answered_or_refused(inputs: dict[str, object]) -> None:
     result = case(**inputs)  # type: ignore[arg-type]

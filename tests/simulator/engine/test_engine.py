@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simulator.engine.case import CaseResult
@@ -313,7 +313,6 @@ def same(a: CaseResult, b: CaseResult) -> bool:
     )
 
 
-@settings(max_examples=150, deadline=None)
 @given(cases())
 def test_under_any_load_every_request_is_done_and_its_parts_add_up(inputs: dict[str, object]) -> None:
     result = case(**inputs)  # type: ignore[arg-type]
@@ -333,7 +332,6 @@ def test_under_any_load_every_request_is_done_and_its_parts_add_up(inputs: dict[
         assert all(end <= start for (_, end), (start, _) in pairwise(busy))
 
 
-@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_working_ahead_of_the_clock_changes_nothing_but_the_events(inputs: dict[str, object]) -> None:
     network = inputs["network"]

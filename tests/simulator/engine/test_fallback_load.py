@@ -143,7 +143,6 @@ def counted() -> Iterator[tuple[dict[str, int], list[Any]]]:
         yield sent, links
 
 
-@settings(max_examples=100, deadline=None)
 @given(late_cases())
 def test_under_any_load_parts_add_up_and_every_request_is_answered(inputs: dict[str, Any]) -> None:
     with counted() as (sent, links):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.engine.workload import poisson_arrivals, single_arrival
@@ -25,7 +25,6 @@ def test_gaps_are_exponential() -> None:
     assert distance < 2.23 / math.sqrt(n)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 50), st.floats(0.01, 20), st.floats(0, 30), st.integers(1, 9), st.integers(1, 7))
 def test_requests_are_in_order_in_range_and_use_prompts_evenly(
     seed: int, rate: float, duration: float, devices: int, prompts: int
@@ -41,7 +40,6 @@ def test_requests_are_in_order_in_range_and_use_prompts_evenly(
         assert sorted(a.prompt[start : start + prompts]) == list(range(prompts))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 20), st.floats(0, 30), st.floats(0, 100))
 def test_a_longer_duration_only_adds_requests(seed: int, duration: float, more: float) -> None:
     short, long = (poisson_arrivals(seed, 2.0, d, 4, 5) for d in (duration, duration + more))

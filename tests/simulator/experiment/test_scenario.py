@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.core import yamlfile
@@ -151,7 +151,6 @@ ANY = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(Scenario.model_fields)), ANY, max_size=5))
 def test_nothing_but_a_scenario_error_ever_comes_out(
     tmp_path_factory: pytest.TempPathFactory, extra: dict[str, object]

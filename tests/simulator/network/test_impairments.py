@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.core.rng import stream
@@ -336,7 +336,6 @@ def timed(gaps: list[tuple[float, int]]) -> list[tuple[float, int]]:
     return list(zip(at, [size for _, size in gaps], strict=True))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     messages,
     pieces,
@@ -371,7 +370,6 @@ def test_nothing_is_lost_or_made_on_the_way(
     assert link.sent_bits == pytest.approx(delivered + in_flight + link.dropped_bits, rel=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
 @given(messages, st.floats(1e4, 1e9), st.floats(1e-3, 1), st.floats(1, 10), st.floats(0, 1), st.floats(0, 0.2))
 def test_a_slower_or_longer_link_is_never_earlier(
     gaps: list[tuple[float, int]], rate: float, delay: float, slower: float, longer: float, p: float
@@ -387,7 +385,6 @@ def test_a_slower_or_longer_link_is_never_earlier(
         assert all(a <= b + 1e-9 for a, b in zip(best, worse, strict=True))
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 1_000_000), st.floats(1e5, 1e9), st.floats(0.001, 1), st.floats(1, 10), st.floats(0, 1))
 def test_a_fresh_connection_is_never_faster_for_less_rate_or_more_delay(
     size: int, rate: float, delay: float, slower: float, longer: float
@@ -400,7 +397,6 @@ def test_a_fresh_connection_is_never_faster_for_less_rate_or_more_delay(
     assert best <= arrival(rate, delay + longer) + 1e-9
 
 
-@settings(deadline=None)
 @given(messages, st.floats(1e4, 1e9), st.floats(0, 1))
 def test_without_impairments_it_is_the_plain_link(gaps: list[tuple[float, int]], rate: float, delay: float) -> None:
     plain, general = Link(rate, delay), ImpairedLink(Wire(rate), delay, 2 * delay, IDEAL)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.core.rng import stream
@@ -143,7 +143,6 @@ def test_a_radio_that_only_costs_energy_waits_for_nothing() -> None:
     assert joules[0] == 2.0 + 1.0 + 0.5 + 2.0 + 0.5
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 15), st.integers(1, 4000), st.booleans(), st.integers(0, 2)), max_size=20))
 def test_energy_is_that_of_states_and_bytes_whoever_pays(events: list[tuple[float, int, bool, int]]) -> None:
     """Between promotions a radio draws at least its sleeping power and at most its awake power, plus its bytes."""

@@ -4,7 +4,7 @@ import heapq
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.network.link import ImpairedLink
@@ -148,7 +148,6 @@ SIZE = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2778), st.integers(-1000, 3000), SIZE)
 def test_the_window_agrees_with_a_simulation_of_every_packet(rtt: int, rate: int, payload: int) -> None:
     """1 to 600 ms, 0.1 to 1000 Mbit/s, 1 byte to 10 MB or a byte around whole segments: the first message and the next two."""
