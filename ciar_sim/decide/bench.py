@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Measured:
     refused: int
     unfinished: int
 
-    @property
+    @cached_property
     def mean_s(self) -> float:
         """Mean latency; NaN without an answer."""
         return float(self.latency_s.mean())

@@ -19,12 +19,14 @@ class Decision:
         table: The figures behind it, a row per alternative.
         more: Further tables by name.
         facts: Settings and numbers that belong to it.
+        shown: Names of the tables that its text holds; `table` is the first one.
     """
 
     sentences: tuple[str, ...]
     table: "pd.DataFrame"
     more: "Mapping[str, pd.DataFrame]" = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    shown: tuple[str, ...] = ("table",)
 
     @property
     def sentence(self) -> str:
@@ -40,7 +42,9 @@ class Decision:
         return json.dumps(plain({"sentences": list(self.sentences), **rows, **self.facts}), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        return "\n".join([*self.sentences, "", text_table(self.table)])
+        tables = {"table": self.table, **self.more}
+        found = [text_table(tables[name]) for name in self.shown if len(tables[name])]
+        return "\n\n".join(["\n".join(self.sentences), *found])
 
 
 def text_table(table: "pd.DataFrame") -> str:

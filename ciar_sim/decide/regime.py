@@ -304,7 +304,13 @@ def _answer(trial: Trial, across: Axis, up: Axis | None, max_loss_pct: float, as
         ]
     )
     sentences = _sentences(changes, table, quality, across, up, max_loss_pct, metric)
-    return Decision(sentences, table, {"break_evens": even, "quality": quality, "latency": latency}, facts)
+    return Decision(
+        sentences,
+        table,
+        {"break_evens": even, "quality": quality, "latency": latency},
+        facts,
+        ("quality", "break_evens"),
+    )
 
 
 def _at(case: Any, across: Axis, up: Axis | None) -> tuple[float, float | None]:
@@ -355,7 +361,8 @@ def _sentences(
     if up is not None:
         parts = [f"{name} wins {100 * share:.0f} %" for name, share in shares.items()]
         told.append(f"Of the map, with {floor}: {', '.join(parts)}.")
-    for line, some in changes:
+    same = up is not None and not any(some for _, some in changes) and len(shares) == 1
+    for line, some in [] if same else changes:
         where = "" if up is None else f"At {_value(up.path, line.y or 0.0)}: "
         text = in_words(line.winners(), some, across.path)
         told.append(f"{where}{text[:1].upper() + text[1:] if not where else text}{'' if up else f', with {floor}'}.")
