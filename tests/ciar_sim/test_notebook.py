@@ -17,7 +17,7 @@ def test_the_notebook_runs(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CIAR_SIM_CACHE", str(tmp_path / "cache"))
     hardware = {"device": "snapdragon-8-gen-3", "cloud": "a100"}
-    tiny: dict[str, Any] = {"pair": str(tiny_pair_folder), "prompts.count": 2}
+    tiny: dict[str, Any] = {"pair": str(tiny_pair_folder), "prompts.count": 2, "methods.ciar.threshold": 0.35}
     tiny |= {f"compute.{side}": {"model": "pair", "hardware": name} for side, name in hardware.items()}
 
     def smaller(name: str, **change: Any) -> None:
