@@ -253,7 +253,7 @@ SMALL = {
     "regime": ["--x", "network.rtt_ms=1:300:3:log", "--y", "network.up_mbps=1,10"],
     "capacity": [
         *["--slo-p95", "300ms", "--requests", "20", "--precision", "50"],
-        *["--set", "cloud.max_batch=1", "--set", "cloud.max_sessions=1"],
+        *["--set", "cloud.max_batch=1", "--set", "cloud.max_sessions=1", "--set", "workload.warmup_s=0"],
     ],
 }
 

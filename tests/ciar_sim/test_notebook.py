@@ -9,7 +9,7 @@ import pytest
 import ciar_sim
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "deciding.ipynb"
-FAST = {"cloud.max_batch": 1, "cloud.max_sessions": 1}
+FAST = {"cloud.max_batch": 1, "cloud.max_sessions": 1, "workload.warmup_s": 0}
 
 
 def test_the_notebook_runs(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
