@@ -370,7 +370,7 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
         "network.buffer_bytes", 9000, PRESET, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_bytes": 5000}
     ),
     "CrossTraffic.up": one("network.cross_traffic.up", "greedy", QUEUED),
-    "CrossTraffic.down": one("network.cross_traffic.down", "video", QUEUED),
+    "CrossTraffic.down": one("network.cross_traffic.down", "greedy", QUEUED),
     "PausingFlow.busy_s": one("network.cross_traffic.up.busy_s", 2.0, QUEUED),
     "PausingFlow.quiet_s": one("network.cross_traffic.up.quiet_s", 0.1, QUEUED),
     "PresetNetwork.rtt_ms": one("network.rtt_ms", 200, PRESET),
