@@ -1,5 +1,6 @@
 """Draw the plots and the page of a run from its folder alone; drawing again gives the same bytes."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -77,21 +78,23 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
 def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:
     """The first plot of the page: at most four methods. None where there are no more, so that the whole plot is as easily read.
 
-    They are base, those that are fastest at base's quality, the fastest, and then those of the Pareto front and the fastest others.
+    They are base, the one that is most often fastest at base's quality, the one that is most often fastest, and the next of these.
     Along a swept number of many values it shows speed-ups, else latency against quality.
     """
     ran = [said for said in findings if said.fastest != "none"]
     bases = [str(name) for name in run.summary.loc[run.summary["method_name"] == "base", "label"]]
-    wanted = [bases[:1], *(said.at_base_quality for said in ran), *((said.fastest,) for said in ran)]
-    wanted += [*(said.front for said in ran), run.labels()]
-    names = list(dict.fromkeys(name for group in wanted for name in group))
+    advised = [name for name, _ in Counter(name for said in ran for name in said.at_base_quality).most_common()]
+    fastest = [name for name, _ in Counter(said.fastest for said in ran).most_common()]
+    front = [name for said in ran for name in said.front]
+    others = [name for name in advised if name not in bases]
+    names = list(dict.fromkeys([*bases[:1], *others[:1], *fastest[:1], *advised, *fastest, *front, *run.labels()]))
     along = [key for key in numeric_axes(run) if not key.startswith("methods.")]
     if len(names) <= MOST_AT_A_GLANCE and len(findings) <= TWO_ROWS_UP_TO:
         return None
     few = of_methods(run, names[:MOST_AT_A_GLANCE])
     form = Form(
         note=left_out(
-            MOST_AT_A_GLANCE, len(names), "methods", "base, the fastest at its quality, the fastest, the front"
+            MOST_AT_A_GLANCE, len(names), "methods", "base, the fastest at its quality, the fastest, and the next"
         )
     )
     if along and len(findings) > TWO_ROWS_UP_TO and np.isfinite(few.summary["speedup"]).any():

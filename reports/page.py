@@ -36,6 +36,7 @@ from reports.words import condition as condition_words
 from reports.words import joined, sentence, significant
 from simulator.protocol.methods import METHODS
 
+MOST_NAMED = 6  # conditions of the advice, each by its name
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -128,7 +129,9 @@ def _by_condition(named: Sequence[tuple[tuple[str, ...], str]], conditions: int)
         elif len(names) == conditions:
             place = f" under all {conditions} conditions"
         else:
-            place = f" ({joined(names) if len(names) <= 4 else f'{len(names)} conditions'})"
+            place = (
+                f" ({joined(names)})" if conditions <= MOST_NAMED else f" under {len(names)} of {conditions} conditions"
+            )
         parts.append(who + place)
     return joined(parts)
 

@@ -103,6 +103,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
 def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
     """Speed-up against one swept number, with break-even: a panel per choice of the other conditions, the methods that gain most."""
     table = _series(run, key, own=False)
+    table = table[np.isfinite(table[key].astype(float))]
     columns = list(dict.fromkeys(table["column"]))
     shown = spread(columns, 2 if form.compact else MOST_COLUMNS)
     look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))

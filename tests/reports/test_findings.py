@@ -201,6 +201,19 @@ def test_advice_names_the_fastest_at_base_quality(run: Run) -> None:
     )
 
 
+def test_advice_over_many_conditions_stays_short(tmp_path: Path) -> None:
+    cases = [
+        case(method, seconds, {"network.rtt_ms": 10 * (i + 1)})
+        for i in range(9)
+        for method, seconds in (("base", 8.0), ("ciar", 4.0 if i < 5 else 12.0))
+    ]
+    said = advice(find(load_run(write(tmp_path / "run", cases, images=()))))
+    assert said == (
+        "Use ciar under 5 of 9 conditions and base (the cloud alone) under 4 of 9 conditions: "
+        "the fastest of the methods whose images keep base's quality."
+    )
+
+
 def test_column_names_of_intervals_are_those_of_the_summary(run: Run) -> None:
     for name in ("latency_mean_s", "speedup", "latency_minus_fastest_s", "fd_scenes", "align_scenes", "cloud_nll"):
         assert set(interval_columns(name)) <= set(run.summary.columns) & set(summary_columns())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from reports.build import build_report
+from reports.build import at_a_glance, build_report
 from reports.findings import find
 from reports.load import Run, load_run
 from reports.looks import METHOD_LOOKS, looks
@@ -153,6 +153,21 @@ def test_any_number_of_conditions_has_a_latency_quality_plot(tmp_path: Path, cou
     assert sum(bool(ax.get_title()) for ax in figure.axes) == panels
     assert f"RTT {10 * count} ms" in words(figure)
     assert ("12 of 30 conditions" in words(figure)) == (count == 30)
+
+
+def test_the_first_plot_has_four_methods_the_advised_and_the_fastest_among_them(tmp_path: Path, run: Run) -> None:
+    assert at_a_glance(run, find(run)) is None  # three methods: the whole plot is as easily read
+    seconds = {"device-only": 1.0, "lantern": 9.0, "eagle2": 10.0, "speculative": 12.0, "code": 6.0, "base": 8.0}
+    away = {"device-only": 9.0, "lantern": 6.0}
+    cases = [case(method, s, {}, nll=away.get(method, 4.0)) for method, s in seconds.items()]
+    crowd = load_run(write(tmp_path / "run", cases, images=()))
+    figure = at_a_glance(crowd, find(crowd))
+    assert figure is not None
+    said = words(figure)
+    assert "4 of 6 methods: base, the fastest at its quality, the fastest, and the next." in said
+    drawn = {text.get_text() for text in figure.axes[0].texts}
+    assert {"base", "code", "device-only"} < drawn
+    assert len(drawn) == 4
 
 
 def test_many_conditions_have_a_table_of_speed_ups(tmp_path: Path) -> None:
