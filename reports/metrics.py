@@ -47,7 +47,7 @@ class Metric(NamedTuple):
 LATENCY = Metric("latency_mean_s", "latency", "s", relative=True)
 P95 = Metric("latency_p95_s", "p95", "s", relative=True)
 SPEEDUP = Metric("speedup", "speed-up", "× base")
-CALLS = Metric("cloud_call_pct", "cloud calls", "% of tokens")
+CALLS = Metric("cloud_call_pct", "cloud calls", "%")
 ENERGY = Metric("device_energy_j", "device energy", "J", relative=True)
 COST = Metric("cost_usd", "cost", "$", relative=True)
 GOODPUT = Metric("goodput_per_s", "goodput", "per s", relative=True)
@@ -100,7 +100,7 @@ AFTER_QUALITY = (
 WHOLE = ("images", "distinct_images", "refused", "unfinished")  # counts
 # Metrics of quality that a pair brings are known by the first part of their name; the rest names what was measured (fd_scenes).
 _OF_PAIR = {
-    "align": ("% of attributes", 100.0),
+    "align": ("%", 100.0),
     "fd": ("", 1.0),
     "f1": ("", 1.0),
     "fid": ("", 1.0),
