@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from simulator.core.yamlfile import Place
     from simulator.experiment.scenario import Scenario
     from simulator.experiment.simulating import Progress
+    from simulator.experiment.state import State
+    from simulator.experiment.workers import Workers
 
 MOST_IN_TIMELINE = 10_000
 
@@ -43,12 +45,18 @@ class Result:
         summary: One row per case, as in `summary.csv`.
         warnings: What to know before believing the figures, as in `provenance.json`.
         failed: A message for each case that could not be simulated, and is in no table.
+        pareto: After `tune`, the rows of the summary that no other beats in latency and quality under the same condition.
+        quality: The column of this quality.
+        work: What was recorded and simulated, and what earlier runs had left.
     """
 
     folder: Path
     summary: "pd.DataFrame"
     warnings: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    pareto: "pd.DataFrame | None" = None
+    quality: str = ""
+    work: str = ""
 
     @cached_property
     def requests(self) -> "pd.DataFrame":
@@ -90,14 +98,16 @@ def run(
     axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None = None,
     zips: Sequence[Sequence[str]] = (),
     random: int | None = None,
+    tune: int | str | None = None,
     out: str | Path | None = None,
     cache: str | Path | None = None,
     torch_device: str = "auto",
     max_batch: int = 64,
-    jobs: int = 1,
+    jobs: "int | Workers" = 1,
     case_timeout_s: float | None = None,
     timeline: int = 2,
     progress: "Progress | None" = None,
+    force: bool = False,
 ) -> Result:
     """Run every method of a scenario under every swept value and write the run folder.
 
@@ -109,14 +119,16 @@ def run(
             `{"network.rtt_ms": {"min": 5, "max": 200, "steps": 6, "scale": "log"}}`; an axis of the same path is replaced.
         zips: Paths of axes whose values move together, a group each.
         random: So many points spread evenly over all axes, in place of the grid.
-        out: The run folder, `runs/<name>` where None. An earlier run of ciar-sim there is replaced.
+        tune: So many trials choose settings of the methods, for low latency and good quality: `40`, or `"40:f1_scenes"`.
+        out: The run folder, `runs/<name>` where None. An earlier run of the same scenario there is replaced.
         cache: Folder of recordings; where None, `$CIAR_SIM_CACHE` or else the user's cache folder.
         torch_device: Where forward passes run: `auto`, `cpu`, `cuda` or `cuda:N`.
         max_batch: Sessions recorded at once.
-        jobs: Processes that simulate; changes no result.
+        jobs: Processes that simulate, or `simulator.experiment.workers.Workers` for a Dask cluster; changes no result.
         case_timeout_s: A case whose simulation takes longer fails alone; None waits for ever.
         timeline: Requests of every case, from the first on, in `timeline.json.gz`.
         progress: Called with a stage, how much of it is done, and its total.
+        force: Replace a run of another scenario, too.
 
     Raises:
         CiarSimError: The scenario, an argument, or what they name is not usable. Nothing is left half-written.
@@ -126,7 +138,7 @@ def run(
     from simulator.experiment.options import Choice
 
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
-    choice = Choice([",".join(group) for group in zips], random)
+    choice = Choice([",".join(group) for group in zips], random, None if tune is None else str(tune))
     loaded = load_with_source(written, _axes(axes), _sets(sets), choice)
     return execute(
         loaded.scenario,
@@ -139,6 +151,7 @@ def run(
         case_timeout_s,
         timeline,
         progress or (lambda stage, done, total: None),
+        force,
     )
 
 
@@ -281,10 +294,11 @@ def execute(
     cache: Path | None,
     torch_device: str,
     max_batch: int,
-    jobs: int,
+    jobs: "int | Workers",
     case_timeout_s: float | None,
     timeline: int,
     progress: "Progress",
+    force: bool = False,
 ) -> Result:
     """Run a loaded scenario with its models, its cache and the report. Arguments as in `run`.
 
@@ -293,9 +307,16 @@ def execute(
     """
     from ciar_sim.cli.common import default_cache
     from ciar_sim.cli.models import Models
+    from ciar_sim.speed import Stopwatch
+    from ciar_sim.speed import where as place_of_speed
     from reports.build import build_report
+    from simulator.experiment.kept import CaseCache
+    from simulator.experiment.rerun import check_replaced, digest
     from simulator.experiment.run import run_scenario
+    from simulator.experiment.scenario import resolved_yaml
     from simulator.protocol.cache import CachedSource, RecordingCache
+    from simulator.protocol.pairs import pair_manifest
+    from simulator.results.folder import clear_unfinished, mark_unfinished
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
         raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
@@ -304,28 +325,72 @@ def execute(
     if not 0 <= timeline <= MOST_IN_TIMELINE:
         raise CiarSimError(f"the requests of the timeline must be 0 to {MOST_IN_TIMELINE}, got {timeline}")
     cache = cache or default_cache()
-    models = Models(scenario.pair, torch_device, max_batch, cache, progress)
+    folder = out or run_folder(scenario)
+    watch = Stopwatch(progress)
+    models = Models(scenario.pair, torch_device, max_batch, cache, watch)
+    source, kept = CachedSource(RecordingCache(cache), models.record), CaseCache(cache)
+    check_replaced(folder, scenario, force)
+    marked = mark_unfinished(
+        folder, resolved_yaml(scenario), {"cache": str(cache.resolve()), "asked_sha256": digest(scenario)}
+    )
     try:
         with error_context("pair"):
             scorer = models.scorer()
         outcome = run_scenario(
             scenario,
-            out or Path("runs") / scenario.name,
-            CachedSource(RecordingCache(cache), models.record),
+            folder,
+            source,
             models.captions,
             models.profile,
             build_report,
-            progress,
+            watch,
             jobs,
             scorer,
             case_timeout_s,
             timeline,
+            kept,
         )
+    except (CiarSimError, OSError) as error:
+        if marked:
+            clear_unfinished(folder)
+        if not isinstance(error, CiarSimError) or not error.place:
+            raise
+        raise type(error)(f"{where(error.place)}: {error}") from None
+    requests = float(outcome.summary["images"].sum()) * outcome.simulated / max(len(outcome.summary), 1)
+    weights = pair_manifest(scenario.pair).weights_hash
+    watch.remember(cache, place_of_speed(weights, torch_device), source.recorded, requests)
+    work = (
+        f"recorded {source.recorded} sessions ({source.reused} were in the cache), "
+        f"simulated {outcome.simulated} cases ({len(outcome.summary) - outcome.simulated} were in the cache)"
+    )
+    return Result(
+        outcome.folder, outcome.summary, outcome.warnings, outcome.failed, outcome.pareto, outcome.quality, work
+    )
+
+
+def run_folder(scenario: "Scenario", own: bool = False) -> Path:
+    """The folder of a run that is given none: `runs/<name>`. own: with a digest of the scenario, so that each sweep has its own."""
+    from simulator.experiment.rerun import digest
+
+    return Path("runs") / (f"{scenario.name}-{digest(scenario)[:8]}" if own else scenario.name)
+
+
+def foresee(scenario: "Scenario", where: "Callable[[Place], str]", cache: Path | None) -> "State":
+    """What of a scenario is recorded and simulated already; makes and writes nothing."""
+    from ciar_sim.cli.common import default_cache
+    from ciar_sim.cli.models import Models
+    from simulator.experiment.kept import CaseCache
+    from simulator.experiment.state import state_of
+    from simulator.protocol.cache import RecordingCache
+
+    cache = cache or default_cache()
+    models = Models(scenario.pair, "auto", 1, cache, lambda stage, done, total: None)
+    try:
+        return state_of(scenario, RecordingCache(cache), CaseCache(cache), models.captions, models.stored_profile)
     except CiarSimError as error:
         if not error.place:
             raise
         raise type(error)(f"{where(error.place)}: {error}") from None
-    return Result(outcome.folder, outcome.summary, outcome.warnings, outcome.failed)
 
 
 def _yaml(value: Any, path: str) -> str:

@@ -5,8 +5,11 @@ import io
 import math
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,6 +19,8 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -23,6 +28,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from simulator.core.errors import CiarSimError
 from simulator.pricing.catalogue import Hardware
@@ -31,6 +37,7 @@ from simulator.pricing.profile import Profile
 
 if TYPE_CHECKING:
     from reports.metrics import Metric
+    from simulator.experiment.state import State
 
 
 class _Bars:
@@ -48,20 +55,65 @@ class _Bars:
         self.progress.update(self.tasks[stage], completed=done, total=total)
 
 
+class _Rate(ProgressColumn):
+    """Work done per second: tokens, cases, images."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g}/s")
+
+
+LINE_EVERY_S = 30.0  # where there is no terminal
+
+
+class _Lines:
+    """A line on stderr every 30 s, for logs: the stage, its share, the rate and the time that is left."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.last_s = clock()
+        self.begun: dict[str, tuple[float, float]] = {}  # by stage: when, and what was done then
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        now = self.clock()
+        start_s, before = self.begun.setdefault(stage, (now, done))
+        if now - self.last_s < LINE_EVERY_S:
+            return
+        self.last_s = now
+        text = f"{stage}: {done:.0f} of {total:.0f} ({100.0 * done / max(total, 1e-9):.0f} %)"
+        if done > before and now > start_s:
+            rate = (done - before) / (now - start_s)
+            text += f", {rate:.3g}/s, {duration((total - done) / rate)} left"
+        print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `40 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 @contextmanager
-def progress_bars(quiet: bool) -> Iterator[_Bars]:
-    """Bars on stderr while the block runs; nothing when quiet."""
+def progress_bars(quiet: bool) -> Iterator["_Bars | _Lines"]:
+    """Bars on stderr while the block runs, or a line every 30 s where it is no terminal; nothing when quiet."""
+    console = Console(stderr=True)
     if quiet:
         yield _Bars(None)
+        return
+    if not console.is_terminal:
+        yield _Lines()
         return
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(),
         TaskProgressColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console) as progress:
         yield _Bars(progress)
 
 
@@ -330,3 +382,36 @@ def _drawn(renderable: Any, width: int | None = None) -> str:
         Console(file=buffer, width=width).print(renderable)
         text = buffer.getvalue()
     return "\n".join(line.rstrip() for line in text.rstrip("\n").split("\n"))
+
+
+def pareto_lines(pareto: pd.DataFrame, quality: str) -> str:
+    """The cases that no other beats in latency and in a quality."""
+    names = list(pareto.columns)
+    swept = names[names.index("method_name") + 1 : names.index("images")]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("method", *swept, "latency s", quality):
+        table.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
+    for _, row in pareto.iterrows():
+        chosen = ["" if pd.isna(row[name]) else str(row[name]) for name in swept]
+        cells = [row["method"], *chosen, _number(row["latency_mean_s"], 3), _number(row[quality], 4)]
+        table.add_row(*(escape(cell) for cell in cells))
+    return f"Pareto set of latency and {quality}: no other case is as fast and as good.\n{_drawn(table)}"
+
+
+def state_lines(state: "State", cache: Path, torch_device: str) -> list[str]:
+    """What a run has still to do: cases, sessions, time and bytes."""
+    from ciar_sim.speed import forecast
+
+    cases, left = len(state.cases) + state.more_cases, len(state.cases) - len(state.simulated) + state.more_cases
+    sessions = state.sessions + state.more_sessions
+    to_record = len(state.missing) + state.more_sessions
+    at_most = "at most " if state.more_sessions else ""
+    ahead = forecast(state, cache, torch_device)
+    return [
+        f"cases: {cases}, of which {left} are to be simulated",
+        f"sessions: {at_most}{sessions}, of which {at_most}{to_record} are to be recorded"
+        + ("" if to_record else ": no forward pass"),
+        f"expected time: {duration(ahead.recording_s)} of recording, {duration(ahead.simulating_s)} of simulating "
+        f"({ahead.basis}); tables and plots besides",
+        f"bytes: {ahead.recording_bytes / 1e6:.1f} MB of recordings and {ahead.case_bytes / 1e6:.1f} MB of cases in {cache}",
+    ]

@@ -57,24 +57,13 @@ class Models:
         A stored profile counts for equal weights, torch version, processor, cores, thread setting and --torch-device only; a damaged
         one is measured again.
         """
-        import hashlib
-        import os
-        import platform
-
         from simulator.core.errors import ComputeError
-        from simulator.pricing.profile import Profile
-        from simulator.protocol.pairs import pair_manifest
-        from simulator.protocol.recording import torch_version
 
-        weights = pair_manifest(self.name).weights_hash
-        machine = (platform.machine(), _processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS"))
-        key = hashlib.sha256(repr((weights, torch_version(), machine, self.torch_device)).encode()).hexdigest()
-        path = self.cache / "profiles" / f"{key[:32]}.json"
-        if path.is_file():
-            try:
-                return Profile.read(path)
-            except ComputeError:
-                path.unlink()
+        try:
+            return self.stored_profile()
+        except ComputeError:
+            path = self._profile_path()
+            path.unlink(missing_ok=True)
         from models.profile import measure_profile
 
         profile = measure_profile(
@@ -82,6 +71,25 @@ class Models:
         )
         profile.write(path)
         return profile
+
+    def stored_profile(self) -> Any:
+        """As `profile`, of an earlier run. Raises ComputeError where none was measured, or it is damaged."""
+        from simulator.pricing.profile import Profile
+
+        return Profile.read(self._profile_path())
+
+    def _profile_path(self) -> Path:
+        import hashlib
+        import os
+        import platform
+
+        from simulator.protocol.pairs import pair_manifest
+        from simulator.protocol.recording import torch_version
+
+        weights = pair_manifest(self.name).weights_hash
+        machine = (platform.machine(), _processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS"))
+        key = hashlib.sha256(repr((weights, torch_version(), machine, self.torch_device)).encode()).hexdigest()
+        return self.cache / "profiles" / f"{key[:32]}.json"
 
 
 def _processor() -> str:

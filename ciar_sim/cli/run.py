@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ciar_sim.cli.common import columns_option, errors_in_one_line
+from simulator.core.errors import CiarSimError
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,6 +42,18 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Processes that simulate; changes no result.",
         ),
+        click.option(
+            "--dask",
+            "scheduler",
+            metavar="ADDRESS",
+            help="Simulate on a Dask cluster, e.g. tcp://host:8786; changes no result.",
+        ),
+        click.option(
+            "--dask-local",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="Simulate on a Dask cluster of N processes that is started for the run.",
+        ),
         columns_option,
         click.option(
             "--case-timeout",
@@ -58,6 +71,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="N",
             help="Requests of every case, from the first on, in timeline.json.gz.",
         ),
+        click.option("--force", is_flag=True, help="Replace a run of another scenario in the run folder."),
+        click.option("--dry-run", is_flag=True, help="Say what is to be done, and write nothing."),
         click.option("--quiet", is_flag=True, help="No progress and no table."),
     ]
     for option in reversed(options):
@@ -73,7 +88,7 @@ def run(scenario: Path, **options: Any) -> None:
 
     Writes tables, plots and report.html.
     """
-    _run(scenario, (), (), None, **options)
+    _run(scenario, (), ((), None, None), **options)
 
 
 @click.command()
@@ -92,44 +107,71 @@ def run(scenario: Path, **options: Any) -> None:
     metavar="N",
     help="N points spread evenly over all axes (Sobol), in place of the grid. Ranges need no STEPS.",
 )
+@click.option(
+    "--tune",
+    metavar="N[:QUALITY]",
+    help="Choose settings of the methods in N trials, for low latency and good quality.  [default quality: align_scenes]",
+)
 @errors_in_one_line
-def sweep(scenario: Path, axes: tuple[str, ...], zips: tuple[str, ...], random: int | None, **options: Any) -> None:
+def sweep(
+    scenario: Path, axes: tuple[str, ...], zips: tuple[str, ...], random: int | None, tune: str | None, **options: Any
+) -> None:
     """Run a SCENARIO over the axes of its `sweep:` and those given here.
 
     For example --axis network.rtt_ms=5:200:6:log --axis methods.ciar.threshold=0.2,0.4. An axis of the same path takes the place of
     the scenario's.
     """
-    _run(scenario, axes, zips, random, **options)
+    _run(scenario, axes, (zips, random, tune), **options)
 
 
 def _run(
     path: Path,
     axes: tuple[str, ...],
-    zips: tuple[str, ...],
-    random: int | None,
+    choice: tuple[tuple[str, ...], int | None, str | None],
     out: Path | None,
     sets: tuple[str, ...],
     cache: Path | None,
     torch_device: str,
     max_batch: int,
     jobs: int,
+    scheduler: str | None,
+    dask_local: int | None,
     columns: str | None,
     case_timeout: float,
     timeline: int,
+    force: bool,
+    dry_run: bool,
     quiet: bool,
 ) -> None:
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
     from simulator.experiment.options import Choice
 
-    loaded = load_with_source(scenario_path(path), axes, sets, Choice(zips, random))
+    loaded = load_with_source(scenario_path(path), axes, sets, Choice(*choice))
 
-    from ciar_sim.api import execute
-    from ciar_sim.cli.console import chosen_columns, progress_bars, summary_lines, warning_lines
+    from ciar_sim.api import execute, foresee, run_folder
+    from ciar_sim.cli.common import default_cache
+    from ciar_sim.cli.console import (
+        chosen_columns,
+        pareto_lines,
+        progress_bars,
+        state_lines,
+        summary_lines,
+        warning_lines,
+    )
     from simulator.experiment.assumptions import trace_notes
     from simulator.experiment.sweep import expand
+    from simulator.experiment.workers import Workers
 
     chosen = chosen_columns(columns)
+    if scheduler is not None and dask_local is not None:
+        raise CiarSimError("--dask-local stands beside --dask: give one of them")
+    if dry_run:
+        state = foresee(loaded.scenario, loaded.source.where, cache)
+        click.echo("\n".join(state_lines(state, cache or default_cache(), torch_device)))
+        return
+    changed = bool(axes or sets or any(choice))
+    out = out or run_folder(loaded.scenario, changed and click.get_current_context().info_name == "sweep")
     with progress_bars(quiet) as progress:
         result = execute(
             loaded.scenario,
@@ -138,13 +180,16 @@ def _run(
             cache,
             torch_device,
             max_batch,
-            jobs,
+            Workers(jobs, scheduler, dask_local),
             60.0 * case_timeout,
             timeline,
             progress,
+            force,
         )
     if not quiet:
         click.echo(summary_lines(result.summary, chosen))
+        if result.pareto is not None:
+            click.echo(pareto_lines(result.pareto, result.quality))
         ties = json.loads((result.folder / "provenance.json").read_text())["near_ties"]
         if ties["near_ties"]:
             click.echo(f"note: {ties['meaning']}")
@@ -152,6 +197,7 @@ def _run(
             click.echo(f"note: {note}")
         for line in warning_lines(result.warnings):
             click.echo(line)
+        click.echo(result.work)
         click.echo(f"{result.report}")
     if result.failed:
         click.echo(f"{len(result.failed)} cases failed and are in no table:", err=True)

@@ -38,13 +38,21 @@ def list_(what: str) -> None:
 @columns_option
 @errors_in_one_line
 def report(run_folders: tuple[Path, ...], out: Path | None, columns: str | None) -> None:
-    """Draw plots and report.html of a RUN_FOLDER again, and print its table; of several, compare them on one page."""
+    """Draw plots and report.html of a RUN_FOLDER again, and print its table; of several, compare them on one page.
+
+    Of a run that is under way or was stopped: the table of the cases that are done, and what is missing.
+    """
     from ciar_sim.cli.console import chosen_columns, summary_lines, warning_lines
+    from simulator.results.folder import is_unfinished
+
+    chosen = chosen_columns(columns)
+    if len(run_folders) == 1 and is_unfinished(run_folders[0]):
+        _unfinished(run_folders[0], chosen)
+        return
     from reports.build import build_report
     from reports.combined import write_comparison
     from reports.load import load_run
 
-    chosen = chosen_columns(columns)
     if len(run_folders) > 1:
         page, run = write_comparison(run_folders, out)
         table = run.summary.drop(columns=["label", "condition"])
@@ -58,3 +66,44 @@ def report(run_folders: tuple[Path, ...], out: Path | None, columns: str | None)
     for line in warning_lines(run.provenance.get("warnings") or []):
         click.echo(line)
     click.echo(page)
+
+
+MOST_MISSING = 10  # cases that are named
+
+
+def _unfinished(folder: Path, columns: tuple[str, ...] | None) -> None:
+    import json
+
+    from ciar_sim.api import foresee
+    from ciar_sim.cli.console import state_lines, summary_lines
+    from ciar_sim.cli.models import Models
+    from simulator.core.errors import RunFolderError
+    from simulator.experiment.kept import CaseCache
+    from simulator.experiment.loading import load_with_source
+    from simulator.experiment.state import finished_records
+    from simulator.protocol.cache import RecordingCache
+    from simulator.results.folder import UNFINISHED
+    from simulator.results.tables import requests_table, summary_table
+
+    try:
+        cache = Path(json.loads((folder / UNFINISHED).read_text())["cache"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise RunFolderError(f"{folder / UNFINISHED}: is damaged; start the run again") from None
+    loaded = load_with_source(folder / "scenario.yaml")
+    state = foresee(loaded.scenario, loaded.source.where, cache)
+    scorer = Models(loaded.scenario.pair, "auto", 1, cache, lambda stage, done, total: None).scorer()
+    records = finished_records(state, RecordingCache(cache), CaseCache(cache), scorer)
+    if records:
+        click.echo(summary_lines(summary_table(requests_table(records), records), columns))
+    click.echo(
+        f"{folder} is unfinished: {len(state.simulated)} of {len(state.cases) + state.more_cases} cases are simulated."
+    )
+    there = {case.index for case in state.simulated}
+    left = [case.title for case in state.cases if case.index not in there]
+    for title in left[:MOST_MISSING]:
+        click.echo(f"  missing: {title}")
+    if len(left) > MOST_MISSING:
+        click.echo(f"  and {len(left) - MOST_MISSING} more")
+    for line in state_lines(state, cache, "auto"):
+        click.echo(line)
+    click.echo("The command that began it goes on from there.")

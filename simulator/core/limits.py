@@ -1,5 +1,6 @@
 """Bounds on what one piece of work may take, so that it fails alone: memory and time."""
 
+import ctypes
 import resource
 import signal
 import threading
@@ -42,9 +43,13 @@ def limited_memory(free_bytes: float) -> Iterator[None]:
 
 @contextmanager
 def limited_time(seconds: float | None) -> Iterator[None]:
-    """Inside, TimeLimitError is raised once so many seconds have passed. Without effect outside the main thread, which gets signals."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
+    """Inside, TimeLimitError is raised once so many seconds have passed; outside the main thread in Python code only."""
+    if seconds is None:
         yield
+        return
+    if threading.current_thread() is not threading.main_thread():
+        with _limited_thread(seconds):
+            yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -57,6 +62,28 @@ def limited_time(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _limited_thread(seconds: float) -> Iterator[None]:
+    """`limited_time` for the thread of a worker: the interpreter raises the error at its next instruction."""
+    ended = threading.Event()
+    thread = ctypes.c_ulong(threading.get_ident())
+
+    def stop() -> None:
+        if not ended.is_set():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimeLimitError))
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except TimeLimitError as error:
+        raise TimeLimitError(f"took longer than {seconds:g} s") from error
+    finally:
+        ended.set()
+        timer.cancel()
 
 
 def _entry(file: str, name: str) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from simulator.core.errors import ScenarioError
-from simulator.core.part import LATER, found_text, written
+from simulator.core.part import found_text, written
 from simulator.core.problems import dotted, explain
 from simulator.core.yamlfile import Place, did_you_mean
 from simulator.experiment.scenario import FIXED, Scenario
@@ -60,7 +60,6 @@ def check_sweep(scenario: Scenario, source: Source) -> Scenario:
         axes[path] = axis if ends else read
     if sweep.tune is not None:
         _check_tune(sweep, source)
-        raise source.fail(("sweep", "tune"), LATER)
     written_out = sweep.model_copy()
     object.__setattr__(written_out, "__pydantic_extra__", axes)
     _check_zip(written_out, source)

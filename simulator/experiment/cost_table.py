@@ -1,7 +1,9 @@
 """Compute times of the cases, and the recorded sessions priced with them."""
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from simulator.core.errors import ComputeError, ScenarioError, error_context
 from simulator.engine.device import FleetPart
@@ -16,7 +18,7 @@ from simulator.experiment.fleet import (
     slos_of,
     throttling_of,
 )
-from simulator.experiment.scenario import Case
+from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.compute import Compute
 from simulator.pricing.build import build_costs, pair_shapes
 from simulator.pricing.costs import Costs
@@ -25,6 +27,58 @@ from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.program import SessionProgram, compile_colocated, compile_session
 from simulator.protocol.pairs import PairManifest, pair_folder
 from simulator.protocol.recording import Recording
+
+
+@dataclass(frozen=True)
+class PricedKind:
+    """The sessions of a case, priced for one kind of device.
+
+    Attributes:
+        programs: One per prompt.
+        device: Compute costs.
+        abandoned: Programs of sessions that gave a reply up, by (prompt, call).
+    """
+
+    programs: Sequence[SessionProgram]
+    device: Costs
+    abandoned: Mapping[tuple[int, int], SessionProgram]
+
+
+@dataclass(frozen=True)
+class Priced:
+    """The sessions of a case with their times: what cases that differ in network and load share.
+
+    Attributes:
+        kinds: By kind of device.
+        cloud: Compute costs.
+        keys: The choice of models and hardware of each kind.
+        extrapolated: As in `SimulatedCase`, of the times of the sessions alone.
+    """
+
+    kinds: Sequence[PricedKind]
+    cloud: Costs
+    keys: Sequence[str]
+    extrapolated: frozenset[str]
+
+
+def fleet_parts(scenario: Scenario, priced: Priced) -> list[FleetPart]:
+    """The kinds of devices of a case with their links and programs."""
+    described = zip(
+        kinds_of(scenario), counts_of(scenario), slos_of(scenario), links_of(scenario), priced.kinds, strict=True
+    )
+    return [
+        FleetPart(
+            devices=count,
+            programs=own.programs,
+            device=own.device,
+            network=network_of(link, scenario.seed),
+            priority=kind.priority if kind else 0,
+            slo_s=slo_s,
+            throttling=throttling_of(scenario.compute),
+            abandoned=own.abandoned,
+        )
+        for kind, count, slo_s, link, own in described
+    ]
 
 
 class CostTable:
@@ -48,7 +102,8 @@ class CostTable:
                         f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
                         f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
                     )
-        self._programs: dict[tuple[str, str, int], SessionProgram] = {}
+        self._programs: dict[tuple[str, str, int], tuple[SessionProgram, frozenset[str]]] = {}
+        self._fingerprints: dict[str, str] = {}
 
     @staticmethod
     def _key(choice: Compute) -> str:
@@ -59,68 +114,71 @@ class CostTable:
         )
         return "device {}; cloud {}".format(*sides)
 
-    def beyond(self, in_cloud: set[str]) -> list[str]:
-        """Choices with an extrapolated time. in_cloud: those whose cloud extrapolated, perhaps in another process."""
-        return sorted(
-            in_cloud | {key for key, sides in self.costs.items() if sides[0].extrapolated or sides[1].extrapolated}
-        )
+    def fingerprint(self, case: Case) -> str:
+        """Text that is equal for equal compute times of a case."""
+        choices = computes_of(case.scenario)
+        if case.scenario.placement == "cloud":
+            choices += [colocated_compute(choice) for choice in choices]
+        return " ".join(self._fingerprint(self._key(choice)) for choice in choices)
+
+    def _fingerprint(self, key: str) -> str:
+        if key not in self._fingerprints:
+            told = repr((self.costs[key], self.shapes))
+            self._fingerprints[key] = hashlib.sha256(told.encode()).hexdigest()
+        return self._fingerprints[key]
 
     def keys(self, case: Case) -> list[str]:
         """The choice of each kind of device of a case."""
         return [self._key(choice) for choice in computes_of(case.scenario)]
 
-    def programs(
-        self, case: Case, recordings: Sequence[Recording], branches: Branches
-    ) -> tuple[list[FleetPart], Costs, float]:
-        """The kinds of devices of a case, the cloud's costs, and the number of KV positions that fit a replica.
+    def priced(self, case: Case, recordings: Sequence[Recording], branches: Branches) -> Priced:
+        """The sessions of a case with their times.
 
         Args:
             case: The case.
             recordings: Of each prompt.
             branches: Of sessions that gave up a reply.
-
-        Raises:
-            ScenarioError: Fewer positions fit than one session needs.
         """
-        scenario = case.scenario
-        parts = []
-        for kind, count, slo_s, key, link in zip(
-            kinds_of(scenario), counts_of(scenario), slos_of(scenario), self.keys(case), links_of(scenario), strict=True
-        ):
-            programs = [self._compiled(key, case.scenario.placement, recording) for recording in recordings]
-            broken = {
-                (prompt, call): abandoned(programs[prompt], self._compiled(key, case.scenario.placement, branch), call)
-                for (prompt, call), branch in branches.items()
+        kinds = []
+        extrapolated: frozenset[str] = frozenset()
+        placement = case.scenario.placement
+        for key in self.keys(case):
+            compiled = [self._compiled(key, placement, recording) for recording in recordings]
+            broken = {place: self._compiled(key, placement, branch) for place, branch in branches.items()}
+            programs = [program for program, _ in compiled]
+            extrapolated = extrapolated.union(*(told for _, told in (*compiled, *broken.values())))
+            left = {
+                (prompt, call): abandoned(programs[prompt], branch, call)
+                for (prompt, call), (branch, _) in broken.items()
             }
-            parts.append(
-                FleetPart(
-                    devices=count,
-                    programs=programs,
-                    device=self.costs[key][0],
-                    network=network_of(link, case.scenario.seed),
-                    priority=kind.priority if kind else 0,
-                    slo_s=slo_s,
-                    throttling=throttling_of(case.scenario.compute),
-                    abandoned=broken,
-                )
-            )
-        _, cloud, _ = self.costs[self.keys(case)[0]]
-        return (
-            parts,
-            cloud,
-            self._kv_tokens(case, max(program.kv_tokens for part in parts for program in part.programs)),
-        )
+            kinds.append(PricedKind(programs, self.costs[key][0], left))
+        return Priced(kinds, self.costs[self.keys(case)[0]][1], self.keys(case), extrapolated)
 
-    def _compiled(self, key: str, placement: str, recording: Recording) -> SessionProgram:
+    def _compiled(self, key: str, placement: str, recording: Recording) -> tuple[SessionProgram, frozenset[str]]:
+        """The program, and which of its times were extrapolated."""
         name = (key, placement, id(recording))
         if name not in self._programs:
             device, cloud, pricing = self.costs[key]
+            sides: dict[str, Costs] = {f"device {key}": device, f"cloud {key}": cloud}
+            own = self._key(colocated_compute(self.choices[key]))
             if placement == "cloud":
-                companion = self.costs[self._key(colocated_compute(self.choices[key]))][0]
-                self._programs[name] = compile_colocated(recording, device, companion, cloud, pricing)
+                sides[f"device {own}"] = self.costs[own][0]
+            for side in sides.values():
+                forget(side)
+            if placement == "cloud":
+                program = compile_colocated(recording, device, self.costs[own][0], cloud, pricing)
             else:
-                self._programs[name] = compile_session(recording, device, cloud, pricing)
+                program = compile_session(recording, device, cloud, pricing)
+            self._programs[name] = program, frozenset(what for what, side in sides.items() if side.extrapolated)
         return self._programs[name]
+
+    def kv_tokens(self, case: Case, priced: Priced) -> float:
+        """Number of KV positions that fit a replica.
+
+        Raises:
+            ScenarioError: Fewer fit than one session needs.
+        """
+        return self._kv_tokens(case, max(program.kv_tokens for kind in priced.kinds for program in kind.programs))
 
     def _kv_tokens(self, case: Case, needed: int) -> float:
         memory_gb, side = case.scenario.cloud.kv_memory_gb, case.scenario.compute.cloud
@@ -137,3 +195,9 @@ class CostTable:
                     f"{case.method.label} needs at {side.model}'s shape, got {memory_gb:g}"
                 )
         return memory_gb * 1e9 / position_bytes
+
+
+def forget(costs: Costs) -> None:
+    """Measured times count as not extrapolated until they are asked again."""
+    if isinstance(costs, MeasuredCosts):
+        costs.extrapolated = False

@@ -36,9 +36,13 @@ TIMELINE_SESSIONS = 2  # requests per case whose spans are kept, if nothing else
 
 @dataclass(frozen=True)
 class SimulatedCase(CaseResult):
-    """A case's result. extrapolated: whether a cloud time lay outside what was measured; the costs may live in another process."""
+    """A case's result.
 
-    extrapolated: bool = False
+    Attributes:
+        extrapolated: What lay outside what was measured: `device` or `cloud`, and the choice of models and hardware.
+    """
+
+    extrapolated: tuple[str, ...] = ()
 
 
 def simulate_case(
@@ -72,7 +76,7 @@ def simulate_case(
     )
 
     def done(result: CaseResult) -> SimulatedCase:
-        return SimulatedCase(**vars(result), extrapolated=cloud.extrapolated)
+        return SimulatedCase(**vars(result), extrapolated=("cloud",) if cloud.extrapolated else ())
 
     if isinstance(workload, FleetWorkload):
         arrivals = _arrivals(scenario.seed, workload, prompts)

@@ -19,6 +19,7 @@ from simulator.experiment.fleet import links_of
 from simulator.experiment.images import ImageScorer
 from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.plan import Plan
+from simulator.experiment.rerun import digest
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload, TraceArrivals
 from simulator.experiment.search import calibration_warnings
@@ -117,11 +118,11 @@ def provenance_of(
 ) -> dict[str, Any]:
     """The content of provenance.json. No date and no host name: equal runs give equal bytes."""
     cases = [one.case for one in simulated]
-    extrapolated = {key for one in simulated if one.result.extrapolated for key in costs.keys(one.case)}
+    extrapolated = {what for one in simulated for what in one.result.extrapolated}
     distinct = {
         key: {
-            "device": {**device.provenance, "extrapolated": device.extrapolated},
-            "cloud": {**cloud.provenance, "extrapolated": key in extrapolated},
+            "device": {**device.provenance, "extrapolated": f"device {key}" in extrapolated},
+            "cloud": {**cloud.provenance, "extrapolated": f"cloud {key}" in extrapolated},
         }
         for key, (device, cloud, _) in costs.costs.items()
     }
@@ -139,6 +140,7 @@ def provenance_of(
     compute = next(iter(distinct.values())) if len(distinct) == 1 else distinct
     return {
         "name": scenario.name,
+        "asked_sha256": digest(scenario),
         "as_if": as_if,
         "compute": compute,
         "pair": {"name": manifest.name, "weights_sha256": manifest.weights_hash},
@@ -162,7 +164,7 @@ def provenance_of(
             *(f"not simulated, and in no table: {one.message}" for one in failed),
             *(
                 f"compute times lay outside what was measured, and are extrapolated: {key}"
-                for key in costs.beyond(extrapolated)
+                for key in sorted({what.partition(" ")[2] for what in extrapolated})
             ),
             *calibration_warnings(calibrated),
             *(text for one in simulated for text in load_warnings(one.case, one.result)),

@@ -3,8 +3,8 @@
 No models here: recordings come from a `RecordingSource`, captions and measured profiles from callables; `ciar_sim/cli/` composes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,16 +14,21 @@ from simulator.experiment.cost_table import CostTable
 from simulator.experiment.estimate import check_size
 from simulator.experiment.images import ImageScorer, kept_images, score_cases
 from simulator.experiment.inputs import TIMELINE_SESSIONS
+from simulator.experiment.kept import CaseCache, MemoryCases
 from simulator.experiment.plan import Plan
 from simulator.experiment.provenance import provenance_of
-from simulator.experiment.scenario import Scenario, resolved_yaml
+from simulator.experiment.scenario import Case, Scenario, resolved_yaml
 from simulator.experiment.search import search_thresholds, with_found
 from simulator.experiment.simulating import Progress, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
+from simulator.experiment.tuning import Objectives, pareto_rows, trial_cases, tuned_cases
+from simulator.experiment.workers import Workers
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest
+from simulator.results.columns import judged
 from simulator.results.folder import check_run_folder, write_run
+from simulator.results.tables import requests_table, summary_table
 from simulator.results.timeline import Span
 
 
@@ -37,6 +42,9 @@ class Outcome:
         events: Number of simulated events.
         warnings: Those of provenance.json.
         failed: A message for each case that could not be simulated.
+        simulated: Cases that no earlier run had simulated.
+        pareto: Rows of the summary that no other beats in latency and quality; None where nothing was tuned.
+        quality: The column of this quality.
     """
 
     folder: Path
@@ -44,6 +52,9 @@ class Outcome:
     events: int
     warnings: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    simulated: int = 0
+    pareto: pd.DataFrame | None = None
+    quality: str = ""
 
 
 def run_scenario(
@@ -54,10 +65,11 @@ def run_scenario(
     profile: Callable[[], Profile],
     draw: Callable[[Path], object] | None = None,
     progress: Progress = lambda stage, done, total: None,
-    jobs: int = 1,
+    jobs: int | Workers = 1,
     scorer: ImageScorer | None = None,
     case_timeout_s: float | None = None,
     timeline_sessions: int = TIMELINE_SESSIONS,
+    kept: CaseCache | None = None,
 ) -> Outcome:
     """Run every case of a scenario and write its run folder.
 
@@ -69,10 +81,11 @@ def run_scenario(
         profile: Compute times measured on this machine, called only where the scenario uses them.
         draw: Adds plots and report to the folder.
         progress: Called as work goes on.
-        jobs: Processes that simulate cases; it changes no result.
+        jobs: Where cases are simulated; a number is that of processes. It changes no result.
         scorer: Scores images; without it the quality columns that need it are NaN.
         case_timeout_s: A case whose simulation takes longer fails; None waits for ever.
         timeline_sessions: Requests of every case, from the first on, that timeline.json.gz shows.
+        kept: Simulated cases of earlier runs, to which those of this one are added.
 
     Raises:
         CiarSimError: The scenario cannot be run, or no case of it; nothing is written.
@@ -80,16 +93,39 @@ def run_scenario(
     check_run_folder(folder)
     with error_context("pair"):
         manifest = pair_manifest(scenario.pair)
-    cases = expand(scenario)
-    check_size(cases, jobs)
-    check_methods(cases, manifest)
-    costs = CostTable(manifest, cases, profile)  # before recording: what cannot be priced is refused at once
+    workers = Workers(jobs) if isinstance(jobs, int) else jobs
+    store = MemoryCases() if kept is None else kept
+    before = store.hits
+    cases, trials = expand(scenario), trial_cases(scenario)
+    check_size([*cases, *trials], workers.jobs)
+    check_methods([*cases, *trials], manifest)
+    costs = CostTable(
+        manifest, [*cases, *trials], profile
+    )  # before recording: what cannot be priced is refused at once
+    tune = scenario.sweep.tune
+    quality = (tune.quality if tune else None) or judged(manifest.subject).align
+    if trials:
+
+        def objectives(tried: Sequence[Case]) -> Objectives:
+            """Mean latency and quality of cases by index; those that failed are missing."""
+            tried, _ = search_thresholds(tried, manifest, scenes, source)
+            plan = Plan(tried, manifest, scenes)
+            recordings = plan.record(source)
+            simulated, _ = simulate_cases(
+                tried, costs, plan, recordings, source, progress, workers, case_timeout_s, timeline_sessions, store
+            )
+            records = score_cases(simulated, plan, recordings, scorer)
+            summary = summary_table(requests_table(records), records)
+            columns = zip(summary["latency_mean_s"], summary[quality], strict=True)
+            return {one.case.index: values for one, values in zip(simulated, columns, strict=True)}
+
+        cases = _in_order([*cases, *tuned_cases(scenario, quality, objectives)])
     asked = cases
     cases, calibrated = search_thresholds(asked, manifest, scenes, source)
     plan = Plan(cases, manifest, scenes)
     recordings = plan.record(source)
     simulated, failed = simulate_cases(
-        cases, costs, plan, recordings, source, progress, jobs, case_timeout_s, timeline_sessions
+        cases, costs, plan, recordings, source, progress, workers, case_timeout_s, timeline_sessions, store
     )
     records = score_cases(simulated, plan, recordings, scorer)
     provenance = provenance_of(scenario, manifest, costs, plan, recordings, calibrated, simulated, failed, scorer)
@@ -105,5 +141,21 @@ def run_scenario(
         draw=draw,
     )
     progress("writing", 1, 1)
-    events = sum(result.events for _, result, _ in simulated)
-    return Outcome(folder, summary, events, tuple(provenance["warnings"]), tuple(one.message for one in failed))
+    return Outcome(
+        folder,
+        summary,
+        sum(result.events for _, result, _ in simulated),
+        tuple(provenance["warnings"]),
+        tuple(one.message for one in failed),
+        len(simulated) - min(len(simulated), store.hits - before),
+        pareto_rows(scenario, quality, summary),
+        quality,
+    )
+
+
+def _in_order(cases: Sequence[Case]) -> list[Case]:
+    """Cases by method, numbered anew."""
+    return [
+        replace(case, index=index)
+        for index, case in enumerate(sorted(cases, key=lambda one: (one.position, one.index)))
+    ]

@@ -1,22 +1,27 @@
 """Simulates the cases of a run, and records what follows where a reply is given up."""
 
+import hashlib
+import pickle
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-from joblib import Parallel, delayed
+from typing import NamedTuple, Protocol
 
 from simulator.core.errors import CiarSimError, SimulationError
 from simulator.core.limits import free_memory_bytes, limited_memory, limited_time
 from simulator.experiment.branches import Branches
-from simulator.experiment.cost_table import CostTable
+from simulator.experiment.cost_table import CostTable, Priced, fleet_parts, forget
 from simulator.experiment.inputs import TIMELINE_SESSIONS, SimulatedCase, simulate_case
+from simulator.experiment.kept import CaseCache, KeptCase, case_key
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case
+from simulator.experiment.workers import Workers
 from simulator.protocol.cache import RecordingSource
-from simulator.protocol.recording import Recording, SessionSpec
+from simulator.protocol.recording import Recording
+
+TIMELINE_CASES = 200  # whose spans are kept: no viewer shows more, and spans are most of a result's memory
 
 
 class Progress(Protocol):
@@ -48,65 +53,181 @@ def simulate_cases(
     recordings: Mapping[str, Recording],
     source: RecordingSource,
     progress: Progress,
-    jobs: int,
+    jobs: int | Workers = 1,
     case_timeout_s: float | None = None,
     timeline_sessions: int = TIMELINE_SESSIONS,
+    kept: CaseCache | None = None,
 ) -> tuple[list[Simulated], list[FailedCase]]:
     """Every case simulated, and those that failed: a case that raises, needs too much memory or too long ends alone.
 
     Which replies are late is known only from the simulation, and what a device does then only from a recording: a case is
     simulated again with the recordings it lacked until it lacks none.
 
+    Args:
+        cases: The cases.
+        costs: Compute times.
+        plan: The sessions of each case.
+        recordings: Of these sessions, by key.
+        source: Of recordings that a case turns out to need.
+        progress: Called after each case.
+        jobs: Where cases are simulated; a number is that of processes.
+        case_timeout_s: A case that takes longer fails; None waits for ever.
+        timeline_sessions: Requests, from the first on, whose spans are kept; of the first `TIMELINE_CASES` cases.
+        kept: Simulated cases of earlier runs; those of this run are added as they end.
+
     Raises:
         CiarSimError: No case could be simulated.
     """
-    failed: dict[int, FailedCase] = {}
-    free_bytes = free_memory_bytes() / jobs
+    workers = Workers(jobs) if isinstance(jobs, int) else jobs
     results: dict[int, SimulatedCase] = {}
     branches: dict[int, Branches] = {case.index: {} for case in cases}
-    while left := [case for case in cases if case.index not in results and case.index not in failed]:
-        work = []
-        for case in left:
-            of_prompts = [recordings[key] for key in plan.of_case[case.index]]
-            parts, cloud, kv_tokens = costs.programs(case, of_prompts, branches[case.index])
-            inputs = (case.scenario, parts, cloud, kv_tokens, timeline_sessions)
-            work.append(delayed(_attempt)(case_timeout_s, free_bytes, *inputs))
-        missing: list[tuple[int, tuple[int, int], SessionSpec]] = []
-        for case, result in zip(left, Parallel(n_jobs=jobs, return_as="generator")(work), strict=True):
-            if isinstance(result, _Failure):
-                failed[case.index] = FailedCase(case, f"{case.title}: {result.message}", result.error)
-                continue
-            if not result.missing:
-                results[case.index] = result
-            for prompt, call in result.missing:
-                spec = replace(plan.specs[plan.of_case[case.index][prompt]], missed_calls=(call,))
-                missing.append((case.index, (prompt, call), spec))
-            progress("simulating", len(results), len(cases))
-        recorded = source.recordings([spec for _, _, spec in missing])
-        for (index, place, _), recording in zip(missing, recorded, strict=True):
+    failed: dict[int, FailedCase] = {}
+    keys: dict[int, str] = {}
+    with_spans = {case.index for case in cases[:TIMELINE_CASES]}
+
+    def done(index: int, result: SimulatedCase) -> None:
+        results[index] = result if index in with_spans else replace(result, spans=[])
+
+    def record(missing: Sequence[tuple[int, tuple[int, int]]]) -> None:
+        """Records what devices do after the given calls of the given prompts."""
+        specs = [
+            replace(plan.specs[plan.of_case[index][prompt]], missed_calls=(call,)) for index, (prompt, call) in missing
+        ]
+        for (index, place), recording in zip(missing, source.recordings(specs), strict=True):
             branches[index][place] = recording
+
+    if kept is not None:
+        keys = {case.index: key_of(case, costs, plan, timeline_sessions) for case in cases}
+        broken: list[tuple[int, tuple[int, int]]] = []
+        for index, key in keys.items():
+            if found := kept.get(key):
+                broken += [(index, place) for place in found.branches]
+                done(index, found.result)
+        record(broken)
+    stage = f"simulating, {len(results)} of {len(cases)} kept" if results else "simulating"
+    progress(stage, len(results), len(cases))
+    free_bytes = float("inf") if workers.remote else free_memory_bytes() / workers.jobs
+    while left := [case for case in cases if case.index not in results and case.index not in failed]:
+        missing: list[tuple[int, tuple[int, int]]] = []
+        limits = _Limits(case_timeout_s, free_bytes, timeline_sessions)
+        for task, content in workers.run(attempt, _tasks(left, costs, plan, recordings, branches, workers, limits)):
+            index = task.case.index
+            if isinstance(content, Failure):
+                failed[index] = FailedCase(task.case, f"{task.case.title}: {content.message}", content.error)
+                continue
+            result = KeptCase.from_bytes(content).result
+            missing += [(index, place) for place in result.missing]
+            if not result.missing:
+                if kept is not None:
+                    kept.put(keys[index], content)
+                done(index, result)
+            progress(stage, len(results), len(cases))
+        record(sorted(missing))  # in the order of the cases, whichever ended first
     if not results:
-        first = next(iter(failed.values()))
+        first = failed[min(failed)]
         raise first.error or SimulationError(first.message)
-    done = [Simulated(case, results[case.index], branches[case.index]) for case in cases if case.index in results]
-    return done, [failed[index] for index in sorted(failed)]
+    simulated = [Simulated(case, results[case.index], branches[case.index]) for case in cases if case.index in results]
+    return simulated, [failed[index] for index in sorted(failed)]
 
 
-class _Failure(NamedTuple):
+def key_of(case: Case, costs: CostTable, plan: Plan, timeline_sessions: int = TIMELINE_SESSIONS) -> str:
+    """The key under which the result of a case is kept."""
+    return case_key(case, plan.of_case[case.index], costs.fingerprint(case), timeline_sessions)
+
+
+class _Limits(NamedTuple):
+    timeout_s: float | None
+    free_bytes: float
+    timeline_sessions: int
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A case to simulate, as it is sent to a worker; its priced sessions travel with it.
+
+    Attributes:
+        case: The case.
+        priced: Its sessions with their times; pickled where the worker is another process.
+        name: Equal for equal `priced`.
+        kv_tokens: KV positions that fit a replica.
+        broken: (prompt, call) of the sessions in `priced` that gave a reply up.
+        limits: Time and memory that it may take, and the requests whose spans are kept.
+    """
+
+    case: Case
+    priced: Priced | bytes
+    name: str
+    kv_tokens: float
+    broken: tuple[tuple[int, int], ...]
+    limits: _Limits
+
+
+class Failure(NamedTuple):
+    """Why a case could not be simulated. error: what the user can mend, where it is that."""
+
     message: str
     error: CiarSimError | None
 
 
-def _attempt(case_timeout_s: float | None, free_bytes: float, *inputs: Any) -> SimulatedCase | _Failure:
-    """The case simulated, or why it could not be."""
+_PICKLES = 8  # priced sessions that are held at a time: cases that share them come one after another
+
+
+def _tasks(
+    cases: Sequence[Case],
+    costs: CostTable,
+    plan: Plan,
+    recordings: Mapping[str, Recording],
+    branches: Mapping[int, Branches],
+    workers: Workers,
+    limits: _Limits,
+) -> Iterator[Task]:
+    """The tasks of cases, made one by one."""
+    pickles: OrderedDict[str, bytes] = OrderedDict()
+    for case in cases:
+        broken = branches[case.index]
+        keys = plan.of_case[case.index]
+        priced = costs.priced(case, [recordings[key] for key in keys], broken)
+        told = repr((keys, sorted(broken), costs.fingerprint(case), case.scenario.placement))
+        name = hashlib.sha256(told.encode()).hexdigest()
+        content: Priced | bytes = priced
+        if workers.apart:
+            if name not in pickles:
+                pickles[name] = pickle.dumps(priced, protocol=pickle.HIGHEST_PROTOCOL)
+            content = pickles[name]
+            if len(pickles) > _PICKLES:
+                pickles.popitem(last=False)
+        yield Task(case, content, name, costs.kv_tokens(case, priced), tuple(sorted(broken)), limits)
+
+
+_opened: OrderedDict[str, Priced] = OrderedDict()  # of a worker: the sessions of the cases before
+
+
+def _open(name: str, data: bytes) -> Priced:
+    found = _opened.get(name)
+    if found is None:
+        found = _opened[name] = pickle.loads(data)
+        if len(_opened) > _PICKLES:
+            _opened.popitem(last=False)
+    return found
+
+
+def attempt(task: Task) -> bytes | Failure:
+    """The case simulated, as `KeptCase.to_bytes`, or why it could not be. Runs in any process."""
+    limits = task.limits
     try:
-        with limited_memory(free_bytes), limited_time(case_timeout_s):
-            return simulate_case(*inputs)
+        with limited_memory(limits.free_bytes), limited_time(limits.timeout_s):
+            priced = _open(task.name, task.priced) if isinstance(task.priced, bytes) else task.priced
+            forget(priced.cloud)
+            scenario = task.case.scenario
+            parts = fleet_parts(scenario, priced)
+            result = simulate_case(scenario, parts, priced.cloud, task.kv_tokens, limits.timeline_sessions)
+            told = priced.extrapolated.union(f"cloud {key}" for key in priced.keys if result.extrapolated)
+            return KeptCase(replace(result, extrapolated=tuple(sorted(told))), task.broken).to_bytes()
     except CiarSimError as error:
-        return _Failure(str(error), error)
+        return Failure(str(error), error)
     except MemoryError:
-        return _Failure(f"needs more than the {free_bytes / 1e9:.1f} GB of memory that are free", None)
+        return Failure(f"needs more than the {limits.free_bytes / 1e9:.1f} GB of memory that are free", None)
     except Exception as error:  # a fault of this program; the other cases are not its
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
-        return _Failure(f"{type(error).__name__}: {error} ({where})", None)
+        return Failure(f"{type(error).__name__}: {error} ({where})", None)

@@ -115,6 +115,10 @@ class MeasuredCosts:
         self._axes = [[float(x) for x in axis] for axis in (table.rows, table.new_tokens, table.kv_tokens)]
         self._least = min(s for plane in table.seconds for line in plane for s in line)
 
+    def __repr__(self) -> str:
+        """All that decides its times."""
+        return f"MeasuredCosts({self.profile!r}, {self.table!r})"
+
     def pass_seconds(self, work: Work) -> float:
         """Seconds of one batched pass."""
         asked = (float(work.rows), work.tokens / work.rows, (work.kv_tokens - work.tokens) / work.rows)

@@ -33,6 +33,10 @@ class RecordingCache:
         except (OSError, ValueError) as error:
             raise RecordingError(f"cannot read the recording cache {self.root}: {_reason(error)}") from None
 
+    def has(self, key: str) -> bool:
+        """Whether there is a file of this key; it may be damaged."""
+        return self.path(key).is_file()
+
     def put(self, key: str, recording: Recording) -> None:
         """Raises RecordingError where the cache folder cannot be written."""
         try:
@@ -68,6 +72,10 @@ Recorder = Callable[[Sequence[SessionSpec]], Iterable[tuple[SessionSpec, Recordi
 class CachedSource:
     """Recordings from the cache; missing ones are made by `record` and cached as soon as each is done.
 
+    Attributes:
+        recorded: How many were made.
+        reused: How many the cache held.
+
     Raises:
         RecordingError: Recordings are missing and there is no recorder.
     """
@@ -76,6 +84,7 @@ class CachedSource:
         self.cache = cache
         self.record = record
         self._loaded: dict[str, Recording] = {}
+        self.recorded = self.reused = 0
 
     def recordings(self, specs: Sequence[SessionSpec]) -> list[Recording]:
         keys = [spec.key() for spec in specs]
@@ -87,6 +96,7 @@ class CachedSource:
                     missing[key] = spec
                 else:
                     self._loaded[key] = found
+                    self.reused += 1
         if missing:
             if self.record is None:
                 raise RecordingError(
@@ -96,4 +106,5 @@ class CachedSource:
                 key = spec.key()
                 self.cache.put(key, recording)
                 self._loaded[key] = recording
+                self.recorded += 1
         return [self._loaded[key] for key in keys]

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from simulator.core.errors import RunFolderError
-from simulator.core.files import replace_folder, temporary_sibling
+from simulator.core.files import replace_folder, temporary_sibling, write_atomically
 from simulator.results.columns import RUN_FORMAT, definitions
 from simulator.results.files import csv_bytes, json_bytes, parquet_bytes
 from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table
@@ -39,7 +39,9 @@ class RunImage:
     pixels: np.ndarray
 
 
+UNFINISHED = "unfinished.json"  # of a run that is under way or was stopped; it takes the place of provenance.json
 _FILES = (
+    UNFINISHED,
     "scenario.yaml",
     "requests.parquet",
     "queue.parquet",
@@ -100,11 +102,51 @@ def _foreign(folder: Path) -> list[str]:
 
 
 def _is_ours(folder: Path) -> bool:
-    try:
-        provenance = json.loads((folder / "provenance.json").read_text())
-    except (OSError, ValueError, RecursionError):
+    for name in ("provenance.json", UNFINISHED):
+        try:
+            found = json.loads((folder / name).read_text())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(found, dict) and found.get("program") == "ciar-sim":
+            return True
+    return False
+
+
+def mark_unfinished(folder: Path, scenario_yaml: str, told: Mapping[str, Any]) -> bool:
+    """Puts the scenario and `unfinished.json` into a folder where no run is yet; returns whether it did.
+
+    Args:
+        folder: The run folder. An earlier run in it is left as it is: `write_run` replaces it at the end.
+        scenario_yaml: The scenario, resolved.
+        told: More content of unfinished.json.
+
+    Raises:
+        RunFolderError: The folder is no run of ciar-sim or cannot be written.
+    """
+    check_run_folder(folder)
+    if folder.exists() and {path.name for path in folder.iterdir()} - {UNFINISHED, "scenario.yaml"}:
         return False
-    return isinstance(provenance, dict) and provenance.get("program") == "ciar-sim"
+    try:
+        write_atomically(folder / UNFINISHED, json_bytes({"program": "ciar-sim", **told}))
+        write_atomically(folder / "scenario.yaml", scenario_yaml.encode())
+    except OSError as error:
+        clear_unfinished(folder)
+        raise RunFolderError(f"cannot write the run folder {folder}: {_reason(error)}") from None
+    return True
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Deletes what `mark_unfinished` wrote, and the folder; a finished run is left alone."""
+    if is_unfinished(folder):
+        with suppress(OSError):
+            for name in ("scenario.yaml", UNFINISHED):
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run has begun there and none has ended."""
+    return (folder / UNFINISHED).is_file() and not (folder / "provenance.json").exists()
 
 
 def write_run(

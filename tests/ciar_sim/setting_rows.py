@@ -90,7 +90,7 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
         ("Sweep.zip", "Sweep.random", "Sweep.tune", "Range.min", "Range.max", "Range.steps", "Range.scale"),
         "makes the cases: see tests/simulator/experiment/test_axes.py",
     ),
-    **dict.fromkeys(("Tune.trials", "Tune.quality"), "see tests/simulator/experiment/test_tuning.py"),
+    **dict.fromkeys(("Tune.trials", "Tune.quality"), "see tests/simulator/experiment/test_workers.py"),
     "Scenario.sweep": "makes the cases: see test_a_sweep_makes_cases",
     "Scenario.prompts": one("prompts.count", 2),
     "Scenario.decoding": one("decoding", {"guidance": 1.0}),

@@ -54,6 +54,7 @@ RUNS = {
     "--columns": ["--columns", "calls"],
     "--case-timeout": ["--case-timeout", "1e-9"],
     "--timeline": ["--timeline", "1"],
+    "--dry-run": ["--dry-run"],
     "--quiet": ["--quiet"],
 }
 RECOMMEND = ["recommend", "{scenario}", "--cache", "{cache}"]
@@ -78,8 +79,19 @@ OPTIONS: dict[str, Row] = {
     },
     **{
         f"sweep {option}": (SWEEP, RUNS[option])
-        for option in ("--torch-device", "--columns", "--case-timeout", "--timeline")
+        for option in ("--torch-device", "--columns", "--case-timeout", "--timeline", "--dry-run")
     },
+    **{
+        f"{command} {option}": f"tests/simulator/experiment/test_workers.py::{shown_by}"
+        for command in ("run", "sweep")
+        for option, shown_by in (
+            ("--dask", "test_a_sweep_on_a_cluster_survives_the_death_of_a_worker"),
+            ("--dask-local", "test_a_cluster_is_started_for_a_run"),
+        )
+    },
+    "run --force": "tests/ciar_sim/test_sweeps.py::test_a_run_of_another_scenario_is_replaced_by_force_only",
+    "sweep --force": "tests/ciar_sim/test_sweeps.py::test_a_run_of_another_scenario_is_replaced_by_force_only",
+    "sweep --tune": ([*SWEEP, "--axis", "methods.base.deliver=stream,ids"], ["--tune", "2"]),
     "sweep --axis": (SWEEP, ["--axis", "cloud.max_batch=1,2"]),
     "sweep --zip": ([*SWEEP, "--axis", "seed=1,2", "--axis", "prompts.seed=1,2"], ["--zip", "seed,prompts.seed"]),
     "sweep --random": ([*SWEEP, "--axis", "seed=1,2"], ["--random", "1"]),
@@ -228,7 +240,7 @@ def observe(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
         (folder / "cache" / "recordings" / "00" / f"{'0' * 64}.npz").write_bytes(bytes(100))
         result = CliRunner().invoke(main, [argument.format(**places) for argument in arguments])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "speed.json")
         said = result.output.replace(str(folder), "")
         seen = [f"{result.exit_code}", re.sub(r"\d+\.\d+ ms", "", said)]
         seen += [f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]

@@ -105,7 +105,16 @@ def whole_run(rng: random.Random, world: World) -> str | None:
     path = world.folder / "run.yaml"
     data = mutate.structure(yaml.safe_load(SMALL.format(pair=world.pair)), rng)
     path.write_bytes(dumped(data).encode("utf-8", "surrogatepass"))
-    arguments = ["run", str(path), "--out", str(world.folder / "out"), "--cache", str(world.cache), "--quiet"]
+    arguments = [
+        "run",
+        str(path),
+        "--out",
+        str(world.folder / "out"),
+        "--cache",
+        str(world.cache),
+        "--quiet",
+        "--force",
+    ]
     return through_cli(arguments, path.name)
 
 

@@ -55,6 +55,10 @@ class Range(Part):
             value = math.exp(math.log(self.min) + share * (math.log(self.max) - math.log(self.min)))
         else:
             value = self.min + share * (self.max - self.min)
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> float:
+        """A value of the range with `DIGITS` digits."""
         return min(max(float(f"{value:.{DIGITS}g}"), self.min), self.max)
 
     def values(self) -> tuple[float, ...]:
@@ -68,16 +72,17 @@ class Tune(Part):
 
     Attributes:
         trials: Settings tried per method and condition.
-        quality: The column of summary.csv that is the second objective, beside latency_mean_s.
+        quality: The column of summary.csv that is the second objective, beside latency_mean_s; None: how well the pair's images show what
+            was asked for (`align_scenes`, `align_photos`).
     """
 
     trials: int = Field(ge=1, le=100_000)
-    quality: str = "align_scenes"
+    quality: str | None = None
 
     @field_validator("quality")
     @classmethod
-    def _known(cls, quality: str) -> str:
-        if quality not in BETTER:
+    def _known(cls, quality: str | None) -> str | None:
+        if quality is not None and quality not in BETTER:
             refuse(f"must be {', '.join(BETTER)}, got {quality}")
         return quality
 

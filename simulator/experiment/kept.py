@@ -1,0 +1,168 @@
+"""Simulated cases that are kept, so that none is simulated twice: by content, as recordings are."""
+
+import hashlib
+import json
+import platform
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from simulator.core.cache import ContentCache
+from simulator.core.errors import RecordingError
+from simulator.experiment.inputs import SimulatedCase
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.network import TraceNetwork
+from simulator.experiment.schema.workload import FleetWorkload, TraceArrivals
+
+FORMAT = 1
+_DIGEST_BYTES = 16
+_NOT_SIMULATED = {"name", "pair", "prompts", "methods", "sweep"}  # recordings, by their keys, stand for these
+
+
+@dataclass(frozen=True)
+class KeptCase:
+    """A simulated case, and the (prompt, call) of the sessions that gave a reply up, whose recordings it needs."""
+
+    result: SimulatedCase
+    branches: tuple[tuple[int, int], ...] = ()
+
+    def to_bytes(self) -> bytes:
+        body = zlib.compress(msgspec.msgpack.encode((FORMAT, self.result, self.branches), enc_hook=_plain), 1)
+        return hashlib.sha256(body).digest()[:_DIGEST_BYTES] + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "KeptCase":
+        """Raises ValueError where the bytes are not what `to_bytes` gave."""
+        digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != digest:
+            raise ValueError("damaged")
+        kind = tuple[int, SimulatedCase, tuple[tuple[int, int], ...]]
+        _, result, branches = msgspec.msgpack.decode(zlib.decompress(body), type=kind, dec_hook=_array)
+        return cls(result, branches)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(type(value))
+
+
+def _array(kind: type, value: Any) -> Any:
+    if kind is not np.ndarray:
+        raise NotImplementedError(kind)
+    dtype, shape, data = value
+    return np.frombuffer(bytearray(data), np.dtype(dtype)).reshape(shape)
+
+
+class CaseCache:
+    """Simulated cases on disk by key: `<root>/cases/<2 hex>/<key>.case`.
+
+    Attributes:
+        hits: How many were found.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.files = ContentCache(root / "cases", ".case")
+        self.hits = 0
+
+    def get(self, key: str) -> KeptCase | None:
+        """None where there is none; a damaged file is deleted and counts as none."""
+        try:
+            data = self.files.get(key)
+        except OSError as error:
+            raise RecordingError(f"cannot read the cache {self.files.root}: {error.strerror or error}") from None
+        if data is None:
+            return None
+        try:
+            found = KeptCase.from_bytes(data)
+            self.hits += 1
+            return found
+        except (ValueError, TypeError, KeyError, zlib.error):
+            self.files.drop(key)
+            return None
+
+    def has(self, key: str) -> bool:
+        """Whether there is a file of this key; it may be damaged."""
+        return self.files.path(key).is_file()
+
+    def put(self, key: str, content: bytes) -> None:
+        """Raises RecordingError where the cache folder cannot be written."""
+        try:
+            self.files.put(key, content)
+        except OSError as error:
+            raise RecordingError(f"cannot write the cache {self.files.root}: {error.strerror or error}") from None
+
+
+class MemoryCases(CaseCache):
+    """Simulated cases of one run."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes] = {}
+        self.hits = 0
+
+    def get(self, key: str) -> KeptCase | None:
+        data = self.contents.get(key)
+        self.hits += data is not None
+        return None if data is None else KeptCase.from_bytes(data)
+
+    def put(self, key: str, content: bytes) -> None:
+        self.contents[key] = content
+
+
+def case_key(case: Case, recordings: Sequence[str], prices: str, timeline_sessions: int) -> str:
+    """sha256 (hex) of everything that decides the result of a case.
+
+    Args:
+        case: The case.
+        recordings: Keys of its sessions, one per prompt.
+        prices: Fingerprint of the compute times.
+        timeline_sessions: Requests whose spans are kept.
+    """
+    data = case.scenario.model_dump(by_alias=True, exclude=_NOT_SIMULATED)
+    files = [_content(file) for file in _files(case.scenario)]
+    told = [data, list(recordings), prices, timeline_sessions, files, FORMAT, code_digest()]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _files(scenario: Scenario) -> list[Path]:
+    """Traces that the scenario follows."""
+    workload = scenario.workload
+    fleet = workload.fleet if isinstance(workload, FleetWorkload) else ()
+    found = []
+    for network in (scenario.network, *(kind.network for kind in fleet)):
+        if isinstance(network, TraceNetwork):
+            found += [Path(file) for file in network.choice().files]
+    if isinstance(workload, FleetWorkload) and isinstance(workload.arrivals, TraceArrivals):
+        found.append(Path(workload.arrivals.trace))
+    return found
+
+
+def _content(file: Path) -> str:
+    state = file.stat()
+    return _digest(file, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _digest(file: Path, _mtime_ns: int, _size: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """sha256 (hex) of the simulator's sources and catalogue, and of the versions of what computes with them."""
+    root = Path(__file__).resolve().parents[1]
+    whole = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", ".yaml") and path.relative_to(root).parts[0] != "results":
+            whole.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    versions = [platform.python_version(), *(metadata.version(name) for name in ("numpy", "simpy"))]
+    return hashlib.sha256(whole.digest() + " ".join(versions).encode()).hexdigest()

@@ -1,0 +1,64 @@
+"""What a run may replace: an earlier run of the same scenario."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from simulator.core.errors import CiarSimError, RunFolderError
+from simulator.core.part import found_text
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.scenario import Scenario, resolved_yaml
+from simulator.results.folder import UNFINISHED, check_run_folder
+
+
+def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
+    """Raises RunFolderError where the folder holds a run of another scenario. force: that may be replaced."""
+    check_run_folder(folder)
+    path = folder / "scenario.yaml"
+    if force or not path.is_file():
+        return
+    if _asked(folder) == digest(scenario):
+        return
+    try:
+        earlier = load_scenario(path)
+    except CiarSimError:  # of another version, or damaged
+        differs = "which cannot be read"
+    else:
+        if earlier == scenario:
+            return
+        differs = _difference(earlier.model_dump(by_alias=True), scenario.model_dump(by_alias=True))
+    raise RunFolderError(
+        f"cannot write the run folder {folder}: it holds a run of another scenario, {differs}; --force replaces it, --out names "
+        "another folder"
+    )
+
+
+def digest(scenario: Scenario) -> str:
+    """sha256 (hex) of a scenario with its defaults."""
+    return hashlib.sha256(resolved_yaml(scenario).encode()).hexdigest()
+
+
+def _asked(folder: Path) -> str:
+    """The digest of the scenario that was asked for; calibration may have changed the one in the folder."""
+    for name in ("provenance.json", UNFINISHED):
+        try:
+            found = json.loads((folder / name).read_text())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(found, dict) and "asked_sha256" in found:
+            return str(found["asked_sha256"])
+    return ""
+
+
+def _difference(before: Any, now: Any, path: str = "") -> str:
+    """The first setting that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            if before.get(key) != now.get(key):
+                return _difference(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(before) == len(now):
+        for index, (one, other) in enumerate(zip(before, now, strict=True)):
+            if one != other:
+                return _difference(one, other, f"{path}[{index}]")
+    return f"whose {path} is {found_text(before)} in place of {found_text(now)}"

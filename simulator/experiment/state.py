@@ -1,0 +1,137 @@
+"""How much of a scenario is recorded and simulated already: for a dry run, and for the report on a run that is not at its end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simulator.core.errors import CiarSimError, RecordingError, error_context
+from simulator.experiment.calibrate import PROMPTS, ROUNDS
+from simulator.experiment.cost_table import CostTable
+from simulator.experiment.estimate import size_of
+from simulator.experiment.images import ImageScorer, score_cases
+from simulator.experiment.kept import CaseCache
+from simulator.experiment.plan import Plan
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.prompts import PromptList
+from simulator.experiment.schema.workload import FleetWorkload
+from simulator.experiment.search import search_thresholds
+from simulator.experiment.simulating import key_of, simulate_cases
+from simulator.experiment.sweep import check_methods, expand
+from simulator.experiment.tuning import trial_cases
+from simulator.pricing.profile import Profile
+from simulator.protocol.cache import CachedSource, RecordingCache
+from simulator.protocol.pairs import PairManifest, pair_manifest
+from simulator.results.tables import CaseRecords
+
+
+@dataclass(frozen=True)
+class State:
+    """What of a scenario is there.
+
+    Attributes:
+        cases: Its cases, without those that `sweep.tune` chooses.
+        simulated: Those whose results are kept.
+        sessions: Different sessions that they need, as far as that is known.
+        missing: Keys of those that are not recorded.
+        more_sessions: Sessions, at most, of thresholds to be searched and of trials to be chosen.
+        more_cases: Trials to be chosen.
+        requests: Requests of the cases that are yet to be simulated, about.
+        plan: Sessions by case.
+        costs: Compute times; None where they are yet to be measured.
+    """
+
+    cases: list[Case]
+    simulated: list[Case]
+    sessions: int
+    missing: list[str]
+    more_sessions: int
+    more_cases: int
+    requests: float
+    plan: Plan
+    costs: CostTable | None
+    manifest: PairManifest
+
+
+def state_of(
+    scenario: Scenario,
+    recordings: RecordingCache,
+    kept: CaseCache,
+    scenes: Callable[[int, int], list[str]],
+    profile: Callable[[], Profile],
+) -> State:
+    """Looks up what of a scenario is recorded and simulated; makes and writes nothing.
+
+    Args:
+        scenario: The scenario.
+        recordings: The cache of recordings.
+        kept: The cache of simulated cases.
+        scenes: Captions of the scene grammar by (seed, count).
+        profile: Compute times measured on this machine; raises ComputeError where there are none yet.
+
+    Raises:
+        CiarSimError: The scenario cannot be run.
+    """
+    with error_context("pair"):
+        manifest = pair_manifest(scenario.pair)
+    cases, trials = expand(scenario), trial_cases(scenario)
+    check_methods([*cases, *trials], manifest)
+    searched = 0
+    try:
+        cases, _ = search_thresholds(cases, manifest, scenes, CachedSource(recordings))
+        known = cases
+    except RecordingError:  # thresholds are yet to be searched
+        targets = {case.method.label: case.method.target for case in cases if case.method.target is not None}
+        searched = sum((ROUNDS + 1) * (target.prompts or PROMPTS) for target in targets.values())
+        known = [case for case in cases if case.method.target is None]
+    plan = Plan(known, manifest, scenes)
+    try:
+        costs = CostTable(manifest, [*cases, *trials], profile)
+    except CiarSimError:  # they are yet to be measured
+        costs = None
+    simulated = [] if costs is None else [case for case in known if kept.has(key_of(case, costs, plan))]
+    there = {case.index for case in simulated}
+    left = [*(case for case in cases if case.index not in there), *trials]
+    unknown = [*(case for case in cases if case not in known), *trials] if len(known) < len(cases) else trials
+    return State(
+        cases,
+        simulated,
+        len(plan.specs),
+        [key for key in plan.specs if not recordings.has(key)],
+        searched + sum(_prompts(case.scenario) for case in unknown),
+        len(trials),
+        sum(_requests(case.scenario) for case in left),
+        plan,
+        costs,
+        manifest,
+    )
+
+
+def finished_records(
+    state: State, recordings: RecordingCache, kept: CaseCache, scorer: ImageScorer | None
+) -> list[CaseRecords]:
+    """The records of the cases that are simulated and whose sessions are all recorded."""
+    missing = set(state.missing)
+    ready = [
+        case
+        for case in state.simulated
+        if not missing.intersection([*state.plan.of_case[case.index], *state.plan.reference[case.index]])
+    ]
+    if not ready or state.costs is None:
+        return []
+    source = CachedSource(recordings)
+    keys = dict.fromkeys(
+        key for case in ready for of in (state.plan.of_case, state.plan.reference) for key in of[case.index]
+    )
+    found = dict(zip(keys, source.recordings([state.plan.specs[key] for key in keys]), strict=True))
+    simulated, _ = simulate_cases(
+        ready, state.costs, state.plan, found, source, lambda stage, done, total: None, kept=kept
+    )
+    return score_cases(simulated, state.plan, found, scorer)
+
+
+def _prompts(scenario: Scenario) -> int:
+    prompts = scenario.prompts
+    return len(prompts.captions) if isinstance(prompts, PromptList) else getattr(prompts, "count", 0)
+
+
+def _requests(scenario: Scenario) -> float:
+    return size_of(scenario).requests if isinstance(scenario.workload, FleetWorkload) else float(_prompts(scenario))

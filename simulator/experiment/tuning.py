@@ -1,0 +1,168 @@
+"""`sweep.tune`: settings of methods chosen by trial, for low latency and good quality at once.
+
+The sampler is Optuna's multi-objective TPE (Ozaki et al. 2022, "Multiobjective Tree-Structured Parzen Estimator"). It is seeded, and
+trials are asked for and told in rounds of a fixed size, so that neither the number of workers nor a stop changes what is tried.
+"""
+
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from simulator.core.errors import ScenarioError, error_context
+from simulator.core.rng import stream
+from simulator.experiment.axes import axis_place, read_value
+from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.sweep import Range
+from simulator.experiment.sweep import case_at, grid_of, tuned_positions
+from simulator.results.columns import BETTER
+
+ROUND = 8  # trials of a study that are recorded and simulated together
+Objectives = Mapping[int, tuple[float, float]]  # latency and quality by index of the case
+
+
+@dataclass
+class _Study:
+    """The search for one method under one condition. tried: case by its chosen values as text."""
+
+    position: int
+    condition: dict[str, Any]
+    study: Any
+    tried: dict[str, Case] = field(default_factory=dict)
+
+
+def trial_cases(scenario: Scenario) -> list[Case]:
+    """A case for every trial of the searches, at the lowest or first values; empty without `sweep.tune`.
+
+    They stand for the trials where only the size and the kind of the work matter.
+    """
+    if scenario.sweep.tune is None:
+        return []
+    found: list[Case] = []
+    for position, condition in _conditions(scenario):
+        lowest = {
+            path: axis.min if isinstance(axis, Range) else axis[0]
+            for path in tuned_positions(scenario)[position]
+            if (axis := scenario.sweep.axes[path])
+        }
+        one = case_at(scenario, position, {**condition, **_read(scenario, lowest)}, 0)
+        found += [replace(one, index=len(found) + number) for number in range(scenario.sweep.tune.trials)]
+    return found
+
+
+def tuned_cases(scenario: Scenario, quality: str, objectives: Callable[[Sequence[Case]], Objectives]) -> list[Case]:
+    """The cases that the searches have tried, by method and condition, in the order of the trials; each once.
+
+    Args:
+        scenario: With `sweep.tune`.
+        quality: The second objective.
+        objectives: Latency and quality of cases.
+
+    Raises:
+        ScenarioError: The quality of no trial is known.
+    """
+    import optuna
+
+    tune = scenario.sweep.tune
+    assert tune is not None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    studies = []
+    for number, (position, condition) in enumerate(_conditions(scenario)):
+        seed = int(stream(scenario.seed, "sweep.tune", number).integers(2**31))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        directions = ["minimize", "maximize" if BETTER[quality] > 0 else "minimize"]
+        studies.append(_Study(position, condition, optuna.create_study(sampler=sampler, directions=directions)))
+    known: dict[int, tuple[float, float]] = {}
+    for start in range(0, tune.trials, ROUND):
+        asked: list[tuple[_Study, Any, Case]] = []
+        new: list[Case] = []
+        for one in studies:
+            for _ in range(min(ROUND, tune.trials - start)):
+                trial = one.study.ask()
+                chosen = _read(scenario, _suggested(scenario, one.position, trial))
+                text = json.dumps(chosen, sort_keys=True)
+                if text not in one.tried:
+                    index = sum(len(other.tried) for other in studies)
+                    one.tried[text] = case_at(scenario, one.position, {**one.condition, **chosen}, index)
+                    new.append(one.tried[text])
+                asked.append((one, trial, one.tried[text]))
+        if new:
+            known.update(objectives(new))
+        for one, trial, case in asked:
+            values = known.get(case.index, (math.nan, math.nan))
+            if any(map(math.isnan, values)):
+                one.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                one.study.tell(trial, values)
+        if all(math.isnan(found) for _, found in known.values()):
+            with error_context("sweep", "tune"):
+                raise ScenarioError(
+                    f"sweep.tune: {quality} is known of no trial; it may need other prompts, or more of them "
+                    "(see docs/quality.md)"
+                )
+    return [case for one in studies for case in one.tried.values()]
+
+
+def _conditions(scenario: Scenario) -> list[tuple[int, dict[str, Any]]]:
+    """Position of a method that is tuned, and the values of the other axes."""
+    found = []
+    for position in tuned_positions(scenario):
+        grid = grid_of(scenario, position, conditions_only=True)
+        for values in itertools.product(*(rows for _, rows in grid)):
+            paths = [path for group, _ in grid for path in group]
+            found.append((position, dict(zip(paths, itertools.chain(*values), strict=True))))
+    return found
+
+
+def _suggested(scenario: Scenario, position: int, trial: Any) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for path in tuned_positions(scenario)[position]:
+        axis = scenario.sweep.axes[path]
+        if isinstance(axis, Range):
+            share = trial.suggest_float(path, axis.min, axis.max, log=axis.scale == "log")
+            chosen[path] = axis.rounded(share)
+        else:
+            chosen[path] = trial.suggest_categorical(path, list(axis))
+    return chosen
+
+
+def _read(scenario: Scenario, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the settings read them: whole numbers where they take these only."""
+    whole = {**scenario.model_dump(by_alias=True), "sweep": {}}
+    read: dict[str, Any] = {}
+    for path, value in chosen.items():
+        ranged = isinstance(scenario.sweep.axes[path], Range)
+        with suppress(ValidationError):  # two settings that do not go together, which the case refuses
+            value = read_value(whole, axis_place(scenario, path), value, ranged)
+        read[path] = value
+    return read
+
+
+def pareto_rows(scenario: Scenario, quality: str, summary: pd.DataFrame) -> pd.DataFrame | None:
+    """Rows of a summary that no other row of the same condition beats in latency and quality, all methods together.
+
+    None where nothing was tuned.
+    """
+    if scenario.sweep.tune is None:
+        return None
+    conditions = [path for path in scenario.sweep.axes if not path.startswith("methods.") and path in summary]
+    known = summary.dropna(subset=["latency_mean_s", quality])
+    groups = [group for _, group in known.groupby(conditions, sort=False)] if conditions else [known]
+    rows = []
+    for group in groups:
+        best = -math.inf
+        order = group.assign(gain=BETTER[quality] * group[quality])
+        for index, gain in order.sort_values(["latency_mean_s", "gain"], ascending=[True, False])["gain"].items():
+            if gain > best:
+                best = gain
+                rows.append(index)
+    return summary.loc[rows]

@@ -1,0 +1,137 @@
+"""Where work runs: here, in processes of this machine (loky), or on a Dask cluster. Results come as they end, in any order."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from simulator.core.errors import CiarSimError, SimulationError
+
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+_WAITING = 4  # tasks per worker that are sent ahead, so that none waits for the next; bounds the memory of this process
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where the cases of a run are simulated; it changes no result.
+
+    Attributes:
+        jobs: Processes of this machine; 1 is this process.
+        scheduler: Address of a Dask scheduler, in place of processes.
+        local: Worker processes of a Dask cluster that is started for the run, in place of an address.
+    """
+
+    jobs: int = 1
+    scheduler: str | None = None
+    local: int | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether memory and time of this process say nothing about those of the workers."""
+        return self.scheduler is not None or self.local is not None
+
+    @property
+    def apart(self) -> bool:
+        """Whether the work runs in other processes."""
+        return self.remote or self.jobs > 1
+
+    def run(self, work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, ResultT]]:
+        """Each task with its result, as they end.
+
+        Tasks are taken from the iterable as workers get free. An error of `work` ends the iteration.
+
+        Raises:
+            SimulationError: A worker process ended before its time.
+            CiarSimError: The cluster cannot be used.
+        """
+        if self.remote:
+            return _on_cluster(work, tasks, self)
+        if self.jobs > 1:
+            return _in_processes(work, tasks, self.jobs)
+        return ((task, work(task)) for task in tasks)
+
+
+def _in_processes(
+    work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], jobs: int
+) -> Iterator[tuple[TaskT, ResultT]]:
+    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    pool = get_reusable_executor(max_workers=jobs)
+
+    def ended(pending: Collection[Any]) -> Iterable[Any]:
+        return wait(pending, return_when=FIRST_COMPLETED).done
+
+    try:
+        yield from _windowed(lambda task: pool.submit(work, task), ended, tasks, _WAITING * jobs)
+    except TerminatedWorkerError:
+        raise SimulationError(
+            "a worker process was ended from outside, perhaps for want of memory; what was simulated is kept: the same command "
+            "goes on from there, with fewer --jobs in less memory"
+        ) from None
+
+
+def _on_cluster(
+    work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: Workers
+) -> Iterator[tuple[TaskT, ResultT]]:
+    """A task of a worker that dies runs again on another one."""
+    try:
+        import distributed
+    except ImportError:
+        raise CiarSimError("Dask is not installed; install it with pip install 'ciar-sim[dask]'") from None
+    from simulator.experiment.kept import code_digest
+
+    with ExitStack() as stack:
+        if workers.scheduler is None:
+            cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=workers.local, threads_per_worker=1, processes=True, dashboard_address=None
+            )
+            address: Any = stack.enter_context(cluster)
+        else:
+            address = workers.scheduler
+        try:
+            opened = distributed.Client(address, set_as_default=False, timeout="20s")  # type: ignore[no-untyped-call]
+            client = stack.enter_context(opened)
+        except (OSError, ValueError, TypeError) as error:
+            raise CiarSimError(f"--dask {workers.scheduler}: no scheduler answers: {error}") from None
+        threads = sum(client.nthreads().values())
+        if not threads:
+            raise CiarSimError(f"--dask {workers.scheduler}: the scheduler has no workers")
+        strangers = [name for name, digest in client.run(code_digest).items() if digest != code_digest()]
+        if strangers:
+            raise CiarSimError(f"--dask {workers.scheduler}: worker {strangers[0]} runs another version of ciar-sim")
+
+        def ended(pending: Collection[Any]) -> Iterable[Any]:
+            with client.as_current():
+                found = distributed.wait(list(pending), return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+            done: Iterable[Any] = found.done
+            return done
+
+        submit = lambda task: client.submit(work, task, pure=False)  # noqa: E731
+        yield from _windowed(submit, ended, tasks, _WAITING * threads)
+
+
+def _windowed(
+    submit: Callable[[TaskT], Any],
+    ended: Callable[[Collection[Any]], Iterable[Any]],
+    tasks: Iterable[TaskT],
+    most: int,
+) -> Iterator[tuple[TaskT, Any]]:
+    """Keeps up to `most` tasks under way."""
+    left = iter(tasks)
+    pending = {submit(task): task for task in islice(left, most)}
+    try:
+        while pending:
+            for future in list(ended(pending)):
+                task = pending.pop(future)
+                result = future.result()
+                del future
+                for more in islice(left, 1):
+                    pending[submit(more)] = more
+                yield task, result
+    finally:
+        for future in pending:
+            future.cancel()

@@ -1,0 +1,100 @@
+"""`ciar-sim sweep` as a user meets it: its own folder, what a dry run says, and a run that is not at its end."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ciar_sim.cli.console import LINE_EVERY_S, _Lines, duration
+from ciar_sim.cli.main import main
+
+SCENARIO = """\
+name: tiny
+pair: {pair}
+prompts: {{source: scenes, count: 2}}
+methods: [base, device-only]
+compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
+network: lte
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "s.yaml").write_text(SCENARIO.format(pair=tiny_pair_folder))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--cache", "cache"])
+
+
+def written(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")} - {"s.yaml"}
+
+
+def test_a_dry_run_says_what_is_to_be_done_and_writes_nothing(folder: Path) -> None:
+    result = call("sweep", "s.yaml", "--axis", "network.rtt_ms=10:40:3", "--dry-run")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0] == "cases: 6, of which 6 are to be simulated"
+    assert lines[1] == "sessions: 6, of which 6 are to be recorded"
+    assert lines[2].startswith("expected time: 6 s of recording, ")
+    assert lines[3].startswith("bytes: 0.2 MB of recordings and 0.2 MB of cases in cache")
+    assert written(folder) == set()
+
+
+def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> None:
+    first = call("sweep", "s.yaml", "--axis", "network.rtt_ms=10,40", "--quiet")
+    assert first.exit_code == 0, first.output
+    (own,) = (folder / "runs").iterdir()
+    assert own.name.startswith("tiny-")
+    assert not (own / "unfinished.json").exists()
+    again = call("sweep", "s.yaml", "--axis", "network.rtt_ms=10,40", "--dry-run")
+    assert "cases: 4, of which 0 are to be simulated" in again.output
+    assert "0 are to be recorded: no forward pass" in again.output
+    before = (own / "summary.csv").read_bytes()
+    other = call("run", "s.yaml", "--set", "seed=1", "--out", str(own), "--quiet")
+    assert other.exit_code == 2
+    assert "holds a run of another scenario, whose seed is 0 in place of 1; --force replaces it" in other.output
+    assert (own / "summary.csv").read_bytes() == before
+    forced = call("run", "s.yaml", "--set", "seed=1", "--out", str(own), "--quiet", "--force")
+    assert forced.exit_code == 0, forced.output
+    assert (own / "summary.csv").read_bytes() != before
+
+
+def test_the_report_of_an_unfinished_run_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simulator.experiment import simulating
+
+    real, calls = simulating.simulate_case, []
+
+    def stops(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(simulating, "simulate_case", stops)
+    stopped = call("sweep", "s.yaml", "--axis", "network.rtt_ms=10,40", "--out", "out", "--quiet")
+    assert stopped.exit_code == 130, stopped.output
+    assert json.loads((folder / "out" / "unfinished.json").read_text())["program"] == "ciar-sim"
+    report = CliRunner().invoke(main, ["report", "out"])
+    assert report.exit_code == 0, report.output
+    assert "out is unfinished: 2 of 4 cases are simulated." in report.output
+    assert "  missing: device-only network.rtt_ms=40.0" in report.output
+    assert "RTT 10 ms" in report.output
+    assert "to be recorded: no forward pass" in report.output
+
+
+def test_where_there_is_no_terminal_a_line_comes_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    lines = _Lines(lambda: now[0])
+    for second in range(100):
+        now[0] = float(second)
+        lines("simulating", second, 200)
+    said = capsys.readouterr().err.splitlines()
+    assert LINE_EVERY_S == 30
+    assert said[0] == "simulating: 30 of 200 (15 %), 1/s, 2 min 50 s left"
+    assert len(said) == 3
+    assert [duration(seconds) for seconds in (4.4, 61, 7500)] == ["4 s", "1 min 1 s", "2 h 5 min"]
