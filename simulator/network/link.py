@@ -113,6 +113,7 @@ class ImpairedLink:
     """
 
     __slots__ = (
+        "_bounded",
         "_buffer_bits",
         "_draw",
         "_finish_s",
@@ -184,6 +185,7 @@ class ImpairedLink:
         self._reach_s = reach_s
         self.loss = loss
         self._buffer_bits = one_object(8.0 * buffer_bytes)
+        self._bounded = buffer_bytes < math.inf
         self._gate = gate
         self._queue = queue
         self._finish_s = queue.finish_s if queue is not None and queue.fair else wire.finish_s
@@ -229,7 +231,8 @@ class ImpairedLink:
             self.dropped_bits += repeated * bits / segments
             bits += repeated * bits / segments
         window = self._window
-        if self._buffer_bits < math.inf:
+        bounded = self._bounded
+        if bounded:
             if start_s > ahead_s:
                 start_s = max(start_s, ahead_s := self._admitted_s(ready_s, bits))
             extra_s += self._overflow_s(ahead_s, segments, bits)
@@ -237,7 +240,7 @@ class ImpairedLink:
             end_s = self._finish_s(start_s, bits)
         else:
             end_s = window.send(start_s, segments, bits, self._finish_s)
-            if (lost_segments := min(window.overflow(), segments)) > 0:
+            if bounded and (lost_segments := min(window.overflow(), segments)) > 0:
                 extra_s += self._rtt_s
                 self._repeat(bits * lost_segments / segments)
         if wire.shared:
