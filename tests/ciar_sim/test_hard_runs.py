@@ -38,7 +38,7 @@ def written(folder: Path, pair: Path, text: str) -> Path:
 
 def run(folder: Path, pair: Path, cache: Path, text: str) -> Result:
     path = written(folder, pair, text)
-    return CliRunner().invoke(main, ["run", str(path), "--out", str(folder / "out"), "--cache", str(cache)])
+    return CliRunner().invoke(main, ["run", str(path), "--out", str(folder / "out"), "--cache", str(cache), "--force"])
 
 
 @pytest.mark.parametrize("loss_pct", [70, 85, 90])
