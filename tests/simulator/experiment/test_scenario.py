@@ -38,7 +38,15 @@ def test_the_smallest_scenario(tmp_path: Path) -> None:
         replicas=1, max_batch=16, queue="fifo", routing="least-loaded", kv_memory_gb=None, max_sessions=None
     )
     network = {key: value for key, value in s.model_dump()["network"].items() if value is not None}
-    assert network == {"preset": "wifi", "distance_km": 0.0, "transport": "grpc", "devices_per_cell": 1}
+    assert network == {
+        "preset": "wifi",
+        "distance_km": 0.0,
+        "transport": "grpc",
+        "devices_per_cell": 1,
+        "aqm": "none",
+        "handshake": "full",
+        "jitter_on": "mean",
+    }
     assert s.model_dump()["workload"] == {"arrivals": "sequential", "devices": 1}
     assert (s.placement, s.seed, s.sweep.axes) == ("split", 0, {})
     assert s.link == LinkFigures(
