@@ -177,8 +177,8 @@ MUTATIONS = (
     Mutation(
         "buffer-full-at-its-size",
         "simulator/network/link.py",
-        "wire.bits(ready_s, wire.free_s) > self._buffer_bits",
-        "wire.bits(ready_s, wire.free_s) >= self._buffer_bits",
+        "wire.bits(ahead_s, wire.free_s) > self._buffer_bits",
+        "wire.bits(ahead_s, wire.free_s) >= self._buffer_bits",
         BUFFER,
     ),
     Mutation(
