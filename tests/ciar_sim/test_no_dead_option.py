@@ -16,15 +16,17 @@ from click.testing import CliRunner
 from ciar_sim.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-# Plots take most of a run's time, and only an answered request is plotted. All of these come in the warm-up.
-SCENARIO = """\
+ANSWERED = """\
 name: options
 pair: {pair}
 prompts: {{source: scenes, count: 2}}
 methods: [base, device-only]
 compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
-workload: {{devices: 1, arrivals: {{poisson_per_s: 1}}, duration_s: 3, warmup_s: 2.99}}
 """
+# Plots take most of a run's time, and only an answered request is plotted. All of these come in the warm-up.
+SCENARIO = (
+    f"{ANSWERED}workload: {{{{devices: 1, arrivals: {{{{poisson_per_s: 1}}}}, duration_s: 3, warmup_s: 2.99}}}}\n"
+)
 RUN = ["run", "{scenario}", "--out", "{out}", "--cache", "{cache}"]
 SWEEP = ["sweep", "{scenario}", "--axis", "network.preset=lte", "--out", "{out}", "--cache", "{cache}"]
 SCORES = [
@@ -57,8 +59,8 @@ RUNS = {
     "--dry-run": ["--dry-run"],
     "--quiet": ["--quiet"],
 }
-RECOMMEND = ["recommend", "{scenario}", "--cache", "{cache}"]
-REGIME = ["regime", "{scenario}", "--x", "network.distance_km=1,900", "--out", "{out}", "--cache", "{cache}"]
+RECOMMEND = ["recommend", "{answered}", "--cache", "{cache}"]
+REGIME = ["regime", "{answered}", "--x", "network.distance_km=1,900", "--out", "{out}", "--cache", "{cache}"]
 JOBS = "tests/ciar_sim/test_cli.py::test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed"
 BATCH = "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64"
 EXPORT = "tests/ciar_sim/decide/test_export.py::test_the_accept_trace_adds_up_to_the_images"
@@ -160,7 +162,7 @@ OPTIONS: dict[str, Row] = {
         f"{command} --torch-device": (arguments, ["--torch-device", "cuda:77"]) for command, arguments in DECIDE.items()
     },
     **{f"{command} --cache": (arguments, ["--cache", "{out}-cache"]) for command, arguments in DECIDE.items()},
-    "recommend scenario": (["recommend", "--cache", "{cache}"], ["{scenario}"]),
+    "recommend scenario": (["recommend", "--cache", "{cache}"], ["{answered}"]),
     "recommend --max-loss": (RECOMMEND, ["--max-loss", "0"]),
     "recommend --metric": (RECOMMEND, ["--metric", "beauty"]),
     "recommend --slo-p95": (RECOMMEND, ["--slo-p95", "1ms"]),
@@ -169,13 +171,13 @@ OPTIONS: dict[str, Row] = {
     "recommend --json": (RECOMMEND, ["--json"]),
     "regime scenario": (
         ["regime", "--x", "network.distance_km=1,900", "--out", "{out}", "--cache", "{cache}"],
-        ["{scenario}"],
+        ["{answered}"],
     ),
     "regime --x": (REGIME, ["--x", "network.distance_km=1,800"]),
     "regime --max-loss": (REGIME, ["--max-loss", "100%"]),
     "regime --set": (REGIME, ["--set", "network.preset=lte"]),
     **{f"regime --{name}": MAP for name in ("y", "metric", "out", "json")},
-    "capacity --set": (["capacity", "{scenario}", "--slo-p95", "1s"], ["--set", "workload.devices=3"]),
+    "capacity --set": (["capacity", "{answered}", "--slo-p95", "1s"], ["--set", "workload.devices=3"]),
     "capacity --torch-device": "tests/ciar_sim/decide/test_capacity.py::test_a_device_that_is_not_there_is_one_line",
     **{
         f"capacity {name}": CARRIES
@@ -235,6 +237,8 @@ def observe(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
         places = {name: folder / name for name in ("scenario", "out", "cache", "trace")} | {"pair": tiny_pair_folder}
         places["scenario"] = folder / "scenario.yaml"
         places["scenario"].write_text(SCENARIO.format(pair=tiny_pair_folder))
+        places["answered"] = folder / "answered.yaml"
+        places["answered"].write_text(ANSWERED.format(pair=tiny_pair_folder))
         places["trace"].write_text("0 8\n1 4\n2 8\n3 2\n")
         (folder / "cache" / "recordings" / "00").mkdir(parents=True)
         (folder / "cache" / "recordings" / "00" / f"{'0' * 64}.npz").write_bytes(bytes(100))
