@@ -327,23 +327,21 @@ def _pairs() -> Table:
     from simulator.protocol.pairs import SUBJECTS, known_pairs, pair_manifest
     from simulator.results.columns import judged
 
-    table = _table(
-        "pair", "what it draws", "cloud", "device", "tokens", "codebook", "image", "prompts", "quality", "weights"
-    )
+    table = _table("pair", "", "")
     for name in known_pairs():
         m = pair_manifest(name)
-        table.add_row(
-            f"[bold]{name}",
-            SUBJECTS[m.subject],
-            f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
-            f"{m.device.n_layer} layer, width {m.device.dim}",
-            f"{m.grid} x {m.grid}",
-            str(m.codebook_size),
-            f"{m.image_size} x {m.image_size} px",
-            "list, file" if m.subject == "other" else f"source: {m.subject}, list, file",
-            ", ".join((*(judged(m.subject) if m.subject != "other" else ()), "cloud_nll")),
-            m.weights_hash[:12],
-        )
+        quality = (*(judged(m.subject) if m.subject != "other" else ()), "cloud_nll")
+        rows = {
+            "draws": f"{SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",
+            "tokens": f"{m.grid} x {m.grid}, of {m.codebook_size} codes",
+            "cloud": f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
+            "device": f"{m.device.n_layer} layer, width {m.device.dim}",
+            "prompts": "list, file" if m.subject == "other" else f"source: {m.subject}, list, file",
+            "quality": ", ".join(quality),
+            "weights": m.weights_hash[:12],
+        }
+        for index, (key, value) in enumerate(rows.items()):
+            table.add_row(f"[bold]{name}" if index == 0 else "", key, value)
     return table
 
 

@@ -255,7 +255,7 @@ BAD_SCENARIOS = {
     "infinite rate": ("poisson_per_s: 4", "poisson_per_s: .inf", "poisson_per_s"),
     "negative threshold": ("threshold: 0.6", "threshold: -0.6", "threshold"),
     "prefix rate of one": ("prefix_rate: 0.3", "prefix_rate: 1.0", "prefix_rate"),
-    "two networks": ("sweep:", "network: {{preset: wifi, rtt_ms: 5}}\nsweep:", "preset"),
+    "two networks": ("sweep:", "network: {{preset: wifi, outage_ms: 5}}\nsweep:", "preset"),
     "duplicate key": ("name: tiny\n", "name: tiny\nname: other\n", "name"),
     "tag": ("name: tiny", "name: !!python/name:os.system tiny", "tag"),
     "empty axis": ("[wifi, lte]", "[]", "network.preset"),

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Client(CloudSession):
     def served(self, now_s: float) -> None:
         self.done_s.append(now_s)
 
-    def trace_iteration(self, start_s: float, end_s: float) -> None:
+    def trace_iteration(self, start_s: float, end_s: float, replica: int, batch: Sequence[CloudSession]) -> None:
         self.iterations.append((self.ready_s, start_s, end_s))
 
 

@@ -45,6 +45,7 @@ def call(
         "--cache",
         str(folder / "cache"),
         "--quiet",
+        "--force",  # tests run several scenarios into one folder
     ]
     return CliRunner().invoke(main, [*arguments, *options])
 
