@@ -232,7 +232,8 @@ def _usable(folder: Path) -> None:
 @click.option(
     "--as",
     "form",
-    required=True,
+    default="markdown",
+    show_default=True,
     type=click.Choice(["accept-trace", "ianvs", "markdown", "latex"]),
     help="Rounds as JSON lines, KubeEdge-Ianvs' five metrics, or a table.",
 )
