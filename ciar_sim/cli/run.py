@@ -110,7 +110,7 @@ def run(scenario: Path, **options: Any) -> None:
 @click.option(
     "--tune",
     metavar="N[:QUALITY]",
-    help="Choose settings of the methods in N trials, for low latency and good quality.  [default quality: align_scenes]",
+    help="Choose settings of the methods in N trials, for low latency and good quality.  [default quality: agreement with the caption]",
 )
 @errors_in_one_line
 def sweep(

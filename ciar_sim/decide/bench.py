@@ -15,6 +15,7 @@ from simulator.core.errors import CiarSimError, error_context
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.estimate import check_size
 from simulator.experiment.images import score_cases
+from simulator.experiment.kept import CaseCache
 from simulator.experiment.loading import LoadedScenario
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
@@ -82,7 +83,7 @@ class Bench:
         self.scenario = loaded.scenario
         cache = means.cache or default_cache()
         self.models = Models(self.scenario.pair, means.torch_device, means.max_batch, cache, means.progress)
-        self.source = CachedSource(RecordingCache(cache), self.models.record)
+        self.source, self.kept = CachedSource(RecordingCache(cache), self.models.record), CaseCache(cache)
         self.manifest = pair_manifest(self.scenario.pair)
         with self.placed(), error_context("pair"):
             self.scorer = self.models.scorer()
@@ -143,7 +144,8 @@ class Trial:
 
         timeline_sessions: Requests of each case, from the first on, whose spans are kept.
         """
-        done = self._simulate(self.cases, timeline_sessions)
+        # A case with all its spans is too large to keep.
+        done = self._simulate(self.cases, timeline_sessions, None if timeline_sessions else self.bench.kept)
         self._simulated = {one.case.index: one for one in done}
         return {index: measured(one) for index, one in self._simulated.items()}
 
@@ -170,7 +172,9 @@ class Trial:
             raise CiarSimError(self.failed[before])
         return done
 
-    def _simulate(self, cases: Sequence[Case], timeline_sessions: int = 0) -> list[Simulated]:
+    def _simulate(
+        self, cases: Sequence[Case], timeline_sessions: int = 0, kept: CaseCache | None = None
+    ) -> list[Simulated]:
         bench = self.bench
         with bench.placed():
             done, failed = simulate_cases(
@@ -182,6 +186,7 @@ class Trial:
                 bench.means.progress,
                 bench.means.jobs,
                 timeline_sessions=timeline_sessions,
+                kept=kept,
             )
         self.failed += [one.message for one in failed]
         return done

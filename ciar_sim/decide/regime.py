@@ -5,26 +5,27 @@ taken as linear, which for the round trip of a lossless link they are; a finer g
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from ciar_sim.decide.bench import Bench, Means, Measured, Trial, base_of, candidate, condition
 from ciar_sim.decide.decision import Decision, span
 from ciar_sim.decide.quality import KEEPS, chosen_metric, loss
 from reports.words import number, significant, split_unit
 from simulator.core.errors import CiarSimError
-from simulator.core.yamlfile import scalar
+from simulator.core.problems import explain
 from simulator.experiment.loading import Written, load_with_source
+from simulator.experiment.options import axis_values
+from simulator.experiment.schema.sweep import Range
 from simulator.results.statistics import BATCHES, half_width
 
 X_POINTS, Y_POINTS = 25, 9
 ALIASES = {"cloud.background": "cloud.background.utilisation", "workload.rate": "workload.arrivals.poisson_per_s"}
-_RANGE = re.compile(r"([^:,]+):([^:,]+?)(?::(\d{1,4}))?(?::(log|linear))?(?::(\d{1,4}))?")
 
 
 class Axis(NamedTuple):
@@ -46,29 +47,23 @@ def axis(option: str, text: str, points: int) -> Axis:
     Raises:
         CiarSimError: It is neither.
     """
-    path, equals, given = (part.strip() for part in text.partition("="))
+    path, equals, written = (part.strip() for part in text.partition("="))
     path = ALIASES.get(path, path)
-    found = _RANGE.fullmatch(given)
-    ends = [_number(part) for part in (found.group(1, 2) if found else given.split(","))]
-    if not path or not equals or any(math.isnan(end) for end in ends):
-        raise CiarSimError(
-            f"{option} {text}: must be path=min:max[:points][:log] or path=value,value,..., all of them numbers"
-        )
-    if found is None:
-        values = tuple(sorted(set(ends)))
-        return Axis(path, values, len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 10)
-    low, high = ends
-    log, count = found[4] == "log", int(found[3] or found[5] or points)
-    if not low < high or count < 2 or (log and low <= 0):
-        raise CiarSimError(f"{option} {text}: needs min < max, above 0 with log, and at least 2 points")
-    made = np.geomspace(low, high, count) if log else np.linspace(low, high, count)
-    inner = [float(f"{value:.6g}") for value in made]
-    return Axis(path, (low, *inner[1:-1], high), log)
-
-
-def _number(text: str) -> float:
-    value = scalar(text.strip()) if text.strip() else math.nan
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    form = "path=min:max[:points][:log] or path=value,value,..."
+    if not path or not equals:
+        raise CiarSimError(f"{option} {text}: must be {form}")
+    given = axis_values(written, f"{option} {text}")
+    if isinstance(given, dict):
+        try:
+            made = Range.model_validate({"steps": points, **given})
+        except ValidationError as error:
+            raise CiarSimError(f"{option} {text}: {path} {explain(error.errors()[0])[1]}; needed {form}") from None
+        return Axis(path, tuple(map(float, made.values())), made.scale == "log")
+    numbers = [float(value) for value in given if type(value) in (int, float) and math.isfinite(value)]
+    if not numbers or len(numbers) < len(given):
+        raise CiarSimError(f"{option} {text}: must be {form}, all of them numbers")
+    values = tuple(sorted(set(numbers)))
+    return Axis(path, values, len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 10)
 
 
 class BreakEven(NamedTuple):

@@ -404,12 +404,11 @@ class Session(CloudSession):
             self.span("queue", f"call {call}", self.ready_s, start_s, call=call, replica=replica)
         rows, tokens, kv_tokens, _, _, _, kind, _ = self.item
         work = {"rows": rows, "tokens": tokens, "kv_tokens": kv_tokens} if kind == PASS else {}
-        requests = tuple(
-            other.request for other in batch if isinstance(other, Session)
-        )  # without work of other tenants
-        name = _WORK[kind].format(call)
+        # Without the work of other tenants.
+        requests = tuple(other.request for other in batch if isinstance(other, Session))
+        work["batch"] = len(batch)
         self.span(
-            "cloud", name, start_s, end_s, call=call, replica=replica, batch=len(batch), requests=requests, **work
+            "cloud", _WORK[kind].format(call), start_s, end_s, call=call, replica=replica, requests=requests, **work
         )
 
 

@@ -19,9 +19,8 @@ from simulator.core.errors import ScenarioError
 from simulator.protocol.recording import SCORES, Recording
 from simulator.protocol.thresholds import WARM_UP
 
-TOLERANCE_PCT = (
-    0.5  # percentage points at which a search ends; what one token decides, decides later ones, so rates jump
-)
+# Percentage points at which a search ends; what one token decides, decides later ones, so rates jump.
+TOLERANCE_PCT = 0.5
 WORST_PCT = 5.0  # a rate further off than this is refused
 ROUNDS = 8
 NEVER = 1e30  # a threshold that no score reaches; finite, so that it can follow the scores

@@ -67,12 +67,12 @@ class CaseCache:
     """Simulated cases on disk by key: `<root>/cases/<2 hex>/<key>.case`.
 
     Attributes:
-        hits: How many were found.
+        added: How many were put there.
     """
 
     def __init__(self, root: Path) -> None:
         self.files = ContentCache(root / "cases", ".case")
-        self.hits = 0
+        self.added = 0
 
     def get(self, key: str) -> KeptCase | None:
         """None where there is none; a damaged file is deleted and counts as none."""
@@ -83,9 +83,7 @@ class CaseCache:
         if data is None:
             return None
         try:
-            found = KeptCase.from_bytes(data)
-            self.hits += 1
-            return found
+            return KeptCase.from_bytes(data)
         except (ValueError, TypeError, KeyError, zlib.error):
             self.files.drop(key)
             return None
@@ -96,6 +94,7 @@ class CaseCache:
 
     def put(self, key: str, content: bytes) -> None:
         """Raises RecordingError where the cache folder cannot be written."""
+        self.added += 1
         try:
             self.files.put(key, content)
         except OSError as error:
@@ -107,14 +106,14 @@ class MemoryCases(CaseCache):
 
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
-        self.hits = 0
+        self.added = 0
 
     def get(self, key: str) -> KeptCase | None:
         data = self.contents.get(key)
-        self.hits += data is not None
         return None if data is None else KeptCase.from_bytes(data)
 
     def put(self, key: str, content: bytes) -> None:
+        self.added += 1
         self.contents[key] = content
 
 

@@ -85,7 +85,7 @@ def sweep_options(axes: Sequence[str], choice: Choice, source: Source) -> dict[s
         path, values = _split(option, label, "path=value,value or path=min:max:steps[:log]")
         if path in added:
             raise ScenarioError(f"{label}: {path} is given twice")
-        added[path] = _axis_values(values, label)
+        added[path] = axis_values(values, label)
         source.options[("sweep", path)] = label
     if choice.zips:
         added["zip"] = [[path.strip() for path in group.split(",")] for group in choice.zips]
@@ -103,8 +103,11 @@ def sweep_options(axes: Sequence[str], choice: Choice, source: Source) -> dict[s
     return added
 
 
-def _axis_values(text: str, label: str) -> Any:
-    """A list of values, or the mapping of a range."""
+def axis_values(text: str, label: str) -> Any:
+    """A list of values, or the mapping of a range, of `value,value` or `min:max[:steps][:log]`.
+
+    Raises ScenarioError where it is neither.
+    """
     if found := _RANGE.fullmatch(text.strip()):
         low, high = (yamlfile.scalar(part.strip()) for part in found.group(1, 2))
         if all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):

@@ -12,9 +12,8 @@ from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, SessionSpec
 
 _CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
-_SPARED = (
-    1024  # scenes whose captions a calibration leaves to the scenario: those it uses, rounded up to a multiple of this
-)
+# Captions of the scenario's seed that a calibration leaves alone: those the scenario uses, rounded up to a multiple of this.
+_SPARED = 1024
 
 
 class Plan:

@@ -18,17 +18,18 @@ from simulator.experiment.kept import CaseCache, MemoryCases
 from simulator.experiment.plan import Plan
 from simulator.experiment.provenance import provenance_of
 from simulator.experiment.scenario import Case, Scenario, resolved_yaml
-from simulator.experiment.search import search_thresholds, with_found
-from simulator.experiment.simulating import Progress, simulate_cases
+from simulator.experiment.search import Told, search_thresholds, with_found
+from simulator.experiment.simulating import FailedCase, Progress, Simulated, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
 from simulator.experiment.tuning import Objectives, pareto_rows, trial_cases, tuned_cases
 from simulator.experiment.workers import Workers
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest
+from simulator.protocol.recording import Recording
 from simulator.results.columns import judged
 from simulator.results.folder import check_run_folder, write_run
-from simulator.results.tables import requests_table, summary_table
+from simulator.results.tables import CaseRecords, requests_table, summary_table
 from simulator.results.timeline import Span
 
 
@@ -94,63 +95,74 @@ def run_scenario(
     with error_context("pair"):
         manifest = pair_manifest(scenario.pair)
     workers = Workers(jobs) if isinstance(jobs, int) else jobs
-    store = MemoryCases() if kept is None else kept
-    before = store.hits
     cases, trials = expand(scenario), trial_cases(scenario)
     check_size([*cases, *trials], workers.jobs)
     check_methods([*cases, *trials], manifest)
-    costs = CostTable(
-        manifest, [*cases, *trials], profile
-    )  # before recording: what cannot be priced is refused at once
+    # Before recording: what cannot be priced is refused at once.
+    costs = CostTable(manifest, [*cases, *trials], profile)
+    store = MemoryCases() if kept is None and trials else kept  # trials are cases of the run as well
+    before = store.added if store else 0
+
+    def measured(asked: Sequence[Case]) -> _Measured:
+        cases, calibrated = search_thresholds(asked, manifest, scenes, source)
+        plan = Plan(cases, manifest, scenes)
+        recordings = plan.record(source)
+        simulated, failed = simulate_cases(
+            cases, costs, plan, recordings, source, progress, workers, case_timeout_s, timeline_sessions, store
+        )
+        records = score_cases(simulated, plan, recordings, scorer)
+        return _Measured(cases, calibrated, plan, recordings, simulated, failed, records)
+
     tune = scenario.sweep.tune
     quality = (tune.quality if tune else None) or judged(manifest.subject).align
     if trials:
-
-        def objectives(tried: Sequence[Case]) -> Objectives:
-            """Mean latency and quality of cases by index; those that failed are missing."""
-            tried, _ = search_thresholds(tried, manifest, scenes, source)
-            plan = Plan(tried, manifest, scenes)
-            recordings = plan.record(source)
-            simulated, _ = simulate_cases(
-                tried, costs, plan, recordings, source, progress, workers, case_timeout_s, timeline_sessions, store
-            )
-            records = score_cases(simulated, plan, recordings, scorer)
-            summary = summary_table(requests_table(records), records)
-            columns = zip(summary["latency_mean_s"], summary[quality], strict=True)
-            return {one.case.index: values for one, values in zip(simulated, columns, strict=True)}
-
-        cases = _in_order([*cases, *tuned_cases(scenario, quality, objectives)])
-    asked = cases
-    cases, calibrated = search_thresholds(asked, manifest, scenes, source)
-    plan = Plan(cases, manifest, scenes)
-    recordings = plan.record(source)
-    simulated, failed = simulate_cases(
-        cases, costs, plan, recordings, source, progress, workers, case_timeout_s, timeline_sessions, store
+        tuned = tuned_cases(scenario, quality, lambda tried: measured(tried).objectives(quality))
+        cases = _in_order([*cases, *tuned])
+    run = measured(cases)
+    provenance = provenance_of(
+        scenario, manifest, costs, run.plan, run.recordings, run.calibrated, run.simulated, run.failed, scorer
     )
-    records = score_cases(simulated, plan, recordings, scorer)
-    provenance = provenance_of(scenario, manifest, costs, plan, recordings, calibrated, simulated, failed, scorer)
     progress("writing", 0, 1)
     summary = write_run(
         folder,
-        scenario_yaml=resolved_yaml(with_found(scenario, asked, cases)),
-        cases=records,
+        scenario_yaml=resolved_yaml(with_found(scenario, cases, run.cases)),
+        cases=run.records,
         provenance=provenance,
-        spans=[Span(case.title, *span) for case, result, _ in simulated for span in result.spans],
-        queues={case.title: result.samples for case, result, _ in simulated},
-        images=kept_images(simulated, plan, recordings, manifest.grid),
+        spans=[Span(case.title, *span) for case, result, _ in run.simulated for span in result.spans],
+        queues={case.title: result.samples for case, result, _ in run.simulated},
+        images=kept_images(run.simulated, run.plan, run.recordings, manifest.grid),
         draw=draw,
     )
     progress("writing", 1, 1)
     return Outcome(
         folder,
         summary,
-        sum(result.events for _, result, _ in simulated),
+        sum(result.events for _, result, _ in run.simulated),
         tuple(provenance["warnings"]),
-        tuple(one.message for one in failed),
-        len(simulated) - min(len(simulated), store.hits - before),
+        tuple(one.message for one in run.failed),
+        store.added - before if store else len(run.simulated),
         pareto_rows(scenario, quality, summary),
         quality,
     )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Cases with what calibration found, their sessions, and what simulation and scoring gave."""
+
+    cases: list[Case]
+    calibrated: Told
+    plan: Plan
+    recordings: dict[str, Recording]
+    simulated: list[Simulated]
+    failed: list[FailedCase]
+    records: list[CaseRecords]
+
+    def objectives(self, quality: str) -> Objectives:
+        """Mean latency and quality of the cases by index; those that failed are missing."""
+        summary = summary_table(requests_table(self.records), self.records)
+        columns = zip(summary["latency_mean_s"], summary[quality], strict=True)
+        return {one.case.index: values for one, values in zip(self.simulated, columns, strict=True)}
 
 
 def _in_order(cases: Sequence[Case]) -> list[Case]:

@@ -137,9 +137,8 @@ TRANSPORTS = {
 }
 
 
-RESUMED_BYTES = (
-    300  # the server's part of a resumed TLS 1.3 handshake: hello, extensions and finished, no certificates (RFC 8446)
-)
+# The server's part of a resumed TLS 1.3 handshake: hello, extensions and finished, no certificates (RFC 8446).
+RESUMED_BYTES = 300
 
 
 def opened_by(transport: Transport, handshake: str) -> Transport:

@@ -132,9 +132,8 @@ def device_memory(costs: RooflineCosts, rows: int, decodes: bool, encodes: bool)
         encodes: Whether it encodes the caption.
     """
     shape = costs.shape
-    decoder = (
-        costs.op_counts["image_decoder"].parameters + 2 * DECODER_CHANNELS * shape.image_pixels
-    )  # two maps at once
+    # Weights and two maps at once.
+    decoder = costs.op_counts["image_decoder"].parameters + 2 * DECODER_CHANNELS * shape.image_pixels
     positions = rows * (shape.caption_slots + shape.image_tokens)
     phi = costs.op_counts["phi"].parameters if "phi" in costs.op_counts else 0
     return {

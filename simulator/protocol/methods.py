@@ -282,9 +282,8 @@ class CiarSettings(ThresholdSettings):
 
     @property
     def revision_step(self) -> int:
-        return int(
-            self.revise > 0 and self.threshold_mode != "const"
-        )  # 1: a position that is decided again counts once
+        # 1: a position that is decided again counts once.
+        return int(self.revise > 0 and self.threshold_mode != "const")
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
         if self.bounds not in pair.bounds:

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -194,8 +195,14 @@ def pair_manifest(name_or_path: str | Path) -> PairManifest:
     Raises WeightsError when the pair is unknown, or its manifest is damaged, of another format, or contradicts itself.
     """
     path = pair_folder(name_or_path) / MANIFEST
+    return _manifest(path, path.read_bytes())
+
+
+@lru_cache(maxsize=64)
+def _manifest(path: Path, content: bytes) -> PairManifest:
+    """The manifest with this content: every case of a sweep asks for it."""
     try:
-        found = msgspec.json.decode(path.read_bytes())
+        found = msgspec.json.decode(content)
         version = found.get("format") if isinstance(found, dict) else None
         if version != FORMAT:
             raise WeightsError(f"{path}: format {version}, this version reads format {FORMAT}")

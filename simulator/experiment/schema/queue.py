@@ -1,0 +1,85 @@
+"""The queue before a link's wire in `network:`, and the flows of others that keep it filled."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+
+from simulator.core.part import Part
+from simulator.core.settings import refuse
+
+
+class PausingFlow(Part):
+    """A flow that is busy and quiet in turns of exponential length. busy_s, quiet_s: their means."""
+
+    busy_s: float = Field(gt=0, le=1e6)
+    quiet_s: float = Field(gt=0, le=1e6)
+
+
+def _flow_tag(data: Any) -> str:
+    return "<times>" if isinstance(data, dict | BaseModel) else "<name>"
+
+
+Flow = Annotated[
+    Annotated[Literal["greedy", "video"], Tag("<name>")] | Annotated[PausingFlow, Tag("<times>")],
+    Discriminator(_flow_tag),
+]
+
+
+class CrossTraffic(Part):
+    """A flow of others at the same wire, each way. greedy: an endless transfer. video: a stream of 5 Mbit/s in segments of 4 s."""
+
+    up: Flow | None = None
+    down: Flow | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.up is None and self.down is None:
+            refuse("needs up, down or both: greedy, video or {busy_s, quiet_s}")
+        return self
+
+
+class Queue(Part):
+    """The queue before the wire of each direction, and what others keep waiting in it.
+
+    Attributes:
+        buffer_bytes, buffer_ms: its size, in bytes or in the time that they take at the mean rate of the direction; null for no limit.
+        cross_traffic: flows beside the simulated ones.
+        aqm: active queue management: none (drop-tail), codel, fq-codel or l4s.
+        handshake: of a transport with TLS: full, resumed (no certificates), or 0-rtt (the first message leaves with the hello).
+    """
+
+    buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
+    buffer_ms: float | None = Field(default=None, gt=0, le=1e6)
+    cross_traffic: CrossTraffic | None = None
+    aqm: Literal["none", "codel", "fq-codel", "l4s"] = "none"
+    handshake: Literal["full", "resumed", "0-rtt"] = "full"
+
+    @model_validator(mode="after")
+    def _queue_holds(self) -> Self:
+        bounded = self.buffer_bytes is not None or self.buffer_ms is not None
+        if self.buffer_bytes is not None and self.buffer_ms is not None:
+            refuse("stands beside buffer_bytes: the buffer is given twice; give one of them", "buffer_ms")
+        if self.cross_traffic is None and self.aqm != "none":
+            refuse("does nothing without cross_traffic, which is missing", "aqm")
+        transport = getattr(self, "transport", "grpc")
+        if self.handshake != "full" and transport not in ("grpc", "quic"):
+            refuse(f"needs transport: grpc or quic, got {transport}", "handshake")
+        if self.cross_traffic is not None and self.aqm == "none" and not bounded:
+            refuse("needs buffer_ms or buffer_bytes, or an aqm: it fills what there is", "cross_traffic")
+        return self
+
+    def queue(self) -> dict[str, Any]:
+        """The fields of `LinkFigures`."""
+
+        def flow(given: str | PausingFlow | None) -> str | tuple[float, float] | None:
+            return (given.busy_s, given.quiet_s) if isinstance(given, PausingFlow) else given
+
+        cross = self.cross_traffic
+        return {
+            "buffer_bytes": self.buffer_bytes,
+            "buffer_s": None if self.buffer_ms is None else self.buffer_ms * 1e-3,
+            "up_cross": None if cross is None else flow(cross.up),
+            "down_cross": None if cross is None else flow(cross.down),
+            "aqm": self.aqm,
+            "handshake": self.handshake,
+        }
