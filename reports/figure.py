@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -210,20 +211,23 @@ def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() >= log_from * values.min():
         for ax in axes:
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-            ax.xaxis.set_minor_locator(ticker.NullLocator())
-            ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            logarithmic(ax, "x")
 
 
 def scale_y(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
     """The same for the y axis."""
     if np.nanmin(values) > 0 and np.nanmax(values) >= log_from * np.nanmin(values):
         for ax in axes:
-            ax.set_yscale("log")
-            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-            ax.yaxis.set_minor_locator(ticker.NullLocator())
-            ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            logarithmic(ax, "y")
+
+
+def logarithmic(ax: Axes, which: str) -> None:
+    """A logarithmic x or y axis with ticks at 1, 2, 5."""
+    ax.set(**{f"{which}scale": "log"})
+    axis: Axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:

@@ -1,7 +1,7 @@
 """The regime map: which method wins under which conditions, with its break-evens and their intervals."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from reports.figure import GRID, INK, footnote, legend, new_figure, render, styled
+from reports.figure import GRID, INK, footnote, legend, logarithmic, new_figure, render, styled
 from reports.looks import Look, looks, mix
 from reports.metrics import LATENCY
 from reports.words import axis_label, clipped
@@ -49,9 +48,7 @@ def regime_files(drawn: RegimeMap) -> dict[str, bytes]:
     """regime.png and regime.svg."""
     with styled():
         figure = _map(drawn) if drawn.y is not None else _curves(drawn)
-        png = render(figure, "png")
-        figure.set_layout_engine("none")
-        return {"regime.png": png, "regime.svg": render(figure, "svg")}
+        return {f"regime.{form}": render(figure, form) for form in ("png", "svg")}
 
 
 def _map(drawn: RegimeMap) -> Figure:
@@ -136,19 +133,15 @@ def _curves(drawn: RegimeMap) -> Figure:
 
 def _scales(ax: Axes, drawn: RegimeMap) -> None:
     ax.set_xlabel(axis_label(drawn.x))
-    pairs: list[tuple[str, bool, Any, Any, Any]] = [(drawn.x, drawn.log_x, ax.set_xscale, ax.xaxis, ax.set_xlim)]
-    if drawn.y is not None:
-        pairs.append((drawn.y, drawn.log_y, ax.set_yscale, ax.yaxis, ax.set_ylim))
-    for key, log, set_scale, one, set_limits in pairs:
+    for which, key, log in (("x", drawn.x, drawn.log_x), ("y", drawn.y, drawn.log_y)):
+        if key is None:
+            continue
         values = np.unique(drawn.cells[key].to_numpy(float))
         if log:
-            set_scale("log")
-            one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            one.set_minor_locator(NullLocator())
-            one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            logarithmic(ax, which)
         if len(values) > 1:
             edges = _edges(values, log) if drawn.y is not None else values
-            set_limits(float(edges[0]), float(edges[-1]))
+            ax.set(**{f"{which}lim": (float(edges[0]), float(edges[-1]))})
 
 
 def _edges(values: np.ndarray, log: bool) -> np.ndarray:

@@ -29,11 +29,8 @@ from reports.looks import looks
 from reports.metrics import BUSY, CALLS, GOODPUT, LATENCY, P95, Metric
 from reports.words import axis_label, condition, number, own_setting, significant, split_unit
 
-MOST_CONDITIONS, MOST_LINES, MOST_WRITTEN = (
-    3,
-    8,
-    120,
-)  # rows of heat maps, lines of a panel, cells with their value in them
+# Rows of heat maps, lines of a panel, cells with their value in them.
+MOST_CONDITIONS, MOST_LINES, MOST_WRITTEN = 3, 8, 120
 KNEE = 2.0  # without an objective, the knee is where p95 is this many times its value at the lowest load
 HEAT = mpl.colormaps["cividis"].with_extremes(bad=GRID)
 

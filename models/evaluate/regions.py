@@ -16,9 +16,7 @@ from torch import Tensor
 
 from models.device import DeviceModel
 from models.evaluate.ceiling import CEILING, Ceiling
-from models.evaluate.ground import REGIONS as REGIONS
-from models.evaluate.ground import regions_of as regions_of
-from models.evaluate.ground import white_codes as white_codes
+from models.evaluate.ground import REGIONS, regions_of, white_codes
 from models.evaluate.ranking import auroc
 from models.evaluate.reading import Reading, events, read_rows
 from models.interval import inter_fuse, uncertainty
@@ -34,9 +32,8 @@ CHUNK = 4  # sequences read at once: bounds memory at a few [4, T, V] float32
 CEILING_SEQUENCES = 128  # that the ceiling is trained on
 
 Columns = dict[str, np.ndarray]  # per token: [N, T]
-Rows = tuple[
-    Tensor, Tensor, Tensor
-]  # tokens int64 [B, T], caption rows [B, slots, caption_dim], their mask bool [B, slots]
+# Tokens int64 [B, T], caption rows [B, slots, caption_dim], their mask bool [B, slots].
+Rows = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.inference_mode()

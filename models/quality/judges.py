@@ -23,9 +23,8 @@ from models.quality.reading import READING_DTYPE, agreement, claim_names, claims
 from simulator.protocol.pairs import SHIPPED, pair_folder, pair_manifest
 
 SCENE_NETWORK = SHIPPED / "scene-network" / "scene_network.safetensors"
-REFERENCE_SEED = (
-    3  # of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default
-)
+# Of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default.
+REFERENCE_SEED = 3
 REFERENCE_IMAGES = 2048
 Progress = Callable[[int, int], None]
 Captions = Callable[[int, int], list[str]]

@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor, nn
 
 from models.device import BOUNDS, DeviceModel
+from models.evaluate.ground import white_codes
 from models.evaluate.ranking import auroc
 from models.evaluate.regions import (
     CALL_PCT,
@@ -33,7 +34,6 @@ from models.evaluate.regions import (
     rounded,
     score_names,
     train_ceiling,
-    white_codes,
 )
 from models.interval import inter_fuse
 from models.pair import load_transformer, save_model
