@@ -197,10 +197,12 @@ def regime(
     across = axis("--x", x, X_POINTS)
     up = None if y is None else axis("--y", y, Y_POINTS)
     axes = [one for one in (across, up) if one is not None]
-    loaded = load_with_source(scenario, [_option(one) for one in axes], [*sets, *_background(axes, scenario, sets)])
+    fixed, sets = _of_sweep(scenario, sets)
+    options = [*fixed, *(_option(one) for one in axes)]
+    loaded = load_with_source(scenario, options, [*sets, *_background(axes, scenario, sets)])
     bench = Bench(loaded, means)
     cases = bench.cases()
-    swept = {path for case in cases for path in condition(case)}
+    swept = {path for case in cases for path in condition(case)} - {option.partition("=")[0] for option in fixed}
     if more := sorted(swept - {one.path for one in axes}):
         raise CiarSimError(
             f"{more[0]}: is swept beside the axes of the map; give it one value with --set {more[0]}=VALUE"
@@ -212,6 +214,13 @@ def regime(
 
 def _option(one: Axis) -> str:
     return f"{one.path}={','.join(number(value) for value in one.values)}"
+
+
+def _of_sweep(scenario: Written, sets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options that give a swept condition one value, as axes, and the others."""
+    swept = load_with_source(scenario).scenario.sweep.axes
+    fixed = [option for option in sets if option.partition("=")[0].strip() in swept]
+    return fixed, [option for option in sets if option not in fixed]
 
 
 def _background(axes: Sequence[Axis], scenario: Written, sets: Sequence[str]) -> list[str]:

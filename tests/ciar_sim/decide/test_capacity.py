@@ -14,7 +14,7 @@ import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide import capacity as module
 from ciar_sim.decide.bench import Measured, measured
-from ciar_sim.decide.capacity import LOOKS, Load, _Tester, rate_of, scaled, search
+from ciar_sim.decide.capacity import LEAST, LOOKS, Load, _Tester, idle_times, rate_of, scaled, search
 from simulator.core.errors import CiarSimError
 from simulator.engine.workload import poisson_arrivals
 from simulator.experiment.inputs import SimulatedCase
@@ -68,7 +68,7 @@ def test_capacity_is_that_of_m_d_1() -> None:
     expected = brentq(lambda rate: waits_longer(rate, slo_s - SERVICE_S) - 0.05, 1.0, 0.99 / SERVICE_S)
     start = {"methods": ["base"], "workload": {"devices": 1000, "arrivals": {"poisson_per_s": 20}, "duration_s": 60}}
     one = expand(load_scenario({"name": "queue", **start}))[0]
-    found = search(_Tester(OneServer(), one, slo_s, 2500), 0.01)  # type: ignore[arg-type]
+    found = search(_Tester(OneServer(), one, slo_s, 2500), 0.01, LEAST)  # type: ignore[arg-type]
     assert 20 * found.times == pytest.approx(expected, rel=0.02)
     assert 20 * found.low < expected < 20 * found.high
     assert found.high / found.low < 1.2
@@ -90,14 +90,14 @@ def known(edge: float, undecided: float) -> Any:
 @pytest.mark.parametrize("edge", [0.03, 0.9999, 1.0, 7.3, 900.0])
 @pytest.mark.parametrize("undecided", [0.0, 0.1])
 def test_the_search_brackets_the_edge(edge: float, undecided: float) -> None:
-    found = search(known(edge, undecided), 0.01)
+    found = search(known(edge, undecided), 0.01, LEAST)
     assert found.low < edge <= found.high
     assert found.times == pytest.approx(edge, rel=max(0.02, undecided / 2))
 
 
 def test_no_load_and_any_load() -> None:
-    assert search(known(1e-9, 0.0), 0.01).times == 0.0
-    assert math.isinf(search(known(1e9, 0.0), 0.01).times)
+    assert search(known(1e-9, 0.0), 0.01, LEAST).times == 0.0
+    assert math.isinf(search(known(1e9, 0.0), 0.01, LEAST).times)
 
 
 @pytest.mark.parametrize("arrivals", [{"poisson_per_s": 2}, {"bursty_per_s": 2, "burst_factor": 3}, {"think_s": 5}])
@@ -110,6 +110,16 @@ def test_devices_and_rate_grow_together(arrivals: dict[str, float]) -> None:
     assert larger.warmup_s == pytest.approx(0.2 * larger.duration_s)
     assert "think_s" in arrivals or rate_of(larger) == pytest.approx(5.0)
     assert "think_s" in arrivals or rate_of(larger) * (larger.duration_s - larger.warmup_s) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("arrivals", [{"poisson_per_s": 0.05}, {"poisson_per_s": 1e6}, {"think_s": 5}])
+@pytest.mark.parametrize("slo_s", [1e-3, 5.0, 1e6])
+def test_the_idle_load_can_be_simulated(arrivals: dict[str, float], slo_s: float) -> None:
+    workload = {"devices": 4, "arrivals": arrivals, "duration_s": 1200}
+    scenario = load_scenario({"name": "queue", "methods": ["base"], "workload": workload})
+    times = idle_times(scenario, 400, slo_s)
+    assert 0 < times <= 0.5
+    assert isinstance(scaled(scenario, times, 400, slo_s).workload, FleetWorkload)
 
 
 @pytest.fixture
@@ -145,6 +155,17 @@ def test_the_command_says_what_each_method_carries(
     assert rows["base"]["rate_lo_per_s"] <= rows["base"]["rate_per_s"] <= rows["base"]["rate_hi_per_s"]
     assert rows["base"]["rate_per_s"] > 4
     assert {row["method"] for row in known["loads"]} == {"base", "speculative"}
+
+
+def test_an_objective_below_the_latency_of_one_image_is_carried_at_no_load(
+    fleet: dict[str, Any], cache: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "fleet.json"
+    path.write_text(json.dumps({**fleet, "methods": ["base"]}))
+    command = ["capacity", str(path), "--slo-p95", "1ms", "--requests", "20", "--cache", str(cache)]
+    shown = CliRunner().invoke(main, command)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.startswith("base carries no load with p95 of the latency within 0.00100 s: ")
 
 
 def test_a_device_that_is_not_there_is_one_line(fleet: dict[str, Any], tmp_path: Path) -> None:

@@ -182,6 +182,15 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
     assert "mine.txt" in refused.stderr
 
 
+def test_a_swept_condition_is_given_one_value(quick_device: dict[str, Any], cache: Path) -> None:
+    swept = {**quick_device, "sweep": {"network.up_mbps": [1.0, 1e5]}}
+    options: dict[str, Any] = {"x": "network.rtt_ms=0.1,30", "max_loss_pct": NO_FLOOR, "cache": cache}
+    found = ciar_sim.regime(swept, sets={"network.up_mbps": 1e5}, **options)
+    expected = ciar_sim.regime(quick_device, **options)
+    assert found.sentences == expected.sentences
+    assert found.table.equals(expected.table)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
