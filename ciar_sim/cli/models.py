@@ -18,6 +18,7 @@ class Models:
             progress,
         )
         self._pair: Any = None
+        self._captions: dict[tuple[int, int], list[str]] = {}
 
     def pair(self) -> Any:
         if self._pair is None:
@@ -39,7 +40,10 @@ class Models:
         """Captions that prompts of the pair are drawn from, see `models.quality.judges.captions_of`."""
         from models.quality.judges import captions_of
 
-        return captions_of(self.name)(seed, count)
+        key = seed, count
+        if key not in self._captions:  # every case of a run asks for the same ones
+            self._captions[key] = captions_of(self.name)(seed, count)
+        return list(self._captions[key])
 
     def scorer(self) -> Any:
         """Scores the images of a run; loads torch only for images that are not in the cache. None for a pair without a judge."""
