@@ -197,8 +197,9 @@ def _bytes(folder: Path, name: str) -> bytes:
         return (folder / name).read_bytes()
     except FileNotFoundError:
         raise RunFolderError(f"{folder} is not a whole run folder: it has no {name}") from None
-    except OSError as error:
-        raise RunFolderError(f"{folder / name} cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise RunFolderError(f"{folder / name} cannot be read: {reason}") from None
 
 
 def _queue(folder: Path) -> pd.DataFrame:
@@ -223,6 +224,10 @@ def _images(folder: Path) -> tuple[RunImage, ...]:
     images = []
     try:
         for entry in _json(folder, "images/index.json"):
+            if Path(entry["file"]).name != entry["file"]:
+                raise RunFolderError(
+                    f"{folder / 'images'} cannot be read: {entry['file']!r} is not the name of a file in it"
+                )
             png = _bytes(folder, f"images/{entry['file']}")
             with Image.open(io.BytesIO(png)) as image:
                 pixels = np.asarray(image)

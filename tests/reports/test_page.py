@@ -160,6 +160,9 @@ def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> Non
         ("provenance.json", b"{"),
         ("images/base_0.png", b"x"),
         ("images/index.json", b"[1]"),
+        ("images/index.json", b'[{"file": "a\\u0000.png"}]'),
+        ("images/index.json", b'[{"file": "a\\ud800.png"}]'),
+        ("images/index.json", b'[{"file": "../summary.csv"}]'),
     ],
 )
 def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, data: bytes) -> None:
