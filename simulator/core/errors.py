@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 # No name that a file system takes has a part this long, so paths stay whole.
 LONG_WORD = re.compile(r"[^\s/]{300,}")
-MOST_CHARACTERS = 1200
+MOST_CHARACTERS, MOST_LINES = 1200, 3
 
 
 class CiarSimError(Exception):
@@ -20,6 +20,9 @@ class CiarSimError(Exception):
     def __str__(self) -> str:
         """The text as any terminal shows it: control characters and lone surrogates as escapes, cut to a few lines."""
         text = "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in super().__str__())
+        *lines, last = text.split("\n")
+        if len(lines) >= MOST_LINES:  # of a library's message, mostly
+            text = "\n".join([*lines[: MOST_LINES - 1], f"... {last}"])
         text = LONG_WORD.sub(lambda word: f"{word[0][:80]}...{word[0][-20:]}", text)
         return text if len(text) <= MOST_CHARACTERS else f"{text[:900]} ... {text[-250:]}"
 

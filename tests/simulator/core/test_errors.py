@@ -10,10 +10,11 @@ from simulator.core.errors import CiarSimError, ScenarioError
 from simulator.experiment.loading import load_scenario
 
 
-@given(st.text(max_size=40).map(lambda text: text * 200))
+@given(st.text(max_size=40).map(lambda text: text * 200) | st.lists(st.text(max_size=9)).map("\n".join))
 def test_any_text_is_cut_and_printable(text: str) -> None:
     shown = str(CiarSimError(text))
     assert len(shown) <= 1200
+    assert shown.count("\n") < 3
     assert all(one == "\n" or one.isprintable() for one in shown)
 
 
