@@ -181,7 +181,8 @@ def recommend(
         max_loss_pct: Quality that may be lost against base, in percent of base's.
         metric: Quality metric, such as align_scenes; None: agreement with the caption where the images have it.
         slo_p95_s: Objective for p95 of the latency.
-        sets, axes: As in `run`; axes over settings of methods are what is chosen from.
+        sets: As in `run`.
+        axes: As in `run`; those over settings of methods are what is chosen from.
         options: cache, torch_device, max_batch, jobs and progress, as in `run`.
 
     Raises:
@@ -238,8 +239,10 @@ def regime(
 
     Args:
         scenario: As in `run`, or a run folder.
-        x, y: `path=min:max[:points][:log]` or `path=value,value`.
-        max_loss_pct, metric: As in `recommend`.
+        x: The condition: `path=min:max[:points][:log]` or `path=value,value`.
+        y: A second condition, written alike.
+        max_loss_pct: As in `recommend`.
+        metric: As in `recommend`.
         sets: As in `run`.
         options: As in `recommend`.
 

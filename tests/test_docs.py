@@ -1,5 +1,6 @@
 """The documents say what the code does: method cards, commands, names."""
 
+import inspect
 import json
 import re
 import shlex
@@ -87,6 +88,27 @@ def test_versions_agree() -> None:
 def test_every_page_is_in_the_site() -> None:
     listed = set(re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
+
+
+def _shown_by_the_api_page() -> list[Any]:
+    """Functions and classes of each `::: name` in docs/api.md, or of the members that it lists."""
+    shown = []
+    for name, options in re.findall(
+        r"^::: (\S+)\n((?: +.*\n)*)", (ROOT / "docs/api.md").read_text() + "\n", re.MULTILINE
+    ):
+        members = re.search(r"members: \[(.*)\]", options)
+        module, _, attribute = (name, "", "") if members else name.rpartition(".")
+        names = members[1].split(", ") if members else [attribute]
+        shown += [getattr(import_module(module), one) for one in names]
+    return shown
+
+
+@pytest.mark.parametrize("entry", _shown_by_the_api_page(), ids=lambda entry: entry.__name__)
+def test_arguments_on_the_api_page_are_those_of_the_code(entry: Any) -> None:
+    """Each argument has a line of its own, by its name; the site is not built where one says "x, y:"."""
+    section = re.search(r"^Args:\n((?: .*\n|\n)*)", inspect.getdoc(entry) or "", re.MULTILINE)
+    described = re.findall(r"^    (\S.*?): ", section[1], re.MULTILINE) if section else []
+    assert {name.lstrip("*") for name in described} <= set(inspect.signature(entry).parameters)
 
 
 # ---- commands, YAML and Python -----------------------------------------------------------------------------------------
