@@ -281,6 +281,7 @@ def listing(what: str) -> str:
         "methods": _methods,
         "presets": _presets,
         "hardware": _hardware,
+        "models": _models,
         "pairs": _pairs,
         "scenarios": _scenarios,
     }
@@ -320,6 +321,18 @@ def _hardware() -> Table:
         table.add_row(
             f"[bold]{name}", h.title, f"{h.fp16_tflops:g}", f"{h.bandwidth_gb_s:g}", f"{h.power_w:g}", h.evidence
         )
+    return table
+
+
+def _models() -> Table:
+    from simulator.pricing import catalogue
+
+    table = _table("model", "what", "parameters", "read by a pass", "tokens", "evidence")
+    table.add_row("[bold]pair", "the pair's own size", "", "", "", "")
+    for name in catalogue.names("models"):
+        m = catalogue.model(name)
+        counts = (f"{count / 1e6:,.0f} M" for count in (m.parameters, m.pass_parameters))
+        table.add_row(f"[bold]{name}", m.title, *counts, str(m.image_tokens), m.evidence)
     return table
 
 

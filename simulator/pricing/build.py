@@ -25,9 +25,9 @@ from safetensors import SafetensorError, safe_open
 from simulator.core.errors import ComputeError, error_context
 from simulator.core.settings import Settings
 from simulator.pricing import catalogue
-from simulator.pricing.catalogue import ModelShape, OpCount
+from simulator.pricing.catalogue import ModelShape
 from simulator.pricing.costs import Pricing
-from simulator.pricing.op_counts import interval_samples_op_count, phi_op_count, vq_decoder_op_count
+from simulator.pricing.op_counts import OpCount, interval_samples_op_count, phi_op_count, vq_decoder_op_count
 from simulator.pricing.own import OwnHardware, OwnModel, shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.roofline import RooflineCosts

@@ -3,7 +3,7 @@
 The tables are `simulator/pricing/catalogue/*.yaml`, read once. An unknown name is refused with the nearest one suggested.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,10 +13,18 @@ from pydantic import Field, ValidationError
 from simulator.core import yamlfile
 from simulator.core.errors import CiarSimError, ComputeError, ScenarioError
 from simulator.core.settings import Settings
-from simulator.protocol.ops import COMPUTE_KINDS
+from simulator.pricing.op_counts import (
+    OpCount,
+    interval_samples_op_count,
+    phi_op_count,
+    text_encoder_op_count,
+    vq_decoder_op_count,
+)
 
 FOLDER = Path(__file__).parent / "catalogue"
 FP16_BYTES = 2
+ONE_LAYER = "-1layer"  # ends the name of a model's device form
+PHI_BOTTLENECK = 256  # of CIAR's feature projection (assumption A8)
 Evidence = Literal["measured", "datasheet", "derived", "assumed"]
 EntryT = TypeVar("EntryT", bound="Entry")
 
@@ -106,19 +114,27 @@ class Radio(Entry):
     down_nj_per_bit: float = Field(ge=0)
 
 
-class OpCount(Settings):
-    """Operation counts of one `Compute`: flops, weights read, fp16 values passed between kernels, kernels."""
-
-    flops: float = Field(ge=0)
-    parameters: int = Field(ge=0)
-    activation_values: int = Field(default=0, ge=0)
-    kernels: int = Field(ge=0)
-
-
 class ModelShape(Entry):
     """Shape of one decoder, and the operation counts of the work other than its passes.
 
-    interhead: the head has two V x D matrices (centre and radius) instead of one. image_pixels: of the whole image.
+    Attributes:
+        title: Its name in tables.
+        n_layer: Layers.
+        n_head: Attention heads, each with keys and values of its own.
+        dim: D, width of the residual stream.
+        ffn_hidden: Width of the feed-forward part.
+        vocab_size: V, image codes; decides the width of messages.
+        caption_slots: Positions that stand before the image.
+        caption_dim: Values of 2 bytes in a caption row of a message: the width of its features, 1 for token ids.
+        image_tokens: T, tokens of an image.
+        image_pixels: Pixels of the whole image.
+        interhead: The head has two V x D matrices (centre and radius) instead of one.
+        head_rows: Rows of the head that a pass reads where they are not V: a text and image vocabulary, masked afterwards.
+        ffn_matrices: Matrices D x ffn_hidden of a layer's feed-forward part: 3 of a SwiGLU, 2 of a plain one.
+        modulation: Vectors of width D that a layer projects from its condition (6 of an adaptive layer norm).
+        caption_parameters: Weights that embed the caption, where it is not LlamaGen's projection and null caption.
+        op_counts: Work other than passes, by kind.
+        aliases: Other names.
     """
 
     title: str
@@ -132,16 +148,21 @@ class ModelShape(Entry):
     image_tokens: int = Field(ge=1)
     image_pixels: int = Field(ge=1)
     interhead: bool = False
+    head_rows: int | None = Field(default=None, ge=1)
+    ffn_matrices: int = Field(default=3, ge=1)
+    modulation: int = Field(default=0, ge=0)
+    caption_parameters: int | None = Field(default=None, ge=0)
     op_counts: dict[str, OpCount] = Field(default_factory=dict)
+    aliases: list[str] = Field(default_factory=list)
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer: q, k, v and output matrices, the three of the SwiGLU, two norms."""
-        return 4 * self.dim**2 + 3 * self.dim * self.ffn_hidden + 2 * self.dim
+        """Weights of one layer: q, k, v and output matrices, those of the feed-forward part, modulation, two norms."""
+        return (4 + self.modulation) * self.dim**2 + self.ffn_matrices * self.dim * self.ffn_hidden + 2 * self.dim
 
     @property
     def head_parameters(self) -> int:
-        return (2 if self.interhead else 1) * self.vocab_size * self.dim
+        return (2 if self.interhead else 1) * (self.head_rows or self.vocab_size) * self.dim
 
     @property
     def pass_parameters(self) -> int:
@@ -151,7 +172,9 @@ class ModelShape(Entry):
     @property
     def parameters(self) -> int:
         """All weights: those of a pass, the embedding, the caption projection and the null caption."""
-        caption = self.caption_dim * self.dim + self.dim**2 + self.caption_slots * self.caption_dim
+        caption = self.caption_parameters
+        if caption is None:
+            caption = self.caption_dim * self.dim + self.dim**2 + self.caption_slots * self.caption_dim
         return self.pass_parameters + self.vocab_size * self.dim + caption
 
     @property
@@ -186,9 +209,18 @@ def radio(name: str) -> Radio:
 
 
 def canonical(table: str, name: str) -> str:
-    """The name an alias stands for; a name that is unknown comes back as it is. table: "hardware" or "networks"."""
-    entries: Mapping[str, Hardware | Network] = _hardware() if table == "hardware" else _networks()
-    return _aliases(entries).get(name, name)
+    """The name an alias stands for; a name that is unknown comes back as it is. table: "hardware", "models" or "networks"."""
+    tables: dict[str, Callable[[], Mapping[str, Entry]]] = {
+        "hardware": _hardware,
+        "models": _models,
+        "networks": _networks,
+    }
+    return _aliases(tables[table]()).get(name, name)
+
+
+def one_layer(name: str) -> str:
+    """The name of a model's device form."""
+    return name if name.endswith(ONE_LAYER) else name + ONE_LAYER
 
 
 def names(table: str) -> tuple[str, ...]:
@@ -254,11 +286,41 @@ def _runtimes() -> dict[str, Runtime]:
 
 @cache
 def _models() -> dict[str, ModelShape]:
-    shapes = _build(ModelShape, _file("models.yaml")["models"], FOLDER / "models.yaml")
-    for name, shape in shapes.items():
-        unknown = set(shape.op_counts) - set(COMPUTE_KINDS)
-        assert not unknown, f"{name}: op_counts of unknown kinds {unknown}"
-    return shapes
+    rows: dict[str, Any] = {}
+    written = _file("models.yaml")["models"]
+    for name, row in written.items():
+        like = written[row["like"]] if "like" in row else {}
+        rows[name] = _with_op_counts({**like, **row})
+        rows[one_layer(name)] = _device_form(rows[name])
+    return _build(ModelShape, rows, FOLDER / "models.yaml")
+
+
+def _with_op_counts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with operation counts in place of the shapes of its text encoder and image decoder."""
+    shape = {key: value for key, value in row.items() if key not in ("like", "text_encoder", "image_decoder")}
+    slots, encoder = row["caption_slots"], row.get("text_encoder")
+    # Without an encoder of its own the caption is looked up in the decoder's embedding.
+    caption = text_encoder_op_count(slots, **encoder) if encoder else OpCount(flops=0, parameters=0, kernels=1)
+    shape["op_counts"] = {
+        "caption_encoder": caption,
+        "phi": phi_op_count(row["dim"], row["vocab_size"], PHI_BOTTLENECK),
+        "image_decoder": vq_decoder_op_count(**row["image_decoder"]),
+        "interval_samples": interval_samples_op_count(row["vocab_size"]),
+    }
+    return shape
+
+
+def _device_form(row: Mapping[str, Any]) -> dict[str, Any]:
+    """CIAR's device model for a row: one layer, an Inter-Head over the image codes, everything else the same."""
+    kept = {key: value for key, value in row.items() if key not in ("aliases", "head_rows")}
+    return {
+        **kept,
+        "title": f"{row['title']}, with one layer and an Inter-Head",
+        "n_layer": 1,
+        "interhead": True,
+        "evidence": "derived",
+        "source": "CIAR's device model: the same architecture with one layer and a head of 2V outputs",
+    }
 
 
 @cache

@@ -2,8 +2,19 @@
 
 from collections.abc import Sequence
 
-from simulator.pricing.catalogue import OpCount
+from pydantic import Field
+
+from simulator.core.settings import Settings
 from simulator.protocol.ops import INTERVAL_SAMPLES
+
+
+class OpCount(Settings):
+    """Operation counts of one `Compute`: flops, weights read, fp16 values passed between kernels, kernels."""
+
+    flops: float = Field(ge=0)
+    parameters: int = Field(ge=0)
+    activation_values: int = Field(default=0, ge=0)
+    kernels: int = Field(ge=0)
 
 
 def vq_decoder_op_count(
@@ -14,12 +25,14 @@ def vq_decoder_op_count(
     codebook_dim: int = 8,
     num_res_blocks: int = 2,
     patch: int = 1,
+    level_attention: bool = True,
 ) -> OpCount:
     """Operation count of one run of a VQGAN image decoder, counted convolution by convolution. Defaults: LlamaGen's VQ-16.
 
     Source: LlamaGen, image tokenizer: 1x1 to z_channels, 3x3 to the widest level, Res-Attn-Res, then the levels from the
     lowest resolution with one ResBlock more than the encoder's, attention on the lowest only, nearest x2 and 3x3 between
     levels, norm, 3x3 to RGB. 2 flops a multiply-add. Norms, activations and sums count by the values they read and write.
+    level_attention: whether the lowest level has it (Chameleon's VQGAN has attention in the middle alone).
     """
     flops = parameters = values = kernels = 0
 
@@ -70,7 +83,7 @@ def vq_decoder_op_count(
         for _ in range(num_res_blocks + 1):
             res(width, outputs, side)
             width = outputs
-            if level == 0:
+            if level == 0 and level_attention:
                 attention(width, side)
         if level < len(widths) - 1:
             side *= 2

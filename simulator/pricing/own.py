@@ -8,13 +8,12 @@ from pydantic import Field
 
 from simulator.core.part import Part
 from simulator.pricing import catalogue
-from simulator.pricing.catalogue import FP16_BYTES, Hardware, ModelShape
+from simulator.pricing.catalogue import FP16_BYTES, PHI_BOTTLENECK, Hardware, ModelShape
 from simulator.pricing.op_counts import interval_samples_op_count, phi_op_count, vq_decoder_op_count
 from simulator.pricing.roofline import RooflineCosts
 
 FFN_MULTIPLE = 256  # LlamaGen's feed-forward width is a multiple of it
 HEAD_WIDTH = 64
-PHI_BOTTLENECK = 256
 DECODER_CHANNELS = 128  # of VQ-16's widest maps, at the size of the image
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.core.errors import ComputeError
-from simulator.pricing.catalogue import FP16_BYTES, Hardware, ModelShape, OpCount, Runtime
+from simulator.pricing.catalogue import FP16_BYTES, Hardware, ModelShape, Runtime
 from simulator.pricing.costs import Work
+from simulator.pricing.op_counts import OpCount
 
 
 @dataclass

@@ -235,6 +235,7 @@ def test_listings_and_schema() -> None:
         "methods": "prefix_rate",
         "presets": "5g-sub6",
         "hardware": "h200",
+        "models": "anole-7b",
         "pairs": "16 x 16",
     }.items():
         result = call("list", what)

@@ -99,22 +99,28 @@ ChosenHardware = Annotated[
         description="local (times measured here, with model: pair), a catalogue name, figures, or a YAML file of figures"
     ),
 ]
-DeviceModel = Annotated[
-    Annotated[Literal["pair", "llamagen-xl-1layer"], Tag("<name>")] | Annotated[OwnModel, Tag("<own>")],
+
+
+def _known_model(name: str) -> str:
+    name = catalogue.canonical("models", name)
+    known = ("pair", *catalogue.names("models"))
+    if name not in known:
+        refuse(f"is not known, got {found_text(name)}{did_you_mean(name, known)}")
+    return name
+
+
+ChosenModel = Annotated[
+    Annotated[str, AfterValidator(_known_model), Tag("<name>")] | Annotated[OwnModel, Tag("<own>")],
     Discriminator(_own),
     _file("model"),
-]
-CloudModel = Annotated[
-    Annotated[Literal["pair", "llamagen-xl"], Tag("<name>")] | Annotated[OwnModel, Tag("<own>")],
-    Discriminator(_own),
-    _file("model"),
+    Field(description="pair, a name of `ciar-sim list models`, a shape, or a YAML file of a shape"),
 ]
 
 
 class DeviceCompute(Part):
     """How long the device's passes take. throttling: of every device of the fleet."""
 
-    model: DeviceModel = "llamagen-xl-1layer"
+    model: ChosenModel = "llamagen-xl-1layer"
     hardware: ChosenHardware = ""
     runtime: Literal["eager", "cuda-graphs"] | None = None
     profile: StoredProfile = None
@@ -128,7 +134,7 @@ class DeviceCompute(Part):
 class CloudCompute(Part):
     """How long the cloud's passes take."""
 
-    model: CloudModel = "llamagen-xl"
+    model: ChosenModel = "llamagen-xl"
     hardware: ChosenHardware = ""
     runtime: Literal["eager", "cuda-graphs"] | None = None
     profile: StoredProfile = None
@@ -161,17 +167,23 @@ def _choose_hardware(side: SideT, default: str) -> SideT:
 
 
 class Compute(Part):
-    """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as LlamaGen-XL."""
+    """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as other models.
+
+    A device that names no model has the one-layer form of the cloud's, where the catalogue has one.
+    """
 
     device: Annotated[DeviceCompute, BeforeValidator(_one_word)] = Field(default_factory=lambda: DeviceCompute())
     cloud: Annotated[CloudCompute, BeforeValidator(_one_word)] = Field(default_factory=lambda: CloudCompute())
 
     @model_validator(mode="after")
     def _same_size(self) -> "Compute":
+        form = catalogue.one_layer(self.cloud.model) if isinstance(self.cloud.model, str) else ""
+        if "model" not in self.device.model_fields_set and form in catalogue.names("models"):
+            filled_in(self, device=self.device.model_copy(update={"model": form}))
         if (self.device.model == "pair") != (self.cloud.model == "pair"):
             refuse(
                 f"device.model {self.device.model} and cloud.model {self.cloud.model} do not belong together; "
-                "allowed: pair and pair, or llamagen-xl-1layer and llamagen-xl"
+                "allowed: pair on both sides, or on neither"
             )
         return self
 

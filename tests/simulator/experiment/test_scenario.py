@@ -26,6 +26,16 @@ from tests.simulator.experiment.scenario_files import (
 # --- what is filled in
 
 
+def test_a_device_without_a_model_has_the_clouds_one_layer_form(tmp_path: Path) -> None:
+    head = "name: t\nmethods: [base]\n"
+    s = load(tmp_path, head + "compute: {cloud: {model: anole-7b}}\n")
+    assert (s.compute.device.model, s.compute.cloud.model) == ("anole-7b-1layer", "anole-7b")
+    given = load(tmp_path, head + "compute: {device: {model: llamagen-b-384}, cloud: {model: llamagen-3b-384}}\n")
+    assert given.compute.device.model == "llamagen-b-384"
+    alias = load(tmp_path, head + "compute: {cloud: {model: llamagen-xl-stage1}}\n")
+    assert (alias.compute.device.model, alias.compute.cloud.model) == ("llamagen-xl-1layer", "llamagen-xl")
+
+
 def test_the_smallest_scenario(tmp_path: Path) -> None:
     s = load(tmp_path, "name: t\nmethods: [base]\n")
     assert s.pair == "scenes"

@@ -163,9 +163,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             HEAD + "compute:\n  device: {model: pair}\n",
-            "t.yaml:5: compute device.model pair and cloud.model llamagen-xl do not belong together; allowed: pair and "
-            "pair, or "
-            "llamagen-xl-1layer and llamagen-xl",
+            "t.yaml:5: compute device.model pair and cloud.model llamagen-xl do not belong together; allowed: pair on both sides, "
+            "or on neither",
         ),
         (
             HEAD + "compute: {cloud: {hardware: local}}\n",
@@ -328,7 +327,7 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
             HEAD + "sweep: {compute.device.model: [pair]}\n",
             "t.yaml:5: sweep.compute.device.model pair: compute device.model pair and cloud.model llamagen-xl do not "
             "belong together; allowed: "
-            "pair and pair, or llamagen-xl-1layer and llamagen-xl",
+            "pair on both sides, or on neither",
         ),
         (
             "name: t\nmethods: [{name: ciar, threshold: 1, label: a}, {name: ciar, label: b}]\n"

@@ -109,3 +109,51 @@ def test_llamagen_has_the_published_sizes() -> None:
     one = catalogue.model("llamagen-xl-1layer")
     assert one.parameters == 20_971_520 + 20_318_720 + 41_943_040 + 4_259_840 + 245_760 + 1_280
     assert set(one.op_counts) == set(xl.op_counts) == set(COMPUTE_KINDS)
+
+
+# Published numbers of weights in millions, and image tokens: LlamaGen's and VAR's model tables, Chameleon-7B.
+PUBLISHED = {
+    "llamagen-b-256": (111, 256),
+    "llamagen-l-384": (343, 576),
+    "llamagen-xl-384": (775, 576),
+    "llamagen-xxl-384": (1400, 576),
+    "llamagen-3b-384": (3100, 576),
+    "llamagen-xl-stage2": (775, 1024),
+    "anole-7b": (7000, 1024),
+    "lumina-mgpt-768": (7000, 2304),
+    "var-d16": (310, 680),
+    "var-d30": (2000, 680),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shapes_have_the_published_numbers_of_weights(name: str) -> None:
+    millions, tokens = PUBLISHED[name]
+    found = catalogue.model(name)
+    assert found.parameters == pytest.approx(millions * 1e6, rel=0.01)
+    assert found.image_tokens == tokens
+
+
+def test_janus_reads_its_language_model_and_its_image_head() -> None:
+    """A Llama decoder of 24 layers, 51.4 M weights each, and the head's two matrices."""
+    found = catalogue.model("janus-pro-1b")
+    assert found.pass_parameters == 24 * (4 * 2048**2 + 3 * 2048 * 5632 + 2 * 2048) + 2048 + 2048 * (16384 + 2048)
+    assert found.image_tokens == 24 * 24
+
+
+def test_every_model_has_a_device_form_of_one_layer() -> None:
+    for name in catalogue.names("models"):
+        if name.endswith(catalogue.ONE_LAYER):
+            continue
+        full, device = catalogue.model(name), catalogue.model(catalogue.one_layer(name))
+        assert device.pass_parameters == full.layer_parameters + full.dim * (2 * full.vocab_size + 1)
+        assert (device.image_tokens, device.op_counts) == (full.image_tokens, full.op_counts)
+        assert set(full.op_counts) == set(COMPUTE_KINDS)
+    assert catalogue.model("llamagen-xl-stage1") is catalogue.model("llamagen-xl")
+
+
+def test_a_larger_grid_costs_the_image_decoder_more() -> None:
+    sides = ("llamagen-xl", "llamagen-xl-384", "llamagen-xl-stage2")
+    flops = [catalogue.model(name).op_counts["image_decoder"].flops for name in sides]
+    assert flops == sorted(flops)
+    assert flops[2] / flops[0] == pytest.approx(4, rel=0.01)  # all but attention grows with the pixels

@@ -11,10 +11,11 @@ import pytest
 from simulator.core.errors import ComputeError
 from simulator.pricing import catalogue
 from simulator.pricing.build import PairShapes, build_costs
-from simulator.pricing.catalogue import ModelShape, OpCount
+from simulator.pricing.catalogue import ModelShape
 from simulator.pricing.compare import compare_with_roofline
 from simulator.pricing.costs import Costs, Work
 from simulator.pricing.op_counts import (
+    OpCount,
     interval_samples_op_count,
     phi_op_count,
     text_encoder_op_count,
@@ -378,4 +379,4 @@ def test_every_kind_has_a_time_at_every_size() -> None:
         for hardware in catalogue.names("hardware"):
             for runtime in catalogue.names("runtimes"):
                 costs = roofline(name, hardware, runtime)
-                assert all(0 < costs.compute_seconds(kind) < 10 for kind in COMPUTE_KINDS)
+                assert all(0 < costs.compute_seconds(kind) < 200 for kind in COMPUTE_KINDS)
