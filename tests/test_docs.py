@@ -129,6 +129,7 @@ ONLY_PARSED = {
     "ciar-sim evaluate pictures": "needs networks that are not shipped; tests/models/test_quality_foreign.py uses tiny ones",
     "ciar-sim evaluate uncertainty --ceiling": "trains a network; tests/models/test_uncertainty.py does",
     "python -m benchmarks": "takes minutes and is to be run alone on a machine",
+    "python -m pytest -m slow": "takes minutes; .github/workflows/ci.yml runs it",
     "python -m tests": "takes minutes; a share of each runs among the tests",
     "make ": "sets up an environment",
 }
