@@ -36,6 +36,7 @@ def figures(folder: Path, manifest: PairManifest) -> str:
     shapes = (
         f"{role}: {shape.n_layer} layer{'s' if shape.n_layer > 1 else ''}, width {shape.dim}, {shape.n_head} heads"
         for role, shape in (("cloud", manifest.cloud), ("device", manifest.device))
+        if shape is not None
     )
     lines = [
         "## What it is made of",

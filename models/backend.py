@@ -24,6 +24,9 @@ from models.transformer import Transformer
 from models.vq import to_uint8
 from simulator.core.errors import WeightsError
 from simulator.protocol.ops import Forward
+from simulator.protocol.recording import SCORES
+
+OF_INTERVALS = ("u", "u_raw", "omega", "sigma", "lower_top")  # scores that a device without an Inter-Head does not have
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Backend:
 
     def __init__(self, pair: Pair, slots: int, spare: int = 0) -> None:
         self.pair = pair
-        self.models: dict[str, CachedDecoder] = {"cloud": pair.cloud, "device": pair.device.transformer}
+        self.models: dict[str, CachedDecoder] = {"cloud": pair.cloud}
+        if pair.device_model is not None:
+            self.models["device"] = pair.device_model.transformer
         if pair.drafter is not None:
             self.models["drafter"] = pair.drafter
         self.caches = {
@@ -63,7 +68,7 @@ class Backend:
     def forward(self, role: str, requests: Sequence[PassRequest]) -> list[Step]:
         """One pass per request, in one batch."""
         if role not in self.models:
-            raise WeightsError(f"the pair {self.pair.manifest.name} has no {role}.safetensors: no {role} can run")
+            raise WeightsError(f"the pair {self.pair.manifest.name} has no {role}: none can run")
         order = sorted(range(len(requests)), key=lambda index: (self._new(requests[index]), requests[index].slot))
         group = [requests[index] for index in order]  # requests with equally many new positions are adjacent
         steps = dict(zip(order, self._read(role, group, self._pass(role, group)), strict=True))
@@ -197,6 +202,8 @@ class Backend:
             radius = self._radius(group, final)  # [G, V], assumption A5
             lower, upper = inter_fuse(last, radius)  # [G, V]
             scores = all_scores(last, lower, upper).cpu().numpy()  # [G, SCORES]
+            if not self.pair.manifest.bounds:  # no Inter-Head: nothing is known of intervals
+                scores[:, [SCORES.index(name) for name in OF_INTERVALS]] = np.nan
             for g, step in enumerate(steps):
                 step.scores, step.lower, step.upper, step.radius = scores[g], lower[g], upper[g], radius[g]
         return steps
@@ -204,6 +211,10 @@ class Backend:
     def _radius(self, group: Sequence[PassRequest], hidden: Tensor) -> Tensor:
         """Radius of every logit, [G, V], from the matrix that each session's bounds name. hidden: [G, D]."""
         device = self.pair.device
+        if not device.radii:
+            return torch.zeros(
+                len(group), device.config.vocab_size, dtype=at_least_float32(hidden).dtype, device=hidden.device
+            )
         names = [r.op.bounds or next(iter(device.radii)) for r in group]
         if len(set(names)) == 1:
             return device.radius(hidden, names[0])

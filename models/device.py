@@ -19,17 +19,18 @@ BOUNDS = ("quantile", "quantile-no-dro", "inter-dro")  # the first is the defaul
 class DeviceModel(nn.Module):
     """`transformer` gives hidden states and centre logits; `radii[bounds]` gives the radius of every token's logit."""
 
-    def __init__(self, config: TransformerConfig, bounds: Sequence[str] = BOUNDS) -> None:
+    def __init__(self, config: TransformerConfig, bounds: Sequence[str] = BOUNDS, classes: int = 0) -> None:
+        """Args: classes: see `Transformer`."""
         super().__init__()
         self.config = config
-        self.transformer = Transformer(config)
+        self.transformer = Transformer(config, classes=classes)
         self.radii = nn.ModuleDict({name: RadiusHead(config.dim, config.vocab_size) for name in bounds})
 
     @classmethod
     def of_cloud(cls, cloud: Transformer, bounds: Sequence[str] = BOUNDS) -> "DeviceModel":
         """A device to distil from `cloud`: it starts from its embeddings, final norm and output matrix, and from a layer of its own,
         which learns sooner than a copy of the cloud's first: that one can leave to others what a single one has to do."""
-        device = cls(replace(cloud.config, n_layer=1), bounds)
+        device = cls(replace(cloud.config, n_layer=1), bounds, cloud.classes)
         shared = {key: value for key, value in cloud.state_dict().items() if not key.startswith("layers.")}
         device.transformer.load_state_dict(shared, strict=False)
         return device

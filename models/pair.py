@@ -25,18 +25,22 @@ from models.phi import IntervalProjection
 from models.quality.judge_files import JUDGE, NETWORK, judge_file_names, read_judge
 from models.scenes import WORDS
 from models.state import build, first_line, read_config, read_state, refuse_nonfinite, save_state
-from models.text import WordEncoder
+from models.text import TextEncoder, WordEncoder
 from models.transformer import Transformer
 from models.vq import VQConfig, VQModel, load_vq
 from simulator.core.errors import WeightsError
 from simulator.core.files import replace_folder, temporary_sibling
+from simulator.protocol.backbones import function_of
 from simulator.protocol.pairs import (
     DRAFTER,
     FORMAT,
     GUIDANCE,
     MANIFEST,
     PairManifest,
+    PairRef,
+    PairSpec,
     TransformerConfig,
+    find_pair,
     list_files,
     pair_folder,
     pair_manifest,
@@ -52,27 +56,82 @@ CARD = "MODEL_CARD.md"
 @dataclass(frozen=True)
 class Pair:
     """A loaded pair, in `eval()` mode on `torch_device`; floating-point weights have `dtype`, the tokenizer at least
-    float32."""
+    float32.
+
+    Attributes:
+        manifest: what it holds.
+        text: its caption encoder.
+        tokenizer: turns codes into an image.
+        cloud: the cloud's model.
+        device_model: the device's model, None where the cloud decodes alone.
+        projection: CIAR's phi, None where there is none.
+        drafter: a feature-level drafter, None where there is none.
+        torch_device: where the tensors are.
+        dtype: of the weights.
+    """
 
     manifest: PairManifest
-    text: WordEncoder
+    text: TextEncoder
     tokenizer: VQModel
     cloud: Transformer
-    device: DeviceModel
-    phi: IntervalProjection
+    device_model: DeviceModel | None
+    projection: IntervalProjection | None
     drafter: EagleDrafter | None
     torch_device: torch.device
     dtype: torch.dtype
 
+    @property
+    def device(self) -> DeviceModel:
+        """The device's model. Raises WeightsError where the pair has none."""
+        if self.device_model is None:
+            raise WeightsError(f"the pair {self.manifest.name} has no device model")
+        return self.device_model
 
-def load_pair(
-    name_or_path: str | Path, torch_device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Pair:
-    """A shipped pair by name, or the pair in a folder.
+    @property
+    def phi(self) -> IntervalProjection:
+        """CIAR's projection. Raises WeightsError where the pair has none."""
+        if self.projection is None:
+            raise WeightsError(f"the pair {self.manifest.name} has no projection phi")
+        return self.projection
+
+
+def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Pair:
+    """A shipped pair by name, the pair in a folder, or a published backbone with its files.
 
     Raises WeightsError: unknown pair, missing or damaged file (with the SHA-256 found and expected), missing key, wrong
     shape.
     """
+    if isinstance(pair, PairSpec):
+        loaded: Pair = function_of(pair.backbone.load)(find_pair(pair), torch.device(torch_device), dtype)
+        return loaded
+    return _load_folder(pair, torch_device, dtype)
+
+
+def ready(
+    manifest: PairManifest,
+    text: TextEncoder,
+    tokenizer: VQModel,
+    cloud: Transformer,
+    device: DeviceModel | None,
+    phi: IntervalProjection | None,
+    drafter: EagleDrafter | None,
+    torch_device: torch.device,
+    dtype: torch.dtype,
+) -> Pair:
+    """The pair of these parts, moved to `torch_device` and `dtype`, in `eval()` mode and without gradients.
+
+    Raises:
+        WeightsError: a weight is not finite in `dtype`.
+    """
+    for module in (cloud, device, phi, drafter):
+        if module is not None:
+            module.to(torch_device, dtype).eval().requires_grad_(False)
+            refuse_nonfinite(module.state_dict(), f"the pair {manifest.name}, {type(module).__name__} in {dtype}")
+    tokenizer.to(torch_device, dtype if dtype == torch.float64 else torch.float32).eval().requires_grad_(False)
+    return Pair(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
+
+
+def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dtype: torch.dtype) -> Pair:
     folder, manifest = pair_folder(name_or_path), pair_manifest(name_or_path)
     verify_files(folder, manifest)
     shards = {name: read_state(folder / name) for name in shards_of(manifest)}
@@ -80,7 +139,9 @@ def load_pair(
     named = next(iter(shards)) if len(shards) == 1 else "cloud-*.safetensors"
     cloud = build(lambda: Transformer(manifest.cloud), state, folder / named)
     path = folder / "device.safetensors"
-    device = build(lambda: DeviceModel(manifest.device, manifest.bounds), read_state(path), path)
+    shape = manifest.device
+    assert shape is not None  # `pair_manifest` refuses a folder without a device
+    device = build(lambda: DeviceModel(shape, manifest.bounds), read_state(path), path)
     path = folder / "phi.safetensors"
     phi = build(
         lambda: IntervalProjection(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
@@ -101,12 +162,7 @@ def load_pair(
     if (text.slots, text.caption_dim) != (manifest.caption_slots, manifest.caption_dim):
         rows = f"{manifest.caption_slots} x {manifest.caption_dim}"
         raise WeightsError(f"{folder / TEXT}: caption rows of {text.slots} x {text.caption_dim}, needed {rows}")
-    where = torch.device(torch_device)
-    for module in (cloud, device, phi, *([] if drafter is None else [drafter])):
-        module.to(where, dtype).eval().requires_grad_(False)
-        refuse_nonfinite(module.state_dict(), f"{folder}, {type(module).__name__} in {dtype}")
-    tokenizer.to(where, dtype if dtype == torch.float64 else torch.float32).eval().requires_grad_(False)
-    return Pair(manifest, text, tokenizer, cloud, device, phi, drafter, where, dtype)
+    return ready(manifest, text, tokenizer, cloud, device, phi, drafter, torch.device(torch_device), dtype)
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:

@@ -193,7 +193,7 @@ def _compute_seconds(pair: Pair, clock: _Clock) -> dict[str, float]:
     hidden = torch.zeros(1, config.dim, dtype=pair.dtype, device=pair.torch_device)
     row = torch.full((1, config.vocab_size), 1 / config.vocab_size, dtype=pair.dtype, device=pair.torch_device)
     codes = torch.zeros(1, config.tokens, dtype=torch.long, device=pair.torch_device)
-    caption = " ".join(pair.text.words[:12])
+    caption = pair.text.sample
     draws, shape = stream(0, "interval-samples"), (INTERVAL_SAMPLES, config.vocab_size)
     work: dict[str, Callable[[], object]] = {
         "caption_encoder": lambda: pair.text.encode(caption),

@@ -6,7 +6,7 @@ wrong shapes and weights that are not finite are refused alike, naming file and 
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,41 +16,52 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.checkpoint import CONTAINERS, Checkpoint, StoredTensor, few, read_checkpoint
 from simulator.core.errors import WeightsError
 
-CONTAINERS = ("model", "module", "state_dict")  # keys of a checkpoint that may hold its state dict
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def read_state(path: Path | str) -> dict[str, Tensor]:
+def read_state(path: Path | str, containers: Sequence[str] = CONTAINERS, *, finite: bool = True) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file or a PyTorch checkpoint, taken out of their container if they are in one.
 
-    Pickled code is never run.
+    Pickled code is never run; see `models.checkpoint`.
+
+    Args:
+        path: The file.
+        containers: Keys that may hold the state dict, the first of them that does wins.
+        finite: Refuse weights that are not finite; else that is left to the caller.
 
     Raises:
         WeightsError: the file is missing or unreadable, holds no tensors, or holds weights that are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
+    checkpoint = read_checkpoint(path, containers)
     try:
-        safe = path.suffix == ".safetensors"
-        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        state = _safe_tensors(checkpoint) if checkpoint.path.suffix == ".safetensors" else _stored_tensors(checkpoint)
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path}: not readable as weights: {first_line(error)}") from error
-    except Exception as error:  # unpickling raises many types, one of them for content that is not plain tensors
-        raise WeightsError(f"{path}: not a checkpoint of plain tensors: {type(error).__name__}") from error
-    for name in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, needed a dict of tensors")
-    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise WeightsError(f"{path}: holds no tensors (looked under {', '.join(CONTAINERS)} and at the top)")
-    refuse_nonfinite(state, path)
+    if finite:
+        refuse_nonfinite(state, path)
     return state
+
+
+def _safe_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    found = load_file(checkpoint.path)
+    return {own: found[name] for own, name in checkpoint.names.items()}
+
+
+def _stored_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    by_storage: dict[str, list[tuple[str, StoredTensor]]] = {}
+    for key, tensor in checkpoint.tensors.items():
+        assert tensor.storage is not None
+        by_storage.setdefault(tensor.storage.key, []).append((key, tensor))
+    state: dict[str, Tensor] = {}
+    for storage, content in checkpoint.storages():
+        for key, tensor in by_storage[storage.key]:
+            dtype = getattr(torch, tensor.dtype)
+            numbers = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+            state[key] = numbers.as_strided(tensor.shape, tensor.stride, tensor.offset)
+    return {key: state[key] for key in checkpoint.tensors}
 
 
 def read_config(path: Path, key: str = "config") -> dict[str, Any]:
@@ -70,26 +81,48 @@ def read_config(path: Path, key: str = "config") -> dict[str, Any]:
 def refuse_nonfinite(state: Mapping[str, Tensor], source: Path | str) -> None:
     """Raises WeightsError naming the first tensor that holds a NaN or an infinity, and how many values of it are."""
     for key, tensor in state.items():
-        if not tensor.is_floating_point():
-            continue
-        bad = tensor.numel() - int(tensor.isfinite().sum())
+        bad = count_nonfinite(tensor)
         if bad:
             raise WeightsError(f"{source}: {key} is not finite: {bad} of {tensor.numel()} values are NaN or infinite")
 
 
-def refuse_misfits(module: nn.Module, state: Mapping[str, Tensor], source: Path | str, exact: bool = False) -> None:
-    """Raises WeightsError naming the key that is missing, has another shape or type, or (`exact`) has no counterpart."""
+def refuse_misfits(
+    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, exact: bool = False, finite: bool = False
+) -> None:
+    """Raises WeightsError that lists every key which does not fit.
+
+    Args:
+        module: the model, its memory allocated or not.
+        state: tensors by key.
+        source: file, for messages.
+        exact: a key that the module does not have is listed, too.
+        finite: so is a tensor with values that are not finite.
+    """
     needed = module.state_dict()
-    for key, tensor in needed.items():
-        if key not in state:
-            raise WeightsError(f"{source}: {key} is missing, needed {list(tensor.shape)}")
-        if state[key].shape != tensor.shape:
-            raise WeightsError(f"{source}: {key} has shape {list(state[key].shape)}, needed {list(tensor.shape)}")
-        if state[key].is_floating_point() != tensor.is_floating_point():
-            raise WeightsError(f"{source}: {key} has type {state[key].dtype}, needed {tensor.dtype}")
-    for key in state:
-        if exact and key not in needed:
-            raise WeightsError(f"{source}: {key} with shape {list(state[key].shape)} has no place in this model")
+    missing = [f"{key} is missing, needed {list(t.shape)}" for key, t in needed.items() if key not in state]
+    both = [(key, state[key], needed[key]) for key in needed if key in state]
+    shapes = [f"{key} has shape {list(t.shape)}, needed {list(n.shape)}" for key, t, n in both if t.shape != n.shape]
+    types = [
+        f"{key} has type {t.dtype}, needed {n.dtype}"
+        for key, t, n in both
+        if t.is_floating_point() != n.is_floating_point()
+    ]
+    unknown = [
+        f"{key} with shape {list(t.shape)} has no place in this model" for key, t in state.items() if key not in needed
+    ]
+    bad = [
+        f"{key} is not finite: {count_nonfinite(t)} of {t.numel()} values are NaN or infinite"
+        for key, t, _ in both
+        if finite and count_nonfinite(t)
+    ]
+    listed = [few(lines) for lines in (missing, shapes, types, unknown if exact else [], bad) if lines]
+    if listed:
+        raise WeightsError(f"{source}: {'; '.join(listed)}")
+
+
+def count_nonfinite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite."""
+    return tensor.numel() - int(tensor.isfinite().sum()) if tensor.is_floating_point() else 0
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | str, *, exact: bool = False) -> None:
@@ -104,7 +137,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | st
     Raises:
         WeightsError: a key is missing, has another shape or type, or has no place; or a value is not finite.
     """
-    refuse_misfits(module, state, source, exact)
+    refuse_misfits(module, state, source, exact, finite=True)
     module.load_state_dict(dict(state), strict=False)
     refuse_nonfinite(module.state_dict(), source)
 
@@ -119,7 +152,7 @@ def build(
     """
     with torch.device("meta"):
         module = make()
-    refuse_misfits(module, state, source, exact)
+    refuse_misfits(module, state, source, exact, finite=True)
     module.to_empty(device="cpu")
     load_state(module, state, source, exact=exact)
     return module.eval()

@@ -6,6 +6,7 @@ of a noun also tells its size, its colour and its place.
 
 import difflib
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,21 @@ MOST_LISTED = 100  # known words in an error message
 WORD_DIM = 16
 WINDOW_WORDS = 4  # to either side
 CAPTION_SLOTS = 32  # most words a caption can have, unless an encoder says otherwise
+
+
+class TextEncoder(Protocol):
+    """Turns captions into rows of features.
+
+    Attributes:
+        sample: A caption that it takes, to time it by.
+    """
+
+    @property
+    def sample(self) -> str: ...
+
+    def encode(self, caption: str) -> Tensor:
+        """Rows of a caption, [n, caption_dim], at least one and at most the pair's caption slots. Raises PromptError."""
+        ...
 
 
 class WordEncoder:
@@ -45,6 +61,11 @@ class WordEncoder:
     def caption_dim(self) -> int:
         """Width of a row: (2 window + 1) word vectors."""
         return (2 * self.window + 1) * int(self.vectors.shape[1])
+
+    @property
+    def sample(self) -> str:
+        """A caption of twelve words."""
+        return " ".join(self.words[:12])
 
     def split(self, caption: str) -> list[str]:
         """The caption's words, see `words_of`; unknown ones become `UNKNOWN` where the encoder has that word.

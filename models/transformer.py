@@ -137,14 +137,43 @@ class CaptionEmbedding(nn.Module):
         self.cap_proj = CaptionProjection(config)
         self.uncond_embedding = nn.Parameter(torch.empty(config.caption_slots, config.caption_dim))
 
+    def forward(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.cap_proj(features.to(self.uncond_embedding.dtype))
+        return projected
+
+    def null(self) -> Tensor:
+        """The null caption, [caption_slots, caption_dim]."""
+        return self.uncond_embedding
+
+
+class LabelEmbedding(nn.Module):
+    """The caption path of a class-conditional model: a caption is one row of one number, the class. The last class is the null one."""
+
+    def __init__(self, config: TransformerConfig, classes: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(classes + 1, config.dim)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding_table(labels.squeeze(-1).long())
+        return embedded
+
+    def null(self) -> Tensor:
+        """The null class as a caption, [1, 1]; float32, for half precision would round it."""
+        return torch.full(
+            (1, 1), float(self.embedding_table.num_embeddings - 1), device=self.embedding_table.weight.device
+        )
+
 
 class Transformer(CachedDecoder):
-    """The decoder. Parameter names are those of LlamaGen's checkpoints, so `load_state_dict` takes them as they are."""
+    """The decoder. Parameter names are those of LlamaGen's checkpoints, so `load_state_dict` takes them as they are.
 
-    def __init__(self, config: TransformerConfig, dropout: Dropout = Dropout()) -> None:
+    classes: of a class-conditional model, the null class not counted; 0: captions are rows of features.
+    """
+
+    def __init__(self, config: TransformerConfig, dropout: Dropout = Dropout(), classes: int = 0) -> None:
         super().__init__(config, config.caption_slots)
-        self.dropout = dropout
-        self.cls_embedding = CaptionEmbedding(config)
+        self.dropout, self.classes = dropout, classes
+        self.cls_embedding = LabelEmbedding(config, classes) if classes else CaptionEmbedding(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList([Block(config, dropout) for _ in range(config.n_layer)])
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -171,12 +200,12 @@ class Transformer(CachedDecoder):
 
     def embed_caption(self, features: Tensor) -> Tensor:
         """Caption features [R, caption_slots, caption_dim], valid rows last -> [R, caption_slots, D]."""
-        projected: Tensor = self.cls_embedding.cap_proj(features.to(self.output.weight.dtype))
+        projected: Tensor = self.cls_embedding(features)
         return projected
 
     def null_caption(self, rows: int) -> Tensor:
         """The learned null caption for `rows` sequences, [rows, caption_slots, caption_dim]."""
-        return self.cls_embedding.uncond_embedding.expand(rows, -1, -1)
+        return self.cls_embedding.null().expand(rows, -1, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] after the final norm -> logits [..., V], float32 or wider."""

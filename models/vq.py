@@ -6,7 +6,7 @@ Letters: B batch, C channels, H, W pixels, h, w latent grid, T = h*w image token
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.checkpoint import CONTAINERS
 from models.state import build, read_config, read_state, save_state
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import shortened
@@ -315,12 +316,12 @@ def from_uint8(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def load_llamagen_vq(path: Path, config: VQConfig | None = None) -> VQModel:
+def load_llamagen_vq(path: Path, config: VQConfig | None = None, containers: Sequence[str] = CONTAINERS) -> VQModel:
     """A tokenizer from a LlamaGen checkpoint (`vq_ds16_t2i.pt` and the like), in evaluation mode, float32.
 
     Raises WeightsError if the file is missing or damaged, or lacks a key or has one of another shape than `config` needs.
     """
-    state = read_state(path)
+    state = read_state(path, containers, finite=False)
     state.pop("quantize.codebook_used", None)  # training statistics
     return build(lambda: VQModel(config or VQConfig()), state, path, exact=True)
 

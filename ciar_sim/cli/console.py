@@ -348,7 +348,7 @@ def _pairs() -> Table:
             "draws": f"{SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",
             "tokens": f"{m.grid} x {m.grid}, of {m.codebook_size} codes",
             "cloud": f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
-            "device": f"{m.device.n_layer} layer, width {m.device.dim}",
+            "device": f"{m.device.n_layer} layer, width {m.device.dim}" if m.device else "none",
             "prompts": "list, file" if m.subject == "other" else f"source: {m.subject}, list, file",
             "quality": ", ".join(quality),
             "weights": m.weights_hash[:12],

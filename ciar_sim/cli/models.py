@@ -1,15 +1,18 @@
 """The torch side of a run, loaded at the first thing that needs it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ciar_sim.cli.common import resolve_torch_device
+
+if TYPE_CHECKING:
+    from simulator.protocol.pairs import PairRef
 
 
 class Models:
     """The torch side of a run, loaded at the first thing that needs it."""
 
-    def __init__(self, pair: str, torch_device: str, max_batch: int, cache: Path, progress: Any) -> None:
+    def __init__(self, pair: "PairRef", torch_device: str, max_batch: int, cache: Path, progress: Any) -> None:
         self.name, self.torch_device, self.max_batch, self.cache, self.progress = (
             pair,
             torch_device,

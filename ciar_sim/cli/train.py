@@ -61,9 +61,7 @@ def profile(pair: str, out: Path, seconds: float, compare_roofline: bool, torch_
     from models.profile import measure_hardware, measure_profile
     from simulator.pricing.build import pair_shapes
     from simulator.pricing.compare import compare_with_roofline
-    from simulator.protocol.pairs import pair_folder, pair_manifest
 
-    manifest = pair_manifest(pair)
     with progress_bars(quiet) as progress:
         loaded = load_pair(pair, resolve_torch_device(torch_device))
         found = measure_profile(loaded, lambda done, total: progress("measuring compute times", done, total), seconds)
@@ -72,8 +70,6 @@ def profile(pair: str, out: Path, seconds: float, compare_roofline: bool, torch_
         click.echo(profile_lines(found))
     if compare_roofline:
         machine = measure_hardware(loaded.torch_device)
-        click.echo(
-            roofline_lines(compare_with_roofline(found, pair_shapes(pair_folder(pair), manifest), machine), machine)
-        )
+        click.echo(roofline_lines(compare_with_roofline(found, pair_shapes(pair), machine), machine))
     if not quiet:
         click.echo(f"{out}")

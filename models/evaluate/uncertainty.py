@@ -111,7 +111,7 @@ def evaluate_uncertainty(
     timing = None
     if settings.timing:
         progress("timing", 0, 1)
-        timing = time_measures(pair.manifest.device.dim)
+        timing = time_measures(pair.device.config.dim)
     regions = region_table(real, list(labels))
     if not with_regions and "pixel_rms" in tokens:
         regions = with_pixels(regions, tokens)

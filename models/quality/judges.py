@@ -20,7 +20,7 @@ from models.quality.kept import load_readings, save_readings
 from models.quality.photo_reading import CLAIMS, PhotoClaims
 from models.quality.photo_reading import READING_DTYPE as PHOTO_DTYPE
 from models.quality.reading import READING_DTYPE, agreement, claim_names, claims_of
-from simulator.protocol.pairs import SHIPPED, pair_folder, pair_manifest
+from simulator.protocol.pairs import SHIPPED, PairRef, PairSpec, pair_folder, pair_manifest
 
 SCENE_NETWORK = SHIPPED / "scene-network" / "scene_network.safetensors"
 # Of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default.
@@ -194,19 +194,19 @@ class PhotoJudge:
         return found
 
 
-def judge_of(pair: str | Path) -> Judge | None:
+def judge_of(pair: PairRef) -> Judge | None:
     """The judge of a pair's images; None for a pair of a subject that has none. Raises WeightsError."""
     manifest = pair_manifest(pair)
-    if manifest.subject == PhotoJudge.subject:
+    if manifest.subject == PhotoJudge.subject and not isinstance(pair, PairSpec):
         return PhotoJudge(pair_folder(pair), manifest.image_size)
     return SceneJudge() if manifest.subject == SceneJudge.subject else None
 
 
-def captions_of(pair: str | Path) -> Captions:
+def captions_of(pair: PairRef) -> Captions:
     """The captions that prompts of a pair are drawn from, by (seed, count): equal ones may be among them, and fewer come where there are
     no more; none for a pair of a subject that has none. Raises WeightsError."""
     manifest = pair_manifest(pair)
-    if manifest.subject == PhotoJudge.subject:
+    if manifest.subject == PhotoJudge.subject and not isinstance(pair, PairSpec):
         captions, held_out = read_captions(pair_folder(pair) / JUDGE)
         return lambda seed, count: draw_captions(captions, held_out, seed, count)
     return scenes.captions if manifest.subject == SceneJudge.subject else lambda seed, count: []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.train.sequences import Batch
-from models.transformer import Attention, Transformer
+from models.transformer import Attention, CaptionEmbedding, Transformer
 
 SHARED_LEVEL = 10.0  # constant channel of the embeddings, relative to the root mean square of the others
 COUNT_SCORE, READ_SCORE = 0.8, -8.0  # see `start_first_layer`
@@ -91,6 +91,7 @@ def start_from_captions(model: Transformer, batch: Batch, rng: np.random.Generat
         rng: the random weights.
     """
     rows = batch.caption[batch.mask]  # [rows, caption_dim]
+    assert isinstance(model.cls_embedding, CaptionEmbedding)
     projection = model.cls_embedding.cap_proj
     for linear, scale in ((projection.fc1, rows.norm(dim=1).mean()), (projection.fc2, projection.fc2.in_features**0.5)):
         linear.weight.copy_(torch.from_numpy(rng.standard_normal(tuple(linear.weight.shape))) / scale)

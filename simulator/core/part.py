@@ -19,7 +19,6 @@ from pydantic_core import CoreSchema
 from simulator.core.settings import Settings, refuse
 from simulator.core.yamlfile import did_you_mean
 
-LATER = "is not available yet"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 

@@ -25,7 +25,7 @@ from simulator.pricing.costs import Costs
 from simulator.pricing.own import shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.program import SessionProgram, compile_colocated, compile_session
-from simulator.protocol.pairs import PairManifest, pair_folder
+from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording
 
 
@@ -85,7 +85,7 @@ class CostTable:
     """Compute times by the `compute` section of each kind of device, and the programs priced with them, each made once."""
 
     def __init__(self, manifest: PairManifest, cases: Sequence[Case], profile: Callable[[], Profile]) -> None:
-        self.shapes = pair_shapes(pair_folder(cases[0].scenario.pair), manifest)
+        self.shapes = pair_shapes(cases[0].scenario.pair)
         self.choices = {self._key(choice): choice for case in cases for choice in computes_of(case.scenario)}
         colocated = [
             colocated_compute(choice)

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
+    Tag,
     TypeAdapter,
     ValidationInfo,
     field_validator,
@@ -19,7 +21,7 @@ from pydantic import (
 
 from simulator.core import yamlfile
 from simulator.core.errors import WeightsError
-from simulator.core.part import LATER, Part, found_text, items, path_of
+from simulator.core.part import Part, found_text, items, path_of
 from simulator.core.settings import refuse
 from simulator.experiment.schema.compute import Cloud, Compute
 from simulator.experiment.schema.fallback import FallbackPolicy
@@ -30,8 +32,12 @@ from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
 from simulator.pricing import catalogue
 from simulator.protocol.methods import METHODS, Decoding
-from simulator.protocol.pairs import PairManifest, known_pairs, pair_manifest
+from simulator.protocol.pairs import PairManifest, PairRef, PairSpec, known_pairs, pair_manifest
 
+ScenarioPair = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[PairSpec, Tag("<spec>")],
+    Discriminator(lambda data: "<spec>" if isinstance(data, dict | PairSpec) else "<name>"),
+]
 FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be swept
 
 
@@ -39,7 +45,10 @@ class Scenario(Part):
     """A complete scenario. Units in the names of its fields; `link` gives the network in base units."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
-    pair: str = Field(default="scenes", description="scenes (the embedded pair) or the path of a pair's folder")
+    pair: ScenarioPair = Field(
+        default="scenes",
+        description="scenes (the embedded pair), the path of a pair's folder, or a published model and its files",
+    )
     prompts: Prompts = Field(default={}, validate_default=True)
     decoding: Decoding = Field(default={}, validate_default=True)
     methods: Annotated[
@@ -63,8 +72,6 @@ class Scenario(Part):
     @field_validator("pair", mode="before")
     @classmethod
     def _pair(cls, pair: Any, info: ValidationInfo) -> Any:
-        if isinstance(pair, dict):
-            refuse(f"as a mapping (backbone, weights) {LATER}; allowed: scenes, or the path of a pair's folder")
         shipped = dict.fromkeys(["scenes", *known_pairs()])
         if isinstance(pair, str) and pair not in shipped and info.context is not None:
             path = path_of(pair, info)
@@ -97,9 +104,7 @@ class Scenario(Part):
     def _words_of_pair(cls, prompts: Any, info: ValidationInfo) -> Any:
         subject = _subject(info.data.get("pair"))
         if isinstance(prompts, ScenePrompts) and subject == "other":
-            refuse(
-                "must be a list or a file: the pair was trained on a data set, of whose captions it keeps the words alone"
-            )
+            refuse("must be a list or a file: the pair's models draw no captions of their own")
         if isinstance(prompts, ScenePrompts) and subject is not None and prompts.source != subject:
             refuse(f"must be {subject}, whose words the pair knows, got {prompts.source}", "source")
         return prompts
@@ -166,7 +171,7 @@ class Case:
         return f"{self.method.label} {conditions}".strip()
 
 
-def _manifest(pair: str | None) -> PairManifest | None:
+def _manifest(pair: PairRef | None) -> PairManifest | None:
     """None where the pair cannot be read, which is said when it is loaded."""
     try:
         return None if pair is None else pair_manifest(pair)
@@ -174,7 +179,7 @@ def _manifest(pair: str | None) -> PairManifest | None:
         return None
 
 
-def _subject(pair: str | None) -> str | None:
+def _subject(pair: PairRef | None) -> str | None:
     manifest = _manifest(pair)
     return None if manifest is None else manifest.subject
 

@@ -27,14 +27,28 @@ from simulator.core.settings import Settings
 from simulator.pricing import catalogue
 from simulator.pricing.catalogue import ModelShape
 from simulator.pricing.costs import Pricing
-from simulator.pricing.op_counts import OpCount, interval_samples_op_count, phi_op_count, vq_decoder_op_count
+from simulator.pricing.op_counts import (
+    OpCount,
+    interval_samples_op_count,
+    phi_op_count,
+    text_encoder_op_count,
+    vq_decoder_op_count,
+)
 from simulator.pricing.own import OwnHardware, OwnModel, shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol import pairs
 from simulator.protocol.messages import Widths
 from simulator.protocol.ops import COMPUTE_KINDS
-from simulator.protocol.pairs import MANIFEST, PairManifest
+from simulator.protocol.pairs import (
+    MANIFEST,
+    PairManifest,
+    PairRef,
+    PairSpec,
+    find_pair,
+    pair_folder,
+    pair_manifest,
+)
 
 
 class PairShapes(Settings):
@@ -44,8 +58,13 @@ class PairShapes(Settings):
     device: ModelShape
 
 
-def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
-    """The shapes of the pair in `folder`. Raises ComputeError where its tokenizer file lacks its shape."""
+def pair_shapes(pair: PairRef) -> PairShapes:
+    """The shapes of a pair. Raises ComputeError where its tokenizer file lacks its shape, WeightsError where there is no pair."""
+    if isinstance(pair, PairSpec):
+        found = find_pair(pair)
+        encoder = text_encoder_op_count(**found.encoder) if found.encoder else None
+        return _shapes(found.manifest, vq_decoder_op_count(**found.decoder), encoder)
+    folder, manifest = pair_folder(pair), pair_manifest(pair)
     path = folder / "tokenizer.safetensors"
     try:
         with safe_open(path, framework="np") as file:
@@ -61,11 +80,14 @@ def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ComputeError(f"{path}: does not say the tokenizer's shape ({type(error).__name__}: {error})") from None
+    return _shapes(manifest, decoder, None)
+
+
+def _shapes(manifest: PairManifest, decoder: OpCount, encoder: OpCount | None) -> PairShapes:
+    """encoder: None where captions are looked up."""
     rows = manifest.caption_slots * manifest.caption_dim
     op_counts = {
-        "caption_encoder": OpCount(
-            flops=0, parameters=rows, activation_values=rows, kernels=2
-        ),  # word vectors are looked up
+        "caption_encoder": encoder or OpCount(flops=0, parameters=rows, activation_values=rows, kernels=2),
         "phi": phi_op_count(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
         "image_decoder": decoder,
         "interval_samples": interval_samples_op_count(manifest.codebook_size),
@@ -89,7 +111,9 @@ def pair_shapes(folder: Path, manifest: PairManifest) -> PairShapes:
             evidence="datasheet",
         )
 
-    return PairShapes(cloud=shape("cloud", manifest.cloud, False), device=shape("device", manifest.device, True))
+    # Where there is no device model, none is priced; its side needs a shape all the same.
+    device = shape("device", manifest.device or manifest.cloud, bool(manifest.bounds))
+    return PairShapes(cloud=shape("cloud", manifest.cloud, False), device=device)
 
 
 class ComputeSide(Protocol):

@@ -22,9 +22,11 @@ class MethodSettings(Settings):
 
     Attributes:
         local_tokens: Whether the device decides tokens by itself, as `Decoding.device` says.
+        needs_device: Whether the pair's device model takes part.
     """
 
     local_tokens: ClassVar[bool] = False
+    needs_device: ClassVar[bool] = True
 
     @property
     def revision_step(self) -> int:
@@ -37,7 +39,11 @@ class MethodSettings(Settings):
         return 0
 
     def check(self, decoding: "Decoding", pair: PairManifest) -> None:
-        """Check the settings against the decoding settings and the pair. Raises ScenarioError where they do not fit."""
+        """Check the settings against the decoding settings and the pair. Raises ScenarioError or WeightsError where they do not fit."""
+        if self.needs_device and pair.device is None:
+            raise WeightsError(
+                f"the pair {pair.name} has no device model, which this method decodes with; name one with pair.device"
+            )
 
     def can_fall_back(self, decoding: "Decoding") -> bool:
         """Whether the device can finish the image alone after some call's reply misses its deadline."""
@@ -91,6 +97,8 @@ PrefixRate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 class BaseSettings(MethodSettings):
     """The cloud model alone."""
+
+    needs_device: ClassVar[bool] = False
 
     deliver: Literal["stream", "ids", "image"] = Field(
         "stream",
@@ -244,6 +252,13 @@ class DiscreteSettings(ThresholdSettings):
         description=f"distributions sampled per token, a multiple of {INTERVAL_SAMPLES} (paper: 100 and 300)",
     )
 
+    def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        super().check(decoding, pair)
+        if not pair.bounds:
+            raise ScenarioError(
+                f"discrete: the device of the pair {pair.name} has no Inter-Head to sample distributions from"
+            )
+
 
 class CiarSettings(ThresholdSettings):
     """CIAR: the device decodes; the cloud decides the tokens whose Inter-Head uncertainty is high (docs/methods/ciar.md)."""
@@ -286,9 +301,14 @@ class CiarSettings(ThresholdSettings):
         return int(self.revise > 0 and self.threshold_mode != "const")
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        super().check(decoding, pair)
         if self.bounds not in pair.bounds:
             raise ScenarioError(
-                f"ciar: the pair {pair.name} has no bounds {self.bounds}; it has {', '.join(pair.bounds)}"
+                f"ciar: the pair {pair.name} has no bounds {self.bounds}; it has {', '.join(pair.bounds) or 'no Inter-Head'}"
+            )
+        if self.features != "off" and not pair.phi_bottleneck:
+            raise ScenarioError(
+                f"ciar: the pair {pair.name} has no projection phi, which features {self.features} need; allowed: off"
             )
 
 
@@ -303,6 +323,7 @@ class SpeculativeSettings(MethodSettings):
     )
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        super().check(decoding, pair)
         if self.residual == "top-k" and decoding.top_k == 0:
             raise ScenarioError(
                 "speculative: residual top-k needs decoding.top_k > 0, got 0: no probability is zero without a filter"
@@ -312,12 +333,15 @@ class SpeculativeSettings(MethodSettings):
 class DrafterSettings(MethodSettings):
     """Shared by the methods that draft trees with the pair's feature-level drafter."""
 
+    needs_device: ClassVar[bool] = False
+
     drafter: Literal["device", "cloud"] = Field(
         "device",
         description="where the drafter runs; on the device it receives the cloud model's features of the caption and of every token",
     )
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
+        super().check(decoding, pair)
         if not pair.has_drafter:
             raise WeightsError(
                 f"the pair {pair.name} has no {DRAFTER}, which this method drafts with; train the stage drafter and export the pair"

@@ -3,19 +3,29 @@
 A pair is a folder: `pair.json`, and safetensors files of a text encoder, an image tokenizer, a cloud model (in shards),
 a device model, a projection phi and, in a pair for the methods that need it, a feature-level drafter. Shipped pairs live in
 models/weights/ and go by their folder's name.
+
+A pair may also be a mapping (`PairSpec`): a published backbone with its files as they were downloaded, see
+`simulator/protocol/backbones.py`.
 """
 
 import difflib
 import hashlib
 import math
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from pydantic import Field, ValidationInfo, field_validator
 
 from simulator.core.errors import WeightsError
+from simulator.core.part import Part, found_text, path_of
+from simulator.core.settings import refuse
+from simulator.core.yamlfile import did_you_mean
+from simulator.protocol.backbones import BACKBONES, Backbone, function_of
 
 FORMAT = 1
 MANIFEST = "pair.json"
@@ -122,9 +132,12 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     Attributes:
         image_size: in pixels per side.
-        bounds: the trained radius matrices, the default first.
+        device: shape of the device model; None: the pair has none, and the cloud decodes alone.
+        phi_bottleneck: width of phi's hidden layer; 0: the pair has no phi.
+        bounds: the trained radius matrices, the default first; empty for a device without an Inter-Head.
         subject: what its images show, one of `SUBJECTS`: where its prompts come from and which judge reads its images.
         guidance: that its models were trained for, and are decoded with where a scenario names none.
+        backbone: its row of `BACKBONES`; empty for a pair with a `pair.json`.
     """
 
     format: int
@@ -135,12 +148,13 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     caption_slots: int
     caption_dim: int
     cloud: TransformerConfig
-    device: TransformerConfig
-    phi_bottleneck: int
-    bounds: tuple[str, ...]
+    device: TransformerConfig | None = None
+    phi_bottleneck: int = 0
+    bounds: tuple[str, ...] = ()
     files: tuple[PairFile, ...]
     subject: str = "scenes"
     guidance: float = GUIDANCE
+    backbone: str = ""
 
     @property
     def image_tokens(self) -> int:
@@ -150,15 +164,122 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     @property
     def has_drafter(self) -> bool:
         """Whether the pair holds a feature-level drafter."""
-        return any(file.name == DRAFTER for file in self.files)
+        return any(file.name in (DRAFTER, "drafter") for file in self.files)
 
     @property
     def weights_hash(self) -> str:
         """SHA-256 over everything that decides tokens and images: weight files and model shapes, not name, subject or usual guidance."""
-        weights = {f.name: f.sha256 for f in self.files if f.name.endswith(WEIGHTS)}
-        free = ("format", "name", "files", "subject", "guidance")
+        weights = {f.name: f.sha256 for f in self.files if self.backbone or f.name.endswith(WEIGHTS)}
+        free = ("format", "name", "files", "subject", "guidance", "backbone")
         rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in free}
+        if self.backbone:  # two backbones may have equal shapes
+            rest["backbone"] = self.backbone
         return hashlib.sha256(msgspec.json.encode({**rest, "weights": weights}, order="sorted")).hexdigest()
+
+
+class PairSpec(Part):
+    """A pair named by a published backbone and its files. Paths are relative to the file that names them."""
+
+    cloud: str = Field(description=f"a published model: {', '.join(BACKBONES)}")
+    weights: str = Field(description="its file, or the folder of its files as they were downloaded")
+    device: str | None = Field(
+        default=None,
+        description="the device's model, a file or a folder: a smaller model of the same kind, a one-layer drafter, or what "
+        "ciar-sim train device wrote; without it the cloud decodes alone",
+    )
+    tokenizer: str | None = Field(
+        default=None, description="file of the image tokenizer; by default looked for beside the weights"
+    )
+    text: str | None = Field(
+        default=None,
+        description="folder of the caption encoder, or of features that it made; by default looked for beside the weights",
+    )
+    image_size: int | None = Field(
+        default=None, ge=1, le=2**15, description="pixels per side; by default the model's usual size"
+    )
+    heads: int | None = Field(
+        default=None, ge=1, le=1024, description="attention heads of the cloud model, where its shape does not tell"
+    )
+
+    @field_validator("cloud")
+    @classmethod
+    def _known(cls, cloud: str) -> str:
+        if cloud not in BACKBONES:
+            refuse(f"is no known model: {found_text(cloud)}{did_you_mean(cloud, BACKBONES)}")
+        return cloud
+
+    @field_validator("weights", "device", "tokenizer", "text")
+    @classmethod
+    def _there(cls, written: str | None, info: ValidationInfo) -> str | None:
+        if written is None or info.context is None:
+            return written
+        path = path_of(written, info)
+        if not path.exists():
+            refuse(f"must be a file or a folder, got {written!r}, which is not there")
+        return str(path)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The row that `cloud` names."""
+        return BACKBONES[self.cloud]
+
+
+PairRef = str | Path | PairSpec  # a shipped pair's name, a pair's folder, or a backbone and its files
+
+
+@dataclass(frozen=True)
+class FoundPair:
+    """What the files of a `PairSpec` hold.
+
+    Attributes:
+        spec: the pair as it was named.
+        manifest: of the pair; its files go by their part.
+        files: the file or folder of each part: `cloud`, `tokenizer`, `text`, and where there are such `device`, `phi`, `drafter`.
+        decoder: sizes of the image decoder, the arguments of `simulator.pricing.op_counts.vq_decoder_op_count`.
+        encoder: sizes of the caption encoder, the arguments of `text_encoder_op_count` there; empty where captions are looked up.
+        facts: what else `load` wants to know.
+    """
+
+    spec: PairSpec
+    manifest: PairManifest
+    files: Mapping[str, tuple[Path, ...]]
+    decoder: Mapping[str, Any]
+    encoder: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+_FOUND: dict[PairSpec, tuple[FoundPair, object]] = {}
+
+
+def find_pair(spec: PairSpec) -> FoundPair:
+    """What the files of a backbone hold, by names and shapes. Kept until one of them changes. Raises WeightsError."""
+    kept = _FOUND.get(spec)
+    if kept is not None and kept[1] == _stamps(kept[0]):
+        return kept[0]
+    found: FoundPair = function_of(spec.backbone.find)(spec)
+    _FOUND[spec] = (found, _stamps(found))
+    return found
+
+
+def _stamps(found: FoundPair) -> object:
+    """Size and time of every file that a pair was found in."""
+    named = [Path(path) for path in (found.spec.weights, found.spec.device, found.spec.text) if path]
+    paths = [*named, *(path for part in found.files.values() for path in part)]
+    try:
+        return [(path, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
+    except OSError:
+        return object()
+
+
+def list_parts(parts: Mapping[str, tuple[Path, ...]]) -> tuple[PairFile, ...]:
+    """The files of a backbone's parts as a manifest lists them: one file goes by its part's name, several by part, folder and own name."""
+    return tuple(
+        PairFile(
+            part if len(paths) == 1 else f"{part}/{path.parent.name}/{path.name}", path.stat().st_size, file_hash(path)
+        )
+        for part, paths in parts.items()
+        for path in paths
+    )
 
 
 def known_pairs() -> list[str]:
@@ -189,11 +310,13 @@ def pair_folder(name_or_path: str | Path) -> Path:
     raise WeightsError(f"unknown model pair {name_or_path}: {hint}known: {known}, or a folder with {MANIFEST}")
 
 
-def pair_manifest(name_or_path: str | Path) -> PairManifest:
+def pair_manifest(name_or_path: PairRef) -> PairManifest:
     """The manifest of a pair, read without loading any weights.
 
     Raises WeightsError when the pair is unknown, or its manifest is damaged, of another format, or contradicts itself.
     """
+    if isinstance(name_or_path, PairSpec):
+        return find_pair(name_or_path).manifest
     path = pair_folder(name_or_path) / MANIFEST
     return _manifest(path, path.read_bytes())
 
@@ -209,6 +332,9 @@ def _manifest(path: Path, content: bytes) -> PairManifest:
         manifest = msgspec.convert(found, PairManifest)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"{path}: {error}") from error
+    if manifest.device is None or manifest.backbone:
+        key = "device" if manifest.device is None else "backbone"
+        raise WeightsError(f"{path}: {key} {'is missing' if key == 'device' else 'is for pairs without this file'}")
     for name, largest in (("image_size", 2**15), ("phi_bottleneck", LARGEST["dim"])):
         if not 1 <= getattr(manifest, name) <= largest:
             raise WeightsError(f"{path}: {name} must be 1 to {largest}, got {shortened(getattr(manifest, name))}")

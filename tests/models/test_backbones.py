@@ -1,5 +1,6 @@
 """The loader of official checkpoints: layouts it takes, and what it says about files it cannot take."""
 
+from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.backbones import load_llamagen
+from models.backbones.llamagen import load_llamagen
 from models.transformer import Transformer
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import TransformerConfig
@@ -26,7 +27,7 @@ def saved(path: Path, container: str | None) -> Path:
     return path
 
 
-@pytest.mark.parametrize("container", ["model", "module", "state_dict", None, "safetensors"])
+@pytest.mark.parametrize("container", ["model", "module", "state_dict", "ema", None, "safetensors"])
 def test_every_container_gives_the_same_model(tmp_path: Path, container: str | None) -> None:
     path = tmp_path / ("w.safetensors" if container == "safetensors" else "w.pt")
     model = load_llamagen(saved(path, container), grid=4, n_head=2)
@@ -68,7 +69,82 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
         load_llamagen(path)
 
 
-def test_pickled_code_is_not_run(tmp_path: Path) -> None:
-    torch.save({"model": Path}, tmp_path / "evil.pt")
-    with pytest.raises(WeightsError, match="not a checkpoint of plain tensors"):
+class Evil:
+    """Pickles as a call that writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return exec, (f"open({str(self.path)!r}, 'w')",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickled_code_is_not_run(tmp_path: Path, legacy: bool) -> None:
+    state = Transformer(CONFIG).state_dict()
+    carried = {
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+        "args": Namespace(lr=1e-4),
+        "evil": Evil(tmp_path / "ran"),
+    }
+    torch.save({"model": state, **carried}, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    model = load_llamagen(tmp_path / "w.pt", grid=4, n_head=2)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    torch.save({"model": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
+    with pytest.raises(
+        WeightsError, match=r"evil\.pt: holds no tensors .* found the keys model; of it \w+\.exec is code"
+    ):
         load_llamagen(tmp_path / "evil.pt")
+    torch.save(Transformer(CONFIG), tmp_path / "whole.pt")
+    with pytest.raises(
+        WeightsError, match=r"a pickled models\.transformer\.Transformer, whose code is not run; needed a state dict"
+    ):
+        load_llamagen(tmp_path / "whole.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_wrappers_add_to_keys_is_taken_off(tmp_path: Path) -> None:
+    state = Transformer(CONFIG).state_dict()
+    wrapped = {
+        "module._orig_mod."
+        + key.replace("layers.0.", "layers.0._fsdp_wrapped_module.").replace(
+            "layers.1.", "layers.1._checkpoint_wrapped_module."
+        ): value
+        for key, value in state.items()
+    }
+    torch.save({"ema": {**wrapped, "module.freqs_cis": torch.zeros(3)}}, tmp_path / "w.pth")
+    model = load_llamagen(tmp_path / "w.pth", grid=4, n_head=2)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    torch.save({**state, "module.norm.weight": state["norm.weight"]}, tmp_path / "twice.pt")
+    with pytest.raises(WeightsError, match=r"holds norm\.weight twice, as norm\.weight and as module\.norm\.weight"):
+        load_llamagen(tmp_path / "twice.pt")
+
+
+def test_views_and_half_precision_are_read_as_they_are(tmp_path: Path) -> None:
+    state = {key: value.bfloat16() for key, value in Transformer(CONFIG).state_dict().items()}
+    whole = torch.randn(32, 16)
+    state["tok_embeddings.weight"] = whole.t().contiguous().t()  # stands in its storage by columns
+    state["output.weight"] = torch.nn.Parameter(torch.cat([whole, whole])[32:])  # the second half of a storage
+    torch.save(state, tmp_path / "w.pt")
+    model = load_llamagen(tmp_path / "w.pt", grid=4, n_head=2)
+    assert torch.equal(model.tok_embeddings.weight, whole)
+    assert torch.equal(model.output.weight, whole)
+    assert torch.equal(
+        model.layers[0].get_parameter("attention.wo.weight"), state["layers.0.attention.wo.weight"].float()
+    )
+
+
+def test_one_error_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
+    state = Transformer(CONFIG).state_dict()
+    del state["norm.weight"]
+    state["layers.1.attention.wo.weight"] = torch.zeros(16, 8)
+    state["layers.0.attention.wo.weight"][2, 3] = torch.inf
+    state["layers.0.extra"] = torch.zeros(1)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(WeightsError) as caught:
+        load_llamagen(tmp_path / "w.pt", grid=4, n_head=2)
+    assert str(caught.value) == (
+        f"{tmp_path}/w.pt: norm.weight is missing, needed [16]; layers.1.attention.wo.weight has shape [16, 8], needed [16, 16]; "
+        "layers.0.extra with shape [1] has no place in this model; "
+        "layers.0.attention.wo.weight is not finite: 1 of 256 values are NaN or infinite"
+    )

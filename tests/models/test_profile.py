@@ -75,7 +75,7 @@ def test_measuring_leaves_the_pair_as_it_was(pair: Pair) -> None:
 
 
 def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: Pair, profile: Profile) -> None:
-    shapes = pair_shapes(folder, pair.manifest)
+    shapes = pair_shapes(folder)
     assert shapes.cloud.op_counts["image_decoder"] == vq_decoder_op_count(
         4, ch=32, ch_mult=(1, 1), z_channels=32, codebook_dim=8, num_res_blocks=1, patch=4
     )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.attention import attention_mask, rope_table
-from models.backbones import load_llamagen
+from models.backbones.llamagen import load_llamagen
 from models.interval import inter_fuse, uncertainty
 from models.kv_cache import KVCache
 from models.methods.scores import entropy

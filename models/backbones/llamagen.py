@@ -1,0 +1,93 @@
+"""LlamaGen's models from its released files.
+
+Source: LlamaGen's released checkpoints (`t2i_XL_stage1_256.pt`, `c2i_B_384.pt`, `vq_ds16_t2i.pt` and the like). Shapes decide the
+configuration; `models.backbones.llamagen_files` says which file is which part.
+"""
+
+from pathlib import Path
+
+import torch
+
+from models.backbones.llamagen_files import IGNORED, VQ_CONTAINERS, classes_of, decoder_config, own_device
+from models.backbones.t5 import ClassLabels, FeatureFolder, T5Encoder
+from models.checkpoint import CONTAINERS
+from models.device import DeviceModel
+from models.eagle import from_checkpoint
+from models.pair import Pair, ready
+from models.phi import IntervalProjection
+from models.state import build, read_state, refuse_nonfinite
+from models.text import TextEncoder
+from models.transformer import Transformer
+from models.vq import VQConfig, load_llamagen_vq
+from simulator.protocol.pairs import FoundPair, TransformerConfig
+
+
+def load_llamagen(
+    path: Path | str,
+    grid: int = 16,
+    n_head: int | None = None,
+    torch_device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    """A LlamaGen decoder, text- or class-conditional, from its official checkpoint (`.pt`) or the same tensors in `.safetensors`.
+
+    Args:
+        path: The file.
+        grid: Side of the token grid (16: stage I, 32: stage II).
+        n_head: Attention heads; None: as in the released model of that width.
+        torch_device: Where the model goes.
+        dtype: Of its weights.
+
+    Returns:
+        The model in `eval()` mode.
+
+    Raises:
+        WeightsError: The file is not readable, or keys are missing, unexpected, of another shape or not finite: all are listed.
+    """
+    state = read_state(path, CONTAINERS, finite=False)
+    state = {key: value for key, value in state.items() if key not in IGNORED and ".kv_cache." not in key}
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    config, classes = decoder_config(shapes, path, grid, n_head), classes_of(shapes)
+    model = build(lambda: Transformer(config, classes=classes), state, path, exact=True).to(torch_device, dtype)
+    refuse_nonfinite(model.state_dict(), f"{path} in {dtype}")
+    return model
+
+
+def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pair:
+    """The pair of LlamaGen's files. Raises WeightsError."""
+    manifest, path_of = found.manifest, {part: paths[0] for part, paths in found.files.items()}
+    cloud = load_llamagen(path_of["cloud"], manifest.grid, manifest.cloud.n_head)
+    tokenizer = load_llamagen_vq(path_of["tokenizer"], VQConfig(**found.facts["vq"]), VQ_CONTAINERS)
+    device = phi = drafter = None
+    if manifest.device is not None:
+        device = load_device(path_of["device"], manifest.device)
+    if path := path_of.get("phi"):
+        dim, codes, width = manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck
+        phi = build(lambda: IntervalProjection(dim, codes, width), read_state(path, finite=False), path, exact=True)
+    if path := path_of.get("drafter"):
+        drafter = from_checkpoint(read_state(path, finite=False), cloud.config, path)
+    text = text_of(found, cloud, torch_device, dtype)
+    return ready(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
+
+
+def load_device(path: Path, shape: TransformerConfig) -> DeviceModel:
+    """The device's model from its file: with an Inter-Head as training writes it, or another LlamaGen decoder without."""
+    own = own_device(path)
+    if own is None:
+        decoder = load_llamagen(path, shape.grid, shape.n_head)
+        device = DeviceModel(decoder.config, (), decoder.classes)
+        device.transformer.load_state_dict(decoder.state_dict())
+        return device
+    state = read_state(path, finite=False)
+    classes = classes_of({key: tuple(value.shape) for key, value in state.items()}, "transformer.")
+    return build(lambda: DeviceModel(*own, classes), state, path, exact=True)
+
+
+def text_of(found: FoundPair, cloud: Transformer, torch_device: torch.device, dtype: torch.dtype) -> TextEncoder:
+    """What encodes the captions: class labels, features of a folder, or a T5."""
+    if cloud.classes:
+        return ClassLabels(cloud.classes)
+    folder, slots = found.facts["text"], found.manifest.caption_slots
+    if found.facts["features"]:
+        return FeatureFolder(folder, slots, found.manifest.caption_dim)
+    return T5Encoder(folder, slots, torch_device, dtype)

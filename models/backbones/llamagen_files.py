@@ -1,0 +1,359 @@
+"""LlamaGen's files as they are downloaded, recognised by their keys: which part each one is, and the shapes they hold. No torch.
+
+Source: LlamaGen's released checkpoints (`t2i_XL_stage1_256.pt`, `c2i_L_384.pt`, `vq_ds16_t2i.pt` and the like) and its scripts, which
+take a state dict under `model`, `module`, `state_dict` or at the top; its tokenizer scripts prefer `ema`. A drafter is LANTERN's:
+one layer under the keys of its LlamaGen port. What `ciar-sim train device` writes is recognised, too.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from models.checkpoint import CONTAINERS, SUFFIXES, Checkpoint, few, read_checkpoint
+from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, TransformerConfig, list_parts
+
+Shapes = Mapping[str, tuple[int, ...]]
+VQ_CONTAINERS = ("ema", "model", "module", "state_dict")
+HEAD_DIM = 64  # width of a head where the table below does not know better
+HEADS = {2048: 32, 3200: 32, 4096: 32}  # width -> heads of GPT-1B, GPT-3B, GPT-7B, whose heads are not 64 wide
+IGNORED = ("freqs_cis", "causal_mask")  # tables that some checkpoints carry
+T5_PLACES = (
+    ".",
+    "t5-ckpt/flan-t5-xl",
+    "flan-t5-xl",
+    "t5",
+    "text",
+)  # below the weights' folder; the second is LlamaGen's own
+LABELS = "cls_embedding.embedding_table.weight"
+CAPTIONS = "cls_embedding.uncond_embedding"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A recognised file. kind: `t2i`, `c2i`, `tokenizer`, `drafter`, `device` (with an Inter-Head) or `phi`."""
+
+    path: Path
+    kind: str
+    shapes: Shapes
+
+
+def kind_of(shapes: Shapes) -> str:
+    """What a state dict is, by its keys; empty where it is nothing of LlamaGen's."""
+    for key, kind in (
+        ("transformer.tok_embeddings.weight", "device"),
+        ("quantize.embedding.weight", "tokenizer"),
+        ("layers.0.self_attn.q_proj.weight", "drafter"),
+    ):
+        if key in shapes:
+            return kind
+    if "tok_embeddings.weight" in shapes or "layers.0.attention.wqkv.weight" in shapes:
+        return "c2i" if LABELS in shapes else "t2i"
+    return "phi" if set(shapes) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"} else ""
+
+
+def recognise(place: Path) -> tuple[list[Part], list[str]]:
+    """The parts in a file or directly in a folder, and what is wrong with its other weight files.
+
+    Raises WeightsError for a single file that is not readable.
+    """
+    if place.is_file():
+        shapes = own_keys(read_checkpoint(place))
+        kind = kind_of(shapes)
+        return (
+            ([Part(place, kind, shapes)], [])
+            if kind
+            else ([], [f"{place.name}: its keys are none of LlamaGen's ({few(list(shapes))})"])
+        )
+    parts, others = [], []
+    for path in sorted(path for path in place.iterdir() if path.suffix in SUFFIXES and path.is_file()):
+        try:
+            shapes = own_keys(read_checkpoint(path))
+        except WeightsError as error:
+            others.append(str(error).removeprefix(f"{place}/"))
+            continue
+        kind = kind_of(shapes)
+        if kind:
+            parts.append(Part(path, kind, shapes))
+        else:
+            others.append(f"{path.name}: its keys are none of LlamaGen's ({few(list(shapes))})")
+    return parts, others
+
+
+def own_keys(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shapes by key, without tables that are computed anew."""
+    return {key: shape for key, shape in checkpoint.shapes.items() if key not in IGNORED and ".kv_cache." not in key}
+
+
+def containers_of(kind: str) -> Sequence[str]:
+    """Where a file of a kind keeps its state dict."""
+    return VQ_CONTAINERS if kind == "tokenizer" else CONTAINERS
+
+
+def find(spec: PairSpec) -> FoundPair:
+    """The pair that a folder of LlamaGen's files makes. Raises WeightsError."""
+    place = Path(spec.weights)
+    folder = place if place.is_dir() else place.parent
+    kind = "c2i" if spec.backbone.classes else "t2i"
+    parts, others = recognise(place)
+    cloud = the_one([part for part in parts if part.kind == kind], spec.cloud, place, others, "weights", hints_of(spec))
+    beside = (
+        recognise(Path(spec.tokenizer))
+        if spec.tokenizer
+        else (recognise(folder) if place.is_file() else (parts, others))
+    )
+    tokenizer = the_one(
+        [part for part in beside[0] if part.kind == "tokenizer"],
+        "image tokenizer",
+        Path(spec.tokenizer or folder),
+        beside[1],
+        "tokenizer",
+        (kind,),
+    )
+    vq = vq_sizes(own_keys(read_checkpoint(tokenizer.path, VQ_CONTAINERS)), tokenizer.path)
+    down = 2 ** (len(vq["encoder_ch_mult"]) - 1)
+    size = spec.image_size or spec.backbone.image_size
+    if size % down:
+        raise WeightsError(f"{tokenizer.path}: shrinks images by {down}, which does not divide pair.image_size {size}")
+    config = decoder_config(cloud.shapes, cloud.path, size // down, spec.heads)
+    if vq["codebook_size"] != config.vocab_size:
+        raise WeightsError(
+            f"{tokenizer.path}: {vq['codebook_size']} codes, needed {config.vocab_size}, those of {cloud.path}"
+        )
+    files: dict[str, tuple[Path, ...]] = {"cloud": (cloud.path,), "tokenizer": (tokenizer.path,)}
+    text = None if kind == "c2i" else text_folder(spec, folder)
+    encoder: dict[str, int] = {}
+    if text is not None:
+        files["text"], encoder = text_files(text, config)
+    own = device_parts(spec, config, files)
+    manifest = PairManifest(
+        format=FORMAT,
+        name=spec.cloud,
+        image_size=size,
+        grid=config.grid,
+        codebook_size=config.vocab_size,
+        caption_slots=config.caption_slots,
+        caption_dim=config.caption_dim,
+        cloud=config,
+        files=list_parts(files),
+        subject="other",
+        guidance=spec.backbone.guidance,
+        backbone=spec.cloud,
+        **own,
+    )
+    decoder = {"latent_side": config.grid, "ch_mult": vq["decoder_ch_mult"]}
+    decoder |= {name: vq[name] for name in ("ch", "z_channels", "codebook_dim", "num_res_blocks")}
+    facts = {"vq": vq, "text": text, "features": text is not None and not t5_config(text)}
+    return FoundPair(spec, manifest, files, decoder, encoder, facts)
+
+
+def the_one(
+    parts: Sequence[Part], what: str, place: Path, others: Sequence[str], key: str, hints: Sequence[str]
+) -> Part:
+    """The only part, or the only one whose file's name has a hint. Raises WeightsError that lists the files."""
+    if len(parts) > 1:
+        parts = next((named for hint in hints if len(named := [p for p in parts if hint in p.path.name]) == 1), parts)
+    if len(parts) == 1:
+        return parts[0]
+    if parts:
+        names = ", ".join(part.path.name for part in parts)
+        raise WeightsError(f"{place}: holds several files for {what}: {names}; name one with pair.{key}")
+    found = f"; {'; '.join(others[:4])}" if others else ""
+    raise WeightsError(f"{place}: holds no weights of {what}{found}; name its file with pair.{key}")
+
+
+def hints_of(spec: PairSpec) -> tuple[str, ...]:
+    """Parts of official file names that tell files of one kind apart."""
+    return (spec.cloud.rpartition("-")[2], f"_{spec.image_size or spec.backbone.image_size}")
+
+
+def decoder_config(
+    shapes: Shapes, source: Path | str, grid: int = 16, heads: int | None = None, prefix: str = ""
+) -> TransformerConfig:
+    """The configuration that a LlamaGen state dict was made with.
+
+    Args:
+        shapes: Of the state dict.
+        source: File, for messages.
+        grid: Side of the token grid, which is not in the file.
+        heads: Attention heads, which are not either; None: as in the released model of that width.
+        prefix: Of the keys.
+
+    Raises:
+        WeightsError: A key that tells the shape is missing, or the head count does not fit the width.
+    """
+
+    def shape(key: str) -> tuple[int, int]:
+        found = shapes.get(prefix + key)
+        if found is None:
+            raise WeightsError(f"{source}: {key} is missing: not a LlamaGen checkpoint")
+        if len(found) != 2:
+            raise WeightsError(f"{source}: {key} has shape {list(found)}, needed two dimensions")
+        return found[0], found[1]
+
+    vocab_size, dim = shape("tok_embeddings.weight")
+    classes = prefix + LABELS in shapes
+    # A class label is one caption row of one number.
+    caption_slots, caption_dim = (1, 1) if classes else shape(CAPTIONS)
+    ffn_hidden, _ = shape("layers.0.feed_forward.w1.weight")
+    start = f"{prefix}layers."
+    layers = [key.removeprefix(start).split(".")[0] for key in shapes if key.startswith(start)]
+    if not all(index.isascii() and index.isdigit() and len(index) < 5 for index in layers):
+        raise WeightsError(f"{source}: keys under layers must be numbered, got layers.{max(layers, key=len)[:40]}")
+    n_layer = 1 + max(map(int, layers))
+    n_head = heads or HEADS.get(dim) or max(1, dim // HEAD_DIM)
+    try:
+        return TransformerConfig(n_layer, n_head, dim, ffn_hidden, vocab_size, caption_slots, caption_dim, grid)
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}; name the number of heads with pair.heads") from error
+
+
+def classes_of(shapes: Shapes, prefix: str = "") -> int:
+    """Classes of a class-conditional model, its null class not counted; 0 of a text-conditional one."""
+    rows = shapes.get(prefix + LABELS)
+    return 0 if rows is None else rows[0] - 1
+
+
+def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
+    """The arguments of `models.vq.VQConfig` that a tokenizer was made with (VQ-16: multipliers 1, 1, 2, 2, 4; VQ-8: 1, 2, 2, 4)."""
+
+    def first(key: str) -> int:
+        if not shapes.get(key):
+            raise WeightsError(f"{source}: {key} is missing: not a tokenizer of LlamaGen's layout")
+        return shapes[key][0]
+
+    ch = first("encoder.conv_in.weight")
+    numbers = {
+        side: sorted(
+            {int(k.split(".")[2]) for k in shapes if k.startswith(f"{side}.conv_blocks.") and k.split(".")[2].isdigit()}
+        )
+        for side in ("encoder", "decoder")
+    }
+    widths = {
+        side: [first(f"{side}.conv_blocks.{n}.res.0.conv1.weight") for n in found] for side, found in numbers.items()
+    }
+    blocks = len({k.split(".")[4] for k in shapes if k.startswith("encoder.conv_blocks.0.res.")})
+    if any(not found or found != list(range(len(found))) for found in numbers.values()) or any(
+        width % ch for found in widths.values() for width in found
+    ):
+        raise WeightsError(f"{source}: its levels are not those of LlamaGen's layout")
+    codebook = shapes["quantize.embedding.weight"]
+    return {
+        "codebook_size": codebook[0],
+        "codebook_dim": codebook[-1],
+        "ch": ch,
+        "encoder_ch_mult": tuple(width // ch for width in widths["encoder"]),
+        "decoder_ch_mult": tuple(width // ch for width in reversed(widths["decoder"])),
+        "z_channels": first("encoder.conv_out.weight"),
+        "num_res_blocks": blocks,
+    }
+
+
+def text_folder(spec: PairSpec, folder: Path) -> Path:
+    """The folder of the caption encoder or of features that it made. Raises WeightsError."""
+    if spec.text is not None:
+        return Path(spec.text)
+    for place in T5_PLACES:
+        if t5_config(folder / place):
+            return folder / place
+    raise WeightsError(
+        f"{folder}: holds no caption encoder (looked for a T5 in {', '.join(T5_PLACES)}); name its folder, or that of "
+        "features it made, with pair.text"
+    )
+
+
+def t5_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the T5 in a folder, empty where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) and config.get("model_type") in ("t5", "mt5", "umt5") else {}
+
+
+def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...], dict[str, int]]:
+    """What decides the caption rows, and the sizes of the encoder for pricing. Raises WeightsError."""
+    t5 = t5_config(text)
+    if not t5:
+        features = sorted(text.glob("*/*.npy"))
+        lists = sorted(text.glob("*.jsonl"))
+        if not features or not lists:
+            raise WeightsError(
+                f"{text}: holds neither a T5 (config.json, weights and tokenizer) nor features that LlamaGen's script made "
+                "(LIST.jsonl and LIST/0.npy, LIST/1.npy, ...)"
+            )
+        return (*lists, *features), {}
+    sizes: dict[str, Any] = {"n_layer": t5.get("num_layers"), "dim": t5.get("d_model"), "ffn_hidden": t5.get("d_ff")}
+    heads: Any = t5.get("num_heads")
+    width: Any = t5.get("d_kv")
+    if not all(type(size) is int and size > 0 for size in (*sizes.values(), heads, width)):
+        raise WeightsError(
+            f"{text / 'config.json'}: num_layers, d_model, d_ff, num_heads and d_kv must be whole numbers"
+        )
+    if sizes["dim"] != config.caption_dim:
+        raise WeightsError(
+            f"{text}: caption features are {sizes['dim']} wide, the cloud model takes {config.caption_dim}"
+        )
+    names = ("*.safetensors", "*.bin", "*.model", "tokenizer*.json", "special_tokens_map.json", "config.json")
+    found = sorted({path for name in names for path in text.glob(name) if path.is_file()})
+    return tuple(found), {"positions": config.caption_slots, "inner": heads * width, **sizes}
+
+
+def device_parts(spec: PairSpec, cloud: TransformerConfig, files: dict[str, tuple[Path, ...]]) -> dict[str, Any]:
+    """What the manifest says of the device; its files are added to `files`. Raises WeightsError."""
+    if spec.device is None:
+        return {}
+    place = Path(spec.device)
+    parts, others = recognise(place)
+    kind = "c2i" if spec.backbone.classes else "t2i"
+    by_kind = {name: [part for part in parts if part.kind == name] for name in ("device", kind, "phi", "drafter")}
+    by_kind["device"] = by_kind["device"] or by_kind[kind]
+    if not by_kind["device"] and not by_kind["drafter"]:
+        found = f"; {'; '.join(others[:4])}" if others else ""
+        raise WeightsError(f"{place}: holds neither a device model nor a drafter{found}")
+    said: dict[str, Any] = {}
+    for name in ("device", "phi", "drafter"):
+        if by_kind[name]:
+            part = the_one(by_kind[name], f"the {name}", place, others, "device", ())
+            files[name] = (part.path,)
+            said[name] = part
+    if "device" not in said:
+        files.pop("phi", None)
+        return {}
+    part = said["device"]
+    config, bounds = own_device(part.path) or (
+        decoder_config(part.shapes, part.path, cloud.grid, device_heads(part.shapes, cloud)),
+        (),
+    )
+    for key in ("vocab_size", "caption_slots", "caption_dim", "grid"):
+        if getattr(config, key) != getattr(cloud, key):
+            raise WeightsError(
+                f"{part.path}: {key} is {getattr(config, key)}, the cloud model has {getattr(cloud, key)}"
+            )
+    return {
+        "device": config,
+        "phi_bottleneck": said["phi"].shapes["fc1.weight"][0] if "phi" in said else 0,
+        "bounds": bounds,
+    }
+
+
+def device_heads(shapes: Shapes, cloud: TransformerConfig) -> int | None:
+    """Heads of a device as wide as the cloud model are as many as its; of another width they are told by that."""
+    table = shapes.get("tok_embeddings.weight", ())
+    return cloud.n_head if len(table) == 2 and table[1] == cloud.dim else None
+
+
+def own_device(path: Path) -> tuple[TransformerConfig, tuple[str, ...]] | None:
+    """Shape and radius matrices of a device model with an Inter-Head, as training writes it; None for another file."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            config = json.loads((file.metadata() or {}).get("config", "{}"))
+        return TransformerConfig(**config["transformer"]), tuple(config["bounds"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,165 @@
+"""Caption encoders of LlamaGen: a T5 from a folder, features that it made before, or class labels.
+
+Source: LlamaGen, `language/t5.py`: captions are cleaned twice, tokenised to at most 120 tokens with the end token, and the encoder's last
+hidden states of the valid tokens are the caption's rows; `language/extract_t5_feature.py`: the layout of features on disk.
+"""
+
+import difflib
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.backbones.captions import clean
+from simulator.core.errors import PromptError, WeightsError
+
+REMEMBERED = 4096  # captions whose rows are kept: every method of a run asks for the same ones
+TRUNCATION = 120  # tokens, end token included
+
+
+class ClassLabels:
+    """The label of a class-conditional model: one row of one number."""
+
+    sample = "0"
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def encode(self, caption: str) -> Tensor:
+        """float32 [1, 1]. Raises PromptError where the prompt is no class."""
+        if not re.fullmatch(r"[0-9]{1,6}", caption.strip()) or int(caption) >= self.classes:
+            raise PromptError(f"the prompt {caption[:60]!r} is no class label; allowed: 0 to {self.classes - 1}")
+        return torch.tensor([[float(int(caption))]])
+
+
+class T5Encoder:
+    """A T5 encoder of transformers with its tokenizer, from a local folder. Nothing is downloaded.
+
+    Args:
+        folder: `config.json`, the weights and the tokenizer's files.
+        slots: most rows of a caption.
+        torch_device: where it runs.
+        dtype: of its weights.
+
+    Raises:
+        WeightsError: transformers is not installed, or the folder is not usable.
+    """
+
+    sample = "a photo of a red bus parked near the river"
+
+    def __init__(self, folder: Path, slots: int, torch_device: torch.device, dtype: torch.dtype) -> None:
+        self.folder, self.slots, self.torch_device = folder, slots, torch_device
+        transformers = load_transformers(folder)
+        try:
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            model = transformers.T5EncoderModel.from_pretrained(str(folder), local_files_only=True, dtype=dtype)
+        except Exception as error:  # whatever a library says of a damaged folder
+            raise WeightsError(f"{folder}: no usable T5: {first_words(error)}") from error
+        self.model = model.eval().requires_grad_(False).to(torch_device)
+        self._kept: dict[str, Tensor] = {}
+
+    def encode(self, caption: str) -> Tensor:
+        """float32 [n, D], n <= slots. Raises PromptError for a caption of which nothing is left."""
+        if caption not in self._kept:
+            text = clean(clean(caption))
+            if not text:
+                raise PromptError(f"the caption {caption[:60]!r} is empty once cleaned as LlamaGen cleans captions")
+            found = self.tokenizer(
+                [text],
+                max_length=min(self.slots, TRUNCATION),
+                truncation=True,
+                add_special_tokens=True,
+                return_tensors="pt",
+            )
+            rows = self.rows(found["input_ids"], found["attention_mask"])[0]
+            if len(self._kept) >= REMEMBERED:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[caption] = rows.float().cpu()
+        return self._kept[caption]
+
+    @torch.inference_mode()
+    def rows(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states [B, n, D] of token ids int [B, n]."""
+        states: Tensor = self.model(
+            input_ids=ids.to(self.torch_device), attention_mask=mask.to(self.torch_device)
+        ).last_hidden_state
+        return states
+
+
+class FeatureFolder:
+    """Features that LlamaGen's script extracted: `<list>/<line>.npy`, and the `<list>.jsonl` with the captions beside the folders.
+
+    Args:
+        folder: holds both.
+        slots: most rows of a caption.
+        caption_dim: their width.
+    """
+
+    def __init__(self, folder: Path, slots: int, caption_dim: int) -> None:
+        self.folder, self.slots, self.caption_dim = folder, slots, caption_dim
+
+    @property
+    def sample(self) -> str:
+        """The first caption that features are there for."""
+        return next(iter(self.places))
+
+    @cached_property
+    def places(self) -> dict[str, Path]:
+        """File of each caption's features."""
+        return {caption: path for path, caption in captions_of_lists(self.folder) if path.is_file()}
+
+    def encode(self, caption: str) -> Tensor:
+        """float32 [n, D], n <= slots. Raises PromptError where no features were made of it, WeightsError where they are damaged."""
+        path = self.places.get(caption)
+        if path is None:
+            near = difflib.get_close_matches(caption, self.places, n=1, cutoff=0.0)
+            hint = f"; the nearest caption with features: {near[0][:80]!r}" if near else ""
+            raise PromptError(f"{self.folder} holds no features of {caption[:80]!r}{hint}")
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise WeightsError(f"{path}: not readable as features: {first_words(error)}") from None
+        if found.ndim != 3 or len(found) != 1 or found.shape[1] == 0 or found.shape[2] != self.caption_dim:
+            raise WeightsError(f"{path}: features of shape {list(found.shape)}, needed [1, rows, {self.caption_dim}]")
+        if not np.isfinite(found).all():
+            raise WeightsError(f"{path}: features are not finite")
+        return torch.from_numpy(found[0, : self.slots].astype(np.float32))
+
+
+def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
+    """Every line of the lists in a folder: the file that its features belong in, and its caption. Raises WeightsError."""
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for index, line in enumerate(path.read_bytes().splitlines()):
+            try:
+                text: Any = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise WeightsError(f"{path}:{index + 1}: a line must be a JSON object with text") from None
+            caption = (
+                text[0] if isinstance(text, list) and text else text
+            )  # the script's default is the first of several
+            if not isinstance(caption, str):
+                raise WeightsError(f"{path}:{index + 1}: text must be a caption or a list of captions")
+            found.append((folder / path.name.partition(".")[0] / f"{index}.npy", caption))
+    return found
+
+
+def load_transformers(folder: Path) -> Any:
+    """The library transformers. Raises WeightsError where it, or one that cleaning captions takes, is not installed."""
+    try:
+        import bs4  # noqa: F401  # see models.backbones.captions
+        import ftfy  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise WeightsError(f"{folder}: needs the library {error.name}: pip install 'ciar-sim[backbones]'") from None
+    return transformers
+
+
+def first_words(error: BaseException) -> str:
+    """The beginning of an exception's message."""
+    return next(iter(str(error).splitlines()), "")[:200] or type(error).__name__

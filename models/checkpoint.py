@@ -1,0 +1,351 @@
+"""Checkpoint files, read without running what they pickle: names, shapes and types of their tensors, and where the bytes stand.
+
+A PyTorch checkpoint pickles a mapping whose tensors refer to storages, raw numbers beside the pickle. The unpickler here knows the few
+functions that put a tensor together from a storage; every other class or function of the file becomes an `Inert` placeholder. So a
+training checkpoint that carries `argparse.Namespace` or an optimizer is read for its tensors, and none of its code runs.
+
+Torch is not imported: a scenario is checked by the shapes alone. `models.state.read_state` reads the numbers.
+"""
+
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from safetensors import SafetensorError, safe_open
+
+from simulator.core.errors import WeightsError
+
+# Where a training checkpoint keeps its state dict, in the order in which LlamaGen's own scripts look.
+CONTAINERS = ("model", "module", "state_dict", "ema")
+WRAPPERS = (
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+)  # what wrappers write between the parts of a key
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+LISTED = 4  # keys of a kind in an error message
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files that torch wrote before version 1.6
+ITEM_BYTES = {
+    **dict.fromkeys(("float64", "int64"), 8),
+    **dict.fromkeys(("float32", "int32"), 4),
+    **dict.fromkeys(("float16", "bfloat16", "int16"), 2),
+    **dict.fromkeys(("int8", "uint8", "bool"), 1),
+}
+STORAGES = {
+    "DoubleStorage": "float64",
+    "LongStorage": "int64",
+    "FloatStorage": "float32",
+    "IntStorage": "int32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "UntypedStorage": "uint8",
+}
+SAFE_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Raw numbers of a file: `count` of type `dtype` under `key`."""
+
+    key: str
+    dtype: str
+    count: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file.
+
+    Attributes:
+        shape: its sizes.
+        dtype: name of its type, as torch calls it.
+        storage: where its numbers are; None in a safetensors file.
+        offset: of its first number in the storage, in numbers.
+        stride: between neighbours, by dimension, in numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    storage: Storage | None = None
+    offset: int = 0
+    stride: tuple[int, ...] = ()
+
+
+class Inert(dict[Any, Any]):
+    """Stands for an object of an unknown class: it keeps what a mapping would hold, and does nothing."""
+
+    origin = "object"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def append(self, item: Any) -> None: ...
+
+    def extend(self, items: Any) -> None: ...
+
+    def __hash__(self) -> int:  # type: ignore[override]  # a key of a mapping in the file
+        return id(self)
+
+
+class _Builder:
+    """A function of the file's format that the unpickler calls."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self.make = make
+
+    def __call__(self, *args: Any) -> Any:
+        return self.make(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a function has no state")
+
+
+@dataclass(frozen=True)
+class _Type:
+    """A type of torch, of a storage or of numbers."""
+
+    dtype: str
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> StoredTensor:
+    if not isinstance(storage, Storage):
+        raise pickle.UnpicklingError("a tensor without a storage")
+    numbers = (offset, *size, *stride)
+    if len(size) != len(stride) or not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
+        raise pickle.UnpicklingError("a tensor of no possible size")
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if 0 not in size and last >= storage.count:
+        raise pickle.UnpicklingError("a tensor beyond its storage")
+    return StoredTensor(tuple(size), storage.dtype, storage, offset, tuple(stride))
+
+
+def _typed_tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
+    if not isinstance(storage, Storage) or not isinstance(dtype, _Type):
+        raise pickle.UnpicklingError("a tensor without a storage")
+    count = storage.count * ITEM_BYTES[storage.dtype] // ITEM_BYTES[dtype.dtype]
+    return _tensor(Storage(storage.key, dtype.dtype, count), offset, size, stride)
+
+
+KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _Builder(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Builder(_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): _Builder(_typed_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Builder(lambda tensor, *rest: tensor),
+    ("torch._utils", "_rebuild_parameter_with_state"): _Builder(lambda tensor, *rest: tensor),
+    **{("torch", name): _Type(dtype) for name, dtype in STORAGES.items()},
+    **{("torch.storage", name): _Type(dtype) for name, dtype in STORAGES.items()},
+    **{("torch", dtype): _Type(dtype) for dtype in ITEM_BYTES},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return KNOWN.get((module, name)) or type("Inert", (Inert,), {"origin": f"{module}.{name}"[:100]})
+
+    def persistent_load(self, saved: Any) -> Any:
+        match saved:
+            case ("storage", _Type(dtype), key, _, int(count), *rest) if rest in ([], [None]):
+                return Storage(str(key), dtype, count)
+        raise pickle.UnpicklingError("a reference to something other than a storage")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: its state dict, and for a PyTorch file where each storage's bytes are.
+
+    Attributes:
+        path: the file.
+        tensors: by key, without what wrappers add to keys.
+        names: the keys as the file has them, by those without.
+        members: name of a storage's member of the archive, by its key; a position in the file where it is no archive.
+    """
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    names: Mapping[str, str]
+    members: Mapping[str, str | int]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor."""
+        return {key: tensor.shape for key, tensor in self.tensors.items()}
+
+    def storages(self) -> Iterator[tuple[Storage, bytearray]]:
+        """The storages that the tensors refer to, each once, with their bytes. Raises WeightsError where the file ends before."""
+        wanted = {tensor.storage.key: tensor.storage for tensor in self.tensors.values() if tensor.storage is not None}
+        with self.path.open("rb") as file:
+            archive = zipfile.ZipFile(file) if zipfile.is_zipfile(file) else None
+            for key, storage in wanted.items():
+                size, place = storage.count * ITEM_BYTES[storage.dtype], self.members.get(key)
+                try:
+                    if archive is not None and isinstance(place, str):
+                        with archive.open(place) as member:
+                            content = bytearray(member.read(size))
+                    elif isinstance(place, int):
+                        file.seek(place)
+                        content = bytearray(file.read(size))
+                    else:
+                        content = bytearray()
+                except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+                    raise WeightsError(f"{self.path}: not readable as weights: {error}") from error
+                if len(content) != size:
+                    raise WeightsError(
+                        f"{self.path}: not readable as weights: storage {key} has {len(content)} of {size} bytes"
+                    )
+                yield storage, content
+
+
+def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) -> Checkpoint:
+    """The state dict of a `.safetensors` file or a PyTorch checkpoint, without its numbers. None of the file's code runs.
+
+    Args:
+        path: The file.
+        containers: Keys that may hold the state dict, the first of them that does wins.
+
+    Raises:
+        WeightsError: The file is missing or damaged, or holds no tensors under string keys; the message says what it holds.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    members: dict[str, str | int] = {}
+    if path.suffix == ".safetensors":
+        content: Any = _safe_header(path)
+    else:
+        try:
+            with path.open("rb") as file:
+                content, members = (_from_archive if zipfile.is_zipfile(file) else _from_stream)(file)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
+        except RecursionError:
+            raise WeightsError(f"{path}: not readable as weights: nested too deeply") from None
+        except Exception as error:  # a damaged pickle raises many types
+            said = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise WeightsError(f"{path}: not readable as weights: {said[:200]}") from error
+    found = next(
+        (held for name in containers if isinstance(content, Mapping) and _tensors(held := content.get(name))), content
+    )
+    tensors = _tensors(found)
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors ({_described(content, containers)})")
+    names: dict[str, str] = {}
+    for key in tensors:
+        if (own := unwrapped(key)) in names:
+            raise WeightsError(f"{path}: holds {own} twice, as {names[own]} and as {key}")
+        names[own] = key
+    return Checkpoint(path, {own: tensors[key] for own, key in names.items()}, names, members)
+
+
+def unwrapped(key: str) -> str:
+    """A key without what DistributedDataParallel, FullyShardedDataParallel, torch.compile and checkpointing wrappers add to it."""
+    parts = [part for part in key.split(".") if part not in WRAPPERS]
+    while len(parts) > 1 and parts[0] == "module":
+        del parts[0]
+    return ".".join(parts)
+
+
+def few(keys: Sequence[str]) -> str:
+    """The first keys, and how many more there are."""
+    return ", ".join(keys[:LISTED]) + (f" and {len(keys) - LISTED} more" if len(keys) > LISTED else "")
+
+
+def _tensors(content: Any) -> dict[str, StoredTensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(key): value for key, value in content.items() if isinstance(value, StoredTensor)}
+
+
+def _described(content: Any, containers: Sequence[str]) -> str:
+    if isinstance(content, Inert):
+        return f"a pickled {content.origin}, whose code is not run; needed a state dict, as model.state_dict() gives it"
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}, needed a dict of tensors"
+    keys = [str(key)[:40] for key in content]
+    kinds = [value if isinstance(value, type) else type(value) for value in content.values()]
+    pickled = sorted({kind.origin for kind in kinds if issubclass(kind, Inert)})
+    inside = f"; of it {few(pickled)} is code, which is not run" if pickled else ""
+    return (
+        f"looked under {', '.join(containers)} and at the top, found the keys {few(keys) or 'of an empty dict'}{inside}"
+    )
+
+
+def _safe_header(path: Path) -> dict[str, StoredTensor]:
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # it is no mapping
+            return {
+                key: StoredTensor(tuple(one.get_shape()), SAFE_TYPES.get(one.get_dtype(), one.get_dtype()))
+                for key, one in slices.items()
+            }
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise WeightsError(f"{path}: not readable as weights: {said[:200]}") from error
+
+
+def _from_archive(file: IO[bytes]) -> tuple[Any, dict[str, str | int]]:
+    archive = zipfile.ZipFile(file)
+    names = archive.namelist()
+    pickled = next((name for name in names if name.rpartition("/")[2] == "data.pkl"), None)
+    if pickled is None:
+        raise WeightsError("not readable as weights: an archive without data.pkl; torch.save makes none such")
+    root = pickled.removesuffix("data.pkl")
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        raise WeightsError("not readable as weights: its numbers are big-endian")
+    with archive.open(pickled) as member:
+        content = _Unpickler(member).load()
+    return content, {name.removeprefix(f"{root}data/"): name for name in names if name.startswith(f"{root}data/")}
+
+
+def _from_stream(file: IO[bytes]) -> tuple[Any, dict[str, str | int]]:
+    """A file of torch before 1.6: magic, protocol, system, content, storage keys, then each storage's count and numbers."""
+    file.seek(0)
+    if _Unpickler(file).load() != LEGACY_MAGIC:
+        raise WeightsError("not readable as weights: not a file that torch.save writes")
+    _, _, content = (_Unpickler(file).load() for _ in range(3))
+    keys = _Unpickler(file).load()
+    kinds = {storage.key: storage.dtype for tensor in _everywhere(content) if (storage := tensor.storage) is not None}
+    places: dict[str, str | int] = {}
+    for key in map(str, keys):
+        (count,) = struct.unpack("<q", file.read(8))
+        places[key] = file.tell()
+        if key not in kinds or count < 0:
+            raise WeightsError(f"not readable as weights: nothing refers to the storage {key[:40]}")
+        file.seek(count * ITEM_BYTES[kinds[key]], 1)
+    return content, places
+
+
+def _everywhere(content: Any) -> Iterator[StoredTensor]:
+    """Tensors at any depth."""
+    if isinstance(content, StoredTensor):
+        yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from _everywhere(value)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _everywhere(value)

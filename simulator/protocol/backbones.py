@@ -1,0 +1,53 @@
+"""The table of published models that a scenario can name as the cloud of its pair: `pair: {cloud: NAME, weights: DIR, device: DIR}`.
+
+A new backbone is a row of `BACKBONES` and two functions, which the row names as text: a scenario is checked without torch.
+
+* `find(spec)` looks at the files, at names and shapes only, without torch: from a `simulator.protocol.pairs.PairSpec` it gives a
+  `simulator.protocol.pairs.FoundPair`, the manifest of the pair and the file behind each of its parts. It refuses what is missing,
+  ambiguous or of another layout.
+* `load(found, torch_device, dtype)` gives the `models.pair.Pair` of these files. Everything else, that is methods, recorder, sweeps and
+  training, goes on from there and knows no backbone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A published model, or all sizes of one layout.
+
+    Attributes:
+        title: what it is, in a line.
+        find: `module:function`, see above; its module loads no torch.
+        load: `module:function`, see above.
+        image_size: pixels per side that it makes unless the scenario says otherwise.
+        guidance: that its authors sample with; a scenario that names none decodes with it.
+        classes: whether its prompts are class labels, not captions.
+    """
+
+    title: str
+    find: str
+    load: str
+    image_size: int
+    guidance: float
+    classes: bool = False
+
+
+_FIND, _LOAD = "models.backbones.llamagen_files:find", "models.backbones.llamagen:load"
+
+BACKBONES: dict[str, Backbone] = {
+    "llamagen-xl-stage1": Backbone("LlamaGen text to image, stage I, 256 pixels", _FIND, _LOAD, 256, 7.5),
+    "llamagen-xl-stage2": Backbone("LlamaGen text to image, stage II, 512 pixels", _FIND, _LOAD, 512, 7.5),
+    "llamagen-c2i-256": Backbone("LlamaGen class to image, B to 3B, 256 pixels", _FIND, _LOAD, 256, 4.0, classes=True),
+    "llamagen-c2i-384": Backbone("LlamaGen class to image, B to 3B, 384 pixels", _FIND, _LOAD, 384, 4.0, classes=True),
+}
+
+
+def function_of(path: str) -> Callable[..., Any]:
+    """The function that a row names as `module:function`."""
+    module, _, name = path.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
