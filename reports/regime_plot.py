@@ -1,7 +1,9 @@
 """The regime map: which method wins under which conditions, with its break-evens and their intervals."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reports.figure import GRID, INK, footnote, legend, logarithmic, new_figure, render, styled
+from reports.figure import GRID, INK, PAGE, Form, finish, logarithmic, new_figure, render, styled
 from reports.looks import Look, looks, mix
 from reports.metrics import LATENCY
 from reports.words import axis_label, clipped
+from simulator.core.errors import RunFolderError
+from simulator.results.files import csv_bytes, json_bytes
 
 NOBODY = "none"
 MOST_MARKERS = 12  # along an axis; of more cells every second, third ... has one
@@ -27,8 +31,10 @@ class RegimeMap(NamedTuple):
         cells: A row per condition: the conditions by dotted path, winner, sure (its lead is significant).
         break_evens: A row per change of the winner along x: x, low, high, below, above; and y where there is one.
         latency: A row per condition and method: latency_s, floor_kept.
-        x, y: Dotted paths; y is None with one condition.
-        log_x, log_y: Whether the axes are logarithmic.
+        x: Dotted path of the first condition.
+        y: Of the second one; None where there is one condition.
+        log_x: Whether the axis of x is logarithmic.
+        log_y: Whether that of y is.
         names: Name of the method by its label.
         note: For the footnote.
     """
@@ -43,19 +49,74 @@ class RegimeMap(NamedTuple):
     names: Mapping[str, str]
     note: str
 
+    def files(self) -> dict[str, bytes]:
+        """The folder of a map: regime.png and .svg, and what `read_map` makes it from again."""
+        tables = {"regime": self.cells, "break_evens": self.break_evens, "latency": self.latency}
+        rest = {
+            name: value for name, value in self._asdict().items() if name not in ("cells", "break_evens", "latency")
+        }
+        with styled():
+            figure = regime_map(self)
+            drawn = {f"regime.{form}": render(figure, form) for form in ("png", "svg")}
+        return {f"{name}.csv": csv_bytes(table) for name, table in tables.items()} | {
+            "regime.json": json_bytes(rest),
+            **drawn,
+        }
 
-def regime_files(drawn: RegimeMap) -> dict[str, bytes]:
-    """regime.png and regime.svg."""
-    with styled():
-        figure = _map(drawn) if drawn.y is not None else _curves(drawn)
-        return {f"regime.{form}": render(figure, form) for form in ("png", "svg")}
+
+def read_map(folder: Path) -> RegimeMap:
+    """The map that `ciar-sim regime` wrote into a folder.
+
+    Raises:
+        RunFolderError: The folder is something else, or damaged.
+    """
+    try:
+        rest: dict[str, Any] = json.loads((folder / "regime.json").read_text())
+        tables = [pd.read_csv(folder / f"{name}.csv") for name in ("regime", "break_evens", "latency")]
+        made = RegimeMap(tables[0], tables[1], tables[2], **rest)
+        keys = [made.x] if made.y is None else [made.x, made.y]
+        for table, columns in zip(
+            tables, (["winner", "sure"], ["low", "high", "below", "above"], ["method"]), strict=True
+        ):
+            table[[*keys, *columns]]
+        missing = set(made.latency["method"]) - set(made.names)
+        if missing:
+            raise KeyError(sorted(missing)[0])
+    except FileNotFoundError as error:
+        raise RunFolderError(
+            f"{folder}: not the folder of a regime map: {Path(error.filename).name} is missing"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunFolderError(f"{folder}: not a readable regime map: {type(error).__name__}: {error}") from None
+    return made
 
 
-def _map(drawn: RegimeMap) -> Figure:
+def regime_map(drawn: RegimeMap, form: Form = PAGE, methods: Sequence[str] = ()) -> Figure:
+    """The map over two conditions, or the curves over one.
+
+    Args:
+        drawn: What it shows.
+        form: Size and titles.
+        methods: Labels or names of the curves to draw, empty for all. A map has no curves: its winners are those of all methods.
+
+    Raises:
+        RunFolderError: No such method, or methods chosen for a map.
+    """
+    for name in methods:
+        if drawn.y is not None:
+            raise RunFolderError(f"--methods {name}: a map over two conditions shows who wins among all its methods")
+        if name not in {*drawn.names, *drawn.names.values()}:
+            raise RunFolderError(f"--methods {name}: no method of this map; it has {', '.join(drawn.names)}")
+    kept = [name for name, method in drawn.names.items() if not methods or {name, method} & set(methods)]
+    with styled(form):
+        return _map(drawn, form) if drawn.y is not None else _curves(drawn, form, kept)
+
+
+def _map(drawn: RegimeMap, form: Form) -> Figure:
     """Cells in the hue and with the marker of their winner, pale where its lead is not significant; break-evens as lines along y."""
     assert drawn.y is not None
     look = looks(drawn.names.items())
-    figure = new_figure(6.8, 4.8)
+    figure = new_figure(6.8, 2.6 if form.compact else 4.3, form)
     ax = figure.subplots()
     xs, ys = (np.unique(drawn.cells[key].to_numpy(float)) for key in (drawn.x, drawn.y))
     winners = drawn.cells.pivot(index=drawn.y, columns=drawn.x, values="winner").to_numpy()
@@ -72,13 +133,20 @@ def _map(drawn: RegimeMap) -> Figure:
         for column in range(steps[0] // 2, len(xs), steps[0]):
             if (winner := winners[row, column]) != NOBODY:
                 one = look[winner]
-                ax.plot(xs[column], ys[row], ls="", **one._replace(colour=mix(one.colour, "black", 0.35)).point(5.0))
+                ax.plot(
+                    xs[column],
+                    ys[row],
+                    ls="",
+                    **one._replace(colour=mix(one.colour, "black", 0.35)).point(5.0 * form.marker),
+                )
     _lines(ax, drawn)
     _scales(ax, drawn)
     ax.set_ylabel(axis_label(drawn.y))
     ax.grid(visible=False)
     handles: list[Line2D | Patch] = [
-        Line2D([], [], ls="", label=clipped(name), **look[name].point(9.0)) for name in look if (winners == name).any()
+        Line2D([], [], ls="", label=clipped(name), **look[name].point(9.0 * form.marker))
+        for name in look
+        if (winners == name).any()
     ]
     if not sure.all():
         handles.append(Patch(facecolor=mix(INK, "white", 0.75), label="lead not significant (pale)"))
@@ -86,8 +154,7 @@ def _map(drawn: RegimeMap) -> Figure:
         handles.append(Patch(facecolor=GRID, label="no method keeps the floor"))
     if len(drawn.break_evens):
         handles.append(Line2D([], [], color=INK, lw=1.4, marker="|", ms=7, label="break-even, 95 % interval"))
-    legend(figure, handles)
-    footnote(figure, f"Who has the lowest mean latency. {drawn.note}")
+    finish(figure, form, handles, [f"Who has the lowest mean latency. {drawn.note}"])
     return figure
 
 
@@ -103,19 +170,25 @@ def _lines(ax: Axes, drawn: RegimeMap) -> None:
         ax.errorbar(at, y, xerr=np.maximum(bars, 0.0), fmt="none", ecolor=INK, elinewidth=1.0, capsize=2.0, zorder=4)
 
 
-def _curves(drawn: RegimeMap) -> Figure:
+def _curves(drawn: RegimeMap, form: Form, kept: Sequence[str]) -> Figure:
     """Mean latency of every method along x; open and dashed where it does not keep the floor; break-evens as vertical lines."""
     look = looks(drawn.names.items())
-    figure = new_figure(6.8, 4.4)
+    figure = new_figure(6.8, 2.4 if form.compact else 3.9, form)
     ax = figure.subplots()
     below_floor = False
-    for name, rows in drawn.latency.groupby("method", sort=False):
+    for name, rows in drawn.latency[drawn.latency["method"].isin(kept)].groupby("method", sort=False):
         one: Look = look[str(name)]
-        kept = bool(rows["floor_kept"].all())
-        below_floor |= not kept
-        if not kept:
+        keeps = bool(rows["floor_kept"].all())
+        below_floor |= not keeps
+        if not keeps:
             one = one._replace(colour=mix(one.colour, "white", 0.55), fill="none", dash=(0, (2, 2)))
-        ax.plot(rows[drawn.x], rows["latency_s"], label=clipped(str(name)), zorder=3 if kept else 2, **one.line(4.5))
+        ax.plot(
+            rows[drawn.x],
+            rows["latency_s"],
+            label=clipped(str(name)),
+            zorder=3 if keeps else 2,
+            **one.line(4.5 * form.marker, 1.6 * form.marker),
+        )
     _scales(ax, drawn)
     for _, row in drawn.break_evens.iterrows():
         ax.axvspan(float(row["low"]), float(row["high"]), color=INK, alpha=0.12, lw=0)
@@ -125,9 +198,8 @@ def _curves(drawn: RegimeMap) -> Figure:
     handles = list(ax.get_legend_handles_labels()[0])
     if len(drawn.break_evens):
         handles.append(Line2D([], [], color=INK, lw=1.2, label="break-even, 95 % interval"))
-    legend(figure, handles)
     pale = " Pale and open: does not keep the floor, or it is not shown that it does." if below_floor else ""
-    footnote(figure, f"{drawn.note}{pale}")
+    finish(figure, form, handles, [f"{drawn.note}{pale}"])
     return figure
 
 

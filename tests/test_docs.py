@@ -307,6 +307,9 @@ def test_every_command_shown_runs(command: str, checkout: Path, pair: Path) -> N
         arguments += ["--pair", str(pair), "--seconds", "0.01"]
     elif arguments[0] == "evaluate":
         arguments += ["--pair", str(pair), "--quiet"]
+    elif arguments[:1] + arguments[2:3] == ["plot", "regime-map"]:
+        made = ["regime", "regime-map", "--out", arguments[1], *tiny_options(pair, "regime-map"), *SMALL["regime"]]
+        assert CliRunner().invoke(main, made).exit_code == 0
     elif arguments[0] in ("report", "plot"):
         options = next((place for place, text in enumerate(arguments) if text.startswith("--")), len(arguments))
         for folder in [argument for argument in arguments[1:options] if argument.startswith("runs/")]:

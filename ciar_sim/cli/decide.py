@@ -221,7 +221,8 @@ def _print(decision: Any, as_json: bool) -> None:
 def _usable(folder: Path) -> None:
     """Raises CiarSimError where the folder is something else, before minutes of work."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    ours = {"regime.csv", "break_evens.csv", "quality.csv", "latency.csv", "regime.png", "regime.svg"}
+    ours = {f"{name}.csv" for name in ("regime", "break_evens", "quality", "latency")}
+    ours |= {"regime.json", "regime.png", "regime.svg"}
     if (folder.exists() and not folder.is_dir()) or names - ours:
         found = sorted(names - ours)[0] if names - ours else "a file"
         raise CiarSimError(f"--out {folder}: holds {found}, which is not of a regime map; name another folder")

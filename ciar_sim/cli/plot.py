@@ -1,6 +1,7 @@
 """`ciar-sim plot`."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import click
 from ciar_sim.cli.common import errors_in_one_line
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from reports.figure import Form
 
 # As in `reports.kinds.KINDS`, which only loads where something is drawn; a test compares them.
@@ -16,13 +19,14 @@ KINDS = (
     *("latency-quality", "heat-maps", "speed-up", "sweep", "latency-cdf", "breakdown", "load", "queue"),
     *("speed-up-table", "uncertainty", "images"),
 )
+REGIME_MAP = "regime-map"
 INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4}
 LEAST, MOST = 1.5, 40.0  # inches
 
 
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice([*KINDS, REGIME_MAP]))
 @click.option(
     "--format",
     "file_format",
@@ -61,7 +65,8 @@ def plot(
 
     latency-quality: with the Pareto front. heat-maps: over two settings of a method. speed-up: along the RTT or another number, with
     break-even. sweep: latency, calls and quality along a number. breakdown: where the seconds go. load: p95 and goodput, with the
-    objective and the knee. queue: over time. uncertainty: maps, with the cloud's tokens outlined.
+    objective and the knee. queue: over time. uncertainty: maps, with the cloud's tokens outlined. regime-map: from the folder of
+    `ciar-sim regime`.
     """
     form = _form(size, not no_titles)
     ending = out.suffix.removeprefix(".").lower() if out is not None else ""
@@ -69,22 +74,38 @@ def plot(
 
     from ciar_sim.cli.common import write_files
     from reports.figure import render, styled, texts
-    from reports.kinds import plot as draw
-    from reports.load import load_run
 
-    run = load_run(run_folder)
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
+    name, draw = _drawing(run_folder, kind, names, by)
     with styled(form):
-        figure = draw(run, kind, form, names, by)
-        data = render(figure, file_format)
-    stem = re.sub(r"[^\w.-]+", "-", run.name)
+        data = render(draw(form), file_format)
+    stem = re.sub(r"[^\w.-]+", "-", name)
     path = out or Path(f"{stem}-{kind}.{file_format}")
     write_files(path.parent, {path.name: data})
     if no_titles:
-        captioned = draw(run, kind, form._replace(titles=True), names, by)
+        captioned = draw(form._replace(titles=True))
         note = captioned.get_supxlabel() or (texts(captioned) or [""])[-1]
         click.echo(" ".join(note.split()))
     click.echo(path)
+
+
+def _drawing(
+    folder: Path, kind: str, methods: Sequence[str], by: str | None
+) -> tuple[str, Callable[["Form"], "Figure"]]:
+    """The name of what is drawn, and what draws it in a form."""
+    if kind == REGIME_MAP:
+        from reports.regime_plot import read_map, regime_map
+        from simulator.core.errors import RunFolderError
+
+        if by is not None:
+            raise RunFolderError(f"--by {by}: a regime map has the axes that `ciar-sim regime` gave it")
+        made = read_map(folder)
+        return folder.resolve().name, lambda form: regime_map(made, form, methods)
+    from reports.kinds import plot
+    from reports.load import load_run
+
+    run = load_run(folder)
+    return run.name, lambda form: plot(run, kind, form, methods, by)
 
 
 def _form(size: str | None, titles: bool) -> "Form":

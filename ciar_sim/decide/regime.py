@@ -401,11 +401,10 @@ def _value(path: str, value: float) -> str:
 
 
 def drawing(decision: Decision) -> dict[str, bytes]:
-    """Files of the map: regime.csv, break_evens.csv, quality.csv, latency.csv, and the figure as PNG and SVG."""
-    from reports.regime_plot import RegimeMap, regime_files
+    """Files of the map: those of `reports.regime_plot.RegimeMap`, and quality.csv."""
+    from reports.regime_plot import RegimeMap
     from simulator.results.files import csv_bytes
 
-    tables = {"regime": decision.table, **decision.more}
     facts = decision.facts
     note = f"Quality floor: at most {significant(facts['max_loss_pct'])} % of {facts['metric']} lost against base."
     drawn = RegimeMap(
@@ -419,4 +418,4 @@ def drawing(decision: Decision) -> dict[str, bytes]:
         facts["method_names"],
         note,
     )
-    return {f"{name}.csv": csv_bytes(table) for name, table in tables.items()} | regime_files(drawn)
+    return {**drawn.files(), "quality.csv": csv_bytes(decision.more["quality"])}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import ciar_sim
 from ciar_sim.cli.main import main
@@ -173,6 +174,13 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
     assert len(cells) == 10
     assert (cells["winner"] == "base").all()  # what is not shown to keep the floor does not win
     assert (tmp_path / "out" / "regime.png").read_bytes()[:4] == b"\x89PNG"
+    drawn = ["plot", str(tmp_path / "out"), "regime-map", "--out", str(tmp_path / "again.png")]
+    assert CliRunner().invoke(main, drawn).exit_code == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out" / "regime.png").read_bytes()
+    narrow = CliRunner().invoke(main, [*drawn, "--size", "3.3in", "--no-titles"])
+    assert "Quality floor: at most 5.00 % of cloud_nll lost against base." in narrow.output
+    with Image.open(tmp_path / "again.png") as image:
+        assert image.width == 3.3 * 300
     known = json.loads(CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out"), "--json"]).stdout)
     assert known["metric"] == "cloud_nll"
     assert len(known["table"]) == 10
@@ -180,6 +188,19 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
     refused = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out")])
     assert refused.exit_code == 2
     assert "mine.txt" in refused.stderr
+    for options, said in (
+        (["--methods", "base"], "a map over two conditions shows who wins among all its methods"),
+        (["--by", "cloud.background"], "a regime map has the axes that `ciar-sim regime` gave it"),
+    ):
+        refused = CliRunner().invoke(main, [*drawn, *options])
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert said in refused.stderr
+    (tmp_path / "out" / "regime.json").write_text('{"x": 3}')
+    refused = CliRunner().invoke(main, drawn)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "not a readable regime map" in refused.stderr
+    refused = CliRunner().invoke(main, ["plot", str(tmp_path), "regime-map"])
+    assert "not the folder of a regime map: regime.json is missing" in refused.stderr
 
 
 def test_a_swept_condition_is_given_one_value(quick_device: dict[str, Any], cache: Path) -> None:
