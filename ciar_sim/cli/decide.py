@@ -229,29 +229,52 @@ def _usable(folder: Path) -> None:
 
 
 @click.command()
-@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.argument("run_or_scenario", type=click.Path(path_type=Path))
 @click.option(
     "--as",
     "form",
     default="markdown",
     show_default=True,
-    type=click.Choice(["accept-trace", "ianvs", "markdown", "latex"]),
-    help="Rounds as JSON lines, KubeEdge-Ianvs' five metrics, or a table.",
+    type=click.Choice(["accept-trace", "ianvs", "markdown", "latex", "netem", "mahimahi", "messages", "pcap"]),
+    help="Of a run: rounds as JSON lines, KubeEdge-Ianvs' five metrics, or a table. Of a run or a scenario: its links for an emulator, its "
+    "messages as CSV, or a packet capture of one request.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: standard output]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write, for mahimahi a folder. Messages in a file .jsonl are JSON lines.  [default: standard output]",
+)
+@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario.")
+@click.option("--method", metavar="LABEL", help="Messages of this method.  [default: all; pcap: the first]")
+@click.option("--request", type=click.IntRange(0, 2**62), help="Messages of this request.  [default: all; pcap: 0]")
 @click.option(
     "--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"
 )
 @errors_in_one_line
-def export(run_folder: Path, form: str, out: Path | None, cache: Path | None) -> None:
-    """Write a RUN_FOLDER in a format of others. Rounds are replayed from its recordings."""
+def export(
+    run_or_scenario: Path,
+    form: str,
+    out: Path | None,
+    sets: tuple[str, ...],
+    method: str | None,
+    request: int | None,
+    cache: Path | None,
+) -> None:
+    """Write a run folder, or the links or messages of a scenario, in a format of others. Sessions are replayed from their recordings."""
     from ciar_sim.cli.common import write_files
     from ciar_sim.decide.bench import Means
-    from ciar_sim.decide.export import export as text_of
+    from ciar_sim.decide.export import Choice, content
+    from ciar_sim.decide.export import export as exported
 
-    text = text_of(run_folder, form, Means(cache=cache))
-    if out is None:
-        click.echo(text, nl=False)
+    if out is None and form in ("mahimahi", "pcap"):
+        raise CiarSimError(f"--as {form}: is no text; name a {'folder' if form == 'mahimahi' else 'file'} with --out")
+    found = exported(run_or_scenario, form, Means(cache=cache), Choice(sets, method, request))
+    if isinstance(found, dict):
+        assert out is not None
+        write_files(out, dict(found))
+    elif out is None:
+        click.echo(content(found), nl=False)
+        return
     else:
-        write_files(out.absolute().parent, {out.name: text.encode()})
-        click.echo(out)
+        write_files(out.absolute().parent, {out.name: content(found, lines=out.suffix == ".jsonl")})
+    click.echo(out)

@@ -1,17 +1,32 @@
-"""A run in formats of others: an accept trace as JSON lines, KubeEdge-Ianvs' five metrics, tables for Markdown and LaTeX."""
+"""Runs and scenarios in formats of others.
+
+Of a run: an accept trace as JSON lines, KubeEdge-Ianvs' five metrics, tables for Markdown and LaTeX. Of a run or a scenario: its links
+for netem and mahimahi, its messages as a table and as a packet capture.
+"""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ciar_sim.decide.bench import Bench, Means, Measured, Trial, candidate, condition
+from ciar_sim.decide.emulate import mahimahi, netem
+from ciar_sim.decide.messages import capture, messages_of
+from ciar_sim.decide.regime import of_sweep
 from ciar_sim.decide.rounds import call_seconds, rounds_of
+from ciar_sim.shipped import scenario_path
 from reports.load import load_run
 from reports.words import significant
-from simulator.experiment.loading import load_with_source
+from simulator.core.errors import CiarSimError
+from simulator.core.yamlfile import did_you_mean
+from simulator.experiment.fleet import counts_of
+from simulator.experiment.loading import LoadedScenario, load_with_source
+from simulator.experiment.scenario import Case
+from simulator.experiment.sweep import expand
+from simulator.network.transport import TRANSPORTS
 from simulator.results.tables import plain
 
 ALL = 2**62  # requests
@@ -24,18 +39,117 @@ TABLE = (
 )
 
 
-def export(folder: Path, form: str, means: Means) -> str:
-    """The text of a run folder in one of `FORMS`.
+Exported = str | bytes | pd.DataFrame | dict[str, bytes]  # a text, a file, a table, or files by name
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a scenario is exported.
+
+    Attributes:
+        sets: `dotted.path=value`; a swept path is given one value.
+        method: Label of a method; None for all, where one is needed the first.
+        request: Number of a request; None for all, where one is needed the first.
+    """
+
+    sets: Sequence[str] = ()
+    method: str | None = None
+    request: int | None = None
+
+
+def export(source: Path, form: str, means: Means, choice: Choice | None = None) -> Exported:
+    """A run folder or a scenario in one of `FORMS`, or a run folder in one of `RUN_FORMS`.
 
     Args:
-        folder: The run folder.
-        form: accept-trace, ianvs, markdown or latex.
-        means: Where its recordings are; what is missing of them is made again.
+        source: The run folder, or the file or name of a scenario.
+        form: One of these.
+        means: Where recordings are; what is missing of them is made.
+        choice: What of a scenario.
 
     Raises:
-        CiarSimError: No run folder, or its scenario cannot be replayed.
+        CiarSimError: Neither, or its scenario cannot be replayed, or the choice does not go with the form.
     """
-    return FORMS[form](folder, means)
+    choice = choice or Choice()
+    if form in FORMS:
+        return FORMS[form](source, means, choice)
+    for name, given in (("--set", choice.sets), ("--method", choice.method), ("--request", choice.request)):
+        if given not in ((), None):
+            raise CiarSimError(f"{name}: goes with {', '.join(FORMS)}, not with a whole run as {form}")
+    return RUN_FORMS[form](source, means)
+
+
+def _scenario(source: Path, choice: Choice) -> LoadedScenario:
+    """The scenario of a run folder or of a file, with what was chosen put in place."""
+    if source.is_dir():
+        load_run(source)  # refuses what is no run folder
+        path = source / "scenario.yaml"
+    else:
+        path = scenario_path(source)
+    fixed, sets = of_sweep(path, choice.sets)
+    loaded = load_with_source(path, fixed, sets)
+    methods = loaded.scenario.methods
+    if choice.method is None:
+        return loaded
+    chosen = [one for one in methods if one.label == choice.method]
+    if not chosen:
+        labels = [one.label for one in methods]
+        raise CiarSimError(
+            f"--method {choice.method}: is no method of the scenario{did_you_mean(choice.method, labels)}"
+        )
+    return replace(loaded, scenario=loaded.scenario.model_copy(update={"methods": tuple(chosen)}))
+
+
+def _first_case(source: Path, choice: Choice) -> Case:
+    return expand(_scenario(source, choice).scenario)[0]
+
+
+def _only_links(form: str, choice: Choice) -> None:
+    for name, given in (("--method", choice.method), ("--request", choice.request)):
+        if given is not None:
+            raise CiarSimError(f"{name}: does not go with {form}: links are those of all methods and requests")
+
+
+def _netem(source: Path, means: Means, choice: Choice) -> str:
+    _only_links("netem", choice)
+    return netem(_first_case(source, choice))
+
+
+def _mahimahi(source: Path, means: Means, choice: Choice) -> dict[str, bytes]:
+    _only_links("mahimahi", choice)
+    return mahimahi(_first_case(source, choice))
+
+
+def _simulated(source: Path, means: Means, choice: Choice, first: bool) -> Iterator[tuple[Case, pd.DataFrame]]:
+    """Cases with their messages. first: of the first case alone."""
+    bench = Bench(_scenario(source, choice), means)
+    trial = bench.trial(bench.cases()[:1] if first else bench.cases())
+    trial.measure(timeline_sessions=ALL if choice.request is None and not first else 1 + (choice.request or 0))
+    results = trial.results()
+    if not results:
+        raise CiarSimError(trial.failed[0])
+    for case, result, _ in results:
+        wanted = 0 if first and choice.request is None else choice.request
+        table = messages_of([span for span in result.spans if wanted is None or span.request == wanted])
+        if wanted is not None and not len(table):
+            raise CiarSimError(
+                f"--request {wanted}: {case.title} has no message of it; its requests are counted from 0"
+            )
+        yield case, table
+
+
+def _messages(source: Path, means: Means, choice: Choice) -> pd.DataFrame:
+    tables = []
+    for case, table in _simulated(source, means, choice, first=False):
+        front = {"method": case.method.label, **case.swept}
+        tables.append(table.assign(**front)[[*front, *table.columns]])
+    return pd.concat(tables, ignore_index=True)
+
+
+def _pcap(source: Path, means: Means, choice: Choice) -> bytes:
+    ((case, table),) = _simulated(source, means, choice, first=True)
+    ends = np.cumsum(counts_of(case.scenario))
+    kind = int(np.searchsorted(ends, int(table["device"].iloc[0]), side="right"))
+    return capture(table, TRANSPORTS[case.scenario.links[kind].transport])
 
 
 def _replayed(folder: Path, means: Means) -> Iterator[tuple[Trial, Measured, pd.DataFrame]]:
@@ -148,9 +262,27 @@ def _latex(folder: Path, means: Means) -> str:
     return f"% needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
-FORMS: dict[str, Callable[[Path, Means], str]] = {
+FORMS: dict[str, Callable[[Path, Means, Choice], Exported]] = {
+    "netem": _netem,
+    "mahimahi": _mahimahi,
+    "messages": _messages,
+    "pcap": _pcap,
+}
+RUN_FORMS: dict[str, Callable[[Path, Means], str]] = {
     "accept-trace": _accept_trace,
     "ianvs": _ianvs,
     "markdown": _markdown,
     "latex": _latex,
 }
+
+
+def content(found: str | bytes | pd.DataFrame, lines: bool = False) -> bytes:
+    """What is written of it: of a table CSV, or JSON lines."""
+    if isinstance(found, bytes):
+        return found
+    if isinstance(found, str):
+        return found.encode()
+    if lines:
+        return "".join(f"{json.dumps(plain(row))}\n" for row in found.to_dict("records")).encode()
+    text: str = found.to_csv(index=False, lineterminator="\n")
+    return text.encode()

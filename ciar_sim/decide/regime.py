@@ -197,7 +197,7 @@ def regime(
     across = axis("--x", x, X_POINTS)
     up = None if y is None else axis("--y", y, Y_POINTS)
     axes = [one for one in (across, up) if one is not None]
-    fixed, sets = _of_sweep(scenario, sets)
+    fixed, sets = of_sweep(scenario, sets)
     options = [*fixed, *(_option(one) for one in axes)]
     loaded = load_with_source(scenario, options, [*sets, *_background(axes, scenario, sets)])
     bench = Bench(loaded, means)
@@ -216,7 +216,7 @@ def _option(one: Axis) -> str:
     return f"{one.path}={','.join(number(value) for value in one.values)}"
 
 
-def _of_sweep(scenario: Written, sets: Sequence[str]) -> tuple[list[str], list[str]]:
+def of_sweep(scenario: Written, sets: Sequence[str]) -> tuple[list[str], list[str]]:
     """The options that give a swept condition one value, as axes, and the others."""
     swept = load_with_source(scenario).scenario.sweep.axes
     fixed = [option for option in sets if option.partition("=")[0].strip() in swept]

@@ -183,7 +183,12 @@ OPTIONS: dict[str, Row] = {
         f"capacity {name}": CARRIES
         for name in ("scenario", "--slo-p95", "--requests", "--precision", "--cache", "--json")
     },
-    **{f"export {name}": EXPORT for name in ("run_folder", "--as", "--cache")},
+    **{f"export {name}": EXPORT for name in ("run_or_scenario", "--as", "--cache")},
+    "export --set": "tests/ciar_sim/decide/test_export_scenario.py::test_netem_has_the_figures_of_each_way",
+    **{
+        f"export --{name}": "tests/ciar_sim/decide/test_export_scenario.py::test_messages_add_up_to_the_run"
+        for name in ("method", "request")
+    },
     "export --out": "tests/ciar_sim/decide/test_export.py::test_tables",
     "list what": (["list"], ["presets"]),
     "traces import files": (["traces", "import", "--out", "{out}.csv"], ["{trace}"]),

@@ -298,6 +298,8 @@ OPTIONS = (
     "--slo-p95",
     "--max-loss",
     "--as",
+    "--method",
+    "--request",
     "--direction",
     "--seed",
 )
@@ -366,6 +368,8 @@ def command_line(rng: random.Random, world: World) -> str | None:
             ["capacity"],
             ["compare", str(world.run_folder)],
             ["export"],
+            ["export", "--as", "netem"],
+            ["export", "--as", "messages", "--set", "pair=/no/such/pair"],
             ["traces", "show"],
             ["traces", "generate"],
             ["list"],

@@ -1,0 +1,287 @@
+"""The links of a scenario for emulators that carry real traffic: a netem script, and mahimahi's delivery traces.
+
+An emulator has rate, delay, loss and a queue. What else a scenario asks for is named in the comments of what is written.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from simulator.core.errors import CiarSimError
+from simulator.experiment.fleet import network_of
+from simulator.experiment.scenario import Case
+from simulator.experiment.schema.network import LinkFigures
+from simulator.network.access import Network
+from simulator.network.impairments import Jitter
+from simulator.network.wire import Capacity, StepFunction, VaryingWire
+
+PACKET_BYTES = 1500  # of a delivery chance of mahimahi, and of a place in a queue of netem
+UNBOUNDED_PACKETS = 1_000_000  # of a queue of netem, whose default of 1000 would drop
+MOST_STEPS = 3600  # of a link that varies, in a script
+FEW_EDGES = 100  # changes of a rate that are written one by one; of more, means of seconds
+LEAST_PERIOD_MS, LEAST_PACKETS = 1000, 100  # of the delivery trace of a constant rate
+MOST_PACKETS = 2_000_000  # of a delivery trace
+NETEM_DISTRIBUTIONS = ("normal", "pareto")  # tables that netem has
+
+
+@dataclass(frozen=True)
+class LinkOf:
+    """The link of one kind of device.
+
+    Attributes:
+        title: Which kind, in words.
+        network: It.
+        figures: The same as the scenario has it.
+    """
+
+    title: str
+    network: Network
+    figures: LinkFigures
+
+
+def links_of(case: Case) -> list[LinkOf]:
+    """The link of each kind of device of a case."""
+    found = []
+    for number, (link, tier) in enumerate(zip(case.scenario.links, case.scenario.tiers, strict=True), start=1):
+        title = f"kind {number} of the fleet" if len(case.scenario.links) > 1 else "all devices"
+        to_tier = f", to {tier}" if tier else ""
+        found.append(LinkOf(title + to_tier, network_of(link, case.scenario.seed), link))
+    return found
+
+
+def netem(case: Case) -> str:
+    """A shell script that puts the links of a case on an interface: `sh FILE eth0`, of a fleet of kinds `sh FILE eth0 2`.
+
+    The way up leaves by the interface, the way down comes in by it and is led through an intermediate one (ifb).
+    """
+    links = links_of(case)
+    lines = [
+        "#!/bin/sh",
+        f"# The link of scenario {case.scenario.name} on a network interface, by ciar-sim. Needs root: sh THIS eth0"
+        + (" KIND" if len(links) > 1 else ""),
+        *(f"# {text}" for text in _conditions(case)),
+        "set -e",
+        'dev="${1:?name the interface}"',
+        "ifb=ifb0",
+        "",
+        "put() {  # up, down",
+        '  tc qdisc replace dev "$dev" root netem $1',
+        '  tc qdisc replace dev "$ifb" root netem $2',
+        "}",
+        "step() {  # seconds, up, down",
+        '  put "$2" "$3"',
+        '  sleep "$1"',
+        "}",
+        "",
+    ]
+    for number, one in enumerate(links, start=1):
+        lines += [f"kind_{number}() {{  # {one.title}", *(f"  # left out: {text}" for text in _left_out(one, "netem"))]
+        steps = list(_steps(one.network))
+        if len(steps) == 1:
+            _, up, down = steps[0]
+            lines.append(f'  put "{up}" "{down}"')
+        else:
+            lines.append("  while :; do")
+            lines += [f'    step {seconds:g} "{up}" "{down}"' for seconds, up, down in steps]
+            lines.append("  done")
+        lines += ["}", ""]
+    lines += [
+        "modprobe ifb numifbs=1 2>/dev/null || true",
+        'ip link show "$ifb" >/dev/null 2>&1 || ip link add "$ifb" type ifb',
+        'ip link set "$ifb" up',
+        'tc qdisc replace dev "$dev" handle ffff: ingress',
+        'tc filter replace dev "$dev" parent ffff: protocol all prio 1 matchall action mirred egress redirect dev "$ifb"',
+        '"kind_${2:-1}"',
+        "",
+        '# To undo it: tc qdisc del dev "$dev" root; tc qdisc del dev "$dev" ingress; ip link del "$ifb"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def mahimahi(case: Case) -> dict[str, bytes]:
+    """Files by name: of each kind of device `NAME.up` and `NAME.down`, delivery traces, and `NAME.sh`, which runs a command behind them."""
+    links = links_of(case)
+    files: dict[str, bytes] = {}
+    for number, one in enumerate(links, start=1):
+        name = case.scenario.name + (f"-{number}" if len(links) > 1 else "")
+        n = one.network
+        for way, rate in (("up", n.up_bps), ("down", n.down_bps)):
+            files[f"{name}.{way}"] = "".join(f"{time_ms}\n" for time_ms in deliveries_ms(rate)).encode()
+        delay_ms = round(500.0 * (_mean(n.up_delay_s) + _mean(n.down_delay_s)))
+        command = [f"exec mm-delay {delay_ms}"]
+        for way, loss in (("uplink", _mean(n.up_loss)), ("downlink", _mean(n.down_loss))):
+            command += [f"mm-loss {way} {loss:.6g}"] if loss else []
+        command.append(f'mm-link "$here/{name}.up" "$here/{name}.down"')
+        for way, buffer_bytes in (("uplink", n.up_buffer_bytes), ("downlink", n.down_buffer_bytes)):
+            if buffer_bytes < math.inf:
+                room = max(PACKET_BYTES, round(buffer_bytes))
+                command.append(f"--{way}-queue=droptail --{way}-queue-args=bytes={room}")
+        lines = [
+            "#!/bin/sh",
+            f"# A command behind the link of scenario {case.scenario.name} ({one.title}), by ciar-sim: sh {name}.sh COMMAND",
+            *(f"# {text}" for text in _conditions(case)),
+            *(f"# left out: {text}" for text in _left_out(one, "mahimahi")),
+            'here=$(dirname "$0")',
+            f'{" ".join(command)} -- "$@"',
+        ]
+        files[f"{name}.sh"] = ("\n".join(lines) + "\n").encode()
+    return files
+
+
+def deliveries_ms(rate: float | Capacity) -> list[int]:
+    """Milliseconds at which a packet of `PACKET_BYTES` may leave, one by one; the last is the period, after which they repeat.
+
+    Of a rate that varies the first `MOST_PACKETS` at most, else whole periods of it.
+    """
+    bits = 8.0 * PACKET_BYTES
+    if not isinstance(rate, Capacity):
+        period_ms = LEAST_PERIOD_MS
+        while period_ms > 1 and rate * period_ms * 1e-3 > MOST_PACKETS * bits:
+            period_ms //= 10
+        packets = max(LEAST_PACKETS, math.ceil(rate * period_ms * 1e-3 / bits))
+        period_ms = max(period_ms, round(1e3 * packets * bits / rate)) if packets == LEAST_PACKETS else period_ms
+        constant: list[int] = np.ceil(np.arange(1, packets + 1) * period_ms / packets).astype(int).tolist()
+        return constant
+    if not rate.total_bits:
+        raise CiarSimError("a link that never carries anything has no delivery trace")
+    periods = math.ceil(bits / rate.total_bits)  # more than one where a period is too short or too slow for a packet
+    count = math.floor(periods * rate.total_bits / bits + 1e-9)
+    target = bits * np.arange(1, min(count, MOST_PACKETS) + 1)
+    before, rest = np.divmod(target * (1.0 - 1e-12), rate.total_bits)
+    here = np.searchsorted(rate.bits, rest, side="left") - 1
+    within_s = np.array(rate.edges_s)[here] + (rest - np.array(rate.bits)[here]) / np.array(rate.rates_bps)[here]
+    times = np.maximum(1, np.ceil(1e3 * (before * rate.duration_s + within_s) - 1e-6)).astype(int)
+    if count <= MOST_PACKETS:  # the last chance stands for the period, which ends there
+        times[-1] = max(int(times[-1]), round(1e3 * periods * rate.duration_s))
+    found: list[int] = times.tolist()
+    return found
+
+
+def _conditions(case: Case) -> list[str]:
+    """What was chosen of a scenario that has several cases."""
+    return [f"condition: {path} = {value}" for path, value in case.swept.items() if not path.startswith("methods.")]
+
+
+def _steps(network: Network) -> Iterator[tuple[float, str, str]]:
+    """Seconds, and the arguments of netem up and down; one step, of any length, for a link that does not vary."""
+    n = network
+    edges = _edges_s(n)
+    for begin_s, end_s in pairwise(edges):
+        up, down = (
+            _arguments(
+                _over(rate, begin_s, end_s),
+                _at(delay, begin_s),
+                Jitter(sd_s, n.distribution, n.jitter_samples_s, n.jitter_on_top),
+                _at(loss, begin_s),
+                n.burst_packets,
+                room,
+            )
+            for rate, delay, sd_s, loss, room in (
+                (n.up_bps, n.up_delay_s, n.up_jitter_s, n.up_loss, n.up_buffer_bytes),
+                (n.down_bps, n.down_delay_s, n.down_jitter_s, n.down_loss, n.down_buffer_bytes),
+            )
+        )
+        yield end_s - begin_s, up, down
+
+
+def _edges_s(network: Network) -> list[float]:
+    """Begin and end of each step, over the longest period."""
+    varying = network.varying
+    if not varying:
+        return [0.0, 1.0]
+    period_s = max(one.duration_s for one in varying)
+    rates = [one for one in varying if isinstance(one, Capacity)]
+    alike = all(one.duration_s == period_s for one in rates)
+    if len(rates) == len(varying) and alike and all(len(one.edges_s) <= FEW_EDGES for one in rates):
+        return sorted({edge for one in rates for edge in one.edges_s})
+    return [
+        *(float(second) for second in range(min(MOST_STEPS, math.ceil(period_s)))),
+        min(float(MOST_STEPS), period_s),
+    ]
+
+
+def _over(rate: float | Capacity, begin_s: float, end_s: float) -> float:
+    """Mean rate between two times."""
+    return VaryingWire(rate).bits(begin_s, end_s) / (end_s - begin_s) if isinstance(rate, Capacity) else rate
+
+
+def _at(value: float | StepFunction, time_s: float) -> float:
+    return value.entered_at(0.0)(time_s) if isinstance(value, StepFunction) else value
+
+
+def _mean(value: float | StepFunction) -> float:
+    return value.mean if isinstance(value, StepFunction) else value
+
+
+def _arguments(
+    bps: float, delay_s: float, jitter: Jitter, loss: float, burst_packets: float | None, buffer_bytes: float
+) -> str:
+    """Of `tc qdisc ... netem`."""
+    mean_s = delay_s + jitter.added_s
+    text = f"delay {1e3 * mean_s:.6g}ms"
+    if jitter.deviation_s:
+        law = jitter.distribution if jitter.distribution in NETEM_DISTRIBUTIONS else "normal"
+        text += f" {1e3 * jitter.deviation_s:.6g}ms distribution {law}"
+    if bps < 1.0:
+        return f"{text} loss 100% limit {UNBOUNDED_PACKETS}"
+    if loss and burst_packets is not None:
+        leave = 1.0 / burst_packets
+        text += f" loss gemodel {100 * loss * leave / (1 - loss):.6g}% {100 * leave:.6g}%"
+    elif loss:
+        text += f" loss {100 * loss:.6g}%"
+    room = UNBOUNDED_PACKETS
+    if buffer_bytes < math.inf:  # netem's queue also holds what is under way
+        room = max(1, math.ceil((buffer_bytes + 0.125 * bps * mean_s) / PACKET_BYTES))
+    return f"{text} rate {bps:.0f}bit limit {room}"
+
+
+def _left_out(one: LinkOf, emulator: str) -> list[str]:
+    """What of a link the emulator does not do."""
+    n, link = one.network, one.figures
+    jitters = bool(n.up_jitter_s or n.down_jitter_s or n.jitter_samples_s)
+    told: Sequence[tuple[bool, str]] = (
+        (
+            emulator == "netem" and jitters and (n.distribution not in NETEM_DISTRIBUTIONS or bool(n.jitter_samples_s)),
+            "the shape of the jitter: netem draws a normal distribution of the same deviation",
+        ),
+        (
+            emulator == "netem" and jitters,
+            "order: netem lets a packet with less delay overtake, a stream here does not",
+        ),
+        (emulator == "mahimahi" and jitters, "jitter"),
+        (
+            emulator == "mahimahi" and any(isinstance(x, StepFunction) for x in (n.up_delay_s, n.down_delay_s)),
+            "changes of the delay",
+        ),
+        (
+            emulator == "mahimahi" and any(isinstance(x, StepFunction) for x in (n.up_loss, n.down_loss)),
+            "changes of the loss",
+        ),
+        (emulator == "mahimahi" and n.burst_packets is not None, "bursts of losses: packets are lost one by one"),
+        (
+            emulator == "mahimahi" and _mean(n.up_delay_s) != _mean(n.down_delay_s),
+            "unequal delays: both ways have their mean",
+        ),
+        (
+            emulator == "netem"
+            and any(isinstance(x, Capacity) and len(x.edges_s) > FEW_EDGES for x in (n.up_bps, n.down_bps)),
+            f"changes within a second, and what comes after {MOST_STEPS} s",
+        ),
+        (emulator == "netem" and bool(n.varying), "packets wait for the end of an outage: netem loses them"),
+        (
+            n.up_cross is not None or n.down_cross is not None,
+            f"cross_traffic: start a flow beside it (aqm: {link.aqm})",
+        ),
+        (n.radio is not None, f"the radio {link.radio}: sleeping, paging, promotion"),
+        (n.devices_per_cell > 1, f"the {n.devices_per_cell} devices of a cell: start as many behind it"),
+        (bool(n.varying), "that each device begins at a place of its own: this begins at the begin"),
+        (n.transport.name != "ideal", f"the transport {n.transport.name}: the real one takes its place"),
+    )
+    return [text for holds, text in told if holds]
+
+
+def _too_long(rate: Capacity) -> bool:
+    return rate.total_bits > 8.0 * PACKET_BYTES * MOST_PACKETS

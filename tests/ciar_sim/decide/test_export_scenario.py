@@ -1,0 +1,282 @@
+"""Links and messages of a scenario in formats of others: read back by a small parser of each."""
+
+import json
+import re
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ciar_sim.cli.main import main
+from ciar_sim.decide.emulate import deliveries_ms
+from ciar_sim.decide.messages import CLOUD_IP, DEVICE_IP, checksum
+from simulator.network.transport import TRANSPORTS
+from simulator.network.wire import Capacity
+from simulator.traces.choice import TraceChoice
+from simulator.traces.series import RateSeries
+
+
+@pytest.fixture
+def path(scenario: dict[str, Any], tmp_path: Path) -> Path:
+    """A scenario of two kinds of devices, with a tier further away for one of them."""
+    return written(tmp_path, {**scenario, "prompts": {"source": "scenes", "count": 2}})
+
+
+def written(folder: Path, scenario: dict[str, Any]) -> Path:
+    (folder / "s.yaml").write_text(yaml.safe_dump(scenario))
+    return folder / "s.yaml"
+
+
+def exported(path: Path, form: str, *more: str) -> str:
+    result = CliRunner().invoke(main, ["export", str(path), "--as", form, *more])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["export", *arguments])
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
+# ---- netem -----------------------------------------------------------------------------------------------------------------
+
+
+def test_netem_has_the_figures_of_each_way(path: Path) -> None:
+    text = exported(
+        path, "netem", "--set", "network={rtt_ms: 30, up_mbps: 5, down_mbps: 20, jitter_ms: 2, loss_pct: 1}"
+    )
+    ways = re.findall(r'put "(delay .*)" "(.*)"', text)
+    assert ways == [
+        (
+            "delay 15ms 2ms distribution normal loss 1% rate 5000000bit limit 1000000",
+            "delay 15ms 2ms distribution normal loss 1% rate 20000000bit limit 1000000",
+        )
+    ]
+    assert "left out: order" in text
+
+
+def test_netem_s_bursts_keep_share_and_length(path: Path) -> None:
+    line = "network={rtt_ms: 30, up_mbps: 12, down_mbps: 12, loss_pct: 2, loss_burst_packets: 4, buffer_ms: 100}"
+    found = re.search(r"gemodel ([\d.]+)% ([\d.]+)% rate \d+bit limit (\d+)", exported(path, "netem", "--set", line))
+    assert found is not None
+    enter, leave = float(found[1]) / 100, float(found[2]) / 100
+    assert 1 / leave == pytest.approx(4)
+    assert enter / (enter + leave) == pytest.approx(0.02)
+    assert int(found[3]) == 100 + 15  # of the buffer, and under way
+
+
+def test_netem_follows_outages(path: Path) -> None:
+    line = "network={rtt_ms: 30, up_mbps: 5, down_mbps: 20, outage_every_s: 10, outage_ms: 500}"
+    steps = re.findall(r'step ([\d.]+) "(.*)" ".*"', exported(path, "netem", "--set", line))
+    assert [(float(seconds), "loss 100%" in up) for seconds, up in steps] == [(9.5, False), (0.5, True)]
+
+
+def test_netem_of_a_trace_has_the_means_of_its_seconds(path: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{n / 10},{1 + n % 10},2,{40 + 20 * (n // 10)}\n" for n in range(0, 1200))
+    (tmp_path / "link.csv").write_text("time_s,down_mbps,up_mbps,rtt_ms\n" + rows)
+    steps = re.findall(
+        r'step 1 "delay (\S+)ms rate (\d+)bit .*" "delay \S+ms rate (\d+)bit',
+        exported(path, "netem", "--set", "network={trace: link.csv}"),
+    )
+    assert len(steps) == 120
+    assert steps[3] == ("50", "2000000", "5500000")
+
+
+def test_kinds_and_tiers_have_links_of_their_own(path: Path, tmp_path: Path, scenario: dict[str, Any]) -> None:
+    spread = {
+        **scenario,
+        "cloud": {"tier": "edge", "tiers": {"edge": {"rtt_ms": 0}, "far": {"rtt_ms": 100}}},
+        "workload": {
+            "devices": 2,
+            "arrivals": {"poisson_per_s": 1},
+            "duration_s": 2,
+            "fleet": [{"share": 0.5}, {"share": 0.5, "tier": "far"}],
+        },
+    }
+    text = exported(written(tmp_path, spread), "netem")
+    assert re.findall(r"kind_\d+\(\) {  # (.*)", text) == [
+        "kind 1 of the fleet, to edge",
+        "kind 2 of the fleet, to far",
+    ]
+    assert re.findall(r'put "delay (\d+)ms', text) == ["10", "60"]
+
+
+def test_a_shell_reads_the_script(path: Path, tmp_path: Path) -> None:
+    for network in ("{preset: wifi}", "{preset: 5g-mmwave}"):
+        out = tmp_path / "link.sh"
+        exported(path, "netem", "--set", f"network={network}", "--out", str(out))
+        assert subprocess.run(["sh", "-n", str(out)], check=False).returncode == 0
+        assert out.read_text().count("\n") < 4000
+
+
+# ---- mahimahi --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate_bps", [2e3, 5.3e6, 1e9, 1e13])
+def test_a_delivery_trace_carries_its_rate(rate_bps: float) -> None:
+    times = deliveries_ms(rate_bps)
+    assert times == sorted(times)
+    assert len(times) * 12e6 / times[-1] == pytest.approx(rate_bps, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        Capacity.with_outages(5e6, 10.0, 0.5),
+        Capacity([0.0, 1.0, 2.0], [3e6, 0.0, 9e6], 4.0),
+        Capacity([0.0, 0.01], [1e5, 2e5], 0.02),
+        Capacity([0.0, 3000.0], [1e9, 2e9], 9000.0),  # the first packets alone
+    ],
+)
+def test_a_delivery_trace_follows_a_rate_that_varies(rate: Capacity) -> None:
+    times = deliveries_ms(rate)
+    assert times == sorted(times)
+    mean_bps = 1e9 if rate.duration_s == 9000.0 else rate.mean_bps
+    assert len(times) * 12e6 / times[-1] == pytest.approx(mean_bps, rel=0.01)
+    if rate.duration_s == 4.0:
+        assert not [time for time in times if 1001 < time <= 2000]
+
+
+def test_mahimahi_s_files_are_read_back_as_the_link(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "emulated"
+    exported(
+        path,
+        "mahimahi",
+        "--out",
+        str(out),
+        "--set",
+        "network={rtt_ms: 42, up_mbps: 5, down_mbps: 20, loss_pct: 0.5, buffer_bytes: 9000}",
+    )
+    assert sorted(file.name for file in out.iterdir()) == ["tiny.down", "tiny.sh", "tiny.up"]
+    trace = TraceChoice((str(out / "tiny.down"), str(out / "tiny.up")), ("down", "up")).read()
+    assert trace.up.rate is not None
+    assert trace.down.rate is not None
+    assert [mean_bps(rate) for rate in (trace.up.rate, trace.down.rate)] == pytest.approx([5e6, 20e6], rel=0.01)
+    command = (out / "tiny.sh").read_text().splitlines()[-1]
+    assert command.startswith("exec mm-delay 21 mm-loss uplink 0.005 mm-loss downlink 0.005 mm-link ")
+    assert "--uplink-queue=droptail --uplink-queue-args=bytes=9000" in command
+    assert command.endswith('-- "$@"')
+
+
+def mean_bps(rate: RateSeries) -> float:
+    return Capacity(rate.times_s, rate.rate_bps, rate.duration_s).mean_bps
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------------
+
+
+def table_of(path: Path, cache: Path, *more: str) -> pd.DataFrame:
+    out = path.parent / "messages.csv"
+    exported(path, "messages", "--cache", str(cache), "--out", str(out), *more)
+    return pd.read_csv(out)
+
+
+def test_messages_add_up_to_the_run(path: Path, cache: Path, tmp_path: Path) -> None:
+    import ciar_sim
+
+    table = table_of(path, cache)
+    assert list(table.columns) == [
+        "method",
+        "request",
+        "device",
+        "call",
+        "direction",
+        "kind",
+        "bytes",
+        "sent_s",
+        "delivered_s",
+    ]
+    assert set(table["kind"]) == {"request", "part", "reply"}
+    assert (table["delivered_s"] >= table["sent_s"] + 0.01).all()  # half of a round trip of 20 ms
+    run = ciar_sim.run(path, out=tmp_path / "run", cache=cache).requests
+    sent = table.groupby(["method", "request", "direction"])["bytes"].sum().unstack(fill_value=0)
+    asked = run.set_index(["method", "request"]).loc[sent.index]
+    assert sent["up"].tolist() == asked["bytes_up"].tolist()
+    assert sent["down"].tolist() == asked["bytes_down"].tolist()
+    calls = table[table["kind"] == "request"].groupby(["method", "request"]).size()
+    assert calls.tolist() == asked["calls"].loc[calls.index].tolist()
+    again = table_of(tmp_path / "run", cache, "--method", "speculative", "--request", "1")
+    wanted = table[(table["method"] == "speculative") & (table["request"] == 1)]
+    pd.testing.assert_frame_equal(again, wanted.reset_index(drop=True))
+
+
+def test_lines_hold_the_rows_of_the_table(path: Path, cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "messages.jsonl"
+    more = ("--cache", str(cache), "--method", "code", "--request", "0")
+    exported(path, "messages", *more, "--out", str(out))
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), table_of(path, cache, *more[2:]))
+
+
+class Packet(NamedTuple):
+    time_s: float
+    ip: bytes
+    protocol: int
+    source: bytes
+    body: bytes
+
+
+def packets_of(data: bytes) -> Iterator[Packet]:
+    """A small reader of classic captures of Ethernet and IPv4, which checks every checksum."""
+    magic, major, minor, _, _, snaplen, kind = struct.unpack("<IHHiIII", data[:24])
+    assert (magic, major, minor, kind) == (0xA1B2C3D4, 2, 4, 1)
+    at = 24
+    while at < len(data):
+        seconds, micros, kept, length = struct.unpack("<IIII", data[at : at + 16])
+        frame = data[at + 16 : at + 16 + kept]
+        at += 16 + kept
+        assert kept == length <= snaplen
+        assert frame[12:14] == b"\x08\x00"
+        ip = frame[14:]
+        (total,) = struct.unpack("!H", ip[2:4])
+        assert total == len(ip)
+        assert checksum(ip[:20]) == 0
+        body = ip[20:]
+        pseudo = ip[12:20] + struct.pack("!BBH", 0, ip[9], len(body))
+        assert checksum(pseudo + body) == 0
+        yield Packet(seconds + 1e-6 * micros, ip, ip[9], ip[12:16], body)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "grpc", "quic", "ideal"])
+def test_a_capture_holds_every_message(path: Path, cache: Path, tmp_path: Path, transport: str) -> None:
+    more = ("--cache", str(cache), "--method", "code", "--set", f"network.transport={transport}")
+    out = tmp_path / "one.pcap"
+    exported(path, "pcap", *more, "--out", str(out))
+    table = table_of(path, cache, "--request", "0", *more[2:])
+    packets = list(packets_of(out.read_bytes()))
+    assert [one.time_s for one in packets] == sorted(one.time_s for one in packets)
+    framing = TRANSPORTS[transport]
+    headers = 28 if transport == "ideal" else 0  # it counts none
+    for direction, address, time in (("up", DEVICE_IP, "sent_s"), ("down", CLOUD_IP, "delivered_s")):
+        mine = [one for one in packets if one.source == address]
+        sent = table[table["direction"] == direction]
+        frames = [framing.frame(size) for size in sent["bytes"]]
+        assert len(mine) == sum(segments for _, segments in frames)
+        assert sum(len(one.ip) for one in mine) == sum(size + headers * segments for size, segments in frames)
+        assert {one.protocol for one in mine} == {6 if transport in ("tcp", "grpc") else 17}
+        assert {round(1e6 * one.time_s) for one in mine} == {round(1e6 * at) for at in sent[time]}
+        if transport in ("tcp", "grpc"):  # one stream without gaps
+            following = 1
+            for one in mine:
+                sequence, _, offset = struct.unpack("!IIB", one.body[4:13])
+                assert sequence == following
+                following += len(one.body) - 4 * (offset >> 4)
+
+
+def test_what_does_not_go_together_is_one_line(path: Path, cache: Path, tmp_path: Path) -> None:
+    assert "--as pcap: is no text; name a file with --out" in refused(str(path), "--as", "pcap")
+    assert "--as mahimahi: is no text; name a folder with --out" in refused(str(path), "--as", "mahimahi")
+    assert "--method: does not go with netem" in refused(str(path), "--as", "netem", "--method", "base")
+    assert "--set: goes with netem, mahimahi, messages, pcap" in refused(str(path), "--set", "seed=1")
+    assert "did you mean code?" in refused(str(path), "--as", "messages", "--method", "coda")
+    more = ("--cache", str(cache), "--method", "base", "--request", "99")
+    assert "--request 99: base has no message of it" in refused(str(path), "--as", "messages", *more)
+    assert "no such file" in refused("nothing-there", "--as", "netem")
+    assert "not a run folder" in refused(str(tmp_path), "--as", "netem")
