@@ -2,7 +2,8 @@
 
 An idle replica takes up to `max_batch` waiting sessions in the order of its queue discipline and runs the next item of
 each: the passes as one batch, then other work (caption encoder, image decoder) one by one. Each session then queues again
-with its next item. Work that becomes ready during an iteration waits for the next one.
+with its next item. Work that becomes ready during an iteration waits for the next one. Where the device's model runs in the cloud, too, its
+passes have iterations of their own (`TwoModels`).
 
 A session is bound to a replica from its first call to the answer of its last, or until the replica crashes. Where every
 replica is full (`max_sessions`, KV memory), it waits for admission, first come first served, or is refused (`max_waiting`).
@@ -34,7 +35,7 @@ class _Job(CloudSession):
 
 
 class Cloud:
-    """All replicas, stopped ones included, with routing, admission, crashes and autoscaling."""
+    """All replicas of one place, stopped ones included, with routing, admission, crashes and autoscaling."""
 
     def __init__(
         self,
@@ -44,12 +45,16 @@ class Cloud:
         schedule: Schedule,
         rules: CloudRules | None = None,
         start_s: float = 0.0,
+        companion: Costs | None = None,
+        first: int = 0,
     ) -> None:
         """Raises ValueError where a count is below 1, or a crash names a replica that does not exist.
 
         Args:
             max_batch: sessions in one iteration at most.
             start_s: when the replicas come up.
+            companion: costs of the device's model, where that runs here as well; None where no session asks for it.
+            first: number of the first replica.
         """
         rules = rules or CloudRules()
         if replicas < 1 or max_batch < 1:
@@ -60,14 +65,16 @@ class Cloud:
             if not 0 <= crash.replica < replicas:
                 raise ValueError(f"replica {crash.replica} cannot crash, there are {replicas}, counted from 0")
         self.costs = costs
+        self.companion = companion
         self.max_batch = max_batch
         self.schedule = schedule
         self.rules = rules
         self.waiting: deque[CloudSession] = deque()  # for admission, in order
         self.refused = 0
-        self._least = replicas  # the first ones never stop
+        self._least = first + replicas  # the first ones never stop
+        self._first = first
         self._starting = 0
-        self._turn = 0
+        self._turn = first
         self.replicas: list[Replica] = []
         for _ in range(replicas):
             self._add(start_s)
@@ -102,11 +109,6 @@ class Cloud:
         if self.rules.autoscale is not None and not replica.sessions and replica.number >= self._least:
             replica.empty_s = now_s
             self.schedule(now_s + self.rules.autoscale.idle_s, (self._on_idle,), (replica, now_s))
-
-    def mean_batch(self) -> float:
-        """Sessions per iteration; NaN before the first iteration."""
-        iterations = sum(r.iterations for r in self.replicas)
-        return sum(r.items_done for r in self.replicas) / iterations if iterations else float("nan")
 
     def sample(self, now_s: float) -> tuple[float, ...]:
         """Values of `SAMPLED`."""
@@ -167,7 +169,8 @@ class Cloud:
 
     def _add(self, now_s: float) -> None:
         rules = self.rules
-        more: dict[str, Any] = {"queue": rules.queue, "number": len(self.replicas), "now_s": now_s}
+        more: dict[str, Any] = {"queue": rules.queue, "number": self._first + len(self.replicas), "now_s": now_s}
+        more["companion"] = self.companion
         if rules.evict and rules.kv_tokens < math.inf:
             replica: Replica = EvictingReplica(rules.kv_tokens, self.costs, self.max_batch, self.schedule, **more)
         else:
@@ -196,7 +199,7 @@ class Cloud:
 
     def _on_started(self, alarm: Any) -> None:
         self._starting -= 1
-        stopped = next((r for r in self.replicas[self._least :] if not r.up), None)
+        stopped = next((r for r in self.replicas if r.number >= self._least and not r.up), None)
         if stopped is None:
             self._add(alarm.time_s)
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from simulator.cloud.rules import Discipline
 from simulator.cloud.work import CloudSession
-from simulator.pricing.program import ITEM_SECONDS
+from simulator.pricing.program import COMPANION, ITEM_KIND, ITEM_SECONDS
 
 
 class _Ordered:
@@ -54,3 +54,33 @@ def queue_of(discipline: Discipline) -> "deque[CloudSession] | _Ordered":
             return _Ordered(lambda session: session.deadline_s)
         case "priority":
             return _Ordered(lambda session: -session.priority)
+
+
+class TwoModels:
+    """The queues of a replica that runs the device's model as well: passes of that model, which go first, and all other work.
+
+    An iteration is of one model. A pass of the device's model is short beside one of the cloud's, whose batch grows while it waits.
+    """
+
+    def __init__(self, discipline: Discipline) -> None:
+        self._first, self._rest = queue_of(discipline), queue_of(discipline)
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._rest)
+
+    def of_one_model(self) -> int:
+        """Sessions that the next iteration may take."""
+        return len(self._first or self._rest)
+
+    def append(self, session: CloudSession) -> None:
+        self._of(session).append(session)
+
+    def appendleft(self, session: CloudSession) -> None:
+        """Put a session back before all others of its key."""
+        self._of(session).appendleft(session)
+
+    def popleft(self) -> CloudSession:
+        return (self._first or self._rest).popleft()
+
+    def _of(self, session: CloudSession) -> "deque[CloudSession] | _Ordered":
+        return self._first if session.item[ITEM_KIND] == COMPANION else self._rest

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from simulator.cloud.queues import queue_of
+from simulator.cloud.queues import TwoModels, queue_of
 from simulator.cloud.rules import Discipline
 from simulator.cloud.work import CloudSession
 from simulator.pricing.costs import Costs, Work
 from simulator.pricing.program import (
+    COMPANION,
     ENCODE,
     ITEM_KIND,
     ITEM_KV_TOKENS,
@@ -36,6 +37,7 @@ class Replica:
     """One copy of the cloud model with its queue.
 
     Attributes:
+        companion: costs of the device's model, where that runs here as well.
         sessions: open here, in order of opening.
         kv_tokens: cached positions reserved or held.
         up: whether it takes sessions.
@@ -54,6 +56,7 @@ class Replica:
         "_row_s",
         "_start_s",
         "busy_s",
+        "companion",
         "costs",
         "empty_s",
         "items_done",
@@ -76,8 +79,10 @@ class Replica:
         queue: Discipline = "fifo",
         number: int = 0,
         now_s: float = 0.0,
+        companion: Costs | None = None,
     ) -> None:
         self.costs = costs
+        self.companion = companion
         self.max_batch = max_batch
         self.schedule = schedule
         self.number = number
@@ -89,7 +94,7 @@ class Replica:
         self.empty_s = now_s
         self.busy_s = 0.0
         self.iterations = self.items_done = 0
-        self._ready: Any = queue_of(queue)
+        self._ready: Any = queue_of(queue) if companion is None else TwoModels(queue)
         self._batch: list[CloudSession] = []  # of the current iteration; empty when idle
         self._start_s = self._end_s = 0.0
         self._row_s = 0.0  # GPU seconds per row of the batch
@@ -118,12 +123,12 @@ class Replica:
 
     def _begin(self, now_s: float) -> None:
         ready = self._ready
-        size = min(len(ready), self.max_batch)
+        size = min(len(ready) if self.companion is None else ready.of_one_model(), self.max_batch)
         if size == 1:
             session = ready.popleft()
             item = session.item
             seconds = item[ITEM_SECONDS]
-            if item[ITEM_KIND] == PASS:
+            if item[ITEM_KIND] <= COMPANION:
                 self._row_s = seconds / item[ITEM_ROWS]
             self._batch = [session]
         else:
@@ -139,9 +144,12 @@ class Replica:
     def _batch_seconds(self, batch: list[CloudSession]) -> float:
         rows = tokens = kv_tokens = attended = logits = 0
         seconds = 0.0
+        costs, batched = self.costs, PASS
+        if self.companion is not None and batch[0].item[ITEM_KIND] == COMPANION:
+            costs, batched = self.companion, COMPANION
         for session in batch:
             item_rows, item_tokens, item_kv_tokens, item_attended, item_logits, own_s, kind, _ = session.item
-            if kind == PASS:
+            if kind == batched:
                 rows += item_rows
                 tokens += item_tokens
                 kv_tokens += item_kv_tokens
@@ -150,7 +158,7 @@ class Replica:
             else:
                 seconds += own_s
         if rows:
-            pass_s = self.costs.pass_seconds(Work(rows, tokens, kv_tokens, attended, logits))
+            pass_s = costs.pass_seconds(Work(rows, tokens, kv_tokens, attended, logits))
             self._row_s = pass_s / rows
             seconds += pass_s
         return seconds
@@ -169,7 +177,7 @@ class Replica:
         for session in self._batch:  # kept until the last is done, so that a `submit` from here on only queues
             item = session.item
             rows, _, _, _, _, own_s, kind, parts = item
-            session.gpu_share_s += rows * row_s if kind == PASS else own_s
+            session.gpu_share_s += rows * row_s if kind <= COMPANION else own_s
             if session.charged:
                 booked_until_s = session.booked_until_s
                 if booked_until_s < start_s:
@@ -247,7 +255,8 @@ class EvictingReplica(Replica):
         ready, held = self._ready, self._held
         batch: list[CloudSession] = []
         self._batch = batch
-        while ready and len(batch) < self.max_batch:
+        size = min(len(ready) if self.companion is None else ready.of_one_model(), self.max_batch)
+        while len(batch) < size:
             session = ready.popleft()
             item = session.item
             if item[ITEM_KIND] == PASS:
@@ -264,7 +273,7 @@ class EvictingReplica(Replica):
             batch.append(session)
         if len(batch) == 1:
             item = batch[0].item
-            if item[ITEM_KIND] == PASS:
+            if item[ITEM_KIND] <= COMPANION:
                 self._row_s = item[ITEM_SECONDS] / item[ITEM_ROWS]
             self._run(now_s, item[ITEM_SECONDS])
         else:

@@ -17,6 +17,25 @@ from simulator.pricing.program import SessionProgram
 
 
 @dataclass(frozen=True)
+class CloudTier:
+    """One of several clouds, which never share work.
+
+    Attributes:
+        costs: compute costs.
+        replicas: at the begin.
+        max_batch: sessions per iteration.
+        rules: how it schedules work.
+        companion: costs of the device's model, where that runs here as well.
+    """
+
+    costs: Costs
+    replicas: int
+    max_batch: int
+    rules: CloudRules = field(default_factory=CloudRules)
+    companion: Costs | None = None
+
+
+@dataclass(frozen=True)
 class CaseInputs:
     """Everything that decides the result of a case.
 
@@ -33,6 +52,8 @@ class CaseInputs:
         warmup_s, duration_s: `CaseResult.utilisation` is measured between them, or to the last event where that is later.
         fleet: parts of a fleet of several kinds, numbered one after another; programs, device, network and slo_s are then unused.
         fallback: what devices do when a reply is late, None for waiting.
+        companion: costs of the device's model in the cloud, of sessions whose device's program runs there, too.
+        tiers: clouds that parts of the fleet are sent to; cloud, companion, replicas, max_batch and rules are then unused.
     """
 
     programs: Sequence[SessionProgram]
@@ -53,6 +74,8 @@ class CaseInputs:
     duration_s: float = 0.0
     fleet: Sequence[FleetPart] = ()
     fallback: Fallback | None = None
+    companion: Costs | None = None
+    tiers: Sequence[CloudTier] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,8 @@ class CaseResult:
       device_active_j: the rest of it, computing and transfers.
     - cloud_gpu_s: iteration seconds times the session's share of rows, and its own other work.
     - timed_out_call: the call that was given up, -1 for none. retries: how often open requests were sent again.
+
+    Figures of the cloud are those of all its tiers together.
 
     Attributes:
         events: SimPy events processed.

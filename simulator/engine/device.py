@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from simulator.cloud.cloud import Cloud
 from simulator.engine.thermal import ThermalState, Throttling
 from simulator.network.access import AccessNetwork, Network
 from simulator.pricing.costs import Costs
@@ -22,6 +23,7 @@ class FleetPart:
         slo_s: from a request to its deadline.
         throttling: thermal throttling, None for none.
         abandoned: programs of sessions that stopped waiting, by (prompt, call).
+        tier: cloud that serves these devices, counted from 0.
     """
 
     devices: int
@@ -32,12 +34,14 @@ class FleetPart:
     slo_s: float = math.inf
     throttling: Throttling | None = None
     abandoned: Mapping[tuple[int, int], SessionProgram] = field(default_factory=dict)
+    tier: int = 0
 
 
 class Device:
     """One device, which serves its sessions first come, first served.
 
     Attributes:
+        cloud: that serves it.
         free_s: when its processor is free.
         safe_until_s: until then nothing but its one open session can use it, so that session may run ahead of the clock.
         may_run_ahead: whether that is ever allowed; not where other devices queue for its wires.
@@ -45,6 +49,7 @@ class Device:
     """
 
     __slots__ = (
+        "cloud",
         "down",
         "free_s",
         "lost_s",
@@ -60,8 +65,11 @@ class Device:
         "up",
     )
 
-    def __init__(self, number: int, part: FleetPart, access: AccessNetwork, may_run_ahead: bool = True) -> None:
+    def __init__(
+        self, number: int, part: FleetPart, access: AccessNetwork, cloud: Cloud, may_run_ahead: bool = True
+    ) -> None:
         self.number = number
+        self.cloud = cloud
         self.part = part
         self.up, self.down, self.radio = access.links(number)
         self.free_s = 0.0

@@ -105,7 +105,7 @@ class DeadlineSession(Session):
         if call == self.awaiting:
             self.charged = False
         if call == self.last:
-            self.run.cloud.close(self, now_s)
+            self.device.cloud.close(self, now_s)
 
     def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
         rule = self.run.fallback
@@ -250,7 +250,7 @@ class OfflineSession(DeadlineSession):
         """Release the replica once the cloud has no work for the session and none is on its way."""
         if self.answered < self.landed or self.in_flight:
             return
-        self.run.cloud.close(self, now_s)
+        self.device.cloud.close(self, now_s)
         if not self.ended:
             self.ended = True
             if self.done_s == self.done_s:
@@ -292,7 +292,7 @@ class OfflineSession(DeadlineSession):
         self.settle(now_s)
 
     def refused(self, now_s: float) -> None:
-        self.run.cloud.refused -= 1  # no request without an answer
+        self.device.cloud.refused -= 1  # no request without an answer
         self.lost(now_s)
 
     def crashed(self, now_s: float, working: bool) -> None:

@@ -57,7 +57,7 @@ class RestartingSession(DeadlineSession):
     def serve(self, now_s: float) -> None:
         if self.answered >= len(self.calls) or (self.redo is None and self.answered >= self.landed):
             return
-        replica = self.replica or self.run.cloud.open(self, now_s)
+        replica = self.replica or self.device.cloud.open(self, now_s)
         if replica is None:
             return
         items = self.calls[self.answered][CALL_ITEMS] if self.redo is None else self.redo
@@ -74,5 +74,5 @@ class RestartingSession(DeadlineSession):
             return
         self.__class__ = DeadlineSession  # type: ignore[assignment]
         replica.submit(
-            self, now_s, (*items[:first], recomputed(items[first], self.run.inputs.cloud), *items[first + 1 :])
+            self, now_s, (*items[:first], recomputed(items[first], self.device.cloud.costs), *items[first + 1 :])
         )

@@ -20,7 +20,7 @@ from typing import cast
 import numpy as np
 
 from simulator.cloud.cloud import SAMPLED, Cloud
-from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.case import CaseInputs, CaseResult, CloudTier
 from simulator.engine.clock import Alarm, Clock
 from simulator.engine.columns import next_request_of_device
 from simulator.engine.device import Device, FleetPart
@@ -76,11 +76,15 @@ class Run:
             raise ValueError(f"requests ask for prompts outside the {prompts} programs")
         if n and not (arrivals.requested_s[0] >= 0.0 and np.all(np.diff(arrivals.requested_s) >= 0.0)):
             raise ValueError("requests must be in order of time, from 0 on")
-        rules = inputs.rules
-        if rules.kv_tokens < max((program.kv_tokens for part in self.parts for program in part.programs), default=0):
-            raise ValueError(
-                f"the KV memory of a replica holds {rules.kv_tokens:.0f} positions, less than one session needs"
-            )
+        self.tiers = inputs.tiers or [
+            CloudTier(inputs.cloud, inputs.replicas, inputs.max_batch, inputs.rules, inputs.companion)
+        ]
+        for part in self.parts:
+            kv_tokens = self.tiers[part.tier].rules.kv_tokens
+            if kv_tokens < max((program.kv_tokens for program in part.programs), default=0):
+                raise ValueError(
+                    f"the KV memory of a replica holds {kv_tokens:.0f} positions, less than one session needs"
+                )
         self.inputs = inputs
         self.fallback = inputs.fallback
         self.missing: set[tuple[int, int]] = set()
@@ -94,9 +98,23 @@ class Run:
         start_s = float(arrivals.requested_s[0]) if n else 0.0
         self.counted_from_s = max(start_s, inputs.warmup_s)
         self.before_s = 0.0, 0.0  # seconds that replicas were up and busy until then
-        self.cloud = Cloud(inputs.cloud, inputs.replicas, inputs.max_batch, self.clock.at, rules, start_s)
-        # A crash or a refusal reaches a device at the clock's time, so no device may be ahead of it.
-        self.may_run_ahead = not rules.crashes and rules.max_waiting is None
+        self.clouds: list[Cloud] = []
+        number = 0
+        for tier in self.tiers:
+            self.clouds.append(
+                Cloud(
+                    tier.costs,
+                    tier.replicas,
+                    tier.max_batch,
+                    self.clock.at,
+                    tier.rules,
+                    start_s,
+                    tier.companion,
+                    number,
+                )
+            )
+            scaled = tier.rules.autoscale
+            number += tier.replicas if scaled is None else scaled.max_replicas
         self.open = n  # requests to come or open
         self.devices: dict[int, Device] = {}
         self.part_ends = np.cumsum([part.devices for part in self.parts])
@@ -142,33 +160,47 @@ class Run:
             columns=self._columns(),
             spans=self.spans,
             events=self.clock.events(),
-            cloud_busy_s=self.cloud.busy_s(self.clock.now),
+            cloud_busy_s=self._busy_s(self.clock.now),
             makespan_s=self.clock.now if any_requests else math.nan,
-            mean_batch=self.cloud.mean_batch(),
-            cloud_up_s=self.cloud.up_s(self.clock.now),
+            mean_batch=self._mean_batch(),
+            cloud_up_s=self._up_s(self.clock.now),
             utilisation=self._utilisation() if any_requests else math.nan,
-            refused=self.cloud.refused,
+            refused=sum(cloud.refused for cloud in self.clouds),
             unfinished=self.open - self.draining,
             samples=dict(zip(SAMPLED, np.array(self.samples).reshape(-1, len(SAMPLED)).T, strict=True)),
             missing=tuple(sorted(self.missing)),
         )
 
     def _on_sample(self, alarm: Alarm) -> None:
-        self.samples.append(self.cloud.sample(alarm.time_s))
+        together = zip(*(cloud.sample(alarm.time_s) for cloud in self.clouds), strict=True)
+        next(together)  # the time
+        self.samples.append((alarm.time_s, *map(sum, together)))
         self.clock.at(len(self.samples) * self.inputs.sample_every_s, (self._on_sample,), None)
 
     def _on_warm(self, alarm: Alarm) -> None:
-        self.before_s = sum(self.cloud.up_s(alarm.time_s)), sum(self.cloud.busy_s(alarm.time_s))
+        self.before_s = sum(self._up_s(alarm.time_s)), sum(self._busy_s(alarm.time_s))
+
+    def _up_s(self, now_s: float) -> list[float]:
+        return [seconds for cloud in self.clouds for seconds in cloud.up_s(now_s)]
+
+    def _busy_s(self, now_s: float) -> list[float]:
+        return [seconds for cloud in self.clouds for seconds in cloud.busy_s(now_s)]
+
+    def _mean_batch(self) -> float:
+        replicas = [replica for cloud in self.clouds for replica in cloud.replicas]
+        iterations = sum(replica.iterations for replica in replicas)
+        return sum(replica.items_done for replica in replicas) / iterations if iterations else math.nan
 
     def _utilisation(self) -> float:
         """See `CaseResult`. The first replicas count as up before the first request, and those up at the last event as up after it."""
         now_s, inputs = self.clock.now, self.inputs
         if now_s < inputs.warmup_s:
             return 0.0 if inputs.duration_s > inputs.warmup_s else math.nan
-        up_s = sum(self.cloud.up_s(now_s)) - self.before_s[0]
-        up_s += inputs.replicas * (self.counted_from_s - inputs.warmup_s)
-        up_s += sum(replica.up for replica in self.cloud.replicas) * max(0.0, inputs.duration_s - now_s)
-        return (sum(self.cloud.busy_s(now_s)) - self.before_s[1]) / up_s if up_s > 0.0 else math.nan
+        up_s = sum(self._up_s(now_s)) - self.before_s[0]
+        up_s += sum(tier.replicas for tier in self.tiers) * (self.counted_from_s - inputs.warmup_s)
+        still_up = sum(replica.up for cloud in self.clouds for replica in cloud.replicas)
+        up_s += still_up * max(0.0, inputs.duration_s - now_s)
+        return (sum(self._busy_s(now_s)) - self.before_s[1]) / up_s if up_s > 0.0 else math.nan
 
     def _on_end(self, _alarm: Alarm) -> None:
         self.clock.drop()
@@ -206,7 +238,11 @@ class Run:
         device = self.devices.get(number)
         if device is None:
             index = int(np.searchsorted(self.part_ends, number, side="right"))
-            device = self.devices[number] = Device(number, self.parts[index], self.accesses[index], self.may_run_ahead)
+            part = self.parts[index]
+            cloud = self.clouds[part.tier]
+            # A crash or a refusal reaches a device at the clock's time, so no device may be ahead of it.
+            ahead = not cloud.rules.crashes and cloud.rules.max_waiting is None
+            device = self.devices[number] = Device(number, part, self.accesses[index], cloud, ahead)
         return device
 
     # Closed loop.

@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from simulator.cloud.cloud import Cloud
 from simulator.cloud.work import CloudSession
 from simulator.core.errors import DeadlockError
 from simulator.engine.case import CaseInputs
@@ -26,6 +25,7 @@ from simulator.network.access import AnyLink
 from simulator.pricing.program import (
     CALL_BYTES,
     CALL_REPLY,
+    COMPANION,
     ENCODE,
     IMAGE_DECODE,
     ITEM_PARTS,
@@ -39,7 +39,13 @@ from simulator.pricing.program import (
 )
 
 # Name of an item of work in the timeline, by its kind.
-_WORK = {PASS: "call {}", OTHER: "call {}: other work", ENCODE: "caption encoder", IMAGE_DECODE: "image decoder"}
+_WORK = {
+    PASS: "call {}",
+    COMPANION: "call {}: the device's model",
+    OTHER: "call {}: other work",
+    ENCODE: "caption encoder",
+    IMAGE_DECODE: "image decoder",
+}
 
 
 class SessionHost(Protocol):
@@ -52,7 +58,6 @@ class SessionHost(Protocol):
     """
 
     clock: Clock
-    cloud: Cloud
     closed: ClosedLoop | None
     fallback: Fallback | None
     inputs: CaseInputs
@@ -284,7 +289,7 @@ class Session(CloudSession):
         """Serve arrived calls in order until one has work for a replica."""
         while self.answered < self.landed:
             _, lead, items, _ = self.calls[self.answered]
-            replica = self.replica or self.run.cloud.open(self, now_s)
+            replica = self.replica or self.device.cloud.open(self, now_s)
             if replica is None:
                 return
             if lead:
@@ -314,7 +319,7 @@ class Session(CloudSession):
         if self.traced and arrival_s < NEVER:
             self.span("downlink", f"reply {call}", now_s, arrival_s, call=call, bytes=size_bytes)
         if call == self.last:  # the request says so: the replica does not wait for what the device does next
-            self.run.cloud.close(self, now_s)
+            device.cloud.close(self, now_s)
         if call == self.awaiting:  # all time until now is booked
             self.awaiting = -1
             self.charged = False
@@ -403,7 +408,7 @@ class Session(CloudSession):
         if self.ready_s < start_s:
             self.span("queue", f"call {call}", self.ready_s, start_s, call=call, replica=replica)
         rows, tokens, kv_tokens, _, _, _, kind, _ = self.item
-        work = {"rows": rows, "tokens": tokens, "kv_tokens": kv_tokens} if kind == PASS else {}
+        work = {"rows": rows, "tokens": tokens, "kv_tokens": kv_tokens} if kind <= COMPANION else {}
         # Without the work of other tenants.
         requests = tuple(other.request for other in batch if isinstance(other, Session))
         work["batch"] = len(batch)

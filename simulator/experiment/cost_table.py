@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from simulator.core.errors import ComputeError, ScenarioError, error_context
+from simulator.engine.case import CloudTier
 from simulator.engine.device import FleetPart
 from simulator.experiment.branches import Branches, abandoned
 from simulator.experiment.fleet import (
@@ -13,13 +14,14 @@ from simulator.experiment.fleet import (
     computes_of,
     counts_of,
     kinds_of,
-    links_of,
     network_of,
     slos_of,
     throttling_of,
 )
+from simulator.experiment.inputs import cloud_tier
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.compute import Compute
+from simulator.experiment.schema.cloud import Serving
+from simulator.experiment.schema.compute import CloudCompute, Compute
 from simulator.pricing.build import build_costs, pair_shapes
 from simulator.pricing.costs import Costs
 from simulator.pricing.own import shape_of
@@ -37,11 +39,25 @@ class PricedKind:
         programs: One per prompt.
         device: Compute costs.
         abandoned: Programs of sessions that gave a reply up, by (prompt, call).
+        cloud: Compute costs of the cloud that serves it.
+        companion: Those of the device's model in the cloud, None where it does not run there.
+        keys: The choice of models and hardware that these are of, and that of the companion.
     """
 
     programs: Sequence[SessionProgram]
     device: Costs
     abandoned: Mapping[tuple[int, int], SessionProgram]
+    cloud: Costs
+    companion: Costs | None
+    keys: tuple[str, ...]
+
+    @property
+    def extrapolated(self) -> frozenset[str]:
+        """As in `SimulatedCase`: what of the cloud's times lay outside what was measured, since `forget`."""
+        told = [f"cloud {self.keys[0]}"] if self.cloud.extrapolated else []
+        if self.companion is not None and self.companion.extrapolated:
+            told.append(f"device {self.keys[-1]}")
+        return frozenset(told)
 
 
 @dataclass(frozen=True)
@@ -50,21 +66,24 @@ class Priced:
 
     Attributes:
         kinds: By kind of device.
-        cloud: Compute costs.
-        keys: The choice of models and hardware of each kind.
         extrapolated: As in `SimulatedCase`, of the times of the sessions alone.
     """
 
     kinds: Sequence[PricedKind]
-    cloud: Costs
-    keys: Sequence[str]
     extrapolated: frozenset[str]
 
 
 def fleet_parts(scenario: Scenario, priced: Priced) -> list[FleetPart]:
     """The kinds of devices of a case with their links and programs."""
+    places = {tier: number for number, tier in enumerate(scenario.servings)}
     described = zip(
-        kinds_of(scenario), counts_of(scenario), slos_of(scenario), links_of(scenario), priced.kinds, strict=True
+        kinds_of(scenario),
+        counts_of(scenario),
+        slos_of(scenario),
+        scenario.links,
+        scenario.tiers,
+        priced.kinds,
+        strict=True,
     )
     return [
         FleetPart(
@@ -76,9 +95,22 @@ def fleet_parts(scenario: Scenario, priced: Priced) -> list[FleetPart]:
             slo_s=slo_s,
             throttling=throttling_of(scenario.compute),
             abandoned=own.abandoned,
+            tier=places[tier],
         )
-        for kind, count, slo_s, link, own in described
+        for kind, count, slo_s, link, tier, own in described
     ]
+
+
+def kinds_by_tier(scenario: Scenario, priced: Priced) -> list[list[PricedKind]]:
+    """The kinds of devices that each cloud serves, in the order of `Scenario.servings`."""
+    served = list(zip(scenario.tiers, priced.kinds, strict=True))
+    return [[kind for own, kind in served if own == tier] for tier in scenario.servings]
+
+
+def cloud_tiers(scenario: Scenario, priced: Priced, kv_tokens: Sequence[float]) -> list[CloudTier]:
+    """The clouds of a case. kv_tokens: KV positions that fit a replica of each."""
+    clouds = zip(scenario.servings.values(), kinds_by_tier(scenario, priced), kv_tokens, strict=True)
+    return [cloud_tier(serving, scenario.seed, own[0].cloud, kv, own[0].companion) for serving, own, kv in clouds]
 
 
 class CostTable:
@@ -151,8 +183,12 @@ class CostTable:
                 (prompt, call): abandoned(programs[prompt], branch, call)
                 for (prompt, call), (branch, _) in broken.items()
             }
-            kinds.append(PricedKind(programs, self.costs[key][0], left))
-        return Priced(kinds, self.costs[self.keys(case)[0]][1], self.keys(case), extrapolated)
+            device, cloud, _ = self.costs[key]
+            own = self._key(colocated_compute(self.choices[key])) if placement == "cloud" else None
+            companion = None if own is None else self.costs[own][0]
+            keys = (key,) if own is None else (key, own)
+            kinds.append(PricedKind(programs, device, left, cloud, companion, keys))
+        return Priced(kinds, extrapolated)
 
     def _compiled(self, key: str, placement: str, recording: Recording) -> tuple[SessionProgram, frozenset[str]]:
         """The program, and which of its times were extrapolated."""
@@ -172,16 +208,23 @@ class CostTable:
             self._programs[name] = program, frozenset(what for what, side in sides.items() if side.extrapolated)
         return self._programs[name]
 
-    def kv_tokens(self, case: Case, priced: Priced) -> float:
-        """Number of KV positions that fit a replica.
+    def kv_tokens(self, case: Case, priced: Priced) -> tuple[float, ...]:
+        """Number of KV positions that fit a replica of each cloud, in the order of `Scenario.servings`.
 
         Raises:
             ScenarioError: Fewer fit than one session needs.
         """
-        return self._kv_tokens(case, max(program.kv_tokens for kind in priced.kinds for program in kind.programs))
+        scenario = case.scenario
+        sides = dict(zip(scenario.tiers, (choice.cloud for choice in computes_of(scenario)), strict=True))
+        return tuple(
+            self._kv_tokens(
+                case, tier, serving, sides[tier], max(program.kv_tokens for kind in own for program in kind.programs)
+            )
+            for (tier, serving), own in zip(scenario.servings.items(), kinds_by_tier(scenario, priced), strict=True)
+        )
 
-    def _kv_tokens(self, case: Case, needed: int) -> float:
-        memory_gb, side = case.scenario.cloud.kv_memory_gb, case.scenario.compute.cloud
+    def _kv_tokens(self, case: Case, tier: str | None, serving: Serving, side: CloudCompute, needed: int) -> float:
+        memory_gb = serving.kv_memory_gb
         if memory_gb is None:
             return math.inf
         shape = self.shapes.cloud if side.model == "pair" else shape_of(side.model)
@@ -189,15 +232,16 @@ class CostTable:
             2 if side.hardware == "local" else 1
         )  # measured passes keep float32
         if needed * position_bytes > memory_gb * 1e9:
-            with error_context("cloud", "kv_memory_gb"):
+            at = ("cloud", *(() if tier is None else ("tiers", tier)), "kv_memory_gb")
+            with error_context(*at):
                 raise ScenarioError(
-                    f"cloud.kv_memory_gb must be >= {math.ceil(needed * position_bytes / 1e6) / 1e3:g}, what one session of "
+                    f"{'.'.join(at)} must be >= {math.ceil(needed * position_bytes / 1e6) / 1e3:g}, what one session of "
                     f"{case.method.label} needs at {side.model}'s shape, got {memory_gb:g}"
                 )
         return memory_gb * 1e9 / position_bytes
 
 
-def forget(costs: Costs) -> None:
+def forget(costs: Costs | None) -> None:
     """Measured times count as not extrapolated until they are asked again."""
     if isinstance(costs, MeasuredCosts):
         costs.extrapolated = False

@@ -45,8 +45,8 @@ class Size:
 
 def size_of(scenario: Scenario) -> Size:
     """Expected size of one case; of arrivals in a file the exact number of requests."""
-    workload, cloud = scenario.workload, scenario.cloud
-    replicas = float(cloud.replicas)
+    workload = scenario.workload
+    replicas = float(sum(serving.replicas for serving in scenario.servings.values()))
     if not isinstance(workload, FleetWorkload):
         return Size(requests=1.0, devices=1.0, replicas=replicas)
     duration_s, thinking, bursts = workload.duration_s, 0.0, 0.0

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from simulator.engine.thermal import Throttling
 from simulator.engine.workload import device_counts
 from simulator.experiment.scenario import Scenario
-from simulator.experiment.schema.compute import Compute
+from simulator.experiment.schema.cloud import Tier
+from simulator.experiment.schema.compute import CloudCompute, Compute
 from simulator.experiment.schema.network import LinkFigures, link_trace
 from simulator.experiment.schema.workload import FleetKind, FleetWorkload
 from simulator.network.access import Network
@@ -30,15 +31,26 @@ def computes_of(scenario: Scenario) -> list[Compute]:
     """The `compute` section of each kind of device."""
     own = scenario.compute
 
-    def of(kind: FleetKind | None) -> Compute:
-        if kind is None or kind.hardware is None:
-            return own
-        side = own.device.model_copy(
-            update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager", "profile": None}
-        )
-        return own.model_copy(update={"device": side})
+    def of(kind: FleetKind | None, tier: str | None) -> Compute:
+        choice = own
+        if kind is not None and kind.hardware is not None:
+            side = own.device.model_copy(
+                update={"hardware": kind.hardware, "runtime": own.device.runtime or "eager", "profile": None}
+            )
+            choice = choice.model_copy(update={"device": side})
+        if tier is not None:
+            choice = choice.model_copy(update={"cloud": _cloud_at(scenario.cloud.tiers[tier], own.cloud)})
+        return choice
 
-    return [of(kind) for kind in kinds_of(scenario)]
+    return [of(kind, tier) for kind, tier in zip(kinds_of(scenario), scenario.tiers, strict=True)]
+
+
+def _cloud_at(tier: Tier, own: CloudCompute) -> CloudCompute:
+    """The cloud's side of `compute` on the hardware of a tier."""
+    if tier.hardware is None:
+        return own if tier.runtime is None else own.model_copy(update={"runtime": tier.runtime})
+    runtime = tier.runtime or own.runtime or "eager"
+    return own.model_copy(update={"hardware": tier.hardware, "runtime": runtime, "profile": None})
 
 
 def slos_of(scenario: Scenario) -> list[float]:
@@ -68,11 +80,6 @@ def colocated_compute(choice: Compute) -> Compute:
         update={"hardware": cloud.hardware, "runtime": cloud.runtime, "profile": cloud.profile}
     )
     return choice.model_copy(update={"device": side})
-
-
-def links_of(scenario: Scenario) -> list[LinkFigures]:
-    """The link of each kind of device."""
-    return [kind.network.figures() if kind and kind.network else scenario.link for kind in kinds_of(scenario)]
 
 
 GENERATED_S = 6 * 3600.0  # length of the generated trace of a preset; every device starts somewhere else in it
@@ -120,9 +127,10 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         return StepFunction(told.times_s, told.values, told.duration_s)
 
     def delay(told: StepSeries | None) -> float | StepFunction:
-        if link.rtt_s is None or link.generated is None or told is None:
-            return steps(None if link.rtt_s is None else link.rtt_s / 2, told)
-        return StepFunction(told.times_s, told.values + (link.rtt_s - own_rtt_s) / 2, told.duration_s)
+        if told is None or (link.generated is None and link.rtt_s is not None):
+            return (link.rtt_s or 0.0) / 2
+        more_s = link.way_s if link.rtt_s is None else link.rtt_s - own_rtt_s
+        return StepFunction(told.times_s, told.values + more_s / 2, told.duration_s)
 
     def mean_bps(rate: float | Capacity) -> float:
         return rate.mean_bps if isinstance(rate, Capacity) else rate

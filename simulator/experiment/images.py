@@ -45,7 +45,8 @@ def score_cases(
         reference = [recordings[plan.reference[case.index][prompt]] for prompt in images.prompts]
         captions = [plan.captions[case.index][prompt] for prompt in images.prompts]
         scored, of_set = scorer(images.recordings, captions) if scorer else ({}, lambda images: {})
-        workload, price = case.scenario.workload, case.scenario.cloud.price_usd_per_gpu_hour
+        workload, scenario = case.scenario.workload, case.scenario
+        prices = [scenario.servings[tier].price_usd_per_gpu_hour for tier in scenario.tiers]
         fleet = workload if isinstance(workload, FleetWorkload) else None
         records.append(
             CaseRecords(
@@ -57,7 +58,7 @@ def score_cases(
                 of_set=of_set,
                 sequential=fleet is None,
                 utilisation=result.utilisation,
-                gpu_usd_per_hour=math.nan if price is None else price,
+                gpu_usd_per_hour=[math.nan if price is None else price for price in prices],
                 refused=result.refused,
                 unfinished=result.unfinished,
                 warmup_s=fleet.warmup_s if fleet else 0.0,

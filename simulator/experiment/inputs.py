@@ -7,7 +7,7 @@ import numpy as np
 
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
 from simulator.core.errors import ScenarioError, error_context
-from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.case import CaseInputs, CaseResult, CloudTier
 from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import (
@@ -19,6 +19,7 @@ from simulator.engine.workload import (
     timed_arrivals,
 )
 from simulator.experiment.scenario import Scenario
+from simulator.experiment.schema.cloud import Serving
 from simulator.experiment.schema.workload import (
     BurstyArrivals,
     ClosedArrivals,
@@ -48,11 +49,10 @@ class SimulatedCase(CaseResult):
 def simulate_case(
     scenario: Scenario,
     parts: Sequence[FleetPart],
-    cloud: Costs,
-    kv_tokens: float,
+    tiers: Sequence[CloudTier],
     timeline_sessions: int = TIMELINE_SESSIONS,
 ) -> SimulatedCase:
-    """Simulate one case: the scenario's fleet, links and cloud, each request replaying one of its part's programs (one per prompt).
+    """Simulate one case: the scenario's fleet, links and clouds, each request replaying one of its part's programs (one per prompt).
 
     timeline_sessions: requests, from the first on, whose spans are kept.
     """
@@ -62,21 +62,21 @@ def simulate_case(
     inputs = CaseInputs(
         programs=parts[0].programs,
         device=parts[0].device,
-        cloud=cloud,
+        cloud=tiers[0].costs,
         network=parts[0].network,
         devices=workload.devices,
-        replicas=scenario.cloud.replicas,
-        max_batch=scenario.cloud.max_batch,
+        replicas=tiers[0].replicas,
+        max_batch=tiers[0].max_batch,
         arrivals=single_arrival(),
         seed=scenario.seed,
         timeline_sessions=timeline_sessions,
-        rules=_rules(scenario, kv_tokens),
         fleet=parts,
+        tiers=tiers,
         fallback=scenario.fallback.rule(),
     )
 
     def done(result: CaseResult) -> SimulatedCase:
-        return SimulatedCase(**vars(result), extrapolated=("cloud",) if cloud.extrapolated else ())
+        return SimulatedCase(**vars(result))
 
     if isinstance(workload, FleetWorkload):
         arrivals = _arrivals(scenario.seed, workload, prompts)
@@ -137,9 +137,17 @@ def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Arrivals | Cl
     raise AssertionError(workload.arrivals)
 
 
-def _rules(scenario: Scenario, kv_tokens: float) -> CloudRules:
-    c = scenario.cloud
-    return CloudRules(
+def cloud_tier(c: Serving, seed: int, costs: Costs, kv_tokens: float, companion: Costs | None = None) -> CloudTier:
+    """A cloud as the engine takes it.
+
+    Args:
+        c: Its section of the scenario.
+        seed: Of other tenants.
+        costs: Compute costs.
+        kv_tokens: KV positions that fit a replica.
+        companion: Costs of the device's model, where that runs here, too.
+    """
+    rules = CloudRules(
         queue=c.queue,
         routing=c.routing,
         max_sessions=c.max_sessions,
@@ -149,5 +157,6 @@ def _rules(scenario: Scenario, kv_tokens: float) -> CloudRules:
         crashes=tuple(Crash(x.replica, x.at_s, x.down_s) for x in c.crashes),
         autoscale=Autoscale(**c.autoscale.model_dump()) if c.autoscale else None,
         background=Background(c.background.utilisation, c.background.job_ms * 1e-3) if c.background else None,
-        seed=scenario.seed,
+        seed=seed,
     )
+    return CloudTier(costs, c.replicas, c.max_batch, rules, companion)

@@ -15,7 +15,6 @@ import numpy as np
 from simulator.experiment.assumptions import trace_notes
 from simulator.experiment.branches import common_prefix
 from simulator.experiment.cost_table import CostTable
-from simulator.experiment.fleet import links_of
 from simulator.experiment.images import ImageScorer
 from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.plan import Plan
@@ -33,7 +32,8 @@ NOTES = (
     "bytes_up and bytes_down are message payloads; what a transport adds is on the wire and in the latency, not in these columns.",
     "device_energy_j holds the radio where the network has one (mobile and Wi-Fi presets); elsewhere it is computing only.",
     "Cloud memory for KV caches is not limited where cloud.kv_memory_gb is not given; a drafter's cache in the cloud is not counted.",
-    "With placement: cloud, passes of the device's model are not batched over sessions.",
+    "With placement: cloud, passes of the device's model have iterations of their own and go before those of the cloud's; no limit of "
+    "memory holds its cache.",
     "After the crash of a replica the connection breaks at once, and devices learn of it one message later.",
     "device_energy_j of a throttled device is that of the same work at full speed.",
 )
@@ -80,7 +80,7 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
         found.append(
             f"{who}: all {len(requested_s)} requests come before warmup_s ({workload.warmup_s:g} s), so there are no figures"
         )
-    for crash in case.scenario.cloud.crashes:
+    for crash in (crash for serving in case.scenario.servings.values() for crash in serving.crashes):
         if not crash.at_s <= result.makespan_s:
             found.append(
                 f"{who}: the crash of replica {crash.replica} at {crash.at_s:g} s comes after the last request and had no effect"
@@ -147,7 +147,7 @@ def provenance_of(
         **({"calibrated": dict(calibrated)} if calibrated else {}),
         "seed": scenario.seed,
         "prompts": sorted({len(texts) for texts in plan.captions.values()}),
-        "network": [asdict(one) for one in dict.fromkeys(link for case in cases for link in links_of(case.scenario))],
+        "network": [asdict(one) for one in dict.fromkeys(link for case in cases for link in case.scenario.links)],
         "versions": {
             "ciar-sim": _version("ciar-sim"),
             "git_commit": _git_commit(),

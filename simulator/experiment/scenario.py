@@ -23,10 +23,11 @@ from simulator.core import yamlfile
 from simulator.core.errors import WeightsError
 from simulator.core.part import Part, found_text, items, path_of
 from simulator.core.settings import refuse
-from simulator.experiment.schema.compute import Cloud, Compute
+from simulator.experiment.schema.cloud import Cloud, Serving, check_tier
+from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
-from simulator.experiment.schema.network import LinkFigures, Network, PresetNetwork
+from simulator.experiment.schema.network import LinkFigures, Network, PresetNetwork, behind
 from simulator.experiment.schema.prompts import Prompts, ScenePrompts
 from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
@@ -113,19 +114,23 @@ class Scenario(Part):
     def _cloud_and_workload(self) -> "Scenario":
         w = self.workload
         kinds = w.fleet if isinstance(w, FleetWorkload) else ()
-        if self.cloud.queue == "priority" and len({kind.priority for kind in kinds}) < 2:
-            refuse("priority needs kinds of different priority in workload.fleet", "cloud", "queue")
-        timed = isinstance(w, FleetWorkload) and (
-            w.slo_s is not None or (kinds and all(kind.slo_s is not None for kind in kinds))
-        )
-        if self.cloud.queue == "earliest-deadline" and not timed:
-            refuse(
-                "earliest-deadline needs deadlines: workload.slo_s, or slo_s of every kind in workload.fleet",
-                "cloud",
-                "queue",
+        self._check_tiers()
+        for tier, serving in self.servings.items():
+            at = ("cloud",) if tier is None else ("cloud", "tiers", tier)
+            served = [kind for kind in kinds if (kind.tier or self.cloud.tier) == tier]
+            if serving.queue == "priority" and len({kind.priority for kind in served}) < 2:
+                refuse("priority needs kinds of different priority in workload.fleet", *at, "queue")
+            timed = isinstance(w, FleetWorkload) and (
+                w.slo_s is not None or (served and all(kind.slo_s is not None for kind in served))
             )
-        if self.cloud.crashes and not isinstance(w, FleetWorkload):
-            refuse("needs arrivals in time, not sequential ones", "cloud", "crashes")
+            if serving.queue == "earliest-deadline" and not timed:
+                refuse(
+                    "earliest-deadline needs deadlines: workload.slo_s, or slo_s of every kind in workload.fleet",
+                    *at,
+                    "queue",
+                )
+            if serving.crashes and not isinstance(w, FleetWorkload):
+                refuse("needs arrivals in time, not sequential ones", *at, "crashes")
         if self.fallback.policy != "wait" and self.placement == "cloud":
             refuse(
                 f"{self.fallback.policy} goes with placement split: in the cloud nobody waits for it",
@@ -133,6 +138,54 @@ class Scenario(Part):
                 "policy",
             )
         return self
+
+    def _check_tiers(self) -> None:
+        tiers = self.cloud.tiers
+        kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
+        for index, kind in enumerate(kinds):
+            if kind.tier is not None:
+                check_tier(kind.tier, tiers, "workload", "fleet", index, "tier")
+        if tiers and self.cloud.tier is None and not (kinds and all(kind.tier for kind in kinds)):
+            refuse(f"is missing: one of {', '.join(tiers)}, or tier of every kind in workload.fleet", "cloud", "tier")
+        places: list[tuple[str | int, ...]] = [
+            ("network",),
+            *(("workload", "fleet", i, "network") for i in range(len(kinds))),
+        ]
+        for network, at in zip((self.network, *(kind.network for kind in kinds)), places, strict=True):
+            if tiers and isinstance(network, PresetNetwork) and network.distance_km:
+                refuse("stands beside cloud.tiers: the distance is that of a tier", *at, "distance_km")
+        for tier, link in zip(self.tiers, self.links, strict=True):
+            if (
+                tier is not None
+                and not link.rtt_s
+                and (link.jitter_s or any(link.jitter_samples_s))
+                and link.trace is None
+            ):
+                refuse(
+                    "leaves no round trip for the jitter of the network; place it further away", "cloud", "tiers", tier
+                )
+
+    @property
+    def tiers(self) -> list[str | None]:
+        """The tier of each kind of device; None for a cloud without tiers."""
+        kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
+        return [kind.tier or self.cloud.tier for kind in kinds] or [self.cloud.tier]
+
+    @property
+    def servings(self) -> dict[str | None, Serving]:
+        """The clouds that serve devices, in the order of the kinds of these."""
+        return {tier: self.cloud if tier is None else self.cloud.tiers[tier] for tier in self.tiers}
+
+    @property
+    def links(self) -> list[LinkFigures]:
+        """The link of each kind of device to the cloud that serves it, in bit/s and seconds."""
+        kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
+        networks = [kind.network or self.network for kind in kinds] or [self.network]
+        tiers = self.cloud.tiers
+        return [
+            network.figures() if tier is None else behind(network, tiers[tier].way_s)
+            for network, tier in zip(networks, self.tiers, strict=True)
+        ]
 
     @property
     def link(self) -> LinkFigures:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from simulator.core.errors import CiarSimError, SimulationError
 from simulator.core.limits import free_memory_bytes, limited_memory, limited_time
 from simulator.experiment.branches import Branches
-from simulator.experiment.cost_table import CostTable, Priced, fleet_parts, forget
+from simulator.experiment.cost_table import CostTable, Priced, cloud_tiers, fleet_parts, forget, kinds_by_tier
 from simulator.experiment.inputs import TIMELINE_SESSIONS, SimulatedCase, simulate_case
 from simulator.experiment.kept import CaseCache, KeptCase, case_key
 from simulator.experiment.plan import Plan
@@ -149,7 +149,7 @@ class Task:
         case: The case.
         priced: Its sessions with their times; pickled where the worker is another process.
         name: Equal for equal `priced`.
-        kv_tokens: KV positions that fit a replica.
+        kv_tokens: KV positions that fit a replica of each cloud.
         broken: (prompt, call) of the sessions in `priced` that gave a reply up.
         limits: Time and memory that it may take, and the requests whose spans are kept.
     """
@@ -157,7 +157,7 @@ class Task:
     case: Case
     priced: Priced | bytes
     name: str
-    kv_tokens: float
+    kv_tokens: tuple[float, ...]
     broken: tuple[tuple[int, int], ...]
     limits: _Limits
 
@@ -217,11 +217,13 @@ def attempt(task: Task) -> bytes | Failure:
     try:
         with limited_memory(limits.free_bytes), limited_time(limits.timeout_s):
             priced = _open(task.name, task.priced) if isinstance(task.priced, bytes) else task.priced
-            forget(priced.cloud)
+            for kind in priced.kinds:
+                for side in (kind.cloud, kind.companion):
+                    forget(side)
             scenario = task.case.scenario
-            parts = fleet_parts(scenario, priced)
-            result = simulate_case(scenario, parts, priced.cloud, task.kv_tokens, limits.timeline_sessions)
-            told = priced.extrapolated.union(f"cloud {key}" for key in priced.keys if result.extrapolated)
+            parts, tiers = fleet_parts(scenario, priced), cloud_tiers(scenario, priced, task.kv_tokens)
+            result = simulate_case(scenario, parts, tiers, limits.timeline_sessions)
+            told = priced.extrapolated.union(*(own[0].extrapolated for own in kinds_by_tier(scenario, priced)))
             return KeptCase(replace(result, extrapolated=tuple(sorted(told))), task.broken).to_bytes()
     except CiarSimError as error:
         return Failure(str(error), error)

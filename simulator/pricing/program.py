@@ -27,8 +27,9 @@ from simulator.protocol.recording import (
     Recording,
 )
 
-# Kinds of an item of work. From ENCODE on, its seconds are a latency part of their own.
-PASS, OTHER, ENCODE, IMAGE_DECODE = range(4)
+# Kinds of an item of work. PASS: of the cloud's model; COMPANION: of the device's model, in the cloud; passes of a model are batched. From
+# ENCODE on, its seconds are a latency part of their own.
+PASS, COMPANION, OTHER, ENCODE, IMAGE_DECODE = range(5)
 _PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE, "interval_samples": OTHER}
 _KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
 
@@ -52,8 +53,8 @@ STEP_SEND: Final = 2
 STEP_AWAIT: Final = 3
 # Down: payload bytes; whether this message brings the session's first image token.
 Down = tuple[int, bool]
-# Item: rows, tokens, kv_tokens, attended, logits (the fields of Work; 0 for a compute), seconds when run alone, PASS | OTHER |
-# ENCODE | IMAGE_DECODE, and the parts that leave when it is done.
+# Item: rows, tokens, kv_tokens, attended, logits (the fields of Work; 0 for a compute), seconds when run alone, PASS | COMPANION |
+# OTHER | ENCODE | IMAGE_DECODE, and the parts that leave when it is done.
 Item = tuple[int, int, int, int, int, float, int, tuple[Down, ...]]
 # CallProgram: request payload bytes, parts that leave before any work, items in order, the reply.
 CallProgram = tuple[int, tuple[Down, ...], tuple[Item, ...], Down]
@@ -133,9 +134,9 @@ def compile_colocated(
 ) -> SessionProgram:
     """The same session with both programs in the cloud: one call, whose reply is the image's token ids, all at the end.
 
-    companion: the device's model on the cloud's hardware; its passes take their own time there, one session after another, in
-    the queue of the cloud's passes. What the device sent and awaited happens at once, in the order of sending. The image decoder
-    stays on the device, which gets the ids. A session without a pass on the device is the same either way. Raises RecordingError.
+    companion: the device's model on the cloud's hardware, which batches its passes over sessions, too. What the device sent and
+    awaited happens at once, in the order of sending. The image decoder stays on the device, which gets the ids. A session without a
+    pass on the device is the same either way. Raises RecordingError.
     """
     split = compile_session(recording, device, cloud, pricing)
     table = [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in recording.ops.tolist()]
@@ -146,7 +147,8 @@ def compile_colocated(
     items: list[Item] = []
     for index, op in enumerate(own):
         if op["kind"] == FORWARD:
-            items.append((0, 0, 0, 0, 0, companion.pass_seconds(pricer.work(op, f"op {index}")), OTHER, ()))
+            work = pricer.work(op, f"op {index}")
+            items.append((*work, companion.pass_seconds(work), COMPANION, ()))
         elif op["kind"] == COMPUTE and (kind := COMPUTE_KINDS[op["what"]]) != "image_decoder":
             items.append((0, 0, 0, 0, 0, companion.compute_seconds(kind), _PART[kind], ()))
         elif op["kind"] == SEND:
@@ -228,11 +230,11 @@ class _Pricer:
 def _device_steps(
     ops: list[dict[str, int]], pricer: _Pricer, costs: Costs, find_first: bool
 ) -> tuple[list[Step], list[int], list[float]]:
-    """Steps, request bytes per call, and device seconds of each kind of work (PASS, OTHER, ENCODE, IMAGE_DECODE)."""
+    """Steps, request bytes per call, and device seconds of each kind of work (PASS, COMPANION, OTHER, ENCODE, IMAGE_DECODE)."""
     steps: list[Step] = []
     sizes: list[int] = []
     awaited: set[int] = set()
-    totals = [0.0, 0.0, 0.0, 0.0]
+    totals = [0.0] * 5
     seconds, first_s, sent = 0.0, -1.0, -1
     for index, op in enumerate(ops):
         kind, what, call, where = op["kind"], op["what"], op["call"], f"op {index}"

@@ -51,7 +51,7 @@ class CaseRecords:
         quality: "image" and quality columns, an entry per distinct image.
         of_set: Quality of the set of images with given numbers; the same names for any set.
         utilisation: Of the cloud.
-        gpu_usd_per_hour: NaN without a price.
+        gpu_usd_per_hour: Price where each kind of devices is served; NaN without one.
         sequential: Whether requests never overlap.
         refused, unfinished: Requests without an answer.
         warmup_s: Requests before this time are not in the summary.
@@ -69,7 +69,7 @@ class CaseRecords:
     quality: Mapping[str, np.ndarray] = field(default_factory=dict)
     of_set: OfSet = lambda prompts: {}
     utilisation: float = math.nan
-    gpu_usd_per_hour: float = math.nan
+    gpu_usd_per_hour: Sequence[float] = (math.nan,)
     sequential: bool = False
     refused: int = 0
     unfinished: int = 0
@@ -168,10 +168,14 @@ def _metrics(
     centre, half = mean(cost), half_width(cost, len(cost))
     names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
     row |= dict(zip(names, (centre, centre - half, centre + half), strict=True))
-    row["cost_usd"] = row["cloud_gpu_s"] * case.gpu_usd_per_hour / 3600.0
+    kind = np.searchsorted(np.cumsum(case.devices)[:-1], record["device"].to_numpy(), side="right")
+    prices = case.gpu_usd_per_hour
+    if len(set(prices)) == 1:
+        row["cost_usd"] = row["cloud_gpu_s"] * prices[0] / 3600.0
+    else:
+        row["cost_usd"] = mean(record["cloud_gpu_s"].to_numpy() * np.array(prices)[kind]) / 3600.0
     row["cloud_utilisation"] = math.nan if case.sequential else case.utilisation
     row |= {"refused": case.refused, "unfinished": case.unfinished}
-    kind = np.searchsorted(np.cumsum(case.devices)[:-1], record["device"].to_numpy(), side="right")
     bounded_by = np.array(case.slos_s)[kind]
     good = float((latency <= bounded_by).sum()) if math.isfinite(min(case.slos_s)) else math.nan
     row["goodput_per_s"] = good / (case.duration_s - case.warmup_s)

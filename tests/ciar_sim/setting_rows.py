@@ -6,6 +6,7 @@ A text in place of a row says why the key has none.
 from typing import Any
 
 from models.scenes import captions
+from simulator.experiment.schema.cloud import Serving
 
 Change = dict[str, Any]
 
@@ -39,6 +40,9 @@ OWN_MODEL: Change = {
         }
         for side, layers, hardware in (("device", 2, "snapdragon-8-gen-3"), ("cloud", 4, "a100"))
     }
+}
+IN_TIERS: Change = {
+    "cloud": {"tier": "here", "tiers": {"here": {"distance_km": 20, "runtime": "cuda-graphs"}, "there": {"rtt_ms": 30}}}
 }
 BUSY: Change = {**FLEET, "workload.arrivals.poisson_per_s": 60, "workload.duration_s": 1}
 
@@ -313,6 +317,16 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
         "cloud.background.job_ms", 200.0, FLEET, {"cloud": {"background": {"utilisation": 0.5}}}
     ),
     "Cloud.price_usd_per_gpu_hour": one("cloud.price_usd_per_gpu_hour", 2.0, {"cloud": {}}),
+    "Cloud.tiers": one("cloud.tiers.here.hardware", "l4", IN_TIERS),
+    "Cloud.tier": one("cloud.tier", "there", IN_TIERS),
+    "Tier.distance_km": one("cloud.tiers.here.distance_km", 3000, IN_TIERS),
+    "Tier.rtt_ms": one("cloud.tiers.there.rtt_ms", 90, IN_TIERS, {"cloud.tier": "there"}),
+    "Tier.hardware": one("cloud.tiers.here.hardware", "jetson-orin-nano-8", IN_TIERS),
+    "Tier.runtime": one("cloud.tiers.here.runtime", "eager", IN_TIERS),
+    **dict.fromkeys(
+        [f"Tier.{key}" for key in Serving.model_fields],
+        "as of a cloud: tests/ciar_sim/test_no_dead_setting.py::test_a_tier_is_a_cloud_at_a_place",
+    ),
     # network
     **{
         f"ExplicitNetwork.{key}": one(f"network.{key}", value)
@@ -488,6 +502,9 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
             "workload.fleet": [{"share": 0.5, "priority": 9}, {"share": 0.5}],
             "cloud": {"queue": "priority", "max_batch": 1},
         },
+    ),
+    "FleetKind.tier": one(
+        "workload.fleet", [{"share": 1.0, "tier": "there"}], FLEET, IN_TIERS, {"workload.fleet": [{"share": 1.0}]}
     ),
     "FleetKind.slo_s": one(
         "workload.fleet",

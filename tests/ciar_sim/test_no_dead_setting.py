@@ -19,9 +19,10 @@ from models.scenes import captions
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.run import run_scenario
 from simulator.experiment.scenario import json_schema
+from simulator.experiment.schema.cloud import Serving
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import CachedSource, RecordingCache
-from tests.ciar_sim.setting_rows import ANOTHER, BASE, ONE_CAPTION, SETTINGS, Change
+from tests.ciar_sim.setting_rows import ANOTHER, BASE, BUSY, ONE_CAPTION, SETTINGS, Change
 
 
 def put(scenario: dict[str, Any], change: Change) -> None:
@@ -112,6 +113,30 @@ def test_a_changed_setting_changes_the_results(key: str, results: Results) -> No
 def test_another_pair_is_another_result(results: Results, tmp_path: Path) -> None:
     make_tiny_pair(tmp_path / "other", seed=1)
     assert results({**BASE, "pair": str(tmp_path / "other")}) != results(BASE)
+
+
+def test_a_tier_is_a_cloud_at_a_place(results: Results) -> None:
+    """The same figures in a tier, 20 ms behind the link, and in a cloud without tiers, at a link of 20 ms more."""
+    serving = {
+        "replicas": 2,
+        "max_batch": 2,
+        "queue": "shortest-first",
+        "routing": "round-robin",
+        "max_sessions": 3,
+        "max_waiting": 5,
+        "kv_memory_gb": 1.5e-3,
+        "kv_full": "evict",
+        "crashes": [{"replica": 1, "at_s": 0.3, "down_s": 0.2}],
+        "autoscale": {"max_replicas": 3, "sessions_per_replica": 1.0, "start_up_s": 0.01},
+        "background": {"utilisation": 0.3},
+        "price_usd_per_gpu_hour": 2.0,
+    }
+    plain, tiered = copy.deepcopy(BASE), copy.deepcopy(BASE)
+    put(plain, {**BUSY, "cloud": serving, "compute.cloud.hardware": "jetson-orin-nano-8", "network.rtt_ms": 60})
+    here = {**serving, "rtt_ms": 20, "hardware": "jetson-orin-nano-8"}
+    put(tiered, {**BUSY, "cloud": {"tier": "here", "tiers": {"here": here, "there": {"rtt_ms": 1}}}})
+    assert set(serving) == set(Serving.model_fields)
+    assert results(plain) == results(tiered) != results(BASE)
 
 
 def test_a_sweep_makes_cases(results: Results) -> None:

@@ -1,4 +1,4 @@
-"""`compute:` and `cloud:` of a scenario: how long a pass takes, and what serves the cloud's."""
+"""`compute:` of a scenario: how long a pass takes."""
 
 import itertools
 from typing import Annotated, Any, Literal, TypeVar
@@ -159,11 +159,16 @@ def _choose_hardware(side: SideT, default: str) -> SideT:
         refuse(f"goes with model: pair and hardware: local, got {side.model} on {hardware}", "profile")
     if isinstance(hardware, OwnHardware):
         return filled_in(side, runtime=side.runtime or "eager")
-    hardware = catalogue.canonical("hardware", hardware)
+    return filled_in(side, hardware=catalogued(hardware, "local"), runtime=side.runtime or "eager")
+
+
+def catalogued(hardware: str, *more: str) -> str:
+    """The catalogue's name of an accelerator. more: names that are allowed beside."""
+    name = catalogue.canonical("hardware", hardware)
     known: tuple[str, ...] = catalogue.names("hardware")
-    if hardware not in known:
-        refuse(f"is not known, got {found_text(hardware)}{did_you_mean(hardware, ['local', *known])}", "hardware")
-    return filled_in(side, hardware=hardware, runtime=side.runtime or "eager")
+    if name not in known:
+        refuse(f"is not known, got {found_text(name)}{did_you_mean(name, [*more, *known])}", "hardware")
+    return name
 
 
 class Compute(Part):
@@ -184,76 +189,5 @@ class Compute(Part):
             refuse(
                 f"device.model {self.device.model} and cloud.model {self.cloud.model} do not belong together; "
                 "allowed: pair on both sides, or on neither"
-            )
-        return self
-
-
-class CrashAt(Part):
-    """A replica, counted from 0, loses its work and memory, and is back `down_s` later."""
-
-    replica: int = Field(ge=0)
-    at_s: float = Field(ge=0, le=1e9)
-    down_s: float = Field(gt=0, le=1e9)
-
-
-class AutoscaleRule(Part):
-    """Replicas beyond `replicas` start where more sessions are open or waiting than this for each, and stop when idle."""
-
-    max_replicas: int = Field(ge=1, le=100_000)
-    sessions_per_replica: float = Field(gt=0, le=1e6)
-    start_up_s: float = Field(default=60.0, ge=0, le=1e6)
-    idle_s: float = Field(default=300.0, gt=0, le=1e8)
-
-
-class BackgroundLoad(Part):
-    """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time."""
-
-    utilisation: float = Field(gt=0, lt=1)
-    job_ms: float = Field(default=20.0, gt=0, le=1e6)
-
-
-class Cloud(Part):
-    """The serving side: GPUs, the largest batch of one pass in sessions, who is served first and where, a price for `cost_usd`.
-
-    max_sessions: open on a replica at a time; others wait for admission. max_waiting: for admission, in all; more are refused.
-    kv_memory_gb: for KV caches, per replica, beside the weights. kv_full: what happens where it is short.
-    """
-
-    replicas: int = Field(default=1, ge=1, le=100_000)
-    max_batch: int = Field(default=16, ge=1, le=100_000)
-    queue: Literal["fifo", "shortest-first", "earliest-deadline", "priority"] = "fifo"
-    routing: Literal["least-loaded", "round-robin", "join-shortest-queue"] = Field(
-        default="least-loaded",
-        description="where a session goes when it opens: fewest open sessions, in turns, or fewest at work",
-    )
-    max_sessions: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    max_waiting: int | None = Field(default=None, ge=0, le=1_000_000_000)
-    kv_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
-    kv_full: Literal["wait", "evict"] = Field(
-        default="wait",
-        description="wait: a session reserves the most it will need; evict: what was used longest ago is recomputed",
-    )
-    crashes: Annotated[tuple[CrashAt, ...], BeforeValidator(items)] = ()
-    autoscale: AutoscaleRule | None = None
-    background: BackgroundLoad | None = None
-    price_usd_per_gpu_hour: float | None = Field(default=None, ge=0, le=1e6)
-
-    @model_validator(mode="after")
-    def _whole(self) -> "Cloud":
-        for index, crash in enumerate(self.crashes):
-            if crash.replica >= self.replicas:
-                refuse(
-                    f"must be below replicas, {self.replicas}, counted from 0, got {crash.replica}",
-                    "crashes",
-                    index,
-                    "replica",
-                )
-        if self.autoscale is not None and self.autoscale.max_replicas < self.replicas:
-            refuse(
-                f"must be >= replicas, {self.replicas}, got {self.autoscale.max_replicas}", "autoscale", "max_replicas"
-            )
-        if self.max_waiting is not None and self.max_sessions is None and self.kv_memory_gb is None:
-            refuse(
-                "goes with max_sessions or kv_memory_gb: without either no session waits for admission", "max_waiting"
             )
         return self

@@ -1,7 +1,7 @@
 """`network:` of a scenario: a preset of the catalogue, a link by its figures, or one whose rates follow a trace."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +19,7 @@ from simulator.traces.choice import TraceChoice
 from simulator.traces.trace import Trace
 from simulator.traces.units import Way, told
 
+PRESET_KM = 500.0  # to the cloud that a preset stands for
 MS_PER_1000_KM = 22.0  # of round trip; light in fibre alone takes 9.8: see `catalogue/networks.yaml`
 TransportName = Literal["ideal", "tcp", "grpc", "quic"]
 Distribution = Literal["normal", "lognormal", "gamma", "pareto"]
@@ -33,6 +34,7 @@ class LinkFigures:
     of its direction. up_cross, down_cross: "greedy", "video", or mean seconds busy and quiet; None for no cross traffic.
     radio: of the catalogue, None for none.
     generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
+    way_s: round trip behind the link, in addition to rtt_s or to that of a trace.
     trace: files that tell each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
     """
 
@@ -58,6 +60,7 @@ class LinkFigures:
     devices_per_cell: int = 1
     generated: str | None = None
     trace: TraceChoice | None = None
+    way_s: float = 0.0
 
 
 Rate = Annotated[float, Field(gt=0, le=1e7)]
@@ -392,6 +395,20 @@ def link_trace(choice: TraceChoice) -> Trace:
 @lru_cache(maxsize=64)
 def _link_trace(choice: TraceChoice, _states: tuple[tuple[int, int], ...]) -> Trace:
     return choice.read()
+
+
+def behind(network: "PresetNetwork | TraceNetwork | ExplicitNetwork", way_s: float) -> LinkFigures:
+    """The link to a cloud that is a round trip of `way_s` behind the access network.
+
+    A preset's own round trip leads to a cloud at `PRESET_KM`, whose part of it (all of it at most) `way_s` replaces.
+    """
+    link = network.figures()
+    if link.rtt_s is None:
+        return replace(link, way_s=way_s)
+    access_s = link.rtt_s
+    if isinstance(network, PresetNetwork):
+        access_s = max(0.0, access_s - MS_PER_1000_KM * PRESET_KM * 1e-6)
+    return replace(link, rtt_s=access_s + way_s)
 
 
 NEEDED = ", ".join(name for name, field in ExplicitNetwork.model_fields.items() if field.is_required())

@@ -90,7 +90,7 @@ Arrivals = Annotated[
 class FleetKind(Part):
     """Devices of one kind. share: of the fleet's devices. hardware, network, slo_s: where they are not those of the scenario.
 
-    priority: higher is served first under `cloud.queue: priority`.
+    tier: of the cloud, that serves them; where it is not `cloud.tier`. priority: higher is served first under `cloud.queue: priority`.
     """
 
     share: float = Field(gt=0, le=1)
@@ -98,6 +98,7 @@ class FleetKind(Part):
     network: Network | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
     slo_s: float | None = Field(default=None, gt=0, le=1e8)
+    tier: str | None = None
 
     @field_validator("hardware")
     @classmethod

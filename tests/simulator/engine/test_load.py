@@ -11,7 +11,7 @@ from simulator.core.errors import ScenarioError
 from simulator.engine.device import FleetPart
 from simulator.engine.fallback import Fallback
 from simulator.engine.workload import bursty_arrivals, device_counts, read_times
-from simulator.experiment.inputs import simulate_case
+from simulator.experiment.inputs import cloud_tier, simulate_case
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.provenance import load_warnings
 from simulator.experiment.scenario import Scenario
@@ -116,7 +116,7 @@ def run(folder: Path, text: str, pass_s: float = 1 / 64, parts: int = 1) -> tupl
     free = Network(math.inf, math.inf, 0.0, 0.0)
     devices = scenario.workload.devices // parts
     fleet = [FleetPart(devices, [one], DEVICE_COSTS, free, priority=number) for number in range(parts)]
-    return case, simulate_case(case.scenario, fleet, cloud, math.inf)
+    return case, simulate_case(case.scenario, fleet, [cloud_tier(scenario.cloud, 0, cloud, math.inf)])
 
 
 def test_requests_come_when_the_trace_says(tmp_path: Path) -> None:
@@ -218,6 +218,19 @@ def test_goodput_holds_each_request_against_the_objective_of_its_device() -> Non
     fields = {"duration_s": 10.0, "devices": [1, 1, 1], "slos_s": [3.0, math.inf, 2.0]}
     case = CaseRecords("base", "base", {}, columns, **fields)
     assert summary_table(requests_table([case]), [case]).iloc[0]["goodput_per_s"] == 3 / 10
+
+
+def test_each_request_costs_what_its_tier_does() -> None:
+    columns = {name: np.zeros(3) for name in REQUEST_COLUMNS}
+    columns |= {
+        "request": np.arange(3),
+        "device": np.array([0, 1, 1]),
+        "cloud_gpu_s": np.array([3600.0, 7200.0, 3600.0]),
+    }
+    fields = {"duration_s": 10.0, "devices": [1, 1], "slos_s": [math.inf] * 2}
+    for prices, mean_usd in (([2.0, 0.5], (2.0 + 1.0 + 0.5) / 3), ([1.5, 1.5], 2.0), ([2.0, math.nan], math.nan)):
+        case = CaseRecords("base", "base", {}, columns, gpu_usd_per_hour=prices, **fields)
+        assert summary_table(requests_table([case]), [case]).iloc[0]["cost_usd"] == pytest.approx(mean_usd, nan_ok=True)
 
 
 def test_a_policy_is_a_rule_in_seconds_and_can_be_swept(tmp_path: Path) -> None:

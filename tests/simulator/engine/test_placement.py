@@ -3,16 +3,19 @@
 Drafts of gamma passes of t_d seconds and a test of t_v a round, over R rounds; cloud alone T passes of t_v.
 """
 
+import math
+
 import numpy as np
 import pytest
 
 from benchmarks.workload_w import ANSWER, DRAFTED, rounds_of
+from simulator.cloud.rules import CloudRules
 from simulator.core.rng import stream
 from simulator.engine.case import CaseResult
 from simulator.engine.workload import Arrivals, single_arrival
 from simulator.network.access import Network
 from simulator.pricing.costs import Costs
-from simulator.pricing.program import OTHER, SessionProgram, compile_colocated, compile_session
+from simulator.pricing.program import COMPANION, OTHER, PASS, SessionProgram, compile_colocated, compile_session
 from tests.simulator.build import PRICING, Op, UniformCosts, base, call, case, compute, forward, recording, reply
 
 DRAFT_S, VERIFY_S, GAMMA, ROUNDS, TOKENS = 1 / 256, 1 / 64, 4, 10, 40
@@ -36,10 +39,11 @@ def alone(program: SessionProgram, rtt_s: float) -> float:
     return float(case([program], single_arrival(), network=network).columns["latency_s"][0])
 
 
-def saturated(program: SessionProgram, sessions: int = 40) -> CaseResult:
-    """All at once, each on a device of its own, one pass at a time in the cloud."""
+def saturated(program: SessionProgram, sessions: int = 40, max_batch: int = 1) -> CaseResult:
+    """All at once, each on a device of its own; with a batch of 1, one pass at a time in the cloud."""
     requests = Arrivals(np.zeros(sessions), np.arange(sessions), np.zeros(sessions, np.int64))
-    return case([program], requests, network=Network(1e12, 1e12, 0.0, 0.0), devices=sessions, max_batch=1)
+    free = Network(math.inf, math.inf, 0.0, 0.0)
+    return case([program], requests, network=free, devices=sessions, max_batch=max_batch, companion=DEVICE)
 
 
 @pytest.mark.parametrize("rtt_s", [0.0, 0.001, 0.05, 0.3])
@@ -67,6 +71,42 @@ def test_offloaded_drafting_multiplies_what_a_cloud_serves() -> None:
     assert gain == pytest.approx(1.0 + GAMMA * DRAFT_S / VERIFY_S, rel=0.02)
 
 
+@pytest.mark.parametrize("sessions", [1, 2, 16])
+def test_passes_of_the_device_s_model_are_batched_in_the_cloud(sessions: int) -> None:
+    """N sessions at once take as long as one alone: each of the R (gamma + 1) passes runs once, for all of them. The first of all runs
+    for the first session alone, which finds the replica idle; the others catch up with it before the first pass of the cloud's model."""
+    _, together = both(speculation())
+    result = saturated(together, sessions, max_batch=16)
+    once = 0 if sessions == 1 else 1
+    assert result.makespan_s == pytest.approx(ROUNDS * (GAMMA * DRAFT_S + VERIFY_S) + once * DRAFT_S)
+    iterations = ROUNDS * (GAMMA + 1) + once
+    assert result.mean_batch == pytest.approx(sessions * ROUNDS * (GAMMA + 1) / iterations)
+    assert sum(result.cloud_busy_s) == pytest.approx(result.columns["cloud_gpu_s"].sum())
+
+
+def test_passes_of_the_device_s_model_go_before_those_of_the_cloud_s() -> None:
+    """Both ask for a pass of the cloud's model; it waits for the other session's drafts, and then both share it."""
+    device = [*[forward()] * 3, *call(0)]
+    _, late = both((device, [[forward("cloud"), reply(0)]]))
+    _, early = both(([forward(), *call(0)], [[forward("cloud"), reply(0)]]))
+    requests = Arrivals(np.zeros(2), np.arange(2), np.arange(2))
+    free = Network(math.inf, math.inf, 0.0, 0.0)
+    result = case([early, late], requests, network=free, companion=DEVICE, timeline_sessions=2)
+    assert result.columns["latency_s"].tolist() == [4 * DRAFT_S + VERIFY_S] * 2
+    passes = [span for span in result.spans if span.track == "cloud" and span.name == "call 0"]
+    assert [(span.start_s, dict(span.args)["batch"]) for span in passes] == [(4 * DRAFT_S, 2)] * 2
+
+
+@pytest.mark.parametrize("evict", [False, True])
+def test_co_located_work_is_served_whatever_the_discipline(evict: bool) -> None:
+    _, together = both(speculation(3))
+    for queue in ("fifo", "shortest-first", "earliest-deadline", "priority"):
+        rules = CloudRules(queue=queue, evict=evict, kv_tokens=together.kv_tokens + 1 if evict else math.inf)
+        requests = Arrivals(np.zeros(5), np.arange(5), np.zeros(5, np.int64))
+        result = case([together], requests, companion=DEVICE, rules=rules, max_batch=2)
+        assert len(result.columns["latency_s"]) == 5
+
+
 @pytest.mark.parametrize("acceptance", [0.3, 0.8, 0.95])
 def test_tokens_of_a_round_are_those_expected(acceptance: float) -> None:
     """Leviathan et al. 2023, equation 1: (1 - a^(gamma + 1)) / (1 - a) tokens a round. By Wald's identity the rounds of an answer
@@ -85,9 +125,9 @@ def test_only_the_result_crosses_the_network() -> None:
     ((request_bytes, lead, items, (reply_bytes, first)),) = together.calls
     assert (request_bytes, lead, first) == (0, (), True)
     assert reply_bytes == 4 * 2 + len(b"\x92\xa6Tokens\xc4\x08")  # 4 ids in a blob, in an array with its name
-    kinds = [OTHER] * GAMMA + [0] + [OTHER] * GAMMA + [0] + [OTHER]
+    kinds = [COMPANION] * GAMMA + [PASS] + [COMPANION] * GAMMA + [PASS] + [OTHER]
     assert [item[6] for item in items] == kinds
-    assert [item[5] for item in items if item[6] == OTHER] == [1 / 32] * 8 + [1 / 8]
+    assert [item[5] for item in items if item[6] in (COMPANION, OTHER)] == [1 / 32] * 8 + [1 / 8]
     assert not any(item[7] for item in items)
 
 

@@ -12,7 +12,7 @@ from simulator.core import yamlfile
 from simulator.core.errors import ScenarioError
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.scenario import Scenario, json_schema, resolved_yaml
-from simulator.experiment.schema.compute import Cloud
+from simulator.experiment.schema.cloud import Cloud
 from simulator.experiment.schema.network import LinkFigures
 from simulator.experiment.sweep import expand
 from simulator.protocol.methods import METHODS, CiarSettings, Decoding

@@ -65,7 +65,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + "cloud: {replica: 2}\n",
             "t.yaml:5: cloud.replica is not a known key; did you mean replicas? allowed: replicas, max_batch, queue, "
-            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour",
+            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour, "
+            "tiers, tier",
         ),
         (
             HEAD + "placement: splt\n",
@@ -320,7 +321,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
             HEAD + "sweep: {cloud.max_bach: [1]}\n",
             "t.yaml:5: sweep.cloud.max_bach names nothing: cloud has no max_bach; did you mean max_batch? allowed: "
             "replicas, max_batch, queue, "
-            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour",
+            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour, "
+            "tiers, tier",
         ),
         (HEAD + "sweep: {seed.x: [1]}\n", "t.yaml:5: sweep.seed.x names nothing: seed is 0"),
         (

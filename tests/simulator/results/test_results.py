@@ -112,7 +112,7 @@ def test_ratio_by_hand() -> None:
 def test_summary_by_hand() -> None:
     base = case("base", [4.0, 6.0, 8.0])
     quality = {"image": np.array([0, 1]), "cloud_nll": np.array([2.0, 4.0])}
-    ciar = case("ciar threshold=0.5", [2.0, 3.0, 4.0], quality=quality, utilisation=0.25, gpu_usd_per_hour=7.2)
+    ciar = case("ciar threshold=0.5", [2.0, 3.0, 4.0], quality=quality, utilisation=0.25, gpu_usd_per_hour=[7.2])
     table = summary(base, ciar)
     row = table.iloc[1]
     assert list(table["method"]) == ["base", "ciar threshold=0.5"]
