@@ -21,7 +21,6 @@ from models.pair import Pair
 from models.sampling import filter_probs, greedy, greedy_margins, guide, sample, sample_margins
 from models.text import left_pad
 from models.transformer import Transformer
-from models.vq import to_uint8
 from simulator.core.errors import WeightsError
 from simulator.protocol.ops import Forward
 from simulator.protocol.recording import SCORES
@@ -124,11 +123,12 @@ class Backend:
         for index, request in enumerate(group):
             if request.op.caption is not None:
                 first = int(repeats[:index].sum())
-                caption, mask = left_pad(torch.from_numpy(request.op.caption), slots)  # [slots, caption_dim], [slots]
-                cache.caption_mask[rows[first : first + request.rows]] = mask.to(cache.caption_mask.device)
-                embeds[first, :slots] = model.embed_caption(caption.to(embeds.device))
-                if request.rows == 2:
-                    embeds[first + 1, :slots] = model.embed_caption(model.null_caption(1)[0])
+                padded = left_pad(torch.from_numpy(request.op.caption), slots)  # [slots, caption_dim], [slots]
+                caption, mask = (one.unsqueeze(0).to(embeds.device) for one in padded)
+                halves = [(caption, mask), model.unconditional(caption, mask)]
+                for half, (text, valid) in enumerate(halves[: request.rows], start=first):
+                    cache.caption_mask[rows[half]] = valid[0]
+                    embeds[half, :slots] = model.embed_caption(text)[0]
         return embeds
 
     def _embed_drafts(self, model: EagleDrafter, group: Sequence[PassRequest], longest: int) -> Tensor:
@@ -265,5 +265,5 @@ class Backend:
                 return [sampled_bounds(step.logits, step.radius, torch.from_numpy(noise)) for step, noise in payloads]
             case "image_decoder":
                 codes = torch.tensor(payloads, device=self.pair.torch_device)  # [G, T]
-                return list(to_uint8(self.pair.tokenizer.decode_codes(codes)).cpu().numpy())
+                return list(self.pair.tokenizer.to_bytes(self.pair.tokenizer.decode_codes(codes)).cpu().numpy())
         raise AssertionError(kind)

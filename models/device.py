@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from models.interval import RadiusHead, inter_fuse
+from models.llama import decoder
 from models.transformer import Transformer
 from simulator.protocol.pairs import TransformerConfig
 
@@ -23,7 +24,7 @@ class DeviceModel(nn.Module):
         """Args: classes: see `Transformer`."""
         super().__init__()
         self.config = config
-        self.transformer = Transformer(config, classes=classes)
+        self.transformer = decoder(config, classes)
         self.radii = nn.ModuleDict({name: RadiusHead(config.dim, config.vocab_size) for name in bounds})
 
     @classmethod

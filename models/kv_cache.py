@@ -102,8 +102,11 @@ class Pass:
 class CachedDecoder(nn.Module):
     """What continues sequences against a `KVCache`: `Transformer`, and the drafter of EAGLE-2 (`models/eagle.py`).
 
-    unrotated: positions before the first cell of the grid.
+    unrotated: positions before the first cell of the grid. captions_as_one: whether caption keys are zero, so that one column stands
+    for all of them once they are fed (`KVCache`).
     """
+
+    captions_as_one = True
 
     def __init__(self, config: TransformerConfig, unrotated: int) -> None:
         super().__init__()
@@ -145,7 +148,7 @@ class CachedDecoder(nn.Module):
         shared = Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(device), columns.to(device), spans)
         hidden = self._run(x.unsqueeze(0), shared)[0]  # [N, D]
         fed = (start < self.unrotated) & (start + n_new >= self.unrotated)
-        if bool(fed.any()):
+        if self.captions_as_one and bool(fed.any()):
             cache.gather_captions(rows[fed].to(device), self.unrotated)
         if not ragged:
             return hidden.view(len(rows), -1, hidden.shape[-1])
@@ -163,10 +166,11 @@ class CachedDecoder(nn.Module):
         them (`KVCache`).
         """
         on_cpu = cache.k.device.type == "cpu"
+        gathered = self.unrotated if self.captions_as_one else 0  # columns that one stands for
         row, begin, new = rows.tolist(), start.tolist(), n_new.tolist()
 
         def alike(i: int) -> object:
-            feeds = begin[i] < self.unrotated
+            feeds = begin[i] < gathered
             return (new[i], feeds, begin[i], row[i] - i) if on_cpu else (new[i], feeds)
 
         spans, positions = [], []
@@ -174,7 +178,7 @@ class CachedDecoder(nn.Module):
             group = list(members)
             i, n, mine = group[0], new[group[0]], slice(group[0], group[-1] + 1)
             where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
-            end, first = max(begin[mine]) + n, 0 if begin[i] < self.unrotated else self.unrotated - 1
+            end, first = max(begin[mine]) + n, max(gathered - 1, 0) if begin[i] >= gathered else 0
             columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
             if (
                 n == 1 and first and min(begin[mine]) + n == end and not any(trees[mine])
@@ -199,8 +203,12 @@ class CachedDecoder(nn.Module):
         """Rows of the rotary table beside x, float32, or float64 for float64."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if len(self._rope) == 0 or self._rope.device != x.device or self._rope.dtype != dtype:
-            self._rope = rope_table(self.config, self.unrotated, OVERHANG).to(x.device, dtype)
+            self._rope = self._rope_table().to(x.device, dtype)
         return self._rope[index]
+
+    def _rope_table(self) -> Tensor:
+        """Rotary table float64 [S + OVERHANG, hd/2, 2], see `rope_table`."""
+        return rope_table(self.config, self.unrotated, OVERHANG)
 
     def _run(self, x: Tensor, p: Pass) -> Tensor:
         raise NotImplementedError

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from models.device import DeviceModel
 from models.eagle import EagleDrafter, drafter_config, from_checkpoint, to_checkpoint
+from models.llama import decoder
 from models.phi import IntervalProjection
 from models.quality.judge_files import JUDGE, NETWORK, judge_file_names, read_judge
 from models.scenes import WORDS
@@ -31,6 +32,7 @@ from models.vq import VQConfig, VQModel, load_vq
 from simulator.core.errors import WeightsError
 from simulator.core.files import replace_folder, temporary_sibling
 from simulator.protocol.backbones import function_of
+from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import (
     DRAFTER,
     FORMAT,
@@ -269,14 +271,14 @@ def save_model(path: Path, module: Transformer | DeviceModel | IntervalProjectio
 
 def load_transformer(path: Path) -> Transformer:
     """A decoder that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
-    return _load(path, "n_layer", lambda config: Transformer(TransformerConfig(**config)))
+    return _load(path, "n_layer", lambda config: decoder(config_of(config)))
 
 
 def load_device(path: Path) -> DeviceModel:
     """A device model that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
 
     def make(config: dict[str, Any]) -> DeviceModel:
-        return DeviceModel(TransformerConfig(**config["transformer"]), tuple(config["bounds"]))
+        return DeviceModel(config_of(config["transformer"]), tuple(config["bounds"]))
 
     return _load(path, "bounds", make)
 

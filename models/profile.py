@@ -18,10 +18,10 @@ from torch import Tensor
 
 from models.interval import inter_fuse, sampled_bounds, uncertainty
 from models.kv_cache import KVCache
+from models.llama import decoder
 from models.pair import Pair
 from models.sampling import filter_probs, greedy, guide, sample
 from models.transformer import Transformer
-from models.vq import to_uint8
 from simulator.core.rng import stream
 from simulator.pricing.catalogue import Hardware
 from simulator.pricing.profile import PassTable, Profile
@@ -166,7 +166,7 @@ def _longer(model: Transformer, positions: int) -> Transformer:
     """The same weights on a larger grid, so that every cell of the table fits; time depends on shapes alone."""
     grid = math.ceil(math.sqrt(positions - model.config.caption_slots))
     with torch.device("meta"):
-        wide = Transformer(replace(model.config, grid=max(grid, model.config.grid)))
+        wide = decoder(replace(model.config, grid=max(grid, model.config.grid)), model.classes)
     wide.load_state_dict(model.state_dict(), assign=True)
     return wide.eval()
 
@@ -198,7 +198,7 @@ def _compute_seconds(pair: Pair, clock: _Clock) -> dict[str, float]:
     work: dict[str, Callable[[], object]] = {
         "caption_encoder": lambda: pair.text.encode(caption),
         "phi": lambda: pair.phi(hidden, row, row).float().cpu().numpy(),
-        "image_decoder": lambda: to_uint8(pair.tokenizer.decode_codes(codes)).cpu().numpy(),
+        "image_decoder": lambda: pair.tokenizer.to_bytes(pair.tokenizer.decode_codes(codes)).cpu().numpy(),
         "interval_samples": lambda: sampled_bounds(row[0], row[0], torch.from_numpy(draws.uniform(-1, 1, shape)))[
             0
         ].cpu(),

@@ -53,12 +53,13 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
+        self.qk_norm: nn.Module = nn.Identity()  # of queries and keys [..., 2H, hd]; LlamaGen has none
         self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, layer: int, p: Pass) -> Tensor:
         heads = self.wqkv(x).unflatten(-1, (3 * self.n_head, -1))  # [R, n, 3H, hd]
-        q, k = rotate(heads[:, :, : 2 * self.n_head], p.rotation).chunk(2, dim=2)
+        q, k = rotate(self.qk_norm(heads[:, :, : 2 * self.n_head]), p.rotation).chunk(2, dim=2)
         v = heads[:, :, 2 * self.n_head :]  # each [R, n, H, hd]
         if p.cache is None:
             mask = None if p.mask is None else p.mask.unsqueeze(1)  # [R, 1, n, K]
@@ -186,7 +187,7 @@ class Transformer(CachedDecoder):
             for name, parameter in self.named_parameters():
                 if name.endswith("norm.weight"):
                     parameter.fill_(1.0)
-                elif name == "output.weight":
+                elif name == "output.weight" or name.endswith("bias"):
                     parameter.zero_()
                 else:
                     parameter.normal_(0.0, 0.02, generator=generator)
@@ -206,6 +207,11 @@ class Transformer(CachedDecoder):
     def null_caption(self, rows: int) -> Tensor:
         """The learned null caption for `rows` sequences, [rows, caption_slots, caption_dim]."""
         return self.cls_embedding.null().expand(rows, -1, -1)
+
+    def unconditional(self, caption: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What guidance compares captions [B, caption_slots, caption_dim] and their mask [B, caption_slots] with: the rows and the mask
+        of the unconditional half. Here the null caption under the caption's mask, as in LlamaGen."""
+        return self.null_caption(len(caption)).to(caption), mask
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] after the final norm -> logits [..., V], float32 or wider."""
@@ -227,7 +233,10 @@ class Transformer(CachedDecoder):
         if features is not None:
             embedded = embedded + features.to(embedded.dtype)  # E(x) + f^I, CIAR's interval features
         x = torch.cat([self.embed_caption(caption), embedded], dim=1)  # [B, slots + n, D]
-        x = F.dropout(x, self.dropout.token, self.training)
+        return self._through(F.dropout(x, self.dropout.token, self.training), caption_mask, states)
+
+    def _through(self, x: Tensor, caption_mask: Tensor | None, states: list[Tensor] | None) -> Tensor:
+        """Hidden states [B, slots + n, D] of inputs x, one per caption slot and token."""
         length = x.shape[1]
         mask = None
         if caption_mask is not None:

@@ -28,6 +28,7 @@ VQ_LARGEST = {
     "num_res_blocks": 64,
     "patch": 64,
 }
+BYTE_OFFSET = 128.0  # LlamaGen's
 
 
 @dataclass(frozen=True)
@@ -176,16 +177,16 @@ def _middle(channels: int) -> nn.ModuleList:
 
 
 class Encoder(nn.Module):
-    """Images to latents: levels from the highest resolution to the lowest, attention on the lowest only."""
+    """Images to latents: levels from the highest resolution to the lowest, attention on the lowest only, or on none."""
 
-    def __init__(self, config: VQConfig) -> None:
+    def __init__(self, config: VQConfig, attention: bool = True) -> None:
         super().__init__()
         widths = [config.ch * mult for mult in config.encoder_ch_mult]
         self.conv_in = nn.Conv2d(3 * config.patch**2, config.ch, 3, padding=1)
         self.conv_blocks = nn.ModuleList()
         for index, (before, width) in enumerate(zip([config.ch, *widths], widths, strict=False)):
             last = index == len(widths) - 1
-            level = Level(before, width, config.num_res_blocks, attention=last)
+            level = Level(before, width, config.num_res_blocks, attention=attention and last)
             if not last:
                 level.downsample = Downsample(width)
             self.conv_blocks.append(level)
@@ -202,16 +203,16 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images: levels from the lowest resolution to the highest, attention on the lowest only."""
+    """Latents to images: levels from the lowest resolution to the highest, attention on the lowest only, or on none."""
 
-    def __init__(self, config: VQConfig) -> None:
+    def __init__(self, config: VQConfig, attention: bool = True) -> None:
         super().__init__()
         widths = [config.ch * mult for mult in reversed(config.decoder_ch_mult)]
         self.conv_in = nn.Conv2d(config.z_channels, widths[0], 3, padding=1)
         self.mid = _middle(widths[0])
         self.conv_blocks = nn.ModuleList()
         for index, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            level = Level(before, width, config.num_res_blocks + 1, attention=index == 0)
+            level = Level(before, width, config.num_res_blocks + 1, attention=attention and index == 0)
             if index < len(widths) - 1:
                 level.upsample = Upsample(width)
             self.conv_blocks.append(level)
@@ -227,24 +228,29 @@ class Decoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """The codebook. Latents and code rows are l2-normalised before they are compared, and the normalised row is the result."""
+    """The codebook. Latents and code rows are l2-normalised before they are compared, and the normalised row is the result;
+    not `normalised`, both stay as they are and the nearest row is taken."""
 
-    def __init__(self, config: VQConfig) -> None:
+    def __init__(self, config: VQConfig, normalised: bool = True) -> None:
         super().__init__()
+        self.normalised = normalised
         self.embedding = nn.Embedding(config.codebook_size, config.codebook_dim)
 
     def rows(self) -> Tensor:
-        """float [V, codebook_dim], l2-normalised."""
-        return F.normalize(self.embedding.weight, dim=-1)
+        """float [V, codebook_dim], what stands for each code."""
+        return F.normalize(self.embedding.weight, dim=-1) if self.normalised else self.embedding.weight
 
     def forward(self, latents: Tensor) -> Quantised:
         """latents: [B, codebook_dim, h, w]. In float32 whatever the precision around it: near ties must not depend on it."""
         with torch.autocast(latents.device.type, enabled=False):
             batch, dim, height, width = latents.shape
-            z = F.normalize(latents.float().permute(0, 2, 3, 1).reshape(-1, dim), dim=-1)  # [B*T, dim]
+            z = latents.float().permute(0, 2, 3, 1).reshape(-1, dim)  # [B*T, dim]
             rows = self.rows().float()
+            if self.normalised:
+                z = F.normalize(z, dim=-1)
             with torch.no_grad():
-                codes = (z @ rows.t()).argmax(dim=-1)  # largest cosine = least distance between unit vectors
+                near = z @ rows.t()  # largest cosine = least distance between unit vectors
+                codes = (near if self.normalised else 2 * near - (rows**2).sum(-1)).argmax(dim=-1)
             chosen = F.embedding(codes, rows)
             straight_through = z + (chosen - z).detach()
             return Quantised(
@@ -256,14 +262,24 @@ class Quantizer(nn.Module):
 
 
 class VQModel(nn.Module):
-    """Encoder, codebook and decoder."""
+    """Encoder, codebook and decoder.
 
-    def __init__(self, config: VQConfig) -> None:
+    Args:
+        config: the shape.
+        attention: whether the lowest level has attention besides the middle (LlamaGen).
+        normalised: whether codes are compared as unit vectors (LlamaGen).
+        offset: of `to_bytes`, added to 127.5 x before it is truncated: 128 in LlamaGen, 127.5 in Chameleon and Janus.
+    """
+
+    def __init__(
+        self, config: VQConfig, attention: bool = True, normalised: bool = True, offset: float = BYTE_OFFSET
+    ) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config) if config.encoder_ch_mult else nn.Identity()
-        self.decoder = Decoder(config)
-        self.quantize = Quantizer(config)
+        self.offset = offset
+        self.encoder = Encoder(config, attention) if config.encoder_ch_mult else nn.Identity()
+        self.decoder = Decoder(config, attention)
+        self.quantize = Quantizer(config, normalised)
         encoded = config.z_channels if config.encoder_ch_mult else 3 * config.patch**2
         self.quant_conv = nn.Conv2d(encoded, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
@@ -293,7 +309,7 @@ class VQModel(nn.Module):
         return self.quantise(self.encode(images)).codes
 
     def code_vectors(self, codes: Tensor) -> Tensor:
-        """Normalised code rows [B, codebook_dim, h, w] of codes int [B, h, w], or [B, T] on a square grid."""
+        """Rows of the codes [B, codebook_dim, h, w] of codes int [B, h, w], or [B, T] on a square grid."""
         if codes.dim() == 2:
             side = math.isqrt(codes.shape[1])
             if side * side != codes.shape[1]:
@@ -305,10 +321,14 @@ class VQModel(nn.Module):
         """Images float [B, 3, H, W], about [-1, 1], of codes int [B, T] (a square grid) or [B, h, w]."""
         return self.decode(self.code_vectors(codes))
 
+    def to_bytes(self, images: Tensor) -> Tensor:
+        """`to_uint8` as this tokenizer's authors round."""
+        return to_uint8(images, self.offset)
 
-def to_uint8(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] of images float [B, 3, H, W] in [-1, 1]: clamp(127.5 x + 128, 0, 255), truncated."""
-    return (127.5 * images.float() + 128.0).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+def to_uint8(images: Tensor, offset: float = BYTE_OFFSET) -> Tensor:
+    """uint8 [B, H, W, 3] of images float [B, 3, H, W] in [-1, 1]: clamp(127.5 x + offset, 0, 255), truncated."""
+    return (127.5 * images.float() + offset).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def from_uint8(images: Tensor) -> Tensor:

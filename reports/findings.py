@@ -95,7 +95,11 @@ def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str,
         return f"no significant difference: {names}", text
     if is_base(best):
         second = others[0]
-        longer, least, most = (significant(1 / second[column], 2) for column in ("speedup", "speedup_hi", "speedup_lo"))
+        # The interval of very few requests reaches down to no speed at all.
+        slowdowns = (
+            1 / x if (x := second[column]) > 0 else math.inf for column in ("speedup", "speedup_hi", "speedup_lo")
+        )
+        longer, least, most = (significant(x, 2) for x in slowdowns)
         range_ = "" if _few(best) else f" ({least} to {most})"
         text = f"{name} is fastest: {seconds}. The next, {second['label']}, takes {longer}× as long{range_}."
         return f"{name} is fastest ({second['label']} takes {longer}× as long)", text

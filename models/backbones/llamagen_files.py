@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.checkpoint import CONTAINERS, SUFFIXES, Checkpoint, few, read_checkpoint
 from simulator.core.errors import WeightsError
+from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, TransformerConfig, list_parts
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -354,6 +355,6 @@ def own_device(path: Path) -> tuple[TransformerConfig, tuple[str, ...]] | None:
     try:
         with safe_open(path, framework="np") as file:
             config = json.loads((file.metadata() or {}).get("config", "{}"))
-        return TransformerConfig(**config["transformer"]), tuple(config["bounds"])
+        return config_of(config["transformer"]), tuple(config["bounds"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
         return None

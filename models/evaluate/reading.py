@@ -97,7 +97,7 @@ def read_rows(
         logits, hidden = model(tokens[:, :-1], rows, mask)
         plain.append(logits)
         if scale > 1:
-            other, other_hidden = model(tokens[:, :-1], model.null_caption(len(tokens)), mask)
+            other, other_hidden = model(tokens[:, :-1], *model.unconditional(rows, mask))
             logits, hidden = guide(logits, other, scale), torch.cat([hidden, other_hidden], dim=-1)
         guided.append(logits)
         states.append(hidden)

@@ -35,7 +35,7 @@ def score_tokens(
         hidden = pair.cloud.hidden(tokens[:, :-1], caption, mask)[:, first:]  # [B, T, D]
         scale = torch.tensor([spec.decoding["guidance"] for spec, _ in chunk])  # [B]
         if bool((scale > 1).any()):
-            null = pair.cloud.hidden(tokens[:, :-1], pair.cloud.null_caption(len(chunk)), mask)[:, first:]
+            null = pair.cloud.hidden(tokens[:, :-1], *pair.cloud.unconditional(caption, mask))[:, first:]
             # The head is linear, so guidance of hidden states is guidance of logits, at half the cost.
             wide = at_least_float32(hidden), at_least_float32(null)
             hidden = guide(*wide, scale.to(device).unsqueeze(-1)).to(hidden.dtype)

@@ -37,12 +37,19 @@ class Backbone:
 
 
 _FIND, _LOAD = "models.backbones.llamagen_files:find", "models.backbones.llamagen:load"
+_HUGGING_FACE = "models.backbones.huggingface_files:find", "models.backbones.huggingface:load"
 
 BACKBONES: dict[str, Backbone] = {
     "llamagen-xl-stage1": Backbone("LlamaGen text to image, stage I, 256 pixels", _FIND, _LOAD, 256, 7.5),
     "llamagen-xl-stage2": Backbone("LlamaGen text to image, stage II, 512 pixels", _FIND, _LOAD, 512, 7.5),
     "llamagen-c2i-256": Backbone("LlamaGen class to image, B to 3B, 256 pixels", _FIND, _LOAD, 256, 4.0, classes=True),
     "llamagen-c2i-384": Backbone("LlamaGen class to image, B to 3B, 384 pixels", _FIND, _LOAD, 384, 4.0, classes=True),
+    "anole-7b": Backbone("Anole (Chameleon) in transformers' layout, 512 pixels", *_HUGGING_FACE, 512, 3.0),
+    "lumina-mgpt-512": Backbone("Lumina-mGPT in transformers' layout, 512 pixels", *_HUGGING_FACE, 512, 4.0),
+    "lumina-mgpt-768": Backbone("Lumina-mGPT in transformers' layout, 768 pixels", *_HUGGING_FACE, 768, 4.0),
+    "lumina-mgpt-1024": Backbone("Lumina-mGPT in transformers' layout, 1024 pixels", *_HUGGING_FACE, 1024, 4.0),
+    "janus-pro-1b": Backbone("Janus-Pro 1B in transformers' layout, 384 pixels", *_HUGGING_FACE, 384, 5.0),
+    "janus-pro-7b": Backbone("Janus-Pro 7B in transformers' layout, 384 pixels", *_HUGGING_FACE, 384, 5.0),
 }
 
 

@@ -27,7 +27,6 @@ from torch import Tensor
 # Prefixes of the names of files for parts that are not built yet. A file with a check of its own is checked anyway.
 LATER = {
     "t5_": "T5 caption encoder",
-    "anole_": "Anole backbone",
     "paper_tables.csv": "the paper's numbers",
 }
 

@@ -1,0 +1,392 @@
+"""Loading Anole, Lumina-mGPT and Janus-Pro from folders in transformers' layout; shapes and prompts: `models.backbones.huggingface_files`.
+
+A tensor is read, turned and copied into the model one at a time, in the type and on the device that the model is wanted on.
+
+Their rotary embedding turns channel j with j + hd/2, ours 2j with 2j + 1: the rows of queries and keys, and the norms over them, are
+reordered as they are read. Attention is the same for any common order.
+
+Sources: ChameleonForConditionalGeneration and JanusForConditionalGeneration of transformers (keys, arithmetic); the VQGAN code that
+Chameleon's `vqgan.ckpt` belongs to (keys).
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from models.backbones.huggingface_files import (
+    CONFIG,
+    PROMPT_SLOTS,
+    TOKENIZER,
+    VQMODEL,
+    Described,
+    Prompt,
+    describe,
+    vq_sizes,
+    weight_files,
+)
+from models.backbones.llamagen_files import own_device
+from models.checkpoint import few
+from models.device import DeviceModel
+from models.llama import LlamaDecoder
+from models.pair import Pair, ready
+from models.phi import IntervalProjection
+from models.state import build, first_line, read_state
+from models.vq import VQConfig, VQModel
+from simulator.core.errors import PromptError, WeightsError
+from simulator.protocol.llama import ROW_WIDTH, LlamaConfig, digits
+from simulator.protocol.pairs import FoundPair
+
+VQ_OFFSET = 127.5  # both: (x + 1) / 2 * 255, truncated
+# Parts of the files that making images does not need.
+UNUSED = (VQMODEL, "model.vision_model.", "model.aligner.", "lm_head.", "loss.")
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor of the file goes: `rows` (from, to; all where empty) of a parameter of ours, after `turn`."""
+
+    key: str
+    turn: Callable[[Tensor], Tensor] = as_it_is
+    rows: tuple[int, ...] = ()
+
+
+class PromptEncoder:
+    """Captions to text tokens, as rows of two digits each (`simulator.protocol.llama.digits`).
+
+    Args:
+        folder: holds `tokenizer.json`.
+        prompt: what stands around the caption.
+        slots: most tokens of a prompt.
+    """
+
+    caption_dim = ROW_WIDTH
+    sample = "a photo of a red bus parked near the river"
+
+    def __init__(self, folder: Path, prompt: Prompt, slots: int = PROMPT_SLOTS) -> None:
+        self.path, self.prompt, self.slots = folder / TOKENIZER, prompt, slots
+        self._tokenizer: Any = None
+
+    def tokens(self, caption: str) -> list[int]:
+        """The whole prompt. Raises PromptError for an empty caption and for one too long, WeightsError without a tokenizer."""
+        if not caption.strip():
+            raise PromptError("the caption is empty")
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer(self.path)
+        p = self.prompt
+        text = self._tokenizer.encode(f"{p.opening}{caption}{p.closing}", add_special_tokens=False).ids
+        found = [*p.before, *text, *p.after]
+        if len(found) > self.slots:
+            raise PromptError(f"the prompt has {len(found)} tokens, at most {self.slots} are allowed")
+        return found
+
+    def encode(self, caption: str) -> Tensor:
+        """float32 [n, 2]. Raises as `tokens`."""
+        return torch.tensor([digits(token) for token in self.tokens(caption)], dtype=torch.float32)
+
+
+def _tokenizer(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer  # a prompt is the first to need it
+    except ImportError:
+        raise WeightsError(f"{path}: needs the library tokenizers: pip install 'ciar-sim[backbones]'") from None
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare exceptions
+        raise WeightsError(f"{path}: not readable as a tokenizer: {first_line(error)}") from error
+
+
+# --- pairs
+
+
+def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pair:
+    """The pair of a folder in transformers' layout. Raises WeightsError."""
+    described: Described = found.facts["described"]
+    folder, manifest = Path(found.spec.weights), found.manifest
+    cloud = load_decoder(folder, described, torch_device, dtype)
+    tokenizer = load_tokenizer(folder, described, found.files.get("tokenizer", ()))
+    device, phi = None, None
+    for path in found.files.get("device", ())[:1]:
+        device = load_device(path, found, tokenizer, torch_device, dtype)
+    dims = (manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck)
+    for path in found.files.get("phi", ()):
+        phi = build(lambda: IntervalProjection(*dims), read_state(path, finite=False), path, exact=True)
+    text = PromptEncoder(folder, described.prompt)
+    return ready(manifest, text, tokenizer, cloud, device, phi, None, torch_device, dtype)
+
+
+def load_tokenizer(folder: Path, described: Described, paths: Sequence[Path]) -> VQModel:
+    """The image tokenizer: Janus' is in the model's own files, Chameleon's beside them. Raises WeightsError where Chameleon's
+    codebook is not the one that the model's own files hold."""
+    if not described.codes:
+        return load_janus_vq(folder)
+    (path,) = paths
+    tokenizer, own = load_vqgan(path), own_codebook(folder)
+    if own is not None and not torch.equal(own.float(), tokenizer.quantize.embedding.weight):
+        raise WeightsError(f"{path}: its codebook is not that of the model in {folder}")
+    return tokenizer
+
+
+def load_device(
+    path: Path, found: FoundPair, tokenizer: VQModel, torch_device: torch.device, dtype: torch.dtype
+) -> DeviceModel:
+    """The device's model: what training wrote, or the smaller model that a `config.json` belongs to, whose codes must mean the same.
+
+    Raises:
+        WeightsError: it does not load, or its image tokenizer has other weights.
+    """
+    if path.name != CONFIG:
+        config, bounds = own_device(path) or (found.manifest.cloud, ())
+        return build(lambda: DeviceModel(config, bounds), read_state(path, finite=False), path, exact=True)
+    described = describe(found.spec.cloud, path.parent)
+    decoder = load_decoder(path.parent, described, torch_device, dtype)
+    state = load_janus_vq(path.parent).state_dict() if not described.codes else {}
+    own = own_codebook(path.parent) if described.codes else None
+    if own is not None:
+        state = {"quantize.embedding.weight": own.float()}
+    for key, tensor in state.items():
+        if not torch.equal(tensor, tokenizer.state_dict()[key]):
+            raise WeightsError(
+                f"{path.parent}: its image tokenizer is not that of {found.spec.weights} ({key} differs): "
+                "equal codes would mean other images"
+            )
+    with torch.device("meta"):
+        device = DeviceModel(replace(described.config, n_layer=1), ())
+    device.config, device.transformer = described.config, decoder
+    return device
+
+
+# --- decoders
+
+
+def load_decoder(
+    folder: Path,
+    described: Described,
+    torch_device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LlamaDecoder:
+    """The decoder of a folder, in `eval()` mode on `torch_device` in `dtype`.
+
+    Raises:
+        WeightsError: files are missing or damaged; or keys are missing, unexpected, of another shape, or hold values that are not
+            finite in `dtype`: one error names them all.
+    """
+    config, codes = described.config, torch.tensor(described.codes, dtype=torch.long)
+    places = _janus_places(config) if config.head_layer else _chameleon_places(config, codes)
+    with torch.device("meta"):
+        model = LlamaDecoder(config).to(dtype)
+    shapes = {key: shape for path in weight_files(folder) for key, shape in _shapes(path)}
+    _compare(folder, places, {key: list(p.shape) for key, p in model.state_dict().items()}, shapes, config)
+    model.to_empty(device=torch_device)
+    target, kept, bad = model.state_dict(), {}, []
+    for path in weight_files(folder):
+        for key, tensor in _tensors(path, set(places)):
+            if not places[key]:
+                kept[key] = tensor
+            for place in places[key]:
+                part = target[place.key][slice(*place.rows) if place.rows else slice(None)]
+                part.copy_(place.turn(tensor).reshape(part.shape))
+                if not bool(part.isfinite().all()):
+                    bad.append(key)
+    if kept:
+        target["tok_embeddings.weight"].copy_(_aligned(kept))
+    if bad:
+        raise WeightsError(f"{folder}: not finite in {dtype}: {few(bad)}")
+    return model.eval().requires_grad_(False)
+
+
+def _aligned(kept: Mapping[str, Tensor]) -> Tensor:
+    """Janus' embedding of every code [V, D]: its own table through the aligner's layers, a GELU ahead of all but the first."""
+    name = "model.generation_aligner."
+    wide = {key: tensor.float() for key, tensor in kept.items()}
+    x = F.linear(wide["model.generation_embeddings.weight"], wide[f"{name}fc1.weight"], wide[f"{name}fc1.bias"])
+    for layer in range(sum(key.startswith(f"{name}hidden_layers.") and key.endswith("weight") for key in kept)):
+        key = f"{name}hidden_layers.{layer}."
+        x = F.linear(F.gelu(x), wide[f"{key}weight"], wide[f"{key}bias"])
+    return x
+
+
+def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[Place]]:
+    """Places of the decoder layers and the final norm."""
+    dim = config.dim
+
+    def paired(tensor: Tensor) -> Tensor:
+        """Rows [H * hd, ...] of queries or keys, or a norm's [H, hd] or [hd], from halves to neighbours."""
+        if tensor.dim() == 1:
+            tensor = tensor.expand(config.n_head, -1)
+        return tensor.reshape(config.n_head, 2, config.head_dim // 2, -1).transpose(1, 2)
+
+    places = {f"{prefix}norm.weight": [Place("norm.weight")]}
+    for layer in range(config.n_layer):
+        theirs, ours = f"{prefix}layers.{layer}.", f"layers.{layer}."
+        for index, name in enumerate("qkv"):
+            rows, turn = (index * dim, (index + 1) * dim), as_it_is if name == "v" else paired
+            places[f"{theirs}self_attn.{name}_proj.weight"] = [Place(f"{ours}attention.wqkv.weight", turn, rows)]
+            if config.qk_norm and name != "v":
+                heads = (index * config.n_head, (index + 1) * config.n_head)
+                for kind in ("weight", "bias"):
+                    place = Place(f"{ours}attention.qk_norm.{kind}", paired, heads)
+                    places[f"{theirs}self_attn.{name}_norm.{kind}"] = [place]
+        for name, own in (
+            ("self_attn.o_proj", "attention.wo"),
+            ("mlp.gate_proj", "feed_forward.w1"),
+            ("mlp.up_proj", "feed_forward.w3"),
+            ("mlp.down_proj", "feed_forward.w2"),
+            ("input_layernorm", "attention_norm"),
+            ("post_attention_layernorm", "ffn_norm"),
+        ):
+            places[f"{theirs}{name}.weight"] = [Place(f"{ours}{own}.weight")]
+    return places
+
+
+def _chameleon_places(config: LlamaConfig, codes: Tensor) -> dict[str, list[Place]]:
+    def image_rows(tensor: Tensor) -> Tensor:
+        return tensor[codes]
+
+    return _block_places("model.", config) | {
+        "model.embed_tokens.weight": [Place("text_embeddings.weight"), Place("tok_embeddings.weight", image_rows)],
+        "lm_head.weight": [Place("output.weight", image_rows)],
+    }
+
+
+def _janus_places(config: LlamaConfig) -> dict[str, list[Place]]:
+    """Keys without a place make the embeddings of the codes, see `_aligned`."""
+    head = {
+        f"model.generation_head.{theirs}.{kind}": [Place(f"{ours}.{kind}")]
+        for theirs, ours in (("proj_out", "head_layer"), ("vision_head", "output"))
+        for kind in ("weight", "bias")
+    }
+    aligner = ("fc1.weight", "fc1.bias", "hidden_layers.0.weight", "hidden_layers.0.bias")
+    return (
+        _block_places("model.language_model.", config)
+        | {"model.language_model.embed_tokens.weight": [Place("text_embeddings.weight")]}
+        | head
+        | {"model.generation_embeddings.weight": []}
+        | {f"model.generation_aligner.{name}": [] for name in aligner}
+    )
+
+
+def _compare(
+    folder: Path,
+    places: Mapping[str, list[Place]],
+    needed: Mapping[str, list[int]],
+    found: Mapping[str, list[int]],
+    config: LlamaConfig,
+) -> None:
+    """Raises WeightsError that lists missing, unexpected and wrong-shaped keys."""
+    wrong = []
+    for key, shape in found.items():
+        for place in places.get(key, []):
+            rows, *rest = needed[place.key]
+            wanted = [place.rows[1] - place.rows[0] if place.rows else rows, *rest]
+            if place.key in ("tok_embeddings.weight", "output.weight") and not config.head_layer:
+                wanted = [config.text_vocab, *rest]  # its rows of image tokens are taken
+            if shape != wanted and not (place.key.find("qk_norm") > 0 and shape == wanted[1:]):
+                wrong.append(f"{key} {shape}, needed {wanted}")
+                break
+    missing = [key for key in places if key not in found]
+    surplus = [key for key in found if key not in places and not key.startswith(UNUSED)]
+    said = [
+        f"{what}: {few(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", surplus), ("of another shape", wrong))
+        if keys
+    ]
+    if said:
+        raise WeightsError(f"{folder}: its weights do not fit its config.json; {'; '.join(said)}")
+
+
+# --- files
+
+
+def _shapes(path: Path) -> Iterator[tuple[str, list[int]]]:
+    if path.suffix != ".safetensors":
+        yield from ((key, list(tensor.shape)) for key, tensor in read_state(path).items())
+        return
+    with _opened(path) as file:
+        for key in file.keys():  # noqa: SIM118  # it is no mapping
+            yield key, file.get_slice(key).get_shape()
+
+
+def _tensors(path: Path, keys: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file that are among `keys`, one at a time."""
+    if path.suffix != ".safetensors":
+        yield from ((key, tensor) for key, tensor in read_state(path).items() if key in keys)
+        return
+    with _opened(path) as file:
+        for key in file.keys():  # noqa: SIM118
+            if key in keys:
+                yield key, file.get_tensor(key)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not readable as weights: {first_line(error)}") from error
+
+
+# --- image tokenizers
+
+
+def load_vqgan(path: Path) -> VQModel:
+    """Chameleon's image tokenizer, encoder and decoder, from its original `vqgan.ckpt`; float32, in `eval()` mode. Raises WeightsError."""
+    state = {key: tensor for key, tensor in read_state(path).items() if not key.startswith("loss.")}
+    return _vq(state, path, highest_first=True, normalised=False)
+
+
+def load_janus_vq(folder: Path) -> VQModel:
+    """Janus' image tokenizer from the model's own files; float32, in `eval()` mode. Codes are compared as unit vectors, as by its
+    authors (transformers compares them as they are when it encodes). Raises WeightsError."""
+    name = VQMODEL
+    state: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        keys = {key for key, _ in _shapes(path) if key.startswith(name)}
+        state |= {key.removeprefix(name): tensor.float() for key, tensor in _tensors(path, keys)}
+    if not state:
+        raise WeightsError(f"{folder}: its weights hold no image tokenizer ({name}...)")
+    return _vq(state, folder, highest_first=False, normalised=True)
+
+
+def own_codebook(folder: Path) -> Tensor | None:
+    """The codebook in a Chameleon folder's own files, where they hold one."""
+    key = f"{VQMODEL}quantize.embedding.weight"
+    for path in weight_files(folder):
+        for _, tensor in _tensors(path, {key}):
+            return tensor
+    return None
+
+
+def _vq(state: Mapping[str, Tensor], source: Path, highest_first: bool, normalised: bool) -> VQModel:
+    """A VQGAN under its authors' keys. highest_first: whether `decoder.up.0` is the highest resolution."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    config = VQConfig(**vq_sizes(shapes, source))
+    levels = len(config.encoder_ch_mult)
+    attention = f"encoder.down.{levels - 1}.attn.0.norm.weight" in state
+    ours = {_vq_key(key, levels, highest_first): tensor for key, tensor in state.items()}
+    return build(lambda: VQModel(config, attention, normalised, VQ_OFFSET), ours, source, exact=True)
+
+
+def _vq_key(key: str, levels: int, highest_first: bool) -> str:
+    """Our name of a tensor of VQGAN's authors, whose decoder counts levels from the highest resolution; ours from the lowest."""
+    for index, name in enumerate(("block_1", "attn_1", "block_2")):
+        key = key.replace(f".mid.{name}.", f".mid.{index}.")
+    found = re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.(block|attn|downsample|upsample)\.(.+)", key)
+    if found is None:
+        return key
+    side, level, kind, rest = found[1], int(found[2]), found[3], found[4]
+    if side == "decoder.up" and highest_first:
+        level = levels - 1 - level
+    return f"{side.split('.')[0]}.conv_blocks.{level}.{'res' if kind == 'block' else kind}.{rest}"

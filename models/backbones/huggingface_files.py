@@ -1,0 +1,421 @@
+"""Language-model backbones that make images (Anole, Lumina-mGPT, Janus-Pro): shapes and prompts from a folder's files.
+
+Such a model reads a prompt as text tokens of its own vocabulary and continues it with image codes. Nothing here loads a
+weight: the shapes come from `config.json`, the token numbers from its vocabulary map or from `tokenizer.json`.
+
+Sources: transformers (configuration_chameleon, configuration_janus: key names of versions 4 and 5, and their defaults);
+LANTERN (Anole's two-row prompt); Lumina-mGPT (item processor: size tokens, row tokens; inference solver: prompt text and
+unconditional row); Janus (generation_inference: prompt text and unconditional row).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from models.backbones.llamagen_files import Shapes, own_device, recognise, the_one
+from models.checkpoint import few, read_checkpoint
+from simulator.core.errors import WeightsError
+from simulator.protocol.llama import ROW_WIDTH, LlamaConfig
+from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, list_parts
+
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+VQMODEL = "model.vqmodel."  # what the keys of an image tokenizer begin with in a model's own files
+VQGAN_FILES = ("vqgan.ckpt", "tokenizer/vqgan.ckpt")  # where people have Chameleon's image tokenizer
+PROMPT_SLOTS = 128  # most tokens of a whole prompt; PartiPrompts and COCO stay below with every template
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a caption becomes a prompt: `before` and `after` are text tokens, the caption's text stands between the two texts."""
+
+    before: tuple[int, ...]
+    opening: str
+    closing: str
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the files of a folder say of a backbone without its weights.
+
+    Attributes:
+        config: the decoder's shape.
+        prompt: how captions are written.
+        codes: text token of every image code, by code (Chameleon); empty where codes have embeddings of their own (Janus).
+        image_size: pixels per side.
+        guidance: the published scale.
+    """
+
+    config: LlamaConfig
+    prompt: Prompt
+    codes: tuple[int, ...]
+    image_size: int
+    guidance: float
+
+
+def describe(name: str, folder: Path) -> Described:
+    """The backbone `name` (one of `FAMILIES`) as the files of `folder` describe it.
+
+    Raises:
+        WeightsError: a file is missing, unreadable, of another model, or lacks what the backbone needs.
+    """
+    return FAMILIES[name](folder)
+
+
+# --- Chameleon: Anole, Lumina-mGPT
+
+
+def _chameleon(folder: Path) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+    """Configuration, vocabulary by name, and the image tokenizer's configuration."""
+    config = _json(folder / CONFIG)
+    _is(folder, config, "chameleon")
+    words = config.get("vocabulary_map") or vocabulary(folder / TOKENIZER)
+    return config, words, config.get("vq_config") or {}
+
+
+def _codes(folder: Path, words: Mapping[str, int]) -> tuple[int, ...]:
+    """Text token of every image code: names are IMGIMG, the code's digits as letters A to J, and Z."""
+    letters = str.maketrans("ABCDEFGHIJ", "0123456789")
+    found: dict[int, int] = {}
+    for name, token in words.items():
+        if name.startswith("IMGIMG"):
+            digits_ = name.removeprefix("IMGIMG").removesuffix("Z").translate(letters)
+            if not (digits_.isascii() and digits_.isdigit()):
+                raise WeightsError(f"{folder}: the vocabulary's image token {name[:40]!r} names no code")
+            found[int(digits_)] = token
+    if sorted(found) != list(range(len(found))) or not found:
+        raise WeightsError(
+            f"{folder}: the vocabulary names {len(found)} image codes, needed all from 0 on (IMGIMG...Z)"
+        )
+    return tuple(found[code] for code in range(len(found)))
+
+
+def _chameleon_shape(
+    folder: Path, rows: bool, null: tuple[str, ...], scale: float = 1.0
+) -> tuple[LlamaConfig, tuple[int, ...], int, dict[str, int]]:
+    """The decoder's shape, the codes' tokens, the image's side in pixels, and the vocabulary. scale: the image's side over the
+    image tokenizer's own resolution."""
+    config, words, vq = _chameleon(folder)
+    codes = _codes(folder, words)
+    multipliers = vq.get("channel_multiplier") or vq.get("ch_mult") or (1, 1, 2, 2, 4)
+    side = int(vq.get("resolution", 512) * scale)
+    shape = _shape(
+        folder / CONFIG,
+        config,
+        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+        | {"vocab_size": 65536, "rms_norm_eps": 1e-5},
+        len(codes),
+        side // 2 ** (len(multipliers) - 1),
+        qk_norm=True,
+        row_token=_word(folder, words, "<reserved08799>") if rows else -1,
+        null_tokens=tuple(_word(folder, words, name) for name in null),
+    )
+    for token in codes:
+        if not 0 <= token < shape.text_vocab:
+            raise WeightsError(f"{folder}: image token {token} lies outside the vocabulary of {shape.text_vocab}")
+    return shape, codes, side, words
+
+
+def anole(folder: Path) -> Described:
+    """Anole: bos, caption, end of turn, begin of image; unconditional: bos, begin of image."""
+    shape, codes, side, words = _chameleon_shape(folder, False, ("<s>", "<racm3:break>"))
+    after = tuple(_word(folder, words, name) for name in ("<reserved08706>", "<racm3:break>"))
+    return Described(shape, Prompt((_word(folder, words, "<s>"),), "", "", after), codes, side, 3.0)
+
+
+def lumina(pixels: int) -> Callable[[Path], Described]:
+    """Lumina-mGPT at a size: the prompt names it, two size tokens follow the begin of the image, a row token follows every row.
+
+    A size token counts patches of 32 pixels; the image tokenizer's own resolution is 512.
+    """
+
+    def read(folder: Path) -> Described:
+        size = f"<reserved{8800 + pixels // 32:05d}>"
+        opening = ("<racm3:break>", size, size)
+        shape, codes, side, words = _chameleon_shape(folder, True, opening, pixels / 512)
+        text = f"Generate an image of {pixels}x{pixels} according to the following prompt:\n"
+        after = tuple(_word(folder, words, name) for name in ("<reserved08706>", *opening))
+        return Described(shape, Prompt((_word(folder, words, "<s>"),), text, "", after), codes, side, 4.0)
+
+    return read
+
+
+# --- Janus
+
+
+def janus(folder: Path) -> Described:
+    """Janus-Pro: codes with embeddings and a head of their own beside a Llama; the unconditional row keeps the first and the last
+    token and has the padding token in between."""
+    config = _json(folder / CONFIG)
+    _is(folder, config, "janus")
+    text, vq = config.get("text_config") or {}, config.get("vq_config") or {}
+    vision = config.get("vision_config") or {}
+    side, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
+    words = vocabulary(folder / TOKENIZER)
+    bos, pad, begin = (
+        _word(folder, words, name) for name in ("<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>", "<begin_of_image>")
+    )
+    shape = _shape(
+        folder / CONFIG,
+        text,
+        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+        | {"vocab_size": 32000, "rms_norm_eps": 1e-6},
+        vq.get("num_embeddings", 16384),
+        side // patch,
+        head_layer=True,
+        null_pad=pad,
+    )
+    return Described(shape, Prompt((bos,), "<|User|>: ", "\n\n<|Assistant|>:", (begin,)), (), side, 5.0)
+
+
+FAMILIES: dict[str, Callable[[Path], Described]] = {
+    "anole-7b": anole,
+    "lumina-mgpt-512": lumina(512),
+    "lumina-mgpt-768": lumina(768),
+    "lumina-mgpt-1024": lumina(1024),
+    "janus-pro-1b": janus,
+    "janus-pro-7b": janus,
+}
+
+
+# --- pairs
+
+
+def find(spec: PairSpec) -> FoundPair:
+    """The pair that a folder in transformers' layout makes. Raises WeightsError."""
+    folder = Path(spec.weights)
+    if not folder.is_dir():
+        raise WeightsError(
+            f"{folder}: a file; {spec.cloud} is read from the folder of its files ({CONFIG} and all others)"
+        )
+    described = describe(spec.cloud, folder)
+    config = described.config
+    if spec.image_size not in (None, described.image_size):
+        raise WeightsError(
+            f"{folder}: makes images of {described.image_size} pixels, not of pair.image_size {spec.image_size}"
+        )
+    if spec.heads not in (None, config.n_head):
+        raise WeightsError(f"{folder / CONFIG}: {config.n_head} heads, not pair.heads {spec.heads}")
+    words = Path(spec.text) / TOKENIZER if spec.text else folder / TOKENIZER
+    if words != folder / TOKENIZER:
+        raise WeightsError(
+            f"{words}: {spec.cloud} takes {TOKENIZER} from the folder of its weights; leave pair.text out"
+        )
+    if not words.is_file():
+        raise WeightsError(f"{words}: no such file; prompts are tokenised with it")
+    files: dict[str, tuple[Path, ...]] = {"cloud": (folder / CONFIG, *weight_files(folder)), "text": (words,)}
+    if described.codes:
+        path = Path(spec.tokenizer) if spec.tokenizer else vqgan_file(folder)
+        shapes: Shapes = read_checkpoint(path).shapes
+        files["tokenizer"] = (path,)
+    else:
+        path = folder
+        if spec.tokenizer:
+            raise WeightsError(
+                f"{spec.tokenizer}: {spec.cloud} holds its image tokenizer itself; leave pair.tokenizer out"
+            )
+        held = {key: shape for one in weight_files(folder) for key, shape in read_checkpoint(one).shapes.items()}
+        shapes = {key.removeprefix(VQMODEL): shape for key, shape in held.items() if key.startswith(VQMODEL)}
+    vq = vq_sizes(shapes, path)
+    if (vq["codebook_size"], described.image_size) != (
+        config.vocab_size,
+        config.grid * 2 ** (len(vq["encoder_ch_mult"]) - 1),
+    ):
+        raise WeightsError(
+            f"{path}: {vq['codebook_size']} codes, images shrunk by {2 ** (len(vq['encoder_ch_mult']) - 1)}; needed "
+            f"{config.vocab_size} codes and {described.image_size // config.grid}"
+        )
+    manifest = PairManifest(
+        format=FORMAT,
+        name=spec.cloud,
+        image_size=described.image_size,
+        grid=config.grid,
+        codebook_size=config.vocab_size,
+        caption_slots=config.caption_slots,
+        caption_dim=config.caption_dim,
+        cloud=config,
+        **_device_parts(spec, described, files),
+        files=list_parts(files),
+        subject="other",
+        guidance=described.guidance,
+        backbone=spec.cloud,
+    )
+    decoder = {"latent_side": config.grid, "ch_mult": vq["decoder_ch_mult"]}
+    decoder |= {name: vq[name] for name in ("ch", "z_channels", "codebook_dim", "num_res_blocks")}
+    return FoundPair(spec, manifest, files, decoder, {}, {"described": described})
+
+
+def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path, ...]]) -> dict[str, Any]:
+    """What the manifest says of the device; its files are added to `files`. Raises WeightsError."""
+    if spec.device is None:
+        return {}
+    place = Path(spec.device)
+    if (place / CONFIG).is_file():  # a smaller model of the same kind
+        other = describe(spec.cloud, place)
+        same = [(one.prompt, one.codes, one.config.grid, one.config.row_token) for one in (other, cloud)]
+        if same[0] != same[1] or vocabulary(place / TOKENIZER) != vocabulary(Path(spec.weights) / TOKENIZER):
+            raise WeightsError(f"{place}: its text tokens, image codes or size are not those of {spec.weights}")
+        files["device"] = (place / CONFIG, place / TOKENIZER, *weight_files(place))
+        return {"device": other.config}
+    parts, others = recognise(place)
+    said: dict[str, Any] = {}
+    for kind in ("device", "phi"):
+        if found := [part for part in parts if part.kind == kind]:
+            part = the_one(found, f"the {kind}", place, others, "device", ())
+            files[kind], said[kind] = (part.path,), part
+    own = own_device(said["device"].path) if "device" in said else None
+    if own is None:
+        raise WeightsError(
+            f"{place}: holds neither {CONFIG} of a smaller {spec.cloud} nor a device model that was trained for it"
+        )
+    config, bounds = own
+    if replace(config, n_layer=1) != replace(cloud.config, n_layer=1):
+        raise WeightsError(f"{said['device'].path}: trained for another model than {spec.weights}: its shape differs")
+    bottleneck = said["phi"].shapes["fc1.weight"][0] if "phi" in said else 0
+    return {"device": config, "bounds": bounds, "phi_bottleneck": bottleneck}
+
+
+def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
+    """The arguments of `models.vq.VQConfig` of a tokenizer under the keys of VQGAN's authors. Raises WeightsError."""
+
+    def first(key: str) -> int:
+        if not shapes.get(key):
+            raise WeightsError(f"{source}: {key} is missing: not an image tokenizer")
+        return shapes[key][0]
+
+    def count(pattern: str) -> int:
+        return len({found[1] for key in shapes if (found := re.match(pattern, key))})
+
+    ch = first("encoder.conv_in.weight")
+    levels = range(count(r"encoder\.down\.(\d+)\."))
+    widths = [first(f"encoder.down.{level}.block.0.conv1.weight") for level in levels]
+    if not widths or ch % 32 or any(width % ch for width in widths):
+        raise WeightsError(f"{source}: its levels are not those of a VQGAN: {widths} channels over {ch}")
+    codes = first("quantize.embedding.weight")
+    return {
+        "codebook_size": codes,
+        "codebook_dim": shapes["quantize.embedding.weight"][-1],
+        "ch": ch,
+        "encoder_ch_mult": tuple(width // ch for width in widths),
+        "decoder_ch_mult": tuple(width // ch for width in widths),
+        "z_channels": first("encoder.conv_out.weight"),
+        "num_res_blocks": count(r"encoder\.down\.0\.block\.(\d+)\."),
+    }
+
+
+# --- files
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder: those that its index names, else all safetensors files, else all PyTorch files.
+
+    Raises:
+        WeightsError: there are none, or the index is damaged or names a file that is not there.
+    """
+    for kind, stem in ((".safetensors", "model"), (".bin", "pytorch_model")):
+        index = folder / f"{stem}{kind}.index.json"
+        if index.is_file():
+            try:
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise WeightsError(f"{index}: not readable as an index of weights: {error}") from error
+            lost = [name for name in names if not (folder / str(name)).is_file()]
+            if lost:
+                raise WeightsError(f"{index}: names files that are not there: {few(lost)}")
+            return [folder / name for name in names]
+        found = sorted(folder.glob(f"{stem}*{kind}"))
+        if found:
+            return found
+    raise WeightsError(f"{folder}: holds no model*.safetensors and no pytorch_model*.bin")
+
+
+def vqgan_file(folder: Path) -> Path:
+    """Chameleon's image tokenizer beside a model's files. Raises WeightsError."""
+    found = next((folder / name for name in VQGAN_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise WeightsError(
+            f"{folder}: no {' or '.join(VQGAN_FILES)}: the model's own files hold no image decoder; "
+            "put the image tokenizer of the original release there"
+        )
+    return found
+
+
+def _shape(
+    source: Path, config: Mapping[str, Any], defaults: Mapping[str, Any], codes: int, grid: int, **more: Any
+) -> LlamaConfig:
+    """The decoder's shape from a configuration, with the library's defaults for what it leaves out."""
+    values = {key: config.get(key, default) for key, default in defaults.items()}
+    heads = values["num_attention_heads"]
+    if config.get("num_key_value_heads") not in (None, heads):
+        raise WeightsError(
+            f"{source}: num_key_value_heads is {config['num_key_value_heads']}, needed num_attention_heads = {heads}"
+        )
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rotary.get("rope_type", rotary.get("type", "default"))
+    if kind != "default":
+        raise WeightsError(f"{source}: rotary embedding {kind!r}, needed default")
+    if config.get("attention_bias") or config.get("mlp_bias") or config.get("swin_norm"):
+        raise WeightsError(f"{source}: attention_bias, mlp_bias and swin_norm must be false")
+    try:
+        return LlamaConfig(
+            values["num_hidden_layers"],
+            heads,
+            values["hidden_size"],
+            values["intermediate_size"],
+            codes,
+            PROMPT_SLOTS,
+            ROW_WIDTH,
+            grid,
+            rope_base=float(rotary.get("rope_theta", config.get("rope_theta", 10000.0))),
+            norm_eps=float(values["rms_norm_eps"]),
+            text_vocab=values["vocab_size"],
+            **more,
+        )
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{source}: {error}") from error
+
+
+def _is(folder: Path, config: Mapping[str, Any], model_type: str) -> None:
+    if config.get("model_type") != model_type:
+        raise WeightsError(f"{folder / CONFIG}: model_type is {config.get('model_type')!r}, needed {model_type!r}")
+
+
+def _word(folder: Path, words: Mapping[str, int], name: str) -> int:
+    if name not in words:
+        raise WeightsError(f"{folder}: the vocabulary has no {name}")
+    return words[name]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON mapping. Raises WeightsError."""
+    try:
+        stat = path.stat()
+        return _parsed(path, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=8)
+def _parsed(path: Path, changed_ns: int, size: int) -> dict[str, Any]:
+    """Parsed once: every case of a sweep asks for it, and a vocabulary has megabytes."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: holds a {type(found).__name__}, needed a mapping")
+    return found
+
+
+def vocabulary(path: Path) -> dict[str, int]:
+    """Numbers of the tokens of a `tokenizer.json` by their text, special ones included. Raises WeightsError."""
+    found = _json(path)
+    try:
+        words = dict(found["model"]["vocab"])
+        return words | {token["content"]: token["id"] for token in found.get("added_tokens") or ()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a tokenizer of text ({type(error).__name__}: {error})") from error

@@ -1,0 +1,243 @@
+"""Anole, Lumina-mGPT and Janus-Pro against transformers, on tiny random checkpoints in their layouts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.backbones.huggingface import PromptEncoder, load_decoder, load_janus_vq, load_vqgan, own_codebook
+from models.backbones.huggingface_files import describe, vqgan_file
+from models.kv_cache import KVCache
+from models.llama import LlamaDecoder
+from models.sampling import guide
+from models.text import left_pad
+from simulator.core.errors import PromptError, WeightsError
+from tests.models import folders
+
+CAPTION = "a photo of the red bus"
+
+
+@pytest.fixture(scope="module")
+def lumina(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folders.chameleon(tmp_path_factory.mktemp("lumina"), seed=1, pixels=8)
+
+
+@pytest.fixture(scope="module")
+def janus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folders.janus(tmp_path_factory.mktemp("janus"), seed=2)
+
+
+def decode(model: LlamaDecoder, rows: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Greedy codes [T] and guided logits [T, V] of one caption's rows [n, 2], through the cache."""
+    caption, mask = (one.unsqueeze(0) for one in left_pad(rows, model.config.caption_slots))
+    null, valid = model.unconditional(caption, mask)
+    cache, both = KVCache(model.config, 2), torch.arange(2)
+    cache.caption_mask[:] = torch.cat([mask, valid])
+    embeds, start = model.embed_caption(torch.cat([caption, null])), torch.zeros(2, dtype=torch.long)
+    tokens, logits = [], []
+    for _ in range(model.config.tokens):
+        new = torch.full((2,), embeds.shape[1])
+        raw = model.logits(model.step(cache, both, start, embeds, new)[:, -1])
+        start = start + new
+        logits.append(guide(raw[:1], raw[1:], scale))
+        tokens.append(logits[-1].argmax(-1))
+        embeds = model.embed_tokens(tokens[-1].repeat(2)).unsqueeze(1)
+    return torch.cat(tokens), torch.cat(logits)
+
+
+@torch.inference_mode()
+def test_lumina_is_chameleon_with_a_row_token_after_each_row(lumina: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    described = describe("lumina-mgpt-768", lumina)
+    model = load_decoder(lumina, described)
+    encoder = PromptEncoder(lumina, described.prompt)
+    config, codes = described.config, torch.tensor(described.codes)
+    assert (config.grid, config.tokens, config.positions) == (6, 36, 128 + 42)
+    prompt = encoder.tokens(CAPTION)
+    words = json.loads((lumina / "config.json").read_text())["vocabulary_map"]
+    side, row = words["<reserved08824>"], words["<reserved08799>"]
+    assert prompt[0] == words["<s>"]
+    assert prompt[-4:] == [words["<reserved08706>"], words["<racm3:break>"], side, side]
+    tokens, logits = decode(model, encoder.encode(CAPTION), 4.0)
+
+    reference = reference_of(transformers.ChameleonForConditionalGeneration, lumina)
+    head = load_all(lumina)["lm_head.weight"][codes]
+    laid = torch.cat([codes[tokens].view(6, 6), torch.full((6, 1), row)], dim=1).flatten().tolist()[:-2]
+    seen = [
+        reference.model(input_ids=torch.tensor([start + laid])).last_hidden_state[0, len(start) - 1 :] @ head.T
+        for start in (prompt, prompt[-3:])
+    ]
+    ends = torch.tensor(
+        [column for column in range(len(laid) + 1) if column % 7 != 6]
+    )  # after the row token, not before
+    wanted = guide(seen[0][ends], seen[1][ends], 4.0)
+    torch.testing.assert_close(logits, wanted, atol=4e-4, rtol=0)
+    assert torch.equal(tokens, wanted.argmax(-1))
+    caption, mask = (one.unsqueeze(0) for one in left_pad(encoder.encode(CAPTION), 128))
+    whole = model(tokens[None, :-1], caption, mask)[0][0]
+    torch.testing.assert_close(whole, seen[0][ends], atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_passes_of_many_codes_across_rows_are_single_steps(lumina: Path) -> None:
+    model = load_decoder(lumina, describe("lumina-mgpt-768", lumina))
+    slots = model.config.caption_slots
+    rows = torch.randn(3, 40, model.config.dim)
+    caches = [KVCache(model.config, 3) for _ in range(2)]
+    for cache in caches:
+        prompt = torch.randn(3, slots, model.config.dim, generator=torch.Generator().manual_seed(3))
+        model.step(cache, torch.arange(3), torch.zeros(3, dtype=torch.long), prompt, torch.full((3,), slots))
+    start, count = torch.tensor([0, 4, 5]), torch.tensor([14, 3, 8])  # before, inside and at the end of a row
+    last: list[Tensor] = []
+    for row in range(3):
+        for t in range(int(start[row] + count[row])):
+            at = torch.tensor([slots + t])
+            one = model.step(caches[0], torch.tensor([row]), at, rows[row : row + 1, t : t + 1], torch.tensor([1]))
+            if t == start[row] + count[row] - 1:
+                last.append(one)
+    for row in range(3):
+        if start[row]:
+            model.step(
+                caches[1],
+                torch.tensor([row]),
+                torch.tensor([slots]),
+                rows[row : row + 1, : start[row]],
+                start[row : row + 1],
+            )
+    embeds = torch.stack([rows[row, start[row] : start[row] + 14] for row in range(3)])
+    many = model.step(caches[1], torch.arange(3), slots + start, embeds, count)
+    torch.testing.assert_close(many[torch.arange(3), count - 1].unsqueeze(1), torch.cat(last), atol=2e-5, rtol=0)
+    with pytest.raises(WeightsError, match="row tokens"):
+        model.step(caches[1], torch.arange(1), torch.tensor([slots]), embeds[:1, :2], torch.tensor([2]), [[-1, 0]])
+
+
+@torch.inference_mode()
+def test_janus_makes_the_images_of_transformers(janus: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    described = describe("janus-pro-1b", janus)
+    model, tokenizer = load_decoder(janus, described), load_janus_vq(janus)
+    prompt = PromptEncoder(janus, described.prompt)
+    assert prompt.tokens(CAPTION)[:3] == [1, 4, 6]
+    assert prompt.tokens(CAPTION)[-3:] == [5, 6, 3]
+    tokens, _ = decode(model, prompt.encode(CAPTION), 5.0)
+    image = tokenizer.decode_codes(tokens[None])
+
+    reference = reference_of(transformers.JanusForConditionalGeneration, janus)
+    settings = transformers.GenerationConfig(
+        do_sample=False, guidance_scale=5.0, bos_token_id=1, pad_token_id=2, eos_token_id=None, use_cache=True,
+        generation_kwargs={"boi_token_id": 3}, max_new_tokens=16,
+    )  # fmt: skip
+    ids = torch.tensor([prompt.tokens(CAPTION)])
+    found = reference.generate(
+        ids, attention_mask=torch.ones_like(ids), generation_mode="image", generation_config=settings
+    )
+    assert torch.equal(tokens, found[0])
+    wanted = reference.decode_image_tokens(found).permute(0, 3, 1, 2)
+    torch.testing.assert_close(image, wanted, atol=1e-4, rtol=0)
+    latents = reference.model.vqmodel.quant_conv(reference.model.vqmodel.encoder(image))
+    torch.testing.assert_close(tokenizer.encode(image), latents, atol=1e-4, rtol=0)
+
+
+def reference_of(kind: Any, folder: Path) -> Any:
+    """The library's model with the folder's numbers; every part that makes images is in the files."""
+    model = kind.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32).eval()
+    state = model.state_dict()
+    for key, tensor in load_all(folder).items():
+        if key.startswith(("model.layers", "model.language_model", "model.generation", "model.vqmodel")):
+            assert torch.equal(state[key], tensor), key
+    return model
+
+
+def load_all(folder: Path) -> dict[str, Tensor]:
+    return {key: value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+
+
+def test_an_image_token_that_is_not_in_order_is_found_by_its_name(tmp_path: Path) -> None:
+    folder = folders.chameleon(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    words = config["vocabulary_map"]
+    words["IMGIMGAZ"], words["IMGIMGGDZ"] = words["IMGIMGGDZ"], words["IMGIMGAZ"]
+    (folder / "config.json").write_text(json.dumps(config))
+    codes = describe("anole-7b", folder).codes
+    assert (codes[0], codes[63], codes[1]) == (67, 4, 5)
+
+
+def test_names_of_transformers_4_and_its_head_norms_are_read(tmp_path: Path) -> None:
+    new, old = folders.chameleon(tmp_path / "new"), folders.chameleon(tmp_path / "old", old_names=True)
+    for path in (*new.glob("*.safetensors"), *old.glob("*.safetensors")):  # the Anole fork has one norm for all heads
+        state = load_file(path)
+        for key, value in state.items():
+            if "k_norm" in key:
+                state[key] = value[:1].expand_as(value).contiguous() if path.parent == new else value[0].clone()
+        save_file(state, path)
+    models = [load_decoder(folder, describe("anole-7b", folder)) for folder in (new, old)]
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("model.layers.1.mlp.up_proj.weight"), r"missing: model\.layers\.1\.mlp\.up_proj\.weight"),
+        (lambda s: s.update(surplus=torch.zeros(1)), "unexpected: surplus"),
+        (
+            lambda s: s.update({"lm_head.weight": torch.zeros(7, 32)}),
+            r"of another shape: lm_head\.weight \[7, 32\], needed \[200, 32\]",
+        ),
+        (
+            lambda s: s["model.layers.0.mlp.up_proj.weight"].fill_(torch.nan),
+            r"not finite in torch\.float32: model\.layers\.0\.mlp",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: Any, message: str) -> None:
+    folder = folders.chameleon(tmp_path)
+    state = load_all(folder)
+    for path in folder.glob("model*"):
+        path.unlink()
+    change(state)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        load_decoder(folder, describe("anole-7b", folder))
+
+
+def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:
+    folder = folders.chameleon(tmp_path)
+    with pytest.raises(WeightsError, match="model_type is 'chameleon', needed 'janus'"):
+        describe("janus-pro-1b", folder)
+    (folder / "tokenizer" / "vqgan.ckpt").unlink()
+    with pytest.raises(WeightsError, match=r"no vqgan\.ckpt or tokenizer/vqgan\.ckpt"):
+        vqgan_file(folder)
+    assert own_codebook(folder) is None
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(WeightsError, match="names files that are not there: model-00002"):
+        load_decoder(folder, describe("anole-7b", folder))
+    described, encoder = describe("anole-7b", folder), PromptEncoder(folder, describe("anole-7b", folder).prompt)
+    with pytest.raises(PromptError, match="empty"):
+        encoder.encode("  ")
+    with pytest.raises(PromptError, match="the prompt has 203 tokens, at most 128"):
+        encoder.encode("bus " * 200)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"tokenizer\.json: not readable as a tokenizer"):
+        PromptEncoder(folder, described.prompt).encode("bus")
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(WeightsError, match=r"config\.json: holds a list, needed a mapping"):
+        describe("anole-7b", folder)
+
+
+def test_a_vqgan_of_its_authors_keys_is_read(tmp_path: Path) -> None:
+    torch.save({"state_dict": folders.vqgan_state(0, True, False) | {"loss.x": torch.zeros(1)}}, tmp_path / "v.ckpt")
+    model = load_vqgan(tmp_path / "v.ckpt")
+    codes = torch.randint(64, (2, 16))
+    images = model.decode_codes(codes)
+    assert images.shape == (2, 3, 8, 8)
+    latents = torch.randn(1, 8, 2, 2)
+    distance = torch.cdist(latents.flatten(2).transpose(1, 2)[0], model.quantize.embedding.weight)
+    assert torch.equal(model.quantise(latents).codes[0], distance.argmin(-1))
+    del (state := folders.vqgan_state(0, True, False))["decoder.conv_in.bias"]
+    torch.save({"state_dict": state}, tmp_path / "v.ckpt")
+    with pytest.raises(WeightsError, match=r"v\.ckpt: decoder\.conv_in\.bias is missing"):
+        load_vqgan(tmp_path / "v.ckpt")

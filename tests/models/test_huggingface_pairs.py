@@ -1,0 +1,132 @@
+"""Backbones in transformers' layout as pairs: methods on the recorder, and scenarios from a file to a report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from ciar_sim.cli.main import main
+from models.device import DeviceModel
+from models.pair import Pair, load_device, load_pair, save_model
+from models.phi import IntervalProjection
+from models.quality.likelihood import score_tokens
+from models.sampling import guide
+from models.text import left_pad
+from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
+from tests.models import folders
+from tests.models.test_methods import record, spec
+
+PROMPTS = ("a photo of the red bus", "two dogs", "a dog on the grass and the blue bus")
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PairSpec]:
+    """A pair of every kind: the cloud's folder and a device's, which for Anole and Lumina-mGPT has the same weights."""
+    root = tmp_path_factory.mktemp("backbones")
+    chameleon = folders.chameleon(root / "chameleon", pixels=8)
+    big, small = folders.janus(root / "big", width=32), folders.janus(root / "small", width=16)
+    return {
+        "anole-7b": PairSpec(cloud="anole-7b", weights=str(chameleon), device=str(chameleon)),
+        "lumina-mgpt-768": PairSpec(cloud="lumina-mgpt-768", weights=str(chameleon), device=str(chameleon)),
+        "janus-pro-7b": PairSpec(cloud="janus-pro-7b", weights=str(big), device=str(small)),
+    }
+
+
+def greedy(pair: Pair, caption: str, guidance: float) -> list[int]:
+    """Each token from a pass over everything before it, without a cache."""
+    rows, mask = (one.unsqueeze(0) for one in left_pad(pair.text.encode(caption), pair.manifest.caption_slots))
+    halves = [(rows, mask), pair.cloud.unconditional(rows, mask)]
+    tokens: list[int] = []
+    for _ in range(pair.manifest.image_tokens):
+        ids = torch.tensor([tokens], dtype=torch.long)
+        own, null = (pair.cloud(ids, *half)[0][0, -1] for half in halves)
+        tokens.append(int(guide(own, null, guidance).argmax()))
+    return tokens
+
+
+@pytest.mark.parametrize("name", ["anole-7b", "lumina-mgpt-768", "janus-pro-7b"])
+@torch.inference_mode()
+def test_methods_run_batched_and_decode_what_single_passes_decode(specs: dict[str, PairSpec], name: str) -> None:
+    pair = load_pair(specs[name], dtype=torch.float64)
+    scale = pair.manifest.guidance
+    greedily = {"guidance": scale, "cloud": "greedy", "device": "greedy"}
+    base = [spec(pair, "base", {}, prompt, **greedily) for prompt in PROMPTS]
+    drafted = [spec(pair, "speculative", {}, prompt, **greedily) for prompt in PROMPTS[:2]]
+    found = record(pair, *base, *drafted, spec(pair, "code", {"prefix_rate": 0.5}, PROMPTS[0], **greedily))
+    assert found[0].tokens.tolist() == greedy(pair, PROMPTS[0], scale)
+    assert [one.tokens.tolist() for one in found[3:5]] == [one.tokens.tolist() for one in found[:2]]  # lossless
+    (nll, best), *_ = score_tokens(pair, [(base[0], found[0].tokens.tolist())])
+    assert np.array_equal(best, found[0].tokens)
+    np.testing.assert_allclose(nll, found[0].nll, atol=1e-5)
+    assert found[0].image.shape == (pair.manifest.image_size, pair.manifest.image_size, 3)
+    wanted = pair.tokenizer.to_bytes(pair.tokenizer.decode_codes(torch.tensor([found[0].tokens.tolist()])))[0]
+    assert np.array_equal(found[0].image, wanted.numpy())
+
+
+@pytest.mark.parametrize("name", ["anole-7b", "lumina-mgpt-768", "janus-pro-7b"])
+def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSpec], name: str, tmp_path: Path) -> None:
+    one = specs[name]
+    (tmp_path / "s.yaml").write_text(
+        f"name: t\npair: {{cloud: {name}, weights: {one.weights}, device: {one.device}}}\n"
+        f"prompts: {{list: {json.dumps(PROMPTS[:2])}}}\n"
+        "methods: [base, {name: speculative, gamma: 3}]\n"
+        "compute: {device: {model: pair, hardware: snapdragon-8-gen-3}, cloud: {model: pair, hardware: a100}}\n"
+    )
+    arguments = ["run", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    table = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert len(table) == 4
+    assert np.isfinite(table["latency_s"]).all()
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_device_that_was_trained_for_the_cloud_gates_it(specs: dict[str, PairSpec], tmp_path: Path) -> None:
+    """Its file is as `ciar-sim train device` writes it."""
+    cloud = load_pair(specs["lumina-mgpt-768"].model_copy(update={"device": None}))
+    with torch.no_grad():
+        device = DeviceModel.of_cloud(cloud.cloud)
+        phi = IntervalProjection(cloud.manifest.cloud.dim, cloud.manifest.codebook_size, 4)
+    save_model(tmp_path / "device.safetensors", device)
+    save_model(tmp_path / "phi.safetensors", phi)
+    assert load_device(tmp_path / "device.safetensors").config == device.config
+    pair = load_pair(specs["lumina-mgpt-768"].model_copy(update={"device": str(tmp_path)}), dtype=torch.float64)
+    assert (pair.manifest.bounds, pair.manifest.phi_bottleneck) == (tuple(device.radii), 4)
+    found = record(pair, spec(pair, "ciar", {"threshold": 0.35}, PROMPTS[0]))[0]
+    assert len(found.tokens) == pair.manifest.image_tokens
+
+
+def test_a_pair_is_known_by_its_files_and_loads_no_torch(specs: dict[str, PairSpec]) -> None:
+    manifest = pair_manifest(specs["janus-pro-7b"])
+    assert (manifest.image_size, manifest.grid, manifest.guidance, manifest.subject) == (8, 4, 5.0, "other")
+    assert manifest.device is not None
+    assert (manifest.cloud.dim, manifest.device.dim) == (32, 16)
+    assert len({pair_manifest(one).weights_hash for one in specs.values()}) == 3
+    assert find_pair(specs["anole-7b"]).decoder["latent_side"] == 4
+
+
+def test_pairs_that_do_not_belong_together_are_refused(specs: dict[str, PairSpec], tmp_path: Path) -> None:
+    other = folders.janus(tmp_path / "other", seed=9, width=16)
+    with pytest.raises(WeightsError, match="its image tokenizer is not that of"):
+        load_pair(specs["janus-pro-7b"].model_copy(update={"device": str(other)}))
+    words = json.loads((other / "tokenizer.json").read_text())
+    words["model"]["vocab"]["zebra"] = 150
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(WeightsError, match="its text tokens, image codes or size are not those of"):
+        pair_manifest(specs["janus-pro-7b"].model_copy(update={"device": str(other)}))
+    with pytest.raises(WeightsError, match=r"makes images of 8 pixels, not of pair\.image_size 512"):
+        pair_manifest(specs["anole-7b"].model_copy(update={"image_size": 512}))
+    with pytest.raises(WeightsError, match=r"holds neither config\.json of a smaller anole-7b nor a device model"):
+        pair_manifest(specs["anole-7b"].model_copy(update={"device": str(tmp_path)}))
+    folder = folders.chameleon(tmp_path / "anole", pixels=8)
+    path = folder / "model-00001-of-00002.safetensors"
+    state = load_file(path) | {"model.vqmodel.quantize.embedding.weight": torch.zeros(64, 8)}
+    save_file(state, path)
+    with pytest.raises(WeightsError, match=r"vqgan\.ckpt: its codebook is not that of the model in"):
+        load_pair(PairSpec(cloud="anole-7b", weights=str(folder)))

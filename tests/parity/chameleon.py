@@ -1,0 +1,120 @@
+"""Parity of Anole: transformers' layout, guided decoding through the cache, and the image tokenizer in its original layout."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.backbones.huggingface import load_decoder, load_vqgan
+from models.backbones.huggingface_files import describe, weight_files
+from models.kv_cache import KVCache
+from models.llama import LlamaDecoder
+from models.sampling import guide
+from simulator.protocol.llama import digits
+from tests.parity.checks import Tally, check, stem
+from tests.parity.core import IMAGES
+
+LOGITS, PROBS = 1e-4, 1e-6
+WEIGHTS, CONFIG = "{}_hf/model.safetensors", "{}_hf/config.json"
+
+
+@check(
+    "anole_*_io*.safetensors",
+    reads=(WEIGHTS, CONFIG, "{}_hf/generation_config.json", "{}_info.json", "{}_vqgan.ckpt", "{}_vqgan.yaml"),
+)
+def anole(file: Path, tally: Tally) -> None:
+    """Scales, prompts and sizes are those of the tensors and of `_info.json`."""
+    io, name = load_file(file), file.parent / stem(file.name)
+    folder, ids = Path(f"{name}_hf"), json.loads(Path(f"{name}_info.json").read_text())["ids"]
+    described = describe("anole-7b", folder)
+    model, codes = load_decoder(folder, described), torch.tensor(described.codes)
+    head = next(
+        tensors["lm_head.weight"] for path in weight_files(folder) if "lm_head.weight" in (tensors := load_file(path))
+    )
+    before, after = described.prompt.before, described.prompt.after
+    tally.equal("tokens around a caption", (before, after), ((ids["bos"],), (ids["sep"], ids["boi"])))
+    tally.equal("tokens of the unconditional row", described.config.null_tokens, (ids["bos"], ids["boi"]))
+
+    tally.case()  # any tokens, text and image, in one pass
+    inputs = io["forward_ids"]
+    hidden = model.hidden(torch.zeros(len(inputs), 0, dtype=torch.long), rows_of(inputs), None)
+    tally.close("hidden states", hidden, io["forward_hidden"], LOGITS)
+    tally.close("logits", hidden @ head.T, io["forward_logits_unmasked"], LOGITS)
+    tally.close("logits of image tokens", model.logits(hidden), io["forward_logits_unmasked"][..., codes], LOGITS)
+    if "forward_logits_hf" in io:  # what the class returns: no image token, everything else
+        text = torch.ones(len(head), dtype=torch.bool).index_fill(0, codes, False)
+        tally.close("logits of text tokens", (hidden @ head.T)[..., text], io["forward_logits_hf"][..., text], LOGITS)
+
+    prompts = [io["prompt_cond"], io["prompt_uncond"]]
+    for key in sorted(key for key in io if key.startswith("greedy_cfg")):
+        scale, raw = float(key.removeprefix("greedy_cfg")), io[key.replace("greedy", "raw_logits")]
+        tally.case()  # guided decoding through the cache
+        caption, mask = rows_of(prompts[0][None]), torch.ones(1, len(prompts[0]), dtype=torch.bool)
+        null, valid = model.unconditional(caption, mask)
+        tally.equal("prompt mask", torch.cat([mask, valid]), io["attention_mask"].bool())
+        kept = valid[0]
+        tally.equal("unconditional prompt", tokens_of(null)[0][kept], prompts[1][kept])
+        tokens, logits = decode(model, torch.cat([caption, null]), torch.cat([mask, valid]), scale)
+        tally.close(f"step logits {scale:g}", logits, raw[..., codes], LOGITS)
+        tally.equal(f"greedy tokens {scale:g}", codes[tokens], io[key])
+        wanted = guide(raw[:, 0, codes], raw[:, 1, codes], scale).softmax(-1)
+        found = guide(logits[:, 0], logits[:, 1], scale).softmax(-1)
+        # Guidance carries the raw errors 2 s - 1 times over.
+        tally.close(f"probabilities {scale:g}", found, wanted, PROBS * max(1.0, 2 * scale - 1))
+        whole = teacher(model, caption, null, mask, valid, tokens)
+        tally.close(f"teacher-forced logits {scale:g}", whole, raw[..., codes], LOGITS)
+
+    tally.case()  # images to codes
+    tokenizer = load_vqgan(Path(f"{name}_vqgan.ckpt"))
+    found = tokenizer.encode_codes(io["image"])
+    tally.equal("image codes", found, io["image_codes"])
+    tally.equal("image tokens", codes[found], io["image_bpe_tokens"].long())
+    tally.case()  # codes to images
+    decoded = tokenizer.decode_codes(io["codes"])
+    tally.close("images", decoded, io["decoded"], IMAGES)
+    off = (tokenizer.to_bytes(decoded).int() - io["decoded_uint8_hwc"].int()).abs()
+    tally.equal("bytes of the images are within one", bool((off <= 1).all()), True)
+    said = Path(f"{name}_vqgan.yaml").read_text()
+    for key, value in (("ch", tokenizer.config.ch), ("n_embed", tokenizer.config.codebook_size)):
+        tally.equal(f"{key} of the yaml", [str(value)], re.findall(rf"^\s*{key}: (\d+)", said, re.MULTILINE))
+
+
+def rows_of(tokens: Tensor) -> Tensor:
+    """Text tokens [B, n] as prompt rows [B, n, 2]."""
+    return torch.tensor([[digits(int(token)) for token in row] for row in tokens]).float()
+
+
+def tokens_of(rows: Tensor) -> Tensor:
+    return (rows[..., 0] * 256 + rows[..., 1]).long()
+
+
+def decode(model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Greedy codes [T] of a conditional and an unconditional row, and their raw logits [T, 2, V]."""
+    cache = KVCache(model.config, 2)
+    slots = model.config.caption_slots
+    pad = slots - rows.shape[1]
+    embeds = model.embed_caption(torch.nn.functional.pad(rows, (0, 0, pad, 0)))
+    cache.caption_mask[:] = torch.nn.functional.pad(mask, (pad, 0))
+    start, both = torch.zeros(2, dtype=torch.long), torch.arange(2)
+    tokens, raw = [], []
+    for _ in range(model.config.tokens):
+        new = torch.full((2,), embeds.shape[1])
+        logits = model.logits(model.step(cache, both, start, embeds, new)[:, -1])
+        start = start + new
+        raw.append(logits)
+        tokens.append(guide(logits[:1], logits[1:], scale).argmax(-1))
+        embeds = model.embed_tokens(tokens[-1].repeat(2)).unsqueeze(1)
+    return torch.cat(tokens), torch.stack(raw)
+
+
+def teacher(model: LlamaDecoder, caption: Tensor, null: Tensor, mask: Tensor, valid: Tensor, tokens: Tensor) -> Tensor:
+    """Raw logits [T, 2, V] of a whole image in one pass per row."""
+    pad = model.config.caption_slots - caption.shape[1]
+    found = []
+    for rows, seen in ((caption, mask), (null, valid)):
+        padded = torch.nn.functional.pad(rows, (0, 0, pad, 0)), torch.nn.functional.pad(seen, (pad, 0))
+        found.append(model(tokens[None, :-1], *padded)[0][0])
+    return torch.stack(found, dim=1)
