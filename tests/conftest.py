@@ -1,7 +1,10 @@
 """Shared by all tests: one thread, no windows, and a tiny random pair to run real forward passes with."""
 
+import base64
+import html
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,10 @@ settings.register_profile("suite", deadline=None, max_examples=50, derandomize=T
 settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
+ONE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+)
+
 
 @pytest.fixture(scope="session")
 def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,6 +35,30 @@ def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs") / "tiny"
     make_tiny_pair(folder, seed=0)
     return folder
+
+
+@contextmanager
+def without_drawing() -> Iterator[None]:
+    """Figures are made and not drawn, which takes most of a run's time: a file of one holds its texts alone."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.text import Text
+
+    def savefig(self: Figure, target: Any, *, format: str, **_: Any) -> None:
+        texts = html.escape("; ".join(text.get_text() for text in self.findobj(Text) if isinstance(text, Text)))
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg"><desc>{texts}</desc></svg>'
+        target.write(ONE_PIXEL if format == "png" else svg.encode())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda self, figure: None)
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    with without_drawing():
+        yield
 
 
 @pytest.fixture(scope="session")

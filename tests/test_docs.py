@@ -26,6 +26,8 @@ from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.sweep import expand
 from simulator.protocol.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

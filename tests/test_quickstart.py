@@ -16,6 +16,7 @@ from simulator.experiment.run import run_scenario
 from simulator.experiment.sweep import expand
 from simulator.protocol.cache import CachedSource, RecordingCache
 from simulator.results.columns import PARTS
+from tests.conftest import without_drawing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +40,8 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         "--cache",
         str(cache),
     ]
-    result = CliRunner().invoke(main, [*arguments, "--quiet"])
+    with without_drawing():
+        result = CliRunner().invoke(main, [*arguments, "--quiet"])
     assert result.exit_code == 0, result.output
     return out
 
@@ -82,6 +84,7 @@ def test_as_if_is_said_and_the_sources_stand_in_the_results(quickstart: Path) ->
     assert "as if llamagen-xl" in (quickstart / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(
     quickstart: Path, cache: Path, tmp_path: Path
 ) -> None:

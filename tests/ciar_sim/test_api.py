@@ -18,6 +18,8 @@ from ciar_sim.cli.main import main
 from ciar_sim.shipped import scenario_path, shipped_scenarios
 from simulator.core.errors import CiarSimError, ScenarioError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -145,6 +145,7 @@ def test_replaying_cached_recordings_never_loads_torch(whole: Path, tmp_path: Pa
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_sweep_adds_axes(write: Write, tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "out"
     result = call(
@@ -172,6 +173,7 @@ def test_sweep_adds_axes(write: Write, tmp_path: Path, cache: Path) -> None:
     assert yaml.safe_load((out / "scenario.yaml").read_text())["seed"] == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_of_a_methods_own_setting_ends_in_its_table(write: Write, tmp_path: Path, cache: Path) -> None:
     """Beside other methods the column of the axis holds NaN for several cases: no setting at those methods, in the order of the file."""
     result = call(
@@ -202,6 +204,7 @@ def sequential(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_sequential_requests_never_meet(sequential: Path) -> None:
     requests = pd.read_parquet(sequential / "requests.parquet")
     assert requests["case"].nunique() == 5
@@ -219,6 +222,7 @@ def test_report_draws_again_the_same_bytes(sequential: Path) -> None:
     assert (sequential / "report.html").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_local_times_are_measured_once_and_kept(write: Write, tmp_path: Path) -> None:
     text = with_methods("  - base\n").replace("snapdragon-8-gen-3", "local").replace("a100", "local")
     path, one_case = write(text), ("--quiet", "--set", "sweep={}")
@@ -379,6 +383,7 @@ def test_other_bad_arguments(write: Write, tmp_path: Path) -> None:
     assert_refused(call("train", tmp_path / "absent.yaml"), "absent.yaml")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_scenario_of_all_methods(write: Write, tmp_path: Path) -> None:
     from simulator.protocol.methods import METHODS
 
@@ -394,6 +399,7 @@ def test_a_scenario_of_all_methods(write: Write, tmp_path: Path) -> None:
     assert calls["device-only"] == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stored_profile_prices_a_run(tmp_path: Path, tiny_pair_folder: Path, cache: Path) -> None:
     stored = tmp_path / "profile.json"
     result = call("profile", "--pair", tiny_pair_folder, "--out", stored, "--seconds", "1", "--compare-roofline")

@@ -14,6 +14,8 @@ from ciar_sim.cli.main import main
 from simulator.experiment.run import Outcome
 from simulator.results.columns import PARTS
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HEAD = """\
 name: t
 pair: {pair}

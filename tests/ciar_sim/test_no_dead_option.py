@@ -15,6 +15,8 @@ from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).resolve().parents[2]
 ANSWERED = """\
 name: options

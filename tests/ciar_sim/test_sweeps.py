@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 from ciar_sim.cli.console import LINE_EVERY_S, _Lines, duration
 from ciar_sim.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SCENARIO = """\
 name: tiny
 pair: {pair}

@@ -32,6 +32,8 @@ from simulator.core.rng import stream
 from simulator.protocol.pairs import SHIPPED, pair_manifest
 from tests.models.photo_pairs import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SCENARIO = """\
 name: photographs
 pair: {pair}

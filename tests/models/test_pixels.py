@@ -16,6 +16,8 @@ from models.vq import VQConfig, VQModel, to_uint8
 from simulator.protocol.pairs import pair_manifest
 from tests.models.photo_pairs import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_a_change_is_measured_around_the_token_alone() -> None:
     """A decoder without anything but the codes' own patches: 4 pixels a token, in a window of 8."""

@@ -25,6 +25,8 @@ from simulator.core.rng import stream
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.recording import SCORES, SessionSpec
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FEW = Settings(prompts=5, seed=3, sampled_tokens=3, timing=False)
 
 

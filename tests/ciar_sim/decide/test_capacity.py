@@ -26,6 +26,8 @@ from simulator.experiment.sweep import expand
 from simulator.network.access import Network
 from tests.simulator.build import UniformCosts, case, one_forward_calls
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SERVICE_S = 1 / 64
 AT_ONCE = Network(up_bps=1e15, down_bps=1e15, up_delay_s=0.0, down_delay_s=0.0)
 COSTS = {"device_costs": UniformCosts(pass_s=0.0), "cloud_costs": UniformCosts(pass_s=SERVICE_S)}

@@ -11,6 +11,8 @@ import ciar_sim
 from ciar_sim.cli.main import main
 from simulator.core.errors import CiarSimError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
