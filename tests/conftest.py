@@ -44,10 +44,11 @@ def without_drawing() -> Iterator[None]:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.text import Text
 
-    def savefig(self: Figure, target: Any, *, format: str, **_: Any) -> None:
+    def savefig(self: Figure, target: Any, *, format: str = "png", **_: Any) -> None:
         texts = html.escape("; ".join(text.get_text() for text in self.findobj(Text) if isinstance(text, Text)))
         svg = f'<svg xmlns="http://www.w3.org/2000/svg"><desc>{texts}</desc></svg>'
-        target.write(ONE_PIXEL if format == "png" else svg.encode())
+        data = ONE_PIXEL if format == "png" else svg.encode()
+        Path(target).write_bytes(data) if isinstance(target, str | Path) else target.write(data)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)

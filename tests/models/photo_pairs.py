@@ -7,6 +7,8 @@ import yaml
 from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
+from tests.conftest import without_drawing
+from tests.models import toy
 from tests.models.test_photos import COLOURS, Table, training, write
 
 KINDS = ("Tshirts", "Casual Shoes")
@@ -45,6 +47,7 @@ def train(root: Path, photographs: int = 80) -> Path:
     (root / "own.yaml").write_text(yaml.safe_dump(settings()))
     folder = write(root / "in", table(photographs))
     command = ["train", root / "own.yaml", "--data", folder, "--out", root / "run", "--export", root / "pair"]
-    result = CliRunner().invoke(main, [str(part) for part in command])
+    with toy.quick_evaluation(), without_drawing():
+        result = CliRunner().invoke(main, [str(part) for part in command])
     assert result.exit_code == 0, result.output
     return root / "pair"

@@ -22,6 +22,8 @@ from simulator.core.errors import DataError, PromptError
 from simulator.core.rng import stream
 from tests.models import toy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NARROW: dict[str, Any] = {
     "codebook_size": 64,
     "ch": 32,

@@ -26,6 +26,8 @@ from simulator.core.errors import DataError, WeightsError
 from simulator.core.rng import stream
 from tests.models import toy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTINGS = LoopSettings(steps=4, learning_rate=0.01, warmup_steps=1, log_every_steps=1, checkpoint_every_s=0.0)
 INPUTS = {"batch_images": 8, "model.dim": 16, "training data": "blake2b:00", "cloud": "blake2b:01"}
 SCENES = {"train": 8, "held_out": 4}

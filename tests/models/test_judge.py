@@ -112,7 +112,9 @@ def test_a_pair_without_a_judge_has_no_captions_of_its_own(pair: Path, tmp_path:
     assert captions_of(tmp_path)(0, 5) == []
     scenario = tmp_path / "s.yaml"
     scenario.write_text(SCENARIO.format(pair=tmp_path, prompts="{count: 2}"))
-    with pytest.raises(CiarSimError, match=r"s.yaml:3: prompts must be a list or a file: the pair was trained on"):
+    with pytest.raises(
+        CiarSimError, match=r"s.yaml:3: prompts must be a list or a file: the pair's models draw no captions"
+    ):
         ciar_sim.run(scenario)
     (tmp_path / "pair.json").write_text(json.dumps({**manifest, "subject": "cats"}))
     with pytest.raises(WeightsError, match="subject must be scenes or photos or other, got 'cats'"):

@@ -13,7 +13,7 @@ from simulator.protocol.recording import SessionSpec
 from tests.models.law import CODES, DECODING, GRID, LOSSLESS, PROMPT, WRONG, images, law_of_images, make_pair, p_value
 from tests.models.test_speculative import FALSE_ALARMS
 
-RUNS = 2000
+RUNS = 600
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_images_follow_the_law_of_the_cloud(pair: Pair, case: str) -> None:
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_rule_is_found_out(pair: Pair, case: str) -> None:
-    assert p_value(pair, case, 2 * RUNS) < FALSE_ALARMS
+    assert p_value(pair, case, RUNS) < FALSE_ALARMS
 
 
 def test_remembered_passes_change_no_token(pair: Pair) -> None:

@@ -21,6 +21,8 @@ from models.vq import VQModel, save_vq
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTINGS = LoopSettings(
     steps=12, learning_rate=0.01, warmup_steps=3, log_every_steps=1, checkpoint_every_s=0.0, ema_decay=0.9
 )
@@ -104,7 +106,7 @@ def test_resuming_after_a_kill_changes_no_bit(tmp_path: Path, kill_at: int) -> N
     assert resumed.finished
     assert same(whole.averaged, resumed.averaged)
     assert (tmp_path / "whole" / "loss.csv").read_bytes() == (tmp_path / "killed" / "loss.csv").read_bytes()
-    assert (tmp_path / "killed" / "loss.png").stat().st_size > 1000
+    assert (tmp_path / "killed" / "loss.png").is_file()
 
 
 def test_steps_logged_after_the_last_checkpoint_are_not_logged_twice(tmp_path: Path) -> None:

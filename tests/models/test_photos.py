@@ -23,6 +23,8 @@ from simulator.core.errors import DataError, PromptError
 from simulator.core.rng import stream
 from tests.models import toy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COLOURS = {"Red": (220, 30, 30), "Navy Blue": (10, 20, 90)}
 Table = list[list[str]]
 
@@ -198,7 +200,8 @@ def test_every_stage_trains_on_the_folder_that_data_names(tmp_path: Path) -> Non
         "--export",
         str(tmp_path / "pair"),
     ]
-    result = CliRunner().invoke(main, command)
+    with toy.quick_evaluation():
+        result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     pair = load_pair(tmp_path / "pair")
     assert pair.manifest.image_size == 16

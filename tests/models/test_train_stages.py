@@ -27,6 +27,8 @@ from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 from simulator.protocol.pairs import TransformerConfig, pair_manifest
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = {
     "n_layer": 2,
     "n_head": 2,

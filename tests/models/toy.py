@@ -1,6 +1,12 @@
 """The sizes that tests train: seconds for all stages."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import pytest
+
+from models.evaluate import ceiling
 
 # A transformer of images of 4 x 4 tokens.
 SHAPE: dict[str, Any] = {
@@ -31,3 +37,12 @@ def stages(tokenizer: dict[str, Any], **shape: Any) -> dict[str, dict[str, Any]]
         "phi": {"positions": 8, "bottleneck": 8, **common},
         "drafter": {"positions": 8, **common},
     }
+
+
+@contextmanager
+def quick_evaluation() -> Iterator[None]:
+    """The ceiling of a device's scores, which its stage trains to compare with, takes 20 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ceiling, "STEPS", 20)
+        patch.setattr(ceiling, "CHECK_EVERY", 10)
+        yield
