@@ -135,6 +135,8 @@ def ready(
 
 def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dtype: torch.dtype) -> Pair:
     folder, manifest = pair_folder(name_or_path), pair_manifest(name_or_path)
+    if manifest.statistics is not None:
+        raise WeightsError(f"{folder / MANIFEST}: holds published figures and no weights; it can be run, not loaded")
     verify_files(folder, manifest)
     shards = {name: read_state(folder / name) for name in shards_of(manifest)}
     state = {key: value for shard in shards.values() for key, value in shard.items()}

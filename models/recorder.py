@@ -31,12 +31,12 @@ from simulator.protocol.recording import (
     EMIT,
     FORWARD,
     FROM_CLOUD,
-    OP_DTYPE,
     REPLY,
     SCORES,
     SEND,
     Recording,
     SessionSpec,
+    op_table,
 )
 
 # Order of the kinds of work for which equally many sessions wait. BATCHED: kinds that are cheaper per session in a batch.
@@ -242,17 +242,7 @@ class Session:
         state = self.device_state
         decisions = (state.decisions, self.cloud_state.decisions)
         count = len(self.tokens)
-        rows = [
-            row
-            for side in self.log
-            for row in sorted(side, key=lambda row: row["call"] if side is self.log[CLOUD] else 0)
-        ]
-        ops = np.zeros(len(rows), OP_DTYPE)
-        ops["call"] = -1
-        ops["side"][len(self.log[DEVICE]) :] = CLOUD
-        for index, row in enumerate(rows):
-            for column, value in row.items():
-                ops[column][index] = value
+        ops = op_table(*self.log)
         never = set(self.spec.missed_calls) - set(ops["call"][ops["kind"] == AWAIT].tolist())
         if never:
             raise RecordingError(

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reports.figure import Form, left_out, render, styled
-from reports.findings import Finding, find
+from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid
 from reports.kinds import of_methods
 from reports.load import Run, load_run
@@ -59,9 +59,10 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
     with styled():
         figures: dict[str, Figure] = {}
         if any(said.fastest != "none" for said in findings):
-            if (glance := at_a_glance(run, findings)) is not None:
-                figures["at_a_glance"] = glance
-            figures["latency_quality"] = latency_quality(run, findings)
+            if has_quality(run):
+                if (glance := at_a_glance(run, findings)) is not None:
+                    figures["at_a_glance"] = glance
+                figures["latency_quality"] = latency_quality(run, findings)
             if len(findings) > TWO_ROWS_UP_TO:
                 figures["speedup_table"] = speedup_table(run)
             figures["latency_parts"] = latency_parts(run, findings)

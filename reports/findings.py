@@ -46,6 +46,11 @@ def quality_metric(run: Run) -> Metric:
     return quality_metric_of(run.summary)
 
 
+def has_quality(run: Run) -> bool:
+    """Whether any case has a quality; none has where no model ran."""
+    return bool(np.isfinite(run.summary[quality_metric(run).name]).any())
+
+
 def find(run: Run) -> tuple[Finding, ...]:
     """The finding of every condition of a run, in order."""
     conditions = list(run.conditions())

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figure import Form, render, styled
-from reports.findings import Finding, find
+from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid, uncertainty_maps
 from reports.load import Run
 from reports.parts_plot import latency_parts
@@ -49,6 +49,8 @@ class Asked(NamedTuple):
 
 
 def _latency_quality(asked: Asked) -> Figure:
+    if not has_quality(asked.run):
+        raise RunFolderError("this run has no quality of images; one of a pair with weights has")
     by = None if asked.by is None else asked.axis(panel_axes(asked.run), "condition", "--axis network.preset=wifi,lte")
     return latency_quality(asked.run, faceted(asked.run, _findings(asked), by), asked.form)
 

@@ -25,6 +25,7 @@ from simulator.experiment.schema.methods import ENTRIES, settings_of
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.sweep import expand
 from simulator.protocol.methods import METHODS
+from simulator.protocol.pairs import pair_manifest
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -265,8 +266,10 @@ def tiny(pair: Path) -> dict[str, Any]:
 
 def tiny_options(pair: Path, scenario: str) -> list[str]:
     """The same for the command line, and two minutes of a workload that lasts longer."""
-    sets = tiny(pair)
-    workload = load_scenario(scenario_path(scenario)).workload
+    loaded = load_scenario(scenario_path(scenario))
+    workload, sets = loaded.workload, tiny(pair)
+    if pair_manifest(loaded.pair).statistics is not None:  # no model runs
+        sets = {"prompts.list": ["a cat"]}
     if isinstance(workload, FleetWorkload) and workload.duration_s > 120:
         sets["workload.duration_s"] = 120
     return [part for path, value in sets.items() for part in ("--set", f"{path}={json.dumps(value)}")]

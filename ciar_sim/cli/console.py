@@ -345,13 +345,13 @@ def _pairs() -> Table:
         m = pair_manifest(name)
         quality = (*(judged(m.subject) if m.subject != "other" else ()), "cloud_nll")
         rows = {
-            "draws": f"{SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",
+            "draws": f"{'nothing, it is statistical' if m.statistics else SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",
             "tokens": f"{m.grid} x {m.grid}, of {m.codebook_size} codes",
             "cloud": f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
             "device": f"{m.device.n_layer} layer, width {m.device.dim}" if m.device else "none",
             "prompts": "list, file" if m.subject == "other" else f"source: {m.subject}, list, file",
-            "quality": ", ".join(quality),
-            "weights": m.weights_hash[:12],
+            "quality": "none" if m.statistics else ", ".join(quality),
+            **({"rates": m.statistics.source} if m.statistics else {"weights": m.weights_hash[:12]}),
         }
         for index, (key, value) in enumerate(rows.items()):
             table.add_row(f"[bold]{name}" if index == 0 else "", key, value)

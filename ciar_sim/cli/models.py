@@ -32,6 +32,13 @@ class Models:
 
     def record(self, specs: Any) -> Any:
         """Recordings of the given sessions, as `simulator.protocol.cache.CachedSource` wants them."""
+        from simulator.protocol.pairs import pair_manifest
+
+        manifest = pair_manifest(self.name)
+        if manifest.statistics is not None:
+            from simulator.protocol.statistical import record_statistical
+
+            return ((spec, record_statistical(spec, manifest)) for spec in specs)
         from models.recorder import Recorder
 
         def report(finished: int, sessions: int, decided: int, tokens: int) -> None:
@@ -41,6 +48,8 @@ class Models:
 
     def captions(self, seed: int, count: int) -> list[str]:
         """Captions that prompts of the pair are drawn from, see `models.quality.judges.captions_of`."""
+        if self._is_statistical():
+            return []
         from models.quality.judges import captions_of
 
         key = seed, count
@@ -50,6 +59,8 @@ class Models:
 
     def scorer(self) -> Any:
         """Scores the images of a run; loads torch only for images that are not in the cache. None for a pair without a judge."""
+        if self._is_statistical():
+            return None
         from models.quality.judges import judge_of
         from models.quality.scorer import Scorer
 
@@ -57,6 +68,11 @@ class Models:
         if judge is None:
             return None
         return Scorer(self.cache, judge, lambda done, total: self.progress("reading images", done, total))
+
+    def _is_statistical(self) -> bool:
+        from simulator.protocol.pairs import pair_manifest
+
+        return pair_manifest(self.name).statistics is not None
 
     def profile(self) -> Any:
         """Compute times of the pair on this machine: measured once, then kept in the cache folder.

@@ -67,6 +67,7 @@ def score_cases(
                 devices=counts_of(case.scenario),
                 settings=_settings(case.method.settings),
                 samples=result.samples,
+                statistical="statistical" in of_prompts[0].meta,
             )
         )
     return records
@@ -87,11 +88,14 @@ def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recordi
     return {
         "image": np.arange(len(recordings)),
         "cloud_nll": np.array([float(r.nll.mean(dtype=np.float64)) for r in recordings]),
-        "cloud_greedy_pct": np.array([100.0 * float(np.mean(r.tokens == r.argmax)) for r in recordings]),
-        "base_greedy_pct": np.array(
-            [100.0 * float(np.mean(r.tokens == b.tokens)) for r, b in zip(recordings, reference, strict=True)]
-        ),
+        "cloud_greedy_pct": np.array([_equal_pct(r, r.argmax) for r in recordings]),
+        "base_greedy_pct": np.array([_equal_pct(r, b.tokens) for r, b in zip(recordings, reference, strict=True)]),
     }
+
+
+def _equal_pct(recording: Recording, tokens: np.ndarray) -> float:
+    """Share of an image's tokens that equal these, in percent; NaN where no model made them."""
+    return math.nan if "statistical" in recording.meta else 100.0 * float(np.mean(recording.tokens == tokens))
 
 
 _CHANGES_IMAGES = ("methods.", "decoding.", "prompts.", "pair", "seed")  # swept paths that change recordings
@@ -105,7 +109,7 @@ def kept_images(
     seen: set[tuple[str, ...]] = set()
     for case, _, _ in simulated:
         keys = plan.of_case[case.index][:KEPT_PROMPTS]
-        if tuple(keys) in seen:
+        if tuple(keys) in seen or "statistical" in recordings[keys[0]].meta:
             continue
         seen.add(tuple(keys))
         own = [

@@ -137,6 +137,11 @@ def provenance_of(
         if foreign
         else None
     )
+    if manifest.statistics is not None:
+        as_if = (
+            f"statistical sessions, no model ran: latency as if {', or '.join(foreign)}, at the rates of cloud calls of "
+            f"{manifest.statistics.source}"
+        )
     compute = next(iter(distinct.values())) if len(distinct) == 1 else distinct
     return {
         "name": scenario.name,
@@ -155,12 +160,19 @@ def provenance_of(
             "torch": torch_version(),
             **{name: _version(name) for name in ("numpy", "pandas", "simpy")},
         },
-        "recordings": "float32; exact for one machine, thread count and batch size",
+        "recordings": "statistical: made from published rates of cloud calls, no model ran"
+        if manifest.statistics
+        else "float32; exact for one machine, thread count and batch size",
         "near_ties": near_ties(recordings),
         "notes": [*NOTES, *trace_notes(case.scenario for case in cases)],
         **({"quality": dict(scorer.provenance)} if scorer else {}),
         **({"failed": [one.message for one in failed]} if failed else {}),
         "warnings": [
+            *(
+                ["statistical sessions: no model ran, there are no images and no quality"]
+                if manifest.statistics
+                else []
+            ),
             *(f"not simulated, and in no table: {one.message}" for one in failed),
             *(
                 f"compute times lay outside what was measured, and are extrapolated: {key}"

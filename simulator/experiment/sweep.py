@@ -16,6 +16,7 @@ from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.sweep import Range
 from simulator.protocol.methods import METHODS
 from simulator.protocol.pairs import PairManifest
+from simulator.protocol.statistical import check_statistical
 
 MOST_CASES = 1_000_000
 
@@ -101,6 +102,12 @@ def check_methods(cases: Sequence[Case], manifest: PairManifest) -> None:
     for case in cases:
         with error_context("methods", case.position):
             case.method.check(case.decoding, manifest)
+            if manifest.statistics is not None:
+                if case.method.target is not None:
+                    raise ScenarioError(
+                        f"{case.method.label}: a threshold cannot be calibrated on statistics; give any number, the published rate holds"
+                    )
+                check_statistical(case.method.name, case.method.settings, manifest)
     bound = [case for case in cases if case.scenario.fallback.policy != "wait"]
     if not bound or any(case.method.can_fall_back(case.scenario.decoding) for case in bound):
         return

@@ -59,12 +59,15 @@ class PairShapes(Settings):
 
 
 def pair_shapes(pair: PairRef) -> PairShapes:
-    """The shapes of a pair. Raises ComputeError where its tokenizer file lacks its shape, WeightsError where there is no pair."""
+    """The shapes of a pair; one without weights has no operation counts. Raises ComputeError where its tokenizer file lacks its shape,
+    WeightsError where there is no pair."""
     if isinstance(pair, PairSpec):
         found = find_pair(pair)
         encoder = text_encoder_op_count(**found.encoder) if found.encoder else None
         return _shapes(found.manifest, vq_decoder_op_count(**found.decoder), encoder)
     folder, manifest = pair_folder(pair), pair_manifest(pair)
+    if manifest.statistics is not None:
+        return _both(manifest, {})
     path = folder / "tokenizer.safetensors"
     try:
         with safe_open(path, framework="np") as file:
@@ -93,6 +96,10 @@ def _shapes(manifest: PairManifest, decoder: OpCount, encoder: OpCount | None) -
         "interval_samples": interval_samples_op_count(manifest.codebook_size),
     }
 
+    return _both(manifest, op_counts)
+
+
+def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
     def shape(role: str, own: pairs.TransformerConfig, interhead: bool) -> ModelShape:
         return ModelShape(
             title=f"{manifest.name} ({role})",

@@ -127,6 +127,18 @@ class PairFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
+class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Published figures in place of weights, from which sessions are made (`simulator/protocol/statistical.py`).
+
+    Attributes:
+        source: where the figures are published.
+        cloud_call_pct: cloud passes that decide tokens per image token, in percent, by method.
+    """
+
+    source: str
+    cloud_call_pct: dict[str, float]
+
+
 class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `pair.json` says.
 
@@ -138,6 +150,7 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         subject: what its images show, one of `SUBJECTS`: where its prompts come from and which judge reads its images.
         guidance: that its models were trained for, and are decoded with where a scenario names none.
         backbone: its row of `BACKBONES`; empty for a pair with a `pair.json`.
+        statistics: published figures in place of weights; None for a pair with weights.
     """
 
     format: int
@@ -155,6 +168,7 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     subject: str = "scenes"
     guidance: float = GUIDANCE
     backbone: str = ""
+    statistics: Statistics | None = None
 
     @property
     def image_tokens(self) -> int:
@@ -163,17 +177,19 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def has_drafter(self) -> bool:
-        """Whether the pair holds a feature-level drafter."""
-        return any(file.name in (DRAFTER, "drafter") for file in self.files)
+        """Whether the pair holds a feature-level drafter, or figures of a method that has one."""
+        return self.statistics is not None or any(file.name in (DRAFTER, "drafter") for file in self.files)
 
     @property
     def weights_hash(self) -> str:
         """SHA-256 over everything that decides tokens and images: weight files and model shapes, not name, subject or usual guidance."""
         weights = {f.name: f.sha256 for f in self.files if self.backbone or f.name.endswith(WEIGHTS)}
-        free = ("format", "name", "files", "subject", "guidance", "backbone")
+        free = ("format", "name", "files", "subject", "guidance", "backbone", "statistics")
         rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in free}
         if self.backbone:  # two backbones may have equal shapes
             rest["backbone"] = self.backbone
+        if self.statistics is not None:
+            rest["statistics"] = self.statistics
         return hashlib.sha256(msgspec.json.encode({**rest, "weights": weights}, order="sorted")).hexdigest()
 
 
@@ -358,6 +374,14 @@ def _manifest(path: Path, content: bytes) -> PairManifest:
             if getattr(shape, theirs) != getattr(manifest, ours):
                 held, needed = getattr(shape, theirs), getattr(manifest, ours)
                 raise WeightsError(f"{path}: {role}.{theirs} is {held}, needed {ours} = {needed}")
+    if manifest.statistics is not None:
+        if manifest.files or manifest.subject != "other":
+            raise WeightsError(f"{path}: statistics go without files, and with the subject other")
+        for method, rate in manifest.statistics.cloud_call_pct.items():
+            if not 0 < rate <= 100:
+                raise WeightsError(
+                    f"{path}: statistics.cloud_call_pct.{method} must be above 0 and at most 100, got {rate}"
+                )
     for file in manifest.files:
         if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", file.name):
             raise WeightsError(f"{path}: file name {file.name!r} leaves the folder")

@@ -9,6 +9,7 @@ name is the hash of everything that decides it, so it can be deleted at any time
 import hashlib
 import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -149,6 +150,17 @@ class Recording:
             Exception
         ) as error:  # numpy and zipfile raise many kinds for one cause: the file is not what it should be
             raise RecordingError(f"not a recording: {error}") from None
+
+
+def op_table(device: Sequence[Mapping[str, int]], cloud: Sequence[Mapping[str, int]]) -> np.ndarray:
+    """OP_DTYPE [n] from the columns of each op: the device's in program order, then the cloud's by call."""
+    ops = np.zeros(len(device) + len(cloud), OP_DTYPE)
+    ops["call"] = -1
+    ops["side"][len(device) :] = CLOUD
+    for index, row in enumerate([*device, *sorted(cloud, key=lambda row: row["call"])]):
+        for column, value in row.items():
+            ops[column][index] = value
+    return ops
 
 
 _ARRAYS = ("ops", "tokens", "decided_by", "scores", "image", "nll", "argmax")

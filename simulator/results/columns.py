@@ -179,6 +179,7 @@ COLUMNS: dict[str, str] = {
     "threshold": "the threshold in force, given or calibrated: a token whose score is at least this goes to the cloud; with threshold_mode "
     "budget or even that of an image's first 8 scores; of random 1 - upload_rate; NaN for a method without one",
     "budget": "the share of scored tokens for the cloud in force, given or calibrated, with threshold_mode budget or even; NaN without",
+    "statistical": "1: the sessions are made from published rates of cloud calls, and no model ran; the column is there in such runs alone",
     "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images, cut at the range of the quantity; "
     "NaN below two images and where it would cover the whole range",
 }
@@ -187,5 +188,5 @@ COLUMNS: dict[str, str] = {
 def definitions(names: Iterable[str]) -> dict[str, str]:
     """`COLUMNS` without those of the judges that gave none of these columns."""
     own = judged_in(names)
-    others = {name for columns in JUDGED if columns != own for name in columns}
+    others = {name for columns in JUDGED if columns != own for name in columns} | {"statistical"}.difference(names)
     return {key: text for key, text in COLUMNS.items() if not others.intersection(key.replace("_lo", "").split(", "))}

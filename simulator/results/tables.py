@@ -60,6 +60,7 @@ class CaseRecords:
         devices: Of each kind; the kinds are numbered one after another.
         settings: `SETTINGS` that the method has.
         samples: `SAMPLED` of the cloud at equal intervals, empty where it was not sampled.
+        statistical: Its sessions are made from published figures.
     """
 
     method: str
@@ -79,6 +80,7 @@ class CaseRecords:
     devices: Sequence[int] = (1,)
     settings: Mapping[str, float] = field(default_factory=dict)
     samples: Mapping[str, np.ndarray] = field(default_factory=dict)
+    statistical: bool = False
 
 
 def requests_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
@@ -132,7 +134,10 @@ def summary_table(requests: pd.DataFrame, cases: Sequence[CaseRecords]) -> pd.Da
         others = [None if index is None else records[index] for index in (base, first)]
         rows.append(_metrics(case, record, others[0], others[1], quality, of_sets))
     front = {"case": np.arange(len(cases))} | _method_columns(cases) | _swept_columns(cases)
-    return pd.concat([pd.DataFrame(front), pd.DataFrame(rows)], axis=1)
+    table = pd.concat([pd.DataFrame(front), pd.DataFrame(rows)], axis=1)
+    if any(case.statistical for case in cases):
+        table["statistical"] = [int(case.statistical) for case in cases]
+    return table
 
 
 def _metrics(
