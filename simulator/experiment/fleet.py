@@ -13,9 +13,11 @@ from simulator.experiment.schema.workload import FleetKind, FleetWorkload
 from simulator.network.access import Network
 from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.radio import RadioFigures
+from simulator.network.trains import TrainCapacity
 from simulator.network.transport import TRANSPORTS, opened_by
 from simulator.network.wire import Capacity, StepFunction
 from simulator.pricing import catalogue
+from simulator.traces.cellular_readers import TRAIN_BYTES
 from simulator.traces.generate import KINDS
 from simulator.traces.generate import generate as generated_trace
 from simulator.traces.series import RateSeries, StepSeries
@@ -145,7 +147,15 @@ def network_of(link: LinkFigures, seed: int) -> Network:
             return None if flow is None else Traffic(*flow)
         return GREEDY if flow == "greedy" else Traffic.video(mean_bps(rate))
 
-    up_bps, down_bps = rate(link.up_bps, trace.up.rate), rate(link.down_bps, trace.down.rate)
+    def rate_of(bps: float | None, told: Direction) -> float | Capacity:
+        found, trains, base = rate(bps, told.rate), told.trains, told.delay_s
+        if trains is None or base is None or not isinstance(found, Capacity):
+            return found
+        first_s = StepFunction(base.times_s, base.values, base.duration_s)
+        sizes = told.size_delays_s or ()
+        return TrainCapacity(found, trains.times_s, trains.offsets_s, trains.duration_s, first_s, sizes, TRAIN_BYTES)
+
+    up_bps, down_bps = rate_of(link.up_bps, trace.up), rate_of(link.down_bps, trace.down)
     return Network(
         up_bps=up_bps,
         down_bps=down_bps,

@@ -10,7 +10,7 @@ from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import Radio, RadioFigures
 from simulator.network.transport import MAX_TRIES, SYN_RTO_S, TRANSPORTS, Transport, backoff
-from simulator.network.wire import Capacity, StepFunction, VaryingWire, Wire
+from simulator.network.wire import Capacity, StepFunction, Wire
 
 AnyLink = Link | ImpairedLink
 Way = tuple[Wire, CrossQueue | None]  # one direction of a device or cell
@@ -184,7 +184,7 @@ class AccessNetwork:
             return self._cells[cell]
 
         def way(name: str, rate: float | Capacity, cross: Traffic | None, buffer_bytes: float) -> Way:
-            wire = VaryingWire(rate, offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
+            wire = rate.wire(offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
             if cross is None:
                 return wire, None
             turns = stream(self.seed, f"link.{name}.cross", cell)

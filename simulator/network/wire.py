@@ -81,6 +81,10 @@ class Capacity:
         """Mean rate over time."""
         return self.total_bits / self.duration_s
 
+    def wire(self, offset_s: float, shared: bool) -> "VaryingWire":
+        """A wire that follows it, entered at `offset_s`."""
+        return VaryingWire(self, offset_s, shared)
+
     @classmethod
     def with_outages(cls, rate_bps: float, every_s: float, outage_s: float) -> "Capacity":
         """A constant rate that pauses for `outage_s` in every `every_s`."""

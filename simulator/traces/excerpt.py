@@ -7,7 +7,7 @@ import numpy as np
 
 from simulator.core.errors import TraceError
 from simulator.traces.series import Floats, RateSeries, StepSeries
-from simulator.traces.trace import Arrivals, Direction, Trace, on_one_grid
+from simulator.traces.trace import Arrivals, Direction, Trace, Trains, on_one_grid
 
 Window = tuple[float, float]
 TIME_SCALE = (1e-6, 1e6)
@@ -35,6 +35,8 @@ def excerpt(trace: Trace, window_s: Window | None = None, time_scale: float = 1.
             None if delay_s is None else StepSeries(*_steps(delay_s, begin_s, end_s, time_scale)),
             None if loss is None else StepSeries(*_steps(loss, begin_s, end_s, time_scale)),
             way.packets if window_s is None else None,
+            None if way.trains is None else _trains(way.trains, begin_s, end_s, time_scale),
+            way.size_delays_s,
         )
 
     return replace(
@@ -87,6 +89,18 @@ def excerpt_notes(window_s: Window | None, time_scale: float) -> tuple[str, ...]
     """What to say of an excerpt."""
     window = () if window_s is None else (f"the window from {window_s[0]:g} s to {window_s[1]:g} s",)
     return (*window, *((f"times multiplied by {time_scale:g}",) if time_scale != 1.0 else ()))
+
+
+def _trains(trains: Trains, begin_s: float, end_s: float, time_scale: float) -> Trains:
+    """The trains of a window; each stays as it is."""
+    if begin_s == 0.0 and end_s >= trains.duration_s:
+        return Trains(trains.times_s * time_scale, trains.offsets_s, trains.duration_s * time_scale)
+    passes = np.arange(math.floor(begin_s / trains.duration_s), math.ceil(end_s / trains.duration_s))
+    times_s = (trains.times_s + passes[:, None] * trains.duration_s).ravel()
+    first, last = int(np.searchsorted(times_s, begin_s, side="right")) - 1, int(np.searchsorted(times_s, end_s))
+    kept_s = np.append(begin_s, times_s[first + 1 : last])
+    offsets_s = tuple(trains.offsets_s[place % len(trains.offsets_s)] for place in range(first, last))
+    return Trains((kept_s - begin_s) * time_scale, offsets_s, (end_s - begin_s) * time_scale)
 
 
 def _steps(

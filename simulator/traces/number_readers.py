@@ -7,7 +7,7 @@ import numpy as np
 
 from simulator.traces.series import MOST_BPS, Floats, RateSeries, StepSeries
 from simulator.traces.source import Source, held
-from simulator.traces.timing import gap_notes, intervals, one_way
+from simulator.traces.timing import gap_notes, intervals, one_way, way_of
 from simulator.traces.trace import Direction, Trace
 from simulator.traces.units import LENGTH_S, TIME_UNITS, Told, ask_for_unit, unit_of_rates, unit_of_steps
 
@@ -60,7 +60,7 @@ def read_integers(source: Source, said: Told) -> Trace:
         if not CHANCE_BPS[0] <= mean_bps <= CHANCE_BPS[1] or times[-1] / slots_per_s > LENGTH_S:
             found = f"in ms it would last {times[-1] / 1e3:.6g} s at a mean rate of {mean_bps / 1e6:.4g} Mbit/s"
             raise ask_for_unit(source, "time", found, TIME_UNITS)
-    way = said.direction or ("up" if source.path.suffix == ".up" else "down")
+    way = way_of(source, said)
     notes = (
         note,
         f"a line is a chance to send 1500 bytes; a {'millisecond' if slots_per_s == 1e3 else 'second'} without one is an outage",

@@ -1,12 +1,13 @@
 """Read any known trace file: its format is found from what it holds, never from its name."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
 
 from simulator.core.errors import TraceError
 from simulator.traces import arrival_readers as arrivals
+from simulator.traces import cellular_readers as cellular
 from simulator.traces import json_readers as documents
 from simulator.traces import number_readers as numbers
 from simulator.traces import own
@@ -108,6 +109,30 @@ FORMATS: dict[str, Format] = {
     "ping-text": Format(
         "the output of ping, with icmp_seq and time= in a line", probes.is_ping_text, probes.read_ping_text
     ),
+    "cellreplay-light": Format(
+        "lines of time, base delay and ascending offsets from 0 (ms, CellReplay)",
+        cellular.is_light_trains,
+        cellular.read_light_trains,
+        (
+            "a train of packets sent at once: after an idle queue packets leave as in the train of that moment, in place of the rate",
+            "the base delay goes in a line from train to train; the last train only ends the trace",
+        ),
+        ("direction",),
+    ),
+    "cellreplay-offset": Format(
+        "sizes and delays in a file named latency-offset (CellReplay)",
+        cellular.is_size_delays,
+        cellular.read_size_delays,
+        ("a delay besides, by the size of a packet; it concerns packets of a train only",),
+        ("direction",),
+    ),
+    "nyu-mets-csv": Format(
+        "a rate and its unit a line, such as 1.5,Mbits/sec",
+        cellular.is_nyu_mets,
+        cellular.read_nyu_mets,
+        ("what one TCP flow got (iPerf): a lower bound of the link", "a line is a second"),
+        ("direction",),
+    ),
     "starlink-csv": Format(
         "seven comma-separated numbers a line", numbers.is_seven_columns, numbers.read_starlink, asks=("time", "rate")
     ),
@@ -148,6 +173,8 @@ def read(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace | Arrivals:
         raise TraceError("no trace file given")
     found = [_read_one(path, said) for path in paths]
     _check_used(paths, found, said)
+    if all(isinstance(one, Trace) and not one.series() for one in found):
+        raise TraceError(f"{paths[0]}: holds delays by size and nothing else; give it with the other files of its link")
     if len(found) == 1:
         return found[0]
     traces = []
@@ -155,7 +182,7 @@ def read(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace | Arrivals:
         if isinstance(one, Arrivals):
             raise TraceError(f"{path}: request arrivals ({one.format}) cannot be joined with another file")
         traces.append((path, one))
-    return reduce(_join, traces)[1]
+    return cellular.with_trains(reduce(_join, traces)[1])
 
 
 def read_trace(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace:
@@ -198,7 +225,8 @@ def _read_one(path: Path, said: Told) -> Trace | Arrivals:
 def _direction_notes(form: Format, found: Trace | Arrivals, said: Told) -> tuple[str, ...]:
     if "direction" not in form.asks or isinstance(found, Arrivals):
         return ()
-    way = "downlink" if found.down.rate is not None else "uplink"
+    given = (found.down.rate, found.down.delay_s, found.down.size_delays_s)
+    way = "uplink" if all(part is None for part in given) else "downlink"
     if said.direction is not None:
         return (f"the {way}, as told",)
     return (f"the {way}, " + ("assumed: the file does not say" if way == "downlink" else "by the file's name"),)
@@ -229,10 +257,15 @@ def _join(one: tuple[Path, Trace], other: tuple[Path, Trace]) -> tuple[Path, Tra
 
 
 def _joined(first: Path, a: Direction, path: Path, b: Direction, way: str) -> Direction:
-    for part, what in (("rate", f"{way}link rate"), ("delay_s", f"{way}link delay"), ("loss", f"{way}link loss")):
+    for part, what in (
+        ("rate", f"{way}link rate"),
+        ("delay_s", f"{way}link delay"),
+        ("loss", f"{way}link loss"),
+        ("size_delays_s", f"{way}link delay by size"),
+    ):
         if getattr(a, part) is not None and getattr(b, part) is not None:
             raise TraceError(
                 f"{path}: gives a {what}, as {first} does; a direction has one (a mahimahi uplink ends in .up)"
             )
-    given = {part: getattr(b, part) for part in ("rate", "delay_s", "loss", "packets") if getattr(b, part) is not None}
+    given = {field.name: getattr(b, field.name) for field in fields(b) if getattr(b, field.name) is not None}
     return replace(a, **given)

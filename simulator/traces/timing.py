@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from simulator.traces.series import Floats, RateSeries, StepSeries
 from simulator.traces.source import Source
 from simulator.traces.trace import Direction, Trace
-from simulator.traces.units import Way
+from simulator.traces.units import Told, Way
 
 NOTED_GAP_STEPS = 3.0  # median steps; a longer one is named
 LONGEST_GAP_S, LONGEST_GAP_STEPS = 60.0, 100.0  # a gap beyond both is refused
@@ -47,6 +47,13 @@ def gap_notes(source: Source, times_s: Floats, lines: Sequence[int] | None, rule
     where = "" if lines is None else f" before line {lines[longest + 1]}"
     number = f"{gaps.size} gap{'s' if gaps.size > 1 else ''} of more than {NOTED_GAP_STEPS:g} median steps"
     return (f"{number}, the longest {steps_s[longest]:.4g} s{where}: {rule}",)
+
+
+def way_of(source: Source, said: Told) -> Way:
+    """The direction that the user says, or the file's name (`x.up`, `up-pdo`, `latency-offset-up`); else the downlink."""
+    name = source.path.name
+    by_name: Way = "up" if name.endswith((".up", "-up")) or name.startswith("up-") else "down"
+    return said.direction or by_name
 
 
 def one_way(name: str, way: Way, part: Direction, notes: tuple[str, ...] = ()) -> Trace:

@@ -12,6 +12,21 @@ MOST_STEPS = 10**7
 
 
 @dataclass(frozen=True, eq=False)
+class Trains:
+    """When packets leave that are sent at once into an idle queue, from moment to moment (CellReplay). It repeats.
+
+    Attributes:
+        times_s: float64 [n], since when each train is the one that counts; starts at 0, increases.
+        offsets_s: of each train, seconds after its first packet at which its packets leave, ascending from 0.
+        duration_s: of the whole.
+    """
+
+    times_s: Floats
+    offsets_s: tuple[tuple[float, ...], ...]
+    duration_s: float
+
+
+@dataclass(frozen=True, eq=False)
 class Direction:
     """What a trace says of one direction of a link. Each series loops at its own duration.
 
@@ -20,6 +35,8 @@ class Direction:
         delay_s: one-way delay in seconds.
         loss: share of packets lost in this direction, 0 to 1.
         packets: chances to send a packet in one pass (mahimahi only).
+        trains: what packets meet after an idle time, in place of the rate.
+        size_delays_s: delay that a packet has besides, by its size: (bytes, seconds), ascending; between them it is interpolated.
 
     Raises:
         TraceError: a loss is above 1.
@@ -29,6 +46,8 @@ class Direction:
     delay_s: StepSeries | None = None
     loss: StepSeries | None = None
     packets: int | None = None
+    trains: Trains | None = None
+    size_delays_s: tuple[tuple[int, float], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.loss is not None and self.loss.values.max() > 1.0:

@@ -363,6 +363,15 @@ class TraceNetwork(_Line):
         ):
             if given is None and rate is None:
                 refuse("is missing: the trace has no rate in this direction", key)
+        if trace.up.trains is not None or trace.down.trains is not None:
+            for key, given in (("devices_per_cell", self.devices_per_cell > 1), ("cross_traffic", self.cross_traffic)):
+                if given:
+                    refuse("does not go with packet trains, which are those of a queue that is idle", key)
+        for way, name in ((trace.up, "up"), (trace.down, "down")):
+            if way.size_delays_s is not None and way.trains is None:
+                refuse(
+                    f"has delays by size without packet trains for the {name}link; give its light-pdo file too", "trace"
+                )
         delays = [way.delay_s for way in (trace.up, trace.down) if way.delay_s is not None]
         if self.rtt_ms is None and len(delays) < 2:
             refuse(

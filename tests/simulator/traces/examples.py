@@ -90,6 +90,7 @@ ATLAS = """[
 {"fw": 5020, "msm_id": 1, "prb_id": 7, "timestamp": 1700000240, "type": "ping", "result": [{"rtt": 30.0}, {"x": "*"}]},
 {"fw": 5020, "msm_id": 1, "prb_id": 7, "timestamp": 1700000480, "type": "ping", "result": [{"x": "*"}, {"x": "*"}]}]"""
 DELAYS = "".join(f"{12 + (i * 7) % 5}\n" for i in range(100))
+LIGHT = "0 20 0 1 3\n500 30 0 2 2\n1000 40 0\n"
 OWN = "# a note\ntime_s,down_mbps,up_mbps,rtt_ms,loss_pct\n0,8,2,40,1\n1,,0,60,\n3,4,2,50,0\n"
 
 # content -> format, duration, mean down Mbit/s, mean up Mbit/s, mean RTT ms, loss %, packets; all worked out by hand
@@ -137,6 +138,17 @@ NETWORK = {
         None,
         (20 + 30 + 30) / 3,
         100 * (0.0 + 1.0 - math.sqrt(0.5) + 1.0) / 3,
+        None,
+    ),
+    "cellreplay": (LIGHT, "cellreplay-light", 1.0, None, None, None, None, None),
+    "nyu-mets": (
+        "1.5,Mbits/sec\n726,Kbits/sec\n0,bits/sec\n2,Mbits/sec\n",
+        "nyu-mets-csv",
+        4.0,
+        4.226 / 4,
+        None,
+        None,
+        None,
         None,
     ),
     "iperf3": (IPERF3, "iperf3-json", 2.0, 3.0, None, None, None, None),
