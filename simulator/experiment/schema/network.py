@@ -364,9 +364,9 @@ class TraceNetwork(_Line):
             if given is None and rate is None:
                 refuse("is missing: the trace has no rate in this direction", key)
         if trace.up.trains is not None or trace.down.trains is not None:
-            for key, given in (("devices_per_cell", self.devices_per_cell > 1), ("cross_traffic", self.cross_traffic)):
-                if given:
-                    refuse("does not go with packet trains, which are those of a queue that is idle", key)
+            shared = "devices_per_cell" if self.devices_per_cell > 1 else "cross_traffic" if self.cross_traffic else ""
+            if shared:
+                refuse("does not go with packet trains, which are those of a queue that is idle", shared)
         for way, name in ((trace.up, "up"), (trace.down, "down")):
             if way.size_delays_s is not None and way.trains is None:
                 refuse(
