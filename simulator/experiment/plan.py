@@ -1,6 +1,7 @@
 """The sessions that a run needs: one per case and prompt, base's greedy images to compare with, and captions to calibrate on."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from simulator.core.errors import PromptError, ScenarioError, error_context
@@ -14,6 +15,7 @@ from simulator.protocol.recording import Recording, SessionSpec
 _CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
 # Captions of the scenario's seed that a calibration leaves alone: those the scenario uses, rounded up to a multiple of this.
 _SPARED = 1024
+REPEAT_STEP = 2**40  # between the seeds of a caption's repetitions: farther than the seeds that anybody sweeps
 
 
 class Plan:
@@ -69,7 +71,9 @@ def session_specs(
     captions: Sequence[str],
     seed: int,
 ) -> list[SessionSpec]:
-    """One session per caption."""
+    """One session per caption. A caption that stands there again has a seed of its own, so that its image is another one."""
+    before: Counter[str] = Counter()
+    repeats = [(before[caption], before.update((caption,)))[0] for caption in captions]
     return [
         SessionSpec(
             weights=manifest.weights_hash,
@@ -78,9 +82,9 @@ def session_specs(
             settings=settings.model_dump(),
             decoding=decoding.model_dump(),
             prompt=caption,
-            seed=seed,
+            seed=(seed + repeat * REPEAT_STEP) % 2**63,
         )
-        for caption in captions
+        for caption, repeat in zip(captions, repeats, strict=True)
     ]
 
 
@@ -101,7 +105,7 @@ def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, 
 
 
 def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """The captions of a scenario, all different: a second image of one caption and seed would be the same image.
+    """The captions of a scenario: those that are drawn are all different, those of a list or file are as they stand there.
 
     Raises ScenarioError where the pair does not have as many.
     """

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from ciar_sim.cli.main import main
 from simulator.core.errors import PromptError, ScenarioError
+from simulator.core.prompt_files import read_prompts
 from simulator.experiment.loading import load_with_source
-from simulator.experiment.plan import Plan
+from simulator.experiment.plan import Plan, session_specs
 from simulator.experiment.schema.prompts import PromptList
 from simulator.experiment.sweep import expand
+from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import pair_manifest
 
 COMPUTE = "compute: {device: {model: pair, hardware: snapdragon-8-gen-3}, cloud: {model: pair, hardware: a100}}\n"
@@ -44,27 +46,91 @@ def test_as_many_captions_as_lines(tmp_path_factory: pytest.TempPathFactory, lin
     assert captions(folder, "\r\n".join(lines).encode()) == tuple(lines)
 
 
-def test_a_caption_twice_is_named_by_file_and_lines(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "a star\n\na cube\na star\n")
-    assert message.startswith("s.yaml:3: prompts.file holds a caption twice: captions.txt:4 equals line 1;")
+FORMS = {
+    "plain": "a star\n\n a cube, red\na star\n",
+    "quoted lines": '"a star"\n"a cube, red"\n"a star"\n',
+    "one column": 'Prompt\na star\n"a cube, red"\na star\n',
+    "one column, commas without quotes": "Prompt\na star\na cube, red\na star\n",
+    "csv": 'id,caption\n1,a star\n2,"a cube, red"\n3,a star\n',
+    "tsv": "Prompt\tCategory\tNote\na star\tx\t\na cube, red\ty\t1\na star\tz\n",
+    "semicolons": "text;id\na star;1\na cube, red;2\na star;3\n",
+    "json": '[\n "a star",\n "a cube, red",\n "a star"\n]',
+    "json of mappings": '[{"caption": "a star"}, {"caption": "a cube, red"}, {"caption": "a star"}]',
+    "json lines": '{"tag": 1, "prompt": "a star"}\n{"prompt": "a cube, red"}\n\n{"prompt": "a star"}\n',
+    "coco": '{"info": {}, "images": [], "annotations": [{"id": 3, "caption": "a star"}, {"id": 1, "caption": "a cube, red\\n"}, '
+    '{"id": 2, "caption": "a star"}]}',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_recognised_by_its_content(tmp_path: Path, form: str) -> None:
+    for start in ("", "\ufeff"):
+        assert captions(tmp_path, (start + FORMS[form]).encode()) == ("a star", "a cube, red", "a star")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first"),
+    [
+        ("PartiPrompts.tsv", 1632, "bond"),
+        ("llamagen_coco_captions_5k.csv", 5000, "This wire metal rack holds several pairs of shoes and sandals"),
+        ("captions_val2017_sample.json", 2001, "A small closed toilet in a cramped space."),
+        ("coco_val2014_captions_10k.json", 10000, "This wire metal rack holds several pairs of shoes and sandals"),
+        ("geneval_evaluation_metadata.jsonl", 553, "a photo of a bench"),
+        ("geneval_generation_prompts.txt", 553, "a photo of a bench"),
+        ("drawbench.csv", 200, "A red colored car."),
+    ],
+)
+def test_published_lists_are_read_whole(name: str, count: int, first: str) -> None:
+    path = Path(__file__).resolve().parents[4] / "shared" / "prompts" / name
+    if not path.is_file():
+        pytest.skip("needs ../shared/prompts")
+    found = read_prompts(path.read_bytes())
+    assert (len(found), found[0].text) == (count, first)
+
+
+def test_a_file_may_give_its_first_captions_only(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a star\na cube\n")
+    for count, found in ((1, ("a star",)), (2, ("a star", "a cube"))):
+        path = tmp_path / "s.yaml"
+        path.write_text(f"name: s\nmethods: [base]\nprompts: {{file: captions.txt, count: {count}}}\n")
+        prompts = load_with_source(path).scenario.prompts
+        assert isinstance(prompts, PromptList)
+        assert prompts.captions == found
+    path.write_text("name: s\nmethods: [base]\nprompts: {file: captions.txt, count: 3}\n")
+    with pytest.raises(
+        ScenarioError, match=r"s\.yaml:3: prompts\.count must be <= 2, the captions of .*captions\.txt, got 3"
+    ):
+        load_with_source(path)
+
+
+def test_a_repeated_caption_has_a_seed_of_its_own() -> None:
+    settings, decoding = METHODS["base"].settings(), Decoding.model_validate({})
+    specs = session_specs(pair_manifest("scenes"), "base", settings, decoding, ["a", "b", "a", "a"], 5)
+    assert [spec.prompt for spec in specs] == ["a", "b", "a", "a"]
+    assert len({spec.key() for spec in specs}) == 4
+    assert specs[0].seed == specs[1].seed == 5
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("caption\na star\n", "captions.txt:1 is the header row of a table"),
-        ("id,caption\n1,a star\n", "captions.txt:1 is the header row of a table"),
-        ("image_id\tPrompt\tsplit\n", "captions.txt:1 is the header row of a table"),
-        ('"a star"\n', "captions.txt:1 is in quotes"),
         ("a cube\n'a star'\n", "captions.txt:2 is in quotes"),
-        ('["a star", "a cube"]\n', "captions.txt:1 is JSON"),
-        ('{"caption": "a star"}\n{"caption": "a cube"}\n', "captions.txt:1 is JSON"),
-        ('[\n  "a star",\n  "a cube"\n]\n', "captions.txt:1 is part of a JSON document"),
         ("a star\0\n", "captions.txt:1 holds the character U+0000"),
+        ("image_id\tPrompt\tsplit\n", "captions.txt:1 is the header row of a table without rows"),
+        ("id,caption\n1,a star\n2,a cube, red\n", "captions.txt:3 has 3 cells, the header has 2"),
+        ('"a star"\na cube\n', "captions.txt:1 is in quotes"),
+        ('["a star",\n "a cube"', "captions.txt:1 is part of a JSON document that cannot be read"),
+        ('["a star", 3]', "captions.txt item 1 must hold a text, got a int"),
+        ("[]", "captions.txt is an empty JSON list"),
+        ('{"images": [],\n "licenses": []}', "captions.txt is a JSON mapping of images, licenses; of mappings COCO's"),
+        ('{"annotations": [{"bbox": [1]}]}', "captions.txt annotation 0 has none of the keys caption"),
+        ('{"prompt": "a star"}\na cube\n', "captions.txt:2 is not JSON, though the lines before are"),
+        ('{"prompt": "a star"}\n{"tag": 1}\n', "captions.txt:2 has none of the keys prompt"),
+        ("\n \n", "captions.txt holds no prompt"),
     ],
 )
 def test_what_is_no_list_of_captions_is_refused(tmp_path: Path, text: str, found: str) -> None:
-    assert f"prompts.file is not a list of captions, one a line: {found}" in refusal(tmp_path, text)
+    assert f"prompts.file is not a list of captions: {found}" in refusal(tmp_path, text)
 
 
 @pytest.mark.parametrize(
