@@ -5,7 +5,7 @@
 | COCO annotations | a JSON mapping with `annotations` | the `caption` of each, in the file's order |
 | JSON list | a JSON list | its texts, or the `prompt`, `caption` or `text` of its mappings |
 | JSON lines | a JSON value a line | as in a list |
-| table | a first row of short words, one of them `prompt`, `caption`, `text` or a plural | that column; `,`, `;` or tabs divide |
+| table | a first row of short words, one of them `prompt`, `caption`, `text` or a plural | that column; `,` `;` or tabs divide |
 | plain text | anything else without JSON, quotes or NUL | a line each, or each line in double quotes |
 
 A file that is almost one of these is refused with its line, never taken for captions.
