@@ -203,7 +203,8 @@ class CachedDecoder(nn.Module):
         """Rows of the rotary table beside x, float32, or float64 for float64."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if len(self._rope) == 0 or self._rope.device != x.device or self._rope.dtype != dtype:
-            self._rope = self._rope_table().to(x.device, dtype)
+            with torch.inference_mode(False):  # a table made in inference mode could never be trained through
+                self._rope = self._rope_table().to(x.device, dtype)
         return self._rope[index]
 
     def _rope_table(self) -> Tensor:

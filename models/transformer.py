@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.attention import at_least_float32, attend, attention_mask, rotate
 from models.kv_cache import CachedDecoder, Pass
@@ -174,6 +175,7 @@ class Transformer(CachedDecoder):
     def __init__(self, config: TransformerConfig, dropout: Dropout = Dropout(), classes: int = 0) -> None:
         super().__init__(config, config.caption_slots)
         self.dropout, self.classes = dropout, classes
+        self.recompute = False  # activations are computed again in the backward pass: less memory, more time
         self.cls_embedding = LabelEmbedding(config, classes) if classes else CaptionEmbedding(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList([Block(config, dropout) for _ in range(config.n_layer)])
@@ -261,8 +263,9 @@ class Transformer(CachedDecoder):
         return self.logits(hidden), hidden
 
     def _run(self, x: Tensor, p: Pass, states: list[Tensor] | None = None) -> Tensor:
+        again = self.recompute and torch.is_grad_enabled()
         for layer, block in enumerate(self.layers):
-            x = block(x, layer, p)
+            x = checkpoint(block, x, layer, p, use_reentrant=False) if again else block(x, layer, p)
             if states is not None:
                 states.append(x)
         normed: Tensor = self.norm(x)

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from simulator.core.errors import CiarSimError
+
+if TYPE_CHECKING:
+    from simulator.protocol.pairs import PairRef
 
 MOST_CHARACTERS = 1200  # of an error message
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of a disk, not of the program
@@ -28,6 +31,38 @@ def default_cache() -> Path:
 
     own = os.environ.get("CIAR_SIM_CACHE")
     return Path(own) if own else platformdirs.user_cache_path("ciar-sim", appauthor=False)
+
+
+PAIR_HELP = "A shipped pair's name, a pair's folder, or a YAML file with pair: and a published model's files."
+
+
+def pair_of(text: str) -> "PairRef":
+    """What --pair names: a YAML file's `pair:` or, where it has none, its mapping; else a shipped pair or a folder.
+
+    Raises:
+        ScenarioError: the file names no pair.
+    """
+    from pydantic import ValidationError
+
+    from simulator.core import yamlfile
+    from simulator.core.errors import ScenarioError
+    from simulator.core.part import found_text
+    from simulator.core.problems import first_problem, subject
+    from simulator.protocol.pairs import MANIFEST, PairSpec
+
+    if not text.endswith((".yaml", ".yml")):
+        return text
+    document, folder = yamlfile.read(text), Path(text).resolve().parent
+    written = document.data.get("pair", document.data) if isinstance(document.data, dict) else document.data
+    if isinstance(written, str):
+        return str(folder / written) if (folder / written / MANIFEST).is_file() else written
+    if not isinstance(written, dict):
+        raise ScenarioError(f"{document.where(())}: must hold pair:, got {found_text(written)}")
+    try:
+        return PairSpec.model_validate(written, context={"folder": folder})
+    except ValidationError as error:
+        place, message = first_problem(error, document)
+    raise ScenarioError(f"{document.where(place)}: {subject(place)}{message}")
 
 
 columns_option = click.option(

@@ -1,13 +1,30 @@
 """`ciar-sim train` and `ciar-sim profile`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ciar_sim.cli.common import errors_in_one_line, resolve_torch_device
+from ciar_sim.cli.common import PAIR_HELP, FiniteRange, errors_in_one_line, pair_of, resolve_torch_device
+
+if TYPE_CHECKING:
+    from models.pair import Pair
 
 
-@click.command()
+class _Training(click.Group):
+    """`train CONFIG` is `train file CONFIG`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named or not args else ["file", *args])
+
+
+@click.group(cls=_Training, no_args_is_help=True, subcommand_metavar="CONFIG | device [OPTIONS]")
+def train() -> None:
+    """Train a model pair from a CONFIG file, or distil a device model for a pair that is there."""
+
+
+@train.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -21,7 +38,7 @@ from ciar_sim.cli.common import errors_in_one_line, resolve_torch_device
     "--torch-device", default="auto", show_default=True, help="Where training runs: auto, cpu, cuda, cuda:1 ..."
 )
 @errors_in_one_line
-def train(
+def file(
     config: Path, out: Path | None, data: Path | None, stages: tuple[str, ...], export: Path | None, torch_device: str
 ) -> None:
     """Train a model pair from a CONFIG file, e.g. models/scenes.yaml. Stopped at any moment, the same command goes on."""
@@ -31,8 +48,105 @@ def train(
     train_pair(config, out, stages, export, resolve_torch_device(torch_device), data)
 
 
+@train.command()
+@click.option("--pair", required=True, help=PAIR_HELP)
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    help="File of captions that the cloud decodes images for.  [default: every class of a class-conditional model]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("train-runs/device"),
+    show_default=True,
+    help="Folder to write.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(2, 10**7),
+    default=2048,
+    show_default=True,
+    help="Images that the cloud decodes, once.",
+)
+@click.option("--steps", type=click.IntRange(1, 10**8), default=4000, show_default=True, help="Of the device.")
+@click.option(
+    "--phi-steps",
+    type=click.IntRange(0, 10**8),
+    default=400,
+    show_default=True,
+    help="Of phi; 0 leaves it without effect.",
+)
+@click.option("--batch-images", type=click.IntRange(1, 4096), default=16, show_default=True, help="Images of a step.")
+@click.option("--guidance", type=FiniteRange(1, 100), help="Of both models.  [default: the pair's]")
+@click.option(
+    "--top-k", type=click.IntRange(0, 65536), default=0, show_default=True, help="Of the cloud's sampling; 0 is off."
+)
+@click.option(
+    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
+)
+@click.option("--quiet", is_flag=True, help="No progress.")
+@errors_in_one_line
+def device(
+    pair: str,
+    prompts: Path | None,
+    out: Path,
+    images: int,
+    steps: int,
+    phi_steps: int,
+    batch_images: int,
+    guidance: float | None,
+    top_k: int,
+    torch_device: str,
+    quiet: bool,
+) -> None:
+    """Distil CIAR's one-layer device with its Inter-Head, and phi, from the cloud model of a pair.
+
+    Stopped at any moment, the same command goes on. The folder serves as `device:` of the pair. On a GPU steps run in bfloat16.
+    """
+    from ciar_sim.cli.console import progress_bars
+    from models.pair import load_pair
+    from models.train.distil import DistilSettings, distil
+
+    where = resolve_torch_device(torch_device)
+    ref = pair_of(pair)
+    loaded = load_pair(ref, where)
+    given = {
+        "images": images,
+        "steps": steps,
+        "phi_steps": phi_steps,
+        "batch_images": batch_images,
+        "guidance": loaded.manifest.guidance if guidance is None else guidance,
+        "top_k": top_k,
+        "amp": "bf16" if where.startswith("cuda") else "none",
+    }
+    settings = DistilSettings.model_validate(given)
+    captions = _captions(prompts, loaded)
+    with progress_bars(quiet) as progress:
+        distil(loaded, captions, settings, out, where, lambda made, parts: progress("images of the cloud", made, parts))
+    if not quiet:
+        click.echo(f"{out}")
+
+
+def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
+    """The captions of a file, or every class label."""
+    from simulator.core.errors import PromptError
+    from simulator.core.prompt_files import read_prompts
+
+    if prompts is None:
+        if not pair.cloud.classes:
+            raise PromptError("--prompts: a file of captions is needed")
+        return [str(label) for label in range(pair.cloud.classes)]
+    try:
+        return [one.text for one in read_prompts(prompts.read_bytes())]
+    except OSError as error:
+        raise PromptError(f"{prompts}: cannot be read: {error.strerror or error}") from None
+    except PromptError as error:
+        raise PromptError(f"{prompts}{':' if str(error)[0].isdigit() else ' '}{error}") from None
+
+
 @click.command()
-@click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
+@click.option("--pair", default="scenes", show_default=True, help=PAIR_HELP)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("profile.json"), show_default=True, help="File to write."
 )
@@ -62,14 +176,15 @@ def profile(pair: str, out: Path, seconds: float, compare_roofline: bool, torch_
     from simulator.pricing.build import pair_shapes
     from simulator.pricing.compare import compare_with_roofline
 
+    ref = pair_of(pair)
     with progress_bars(quiet) as progress:
-        loaded = load_pair(pair, resolve_torch_device(torch_device))
+        loaded = load_pair(ref, resolve_torch_device(torch_device))
         found = measure_profile(loaded, lambda done, total: progress("measuring compute times", done, total), seconds)
     found.write(out)
     if not quiet:
         click.echo(profile_lines(found))
     if compare_roofline:
         machine = measure_hardware(loaded.torch_device)
-        click.echo(roofline_lines(compare_with_roofline(found, pair_shapes(pair), machine), machine))
+        click.echo(roofline_lines(compare_with_roofline(found, pair_shapes(ref), machine), machine))
     if not quiet:
         click.echo(f"{out}")

@@ -14,7 +14,7 @@ same hidden states, detached, so that all are compared at equal centres; those i
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -142,8 +142,16 @@ class DeviceStage:
         return self.compare(device, self.cloud, hidden, guided, wanted, self.config.weights)
 
 
+class HasLogits(Protocol):
+    """A model, or its head alone."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] -> logits [..., V]."""
+        ...
+
+
 def compare(
-    device: DeviceModel, cloud: Transformer, hidden: Tensor, guided: Tensor, wanted: Tensor, weights: losses.Weights
+    device: DeviceModel, cloud: HasLogits, hidden: Tensor, guided: Tensor, wanted: Tensor, weights: losses.Weights
 ) -> tuple[Tensor, dict[str, float | Tensor]]:
     """All losses at the same positions of both models, from hidden states [N, D]: the device's own (for the radius, assumption A5)
     and guided (for the centre), and the cloud's guided ones. Returns their sum, and values to log."""

@@ -14,6 +14,7 @@ tell what a trained phi gains by the one target and costs by the other.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -98,10 +99,18 @@ def mix(device: DeviceModel, batch: Batch, share: Tensor, guidance: float = 1.0)
     return Mixed(torch.where(local, centre.argmax(-1), batch.tokens), local, hidden, lower, upper)
 
 
+class Batches(Protocol):
+    """What phi is trained on."""
+
+    def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
+        """The training batch of a step."""
+        ...
+
+
 class PhiStage:
     """A stage of `models.train.loop`."""
 
-    def __init__(self, config: PhiConfig, cloud: Transformer, device: DeviceModel, data: Sequences) -> None:
+    def __init__(self, config: PhiConfig, cloud: Transformer, device: DeviceModel, data: Batches) -> None:
         self.config, self.cloud, self.device, self.data = (
             config,
             cloud.requires_grad_(False),

@@ -1,0 +1,186 @@
+"""What the cloud of a pair makes of captions, kept in files: its tokens, and its own view of every one of them.
+
+A device is distilled on these for many steps; the cloud's passes are paid once. A part is a file of `PART_IMAGES` images under a digest of
+all that it depends on; parts that are there are not made again, so that making them can be stopped at any moment.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from models.pair import Pair
+from models.recorder import Recorder
+from models.text import left_pad
+from models.train.inputs import Inputs, digest_of_bytes
+from models.train.order import shuffled_indices
+from models.train.sequences import Batch, own_and_guided
+from simulator.core.errors import DataError, WeightsError
+from simulator.protocol.methods import METHODS, Decoding
+from simulator.protocol.recording import SessionSpec
+
+PART_IMAGES = 32
+CHUNK = 8  # sequences that the cloud reads at once
+HELD_OUT = 16  # one image in so many is kept from training
+Progress = Callable[[int, int], None]
+
+
+class CloudOutputs:
+    """Images of captions as the cloud alone decodes them, in batches keyed by (seed, stage, step).
+
+    Args:
+        pair: its cloud decodes.
+        captions: image i is of caption i; where there are fewer, they come again with another seed.
+        images: how many.
+        decoding: how the cloud decodes.
+        seed: of the images, and of the order of the batches.
+        folder: where parts are kept.
+        max_batch: images decoded together.
+        progress: told (parts made, parts).
+
+    Raises:
+        PromptError: a caption that the pair cannot encode.
+        WeightsError: states of the cloud that half precision cannot hold.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        captions: Sequence[str],
+        images: int,
+        decoding: Decoding,
+        seed: int,
+        folder: Path,
+        max_batch: int = PART_IMAGES,
+        progress: Progress = lambda made, parts: None,
+    ) -> None:
+        self.pair, self.decoding, self.seed, self.max_batch = pair, decoding, seed, max_batch
+        self.parts = -(-images // PART_IMAGES)
+        self.images = self.parts * PART_IMAGES
+        told = json.dumps([pair.manifest.weights_hash, decoding.model_dump(mode="json"), list(captions), seed])
+        self.digest = digest_of_bytes((told.encode(),))
+        self.folder = folder / hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for part in range(self.parts):
+            if not self._path(part).exists():
+                self._make(part, captions)
+            progress(part + 1, self.parts)
+
+    @property
+    def guidance(self) -> float:
+        """Of the cloud's states."""
+        return self.decoding.guidance
+
+    def inputs(self) -> Inputs:
+        """What weights trained on these depend on."""
+        return {"cloud outputs": self.digest, "images": self.images}
+
+    def batch(self, stage: str, step: int, size: int, null_captions: float = 0.0) -> Batch:
+        """The training batch of a step. null_captions: must be 0, the cloud's states are those of the captions."""
+        assert null_captions == 0
+        return self.gather(self._order(stage, step, size))
+
+    def with_states(self, stage: str, step: int, size: int) -> tuple[Batch, Tensor]:
+        """The same, and the cloud's guided states that predict its tokens, float32 [B, T, D]."""
+        index = self._order(stage, step, size)
+        return self.gather(index), self.states(index)
+
+    def held_out(self, size: int, most: int) -> Iterator[np.ndarray]:
+        """Indices of at most `most` images that no training batch holds."""
+        index = np.arange(self._training, self.images)[:most]
+        for first in range(0, len(index), size):
+            yield index[first : first + size]
+
+    def gather(self, index: np.ndarray) -> Batch:
+        """Images by index."""
+        read = [self._read(int(i)) for i in index]
+        padded = [
+            left_pad(torch.from_numpy(rows.astype(np.float32)), self.pair.manifest.caption_slots) for _, rows in read
+        ]
+        tokens = torch.from_numpy(np.stack([codes for codes, _ in read]).astype(np.int64))  # [B, T]
+        caption, mask = (torch.stack(side) for side in zip(*padded, strict=True))
+        null = torch.zeros(len(index), dtype=torch.bool)
+        return Batch(tokens, caption, mask, null, torch.zeros(len(index), 3, 0, dtype=torch.long))
+
+    def states(self, index: np.ndarray) -> Tensor:
+        """The cloud's guided states of images by index, float32 [B, T, D]."""
+        found = [_open(self._path(i // PART_IMAGES)).get_slice("states")[i % PART_IMAGES] for i in map(int, index)]
+        return torch.from_numpy(np.stack(found).astype(np.float32))
+
+    @property
+    def _training(self) -> int:
+        """Images that training reads: the first ones."""
+        return self.images - max(self.images // HELD_OUT, 1)
+
+    def _order(self, stage: str, step: int, size: int) -> np.ndarray:
+        return shuffled_indices(self.seed, f"train.{stage}.order", step * size, size, self._training)
+
+    def _path(self, part: int) -> Path:
+        return self.folder / f"part-{part:05d}.safetensors"
+
+    def _read(self, image: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [T] and caption rows [n, caption_dim] of an image. Raises DataError for a damaged file."""
+        path, place = self._path(image // PART_IMAGES), image % PART_IMAGES
+        try:
+            file = _open(path)
+            ends = np.cumsum(file.get_tensor("counts"))
+            codes: np.ndarray = file.get_slice("tokens")[place]
+            rows: np.ndarray = file.get_slice("rows")[int(ends[place - 1]) if place else 0 : int(ends[place])]
+        except (SafetensorError, OSError, IndexError) as error:
+            raise DataError(f"{path}: damaged; delete it, and it is made again") from error
+        return codes, rows
+
+    def _make(self, part: int, captions: Sequence[str]) -> None:
+        """Decode the images of a part and read them once more in one pass each."""
+        kind, pair = METHODS["base"], self.pair
+        settings = kind.settings()
+        specs = [
+            SessionSpec(
+                weights=pair.manifest.weights_hash,
+                method="base",
+                revision=kind.revision_of(settings),
+                settings=settings.model_dump(),
+                decoding=self.decoding.model_dump(),
+                prompt=captions[image % len(captions)],
+                seed=self.seed + image // len(captions),
+            )
+            for image in range(part * PART_IMAGES, (part + 1) * PART_IMAGES)
+        ]
+        found = {spec.key(): recording.tokens for spec, recording in Recorder(pair, self.max_batch).record(specs)}
+        codes = np.stack([found[spec.key()] for spec in specs])  # [n, T]
+        rows = [pair.text.encode(spec.prompt).float().cpu() for spec in specs]
+        states = []
+        for first in range(0, PART_IMAGES, CHUNK):
+            some = slice(first, first + CHUNK)
+            padded = [left_pad(one, pair.manifest.caption_slots) for one in rows[some]]
+            caption, mask = (torch.stack(side).to(pair.torch_device) for side in zip(*padded, strict=True))
+            tokens = torch.from_numpy(codes[some].astype(np.int64)).to(pair.torch_device)
+            null = torch.zeros(len(tokens), dtype=torch.bool, device=pair.torch_device)
+            batch = Batch(tokens, caption, mask, null, tokens.new_zeros(len(tokens), 3, 0))
+            with torch.no_grad():
+                states.append(own_and_guided(pair.cloud, batch, tokens, self.guidance)[1].half().cpu())
+        content = {
+            "tokens": codes,
+            "states": torch.cat(states).numpy(),
+            "rows": np.concatenate([one.half().numpy() for one in rows]),
+            "counts": np.array([len(one) for one in rows], np.int32),
+        }
+        if not (np.isfinite(content["states"]).all() and np.isfinite(content["rows"]).all()):
+            raise WeightsError(f"the pair {pair.manifest.name}: states of its cloud do not fit half precision")
+        temporary = self._path(part).with_suffix(".tmp")
+        save_file(content, temporary)
+        os.replace(temporary, self._path(part))
+
+
+@lru_cache(maxsize=4096)
+def _open(path: Path) -> "safe_open":
+    """A part, kept open: its tensors are read in place."""
+    return safe_open(path, framework="np")
