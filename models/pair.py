@@ -10,7 +10,8 @@ half precision, no file of 15 MiB or more.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +89,13 @@ class Pair:
         if self.device_model is None:
             raise WeightsError(f"the pair {self.manifest.name} has no device model")
         return self.device_model
+
+    def cloud_layer(self) -> Transformer:
+        """The cloud's model with its first layer alone, sharing its weights: the shape of a drafter."""
+        one = copy(self.cloud)
+        one._modules = {**self.cloud._modules, "layers": self.cloud.layers[:1]}
+        one.config = replace(self.cloud.config, n_layer=1)
+        return one
 
     @property
     def phi(self) -> IntervalProjection:

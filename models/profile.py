@@ -40,7 +40,8 @@ def measure_profile(pair: Pair, progress: Callable[[int, int], None] | None = No
     progress: told after each measured time how many are done, of how many. budget_s: what is left after this long is timed once,
     without a warm-up. On a busy machine the times are those of a busy machine.
     """
-    models = {"device": pair.device.transformer, "cloud": pair.cloud}
+    device = pair.cloud_layer() if pair.device_model is None else pair.device_model.transformer
+    models = {"device": device, "cloud": pair.cloud}
     clock = _Clock(
         pair.torch_device, len(models) * len(ROWS) * len(NEW_TOKENS) * 2 + len(COMPUTE_KINDS), progress, budget_s
     )
@@ -179,8 +180,9 @@ def _one_pass(pair: Pair, role: str, model: Transformer, cache: KVCache, ids: Te
     conditional, scale = (hidden, 1.0) if rows == 1 else (hidden[0::2], 3.0)
     guided = model.logits(guide(conditional, hidden[-len(conditional) :], scale))
     if role == "device":
-        lower, upper = inter_fuse(guided, pair.device.radius(conditional))
-        uncertainty(lower, upper).u_tilde.tolist()
+        if pair.manifest.bounds:
+            lower, upper = inter_fuse(guided, pair.device.radius(conditional))
+            uncertainty(lower, upper).u_tilde.tolist()
         greedy(guided).tolist()
         return
     one, off = torch.ones(len(guided)), torch.zeros(len(guided), dtype=torch.long)
@@ -203,4 +205,6 @@ def _compute_seconds(pair: Pair, clock: _Clock) -> dict[str, float]:
             0
         ].cpu(),
     }
+    if pair.projection is None:
+        work["phi"] = lambda: None  # no method of such a pair runs it
     return {kind: clock.typical_seconds(run) for kind, run in work.items()}

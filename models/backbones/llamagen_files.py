@@ -130,7 +130,7 @@ def find(spec: PairSpec) -> FoundPair:
     encoder: dict[str, int] = {}
     if text is not None:
         files["text"], encoder = text_files(text, config)
-    own = device_parts(spec, config, files)
+    own = device_parts(spec, config, classes_of(cloud.shapes), files)
     manifest = PairManifest(
         format=FORMAT,
         name=spec.cloud,
@@ -304,8 +304,10 @@ def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...],
     return tuple(found), {"positions": config.caption_slots, "inner": heads * width, **sizes}
 
 
-def device_parts(spec: PairSpec, cloud: TransformerConfig, files: dict[str, tuple[Path, ...]]) -> dict[str, Any]:
-    """What the manifest says of the device; its files are added to `files`. Raises WeightsError."""
+def device_parts(
+    spec: PairSpec, cloud: TransformerConfig, own_classes: int, files: dict[str, tuple[Path, ...]]
+) -> dict[str, Any]:
+    """What the manifest says of the device; its files are added to `files`. own_classes: of the cloud model. Raises WeightsError."""
     if spec.device is None:
         return {}
     place = Path(spec.device)
@@ -335,6 +337,9 @@ def device_parts(spec: PairSpec, cloud: TransformerConfig, files: dict[str, tupl
             raise WeightsError(
                 f"{part.path}: {key} is {getattr(config, key)}, the cloud model has {getattr(cloud, key)}"
             )
+    classes = classes_of(part.shapes, "transformer." if part.kind == "device" else "")
+    if classes != own_classes:
+        raise WeightsError(f"{part.path}: {classes} classes, the cloud model has {own_classes}")
     return {
         "device": config,
         "phi_bottleneck": said["phi"].shapes["fc1.weight"][0] if "phi" in said else 0,

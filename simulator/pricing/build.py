@@ -17,6 +17,7 @@ Left out as small: the caption projection (0.5 % of LlamaGen-XL's weights, first
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -118,8 +119,8 @@ def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
             evidence="datasheet",
         )
 
-    # Where there is no device model, none is priced; its side needs a shape all the same.
-    device = shape("device", manifest.device or manifest.cloud, bool(manifest.bounds))
+    # Where there is no device model, the device runs a drafter at most: one layer of the cloud's shape.
+    device = shape("device", manifest.device or replace(manifest.cloud, n_layer=1), bool(manifest.bounds))
     return PairShapes(cloud=shape("cloud", manifest.cloud, False), device=device)
 
 

@@ -112,6 +112,12 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "ScenePrompts.seed": one("prompts.seed", 1),
     "PromptList.list": one("prompts.list", [ANOTHER], {"prompts": {"list": [ONE_CAPTION]}}),
     "PromptFile.file": one("prompts.file", "others.txt", {"prompts": {"file": "captions.txt"}}),
+    "PromptFile.count": one("prompts.count", 1, {"prompts": {"file": "both.txt"}}),
+    # a published model and its files
+    **dict.fromkeys(
+        (f"PairSpec.{key}" for key in ("cloud", "weights", "device", "tokenizer", "text", "image_size", "heads")),
+        "another pair: see tests/models/test_llamagen.py",
+    ),
     # decoding
     "Decoding.guidance": one("decoding.guidance", 1.5),
     "Decoding.temperature": one("decoding.temperature", 3.0),

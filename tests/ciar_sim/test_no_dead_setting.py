@@ -50,6 +50,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
     folder = tmp_path_factory.mktemp("settings")
     (folder / "captions.txt").write_text(ONE_CAPTION + "\n")
     (folder / "others.txt").write_text(ANOTHER + "\n")
+    (folder / "both.txt").write_text(f"{ONE_CAPTION}\n{ANOTHER}\n")
     (folder / "link.csv").write_text("time_s,down_mbps,up_mbps,rtt_ms\n0,8,2,40\n1,4,1,60\n2,8,2,40\n")
     (folder / "other.csv").write_text("time_s,down_mbps,up_mbps,rtt_ms\n0,1,1,90\n1,2,2,90\n2,1,1,90\n")
     (folder / "arrivals.csv").write_text("requested_s\n0.5\n0.7\n2.5\n")

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from models.eagle import EagleDrafter, drafter_config, to_checkpoint
@@ -52,14 +54,25 @@ def write_t5(folder: Path, width: int = T2I.caption_dim) -> None:
     T5EncoderModel(T5Config(vocab_size=len(words), feed_forward_proj="gated-gelu", **sizes)).save_pretrained(folder)
 
 
-def write_t2i(folder: Path, classes: int = 0) -> Path:
-    """The files of a text-to-image model, as they are downloaded and as training leaves them. Returns the folder."""
+def write_features(folder: Path, width: int = T2I.caption_dim) -> None:
+    """Features of the captions as LlamaGen's script leaves them: `coco.jsonl`, `coco/0.npy` and so on, one more row than fits."""
+    (folder / "coco").mkdir(parents=True)
+    lines = [json.dumps({"image_path": f"{index}.jpg", "text": [text, ""]}) for index, text in enumerate(CAPTIONS)]
+    (folder / "coco.jsonl").write_text("\n".join(lines) + "\n")
+    for index in range(len(CAPTIONS)):
+        rows = np.random.default_rng(index).standard_normal((1, T2I.caption_slots + 1 - index, width))
+        np.save(folder / "coco" / f"{index}.npy", rows.astype(np.float32))
+
+
+def write_t2i(folder: Path, write_text: Callable[[Path], None] = write_features) -> Path:
+    """The files of a text-to-image model, as they are downloaded and as training leaves them, with features of captions or a T5 in
+    `features`. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     training = {"optimizer": {"step": 3}, "steps": 7, "args": argparse.Namespace(image_size=256)}
     torch.save({"model": decoder(T2I, 0).state_dict(), **training}, folder / "t2i_XL_stage1_256.pt")
     used = {"quantize.codebook_used": torch.zeros(16)}
     torch.save({"model": {**tokenizer().state_dict(), **used}}, folder / "vq_ds16_t2i.pt")
-    write_t5(folder / "t5-ckpt" / "flan-t5-xl")
+    write_text(folder / "features")
     return folder
 
 

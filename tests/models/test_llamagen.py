@@ -1,0 +1,256 @@
+"""LlamaGen's files as they are downloaded: which part each one is, what is refused, and pairs of them that decode."""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.pair import Pair, load_pair
+from models.recorder import Recorder
+from simulator.core.errors import CiarSimError, PromptError, ScenarioError, WeightsError
+from simulator.experiment.plan import session_specs
+from simulator.pricing.build import pair_shapes
+from simulator.protocol.methods import METHODS, Decoding
+from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
+from simulator.protocol.recording import Recording
+from tests.models import llamagen_files as files
+
+SIZES: dict[str, Any] = {"image_size": 64, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """t2i with precomputed features, c2i L with c2i B below it, and a drafter."""
+    found = tmp_path_factory.mktemp("llamagen")
+    files.write_t2i(found / "t2i", files.write_features)
+    files.write_c2i(found / "c2i")
+    files.write_drafter(found / "drafter")
+    return found
+
+
+def t2i(folder: Path, **more: Any) -> PairSpec:
+    given = {"cloud": "llamagen-xl-stage1", "weights": str(folder / "t2i"), "text": str(folder / "t2i" / "features")}
+    return PairSpec(**{**given, **SIZES, **more})
+
+
+def c2i(folder: Path, **more: Any) -> PairSpec:
+    return PairSpec(**{"cloud": "llamagen-c2i-256", "weights": str(folder / "c2i"), **SIZES, **more})
+
+
+def recorded(pair: Pair, prompts: Sequence[str], methods: dict[str, dict[str, Any]]) -> list[Recording]:
+    decoding = Decoding.model_validate({"guidance": 2.0})
+    specs = [
+        spec
+        for name, settings in methods.items()
+        for spec in session_specs(
+            pair.manifest, name, METHODS[name].settings.model_validate(settings), decoding, prompts, 0
+        )
+    ]
+    found = {spec.key(): recording for spec, recording in Recorder(pair, 8).record(specs)}
+    return [found[spec.key()] for spec in specs]
+
+
+def refused(spec: PairSpec) -> str:
+    with pytest.raises(CiarSimError) as caught:
+        load_pair(spec)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what the files say
+
+
+def test_shapes_decide_the_pair_and_torch_is_not_asked(folder: Path) -> None:
+    manifest = pair_manifest(t2i(folder, device=str(folder / "drafter")))
+    assert (manifest.cloud, manifest.image_size, manifest.grid, manifest.guidance) == (files.T2I, 64, 4, 7.5)
+    assert (manifest.device, manifest.bounds, manifest.has_drafter, manifest.subject) == (None, (), True, "other")
+    device = str(folder / "c2i" / "device")
+    manifest = pair_manifest(c2i(folder, device=device))
+    assert manifest.device == replace(files.C2I, n_layer=1, dim=8, n_head=1)
+    assert (manifest.cloud, manifest.has_drafter, manifest.guidance) == (files.C2I, False, 4.0)
+    shapes = pair_shapes(c2i(folder, device=device))
+    assert (shapes.cloud.n_layer, shapes.device.n_layer, shapes.device.dim) == (2, 1, 8)
+    alone = pair_shapes(t2i(folder)).device
+    assert (alone.n_layer, alone.dim) == (1, files.T2I.dim)  # a drafter is all that it could run
+
+
+def test_moved_files_are_the_same_pair_and_changed_ones_another(folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(folder / "c2i", tmp_path / "moved")
+    spec = c2i(folder, weights=str(moved))
+    before = pair_manifest(spec).weights_hash
+    assert before == pair_manifest(c2i(folder)).weights_hash
+    torch.save({"model": files.decoder(files.C2I, 9, files.CLASSES).state_dict()}, moved / "c2i_L_256.pt")
+    assert pair_manifest(spec).weights_hash != before
+    assert pair_manifest(c2i(folder, image_size=128)).weights_hash != before
+
+
+def test_a_tokenizer_of_eight_makes_images_of_half_the_size(folder: Path, tmp_path: Path) -> None:
+    ema = files.tokenizer(files.VQ8).state_dict()
+    other = {key: torch.zeros_like(value) for key, value in ema.items()}
+    torch.save(
+        {"model": other, "ema": ema, "discriminator": {}, "args": argparse.Namespace()}, tmp_path / "vq_ds8_c2i.pt"
+    )
+    pair = load_pair(c2i(folder, tokenizer=str(tmp_path / "vq_ds8_c2i.pt"), image_size=32))
+    assert (pair.manifest.grid, pair.tokenizer.config) == (4, files.VQ8)
+    assert torch.equal(pair.tokenizer.quantize.embedding.weight, ema["quantize.embedding.weight"])
+    assert recorded(pair, ["3"], {"base": {}})[0].image.shape == (32, 32, 3)
+    assert "vq_ds8_c2i.pt: shrinks images by 8, which does not divide pair.image_size 36" in refused(
+        c2i(folder, tokenizer=str(tmp_path / "vq_ds8_c2i.pt"), image_size=36)
+    )
+
+
+def test_of_several_files_of_a_kind_the_name_tells_or_the_user(folder: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(folder / "t2i", tmp_path / "t2i")
+    torch.save({"model": files.decoder(files.T2I, 5).state_dict()}, own / "t2i_XL_stage2_512.pt")
+    text = str(own / "features")
+    (cloud,) = find_pair(t2i(folder, weights=str(own), text=text)).files["cloud"]
+    assert cloud.name == "t2i_XL_stage1_256.pt"
+    (cloud,) = find_pair(t2i(folder, cloud="llamagen-xl-stage2", weights=str(own), text=text)).files["cloud"]
+    assert cloud.name == "t2i_XL_stage2_512.pt"
+    shutil.copy(own / "t2i_XL_stage2_512.pt", own / "mine_stage1.pt")
+    message = refused(t2i(folder, weights=str(own), text=text))
+    assert (
+        "holds several files for llamagen-xl-stage1: mine_stage1.pt, t2i_XL_stage1_256.pt, t2i_XL_stage2_512.pt"
+        in message
+    )
+    assert message.endswith("name one with pair.weights")
+    (cloud,) = find_pair(t2i(folder, weights=str(own / "mine_stage1.pt"), text=text)).files["cloud"]
+    assert cloud.name == "mine_stage1.pt"
+
+
+def test_files_that_make_no_pair_are_refused_with_what_they_hold(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.pt").write_text("nothing")
+    message = refused(c2i(folder, weights=str(tmp_path)))
+    assert f"{tmp_path}: holds no weights of llamagen-c2i-256; notes.pt: not readable as weights" in message
+    assert "holds no weights of llamagen-c2i-256" in refused(c2i(folder, weights=str(folder / "t2i")))
+    assert "holds no caption encoder (looked for a T5 in" in refused(t2i(folder, text=None))
+    assert "holds neither a T5" in refused(t2i(folder, text=str(tmp_path)))
+    assert "holds neither a device model nor a drafter; notes.pt" in refused(c2i(folder, device=str(tmp_path)))
+    small = files.tokenizer(replace(files.VQ16, codebook_size=32)).state_dict()
+    save_file(small, tmp_path / "vq.safetensors")
+    assert "vq.safetensors: 32 codes, needed 64, those of" in refused(
+        c2i(folder, tokenizer=str(tmp_path / "vq.safetensors"))
+    )
+    other = files.decoder(replace(files.C2I, vocab_size=32), 0, files.CLASSES)
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    assert "other.pt: vocab_size is 32, the cloud model has 64" in refused(
+        c2i(folder, device=str(tmp_path / "other.pt"))
+    )
+    torch.save(files.decoder(files.C2I, 0, files.CLASSES - 1).state_dict(), tmp_path / "fewer.pt")
+    assert "fewer.pt: 9 classes, the cloud model has 10" in refused(c2i(folder, device=str(tmp_path / "fewer.pt")))
+    assert "dim 16 must be a multiple of 4 * n_head (12)" in refused(c2i(folder, heads=3))
+
+
+# --- captions
+
+
+def test_class_labels_are_the_prompts_of_a_class_conditional_pair(folder: Path) -> None:
+    pair = load_pair(c2i(folder))
+    label = torch.tensor([7])
+    expected = pair.cloud.cls_embedding.get_parameter("embedding_table.weight")[label]
+    assert torch.equal(pair.cloud.embed_caption(pair.text.encode("7").unsqueeze(0))[0], expected)
+    null = pair.cloud.embed_caption(pair.cloud.null_caption(1))[0]
+    assert torch.equal(null[0], pair.cloud.cls_embedding.get_parameter("embedding_table.weight")[-1])
+    for prompt in ("10", "a bus", "-1", "3.5", ""):
+        with pytest.raises(PromptError, match="is no class label; allowed: 0 to 9"):
+            pair.text.encode(prompt)
+
+
+def test_features_are_read_as_the_script_wrote_them(folder: Path, tmp_path: Path) -> None:
+    pair = load_pair(t2i(folder))
+    for index, caption in enumerate(files.CAPTIONS):
+        written = np.load(folder / "t2i" / "features" / "coco" / f"{index}.npy")
+        assert torch.equal(pair.text.encode(caption), torch.from_numpy(written[0, : files.T2I.caption_slots]))
+    with pytest.raises(PromptError, match=r"holds no features of 'a cat'; the nearest caption with features: "):
+        pair.text.encode("a cat")
+    text = shutil.copytree(folder / "t2i" / "features", tmp_path / "text")
+    np.save(text / "coco" / "0.npy", np.zeros((1, 3, 5), np.float32))
+    with pytest.raises(WeightsError, match=r"0\.npy: features of shape \[1, 3, 5\], needed \[1, rows, 12\]"):
+        load_pair(t2i(folder, text=str(text))).text.encode(files.CAPTIONS[0])
+    (text / "coco.jsonl").write_text('{"text": "a"}\n{"caption": "b"}\n')
+    with pytest.raises(WeightsError, match=r"coco\.jsonl:2: a line must be a JSON object with text"):
+        load_pair(t2i(folder, text=str(text))).text.encode("a")
+
+
+def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    own = tmp_path / "t2i"
+    shutil.copytree(folder / "t2i", own, ignore=shutil.ignore_patterns("features"))
+    files.write_t5(own / "t5-ckpt" / "flan-t5-xl")
+    found = find_pair(t2i(folder, weights=str(own), text=None))
+    assert found.encoder == {"positions": 8, "n_layer": 1, "dim": 12, "ffn_hidden": 16, "inner": 8}
+    pair = load_pair(t2i(folder, weights=str(own), text=None))
+    rows = pair.text.encode("A red BUS by the river. https://example.com/x.png")
+    assert rows.shape == (8, 12)  # seven words and the end token
+    assert torch.equal(rows, pair.text.encode("a red bus by the river."))
+    assert pair.text.encode("two dogs").shape == (3, 12)
+    with pytest.raises(PromptError, match="is empty once cleaned"):
+        pair.text.encode("www.example.com/a")
+    (own / "t5-ckpt" / "flan-t5-xl" / "model.safetensors").write_bytes(b"damaged")
+    assert "flan-t5-xl: no usable T5: " in refused(t2i(folder, weights=str(own), text=None))
+
+
+# --- decoding
+
+
+def test_two_backbones_of_one_tokenizer_serve_the_methods_without_intervals(folder: Path) -> None:
+    pair = load_pair(c2i(folder, device=str(folder / "c2i" / "device")))
+    methods: dict[str, dict[str, Any]] = {
+        "base": {},
+        "device-only": {},
+        "speculative": {},
+        "code": {"prefix_rate": 0.3},
+        "entropy-lens": {},
+        "softmax-corr": {},
+        "random": {},
+    }
+    for recording in recorded(pair, ["3", "7"], methods):
+        assert recording.image.shape == (64, 64, 3)
+        assert recording.tokens.max() < files.CODES
+    gated = recorded(pair, ["3"], {"entropy-lens": {}})[0]
+    assert np.isnan(gated.scores[:, :5]).all()  # of intervals, which nobody gives here
+    assert np.isfinite(gated.scores[1:, 5:7]).all()
+    for name, reason in (
+        ("ciar", "ciar: the pair llamagen-c2i-256 has no bounds quantile; it has no Inter-Head"),
+        ("discrete", "discrete: the device of the pair llamagen-c2i-256 has no Inter-Head"),
+    ):
+        with pytest.raises(ScenarioError, match=reason):
+            METHODS[name].settings().check(Decoding.model_validate({}), pair.manifest)
+
+
+def test_a_published_drafter_drafts_trees_without_a_device_model(folder: Path) -> None:
+    pair = load_pair(t2i(folder, device=str(folder / "drafter")))
+    tree = {"total_tokens": 6, "depth": 2, "top_k": 3}
+    for recording in recorded(pair, files.CAPTIONS, {"base": {}, "eagle2": tree, "lantern": {**tree, "k": 8}}):
+        assert recording.image.shape == (64, 64, 3)
+    with pytest.raises(
+        WeightsError, match=r"has no device model, which this method decodes with; name one with pair.device"
+    ):
+        METHODS["code"].settings().check(Decoding.model_validate({}), pair.manifest)
+    bare = load_pair(t2i(folder))
+    with pytest.raises(WeightsError, match="the pair llamagen-xl-stage1 has no device model"):
+        _ = bare.device
+    with pytest.raises(WeightsError, match="the pair llamagen-xl-stage1 has no projection phi"):
+        _ = bare.phi
+
+
+def test_half_precision_rounds_no_class(folder: Path) -> None:
+    pair = load_pair(c2i(folder), dtype=torch.bfloat16)
+    label = torch.tensor([[[9.0]]])
+    assert torch.equal(
+        pair.cloud.embed_caption(label)[0, 0], pair.cloud.cls_embedding.get_parameter("embedding_table.weight")[9]
+    )
+
+
+def test_a_drafter_of_another_width_is_refused(folder: Path, tmp_path: Path) -> None:
+    state = torch.load(folder / "drafter" / "pytorch_model.bin", weights_only=True)
+    state["fc.weight"] = torch.zeros(8, 16)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    assert "fc.weight has shape [8, 16], needed [16, 32]" in refused(t2i(folder, device=str(tmp_path)))
