@@ -198,6 +198,8 @@ def parse(command: str) -> None:
     else:
         node: click.Command = main
         rest = arguments[1:]
+        if rest[:1] == ["train"] and len(rest) > 1 and rest[1] != "device":
+            rest.insert(1, "file")  # as the command does
         while isinstance(node, click.Group) and rest:
             found = node.get_command(click.Context(node), rest[0])
             assert found is not None, rest[0]

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,6 +182,6 @@ class CloudOutputs:
 
 
 @lru_cache(maxsize=4096)
-def _open(path: Path) -> "safe_open":
+def _open(path: Path) -> Any:
     """A part, kept open: its tensors are read in place."""
     return safe_open(path, framework="np")

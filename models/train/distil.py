@@ -77,13 +77,15 @@ class Head(nn.Module):
 
     def __init__(self, cloud: Transformer) -> None:
         super().__init__()
-        self.output = nn.Linear(*reversed(cloud.output.weight.shape), bias=cloud.output.bias is not None)
+        codes, dim = cloud.output.weight.shape
+        self.output = nn.Linear(dim, codes, bias=cloud.output.bias is not None)
         self.output.load_state_dict(cloud.output.state_dict())
         self.requires_grad_(False)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Transformer.logits`."""
-        return self.output(hidden).float()
+        logits: Tensor = self.output(hidden)
+        return logits.float()
 
 
 class DistilStage:

@@ -52,6 +52,8 @@ class Batch:
 
     def caption_for(self, model: Transformer) -> Tensor:
         """Captions [B, caption_slots, caption_dim] for `model`, with its null caption where `null` is True."""
+        if not bool(self.null.any()):
+            return self.caption
         return torch.where(self.null[:, None, None], model.null_caption(len(self.null)).to(self.caption), self.caption)
 
 
@@ -164,13 +166,13 @@ def own_and_guided(
     """
     before = None if added is None else added[:, :-1]
 
-    def given(caption: Tensor) -> Tensor:
-        return model.hidden(tokens[:, :-1], caption, batch.mask, before)[:, model.config.caption_slots - 1 :]
+    def given(caption: Tensor, mask: Tensor) -> Tensor:
+        return model.hidden(tokens[:, :-1], caption, mask, before)[:, model.config.caption_slots - 1 :]
 
-    own = given(batch.caption_for(model))
+    own = given(batch.caption_for(model), batch.mask)
     if guidance == 1:
         return own, own
-    null = given(model.null_caption(len(tokens)).to(batch.caption))
+    null = given(*model.unconditional(batch.caption, batch.mask))
     return own, guide(at_least_float32(own), at_least_float32(null), guidance)
 
 

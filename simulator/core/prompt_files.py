@@ -38,8 +38,7 @@ def read_prompts(content: bytes) -> list[Prompt]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise PromptError(f"{line} is not UTF-8") from None
+        raise PromptError(f"{content[: error.start].count(10) + 1} is not UTF-8") from None
     lines = [Prompt(line.strip(" \t\v\f"), number) for number, line in enumerate(NEWLINE.split(text), start=1)]
     lines = [line for line in lines if line.text.strip()]
     if not lines:

@@ -1,0 +1,126 @@
+"""A whole run on LlamaGen's files, random ones of the official layout: a device is distilled, sessions recorded, networks simulated."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from ciar_sim.cli.main import main
+from models.train import distil
+from tests.models import llamagen_files as files
+
+PAIR = {"cloud": "llamagen-xl-stage1", "weights": "t2i", "text": "t2i/features", "image_size": 64, "heads": 2}
+SCENARIO = {
+    "name": "official",
+    "pair": {**PAIR, "device": "device"},
+    "prompts": {"file": "captions.json"},
+    "methods": [
+        "base",
+        {"name": "code", "prefix_rate": 0.3},
+        {"name": "ciar", "threshold": 0.3},
+        {"name": "eagle2", "total_tokens": 6, "depth": 2, "top_k": 3},
+    ],
+    "compute": {
+        "device": {"model": "pair", "hardware": "snapdragon-8-gen-3"},
+        "cloud": {"model": "pair", "hardware": "a100"},
+    },
+    "sweep": {"network.preset": ["fibre", "lte"]},
+}
+TRAINING = ["--images", "32", "--steps", "4", "--phi-steps", "2", "--batch-images", "4"]
+
+
+def call(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Official files, a device distilled from them, and a published drafter beside it."""
+    found = tmp_path_factory.mktemp("official")
+    files.write_t2i(found / "t2i")
+    (found / "captions.json").write_text(json.dumps(files.CAPTIONS))
+    (found / "pair.yaml").write_text(yaml.safe_dump(PAIR))
+    (found / "scenario.yaml").write_text(yaml.safe_dump(SCENARIO))
+    trained = train(found, "device")
+    assert trained.exit_code == 0, trained.output
+    files.write_drafter(found / "device")
+    return found
+
+
+def train(folder: Path, out: str, *more: str) -> Result:
+    pair, prompts = folder / "pair.yaml", folder / "captions.json"
+    return call("train", "device", "--pair", pair, "--prompts", prompts, "--out", folder / out, *TRAINING, *more)
+
+
+def test_official_files_train_record_simulate_and_report(folder: Path, tmp_path: Path) -> None:
+    told = json.loads((folder / "device" / "metrics.json").read_text())
+    assert (told["pair"], told["guidance"], told["steps"]) == ("llamagen-xl-stage1", 7.5, 4)
+    assert 0 <= told["agreement"] <= 1
+    out = tmp_path / "run"
+    result = call("run", folder / "scenario.yaml", "--out", out, "--cache", tmp_path / "cache", "--quiet")
+    assert result.exit_code == 0, result.output
+    summary = pd.read_csv(out / "summary.csv")
+    assert sorted(summary["method"]) == sorted(2 * ["base", "code", "ciar", "eagle2"])
+    assert (summary["latency_mean_s"] > 0).all()
+    assert summary["cloud_nll"].notna().all()
+    assert (out / "report.html").is_file()
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["pair"]["name"] == "llamagen-xl-stage1"
+    again = yaml.safe_load((out / "scenario.yaml").read_text())
+    assert again["pair"]["weights"] == str(folder / "t2i")
+    assert again["decoding"]["guidance"] == 7.5  # as its authors sample
+    repeated = call("run", out / "scenario.yaml", "--out", tmp_path / "2", "--cache", tmp_path / "cache", "--quiet")
+    assert repeated.exit_code == 0, repeated.output
+    assert (tmp_path / "2" / "summary.csv").read_bytes() == (out / "summary.csv").read_bytes()
+
+
+def test_distilling_goes_on_where_it_was_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cloud decodes nothing again, and the weights are those of a training that was not stopped."""
+    own = shutil.copytree(folder / "device", folder / "again")
+    for path in [*own.glob("*.safetensors"), own / "device" / "checkpoint.pt", own / "phi" / "checkpoint.pt"]:
+        path.unlink()
+    monkeypatch.setattr("models.train.cloud_outputs.Recorder", pytest.fail)
+    assert train(folder, "again", "--quiet").exit_code == 0
+    for name in ("device.safetensors", "phi.safetensors"):
+        assert (own / name).read_bytes() == (folder / "device" / name).read_bytes()
+    for option in ("--guidance", "--top-k"):  # other images of the cloud: they would have to be made
+        with pytest.raises(AssertionError, match="Failed"):
+            train(folder, "again", option, "2", "--quiet")
+
+
+def test_a_device_starts_from_the_clouds_own_layers() -> None:
+    cloud = files.decoder(files.T2I, 0)
+    device = distil.first_device(cloud)
+    for key in ("layers.0.attention.wqkv.weight", "tok_embeddings.weight", "norm.weight", "output.weight"):
+        assert device.transformer.get_parameter(key).equal(cloud.get_parameter(key))
+
+
+def test_mistakes_are_one_line(folder: Path, tmp_path: Path) -> None:
+    def refused(change: dict[str, object], *found: str) -> None:
+        path = folder / "wrong.yaml"
+        path.write_text(yaml.safe_dump({**SCENARIO, **change}, sort_keys=False))
+        result = call("run", path, "--out", tmp_path / "no", "--cache", tmp_path / "c", "--quiet")
+        assert result.exit_code == 2
+        assert result.output.startswith("Error: ")
+        assert result.output.count("\n") == 1
+        for text in found:
+            assert text in result.output
+        assert not (tmp_path / "no").exists()
+
+    refused(
+        {"pair": {**PAIR, "cloud": "llamagen-xl-stage3"}}, "wrong.yaml:3: pair.cloud is no known model", "did you mean"
+    )
+    refused({"pair": {**PAIR, "weights": "elsewhere"}}, "pair.weights must be a file or a folder, got 'elsewhere'")
+    refused({"pair": {**PAIR, "weight": "t2i"}}, "pair.weight is not a known key; did you mean weights?")
+    refused({"pair": PAIR}, "has no device model, which this method decodes with; name one with pair.device")
+    refused({"pair": {**SCENARIO["pair"], "image_size": 24}}, "shrinks images by 16, which does not divide")  # type: ignore[dict-item]
+    refused({"prompts": {"list": ["a cat"]}, "methods": ["base"]}, "holds no features of 'a cat'")
+    refused({"prompts": {"count": 2}}, "prompts must be a list or a file")
+    result = call("train", "device", "--pair", folder / "pair.yaml", "--out", tmp_path / "no")
+    assert (result.exit_code, result.output) == (2, "Error: --prompts: a file of captions is needed\n")
