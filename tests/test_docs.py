@@ -25,7 +25,7 @@ from simulator.experiment.schema.methods import ENTRIES, settings_of
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.sweep import expand
 from simulator.protocol.methods import METHODS
-from simulator.protocol.pairs import pair_manifest
+from simulator.protocol.pairs import PairSpec, pair_manifest
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -344,6 +344,8 @@ def test_every_yaml_block_is_a_scenario_or_part_of_one(place: str, text: str) ->
     if set(part) == {"data"}:  # of a training file
         DataConfig.model_validate(part["data"], context={"folder": ROOT})
         return
+    if isinstance(part.get("pair"), dict):  # names files of the reader's own
+        PairSpec.model_validate(part.pop("pair"))
     assert expand(load_scenario({**MINIMAL, **part}))
 
 

@@ -73,20 +73,20 @@ def _chameleon(folder: Path) -> tuple[dict[str, Any], dict[str, int], dict[str, 
     """Configuration, vocabulary by name, and the image tokenizer's configuration."""
     config = _json(folder / CONFIG)
     _is(folder, config, "chameleon")
-    words = config.get("vocabulary_map") or vocabulary(folder / TOKENIZER)
-    return config, words, config.get("vq_config") or {}
+    words = _part(folder, config, "vocabulary_map") or vocabulary(folder / TOKENIZER)
+    return config, words, _part(folder, config, "vq_config")
 
 
 def _codes(folder: Path, words: Mapping[str, int]) -> tuple[int, ...]:
     """Text token of every image code: names are IMGIMG, the code's digits as letters A to J, and Z."""
     letters = str.maketrans("ABCDEFGHIJ", "0123456789")
     found: dict[int, int] = {}
-    for name, token in words.items():
+    for name in words:
         if name.startswith("IMGIMG"):
             digits_ = name.removeprefix("IMGIMG").removesuffix("Z").translate(letters)
-            if not (digits_.isascii() and digits_.isdigit()):
+            if not (digits_.isascii() and digits_.isdigit() and len(digits_) < 6):
                 raise WeightsError(f"{folder}: the vocabulary's image token {name[:40]!r} names no code")
-            found[int(digits_)] = token
+            found[int(digits_)] = _word(folder, words, name)
     if sorted(found) != list(range(len(found))) or not found:
         raise WeightsError(
             f"{folder}: the vocabulary names {len(found)} image codes, needed all from 0 on (IMGIMG...Z)"
@@ -102,12 +102,14 @@ def _chameleon_shape(
     config, words, vq = _chameleon(folder)
     codes = _codes(folder, words)
     multipliers = vq.get("channel_multiplier") or vq.get("ch_mult") or (1, 1, 2, 2, 4)
-    side = int(vq.get("resolution", 512) * scale)
+    if not isinstance(multipliers, list | tuple) or len(multipliers) > 10:
+        raise WeightsError(f"{folder / CONFIG}: vq_config.channel_multiplier must list at most 10 factors")
+    side = int(_whole(folder, vq, "resolution", 512) * scale)
     shape = _shape(
-        folder / CONFIG,
+        folder,
         config,
-        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
-        | {"vocab_size": 65536, "rms_norm_eps": 1e-5},
+        65536,
+        1e-5,
         len(codes),
         side // 2 ** (len(multipliers) - 1),
         qk_norm=True,
@@ -152,19 +154,18 @@ def janus(folder: Path) -> Described:
     token and has the padding token in between."""
     config = _json(folder / CONFIG)
     _is(folder, config, "janus")
-    text, vq = config.get("text_config") or {}, config.get("vq_config") or {}
-    vision = config.get("vision_config") or {}
-    side, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
+    text, vq, vision = (_part(folder, config, f"{name}_config") for name in ("text", "vq", "vision"))
+    side, patch = _whole(folder, vision, "image_size", 384), _whole(folder, vision, "patch_size", 16)
     words = vocabulary(folder / TOKENIZER)
     bos, pad, begin = (
         _word(folder, words, name) for name in ("<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>", "<begin_of_image>")
     )
     shape = _shape(
-        folder / CONFIG,
+        folder,
         text,
-        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
-        | {"vocab_size": 32000, "rms_norm_eps": 1e-6},
-        vq.get("num_embeddings", 16384),
+        32000,
+        1e-6,
+        _whole(folder, vq, "num_embeddings", 16384),
         side // patch,
         head_layer=True,
         null_pad=pad,
@@ -246,6 +247,10 @@ def find(spec: PairSpec) -> FoundPair:
     )
     decoder = {"latent_side": config.grid, "ch_mult": vq["decoder_ch_mult"]}
     decoder |= {name: vq[name] for name in ("ch", "z_channels", "codebook_dim", "num_res_blocks")}
+    decoder["level_attention"] = (
+        f"decoder.up.{len(vq['decoder_ch_mult']) - 1}.attn.0.q.weight" in shapes
+        or "decoder.up.0.attn.0.q.weight" in shapes
+    )
     return FoundPair(spec, manifest, files, decoder, {}, {"described": described})
 
 
@@ -345,49 +350,80 @@ def vqgan_file(folder: Path) -> Path:
 
 
 def _shape(
-    source: Path, config: Mapping[str, Any], defaults: Mapping[str, Any], codes: int, grid: int, **more: Any
+    folder: Path, config: Mapping[str, Any], text_vocab: int, norm_eps: float, codes: int, grid: int, **more: Any
 ) -> LlamaConfig:
     """The decoder's shape from a configuration, with the library's defaults for what it leaves out."""
-    values = {key: config.get(key, default) for key, default in defaults.items()}
-    heads = values["num_attention_heads"]
+    source = folder / CONFIG
+    sizes = (
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("hidden_size", 4096),
+        ("intermediate_size", 11008),
+    )
+    layers, heads, dim, ffn = (_whole(folder, config, key, default) for key, default in sizes)
     if config.get("num_key_value_heads") not in (None, heads):
-        raise WeightsError(
-            f"{source}: num_key_value_heads is {config['num_key_value_heads']}, needed num_attention_heads = {heads}"
-        )
-    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        found = str(config["num_key_value_heads"])[:40]
+        raise WeightsError(f"{source}: num_key_value_heads is {found}, needed num_attention_heads = {heads}")
+    rotary = _part(folder, config, "rope_parameters") or _part(folder, config, "rope_scaling")
     kind = rotary.get("rope_type", rotary.get("type", "default"))
     if kind != "default":
-        raise WeightsError(f"{source}: rotary embedding {kind!r}, needed default")
+        raise WeightsError(f"{source}: rotary embedding {str(kind)[:40]!r}, needed default")
     if config.get("attention_bias") or config.get("mlp_bias") or config.get("swin_norm"):
         raise WeightsError(f"{source}: attention_bias, mlp_bias and swin_norm must be false")
     try:
         return LlamaConfig(
-            values["num_hidden_layers"],
+            layers,
             heads,
-            values["hidden_size"],
-            values["intermediate_size"],
+            dim,
+            ffn,
             codes,
             PROMPT_SLOTS,
             ROW_WIDTH,
             grid,
             rope_base=float(rotary.get("rope_theta", config.get("rope_theta", 10000.0))),
-            norm_eps=float(values["rms_norm_eps"]),
-            text_vocab=values["vocab_size"],
+            norm_eps=float(config.get("rms_norm_eps", norm_eps)),
+            text_vocab=_whole(folder, config, "vocab_size", text_vocab),
             **more,
         )
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{source}: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise WeightsError(f"{source}: {str(error)[:200]}") from error
+
+
+def _part(folder: Path, config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A mapping inside the configuration, empty where it is left out."""
+    found = config.get(key)
+    if not isinstance(found, dict | None):
+        raise WeightsError(f"{folder / CONFIG}: {key} is a {type(found).__name__}, needed a mapping")
+    return found or {}
+
+
+def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int) -> int:
+    """A size of the configuration."""
+    found = config.get(key, default)
+    if type(found) is not int or not 1 <= found <= 2**20:
+        raise WeightsError(
+            f"{folder / CONFIG}: {key} must be a whole number from 1 to {2**20}, got {str(found)[:40]!r}"
+        )
+    return found
 
 
 def _is(folder: Path, config: Mapping[str, Any], model_type: str) -> None:
     if config.get("model_type") != model_type:
-        raise WeightsError(f"{folder / CONFIG}: model_type is {config.get('model_type')!r}, needed {model_type!r}")
+        raise WeightsError(
+            f"{folder / CONFIG}: model_type is {str(config.get('model_type'))[:40]!r}, needed {model_type!r}"
+        )
 
 
-def _word(folder: Path, words: Mapping[str, int], name: str) -> int:
-    if name not in words:
+def _word(folder: Path, words: Mapping[str, Any], name: str) -> int:
+    """Number of a token of the vocabulary."""
+    found = words.get(name)
+    if found is None:
         raise WeightsError(f"{folder}: the vocabulary has no {name}")
-    return words[name]
+    if not isinstance(found, int) or not 0 <= found < 2**20:
+        raise WeightsError(
+            f"{folder}: the vocabulary's {name[:40]!r} must be a number from 0 on, got {str(found)[:40]!r}"
+        )
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

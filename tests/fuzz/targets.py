@@ -164,6 +164,27 @@ def weights(rng: random.Random, world: World) -> str | None:
     return verdict(lambda: load_pair(folder), path.stem)
 
 
+def backbone(rng: random.Random, world: World) -> str | None:
+    """A folder in transformers' layout with one damaged file."""
+    import shutil
+
+    from models.pair import load_pair
+    from simulator.protocol.pairs import PairSpec
+    from tests.models import folders
+
+    name = rng.choice(("anole-7b", "lumina-mgpt-768", "janus-pro-7b"))
+    whole, folder = world.folder / f"whole-{name}", world.folder / "backbone"
+    if not whole.is_dir():
+        folders.janus(whole) if name.startswith("janus") else folders.chameleon(whole, pixels=8)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
+    texts = ("config.json", "tokenizer.json")
+    path = rng.choice([*(folder / one for one in texts), *sorted(path for path in folder.rglob("*") if path.is_file())])
+    content = path.read_bytes()
+    path.write_bytes(damaged_json(content.decode(), rng) if path.suffix == ".json" else mutate.raw(content, rng))
+    return verdict(lambda: load_pair(PairSpec(cloud=name, weights=str(folder))).text.encode("a red bus"), "backbone")
+
+
 def judge(rng: random.Random, world: World) -> str | None:
     """The judge of a pair of photographs with one damaged file."""
     import numpy as np
@@ -417,7 +438,8 @@ TARGETS: dict[str, tuple[Target, int]] = {  # and how many of a hundred inputs
     "run": (whole_run, 2),
     "training": (training_file, 12),
     "manifest": (manifest, 7),
-    "weights": (weights, 4),
+    "weights": (weights, 3),
+    "backbone": (backbone, 1),
     "judge": (judge, 2),
     "profile": (profile, 6),
     "run-folder": (run_folder, 5),

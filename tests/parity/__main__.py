@@ -4,6 +4,7 @@ One line per file: cases and largest absolute error, or why it is skipped. Exit 
 tolerance, a file cannot be read, or no check knows it.
 """
 
+import fnmatch
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +21,8 @@ def main(folder: Path) -> int:
     read_by: dict[str, list[str]] = {}
     for name, one in found.items():
         for companion in one.companions(name):
-            read_by.setdefault(companion, []).append(name)
+            for held in fnmatch.filter(files, companion):
+                read_by.setdefault(held, []).append(name)
     orphans = {name: one.pattern for one in checks().values() for name in files if one.reads and reads_like(one, name)}
     bad = 0
     for name in files:

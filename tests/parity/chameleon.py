@@ -18,13 +18,9 @@ from tests.parity.checks import Tally, check, stem
 from tests.parity.core import IMAGES
 
 LOGITS, PROBS = 1e-4, 1e-6
-WEIGHTS, CONFIG = "{}_hf/model.safetensors", "{}_hf/config.json"
 
 
-@check(
-    "anole_*_io*.safetensors",
-    reads=(WEIGHTS, CONFIG, "{}_hf/generation_config.json", "{}_info.json", "{}_vqgan.ckpt", "{}_vqgan.yaml"),
-)
+@check("anole_*_io*.safetensors", reads=("{}_hf/*", "{}_info.json", "{}_vqgan.ckpt", "{}_vqgan.yaml"))
 def anole(file: Path, tally: Tally) -> None:
     """Scales, prompts and sizes are those of the tensors and of `_info.json`."""
     io, name = load_file(file), file.parent / stem(file.name)
@@ -57,7 +53,7 @@ def anole(file: Path, tally: Tally) -> None:
         tally.equal("prompt mask", torch.cat([mask, valid]), io["attention_mask"].bool())
         kept = valid[0]
         tally.equal("unconditional prompt", tokens_of(null)[0][kept], prompts[1][kept])
-        tokens, logits = decode(model, torch.cat([caption, null]), torch.cat([mask, valid]), scale)
+        tokens, logits = decode(model, torch.cat([caption, null]), torch.cat([mask, valid]), scale, len(raw))
         tally.close(f"step logits {scale:g}", logits, raw[..., codes], LOGITS)
         tally.equal(f"greedy tokens {scale:g}", codes[tokens], io[key])
         wanted = guide(raw[:, 0, codes], raw[:, 1, codes], scale).softmax(-1)
@@ -73,7 +69,8 @@ def anole(file: Path, tally: Tally) -> None:
     tally.equal("image codes", found, io["image_codes"])
     tally.equal("image tokens", codes[found], io["image_bpe_tokens"].long())
     tally.case()  # codes to images
-    decoded = tokenizer.decode_codes(io["codes"])
+    sides = [side // tokenizer.config.downsample for side in io["decoded"].shape[-2:]]
+    decoded = tokenizer.decode_codes(io["codes"].view(len(io["codes"]), *sides))
     tally.close("images", decoded, io["decoded"], IMAGES)
     off = (tokenizer.to_bytes(decoded).int() - io["decoded_uint8_hwc"].int()).abs()
     tally.equal("bytes of the images are within one", bool((off <= 1).all()), True)
@@ -91,8 +88,8 @@ def tokens_of(rows: Tensor) -> Tensor:
     return (rows[..., 0] * 256 + rows[..., 1]).long()
 
 
-def decode(model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Greedy codes [T] of a conditional and an unconditional row, and their raw logits [T, 2, V]."""
+def decode(model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float, steps: int) -> tuple[Tensor, Tensor]:
+    """The first greedy codes [steps] of a conditional and an unconditional row, and their raw logits [steps, 2, V]."""
     cache = KVCache(model.config, 2)
     slots = model.config.caption_slots
     pad = slots - rows.shape[1]
@@ -100,7 +97,7 @@ def decode(model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float) -> tup
     cache.caption_mask[:] = torch.nn.functional.pad(mask, (pad, 0))
     start, both = torch.zeros(2, dtype=torch.long), torch.arange(2)
     tokens, raw = [], []
-    for _ in range(model.config.tokens):
+    for _ in range(steps):
         new = torch.full((2,), embeds.shape[1])
         logits = model.logits(model.step(cache, both, start, embeds, new)[:, -1])
         start = start + new
@@ -111,7 +108,7 @@ def decode(model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float) -> tup
 
 
 def teacher(model: LlamaDecoder, caption: Tensor, null: Tensor, mask: Tensor, valid: Tensor, tokens: Tensor) -> Tensor:
-    """Raw logits [T, 2, V] of a whole image in one pass per row."""
+    """Raw logits [steps, 2, V] in one pass per row."""
     pad = model.config.caption_slots - caption.shape[1]
     found = []
     for rows, seen in ((caption, mask), (null, valid)):

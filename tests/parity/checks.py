@@ -81,7 +81,7 @@ class Check:
     run: Callable[[Path, Tally], None]
 
     def companions(self, name: str) -> list[str]:
-        """Names of the files read for the file `name`."""
+        """Names, or patterns of names, of the files read for the file `name`."""
         return [companion.replace("{}", stem(name)) for companion in self.reads]
 
 

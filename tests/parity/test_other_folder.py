@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.attention import attention_mask, rope_table
+from models.backbones.huggingface import load_decoder, load_vqgan
+from models.backbones.huggingface_files import describe
 from models.eagle import EagleDrafter, drafter_config, to_checkpoint
 from models.kv_cache import KVCache
 from models.methods.lantern import neighbours
@@ -22,7 +24,9 @@ from models.transformer import Transformer
 from models.tree import Growth, Tree, layout
 from models.vq import VQConfig, VQModel, to_uint8
 from simulator.protocol.pairs import TransformerConfig
+from tests.models import folders
 from tests.parity.__main__ import main
+from tests.parity.chameleon import decode, rows_of
 from tests.parity.core import decode_greedy
 from tests.parity.drafting import Shape, chosen, feed, log_q, number, padded, walk
 
@@ -169,6 +173,42 @@ def write_lantern(folder: Path) -> None:
     (folder / "lantern_cases.json").write_text(json.dumps({"tree": [case]}))
 
 
+def write_anole(folder: Path) -> None:
+    """Weights in two shards under the names of transformers 4, three images of 4 x 6 codes, ten steps of a 4 x 4 grid."""
+    name = folder / "anole_small"
+    held = folders.chameleon(Path(f"{name}_hf"), seed=4, old_names=True, pixels=8)
+    (held / "tokenizer" / "vqgan.ckpt").rename(f"{name}_vqgan.ckpt")
+    Path(f"{name}_vqgan.yaml").write_text("model:\n  params:\n    ddconfig:\n      ch: 32\n    n_embed: 64\n")
+    described = describe("anole-7b", held)
+    model, tokenizer = load_decoder(held, described), load_vqgan(Path(f"{name}_vqgan.ckpt"))
+    codes, (bos,), (sep, begin) = torch.tensor(described.codes), described.prompt.before, described.prompt.after
+    Path(f"{name}_info.json").write_text(json.dumps({"ids": {"bos": bos, "sep": sep, "boi": begin}}))
+    ids = torch.randint(folders.TEXT, (3, 9))
+    own, null = torch.tensor([bos, 101, 105, sep, begin]), torch.tensor([1, 1, 1, bos, begin])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
+    hidden = model.hidden(torch.zeros(3, 0, dtype=torch.long), rows_of(ids), None)
+    head = load_file(next(path for path in held.glob("*.safetensors") if "lm_head.weight" in load_file(path)))[
+        "lm_head.weight"
+    ]
+    image = torch.rand(3, 3, 8, 12) * 2 - 1
+    some = torch.randint(len(codes), (3, 24))
+    decoded = tokenizer.decode_codes(some.view(3, 4, 6))
+    found = tokenizer.encode_codes(image)
+    tokens, raw = decode(model, rows_of(torch.stack([own, null])), mask.bool(), 2.0, 10)
+    wide = torch.zeros(10, 2, folders.TEXT)
+    wide[..., codes] = raw
+    io = {"forward_ids": ids, "forward_hidden": hidden, "forward_logits_unmasked": hidden @ head.T, "image": image}
+    io |= {
+        "prompt_cond": own,
+        "prompt_uncond": null,
+        "attention_mask": mask.to(torch.uint8),
+        "greedy_cfg2.0": codes[tokens],
+    }
+    io |= {"raw_logits_cfg2.0": wide, "image_codes": found, "image_bpe_tokens": codes[found].int(), "codes": some}
+    io |= {"decoded": decoded, "decoded_uint8_hwc": tokenizer.to_bytes(decoded)}
+    save_file({key: value.contiguous() for key, value in io.items()}, f"{name}_io.safetensors")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     with torch.inference_mode():
@@ -177,6 +217,7 @@ def folder(tmp_path: Path) -> Path:
         write_tokenizer(tmp_path)
         write_drafter(tmp_path)
         write_lantern(tmp_path)
+        write_anole(tmp_path)
     return tmp_path
 
 
@@ -200,6 +241,8 @@ def test_another_folder_of_the_same_layout_passes(folder: Path, capsys: pytest.C
         ("llamagen_gpt_small_io_12x12", "step_logits_raw_cfg3"),
         ("llamagen_vq_small_io", "decoded_from_codes"),
         ("eagle_drafter_small_io", "round1.retrieve_indices"),
+        ("anole_small_io", "greedy_cfg2.0"),
+        ("anole_small_io", "decoded"),
         ("lantern", "half.neighbours7"),
         ("lantern", "tree.0.lantern.accept_ratio"),
     ],
