@@ -1,4 +1,4 @@
-"""`ciar-sim traces import|show|generate`. What a command needs is imported when it runs."""
+"""`ciar-sim traces import|show|generate|fit`. What a command needs is imported when it runs."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from simulator.core.errors import TraceError
 
 @click.group()
 def traces() -> None:
-    """Network and arrival traces: read any known format, plot, generate."""
+    """Network and arrival traces: read any known format, plot, generate, fit."""
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,7 +88,7 @@ def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
     """Generate a network trace of a KIND.
 
     Kinds: lte, lte-driving, umts-driving, mmwave-walking, wifi-office, wifi-restaurant, train-with-tunnels, leo, leo-isl,
-    mmwave-blocked.
+    mmwave-blocked. With scheduling gaps: lte-gaps, lte-driving-gaps, umts-gaps.
     """
     from simulator.traces.generate import generate as generated
     from simulator.traces.own import write_own
@@ -98,6 +98,34 @@ def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
     write_own(trace, out, f"ciar-sim traces generate {kind} --seed {seed} --duration-s {duration_s:g}")
     click.echo(table(trace))
     click.echo(out)
+
+
+@traces.command()
+@reading_options
+@click.option(
+    "--levels", type=click.IntRange(1, 20), default=4, show_default=True, help="Kinds of seconds to tell apart."
+)
+@errors_in_one_line
+def fit(files: tuple[Path, ...], levels: int, **reading: Any) -> None:
+    """Fit a generator of scheduling gaps to a packet-delivery trace of both directions, and print it as YAML.
+
+    What is printed goes under network of a scenario, beside the mean rates: up_mbps, down_mbps.
+    """
+    from simulator.traces.gaps import as_yaml
+    from simulator.traces.gaps import fit as fitted
+    from simulator.traces.trace import Arrivals
+
+    trace = _read(files, **reading)
+    try:
+        if isinstance(trace, Arrivals):
+            raise TraceError("holds request arrivals; needed: a network trace")
+        text = as_yaml(fitted(trace, levels))
+    except TraceError as error:
+        raise TraceError(f"{files[0]}: {error}") from None
+    click.echo(f"# {', '.join(path.name for path in files)}, {trace.duration_s:g} s")
+    for way, rate in (("down", trace.down.rate), ("up", trace.up.rate)):
+        click.echo(f"{way}_mbps: {1e-6 * rate.mean_bps():.3g}")
+    click.echo("\n".join(["rate:", *(f"  {line}" for line in text.splitlines())]))
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from simulator.engine.thermal import Throttling
 from simulator.engine.workload import device_counts
@@ -15,9 +16,12 @@ from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.radio import RadioFigures
 from simulator.network.trains import TrainCapacity
 from simulator.network.transport import TRANSPORTS, opened_by
+from simulator.network.wifi import Hop
 from simulator.network.wire import Capacity, StepFunction
 from simulator.pricing import catalogue
 from simulator.traces.cellular_readers import TRAIN_BYTES
+from simulator.traces.gaps import Gaps
+from simulator.traces.gaps import generate as with_gaps
 from simulator.traces.generate import KINDS
 from simulator.traces.generate import generate as generated_trace
 from simulator.traces.series import RateSeries, StepSeries
@@ -84,6 +88,7 @@ def colocated_compute(choice: Compute) -> Compute:
     return choice.model_copy(update={"device": side})
 
 
+GAPS_S = 2 * 3600.0  # as GENERATED_S, of rates with scheduling gaps, which take a thousand times as many steps
 GENERATED_S = 6 * 3600.0  # length of the generated trace of a preset; every device starts somewhere else in it
 
 
@@ -155,7 +160,12 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         sizes = told.size_delays_s or ()
         return TrainCapacity(found, trains.times_s, trains.offsets_s, trains.duration_s, first_s, sizes, TRAIN_BYTES)
 
-    up_bps, down_bps = rate_of(link.up_bps, trace.up), rate_of(link.down_bps, trace.down)
+    if link.gaps is None:
+        up_bps, down_bps = rate_of(link.up_bps, trace.up), rate_of(link.down_bps, trace.down)
+    else:
+        assert link.up_bps is not None, "gaps without a mean rate"
+        assert link.down_bps is not None, "gaps without a mean rate"
+        up_bps, down_bps = _capacities(link.gaps, link.up_bps, link.down_bps, seed)
     return Network(
         up_bps=up_bps,
         down_bps=down_bps,
@@ -174,7 +184,15 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         up_cross=cross(link.up_cross, up_bps),
         down_cross=cross(link.down_cross, down_bps),
         aqm=AQMS[link.aqm],
+        wifi=None if link.wifi is None else Hop(*link.wifi),
         transport=opened_by(TRANSPORTS[link.transport], link.handshake),
         radio=radio,
         devices_per_cell=link.devices_per_cell,
     )
+
+
+@lru_cache(maxsize=8)
+def _capacities(gaps: Gaps, up_bps: float, down_bps: float, seed: int) -> tuple[Capacity, Capacity]:
+    """Up and down; cases of a sweep share them, since they take a third of a second to make."""
+    down, up = with_gaps(gaps, down_bps, up_bps, seed, GAPS_S)
+    return Capacity(up.times_s, up.rate_bps, GAPS_S), Capacity(down.times_s, down.rate_bps, GAPS_S)

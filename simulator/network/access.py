@@ -10,6 +10,7 @@ from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import Radio, RadioFigures
 from simulator.network.transport import MAX_TRIES, SYN_RTO_S, TRANSPORTS, Transport, backoff
+from simulator.network.wifi import Hop, HopWire
 from simulator.network.wire import Capacity, StepFunction, Wire
 
 AnyLink = Link | ImpairedLink
@@ -32,6 +33,7 @@ class Network:
         up_buffer_bytes, down_buffer_bytes: of the queue before the wire.
         up_cross, down_cross: traffic of others at the same wire, None for none.
         aqm: management of the queue that it shares with the messages.
+        wifi: hop before the wire, None for none.
         transport: framing, timers and window.
         radio: of each device, None for none.
         devices_per_cell: devices that share one wire each way, first come, first served.
@@ -54,6 +56,7 @@ class Network:
     up_cross: Traffic | None = None
     down_cross: Traffic | None = None
     aqm: Aqm = AQMS["none"]
+    wifi: Hop | None = None
     transport: Transport = TRANSPORTS["ideal"]
     radio: RadioFigures | None = None
     devices_per_cell: int = 1
@@ -121,6 +124,8 @@ class AccessNetwork:
             radio = Radio(n.radio, stream(self.seed, "radio", device), self.joules, self.static_joules)
             self.radios.append(radio)
         queued_s = sum(queue.mean_s for _, queue in (up_way, down_way) if queue is not None)
+        if n.wifi is not None:
+            queued_s += 2.0 * n.wifi.mean_wait_s
         up = self._link("up", device, up_way, offset_s, queued_s, radio)
         down = self._link("down", device, down_way, offset_s, queued_s, radio)
         if n.transport.handshake_rtts:
@@ -185,6 +190,8 @@ class AccessNetwork:
 
         def way(name: str, rate: float | Capacity, cross: Traffic | None, buffer_bytes: float) -> Way:
             wire = rate.wire(offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
+            if n.wifi is not None:
+                wire = HopWire(wire, n.wifi, stream(self.seed, f"link.{name}.wifi", cell))
             if cross is None:
                 return wire, None
             turns = stream(self.seed, f"link.{name}.cross", cell)

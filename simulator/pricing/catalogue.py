@@ -80,6 +80,7 @@ class Runtime(Entry):
 class Network(Entry):
     """A preset of an access link. jitter_ms: standard deviation of the one-way delay. radio: of the table of radios, None for none.
 
+    gaps: a fit of scheduling gaps (`simulator.traces.gaps`) by which rates vary about down_mbps and up_mbps.
     generated: a kind of generated trace (`simulator.traces.generate`) whose rates and steps of the round trip the link follows.
     """
 
@@ -91,6 +92,7 @@ class Network(Entry):
     jitter_distribution: str = "normal"
     loss_pct: float = Field(default=0.0, ge=0, lt=100)
     loss_burst_packets: float | None = Field(default=None, ge=1)
+    gaps: str | None = None
     generated: str | None = None
     radio: str | None = None
     aliases: list[str] = Field(default_factory=list)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from simulator.core.errors import TraceError
 from simulator.core.rng import stream
 from simulator.core.yamlfile import did_you_mean
+from simulator.traces import gaps
 from simulator.traces.series import Floats, RateSeries, StepSeries
 from simulator.traces.trace import Direction, Trace
 
@@ -156,15 +157,20 @@ LEO_HOLD_S = (0.05, 0.2)
 
 
 def generate(kind: str, seed: int, duration_s: float) -> Trace:
-    """Generate a trace of a named kind.
+    """Generate a trace of a named kind, or of a fit of scheduling gaps.
 
     Equal arguments give equal traces. Rates are whole kbit/s; delays and holds are multiples of 0.1 ms.
 
     Raises:
         TraceError: the kind is unknown, or the duration is outside 10 s to 1e6 s.
     """
+    if kind in gaps.fitted():
+        fit = gaps.fitted()[kind]
+        down, up = gaps.generate(fit.gaps, 1e6 * fit.down_mbps, 1e6 * fit.up_mbps, seed, duration_s)
+        return Trace("ciar-sim-csv", Direction(down), Direction(up))
     if kind not in KINDS:
-        raise TraceError(f"{kind!r} is not a kind of generated trace{did_you_mean(kind, KINDS)}")
+        known = [*KINDS, *gaps.fitted()]
+        raise TraceError(f"{kind!r} is not a kind of generated trace{did_you_mean(kind, known)}")
     return generate_as(KINDS[kind], kind, seed, duration_s)
 
 

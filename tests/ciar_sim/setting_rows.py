@@ -23,6 +23,12 @@ BASE: dict[str, Any] = {
 ONE_CAPTION, ANOTHER = captions(7, 2)
 FLEET: Change = {"workload": {"devices": 4, "arrivals": {"poisson_per_s": 20}, "duration_s": 4}}
 PRESET: Change = {"network": {"preset": "lte"}}
+LEVEL = {"gaps_per_s": 5, "gaps_ms": [20, 30, 40, 50, 60, 100], "rates": [1, 1, 1, 1, 1, 2]}
+WORSE = {"gaps_per_s": 9, "gaps_ms": [50, 60, 70, 80, 90, 200], "rates": [1, 2, 3, 4, 5, 9]}
+GAPS: Change = {
+    "network.rate": {"slow_s": 5, "slow_share": 0.5, "down": [LEVEL, WORSE], "up": [LEVEL, WORSE]},
+    "network.up_mbps": 1,
+}
 TRACE: Change = {"network": {"trace": "link.csv"}}
 QUEUED: Change = {"network.buffer_ms": 50, "network.cross_traffic": {"up": {"busy_s": 0.2, "quiet_s": 0.4}}}
 # Passes of the tiny pair are over before anybody waits; on these priced as LlamaGen-XL's the cloud is busy.
@@ -363,6 +369,16 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "ExplicitNetwork.outage_every_s": one(
         "network.outage_every_s", 1.5, {"network.outage_every_s": 0.5, "network.outage_ms": 300}
     ),
+    "ExplicitNetwork.rate": one("network.rate", "umts-gaps"),
+    "PresetNetwork.rate": one("network.rate", "constant", PRESET),
+    "Gaps.slow_s": one("network.rate.slow_s", 50, GAPS),
+    "Gaps.slow_share": one("network.rate.slow_share", 1.0, GAPS),
+    "Gaps.down": one("network.rate.down", [WORSE, WORSE], GAPS),
+    "Gaps.up": one("network.rate.up", [WORSE, WORSE], GAPS),
+    **{
+        f"GapLevel.{key}": one("network.rate.up", [{**LEVEL, key: value}, WORSE], GAPS)
+        for key, value in {"gaps_per_s": 40, "gaps_ms": [300] * 6, "rates": [1, 5, 5, 5, 5, 50]}.items()
+    },
     "ExplicitNetwork.outage_ms": one(
         "network.outage_ms", 400, {"network.outage_every_s": 0.5, "network.outage_ms": 100}
     ),
@@ -379,6 +395,7 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
             "aqm": one(
                 "network.aqm", "codel", form, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_ms": 50}
             ),
+            "wifi": one("network.wifi", {"stations": 2}, form, {"network.wifi": {"stations": 5}}),
             "handshake": one("network.handshake", "resumed", form, {"network.transport": "grpc"}),
             "jitter_on": one("network.jitter_on", "top", form, {"network.jitter_ms": 5}),
             "buffer_ms": one(
@@ -389,6 +406,8 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "PresetNetwork.buffer_bytes": one(
         "network.buffer_bytes", 9000, PRESET, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_bytes": 5000}
     ),
+    "WifiHop.stations": one("network.wifi.stations", 7, {"network.wifi": {"stations": 2}}),
+    "WifiHop.tail_pct": one("network.wifi.tail_pct", 20, {"network.wifi": {"stations": 2}}),
     "CrossTraffic.up": one("network.cross_traffic.up", "greedy", QUEUED),
     "CrossTraffic.down": one("network.cross_traffic.down", "greedy", QUEUED),
     "PausingFlow.busy_s": one("network.cross_traffic.up.busy_s", 2.0, QUEUED),

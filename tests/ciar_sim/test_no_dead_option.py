@@ -48,6 +48,7 @@ SAMPLES = ["evaluate", "samples", "--pair", "{pair}", "--prompts", "2", "--out",
 PROFILE = ["profile", "--pair", "{pair}", "--seconds", "0", "--out", "{out}.json"]
 SHOW = ["traces", "show", "{trace}", "--json"]
 IMPORT = ["traces", "import", "{trace}", "--out", "{out}.csv"]
+FIT = ["traces", "fit", "{packets}"]
 GENERATE = ["traces", "generate", "lte", "--out", "{out}.csv", "--duration-s", "20"]
 CACHE = ["cache", "--cache", "{cache}"]
 RUNS = {
@@ -214,6 +215,12 @@ OPTIONS: dict[str, Row] = {
     "traces show --time-scale": (SHOW, ["--time-scale", "2"]),
     "traces show --out": (SHOW, ["--out", "{out}.png"]),
     "traces show --json": (["traces", "show", "{trace}", "--out", "{out}.png"], ["--json"]),
+    "traces fit files": (["traces", "fit"], ["{packets}"]),
+    "traces fit --direction": (FIT, ["--direction", "up"]),
+    "traces fit --unit": (FIT, ["--unit", "s"]),
+    "traces fit --window-s": (FIT, ["--window-s", "0", "31"]),
+    "traces fit --time-scale": (FIT, ["--time-scale", "2"]),
+    "traces fit --levels": (FIT, ["--levels", "2"]),
     "traces generate kind": (["traces", "generate", "--out", "{out}.csv", "--duration-s", "20"], ["lte"]),
     "traces generate --out": (GENERATE, ["--out", "{out}2.csv"]),
     "traces generate --seed": (GENERATE, ["--seed", "1"]),
@@ -254,6 +261,9 @@ def observe(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
         places["scenario"].write_text(SCENARIO.format(pair=tiny_pair_folder))
         places["answered"] = folder / "answered.yaml"
         places["answered"].write_text(ANSWERED.format(pair=tiny_pair_folder))
+        places["packets"] = folder / "packets.csv"
+        rows = "".join(f"{0.01 * n:.2f},{8 * (n % 7 > n // 1000)},{4 * (n % 5 > 1)}\n" for n in range(4000))
+        places["packets"].write_text("time_s,down_mbps,up_mbps\n" + rows)
         places["trace"].write_text("0 8\n1 4\n2 8\n3 2\n")
         (folder / "cache" / "recordings" / "00").mkdir(parents=True)
         (folder / "cache" / "recordings" / "00" / f"{'0' * 64}.npz").write_bytes(bytes(100))

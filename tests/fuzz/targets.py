@@ -393,6 +393,7 @@ def command_line(rng: random.Random, world: World) -> str | None:
             ["export", "--as", "messages", "--set", "pair=/no/such/pair"],
             ["traces", "show"],
             ["traces", "generate"],
+            ["traces", "fit"],
             ["list"],
             ["schema"],
             ["traces", "import"],

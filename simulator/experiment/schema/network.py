@@ -13,9 +13,11 @@ from simulator.core.part import folder_of, fork, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.experiment.schema.queue import Queue
+from simulator.experiment.schema.rate import CONSTANT, Variation, gaps_of
 from simulator.network.impairments import MAX_JITTER
 from simulator.pricing import catalogue
 from simulator.traces.choice import TraceChoice
+from simulator.traces.gaps import Gaps
 from simulator.traces.trace import Trace
 from simulator.traces.units import Way, told
 
@@ -32,7 +34,9 @@ class LinkFigures:
 
     outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. buffer_s: the buffer, at the mean rate
     of its direction. up_cross, down_cross: "greedy", "video", or mean seconds busy and quiet; None for no cross traffic.
+    wifi: stations and tail of a `simulator.network.wifi.Hop`, None for none.
     radio: of the catalogue, None for none.
+    gaps: scheduling gaps, with down_bps and up_bps as mean rates; None for none.
     generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
     way_s: round trip behind the link, in addition to rtt_s or to that of a trace.
     trace: files that tell each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
@@ -54,10 +58,12 @@ class LinkFigures:
     up_cross: str | tuple[float, float] | None = None
     down_cross: str | tuple[float, float] | None = None
     aqm: str = "none"
+    wifi: tuple[int, float] | None = None
     transport: str = "ideal"
     handshake: str = "full"
     radio: str | None = None
     devices_per_cell: int = 1
+    gaps: Gaps | None = None
     generated: str | None = None
     trace: TraceChoice | None = None
     way_s: float = 0.0
@@ -74,7 +80,8 @@ class PresetNetwork(Queue):
     Attributes:
         distance_km: To the cloud, beyond the 500 km that a preset stands for; adds to rtt_ms.
         rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, loss_burst_packets: As in the explicit form;
-            None keeps the preset's figure. A rate that is given is constant, also where the preset's follows a generated trace.
+            None keeps the preset's figure. A rate that is given is the mean; constant where the preset's follows a generated trace.
+        rate: How rates vary about their means: constant, scheduling gaps by name or figures; None as the preset says.
         radio: Of the catalogue, or none.
     """
 
@@ -90,6 +97,7 @@ class PresetNetwork(Queue):
     jitter_on: Literal["mean", "top"] = "mean"
     loss_pct: LossPct | None = None
     loss_burst_packets: float | None = Field(default=None, ge=1, le=1e6)
+    rate: Variation | None = None
     radio: str | None = None
 
     @field_validator("preset")
@@ -120,6 +128,8 @@ class PresetNetwork(Queue):
             refuse(f"has no effect: {self.preset} loses no packets; give loss_pct, too", "loss_burst_packets")
         if self.radio == "none" and preset.radio is None:
             refuse(f"has no effect: {self.preset} has no radio", "radio")
+        if self.rate == CONSTANT and preset.gaps is None and preset.generated is None:
+            refuse(f"has no effect: rates of {self.preset} are constant", "rate")
         if self.jitter_on == "top" and not self._own("jitter_ms", preset):
             refuse(f"has no effect: {self.preset} has no jitter; give jitter_ms, too", "jitter_on")
         if self.model_fields_set & {"rtt_ms", "jitter_ms"} and self.jitter_on == "mean":
@@ -140,7 +150,8 @@ class PresetNetwork(Queue):
         p = catalogue.network(self.preset)
 
         def rate(key: str) -> float | None:
-            return None if p.generated and getattr(self, key) is None else self._own(key, p) * 1e6
+            follows = p.generated and self.rate is None and getattr(self, key) is None
+            return None if follows else self._own(key, p) * 1e6
 
         radio = self._own("radio", p)
         return LinkFigures(
@@ -152,6 +163,7 @@ class PresetNetwork(Queue):
             jitter_on_top=self.jitter_on == "top",
             loss=self._own("loss_pct", p) / 100.0,
             loss_burst_packets=self._own("loss_burst_packets", p),
+            gaps=gaps_of(p.gaps if self.rate is None else self.rate),
             generated=p.generated,
             transport=self.transport,
             radio=None if radio == "none" else radio,
@@ -268,17 +280,25 @@ class _Line(Queue):
 
 
 class ExplicitNetwork(_Line):
-    """A link by its figures. outage_ms: in every outage_every_s nothing passes for so long."""
+    """A link by its figures.
+
+    Attributes:
+        outage_ms: In every outage_every_s nothing passes for so long.
+        rate: How rates vary about up_mbps and down_mbps.
+    """
 
     rtt_ms: RttMs
     loss_pct: LossPct = 0.0
     up_mbps: Rate
     down_mbps: Rate
+    rate: Variation = CONSTANT
     outage_every_s: float | None = Field(default=None, gt=0, le=1e6)
     outage_ms: float = Field(default=0.0, ge=0, le=1e9)
 
     @model_validator(mode="after")
     def _outage(self) -> Self:
+        if self.outage_ms and self.rate != CONSTANT:
+            refuse("needs rate: constant: scheduling gaps are outages of their own", "outage_ms")
         if self.outage_ms and self.outage_every_s is None:
             refuse("needs outage_every_s, which is missing", "outage_ms")
         if self.outage_every_s is not None and self.outage_ms >= 1e3 * self.outage_every_s:
@@ -287,7 +307,11 @@ class ExplicitNetwork(_Line):
 
     def figures(self) -> LinkFigures:
         return self.line(
-            self.up_mbps, self.down_mbps, outage_every_s=self.outage_every_s, outage_s=self.outage_ms * 1e-3
+            self.up_mbps,
+            self.down_mbps,
+            outage_every_s=self.outage_every_s,
+            outage_s=self.outage_ms * 1e-3,
+            gaps=gaps_of(self.rate),
         )
 
 

@@ -1,4 +1,4 @@
-"""The queue before a link's wire in `network:`, and the flows of others that keep it filled."""
+"""The queue before a link's wire in `network:`, the flows of others that keep it filled, and the Wi-Fi hop."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -38,6 +38,24 @@ class CrossTraffic(Part):
         return self
 
 
+class WifiHop(Part):
+    """A Wi-Fi hop before the wire: see `simulator.network.wifi`.
+
+    Attributes:
+        stations: Others on the channel that always have something to send.
+        tail_pct: Transmissions that take 50 to 100 ms longer, each way.
+    """
+
+    stations: int = Field(default=0, ge=0, le=100)
+    tail_pct: float = Field(default=0.0, ge=0, le=50)
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if not self.stations and not self.tail_pct:
+            refuse("needs stations, tail_pct or both")
+        return self
+
+
 class Queue(Part):
     """The queue before the wire of each direction, and what others keep waiting in it.
 
@@ -45,6 +63,7 @@ class Queue(Part):
         buffer_bytes, buffer_ms: its size, in bytes or in the time that they take at the mean rate of the direction; null for no limit.
         cross_traffic: flows beside the simulated ones.
         aqm: active queue management: none (drop-tail), codel, fq-codel or l4s.
+        wifi: the Wi-Fi hop before the wire; null for none.
         handshake: of a transport with TLS: full, resumed (no certificates), or 0-rtt (the first message leaves with the hello).
     """
 
@@ -52,6 +71,7 @@ class Queue(Part):
     buffer_ms: float | None = Field(default=None, gt=0, le=1e6)
     cross_traffic: CrossTraffic | None = None
     aqm: Literal["none", "codel", "fq-codel", "l4s"] = "none"
+    wifi: WifiHop | None = None
     handshake: Literal["full", "resumed", "0-rtt"] = "full"
 
     @model_validator(mode="after")
@@ -81,5 +101,6 @@ class Queue(Part):
             "up_cross": None if cross is None else flow(cross.up),
             "down_cross": None if cross is None else flow(cross.down),
             "aqm": self.aqm,
+            "wifi": None if self.wifi is None else (self.wifi.stations, self.wifi.tail_pct / 100.0),
             "handshake": self.handshake,
         }

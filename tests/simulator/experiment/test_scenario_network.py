@@ -10,6 +10,8 @@ from simulator.experiment.loading import load_scenario
 from simulator.experiment.schema.network import LinkFigures
 from simulator.experiment.sweep import expand
 from simulator.network.cross import AQMS, GREEDY, Traffic
+from simulator.network.wire import Capacity
+from simulator.traces.gaps import fitted
 from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
 
 
@@ -43,9 +45,12 @@ from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal,
         ("cross_traffic: {up: gready}, aqm: codel}", "cross_traffic.up must be greedy or video, got 'gready' (text)"),
         ("cross_traffic: {up: {busy_s: 1}}, aqm: codel}", "cross_traffic.up.quiet_s is missing"),
         ("cross_traffic: {up: {busy_s: 0, quiet_s: 1}}, aqm: codel}", "cross_traffic.up.busy_s must be > 0, got 0"),
+        ("wifi: {}}", "wifi needs stations, tail_pct or both"),
+        ("wifi: {stations: -1}}", "wifi.stations must be >= 0, got -1"),
         ("outage_ms: 5}", "outage_ms needs outage_every_s, which is missing"),
         ("outage_every_s: 1, outage_ms: 1000}", "outage_ms must be < outage_every_s (1 s), got 1000"),
         ("outage_every_s: 0}", "outage_every_s must be > 0, got 0"),
+        ("rate: lte-gaps, outage_every_s: 1, outage_ms: 5}", "outage_ms needs rate: constant"),
         ("transport: udp}", "transport must be ideal, tcp, grpc or quic, got 'udp' (text)"),
         ("radio: lt}", "radio is not a known radio, got 'lt' (text); did you mean lte?"),
         ("devices_per_cell: 0}", "devices_per_cell must be >= 1, got 0"),
@@ -73,6 +78,20 @@ def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
     assert link("preset: lan, radio: wifi").radio == "wifi"
     assert link("preset: leo, up_mbps: 4") == replace(link("preset: leo"), up_bps=4e6)
     assert load(tmp_path, HEAD + "network: lte\n").link == lte
+    assert lte.gaps == link("preset: wifi, rate: lte-gaps").gaps == fitted()["lte-gaps"].gaps
+    assert link("preset: lte, rate: constant") == replace(lte, gaps=None)
+    blocked = link("preset: 5g-mmwave, rate: constant")
+    assert (blocked.down_bps, blocked.up_bps, blocked.gaps) == (1e9, 2e8, None)
+
+
+def test_rates_with_gaps_keep_their_means(tmp_path: Path) -> None:
+    for section in ("{preset: lte, up_mbps: 4}", "{rtt_ms: 60, up_mbps: 4, down_mbps: 27, rate: lte-driving-gaps}"):
+        link = load(tmp_path, f"{HEAD}network: {section}\n").link
+        network = network_of(link, 0)
+        assert isinstance(network.up_bps, Capacity)
+        assert isinstance(network.down_bps, Capacity)
+        assert (network.up_bps.mean_bps, network.down_bps.mean_bps) == pytest.approx((4e6, 27e6))
+        assert network_of(link, 0).up_bps is network.up_bps  # made once
 
 
 @pytest.mark.parametrize(
@@ -85,6 +104,9 @@ def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
         ("preset: lte, loss_pct: 90", "loss_burst_packets must be >= 9 for a loss_pct of 90, got 4"),
         ("preset: lte, outage_ms: 5", "outage_ms does not go with preset, which takes buffer_bytes, "),
         ("preset: lte, up_mbps: 0.0001", "up_mbps must be >= 0.001 (1 kbit/s)"),
+        ("preset: wifi, rate: constant", "rate has no effect: rates of wifi are constant"),
+        ("preset: lte, rate: lte-gap", "rate is not a known way to vary, got 'lte-gap' (text); did you mean lte-gaps?"),
+        ("preset: lte, rate: {slow_s: 1}", "rate.slow_share is missing"),
         ("preset: LTE", "preset is not a known preset, got 'LTE' (text); did you mean lte?"),
     ],
 )

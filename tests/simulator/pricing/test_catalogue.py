@@ -7,6 +7,7 @@ from simulator.core.errors import ComputeError, ScenarioError
 from simulator.network.impairments import DISTRIBUTIONS
 from simulator.pricing import catalogue
 from simulator.protocol.ops import COMPUTE_KINDS
+from simulator.traces.gaps import fitted
 from simulator.traces.generate import KINDS
 
 EVIDENCE = {"measured", "datasheet", "derived", "assumed"}
@@ -88,6 +89,7 @@ def test_the_presets_asked_for_exist_and_are_plausible() -> None:
         assert preset.jitter_ms <= preset.rtt_ms
         assert preset.jitter_distribution in DISTRIBUTIONS
         assert preset.radio is None or catalogue.radio(preset.radio).inactivity_s > 0.0
+        assert preset.gaps is None or (preset.gaps in fitted() and preset.generated is None)
         leo = None if preset.generated is None else KINDS[preset.generated].leo
         assert leo is None or leo.rtt_ms == preset.rtt_ms
     assert catalogue.network("geo").rtt_ms > catalogue.network("leo").rtt_ms > catalogue.network("fibre").rtt_ms

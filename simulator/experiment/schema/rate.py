@@ -1,0 +1,36 @@
+"""`rate:` of a network: how its rates vary about their means."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Discriminator, Tag
+
+from simulator.core.part import found_text
+from simulator.core.settings import refuse
+from simulator.core.yamlfile import did_you_mean
+from simulator.traces.gaps import Gaps, fitted
+
+CONSTANT = "constant"
+
+
+def _known(name: str) -> str:
+    known = [CONSTANT, *fitted()]
+    if name not in known:
+        refuse(f"is not a known way to vary, got {found_text(name)}{did_you_mean(name, known)}")
+    return name
+
+
+def _tag(data: Any) -> str:
+    return "<figures>" if isinstance(data, dict | BaseModel) else "<name>"
+
+
+# constant, a fit of `simulator/traces/gaps.yaml`, or the figures that `ciar-sim traces fit` prints.
+Variation = Annotated[
+    Annotated[str, AfterValidator(_known), Tag("<name>")] | Annotated[Gaps, Tag("<figures>")], Discriminator(_tag)
+]
+
+
+def gaps_of(rate: str | Gaps | None) -> Gaps | None:
+    """None for rates without gaps."""
+    if isinstance(rate, str):
+        return None if rate == CONSTANT else fitted()[rate].gaps
+    return rate
