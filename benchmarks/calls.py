@@ -1,6 +1,7 @@
 """Replay speed: one-forward calls per second, end to end with full records, compared with SimPy's bare timeout rate in the same run.
 
-Twice: over constant links, and over an LTE link whose rates follow a trace, with TCP, jitter and bursts of loss.
+Over constant links; over an LTE link whose rates follow a trace, with TCP, jitter and bursts of loss; over the same with scheduling gaps;
+and over Wi-Fi with five stations that contend for the channel.
 
     python -m benchmarks.calls --json
 """
@@ -8,6 +9,7 @@ Twice: over constant links, and over an LTE link whose rates follow a trace, wit
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import click
 import numpy as np
@@ -18,9 +20,11 @@ from simulator.engine.run import simulate
 from simulator.engine.workload import poisson_arrivals
 from simulator.network.access import Network
 from simulator.network.transport import TRANSPORTS
+from simulator.network.wifi import Hop
 from simulator.network.wire import Capacity
 from simulator.pricing.costs import Work
 from simulator.pricing.program import PASS, SessionProgram
+from simulator.traces.gaps import fitted, generate
 
 CALLS = 77  # a CIAR session at the paper's call rate
 
@@ -86,9 +90,20 @@ def lte(seed: int = 0) -> Network:
     )
 
 
+def gaps() -> Network:
+    """As `lte`, with rates that have the scheduling gaps of LTE."""
+    down, up = (
+        Capacity(one.times_s, one.rate_bps, one.duration_s)
+        for one in generate(fitted()["lte-gaps"].gaps, 27e6, 10.6e6, 0, 7200.0)
+    )
+    return replace(lte(), up_bps=up, down_bps=down)
+
+
 NETWORKS: dict[str, Callable[[], Network]] = {
     "constant": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002),
     "lte": lte,
+    "gaps": gaps,
+    "wifi": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002, transport=TRANSPORTS["tcp"], wifi=Hop(5)),
 }
 
 

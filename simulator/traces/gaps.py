@@ -39,6 +39,7 @@ FILE = Path(__file__).parent / "gaps.yaml"
 GAP_S = 0.01  # a shorter pause is part of a run
 GAP_SHARES = np.array([0.15, 0.2, 0.2, 0.2, 0.15, 0.1])
 RUN_SHARES = np.array([0.1, 0.2, 0.2, 0.2, 0.2, 0.1])
+LEAST_CYCLE_S = 0.005  # mean of a run and a gap
 LEVELS = 4
 PROBE_BITS = 24_000.0  # two packets
 LAGS_S = 20
@@ -71,6 +72,8 @@ class GapLevel(Part):
             refuse(
                 f"must be {len(GAP_SHARES)} lengths, or none where gaps_per_s is 0, got {len(self.gaps_ms)}", "gaps_ms"
             )
+        if self.gaps_per_s and 1.0 / self.gaps_per_s + 1e-3 / float((GAP_SHARES / self.gaps_ms).sum()) < LEAST_CYCLE_S:
+            refuse(f"makes more than {1.0 / LEAST_CYCLE_S:g} gaps a second of these lengths", "gaps_per_s")
         if len(self.rates) != len(RUN_SHARES):
             refuse(f"must be {len(RUN_SHARES)} rates, got {len(self.rates)}", "rates")
         return self
@@ -80,8 +83,10 @@ class Gaps(Part):
     """A fitted trace: see the module.
 
     Attributes:
-        slow_s, slow_share: of the process that gives the level.
-        down, up: what each level means for each direction, from short waits to long ones; as many for both.
+        slow_s: time constant of the slow part of the process that gives the level.
+        slow_share: of its variance.
+        down: what each level means for the downlink, from short waits to long ones.
+        up: for the uplink; as many.
     """
 
     slow_s: float = Field(gt=0, le=1e4)
@@ -104,7 +109,8 @@ class Fit(Part):
 
     Attributes:
         source: the trace.
-        down_mbps, up_mbps: its mean rates.
+        down_mbps: its mean rate.
+        up_mbps: its mean rate.
         gaps: the fit.
     """
 

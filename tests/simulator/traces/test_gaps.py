@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ciar_sim.cli.main import main
 from simulator.core.errors import TraceError
@@ -106,6 +107,23 @@ def test_shipped_fits_are_those_of_the_published_traces(name: str, file_name: st
     assert (trace.down.rate.mean_bps(), trace.up.rate.mean_bps()) == pytest.approx(
         (1e6 * entry.down_mbps, 1e6 * entry.up_mbps), rel=0.005
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gaps_ms": (1.0,)}, "must be 6 lengths, or none where gaps_per_s is 0, got 1"),
+        ({"gaps_per_s": 900.0, "gaps_ms": (1.0,) * 6}, "makes more than 200 gaps a second of these lengths"),
+        ({"rates": (1.0,)}, "must be 6 rates, got 1"),
+    ],
+)
+def test_a_level_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        GapLevel.model_validate({**PLAIN.model_dump(), **change})
+    with pytest.raises(ValidationError, match=r"must have as many levels as down \(1\), got 2"):
+        Gaps(slow_s=5.0, slow_share=0.5, down=(PLAIN,), up=(PLAIN, PLAIN))
+    with pytest.raises(ValidationError, match="carries nothing at any level"):
+        both(PLAIN.model_copy(update={"rates": (0.0,) * 6}))
 
 
 @pytest.mark.parametrize(
