@@ -82,9 +82,12 @@ def mean_access_s(stations: int) -> float:
 
 
 class HopWire(Wire):
-    """A wire behind a Wi-Fi hop. Each burst, what the wire carries in `BURST_S` at its mean rate, waits for the channel."""
+    """A wire behind a Wi-Fi hop.
 
-    __slots__ = ("_burst_bits", "_hop", "_quiet", "_random", "_uniform", "_wire")
+    Each burst, what the wire carries in `BURST_S` at its mean rate, waits for the channel. Messages that queue go along in one.
+    """
+
+    __slots__ = ("_burst_bits", "_end_s", "_hop", "_quiet", "_random", "_room_bits", "_uniform", "_wire")
 
     def __init__(self, wire: Wire, hop: Hop, random: np.random.Generator) -> None:
         super().__init__(wire.rate_bps, wire.shared)
@@ -94,6 +97,8 @@ class HopWire(Wire):
         self._uniform = buffered(random.random)
         self._quiet = (1.0 - transmits(hop.stations)) ** hop.stations if hop.stations else 1.0
         self._burst_bits = BURST_S * wire.mean_bps
+        self._end_s = -math.inf  # of the latest message
+        self._room_bits = 0.0  # that its burst has left
 
     @property
     def mean_bps(self) -> float:
@@ -102,12 +107,17 @@ class HopWire(Wire):
 
     def finish_s(self, start_s: float, bits: float) -> float:
         now_s = start_s
+        room_bits = self._room_bits if start_s <= self._end_s else 0.0
         while True:
-            now_s += self._wait_s()
-            burst = min(bits, self._burst_bits)
-            now_s = self._wire.finish_s(now_s, burst)
-            bits -= burst
+            if room_bits <= 0.0:
+                now_s += self._wait_s()
+                room_bits = self._burst_bits
+            part = min(bits, room_bits)
+            now_s = self._wire.finish_s(now_s, part)
+            room_bits -= part
+            bits -= part
             if bits <= 0.0 or now_s == math.inf:
+                self._end_s, self._room_bits = now_s, room_bits
                 return now_s
 
     def bits(self, start_s: float, end_s: float) -> float:

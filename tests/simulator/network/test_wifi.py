@@ -15,7 +15,7 @@ from simulator.network.wire import Capacity, VaryingWire, Wire
 
 def waits(hop: Hop, count: int) -> np.ndarray:
     wire = HopWire(Wire(float("inf")), hop, stream(0, "test"))
-    return np.array([wire.finish_s(0.0, 1.0) for _ in range(count)])
+    return np.array([wire.finish_s(10.0 * n, 1.0) - 10.0 * n for n in range(count)])
 
 
 def test_the_fixed_point() -> None:
@@ -67,7 +67,7 @@ def test_the_mean_wait_is_that_of_simulated_stations() -> None:
 
 def test_a_tail_is_as_frequent_and_as_long_as_asked_for() -> None:
     found = waits(Hop(tail=0.1), 20_000)
-    slow = found[found > 1e-9]
+    slow = found[found > 1e-6]
     assert len(slow) / len(found) == pytest.approx(0.1, rel=0.08)
     assert slow.min() >= 0.05
     assert slow.max() <= 0.1
@@ -84,6 +84,7 @@ def test_a_long_message_gets_its_share_of_the_channel_and_order_is_kept() -> Non
     link = ImpairedLink(wire, 0.01, 0.02, TRANSPORTS["ideal"])
     arrivals = [link.send(0.001 * n, 500) for n in range(50)]
     assert arrivals == sorted(arrivals)
+    assert len({round(arrival, 3) for arrival in arrivals}) < 25  # those that wait together go together
     dead = HopWire(VaryingWire(Capacity([0.0, 1.0], [1e6, 0.0], 2.0)), hop, stream(1, "test"))
     assert list(dead.outages(0.0, 1.5)) == [(1.0, 2.0)]
 
@@ -91,8 +92,8 @@ def test_a_long_message_gets_its_share_of_the_channel_and_order_is_kept() -> Non
 def test_each_direction_of_a_network_has_its_hop() -> None:
     plain = Network(1e7, 1e7, 0.01, 0.01, transport=TRANSPORTS["tcp"])
     latest = []
-    for network in (plain, Network(1e7, 1e7, 0.01, 0.01, transport=TRANSPORTS["tcp"], wifi=Hop(stations=4))):
+    for network in (plain, Network(1e7, 1e7, 0.01, 0.01, transport=TRANSPORTS["tcp"], wifi=Hop(stations=1))):
         up, down, _ = AccessNetwork(network, 0, [0.0], [0.0]).links(0)
         latest.append([np.mean([link.send(1.0 * n, 100) - 1.0 * n for n in range(1, 4000)]) for link in (up, down)])
     for without_s, with_s in zip(*latest, strict=True):
-        assert with_s - without_s == pytest.approx(mean_access_s(4), rel=0.1)
+        assert with_s - without_s == pytest.approx(mean_access_s(1), rel=0.1)
