@@ -13,7 +13,7 @@ import numpy as np
 from simulator.core.errors import CiarSimError
 from simulator.experiment.fleet import network_of
 from simulator.experiment.scenario import Case
-from simulator.experiment.schema.network import LinkFigures
+from simulator.experiment.schema.figures import LinkFigures
 from simulator.network.access import Network
 from simulator.network.impairments import Jitter
 from simulator.network.wire import Capacity, StepFunction, VaryingWire
@@ -275,6 +275,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
             n.up_cross is not None or n.down_cross is not None,
             f"cross_traffic: start a flow beside it (aqm: {link.aqm})",
         ),
+        (n.wifi is not None, "the Wi-Fi hop: contention for the channel, its tail"),
         (n.radio is not None, f"the radio {link.radio}: sleeping, paging, promotion"),
         (n.devices_per_cell > 1, f"the {n.devices_per_cell} devices of a cell: start as many behind it"),
         (bool(n.varying), "that each device begins at a place of its own: this begins at the begin"),

@@ -9,7 +9,8 @@ from simulator.engine.workload import device_counts
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.schema.cloud import Tier
 from simulator.experiment.schema.compute import CloudCompute, Compute
-from simulator.experiment.schema.network import LinkFigures, link_trace
+from simulator.experiment.schema.figures import LinkFigures
+from simulator.experiment.schema.network import link_trace
 from simulator.experiment.schema.workload import FleetKind, FleetWorkload
 from simulator.network.access import Network
 from simulator.network.cross import AQMS, GREEDY, Traffic

@@ -26,8 +26,9 @@ from simulator.core.settings import refuse
 from simulator.experiment.schema.cloud import Cloud, Serving, check_tier
 from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.fallback import FallbackPolicy
+from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
-from simulator.experiment.schema.network import LinkFigures, Network, PresetNetwork, behind
+from simulator.experiment.schema.network import Network, PresetNetwork, behind
 from simulator.experiment.schema.prompts import Prompts, ScenePrompts
 from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload

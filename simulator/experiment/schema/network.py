@@ -1,7 +1,7 @@
 """`network:` of a scenario: a preset of the catalogue, a link by its figures, or one whose rates follow a trace."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,12 +12,12 @@ from simulator.core.errors import TraceError
 from simulator.core.part import folder_of, fork, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
+from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.queue import Queue
 from simulator.experiment.schema.rate import CONSTANT, Variation, gaps_of
 from simulator.network.impairments import MAX_JITTER
 from simulator.pricing import catalogue
 from simulator.traces.choice import TraceChoice
-from simulator.traces.gaps import Gaps
 from simulator.traces.trace import Trace
 from simulator.traces.units import Way, told
 
@@ -25,48 +25,6 @@ PRESET_KM = 500.0  # to the cloud that a preset stands for
 MS_PER_1000_KM = 22.0  # of round trip; light in fibre alone takes 9.8: see `catalogue/networks.yaml`
 TransportName = Literal["ideal", "tcp", "grpc", "quic"]
 Distribution = Literal["normal", "lognormal", "gamma", "pareto"]
-
-
-@dataclass(frozen=True)
-class LinkFigures:
-    """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.access.Network`, equal
-    both ways where it names none.
-
-    outage_every_s, outage_s: nothing passes for outage_s in every outage_every_s, None for never. buffer_s: the buffer, at the mean rate
-    of its direction. up_cross, down_cross: "greedy", "video", or mean seconds busy and quiet; None for no cross traffic.
-    wifi: stations and tail of a `simulator.network.wifi.Hop`, None for none.
-    radio: of the catalogue, None for none.
-    gaps: scheduling gaps, with down_bps and up_bps as mean rates; None for none.
-    generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
-    way_s: round trip behind the link, in addition to rtt_s or to that of a trace.
-    trace: files that tell each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
-    """
-
-    down_bps: float | None
-    up_bps: float | None
-    rtt_s: float | None
-    jitter_s: float = 0.0
-    jitter_distribution: str = "normal"
-    jitter_samples_s: tuple[float, ...] = ()
-    jitter_on_top: bool = False
-    loss: float | None = 0.0
-    loss_burst_packets: float | None = None
-    outage_every_s: float | None = None
-    outage_s: float = 0.0
-    buffer_bytes: float | None = None
-    buffer_s: float | None = None
-    up_cross: str | tuple[float, float] | None = None
-    down_cross: str | tuple[float, float] | None = None
-    aqm: str = "none"
-    wifi: tuple[int, float] | None = None
-    transport: str = "ideal"
-    handshake: str = "full"
-    radio: str | None = None
-    devices_per_cell: int = 1
-    gaps: Gaps | None = None
-    generated: str | None = None
-    trace: TraceChoice | None = None
-    way_s: float = 0.0
 
 
 Rate = Annotated[float, Field(gt=0, le=1e7)]

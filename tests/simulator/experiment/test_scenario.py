@@ -13,7 +13,7 @@ from simulator.core.errors import ScenarioError
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.scenario import Scenario, json_schema, resolved_yaml
 from simulator.experiment.schema.cloud import Cloud
-from simulator.experiment.schema.network import LinkFigures
+from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.sweep import expand
 from simulator.protocol.methods import METHODS, CiarSettings, Decoding
 from tests.simulator.experiment.scenario_files import (

@@ -7,7 +7,7 @@ import pytest
 
 from simulator.experiment.fleet import network_of
 from simulator.experiment.loading import load_scenario
-from simulator.experiment.schema.network import LinkFigures
+from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.sweep import expand
 from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.wire import Capacity
