@@ -12,6 +12,7 @@ from simulator.network.cross import AQMS, GREEDY
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import MAX_RTO_S, SYN_RTO_S, TRANSPORTS, Transport, backoff, opened_by
+from simulator.network.wifi import Hop
 from simulator.network.wire import Capacity, StepFunction, VaryingWire, Wire
 
 RADIO = RadioFigures(
@@ -51,6 +52,7 @@ CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
     "up_cross": (QUEUED, {"up_cross": GREEDY}),
     "down_cross": (QUEUED, {"down_cross": GREEDY}),
     "aqm": (replace(QUEUED, up_cross=GREEDY), {"aqm": AQMS["codel"]}),
+    "wifi": (PLAIN, {"wifi": Hop(stations=2)}),
     "transport": (PLAIN, {"transport": TRANSPORTS["tcp"]}),
     "radio": (PLAIN, {"radio": RADIO}),
     "devices_per_cell": (PLAIN, {"devices_per_cell": 2}),

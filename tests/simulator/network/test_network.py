@@ -293,7 +293,7 @@ def test_presets_in_base_units() -> None:
     assert (figures.transport, figures.generated, figures.up_bps) == ("grpc", "leo", None)
     assert preset("lan", transport="ideal").plain
     assert not preset("lan").plain
-    lte = preset("lte")
+    lte = preset("lte", rate="constant")
     assert lte.radio is not None
     assert (lte.up_bps, lte.up_delay_s, lte.radio.promotion_s, lte.radio.drx_cycle_s) == (10.6e6, 0.03, 0.26, 0.32)
     assert lte.radio.up_j_per_byte == pytest.approx(3.504e-6)
