@@ -58,13 +58,13 @@ def transmits(stations: int) -> float:
     low, high = 0.0, 1.0  # of p; the difference below falls from above 0 to below
     for _ in range(60):
         p = 0.5 * (low + high)
-        low, high = (p, high) if 1.0 - (1.0 - _attempts(p)) ** (stations - 1) > p else (low, p)
+        low, high = (p, high) if 1.0 - math.pow(1.0 - _attempts(p), stations - 1) > p else (low, p)
     return _attempts(low)
 
 
 def _attempts(p: float) -> float:
     # The sum is (1 - (2 p)^m) / (1 - 2 p), which has a limit at p = 1/2.
-    return 2.0 / (WINDOW + 1.0 + p * WINDOW * sum((2.0 * p) ** k for k in range(DOUBLINGS)))
+    return 2.0 / (WINDOW + 1.0 + p * WINDOW * sum(math.pow(2.0 * p, k) for k in range(DOUBLINGS)))
 
 
 @cache
@@ -72,11 +72,11 @@ def mean_access_s(stations: int) -> float:
     """Mean wait for the channel among so many saturated stations."""
     if not stations:
         return 0.0
-    quiet = (1.0 - transmits(stations)) ** stations
+    quiet = math.pow(1.0 - transmits(stations), stations)
     slot_s = quiet * SLOT_S + (1.0 - quiet) * BUSY_S
     lost = 1.0 - quiet
-    windows = [0.5 * (WINDOW * 2**k - 1) * lost**k for k in range(DOUBLINGS)]
-    windows.append(0.5 * (WINDOW * 2**DOUBLINGS - 1) * lost**DOUBLINGS / quiet)
+    windows = [0.5 * ((WINDOW << k) - 1) * math.pow(lost, k) for k in range(DOUBLINGS)]
+    windows.append(0.5 * ((WINDOW << DOUBLINGS) - 1) * math.pow(lost, DOUBLINGS) / quiet)
     meets_s = (1.0 - quiet) * BUSY_S / slot_s * 0.5 * BUSY_S
     return meets_s + sum(windows) * slot_s + lost / quiet * BUSY_S
 
@@ -95,7 +95,7 @@ class HopWire(Wire):
         self._hop = hop
         self._random = random
         self._uniform = buffered(random.random)
-        self._quiet = (1.0 - transmits(hop.stations)) ** hop.stations if hop.stations else 1.0
+        self._quiet = math.pow(1.0 - transmits(hop.stations), hop.stations) if hop.stations else 1.0
         self._burst_bits = BURST_S * wire.mean_bps
         self._end_s = -math.inf  # of the latest message
         self._room_bits = 0.0  # that its burst has left
@@ -145,4 +145,4 @@ class HopWire(Wire):
             if self._uniform() < quiet:
                 return wait_s
             wait_s += BUSY_S
-            window = min(2 * window, WINDOW * 2**DOUBLINGS)
+            window = min(2 * window, WINDOW << DOUBLINGS)
