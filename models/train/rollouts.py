@@ -79,14 +79,14 @@ class _Model:
 
     def __init__(self, model: Transformer, batch: Batch, guidance: float) -> None:
         self.model, self.guidance, self.length = model, guidance, 0
-        captions = [batch.caption_for(model)]
+        halves = [(batch.caption_for(model), batch.mask)]
         if guidance > 1:
-            captions.append(model.null_caption(len(batch.tokens)).to(batch.caption))
-        self.copies = len(captions)
-        rows = torch.cat(captions)
+            halves.append(model.unconditional(batch.caption, batch.mask))
+        self.copies = len(halves)
+        rows, masks = (torch.cat(both) for both in zip(*halves, strict=True))
         weight = model.output.weight
         self.cache = KVCache(model.config, len(rows), weight.device, weight.dtype)
-        self.cache.caption_mask.copy_(batch.mask.repeat(self.copies, 1))
+        self.cache.caption_mask.copy_(masks)
         self._read(model.embed_caption(rows))
 
     def feed(self, tokens: Tensor) -> None:

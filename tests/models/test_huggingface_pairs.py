@@ -1,6 +1,7 @@
 """Backbones in transformers' layout as pairs: methods on the recorder, and scenarios from a file to a report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,11 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from ciar_sim.cli.main import main
-from models.device import DeviceModel
-from models.pair import Pair, load_device, load_pair, save_model
-from models.phi import IntervalProjection
+from models.pair import Pair, load_device, load_pair
 from models.quality.likelihood import score_tokens
 from models.sampling import guide
 from models.text import left_pad
+from models.train.distil import DistilSettings, distil
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
 from tests.models import folders
@@ -87,17 +87,18 @@ def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSp
     assert (tmp_path / "out" / "report.html").is_file()
 
 
-def test_a_device_that_was_trained_for_the_cloud_gates_it(specs: dict[str, PairSpec], tmp_path: Path) -> None:
-    """Its file is as `ciar-sim train device` writes it."""
-    cloud = load_pair(specs["lumina-mgpt-768"].model_copy(update={"device": None}))
-    with torch.no_grad():
-        device = DeviceModel.of_cloud(cloud.cloud)
-        phi = IntervalProjection(cloud.manifest.cloud.dim, cloud.manifest.codebook_size, 4)
-    save_model(tmp_path / "device.safetensors", device)
-    save_model(tmp_path / "phi.safetensors", phi)
-    assert load_device(tmp_path / "device.safetensors").config == device.config
-    pair = load_pair(specs["lumina-mgpt-768"].model_copy(update={"device": str(tmp_path)}), dtype=torch.float64)
-    assert (pair.manifest.bounds, pair.manifest.phi_bottleneck) == (tuple(device.radii), 4)
+@pytest.mark.parametrize("name", ["lumina-mgpt-768", "janus-pro-7b"])
+def test_a_device_distilled_from_the_cloud_gates_it(specs: dict[str, PairSpec], name: str, tmp_path: Path) -> None:
+    alone = load_pair(specs[name].model_copy(update={"device": None}))
+    settings = DistilSettings(images=32, steps=2, phi_steps=1, batch_images=2, positions=4, guidance=2.0)
+    distil(alone, PROMPTS, settings, tmp_path)
+    pair = load_pair(specs[name].model_copy(update={"device": str(tmp_path)}), dtype=torch.float64)
+    assert (
+        pair.device.config
+        == replace(alone.manifest.cloud, n_layer=1)
+        == load_device(tmp_path / "device.safetensors").config
+    )
+    assert pair.manifest.bounds == tuple(pair.device.radii)
     found = record(pair, spec(pair, "ciar", {"threshold": 0.35}, PROMPTS[0]))[0]
     assert len(found.tokens) == pair.manifest.image_tokens
 
