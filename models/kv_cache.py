@@ -134,19 +134,11 @@ class CachedDecoder(nn.Module):
         meaningless.
         Raises IndexError when a sequence would become longer than the cache or than the rotary table.
         """
-        ends = (start + n_new).tolist()
-        if max(ends) > cache.columns:
-            raise IndexError(f"a sequence of {max(ends)} positions does not fit {cache.columns}")
         device = embeds.device
-        offset = torch.arange(embeds.shape[1])
-        real = offset < n_new.unsqueeze(1)  # [R, n]
+        real = torch.arange(embeds.shape[1]) < n_new.unsqueeze(1)  # [R, n]
         ragged = not bool(real.all())
-        spans, positions = self._spans(cache, rows, start, n_new, trees or [None] * len(rows))
-        columns = (start.unsqueeze(1) + offset)[real]  # [N]
         x = embeds[real.to(device)] if ragged else embeds.flatten(0, 1)  # [N, D]
-        rotation = self._rotation(x, (columns if positions is None else positions).to(device)).unsqueeze(0)
-        shared = Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(device), columns.to(device), spans)
-        hidden = self._run(x.unsqueeze(0), shared)[0]  # [N, D]
+        hidden = self._run(x.unsqueeze(0), self.plan(cache, rows, start, x, n_new, trees))[0]  # [N, D]
         fed = (start < self.unrotated) & (start + n_new >= self.unrotated)
         if self.captions_as_one and bool(fed.any()):
             cache.gather_captions(rows[fed].to(device), self.unrotated)
@@ -155,6 +147,25 @@ class CachedDecoder(nn.Module):
         padded = hidden.new_zeros(embeds.shape)
         padded[real.to(device)] = hidden
         return padded
+
+    def plan(
+        self,
+        cache: KVCache,
+        rows: Tensor,
+        start: Tensor,
+        x: Tensor,
+        n_new: Tensor,
+        trees: Sequence[Sequence[int] | None] | None = None,
+    ) -> Pass:
+        """What all layers of a `step` share, made on the host before them. x: [N, D], the inputs without padding."""
+        ends = (start + n_new).tolist()
+        if max(ends) > cache.columns:
+            raise IndexError(f"a sequence of {max(ends)} positions does not fit {cache.columns}")
+        spans, positions = self._spans(cache, rows, start, n_new, trees or [None] * len(rows))
+        offset = torch.arange(int(n_new.max()))
+        columns = (start.unsqueeze(1) + offset)[offset < n_new.unsqueeze(1)]  # [N]
+        rotation = self._rotation(x, (columns if positions is None else positions).to(x.device)).unsqueeze(0)
+        return Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(x.device), columns.to(x.device), spans)
 
     def _spans(
         self, cache: KVCache, rows: Tensor, start: Tensor, n_new: Tensor, trees: Sequence[Sequence[int] | None]

@@ -1,64 +1,258 @@
-"""Measures what the pair's own passes take here, as a `Profile` that the simulator prices with (`hardware: local`).
+"""Measures what passes take here, as a `Profile` that the simulator prices with: of a pair, or of a catalogue model's true shape.
 
 A timed pass is what decoding runs: embed the new tokens, step through the layers against the cache, head on the last position,
-guidance, and picking a token; on the device also the interval and its scores. After a warm-up, the median of a few repetitions.
+guidance, and picking a token; on the device also the interval and its scores. A verification reads out every position of a tree of
+drafts. After a warm-up, the median of a few repetitions. On a processor with one thread seconds are those of the processor, which other
+work on the machine disturbs little; else those of the clock.
 """
 
 import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from models.device import DeviceModel
 from models.interval import inter_fuse, sampled_bounds, uncertainty
 from models.kv_cache import KVCache
 from models.llama import decoder
 from models.pair import Pair
+from models.phi import IntervalProjection
 from models.sampling import filter_probs, greedy, guide, sample
 from models.transformer import Transformer
+from models.vq import VQConfig, VQModel
+from simulator.core.errors import ComputeError
 from simulator.core.rng import stream
-from simulator.pricing.catalogue import Hardware
+from simulator.pricing import catalogue
+from simulator.pricing.catalogue import Hardware, ModelShape
 from simulator.pricing.profile import PassTable, Profile
-from simulator.protocol.ops import COMPUTE_KINDS, INTERVAL_SAMPLES
+from simulator.protocol.ops import INTERVAL_SAMPLES
+from simulator.protocol.pairs import TransformerConfig
 
 ROWS = (1, 2, 8, 32)
 NEW_TOKENS = (1, 4, 16, 64)
+VERIFIED = (4, 16, 64)  # nodes of a tree
+TEETH = 4  # chains of a timed tree
 _REPEATS = 15
 _LEAST_REPEATS = 3
 _CELL_S = 0.06  # a cell stops repeating after this long
+_WEIGHT_STD = 0.02
+DECODER_SIZES = (
+    "codebook_dim",
+    "ch",
+    "z_channels",
+    "num_res_blocks",
+)  # that `VQConfig` shares with `vq_decoder_op_count`
+
+Progress = Callable[[int, int], None]
+RuntimeName = Literal["eager", "cuda-graphs"]
 
 
-def measure_profile(pair: Pair, progress: Callable[[int, int], None] | None = None, budget_s: float = 15.0) -> Profile:
+@dataclass(frozen=True)
+class Sizes:
+    """The grid of a profile: sequences in a pass (two of a session with guidance), new positions of each, and of each tree."""
+
+    rows: tuple[int, ...] = ROWS
+    new_tokens: tuple[int, ...] = NEW_TOKENS
+    verified: tuple[int, ...] = VERIFIED
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A model whose passes are timed.
+
+    Attributes:
+        model: The decoder.
+        on_device: Whether it is the device's, which picks greedily and verifies nothing.
+        radius: Of the device's Inter-Head, None without one.
+    """
+
+    model: Transformer
+    on_device: bool = False
+    radius: Callable[[Tensor], Tensor] | None = None
+
+
+def measure_profile(pair: Pair, progress: Progress | None = None, budget_s: float = 15.0) -> Profile:
     """Times of the pair's passes and other work on its `torch_device`, at the number of threads torch uses now.
 
     progress: told after each measured time how many are done, of how many. budget_s: what is left after this long is timed once,
     without a warm-up. On a busy machine the times are those of a busy machine.
     """
     device = pair.cloud_layer() if pair.device_model is None else pair.device_model.transformer
-    models = {"device": device, "cloud": pair.cloud}
-    clock = _Clock(
-        pair.torch_device, len(models) * len(ROWS) * len(NEW_TOKENS) * 2 + len(COMPUTE_KINDS), progress, budget_s
+    radius = pair.device.radius if pair.manifest.bounds else None
+    models = {"device": Timed(device, True, radius), "cloud": Timed(pair.cloud)}
+    caption = pair.text.sample
+    weight = next(pair.cloud.parameters())
+    work = {
+        "caption_encoder": lambda: pair.text.encode(caption),
+        **_work(pair.projection, pair.tokenizer, pair.cloud.config, weight),
+    }
+    return _measured(
+        pair.manifest.name,
+        pair.manifest.weights_hash,
+        models,
+        work,
+        pair.torch_device,
+        pair.dtype,
+        Sizes(),
+        progress,
+        budget_s,
     )
+
+
+def measure_model(
+    name: str,
+    torch_device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    sizes: Sizes | None = None,
+    progress: Progress | None = None,
+    budget_s: float = 120.0,
+    runtime: RuntimeName = "eager",
+    shape: ModelShape | None = None,
+) -> Profile:
+    """Times of a catalogue model and its one-layer form at their true shape, with random weights, on which no time depends.
+
+    Args:
+        name: In the catalogue. Chameleon's and Janus's layers are timed as LlamaGen's of the same widths.
+        torch_device: Where they run.
+        dtype: Of the weights.
+        sizes: The grid; None: the usual one, with the model's caption slots among the new positions.
+        progress: As in `measure_profile`.
+        budget_s: As in `measure_profile`.
+        runtime: eager, or cuda-graphs: passes captured once and replayed, what picks a token included.
+        shape: The model's, where it is not the catalogue's.
+
+    Raises:
+        ComputeError: The catalogue has no such model, or its layers are of another kind.
+    """
+    shape = shape or catalogue.model(name)
+    if shape.ffn_matrices != 3 or shape.modulation:
+        raise ComputeError(
+            f"model {name}: its layers are not LlamaGen's, and have no module to time; price it by roofline"
+        )
+    config = config_of(shape)
+    with torch.random.fork_rng(devices=[]), torch.device(torch_device):
+        torch.manual_seed(0)
+        full = None if shape.interhead else _random(Transformer(config), dtype)
+        one = _random(DeviceModel(replace(config, n_layer=1, vocab_size=shape.vocab_size), ("quantile",)), dtype)
+        phi = _random(IntervalProjection(config.dim, shape.vocab_size, catalogue.PHI_BOTTLENECK), dtype)
+        sizes_of_decoder = {key: shape.image_decoder[key] for key in DECODER_SIZES if key in shape.image_decoder}
+        tokenizer = VQModel(VQConfig(codebook_size=shape.vocab_size, **sizes_of_decoder)).eval().requires_grad_(False)
+    models = {"device": Timed(one.transformer, True, one.radius), **({"cloud": Timed(full)} if full else {})}
+    sizes = sizes or sizes_of(name, 16)
+    work = {
+        "caption_encoder": _text_encoder(shape, torch_device, dtype),
+        **_work(phi, tokenizer, one.config, next(phi.parameters())),
+    }
+    return _measured(name, "", models, work, torch_device, dtype, sizes, progress, budget_s, runtime)
+
+
+def sizes_of(name: str, sessions: int) -> Sizes:
+    """The grid of a catalogue model's profile, up to a batch of so many sessions with guidance, two rows each."""
+    rows = {1, 2 * sessions, *(2 * batch for batch in (1, 4, 16, 64) if batch < sessions)}
+    usual = Sizes()
+    slots = catalogue.model(name).caption_slots
+    return replace(usual, rows=tuple(sorted(rows)), new_tokens=tuple(sorted({*usual.new_tokens, slots})))
+
+
+def config_of(shape: ModelShape) -> TransformerConfig:
+    """The decoder of LlamaGen's architecture that has a catalogue shape; its grid holds at least as many tokens."""
+    grid = math.isqrt(shape.image_tokens - 1) + 1
+    return TransformerConfig(
+        shape.n_layer,
+        shape.n_head,
+        shape.dim,
+        shape.ffn_hidden,
+        shape.head_rows or shape.vocab_size,
+        shape.caption_slots,
+        shape.caption_dim,
+        grid,
+    )
+
+
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
+
+
+def _random(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """The module with random weights, none of them zero as LlamaGen's first output matrix is."""
+    module.to(dtype).eval().requires_grad_(False)
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0.0, _WEIGHT_STD)
+    return module
+
+
+def _text_encoder(shape: ModelShape, torch_device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+    """A T5 encoder of the catalogue's size over all caption slots: one layer of it, run as often as it has layers."""
+    sizes = shape.text_encoder
+    if not sizes:
+        table = torch.zeros(1024, shape.dim, dtype=dtype, device=torch_device)
+        ids = torch.zeros(shape.caption_slots, dtype=torch.long, device=torch_device)
+        return lambda: table[ids].cpu()
+    dim, inner, hidden = sizes["dim"], sizes["inner"], sizes["ffn_hidden"]
+
+    def matrix(inputs: int, outputs: int) -> Tensor:
+        return torch.full((outputs, inputs), _WEIGHT_STD, dtype=dtype, device=torch_device)
+
+    q, k, v, out = matrix(dim, inner), matrix(dim, inner), matrix(dim, inner), matrix(inner, dim)
+    gate, up, down = matrix(dim, hidden), matrix(dim, hidden), matrix(hidden, dim)
+    heads, functional = inner // 64, torch.nn.functional
+
+    def run() -> object:
+        x = torch.ones(shape.caption_slots, dim, dtype=dtype, device=torch_device)
+        for _ in range(sizes["n_layer"]):
+            normed = functional.rms_norm(x, (dim,))
+            own, keys, values = (
+                functional.linear(normed, w).view(len(x), heads, -1).transpose(0, 1) for w in (q, k, v)
+            )
+            attended = functional.scaled_dot_product_attention(own, keys, values).transpose(0, 1).reshape(len(x), inner)
+            x = x + functional.linear(attended, out)
+            normed = functional.rms_norm(x, (dim,))
+            x = x + functional.linear(
+                functional.gelu(functional.linear(normed, gate)) * functional.linear(normed, up), down
+            )
+        return x.cpu()
+
+    return run
+
+
+def _measured(
+    name: str,
+    weights: str,
+    models: Mapping[str, Timed],
+    work: Mapping[str, Callable[[], object]],
+    torch_device: torch.device,
+    dtype: torch.dtype,
+    sizes: Sizes,
+    progress: Progress | None,
+    budget_s: float,
+    runtime: RuntimeName = "eager",
+) -> Profile:
+    cells = len(sizes.rows) * 2 * (len(models) * len(sizes.new_tokens) + ("cloud" in models) * len(sizes.verified))
+    clock = _Clock(torch_device, cells + len(work), progress, budget_s)
     with torch.inference_mode():
-        passes = {role: _pass_table(pair, role, model, clock) for role, model in models.items()}
-        compute = _compute_seconds(pair, clock)
+        tables = {role: _tables(timed, torch_device, dtype, sizes, clock, runtime) for role, timed in models.items()}
+        compute = {kind: clock.typical_seconds(run) for kind, run in work.items()}
     return Profile(
-        model=pair.manifest.name,
-        weights=pair.manifest.weights_hash,
-        hardware=hardware_name(pair.torch_device),
-        device=pair.torch_device.type,
+        model=name,
+        weights=weights,
+        hardware=hardware_name(torch_device),
+        device=torch_device.type,
         system=f"{platform.system()} {platform.machine()}",
         date=datetime.now(UTC).date().isoformat(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        dtype=str(pair.dtype).removeprefix("torch."),
-        passes=passes,
+        dtype=str(dtype).removeprefix("torch."),
+        runtime=runtime,
+        passes={role: passes for role, (passes, _) in tables.items()},
+        verify={role: verify for role, (_, verify) in tables.items() if verify is not None},
         compute_seconds=compute,
     )
 
@@ -115,10 +309,12 @@ class _Clock:
         self,
         torch_device: torch.device,
         total: int,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
         budget_s: float = math.inf,
     ) -> None:
         self.torch_device, self.total, self.progress, self.budget_s = torch_device, total, progress, budget_s
+        alone = torch_device.type == "cpu" and torch.get_num_threads() == 1
+        self.now_s = time.process_time if alone else time.perf_counter
         self.done = 0
         self.started_s = time.perf_counter()
 
@@ -139,28 +335,61 @@ class _Clock:
         return statistics.median(times or [first])
 
     def _once(self, run: Callable[[], object]) -> float:
-        """Wall time of one run; a GPU has finished its work when the clock stops."""
-        started_s = time.perf_counter()
+        """Seconds of one run; a GPU has finished its work when the clock stops."""
+        started_s = self.now_s()
         run()
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
-        return time.perf_counter() - started_s
+        return self.now_s() - started_s
 
 
-def _pass_table(pair: Pair, role: str, model: Transformer, clock: _Clock) -> PassTable:
+def _tables(
+    timed: Timed, torch_device: torch.device, dtype: torch.dtype, sizes: Sizes, clock: _Clock, runtime: RuntimeName
+) -> tuple[PassTable, PassTable | None]:
+    """Passes that read out the last position, and of a cloud model those over trees, which read out every one."""
+    model = timed.model
     cached = (0, model.config.positions - 1)  # in between, attention grows linearly
-    wide = _longer(model, cached[-1] + NEW_TOKENS[-1])
-    cache = KVCache(wide.config, ROWS[-1], pair.torch_device, pair.dtype)
+    longest = max(sizes.new_tokens + sizes.verified)
+    wide = _longer(model, cached[-1] + longest)
+    most = sizes.rows[-1]
+    cache = KVCache(wide.config, most, torch_device, dtype)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (ROWS[-1], NEW_TOKENS[-1]), generator=generator).to(pair.torch_device)
+    ids = torch.randint(model.config.vocab_size, (most, longest), generator=generator).to(torch_device)
 
-    def cell(rows: int, new: int, kv: int) -> float:
-        return clock.typical_seconds(lambda: _one_pass(pair, role, wide, cache, ids[:rows, :new], kv))
+    longer = replace(timed, model=wide)
 
-    for rows in (1, ROWS[-1]):
-        _one_pass(pair, role, wide, cache, ids[:rows, :1], 0)  # threads, kernels and memory come to life
-    seconds = [[[cell(r, n, kv) for kv in cached] for n in NEW_TOKENS] for r in ROWS]
-    return PassTable(rows=list(ROWS), new_tokens=list(NEW_TOKENS), kv_tokens=list(cached), seconds=seconds)
+    def cell(rows: int, new: int, kv: int, tree: bool) -> float:
+        if runtime == "cuda-graphs":
+            prepared = _prepared(longer, cache, ids[:rows, :new], kv, tree)
+            return clock.typical_seconds(_captured(prepared) if torch_device.type == "cuda" else prepared)
+        return clock.typical_seconds(lambda: _one_pass(longer, cache, ids[:rows, :new], kv, tree))
+
+    for rows in (1, most):
+        _one_pass(longer, cache, ids[:rows, :1], 0, False)  # threads, kernels and memory come to life
+
+    def table(new_tokens: tuple[int, ...], tree: bool) -> PassTable:
+        seconds = [[[cell(r, n, kv, tree) for kv in cached] for n in new_tokens] for r in sizes.rows]
+        return PassTable(rows=list(sizes.rows), new_tokens=list(new_tokens), kv_tokens=list(cached), seconds=seconds)
+
+    return table(sizes.new_tokens, False), None if timed.on_device else table(sizes.verified, True)
+
+
+def _captured(run: Callable[[], Tensor]) -> Callable[[], object]:
+    """A pass recorded into a CUDA graph; replaying it launches all kernels at once, and the host reads what it picked."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(side):
+        for _ in range(2):  # libraries make their workspaces before the recording
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+
+    def replay() -> object:
+        graph.replay()
+        return out.tolist()
+
+    return replay
 
 
 def _longer(model: Transformer, positions: int) -> Transformer:
@@ -172,39 +401,68 @@ def _longer(model: Transformer, positions: int) -> Transformer:
     return wide.eval()
 
 
-def _one_pass(pair: Pair, role: str, model: Transformer, cache: KVCache, ids: Tensor, kv: int) -> None:
+def _comb(nodes: int) -> list[int]:
+    """Parents of a tree of drafts: chains below its root."""
+    return [-1, *(max(node - TEETH, 0) for node in range(1, nodes))]
+
+
+def _one_pass(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) -> None:
     """One batched pass as the decoders run it; rows are pairs of a conditional and an unconditional one where there are two."""
-    rows, new = ids.shape
-    embeds = model.embed_tokens(ids)
-    hidden = model.step(cache, torch.arange(rows), torch.full((rows,), kv), embeds, torch.full((rows,), new))[:, -1]
-    conditional, scale = (hidden, 1.0) if rows == 1 else (hidden[0::2], 3.0)
-    guided = model.logits(guide(conditional, hidden[-len(conditional) :], scale))
-    if role == "device":
-        if pair.manifest.bounds:
-            lower, upper = inter_fuse(guided, pair.device.radius(conditional))
-            uncertainty(lower, upper).u_tilde.tolist()
+    model, (rows, new) = timed.model, ids.shape
+    trees = [_comb(new)] * rows if tree else None
+    hidden = model.step(
+        cache, torch.arange(rows), torch.full((rows,), kv), model.embed_tokens(ids), torch.full((rows,), new), trees
+    )
+    conditional, guided = _guided(model, hidden if tree else hidden[:, -1])
+    if timed.radius is not None:
+        lower, upper = inter_fuse(guided, timed.radius(conditional))
+        uncertainty(lower, upper).u_tilde.tolist()
+    if timed.on_device or tree:
         greedy(guided).tolist()
-        return
-    one, off = torch.ones(len(guided)), torch.zeros(len(guided), dtype=torch.long)
-    probs = filter_probs(guided, one, off, one)
-    sample(probs, torch.full((len(guided),), 0.5, dtype=torch.float64, device=probs.device)).tolist()
+    else:
+        one, off = torch.ones(len(guided)), torch.zeros(len(guided), dtype=torch.long)
+        probs = filter_probs(guided, one, off, one)
+        sample(probs, torch.full((len(guided),), 0.5, dtype=torch.float64, device=probs.device)).tolist()
 
 
-def _compute_seconds(pair: Pair, clock: _Clock) -> dict[str, float]:
-    config = pair.cloud.config
-    hidden = torch.zeros(1, config.dim, dtype=pair.dtype, device=pair.torch_device)
-    row = torch.full((1, config.vocab_size), 1 / config.vocab_size, dtype=pair.dtype, device=pair.torch_device)
-    codes = torch.zeros(1, config.tokens, dtype=torch.long, device=pair.torch_device)
-    caption = pair.text.sample
+def _prepared(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) -> Callable[[], Tensor]:
+    """The same pass with all that the host prepares done before: what is left can be captured. It returns what was picked."""
+    model, (rows, new) = timed.model, ids.shape
+    trees = [_comb(new)] * rows if tree else None
+    start, count = torch.full((rows,), kv), torch.full((rows,), new)
+    plan = model.plan(cache, torch.arange(rows), start, model.embed_tokens(ids).flatten(0, 1), count, trees)
+    uniform = torch.full((max(rows // 2, 1),), 0.5, dtype=torch.float64, device=ids.device)
+
+    def run() -> Tensor:
+        hidden = model._run(model.embed_tokens(ids).view(1, rows * new, -1), plan)[0].view(rows, new, -1)
+        conditional, guided = _guided(model, hidden if tree else hidden[:, -1])
+        if timed.radius is not None:
+            lower, upper = inter_fuse(guided, timed.radius(conditional))
+            return torch.stack([uncertainty(lower, upper).u_tilde.float(), greedy(guided).float()])
+        return greedy(guided) if tree or timed.on_device else sample(guided.softmax(-1), uniform)
+
+    return run
+
+
+def _guided(model: Transformer, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states of the conditional rows, and guided logits; a single row has no guidance."""
+    conditional, scale = (hidden, 1.0) if len(hidden) == 1 else (hidden[0::2], 3.0)
+    return conditional, model.logits(guide(conditional, hidden[-len(conditional) :], scale))
+
+
+def _work(
+    phi: IntervalProjection | None, tokenizer: Any, config: TransformerConfig, weight: Tensor
+) -> dict[str, Callable[[], object]]:
+    """The work other than passes that needs no caption, batch 1, by kind. weight: any, for dtype and place."""
+    hidden = torch.zeros(1, config.dim, dtype=weight.dtype, device=weight.device)
+    row = torch.full((1, config.vocab_size), 1 / config.vocab_size, dtype=weight.dtype, device=weight.device)
+    codes = torch.zeros(1, config.tokens, dtype=torch.long, device=weight.device)
     draws, shape = stream(0, "interval-samples"), (INTERVAL_SAMPLES, config.vocab_size)
-    work: dict[str, Callable[[], object]] = {
-        "caption_encoder": lambda: pair.text.encode(caption),
-        "phi": lambda: pair.phi(hidden, row, row).float().cpu().numpy(),
-        "image_decoder": lambda: pair.tokenizer.to_bytes(pair.tokenizer.decode_codes(codes)).cpu().numpy(),
+    return {
+        # No method of a pair without phi runs it.
+        "phi": (lambda: None) if phi is None else (lambda: phi(hidden, row, row).float().cpu().numpy()),
+        "image_decoder": lambda: tokenizer.to_bytes(tokenizer.decode_codes(codes)).cpu().numpy(),
         "interval_samples": lambda: sampled_bounds(row[0], row[0], torch.from_numpy(draws.uniform(-1, 1, shape)))[
             0
         ].cpu(),
     }
-    if pair.projection is None:
-        work["phi"] = lambda: None  # no method of such a pair runs it
-    return {kind: clock.typical_seconds(run) for kind, run in work.items()}

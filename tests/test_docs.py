@@ -129,6 +129,7 @@ ONLY_PARSED = {
     "ciar-sim run benchmarks/lte-100k.yaml": "replays 100,000 requests",
     "ciar-sim run results-": "records for tens of minutes; tests/test_quickstart.py loads every scenario",
     "ciar-sim train": "takes hours; tests/models/test_train_stages.py trains on a tiny configuration",
+    "ciar-sim profile --model": "allocates gigabytes; tests/models/test_profile.py times a small shape",
     "ciar-sim evaluate pictures": "needs networks that are not shipped; tests/models/test_quality_foreign.py uses tiny ones",
     "ciar-sim evaluate uncertainty --ceiling": "trains a network; tests/models/test_uncertainty.py does",
     "python -m benchmarks": "takes minutes and is to be run alone on a machine",

@@ -32,7 +32,7 @@ from rich.text import Text
 
 from simulator.core.errors import CiarSimError
 from simulator.pricing.catalogue import Hardware
-from simulator.pricing.compare import RooflineCell
+from simulator.pricing.compare import FittedRoofline, RooflineCell, errors_by_phase
 from simulator.pricing.profile import Profile
 
 if TYPE_CHECKING:
@@ -120,37 +120,51 @@ def progress_bars(quiet: bool) -> Iterator["_Bars | _Lines"]:
 def profile_lines(profile: Profile) -> str:
     """Milliseconds of the measured passes, by role, rows and new tokens; a column per number of cached tokens."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    cached = sorted({kv for passes in profile.passes.values() for kv in passes.kv_tokens})
+    cached = sorted({kv for passes in (*profile.passes.values(), *profile.verify.values()) for kv in passes.kv_tokens})
     for name in ("model", "rows", "new tokens", *(f"ms at {kv} cached" for kv in cached)):
         table.add_column(name, justify="left" if name == "model" else "right")
-    for role, passes in profile.passes.items():
+    tables = [*profile.passes.items(), *((f"{role}, tree", passes) for role, passes in profile.verify.items())]
+    for role, passes in tables:
         for rows, plane in zip(passes.rows, passes.seconds, strict=True):
             for new, line in zip(passes.new_tokens, plane, strict=True):
                 times = dict(zip(passes.kv_tokens, line, strict=True))
                 table.add_row(role, str(rows), str(new), *(_number(1e3 * times.get(kv, math.nan), 2) for kv in cached))
     other = ", ".join(f"{kind} {1e3 * seconds:.2f} ms" for kind, seconds in profile.compute_seconds.items())
-    return f"{_drawn(table)}\n{other}\n{profile.hardware}, {profile.threads} threads, torch {profile.torch}, {profile.dtype}"
+    where = f"{profile.hardware}, {profile.threads} threads, torch {profile.torch}, {profile.dtype}, {profile.runtime}"
+    return f"{_drawn(table)}\n{other}\n{where}"
 
 
-def roofline_lines(cells: Sequence[RooflineCell], machine: Hardware) -> str:
-    """How far the roofline of a machine is off, by role and number of new tokens: roofline over measured."""
+def roofline_lines(
+    cells: Sequence[RooflineCell], fitted: Sequence[RooflineCell], machine: Hardware, fit: FittedRoofline
+) -> str:
+    """How far two rooflines are off, by model and phase: one of measured figures, and one fitted to the passes."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "new tokens", "passes", "roofline / measured: lowest", "median", "highest"):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for role, new in dict.fromkeys((cell.role, cell.new_tokens) for cell in cells):
-        ratios = [cell.ratio for cell in cells if (cell.role, cell.new_tokens) == (role, new)]
-        table.add_row(
-            role,
-            str(new),
-            str(len(ratios)),
-            *(_number(x, 2) for x in (min(ratios), statistics.median(ratios), max(ratios))),
+    for name in (
+        "model",
+        "phase",
+        "passes",
+        "median error",
+        "fitted",
+        "fitted / measured: lowest",
+        "median",
+        "highest",
+    ):
+        table.add_column(name, justify="left" if name in ("model", "phase") else "right")
+    errors, left = errors_by_phase(cells), errors_by_phase(fitted)
+    for role, phase in errors:
+        ratios = [cell.ratio for cell in fitted if (cell.role, cell.phase) == (role, phase)]
+        shares = (f"{100 * one[role, phase]:.0f} %" for one in (errors, left))
+        ends = (_number(x, 2) for x in (min(ratios), statistics.median(ratios), max(ratios)))
+        table.add_row(role, phase, str(len(ratios)), *shares, *ends)
+    lines = [
+        f"{name}: {1e3 * one.fp16_tflops:.0f} GFLOP/s, {one.bandwidth_gb_s:.2f} GB/s of values of 2 bytes, "
+        f"{one.kernel_overhead_us:.1f} us a kernel; median error {100 * statistics.median(cell.error for cell in own):.0f} %"
+        for name, one, own in (
+            ("measured figures", machine, cells),
+            (f"fitted to the passes, {fit.runtime}", fit.hardware, fitted),
         )
-    off = statistics.median(abs(cell.ratio - 1.0) for cell in cells)
-    figures = (
-        f"roofline of measured figures: {1e3 * machine.fp16_tflops:.0f} GFLOP/s, {2 * machine.bandwidth_gb_s:.1f} GB/s, "
-        f"{machine.kernel_overhead_us:.1f} us a kernel; median error {100 * off:.0f} %"
-    )
-    return f"{_drawn(table)}\n{figures}"
+    ]
+    return "\n".join([_drawn(table), *lines])
 
 
 # Columns of the table of a run. Where the terminal is narrow, the last ones are left out first.

@@ -1,5 +1,6 @@
 """`ciar-sim train` and `ciar-sim profile`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,32 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
 
 
 @click.command()
-@click.option("--pair", default="scenes", show_default=True, help=PAIR_HELP)
+@click.option("--pair", help=f"{PAIR_HELP}  [default: scenes, without --model]")
+@click.option("--model", help="A name of `ciar-sim list models`, with its one-layer form, at their true shape.")
+@click.option(
+    "--random-weights", is_flag=True, help="Goes with --model: no time depends on the weights, so none are needed."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the weights of --model.",
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["eager", "cuda-graphs"]),
+    default="eager",
+    show_default=True,
+    help="How passes of --model are launched; graphs need a CUDA device.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 1024),
+    default=16,
+    show_default=True,
+    help="Largest batch of --model, in sessions.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("profile.json"), show_default=True, help="File to write."
 )
@@ -160,31 +186,63 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
 @click.option(
     "--compare-roofline",
     is_flag=True,
-    help="Also measure peak and bandwidth, and print how far a roofline of them is off.",
+    help="Also measure peak and bandwidth, and print how far a roofline of them is off, and one fitted to the passes.",
+)
+@click.option(
+    "--fit",
+    type=click.Path(path_type=Path),
+    help="Write the fitted figures as hardware that a scenario can name: compute.device.hardware: FILE.yaml.",
 )
 @click.option("--torch-device", default="auto", show_default=True, help="What is measured: auto, cpu, cuda, cuda:1 ...")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @errors_in_one_line
-def profile(pair: str, out: Path, seconds: float, compare_roofline: bool, torch_device: str, quiet: bool) -> None:
-    """Time the pair's forward passes on this machine, over batch, new tokens and cached tokens, and store them.
+def profile(
+    pair: str | None,
+    model: str | None,
+    random_weights: bool,
+    dtype: str,
+    runtime: str,
+    batch: int,
+    out: Path,
+    seconds: float,
+    compare_roofline: bool,
+    fit: Path | None,
+    torch_device: str,
+    quiet: bool,
+) -> None:
+    """Time forward passes on this machine, over batch, new tokens and cached tokens, and store them.
 
-    A scenario prices with the file by compute: {cloud: {model: pair, profile: FILE}}, the device likewise. Measure on an idle machine.
+    A scenario prices with the file by compute: {cloud: {model: pair, profile: FILE}}, the device likewise; a model of the catalogue goes
+    by its own name. Measure on an idle machine.
     """
     from ciar_sim.cli.console import profile_lines, progress_bars, roofline_lines
-    from models.pair import load_pair
-    from models.profile import measure_hardware, measure_profile
-    from simulator.pricing.build import pair_shapes
-    from simulator.pricing.compare import compare_with_roofline
+    from ciar_sim.cli.profiling import fitted_yaml, measure, shapes_of
+    from simulator.pricing.compare import compare_with_roofline, fit_roofline
 
-    ref = pair_of(pair)
+    if model is not None and pair is not None:
+        raise click.UsageError("--pair and --model: give one of them")
+    if (model is not None) != random_weights:
+        raise click.UsageError("--model goes with --random-weights, and --random-weights with --model")
+    device = resolve_torch_device(torch_device)
     with progress_bars(quiet) as progress:
-        loaded = load_pair(ref, resolve_torch_device(torch_device))
-        found = measure_profile(loaded, lambda done, total: progress("measuring compute times", done, total), seconds)
+        told = partial(progress, "measuring compute times")
+        found = measure(pair or "scenes", model, dtype, runtime, batch, device, told, seconds)
     found.write(out)
     if not quiet:
         click.echo(profile_lines(found))
-    if compare_roofline:
-        machine = measure_hardware(loaded.torch_device)
-        click.echo(roofline_lines(compare_with_roofline(found, pair_shapes(ref), machine), machine))
+    if compare_roofline or fit is not None:
+        import torch
+
+        from models.profile import measure_hardware
+
+        shapes = shapes_of(pair or "scenes", model)
+        fitted = fit_roofline(found, shapes)
+        if fit is not None:
+            fitted_yaml(fitted, fit)
+        if compare_roofline:
+            machine = measure_hardware(torch.device(device))
+            measured = compare_with_roofline(found, shapes, machine)
+            nearest = compare_with_roofline(found, shapes, fitted.hardware, fitted.runtime)
+            click.echo(roofline_lines(measured, nearest, machine, fitted))
     if not quiet:
         click.echo(f"{out}")

@@ -11,6 +11,7 @@ Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16
     roof    = max(bytes / effective bandwidth, flops / effective peak)
     seconds = max(L * layer_us + step_us, roof)              runtime eager: launches overlap with the work
             = (L * kernels_per_layer + kernels_per_step) * kernel_overhead + roof            runtime cuda-graphs
+              the same, with the sum of the two in place of the roof                         runtime serial
 
 Left out as small: the caption projection (0.5 % of LlamaGen-XL's weights, first pass only) and the logits written.
 """
@@ -161,7 +162,7 @@ def build_costs(
         if side.hardware == "local":
             if side.profile not in measured:
                 measured[side.profile] = Profile.read(Path(side.profile)) if side.profile else profile()
-            return _measured(measured[side.profile], role)
+            _check_profile(measured[side.profile], role, side.model)
         own = pair.device if role == "device" else pair.cloud
         shape = own if side.model == "pair" else shape_of(side.model, interhead=role == "device")
         if shape.image_tokens != own.image_tokens:
@@ -169,6 +170,8 @@ def build_costs(
                 f"compute.{role}.model {side.model} makes {shape.image_tokens} image tokens, the pair {own.image_tokens}; "
                 "they must be equal"
             )
+        if side.hardware == "local":
+            return _measured(measured[side.profile], role)
         return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
 
     with error_context("compute", "device"):
@@ -179,6 +182,15 @@ def build_costs(
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
     profiled = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None
     return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, profiled))
+
+
+def _check_profile(profile: Profile, role: str, model: str | OwnModel) -> None:
+    """Raises ComputeError where a profile was measured on another model. The device's role in one of a model is its one-layer form."""
+    named = not profile.weights and profile.model in catalogue.names("models")
+    forms = (profile.model, *([catalogue.one_layer(profile.model)] if role == "device" else []))
+    if named if model == "pair" else not named or model not in forms:
+        wanted = "ciar-sim profile --pair" if model == "pair" else f"ciar-sim profile --model {model} --random-weights"
+        raise ComputeError(f"a profile of {profile.model} says nothing about {model}; measure one with {wanted}")
 
 
 def _drafter(side: ComputeSide, cloud: ModelShape, measured: Profile | None) -> RooflineCosts | MeasuredCosts | None:

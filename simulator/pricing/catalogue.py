@@ -67,9 +67,9 @@ class Hardware(Entry):
 
 
 class Runtime(Entry):
-    """Launch overheads, in addition to the roofline. See the comment in `hardware.yaml` for the two kinds."""
+    """Launch overheads, in addition to the roofline. See the comment in `hardware.yaml` for the three kinds."""
 
-    kind: Literal["host", "kernels"]
+    kind: Literal["host", "kernels", "serial"]
     layer_us: float = Field(default=0.0, ge=0)
     step_us: float = Field(default=0.0, ge=0)
     kernel_us: float = Field(default=0.0, ge=0)
@@ -135,6 +135,8 @@ class ModelShape(Entry):
         ffn_matrices: Matrices D x ffn_hidden of a layer's feed-forward part: 3 of a SwiGLU, 2 of a plain one.
         modulation: Vectors of width D that a layer projects from its condition (6 of an adaptive layer norm).
         caption_parameters: Weights that embed the caption, where it is not LlamaGen's projection and null caption.
+        text_encoder: Arguments of `text_encoder_op_count`; empty where captions are looked up in the decoder's embedding.
+        image_decoder: Arguments of `vq_decoder_op_count`.
         op_counts: Work other than passes, by kind.
         aliases: Other names.
     """
@@ -154,6 +156,8 @@ class ModelShape(Entry):
     ffn_matrices: int = Field(default=3, ge=1)
     modulation: int = Field(default=0, ge=0)
     caption_parameters: int | None = Field(default=None, ge=0)
+    text_encoder: dict[str, int] = Field(default_factory=dict)
+    image_decoder: dict[str, Any] = Field(default_factory=dict)
     op_counts: dict[str, OpCount] = Field(default_factory=dict)
     aliases: list[str] = Field(default_factory=list)
 
@@ -299,9 +303,8 @@ def _models() -> dict[str, ModelShape]:
 
 def _with_op_counts(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with operation counts in place of the shapes of its text encoder and image decoder."""
-    shape = {key: value for key, value in row.items() if key not in ("like", "text_encoder", "image_decoder")}
+    shape = {key: value for key, value in row.items() if key != "like"}
     slots, encoder = row["caption_slots"], row.get("text_encoder")
-    # Without an encoder of its own the caption is looked up in the decoder's embedding.
     caption = text_encoder_op_count(slots, **encoder) if encoder else OpCount(flops=0, parameters=0, kernels=1)
     shape["op_counts"] = {
         "caption_encoder": caption,

@@ -56,10 +56,23 @@ class PassTable(Settings):
 
 
 class Profile(Settings):
-    """Measured times of a model pair on one machine.
+    """Measured times of models on one machine: of a pair, or of a model of the catalogue with random weights.
 
-    hardware: what it ran on, in words; device: cpu or cuda; system: operating system and architecture; date: of measuring, in UTC, on
-    which nothing depends. dtype: of the weights. passes: by role. compute_seconds: by kind, batch 1.
+    Attributes:
+        format: Of the file.
+        model: The pair's name, or the model's in the catalogue.
+        weights: Hash of the pair's weights, empty where they are random.
+        hardware: What it ran on, in words.
+        device: cpu or cuda.
+        system: Operating system and architecture.
+        date: Of measuring, in UTC, on which nothing depends.
+        threads: Of torch on the processor.
+        torch: Its version.
+        dtype: Of the weights.
+        runtime: eager, or cuda-graphs where passes were captured.
+        passes: By role, passes whose last position alone is read out (prefill and decoding).
+        verify: By role, passes over a tree of drafts, every position read out; empty where they were not measured.
+        compute_seconds: By kind, batch 1.
     """
 
     format: Literal[1] = 1
@@ -72,7 +85,9 @@ class Profile(Settings):
     threads: int = Field(ge=1)
     torch: str
     dtype: str = "float32"
+    runtime: Literal["eager", "cuda-graphs"] = "eager"
     passes: dict[str, PassTable]
+    verify: dict[str, PassTable] = Field(default_factory=dict)
     compute_seconds: dict[str, PositiveSeconds]
 
     @classmethod
@@ -111,17 +126,38 @@ class MeasuredCosts:
         self.power_w = float("nan")
         self.extrapolated = False
         self.provenance: dict[str, Any] = {}
-        table = self.table
-        self._axes = [[float(x) for x in axis] for axis in (table.rows, table.new_tokens, table.kv_tokens)]
-        self._least = min(s for plane in table.seconds for line in plane for s in line)
+        self._table = _Interpolated(profile.passes[role])
+        self._verify = _Interpolated(profile.verify[role]) if role in profile.verify else self._table
 
     def __repr__(self) -> str:
         """All that decides its times."""
         return f"MeasuredCosts({self.profile!r}, {self.table!r})"
 
     def pass_seconds(self, work: Work) -> float:
-        """Seconds of one batched pass."""
+        """Seconds of one batched pass; one that reads out more than a position a row is looked up among those of drafts."""
+        seconds, outside = (self._verify if work.logits > work.rows else self._table).seconds(work)
+        self.extrapolated = self.extrapolated or outside
+        return seconds
+
+    def compute_seconds(self, kind: str) -> float:
+        """Seconds of one `Compute`. Raises ComputeError where it was not measured."""
+        if kind not in self.profile.compute_seconds:
+            raise ComputeError(f"the profile of {self.profile.model} has no time of {kind}; measure the profile again")
+        return self.profile.compute_seconds[kind]
+
+
+class _Interpolated:
+    """A table of passes at any size."""
+
+    def __init__(self, table: PassTable) -> None:
+        self.table = table
+        self._axes = [[float(x) for x in axis] for axis in (table.rows, table.new_tokens, table.kv_tokens)]
+        self._least = min(s for plane in table.seconds for line in plane for s in line)
+
+    def seconds(self, work: Work) -> tuple[float, bool]:
+        """Seconds of a batched pass, and whether it lies outside the table."""
         asked = (float(work.rows), work.tokens / work.rows, (work.kv_tokens - work.tokens) / work.rows)
+        outside = any(not axis[0] <= x <= axis[-1] for axis, x in zip(self._axes, asked, strict=True))
         ends = [self._bracket(axis, x) for axis, x in zip(self._axes, asked, strict=True)]
         seconds = 0.0
         for corner in itertools.product((0, 1), repeat=3):
@@ -132,18 +168,11 @@ class MeasuredCosts:
                 at.append(high if side else low)
             i, j, k = at
             seconds += weight * self.table.seconds[i][j][k]
-        return max(seconds, self._least)
+        return max(seconds, self._least), outside
 
-    def compute_seconds(self, kind: str) -> float:
-        """Seconds of one `Compute`. Raises ComputeError where it was not measured."""
-        if kind not in self.profile.compute_seconds:
-            raise ComputeError(f"the profile of {self.profile.model} has no time of {kind}; measure the profile again")
-        return self.profile.compute_seconds[kind]
-
-    def _bracket(self, axis: list[float], x: float) -> tuple[int, int, float]:
+    @staticmethod
+    def _bracket(axis: list[float], x: float) -> tuple[int, int, float]:
         """Indices of the two grid points around x, or nearest to it, and the weight of the second (outside [0, 1] beyond the grid)."""
-        if not axis[0] <= x <= axis[-1]:
-            self.extrapolated = True
         if len(axis) == 1:
             return 0, 0, 0.0
         low = min(max(bisect_right(axis, x) - 1, 0), len(axis) - 2)

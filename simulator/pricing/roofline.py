@@ -30,7 +30,7 @@ class RooflineCosts:
         self._logit_flops = 2 * shape.head_parameters
         self._pair_flops = 4 * shape.n_layer * shape.dim
         self._bytes_per_s, self._flop_per_s = self.hardware.bytes_per_s, self.hardware.flop_per_s
-        self._alongside = start.kind == "host"
+        self._alongside, self._serial = start.kind == "host", start.kind == "serial"
         if self._alongside:
             self._launch_s = (shape.n_layer * start.layer_us + start.step_us) * 1e-6
         else:
@@ -47,7 +47,7 @@ class RooflineCosts:
         _, tokens, kv_tokens, attended, logits = work
         read = self._weight_bytes + self._token_bytes * tokens + self._kv_bytes * kv_tokens
         flops = self._token_flops * tokens + self._logit_flops * logits + self._pair_flops * attended
-        roof = max(read / self._bytes_per_s, flops / self._flop_per_s)
+        roof = self._roof(read, flops)
         return max(self._launch_s, roof) if self._alongside else self._launch_s + roof
 
     def compute_seconds(self, kind: str) -> float:
@@ -57,7 +57,11 @@ class RooflineCosts:
             known = ", ".join(self.op_counts) or "none"
             raise ComputeError(f"{self.shape.title} has no operation count of {kind}; known: {known}")
         read = FP16_BYTES * (op_count.parameters + op_count.activation_values)
-        roof = max(read / self._bytes_per_s, op_count.flops / self._flop_per_s)
+        roof = self._roof(read, op_count.flops)
         if self._alongside:
             return max(op_count.kernels * self.runtime.kernel_us * 1e-6, roof)
         return op_count.kernels * self.hardware.kernel_overhead_s + roof
+
+    def _roof(self, read: float, flops: float) -> float:
+        memory_s, arithmetic_s = read / self._bytes_per_s, flops / self._flop_per_s
+        return memory_s + arithmetic_s if self._serial else max(memory_s, arithmetic_s)

@@ -70,6 +70,7 @@ EXPORT = "tests/ciar_sim/decide/test_export.py::test_the_accept_trace_adds_up_to
 DECIDE = {"recommend": RECOMMEND, "regime": REGIME}
 MAP = "tests/ciar_sim/decide/test_regime.py::test_the_map_is_drawn_and_says_so_in_words"
 CARRIES = "tests/ciar_sim/decide/test_capacity.py::test_the_command_says_what_each_method_carries"
+TRUE_SHAPE = "tests/models/test_profile.py::test_the_command_times_a_model_of_the_catalogue_with_random_weights"
 FOREIGN = "tests/models/test_quality_foreign.py::test_images_of_a_scenario_are_scored_once_per_method"
 
 Row = tuple[list[str], list[str]] | str
@@ -130,6 +131,12 @@ OPTIONS: dict[str, Row] = {
     "train device --torch-device": (["train", "device", "--pair", "{pair}"], ["--torch-device", "cuda:77"]),
     "train device --quiet": "tests/ciar_sim/test_backbones.py::test_distilling_goes_on_where_it_was_stopped",
     "profile --pair": (PROFILE, ["--pair", "{out}-none"]),
+    "profile --model": TRUE_SHAPE,
+    "profile --random-weights": (PROFILE, ["--random-weights"]),
+    "profile --dtype": TRUE_SHAPE,
+    "profile --runtime": TRUE_SHAPE,
+    "profile --batch": TRUE_SHAPE,
+    "profile --fit": TRUE_SHAPE,
     "profile --out": (PROFILE, ["--out", "{out}2.json"]),
     "profile --seconds": "tests/models/test_profile.py::test_a_median_is_taken_after_a_warm_up_until_the_budget_is_spent",
     "profile --compare-roofline": "tests/models/test_profile.py::test_measured_hardware_prices_a_pass",

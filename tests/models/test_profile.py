@@ -2,17 +2,35 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from ciar_sim.cli.main import main
 from models.pair import Pair, make_tiny_pair
-from models.profile import NEW_TOKENS, ROWS, _Clock, hardware_name, measure_hardware, measure_profile
+from models.profile import (
+    NEW_TOKENS,
+    ROWS,
+    VERIFIED,
+    Sizes,
+    _Clock,
+    config_of,
+    hardware_name,
+    measure_hardware,
+    measure_model,
+    measure_profile,
+    sizes_of,
+)
+from simulator.core import yamlfile
+from simulator.core.errors import ComputeError
 from simulator.experiment.scenario import Scenario
 from simulator.pricing import catalogue
 from simulator.pricing.build import build_costs, pair_shapes
 from simulator.pricing.costs import Work
 from simulator.pricing.op_counts import vq_decoder_op_count
+from simulator.pricing.own import OwnHardware
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol.ops import COMPUTE_KINDS
@@ -45,6 +63,8 @@ def test_a_profile_covers_both_models_and_all_other_work(pair: Pair, profile: Pr
     for table in profile.passes.values():
         assert (table.rows, table.new_tokens) == (list(ROWS), list(NEW_TOKENS))
         assert all(value > 0 for plane in table.seconds for line in plane for value in line)
+    assert list(profile.verify) == ["cloud"]
+    assert profile.verify["cloud"].new_tokens == list(VERIFIED)
 
 
 def test_every_pass_of_a_session_lies_inside_the_table(pair: Pair, profile: Profile) -> None:
@@ -89,3 +109,76 @@ def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: 
         pricing.drafter, RooflineCosts
     )  # it runs on the cloud's hardware, not where the device was measured
     assert all(costs.compute_seconds(kind) > 0 for costs in (device, cloud) for kind in COMPUTE_KINDS)
+
+
+# --- true shapes with random weights
+
+TINY: dict[str, Any] = {
+    "title": "tiny",
+    "n_layer": 2,
+    "n_head": 2,
+    "dim": 16,
+    "ffn_hidden": 32,
+    "vocab_size": 32,
+    "head_rows": 40,
+    "caption_slots": 4,
+    "caption_dim": 8,
+    "image_tokens": 16,
+    "image_pixels": 1024,
+    "text_encoder": {"n_layer": 2, "dim": 64, "inner": 64, "ffn_hidden": 64},
+    "image_decoder": {"latent_side": 4, "ch": 32},
+    "source": "made up for tests",
+    "evidence": "assumed",
+}
+
+
+def tiny_models() -> dict[str, catalogue.ModelShape]:
+    return {
+        "tiny": catalogue.ModelShape(**TINY),
+        "tiny-1layer": catalogue.ModelShape(**{**TINY, "n_layer": 1, "interhead": True, "head_rows": None}),
+        "other": catalogue.ModelShape(**{**TINY, "ffn_matrices": 2}),
+    }
+
+
+def test_a_model_and_its_device_form_are_timed_at_their_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "_models", tiny_models)
+    found = measure_model("tiny", torch.device("cpu"), sizes=Sizes((1, 2), (1, 4), (5,)), budget_s=0.0)
+    assert (set(found.passes), set(found.verify)) == ({"device", "cloud"}, {"cloud"})
+    assert set(found.compute_seconds) == set(COMPUTE_KINDS)
+    assert (found.model, found.weights, found.runtime, found.dtype) == ("tiny", "", "eager", "float32")
+    assert found.verify["cloud"].new_tokens == [5]
+    alone = measure_model("tiny-1layer", torch.device("cpu"), torch.float64, Sizes((2,), (1,), (4,)), budget_s=0.0)
+    assert (set(alone.passes), alone.verify, alone.dtype) == ({"device"}, {}, "float64")
+    with pytest.raises(ComputeError, match="model other: its layers are not LlamaGen's"):
+        measure_model("other", torch.device("cpu"))
+
+
+def test_the_timed_shape_is_the_catalogues() -> None:
+    config = config_of(catalogue.model("llamagen-xl"))
+    assert (config.n_layer, config.dim, config.vocab_size, config.tokens) == (36, 1280, 16384, 256)
+    assert config_of(catalogue.model("anole-7b")).vocab_size == 65536
+    assert sizes_of("llamagen-xl", 64).rows == (1, 2, 8, 32, 128)
+    assert sizes_of("llamagen-xl", 16).new_tokens == (1, 4, 16, 64, 120)
+
+
+def test_the_command_times_a_model_of_the_catalogue_with_random_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(catalogue, "_models", tiny_models)
+    out, fit = tmp_path / "p.json", tmp_path / "fit.yaml"
+    asked = ["profile", "--model", "tiny", "--batch", "1", "--seconds", "0", "--out", str(out)]
+    more = ["--random-weights", "--dtype", "float16", "--compare-roofline", "--fit", str(fit)]
+    result = CliRunner().invoke(main, [*asked, *more])
+    assert result.exit_code == 0, result.output
+    assert "fitted to the passes" in result.output
+    stored = Profile.read(out)
+    assert (stored.model, stored.dtype, stored.passes["cloud"].rows) == ("tiny", "float16", [1, 2])
+    assert OwnHardware.model_validate(yamlfile.read(fit).data).bandwidth_gb_s > 0
+    for options, message in (
+        ([], "--model goes with --random-weights"),
+        (["--random-weights", "--pair", "scenes"], "give one of them"),
+        (["--random-weights", "--runtime", "cuda-graphs", "--torch-device", "cpu"], "needs a CUDA device, got cpu"),
+    ):
+        refused = CliRunner().invoke(main, [*asked, *options])
+        assert refused.exit_code == 2
+        assert message in refused.output

@@ -32,9 +32,7 @@ def _read(profile: str | None, info: ValidationInfo) -> str | None:
 StoredProfile = Annotated[
     str | None,
     AfterValidator(_read),
-    Field(
-        description="file of `ciar-sim profile`, in place of measuring here; goes with model: pair and hardware: local"
-    ),
+    Field(description="file of `ciar-sim profile`, in place of measuring here; goes with hardware: local"),
 ]
 
 
@@ -122,7 +120,7 @@ class DeviceCompute(Part):
 
     model: ChosenModel = "llamagen-xl-1layer"
     hardware: ChosenHardware = ""
-    runtime: Literal["eager", "cuda-graphs"] | None = None
+    runtime: Literal["eager", "cuda-graphs", "serial"] | None = None
     profile: StoredProfile = None
     throttling: ThermalThrottling | None = None
 
@@ -136,7 +134,7 @@ class CloudCompute(Part):
 
     model: ChosenModel = "llamagen-xl"
     hardware: ChosenHardware = ""
-    runtime: Literal["eager", "cuda-graphs"] | None = None
+    runtime: Literal["eager", "cuda-graphs", "serial"] | None = None
     profile: StoredProfile = None
 
     @model_validator(mode="after")
@@ -145,18 +143,19 @@ class CloudCompute(Part):
 
 
 def _choose_hardware(side: SideT, default: str) -> SideT:
-    hardware = side.hardware or ("local" if side.model == "pair" else default)
+    hardware = side.hardware or ("local" if side.model == "pair" or side.profile is not None else default)
     if hardware == "local":
-        if side.model != "pair":
+        if side.model != "pair" and side.profile is None:
             refuse(
-                f"must be a name of the catalogue with model {side.model}, got local; local goes with model: pair",
+                f"must be a name of the catalogue with model {side.model}, got local; local goes with model: pair, or with a profile "
+                "of the model",
                 "hardware",
             )
         if side.runtime is not None:
             refuse("goes with catalogue hardware; local times are measured as they are", "runtime")
         return filled_in(side, hardware=hardware)
     if side.profile is not None:
-        refuse(f"goes with model: pair and hardware: local, got {side.model} on {hardware}", "profile")
+        refuse(f"goes with hardware: local, got {side.model} on {hardware}", "profile")
     if isinstance(hardware, OwnHardware):
         return filled_in(side, runtime=side.runtime or "eager")
     return filled_in(side, hardware=catalogued(hardware, "local"), runtime=side.runtime or "eager")

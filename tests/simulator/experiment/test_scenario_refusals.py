@@ -170,7 +170,7 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + "compute: {cloud: {hardware: local}}\n",
             "t.yaml:5: compute.cloud.hardware must be a name of the catalogue with model llamagen-xl, got local; local "
-            "goes with model: pair",
+            "goes with model: pair, or with a profile of the model",
         ),
         (
             HEAD + "compute: {device: {model: pair, runtime: eager}, cloud: {model: pair}}\n",

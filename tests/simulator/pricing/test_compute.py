@@ -12,7 +12,7 @@ from simulator.core.errors import ComputeError
 from simulator.pricing import catalogue
 from simulator.pricing.build import PairShapes, build_costs
 from simulator.pricing.catalogue import ModelShape
-from simulator.pricing.compare import compare_with_roofline
+from simulator.pricing.compare import compare_with_roofline, errors_by_phase, fit_roofline
 from simulator.pricing.costs import Costs, Work
 from simulator.pricing.op_counts import (
     OpCount,
@@ -66,6 +66,7 @@ def roofline(model: str, hardware: str, runtime: str) -> RooflineCosts:
 
 
 PAIR = PairShapes(cloud=shape(), device=shape(n_layer=1, interhead=True))
+SHAPES = {"cloud": PAIR.cloud, "device": PAIR.device}
 
 
 def no_profile() -> Profile:
@@ -255,13 +256,73 @@ def test_a_roofline_stands_beside_every_measured_pass() -> None:
     figures = {"fp16_tflops": 1e-3, "bandwidth_gb_s": 1.0, "kernel_overhead_us": 0.0}
     figures |= {"bandwidth_efficiency": 1.0, "compute_efficiency": 1.0}
     machine = catalogue.hardware("a100").model_copy(update=figures)
-    cells = compare_with_roofline(profile(), PAIR, machine)
+    cells = compare_with_roofline(profile(), SHAPES, machine)
     assert len(cells) == 2 * 8
     first = cells[8]
     assert (first.role, first.rows, first.new_tokens, first.kv_tokens) == ("cloud", 1, 1, 0)
     read = 2 * (PAIR.cloud.pass_parameters + 8) + PAIR.cloud.kv_bytes_per_position
     assert first.roofline_s == pytest.approx(read / 1e9)
     assert first.ratio == pytest.approx(read / 1e9 / linear(1, 1, 0))
+
+
+def of_roofline(costs: dict[str, RooflineCosts], off: float = 0.0) -> Profile:
+    """A profile whose times are those of rooflines, every other one longer by a share."""
+    axes: dict[str, list[int]] = {"rows": [1, 8, 64], "new_tokens": [1, 16, 120], "kv_tokens": [0, 400]}
+
+    def table(role: str, all_logits: bool) -> PassTable:
+        seconds = [
+            [
+                [
+                    costs[role].pass_seconds(Work.of_pass(r, n, k, n if all_logits else 1)) * (1 + off * ((i + j) % 2))
+                    for i, k in enumerate(axes["kv_tokens"])
+                ]
+                for j, n in enumerate(axes["new_tokens"])
+            ]
+            for r in axes["rows"]
+        ]
+        return PassTable(**axes, seconds=seconds)
+
+    passes = {role: table(role, False) for role in costs}
+    fields: dict[str, Any] = {"model": "m", "hardware": "h", "threads": 1, "torch": "2", "compute_seconds": {}}
+    return Profile(**fields, passes=passes, verify={"cloud": table("cloud", True)})
+
+
+@pytest.mark.parametrize("runtime", ["cuda-graphs", "serial"])
+def test_a_fit_finds_the_machine_that_made_the_times(runtime: str) -> None:
+    machine = catalogue.hardware("rtx-3090")
+    shapes = {"cloud": catalogue.model("llamagen-xl"), "device": catalogue.model("llamagen-xl-1layer")}
+    costs = {role: RooflineCosts(one, {}, machine, catalogue.runtime(runtime)) for role, one in shapes.items()}
+    found = fit_roofline(of_roofline(costs), shapes)
+    assert found.runtime == runtime
+    assert found.hardware.bytes_per_s == pytest.approx(machine.bytes_per_s, rel=0.01)
+    assert found.hardware.flop_per_s == pytest.approx(machine.flop_per_s, rel=0.01)
+    assert found.hardware.kernel_overhead_us == pytest.approx(machine.kernel_overhead_us, rel=0.05)
+
+
+def test_errors_of_a_fit_are_told_by_model_and_phase() -> None:
+    shapes = {"cloud": catalogue.model("llamagen-xl"), "device": catalogue.model("llamagen-xl-1layer")}
+    graphs = catalogue.runtime("cuda-graphs")
+    costs = {role: RooflineCosts(one, {}, catalogue.hardware("l4"), graphs) for role, one in shapes.items()}
+    noisy = of_roofline(costs, off=0.2)
+    errors = errors_by_phase(compare_with_roofline(noisy, shapes, catalogue.hardware("l4")))
+    assert [phase for role, phase in errors if role == "cloud"] == ["prefill", "decode", "more tokens", "verify"]
+    assert [phase for role, phase in errors if role == "device"] == ["prefill", "decode", "more tokens"]
+    assert 0 < max(errors.values()) <= 1 - 1 / 1.2 + 1e-9  # every other pass took 1.2 times as long
+
+
+def test_a_serial_pass_is_the_sum_of_memory_and_arithmetic() -> None:
+    serial, graphs = (roofline("llamagen-xl", "l4", name) for name in ("serial", "cuda-graphs"))
+    small, large = Work.of_pass(1, 1, 0), Work.of_pass(128, 120, 0)
+    for work in (small, large):
+        assert graphs.pass_seconds(work) < serial.pass_seconds(work) < 2 * graphs.pass_seconds(work)
+
+
+def test_a_verification_is_looked_up_among_those_of_drafts() -> None:
+    costs = {"cloud": RooflineCosts(PAIR.cloud, {}, catalogue.hardware("l4"), catalogue.runtime("cuda-graphs"))}
+    measured = MeasuredCosts(of_roofline(costs), "cloud")
+    for logits in (1, 16):
+        work = Work.of_pass(8, 16, 400, logits)
+        assert measured.pass_seconds(work) == pytest.approx(costs["cloud"].pass_seconds(work))
 
 
 def test_a_single_point_holds_everywhere_but_is_extrapolated() -> None:
@@ -350,6 +411,22 @@ def test_local_hardware_asks_for_the_profile_once() -> None:
     device, cloud, _ = build_costs(Choice(Side("pair", "local"), Side("pair", "local")), PAIR, measure)
     assert len(calls) == 1
     assert device.provenance["origin"] == cloud.provenance["origin"] == "measured"
+
+
+def test_a_profile_serves_the_model_it_was_measured_on_and_no_other(tmp_path: Path) -> None:
+    stored, pair = tmp_path / "p.json", tmp_path / "pair.json"
+    profile().model_copy(update={"model": "llamagen-xl"}).write(stored)
+    profile().model_copy(update={"weights": "0f"}).write(pair)
+    choice = Choice(
+        Side("llamagen-xl-1layer", "local", profile=str(stored)), Side("llamagen-xl", "local", profile=str(stored))
+    )
+    device, cloud, pricing = build_costs(choice, PAIR, no_profile)
+    assert (device.provenance["origin"], cloud.provenance["model"]) == ("measured", "llamagen-xl")
+    assert pricing.widths.dim == 1280
+    for model, path in (("llamagen-l-256", stored), ("llamagen-xl", pair), ("pair", stored)):
+        side = Side(model, "local", profile=str(path))
+        with pytest.raises(ComputeError, match=f"says nothing about {model}; measure one with ciar-sim profile --"):
+            build_costs(Choice(Side("pair", "a100"), side), PAIR, no_profile)
 
 
 def test_a_side_with_a_stored_profile_is_priced_by_it(tmp_path: Path) -> None:

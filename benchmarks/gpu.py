@@ -1,0 +1,314 @@
+"""Everything that needs a GPU, in one go of under nine minutes: tests of recorder and training, pooling, true-shape profiles.
+
+    python -m benchmarks.gpu OUT             # on a machine with CUDA: OUT/results.json, OUT/results.md, OUT/profile-*.json
+    python -m benchmarks.gpu OUT --rehearse  # the same on the CPU at small sizes, to see that it runs
+
+Results are written after every section, so that what a time limit cuts off is the rest alone. A section that fails is recorded with its
+error, the others run, and the exit code is 1.
+"""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.recorder import CASES, seconds_per_session, specs
+from models.pair import Pair, load_pair, make_tiny_pair
+from models.profile import RuntimeName, Sizes, hardware_name, measure_hardware, measure_model, sizes_of
+from models.recorder import Recorder
+from models.sampling import guide
+from models.text import left_pad
+from models.transformer import Transformer
+from simulator.core.files import write_atomically
+from simulator.pricing import catalogue
+from simulator.pricing.catalogue import FP16_BYTES, ModelShape
+from simulator.pricing.compare import compare_with_roofline, errors_by_phase, fit_roofline
+from simulator.pricing.profile import Profile
+from simulator.protocol.recording import Recording, SessionSpec
+
+LIMIT_S = 8.5 * 60
+MARGIN = 1e-3  # float32 may decide otherwise only where the alternatives are this near
+POOLED_AT_LEAST = 8.0
+BANDWIDTH_AT_LEAST = 0.6
+# model, dtype, runtime, largest batch in sessions, seconds after which cells are timed once
+PROFILES: tuple[tuple[str, str, RuntimeName, int, float], ...] = (
+    ("llamagen-xl", "bfloat16", "eager", 64, 45.0),
+    ("llamagen-xl", "bfloat16", "cuda-graphs", 64, 45.0),
+    ("anole-7b", "bfloat16", "eager", 8, 45.0),
+    ("anole-7b", "bfloat16", "cuda-graphs", 8, 45.0),
+)
+SMALL: dict[str, Any] = {
+    "n_layer": 2,
+    "n_head": 4,
+    "dim": 64,
+    "ffn_hidden": 128,
+    "vocab_size": 256,
+    "head_rows": None,
+    "caption_slots": 8,
+}
+SMALL |= {"caption_dim": 16, "image_tokens": 16, "text_encoder": {}, "image_decoder": {"latent_side": 4, "ch": 32}}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it runs, and at which sizes.
+
+    Attributes:
+        torch_device: The device under test.
+        rehearse: Small sizes, on the CPU.
+        pair: A pair's folder or name.
+        pooled: Sessions recorded together.
+        alone: Sessions recorded one at a time.
+    """
+
+    torch_device: torch.device
+    rehearse: bool
+    pair: str
+    pooled: tuple[int, ...]
+    alone: int
+
+
+def tokens_on_both(machine: Machine) -> dict[str, Any]:
+    """The recorder on the device against the CPU: equal tokens in float64; in float32 how near the alternatives were where they part."""
+    rows: dict[str, Any] = {}
+    for dtype in (torch.float64, torch.float32):
+        here, there = (load_pair(machine.pair, where, dtype) for where in ("cpu", machine.torch_device))
+        name = str(dtype).removeprefix("torch.")
+        for label, (method, settings) in CASES.items():
+            asked = [replace(one, dtype=name) for one in specs(here, method, settings, 2)]
+            own, its = (recorded(pair, asked) for pair in (here, there))
+            equal = [a.tokens.tolist() == b.tokens.tolist() for a, b in zip(own, its, strict=True)]
+            rows[f"{name} {label}"] = {"sessions": len(equal), "equal": sum(equal)}
+        greedy = [
+            replace(one, dtype=name, decoding={**one.decoding, "cloud": "greedy"}) for one in specs(here, "base", {}, 2)
+        ]
+        parted = [
+            margin_where_parted(here, spec, a.tokens.tolist(), b.tokens.tolist())
+            for spec, a, b in zip(greedy, recorded(here, greedy), recorded(there, greedy), strict=True)
+        ]
+        rows[f"{name} base, greedy"] = {
+            "sessions": len(parted),
+            "equal": sum(one is None for one in parted),
+            "margins": [one for one in parted if one is not None],
+        }
+    exact = all(row["equal"] == row["sessions"] for key, row in rows.items() if key.startswith("float64"))
+    near = all(one < MARGIN for row in rows.values() for one in row.get("margins", ()))
+    return {"rows": rows, "passed": exact and near, "asked": f"float64 equal; float32 parts at a margin below {MARGIN}"}
+
+
+def recorded(pair: Pair, asked: Sequence[SessionSpec]) -> list[Recording]:
+    """One recording per spec, in order."""
+    with torch.inference_mode():
+        made = {spec.key(): recording for spec, recording in Recorder(pair, len(asked)).record(asked)}
+    return [made[spec.key()] for spec in asked]
+
+
+@torch.inference_mode()
+def margin_where_parted(pair: Pair, spec: SessionSpec, own: Sequence[int], other: Sequence[int]) -> float | None:
+    """Distance of the two tokens' guided logits at the first position where two greedy images part; None where they do not."""
+    at = next((t for t, (a, b) in enumerate(zip(own, other, strict=True)) if a != b), None)
+    if at is None:
+        return None
+    rows, valid = left_pad(pair.text.encode(spec.prompt), pair.manifest.caption_slots)
+    tokens, mask = torch.tensor([list(own[:at])], dtype=torch.long), valid.unsqueeze(0)
+    hidden, null = (
+        pair.cloud.hidden(tokens, caption, mask)[:, -1] for caption in (rows.unsqueeze(0), pair.cloud.null_caption(1))
+    )
+    logits = pair.cloud.logits(guide(hidden, null, float(spec.decoding["guidance"])))[0]
+    return float((logits[own[at]] - logits[other[at]]).abs())
+
+
+def training_on_both(machine: Machine) -> dict[str, Any]:
+    """Three steps of AdamW in float64 on the device and on the CPU: losses and weights agree to rounding."""
+    config = load_pair(machine.pair).cloud.config
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(config.vocab_size, (4, config.tokens), generator=generator)
+    caption = torch.randn(4, config.caption_slots, config.caption_dim, generator=generator, dtype=torch.float64)
+    start = Transformer(config).double()
+    start.initialise(generator)
+    found = []
+    for where in (torch.device("cpu"), machine.torch_device):
+        model = Transformer(config).double().to(where)
+        model.load_state_dict(start.state_dict())
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        losses = []
+        for _ in range(3):
+            logits, _ = model(tokens[:, :-1].to(where), caption.to(where), None)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.to(where).flatten())
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        found.append((losses, torch.cat([p.detach().flatten().cpu() for p in model.parameters()])))
+    (own, weights), (its, others) = found
+    apart = max(abs(a - b) for a, b in zip(own, its, strict=True)), float((weights - others).abs().max())
+    return {
+        "losses": own,
+        "loss_apart": apart[0],
+        "weights_apart": apart[1],
+        "passed": max(apart) < 1e-8,
+        "asked": "below 1e-8",
+    }
+
+
+def pooling(machine: Machine) -> dict[str, Any]:
+    """Sessions recorded together on the device against the faster of one at a time there and on the CPU, per method."""
+    there, here = load_pair(machine.pair, machine.torch_device), load_pair(machine.pair)
+    seconds_per_session(there, specs(there, "base", {}, 1), 1)  # libraries come to life
+    rows: dict[str, Any] = {}
+    for label, case in CASES.items():
+        few = specs(there, *case, machine.alone)
+        alone = {"device": seconds_per_session(there, few, 1), "cpu": seconds_per_session(here, few, 1)}
+        row: dict[str, Any] = {"alone_s": alone}
+        for count in machine.pooled:
+            pooled = seconds_per_session(there, specs(there, *case, count), count)
+            row[str(count)] = {"pooled_s": pooled, "ratio": min(alone.values()) / pooled}
+        rows[label] = row
+    best = {label: max(row[str(count)]["ratio"] for count in machine.pooled) for label, row in rows.items()}
+    median = statistics.median(best.values())
+    return {
+        "rows": rows,
+        "median_ratio": median,
+        "passed": median >= POOLED_AT_LEAST,
+        "asked": f"median >= {POOLED_AT_LEAST}x",
+    }
+
+
+def profiled(machine: Machine, out: Path, entry: tuple[str, str, RuntimeName, int, float]) -> dict[str, Any]:
+    """A model and its one-layer form at their true shape: a profile on file, bandwidth at batch 1, a fitted roofline's errors."""
+    name, dtype, runtime, sessions, budget_s = entry
+    shape = catalogue.model(name)
+    sizes: Sizes = sizes_of(name, sessions)
+    if machine.rehearse:
+        shape, sizes, budget_s = shape.model_copy(update=SMALL), Sizes((1, 2), (1, 4, 8), (4,)), 5.0
+        dtype = "float32"
+    found = measure_model(
+        name, machine.torch_device, getattr(torch, dtype), sizes, budget_s=budget_s, runtime=runtime, shape=shape
+    )
+    found.write(out / f"profile-{name}-{runtime}.json")
+    shapes = {"cloud": shape, "device": shape.model_copy(update={"n_layer": 1, "interhead": True, "head_rows": None})}
+    fit = fit_roofline(found, shapes)
+    fitted, errors = fit.hardware, errors_by_phase(compare_with_roofline(found, shapes, fit.hardware, fit.runtime))
+    reached = 2 * measure_hardware(machine.torch_device).bandwidth_gb_s * 1e9
+    share = _bytes_per_s(found, shape, dtype) / reached
+    return {
+        "runtime": runtime,
+        "dtype": dtype,
+        "step_ms": {role: 1e3 * table.seconds[0][0][0] for role, table in found.passes.items()},
+        "bandwidth_share": share,
+        "copy_gb_s": reached / 1e9,
+        "fitted": {
+            "runtime": fit.runtime,
+            "bandwidth_gb_s": fitted.bandwidth_gb_s,
+            "tflops": fitted.fp16_tflops,
+            "kernel_us": fitted.kernel_overhead_us,
+        },
+        "errors": {f"{role} {phase}": error for (role, phase), error in errors.items()},
+        "passed": max(errors.values()) <= 0.15 and (runtime == "eager" or share >= BANDWIDTH_AT_LEAST),
+        "asked": "median errors <= 15 %"
+        + ("" if runtime == "eager" else f", {BANDWIDTH_AT_LEAST:.0%} of the bandwidth at batch 1"),
+    }
+
+
+def _bytes_per_s(profile: Profile, shape: ModelShape, dtype: str) -> float:
+    """Bytes of weights per second of a step of one row, the cache empty."""
+    values = torch.finfo(getattr(torch, dtype)).bits // 8 / FP16_BYTES
+    return values * FP16_BYTES * shape.pass_parameters / profile.passes["cloud"].seconds[0][0][0]
+
+
+def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[str, Any]:
+    """Every section in order; results are on disk after each."""
+    started_s = time.perf_counter()
+    sections: dict[str, Callable[[], dict[str, Any]]] = {
+        "tokens": lambda: tokens_on_both(machine),
+        "training": lambda: training_on_both(machine),
+        **{
+            f"profile {entry[0]} {entry[2]}": lambda entry=entry: profiled(machine, out, entry)  # type: ignore[misc]
+            for entry in PROFILES
+        },
+        "pooling": lambda: pooling(machine),
+    }
+    results: dict[str, Any] = {
+        "device": hardware_name(machine.torch_device),
+        "rehearsal": machine.rehearse,
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "sections": {},
+    }
+    for name, run in sections.items():
+        begun_s = time.perf_counter()
+        if begun_s - started_s > LIMIT_S:
+            results["sections"][name] = {"skipped": "out of time"}
+        else:
+            try:
+                results["sections"][name] = run()
+            except (
+                Exception
+            ) as error:  # one section's failure must not cost the others a machine that may not come again
+                results["sections"][name] = {"error": f"{type(error).__name__}: {error}", "passed": False}
+        results["sections"][name]["seconds"] = time.perf_counter() - begun_s
+        results["seconds"] = time.perf_counter() - started_s
+        write_atomically(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+        write_atomically(out / "results.md", page(results).encode())
+        said(f"{name}: {verdict(results['sections'][name])}, {results['sections'][name]['seconds']:.0f} s")
+    return results
+
+
+def verdict(section: Mapping[str, Any]) -> str:
+    """passed, not reached, failed with its error, or skipped."""
+    if "skipped" in section:
+        return f"skipped, {section['skipped']}"
+    if "error" in section:
+        return f"failed: {section['error']}"
+    return "passed" if section["passed"] else "not reached"
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The results in Markdown."""
+    kind = "A rehearsal at small sizes: no figure means anything.\n\n" if results["rehearsal"] else ""
+    lines = [
+        f"# On {results['device']}\n\n{kind}torch {results['torch']}, {results['system']}, {results['seconds']:.0f} s in all.\n"
+    ]
+    for name, section in results["sections"].items():
+        asked = f" (asked: {section['asked']})" if "asked" in section else ""
+        lines.append(f"## {name}: {verdict(section)}{asked}\n")
+        rows = section.get("rows") or {key: value for key, value in section.items() if key not in ("passed", "asked")}
+        lines += ["| | |", "|---|---|", *(f"| {key} | {_flat(value)} |" for key, value in rows.items()), ""]
+    return "\n".join(lines)
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--rehearse", is_flag=True, help="On the CPU, at small sizes.")
+def main(out: Path, rehearse: bool) -> None:
+    """Run every section and write the results into the folder OUT."""
+    if not rehearse and not torch.cuda.is_available():
+        raise click.UsageError("no CUDA device here; --rehearse runs on the CPU at small sizes")
+    out.mkdir(parents=True, exist_ok=True)
+    if rehearse:
+        make_tiny_pair(out / "tiny-pair", codebook_size=128)
+        machine = Machine(torch.device("cpu"), True, str(out / "tiny-pair"), (2,), 1)
+    else:
+        machine = Machine(torch.device("cuda"), False, "scenes", (64, 256), 2)
+    results = run_all(machine, out, click.echo)
+    if any("error" in section for section in results["sections"].values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What `ciar-sim profile` measures: a pair, or a model of the catalogue at its true shape."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ciar_sim.cli.common import pair_of
+from simulator.core.errors import ComputeError
+from simulator.pricing.catalogue import ModelShape
+from simulator.pricing.compare import FittedRoofline
+from simulator.pricing.profile import Profile
+
+
+def measure(
+    pair: str,
+    model: str | None,
+    dtype: str,
+    runtime: Any,
+    batch: int,
+    torch_device: str,
+    progress: Callable[[int, int], None],
+    budget_s: float,
+) -> Profile:
+    """A profile of a pair, or of a model where one is named; the arguments are the options of the command."""
+    import torch
+
+    from models.profile import measure_model, measure_profile, sizes_of
+
+    if runtime == "cuda-graphs" and not torch_device.startswith("cuda"):
+        raise ComputeError(f"--runtime cuda-graphs needs a CUDA device, got {torch_device}")
+    if model is None:
+        from models.pair import load_pair
+
+        return measure_profile(load_pair(pair_of(pair), torch_device), progress, budget_s)
+    device, kind = torch.device(torch_device), getattr(torch, dtype)
+    return measure_model(model, device, kind, sizes_of(model, batch), progress, budget_s, runtime)
+
+
+def shapes_of(pair: str, model: str | None) -> Mapping[str, ModelShape]:
+    """Shapes of what `measure` measures, by role."""
+    from simulator.pricing import catalogue
+    from simulator.pricing.build import pair_shapes
+
+    if model is None:
+        shapes = pair_shapes(pair_of(pair))
+        return {"device": shapes.device, "cloud": shapes.cloud}
+    return {"device": catalogue.model(catalogue.one_layer(model)), "cloud": catalogue.model(model)}
+
+
+def fitted_yaml(found: FittedRoofline, path: Path) -> None:
+    """Write fitted figures as a file of own hardware; memory and power, which no pass tells, are for the user to fill in."""
+    from simulator.core import yamlfile
+    from simulator.core.files import write_atomically
+
+    fit = found.hardware
+    figures = {
+        "title": fit.title[:60],
+        "class": "desktop",
+        "fp16_tflops": fit.fp16_tflops,
+        "bandwidth_gb_s": fit.bandwidth_gb_s,
+        "memory_gb": 8,
+        "power_w": 30,
+        "bandwidth_efficiency": 1.0,
+        "compute_efficiency": 1.0,
+        "kernel_overhead_us": fit.kernel_overhead_us,
+    }
+    text = f"# Fitted to a measured profile, for runtime: {found.runtime}. memory_gb and power_w are not measured: fill them in.\n"
+    try:
+        write_atomically(path, (text + yamlfile.dump(figures)).encode())
+    except OSError as error:
+        raise ComputeError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,59 @@
+"""What needs a GPU, rehearsed on the CPU; and how its results are told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import gpu
+from models.pair import load_pair
+from simulator.pricing.profile import Profile
+
+
+def test_the_rehearsal_runs_every_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "CASES", {"base": ("base", {})})
+    monkeypatch.setattr(gpu, "PROFILES", (("llamagen-xl", "bfloat16", "cuda-graphs", 1, 0.0),))
+    result = CliRunner().invoke(gpu.main, [str(tmp_path / "out"), "--rehearse"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(found["sections"]) == ["tokens", "training", "profile llamagen-xl cuda-graphs", "pooling"]
+    assert not any("error" in section or "skipped" in section for section in found["sections"].values())
+    assert found["sections"]["tokens"]["passed"]
+    assert found["sections"]["training"]["loss_apart"] == 0.0
+    told = (tmp_path / "out" / "results.md").read_text()
+    assert "A rehearsal at small sizes" in told
+    assert "## training: passed" in told
+    stored = Profile.read(tmp_path / "out" / "profile-llamagen-xl-cuda-graphs.json")
+    assert (stored.runtime, set(stored.passes)) == ("cuda-graphs", {"device", "cloud"})
+    # Where greedy images part, the margin is that of the two tokens; where they do not, there is none.
+    pair = load_pair(tmp_path / "out" / "tiny-pair")
+    spec = gpu.specs(pair, "base", {}, 1)[0]
+    tokens = [5] * pair.manifest.image_tokens
+    assert gpu.margin_where_parted(pair, spec, tokens, tokens) is None
+    margin = gpu.margin_where_parted(pair, spec, tokens, [*tokens[:3], 7, *tokens[4:]])
+    assert margin is not None
+    assert margin > 0
+
+
+def test_a_section_that_fails_or_is_too_late_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(machine: Any) -> Any:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(gpu, "tokens_on_both", broken)
+    monkeypatch.setattr(gpu, "training_on_both", lambda machine: {"passed": False, "asked": "all"})
+    monkeypatch.setattr(gpu, "pooling", lambda machine: {"rows": {"base": {"ratio": 9.0}}, "passed": True})
+    monkeypatch.setattr(gpu, "PROFILES", ())
+    machine = gpu.Machine(gpu.torch.device("cpu"), True, "tiny", (1,), 1)
+    found = gpu.run_all(machine, tmp_path, lambda text: None)
+    verdicts = {name: gpu.verdict(section) for name, section in found["sections"].items()}
+    assert verdicts == {
+        "tokens": "failed: RuntimeError: no kernel image",
+        "training": "not reached",
+        "pooling": "passed",
+    }
+    assert "| base | ratio 9 |" in (tmp_path / "results.md").read_text()
+    monkeypatch.setattr(gpu, "LIMIT_S", -1.0)
+    late = gpu.run_all(machine, tmp_path, lambda text: None)
+    assert {gpu.verdict(section) for section in late["sections"].values()} == {"skipped, out of time"}
