@@ -57,10 +57,9 @@ class T5Encoder:
         transformers = load_transformers(folder)
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            model = transformers.T5EncoderModel.from_pretrained(str(folder), local_files_only=True, dtype=dtype)
         except Exception as error:  # whatever a library says of a damaged folder
-            raise WeightsError(f"{folder}: no usable T5: {first_words(error)}") from error
-        self.model = model.eval().requires_grad_(False).to(torch_device)
+            raise WeightsError(f"{folder}: no usable T5: its tokenizer: {first_words(error)}") from error
+        self.model = load_encoder(folder, dtype).to(torch_device)
         self._kept: dict[str, Tensor] = {}
 
     def encode(self, caption: str) -> Tensor:
@@ -147,6 +146,22 @@ def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
                 raise WeightsError(f"{path}:{index + 1}: text must be a caption or a list of captions")
             found.append((folder / path.name.partition(".")[0] / f"{index}.npy", caption))
     return found
+
+
+def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
+    """The T5 encoder of a folder, in `eval()` mode. Raises WeightsError where it is damaged or transformers is not installed."""
+    transformers = load_transformers(folder)
+    logged = transformers.utils.logging
+    shown = logged.is_progress_bar_enabled()
+    logged.disable_progress_bar()
+    try:
+        model = transformers.T5EncoderModel.from_pretrained(str(folder), local_files_only=True, dtype=dtype)
+    except Exception as error:  # whatever a library says of a damaged folder
+        raise WeightsError(f"{folder}: no usable T5: {first_words(error)}") from error
+    finally:
+        if shown:
+            logged.enable_progress_bar()
+    return model.eval().requires_grad_(False)
 
 
 def load_transformers(folder: Path) -> Any:

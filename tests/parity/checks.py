@@ -26,7 +26,6 @@ from torch import Tensor
 
 # Prefixes of the names of files for parts that are not built yet. A file with a check of its own is checked anyway.
 LATER = {
-    "t5_": "T5 caption encoder",
     "paper_tables.csv": "the paper's numbers",
 }
 
