@@ -33,7 +33,9 @@ def encoder(file: Path, tally: Tally) -> None:
     tally.case()
     states = model(input_ids=ids, attention_mask=mask).last_hidden_state
     tally.close("last hidden state", states, io["last_hidden_state"], STATES)
-    for rows, valid, wanted, seen in zip(states, mask.bool(), io["left_padded_masked"], io["left_mask"].bool(), strict=True):
+    for rows, valid, wanted, seen in zip(
+        states, mask.bool(), io["left_padded_masked"], io["left_mask"].bool(), strict=True
+    ):
         tally.case()
         padded, found = left_pad(rows[valid], len(rows))
         tally.equal("mask", found, seen)
