@@ -16,6 +16,7 @@ from simulator.experiment.scenario import Case
 from simulator.experiment.schema.figures import LinkFigures
 from simulator.network.access import Network
 from simulator.network.impairments import Jitter
+from simulator.network.trains import TrainCapacity
 from simulator.network.wire import Capacity, StepFunction, VaryingWire
 
 PACKET_BYTES = 1500  # of a delivery chance of mahimahi, and of a place in a queue of netem
@@ -271,6 +272,10 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
             f"changes within a second, and what comes after {MOST_STEPS} s",
         ),
         (emulator == "netem" and bool(n.varying), "packets wait for the end of an outage: netem loses them"),
+        (
+            any(isinstance(x, TrainCapacity) for x in (n.up_bps, n.down_bps)),
+            "packet trains of an idle queue: mm-cellular plays the same files",
+        ),
         (
             n.up_cross is not None or n.down_cross is not None,
             f"cross_traffic: start a flow beside it (aqm: {link.aqm})",

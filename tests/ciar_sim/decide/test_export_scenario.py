@@ -89,6 +89,17 @@ def test_netem_of_a_trace_has_the_means_of_its_seconds(path: Path, tmp_path: Pat
     assert steps[3] == ("50", "2000000", "5500000")
 
 
+def test_what_an_emulator_cannot_do_is_named(path: Path, tmp_path: Path) -> None:
+    for name in ("up-light", "down-light"):
+        (tmp_path / name).write_text("0 20 0 1 3\n500 30 0 2 2\n1000 40 0\n")
+    for name in ("up-pdo", "down-pdo"):
+        (tmp_path / name).write_text("1\n1000\n")
+    files = "{trace: [up-light, up-pdo, down-light, down-pdo], radio: lte}"
+    text = exported(path, "netem", "--set", f"network={files}")
+    assert "left out: packet trains of an idle queue" in text
+    assert "left out: the radio lte" in text
+
+
 def test_kinds_and_tiers_have_links_of_their_own(path: Path, tmp_path: Path, scenario: dict[str, Any]) -> None:
     spread = {
         **scenario,
