@@ -57,20 +57,24 @@ def queue_of(discipline: Discipline) -> "deque[CloudSession] | _Ordered":
 
 
 class TwoModels:
-    """The queues of a replica that runs the device's model as well: passes of that model, which go first, and all other work.
+    """The queues of a replica that runs the device's model as well: passes of that model, and all other work.
 
-    An iteration is of one model. A pass of the device's model is short beside one of the cloud's, whose batch grows while it waits.
+    An iteration is of one model. The device's passes go first, until a whole batch of other work waits: a pass of the device's model is
+    short beside one of the cloud's, whose batch grows meanwhile.
     """
 
-    def __init__(self, discipline: Discipline) -> None:
-        self._first, self._rest = queue_of(discipline), queue_of(discipline)
+    def __init__(self, discipline: Discipline, max_batch: int) -> None:
+        self._device, self._other = queue_of(discipline), queue_of(discipline)
+        self._next = self._device
+        self._full = max_batch
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._rest)
+        return len(self._device) + len(self._other)
 
-    def of_one_model(self) -> int:
-        """Sessions that the next iteration may take."""
-        return len(self._first or self._rest)
+    def choose(self) -> int:
+        """Decide which model is next; the number of sessions that wait for it, which `popleft` then gives."""
+        self._next = self._other if len(self._other) >= self._full or not self._device else self._device
+        return len(self._next)
 
     def append(self, session: CloudSession) -> None:
         self._of(session).append(session)
@@ -80,7 +84,7 @@ class TwoModels:
         self._of(session).appendleft(session)
 
     def popleft(self) -> CloudSession:
-        return (self._first or self._rest).popleft()
+        return (self._next or self._device or self._other).popleft()
 
     def _of(self, session: CloudSession) -> "deque[CloudSession] | _Ordered":
-        return self._first if session.item[ITEM_KIND] == COMPANION else self._rest
+        return self._device if session.item[ITEM_KIND] == COMPANION else self._other

@@ -94,7 +94,7 @@ class Replica:
         self.empty_s = now_s
         self.busy_s = 0.0
         self.iterations = self.items_done = 0
-        self._ready: Any = queue_of(queue) if companion is None else TwoModels(queue)
+        self._ready: Any = queue_of(queue) if companion is None else TwoModels(queue, max_batch)
         self._batch: list[CloudSession] = []  # of the current iteration; empty when idle
         self._start_s = self._end_s = 0.0
         self._row_s = 0.0  # GPU seconds per row of the batch
@@ -123,7 +123,7 @@ class Replica:
 
     def _begin(self, now_s: float) -> None:
         ready = self._ready
-        size = min(len(ready) if self.companion is None else ready.of_one_model(), self.max_batch)
+        size = min(len(ready) if self.companion is None else ready.choose(), self.max_batch)
         if size == 1:
             session = ready.popleft()
             item = session.item
@@ -255,7 +255,7 @@ class EvictingReplica(Replica):
         ready, held = self._ready, self._held
         batch: list[CloudSession] = []
         self._batch = batch
-        size = min(len(ready) if self.companion is None else ready.of_one_model(), self.max_batch)
+        size = min(len(ready) if self.companion is None else ready.choose(), self.max_batch)
         while len(batch) < size:
             session = ready.popleft()
             item = session.item

@@ -32,8 +32,8 @@ NOTES = (
     "bytes_up and bytes_down are message payloads; what a transport adds is on the wire and in the latency, not in these columns.",
     "device_energy_j holds the radio where the network has one (mobile and Wi-Fi presets); elsewhere it is computing only.",
     "Cloud memory for KV caches is not limited where cloud.kv_memory_gb is not given; a drafter's cache in the cloud is not counted.",
-    "With placement: cloud, passes of the device's model have iterations of their own and go before those of the cloud's; no limit of "
-    "memory holds its cache.",
+    "With placement: cloud, passes of the device's model have iterations of their own, which go first until a batch of other work is "
+    "full; no limit of memory holds its cache.",
     "After the crash of a replica the connection breaks at once, and devices learn of it one message later.",
     "device_energy_j of a throttled device is that of the same work at full speed.",
 )

@@ -97,6 +97,16 @@ def test_passes_of_the_device_s_model_go_before_those_of_the_cloud_s() -> None:
     assert [(span.start_s, dict(span.args)["batch"]) for span in passes] == [(4 * DRAFT_S, 2)] * 2
 
 
+def test_a_full_batch_of_the_cloud_s_model_waits_for_nobody() -> None:
+    """As before, with a batch of one: the pass of the cloud's model follows the draft before it, and the other drafts wait."""
+    _, early = both(([forward(), *call(0)], [[forward("cloud"), reply(0)]]))
+    _, late = both(([*[forward()] * 3, *call(0)], [[forward("cloud"), reply(0)]]))
+    requests = Arrivals(np.zeros(2), np.arange(2), np.arange(2))
+    free = Network(math.inf, math.inf, 0.0, 0.0)
+    result = case([early, late], requests, network=free, companion=DEVICE, max_batch=1)
+    assert result.columns["latency_s"].tolist() == [DRAFT_S + VERIFY_S, 4 * DRAFT_S + 2 * VERIFY_S]
+
+
 @pytest.mark.parametrize("evict", [False, True])
 def test_co_located_work_is_served_whatever_the_discipline(evict: bool) -> None:
     _, together = both(speculation(3))
