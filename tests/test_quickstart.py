@@ -28,13 +28,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """Run folder of the quickstart with two of its prompts."""
+    """Run folder of the quickstart with one of its prompts, one for each calibration, and a quarter of its time."""
     out = tmp_path_factory.mktemp("runs") / "quickstart"
     arguments = [
         "run",
         str(ROOT / "scenarios" / "quickstart.yaml"),
         "--set",
-        "prompts.count=2",
+        "prompts.count=1",
+        "--set",
+        "workload.duration_s=300",
+        "--set",
+        "methods.entropy-lens.threshold={call_pct: 30, prompts: 1}",
+        "--set",
+        "methods.ciar revised.threshold={call_pct: 30, prompts: 1}",
         "--out",
         str(out),
         "--cache",

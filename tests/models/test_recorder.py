@@ -141,7 +141,7 @@ def test_float32_diverges_only_on_a_knife_s_edge(tiny_pair: Pair, tiny_pair_fold
 @pytest.mark.skipif("scenes" not in known_pairs(), reason="the shipped pair is not there")
 def test_float32_diverges_only_on_a_knife_s_edge_with_the_shipped_pair() -> None:
     pair, exact = load_pair("scenes"), load_pair("scenes", dtype=torch.float64)
-    check(pair, exact, mixed(pair, PROMPTS, 0.3))
+    check(pair, exact, mixed(pair, PROMPTS[:1], 0.3)[::2])  # base and ciar
 
 
 def test_margins_see_a_real_difference(tiny_pair: Pair) -> None:
