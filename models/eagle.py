@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.kv_cache import CachedDecoder, Pass
-from models.state import build
+from models.state import build, unallocated
 from models.transformer import Attention, FeedForward, RMSNorm
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import TransformerConfig
@@ -102,7 +102,7 @@ def from_checkpoint(state: Mapping[str, Tensor], base: TransformerConfig, source
         config = drafter_config(base, len(gate))
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{source}: layers.0.mlp.gate_proj.weight has shape {list(gate.shape)}: {error}") from error
-    with torch.device("meta"):
+    with unallocated():
         needed = EagleDrafter(config).state_dict()
     for key, names in CHECKPOINT_KEYS.items():
         shape = [needed[key].shape[0] // len(names), *needed[key].shape[1:]]

@@ -26,6 +26,7 @@ from models.llama import decoder
 from models.pair import Pair
 from models.phi import IntervalProjection
 from models.sampling import filter_probs, greedy, guide, sample
+from models.state import unallocated
 from models.transformer import Transformer
 from models.vq import VQConfig, VQModel
 from simulator.core.errors import ComputeError
@@ -395,7 +396,7 @@ def _captured(run: Callable[[], Tensor]) -> Callable[[], object]:
 def _longer(model: Transformer, positions: int) -> Transformer:
     """The same weights on a larger grid, so that every cell of the table fits; time depends on shapes alone."""
     grid = math.ceil(math.sqrt(positions - model.config.caption_slots))
-    with torch.device("meta"):
+    with unallocated():
         wide = decoder(replace(model.config, grid=max(grid, model.config.grid)), model.classes)
     wide.load_state_dict(model.state_dict(), assign=True)
     return wide.eval()

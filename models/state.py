@@ -6,7 +6,8 @@ wrong shapes and weights that are not finite are refused alike, naming file and 
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.checkpoint import CONTAINERS, Checkpoint, StoredTensor, few, read_checkpoint
 from simulator.core.errors import WeightsError
@@ -142,6 +144,25 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | st
     refuse_nonfinite(module.state_dict(), source)
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves initial values out. Drawn for tensors without memory they would load torch's compiler, which takes seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+@contextmanager
+def unallocated() -> Iterator[None]:
+    """Modules made inside have shapes, and neither memory nor values."""
+    with torch.device("meta"), _NoDraws():
+        yield
+
+
 def build(
     make: Callable[[], ModuleT], state: Mapping[str, Tensor], source: Path | str, *, exact: bool = False
 ) -> ModuleT:
@@ -150,7 +171,7 @@ def build(
     Memory is allocated only after all shapes fit, so a configuration of absurd size is an error and not an allocation.
     Arguments and errors are those of `load_state`.
     """
-    with torch.device("meta"):
+    with unallocated():
         module = make()
     refuse_misfits(module, state, source, exact, finite=True)
     module.to_empty(device="cpu")

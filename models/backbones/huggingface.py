@@ -38,7 +38,7 @@ from models.device import DeviceModel
 from models.llama import LlamaDecoder
 from models.pair import Pair, ready
 from models.phi import IntervalProjection
-from models.state import build, first_line, read_state
+from models.state import build, first_line, read_state, unallocated
 from models.vq import VQConfig, VQModel
 from simulator.core.errors import PromptError, WeightsError
 from simulator.protocol.llama import ROW_WIDTH, LlamaConfig, digits
@@ -163,7 +163,7 @@ def load_device(
                 f"{path.parent}: its image tokenizer is not that of {found.spec.weights} ({key} differs): "
                 "equal codes would mean other images"
             )
-    with torch.device("meta"):
+    with unallocated():
         device = DeviceModel(replace(described.config, n_layer=1), ())
     device.config, device.transformer = described.config, decoder
     return device
@@ -186,7 +186,7 @@ def load_decoder(
     """
     config, codes = described.config, torch.tensor(described.codes, dtype=torch.long)
     places = _janus_places(config) if config.head_layer else _chameleon_places(config, codes)
-    with torch.device("meta"):
+    with unallocated():
         model = LlamaDecoder(config).to(dtype)
     shapes = {key: shape for path in weight_files(folder) for key, shape in _shapes(path)}
     _compare(folder, places, {key: list(p.shape) for key, p in model.state_dict().items()}, shapes, config)

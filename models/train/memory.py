@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import nn
 
 from models.scenes import IMAGE_SIZE
+from models.state import unallocated
 from models.train.cloud import CloudConfig
 from models.train.judge import JudgeConfig
 from models.train.scene_network import SceneNetworkTraining
@@ -44,5 +44,5 @@ def least_bytes(
 
 def weights_of(make: Callable[[], nn.Module]) -> int:
     """How many weights a model has. No memory is allocated for them."""
-    with torch.device("meta"):
+    with unallocated():
         return sum(weight.numel() for weight in make().parameters())
