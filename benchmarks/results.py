@@ -1,6 +1,6 @@
 """The tables of docs/results.md: run folders of the results scenarios, each row with the paper's figures.
 
-    for name in main trees claim scores readings training prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
+    for name in main trees claim scores readings training prefix threshold photos; do ciar-sim run scenarios/results-$name.yaml; done
     python -m benchmarks.results runs docs/results.md
 
 Tables stand between `<!-- table:NAME -->` and `<!-- end -->`; the words around them are left as they are. A table whose run folder is
@@ -80,6 +80,20 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "ciar published loss": "ciar",
             "ciar revised": "ciar",
             "ciar revised, without features": "ciar",
+        },
+    ),
+    "photos": (
+        "results-photos",
+        {
+            "base": "base",
+            "code": "code",
+            "random": "random",
+            "entropy-lens": "entropy-lens",
+            "softmax-corr": "softmax-corr",
+            "ciar u": "ciar",
+            "ciar lower-top": "ciar",
+            "ciar published loss": "ciar",
+            "ciar revised": "ciar",
         },
     ),
     "scores": (

@@ -140,7 +140,7 @@ ONLY_PARSED = {
 # Not parsed: why.
 UNPARSED = {
     "ciar-sim run": "the name of the command alone",
-    "for name in main trees claim scores readings training prefix threshold": "a loop of the shell over scenarios; "
+    "for name in main trees claim scores readings training prefix threshold photos": "a loop of the shell over scenarios; "
     "tests/test_quickstart.py loads every scenario",
 }
 
