@@ -4,7 +4,6 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -152,7 +151,7 @@ def provenance_of(
         **({"calibrated": dict(calibrated)} if calibrated else {}),
         "seed": scenario.seed,
         "prompts": sorted({len(texts) for texts in plan.captions.values()}),
-        "network": [asdict(one) for one in dict.fromkeys(link for case in cases for link in case.scenario.links)],
+        "network": [one.plain() for one in dict.fromkeys(link for case in cases for link in case.scenario.links)],
         "versions": {
             "ciar-sim": _version("ciar-sim"),
             "git_commit": _git_commit(),

@@ -1,6 +1,7 @@
 """A link in base units: what every form of `network:` comes to."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from simulator.traces.choice import TraceChoice
 from simulator.traces.gaps import Gaps
@@ -46,3 +47,7 @@ class LinkFigures:
     generated: str | None = None
     trace: TraceChoice | None = None
     way_s: float = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return {**asdict(self), "gaps": None if self.gaps is None else self.gaps.model_dump()}
