@@ -13,6 +13,7 @@ from simulator.pricing.profile import PassTable, Profile
 from simulator.pricing.roofline import RooflineCosts
 
 PHASES = ("prefill", "decode", "more tokens", "verify")
+LARGEST_LOG = 60.0  # of a figure: e^60 is beyond any machine
 STARTS = (1e9, 1e10, 1e11, 1e12)  # bytes and operations per second from which a fit starts
 
 
@@ -104,7 +105,8 @@ def fit_roofline(profile: Profile, shapes: Mapping[str, ModelShape]) -> FittedRo
 
 def _machine(title: str, logs: Sequence[float]) -> Hardware:
     """logs: of bytes per second, operations per second, and seconds of a kernel."""
-    bytes_per_s, flop_per_s, kernel_s = (math.exp(float(value)) for value in logs)
+    # Where passes are launches alone, nothing holds the rates, and the simplex walks away with them.
+    bytes_per_s, flop_per_s, kernel_s = (math.exp(min(max(float(value), -LARGEST_LOG), LARGEST_LOG)) for value in logs)
     return Hardware.model_construct(
         title=title,
         kind="measured",

@@ -310,6 +310,13 @@ def test_errors_of_a_fit_are_told_by_model_and_phase() -> None:
     assert 0 < max(errors.values()) <= 1 - 1 / 1.2 + 1e-9  # every other pass took 1.2 times as long
 
 
+def test_a_fit_of_launches_alone_has_finite_figures() -> None:
+    same = grid([[[0.001] * 2] * 2] * 2)
+    found = fit_roofline(profile(same), SHAPES).hardware
+    figures = (found.bytes_per_s, found.flop_per_s, found.kernel_overhead_us)
+    assert all(0 < one < math.inf for one in figures)
+
+
 def test_a_serial_pass_is_the_sum_of_memory_and_arithmetic() -> None:
     serial, graphs = (roofline("llamagen-xl", "l4", name) for name in ("serial", "cuda-graphs"))
     small, large = Work.of_pass(1, 1, 0), Work.of_pass(128, 120, 0)
