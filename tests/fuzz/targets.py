@@ -168,13 +168,21 @@ def weights(rng: random.Random, world: World) -> str | None:
 
 
 def backbone(rng: random.Random, world: World) -> str | None:
-    """A folder in transformers' layout with one damaged file."""
+    """A folder in transformers' layout with one damaged file, or a damaged training checkpoint of LlamaGen's layout."""
     import shutil
 
+    from models.backbones.llamagen import load_llamagen
     from models.pair import load_pair
     from simulator.protocol.pairs import PairSpec
-    from tests.models import folders
+    from tests.models import folders, llamagen_files
 
+    if rng.random() < 0.5:
+        source = world.folder / "whole.pt"
+        if not source.is_file():
+            llamagen_files.write_checkpoint(source)
+        path = world.folder / "fuzzed.pt"
+        path.write_bytes(mutate.raw(source.read_bytes(), rng))
+        return verdict(lambda: load_llamagen(path, 4, 2), path.name)
     name = rng.choice(("anole-7b", "lumina-mgpt-768", "janus-pro-7b"))
     whole, folder = world.folder / f"whole-{name}", world.folder / "backbone"
     if not whole.is_dir():
@@ -273,10 +281,20 @@ def arrivals(rng: random.Random, world: World) -> str | None:
     return verdict(lambda: load_scenario(use), use.name)
 
 
+PROMPT_FILES = (
+    "a small red circle\na large blue square on a striped ground\n\nthe third one\n",
+    "Prompt\tCategory\na small red circle\tx\na large blue square\ty\n",
+    'id,caption\n1,"a circle, red"\n2,a square\n',
+    '["a small red circle",\n "a large blue square"]',
+    '{"tag": 1, "prompt": "a circle"}\n{"prompt": "a square"}\n',
+    '{"images": [], "annotations": [{"id": 1, "caption": "a circle"}, {"caption": "a square"}]}',
+)
+
+
 def prompts(rng: random.Random, world: World) -> str | None:
     from simulator.experiment.loading import load_scenario
 
-    content = "a small red circle\na large blue square on a striped ground\n\nthe third one\n"
+    content = rng.choice(PROMPT_FILES)
     path = world.folder / "captions.txt"
     path.write_bytes(
         mutate.raw(content.encode(), rng)

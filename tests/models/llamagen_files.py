@@ -64,12 +64,17 @@ def write_features(folder: Path, width: int = T2I.caption_dim) -> None:
         np.save(folder / "coco" / f"{index}.npy", rows.astype(np.float32))
 
 
+def write_checkpoint(path: Path) -> None:
+    """A text-to-image decoder as LlamaGen's training leaves it, with its optimizer and arguments."""
+    training = {"optimizer": {"step": 3}, "steps": 7, "args": argparse.Namespace(image_size=256)}
+    torch.save({"model": decoder(T2I, 0).state_dict(), **training}, path)
+
+
 def write_t2i(folder: Path, write_text: Callable[[Path], None] = write_features) -> Path:
     """The files of a text-to-image model, as they are downloaded and as training leaves them, with features of captions or a T5 in
     `features`. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    training = {"optimizer": {"step": 3}, "steps": 7, "args": argparse.Namespace(image_size=256)}
-    torch.save({"model": decoder(T2I, 0).state_dict(), **training}, folder / "t2i_XL_stage1_256.pt")
+    write_checkpoint(folder / "t2i_XL_stage1_256.pt")
     used = {"quantize.codebook_used": torch.zeros(16)}
     torch.save({"model": {**tokenizer().state_dict(), **used}}, folder / "vq_ds16_t2i.pt")
     write_text(folder / "features")
