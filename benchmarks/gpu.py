@@ -226,14 +226,17 @@ def _bytes_per_s(profile: Profile, shape: ModelShape, dtype: str) -> float:
 def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[str, Any]:
     """Every section in order; results are on disk after each."""
     started_s = time.perf_counter()
+    profiles = {
+        f"profile {entry[0]} {entry[2]}": lambda entry=entry: profiled(machine, out, entry) for entry in PROFILES
+    }
+    # Captures come last: one that fails may leave the device unusable for the rest of the process.
+    captures = {name: run for name, run in profiles.items() if name.endswith("cuda-graphs")}
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "tokens": lambda: tokens_on_both(machine),
         "training": lambda: training_on_both(machine),
-        **{
-            f"profile {entry[0]} {entry[2]}": lambda entry=entry: profiled(machine, out, entry)  # type: ignore[misc]
-            for entry in PROFILES
-        },
+        **{name: run for name, run in profiles.items() if name not in captures},
         "pooling": lambda: pooling(machine),
+        **captures,
     }
     results: dict[str, Any] = {
         "device": hardware_name(machine.torch_device),
