@@ -73,7 +73,9 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
     radio_j = columns["device_energy_j"] - computing_j
     assert columns["device_active_j"] + columns["device_static_j"] == pytest.approx(columns["device_energy_j"])
     static_j = columns["device_static_j"]
-    assert np.all((static_j > 0.0) & (static_j < radio_j) if catalogue.network(name).radio else static_j == 0.0)
+    # A request that others overlap while the link is slow has no silence of its own.
+    assert np.all((static_j >= 0.0) & (static_j < radio_j) if catalogue.network(name).radio else static_j == 0.0)
+    assert (static_j.sum() > 0.0) == (catalogue.network(name).radio is not None)
     assert np.all(radio_j > 0.0) if catalogue.network(name).radio else np.all(radio_j == 0.0)
 
 
