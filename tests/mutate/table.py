@@ -227,8 +227,8 @@ MUTATIONS = (
     Mutation(
         "batch-of-one-more",
         "simulator/cloud/replica.py",
-        "size = min(len(ready), self.max_batch)",
-        "size = min(len(ready), self.max_batch + 1)",
+        "ready.choose(), self.max_batch)\n        if size == 1:",
+        "ready.choose(), self.max_batch + 1)\n        if size == 1:",
         CLOUD,
     ),
     Mutation(
