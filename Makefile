@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick coverage check docs wheel clean
+.PHONY: demo test pytest quick coverage check docs wheel clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +22,11 @@ demo: $(VENV)/.installed
 	$(BIN)/ciar-sim run scenarios/quickstart.yaml
 	@echo "Open runs/quickstart/report.html"
 
-test: $(VENV)/.installed-dev check
+# The type check takes a core for a minute or two: the tests run beside it.
+test: $(VENV)/.installed-dev
+	$(MAKE) --jobs 2 check pytest
+
+pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # Of lines and branches of simulator/; below 95 % it fails. Tracing doubles the time of the tests, so it is no part of `make test`.
