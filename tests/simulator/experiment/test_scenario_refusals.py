@@ -58,9 +58,9 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + "network:\n  rtt_s: 0.02\n  up_mbps: 1\n  down_mbps: 1\n",
             "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, trace, rtt_ms, up_mbps, "
-            "down_mbps, buffer_bytes, buffer_ms, cross_traffic, aqm, handshake, jitter_ms, jitter_distribution, "
+            "down_mbps, buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, jitter_ms, jitter_distribution, "
             "jitter_samples_ms, jitter_on, loss_pct, loss_burst_packets, transport, radio, "
-            "devices_per_cell, outage_every_s, outage_ms, distance_km",
+            "devices_per_cell, rate, outage_every_s, outage_ms, distance_km",
         ),
         (
             HEAD + "cloud: {replica: 2}\n",
@@ -147,8 +147,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + "network:\n  preset: lte\n  outage_ms: 5\n",
             "t.yaml:7: network.outage_ms does not go with preset, which takes buffer_bytes, buffer_ms, cross_traffic, aqm, "
-            "handshake, distance_km, transport, devices_per_cell, rtt_ms, "
-            "up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, loss_burst_packets, radio; "
+            "wifi, handshake, distance_km, transport, devices_per_cell, rtt_ms, "
+            "up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, loss_burst_packets, rate, radio; "
             "without preset give trace, or rtt_ms, up_mbps, down_mbps",
         ),
         (HEAD + "prompts: {list: [a], count: 3}\n", "t.yaml:5: prompts.count is not a known key; allowed: list"),
@@ -180,11 +180,9 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
             "name: t\nmethods:\n  - base\n  - base\n",
             "t.yaml:4: methods[1] label base stands twice; give each method its own label",
         ),
-        # not yet
         (
             HEAD + "pair: {backbone: llamagen-xl-stage1}\n",
-            "t.yaml:5: pair as a mapping (backbone, weights) is not available yet; allowed: scenes, or the path of a "
-            "pair's folder",
+            "t.yaml:5: pair.backbone is not a known key; allowed: cloud, weights, device, tokenizer, text, image_size, heads",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, threshold: {}}\n",
@@ -225,7 +223,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             HEAD + "pair: scene\n",
-            "t.yaml:5: pair must be scenes, or the path of a folder, got 'scene' (text), which is not there",
+            "t.yaml:5: pair must be scenes or paper-anole or paper-llamagen-xl or paper-llamagen-xl-stage2 or photos, or the "
+            "path of a folder, got 'scene' (text), which is not there",
         ),
         (
             HEAD + "prompts: {file: no.txt}\n",
@@ -269,16 +268,16 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + EXPLICIT + "sweep: {network.rtt_s: [1]}\n",
             "t.yaml:6: sweep.network.rtt_s names nothing: network has no rtt_s; did you mean rtt_ms? allowed: "
-            "buffer_bytes, buffer_ms, cross_traffic, aqm, handshake, rtt_ms, jitter_ms, jitter_distribution, "
+            "buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, rtt_ms, jitter_ms, jitter_distribution, "
             "jitter_samples_ms, jitter_on, loss_pct, loss_burst_packets, transport, radio, "
-            "devices_per_cell, up_mbps, down_mbps, outage_every_s, outage_ms",
+            "devices_per_cell, up_mbps, down_mbps, rate, outage_every_s, outage_ms",
         ),
         (
             HEAD + "sweep: {network: [lte]}\n",
             "t.yaml:5: sweep.network names no single setting; it holds buffer_bytes, buffer_ms, cross_traffic, "
-            "aqm, handshake, preset, distance_km, "
+            "aqm, wifi, handshake, preset, distance_km, "
             "transport, devices_per_cell, rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, "
-            "loss_burst_packets, radio",
+            "loss_burst_packets, rate, radio",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",

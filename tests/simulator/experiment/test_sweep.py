@@ -65,7 +65,8 @@ def test_a_derived_label_can_be_addressed(tmp_path: Path) -> None:
             {"sets": ("cloud.max_bach=3",)},
             "--set cloud.max_bach=3: cloud.max_bach is not a known key; did you mean max_batch? allowed: replicas, "
             "max_batch, queue, "
-            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour",
+            "routing, max_sessions, max_waiting, kv_memory_gb, kv_full, crashes, autoscale, background, price_usd_per_gpu_hour, "
+            "tiers, tier",
         ),
         ({"axes": ("seed=1,1",)}, "--axis seed=1,1: sweep.seed holds 1 twice"),
         ({"axes": ("seed=",)}, "--axis seed=: must be path=value,value or path=min:max:steps[:log]"),
