@@ -31,7 +31,7 @@ pytest: $(VENV)/.installed-dev
 
 # Of lines and branches of simulator/; below 95 % it fails. Tracing doubles the time of the tests, so it is no part of `make test`.
 coverage: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered tests/simulator tests/ciar_sim tests/laws
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered tests/simulator tests/ciar_sim tests/laws tests/models/test_statistical.py
 
 # Everything but whole runs and training, without coverage: for the minute between two edits.
 quick: $(VENV)/.installed-dev
