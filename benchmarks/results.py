@@ -48,6 +48,19 @@ PAPER = {
     "discrete k=300": Paper(fid=24.82),
 }
 
+# of both claims: the scenarios have the same rows
+CLAIM = {
+    "base": "base",
+    "code": "code",
+    "random": "random",
+    "entropy-lens": "entropy-lens",
+    "softmax-corr": "softmax-corr",
+    "ciar u": "ciar",
+    "ciar lower-top": "ciar",
+    "ciar published loss": "ciar",
+    "ciar revised": "ciar",
+}
+
 # table -> run folder, and per label of the run the paper's row; labels that are not named have none
 TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "main": (
@@ -67,35 +80,8 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         "results-trees",
         {"base": "base", "eagle2": "eagle2", "lantern": "lantern", "lantern delta 0.4": "lantern"},
     ),
-    "claim": (
-        "results-claim",
-        {
-            "base": "base",
-            "code": "code",
-            "random": "random",
-            "entropy-lens": "entropy-lens",
-            "softmax-corr": "softmax-corr",
-            "ciar u": "ciar",
-            "ciar lower-top": "ciar",
-            "ciar published loss": "ciar",
-            "ciar revised": "ciar",
-            "ciar revised, without features": "ciar",
-        },
-    ),
-    "photos": (
-        "results-photos",
-        {
-            "base": "base",
-            "code": "code",
-            "random": "random",
-            "entropy-lens": "entropy-lens",
-            "softmax-corr": "softmax-corr",
-            "ciar u": "ciar",
-            "ciar lower-top": "ciar",
-            "ciar published loss": "ciar",
-            "ciar revised": "ciar",
-        },
-    ),
+    "claim": ("results-claim", {**CLAIM, "ciar revised, without features": "ciar"}),
+    "photos": ("results-photos", CLAIM),
     "scores": (
         "results-scores",
         {

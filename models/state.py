@@ -113,9 +113,9 @@ def refuse_misfits(
         f"{key} with shape {list(t.shape)} has no place in this model" for key, t in state.items() if key not in needed
     ]
     bad = [
-        f"{key} is not finite: {count_nonfinite(t)} of {t.numel()} values are NaN or infinite"
+        f"{key} is not finite: {count} of {t.numel()} values are NaN or infinite"
         for key, t, _ in both
-        if finite and count_nonfinite(t)
+        if finite and (count := count_nonfinite(t))
     ]
     listed = [few(lines) for lines in (missing, shapes, types, unknown if exact else [], bad) if lines]
     if listed:
@@ -140,6 +140,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | st
         WeightsError: a key is missing, has another shape or type, or has no place; or a value is not finite.
     """
     refuse_misfits(module, state, source, exact, finite=True)
+    _copy(state, module, source)
+
+
+def _copy(state: Mapping[str, Tensor], module: nn.Module, source: Path | str) -> None:
+    """Into the module's own type, in which a value may be too large."""
     module.load_state_dict(dict(state), strict=False)
     refuse_nonfinite(module.state_dict(), source)
 
@@ -175,7 +180,7 @@ def build(
         module = make()
     refuse_misfits(module, state, source, exact, finite=True)
     module.to_empty(device="cpu")
-    load_state(module, state, source, exact=exact)
+    _copy(state, module, source)
     return module.eval()
 
 
