@@ -40,9 +40,8 @@ def main(most: int, as_json: bool) -> None:
     for size in (size for size in SIZES if size <= most):
         repeats = max(1, min(9, 50_000 // size))
         seconds = sorted(seconds_per_request(size) for _ in range(repeats))[repeats // 2]
-        peak_mb = (
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        )  # kB on Linux; it only grows, as do the sizes
+        # kB on Linux; it only grows, as do the sizes.
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         found.append({"requests": size, "us_per_request": 1e6 * seconds, "peak_mb": peak_mb})
     times = [each["us_per_request"] for each in found]
     ratio = max(times) / min(times) if times else float("nan")

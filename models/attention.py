@@ -30,9 +30,8 @@ def rope_table(config: TransformerConfig, zeros_before: int | None = None, zeros
     zero vector, so that every caption key scores 0. So do `zeros_after` positions past the image.
     """
     quarter = config.head_dim // 4
-    frequency = config.rope_base ** (
-        -torch.arange(quarter, dtype=torch.float64) / quarter
-    )  # base^(-2i / (hd/2)), [hd/4]
+    # base^(-2i / (hd/2)), [hd/4].
+    frequency = config.rope_base ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
     cell = torch.arange(config.tokens)
     row, column = cell // config.grid, cell % config.grid  # each [T]
     angle = torch.cat([torch.outer(row, frequency), torch.outer(column, frequency)], dim=1)  # [T, hd/2]

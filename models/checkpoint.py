@@ -22,11 +22,12 @@ from simulator.core.errors import WeightsError
 
 # Where a training checkpoint keeps its state dict, in the order in which LlamaGen's own scripts look.
 CONTAINERS = ("model", "module", "state_dict", "ema")
+# What wrappers write between the parts of a key.
 WRAPPERS = (
     "_orig_mod",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
-)  # what wrappers write between the parts of a key
+)
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 LISTED = 4  # keys of a kind in an error message
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files that torch wrote before version 1.6

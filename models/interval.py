@@ -36,9 +36,8 @@ def log_odds(centre: Tensor) -> Tensor:
     """
     top, at = centre.max(dim=-1, keepdim=True)  # [..., 1]
     shifted = centre - top  # [..., V], 0 at the top
-    rest = shifted.scatter(-1, at, -torch.inf).logsumexp(
-        -1, keepdim=True
-    )  # log of all mass but the top's, relative to it
+    # Log of all mass but the top's, relative to it.
+    rest = shifted.scatter(-1, at, -torch.inf).logsumexp(-1, keepdim=True)
     total = F.softplus(rest)  # log(1 + e^rest): log of all mass, relative to the top's
     log_p = shifted - total  # [..., V]
     # log(1 - p_i). Off the top p_i <= 1/2 (up to a tie), where log1p(-p) is accurate.

@@ -45,12 +45,8 @@ _REPEATS = 15
 _LEAST_REPEATS = 3
 _CELL_S = 0.06  # a cell stops repeating after this long
 _WEIGHT_STD = 0.02
-DECODER_SIZES = (
-    "codebook_dim",
-    "ch",
-    "z_channels",
-    "num_res_blocks",
-)  # that `VQConfig` shares with `vq_decoder_op_count`
+# Those that `VQConfig` shares with `vq_decoder_op_count`.
+DECODER_SIZES = ("codebook_dim", "ch", "z_channels", "num_res_blocks")
 
 Progress = Callable[[int, int], None]
 RuntimeName = Literal["eager", "cuda-graphs"]

@@ -28,9 +28,8 @@ def guide(cond: Tensor, uncond: Tensor, scale: float | Tensor) -> Tensor:
 def greedy(logits: Tensor) -> Tensor:
     """Arg max over the codebook, [..., V] -> int64 [...]; the lowest id wins ties."""
     best = logits.max(dim=-1, keepdim=True).values
-    return (
-        (logits == best).to(torch.uint8).argmax(dim=-1)
-    )  # argmax on equal values is not guaranteed to be the first on a GPU
+    # Argmax on equal values is not guaranteed to be the first on a GPU.
+    return (logits == best).to(torch.uint8).argmax(dim=-1)
 
 
 def filter_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
@@ -56,9 +55,8 @@ def warp_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
     x = _tempered(logits, temperature)
     if bool((top_p < 1).any()):
         ascending, order = x.sort(dim=-1)  # [B, V]
-        drop = ascending.softmax(-1).cumsum(-1) <= (1 - top_p.to(x)).unsqueeze(
-            -1
-        )  # the tail whose mass is at most 1 - p
+        # The tail whose mass is at most 1 - p.
+        drop = ascending.softmax(-1).cumsum(-1) <= (1 - top_p.to(x)).unsqueeze(-1)
         drop[:, -1] = False
         x = _drop(x, order, drop, top_p)
     return _top_k(x, top_k).softmax(-1)
@@ -89,9 +87,8 @@ def draw_with_margin(probs: np.ndarray, u: float) -> tuple[int, float]:
     total = cumulative[-1]
     index = int(cumulative.searchsorted(u * total, side="right"))
     index = min(index, int(cumulative.searchsorted(total, side="left")))
-    below = (
-        cumulative[index - 1] if index and cumulative[index - 1] > 0 else -np.inf
-    )  # ids of probability 0 gain nothing
+    # Ids of probability 0 gain nothing.
+    below = cumulative[index - 1] if index and cumulative[index - 1] > 0 else -np.inf
     above = cumulative[index] if cumulative[index] < total else np.inf
     return index, float(min(u - below / total, above / total - u))
 

@@ -74,9 +74,8 @@ def test_only_the_tables_of_a_page_are_replaced(tmp_path: Path) -> None:
         page.read_text()
         == f"before\n<!-- table:main -->\n{table}\n<!-- end -->\nbetween\n<!-- table:trees -->\nkept\n<!-- end -->\n"
     )
-    assert (
-        with_tables("<!-- table:main -->\n<!-- end -->", {"main": "|"}) == "<!-- table:main -->\n|\n<!-- end -->"
-    )  # an empty place
+    # An empty place.
+    assert with_tables("<!-- table:main -->\n<!-- end -->", {"main": "|"}) == "<!-- table:main -->\n|\n<!-- end -->"
     with pytest.raises(ValueError, match="0 places for the table threshold"):
         with_tables(page.read_text(), {"threshold": ""})
 

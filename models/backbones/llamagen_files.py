@@ -23,13 +23,14 @@ VQ_CONTAINERS = ("ema", "model", "module", "state_dict")
 HEAD_DIM = 64  # width of a head where the table below does not know better
 HEADS = {2048: 32, 3200: 32, 4096: 32}  # width -> heads of GPT-1B, GPT-3B, GPT-7B, whose heads are not 64 wide
 IGNORED = ("freqs_cis", "causal_mask")  # tables that some checkpoints carry
+# Below the weights' folder; the second is LlamaGen's own.
 T5_PLACES = (
     ".",
     "t5-ckpt/flan-t5-xl",
     "flan-t5-xl",
     "t5",
     "text",
-)  # below the weights' folder; the second is LlamaGen's own
+)
 LABELS = "cls_embedding.embedding_table.weight"
 CAPTIONS = "cls_embedding.uncond_embedding"
 

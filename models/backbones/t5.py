@@ -139,9 +139,8 @@ def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
                 text: Any = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise WeightsError(f"{path}:{index + 1}: a line must be a JSON object with text") from None
-            caption = (
-                text[0] if isinstance(text, list) and text else text
-            )  # the script's default is the first of several
+            # The script's default is the first of several.
+            caption = text[0] if isinstance(text, list) and text else text
             if not isinstance(caption, str):
                 raise WeightsError(f"{path}:{index + 1}: text must be a caption or a list of captions")
             found.append((folder / path.name.partition(".")[0] / f"{index}.npy", caption))

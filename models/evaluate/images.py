@@ -22,13 +22,14 @@ from simulator.protocol.pairs import pair_manifest
 from simulator.results.columns import RANGES
 from simulator.results.statistics import bounded, student_interval
 
+# Sweeps that change images; networks and clouds do not.
 _OF_TOKENS = (
     "methods.",
     "decoding.",
     "prompts.",
     "seed",
     "pair",
-)  # sweeps that change images; networks and clouds do not
+)
 FEWEST = 10  # images of either kind: with fewer, halves of them have no third neighbour
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

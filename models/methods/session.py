@@ -124,9 +124,8 @@ class ModelState:
     bounds: str = ""  # of every device pass, see `Forward.bounds`
     decisions: Decisions = field(default_factory=Decisions)
     _fed: int = -1  # image tokens in the KV cache; -1: not even the caption
-    _path: list[int] = field(
-        default_factory=list
-    )  # accepted nodes of the last draft tree: where they stand in the KV cache
+    # Accepted nodes of the last draft tree: where they stand in the KV cache.
+    _path: list[int] = field(default_factory=list)
     _stale: bool = False  # whether the KV cache holds more than these, to be rolled back by the next pass
     _draws: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
 

@@ -39,9 +39,8 @@ class FeatureNet:
             raise WeightsError(f"{path}: no such file")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # PyTorch moves on from TorchScript; the published files do not
+                # PyTorch moves on from TorchScript; the published files do not.
+                warnings.simplefilter("ignore", DeprecationWarning)
                 self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise WeightsError(f"{path}: not a TorchScript file: {str(error).splitlines()[0]}") from error

@@ -37,9 +37,8 @@ class Scorer:
         self.judge, self.progress, self.columns = judge, progress, judged(judge.subject)
         self.weights_hash = file_hash(judge.weights)
         self.root = cache / "quality" / self.weights_hash[:16]
-        self.fewest = (
-            2 * judge.dtype["features"].shape[0]
-        )  # half of them, as the interval takes, still outnumber the features
+        # Half of them, as the interval takes, still outnumber the features.
+        self.fewest = 2 * judge.dtype["features"].shape[0]
         self._read: dict[str, np.ndarray] = {}  # readings by image hash
         self._sets: dict[tuple[str, ...], dict[str, Interval]] = {}
         self._reference: tuple[np.ndarray, Gaussian] | None = None

@@ -74,9 +74,8 @@ class LoopSettings(Part):
     warmup_steps: int = Field(default=100, ge=0, le=MOST_STEPS)
     final_lr_ratio: float = Field(default=0.05, ge=0, le=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
-    weight_decay: float = Field(
-        default=0.05, ge=0
-    )  # on matrices and convolutions; norms, biases and tables whose group says so have none
+    # On matrices and convolutions; norms, biases and tables whose group says so have none.
+    weight_decay: float = Field(default=0.05, ge=0)
     betas: Annotated[tuple[Share, Share], BeforeValidator(items)] = (0.9, 0.95)
     clip_norm: float = Field(default=1.0, gt=0)
     ema_decay: Share = 0.999
@@ -371,9 +370,8 @@ class _LossLog:
     def write(self) -> None:
         temporary = self.path.with_name(self.path.name + ".tmp")
         with temporary.open("w", newline="") as file:
-            columns = dict.fromkeys(
-                name for row in self.rows for name in row
-            )  # a stage may change what it asks for on the way
+            # A stage may change what it asks for on the way.
+            columns = dict.fromkeys(name for row in self.rows for name in row)
             writer = csv.DictWriter(file, fieldnames=list(columns) or ["step"])
             writer.writeheader()
             writer.writerows(self.rows)

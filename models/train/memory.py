@@ -29,9 +29,8 @@ def least_bytes(
         return 3.0 * IMAGE_SIZE**2 * settings.scenes.train  # renders are made in memory
     if isinstance(settings, JudgeConfig):
         assert image_size is not None  # it judges photographs
-        return (
-            8.0 * settings.batch_images * settings.widths[0] * (image_size // 4) ** 2
-        )  # activations, and their gradients
+        # Of activations and their gradients.
+        return 8.0 * settings.batch_images * settings.widths[0] * (image_size // 4) ** 2
     if isinstance(settings, TokenizerConfig):
         side = IMAGE_SIZE if image_size is None else image_size
         widest = settings.model.ch * max(side // settings.model.patch, 1) ** 2

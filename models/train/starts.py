@@ -53,9 +53,8 @@ def start_first_layer(model: Transformer) -> None:
     per_axis = width // 4  # rotary pairs
     table = model.tok_embeddings.weight  # [V, D]
     table[:, 0] = SHARED_LEVEL * table[:, 1:].square().mean().sqrt()
-    normed = (
-        SHARED_LEVEL / ((SHARED_LEVEL**2 + table.shape[1] - 1) / table.shape[1]) ** 0.5
-    )  # that channel after RMSNorm
+    # The shared channel after RMSNorm.
+    normed = SHARED_LEVEL / ((SHARED_LEVEL**2 + table.shape[1] - 1) / table.shape[1]) ** 0.5
     attention = model.layers[0].get_submodule("attention")
     assert isinstance(attention, Attention)
     q, k, v = attention.wqkv.weight.view(3, heads, width, -1)  # each [H, hd, D]

@@ -228,9 +228,8 @@ class CostTable:
         if memory_gb is None:
             return math.inf
         shape = self.shapes.cloud if side.model == "pair" else shape_of(side.model)
-        position_bytes = shape.kv_bytes_per_position * (
-            2 if side.hardware == "local" else 1
-        )  # measured passes keep float32
+        # Measured passes keep float32.
+        position_bytes = shape.kv_bytes_per_position * (2 if side.hardware == "local" else 1)
         if needed * position_bytes > memory_gb * 1e9:
             at = ("cloud", *(() if tier is None else ("tiers", tier)), "kv_memory_gb")
             with error_context(*at):

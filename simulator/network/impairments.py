@@ -14,9 +14,8 @@ from simulator.network.transport import one_object
 _BURST_S = 0.2  # a burst of losses is over after so long without a packet; bursts on access links last milliseconds
 DISTRIBUTIONS = ("normal", "lognormal", "gamma", "pareto")
 MAX_JITTER = 100.0  # deviation over mean: beyond it nearly all draws are 0, and no run is long enough to show the mean
-_RARE_CUT = (
-    0.01  # share of a normal distribution below 0 up to which cutting it off leaves the mean as it is, within 0.15 %
-)
+# Share of a normal distribution below 0 up to which cutting it off leaves the mean as it is, within 0.15 %.
+_RARE_CUT = 0.01
 _NORMAL_REACH = 4.0  # deviations below its mean that a normal draw is taken to reach; less than 1e-4 of them lie beyond
 
 
@@ -90,9 +89,8 @@ class Jitter:
             return lambda count: stream.lognormal(
                 math.log(mean_s) - 0.5 * math.log1p(ratio), math.sqrt(math.log1p(ratio)), count
             )
-        shape = 1.0 + math.sqrt(
-            1.0 + 1.0 / ratio
-        )  # a Pareto distribution's variance over squared mean is 1 / (a (a - 2))
+        # A Pareto distribution's variance over squared mean is 1 / (a (a - 2)).
+        shape = 1.0 + math.sqrt(1.0 + 1.0 / ratio)
         least_s = mean_s * (shape - 1.0) / shape
         return lambda count: least_s * (1.0 + stream.pareto(shape, count))
 

@@ -177,9 +177,8 @@ class ThresholdSettings(GatedSettings):
         for name, modes in self.modes.items():
             if getattr(self, name) is not None and self.mode not in modes:
                 refuse(f"goes with threshold_mode {' or '.join(modes)}, got {self.mode}", name)
-        threshold: object = (
-            self.threshold
-        )  # a scenario's entry may ask for a call rate instead, see `schema/methods.py`
+        # A scenario's entry may ask for a call rate instead, see `schema/methods.py`.
+        threshold: object = self.threshold
         if isinstance(threshold, float) and math.isnan(threshold):
             refuse("must be a number, got .nan", "threshold")
         if isinstance(threshold, float) and math.isinf(threshold) and self.mode == "ema":
@@ -195,10 +194,7 @@ class EntropyLensSettings(ThresholdSettings):
     threshold: float = Field(
         0.5, ge=0.0, allow_inf_nan=True, description="accept locally while the entropy, in [0, 1], is below it"
     )
-    threshold_mode: ThresholdMode = Field(
-        "budget",
-        description="as in ciar",
-    )
+    threshold_mode: ThresholdMode = Field("budget", description="as in ciar")
     budget: float | None = Field(
         None,
         ge=0.0,
@@ -218,10 +214,7 @@ class SoftmaxCorrSettings(ThresholdSettings):
         "the tie; window: 1 - the score of the last 16 tokens",
     )
     threshold: float = Field(0.5, ge=0.0, allow_inf_nan=True, description="accept locally while the score is below it")
-    threshold_mode: ThresholdMode = Field(
-        "budget",
-        description="as in ciar",
-    )
+    threshold_mode: ThresholdMode = Field("budget", description="as in ciar")
     budget: float | None = Field(
         None,
         ge=0.0,

@@ -25,11 +25,8 @@ FORMAT = 4
 
 DEVICE, CLOUD = 0, 1  # OP side
 FORWARD, COMPUTE, SEND, AWAIT, EMIT, REPLY = range(6)  # OP kind
-FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK = (
-    0,
-    1,
-    2,
-)  # who decided a token; fallback: the device alone, once a deadline was missed
+# Who decided a token; fallback: the device alone, once a deadline was missed.
+FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK = range(3)
 # Columns of `Recording.scores`; "u" is U~ (assumption A2); "gate" is the score that the method compares with its threshold, if it has one.
 SCORES = ("u", "u_raw", "omega", "sigma", "lower_top", "entropy", "mid_top", "gate")
 
@@ -37,10 +34,8 @@ OP_DTYPE = np.dtype(
     [
         ("side", "u1"),
         ("kind", "u1"),
-        (
-            "what",
-            "u1",
-        ),  # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; AWAIT: 1 where a deadline may be missed; else 0
+        # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; AWAIT: 1 where a deadline may be missed; else 0.
+        ("what", "u1"),
         ("call", "<i4"),  # call the op belongs to, -1 for none
         ("rows", "u1"),  # sequences in the pass: 2 with guidance
         ("caption", "u1"),  # 1: the pass feeds the caption slots
@@ -146,9 +141,8 @@ class Recording:
             if header["format"] != FORMAT or arrays["ops"].dtype != OP_DTYPE:
                 raise ValueError(f"format {header['format']}, this program reads {FORMAT}")
             return cls(**arrays, widths=Widths(**header["widths"]), meta=header["meta"])
-        except (
-            Exception
-        ) as error:  # numpy and zipfile raise many kinds for one cause: the file is not what it should be
+        # numpy and zipfile raise many kinds for one cause: the file is not what it should be.
+        except Exception as error:
             raise RecordingError(f"not a recording: {error}") from None
 
 

@@ -31,6 +31,7 @@ USE = (
 )
 ENERGY = ("device_active_j", "device_static_j")  # the last columns
 _FALLBACK = ("retries", "fallback_pct", "fallback_cloud_nll_cost")
+# These are int64, others float64.
 COUNTS = (
     "request",
     "device",
@@ -42,7 +43,7 @@ COUNTS = (
     "bytes_up",
     "bytes_down",
     "retries",
-)  # int64, others float64
+)
 REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *USE, *_FALLBACK, *ENERGY)
 QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct")  # of an image; a case may bring more
 

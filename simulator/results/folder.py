@@ -76,11 +76,12 @@ def check_run_folder(folder: Path) -> None:
         raise RunFolderError(f"{cannot} {_reason(error)}") from None
 
 
+# ValueError: a character that no path has; RuntimeError: a symlink loop.
 _UNUSABLE_PATH = (
     OSError,
     ValueError,
     RuntimeError,
-)  # ValueError: a character that no path has; RuntimeError: a symlink loop
+)
 
 
 def _reason(error: BaseException) -> str:

@@ -32,9 +32,8 @@ def half_width(values: np.ndarray, batches: int) -> float:
     k = min(n, batches)
     sums = np.array([run.sum() for run in np.array_split(values - np.mean(values), k)])
     spread = math.sqrt(k / (k - 1) * float(np.sum(sums**2))) / n
-    return (
-        float(stdtrit(k - 1, 0.5 + CONFIDENCE / 2)) * spread
-    )  # Student's quantile, without loading all of scipy.stats
+    # Student's quantile, without loading all of scipy.stats.
+    return float(stdtrit(k - 1, 0.5 + CONFIDENCE / 2)) * spread
 
 
 def bounded(interval: Interval, lowest: float = 0.0, highest: float = math.inf) -> Interval:

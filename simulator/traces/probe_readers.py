@@ -21,6 +21,7 @@ from simulator.traces.units import Told
 DAY_S = 86400.0
 OUTAGE_PROBES = 3  # unanswered in a row; at 10 % loss one in a thousand probes begins such a run by chance
 SPLIT_S = 5.0  # between G-NetTrack rows; stamps that skip are at most 3 s apart
+# As cells, in lower case.
 UNANSWERED = frozenset(
     [
         "",
@@ -37,7 +38,7 @@ UNANSWERED = frozenset(
         "request timed out",
         "request timed out.",
     ]
-)  # as cells, in lower case
+)
 
 
 def probed(

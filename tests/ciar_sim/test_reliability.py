@@ -63,9 +63,8 @@ def arguments(scenario: Path, folder: Path) -> list[str]:
 def forked(code: str, errors: Path) -> int:
     """A process that runs this code and has torch loaded already, which takes most of the time of a new one; its process id."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # Python 3.12 warns of other threads; the child waits for none
+        # Python 3.12 warns of other threads; the child waits for none.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
         return child

@@ -105,9 +105,8 @@ def test_greedy_equals_base_token_for_token(tiny_pair: Pair, name: str, drafter:
     settings: dict[str, Any] = {"drafter": drafter, **({"k": 0} if name != "eagle2" else {})}
     one, base = record(tiny_pair, spec(tiny_pair, name, settings, **decoding), spec(tiny_pair, "base", {}, **decoding))
     assert np.array_equal(one.tokens, base.tokens)
-    assert (
-        one.cloud_passes() < len(base.tokens) or name == "lantern-static"
-    )  # few drafts, from a drafter that nobody trained
+    # Few drafts, from a drafter that nobody trained.
+    assert one.cloud_passes() < len(base.tokens) or name == "lantern-static"
 
 
 def test_a_tree_far_past_the_images_end_is_cut(tiny_pair: Pair) -> None:
@@ -276,9 +275,8 @@ def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
     device, cloud, drafter = OneEach(), OneEach(), OneEach()
     program = compile_session(here, device, cloud, Pricing(120, here.widths))
     assert program.device_s == len(device.asked) == len(passes(here, "drafter"))
-    assert device.asked[0] == Work.of_pass(
-        2, 120, 0
-    )  # the caption slots of the model it stands for, the first token in the last one
+    # The caption slots of the model it stands for, the first token in the last one.
+    assert device.asked[0] == Work.of_pass(2, 120, 0)
     assert len(cloud.asked) == here.cloud_passes()
     opening, *trees = passes(here, "cloud")
     assert (opening["logits_all"], opening["hidden"], cloud.asked[0]) == (1, 0, Work.of_pass(2, 120, 0))

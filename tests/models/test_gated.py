@@ -163,9 +163,8 @@ def test_elements_on_the_wire(
     local = recording.decided_by == FROM_DEVICE
     last_cloud = int(np.flatnonzero(~local).max())
     eager = settings.get("upload") == "eager"
-    n = (
-        int(local.sum()) if eager else int(local[:last_cloud].sum())
-    )  # tokens accepted after the last contact never leave
+    # Tokens accepted after the last contact never leave.
+    n = int(local.sum()) if eager else int(local[:last_cloud].sum())
     c = int((~local).sum()) - prefix_length(0.06, len(local))
     assert n
     assert c

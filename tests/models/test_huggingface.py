@@ -71,9 +71,8 @@ def test_lumina_is_chameleon_with_a_row_token_after_each_row(lumina: Path) -> No
         reference.model(input_ids=torch.tensor([start + laid])).last_hidden_state[0, len(start) - 1 :] @ head.T
         for start in (prompt, prompt[-3:])
     ]
-    ends = torch.tensor(
-        [column for column in range(len(laid) + 1) if column % 7 != 6]
-    )  # after the row token, not before
+    # After the row token, not before.
+    ends = torch.tensor([column for column in range(len(laid) + 1) if column % 7 != 6])
     wanted = guide(seen[0][ends], seen[1][ends], 4.0)
     torch.testing.assert_close(logits, wanted, atol=4e-4, rtol=0)
     assert torch.equal(tokens, wanted.argmax(-1))

@@ -51,9 +51,8 @@ def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
 
 def test_the_hash_is_of_what_decides_images_and_of_nothing_else(tiny: Path) -> None:
     before = load_pair(tiny).manifest
-    (tiny / "metrics.json").write_text(
-        '{"cloud": {"loss": 1.0}}'
-    )  # facts beside the weights may be written anew at any time
+    # Facts beside the weights may be written anew at any time.
+    (tiny / "metrics.json").write_text('{"cloud": {"loss": 1.0}}')
     assert pairs.list_files(tiny) == before.files
     assert load_pair(tiny).manifest.weights_hash == before.weights_hash
     replace = msgspec.structs.replace

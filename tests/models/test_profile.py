@@ -105,9 +105,8 @@ def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: 
     assert device.provenance["origin"] == "measured"
     assert cloud.provenance["origin"] == "roofline"
     assert pricing.caption_slots == pair.manifest.caption_slots
-    assert isinstance(
-        pricing.drafter, RooflineCosts
-    )  # it runs on the cloud's hardware, not where the device was measured
+    # It runs on the cloud's hardware, not where the device was measured.
+    assert isinstance(pricing.drafter, RooflineCosts)
     assert all(costs.compute_seconds(kind) > 0 for costs in (device, cloud) for kind in COMPUTE_KINDS)
 
 

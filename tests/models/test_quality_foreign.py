@@ -19,9 +19,8 @@ from models.quality.statistics import Gaussian, frechet_distance, precision_reca
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit:DeprecationWarning"
-)  # how the files are made that these tests load
+# How the files are made that these tests load.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 class Colours(nn.Module):

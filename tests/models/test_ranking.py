@@ -79,9 +79,8 @@ def test_risk_of_a_perfect_score_is_zero_until_only_events_are_left() -> None:
     assert curve[-1] == pytest.approx(0.3)
     assert curve[849] == pytest.approx(150 / 850)
     area = ranking.area_under_risk(np.arange(1000.0), event)
-    assert area == pytest.approx(
-        0.3 + 0.7 * np.log(0.7), abs=1e-3
-    )  # the sum against the integral: at most one term off
+    # The sum against the integral: at most one term off.
+    assert area == pytest.approx(0.3 + 0.7 * np.log(0.7), abs=1e-3)
 
 
 def test_risk_of_a_score_that_ties_everything_is_the_rate() -> None:

@@ -121,9 +121,8 @@ def test_sampled_bounds_lie_in_the_box_and_widen_with_k() -> None:
     assert found.radius is not None
     lower, upper = sampled_bounds(found.logits, found.radius, torch.tensor([[1.0], [-1.0], [0.0]]).expand(3, 256))
     mid = found.logits.softmax(-1)
-    torch.testing.assert_close(
-        torch.stack([lower, upper]), torch.stack([mid, mid])
-    )  # a shift of all logits changes nothing
+    # A shift of all logits changes nothing.
+    torch.testing.assert_close(torch.stack([lower, upper]), torch.stack([mid, mid]))
     certain = step([1.0, 2.0, 3.0], radius=0.0)
     assert value(SampledIntervals(state(), INTERVAL_SAMPLES).of(certain, 0)) == pytest.approx(0.0, abs=1e-12)
 

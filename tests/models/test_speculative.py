@@ -173,9 +173,8 @@ def test_what_the_residual_ships_changes_the_bytes_and_not_the_image(tiny_pair: 
     assert set(sent[1]["vocabulary_rows"]) <= {0, 1}
     assert phases.calls() == whole.calls() + sent[1]["vocabulary_rows"].sum()
     assert not sent[2]["vocabulary_rows"].any()
-    assert np.array_equal(
-        sent[2]["ids"], drafts + drafts + 9 * drafts
-    )  # drafts, sizes, and nine entries of each distribution
+    # Drafts, sizes, and nine entries of each distribution.
+    assert np.array_equal(sent[2]["ids"], drafts + drafts + 9 * drafts)
     assert np.array_equal(sent[2]["scalars"], drafts + 9 * drafts)
     replies = whole.ops[(whole.ops["kind"] == REPLY) & (whole.ops["call"] > 0)]
     assert (replies["ids"] == 1).all()

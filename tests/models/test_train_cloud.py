@@ -129,9 +129,8 @@ def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> N
         .sum(0)
         .flatten()
     )  # [T]
-    torch.testing.assert_close(
-        values["layout"], (missed.sum() + missed[[9, 10]].sum()) / (2 * 16 + 2)
-    )  # mean over both images
+    # Mean over both images.
+    torch.testing.assert_close(values["layout"], (missed.sum() + missed[[9, 10]].sum()) / (2 * 16 + 2))
     torch.testing.assert_close(loss, values["nats"] + 0.5 * values["layout"])
     loss.backward()  # type: ignore[no-untyped-call]
     grads = [

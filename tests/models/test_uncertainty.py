@@ -126,9 +126,8 @@ def test_regions_are_those_of_the_scene() -> None:
 def test_region_shares_add_up(found: Evaluation) -> None:
     regions = found.regions.set_index("region")
     assert regions.loc[["background", "object", "border"], "tokens"].sum() == regions.loc["all", "tokens"]
-    assert (
-        regions["cloud_entropy_nats"].dropna().between(0, np.log(64) + 1e-6).all()
-    )  # squares of 32 pixels: few without a border
+    # Squares of 32 pixels: few without a border.
+    assert regions["cloud_entropy_nats"].dropna().between(0, np.log(64) + 1e-6).all()
     assert np.isfinite(regions.loc[["border", "all"], "cloud_entropy_nats"]).all()
 
 

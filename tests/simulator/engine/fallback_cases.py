@@ -26,10 +26,11 @@ from tests.simulator.build import (
     reply,
 )
 
+# Of a request of 128 and a reply of 256 bytes; a pass takes 1/64 in between.
 UP_S, DOWN_S = (
     2.0**-10 + 1 / 32,
     2.0**-10 + 1 / 16,
-)  # of a request of 128 and a reply of 256 bytes; a pass takes 1/64 in between
+)
 CALL_S = UP_S + 1 / 64 + DOWN_S
 DEAD = Capacity([0.0], [0.0], 1.0)
 

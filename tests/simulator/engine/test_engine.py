@@ -336,9 +336,8 @@ def test_under_any_load_every_request_is_done_and_its_parts_add_up(inputs: dict[
 def test_working_ahead_of_the_clock_changes_nothing_but_the_events(inputs: dict[str, object]) -> None:
     network = inputs["network"]
     assert isinstance(network, Network)
-    assume(
-        network.up_jitter_s > 0.0
-    )  # else sessions of one batch may send in the same instant, and ties are resolved otherwise
+    # Else sessions of one batch may send in the same instant, and ties are resolved otherwise.
+    assume(network.up_jitter_s > 0.0)
 
     def never_ahead(self: Device, change: int) -> None:
         self.open_sessions += change

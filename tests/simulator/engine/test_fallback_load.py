@@ -180,9 +180,8 @@ def test_no_request_takes_longer_than_its_deadlines_allow(inputs: dict[str, Any]
     rule = Fallback(inputs["rule"].deadline_s)
     columns = run(**{**inputs, "programs": programs, "requests": alone, "rule": rule, "rules": CloudRules()}).columns
     awaits = np.array([sum(step[3] >= 0 for step in programs[prompt].steps) for prompt in columns["prompt"]])
-    computed_s = (
-        np.array([programs[prompt].device_s for prompt in columns["prompt"]]) + 5 * 0.0123
-    )  # a branch makes 5 passes more at most
+    # A branch makes 5 passes more at most.
+    computed_s = np.array([programs[prompt].device_s for prompt in columns["prompt"]]) + 5 * 0.0123
     assert np.all(columns["latency_s"] <= computed_s + awaits * rule.deadline_s + 1e-9)
 
 

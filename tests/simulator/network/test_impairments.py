@@ -221,9 +221,8 @@ def test_a_loss_that_cannot_be_is_refused(mean: float, burst: float | None) -> N
 
 
 def test_a_message_that_finds_the_buffer_full_is_tried_again_after_a_timeout() -> None:
-    link = ImpairedLink(
-        Wire(8000.0), 0.05, 0.1, IDEAL, buffer_bytes=1000
-    )  # a byte takes a millisecond, the timeout is 0.3 s
+    # A byte takes a millisecond, the timeout is 0.3 s.
+    link = ImpairedLink(Wire(8000.0), 0.05, 0.1, IDEAL, buffer_bytes=1000)
     assert link.send(0.0, 1200) == pytest.approx(1.25)
     assert link.send(0.1, 500) == pytest.approx(1.75)  # 1100 wait at first, 800 after a timeout
     assert link.sent_bits == 8 * (1200 + 2 * 500)
@@ -294,9 +293,8 @@ def test_an_outage_ends_for_a_transport_with_its_next_retransmission() -> None:
     assert arrival(1.0, 0.2, 1.1) == pytest.approx(1.201)  # shorter than the timeout: the packet waited in the network
     assert arrival(1.0, 1.0, 1.1) == pytest.approx(1.1 + 7 * RTO + 0.001)  # sent again after 0.26, 0.78 and 1.82 s
     assert arrival(1.0, 20.0, 1.0) == pytest.approx(1.0 + 127 * RTO + 0.001)
-    assert arrival(1.0, 1000.0, 1.0) == pytest.approx(
-        1.0 + 511 * RTO + 8 * MAX_RTO_S + 0.001
-    )  # back-off stops at two minutes
+    # Back-off stops at two minutes.
+    assert arrival(1.0, 1000.0, 1.0) == pytest.approx(1.0 + 511 * RTO + 8 * MAX_RTO_S + 0.001)
 
 
 def test_devices_that_share_a_wire_queue_for_it_together() -> None:

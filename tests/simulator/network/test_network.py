@@ -124,9 +124,8 @@ def test_requests_that_meet_an_opening_connection_wait_for_it_together() -> None
     columns = case(
         [one_forward_calls(1)], arrivals((0.0, 0, 0), (1 / 32, 0, 0)), network=explicit(transport="tcp")
     ).columns
-    assert columns["connect_s"] == pytest.approx(
-        [1 / 16, 1 / 32], abs=1e-12
-    )  # a pass of the device is over long before
+    # A pass of the device is over long before.
+    assert columns["connect_s"] == pytest.approx([1 / 16, 1 / 32], abs=1e-12)
 
 
 def test_a_lost_handshake_costs_a_second() -> None:
@@ -143,9 +142,8 @@ def test_a_lost_handshake_costs_a_second() -> None:
 def test_waiting_for_the_radio_is_booked_as_such() -> None:
     network = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, radio=RADIO)
     result = case([one_forward_calls(1)], arrivals((0.0, 0, 0), (4.0, 0, 0), (32.0, 0, 0)), network=network)
-    assert result.columns["wait_s"] == pytest.approx(
-        [0.25, 0.0, 0.25]
-    )  # the cloud answers before the radio falls asleep
+    # The cloud answers before the radio falls asleep.
+    assert result.columns["wait_s"] == pytest.approx([0.25, 0.0, 0.25])
     slow = program([*call(0)], [[*[forward("cloud") for _ in range(16)], reply()]])  # a quarter of a second
     waits = case([slow], arrivals(*[(4.0 * n, 0, 0) for n in range(64)]), network=network).columns["wait_s"]
     assert 0.0 < waits[1:].min() < 0.05

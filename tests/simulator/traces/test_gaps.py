@@ -82,9 +82,8 @@ def test_a_fit_finds_the_gaps_that_a_trace_was_made_with() -> None:
     assert found.slow_share == pytest.approx(0.0, abs=0.1)
     for level, asked in ((found.down[0], 10.0), (found.up[0], 6.0)):
         assert level.gaps_per_s == pytest.approx(asked, rel=0.08)
-        assert level.gaps_ms[:5] == pytest.approx(
-            (100.0,) * 5, rel=0.05
-        )  # the longest may be two without a run between
+        # The longest may be two without a run between.
+        assert level.gaps_ms[:5] == pytest.approx((100.0,) * 5, rel=0.05)
         assert level.rates == pytest.approx((1.0 + 0.1 * asked,) * 6, rel=0.05)
 
 

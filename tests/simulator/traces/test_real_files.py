@@ -39,9 +39,10 @@ def test_real_files_have_the_figures_of_their_tables(tmp_path: Path) -> None:
             continue
         trace = read([path])
         figures = summary(trace)
+        # A large file takes long.
         again = (
             summary(read([file(tmp_path, own_text(trace), "own.csv")])) if path.stat().st_size < 300_000 else figures
-        )  # it takes long
+        )
         for key in set(figures) - {"format", "packets", "assumed"}:
             assert again[key] == (
                 figures[key] if figures[key] is None else pytest.approx(figures[key], rel=1e-3, abs=1e-6)

@@ -40,9 +40,8 @@ def test_own_csv_keeps_every_bit(
     for before, after in ((down, again.down.rate), (up, again.up.rate)):
         assert after is not None
         at = [s.rate_bps[np.searchsorted(s.times_s, probes % s.duration_s, side="right") - 1] for s in (before, after)]
-        near = (
-            np.abs(probes % before.duration_s - before.times_s[:, None]).min(axis=0) < 1e-6
-        )  # a probe on a step may fall either side
+        # A probe on a step may fall either side.
+        near = np.abs(probes % before.duration_s - before.times_s[:, None]).min(axis=0) < 1e-6
         assert np.allclose(at[0][~near], at[1][~near])
 
 
