@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from simulator.engine.thermal import Throttling
@@ -14,6 +15,7 @@ from simulator.experiment.schema.network import link_trace
 from simulator.experiment.schema.workload import FleetKind, FleetWorkload
 from simulator.network.access import Network
 from simulator.network.cross import AQMS, GREEDY, Traffic
+from simulator.network.handover import Handovers
 from simulator.network.radio import RadioFigures
 from simulator.network.trains import TrainCapacity
 from simulator.network.transport import TRANSPORTS, opened_by
@@ -95,25 +97,7 @@ GENERATED_S = 6 * 3600.0  # length of the generated trace of a preset; every dev
 
 def network_of(link: LinkFigures, seed: int) -> Network:
     """The network as the engine takes it. seed: of generated traces."""
-    radio = None
-    if link.radio is not None:
-        r = catalogue.radio(link.radio)
-        radio = RadioFigures(
-            promotion_s=r.promotion_ms * 1e-3,
-            fach_promotion_s=r.fach_promotion_ms * 1e-3,
-            inactivity_s=r.inactivity_s,
-            drx_after_s=math.inf if r.drx_after_ms is None else r.drx_after_ms * 1e-3,
-            drx_cycle_s=r.drx_cycle_ms * 1e-3,
-            paging_cycle_s=r.paging_cycle_ms * 1e-3,
-            grant_bytes=math.inf if r.grant_bytes is None else r.grant_bytes,
-            grant_s=r.grant_ms * 1e-3,
-            promotion_w=r.promotion_mw * 1e-3,
-            active_w=r.active_mw * 1e-3,
-            drx_w=r.drx_mw * 1e-3,
-            up_j_per_byte=8e-9 * r.up_nj_per_bit,
-            down_j_per_byte=8e-9 * r.down_nj_per_bit,
-        )
-
+    radio = _radio_of(link)
     trace, own_rtt_s = Trace("", Direction(), Direction()), 0.0
     if link.trace is not None:
         trace = link_trace(link.trace)
@@ -187,9 +171,49 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         aqm=AQMS[link.aqm],
         wifi=None if link.wifi is None else Hop(*link.wifi),
         transport=opened_by(TRANSPORTS[link.transport], link.handshake),
+        handovers=None if link.handover is None else Handovers(*link.handover),
         radio=radio,
+        operators=_operators_of(link, radio),
         devices_per_cell=link.devices_per_cell,
     )
+
+
+def _radio_of(link: LinkFigures) -> RadioFigures | None:
+    """The radio of the catalogue with the scheduling of the link's uplink; the latter alone where the link has no radio."""
+    if link.radio is None and link.uplink is None:
+        return None
+    sr_period_s, sr_grant_s, slot_s, configured_s = link.uplink or (0.0, 0.0, 0.0, 0.0)
+    uplink = RadioFigures(sr_period_s=sr_period_s, sr_grant_s=sr_grant_s, slot_s=slot_s, configured_s=configured_s)
+    if link.radio is None:
+        return uplink
+    r = catalogue.radio(link.radio)
+    return replace(
+        uplink,
+        promotion_s=r.promotion_ms * 1e-3,
+        fach_promotion_s=r.fach_promotion_ms * 1e-3,
+        inactivity_s=r.inactivity_s,
+        drx_after_s=math.inf if r.drx_after_ms is None else r.drx_after_ms * 1e-3,
+        drx_cycle_s=r.drx_cycle_ms * 1e-3,
+        paging_cycle_s=r.paging_cycle_ms * 1e-3,
+        grant_bytes=math.inf if r.grant_bytes is None else r.grant_bytes,
+        grant_s=r.grant_ms * 1e-3,
+        promotion_w=r.promotion_mw * 1e-3,
+        active_w=r.active_mw * 1e-3,
+        drx_w=r.drx_mw * 1e-3,
+        up_j_per_byte=8e-9 * r.up_nj_per_bit,
+        down_j_per_byte=8e-9 * r.down_nj_per_bit,
+    )
+
+
+def _operators_of(link: LinkFigures, radio: RadioFigures | None) -> tuple[tuple[float, RadioFigures], ...]:
+    """The radio with the timers of each operator, and its share."""
+    found = []
+    for share, *timers in link.operators:
+        assert radio is not None, "operators without a radio"
+        names = ("inactivity_s", "drx_after_s", "drx_cycle_s")
+        own = {name: seconds for name, seconds in zip(names, timers, strict=True) if seconds is not None}
+        found.append((share, replace(radio, **own)))
+    return tuple(found)
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from simulator.core.rng import stream
 from simulator.network.cross import AQMS, Aqm, CrossQueue, QueueDrops, Traffic
+from simulator.network.handover import Handovers, Interruptions, PausingWire
 from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import Radio, RadioFigures
@@ -35,7 +36,9 @@ class Network:
         aqm: management of the queue that it shares with the messages.
         wifi: hop before the wire, None for none.
         transport: framing, timers and window.
+        handovers: of each device, None for none; not with devices_per_cell, since a device that moves leaves its cell.
         radio: of each device, None for none.
+        operators: (share, radio): each device draws its radio from these by their shares, in place of `radio`; empty for one radio.
         devices_per_cell: devices that share one wire each way, first come, first served.
     """
 
@@ -58,7 +61,9 @@ class Network:
     aqm: Aqm = AQMS["none"]
     wifi: Hop | None = None
     transport: Transport = TRANSPORTS["ideal"]
+    handovers: Handovers | None = None
     radio: RadioFigures | None = None
+    operators: tuple[tuple[float, RadioFigures], ...] = ()
     devices_per_cell: int = 1
 
     @property
@@ -87,7 +92,7 @@ class AccessNetwork:
         static_joules: MutableSequence[float],
         first: int = 0,
     ) -> None:
-        """Raises ValueError where devices_per_cell is below 1, or bursts are asked of a varying loss.
+        """Raises ValueError where devices_per_cell is below 1 or beside handovers, or bursts are asked of a varying loss.
 
         Args:
             seed: of all random draws.
@@ -96,6 +101,8 @@ class AccessNetwork:
         """
         if network.devices_per_cell < 1:
             raise ValueError(f"devices_per_cell must be >= 1, got {network.devices_per_cell}")
+        if network.devices_per_cell > 1 and network.handovers is not None:
+            raise ValueError("handovers go with devices_per_cell 1: a device that moves leaves its cell")
         if network.burst_packets is not None and any(
             isinstance(loss, StepFunction) for loss in (network.up_loss, network.down_loss)
         ):
@@ -120,8 +127,9 @@ class AccessNetwork:
         offset_s = float(stream(self.seed, "link.offset", cell).random()) * period_s
         up_way, down_way = self._ways(cell, offset_s)
         radio = None
-        if n.radio is not None:
-            radio = Radio(n.radio, stream(self.seed, "radio", device), self.joules, self.static_joules)
+        figures = self._radio_figures(device)
+        if figures is not None:
+            radio = Radio(figures, stream(self.seed, "radio", device), self.joules, self.static_joules)
             self.radios.append(radio)
         queued_s = sum(queue.mean_s for _, queue in (up_way, down_way) if queue is not None)
         if n.wifi is not None:
@@ -131,6 +139,18 @@ class AccessNetwork:
         if n.transport.handshake_rtts:
             up.opened_by(_handshake(up, down))
         return up, down, radio
+
+    def _radio_figures(self, device: int) -> RadioFigures | None:
+        """The radio of a device: that of the operator that it draws."""
+        operators = self.network.operators
+        if not operators:
+            return self.network.radio
+        left = float(stream(self.seed, "radio.operator", device).random()) * sum(share for share, _ in operators)
+        for share, figures in operators:
+            left -= share
+            if left < 0.0:
+                return figures
+        return operators[-1][1]
 
     def _plain_link(self, way: str, device: int) -> Link:
         n = self.network
@@ -188,8 +208,12 @@ class AccessNetwork:
         if shared and cell in self._cells:
             return self._cells[cell]
 
+        gaps = None if n.handovers is None else Interruptions(n.handovers, stream(self.seed, "handover", cell))
+
         def way(name: str, rate: float | Capacity, cross: Traffic | None, buffer_bytes: float) -> Way:
             wire = rate.wire(offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
+            if gaps is not None:
+                wire = PausingWire(wire, gaps)
             if n.wifi is not None:
                 wire = HopWire(wire, n.wifi, stream(self.seed, f"link.{name}.wifi", cell))
             if cross is None:

@@ -3,6 +3,11 @@
 Three states: awake; connected but asleep in cycles (DRX: discontinuous reception), or in UMTS on a shared channel (FACH); idle.
 Sources of the waits: 3GPP TS 36.321 (DRX), TS 36.331 and TS 25.331 (connection), TS 36.304 (paging). The operator chooses their
 lengths; see the network catalogue.
+
+The uplink may be scheduled (TS 36.321 sec. 5.4, TS 38.321 sec. 5.4): a message that finds the device's buffer empty waits for the next
+opportunity of a scheduling request, then for the grant, then for the next uplink slot; or, with a configured grant, for its next
+opportunity alone. Messages that queue behind others go along with their grants. Opportunities come at equal distances, from a random time
+of each device on, so a message at a random time waits half of a period for one.
 """
 
 import math
@@ -12,6 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.core.rng import buffered
+
+_ROUNDING = 1e-9  # of a period: a time so little after an opportunity is at it
+_PHASE_S = 10.24  # system frame numbers of LTE and NR start again after so long, which most periods divide
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,9 @@ class RadioFigures:
         drx_after_s, drx_cycle_s: silence after which it sleeps in cycles, and their length; only the downlink waits for them.
         paging_cycle_s: how often an idle radio listens.
         grant_bytes, grant_s: bytes in the first uplink grant, and the wait for another one of a longer message.
+        sr_period_s, sr_grant_s: distance of opportunities to ask for the first grant, and the time from there until it can be used.
+        slot_s: distance of uplink slots, of which both are whole multiples in practice; 0 where every slot is one (FDD).
+        configured_s: distance of the slots of a configured grant, which needs no request; 0 for none.
         promotion_w, active_w, drx_w: power while promoted, awake, and asleep in cycles.
         up_j_per_byte, down_j_per_byte: energy of each byte, in addition.
     """
@@ -37,11 +48,30 @@ class RadioFigures:
     paging_cycle_s: float = 0.0
     grant_bytes: float = math.inf
     grant_s: float = 0.0
+    sr_period_s: float = 0.0
+    sr_grant_s: float = 0.0
+    slot_s: float = 0.0
+    configured_s: float = 0.0
     promotion_w: float = 0.0
     active_w: float = 0.0
     drx_w: float = 0.0
     up_j_per_byte: float = 0.0
     down_j_per_byte: float = 0.0
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a message waits for the uplink."""
+        return self.sr_period_s + self.sr_grant_s + self.slot_s + self.configured_s > 0.0
+
+    @property
+    def mean_access_s(self) -> float:
+        """Mean wait of a message for the uplink, at a random time; with slots where they lie in step with the other figures."""
+        if self.configured_s:
+            return 0.5 * self.configured_s
+        if not self.sr_period_s:
+            return 0.5 * self.slot_s
+        slots = math.ceil(self.sr_grant_s / self.slot_s - _ROUNDING) if self.slot_s else 0
+        return 0.5 * self.sr_period_s + (slots * self.slot_s if self.slot_s else self.sr_grant_s)
 
 
 class Radio:
@@ -63,9 +93,9 @@ class Radio:
     ) -> None:
         self.figures = figures
         self.request = 0
+        self._uniform = buffered(stream.random)
         self.up = _Uplink(self)
         self.down = _Downlink(self)
-        self._uniform = buffered(stream.random)
         self._joules = joules
         self._static_joules = static_joules
         self._owner = -1  # request of the latest message
@@ -128,16 +158,32 @@ class Radio:
 
 
 class _Uplink:
-    """`link.Gate` of the uplink: a message waits for a promotion, and beyond the first grant for another grant."""
+    """`link.Gate` of the uplink: a message waits for a promotion or for a grant, and beyond the first grant for another grant."""
 
-    __slots__ = ("_empty_s", "_radio")
+    __slots__ = ("_empty_s", "_phase_s", "_radio")
 
     def __init__(self, radio: Radio) -> None:
         self._radio = radio
         self._empty_s = -math.inf  # when the buffer ran empty
+        self._phase_s = _PHASE_S * radio._uniform() if radio.figures.scheduled else -1.0  # -1: not scheduled
 
     def wake(self, now_s: float) -> float:
-        return self._radio._connect(now_s)
+        ready_s = self._radio._connect(now_s)
+        if self._phase_s < 0.0 or now_s <= self._empty_s:
+            return ready_s
+        figures = self._radio.figures
+        if figures.configured_s:
+            return self._next(ready_s, figures.configured_s)
+        if ready_s == now_s:  # a promotion ends with a grant
+            ready_s = self._next(ready_s, figures.sr_period_s) + figures.sr_grant_s
+        return self._next(ready_s, figures.slot_s)
+
+    def _next(self, time_s: float, period_s: float) -> float:
+        """The first opportunity from a time on."""
+        if not period_s:
+            return time_s
+        phase_s = self._phase_s % period_s
+        return max(time_s, phase_s + period_s * math.ceil((time_s - phase_s) / period_s - _ROUNDING))
 
     def used(self, start_s: float, end_s: float, wire_bytes: float) -> float:
         figures = self._radio.figures

@@ -98,8 +98,22 @@ class Network(Entry):
     aliases: list[str] = Field(default_factory=list)
 
 
+class RadioTimers(Settings):
+    """Timers of one operator, where they are not those of the radio. share: of devices; equal shares where none is given."""
+
+    share: float | None = Field(default=None, gt=0, le=1)
+    inactivity_s: float | None = Field(default=None, gt=0, le=1e6)
+    drx_after_ms: float | None = Field(default=None, gt=0, le=1e6)
+    drx_cycle_ms: float | None = Field(default=None, gt=0, le=1e6)
+
+
 class Radio(Entry):
-    """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers in milliwatts above the idle device's."""
+    """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers in milliwatts above the idle device's.
+
+    handover_km, handover_gap_ms: way between two handovers, and how long nothing passes then; None where the radio moves nowhere.
+    sr_period_ms, sr_grant_ms: usual scheduling of the uplink, which is inside the round trip of every preset of the radio.
+    operators: timers that operators choose.
+    """
 
     promotion_ms: float = Field(default=0.0, ge=0)
     fach_promotion_ms: float = Field(default=0.0, ge=0)
@@ -109,6 +123,11 @@ class Radio(Entry):
     paging_cycle_ms: float = Field(default=0.0, ge=0)
     grant_bytes: float | None = Field(default=None, gt=0)
     grant_ms: float = Field(default=0.0, ge=0)
+    sr_period_ms: float | None = Field(default=None, gt=0)
+    sr_grant_ms: float = Field(default=0.0, ge=0)
+    handover_km: float | None = Field(default=None, gt=0)
+    handover_gap_ms: float = Field(default=0.0, ge=0)
+    operators: list[RadioTimers] = Field(default_factory=list)
     promotion_mw: float = Field(default=0.0, ge=0)
     active_mw: float = Field(ge=0)
     drx_mw: float = Field(ge=0)

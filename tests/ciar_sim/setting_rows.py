@@ -30,6 +30,8 @@ GAPS: Change = {
     "network.up_mbps": 1,
 }
 TRACE: Change = {"network": {"trace": "link.csv"}}
+TIMERS = {"inactivity_s": 0.02, "drx_after_ms": 1, "drx_cycle_ms": 320}
+TWO_OPERATORS: Change = {**FLEET, "network.operators": [TIMERS, {"inactivity_s": 1}]}
 QUEUED: Change = {"network.buffer_ms": 50, "network.cross_traffic": {"up": {"busy_s": 0.2, "quiet_s": 0.4}}}
 # Passes of the tiny pair are over before anybody waits; on these priced as LlamaGen-XL's the cloud is busy.
 SLOW_CLOUD: Change = {"compute.cloud.hardware": "jetson-orin-nano-8"}
@@ -398,6 +400,9 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
             "wifi": one("network.wifi", {"stations": 2}, form, {"network.wifi": {"stations": 5}}),
             "handshake": one("network.handshake", "resumed", form, {"network.transport": "grpc"}),
             "jitter_on": one("network.jitter_on", "top", form, {"network.jitter_ms": 5}),
+            "handover": one("network.handover", {"every_s": 0.2, "gap_ms": 100}, form),
+            "uplink": one("network.uplink", {"slot_ms": 10}, form),
+            "operators": one("network.operators", [{"inactivity_s": 0.01}], form, {"network.radio": "lte"}),
             "buffer_ms": one(
                 "network.buffer_ms", 90, form, {"network.cross_traffic": {"up": "greedy"}, "network.buffer_ms": 50}
             ),
@@ -408,6 +413,25 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     ),
     "WifiHop.stations": one("network.wifi.stations", 7, {"network.wifi": {"stations": 2}}),
     "WifiHop.tail_pct": one("network.wifi.tail_pct", 20, {"network.wifi": {"stations": 2}}),
+    "Handover.speed_kmh": one("network.handover.speed_kmh", 900, PRESET, {"network.handover": {"speed_kmh": 400}}),
+    "Handover.every_s": one("network.handover.every_s", 0.5, {"network.handover": {"every_s": 0.2, "gap_ms": 100}}),
+    "Handover.gap_ms": one("network.handover.gap_ms", 50, {"network.handover": {"every_s": 0.2, "gap_ms": 100}}),
+    "Uplink.sr_period_ms": one("network.uplink.sr_period_ms", 40, PRESET, {"network.uplink": {"sr_period_ms": 10}}),
+    "Uplink.grant_ms": one("network.uplink.grant_ms", 4, PRESET, {"network.uplink": {"grant_ms": 12}}),
+    "Uplink.slot_ms": one("network.uplink.slot_ms", 10, PRESET, {"network.uplink": {"slot_ms": 5}}),
+    "Uplink.configured_ms": one("network.uplink.configured_ms", 20, {"network.uplink": {"configured_ms": 5}}),
+    **{
+        f"OperatorTimers.{key}": one(
+            "network.operators", [{**TIMERS, key: value}, {"inactivity_s": 1}], PRESET, TWO_OPERATORS
+        )
+        for key, value in {"inactivity_s": 0.01, "drx_after_ms": 5, "drx_cycle_ms": 2000}.items()
+    },
+    "OperatorTimers.share": one(
+        "network.operators",
+        [{**TIMERS, "share": 0.01}, {"inactivity_s": 10, "share": 0.99}],
+        PRESET,
+        {"network.operators": [{**TIMERS, "share": 0.99}, {"inactivity_s": 10, "share": 0.01}]},
+    ),
     "CrossTraffic.up": one("network.cross_traffic.up", "greedy", QUEUED),
     "CrossTraffic.down": one("network.cross_traffic.down", "greedy", QUEUED),
     "PausingFlow.busy_s": one("network.cross_traffic.up.busy_s", 2.0, QUEUED),

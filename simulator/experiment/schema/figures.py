@@ -16,6 +16,9 @@ class LinkFigures:
     of its direction. up_cross, down_cross: "greedy", "video", or mean seconds busy and quiet; None for no cross traffic.
     wifi: stations and tail of a `simulator.network.wifi.Hop`, None for none.
     radio: of the catalogue, None for none.
+    handover: mean time between handovers and their mean length, None for none.
+    uplink: sr_period_s, sr_grant_s, slot_s and configured_s of `simulator.network.radio.RadioFigures`; None: inside the round trip.
+    operators: share, inactivity timer, DRX timer and DRX cycle of each, None for the radio's own; empty for one radio.
     gaps: scheduling gaps, with down_bps and up_bps as mean rates; None for none.
     generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
     way_s: round trip behind the link, in addition to rtt_s or to that of a trace.
@@ -43,6 +46,9 @@ class LinkFigures:
     handshake: str = "full"
     radio: str | None = None
     devices_per_cell: int = 1
+    handover: tuple[float, float] | None = None
+    uplink: tuple[float, float, float, float] | None = None
+    operators: tuple[tuple[float, float | None, float | None, float | None], ...] = ()
     gaps: Gaps | None = None
     generated: str | None = None
     trace: TraceChoice | None = None

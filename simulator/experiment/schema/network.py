@@ -13,7 +13,7 @@ from simulator.core.part import folder_of, fork, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.experiment.schema.figures import LinkFigures
-from simulator.experiment.schema.queue import Queue
+from simulator.experiment.schema.mobile import Mobile
 from simulator.experiment.schema.rate import CONSTANT, Variation, gaps_of
 from simulator.network.impairments import MAX_JITTER
 from simulator.pricing import catalogue
@@ -32,7 +32,7 @@ RttMs = Annotated[float, Field(ge=0, le=600_000)]
 LossPct = Annotated[float, Field(ge=0, le=90)]
 
 
-class PresetNetwork(Queue):
+class PresetNetwork(Mobile):
     """A preset of the network catalogue, and figures in place of its own.
 
     Attributes:
@@ -104,6 +104,10 @@ class PresetNetwork(Queue):
     def _rtt_ms(self, preset: catalogue.Network) -> float:
         return float(self._own("rtt_ms", preset)) + MS_PER_1000_KM * self.distance_km / 1000.0
 
+    def radio_row(self) -> catalogue.Radio | None:
+        radio = self._own("radio", catalogue.network(self.preset))
+        return None if radio in (None, "none") else catalogue.radio(radio)
+
     def figures(self) -> LinkFigures:
         p = catalogue.network(self.preset)
 
@@ -112,10 +116,13 @@ class PresetNetwork(Queue):
             return None if follows else self._own(key, p) * 1e6
 
         radio = self._own("radio", p)
+        rtt_s = self._rtt_ms(p) * 1e-3
+        if self.uplink is not None and self.rtt_ms is None:  # the preset's was measured with the usual scheduling
+            rtt_s = max(0.0, rtt_s - self.usual_access_s)
         return LinkFigures(
             down_bps=rate("down_mbps"),
             up_bps=rate("up_mbps"),
-            rtt_s=self._rtt_ms(p) * 1e-3,
+            rtt_s=rtt_s,
             jitter_s=self._own("jitter_ms", p) * 1e-3,
             jitter_distribution=self._own("jitter_distribution", p),
             jitter_on_top=self.jitter_on == "top",
@@ -127,6 +134,7 @@ class PresetNetwork(Queue):
             radio=None if radio == "none" else radio,
             devices_per_cell=self.devices_per_cell,
             **self.queue(),
+            **self.cell(),
         )
 
 
@@ -160,7 +168,7 @@ def _check_burst(loss_pct: float | None, burst_packets: float | None) -> None:
         )
 
 
-class _Line(Queue):
+class _Line(Mobile):
     """What explicit networks and traces share, taken as it is: nothing is added that is not asked for.
 
     Attributes:
@@ -216,6 +224,9 @@ class _Line(Queue):
         key = "jitter_samples_ms" if self.jitter_samples_ms else "jitter_ms"
         _check_jitter(self.jitter_ms, delay_ms, key, self.jitter_samples_ms)
 
+    def radio_row(self) -> catalogue.Radio | None:
+        return None if self.radio is None else catalogue.radio(self.radio)
+
     def line(self, up_mbps: float | None, down_mbps: float | None, **more: Any) -> LinkFigures:
         up_bps, down_bps = (None if mbps is None else mbps * 1e6 for mbps in (up_mbps, down_mbps))
         loss = None if self.loss_pct is None else self.loss_pct / 100.0
@@ -233,6 +244,7 @@ class _Line(Queue):
             radio=self.radio,
             devices_per_cell=self.devices_per_cell,
             **self.queue(),
+            **self.cell(),
             **more,
         )
 
@@ -350,6 +362,8 @@ class TraceNetwork(_Line):
             if shared:
                 refuse("does not go with packet trains, which are those of a queue that is idle", shared)
         for way, name in ((trace.up, "up"), (trace.down, "down")):
+            if way.trains is not None and self.handover is not None:
+                refuse("does not go with packet trains, which were measured with the handovers that came", "handover")
             if way.size_delays_s is not None and way.trains is None:
                 refuse(
                     f"has delays by size without packet trains for the {name}link; give its light-pdo file too", "trace"

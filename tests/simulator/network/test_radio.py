@@ -1,6 +1,7 @@
 """The radio: who waits for what after how long a silence, and which request pays for it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.core.rng import stream
+from simulator.network.access import AccessNetwork, Network
 from simulator.network.link import ImpairedLink
 from simulator.network.radio import Radio, RadioFigures
 from simulator.network.transport import TRANSPORTS
@@ -160,3 +162,106 @@ def test_energy_is_that_of_states_and_bytes_whoever_pays(events: list[tuple[floa
         assert sum(joules) <= at_bytes + 2.0 * end_s + 1e-9
     else:
         assert joules == [0.0] * 3
+
+
+def waits_for_uplink(figures: RadioFigures, count: int = 2000, sizes: int = 1) -> np.ndarray:
+    """Waits of small messages at random times, long apart, of one device."""
+    radio = Radio(figures, stream(0, "radio", 3), [0.0], [0.0])
+    up = ImpairedLink(Wire(1e15), 0.0, 0.0, IDEAL, gate=radio.up)
+    times = 1.0 + np.cumsum(stream(1, "times").uniform(0.5, 1.5, count))
+    return np.array([up.send(float(at), sizes) for at in times]) - times
+
+
+@pytest.mark.parametrize(
+    ("figures", "low_ms", "high_ms"),
+    [
+        ({"sr_period_s": 0.010}, 0.0, 10.0),
+        ({"sr_period_s": 0.010, "sr_grant_s": 0.012}, 12.0, 22.0),
+        ({"sr_period_s": 0.040, "sr_grant_s": 0.003}, 3.0, 43.0),
+        ({"slot_s": 0.0025}, 0.0, 2.5),
+        ({"sr_period_s": 0.010, "sr_grant_s": 0.003, "slot_s": 0.0025}, 5.0, 15.0),  # the grant waits for a slot
+        ({"sr_period_s": 0.010, "sr_grant_s": 0.005, "slot_s": 0.0025}, 5.0, 15.0),
+        ({"configured_s": 0.005}, 0.0, 5.0),
+        ({"configured_s": 0.005, "slot_s": 0.0025}, 0.0, 5.0),
+    ],
+)
+def test_a_message_waits_for_its_turn_in_the_uplink(figures: dict[str, float], low_ms: float, high_ms: float) -> None:
+    """Uniform from the best case to the worst: the mean within 1 % of the range, as `mean_access_s` says it."""
+    of = RadioFigures(**figures)
+    waits_ms = 1e3 * waits_for_uplink(of, 20_000)
+    span = high_ms - low_ms
+    assert waits_ms.min() == pytest.approx(low_ms, abs=0.01 * span)
+    assert waits_ms.max() == pytest.approx(high_ms, abs=0.01 * span)
+    assert waits_ms.mean() == pytest.approx(0.5 * (low_ms + high_ms), abs=0.01 * span)
+    assert 1e3 * of.mean_access_s == pytest.approx(0.5 * (low_ms + high_ms))
+
+
+def test_messages_that_queue_go_along_with_the_grant_of_the_first() -> None:
+    figures = RadioFigures(sr_period_s=0.125, sr_grant_s=0.25)
+    radio = Radio(figures, stream(0, "radio"), [0.0], [0.0])
+    up = ImpairedLink(Wire(8192.0), 0.0, 0.0, IDEAL, gate=radio.up)
+    first_s = up.send(5.0, 128)
+    assert 5.375 <= first_s <= 5.5
+    assert up.send(5.0, 128) == first_s + 0.125
+    assert up.send(first_s, 128) == first_s + 0.25
+    assert up.send(first_s + 5.0, 128) >= first_s + 5.375
+
+
+def test_a_promotion_ends_with_a_grant() -> None:
+    figures = RadioFigures(promotion_s=0.5, inactivity_s=10.0, sr_period_s=4.0, sr_grant_s=2.0)
+    up, _, _, _ = device(figures=figures)
+    assert up.send(1.0, 128) == 1.625
+    assert up.send(5.0, 128) > 7.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 1.0), st.integers(1, 900)), min_size=1, max_size=15),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.floats(0.0, 0.05),
+    st.integers(0, 99),
+)
+def test_rarer_opportunities_never_make_a_message_earlier(
+    sent: list[tuple[float, int]], doublings: int, slots: int, grant_s: float, seed: int
+) -> None:
+    """Order and bytes are kept, and a period of which the other is a multiple never comes later."""
+    period_s = 0.01
+
+    def arrivals(figures: RadioFigures | None) -> list[float]:
+        gate = None if figures is None else Radio(figures, stream(seed, "radio"), [0.0], [0.0]).up
+        up = ImpairedLink(Wire(1e5), 0.0, 0.0, IDEAL, gate=gate)
+        times = np.cumsum([pause for pause, _ in sent]).tolist()
+        found = [up.send(at, size) for at, (_, size) in zip(times, sent, strict=True)]
+        assert found == sorted(found)
+        assert up.sent_bits == sum(8.0 * size for _, size in sent)
+        return found
+
+    slotted = RadioFigures(sr_period_s=period_s, sr_grant_s=grant_s, slot_s=period_s / 2**slots)
+    asked = arrivals(slotted)
+    assert all(a <= b + 1e-9 for a, b in zip(arrivals(None), asked, strict=True))
+    # Of the first message: a later one that comes while the buffer is not empty yet goes along.
+    assert arrivals(replace(slotted, slot_s=0.0))[0] <= asked[0] + 1e-9
+    assert asked[0] <= arrivals(replace(slotted, sr_period_s=period_s * 2**doublings))[0] + 1e-9
+
+
+def test_each_device_draws_an_operator_by_its_share() -> None:
+    """400 devices: shares within four standard errors; another fleet size leaves a device its operator."""
+    quick, slow = replace(FIGURES, inactivity_s=5.0), replace(FIGURES, inactivity_s=11.2)
+    network = Network(1e6, 1e6, 0.0, 0.0, radio=FIGURES, operators=((0.25, quick), (0.75, slow)))
+    access = AccessNetwork(network, 4, [], [])
+    drawn = [access.links(device)[2].figures.inactivity_s for device in range(400)]  # type: ignore[union-attr]
+    assert drawn.count(5.0) / 400 == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 400))
+    assert set(drawn) == {5.0, 11.2}
+    other = AccessNetwork(network, 4, [], [])
+    assert [other.links(device)[2].figures.inactivity_s for device in (17, 3)] == [drawn[17], drawn[3]]  # type: ignore[union-attr]
+
+
+def test_the_timer_of_an_operator_decides_who_is_promoted() -> None:
+    quick, slow = replace(FIGURES, inactivity_s=5.0), replace(FIGURES, inactivity_s=11.2)
+    network = Network(8192.0, 8192.0, 0.0, 0.0, radio=FIGURES, operators=((0.5, quick), (0.5, slow)))
+    access = AccessNetwork(network, 0, [0.0], [0.0])
+    for number in range(8):
+        up, _, radio = access.links(number)
+        assert radio is not None
+        up.send(0.0, 128)
+        assert up.send(8.0, 128) == (8.375 if radio.figures.inactivity_s == 5.0 else 8.125)

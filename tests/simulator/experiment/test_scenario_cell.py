@@ -1,0 +1,108 @@
+"""`network:` of a scenario, what a cell does: handovers, uplink scheduling, timers of operators."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from simulator.experiment.fleet import network_of
+from simulator.experiment.schema.figures import LinkFigures
+from simulator.network.handover import Handovers
+from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
+
+
+def link(folder: Path, keys: str) -> LinkFigures:
+    return load(folder, f"{HEAD}network: {{{keys}}}\n").link
+
+
+def test_handovers_of_a_speed_are_those_of_the_radio(tmp_path: Path) -> None:
+    """LTE every 0.6 km, mmWave every 0.13 km: at 36 km/h every 60 s and every 13 s."""
+    assert link(tmp_path, "preset: lte, handover: {speed_kmh: 36}").handover == pytest.approx((60.0, 0.055))
+    assert link(tmp_path, "preset: 5g-mmwave, handover: {speed_kmh: 36}").handover == pytest.approx((13.0, 0.1))
+    assert link(tmp_path, "preset: lte, handover: {speed_kmh: 36, gap_ms: 1000}").handover == pytest.approx((60.0, 1.0))
+    assert link(tmp_path, "preset: wifi, handover: {every_s: 5, gap_ms: 40}").handover == (5.0, 0.04)
+    line = link(tmp_path, "rtt_ms: 50, up_mbps: 1, down_mbps: 1, radio: lte, handover: {speed_kmh: 72}")
+    assert network_of(line, 0).handovers == Handovers(30.0, 0.055)
+
+
+def test_the_uplink_of_a_preset_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
+    """LTE's round trip of 60 ms holds 5 + 12 ms of it; one that is given holds nothing."""
+    lte = link(tmp_path, "preset: lte")
+    usual = link(tmp_path, "preset: lte, uplink: {sr_period_ms: 10}")
+    assert usual == replace(lte, rtt_s=pytest.approx(0.043), uplink=(0.01, 0.012, 0.0, 0.0))
+    radio = network_of(usual, 0).radio
+    assert radio is not None
+    assert usual.rtt_s is not None
+    assert lte.rtt_s == pytest.approx(usual.rtt_s + radio.mean_access_s)  # the mean stays
+    assert link(tmp_path, "preset: lte, rtt_ms: 60, uplink: {sr_period_ms: 20}").rtt_s == 0.06
+    assert link(tmp_path, "preset: lte, uplink: {configured_ms: 5}").uplink == (0.0, 0.0, 0.0, 0.005)
+    assert link(tmp_path, "preset: 5g, uplink: {slot_ms: 2.5}").uplink == (0.01, 0.003, 0.0025, 0.0)
+    plain = link(tmp_path, "rtt_ms: 50, up_mbps: 1, down_mbps: 1, uplink: {sr_period_ms: 10, grant_ms: 4}")
+    assert (plain.rtt_s, plain.uplink, plain.radio) == (0.05, (0.01, 0.004, 0.0, 0.0), None)
+    alone = network_of(plain, 0).radio
+    assert alone is not None
+    assert (alone.promotion_s, alone.active_w, alone.mean_access_s) == (0.0, 0.0, pytest.approx(0.009))
+
+
+def test_operators_keep_what_they_do_not_choose(tmp_path: Path) -> None:
+    network = network_of(link(tmp_path, "preset: lte, operators: catalogue"), 0)
+    assert [(share, one.inactivity_s) for share, one in network.operators] == [
+        (pytest.approx(1 / 3), 5.0),
+        (pytest.approx(1 / 3), 10.2),
+        (pytest.approx(1 / 3), 11.2),
+    ]
+    assert network.radio == replace(network.operators[0][1], inactivity_s=10.2)
+    own = "{share: 0.25, drx_after_ms: 100, drx_cycle_ms: 40}, {share: 0.75, inactivity_s: 5}"
+    found = network_of(link(tmp_path, f"preset: lte, operators: [{own}]"), 0).operators
+    assert [(share, one.inactivity_s, one.drx_after_s, one.drx_cycle_s) for share, one in found] == [
+        (0.25, 10.2, 0.1, 0.04),
+        (0.75, 5.0, 0.2, 0.32),
+    ]
+
+
+def test_what_a_cell_does_is_kept_in_the_resolved_file(tmp_path: Path) -> None:
+    text = (
+        f"{HEAD}network: {{preset: lte, handover: {{speed_kmh: 50}}, uplink: {{slot_ms: 5}}, operators: catalogue}}\n"
+    )
+    scenario = load(tmp_path, text)
+    again = load(tmp_path, written_out(tmp_path, scenario).read_text())
+    assert again == scenario
+    swept = load(tmp_path, f"{text}sweep: {{network.handover.speed_kmh: [5, 50], network.uplink.slot_ms: [5, 2.5]}}\n")
+    assert len(swept.sweep.axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("handover: {}", "handover needs speed_kmh or every_s"),
+        ("handover: {every_s: 3, speed_kmh: 3}", "handover.every_s stands beside speed_kmh"),
+        ("handover: {speed_kmh: 30}", "handover.speed_kmh needs a radio whose handovers are known (lte, "),
+        ("radio: 3g, handover: {speed_kmh: 30}", "handover.speed_kmh needs a radio whose handovers are known (lte, "),
+        ("handover: {every_s: 3}", "handover.gap_ms is missing"),
+        ("handover: {every_s: 0.2, gap_ms: 150}", "handover.gap_ms must be at most two thirds of the 0.2 s between"),
+        ("handover: {every_s: 3, gap_ms: 50}, devices_per_cell: 2", "handover goes with devices_per_cell: 1"),
+        ("handover: {every_s: 3, gap_ms: 50}, wifi: {stations: 1}", "handover does not go with wifi"),
+        ("uplink: {}", "uplink needs sr_period_ms, grant_ms, slot_ms or configured_ms"),
+        ("uplink: {configured_ms: 5, grant_ms: 5}", "uplink.grant_ms stands beside configured_ms"),
+        (
+            "uplink: {sr_period_ms: 10, slot_ms: 3, grant_ms: 1}",
+            "uplink.sr_period_ms must be a multiple of slot_ms, 3, got 10",
+        ),
+        ("radio: lte, uplink: {slot_ms: 3}", "uplink.slot_ms must divide the radio's sr_period_ms, 10, got 3"),
+        ("uplink: {sr_period_ms: 10}", "uplink.grant_ms is missing"),
+        ("uplink: {grant_ms: 10}", "uplink.grant_ms needs sr_period_ms"),
+        ("radio: wifi, uplink: {slot_ms: 5}", "uplink needs a radio with a scheduled uplink (lte, 5g-sub6"),
+        ("wifi: {stations: 1}, uplink: {slot_ms: 5}", "uplink does not go with wifi"),
+        ("operators: catalogue", "operators needs a radio, which is missing"),
+        ("radio: wifi, operators: catalogue", "operators has no timers of operators for this radio"),
+        ("radio: lte, operators: []", "operators "),
+        ("radio: lte, operators: [{share: 1}]", "operators[0] needs inactivity_s, drx_after_ms or drx_cycle_ms"),
+        ("radio: lte, operators: [{share: 1, inactivity_s: 1}, {inactivity_s: 2}]", "operators must have a share each"),
+        (
+            "radio: lte, operators: [{share: 0.5, inactivity_s: 1}]",
+            "operators must have shares that add up to 1, got 0.5",
+        ),
+    ],
+)
+def test_a_cell_that_cannot_be_is_refused(tmp_path: Path, keys: str, message: str) -> None:
+    assert refusal(tmp_path, f"{HEAD}{LINE}{keys}}}\n").startswith(f"t.yaml:5: network.{message}")
