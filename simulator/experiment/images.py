@@ -65,6 +65,7 @@ def score_cases(
                 duration_s=fleet.duration_s if fleet else math.nan,
                 slos_s=slos_of(case.scenario),
                 devices=counts_of(case.scenario),
+                tiers=case.scenario.tiers,
                 settings=_settings(case.method.settings),
                 samples=result.samples,
                 statistical="statistical" in of_prompts[0].meta,

@@ -146,8 +146,18 @@ class Scenario(Part):
         for index, kind in enumerate(kinds):
             if kind.tier is not None:
                 check_tier(kind.tier, tiers, "workload", "fleet", index, "tier")
-        if tiers and self.cloud.tier is None and not (kinds and all(kind.tier for kind in kinds)):
-            refuse(f"is missing: one of {', '.join(tiers)}, or tier of every kind in workload.fleet", "cloud", "tier")
+        all_named = bool(kinds) and all(kind.tier for kind in kinds)
+        for index, method in enumerate(self.methods):
+            if method.tier is not None:
+                check_tier(method.tier, tiers, "methods", index, "tier")
+                if all_named:
+                    refuse("does nothing: every kind in workload.fleet names its tier", "methods", index, "tier")
+        if tiers and self.cloud.tier is None and not (all_named or all(method.tier for method in self.methods)):
+            refuse(
+                f"is missing: one of {', '.join(tiers)}, or tier of every kind in workload.fleet or of every method",
+                "cloud",
+                "tier",
+            )
         places: list[tuple[str | int, ...]] = [
             ("network",),
             *(("workload", "fleet", i, "network") for i in range(len(kinds))),

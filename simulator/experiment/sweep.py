@@ -87,12 +87,20 @@ def case_at(scenario: Scenario, position: int, chosen: dict[str, Any], index: in
         place = axis_place(scenario, path)
         places[path] = ("methods", 0, *place[2:]) if place[0] == "methods" else place
         data = put(data, places[path], value)
+    tier, label = data["methods"][0]["tier"], data["methods"][0]["label"]
+    if tier is not None:
+        if "cloud.tier" in chosen:
+            raise ScenarioError(
+                f"sweep: cloud.tier does nothing to {label}, which has its own tier; sweep methods.{label}.tier"
+            )
+        data = put(data, ("cloud", "tier"), tier)
     try:
         resolved = Scenario.model_validate(data)
     except ValidationError as error:
         where, message = explain(error.errors()[0])
         told = ", ".join(f"{path}={written(value)}" for path, value in chosen.items())
-        raise ScenarioError(f"sweep: with {told}: {dotted(where)} {message}") from None
+        at = f"sweep: with {told}" if chosen else label
+        raise ScenarioError(f"{at}: {dotted(where)} {message}") from None
     swept = {path: value_at(resolved, place) for path, place in places.items()}
     return Case(index, position, resolved.methods[0], swept, resolved)
 

@@ -82,6 +82,24 @@ RANGES = {  # values that a quality can have; a column that ends in _pct is in [
     "f1": (0.0, 1.0),
 }
 SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")  # columns of queue.parquet, with case
+# Columns of tiers.csv, with those that name the case; they mean what they do in summary.csv, over the requests of the tier's devices.
+TIER_COLUMNS = (
+    "tier",
+    "devices",
+    "images",
+    "latency_mean_s",
+    "latency_mean_lo_s",
+    "latency_mean_hi_s",
+    "latency_p50_s",
+    "latency_p95_s",
+    "latency_p99_s",
+    "uplink_s",
+    "cloud_queue_s",
+    "cloud_compute_s",
+    "downlink_s",
+    "cloud_gpu_s",
+    "cost_usd",
+)
 
 _MEAN = "mean over requests of the column of this name in requests.parquet: "
 

@@ -18,7 +18,7 @@ from simulator.core.errors import RunFolderError
 from simulator.core.files import replace_folder, temporary_sibling, write_atomically
 from simulator.results.columns import RUN_FORMAT, definitions
 from simulator.results.files import csv_bytes, json_bytes, parquet_bytes
-from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table
+from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table, tiers_table
 from simulator.results.timeline import Span, timeline_bytes
 
 IMAGE_KINDS = ("image", "uncertainty", "decided")
@@ -46,6 +46,7 @@ _FILES = (
     "requests.parquet",
     "queue.parquet",
     "summary.csv",
+    "tiers.csv",
     "provenance.json",
     "timeline.json.gz",
     "report.html",
@@ -195,6 +196,9 @@ def write_run(
             (new / "requests.parquet").write_bytes(parquet_bytes(requests))
             (new / "queue.parquet").write_bytes(parquet_bytes(queue_table(cases)))
             (new / "summary.csv").write_bytes(csv_bytes(summary))
+            tiers = tiers_table(requests, cases)
+            if len(tiers):
+                (new / "tiers.csv").write_bytes(csv_bytes(tiers))
             (new / "provenance.json").write_bytes(json_bytes({**provenance, **marks}))
             (new / "timeline.json.gz").write_bytes(timeline_bytes(spans, queues or {}))
             _write_images(new / "images", images)

@@ -22,6 +22,7 @@ from simulator.results.columns import (
     REQUEST_COLUMNS,
     SAMPLED,
     SETTINGS,
+    TIER_COLUMNS,
     USE,
     judged_in,
 )
@@ -58,6 +59,7 @@ class CaseRecords:
         duration_s: Of the arrivals; NaN for sequential ones.
         slos_s: Latency objective of each kind of devices; infinite without one.
         devices: Of each kind; the kinds are numbered one after another.
+        tiers: The tier of the cloud that serves each kind; None without tiers.
         settings: `SETTINGS` that the method has.
         samples: `SAMPLED` of the cloud at equal intervals, empty where it was not sampled.
         statistical: Its sessions are made from published figures.
@@ -78,6 +80,7 @@ class CaseRecords:
     duration_s: float = math.nan
     slos_s: Sequence[float] = (math.inf,)
     devices: Sequence[int] = (1,)
+    tiers: Sequence[str | None] = (None,)
     settings: Mapping[str, float] = field(default_factory=dict)
     samples: Mapping[str, np.ndarray] = field(default_factory=dict)
     statistical: bool = False
@@ -107,6 +110,44 @@ def queue_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
         }
         frames.append(pd.DataFrame({"case": np.full(len(columns["time_s"]), index, np.int64), **columns}))
     return pd.concat(frames, ignore_index=True)
+
+
+def tiers_table(requests: pd.DataFrame, cases: Sequence[CaseRecords]) -> pd.DataFrame:
+    """A row per case and tier of the cloud that serves devices in it: `TIER_COLUMNS`. No rows for clouds without tiers."""
+    by_case = requests.groupby("case").indices
+    rows, owners = [], []
+    for index, case in enumerate(cases):
+        record = _in_order(requests.iloc[by_case.get(index, [])])
+        record = record[record["requested_s"] >= case.warmup_s]
+        kind = _kinds(case, record)
+        for tier in dict.fromkeys(case.tiers):
+            if tier is None:
+                continue
+            mine = np.array([own == tier for own in case.tiers])
+            of = record[mine[kind]]
+            latency = of["latency_s"].to_numpy()
+            half = half_width(latency, BATCHES)
+            centre, low, high = bounded((mean(latency), mean(latency) - half, mean(latency) + half))
+            prices = np.array(case.gpu_usd_per_hour)[kind[mine[kind]]]
+            values = (
+                tier,
+                int(np.array(case.devices)[mine].sum()),
+                len(of),
+                *(centre, low, high),
+                *(percentile(latency, percent) for percent in (50, 95, 99)),
+                *(mean(of[name].to_numpy()) for name in ("uplink_s", "cloud_queue_s", "cloud_compute_s", "downlink_s")),
+                mean(of["cloud_gpu_s"].to_numpy()),
+                mean(of["cloud_gpu_s"].to_numpy() * prices) / 3600.0,
+            )
+            rows.append(dict(zip(TIER_COLUMNS, values, strict=True)))
+            owners.append(index)
+    front = {
+        key: column.take(owners).array
+        for key, column in (
+            {"case": pd.Series(np.arange(len(cases)))} | _method_columns(cases) | _swept_columns(cases)
+        ).items()
+    }
+    return pd.concat([pd.DataFrame(front), pd.DataFrame(rows, columns=list(TIER_COLUMNS))], axis=1)
 
 
 def summary_table(requests: pd.DataFrame, cases: Sequence[CaseRecords]) -> pd.DataFrame:
@@ -173,7 +214,7 @@ def _metrics(
     centre, half = mean(cost), half_width(cost, len(cost))
     names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
     row |= dict(zip(names, (centre, centre - half, centre + half), strict=True))
-    kind = np.searchsorted(np.cumsum(case.devices)[:-1], record["device"].to_numpy(), side="right")
+    kind = _kinds(case, record)
     prices = case.gpu_usd_per_hour
     if len(set(prices)) == 1:
         row["cost_usd"] = row["cloud_gpu_s"] * prices[0] / 3600.0
@@ -209,6 +250,11 @@ def _metrics(
     }
     row |= {name: mean(record[name].to_numpy()) for name in ENERGY}
     return row | {name: float(case.settings.get(name, math.nan)) for name in SETTINGS}
+
+
+def _kinds(case: CaseRecords, record: pd.DataFrame) -> np.ndarray:
+    """int [n]: the kind of device of each request."""
+    return np.searchsorted(np.cumsum(case.devices)[:-1], record["device"].to_numpy(), side="right")
 
 
 def _with_ends(name: str, interval: Interval) -> dict[str, float]:

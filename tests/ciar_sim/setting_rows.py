@@ -165,6 +165,23 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "RandomEntry.label": entry("random", "label", "mine", upload_rate=0.3),
     "SoftmaxCorrEntry.label": entry("softmax-corr", "label", "mine", threshold=0.5),
     "SpeculativeEntry.label": entry("speculative", "label", "mine"),
+    "BaseEntry.tier": one("methods.0.tier", "there", IN_TIERS, method("base", tier="here")),
+    "CiarEntry.tier": one("methods.0.tier", "there", IN_TIERS, method("ciar", threshold=0.35, tier="here")),
+    **{
+        f"{section}.tier": "a key of every method: see BaseEntry.tier"
+        for section in (
+            "CodeEntry",
+            "DeviceOnlyEntry",
+            "DiscreteEntry",
+            "Eagle2Entry",
+            "EntropyLensEntry",
+            "LanternEntry",
+            "LanternStaticEntry",
+            "RandomEntry",
+            "SoftmaxCorrEntry",
+            "SpeculativeEntry",
+        )
+    },
     "BaseEntry.deliver": entry("base", "deliver", "image"),
     "CodeEntry.prefix_rate": entry("code", "prefix_rate", 0.7),
     "CodeEntry.local": entry("code", "local", "sampled"),

@@ -61,6 +61,7 @@ class MethodEntry(Part, MethodSettings):
 
     name: str
     label: str = Field(default="", max_length=80, pattern=LABEL)
+    tier: str | None = Field(default=None, description="the tier of the cloud that serves it, in place of cloud.tier")
 
     @property
     def target(self) -> CallTarget | None:

@@ -62,6 +62,59 @@ def test_a_sweep_sends_a_method_to_each_tier(tmp_path: Path) -> None:
     assert [computes_of(case.scenario)[0].cloud.hardware for case in hardware] == ["l4", "a100"]
 
 
+NOWHERE = TIERS.replace("  tier: edge\n", "")
+EACH_METHOD = (
+    "name: t\nmethods: [{name: base, tier: region}, {name: ciar, tier: edge}, {name: ciar, tier: continent}]\n"
+)
+
+
+def test_each_method_has_a_tier_of_its_own(tmp_path: Path) -> None:
+    """The device's calls go to the edge, while its rival is served in the region, in one run."""
+    cases = expand(load(tmp_path, EACH_METHOD + NOWHERE))
+    assert [case.method.label for case in cases] == ["base", "ciar tier=edge", "ciar tier=continent"]
+    assert [case.scenario.tiers for case in cases] == [["region"], ["edge"], ["continent"]]
+    assert [computes_of(case.scenario)[0].cloud.hardware for case in cases] == ["a100", "l4", "h100"]
+    assert cases[1].scenario.links[0] == expand(made(tmp_path))[0].scenario.links[0]
+    swept = expand(made(tmp_path, "sweep: {methods.ciar.tier: [edge, region]}\n"))
+    assert [(case.method.name, case.scenario.tiers) for case in swept] == [
+        ("base", ["edge"]),
+        ("ciar", ["edge"]),
+        ("ciar", ["region"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("methods", "more", "message"),
+    [
+        (
+            "[{name: base, tier: edgy}]",
+            NOWHERE,
+            "methods[0].tier must be a tier of the cloud, got 'edgy' (text); did you",
+        ),
+        ("[{name: base, tier: edge}]", "", "methods[0].tier needs cloud.tiers, which are missing"),
+        (
+            "[base, {name: ciar, tier: edge}]",
+            NOWHERE,
+            "cloud.tier is missing: one of edge, region, continent, or tier of",
+        ),
+        (
+            "[{name: base, tier: edge}]",
+            TIERS + SPREAD.replace("{share: 0.5}\n", "{share: 0.5, tier: edge}\n"),
+            "methods[0].tier does nothing",
+        ),
+        (
+            "[base, {name: ciar, tier: edge}]",
+            TIERS + SWEPT,
+            "sweep: cloud.tier does nothing to ciar, which has its own tier",
+        ),
+    ],
+)
+def test_a_tier_of_a_method_that_cannot_be_is_refused(tmp_path: Path, methods: str, more: str, message: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        expand(load(tmp_path, f"name: t\nmethods: {methods}\n{more}"))
+    assert message in str(caught.value)
+
+
 def test_kinds_of_devices_are_spread_over_tiers(tmp_path: Path) -> None:
     s = made(tmp_path, SPREAD)
     assert s.tiers == ["edge", "continent"]

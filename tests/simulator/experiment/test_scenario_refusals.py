@@ -35,13 +35,13 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             "name: t\nmethods:\n  - {name: base, threshold: 0.3}\n",
-            "t.yaml:3: methods[0].threshold is not a setting of base; allowed: name, label, deliver; base takes deliver",
+            "t.yaml:3: methods[0].threshold is not a setting of base; allowed: name, label, tier, deliver; base takes tier, deliver",
         ),
         (
             "name: t\nmethods:\n  - name: code\n    prefixrate: 0.3\n",
-            "t.yaml:4: methods[0].prefixrate is not a setting of code; did you mean prefix_rate? allowed: name, label, "
+            "t.yaml:4: methods[0].prefixrate is not a setting of code; did you mean prefix_rate? allowed: name, label, tier, "
             "prefix_rate, local; "
-            "code takes prefix_rate, local",
+            "code takes tier, prefix_rate, local",
         ),
         (
             HEAD + "sead: 3\n",
@@ -58,7 +58,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + "network:\n  rtt_s: 0.02\n  up_mbps: 1\n  down_mbps: 1\n",
             "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, trace, rtt_ms, up_mbps, "
-            "down_mbps, buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, jitter_ms, jitter_distribution, "
+            "down_mbps, buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, "
+            "handover, uplink, operators, jitter_ms, jitter_distribution, "
             "jitter_samples_ms, jitter_on, loss_pct, loss_burst_packets, transport, radio, "
             "devices_per_cell, rate, outage_every_s, outage_ms, distance_km",
         ),
@@ -147,7 +148,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + "network:\n  preset: lte\n  outage_ms: 5\n",
             "t.yaml:7: network.outage_ms does not go with preset, which takes buffer_bytes, buffer_ms, cross_traffic, aqm, "
-            "wifi, handshake, distance_km, transport, devices_per_cell, rtt_ms, "
+            "wifi, handshake, "
+            "handover, uplink, operators, distance_km, transport, devices_per_cell, rtt_ms, "
             "up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, loss_burst_packets, rate, radio; "
             "without preset give trace, or rtt_ms, up_mbps, down_mbps",
         ),
@@ -214,7 +216,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             "name: t\nmethods:\n  - {name: base, local: sampled}\n",
-            "t.yaml:3: methods[0].local is not a setting of base; did you mean label? allowed: name, label, deliver; base takes deliver",
+            "t.yaml:3: methods[0].local is not a setting of base; did you mean label? allowed: name, label, tier, "
+            "deliver; base takes tier, deliver",
         ),
         # names and files
         (
@@ -258,7 +261,7 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             HEAD + "sweep: {methods.base.label: [a]}\n",
-            "t.yaml:5: sweep.methods.base.label names nothing: base has no setting label; allowed: deliver",
+            "t.yaml:5: sweep.methods.base.label names nothing: base has no setting label; allowed: tier, deliver",
         ),
         (
             HEAD + "sweep:\n  network.outage_ms: [5]\n",
@@ -268,14 +271,16 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + EXPLICIT + "sweep: {network.rtt_s: [1]}\n",
             "t.yaml:6: sweep.network.rtt_s names nothing: network has no rtt_s; did you mean rtt_ms? allowed: "
-            "buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, rtt_ms, jitter_ms, jitter_distribution, "
+            "buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, "
+            "handover, uplink, operators, rtt_ms, jitter_ms, jitter_distribution, "
             "jitter_samples_ms, jitter_on, loss_pct, loss_burst_packets, transport, radio, "
             "devices_per_cell, up_mbps, down_mbps, rate, outage_every_s, outage_ms",
         ),
         (
             HEAD + "sweep: {network: [lte]}\n",
             "t.yaml:5: sweep.network names no single setting; it holds buffer_bytes, buffer_ms, cross_traffic, "
-            "aqm, wifi, handshake, preset, distance_km, "
+            "aqm, wifi, handshake, "
+            "handover, uplink, operators, preset, distance_km, "
             "transport, devices_per_cell, rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, "
             "loss_burst_packets, rate, radio",
         ),

@@ -23,7 +23,7 @@ from simulator.results.columns import COLUMNS, JUDGED, PARTS, QUALITY_COLUMNS, R
 from simulator.results.files import csv_bytes, parquet_bytes
 from simulator.results.folder import RunImage, write_run
 from simulator.results.statistics import bounded, half_width, percentile, ratio
-from simulator.results.tables import CaseRecords, requests_table, summary_table
+from simulator.results.tables import CaseRecords, requests_table, summary_table, tiers_table
 
 
 def case(method: str, latency: list[float], swept: dict[str, Any] | None = None, **more: Any) -> CaseRecords:
@@ -56,6 +56,27 @@ def test_the_method_table_has_a_row_per_case() -> None:
         == "| method | images | cloud call % | calls | bytes up | bytes down | device passes | cloud passes | as base greedy % |"
     )
     assert row == "| base | 2 | 0.00 | 0.0 | 2,000 | 0 | 4.5 | 0.0 | 75.00 |"
+
+
+def test_each_tier_has_a_row_of_its_own_requests() -> None:
+    """Two kinds of devices at the edge and one in the region; what lies before the warm-up is left out."""
+    columns = {"device": np.array([0, 3, 1, 2, 0])}
+    fields = {
+        "devices": [1, 1, 2],
+        "tiers": ["edge", "region", "edge"],
+        "gpu_usd_per_hour": [7200.0, 3600.0, 7200.0],
+        "slos_s": [math.inf] * 3,
+        "warmup_s": 5.0,
+        "duration_s": 60.0,
+    }
+    spread = case("ciar", [9.0, 2.0, 5.0, 4.0, 3.0], {"seed": 1}, columns=columns, **fields)
+    plain = case("base", [1.0, 2.0], {"seed": 1})
+    table = tiers_table(requests_table([plain, spread]), [plain, spread])
+    rows = table[["case", "method", "seed", "tier", "devices", "images", "latency_mean_s", "cost_usd"]].values.tolist()
+    assert rows == [[1, "ciar", 1, "edge", 3, 3, 3.0, 1.0], [1, "ciar", 1, "region", 1, 1, 5.0, 0.5]]
+    assert tiers_table(requests_table([plain]), [plain]).empty
+    own = summary(plain, spread).iloc[1]
+    assert (table["images"] * table["latency_mean_s"]).sum() / table["images"].sum() == own["latency_mean_s"]
 
 
 # ---- statistics
