@@ -14,7 +14,7 @@ from torch import Tensor
 from models.attention import at_least_float32
 from models.eagle import CAPTION_TOKEN, EagleDrafter
 from models.interval import inter_fuse, sampled_bounds
-from models.kv_cache import CachedDecoder, KVCache
+from models.kv_cache import CachedDecoder, CachedRows, KVCache
 from models.methods.scores import all_scores
 from models.methods.session import Step
 from models.pair import Pair
@@ -72,6 +72,15 @@ class Backend:
         group = [requests[index] for index in order]  # requests with equally many new positions are adjacent
         steps = dict(zip(order, self._read(role, group, self._pass(role, group)), strict=True))
         return [steps[index] for index in range(len(requests))]
+
+    def opening_rows(self, slot: int, passes: int) -> CachedRows:
+        """A copy of what a session's first cloud passes, from the caption on, leave in the cache."""
+        columns = self.models["cloud"].columns(self.pair.manifest.caption_slots + passes - 1)
+        return self.caches["cloud"].read(slice(2 * slot, 2 * slot + 2), columns)
+
+    def open_with(self, slot: int, rows: CachedRows) -> None:
+        """Put such a copy in the place of another session's own."""
+        self.caches["cloud"].write(slice(2 * slot, 2 * slot + 2), rows)
 
     def _new(self, request: PassRequest) -> int:
         """Columns that a pass adds to the cache of each of its rows."""

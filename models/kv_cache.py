@@ -28,6 +28,16 @@ def _zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Te
     return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(*shape)
 
 
+@dataclass(frozen=True)
+class CachedRows:
+    """A copy of the first columns of some rows of a `KVCache`: keys and values [L, r, H, columns, hd], and what belongs to captions."""
+
+    k: Tensor
+    v: Tensor
+    caption_mask: Tensor  # [r, slots]
+    caption_weight: Tensor  # [r]
+
+
 class KVCache:
     """Keys (after rotation) and values of many sequences, each [L, rows, H, S + spare, hd], and their caption masks.
 
@@ -63,6 +73,17 @@ class KVCache:
     @property
     def columns(self) -> int:
         return self.k.shape[3]
+
+    def read(self, rows: slice, columns: int) -> CachedRows:
+        """A copy of the first columns of some rows."""
+        k, v = (store[:, rows, :, :columns].clone() for store in (self.k, self.v))
+        return CachedRows(k, v, self.caption_mask[rows].clone(), self.caption_weight[rows].clone())
+
+    def write(self, rows: slice, copied: CachedRows) -> None:
+        """Replace the first columns of as many rows by a copy."""
+        columns = copied.k.shape[3]
+        self.k[:, rows, :, :columns], self.v[:, rows, :, :columns] = copied.k, copied.v
+        self.caption_mask[rows], self.caption_weight[rows] = copied.caption_mask, copied.caption_weight
 
     def move(self, rows: Sequence[int], sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy column sources[i] of row rows[i] to column targets[i], all at once: a source may be another's target."""
@@ -113,6 +134,10 @@ class CachedDecoder(nn.Module):
         self.config = config
         self.unrotated = unrotated
         self._rope = torch.zeros(0)  # made when asked for; not a buffer: it must not be rounded in half precision
+
+    def columns(self, positions: int) -> int:
+        """Columns of a cache that so many positions fill, caption slots included."""
+        return positions
 
     def step(
         self,

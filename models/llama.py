@@ -88,6 +88,9 @@ class LlamaDecoder(Transformer):
         angle = torch.outer(torch.arange(self.config.positions + OVERHANG, dtype=torch.float64), frequency)
         return torch.stack([angle.cos(), angle.sin()], dim=-1)
 
+    def columns(self, positions: int) -> int:
+        return positions + (int(self._row_tokens(torch.tensor(positions))) if self.config.row_token >= 0 else 0)
+
     def step(
         self,
         cache: KVCache,

@@ -16,6 +16,8 @@ import torch
 
 from models.backend import Backend, PassRequest
 from models.methods import CloudState, DeviceState, Method, make_method
+from models.methods.session import Step
+from models.openings import Opening, Planned, plan
 from models.pair import Pair
 from models.quality.likelihood import score_tokens
 from simulator.core.errors import PromptError, RecordingError
@@ -41,7 +43,8 @@ from simulator.protocol.recording import (
 
 # Order of the kinds of work for which equally many sessions wait. BATCHED: kinds that are cheaper per session in a batch.
 ORDER = ("caption_encoder", "interval_samples", "phi", "device", "drafter", "cloud", "image_decoder")
-BATCHED = (*ROLES, "phi", "image_decoder")
+# An image is decoded as soon as its tokens are there: then its session ends, is saved, and leaves its place to another one.
+BATCHED = (*ROLES, "phi")
 
 
 @dataclass
@@ -81,6 +84,8 @@ class Session:
         self.fed: (
             list[int] | None
         ) = []  # tokens in the cloud's cache; None once it held interval features or a tree of drafts
+        self.leads: Opening | None = None  # passes that it makes for other sessions as well, until they are made
+        self.given: deque[Step] = deque()  # results of its first cloud passes, made by another session
         self.picks: list[tuple[int, float, int]] = []  # per position: what the cloud picked, its nats, and its arg max
         self._draws: dict[str, np.ndarray] = {}  # uniform draws by role, indexed by image position
 
@@ -102,6 +107,13 @@ class Session:
             if self.cloud is not None and self.cloud.waits is None:
                 self._advance_cloud(self.cloud)
                 moved = True
+            if self.given and self.cloud is not None and isinstance(self.cloud.waits, Forward):
+                if self._opens(self.cloud.waits):
+                    self.request(self.cloud, self.cloud.waits)
+                    self._receive(self.cloud, self.given.popleft())
+                    moved = True
+                else:
+                    self.given.clear()
             if self.awaiting in self.replies:
                 assert self.device is not None
                 self.device.value = self.replies.pop(self.awaiting)
@@ -169,6 +181,9 @@ class Session:
 
     def request(self, program: _Program, op: Forward) -> PassRequest:
         """Log a forward pass, update the KV state, and return the request: where it starts and how its token is picked."""
+        if op.role == "cloud" and self.leads is not None and not self._opens(op):
+            self.leads.give_up()
+            self.leads = None
         has_caption, held = self.kv[op.role]
         keep = held if op.keep is None else op.keep
         assert 0 <= keep <= held, f"{self.spec.method} keeps {keep} positions of a cache that holds {held}"
@@ -200,12 +215,23 @@ class Session:
 
     def resume(self, program: _Program, result: Any) -> None:
         """Resume a program with the result that it waited for."""
-        if isinstance(program.waits, Forward) and program.waits.role == "cloud" and self.fed is not None:
-            before = len(self.fed)
-            unknown = [(-1, np.nan, -1)] * (before - len(self.picks))
-            self.picks = [*self.picks[:before], *unknown, (result.token, result.nll, result.best)]
-        program.value, program.waits = result, None
+        self._receive(program, result)
         self.advance()
+
+    def _receive(self, program: _Program, result: Any) -> None:
+        if isinstance(program.waits, Forward) and program.waits.role == "cloud":
+            if self.leads is not None:
+                self.leads.add(result)
+            if self.fed is not None:
+                before = len(self.fed)
+                unknown = [(-1, np.nan, -1)] * (before - len(self.picks))
+                self.picks = [*self.picks[:before], *unknown, (result.token, result.nll, result.best)]
+        program.value, program.waits = result, None
+
+    def _opens(self, op: Forward) -> bool:
+        """Whether a pass of the cloud feeds what the ones before have picked, after the caption, and nothing else."""
+        plain = op.outputs == "last" and op.features is None and op.tree is None and not op.gather and op.keep is None
+        return plain and self.fed is not None and [*self.fed, *op.tokens] == [token for token, _, _ in self.picks]
 
     def _decoding(self, side: int, op: Forward, position: int) -> dict[str, Any]:
         """Guidance, filters and the draw of a pass, as known on the side that runs it."""
@@ -312,31 +338,48 @@ class Recorder:
             assert spec.revision == METHODS[spec.method].revision_of(settings)
         slots = min(self.max_batch, max(len(specs), 1))
         backend = Backend(self.pair, slots, spare=room)
-        todo, free = deque(specs), list(range(slots - 1, -1, -1))
-        active: list[Session] = []
-        finished = decided = 0
         tokens = self.pair.manifest.image_tokens
+        todo, free = plan(specs, tokens, slots), list(range(slots - 1, -1, -1))
+        active: list[Session] = []
+        finished = 0
         while todo or active:
-            while todo and free:
-                spec = todo.popleft()
-                method = make_method(spec.method, spec.settings, self.pair)
-                active.append(Session(spec, method, self.pair, free.pop()))
-                active[-1].advance()
+            while (
+                free
+                and (ready := next((index for index, planned in enumerate(todo) if planned.ready), None)) is not None
+            ):
+                active.append(self._begin(backend, todo.pop(ready), free.pop()))
             done = [session for session in active if session.finished]
             if done:
                 active = [session for session in active if not session.finished]
                 scored = iter(score_tokens(self.pair, [(s.spec, s.tokens) for s in done if s.own_quality is None]))
                 for session in done:
+                    if session.leads is not None:
+                        session.leads.give_up()
                     quality = session.own_quality or next(scored)
                     free.append(session.slot)
                     finished += 1
                     yield session.spec, session.recording(quality)
                 free.sort(reverse=True)
-                decided = finished * tokens
                 continue
             self._work(backend, active)
             in_flight = sum(max(len(s.device_state.tokens), len(s.cloud_state.tokens)) for s in active)
-            self.progress(finished, len(specs), decided + in_flight, len(specs) * tokens)
+            self.progress(finished, len(specs), finished * tokens + in_flight, len(specs) * tokens)
+
+    def _begin(self, backend: Backend, planned: Planned, slot: int) -> Session:
+        """Start a session in a slot; what it shares with others is taken over, or it is the one that makes it."""
+        session = Session(
+            planned.spec, make_method(planned.spec.method, planned.spec.settings, self.pair), self.pair, slot
+        )
+        opening = planned.opening
+        if opening is not None and opening.done:
+            steps, rows = opening.take(planned.length)
+            session.given.extend(steps)
+            if rows is not None:
+                backend.open_with(slot, rows)
+        elif opening is not None:
+            opening.led, session.leads = True, opening
+        session.advance()
+        return session
 
     def _work(self, backend: Backend, active: list[Session]) -> None:
         """Do one kind of work for all sessions that wait for it: an unbatched kind first, else the most awaited one."""
@@ -360,3 +403,7 @@ class Recorder:
                     w.session.image = result
         for w, result in zip(group, results, strict=True):
             w.session.resume(w.program, result)
+            opening = w.session.leads
+            if opening is not None and len(opening.steps) == opening.length:
+                opening.finish(backend.opening_rows(w.session.slot, opening.length))
+                w.session.leads = None

@@ -38,6 +38,10 @@ class MethodSettings(Settings):
         """KV cache entries that drafts may occupy after the committed tokens."""
         return 0
 
+    def opening_tokens(self, image_tokens: int) -> int:
+        """First tokens of the image that the cloud makes one by one, whatever the device does: they follow from prompt, seed and decoding."""
+        return 0
+
     def check(self, decoding: "Decoding", pair: PairManifest) -> None:
         """Check the settings against the decoding settings and the pair. Raises ScenarioError or WeightsError where they do not fit."""
         if self.needs_device and pair.device is None:
@@ -105,6 +109,9 @@ class BaseSettings(MethodSettings):
         description="tokens one by one as they are decided, all ids at the end, or the finished image as PNG",
     )
 
+    def opening_tokens(self, image_tokens: int) -> int:
+        return image_tokens
+
 
 class DeviceOnlySettings(MethodSettings):
     """The one-layer device model alone."""
@@ -119,6 +126,9 @@ class CodeSettings(MethodSettings):
 
     prefix_rate: PrefixRate = Field(0.3, description="share of tokens that the cloud decodes first")
 
+    def opening_tokens(self, image_tokens: int) -> int:
+        return prefix_length(self.prefix_rate, image_tokens)
+
     def can_fall_back(self, decoding: Decoding) -> bool:
         return decoding.text_encoder == "device"  # otherwise the device cannot start without the cloud
 
@@ -129,6 +139,9 @@ class GatedSettings(MethodSettings):
     local_tokens: ClassVar[bool] = True
 
     prefix_rate: PrefixRate = Field(0.06, description="share of tokens that the cloud decodes first (paper: 0.06)")
+
+    def opening_tokens(self, image_tokens: int) -> int:
+        return prefix_length(self.prefix_rate, image_tokens)
 
     def can_fall_back(self, decoding: Decoding) -> bool:
         return True
