@@ -8,7 +8,7 @@ may therefore differ: recordings count them (`models.methods.session.Decisions`)
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,7 @@ class Session:
         self.fed: (
             list[int] | None
         ) = []  # tokens in the cloud's cache; None once it held interval features or a tree of drafts
+        self.tree_start = 0  # image positions in the cache before the last tree of drafts
         self.leads: Opening | None = None  # passes that it makes for other sessions as well, until they are made
         self.given: deque[Step] = deque()  # results of its first cloud passes, made by another session
         self.picks: list[tuple[int, float, int]] = []  # per position: what the cloud picked, its nats, and its arg max
@@ -184,6 +185,10 @@ class Session:
         if op.role == "cloud" and self.leads is not None and not self._opens(op):
             self.leads.give_up()
             self.leads = None
+        if op.revisit:
+            assert op.tree is not None
+            start = self.tree_start + len(op.tree) - 1
+            return PassRequest(self.slot, op, start, **self._decoding(program.side, op, start + 1))
         has_caption, held = self.kv[op.role]
         keep = held if op.keep is None else op.keep
         assert 0 <= keep <= held, f"{self.spec.method} keeps {keep} positions of a cache that holds {held}"
@@ -204,13 +209,19 @@ class Session:
             kv_caption=int(has_caption),
             kv_tokens=start,
             decides=int(op.decides and program.call not in self.spec.missed_calls),
-            logits_all=int(op.outputs == "all"),
+            logits_all=int(op.outputs != "last"),
             hidden=op.hidden,
         )
         self.kv[op.role] = (has_caption or op.caption is not None, position)
         if op.role == "cloud":
             chain = self.fed is not None and op.features is None and op.tree is None and not op.gather
             self.fed = [*self.fed[:start], *op.tokens] if chain and self.fed is not None else None
+        if (
+            op.outputs == "some"
+        ):  # the whole tree is logged; its root is read in any case, other nodes if they are asked for
+            assert op.tree is not None
+            self.tree_start = start
+            return replace(request, op=replace(op, tokens=op.tokens[:1], tree=op.tree[:1]))
         return request
 
     def resume(self, program: _Program, result: Any) -> None:
@@ -244,7 +255,7 @@ class Session:
             d, seed, caption = self.device_state.decoding, self.spec.seed, self.spec.prompt
             sampled, top_p = d.local_sampling
             settings = {"guidance": d.guidance, "temperature": d.temperature, "top_k": d.top_k, "top_p": top_p}
-        if op.role == "drafter" or op.outputs == "all" or not sampled:
+        if op.role == "drafter" or op.outputs != "last" or not sampled:
             return {**settings, "u": None}
         if op.role not in self._draws:
             self._draws[op.role] = draws(seed, self.device_state.image_tokens + 1, "token", op.role, caption)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,14 +46,13 @@ class Tree:
 @lru_cache(maxsize=1024)
 def layout(parents: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Depth of each node, int64 [N], and which nodes each one sees, bool [N, N]: its ancestors and itself."""
-    depth: list[int] = []
-    sees = torch.eye(len(parents), dtype=torch.bool)
+    depth, sees = np.zeros(len(parents), np.int64), np.eye(len(parents), dtype=bool)
     for node, parent in enumerate(parents):
         assert -1 <= parent < node, f"node {node} has parent {parent}"
-        depth.append(0 if parent < 0 else depth[parent] + 1)
         if parent >= 0:
+            depth[node] = depth[parent] + 1
             sees[node] |= sees[parent]
-    return torch.tensor(depth), sees
+    return torch.from_numpy(depth), torch.from_numpy(sees)
 
 
 def top(scores: Tensor, k: int) -> Tensor:

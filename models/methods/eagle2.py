@@ -7,9 +7,10 @@ LlamaGen (see `models/eagle.py`). Growing and re-ranking are in `models/tree.py`
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from models.pair import Pair
@@ -33,6 +34,7 @@ from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
 
 from .session import CloudState, DecodingPolicy, DeviceState
 
+Found = TypeVar("Found")
 # Whether a drafted token is accepted under greedy decoding, given the target's logits [V].
 Accepts = Callable[[Tensor, int], bool]
 
@@ -97,18 +99,17 @@ def is_best(logits: Tensor, token: int) -> bool:
 
 def verify(
     paths: Sequence[Sequence[int]],
-    probs: Callable[[int], np.ndarray],
     r: Callable[[int, int], float],
     trial: Trial,
     note: Callable[[float], None] = lambda margin: None,
-) -> tuple[list[int], np.ndarray]:
+) -> Generator[int, np.ndarray, tuple[list[int], np.ndarray]]:
     """Walk down from the root: a node's children are tried one after another until one is accepted.
 
-    A draft is accepted iff r < ratio, so one of ratio 0 never is.
+    A draft is accepted iff r < ratio, so one of ratio 0 never is. Yields the nodes that it comes to, and is sent the target's
+    distribution float64 [V] after each.
 
     Args:
         paths: root-to-leaf paths of the tree; siblings are tried in their order.
-        probs: the target's distribution float64 [V] after a node.
         r: uniform draw in [0, 1) for (depth of the parent, index of the sibling).
         trial: ratio and effect of a rejection.
         note: called with the margin |ratio - r| of every decision.
@@ -119,7 +120,7 @@ def verify(
     """
     nodes = [0]
     while True:
-        p = probs(nodes[-1])
+        p = yield nodes[-1]
         for sibling, child in enumerate(accepted_children(paths, nodes)):
             draw, ratio = r(len(nodes) - 1, sibling), trial.ratio(p, child)
             note(abs(ratio - draw))
@@ -132,20 +133,26 @@ def verify(
 
 
 def verify_greedy(
-    tree: Tree, paths: Sequence[Sequence[int]], logits: Tensor, accepts: Accepts = is_best
-) -> tuple[list[int], int]:
+    tree: Tree, paths: Sequence[Sequence[int]], accepts: Accepts = is_best
+) -> Generator[int, Tensor, tuple[list[int], int]]:
     """The path with the most accepted nodes from the root, the first of equal ones; and the next token.
 
-    logits: [N, V], the target's after every node. Source: EAGLE-2's posterior evaluation, greedy; the same in LANTERN.
+    Yields the nodes that it comes to, each once, and is sent the target's logits [V] after each.
+    Source: EAGLE-2's posterior evaluation, greedy; the same in LANTERN.
     """
+    logits: dict[int, Tensor] = {}
     passed = [True]
     for token, parent in zip(tree.tokens[1:], tree.parents[1:], strict=True):
+        if passed[parent] and parent not in logits:
+            logits[parent] = yield parent
         passed.append(passed[parent] and accepts(logits[parent], token))
     best = [0]
     for path in paths:
         length = next((i for i, node in enumerate(path) if not passed[node]), len(path))
         if length > len(best):
             best = list(path[:length])
+    if best[-1] not in logits:
+        logits[best[-1]] = yield best[-1]
     return best, int(greedy(logits[best[-1]]))
 
 
@@ -273,37 +280,52 @@ class Eagle2:
         return Tokens(pack_ids(s.tokens[sent:]))
 
     def test(self, s: CloudState, drafted: Drafted) -> Generator[Op, Any, tuple[list[int], list[int], Tensor]]:
-        """One pass over the tree and its verification.
+        """One pass over the tree and its verification, which looks at the nodes that it comes to and at no others.
 
         Returns:
             The accepted nodes, root first, cut at the image's end; the next token, none at the image's end; the features
             [rows, accepted + 1, D] of these nodes.
         """
-        first, policy = len(s.tokens), s.policy
-        step = yield s.feed_tree("cloud", drafted.tree)
-        paths = drafted.tree.paths(ordered=policy.sampled)
+        first, tree, policy = len(s.tokens), drafted.tree, s.policy
+        seen: dict[int, Any] = {0: (yield s.feed_tree("cloud", tree))}
+
+        def walk(search: Generator[int, Any, Found], read: Callable[[Tensor], Any]) -> Generator[Op, Any, Found]:
+            """Tell a search what it asks for."""
+            node = next(search)
+            while True:
+                if node not in seen:
+                    seen[node] = yield s.revisit("cloud", tree, node)
+                try:
+                    node = search.send(read(seen[node].logits))
+                except StopIteration as stop:
+                    found: Found = stop.value
+                    return found
+
+        paths = tree.paths(ordered=policy.sampled)
         probs, best = np.zeros(0), -1
         if policy.sampled:
-            nodes, probs = verify(
-                paths,
-                lambda node: policy.probs(step.logits[node : node + 1])[0].cpu().numpy(),
-                lambda depth, sibling: (
-                    s.draw(first + depth, "accept", str(sibling)) if first + depth < s.image_tokens else math.inf
+            nodes, probs = yield from walk(
+                verify(
+                    paths,
+                    lambda depth, sibling: (
+                        s.draw(first + depth, "accept", str(sibling)) if first + depth < s.image_tokens else math.inf
+                    ),
+                    self.trial(drafted),
+                    s.decisions.note,
                 ),
-                self.trial(drafted),
-                s.decisions.note,
+                lambda logits: policy.probs(logits.unsqueeze(0))[0].cpu().numpy(),
             )
         else:
-            nodes, best = verify_greedy(drafted.tree, paths, step.logits, self.accepts)
-            s.note_arg_max(step.logits[nodes])
+            nodes, best = yield from walk(verify_greedy(tree, paths, self.accepts), lambda logits: logits)
+            s.note_arg_max(torch.stack([seen[node].logits for node in nodes]))
         nodes = nodes[: s.image_tokens - first + 1]
-        s.accept([drafted.tree.tokens[node] for node in nodes[1:]])
+        s.accept([tree.tokens[node] for node in nodes[1:]])
         s.keep_path(nodes)
         token: list[int] = []
         if not s.done:
             token = [self.pick(s, probs) if policy.sampled else best]
             s.accept(token)
-        return nodes, token, step.states[:, nodes]
+        return nodes, token, torch.cat([seen[node].states for node in nodes], dim=1)
 
     def pick(self, s: CloudState, probs: np.ndarray) -> int:
         return s.pick(probs, len(s.tokens), "token", "cloud")

@@ -185,12 +185,17 @@ class ModelState:
     def feed_tree(self, role: str, tree: Tree) -> Forward:
         """The pass over a draft tree whose root is the newest token, the only one that the KV cache does not hold.
 
-        What the last `keep_path` accepted is moved to its place first.
+        What the last `keep_path` accepted is moved to its place first. The result is that of the root; `revisit` gives the others.
         """
         assert len(self.tokens) == self._fed + len(self._path) + 1
-        op = Forward(role, tree.tokens, keep=self._fed, gather=self._path, tree=tree.parents, outputs="all")
+        op = Forward(role, tree.tokens, keep=self._fed, gather=self._path, tree=tree.parents, outputs="some")
         self._fed, self._path = self._fed + len(self._path), []
         return op
+
+    def revisit(self, role: str, tree: Tree, node: int) -> Forward:
+        """The part of the pass over a draft tree that is about one node; its ancestors come before it."""
+        parents = tree.parents[: node + 1]
+        return Forward(role, tree.tokens[node : node + 1], tree=parents, outputs="some", revisit=True)
 
     def keep_path(self, nodes: Sequence[int]) -> None:
         """Of the tree just fed these nodes are final, root first; their tokens are to be accepted by the caller."""

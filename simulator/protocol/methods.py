@@ -39,7 +39,7 @@ class MethodSettings(Settings):
         return 0
 
     def opening_tokens(self, image_tokens: int) -> int:
-        """First tokens of the image that the cloud makes one by one, whatever the device does: they follow from prompt, seed and decoding."""
+        """First tokens of the image that the cloud makes alone, one a pass: they follow from prompt, seed and decoding."""
         return 0
 
     def check(self, decoding: "Decoding", pair: PairManifest) -> None:

@@ -36,7 +36,10 @@ class Forward:
     tree: parents of all entries after the committed sequence, the last len(tokens) of them new, earlier ones in the cache already.
     A parent is an index into these entries, below its child's, or -1 for the committed sequence. An entry's position is the
     committed length plus its depth; it sees the committed sequence, its ancestors and itself. None: a plain continuation.
-    outputs: whether the step covers the last new position only, or all of them; an `all` pass draws no token.
+    outputs: whether the step covers the last new position only, or all of them; or `some`, of a tree: its root, and what passes with
+    `revisit` then ask for. Only a `last` pass draws a token.
+    revisit: the pass is a part of the one before, over a tree with `some` outputs: the node whose token is given, `tree` the
+    parents up to it. What nobody looks at decides nothing, so a driver need not compute it; the pass over the whole tree is what counts.
     decides: whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
     bounds: of a device pass, which training of the Inter-Head's radius gives the interval; "" is the pair's first.
 
@@ -52,9 +55,10 @@ class Forward:
     keep: int | None = None
     gather: Sequence[int] = ()
     tree: Sequence[int] | None = None
-    outputs: Literal["last", "all"] = "last"
+    outputs: Literal["last", "all", "some"] = "last"
     decides: bool = True
     bounds: str = ""
+    revisit: bool = False
 
     @property
     def new_positions(self) -> int:

@@ -20,6 +20,7 @@ from models.tree import Tree
 from simulator.protocol.messages import Start
 from simulator.protocol.thresholds import Budget, Const, Ema, Running
 from tests.models.test_methods import record, spec
+from tests.walks import answered
 
 V = 6
 CODEBOOK = torch.arange(V, dtype=torch.float64).square().unsqueeze(-1)  # distances grow: no two neighbours tie
@@ -85,7 +86,8 @@ def test_trees_never_accept_a_draft_of_ratio_0(
     for name, trial in trials(tree, q / q.sum(), delta).items():
         uniform = [data.draw(draws) for _ in tokens]
         left = p
-        nodes, after = verify(tree.paths(ordered=True), lambda node: p, lambda depth, sibling: uniform[sibling], trial)  # noqa: B023
+        search = verify(tree.paths(ordered=True), lambda depth, sibling: uniform[sibling], trial)  # noqa: B023
+        nodes, after = answered(search, lambda node: p)
         assert len(nodes) <= 2, name
         for index, child in enumerate(range(1, len(tree))):
             ratio = trial.ratio(left, child)
@@ -104,7 +106,7 @@ def test_trees_never_accept_a_draft_of_ratio_0(
 def test_at_r_0_a_tree_passes_over_drafts_of_probability_0() -> None:
     p = np.array([0.0, 0.0, 0.5, 0.5, 0.0, 0.0])
     tree = tree_of([0, 1, 5, 3, 2])
-    nodes, _ = verify(tree.paths(ordered=True), lambda node: p, lambda depth, sibling: 0.0, OwnTrial(tree))
+    nodes, _ = answered(verify(tree.paths(ordered=True), lambda depth, sibling: 0.0, OwnTrial(tree)), lambda node: p)
     assert [tree.tokens[node] for node in nodes[1:]] == [3]
 
 

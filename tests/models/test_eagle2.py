@@ -1,6 +1,7 @@
 """EAGLE-2 and LANTERN: their output distributions, their caches, what they put on the wire, what they refuse."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.backend import Backend
+from models.backend import Backend, PassRequest
 from models.kv_cache import KVCache
 from models.methods.eagle2 import OwnTrial, Trial, normalised, verify
 from models.methods.lantern import Relaxation, neighbours, static_parents
+from models.methods.session import Step
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
 from models.tree import Growth, Tree, layout
@@ -22,12 +24,13 @@ from simulator.pricing.costs import Pricing, Work
 from simulator.pricing.program import compile_session
 from simulator.protocol import pairs
 from simulator.protocol.methods import METHODS, STATIC_TREES
-from simulator.protocol.ops import ROLES
+from simulator.protocol.ops import ROLES, Forward
 from simulator.protocol.recording import CLOUD, FORWARD, FROM_DEVICE, REPLY, SEND, Recording
 from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend, prefill
 from tests.models.law import ForgetfulTrial, chi_square_p_value
 from tests.models.test_methods import PROMPTS, record, spec
 from tests.models.test_speculative import FALSE_ALARMS, TOKENS, Floats, V, chains, law_of_sequences
+from tests.walks import answered
 
 SMALL = {"total_tokens": 12, "depth": 3, "top_k": 4}
 
@@ -62,12 +65,8 @@ def decode_trees(p: Floats, q: Floats, runs: int, trial: Any) -> np.ndarray:
             key, first = (len(tokens), tokens[-1]), len(tokens)
             tree = trees[key]
             depths = layout(tuple(tree.parents))[0].tolist()
-            nodes, law = verify(
-                paths[key],
-                lambda node: p[min(first + depths[node], TOKENS), tree.tokens[node]],  # noqa: B023
-                lambda depth, sibling: next(uniform),  # noqa: B023
-                trials[key],
-            )
+            search = verify(paths[key], lambda depth, sibling: next(uniform), trials[key])  # noqa: B023
+            nodes, law = answered(search, lambda node: p[min(first + depths[node], TOKENS), tree.tokens[node]])  # noqa: B023
             cumulative = law.cumsum()
             following = int((next(uniform) * cumulative[-1] >= cumulative).sum())
             tokens += [tree.tokens[node] for node in nodes[1:]] + [following]
@@ -150,6 +149,46 @@ def assert_drafter_cache(pair: Pair, backend: Backend, recording: Recording, pro
     got = backend.caches["drafter"]
     for one, two in ((got.k, fresh.k), (got.v, fresh.v)):
         torch.testing.assert_close(one[:, :2, :, : slots + held], two[:, :, :, : slots + held], atol=1e-10, rtol=0)
+
+
+# --- what of a tree is computed
+
+
+@torch.inference_mode()
+def test_a_node_asked_for_is_that_of_the_pass_over_the_whole_tree(tiny_pair: Pair) -> None:
+    """Whatever other branches of the cache hold."""
+    tokens, parents = [3, 9, 11, 5, 7, 2], [-1, 0, 0, 1, 2, 1]
+    backend = Backend(tiny_pair, 2, spare=len(tokens))
+    backend.caches["cloud"].v.fill_(1e3)
+
+    def step(slot: int, held: int, op: Forward) -> Step:
+        return backend.forward("cloud", [PassRequest(slot, op, held, 3.0, 1.0, 0, 1.0, None)])[0]
+
+    for slot in range(2):
+        step(slot, 0, Forward("cloud", [1, 2], caption=tiny_pair.text.encode(PROMPTS[0]).numpy()))
+    whole = step(0, 2, Forward("cloud", tokens, tree=parents, outputs="all"))
+    for node in (0, 2, 1, 4, 5):
+        op = Forward("cloud", tokens[node : node + 1], tree=parents[: node + 1], outputs="some", revisit=node > 0)
+        one = step(1, 2 + node, op)
+        torch.testing.assert_close(one.logits, whole.logits[node], atol=1e-10, rtol=0)
+        assert one.states is not None
+        assert whole.states is not None
+        torch.testing.assert_close(one.states[:, 0], whole.states[:, node], atol=1e-10, rtol=0)
+
+
+def test_only_what_a_verification_comes_to_is_computed(tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed = 0
+    forward = Backend.forward
+
+    def counting(self: Backend, role: str, requests: Sequence[PassRequest]) -> list[Step]:
+        nonlocal fed
+        fed += sum(request.op.new_positions for request in requests if role == "cloud")
+        return forward(self, role, requests)
+
+    monkeypatch.setattr(Backend, "forward", counting)
+    (one,) = record(tiny_pair, spec(tiny_pair, "eagle2", SMALL))
+    assert passes(one, "cloud")["new_tokens"].sum() > 5 * len(one.tokens)
+    assert len(one.tokens) - 1 <= fed <= len(one.tokens) + 2  # and nodes of the last tree beyond the image
 
 
 # --- the wire

@@ -23,6 +23,7 @@ from models.tree import Growth, Tree, layout
 from simulator.protocol.pairs import TransformerConfig
 from tests.parity.checks import Tally, check, stem
 from tests.parity.core import cases, numbered
+from tests.walks import answered
 
 
 @check("speculative_sampling.safetensors", reads=("speculative_sampling_cases.json",))
@@ -224,7 +225,7 @@ def walk(shape: Shape, case: dict[str, Any], r: Tensor, trial: Trial) -> tuple[l
         drawn.append(float(r[len(drawn)]))
         return drawn[-1]
 
-    nodes, p = verify(shape.paths, probs, following, watched)
+    nodes, p = answered(verify(shape.paths, following, watched), probs)
     return nodes, p, watched.ratios
 
 
@@ -260,7 +261,7 @@ def posterior(case: dict[str, Any], one: dict[str, Tensor], tally: Tally) -> Non
         tally.close("ratios", ratios, one["accept_ratio"], atol=1e-6)
         tally.close("next distribution", p, one["sample.out"], atol=1e-6)
     else:
-        nodes, _ = verify_greedy(shape.tree, shape.paths, shape.logits)
+        nodes, _ = answered(verify_greedy(shape.tree, shape.paths), lambda node: shape.logits[node])
         tally.close("next logits", shape.logits[nodes[-1]], one["greedy.out"], atol=1e-6)
     tally.equal("accepted", len(nodes) - 1, case["accept_length"])
     tally.equal("path", number(shape.paths, nodes), case["best"])
@@ -315,7 +316,7 @@ def greedy(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tall
     shape = of_nodes(one, one["token"], one["parent"].tolist())
     logits = shape.logits * case["logit_scale"]
     accepts = relaxation(case, table).relaxed_best if case["mode"] == "lantern" else is_best
-    nodes, _ = verify_greedy(shape.tree, shape.paths, logits, accepts)
+    nodes, _ = answered(verify_greedy(shape.tree, shape.paths, accepts), lambda node: logits[node])
     tally.equal("accepted", len(nodes) - 1, case["accept_length"])
     tally.equal("path", number(shape.paths, nodes), case["best_path"])
     tally.close("next logits", logits[nodes[-1]], one["next_logits"], atol=1e-6)
