@@ -228,9 +228,8 @@ class _Log:
         self.device: list[dict[str, int]] = []
         self.cloud: list[dict[str, int]] = []
         self.calls = 0
-        self.held: dict[
-            str, int
-        ] = {}  # image positions in the cache, by role; a role that is not there holds no caption
+        # Image positions in the cache, by role; a role that is not there holds no caption.
+        self.held: dict[str, int] = {}
 
     def _note(self, side: int, **columns: int) -> None:
         (self.device if side == DEVICE else self.cloud).append(columns)
