@@ -1,6 +1,7 @@
 """Base of every section of a scenario or a training file, and how messages show values."""
 
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -28,12 +29,18 @@ class Part(Settings):
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
-        known = [field.alias or name for name, field in cls.model_fields.items()]
         if isinstance(data, dict):
+            known = _keys(cls)
             for key in data:
                 if key not in known:
                     refuse(f"is not a known key{did_you_mean(key, known)}", key)
         return data
+
+
+@cache
+def _keys(section: type[BaseModel]) -> tuple[str, ...]:
+    """The keys of a section; every case of a sweep asks for them."""
+    return tuple(field.alias or name for name, field in section.model_fields.items())
 
 
 def items(data: Any) -> Any:

@@ -34,7 +34,7 @@ from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
 from simulator.pricing import catalogue
 from simulator.protocol.methods import METHODS, Decoding
-from simulator.protocol.pairs import PairManifest, PairRef, PairSpec, known_pairs, pair_manifest
+from simulator.protocol.pairs import PairManifest, PairRef, PairSpec, is_shipped, known_pairs, pair_manifest
 
 ScenarioPair = Annotated[
     Annotated[str, Tag("<name>")] | Annotated[PairSpec, Tag("<spec>")],
@@ -74,10 +74,10 @@ class Scenario(Part):
     @field_validator("pair", mode="before")
     @classmethod
     def _pair(cls, pair: Any, info: ValidationInfo) -> Any:
-        shipped = dict.fromkeys(["scenes", *known_pairs()])
-        if isinstance(pair, str) and pair not in shipped and info.context is not None:
+        if isinstance(pair, str) and info.context is not None and pair != "scenes" and not is_shipped(pair):
             path = path_of(pair, info)
             if not path.is_dir():
+                shipped = dict.fromkeys(["scenes", *known_pairs()])
                 refuse(
                     f"must be {' or '.join(shipped)}, or the path of a folder, got {found_text(pair)}, which is not there"
                 )

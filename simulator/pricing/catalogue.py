@@ -240,7 +240,8 @@ def canonical(table: str, name: str) -> str:
         "models": _models,
         "networks": _networks,
     }
-    return _aliases(tables[table]()).get(name, name)
+    known = tables[table]()
+    return name if name in known else _aliases(known).get(name, name)
 
 
 def one_layer(name: str) -> str:
@@ -261,8 +262,8 @@ def names(table: str) -> tuple[str, ...]:
 
 
 def _pick(table: Mapping[str, EntryT], name: str, what: str, error: type[CiarSimError]) -> EntryT:
-    found = table.get(name) or table.get(_aliases(table).get(name, ""))
-    if found is None:
+    found = table.get(name)
+    if found is None and (found := table.get(_aliases(table).get(name, ""))) is None:
         raise error(f"{what} {name} is not known{yamlfile.did_you_mean(name, table)}")
     return found
 

@@ -13,6 +13,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -301,6 +302,13 @@ def list_parts(parts: Mapping[str, tuple[Path, ...]]) -> tuple[PairFile, ...]:
 def known_pairs() -> list[str]:
     """Names of the shipped pairs, sorted."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST}"))
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a shipped pair has this name."""
+    with suppress(OSError, ValueError):  # no name that a file has
+        return Path(name).name == name and (SHIPPED / name / MANIFEST).is_file()
+    return False
 
 
 def pair_folder(name_or_path: str | Path) -> Path:

@@ -19,7 +19,7 @@ from simulator.core.rng import stream
 def test_mean_waits_are_those_of_theory(name: str, load: float) -> None:
     queue = QUEUES[name]
     values, controls = (
-        np.concatenate(each) for each in zip(*(queue.run(seed, load, 1000, 1) for seed in range(10)), strict=True)
+        np.concatenate(each) for each in zip(*(queue.run(seed, load, 500, 1) for seed in range(10)), strict=True)
     )
     for column, formula in zip(values.T, queue.theory(load), strict=True):
         mean, half = estimate(column, controls, confidence=0.999)

@@ -1,8 +1,5 @@
 """Fallbacks as a user meets them: recorded branches, their columns, and a network that never comes back."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +27,9 @@ sweep:
 """
 TUNNELS = "time_s,down_mbps,up_mbps\n0,8,8\n1,0,0\n2,8,8\n2.5,0,0\n4,8,8\n5,8,8\n"
 DEAD = "time_s,down_mbps,up_mbps\n0,0,0\n5,0,0\n"
+
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def call(
@@ -77,20 +77,9 @@ def test_a_run_through_tunnels_records_what_it_needs(tmp_path: Path, tiny_pair_f
     assert (broken["cloud_nll"] - own).to_numpy() == pytest.approx(broken["fallback_cloud_nll_cost"].to_numpy())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "by the device after a deadline (% of tokens)" in page
-    # Again, from the cache, in two other processes: the same bytes, without the models.
-    arguments = [
-        "run",
-        str(tmp_path / "scenario.yaml"),
-        "--out",
-        str(tmp_path / "again"),
-        "--cache",
-        str(tmp_path / "cache"),
-    ]
-    code = (
-        f"import sys\nfrom ciar_sim.cli.main import main\nmain({[*arguments, '--quiet', '--jobs', '2']!r}, standalone_mode=False)\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    # Again, from the cache, in two other processes: the same bytes.
+    again = call(tmp_path, tiny_pair_folder, "--jobs", "2", out="again")
+    assert again.exit_code == 0, again.output
     for name in ("summary.csv", "requests.parquet", "provenance.json", "report.html"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
