@@ -283,6 +283,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         (n.wifi is not None, "the Wi-Fi hop: contention for the channel, its tail"),
         (link.radio is not None, f"the radio {link.radio}: sleeping, paging, promotion"),
         (n.handovers is not None, "handovers"),
+        (bool(n.also), f"{len(n.also)} more paths beside the first: a real Multipath TCP needs an interface for each"),
         (link.uplink is not None, "waits for the uplink: scheduling requests, slots, configured grants"),
         (n.devices_per_cell > 1, f"the {n.devices_per_cell} devices of a cell: start as many behind it"),
         (bool(n.varying), "that each device begins at a place of its own: this begins at the begin"),

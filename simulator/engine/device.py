@@ -77,7 +77,7 @@ class Device:
         self.next_request_s = math.inf
         self.thermal = None if part.throttling is None else ThermalState(part.throttling)
         self.lost_s = self.reopened_s = -math.inf
-        self.may_run_ahead = may_run_ahead and access.network.devices_per_cell == 1
+        self.may_run_ahead = may_run_ahead and not access.network.shared
         self.safe_until_s = -math.inf
 
     def count(self, change: int) -> None:

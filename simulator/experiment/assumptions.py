@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Iterable
+from itertools import chain
 
 from simulator.experiment.scenario import Scenario
-from simulator.experiment.schema.network import TraceNetwork, link_trace
+from simulator.experiment.schema.network import TraceNetwork, link_trace, paths_of
 from simulator.experiment.schema.workload import FleetWorkload, TraceArrivals
 
 
@@ -14,7 +15,7 @@ def trace_notes(scenarios: Iterable[Scenario]) -> list[str]:
     for scenario in scenarios:
         workload = scenario.workload
         fleet = workload.fleet if isinstance(workload, FleetWorkload) else ()
-        for network in (scenario.network, *(kind.network for kind in fleet)):
+        for network in chain.from_iterable(map(paths_of, (scenario.network, *(kind.network for kind in fleet)))):
             if isinstance(network, TraceNetwork):
                 choice = network.choice()
                 trace = link_trace(choice)

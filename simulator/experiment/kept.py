@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from simulator.core.cache import ContentCache
 from simulator.core.errors import RecordingError
 from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.network import TraceNetwork
+from simulator.experiment.schema.network import TraceNetwork, paths_of
 from simulator.experiment.schema.workload import FleetWorkload, TraceArrivals
 
 FORMAT = 1
@@ -137,7 +138,7 @@ def _files(scenario: Scenario) -> list[Path]:
     workload = scenario.workload
     fleet = workload.fleet if isinstance(workload, FleetWorkload) else ()
     found = []
-    for network in (scenario.network, *(kind.network for kind in fleet)):
+    for network in chain.from_iterable(map(paths_of, (scenario.network, *(kind.network for kind in fleet)))):
         if isinstance(network, TraceNetwork):
             found += [Path(file) for file in network.choice().files]
     if isinstance(workload, FleetWorkload) and isinstance(workload.arrivals, TraceArrivals):

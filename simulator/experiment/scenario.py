@@ -28,7 +28,7 @@ from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
-from simulator.experiment.schema.network import Network, PresetNetwork, behind
+from simulator.experiment.schema.network import MultipathNetwork, Network, PresetNetwork, behind, paths_of
 from simulator.experiment.schema.prompts import Prompts, ScenePrompts
 from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
@@ -163,9 +163,13 @@ class Scenario(Part):
             *(("workload", "fleet", i, "network") for i in range(len(kinds))),
         ]
         for network, at in zip((self.network, *(kind.network for kind in kinds)), places, strict=True):
-            if tiers and isinstance(network, PresetNetwork) and network.distance_km:
-                refuse("stands beside cloud.tiers: the distance is that of a tier", *at, "distance_km")
-        for tier, link in zip(self.tiers, self.links, strict=True):
+            for index, path in enumerate(paths_of(network)):
+                if tiers and isinstance(path, PresetNetwork) and path.distance_km:
+                    where = ("paths", index) if isinstance(network, MultipathNetwork) else ()
+                    refuse("stands beside cloud.tiers: the distance is that of a tier", *at, *where, "distance_km")
+        for tier, link in [
+            (tier, path) for tier, one in zip(self.tiers, self.links, strict=True) for path in (one, *one.also)
+        ]:
             if (
                 tier is not None
                 and not link.rtt_s

@@ -4,17 +4,20 @@ import math
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from simulator.core.rng import stream
 from simulator.network.cross import AQMS, Aqm, CrossQueue, QueueDrops, Traffic
 from simulator.network.handover import Handovers, Interruptions, PausingWire
 from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
+from simulator.network.paths import PathsLink, Radios
 from simulator.network.radio import Radio, RadioFigures
 from simulator.network.transport import MAX_TRIES, SYN_RTO_S, TRANSPORTS, Transport, backoff
 from simulator.network.wifi import Hop, HopWire
 from simulator.network.wire import Capacity, StepFunction, Wire
 
-AnyLink = Link | ImpairedLink
+AnyLink = Link | ImpairedLink | PathsLink
 Way = tuple[Wire, CrossQueue | None]  # one direction of a device or cell
 
 
@@ -40,6 +43,7 @@ class Network:
         radio: of each device, None for none.
         operators: (share, radio): each device draws its radio from these by their shares, in place of `radio`; empty for one radio.
         devices_per_cell: devices that share one wire each way, first come, first served.
+        also: other paths beside this one (`simulator.network.paths`).
     """
 
     up_bps: float | Capacity
@@ -65,6 +69,7 @@ class Network:
     radio: RadioFigures | None = None
     operators: tuple[tuple[float, RadioFigures], ...] = ()
     devices_per_cell: int = 1
+    also: "tuple[Network, ...]" = ()
 
     @property
     def plain(self) -> bool:
@@ -73,6 +78,11 @@ class Network:
             self.up_bps, self.down_bps, self.up_delay_s, self.down_delay_s, self.up_jitter_s, self.down_jitter_s
         )
         return self == covered and not self.varying
+
+    @property
+    def shared(self) -> bool:
+        """Whether devices share a wire, on any path."""
+        return self.devices_per_cell > 1 or any(one.shared for one in self.also)
 
     @property
     def varying(self) -> list[Capacity | StepFunction]:
@@ -91,6 +101,7 @@ class AccessNetwork:
         joules: MutableSequence[float],
         static_joules: MutableSequence[float],
         first: int = 0,
+        path: int = 0,
     ) -> None:
         """Raises ValueError where devices_per_cell is below 1 or beside handovers, or bursts are asked of a varying loss.
 
@@ -98,6 +109,7 @@ class AccessNetwork:
             seed: of all random draws.
             joules, static_joules: energy of radios is added here, by request, as `Radio` does.
             first: number of the first device, with which the first cell begins.
+            path: number of the path that it is; each draws numbers of its own.
         """
         if network.devices_per_cell < 1:
             raise ValueError(f"devices_per_cell must be >= 1, got {network.devices_per_cell}")
@@ -113,23 +125,42 @@ class AccessNetwork:
         self.static_joules = static_joules
         self.first = first
         self.radios: list[Radio] = []
+        self._path = path
+        self._also = [
+            AccessNetwork(one, seed, joules, static_joules, first, number)
+            for number, one in enumerate(network.also, start=1)
+        ]
         self._plain = network.plain
         self._cells: dict[int, tuple[Way, Way]] = {}
 
-    def links(self, device: int) -> tuple[AnyLink, AnyLink, Radio | None]:
+    def links(self, device: int) -> tuple[AnyLink, AnyLink, Radio | Radios | None]:
         """Uplink, downlink and radio of a device; called once for each."""
+        up, down, radio = self._own_links(device)
+        if not self._also:
+            return up, down, radio
+        others = [access._own_links(device) for access in self._also]
+        ups, downs, radios = zip((up, down, radio), *others, strict=True)
+        awake = [one for one in radios if one is not None]
+        self.radios += awake if radio is None else awake[1:]
+        return PathsLink(ups), PathsLink(downs), Radios(awake) if awake else None
+
+    def _stream(self, name: str, number: int) -> np.random.Generator:
+        """Of a device or cell, on this path."""
+        return stream(self.seed, f"path.{self._path}.{name}" if self._path else name, number)
+
+    def _own_links(self, device: int) -> tuple[Link | ImpairedLink, Link | ImpairedLink, Radio | None]:
         n = self.network
         if self._plain:
             return self._plain_link("up", device), self._plain_link("down", device), None
         cell = -(-self.first // n.devices_per_cell) + (device - self.first) // n.devices_per_cell
         # One time for both directions and for all that varies.
         period_s = max((one.duration_s for one in n.varying), default=0.0)
-        offset_s = float(stream(self.seed, "link.offset", cell).random()) * period_s
+        offset_s = float(self._stream("link.offset", cell).random()) * period_s
         up_way, down_way = self._ways(cell, offset_s)
         radio = None
         figures = self._radio_figures(device)
         if figures is not None:
-            radio = Radio(figures, stream(self.seed, "radio", device), self.joules, self.static_joules)
+            radio = Radio(figures, self._stream("radio", device), self.joules, self.static_joules)
             self.radios.append(radio)
         queued_s = sum(queue.mean_s for _, queue in (up_way, down_way) if queue is not None)
         if n.wifi is not None:
@@ -145,7 +176,7 @@ class AccessNetwork:
         operators = self.network.operators
         if not operators:
             return self.network.radio
-        left = float(stream(self.seed, "radio.operator", device).random()) * sum(share for share, _ in operators)
+        left = float(self._stream("radio.operator", device).random()) * sum(share for share, _ in operators)
         for share, figures in operators:
             left -= share
             if left < 0.0:
@@ -157,7 +188,7 @@ class AccessNetwork:
         rate, delay, jitter_s = (
             (n.up_bps, n.up_delay_s, n.up_jitter_s) if way == "up" else (n.down_bps, n.down_delay_s, n.down_jitter_s)
         )
-        jitter = stream(self.seed, f"link.{way}.jitter", device) if jitter_s else None
+        jitter = self._stream(f"link.{way}.jitter", device) if jitter_s else None
         return Link(_constant(rate), _constant(delay), jitter_s, jitter)
 
     def _link(
@@ -173,14 +204,14 @@ class AccessNetwork:
         ]
         jitter = jitters[0] if way == "up" else jitters[1]
         varies = jitter.sd_s > 0.0 or bool(jitter.samples_s)
-        draw = jitter.draws(delay_s, stream(self.seed, f"link.{way}.jitter", device)) if varies else None
+        draw = jitter.draws(delay_s, self._stream(f"link.{way}.jitter", device)) if varies else None
         loss: Losses | None = None
         if isinstance(share, StepFunction):
-            loss = VaryingLoss(share.entered_at(offset_s), stream(self.seed, f"link.{way}.loss", device))
+            loss = VaryingLoss(share.entered_at(offset_s), self._stream(f"link.{way}.loss", device))
         elif share:
-            loss = Loss(share, stream(self.seed, f"link.{way}.loss", device), n.burst_packets)
+            loss = Loss(share, self._stream(f"link.{way}.loss", device), n.burst_packets)
         if queue is not None and queue.drops:
-            loss = QueueDrops(queue, loss, stream(self.seed, f"link.{way}.drops", device))
+            loss = QueueDrops(queue, loss, self._stream(f"link.{way}.drops", device))
         return ImpairedLink(
             wire,
             delay_s,
@@ -208,17 +239,17 @@ class AccessNetwork:
         if shared and cell in self._cells:
             return self._cells[cell]
 
-        gaps = None if n.handovers is None else Interruptions(n.handovers, stream(self.seed, "handover", cell))
+        gaps = None if n.handovers is None else Interruptions(n.handovers, self._stream("handover", cell))
 
         def way(name: str, rate: float | Capacity, cross: Traffic | None, buffer_bytes: float) -> Way:
             wire = rate.wire(offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
             if gaps is not None:
                 wire = PausingWire(wire, gaps)
             if n.wifi is not None:
-                wire = HopWire(wire, n.wifi, stream(self.seed, f"link.{name}.wifi", cell))
+                wire = HopWire(wire, n.wifi, self._stream(f"link.{name}.wifi", cell))
             if cross is None:
                 return wire, None
-            turns = stream(self.seed, f"link.{name}.cross", cell)
+            turns = self._stream(f"link.{name}.cross", cell)
             return wire, CrossQueue(cross, wire, 8.0 * buffer_bytes, n.aqm, self._rtt_s, turns)
 
         ways = (

@@ -430,6 +430,11 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     ),
     "WifiHop.stations": one("network.wifi.stations", 7, {"network.wifi": {"stations": 2}}),
     "WifiHop.tail_pct": one("network.wifi.tail_pct", 20, {"network.wifi": {"stations": 2}}),
+    "MultipathNetwork.paths": one(
+        "network.paths",
+        [{"preset": "geo"}, {"preset": "lte"}],
+        {"network": {"paths": [{"preset": "geo"}, {"preset": "3g"}]}},
+    ),
     "Handover.speed_kmh": one("network.handover.speed_kmh", 900, PRESET, {"network.handover": {"speed_kmh": 400}}),
     "Handover.every_s": one("network.handover.every_s", 0.5, {"network.handover": {"every_s": 0.2, "gap_ms": 100}}),
     "Handover.gap_ms": one("network.handover.gap_ms", 50, {"network.handover": {"every_s": 0.2, "gap_ms": 100}}),

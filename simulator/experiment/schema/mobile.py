@@ -94,7 +94,7 @@ class OperatorTimers(Part, catalogue.RadioTimers):
 
 Operators = Annotated[
     Annotated[Literal["catalogue"], Tag("<name>")]
-    | Annotated[tuple[OperatorTimers, ...], BeforeValidator(items), Field(min_length=1, max_length=100), Tag("<list>")],
+    | Annotated[tuple[OperatorTimers, ...], BeforeValidator(items), Field(min_length=1), Tag("<list>")],
     Discriminator(lambda data: "<list>" if isinstance(data, list | tuple) else "<name>"),
 ]
 

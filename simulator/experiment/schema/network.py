@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from simulator.core.errors import TraceError
-from simulator.core.part import folder_of, fork, found_text, items
+from simulator.core.part import Part, folder_of, fork, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.experiment.schema.figures import LinkFigures
@@ -402,11 +402,42 @@ def _link_trace(choice: TraceChoice, _states: tuple[tuple[int, int], ...]) -> Tr
     return choice.read()
 
 
-def behind(network: "PresetNetwork | TraceNetwork | ExplicitNetwork", way_s: float) -> LinkFigures:
+class MultipathNetwork(Part):
+    """Several paths at once: each message takes the one that delivers it first (`simulator.network.paths`).
+
+    Attributes:
+        paths: A network each.
+    """
+
+    paths: Annotated[tuple["OnePath", ...], BeforeValidator(items)]
+
+    @field_validator("paths")
+    @classmethod
+    def _several(cls, paths: tuple["OnePath", ...]) -> tuple["OnePath", ...]:
+        if not 2 <= len(paths) <= 4:
+            refuse(f"must be 2 to 4 networks, got {len(paths)}")
+        return paths
+
+    def figures(self) -> LinkFigures:
+        first, *others = (path.figures() for path in self.paths)
+        return replace(first, also=tuple(others))
+
+
+def paths_of(network: "AnyNetwork | None") -> "tuple[PresetNetwork | TraceNetwork | ExplicitNetwork, ...]":
+    """The paths of a network, one for most; none of none."""
+    if network is None:
+        return ()
+    return network.paths if isinstance(network, MultipathNetwork) else (network,)
+
+
+def behind(network: "AnyNetwork", way_s: float) -> LinkFigures:
     """The link to a cloud that is a round trip of `way_s` behind the access network.
 
     A preset's own round trip leads to a cloud at `PRESET_KM`, whose part of it (all of it at most) `way_s` replaces.
     """
+    if isinstance(network, MultipathNetwork):
+        first, *others = (behind(path, way_s) for path in network.paths)
+        return replace(first, also=tuple(others))
     link = network.figures()
     if link.rtt_s is None:
         return replace(link, way_s=way_s)
@@ -426,7 +457,7 @@ def _one_form(data: Any) -> Any:
         preset, explicit, trace = (list(form.model_fields) for form in (PresetNetwork, ExplicitNetwork, TraceNetwork))
         for key in data:
             if key not in [*preset, *explicit, *trace]:
-                known = dict.fromkeys(["preset", "trace", *NEEDED.split(", "), *explicit, *preset])
+                known = dict.fromkeys(["preset", "trace", "paths", *NEEDED.split(", "), *explicit, *preset])
                 refuse(f"is not a known key{did_you_mean(key, known)}", key)
         if "preset" in data:
             for key in data:
@@ -442,10 +473,29 @@ def _one_form(data: Any) -> Any:
     return data
 
 
-Network = Annotated[
+def _one_or_several(data: Any) -> Any:
+    if isinstance(data, dict) and "paths" in data:
+        for key in data:
+            if key != "paths":
+                refuse("stands beside paths: give it in each of them", key)
+        return data
+    return _one_form(data)
+
+
+OnePath = Annotated[
     Annotated[PresetNetwork, Tag("<preset>")]
     | Annotated[TraceNetwork, Tag("<trace>")]
     | Annotated[ExplicitNetwork, Tag("<explicit>")],
     fork({"preset": "<preset>", "trace": "<trace>"}, "<explicit>"),
     BeforeValidator(_one_form),
+]
+MultipathNetwork.model_rebuild()
+AnyNetwork = PresetNetwork | TraceNetwork | ExplicitNetwork | MultipathNetwork
+Network = Annotated[
+    Annotated[PresetNetwork, Tag("<preset>")]
+    | Annotated[TraceNetwork, Tag("<trace>")]
+    | Annotated[MultipathNetwork, Tag("<paths>")]
+    | Annotated[ExplicitNetwork, Tag("<explicit>")],
+    fork({"preset": "<preset>", "trace": "<trace>", "paths": "<paths>"}, "<explicit>"),
+    BeforeValidator(_one_or_several),
 ]

@@ -106,3 +106,33 @@ def test_what_a_cell_does_is_kept_in_the_resolved_file(tmp_path: Path) -> None:
 )
 def test_a_cell_that_cannot_be_is_refused(tmp_path: Path, keys: str, message: str) -> None:
     assert refusal(tmp_path, f"{HEAD}{LINE}{keys}}}\n").startswith(f"t.yaml:5: network.{message}")
+
+
+def test_paths_are_networks_side_by_side(tmp_path: Path) -> None:
+    both = load(tmp_path, f"{HEAD}network: {{paths: [wifi, {{preset: lte, rtt_ms: 50}}]}}\n")
+    wifi, lte = link(tmp_path, "preset: wifi"), link(tmp_path, "preset: lte, rtt_ms: 50")
+    assert both.link == replace(wifi, also=(lte,))
+    assert network_of(both.link, 0) == replace(network_of(wifi, 0), also=(network_of(lte, 0),))
+    tiers = "cloud: {tier: here, tiers: {here: {rtt_ms: 30}}}\n"
+    there = load(tmp_path, f"{HEAD}network: {{paths: [wifi, lte]}}\n{tiers}").links[0]
+    assert (there.rtt_s, there.also[0].rtt_s) == pytest.approx((0.039, 0.079))
+    assert load(tmp_path, written_out(tmp_path, both).read_text()) == both
+    assert both.link.plain()["also"][0]["rtt_s"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("{paths: [wifi]}", "network.paths must be 2 to 4 networks, got 1"),
+        ("{paths: [wifi, wifi, lte, lte, lan]}", "network.paths must be 2 to 4 networks, got 5"),
+        ("{paths: [wifi, lte], rtt_ms: 3}", "network.rtt_ms stands beside paths: give it in each of them"),
+        ("{paths: [wifi, {preset: lte, rtt: 3}]}", "network.paths[1].rtt is not a known key"),
+        ("{paths: [wifi, {paths: [wifi, lte]}]}", "network.paths[1].paths "),
+        (
+            "{paths: [wifi, {preset: lte, distance_km: 3}]}\ncloud: {tier: here, tiers: {here: {rtt_ms: 30}}}",
+            "network.paths[1].distance_km stands",
+        ),
+    ],
+)
+def test_paths_that_cannot_be_are_refused(tmp_path: Path, network: str, message: str) -> None:
+    assert refusal(tmp_path, f"{HEAD}network: {network}\n").startswith(f"t.yaml:5: {message}")

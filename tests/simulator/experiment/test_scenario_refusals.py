@@ -57,7 +57,7 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             HEAD + "network:\n  rtt_s: 0.02\n  up_mbps: 1\n  down_mbps: 1\n",
-            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, trace, rtt_ms, up_mbps, "
+            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, trace, paths, rtt_ms, up_mbps, "
             "down_mbps, buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, "
             "handover, uplink, operators, jitter_ms, jitter_distribution, "
             "jitter_samples_ms, jitter_on, loss_pct, loss_burst_packets, transport, radio, "
