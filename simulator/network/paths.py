@@ -1,8 +1,9 @@
 """Several paths at once, such as Wi-Fi and cellular: every message is sent on all of them, and its first copy counts.
 
 This is the redundant scheduler of Multipath TCP (A. Frommgen et al., ReMP TCP, ICC 2016; RFC 8684 leaves the scheduler open): a message
-takes the path that delivers it first, and every path carries all bytes and uses its radio. Each path has a connection of its own, which opens with the first message. Messages are handed over in order, as of one connection. Left out: splitting a
-message over the paths, which would make large ones faster, and acknowledgements that cancel a copy still waiting.
+takes the path that delivers it first, and every path carries all bytes and uses its radio. Each path has a connection of its own, which
+opens with the first message. Messages are handed over in order, as of one connection. Left out: splitting a message over the paths, which
+would make large ones faster, and acknowledgements that cancel a copy still waiting.
 """
 
 import math
