@@ -282,20 +282,13 @@ def measure_hardware(torch_device: torch.device) -> Hardware:
         flop_per_s = 2 * side**3 / clock.typical_seconds(lambda: torch.mm(a, b))
         bytes_per_s = 2 * 4 * count / clock.typical_seconds(lambda: target.copy_(source))  # read and written
         kernel_s = clock.typical_seconds(lambda: [one.add_(1.0) for _ in range(1000)]) / 1000
-    return Hardware.model_construct(
-        title=hardware_name(torch_device),
-        kind="measured",
-        fp16_tflops=flop_per_s / 1e12,
-        bandwidth_gb_s=bytes_per_s / 2 / 1e9,
-        memory_gb=math.nan,
-        power_w=math.nan,
-        bandwidth_efficiency=1.0,
-        compute_efficiency=1.0,
-        kernel_overhead_us=kernel_s * 1e6,
-        efficiency_source="measured figures are what is reached",
+    return catalogue.measured_hardware(
+        hardware_name(torch_device),
+        flop_per_s,
+        bytes_per_s / 2,
+        kernel_s,
         source="measured on this machine",
-        evidence="measured",
-        aliases=[],
+        efficiency_source="measured figures are what is reached",
     )
 
 

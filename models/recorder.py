@@ -221,7 +221,8 @@ class Session:
         ):  # the whole tree is logged; its root is read in any case, other nodes if they are asked for
             assert op.tree is not None
             self.tree_start = start
-            return replace(request, op=replace(op, tokens=op.tokens[:1], tree=op.tree[:1]))
+            read = op.chain + 1
+            return replace(request, op=replace(op, tokens=op.tokens[:read], tree=op.tree[:read]))
         return request
 
     def resume(self, program: _Program, result: Any) -> None:

@@ -297,6 +297,7 @@ def listing(what: str) -> str:
         "hardware": _hardware,
         "models": _models,
         "pairs": _pairs,
+        "backbones": _backbones,
         "scenarios": _scenarios,
     }
     return _drawn(tables[what]())
@@ -369,6 +370,21 @@ def _pairs() -> Table:
         }
         for index, (key, value) in enumerate(rows.items()):
             table.add_row(f"[bold]{name}" if index == 0 else "", key, value)
+    return table
+
+
+def _backbones() -> Table:
+    from simulator.protocol.backbones import BACKBONES
+
+    table = _table("pair.cloud", "what", "pixels", "guidance", "prompts")
+    for name, row in BACKBONES.items():
+        table.add_row(
+            f"[bold]{name}",
+            row.title,
+            f"{row.image_size} x {row.image_size}",
+            f"{row.guidance:g}",
+            "class labels: list, file" if row.classes else "captions: list, file",
+        )
     return table
 
 

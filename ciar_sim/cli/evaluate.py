@@ -14,6 +14,17 @@ def evaluate() -> None:
     """Measure a model pair itself, apart from any network."""
 
 
+def _refuse_published(pair: str) -> None:
+    """Raises ScenarioError where --pair names a published model by a YAML file: none has captions of its own, nor a judge."""
+    from simulator.core.errors import ScenarioError
+
+    if pair.endswith((".yaml", ".yml")):
+        raise ScenarioError(
+            f"--pair: {pair} is a file; allowed: a shipped pair's name, or a pair's folder. A published model has neither captions of its "
+            "own nor a judge; ciar-sim evaluate pictures SCENARIO measures its images, and a run records the scores of every token"
+        )
+
+
 @evaluate.command()
 @click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
 @click.option("--prompts", type=click.IntRange(2, 100_000), default=64, show_default=True, help="Held-out prompts.")
@@ -63,6 +74,7 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
     from reports.uncertainty import draw, markdown
     from simulator.results.files import csv_bytes, parquet_bytes
 
+    _refuse_published(pair)
     with progress_bars(quiet) as progress:
         loaded = load_pair(pair, resolve_torch_device(torch_device))
         captions = None if loaded.manifest.subject == "scenes" else captions_of(pair)
@@ -119,6 +131,7 @@ def samples(
     from simulator.protocol.cache import CachedSource, RecordingCache
     from simulator.results.files import csv_bytes
 
+    _refuse_published(pair)
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:
         source = CachedSource(RecordingCache(cache), Models(pair, torch_device, 64, cache, progress).record)

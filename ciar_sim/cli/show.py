@@ -19,10 +19,13 @@ def schema() -> None:
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["methods", "presets", "hardware", "models", "pairs", "scenarios"]))
+@click.argument(
+    "what", type=click.Choice(["methods", "presets", "hardware", "models", "pairs", "backbones", "scenarios"])
+)
 @errors_in_one_line
 def list_(what: str) -> None:
-    """Show what a scenario may name: methods and settings, network presets, hardware, model sizes, model pairs; and shipped scenarios."""
+    """Show what a scenario may name: methods and settings, network presets, hardware, model sizes, model pairs, published models, and
+    shipped scenarios."""
     from ciar_sim.cli import console
 
     click.echo(console.listing(what))

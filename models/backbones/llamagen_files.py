@@ -131,7 +131,8 @@ def find(spec: PairSpec) -> FoundPair:
     encoder: dict[str, int] = {}
     if text is not None:
         files["text"], encoder = text_files(text, config)
-    own = device_parts(spec, config, classes_of(cloud.shapes), files)
+    classes = classes_of(cloud.shapes)
+    own = device_parts(spec, config, classes, files)
     manifest = PairManifest(
         format=FORMAT,
         name=spec.cloud,
@@ -149,7 +150,7 @@ def find(spec: PairSpec) -> FoundPair:
     )
     decoder = {"latent_side": config.grid, "ch_mult": vq["decoder_ch_mult"]}
     decoder |= {name: vq[name] for name in ("ch", "z_channels", "codebook_dim", "num_res_blocks")}
-    facts = {"vq": vq, "text": text, "features": text is not None and not t5_config(text)}
+    facts = {"vq": vq, "text": text, "features": text is not None and not t5_config(text), "classes": classes}
     return FoundPair(spec, manifest, files, decoder, encoder, facts)
 
 

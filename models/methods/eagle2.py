@@ -245,10 +245,15 @@ class Eagle2:
             features = unpack_floats(reply.features, self.dim).reshape(s.policy.rows, -1, self.dim)  # [rows, n, D]
             drafted = yield from drafting.grow(fresh, features)
             reply = yield Call(self.pack(drafted))
-            nodes = drafted.tree.paths(ordered=s.policy.sampled)[reply.path][1 : reply.accepted + 1]
-            fresh = [drafted.tree.tokens[node] for node in nodes] + unpack_ids(reply.ids)
-            for index, token in enumerate(fresh):
-                s.accept(token, FROM_DEVICE if index < reply.accepted else FROM_CLOUD)
+            fresh = self.take_reply(s, drafted, reply)
+
+    def take_reply(self, s: DeviceState, drafted: Drafted, reply: Path) -> list[int]:
+        """Accept the round's tokens, and return them."""
+        nodes = drafted.tree.paths(ordered=s.policy.sampled)[reply.path][1 : reply.accepted + 1]
+        fresh = [drafted.tree.tokens[node] for node in nodes] + unpack_ids(reply.ids)
+        for index, token in enumerate(fresh):
+            s.accept(token, FROM_DEVICE if index < reply.accepted else FROM_CLOUD)
+        return fresh
 
     # --- cloud
 

@@ -183,23 +183,32 @@ class ModelState:
             self._fed, self._stale = length, True
 
     def feed_tree(self, role: str, tree: Tree) -> Forward:
-        """The pass over a draft tree whose root is the newest token, the only one that the KV cache does not hold.
+        """The pass over a draft tree whose root is the newest token, after the decided tokens before it that the KV cache does not hold.
 
         What the last `keep_path` accepted is moved to its place first. The result is that of the root; `revisit` gives the others.
         """
-        assert len(self.tokens) == self._fed + len(self._path) + 1
-        op = Forward(role, tree.tokens, keep=self._fed, gather=self._path, tree=tree.parents, outputs="some")
-        self._fed, self._path = self._fed + len(self._path), []
+        held = self._fed + len(self._path)
+        chain = self.tokens[held:-1]
+        parents = _after(len(chain), tree.parents)
+        tokens = [*chain, *tree.tokens]
+        op = Forward(role, tokens, keep=self._fed, gather=self._path, tree=parents, outputs="some", chain=len(chain))
+        self._fed, self._path = held, list(range(held, held + len(chain)))
         return op
 
     def revisit(self, role: str, tree: Tree, node: int) -> Forward:
         """The part of the pass over a draft tree that is about one node; its ancestors come before it."""
-        parents = tree.parents[: node + 1]
+        parents = _after(len(self._path), tree.parents[: node + 1])
         return Forward(role, tree.tokens[node : node + 1], tree=parents, outputs="some", revisit=True)
 
     def keep_path(self, nodes: Sequence[int]) -> None:
         """Of the tree just fed these nodes are final, root first; their tokens are to be accepted by the caller."""
-        self._path = [self._fed + node for node in nodes]
+        first = self._fed + len(self._path)  # after the decided tokens that were fed with it
+        self._path = [*self._path, *(first + node for node in nodes)]
+
+
+def _after(chain: int, parents: Sequence[int]) -> list[int]:
+    """Parents of a chain of so many entries and of a tree whose root hangs on its end."""
+    return [*range(-1, chain - 1), *(parent + chain for parent in parents)]
 
 
 @dataclass

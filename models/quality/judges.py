@@ -20,7 +20,8 @@ from models.quality.kept import load_readings, save_readings
 from models.quality.photo_reading import CLAIMS, PhotoClaims
 from models.quality.photo_reading import READING_DTYPE as PHOTO_DTYPE
 from models.quality.reading import READING_DTYPE, agreement, claim_names, claims_of
-from simulator.protocol.pairs import SHIPPED, PairRef, PairSpec, pair_folder, pair_manifest
+from simulator.core.rng import stream
+from simulator.protocol.pairs import SHIPPED, PairRef, PairSpec, find_pair, pair_folder, pair_manifest
 
 SCENE_NETWORK = SHIPPED / "scene-network" / "scene_network.safetensors"
 # Of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default.
@@ -204,7 +205,10 @@ def judge_of(pair: PairRef) -> Judge | None:
 
 def captions_of(pair: PairRef) -> Captions:
     """The captions that prompts of a pair are drawn from, by (seed, count): equal ones may be among them, and fewer come where there are
-    no more; none for a pair of a subject that has none. Raises WeightsError."""
+    no more: of a class-conditional model its labels; none for a pair of a subject that has none. Raises WeightsError."""
+    if isinstance(pair, PairSpec) and pair.backbone.classes:
+        labels = find_pair(pair).facts["classes"]
+        return lambda seed, count: [str(label) for label in stream(seed, "class labels").permutation(labels)[:count]]
     manifest = pair_manifest(pair)
     if manifest.subject == PhotoJudge.subject and not isinstance(pair, PairSpec):
         captions, held_out = read_captions(pair_folder(pair) / JUDGE)

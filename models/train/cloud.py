@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.pair import TEXT, save_model
+from models.state import read_config
 from models.train.code_classes import CodeClasses, code_classes
 from models.train.data import DataConfig
 from models.train.inputs import digest_of, settings_of, weights_read
@@ -231,6 +232,7 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
     Raises:
         ScenarioError: the tokenizer's sizes differ from the model's.
     """
+    check_tokenizer(config.model, out_dir.parent / "tokenizer" / "tokenizer.safetensors")
     rounds = config.rounds()
     folders = [*(out_dir / f"round-{number}" for number in range(1, len(rounds))), out_dir]
     start: Mapping[str, Tensor] | None = None
@@ -255,6 +257,14 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
         save_file(data.text.state(), out_dir / TEXT)
     write_metrics(out_dir, evaluate(model, data), result)
     return result
+
+
+def check_tokenizer(config: TransformerConfig, path: Path) -> None:
+    """Check the model's codes against those of the tokenizer in a file, before images are made into tokens. Raises ScenarioError,
+    WeightsError."""
+    codes = read_config(path).get("codebook_size")
+    if config.vocab_size != codes:
+        raise ScenarioError(f"cloud.model.vocab_size is {config.vocab_size}, the tokenizer in {path} has {codes} codes")
 
 
 def check_shape(config: TransformerConfig, data: Sequences) -> None:

@@ -89,8 +89,16 @@ def session_specs(
 
 
 def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """Captions that the scenario does not use, nor would with up to `_SPARED` prompts, so that more prompts change no threshold."""
+    """Captions that the scenario does not use, nor would with up to `_SPARED` prompts, so that more prompts change no threshold: those
+    that it names, or where it names none drawn ones."""
     used = set(captions_of(scenario, scenes))
+    if isinstance(scenario.prompts, PromptList) and scenario.prompts.calibration:
+        named = [caption for caption in dict.fromkeys(scenario.prompts.calibration) if caption not in used]
+        if len(named) < count:
+            raise ScenarioError(
+                f"prompts.calibration: holds {len(named)} captions beside the prompts, threshold.prompts asks for {count}"
+            )
+        return named[:count]
     if isinstance(scenario.prompts, ScenePrompts):
         used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(len(used) / _SPARED)))
     drawn, known = 2 * count, -1
@@ -99,7 +107,10 @@ def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, 
         < count
     ):
         if len(other) == known:  # twice as many scenes hold no further caption
-            raise ScenarioError(f"threshold.prompts: only {known} captions are left to calibrate on, asked for {count}")
+            hint = "" if known else "; name some with prompts.calibration, or the threshold as a number"
+            raise ScenarioError(
+                f"threshold.prompts: only {known} captions are left to calibrate on, asked for {count}{hint}"
+            )
         drawn, known = 2 * drawn, len(other)
     return other[:count]
 

@@ -3,6 +3,7 @@
 The tables are `simulator/pricing/catalogue/*.yaml`, read once. An unknown name is refused with the nearest one suggested.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -297,6 +298,30 @@ def _hardware() -> dict[str, Hardware]:
 def hardware_of(row: Mapping[str, Any]) -> Hardware:
     """A row that is not in the table, with the efficiencies of its class where it gives none."""
     return Hardware.model_validate(_with_efficiencies(row))
+
+
+def measured_hardware(
+    title: str, flop_per_s: float, bytes_per_s: float, kernel_s: float, source: str, efficiency_source: str
+) -> Hardware:
+    """An entry of what a machine reaches: efficiencies are 1, memory and power are NaN.
+
+    bytes_per_s: at values of 2 bytes, as the catalogue counts them; where those measured have 4, half of what is copied.
+    """
+    return Hardware.model_construct(
+        title=title,
+        kind="measured",
+        fp16_tflops=flop_per_s / 1e12,
+        bandwidth_gb_s=bytes_per_s / 1e9,
+        memory_gb=math.nan,
+        power_w=math.nan,
+        bandwidth_efficiency=1.0,
+        compute_efficiency=1.0,
+        kernel_overhead_us=kernel_s * 1e6,
+        efficiency_source=efficiency_source,
+        source=source,
+        evidence="measured",
+        aliases=[],
+    )
 
 
 def _with_efficiencies(row: Mapping[str, Any]) -> dict[str, Any]:

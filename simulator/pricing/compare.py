@@ -107,20 +107,13 @@ def _machine(title: str, logs: Sequence[float]) -> Hardware:
     """logs: of bytes per second, operations per second, and seconds of a kernel."""
     # Where passes are launches alone, nothing holds the rates, and the simplex walks away with them.
     bytes_per_s, flop_per_s, kernel_s = (math.exp(min(max(float(value), -LARGEST_LOG), LARGEST_LOG)) for value in logs)
-    return Hardware.model_construct(
-        title=title,
-        kind="measured",
-        fp16_tflops=flop_per_s / 1e12,
-        bandwidth_gb_s=bytes_per_s / 1e9,
-        memory_gb=math.nan,
-        power_w=math.nan,
-        bandwidth_efficiency=1.0,
-        compute_efficiency=1.0,
-        kernel_overhead_us=kernel_s * 1e6,
-        efficiency_source="fitted figures are what is reached",
+    return catalogue.measured_hardware(
+        title,
+        flop_per_s,
+        bytes_per_s,
+        kernel_s,
         source="fitted to a measured profile",
-        evidence="measured",
-        aliases=[],
+        efficiency_source="fitted figures are what is reached",
     )
 
 

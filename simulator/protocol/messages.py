@@ -235,6 +235,21 @@ class DraftTree(Message, frozen=True):
     rows: bytes = b""
 
 
+class TreeAfter(Message, frozen=True):
+    """A `DraftTree` after tokens that were decided without the cloud since the last one.
+
+    Attributes:
+        decided: ids of these tokens; the last of them is the tree's root.
+        ids: the drafts.
+        parents: each draft's parent, one byte; 0 is the root.
+    """
+
+    elements: ClassVar[dict[str, str]] = {"decided": "ids", "ids": "ids", "parents": "indices"}
+    decided: bytes
+    ids: bytes
+    parents: bytes
+
+
 class Path(Message, frozen=True):
     """The accepted part of a tree: `accepted` nodes after the root along root-to-leaf path number `path`, then the token in `ids`.
 
@@ -262,10 +277,24 @@ MESSAGE_TYPES: tuple[type[Message], ...] = (
     Opened,
     DraftTree,
     Path,
+    TreeAfter,
 )
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
-    Start | Started | Tokens | Picture | Verify | Upload | Row | Revised | Drafts | Verdict | Opened | DraftTree | Path
+    Start
+    | Started
+    | Tokens
+    | Picture
+    | Verify
+    | Upload
+    | Row
+    | Revised
+    | Drafts
+    | Verdict
+    | Opened
+    | DraftTree
+    | Path
+    | TreeAfter
 )
 
 

@@ -439,6 +439,39 @@ STATIC_TREES: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 
 
+class VvsSettings(LanternSettings):
+    """VVS: LANTERN on dynamic trees, with some rounds that are not verified."""
+
+    interval: int | None = Field(
+        None,
+        ge=2,
+        description="one round in this many is not verified (VVS-U; its code: 5, its paper's table: 4); default 5, unless similarity is "
+        "given",
+    )
+    similarity: float | None = Field(
+        None,
+        ge=-1.0,
+        le=1.0,
+        description="a round is not verified where the candidate paths' mean similarity reaches this, never two in a row (VVS-D: 0.7); "
+        "instead of interval",
+    )
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.interval is not None and self.similarity is not None:
+            refuse(
+                "goes without similarity: rounds are skipped by their number or by their paths, got interval "
+                f"{self.interval} and similarity {self.similarity}",
+                "interval",
+            )
+        return self
+
+    @property
+    def every(self) -> int:
+        """`interval` with its default."""
+        return 5 if self.interval is None else self.interval
+
+
 class LanternStaticSettings(RelaxedSettings):
     """LANTERN++ on a static tree of drafts drawn without replacement."""
 
@@ -465,6 +498,7 @@ METHODS = MethodTable(
         "lantern-static": MethodKind(
             LanternStaticSettings, "models.methods.lantern:LanternStatic", colour="#862657", marker="p"
         ),
+        "vvs": MethodKind(VvsSettings, "models.methods.vvs:Vvs", colour="#7fa01c", marker="D"),
         "code": MethodKind(CodeSettings, "models.methods.code:Code", colour="#025e93", marker="X"),
         "entropy-lens": MethodKind(EntropyLensSettings, "models.methods.gated:Gated", colour="#532b6f", marker="*"),
         "softmax-corr": MethodKind(SoftmaxCorrSettings, "models.methods.gated:Gated", colour="#846314", marker="<"),

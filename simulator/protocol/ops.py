@@ -40,6 +40,7 @@ class Forward:
     `revisit` then ask for. Only a `last` pass draws a token.
     revisit: the pass is a part of the one before, over a tree with `some` outputs: the node whose token is given, `tree` the
     parents up to it. What nobody looks at decides nothing, so a driver need not compute it; the pass over the whole tree is what counts.
+    chain: entries of the tree before its root: decided tokens, one after the other.
     decides: whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
     bounds: of a device pass, which training of the Inter-Head's radius gives the interval; "" is the pair's first.
 
@@ -59,6 +60,7 @@ class Forward:
     decides: bool = True
     bounds: str = ""
     revisit: bool = False
+    chain: int = 0
 
     @property
     def new_positions(self) -> int:

@@ -128,16 +128,18 @@ class PairFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Published figures in place of weights, from which sessions are made (`simulator/protocol/statistical.py`).
 
     Attributes:
         source: where the figures are published.
         cloud_call_pct: cloud passes that decide tokens per image token, in percent, by method.
+        scales: sides of the token maps that a pass each predicts, of a model that predicts scale by scale (VAR); empty: a pass a token.
     """
 
     source: str
     cloud_call_pct: dict[str, float]
+    scales: tuple[int, ...] = ()
 
 
 class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,8 +175,9 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def image_tokens(self) -> int:
-        """T, image tokens per image."""
-        return self.grid * self.grid
+        """T, image tokens per image, of all scales where there are several."""
+        scales = self.statistics.scales if self.statistics is not None else ()
+        return sum(side * side for side in scales or (self.grid,))
 
     @property
     def has_drafter(self) -> bool:
@@ -385,6 +388,9 @@ def _manifest(path: Path, content: bytes) -> PairManifest:
     if manifest.statistics is not None:
         if manifest.files or manifest.subject != "other":
             raise WeightsError(f"{path}: statistics go without files, and with the subject other")
+        scales = manifest.statistics.scales
+        if scales and (scales != tuple(sorted(set(scales))) or scales[0] != 1 or scales[-1] != manifest.grid):
+            raise WeightsError(f"{path}: statistics.scales must increase from 1 to the grid's {manifest.grid}")
         for method, rate in manifest.statistics.cloud_call_pct.items():
             if not 0 < rate <= 100:
                 raise WeightsError(

@@ -11,14 +11,19 @@ What is drawn, from a stream of the session's own:
 * A tree of drafts: after the first token, P - 1 rounds of 1 to depth + 2 tokens that add up to T - 1; which round accepts how many
   drafts is a uniform choice among the places that the trees have. Trees are combs: top_k chains below the root.
 
+A model that predicts scale by scale (VAR) decides a whole scale in a pass, which feeds as many positions. It serves `base`, `device-only`
+and `code`, whose prefix is whole scales: CoDe as its authors have it. Two things are priced a little off there: attention within a scale
+counts half its pairs, as if it were causal, and the pass after a hand-over reads out the positions before its own scale too.
+
 Everything else (order of the ops, positions fed and cached, message bytes) is what the methods' programs yield, and a test rebuilds
 recorded sessions of a real pair from their own statistics.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -93,10 +98,14 @@ def check_statistical(name: str, settings: MethodSettings, manifest: PairManifes
     """Raises ScenarioError where the pair's statistics say nothing about a method with these settings."""
     known = manifest.statistics
     assert known is not None
-    if name not in FREE and name not in known.cloud_call_pct:
+    if name not in FREE and name not in known.cloud_call_pct and not known.scales:
         there = ", ".join([*FREE, *known.cloud_call_pct])
         raise ScenarioError(
             f"the statistics of {manifest.name} have no rate of cloud calls for {name}; they have: {there}"
+        )
+    if known.scales and name not in FREE:
+        raise ScenarioError(
+            f"{name}: decides token by token, {manifest.name} predicts scale by scale; allowed: {', '.join(FREE)}"
         )
     if not isinstance(settings, BaseSettings | DeviceOnlySettings | CodeSettings | GatedSettings | TreeSettings):
         raise ScenarioError(
@@ -130,12 +139,12 @@ def record_statistical(spec: SessionSpec, manifest: PairManifest) -> Recording:
         manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, manifest.image_size**2, manifest.caption_slots
     )
     outline = draw_outline(spec, settings, manifest)
-    ops = session_ops(settings, decoding, outline, spec.prompt, spec.seed, count, widths)
+    ops = session_ops(settings, decoding, outline, spec.prompt, spec.seed, count, widths, known.scales)
     size = manifest.image_size
     return Recording(
         ops=ops,
         tokens=np.zeros(count, np.uint16),
-        decided_by=decided_by(settings, outline, count),
+        decided_by=decided_by(settings, outline, count, known.scales),
         scores=np.full((count, len(SCORES)), np.nan, np.float32),
         image=np.zeros((size, size, 3), np.uint8),
         nll=np.full(count, np.nan, np.float32),
@@ -174,7 +183,7 @@ def draw_outline(spec: SessionSpec, settings: MethodSettings, manifest: PairMani
     return Outline(caption_rows, accepted=np.bincount(rng.permutation(places)[:extra], minlength=rounds).tolist())
 
 
-def decided_by(settings: MethodSettings, outline: Outline, count: int) -> np.ndarray:
+def decided_by(settings: MethodSettings, outline: Outline, count: int, scales: Sequence[int] = ()) -> np.ndarray:
     """uint8 [T]: who decided each token."""
     if isinstance(settings, BaseSettings):
         return np.full(count, FROM_CLOUD, np.uint8)
@@ -183,7 +192,7 @@ def decided_by(settings: MethodSettings, outline: Outline, count: int) -> np.nda
         found = ([FROM_CLOUD] * count if settings.drafter == "cloud" else [FROM_CLOUD, *after])[:count]
         return np.array(found, np.uint8)
     result = np.full(count, FROM_DEVICE, np.uint8)
-    result[: _prefix(settings, count)] = FROM_CLOUD
+    result[: _prefix(settings, _sizes(count, scales))] = FROM_CLOUD
     result[list(outline.uploads)] = FROM_CLOUD
     return result
 
@@ -196,34 +205,47 @@ def session_ops(
     seed: int,
     count: int,
     widths: Widths,
+    scales: Sequence[int] = (),
 ) -> np.ndarray:
-    """The ops (OP_DTYPE) of the session of `count` tokens that has this outline."""
-    log = _Log(decoding, caption, seed, count, widths)
+    """The ops (OP_DTYPE) of the session of `count` tokens that has this outline. scales: see `Statistics`."""
+    log = _Log(decoding, caption, seed, _sizes(count, scales), widths)
     if isinstance(settings, TreeSettings):
         _tree(log, settings, outline)
     elif isinstance(settings, BaseSettings):
         _base(log, settings)
     elif (
-        decoding.text_encoder == "device" and _prefix(settings, count) == 0 and not isinstance(settings, GatedSettings)
+        decoding.text_encoder == "device"
+        and _prefix(settings, log.sizes) == 0
+        and not isinstance(settings, GatedSettings)
     ):
         log.compute(DEVICE, "caption_encoder")  # the cloud is not asked at all
         _decode(log, settings, outline)
     else:
-        _open(log, _prefix(settings, count), outline)
+        _open(log, _prefix(settings, log.sizes), outline)
         _decode(log, settings, outline)
     log.compute(DEVICE, "image_decoder")
     return op_table(log.device, log.cloud)
 
 
-def _prefix(settings: MethodSettings, count: int) -> int:
-    return prefix_length(settings.prefix_rate, count) if isinstance(settings, CodeSettings | GatedSettings) else 0
+def _sizes(count: int, scales: Sequence[int]) -> list[int]:
+    """Tokens that each pass decides of an image that one model decodes."""
+    return [side * side for side in scales] or [1] * count
+
+
+def _prefix(settings: MethodSettings, sizes: Sequence[int]) -> int:
+    """Tokens that the cloud makes first: whole scales, where there are several."""
+    if not isinstance(settings, CodeSettings | GatedSettings):
+        return 0
+    asked = prefix_length(settings.prefix_rate, sum(sizes))
+    return max((end for end in accumulate(sizes) if end <= asked), default=0)
 
 
 class _Log:
     """Ops of one session, and how much each model's cache holds."""
 
-    def __init__(self, decoding: Decoding, caption: str, seed: int, count: int, widths: Widths) -> None:
-        self.decoding, self.caption, self.seed, self.count, self.widths = decoding, caption, seed, count, widths
+    def __init__(self, decoding: Decoding, caption: str, seed: int, sizes: Sequence[int], widths: Widths) -> None:
+        self.decoding, self.caption, self.seed, self.sizes, self.widths = decoding, caption, seed, sizes, widths
+        self.count = sum(sizes)
         self.rows = 2 if decoding.guidance > 1 else 1
         self.device: list[dict[str, int]] = []
         self.cloud: list[dict[str, int]] = []
@@ -252,6 +274,19 @@ class _Log:
             hidden=hidden,
         )
         self.held[op.role] = start + op.new_positions
+
+    def alone(self, side: int, role: str, first: int, last: int, call: int = -1) -> Iterator[int]:
+        """The passes in which a model decides tokens `first` to `last` by itself, each over what its cache lacks; how many each decides.
+
+        A scale's own positions are fed in the pass that decides them; the first one stands at the caption's.
+        """
+        end = 0
+        for size in self.sizes:
+            end += size
+            if first < end <= last:
+                fed = end - 1 - self.held.get(role, 0)
+                self.forward(side, Forward(role, [0] * fed, outputs="all" if size > 1 else "last"), call=call)
+                yield size
 
     def compute(self, side: int, kind: str, call: int = -1) -> None:
         self._note(side, kind=COMPUTE, what=COMPUTE_KINDS.index(kind), call=call)
@@ -285,8 +320,8 @@ def _ids(count: int) -> bytes:
 def _prefill(log: _Log, call: int, count: int) -> None:
     """The cloud encodes the caption and makes the first `count` tokens."""
     log.compute(CLOUD, "caption_encoder", call)
-    for position in range(count):
-        log.forward(CLOUD, Forward("cloud", [0] * (position > 0)), call=call)
+    for _ in log.alone(CLOUD, "cloud", 0, count, call):
+        pass
 
 
 def _base(log: _Log, settings: BaseSettings) -> None:
@@ -296,9 +331,10 @@ def _base(log: _Log, settings: BaseSettings) -> None:
         log.answer(call, Started(ids=_ids(log.count)))
         return
     log.compute(CLOUD, "caption_encoder", call)
-    for position in range(log.count):
-        log.forward(CLOUD, Forward("cloud", [0] * (position > 0)), call=call)
-        log.answer(call, Tokens(_ids(1)), EMIT if position < log.count - 1 else REPLY)
+    made = 0
+    for size in log.alone(CLOUD, "cloud", 0, log.count, call):
+        made += size
+        log.answer(call, Tokens(_ids(size)), EMIT if made < log.count else REPLY)
 
 
 def _open(log: _Log, prefix: int, outline: Outline) -> None:
@@ -315,9 +351,13 @@ def _open(log: _Log, prefix: int, outline: Outline) -> None:
 
 def _decode(log: _Log, settings: MethodSettings, outline: Outline) -> None:
     """Token by token on the device; the outline's uploads are decided by the cloud, in one pass over what it has not seen."""
-    prefix, uploads, pending = _prefix(settings, log.count), set(outline.uploads), 0
+    prefix, uploads, pending = _prefix(settings, log.sizes), set(outline.uploads), 0
     samples = settings.k // INTERVAL_SAMPLES if isinstance(settings, DiscreteSettings) else 0
     phi = isinstance(settings, CiarSettings) and settings.features != "off"
+    if not uploads and not phi and not samples:
+        for _ in log.alone(DEVICE, "device", prefix, log.count):
+            pass
+        return
     for position in range(prefix, log.count):
         log.forward(DEVICE, Forward("device", [0] * (position - log.held.get("device", 0))))
         for _ in range(samples):

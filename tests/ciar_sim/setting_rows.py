@@ -90,6 +90,8 @@ def threshold_rows(name: str) -> dict[str, tuple[Change, Change]]:
     }
 
 
+RATED = method("ciar", threshold={"call_pct": 40, "prompts": 1}, threshold_mode="const")
+
 # A threshold amid the scores of the tiny pair.
 TIGHT = {"ciar": 0.43, "discrete": 0.51, "entropy-lens": 0.72, "softmax-corr": 0.78}
 TREE = {"total_tokens": 6, "depth": 2, "top_k": 3}
@@ -120,6 +122,8 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "ScenePrompts.seed": one("prompts.seed", 1),
     "PromptList.list": one("prompts.list", [ANOTHER], {"prompts": {"list": [ONE_CAPTION]}}),
     "PromptFile.file": one("prompts.file", "others.txt", {"prompts": {"file": "captions.txt"}}),
+    "PromptList.calibration": one("prompts.calibration", captions(9, 2), {"prompts": {"list": [ONE_CAPTION]}, **RATED}),
+    "PromptFile.calibration": one("prompts.calibration", 1, {"prompts": {"file": "both.txt", "count": 1}, **RATED}),
     "PromptFile.count": one("prompts.count", 1, {"prompts": {"file": "both.txt"}}),
     # a published model and its files
     **dict.fromkeys(
@@ -151,6 +155,7 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
             "RandomEntry",
             "SoftmaxCorrEntry",
             "SpeculativeEntry",
+            "VvsEntry",
         )
     },
     "BaseEntry.label": entry("base", "label", "mine"),
@@ -180,8 +185,10 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
             "RandomEntry",
             "SoftmaxCorrEntry",
             "SpeculativeEntry",
+            "VvsEntry",
         )
     },
+    "VvsEntry.label": entry("vvs", "label", "mine", k=4, **TREE),
     "BaseEntry.deliver": entry("base", "deliver", "image"),
     "CodeEntry.prefix_rate": entry("code", "prefix_rate", 0.7),
     "CodeEntry.local": entry("code", "local", "sampled"),
@@ -226,6 +233,15 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "LanternEntry.k": entry("lantern", "k", 0, k=20, delta=1.0, **TREE),
     "LanternEntry.delta": entry("lantern", "delta", 1.0, k=20, delta=0.0, **TREE),
     "LanternEntry.lambda_": entry("lantern", "lambda_", 100.0, k=20, lambda_=1.0, **TREE),
+    "VvsEntry.drafter": entry("vvs", "drafter", "cloud", k=4, **TREE),
+    "VvsEntry.total_tokens": entry("vvs", "total_tokens", 4, k=4, **TREE),
+    "VvsEntry.depth": entry("vvs", "depth", 1, k=4, **TREE),
+    "VvsEntry.top_k": entry("vvs", "top_k", 5, k=4, **TREE),
+    "VvsEntry.k": entry("vvs", "k", 0, k=20, delta=1.0, **TREE),
+    "VvsEntry.delta": entry("vvs", "delta", 1.0, k=20, delta=0.0, **TREE),
+    "VvsEntry.lambda_": entry("vvs", "lambda_", 100.0, k=20, lambda_=1.0, **TREE),
+    "VvsEntry.interval": entry("vvs", "interval", 2, k=4, **TREE),
+    "VvsEntry.similarity": entry("vvs", "similarity", -1.0, k=4, similarity=1.0, **TREE),
     "LanternStaticEntry.drafter": entry("lantern-static", "drafter", "cloud", k=4),
     "LanternStaticEntry.k": entry("lantern-static", "k", 0, k=20, delta=1.0),
     "LanternStaticEntry.delta": entry("lantern-static", "delta", 1.0, k=20, delta=0.0),

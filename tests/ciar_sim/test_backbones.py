@@ -17,11 +17,11 @@ PAIR = {"cloud": "llamagen-xl-stage1", "weights": "t2i", "text": "t2i/features",
 SCENARIO = {
     "name": "official",
     "pair": {**PAIR, "device": "device"},
-    "prompts": {"file": "captions.json"},
+    "prompts": {"file": "captions.json", "count": 1, "calibration": 1},
     "methods": [
         "base",
         {"name": "code", "prefix_rate": 0.3},
-        {"name": "ciar", "threshold": 0.3},
+        {"name": "ciar", "threshold": {"call_pct": 40, "prompts": 1}},
         {"name": "eagle2", "total_tokens": 6, "depth": 2, "top_k": 3},
     ],
     "compute": {
@@ -124,3 +124,12 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path) -> None:
     refused({"prompts": {"count": 2}}, "prompts must be a list or a file")
     result = call("train", "device", "--pair", folder / "pair.yaml", "--out", tmp_path / "no")
     assert (result.exit_code, result.output) == (2, "Error: --prompts: a file of captions is needed\n")
+    for what in ("samples", "uncertainty"):
+        result = call("evaluate", what, "--pair", folder / "pair.yaml", "--out", tmp_path / "no")
+        assert result.exit_code == 2
+        assert "pair.yaml is a file; allowed: a shipped pair's name, or a pair's folder." in result.output
+    refused({"prompts": {"file": "captions.json"}}, "name some with prompts.calibration, or the threshold as a number")
+    refused(
+        {"prompts": {"file": "captions.json", "count": 1, "calibration": 2}},
+        "prompts.calibration must be <= 1, the captions of captions.json after count, got 2",
+    )

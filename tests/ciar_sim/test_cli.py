@@ -241,6 +241,7 @@ def test_listings_and_schema() -> None:
         "hardware": "h200",
         "models": "anole-7b",
         "pairs": "16 x 16",
+        "backbones": "llamagen-xl-stage2",
     }.items():
         result = call("list", what)
         assert result.exit_code == 0, result.output
@@ -386,7 +387,7 @@ def test_other_bad_arguments(write: Write, tmp_path: Path) -> None:
 def test_a_scenario_of_all_methods(write: Write, tmp_path: Path) -> None:
     from simulator.protocol.methods import METHODS
 
-    few = {"lantern": "{{name: lantern, k: 10}}", "lantern-static": "{{name: lantern-static, k: 10}}"}
+    few = {name: f"{{{{name: {name}, k: 10}}}}" for name in ("lantern", "lantern-static", "vvs")}
     path = write(with_methods("".join(f"  - {few.get(name, name)}\n" for name in METHODS)))
     run(path, tmp_path / "out", tmp_path / "cache", "--quiet", "--set", "sweep={}", "--set", "prompts.count=1")
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")

@@ -133,7 +133,8 @@ def training_file(rng: random.Random, world: World) -> str | None:
 def manifest(rng: random.Random, world: World) -> str | None:
     from simulator.protocol.pairs import pair_manifest
 
-    source = (world.pair / "pair.json").read_text()
+    statistical = sorted((ROOT / "models" / "weights").glob("paper-*/pair.json"))
+    source = rng.choice([world.pair / "pair.json", rng.choice(statistical)]).read_text()
     folder = world.folder / "pair"
     folder.mkdir(exist_ok=True)
     (folder / "pair.json").write_bytes(damaged_json(source, rng))
@@ -221,7 +222,8 @@ def judge(rng: random.Random, world: World) -> str | None:
 
 
 def profile(rng: random.Random, world: World) -> str | None:
-    from simulator.pricing.profile import Profile
+    from simulator.pricing.costs import Work
+    from simulator.pricing.profile import MeasuredCosts, Profile
 
     table = {"rows": [1, 2], "new_tokens": [1], "kv_tokens": [0, 8], "seconds": [[[0.1, 0.2]], [[0.2, 0.3]]]}
     whole = {
@@ -233,9 +235,20 @@ def profile(rng: random.Random, world: World) -> str | None:
         "passes": {"cloud": table, "device": table},
     }
     whole["compute_seconds"] = {"phi": 0.1}
+    if rng.random() < 0.5:
+        verified = {**table, "new_tokens": [4], "seconds": [[[0.2, 0.3]], [[0.3, 0.4]]]}
+        whole |= {"verify": {"cloud": verified}, "runtime": "cuda-graphs", "dtype": "bfloat16", "device": "cuda"}
     path = world.folder / "profile.json"
     path.write_bytes(damaged_json(json.dumps(whole), rng))
-    return verdict(lambda: Profile.read(path), path.name)
+
+    def price() -> None:
+        found = Profile.read(path)
+        for role in found.passes:
+            costs = MeasuredCosts(found, role)
+            costs.pass_seconds(Work.of_pass(2, 4, 8, 4))
+            costs.pass_seconds(Work.of_pass(1, 1, 0, 1))
+
+    return verdict(price, path.name)
 
 
 def run_folder(rng: random.Random, world: World) -> str | None:

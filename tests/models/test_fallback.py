@@ -79,7 +79,7 @@ def test_an_outcome_of_an_await_that_never_comes_is_refused(tiny_pair: Pair) -> 
 @pytest.mark.parametrize("text_encoder", ["cloud", "device"])
 @pytest.mark.parametrize("name", METHODS)
 def test_only_methods_that_say_so_have_replies_to_do_without(tiny_pair: Pair, name: str, text_encoder: str) -> None:
-    settings = {"k": 10} if name.startswith("lantern") else {}
+    settings = {"k": 10} if name.startswith(("lantern", "vvs")) else {}
     session = spec(tiny_pair, name, settings, text_encoder=text_encoder)
     ops = record(tiny_pair, session)[0].ops
     awaits = ops[ops["kind"] == AWAIT]

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.pair import Pair, load_pair
+from models.quality.judges import captions_of
 from models.recorder import Recorder
 from simulator.core.errors import CiarSimError, PromptError, ScenarioError, WeightsError
 from simulator.experiment.plan import session_specs
@@ -158,6 +159,9 @@ def test_class_labels_are_the_prompts_of_a_class_conditional_pair(folder: Path) 
     assert torch.equal(pair.cloud.embed_caption(pair.text.encode("7").unsqueeze(0))[0], expected)
     null = pair.cloud.embed_caption(pair.cloud.null_caption(1))[0]
     assert torch.equal(null[0], pair.cloud.cls_embedding.get_parameter("embedding_table.weight")[-1])
+    drawn = captions_of(c2i(folder))(3, 4)
+    assert len(set(drawn)) == 4
+    assert all(pair.text.encode(label).shape == (1, 1) for label in drawn)
     for prompt in ("10", "a bus", "-1", "3.5", ""):
         with pytest.raises(PromptError, match="is no class label; allowed: 0 to 9"):
             pair.text.encode(prompt)
@@ -228,7 +232,11 @@ def test_two_backbones_of_one_tokenizer_serve_the_methods_without_intervals(fold
 def test_a_published_drafter_drafts_trees_without_a_device_model(folder: Path) -> None:
     pair = load_pair(t2i(folder, device=str(folder / "drafter")))
     tree = {"total_tokens": 6, "depth": 2, "top_k": 3}
-    for recording in recorded(pair, files.CAPTIONS, {"base": {}, "eagle2": tree, "lantern": {**tree, "k": 8}}):
+    for recording in recorded(
+        pair,
+        files.CAPTIONS,
+        {"base": {}, "eagle2": tree, "lantern": {**tree, "k": 8}, "vvs": {**tree, "k": 8, "interval": 2}},
+    ):
         assert recording.image.shape == (64, 64, 3)
     with pytest.raises(
         WeightsError, match=r"has no device model, which this method decodes with; name one with pair.device"

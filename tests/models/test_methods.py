@@ -40,6 +40,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("lantern", {"k": 63, "lambda_": 5.0, "drafter": "cloud"}),
     ("lantern-static", {"k": 5, "delta": 0.3}),
     ("lantern-static", {"k": 3, "lambda_": 5.0, "tree": "25-nodes", "drafter": "cloud"}),
+    ("vvs", {"k": 5, "delta": 0.3, "interval": 2, "total_tokens": 12, "depth": 3, "top_k": 4}),
+    ("vvs", {"k": 5, "similarity": -1.0, "drafter": "cloud"}),
     ("ciar", {"threshold": 0.02, "prefix_rate": 0.06}),
     ("ciar", {"threshold": 0.02, "prefix_rate": 0.0, "score": "omega", "features": "off"}),
     ("ciar", {"threshold": 0.5, "prefix_rate": 0.2, "score": "lower-top"}),
@@ -62,7 +64,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("discrete", {"k": 300, "threshold": 0.01, "prefix_rate": 0.0}),
 ]
 METHODS_UNDER_TEST = VARIANTS + [(name, {}) for name in METHODS if name not in dict(VARIANTS)]
-DRAFTING = ("speculative", "eagle2", "lantern", "lantern-static")  # these roll caches back
+DRAFTING = ("speculative", "eagle2", "lantern", "lantern-static", "vvs")  # these roll caches back
 DECODINGS: list[dict[str, Any]] = [
     {},
     {"guidance": 1.0, "text_encoder": "device"},

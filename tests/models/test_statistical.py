@@ -13,7 +13,7 @@ from models.pair import Pair, load_pair
 from simulator.core.errors import CiarSimError, RecordingError, ScenarioError, WeightsError
 from simulator.protocol.methods import METHODS, Decoding, GatedSettings, prefix_length
 from simulator.protocol.pairs import known_pairs, pair_manifest
-from simulator.protocol.recording import DEVICE, FROM_CLOUD, REPLY, Recording, SessionSpec
+from simulator.protocol.recording import CLOUD, DEVICE, FORWARD, FROM_CLOUD, REPLY, Recording, SessionSpec
 from simulator.protocol.statistical import Outline, decided_by, draw_outline, record_statistical, session_ops
 from tests.models.test_methods import record, spec
 
@@ -162,6 +162,7 @@ def test_shipped_statistics_are_those_of_catalogue_models() -> None:
         "paper-llamagen-xl": "llamagen-xl",
         "paper-llamagen-xl-stage2": "llamagen-xl-stage2",
         "paper-anole": "anole-7b",
+        "paper-code": "var-d30",
     }
     assert {name for name in known_pairs() if pair_manifest(name).statistics} == set(names)
     for name, model in names.items():
@@ -172,11 +173,45 @@ def test_shipped_statistics_are_those_of_catalogue_models() -> None:
         assert (manifest.caption_slots, manifest.caption_dim) == (shape.caption_slots, shape.caption_dim)
 
 
+def test_a_model_of_scales_makes_one_in_a_pass_and_hands_over_once() -> None:
+    """CoDe as its authors have it: 255 ids after eight of ten scales; every position is fed once, the first at the caption's."""
+    manifest = pair_manifest("paper-code")
+    assert manifest.statistics is not None
+    sizes = [side * side for side in manifest.statistics.scales]
+    assert sum(sizes) == manifest.image_tokens == 680
+
+    def passes(recording: Recording, side: int) -> list[int]:
+        ops = recording.ops[(recording.ops["kind"] == FORWARD) & (recording.ops["side"] == side)]
+        assert ops["caption"].tolist() == [1] + [0] * (len(ops) - 1)
+        assert ops["kv_tokens"].tolist() == [0, *np.cumsum(ops["new_tokens"])[:-1]]
+        return [int(one) for one in ops["new_tokens"]]
+
+    base = record_statistical(published("base"), manifest)
+    assert passes(base, CLOUD) == [0, *sizes[1:]]
+    assert base.ops["ids"][base.ops["kind"] == REPLY].tolist() == [256]
+    code = record_statistical(published("code", prefix_rate=0.375), manifest)
+    assert passes(code, CLOUD) == [0, *sizes[1:8]]
+    assert passes(code, DEVICE) == [254 + 169, 256]
+    assert code.ops["ids"][code.ops["kind"] == REPLY].tolist() == [255]
+    assert (code.decided_by == FROM_CLOUD).sum() == 255
+    assert passes(record_statistical(published("device-only"), manifest), DEVICE) == [0, *sizes[1:]]
+    # A share between two scales ends with the smaller one.
+    less = record_statistical(published("code", prefix_rate=0.374), manifest)
+    assert (less.decided_by == FROM_CLOUD).sum() == 155
+    for name in ("ciar", "eagle2", "speculative"):
+        with pytest.raises(ScenarioError, match=f"{name}: decides token by token, paper-code predicts scale by scale"):
+            record_statistical(published(name), manifest)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"subject": "scenes"}, "statistics go without files, and with the subject other"),
         ({"statistics": {"source": "x", "cloud_call_pct": {"ciar": 0}}}, "must be above 0 and at most 100, got 0"),
+        (
+            {"statistics": {"source": "x", "cloud_call_pct": {}, "scales": [1, 4, 2, 32]}},
+            "scales must increase from 1 to",
+        ),
     ],
 )
 def test_damaged_statistics_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -217,7 +217,7 @@ def test_a_stage_without_those_before_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_size_that_only_the_trained_tokenizer_tells_is_refused(tmp_path: Path) -> None:
-    """Without its tokenizer in the file, the cloud's mapping can be held against the trained one only."""
+    """Without its tokenizer in the file, the cloud's mapping can be held against the trained one only; no token is made before that."""
     shape = VQConfig(
         codebook_size=32,
         ch=32,
@@ -228,15 +228,17 @@ def test_a_size_that_only_the_trained_tokenizer_tells_is_refused(tmp_path: Path)
         patch=16,
     )
     (tmp_path / "run" / "tokenizer").mkdir(parents=True)
-    save_vq(tmp_path / "run" / "tokenizer" / "tokenizer.safetensors", VQModel(shape), {})
+    tokenizer = tmp_path / "run" / "tokenizer" / "tokenizer.safetensors"
+    save_vq(tokenizer, VQModel(shape), {})
     config = tmp_path / "own.yaml"
     config.write_text(GOOD[GOOD.index("cloud:") : GOOD.index("device:")])
     result = CliRunner().invoke(main, ["train", str(config), "--out", str(tmp_path / "run")])
     assert result.exit_code == 2, result.output
     assert (
         result.output.splitlines()[-1]
-        == f"Error: {config}: cloud.model.vocab_size is 64, tokenizer and captions need 32"
+        == f"Error: {config}: cloud.model.vocab_size is 64, the tokenizer in {tokenizer} has 32 codes"
     )
+    assert not (tmp_path / "run" / "tokens").exists()
     assert not (tmp_path / "run" / "cloud").exists()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.parity.checks import LATER, Check, Tally, check_of, checks
+from tests.parity.checks import LATER, Check, Tally, check_of, checks, stem
 
 
 def main(folder: Path) -> int:
@@ -47,7 +47,7 @@ def main(folder: Path) -> int:
             print(f"{name}: read for {', '.join(read_by[name])}")
         elif name in orphans:
             print(f"{name}: read for {orphans[name]}, which is not here")
-        elif name != "README.md":
+        elif not name.startswith("README"):
             reason = next((text for start, text in LATER.items() if name.startswith(start)), None)
             print(f"{name}: " + (f"skipped: not built ({reason})" if reason else "UNKNOWN: no check reads this file"))
             bad += reason is None
@@ -58,10 +58,7 @@ def main(folder: Path) -> int:
 
 def reads_like(one: Check, name: str) -> bool:
     """Whether a file has the name of a companion of some file of this check."""
-    return (
-        any(fnmatchcase(name, f"{one.pattern.partition('_io')[0]}{suffix}") for suffix in endings(one))
-        or name in one.reads
-    )
+    return any(fnmatchcase(name, f"{stem(one.pattern)}{suffix}") for suffix in endings(one))
 
 
 def endings(one: Check) -> list[str]:

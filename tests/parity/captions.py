@@ -24,7 +24,7 @@ def cleaning(file: Path, tally: Tally) -> None:
         tally.equal("cleaned twice", clean(once), case["clean_twice"])
 
 
-@check("t5_*_io*.safetensors", reads=("{}_hf/config.json", "{}_hf/model.safetensors"))
+@check("t5_*_io*.safetensors", reads=("{}_hf/*",))
 def encoder(file: Path, tally: Tally) -> None:
     """Hidden states of token ids, and the rows of valid tokens moved to the end as the decoder takes them."""
     io, folder = load_file(file), file.parent / f"{stem(file.name)}_hf"

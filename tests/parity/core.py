@@ -16,6 +16,7 @@ from models.backbones.llamagen import load_llamagen
 from models.interval import inter_fuse, uncertainty
 from models.kv_cache import KVCache
 from models.methods.scores import entropy
+from models.methods.vvs import DECAY, path_similarity
 from models.quality.statistics import precision_recall_f1, squared_distances, squared_radii
 from models.sampling import filter_probs, greedy, guide, warp_probs
 from models.train import losses
@@ -157,7 +158,7 @@ def image_tokenizer(file: Path, tally: Tally) -> None:
 # --- sampling
 
 
-@check("sampling.safetensors", reads=("sampling_cases.json",))
+@check("sampling*.safetensors", reads=("{}_cases.json",))
 def sampling(file: Path, tally: Tally) -> None:
     for case in cases(file):
         tally.case()
@@ -172,7 +173,7 @@ def sampling(file: Path, tally: Tally) -> None:
 # --- intervals, scores, losses
 
 
-@check("interval_softmax.safetensors", reads=("interval_softmax_cases.json",))
+@check("interval_softmax*.safetensors", reads=("{}_cases.json",))
 def interval_softmax(file: Path, tally: Tally) -> None:
     rtol = 1e-5  # the float64 results belong to inputs that are stored rounded to float32
     for case in cases(file):
@@ -192,7 +193,7 @@ def interval_softmax(file: Path, tally: Tally) -> None:
         tally.close("reach_upper", upper, case["reach_upper"], PROBS)
 
 
-@check("ciar_formulas.safetensors", reads=("ciar_formulas_cases.json",))
+@check("ciar_formulas*.safetensors", reads=("{}_cases.json",))
 def ciar_formulas(file: Path, tally: Tally) -> None:
     for case in cases(file):
         tally.case()
@@ -222,14 +223,22 @@ def ciar_formulas(file: Path, tally: Tally) -> None:
             tally.close(name, found, wanted.squeeze() if name in ("dro", "total") else wanted, DOUBLE)
 
 
-@check("extras.safetensors", reads=("extras_cases.json",))
+@check("extras*.safetensors", reads=("{}_cases.json",))
 def extras(file: Path, tally: Tally) -> None:
     tensors = load_file(file)
     if "entropy.logits" in tensors:
         tally.case()
         tally.close("entropy in nats", entropy(tensors["entropy.logits"]), tensors["entropy.shannon_nats"], PROBS, 1e-6)
     tally.skipped.append("entropy.renyi_* (no method uses it)")
-    for case in json.loads((file.parent / "extras_cases.json").read_text()).get("pr", []):
+    listed = json.loads((file.parent / f"{stem(file.name)}_cases.json").read_text())
+    for case in listed.get("vvs", []):
+        tally.case()
+        one = numbered(tensors, case["case"], "vvs.")
+        paths = [[token for token in path if token >= 0][1:] for path in one["candidates"][::2].tolist()]
+        for weighted, decay in (("exp_decay", DECAY), ("flat", 1.0)):
+            found = path_similarity(paths, one["codebook"], decay)
+            tally.close(f"similarity, {weighted}", found, case["similarity_every_second_path"][weighted], PROBS)
+    for case in listed.get("pr", []):
         tally.case()
         one = numbered(tensors, case["case"], "pr.")
         real, fake = (one[side].double().numpy() for side in ("real", "fake"))
@@ -238,5 +247,5 @@ def extras(file: Path, tally: Tally) -> None:
             tally.close(f"{side} radii", radii, one[f"{side}_radii"], DOUBLE)
         found = precision_recall_f1(real, fake, case["k"])
         tally.close("precision, recall, F1", found, [case[name] for name in ("precision", "recall", "f1")], DOUBLE)
-    parts = sorted({name.split(".")[0] for name in tensors} - {"entropy", "pr"})
+    parts = sorted({name.split(".")[0] for name in tensors} - {"entropy", "pr", "vvs"})
     tally.skipped += [f"{part}.* (not built)" for part in parts]

@@ -26,7 +26,7 @@ from tests.parity.core import cases, numbered
 from tests.walks import answered
 
 
-@check("speculative_sampling.safetensors", reads=("speculative_sampling_cases.json",))
+@check("speculative_sampling*.safetensors", reads=("{}_cases.json",))
 def speculative_sampling(file: Path, tally: Tally) -> None:
     for case in cases(file):
         tally.case()
@@ -69,10 +69,10 @@ def compare_tree(tree: Tree, one: dict[str, Any], processor: dict[str, Any] | No
     tally.equal("paths", padded(tree.paths(ordered=processor is not None)), one["retrieve_indices"])
 
 
-@check("eagle2.safetensors", reads=("eagle2_cases.json",))
+@check("eagle2*.safetensors", reads=("{}_cases.json",))
 def eagle2(file: Path, tally: Tally) -> None:
     io = load_file(file)
-    listed = json.loads((file.parent / "eagle2_cases.json").read_text())
+    listed = json.loads((file.parent / f"{stem(file.name)}_cases.json").read_text())
     for case in listed.get("tree", []):
         tally.case()
         grow(case, numbered(io, case["case"]), tally)
@@ -124,7 +124,7 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
     io = load_file(file)
     cache = KVCache(drafter.config, len(io["round0.features"]), spare=info["top_k"] * (info["depth"] + 1))
     held = 0
-    for index in range(len(info["rounds"])):
+    for index in sorted({int(found[1]) for key in io if (found := re.match(r"round(\d+)\.", key))}):
         tally.case()
         one = numbered(io, index, "round")
         ids = one["input_ids"].tolist()
@@ -267,10 +267,10 @@ def posterior(case: dict[str, Any], one: dict[str, Tensor], tally: Tally) -> Non
     tally.equal("path", number(shape.paths, nodes), case["best"])
 
 
-@check("lantern.safetensors", reads=("lantern_cases.json",))
+@check("lantern*.safetensors", reads=("{}_cases.json",))
 def lantern(file: Path, tally: Tally) -> None:
     io = load_file(file)
-    listed = json.loads((file.parent / "lantern_cases.json").read_text())
+    listed = json.loads((file.parent / f"{stem(file.name)}_cases.json").read_text())
     for key in (key for key in io if re.fullmatch(r"(.*\.)?neighbours\d*", key)):
         tally.case()
         codebook = io[key.rpartition(".")[0] + "." * ("." in key) + "codebook"]

@@ -116,7 +116,7 @@ def write_drafter(folder: Path) -> None:
     config = {"num_attention_heads": 2, "hidden_size": WIDTH, "intermediate_size": 20, "vocab_size": CODES}
     config |= {"cls_token_num": SLOTS - 1, "block_size": 36}
     info = {"config": config, "total_token": 11, "depth": 2, "top_k": 4, "cfg_scale": 2.0, "processor": None}
-    (folder / "eagle_drafter_small.json").write_text(json.dumps({**info, "rounds": [{}, {}]}))
+    (folder / "eagle_drafter_small.json").write_text(json.dumps(info))
     io, cache, held, ids = {"lm_head": head}, KVCache(drafter.config, 2, spare=12), 0, [0] * SLOTS + [5]
     for index, more in enumerate(([], [7, 9])):
         ids = ids + list(more)
@@ -169,8 +169,8 @@ def write_lantern(folder: Path) -> None:
         "tree.0.lantern.accept_ratio": torch.tensor(ratios, dtype=torch.float64),
         "tree.0.lantern.sample_p": torch.from_numpy(p),
     }
-    save_file(io, folder / "lantern.safetensors")
-    (folder / "lantern_cases.json").write_text(json.dumps({"tree": [case]}))
+    save_file(io, folder / "lantern_small.safetensors")
+    (folder / "lantern_small_cases.json").write_text(json.dumps({"tree": [case]}))
 
 
 def write_anole(folder: Path) -> None:
@@ -225,13 +225,13 @@ def test_another_folder_of_the_same_layout_passes(folder: Path, capsys: pytest.C
     assert main(folder) == 0, capsys.readouterr().out
     out = capsys.readouterr().out.splitlines()
     assert [line for line in out if ": ok, " in line] == [
-        line for line in out if "_io" in line.split(":")[0] or line.startswith("lantern.safetensors")
+        line for line in out if "_io" in line.split(":")[0] or line.startswith("lantern_small.safetensors")
     ]
     assert (
         "llamagen_gpt_small.pt: read for llamagen_gpt_small_io_12x12.safetensors, llamagen_gpt_small_io_6x6.safetensors"
         in out
     )
-    assert any(line.startswith("lantern.safetensors: ok, 3 cases") for line in out)
+    assert any(line.startswith("lantern_small.safetensors: ok, 3 cases") for line in out)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +243,8 @@ def test_another_folder_of_the_same_layout_passes(folder: Path, capsys: pytest.C
         ("eagle_drafter_small_io", "round1.retrieve_indices"),
         ("anole_small_io", "greedy_cfg2.0"),
         ("anole_small_io", "decoded"),
-        ("lantern", "half.neighbours7"),
-        ("lantern", "tree.0.lantern.accept_ratio"),
+        ("lantern_small", "half.neighbours7"),
+        ("lantern_small", "tree.0.lantern.accept_ratio"),
     ],
 )
 def test_a_wrong_value_in_it_fails(folder: Path, capsys: pytest.CaptureFixture[str], file: str, key: str) -> None:

@@ -23,8 +23,13 @@ class PromptList(Part):
     """Captions as they are."""
 
     captions: Annotated[tuple[str, ...], BeforeValidator(items), Field(min_length=1, alias="list")]
+    calibration: Annotated[tuple[str, ...], BeforeValidator(items)] = Field(
+        default=(),
+        description="captions that a threshold given as a rate of cloud calls is calibrated on, beside those of the list; by default "
+        "the pair draws them, which a published model with captions does not",
+    )
 
-    @field_validator("captions")
+    @field_validator("captions", "calibration")
     @classmethod
     def _one_line_each(cls, captions: tuple[str, ...]) -> tuple[str, ...]:
         for index, caption in enumerate(captions):
@@ -38,6 +43,12 @@ class PromptFile(Part):
 
     file: str
     count: int | None = Field(default=None, ge=1, le=1_000_000, description="only the first so many; by default all")
+    calibration: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="so many captions after those of count are for calibration, as in a list",
+    )
 
 
 def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
@@ -53,15 +64,21 @@ def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
     except PromptError as error:
         where = f"{name}:{error}" if str(error)[0].isdigit() else f"{name} {error}"
         refuse(f"is not a list of captions: {where}", "file")
-    if prompts.count is not None:
-        if prompts.count > len(found):
-            refuse(f"must be <= {len(found)}, the captions of {name}, got {prompts.count}", "count")
-        found = found[: prompts.count]
+    if prompts.count is not None and prompts.count > len(found):
+        refuse(f"must be <= {len(found)}, the captions of {name}, got {prompts.count}", "count")
+    found, others = found[: prompts.count], found[prompts.count or len(found) :]
+    if prompts.calibration > len(others):
+        refuse(
+            f"must be <= {len(others)}, the captions of {name} after count, got {prompts.calibration}", "calibration"
+        )
     places = (info.context or {}).setdefault("caption_places", {})
     places.update(
         {("prompts", "list", index): f"{name}:{one.line}" if one.line else name for index, one in enumerate(found)}
     )
-    return PromptList.model_validate({"list": [one.text for one in found]})
+    given = {"list": [one.text for one in found]}
+    if prompts.calibration:
+        given["calibration"] = [one.text for one in others[: prompts.calibration]]
+    return PromptList.model_validate(given)
 
 
 Prompts = Annotated[

@@ -386,3 +386,18 @@ def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
     four = Scenario.model_construct(prompts=PromptList.model_validate({"list": ["a"]}))
     with pytest.raises(ScenarioError, match="only 3 captions are left to calibrate on, asked for 4"):
         calibration_captions(four, 4, lambda seed, count: list("abcd" * count)[:count])
+
+
+def test_a_scenario_may_name_its_calibration_captions() -> None:
+    prompts = PromptList.model_validate({"list": ["a", "b"], "calibration": ["b", "c", "d", "c"]})
+    of_list = Scenario.model_construct(prompts=prompts)
+    assert calibration_captions(of_list, 2, lambda seed, count: ["x"] * count) == ["c", "d"]
+    with pytest.raises(
+        ScenarioError, match=r"prompts\.calibration: holds 2 captions beside the prompts, .* asks for 3"
+    ):
+        calibration_captions(of_list, 3, lambda seed, count: ["x"] * count)
+    none = Scenario.model_construct(prompts=PromptList.model_validate({"list": ["a"]}))
+    with pytest.raises(
+        ScenarioError, match=r"asked for 4; name some with prompts\.calibration, or the threshold as a "
+    ):
+        calibration_captions(none, 4, lambda seed, count: [])

@@ -226,7 +226,7 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             HEAD + "pair: scene\n",
-            "t.yaml:5: pair must be scenes or paper-anole or paper-llamagen-xl or paper-llamagen-xl-stage2 or photos, or the "
+            "t.yaml:5: pair must be scenes or paper-anole or paper-code or paper-llamagen-xl or paper-llamagen-xl-stage2 or photos, or the "
             "path of a folder, got 'scene' (text), which is not there",
         ),
         (

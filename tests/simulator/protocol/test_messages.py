@@ -20,6 +20,7 @@ from simulator.protocol.messages import (
     Start,
     Started,
     Tokens,
+    TreeAfter,
     Upload,
     Verdict,
     Verify,
@@ -82,6 +83,7 @@ def drafting(widths: Widths) -> list[Message]:
         Opened(pack_ids([1]), pack_floats(np.ones((2 * widths.caption_slots, widths.dim)))),
         DraftTree(pack_ids(range(58)), bytes(58)),
         DraftTree(pack_ids(range(57)), b"", pack_floats(np.ones(57)), pack_floats(np.ones((25, widths.vocab_size)))),
+        TreeAfter(pack_ids(range(3)), pack_ids(range(58)), bytes(58)),
         Path(12, 2, pack_ids([7]), pack_floats(np.ones((2 * 3, widths.dim)))),
     ]
 
