@@ -10,7 +10,7 @@ Adding one, in any module of this package (all of them are imported by `checks()
             tally.equal("tokens", found, wanted)
 
 `{}` in `reads` is the file's name up to `_io`, or up to its ending. Sizes, counts and settings come from the files, never
-from a check. A file that no check matches and that is not in `LATER` makes the command fail, so nothing is skipped silently.
+from a check. A file that no check matches makes the command fail, so nothing is skipped silently.
 """
 
 import importlib
@@ -23,11 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-# Prefixes of the names of files for parts that are not built yet. A file with a check of its own is checked anyway.
-LATER = {
-    "paper_tables.csv": "the paper's numbers",
-}
 
 
 @dataclass
