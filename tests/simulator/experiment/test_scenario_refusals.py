@@ -153,7 +153,10 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
             "up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, loss_burst_packets, rate, radio; "
             "without preset give trace, or rtt_ms, up_mbps, down_mbps",
         ),
-        (HEAD + "prompts: {list: [a], count: 3}\n", "t.yaml:5: prompts.count is not a known key; allowed: list, calibration"),
+        (
+            HEAD + "prompts: {list: [a], count: 3}\n",
+            "t.yaml:5: prompts.count is not a known key; allowed: list, calibration",
+        ),
         (HEAD + "workload: {devices: 3}\n", "t.yaml:5: workload.devices must be 1 with arrivals: sequential, got 3"),
         (
             HEAD + "workload: {arrivals: sequential, duration_s: 5}\n",
