@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -29,7 +29,7 @@ from models.attention import rope_table
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
 from models.text import left_pad
-from models.transformer import Transformer
+from models.transformer import Block, Transformer
 from models.vq import VQConfig, VQModel
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import PairSpec, TransformerConfig
@@ -101,7 +101,8 @@ class Loop:
         new, heads = x.shape[1], self.config.n_head
         end = self.config.positions if self.whole else first + new
         mask, turn = seen[first : first + new, :end], self.rotation[first : first + new].unsqueeze(1)  # [n, 1, hd/2, 2]
-        for layer, block in enumerate(self.model.layers):
+        for layer, module in enumerate(self.model.layers):
+            block = cast(Block, module)
             q, k, v = (
                 part.unflatten(-1, (heads, -1))
                 for part in block.attention.wqkv(block.attention_norm(x)).chunk(3, dim=-1)
@@ -119,7 +120,7 @@ class Loop:
 
 def rotated(x: Tensor, turn: Tensor) -> Tensor:
     """Adjacent channel pairs of x [2, n, H, hd] turned by [n, 1, hd/2, 2]."""
-    pairs = x.unflatten(-1, (-1, 2))
+    pairs = x.view(*x.shape[:-1], -1, 2)
     even, odd, cos, sin = pairs[..., 0], pairs[..., 1], turn[..., 0], turn[..., 1]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
