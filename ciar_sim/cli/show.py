@@ -86,7 +86,7 @@ def _unfinished(folder: Path, columns: tuple[str, ...] | None) -> None:
     from simulator.experiment.state import finished_records
     from simulator.protocol.cache import RecordingCache
     from simulator.results.folder import UNFINISHED
-    from simulator.results.tables import requests_table, summary_table
+    from simulator.results.tables import summary_table
 
     try:
         cache = Path(json.loads((folder / UNFINISHED).read_text())["cache"])
@@ -97,7 +97,7 @@ def _unfinished(folder: Path, columns: tuple[str, ...] | None) -> None:
     scorer = Models(loaded.scenario.pair, "auto", 1, cache, lambda stage, done, total: None).scorer()
     records = finished_records(state, RecordingCache(cache), CaseCache(cache), scorer)
     if records:
-        click.echo(summary_lines(summary_table(requests_table(records), records), columns))
+        click.echo(summary_lines(summary_table(records), columns))
     click.echo(
         f"{folder} is unfinished: {len(state.simulated)} of {len(state.cases) + state.more_cases} cases are simulated."
     )

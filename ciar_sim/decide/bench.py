@@ -187,6 +187,7 @@ class Trial:
                 bench.means.jobs,
                 timeline_sessions=timeline_sessions,
                 kept=kept,
+                draw=not timeline_sessions,
             )
         self.failed += [one.message for one in failed]
         return done

@@ -41,9 +41,11 @@ class SimulatedCase(CaseResult):
 
     Attributes:
         extrapolated: What lay outside what was measured: `device` or `cloud`, and the choice of models and hardware.
+        drawn: Its part of the timeline (`simulator.results.timeline`), in place of spans.
     """
 
     extrapolated: tuple[str, ...] = ()
+    drawn: bytes = b""
 
 
 def simulate_case(

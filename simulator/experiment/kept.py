@@ -22,7 +22,7 @@ from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.network import TraceNetwork, paths_of
 from simulator.experiment.schema.workload import FleetWorkload, TraceArrivals
 
-FORMAT = 1
+FORMAT = 2
 _DIGEST_BYTES = 16
 _NOT_SIMULATED = {"name", "pair", "prompts", "methods", "sweep"}  # recordings, by their keys, stand for these
 
@@ -158,11 +158,12 @@ def _digest(file: Path, _mtime_ns: int, _size: int) -> str:
 
 @cache
 def code_digest() -> str:
-    """sha256 (hex) of the simulator's sources and catalogue, and of the versions of what computes with them."""
+    """sha256 (hex) of what of the simulator's sources and catalogue decides a result, and of the versions of what computes with them."""
     root = Path(__file__).resolve().parents[1]
     whole = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".yaml") and path.relative_to(root).parts[0] != "results":
-            whole.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+        place = path.relative_to(root)
+        if path.suffix in (".py", ".yaml") and (place.parts[0] != "results" or place.name == "timeline.py"):
+            whole.update(str(place).encode() + b"\0" + path.read_bytes() + b"\0")
     versions = [platform.python_version(), *(metadata.version(name) for name in ("numpy", "simpy"))]
     return hashlib.sha256(whole.digest() + " ".join(versions).encode()).hexdigest()

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from simulator.core.errors import PromptError, ScenarioError, error_context
 from simulator.experiment.scenario import Case, Scenario
@@ -29,28 +30,29 @@ class Plan:
     """
 
     def __init__(self, cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]]) -> None:
-        specs: dict[str, SessionSpec] = {}
+        self.specs: dict[str, SessionSpec] = {}
         self.captions: dict[int, list[str]] = {}
         self.of_case: dict[int, list[str]] = {}
         self.reference: dict[int, list[str]] = {}
+        texts: dict[tuple[str, ...], list[str]] = {}  # cases that have the same captions or sessions hold one list
+        sessions: dict[tuple[Any, ...], list[str]] = {}
+
+        def keys(name: str, settings: MethodSettings, decoding: Decoding, captions: list[str], seed: int) -> list[str]:
+            told = name, settings.model_dump_json(), decoding.model_dump_json(), tuple(captions), seed
+            if told not in sessions:
+                mine = sessions[told] = []
+                for spec in session_specs(manifest, name, settings, decoding, captions, seed):
+                    self.specs.setdefault(key := spec.key(), spec)
+                    mine.append(key)
+            return sessions[told]
+
         for case in cases:
             s = case.scenario
             captions = captions_of(s, scenes)
-            self.captions[case.index] = captions
-
-            def keys(
-                name: str, settings: MethodSettings, decoding: Decoding, s: Scenario = s, captions: list[str] = captions
-            ) -> list[str]:
-                mine = []
-                for spec in session_specs(manifest, name, settings, decoding, captions, s.seed):
-                    specs.setdefault(key := spec.key(), spec)
-                    mine.append(key)
-                return mine
-
-            self.of_case[case.index] = keys(case.method.name, case.method.settings, case.decoding)
+            captions = self.captions[case.index] = texts.setdefault(tuple(captions), captions)
+            self.of_case[case.index] = keys(case.method.name, case.method.settings, case.decoding, captions, s.seed)
             greedy = s.decoding.model_copy(update={"cloud": "greedy"})
-            self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy)
-        self.specs = specs
+            self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy, captions, s.seed)
 
     def record(self, source: RecordingSource) -> dict[str, Recording]:
         """The recording of every session, by key."""

@@ -29,8 +29,7 @@ from simulator.protocol.pairs import pair_manifest
 from simulator.protocol.recording import Recording
 from simulator.results.columns import judged
 from simulator.results.folder import check_run_folder, write_run
-from simulator.results.tables import CaseRecords, requests_table, summary_table
-from simulator.results.timeline import Span
+from simulator.results.tables import CaseRecords, summary_table
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,7 @@ def run_scenario(
         scenario_yaml=resolved_yaml(with_found(scenario, cases, run.cases)),
         cases=run.records,
         provenance=provenance,
-        spans=[Span(case.title, *span) for case, result, _ in run.simulated for span in result.spans],
-        queues={case.title: result.samples for case, result, _ in run.simulated},
+        timeline=[(case.title, result.drawn) for case, result, _ in run.simulated],
         images=kept_images(run.simulated, run.plan, run.recordings, manifest.grid),
         draw=draw,
     )
@@ -160,7 +158,7 @@ class _Measured:
 
     def objectives(self, quality: str) -> Objectives:
         """Mean latency and quality of the cases by index; those that failed are missing."""
-        summary = summary_table(requests_table(self.records), self.records)
+        summary = summary_table(self.records)
         columns = zip(summary["latency_mean_s"], summary[quality], strict=True)
         return {one.case.index: values for one, values in zip(self.simulated, columns, strict=True)}
 

@@ -20,8 +20,11 @@ from simulator.experiment.scenario import Case
 from simulator.experiment.workers import Workers
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.recording import Recording
+from simulator.results.timeline import drawn
 
-TIMELINE_CASES = 200  # whose spans are kept: no viewer shows more, and spans are most of a result's memory
+TIMELINE_CASES = (
+    200  # that the timeline shows: no viewer shows more, and their parts of it are most of a result's memory
+)
 
 
 class Progress(Protocol):
@@ -57,6 +60,7 @@ def simulate_cases(
     case_timeout_s: float | None = None,
     timeline_sessions: int = TIMELINE_SESSIONS,
     kept: CaseCache | None = None,
+    draw: bool = True,
 ) -> tuple[list[Simulated], list[FailedCase]]:
     """Every case simulated, and those that failed: a case that raises, needs too much memory or too long ends alone.
 
@@ -72,8 +76,9 @@ def simulate_cases(
         progress: Called after each case.
         jobs: Where cases are simulated; a number is that of processes.
         case_timeout_s: A case that takes longer fails; None waits for ever.
-        timeline_sessions: Requests, from the first on, whose spans are kept; of the first `TIMELINE_CASES` cases.
+        timeline_sessions: Requests, from the first on, in the timeline; of the first `TIMELINE_CASES` cases.
         kept: Simulated cases of earlier runs; those of this run are added as they end.
+        draw: False: results hold the spans of these requests, of all cases, in place of a part of the timeline; nothing is kept.
 
     Raises:
         CiarSimError: No case could be simulated.
@@ -83,10 +88,10 @@ def simulate_cases(
     branches: dict[int, Branches] = {case.index: {} for case in cases}
     failed: dict[int, FailedCase] = {}
     keys: dict[int, str] = {}
-    with_spans = {case.index for case in cases[:TIMELINE_CASES]}
+    shown = {case.index for case in cases[:TIMELINE_CASES]}
 
     def done(index: int, result: SimulatedCase) -> None:
-        results[index] = result if index in with_spans else replace(result, spans=[])
+        results[index] = result if index in shown else replace(result, drawn=b"")
 
     def record(missing: Sequence[tuple[int, tuple[int, int]]]) -> None:
         """Records what devices do after the given calls of the given prompts."""
@@ -109,7 +114,7 @@ def simulate_cases(
     free_bytes = float("inf") if workers.remote else free_memory_bytes() / workers.jobs
     while left := [case for case in cases if case.index not in results and case.index not in failed]:
         missing: list[tuple[int, tuple[int, int]]] = []
-        limits = _Limits(case_timeout_s, free_bytes, timeline_sessions)
+        limits = _Limits(case_timeout_s, free_bytes, timeline_sessions, draw)
         for task, content in workers.run(attempt, _tasks(left, costs, plan, recordings, branches, workers, limits)):
             index = task.case.index
             if isinstance(content, Failure):
@@ -139,6 +144,7 @@ class _Limits(NamedTuple):
     timeout_s: float | None
     free_bytes: float
     timeline_sessions: int
+    draw: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +157,7 @@ class Task:
         name: Equal for equal `priced`.
         kv_tokens: KV positions that fit a replica of each cloud.
         broken: (prompt, call) of the sessions in `priced` that gave a reply up.
-        limits: Time and memory that it may take, and the requests whose spans are kept.
+        limits: Time and memory that it may take, and what is wanted of its timeline.
     """
 
     case: Case
@@ -224,7 +230,10 @@ def attempt(task: Task) -> bytes | Failure:
             parts, tiers = fleet_parts(scenario, priced), cloud_tiers(scenario, priced, task.kv_tokens)
             result = simulate_case(scenario, parts, tiers, limits.timeline_sessions)
             told = priced.extrapolated.union(*(own[0].extrapolated for own in kinds_by_tier(scenario, priced)))
-            return KeptCase(replace(result, extrapolated=tuple(sorted(told))), task.broken).to_bytes()
+            result = replace(result, extrapolated=tuple(sorted(told)))
+            if limits.draw:
+                result = replace(result, spans=[], drawn=drawn(result.spans, result.samples))
+            return KeptCase(result, task.broken).to_bytes()
     except CiarSimError as error:
         return Failure(str(error), error)
     except MemoryError:

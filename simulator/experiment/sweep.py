@@ -13,7 +13,7 @@ from simulator.core.problems import dotted, explain
 from simulator.core.yamlfile import Place
 from simulator.experiment.axes import axis_place, grouped, put, value_at
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.sweep import Range
+from simulator.experiment.schema.sweep import Range, Sweep
 from simulator.protocol.methods import METHODS
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.statistical import check_statistical
@@ -101,8 +101,19 @@ def case_at(scenario: Scenario, position: int, chosen: dict[str, Any], index: in
         told = ", ".join(f"{path}={written(value)}" for path, value in chosen.items())
         at = f"sweep: with {told}" if chosen else label
         raise ScenarioError(f"{at}: {dotted(where)} {message}") from None
+    resolved = _sharing(resolved, scenario, position)
     swept = {path: value_at(resolved, place) for path, place in places.items()}
     return Case(index, position, resolved.methods[0], swept, resolved)
+
+
+_NO_SWEEP = Sweep()
+
+
+def _sharing(resolved: Scenario, scenario: Scenario, position: int) -> Scenario:
+    """The scenario of a case with the parts of the whole one wherever they are equal, so that thousands of cases hold them once."""
+    parts = {name: getattr(scenario, name) for name in Scenario.model_fields}
+    parts |= {"sweep": _NO_SWEEP, "methods": (scenario.methods[position],)}
+    return resolved.model_copy(update={name: part for name, part in parts.items() if part == getattr(resolved, name)})
 
 
 def check_methods(cases: Sequence[Case], manifest: PairManifest) -> None:

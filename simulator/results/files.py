@@ -2,27 +2,43 @@
 
 import io
 import json
-from typing import Any
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from simulator.results.tables import plain
+from simulator.results.tables import Columns, plain
+
+ROWS = 1 << 17  # of a row group, and held in memory while a table is written
+
+
+def write_parquet(file: BinaryIO | Path, blocks: Iterable[Columns]) -> None:
+    """Write a table of blocks of `ROWS` rows, the last one shorter; equal tables give equal bytes (fixed options, no metadata, no time)."""
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for block in blocks:
+            table = pa.table({name: _array(values) for name, values in block.items()})
+            if writer is None:
+                options: dict[str, Any] = {"version": "2.6", "compression": "zstd", "store_schema": False}
+                writer = stack.enter_context(pq.ParquetWriter(file, table.schema, **options))
+            writer.write_table(table, row_group_size=ROWS)
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:
-    """The table as Parquet; equal tables give equal bytes (fixed options, no metadata, no time)."""
-    arrays = {}
-    for name in table:
-        kind, values = table[name].dtype.kind, table[name].to_numpy()
-        numbers = {"i": pa.int64(), "f": pa.float64()}.get(kind)
-        arrays[name] = pa.array(values, numbers) if numbers else pa.array(values, pa.string(), from_pandas=True)
+    """A table as Parquet."""
     buffer = io.BytesIO()
-    pq.write_table(
-        pa.table(arrays), buffer, version="2.6", compression="zstd", row_group_size=1 << 20, store_schema=False
-    )
+    write_parquet(buffer, [{str(name): table[name].to_numpy() for name in table}])
     return buffer.getvalue()
+
+
+def _array(values: np.ndarray) -> pa.Array:
+    numbers = {"i": pa.int64(), "f": pa.float64()}.get(values.dtype.kind)
+    return pa.array(values, numbers) if numbers else pa.array(values, pa.string(), from_pandas=True)
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:

@@ -17,9 +17,9 @@ from PIL import Image
 from simulator.core.errors import RunFolderError
 from simulator.core.files import replace_folder, temporary_sibling, write_atomically
 from simulator.results.columns import RUN_FORMAT, definitions
-from simulator.results.files import csv_bytes, json_bytes, parquet_bytes
-from simulator.results.tables import CaseRecords, queue_table, requests_table, summary_table, tiers_table
-from simulator.results.timeline import Span, timeline_bytes
+from simulator.results.files import ROWS, csv_bytes, json_bytes, write_parquet
+from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, summary_table, tiers_table
+from simulator.results.timeline import timeline_bytes
 
 IMAGE_KINDS = ("image", "uncertainty", "decided")
 
@@ -157,8 +157,7 @@ def write_run(
     scenario_yaml: str,
     cases: Sequence[CaseRecords],
     provenance: Mapping[str, Any],
-    spans: Iterable[Span] = (),
-    queues: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    timeline: Iterable[tuple[str, bytes]] = (),
     images: Sequence[RunImage] = (),
     draw: Callable[[Path], object] | None = None,
 ) -> pd.DataFrame:
@@ -169,8 +168,7 @@ def write_run(
     Args:
         provenance: The report shows all of it; it knows the keys name (str), as_if (str or None), compute (what -> how its time
             was obtained) and notes (list of what is not modelled).
-        spans: What the timeline shows.
-        queues: `SAMPLED` of the cloud, by the case of the spans.
+        timeline: Title and part of the timeline (`simulator.results.timeline.drawn`) of each case.
         draw: Adds the plots and the page to the temporary folder (`reports.build.build_report`).
 
     Raises:
@@ -181,8 +179,7 @@ def write_run(
     places = [(image.method, image.prompt, image.kind) for image in images]
     if twice := [place for place, count in Counter(places).items() if count > 1]:
         raise ValueError(f"two images of one place: {twice[0]}")
-    requests = requests_table(cases)
-    summary = summary_table(requests, cases)
+    summary = summary_table(cases)
     marks = {"program": "ciar-sim", "run_format": RUN_FORMAT, "columns": definitions(summary.columns)}
     try:
         target = folder.resolve()
@@ -193,14 +190,14 @@ def write_run(
             new = temporary / "new"
             new.mkdir()
             (new / "scenario.yaml").write_bytes(scenario_yaml.encode())
-            (new / "requests.parquet").write_bytes(parquet_bytes(requests))
-            (new / "queue.parquet").write_bytes(parquet_bytes(queue_table(cases)))
+            write_parquet(new / "requests.parquet", request_blocks(cases, ROWS))
+            write_parquet(new / "queue.parquet", queue_blocks(cases, ROWS))
             (new / "summary.csv").write_bytes(csv_bytes(summary))
-            tiers = tiers_table(requests, cases)
+            tiers = tiers_table(cases)
             if len(tiers):
                 (new / "tiers.csv").write_bytes(csv_bytes(tiers))
             (new / "provenance.json").write_bytes(json_bytes({**provenance, **marks}))
-            (new / "timeline.json.gz").write_bytes(timeline_bytes(spans, queues or {}))
+            (new / "timeline.json.gz").write_bytes(timeline_bytes(timeline))
             _write_images(new / "images", images)
             if draw is not None:
                 with _named(new, folder):
@@ -249,7 +246,7 @@ def _write_images(folder: Path, images: Sequence[RunImage]) -> None:
                 low, high = 0.0, 1.0
             scaled = np.where(known, values - low, 0.0) * (255.0 / (high - low) if high > low else 0.0)
             image = Image.fromarray(np.stack([np.rint(scaled), 255.0 * known], axis=-1).astype(np.uint8))
-        image.save(folder / file, format="PNG", compress_level=9)
+        image.save(folder / file, format="PNG", compress_level=4)  # of noise, smaller and faster than the highest
         entry = {"file": file, "method": drawn.method, "prompt": int(drawn.prompt), "text": drawn.text}
         index.append({**entry, "kind": drawn.kind, "low": low, "high": high})
     (folder / "index.json").write_bytes(json_bytes(index))

@@ -6,9 +6,10 @@ provenance.json, so that a run folder explains itself). No samples give NaN, nev
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,7 @@ from simulator.results.statistics import (
     student_interval,
 )
 
+Columns = dict[str, np.ndarray]  # equally long, by name
 OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these numbers, int [n] -> name -> interval
 
 
@@ -86,94 +88,106 @@ class CaseRecords:
     statistical: bool = False
 
 
-def requests_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
-    """A row per answered request: case, method and its name, swept values by dotted path, `REQUEST_COLUMNS`, quality, `ENERGY`."""
+def request_blocks(cases: Sequence[CaseRecords], most_rows: int) -> Iterator[Columns]:
+    """The columns of requests.parquet in blocks of so many rows, the last one shorter; a row per answered request.
+
+    They are case, method and its name, swept values by dotted path, `REQUEST_COLUMNS`, quality, `ENERGY`.
+    """
     if not cases:
         raise ValueError("a run has at least one case")
     quality = _quality_names(cases)
-    frames = [_case_frame(index, case, quality) for index, case in enumerate(cases)]
-    table = pd.concat(frames, ignore_index=True)
-    owner = table["case"].to_numpy(dtype=np.int64)
-    front = {"case": owner}
-    front |= {key: column.take(owner).array for key, column in (_method_columns(cases) | _swept_columns(cases)).items()}
     names = dict.fromkeys([*(name for name in REQUEST_COLUMNS if name not in ENERGY), *quality, *ENERGY])
-    return pd.DataFrame(front | {name: table[name].to_numpy() for name in names})
+    shared = {name: column.to_numpy() for name, column in (_method_columns(cases) | _swept_columns(cases)).items()}
+    for first, last, rows in _ranges([len(case.columns.get("request", ())) for case in cases], most_rows):
+        found = [_request_columns(index, cases[index], quality) for index in range(first, last)]
+        owner = np.repeat(np.arange(first, last), [len(columns["request"]) for columns in found])[rows]
+        block = {"case": owner} | {name: values[owner] for name, values in shared.items()}
+        yield block | {name: np.concatenate([columns[name] for columns in found])[rows] for name in names}
 
 
-def queue_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
-    """The cloud over time: case and `SAMPLED`, a row per sample; no row for a case whose requests never overlap."""
-    frames = []
-    for index, case in enumerate(cases):
-        columns = {
-            name: np.asarray(case.samples.get(name, ()), np.float64 if name == "time_s" else np.int64)
-            for name in SAMPLED
-        }
-        frames.append(pd.DataFrame({"case": np.full(len(columns["time_s"]), index, np.int64), **columns}))
-    return pd.concat(frames, ignore_index=True)
+def queue_blocks(cases: Sequence[CaseRecords], most_rows: int) -> Iterator[Columns]:
+    """The cloud over time, in blocks: case and `SAMPLED`, a row per sample; no row for a case whose requests never overlap."""
+    for first, last, rows in _ranges([len(case.samples.get("time_s", ())) for case in cases], most_rows):
+        chosen = [cases[index].samples for index in range(first, last)]
+        owner = np.repeat(np.arange(first, last), [len(samples.get("time_s", ())) for samples in chosen])
+        block = {"case": owner[rows]}
+        for name in SAMPLED:
+            dtype = np.float64 if name == "time_s" else np.int64
+            block[name] = np.concatenate([np.asarray(samples.get(name, ()), dtype) for samples in chosen])[rows]
+        yield block
 
 
-def tiers_table(requests: pd.DataFrame, cases: Sequence[CaseRecords]) -> pd.DataFrame:
+def _ranges(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int, slice]]:
+    """Blocks of rows: the cases from first to last (not included) that they lie in, and which of the rows of these they are."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1])
+    for start in range(0, max(total, 1), most):
+        stop = min(start + most, total)
+        first = int(np.searchsorted(ends, start, side="right")) if total else 0
+        last = int(np.searchsorted(ends, stop, side="left")) + 1 if total else len(lengths)
+        before = int(ends[first]) - lengths[first]
+        yield first, last, slice(start - before, stop - before)
+
+
+def tiers_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
     """A row per case and tier of the cloud that serves devices in it: `TIER_COLUMNS`. No rows for clouds without tiers."""
-    by_case = requests.groupby("case").indices
     rows, owners = [], []
     for index, case in enumerate(cases):
-        record = _in_order(requests.iloc[by_case.get(index, [])])
-        record = record[record["requested_s"] >= case.warmup_s]
-        kind = _kinds(case, record)
-        for tier in dict.fromkeys(case.tiers):
-            if tier is None:
-                continue
+        named = [tier for tier in dict.fromkeys(case.tiers) if tier is not None]
+        record = _record(index, case, ()) if named else {}
+        for tier in named:
+            kind = _kinds(case, record)
             mine = np.array([own == tier for own in case.tiers])
-            of = record[mine[kind]]
-            latency = of["latency_s"].to_numpy()
+            of = {name: values[mine[kind]] for name, values in record.items()}
+            latency = of["latency_s"]
             half = half_width(latency, BATCHES)
             centre, low, high = bounded((mean(latency), mean(latency) - half, mean(latency) + half))
             prices = np.array(case.gpu_usd_per_hour)[kind[mine[kind]]]
             values = (
                 tier,
                 int(np.array(case.devices)[mine].sum()),
-                len(of),
+                len(latency),
                 *(centre, low, high),
                 *(percentile(latency, percent) for percent in (50, 95, 99)),
-                *(mean(of[name].to_numpy()) for name in ("uplink_s", "cloud_queue_s", "cloud_compute_s", "downlink_s")),
-                mean(of["cloud_gpu_s"].to_numpy()),
-                mean(of["cloud_gpu_s"].to_numpy() * prices) / 3600.0,
+                *(mean(of[name]) for name in ("uplink_s", "cloud_queue_s", "cloud_compute_s", "downlink_s")),
+                mean(of["cloud_gpu_s"]),
+                mean(of["cloud_gpu_s"] * prices) / 3600.0,
             )
             rows.append(dict(zip(TIER_COLUMNS, values, strict=True)))
             owners.append(index)
-    front = {
-        key: column.take(owners).array
-        for key, column in (
-            {"case": pd.Series(np.arange(len(cases)))} | _method_columns(cases) | _swept_columns(cases)
-        ).items()
-    }
+    columns = {"case": pd.Series(np.arange(len(cases)))} | _method_columns(cases) | _swept_columns(cases)
+    front = {key: column.take(owners).array for key, column in columns.items()}
     return pd.concat([pd.DataFrame(front), pd.DataFrame(rows, columns=list(TIER_COLUMNS))], axis=1)
 
 
-def summary_table(requests: pd.DataFrame, cases: Sequence[CaseRecords]) -> pd.DataFrame:
+def summary_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
     """A row per case, also for a case without requests. Its columns are defined in `COLUMNS`."""
     quality = _quality_names(cases)
     _, *set_columns = judged_in(quality)
     of_sets = tuple(
         dict.fromkeys([*set_columns, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))])
     )
-    by_case = requests.groupby("case").indices
-    records = [_in_order(requests.iloc[by_case.get(index, [])]) for index in range(len(cases))]
-    records = [record[record["requested_s"] >= case.warmup_s] for case, record in zip(cases, records, strict=True)]
+
+    @cache
+    def pairing(index: int) -> _Pairing:
+        return _Pairing.of(_record(index, cases[index], quality))
+
     bases: dict[str, int] = {}
-    for index, case in enumerate(cases):
-        if case.name == "base":
-            bases.setdefault(_conditions(case), index)
     fastest: dict[str, int] = {}
-    means = [mean(record["latency_s"].to_numpy()) for record in records]
-    for index, case in enumerate(cases):
-        if not math.isnan(means[index]) and means[index] < means[fastest.setdefault(_conditions(case), index)]:
-            fastest[_conditions(case)] = index
+    means = [mean(np.asarray(case.columns["latency_s"], np.float64)[_counted(case)]) for case in cases]
+    conditions = [_conditions(case) for case in cases]
+    for index, (case, condition) in enumerate(zip(cases, conditions, strict=True)):
+        if case.name == "base":
+            bases.setdefault(condition, index)
+        if not math.isnan(means[index]) and means[index] < means[fastest.setdefault(condition, index)]:
+            fastest[condition] = index
     rows = []
-    for case, record in zip(cases, records, strict=True):
-        base, first = (found.get(_conditions(case)) for found in (bases, fastest))
-        others = [None if index is None else records[index] for index in (base, first)]
-        rows.append(_metrics(case, record, others[0], others[1], quality, of_sets))
+    for index, (case, condition) in enumerate(zip(cases, conditions, strict=True)):
+        record = _record(index, case, quality)
+        base, first = (
+            None if found is None else pairing(found) for found in (bases.get(condition), fastest.get(condition))
+        )
+        rows.append(_metrics(case, record, base, first, quality, of_sets))
     front = {"case": np.arange(len(cases))} | _method_columns(cases) | _swept_columns(cases)
     table = pd.concat([pd.DataFrame(front), pd.DataFrame(rows)], axis=1)
     if any(case.statistical for case in cases):
@@ -181,36 +195,56 @@ def summary_table(requests: pd.DataFrame, cases: Sequence[CaseRecords]) -> pd.Da
     return table
 
 
+class _Pairing(NamedTuple):
+    """What of a case others are compared with: latencies by request, and cloud_nll by prompt."""
+
+    requests: np.ndarray
+    latency_s: np.ndarray
+    prompts: np.ndarray
+    cloud_nll: np.ndarray
+
+    @classmethod
+    def of(cls, record: Columns) -> "_Pairing":
+        prompts, by_prompt = _by_prompt(record, ("cloud_nll",))
+        return cls(record["request"], record["latency_s"], prompts, by_prompt["cloud_nll"])
+
+
 def _metrics(
     case: CaseRecords,
-    record: pd.DataFrame,
-    base: pd.DataFrame | None,
-    fastest: pd.DataFrame | None,
+    record: Columns,
+    base: _Pairing | None,
+    fastest: _Pairing | None,
     quality: Sequence[str],
     of_sets: Sequence[str],
 ) -> dict[str, float]:
-    latency = record["latency_s"].to_numpy()
+    latency, requests = record["latency_s"], record["request"]
     half = half_width(latency, BATCHES)
     if base is None:
         speedup = (math.nan, math.nan, math.nan)
     else:
-        own, its = _paired(record, base, "request", "latency_s")
+        own, its = _paired(requests, latency, base.requests, base.latency_s)
         speedup = bounded(ratio(its, own, BATCHES))
-    row: dict[str, float] = {"images": len(record), "latency_mean_s": mean(latency)}
+    row: dict[str, float] = {"images": len(latency), "latency_mean_s": mean(latency)}
     _, low, high = bounded((row["latency_mean_s"], row["latency_mean_s"] - half, row["latency_mean_s"] + half))
     row |= {"latency_mean_lo_s": low, "latency_mean_hi_s": high}
     row |= {f"latency_p{percent}_s": percentile(latency, percent) for percent in (50, 95, 99)}
-    row |= {name: mean(record[name].to_numpy()) for name in ("decode_s", "first_token_s")}
+    row |= {name: mean(record[name]) for name in ("decode_s", "first_token_s")}
     row |= dict(zip(("speedup", "speedup_lo", "speedup_hi"), speedup, strict=True))
-    own, its = _paired(record, fastest, "request", "latency_s")
-    later, half = mean(own - its), half_width(own - its, BATCHES)
+    later, half = math.nan, math.nan
+    if fastest is not None:
+        own, its = _paired(requests, latency, fastest.requests, fastest.latency_s)
+        later, half = mean(own - its), half_width(own - its, BATCHES)
     row |= {
         "latency_minus_fastest_s": later,
         "latency_minus_fastest_lo_s": later - half,
         "latency_minus_fastest_hi_s": later + half,
     }
-    row |= {name: mean(record[name].to_numpy()) for name in (*PARTS, *USE, "retries", "fallback_pct")}
-    cost = record.groupby("prompt")["fallback_cloud_nll_cost"].mean().dropna().to_numpy()  # NaN is left out
+    row |= {name: mean(record[name]) for name in (*PARTS, *USE, "retries", "fallback_pct")}
+    cost = record["fallback_cloud_nll_cost"]
+    if not np.isnan(cost).all():  # NaN is left out
+        cost = pd.Series(cost).groupby(record["prompt"]).mean().dropna().to_numpy()
+    else:
+        cost = np.empty(0)
     centre, half = mean(cost), half_width(cost, len(cost))
     names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
     row |= dict(zip(names, (centre, centre - half, centre + half), strict=True))
@@ -219,28 +253,30 @@ def _metrics(
     if len(set(prices)) == 1:
         row["cost_usd"] = row["cloud_gpu_s"] * prices[0] / 3600.0
     else:
-        row["cost_usd"] = mean(record["cloud_gpu_s"].to_numpy() * np.array(prices)[kind]) / 3600.0
+        row["cost_usd"] = mean(record["cloud_gpu_s"] * np.array(prices)[kind]) / 3600.0
     row["cloud_utilisation"] = math.nan if case.sequential else case.utilisation
     row |= {"refused": case.refused, "unfinished": case.unfinished}
     bounded_by = np.array(case.slos_s)[kind]
     good = float((latency <= bounded_by).sum()) if math.isfinite(min(case.slos_s)) else math.nan
     row["goodput_per_s"] = good / (case.duration_s - case.warmup_s)
     counted_s = math.nan
-    if len(record) and not case.sequential:  # to the end of the arrivals, or to the last answer where that is later
+    if len(latency) and not case.sequential:  # to the end of the arrivals, or to the last answer where that is later
         counted_s = (
             max(float(record["done_s"].max()), 0.0 if math.isnan(case.duration_s) else case.duration_s) - case.warmup_s
         )
     for name, column in (("under_way_mean", "latency_s"), ("cloud_waiting_mean", "cloud_queue_s")):
         row[name] = float(record[column].sum()) / counted_s if counted_s > 0 else math.nan
-    images = record.drop_duplicates("image").sort_values("image")
+    images = np.unique(record["image"])
     row["distinct_images"] = len(images)
-    of_prompt = _by_prompt(record, quality)
+    prompts, of_prompt = _by_prompt(record, quality)
     for name in quality:
-        row |= _with_ends(name, student_interval(of_prompt[name].to_numpy()))
-    found = case.of_set(images["image"].to_numpy())
+        row |= _with_ends(name, student_interval(of_prompt[name]))
+    found = case.of_set(images)
     for name in of_sets:
         row |= _with_ends(name, found.get(name, (math.nan,) * 3))
-    own, its = _paired(of_prompt, None if base is None else _by_prompt(base, quality), "prompt", "cloud_nll")
+    own = its = np.empty(0)
+    if base is not None:
+        own, its = _paired(prompts, of_prompt["cloud_nll"], base.prompts, base.cloud_nll)
     known = np.isfinite(own - its)
     more, half = mean((own - its)[known]), half_width((own - its)[known], int(known.sum()))
     row |= {
@@ -248,13 +284,13 @@ def _metrics(
         "cloud_nll_minus_base_lo": more - half,
         "cloud_nll_minus_base_hi": more + half,
     }
-    row |= {name: mean(record[name].to_numpy()) for name in ENERGY}
+    row |= {name: mean(record[name]) for name in ENERGY}
     return row | {name: float(case.settings.get(name, math.nan)) for name in SETTINGS}
 
 
-def _kinds(case: CaseRecords, record: pd.DataFrame) -> np.ndarray:
+def _kinds(case: CaseRecords, record: Columns) -> np.ndarray:
     """int [n]: the kind of device of each request."""
-    return np.searchsorted(np.cumsum(case.devices)[:-1], record["device"].to_numpy(), side="right")
+    return np.searchsorted(np.cumsum(case.devices)[:-1], record["device"], side="right")
 
 
 def _with_ends(name: str, interval: Interval) -> dict[str, float]:
@@ -263,28 +299,38 @@ def _with_ends(name: str, interval: Interval) -> dict[str, float]:
     return dict(zip((name, f"{name}_lo", f"{name}_hi"), bounded(interval, lowest, highest), strict=True))
 
 
-def _by_prompt(record: pd.DataFrame, quality: Sequence[str]) -> pd.DataFrame:
-    """A row per prompt: the quality of its image, or the mean over its requests where fallbacks made several."""
-    first = record.drop_duplicates("prompt").sort_values("prompt")
-    if record["image"].nunique() == len(first):
-        return first
-    rows = [
-        {"prompt": prompt, **{name: mean(of[name].to_numpy()) for name in quality}}
-        for prompt, of in record.groupby("prompt")
-    ]
-    return pd.DataFrame(rows)
+def _by_prompt(record: Columns, quality: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The prompts in order, and of each the quality of its image, or the mean over its requests where fallbacks made several."""
+    prompts, first = np.unique(record["prompt"], return_index=True)
+    if len(np.unique(record["image"])) == len(prompts):
+        return prompts, {name: record[name][first] for name in quality}
+    members = [record["prompt"] == prompt for prompt in prompts]
+    return prompts, {name: np.array([mean(record[name][of]) for of in members]) for name in quality}
 
 
-def _paired(one: pd.DataFrame, other: pd.DataFrame | None, key: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The column of both where both have the key, in the order of the first; empty without the other."""
-    if other is None:
+def _paired(
+    keys: np.ndarray, values: np.ndarray, other_keys: np.ndarray, other_values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values of both where both have the key, in the order of the first. No key occurs twice."""
+    if not len(other_keys):
         return np.empty(0), np.empty(0)
-    pairs = one[[key, name]].merge(other[[key, name]], on=key, suffixes=("", "_other"))
-    return pairs[name].to_numpy(dtype=np.float64), pairs[f"{name}_other"].to_numpy(dtype=np.float64)
+    order = np.argsort(other_keys)
+    place = order[np.minimum(np.searchsorted(other_keys, keys, sorter=order), len(order) - 1)]
+    both = other_keys[place] == keys
+    return values[both], other_values[place[both]]
 
 
-def _in_order(record: pd.DataFrame) -> pd.DataFrame:
-    return record.sort_values(["requested_s", "request"], kind="stable")
+def _record(index: int, case: CaseRecords, quality: Sequence[str]) -> Columns:
+    """The columns of the requests that count, in order of arrival."""
+    counted = _counted(case)
+    return {name: values[counted] for name, values in _request_columns(index, case, quality).items()}
+
+
+def _counted(case: CaseRecords) -> np.ndarray:
+    """Places of the requests that count, in order of arrival."""
+    requested_s = np.asarray(case.columns["requested_s"], np.float64)
+    order = np.lexsort((np.asarray(case.columns["request"], np.int64), requested_s))
+    return order[requested_s[order] >= case.warmup_s]
 
 
 def _conditions(case: CaseRecords) -> str:
@@ -297,23 +343,33 @@ def _dtype(name: str) -> type:
     return np.int64 if name in ("case", *COUNTS) else np.float64
 
 
-def _case_frame(index: int, case: CaseRecords, quality: Sequence[str]) -> pd.DataFrame:
+def _request_columns(index: int, case: CaseRecords, quality: Sequence[str]) -> Columns:
+    """`REQUEST_COLUMNS` and the quality of the image that each request got.
+
+    Raises:
+        ValueError: A column is missing, parts and latency disagree, or an image has two qualities.
+    """
     missing = [name for name in REQUEST_COLUMNS if name not in case.columns]
     if missing:
         raise ValueError(f"case {index} ({case.method}): no columns {', '.join(missing)}")
-    frame = pd.DataFrame({name: np.asarray(case.columns[name], dtype=_dtype(name)) for name in REQUEST_COLUMNS})
-    excess = np.abs(frame[list(PARTS)].sum(axis=1) - frame["latency_s"])
+    columns: Columns = {name: np.asarray(case.columns[name], dtype=_dtype(name)) for name in REQUEST_COLUMNS}
+    excess = np.abs(np.sum([columns[part] for part in PARTS], axis=0) - columns["latency_s"])
     # A time has 16 digits, so that the parts of a request years after the start are less exact than a microsecond.
-    if (excess > np.maximum(1e-6, 1e-12 * np.abs(frame["done_s"]))).any():
+    if (excess > np.maximum(1e-6, 1e-12 * np.abs(columns["done_s"]))).any():
         raise ValueError(f"case {index} ({case.method}): the parts miss latency_s by up to {excess.max():.3g} s")
-    frame.insert(0, "case", np.full(len(frame), index, dtype=np.int64))
-    known = pd.DataFrame({name: np.asarray(values) for name, values in case.quality.items()})
-    if "image" not in known:
-        return frame.assign(**{name: np.full(len(frame), math.nan) for name in quality})
-    if known["image"].duplicated().any():
+    images = np.asarray(case.quality.get("image", ()), dtype=np.int64)
+    order = np.argsort(images)
+    ordered = images[order]
+    if (ordered[1:] == ordered[:-1]).any():
         raise ValueError(f"case {index} ({case.method}): two quality rows for one image")
-    by_image = known.set_index("image").reindex(columns=list(quality)).astype(np.float64)
-    return frame.assign(**{name: by_image[name].reindex(frame["image"]).to_numpy() for name in quality})
+    place = np.searchsorted(ordered, columns["image"])
+    known = np.flatnonzero(place < len(images))
+    known = known[ordered[place[known]] == columns["image"][known]]
+    for name in quality:
+        columns[name] = np.full(len(place), math.nan)
+        if name in case.quality:
+            columns[name][known] = np.asarray(case.quality[name], dtype=np.float64)[order[place[known]]]
+    return columns
 
 
 def _quality_names(cases: Sequence[CaseRecords]) -> tuple[str, ...]:

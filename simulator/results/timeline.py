@@ -4,24 +4,28 @@ A process per device, and one for the cloud of each case. A device has a thread 
 cloud has one per replica for its iterations, one per session in an iteration, and those of waiting sessions. Where spans of a thread
 would overlap there are further threads, so that slices never cut each other. A flow of arrows joins a call, its work and its reply.
 Counters show the cloud's queue. Format: Trace Event Format (Google), phases M, X, C, s, t and f.
+
+The events of a case are made where the case is simulated; what joins the cases only renumbers their processes and flows.
 """
 
 import gzip
-import json
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 TRACKS = ("device", "uplink", "queue", "cloud", "downlink")
 _OF_DEVICE = {"device": "compute", "uplink": "uplink", "downlink": "downlink"}  # track -> name of its thread
 _COUNTED = ("queued", "admission", "serving")
+_LEVEL = 3  # of gzip: 40 % of the time of level 6, for a quarter more bytes
 
 
 class Span(NamedTuple):
     """A stretch of time of one session for the timeline. track: one of `TRACKS`. args: see `simulator.engine.measures.Span`."""
 
-    case: str
     request: int
     device: int
     track: str
@@ -29,6 +33,24 @@ class Span(NamedTuple):
     start_s: float
     end_s: float
     args: tuple[tuple[str, Any], ...] = ()
+
+
+_NO_ARGS = msgspec.Raw(b"null")
+
+
+class _Event(msgspec.Struct, omit_defaults=True):
+    """An event of the trace-event format: of which fields, its phase says. Times are in microseconds, args JSON as it is written."""
+
+    ph: str
+    pid: int
+    name: str
+    tid: int | None = None
+    cat: str | None = None
+    ts: float | None = None
+    dur: float | None = None
+    id: int | None = None
+    bp: str | None = None
+    args: msgspec.Raw = _NO_ARGS
 
 
 class _Slice(NamedTuple):
@@ -42,7 +64,7 @@ class _Slice(NamedTuple):
 class _Process:
     """One process of the timeline: its threads by name, and the events on them."""
 
-    def __init__(self, events: list[dict[str, Any]], pid: int, name: str) -> None:
+    def __init__(self, events: list[_Event], pid: int, name: str) -> None:
         self.events = events
         self.pid = pid
         self.threads = 0
@@ -53,70 +75,99 @@ class _Process:
         free_at: list[int] = []  # ns at which each thread is free
         calls: dict[tuple[int, int], list[tuple[int, _Slice]]] = {}
         first = self.threads + 1
-        for one in sorted(slices, key=lambda one: one[:3]):
-            lane = next((i for i, free in enumerate(free_at) if free <= one.start_ns), len(free_at))
-            if lane == len(free_at):
+        for one in sorted(slices, key=itemgetter(0, 1, 2)):
+            start_ns, end_ns, title, track, args = one
+            for lane, free_ns in enumerate(free_at):
+                if free_ns <= start_ns:
+                    free_at[lane] = end_ns
+                    break
+            else:
+                lane = len(free_at)
+                free_at.append(end_ns)
                 self.threads += 1
                 self._name(name if lane == 0 else f"{name} {lane + 1}", "thread", tid=first + lane)
-            free_at[lane : lane + 1] = [one.end_ns]
-            time = {"ts": one.start_ns / 1e3, "dur": (one.end_ns - one.start_ns) / 1e3}  # microseconds
-            place = {"ph": "X", "pid": self.pid, "tid": first + lane}
-            self.events.append({**place, "cat": one.track, "name": one.name, **time, "args": one.args})
-            if "call" in one.args and "request" in one.args:
-                calls.setdefault((one.args["request"], one.args["call"]), []).append((first + lane, one))
+            time_us = start_ns / 1e3, (end_ns - start_ns) / 1e3
+            self.events.append(_Event("X", self.pid, title, first + lane, track, *time_us, args=_raw(args)))
+            if "call" in args:
+                calls.setdefault((args["request"], args["call"]), []).append((first + lane, one))
         return calls
 
-    def _name(self, name: str, kind: str, **place: int) -> None:
-        order = place.get("tid", self.pid)
+    def _name(self, name: str, kind: str, tid: int | None = None) -> None:
+        order = self.pid if tid is None else tid
         for key, args in ((f"{kind}_name", {"name": name}), (f"{kind}_sort_index", {"sort_index": order})):
-            self.events.append({"ph": "M", "pid": self.pid, **place, "name": key, "args": args})
+            self.events.append(_Event("M", self.pid, key, tid, args=_raw(args)))
 
 
-def timeline(spans: Iterable[Span], queues: Mapping[str, Mapping[str, np.ndarray]] | None = None) -> dict[str, Any]:
-    """The trace: every span once, the cloud's iterations, flows and counters, in order of time.
+def drawn(spans: Sequence[Span], samples: Mapping[str, np.ndarray]) -> bytes:
+    """The part of one case: every span once, the cloud's iterations, flows and counters, in order of time; empty without spans.
 
     Args:
-        queues: `SAMPLED` of each case's cloud; shown while spans of the case last.
+        spans: Of the case.
+        samples: `SAMPLED` of its cloud; shown while the spans last.
     """
-    cases: dict[str, list[Span]] = {}
+    if not spans:
+        return b""
+    events: list[_Event] = []
+    places: dict[tuple[int, int], list[tuple[int, int, _Slice]]] = {}  # (request, call) -> process, thread, slice
+    devices: dict[int, list[Span]] = {}
     for span in spans:
-        cases.setdefault(span.case, []).append(span)
-    events: list[dict[str, Any]] = []
-    pid = flows = 0
-    for case, own in cases.items():
-        places: dict[tuple[int, int], list[tuple[int, int, _Slice]]] = {}  # (request, call) -> process, thread, slice
-        devices: dict[int, list[Span]] = {}
-        for span in own:
-            devices.setdefault(span.device, []).append(span)
-        for device, spans_of in sorted(devices.items()):
-            pid += 1
-            process = _Process(events, pid, f"{case}: device {device}")
-            process.thread("requests", _requests(spans_of))
-            for track, name in _OF_DEVICE.items():
-                slices = [_slice(span) for span in spans_of if span.track == track]
-                _add(places, pid, process.thread(name, slices))
-        pid += 1
-        process = _Process(events, pid, f"{case}: cloud")
-        _add(places, pid, _cloud(process, own))
-        if queues and len(queues.get(case, {}).get("time_s", ())):
-            events += _counters(pid, queues[case], own)
-        for (request, call), found in sorted(places.items()):
-            flows += 1
-            events += _flow(flows, f"request {request}, call {call}", found)
-    return {"displayTimeUnit": "ms", "traceEvents": sorted(events, key=_order)}
+        devices.setdefault(span.device, []).append(span)
+    for pid, (device, own) in enumerate(sorted(devices.items()), start=1):
+        process = _Process(events, pid, f"device {device}")
+        process.thread("requests", _requests(own))
+        for track, name in _OF_DEVICE.items():
+            slices = [_slice(span) for span in own if span.track == track]
+            _add(places, pid, process.thread(name, slices))
+    pid = 1 + len(devices)
+    _add(places, pid, _cloud(_Process(events, pid, "cloud"), spans))
+    if len(samples.get("time_s", ())):
+        events += _counters(pid, samples, spans)
+    for number, ((request, call), found) in enumerate(sorted(places.items()), start=1):
+        events += _flow(number, f"request {request}, call {call}", found)
+    return zlib.compress(_encode(sorted(events, key=_order)), 1)
 
 
-def timeline_bytes(spans: Iterable[Span], queues: Mapping[str, Mapping[str, np.ndarray]] | None = None) -> bytes:
-    text = json.dumps(timeline(spans, queues), separators=(",", ":"), allow_nan=False)
-    return gzip.compress(text.encode(), compresslevel=6, mtime=0)
+def timeline_bytes(parts: Iterable[tuple[str, bytes]]) -> bytes:
+    """The trace of several cases, each with what `drawn` gave: names first, then in order of time."""
+    names: list[_Event] = []
+    timed: list[_Event] = []
+    decoder = msgspec.json.Decoder(list[_Event])
+    pids = flows = 0
+    for case, part in parts:
+        events = decoder.decode(zlib.decompress(part)) if part else []
+        for event in events:
+            event.pid += pids
+            if event.id is not None:
+                event.id += flows
+            elif event.ph == "M":
+                if event.name == "process_name":
+                    event.args = _raw({"name": f"{case}: {msgspec.json.decode(event.args)['name']}"})
+                elif event.name == "process_sort_index":
+                    event.args = _raw({"sort_index": event.pid})
+        first = next((place for place, event in enumerate(events) if event.ph != "M"), len(events))
+        names += events[:first]
+        timed += events[first:]
+        pids = max((event.pid for event in events), default=pids)
+        flows = max((event.id for event in events if event.id is not None), default=flows)
+    timed.sort(key=attrgetter("ts"))  # stable: of one time a slice stays before the flow that binds to it
+    return gzip.compress(
+        _encode({"displayTimeUnit": "ms", "traceEvents": [*names, *timed]}), compresslevel=_LEVEL, mtime=0
+    )
 
 
-def _slice(span: Span, **more: Any) -> _Slice:
-    args = {"request": span.request, **dict(span.args), **more}
+_encode = msgspec.json.Encoder().encode
+
+
+def _raw(args: Mapping[str, Any]) -> msgspec.Raw:
+    return msgspec.Raw(_encode(args))
+
+
+def _slice(span: Span) -> _Slice:
+    args = {"request": span.request, **dict(span.args)}
     return _Slice(round(span.start_s * 1e9), round(span.end_s * 1e9), span.name, span.track, args)
 
 
-def _requests(spans: list[Span]) -> list[_Slice]:
+def _requests(spans: Sequence[Span]) -> list[_Slice]:
     """A slice per request, from its first span to its last."""
     found: dict[int, tuple[float, float]] = {}
     for span in spans:
@@ -128,7 +179,7 @@ def _requests(spans: list[Span]) -> list[_Slice]:
     ]
 
 
-def _cloud(process: _Process, spans: list[Span]) -> dict[tuple[int, int], list[tuple[int, _Slice]]]:
+def _cloud(process: _Process, spans: Sequence[Span]) -> dict[tuple[int, int], list[tuple[int, _Slice]]]:
     """Threads of waiting sessions, and of each replica: its iterations with one of the sessions, then the sessions in them."""
     waiting = [_slice(span) for span in spans if span.track == "queue"]
     process.thread("waiting", waiting)
@@ -160,7 +211,7 @@ def _add(
         places.setdefault(place, []).extend((pid, tid, one) for tid, one in slices)
 
 
-def _flow(number: int, name: str, found: list[tuple[int, int, _Slice]]) -> list[dict[str, Any]]:
+def _flow(number: int, name: str, found: list[tuple[int, int, _Slice]]) -> list[_Event]:
     """Arrows from the call over its first work in the cloud to its last reply; each binds to the slice around the middle of it."""
     up = [place for place in found if place[2].track == "uplink"]
     down = [place for place in found if place[2].track == "downlink"]
@@ -172,14 +223,13 @@ def _flow(number: int, name: str, found: list[tuple[int, int, _Slice]]) -> list[
     times = [(one.start_ns + one.end_ns) // 2 / 1e3 for _, (_, _, one) in stops]
     if times != sorted(times):  # a reply sent again for work of an earlier connection
         return []
-    head = {"cat": "call", "name": name, "id": number}
     return [
-        {"ph": phase, "pid": pid, "tid": tid, **head, "ts": ts, **({"bp": "e"} if phase == "f" else {})}
+        _Event(phase, pid, name, tid, "call", ts, id=number, bp="e" if phase == "f" else None)
         for ts, (phase, (pid, tid, _)) in zip(times, stops, strict=True)
     ]
 
 
-def _counters(pid: int, samples: Mapping[str, np.ndarray], spans: list[Span]) -> list[dict[str, Any]]:
+def _counters(pid: int, samples: Mapping[str, np.ndarray], spans: Sequence[Span]) -> list[_Event]:
     """The queue from the last sample before the spans to the last one in them."""
     times = np.asarray(samples["time_s"], dtype=np.float64)
     start_s, end_s = min(span.start_s for span in spans), max(span.end_s for span in spans)
@@ -188,12 +238,12 @@ def _counters(pid: int, samples: Mapping[str, np.ndarray], spans: list[Span]) ->
     for place in range(first, int(np.searchsorted(times, end_s, side="right"))):
         ts = round(max(float(times[place]), start_s) * 1e9) / 1e3
         args = {name: int(samples[name][place]) for name in _COUNTED if name in samples}
-        events.append({"ph": "C", "pid": pid, "name": "sessions in the cloud", "ts": ts, "args": args})
+        events.append(_Event("C", pid, "sessions in the cloud", ts=ts, args=_raw(args)))
     return events
 
 
-def _order(event: Mapping[str, Any]) -> tuple[float, int]:
+def _order(event: _Event) -> tuple[float, int]:
     """Names first, then by time; of one time a slice before the flow that binds to it."""
-    if event["ph"] == "M":
+    if event.ph == "M":
         return -1.0, 0
-    return event["ts"], 1 if event["ph"] in "XC" else 2
+    return event.ts or 0.0, 1 if event.ph in "XC" else 2

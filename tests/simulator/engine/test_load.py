@@ -18,7 +18,7 @@ from simulator.experiment.scenario import Scenario
 from simulator.experiment.sweep import expand
 from simulator.network.access import Network
 from simulator.results.columns import REQUEST_COLUMNS
-from simulator.results.tables import CaseRecords, requests_table, summary_table
+from simulator.results.tables import CaseRecords, summary_table
 from tests.simulator.build import DEVICE_COSTS, UniformCosts, call, forward, program, reply
 from tests.simulator.traces.examples import ARRIVALS
 
@@ -203,12 +203,12 @@ def test_the_summary_leaves_out_the_warm_up_and_counts_what_is_good() -> None:
     case = CaseRecords(
         "base", "base", {}, columns, refused=2, unfinished=1, warmup_s=10.0, duration_s=40.0, slos_s=[2.5], devices=[1]
     )
-    row = summary_table(requests_table([case]), [case]).iloc[0]
+    row = summary_table([case]).iloc[0]
     assert (row["images"], row["latency_mean_s"], row["refused"], row["unfinished"]) == (3, 2.0, 2, 1)
     assert row["goodput_per_s"] == 2 / 30
     assert row["under_way_mean"] == row["cloud_waiting_mean"] == 6 / 30
     plain = CaseRecords("base", "base", {}, columns)
-    assert math.isnan(summary_table(requests_table([plain]), [plain]).iloc[0]["goodput_per_s"])
+    assert math.isnan(summary_table([plain]).iloc[0]["goodput_per_s"])
 
 
 def test_goodput_holds_each_request_against_the_objective_of_its_device() -> None:
@@ -217,7 +217,7 @@ def test_goodput_holds_each_request_against_the_objective_of_its_device() -> Non
     columns["cloud_queue_s"] = columns["latency_s"]
     fields = {"duration_s": 10.0, "devices": [1, 1, 1], "slos_s": [3.0, math.inf, 2.0]}
     case = CaseRecords("base", "base", {}, columns, **fields)
-    assert summary_table(requests_table([case]), [case]).iloc[0]["goodput_per_s"] == 3 / 10
+    assert summary_table([case]).iloc[0]["goodput_per_s"] == 3 / 10
 
 
 def test_each_request_costs_what_its_tier_does() -> None:
@@ -230,7 +230,7 @@ def test_each_request_costs_what_its_tier_does() -> None:
     fields = {"duration_s": 10.0, "devices": [1, 1], "slos_s": [math.inf] * 2}
     for prices, mean_usd in (([2.0, 0.5], (2.0 + 1.0 + 0.5) / 3), ([1.5, 1.5], 2.0), ([2.0, math.nan], math.nan)):
         case = CaseRecords("base", "base", {}, columns, gpu_usd_per_hour=prices, **fields)
-        assert summary_table(requests_table([case]), [case]).iloc[0]["cost_usd"] == pytest.approx(mean_usd, nan_ok=True)
+        assert summary_table([case]).iloc[0]["cost_usd"] == pytest.approx(mean_usd, nan_ok=True)
 
 
 def test_a_policy_is_a_rule_in_seconds_and_can_be_swept(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_images_of_one_prompt_count_as_its_requests_got_them() -> None:
     columns["fallback_cloud_nll_cost"] = np.array([math.nan, math.nan, 4.0, math.nan, math.nan])
     quality = {"image": np.arange(3), "cloud_nll": np.array([1.0, 7.0, 5.0])}
     case = CaseRecords("ciar", "ciar", {}, columns, quality)
-    row = summary_table(requests_table([case]), [case]).iloc[0]
+    row = summary_table([case]).iloc[0]
     assert (row["distinct_images"], row["cloud_nll"], row["fallback_pct"]) == (3, ((3 * 1.0 + 5.0) / 4 + 7.0) / 2, 10.0)
     assert row["fallback_cloud_nll_cost"] == 4.0
     assert math.isnan(row["fallback_cloud_nll_cost_lo"])
@@ -265,6 +265,6 @@ def test_images_of_one_prompt_count_as_its_requests_got_them() -> None:
         columns | {"image": columns["prompt"], "fallback_cloud_nll_cost": np.full(n, math.nan)},
         quality,
     )
-    row = summary_table(requests_table([whole]), [whole]).iloc[0]
+    row = summary_table([whole]).iloc[0]
     assert (row["distinct_images"], row["cloud_nll"]) == (2, 4.0)
     assert math.isnan(row["fallback_cloud_nll_cost"])

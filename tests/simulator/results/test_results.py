@@ -19,11 +19,11 @@ from scipy import stats
 from benchmarks.methods import method_table
 from ciar_sim.cli.console import summary_lines
 from simulator.core.errors import RunFolderError
-from simulator.results.columns import COLUMNS, JUDGED, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS, definitions
-from simulator.results.files import csv_bytes, parquet_bytes
+from simulator.results.columns import COLUMNS, JUDGED, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS, SAMPLED, definitions
+from simulator.results.files import ROWS, csv_bytes, write_parquet
 from simulator.results.folder import RunImage, write_run
 from simulator.results.statistics import bounded, half_width, percentile, ratio
-from simulator.results.tables import CaseRecords, requests_table, summary_table, tiers_table
+from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, summary_table, tiers_table
 
 
 def case(method: str, latency: list[float], swept: dict[str, Any] | None = None, **more: Any) -> CaseRecords:
@@ -43,8 +43,15 @@ def case(method: str, latency: list[float], swept: dict[str, Any] | None = None,
     )
 
 
+def requests_table(cases: list[CaseRecords], rows: int = ROWS) -> pd.DataFrame:
+    """requests.parquet, written in blocks of so many rows."""
+    file = io.BytesIO()
+    write_parquet(file, request_blocks(cases, rows))
+    return pq.read_table(file).to_pandas()
+
+
 def summary(*cases: CaseRecords) -> pd.DataFrame:
-    return summary_table(requests_table(cases), cases)
+    return summary_table(list(cases))
 
 
 def test_the_method_table_has_a_row_per_case() -> None:
@@ -71,10 +78,10 @@ def test_each_tier_has_a_row_of_its_own_requests() -> None:
     }
     spread = case("ciar", [9.0, 2.0, 5.0, 4.0, 3.0], {"seed": 1}, columns=columns, **fields)
     plain = case("base", [1.0, 2.0], {"seed": 1})
-    table = tiers_table(requests_table([plain, spread]), [plain, spread])
+    table = tiers_table([plain, spread])
     rows = table[["case", "method", "seed", "tier", "devices", "images", "latency_mean_s", "cost_usd"]].values.tolist()
     assert rows == [[1, "ciar", 1, "edge", 3, 3, 3.0, 1.0], [1, "ciar", 1, "region", 1, 1, 5.0, 0.5]]
-    assert tiers_table(requests_table([plain]), [plain]).empty
+    assert tiers_table([plain]).empty
     own = summary(plain, spread).iloc[1]
     assert (table["images"] * table["latency_mean_s"]).sum() / table["images"].sum() == own["latency_mean_s"]
 
@@ -93,6 +100,14 @@ def test_half_width_of_singles_is_students() -> None:
     expected = stats.t.ppf(0.975, 3) * values.std(ddof=1) / 2
     assert half_width(values, 4) == pytest.approx(expected, rel=1e-12)
     assert math.isnan(half_width(values[:1], 20))
+
+
+@pytest.mark.parametrize("n", range(2, 24))
+def test_half_widths_of_any_number_of_singles_are_students(n: int) -> None:
+    """Those quantiles that are written down, and those that are computed."""
+    values = np.linspace(0.0, 3.0, n) ** 2
+    expected = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
+    assert half_width(values, n) == pytest.approx(expected, rel=1e-9)
 
 
 def test_half_width_of_equal_batches_is_that_of_their_means() -> None:
@@ -269,13 +284,34 @@ def test_every_summary_column_is_defined() -> None:
 
 def test_parquet_reads_back_and_is_the_same_twice() -> None:
     cases = [case("base", [0.1, 0.2], {"network.preset": "wifi", "network.rtt_ms": 20}), case("ciar", [0.3], {})]
-    table = requests_table(cases)
-    data = parquet_bytes(table)
-    assert data == parquet_bytes(requests_table(cases))
-    back = pq.read_table(io.BytesIO(data)).to_pandas()
+    files = [io.BytesIO(), io.BytesIO()]
+    for file in files:
+        write_parquet(file, request_blocks(cases, ROWS))
+    assert files[0].getvalue() == files[1].getvalue()
+    back = pq.read_table(files[0]).to_pandas()
     assert list(back["latency_s"]) == [0.1, 0.2, 0.3]
     assert back["network.preset"][2] is None or pd.isna(back["network.preset"][2])
     assert back["network.rtt_ms"].isna()[2]
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=6), st.integers(1, 9))
+def test_blocks_of_any_size_are_the_same_table(sizes: list[int], rows: int) -> None:
+    """Cases with no request, cases that end in the middle of a block, blocks that hold several cases."""
+    cases = [
+        case("base", [1.0 + place for place in range(n)], {"cloud.replicas": number}, samples=_samples(n))
+        for number, n in enumerate(sizes)
+    ]
+    pd.testing.assert_frame_equal(requests_table(cases, rows), requests_table(cases), check_dtype=False)
+    for blocks in (request_blocks, queue_blocks):
+        found = list(blocks(cases, rows))
+        assert [len(block["case"]) for block in found[:-1]] == [rows] * (len(found) - 1)
+        assert 0 < len(found[-1]["case"]) <= rows or not sum(sizes)
+        owners = np.concatenate([block["case"] for block in found])
+        assert owners.tolist() == np.repeat(np.arange(len(sizes)), sizes).tolist()
+
+
+def _samples(n: int) -> dict[str, np.ndarray]:
+    return {name: np.arange(n) for name in SAMPLED}
 
 
 def test_csv_floats_read_back_exactly() -> None:

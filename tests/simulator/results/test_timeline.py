@@ -10,7 +10,7 @@ import numpy as np
 from simulator.engine.case import CaseResult
 from simulator.engine.workload import poisson_arrivals
 from simulator.network.access import Network
-from simulator.results.timeline import Span, timeline, timeline_bytes
+from simulator.results.timeline import Span, drawn, timeline_bytes
 from tests.simulator.build import base, case, one_forward_calls
 
 # Fields that each phase must have, with their types (Trace Event Format, and what Perfetto's importer reads).
@@ -22,6 +22,13 @@ NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
     "t": {"pid": int, "tid": int, "name": str, "cat": str, "id": int, "ts": float},
     "f": {"pid": int, "tid": int, "name": str, "cat": str, "id": int, "ts": float, "bp": str},
 }
+
+
+def timeline(*cases: tuple[str, list[Span], dict[str, np.ndarray]]) -> dict[str, Any]:
+    """The trace of cases with these titles, spans and samples of the queue."""
+    data = timeline_bytes([(title, drawn(spans, samples)) for title, spans, samples in cases])
+    found: dict[str, Any] = json.loads(gzip.decompress(data))
+    return found
 
 
 def check(trace: dict[str, Any]) -> None:
@@ -67,7 +74,7 @@ def loaded(sessions: int) -> CaseResult:
 
 def test_a_loaded_cloud_is_drawn_by_device_link_replica_and_batch() -> None:
     result = loaded(40)
-    trace = timeline([Span("wifi", *span) for span in result.spans], {"wifi": result.samples})
+    trace = timeline(("wifi", [Span(*span) for span in result.spans], result.samples))
     check(trace)
     events = trace["traceEvents"]
     threads = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
@@ -100,14 +107,14 @@ def test_a_loaded_cloud_is_drawn_by_device_link_replica_and_batch() -> None:
 
 def test_lanes_hold_spans_that_overlap_and_equal_spans_give_equal_bytes() -> None:
     spans = [
-        Span("wifi base", 3, 0, "cloud", "pass", 0.5, 1.0, (("call", 0), ("replica", 1))),
-        Span("wifi base", 3, 0, "uplink", "a", 0.0, 0.5, (("call", 0),)),
-        Span("wifi base", 3, 0, "uplink", "b", 0.25, 0.75),
-        Span("wifi base", 3, 0, "uplink", "c", 0.5, 1.0),
-        Span("wifi base", 4, 1, "device", "forward", 0.0, 0.1),
-        Span("wifi base", 3, 0, "downlink", "reply", 1.0, 2.0, (("call", 0),)),
+        Span(3, 0, "cloud", "pass", 0.5, 1.0, (("call", 0), ("replica", 1))),
+        Span(3, 0, "uplink", "a", 0.0, 0.5, (("call", 0),)),
+        Span(3, 0, "uplink", "b", 0.25, 0.75),
+        Span(3, 0, "uplink", "c", 0.5, 1.0),
+        Span(4, 1, "device", "forward", 0.0, 0.1),
+        Span(3, 0, "downlink", "reply", 1.0, 2.0, (("call", 0),)),
     ]
-    trace = timeline(spans)
+    trace = timeline(("wifi base", spans, {}))
     check(trace)
     events = trace["traceEvents"]
     slices = {e["name"]: e for e in events if e["ph"] == "X"}
@@ -115,11 +122,28 @@ def test_lanes_hold_spans_that_overlap_and_equal_spans_give_equal_bytes() -> Non
     assert slices["a"]["tid"] == slices["c"]["tid"] != slices["b"]["tid"]
     assert {e["args"]["name"] for e in events if e["name"] == "thread_name"} >= {"uplink", "uplink 2"}
     assert [(e["ph"], e["ts"]) for e in events if e["ph"] in "stf"] == [("s", 250e3), ("t", 750e3), ("f", 1500e3)]
-    data = timeline_bytes(spans)
-    assert data == timeline_bytes(spans)
-    assert json.loads(gzip.decompress(data))["traceEvents"] == json.loads(json.dumps(events))
+    parts = [("wifi base", drawn(spans, {}))]
+    assert timeline_bytes(parts) == timeline_bytes(parts)
+
+
+def test_cases_share_no_process_and_no_flow() -> None:
+    result = loaded(10)
+    spans = [Span(*span) for span in result.spans]
+    alone = timeline(("a", spans, result.samples))
+    trace = timeline(("a", spans, result.samples), ("empty", [], result.samples), ("b", spans, result.samples))
+    check(trace)
+    assert len(trace["traceEvents"]) == 2 * len(alone["traceEvents"])
+    names = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
+    assert sorted(names) == list(range(1, len(names) + 1))  # a process each, in the order of the cases
+    assert [name.partition(":")[0] for _, name in sorted(names.items())] == ["a"] * (len(names) // 2) + ["b"] * (
+        len(names) // 2
+    )
+    order = {e["pid"]: e["args"]["sort_index"] for e in trace["traceEvents"] if e["name"] == "process_sort_index"}
+    assert order == {pid: pid for pid in names}
+    times = [e["ts"] for e in trace["traceEvents"] if e["ph"] == "X"]
+    assert times == sorted(2 * [e["ts"] for e in alone["traceEvents"] if e["ph"] == "X"])
 
 
 def test_without_spans_there_are_no_events() -> None:
-    samples = {"wifi": {"time_s": np.array([0.0]), "queued": np.array([1])}}
-    assert timeline([], samples)["traceEvents"] == []
+    samples = {"time_s": np.array([0.0]), "queued": np.array([1])}
+    assert timeline(("wifi", [], samples))["traceEvents"] == []
