@@ -1,11 +1,14 @@
 """Draw the plots and the page of a run from its folder alone; drawing again gives the same bytes."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from reports.beside import here_and_beside
 from reports.figure import Form, left_out, render, styled
 from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid
@@ -55,25 +58,31 @@ def write_report(run: Run, folder: Path) -> Path:
 
 def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
     """Every plot that the run allows, as file name -> bytes, in the order of the page."""
-    files: dict[str, bytes] = {}
-    with styled():
-        figures: dict[str, Figure] = {}
-        if any(said.fastest != "none" for said in findings):
-            if has_quality(run):
-                if (glance := at_a_glance(run, findings)) is not None:
-                    figures["at_a_glance"] = glance
-                figures["latency_quality"] = latency_quality(run, findings)
-            if len(findings) > TWO_ROWS_UP_TO:
-                figures["speedup_table"] = speedup_table(run)
-            figures["latency_parts"] = latency_parts(run, findings)
-            figures |= {sweep_name(key): sweep(run, key) for key in numeric_axes(run)}
-        if (run.queue["queued"] + run.queue["admission"]).any():
-            figures["queue_over_time"] = queue_over_time(run, findings)
-        if grid_prompts(run):
-            figures["image_grid"] = image_grid(run)
-        for name, figure in figures.items():
-            files |= {f"{name}.{form}": render(figure, form) for form in ("png", "svg")}
-    return files
+    plots: dict[str, Callable[[], Figure | None]] = {}
+    if any(said.fastest != "none" for said in findings):
+        if has_quality(run):
+            plots["at_a_glance"] = lambda: at_a_glance(run, findings)
+            plots["latency_quality"] = lambda: latency_quality(run, findings)
+        if len(findings) > TWO_ROWS_UP_TO:
+            plots["speedup_table"] = lambda: speedup_table(run)
+        plots["latency_parts"] = lambda: latency_parts(run, findings)
+        plots |= {sweep_name(key): partial(sweep, run, key) for key in numeric_axes(run)}
+    if (run.queue["queued"] + run.queue["admission"]).any():
+        plots["queue_over_time"] = lambda: queue_over_time(run, findings)
+    if grid_prompts(run):
+        plots["image_grid"] = lambda: image_grid(run)
+
+    def draw(names: Sequence[str]) -> dict[str, bytes]:
+        files: dict[str, bytes] = {}
+        with styled():
+            for name in names:
+                if (figure := plots[name]()) is not None:
+                    files |= {f"{name}.{form}": render(figure, form) for form in ("png", "svg")}
+        return files
+
+    names = list(plots)
+    found = here_and_beside(lambda: draw(names[::2]), lambda: draw(names[1::2]))
+    return {file: found[file] for name in names for file in (f"{name}.png", f"{name}.svg") if file in found}
 
 
 def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:

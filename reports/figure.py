@@ -126,11 +126,11 @@ def render(figure: Figure, form: str) -> bytes:
 
 
 def laid_out(figure: Figure) -> None:
-    """Compute the layout, once; without an engine left a figure is not drawn a second time for it."""
+    """Compute the layout, once. No engine is left, not even "none", for which matplotlib draws a figure twice."""
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
 
 
 def new_figure(width: float, height: float, form: Form = PAGE) -> Figure:

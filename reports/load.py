@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
@@ -106,9 +107,9 @@ class Run:
         Raises:
             RunFolderError: requests.parquet cannot be read.
         """
-        data = io.BytesIO(_bytes(self.folder, "requests.parquet"))
+        data = _bytes(self.folder, "requests.parquet")
         try:
-            return pd.read_parquet(data, columns=["case", "requested_s", "latency_s"])
+            return _table(data, ["case", "requested_s", "latency_s"])
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.folder / 'requests.parquet'} cannot be read: {error}") from None
 
@@ -202,11 +203,15 @@ def _bytes(folder: Path, name: str) -> bytes:
         raise RunFolderError(f"{folder / name} cannot be read: {reason}") from None
 
 
+def _table(data: bytes, columns: list[str]) -> pd.DataFrame:
+    """Columns of a Parquet file, read without what pyarrow loads for files in several parts."""
+    table: pd.DataFrame = pq.ParquetFile(io.BytesIO(data)).read(columns).to_pandas()
+    return table
+
+
 def _queue(folder: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(
-            io.BytesIO(_bytes(folder, "queue.parquet")), columns=["case", "time_s", "queued", "admission"]
-        )
+        return _table(_bytes(folder, "queue.parquet"), ["case", "time_s", "queued", "admission"])
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{folder / 'queue.parquet'} cannot be read: {error}") from None
 

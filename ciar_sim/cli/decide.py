@@ -45,6 +45,12 @@ max_loss_option = click.option(
     metavar="PERCENT",
     help="Quality that may be lost against base.",
 )
+answer_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="File to write all figures to as JSON; ciar-sim plot draws it.",
+)
 metric_option = click.option(
     "--metric", metavar="NAME", help="Quality metric.  [default: agreement with the caption where images have it]"
 )
@@ -106,6 +112,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     metavar="PERCENT",
     help="How near the loads are that are carried and not carried when the search ends.",
 )
+@answer_option
 @replay_options
 @errors_in_one_line
 def capacity(
@@ -113,6 +120,7 @@ def capacity(
     slo_p95: float,
     requests: int,
     precision: float,
+    out: Path | None,
     sets: tuple[str, ...],
     as_json: bool,
     **options: Any,
@@ -123,7 +131,7 @@ def capacity(
     from simulator.experiment.loading import load_with_source
 
     loaded = load_with_source(scenario_path(scenario), (), sets)
-    _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), options), as_json)
+    _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), options), as_json, out)
 
 
 @click.command()
@@ -182,6 +190,7 @@ def regime(
     metavar="PATH=V1,V2,...",
     help="Settings to choose from, e.g. methods.ciar.threshold=1,1.5.",
 )
+@answer_option
 @replay_options
 @errors_in_one_line
 def recommend(
@@ -190,6 +199,7 @@ def recommend(
     metric: str | None,
     slo_p95: float | None,
     axes: tuple[str, ...],
+    out: Path | None,
     sets: tuple[str, ...],
     as_json: bool,
     **options: Any,
@@ -202,7 +212,7 @@ def recommend(
     from ciar_sim.decide.recommend import scenario_of
 
     path = scenario_of(scenario)
-    _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), options), as_json)
+    _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), options), as_json, out)
 
 
 def _run(decide: Callable[[Any], Any], options: dict[str, Any]) -> Any:
@@ -214,7 +224,11 @@ def _run(decide: Callable[[Any], Any], options: dict[str, Any]) -> Any:
         return decide(Means(progress=progress, **options))
 
 
-def _print(decision: Any, as_json: bool) -> None:
+def _print(decision: Any, as_json: bool, out: Path | None = None) -> None:
+    from ciar_sim.cli.common import write_files
+
+    if out is not None:
+        write_files(out.parent, {out.name: decision.to_json().encode()})
     click.echo(decision.to_json() if as_json else str(decision))
 
 

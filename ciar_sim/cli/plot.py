@@ -20,13 +20,14 @@ KINDS = (
     *("speed-up-table", "uncertainty", "images"),
 )
 REGIME_MAP = "regime-map"
+ANSWERS = ("capacity", "recommend")
 INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4}
 LEAST, MOST = 1.5, 40.0  # inches
 
 
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
-@click.argument("kind", type=click.Choice([*KINDS, REGIME_MAP]))
+@click.argument("kind", type=click.Choice([*KINDS, REGIME_MAP, *ANSWERS]))
 @click.option(
     "--format",
     "file_format",
@@ -61,12 +62,12 @@ def plot(
     no_titles: bool,
     out: Path | None,
 ) -> None:
-    """Draw one plot of KIND from a RUN_FOLDER, for a paper or a talk.
+    """Draw one plot of KIND from a RUN_FOLDER, or from the answer of a decision, for a paper or a talk.
 
     latency-quality: with the Pareto front. heat-maps: over two settings of a method. speed-up: along the RTT or another number, with
     break-even. sweep: latency, calls and quality along a number. breakdown: where the seconds go. load: p95 and goodput, with the
     objective and the knee. queue: over time. uncertainty: maps, with the cloud's tokens outlined. regime-map: from the folder of
-    `ciar-sim regime`.
+    `ciar-sim regime`. capacity, recommend: from the file of `ciar-sim capacity --out` or `recommend --out`.
     """
     form = _form(size, not no_titles)
     ending = out.suffix.removeprefix(".").lower() if out is not None else ""
@@ -101,6 +102,14 @@ def _drawing(
             raise RunFolderError(f"--by {by}: a regime map has the axes that `ciar-sim regime` gave it")
         made = read_map(folder)
         return folder.resolve().name, lambda form: regime_map(made, form, methods)
+    if kind in ANSWERS:
+        from reports.decision_plots import decision_plot, read_answer
+        from simulator.core.errors import RunFolderError
+
+        if by is not None:
+            raise RunFolderError(f"--by {by}: the answer of a decision has a panel or a row per condition")
+        answer = read_answer(folder, kind)
+        return folder.stem, lambda form: decision_plot(answer, kind, form, methods)
     from reports.kinds import plot
     from reports.load import load_run
 

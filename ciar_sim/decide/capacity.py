@@ -102,7 +102,15 @@ def capacity(
         tests += [{"method": candidate(case), **condition(case), **vars(load)} for load in found.loads]
     means.progress("searching capacities", len(trial.cases), len(trial.cases))
     table = pd.DataFrame(rows)
-    facts = {"slo_p95_s": slo_s, "confidence": CONFIDENCE, "requests": requests, "precision_pct": precision_pct}
+    names = {candidate(case): case.method.name for case in trial.cases}
+    facts = {
+        "decision": "capacity",
+        "names": names,
+        "slo_p95_s": slo_s,
+        "confidence": CONFIDENCE,
+        "requests": requests,
+        "precision_pct": precision_pct,
+    }
     return Decision(_sentences(table, slo_s), table, {"loads": pd.DataFrame(tests)}, facts)
 
 

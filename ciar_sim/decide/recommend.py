@@ -115,7 +115,15 @@ def recommend(
             "Only the settings that the scenario names were compared; sweep methods.LABEL.threshold and methods.LABEL.prefix_rate "
             "to search others."
         )
-    facts = {"metric": name, "max_loss_pct": max_loss_pct, "slo_p95_s": slo_s, "failed": trial.failed}
+    names = {candidate(case): case.method.name for case in trial.cases}
+    facts = {
+        "decision": "recommend",
+        "names": names,
+        "metric": name,
+        "max_loss_pct": max_loss_pct,
+        "slo_p95_s": slo_s,
+        "failed": trial.failed,
+    }
     return Decision(tuple(sentences), pd.DataFrame(rows), {"verified": pd.DataFrame(checks)}, facts)
 
 

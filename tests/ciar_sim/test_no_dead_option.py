@@ -187,6 +187,8 @@ OPTIONS: dict[str, Row] = {
     "recommend --axis": (RECOMMEND, ["--axis", "network.preset=lte"]),
     "recommend --set": (RECOMMEND, ["--set", "network.preset=lte"]),
     "recommend --json": (RECOMMEND, ["--json"]),
+    "recommend --out": (RECOMMEND, ["--out", "{out}.json"]),
+    "capacity --out": CARRIES,
     "regime scenario": (
         ["regime", "--x", "network.distance_km=1,900", "--out", "{out}", "--cache", "{cache}"],
         ["{answered}"],

@@ -23,7 +23,8 @@ from simulator.experiment.scenario import json_schema
 from simulator.experiment.schema.cloud import Serving
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import CachedSource, RecordingCache
-from simulator.results.tables import CaseRecords, requests_table, summary_table
+from simulator.results.files import ROWS
+from simulator.results.tables import CaseRecords, request_blocks, summary_table
 from tests.ciar_sim.setting_rows import ANOTHER, BASE, BUSY, ONE_CAPTION, SETTINGS, Change
 
 
@@ -100,9 +101,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
     digests: list[str] = []
 
     def write_run(_: Path, *, cases: Sequence[CaseRecords], **__: Any) -> pd.DataFrame:
-        requests = requests_table(cases)
-        summary = summary_table(requests, cases)
-        text = "".join(f"{list(table)}{table.to_dict('list')}" for table in (requests, summary))
+        (requests,) = request_blocks(cases, ROWS)
+        summary = summary_table(cases)
+        text = "".join(f"{list(table)}{table.to_dict('list')}" for table in (pd.DataFrame(requests), summary))
         digests.append(hashlib.sha256(text.encode()).hexdigest())
         return summary
 

@@ -108,3 +108,60 @@ def rows(*values: tuple[str, float, float, float], n: int = 9) -> pd.DataFrame:
 
 def words(figure: Figure) -> str:
     return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
+
+
+def _carried(method: str, network: str, rate: float, devices: Any) -> dict[str, Any]:
+    endless = math.isinf(rate)
+    found = "inf" if endless else rate
+    ends = {"rate_lo_per_s": found, "rate_hi_per_s": None} if endless or not rate else {}
+    ends = ends or {"rate_lo_per_s": rate - 0.01, "rate_hi_per_s": rate + 0.01}
+    return {"method": method, "network.preset": network, "rate_per_s": found, **ends, "devices": devices}
+
+
+def _candidate(method: str, network: str, seconds: float, loss: float, floor: str) -> dict[str, Any]:
+    half = 0.0 if method == "base" else 2.0
+    ends = {"loss_pct": loss, "loss_lo_pct": loss - half, "loss_hi_pct": loss + half}
+    return {
+        "network.preset": network,
+        "method": method,
+        "latency_mean_s": seconds,
+        **ends,
+        "floor": floor,
+        "in_time": True,
+    }
+
+
+_NAMES = {name: name for name in ("base", "ciar", "lantern", "device-only")}
+ANSWERS: dict[str, dict[str, Any]] = {  # as `ciar-sim capacity --out` and `ciar-sim recommend --out` write them
+    "capacity": {
+        "decision": "capacity",
+        "names": _NAMES,
+        "slo_p95_s": 20.0,
+        "table": [
+            _carried("base", "wifi", 0.41, 32),
+            _carried("ciar", "wifi", 0.52, 41),
+            _carried("lantern", "wifi", math.inf, "inf"),
+            _carried("device-only", "wifi", 0.0, 0),
+        ],
+    },
+    "recommend": {
+        "decision": "recommend",
+        "names": _NAMES,
+        "metric": "align_scenes",
+        "max_loss_pct": 5.0,
+        "verified": [
+            {"network.preset": "wifi", "method": "ciar", "held": True},
+            {"network.preset": "lte", "method": "ciar", "held": False},
+        ],
+        "table": [
+            _candidate(method, network, seconds * slower, loss, floor)
+            for network, slower in (("wifi", 1.0), ("lte", 1.5))
+            for method, seconds, loss, floor in (
+                ("base", 9.5, 0.0, "keeps"),
+                ("ciar", 6.0, 3.0, "keeps"),
+                ("lantern", 8.0, 4.5, "unclear"),
+                ("device-only", 3.2, 22.5, "fails"),
+            )
+        ],
+    },
+}

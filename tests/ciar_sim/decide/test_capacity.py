@@ -151,7 +151,16 @@ def test_the_command_says_what_each_method_carries(
     shown = CliRunner().invoke(main, command)
     assert shown.exit_code == 0, shown.output
     assert "base carries" in shown.stdout.splitlines()[0]  # one call an image: it carries more than a call per token
-    known = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    file = tmp_path / "answers" / "capacity.json"
+    shown = CliRunner().invoke(main, [*command, "--json", "--out", str(file)])
+    known = json.loads(shown.stdout)
+    assert json.loads(file.read_text()) == known
+    drawn = CliRunner().invoke(
+        main, ["plot", str(file), "capacity", "--size", "3.3in", "--out", str(tmp_path / "a.svg")]
+    )
+    assert drawn.exit_code == 0, drawn.output
+    svg = (tmp_path / "a.svg").read_text()
+    assert all(f"{row['rate_per_s']:.3g}/s" in svg for row in known["table"])
     assert known["slo_p95_s"] == 0.4
     rows = {row["method"]: row for row in known["table"]}
     assert rows["base"]["rate_lo_per_s"] <= rows["base"]["rate_per_s"] <= rows["base"]["rate_hi_per_s"]

@@ -1,0 +1,240 @@
+"""Plots of the answers that `ciar-sim capacity --out` and `ciar-sim recommend --out` write."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from reports.figure import INK, MUTED, PAGE, Form, finish, handle, left_out, new_figure, spread, styled, wrapped_title
+from reports.looks import Look, looks
+from reports.metrics import LATENCY
+from reports.words import clipped, condition, significant
+from simulator.core.errors import RunFolderError
+
+MOST_ROWS, MOST_PANELS = 24, 6
+_COLUMNS = {
+    "capacity": ("method", "rate_per_s", "rate_lo_per_s", "rate_hi_per_s", "devices"),
+    "recommend": ("method", "latency_mean_s", "loss_pct", "loss_lo_pct", "loss_hi_pct", "floor", "in_time"),
+}
+
+
+class Answer(NamedTuple):
+    """A decision as its JSON holds it.
+
+    Attributes:
+        table: A row per alternative; its columns before the figures are the conditions.
+        facts: The rest of the JSON, with `names`: the name of the method by its label.
+    """
+
+    table: pd.DataFrame
+    facts: Mapping[str, Any]
+
+    @property
+    def look(self) -> dict[str, Look]:
+        """How each alternative is drawn."""
+        return looks((str(label), str(name)) for label, name in self.facts["names"].items())
+
+
+def read_answer(file: Path, kind: str) -> Answer:
+    """The decision of that kind in a file of JSON.
+
+    Raises:
+        RunFolderError: The file holds something else, or cannot be read.
+    """
+    how = f"write one with ciar-sim {kind} ... --out {kind}.json"
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text())
+        if facts["decision"] != kind:
+            raise RunFolderError(f"{file}: holds the answer of ciar-sim {facts['decision']}, not of {kind}; {how}")
+        table = pd.DataFrame(facts.pop("table"))
+        for name in _COLUMNS[kind]:
+            if name not in ("method", "floor", "in_time"):
+                table[name] = pd.to_numeric(table[name])  # "inf" and null among them
+        missing = {*map(str, table["method"])} - {*facts["names"]}
+        if missing:
+            raise KeyError(min(missing))
+        table[list(_COLUMNS[kind])]
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be read: {error.strerror}; {how}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunFolderError(
+            f"{file}: is not the answer of ciar-sim {kind}: {type(error).__name__}: {error}; {how}"
+        ) from None
+    return Answer(table, facts)
+
+
+def decision_plot(answer: Answer, kind: str, form: Form = PAGE, methods: Sequence[str] = ()) -> Figure:
+    """The plot of a decision.
+
+    Args:
+        answer: What it shows.
+        kind: "capacity" or "recommend".
+        form: Size and titles.
+        methods: Labels or names of the alternatives to draw, empty for all.
+
+    Raises:
+        RunFolderError: No such method.
+    """
+    names: Mapping[str, str] = answer.facts["names"]
+    for name in methods:
+        if name not in {*names, *names.values()}:
+            raise RunFolderError(f"--methods {name}: no method of this answer; it has {', '.join(names)}")
+    if methods:
+        kept = [bool({label, names[label]} & set(methods)) for label in answer.table["method"]]
+        answer = answer._replace(table=answer.table[kept])
+    with styled(form):
+        return (_capacity if kind == "capacity" else _recommend)(answer, form)
+
+
+def _capacity(answer: Answer, form: Form) -> Figure:
+    """The greatest load of each alternative, the greatest first: requests per second, or devices of a closed loop."""
+    table = answer.table.sort_values(["devices", "rate_per_s"], ascending=False, kind="stable")
+    conditions = tuple(name for name in list(table.columns)[1 : list(table.columns).index("rate_per_s")])
+    by_rate = bool(table["rate_per_s"].notna().any())
+    column = "rate_per_s" if by_rate else "devices"
+    shown = table.head(MOST_ROWS)
+    figure = new_figure(6.8, 0.5 + (0.2 if form.compact else 0.34) * len(shown), form)
+    ax = figure.subplots()
+    look, size = answer.look, form.marker
+    values = shown[column].to_numpy(float)
+    finite = values[np.isfinite(values)]
+    top = max(float(finite.max()) if len(finite) else 1.0, _greatest(shown, by_rate)) or 1.0
+    for place, (_, row) in enumerate(shown.iterrows()):
+        one, value = look[str(row["method"])], float(row[column])
+        endless = math.isinf(value)
+        at = top if endless else value
+        ax.plot([0, at], [place, place], color=one.colour, lw=1.2 * size, alpha=0.45, zorder=1)
+        ends = [float(row["rate_lo_per_s"]), float(row["rate_hi_per_s"])] if by_rate else [math.nan] * 2
+        if np.isfinite(ends).all():
+            bar = np.maximum([[at - ends[0]], [ends[1] - at]], 0.0)
+            ax.errorbar(
+                at, place, xerr=bar, fmt="none", ecolor=one.colour, elinewidth=1.6 * size, capsize=3 * size, zorder=2
+            )
+        ax.plot(at, place, ls="", zorder=3, clip_on=False, **one.point(7.0 * size))
+        text = "beyond what was tried" if endless else _load(row, by_rate)
+        right = max(at, ends[1]) if np.isfinite(ends[1]) else at
+        ax.text(right + 0.03 * top, place, text, va="center", fontsize=6 if form.compact else 8)
+    labels = [
+        " ".join(filter(None, [str(row["method"]), condition(_plain(row), conditions)])) for _, row in shown.iterrows()
+    ]
+    ax.set_yticks(range(len(shown)), [clipped(label, 24 if form.compact else 40) for label in labels], color=INK)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    ax.set_xlim(0, top * (1.75 if form.compact else 1.4))
+    ax.set_xlabel("greatest rate (requests per second)" if by_rate else "greatest number of devices")
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)
+    slo_s = float(answer.facts["slo_p95_s"])
+    if form.titles:
+        wrapped_title(
+            ax, f"Load carried with p95 of the latency within {significant(slo_s)} s", figure.get_figwidth() - 1.5
+        )
+    notes = [
+        "Bars run from the greatest load shown to be carried to the least shown not to be." if by_rate else "",
+        left_out(len(shown), len(table), "cases", "those that carry most"),
+    ]
+    finish(figure, form, (), (" ".join(filter(None, notes)),))
+    return figure
+
+
+def _greatest(table: pd.DataFrame, by_rate: bool) -> float:
+    ends = table["rate_hi_per_s"].to_numpy(float) if by_rate else np.empty(0)
+    ends = ends[np.isfinite(ends)]
+    return float(ends.max()) if len(ends) else 0.0
+
+
+def _load(row: pd.Series, by_rate: bool) -> str:
+    devices = f"{row['devices']:,.0f} device{'s' * (row['devices'] != 1)}"
+    if not by_rate:
+        return devices
+    return f"{significant(float(row['rate_per_s']))}/s, {devices}" if row["rate_per_s"] > 0 else "carries none"
+
+
+def _recommend(answer: Answer, form: Form) -> Figure:
+    """Mean latency against the quality lost, a panel per condition: what is beyond the floor is shaded, what is recommended ringed."""
+    table, facts, look = answer.table, answer.facts, answer.look
+    conditions = tuple(name for name in table.columns[: list(table.columns).index("method")])
+    where = [condition(_plain(row), conditions) for _, row in table.iterrows()]
+    panels = list(dict.fromkeys(where))
+    shown = spread(panels, MOST_PANELS)
+    across = 1 if form.compact else min(len(shown), 3)
+    high = 2.1 if form.compact else 3.2
+    figure = new_figure(max(6.8, 3.8 * across), high * math.ceil(len(shown) / across), form)
+    grid = figure.subplots(math.ceil(len(shown) / across), across, squeeze=False, sharey=True)
+    held = pd.DataFrame(facts.get("verified") or [])
+    held = held[held["held"].astype(bool)] if len(held) else held
+    floor, size = float(facts["max_loss_pct"]), form.marker
+    ends = table[["loss_pct", "loss_lo_pct", "loss_hi_pct"]].to_numpy(float)
+    known = [*ends[np.isfinite(ends)].tolist(), 0.0, floor]
+    room = 0.08 * max(max(known) - min(known), 1.0)
+    limits = min(known) - room, max(known) + room
+    drawn: dict[str, None] = {}
+    ringed = False
+    for ax, panel in zip(grid.flat, shown, strict=False):
+        ax.axhspan(floor, limits[1], color=INK, alpha=0.07, lw=0, zorder=0)
+        ax.axhline(floor, color=INK, lw=1.0 * size, ls=(0, (4, 3)), zorder=1)
+        of_panel = table[[place == panel for place in where]]
+        chosen = _chosen(held, panel, conditions)
+        for _, row in of_panel.iterrows():
+            label = str(row["method"])
+            allowed = row["floor"] == "keeps" and bool(row["in_time"])
+            ringed |= label == chosen
+            _candidate(ax, row, look[label]._replace(fill="full" if allowed else "none"), label == chosen, size)
+            drawn[label] = None
+        title = panel if not form.titles else " ".join(filter(None, [f"{panel}:" if panel else "", chosen or "base"]))
+        wrapped_title(ax, title, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
+        ax.set_xlabel(LATENCY.heading)
+        ax.set_xlim(left=0.0)
+    for ax in list(grid.flat)[len(shown) :]:
+        ax.set_axis_off()
+    for row in grid:
+        row[0].set_ylim(*limits)
+        row[0].set_ylabel(f"{facts['metric']} lost against base (%)")
+    handles: list[Line2D | Patch] = [
+        handle(name, look[name]._replace(fill="full"), form, line=False) for name in look if name in drawn
+    ]
+    handles.append(
+        Line2D([], [], ls="", marker="o", ms=6 * size, mfc="white", mec=MUTED, label="not shown to be allowed")
+    )
+    handles.append(Patch(facecolor=INK, alpha=0.1, label=f"more than {significant(floor)} % lost"))
+    if ringed:
+        handles.append(Line2D([], [], ls="", marker="o", ms=10 * size, mfc="none", mec=INK, label="recommended"))
+    notes = [
+        "Left is sooner, low is better. Bars are 95 % intervals of the loss.",
+        left_out(len(shown), len(panels), "conditions", "evenly spaced"),
+    ]
+    finish(figure, form, handles, (" ".join(filter(None, notes)),))
+    return figure
+
+
+def _candidate(ax: Axes, row: pd.Series, one: Look, chosen: bool, size: float) -> None:
+    x, y = float(row["latency_mean_s"]), float(row["loss_pct"])
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return
+    low, high = float(row["loss_lo_pct"]), float(row["loss_hi_pct"])
+    if math.isfinite(low) and math.isfinite(high):
+        bar = np.maximum([[y - low], [high - y]], 0.0)
+        ax.errorbar(x, y, yerr=bar, fmt="none", ecolor=one.colour, elinewidth=1.2 * size, alpha=0.75)
+    ax.plot(x, y, ls="", zorder=4, **one.point(7.0 * size))
+    if chosen:
+        ax.plot(x, y, "o", zorder=5, ms=14 * size, mfc="none", mec=INK, mew=1.3 * size)
+
+
+def _chosen(held: pd.DataFrame, panel: str, conditions: tuple[str, ...]) -> str | None:
+    """The alternative that was verified under a condition; None for base."""
+    for _, row in held.iterrows():
+        if condition(_plain(row), conditions) == panel:
+            return str(row["method"])
+    return None
+
+
+def _plain(row: pd.Series) -> dict[str, Any]:
+    return {str(name): value for name, value in row.items()}
