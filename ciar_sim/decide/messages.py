@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simulator.engine.measures import Span
 from simulator.network.transport import Transport
+from simulator.results.timeline import Span
 
 WAYS = {"uplink": "up", "downlink": "down"}
 _KINDS = (

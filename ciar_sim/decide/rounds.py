@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.engine.measures import Span
 from simulator.protocol.ops import ROLES
 from simulator.protocol.recording import CLOUD, FORWARD, FROM_CLOUD, Recording
+from simulator.results.timeline import Span
 
 
 class Round(NamedTuple):

@@ -9,11 +9,11 @@ import numpy as np
 from simulator.cloud.rules import CloudRules
 from simulator.engine.device import FleetPart
 from simulator.engine.fallback import Fallback
-from simulator.engine.measures import Span
 from simulator.engine.workload import Arrivals, ClosedLoop
 from simulator.network.access import Network
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import SessionProgram
+from simulator.results.timeline import Span
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,13 @@ from simulator.engine.columns import next_request_of_device
 from simulator.engine.device import Device, FleetPart
 from simulator.engine.fallback import without_cloud
 from simulator.engine.impatience import DeadlineSession
-from simulator.engine.measures import MEASURED, Span, measured_of
+from simulator.engine.measures import MEASURED, measured_of
 from simulator.engine.recovery import RecoveringSession
 from simulator.engine.session import Session
 from simulator.engine.workload import Arrivals, ClosedLoop
 from simulator.network.access import AccessNetwork
 from simulator.pricing.program import SessionProgram
+from simulator.results.timeline import Span
 
 
 def simulate(inputs: CaseInputs) -> CaseResult:

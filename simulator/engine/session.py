@@ -19,7 +19,7 @@ from simulator.engine.case import CaseInputs
 from simulator.engine.clock import Alarm, Clock
 from simulator.engine.device import Device
 from simulator.engine.fallback import Fallback
-from simulator.engine.measures import NEVER, Span
+from simulator.engine.measures import NEVER
 from simulator.engine.workload import ClosedLoop
 from simulator.network.access import AnyLink
 from simulator.pricing.program import (
@@ -37,6 +37,7 @@ from simulator.pricing.program import (
     SessionProgram,
     Step,
 )
+from simulator.results.timeline import Span
 
 # Name of an item of work in the timeline, by its kind.
 _WORK = {

@@ -24,7 +24,13 @@ _LEVEL = 3  # of gzip: 40 % of the time of level 6, for a quarter more bytes
 
 
 class Span(NamedTuple):
-    """A stretch of time of one session for the timeline. track: one of `TRACKS`. args: see `simulator.engine.measures.Span`."""
+    """One bar of the timeline: work or a wait of a session.
+
+    Attributes:
+        track: One of `TRACKS`; uplink and downlink run from sending to arrival.
+        args: More about it: "call" (of the session), "bytes" (payload), "replica", "batch" (sessions in the iteration), "requests"
+            (those of them), "rows", "tokens" and "kv_tokens" (of the pass).
+    """
 
     request: int
     device: int
@@ -32,7 +38,7 @@ class Span(NamedTuple):
     name: str
     start_s: float
     end_s: float
-    args: tuple[tuple[str, Any], ...] = ()
+    args: tuple[tuple[str, int | tuple[int, ...]], ...] = ()
 
 
 _NO_ARGS = msgspec.Raw(b"null")

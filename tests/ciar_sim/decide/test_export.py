@@ -12,9 +12,9 @@ from click.testing import CliRunner
 import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide.rounds import Round, call_seconds, rounds_of
-from simulator.engine.measures import Span
 from simulator.protocol.cache import RecordingCache
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
+from simulator.results.timeline import Span
 from tests.simulator.build import call, forward, prefill, recording, reply
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from simulator.engine.case import CaseResult
 from simulator.engine.device import Device
-from simulator.engine.measures import TRACKS
 from simulator.engine.workload import Arrivals, poisson_arrivals, single_arrival
 from simulator.network.access import Network
 from simulator.pricing.costs import Work
@@ -19,6 +18,7 @@ from simulator.pricing.program import SessionProgram
 from simulator.protocol.ops import COMPUTE_KINDS
 from simulator.protocol.recording import AWAIT, COMPUTE, EMIT, FORWARD, REPLY, SEND
 from simulator.results.columns import PARTS
+from simulator.results.timeline import TRACKS
 from tests.simulator.build import (
     CLOUD_COSTS,
     DEVICE_COSTS,

@@ -74,7 +74,7 @@ def loaded(sessions: int) -> CaseResult:
 
 def test_a_loaded_cloud_is_drawn_by_device_link_replica_and_batch() -> None:
     result = loaded(40)
-    trace = timeline(("wifi", [Span(*span) for span in result.spans], result.samples))
+    trace = timeline(("wifi", result.spans, result.samples))
     check(trace)
     events = trace["traceEvents"]
     threads = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
@@ -128,7 +128,7 @@ def test_lanes_hold_spans_that_overlap_and_equal_spans_give_equal_bytes() -> Non
 
 def test_cases_share_no_process_and_no_flow() -> None:
     result = loaded(10)
-    spans = [Span(*span) for span in result.spans]
+    spans = result.spans
     alone = timeline(("a", spans, result.samples))
     trace = timeline(("a", spans, result.samples), ("empty", [], result.samples), ("b", spans, result.samples))
     check(trace)
