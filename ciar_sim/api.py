@@ -108,6 +108,7 @@ def run(
     timeline: int = 2,
     progress: "Progress | None" = None,
     force: bool = False,
+    record_jobs: int | None = None,
 ) -> Result:
     """Run every method of a scenario under every swept value and write the run folder.
 
@@ -129,6 +130,7 @@ def run(
         timeline: Requests of every case, from the first on, in `timeline.json.gz`.
         progress: Called with a stage, how much of it is done, and its total.
         force: Replace a run of another scenario, too.
+        record_jobs: Processes that record, on a CPU; None: one for each core where that pays.
 
     Raises:
         CiarSimError: The scenario, an argument, or what they name is not usable. Nothing is left half-written.
@@ -152,6 +154,7 @@ def run(
         timeline,
         progress or (lambda stage, done, total: None),
         force,
+        record_jobs,
     )
 
 
@@ -302,6 +305,7 @@ def execute(
     timeline: int,
     progress: "Progress",
     force: bool = False,
+    record_jobs: int | None = None,
 ) -> Result:
     """Run a loaded scenario with its models, its cache and the report. Arguments as in `run`.
 
@@ -330,7 +334,7 @@ def execute(
     cache = cache or default_cache()
     folder = out or run_folder(scenario)
     watch = Stopwatch(progress)
-    models = Models(scenario.pair, torch_device, max_batch, cache, watch)
+    models = Models(scenario.pair, torch_device, max_batch, cache, watch, record_jobs)
     source, kept = CachedSource(RecordingCache(cache), models.record), CaseCache(cache)
     check_replaced(folder, scenario, force)
     marked = mark_unfinished(

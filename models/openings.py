@@ -7,11 +7,10 @@ only differ in how many of them they want.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from models.kv_cache import CachedRows
 from models.methods.session import Step
-from simulator.protocol.methods import METHODS
+from simulator.protocol.families import families, opening_tokens
 from simulator.protocol.recording import SessionSpec
 
 
@@ -85,24 +84,11 @@ def plan(specs: Sequence[SessionSpec], image_tokens: int, at_once: int) -> list[
     It is the given one, but for sessions of which more than `at_once` different beginnings are under way: they come in groups of so
     many, which bounds what openings keep.
     """
-    lengths = [_settings(spec).opening_tokens(image_tokens) for spec in specs]
-    families: dict[Any, list[int]] = {}
-    for index, spec in enumerate(specs):
-        families.setdefault(_beginning(spec) if lengths[index] else index, []).append(index)
+    lengths = [opening_tokens(spec, image_tokens) for spec in specs]
     placed = []
-    for number, members in enumerate(families.values()):
+    for number, members in enumerate(families(specs, image_tokens)):
         opening = None
         if len(members) > 1:
             opening = Opening(sorted(lengths[index] for index in members)[-2], len(members) - 1)
         placed += [(number // at_once, index, Planned(specs[index], lengths[index], opening)) for index in members]
     return [planned for _, _, planned in sorted(placed, key=lambda one: one[:2])]
-
-
-def _settings(spec: SessionSpec) -> Any:
-    return METHODS[spec.method].settings.model_validate(spec.settings)
-
-
-def _beginning(spec: SessionSpec) -> tuple[Any, ...]:
-    """What decides the tokens that the cloud makes by itself."""
-    own = ("guidance", "temperature", "top_k", "top_p", "cloud")
-    return spec.prompt, spec.seed, *(spec.decoding[name] for name in own)

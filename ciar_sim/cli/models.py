@@ -6,13 +6,26 @@ from typing import TYPE_CHECKING, Any
 from ciar_sim.cli.common import resolve_torch_device
 
 if TYPE_CHECKING:
-    from simulator.protocol.pairs import PairRef
+    from collections.abc import Sequence
+
+    from ciar_sim.cli.recording import Recorded
+    from simulator.protocol.pairs import PairManifest, PairRef
+    from simulator.protocol.recording import SessionSpec
 
 
 class Models:
     """The torch side of a run, loaded at the first thing that needs it."""
 
-    def __init__(self, pair: "PairRef", torch_device: str, max_batch: int, cache: Path, progress: Any) -> None:
+    def __init__(
+        self,
+        pair: "PairRef",
+        torch_device: str,
+        max_batch: int,
+        cache: Path,
+        progress: Any,
+        record_jobs: int | None = None,
+    ) -> None:
+        self.record_jobs = record_jobs
         self.name, self.torch_device, self.max_batch, self.cache, self.progress = (
             pair,
             torch_device,
@@ -39,12 +52,30 @@ class Models:
             from simulator.protocol.statistical import record_statistical
 
             return ((spec, record_statistical(spec, manifest)) for spec in specs)
+        return self._record(list(specs), manifest)
+
+    def _record(self, specs: "Sequence[SessionSpec]", manifest: "PairManifest") -> "Recorded":
+        from ciar_sim.cli.recording import divided, processes, record_in_processes
+
+        stage, each = f"recording {len(specs)} sessions", manifest.image_tokens
+        parts = divided(specs, each, self.max_batch, resolve_torch_device(self.torch_device))
+        jobs = processes(self.record_jobs, parts, self.name, manifest)
+        if jobs > 1:
+            yield from record_in_processes(
+                parts, jobs, self.name, self.max_batch, self.cache, each, lambda *done: self.progress(stage, *done)
+            )
+            return
         from models.recorder import Recorder
 
-        def report(finished: int, sessions: int, decided: int, tokens: int) -> None:
-            self.progress(f"recording {sessions} sessions", decided, tokens)
+        before = 0
 
-        return Recorder(self.pair(), self.max_batch, report).record(specs)
+        def report(finished: int, sessions: int, decided: int, tokens: int) -> None:
+            self.progress(stage, before + decided, each * len(specs))
+
+        recorder = Recorder(self.pair(), self.max_batch, report)
+        for part in parts:
+            yield from recorder.record(part)
+            before += each * len(part)
 
     def captions(self, seed: int, count: int) -> list[str]:
         """Captions that prompts of the pair are drawn from, see `models.quality.judges.captions_of`."""

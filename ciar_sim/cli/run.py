@@ -43,6 +43,12 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Processes that simulate; changes no result.",
         ),
         click.option(
+            "--record-jobs",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Processes that record, on a CPU.  [default: one for each core where that pays]",
+        ),
+        click.option(
             "--dask",
             "scheduler",
             metavar="ADDRESS",
@@ -134,6 +140,7 @@ def _run(
     torch_device: str,
     max_batch: int,
     jobs: int,
+    record_jobs: int | None,
     scheduler: str | None,
     dask_local: int | None,
     columns: str | None,
@@ -185,6 +192,7 @@ def _run(
             timeline,
             progress,
             force,
+            record_jobs,
         )
     if not quiet:
         click.echo(summary_lines(result.summary, chosen))

@@ -104,7 +104,8 @@ class CachedSource:
                 )
             for spec, recording in self.record(list(missing.values())):
                 key = spec.key()
-                self.cache.put(key, recording)
+                if not self.cache.has(key):  # a process that recorded it may have put it there
+                    self.cache.put(key, recording)
                 self._loaded[key] = recording
                 self.recorded += 1
         return [self._loaded[key] for key in keys]

@@ -105,6 +105,10 @@ OPTIONS: dict[str, Row] = {
     "sweep --max-batch": "tests/models/test_methods.py::test_batch_size_changes_no_token_in_float64",
     "run --jobs": "tests/ciar_sim/test_cli.py::test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed",
     "sweep --jobs": "tests/ciar_sim/test_cli.py::test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed",
+    **{
+        f"{command} --record-jobs": "tests/ciar_sim/test_recording.py::test_processes_make_the_recordings_of_one"
+        for command in ("run", "sweep")
+    },
     "report run_folders": (["report"], ["{scenario}"]),
     "report --out": (["report", "{scenario}"], ["--out", "{out}"]),
     "report --columns": (["report", "{scenario}"], ["--columns", "none"]),

@@ -346,6 +346,7 @@ OPTIONS = (
     "--torch-device",
     "--max-batch",
     "--jobs",
+    "--record-jobs",
     "--quiet",
     "--axis",
     "--json",

@@ -1,0 +1,117 @@
+"""Recording sessions part by part, here or in several processes.
+
+On a CPU sessions are divided into parts (`simulator.protocol.families.parts`), each recorded by itself. Two processes with a thread each
+are faster than one with two threads: most tensors of a pass are small. On a GPU all sessions are one part, for large batches fill it.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulator.core.errors import RecordingError
+from simulator.protocol.cache import RecordingCache
+from simulator.protocol.families import parts
+from simulator.protocol.pairs import PairManifest, PairSpec
+from simulator.protocol.recording import Recording, SessionSpec
+
+if TYPE_CHECKING:
+    from simulator.protocol.pairs import PairRef
+
+Recorded = Iterator[tuple[SessionSpec, Recording]]
+Report = Callable[[float, float], object]  # tokens decided, all tokens
+LEAST_TOKENS = (
+    10_000  # of sessions that are worth starting processes for, which load torch and the pair: some seconds each
+)
+LOOK_S = 0.5  # between two looks at what the processes have put into the cache
+
+
+def divided(
+    specs: Sequence[SessionSpec], image_tokens: int, max_batch: int, torch_device: str
+) -> list[list[SessionSpec]]:
+    """The parts that sessions are recorded in."""
+    return parts(specs, image_tokens, max_batch) if torch_device == "cpu" else [list(specs)]
+
+
+def processes(
+    asked: int | None, divided: Sequence[Sequence[SessionSpec]], pair: "PairRef", manifest: PairManifest
+) -> int:
+    """How many processes record. asked: None: one for each core, where the pair is small and there is work for more than one."""
+    tokens = manifest.image_tokens * sum(map(len, divided))
+    if asked is None:
+        asked = 1 if isinstance(pair, PairSpec) or tokens < LEAST_TOKENS else len(os.sched_getaffinity(0))
+    return min(asked, len(divided))
+
+
+def record_in_processes(
+    divided: Sequence[Sequence[SessionSpec]],
+    jobs: int,
+    pair: "PairRef",
+    max_batch: int,
+    cache: Path,
+    image_tokens: int,
+    report: Report,
+) -> Recorded:
+    """Sessions as they end, recorded on the CPU by `jobs` processes, which put each into the cache.
+
+    Raises:
+        RecordingError: A process ended before its time.
+        CiarSimError: What recording raises.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // jobs))
+    left = {spec.key(): spec for part in divided for spec in part}
+    total, cached = float(image_tokens * len(left)), RecordingCache(cache)
+    pool = ProcessPoolExecutor(max_workers=jobs, env={"OMP_NUM_THREADS": str(threads)})
+    try:
+        tasks = [pool.submit(_record_part, part, pair, max_batch, cache, threads, os.getpid()) for part in divided]
+        while left:
+            done, under_way = wait(tasks, LOOK_S, FIRST_EXCEPTION)
+            for key in [key for key in left if cached.has(key)]:
+                recording = cached.get(key)
+                if recording is None:
+                    raise RecordingError(f"a recording in the cache {cached.root} was damaged as soon as it was there")
+                yield left.pop(key), recording
+            for task in done:
+                task.result()
+            if not under_way and left:
+                raise RecordingError(f"{len(left)} recordings vanished from the cache {cached.root}")
+            report(total - image_tokens * len(left), total)
+    except TerminatedWorkerError:
+        raise RecordingError(
+            "a process that records was ended from outside, perhaps for want of memory; what had ended is kept: the same command goes on "
+            "from there, with fewer --record-jobs in less memory"
+        ) from None
+    finally:
+        pool.shutdown(kill_workers=True)
+
+
+def _record_part(
+    part: Sequence[SessionSpec], pair: "PairRef", max_batch: int, cache: Path, threads: int, parent: int
+) -> None:
+    """Record sessions into the cache; in a process of its own, which ends when its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    import torch
+
+    from models.recorder import Recorder
+
+    def look(*numbers: int) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    torch.set_num_threads(threads)
+    cached = RecordingCache(cache)
+    for spec, recording in Recorder(_pair(pair), max_batch, look).record(part):
+        cached.put(spec.key(), recording)
+
+
+@lru_cache(maxsize=1)
+def _pair(pair: "PairRef") -> Any:
+    from models.pair import load_pair
+
+    return load_pair(pair, "cpu")
