@@ -25,9 +25,9 @@ The learning rate is a function of the step only. `max_minutes` stops early and 
 """
 
 import csv
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +45,7 @@ from models.state import first_line, refuse_misfits, refuse_nonfinite
 from models.train.inputs import FILE, Inputs, difference
 from models.train.muon import Muon
 from simulator.core.errors import WeightsError
-from simulator.core.files import write_atomically as write_bytes
+from simulator.core.files import write_atomically
 from simulator.core.part import Part, items
 from simulator.core.rng import stream
 
@@ -159,7 +159,7 @@ def train(
         log.write()
         content = {"step": step, "model": model.state_dict(), "averaged": averaged, "optimizer": optimizer.state_dict()}
         spent = {"settings": _identity(settings), "inputs": inputs, "minutes": minutes()}
-        write_atomically(out_dir / "checkpoint.pt", {**content, **spent})
+        write_atomically(out_dir / "checkpoint.pt", lambda file: torch.save({**content, **spent}, file))
 
     columns = (
         TextColumn("{task.description}"),
@@ -209,7 +209,7 @@ def train(
     if stopped_early:
         console.print(f"stopped after {minutes():.1f} minutes at step {step} of {settings.steps}, as max_minutes asks")
     else:
-        write_bytes(out_dir / FILE, (json.dumps(inputs, indent=1) + "\n").encode())
+        write_atomically(out_dir / FILE, (json.dumps(inputs, indent=1) + "\n").encode())
     log.plot(out_dir / "loss.png")
     for module in held:
         module.to("cpu")
@@ -226,16 +226,6 @@ def moved(batch: Any, device: str) -> Any:
     if is_dataclass(batch) and not isinstance(batch, type):
         return replace(batch, **{field.name: moved(getattr(batch, field.name), device) for field in fields(batch)})
     return batch
-
-
-def write_atomically(path: Path, content: Any) -> None:
-    """torch.save to a temporary file beside `path`, then a rename: readers and kills see the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def groups_of(stage: Stage, settings: LoopSettings) -> list[dict[str, Any]]:
@@ -368,14 +358,13 @@ class _LossLog:
         self.rows.append({"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}})
 
     def write(self) -> None:
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("w", newline="") as file:
-            # A stage may change what it asks for on the way.
-            columns = dict.fromkeys(name for row in self.rows for name in row)
-            writer = csv.DictWriter(file, fieldnames=list(columns) or ["step"])
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.path)
+        # A stage may change what it asks for on the way.
+        columns = dict.fromkeys(name for row in self.rows for name in row)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(columns) or ["step"])
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue().encode())
 
     def plot(self, path: Path) -> None:
         from matplotlib.figure import Figure
