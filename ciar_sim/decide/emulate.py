@@ -282,6 +282,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         ),
         (n.wifi is not None, "the Wi-Fi hop: contention for the channel, its tail"),
         (link.radio is not None, f"the radio {link.radio}: sleeping, paging, promotion"),
+        (n.fair, "sharing side by side: devices behind one link are served first come, first served"),
         (n.handovers is not None, "handovers"),
         (bool(n.also), f"{len(n.also)} more paths beside the first: a real Multipath TCP needs an interface for each"),
         (link.uplink is not None, "waits for the uplink: scheduling requests, slots, configured grants"),

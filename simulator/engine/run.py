@@ -6,7 +6,8 @@ its computing and sending are calculated at once, without an event each. A call 
 the end of an iteration, which the batch shares. On a contended device it costs four.
 
 No device runs ahead of the clock where devices share a wire, or where a crash or a refusal may reach it; one with a radio only
-while none of its calls is open in the cloud. Wire and radio thus see messages in order of time. Impairments add no event.
+while none of its calls is open in the cloud. Wire and radio thus see messages in order of time. Impairments add no event, but a fair
+cell (`simulator.network.fair`) adds one for each message; its sessions are of a class of their own.
 
 Ties: events of equal time run in order of creation. Running ahead creates arrivals early, so of two messages that land at the
 same time the same one always comes first, but not necessarily the one sent first.
@@ -21,6 +22,7 @@ import numpy as np
 
 from simulator.cloud.cloud import SAMPLED, Cloud
 from simulator.engine.case import CaseInputs, CaseResult, CloudTier
+from simulator.engine.cell import CellSession
 from simulator.engine.clock import Alarm, Clock
 from simulator.engine.columns import next_request_of_device
 from simulator.engine.device import Device, FleetPart
@@ -126,7 +128,7 @@ class Run:
         self.radio_j, self.radio_static_j = array("d", bytes(8 * n)), array("d", bytes(8 * n))
         first = [0, *self.part_ends[:-1].tolist()]
         self.accesses = [
-            AccessNetwork(part.network, inputs.seed, self.radio_j, self.radio_static_j, at)
+            AccessNetwork(part.network, inputs.seed, self.radio_j, self.radio_static_j, at, at=self.clock.at)
             for part, at in zip(self.parts, first, strict=True)
         ]
         self.measured["done_s"] = array("d", np.full(n, np.nan).tobytes())
@@ -217,7 +219,9 @@ class Run:
     def begin(self, request: int, device: Device, now_s: float) -> None:
         part = device.part
         program = part.programs[self.prompt_of[request]]
-        if self.fallback is None or not program.optional:
+        if part.network.fair:
+            session: Session = CellSession(self, request, device, program)
+        elif self.fallback is None or not program.optional:
             session = Session(self, request, device, program)
         else:
             session = DeadlineSession(self, request, device, program)

@@ -175,6 +175,8 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         radio=radio,
         operators=_operators_of(link, radio),
         devices_per_cell=link.devices_per_cell,
+        fair=link.fair,
+        fading_snr_db=link.fading_snr_db,
         also=tuple(network_of(one, seed) for one in link.also),
     )
 

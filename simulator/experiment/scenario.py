@@ -132,6 +132,19 @@ class Scenario(Part):
                 )
             if serving.crashes and not isinstance(w, FleetWorkload):
                 refuse("needs arrivals in time, not sequential ones", *at, "crashes")
+        if any(link.fair for link in self.links):
+            place: tuple[str | int, ...] = next(
+                (
+                    ("workload", "fleet", i, "network")
+                    for i, kind in enumerate(kinds)
+                    if kind.network and kind.network.figures().fair
+                ),
+                ("network",),
+            )
+            if self.fallback.policy != "wait":
+                refuse("proportional-fair goes with fallback.policy: wait", *place, "sharing")
+            if any(serving.crashes or serving.max_waiting is not None for serving in self.servings.values()):
+                refuse("proportional-fair goes with a cloud without crashes and max_waiting", *place, "sharing")
         if self.fallback.policy != "wait" and self.placement == "cloud":
             refuse(
                 f"{self.fallback.policy} goes with placement split: in the cloud nobody waits for it",

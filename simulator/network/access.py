@@ -8,6 +8,7 @@ import numpy as np
 
 from simulator.core.rng import stream
 from simulator.network.cross import AQMS, Aqm, CrossQueue, QueueDrops, Traffic
+from simulator.network.fair import At, FairCell, FairLink, gains
 from simulator.network.handover import Handovers, Interruptions, PausingWire
 from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
@@ -43,6 +44,8 @@ class Network:
         radio: of each device, None for none.
         operators: (share, radio): each device draws its radio from these by their shares, in place of `radio`; empty for one radio.
         devices_per_cell: devices that share one wire each way, first come, first served.
+        fair: whether they share it side by side instead (`simulator.network.fair`). A message's arrival is then not known when it is sent.
+        fading_snr_db: mean signal-to-noise ratio of channels that fade, in a fair cell; None for no fading.
         also: other paths beside this one (`simulator.network.paths`).
     """
 
@@ -69,6 +72,8 @@ class Network:
     radio: RadioFigures | None = None
     operators: tuple[tuple[float, RadioFigures], ...] = ()
     devices_per_cell: int = 1
+    fair: bool = False
+    fading_snr_db: float | None = None
     also: "tuple[Network, ...]" = ()
 
     @property
@@ -102,6 +107,7 @@ class AccessNetwork:
         static_joules: MutableSequence[float],
         first: int = 0,
         path: int = 0,
+        at: At | None = None,
     ) -> None:
         """Raises ValueError where devices_per_cell is below 1 or beside handovers, or bursts are asked of a varying loss.
 
@@ -110,11 +116,14 @@ class AccessNetwork:
             joules, static_joules: energy of radios is added here, by request, as `Radio` does.
             first: number of the first device, with which the first cell begins.
             path: number of the path that it is; each draws numbers of its own.
+            at: schedules a callback; needed for a fair cell.
         """
         if network.devices_per_cell < 1:
             raise ValueError(f"devices_per_cell must be >= 1, got {network.devices_per_cell}")
         if network.devices_per_cell > 1 and network.handovers is not None:
             raise ValueError("handovers go with devices_per_cell 1: a device that moves leaves its cell")
+        if network.fair and (at is None or network.also or network.up_cross or network.down_cross or network.wifi):
+            raise ValueError("a fair cell needs a clock, and goes with one path, without cross traffic and Wi-Fi")
         if network.burst_packets is not None and any(
             isinstance(loss, StepFunction) for loss in (network.up_loss, network.down_loss)
         ):
@@ -126,6 +135,8 @@ class AccessNetwork:
         self.first = first
         self.radios: list[Radio] = []
         self._path = path
+        self._at = at
+        self._fair_cells: dict[int, tuple[FairCell, FairCell]] = {}
         self._also = [
             AccessNetwork(one, seed, joules, static_joules, first, number)
             for number, one in enumerate(network.also, start=1)
@@ -165,11 +176,23 @@ class AccessNetwork:
         queued_s = sum(queue.mean_s for _, queue in (up_way, down_way) if queue is not None)
         if n.wifi is not None:
             queued_s += 2.0 * n.wifi.mean_wait_s
-        up = self._link("up", device, up_way, offset_s, queued_s, radio)
-        down = self._link("down", device, down_way, offset_s, queued_s, radio)
+        fair = self._fair_cell(cell, up_way[0], down_way[0])
+        up = self._link("up", device, up_way, offset_s, queued_s, radio, fair and fair[0])
+        down = self._link("down", device, down_way, offset_s, queued_s, radio, fair and fair[1])
         if n.transport.handshake_rtts:
             up.opened_by(_handshake(up, down))
         return up, down, radio
+
+    def _fair_cell(self, cell: int, up: Wire, down: Wire) -> tuple[FairCell, FairCell] | None:
+        """A cell up and down; None where cells are not fair."""
+        n = self.network
+        if not n.fair:
+            return None
+        assert self._at is not None
+        if cell not in self._fair_cells:
+            gain = gains(n.devices_per_cell, n.fading_snr_db)
+            self._fair_cells[cell] = (FairCell(up, gain, self._at), FairCell(down, gain, self._at))
+        return self._fair_cells[cell]
 
     def _radio_figures(self, device: int) -> RadioFigures | None:
         """The radio of a device: that of the operator that it draws."""
@@ -192,7 +215,14 @@ class AccessNetwork:
         return Link(_constant(rate), _constant(delay), jitter_s, jitter)
 
     def _link(
-        self, way: str, device: int, ends: Way, offset_s: float, queued_s: float, radio: Radio | None
+        self,
+        way: str,
+        device: int,
+        ends: Way,
+        offset_s: float,
+        queued_s: float,
+        radio: Radio | None,
+        cell: FairCell | None,
     ) -> ImpairedLink:
         n = self.network
         wire, queue = ends
@@ -212,7 +242,7 @@ class AccessNetwork:
             loss = Loss(share, self._stream(f"link.{way}.loss", device), n.burst_packets)
         if queue is not None and queue.drops:
             loss = QueueDrops(queue, loss, self._stream(f"link.{way}.drops", device))
-        return ImpairedLink(
+        link = (ImpairedLink if cell is None else FairLink)(
             wire,
             delay_s,
             self._rtt_s + queued_s + sum(one.added_s for one in jitters),
@@ -227,6 +257,7 @@ class AccessNetwork:
             gate=None if radio is None else radio.up if way == "up" else radio.down,
             queue=queue,
         )
+        return link.in_cell(cell, device) if isinstance(link, FairLink) and cell is not None else link
 
     @property
     def _rtt_s(self) -> float:

@@ -21,6 +21,7 @@ class LinkFigures:
     operators: share, inactivity timer, DRX timer and DRX cycle of each, None for the radio's own; empty for one radio.
     gaps: scheduling gaps, with down_bps and up_bps as mean rates; None for none.
     generated: kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
+    fair: whether devices of a cell share it side by side. fading_snr_db: of their channels, None for no fading.
     also: other paths beside this one, empty for one path.
     way_s: round trip behind the link, in addition to rtt_s or to that of a trace.
     trace: files that tell each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
@@ -53,6 +54,8 @@ class LinkFigures:
     gaps: Gaps | None = None
     generated: str | None = None
     trace: TraceChoice | None = None
+    fair: bool = False
+    fading_snr_db: float | None = None
     also: "tuple[LinkFigures, ...]" = ()
     way_s: float = 0.0
 

@@ -106,11 +106,15 @@ class Mobile(Queue):
         handover: Its handovers; null for none.
         uplink: Scheduling of its uplink; null: as measured, inside the round trip.
         operators: Timers of operators, of which each device draws one: those of the catalogue, or a list; null: the radio's own.
+        sharing: Of a cell among `devices_per_cell`: first come, first served, or side by side.
+        fading_snr_db: Mean signal-to-noise ratio of devices whose channels fade, for the gain of serving each at its best; null: no fading.
     """
 
     handover: Handover | None = None
     uplink: Uplink | None = None
     operators: Operators | None = None
+    sharing: Literal["fcfs", "proportional-fair"] = "fcfs"
+    fading_snr_db: float | None = Field(default=None, ge=-20, le=60)
 
     def radio_row(self) -> catalogue.Radio | None:
         """The radio of the catalogue; None for none."""
@@ -125,6 +129,14 @@ class Mobile(Queue):
             self._check_uplink(row)
         if self.operators is not None:
             self._check_operators(row)
+        fair = self.sharing != "fcfs"
+        if fair and getattr(self, "devices_per_cell", 1) == 1:
+            refuse("does nothing with devices_per_cell: 1", "sharing")
+        if self.fading_snr_db is not None and not fair:
+            refuse("does nothing without sharing: proportional-fair", "fading_snr_db")
+        for key in ("buffer_bytes", "buffer_ms", "cross_traffic", "wifi"):
+            if fair and getattr(self, key) is not None:
+                refuse("does not go with sharing: proportional-fair, which has a queue for each device", key)
         return self
 
     def _check_handover(self, row: catalogue.Radio | None) -> None:
@@ -213,6 +225,8 @@ class Mobile(Queue):
             "handover": None if self.handover is None else self._handovers(row),
             "uplink": None if self.uplink is None else self._access(self.uplink, row),
             "operators": self._timers(row),
+            "fair": self.sharing != "fcfs",
+            "fading_snr_db": self.fading_snr_db,
         }
 
     @staticmethod

@@ -416,6 +416,9 @@ class MultipathNetwork(Part):
     def _several(cls, paths: tuple["OnePath", ...]) -> tuple["OnePath", ...]:
         if not 2 <= len(paths) <= 4:
             refuse(f"must be 2 to 4 networks, got {len(paths)}")
+        for index, path in enumerate(paths):
+            if path.sharing != "fcfs":
+                refuse("must be fcfs beside other paths", index, "sharing")
         return paths
 
     def figures(self) -> LinkFigures:

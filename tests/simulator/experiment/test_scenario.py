@@ -56,6 +56,7 @@ def test_the_smallest_scenario(tmp_path: Path) -> None:
         "aqm": "none",
         "handshake": "full",
         "jitter_on": "mean",
+        "sharing": "fcfs",
     }
     assert s.model_dump()["workload"] == {"arrivals": "sequential", "devices": 1}
     assert (s.placement, s.seed, s.sweep.axes) == ("split", 0, {})

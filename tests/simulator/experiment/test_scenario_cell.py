@@ -108,6 +108,42 @@ def test_a_cell_that_cannot_be_is_refused(tmp_path: Path, keys: str, message: st
     assert refusal(tmp_path, f"{HEAD}{LINE}{keys}}}\n").startswith(f"t.yaml:5: network.{message}")
 
 
+def test_a_cell_is_shared_side_by_side(tmp_path: Path) -> None:
+    network = network_of(
+        link(tmp_path, "preset: lte, devices_per_cell: 9, sharing: proportional-fair, fading_snr_db: 10"), 0
+    )
+    assert (network.fair, network.fading_snr_db, network.devices_per_cell) == (True, 10.0, 9)
+    assert not network_of(link(tmp_path, "preset: lte, devices_per_cell: 9, sharing: fcfs"), 0).fair
+
+
+FAIR = "network: {preset: lte, devices_per_cell: 9, sharing: proportional-fair}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network: {preset: lte, sharing: proportional-fair}", "network.sharing does nothing with devices_per_cell: 1"),
+        ("network: {preset: lte, devices_per_cell: 2, fading_snr_db: 3}", "network.fading_snr_db does nothing without"),
+        (FAIR.replace("}", ", buffer_ms: 50}"), "network.buffer_ms does not go with sharing: proportional-fair"),
+        (FAIR.replace("}", ", wifi: {stations: 1}}"), "network.wifi does not go with sharing: proportional-fair"),
+        (
+            "network: {paths: [wifi, {preset: lte, devices_per_cell: 2, sharing: proportional-fair}]}",
+            "network.paths[1].sharing",
+        ),
+        (
+            FAIR + "fallback: {policy: device, deadline_ms: 9}",
+            "network.sharing proportional-fair goes with fallback.policy: wait",
+        ),
+        (
+            FAIR + "cloud: {max_sessions: 1, max_waiting: 1}",
+            "network.sharing proportional-fair goes with a cloud without crashes",
+        ),
+    ],
+)
+def test_a_fair_cell_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert refusal(tmp_path, f"{HEAD}{text}\n").startswith(f"t.yaml:5: {message}")
+
+
 def test_paths_are_networks_side_by_side(tmp_path: Path) -> None:
     both = load(tmp_path, f"{HEAD}network: {{paths: [wifi, {{preset: lte, rtt_ms: 50}}]}}\n")
     wifi, lte = link(tmp_path, "preset: wifi"), link(tmp_path, "preset: lte, rtt_ms: 50")

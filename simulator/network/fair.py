@@ -1,0 +1,210 @@
+"""A cell that serves its users side by side, as a proportional-fair scheduler does with users of equal mean rates.
+
+In every time slot the scheduler serves the user whose channel is best relative to its own mean. Over many slots each of n users with
+something to send gets 1/n of them; without fading that is 1/n of the cell's rate (processor sharing). With channels that fade
+independently each is served where it is good, which raises the rate of all: for Rayleigh fading of mean signal-to-noise ratio r and a rate
+of log2(1 + r x),
+
+    gain(n) = E[log(1 + r max(x_1 .. x_n))] / E[log(1 + r x)],   x_i exponential of mean 1,
+
+which tends to 1 + 1/2 + ... + 1/n for small r. The rate of the cell is that of one user alone. A user's messages wait for one another.
+Slots are taken to be short: 1 ms in LTE, less in NR, against messages of many.
+
+When a message is sent off depends on who comes after it, so nothing can be calculated when it is handed over: a cell has an event for every
+message that it has sent, and one for every message that begins later than it is handed over.
+
+Sources: D. Tse and P. Viswanath, Fundamentals of Wireless Communication, sec. 6.6; E. Liu and K. Leung, VTC Spring 2008, for the sum at
+small r.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from simulator.network.link import ImpairedLink
+from simulator.network.wire import Wire
+
+_FADES = np.linspace(0.0, 60.0, 60_001)  # of a channel, in its mean; 1e-26 of an exponential lie beyond
+
+
+class Scheduled(Protocol):
+    """A scheduled callback, as the engine's clock has it."""
+
+    callbacks: Any
+    subject: Any
+    time_s: float
+
+
+At = Callable[[float, tuple[Callable[[Any], None], ...], Any], Scheduled]  # calls back at a time
+Sent = Callable[[float], None]
+
+
+def gains(users: int, snr_db: float | None = None) -> list[float]:
+    """Rate of a cell with 0, 1, ..., `users` users who have something to send, over that with one. snr_db: None for no fading."""
+    if snr_db is None:
+        return [1.0] * (users + 1)
+    snr = math.pow(10.0, snr_db / 10.0)
+    slope = snr / (1.0 + snr * _FADES)  # of log(1 + r x)
+    below = -np.expm1(-_FADES)  # chance that one channel is
+    rates = [float(np.trapezoid(slope * (1.0 - below**n), _FADES)) for n in range(1, users + 1)]
+    return [1.0, *(rate / rates[0] for rate in rates)]
+
+
+class _Job:
+    """A message in the cell. left_bits: to be sent."""
+
+    __slots__ = ("left_bits", "sent")
+
+    def __init__(self, bits: float, sent: Sent) -> None:
+        self.left_bits = bits
+        self.sent = sent
+
+
+class FairCell:
+    """One direction of a cell. Its users' messages come in order of time."""
+
+    def __init__(self, wire: Wire, gain: list[float], at: At) -> None:
+        """gain: by number of users who have something to send. at: schedules a callback."""
+        self.wire = wire
+        self._gain = gain
+        self._at = at
+        self._queues: dict[int, deque[_Job]] = {}  # of users who have something to send
+        self._served_s = 0.0  # until then all queues are served
+        self._alarm: Scheduled | None = None  # when the next message is sent
+
+    @property
+    def users(self) -> int:
+        """Those who have something to send."""
+        return len(self._queues)
+
+    def add(self, now_s: float, start_s: float, user: int, bits: float, sent: Sent) -> None:
+        """Queue a message of `now_s` that may not start before `start_s`. sent: called when its last bit is sent, with the time."""
+        job = _Job(bits, sent)
+        if start_s > now_s:
+            self._at(start_s, (lambda alarm: self._join(alarm.time_s, user, job),), None)
+        else:
+            self._join(now_s, user, job)
+
+    def finish_s(self, start_s: float, bits: float) -> float:
+        """When `bits` of another user would be sent if nobody came or went: see `Wire.finish_s`."""
+        return self.wire.finish_s(start_s, bits / self._share(self.users + 1))
+
+    def _share(self, users: int) -> float:
+        """Of the rate, of each of so many users."""
+        return self._gain[min(users, len(self._gain) - 1)] / users
+
+    def _join(self, now_s: float, user: int, job: _Job) -> None:
+        self._serve(now_s)
+        queue = self._queues.get(user)
+        if queue is not None:
+            queue.append(job)
+            return
+        self._queues[user] = deque([job])
+        self._schedule(now_s)
+
+    def _serve(self, now_s: float) -> None:
+        if self._queues:
+            carried = self.wire.bits(self._served_s, now_s) * self._share(len(self._queues))
+            for queue in self._queues.values():
+                queue[0].left_bits -= carried
+        self._served_s = now_s
+
+    def _schedule(self, now_s: float) -> None:
+        if self._alarm is not None:
+            self._alarm.callbacks = ()
+            self._alarm = None
+        if not self._queues:
+            return
+        least_bits = max(0.0, min(queue[0].left_bits for queue in self._queues.values()))
+        end_s = self.wire.finish_s(now_s, least_bits / self._share(len(self._queues)))
+        if end_s == math.inf:  # a wire that never carries anything again
+            for queue in self._queues.values():
+                queue[0].sent(end_s)
+            return
+        self._alarm = self._at(end_s, (self._on_sent,), None)
+
+    def _on_sent(self, alarm: Scheduled) -> None:
+        now_s = alarm.time_s
+        self._alarm = None
+        self._serve(now_s)
+        least_bits = min(queue[0].left_bits for queue in self._queues.values())  # 0 but for rounding
+        done: list[_Job] = []
+        for user, queue in list(self._queues.items()):
+            if queue[0].left_bits <= least_bits:
+                done.append(queue.popleft())
+                if not queue:
+                    del self._queues[user]
+        self._schedule(now_s)
+        for job in done:
+            job.sent(now_s)
+
+
+class FairLink(ImpairedLink):
+    """One direction of a device in a `FairCell`: an `ImpairedLink` whose messages are sent when the cell has sent them.
+
+    Framing, radio, handshake, losses and delays are those of `ImpairedLink`. What the window makes a message wait is calculated with the
+    share that it has when it is handed over, and so is the time for which it uses the radio.
+    """
+
+    __slots__ = ("_begun_s", "cell", "user")
+    cell: FairCell
+    user: int
+
+    def in_cell(self, cell: FairCell, user: int) -> "FairLink":
+        """The link, of a user of a cell."""
+        self.cell = cell
+        self.user = user
+        self._begun_s = 0.0  # the latest begin of a message: none begins before the one before it
+        return self
+
+    def send(self, now_s: float, size_bytes: int) -> float:
+        """Not known yet. Raises RuntimeError; use `submit`."""
+        raise RuntimeError("a link of a fair cell tells arrivals when they are known: use submit")
+
+    def submit(self, now_s: float, size_bytes: int, arrives: Sent) -> None:
+        """Send a message. arrives: called once it is known when it arrives, with that time; infinity for never."""
+        wire_bytes, segments = self.transport.frame(size_bytes)
+        bits = 8.0 * wire_bytes
+        gate = self._gate
+        ready_s = now_s if gate is None else gate.wake(now_s)
+        if ready_s < self.open_s:
+            if self._handshake is not None and self.open_s == math.inf:
+                self.open_s = self._handshake(ready_s)
+            ready_s = self.open_s
+        if ready_s == math.inf:
+            arrives(ready_s)
+            return
+        self._begun_s = ready_s = max(ready_s, self._begun_s)
+        extra_s = 0.0
+        loss = self.loss
+        if loss is not None and (lost := loss.lost(ready_s, segments)):
+            extra_s, repeated = self._recovery(loss, ready_s, segments, lost)
+            self.dropped_bits += repeated * bits / segments
+            bits += repeated * bits / segments
+        guess_s = self.cell.finish_s(ready_s, bits)
+        if self._window is not None and guess_s < math.inf:
+            extra_s += self._window.send(ready_s, segments, bits, self.cell.finish_s) - guess_s
+        self.sent_bits += bits
+        if gate is not None:
+            extra_s += gate.used(ready_s, guess_s, 0.125 * bits)
+
+        def sent(end_s: float) -> None:
+            self.ready_s = ready_s if ready_s > now_s else -math.inf
+            if end_s == math.inf:
+                arrives(end_s)
+                return
+            outage_s = self._outage_s(ready_s, end_s) if end_s - ready_s > self._rto_s else 0.0
+            delay_s = self.delay_s if self._draw is None else self._draw()
+            if self.delay_at is not None:
+                deviation_s = delay_s - self.delay_s
+                delay_s = self.delay_at(end_s)
+                if delay_s < self._reach_s:
+                    deviation_s *= delay_s / self._reach_s
+                delay_s = max(0.0, delay_s + deviation_s)
+            self._last_s = max(self._last_s, end_s + extra_s + outage_s + delay_s)
+            arrives(self._last_s)
+
+        self.cell.add(now_s, ready_s, self.user, bits, sent)
