@@ -15,7 +15,7 @@ from simulator.protocol.methods import METHODS
 from simulator.results.columns import PARTS
 
 METHOD_LOOKS = {name: (kind.colour, kind.marker) for name, kind in METHODS.items() if kind.colour and kind.marker}
-OTHER_LOOKS = (("#7f8c1f", "d"), ("#b22222", "8"), ("#00868b", "H"))  # of methods whose row gives none
+OTHER_LOOKS = (("#b22222", "8"), ("#00868b", "H"))  # of methods whose row gives none
 LARGER = {"*": 1.5, "P": 1.15, "X": 1.15, "^": 1.1, "v": 1.1}  # markers of less area at the same size
 MARK = "method:"  # before a method's name in the mark of what is drawn for it
 FILLS = ("full", "none", "left", "bottom", "right", "top")

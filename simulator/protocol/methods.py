@@ -498,7 +498,7 @@ METHODS = MethodTable(
         "lantern-static": MethodKind(
             LanternStaticSettings, "models.methods.lantern:LanternStatic", colour="#862657", marker="p"
         ),
-        "vvs": MethodKind(VvsSettings, "models.methods.vvs:Vvs", colour="#7fa01c", marker="D"),
+        "vvs": MethodKind(VvsSettings, "models.methods.vvs:Vvs", colour="#98ee78", marker="d"),
         "code": MethodKind(CodeSettings, "models.methods.code:Code", colour="#025e93", marker="X"),
         "entropy-lens": MethodKind(EntropyLensSettings, "models.methods.gated:Gated", colour="#532b6f", marker="*"),
         "softmax-corr": MethodKind(SoftmaxCorrSettings, "models.methods.gated:Gated", colour="#846314", marker="<"),
