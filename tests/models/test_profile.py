@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from benchmarks import step
 from ciar_sim.cli.main import main
 from models.pair import Pair, make_tiny_pair
 from models.profile import (
@@ -150,6 +151,10 @@ def test_a_model_and_its_device_form_are_timed_at_their_shape(monkeypatch: pytes
     assert (set(alone.passes), alone.verify, alone.dtype) == ({"device"}, {}, "float64")
     with pytest.raises(ComputeError, match="model other: its layers are not LlamaGen's"):
         measure_model("other", torch.device("cpu"))
+    lines = CliRunner().invoke(step.main, ["tiny"]).output.splitlines()
+    assert [line.partition(":")[0] for line in lines[1:4]] == ["device, a step", "cloud, a step", "cloud, a tree of 4"]
+    assert len(lines) == 4 + len(COMPUTE_KINDS)
+    assert CliRunner().invoke(step.main, ["other"]).exit_code == 1
 
 
 def test_the_timed_shape_is_the_catalogues() -> None:
