@@ -42,8 +42,15 @@ def processes(
     """How many processes record. asked: None: one for each core, where the pair is small and there is work for more than one."""
     tokens = manifest.image_tokens * sum(map(len, divided))
     if asked is None:
-        asked = 1 if isinstance(pair, PairSpec) or tokens < LEAST_TOKENS else len(os.sched_getaffinity(0))
+        asked = 1 if isinstance(pair, PairSpec) or tokens < LEAST_TOKENS else _cores()
     return min(asked, len(divided))
+
+
+def _cores() -> int:
+    """Cores that this process may use, as far as the system tells."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def record_in_processes(
@@ -64,7 +71,7 @@ def record_in_processes(
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // jobs))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, _cores() // jobs))
     left = {spec.key(): spec for part in divided for spec in part}
     total, cached = float(image_tokens * len(left)), RecordingCache(cache)
     pool = ProcessPoolExecutor(max_workers=jobs, env={"OMP_NUM_THREADS": str(threads)})
