@@ -57,12 +57,10 @@ def layout(parents: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 def top(scores: Tensor, k: int) -> Tensor:
     """Indices int64 [..., k] of the k largest scores [..., n], best first; of equal ones the lower index first."""
-    value, index = scores.topk(min(k, scores.shape[-1]), dim=-1)
-    if bool(((scores >= value[..., -1:]).sum(-1) > k).any()):  # ties across the edge: topk may have taken any of them
-        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
-    by_index = index.sort(dim=-1)
-    order = value.gather(-1, by_index.indices).sort(dim=-1, descending=True, stable=True).indices
-    return by_index.values.gather(-1, order)
+    value, index = scores.topk(min(k + 1, scores.shape[-1]), dim=-1)  # one more: what it ties with may be left out
+    if bool((value[..., 1:] == value[..., :-1]).any()):
+        index = scores.sort(dim=-1, descending=True, stable=True).indices
+    return index[..., :k]
 
 
 @dataclass
