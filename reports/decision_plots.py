@@ -119,16 +119,16 @@ def _capacity(answer: Answer, form: Form) -> Figure:
                 at, place, xerr=bar, fmt="none", ecolor=one.colour, elinewidth=1.6 * size, capsize=3 * size, zorder=2
             )
         ax.plot(at, place, ls="", zorder=3, clip_on=False, **one.point(7.0 * size))
-        text = "beyond what was tried" if endless else _load(row, by_rate)
+        text = "above all tried" if endless else _load(row, by_rate)
         right = max(at, ends[1]) if np.isfinite(ends[1]) else at
-        ax.text(right + 0.03 * top, place, text, va="center", fontsize=6 if form.compact else 8)
+        ax.text(right + (0.06 if form.compact else 0.03) * top, place, text, va="center", fontsize=6 if form.compact else 8)
     labels = [
         " ".join(filter(None, [str(row["method"]), condition(_plain(row), conditions)])) for _, row in shown.iterrows()
     ]
     ax.set_yticks(range(len(shown)), [clipped(label, 24 if form.compact else 40) for label in labels], color=INK)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.set_xlim(0, top * (1.75 if form.compact else 1.4))
+    ax.set_xlim(0, top * (1.9 if form.compact else 1.4))
     ax.set_xlabel("greatest rate (requests per second)" if by_rate else "greatest number of devices")
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
@@ -197,7 +197,7 @@ def _recommend(answer: Answer, form: Form) -> Figure:
         ax.set_axis_off()
     for row in grid:
         row[0].set_ylim(*limits)
-        row[0].set_ylabel(f"{facts['metric']} lost against base (%)")
+        row[0].set_ylabel(f"{facts['metric']} lost{'' if form.compact else ' against base'} (%)")
     handles: list[Line2D | Patch] = [
         handle(name, look[name]._replace(fill="full"), form, line=False) for name in look if name in drawn
     ]

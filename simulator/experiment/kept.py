@@ -113,6 +113,9 @@ class MemoryCases(CaseCache):
         data = self.contents.get(key)
         return None if data is None else KeptCase.from_bytes(data)
 
+    def has(self, key: str) -> bool:
+        return key in self.contents
+
     def put(self, key: str, content: bytes) -> None:
         self.added += 1
         self.contents[key] = content

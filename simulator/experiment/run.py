@@ -19,7 +19,7 @@ from simulator.experiment.plan import Plan
 from simulator.experiment.provenance import provenance_of
 from simulator.experiment.scenario import Case, Scenario, resolved_yaml
 from simulator.experiment.search import Told, search_thresholds, with_found
-from simulator.experiment.simulating import FailedCase, Progress, Simulated, simulate_cases
+from simulator.experiment.simulating import FailedCase, Progress, Simulated, key_of, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
 from simulator.experiment.tuning import Objectives, pareto_rows, trial_cases, tuned_cases
 from simulator.experiment.workers import Workers
@@ -105,6 +105,8 @@ def run_scenario(
     def measured(asked: Sequence[Case]) -> _Measured:
         cases, calibrated = search_thresholds(asked, manifest, scenes, source)
         plan = Plan(cases, manifest, scenes)
+        if store is None or not all(store.has(key_of(case, costs, plan, timeline_sessions)) for case in cases):
+            workers.start()
         recordings = plan.record(source)
         simulated, failed = simulate_cases(
             cases, costs, plan, recordings, source, progress, workers, case_timeout_s, timeline_sessions, store

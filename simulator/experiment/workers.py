@@ -38,6 +38,13 @@ class Workers:
         """Whether the work runs in other processes."""
         return self.remote or self.jobs > 1
 
+    def start(self) -> None:
+        """Start processes of this machine, which load the program while this one does something else."""
+        if self.jobs > 1 and not self.remote:
+            pool = _pool(self.jobs)
+            for _ in range(self.jobs):
+                pool.submit(_load)
+
     def run(self, work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, ResultT]]:
         """Each task with its result, as they end.
 
@@ -54,13 +61,22 @@ class Workers:
         return ((task, work(task)) for task in tasks)
 
 
+def _load() -> None:
+    import simulator.experiment.simulating  # noqa: F401
+
+
+def _pool(jobs: int) -> Any:
+    from joblib.externals.loky import get_reusable_executor
+
+    return get_reusable_executor(max_workers=jobs)
+
+
 def _in_processes(
     work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], jobs: int
 ) -> Iterator[tuple[TaskT, ResultT]]:
-    from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    pool = get_reusable_executor(max_workers=jobs)
+    pool = _pool(jobs)
 
     def ended(pending: Collection[Any]) -> Iterable[Any]:
         return wait(pending, return_when=FIRST_COMPLETED).done

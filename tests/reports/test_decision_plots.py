@@ -41,7 +41,7 @@ def test_nothing_leaves_a_column(tmp_path: Path, kind: str) -> None:
 def test_loads_are_said_with_their_intervals(tmp_path: Path) -> None:
     figure = drawn(tmp_path, "capacity")
     said = texts(figure)
-    assert {"0.520/s, 41 devices", "carries none", "beyond what was tried"} <= set(said)
+    assert {"0.520/s, 41 devices", "carries none", "above all tried"} <= set(said)
     (ax,) = figure.axes
     assert [text.get_text() for text in ax.get_yticklabels()][:2] == ["lantern wifi", "ciar wifi"]  # most first
     bars = [tuple(bar.get_segments()[0][:, 0]) for bar in ax.collections]
