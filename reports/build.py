@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reports.beside import here_and_beside
-from reports.figure import Form, left_out, render, styled
+from reports.figure import Form, left_out, render, spread, styled
 from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid
 from reports.kinds import of_methods
@@ -23,6 +24,7 @@ from simulator.core.errors import RunFolderError
 from simulator.core.files import write_atomically
 
 MOST_AT_A_GLANCE = 4  # methods of the first plot
+MOST_CASES = 2000  # of plots and page
 
 
 def build_report(folder: Path) -> Path:
@@ -34,7 +36,7 @@ def build_report(folder: Path) -> Path:
     Raises:
         RunFolderError: the folder is no complete run folder, or cannot be written.
     """
-    return write_report(load_run(folder), folder)
+    return write_report(thinned(load_run(folder), MOST_CASES), folder)
 
 
 def write_report(run: Run, folder: Path) -> Path:
@@ -54,6 +56,30 @@ def write_report(run: Run, folder: Path) -> Path:
     except OSError as error:
         raise RunFolderError(f"cannot write the report into {folder}: {error.strerror or error}") from None
     return report
+
+
+def thinned(run: Run, most: int) -> Run:
+    """The run with about so many cases at most, and a warning that says so: evenly spaced values of the keys with the most values.
+
+    A page or a plot of more is neither read nor drawn in reasonable time; the tables of the folder hold all cases.
+    """
+    table, keys = run.summary, [key for key in run.swept if run.summary[key].nunique() > 2]
+    while len(table) > most and keys:
+        key = max(keys, key=lambda key: table[key].nunique())
+        values = table[key].dropna().unique()
+        if len(values) <= 2:
+            break
+        table = table[table[key].isna() | table[key].isin(spread(list(values), (len(values) + 1) // 2))]
+    if len(table) > most:
+        table = table.iloc[spread(range(len(table)), most)]
+    if len(table) == len(run.summary):
+        return run
+    note = (
+        f"the report shows {len(table):,} of {len(run.summary):,} cases, at evenly spaced values; summary.csv has all"
+    )
+    told = {**run.provenance, "warnings": [*(run.provenance.get("warnings") or []), note]}
+    queue = run.queue[run.queue["case"].isin(table["case"])]
+    return replace(run, summary=table.reset_index(drop=True), provenance=told, queue=queue)
 
 
 def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:

@@ -121,7 +121,9 @@ def _capacity(answer: Answer, form: Form) -> Figure:
         ax.plot(at, place, ls="", zorder=3, clip_on=False, **one.point(7.0 * size))
         text = "above all tried" if endless else _load(row, by_rate)
         right = max(at, ends[1]) if np.isfinite(ends[1]) else at
-        ax.text(right + (0.06 if form.compact else 0.03) * top, place, text, va="center", fontsize=6 if form.compact else 8)
+        ax.text(
+            right + (0.06 if form.compact else 0.03) * top, place, text, va="center", fontsize=6 if form.compact else 8
+        )
     labels = [
         " ".join(filter(None, [str(row["method"]), condition(_plain(row), conditions)])) for _, row in shown.iterrows()
     ]

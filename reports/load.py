@@ -93,8 +93,8 @@ class Run:
 
     def conditions(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Name and cases of each condition, in order. Its cases differ only in the method and the methods' own settings."""
-        for name in dict.fromkeys(self.summary["condition"]):
-            yield name, self.summary[self.summary["condition"] == name]
+        for name, cases in self.summary.groupby("condition", sort=False):
+            yield str(name), cases
 
     def labels(self) -> list[str]:
         """Distinct labels in order of appearance."""
@@ -174,7 +174,8 @@ def load_run(folder: Path) -> Run:
 
 def with_words(summary: pd.DataFrame, swept: tuple[str, ...], name: str) -> pd.DataFrame:
     """A summary with the columns label and condition; `name` stands for the condition where nothing is swept."""
-    rows = [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]
+    named = summary[["method", "method_name", *swept]]
+    rows = [{str(key): value for key, value in row.items()} for row in named.to_dict("records")]
     distinct = tuple(key for key in swept if key in NAMED_KEYS or summary[key].nunique(dropna=False) > 1)
     return summary.assign(
         label=[label(row, swept) for row in rows], condition=[condition(row, distinct) or name for row in rows]

@@ -61,7 +61,9 @@ def _array(kind: type, value: Any) -> Any:
     if kind is not np.ndarray:
         raise NotImplementedError(kind)
     dtype, shape, data = value
-    return np.frombuffer(bytearray(data), np.dtype(dtype)).reshape(shape)
+    return (
+        np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()
+    )  # one object: views of buffers take several times the memory
 
 
 class CaseCache:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.build import build_report
+from reports.build import build_report, thinned, write_report
 from reports.findings import is_base
 from reports.image_grid import grid_note, image_grid
 from reports.load import Run, load_run
@@ -168,3 +168,23 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, data: 
     (tmp_path / "run" / name).write_bytes(data)
     with pytest.raises(RunFolderError, match=name.split("/")[0]):
         build_report(tmp_path / "run")
+
+
+def test_a_report_of_thousands_of_cases_shows_evenly_spaced_values(tmp_path: Path) -> None:
+    """The axis of most values is thinned first; methods that it does not concern stay."""
+    cases = [case("base", 8.0, {"network.rtt_ms": rtt}) for rtt in range(20)] + [
+        case("ciar", 4.0, {"network.rtt_ms": rtt, "methods.ciar.threshold": t})
+        for rtt in range(20)
+        for t in (0.1, 0.2, 0.3)
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    assert thinned(run, 80) is run
+    few = thinned(run, 60)
+    assert len(few.summary) == 40
+    assert few.summary["network.rtt_ms"].unique().tolist() == [0, 2, 4, 6, 8, 11, 13, 15, 17, 19]
+    assert few.summary["methods.ciar.threshold"].nunique() == 3
+    assert few.provenance["warnings"] == [
+        "the report shows 40 of 80 cases, at evenly spaced values; summary.csv has all"
+    ]
+    assert len(thinned(run, 2).summary) == 2
+    assert "40 of 80 cases" in write_report(few, tmp_path / "run").read_text()
