@@ -26,6 +26,7 @@ from models.train.data import DataConfig
 from models.train.inputs import digest_of, settings_of, weights_read
 from models.train.layout import LayoutHead, onset_of
 from models.train.loop import Share, TrainResult, train
+from models.train.rounds import round_folders
 from models.train.sequences import Batch, Sequences, SequenceSettings, nats_per_token, write_metrics
 from models.train.starts import start_first_layer, start_from_captions, start_from_codes
 from models.transformer import Dropout, Transformer
@@ -234,7 +235,7 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
     """
     check_tokenizer(config.model, out_dir.parent / "tokenizer" / "tokenizer.safetensors")
     rounds = config.rounds()
-    folders = [*(out_dir / f"round-{number}" for number in range(1, len(rounds))), out_dir]
+    folders = round_folders(out_dir, len(rounds))
     start: Mapping[str, Tensor] | None = None
     steps, minutes = 0, 0.0
     for settings, folder in zip(rounds, folders, strict=True):

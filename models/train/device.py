@@ -42,6 +42,7 @@ from models.train.data import DataConfig
 from models.train.inputs import digest_of, settings_of, weights_read
 from models.train.loop import MOST_STEPS, TrainResult, train
 from models.train.rollouts import LOCAL, PART_SEQUENCES, Rollouts, decode, rolled_out
+from models.train.rounds import round_folders
 from models.train.sequences import (
     MOST_HELD_OUT,
     Batch,
@@ -278,7 +279,7 @@ def run(settings: DeviceConfig, pictures: DataConfig | None, out_dir: Path, torc
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors").requires_grad_(False)
     weights = weights_read(out_dir.parent, "device")
     first, then = settings.model_copy(update={"on_policy": None}), settings.on_policy
-    folder = out_dir if then is None else out_dir / "round-1"
+    folder = round_folders(out_dir, 1 if then is None else 2)[0]
     inputs = {**settings_of(first), **data.inputs(), **weights}
     result = train(DeviceStage(first, cloud, data), first.training, folder, inputs=inputs, device=torch_device)
     if then is not None and result.finished:

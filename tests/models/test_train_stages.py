@@ -87,6 +87,12 @@ def test_the_cloud_learns_tokens_and_captions(trained: Path) -> None:
     assert found["nats_per_token"] < found["nats_per_token_other_caption"]
 
 
+def refuse_to_begin_afresh(stage: cloud.CloudStage) -> None:
+    assert stage.config.training.steps == 3, "a round that was trained begins again"
+    assert stage.start is not None
+    stage.model.load_state_dict(stage.start)
+
+
 def test_a_further_round_starts_from_the_averaged_weights_of_the_one_before(
     monkeypatch: pytest.MonkeyPatch, trained: Path
 ) -> None:
@@ -108,6 +114,14 @@ def test_a_further_round_starts_from_the_averaged_weights_of_the_one_before(
         torch.testing.assert_close(second["model"][key], tensor)
     assert json.loads((out / "metrics.json").read_text())["steps"] == 62
     assert (out / "cloud.safetensors").exists()
+    # One more: the others are there already, and none is trained again.
+    monkeypatch.setattr(cloud.CloudStage, "begin", refuse_to_begin_afresh)
+    more = {"then": [*still["then"], {"training": {"steps": 3}}]}
+    cloud.run(cloud.CloudConfig.model_validate({**CONFIG["cloud"], **more}), None, out)
+    again = torch.load(out / "round-2" / "checkpoint.pt", weights_only=True)
+    assert all(torch.equal(again["averaged"][key], tensor) for key, tensor in second["averaged"].items())
+    assert json.loads((out / "metrics.json").read_text())["steps"] == 65
+    assert {path.name for path in out.glob("round-*")} == {"round-1", "round-2"}
 
 
 def test_rounds_change_what_they_name_and_keep_the_rest() -> None:
