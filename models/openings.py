@@ -21,7 +21,7 @@ class Opening:
     Attributes:
         length: Passes that are shared: those of all sessions but the longest.
         expected: Sessions that have yet to take them over.
-        led: Whether the session that makes them has begun.
+        slot: Of the session that makes them, once it has begun.
         done: Whether they are made, or given up with `length` 0.
         steps: Their results so far.
         rows: The cloud's cache after the last of them, once they are done.
@@ -29,7 +29,7 @@ class Opening:
 
     length: int
     expected: int
-    led: bool = False
+    slot: int | None = None
     done: bool = False
     steps: list[Step] = field(default_factory=list)
     rows: CachedRows | None = None
@@ -75,7 +75,9 @@ class Planned:
     def ready(self) -> bool:
         """Whether it can begin: it waits for nobody, or what it shares is made. Of those that share, a long one comes first."""
         opening = self.opening
-        return opening is None or opening.done or (not opening.led and self.length >= opening.length)
+        if opening is None or opening.done:
+            return True
+        return self.length >= opening.length if opening.slot is None else self.length <= len(opening.steps)
 
 
 def plan(specs: Sequence[SessionSpec], image_tokens: int, at_once: int) -> list[Planned]:

@@ -383,13 +383,16 @@ class Recorder:
             planned.spec, make_method(planned.spec.method, planned.spec.settings, self.pair), self.pair, slot
         )
         opening = planned.opening
-        if opening is not None and opening.done:
-            steps, rows = opening.take(planned.length)
-            session.given.extend(steps)
-            if rows is not None:
-                backend.open_with(slot, rows)
-        elif opening is not None:
-            opening.led, session.leads = True, opening
+        if opening is not None:
+            if opening.slot is None:
+                opening.slot, session.leads = slot, opening
+            else:
+                steps, rows = opening.take(planned.length)
+                session.given.extend(steps)
+                if not opening.done:
+                    rows = backend.opening_rows(opening.slot, planned.length)
+                if rows is not None:
+                    backend.open_with(slot, rows)
         session.advance()
         return session
 
