@@ -1,7 +1,8 @@
 """Replay speed: one-forward calls per second, end to end with full records, compared with SimPy's bare timeout rate in the same run.
 
 Over constant links; over an LTE link whose rates follow a trace, with TCP, jitter and bursts of loss; over the same with scheduling gaps;
-and over Wi-Fi with five stations that contend for the channel.
+over Wi-Fi with five stations that contend for the channel; and over constant links with what a cell does, each on its own: handovers,
+uplink scheduling with the timers of operators, two paths at once, and ten devices in a fair cell.
 
     python -m benchmarks.calls --json
 """
@@ -19,6 +20,8 @@ from simulator.engine.case import CaseInputs
 from simulator.engine.run import simulate
 from simulator.engine.workload import poisson_arrivals
 from simulator.network.access import Network
+from simulator.network.handover import Handovers
+from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wifi import Hop
 from simulator.network.wire import Capacity
@@ -99,10 +102,26 @@ def gaps() -> Network:
     return replace(lte(), up_bps=up, down_bps=down)
 
 
+CONSTANT = Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002)
+LTE_RADIO = RadioFigures(
+    promotion_s=0.26,
+    inactivity_s=10.2,
+    drx_after_s=0.2,
+    drx_cycle_s=0.32,
+    sr_period_s=0.01,
+    sr_grant_s=0.012,
+    slot_s=0.0025,
+)
 NETWORKS: dict[str, Callable[[], Network]] = {
-    "constant": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002),
+    "constant": lambda: CONSTANT,
     "lte": lte,
     "gaps": gaps,
+    "handover": lambda: replace(CONSTANT, handovers=Handovers(20.0, 0.055)),
+    "uplink": lambda: replace(
+        CONSTANT, radio=LTE_RADIO, operators=((0.5, LTE_RADIO), (0.5, replace(LTE_RADIO, inactivity_s=5.0)))
+    ),
+    "paths": lambda: replace(CONSTANT, also=(CONSTANT,)),
+    "fair": lambda: replace(CONSTANT, devices_per_cell=10, fair=True, fading_snr_db=10.0),
     "wifi": lambda: Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002, transport=TRANSPORTS["tcp"], wifi=Hop(5)),
 }
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -155,9 +156,9 @@ class AccessNetwork:
         self.radios += awake if radio is None else awake[1:]
         return PathsLink(ups), PathsLink(downs), Radios(awake) if awake else None
 
-    def _stream(self, name: str, number: int) -> np.random.Generator:
+    def _stream(self, name: str, *numbers: int) -> np.random.Generator:
         """Of a device or cell, on this path."""
-        return stream(self.seed, f"path.{self._path}.{name}" if self._path else name, number)
+        return stream(self.seed, f"path.{self._path}.{name}" if self._path else name, *numbers)
 
     def _own_links(self, device: int) -> tuple[Link | ImpairedLink, Link | ImpairedLink, Radio | None]:
         n = self.network
@@ -270,7 +271,7 @@ class AccessNetwork:
         if shared and cell in self._cells:
             return self._cells[cell]
 
-        gaps = None if n.handovers is None else Interruptions(n.handovers, self._stream("handover", cell))
+        gaps = None if n.handovers is None else Interruptions(n.handovers, partial(self._stream, "handover", cell))
 
         def way(name: str, rate: float | Capacity, cross: Traffic | None, buffer_bytes: float) -> Way:
             wire = rate.wire(offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)

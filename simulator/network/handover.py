@@ -6,15 +6,16 @@ E[g^2] / (2 T) on average, for handovers of length g every T seconds: 13 / 24 of
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.core.rng import buffered
 from simulator.network.wire import Wire
 
 SPREAD = 0.5  # of the mean length, to either side
+STRETCH = 256  # handovers that are drawn at a time, on average; twice as many never come in that time
+KEPT = 4  # stretches: a message is sent now, or some time ahead
 INFINITY = float("inf")
 
 
@@ -39,47 +40,61 @@ class Handovers:
 
 
 class Interruptions:
-    """When nothing passes, in order of time. They are drawn as they are needed, and both directions share them."""
+    """When nothing passes. Both directions of a device share them.
 
-    __slots__ = ("_begins_s", "_ends_s", "_exponential", "_handovers", "_uniform")
+    They are drawn by stretches of time, each from a stream of its own, so that a device first in use late in a long run needs no more than
+    the stretch in which it is. None lasts across the end of a stretch, which leaves out one in some thousands.
+    """
 
-    def __init__(self, handovers: Handovers, stream: np.random.Generator) -> None:
+    __slots__ = ("_from_s", "_gap", "_handovers", "_known", "_streams", "_stretch_s")
+
+    def __init__(self, handovers: Handovers, streams: Callable[[int], np.random.Generator]) -> None:
+        """streams: of draws, by number of the stretch."""
         self._handovers = handovers
-        self._exponential = buffered(stream.standard_exponential)
-        self._uniform = buffered(stream.random)
-        self._begins_s: list[float] = []
-        self._ends_s: list[float] = []
+        self._streams = streams
+        self._stretch_s = STRETCH * handovers.every_s
+        self._known: dict[int, tuple[list[float], list[float]]] = {}  # begins and ends, by stretch
+        self._from_s, self._gap = (
+            INFINITY,
+            (INFINITY, INFINITY),
+        )  # the latest answer of `first`, and from when on it holds
 
     @property
     def share(self) -> float:
         """Of the time."""
         return self._handovers.gap_s / self._handovers.every_s
 
-    def at(self, index: int) -> tuple[float, float]:
-        """Begin and end of one, counted from 0."""
-        while len(self._ends_s) <= index:
-            self._more()
-        return self._begins_s[index], self._ends_s[index]
-
-    def after(self, time_s: float) -> int:
-        """The first one that ends after a time."""
-        while not self._ends_s or self._ends_s[-1] <= time_s:
-            self._more()
-        return bisect_right(self._ends_s, time_s)
+    def first(self, time_s: float) -> tuple[float, float]:
+        """Begin and end of the first one that ends after a time."""
+        if self._from_s <= time_s < self._gap[1]:
+            return self._gap
+        number = int(time_s // self._stretch_s)
+        while True:
+            begins_s, ends_s = self._known.get(number) or self._draw(number)
+            index = bisect_right(ends_s, time_s)
+            if index < len(ends_s):
+                self._from_s, self._gap = time_s, (begins_s[index], ends_s[index])
+                return self._gap
+            number += 1
 
     def between(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
         """Those that lie at least in part between two times."""
-        index = self.after(start_s)
-        while (gap := self.at(index))[0] < end_s:
+        while (gap := self.first(start_s))[0] < end_s:
             yield gap
-            index += 1
+            start_s = gap[1]
 
-    def _more(self) -> None:
-        figures = self._handovers
-        begin_s = self._ends_s[-1] if self._ends_s else 0.0
-        begin_s += (figures.every_s - figures.gap_s) * self._exponential()
-        self._begins_s.append(begin_s)
-        self._ends_s.append(begin_s + figures.gap_s * (1.0 - SPREAD + 2.0 * SPREAD * self._uniform()))
+    def _draw(self, number: int) -> tuple[list[float], list[float]]:
+        figures, random = self._handovers, self._streams(number)
+        count = 2 * STRETCH
+        quiet_s = (figures.every_s - figures.gap_s) * random.standard_exponential(count)
+        gaps_s = figures.gap_s * (1.0 - SPREAD + 2.0 * SPREAD * random.random(count))
+        ends_s = number * self._stretch_s + np.cumsum(quiet_s + gaps_s)
+        kept = int(np.searchsorted(ends_s, (number + 1) * self._stretch_s))
+        found = ((ends_s - gaps_s)[:kept].tolist(), ends_s[:kept].tolist())
+        if len(self._known) == KEPT:
+            del self._known[min(self._known)]
+        self._known[number] = found
+        return found
 
 
 class PausingWire(Wire):
@@ -103,12 +118,10 @@ class PausingWire(Wire):
         if start_s == INFINITY:
             return start_s
         wire, gaps = self._wire, self._gaps
-        index = gaps.after(start_s)
-        begin_s, end_s = gaps.at(index)
+        begin_s, end_s = gaps.first(start_s)
         if begin_s <= start_s:
             start_s = end_s
-            index += 1
-            begin_s, end_s = gaps.at(index)
+            begin_s, end_s = gaps.first(end_s)
         while True:
             finish_s = wire.finish_s(start_s, bits)
             if finish_s <= begin_s or finish_s == INFINITY:
@@ -117,8 +130,7 @@ class PausingWire(Wire):
             if bits <= 0.0:  # the last bit of a run, by rounding
                 return begin_s
             start_s = end_s
-            index += 1
-            begin_s, end_s = gaps.at(index)
+            begin_s, end_s = gaps.first(end_s)
 
     def bits(self, start_s: float, end_s: float) -> float:
         carried = self._wire.bits(start_s, end_s)

@@ -103,10 +103,27 @@ seed: 0
 """
 
 
+CELL = """\
+{{paths: [{{rtt_ms: 20, up_mbps: 5, down_mbps: 20, devices_per_cell: 2}},
+  {{preset: lte, handover: {{speed_kmh: 90}}, uplink: {{sr_period_ms: 10, grant_ms: 5, slot_ms: 2.5}},
+    operators: [{{share: 0.4, inactivity_s: 5}}, {{share: 0.6, drx_after_ms: 50, drx_cycle_ms: 40}}]}}]}}
+"""
+FAIR = """\
+{{rtt_ms: 40, up_mbps: 5, down_mbps: 20, jitter_ms: 2, radio: lte, operators: catalogue, uplink: {{configured_ms: 5}},
+  devices_per_cell: 3, sharing: proportional-fair, fading_snr_db: 10}}
+"""
+
+
 def whole_run(rng: random.Random, world: World) -> str | None:
     """A mutated small scenario through the command line, to its run folder."""
     path = world.folder / "run.yaml"
-    data = mutate.structure(yaml.safe_load(SMALL.format(pair=world.pair)), rng)
+    whole = yaml.safe_load(SMALL.format(pair=world.pair))
+    other = rng.choice([None, CELL, FAIR])
+    if other is not None:
+        whole["network"] = yaml.safe_load(other.format())
+    if other == FAIR:
+        del whole["fallback"]
+    data = mutate.structure(whole, rng)
     path.write_bytes(dumped(data).encode("utf-8", "surrogatepass"))
     arguments = [
         "run",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from simulator.engine.case import CaseResult
 from simulator.network.access import Network
+from simulator.network.handover import Handovers
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS, Transport
 from simulator.network.wire import Capacity
@@ -105,6 +106,32 @@ def any_networks(draw: st.DrawFn) -> Network:
         transport=TRANSPORTS[draw(st.sampled_from(sorted(TRANSPORTS)))],
         radio=draw(st.sampled_from([None, LTE])),
         devices_per_cell=draw(st.sampled_from([1, 1, 3])),
+    )
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> Network:
+    """A network with any impairments, and one of what a cell or a second path does."""
+    network = draw(any_networks())
+    what = draw(st.sampled_from(["handover", "uplink", "paths", "fair"]))
+    if what == "handover":
+        return replace(
+            network, devices_per_cell=1, handovers=Handovers(draw(st.floats(0.2, 30.0)), draw(st.floats(0.01, 0.1)))
+        )
+    if what == "uplink":
+        slotted = replace(LTE, sr_period_s=0.02, sr_grant_s=draw(st.floats(0.0, 0.02)), slot_s=0.005)
+        return replace(
+            network, radio=LTE, operators=((0.5, slotted), (0.5, replace(LTE, configured_s=0.01, inactivity_s=1.0)))
+        )
+    if what == "paths":
+        return replace(network, also=(draw(any_networks()),))
+    return replace(
+        network,
+        devices_per_cell=3,
+        fair=True,
+        fading_snr_db=draw(st.sampled_from([None, 5.0])),
+        up_buffer_bytes=math.inf,
+        down_buffer_bytes=math.inf,
     )
 
 

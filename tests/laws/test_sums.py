@@ -24,7 +24,7 @@ from simulator.pricing.costs import Pricing
 from simulator.pricing.program import SessionProgram, compile_session
 from simulator.results.columns import PARTS
 from tests.laws import law
-from tests.laws.draw import GAP_S, any_networks, at_once, costs, delays, programs, rates
+from tests.laws.draw import GAP_S, any_networks, at_once, cells, costs, delays, programs, rates
 from tests.models.test_methods import spec
 from tests.simulator import build
 
@@ -58,6 +58,15 @@ def test_parts_sum_to_the_latency(
 ) -> None:
     at = start_s + np.sort(stream(seed, "law").random(10)) * spread_s
     parts_sum(at_once(sessions, at, network, seed, max_batch=max_batch).columns)
+
+
+@law(40)
+@given(st.lists(programs(), min_size=1, max_size=3), cells(), SEEDS, st.floats(0.0, 20.0), st.floats(0.0, 1e6))
+def test_parts_sum_to_the_latency_in_a_cell(
+    sessions: list[SessionProgram], network: Network, seed: int, spread_s: float, start_s: float
+) -> None:
+    at = start_s + np.sort(stream(seed, "law").random(7)) * spread_s
+    parts_sum(at_once(sessions, at, network, seed).columns)
 
 
 @law(40)

@@ -1,7 +1,9 @@
 """Handovers: nothing passes while they last, and they come as often and last as long as they are said to."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -23,9 +25,18 @@ Gap = tuple[float, float]
 class At(Interruptions):
     """Interruptions at given times, then none for long."""
 
+    __slots__ = ("gaps",)
+
     def __init__(self, gaps: list[Gap]) -> None:
-        super().__init__(Handovers(1e12, 1e-3), stream(0, "none"))
-        self._begins_s, self._ends_s = [begin for begin, _ in gaps], [end for _, end in gaps]
+        super().__init__(Handovers(1e12, 1e-3), streams(0))
+        self.gaps = gaps
+
+    def first(self, time_s: float) -> Gap:
+        return next((gap for gap in self.gaps if gap[1] > time_s), (1e12, 2e12))
+
+
+def streams(seed: int, device: int = 0) -> Callable[[int], np.random.Generator]:
+    return partial(stream, seed, "handover", device)
 
 
 def link(gaps: list[Gap], wire: Wire | None = None, transport: str = "ideal", rtt_s: float = 100.0) -> ImpairedLink:
@@ -74,9 +85,9 @@ def test_outages_join_where_gaps_and_the_wires_own_overlap() -> None:
 @pytest.mark.parametrize(("every_s", "gap_s"), [(1.0, 0.05), (2.0, 0.5)])
 def test_rate_and_length_are_those_asked_for(every_s: float, gap_s: float) -> None:
     """50 000 handovers: their share of the time, and the mean wait 13 / 24 g^2 / T of a message at a random time, within 1 %."""
-    gaps = Interruptions(Handovers(every_s, gap_s), stream(0, "handover", 0))
-    begins, ends = np.array([gaps.at(index) for index in range(50_000)]).T
-    assert ends[-1] == pytest.approx(50_000 * every_s, rel=0.01)
+    gaps = Interruptions(Handovers(every_s, gap_s), streams(0))
+    begins, ends = np.array(list(gaps.between(0.0, 50_000 * every_s))).T
+    assert len(ends) == pytest.approx(50_000, rel=0.01)
     lengths = ends - begins
     assert (lengths.min(), lengths.max()) == pytest.approx((0.5 * gap_s, 1.5 * gap_s), rel=1e-3)
     assert lengths.sum() / ends[-1] == pytest.approx(gap_s / every_s, rel=0.01)
@@ -85,12 +96,24 @@ def test_rate_and_length_are_those_asked_for(every_s: float, gap_s: float) -> No
 
 def test_messages_wait_as_long_as_the_closed_form_says() -> None:
     """Small messages a random time apart, 40 000 of them: a standard error of 0.7 %."""
-    up = ImpairedLink(
-        PausingWire(Wire(1e12), Interruptions(Handovers(1.0, 0.4), stream(3, "handover"))), 0.0, 1e9, IDEAL
-    )
+    up = ImpairedLink(PausingWire(Wire(1e12), Interruptions(Handovers(1.0, 0.4), streams(3))), 0.0, 1e9, IDEAL)
     times = np.cumsum(stream(1, "times").exponential(2.0, 40_000))
     waits = np.array([up.send(float(at), 1) for at in times]) - times
     assert waits.mean() == pytest.approx(13 / 24 * 0.4**2 / 1.0, rel=0.02)
+
+
+def test_they_are_the_same_in_whatever_order_one_asks() -> None:
+    """Forwards, backwards, and late in a run that nobody asked about before."""
+    figures = Handovers(1.0, 0.05)
+    times = [0.0, 3.0, 255.9, 256.0, 1e4, 1e9]
+    forwards = Interruptions(figures, streams(5))
+    found = [forwards.first(at) for at in times]
+    backwards = Interruptions(figures, streams(5))
+    assert [backwards.first(at) for at in reversed(times)][::-1] == found
+    assert [forwards.first(at) for at in times] == found
+    assert all(end > at for at, (_, end) in zip(times, found, strict=True))
+    late = list(forwards.between(1e6, 1e6 + 5000.0))
+    assert all(one[1] <= other[0] for one, other in pairwise(late))
 
 
 def test_both_directions_pause_together_and_each_device_at_times_of_its_own() -> None:
@@ -158,6 +181,6 @@ def test_the_wire_carries_what_was_sent(gaps: list[Gap], start_s: float, bits: f
 
 def test_a_message_in_a_handover_is_not_open_to_the_handshake_either() -> None:
     network = replace(Network(1e9, 1e9, 0.01, 0.01, transport=TRANSPORTS["tcp"]), handovers=Handovers(30.0, 15.0))
-    gap = Interruptions(Handovers(30.0, 15.0), stream(0, "handover", 0)).at(0)
+    gap = Interruptions(Handovers(30.0, 15.0), streams(0)).first(0.0)
     up = AccessNetwork(network, 0, [], []).links(0)[0]
     assert up.send(gap[0] + 0.5, 100) > gap[1]
