@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figure import INK, PAGE, Form, finish, handle, left_out, new_figure, scale_x, spread, wrapped_title
-from reports.findings import is_base, quality_metric
+from reports.findings import has_quality, is_base, quality_metric
 from reports.load import Run, interval_columns
 from reports.looks import Look, looks
 from reports.metrics import CALLS, LATENCY, SPEEDUP
@@ -56,15 +56,19 @@ def numeric_axes(run: Run) -> list[str]:
 
 
 def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
-    """Latency, cloud calls and quality against one swept number; a column per choice of the other conditions, up to three."""
+    """Latency, cloud calls and, where there are images, quality against one swept number; a column per choice of the other conditions.
+
+    At most three columns.
+    """
     own = key.startswith("methods.")
     table = _series(run, key, own)
     columns = list(dict.fromkeys(table["column"]))
     shown = spread(columns, 1 if form.compact else MOST_COLUMNS)
     look = looks(zip(table["series"], table["method_name"], strict=True))
-    rows = (LATENCY, CALLS, quality_metric(run))
-    figure = new_figure(max(4.2 * len(shown), 6.8), 4.2 if form.compact else 6.6, form)
-    grid = figure.subplots(3, len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=[1.4, 1, 1])
+    rows = [LATENCY, CALLS, *([quality_metric(run)] if has_quality(run) else [])]
+    heights = [1.4, 1, 1][: len(rows)]
+    figure = new_figure(max(4.2 * len(shown), 6.8), (4.2 if form.compact else 6.6) * sum(heights) / 3.4, form)
+    grid = figure.subplots(len(rows), len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=heights)
     evens: list[BreakEven] = []
     for place, column in enumerate(shown):
         cases = table[table["column"] == column]
@@ -79,7 +83,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
         title = f"{column}: {_along(cases, key, here)}" if column else _along(cases, key, here)
         wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)
         wrapped_title(grid[0][place], title if form.titles else column, wide)
-        grid[2][place].set_xlabel(axis_label(key))
+        grid[-1][place].set_xlabel(axis_label(key))
     values = table[key].to_numpy(dtype=float)
     scale_x([*grid.flat], values, LOG_FROM)
     for row in (0, 1):

@@ -42,6 +42,12 @@ def test_sweep(tmp_path: Path) -> None:
     assert "Along network.rtt_ms" in (folder / "report.html").read_text()
 
 
+def test_a_sweep_without_images_has_no_panel_of_quality(tmp_path: Path) -> None:
+    imagined = [case("base", 8.0 + rtt, {"network.rtt_ms": rtt}, nll=math.nan) for rtt in (10, 50)]
+    figures = [sweep(load_run(write(tmp_path / "run", cases)), "network.rtt_ms") for cases in (imagined, SWEEP)]
+    assert [len(figure.axes) for figure in figures] == [2, 3]
+
+
 def test_settings_of_one_method_share_hue_and_marker_and_differ_in_all_else(tmp_path: Path) -> None:
     cases = [case("ciar", 4.0, {"methods.ciar.threshold": t}) for t in (0.1, 0.2, 0.3)] + [case("base", 8.0, {})]
     run = load_run(write(tmp_path / "run", cases))
