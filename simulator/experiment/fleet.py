@@ -151,6 +151,9 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         assert link.up_bps is not None, "gaps without a mean rate"
         assert link.down_bps is not None, "gaps without a mean rate"
         up_bps, down_bps = _capacities(link.gaps, link.up_bps, link.down_bps, seed)
+    transport = opened_by(TRANSPORTS[link.transport], link.handshake)
+    if link.congestion or link.flow_bytes:
+        transport = replace(transport, congestion=link.congestion, flow_bytes=link.flow_bytes)
     return Network(
         up_bps=up_bps,
         down_bps=down_bps,
@@ -170,8 +173,9 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         down_cross=cross(link.down_cross, down_bps),
         aqm=AQMS[link.aqm],
         wifi=None if link.wifi is None else Hop(*link.wifi),
-        transport=opened_by(TRANSPORTS[link.transport], link.handshake),
+        transport=transport,
         handovers=None if link.handover is None else Handovers(*link.handover),
+        idle_timeout_s=math.inf if link.idle_timeout_s is None else link.idle_timeout_s,
         radio=radio,
         operators=_operators_of(link, radio),
         devices_per_cell=link.devices_per_cell,

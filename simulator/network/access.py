@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from simulator.core.rng import stream
+from simulator.network.closing import ClosingLink
 from simulator.network.cross import AQMS, Aqm, CrossQueue, QueueDrops, Traffic
 from simulator.network.fair import At, FairCell, FairLink, gains
 from simulator.network.handover import Handovers, Interruptions, PausingWire
@@ -42,6 +43,7 @@ class Network:
         wifi: hop before the wire, None for none.
         transport: framing, timers and window.
         handovers: of each device, None for none; not with devices_per_cell, since a device that moves leaves its cell.
+        idle_timeout_s: silence that ends a connection.
         radio: of each device, None for none.
         operators: (share, radio): each device draws its radio from these by their shares, in place of `radio`; empty for one radio.
         devices_per_cell: devices that share one wire each way, first come, first served.
@@ -70,6 +72,7 @@ class Network:
     wifi: Hop | None = None
     transport: Transport = TRANSPORTS["ideal"]
     handovers: Handovers | None = None
+    idle_timeout_s: float = math.inf
     radio: RadioFigures | None = None
     operators: tuple[tuple[float, RadioFigures], ...] = ()
     devices_per_cell: int = 1
@@ -182,6 +185,8 @@ class AccessNetwork:
         down = self._link("down", device, down_way, offset_s, queued_s, radio, fair and fair[1])
         if n.transport.handshake_rtts:
             up.opened_by(_handshake(up, down))
+        if isinstance(up, ClosingLink) and isinstance(down, ClosingLink):
+            up.other, down.other = down, up
         return up, down, radio
 
     def _fair_cell(self, cell: int, up: Wire, down: Wire) -> tuple[FairCell, FairCell] | None:
@@ -243,7 +248,11 @@ class AccessNetwork:
             loss = Loss(share, self._stream(f"link.{way}.loss", device), n.burst_packets)
         if queue is not None and queue.drops:
             loss = QueueDrops(queue, loss, self._stream(f"link.{way}.drops", device))
-        link = (ImpairedLink if cell is None else FairLink)(
+        if n.fair:
+            kind: Callable[..., ImpairedLink] = FairLink
+        else:
+            kind = ImpairedLink if n.idle_timeout_s == math.inf else partial(ClosingLink, timeout_s=n.idle_timeout_s)
+        link = kind(
             wire,
             delay_s,
             self._rtt_s + queued_s + sum(one.added_s for one in jitters),

@@ -182,6 +182,10 @@ class CrossQueue:
             bits += bits - PACKET_BITS
         return self._wire.finish_s(start_s, bits)
 
+    def next_s(self, start_s: float, bits: float) -> float:
+        """`Wire.finish_s` of a packet right after another of the same message, in a queue of its own."""
+        return self._wire.finish_s(start_s, 2.0 * bits if start_s < math.inf and self._state(start_s)[0] else bits)
+
     def drop_share(self, time_s: float) -> float:
         """Share of all packets that the queue drops."""
         if not self.drops or time_s == math.inf:

@@ -13,7 +13,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from simulator.core.rng import buffered
+from simulator.network.bbr import Bbr
+from simulator.network.congestion import Control, Sender
 from simulator.network.cross import CrossQueue
+from simulator.network.cubic import Cubic
 from simulator.network.impairments import Losses, cut_normal_centre
 from simulator.network.transport import MAX_TRIES, SYN_RTO_S, Transport, Window, backoff, one_object
 from simulator.network.wire import Wire
@@ -127,6 +130,8 @@ class ImpairedLink:
         "_reach_s",
         "_rto_s",
         "_rtt_s",
+        "_rttvar_s",
+        "_sender",
         "_window",
         "delay_at",
         "delay_s",
@@ -179,7 +184,10 @@ class ImpairedLink:
         self._path_bits = (
             one_object(rtt_s * wire.mean_bps + 8.0 * buffer_bytes) if buffer_bytes < math.inf else math.inf
         )
-        self._window = self._new_window()
+        self._rttvar_s = one_object(rttvar_s)
+        self._window: Window | None = None
+        self._sender: Sender | None = None
+        self._connect()
         self._draw = None if draw is None else buffered(draw)
         self.delay_at = delay_at
         self._reach_s = reach_s
@@ -225,28 +233,33 @@ class ImpairedLink:
         start_s = wire.free_s
         if start_s < ahead_s:
             start_s = ahead_s
-        loss = self.loss
-        if loss is not None and (lost := loss.lost(start_s, segments)):
-            extra_s, repeated = self._recovery(loss, start_s, segments, lost)
-            self.dropped_bits += repeated * bits / segments
-            bits += repeated * bits / segments
-        window = self._window
-        bounded = self._bounded
-        if bounded:
-            if start_s > ahead_s:
-                start_s = max(start_s, ahead_s := self._admitted_s(ready_s, bits))
-            extra_s += self._overflow_s(ahead_s, segments, bits)
-        if window is None:
-            end_s = self._finish_s(start_s, bits)
+        sender = self._sender
+        if sender is not None:
+            end_s, free_s, bits = self._send_controlled(sender, ready_s, start_s, segments, bits)
         else:
-            end_s = window.send(start_s, segments, bits, self._finish_s)
-            if bounded and (lost_segments := min(window.overflow(), segments)) > 0:
-                extra_s += self._rtt_s
-                self._repeat(bits * lost_segments / segments)
+            loss = self.loss
+            if loss is not None and (lost := loss.lost(start_s, segments)):
+                extra_s, repeated = self._recovery(loss, start_s, segments, lost)
+                self.dropped_bits += repeated * bits / segments
+                bits += repeated * bits / segments
+            window = self._window
+            bounded = self._bounded
+            if bounded:
+                if start_s > ahead_s:
+                    start_s = max(start_s, ahead_s := self._admitted_s(ready_s, bits))
+                extra_s += self._overflow_s(ahead_s, segments, bits)
+            if window is None:
+                end_s = self._finish_s(start_s, bits)
+            else:
+                end_s = window.send(start_s, segments, bits, self._finish_s)
+                if bounded and (lost_segments := min(window.overflow(), segments)) > 0:
+                    extra_s += self._rtt_s
+                    self._repeat(bits * lost_segments / segments)
+            free_s = end_s
         if wire.shared:
             wire.free_s = self._finish_s(max(wire.free_s, self.ahead_s(now_s)), bits)
         else:
-            wire.free_s = end_s
+            wire.free_s = free_s
         self.sent_bits += bits
         if self._fresh:  # what it queues for belongs to another connection: an outage is its own to wait out
             self._fresh = False
@@ -280,7 +293,7 @@ class ImpairedLink:
         """
         self.dropped_bits += sum(8.0 * self.transport.frame(size_bytes)[0] for size_bytes in lost)
         self.open_s = -math.inf if self._handshake is None else math.inf
-        self._window = self._new_window()
+        self._connect()
         self._last_s = 0.0
         self._fresh = True
 
@@ -331,10 +344,46 @@ class ImpairedLink:
         self.sent_bits += bits
         self.dropped_bits += bits
 
-    def _new_window(self) -> Window | None:
-        if not self.transport.initial_window:
-            return None
-        return Window(self.transport, self._rtt_s, self._rto_s, self._path_bits)
+    def _connect(self) -> None:
+        """A new connection's window."""
+        t = self.transport
+        if t.congestion:
+            bbr = t.congestion == "bbr"
+            control: Control = Bbr(t.initial_window, self._rtt_s) if bbr else Cubic(t.initial_window, t.idle_restart)
+            self._sender = Sender(t, control, self._rtt_s, self._rttvar_s)
+        elif t.initial_window:
+            self._window = Window(t, self._rtt_s, self._rto_s, self._path_bits)
+
+    def _send_controlled(
+        self, sender: Sender, ready_s: float, start_s: float, segments: int, bits: float
+    ) -> tuple[float, float, float]:
+        """`Sender.send`: when the last packet to arrive has left, when the wire is free, and all bits sent."""
+        if start_s == math.inf:
+            return math.inf, math.inf, bits
+        loss, wire, queue, bounded = self.loss, self.wire, self._queue, self._bounded
+        turns_s = -math.inf  # of a queue of its own: when the packet before has left
+
+        def finish_s(begin_s: float, packet_bits: float) -> float:
+            nonlocal turns_s
+            assert queue is not None
+            turns_s = queue.next_s(begin_s, packet_bits) if begin_s == turns_s else wire.finish_s(begin_s, packet_bits)
+            return turns_s
+
+        def lost(time_s: float, again: bool) -> bool:
+            if loss is None:
+                return False
+            return loss.lost_again(time_s, 1) > 0 if again else len(loss.lost(time_s, 1)) > 0
+
+        def full(time_s: float, free_s: float) -> bool:
+            if not bounded or free_s <= time_s:
+                return False
+            ahead_s = self.ahead_s(time_s)  # cross traffic gives way
+            return free_s > ahead_s and wire.bits(ahead_s, free_s) > self._buffer_bits
+
+        finish = finish_s if queue is not None and queue.fair else wire.finish_s
+        end_s, free_s, more_bits = sender.send(ready_s, start_s, segments, bits, finish, lost, full)
+        self.dropped_bits += more_bits
+        return end_s, free_s, bits + more_bits
 
     def opening_s(self, time_s: float, wire_bytes: float) -> float:
         """When a packet of a connection that opens has crossed the link, sent at `time_s`, with `wire_bytes` in all.

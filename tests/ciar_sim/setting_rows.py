@@ -32,6 +32,7 @@ GAPS: Change = {
 TRACE: Change = {"network": {"trace": "link.csv"}}
 TIMERS = {"inactivity_s": 0.02, "drx_after_ms": 1, "drx_cycle_ms": 320}
 TWO_OPERATORS: Change = {**FLEET, "network.operators": [TIMERS, {"inactivity_s": 1}]}
+LOSSY: Change = {"network.transport": "grpc", "network.loss_pct": 20}
 QUEUED: Change = {"network.buffer_ms": 50, "network.cross_traffic": {"up": {"busy_s": 0.2, "quiet_s": 0.4}}}
 # Passes of the tiny pair are over before anybody waits; on these priced as LlamaGen-XL's the cloud is busy.
 SLOW_CLOUD: Change = {"compute.cloud.hardware": "jetson-orin-nano-8"}
@@ -432,6 +433,9 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
             ),
             "wifi": one("network.wifi", {"stations": 2}, form, {"network.wifi": {"stations": 5}}),
             "handshake": one("network.handshake", "resumed", form, {"network.transport": "grpc"}),
+            "congestion_control": one("network.congestion_control", "cubic", form, LOSSY),
+            "flow_window_bytes": one("network.flow_window_bytes", 1500, form, {"network.transport": "grpc"}),
+            "idle_timeout_s": one("network.idle_timeout_s", 0.001, form, {"network.transport": "grpc"}, FLEET),
             "jitter_on": one("network.jitter_on", "top", form, {"network.jitter_ms": 5}),
             "sharing": one(
                 "network.sharing",

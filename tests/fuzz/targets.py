@@ -93,6 +93,7 @@ methods: [base, device-only, {{name: code, prefix_rate: 0.3}}, {{name: ciar, thr
 compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
 cloud: {{replicas: 1, max_batch: 4, queue: fifo, routing: least-loaded, price_usd_per_gpu_hour: 2.0}}
 network: {{rtt_ms: 40, up_mbps: 5, down_mbps: 20, jitter_ms: 2, loss_pct: 1, transport: tcp, buffer_ms: 50, cross_traffic: {{up: greedy}},
+  congestion_control: bbr, idle_timeout_s: 2,
   wifi: {{stations: 2, tail_pct: 1}},
   rate: {{slow_s: 5, slow_share: 0.5, down: [{{gaps_per_s: 5, gaps_ms: [9, 9, 9, 9, 9, 99], rates: [1, 1, 1, 1, 1, 2]}}],
     up: [{{gaps_per_s: 0, gaps_ms: [], rates: [1, 1, 1, 1, 1, 1]}}]}}}}

@@ -103,7 +103,12 @@ def any_networks(draw: st.DrawFn) -> Network:
         burst_packets=draw(st.sampled_from([None, 1.5, 8.0])),
         up_buffer_bytes=(buffer_bytes := draw(st.sampled_from([math.inf, 3e5]))),
         down_buffer_bytes=buffer_bytes,
-        transport=TRANSPORTS[draw(st.sampled_from(sorted(TRANSPORTS)))],
+        transport=replace(
+            TRANSPORTS[(name := draw(st.sampled_from(sorted(TRANSPORTS))))],
+            congestion=draw(st.sampled_from(["", "", "cubic", "bbr"])) if name != "ideal" else "",
+            flow_bytes=draw(st.sampled_from([0, 0, 20_000])),
+        ),
+        idle_timeout_s=draw(st.sampled_from([math.inf, math.inf, 50.0])),
         radio=draw(st.sampled_from([None, LTE])),
         devices_per_cell=draw(st.sampled_from([1, 1, 3])),
     )

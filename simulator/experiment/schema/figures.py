@@ -46,6 +46,9 @@ class LinkFigures:
     wifi: tuple[int, float] | None = None
     transport: str = "ideal"
     handshake: str = "full"
+    congestion: str = ""
+    flow_bytes: int = 0
+    idle_timeout_s: float | None = None
     radio: str | None = None
     devices_per_cell: int = 1
     handover: tuple[float, float] | None = None

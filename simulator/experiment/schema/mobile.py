@@ -137,6 +137,9 @@ class Mobile(Queue):
         for key in ("buffer_bytes", "buffer_ms", "cross_traffic", "wifi"):
             if fair and getattr(self, key) is not None:
                 refuse("does not go with sharing: proportional-fair, which has a queue for each device", key)
+        for key in ("congestion_control", "idle_timeout_s"):
+            if fair and getattr(self, key, None) is not None:
+                refuse("does not go with sharing: proportional-fair, which tells arrivals when they are known", key)
         return self
 
     def _check_handover(self, row: catalogue.Radio | None) -> None:

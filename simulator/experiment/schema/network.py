@@ -23,7 +23,7 @@ from simulator.traces.units import Way, told
 
 PRESET_KM = 500.0  # to the cloud that a preset stands for
 MS_PER_1000_KM = 22.0  # of round trip; light in fibre alone takes 9.8: see `catalogue/networks.yaml`
-TransportName = Literal["ideal", "tcp", "grpc", "quic"]
+TransportName = Literal["ideal", "tcp", "grpc", "quic", "sctp"]
 Distribution = Literal["normal", "lognormal", "gamma", "pareto"]
 
 

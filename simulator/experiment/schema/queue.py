@@ -65,6 +65,10 @@ class Queue(Part):
         aqm: active queue management: none (drop-tail), codel, fq-codel or l4s.
         wifi: the Wi-Fi hop before the wire; null for none.
         handshake: of a transport with TLS: full, resumed (no certificates), or 0-rtt (the first message leaves with the hello).
+        congestion_control: cubic or bbr; null for a window that grows and knows no losses.
+        flow_window_bytes: of a message that may leave before the receiver's next update of the flow-control window; null for no limit.
+        idle_timeout_s: silence after which a NAT has forgotten the connection, so that the next message of the device opens
+            another one; null for never.
     """
 
     buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)
@@ -73,6 +77,9 @@ class Queue(Part):
     aqm: Literal["none", "codel", "fq-codel", "l4s"] = "none"
     wifi: WifiHop | None = None
     handshake: Literal["full", "resumed", "0-rtt"] = "full"
+    congestion_control: Literal["cubic", "bbr"] | None = None
+    flow_window_bytes: int | None = Field(default=None, ge=1500, le=10**9)
+    idle_timeout_s: float | None = Field(default=None, gt=0, le=1e6)
 
     @model_validator(mode="after")
     def _queue_holds(self) -> Self:
@@ -84,6 +91,12 @@ class Queue(Part):
         transport = getattr(self, "transport", "grpc")
         if self.handshake != "full" and transport not in ("grpc", "quic"):
             refuse(f"needs transport: grpc or quic, got {transport}", "handshake")
+        if transport == "ideal":
+            for key in ("congestion_control", "idle_timeout_s"):
+                if getattr(self, key) is not None:
+                    refuse("needs transport: tcp, grpc, quic or sctp, got ideal", key)
+        if self.flow_window_bytes is not None and transport not in ("grpc", "quic", "sctp"):
+            refuse(f"needs transport: grpc, quic or sctp, got {transport}", "flow_window_bytes")
         if self.cross_traffic is not None and self.aqm == "none" and not bounded:
             refuse("needs buffer_ms or buffer_bytes, or an aqm: it fills what there is", "cross_traffic")
         return self
@@ -103,4 +116,7 @@ class Queue(Part):
             "aqm": self.aqm,
             "wifi": None if self.wifi is None else (self.wifi.stations, self.wifi.tail_pct / 100.0),
             "handshake": self.handshake,
+            "congestion": self.congestion_control or "",
+            "flow_bytes": self.flow_window_bytes or 0,
+            "idle_timeout_s": self.idle_timeout_s,
         }

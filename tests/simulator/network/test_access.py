@@ -9,7 +9,7 @@ import pytest
 
 from simulator.network.access import AccessNetwork, Network
 from simulator.network.cross import AQMS, GREEDY
-from simulator.network.link import ImpairedLink, Link
+from simulator.network.link import ImpairedLink
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import MAX_RTO_S, SYN_RTO_S, TRANSPORTS, Transport, backoff, opened_by
 from simulator.network.wifi import Hop
@@ -54,6 +54,7 @@ CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
     "aqm": (replace(QUEUED, up_cross=GREEDY), {"aqm": AQMS["codel"]}),
     "wifi": (PLAIN, {"wifi": Hop(stations=2)}),
     "transport": (PLAIN, {"transport": TRANSPORTS["tcp"]}),
+    "idle_timeout_s": (replace(PLAIN, transport=TRANSPORTS["tcp"]), {"idle_timeout_s": 2.0}),
     "radio": (PLAIN, {"radio": RADIO}),
     "devices_per_cell": (PLAIN, {"devices_per_cell": 2}),
 }
@@ -96,7 +97,7 @@ def test_the_fast_link_is_given_only_where_it_covers_all(field: Any) -> None:
     network, change = CHANGES[field.name]
     up, down, _ = AccessNetwork(replace(network, **change), 0, [0.0], [0.0]).links(0)
     fast = field.name in ("up_jitter_s", "down_jitter_s")
-    assert {type(up), type(down)} == ({Link} if fast else {ImpairedLink})
+    assert {isinstance(up, ImpairedLink), isinstance(down, ImpairedLink)} == {not fast}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,9 @@ TRANSPORT_CHANGES: dict[str, Any] = {
     "handshake_bytes": 9000,
     "rto_floor_s": 0.4,
     "ack_delay_s": 0.05,
+    "congestion": "cubic",
+    "stack": "plain",
+    "flow_bytes": 9000,
 }
 
 

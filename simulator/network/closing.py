@@ -1,0 +1,41 @@
+"""Links whose connection does not outlast a silence: a NAT or firewall on the way forgets it.
+
+What the device sends then meets nothing; it opens another connection, with its handshake and new windows. Replies do not open one: the
+cloud cannot reach a device that no NAT knows, and the silence of a call under way is the device's to end.
+"""
+
+import math
+from typing import Any
+
+from simulator.network.link import ImpairedLink
+
+
+class ClosingLink(ImpairedLink):
+    """One direction of such a connection.
+
+    Attributes:
+        timeout_s: silence of both directions that closes it.
+        other: the opposite direction, None until it is told.
+    """
+
+    __slots__ = ("_used_s", "other", "timeout_s")
+
+    def __init__(self, *args: Any, timeout_s: float, **more: Any) -> None:
+        """The arguments of `ImpairedLink`, and timeout_s."""
+        super().__init__(*args, **more)
+        self.timeout_s = timeout_s
+        self.other: ClosingLink | None = None
+        self._used_s = math.inf  # when the latest message arrives; infinite before the first
+
+    def send(self, now_s: float, size_bytes: int) -> float:
+        other = self.other
+        if self._handshake is not None and other is not None:  # of the device
+            used_s = max(self._used_s, other._used_s) if other._used_s < math.inf else self._used_s
+            if now_s - used_s > self.timeout_s:
+                self.reconnect()
+                other.reconnect()
+                self._fresh = other._fresh = False  # nothing is under way
+        arrival_s = super().send(now_s, size_bytes)
+        if arrival_s < math.inf:
+            self._used_s = arrival_s if self._used_s == math.inf else max(self._used_s, arrival_s)
+        return arrival_s

@@ -1,0 +1,431 @@
+"""A sender under congestion control: what a message's packets do, one by one, until all have arrived.
+
+`Window` of the transport knows flights and no losses; here a loss takes the window down, as a `Control` decides (`Cubic`, `Bbr`), and a
+packet that is sent again waits for its place in the window. All of it is calculated when the message is handed over, with no event of
+the simulation: packets share one wire and a constant way back, so acknowledgements come in the order of sending, and a queue of them
+is all that a loop over packets needs.
+
+- A receiver acknowledges every second segment, or a lone one after 40 ms; each at once where one is missing, and the first 16 of a
+  connection (Linux' quick acknowledgements).
+- A segment counts as lost when three sent with or after it have arrived (RFC 6675), or a quarter of a round trip after one that was sent
+  later has (RACK, RFC 8985). What stays away without either is asked for by a tail loss probe after two round trips, or by
+  the retransmission timeout, which doubles (RFC 6298).
+- Packets that find no room in the buffer of the wire are lost.
+- Messages are one stream: a message's first packet leaves after the last of the one before, repetitions included. Its round trip is
+  the mean one; jitter moves when a message is complete, not its acknowledgements.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from simulator.network.transport import MAX_RTO_S, MAX_TRIES, Transport
+
+DELAYED_ACK_S = 0.04  # Linux TCP_DELACK_MIN
+QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS
+SACKED = 3  # segments that arrived beyond one before it counts as lost, RFC 6675
+OPEN, RECOVERY, LOSS = range(3)  # nothing missing; after a loss that others told of; after a timeout
+
+
+class Control(Protocol):
+    """A congestion control. Windows are in segments.
+
+    Attributes:
+        window: segments that may be under way.
+        gap_s: least time between two packets, 0 without pacing.
+        restarts: whether an idle connection loses its window again (Linux tcp_slow_start_after_idle).
+    """
+
+    window: float
+    gap_s: float
+    restarts: bool
+
+    def acked(self, sender: "Sender", segments: int, lost: int, rtt_s: float) -> None:
+        """So many segments have arrived, and so many count as lost since the acknowledgement before; rtt_s: of the latest one."""
+        ...
+
+    def recovers(self, sender: "Sender") -> None:
+        """A loss was told by what arrived beyond it; the first since all that was under way at the one before has arrived."""
+        ...
+
+    def recovered(self, sender: "Sender") -> None:
+        """All that was under way when `recovers` or `timed_out` was called has arrived."""
+        ...
+
+    def timed_out(self, sender: "Sender") -> None:
+        """The retransmission timer went off."""
+        ...
+
+    def begins(self, sender: "Sender", idle_s: float) -> None:
+        """A message leaves, with nothing under way for so long."""
+        ...
+
+
+class Segment:
+    """A segment that is not acknowledged yet, as it was sent last.
+
+    Attributes:
+        number: of the connection's segments.
+        order: of its transmissions.
+        arrives: whether it is there, or will be.
+        lost: whether it counts as lost and waits to be sent again.
+        beyond: how many of later numbers have arrived.
+        again: whether it was sent again.
+        delivered, delivered_s, first_s: what had arrived when it was sent, since when, and when the last of that was sent (for a sample
+            of the delivery rate: draft-cheng-iccrg-delivery-rate-estimation).
+        idle: whether the sender had too little to send then.
+    """
+
+    __slots__ = (
+        "again",
+        "arrives",
+        "beyond",
+        "bits",
+        "delivered",
+        "delivered_s",
+        "first_s",
+        "idle",
+        "lost",
+        "number",
+        "order",
+        "sent_s",
+    )
+
+    def __init__(self, number: int, bits: float) -> None:
+        self.number = number
+        self.bits = bits
+        self.arrives = self.lost = self.again = self.idle = False
+        self.order = self.beyond = self.delivered = 0
+        self.sent_s = self.delivered_s = self.first_s = 0.0
+
+
+class Sender:
+    """One direction of a connection.
+
+    Attributes:
+        now_s: of the latest thing that happened to it.
+        pipe: segments under way, as far as it knows.
+        peak: the most since nothing was under way.
+        sent: segments sent, repetitions aside.
+        first: number of the first segment that is not acknowledged.
+        delivered: segments known to have arrived.
+        recovery_sent: packets since `state` is RECOVERY.
+        advanced: whether the latest acknowledgement moved `first`.
+        sample: delivery rate in segments per second by the latest acknowledgement, how much had arrived when its segment was sent, and
+            whether there was too little to send.
+        linux, ns3: whose ways its ends have; see `Transport.stack`.
+        srtt_s, rttvar_s: the round trip and its deviation (RFC 6298).
+    """
+
+    def __init__(self, transport: Transport, control: Control, rtt_s: float, rttvar_s: float) -> None:
+        self.control = control
+        self.state = OPEN
+        self.now_s = self.delivered_s = self._first_s = -math.inf
+        self.sent = self.delivered = self.peak = self._orders = self._lost = 0
+        self.recovery_sent = 0
+        self.advanced = False
+        self.sample = (0.0, 0, True)
+        self.srtt_s, self.rttvar_s = rtt_s, rttvar_s
+        self.linux, self.ns3 = transport.stack == "linux", transport.stack == "ns3"
+        self._transport = transport
+        self._rtt_s = rtt_s
+        self._flow = transport.flow_segments
+        self._full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
+        self._missing: dict[int, Segment] = {}  # not acknowledged, by number
+        self._acks: deque[tuple[list[float], list[Segment]]] = deque()  # when they come, and for what
+        self._delayed: tuple[list[float], list[Segment]] | None = (
+            None  # the last of them, if it waits for a second segment
+        )
+        self._there = 0  # of the receiver: the first number that it lacks
+        self._apart: set[int] = set()  # that it has beyond that
+        self._quick = QUICK_ACKS if self.linux else int(self.ns3)
+        self._recovers_to = 0
+        self._timer_s = math.inf  # since when the retransmission timer runs
+        self._doubled = 1.0
+        self._probed = False
+        self._reorder_s = math.inf  # when what was sent before `_newest` counts as lost
+        self._newest = -1
+        self._paced_s = -math.inf
+        self._last_s = -math.inf
+        self._idle_until = 0  # delivered segments up to which samples are of too little to send
+
+    @property
+    def pipe(self) -> int:
+        return len(self._missing) - self._lost
+
+    @property
+    def first(self) -> int:
+        return next(iter(self._missing), self.sent)
+
+    @property
+    def rto_s(self) -> float:
+        return min(self._transport.rto_s(self.srtt_s, self.rttvar_s) * self._doubled, MAX_RTO_S)
+
+    def send(
+        self,
+        ready_s: float,
+        free_s: float,
+        segments: int,
+        bits: float,
+        finish_s: Callable[[float, float], float],
+        lost: Callable[[float, bool], bool],
+        full: Callable[[float, float], bool],
+    ) -> tuple[float, float, float]:
+        """Send a message: when the last of its segments to arrive has left the wire, when the wire is free, and bits sent besides.
+
+        Args:
+            ready_s: when it may leave.
+            free_s: when the wire is free for it.
+            segments, bits: of it, framed.
+            finish_s: `Wire.finish_s`.
+            lost: whether a packet is lost that enters the wire at a time, by whether it is sent again.
+            full: whether a packet of a time finds no room before a wire that is free at another one.
+        """
+        now_s = max(ready_s, self.now_s)
+        self._catch_up(now_s)
+        if not self._missing:
+            self.peak = 0
+            self.control.begins(self, now_s - self._last_s)
+        control, missing, acks = self.control, self._missing, self._acks
+        left = awaited = segments
+        there_s = free_s
+        message_bits, left_bits, sent_bits = bits, bits, 0.0
+        for _ in range(MAX_TRIES * segments):
+            # What the window lets go. A pipe that is empty never waits for it.
+            pipe = len(missing) - self._lost
+            segment, blocked_s = None, math.inf
+            if (pipe + 1 <= control.window and pipe < self._flow) or not pipe:
+                segment = self._next_again(left > 0)
+                if segment is None and not left:
+                    if pipe + 1 <= control.window:
+                        self._idle_until = self.delivered + max(pipe, 1)
+                elif (
+                    self._paced_s > now_s and self.sent >= self._transport.initial_window and not self._at_once(segment)
+                ):
+                    segment, blocked_s = None, self._paced_s
+                elif segment is None:
+                    left -= 1
+                    segment = Segment(self.sent, self._full_bits if left else left_bits)
+                    left_bits -= segment.bits
+                    missing[self.sent] = segment
+                    self.sent += 1
+            if segment is None:  # time goes on to whatever comes first
+                ack_s = acks[0][0][0] if acks else math.inf
+                now_s = min(ack_s, self._alarm_s(), blocked_s, self._reorder_s)
+                if now_s == ack_s:
+                    self._acknowledge(now_s)
+                elif now_s == self._reorder_s:
+                    self._reordered(now_s)
+                elif now_s != blocked_s:
+                    segment = self._timeout(now_s)  # a probe, which heeds no window
+            if segment is None:
+                continue
+            repeated, arrived, dropped = segment.order > 0, segment.arrives, full(now_s, free_s)
+            sent_bits += segment.bits
+            begin_s = max(now_s, free_s)
+            if not dropped:
+                free_s = finish_s(begin_s, segment.bits)
+                if free_s == math.inf:
+                    return math.inf, math.inf, 0.0
+            self._transmitted(segment, now_s, not dropped and not lost(begin_s, repeated), free_s)
+            if segment.arrives and not arrived:
+                awaited -= 1
+                there_s = max(there_s, free_s)
+                if not awaited:
+                    self.now_s = self._last_s = now_s
+                    return there_s, free_s, sent_bits - message_bits
+        return math.inf, free_s, sent_bits - message_bits
+
+    def _next_again(self, more: bool) -> Segment | None:
+        """The segment that is to be sent again first; more: whether there are new ones to send."""
+        if self._lost:
+            return next(segment for segment in self._missing.values() if segment.lost)
+        if self.state == RECOVERY and not more and not self.linux:  # RFC 6675 sec. 4, NextSeg (3)
+            for segment in self._missing.values():
+                if not segment.beyond:
+                    break
+                if not segment.again:
+                    return segment
+        return None
+
+    def _at_once(self, segment: Segment | None) -> bool:
+        """Whether pacing does not hold it back: ns-3's fast retransmission."""
+        return self.ns3 and segment is not None and segment.number == self.first
+
+    def _transmitted(self, segment: Segment, now_s: float, arrives: bool, end_s: float) -> None:
+        if segment.lost:
+            segment.lost = False
+            self._lost -= 1
+        if segment.order:
+            segment.again = True
+            segment.beyond = 0
+        self._orders += 1
+        segment.order = self._orders
+        if len(self._missing) - self._lost == 1:  # nothing was under way
+            self._first_s = self.delivered_s = now_s
+            self._timer_s = now_s
+        elif segment.again and segment.number == self.first and self.linux:
+            self._timer_s = now_s
+        segment.sent_s, segment.first_s = now_s, self._first_s
+        segment.delivered, segment.delivered_s = self.delivered, self.delivered_s
+        segment.idle = self._idle_until > self.delivered
+        if self.state == RECOVERY:
+            self.recovery_sent += 1
+        self.peak = max(self.peak, len(self._missing) - self._lost)
+        if self.control.gap_s and not (segment.again and self._at_once(segment)):
+            self._paced_s = max(self._paced_s, now_s) + self.control.gap_s
+        if not arrives:
+            return
+        segment.arrives = True
+        self._receive(segment, end_s + self._rtt_s)
+
+    def _receive(self, segment: Segment, ack_s: float) -> None:
+        """When the receiver acknowledges a segment."""
+        number, apart = segment.number, self._apart
+        at_once = bool(apart) or self._quick > 0
+        self._quick -= 1
+        if number == self._there:
+            self._there += 1
+            while self._there in apart:
+                apart.remove(self._there)
+                self._there += 1
+        elif number > self._there:
+            apart.add(number)
+            at_once = True
+        delayed, self._delayed = self._delayed, None
+        if delayed is not None and delayed[0][0] > ack_s:
+            delayed[0][0] = ack_s
+            delayed[1].append(segment)
+            return
+        entry = ([ack_s if at_once else ack_s + DELAYED_ACK_S], [segment])
+        self._acks.append(entry)
+        if not at_once:
+            self._delayed = entry
+
+    def _catch_up(self, now_s: float) -> None:
+        """Take what has come until now. All of earlier messages is there, so no timer matters."""
+        acks = self._acks
+        while acks and acks[0][0][0] <= now_s:
+            self._acknowledge(acks[0][0][0])
+
+    def _acknowledge(self, now_s: float) -> None:
+        entry = self._acks.popleft()
+        if entry is self._delayed:
+            self._delayed = None
+        self.now_s = now_s
+        missing, first = self._missing, self.first
+        lost_before, newly = self._lost, 0
+        newest = None
+        for segment in entry[1]:
+            if missing.pop(segment.number, None) is None:
+                continue
+            newly += 1
+            if segment.lost:
+                self._lost -= 1
+                lost_before -= 1
+            if newest is None or segment.order > newest.order:
+                newest = segment
+            for other in missing.values():
+                if other.number > segment.number:
+                    break
+                other.beyond += 1
+        if newest is None:
+            return
+        self.delivered += newly
+        self.delivered_s = now_s
+        self._first_s = newest.sent_s
+        rtt_s = now_s - newest.sent_s
+        self.rttvar_s += 0.25 * (abs(self.srtt_s - rtt_s) - self.rttvar_s)
+        self.srtt_s += 0.125 * (rtt_s - self.srtt_s)
+        took_s = max(now_s - newest.delivered_s, newest.sent_s - newest.first_s)
+        rate = (self.delivered - newest.delivered) / took_s if took_s > 0.0 else 0.0
+        self.sample = (rate, newest.delivered, newest.idle)
+        self._probed = False
+        self.advanced = self.first != first
+        if self.advanced:
+            self._timer_s = now_s
+            self._doubled = 1.0
+        self._newest = max(self._newest, newest.order)
+        self._find_lost(now_s, newest)
+        self.control.acked(self, newly, max(0, self._lost - lost_before), rtt_s)
+        if self.state != OPEN and self.first >= self._recovers_to:
+            self.state = OPEN
+            self.control.recovered(self)
+            if self._lost:  # of what was sent since
+                self._recover()
+
+    def _find_lost(self, now_s: float, newest: Segment) -> None:
+        """Which segments count as lost by what has arrived."""
+        linux = self.linux
+        self._reorder_s = math.inf
+        for other in self._missing.values():
+            if linux:
+                if other.lost or other.order > self._newest:
+                    continue
+                # Reordering is not waited for once losses are known: Linux tcp_rack_reo_wnd.
+                if other.beyond >= SACKED or other.again or self.state == RECOVERY:
+                    self._mark(other)
+                else:
+                    self._reorder_s = now_s + 0.25 * self.srtt_s
+            else:
+                if other.number > newest.number:
+                    break
+                if not other.lost and other.beyond >= SACKED and (not other.again or self.state == OPEN):
+                    self._mark(other)
+        if not linux and self.state == RECOVERY and self.advanced and self._missing:
+            # An acknowledgement of a part, RFC 6582 sec. 3.2: what was sent before the repetition has arrived or is lost.
+            head = next(iter(self._missing.values()))
+            if head.number < self._recovers_to and not head.again and not head.lost:
+                self._mark(head)
+
+    def _reordered(self, now_s: float) -> None:
+        self.now_s = now_s
+        self._reorder_s = math.inf
+        for other in self._missing.values():
+            if not other.lost and other.order < self._newest:
+                self._mark(other)
+
+    def _mark(self, segment: Segment) -> None:
+        segment.lost = True
+        self._lost += 1
+        if self.state == OPEN:
+            self._recover()
+
+    def _recover(self) -> None:
+        self._recovers_to = self.sent
+        self.recovery_sent = 0
+        self.state = RECOVERY
+        self.control.recovers(self)
+
+    def _alarm_s(self) -> float:
+        """When the retransmission timer or a tail loss probe is due, for a first segment that does not come by itself."""
+        if not self._missing:
+            return math.inf
+        first = next(iter(self._missing.values()))
+        if first.arrives:
+            return math.inf
+        due_s = self._timer_s + self.rto_s
+        if self.linux and self.state == OPEN and not self._probed and len(self._missing) > 1:
+            due_s = min(due_s, self._timer_s + 2.0 * self.srtt_s + 0.002)  # RFC 8985 sec. 7.2
+        return max(due_s, self.now_s)
+
+    def _timeout(self, now_s: float) -> Segment | None:
+        """The segment that probes the tail, or None after a retransmission timeout."""
+        self.now_s = now_s
+        if now_s < self._timer_s + self.rto_s:
+            self._probed = True
+            self._timer_s = now_s
+            return next(reversed(self._missing.values()))
+        self._doubled = min(2.0 * self._doubled, 2.0**10)
+        self._timer_s = now_s
+        self._recovers_to = self.sent
+        self._reorder_s = math.inf
+        self.state = LOSS
+        for segment in self._missing.values():
+            segment.beyond = 0
+            if not segment.arrives and not segment.lost:
+                segment.lost = True
+                self._lost += 1
+        self.control.timed_out(self)
+        return None

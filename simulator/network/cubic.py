@@ -1,0 +1,158 @@
+"""CUBIC, the congestion control that most operating systems have (RFC 9438), with HyStart++ (RFC 9406)."""
+
+import math
+
+from simulator.network.congestion import LOSS, RECOVERY, Sender
+
+BETA = 0.7  # of the window that a loss leaves, RFC 9438 sec. 4.6
+C = 0.4  # segments a second cubed, sec. 5.1
+ALPHA = 3.0 * (1.0 - BETA) / (1.0 + BETA)  # of Reno's growth, sec. 4.3
+LEAST = 2.0  # segments of a threshold
+# HyStart++, RFC 9406 sec. 4.3: limits of the rise of a round's least round trip that ends slow start, samples that tell of it, by what
+# growth is divided afterwards, and for how many rounds.
+RISE_S = (0.004, 0.016)
+SAMPLES = 8
+DIVISOR = 4.0
+ROUNDS = 5
+
+
+class Cubic:
+    """See `simulator.network.congestion.Control`.
+
+    In slow start the window grows by what is acknowledged. A loss takes it to `BETA` of itself, by the steps of proportional rate reduction
+    (RFC 9937), and it grows back along a cubic curve of time, or as Reno's would where that is larger. Only a window that is used grows.
+    """
+
+    __slots__ = (
+        "_above_s",
+        "_epoch_s",
+        "_flight",
+        "_k_s",
+        "_least_s",
+        "_most",
+        "_reduced",
+        "_reno",
+        "_round",
+        "_rounds",
+        "_samples",
+        "_start",
+        "_threshold",
+        "gap_s",
+        "initial",
+        "restarts",
+        "window",
+    )
+
+    def __init__(self, initial: int, restarts: bool) -> None:
+        self.initial = initial
+        self.restarts = restarts
+        self.window = float(initial)
+        self.gap_s = 0.0
+        self._threshold = math.inf
+        self._most = 0.0  # the window before the latest loss
+        self._epoch_s = -math.inf  # since when it grows along the curve; -inf for not yet
+        self._k_s = self._start = self._reno = 0.0
+        self._flight = 1  # segments under way at the loss
+        self._reduced = 0  # and arrived since
+        # HyStart++: the round's last segment, its least round trip, that of the one before, samples; the least when growth was divided, and
+        # rounds since then, 0 before.
+        self._round = self._samples = self._rounds = 0
+        self._least_s = [math.inf, math.inf]
+        self._above_s = math.inf
+
+    def acked(self, sender: Sender, segments: int, lost: int, rtt_s: float) -> None:
+        if sender.state == RECOVERY:
+            self._reduce(sender, segments)
+        elif not sender.advanced:
+            return
+        elif self.window < self._threshold:
+            if sender.state != LOSS:
+                self._watch(sender, rtt_s)
+            if 2.0 * sender.peak > self.window:  # Linux tcp_is_cwnd_limited
+                self.window += segments / (DIVISOR if self._rounds else 1.0)
+        elif sender.peak + 1.0 > self.window:
+            self._grow(sender, segments)
+
+    def _reduce(self, sender: Sender, segments: int) -> None:
+        """Proportional rate reduction, RFC 9937 sec. 6.2."""
+        if sender.ns3 and not sender.advanced and self._reduced < self._flight:
+            segments += 1  # ns-3 3.44 counts a duplicate acknowledgement and the segment that it tells of
+        self._reduced += segments
+        pipe, sent = sender.pipe, sender.recovery_sent
+        if pipe > self._threshold:
+            more = math.ceil(self._reduced * self._threshold / self._flight) - sent
+        else:
+            room = max(self._reduced - sent, segments) + sender.advanced
+            more = min(int(self._threshold) - pipe, room)
+        self.window = float(pipe + max(more, 0 if sent else 1))
+
+    def _watch(self, sender: Sender, rtt_s: float) -> None:
+        """HyStart++."""
+        if sender.first > self._round:
+            self._round = sender.sent
+            self._least_s = [self._least_s[1], math.inf]
+            self._samples = 0
+            if self._rounds:
+                self._rounds += 1
+                if self._rounds > ROUNDS:
+                    self._threshold = self.window
+        before_s, least_s = self._least_s[0], min(self._least_s[1], rtt_s)
+        self._least_s[1] = least_s
+        self._samples += 1
+        if self._samples < SAMPLES:
+            return
+        if self._rounds:
+            if least_s < self._above_s:
+                self._rounds = 0
+        elif before_s < math.inf and least_s >= before_s + min(max(before_s / 8.0, RISE_S[0]), RISE_S[1]):
+            self._rounds = 1
+            self._above_s = least_s
+
+    def _grow(self, sender: Sender, segments: int) -> None:
+        """Congestion avoidance, RFC 9438 sec. 4.2 to 4.4."""
+        now_s = sender.now_s
+        if self._epoch_s == -math.inf:
+            self._epoch_s = now_s
+            self._reno = self.window
+            if self._most <= self.window:
+                self._start, self._k_s = self.window, 0.0
+            else:
+                self._start, self._k_s = self._most, math.cbrt((self._most - self.window) / C)
+        self._reno += segments / self.window * (ALPHA if self._reno < self._most else 1.0)
+        since_s = now_s - self._epoch_s - self._k_s
+        if self._start + C * since_s**3 < self._reno:
+            self.window = max(self.window, self._reno)
+            return
+        target = self._start + C * (since_s + sender.srtt_s) ** 3
+        self.window += segments * (min(max(target, self.window), 1.5 * self.window) - self.window) / self.window
+
+    def _loss(self, window: float) -> None:
+        # Fast convergence, RFC 9438 sec. 4.7.
+        self._most = window * (1.0 + BETA) / 2.0 if window < self._most else window
+        self._threshold = max(math.floor(window * BETA), LEAST)
+        self._epoch_s = -math.inf
+        self._rounds = 0
+
+    def recovers(self, sender: Sender) -> None:
+        self._loss(self.window)
+        self._flight = max(1, sender.pipe)
+        self._reduced = 0
+
+    def recovered(self, sender: Sender) -> None:
+        if self._epoch_s == -math.inf:
+            self.window = min(self.window, self._threshold)
+
+    def timed_out(self, sender: Sender) -> None:
+        self._loss(self.window)
+        self.window = 1.0
+
+    def begins(self, sender: Sender, idle_s: float) -> None:
+        if idle_s <= 0.0 or sender.sent == 0:
+            return
+        if self._epoch_s > -math.inf:  # a pause is no time to grow in: RFC 9438 sec. 5.8
+            self._epoch_s += idle_s
+        if self.restarts and self.window > self.initial and idle_s > sender.rto_s:
+            # Linux tcp_cwnd_restart
+            self._threshold = max(self._threshold if self._threshold < math.inf else 0.0, 0.75 * self.window)
+            halvings = min(int(idle_s / sender.rto_s), 62)
+            self.window = max(float(self.initial), self.window / 2.0**halvings)

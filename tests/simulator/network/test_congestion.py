@@ -1,0 +1,219 @@
+"""CUBIC and BBR: against ns-3's transfer times under the same losses, closed forms, and laws that hold for any link."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.ns3_points import FILE, Given, Point, modelled_s, read
+from simulator.core.rng import stream
+from simulator.network.access import AccessNetwork, Network
+from simulator.network.cross import AQMS, GREEDY, CrossQueue
+from simulator.network.cubic import BETA, Cubic
+from simulator.network.impairments import Loss
+from simulator.network.link import ImpairedLink
+from simulator.network.transport import TRANSPORTS, Transport
+from simulator.network.wire import Capacity, Wire
+
+CONTROLS = ("cubic", "bbr")
+
+
+def transport(control: str, **changes: object) -> Transport:
+    return replace(TRANSPORTS["tcp"], congestion=control, **changes)  # type: ignore[arg-type]
+
+
+def link(control: str, bps: float = 1e9, rtt_s: float = 0.1, lost: Sequence[int] = (), **more: object) -> ImpairedLink:
+    given_losses = Given([number in lost for number in range(max(lost, default=-1) + 1)])
+    return ImpairedLink(Wire(bps), rtt_s / 2, rtt_s, transport(control, **more), loss=given_losses)
+
+
+# Those of the shortest messages, which take a second in all, of both halves; `python -m benchmarks.ns3_points --compare` goes through all.
+SHORT = {point: mean_s for point, mean_s, _ in read(FILE) if point.message_bytes < 15_000}
+
+
+@pytest.mark.parametrize("point", SHORT, ids=str)
+def test_transfer_times_are_those_of_ns3(point: Point) -> None:
+    assert modelled_s(point) == pytest.approx(SHORT[point], rel=0.05)
+
+
+def test_the_points_are_of_both_controls_and_of_both_halves() -> None:
+    for found in ([point for point, _, _ in read(FILE)], SHORT):
+        assert {(p.control, p.kept_back) for p in found} == {(c, k) for c in CONTROLS for k in (True, False)}
+
+
+# --- closed forms
+
+
+@pytest.mark.parametrize(("segments", "flights"), [(1, 1), (10, 1), (11, 2), (30, 2), (31, 3), (70, 3), (71, 4)])
+def test_cubic_doubles_as_the_window_without_losses_does(segments: int, flights: int) -> None:
+    arrived_s = link("cubic", 1e12).send(0.0, 1448 * segments)
+    assert arrived_s == pytest.approx(0.05 + 0.1 * (flights - 1), abs=1e-4)
+
+
+def test_bbr_paces_what_follows_the_first_window() -> None:
+    """2.89 windows of ten a round trip: the eleventh segment leaves with the first acknowledgement, the next ones after a gap each."""
+    gap_s = 0.1 / 28.9
+    assert link("bbr", 1e12).send(0.0, 10 * 1448) == pytest.approx(0.05, abs=1e-6)
+    for more in (1, 2, 5):
+        assert link("bbr", 1e12).send(0.0, (10 + more) * 1448) == pytest.approx(0.15 + (more - 1) * gap_s, abs=1e-6)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_wire_slower_than_the_window_is_always_busy(control: str) -> None:
+    """1 Mbit/s at 10 ms: ten segments last 120 ms."""
+    assert link(control, 1e6, 0.01).send(0.0, 100 * 1448) == pytest.approx(100 * 1500 * 8 / 1e6 + 0.005, rel=0.01)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize(
+    ("lost", "later_rtts", "later_s"),
+    [
+        ([0], 1.0, 0.0),  # three arrive beyond it
+        ([6], 1.0, 0.0),
+        ([7], 1.25, 0.0),  # RACK: two arrive beyond it
+        ([9], 4.0, 0.0),  # the timeout, from the last acknowledgement on
+        ([8, 9], 4.25, 0.002),  # a tail loss probe after two round trips, and RACK waits for the one before
+    ],
+)
+def test_a_loss_in_the_first_window_costs_what_its_place_says(
+    control: str, lost: list[int], later_rtts: float, later_s: float
+) -> None:
+    """On a wire so fast that only round trips count."""
+    found = link(control, 1e12, lost=lost).send(0.0, 10 * 1448)
+    assert found == pytest.approx(0.05 + 0.1 * later_rtts + later_s, abs=2e-3)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_lost_only_segment_costs_the_timeout_doubling(control: str) -> None:
+    for times, timeouts in ((1, 1), (2, 3), (3, 7)):
+        found = link(control, 1e12, lost=range(times)).send(0.0, 1000)
+        assert found == pytest.approx(0.05 + 0.3 * timeouts, abs=1e-6)
+
+
+@pytest.mark.parametrize("lost", [3, 40])
+def test_cubic_keeps_seven_tenths_of_the_window_at_a_loss(lost: int) -> None:
+    """In slow start the window has doubled to the number of the segments that were acknowledged before, and the first ten."""
+    one = link("cubic", 1e12, lost=[lost])
+    one.send(0.0, 70 * 1448)
+    assert one._sender is not None
+    control = one._sender.control
+    assert isinstance(control, Cubic)
+    assert control._most == 10.0 + lost
+    assert control._threshold == math.floor(BETA * control._most)
+
+
+def test_cubic_is_back_at_its_window_when_its_formula_says() -> None:
+    """RFC 9438 equation 2: K = cbrt(0.3 W / 0.4) seconds after a loss; a long round trip, so that Reno's window grows more slowly."""
+    one = link("cubic", 1e12, 0.4, lost=[300])
+    at_s = one.send(0.0, 1000 * 1448)
+    assert one._sender is not None
+    control = one._sender.control
+    assert isinstance(control, Cubic)
+    most, back_s = control._most, math.inf
+    k_s = math.cbrt((most - math.floor(BETA * most)) / 0.4)
+    while control.window < most:
+        at_s = one.send(at_s, 400 * 1448)
+        back_s = one._sender.now_s - control._epoch_s
+    assert back_s == pytest.approx(k_s, abs=1.0)  # a message takes two round trips
+
+
+# --- laws
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_more_loss_a_longer_way_and_a_slower_wire_are_later_in_the_mean(control: str) -> None:
+    def mean_s(loss: float, rtt_s: float, bps: float) -> float:
+        arrived = []
+        for seed in range(60):
+            drops = Loss(loss, stream(seed, "loss"))
+            one = ImpairedLink(Wire(bps), rtt_s / 2, rtt_s, transport(control), loss=drops)
+            arrived.append(one.send(0.0, 60_000))
+        return float(np.mean(arrived))
+
+    base_s = mean_s(0.01, 0.05, 2e7)
+    assert mean_s(0.1, 0.05, 2e7) > base_s
+    assert mean_s(0.01, 0.2, 2e7) > base_s
+    assert mean_s(0.01, 0.05, 2e6) > base_s
+
+
+MESSAGES = st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(1, 80_000)), min_size=1, max_size=8)
+
+
+@given(
+    MESSAGES,
+    st.sampled_from(CONTROLS),
+    st.sampled_from(["tcp", "grpc", "quic", "sctp"]),
+    st.floats(1e-3, 0.5),
+    st.floats(0.0, 0.4),
+    st.sampled_from([math.inf, 3000.0, 50_000.0]),
+    st.sampled_from([0, 3000, 65_535]),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_order_is_kept_and_no_byte_is_lost(
+    messages: list[tuple[float, int]],
+    control: str,
+    name: str,
+    rtt_s: float,
+    loss: float,
+    buffer_bytes: float,
+    flow_bytes: int,
+    outages: bool,
+    seed: int,
+) -> None:
+    wire = Capacity.with_outages(5e6, 4.0, 1.0).wire(0.3 * (seed % 10), False) if outages else Wire(5e6)
+    ways = replace(TRANSPORTS[name], congestion=control, flow_bytes=flow_bytes)
+    drops = Loss(loss, stream(seed, "loss")) if loss else None
+    one = ImpairedLink(wire, rtt_s / 2, rtt_s, ways, loss=drops, buffer_bytes=buffer_bytes)
+    now_s, before_s, framed = 0.0, 0.0, 0.0
+    for pause_s, size in messages:
+        now_s += pause_s
+        arrived_s = one.send(now_s, size)
+        bits = 8.0 * ways.frame(size)[0]
+        assert arrived_s >= max(before_s, now_s + rtt_s / 2 + bits / 5e6) - 1e-9
+        framed += bits
+        before_s = arrived_s
+    assert before_s < math.inf
+    assert one.sent_bits - one.dropped_bits == pytest.approx(framed, rel=1e-9)
+    assert one.dropped_bits >= 0.0
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_buffer_that_is_too_small_drops_and_the_message_comes_all_the_same(control: str) -> None:
+    """A window of ten before a buffer of two packets."""
+    wire = Wire(1e6)
+    one = ImpairedLink(wire, 0.02, 0.04, transport(control), buffer_bytes=3000.0)
+    roomy = ImpairedLink(Wire(1e6), 0.02, 0.04, transport(control), buffer_bytes=3e5)
+    assert one.send(0.0, 100_000) > roomy.send(0.0, 100_000)
+    assert one.dropped_bits >= 6 * 8 * 1500
+    assert roomy.dropped_bits == 0.0
+
+
+def test_in_a_queue_of_its_own_a_message_gets_half_of_the_wire() -> None:
+    wire = Wire(1e7)
+    queue = CrossQueue(GREEDY, wire, math.inf, AQMS["fq-codel"], 0.02, stream(0, "turns"))
+    one = ImpairedLink(wire, 0.01, 0.02, transport("cubic"), queue=queue)
+    assert one.send(0.0, 300_000) == pytest.approx(0.01 + 2 * 8 * 311_000 / 1e7, rel=0.06)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_an_idle_connection_of_cubic_loses_its_window_and_one_of_bbr_does_not(control: str) -> None:
+    one = link(control, 1e12)
+    for n in range(4):
+        one.send(10.0 * n, 150 * 1448)
+    one.send(35.0, 150 * 1448)
+    assert one._sender is not None
+    one._sender.control.begins(one._sender, 60.0)
+    assert (one._sender.control.window > 10.0) == (control == "bbr")
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_dead_wire_carries_nothing(control: str) -> None:
+    dead = Capacity([0.0], [0.0], 1.0)
+    up, _, _ = AccessNetwork(Network(dead, 1e6, 0.01, 0.01, transport=transport(control)), 0, [], []).links(0)
+    assert up.send(0.0, 100) == math.inf
+    assert up.send(1.0, 100) == math.inf
