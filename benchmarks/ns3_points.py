@@ -92,8 +92,8 @@ def measured(program: Path, point: Point) -> tuple[float, float]:
 def losses(share: float, seed: int, packets: int) -> np.ndarray:
     """bool [packets]: which of the packets sent are lost, as `ns3_transfer.cc` has it."""
     with np.errstate(over="ignore"):
-        x = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
-        x = x + np.arange(packets, dtype=np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+        x: np.ndarray = np.arange(packets, dtype=np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+        x = x + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     lost: np.ndarray = ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53 < share
@@ -159,7 +159,7 @@ def main(ns3: Path | None, compare: bool, out: Path) -> None:
         table.writerow([*Point._fields, "mean_s", "error_s"])
         for point in points():
             mean_s, error_s = measured(program, point)
-            table.writerow([*point._replace(kept_back=int(point.kept_back)), f"{mean_s:.6g}", f"{error_s:.3g}"])
+            table.writerow([point.control, int(point.kept_back), *point[2:], f"{mean_s:.6g}", f"{error_s:.3g}"])
             file.flush()
 
 
