@@ -9,6 +9,7 @@ import pytest
 
 from simulator.network.access import AccessNetwork, Network
 from simulator.network.cross import AQMS, GREEDY
+from simulator.network.handover import Handovers
 from simulator.network.link import ImpairedLink
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import MAX_RTO_S, SYN_RTO_S, TRANSPORTS, Transport, backoff, opened_by
@@ -54,8 +55,10 @@ CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
     "aqm": (replace(QUEUED, up_cross=GREEDY), {"aqm": AQMS["codel"]}),
     "wifi": (PLAIN, {"wifi": Hop(stations=2)}),
     "transport": (PLAIN, {"transport": TRANSPORTS["tcp"]}),
+    "handovers": (PLAIN, {"handovers": Handovers(5.0, 0.5)}),
     "idle_timeout_s": (replace(PLAIN, transport=TRANSPORTS["tcp"]), {"idle_timeout_s": 2.0}),
     "radio": (PLAIN, {"radio": RADIO}),
+    "operators": (PLAIN, {"operators": ((1.0, RADIO),)}),
     "devices_per_cell": (PLAIN, {"devices_per_cell": 2}),
 }
 
@@ -78,8 +81,12 @@ def seen(network: Network) -> list[float]:
     return [*found, *joules]
 
 
+# These tell arrivals otherwise or have links of their own: test_fair.py, test_paths.py.
+ELSEWHERE = ("fair", "fading_snr_db", "also")
+
+
 def test_every_field_has_an_entry() -> None:
-    assert list(CHANGES) == [field.name for field in fields(Network)]
+    assert [*CHANGES, *ELSEWHERE] == [field.name for field in fields(Network)]
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -91,7 +98,9 @@ def test_a_changed_field_changes_the_link(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [field for field in fields(Network) if field.default is not MISSING], ids=lambda f: f.name
+    "field",
+    [field for field in fields(Network) if field.default is not MISSING and field.name in CHANGES],
+    ids=lambda f: f.name,
 )
 def test_the_fast_link_is_given_only_where_it_covers_all(field: Any) -> None:
     network, change = CHANGES[field.name]
@@ -122,13 +131,15 @@ RADIO_CHANGES = {field.name: getattr(RADIO, field.name) * 1.5 for field in field
     "drx_after_s": 0.4,
     "inactivity_s": 2.0,
     "fach_promotion_s": 0.2,
+    "configured_s": 30.0,
 }
 
 
 @pytest.mark.parametrize("name", RADIO_CHANGES)
 def test_a_changed_figure_of_the_radio_changes_arrivals_or_energy(name: str) -> None:
-    network = replace(PLAIN, radio=RADIO)
-    assert seen(network) != seen(replace(network, radio=replace(RADIO, **{name: RADIO_CHANGES[name]})))
+    scheduled = replace(RADIO, sr_period_s=0.02, sr_grant_s=0.004, slot_s=0.003)
+    network = replace(PLAIN, radio=scheduled)
+    assert seen(network) != seen(replace(network, radio=replace(scheduled, **{name: RADIO_CHANGES[name]})))
 
 
 FULL = Transport(
