@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import click
 import numpy as np
@@ -102,6 +103,10 @@ def gaps() -> Network:
     return replace(lte(), up_bps=up, down_bps=down)
 
 
+def _with(network: Network, **transport: Any) -> Network:
+    return replace(network, transport=replace(network.transport, **transport))
+
+
 CONSTANT = Network(40e6, 90e6, 0.010, 0.010, 0.002, 0.002)
 LTE_RADIO = RadioFigures(
     promotion_s=0.26,
@@ -116,6 +121,10 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "constant": lambda: CONSTANT,
     "lte": lte,
     "gaps": gaps,
+    "cubic": lambda: _with(lte(), congestion="cubic"),
+    "bbr": lambda: _with(lte(), congestion="bbr"),
+    "flow window": lambda: _with(lte(), flow_bytes=65_535),
+    "idle timeout": lambda: replace(lte(), idle_timeout_s=60.0),
     "handover": lambda: replace(CONSTANT, handovers=Handovers(20.0, 0.055)),
     "uplink": lambda: replace(
         CONSTANT, radio=LTE_RADIO, operators=((0.5, LTE_RADIO), (0.5, replace(LTE_RADIO, inactivity_s=5.0)))
