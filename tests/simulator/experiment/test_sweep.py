@@ -27,7 +27,7 @@ def test_sets_and_axes(tmp_path: Path) -> None:
     s = load(tmp_path, HEAD, axes=("methods.ciar.threshold=0.1,.inf", "network.preset=lte,5g"), **options)
     assert s.seed == 7
     assert s.methods[1].settings == CiarSettings(threshold=0.3, score="omega")
-    assert s.methods[0].model_dump() == {"name": "base", "label": "base", "deliver": "image"}
+    assert s.methods[0].model_dump() == {"name": "base", "label": "base", "tier": None, "deliver": "image"}
     assert s.model_dump()["prompts"] == {"source": "scenes", "count": 16, "seed": 3}
     assert s.sweep.axes == {"methods.ciar.threshold": (0.1, math.inf), "network.preset": ("lte", "5g-sub6")}
 
