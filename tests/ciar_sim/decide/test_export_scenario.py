@@ -255,7 +255,7 @@ def packets_of(data: bytes) -> Iterator[Packet]:
         yield Packet(seconds + 1e-6 * micros, ip, ip[9], ip[12:16], body)
 
 
-@pytest.mark.parametrize("transport", ["tcp", "grpc", "quic", "ideal"])
+@pytest.mark.parametrize("transport", ["tcp", "grpc", "quic", "sctp", "ideal"])
 def test_a_capture_holds_every_message(path: Path, cache: Path, tmp_path: Path, transport: str) -> None:
     more = ("--cache", str(cache), "--method", "code", "--set", f"network.transport={transport}")
     out = tmp_path / "one.pcap"

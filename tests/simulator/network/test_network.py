@@ -182,7 +182,7 @@ def test_a_link_without_any_bandwidth_is_named(way: str, transport: str) -> None
     dead = Capacity([0.0], [0.0], 1.0)
     up, down = (dead, 1e6) if way == "uplink" else (1e6, dead)
     network = Network(up, down, 0.0, 0.0, transport=TRANSPORTS[transport], radio=RADIO)
-    if transport in ("grpc", "quic"):
+    if transport in ("grpc", "quic", "sctp"):
         what, where = "its connection to open", "link"
     else:
         what, where = ("call 0 to reach the cloud" if way == "uplink" else "the reply to call 0"), way
