@@ -148,7 +148,9 @@ class Sender:
         self._newest = -1
         self._paced_s = -math.inf
         self._last_s = -math.inf
-        self._idle_until = 0  # delivered segments up to which samples are of too little to send
+        self._idle_until = (
+            0  # samples are of too little to send until more than this has arrived; 0 for those of enough
+        )
 
     @property
     def pipe(self) -> int:
@@ -184,6 +186,8 @@ class Sender:
         """
         now_s = max(ready_s, self.now_s)
         self._catch_up(now_s)
+        if self.pipe + 1 <= self.control.window and not self._lost:  # Linux tcp_rate_check_app_limited
+            self._idle_until = max(1, self.delivered + self.pipe)
         if not self._missing:
             self.peak = 0
             self.control.begins(self, now_s - self._last_s)
@@ -199,7 +203,7 @@ class Sender:
                 segment = self._next_again(left > 0)
                 if segment is None and not left:
                     if pipe + 1 <= control.window:
-                        self._idle_until = self.delivered + max(pipe, 1)
+                        self._idle_until = max(1, self.delivered + pipe)
                 elif (
                     self._paced_s > now_s and self.sent >= self._transport.initial_window and not self._at_once(segment)
                 ):
@@ -269,7 +273,7 @@ class Sender:
             self._timer_s = now_s
         segment.sent_s, segment.first_s = now_s, self._first_s
         segment.delivered, segment.delivered_s = self.delivered, self.delivered_s
-        segment.idle = self._idle_until > self.delivered
+        segment.idle = self._idle_until > 0
         if self.state == RECOVERY:
             self.recovery_sent += 1
         self.peak = max(self.peak, len(self._missing) - self._lost)
@@ -333,6 +337,8 @@ class Sender:
         if newest is None:
             return
         self.delivered += newly
+        if self.delivered > self._idle_until:
+            self._idle_until = 0
         self.delivered_s = now_s
         self._first_s = newest.sent_s
         rtt_s = now_s - newest.sent_s

@@ -217,3 +217,10 @@ def test_a_dead_wire_carries_nothing(control: str) -> None:
     up, _, _ = AccessNetwork(Network(dead, 1e6, 0.01, 0.01, transport=transport(control)), 0, [], []).links(0)
     assert up.send(0.0, 100) == math.inf
     assert up.send(1.0, 100) == math.inf
+
+
+def test_bbr_does_not_take_small_messages_for_a_full_pipe() -> None:
+    """Five segments now and then say nothing of the rate of a line: the pace stays that of the first window."""
+    one = link("bbr", 1e9)
+    for n in range(100):
+        assert one.send(0.3 * n, 5 * 1448) - 0.3 * n <= 0.05 + 4 * 0.1 / 28.9 + 1e-3
