@@ -17,7 +17,7 @@ from ciar_sim.cli.main import main
 from reports.figure import Form, laid_out, styled
 from reports.kinds import KINDS, plot, plot_bytes
 from reports.load import Run, load_run
-from reports.looks import PART_COLOURS
+from reports.looks import METHOD_LOOKS, PART_COLOURS
 from reports.setting_plots import knee
 from simulator.core.errors import RunFolderError
 from simulator.results.columns import SAMPLED
@@ -169,7 +169,7 @@ def test_cdf_reaches_all_requests_and_marks_the_percentiles(runs: dict[str, Run]
     run = runs["rtt"]
     figure = plot(run, "latency-cdf", Form())
     ax = figure.axes[0]
-    (base,) = [line for line in ax.lines if len(line.get_xdata()) == 13 and line.get_linestyle() == "-"]
+    (base,) = [line for line in ax.lines if len(line.get_xdata()) == 13 and line.get_color() == METHOD_LOOKS["base"][0]]
     assert float(base.get_ydata()[-1]) == 100.0  # type: ignore[index]
     row = run.summary.iloc[0]
     points = {
