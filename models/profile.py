@@ -326,11 +326,12 @@ class _Clock:
 
     def _once(self, run: Callable[[], object]) -> float:
         """Seconds of one run; a GPU has finished its work when the clock stops."""
-        started_s = self.now_s()
+        begun_s, started_s = time.perf_counter(), self.now_s()
         run()
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
-        return self.now_s() - started_s
+        seconds = self.now_s() - started_s
+        return seconds if seconds > 0.0 else time.perf_counter() - begun_s  # some clocks of processors tick rarely
 
 
 def _tables(

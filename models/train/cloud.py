@@ -261,10 +261,13 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
 
 
 def check_tokenizer(config: TransformerConfig, path: Path) -> None:
-    """Check the model's codes against those of the tokenizer in a file, before images are made into tokens. Raises ScenarioError,
-    WeightsError."""
-    codes = read_config(path).get("codebook_size")
-    if config.vocab_size != codes:
+    """Check the model's codes against those of the tokenizer in a file, if it is there, before images are made into tokens.
+
+    Raises:
+        ScenarioError: They differ.
+        WeightsError: The file is damaged.
+    """
+    if path.exists() and config.vocab_size != (codes := read_config(path).get("codebook_size")):
         raise ScenarioError(f"cloud.model.vocab_size is {config.vocab_size}, the tokenizer in {path} has {codes} codes")
 
 

@@ -13,7 +13,8 @@ from simulator.pricing.profile import PassTable, Profile
 from simulator.pricing.roofline import RooflineCosts
 
 PHASES = ("prefill", "decode", "more tokens", "verify")
-LARGEST_LOG = 60.0  # of a figure: e^60 is beyond any machine
+# The figures of a fit at least and at most: bytes per second, operations per second, and seconds of a kernel. `OwnHardware` takes these.
+LEAST, MOST = (1e-3, 1e-3, 1e-20), (1e15, 1e18, 1.0)
 STARTS = (1e9, 1e10, 1e11, 1e12)  # bytes and operations per second from which a fit starts
 
 
@@ -106,7 +107,10 @@ def fit_roofline(profile: Profile, shapes: Mapping[str, ModelShape]) -> FittedRo
 def _machine(title: str, logs: Sequence[float]) -> Hardware:
     """logs: of bytes per second, operations per second, and seconds of a kernel."""
     # Where passes are launches alone, nothing holds the rates, and the simplex walks away with them.
-    bytes_per_s, flop_per_s, kernel_s = (math.exp(min(max(float(value), -LARGEST_LOG), LARGEST_LOG)) for value in logs)
+    bytes_per_s, flop_per_s, kernel_s = (
+        math.exp(min(max(float(value), math.log(least)), math.log(most)))
+        for value, least, most in zip(logs, LEAST, MOST, strict=True)
+    )
     return catalogue.measured_hardware(
         title,
         flop_per_s,

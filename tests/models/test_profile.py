@@ -84,6 +84,12 @@ def test_a_median_is_taken_after_a_warm_up_until_the_budget_is_spent() -> None:
     assert len(runs) == 1 + 15 + 1
 
 
+def test_a_clock_that_does_not_tick_gives_no_pass_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock(torch.device("cpu"), total=1, progress=None)
+    monkeypatch.setattr(clock, "now_s", lambda: 7.0)
+    assert clock.typical_seconds(lambda: None) > 0.0
+
+
 def test_measured_hardware_prices_a_pass() -> None:
     machine = measure_hardware(torch.device("cpu"))
     costs = RooflineCosts(catalogue.model("llamagen-xl"), {}, machine, catalogue.runtime("cuda-graphs"))

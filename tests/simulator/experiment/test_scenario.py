@@ -110,7 +110,7 @@ def test_labels_of_a_method_that_stands_more_than_once(tmp_path: Path) -> None:
 def test_prompts_from_a_file_stand_beside_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a red cube\n\n  a blue ring \n")
     s = load(tmp_path, HEAD + "prompts: {file: captions.txt}\n")
-    assert s.model_dump(by_alias=True)["prompts"] == {"list": ("a red cube", "a blue ring")}
+    assert s.model_dump(by_alias=True)["prompts"] == {"list": ("a red cube", "a blue ring"), "calibration": ()}
 
 
 def test_a_pair_in_a_folder_becomes_a_whole_path(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal,
         ("radio: lt}", "radio is not a known radio, got 'lt' (text); did you mean lte?"),
         ("devices_per_cell: 0}", "devices_per_cell must be >= 1, got 0"),
         ("distance_km: 5}", "distance_km goes with preset only"),
-        ("los_pct: 5}", "los_pct is not a known key; did you mean loss_pct? allowed: preset, trace, rtt_ms, "),
+        ("los_pct: 5}", "los_pct is not a known key; did you mean loss_pct? allowed: preset, trace, paths, rtt_ms, "),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(tmp_path: Path, settings: str, message: str) -> None:
