@@ -37,6 +37,11 @@ def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest set-up comes first: at the end, one process would wait for the other's."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_quickstart.py"))
+
+
 @contextmanager
 def without_drawing() -> Iterator[None]:
     """Figures are made and not drawn, which takes most of a run's time: a file of one holds its texts alone."""

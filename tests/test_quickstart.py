@@ -28,7 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """Run folder of the quickstart with one of its prompts, one for each calibration, and a quarter of its time."""
+    """Run folder of the quickstart with one of its prompts, one for each calibration, a quarter of its time, and no guidance."""
     out = tmp_path_factory.mktemp("runs") / "quickstart"
     arguments = [
         "run",
@@ -45,6 +45,10 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         str(out),
         "--cache",
         str(cache),
+        "--record-jobs",
+        "1",
+        "--set",
+        "decoding.guidance=1",
     ]
     with without_drawing():
         result = CliRunner().invoke(main, [*arguments, "--quiet"])

@@ -170,6 +170,7 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, data: 
         build_report(tmp_path / "run")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_thousands_of_cases_shows_evenly_spaced_values(tmp_path: Path) -> None:
     """The axis of most values is thinned first; methods that it does not concern stay."""
     cases = [case("base", 8.0, {"network.rtt_ms": rtt}) for rtt in range(20)] + [
