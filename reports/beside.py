@@ -2,19 +2,24 @@
 
 import os
 import pickle
+import select
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
 Files = dict[str, bytes]
+LEAST_PATIENCE_S = 60.0
+PATIENCE = 10.0  # how many times as long as this process the copy may take
 
 
 def here_and_beside(here: Callable[[], Files], beside: Callable[[], Files]) -> Files:
     """What both give; `beside` runs in a copy of this process at the same time, where the system has cheap ones (Linux) and a core for it.
 
-    Where the copy fails or is ended from outside, its part is made here.
+    Where the copy fails, is ended from outside or says nothing for long, its part is made here: a lock that another thread held when the
+    copy was made is never released there.
     """
     if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
         return here() | beside()
@@ -28,9 +33,9 @@ def here_and_beside(here: Callable[[], Files], beside: Callable[[], Files]) -> F
     os.close(writing)
     sent = b""
     try:
+        started_s = time.perf_counter()
         own = here()
-        with os.fdopen(reading, "rb", closefd=False) as pipe:
-            sent = pipe.read()
+        sent = _received(reading, max(LEAST_PATIENCE_S, PATIENCE * (time.perf_counter() - started_s)))
     finally:
         os.close(reading)
         with suppress(ProcessLookupError):
@@ -41,6 +46,18 @@ def here_and_beside(here: Callable[[], Files], beside: Callable[[], Files]) -> F
     except (pickle.UnpicklingError, EOFError):
         other = beside()
     return own | other
+
+
+def _received(reading: int, patience_s: float) -> bytes:
+    """What the copy sends until it ends; nothing where it is silent for so long."""
+    parts: list[bytes] = []
+    poll = select.poll()
+    poll.register(reading, select.POLLIN | select.POLLHUP)
+    while poll.poll(1e3 * patience_s):
+        if not (part := os.read(reading, 1 << 16)):
+            return b"".join(parts)
+        parts.append(part)
+    return b""
 
 
 def _send(work: Callable[[], Files], writing: int) -> None:

@@ -49,6 +49,18 @@ def test_what_the_copy_cannot_do_is_done_here(monkeypatch: pytest.MonkeyPatch) -
     assert int(here_and_beside(dict, process)["process"]) == own
 
 
+def test_a_silent_copy_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "LEAST_PATIENCE_S", 0.1)
+    own = os.getpid()
+
+    def waits() -> dict[str, bytes]:
+        if os.getpid() != own:
+            signal.pause()
+        return process()
+
+    assert int(here_and_beside(dict, waits)["process"]) == own
+
+
 def test_an_error_here_ends_the_copy() -> None:
     reading, writing = os.pipe()
 
