@@ -43,6 +43,7 @@ ORDER = (*CLOUD, "tests/simulator/cloud/test_cloud_rules.py::test_who_is_served_
 ADMISSION = ("tests/simulator/cloud/test_cloud_rules.py::test_who_cannot_wait_is_refused_and_stands_in_no_column",)
 STATISTICS = (
     "tests/simulator/results/test_results.py::test_half_width_of_singles_is_students",
+    "tests/simulator/results/test_results.py::test_half_widths_of_any_number_of_singles_are_students",
     "tests/simulator/results/test_results.py::test_summary_by_hand",
     "tests/simulator/results/test_results.py::test_speedup_is_taken_under_the_same_conditions_and_paired_by_request",
 )
