@@ -252,9 +252,8 @@ def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[st
         else:
             try:
                 results["sections"][name] = run()
-            except (
-                Exception
-            ) as error:  # one section's failure must not cost the others a machine that may not come again
+            # One section's failure must not cost the others a machine that may not come again.
+            except Exception as error:
                 results["sections"][name] = {"error": f"{type(error).__name__}: {error}", "passed": False}
         results["sections"][name]["seconds"] = time.perf_counter() - begun_s
         results["seconds"] = time.perf_counter() - started_s

@@ -216,9 +216,8 @@ class CachedDecoder(nn.Module):
             where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
             end, first = max(begin[mine]) + n, max(gathered - 1, 0) if begin[i] >= gathered else 0
             columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
-            if (
-                n == 1 and first and min(begin[mine]) + n == end and not any(trees[mine])
-            ):  # one more entry sees all there is
+            # One more entry sees all there is.
+            if n == 1 and first and min(begin[mine]) + n == end and not any(trees[mine]):
                 mask = cache.k.new_zeros(len(group), 1, end - first)
             else:
                 allowed = attention_mask(

@@ -253,9 +253,8 @@ def make_tiny_pair(
         phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)
         randomise(phi, 0.05)
         drafter = EagleDrafter(drafter_config(shape))
-        with (
-            torch.no_grad()
-        ):  # the token's embedding, brought to the size of a feature, predicts the next feature to some degree
+        # The token's embedding, brought to the size of a feature, predicts the next feature to some degree.
+        with torch.no_grad():
             drafter.fc.weight[:, : shape.dim] += torch.eye(shape.dim) / 0.35
             drafter.fc.weight[:, shape.dim :] += 0.2 * torch.eye(shape.dim)
     _write_pair(path, "tiny", text, tokenizer, cloud, device, phi, drafter, {})

@@ -81,9 +81,8 @@ class Session:
         self.kv = dict.fromkeys(ROLES, (False, 0))  # caption in the cache, image positions in the cache
         self.log: tuple[list[dict[str, int]], list[dict[str, int]]] = ([], [])
         self.image: np.ndarray | None = None
-        self.fed: (
-            list[int] | None
-        ) = []  # tokens in the cloud's cache; None once it held interval features or a tree of drafts
+        # Tokens in the cloud's cache; None once it held interval features or a tree of drafts.
+        self.fed: list[int] | None = []
         self.tree_start = 0  # image positions in the cache before the last tree of drafts
         self.leads: Opening | None = None  # passes that it makes for other sessions as well, until they are made
         self.given: deque[Step] = deque()  # results of its first cloud passes, made by another session
@@ -216,9 +215,8 @@ class Session:
         if op.role == "cloud":
             chain = self.fed is not None and op.features is None and op.tree is None and not op.gather
             self.fed = [*self.fed[:start], *op.tokens] if chain and self.fed is not None else None
-        if (
-            op.outputs == "some"
-        ):  # the whole tree is logged; its root is read in any case, other nodes if they are asked for
+        # The whole tree is logged; its root is read in any case, other nodes if they are asked for.
+        if op.outputs == "some":
             assert op.tree is not None
             self.tree_start = start
             read = op.chain + 1

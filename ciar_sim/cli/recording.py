@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 Recorded = Iterator[tuple[SessionSpec, Recording]]
 Report = Callable[[float, float], object]  # tokens decided, all tokens
-LEAST_TOKENS = (
-    10_000  # of sessions that are worth starting processes for, which load torch and the pair: some seconds each
-)
+# Of sessions that are worth starting processes for, which load torch and the pair: some seconds each.
+LEAST_TOKENS = 10_000
 LOOK_S = 0.5  # between two looks at what the processes have put into the cache
 
 

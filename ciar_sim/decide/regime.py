@@ -137,9 +137,8 @@ def _between(line: Line, place: int, below: str, above: str) -> list[BreakEven]:
         return [BreakEven((x0 + x1) / 2, x0, x1, below, above)]
     ends = [line.ahead(at, below, above) for at in (place, place + 1)]
     keeps = [line.keeps[name][at] for name in (below, above) for at in (place, place + 1)]
-    if not all(keeps) or any(
-        math.isnan(value) for value, _ in ends
-    ):  # the floor, not the latency, decides between the two
+    # The floor, not the latency, decides between the two.
+    if not all(keeps) or any(math.isnan(value) for value, _ in ends):
         return [BreakEven((x0 + x1) / 2, x0, x1, below, above)]
     crossing = crossing_of(x0, x1, ends[0], ends[1])
     others = [name for name in line.cells if name not in (below, above) and line.keeps[name][[place, place + 1]].all()]

@@ -25,9 +25,8 @@ def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> Sessi
     before = whole.steps[:cut]
     if any(step[STEP_FIRST] >= 0.0 for step in before):
         rest = tuple((seconds, -1.0, send, wait) for seconds, _, send, wait in rest)
-    elif any(
-        step[STEP_FIRST] >= 0.0 for step in branch.steps[:other]
-    ):  # made ahead of the await, decided by its outcome
+    # Made ahead of the await, decided by its outcome.
+    elif any(step[STEP_FIRST] >= 0.0 for step in branch.steps[:other]):
         rest = ((rest[0][0], 0.0, -1, -1), *rest[1:]) if rest else ((0.0, 0.0, -1, -1),)
     calls = whole.calls[: _sent(before)]
     down = sum(

@@ -61,9 +61,8 @@ def _array(kind: type, value: Any) -> Any:
     if kind is not np.ndarray:
         raise NotImplementedError(kind)
     dtype, shape, data = value
-    return (
-        np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()
-    )  # one object: views of buffers take several times the memory
+    # One object: views of buffers take several times the memory.
+    return np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()
 
 
 class CaseCache:

@@ -26,8 +26,9 @@ from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, torch_version
 
 NOTES = (
-    "Presets have constant rates; their jitter and loss are chance alone. A loss delays a message but does not shrink the window of the "
-    "transport unless congestion_control is given, and acknowledgements take no wire time.",
+    "Rates of a preset are constant where it has neither scheduling gaps nor a generated trace; jitter and loss are chance alone. A loss "
+    "delays a message but does not shrink the window of the transport unless congestion_control is given, and acknowledgements take no "
+    "wire time.",
     "bytes_up and bytes_down are message payloads; what a transport adds is on the wire and in the latency, not in these columns.",
     "device_energy_j holds the radio where the network has one (mobile and Wi-Fi presets); elsewhere it is computing only.",
     "Cloud memory for KV caches is not limited where cloud.kv_memory_gb is not given; a drafter's cache in the cloud is not counted.",

@@ -105,7 +105,8 @@ def run_scenario(
     def measured(asked: Sequence[Case]) -> _Measured:
         cases, calibrated = search_thresholds(asked, manifest, scenes, source)
         plan = Plan(cases, manifest, scenes)
-        if store is None or not all(store.has(key_of(case, costs, plan, timeline_sessions)) for case in cases):
+        known = (store.has(key_of(case, costs, plan, timeline_sessions)) for case in cases) if store else [False]
+        if workers.jobs > 1 and not all(known):
             workers.start()
         recordings = plan.record(source)
         simulated, failed = simulate_cases(

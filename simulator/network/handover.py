@@ -54,10 +54,11 @@ class Interruptions:
         self._streams = streams
         self._stretch_s = STRETCH * handovers.every_s
         self._known: dict[int, tuple[list[float], list[float]]] = {}  # begins and ends, by stretch
+        # The latest answer of `first`, and from when on it holds.
         self._from_s, self._gap = (
             INFINITY,
             (INFINITY, INFINITY),
-        )  # the latest answer of `first`, and from when on it holds
+        )
 
     @property
     def share(self) -> float:

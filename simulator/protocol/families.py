@@ -7,13 +7,14 @@ from typing import Any
 from simulator.protocol.methods import METHODS
 from simulator.protocol.recording import SessionSpec
 
+# Of the decoding settings, what the cloud's tokens follow from.
 _DECIDES = (
     "guidance",
     "temperature",
     "top_k",
     "top_p",
     "cloud",
-)  # of the decoding settings, what the cloud's tokens follow from
+)
 
 
 def opening_tokens(spec: SessionSpec, image_tokens: int) -> int:
