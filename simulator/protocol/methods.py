@@ -1,6 +1,7 @@
 """The decoding methods: their settings with defaults, allowed ranges and sources, and the table `METHODS` with a row for each.
 
 Imports no torch, so that a scenario can be refused before torch is loaded. The programs are in `models/methods/`.
+Longer than other files, since it is the one list of what a method can be told.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""`network:` of a scenario: a preset of the catalogue, a link by its figures, or one whose rates follow a trace."""
+"""`network:` of a scenario: a preset of the catalogue, a link by its figures, or one whose rates follow a trace.
+
+Longer than other files: the kinds of network share most of their keys, and each says which of these it refuses.
+"""
 
 import os
 from dataclasses import replace
