@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # A busy machine is no failure: no deadline. The suite tries the same examples every time.
-settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 

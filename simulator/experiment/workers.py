@@ -102,14 +102,14 @@ def _on_cluster(
 
     with ExitStack() as stack:
         if workers.scheduler is None:
-            cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
+            cluster = distributed.LocalCluster(
                 n_workers=workers.local, threads_per_worker=1, processes=True, dashboard_address=None
             )
             address: Any = stack.enter_context(cluster)
         else:
             address = workers.scheduler
         try:
-            opened = distributed.Client(address, set_as_default=False, timeout="20s")  # type: ignore[no-untyped-call]
+            opened = distributed.Client(address, set_as_default=False, timeout="20s")
             client = stack.enter_context(opened)
         except (OSError, ValueError, TypeError) as error:
             raise CiarSimError(f"--dask {workers.scheduler}: no scheduler answers: {error}") from None
@@ -122,7 +122,7 @@ def _on_cluster(
 
         def ended(pending: Collection[Any]) -> Iterable[Any]:
             with client.as_current():
-                found = distributed.wait(list(pending), return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+                found = distributed.wait(list(pending), return_when="FIRST_COMPLETED")
             done: Iterable[Any] = found.done
             return done
 
