@@ -141,7 +141,7 @@ ONLY_PARSED = {
 # Not parsed: why.
 UNPARSED = {
     "ciar-sim run": "the name of the command alone",
-    "for name in main trees claim scores readings training prefix threshold photos": "a loop of the shell over scenarios; "
+    "for name in main trees claim scores readings training prefix threshold": "a loop of the shell over scenarios; "
     "tests/test_quickstart.py loads every scenario",
 }
 
@@ -262,6 +262,7 @@ def tiny(pair: Path) -> dict[str, Any]:
     """What makes a scenario one of the tiny pair, by dotted path."""
     return {
         "pair": str(pair),
+        "prompts.source": "scenes",
         "prompts.count": 1,
         "compute.device": {"model": "pair", "hardware": "snapdragon-8-gen-3"},
         "compute.cloud": {"model": "pair", "hardware": "a100"},

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
-from models.scenes import captions
+from models.quality.judges import captions_of
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.run import run_scenario
 from simulator.experiment.sweep import expand
@@ -30,6 +30,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Run folder of the quickstart with one of its prompts, one for each calibration, a quarter of its time, and no guidance."""
     out = tmp_path_factory.mktemp("runs") / "quickstart"
+    few = {name: "{call_pct: 30, prompts: 1}" for name in ("entropy-lens", "ciar at 30 %", "ciar revised")}
+    few["ciar at 60 %"] = "{call_pct: 60, prompts: 1}"
     arguments = [
         "run",
         str(ROOT / "scenarios" / "quickstart.yaml"),
@@ -37,10 +39,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         "prompts.count=1",
         "--set",
         "workload.duration_s=300",
-        "--set",
-        "methods.entropy-lens.threshold={call_pct: 30, prompts: 1}",
-        "--set",
-        "methods.ciar revised.threshold={call_pct: 30, prompts: 1}",
+        *(part for name, value in few.items() for part in ("--set", f"methods.{name}.threshold={value}")),
         "--out",
         str(out),
         "--cache",
@@ -65,20 +64,15 @@ def test_the_table_says_what_the_methods_are(quickstart: Path) -> None:
     assert calls["base"] == 100
     assert calls["device-only"] == 0
     assert abs(calls["code"] - 30) <= 0.5
-    ciar = sorted(
-        (float(name.split("=")[1]), share) for name, share in calls.items() if str(name).startswith("ciar threshold=")
-    )
-    shares = [share for _, share in ciar]
-    assert len(shares) == 2
-    assert 100 * 15 / 256 <= shares[1] < shares[0] < 100
+    assert 100 * 15 / 256 <= calls["ciar at 30 %"] < calls["ciar at 60 %"] < 100
 
 
 def test_every_image_is_read_and_too_few_make_no_distance(quickstart: Path) -> None:
     summary = pd.read_csv(quickstart / "summary.csv")
-    assert summary["align_scenes"].between(0, 1).all()
-    assert (summary.groupby("method")["align_scenes"].nunique() == 1).all()  # the network changes no image
-    assert summary[["fd_scenes", "f1_scenes"]].isna().all(axis=None)
-    assert "scene_network_sha256" in json.loads((quickstart / "provenance.json").read_text())["quality"]
+    assert summary["align_photos"].between(0, 1).all()
+    assert (summary.groupby("method")["align_photos"].nunique() == 1).all()  # the network changes no image
+    assert summary[["fd_photos", "f1_photos"]].isna().all(axis=None)
+    assert "photo_network_sha256" in json.loads((quickstart / "provenance.json").read_text())["quality"]
 
 
 def test_parts_add_up_and_the_same_requests_meet_every_method(quickstart: Path) -> None:
@@ -106,7 +100,7 @@ def test_at_the_pairs_own_size_messages_weigh_what_they_encode_to(
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(text, sort_keys=False))
     source = CachedSource(RecordingCache(cache), pytest.fail)  # nothing is recorded anew
-    run_scenario(load_scenario(path), tmp_path / "own", source, captions, pytest.fail)
+    run_scenario(load_scenario(path), tmp_path / "own", source, captions_of("photos"), pytest.fail)
     requests = pd.read_parquet(tmp_path / "own" / "requests.parquet")
     encoded = set()
     for file in RecordingCache(cache).root.glob("*/*.npz"):

@@ -49,7 +49,7 @@ class Scenario(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
     pair: ScenarioPair = Field(
         default="scenes",
-        description="scenes (the embedded pair), the path of a pair's folder, or a published model and its files",
+        description="scenes or photos (the embedded pairs), the path of a pair's folder, or a published model and its files",
     )
     prompts: Prompts = Field(default={}, validate_default=True)
     decoding: Decoding = Field(default={}, validate_default=True)
