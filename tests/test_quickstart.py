@@ -30,7 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Run folder of the quickstart with one of its prompts, one for each calibration, a quarter of its time, and no guidance."""
     out = tmp_path_factory.mktemp("runs") / "quickstart"
-    few = {name: "{call_pct: 30, prompts: 1}" for name in ("entropy-lens", "ciar at 30 %", "ciar revised")}
+    few = dict.fromkeys(("entropy-lens", "ciar at 30 %", "ciar revised"), "{call_pct: 30, prompts: 1}")
     few["ciar at 60 %"] = "{call_pct: 60, prompts: 1}"
     arguments = [
         "run",
