@@ -1,4 +1,7 @@
-"""The inputs that are damaged, and how each is read."""
+"""The inputs that are damaged, and how each is read.
+
+Longer than other files, since it is one list: a target for each kind of file and text that the program reads.
+"""
 
 import json
 import random
