@@ -149,6 +149,9 @@ def _copy(state: Mapping[str, Tensor], module: nn.Module, source: Path | str) ->
     refuse_nonfinite(module.state_dict(), source)
 
 
+_DRAWS = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
+
+
 class _NoDraws(TorchFunctionMode):
     """Leaves initial values out. Drawn for tensors without memory they would load torch's compiler, which takes seconds."""
 
@@ -156,7 +159,7 @@ class _NoDraws(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if func in (Tensor.normal_, nn.init.normal_):
+        if func in _DRAWS:
             return args[0] if args else given["tensor"]
         return func(*args, **given)
 

@@ -28,7 +28,7 @@ from simulator.protocol.methods import METHODS
 from simulator.protocol.pairs import PairSpec, pair_manifest
 from tests.reports.build import ANSWERS
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "short_gaps")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -285,7 +285,7 @@ SMALL = {
     "recommend": [],
     "regime": ["--x", "network.rtt_ms=1:300:3:log", "--y", "network.up_mbps=1,10"],
     "capacity": [
-        *["--slo-p95", "300ms", "--requests", "20", "--precision", "50"],
+        *["--slo-p95", "150ms", "--requests", "20", "--precision", "50"],
         *["--set", "cloud.max_batch=1", "--set", "cloud.max_sessions=1", "--set", "workload.warmup_s=0"],
     ],
 }
@@ -316,7 +316,7 @@ def test_every_command_shown_runs(command: str, checkout: Path, pair: Path) -> N
     elif arguments[0] == "profile":
         arguments += ["--pair", str(pair), "--seconds", "0.01"]
     elif arguments[0] == "evaluate":
-        arguments += ["--pair", str(pair), "--quiet"]
+        arguments += ["--pair", str(pair), "--prompts", "8", "--quiet"]
     elif arguments[:1] + arguments[2:3] == ["plot", "regime-map"]:
         made = ["regime", "regime-map", "--out", arguments[1], *tiny_options(pair, "regime-map"), *SMALL["regime"]]
         assert CliRunner().invoke(main, made).exit_code == 0

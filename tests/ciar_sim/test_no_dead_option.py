@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "short_gaps")
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWERED = """\

@@ -167,8 +167,8 @@ CASES = [
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Recording, Recording]]:
     """Every case on the CPU and on the pretended GPU, all of them in one batch: a pass there takes the same for one and for many."""
-    folder = tmp_path_factory.mktemp("pairs") / "nine-tokens"
-    make_tiny_pair(folder, grid=3)
+    folder = tmp_path_factory.mktemp("pairs") / "four-tokens"
+    make_tiny_pair(folder, grid=2)
     cpu = load_pair(folder, dtype=torch.float64)
     specs = [spec(cpu, name, settings, cloud=cloud, device=cloud) for name, settings, cloud in CASES]
     with pretended_gpu():

@@ -13,7 +13,7 @@ from simulator.protocol.recording import SessionSpec
 from tests.models.law import CODES, DECODING, GRID, LOSSLESS, PROMPT, WRONG, images, law_of_images, make_pair, p_value
 from tests.models.test_speculative import FALSE_ALARMS
 
-RUNS = 600
+RUNS = 400
 
 
 @pytest.fixture(scope="module")

@@ -129,10 +129,7 @@ def mixed(pair: Pair, prompts: Sequence[str], threshold: float) -> list[SessionS
 def test_float32_diverges_only_on_a_knife_s_edge(tiny_pair: Pair, tiny_pair_folder: object) -> None:
     pair = load_pair(str(tiny_pair_folder), dtype=torch.float32)
     prompts = [
-        f"a {size} {colour} {shape} at the top"
-        for size in ("small", "large")
-        for colour in ("red", "blue", "green")
-        for shape in ("cube", "ring")
+        f"a {size} {colour} cube at the top" for size in ("small", "large") for colour in ("red", "blue", "green")
     ]
     check(pair, tiny_pair, mixed(pair, prompts, 0.35))
 

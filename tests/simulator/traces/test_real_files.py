@@ -41,7 +41,7 @@ def test_real_files_have_the_figures_of_their_tables(tmp_path: Path) -> None:
         figures = summary(trace)
         # A large file takes long.
         again = (
-            summary(read([file(tmp_path, own_text(trace), "own.csv")])) if path.stat().st_size < 300_000 else figures
+            summary(read([file(tmp_path, own_text(trace), "own.csv")])) if path.stat().st_size < 100_000 else figures
         )
         for key in set(figures) - {"format", "packets", "assumed"}:
             assert again[key] == (
