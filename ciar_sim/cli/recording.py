@@ -6,6 +6,7 @@ are faster than one with two threads: most tensors of a pass are small. On a GPU
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from functools import lru_cache
@@ -26,6 +27,7 @@ Report = Callable[[float, float], object]  # tokens decided, all tokens
 # Of sessions that are worth starting processes for, which load torch and the pair: some seconds each.
 LEAST_TOKENS = 10_000
 LOOK_S = 0.5  # between two looks at what the processes have put into the cache
+LOOK_SHARE = 0.05  # of the time, at most, for looks, which ask for every session that is still missing
 
 
 def divided(
@@ -76,9 +78,13 @@ def record_in_processes(
     pool = ProcessPoolExecutor(max_workers=jobs, env={"OMP_NUM_THREADS": str(threads)})
     try:
         tasks = [pool.submit(_record_part, part, pair, max_batch, cache, threads, os.getpid()) for part in divided]
+        look_s = 0.0
         while left:
-            done, under_way = wait(tasks, LOOK_S, FIRST_EXCEPTION)
-            for key in [key for key in left if cached.has(key)]:
+            done, under_way = wait(tasks, max(LOOK_S, look_s / LOOK_SHARE), FIRST_EXCEPTION)
+            begin = time.perf_counter()
+            there = [key for key in left if cached.has(key)]
+            look_s = time.perf_counter() - begin
+            for key in there:
                 recording = cached.get(key)
                 if recording is None:
                     raise RecordingError(f"a recording in the cache {cached.root} was damaged as soon as it was there")

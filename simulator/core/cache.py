@@ -1,5 +1,6 @@
 """Content-addressed files: a file's name is the hash of everything that decides its content, so any of them can be deleted."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,10 @@ class ContentCache:
 
     def path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}{self.suffix}"
+
+    def has(self, key: str) -> bool:
+        """Whether there is a file; it may be damaged. Asked for thousands of keys at once: no `Path` is made."""
+        return os.path.isfile(f"{self.root}/{key[:2]}/{key}{self.suffix}")
 
     def get(self, key: str) -> bytes | None:
         """The content, None where there is none. Raises OSError where it cannot be read."""

@@ -92,7 +92,7 @@ class CaseCache:
 
     def has(self, key: str) -> bool:
         """Whether there is a file of this key; it may be damaged."""
-        return self.files.path(key).is_file()
+        return self.files.has(key)
 
     def put(self, key: str, content: bytes) -> None:
         """Raises RecordingError where the cache folder cannot be written."""

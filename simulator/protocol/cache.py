@@ -35,7 +35,7 @@ class RecordingCache:
 
     def has(self, key: str) -> bool:
         """Whether there is a file of this key; it may be damaged."""
-        return self.path(key).is_file()
+        return self.files.has(key)
 
     def put(self, key: str, recording: Recording) -> None:
         """Raises RecordingError where the cache folder cannot be written."""
