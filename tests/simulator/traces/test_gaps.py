@@ -1,6 +1,7 @@
 """Scheduling gaps: a generator with closed forms, its fit to packet-delivery traces, and what gaps do to messages."""
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from benchmarks.gaps import main as compared
 from ciar_sim.cli.main import main
 from simulator.core.errors import TraceError
 from simulator.experiment.fleet import network_of
@@ -198,3 +200,19 @@ def test_longer_gaps_make_no_message_earlier_and_lose_no_bits(
         assert found == sorted(found)
         arrivals.append(found)
     assert all(late >= soon - 1e-9 for soon, late in zip(*arrivals, strict=True))
+
+
+def test_a_generator_is_compared_with_its_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace that is a series of such a generator, as packets: the fit costs a session about the same."""
+    monkeypatch.setattr("benchmarks.gaps.LONG_S", 200.0)
+    files = []
+    for way, rate in zip(("down", "up"), generate(both(PLAIN), 3e6, 3e6, 0, 200.0), strict=True):
+        carried = np.append(0.0, np.cumsum(rate.rate_bps * np.diff(np.append(rate.times_s, 200.0))))
+        packets_s = np.interp(np.arange(1, 50_000) * 12_000.0, carried, np.append(rate.times_s, 200.0))
+        files.append(str(file(tmp_path, "".join(f"{ms}\n" for ms in (1e3 * packets_s).astype(int)), f"link.{way}")))
+    result = CliRunner().invoke(compared, [*files, "--levels", "1", "--places", "40", "--seeds", "1", "--short", "2"])
+    assert result.exit_code == 0, result.output
+    errors = [float(part) for part in re.findall(r"\(([-+][0-9.]+) %\)", result.output)]
+    assert len(errors) == 2
+    assert abs(errors[0]) < 10.0
+    assert result.output.count("in nine of ten series") == 2
