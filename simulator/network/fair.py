@@ -199,11 +199,7 @@ class FairLink(ImpairedLink):
             outage_s = self._outage_s(ready_s, end_s) if end_s - ready_s > self._rto_s else 0.0
             delay_s = self.delay_s if self._draw is None else self._draw()
             if self.delay_at is not None:
-                deviation_s = delay_s - self.delay_s
-                delay_s = self.delay_at(end_s)
-                if delay_s < self._reach_s:
-                    deviation_s *= delay_s / self._reach_s
-                delay_s = max(0.0, delay_s + deviation_s)
+                delay_s = self._delay_at_s(self.delay_at(end_s), delay_s)
             self._last_s = max(self._last_s, end_s + extra_s + outage_s + delay_s)
             arrives(self._last_s)
 

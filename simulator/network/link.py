@@ -274,16 +274,19 @@ class ImpairedLink:
             extra_s += gate.used(start_s, end_s, 0.125 * bits)
         delay_s = self.delay_s if self._draw is None else self._draw()
         if self.delay_at is not None:
-            deviation_s = delay_s - self.delay_s
-            delay_s = self.delay_at(end_s)
-            if delay_s < self._reach_s:
-                deviation_s *= delay_s / self._reach_s
-            delay_s = max(0.0, delay_s + deviation_s)
+            delay_s = self._delay_at_s(self.delay_at(end_s), delay_s)
         arrival_s = end_s + extra_s + delay_s
         if arrival_s < self._last_s:
             return self._last_s
         self._last_s = arrival_s
         return arrival_s
+
+    def _delay_at_s(self, there_s: float, drawn_s: float) -> float:
+        """A delay drawn about the mean of the link, moved to the delay at its time; never below 0."""
+        deviation_s = drawn_s - self.delay_s
+        if there_s < self._reach_s:
+            deviation_s *= there_s / self._reach_s
+        return max(0.0, there_s + deviation_s)
 
     def reconnect(self, lost: Iterable[int] = ()) -> None:
         """Give up the connection; the next message opens another one, with a new window and no order after the old messages.
