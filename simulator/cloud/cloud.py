@@ -106,9 +106,7 @@ class Cloud:
             replica.kv_tokens -= session.kv_need
         if self.waiting:
             self._admit(now_s)
-        if self.rules.autoscale is not None and not replica.sessions and replica.number >= self._least:
-            replica.empty_s = now_s
-            self.schedule(now_s + self.rules.autoscale.idle_s, (self._on_idle,), (replica, now_s))
+        self._stop_if_idle(replica, now_s)
 
     def sample(self, now_s: float) -> tuple[float, ...]:
         """Values of `SAMPLED`."""
@@ -199,12 +197,20 @@ class Cloud:
 
     def _on_started(self, alarm: Any) -> None:
         self._starting -= 1
-        stopped = next((r for r in self.replicas if r.number >= self._least and not r.up), None)
-        if stopped is None:
+        started = next((r for r in self.replicas if r.number >= self._least and not r.up), None)
+        if started is None:
             self._add(alarm.time_s)
+            started = self.replicas[-1]
         else:
-            stopped.recover(alarm.time_s)
+            started.recover(alarm.time_s)
         self._admit(alarm.time_s)
+        self._stop_if_idle(started, alarm.time_s)  # what it was started for may be served by now
+
+    def _stop_if_idle(self, replica: Replica, now_s: float) -> None:
+        """Stop a replica that has no sessions, once it has been without for long enough."""
+        if self.rules.autoscale is not None and not replica.sessions and replica.number >= self._least:
+            replica.empty_s = now_s
+            self.schedule(now_s + self.rules.autoscale.idle_s, (self._on_idle,), (replica, now_s))
 
     def _on_idle(self, alarm: Any) -> None:
         replica, empty_s = alarm.subject

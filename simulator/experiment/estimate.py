@@ -9,6 +9,8 @@ import numpy as np
 
 from simulator.core.errors import ScenarioError, error_context
 from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.network import paths_of
+from simulator.experiment.schema.queue import PausingFlow
 from simulator.experiment.schema.workload import (
     BurstyArrivals,
     ClosedArrivals,
@@ -23,6 +25,7 @@ DEVICE_BYTES = 7000  # with plain links
 THINKING_BYTES = 4000  # of a device of a closed loop, in addition: its two random streams
 REPLICA_BYTES = 1200
 BURST_BYTES = 100
+TURN_BYTES = 70  # of cross traffic with pauses
 LEAST_LATENCY_S = 0.1  # between two requests of a device of a closed loop, beside its thinking
 
 
@@ -35,12 +38,14 @@ class Size:
     thinking: float = 0.0
     replicas: float = 0.0
     bursts: float = 0.0
+    turns: float = 0.0
 
     @property
     def state_bytes(self) -> float:
         """Memory while the case is simulated, without its requests."""
         devices_bytes = DEVICE_BYTES * self.devices + THINKING_BYTES * self.thinking
-        return devices_bytes + REPLICA_BYTES * self.replicas + BURST_BYTES * self.bursts
+        others_bytes = REPLICA_BYTES * self.replicas + BURST_BYTES * self.bursts + TURN_BYTES * self.turns
+        return devices_bytes + others_bytes
 
 
 def size_of(scenario: Scenario) -> Size:
@@ -60,7 +65,23 @@ def size_of(scenario: Scenario) -> Size:
             requests = workload.devices * duration_s / (think_s + LEAST_LATENCY_S)
         case TraceArrivals() as arrivals:
             requests = float(np.count_nonzero(arrivals.times()[0] < duration_s))
-    return Size(requests, min(float(workload.devices), requests), thinking, replicas, bursts)
+    devices = min(float(workload.devices), requests)
+    turns = _turns(scenario, workload, devices) if requests else 0.0
+    return Size(requests, devices, thinking, replicas, bursts, turns)
+
+
+def _turns(scenario: Scenario, workload: FleetWorkload, devices: float) -> float:
+    """Turns of cross traffic with pauses, which each device (or cell) keeps from the begin to its latest request."""
+    kinds = [(kind.share, kind.network or scenario.network) for kind in workload.fleet] or [(1.0, scenario.network)]
+    turns = 0.0
+    for share, network in kinds:
+        for path in paths_of(network):
+            cross = path.cross_traffic
+            for flow in () if cross is None else (cross.up, cross.down):
+                if isinstance(flow, PausingFlow):
+                    places = max(1.0, share * devices / path.devices_per_cell)
+                    turns += places * 2.0 * workload.duration_s / (flow.busy_s + flow.quiet_s)
+    return turns
 
 
 def memory_bytes() -> float:
@@ -110,6 +131,11 @@ def check_size(cases: Sequence[Case], jobs: int = 1) -> None:
         ),
         (REPLICA_BYTES * largest.replicas, ("cloud", "replicas"), f"makes {largest.replicas:.3g} replicas"),
         (BURST_BYTES * largest.bursts, ("workload", "arrivals"), f"makes about {largest.bursts:.3g} bursts and calms"),
+        (
+            TURN_BYTES * largest.turns,
+            ("workload", "duration_s"),
+            f"makes about {largest.turns:.3g} turns of cross traffic",
+        ),
     ]
     _, place, what = max(blame)
     with error_context(*place):

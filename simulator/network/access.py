@@ -10,7 +10,7 @@ import numpy as np
 from simulator.core.rng import stream
 from simulator.network.closing import ClosingLink
 from simulator.network.cross import AQMS, Aqm, CrossQueue, QueueDrops, Traffic
-from simulator.network.fair import At, FairCell, FairLink, gains
+from simulator.network.fair import At, FairCell, FairLink
 from simulator.network.handover import Handovers, Interruptions, PausingWire
 from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
@@ -196,8 +196,10 @@ class AccessNetwork:
             return None
         assert self._at is not None
         if cell not in self._fair_cells:
-            gain = gains(n.devices_per_cell, n.fading_snr_db)
-            self._fair_cells[cell] = (FairCell(up, gain, self._at), FairCell(down, gain, self._at))
+            self._fair_cells[cell] = (
+                FairCell(up, self._at, n.fading_snr_db),
+                FairCell(down, self._at, n.fading_snr_db),
+            )
         return self._fair_cells[cell]
 
     def _radio_figures(self, device: int) -> RadioFigures | None:

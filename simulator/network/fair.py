@@ -20,6 +20,7 @@ small r.
 import math
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,15 +43,17 @@ At = Callable[[float, tuple[Callable[[Any], None], ...], Any], Scheduled]  # cal
 Sent = Callable[[float], None]
 
 
-def gains(users: int, snr_db: float | None = None) -> list[float]:
-    """Rate of a cell with 0, 1, ..., `users` users who have something to send, over that with one. snr_db: None for no fading."""
-    if snr_db is None:
-        return [1.0] * (users + 1)
+def gain(users: int, snr_db: float | None = None) -> float:
+    """Rate of a cell with so many users who have something to send, over that with one. snr_db: None for no fading."""
+    return 1.0 if snr_db is None else _mean_rate(users, snr_db) / _mean_rate(1, snr_db)
+
+
+@cache  # a cell of a million has as many, of which it meets few
+def _mean_rate(users: int, snr_db: float) -> float:
     snr = math.pow(10.0, snr_db / 10.0)
     slope = snr / (1.0 + snr * _FADES)  # of log(1 + r x)
     below = -np.expm1(-_FADES)  # chance that one channel is
-    rates = [float(np.trapezoid(slope * (1.0 - below**n), _FADES)) for n in range(1, users + 1)]
-    return [1.0, *(rate / rates[0] for rate in rates)]
+    return float(np.trapezoid(slope * (1.0 - below**users), _FADES))
 
 
 class _Job:
@@ -66,10 +69,10 @@ class _Job:
 class FairCell:
     """One direction of a cell. Its users' messages come in order of time."""
 
-    def __init__(self, wire: Wire, gain: list[float], at: At) -> None:
-        """gain: by number of users who have something to send. at: schedules a callback."""
+    def __init__(self, wire: Wire, at: At, snr_db: float | None = None) -> None:
+        """at: schedules a callback. snr_db: of channels that fade; None for no fading."""
         self.wire = wire
-        self._gain = gain
+        self._snr_db = snr_db
         self._at = at
         self._queues: dict[int, deque[_Job]] = {}  # of users who have something to send
         self._served_s = 0.0  # until then all queues are served
@@ -94,7 +97,7 @@ class FairCell:
 
     def _share(self, users: int) -> float:
         """Of the rate, of each of so many users."""
-        return self._gain[min(users, len(self._gain) - 1)] / users
+        return gain(users, self._snr_db) / users
 
     def _join(self, now_s: float, user: int, job: _Job) -> None:
         self._serve(now_s)

@@ -32,7 +32,7 @@ class BackgroundLoad(Part):
     """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time."""
 
     utilisation: float = Field(gt=0, lt=1)
-    job_ms: float = Field(default=20.0, gt=0, le=1e6)
+    job_ms: float = Field(default=20.0, ge=0.01, le=1e6)
 
 
 class Serving(Part):

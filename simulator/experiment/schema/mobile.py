@@ -11,8 +11,9 @@ from simulator.experiment.schema.queue import Queue
 from simulator.network.radio import RadioFigures
 from simulator.pricing import catalogue
 
-GapMs = Annotated[float, Field(gt=0, le=60_000)]
-PeriodMs = Annotated[float, Field(gt=0, le=10_000)]
+# The least ones are far below a symbol of any radio (18 us in NR at 60 kHz), and above what the clock of a long run tells apart.
+GapMs = Annotated[float, Field(ge=1e-3, le=60_000)]
+PeriodMs = Annotated[float, Field(ge=1e-3, le=10_000)]
 
 
 class Handover(Part):
@@ -25,7 +26,7 @@ class Handover(Part):
     """
 
     speed_kmh: float | None = Field(default=None, gt=0, le=1000)
-    every_s: float | None = Field(default=None, gt=0, le=1e6)
+    every_s: float | None = Field(default=None, ge=1e-3, le=1e6)
     gap_ms: GapMs | None = None
 
     @model_validator(mode="after")

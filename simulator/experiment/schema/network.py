@@ -265,7 +265,7 @@ class ExplicitNetwork(_Line):
     up_mbps: Rate
     down_mbps: Rate
     rate: Variation = CONSTANT
-    outage_every_s: float | None = Field(default=None, gt=0, le=1e6)
+    outage_every_s: float | None = Field(default=None, ge=1e-3, le=1e6)
     outage_ms: float = Field(default=0.0, ge=0, le=1e9)
 
     @model_validator(mode="after")

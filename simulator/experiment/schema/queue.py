@@ -8,11 +8,15 @@ from simulator.core.part import Part
 from simulator.core.settings import refuse
 
 
+# Shorter turns are shorter than the packets that they consist of; no clock of a run tells turns of 1e-300 s apart.
+TurnS = Annotated[float, Field(ge=1e-3, le=1e6)]
+
+
 class PausingFlow(Part):
     """A flow that is busy and quiet in turns of exponential length. busy_s, quiet_s: their means."""
 
-    busy_s: float = Field(gt=0, le=1e6)
-    quiet_s: float = Field(gt=0, le=1e6)
+    busy_s: TurnS
+    quiet_s: TurnS
 
 
 def _flow_tag(data: Any) -> str:

@@ -234,6 +234,15 @@ def test_a_replica_starts_where_sessions_wait_and_stops_when_idle() -> None:
         assert warm.cloud_up_s == result.cloud_up_s
 
 
+def test_a_replica_that_comes_too_late_for_any_session_stops_when_idle() -> None:
+    """Both sessions are served by 2 s; the second replica is up from 5 s, and idle for 2 s."""
+    one = program(call(0), [[forward("cloud"), reply()]], cloud_costs=UniformCosts(pass_s=1.0))
+    rules = CloudRules(autoscale=Autoscale(2, 1.0, start_up_s=5.0, idle_s=2.0))
+    requests = arrivals((0, 0, 0), (0, 1, 0), (20, 2, 0))
+    result = case([one], requests, network=FREE, cloud=UniformCosts(pass_s=1.0), rules=rules)
+    assert result.cloud_up_s == [21.0, 2.0]
+
+
 def test_other_tenants_take_their_share() -> None:
     """200 s at a share of a quarter, jobs of 1/64 s: Poisson busy time, standard deviation sqrt(50 / 64); 4.5 of them."""
     one = program(call(0), [[forward("cloud"), reply()]])

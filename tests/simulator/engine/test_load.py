@@ -184,6 +184,11 @@ def test_a_longer_duration_only_adds_bursts() -> None:
     assert np.array_equal(short.device, long.device[: len(short)])
 
 
+def test_a_calm_that_outlasts_the_run_costs_nothing() -> None:
+    """Of 1e8 s of calm at a request a second, ten seconds are drawn."""
+    assert 1 <= len(bursty_arrivals(1, 1.0, 10.0, 1e-6, 1e8, 10.0, 3, 5)) <= 25
+
+
 @pytest.mark.parametrize(
     ("shares", "devices", "counts"), [([0.5, 0.5], 3, [2, 1]), ([0.7, 0.2, 0.1], 10, [7, 2, 1]), ([1.0], 4, [4])]
 )

@@ -42,6 +42,12 @@ def loaded(folder: Path, text: str) -> Any:
             "makes 1e+07 devices",
         ),
         (
+            "network: {preset: wifi, cross_traffic: {up: {busy_s: 1e-3, quiet_s: 1e-3}}, buffer_ms: 10}\n"
+            "workload: {devices: 1000, arrivals: {poisson_per_s: 1}, duration_s: 3600}",
+            ("workload", "duration_s"),
+            "makes about 3.6e+09 turns of cross traffic",
+        ),
+        (
             "workload: {arrivals: {poisson_per_s: 1e5}, duration_s: 100}\nsweep: {cloud.max_batch: [1, 2, 3, 4, 5, 6]}",
             ("workload", "arrivals"),
             "makes about 6e+07 requests in 6 cases",

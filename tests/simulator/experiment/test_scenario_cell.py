@@ -82,6 +82,10 @@ def test_what_a_cell_does_is_kept_in_the_resolved_file(tmp_path: Path) -> None:
         ("handover: {every_s: 0.2, gap_ms: 150}", "handover.gap_ms must be at most two thirds of the 0.2 s between"),
         ("handover: {every_s: 3, gap_ms: 50}, devices_per_cell: 2", "handover goes with devices_per_cell: 1"),
         ("handover: {every_s: 3, gap_ms: 50}, wifi: {stations: 1}", "handover does not go with wifi"),
+        ("handover: {every_s: 1e-300, gap_ms: 1}", "handover.every_s must be >= 0.001, got 1e-300"),
+        ("handover: {every_s: 1, gap_ms: 1e-300}", "handover.gap_ms must be >= 0.001, got 1e-300"),
+        ("uplink: {sr_period_ms: 10, grant_ms: 1, slot_ms: 1e-310}", "uplink.slot_ms must be >= 0.001, got 1e-310"),
+        ("uplink: {configured_ms: 1e-300}", "uplink.configured_ms must be >= 0.001, got 1e-300"),
         ("uplink: {}", "uplink needs sr_period_ms, grant_ms, slot_ms or configured_ms"),
         ("uplink: {configured_ms: 5, grant_ms: 5}", "uplink.grant_ms stands beside configured_ms"),
         (

@@ -12,7 +12,7 @@ from scipy.special import exp1
 from simulator.engine.clock import Clock
 from simulator.engine.workload import Arrivals
 from simulator.network.access import AccessNetwork, Network
-from simulator.network.fair import FairCell, FairLink, gains
+from simulator.network.fair import FairCell, FairLink, gain
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity, Wire
@@ -23,10 +23,10 @@ RATE = 8192.0  # 1024 B/s
 Message = tuple[float, int, float]  # when, of which user, bits
 
 
-def ends(messages: list[Message], gain: list[float] | None = None, wire: Wire | None = None) -> list[float]:
+def ends(messages: list[Message], snr_db: float | None = None, wire: Wire | None = None) -> list[float]:
     """When each message has been sent."""
     clock = Clock()
-    cell = FairCell(wire or Wire(RATE), gain or [1.0] * 99, clock.at)
+    cell = FairCell(wire or Wire(RATE), clock.at, snr_db)
     found = [math.nan] * len(messages)
 
     def start(number: int) -> None:
@@ -44,9 +44,8 @@ def ends(messages: list[Message], gain: list[float] | None = None, wire: Wire | 
 def test_equal_users_get_equal_shares(users: int) -> None:
     """n of them get rate / n each, and with the gain of fading rate * gain(n) / n."""
     assert ends([(1.0, user, RATE) for user in range(users)]) == pytest.approx([1.0 + users] * users)
-    gain = gains(users, 10.0)
-    fading = ends([(1.0, user, RATE) for user in range(users)], gain)
-    assert fading == pytest.approx([1.0 + users / gain[users]] * users, rel=1e-9)
+    fading = ends([(1.0, user, RATE) for user in range(users)], 10.0)
+    assert fading == pytest.approx([1.0 + users / gain(users, 10.0)] * users, rel=1e-9)
 
 
 def test_shares_change_as_users_come_and_go() -> None:
@@ -64,15 +63,18 @@ def test_a_varying_rate_is_shared_too() -> None:
 def test_the_gain_is_the_known_sum() -> None:
     """For small signals the harmonic numbers; else exponential integrals, by inclusion and exclusion."""
     harmonic = np.cumsum(1.0 / np.arange(1, 13))
-    assert gains(12, -40.0)[1:] == pytest.approx(harmonic.tolist(), rel=0.01)
+    assert [gain(n, -40.0) for n in range(1, 13)] == pytest.approx(harmonic.tolist(), rel=0.01)
     for snr_db in (0.0, 10.0, 20.0):
         snr = 10.0 ** (snr_db / 10.0)
         best = [
             sum((-1) ** (k + 1) * math.comb(n, k) * math.exp(k / snr) * exp1(k / snr) for k in range(1, n + 1))
             for n in range(1, 13)
         ]
-        assert gains(12, snr_db)[1:] == pytest.approx([float(one / best[0]) for one in best], rel=1e-3)
-    assert gains(3) == [1.0] * 4
+        assert [gain(n, snr_db) for n in range(1, 13)] == pytest.approx(
+            [float(one / best[0]) for one in best], rel=1e-3
+        )
+    assert [gain(n) for n in range(1, 4)] == [1.0] * 3
+    assert gain(10**6, 10.0) > gain(100, 10.0)  # of a cell of any size, for those who have something to send alone
 
 
 MESSAGES = st.lists(
