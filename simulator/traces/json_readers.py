@@ -150,7 +150,8 @@ def read_iperf3(source: Source, said: Told) -> Trace:
     test = start.get("test_start")
     test = test if isinstance(test, dict) else {}
     forward: tuple[str, str] = ("down", "up") if test.get("reverse") in (1, True) else ("up", "down")
-    rates = {}
+    rates: dict[str, RateSeries] = {}
+    gaps: list[str] = []
     for key, way in zip(("sum", "sum_bidir_reverse"), forward, strict=True):
         kept = [
             (i, entry[key])
@@ -158,16 +159,20 @@ def read_iperf3(source: Source, said: Told) -> Trace:
             if isinstance(entry.get(key), dict) and entry[key].get("omitted") is not True
         ]
         if kept:
-            rates[way] = _iperf3_rate(source, kept, key)
+            rates[way], found_gaps = _iperf3_rate(source, kept, key)
+            gaps += [note for note in found_gaps if note not in gaps]
     if not rates:
         source.fail("key intervals: none holds a sum that was not omitted; allowed: at least one")
-    notes = ["the iperf3 client is the device", "what the flow got over each interval"]
+    notes = ["the iperf3 client is the device", "what the flow got over each interval", *gaps]
     if test.get("protocol") == "UDP":
         notes.append("UDP: the rate that was sent, which is not what arrived")
     return Trace("iperf3-json", Direction(rate=rates.get("down")), Direction(rate=rates.get("up")), tuple(notes))
 
 
-def _iperf3_rate(source: Source, kept: list[tuple[int, dict[str, Any]]], key: str) -> RateSeries:
+def _iperf3_rate(
+    source: Source, kept: list[tuple[int, dict[str, Any]]], key: str
+) -> tuple[RateSeries, tuple[str, ...]]:
+    """The rate, and what to say of intervals that are missing."""
     starts: list[float] = []
     ends: list[float] = []
     rates: list[float] = []
@@ -180,7 +185,8 @@ def _iperf3_rate(source: Source, kept: list[tuple[int, dict[str, Any]]], key: st
     from_zero, long = intervals(edges_s)
     if not long.any():
         source.fail(f"key intervals: {key} has no duration; allowed: > 0 s")
-    return RateSeries(from_zero[:-1][long], np.array(rates)[long], float(from_zero[-1]))
+    notes = gap_notes(source, edges_s, None, "the rate before it holds")
+    return RateSeries(from_zero[:-1][long], np.array(rates)[long], float(from_zero[-1])), notes
 
 
 def _segments(source: Source, durations_s: Floats, values: Floats, place: str) -> tuple[Floats, Floats, float]:

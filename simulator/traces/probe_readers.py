@@ -147,10 +147,13 @@ def _round_trips(table: Table, column: str) -> Floats:
 
 # --- output of `ping` -------------------------------------------------------------------------------------------------------
 
-_REPLY = re.compile(r"icmp_seq[=\s](\d+)\b.*?\btime[=<]\s*([\d.]+)\s*ms")  # Linux, macOS, BusyBox with seq= below
-_REPLY_BUSYBOX = re.compile(r"\bseq=(\d+)\b.*?\btime[=<]\s*([\d.]+)\s*ms")
-_REPLY_WINDOWS = re.compile(r"^Reply from .*\btime[=<]\s*([\d.]+)\s*ms")
-_NO_REPLY_WINDOWS = re.compile(r"^(Request timed out|Reply from .*unreachable|General failure)")
+_TIME = r"\btime[=<]\s*(\d+(?:[.,]\d+)?)\s*ms"  # some locales have a decimal comma
+_REPLY = re.compile(r"icmp_seq[=\s](\d+)\b.*?" + _TIME)  # Linux, macOS, BusyBox with seq= below
+_REPLY_BUSYBOX = re.compile(r"\bseq=(\d+)\b.*?" + _TIME)
+_REPLY_WINDOWS = re.compile(r"^Reply from .*" + _TIME)
+_NO_REPLY_WINDOWS = re.compile(
+    r"^(Request timed out|Reply from |General failure|Hardware error|PING: transmit failed|Destination .*unreachable)"
+)
 _NO_REPLY = re.compile(r"icmp_seq[=\s](\d+)")
 _STAMP = re.compile(r"^\[(\d+\.\d+)\]")
 _SENT = re.compile(r"^(\d+) packets transmitted")
@@ -167,6 +170,7 @@ def is_ping_text(source: Source) -> bool:
 def read_ping_text(source: Source, said: Told) -> Trace:
     """What `ping` prints on Linux, macOS, BusyBox or Windows (in English). Numbers without a reply are unanswered probes."""
     replies: dict[int, tuple[int, float]] = {}  # number -> line, round trip in ms
+    ended = 0  # line of the statistics
     stamps: dict[int, float] = {}
     sent, took_ms, turn, highest, lowest = 0, None, 0, -1, None
     for line, text in source.lines:
@@ -183,14 +187,23 @@ def read_ping_text(source: Source, said: Told) -> Trace:
         else:
             found, took = _SENT.search(text), _TOOK.search(text)
             if found:
-                sent = int(found.group(1))
+                sent, ended = int(found.group(1)), line
                 took_ms = float(took.group(1)) if took else None
             continue
+        if ended:
+            source.fail(f"a probe stands after the statistics of line {ended}; allowed: one log a file", line)
+        if reply is None and " bytes from " in text:
+            source.fail("a reply without its time in ms; allowed: time=NUMBER ms", line)
+        if reply and number in replies and "DUP!" not in text:
+            source.fail(
+                f"icmp_seq {number - turn} is answered on line {replies[number][0]} already; allowed: one log a file",
+                line,
+            )
         if number - max(highest, 0) > SEQUENCE:
             source.fail(f"icmp_seq {number} stands far after {highest}; allowed: numbers that rise", line)
         highest = max(highest, number)
         lowest = number if lowest is None else min(lowest, number)
-        ms = float((reply or windows).groups()[-1]) if reply or windows else None  # type: ignore[union-attr]
+        ms = float((reply or windows).groups()[-1].replace(",", ".")) if reply or windows else None  # type: ignore[union-attr]
         if ms is not None and number not in replies:  # a second reply to one probe is a duplicate
             replies[number] = (line, ms)
             stamp = _STAMP.search(text)

@@ -7,7 +7,6 @@ from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from simulator.core.part import Part
 from simulator.core.settings import refuse
 
-
 # Shorter turns are shorter than the packets that they consist of; no clock of a run tells turns of 1e-300 s apart.
 TurnS = Annotated[float, Field(ge=1e-3, le=1e6)]
 

@@ -1,5 +1,6 @@
 """Probes without an answer, rows that are missing, and gaps in time."""
 
+import json
 import math
 from pathlib import Path
 
@@ -82,9 +83,24 @@ PINGS = {
         4.0,
     ),
     "a duplicate": (
-        "PING x\n" + "".join(f"64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (1, 2, 2, 4)),
+        "PING x\n"
+        + "".join(
+            f"64 bytes from x: icmp_seq={n} time=0.1 ms{end}\n"
+            for n, end in ((1, ""), (2, ""), (2, " (DUP!)"), (4, ""))
+        ),
         4.0,
     ),
+    "Windows without a network": (
+        "Pinging x\nReply from x: bytes=32 time=1ms TTL=9\nPING: transmit failed. General failure.\n"
+        "Reply from x: bytes=32 time=1ms TTL=9\nReply from x: bytes=32 time=1ms TTL=9\n",
+        4.0,
+    ),
+    "Windows beyond the last hop": (
+        "Pinging x\nReply from x: bytes=32 time=1ms TTL=9\nReply from y: TTL expired in transit.\n"
+        "Reply from x: bytes=32 time=1ms TTL=9\nReply from x: bytes=32 time=1ms TTL=9\n",
+        4.0,
+    ),
+    "a decimal comma": ("PING x\n" + "".join(f"64 bytes from x: icmp_seq={n} time=0,1 ms\n" for n in (1, 2, 4)), 4.0),
     "numbers that begin again": (
         "".join(f"64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (65534, 65535, 1)),
         4.0,
@@ -99,6 +115,24 @@ def test_ping_of_every_system(case: str, tmp_path: Path) -> None:
     assert figures["format"] == "ping-text"
     assert figures["duration_s"] == pytest.approx(duration_s, abs=1e-3)
     assert figures["loss_pct"] == pytest.approx(100 * (1 - math.sqrt(0.75)))
+
+
+def test_a_second_log_in_a_file_is_refused(tmp_path: Path) -> None:
+    """Its probes are no duplicates of the first one's."""
+    content = "PING x\n" + "".join(f"64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (1, 2, 3))
+    with pytest.raises(TraceError, match=r":6: icmp_seq 1 is answered on line 2 already"):
+        read_trace([file(tmp_path, content + content)])
+    other = content.replace("=1 ", "=7 ").replace("=2 ", "=8 ").replace("=3 ", "=9 ")
+    with pytest.raises(TraceError, match=r":7: a probe stands after the statistics of line 5"):
+        read_trace([file(tmp_path, f"{content}3 packets transmitted, 3 received, time 2000ms\n{other}")])
+    with pytest.raises(TraceError, match=r":5: a reply without its time"):
+        read_trace([file(tmp_path, content + "64 bytes from x: icmp_seq=4 Zeit=0.1 ms\n")])
+
+
+def test_intervals_that_are_missing_from_iperf3_are_a_gap(tmp_path: Path) -> None:
+    sums = [{"sum": {"start": s, "end": s + 1, "bits_per_second": 1e6}} for s in (0, 1, 2, 3, 9, 10)]
+    trace = read_trace([file(tmp_path, json.dumps({"start": {}, "intervals": sums, "end": {}}))])
+    assert any(note.startswith("1 gap of more than 3 median steps, the longest 6 s") for note in trace.notes)
 
 
 def test_probes_lost_at_the_end_count(tmp_path: Path) -> None:
