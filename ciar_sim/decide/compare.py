@@ -206,7 +206,7 @@ def _sentence(one: _Loaded, two: _Loaded, name: str, rows: Sequence[dict[str, An
         case "no difference":
             text = f"no difference in latency: {significant(more)} s {ends}"
         case "no interval":
-            text = f"latency {significant(more)} s more, without an interval"
+            text = f"{significant(abs(more))} s {'slower' if more > 0 else 'faster'}, without an interval"
         case _:
             text = f"{significant(abs(more))} s {'slower' if more > 0 else 'faster'} {ends if more > 0 else _turned(latency)}"
     told = [

@@ -177,6 +177,8 @@ def _decide(
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Sentences for one condition, and a row per verified candidate."""
     base = next(one for one in judged if one.case.method.name == "base")
+    if not len(base.measured.latency_s):
+        return ["base: no request was answered, so that nothing can be compared with it.", *_unanswered(base)], []
     floor = f"at most {significant(max_loss_pct)} % of {metric} lost"
     allowed = [one for one in judged if one.verdict == KEEPS and one.in_time and one.faster]
     checks: list[dict[str, Any]] = []
@@ -193,6 +195,7 @@ def _decide(
                 f"{candidate(one.case)}: {significant(fresh.measured.mean_s)} s, {speed}; {lost}, "
                 f"on {fresh.loss.prompts} other prompts with another seed.",
             )
+            said += _unanswered(one, base)
             return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct, slo_s), checks
         why = (
             "its quality"
@@ -213,7 +216,18 @@ def _decide(
             f"None: no method with {floor} has a p95 within {significant(slo_s or 0.0)} s; the nearest is {candidate(nearest.case)} "
             f"with {significant(nearest.measured.p95_s)} s, whose floor is {nearest.verdict}."
         )
+    said += _unanswered(base)
     return [text, *said, *_unclear(judged, base.measured.mean_s, max_loss_pct, slo_s)], checks
+
+
+def _unanswered(*named: Judged) -> list[str]:
+    """Of which candidates requests have no answer, and so no latency."""
+    return [
+        f"{candidate(one.case)}: {one.measured.refused} requests were refused and {one.measured.unfinished} unfinished; its figures are of "
+        f"the {len(one.measured.latency_s)} that were answered."
+        for one in named
+        if one.measured.refused or one.measured.unfinished
+    ]
 
 
 def _unclear(judged: Sequence[Judged], than_s: float, max_loss_pct: float, slo_s: float | None) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from simulator.cloud.replica import EvictingReplica, Replica, Schedule
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
-from simulator.cloud.work import CloudSession
+from simulator.cloud.work import CloudSession, SessionReplica
 from simulator.core.rng import stream
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import OTHER, Item
@@ -206,7 +206,7 @@ class Cloud:
         self._admit(alarm.time_s)
         self._stop_if_idle(started, alarm.time_s)  # what it was started for may be served by now
 
-    def _stop_if_idle(self, replica: Replica, now_s: float) -> None:
+    def _stop_if_idle(self, replica: SessionReplica, now_s: float) -> None:
         """Stop a replica that has no sessions, once it has been without for long enough."""
         if self.rules.autoscale is not None and not replica.sessions and replica.number >= self._least:
             replica.empty_s = now_s

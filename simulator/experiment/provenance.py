@@ -90,19 +90,35 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
             f"{who}: {result.unfinished} requests were unfinished at {2 * workload.duration_s:g} s, where the run was ended; "
             "its figures are of the answered ones only"
         )
+    if result.refused:
+        asked = result.refused + result.unfinished + len(requested_s)
+        found.append(
+            f"{who}: {result.refused} of {asked} requests were refused, since max_waiting others waited; "
+            "its figures are of the answered ones only"
+        )
     if isinstance(workload.arrivals, ClosedArrivals) or not math.isfinite(result.makespan_s):
         return found
     saturated = "saturated: requests come faster than they are served, so latency grows with duration_s and its mean means little"
     if result.utilisation >= SATURATED:
         found.append(f"{who}: the cloud was busy {100 * result.utilisation:.1f} % of the time; {saturated}")
     end_s = max(result.makespan_s, workload.duration_s)
-    computing = np.bincount(result.columns["device"], result.columns["device_compute_s"], 1) / end_s
+    computing = np.bincount(result.columns["device"], _on_device_s(case, result.columns), 1) / end_s
     if computing.max() >= SATURATED:
         number = int(np.count_nonzero(computing >= SATURATED))
         found.append(
             f"{who}: {number} of {workload.devices} devices computed {100 * SATURATED:g} % of the time or more; {saturated}"
         )
     return found
+
+
+def _on_device_s(case: Case, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Seconds for which each request occupied its device's processor."""
+    busy_s: np.ndarray = columns["device_compute_s"]
+    if getattr(case.method, "deliver", "ids") != "image":  # the device makes the pixels
+        busy_s = busy_s + columns["image_decode_s"]
+    if case.scenario.decoding.text_encoder == "device" and case.scenario.placement == "split":
+        busy_s = busy_s + columns["encode_s"]
+    return busy_s
 
 
 def provenance_of(

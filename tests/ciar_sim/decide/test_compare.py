@@ -60,6 +60,16 @@ def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
     assert "no difference in latency" in CliRunner().invoke(main, ["compare", str(near), str(other)]).output
 
 
+def test_a_single_request_is_faster_or_slower_and_never_less_than_nothing_more(
+    scenario: dict[str, Any], cache: Path, runs: Path
+) -> None:
+    one = {**scenario, "methods": ["base"], "prompts": {"source": "scenes", "count": 1}}
+    slow = made(runs, "slow", one, cache)
+    fast = made(runs, "fast", {**one, "network": {**scenario["network"], "rtt_ms": 10}}, cache)
+    assert ciar_sim.compare(slow, fast).sentence.startswith("base: 0.0100 s faster, without an interval")
+    assert ciar_sim.compare(fast, slow).sentence.startswith("base: 0.0100 s slower, without an interval")
+
+
 def test_runs_of_one_case_are_compared_whatever_they_are_called(
     scenario: dict[str, Any], cache: Path, runs: Path
 ) -> None:

@@ -99,6 +99,19 @@ def test_base_is_recommended_where_nothing_keeps_the_floor(quick: dict[str, Any]
     assert json.loads(late.stdout)["sentences"][0].startswith("None: no method")
 
 
+def test_requests_without_an_answer_are_told_and_no_answer_decides_nothing(
+    quick: dict[str, Any], cache: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "quick.json"
+    load = {"devices": 9, "arrivals": {"poisson_per_s": 200.0}, "duration_s": 1}
+    path.write_text(json.dumps({**quick, "workload": load, "cloud": {"max_sessions": 1, "max_waiting": 0}}))
+    found = ciar_sim.recommend(path, max_loss_pct=0, cache=cache)
+    assert any("requests were refused and 0 unfinished" in text for text in found.sentences)
+    down = {"crashes": [{"replica": 0, "at_s": 0, "down_s": 1e9}]}
+    path.write_text(json.dumps({**quick, "workload": load, "cloud": down}))
+    assert ciar_sim.recommend(path, cache=cache).sentence.startswith("base: no request was answered")
+
+
 def test_a_choice_that_does_not_hold_is_not_recommended(
     quick: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,9 +166,11 @@ def test_a_cloud_that_keeps_up_is_not_warned_of(tmp_path: Path) -> None:
 def test_cloud_keys_reach_the_simulation(tmp_path: Path) -> None:
     """One slot and no queue for it: at load 1, half of the requests are lost (Erlang B)."""
     text = "cloud: {max_batch: 1, max_sessions: 1, max_waiting: 0}\nworkload: {devices: 4, arrivals: {poisson_per_s: 1}, duration_s: 400}"
-    _, result = run(tmp_path, text, pass_s=1.0)
+    case, result = run(tmp_path, text, pass_s=1.0)
     asked = len(result.columns["request"]) + result.refused  # type: ignore[attr-defined]
     assert abs(result.refused / asked - 0.5) < 4.5 * math.sqrt(0.25 / asked)  # type: ignore[attr-defined]
+    refused = f"{result.refused} of {asked} requests were refused"  # type: ignore[attr-defined]
+    assert any(refused in told for told in load_warnings(case, result))  # type: ignore[arg-type]
 
 
 def test_bursts_keep_the_mean_rate_and_cluster() -> None:

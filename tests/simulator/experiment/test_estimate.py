@@ -13,7 +13,7 @@ from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.provenance import load_warnings
 from simulator.experiment.sweep import expand
-from tests.simulator.build import UniformCosts, arrivals, call, case, forward, program, reply
+from tests.simulator.build import UniformCosts, arrivals, call, case, compute, forward, program, reply
 
 HEAD = "name: t\nmethods: [base]\n"
 
@@ -122,6 +122,20 @@ def test_a_cloud_is_saturated_by_its_work_over_the_whole_run(tmp_path: Path) -> 
     (text,) = told(scenario, many)
     assert text.startswith("base: the cloud was busy 99.9 % of the time; saturated") or "busy 100.0 %" in text
     assert not told(scenario, many, replicas=2)
+
+
+def test_a_device_is_saturated_by_the_pixels_that_it_makes(tmp_path: Path) -> None:
+    """It decodes images for 4 of every 3.9 s; where the cloud sends pixels (`deliver: image`), that is the cloud's work."""
+    costs = UniformCosts(image_decoder_s=4.0)
+    one = program([*call(0), compute("image_decoder")], [[forward("cloud"), reply()]], device_costs=costs)
+    requests = arrivals(*[(3.9 * n, 0, 0) for n in range(150)])
+    text = "workload: {devices: 1, arrivals: {poisson_per_s: 1}, duration_s: 580}"
+    scenario = loaded(tmp_path, text)
+    result = SimulatedCase(**vars(case([one], requests, device=costs, devices=1, duration_s=580.0)))
+    (warning,) = load_warnings(expand(scenario)[0], result)
+    assert warning.startswith("base: 1 of 1 devices computed 98 % of the time or more; saturated")
+    (tmp_path / "t.yaml").write_text(f"name: t\nmethods: [{{name: base, deliver: image}}]\n{text}")
+    assert not load_warnings(expand(load_scenario(tmp_path / "t.yaml", (), ()))[0], result)
 
 
 def test_requests_before_the_warm_up_and_crashes_after_the_end_are_told(tmp_path: Path) -> None:
