@@ -5,8 +5,8 @@
 | COCO annotations | a JSON mapping with `annotations` | the `caption` of each, in the file's order |
 | JSON list | a JSON list | its texts, or the `prompt`, `caption` or `text` of its mappings |
 | JSON lines | a JSON value a line | as in a list |
-| table | a first row of short words, one of them `prompt`, `caption`, `text` or a plural | that column; `,` `;` or tabs divide |
-| plain text | anything else without JSON, quotes or NUL | a line each, or each line in double quotes |
+| table | a first row of short words, one of them `prompt`, `caption`, `text` or a plural | that column; `,` `;` `|` or tabs divide |
+| plain text | anything else without JSON, quotes, tabs, list marks or NUL | a line each, or each line in double quotes |
 
 A file that is almost one of these is refused with its line, never taken for captions.
 """
@@ -39,7 +39,8 @@ def read_prompts(content: bytes) -> list[Prompt]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PromptError(f"{content[: error.start].count(10) + 1} is not UTF-8") from None
-    lines = [Prompt(line.strip(" \t\v\f"), number) for number, line in enumerate(NEWLINE.split(text), start=1)]
+    # A byte-order mark stands at the begin of each file that was appended to this one.
+    lines = [Prompt(line.strip(" \t\v\f\ufeff"), number) for number, line in enumerate(NEWLINE.split(text), start=1)]
     lines = [line for line in lines if line.text.strip()]
     if not lines:
         raise PromptError("holds no prompt")
@@ -117,13 +118,18 @@ def _key(value: dict[str, Any], keys: Sequence[str] = KEYS) -> str | None:
 def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
     """Prompts of a table with a header; None where the first line is none."""
     first = lines[0].text
-    sign = next((sign for sign in "\t;," if sign in first), ",")
+    sign = next((sign for sign in "\t;|," if sign in first), ",")
     header = [cell.strip().strip("\"'").lower() for cell in first.split(sign)]
-    if not set(KEYS).intersection(header) or not all(re.fullmatch(r"[\w -]{0,30}", cell) for cell in header):
+    if not all(re.fullmatch(r"[\w -]{0,30}", cell) for cell in header):
+        return None
+    if not set(KEYS).intersection(header):
+        alike = len(lines) > 1 and all(line.text.count(sign) == first.count(sign) for line in lines)
+        if len(header) > 2 and alike and re.fullmatch(r"[\w-]+", first.replace(sign, "")):
+            raise PromptError(f"{lines[0].line} is the header row of a table without a column of {', '.join(KEYS[:3])}")
         return None
     column = next(header.index(key) for key in KEYS if key in header)
-    if sign == "\t":
-        rows = [(line.line, [_unquoted(cell) for cell in line.text.split("\t")]) for line in lines[1:]]
+    if sign in "\t|":
+        rows = [(line.line, [_unquoted(cell) for cell in line.text.split(sign)]) for line in lines[1:]]
     else:
         body = list(NEWLINE.split(text))
         start = next(index for index, line in enumerate(body) if line.strip()) + 1
@@ -155,6 +161,8 @@ def _plain(lines: Sequence[Prompt]) -> Iterator[Prompt]:
     if all(_unquoted(line.text) != line.text for line in lines):
         yield from (Prompt(_unquoted(line.text), line.line) for line in lines)
         return
+    if all(line.text.startswith(("- ", "* ")) for line in lines[1:] or lines):
+        raise PromptError(f"{lines[-1].line} is an item of a list; write the caption alone")
     for line in lines:
         if problem := _not_a_prompt(line.text):
             raise PromptError(f"{line.line} {problem}")
@@ -165,8 +173,12 @@ def _not_a_prompt(line: str) -> str:
     """What a line of plain text is instead of a prompt; empty where it can be one."""
     if line in ("[", "{", "]", "}"):
         return "is part of a JSON document"
+    if "\t" in line:
+        return "holds a tab; a table needs a first row that names its columns, one of them prompt, caption or text"
     if line[0] in "[{" and _loaded(line.rstrip(",")) is not None:
         return "is JSON"
+    if line[0] == "[" and line[-1] == "]" and line[1] in "\"'":
+        return "is a list; write the captions alone, or as JSON"
     if (len(line) > 1 and line[0] == line[-1] and line[0] in "\"'") or line.endswith(('",', "',")):
         return "is in quotes; write the caption alone"
     return ""

@@ -116,6 +116,11 @@ def test_a_repeated_caption_has_a_seed_of_its_own() -> None:
     [
         ("a cube\n'a star'\n", "captions.txt:2 is in quotes"),
         ("a star\0\n", "captions.txt:1 holds the character U+0000"),
+        ("1.jpg#0\ta star\n1.jpg#1\ta cube\n", "captions.txt:1 holds a tab; a table needs a first row"),
+        ("id,split,title\n1,train,a star\n2,test,a cube\n", "captions.txt:1 is the header row of a table without a"),
+        ("prompts:\n  - a star\n  - a cube\n", "captions.txt:3 is an item of a list"),
+        ("- a star\n- a cube\n", "captions.txt:2 is an item of a list"),
+        ("['a star', 'a cube']\n", "captions.txt:1 is a list; write the captions alone"),
         ("image_id\tPrompt\tsplit\n", "captions.txt:1 is the header row of a table without rows"),
         ("id,caption\n1,a star\n2,a cube, red\n", "captions.txt:3 has 3 cells, the header has 2"),
         ('"a star"\na cube\n', "captions.txt:1 is in quotes"),
@@ -131,6 +136,14 @@ def test_a_repeated_caption_has_a_seed_of_its_own() -> None:
 )
 def test_what_is_no_list_of_captions_is_refused(tmp_path: Path, text: str, found: str) -> None:
     assert f"prompts.file is not a list of captions: {found}" in refusal(tmp_path, text)
+
+
+def test_files_that_were_joined_keep_no_byte_order_mark(tmp_path: Path) -> None:
+    assert captions(tmp_path, "\ufeffa star\n\ufeffa cube\n".encode()) == ("a star", "a cube")
+
+
+def test_bars_divide_the_columns_of_a_table(tmp_path: Path) -> None:
+    assert captions(tmp_path, b"image| caption\n1.jpg| a star , red .\n") == ("a star , red .",)
 
 
 @pytest.mark.parametrize(
