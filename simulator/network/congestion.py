@@ -130,8 +130,10 @@ class Sender:
         self.linux, self.ns3 = transport.stack == "linux", transport.stack == "ns3"
         self._transport = transport
         self._rtt_s = rtt_s
-        self._flow = transport.flow_segments
+        self._flow_bits = math.inf
         self._full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
+        if transport.flow_bytes:
+            self._flow_bits = transport.flow_segments * self._full_bits
         self._missing: dict[int, Segment] = {}  # not acknowledged, by number
         self._acks: deque[tuple[list[float], list[Segment]]] = deque()  # when they come, and for what
         self._delayed: tuple[list[float], list[Segment]] | None = (
@@ -199,7 +201,8 @@ class Sender:
             # What the window lets go. A pipe that is empty never waits for it.
             pipe = len(missing) - self._lost
             segment, blocked_s = None, math.inf
-            if (pipe + 1 <= control.window and pipe < self._flow) or not pipe:
+            next_bits = self._full_bits if left > 1 else left_bits
+            if (pipe + 1 <= control.window and self._has_room(next_bits)) or not pipe:
                 segment = self._next_again(left > 0)
                 if segment is None and not left:
                     if pipe + 1 <= control.window:
@@ -240,6 +243,13 @@ class Sender:
                     self.now_s = self._last_s = now_s
                     return there_s, free_s, sent_bits - message_bits
         return math.inf, free_s, sent_bits - message_bits
+
+    def _has_room(self, bits: float) -> bool:
+        """Whether the receiver has room for so many bits beside what is under way."""
+        if self._flow_bits == math.inf:
+            return True
+        under_way = sum(segment.bits for segment in self._missing.values() if not segment.lost)
+        return under_way + bits <= self._flow_bits * (1.0 + 1e-9)
 
     def _next_again(self, more: bool) -> Segment | None:
         """The segment that is to be sent again first; more: whether there are new ones to send."""

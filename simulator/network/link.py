@@ -18,7 +18,7 @@ from simulator.network.congestion import Control, Sender
 from simulator.network.cross import CrossQueue
 from simulator.network.cubic import Cubic
 from simulator.network.impairments import Losses, cut_normal_centre
-from simulator.network.transport import MAX_TRIES, SYN_RTO_S, Transport, Window, backoff, one_object
+from simulator.network.transport import MAX_TRIES, SYN_RTO_S, FlowWindow, Transport, Window, backoff, one_object
 from simulator.network.wire import Wire
 
 _INSTANT_S = 1e-9
@@ -355,7 +355,8 @@ class ImpairedLink:
             control: Control = Bbr(t.initial_window, self._rtt_s) if bbr else Cubic(t.initial_window, t.idle_restart)
             self._sender = Sender(t, control, self._rtt_s, self._rttvar_s)
         elif t.initial_window:
-            self._window = Window(t, self._rtt_s, self._rto_s, self._path_bits)
+            kind = FlowWindow if t.flow_bytes else Window
+            self._window = kind(t, self._rtt_s, self._rto_s, self._path_bits)
 
     def _send_controlled(
         self, sender: Sender, ready_s: float, start_s: float, segments: int, bits: float

@@ -214,8 +214,8 @@ class Window:
         self._most = max(1, int(most_bits / full_bits)) if most_bits < math.inf else 10**9
         self._outgrown = 0
         if transport.flow_segments < self._most:  # no more than that is ever under way, and nothing is lost for it
-            self._most, self._outgrown = transport.flow_segments, -1
-        self._initial = self._segments = min(transport.initial_window, transport.flow_segments)
+            self._outgrown = -1
+        self._initial = self._segments = transport.initial_window
         self._idle_restart = transport.idle_restart
         self._full_bits = one_object(full_bits)
         self._rtt_s = rtt_s
@@ -333,3 +333,41 @@ class Window:
         self._acked_s = flights[-1][0]
         self._last_s = end_s
         return end_s
+
+
+class FlowWindow(Window):
+    """A congestion window beside the receiver's: of all messages no more than `Transport.flow_bytes` are under way.
+
+    The congestion window counts packets, this one what is in them. What leaves at once makes room once its first packets are acknowledged,
+    as in a flight of `Window`.
+    """
+
+    __slots__ = ("_held", "_most_bits", "_under_way_bits")
+
+    def __init__(self, transport: Transport, rtt_s: float, rto_s: float, most_bits: float = math.inf) -> None:
+        super().__init__(transport, rtt_s, rto_s, most_bits)
+        self._most_bits = transport.flow_segments * self._full_bits
+        self._held: deque[tuple[float, float]] = deque()  # when there is room again, and for how many bits
+        self._under_way_bits = 0.0
+
+    def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
+        """As `Window.send`."""
+        held, segment_bits = self._held, bits / segments
+        end_s = start_s
+        while segments and start_s < math.inf:
+            while held and held[0][0] <= start_s:
+                self._under_way_bits -= held.popleft()[1]
+            room = int((self._most_bits - self._under_way_bits) / segment_bits + 1e-9)
+            if room <= 0 and held:
+                start_s = held[0][0]
+                continue
+            part = min(max(room, 1), segments)
+            part_bits = part * segment_bits
+            end_s = super().send(start_s, part, part_bits, finish_s)
+            acked_s = finish_s(start_s, min(_SEGMENTS_PER_ACK * segment_bits, part_bits)) if part < segments else end_s
+            room_s = acked_s + self._rtt_s
+            held.append((max(room_s, held[-1][0]) if held else room_s, part_bits))
+            self._under_way_bits += part_bits
+            segments -= part
+            start_s = end_s
+        return end_s if segments == 0 else math.inf

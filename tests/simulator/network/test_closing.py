@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from simulator.network.access import AccessNetwork, Network
-from simulator.network.transport import TRANSPORTS, Window
+from simulator.network.transport import TRANSPORTS, FlowWindow
 from simulator.network.wire import Wire
 
 NAT = Network(1e9, 1e9, 0.05, 0.05, transport=TRANSPORTS["tcp"], idle_timeout_s=30.0)
@@ -57,10 +57,21 @@ def test_a_new_connection_begins_with_its_first_window(congestion: str) -> None:
 def test_a_message_beyond_the_flow_window_waits_for_round_trips(segments: int, flow: int, flights: int) -> None:
     """Flights of 10, 20, 40, ... segments, none above the window."""
     transport = replace(TRANSPORTS["tcp"], flow_bytes=1448 * flow)
-    window = Window(transport, 0.1, 0.3)
+    window = FlowWindow(transport, 0.1, 0.3)
     end_s = window.send(0.0, segments, segments * 12_000.0, Wire(1e13).finish_s)
     assert round(end_s / 0.1) + 1 == flights
     assert window.overflow() == 0
+
+
+@pytest.mark.parametrize("congestion", ["", "cubic", "bbr"])
+def test_the_flow_window_counts_what_is_in_messages_not_how_many(congestion: str) -> None:
+    """Eight messages of 50 bytes are 800 bytes with their headers: they fit into 1500; 30 do not, and wait for a round trip or two."""
+    transport = replace(TRANSPORTS["tcp"], flow_bytes=1500, congestion=congestion)
+    for count, waits in ((8, 0), (30, 2)):
+        up, _, _ = AccessNetwork(replace(NAT, transport=transport), 0, [], []).links(0)
+        begin_s = up.send(0.0, 50)
+        arrived = [up.send(begin_s + 1.0, 50) for _ in range(count)]
+        assert round((arrived[-1] - arrived[0]) / 0.1) == waits
 
 
 def test_no_timeout_is_no_other_link() -> None:
