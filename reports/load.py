@@ -109,9 +109,11 @@ class Run:
         """
         data = _bytes(self.folder, "requests.parquet")
         try:
-            return _table(data, ["case", "requested_s", "latency_s"])
+            table = _table(data, ["case", "requested_s", "latency_s"])
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.folder / 'requests.parquet'} cannot be read: {error}") from None
+        check_requests(table, self.summary, self.folder)
+        return table
 
     @cached_property
     def _resolved(self) -> Any:
@@ -164,12 +166,32 @@ def load_run(folder: Path) -> Run:
         table = table.assign(**{name: math.nan for name in summary_columns() if name not in columns})
     except ValueError as error:
         raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: {error}") from None
+    if table.empty:
+        raise RunFolderError(f"{folder / 'summary.csv'} holds no case")
     if not (folder / "requests.parquet").is_file():
         raise RunFolderError(f"{folder} is not a whole run folder: it has no requests.parquet")
     name = str(provenance.get("name") or "run")
     scenario = _bytes(folder, "scenario.yaml").decode(errors="replace")
     summary = with_words(table, swept, name)
-    return Run(name, scenario, provenance, swept, summary, _images(folder), _queue(folder), folder)
+    run = Run(name, scenario, provenance, swept, summary, _images(folder), _queue(folder), folder)
+    _ = run.requests  # checked before anything is made of the rest
+    return run
+
+
+def check_requests(requests: pd.DataFrame, summary: pd.DataFrame, folder: Path) -> None:
+    """Raises RunFolderError where requests (case, latency_s) are not those of a summary: one of the files is cut, or of another run."""
+    wrong = f"{folder}: requests.parquet and summary.csv are not of one run, or one is cut: "
+    of_case = dict(iter(requests.groupby("case")["latency_s"]))
+    if others := sorted(set(of_case) - set(summary["case"])):
+        raise RunFolderError(f"{wrong}case {others[0]:g} is in the former alone")
+    for case, images, mean_s in summary[["case", "images", "latency_mean_s"]].itertuples(index=False):
+        there = of_case.get(case, ())
+        if len(there) < images:
+            raise RunFolderError(f"{wrong}case {case:g} has {len(there)} requests there and {images:g} images here")
+        if len(there) == images > 0 and not math.isclose(np.mean(there), mean_s, rel_tol=1e-6, abs_tol=1e-9):
+            raise RunFolderError(
+                f"{wrong}case {case:g} has a mean of {np.mean(there):g} s there and of {mean_s:g} s here"
+            )
 
 
 def with_words(summary: pd.DataFrame, swept: tuple[str, ...], name: str) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from reports.build import build_report, thinned, write_report
@@ -148,6 +149,26 @@ def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> Non
     (tmp_path / "run" / name).unlink()
     with pytest.raises(RunFolderError, match=re.escape(name)):
         build_report(tmp_path / "run")
+
+
+def test_files_of_two_runs_are_no_run(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    lines = (folder / "summary.csv").read_text().splitlines(keepends=True)
+    summary, requests = tmp_path / "run" / "summary.csv", tmp_path / "run" / "requests.parquet"
+    summary.write_text(lines[0])
+    with pytest.raises(RunFolderError, match=r"summary.csv holds no case"):
+        load_run(tmp_path / "run")
+    summary.write_text("".join(lines[:2]))
+    with pytest.raises(RunFolderError, match=r"are not of one run, or one is cut: case \d+ is in the former alone"):
+        load_run(tmp_path / "run")
+    summary.write_text("".join(lines))
+    whole = pd.read_parquet(requests)
+    whole.iloc[1:].to_parquet(requests)
+    with pytest.raises(RunFolderError, match=r"case 0 has \d+ requests there and \d+ images here"):
+        load_run(tmp_path / "run")
+    whole.assign(latency_s=whole["latency_s"] * 1.01).to_parquet(requests)
+    with pytest.raises(RunFolderError, match=r"case 0 has a mean of"):
+        load_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
