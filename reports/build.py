@@ -1,7 +1,7 @@
 """Draw the plots and the page of a run from its folder alone; drawing again gives the same bytes."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from reports.beside import here_and_beside
+from reports.beside import shared
 from reports.figure import Form, left_out, render, spread, styled
 from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid
@@ -98,17 +98,12 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
     if grid_prompts(run):
         plots["image_grid"] = lambda: image_grid(run)
 
-    def draw(names: Sequence[str]) -> dict[str, bytes]:
-        files: dict[str, bytes] = {}
+    def files(name: str) -> dict[str, bytes]:
         with styled():
-            for name in names:
-                if (figure := plots[name]()) is not None:
-                    files |= {f"{name}.{form}": render(figure, form) for form in ("png", "svg")}
-        return files
+            figure = plots[name]()
+            return {} if figure is None else {f"{name}.{form}": render(figure, form) for form in ("png", "svg")}
 
-    names = list(plots)
-    found = here_and_beside(lambda: draw(names[::2]), lambda: draw(names[1::2]))
-    return {file: found[file] for name in names for file in (f"{name}.png", f"{name}.svg") if file in found}
+    return shared({name: partial(files, name) for name in plots})
 
 
 def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:

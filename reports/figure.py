@@ -47,6 +47,9 @@ STYLE: dict[str, Any] = {
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
     "axes.titlepad": 10.0,
+    "axes.titley": 1.0,  # where it is anyway; to find that out, the ticks of the y axis would be laid out once more
+    "axes.formatter.useoffset": False,  # no text above the y axis, where the title is
+    "axes.formatter.limits": (-9, 12),  # likewise
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
@@ -129,6 +132,10 @@ def laid_out(figure: Figure) -> None:
     """Compute the layout, once. No engine is left, not even "none", for which matplotlib draws a figure twice."""
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
+        for ax in figure.axes:
+            for axis in (ax.xaxis, ax.yaxis):
+                if not axis.label.get_text():  # it needs no place; to find one, the ticks would be laid out once more
+                    axis.set_label_coords(0.0, 0.0)
         engine.execute(figure)
         figure.set_layout_engine(None)
 
