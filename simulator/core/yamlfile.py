@@ -31,6 +31,7 @@ _UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no file name and no UTF-8 text ho
 _MAX_DEPTH = 40
 _MAX_NODES = 200_000  # after aliases are followed
 _MAX_DIGITS = 300
+_SHIPPED_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,17 @@ class Document:
         return max((self.lines[place[:end]] for end in range(len(place) + 1) if place[:end] in self.lines), default=0)
 
 
-def read(path: str | os.PathLike[str]) -> Document:
-    """The file's only document. Raises ScenarioError where it cannot be read or is not strict YAML."""
+def read(path: str | os.PathLike[str], shipped: bool = False) -> Document:
+    """The file's only document.
+
+    Args:
+        path: The file.
+        shipped: Whether it is the program's own: then libyaml reads it, where PyYAML has it, which is ten times as fast. Its words on
+            what is wrong are others, and so is what it lets pass.
+
+    Raises:
+        ScenarioError: The file cannot be read or is not strict YAML.
+    """
     name = os.fspath(path)
     try:
         text = Path(name).read_bytes().decode("utf-8-sig")
@@ -62,16 +72,16 @@ def read(path: str | os.PathLike[str]) -> Document:
         raise ScenarioError(f"{name}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{name}: is not UTF-8 text (byte {error.start}: {error.reason})") from None
-    return parse(text, name)
+    return parse(text, name, shipped)
 
 
-def parse(text: str, name: str) -> Document:
+def parse(text: str, name: str, shipped: bool = False) -> Document:
     """As `read`, for text at hand; errors call it `name`."""
     if escape := _BEYOND_UNICODE.search(text):
         line = text.count("\n", 0, escape.start()) + 1
         raise ScenarioError(f"{name}:{line}: is not YAML: {escape[1]} is no character; U+10FFFF is the last")
     try:
-        return _Reader(text, name).document()
+        return _Reader(text, name, _SHIPPED_LOADER if shipped else yaml.SafeLoader).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -116,9 +126,9 @@ def did_you_mean(found: object, allowed: Iterable[str]) -> str:
 class _Reader:
     """Builds data and lines from PyYAML's parse events, which still know what was written."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, loader: Any) -> None:
         self.name = name
-        self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
+        self.events: Iterator[Any] = yaml.parse(text, Loader=loader)
         self.lines: dict[Place, int] = {}
         self.anchors: dict[str, tuple[Any, dict[Place, int]] | None] = {}  # None: still being read
         self.nodes = 0
@@ -152,7 +162,9 @@ class _Reader:
         data: Any
         if isinstance(event, yaml.ScalarEvent):
             self.check(event)
-            data = self.plain(event) if event.style is None else event.value
+            data = (
+                event.value if event.style else self.plain(event)
+            )  # None, of libyaml an empty text, where it is plain
         elif isinstance(event, yaml.SequenceStartEvent):
             data = []
             while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
@@ -182,7 +194,7 @@ class _Reader:
         if not isinstance(event, yaml.ScalarEvent) or event.tag is not None:
             raise self.fail(event, "a key must be plain text, found a list, a mapping, an alias or a tag")
         self.check(event)
-        if event.style is None:
+        if not event.style:
             if not isinstance(scalar(event.value), str):
                 raise self.fail(event, f"a key must be text, got {event.value or 'nothing'}; put it in quotes")
             if event.value == "<<":

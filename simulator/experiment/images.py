@@ -39,12 +39,18 @@ def score_cases(
 ) -> list[CaseRecords]:
     """The records of every case with the quality of its images; without a scorer the columns it would give are missing."""
     records = []
+    # Cases that differ in network and load alone have the same images.
+    known: dict[tuple[int | str, ...], tuple[Mapping[str, np.ndarray], OfSet]] = {}
     for case, result, branches in simulated:
         of_prompts = [recordings[key] for key in plan.of_case[case.index]]
         images = images_of(result.columns["prompt"], result.columns["timed_out_call"], of_prompts, branches)
         reference = [recordings[plan.reference[case.index][prompt]] for prompt in images.prompts]
         captions = [plan.captions[case.index][prompt] for prompt in images.prompts]
-        scored, of_set = scorer(images.recordings, captions) if scorer else ({}, lambda images: {})
+        name = (*map(id, images.recordings), *map(id, reference), *captions)
+        if name not in known:
+            scored, of_set = scorer(images.recordings, captions) if scorer else ({}, lambda images: {})
+            known[name] = {**quality_columns(images.recordings, reference), **scored}, of_set
+        quality, of_set = known[name]
         workload, scenario = case.scenario.workload, case.scenario
         prices = [scenario.servings[tier].price_usd_per_gpu_hour for tier in scenario.tiers]
         fleet = workload if isinstance(workload, FleetWorkload) else None
@@ -54,7 +60,7 @@ def score_cases(
                 name=case.method.name,
                 swept=case.swept,
                 columns={**result.columns, **images.columns()},
-                quality={**quality_columns(images.recordings, reference), **scored},
+                quality=quality,
                 of_set=of_set,
                 sequential=fleet is None,
                 utilisation=result.utilisation,

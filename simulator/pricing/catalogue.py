@@ -286,7 +286,7 @@ def _build(kind: type[EntryT], rows: Mapping[str, Any], path: Path) -> dict[str,
 
 @cache
 def _file(name: str) -> Any:
-    return yamlfile.read(FOLDER / name).data
+    return yamlfile.read(FOLDER / name, shipped=True).data
 
 
 @cache

@@ -123,7 +123,7 @@ class Fit(Part):
 @cache
 def fitted() -> dict[str, Fit]:
     """The fits of `gaps.yaml` by name."""
-    return {name: Fit.model_validate(fields) for name, fields in yamlfile.read(FILE).data.items()}
+    return {name: Fit.model_validate(fields) for name, fields in yamlfile.read(FILE, shipped=True).data.items()}
 
 
 def fit(trace: Trace, levels: int = LEVELS) -> Gaps:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from simulator.core import yamlfile
 from simulator.core.errors import ScenarioError
+from simulator.pricing import catalogue
+from simulator.traces import gaps
 
 
 @pytest.mark.parametrize(
@@ -163,3 +165,9 @@ KEYS = st.text(LETTERS, min_size=1, max_size=6)
 )
 def test_what_is_dumped_reads_back_the_same(data: object) -> None:
     assert yamlfile.parse(yamlfile.dump({"data": data}), "t").data == {"data": data}
+
+
+@pytest.mark.parametrize("file", [*sorted(catalogue.FOLDER.glob("*.yaml")), gaps.FILE], ids=lambda file: file.name)
+def test_libyaml_reads_the_shipped_files_as_pyyaml_does(file: Path) -> None:
+    """Data and lines; shipped files are also held to what is refused in those of users."""
+    assert yamlfile.read(file, shipped=True) == yamlfile.read(file)

@@ -1,7 +1,8 @@
 """Recordings on disk: keys, round trips, damage, and the source that fills the cache."""
 
+import io
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,19 @@ def recording(passes: int = 3) -> Recording:
         widths=Widths(16, 64, 24, 4, 8),
         meta={"note": "hand-made"},
     )
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((0, 2, 3), np.uint8), np.asfortranarray(np.arange(24, dtype=np.uint8).reshape(4, 2, 3))]
+)
+def test_arrays_are_read_as_numpy_reads_them(image: np.ndarray) -> None:
+    data = replace(recording(), image=image).to_bytes()
+    found = Recording.from_bytes(data)
+    with np.load(io.BytesIO(data)) as file:
+        for name in ("ops", "tokens", "decided_by", "scores", "image", "nll", "argmax"):
+            own = getattr(found, name)
+            np.testing.assert_array_equal(own, file[name], strict=True)
+            assert own.flags.writeable
 
 
 def test_key_depends_on_every_field_and_on_nothing_else() -> None:
