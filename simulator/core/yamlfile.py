@@ -162,9 +162,8 @@ class _Reader:
         data: Any
         if isinstance(event, yaml.ScalarEvent):
             self.check(event)
-            data = (
-                event.value if event.style else self.plain(event)
-            )  # None, of libyaml an empty text, where it is plain
+            # Where it is plain: None, of libyaml an empty text.
+            data = event.value if event.style else self.plain(event)
         elif isinstance(event, yaml.SequenceStartEvent):
             data = []
             while not isinstance(item := next(self.events), yaml.SequenceEndEvent):

@@ -40,7 +40,7 @@ def score_cases(
     """The records of every case with the quality of its images; without a scorer the columns it would give are missing."""
     records = []
     # Cases that differ in network and load alone have the same images.
-    known: dict[tuple[int | str, ...], tuple[Mapping[str, np.ndarray], OfSet]] = {}
+    known: dict[tuple[object, ...], tuple[Mapping[str, np.ndarray], OfSet]] = {}
     for case, result, branches in simulated:
         of_prompts = [recordings[key] for key in plan.of_case[case.index]]
         images = images_of(result.columns["prompt"], result.columns["timed_out_call"], of_prompts, branches)
