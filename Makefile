@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests start dozens of processes, which would each compile the program anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test pytest quick coverage check docs wheel clean
 
