@@ -352,22 +352,27 @@ class FlowWindow(Window):
 
     def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
         """As `Window.send`."""
-        held, segment_bits = self._held, bits / segments
+        held, full_bits = self._held, self._full_bits
         end_s = start_s
         while segments and start_s < math.inf:
             while held and held[0][0] <= start_s:
                 self._under_way_bits -= held.popleft()[1]
-            room = int((self._most_bits - self._under_way_bits) / segment_bits + 1e-9)
-            if room <= 0 and held:
+            room_bits = (self._most_bits - self._under_way_bits) * (1.0 + 1e-9)
+            part = segments if bits <= room_bits else min(int(room_bits / full_bits), segments - 1)
+            if part == 0 and held:
                 start_s = held[0][0]
                 continue
-            part = min(max(room, 1), segments)
-            part_bits = part * segment_bits
+            part = max(part, 1)
+            part_bits = (
+                bits if part == segments else part * full_bits
+            )  # all segments of a message but its last are full
+            acked_bits = full_bits if self._quick > 0 else _SEGMENTS_PER_ACK * full_bits
             end_s = super().send(start_s, part, part_bits, finish_s)
-            acked_s = finish_s(start_s, min(_SEGMENTS_PER_ACK * segment_bits, part_bits)) if part < segments else end_s
+            acked_s = finish_s(start_s, min(acked_bits, part_bits)) if part < segments else end_s
             room_s = acked_s + self._rtt_s
             held.append((max(room_s, held[-1][0]) if held else room_s, part_bits))
             self._under_way_bits += part_bits
             segments -= part
+            bits -= part_bits
             start_s = end_s
         return end_s if segments == 0 else math.inf
