@@ -193,7 +193,7 @@ def _decide(
             said.insert(
                 0,
                 f"{candidate(one.case)}: {significant(fresh.measured.mean_s)} s, {speed}; {lost}, "
-                f"on {fresh.loss.prompts} other prompts with another seed.",
+                f"on {fresh.loss.prompts} other prompt{'s' if fresh.loss.prompts > 1 else ''} with another seed.",
             )
             said += _unanswered(one, base)
             return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct, slo_s), checks
