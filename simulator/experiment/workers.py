@@ -12,6 +12,7 @@ from simulator.core.errors import CiarSimError, SimulationError
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 _WAITING = 4  # tasks per worker that are sent ahead, so that none waits for the next; bounds the memory of this process
+_IDLE_S = 300  # for which a worker process waits for more work
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def _load() -> None:
 def _pool(jobs: int) -> Any:
     from joblib.externals.loky import get_reusable_executor
 
-    return get_reusable_executor(max_workers=jobs)
+    # A worker that ends for want of work in the moment in which there is some again makes loky warn.
+    return get_reusable_executor(max_workers=jobs, timeout=_IDLE_S)
 
 
 def _in_processes(
