@@ -100,13 +100,17 @@ def is_abandoned(temporary: Path) -> bool:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.fstat(opened.fileno()).st_size > 0 or _is_old(temporary)
     except FileNotFoundError:
-        return temporary.exists() and _is_old(temporary)
+        return _is_old(temporary)
     except OSError:
         return False
 
 
 def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > _GRACE_S
+    """False where it is gone: its process deletes it at its end."""
+    try:
+        return time.time() - path.stat().st_mtime > _GRACE_S
+    except FileNotFoundError:
+        return False
 
 
 def _remove_abandoned(path: Path) -> None:

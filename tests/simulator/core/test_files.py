@@ -140,6 +140,18 @@ def test_work_that_never_ends_is_stopped() -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def test_what_its_own_process_deletes_meanwhile_is_not_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was listed and is gone when it is looked at."""
+    gone = tmp_path / ".run.0123456789ab.tmp"
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([gone]))
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    with files.temporary_sibling(tmp_path / "run") as beside:
+        (beside / "new").mkdir()
+    assert not files.is_abandoned(gone)
+
+
 def test_of_writers_that_finish_at_once_each_replaces_the_one_before_it(tmp_path: Path) -> None:
     target = tmp_path / "run"
 
