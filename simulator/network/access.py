@@ -184,7 +184,7 @@ class AccessNetwork:
         up = self._link("up", device, up_way, offset_s, queued_s, radio, fair and fair[0])
         down = self._link("down", device, down_way, offset_s, queued_s, radio, fair and fair[1])
         if n.transport.handshake_rtts:
-            up.opened_by(_handshake(up, down))
+            up.opened_by(_handshake(up, down, radio))
         if isinstance(up, ClosingLink) and isinstance(down, ClosingLink):
             up.other, down.other = down, up
         return up, down, radio
@@ -313,11 +313,12 @@ def _mean(value: float | StepFunction) -> float:
     return value.mean if isinstance(value, StepFunction) else value
 
 
-def _handshake(up: ImpairedLink, down: ImpairedLink) -> Callable[[float], float]:
+def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None) -> Callable[[float], float]:
     """When a connection is open, by the time at which a device begins to open it; infinity for never.
 
     It takes the transport's round trips, hello and certificates in the last of them, and a timeout (`backoff`) for each round trip that
-    loses a packet. It does not occupy the wires.
+    loses a packet. Each packet that the device sends waits for its turn in a scheduled uplink, since it answers one that came: the buffer is
+    empty again. The first has its turn at the begin. A handshake does not occupy the wires.
     """
     t = up.transport
 
@@ -331,6 +332,8 @@ def _handshake(up: ImpairedLink, down: ImpairedLink) -> Callable[[float], float]
                 now_s += next(timeouts_s)
             else:
                 return math.inf
+            if radio is not None and now_s > begin_s:
+                now_s = radio.up.turn_s(now_s)
             for link, carried_bytes in ((up, t.hello_bytes), (down, t.handshake_bytes)):
                 now_s = link.opening_s(now_s, 0.0 if left else carried_bytes)
         return now_s

@@ -174,9 +174,7 @@ class FairLink(ImpairedLink):
         gate = self._gate
         ready_s = now_s if gate is None else gate.wake(now_s)
         if ready_s < self.open_s:
-            if self._handshake is not None and self.open_s == math.inf:
-                self.open_s = self._handshake(ready_s)
-            ready_s = self.open_s
+            ready_s = self._opened_s(ready_s)
         if ready_s == math.inf:
             arrives(ready_s)
             return

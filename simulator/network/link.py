@@ -89,6 +89,10 @@ class Gate(Protocol):
         """When a message handed over at `now_s` may start."""
         ...
 
+    def turn_s(self, time_s: float) -> float:
+        """When a packet may leave that an awake device has at a time, with nothing else to send."""
+        ...
+
     def used(self, start_s: float, end_s: float, wire_bytes: float) -> float:
         """The message occupied the wire from start to end; seconds it waits after that."""
         ...
@@ -222,9 +226,7 @@ class ImpairedLink:
         if gate is not None:
             ready_s = gate.wake(now_s)
         if ready_s < self.open_s:
-            if self._handshake is not None and self.open_s == math.inf:
-                self.open_s = self._handshake(ready_s)
-            ready_s = self.open_s
+            ready_s = self._opened_s(ready_s)
         if ready_s > now_s:
             self.ready_s = ready_s
         extra_s = 0.0
@@ -280,6 +282,13 @@ class ImpairedLink:
             return self._last_s
         self._last_s = arrival_s
         return arrival_s
+
+    def _opened_s(self, ready_s: float) -> float:
+        """When a message may leave that is ready before the connection is open. The first one opens it, then waits for its turn."""
+        if self._handshake is None or self.open_s < math.inf:
+            return self.open_s
+        self.open_s = self._handshake(ready_s)
+        return self.open_s if self._gate is None else self._gate.turn_s(self.open_s)
 
     def _delay_at_s(self, there_s: float, drawn_s: float) -> float:
         """A delay drawn about the mean of the link, moved to the delay at its time; never below 0."""
@@ -402,7 +411,10 @@ class ImpairedLink:
             sent_s = time_s
             while sent_s + (timeout_s := next(timeouts_s)) < outage[1]:
                 sent_s += timeout_s
-            time_s = outage[1] if sent_s == time_s else sent_s + timeout_s
+            if sent_s == time_s:
+                time_s = outage[1]
+            else:  # the device's buffer was empty meanwhile
+                time_s = sent_s + timeout_s if self._gate is None else self._gate.turn_s(sent_s + timeout_s)
         start_s = self.ahead_s(time_s)
         end_s = self.wire.finish_s(start_s, 8.0 * wire_bytes)
         if end_s - start_s > self._rto_s and end_s < math.inf:

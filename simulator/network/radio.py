@@ -172,11 +172,17 @@ class _Uplink:
         if self._phase_s < 0.0 or now_s <= self._empty_s:
             return ready_s
         figures = self._radio.figures
+        if ready_s > now_s and not figures.configured_s:  # a promotion ends with a grant
+            return self._next(ready_s, figures.slot_s)
+        return self.turn_s(ready_s)
+
+    def turn_s(self, time_s: float) -> float:
+        if self._phase_s < 0.0 or time_s == math.inf:
+            return time_s
+        figures = self._radio.figures
         if figures.configured_s:
-            return self._next(ready_s, figures.configured_s)
-        if ready_s == now_s:  # a promotion ends with a grant
-            ready_s = self._next(ready_s, figures.sr_period_s) + figures.sr_grant_s
-        return self._next(ready_s, figures.slot_s)
+            return self._next(time_s, figures.configured_s)
+        return self._next(self._next(time_s, figures.sr_period_s) + figures.sr_grant_s, figures.slot_s)
 
     def _next(self, time_s: float, period_s: float) -> float:
         """The first opportunity from a time on."""
@@ -203,6 +209,9 @@ class _Downlink:
 
     def wake(self, now_s: float) -> float:
         return self._radio._hear(now_s)
+
+    def turn_s(self, time_s: float) -> float:
+        return time_s
 
     def used(self, start_s: float, end_s: float, wire_bytes: float) -> float:
         self._radio._use(start_s, end_s, self._radio.figures.down_j_per_byte * wire_bytes)

@@ -12,8 +12,8 @@ from simulator.core.rng import stream
 from simulator.network.access import AccessNetwork, Network
 from simulator.network.link import ImpairedLink
 from simulator.network.radio import Radio, RadioFigures
-from simulator.network.transport import TRANSPORTS
-from simulator.network.wire import Wire
+from simulator.network.transport import TRANSPORTS, opened_by
+from simulator.network.wire import Capacity, VaryingWire, Wire
 
 IDEAL = TRANSPORTS["ideal"]
 FIGURES = RadioFigures(
@@ -242,6 +242,70 @@ def test_rarer_opportunities_never_make_a_message_earlier(
     # Of the first message: a later one that comes while the buffer is not empty yet goes along.
     assert arrivals(replace(slotted, slot_s=0.0))[0] <= asked[0] + 1e-9
     assert asked[0] <= arrivals(replace(slotted, sr_period_s=period_s * 2**doublings))[0] + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("figures", "step_ms"),
+    [
+        ({"sr_period_s": 0.040, "sr_grant_s": 0.012}, 80.0),  # 12 ms and a round trip of 60 ms, in whole periods
+        ({"sr_period_s": 0.010, "sr_grant_s": 0.012}, 80.0),
+        ({"sr_period_s": 0.010, "sr_grant_s": 0.003, "slot_s": 0.0025}, 70.0),
+        ({"slot_s": 0.009}, 63.0),
+        ({"configured_s": 0.025}, 75.0),
+        ({}, 60.0),
+    ],
+)
+@pytest.mark.parametrize(("name", "handshake"), [("tcp", "full"), ("grpc", "full"), ("grpc", "0-rtt"), ("sctp", "full")])
+def test_what_a_device_sends_to_open_a_connection_waits_for_its_turn(
+    figures: dict[str, float], step_ms: float, name: str, handshake: str
+) -> None:
+    """From the turn of the first packet to that of the first message a whole number of periods passes for every round trip."""
+    transport = opened_by(TRANSPORTS[name], handshake)
+    network = Network(1e15, 1e15, 0.02, 0.04, radio=RadioFigures(**figures))
+    open_network = replace(network, transport=replace(transport, handshake_rtts=0))
+    for device in range(20):
+        at_s = 1.0 + 0.0137 * device
+        open_up, _, _ = AccessNetwork(open_network, 0, [0.0], [0.0]).links(device)
+        up, _, _ = AccessNetwork(replace(network, transport=transport), 0, [0.0], [0.0]).links(device)
+        took_s = up.send(at_s, 100) - open_up.send(at_s, 100)
+        assert 1e3 * took_s == pytest.approx(step_ms * transport.handshake_rtts)
+
+
+def test_a_packet_of_a_handshake_that_is_sent_again_waits_for_its_turn() -> None:
+    """TCP's only round trip is lost once, so it is sent again after a second: the seventh opportunity of those 160 ms apart, not the 6.25th."""
+
+    class FirstLost:
+        left = 1
+
+        def lost(self, now_s: float, packets: int) -> list[int]:
+            return []
+
+        def lost_again(self, now_s: float, packets: int) -> int:
+            self.left -= 1
+            return int(self.left == 0)
+
+    network = Network(1e15, 1e15, 0.03, 0.03, radio=RadioFigures(sr_period_s=0.16))
+    open_up, _, _ = AccessNetwork(network, 0, [0.0], [0.0]).links(0)
+    up, _, _ = AccessNetwork(replace(network, transport=TRANSPORTS["tcp"]), 0, [0.0], [0.0]).links(0)
+    up.loss = FirstLost()  # type: ignore[union-attr]
+    first_s = open_up.send(1.0, 100) - 0.03
+    assert up.send(1.0, 100) == pytest.approx(first_s + 8 * 0.16 + 0.03)
+    assert up.open_s == pytest.approx(first_s + 7 * 0.16 + 0.06)
+
+
+def test_a_packet_of_a_handshake_whose_timer_outlasts_an_outage_waits_for_its_turn() -> None:
+    """Sent at 5 s into an outage of 15 s: again at 6, 8, 12 and 20 s, where it meets an opportunity one in 0.3 s."""
+    rate = Capacity([0.0, 5.0, 20.0], [1e15, 0.0, 1e15], 1000.0)
+    figures = RadioFigures(sr_period_s=0.3)
+    up, down = (
+        ImpairedLink(VaryingWire(rate), 0.0, 0.0, IDEAL, gate=gate)
+        for radio in [Radio(figures, stream(0, "radio"), [0.0], [0.0])]
+        for gate in (radio.up, radio.down)
+    )
+    turn_s = up.send(20.0, 1)
+    assert 20.0 < turn_s < 20.3
+    assert up.opening_s(5.0, 0.0) == pytest.approx(turn_s)
+    assert down.opening_s(5.0, 0.0) == pytest.approx(20.0)
 
 
 def test_each_device_draws_an_operator_by_its_share() -> None:
