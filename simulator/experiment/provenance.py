@@ -56,15 +56,19 @@ def divergence_warnings(simulated: Sequence[Simulated], plan: Plan, recordings: 
 
 
 SATURATED = 0.98  # busy share above which a mean depends on the duration of the run
+# Of other tenants: fewer jobs miss their share by a third (1 / sqrt(10)) of it, and as no job runs at the begin, longer ones by a twentieth
+# (half of their length) on average.
+FEW_JOBS = 10
+LONG_JOB = 0.1  # of the run
 
 
 def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
-    """What a reader must know of a fleet: requests left out, events without effect, a saturated cloud or saturated devices."""
+    """What a reader must know of the load: requests left out, events without effect, a saturated cloud or saturated devices."""
     workload = case.scenario.workload
-    if not isinstance(workload, FleetWorkload):
-        return []
     who = case.title
-    found = []
+    found = _tenant_warnings(case, result)
+    if not isinstance(workload, FleetWorkload):
+        return found
     if isinstance(workload.arrivals, TraceArrivals):
         times, _ = workload.arrivals.times()
         cut = int(np.count_nonzero(times >= workload.duration_s))
@@ -108,6 +112,24 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
         found.append(
             f"{who}: {number} of {workload.devices} devices computed {100 * SATURATED:g} % of the time or more; {saturated}"
         )
+    return found
+
+
+def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:
+    """Where jobs of other tenants are too few or too long to take up their share of the run."""
+    took_s = result.makespan_s  # NaN without requests
+    found = []
+    for serving in case.scenario.servings.values():
+        load = serving.background
+        if load is None or not took_s > 0.0:
+            continue
+        job_s = 1e-3 * load.job_ms
+        jobs = serving.replicas * load.utilisation * took_s / job_s
+        if jobs < FEW_JOBS or job_s > LONG_JOB * took_s:
+            found.append(
+                f"{case.title}: background jobs of {job_s:g} s begin {jobs:.2g} times on average in the {took_s:.3g} s of the run, the "
+                f"cloud free at first: too few or too long for a share of {load.utilisation:g}, so what they take up is chance"
+            )
     return found
 
 

@@ -29,7 +29,7 @@ class AutoscaleRule(Part):
 
 
 class BackgroundLoad(Part):
-    """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time."""
+    """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time. They hold no memory."""
 
     utilisation: float = Field(gt=0, lt=1)
     job_ms: float = Field(default=20.0, ge=0.01, le=1e6)

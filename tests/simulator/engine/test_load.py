@@ -163,6 +163,24 @@ def test_a_cloud_that_keeps_up_is_not_warned_of(tmp_path: Path) -> None:
     assert load_warnings(case, result) == []  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("job_ms", "workload", "says"),
+    [
+        (1e6, POISSON + "}", "base: background jobs of 1000 s begin 0.0"),
+        (1000, POISSON + "}", ""),
+        (8000, POISSON + "}", "background jobs of 8 s begin"),
+        (1000, "workload: {arrivals: sequential}", "background jobs of 1 s begin"),
+    ],
+)
+def test_jobs_of_other_tenants_that_are_too_few_or_too_long_for_their_share_are_told(
+    tmp_path: Path, job_ms: float, workload: str, says: str
+) -> None:
+    """Of a run of a minute, or of a few seconds one after another."""
+    cloud = f"cloud: {{background: {{utilisation: 0.5, job_ms: {job_ms:g}}}}}\n"
+    texts = load_warnings(*run(tmp_path, cloud + workload))  # type: ignore[arg-type]
+    assert [says in text for text in texts] == [True] * bool(says)
+
+
 def test_cloud_keys_reach_the_simulation(tmp_path: Path) -> None:
     """One slot and no queue for it: at load 1, half of the requests are lost (Erlang B)."""
     text = "cloud: {max_batch: 1, max_sessions: 1, max_waiting: 0}\nworkload: {devices: 4, arrivals: {poisson_per_s: 1}, duration_s: 400}"
