@@ -317,8 +317,8 @@ def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None) -> Cal
     """When a connection is open, by the time at which a device begins to open it; infinity for never.
 
     It takes the transport's round trips, hello and certificates in the last of them, and a timeout (`backoff`) for each round trip that
-    loses a packet. Each packet that the device sends waits for its turn in a scheduled uplink, since it answers one that came: the buffer is
-    empty again. The first has its turn at the begin. A handshake does not occupy the wires.
+    loses a packet. Each packet that the device sends waits for its turn in a scheduled uplink, since it answers one that came: the
+    buffer is empty again. The first has its turn at the begin. A handshake does not occupy the wires.
     """
     t = up.transport
 

@@ -255,7 +255,9 @@ def test_rarer_opportunities_never_make_a_message_earlier(
         ({}, 60.0),
     ],
 )
-@pytest.mark.parametrize(("name", "handshake"), [("tcp", "full"), ("grpc", "full"), ("grpc", "0-rtt"), ("sctp", "full")])
+@pytest.mark.parametrize(
+    ("name", "handshake"), [("tcp", "full"), ("grpc", "full"), ("grpc", "0-rtt"), ("sctp", "full")]
+)
 def test_what_a_device_sends_to_open_a_connection_waits_for_its_turn(
     figures: dict[str, float], step_ms: float, name: str, handshake: str
 ) -> None:
@@ -272,7 +274,7 @@ def test_what_a_device_sends_to_open_a_connection_waits_for_its_turn(
 
 
 def test_a_packet_of_a_handshake_that_is_sent_again_waits_for_its_turn() -> None:
-    """TCP's only round trip is lost once, so it is sent again after a second: the seventh opportunity of those 160 ms apart, not the 6.25th."""
+    """TCP's only round trip is lost once and sent again a second later: at the seventh of opportunities 160 ms apart, not the 6.25th."""
 
     class FirstLost:
         left = 1
