@@ -103,7 +103,7 @@ def run(
     cache: str | Path | None = None,
     torch_device: str = "auto",
     max_batch: int = 64,
-    jobs: "int | Workers" = 1,
+    jobs: "int | Workers | None" = None,
     case_timeout_s: float | None = None,
     timeline: int = 2,
     progress: "Progress | None" = None,
@@ -125,7 +125,8 @@ def run(
         cache: Folder of recordings; where None, `$CIAR_SIM_CACHE` or else the user's cache folder.
         torch_device: Where forward passes run: `auto`, `cpu`, `cuda` or `cuda:N`.
         max_batch: Sessions recorded at once.
-        jobs: Processes that simulate, or `simulator.experiment.workers.Workers` for a Dask cluster; changes no result.
+        jobs: Processes that simulate, None: one for each core where that pays; or `simulator.experiment.workers.Workers` for a
+            Dask cluster. It changes no result.
         case_timeout_s: A case whose simulation takes longer fails alone; None waits for ever.
         timeline: Requests of every case, from the first on, in `timeline.json.gz`.
         progress: Called with a stage, how much of it is done, and its total.
@@ -300,7 +301,7 @@ def execute(
     cache: Path | None,
     torch_device: str,
     max_batch: int,
-    jobs: "int | Workers",
+    jobs: "int | Workers | None",
     case_timeout_s: float | None,
     timeline: int,
     progress: "Progress",

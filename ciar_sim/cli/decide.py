@@ -70,9 +70,8 @@ def replay_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--jobs",
             type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Processes that simulate; changes no result.",
+            metavar="N",
+            help="Processes that simulate; changes no result.  [default: one for each core where that pays]",
         ),
         json_option,
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.core.errors import RecordingError
+from simulator.experiment.workers import cores
 from simulator.protocol.cache import RecordingCache
 from simulator.protocol.families import parts
 from simulator.protocol.pairs import PairManifest, PairSpec
@@ -43,15 +44,8 @@ def processes(
     """How many processes record. asked: None: one for each core, where the pair is small and there is work for more than one."""
     tokens = manifest.image_tokens * sum(map(len, divided))
     if asked is None:
-        asked = 1 if isinstance(pair, PairSpec) or tokens < LEAST_TOKENS else _cores()
+        asked = 1 if isinstance(pair, PairSpec) or tokens < LEAST_TOKENS else cores()
     return min(asked, len(divided))
-
-
-def _cores() -> int:
-    """Cores that this process may use, as far as the system tells."""
-    from joblib import cpu_count
-
-    return int(cpu_count())
 
 
 def record_in_processes(
@@ -72,7 +66,7 @@ def record_in_processes(
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, _cores() // jobs))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // jobs))
     left = {spec.key(): spec for part in divided for spec in part}
     total, cached = float(image_tokens * len(left)), RecordingCache(cache)
     pool = ProcessPoolExecutor(max_workers=jobs, env={"OMP_NUM_THREADS": str(threads)})

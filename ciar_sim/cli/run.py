@@ -38,9 +38,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--jobs",
             type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Processes that simulate; changes no result.",
+            metavar="N",
+            help="Processes that simulate; changes no result.  [default: one for each core where that pays]",
         ),
         click.option(
             "--record-jobs",
@@ -139,7 +138,7 @@ def _run(
     cache: Path | None,
     torch_device: str,
     max_batch: int,
-    jobs: int,
+    jobs: int | None,
     record_jobs: int | None,
     scheduler: str | None,
     dask_local: int | None,

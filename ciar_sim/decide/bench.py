@@ -39,7 +39,7 @@ class Means:
     cache: Path | None = None
     torch_device: str = "auto"
     max_batch: int = 64
-    jobs: int = 1
+    jobs: int | None = None
     progress: Progress = silent
 
 
@@ -125,7 +125,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         bench = self.bench
-        check_size(self.cases, bench.means.jobs)
+        check_size(self.cases, bench.means.jobs or 1)
         check_methods(self.cases, bench.manifest)
         self.costs = CostTable(bench.manifest, self.cases, bench.models.profile)
         self.cases, _ = search_thresholds(self.cases, bench.manifest, bench.models.captions, bench.source)

@@ -19,7 +19,7 @@ from simulator.experiment.plan import Plan
 from simulator.experiment.provenance import provenance_of
 from simulator.experiment.scenario import Case, Scenario, resolved_yaml
 from simulator.experiment.search import Told, search_thresholds, with_found
-from simulator.experiment.simulating import FailedCase, Progress, Simulated, key_of, simulate_cases
+from simulator.experiment.simulating import FailedCase, Progress, Simulated, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
 from simulator.experiment.tuning import Objectives, pareto_rows, trial_cases, tuned_cases
 from simulator.experiment.workers import Workers
@@ -65,7 +65,7 @@ def run_scenario(
     profile: Callable[[], Profile],
     draw: Callable[[Path], object] | None = None,
     progress: Progress = lambda stage, done, total: None,
-    jobs: int | Workers = 1,
+    jobs: int | Workers | None = 1,
     scorer: ImageScorer | None = None,
     case_timeout_s: float | None = None,
     timeline_sessions: int = TIMELINE_SESSIONS,
@@ -81,7 +81,7 @@ def run_scenario(
         profile: Compute times measured on this machine, called only where the scenario uses them.
         draw: Adds plots and report to the folder.
         progress: Called as work goes on.
-        jobs: Where cases are simulated; a number is that of processes. It changes no result.
+        jobs: Where cases are simulated; a number is that of processes, None one for each core where that pays. It changes no result.
         scorer: Scores images; without it the quality columns that need it are NaN.
         case_timeout_s: A case whose simulation takes longer fails; None waits for ever.
         timeline_sessions: Requests of every case, from the first on, that timeline.json.gz shows.
@@ -93,9 +93,9 @@ def run_scenario(
     check_run_folder(folder)
     with error_context("pair"):
         manifest = pair_manifest(scenario.pair)
-    workers = Workers(jobs) if isinstance(jobs, int) else jobs
+    workers = jobs if isinstance(jobs, Workers) else Workers(jobs)
     cases, trials = expand(scenario), trial_cases(scenario)
-    check_size([*cases, *trials], workers.jobs)
+    check_size([*cases, *trials], workers.most)
     check_methods([*cases, *trials], manifest)
     # Before recording: what cannot be priced is refused at once.
     costs = CostTable(manifest, [*cases, *trials], profile)
@@ -105,9 +105,6 @@ def run_scenario(
     def measured(asked: Sequence[Case]) -> _Measured:
         cases, calibrated = search_thresholds(asked, manifest, scenes, source)
         plan = Plan(cases, manifest, scenes)
-        known = (store.has(key_of(case, costs, plan, timeline_sessions)) for case in cases) if store else [False]
-        if workers.jobs > 1 and not all(known):
-            workers.start()
         recordings = plan.record(source)
         simulated, failed = simulate_cases(
             cases, costs, plan, recordings, source, progress, workers, case_timeout_s, timeline_sessions, store

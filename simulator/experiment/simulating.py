@@ -56,7 +56,7 @@ def simulate_cases(
     recordings: Mapping[str, Recording],
     source: RecordingSource,
     progress: Progress,
-    jobs: int | Workers = 1,
+    jobs: int | Workers | None = 1,
     case_timeout_s: float | None = None,
     timeline_sessions: int = TIMELINE_SESSIONS,
     kept: CaseCache | None = None,
@@ -74,7 +74,7 @@ def simulate_cases(
         recordings: Of these sessions, by key.
         source: Of recordings that a case turns out to need.
         progress: Called after each case.
-        jobs: Where cases are simulated; a number is that of processes.
+        jobs: Where cases are simulated; a number is that of processes, None one for each core where that pays.
         case_timeout_s: A case that takes longer fails; None waits for ever.
         timeline_sessions: Requests, from the first on, in the timeline; of the first `TIMELINE_CASES` cases.
         kept: Simulated cases of earlier runs; those of this run are added as they end.
@@ -83,7 +83,7 @@ def simulate_cases(
     Raises:
         CiarSimError: No case could be simulated.
     """
-    workers = Workers(jobs) if isinstance(jobs, int) else jobs
+    workers = jobs if isinstance(jobs, Workers) else Workers(jobs)
     results: dict[int, SimulatedCase] = {}
     branches: dict[int, Branches] = {case.index: {} for case in cases}
     failed: dict[int, FailedCase] = {}
@@ -111,7 +111,8 @@ def simulate_cases(
         record(broken)
     stage = f"simulating, {len(results)} of {len(cases)} kept" if results else "simulating"
     progress(stage, len(results), len(cases))
-    free_bytes = float("inf") if workers.remote else free_memory_bytes() / workers.jobs
+    workers = workers.settled([case for case in cases if case.index not in results])
+    free_bytes = float("inf") if workers.remote else free_memory_bytes() / workers.most
     while left := [case for case in cases if case.index not in results and case.index not in failed]:
         missing: list[tuple[int, tuple[int, int]]] = []
         limits = _Limits(case_timeout_s, free_bytes, timeline_sessions, draw)

@@ -1,18 +1,24 @@
 """Where work runs: here, in processes of this machine (loky), or on a Dask cluster. Results come as they end, in any order."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
 from simulator.core.errors import CiarSimError, SimulationError
+from simulator.core.limits import free_memory_bytes
+from simulator.experiment.estimate import REQUEST_BYTES, size_of
+from simulator.experiment.scenario import Case
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 _WAITING = 4  # tasks per worker that are sent ahead, so that none waits for the next; bounds the memory of this process
 _IDLE_S = 300  # for which a worker process waits for more work
+# Of a process by default: some seconds of work, for it loads the program first, which takes a second or two.
+_LEAST_REQUESTS = 500
+_SPARE = 4.0  # times the memory that a case is estimated to need at least
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,12 @@ class Workers:
     """Where the cases of a run are simulated; it changes no result.
 
     Attributes:
-        jobs: Processes of this machine; 1 is this process.
+        jobs: Processes of this machine; 1 is this process; None: one for each core where that pays (`settled`).
         scheduler: Address of a Dask scheduler, in place of processes.
         local: Worker processes of a Dask cluster that is started for the run, in place of an address.
     """
 
-    jobs: int = 1
+    jobs: int | None = 1
     scheduler: str | None = None
     local: int | None = None
 
@@ -37,14 +43,22 @@ class Workers:
     @property
     def apart(self) -> bool:
         """Whether the work runs in other processes."""
-        return self.remote or self.jobs > 1
+        return self.remote or self.most > 1
 
-    def start(self) -> None:
-        """Start processes of this machine, which load the program while this one does something else."""
-        if self.jobs > 1 and not self.remote:
-            pool = _pool(self.jobs)
-            for _ in range(self.jobs):
-                pool.submit(_load)
+    @property
+    def most(self) -> int:
+        """Cases of this machine that are simulated at once."""
+        return self.jobs or 1
+
+    def settled(self, cases: Sequence[Case]) -> "Workers":
+        """With a number of processes for these cases: at most one for each core, with enough work and enough memory for each."""
+        if self.jobs is not None or self.remote or not cases:
+            return self
+        sizes = [size_of(case.scenario) for case in cases]
+        largest_bytes = max(REQUEST_BYTES * size.requests + size.state_bytes for size in sizes)
+        by_work = sum(size.requests for size in sizes) / _LEAST_REQUESTS
+        by_memory = free_memory_bytes() / (_SPARE * max(largest_bytes, 1.0))
+        return replace(self, jobs=max(1, int(min(cores(), len(cases), by_work, by_memory))))
 
     def run(self, work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, ResultT]]:
         """Each task with its result, as they end.
@@ -57,13 +71,16 @@ class Workers:
         """
         if self.remote:
             return _on_cluster(work, tasks, self)
-        if self.jobs > 1:
-            return _in_processes(work, tasks, self.jobs)
+        if self.most > 1:
+            return _in_processes(work, tasks, self.most)
         return ((task, work(task)) for task in tasks)
 
 
-def _load() -> None:
-    import simulator.experiment.simulating  # noqa: F401
+def cores() -> int:
+    """Cores that this process may use, as far as the system tells."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def _pool(jobs: int) -> Any:

@@ -3,7 +3,6 @@
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from operator import itemgetter
 
 import numpy as np
@@ -168,8 +167,10 @@ class VaryingWire(Wire):
             return
         shift_s = ((start_s + self._offset_s) // c.duration_s - 1.0) * c.duration_s - self._offset_s
         while shift_s < end_s:
-            first = bisect_right(c.outages_s, start_s - shift_s, key=itemgetter(1))  # a period can hold thousands
-            for begin_s, stop_s in islice(c.outages_s, first, None):
+            # A period can hold tens of thousands: those before the first are not walked over.
+            first = bisect_right(c.outages_s, start_s - shift_s, key=itemgetter(1))
+            for place in range(first, len(c.outages_s)):
+                begin_s, stop_s = c.outages_s[place]
                 if shift_s + begin_s >= end_s:
                     return
                 yield shift_s + begin_s, shift_s + stop_s

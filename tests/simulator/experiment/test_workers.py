@@ -21,10 +21,11 @@ from models.recorder import Recorder
 from models.scenes import captions
 from simulator.core.errors import CiarSimError
 from simulator.core.limits import TimeLimitError, limited_time
-from simulator.experiment import simulating
+from simulator.experiment import simulating, workers
 from simulator.experiment.kept import CaseCache
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.run import Outcome, run_scenario
+from simulator.experiment.sweep import expand
 from simulator.experiment.workers import Workers
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import CachedSource, RecordingCache
@@ -134,6 +135,31 @@ def test_branches_of_missed_replies_are_kept_with_their_case(world: World, tmp_p
 def test_processes_change_no_result(world: World) -> None:
     world.run("processes", jobs=2)
     assert world.tables("processes") == world.tables("here")
+
+
+@pytest.mark.parametrize(
+    ("fields", "jobs"),
+    [
+        pytest.param("{devices: 3, arrivals: {poisson_per_s: 2}, duration_s: 400}", 4, id="one for each core"),
+        pytest.param("{devices: 3, arrivals: {poisson_per_s: 2}, duration_s: 40}", 1, id="little work"),
+        pytest.param("{devices: 3, arrivals: {poisson_per_s: 2}, duration_s: 70}", 2, id="work for two"),
+        pytest.param(
+            "{devices: 400000, arrivals: {poisson_per_s: 2000}, duration_s: 200}", 2, id="memory for two such cases"
+        ),
+    ],
+)
+def test_by_default_there_is_a_process_for_each_core_with_enough_work_and_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch, fields: str, jobs: int
+) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers, "free_memory_bytes", lambda: 32e9)
+    path = world.folder / "size.yaml"
+    path.write_text(yaml.safe_dump({"pair": str(world.pair), **BASE, "workload": yaml.safe_load(fields)}))
+    cases = expand(load_scenario(path))[:8]
+    assert Workers(None).settled(cases).most == jobs
+    assert Workers(None).settled(cases[:1]).most == 1
+    assert Workers(3).settled(cases).most == 3
+    assert Workers(None).settled([]).most == Workers(None, local=2).settled(cases).most == 1
 
 
 @contextmanager
