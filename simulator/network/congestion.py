@@ -135,6 +135,7 @@ class Sender:
         if transport.flow_bytes:
             self._flow_bits = transport.flow_segments * self._full_bits
         self._missing: dict[int, Segment] = {}  # not acknowledged, by number
+        self._under_way_bits = 0.0  # of those that do not count as lost
         self._acks: deque[tuple[list[float], list[Segment]]] = deque()  # when they come, and for what
         self._delayed: tuple[list[float], list[Segment]] | None = (
             None  # the last of them, if it waits for a second segment
@@ -216,6 +217,7 @@ class Sender:
                     segment = Segment(self.sent, self._full_bits if left else left_bits)
                     left_bits -= segment.bits
                     missing[self.sent] = segment
+                    self._under_way_bits += segment.bits
                     self.sent += 1
             if segment is None:  # time goes on to whatever comes first
                 ack_s = acks[0][0][0] if acks else math.inf
@@ -246,10 +248,7 @@ class Sender:
 
     def _has_room(self, bits: float) -> bool:
         """Whether the receiver has room for so many bits beside what is under way."""
-        if self._flow_bits == math.inf:
-            return True
-        under_way = sum(segment.bits for segment in self._missing.values() if not segment.lost)
-        return under_way + bits <= self._flow_bits * (1.0 + 1e-9)
+        return self._under_way_bits + bits <= self._flow_bits * (1.0 + 1e-9)
 
     def _next_again(self, more: bool) -> Segment | None:
         """The segment that is to be sent again first; more: whether there are new ones to send."""
@@ -271,6 +270,7 @@ class Sender:
         if segment.lost:
             segment.lost = False
             self._lost -= 1
+            self._under_way_bits += segment.bits
         if segment.order:
             segment.again = True
             segment.beyond = 0
@@ -338,6 +338,8 @@ class Sender:
             if segment.lost:
                 self._lost -= 1
                 lost_before -= 1
+            else:
+                self._under_way_bits -= segment.bits
             if newest is None or segment.order > newest.order:
                 newest = segment
             for other in missing.values():
@@ -377,6 +379,8 @@ class Sender:
         self._reorder_s = math.inf
         for other in self._missing.values():
             if linux:
+                if other.order > self._newest and not other.again:
+                    break  # what has a later number was sent later still
                 if other.lost or other.order > self._newest:
                     continue
                 # Reordering is not waited for once losses are known: Linux tcp_rack_reo_wnd.
@@ -405,6 +409,7 @@ class Sender:
     def _mark(self, segment: Segment) -> None:
         segment.lost = True
         self._lost += 1
+        self._under_way_bits -= segment.bits
         if self.state == OPEN:
             self._recover()
 
@@ -441,7 +446,6 @@ class Sender:
         for segment in self._missing.values():
             segment.beyond = 0
             if not segment.arrives and not segment.lost:
-                segment.lost = True
-                self._lost += 1
+                self._mark(segment)
         self.control.timed_out(self)
         return None

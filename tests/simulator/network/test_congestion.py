@@ -177,6 +177,10 @@ def test_order_is_kept_and_no_byte_is_lost(
         assert arrived_s >= max(before_s, now_s + rtt_s / 2 + bits / 5e6) - 1e-9
         framed += bits
         before_s = arrived_s
+        sender = one._sender
+        assert sender is not None
+        under_way = [segment.bits for segment in sender._missing.values() if not segment.lost]
+        assert (sender.pipe, sender._under_way_bits) == (len(under_way), sum(under_way))
     assert before_s < math.inf
     assert one.sent_bits - one.dropped_bits == pytest.approx(framed, rel=1e-9)
     assert one.dropped_bits >= 0.0
