@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -9,7 +10,9 @@ from simulator.experiment.fleet import network_of
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.sweep import expand
+from simulator.network.access import AccessNetwork
 from simulator.network.cross import AQMS, GREEDY, Traffic
+from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity
 from simulator.traces.gaps import fitted
 from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
@@ -93,6 +96,22 @@ def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
     assert link("preset: lte, rate: constant") == replace(lte, gaps=None)
     blocked = link("preset: 5g-mmwave, rate: constant")
     assert (blocked.down_bps, blocked.up_bps, blocked.gaps) == (1e9, 2e8, None)
+
+
+@pytest.mark.parametrize(("keys", "told_ms"), [("rate: constant", 38), ("jitter_ms: 0", 16), ("distance_km: 500", 50)])
+def test_pings_over_a_preset_differ_as_the_documentation_says(tmp_path: Path, keys: str, told_ms: float) -> None:
+    """Five of 64 bytes, a second apart, over `lte`: the median over 1000 bursts of the largest less the least, within a fifth."""
+    network = network_of(load(tmp_path, f"{HEAD}network: {{preset: lte, {keys}}}\n").link, 0)
+    bare = replace(network, radio=None, up_loss=0.0, down_loss=0.0, burst_packets=None, transport=TRANSPORTS["ideal"])
+    access = AccessNetwork(bare, 1, [], [])
+    differences_s = []
+    for device in range(50):
+        up, down, _ = access.links(device)
+        for burst in range(20):
+            times_s = [12.0 * burst + ping for ping in range(5)]
+            took_s = [down.send(up.send(at_s, 64), 64) - at_s for at_s in times_s]
+            differences_s.append(max(took_s) - min(took_s))
+    assert 1e3 * median(differences_s) == pytest.approx(told_ms, rel=0.2)
 
 
 def test_rates_with_gaps_keep_their_means(tmp_path: Path) -> None:
