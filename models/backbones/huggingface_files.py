@@ -9,6 +9,7 @@ unconditional row); Janus (generation_inference: prompt text and unconditional r
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -325,13 +326,16 @@ def weight_files(folder: Path) -> list[Path]:
         index = folder / f"{stem}{kind}.index.json"
         if index.is_file():
             try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise WeightsError(f"{index}: not readable as an index of weights: {error}") from error
-            lost = [name for name in names if not (folder / str(name)).is_file()]
+            named = [str(name)[:100] for name in names if not isinstance(name, str) or Path(name).name != name]
+            if named:
+                raise WeightsError(f"{index}: must name files of this folder, got {few(named)}")
+            lost = [name for name in names if not os.path.isfile(folder / name)]
             if lost:
                 raise WeightsError(f"{index}: names files that are not there: {few(lost)}")
-            return [folder / name for name in names]
+            return [folder / name for name in sorted(names)]
         found = sorted(folder.glob(f"{stem}*{kind}"))
         if found:
             return found

@@ -212,7 +212,8 @@ def decoder_config(
     try:
         return TransformerConfig(n_layer, n_head, dim, ffn_hidden, vocab_size, caption_slots, caption_dim, grid)
     except ValueError as error:
-        raise WeightsError(f"{source}: {error}; name the number of heads with pair.heads") from error
+        hint = "; name the number of heads with pair.heads" if "n_head" in str(error) else ""
+        raise WeightsError(f"{source}: {error}{hint}") from error
 
 
 def classes_of(shapes: Shapes, prefix: str = "") -> int:
@@ -282,8 +283,9 @@ def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...],
     """What decides the caption rows, and the sizes of the encoder for pricing. Raises WeightsError."""
     t5 = t5_config(text)
     if not t5:
-        features = sorted(text.glob("*/*.npy"))
-        lists = sorted(text.glob("*.jsonl"))
+        features, lists = (
+            sorted(path for path in text.glob(name) if path.is_file()) for name in ("*/*.npy", "*.jsonl")
+        )
         if not features or not lists:
             raise WeightsError(
                 f"{text}: holds neither a T5 (config.json, weights and tokenizer) nor features that LlamaGen's script made "

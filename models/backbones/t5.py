@@ -120,20 +120,25 @@ class FeatureFolder:
             hint = f"; the nearest caption with features: {near[0][:80]!r}" if near else ""
             raise PromptError(f"{self.folder} holds no features of {caption[:80]!r}{hint}")
         try:
-            found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with path.open("rb") as file:
+                found = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, MemoryError) as error:
             raise WeightsError(f"{path}: not readable as features: {first_words(error)}") from None
+        if found.dtype.kind not in "fiu":
+            raise WeightsError(f"{path}: not readable as features: of type {found.dtype}, needed real numbers")
         if found.ndim != 3 or len(found) != 1 or found.shape[1] == 0 or found.shape[2] != self.caption_dim:
             raise WeightsError(f"{path}: features of shape {list(found.shape)}, needed [1, rows, {self.caption_dim}]")
-        if not np.isfinite(found).all():
-            raise WeightsError(f"{path}: features are not finite")
-        return torch.from_numpy(found[0, : self.slots].astype(np.float32))
+        with np.errstate(over="ignore"):
+            rows = found[0, : self.slots].astype(np.float32)
+        if not np.isfinite(rows).all():
+            raise WeightsError(f"{path}: features are not finite in float32")
+        return torch.from_numpy(rows)
 
 
 def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
     """Every line of the lists in a folder: the file that its features belong in, and its caption. Raises WeightsError."""
     found = []
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(path for path in folder.glob("*.jsonl") if path.is_file()):
         for index, line in enumerate(path.read_bytes().splitlines()):
             try:
                 text: Any = json.loads(line)["text"]

@@ -12,12 +12,12 @@ from simulator.core.files import write_atomically
 def load_readings(path: Path, dtype: np.dtype, count: int) -> np.ndarray | None:
     """Readings [count]; None where there are none. A damaged file is removed and counts as none. Raises RecordingError."""
     try:
-        found: np.ndarray = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        found: np.ndarray = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise RecordingError(f"cannot read the quality cache {path.parent}: {error.strerror or error}") from None
-    except (ValueError, EOFError):
+    except (ValueError, EOFError, MemoryError):
         path.unlink(missing_ok=True)
         return None
     if found.dtype != dtype or found.shape != (count,):

@@ -33,6 +33,9 @@ MANIFEST = "pair.json"
 GUIDANCE = 3.0  # of a pair that names none
 WEIGHTS = ".safetensors"
 DRAFTER = "drafter.safetensors"  # optional
+# Beside the shards of the cloud's model. What decides tokens and images must be listed: recordings are known by its hashes.
+NEEDED = ("text.safetensors", "tokenizer.safetensors", "device.safetensors", "phi.safetensors")
+LONGEST_NAME = 255  # bytes of a file's name
 SUBJECTS = {  # what a pair's images show
     "scenes": "rendered scenes of shaded objects",
     "photos": "product photographs",
@@ -398,7 +401,18 @@ def _manifest(path: Path, content: bytes) -> PairManifest:
                 )
     for file in manifest.files:
         if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", file.name):
-            raise WeightsError(f"{path}: file name {file.name!r} leaves the folder")
+            raise WeightsError(f"{path}: file name {file.name[:100]!r} leaves the folder")
+        if len(file.name.encode()) > LONGEST_NAME:
+            raise WeightsError(f"{path}: file name {file.name[:40]!r}... has more than {LONGEST_NAME} bytes")
+    listed = [file.name for file in manifest.files]
+    if twice := next((name for name in listed if listed.count(name) > 1), None):
+        raise WeightsError(f"{path}: files lists {twice} twice")
+    if manifest.statistics is None:
+        shards = "cloud-00001-of-00001.safetensors"
+        lacks = [name for name in NEEDED if name not in listed]
+        lacks += [shards] * (not any(name.startswith("cloud-") for name in listed))
+        if lacks:
+            raise WeightsError(f"{path}: files must list {', '.join(lacks)} with bytes and sha256")
     return manifest
 
 

@@ -178,6 +178,18 @@ def test_features_are_read_as_the_script_wrote_them(folder: Path, tmp_path: Path
     np.save(text / "coco" / "0.npy", np.zeros((1, 3, 5), np.float32))
     with pytest.raises(WeightsError, match=r"0\.npy: features of shape \[1, 3, 5\], needed \[1, rows, 12\]"):
         load_pair(t2i(folder, text=str(text))).text.encode(files.CAPTIONS[0])
+    absurd = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 100000000000, 12), }".ljust(117) + b"\n"
+    for damage in (
+        lambda path: np.save(path, np.full((1, 3, 12), "a")),
+        lambda path: np.save(path, np.full((1, 3, 12), 1e300)),
+        lambda path: path.write_bytes(b"PK\x05\x06" + bytes(18)),  # an empty archive of arrays
+        lambda path: path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + absurd),
+    ):
+        damage(text / "coco" / "0.npy")
+        with pytest.raises(WeightsError, match=r"0\.npy: (not readable as features|features are not finite)"):
+            load_pair(t2i(folder, text=str(text))).text.encode(files.CAPTIONS[0])
+    (text / "coco" / "2.npy").mkdir()  # no file of features
+    assert pair_manifest(t2i(folder, text=str(text))).files
     (text / "coco.jsonl").write_text('{"text": "a"}\n{"caption": "b"}\n')
     with pytest.raises(WeightsError, match=r"coco\.jsonl:2: a line must be a JSON object with text"):
         load_pair(t2i(folder, text=str(text))).text.encode("a")

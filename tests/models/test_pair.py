@@ -166,6 +166,22 @@ def test_a_file_name_cannot_leave_the_folder(tiny: Path) -> None:
         load_pair(tiny)
 
 
+@pytest.mark.parametrize("name", ["cloud-00001-of-00001", "device", "phi", "text", "tokenizer"])
+def test_weights_that_no_hash_covers_are_refused(tiny: Path, name: str) -> None:
+    """Recordings are known by the listed hashes: those of other weights would be taken for these."""
+    manifest = json.loads((tiny / "pair.json").read_text())
+    whole = manifest["files"]
+    listed = [file for file in whole if file["name"] != f"{name}.safetensors"]
+    for files, message in (
+        (listed, rf"pair\.json: files must list {name}\.safetensors"),
+        ([*whole, whole[0]], "files lists cloud-00001-of-00001.safetensors twice"),
+        ([*whole, {**whole[0], "name": "a" * 5000}], "has more than 255 bytes"),
+    ):
+        (tiny / "pair.json").write_text(json.dumps({**manifest, "files": files}))
+        with pytest.raises(WeightsError, match=message):
+            pair_manifest(tiny)
+
+
 def test_replacing_a_pair_is_all_or_nothing(tiny: Path) -> None:
     before = pair_manifest(tiny).weights_hash
     make_tiny_pair(tiny, seed=4)

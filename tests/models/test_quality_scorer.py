@@ -99,6 +99,7 @@ def test_what_was_read_is_kept_and_a_damaged_file_is_read_again(
     assert len(kept) == 9
     kept[0].write_bytes(b"\x93NUMPY")
     kept[1].write_bytes(b"")
+    kept[2].write_bytes(b"PK\x05\x06" + bytes(18))  # an archive of arrays, with none
     assert of(tmp_path, network)(recordings, captions)[1](np.arange(9)) == found
     assert all(path.stat().st_size > 100 for path in kept)
 
