@@ -31,7 +31,7 @@ from models.text import TextEncoder, WordEncoder
 from models.transformer import Transformer
 from models.vq import VQConfig, VQModel, load_vq
 from simulator.core.errors import WeightsError
-from simulator.core.files import replace_folder, temporary_sibling
+from simulator.core.files import replace_folder, temporary_sibling, why_unusable
 from simulator.protocol.backbones import function_of
 from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import (
@@ -39,6 +39,7 @@ from simulator.protocol.pairs import (
     FORMAT,
     GUIDANCE,
     MANIFEST,
+    WEIGHTS,
     PairManifest,
     PairRef,
     PairSpec,
@@ -54,6 +55,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MAX_FILE_BYTES = 15 * 2**20
 TEXT = "text.safetensors"
 CARD = "MODEL_CARD.md"
+FACTS = "metrics.json"  # of each stage of the training
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,12 @@ def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dty
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
-    """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing what is
+    """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing the pair that is
     there at once, a model card aside. The drafter is optional; judge/, which judges photographs, comes along where it is.
 
-    Raises WeightsError when a stage's weights are missing or do not fit each other.
+    Raises WeightsError when a stage's weights are missing or do not fit each other, or `out_dir` holds something else than a pair.
     """
+    refuse_foreign(out_dir)
     tokenizer = load_vq(train_dir / "tokenizer" / "tokenizer.safetensors")
     cloud = load_transformer(train_dir / "cloud" / "cloud.safetensors")
     device = load_device(train_dir / "device" / "device.safetensors")
@@ -204,6 +207,19 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     if card.is_file():
         more[CARD] = card.read_bytes()
     return _write_pair(out_dir, name, text, tokenizer, cloud, device, phi, drafter, facts, subject, more)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises WeightsError where a pair cannot replace what a folder holds: anything that is not of a pair would be lost."""
+    if why := why_unusable(folder):
+        raise WeightsError(f"cannot write the pair {folder}: {why}")
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    own = (MANIFEST, CARD, FACTS, JUDGE)
+    foreign = [name for name in names if MANIFEST not in names or not (name in own or name.endswith(WEIGHTS))]
+    if foreign:
+        raise WeightsError(
+            f"cannot write the pair {folder}: it holds {foreign[0]}, which is of no pair; name another folder"
+        )
 
 
 def make_tiny_pair(
@@ -380,7 +396,7 @@ def _write_pair(
         if drafter is not None:
             save_model(folder / DRAFTER, drafter)
         if facts:
-            (folder / "metrics.json").write_text(json.dumps(facts, indent=1) + "\n")
+            (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         shape = cloud.config
         manifest = PairManifest(
             format=FORMAT,

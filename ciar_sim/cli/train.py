@@ -108,7 +108,9 @@ def device(
     from ciar_sim.cli.console import progress_bars
     from models.pair import load_pair
     from models.train.distil import DistilSettings, distil
+    from models.train.run import refuse_out
 
+    refuse_out(out)
     where = resolve_torch_device(torch_device)
     ref = pair_of(pair)
     loaded = load_pair(ref, where)

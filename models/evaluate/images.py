@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from models import scenes
+from models.images import UNREADABLE, rgb_of
 from models.quality import foreign
 from models.quality.judges import REFERENCE_IMAGES, REFERENCE_SEED
 from simulator.core.errors import CiarSimError
@@ -112,8 +113,8 @@ def _real_images(folder: Path) -> list[np.ndarray]:
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES):
         try:
             with Image.open(path) as image:
-                found.append(np.asarray(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError) as error:
+                found.append(np.asarray(rgb_of(image)))
+        except UNREADABLE as error:
             raise CiarSimError(f"{path}: not an image that can be read: {error}") from None
         if found[-1].shape != found[0].shape:
             (height, width), (first_height, first_width) = found[-1].shape[:2], found[0].shape[:2]

@@ -10,12 +10,14 @@ and COCO's annotations, `images/` beside `annotations/captions_*.json`, where a 
 
 Photographs in tars are a third, see `models.train.photos`.
 
-Images are cut to their central square and resized. Which are held out follows from a hash of the file's name alone.
+Images are cut to their central square and resized; transparent pixels become white. Which are held out follows from a hash of the
+file's name alone.
 The vocabulary is that of the training captions.
 """
 
 import csv
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +35,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from models.images import UNREADABLE, rgb_of
 from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder, words_of
 from models.train.inputs import digest_of_bytes
 from models.train.kept import load_array, save_array
@@ -189,8 +192,8 @@ def read_image(item: Item, size: int) -> np.ndarray:
     """uint8 [size, size, 3]: the image's central square, resized (Lanczos). Raises DataError if it cannot be decoded."""
     with _open(item) as picture:
         try:
-            rgb = ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+            rgb = rgb_of(ImageOps.exif_transpose(picture))
+        except UNREADABLE as error:
             raise DataError(f"{item.place}: {item.path} cannot be decoded: {error}") from error
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
@@ -262,7 +265,7 @@ def _open(item: Item) -> Image.Image:
         return Image.open(item.path)
     except FileNotFoundError:
         raise DataError(f"{item.place}: {item.path}: no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{item.place}: {item.path} is not a readable image: {error}") from error
 
 
@@ -286,7 +289,9 @@ def _folder_items(folder: Path, captions: str) -> Iterator[Item]:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), strict=True
+    )  # splitlines would cut captions at U+2028 and others
     try:
         header = [column.strip() for column in next(reader, [])]
         if sorted(header) != ["caption", "file"]:

@@ -124,7 +124,7 @@ def train(
 
     Raises:
         WeightsError: the checkpoint or loss.csv is damaged, or the checkpoint was made from other inputs or with other
-            settings (time limits and logging apart).
+            settings (time limits and logging apart); or the loss is no longer finite.
     """
     inputs = inputs or {}
     console = console or Console(stderr=True)
@@ -154,6 +154,13 @@ def train(
 
     def minutes() -> float:
         return earlier_minutes + (time.monotonic() - started) / 60
+
+    def refuse_divergence(step: int, loss: Tensor, norm: Tensor) -> None:
+        if not math.isfinite(float(loss.detach()) + float(norm)):
+            raise WeightsError(
+                f"{out_dir}: the loss of step {step} is {float(loss.detach()):g}, the norm of its gradients {float(norm):g}: the training "
+                "diverges; lower training.learning_rate and delete this folder to start again"
+            )
 
     def save() -> None:
         log.write()
@@ -191,6 +198,7 @@ def train(
                 stage.after_step(step)
             _average(averaged, model, min(settings.ema_decay, (1 + step) / (10 + step)))
             if step % settings.log_every_steps == 0 or step == settings.steps - 1:
+                refuse_divergence(step, loss, norm)
                 row = {
                     name: float(value) for name, value in {"loss": loss.detach(), "grad_norm": norm, **values}.items()
                 }
@@ -202,6 +210,7 @@ def train(
             step += 1
             progress.update(task, completed=step)
             if time.monotonic() - checkpointed > settings.checkpoint_every_s:
+                refuse_divergence(step - 1, loss, norm)
                 save()
                 checkpointed = time.monotonic()
         coming.result()

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from models.images import UNREADABLE, rgb_of
 from models.text import WordEncoder, words_of
 from models.train.data import PART_IMAGES, Side, file_text, kept_tokens, shuffled
 from models.train.inputs import digest_of_bytes
@@ -226,7 +227,7 @@ def _members(folder: Path) -> dict[str, tuple[Path, bytes]]:
 def _prepared(row: Row, tar: Path, content: bytes, size: int) -> np.ndarray:
     """uint8 [size, size, 3]: the image in the middle of a white square, resized (Lanczos)."""
     try:
-        rgb = Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        rgb = rgb_of(Image.open(io.BytesIO(content)))
+    except UNREADABLE as error:
         raise DataError(f"{row.place}: {row.name} of {tar} cannot be decoded: {error}") from error
     return np.asarray(ImageOps.pad(rgb, (size, size), Image.Resampling.LANCZOS, color=(255, 255, 255)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from models.pair import export_pair
+from models.pair import export_pair, refuse_foreign
 from models.scenes import IMAGE_SIZE
 from models.train import cloud, device, drafter, judge, phi, scene_network, tokenizer
 from models.train.cloud import CloudConfig
@@ -21,6 +21,7 @@ from models.train.scene_network import SceneNetworkTraining
 from models.train.sequences import SequenceSettings
 from models.train.tokenizer import TokenizerConfig
 from simulator.core.errors import ScenarioError, WeightsError
+from simulator.core.files import why_unusable
 from simulator.core.part import Part, found_text
 from simulator.core.problems import first_problem, subject
 from simulator.core.settings import refuse
@@ -111,6 +112,12 @@ def read_training_file(path: Path) -> TrainingFile:
     raise ScenarioError(f"{document.where(place)}: {subject(place)}{message}")
 
 
+def refuse_out(folder: Path) -> None:
+    """Raises WeightsError where nothing can be written into the folder of a training; called before the work."""
+    if why := why_unusable(folder):
+        raise WeightsError(f"cannot write the training folder {folder}: {why}")
+
+
 def train_pair(
     config: Path,
     out: Path,
@@ -134,6 +141,9 @@ def train_pair(
     if data_folder is not None and file.data is None:
         raise ScenarioError(f"{config}: reads scenes, no folder of images; --data has nothing to name")
     data = file.data if file.data is None or data_folder is None else file.data.at(data_folder)
+    refuse_out(out)
+    if export is not None:
+        refuse_foreign(export)
     there = memory_bytes()
     for name, settings in file.stages.items():
         if isinstance(settings, CloudConfig | TokenizerConfig | JudgeConfig | SceneNetworkTraining):
@@ -152,10 +162,10 @@ def train_pair(
             RUN[name](settings, data, out / name, torch_device)
         except ScenarioError as error:
             raise ScenarioError(f"{config}: {error}") from None
-        except FileNotFoundError as error:
-            raise WeightsError(f"{error.filename}: no such file; stage {name} needs the stages before it") from None
-        except PermissionError as error:
-            raise WeightsError(f"{error.filename}: cannot be written: {error.strerror}") from None
+        except OSError as error:
+            place, needs = Path(str(error.filename)), f"; stage {name} needs the stages before it"
+            lacks = isinstance(error, FileNotFoundError) and out in place.parents
+            raise WeightsError(f"{place}: {error.strerror or error}{needs if lacks else ''}") from None
     if export is not None:
         refuse_outdated(out, tuple(READS))
         export_pair(out, export, name=config.stem)

@@ -143,3 +143,18 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def why_unusable(folder: Path) -> str:
+    """Why files cannot be written into a folder that may not be there yet; empty where they can. Asked before hours of work."""
+    try:
+        place = folder.absolute()
+        while not (place.exists() or place.is_symlink()):
+            place = place.parent
+        if not place.is_dir():
+            return f"{place} is not a folder"
+        if not os.access(place, os.W_OK | os.X_OK):
+            return f"{place} cannot be written"
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a symlink loop
+        return str(getattr(error, "strerror", None) or error)
+    return ""

@@ -111,6 +111,34 @@ def test_a_image_is_cut_to_its_central_square(tmp_path: Path) -> None:
     assert read_image(Item(tmp_path / "gray.png", "gray.png", "x", "here"), 8).shape == (8, 8, 3)
 
 
+def test_pictures_of_any_kind_show_what_a_viewer_shows(tmp_path: Path) -> None:
+    def read(picture: Image.Image, name: str) -> list[int]:
+        picture.save(tmp_path / name)
+        found: list[int] = read_image(Item(tmp_path / name, name, "x", "here"), 1)[0, 0].tolist()
+        return found
+
+    assert read(Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)), "deep.png") == [128] * 3
+    assert read(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "clear.png") == [255] * 3
+    assert read(Image.new("LA", (4, 4), (0, 51)), "pale.png") == [204] * 3
+    assert read(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "print.tif") == [255, 0, 0]
+    still, other = Image.new("RGB", (4, 4), (0, 0, 255)), Image.new("RGB", (4, 4))
+    still.save(tmp_path / "moving.webp", save_all=True, append_images=[other], lossless=True)
+    assert read_image(Item(tmp_path / "moving.webp", "", "x", "here"), 1)[0, 0].tolist() == [0, 0, 255]
+    for mode in ("F", "I"):
+        with pytest.raises(
+            DataError, match=r"here: .*real\.tif cannot be decoded: pixels of 32 bits \(.\) have no known"
+        ):
+            read(Image.new(mode, (4, 4), 1), "real.tif")
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x1c"])
+def test_a_caption_ends_at_the_end_of_its_line_alone(folder: Path, character: str) -> None:
+    text = (folder / "captions.csv").read_text().replace("wall, image3", f"wall{character}, image3")
+    (folder / "captions.csv").write_text(text)
+    data = load_data(DataConfig(folder=str(folder), held_out=0.3))
+    assert f"wall{character}, image3" in " ".join(item.caption for item in [*data.train, *data.held_out])
+
+
 def items(*captions: str) -> list[Item]:
     return [Item(Path("x"), str(index), caption, f"captions.csv:{index + 2}") for index, caption in enumerate(captions)]
 

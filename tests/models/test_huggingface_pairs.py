@@ -130,7 +130,9 @@ def test_pairs_that_do_not_belong_together_are_refused(specs: dict[str, PairSpec
     whole = index.read_text()
     for name in (5, None, "", "a" * 5000, "../other/model.safetensors", str(other / "model.safetensors")):
         index.write_text(json.dumps({"weight_map": {**json.loads(whole)["weight_map"], "lm_head.weight": name}}))
-        with pytest.raises(WeightsError, match=r"index\.json: (must name files of this folder|names files that are not)"):
+        with pytest.raises(
+            WeightsError, match=r"index\.json: (must name files of this folder|names files that are not)"
+        ):
             pair_manifest(PairSpec(cloud="anole-7b", weights=str(folder)))
     index.write_text(whole)
     path = folder / "model-00001-of-00002.safetensors"

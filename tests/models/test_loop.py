@@ -154,6 +154,20 @@ def test_bf16_autocast_trains(tmp_path: Path) -> None:
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
 
 
+def test_a_training_that_diverges_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    class Diverges(LineStage):
+        def loss(self, batch: Tensor, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+            loss, told = super().loss(batch, step)
+            return loss * (1.0 if step < 5 else float("nan")), told
+
+    with pytest.raises(WeightsError, match=r"the loss of step 5 is nan, .*: the training diverges; lower"):
+        train(Diverges(), SETTINGS, tmp_path)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == 5
+    assert all(tensor.isfinite().all() for tensor in saved["model"].values())
+    assert not (tmp_path / "inputs.json").exists()
+
+
 def test_other_settings_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     train(LineStage(), SETTINGS, tmp_path)
     with pytest.raises(WeightsError, match=r"made with learning_rate = 0.01, asked for 0.02"):

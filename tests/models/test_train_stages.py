@@ -383,6 +383,12 @@ def test_what_training_leaves_becomes_a_pair(trained: Path, tmp_path: Path) -> N
     export_pair(trained, tmp_path / "pair", name="toy")  # replaces the folder
     assert pair_manifest(tmp_path / "pair").weights_hash == before
     assert [path.name for path in tmp_path.iterdir()] == ["pair"]
+    own = tmp_path / "pair" / "notes.txt"
+    own.write_text("a user's own")
+    for folder in (own, own.parent, tmp_path):  # nothing but a pair is ever replaced
+        with pytest.raises(WeightsError, match=r"cannot write the pair \S+: .*(notes\.txt|pair)"):
+            export_pair(trained, folder, name="toy")
+    assert own.read_text() == "a user's own"
 
 
 def test_batches_are_keyed_and_cover_an_epoch(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:

@@ -53,6 +53,20 @@ def refused(tmp_path: Path, text: str, *options: str) -> str:
     return line.removeprefix(f"Error: {config}")
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    """Neither a training folder nor a pair's is found out to be unusable after hours."""
+    (tmp_path / "file").write_text("a user's own")
+    taken = tmp_path / "file" / "x"
+    for options in (
+        ["--out", str(tmp_path / "file")],
+        ["--out", str(taken)],
+        ["--export", str(taken)],
+        ["--export", str(tmp_path)],
+    ):
+        assert ": cannot write the " in f": {refused(tmp_path, GOOD, *options).removeprefix('Error: ')}"
+    assert (tmp_path / "file").read_text() == "a user's own"
+
+
 def test_the_good_file_is_good(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(GOOD)
     file = read_training_file(tmp_path / "own.yaml")
