@@ -213,10 +213,11 @@ def evaluate_device(
     for index in data.held_out(EVALUATED_AT_ONCE, EVALUATED):
         batch, wanted = moved_batch(data.gather(index), torch_device), data.states(index).to(torch_device)
         hidden, guided = own_and_guided(device.transformer, batch, batch.tokens, guidance)  # each [B, T, D]
-        p, q = head.logits(wanted).softmax(-1), device.centre(guided).softmax(-1)
-        _, lower, upper = device.interval(hidden, guided)
-        differs = p.argmax(-1) != q.argmax(-1)
-        overlap, kl = torch.minimum(p, q).sum(-1), divergence(p.log(), q.log())
+        centre, lower, upper = device.interval(hidden, guided)
+        # Logarithms throughout: guided distributions have entries that float32 rounds to 0, and 0 log 0 is NaN.
+        log_p, log_q = head.logits(wanted).log_softmax(-1), centre.log_softmax(-1)
+        differs = log_p.argmax(-1) != log_q.argmax(-1)
+        overlap, kl = torch.minimum(log_p, log_q).exp().sum(-1), divergence(log_p, log_q)
         rows.append(
             torch.stack([differs.float(), overlap, kl, uncertainty(lower, upper).u_tilde], -1)
             .flatten(0, 1)
