@@ -134,7 +134,8 @@ class CostTable:
                         f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
                         f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
                     )
-        self._programs: dict[tuple[str, str, int], tuple[SessionProgram, frozenset[str]]] = {}
+        # By the recording's id, which is its own for as long as the recording is held here.
+        self._programs: dict[tuple[str, str, int], tuple[Recording, SessionProgram, frozenset[str]]] = {}
         self._fingerprints: dict[str, str] = {}
 
     @staticmethod
@@ -205,8 +206,10 @@ class CostTable:
                 program = compile_colocated(recording, device, self.costs[own][0], cloud, pricing)
             else:
                 program = compile_session(recording, device, cloud, pricing)
-            self._programs[name] = program, frozenset(what for what, side in sides.items() if side.extrapolated)
-        return self._programs[name]
+            extrapolated = frozenset(what for what, side in sides.items() if side.extrapolated)
+            self._programs[name] = recording, program, extrapolated
+        _, program, extrapolated = self._programs[name]
+        return program, extrapolated
 
     def kv_tokens(self, case: Case, priced: Priced) -> tuple[float, ...]:
         """Number of KV positions that fit a replica of each cloud, in the order of `Scenario.servings`.

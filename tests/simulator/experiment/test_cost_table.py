@@ -1,0 +1,21 @@
+"""Recorded sessions priced by what a scenario says of its compute."""
+
+import pytest
+
+from simulator.experiment.cost_table import CostTable
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.sweep import expand
+from simulator.protocol.pairs import pair_manifest
+
+from ..build import call, forward, recording, reply
+
+
+def test_a_session_is_priced_as_itself_though_those_before_it_are_forgotten() -> None:
+    """A source need not keep what it gave, and the next recordings may then stand in the same memory."""
+    scenario = load_scenario({"name": "table", "methods": ["base"]})
+    (case,) = expand(scenario)
+    costs = CostTable(pair_manifest(scenario.pair), [case], pytest.fail)
+    for size in range(128, 148):
+        session = recording(call(0, size), [[forward("cloud"), reply()]])
+        assert costs.priced(case, [session], {}).kinds[0].programs[0].bytes_up == size
+        del session
