@@ -45,7 +45,7 @@ def log_odds(centre: Tensor) -> Tensor:
     return log_p - log_not_p
 
 
-def inter_fuse(centre: Tensor, radius: Tensor, reach: bool = False) -> tuple[Tensor, Tensor]:
+def inter_fuse(centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """Probability interval of every token from its logit interval: CreINN's interval softmax (assumption A1).
 
         lower_i = e^(c_i - r_i) / (e^(c_i - r_i) + S_-i),  upper_i likewise with + r_i,  S_-i = sum over j != i of e^c_j
@@ -53,19 +53,25 @@ def inter_fuse(centre: Tensor, radius: Tensor, reach: bool = False) -> tuple[Ten
     computed as sigmoid(logit(p_i) -+ r_i) with p = softmax(c), so that lower <= p <= upper and sum lower <= 1 <= sum
     upper.
 
-    centre, radius: [..., V], radius >= 0; computed in float32 or wider. reach: tighten to the bounds that some
-    distribution inside the interval attains (CreINN does; off by default).
-    Returns (lower, upper), each [..., V]. Source: CIAR section 3.2, InterFuse.
+    CreINN then tightens both to bounds that are attained; here that is a step of its own, `reachable`.
+
+    Args:
+        centre: [..., V], c, the logits in the middle.
+        radius: [..., V], r >= 0.
+
+    Returns:
+        (lower, upper), each [..., V], in float32 or wider. Source: CIAR section 3.2, InterFuse.
     """
     odds, r = log_odds(at_least_float32(centre)), at_least_float32(radius)
-    lower, upper = torch.sigmoid(odds - r), torch.sigmoid(odds + r)
-    return reachable(lower, upper) if reach else (lower, upper)
+    return torch.sigmoid(odds - r), torch.sigmoid(odds + r)
 
 
 def reachable(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """The tightest bounds that some distribution within [lower, upper] attains, both from the bounds as given. [..., V].
 
-    Source: CreINN, the last step of its interval softmax.
+        lower'_i = max(lower_i, 1 - sum over j != i of upper_j),  upper'_i = min(upper_i, 1 - sum over j != i of lower_j)
+
+    Source: CreINN, the last step of its interval softmax (assumption A1, off by default).
     """
     return (
         torch.maximum(lower, 1 - (upper.sum(-1, keepdim=True) - upper)),

@@ -76,13 +76,16 @@ def sample(probs: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
-def draw(probs: np.ndarray, u: float) -> int:
-    """`sample` for one distribution float64 [V] and one uniform draw, without the overhead of tensors."""
-    return draw_with_margin(probs, u)[0]
-
-
 def draw_with_margin(probs: np.ndarray, u: float) -> tuple[int, float]:
-    """The id that `draw` returns, and the least change of u that would select another id."""
+    """`sample` for one distribution and one uniform draw, without the overhead of tensors.
+
+    Args:
+        probs: float64 [V], non-negative, not necessarily normalised.
+        u: uniform draw in [0, 1).
+
+    Returns:
+        The id, and the least change of u that would select another one.
+    """
     cumulative = probs.cumsum()
     total = cumulative[-1]
     index = int(cumulative.searchsorted(u * total, side="right"))

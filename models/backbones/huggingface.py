@@ -68,14 +68,13 @@ class PromptEncoder:
     Args:
         folder: holds `tokenizer.json`.
         prompt: what stands around the caption.
-        slots: most tokens of a prompt.
     """
 
     caption_dim = ROW_WIDTH
     sample = "a photo of a red bus parked near the river"
 
-    def __init__(self, folder: Path, prompt: Prompt, slots: int = PROMPT_SLOTS) -> None:
-        self.path, self.prompt, self.slots = folder / TOKENIZER, prompt, slots
+    def __init__(self, folder: Path, prompt: Prompt) -> None:
+        self.path, self.prompt = folder / TOKENIZER, prompt
         self._tokenizer: Any = None
 
     def tokens(self, caption: str) -> list[int]:
@@ -87,8 +86,8 @@ class PromptEncoder:
         p = self.prompt
         text = self._tokenizer.encode(f"{p.opening}{caption}{p.closing}", add_special_tokens=False).ids
         found = [*p.before, *text, *p.after]
-        if len(found) > self.slots:
-            raise PromptError(f"the prompt has {len(found)} tokens, at most {self.slots} are allowed")
+        if len(found) > PROMPT_SLOTS:
+            raise PromptError(f"the prompt has {len(found)} tokens, at most {PROMPT_SLOTS} are allowed")
         return found
 
     def encode(self, caption: str) -> Tensor:

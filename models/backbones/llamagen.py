@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from models.backbones.llamagen_files import IGNORED, VQ_CONTAINERS, classes_of, decoder_config, own_device
+from models.backbones.llamagen_files import VQ_CONTAINERS, classes_of, decoder_config, own_device, own_keys
 from models.backbones.t5 import ClassLabels, FeatureFolder, T5Encoder
 from models.checkpoint import CONTAINERS
 from models.device import DeviceModel
@@ -44,8 +44,7 @@ def load_llamagen(
     Raises:
         WeightsError: The file is not readable, or keys are missing, unexpected, of another shape or not finite: all are listed.
     """
-    state = read_state(path, CONTAINERS, finite=False)
-    state = {key: value for key, value in state.items() if key not in IGNORED and ".kv_cache." not in key}
+    state = own_keys(read_state(path, CONTAINERS, finite=False))
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     config, classes = decoder_config(shapes, path, grid, n_head), classes_of(shapes)
     model = build(lambda: Transformer(config, classes=classes), state, path, exact=True).to(torch_device, dtype)

@@ -9,19 +9,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from models.checkpoint import CONTAINERS, SUFFIXES, Checkpoint, few, read_checkpoint
+from models.checkpoint import SUFFIXES, few, read_checkpoint
 from simulator.core.errors import WeightsError
 from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, TransformerConfig, list_parts
 
 Shapes = Mapping[str, tuple[int, ...]]
+ValueT = TypeVar("ValueT")
 VQ_CONTAINERS = ("ema", "model", "module", "state_dict")
 HEAD_DIM = 64  # width of a head where the table below does not know better
-HEADS = {2048: 32, 3200: 32, 4096: 32}  # width -> heads of GPT-1B, GPT-3B, GPT-7B, whose heads are not 64 wide
+HEADS = {3200: 32, 4096: 32}  # width -> heads of GPT-3B and GPT-7B, whose heads are 100 and 128 wide
 IGNORED = ("freqs_cis", "causal_mask")  # tables that some checkpoints carry
 # Below the weights' folder; the second is LlamaGen's own.
 T5_PLACES = (
@@ -63,19 +64,15 @@ def recognise(place: Path) -> tuple[list[Part], list[str]]:
 
     Raises WeightsError for a single file that is not readable.
     """
-    if place.is_file():
-        shapes = own_keys(read_checkpoint(place))
-        kind = kind_of(shapes)
-        return (
-            ([Part(place, kind, shapes)], [])
-            if kind
-            else ([], [f"{place.name}: its keys are none of LlamaGen's ({few(list(shapes))})"])
-        )
+    alone = place.is_file()
+    found = [place] if alone else sorted(path for path in place.iterdir() if path.suffix in SUFFIXES and path.is_file())
     parts, others = [], []
-    for path in sorted(path for path in place.iterdir() if path.suffix in SUFFIXES and path.is_file()):
+    for path in found:
         try:
-            shapes = own_keys(read_checkpoint(path))
+            shapes = own_keys(read_checkpoint(path).shapes)
         except WeightsError as error:
+            if alone:
+                raise
             others.append(str(error).removeprefix(f"{place}/"))
             continue
         kind = kind_of(shapes)
@@ -86,14 +83,9 @@ def recognise(place: Path) -> tuple[list[Part], list[str]]:
     return parts, others
 
 
-def own_keys(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Shapes by key, without tables that are computed anew."""
-    return {key: shape for key, shape in checkpoint.shapes.items() if key not in IGNORED and ".kv_cache." not in key}
-
-
-def containers_of(kind: str) -> Sequence[str]:
-    """Where a file of a kind keeps its state dict."""
-    return VQ_CONTAINERS if kind == "tokenizer" else CONTAINERS
+def own_keys(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
+    """Tensors, or their shapes, by key, without tables that are computed anew."""
+    return {key: value for key, value in state.items() if key not in IGNORED and ".kv_cache." not in key}
 
 
 def find(spec: PairSpec) -> FoundPair:
@@ -116,7 +108,7 @@ def find(spec: PairSpec) -> FoundPair:
         "tokenizer",
         (kind,),
     )
-    vq = vq_sizes(own_keys(read_checkpoint(tokenizer.path, VQ_CONTAINERS)), tokenizer.path)
+    vq = vq_sizes(own_keys(read_checkpoint(tokenizer.path, VQ_CONTAINERS).shapes), tokenizer.path)
     down = 2 ** (len(vq["encoder_ch_mult"]) - 1)
     size = spec.image_size or spec.backbone.image_size
     if size % down:
@@ -174,9 +166,7 @@ def hints_of(spec: PairSpec) -> tuple[str, ...]:
     return (spec.cloud.rpartition("-")[2], f"_{spec.image_size or spec.backbone.image_size}")
 
 
-def decoder_config(
-    shapes: Shapes, source: Path | str, grid: int = 16, heads: int | None = None, prefix: str = ""
-) -> TransformerConfig:
+def decoder_config(shapes: Shapes, source: Path | str, grid: int = 16, heads: int | None = None) -> TransformerConfig:
     """The configuration that a LlamaGen state dict was made with.
 
     Args:
@@ -184,14 +174,13 @@ def decoder_config(
         source: File, for messages.
         grid: Side of the token grid, which is not in the file.
         heads: Attention heads, which are not either; None: as in the released model of that width.
-        prefix: Of the keys.
 
     Raises:
         WeightsError: A key that tells the shape is missing, or the head count does not fit the width.
     """
 
     def shape(key: str) -> tuple[int, int]:
-        found = shapes.get(prefix + key)
+        found = shapes.get(key)
         if found is None:
             raise WeightsError(f"{source}: {key} is missing: not a LlamaGen checkpoint")
         if len(found) != 2:
@@ -199,12 +188,11 @@ def decoder_config(
         return found[0], found[1]
 
     vocab_size, dim = shape("tok_embeddings.weight")
-    classes = prefix + LABELS in shapes
+    classes = LABELS in shapes
     # A class label is one caption row of one number.
     caption_slots, caption_dim = (1, 1) if classes else shape(CAPTIONS)
     ffn_hidden, _ = shape("layers.0.feed_forward.w1.weight")
-    start = f"{prefix}layers."
-    layers = [key.removeprefix(start).split(".")[0] for key in shapes if key.startswith(start)]
+    layers = [key.split(".")[1] for key in shapes if key.startswith("layers.")]
     if not all(index.isascii() and index.isdigit() and len(index) < 5 for index in layers):
         raise WeightsError(f"{source}: keys under layers must be numbered, got layers.{max(layers, key=len)[:40]}")
     n_layer = 1 + max(map(int, layers))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BINS = 10  # of a calibration, by quantiles of the score
+
 
 @dataclass(frozen=True)
 class PairCounts:
@@ -90,14 +92,12 @@ class Bin:
     tokens: int
 
 
-def calibration(
-    score: np.ndarray, event: np.ndarray, prompt: np.ndarray, weights: np.ndarray, bins: int = 10
-) -> list[Bin]:
+def calibration(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, weights: np.ndarray) -> list[Bin]:
     """Share of events by quantile of the score, lowest first. Equal scores are never parted, so there may be fewer bins.
 
     weights: [draws, G], see `bootstrap_weights`.
     """
-    edges = np.unique(np.quantile(score, np.linspace(0, 1, bins + 1)[1:-1]))
+    edges = np.unique(np.quantile(score, np.linspace(0, 1, BINS + 1)[1:-1]))
     at = np.searchsorted(edges, score, "left")
     found = []
     for index in np.unique(at):

@@ -6,7 +6,7 @@ drawn from the device fails speculative decoding's test against the cloud (sampl
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,12 @@ from torch import Tensor
 
 from models.device import DeviceModel
 from models.evaluate.ceiling import CEILING, Ceiling
-from models.evaluate.ground import REGIONS, regions_of, white_codes
+from models.evaluate.ground import REGIONS, regions_of
 from models.evaluate.ranking import auroc
 from models.evaluate.reading import Reading, events, read_rows
 from models.interval import inter_fuse, uncertainty
 from models.methods.scores import entropy
-from models.pair import Pair
 from models.sampling import sample
-from models.text import left_pad
 from models.transformer import Transformer
 from simulator.core.rng import stream
 
@@ -42,16 +40,15 @@ def columns_of(
     cloud: Transformer,
     rows: Sequence[Rows],
     guidance: float = 1.0,
-    seed: int = 0,
     ceiling: Ceiling | None = None,
 ) -> Columns:
     """What both models say of every token, and every score of the device, over all sequences.
 
     Args:
-        device, cloud: in `eval()` mode.
+        device: in `eval()` mode.
+        cloud: likewise.
         rows: the sequences, a few at a time.
         guidance: of both models.
-        seed: of the device's sampled tokens.
         ceiling: a network whose log-odds of `differs` are one more score.
     """
     # Filled in place: small arrays kept from each pass would leave holes between its large ones that no later pass fits into.
@@ -60,7 +57,7 @@ def columns_of(
     for index, (tokens, captions, mask) in enumerate(rows):
         reading = read_rows(cloud, device, tokens, captions, mask, guidance)
         found = {"token": tokens.cpu().numpy(), **events(reading), **_more(device, reading, tokens)}
-        u = torch.from_numpy(stream(seed, "evaluate.regions", index).random((2, *tokens.shape)))  # [2, B, T]
+        u = torch.from_numpy(stream(0, "evaluate.regions", index).random((2, *tokens.shape)))  # [2, B, T]
         p, q = reading.cloud.softmax(-1).flatten(0, 1), reading.device.softmax(-1).flatten(0, 1)  # each [B * T, V]
         drawn = sample(q, u[0].flatten().to(q.device)).unsqueeze(-1)
         ratio = (p.gather(-1, drawn) / q.gather(-1, drawn)).view(tokens.shape).cpu()
@@ -139,9 +136,7 @@ def rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
 
 
-def train_ceiling(
-    device: DeviceModel, cloud: Transformer, rows: Iterable[Rows], guidance: float = 1.0, seed: int = 0
-) -> Ceiling:
+def train_ceiling(device: DeviceModel, cloud: Transformer, rows: Iterable[Rows], guidance: float = 1.0) -> Ceiling:
     """A network trained for the events on sequences that it is not judged on."""
     data: list[tuple[np.ndarray, ...]] = []
     for tokens, captions, mask in rows:
@@ -150,48 +145,4 @@ def train_ceiling(
             inputs, found = Ceiling.inputs(reading.hidden, reading.device).cpu().numpy(), events(reading)
         targets = [found[name].astype(np.float32) for name in Ceiling.names]
         data += [(inputs[i], *(target[i] for target in targets)) for i in range(len(tokens))]
-    return Ceiling.train(data, seed, lambda text, done, total: None)
-
-
-def of_pair(pair: Pair, tokens: np.ndarray, captions: Sequence[str], guidance: float = 1.0) -> dict[str, Any]:
-    """`by_region` of a finished pair for sequences int [N, T] and their captions; the first `CEILING_SEQUENCES` of them, at most half,
-    train the ceiling and are not judged."""
-
-    def rows(first: int, end: int) -> Iterable[Rows]:
-        for start in range(first, end, CHUNK):
-            some = slice(start, min(start + CHUNK, end))
-            padded = [left_pad(pair.text.encode(text), pair.manifest.caption_slots) for text in captions[some]]
-            ids = torch.from_numpy(tokens[some].astype(np.int64))
-            stacked = (torch.stack([row for row, _ in padded]), torch.stack([valid for _, valid in padded]))
-            yield tuple(part.to(pair.torch_device) for part in (ids, *stacked))  # type: ignore[misc]
-
-    spent = min(CEILING_SEQUENCES, len(tokens) // 2)
-    ceiling = train_ceiling(pair.device, pair.cloud, rows(0, spent), guidance)
-    columns = columns_of(pair.device, pair.cloud, list(rows(spent, len(tokens))), guidance, ceiling=ceiling)
-    return by_region(columns, white_codes(pair.tokenizer, pair.manifest.image_size))
-
-
-def picture(regions: Mapping[str, Any], score: str = "quantile.u_tilde") -> bytes:
-    """PNG: agreement and acceptance, the cloud's entropy, and calls by `score`, a bar for each region of `by_region`."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    names = [name for name in REGIONS if name in regions]
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    panels = figure.subplots(1, 3)
-    at = np.arange(len(names))
-    for offset, key, label in ((-0.2, "agreement_pct", "arg max"), (0.2, "acceptance_pct", "sampled, accepted")):
-        panels[0].bar(at + offset, [regions[name][key] for name in names], 0.4, label=label)
-    panels[0].set(ylabel="% of tokens", ylim=(0, 100), title="Device agrees with cloud")
-    panels[0].legend(loc="lower left", fontsize="small")
-    panels[1].bar(at, [regions[name]["cloud_entropy_nats"] for name in names], 0.6, color="C2")
-    panels[1].set(ylabel="nats per token", title="Entropy of the cloud")
-    panels[2].bar(at, [regions[name]["calls_pct"][score] for name in names], 0.6, color="C3")
-    panels[2].axhline(CALL_PCT, color="0.4", linewidth=1, linestyle="--")
-    panels[2].set(ylabel="% of tokens", ylim=(0, 100), title=f"Calls, {CALL_PCT:.0f} % over all")
-    for panel in panels:
-        panel.set_xticks(at, [f"{name}\n({regions[name]['share_pct']:.0f} %)" for name in names])
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
+    return Ceiling.train(data, 0, lambda text, done, total: None)

@@ -136,8 +136,8 @@ def frechet_interval(reference: Gaussian, features: np.ndarray, rng: np.random.G
     return value, max(low, 0.0), high
 
 
-def f1_interval(real: np.ndarray, features: np.ndarray, rng: np.random.Generator, k: int = NEIGHBOUR) -> Interval:
+def f1_interval(real: np.ndarray, features: np.ndarray, rng: np.random.Generator) -> Interval:
     """(value, low, high) of F1 of features [N, F] against as many real ones; the interval is kept within 0 and 1."""
-    scorer = _ManifoldF1(real, features, k)
+    scorer = _ManifoldF1(real, features, NEIGHBOUR)
     value, low, high = subsampled_interval(scorer.f1, len(features), rng)
     return value, max(low, 0.0), min(high, 1.0)

@@ -44,7 +44,6 @@ class CloudOutputs:
         decoding: how the cloud decodes.
         seed: of the images, and of the order of the batches.
         folder: where parts are kept.
-        max_batch: images decoded together.
         progress: told (parts made, parts).
 
     Raises:
@@ -60,10 +59,9 @@ class CloudOutputs:
         decoding: Decoding,
         seed: int,
         folder: Path,
-        max_batch: int = PART_IMAGES,
         progress: Progress = lambda made, parts: None,
     ) -> None:
-        self.pair, self.decoding, self.seed, self.max_batch = pair, decoding, seed, max_batch
+        self.pair, self.decoding, self.seed = pair, decoding, seed
         self.parts = -(-images // PART_IMAGES)
         self.images = self.parts * PART_IMAGES
         told = json.dumps([pair.manifest.weights_hash, decoding.model_dump(mode="json"), list(captions), seed])
@@ -74,11 +72,6 @@ class CloudOutputs:
             if not self._path(part).exists():
                 self._make(part, captions)
             progress(part + 1, self.parts)
-
-    @property
-    def guidance(self) -> float:
-        """Of the cloud's states."""
-        return self.decoding.guidance
 
     def inputs(self) -> Inputs:
         """What weights trained on these depend on."""
@@ -155,7 +148,7 @@ class CloudOutputs:
             )
             for image in range(part * PART_IMAGES, (part + 1) * PART_IMAGES)
         ]
-        found = {spec.key(): recording.tokens for spec, recording in Recorder(pair, self.max_batch).record(specs)}
+        found = {spec.key(): recording.tokens for spec, recording in Recorder(pair, PART_IMAGES).record(specs)}
         codes = np.stack([found[spec.key()] for spec in specs])  # [n, T]
         rows = [pair.text.encode(spec.prompt).float().cpu() for spec in specs]
         states = []
@@ -167,7 +160,7 @@ class CloudOutputs:
             null = torch.zeros(len(tokens), dtype=torch.bool, device=pair.torch_device)
             batch = Batch(tokens, caption, mask, null, tokens.new_zeros(len(tokens), 3, 0))
             with torch.no_grad():
-                states.append(own_and_guided(pair.cloud, batch, tokens, self.guidance)[1].half().cpu())
+                states.append(own_and_guided(pair.cloud, batch, tokens, self.decoding.guidance)[1].half().cpu())
         content = {
             "tokens": codes,
             "states": torch.cat(states).numpy(),

@@ -4,7 +4,7 @@ Two layouts. Captions in one file beside the images, CSV with the columns `file,
 
     data: {folder: my-images, captions: captions.csv}
 
-and COCO's annotations, `images/` beside `annotations/captions_*.json`, where a image has several captions:
+and COCO's annotations, `images/` beside `annotations/captions_*.json`, where an image has several captions:
 
     data: {coco: coco-2017}
 
@@ -94,7 +94,7 @@ class DataConfig(Part):
 
 @dataclass(frozen=True)
 class Item:
-    """A image and one of its captions. name: as the captions file names it. place: where that says so, for messages."""
+    """An image and one of its captions. name: as the captions file names it. place: where that says so, for messages."""
 
     path: Path
     name: str
@@ -104,7 +104,7 @@ class Item:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Items for training and held-out ones; all captions of a image are on one side."""
+    """Items for training and held-out ones; all captions of an image are on one side."""
 
     train: list[Item]
     held_out: list[Item]

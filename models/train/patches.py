@@ -1,4 +1,4 @@
-"""A codebook of a image's patches: k-means of their pixels, in the form that the tokenizer's quantiser reads.
+"""A codebook of an image's patches: k-means of their pixels, in the form that the tokenizer's quantiser reads.
 
 The quantiser takes the row with the largest cosine. Of unit rows that is also the nearest cluster centre c of a patch x, if the row is
 (c, -|c|^2 / 2, r) / R, with r such that its length is 1, and the latent (x, 1, 0): their product is (x c - |c|^2 / 2) / R.

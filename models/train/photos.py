@@ -131,7 +131,7 @@ class Photos:
 def load_photos(folder: Path, size: int, cache_dir: Path) -> Photos:
     """The photographs of a folder at `size` pixels a side; their file in `cache_dir`, named by their content, is written if it is missing.
 
-    Raises DataError naming file and line: a missing or unreadable file, a bad row, a image that no tar holds or that cannot be decoded.
+    Raises DataError naming file and line: a missing or unreadable file, a bad row, an image that no tar holds or that cannot be decoded.
     """
     rows = list(_rows(folder / "captions.csv"))
     sides = {split: [row for side, row in rows if side == split] for split in SPLITS}

@@ -45,11 +45,11 @@ class SceneNetworkTraining(Part):
     model: Annotated[SceneNetworkConfig, FromMapping()] = SceneNetworkConfig()
 
 
-def renders(folder: Path, seed: int, count: int, console: Console | None = None) -> np.ndarray:
+def renders(folder: Path, seed: int, count: int) -> np.ndarray:
     """uint8 [count, 128, 128, 3], mapped from a file in `folder`: scenes 0 .. count-1 of `seed`, rendered where they are not yet."""
     path = folder / f"renders-seed{seed}-{count}.npy"
     if not path.exists():
-        indices = track(range(count), description=f"scenes of seed {seed}", console=console or Console(stderr=True))
+        indices = track(range(count), description=f"scenes of seed {seed}", console=Console(stderr=True))
         save_array(path, np.stack([scenes.image(seed, index) for index in indices]))
     return load_array(path, np.uint8, (count, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3), mapped=True)
 
@@ -145,7 +145,7 @@ def accuracy(model: SceneNetwork, images: np.ndarray, captions: list[str]) -> di
 
 @torch.inference_mode()
 def round_trips(tokenizer: VQModel, images: np.ndarray) -> np.ndarray:
-    """uint8 like `pictures`: encoded, quantised and decoded."""
+    """Images uint8 [N, H, W, 3], encoded, quantised and decoded."""
     parts = []
     for first in range(0, len(images), 16):
         codes = tokenizer.encode_codes(from_uint8(torch.from_numpy(np.array(images[first : first + 16]))))

@@ -32,9 +32,7 @@ class SceneTokens:
     captions: list[str]
 
 
-def scene_tokens(
-    tokenizer: Path, seed: int, count: int, cache_dir: Path, *, console: Console | None = None
-) -> SceneTokens:
+def scene_tokens(tokenizer: Path, seed: int, count: int, cache_dir: Path) -> SceneTokens:
     """Tokens and captions of scenes 0 .. count-1 of `seed`; parts that `cache_dir` lacks are computed and added to it."""
     weights = hashlib.blake2b(Path(tokenizer).read_bytes(), digest_size=6).hexdigest()
     folder = cache_dir / f"{weights}-seed{seed}"
@@ -43,7 +41,7 @@ def scene_tokens(
     missing = [part for part in parts if not _part_path(folder, part).exists()]
     if missing:
         model = load_vq(tokenizer)
-        for part in track(missing, description=f"tokens of seed {seed}", console=console or Console(stderr=True)):
+        for part in track(missing, description=f"tokens of seed {seed}", console=Console(stderr=True)):
             _write_part(model, seed, part, folder)
     read = [_read_part(folder, part) for part in parts]
     captions = [caption for part in read for caption in part.captions]

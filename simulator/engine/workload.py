@@ -123,9 +123,9 @@ def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: in
     return Arrivals(requested_s, device, order.reshape(-1)[:n].astype(np.int64))
 
 
-def single_arrival(prompt: int = 0) -> Arrivals:
-    """One request, on device 0 at time 0: an image on an idle system."""
-    return Arrivals(np.zeros(1), np.zeros(1, np.int64), np.array([prompt], np.int64))
+def single_arrival() -> Arrivals:
+    """One request for the first prompt, on device 0 at time 0: an image on an idle system."""
+    return Arrivals(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
 def read_times(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.attention import attention_mask, rope_table
 from models.backbones.llamagen import load_llamagen
-from models.interval import inter_fuse, uncertainty
+from models.interval import inter_fuse, reachable, uncertainty
 from models.kv_cache import KVCache
 from models.methods.scores import entropy
 from models.methods.vvs import DECAY, path_similarity
@@ -188,7 +188,7 @@ def interval_softmax(file: Path, tally: Tally) -> None:
             ("U_plain", scores.u),
         ):
             tally.close(name, found, case[f"{name}_f64"], DOUBLE, rtol)
-        lower, upper = inter_fuse(case["center"], case["radius"], reach=True)
+        lower, upper = reachable(*inter_fuse(case["center"], case["radius"]))
         tally.close("reach_lower", lower, case["reach_lower"], PROBS)
         tally.close("reach_upper", upper, case["reach_upper"], PROBS)
 

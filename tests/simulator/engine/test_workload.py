@@ -63,8 +63,8 @@ def test_no_rate_or_no_time_means_no_requests() -> None:
 
 
 def test_a_single_request() -> None:
-    a = single_arrival(prompt=3)
-    assert (a.requested_s.tolist(), a.device.tolist(), a.prompt.tolist()) == ([0.0], [0], [3])
+    a = single_arrival()
+    assert (a.requested_s.tolist(), a.device.tolist(), a.prompt.tolist()) == ([0.0], [0], [0])
 
 
 @pytest.mark.parametrize(
