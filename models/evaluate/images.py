@@ -14,6 +14,7 @@ from models.images import UNREADABLE, rgb_of
 from models.quality import foreign
 from models.quality.judges import REFERENCE_IMAGES, REFERENCE_SEED
 from simulator.core.errors import CiarSimError
+from simulator.experiment.images import CHANGE_IMAGES
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.search import search_thresholds
@@ -23,14 +24,6 @@ from simulator.protocol.pairs import pair_manifest
 from simulator.results.columns import RANGES
 from simulator.results.statistics import bounded, student_interval
 
-# Sweeps that change images; networks and clouds do not.
-_OF_TOKENS = (
-    "methods.",
-    "decoding.",
-    "prompts.",
-    "seed",
-    "pair",
-)
 FEWEST = 10  # images of either kind: with fewer, halves of them have no third neighbour
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -88,14 +81,14 @@ def score_images(
             )
         if nets and not references:
             references = _rendered(images[0])
-        swept = {path: value for path, value in case.swept.items() if path.startswith(_OF_TOKENS)}
+        swept = {path: value for path, value in case.swept.items() if path.startswith(CHANGE_IMAGES)}
         row: dict[str, object] = {"method": case.method.label, **swept, "images": len(images)}
         for name, net in nets.items():
             metric = foreign.fid if name == "fid" else foreign.f1
             row |= _named(name, metric(net, images, references))
         for name, clip in clips.items():
             scores = foreign.clip_scores(clip, images, plan.captions[case.index], prefix if name == "clip" else "")
-            row |= _named(name, _mean_interval(scores))
+            row |= _named(name, student_interval(scores))
         rows.append(row)
     progress("scoring images", len(different), len(different))
     return pd.DataFrame(rows)
@@ -124,11 +117,6 @@ def _real_images(folder: Path) -> list[np.ndarray]:
     if len(found) < FEWEST:
         raise CiarSimError(f"{folder}: {len(found)} images ({', '.join(_SUFFIXES)}), at least {FEWEST} are needed")
     return found
-
-
-def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and Student's 95 % interval."""
-    return student_interval(values)
 
 
 def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.vq import VQModel, to_uint8
+from models.vq import VQModel
 
 WINDOW_PX = 8  # side of the square around a token in which a change is measured
 SMALL_RMS = 8.0  # of 255: a change below it is called small
@@ -21,7 +21,8 @@ def pixel_changes(tokenizer: VQModel, tokens: Tensor, positions: np.ndarray, one
     Args:
         tokens: int [T], the sequence.
         positions: int [P].
-        one, other: int [P], the tokens to put there.
+        one: int [P], the tokens to put there.
+        other: int [P], those to put there instead.
     """
     grid, side = round(len(tokens) ** 0.5), tokenizer.config.downsample
     margin = max(0, (WINDOW_PX - side) // 2)
@@ -34,7 +35,7 @@ def pixel_changes(tokenizer: VQModel, tokens: Tensor, positions: np.ndarray, one
         for row, index in enumerate(chunk):
             changed[row, positions[index]] = one[index]
             changed[len(chunk) + row, positions[index]] = other[index]
-        images = to_uint8(tokenizer.decode_codes(changed.to(device))).cpu().numpy().astype(np.float64)
+        images = tokenizer.to_bytes(tokenizer.decode_codes(changed.to(device))).cpu().numpy().astype(np.float64)
         for row, index in enumerate(chunk):
             y, x = divmod(int(positions[index]), grid)
             window = np.s_[

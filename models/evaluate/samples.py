@@ -14,10 +14,10 @@ from models.quality.judges import captions_of, judge_of, share_right
 from models.quality.scorer import Scorer
 from models.quality.statistics import Interval
 from simulator.core.errors import CiarSimError
+from simulator.experiment.plan import session_specs
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import pair_manifest
-from simulator.protocol.recording import SessionSpec
 from simulator.results.columns import RANGES
 from simulator.results.statistics import bounded, student_interval
 
@@ -66,19 +66,7 @@ def draw_samples(
     decoding = Decoding.model_validate({"guidance": manifest.guidance if guidance is None else guidance})
     settings = METHODS[method].settings.model_validate({})
     settings.check(decoding, manifest)
-    specs = [
-        SessionSpec(
-            weights=manifest.weights_hash,
-            method=method,
-            revision=METHODS[method].revision_of(settings),
-            settings=settings.model_dump(),
-            decoding=decoding.model_dump(),
-            prompt=caption,
-            seed=seed,
-        )
-        for caption in captions
-    ]
-    recordings = source.recordings(specs)
+    recordings = source.recordings(session_specs(manifest, method, settings, decoding, captions, seed))
     images = [recording.image for recording in recordings]
     claims, figures, share = _claims([]), pd.DataFrame(), math.nan
     judge = judge_of(pair)

@@ -11,8 +11,8 @@ from models.pair import Pair
 from models.recorder import Recorder
 from models.vq import from_uint8
 from simulator.core.errors import CiarSimError
-from simulator.protocol.methods import METHODS, Decoding
-from simulator.protocol.recording import SessionSpec
+from simulator.experiment.plan import session_specs
+from simulator.protocol.methods import BaseSettings, Decoding
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,14 +33,7 @@ def distinct_scenes(seed: int, count: int) -> list[int]:
 
 def generated(pair: Pair, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress) -> Tensor:
     """Tokens int64 [N, T] that the cloud alone decodes for distinct captions, as the method `base` does."""
-    plain, settings, weights = (
-        decoding.model_dump(),
-        METHODS["base"].settings.model_validate({}).model_dump(),
-        pair.manifest.weights_hash,
-    )
-    specs = [
-        SessionSpec(weights, "base", METHODS["base"].revision, settings, plain, caption, seed) for caption in captions
-    ]
+    specs = session_specs(pair.manifest, "base", BaseSettings.model_validate({}), decoding, captions, seed)
     recorder = Recorder(
         pair, progress=lambda finished, sessions, decided, total: progress("cloud decodes", decided, total)
     )

@@ -38,8 +38,7 @@ class Score(Protocol):
 class Column:
     """A score that the pass brings along, by its name in `recording.SCORES`.
 
-    u, omega, lower_top: CIAR's Inter-Head (`interval.uncertainty`). entropy: `entropy` below. mid_top: 1 - max p, the maximum
-    softmax probability.
+    u, omega and lower_top are of CIAR's Inter-Head (`interval.uncertainty`), entropy is H / log V, mid_top 1 - max p (`all_scores`).
     """
 
     def __init__(self, name: str) -> None:

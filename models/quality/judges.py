@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from models.quality.photo_reading import READING_DTYPE as PHOTO_DTYPE
 from models.quality.reading import READING_DTYPE, agreement, claim_names, claims_of
 from simulator.core.rng import stream
 from simulator.protocol.pairs import SHIPPED, PairRef, PairSpec, find_pair, pair_folder, pair_manifest
+
+if TYPE_CHECKING:
+    from models.quality.network import SceneNetwork
+    from models.quality.photo_network import PhotoNetwork
 
 SCENE_NETWORK = SHIPPED / "scene-network" / "scene_network.safetensors"
 # Of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default.
@@ -101,12 +105,16 @@ class SceneJudge:
         self.weights, self.renders = weights, renders
         self.reference = f"{renders} real renders, scenes of seed {REFERENCE_SEED}"
 
-    def read(self, images: np.ndarray) -> np.ndarray:
-        from models.quality.network import load_scene_network, read_images
+    @cached_property
+    def network(self) -> "SceneNetwork":
+        from models.quality.network import load_scene_network
 
-        if not hasattr(self, "_model"):
-            self._model = load_scene_network(self.weights)
-        return read_images(self._model, images)
+        return load_scene_network(self.weights)
+
+    def read(self, images: np.ndarray) -> np.ndarray:
+        from models.quality.network import read_images
+
+        return read_images(self.network, images)
 
     def right(self, caption: str, reading: np.ndarray) -> dict[str, list[bool]] | None:
         claims = claims_of(caption)
@@ -160,12 +168,16 @@ class PhotoJudge:
     def reference(self) -> str:
         return f"{self.files.held_out} held-out photographs, one for each of their captions"
 
-    def read(self, images: np.ndarray) -> np.ndarray:
-        from models.quality.photo_network import load_photo_network, read_photos
+    @cached_property
+    def network(self) -> "PhotoNetwork":
+        from models.quality.photo_network import load_photo_network
 
-        if not hasattr(self, "_model"):
-            self._model = load_photo_network(self.weights)
-        return read_photos(self._model, images)
+        return load_photo_network(self.weights)
+
+    def read(self, images: np.ndarray) -> np.ndarray:
+        from models.quality.photo_network import read_photos
+
+        return read_photos(self.network, images)
 
     def right(self, caption: str, reading: np.ndarray) -> dict[str, list[bool]] | None:
         claims = self.claims.of(caption)

@@ -40,16 +40,16 @@ class Fallback:
 
 def without_cloud(whole: SessionProgram, call: int) -> SessionProgram:
     """A stand-in for the session that stops waiting for `call` until that is recorded: the same computing, no more calls."""
-    cut = _awaits(whole, call)
+    cut = steps_until(whole, call)
     rest = (sum(step[STEP_SECONDS] for step in whole.steps[cut:]), -1.0, -1, -1)
-    return replace(whole, steps=(*whole.steps[:cut], rest), calls=whole.calls[: _sent(whole.steps[:cut])])
+    return replace(whole, steps=(*whole.steps[:cut], rest), calls=whole.calls[: calls_sent(whole.steps[:cut])])
 
 
-def _sent(steps: Sequence[Step]) -> int:
-    """How many calls have been sent."""
+def calls_sent(steps: Sequence[Step]) -> int:
+    """Number of calls that these steps of a program, its first ones, send."""
     return 1 + max(step[STEP_SEND] for step in steps)
 
 
-def _awaits(program: SessionProgram, call: int) -> int:
-    """How many steps the device has done when it has the reply to a call."""
+def steps_until(program: SessionProgram, call: int) -> int:
+    """Number of steps up to the one that awaits a call, itself included."""
     return next(index for index, step in enumerate(program.steps) if step[STEP_AWAIT] == call) + 1

@@ -61,12 +61,11 @@ class Run:
                 f"the parts of the fleet have {[part.devices for part in self.parts]} devices, not {inputs.devices}"
             )
         prompts = len(self.parts[0].programs)
-        closed = inputs.arrivals if isinstance(inputs.arrivals, ClosedLoop) else None
-        arrivals = (
-            Arrivals(*(np.empty(0, kind) for kind in "dqq"))
-            if isinstance(inputs.arrivals, ClosedLoop)
-            else inputs.arrivals
-        )
+        closed: ClosedLoop | None = None
+        if isinstance(inputs.arrivals, ClosedLoop):  # requests are added as devices ask
+            closed, arrivals = inputs.arrivals, Arrivals(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+        else:
+            arrivals = inputs.arrivals
         n = len(arrivals)
         if n and not 0 <= arrivals.device.min() <= arrivals.device.max() < inputs.devices:
             raise ValueError(f"requests come from devices outside the fleet of {inputs.devices}")

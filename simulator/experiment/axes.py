@@ -9,6 +9,7 @@ from simulator.core.errors import ScenarioError
 from simulator.core.part import found_text, written
 from simulator.core.problems import dotted, explain
 from simulator.core.yamlfile import Place, did_you_mean
+from simulator.experiment.points import sobol
 from simulator.experiment.scenario import FIXED, Scenario
 from simulator.experiment.schema.methods import settings_of
 from simulator.experiment.schema.network import NEEDED, ExplicitNetwork, PresetNetwork
@@ -142,8 +143,6 @@ def _check_zip(sweep: Sweep, source: Source) -> None:
 
 def _random(scenario: Scenario, whole: Mapping[str, Any], sweep: Sweep, targets: Mapping[Place, str]) -> Sweep:
     """The sweep with its random points written out, as axes that move together."""
-    from simulator.experiment.points import sobol
-
     assert sweep.random is not None
     place_of = {path: place for place, path in targets.items()}
     groups = grouped(sweep)

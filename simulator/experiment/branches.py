@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.core.errors import RecordingError
-from simulator.engine.fallback import _awaits, _sent
+from simulator.engine.fallback import calls_sent, steps_until
 from simulator.pricing.program import ITEM_PARTS, STEP_FIRST, STEP_SECONDS, SessionProgram
 from simulator.protocol.recording import AWAIT, DEVICE, FROM_FALLBACK, Recording
+
+Branches = dict[tuple[int, int], Recording]  # by prompt and the call whose reply was given up
 
 
 def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> SessionProgram:
@@ -18,7 +20,7 @@ def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> Sessi
     Until then both did the same, but for tokens that floating point decides otherwise in other company; what was replayed until then
     stays as it was. Raises RecordingError where the branch needs the cloud again.
     """
-    cut, other = _awaits(whole, call), _awaits(branch, call)
+    cut, other = steps_until(whole, call), steps_until(branch, call)
     rest = branch.steps[other:]
     if any(send >= 0 or wait >= 0 for _, _, send, wait in rest):
         raise RecordingError(f"after it missed the reply to call {call} the session asks the cloud again")
@@ -28,7 +30,7 @@ def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> Sessi
     # Made ahead of the await, decided by its outcome.
     elif any(step[STEP_FIRST] >= 0.0 for step in branch.steps[:other]):
         rest = ((rest[0][0], 0.0, -1, -1), *rest[1:]) if rest else ((0.0, 0.0, -1, -1),)
-    calls = whole.calls[: _sent(before)]
+    calls = whole.calls[: calls_sent(before)]
     down = sum(
         size
         for _, lead, items, reply in calls
@@ -57,7 +59,10 @@ def common_prefix(whole: Recording, branch: Recording, call: int) -> bool:
 class Images:
     """The distinct images of a case: of every prompt its own, and those that fallbacks made of it.
 
-    recordings, prompts: of each image. of_request: int [n], the image that each request got.
+    Attributes:
+        recordings: Of each image.
+        prompts: Of each image.
+        of_request: int [n], the image that each request got.
     """
 
     recordings: list[Recording]
@@ -82,7 +87,14 @@ def images_of(
     whole: Sequence[Recording],
     branches: Mapping[tuple[int, int], Recording],
 ) -> Images:
-    """prompt, given_up: int [n], of requests. whole: of each prompt. branches: by prompt and call; of them those that some request got."""
+    """The images that requests got.
+
+    Args:
+        prompt: int [n], the prompt of each request.
+        timed_out_call: int [n], the call whose reply each one gave up, -1 for none.
+        whole: Recordings of the prompts.
+        branches: Recordings by prompt and call given up; those that no request got are left out.
+    """
     places = sorted(set(zip(prompt.tolist(), timed_out_call.tolist(), strict=True)))
     broken = [place for place in places if place[1] >= 0]
     number = {place: place[0] for place in places} | {place: len(whole) + index for index, place in enumerate(broken)}
@@ -91,6 +103,3 @@ def images_of(
     )
     recordings = [*whole, *(branches[place] for place in broken)]
     return Images(recordings, [*range(len(whole)), *(place[0] for place in broken)], of_request)
-
-
-Branches = dict[tuple[int, int], Recording]  # by prompt and the call whose reply was given up

@@ -91,8 +91,10 @@ def colocated_compute(choice: Compute) -> Compute:
     return choice.model_copy(update={"device": side})
 
 
-GAPS_S = 2 * 3600.0  # as GENERATED_S, of rates with scheduling gaps, which take a thousand times as many steps
-GENERATED_S = 6 * 3600.0  # length of the generated trace of a preset; every device starts somewhere else in it
+# Length of the generated trace of a preset; every device starts somewhere else in it.
+GENERATED_S = 6 * 3600.0
+# The same of rates with scheduling gaps, which take a thousand times as many steps.
+GAPS_S = 2 * 3600.0
 
 
 def network_of(link: LinkFigures, seed: int) -> Network:

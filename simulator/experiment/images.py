@@ -105,7 +105,8 @@ def _equal_pct(recording: Recording, tokens: np.ndarray) -> float:
     return math.nan if "statistical" in recording.meta else 100.0 * float(np.mean(recording.tokens == tokens))
 
 
-_CHANGES_IMAGES = ("methods.", "decoding.", "prompts.", "pair", "seed")  # swept paths that change recordings
+# What swept paths begin with that change images; networks, clouds and loads do not.
+CHANGE_IMAGES = ("methods.", "decoding.", "prompts.", "seed")
 
 
 def kept_images(
@@ -120,9 +121,7 @@ def kept_images(
             continue
         seen.add(tuple(keys))
         own = [
-            f"{path.rpartition('.')[2]}={value}"
-            for path, value in case.swept.items()
-            if path.startswith(_CHANGES_IMAGES)
+            f"{path.rpartition('.')[2]}={value}" for path, value in case.swept.items() if path.startswith(CHANGE_IMAGES)
         ]
         label = " ".join([case.method.label, *(text for text in own if text not in case.method.label)])
         for prompt, (key, text) in enumerate(zip(keys, plan.captions[case.index], strict=False)):

@@ -241,7 +241,7 @@ def near_ties(recordings: Mapping[str, Recording]) -> dict[str, Any]:
 
 @cache
 def _version(package: str) -> str:
-    """Finding it reads a file."""
+    """The installed version of a package, looked up in its files once."""
     return metadata.version(package)
 
 

@@ -47,11 +47,8 @@ def trial_cases(scenario: Scenario) -> list[Case]:
         return []
     found: list[Case] = []
     for position, condition in _conditions(scenario):
-        lowest = {
-            path: axis.min if isinstance(axis, Range) else axis[0]
-            for path in tuned_positions(scenario)[position]
-            if (axis := scenario.sweep.axes[path])
-        }
+        axes = {path: scenario.sweep.axes[path] for path in tuned_positions(scenario)[position]}
+        lowest = {path: axis.min if isinstance(axis, Range) else axis[0] for path, axis in axes.items()}
         one = case_at(scenario, position, {**condition, **_read(scenario, lowest)}, 0)
         found += [replace(one, index=len(found) + number) for number in range(scenario.sweep.tune.trials)]
     return found

@@ -15,7 +15,7 @@ from models.methods.lantern import ChosenTrial, DrawnTrial, Relaxation, neighbou
 from models.methods.session import NEAR_TIE, CloudState, Decisions
 from models.methods.speculative import accept, accepted_drafts
 from models.pair import Pair
-from models.sampling import draw, draw_with_margin, greedy_margins, sample, sample_margins
+from models.sampling import draw_with_margin, greedy_margins, sample, sample_margins
 from models.tree import Tree
 from simulator.protocol.messages import Start
 from simulator.protocol.thresholds import Budget, Const, Ema, Running
@@ -137,7 +137,7 @@ def test_the_margin_of_a_draw_is_how_far_u_may_move(p: Any, u: float) -> None:
     assert margin >= -1e-12
     for step in (0.999 * margin - 1e-12, -(0.999 * margin - 1e-12)):
         if margin > 1e-9 and np.isfinite(step) and 0 <= u + step < 1:
-            assert draw(p, u + step) == token
+            assert draw_with_margin(p, u + step)[0] == token
     probs, uniform = torch.from_numpy(p).unsqueeze(0), torch.tensor([u], dtype=torch.float64)
     ids = sample(probs, uniform)
     assert int(ids) == token

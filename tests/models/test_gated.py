@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.interval import inter_fuse
+from models.interval import inter_fuse, reachable
 from models.methods import ciar, gated
 from models.methods.ciar import Ciar, widest
 from models.methods.scores import all_scores
@@ -102,7 +102,7 @@ def test_reach_tightens_interval_and_scores_where_one_token_dominates() -> None:
     step = Step(0, centre, torch.zeros(2), all_scores(centre, lower, upper).numpy(), lower, upper, radius)
     plain, reach = (Ciar(CiarSettings(reach=on), SMALL).read(step) for on in (False, True))
     assert plain is step
-    tight_lower, tight_upper = inter_fuse(centre, radius, reach=True)
+    tight_lower, tight_upper = reachable(*inter_fuse(centre, radius))
     assert reach.lower is not None
     assert reach.upper is not None
     assert torch.equal(torch.stack([reach.lower, reach.upper]), torch.stack([tight_lower, tight_upper]))

@@ -147,7 +147,7 @@ def test_the_first_token_is_looked_for_where_it_was_decided() -> None:
     assert [by_cloud.calls[0][3][1], by_cloud.calls[1][2][0][7][0][1], by_cloud.calls[1][3][1]] == [False, True, False]
 
 
-def test_a_image_is_a_first_token() -> None:
+def test_an_image_is_a_first_token() -> None:
     p = program(call(0), [[compute("image_decoder"), reply(900, ids=0, image_bytes=890)]])
     assert p.calls[0][3] == (900, True)
 
