@@ -9,7 +9,7 @@ Letters: B batch, C channels, P = 9 places in the order of `scenes.PLACES`, F fe
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -51,13 +51,22 @@ class Read(NamedTuple):
     features: Tensor  # [B, F]: what the heads read, the nine places averaged
 
 
+class ReadingNetwork(nn.Module):
+    """A network that reads images; its configuration, a dataclass, is kept beside its weights."""
+
+    config: Any
+
+
+NetworkT = TypeVar("NetworkT", bound=ReadingNetwork)
+
+
 def convolution(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
     """A convolution without bias, a batch norm and a ReLU."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
-class SceneNetwork(nn.Module):
+class SceneNetwork(ReadingNetwork):
     """Five convolutions, then a window per place, and two more and a mean over the image. About 0.3 M weights."""
 
     def __init__(self, config: SceneNetworkConfig | None = None) -> None:
@@ -89,22 +98,29 @@ class SceneNetwork(nn.Module):
         return Read(shape, color, size, texture, background_color, torch.cat([places.mean(1), background], dim=1))
 
 
-@torch.inference_mode()
 def read_images(model: SceneNetwork, images: np.ndarray) -> np.ndarray:
     """READING_DTYPE [N] of images uint8 [N, 128, 128, 3]."""
-    results = np.zeros(len(images), READING_DTYPE)
-    for first in range(0, len(images), BATCH):
-        part = torch.from_numpy(np.array(images[first : first + BATCH]))
-        padded = F.pad(from_uint8(part), (0, 0, 0, 0, 0, 0, 0, BATCH - len(part)))  # [BATCH, 3, 128, 128]
-        read = model(padded)
+    return readings(model, images, READING_DTYPE, BATCH)
+
+
+@torch.inference_mode()
+def readings(model: ReadingNetwork, images: np.ndarray, dtype: np.dtype, batch: int) -> np.ndarray:
+    """What a network reads in images uint8 [N, S, S, 3]: `features` as they are, of all other fields of `dtype` the arg max; `dtype` [N].
+
+    Every pass has `batch` images: the last one is filled up with zeros.
+    """
+    results = np.zeros(len(images), dtype)
+    for first in range(0, len(images), batch):
+        part = torch.from_numpy(np.array(images[first : first + batch]))
+        read = model(F.pad(from_uint8(part), (0, 0, 0, 0, 0, 0, 0, batch - len(part))))  # of [batch, 3, S, S]
         rows = results[first : first + len(part)]
-        for name in ("shape", "color", "size", "texture", "background_color"):
-            rows[name] = getattr(read, name).argmax(-1)[: len(part)].numpy()
-        rows["features"] = read.features[: len(part)].float().numpy()
+        for name in dtype.names or ():
+            found = getattr(read, name)[: len(part)]
+            rows[name] = (found.float() if name == "features" else found.argmax(-1)).numpy()
     return results
 
 
-def save_scene_network(path: Path, model: SceneNetwork, facts: dict[str, Any]) -> None:
+def save_network(path: Path, model: ReadingNetwork, facts: dict[str, Any]) -> None:
     """Weights as fp16 safetensors, written atomically; the metadata holds the configuration and `facts` as JSON."""
     state = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
     # One metadata entry: safetensors writes several in random order, and equal networks should be equal bytes.
@@ -112,14 +128,18 @@ def save_scene_network(path: Path, model: SceneNetwork, facts: dict[str, Any]) -
 
 
 def load_scene_network(path: Path) -> SceneNetwork:
-    """A network that `save_scene_network` wrote, float32, in evaluation mode. Raises WeightsError."""
-    about, state = read_config(path, "about"), read_state(path)
+    """A scene network that `save_network` wrote, float32, in evaluation mode. Raises WeightsError."""
     try:
-        config = about["config"]
+        config = read_config(path, "about")["config"]
         model = SceneNetwork(SceneNetworkConfig(**{**config, "widths": tuple(config["widths"])}))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not a scene network ({type(error).__name__}: {error})") from error
+    return with_weights(model, path)
+
+
+def with_weights(model: NetworkT, path: Path) -> NetworkT:
+    """The network with the weights that `save_network` wrote, in evaluation mode. Raises WeightsError."""
     # Batch norms count the batches seen in training; these counts are not stored.
     counts = {key: value for key, value in model.state_dict().items() if not value.is_floating_point()}
-    load_state(model, {**state, **counts}, path, exact=True)
+    load_state(model, {**read_state(path), **counts}, path, exact=True)
     return model.eval().requires_grad_(False)

@@ -4,20 +4,17 @@ It is trained on real photographs (`models.train.judge`) and only judges: nothin
 Letters: B batch, C channels, S pixels per side, F features.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.quality.network import convolution
+from models.quality.network import ReadingNetwork, convolution, readings, with_weights
 from models.quality.photo_reading import FEATURES, READING_DTYPE
-from models.state import load_state, read_config, read_state, save_state
-from models.vq import from_uint8
+from models.state import read_config
 from simulator.core.errors import WeightsError
 
 BATCH = 32  # images per pass: always as many, so that what is read in an image does not depend on its neighbours
@@ -52,7 +49,7 @@ class PhotoRead(NamedTuple):
     features: Tensor  # [B, F]: what both heads read
 
 
-class PhotoNetwork(nn.Module):
+class PhotoNetwork(ReadingNetwork):
     """Five convolutions, mean and maximum over the image, and a linear layer that both heads read. About 0.3 M weights."""
 
     def __init__(self, config: PhotoNetworkConfig) -> None:
@@ -78,37 +75,17 @@ class PhotoNetwork(nn.Module):
         return PhotoRead(self.kind_head(features), self.colour_head(features), features)
 
 
-@torch.inference_mode()
 def read_photos(model: PhotoNetwork, images: np.ndarray) -> np.ndarray:
     """READING_DTYPE [N] of images uint8 [N, S, S, 3]."""
-    results = np.zeros(len(images), READING_DTYPE)
-    for first in range(0, len(images), BATCH):
-        part = torch.from_numpy(np.array(images[first : first + BATCH]))
-        read = model(F.pad(from_uint8(part), (0, 0, 0, 0, 0, 0, 0, BATCH - len(part))))
-        rows = results[first : first + len(part)]
-        for name in ("kind", "colour"):
-            rows[name] = getattr(read, name).argmax(-1)[: len(part)].numpy()
-        rows["features"] = read.features[: len(part)].float().numpy()
-    return results
-
-
-def save_photo_network(path: Path, model: PhotoNetwork, facts: dict[str, Any]) -> None:
-    """Weights as fp16 safetensors, written atomically; the metadata holds the configuration and `facts` as JSON."""
-    state = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
-    # One metadata entry: safetensors writes several in random order, and equal networks should be equal bytes.
-    save_state(path, state, {"about": json.dumps({"config": asdict(model.config), "facts": facts})})
+    return readings(model, images, READING_DTYPE, BATCH)
 
 
 def load_photo_network(path: Path) -> PhotoNetwork:
-    """A network that `save_photo_network` wrote, float32, in evaluation mode. Raises WeightsError."""
-    about, state = read_config(path, "about"), read_state(path)
+    """A photo network that `save_network` wrote, float32, in evaluation mode. Raises WeightsError."""
     try:
-        config: dict[str, Any] = about["config"]
+        config: dict[str, Any] = read_config(path, "about")["config"]
         texts = {key: tuple(value) for key, value in config.items() if key != "image_size"}
         model = PhotoNetwork(PhotoNetworkConfig(config["image_size"], **texts))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: not a photo network ({type(error).__name__}: {error})") from error
-    # Batch norms count the batches seen in training; these counts are not stored.
-    counts = {key: value for key, value in model.state_dict().items() if not value.is_floating_point()}
-    load_state(model, {**state, **counts}, path, exact=True)
-    return model.eval().requires_grad_(False)
+    return with_weights(model, path)

@@ -17,7 +17,8 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from models.quality.judge_files import NETWORK, JudgeFiles
-from models.quality.photo_network import PhotoNetwork, PhotoNetworkConfig, read_photos, save_photo_network
+from models.quality.network import save_network
+from models.quality.photo_network import PhotoNetwork, PhotoNetworkConfig, read_photos
 from models.quality.photo_reading import CLAIMS, PhotoClaims
 from models.train.data import DataConfig, Side
 from models.train.inputs import settings_of
@@ -138,6 +139,6 @@ def run(settings: JudgeConfig, pictures: DataConfig | None, out_dir: Path, torch
         **{name: accuracy(claims, captions[: len(chosen)], readings[name]) for name in ("held-out", "reconstructed")},
         "training": accuracy(claims, [rows[index].caption for index in others], readings["other"]),
     }
-    save_photo_network(out_dir / NETWORK, network, metrics)
+    save_network(out_dir / NETWORK, network, metrics)
     write_metrics(out_dir, metrics, result)
     return result

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from models import scenes
-from models.quality.network import SceneNetwork, SceneNetworkConfig, read_images, save_scene_network
+from models.quality.network import SceneNetwork, SceneNetworkConfig, read_images, save_network
 from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, agreement, claim_names, claims_of
 from models.train.inputs import settings_of
 from models.train.kept import load_array, save_array
@@ -172,6 +172,6 @@ def run(settings: SceneNetworkTraining, out_dir: Path, torch_device: str = "cpu"
     if tokenizer.is_file():
         few = min(source.held_out, 128)
         metrics["round_trips"] = accuracy(network, round_trips(load_vq(tokenizer), held_out[:few]), captions[:few])
-    save_scene_network(out_dir / "scene_network.safetensors", network, metrics)
+    save_network(out_dir / "scene_network.safetensors", network, metrics)
     write_metrics(out_dir, metrics, result)
     return result

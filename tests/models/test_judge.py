@@ -18,12 +18,12 @@ from ciar_sim.cli.main import main
 from models.pair import export_pair
 from models.quality.judge_files import JUDGE, draw_captions, read_captions, read_judge
 from models.quality.judges import PhotoJudge, SceneJudge, captions_of, judge_of
+from models.quality.network import save_network
 from models.quality.photo_network import (
     PhotoNetwork,
     PhotoNetworkConfig,
     load_photo_network,
     read_photos,
-    save_photo_network,
 )
 from models.quality.photo_reading import PhotoClaims
 from models.quality.scorer import Scorer
@@ -75,7 +75,7 @@ def test_a_reading_does_not_depend_on_its_neighbours_and_comes_back_from_a_file(
     together = read_photos(model, images)
     assert together[2].tobytes() == read_photos(model, images[2:])[0].tobytes()
     assert together["features"].std() > 0
-    save_photo_network(tmp_path / "a.safetensors", model, {})
+    save_network(tmp_path / "a.safetensors", model, {})
     again = load_photo_network(tmp_path / "a.safetensors")
     assert again.config == model.config
     assert np.allclose(read_photos(again, images)["features"], together["features"], atol=1e-2)

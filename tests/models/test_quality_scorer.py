@@ -9,7 +9,7 @@ import torch
 
 from models import scenes
 from models.quality.judges import SceneJudge
-from models.quality.network import SceneNetwork, load_scene_network, read_images, save_scene_network
+from models.quality.network import SceneNetwork, load_scene_network, read_images, save_network
 from models.quality.reading import agreement, claims_of
 from models.quality.scorer import Scorer
 from simulator.protocol.messages import Widths
@@ -32,7 +32,7 @@ def of(cache: Path, network: Path) -> Scorer:
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "network.safetensors"
-    save_scene_network(path, SceneNetwork().eval(), {})
+    save_network(path, SceneNetwork().eval(), {})
     return path
 
 
@@ -113,7 +113,7 @@ def test_images_of_another_size_are_not_judged(scorer: Scorer) -> None:
 
 def test_another_network_keeps_its_own(scorer: Scorer, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    save_scene_network(tmp_path / "other.safetensors", SceneNetwork().eval(), {})
+    save_network(tmp_path / "other.safetensors", SceneNetwork().eval(), {})
     other = Scorer(tmp_path, SceneJudge(tmp_path / "other.safetensors"))
     assert other.root != scorer.root
     assert other.provenance["scene_network_sha256"] != scorer.provenance["scene_network_sha256"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models import scenes
 from models.quality.judges import SCENE_NETWORK as WEIGHTS
-from models.quality.network import SceneNetwork, load_scene_network, read_images, save_scene_network
+from models.quality.network import SceneNetwork, load_scene_network, read_images, save_network
 from models.quality.reading import COLORS, PLACES, READING_DTYPE, SHAPES, SIZES, agreement, claim_names, claims_of
 from models.train import scene_network
 from simulator.core.errors import WeightsError
@@ -89,9 +89,9 @@ def test_a_reading_does_not_depend_on_its_neighbours() -> None:
 def test_a_network_comes_back_from_its_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = SceneNetwork().eval()
-    save_scene_network(tmp_path / "a.safetensors", model, {})
+    save_network(tmp_path / "a.safetensors", model, {})
     again = load_scene_network(tmp_path / "a.safetensors")
-    save_scene_network(tmp_path / "b.safetensors", again, {})
+    save_network(tmp_path / "b.safetensors", again, {})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     images = np.stack([scenes.image(0, 0)])
     assert np.abs(read_images(model, images)["features"] - read_images(again, images)["features"]).max() < 1e-2

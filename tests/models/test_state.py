@@ -24,7 +24,7 @@ from models.eagle import EagleDrafter, drafter_config
 from models.pair import load_pair
 from models.phi import IntervalProjection
 from models.quality import foreign
-from models.quality.network import SceneNetwork, load_scene_network, save_scene_network
+from models.quality.network import SceneNetwork, load_scene_network, save_network
 from models.state import build, save_state
 from models.transformer import Transformer
 from models.vq import VQConfig, VQModel, load_llamagen_vq, load_vq, save_vq
@@ -121,7 +121,7 @@ def phi_file(path: Path) -> None:
             "decoder.conv_in.weight",
         ),
         (
-            lambda path: save_scene_network(path, SceneNetwork(), {}),
+            lambda path: save_network(path, SceneNetwork(), {}),
             load_scene_network,
             "",
             "place_head.bias",
