@@ -19,6 +19,7 @@ from reports.page import page
 from reports.parts_plot import latency_parts
 from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
 from reports.queue_plot import queue_over_time
+from reports.setting_plots import heat_maps, setting_pair
 from reports.sweep_plot import numeric_axes, speedup_along, sweep, sweep_name
 from simulator.core.errors import RunFolderError
 from simulator.core.files import write_atomically
@@ -89,6 +90,8 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
         if has_quality(run):
             plots["at_a_glance"] = lambda: at_a_glance(run, findings)
             plots["latency_quality"] = lambda: latency_quality(run, findings)
+            if pair := setting_pair(run):
+                plots["heat_maps"] = partial(heat_maps, run, *pair)
         if len(findings) > TWO_ROWS_UP_TO:
             plots["speedup_table"] = lambda: speedup_table(run)
         plots["latency_parts"] = lambda: latency_parts(run, findings)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from reports.build import write_report
 from reports.load import Run, load_run, with_words
+from reports.words import grouped
 from simulator.core.errors import RunFolderError
 from simulator.core.files import write_atomically
 from simulator.results.files import csv_bytes, json_bytes
@@ -36,7 +37,7 @@ def combined(runs: Sequence[Run]) -> Run:
         "warnings": [
             f"{name}: {text}"
             for name, run in zip(names, runs, strict=True)
-            for text in run.provenance.get("warnings") or []
+            for text in grouped(run.provenance.get("warnings") or [])
         ],
         "as_if": "; ".join(dict.fromkeys(run.as_if for run in runs if run.as_if)),
         "runs": {name: str(run.folder) for name, run in zip(names, runs, strict=True)},

@@ -21,12 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from reports.load import interval_columns
-from reports.looks import MARK, Look
-from reports.words import clipped, wrapped
+from reports.looks import MARK, Look, mix
+from reports.words import clipped, unbroken, wrapped
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
 COMPACT_BELOW = 5.0  # inches; a narrower figure is for a column of a paper: smaller type, panels one above the other
@@ -240,7 +241,16 @@ def logarithmic(ax: Axes, which: str) -> None:
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:
     """A title no wider than the inches, in the bold type of titles."""
     size = _points(mpl.rcParams["axes.titlesize"])
-    ax.set_title(wrapped(text.replace("× base", "×\u00a0base"), max(12, int(110 * inches / size))))
+    ax.set_title(wrapped(unbroken(text), max(12, int(110 * inches / size))).replace("\u00a0", " "))
+
+
+def cross(ax: Axes, x: float, y: float, look: Look, form: Form, ends: tuple[float, float] | None = None) -> None:
+    """A cross in the colour of a method where its line meets another or a bound, with the ends of its interval along x."""
+    size, colour = form.marker, mix(look.colour, "black", 0.3)
+    if ends is not None:
+        ax.plot(ends, [y, y], color=colour, lw=2.2 * size, alpha=0.6, zorder=5, gid=look.gid)
+    halo = [withStroke(linewidth=4.0 * size, foreground="white")]
+    ax.plot(x, y, "x", color=colour, ms=8 * size, mew=2.0 * size, zorder=6, gid=look.gid, path_effects=halo)
 
 
 def texts(figure: Figure) -> list[str]:

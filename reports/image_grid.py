@@ -196,7 +196,7 @@ def uncertainty_maps(run: Run, form: Form = PAGE) -> Figure:
     _key(figure, places, top, [outline], below, form)
     if form.titles:
         size = 5.5 if form.compact else 8.0
-        more = left_out(len(methods), there, "methods with a score", "base and the fastest")
+        more = left_out(len(methods), there, "methods with a score", "the fastest")
         said = wrapped(f"A row is one prompt with one seed. {more}", int(places.width * 132 / size))
         ax.text(0.15, 0.1, said, fontsize=size, color=MUTED)
     return figure

@@ -181,4 +181,4 @@ def of_methods(run: Run, methods: Sequence[str]) -> Run:
     kept = summary["label"].isin(list(methods)) | summary["method_name"].isin(list(methods))
     names = set(summary.loc[kept, "label"])
     images = tuple(one for one in run.images if one.method in names or one.method in methods)
-    return replace(run, summary=pd.DataFrame(summary[kept]), images=images)
+    return replace(run, summary=pd.DataFrame(summary[kept]), images=images, whole=run.series)

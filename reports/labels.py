@@ -54,7 +54,7 @@ def place_labels(ax: Axes, labels: Sequence[Label], marks: Sequence[tuple[float,
         for rank, place in enumerate(_PLACES):
             dx, dy, align = place
             left = x + dx * points - width * {"left": 0.0, "center": 0.5, "right": 1.0}[align]
-            box = Bbox.from_bounds(left, y + dy * points - height / 2, width, height).padded(1.0)
+            box = Bbox.from_bounds(left, y + dy * points - height / 2, width, height).padded(4.0, 1.0)
             outside = box.width * box.height - _overlap(box, frame)
             cost = rank * 12.0 + sum(_overlap(box, other) for other in boxes) + 3.0 * outside
             if best is None or cost < best[0]:

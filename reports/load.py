@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from reports.words import NAMED_KEYS, condition, label
+from reports.words import NAMED_KEYS, condition, label, shortened
 from simulator.core.errors import RunFolderError
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
 
@@ -70,6 +70,7 @@ class Run:
         images: the stored images and maps.
         queue: queue.parquet, the cloud's queue over time.
         folder: where it lies.
+        whole: (label, method name) of every case of the run of which this is a selection, so that a method keeps its look in it.
     """
 
     name: str
@@ -80,6 +81,12 @@ class Run:
     images: tuple[RunImage, ...]
     queue: pd.DataFrame
     folder: Path
+    whole: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def series(self) -> tuple[tuple[str, str], ...]:
+        """(label, method name) of every case, those of the whole run where this is a selection: what looks are given by."""
+        return self.whole or tuple(zip(self.summary["label"], self.summary["method_name"], strict=True))
 
     @property
     def judged(self) -> Judged:
@@ -200,8 +207,21 @@ def with_words(summary: pd.DataFrame, swept: tuple[str, ...], name: str) -> pd.D
     rows = [{str(key): value for key, value in row.items()} for row in named.to_dict("records")]
     distinct = tuple(key for key in swept if key in NAMED_KEYS or summary[key].nunique(dropna=False) > 1)
     return summary.assign(
-        label=[label(row, swept) for row in rows], condition=[condition(row, distinct) or name for row in rows]
+        label=[label(row, swept) for row in rows],
+        condition=[words or name for words in condition_names(summary, distinct)],
     )
+
+
+def condition_names(summary: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
+    """The condition of every row in words, by some of the swept keys; numbers are no longer than what keeps them apart."""
+    table = {key: summary[key] for key in keys}
+    for key, column in table.items():
+        if pd.api.types.is_float_dtype(column):
+            shown = shortened(column)
+            table[key] = column.map(lambda value, shown=shown: shown.get(value, value))
+    return [condition(dict(zip(keys, row, strict=True)), keys) for row in zip(*table.values(), strict=True)] or [
+        ""
+    ] * len(summary)
 
 
 def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:

@@ -34,7 +34,7 @@ from reports.looks import METHOD_LOOKS, Look, looks
 from reports.metrics import LATENCY, Metric, alignment
 from reports.words import clipped, number, significant, split_unit
 
-MOST_PANELS = 12
+MOST_PANELS, MOST_COMPACT_PANELS = 12, 8
 TWO_ROWS_UP_TO = 6  # conditions; beyond, the second quality panel of each is left out
 MOST_LABELS = 8  # points of a panel that are all labelled; of more, only the Pareto front, the fastest and base
 MOST_IN_LEGEND = 24
@@ -74,7 +74,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
     narrow figure, and where `shares` is False. Beyond twelve conditions, evenly spaced ones are drawn. The stairs are the Pareto
     front; its methods are named.
     """
-    shown = spread(findings, MOST_PANELS)
+    shown = spread(findings, MOST_COMPACT_PANELS if form.compact else MOST_PANELS)
     metric = quality_metric(run)
     aligned = alignment(run.summary)
     below = (
@@ -91,14 +91,15 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
     figure = new_figure(max(4.3 * across, 6.8), high * blocks, form)
     heights = [1.35, 1.0] if below else [1.0]
     grid = figure.subplots(per_block * blocks, across, squeeze=False, height_ratios=heights * blocks)
-    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    look = looks(run.series)
     short = short_labels(run)
     uppers, lowers = [], []
     pending: list[tuple[Axes, list[Label], list[tuple[float, float]]]] = []
     for place, said in enumerate(shown):
         upper = grid[per_block * (place // across)][place % across]
         uppers.append(upper)
-        heading = said.heading if form.titles else said.condition if len(shown) > 1 else ""
+        in_full = form.titles and not (form.compact and across > 1)  # half a column is too narrow for a sentence
+        heading = said.heading if in_full else said.condition if len(shown) > 1 else ""
         wrapped_title(upper, heading, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
         pending.append((upper, *_quality_panel(upper, said, metric, look, short, form)))
         if place % across == 0:
@@ -216,14 +217,16 @@ def _handles(
 
 
 def short_labels(run: Run) -> dict[str, str]:
-    """Text at a point, by label: of three or more settings that differ in one value, the later ones show only the value."""
+    """Text at a point, by label: of three or more settings that differ in one value, the later ones show only that."""
     families: dict[str, list[str]] = {}
     for label in run.labels():
         families.setdefault(label.rpartition("=")[0] or label, []).append(label)
     short = {}
     for stem, labels in families.items():
         for place, label in enumerate(labels):
-            short[label] = label.removeprefix(f"{stem}=") if place and len(labels) > 2 else label
+            last = label.removeprefix(f"{stem}=")
+            setting = stem.rpartition(" ")[2]
+            short[label] = label if not place or len(labels) <= 2 else f"{setting}={last}" if "=" in stem else last
     return short
 
 
@@ -285,7 +288,10 @@ def speedup_table(run: Run, form: Form = PAGE) -> Figure:
             colour = "white" if abs(logs[y, x]) > 0.65 * top else INK
             ax.text(x, y, text, ha="center", va="center", fontsize=5.5 if form.compact else 7, color=colour)
     wide = 16 if form.compact else 40
-    ax.set_xticks(range(len(columns)), [clipped(name, wide) for name in columns], rotation=40, ha="right")
+    texts = [clipped(name, wide) for name in columns]
+    level = max(map(len, texts)) * len(texts) <= 14 * figure.get_figwidth() - 30  # beside the names of the methods
+    turned: dict[str, Any] = {} if level else {"rotation": 40, "ha": "right"}
+    ax.set_xticks(range(len(columns)), texts, **turned)
     ax.set_yticks(range(len(rows)), [clipped(label, 24 if form.compact else 36) for label in rows])
     ax.tick_params(length=0, labelcolor=INK, labelsize="small")
     ax.grid(visible=False)

@@ -17,7 +17,7 @@ def queue_over_time(run: Run, findings: Sequence[Finding], form: Form = PAGE) ->
     """Requests that wait in the cloud against time, a panel per condition, a line per method; the methods with the longest queues."""
     queue = run.queue.assign(waiting=run.queue["queued"] + run.queue["admission"])
     shown = spread(findings, MOST_PANELS)
-    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    look = looks(run.series)
     mean = queue.groupby("case")["waiting"].mean()
     figure = new_figure(10.0, (1.2 if form.compact else 1.9) * len(shown), form)
     axes = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]

@@ -14,6 +14,7 @@ from reports.figure import (
     INK,
     PAGE,
     Form,
+    cross,
     finish,
     handle,
     left_out,
@@ -24,10 +25,10 @@ from reports.figure import (
     wrapped_title,
 )
 from reports.findings import Finding, best_labels, is_base, pareto_front, quality_metric
-from reports.load import Run
+from reports.load import Run, condition_names
 from reports.looks import looks
 from reports.metrics import BUSY, CALLS, GOODPUT, LATENCY, P95, Metric
-from reports.words import axis_label, condition, number, own_setting, significant, split_unit
+from reports.words import axis_label, number, own_setting, shortened, significant, split_unit
 
 # Rows of heat maps, lines of a panel, cells with their value in them.
 MOST_CONDITIONS, MOST_LINES, MOST_WRITTEN = 3, 8, 120
@@ -61,19 +62,19 @@ def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
             )
             for j, i in np.ndindex(*values.shape):
                 if values.size <= MOST_WRITTEN and math.isfinite(values[j, i]):
-                    dark = values[j, i] < low + 0.55 * (high - low)
+                    dark = values[j, i] < low + 0.48 * (high - low)
                     size = 5.0 if form.compact else 7.0
                     text = significant(values[j, i], 2 if form.compact else 3)
                     ax.text(i, j, text, ha="center", va="center", fontsize=size, color="white" if dark else INK)
             for _, best in cases[cases["label"].isin(front)].iterrows():
                 corner = xs.index(float(best[x])) - 0.5, ys.index(float(best[y])) - 0.5
                 ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec="#e4572e", lw=2.0 * form.marker, zorder=3))
-            ax.set_xticks(range(len(xs)), [number(value) for value in xs])
-            ax.set_yticks(range(len(ys)), [number(value) for value in ys])
+            ax.set_xticks(range(len(xs)), [number(value) for value in map(shortened(xs).get, xs)])
+            ax.set_yticks(range(len(ys)), [number(value) for value in map(shortened(ys).get, ys)])
             ax.grid(visible=False)
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
-            its = "" if base is None else f"; base {significant(metric.scale * float(base[metric.name]))}"
+            its = "" if base is None else f"; base\u00a0{significant(metric.scale * float(base[metric.name]))}"
             where = f"{name}: " if len(conditions) > 1 and form.titles and place == 0 else ""
             wrapped_title(ax, f"{where}{metric.heading}{its}", figure.get_figwidth() / across - 0.9)
             if place == 0 or form.compact:
@@ -110,9 +111,9 @@ def _setting(key: str) -> str:
 
 def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:
     """The share of requests answered within a latency: a panel per condition, the methods with the lowest means."""
-    shown = spread([said for said in findings if said.fastest != "none"], 2 if form.compact else 6)
+    shown = spread([said for said in findings if said.fastest != "none"], 3 if form.compact else 6)
     names = best_labels(run, MOST_LINES)
-    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    look = looks(run.series)
     across = 1 if form.compact else min(len(shown), 3)
     down = math.ceil(len(shown) / across)
     figure = new_figure(max(4.2 * across, 6.8), (1.8 if form.compact else 3.2) * down, form)
@@ -175,17 +176,24 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
     runs. A column per choice of the other conditions, up to three.
     """
     others = tuple(other for other in run.swept if other != key and not other.startswith("methods."))
-    columns = list(dict.fromkeys(_column(row, others) for _, row in run.summary.iterrows()))
+    table = run.summary.assign(column=condition_names(run.summary, others))
+    columns = list(dict.fromkeys(table["column"]))
     shown = spread(columns, 1 if form.compact else MOST_CONDITIONS)
     names = best_labels(run, MOST_LINES)
-    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    look = looks(run.series)
     lower: Metric = GOODPUT if np.isfinite(run.summary["goodput_per_s"]).any() else BUSY
     slo_s = run.setting("workload.slo_s", math.nan)
     figure = new_figure(max(4.4 * len(shown), 6.8), 3.2 if form.compact else 5.6, form)
     grid = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=[1.3, 1])
-    highest = 0.0
+    drawn = table.loc[table["label"].isin(names), "latency_p95_s"].to_numpy(dtype=float)
+    highest, lowest = (float(end(drawn)) for end in (np.nanmax, np.nanmin)) if np.isfinite(drawn).any() else (0.0, 1.0)
+    scale_x([*grid.flat], table[key].to_numpy(dtype=float), 8.0)
+    if highest > 8 * lowest:
+        scale_y([*grid[0]], np.array([lowest, highest]), 8.0)
+    else:
+        grid[0][0].set_ylim(0, 1.08 * max(highest, slo_s if math.isfinite(slo_s) else 0.0))
     for place, column in enumerate(shown):
-        own = run.summary[[_column(row, others) == column for _, row in run.summary.iterrows()]]
+        own = table[table["column"] == column]
         upper, under = grid[0][place], grid[1][place]
         knees: list[tuple[float, str]] = []
         for label in names:
@@ -194,18 +202,17 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
                 continue
             style = look[label].line(5.5 * form.marker, 1.5 * form.marker)
             x, p95 = rows[key].to_numpy(dtype=float), rows["latency_p95_s"].to_numpy(dtype=float)
-            highest = max(highest, float(p95.max()))
             upper.plot(x, p95, **style)
             under.plot(x, lower.scale * rows[lower.name], **style)
             bound = slo_s if math.isfinite(slo_s) else KNEE * p95[0]
-            at = knee(x, p95, bound)
+            at = knee(x, p95, bound, log_x=upper.get_xscale() == "log", log_y=upper.get_yscale() == "log")
             if math.isfinite(at):
-                upper.plot(at, bound, "x", color=INK, ms=7 * form.marker, mew=1.8 * form.marker, zorder=6)
+                cross(upper, at, bound, look[label], form)
                 knees.append((at, label))
         if math.isfinite(slo_s):
             upper.axhline(slo_s, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
         unit = split_unit(key)[1]
-        what = f"p95 passes {significant(slo_s)} s" if math.isfinite(slo_s) else f"p95 is {KNEE:g}× its lowest"
+        what = f"p95 passes {number(slo_s)} s" if math.isfinite(slo_s) else f"p95 is {KNEE:g}× its lowest"
         said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in sorted(knees)[-2:][::-1]]
         title = f"{what}: {', '.join(said)}" if said else f"{what} nowhere here"
         if form.titles or column:
@@ -216,17 +223,8 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
             under.set_ylabel(lower.heading)
         under.set_xlabel(axis_label(key))
         under.set_ylim(bottom=0)
-    values = run.summary[key].to_numpy(dtype=float)
-    scale_x([*grid.flat], values, 8.0)
-    lowest = float(np.nanmin(run.summary["latency_p95_s"])) if highest else 1.0
-    if highest > 8 * lowest:
-        scale_y([*grid[0]], np.array([lowest, highest]), 8.0)
-    else:
-        grid[0][0].set_ylim(0, 1.08 * max(highest, slo_s if math.isfinite(slo_s) else 0.0))
     notes = [
-        f"Dashed: the objective, {significant(slo_s)} s."
-        if math.isfinite(slo_s)
-        else "The scenario has no workload.slo_s.",
+        f"Dashed: the objective, {number(slo_s)} s." if math.isfinite(slo_s) else "The scenario has no workload.slo_s.",
         "Crosses: the knee, interpolated between the runs.",
         left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
         left_out(len(shown), len(columns), "conditions", "evenly spaced"),
@@ -235,13 +233,13 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
     return figure
 
 
-def _column(row: pd.Series, others: tuple[str, ...]) -> str:
-    return condition({str(key): value for key, value in row.items()}, others)
-
-
-def knee(x: np.ndarray, y: np.ndarray, bound: float) -> float:
-    """Where y, linear between the points, first passes the bound from below; NaN where it never does."""
+def knee(x: np.ndarray, y: np.ndarray, bound: float, *, log_x: bool = False, log_y: bool = False) -> float:
+    """Where y first passes the bound from below, NaN where it never does; between the points a straight line on these scales, as drawn."""
+    if log_y:
+        y, bound = np.log(y), math.log(bound)
     for i in range(1, len(x)):
         if y[i - 1] <= bound < y[i]:
-            return float(x[i - 1] + (x[i] - x[i - 1]) * (bound - y[i - 1]) / (y[i] - y[i - 1]))
+            ends = np.log(x[i - 1 : i + 1]) if log_x else x[i - 1 : i + 1]
+            at = float(ends[0] + (ends[1] - ends[0]) * (bound - y[i - 1]) / (y[i] - y[i - 1]))
+            return math.exp(at) if log_x else at
     return math.nan

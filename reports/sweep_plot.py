@@ -10,16 +10,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figure import INK, PAGE, Form, finish, handle, left_out, new_figure, scale_x, spread, wrapped_title
+from reports.figure import (
+    INK,
+    PAGE,
+    Form,
+    cross,
+    finish,
+    handle,
+    left_out,
+    logarithmic,
+    new_figure,
+    scale_x,
+    spread,
+    wrapped_title,
+)
 from reports.findings import has_quality, is_base, quality_metric
-from reports.load import Run, interval_columns
+from reports.load import Run, condition_names, interval_columns
 from reports.looks import Look, looks
 from reports.metrics import CALLS, LATENCY, SPEEDUP
-from reports.words import axis_label, condition, number, significant, split_unit
+from reports.words import axis_label, number, significant, split_unit
 
 MOST_COLUMNS, MOST_IN_LEGEND = 3, 24
 MOST_LINES = 8  # of the plot of speed-ups
 LOG_FROM = 8.0  # the axis is logarithmic where its largest value is this many times its smallest
+LOG_SPEEDUPS_FROM = 4.0  # the same of the axis of speed-ups
 
 
 class BreakEven(NamedTuple):
@@ -64,7 +78,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     table = _series(run, key, own)
     columns = list(dict.fromkeys(table["column"]))
     shown = spread(columns, 1 if form.compact else MOST_COLUMNS)
-    look = looks(zip(table["series"], table["method_name"], strict=True))
+    look = looks(zip(table["series"], table["method_name"], strict=True) if own else run.series)
     rows = [LATENCY, CALLS, *([quality_metric(run)] if has_quality(run) else [])]
     heights = [1.4, 1, 1][: len(rows)]
     figure = new_figure(max(4.2 * len(shown), 6.8), (4.2 if form.compact else 6.6) * sum(heights) / 3.4, form)
@@ -79,7 +93,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
         here = [] if own else break_evens(cases, key)
         evens += here
         for even in here:
-            _cross(grid[0][place], even, even.latency_s, form)
+            cross(grid[0][place], even.at, even.latency_s, look[even.label], form, (even.low, even.high))
         title = f"{column}: {_along(cases, key, here)}" if column else _along(cases, key, here)
         wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)
         wrapped_title(grid[0][place], title if form.titles else column, wide)
@@ -109,8 +123,8 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
     table = _series(run, key, own=False)
     table = table[np.isfinite(table[key].astype(float))]
     columns = list(dict.fromkeys(table["column"]))
-    shown = spread(columns, 2 if form.compact else MOST_COLUMNS)
-    look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+    shown = spread(columns, MOST_COLUMNS)
+    look = looks(run.series)
     others = table[(table["method_name"] != "base") & np.isfinite(table["speedup"])]
     gains = others.groupby("label", sort=False)["speedup"].max().nlargest(MOST_LINES, keep="first")
     names = [name for name in run.labels() if name in gains.index]
@@ -125,7 +139,7 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
         here = break_evens(cases, key)
         evens += here
         for even in here:
-            _cross(ax, even, 1.0, form)
+            cross(ax, even.at, 1.0, look[even.label], form, (even.low, even.high))
         name, unit = split_unit(key)
         said = [
             f"{even.label} breaks even at {significant(even.at, 2)} {unit} ({significant(even.low, 2)} to {significant(even.high, 2)})"
@@ -141,7 +155,7 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
     scale_x([*grid.flat], table[key].to_numpy(dtype=float), LOG_FROM)
     ends = table.loc[table["label"].isin(names), ["speedup", "speedup_lo", "speedup_hi"]].to_numpy(dtype=float)
     if np.isfinite(ends).any():
-        grid[0][0].set_ylim(0, 1.05 * max(1.0, float(np.nanmax(ends))))
+        _speedup_scale([*grid.flat], ends)
     notes = [
         "Above the dashed line a method is faster than base. Bands: 95 % intervals, paired by request.",
         "Crosses: break-even, interpolated between the runs, with its 95 % interval." if evens else "",
@@ -150,6 +164,19 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
     ]
     finish(figure, form, [handle(name, look[name], form) for name in names], (" ".join(filter(None, notes)), run.as_if))
     return figure
+
+
+def _speedup_scale(axes: Sequence[Axes], ends: np.ndarray) -> None:
+    """The y axis of speed-ups and the ends of their intervals [N, 3]: logarithmic where they span much, so that 2x and 1/2x weigh alike."""
+    top = max(1.0, float(np.nanmax(ends)))
+    gains = ends[:, 0][np.isfinite(ends[:, 0]) & (ends[:, 0] > 0)]
+    if len(gains) and top >= LOG_SPEEDUPS_FROM * min(1.0, gains.min()):
+        for ax in axes:
+            logarithmic(ax, "y")
+        # An interval of few requests may reach down to no speed at all.
+        axes[0].set_ylim(max(float(np.nanmin(ends)), 0.7 * min(1.0, float(gains.min()))) / 1.1, 1.12 * top)
+    else:
+        axes[0].set_ylim(0, 1.05 * top)
 
 
 def _best_series(table: pd.DataFrame, most: int) -> list[str]:
@@ -161,19 +188,13 @@ def _best_series(table: pd.DataFrame, most: int) -> list[str]:
     return [name for name in dict.fromkeys(map(str, table["series"])) if name in kept]
 
 
-def _cross(ax: Axes, even: BreakEven, y: float, form: Form) -> None:
-    size = form.marker
-    ax.plot([even.low, even.high], [y] * 2, color=INK, lw=2.2 * size, alpha=0.45, zorder=5)
-    ax.plot(even.at, y, "x", color=INK, ms=8 * size, mew=2.0 * size, zorder=6)
-
-
 def _series(run: Run, key: str, own: bool) -> pd.DataFrame:
     """The summary with two more columns: series (the label without the swept setting) and column (the other conditions)."""
     setting = key.rpartition(".")[2]
     others = tuple(other for other in run.swept if other != key and not other.startswith("methods."))
     rows = [{str(name): value for name, value in row.items()} for row in run.summary.to_dict("records")]
     series = [row["label"].replace(f" {setting}={number(row[key])}", "") if own else row["label"] for row in rows]
-    return run.summary.assign(series=series, column=[condition(row, others) for row in rows])
+    return run.summary.assign(series=series, column=condition_names(run.summary, others))
 
 
 def _lines(ax: Axes, cases: pd.DataFrame, key: str, metric: str, look: dict[str, Look], form: Form) -> None:

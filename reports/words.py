@@ -1,12 +1,23 @@
 """How values, units, methods and conditions are written in tables, plots and sentences."""
 
 import math
+import re
 import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Suffix of a setting's name -> unit as it is written.
 UNITS = {"ms": "ms", "s": "s", "mbps": "Mbit/s", "pct": "%", "bytes": "B", "j": "J", "tokens": "tokens"}
+NAMES = {
+    "network.up_mbps": "uplink",
+    "network.down_mbps": "downlink",
+    "workload.arrivals.poisson_per_s": "Poisson arrivals",
+    "workload.arrivals.bursty_per_s": "bursty arrivals",
+}
 NAMED_KEYS = ("run", "network", "network.preset", "network.trace")  # their values are names and need no key before them
+
+
+_NUMBER = r"\d+(?:\.\d+)?"
 
 
 def own_setting(key: str) -> tuple[str, str] | None:
@@ -25,7 +36,7 @@ def split_unit(key: str) -> tuple[str, str]:
         unit = f"per {unit}"
     elif unit not in UNITS or not name:
         name, unit = words[-1] if words else key, ""
-    text = " ".join([*words[:-1], name]).replace("_", " ")
+    text = NAMES.get(key) or " ".join([*words[:-1], name]).replace("_", " ")
     return " ".join("RTT" if word == "rtt" else word for word in text.split()), UNITS.get(unit, unit)
 
 
@@ -38,6 +49,22 @@ def axis_label(key: str) -> str:
 def number(value: Any) -> str:
     """A swept value as text: 0.5, 20, lte."""
     return f"{value:.12g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def shortened(values: Iterable[float]) -> dict[float, float]:
+    """Each value as it is shown: with three significant digits, or as many as keep all apart, where some have more than four.
+
+    Ranges and random points have six. Whole numbers stay.
+    """
+    distinct = {value for value in map(float, values) if math.isfinite(value)}
+    broken = {value for value in distinct if value != round(value)}
+    if not any(len(f"{abs(value):.12g}".replace(".", "").lstrip("0")) > 4 for value in broken):
+        return {value: value for value in distinct}
+    for digits in range(3, 17):
+        shown = {value: float(f"{value:.{max(digits, len(str(int(abs(value)))))}g}") for value in broken}
+        if len({*shown.values(), *(distinct - broken)}) == len(distinct):
+            return {value: shown.get(value, value) for value in distinct}
+    return {value: value for value in distinct}
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -60,7 +87,41 @@ def clipped(text: str, width: int = 36) -> str:
 
 def wrapped(text: str, width: int) -> str:
     """The text in lines of at most `width` characters."""
-    return "\n".join(textwrap.wrap(text, width))
+    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
+
+
+def unbroken(text: str) -> str:
+    """The text with blanks that no line is broken at before units, so that "30 %" and "81 ms" stay whole."""
+    return re.sub(r"(?<=\d) (?=(?:%|ms|s|Mbit/s|per s)(?![\w/]))|(?<=×) (?=base)", "\u00a0", text)
+
+
+def grouped(warnings: Sequence[str], most: int = 3) -> list[str]:
+    """Warnings "CASE: text" with those that say the same of many cases in one: how many, the first few, the range of the number.
+
+    Args:
+        warnings: As in provenance.json.
+        most: Cases of one text that are named.
+    """
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for text in warnings:
+        case, colon, rest = text.partition(": ")
+        alike.setdefault(re.sub(_NUMBER, "#", rest) if colon else text, []).append((case, rest))
+    lines = []
+    for group in alike.values():
+        numbers = list(zip(*(re.findall(_NUMBER, rest) for _, rest in group), strict=True))
+        varying = [place for place, found in enumerate(numbers) if len(set(found)) > 1]
+        if len(group) <= most or len(varying) > 1:
+            lines += [f"{case}: {rest}" if rest else case for case, rest in group]
+            continue
+        parts = re.split(_NUMBER, group[0][1])
+        texts = [
+            "{} to {}".format(*sorted({*found}, key=float)[:: len({*found}) - 1]) if len({*found}) > 1 else found[0]
+            for found in numbers
+        ]
+        said = parts[0] + "".join(text + part for text, part in zip(texts, parts[1:], strict=True))
+        named = ", ".join(case for case, _ in group[:most])
+        lines.append(f"{len(group)} cases ({named} and {len(group) - most} more): {said}")
+    return lines
 
 
 def joined(names: list[str]) -> str:

@@ -272,8 +272,11 @@ def _longest(name: str, cells: Sequence[str]) -> int:
 
 def warning_lines(warnings: Sequence[str], most: int = 8) -> list[str]:
     """The warnings of a run, one a line; where there are more than `most`, the last line says how many."""
-    lines = [f"warning: {text}" for text in warnings[:most]]
-    return [*lines, f"warning: {len(warnings) - most} more, in provenance.json"] if len(warnings) > most else lines
+    from reports.words import grouped
+
+    texts = grouped(warnings)
+    lines = [f"warning: {text}" for text in texts[:most]]
+    return [*lines, f"warning: {len(texts) - most} more, in provenance.json"] if len(texts) > most else lines
 
 
 def _first_seen(column: pd.Series) -> pd.Series:

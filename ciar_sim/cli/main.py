@@ -32,6 +32,17 @@ class Program(click.Group):
                 sys.exit(2)
         return super().main(arguments, *rest, **extra)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which they are met, in place of the alphabet's."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first paragraph of each command's help, in full."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, " ".join((one.help or "").partition("\n\n")[0].split())) for name, one in self.commands.items()]
+            )
+
 
 def unusable(argument: str) -> str:
     """What makes an argument unusable as a name or a value, empty for nothing."""
@@ -62,17 +73,17 @@ for command in (
     sweep,
     report,
     plot,
-    export,
     compare,
     recommend,
     regime,
     capacity,
-    train,
-    profile,
-    evaluate,
-    schema,
     list_,
+    schema,
+    export,
     traces,
     cache,
+    profile,
+    evaluate,
+    train,
 ):
     main.add_command(command)

@@ -27,7 +27,7 @@ LEAST, MOST = 1.5, 40.0  # inches
 
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
-@click.argument("kind", type=click.Choice([*KINDS, REGIME_MAP, *ANSWERS]))
+@click.argument("kind", type=click.Choice([*KINDS, REGIME_MAP, *ANSWERS]), metavar="KIND")
 @click.option(
     "--format",
     "file_format",
@@ -64,10 +64,23 @@ def plot(
 ) -> None:
     """Draw one plot of KIND from a RUN_FOLDER, or from the answer of a decision, for a paper or a talk.
 
-    latency-quality: with the Pareto front. heat-maps: over two settings of a method. speed-up: along the RTT or another number, with
-    break-even. sweep: latency, calls and quality along a number. breakdown: where the seconds go. load: p95 and goodput, with the
-    objective and the knee. queue: over time. uncertainty: maps, with the cloud's tokens outlined. regime-map: from the folder of
-    `ciar-sim regime`. capacity, recommend: from the file of `ciar-sim capacity --out` or `recommend --out`.
+    For example: ciar-sim plot runs/quickstart latency-quality --size 3.3in
+
+    \b
+    latency-quality  latency against quality, with the Pareto front
+    heat-maps        latency, cloud calls and quality over two settings
+    speed-up         along the RTT or another number, with break-even
+    sweep            latency, cloud calls and quality along a number
+    latency-cdf      share of requests answered within a latency
+    breakdown        where the seconds go
+    load             p95 and goodput, with the objective and the knee
+    queue            the cloud's queue over time
+    speed-up-table   every method under every condition
+    uncertainty      maps, with the cloud's tokens outlined
+    images           by prompt and method
+    regime-map       from the folder of `ciar-sim regime`
+    capacity         from the file of `ciar-sim capacity --out`
+    recommend        from the file of `ciar-sim recommend --out`
     """
     form = _form(size, not no_titles)
     ending = out.suffix.removeprefix(".").lower() if out is not None else ""

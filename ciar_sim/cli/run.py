@@ -15,7 +15,11 @@ from simulator.core.errors import CiarSimError
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.argument("scenario", type=click.Path(path_type=Path)),
-        click.option("--out", type=click.Path(path_type=Path), help="Run folder to write.  [default: runs/<name>]"),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            help="Run folder to write.  [default: runs/<name>; sweep with options: runs/<name>-<digest>]",
+        ),
         click.option(
             "--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. seed=1."
         ),
@@ -97,7 +101,6 @@ def run(scenario: Path, **options: Any) -> None:
 
 
 @click.command()
-@run_options
 @click.option(
     "--axis",
     "axes",
@@ -117,6 +120,7 @@ def run(scenario: Path, **options: Any) -> None:
     metavar="N[:QUALITY]",
     help="Choose settings of the methods in N trials, for low latency and good quality.  [default quality: agreement with the caption]",
 )
+@run_options
 @errors_in_one_line
 def sweep(
     scenario: Path, axes: tuple[str, ...], zips: tuple[str, ...], random: int | None, tune: str | None, **options: Any

@@ -26,7 +26,9 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: So
         if isinstance(entry, str):
             data["methods"][place[1]] = {"name": entry}
     if any(_same_target(scenario, place, swept) for swept in data.get("sweep", {})):
-        raise ScenarioError(f"{label}: {path} is swept in {source.document.name}; use --axis {path}=...")
+        raise ScenarioError(
+            f"{label}: {path} is swept in {source.document.name}; use ciar-sim sweep with --axis {path}=..."
+        )
     parsed = _option_value(value, label)
     if place[0] == "network" and len(place) > 1 and isinstance(scenario.network, PresetNetwork):
         preset = {"preset": scenario.network.preset}  # the default, or a word for it

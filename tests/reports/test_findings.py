@@ -14,7 +14,7 @@ from reports.findings import find, finding, pareto_front
 from reports.load import Run, interval_columns, load_run, summary_columns
 from reports.page import advice, more_advice
 from reports.sweep_plot import break_evens
-from reports.words import axis_label, condition, label, significant, split_unit
+from reports.words import axis_label, condition, grouped, label, shortened, significant, split_unit
 from simulator.core.rng import stream
 from tests.reports.build import case, rows, write
 
@@ -38,8 +38,8 @@ def test_numbers_have_three_digits_and_no_data_is_a_dash() -> None:
 def test_units_and_labels() -> None:
     assert split_unit("network.rtt_ms") == ("RTT", "ms")
     assert split_unit("cloud.replicas") == ("cloud replicas", "")
-    assert axis_label("workload.arrivals.poisson_per_s") == "poisson (per s)"
-    assert axis_label("network.up_mbps") == "up (Mbit/s)"
+    assert axis_label("workload.arrivals.poisson_per_s") == "Poisson arrivals (per s)"
+    assert axis_label("network.up_mbps") == "uplink (Mbit/s)"
     swept = ("methods.ciar.threshold", "network.preset", "cloud.replicas")
     row = {
         "method": "ciar",
@@ -194,10 +194,12 @@ def test_the_pareto_front_is_what_no_case_beats_in_both() -> None:
 
 
 def test_advice_names_the_fastest_at_base_quality(run: Run) -> None:
-    assert advice(find(run)).startswith("Use code prefix_rate=0.3 (wifi) and ")
-    assert (
-        more_advice(find(run))
-        == "Faster, with images that differ significantly from base's: ciar threshold=0.5 (wifi)."
+    assert advice(find(run)) == (
+        "Use code prefix_rate=0.3 (1.3× base's speed) for wifi, and base or ciar threshold=0.5 (no significant difference) for lte: "
+        "the fastest of the methods whose images do not differ significantly from base's."
+    )
+    assert more_advice(find(run)).startswith(
+        "Faster, with images that differ significantly from base's: ciar threshold=0.5 (2.0× base's speed) for wifi. Quality: "
     )
 
 
@@ -207,11 +209,44 @@ def test_advice_over_many_conditions_stays_short(tmp_path: Path) -> None:
         for i in range(9)
         for method, seconds in (("base", 8.0), ("ciar", 4.0 if i < 5 else 12.0))
     ]
-    said = advice(find(load_run(write(tmp_path / "run", cases, images=()))))
-    assert said == (
-        "Use ciar under 5 of 9 conditions and base (the cloud alone) under 4 of 9 conditions: "
-        "the fastest of the methods whose images keep base's quality."
+    findings = find(load_run(write(tmp_path / "run", cases, images=())))
+    tail = ": the fastest of the methods whose images do not differ significantly from base's."
+    assert advice(findings) == (
+        f"Use ciar (2.0× base's speed) under 5 of 9 conditions, and base (the cloud alone) under 4 of 9 conditions{tail}"
     )
+    assert advice(findings, steps=True) == (
+        "Use ciar (2.0× base's speed) from RTT 10 ms to RTT 50 ms, and base (the cloud alone) from RTT 60 ms to RTT 90 ms"
+        + tail
+    )
+
+
+def test_a_run_of_one_method_has_its_latency_as_advice(tmp_path: Path) -> None:
+    cases = [case("ciar", seconds, {"network.preset": name}) for name, seconds in (("wifi", 4.0), ("lte", 8.0))]
+    said = advice(find(load_run(write(tmp_path / "run", cases, images=()))))
+    assert (
+        said == "ciar takes 4.02 to 8.01 s per image under 2 conditions. Without base in the run there is no speed-up."
+    )
+
+
+# ---- words
+
+
+def test_numbers_of_conditions_are_no_longer_than_what_keeps_them_apart() -> None:
+    assert shortened([5, 9.24656, 108.148, 1234.56]) == {5: 5, 9.24656: 9.25, 108.148: 108, 1234.56: 1235}
+    assert shortened([9.24656, 9.24651]) == {9.24656: 9.2466, 9.24651: 9.2465}  # neighbours stay apart
+    assert shortened([0.0625, 262144, math.inf]) == {0.0625: 0.0625, 262144: 262144}  # as somebody wrote them
+
+
+def test_warnings_that_say_the_same_of_many_cases_are_one() -> None:
+    busy = [f"base rate={i}: the cloud was busy {99 + i / 10} % of the time; saturated: slow" for i in range(5)]
+    other = "ciar: 3 requests were unfinished at 20 s"
+    assert grouped([other, *busy]) == [
+        other,
+        "5 cases (base rate=0, base rate=1, base rate=2 and 2 more): "
+        "the cloud was busy 99.0 to 99.4 % of the time; saturated: slow",
+    ]
+    assert grouped(busy[:3]) == busy[:3]  # so few are told one by one
+    assert grouped(["no colon"]) == ["no colon"]
 
 
 def test_column_names_of_intervals_are_those_of_the_summary(run: Run) -> None:

@@ -86,7 +86,10 @@ def test_options_are_named_in_their_refusals(tmp_path: Path, options: dict[str, 
 
 def test_what_is_swept_in_the_file_cannot_be_set(tmp_path: Path) -> None:
     message = refusal(tmp_path, QUICKSTART, sets=("network.rtt_ms=1",))
-    assert message == "--set network.rtt_ms=1: network.rtt_ms is swept in t.yaml; use --axis network.rtt_ms=..."
+    assert (
+        message
+        == "--set network.rtt_ms=1: network.rtt_ms is swept in t.yaml; use ciar-sim sweep with --axis network.rtt_ms=..."
+    )
 
 
 # --- cases
