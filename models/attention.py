@@ -53,8 +53,13 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:
     """Which keys each query may see, bool [R, n, K]: causal, caption padding hidden, and always itself.
 
-    positions: int [R, n], the sequence position of each query. caption_mask: bool [R, caption_slots], True where a
-    caption row is valid, or None for purely causal. A padded caption row sees only itself.
+    A padded caption row sees only itself.
+
+    Args:
+        positions: int [R, n], the sequence position of each query.
+        key_count: K.
+        caption_mask: bool [R, caption_slots], True where a caption row is valid, or None for purely causal.
+        caption_slots: positions of the caption.
     """
     key = torch.arange(key_count, device=positions.device)  # [K]
     query = positions.unsqueeze(-1)  # [R, n, 1]
@@ -82,10 +87,15 @@ def tree_view(
 ) -> tuple[Tensor, Tensor]:
     """Where the entries of draft trees stand and what they see, for rows whose tree is not None; others are chains.
 
-    columns: int [R, n], cache column of each query. ends: int [R], columns filled after the pass; a row's tree is the last
-    ones. trees: parents of every entry of the tree, see `simulator.protocol.ops.Forward.tree`.
-    Returns positions int [R, n] (committed length plus depth) and bool [R, n, K]: false where an entry of a tree is
-    hidden from another. To be combined with `attention_mask` of the columns, which hides what comes later.
+    Args:
+        columns: int [R, n], cache column of each query.
+        ends: int [R], columns filled after the pass; a row's tree is the last ones.
+        key_count: K.
+        trees: parents of every entry of the tree, see `simulator.protocol.ops.Forward.tree`.
+
+    Returns:
+        Positions int [R, n] (committed length plus depth), and bool [R, n, K]: false where an entry of a tree is hidden from another. To
+        be combined with `attention_mask` of the columns, which hides what comes later.
     """
     positions = columns.clone()
     visible = torch.ones(*columns.shape, key_count, dtype=torch.bool)

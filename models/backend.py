@@ -32,7 +32,15 @@ OF_INTERVALS = ("u", "u_raw", "omega", "sigma", "lower_top")  # scores that a de
 class PassRequest:
     """One session's pass and how its next token is picked.
 
-    start: image positions held in the cache before it. u: the keyed uniform draw for the picked position, None for arg max.
+    Attributes:
+        slot: of the session.
+        op: the pass.
+        start: image positions held in the cache before it.
+        guidance: scale; above 1 the pass has an unconditional row besides.
+        temperature: of sampling.
+        top_k: 0 = off.
+        top_p: 1 = off.
+        u: the keyed uniform draw for the picked position, None for arg max.
     """
 
     slot: int

@@ -48,9 +48,15 @@ class DeviceModel(nn.Module):
     def interval(self, hidden: Tensor, guided: Tensor, bounds: str = BOUNDS[0]) -> tuple[Tensor, Tensor, Tensor]:
         """Centre logits and the probability interval around them.
 
-        hidden, guided: [..., D], final-norm hidden states of the conditional row, which give the radius (assumption A5), and the guided
-        ones, h_u + s (h_c - h_u), which give the centre: the head is linear, so guidance of hidden states is guidance of logits.
-        Returns centre, lower, upper, each [..., V].
+        The head is linear, so guidance of hidden states is guidance of logits.
+
+        Args:
+            hidden: [..., D], final-norm hidden states of the conditional row, which give the radius (assumption A5).
+            guided: [..., D], the guided ones, h_u + s (h_c - h_u), which give the centre.
+            bounds: the radius matrix.
+
+        Returns:
+            Centre, lower and upper bounds, each [..., V].
         """
         centre = self.centre(guided)
         return centre, *inter_fuse(centre, self.radius(hidden, bounds))

@@ -82,7 +82,14 @@ def reachable(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 def sampled_bounds(centre: Tensor, radius: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds over k distributions softmax(c + noise_j r) of the interval's box: element-wise least and greatest.
 
-    centre, radius: [V]. noise: [k, V] in [-1, 1]. Returns (lower, upper), each [V]; no sum of one is promised of either.
+    Args:
+        centre: [V].
+        radius: [V].
+        noise: [k, V] in [-1, 1].
+
+    Returns:
+        (lower, upper), each [V]; no sum of one is promised of either.
+
     Source: CIAR's baseline that enumerates k feasible solutions; how it draws them is not published.
     """
     c, r = at_least_float32(centre), at_least_float32(radius)
@@ -92,11 +99,14 @@ def sampled_bounds(centre: Tensor, radius: Tensor, noise: Tensor) -> tuple[Tenso
 
 @dataclass(frozen=True)
 class Scores:
-    """Uncertainty of one prediction, each [...]. With delta = upper - lower over the V tokens:
+    """Uncertainty of one prediction, each [...], from delta = upper - lower over the V tokens.
 
-    omega: sum of delta. sigma: population standard deviation of delta. u: omega * sigma, CIAR's score as printed.
-    u_tilde: sqrt(V) * u, the score that thresholds refer to (assumption A2). lower_top: 1 - lower bound of the most
-    likely token.
+    Attributes:
+        omega: Omega, the sum of delta.
+        sigma: Sigma, the population standard deviation of delta.
+        u: U = Omega * Sigma, CIAR's score as printed.
+        u_tilde: U~ = sqrt(V) * U, the score that thresholds refer to (assumption A2).
+        lower_top: 1 - lower bound of the most likely token.
     """
 
     omega: Tensor

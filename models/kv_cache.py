@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from models.attention import attention_mask, rope_table, tree_view
 from simulator.protocol.pairs import TransformerConfig
 
-OVERHANG = (
-    10  # zero rows after the rotary table: a draft tree may extend past the image's end (as in EAGLE-2's LlamaGen port)
-)
+# Zero rows after the rotary table: a draft tree may extend past the image's end (as in EAGLE-2's LlamaGen port).
+OVERHANG = 10
 
 
 def _zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -96,12 +95,16 @@ class KVCache:
 class Span:
     """Rows of a pass that attend together: neighbours in the pass with equally many new positions.
 
-    rows: of the cache, a slice of it where they are neighbours there too, so that it is read in place. keys: the columns read.
-    mask: [r, 1, n, K] for the r rows, added to the scores.
+    Attributes:
+        size: r * n, positions among the pass's N.
+        new: n.
+        rows: of the cache, a slice of it where they are neighbours there too, so that it is read in place.
+        keys: the columns read.
+        mask: [r, 1, n, K] for the r rows, added to the scores.
     """
 
-    size: int  # r * n, positions among the pass's N
-    new: int  # n
+    size: int
+    new: int
     rows: slice | Tensor
     keys: slice
     mask: Tensor
@@ -109,14 +112,24 @@ class Span:
 
 @dataclass(frozen=True)
 class Pass:
-    """What every layer of one pass shares. With a cache, the new positions of all rows stand in one sequence of N, x is [1, N, D],
-    and the last four are set."""
+    """What every layer of one pass shares.
 
-    rotation: Tensor  # [R or 1, n, hd/2, 2]
-    mask: Tensor | None = None  # bool [R, n, K], without a cache; None: plain causal
+    With a cache, the new positions of all rows stand in one sequence of N, x is [1, N, D], and the last four are set.
+
+    Attributes:
+        rotation: [R or 1, n, hd/2, 2].
+        mask: bool [R, n, K], without a cache; None: plain causal.
+        cache: keys and values that the pass reads and adds to.
+        rows: int [N], row of the cache of each new position.
+        columns: int [N], where its key is written.
+        spans: the rows that attend together.
+    """
+
+    rotation: Tensor
+    mask: Tensor | None = None
     cache: KVCache | None = None
-    rows: Tensor | None = None  # int [N], row of the cache of each new position
-    columns: Tensor | None = None  # int [N], where its key is written
+    rows: Tensor | None = None
+    columns: Tensor | None = None
     spans: Sequence[Span] = ()
 
 
@@ -150,14 +163,20 @@ class CachedDecoder(nn.Module):
     ) -> Tensor:
         """Continue R sequences of different lengths in one pass.
 
-        rows: int [R] on the CPU, distinct rows of the cache. start: int [R] on the CPU, valid columns of each row
-        before this pass, caption slots included. embeds: [R, n, D], inputs of columns start .. start + n_new - 1,
-        padded at the end (caption rows come from `embed_caption`, tokens from `embed_tokens`; one pass may hold both).
-        n_new: int [R] on the CPU, 1 <= n_new <= n. trees: per row the parents of the last entries, or None for a chain; see
-        `tree_view`.
-        Returns hidden states after the last layer (and the final norm, if there is one), [R, n, D]; rows past n_new are
-        meaningless.
-        Raises IndexError when a sequence would become longer than the cache or than the rotary table.
+        Args:
+            cache: keys and values of the sequences so far; those of this pass are added.
+            rows: int [R] on the CPU, distinct rows of the cache.
+            start: int [R] on the CPU, valid columns of each row before this pass, caption slots included.
+            embeds: [R, n, D], inputs of columns start .. start + n_new - 1, padded at the end (caption rows come from `embed_caption`,
+                tokens from `embed_tokens`; one pass may hold both).
+            n_new: int [R] on the CPU, 1 <= n_new <= n.
+            trees: per row the parents of the last entries, or None for a chain; see `tree_view`.
+
+        Returns:
+            Hidden states after the last layer (and the final norm, if there is one), [R, n, D]; rows past n_new are meaningless.
+
+        Raises:
+            IndexError: a sequence would become longer than the cache or than the rotary table.
         """
         device = embeds.device
         real = torch.arange(embeds.shape[1]) < n_new.unsqueeze(1)  # [R, n]

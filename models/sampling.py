@@ -35,9 +35,15 @@ def greedy(logits: Tensor) -> Tensor:
 def filter_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """LlamaGen's chain: temperature, then top-k (ties kept), then top-p, then softmax.
 
-    logits: [B, V]. temperature: float [B]. top_k: int [B], 0 = off. top_p: float [B], 1 = off.
-    Returns float32 [B, V] (float64 for float64 logits), rows summing to 1. The settings may live on the CPU whatever
-    the logits' device; then nothing here waits for a GPU, and rows with top-k and top-p off cost one softmax.
+    Args:
+        logits: [B, V].
+        temperature: float [B].
+        top_k: int [B], 0 = off.
+        top_p: float [B], 1 = off.
+
+    Returns:
+        float32 [B, V] (float64 for float64 logits), rows summing to 1. The settings may live on the CPU whatever the logits' device;
+        then nothing here waits for a GPU, and rows with top-k and top-p off cost one softmax.
     """
     x = _tempered(logits, temperature)
     x = _top_k(x, top_k)
@@ -65,8 +71,12 @@ def warp_probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
 def sample(probs: Tensor, u: Tensor) -> Tensor:
     """Inverse-CDF draw in id order, in float64: the first id whose cumulative mass exceeds u.
 
-    probs: [B, V], non-negative, not necessarily normalised. u: float64 [B] in [0, 1), one keyed uniform draw per row.
-    Returns int64 [B]. An id of probability zero is never returned.
+    Args:
+        probs: [B, V], non-negative, not necessarily normalised.
+        u: float64 [B] in [0, 1), one keyed uniform draw per row.
+
+    Returns:
+        int64 [B], never an id of probability zero.
     """
     cumulative = probs.cumsum(-1, dtype=torch.float64)  # [B, V]
     total = cumulative[:, -1:].contiguous()  # [B, 1]
@@ -99,7 +109,10 @@ def draw_with_margin(probs: np.ndarray, u: float) -> tuple[int, float]:
 def sample_margins(probs: Tensor, u: Tensor, ids: Tensor) -> Tensor:
     """The least change of each draw u that would select another id than `sample` did, float64 [B].
 
-    probs: [B, V]. u: float64 [B]. ids: int64 [B], what `sample` returned.
+    Args:
+        probs: [B, V].
+        u: float64 [B].
+        ids: int64 [B], what `sample` returned.
     """
     cumulative = probs.cumsum(-1, dtype=torch.float64)
     cumulative = cumulative / cumulative[:, -1:]

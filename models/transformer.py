@@ -253,9 +253,14 @@ class Transformer(CachedDecoder):
     ) -> tuple[Tensor, Tensor]:
         """Teacher forcing: every prediction of tokens 0..n given tokens 0..n-1.
 
-        tokens: int [B, n], n <= T. caption: [B, caption_slots, caption_dim]. caption_mask: bool [B, caption_slots] or
-        None (purely causal). features: [B, n, D], added to the token embeddings, or None.
-        Returns logits [B, n + 1, V] (row t predicts token t) and the hidden states [B, n + 1, D] they come from.
+        Args:
+            tokens: int [B, n], n <= T.
+            caption: [B, caption_slots, caption_dim].
+            caption_mask: bool [B, caption_slots], or None (purely causal).
+            features: [B, n, D], added to the token embeddings, or None.
+
+        Returns:
+            Logits [B, n + 1, V] (row t predicts token t) and the hidden states [B, n + 1, D] they come from.
         """
         hidden = self.hidden(tokens, caption, caption_mask, features)[
             :, self.config.caption_slots - 1 :

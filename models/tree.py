@@ -17,7 +17,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tree:
-    """tokens: int [N], the root's first. parents: int [N], -1 for the root."""
+    """A tree of drafted tokens.
+
+    Attributes:
+        tokens: of its N nodes, the root's first.
+        parents: index of each node's parent, -1 for the root.
+    """
 
     tokens: list[int]
     parents: list[int]
@@ -67,16 +72,22 @@ def top(scores: Tensor, k: int) -> Tensor:
 class Growth:
     """A tree being grown: level by level, the `top_k` best nodes of a level are expanded by their `top_k` best children.
 
-    `beam` is what the drafter is to be fed next: tokens int [K], their parents among all fed nodes (-1: the root), and the rows
-    of the drafter's previous outputs that are their features.
+    Attributes:
+        top_k: K.
+        tokens: of all recorded nodes, in recording order.
+        parents: of them, indices among recorded nodes, -1: the root.
+        scores: log q summed from the root, a tensor per level.
+        fed: recorded nodes that were or are in a beam, in the order they are fed.
+        fed_parents: parent of each of these, index into `fed`, -1: the root.
+        beam_rows: of each node of the beam, the row of the drafter's last output [K, ...] that is its feature: its parent's.
     """
 
     top_k: int
-    tokens: list[int] = field(default_factory=list)  # of all recorded nodes, in recording order
-    parents: list[int] = field(default_factory=list)  # index among recorded nodes, -1: the root
-    scores: list[Tensor] = field(default_factory=list)  # log q summed from the root, per level
-    fed: list[int] = field(default_factory=list)  # recorded nodes that were in a beam, in the order they are fed
-    fed_parents: list[int] = field(default_factory=list)  # parent of each fed node, index into `fed`, -1: the root
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    fed: list[int] = field(default_factory=list)
+    fed_parents: list[int] = field(default_factory=list)
     beam_rows: list[int] = field(default_factory=list)
 
     def begin(self, log_q: Tensor) -> None:

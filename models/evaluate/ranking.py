@@ -15,8 +15,11 @@ BINS = 10  # of a calibration, by quantiles of the score
 class PairCounts:
     """What every AUROC of a score over drawn prompts needs.
 
-    wins: float64 [G, G]; entry (g, h): pairs of an event of prompt g and a non-event of prompt h where the event's score is
-    higher, ties counting half. events, others: float64 [G], tokens of each prompt with and without the event.
+    Attributes:
+        wins: float64 [G, G]; entry (g, h): pairs of an event of prompt g and a non-event of prompt h where the event's score is higher,
+            ties counting half.
+        events: float64 [G], tokens of each prompt with the event.
+        others: float64 [G], those without.
     """
 
     wins: np.ndarray

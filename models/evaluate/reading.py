@@ -41,13 +41,22 @@ _CHUNK = 4  # prompts read at once: bounds memory at a few [4, T, V] float32
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured. sampled_tokens: positions per prompt at which the discrete scores are computed; each costs k rows
-    of V."""
+    """What is measured.
+
+    Attributes:
+        prompts: how many.
+        seed: of prompts and draws.
+        on: which sequences are read.
+        guidance: of both models; None: as a scenario decodes by default.
+        sampled_tokens: positions per prompt at which the discrete scores are computed; each costs k rows of V.
+        ceiling: whether a head is trained for the events, too.
+        timing: whether the scores are timed.
+    """
 
     prompts: int = 64
     seed: int = 3
     on: On = "generated"
-    guidance: float | None = None  # None: as a scenario decodes by default
+    guidance: float | None = None
     sampled_tokens: int = 64
     ceiling: bool = False
     timing: bool = True
@@ -59,7 +68,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Captions to evaluate on, all different. scenes: the index of each caption's scene; empty where they are not of scenes."""
+    """Captions to evaluate on, all different.
+
+    Attributes:
+        captions: the captions.
+        scenes: index of each caption's scene; empty where they are not of scenes.
+    """
 
     captions: list[str]
     scenes: list[int]
@@ -69,8 +83,12 @@ class Prompts:
 class Reading:
     """Outputs of both models for B sequences.
 
-    cloud, device: guided logits [B, T, V]; plain: the cloud's conditional ones. hidden: the device's states [B, T, D] and, with guidance,
-    the unconditional row's after them, [B, T, 2 D]. radius: per kind of bounds [B, T, V].
+    Attributes:
+        cloud: its guided logits [B, T, V].
+        plain: its conditional logits [B, T, V].
+        device: guided logits [B, T, V].
+        hidden: the device's states [B, T, D] and, with guidance, the unconditional row's after them, [B, T, 2 D].
+        radius: [B, T, V] per kind of bounds.
     """
 
     cloud: Tensor

@@ -57,9 +57,12 @@ class DataConfig(Part):
 
     `photos` takes captions and what is held out from its table: `captions`, `held_out`, `words` and `unknown_words` are of the others.
 
-    captions: the file in `folder` that names images and captions, .csv or .jsonl. image_size: pixels per side after resizing; the token
-    grid times the tokenizer's down-sampling. held_out: share of the images. words: most words of the vocabulary, the frequent ones first.
-    unknown_words: what becomes of other words: `replace` (all of them share one vector, in prompts too) or `error`.
+    Attributes:
+        captions: the file in `folder` that names images and captions, .csv or .jsonl.
+        image_size: pixels per side after resizing; the token grid times the tokenizer's down-sampling.
+        held_out: share of the images.
+        words: most words of the vocabulary, the frequent ones first.
+        unknown_words: what becomes of other words: `replace` (all of them share one vector, in prompts too) or `error`.
     """
 
     folder: str | None = None
@@ -94,7 +97,14 @@ class DataConfig(Part):
 
 @dataclass(frozen=True)
 class Item:
-    """An image and one of its captions. name: as the captions file names it. place: where that says so, for messages."""
+    """An image and one of its captions.
+
+    Attributes:
+        path: the image's file.
+        name: as the captions file names it.
+        caption: the caption.
+        place: where the captions file says so, for messages.
+    """
 
     path: Path
     name: str

@@ -29,8 +29,10 @@ from simulator.protocol.pairs import DRAFTER
 class DrafterConfig(SequenceSettings):
     """The mapping under `drafter:` of a training file.
 
-    positions: how many image positions of each sequence enter the cross-entropy of a step. noise: width of the uniform noise on
-    the features read, for a sequence of 512 positions; it shrinks with the length as EAGLE's does.
+    Attributes:
+        positions: how many image positions of each sequence enter the cross-entropy of a step.
+        cross_entropy: weight of the cross-entropy beside the distance of features.
+        noise: width of the uniform noise on the features read, for a sequence of 512 positions; it shrinks with the length as EAGLE's does.
     """
 
     batch_images: int = Field(default=8, gt=0, le=MOST_IMAGES)

@@ -11,9 +11,8 @@ from models import scenes
 from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, claims_of
 
 LAYOUT_GAIN = 2.0  # length of a class's direction, against hidden states of root mean square 1
-OBJECT_REACH_PX = (
-    26.0  # a large object's radius and how far its centre may stand off its place, on the scenes' 128 pixels
-)
+# A large object's radius and how far its centre may stand off its place, on the scenes' 128 pixels.
+OBJECT_REACH_PX = 26.0
 
 
 def layout_of(caption: str, grid: int) -> Tensor:

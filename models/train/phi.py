@@ -76,9 +76,14 @@ class PhiConfig(SequenceSettings):
 
 @dataclass(frozen=True)
 class Mixed:
-    """A sequence partly decided by the device. tokens: int64 [B, T]. local: bool [B, T], True where the device decided.
+    """A sequence partly decided by the device.
 
-    hidden [B, T, D], lower and upper [B, T, V]: the device's state and interval from which each token was decided.
+    Attributes:
+        tokens: int64 [B, T].
+        local: bool [B, T], True where the device decided.
+        hidden: [B, T, D], the device's state from which each token was decided.
+        lower: [B, T, V], lower bounds of the interval there.
+        upper: [B, T, V], upper bounds.
     """
 
     tokens: Tensor

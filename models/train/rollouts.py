@@ -68,7 +68,12 @@ class Rollouts(Part):
 
 @dataclass(frozen=True)
 class Rollout:
-    """tokens: int64 [B, T]. local: bool [B, T], True where the device decided."""
+    """Sequences that device and cloud decoded together.
+
+    Attributes:
+        tokens: int64 [B, T].
+        local: bool [B, T], True where the device decided.
+    """
 
     tokens: Tensor
     local: Tensor
@@ -127,7 +132,8 @@ def decode(
     scores on decoded tokens are lower.
 
     Args:
-        device, cloud: in `eval()` mode.
+        device: in `eval()` mode.
+        cloud: likewise.
         batch: captions, and tokens int [B, T] of the same images to start the threshold from.
         calls: share of tokens that the cloud decides.
         sampled: the device samples its tokens; otherwise it takes the most likely one.

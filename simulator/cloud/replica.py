@@ -41,10 +41,12 @@ class Replica:
         sessions: open here, in order of opening.
         kv_tokens: cached positions reserved or held.
         up: whether it takes sessions.
-        since_s, up_s: when it last came up, and seconds up before that.
+        since_s: when it last came up.
+        up_s: seconds up before that.
         empty_s: when the last session left.
         busy_s: seconds in iterations, the current one counted to its end.
-        iterations, items_done: iterations begun, and items in them.
+        iterations: begun so far.
+        items_done: items of work in them.
     """
 
     __slots__ = (

@@ -39,7 +39,9 @@ class CloudSession:
     whether charged or not.
 
     Attributes:
-        items, index, item: work of the current call, and the item that is next.
+        items: work of the current call.
+        index: of the next item in it.
+        item: the next item itself.
         ready_s: since when the item waits; kept for traced sessions only.
         priority: higher is served first, by that discipline.
         left_s: seconds of work left in the call; kept by the discipline shortest-first only.

@@ -49,7 +49,8 @@ class CaseInputs:
         until_s: the simulation ends then at the latest, with requests still open.
         slo_s: as in `FleetPart`.
         sample_every_s: interval of `CaseResult.samples`.
-        warmup_s, duration_s: `CaseResult.utilisation` is measured between them, or to the last event where that is later.
+        warmup_s: `CaseResult.utilisation` is measured from here on.
+        duration_s: until here, or until the last event where that is later.
         fleet: parts of a fleet of several kinds, numbered one after another; programs, device, network and slo_s are then unused.
         fallback: what devices do when a reply is late, None for waiting.
         companion: costs of the device's model in the cloud, of sessions whose device's program runs there, too.

@@ -45,7 +45,8 @@ class Device:
         free_s: when its processor is free.
         safe_until_s: until then nothing but its one open session can use it, so that session may run ahead of the clock.
         may_run_ahead: whether that is ever allowed; not where other devices queue for its wires.
-        lost_s, reopened_s: when a crash last broke the connection, and when the device last opened another one.
+        lost_s: when a crash last broke the connection.
+        reopened_s: when the device last opened another one after a crash.
     """
 
     __slots__ = (

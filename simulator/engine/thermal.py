@@ -42,11 +42,12 @@ class ThermalState:
         self.rested_s = 0.0  # since when the device rests
 
     def stretch(self, start_s: float, first_s: float, seconds: float) -> tuple[float, float]:
-        """Seconds from `start_s` until `first_s` of the work is done (-1: none asked for), and until all of it is.
+        """Seconds of wall time from `start_s` until the first part of the work is done (-1: none asked for), and until all of it is.
 
         Args:
             start_s: when the work begins.
-            first_s, seconds: amounts of work, in seconds at full speed.
+            first_s: the first part, in seconds at full speed; -1 for none.
+            seconds: all of the work, in seconds at full speed.
         """
         heat_s = max(0.0, self.heat_s - self._cooling * max(0.0, start_s - self.rested_s))
         if first_s >= 0.0:

@@ -23,7 +23,8 @@ class Arrivals:
 
     Attributes:
         requested_s: float64 [n], seconds.
-        device, prompt: int64 [n].
+        device: int64 [n], number of the device that asks.
+        prompt: int64 [n], number of the prompt that it asks for.
     """
 
     requested_s: np.ndarray

@@ -79,10 +79,13 @@ class Runtime(Entry):
 
 
 class Network(Entry):
-    """A preset of an access link. jitter_ms: standard deviation of the one-way delay. radio: of the table of radios, None for none.
+    """A preset of an access link.
 
-    gaps: a fit of scheduling gaps (`simulator.traces.gaps`) by which rates vary about down_mbps and up_mbps.
-    generated: a kind of generated trace (`simulator.traces.generate`) whose rates and steps of the round trip the link follows.
+    Attributes:
+        jitter_ms: Standard deviation of the one-way delay.
+        gaps: A fit of scheduling gaps (`simulator.traces.gaps`) by which rates vary about down_mbps and up_mbps.
+        generated: A kind of generated trace (`simulator.traces.generate`) whose rates and steps of the round trip the link follows.
+        radio: Of the table of radios, None for none.
     """
 
     title: str
@@ -111,9 +114,12 @@ class RadioTimers(Settings):
 class Radio(Entry):
     """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers in milliwatts above the idle device's.
 
-    handover_km, handover_gap_ms: way between two handovers, and how long nothing passes then; None where the radio moves nowhere.
-    sr_period_ms, sr_grant_ms: usual scheduling of the uplink, which is inside the round trip of every preset of the radio.
-    operators: timers that operators choose.
+    Attributes:
+        sr_period_ms: Distance of scheduling requests of the uplink, which are inside the round trip of every preset of the radio.
+        sr_grant_ms: From such a request to its grant, likewise.
+        handover_km: Way between two handovers; None where the radio moves nowhere.
+        handover_gap_ms: How long nothing passes in one.
+        operators: Timers that operators choose.
     """
 
     promotion_ms: float = Field(default=0.0, ge=0)

@@ -9,8 +9,12 @@ from simulator.protocol.messages import Widths
 class Work(NamedTuple):
     """A batch of forward passes as sums over its rows (a row is one sequence; guidance makes two of a session).
 
-    rows: sequences. tokens: new positions. kv_tokens: cached positions read, new ones included. attended: query-key pairs. logits:
-    positions whose logits are computed.
+    Attributes:
+        rows: Sequences.
+        tokens: New positions.
+        kv_tokens: Cached positions read, new ones included.
+        attended: Query-key pairs.
+        logits: Positions whose logits are computed.
     """
 
     rows: int
@@ -21,9 +25,14 @@ class Work(NamedTuple):
 
     @classmethod
     def of_pass(cls, rows: int, new: int, kv: int, logits: int = 1, hidden: int = 0) -> "Work":
-        """One session's pass: each of its rows feeds `new` positions after `kv` cached ones and computes logits at `logits` of them.
+        """One session's pass, with causal attention.
 
-        Attention is causal, except for the `hidden` query-key pairs per row that a tree of drafts leaves out.
+        Args:
+            rows: Its sequences.
+            new: Positions that each row feeds.
+            kv: Positions that each row has in the cache before.
+            logits: Positions of a row whose logits are computed.
+            hidden: Query-key pairs of a row that a tree of drafts leaves out.
         """
         pairs = new * kv + new * (new + 1) // 2 - hidden
         return cls(rows, rows * new, rows * (kv + new), rows * pairs, rows * logits)
@@ -32,7 +41,9 @@ class Work(NamedTuple):
 class Costs(Protocol):
     """Times of one model on one piece of hardware.
 
-    power_w: drawn while computing, NaN where unknown. extrapolated: whether any time so far lay outside the measured range.
+    Attributes:
+        power_w: Drawn while computing, NaN where unknown.
+        extrapolated: Whether any time so far lay outside the measured range.
     """
 
     @property
@@ -54,8 +65,11 @@ class Costs(Protocol):
 class Pricing:
     """Shape at which recorded passes and messages are priced: the pair's own, or that of the models it stands for.
 
-    caption_slots: caption positions a prefill feeds. widths: message widths. drafter: a one-layer drafter on the cloud's
-    hardware, None where it is not known; on the device it costs as much as the device's model.
+    Attributes:
+        caption_slots: Caption positions that a prefill feeds.
+        widths: Of messages.
+        drafter: A one-layer drafter on the cloud's hardware, None where it is not known; on the device it costs as much as the device's
+            model.
     """
 
     caption_slots: int

@@ -27,7 +27,8 @@ class OwnHardware(Part):
         bandwidth_gb_s: Peak memory bandwidth.
         memory_gb: Memory for weights, caches and everything else.
         power_w: Drawn while computing.
-        bandwidth_efficiency, compute_efficiency: Shares of the peaks that a pass reaches.
+        bandwidth_efficiency: Share of the peak bandwidth that a pass reaches.
+        compute_efficiency: Share of the peak rate that a pass reaches.
         kernel_overhead_us: Launch of one kernel.
     """
 
@@ -65,7 +66,8 @@ class OwnModel(Part):
         width: Width of the residual stream.
         ffn: Width of the feed-forward part; the next multiple of 256 from 8/3 of width on where not given.
         vocabulary: Image tokens that there are.
-        caption_slots, caption_width: Positions of the caption, and width of its features.
+        caption_slots: Positions of the caption.
+        caption_width: Width of its features.
         image_tokens: Tokens of an image; equal to the pair's.
         image_pixels: Pixels of an image.
     """

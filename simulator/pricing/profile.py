@@ -17,9 +17,13 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PassTable(Settings):
-    """Times of one model's passes on a grid. seconds[i][j][k] belongs to rows[i], new_tokens[j] and kv_tokens[k].
+    """Times of one model's passes on a grid; one with missing times is refused.
 
-    new_tokens: new positions of a row. kv_tokens: positions of a row in the cache before the pass. A table with missing times is refused.
+    Attributes:
+        rows: Sequences of a pass, ascending.
+        new_tokens: New positions of a row, ascending.
+        kv_tokens: Positions of a row in the cache before the pass, ascending.
+        seconds: seconds[i][j][k] belongs to rows[i], new_tokens[j] and kv_tokens[k].
     """
 
     rows: list[int] = Field(min_length=1)

@@ -38,8 +38,11 @@ class BackgroundLoad(Part):
 class Serving(Part):
     """GPUs, the largest batch of one pass in sessions, who is served first and where, a price for `cost_usd`.
 
-    max_sessions: open on a replica at a time; others wait for admission. max_waiting: for admission, in all; more are refused.
-    kv_memory_gb: for KV caches, per replica, beside the weights. kv_full: what happens where it is short.
+    Attributes:
+        max_sessions: Open on a replica at a time; others wait for admission.
+        max_waiting: Sessions that wait for admission, in all; more are refused.
+        kv_memory_gb: For KV caches, per replica, beside the weights.
+        kv_full: What happens where that is short.
     """
 
     replicas: int = Field(default=1, ge=1, le=100_000)

@@ -12,7 +12,12 @@ TurnS = Annotated[float, Field(ge=1e-3, le=1e6)]
 
 
 class PausingFlow(Part):
-    """A flow that is busy and quiet in turns of exponential length. busy_s, quiet_s: their means."""
+    """A flow that is busy and quiet in turns of exponential length.
+
+    Attributes:
+        busy_s: Mean length of a busy turn.
+        quiet_s: Mean length of a quiet one.
+    """
 
     busy_s: TurnS
     quiet_s: TurnS
@@ -63,7 +68,8 @@ class Queue(Part):
     """The queue before the wire of each direction, and what others keep waiting in it.
 
     Attributes:
-        buffer_bytes, buffer_ms: its size, in bytes or in the time that they take at the mean rate of the direction; null for no limit.
+        buffer_bytes: its size; null for no limit.
+        buffer_ms: its size as the time that it takes at the mean rate of the direction, in place of bytes.
         cross_traffic: flows beside the simulated ones.
         aqm: active queue management: none (drop-tail), codel, fq-codel or l4s.
         wifi: the Wi-Fi hop before the wire; null for none.

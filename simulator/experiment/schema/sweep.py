@@ -29,7 +29,8 @@ class Range(Part):
     """Numbers between two ends, which belong to it.
 
     Attributes:
-        min, max: The ends.
+        min: The lower end.
+        max: The upper end.
         steps: So many values, ends included; None: any number, for `random` and `tune`.
         scale: linear or log: equal differences or equal ratios.
     """

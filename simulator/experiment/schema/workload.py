@@ -26,7 +26,10 @@ class PoissonArrivals(Part):
 class BurstyArrivals(Part):
     """Requests of the whole fleet come in bursts (a Markov-modulated Poisson process of two states).
 
-    burst_factor: the rate within a burst over that of the calm between bursts. burst_s, calm_s: mean lengths.
+    Attributes:
+        burst_factor: The rate within a burst over that of the calm between bursts.
+        burst_s: Mean length of a burst.
+        calm_s: Mean length of a calm.
     """
 
     bursty_per_s: float = Field(gt=0, le=1e6, description="mean rate, bursts and calm together")
@@ -46,8 +49,10 @@ class TraceArrivals(Part):
 
     Times in a CSV file with the column `requested_s` are taken as they stand; those of other formats count from the first request.
 
-    unit: of the times, where the file does not state it. window_s: two times, the part of the file to use, counted from its begin.
-    time_scale: multiplies all times: 0.5 doubles the rate of requests.
+    Attributes:
+        unit: Of the times, where the file does not state it.
+        window_s: Two times, the part of the file to use, counted from its begin.
+        time_scale: Multiplies all times: 0.5 doubles the rate of requests.
     """
 
     trace: str
@@ -88,9 +93,12 @@ Arrivals = Annotated[
 
 
 class FleetKind(Part):
-    """Devices of one kind. share: of the fleet's devices. hardware, network, slo_s: where they are not those of the scenario.
+    """Devices of one kind. What it leaves out of hardware, network and slo_s is the scenario's.
 
-    tier: of the cloud, that serves them; where it is not `cloud.tier`. priority: higher is served first under `cloud.queue: priority`.
+    Attributes:
+        share: Of the fleet's devices.
+        priority: Higher is served first under `cloud.queue: priority`.
+        tier: Of the cloud, that serves them, where it is not `cloud.tier`.
     """
 
     share: float = Field(gt=0, le=1)
@@ -121,7 +129,9 @@ class SequentialWorkload(Part):
 class FleetWorkload(Part):
     """A fleet of devices. Requests arrive for `duration_s` and are served to their end, but for no more than as long again.
 
-    warmup_s: requests before are left out of the summary. slo_s: a latency that is good enough; it makes goodput, and deadlines.
+    Attributes:
+        warmup_s: Requests before are left out of the summary.
+        slo_s: A latency that is good enough; it makes goodput, and deadlines.
     """
 
     devices: int = Field(default=1, ge=1, le=10_000_000)
