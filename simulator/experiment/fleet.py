@@ -27,7 +27,7 @@ from simulator.traces.gaps import Gaps
 from simulator.traces.gaps import generate as with_gaps
 from simulator.traces.generate import KINDS
 from simulator.traces.generate import generate as generated_trace
-from simulator.traces.series import RateSeries, StepSeries
+from simulator.traces.series import StepSeries
 from simulator.traces.trace import Direction, Trace
 
 
@@ -100,25 +100,7 @@ GAPS_S = 2 * 3600.0
 def network_of(link: LinkFigures, seed: int) -> Network:
     """The network as the engine takes it. seed: of generated traces."""
     radio = _radio_of(link)
-    trace, own_rtt_s = Trace("", Direction(), Direction()), 0.0
-    if link.trace is not None:
-        trace = link_trace(link.trace)
-    elif link.generated is not None:
-        trace, leo = generated_trace(link.generated, seed, GENERATED_S), KINDS[link.generated].leo
-        own_rtt_s = 0.0 if leo is None else 1e-3 * leo.rtt_ms
-
-    def rate(bps: float | None, told: RateSeries | None) -> float | Capacity:
-        if bps is None:
-            assert told is not None, "a link with neither rate nor trace"
-            return Capacity(told.times_s, told.rate_bps, told.duration_s)
-        if link.outage_every_s is None or not link.outage_s:
-            return bps
-        return Capacity.with_outages(bps, link.outage_every_s, link.outage_s)
-
-    def steps(constant: float | None, told: StepSeries | None) -> float | StepFunction:
-        if constant is not None or told is None:
-            return constant or 0.0
-        return StepFunction(told.times_s, told.values, told.duration_s)
+    trace, own_rtt_s = _trace_of(link, seed)
 
     def delay(told: StepSeries | None) -> float | StepFunction:
         if told is None or (link.generated is None and link.rtt_s is not None):
@@ -126,29 +108,13 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         more_s = link.way_s if link.rtt_s is None else link.rtt_s - own_rtt_s
         return StepFunction(told.times_s, told.values + more_s / 2, told.duration_s)
 
-    def mean_bps(rate: float | Capacity) -> float:
-        return rate.mean_bps if isinstance(rate, Capacity) else rate
-
-    def buffer_bytes(rate: float | Capacity) -> float:
-        if link.buffer_s is not None:
-            return 0.125 * link.buffer_s * mean_bps(rate)
-        return math.inf if link.buffer_bytes is None else link.buffer_bytes
-
-    def cross(flow: str | tuple[float, float] | None, rate: float | Capacity) -> Traffic | None:
-        if flow is None or isinstance(flow, tuple):
-            return None if flow is None else Traffic(*flow)
-        return GREEDY if flow == "greedy" else Traffic.video(mean_bps(rate))
-
-    def rate_of(bps: float | None, told: Direction) -> float | Capacity:
-        found, trains, base = rate(bps, told.rate), told.trains, told.delay_s
-        if trains is None or base is None or not isinstance(found, Capacity):
-            return found
-        first_s = StepFunction(base.times_s, base.values, base.duration_s)
-        sizes = told.size_delays_s or ()
-        return TrainCapacity(found, trains.times_s, trains.offsets_s, trains.duration_s, first_s, sizes, TRAIN_BYTES)
+    def loss(told: StepSeries | None) -> float | StepFunction:
+        if link.loss is not None or told is None:
+            return link.loss or 0.0
+        return StepFunction(told.times_s, told.values, told.duration_s)
 
     if link.gaps is None:
-        up_bps, down_bps = rate_of(link.up_bps, trace.up), rate_of(link.down_bps, trace.down)
+        up_bps, down_bps = _rate(link, link.up_bps, trace.up), _rate(link, link.down_bps, trace.down)
     else:
         assert link.up_bps is not None, "gaps without a mean rate"
         assert link.down_bps is not None, "gaps without a mean rate"
@@ -166,13 +132,13 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         distribution=link.jitter_distribution,
         jitter_samples_s=link.jitter_samples_s,
         jitter_on_top=link.jitter_on_top,
-        up_loss=steps(link.loss, trace.up.loss),
-        down_loss=steps(link.loss, trace.down.loss),
+        up_loss=loss(trace.up.loss),
+        down_loss=loss(trace.down.loss),
         burst_packets=link.loss_burst_packets,
-        up_buffer_bytes=buffer_bytes(up_bps),
-        down_buffer_bytes=buffer_bytes(down_bps),
-        up_cross=cross(link.up_cross, up_bps),
-        down_cross=cross(link.down_cross, down_bps),
+        up_buffer_bytes=_buffer_bytes(link, up_bps),
+        down_buffer_bytes=_buffer_bytes(link, down_bps),
+        up_cross=_cross(link.up_cross, up_bps),
+        down_cross=_cross(link.down_cross, down_bps),
         aqm=AQMS[link.aqm],
         wifi=None if link.wifi is None else Hop(*link.wifi),
         transport=transport,
@@ -185,6 +151,57 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         fading_snr_db=link.fading_snr_db,
         also=tuple(network_of(one, seed) for one in link.also),
     )
+
+
+def _trace_of(link: LinkFigures, seed: int) -> tuple[Trace, float]:
+    """What tells the link's figures over time, if anything, and the mean round trip in seconds that its delays contain."""
+    if link.trace is not None:
+        return link_trace(link.trace), 0.0
+    if link.generated is None:
+        return Trace("", Direction(), Direction()), 0.0
+    leo = KINDS[link.generated].leo
+    return generated_trace(link.generated, seed, GENERATED_S), 0.0 if leo is None else 1e-3 * leo.rtt_ms
+
+
+def _rate(link: LinkFigures, bps: float | None, told: Direction) -> float | Capacity:
+    """The rate of a direction: constant, constant but for outages, or as its trace tells."""
+    if bps is not None:
+        if link.outage_every_s is None or not link.outage_s:
+            return bps
+        return Capacity.with_outages(bps, link.outage_every_s, link.outage_s)
+    rate, trains, base = told.rate, told.trains, told.delay_s
+    assert rate is not None, "a link with neither rate nor trace"
+    capacity = Capacity(rate.times_s, rate.rate_bps, rate.duration_s)
+    if trains is None or base is None:
+        return capacity
+    first_s = StepFunction(base.times_s, base.values, base.duration_s)
+    sizes = told.size_delays_s or ()
+    return TrainCapacity(capacity, trains.times_s, trains.offsets_s, trains.duration_s, first_s, sizes, TRAIN_BYTES)
+
+
+def _mean_bps(rate: float | Capacity) -> float:
+    return rate.mean_bps if isinstance(rate, Capacity) else rate
+
+
+def _buffer_bytes(link: LinkFigures, rate: float | Capacity) -> float:
+    """The buffer before a wire of this rate; infinite for no limit."""
+    if link.buffer_s is not None:
+        return 0.125 * link.buffer_s * _mean_bps(rate)
+    return math.inf if link.buffer_bytes is None else link.buffer_bytes
+
+
+def _cross(flow: str | tuple[float, float] | None, rate: float | Capacity) -> Traffic | None:
+    """Cross traffic at a wire of this rate; None for none."""
+    match flow:
+        case None:
+            return None
+        case "greedy":
+            return GREEDY
+        case "video":
+            return Traffic.video(_mean_bps(rate))
+        case (busy_s, quiet_s):
+            return Traffic(busy_s, quiet_s)
+    raise AssertionError(flow)
 
 
 def _radio_of(link: LinkFigures) -> RadioFigures | None:
