@@ -51,5 +51,5 @@ def calls_sent(steps: Sequence[Step]) -> int:
 
 
 def steps_until(program: SessionProgram, call: int) -> int:
-    """Number of steps up to the one that awaits a call, itself included."""
+    """Number of steps up to the one that awaits a call, that one included."""
     return next(index for index, step in enumerate(program.steps) if step[STEP_AWAIT] == call) + 1
