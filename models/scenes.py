@@ -14,7 +14,6 @@ import numpy as np
 from simulator.core.rng import stream
 
 IMAGE_SIZE = 128
-MAX_CAPTION_WORDS = 32
 
 SIZES = {"small": (12.0, 15.0), "large": (21.0, 25.0)}  # circumscribed radius, pixels, drawn from this range
 COLORS = {

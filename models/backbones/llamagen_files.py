@@ -37,7 +37,7 @@ CAPTIONS = "cls_embedding.uncond_embedding"
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightFile:
     """A recognised file. kind: `t2i`, `c2i`, `tokenizer`, `drafter`, `device` (with an Inter-Head) or `phi`."""
 
     path: Path
@@ -59,7 +59,7 @@ def kind_of(shapes: Shapes) -> str:
     return "phi" if set(shapes) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"} else ""
 
 
-def recognise(place: Path) -> tuple[list[Part], list[str]]:
+def recognise(place: Path) -> tuple[list[WeightFile], list[str]]:
     """The parts in a file or directly in a folder, and what is wrong with its other weight files.
 
     Raises WeightsError for a single file that is not readable.
@@ -77,7 +77,7 @@ def recognise(place: Path) -> tuple[list[Part], list[str]]:
             continue
         kind = kind_of(shapes)
         if kind:
-            parts.append(Part(path, kind, shapes))
+            parts.append(WeightFile(path, kind, shapes))
         else:
             others.append(f"{path.name}: its keys are none of LlamaGen's ({few(list(shapes))})")
     return parts, others
@@ -147,8 +147,8 @@ def find(spec: PairSpec) -> FoundPair:
 
 
 def the_one(
-    parts: Sequence[Part], what: str, place: Path, others: Sequence[str], key: str, hints: Sequence[str]
-) -> Part:
+    parts: Sequence[WeightFile], what: str, place: Path, others: Sequence[str], key: str, hints: Sequence[str]
+) -> WeightFile:
     """The only part, or the only one whose file's name has a hint. Raises WeightsError that lists the files."""
     if len(parts) > 1:
         parts = next((named for hint in hints if len(named := [p for p in parts if hint in p.path.name]) == 1), parts)

@@ -225,8 +225,8 @@ def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
     return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Train on `pictures`, or on scenes if None, or resume; write cloud.safetensors and metrics.json to `out_dir`.
+def run(config: CloudConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Train on `source`, or on scenes if None, or resume; write cloud.safetensors and metrics.json to `out_dir`.
 
     Rounds before the last are kept in `out_dir/round-<n>`.
 
@@ -239,7 +239,7 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
     start: Mapping[str, Tensor] | None = None
     steps, minutes = 0, 0.0
     for settings, folder in zip(rounds, folders, strict=True):
-        data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
+        data = Sequences(out_dir.parent, settings.scenes, source, settings.training.seed)
         check_shape(settings.model, data)
         inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "cloud")}
         if start is not None:
@@ -254,7 +254,7 @@ def run(config: CloudConfig, pictures: DataConfig | None, out_dir: Path, torch_d
     # Evaluate what is exported: the averaged weights, rounded to fp16.
     model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / "cloud.safetensors", model)
-    if pictures is not None:
+    if source is not None:
         save_file(data.text.state(), out_dir / TEXT)
     write_metrics(out_dir, evaluate(model, data), result)
     return result

@@ -227,15 +227,15 @@ def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Pa
     A part is named by the content of its image files.
     """
     first_of = {item.path: item for item in reversed(items)}  # the first item of each image
-    pictures = [first_of[path] for path in dict.fromkeys(item.path for item in items)]
+    distinct = [first_of[path] for path in dict.fromkeys(item.path for item in items)]
     parts: list[tuple[str, Sequence[Item]]] = []
-    for begin in range(0, len(pictures), PART_IMAGES):
+    for begin in range(0, len(distinct), PART_IMAGES):
         content = hashlib.blake2b(digest_size=12)
-        for item in pictures[begin : begin + PART_IMAGES]:
+        for item in distinct[begin : begin + PART_IMAGES]:
             content.update(hashlib.blake2b(item.path.read_bytes(), digest_size=16).digest())
-        parts.append((content.hexdigest(), pictures[begin : begin + PART_IMAGES]))
+        parts.append((content.hexdigest(), distinct[begin : begin + PART_IMAGES]))
     codes = kept_tokens(tokenizer, size, cache_dir, parts, lambda part: images(part, size))
-    row = {item.path: index for index, item in enumerate(pictures)}
+    row = {item.path: index for index, item in enumerate(distinct)}
     return codes[[row[item.path] for item in items]], [cut(item.caption) for item in items]
 
 

@@ -270,12 +270,12 @@ def rows_of(batch: Batch, model: Transformer) -> Rows:
     return batch.tokens, batch.caption_for(model), batch.mask
 
 
-def run(settings: DeviceConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes device.safetensors and metrics.json.
+def run(settings: DeviceConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `source`, or on scenes, into `out_dir`, or resumes; writes device.safetensors and metrics.json.
 
     With `on_policy` the first round is kept in `out_dir/round-1`, and the sequences of the second in `out_dir/rollouts`.
     """
-    data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
+    data = Sequences(out_dir.parent, settings.scenes, source, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors").requires_grad_(False)
     weights = weights_read(out_dir.parent, "device")
     first, then = settings.model_copy(update={"on_policy": None}), settings.on_policy
@@ -296,8 +296,8 @@ def run(settings: DeviceConfig, pictures: DataConfig | None, out_dir: Path, torc
         result = replace(again, steps=result.steps + again.steps, minutes=result.minutes + again.minutes)
     device = device_of({key: value.half().float() for key, value in result.averaged.items()}, cloud, settings)
     white = None
-    if pictures is not None and pictures.photos is not None:
-        white = white_codes(load_vq(out_dir.parent / "tokenizer" / "tokenizer.safetensors"), pictures.image_size)
+    if source is not None and source.photos is not None:
+        white = white_codes(load_vq(out_dir.parent / "tokenizer" / "tokenizer.safetensors"), source.image_size)
     write_metrics(out_dir, evaluate(device, cloud, data, settings.guidance, white, then is not None), result)
     for name in [name for name in settings.bounds if name not in BOUNDS]:
         del device.radii[name]

@@ -112,9 +112,9 @@ def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict
     return dict(zip(("distance", "cross_entropy_nats", "agreement"), np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def run(settings: DrafterConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
-    data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
+def run(settings: DrafterConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `source`, or on scenes, into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
+    data = Sequences(out_dir.parent, settings.scenes, source, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "drafter")}
     stage = DrafterStage(settings, cloud, data)

@@ -36,7 +36,7 @@ class ImageSet(Protocol):
 
 
 def load_images(config: DataConfig, train_dir: Path) -> ImageSet:
-    """The images that `config` names. `train_dir` keeps what is prepared only once, in images/. Raises DataError."""
+    """The images that `config` names. `train_dir` keeps what is prepared only once, in pictures/. Raises DataError."""
     if config.photos is not None:
         return load_photos(Path(config.photos), config.image_size, train_dir / "pictures")
     return load_data(config)

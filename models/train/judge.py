@@ -49,7 +49,7 @@ class JudgeStage:
 
     def __init__(self, config: JudgeConfig, photos: Photos) -> None:
         rows = photos.rows["train"]
-        self.config, self.images = config, photos.pictures["train"]
+        self.config, self.images = config, photos.images["train"]
         kinds, colours = (tuple(sorted(set(texts))) for texts in ([r.kind for r in rows], [r.colour for r in rows]))
         self.shape = PhotoNetworkConfig(photos.image_size, kinds, colours, config.widths)
         self.labels = np.array([[kinds.index(row.kind), colours.index(row.colour)] for row in rows])  # [N, 2]
@@ -91,17 +91,17 @@ def accuracy(claims: PhotoClaims, captions: Sequence[str], readings: np.ndarray)
     return {**dict(zip(CLAIMS, right.mean(0).tolist(), strict=True)), "align": float(right.mean())}
 
 
-def run(settings: JudgeConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
     """Trains on photographs into `out_dir`, or resumes; writes the files of `models.quality.judge_files` and metrics.json.
 
     Raises WeightsError without the tokenizer's weights.
     """
-    assert pictures is not None  # a training file with this stage names photographs
-    assert pictures.photos is not None
+    assert source is not None  # a training file with this stage names photographs
+    assert source.photos is not None
     weights = out_dir.parent / "tokenizer" / "tokenizer.safetensors"
     if not weights.is_file():
         raise WeightsError(f"{weights}: no such file; stage judge needs the stage tokenizer before it")
-    photos = load_photos(Path(pictures.photos), pictures.image_size, out_dir.parent / "pictures")
+    photos = load_photos(Path(source.photos), source.image_size, out_dir.parent / "pictures")
     stage = JudgeStage(settings, photos)
     inputs = settings_of(settings) | {"training images": photos.digest()}
     result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
@@ -112,7 +112,7 @@ def run(settings: JudgeConfig, pictures: DataConfig | None, out_dir: Path, torch
     )
 
     def images(side: Side, index: Sequence[int]) -> np.ndarray:
-        return np.asarray(photos.pictures[side][np.array(index)])
+        return np.asarray(photos.images[side][np.array(index)])
 
     held_out, rows = photos.rows["held-out"], photos.rows["train"]
     # Shuffled: of few images, sets are compared with the first ones, and the table goes by type.

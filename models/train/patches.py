@@ -22,7 +22,7 @@ def code_width(patch: int) -> int:
 
 
 @torch.no_grad()
-def set_patch_codes(model: VQModel, pictures: Tensor, rng: np.random.Generator) -> None:
+def set_patch_codes(model: VQModel, images: Tensor, rng: np.random.Generator) -> None:
     """Sets codebook and linear maps of a tokenizer without encoder from the patches of images float [N, 3, H, W] in [-1, 1].
 
     A code then is decoded to its cluster's centre, and the decoder adds nothing yet.
@@ -30,8 +30,8 @@ def set_patch_codes(model: VQModel, pictures: Tensor, rng: np.random.Generator) 
     Pixels are taken from their mean, in units that make the longest centre 1. codebook_dim must be `code_width`.
     """
     size = 3 * model.config.patch**2
-    pictures = pictures.cpu()  # clustered there; the model may lie elsewhere
-    rows = F.pixel_unshuffle(pictures, model.config.patch).permute(0, 2, 3, 1).reshape(-1, size)  # [N * T, size]
+    images = images.cpu()  # clustered there; the model may lie elsewhere
+    rows = F.pixel_unshuffle(images, model.config.patch).permute(0, 2, 3, 1).reshape(-1, size)  # [N * T, size]
     rows = rows[torch.from_numpy(rng.permutation(len(rows))[:PATCHES])]
     mean = rows.mean()
     centres = clusters(rows - mean, model.config.codebook_size, rng)

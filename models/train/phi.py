@@ -223,9 +223,9 @@ def in_place(
     return float(np.mean(found))
 
 
-def run(settings: PhiConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
-    data = Sequences(out_dir.parent, settings.scenes, pictures, settings.training.seed)
+def run(settings: PhiConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `source`, or on scenes, into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
+    data = Sequences(out_dir.parent, settings.scenes, source, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     device = load_device(out_dir.parent / "device" / "device.safetensors")
     stage = PhiStage(settings, cloud, device, data)

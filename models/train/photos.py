@@ -90,12 +90,12 @@ class Row:
 
 
 class Photos:
-    """Photographs with captions, see `models.train.image_sets.ImageSet`. pictures: uint8 [N, S, S, 3], the training ones first."""
+    """Photographs with captions, see `models.train.image_sets.ImageSet`. images: uint8 [N, S, S, 3], the training ones first."""
 
-    def __init__(self, train: Sequence[Row], held_out: Sequence[Row], pictures: np.ndarray) -> None:
+    def __init__(self, train: Sequence[Row], held_out: Sequence[Row], images: np.ndarray) -> None:
         self.rows: dict[Side, Sequence[Row]] = {"train": train, "held-out": held_out}
-        self.pictures: dict[Side, np.ndarray] = {"train": pictures[: len(train)], "held-out": pictures[len(train) :]}
-        self.image_size = int(pictures.shape[1])
+        self.images: dict[Side, np.ndarray] = {"train": images[: len(train)], "held-out": images[len(train) :]}
+        self.image_size = int(images.shape[1])
 
     @cached_property
     def text(self) -> WordEncoder:
@@ -107,22 +107,22 @@ class Photos:
     def training_images(self, seed: int, first: int, count: int) -> Tensor:
         """float32 [count, 3, S, S] in [-1, 1]: a stretch of an endless reading of the training images in shuffled orders."""
         index = shuffled(range(len(self.rows["train"])), seed, first, count)
-        return _floats(self.pictures["train"][index])
+        return _floats(self.images["train"][index])
 
     def held_out_images(self, first: int, count: int) -> Tensor:
         """float32 [count, 3, S, S] in [-1, 1], in order; fewer, or none, at the end."""
-        return _floats(self.pictures["held-out"][first : first + count])
+        return _floats(self.images["held-out"][first : first + count])
 
     def digest(self) -> str:
         """A digest of the training images and of their order."""
-        images = self.pictures["train"]
+        images = self.images["train"]
         parts = (images[first : first + PART_IMAGES].tobytes() for first in range(0, len(images), PART_IMAGES))
         return digest_of_bytes(parts)
 
     def tokens(self, side: Side, tokenizer: Path, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
         """Tokens uint16 [N, T] and captions of one side's images, in order; tokens that `cache_dir` lacks are computed and added."""
-        pictures = self.pictures[side]
-        parts = [pictures[first : first + PART_IMAGES] for first in range(0, len(pictures), PART_IMAGES)]
+        images = self.images[side]
+        parts = [images[first : first + PART_IMAGES] for first in range(0, len(images), PART_IMAGES)]
         keys = [hashlib.blake2b(part.tobytes(), digest_size=12).hexdigest() for part in parts]
         codes = kept_tokens(tokenizer, self.image_size, cache_dir, list(zip(keys, parts, strict=True)), _floats)
         return codes, [row.caption for row in self.rows[side]]
@@ -155,8 +155,8 @@ def caption_of(colour: str, kind: str, use: str, title: str) -> str:
     return " ".join(words[:CAPTION_WORDS])
 
 
-def _floats(pictures: np.ndarray) -> Tensor:
-    return from_uint8(torch.from_numpy(np.array(pictures)))  # a copy: the file is mapped read-only
+def _floats(images: np.ndarray) -> Tensor:
+    return from_uint8(torch.from_numpy(np.array(images)))  # a copy: the file is mapped read-only
 
 
 def _rows(path: Path) -> Iterator[tuple[Side, Row]]:
@@ -199,10 +199,10 @@ def _packed(folder: Path, rows: Sequence[Row], size: int, cache_dir: Path) -> np
         content.update(hashlib.blake2b(files[row.name][1], digest_size=16).digest())
     path = cache_dir / f"{content.hexdigest()}-{size}px.npy"
     if not path.exists():
-        pictures = np.empty((len(rows), size, size, 3), np.uint8)
+        images = np.empty((len(rows), size, size, 3), np.uint8)
         for index, row in enumerate(track(rows, description="photographs", console=Console(stderr=True))):
-            pictures[index] = _prepared(row, *files[row.name], size)
-        save_array(path, pictures)
+            images[index] = _prepared(row, *files[row.name], size)
+        save_array(path, images)
     return load_array(path, np.uint8, (len(rows), size, size, 3), mapped=True)
 
 

@@ -75,20 +75,20 @@ class Sequences:
 
     Args:
         folder: training folder; tokenizer/tokenizer.safetensors makes the tokens, tokens/ caches them.
-        scenes: scenes to read where `pictures` is None.
-        pictures: data set to read instead of scenes.
+        scenes: scenes to read where `source` is None.
+        source: data set to read instead of scenes.
         seed: keys the order of the batches and the hidden captions.
     """
 
-    def __init__(self, folder: Path, scenes: Scenes | None, pictures: DataConfig | None, seed: int) -> None:
+    def __init__(self, folder: Path, scenes: Scenes | None, source: DataConfig | None, seed: int) -> None:
         tokenizer, cache = folder / "tokenizer" / "tokenizer.safetensors", folder / "tokens"
-        if pictures is None:
+        if source is None:
             assert scenes is not None  # a training file names one of both
             self.train = scene_tokens(tokenizer, scenes.train_seed, scenes.train, cache)
             self.held_out = scene_tokens(tokenizer, scenes.held_out_seed, scenes.held_out, cache)
             self.text = WordEncoder.build(WORDS)
         else:
-            data = load_images(pictures, folder)
+            data = load_images(source, folder)
             self.text = data.text
             self.train = SceneTokens(*data.tokens("train", tokenizer, cache))
             self.held_out = SceneTokens(*data.tokens("held-out", tokenizer, cache))

@@ -95,32 +95,30 @@ class TokenizerStage:
 
     def begin(self) -> None:
         if not self._encodes:
-            pictures = torch.cat(
-                [self.batch(step)[0] for step in range(-(-PATCH_PICTURES // self.config.batch_images))]
-            )
-            set_patch_codes(self.model.vq, pictures, stream(self.config.training.seed, "tokenizer.patches"))
+            images = torch.cat([self.batch(step)[0] for step in range(-(-PATCH_PICTURES // self.config.batch_images))])
+            set_patch_codes(self.model.vq, images, stream(self.config.training.seed, "tokenizer.patches"))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Scenes never seen before, in every step: float32 [B, 3, 128, 128] in [-1, 1], and float32 [B, 1, 128, 128], the weight
         of a pixel. Of a data set, its images in shuffled orders, at their size, every pixel alike."""
         first, count, seed = step * self.config.batch_images, self.config.batch_images, self.config.scenes_seed
         if self.data is not None:
-            pictures = self.data.training_images(self.config.training.seed, first, count)
-            return pictures, torch.ones(count, 1, *pictures.shape[2:])
-        pictures = scene_images(seed, first, count)
-        weights = torch.ones(count, 1, *pictures.shape[2:])
+            images = self.data.training_images(self.config.training.seed, first, count)
+            return images, torch.ones(count, 1, *images.shape[2:])
+        images = scene_images(seed, first, count)
+        weights = torch.ones(count, 1, *images.shape[2:])
         for index in range(count):
             inside = torch.from_numpy(scenes.region_map(scenes.scene(seed, first + index)) != scenes.BACKGROUND)
             weights[index, 0, inside] = self.config.object_weight
-        return pictures, weights
+        return images, weights
 
     def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         vq = self.model.vq
-        pictures, weights = (part.to(vq.quant_conv.weight.device) for part in batch)
-        latents = vq.encode(pictures)
+        images, weights = (part.to(vq.quant_conv.weight.device) for part in batch)
+        latents = vq.encode(images)
         quantised = vq.quantise(latents)
         if self._encodes and step < self.config.continuous_steps:
-            decoded, code_loss = vq.decode(F.normalize(latents.float(), dim=1)), torch.zeros((), device=pictures.device)
+            decoded, code_loss = vq.decode(F.normalize(latents.float(), dim=1)), torch.zeros((), device=images.device)
         else:
             decoded = vq.decode(quantised.quantised)
             code_loss = quantised.codebook_loss + self.config.commitment_weight * quantised.commitment_loss
@@ -129,7 +127,7 @@ class TokenizerStage:
         with torch.no_grad():
             chosen = vq.quantize.rows()[quantised.codes.flatten()]
             self._errors = (self._latents - chosen).square().sum(dim=1)
-        difference = decoded.float() - pictures
+        difference = decoded.float() - images
         l1, l2 = (weights * difference.abs()).mean(), (weights * difference.square()).mean()
         values = {
             "psnr": 10 * torch.log10(4 / difference.detach().square().mean()),
@@ -166,11 +164,11 @@ class TokenizerStage:
         rows = []
         for part in range(16):
             if self.data is not None:
-                pictures = self.data.training_images(self.config.training.seed, 16 * part, 16)
+                images = self.data.training_images(self.config.training.seed, 16 * part, 16)
             else:
-                pictures = scene_images(self.config.scenes_seed, 10_000_000 + 16 * part, 16)
+                images = scene_images(self.config.scenes_seed, 10_000_000 + 16 * part, 16)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.training.amp == "bf16"):
-                rows.append(_unit_rows(vq.encode(pictures.to(device)).float()))
+                rows.append(_unit_rows(vq.encode(images.to(device)).float()))
         latents = torch.cat(rows)
         count = self.config.model.codebook_size
         order = stream(self.config.training.seed, "tokenizer.codebook").permutation(len(latents))[:count]
@@ -216,12 +214,10 @@ def evaluate(model: VQModel, seed: int, count: int = HELD_OUT_SCENES) -> dict[st
     squared, pixels = np.zeros(3), np.zeros(3)
     for first in range(0, count, 16):
         indices = range(first, min(first + 16, count))
-        pictures = scene_images(seed, first, len(indices))
-        codes = model.encode_codes(pictures)
+        images = scene_images(seed, first, len(indices))
+        codes = model.encode_codes(images)
         used[codes.flatten()] = True
-        error = (
-            (to_uint8(model.decode_codes(codes)).double() - to_uint8(pictures).double()).square().mean(dim=-1).numpy()
-        )
+        error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(images).double()).square().mean(dim=-1).numpy()
         psnr_db += [10 * float(np.log10(255**2 / image.mean())) for image in error]
         regions = np.stack([scenes.region_map(scenes.scene(seed, index)) for index in indices])
         squared += [error[regions == region].sum() for region in range(3)]
@@ -243,14 +239,12 @@ def evaluate_data(model: VQModel, data: ImageSet) -> dict[str, float | int]:
     psnr_db: list[float] = []
     used = torch.zeros(model.config.codebook_size, dtype=torch.bool)
     for first in range(0, HELD_OUT_SCENES, 16):
-        pictures = data.held_out_images(first, 16)
-        if not len(pictures):
+        images = data.held_out_images(first, 16)
+        if not len(images):
             break
-        codes = model.encode_codes(pictures)
+        codes = model.encode_codes(images)
         used[codes.flatten()] = True
-        error = (
-            (to_uint8(model.decode_codes(codes)).double() - to_uint8(pictures).double()).square().mean(dim=(1, 2, 3))
-        )
+        error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(images).double()).square().mean(dim=(1, 2, 3))
         psnr_db += (10 * torch.log10(255**2 / error.clamp_min(1e-9))).tolist()
     return {
         "psnr_db": float(np.mean(psnr_db)),
@@ -269,15 +263,13 @@ def picture(model: VQModel, shown: Tensor, path: Path) -> None:
     imsave(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
 
 
-def run(
-    settings: TokenizerConfig, pictures: DataConfig | None, out_dir: Path, torch_device: str = "cpu"
-) -> TrainResult:
-    """Trains on `pictures`, or on scenes, into `out_dir`, or resumes.
+def run(settings: TokenizerConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
+    """Trains on `source`, or on scenes, into `out_dir`, or resumes.
 
     Writes tokenizer.safetensors (fp16; its metadata says how good it is) and reconstructions.png.
     """
     console = Console(stderr=True)
-    data = None if pictures is None else load_images(pictures, out_dir.parent)
+    data = None if source is None else load_images(source, out_dir.parent)
     stage = TokenizerStage(settings, data)
     parameters = sum(parameter.numel() for parameter in stage.model.parameters())
     console.print(f"tokenizer: {parameters / 1e6:.2f} M parameters")

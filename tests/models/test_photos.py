@@ -95,8 +95,8 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(photos, "_prepared", lambda *_: pytest.fail("nothing is to be decoded again"))
         again = load_photos(folder, 16, tmp_path / "kept")
-    assert np.array_equal(first.pictures["train"], again.pictures["train"])
-    assert first.pictures["train"].dtype == np.uint8
+    assert np.array_equal(first.images["train"], again.images["train"])
+    assert first.images["train"].dtype == np.uint8
     write(folder, table(8), {f"{10 + n}.jpg": jpeg((0, 99, 0), n) for n in range(8)})
     load_photos(folder, 16, tmp_path / "kept")
     assert len(list((tmp_path / "kept").iterdir())) == 2

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import scenes
+from models.text import CAPTION_SLOTS
 from simulator.core.rng import stream
 
 
@@ -31,7 +32,7 @@ def test_captions_stay_inside_the_vocabulary_and_the_slots() -> None:
     words = {word for text in texts for word in text.split()}
     assert words == set(scenes.WORDS), "every word occurs, and no other"
     assert len(scenes.WORDS) < 64
-    assert max(len(text.split()) for text in texts) <= scenes.MAX_CAPTION_WORDS
+    assert max(len(text.split()) for text in texts) <= CAPTION_SLOTS
     assert all(text == text.lower() for text in texts)
     assert texts[:3] == [scenes.scene(0, index).caption for index in range(3)]
 
