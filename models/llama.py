@@ -100,7 +100,7 @@ class LlamaDecoder(Transformer):
         n_new: Tensor,
         trees: Sequence[Sequence[int] | None] | None = None,
     ) -> Tensor:
-        """As in `CachedDecoder.step`: callers count codes alone, row tokens are fed behind the codes that end a row."""
+        """As in `CachedDecoder.step`: callers count codes alone, row tokens are fed after the codes that end a row."""
         if self.config.row_token < 0:
             return super().step(cache, rows, start, embeds, n_new, trees)
         if trees is not None and any(trees):

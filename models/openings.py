@@ -1,4 +1,4 @@
-"""Cloud passes with which several sessions begin: one of the sessions makes them, the others take them over.
+"""Prefix sharing: of sessions that begin with the same cloud passes one makes them, the others copy their results and the KV cache.
 
 Draws are keyed by seed, caption, position and purpose, so the tokens that the cloud makes before the device takes part are the same
 whatever the device's settings: under every threshold, for every longer prefix, and in base. Sessions of one prompt, seed and decoding
@@ -16,7 +16,7 @@ from simulator.protocol.recording import SessionSpec
 
 @dataclass
 class Opening:
-    """The first cloud passes of the sessions of one prompt, seed and decoding.
+    """Shared cloud passes of the sessions of one prompt, seed and decoding.
 
     Attributes:
         length: Passes that are shared: those of all sessions but the longest.

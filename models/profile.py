@@ -356,7 +356,7 @@ def _tables(
         return clock.typical_seconds(lambda: _one_pass(longer, cache, ids[:rows, :new], kv, tree))
 
     for rows in (1, most):
-        _one_pass(longer, cache, ids[:rows, :1], 0, False)  # threads, kernels and memory come to life
+        _one_pass(longer, cache, ids[:rows, :1], 0, False)  # a warm-up of threads, kernels and memory
 
     def table(new_tokens: tuple[int, ...], tree: bool) -> PassTable:
         seconds = [[[cell(r, n, kv, tree) for kv in cached] for n in new_tokens] for r in sizes.rows]

@@ -1,4 +1,4 @@
-"""What the device could know at all: a small network trained for the events themselves, on other prompts than it is judged on.
+"""An upper bound for uncertainty scores: a small network trained to predict the events themselves, on other prompts than it is judged on.
 
 It reads the device's hidden states and its most likely tokens' log-probabilities, nothing from the cloud. No method decides by it:
 it bounds what any score of the same device can be expected to tell.

@@ -1,4 +1,4 @@
-"""What a token is worth in pixels: how much an image changes where another token stands at one position of it."""
+"""Effect of a token in pixels: how much an image changes where another token stands at one position of it."""
 
 import numpy as np
 import torch

@@ -96,7 +96,7 @@ class Bin:
 
 
 def calibration(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, weights: np.ndarray) -> list[Bin]:
-    """Share of events by quantile of the score, lowest first. Equal scores are never parted, so there may be fewer bins.
+    """Share of events by quantile of the score, lowest first. Equal scores share a bin, so there may be fewer.
 
     weights: [draws, G], see `bootstrap_weights`.
     """

@@ -1,5 +1,5 @@
-"""What a pair draws: images of held-out captions in one grid, which of a caption's claims are seen in them, and how far they are from
-real images, beside what real images attain."""
+"""Sample images of a pair: images of held-out captions in one grid, the share of the captions' claims seen in them, and their distance
+from real images, beside what real images attain."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a gated method takes for doubt about a token: one small object per score, high where the cloud should be asked.
+"""Uncertainty scores of the gated methods, one small class each: high where the cloud should decide the token.
 
 All scores rest on the guided distribution of the device at temperature 1, before any filter.
 """
@@ -36,7 +36,7 @@ class Score(Protocol):
 
 
 class Column:
-    """A score that the pass brings along, by its name in `recording.SCORES`.
+    """A score computed with the device's pass, by its name in `recording.SCORES`.
 
     u, omega and lower_top are of CIAR's Inter-Head (`interval.uncertainty`), entropy is H / log V, mid_top 1 - max p (`all_scores`).
     """

@@ -1,4 +1,4 @@
-"""vvs: LANTERN on EAGLE-2's trees, with rounds that nobody verifies: a path of the tree is taken as it is, and no message is sent.
+"""vvs: LANTERN on EAGLE-2's trees, with rounds that are not verified: a path of the tree is taken as it is, and no message is sent.
 
 Source: "VVS: Accelerating Speculative Decoding for Visual Autoregressive Generation via Partial Verification Skipping"; which rounds are
 skipped, and what the drafter is fed after them, as in its code.

@@ -1,1 +1,1 @@
-"""How good finished images are: what the cloud model thinks of them, and how they compare with real scenes and their captions."""
+"""Quality of finished images: likelihood under the cloud model, agreement with captions, distance from real images."""

@@ -1,4 +1,4 @@
-"""What judges the images of a pair: a network that reads them, what captions claim, and real images to compare with.
+"""Judges of image quality: a network that reads images, the claims of captions, and real images to compare with.
 
     judge = judge_of("photos")
     judge.right(caption, judge.read(images)[0])       # which claims of the caption the network sees in the image

@@ -1,4 +1,4 @@
-"""What the cloud model thinks of a finished image, token by token."""
+"""Likelihood of a finished image under the cloud model, token by token."""
 
 from collections.abc import Sequence
 

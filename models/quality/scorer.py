@@ -1,4 +1,4 @@
-"""Quality of a case's images as the tables want it: how well each fits its caption, and how far a set of them is from real images.
+"""Quality columns of a case: how well each image fits its caption, and how far a set of images is from real ones.
 
 What the network reads in an image is kept in the cache folder under the image's hash, so that a replay of cached recordings never
 loads torch. Nothing is compared where it would mean nothing: images of another size than the judge reads, captions of another form, fewer

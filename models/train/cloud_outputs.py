@@ -1,4 +1,4 @@
-"""What the cloud of a pair makes of captions, kept in files: its tokens, and its own view of every one of them.
+"""Training data for distillation, kept in files: images that a pair's cloud decodes, as tokens, and its hidden states at every token.
 
 A device is distilled on these for many steps; the cloud's passes are paid once. A part is a file of `PART_IMAGES` images under a digest of
 all that it depends on; parts that are there are not made again, so that making them can be stopped at any moment.

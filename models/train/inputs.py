@@ -1,4 +1,4 @@
-"""What the weights of a stage depend on, so that weights made from other inputs are never taken for those asked for.
+"""Provenance of trained weights: what a stage's weights depend on, so that weights made from other inputs are never taken for them.
 
 A stage's inputs are a flat mapping: each setting that differs from its default under its dotted name, and a digest of
 each source (training data, weights of earlier stages) under its own. A setting that a mapping lacks has its default, so

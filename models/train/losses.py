@@ -1,4 +1,4 @@
-"""What the device learns from the cloud: CIAR's Inter-DRO loss, term by term, and a variant whose bounds are quantiles.
+"""Distillation losses of the device: CIAR's Inter-DRO, term by term, and a variant whose bounds are quantiles.
 
 Source: CIAR section 3.3 (Inter-DRO); weights are assumption A9, reductions A10. Letters: N tokens, V codebook. The
 cloud's distribution p_cloud is a constant everywhere.

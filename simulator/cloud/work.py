@@ -1,4 +1,4 @@
-"""A session as the cloud sees it, and a replica as a session sees it."""
+"""The interface between sessions and replicas: a session as the cloud sees it, and a replica as a session sees it."""
 
 import math
 from collections.abc import Sequence

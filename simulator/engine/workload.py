@@ -106,7 +106,7 @@ def bursty_arrivals(
         expected.append(expected[-1] + length_s * calm_per_s * (burst_factor if bursting else 1.0))
         bursting = not bursting
     # A Poisson process of rate 1 in expected requests is the wanted one in time.
-    # The last state may last for ages beyond the end, with as many requests.
+    # The last state may last long beyond the end, with as many requests.
     until = min(expected[-1], float(np.interp(duration_s, edges, expected)) * (1.0 + 1e-9))
     times = np.interp(_poisson_times(stream(seed, "workload.arrivals"), 1.0, until), expected, edges)
     return timed_arrivals(seed, times[times < duration_s], devices, prompts)

@@ -1,4 +1,4 @@
-"""What the readers of a scenario's traces assumed."""
+"""Assumptions that the readers of a scenario's traces made, a line for each file."""
 
 import os
 from collections.abc import Iterable

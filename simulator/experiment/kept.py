@@ -1,4 +1,4 @@
-"""Simulated cases that are kept, so that none is simulated twice: by content, as recordings are."""
+"""The content-addressed cache of simulated cases: none is simulated twice."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What a run folder states about itself: versions, seeds, hashes, origins of compute times, warnings, what is not modelled."""
+"""Provenance of a run: versions, seeds, hashes, origins of compute times, warnings, what is not modelled."""
 
 import math
 import platform

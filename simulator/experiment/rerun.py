@@ -1,4 +1,4 @@
-"""What a run may replace: an earlier run of the same scenario."""
+"""Whether a run may replace a run folder: only one of the same scenario, or by force."""
 
 import hashlib
 import json

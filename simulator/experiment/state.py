@@ -1,4 +1,4 @@
-"""How much of a scenario is recorded and simulated already: for a dry run, and for the report on a run that is not at its end."""
+"""Progress of a scenario: what of it is recorded and simulated already, for a dry run and for the report on an unfinished run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

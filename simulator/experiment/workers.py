@@ -86,7 +86,7 @@ def cores() -> int:
 def _pool(jobs: int) -> Any:
     from joblib.externals.loky import get_reusable_executor
 
-    # A worker that ends for want of work in the moment in which there is some again makes loky warn.
+    # loky warns where a worker times out just as new work arrives.
     return get_reusable_executor(max_workers=jobs, timeout=_IDLE_S)
 
 
@@ -104,7 +104,7 @@ def _in_processes(
         yield from _windowed(lambda task: pool.submit(work, task), ended, tasks, _WAITING * jobs)
     except TerminatedWorkerError:
         raise SimulationError(
-            "a worker process was ended from outside, perhaps for want of memory; what was simulated is kept: the same command "
+            "a worker process was ended from outside, perhaps for lack of memory; what was simulated is kept: the same command "
             "goes on from there, with fewer --jobs in less memory"
         ) from None
 
