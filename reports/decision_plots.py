@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from reports.figure import INK, MUTED, PAGE, Form, finish, handle, left_out, new_figure, spread, styled, wrapped_title
 from reports.looks import Look, looks
 from reports.metrics import LATENCY
-from reports.words import clipped, condition, significant
+from reports.words import clipped, condition, number, significant
 from simulator.core.errors import RunFolderError
 
 MOST_ROWS, MOST_PANELS = 24, 6
@@ -136,9 +136,7 @@ def _capacity(answer: Answer, form: Form) -> Figure:
     ax.spines["left"].set_visible(False)
     slo_s = float(answer.facts["slo_p95_s"])
     if form.titles:
-        wrapped_title(
-            ax, f"Load carried with p95 of the latency within {significant(slo_s)} s", figure.get_figwidth() - 1.5
-        )
+        wrapped_title(ax, f"Load carried with p95 of the latency within {number(slo_s)} s", figure.get_figwidth() - 1.5)
     notes = [
         "Bars run from the greatest load shown to be carried to the least shown not to be." if by_rate else "",
         left_out(len(shown), len(table), "cases", "those that carry most"),
@@ -206,7 +204,7 @@ def _recommend(answer: Answer, form: Form) -> Figure:
     handles.append(
         Line2D([], [], ls="", marker="o", ms=6 * size, mfc="white", mec=MUTED, label="not shown to be allowed")
     )
-    handles.append(Patch(facecolor=INK, alpha=0.1, label=f"more than {significant(floor)} % lost"))
+    handles.append(Patch(facecolor=INK, alpha=0.1, label=f"more than {number(floor)} % lost"))
     if ringed:
         handles.append(Line2D([], [], ls="", marker="o", ms=10 * size, mfc="none", mec=INK, label="recommended"))
     notes = [

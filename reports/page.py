@@ -223,7 +223,8 @@ def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) ->
 
 def _plot(name: str, title: str, alt: str, plots: Mapping[str, bytes]) -> dict[str, Any]:
     svg = plots[f"{name}.svg"].decode()
-    return {"name": name, "title": title, "svg": Markup(inline_svg(svg, name, alt))}
+    keeps_colours = name in ("heat_maps", "speedup_table")
+    return {"name": name, "title": title, "svg": Markup(inline_svg(svg, name, alt)), "keeps_colours": keeps_colours}
 
 
 def inline_svg(svg: str, name: str, alt: str) -> str:

@@ -110,7 +110,8 @@ def grouped(warnings: Sequence[str], most: int = 3) -> list[str]:
     for group in alike.values():
         numbers = list(zip(*(re.findall(_NUMBER, rest) for _, rest in group), strict=True))
         varying = [place for place, found in enumerate(numbers) if len(set(found)) > 1]
-        if len(group) <= most or len(varying) > 1:
+        named_apart = len({case for case, _ in group}) == len(group)
+        if len(group) <= most or len(varying) > 1 or not named_apart:
             lines += [f"{case}: {rest}" if rest else case for case, rest in group]
             continue
         parts = re.split(_NUMBER, group[0][1])

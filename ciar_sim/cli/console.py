@@ -60,7 +60,12 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.3g}/s")
+        return Text(_pace(speed) if speed else "")
+
+
+def _pace(rate: float) -> str:
+    """Steps per second as a person says them: `4.33/s`, `154 s each`."""
+    return f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
 
 
 LINE_EVERY_S = 30.0  # where there is no terminal
@@ -77,13 +82,15 @@ class _Lines:
     def __call__(self, stage: str, done: float, total: float) -> None:
         now = self.clock()
         start_s, before = self.begun.setdefault(stage, (now, done))
-        if now - self.last_s < LINE_EVERY_S:
+        if (
+            now - self.last_s < LINE_EVERY_S or done >= total
+        ):  # what is done needs no line; the next stage or the result follows
             return
         self.last_s = now
         text = f"{stage}: {done:.0f} of {total:.0f} ({100.0 * done / max(total, 1e-9):.0f} %)"
         if done > before and now > start_s:
             rate = (done - before) / (now - start_s)
-            text += f", {rate:.3g}/s, {duration((total - done) / rate)} left"
+            text += f", {_pace(rate)}, {duration((total - done) / rate)} left"
         print(text, file=sys.stderr, flush=True)
 
 

@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from ciar_sim.decide.bench import Bench, Means, Measured, Trial, candidate, condition
 from ciar_sim.decide.decision import Decision, span
-from reports.words import significant
+from reports.words import number, significant
 from simulator.core.errors import CiarSimError
 from simulator.experiment.loading import LoadedScenario
 from simulator.experiment.scenario import Case, Scenario
@@ -94,8 +94,8 @@ def capacity(
         )
     trial = bench.trial(_without_loads(bench.cases()))
     rows, tests = [], []
-    for number, case in enumerate(trial.cases):
-        means.progress("searching capacities", number, len(trial.cases))
+    for place, case in enumerate(trial.cases):
+        means.progress("searching capacities", place, len(trial.cases))
         idle = idle_times(case.scenario, requests, slo_s)
         found = search(_Tester(trial, case, slo_s, requests), precision_pct / 100, idle)
         rows.append(_row(case, found))
@@ -261,7 +261,7 @@ def rate_of(workload: FleetWorkload) -> float:
 
 def _sentences(table: pd.DataFrame, slo_s: float) -> tuple[str, ...]:
     """Who carries most, and what each carries."""
-    objective = f"p95 of the latency within {significant(slo_s)} s"
+    objective = f"p95 of the latency within {number(slo_s)} s"
     told = []
     for _, row in table.sort_values("devices", ascending=False, kind="stable").iterrows():
         name = _name(row, table)

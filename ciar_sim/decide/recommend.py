@@ -17,7 +17,7 @@ from ciar_sim.decide.bench import Bench, Means, Measured, Trial, base_of, candid
 from ciar_sim.decide.decision import Decision, span
 from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, Loss, chosen_metric, loss
 from reports.words import condition as condition_words
-from reports.words import significant
+from reports.words import number, significant
 from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
 from simulator.experiment.loading import LoadedScenario, Written, load_with_source
 from simulator.experiment.plan import captions_of
@@ -179,7 +179,7 @@ def _decide(
     base = next(one for one in judged if one.case.method.name == "base")
     if not len(base.measured.latency_s):
         return ["base: no request was answered, so that nothing can be compared with it.", *_unanswered(base)], []
-    floor = f"at most {significant(max_loss_pct)} % of {metric} lost"
+    floor = f"at most {number(max_loss_pct)} % of {metric} lost"
     allowed = [one for one in judged if one.verdict == KEEPS and one.in_time and one.faster]
     checks: list[dict[str, Any]] = []
     said: list[str] = []
@@ -213,7 +213,7 @@ def _decide(
     else:
         nearest = min(judged, key=lambda one: one.measured.p95_s)
         text = (
-            f"None: no method with {floor} has a p95 within {significant(slo_s or 0.0)} s; the nearest is {candidate(nearest.case)} "
+            f"None: no method with {floor} has a p95 within {number(slo_s or 0.0)} s; the nearest is {candidate(nearest.case)} "
             f"with {significant(nearest.measured.p95_s)} s, whose floor is {nearest.verdict}."
         )
     said += _unanswered(base)

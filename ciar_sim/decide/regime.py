@@ -358,7 +358,7 @@ def _sentences(
     max_loss_pct: float,
     metric: str,
 ) -> tuple[str, ...]:
-    floor = f"at most {significant(max_loss_pct)} % of {metric} lost against base"
+    floor = f"at most {number(max_loss_pct)} % of {metric} lost against base"
     shares = table["winner"].value_counts(normalize=True, sort=False).sort_values(ascending=False, kind="stable")
     told = []
     if up is not None:
@@ -405,7 +405,7 @@ def drawing(decision: Decision) -> dict[str, bytes]:
     from simulator.results.files import csv_bytes
 
     facts = decision.facts
-    note = f"Quality floor: at most {significant(facts['max_loss_pct'])} % of {facts['metric']} lost against base."
+    note = f"Quality floor: at most {number(facts['max_loss_pct'])} % of {facts['metric']} lost against base."
     drawn = RegimeMap(
         decision.table,
         decision.more["break_evens"],

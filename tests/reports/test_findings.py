@@ -247,6 +247,8 @@ def test_warnings_that_say_the_same_of_many_cases_are_one() -> None:
     ]
     assert grouped(busy[:3]) == busy[:3]  # so few are told one by one
     assert grouped(["no colon"]) == ["no colon"]
+    failed = [f"not simulated: ciar threshold={i}: does not fit" for i in range(5)]
+    assert grouped(failed) == failed  # what stands before the colon tells no cases apart
 
 
 def test_column_names_of_intervals_are_those_of_the_summary(run: Run) -> None:

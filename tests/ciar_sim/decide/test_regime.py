@@ -178,7 +178,7 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
     assert CliRunner().invoke(main, drawn).exit_code == 0
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out" / "regime.png").read_bytes()
     narrow = CliRunner().invoke(main, [*drawn, "--size", "3.3in", "--no-titles"])
-    assert "Quality floor: at most 5.00 % of cloud_nll lost against base." in narrow.output
+    assert "Quality floor: at most 5 % of cloud_nll lost against base." in narrow.output
     with Image.open(tmp_path / "again.png") as image:
         assert image.width == 3.3 * 300
     known = json.loads(CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out"), "--json"]).stdout)
