@@ -66,7 +66,7 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
     """What a reader must know of the load: requests left out, events without effect, a saturated cloud or saturated devices."""
     workload = case.scenario.workload
     who = case.title
-    found = _tenant_warnings(case, result)
+    found = _tenant_warnings(case, result) + _link_warnings(case, result)
     if not isinstance(workload, FleetWorkload):
         return found
     if isinstance(workload.arrivals, TraceArrivals):
@@ -129,6 +129,29 @@ def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:
             found.append(
                 f"{case.title}: background jobs of {job_s:g} s begin {jobs:.2g} times on average in the {took_s:.3g} s of the run, the "
                 f"cloud free at first: too few or too long for a share of {load.utilisation:g}, so what they take up is chance"
+            )
+    return found
+
+
+def _link_warnings(case: Case, result: SimulatedCase) -> list[str]:
+    """Where what happens to links from time to time is too rare for the run, and where cells have fewer devices than they may."""
+    devices, took_s = case.scenario.workload.devices, result.makespan_s
+    found = []
+    for link in dict.fromkeys(path for one in case.scenario.links for path in (one, *one.also)):
+        rare = {
+            "an outage": link.outage_every_s if link.outage_s else None,
+            "a handover": link.handover and link.handover[0],
+        }
+        for what, every_s in rare.items():
+            if every_s is not None and took_s * devices < every_s:
+                found.append(
+                    f"{case.title}: {what} comes once in {every_s:g} s, and the run takes {took_s:.3g} s: "
+                    "whether any device meets one is chance"
+                )
+        if link.devices_per_cell > devices:
+            there = "is one device" if devices == 1 else f"are {devices} devices"
+            found.append(
+                f"{case.title}: devices_per_cell is {link.devices_per_cell}, and there {there}: no cell has more"
             )
     return found
 

@@ -27,6 +27,7 @@ from simulator.experiment.schema.cloud import Cloud, Serving, check_tier
 from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.figures import LinkFigures
+from simulator.experiment.schema.idle import OF_A_CLOUD, OF_A_LINE, refuse_idle
 from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
 from simulator.experiment.schema.network import MultipathNetwork, Network, PresetNetwork, behind, paths_of
 from simulator.experiment.schema.prompts import Prompts, ScenePrompts
@@ -151,6 +152,22 @@ class Scenario(Part):
                 "fallback",
                 "policy",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "Scenario":
+        swept = self.sweep.axes
+        refuse_idle(self.cloud, OF_A_CLOUD, ("cloud",), swept)
+        for name, tier in self.cloud.tiers.items():
+            refuse_idle(tier, OF_A_CLOUD, ("cloud", "tiers", name), swept)
+        kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
+        networks: list[tuple[tuple[str | int, ...], Network | None]] = [(("network",), self.network)]
+        networks += [(("workload", "fleet", index, "network"), kind.network) for index, kind in enumerate(kinds)]
+        for at, network in networks:
+            for index, path in enumerate(() if network is None else paths_of(network)):
+                several = isinstance(network, MultipathNetwork)
+                if not isinstance(path, PresetNetwork):  # which refuses them itself
+                    refuse_idle(path, OF_A_LINE, (*at, "paths", index) if several else at, swept)
         return self
 
     def _check_tiers(self) -> None:

@@ -124,6 +124,25 @@ def test_a_cloud_is_saturated_by_its_work_over_the_whole_run(tmp_path: Path) -> 
     assert not told(scenario, many, replicas=2)
 
 
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("outage_every_s: 90, outage_ms: 5", "an outage comes once in 90 s, and the run takes"),
+        (
+            "handover: {every_s: 90, gap_ms: 50}",
+            "a handover comes once in 90 s, and the run takes",
+        ),
+        ("devices_per_cell: 9", "devices_per_cell is 9, and there are 2 devices: no cell has more"),
+        ("outage_every_s: 9, outage_ms: 5, devices_per_cell: 2", ""),
+    ],
+)
+def test_what_is_too_rare_for_the_run_is_told(tmp_path: Path, network: str, message: str) -> None:
+    load = "workload: {devices: 2, arrivals: {poisson_per_s: 1}, duration_s: 600}"
+    scenario = loaded(tmp_path, f"{load}\nnetwork: {{rtt_ms: 9, up_mbps: 1, down_mbps: 1, {network}}}")
+    found = told(scenario, arrivals((2, 0, 0)))
+    assert [text.startswith(f"base: {message}") for text in found] == [True] * bool(message)
+
+
 def test_a_device_is_saturated_by_the_pixels_that_it_makes(tmp_path: Path) -> None:
     """It decodes images for 4 of every 3.9 s; where the cloud sends pixels (`deliver: image`), that is the cloud's work."""
     costs = UniformCosts(image_decoder_s=4.0)

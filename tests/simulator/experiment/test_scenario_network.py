@@ -45,6 +45,9 @@ from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal,
         ("transport: tcp, flow_window_bytes: 65535}", "flow_window_bytes needs transport: grpc, quic or sctp, got tcp"),
         ("transport: sctp, handshake: resumed}", "handshake needs transport: grpc or quic, got sctp"),
         ("transport: tcp, handshake: 0-rtt}", "handshake needs transport: grpc or quic, got tcp"),
+        ("loss_burst_packets: 5}", "loss_burst_packets does nothing without loss_pct, which is missing"),
+        ("jitter_distribution: gamma}", "jitter_distribution does nothing without jitter_ms, which is missing"),
+        ("outage_every_s: 60}", "outage_every_s does nothing without outage_ms, which is missing"),
         ("jitter_on: top}", "jitter_on does nothing without jitter_ms or jitter_samples_ms, which are missing"),
         ("aqm: codel}", "aqm does nothing without cross_traffic, which is missing"),
         ("cross_traffic: {up: greedy}}", "cross_traffic needs buffer_ms or buffer_bytes, or an aqm"),
@@ -74,6 +77,14 @@ from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal,
 )
 def test_a_network_that_cannot_be_is_refused(tmp_path: Path, settings: str, message: str) -> None:
     assert refusal(tmp_path, f"{HEAD}{LINE}{settings}\n").startswith(f"t.yaml:5: network.{message}")
+
+
+def test_a_setting_whose_other_half_is_swept_does_something(tmp_path: Path) -> None:
+    line = f"{HEAD}{LINE}loss_burst_packets: 5}}\n"
+    assert load(tmp_path, f"{line}sweep: {{network.loss_pct: [0, 2]}}\n").network
+    evict = f"{HEAD}cloud: {{kv_full: evict}}\n"
+    assert load(tmp_path, f"{evict}sweep: {{cloud.kv_memory_gb: [1, 2]}}\n").cloud.kv_full == "evict"
+    assert refusal(tmp_path, evict) == "t.yaml:5: cloud.kv_full does nothing without kv_memory_gb, which is missing"
 
 
 def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
