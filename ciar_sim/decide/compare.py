@@ -16,6 +16,8 @@ from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
 from simulator.results.columns import ENERGY, PARTS, REQUEST_COLUMNS, USE
 from simulator.results.statistics import BATCHES, half_width
 
+# What floating point alone does to equal figures: sums in another order, and differences of times within a run of hours.
+ROUNDING, ROUNDING_S = 1e-9, 1e-12
 USED = ("latency_s", "decode_s", "first_token_s", *PARTS, *USE, *ENERGY)  # columns of a request besides its identity
 
 
@@ -174,8 +176,9 @@ def _of_summary(one: _Loaded, case: int, two: _Loaded, other: int, name: str) ->
 
 def _told(name: str, before: float, after: float, half: float, paired: str) -> dict[str, Any]:
     more = after - before
-    if more == 0.0 and not half > 0:
-        verdict = "equal"
+    rounding = ROUNDING * max(abs(before), abs(after)) + ROUNDING_S
+    if abs(more) <= rounding and not half > rounding:
+        more, half, verdict = 0.0, 0.0 if half == half else math.nan, "equal"
     elif math.isnan(half):
         verdict = "no interval"
     else:

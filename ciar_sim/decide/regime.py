@@ -1,7 +1,8 @@
 """Who wins where: the fastest method that keeps a quality floor, over one or two conditions, and where that changes.
 
 A break-even lies where the difference of two mean latencies, on the same requests, changes its sign. Between grid points the latencies are
-taken as linear, which for the round trip of a lossless link they are; a finer grid moves a break-even, and does not lose it.
+taken as linear, which for the round trip of a lossless link they are; a finer grid moves a break-even, and does not lose it. Where they
+bend, as with the load, the interval holds what the bend leaves open.
 """
 
 import math
@@ -140,7 +141,7 @@ def _between(line: Line, place: int, below: str, above: str) -> list[BreakEven]:
     # The floor, not the latency, decides between the two.
     if not all(keeps) or any(math.isnan(value) for value, _ in ends):
         return [BreakEven((x0 + x1) / 2, x0, x1, below, above)]
-    crossing = crossing_of(x0, x1, ends[0], ends[1])
+    crossing = _with_bend(line, place, below, above, crossing_of(x0, x1, ends[0], ends[1]))
     others = [name for name in line.cells if name not in (below, above) and line.keeps[name][[place, place + 1]].all()]
     share = (crossing[0] - x0) / (x1 - x0)
 
@@ -152,6 +153,30 @@ def _between(line: Line, place: int, below: str, above: str) -> list[BreakEven]:
     if third is None or not at(third) < at(below) * (1 - 1e-12):
         return [BreakEven(*crossing, below, above)]
     return [*_between(line, place, below, third), *_between(line, place, third, above)]
+
+
+def _with_bend(
+    line: Line, place: int, below: str, above: str, crossing: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """A crossing whose interval also holds what the neighbouring cells say of a bend between the two points.
+
+    Of a difference that bends one way, the chord between the points lies on one side, and those of the neighbouring cells, extended into
+    this one, on the other: the zero is between the chord's and the nearest of theirs. Of a straight line all are one.
+    """
+    at, low, high = crossing
+    x0, x1 = float(line.x[place]), float(line.x[place + 1])
+    left: list[float] = []
+    right: list[float] = []
+    for near, far, never in ((place, place - 1, x1), (place + 1, place + 2, x0)):
+        if not 0 <= far < len(line.x):
+            continue
+        (here, _), (there, _) = (line.ahead(one, below, above) for one in (near, far))
+        slope = (there - here) / float(line.x[far] - line.x[near])
+        zero = float(line.x[near]) - here / slope if slope else never
+        if math.isfinite(zero):
+            zero = zero if x0 <= zero <= x1 else never
+            (left if zero < at else right).append(zero)
+    return at, min(low, max(left, default=at)), max(high, min(right, default=at))
 
 
 def crossing_of(
@@ -245,6 +270,9 @@ def _answer(trial: Trial, across: Axis, up: Axis | None, max_loss_pct: float, as
     names = list(dict.fromkeys(candidate(case) for case in trial.cases))
     of_cell = {(candidate(case), *_at(case, across, up)): case for case in known if case.index in losses}
     lines = []
+    least = (
+        0.0 if across.values[0] >= 0 and not across.path.endswith("_db") else -math.inf
+    )  # no quantity but a level falls below 0
     for value in (None,) if up is None else up.values:
         cells: dict[str, list[Measured | None]] = {}
         keeps: dict[str, np.ndarray] = {}
@@ -255,7 +283,7 @@ def _answer(trial: Trial, across: Axis, up: Axis | None, max_loss_pct: float, as
                 [case is not None and losses[case.index].verdict(max_loss_pct) == KEEPS for case in mine], bool
             )
         lines.append(Line(value, np.array(across.values), cells, keeps))
-    changes = [(line, break_evens(line)) for line in lines]
+    changes = [(line, [one._replace(low=max(one.low, least)) for one in break_evens(line)]) for line in lines]
     table = _cells(lines, across, up)
     quality = pd.DataFrame(
         [

@@ -1,6 +1,7 @@
 """Finished runs against one another."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 import ciar_sim
 from ciar_sim.cli.main import main
+from ciar_sim.decide.compare import _told
 from simulator.core.errors import CiarSimError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -58,6 +60,20 @@ def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
     assert rows["base", "cloud_nll"]["low"] < rows["base", "cloud_nll"]["high"]
     assert rows["base", "latency_s"]["verdict"] == "no difference"
     assert "no difference in latency" in CliRunner().invoke(main, ["compare", str(near), str(other)]).output
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "half", "verdict"),
+    [
+        (3.2e-05, 3.2e-05 + 2e-16, 1e-16, "equal"),
+        (4e-16, 2e-15, 3e-14, "equal"),
+        (0.1, 0.1, math.nan, "equal"),
+        (3.2e-05, 3.3e-05, 1e-8, "more"),
+        (3.2e-05, 3.2e-05, 1e-6, "no difference"),
+    ],
+)
+def test_rounding_is_no_difference(before: float, after: float, half: float, verdict: str) -> None:
+    assert _told("encode_s", before, after, half, "no")["verdict"] == verdict
 
 
 def test_a_single_request_is_faster_or_slower_and_never_less_than_nothing_more(

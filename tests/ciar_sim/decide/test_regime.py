@@ -73,6 +73,18 @@ def test_the_interval_of_a_break_even_is_that_of_the_difference_over_its_slope()
     assert found[0].at - found[0].low == pytest.approx(half)
 
 
+def test_where_latencies_bend_the_interval_holds_the_true_break_even() -> None:
+    """a is flat, b = 1 / (1 - x) as of a queue: they are equal at 0.8, and a straight line between 0.5 and 0.95 is far from that."""
+    grid = [0.0, 0.25, 0.5, 0.95]
+    curves = {"a": [[5.0, 5.0]] * 4, "b": [[1 / (1 - x)] * 2 for x in grid]}
+    (bent,) = break_evens(line(grid, curves))
+    assert bent.at < 0.6
+    assert bent.low == pytest.approx(bent.at)
+    assert 0.8 <= bent.high <= 0.95
+    (straight,) = break_evens(line([1, 2, 3, 4], {"a": [[x, x] for x in (1.0, 2.0, 3.0, 4.0)], "b": [[2.5, 2.5]] * 4}))
+    assert straight.at == straight.low == straight.high == pytest.approx(2.5)
+
+
 # ---- arXiv 2606.25091: a lossless method of one round trip per round beats the cloud alone only below a round trip time
 
 
