@@ -22,7 +22,7 @@ _AWAITED = (
 
 
 class DeadlineSession(Session):
-    """A session that stops waiting for a reply it can do without (`Fallback`).
+    """A session with deadlines for replies it can do without (`Fallback`): it sends the request again, or goes on without the reply.
 
     A retry opens another connection and sends every request without an answer again. Messages of this session on the old
     connection are lost. The cloud works on each call once: where it has the request, it only sends the reply, as soon as it
@@ -32,38 +32,46 @@ class DeadlineSession(Session):
     __slots__ = ()
 
     def prepare(self, optional: frozenset[int]) -> None:
-        self.optional = optional  # calls whose reply it can do without
+        """Set what `__init__` does not: sessions become one of this class after a crash, too.
+
+        Args:
+            optional: calls whose reply the device can do without.
+        """
+        self.optional = optional
         self.in_flight = {}  # requests under way: the alarm of their arrival
         self.alarm: Alarm | None = None  # at due_s, the deadline of the reply to `expected`
         self.late: tuple[float, float] | None = None  # when a reply left that arrives after due_s, and its arrival
-        self.cut = False  # whether the cloud does not know the latest connection yet
-        self.held: set[int] = set()  # calls whose reply waits for that, or was lost
+        self.disconnected = False  # whether the cloud does not know the latest connection yet
+        self.held: set[int] = set()  # calls whose reply waits for that connection, or was lost
 
     def exchange(self, now_s: float, send: int, wait: int) -> bool:
         if wait == send and wait in self.optional:
-            self.expect(now_s, wait)
+            self.start_deadline(now_s, wait)
         return super().exchange(now_s, send, wait)
 
     def join(self, now_s: float, call: int) -> bool:
         if call in self.optional:
-            self.expect(now_s, call)
+            self.start_deadline(now_s, call)
         here = super().join(now_s, call)
         if here:
-            self.content()
+            self.cancel_deadline()
         return here
 
-    def expect(self, now_s: float, call: int) -> None:
+    def start_deadline(self, now_s: float, call: int) -> None:
+        """The device begins to wait for the reply to a call."""
         rule = self.run.fallback
         assert rule is not None
         self.expected, self.tries, self.late = call, 1, None
-        self.wait_for(now_s, rule.deadline_s)
+        self.set_deadline(now_s, rule.deadline_s)
 
-    def wait_for(self, now_s: float, seconds: float) -> None:
-        self.before = (now_s, *[getattr(self, name) for name in _AWAITED])
+    def set_deadline(self, now_s: float, seconds: float) -> None:
+        """Wait for so long from now on; what has been booked until now stays, whatever becomes of the wait."""
+        self.booked_before = (now_s, *[getattr(self, name) for name in _AWAITED])
         self.due_s = now_s + seconds
         self.alarm = self.clock.at(self.due_s, DUE, self)
 
-    def content(self) -> None:
+    def cancel_deadline(self) -> None:
+        """The reply is there in time."""
         if self.alarm is not None:
             self.alarm.callbacks = ()
             self.alarm = None
@@ -72,7 +80,7 @@ class DeadlineSession(Session):
         if self.alarm is not None and arrival_s > self.due_s:
             self.late = (now_s, arrival_s)
         else:
-            self.content()
+            self.cancel_deadline()
             super().receive(now_s, arrival_s)
 
     def land(self, now_s: float) -> None:
@@ -91,13 +99,13 @@ class DeadlineSession(Session):
             super().land(now_s)
 
     def reply(self, now_s: float) -> None:
-        if self.cut:
+        if self.disconnected:
             self.hold(now_s)
         else:
             super().reply(now_s)
 
     def hold(self, now_s: float) -> None:
-        """As `reply`, without a connection to send it by."""
+        """A call is done, but there is no connection to send its reply by: it is sent when the cloud knows one (`reply_again`)."""
         call = self.answered
         self.answered = call + 1
         self.held.add(call)
@@ -113,16 +121,16 @@ class DeadlineSession(Session):
             super().never(now_s, awaited, what, way)
 
     def due(self, now_s: float) -> None:
-        """The deadline has passed."""
+        """The deadline has passed: try again, give up, or keep waiting, as `Fallback` says."""
         rule = self.run.fallback
         assert rule is not None
         self.alarm = None
         if self.tries < rule.attempts:
-            self.in_vain(now_s)
+            self.discard_wait(now_s)
             draw = stream(self.run.inputs.seed, "fallback.backoff", self.request, self.expected, self.tries).uniform(
                 -1.0, 1.0
             )
-            self.wait_for(now_s, rule.wait_s(self.tries, float(draw)))
+            self.set_deadline(now_s, rule.wait_s(self.tries, float(draw)))
             self.tries += 1
             self.booked_until_s = now_s
             late, self.late = self.late, None
@@ -131,19 +139,20 @@ class DeadlineSession(Session):
             elif late is not None:  # after a crash the device reconnects anyway
                 self.receive(now_s, late[1])
         elif rule.gives_up:
-            self.in_vain(now_s)
+            self.discard_wait(now_s)
             self.give_up(now_s)
         elif self.late is not None:
             super().receive(*self.late)
 
-    def in_vain(self, now_s: float) -> None:
-        """Book the wait until now under wait_s."""
-        start_s, *values = self.before
+    def discard_wait(self, now_s: float) -> None:
+        """The wait was in vain: book it under wait_s in place of the parts that it has been booked under."""
+        start_s, *values = self.booked_before
         for name, value in zip(_AWAITED, values, strict=True):
             setattr(self, name, value)
         self.wait_s += now_s - start_s
 
     def retry(self, now_s: float) -> None:
+        """Open another connection and send every request again whose reply the device has not heard."""
         assert self.in_flight is not None
         run, up, down = self.run, self.device.up, self.device.down
         done = self.steps[: self.step]
@@ -160,7 +169,7 @@ class DeadlineSession(Session):
         if not self.first_token_s <= now_s:
             self.first_token_s = math.nan
         self.in_flight = {}
-        self.cut = True
+        self.disconnected = True
         self.awaiting = self.expected
         self.charged = self.answered <= self.expected < self.landed
         run.retries[self.request] = run.retries.get(self.request, 0) + 1
@@ -177,8 +186,9 @@ class DeadlineSession(Session):
                 self.span("uplink", f"call {call} again", now_s, arrival_s, call=call, bytes=size_bytes)
 
     def land_again(self, now_s: float, call: int) -> None:
+        """A request that was sent again arrives: the cloud knows the connection, and answers what it has answered before."""
         assert self.in_flight is not None
-        self.cut = False
+        self.disconnected = False
         if call >= self.landed:
             self.land(now_s)
             return
@@ -231,7 +241,7 @@ class DeadlineSession(Session):
 class OfflineSession(DeadlineSession):
     """A session that gave up a call: the device makes the rest of the image alone, and the cloud's work is wasted.
 
-    The request is over once device and cloud are done. ended: whether the cloud is.
+    The request is over once device and cloud are done; `ended` says that the cloud is.
     """
 
     __slots__ = ()
@@ -259,6 +269,7 @@ class OfflineSession(DeadlineSession):
                 self.leave()
 
     def leave(self) -> None:
+        """Both sides are done."""
         self.device.count(-1)  # only now: messages of this session shared the links with the device's next one
         self.run.forget()
 
@@ -274,7 +285,7 @@ class OfflineSession(DeadlineSession):
     def reply(self, now_s: float) -> None:
         call = self.answered
         self.answered = call + 1
-        if self.cut:
+        if self.disconnected:
             self.held.add(call)
         else:
             self.reply_again(now_s, call)
