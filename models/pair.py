@@ -119,7 +119,7 @@ def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: to
     return _load_folder(pair, torch_device, dtype)
 
 
-def ready(
+def assembled(
     manifest: PairManifest,
     text: TextEncoder,
     tokenizer: VQModel,
@@ -176,7 +176,7 @@ def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dty
     if (text.slots, text.caption_dim) != (manifest.caption_slots, manifest.caption_dim):
         rows = f"{manifest.caption_slots} x {manifest.caption_dim}"
         raise WeightsError(f"{folder / TEXT}: caption rows of {text.slots} x {text.caption_dim}, needed {rows}")
-    return ready(manifest, text, tokenizer, cloud, device, phi, drafter, torch.device(torch_device), dtype)
+    return assembled(manifest, text, tokenizer, cloud, device, phi, drafter, torch.device(torch_device), dtype)
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:

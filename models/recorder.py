@@ -353,11 +353,8 @@ class Recorder:
         active: list[Session] = []
         finished = 0
         while todo or active:
-            while (
-                free
-                and (ready := next((index for index, planned in enumerate(todo) if planned.ready), None)) is not None
-            ):
-                active.append(self._begin(backend, todo.pop(ready), free.pop()))
+            while free and (index := _first_ready(todo)) is not None:
+                active.append(self._begin(backend, todo.pop(index), free.pop()))
             done = [session for session in active if session.finished]
             if done:
                 active = [session for session in active if not session.finished]
@@ -420,3 +417,8 @@ class Recorder:
             if opening is not None and len(opening.steps) == opening.length:
                 opening.finish(backend.opening_rows(w.session.slot, opening.length))
                 w.session.leads = None
+
+
+def _first_ready(todo: Sequence[Planned]) -> int | None:
+    """Index of the first session that can begin, None where all wait for a shared opening."""
+    return next((index for index, planned in enumerate(todo) if planned.ready), None)

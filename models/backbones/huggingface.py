@@ -36,7 +36,7 @@ from models.backbones.llamagen_files import own_device
 from models.checkpoint import few
 from models.device import DeviceModel
 from models.llama import LlamaDecoder
-from models.pair import Pair, ready
+from models.pair import Pair, assembled
 from models.phi import IntervalProjection
 from models.state import build, first_line, read_state, unallocated
 from models.vq import VQConfig, VQModel
@@ -124,7 +124,7 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
     for path in found.files.get("phi", ()):
         phi = build(lambda: IntervalProjection(*dims), read_state(path, finite=False), path, exact=True)
     text = PromptEncoder(folder, described.prompt)
-    return ready(manifest, text, tokenizer, cloud, device, phi, None, torch_device, dtype)
+    return assembled(manifest, text, tokenizer, cloud, device, phi, None, torch_device, dtype)
 
 
 def load_tokenizer(folder: Path, described: Described, paths: Sequence[Path]) -> VQModel:

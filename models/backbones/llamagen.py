@@ -13,7 +13,7 @@ from models.backbones.t5 import ClassLabels, FeatureFolder, T5Encoder
 from models.checkpoint import CONTAINERS
 from models.device import DeviceModel
 from models.eagle import from_checkpoint
-from models.pair import Pair, ready
+from models.pair import Pair, assembled
 from models.phi import IntervalProjection
 from models.state import build, read_state, refuse_nonfinite
 from models.text import TextEncoder
@@ -66,7 +66,7 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
     if path := path_of.get("drafter"):
         drafter = from_checkpoint(read_state(path, finite=False), cloud.config, path)
     text = text_of(found, cloud, torch_device, dtype)
-    return ready(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
+    return assembled(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
 
 
 def load_device(path: Path, shape: TransformerConfig) -> DeviceModel:

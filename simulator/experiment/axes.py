@@ -61,7 +61,7 @@ def check_sweep(scenario: Scenario, source: Source) -> Scenario:
         axes[path] = axis if ends else read
     if sweep.tune is not None:
         _check_tune(sweep, source)
-    written_out = sweep.model_copy()
+    written_out = sweep.model_copy()  # which takes no extra fields, and axes are extra fields
     object.__setattr__(written_out, "__pydantic_extra__", axes)
     _check_zip(written_out, source)
     if sweep.random is not None:

@@ -74,8 +74,11 @@ def session_specs(
     seed: int,
 ) -> list[SessionSpec]:
     """One session per caption. A caption that stands there again has a seed of its own, so that its image is another one."""
-    before: Counter[str] = Counter()
-    repeats = [(before[caption], before.update((caption,)))[0] for caption in captions]
+    seen: Counter[str] = Counter()
+    repeats = []
+    for caption in captions:
+        repeats.append(seen[caption])
+        seen[caption] += 1
     return [
         SessionSpec(
             weights=manifest.weights_hash,

@@ -43,19 +43,24 @@ def uploads(recording: Recording) -> np.ndarray:
 # --- who decides
 
 
-@pytest.mark.parametrize("name", GATED)
-def test_threshold_zero_is_the_cloud_and_infinity_the_device(tiny_pair: Pair, name: str) -> None:
-    zero, base, never, code = record(
+@pytest.mark.parametrize(("name", "decoding"), [*((name, {}) for name in GATED), ("ciar", {"cloud": "greedy"})])
+def test_threshold_zero_is_the_cloud_and_infinity_the_device(
+    tiny_pair: Pair, name: str, decoding: dict[str, Any]
+) -> None:
+    zero, base, never, code, alone, device = record(
         tiny_pair,
-        spec(tiny_pair, name, {**CONST, "threshold": 0.0}),
-        spec(tiny_pair, "base", {}),
-        spec(tiny_pair, name, {**CONST, "threshold": math.inf, "prefix_rate": 0.3}),
-        spec(tiny_pair, "code", {"prefix_rate": 0.3}),
+        spec(tiny_pair, name, {**CONST, "threshold": 0.0}, **decoding),
+        spec(tiny_pair, "base", {}, **decoding),
+        spec(tiny_pair, name, {**CONST, "threshold": math.inf, "prefix_rate": 0.3}, **decoding),
+        spec(tiny_pair, "code", {"prefix_rate": 0.3}, **decoding),
+        spec(tiny_pair, name, {**CONST, "threshold": math.inf, "prefix_rate": 0.0}, **decoding),
+        spec(tiny_pair, "device-only", {}, **decoding),
     )
     assert np.array_equal(zero.tokens, base.tokens)
     assert zero.cloud_call_pct() == 100.0
     assert np.array_equal(never.tokens, code.tokens)
     assert never.cloud_passes() == prefix_length(0.3, len(never.tokens))
+    assert np.array_equal(alone.tokens, device.tokens)
 
 
 def test_random_at_rate_one_is_the_cloud_and_at_zero_the_device(tiny_pair: Pair) -> None:

@@ -1,6 +1,5 @@
 """The contract every decoding method keeps, tried on a tiny pair in float64. A new method is one line in METHODS_UNDER_TEST."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -180,27 +179,6 @@ def test_cloud_call_pct_is_cloud_passes_per_token(tiny_pair: Pair) -> None:
     assert device.cloud_call_pct() == 0.0
     assert code.cloud_call_pct() == 100.0 * prefix_length(0.3, count) / count
     assert (code.decided_by == FROM_CLOUD).sum() == prefix_length(0.3, count)
-
-
-def test_ciar_at_threshold_zero_is_the_cloud_and_at_infinity_the_device(tiny_pair: Pair) -> None:
-    count = tiny_pair.manifest.image_tokens
-    for decoding in ({}, {"cloud": "greedy"}):
-        zero, base = record(
-            tiny_pair, spec(tiny_pair, "ciar", {"threshold": 0.0}, **decoding), spec(tiny_pair, "base", {}, **decoding)
-        )
-        assert np.array_equal(zero.tokens, base.tokens)
-        assert zero.cloud_call_pct() == 100.0
-    prefix = 0.3
-    infinite, code, alone, device = record(
-        tiny_pair,
-        spec(tiny_pair, "ciar", {"threshold": math.inf, "prefix_rate": prefix}),
-        spec(tiny_pair, "code", {"prefix_rate": prefix}),
-        spec(tiny_pair, "ciar", {"threshold": math.inf, "prefix_rate": 0.0}),
-        spec(tiny_pair, "device-only", {}),
-    )
-    assert np.array_equal(infinite.tokens, code.tokens)
-    assert np.array_equal(alone.tokens, device.tokens)
-    assert infinite.cloud_passes() == prefix_length(prefix, count)
 
 
 def test_ciar_sends_pending_tokens_with_a_feature_each_and_never_the_tail(tiny_pair: Pair) -> None:

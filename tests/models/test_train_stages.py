@@ -1,4 +1,4 @@
-"""The three sequence stages at toy size: they learn, resume, report, and what they leave becomes a pair."""
+"""The sequence stages at toy size: they learn, resume, report, and what they leave becomes a pair."""
 
 import csv
 import json
