@@ -18,6 +18,7 @@ from reports.quality_plot import faceted, latency_quality, panel_axes, speedup_t
 from reports.queue_plot import queue_over_time
 from reports.setting_plots import heat_maps, latency_cdf, load_axis, load_curves, setting_pair
 from reports.sweep_plot import numeric_axes, speedup_along, sweep
+from reports.words import absent, number, shortened
 from simulator.core.errors import RunFolderError
 
 
@@ -139,7 +140,9 @@ KINDS: dict[str, Callable[[Asked], Figure]] = {
 }
 
 
-def plot(run: Run, kind: str, form: Form, methods: Sequence[str] = (), by: str | None = None) -> Figure:
+def plot(
+    run: Run, kind: str, form: Form, methods: Sequence[str] = (), by: str | None = None, where: Sequence[str] = ()
+) -> Figure:
     """A plot of a run.
 
     Args:
@@ -148,20 +151,65 @@ def plot(run: Run, kind: str, form: Form, methods: Sequence[str] = (), by: str |
         form: size and titles.
         methods: names or labels of those to draw; empty for all.
         by: a swept key: that of the panels of latency-quality, that of the axis of sweep, speed-up and load.
+        where: "path=value,..." of swept keys: those cases alone.
 
     Raises:
         RunFolderError: the run's data cannot give this plot; the message says what would.
     """
     with styled(form):
-        return KINDS[kind](Asked(of_methods(run, methods), form, by))
+        return KINDS[kind](Asked(of_values(of_methods(run, methods), where), form, by))
 
 
 def plot_bytes(
-    run: Run, kind: str, form: Form, file_format: str, methods: Sequence[str] = (), by: str | None = None
+    run: Run,
+    kind: str,
+    form: Form,
+    file_format: str,
+    methods: Sequence[str] = (),
+    by: str | None = None,
+    where: Sequence[str] = (),
 ) -> bytes:
     """The same as a file of one of `reports.figure.FORMATS`."""
     with styled(form):
-        return render(plot(run, kind, form, methods, by), file_format)
+        return render(plot(run, kind, form, methods, by, where), file_format)
+
+
+def of_values(run: Run, where: Sequence[str]) -> Run:
+    """The run with the cases of some swept values alone; a case that a path does not concern stays.
+
+    Args:
+        run: the run.
+        where: "path=value,...", as in `network.preset=lte`.
+
+    Raises:
+        RunFolderError: a path is not swept, or has no such value; the message says which there are.
+    """
+    summary = run.summary
+    for option in where:
+        path, _, text = (part.strip() for part in option.partition("="))
+        if path not in run.swept:
+            there = ", ".join(run.swept)
+            raise RunFolderError(
+                f"--where {option}: {path} is not swept in this run; {f'swept: {there}' if there else 'nothing is'}"
+            )
+        column = run.summary[path]
+        shown = shortened(column) if pd.api.types.is_float_dtype(column) else {}
+        names = {
+            value: {number(value), number(shown.get(value, value))} for value in column[~column.map(absent)].unique()
+        }
+        wanted = [name.strip() for name in text.split(",")]
+        for name in wanted:
+            if not any(name in own for own in names.values()):
+                there = ", ".join(number(shown.get(value, value)) for value in names)
+                raise RunFolderError(f"--where {option}: {path} has no value {name!r} in this run; it has {there}")
+        kept = {value for value, own in names.items() if own & set(wanted)}
+        summary = summary[summary[path].map(lambda value, kept=kept: absent(value) or value in kept)]
+    if summary.empty:
+        raise RunFolderError(f"--where {' '.join(where)}: no case has all of these values")
+    if len(summary) == len(run.summary):
+        return run
+    queue = run.queue[run.queue["case"].isin(summary["case"])]
+    return replace(run, summary=summary.reset_index(drop=True), queue=queue, whole=run.series)
 
 
 def of_methods(run: Run, methods: Sequence[str]) -> Run:

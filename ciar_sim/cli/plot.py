@@ -41,6 +41,12 @@ LEAST, MOST = 1.5, 40.0  # inches
 )
 @click.option("--methods", metavar="NAME,...", help="Draw these methods or labels alone.")
 @click.option(
+    "--where",
+    multiple=True,
+    metavar="PATH=VALUE,...",
+    help="Draw the cases of these swept values alone, e.g. network.preset=lte.",
+)
+@click.option(
     "--by",
     metavar="PATH",
     help="Swept key of the panels of latency-quality, or of the axis of sweep, speed-up and load.",
@@ -58,6 +64,7 @@ def plot(
     file_format: str | None,
     size: str | None,
     methods: str | None,
+    where: tuple[str, ...],
     by: str | None,
     no_titles: bool,
     out: Path | None,
@@ -90,7 +97,7 @@ def plot(
     from reports.figure import render, styled, texts
 
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
-    name, draw = _drawing(run_folder, kind, names, by)
+    name, draw = _drawing(run_folder, kind, names, by, where)
     with styled(form):
         data = render(draw(form), file_format)
     stem = re.sub(r"[^\w.-]+", "-", name)
@@ -104,13 +111,15 @@ def plot(
 
 
 def _drawing(
-    folder: Path, kind: str, methods: Sequence[str], by: str | None
+    folder: Path, kind: str, methods: Sequence[str], by: str | None, where: Sequence[str]
 ) -> tuple[str, Callable[["Form"], "Figure"]]:
     """The name of what is drawn, and what draws it in a form."""
     if kind == REGIME_MAP:
         from reports.regime_plot import read_map, regime_map
         from simulator.core.errors import RunFolderError
 
+        if where:
+            raise RunFolderError(f"--where {where[0]}: a regime map is drawn whole; `ciar-sim regime` takes its ranges")
         if by is not None:
             raise RunFolderError(f"--by {by}: a regime map has the axes that `ciar-sim regime` gave it")
         made = read_map(folder)
@@ -119,6 +128,8 @@ def _drawing(
         from reports.decision_plots import decision_plot, read_answer
         from simulator.core.errors import RunFolderError
 
+        if where:
+            raise RunFolderError(f"--where {where[0]}: the answer of a decision is drawn whole")
         if by is not None:
             raise RunFolderError(f"--by {by}: the answer of a decision has a panel or a row per condition")
         answer = read_answer(folder, kind)
@@ -127,7 +138,7 @@ def _drawing(
     from reports.load import load_run
 
     run = load_run(folder)
-    return run.name, lambda form: plot(run, kind, form, methods, by)
+    return run.name, lambda form: plot(run, kind, form, methods, by, where)
 
 
 def _form(size: str | None, titles: bool) -> "Form":

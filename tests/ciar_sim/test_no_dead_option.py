@@ -119,6 +119,7 @@ OPTIONS: dict[str, Row] = {
         for name in ("format", "size", "no-titles", "out")
     },
     "plot --methods": "tests/reports/test_kinds.py::test_methods_and_panels_are_those_asked_for",
+    "plot --where": "tests/reports/test_kinds.py::test_swept_values_are_those_asked_for",
     "plot --by": "tests/reports/test_kinds.py::test_one_axis_divides_the_panels_and_its_panels_hold_the_other_conditions",
     "train file config": (["train"], ["{scenario}"]),
     "train file --out": "tests/models/test_training_file.py::test_a_stage_without_those_before_it_is_refused",

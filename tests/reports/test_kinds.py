@@ -15,9 +15,9 @@ from matplotlib.patches import Rectangle
 from ciar_sim.cli import plot as command
 from ciar_sim.cli.main import main
 from reports.figure import Form, laid_out, styled
-from reports.kinds import KINDS, plot, plot_bytes
+from reports.kinds import KINDS, of_methods, of_values, plot, plot_bytes
 from reports.load import Run, load_run
-from reports.looks import METHOD_LOOKS, PART_COLOURS
+from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
 from reports.setting_plots import knee
 from simulator.core.errors import RunFolderError
 from simulator.results.columns import SAMPLED
@@ -246,3 +246,37 @@ def test_the_command_writes_one_file(runs: dict[str, Run], tmp_path: Path) -> No
         refused = CliRunner().invoke(main, [*arguments[:4], size, "--out", str(out)])
         assert refused.exit_code == 2
         assert "--size" in refused.output
+
+
+def test_swept_values_are_those_asked_for(runs: dict[str, Run]) -> None:
+    run = runs["rtt"]
+    values = list(run.summary["network.rtt_ms"].unique())
+    some = of_values(run, [f"network.rtt_ms={values[0]:g},{values[-1]:g}"])
+    assert set(some.summary["network.rtt_ms"]) == {values[0], values[-1]}
+    of_setting = of_values(runs["settings"], ["methods.ciar.threshold=0.5"])
+    assert set(of_setting.summary["label"].str.partition(" prefix")[0]) == {
+        "base",
+        "ciar threshold=0.5",
+    }  # base has no threshold
+    assert plot(run, "speed-up", COLUMN, where=[f"network.rtt_ms={values[0]:g},{values[-1]:g}"]).axes[0].lines
+    with pytest.raises(
+        RunFolderError,
+        match=r"--where network.up_mbps=5: network.up_mbps is not swept in this run; swept: network.rtt_ms",
+    ):
+        of_values(run, ["network.up_mbps=5"])
+    with pytest.raises(RunFolderError, match=r"network.rtt_ms has no value '7' in this run; it has "):
+        of_values(run, ["network.rtt_ms=7"])
+
+
+def test_a_method_keeps_its_look_in_a_selection(runs: dict[str, Run]) -> None:
+    run = runs["settings"]
+    one = "ciar threshold=0.5 prefix_rate=0.2"
+    assert looks(of_methods(run, [one]).series)[one] == looks(run.series)[one]
+
+
+def test_the_knee_lies_on_the_line_that_is_drawn() -> None:
+    x, y = np.array([1.0, 4.0]), np.array([10.0, 40.0])
+    assert knee(x, y, 20.0) == pytest.approx(2.0)
+    assert knee(x, y, 20.0, log_x=True, log_y=True) == pytest.approx(2.0)  # y = 10 x is straight on both
+    assert knee(x, y, 20.0, log_y=True) == pytest.approx(2.5)
+    assert math.isnan(knee(x, y, 50.0, log_y=True))
