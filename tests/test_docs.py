@@ -280,6 +280,12 @@ def tiny_options(pair: Path, scenario: str) -> list[str]:
     return [part for path, value in sets.items() for part in ("--set", f"{path}={json.dumps(value)}")]
 
 
+def swept_for(arguments: list[str]) -> dict[str, list[Any]]:
+    """The axes that the run of a plot needs for the values of its --where."""
+    wheres = [arguments[place + 1] for place, text in enumerate(arguments) if text == "--where"]
+    return {path: values.split(",") for path, _, values in (where.partition("=") for where in wheres)}
+
+
 # What makes a decision one of a moment: the last of an option counts.
 SMALL = {
     "recommend": [],
@@ -326,7 +332,7 @@ def test_every_command_shown_runs(command: str, checkout: Path, pair: Path) -> N
     elif arguments[0] in ("report", "plot"):
         options = next((place for place, text in enumerate(arguments) if text.startswith("--")), len(arguments))
         for folder in [argument for argument in arguments[1:options] if argument.startswith("runs/")]:
-            ciar_sim.run(MINIMAL, sets=tiny(pair), out=checkout / folder)
+            ciar_sim.run(MINIMAL, sets=tiny(pair), axes=swept_for(arguments), out=checkout / folder)
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
 
