@@ -48,13 +48,15 @@ class OwnHardware(Part):
         return catalogue.hardware_of({**figures, "evidence": "assumed", "source": "figures given in the scenario"})
 
     def __str__(self) -> str:
+        """All figures with all their digits: times are looked up by this text (`CostTable`)."""
+        units = (("fp16_tflops", "TFLOP/s"), ("bandwidth_gb_s", "GB/s"), ("memory_gb", "GB"), ("power_w", "W"))
+        figures = [f"{getattr(self, name):.15g} {unit}" for name, unit in units]
         more = [
-            f"{name} {value:g}"
+            f"{name} {value:.15g}"
             for name in ("bandwidth_efficiency", "compute_efficiency", "kernel_overhead_us")
             if (value := getattr(self, name)) is not None
         ]
-        figures = f"{self.kind}, {self.fp16_tflops:g} TFLOP/s, {self.bandwidth_gb_s:g} GB/s, {self.memory_gb:g} GB, {self.power_w:g} W"
-        return f"{self.title} ({', '.join([figures, *more])})"
+        return f"{self.title} ({', '.join([self.kind, *figures, *more])})"
 
 
 class OwnModel(Part):

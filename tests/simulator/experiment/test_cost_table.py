@@ -19,3 +19,18 @@ def test_a_session_is_priced_as_itself_though_those_before_it_are_forgotten() ->
         session = recording(call(0, size), [[forward("cloud"), reply()]])
         assert costs.priced(case, [session], {}).kinds[0].programs[0].bytes_up == size
         del session
+
+
+def test_hardware_that_differs_in_a_late_digit_has_times_of_its_own() -> None:
+    figures = {"class": "datacentre", "fp16_tflops": 312, "bandwidth_gb_s": 2039, "memory_gb": 80, "power_w": 400}
+    scenario = load_scenario(
+        {
+            "name": "table",
+            "methods": ["base"],
+            "compute": {"cloud": {"hardware": figures}},
+            "sweep": {"compute.cloud.hardware.bandwidth_gb_s": [2039, 2039.0001]},
+        }
+    )
+    cases = expand(scenario)
+    costs = CostTable(pair_manifest(scenario.pair), cases, pytest.fail)
+    assert len({costs.fingerprint(case) for case in cases}) == 2
