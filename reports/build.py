@@ -15,7 +15,7 @@ from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid
 from reports.kinds import of_methods
 from reports.load import Run, load_run
-from reports.page import page
+from reports.page import advice, is_staircase, more_advice, page
 from reports.parts_plot import latency_parts
 from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
 from reports.queue_plot import queue_over_time
@@ -57,6 +57,13 @@ def write_report(run: Run, folder: Path) -> Path:
     except OSError as error:
         raise RunFolderError(f"cannot write the report into {folder}: {error.strerror or error}") from None
     return report
+
+
+def answer(run: Run) -> list[str]:
+    """The sentences that a page begins with, for the terminal."""
+    run = thinned(run, MOST_CASES)
+    findings, steps = find(run), is_staircase(run)
+    return [text for text in (advice(findings, steps=steps), more_advice(findings, steps=steps)) if text]
 
 
 def thinned(run: Run, most: int) -> Run:

@@ -60,8 +60,8 @@ def page(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> s
         script=Markup((TEMPLATES / "page.js").read_text()),
         run=run,
         counts=_counts(run),
-        advice=advice(findings, steps=_is_staircase(run)),
-        more_advice=more_advice(findings, steps=_is_staircase(run)),
+        advice=advice(findings, steps=is_staircase(run)),
+        more_advice=more_advice(findings, steps=is_staircase(run)),
         findings=findings,
         warnings=grouped([str(text) for text in run.provenance.get("warnings") or []]),
         plots=_plots(run, findings, plots),
@@ -93,7 +93,7 @@ def _of_conditions(run: Run) -> list[str]:
     return [key for key in run.swept if not key.startswith("methods.") and run.summary[key].nunique(dropna=False) > 1]
 
 
-def _is_staircase(run: Run) -> bool:
+def is_staircase(run: Run) -> bool:
     """Whether the conditions are the values of one number in order, so that neighbours are a range."""
     keys = _of_conditions(run)
     if len(keys) != 1 or not pd.api.types.is_numeric_dtype(run.summary[keys[0]]):
@@ -181,7 +181,7 @@ def _place(here: Sequence[Finding], findings: Sequence[Finding], steps: bool) ->
     if steps and len(here) > 2 and list(findings[first : first + len(here)]) == list(here):
         return f" from {names[0]} to {names[-1]}"
     if len(findings) <= MOST_NAMED or len(names) <= 2:
-        return f" for {joined(names)}"
+        return f" for {'; '.join(names) if any(', ' in name for name in names) else joined(names)}"
     return f" under {len(names)} of {len(findings)} conditions"
 
 

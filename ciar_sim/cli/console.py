@@ -175,8 +175,8 @@ def roofline_lines(
 
 
 # Columns of the table of a run. Where the terminal is narrow, the last ones are left out first.
-_SHOWN = ("latency_mean_s", "latency_p95_s", "speedup", "images", "cloud_call_pct", "cloud_nll")
-_SHOWN_LAST = ("bytes_up", "bytes_down")
+_SHOWN = ("latency_mean_s", "latency_p95_s", "speedup", "cloud_call_pct", "cloud_nll")
+_SHOWN_LAST = ("images", "bytes_up", "bytes_down")
 _GAP = 2  # blanks between columns
 _TEXT_AT_LEAST = 12  # a condition or method is folded to no less than this
 

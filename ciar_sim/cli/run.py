@@ -208,7 +208,12 @@ def _run(
             click.echo(f"note: {note}")
         for line in warning_lines(result.warnings):
             click.echo(line)
+        from reports.build import answer
+        from reports.load import load_run
+
         click.echo(result.work)
+        for line in answer(load_run(result.folder)):
+            click.echo(line)
         click.echo(f"{result.report}")
     if result.failed:
         click.echo(f"{len(result.failed)} cases failed and are in no table:", err=True)

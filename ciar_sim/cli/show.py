@@ -52,7 +52,7 @@ def report(run_folders: tuple[Path, ...], out: Path | None, columns: str | None)
     if len(run_folders) == 1 and is_unfinished(run_folders[0]):
         _unfinished(run_folders[0], chosen)
         return
-    from reports.build import build_report
+    from reports.build import answer, build_report
     from reports.combined import write_comparison
     from reports.load import load_run
 
@@ -67,6 +67,8 @@ def report(run_folders: tuple[Path, ...], out: Path | None, columns: str | None)
         table = run.summary
     click.echo(summary_lines(table, chosen))
     for line in warning_lines(run.provenance.get("warnings") or []):
+        click.echo(line)
+    for line in answer(run):
         click.echo(line)
     click.echo(page)
 

@@ -1,7 +1,9 @@
 """The program as a user meets it: runs, sweeps, listings, and every kind of bad input, on a tiny pair."""
 
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -218,8 +220,12 @@ def test_sequential_requests_never_meet(sequential: Path) -> None:
 def test_report_draws_again_the_same_bytes(sequential: Path) -> None:
     before = (sequential / "report.html").read_bytes()
     (sequential / "report.html").unlink()
-    assert call("report", sequential).exit_code == 0
+    drawn = call("report", sequential)
+    assert drawn.exit_code == 0
     assert (sequential / "report.html").read_bytes() == before
+    advice = re.search(r'class="advice">([^<]+)<', before.decode())
+    assert advice is not None
+    assert html.unescape(advice[1]) in drawn.output  # the terminal says what the page begins with
 
 
 @pytest.mark.usefixtures("undrawn")
