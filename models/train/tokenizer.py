@@ -30,7 +30,8 @@ from simulator.core.rng import stream
 from simulator.core.settings import refuse
 
 HELD_OUT_SCENES = 512
-PATCH_PICTURES = 2048  # whose patches are clustered
+PATCH_PICTURES = 2048  # whose patches are clustered, where there is no encoder
+CODEBOOK_IMAGES = 256  # whose latents are clustered, where there is one; read 16 at a time
 
 
 class TokenizerConfig(Part):
@@ -162,7 +163,7 @@ class TokenizerStage:
         vq = self.model.vq
         device = vq.quant_conv.weight.device
         rows = []
-        for part in range(16):
+        for part in range(CODEBOOK_IMAGES // 16):
             if self.data is not None:
                 images = self.data.training_images(self.config.training.seed, 16 * part, 16)
             else:

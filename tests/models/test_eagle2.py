@@ -74,7 +74,7 @@ def decode_trees(p: Floats, q: Floats, runs: int, trial: Any) -> np.ndarray:
     return found
 
 
-RUNS = 20_000
+RUNS = 6_000
 
 
 def test_the_law_of_the_first_four_tokens_is_the_targets() -> None:

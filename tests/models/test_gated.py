@@ -260,7 +260,7 @@ def verified_token(seed: int, decoding: Decoding) -> int:
             reply = decode(encode(stop.value))
 
 
-RUNS = 1500
+RUNS = 800
 
 
 def chi_square(runs: int, **decoding: Any) -> float:

@@ -178,7 +178,8 @@ def test_other_settings_and_damaged_checkpoints_are_refused(tmp_path: Path) -> N
         train(LineStage(), SETTINGS, tmp_path)
 
 
-def test_the_tokenizer_stage_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_the_tokenizer_stage_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.train.tokenizer.CODEBOOK_IMAGES", 16)
     config = TokenizerConfig.model_validate(TINY_TOKENIZER)
 
     class Stopping(TokenizerStage):
