@@ -205,7 +205,8 @@ def test_ciar_sends_pending_tokens_with_a_feature_each_and_never_the_tail(tiny_p
 
 
 def test_batch_size_changes_no_token_in_float64(tiny_pair: Pair, recorded: Recorded) -> None:
-    for name, settings in METHODS_UNDER_TEST:
+    """Every method alone; its other settings meet other batches in `test_the_seed_decides_the_tokens`."""
+    for name, settings in dict(reversed(METHODS_UNDER_TEST)).items():
         one, two = record(tiny_pair, sessions(tiny_pair, name, settings, {})[0])[0], recorded(name, settings, {})[0]
         assert np.array_equal(one.tokens, two.tokens)
         assert np.array_equal(one.ops, two.ops)
