@@ -80,7 +80,7 @@ class Result:
 
     @property
     def plot(self) -> "Plots":
-        """Plots on axes of your own."""
+        """Every plot of `ciar-sim plot` as a figure, and latency against quality on axes of your own."""
         from ciar_sim.plot import Plots
 
         return Plots(self.folder)

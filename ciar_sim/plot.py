@@ -1,5 +1,6 @@
-"""Plots of a result on axes of your own: `result.plot.latency_quality(ax=ax)`."""
+"""Plots of a result: `result.plot.figure("speed-up")`, or on axes of your own `result.plot.latency_quality(ax=ax)`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,42 @@ class Plots:
     """The plots of one run folder. Those of the report are files in its plots/."""
 
     folder: Path
+
+    def figure(
+        self,
+        kind: str,
+        *,
+        width: float | None = None,
+        height: float | None = None,
+        methods: Sequence[str] = (),
+        where: Sequence[str] = (),
+        by: str | None = None,
+        titles: bool = True,
+    ) -> Any:
+        """A plot as `ciar-sim plot` draws it.
+
+        Args:
+            kind: Its kind, such as "speed-up".
+            width: In inches, 3.3 for a column of a paper; wide where None.
+            height: In inches; the plot's own choice where None.
+            methods: Names or labels of those to draw; empty for all.
+            where: Swept values to draw, such as "network.preset=lte"; empty for all.
+            by: Swept key of the panels of latency-quality, or of the axis of sweep, speed-up and load.
+            titles: Whether it has headings and a footnote.
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            CiarSimError: No such kind, or the run cannot give it; the message says what would.
+        """
+        from reports.figure import Form
+        from reports.kinds import KINDS, plot
+        from reports.load import load_run
+
+        if kind not in KINDS:
+            raise CiarSimError(f"plot {kind}: not a kind of plot{did_you_mean(kind, KINDS)}")
+        return plot(load_run(self.folder), kind, Form(width, height, titles), methods, by, where)
 
     def latency_quality(self, ax: Any = None, *, condition: str | None = None, metric: str | None = None) -> Any:
         """Mean latency against a quality metric, a point per method with its 95 % intervals, and the Pareto front as stairs.
@@ -51,7 +88,7 @@ class Plots:
         with styled():
             if ax is None:
                 ax = new_figure(4.6, 3.4).subplots()
-            look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
+            look = looks(run.series)
             for _, row in cases.iterrows():
                 one = look[str(row["label"])]
                 x, y = float(row["latency_mean_s"]), float(row[name])

@@ -14,12 +14,13 @@ from matplotlib.patches import Rectangle
 
 from ciar_sim.cli import plot as command
 from ciar_sim.cli.main import main
+from ciar_sim.plot import Plots
 from reports.figure import Form, laid_out, styled
 from reports.kinds import KINDS, of_methods, of_values, plot, plot_bytes
 from reports.load import Run, load_run
 from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
 from reports.setting_plots import knee
-from simulator.core.errors import RunFolderError
+from simulator.core.errors import CiarSimError, RunFolderError
 from simulator.results.columns import SAMPLED
 from tests.reports.build import SWEEP, case, words, write
 
@@ -266,6 +267,15 @@ def test_swept_values_are_those_asked_for(runs: dict[str, Run]) -> None:
         of_values(run, ["network.up_mbps=5"])
     with pytest.raises(RunFolderError, match=r"network.rtt_ms has no value '7' in this run; it has "):
         of_values(run, ["network.rtt_ms=7"])
+
+
+def test_every_kind_is_a_figure_in_python(runs: dict[str, Run]) -> None:
+    plots = Plots(runs["rtt"].folder)
+    figure = plots.figure("speed-up", width=3.3, titles=False)
+    assert figure.get_figwidth() == 3.3
+    assert words(figure) == words(plot(runs["rtt"], "speed-up", Form(3.3, None, False)))
+    with pytest.raises(CiarSimError, match=r"plot speedup: not a kind of plot; did you mean speed-up"):
+        plots.figure("speedup")
 
 
 def test_a_method_keeps_its_look_in_a_selection(runs: dict[str, Run]) -> None:
