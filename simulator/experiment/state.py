@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from simulator.core.errors import CiarSimError, RecordingError, error_context
+from simulator.core.errors import ComputeError, RecordingError, error_context
 from simulator.experiment.calibrate import PROMPTS, ROUNDS
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.estimate import size_of
@@ -51,6 +51,10 @@ class State:
     manifest: PairManifest
 
 
+class _NotMeasured(Exception):
+    """Compute times of this machine are yet to be measured."""
+
+
 def state_of(
     scenario: Scenario,
     recordings: RecordingCache,
@@ -83,9 +87,16 @@ def state_of(
         searched = sum((ROUNDS + 1) * (target.prompts or PROMPTS) for target in targets.values())
         known = [case for case in cases if case.method.target is None]
     plan = Plan(known, manifest, scenes)
+
+    def measured() -> Profile:
+        try:
+            return profile()
+        except ComputeError:
+            raise _NotMeasured from None
+
     try:
-        costs = CostTable(manifest, [*cases, *trials], profile)
-    except CiarSimError:  # they are yet to be measured
+        costs = CostTable(manifest, [*cases, *trials], measured)
+    except _NotMeasured:
         costs = None
     simulated = [] if costs is None else [case for case in known if kept.has(key_of(case, costs, plan))]
     there = {case.index for case in simulated}

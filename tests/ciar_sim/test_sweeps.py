@@ -47,6 +47,14 @@ def test_a_dry_run_says_what_is_to_be_done_and_writes_nothing(folder: Path) -> N
     assert written(folder) == set()
 
 
+def test_a_dry_run_refuses_what_the_run_would_but_not_times_that_are_yet_to_be_measured(folder: Path) -> None:
+    local = call("run", "s.yaml", "--set", "compute={device: {model: pair}, cloud: {model: pair}}", "--dry-run")
+    assert local.exit_code == 0, local.output
+    larger = call("run", "s.yaml", "--set", "compute={cloud: {model: llamagen-xl}}", "--dry-run")
+    assert larger.exit_code == 2
+    assert "makes 256 image tokens, the pair 16; they must be equal" in larger.output
+
+
 def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> None:
     first = call("sweep", "s.yaml", "--axis", "network.rtt_ms=10,40", "--quiet")
     assert first.exit_code == 0, first.output
