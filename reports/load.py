@@ -119,7 +119,6 @@ class Run:
             table = _table(data, ["case", "requested_s", "latency_s"])
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.folder / 'requests.parquet'} cannot be read: {error}") from None
-        check_requests(table, self.summary, self.folder)
         return table
 
     @cached_property
@@ -181,7 +180,7 @@ def load_run(folder: Path) -> Run:
     scenario = _bytes(folder, "scenario.yaml").decode(errors="replace")
     summary = with_words(table, swept, name)
     run = Run(name, scenario, provenance, swept, summary, _images(folder), _queue(folder), folder)
-    _ = run.requests  # checked before anything is made of the rest
+    check_requests(run.requests, summary, folder)  # before anything is made of the rest
     return run
 
 

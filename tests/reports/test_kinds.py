@@ -269,6 +269,14 @@ def test_swept_values_are_those_asked_for(runs: dict[str, Run]) -> None:
         of_values(run, ["network.rtt_ms=7"])
 
 
+def test_latencies_of_a_selection_are_drawn(runs: dict[str, Run]) -> None:
+    """The requests are those of the whole run, whichever methods and values are drawn."""
+    run = runs["rtt"]
+    value = run.summary["network.rtt_ms"].iloc[0]
+    figure = plot(run, "latency-cdf", COLUMN, ["base"], where=[f"network.rtt_ms={value:g}"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["base"]
+
+
 def test_every_kind_is_a_figure_in_python(runs: dict[str, Run]) -> None:
     plots = Plots(runs["rtt"].folder)
     figure = plots.figure("speed-up", width=3.3, titles=False)
