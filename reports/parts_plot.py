@@ -34,7 +34,9 @@ def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> F
         _panel(ax, said, cases, max(longest) if shared else own, form)
     axes[-1].set_xlabel(LATENCY.heading)
     handles = [
-        Patch(color=colour, label=part.removesuffix("_s").replace("_", " ")) for part, colour in PART_COLOURS.items()
+        Patch(color=colour, label=part.removesuffix("_s").replace("_", " "))
+        for part, colour in PART_COLOURS.items()
+        if any((cases[part] > 0).any() for _, cases in shown)
     ]
     notes = [
         "The mean per image, along the critical path; the parts of a bar add up to it.",
