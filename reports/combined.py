@@ -19,7 +19,7 @@ MARK = "comparison.json"
 
 
 def combined(runs: Sequence[Run]) -> Run:
-    """One run with all cases; the swept key `run` stands first. Names that occur twice are told apart by a number."""
+    """One run with all cases; the swept key `run` stands first. Runs of one name go by their folders."""
     names = _names(runs)
     swept = ("run", *dict.fromkeys(key for run in runs for key in run.swept))
     tables, queues, offset = [], [], 0
@@ -79,11 +79,13 @@ def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, R
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    names: list[str] = []
-    for run in runs:
-        same = [name for name in names if name == run.name or name.startswith(f"{run.name} #")]
-        names.append(f"{run.name} #{len(same) + 1}" if same else run.name)
-    return names
+    """The scenario's name where it is the only one, else the folder's; what is still equal gets a number."""
+    own = [run.name for run in runs]
+    names = [name if own.count(name) == 1 else run.folder.resolve().name for name, run in zip(own, runs, strict=True)]
+    return [
+        f"{name} #{names[:place].count(name) + 1}" if name in names[:place] else name
+        for place, name in enumerate(names)
+    ]
 
 
 def _is_ours(folder: Path) -> bool:

@@ -29,11 +29,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_the_run_is_one_more_condition(folders: list[Path]) -> None:
     run = combined([load_run(folder) for folder in folders])
     assert run.swept == ("run", "network.preset", "cloud.replicas")
-    assert list(dict.fromkeys(run.summary["condition"])) == ["day, wifi", "night, cloud replicas 2", "day #2, wifi"]
+    assert list(dict.fromkeys(run.summary["condition"])) == ["first, wifi", "night, cloud replicas 2", "third, wifi"]
     assert list(run.summary["case"]) == [0, 1, 2, 3, 4, 5]
     assert run.provenance["warnings"] == ["night: base: the cloud was always busy"]
     means = [load_run(folder).summary["latency_mean_s"] for folder in folders]
     assert list(run.summary["latency_mean_s"]) == [value for column in means for value in column]
+    twice = combined([load_run(folders[0]), load_run(folders[0])])
+    assert list(twice.summary["run"].unique()) == ["first", "first #2"]
 
 
 def test_the_command_writes_a_folder_of_its_own_and_says_the_warnings(folders: list[Path], tmp_path: Path) -> None:
