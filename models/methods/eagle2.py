@@ -159,8 +159,7 @@ def verify_greedy(
 class Drafting:
     """The drafter's side of a session, on the device or in the cloud. Its cache keeps committed positions only."""
 
-    def __init__(self, settings: TreeSettings, policy: DecodingPolicy) -> None:
-        self.settings = settings
+    def __init__(self, policy: DecodingPolicy) -> None:
         self.policy = policy
         self._held = -1  # image positions in the cache; -1: not even the caption
 
@@ -172,6 +171,26 @@ class Drafting:
             features: float [rows, n, D], the cloud model's at the position before each token; on the first call at the
                 caption positions.
         """
+        raise NotImplementedError
+
+    def committed(self, tokens: Sequence[int], features: Any) -> Forward:
+        """The pass over decided tokens. Arguments as of `grow`."""
+        if self._held < 0:
+            op = Forward("drafter", tokens, caption=features, decides=False)
+        else:
+            op = Forward("drafter", tokens, features=features, keep=self._held, decides=False)
+        self._held = max(self._held, 0) + op.new_positions
+        return op
+
+
+class DynamicDrafting(Drafting):
+    """EAGLE-2's: the tree grows where the drafter is surest, and its best nodes are kept (`Growth`)."""
+
+    def __init__(self, settings: TreeSettings, policy: DecodingPolicy) -> None:
+        super().__init__(policy)
+        self.settings = settings
+
+    def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
         growth = Growth(self.settings.top_k)
         step = yield self.committed(tokens, features)
         growth.begin(self.policy.drafts(step.logits.unsqueeze(0))[0])
@@ -183,15 +202,6 @@ class Drafting:
             )
             growth.grow(self.policy.drafts(step.logits))
         return Drafted(growth.best(tokens[-1], self.settings.total_tokens))
-
-    def committed(self, tokens: Sequence[int], features: Any) -> Forward:
-        """The pass over decided tokens."""
-        if self._held < 0:
-            op = Forward("drafter", tokens, caption=features, decides=False)
-        else:
-            op = Forward("drafter", tokens, features=features, keep=self._held, decides=False)
-        self._held = max(self._held, 0) + op.new_positions
-        return op
 
 
 class Eagle2:
@@ -207,7 +217,7 @@ class Eagle2:
 
     def drafting(self, s: DeviceState | CloudState) -> Drafting:
         assert isinstance(self.settings, TreeSettings)
-        return Drafting(self.settings, s.policy)
+        return DynamicDrafting(self.settings, s.policy)
 
     def pack(self, drafted: Drafted) -> DraftTree:
         tree = drafted.tree

@@ -191,10 +191,9 @@ class StaticDrafting(Drafting):
     """
 
     def __init__(self, parents: Sequence[int], s: DeviceState | CloudState) -> None:
+        super().__init__(s.policy)
         self.parents = list(parents)
         self.state = s
-        self.policy = s.policy
-        self._held = -1
 
     def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
         children: dict[int, list[int]] = {}
