@@ -2,8 +2,10 @@
 
 import difflib
 import io
+import itertools
 import math
 import os
+import re
 import statistics
 import sys
 import time
@@ -401,10 +403,13 @@ def _backbones() -> Table:
 def _scenarios() -> Table:
     from ciar_sim.shipped import SCENARIOS, shipped_scenarios
 
-    table = _table("scenario", "opens with")
+    table = _table("scenario", "what it asks")
     for name in shipped_scenarios():
-        first = (SCENARIOS / f"{name}.yaml").read_text().partition("\n")[0]
-        table.add_row(f"[bold]{name}", escape(first.removeprefix("#").strip()))
+        comment = itertools.takewhile(
+            lambda line: line.startswith("#"), (SCENARIOS / f"{name}.yaml").read_text().split("\n")
+        )
+        text = " ".join(line.removeprefix("#").strip() for line in comment)
+        table.add_row(f"[bold]{name}", escape(re.split(r"(?<=[.?])\s(?=[A-Z`])", text)[0]))
     return table
 
 

@@ -46,10 +46,15 @@ def compare(folders: Sequence[Path]) -> Decision:
                 f"{other.folder} and {runs[0].folder} have no case in common: methods {', '.join(other.run.labels())} "
                 f"and {', '.join(runs[0].run.labels())}"
             )
+        alike: dict[str, list[str]] = {}
         for name, one, two in pairs:
             found = _differences(runs[0], one, other, two)
             rows += [{"run": str(other.folder), "case": name, **row} for row in found]
-            sentences.append(_sentence(runs[0], other, name, found))
+            alike.setdefault(_said(found), []).append(name)
+        told = [f"{_named(names)}: {text}." for text, names in alike.items()]
+        which = f" ({other.folder} against {runs[0].folder})"
+        # Of two runs it is said once, of more with each.
+        sentences += [f"{text}{which if not place or len(runs) > 2 else ''}" for place, text in enumerate(told)]
     facts = {"reference": str(runs[0].folder), "confidence": 0.95}
     return Decision(tuple(sentences), pd.DataFrame(rows), {}, facts)
 
@@ -195,12 +200,20 @@ def _told(name: str, before: float, after: float, half: float, paired: str) -> d
     }
 
 
-def _sentence(one: _Loaded, two: _Loaded, name: str, rows: Sequence[dict[str, Any]]) -> str:
+MOST_NAMED = 3  # cases of which the same is said
+
+
+def _named(names: Sequence[str]) -> str:
+    few = "; ".join(names[:MOST_NAMED])
+    return few if len(names) <= MOST_NAMED else f"{len(names)} cases ({few} and {len(names) - MOST_NAMED} more)"
+
+
+def _said(rows: Sequence[dict[str, Any]]) -> str:
     """The latency in words, and which quality differs."""
     found = {row["column"]: row for row in rows}
     latency = found.get("latency_s")
     if latency is None:
-        return f"{name}: no request was answered in both runs."
+        return "no request was answered in both runs"
     ends = f"({significant(latency['low'])} to {significant(latency['high'])})"
     more = latency["difference"]
     match latency["verdict"]:
@@ -216,7 +229,7 @@ def _sentence(one: _Loaded, two: _Loaded, name: str, rows: Sequence[dict[str, An
         row for column, row in found.items() if row["verdict"] in ("more", "less") and column not in (*USED, "cost_usd")
     ]
     quality = "; ".join(f"{row['column']} {significant(row['first'])} to {significant(row['other'])}" for row in told)
-    return f"{name}: {text}; {quality or 'no difference in quality'}. ({two.folder} against {one.folder})"
+    return f"{text}; {quality or 'no difference in quality'}"
 
 
 def _turned(row: dict[str, Any]) -> str:

@@ -52,7 +52,10 @@ def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
     scenario: dict[str, Any], cache: Path, runs: Path
 ) -> None:
     near = made(runs, "near", scenario, cache)
-    assert (ciar_sim.compare(near, near).table["verdict"] == "equal").all()
+    same = ciar_sim.compare(near, near)
+    assert (same.table["verdict"] == "equal").all()
+    assert len(same.sentences) == 1  # what is the same of all cases is said once
+    assert "the latency is the same; no difference in quality." in same.sentence
     other = made(runs, "other", scenario, cache, prompts__seed=5)
     shown = CliRunner().invoke(main, ["compare", str(near), str(other), "--json"])
     rows = {(row["case"], row["column"]): row for row in json.loads(shown.stdout)["table"]}
