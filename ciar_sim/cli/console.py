@@ -1,11 +1,9 @@
-"""What the command line shows: progress bars, the table and warnings of a run, and the listings of `ciar-sim list`."""
+"""What the command line shows: progress bars, the table and warnings of a run."""
 
 import difflib
 import io
-import itertools
 import math
 import os
-import re
 import statistics
 import sys
 import time
@@ -140,7 +138,7 @@ def profile_lines(profile: Profile) -> str:
                 table.add_row(role, str(rows), str(new), *(_number(1e3 * times.get(kv, math.nan), 2) for kv in cached))
     other = ", ".join(f"{kind} {1e3 * seconds:.2f} ms" for kind, seconds in profile.compute_seconds.items())
     where = f"{profile.hardware}, {profile.threads} threads, torch {profile.torch}, {profile.dtype}, {profile.runtime}"
-    return f"{_drawn(table)}\n{other}\n{where}"
+    return f"{drawn(table)}\n{other}\n{where}"
 
 
 def roofline_lines(
@@ -173,7 +171,7 @@ def roofline_lines(
             (f"fitted to the passes, {fit.runtime}", fit.hardware, fitted),
         )
     ]
-    return "\n".join([_drawn(table), *lines])
+    return "\n".join([drawn(table), *lines])
 
 
 # Columns of the table of a run. Where the terminal is narrow, the last ones are left out first.
@@ -272,7 +270,7 @@ def _block(texts: dict[str, list[str]], numbers: dict[str, list[str]], width: in
         table.add_column(name, justify="right", no_wrap=True, min_width=_longest(name, cells))
     for row in zip(*texts.values(), *numbers.values(), strict=True):
         table.add_row(*(escape(cell) for cell in row))
-    return _drawn(table, max(width, min(needed, least)))
+    return drawn(table, max(width, min(needed, least)))
 
 
 def _longest(name: str, cells: Sequence[str]) -> int:
@@ -301,131 +299,12 @@ def _number(value: float, digits: int) -> str:
     return "-" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def listing(what: str) -> str:
-    """The table of `ciar-sim list WHAT`."""
-    tables = {
-        "methods": _methods,
-        "presets": _presets,
-        "hardware": _hardware,
-        "models": _models,
-        "pairs": _pairs,
-        "backbones": _backbones,
-        "scenarios": _scenarios,
-    }
-    return _drawn(tables[what]())
-
-
-def _methods() -> Table:
-    from simulator.protocol.methods import METHODS
-
-    table = _table("method", "setting", "default", "meaning")
-    for name, kind in METHODS.items():
-        table.add_row(f"[bold]{name}", "", "", (kind.settings.__doc__ or "").split("\n\n")[0])
-        for key, field in kind.settings.model_fields.items():
-            table.add_row("", key, str(field.default), field.description or "")
-    return table
-
-
-def _presets() -> Table:
-    from simulator.pricing import catalogue
-
-    table = _table("preset", "down Mbit/s", "up Mbit/s", "RTT ms", "jitter SD ms", "source")
-    for name in catalogue.names("networks"):
-        n = catalogue.network(name)
-        table.add_row(
-            f"[bold]{name}", f"{n.down_mbps:g}", f"{n.up_mbps:g}", f"{n.rtt_ms:g}", f"{n.jitter_ms:g}", n.source
-        )
-    return table
-
-
-def _hardware() -> Table:
-    from simulator.pricing import catalogue
-
-    table = _table("hardware", "what", "fp16 TFLOP/s", "GB/s", "W", "evidence")
-    table.add_row("[bold]local", "this machine, with model: pair", "", "", "", "measured")
-    for name in catalogue.names("hardware"):
-        h = catalogue.hardware(name)
-        table.add_row(
-            f"[bold]{name}", h.title, f"{h.fp16_tflops:g}", f"{h.bandwidth_gb_s:g}", f"{h.power_w:g}", h.evidence
-        )
-    return table
-
-
-def _models() -> Table:
-    from simulator.pricing import catalogue
-
-    table = _table("model", "what", "parameters", "read by a pass", "tokens", "evidence")
-    table.add_row("[bold]pair", "the pair's own size", "", "", "", "")
-    for name in catalogue.names("models"):
-        m = catalogue.model(name)
-        counts = (f"{count / 1e6:,.0f} M" for count in (m.parameters, m.pass_parameters))
-        table.add_row(f"[bold]{name}", m.title, *counts, str(m.image_tokens), m.evidence)
-    return table
-
-
-def _pairs() -> Table:
-    from simulator.protocol.pairs import SUBJECTS, known_pairs, pair_manifest
-    from simulator.results.columns import judged
-
-    table = _table("pair", "", "")
-    for name in known_pairs():
-        m = pair_manifest(name)
-        quality = (*(judged(m.subject) if m.subject != "other" else ()), "cloud_nll")
-        rows = {
-            "draws": f"{'nothing, it is statistical' if m.statistics else SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",
-            "tokens": f"{m.grid} x {m.grid}, of {m.codebook_size} codes",
-            "cloud": f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
-            "device": f"{m.device.n_layer} layer, width {m.device.dim}" if m.device else "none",
-            "prompts": "list, file" if m.subject == "other" else f"source: {m.subject}, list, file",
-            "quality": "none" if m.statistics else ", ".join(quality),
-            **({"rates": m.statistics.source} if m.statistics else {"weights": m.weights_hash[:12]}),
-        }
-        for index, (key, value) in enumerate(rows.items()):
-            table.add_row(f"[bold]{name}" if index == 0 else "", key, value)
-    return table
-
-
-def _backbones() -> Table:
-    from simulator.protocol.backbones import BACKBONES
-
-    table = _table("pair.cloud", "what", "pixels", "guidance", "prompts")
-    for name, row in BACKBONES.items():
-        table.add_row(
-            f"[bold]{name}",
-            row.title,
-            f"{row.image_size} x {row.image_size}",
-            f"{row.guidance:g}",
-            "class labels: list, file" if row.classes else "captions: list, file",
-        )
-    return table
-
-
-def _scenarios() -> Table:
-    from ciar_sim.shipped import SCENARIOS, shipped_scenarios
-
-    table = _table("scenario", "what it asks")
-    for name in shipped_scenarios():
-        comment = itertools.takewhile(
-            lambda line: line.startswith("#"), (SCENARIOS / f"{name}.yaml").read_text().split("\n")
-        )
-        text = " ".join(line.removeprefix("#").strip() for line in comment)
-        table.add_row(f"[bold]{name}", escape(re.split(r"(?<=[.?])\s(?=[A-Z`])", text)[0]))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=column == columns[0], overflow="fold")
-    return table
-
-
 def _terminal_width() -> int:
     console = Console()
     return console.width if console.is_terminal or "COLUMNS" in os.environ else 200  # piped: wide enough not to fold
 
 
-def _drawn(renderable: Any, width: int | None = None) -> str:
+def drawn(renderable: Any, width: int | None = None) -> str:
     """The renderable as text, in colour on a terminal."""
     width = _terminal_width() if width is None else width
     console = Console(width=width)
@@ -451,7 +330,7 @@ def pareto_lines(pareto: pd.DataFrame, quality: str) -> str:
         chosen = ["" if pd.isna(row[name]) else str(row[name]) for name in swept]
         cells = [row["method"], *chosen, _number(row["latency_mean_s"], 3), _number(row[quality], 4)]
         table.add_row(*(escape(cell) for cell in cells))
-    return f"Pareto set of latency and {quality}: no other case is as fast and as good.\n{_drawn(table)}"
+    return f"Pareto set of latency and {quality}: no other case is as fast and as good.\n{drawn(table)}"
 
 
 def state_lines(state: "State", cache: Path, torch_device: str) -> list[str]:

@@ -26,9 +26,9 @@ def schema() -> None:
 def list_(what: str) -> None:
     """Show what a scenario may name: methods and settings, network presets, hardware, model sizes, model pairs, published models, and
     shipped scenarios."""
-    from ciar_sim.cli import console
+    from ciar_sim.cli.listing import listing
 
-    click.echo(console.listing(what))
+    click.echo(listing(what))
 
 
 @click.command()
