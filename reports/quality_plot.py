@@ -127,7 +127,9 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
         notes.append("Stairs: the Pareto front, by the means.")
     notes.append(left_out(len(shown), len(findings), "conditions", "evenly spaced"))
     if missing:
-        notes.append(f"The legend leaves out {missing} slower cases.")
+        notes.append(
+            f"The legend leaves out {missing} cases{' beside the front' if any(said.front for said in shown) else ''}."
+        )
     finish(figure, form, entries, (" ".join(filter(None, notes)), run.as_if))
     if not form.compact:  # in a narrow figure the legend names the points
         laid_out(figure)
@@ -211,7 +213,10 @@ def _handles(
         handles.append(Line2D([], [], **dot, mfc="white", mew=1.4, label="equal to the cloud's arg max (%)"))
     if max(len(said.cases) for said in shown) <= MOST_LABELS and not form.compact:
         return handles, 0
-    names = best_labels(run, 12 if form.compact else MOST_IN_LEGEND)
+    most = 12 if form.compact else MOST_IN_LEGEND
+    bases = run.summary.loc[run.summary["method_name"] == "base", "label"]
+    front = [name for said in shown for name in said.front]
+    names = best_labels(run, most, [*bases, *front] if front and len(run.labels()) > most else ())
     handles += [handle(name, look[name], form, line=False) for name in names]
     return handles, len(run.labels()) - len(names)
 

@@ -298,3 +298,14 @@ def test_the_knee_lies_on_the_line_that_is_drawn() -> None:
     assert knee(x, y, 20.0, log_x=True, log_y=True) == pytest.approx(2.0)  # y = 10 x is straight on both
     assert knee(x, y, 20.0, log_y=True) == pytest.approx(2.5)
     assert math.isnan(knee(x, y, 50.0, log_y=True))
+
+
+def test_a_legend_of_too_many_settings_has_base_and_the_front(tmp_path: Path) -> None:
+    cases = [case("base", 8.0, {})] + [
+        case("ciar", 1.0 + t, {"methods.ciar.threshold": t}, nll=9.0 - t if t in (1.0, 5.0) else 12.0 + t)
+        for t in map(float, range(1, 16))
+    ]
+    figure = plot(load_run(write(tmp_path / "run", cases, images=())), "latency-quality", COLUMN)
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named[2:] == ["base", "ciar threshold=1", "ciar threshold=5"]
+    assert "The legend leaves out 13 cases beside the front." in words(figure)
