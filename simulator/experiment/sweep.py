@@ -15,6 +15,7 @@ from simulator.experiment.axes import axis_place, grouped, put, value_at
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.sweep import Range, Sweep
 from simulator.protocol.methods import METHODS
+from simulator.protocol.outline import check_scales
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.statistical import check_statistical
 
@@ -120,6 +121,7 @@ def check_methods(cases: Sequence[Case], manifest: PairManifest) -> None:
     """Raises ScenarioError where a method cannot be run on the pair, or no method of the scenario can follow the fallback policy."""
     for case in cases:
         with error_context("methods", case.position):
+            check_scales(case.method.name, manifest)
             case.method.check(case.decoding, manifest)
             if manifest.statistics is not None:
                 if case.method.target is not None:

@@ -106,9 +106,14 @@ class TransformerConfig:
         return self.dim // self.n_head
 
     @property
+    def scales(self) -> tuple[int, ...]:
+        """Sides of the token maps that a pass each predicts, the smallest first (VAR); empty: a pass a token."""
+        return ()
+
+    @property
     def tokens(self) -> int:
-        """T, image tokens per image."""
-        return self.grid * self.grid
+        """T, image tokens per image, of all scales where there are several."""
+        return sum(side * side for side in self.scales or (self.grid,))
 
     @property
     def positions(self) -> int:
@@ -177,10 +182,14 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     statistics: Statistics | None = None
 
     @property
+    def scales(self) -> tuple[int, ...]:
+        """Sides of the token maps that a pass each predicts; empty for a pair that decodes token by token."""
+        return self.statistics.scales if self.statistics is not None else self.cloud.scales
+
+    @property
     def image_tokens(self) -> int:
         """T, image tokens per image, of all scales where there are several."""
-        scales = self.statistics.scales if self.statistics is not None else ()
-        return sum(side * side for side in scales or (self.grid,))
+        return sum(side * side for side in self.scales or (self.grid,))
 
     @property
     def has_drafter(self) -> bool:

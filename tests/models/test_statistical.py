@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,21 @@ import numpy as np
 import pytest
 
 import ciar_sim
+from models.images import png_bytes
 from models.pair import Pair, load_pair
 from simulator.core.errors import CiarSimError, RecordingError, ScenarioError, WeightsError
 from simulator.protocol.methods import METHODS, Decoding, GatedSettings, prefix_length
+from simulator.protocol.outline import Outline, decided_by, session_ops
 from simulator.protocol.pairs import known_pairs, pair_manifest
 from simulator.protocol.recording import CLOUD, DEVICE, FORWARD, FROM_CLOUD, REPLY, Recording, SessionSpec
-from simulator.protocol.statistical import Outline, decided_by, draw_outline, record_statistical, session_ops
+from simulator.protocol.statistical import draw_outline, record_statistical
 from tests.models.test_methods import record, spec
 
 TREE = {"total_tokens": 12, "depth": 2, "top_k": 3}
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("base", {}, {}),
     ("base", {"deliver": "ids"}, {}),
+    ("base", {"deliver": "image"}, {}),
     ("device-only", {}, {}),
     ("device-only", {}, {"text_encoder": "device"}),
     ("code", {"prefix_rate": 0.3}, {}),
@@ -61,14 +65,24 @@ def outline_of(recording: Recording, pair: Pair) -> Outline:
         if tree and len(accepted) < len(rounds):  # the image ended with an accepted draft
             accepted.append(count - 1 - sum(n + 1 for n in accepted))
     rows = replies["caption_rows"][0] if len(replies) else 0
-    return Outline(int(rows), uploads, accepted)
+    missed = bool(recording.meta["spec"]["missed_calls"])
+    return Outline(int(rows), uploads, accepted, png_bytes(recording.image), missed)
 
 
 @pytest.mark.parametrize(("name", "settings", "decoding"), CASES, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(CASES)])
 def test_a_recorded_session_is_rebuilt_from_its_statistics(
     tiny_pair: Pair, name: str, settings: dict[str, Any], decoding: dict[str, Any]
 ) -> None:
-    asked = spec(tiny_pair, name, settings, **decoding)
+    rebuilt(tiny_pair, spec(tiny_pair, name, settings, **decoding))
+
+
+def test_a_session_whose_first_reply_is_missed_is_rebuilt(tiny_pair: Pair) -> None:
+    asked = spec(tiny_pair, "code", {"prefix_rate": 0.3}, text_encoder="device")
+    rebuilt(tiny_pair, replace(asked, missed_calls=(0,)))
+
+
+def rebuilt(tiny_pair: Pair, asked: SessionSpec) -> None:
+    name = asked.method
     real = record(tiny_pair, asked)[0]
     outline = outline_of(real, tiny_pair)
     full = METHODS[name].settings.model_validate(asked.settings)
