@@ -226,7 +226,7 @@ def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) ->
 
     Args:
         path: The file.
-        containers: Keys that may hold the state dict, the first of them that does wins.
+        containers: Keys that may hold the state dict, the first of them that does wins; `a.b` is b within a.
 
     Raises:
         WeightsError: The file is missing or damaged, or holds no tensors under string keys; the message says what it holds.
@@ -248,9 +248,7 @@ def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) ->
         except Exception as error:  # a damaged pickle raises many types
             said = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise WeightsError(f"{path}: not readable as weights: {said[:200]}") from error
-    found = next(
-        (held for name in containers if isinstance(content, Mapping) and _tensors(held := content.get(name))), content
-    )
+    found = next((held for name in containers if _tensors(held := _within(content, name))), content)
     tensors = _tensors(found)
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors ({_described(content, containers)})")
@@ -273,6 +271,13 @@ def unwrapped(key: str) -> str:
 def few(keys: Sequence[str]) -> str:
     """The first keys, and how many more there are."""
     return ", ".join(keys[:LISTED]) + (f" and {len(keys) - LISTED} more" if len(keys) > LISTED else "")
+
+
+def _within(content: Any, name: str) -> Any:
+    """What a file holds under a key, or under several, one within the other, with dots between them."""
+    for key in name.split("."):
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
 
 
 def _tensors(content: Any) -> dict[str, StoredTensor]:

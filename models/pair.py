@@ -114,7 +114,12 @@ def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: to
     shape.
     """
     if isinstance(pair, PairSpec):
-        loaded: Pair = function_of(pair.backbone.load)(find_pair(pair), torch.device(torch_device), dtype)
+        found = find_pair(pair)
+        if found.manifest.scales:
+            raise WeightsError(
+                f"the pair {found.manifest.name} predicts scale by scale: it can be run; training, profiles and evaluations do not read it"
+            )
+        loaded: Pair = function_of(pair.backbone.load)(found, torch.device(torch_device), dtype)
         return loaded
     return _load_folder(pair, torch_device, dtype)
 

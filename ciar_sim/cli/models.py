@@ -38,9 +38,9 @@ class Models:
 
     def pair(self) -> Any:
         if self._pair is None:
-            from models.pair import load_pair
+            from models.recording import load_models
 
-            self._pair = load_pair(self.name, resolve_torch_device(self.torch_device))
+            self._pair = load_models(self.name, resolve_torch_device(self.torch_device))
         return self._pair
 
     def record(self, specs: Any) -> Any:
@@ -65,14 +65,14 @@ class Models:
                 parts, jobs, self.name, self.max_batch, self.cache, each, lambda *done: self.progress(stage, *done)
             )
             return
-        from models.recorder import Recorder
+        from models.recording import recorder_of
 
         before = 0
 
         def report(finished: int, sessions: int, decided: int, tokens: int) -> None:
             self.progress(stage, before + decided, each * len(specs))
 
-        recorder = Recorder(self.pair(), self.max_batch, report)
+        recorder = recorder_of(self.pair(), self.max_batch, report)
         for part in parts:
             yield from recorder.record(part)
             before += each * len(part)
@@ -112,7 +112,12 @@ class Models:
         one is measured again.
         """
         from simulator.core.errors import ComputeError
+        from simulator.protocol.pairs import pair_manifest
 
+        if pair_manifest(self.name).scales:
+            raise ComputeError(
+                "hardware local: passes of whole scales are not timed; name an accelerator (ciar-sim list hardware)"
+            )
         try:
             return self.stored_profile()
         except ComputeError:

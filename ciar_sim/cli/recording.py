@@ -104,7 +104,7 @@ def _record_part(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     import torch
 
-    from models.recorder import Recorder
+    from models.recording import recorder_of
 
     def look(*numbers: int) -> None:
         if os.getppid() != parent:
@@ -112,12 +112,12 @@ def _record_part(
 
     torch.set_num_threads(threads)
     cached = RecordingCache(cache)
-    for spec, recording in Recorder(_pair(pair), max_batch, look).record(part):
+    for spec, recording in recorder_of(_pair(pair), max_batch, look).record(part):
         cached.put(spec.key(), recording)
 
 
 @lru_cache(maxsize=1)
 def _pair(pair: "PairRef") -> Any:
-    from models.pair import load_pair
+    from models.recording import load_models
 
-    return load_pair(pair, "cpu")
+    return load_models(pair, "cpu")

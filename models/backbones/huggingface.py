@@ -374,11 +374,11 @@ def _vq(state: Mapping[str, Tensor], source: Path, highest_first: bool, normalis
     config = VQConfig(**vq_sizes(shapes, source))
     levels = len(config.encoder_ch_mult)
     attention = f"encoder.down.{levels - 1}.attn.0.norm.weight" in state
-    ours = {_vq_key(key, levels, highest_first): tensor for key, tensor in state.items()}
+    ours = {vq_key(key, levels, highest_first): tensor for key, tensor in state.items()}
     return build(lambda: VQModel(config, attention, normalised, VQ_OFFSET), ours, source, exact=True)
 
 
-def _vq_key(key: str, levels: int, highest_first: bool) -> str:
+def vq_key(key: str, levels: int, highest_first: bool) -> str:
     """Our name of a tensor of VQGAN's authors, whose decoder counts levels from the highest resolution; ours from the lowest."""
     for index, name in enumerate(("block_1", "attn_1", "block_2")):
         key = key.replace(f".mid.{name}.", f".mid.{index}.")

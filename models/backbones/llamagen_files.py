@@ -6,14 +6,14 @@ one layer under the keys of its LlamaGen port. What `ciar-sim train device` writ
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from models.checkpoint import SUFFIXES, few, read_checkpoint
+from models.checkpoint import CONTAINERS, SUFFIXES, few, read_checkpoint
 from simulator.core.errors import WeightsError
 from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, TransformerConfig, list_parts
@@ -59,17 +59,29 @@ def kind_of(shapes: Shapes) -> str:
     return "phi" if set(shapes) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"} else ""
 
 
-def recognise(place: Path) -> tuple[list[WeightFile], list[str]]:
+def recognise(
+    place: Path,
+    kind_of: Callable[[Shapes], str] = kind_of,
+    owner: str = "LlamaGen",
+    containers: Sequence[str] = CONTAINERS,
+) -> tuple[list[WeightFile], list[str]]:
     """The parts in a file or directly in a folder, and what is wrong with its other weight files.
 
-    Raises WeightsError for a single file that is not readable.
+    Args:
+        place: The file or the folder.
+        kind_of: What a state dict is, by its shapes; empty where it is nothing of the owner's.
+        owner: Whose layout it is, for messages.
+        containers: As in `read_checkpoint`.
+
+    Raises:
+        WeightsError: A single file is not readable.
     """
     alone = place.is_file()
     found = [place] if alone else sorted(path for path in place.iterdir() if path.suffix in SUFFIXES and path.is_file())
     parts, others = [], []
     for path in found:
         try:
-            shapes = own_keys(read_checkpoint(path).shapes)
+            shapes = own_keys(read_checkpoint(path, containers).shapes)
         except WeightsError as error:
             if alone:
                 raise
@@ -79,7 +91,7 @@ def recognise(place: Path) -> tuple[list[WeightFile], list[str]]:
         if kind:
             parts.append(WeightFile(path, kind, shapes))
         else:
-            others.append(f"{path.name}: its keys are none of LlamaGen's ({few(list(shapes))})")
+            others.append(f"{path.name}: its keys are none of {owner}'s ({few(list(shapes))})")
     return parts, others
 
 

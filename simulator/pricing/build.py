@@ -51,6 +51,7 @@ from simulator.protocol.pairs import (
     pair_folder,
     pair_manifest,
 )
+from simulator.protocol.var import FFN_MATRICES, MODULATION, VarConfig
 
 
 class PairShapes(Settings):
@@ -115,6 +116,8 @@ def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
             image_tokens=manifest.image_tokens,
             image_pixels=manifest.image_size**2,
             interhead=interhead,
+            ffn_matrices=FFN_MATRICES if isinstance(own, VarConfig) else 3,
+            modulation=MODULATION if isinstance(own, VarConfig) else 0,
             op_counts=op_counts,
             source=f"{MANIFEST} of the pair",
             evidence="datasheet",

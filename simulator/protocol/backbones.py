@@ -6,7 +6,8 @@ A new backbone is a row of `BACKBONES` and two functions, which the row names as
   `simulator.protocol.pairs.FoundPair`, the manifest of the pair and the file behind each of its parts. It refuses what is missing,
   ambiguous or of another layout.
 * `load(found, torch_device, dtype)` gives the `models.pair.Pair` of these files. Everything else, that is methods, recorder, sweeps and
-  training, goes on from there and knows no backbone.
+  training, goes on from there and knows no backbone. Where the manifest has scales it gives a `models.backbones.var.VarPair`, which
+  `models.recording` records and nothing else reads.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class Backbone:
 
 
 _FIND, _LOAD = "models.backbones.llamagen_files:find", "models.backbones.llamagen:load"
+_VAR = "models.backbones.var_files:find", "models.backbones.var:load"
 _HUGGING_FACE = "models.backbones.huggingface_files:find", "models.backbones.huggingface:load"
 
 BACKBONES: dict[str, Backbone] = {
@@ -50,6 +52,10 @@ BACKBONES: dict[str, Backbone] = {
     "lumina-mgpt-1024": Backbone("Lumina-mGPT in transformers' layout, 1024 pixels", *_HUGGING_FACE, 1024, 4.0),
     "janus-pro-1b": Backbone("Janus-Pro 1B in transformers' layout, 384 pixels", *_HUGGING_FACE, 384, 5.0),
     "janus-pro-7b": Backbone("Janus-Pro 7B in transformers' layout, 384 pixels", *_HUGGING_FACE, 384, 5.0),
+    "var-d16": Backbone("VAR of depth 16, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
+    "var-d20": Backbone("VAR of depth 20, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
+    "var-d24": Backbone("VAR of depth 24, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
+    "var-d30": Backbone("VAR of depth 30, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
 }
 
 

@@ -6,6 +6,8 @@ models/weights/ and go by their folder's name.
 
 A pair may also be a mapping (`PairSpec`): a published backbone with its files as they were downloaded, see
 `simulator/protocol/backbones.py`.
+
+Longer than other files, since what a manifest says and what is refused in one are read together.
 """
 
 import difflib

@@ -190,32 +190,38 @@ def weights(rng: random.Random, world: World) -> str | None:
 
 
 def backbone(rng: random.Random, world: World) -> str | None:
-    """A folder in transformers' layout with one damaged file, or a damaged training checkpoint of LlamaGen's layout."""
+    """A folder in transformers' layout or of VAR's files with one damaged file, or a damaged training checkpoint of LlamaGen's layout."""
     import shutil
 
     from models.backbones.llamagen import load_llamagen
-    from models.pair import load_pair
+    from models.recording import load_models
     from simulator.protocol.pairs import PairSpec
-    from tests.models import folders, llamagen_files
+    from tests.models import folders, llamagen_files, var_files
 
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         source = world.folder / "whole.pt"
         if not source.is_file():
             llamagen_files.write_checkpoint(source)
         path = world.folder / "fuzzed.pt"
         path.write_bytes(mutate.raw(source.read_bytes(), rng))
         return verdict(lambda: load_llamagen(path, 4, 2), path.name)
-    name = rng.choice(("anole-7b", "lumina-mgpt-768", "janus-pro-7b"))
+    name = rng.choice(("anole-7b", "lumina-mgpt-768", "janus-pro-7b", "var-d30"))
     whole, folder = world.folder / f"whole-{name}", world.folder / "backbone"
     if not whole.is_dir():
-        folders.janus(whole) if name.startswith("janus") else folders.chameleon(whole, pixels=8)
+        if name == "var-d30":
+            var_files.write(whole)
+        else:
+            folders.janus(whole) if name.startswith("janus") else folders.chameleon(whole, pixels=8)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder)
-    texts = ("config.json", "tokenizer.json")
+    texts = () if name == "var-d30" else ("config.json", "tokenizer.json")
     path = rng.choice([*(folder / one for one in texts), *sorted(path for path in folder.rglob("*") if path.is_file())])
     content = path.read_bytes()
     path.write_bytes(damaged_json(content.decode(), rng) if path.suffix == ".json" else mutate.raw(content, rng))
-    return verdict(lambda: load_pair(PairSpec(cloud=name, weights=str(folder))).text.encode("a red bus"), "backbone")
+    device = str(folder / "device") if name == "var-d30" else None
+    prompt = "7" if name == "var-d30" else "a red bus"
+    spec = PairSpec(cloud=name, weights=str(folder), device=device)
+    return verdict(lambda: load_models(spec).text.encode(prompt), "backbone")
 
 
 def judge(rng: random.Random, world: World) -> str | None:

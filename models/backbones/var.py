@@ -1,0 +1,90 @@
+"""VAR's models from its released files; `models.backbones.var_files` says which file is which part."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.backbones.huggingface import vq_key
+from models.backbones.t5 import ClassLabels
+from models.backbones.var_files import ENCODER, IGNORED, VAE_CONTAINERS, VAR_CONTAINERS, var_shape
+from models.state import build, read_state, refuse_nonfinite
+from models.var.tokenizer import VarTokenizer
+from models.var.transformer import VarTransformer
+from models.vq import VQConfig
+from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import FoundPair, PairManifest
+from simulator.protocol.var import SCALES
+
+
+@dataclass(frozen=True)
+class VarPair:
+    """A loaded pair that predicts scale by scale, in `eval()` mode on `torch_device`; its transformers have `dtype`, the tokenizer at
+    least float32.
+
+    Attributes:
+        manifest: what it holds.
+        text: reads class labels.
+        tokenizer: turns codes of all scales into an image.
+        cloud: the cloud's model.
+        device: the device's model, None where the cloud decodes alone.
+        torch_device: where the tensors are.
+        dtype: of the weights.
+    """
+
+    manifest: PairManifest
+    text: ClassLabels
+    tokenizer: VarTokenizer
+    cloud: VarTransformer
+    device: VarTransformer | None
+    torch_device: torch.device
+    dtype: torch.dtype
+
+
+def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> VarPair:
+    """The pair of VAR's files. Raises WeightsError."""
+    paths = {part: files[0] for part, files in found.files.items()}
+    cloud = load_var(paths["cloud"])
+    device = load_var(paths["device"]) if "device" in paths else None
+    tokenizer = load_var_tokenizer(paths["tokenizer"], VQConfig(**found.facts["vq"]), found.facts["phis"])
+    for part, model in (("cloud", cloud), ("device", device)):
+        if model is not None:
+            model.to(torch_device, dtype).eval().requires_grad_(False)
+            refuse_nonfinite(model.state_dict(), f"{paths[part]} in {dtype}")
+    tokenizer.to(torch_device, dtype if dtype == torch.float64 else torch.float32).eval().requires_grad_(False)
+    text = ClassLabels(found.facts["classes"])
+    return VarPair(found.manifest, text, tokenizer, cloud, device, torch_device, dtype)
+
+
+def load_var(path: Path) -> VarTransformer:
+    """A transformer from `var_d16.pth` and the like, float32, in `eval()` mode.
+
+    Raises:
+        WeightsError: The file is not readable, or keys are missing, unexpected, of another shape or not finite: all are listed.
+    """
+    state = read_state(path, VAR_CONTAINERS, finite=False)
+    state = {key: value for key, value in state.items() if not key.endswith(IGNORED)}
+    config, classes, width = var_shape({key: tuple(value.shape) for key, value in state.items()}, path)
+    return build(lambda: VarTransformer(config, classes, width), state, path, exact=True)
+
+
+def load_var_tokenizer(path: Path, config: VQConfig, phis: int) -> VarTokenizer:
+    """Quantiser and decoder from `vae_ch160v4096z32.pth`, float32, in `eval()` mode; its encoder is left out. Raises WeightsError as
+    `load_var`; keys of the decoder are named as in `models.vq`."""
+    state: dict[str, Tensor] = {}
+    levels = len(config.decoder_ch_mult)
+    for theirs, tensor in read_state(path, VAE_CONTAINERS, finite=False).items():
+        if theirs.startswith(ENCODER):
+            continue
+        key = vq_key(theirs, levels, highest_first=True)
+        if ".qkv." in key:  # queries, keys and values of one convolution
+            if tensor.dim() == 0 or len(tensor) % 3:
+                raise WeightsError(f"{path}: {theirs} has shape {list(tensor.shape)}, needed three equal parts")
+            state |= {
+                key.replace(".qkv.", f".{name}."): part
+                for name, part in zip("qkv", tensor.tensor_split(3), strict=True)
+            }
+        else:
+            state[key] = tensor
+    return build(lambda: VarTokenizer(config, SCALES, phis), state, path, exact=True)

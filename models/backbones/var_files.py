@@ -1,0 +1,151 @@
+"""VAR's files as they are downloaded, recognised by their keys: which part each one is, and the shapes they hold. No torch.
+
+Source: FoundationVision/var, `var_d16.pth` to `var_d30.pth` and `vae_ch160v4096z32.pth`, state dicts as they are; VAR's training leaves
+both in one file, under `trainer`.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from models.backbones.llamagen_files import Shapes, WeightFile, recognise, the_one
+from models.checkpoint import CONTAINERS
+from simulator.core.errors import WeightsError
+from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, list_parts
+from simulator.protocol.var import SCALES, VarConfig
+
+VAR_CONTAINERS = ("trainer.var_wo_ddp", *CONTAINERS)
+VAE_CONTAINERS = ("trainer.vae_local", *CONTAINERS)
+# Tables that the transformer's files carry, and what of the image tokenizer only an encoder needs.
+IGNORED = ("lvl_1L", "attn_bias_for_masking", ".zero_k_bias")
+ENCODER = ("encoder.", "quant_conv.", "quantize.ema_vocab_hit_SV")
+
+
+def kind_of(shapes: Shapes) -> str:
+    """`var` or `tokenizer`; empty where a state dict is nothing of VAR's."""
+    if "word_embed.weight" in shapes or "pos_1LC" in shapes:
+        return "var"
+    return "tokenizer" if any(key.startswith("quantize.quant_resi.") for key in shapes) else ""
+
+
+def find(spec: PairSpec) -> FoundPair:
+    """The pair that VAR's files make. Raises WeightsError."""
+    for key in ("text", "heads"):
+        if getattr(spec, key) is not None:
+            raise WeightsError(f"pair.{key} has no use: {spec.cloud} takes class labels, and its files tell its heads")
+    place = Path(spec.weights)
+    cloud = _var(place, spec.cloud, "weights", (spec.cloud.rpartition("-")[2],))
+    config, classes, width = var_shape(cloud.shapes, cloud.path)
+    beside = Path(spec.tokenizer) if spec.tokenizer else place if place.is_dir() else place.parent
+    found, others = recognise(beside, kind_of, "VAR", VAE_CONTAINERS)
+    tokenizer = the_one(
+        [part for part in found if part.kind == "tokenizer"], "image tokenizer", beside, others, "tokenizer", ()
+    )
+    vq, phis = tokenizer_shape(tokenizer.shapes, tokenizer.path)
+    if (vq["codebook_size"], vq["codebook_dim"]) != (config.vocab_size, width):
+        raise WeightsError(
+            f"{tokenizer.path}: {vq['codebook_size']} codes of width {vq['codebook_dim']}, needed {config.vocab_size} of "
+            f"width {width}, those of {cloud.path}"
+        )
+    size = config.grid * 2 ** (len(vq["decoder_ch_mult"]) - 1)
+    if spec.image_size not in (None, size):
+        raise WeightsError(f"{tokenizer.path}: makes images of {size} pixels, not of pair.image_size {spec.image_size}")
+    files: dict[str, tuple[Path, ...]] = {"cloud": (cloud.path,), "tokenizer": (tokenizer.path,)}
+    device = None
+    if spec.device is not None:
+        part = _var(Path(spec.device), "the device", "device", ())
+        device, *rest = var_shape(part.shapes, part.path)
+        if (device.vocab_size, *rest) != (config.vocab_size, classes, width):
+            raise WeightsError(
+                f"{part.path}: {device.vocab_size} codes of width {rest[1]} and {rest[0]} classes, the cloud model has "
+                f"{config.vocab_size} of width {width} and {classes}"
+            )
+        files["device"] = (part.path,)
+    manifest = PairManifest(
+        format=FORMAT,
+        name=spec.cloud,
+        image_size=size,
+        grid=config.grid,
+        codebook_size=config.vocab_size,
+        caption_slots=config.caption_slots,
+        caption_dim=config.caption_dim,
+        cloud=config,
+        device=device,
+        files=list_parts(files),
+        subject="other",
+        guidance=spec.backbone.guidance,
+        backbone=spec.cloud,
+    )
+    decoder = {"latent_side": config.grid, "ch_mult": vq["decoder_ch_mult"]}
+    decoder |= {name: vq[name] for name in ("ch", "z_channels", "codebook_dim", "num_res_blocks")}
+    return FoundPair(spec, manifest, files, decoder, {}, {"vq": vq, "phis": phis, "classes": classes, "width": width})
+
+
+def _var(place: Path, what: str, key: str, hints: tuple[str, ...]) -> WeightFile:
+    """The transformer in a file or a folder. Raises WeightsError."""
+    found, others = recognise(place, kind_of, "VAR", VAR_CONTAINERS)
+    return the_one([part for part in found if part.kind == "var"], what, place, others, key, hints)
+
+
+def var_shape(shapes: Shapes, source: Path) -> tuple[VarConfig, int, int]:
+    """The configuration of a transformer, its classes without the null class, and the width of a code. Raises WeightsError."""
+
+    def shape(key: str, dims: int = 2) -> tuple[int, ...]:
+        found = shapes.get(key)
+        if found is None:
+            raise WeightsError(f"{source}: {key} is missing: not a checkpoint of VAR")
+        if len(found) != dims:
+            raise WeightsError(f"{source}: {key} has shape {list(found)}, needed {dims} dimensions")
+        return found
+
+    if "shared_ada_lin.1.weight" in shapes:
+        raise WeightsError(
+            f"{source}: its layers share their adaptive norms, as those of VAR-d36 do; models of 256 pixels are read"
+        )
+    dim, width = shape("word_embed.weight")
+    tokens = shape("pos_1LC", 3)[1]
+    if tokens != sum(side * side for side in SCALES):
+        raise WeightsError(
+            f"{source}: {tokens} positions, needed {sum(side * side for side in SCALES)}: those of the scales "
+            f"{', '.join(map(str, SCALES))}"
+        )
+    layers = sorted({key.split(".")[1] for key in shapes if key.startswith("blocks.")})
+    for index in layers:
+        if not (index.isascii() and index.isdigit() and len(index) < 5):
+            raise WeightsError(f"{source}: keys under blocks must be numbered, got blocks.{index[:40]}")
+    heads = shape("blocks.0.attn.scale_mul_1H11", 4)[1]
+    hidden = shape("blocks.0.ffn.fc1.weight")[0]
+    try:
+        config = VarConfig(
+            1 + max(map(int, layers)), heads, dim, hidden, shape("head.weight")[0], 1, 1, SCALES[-1], norm_eps=1e-6
+        )
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}") from error
+    return config, shape("class_emb.weight")[0] - 1, width
+
+
+def tokenizer_shape(shapes: Shapes, source: Path) -> tuple[dict[str, Any], int]:
+    """The arguments of `models.vq.VQConfig` of a tokenizer's decoder, and how many convolutions phi there are. Raises WeightsError."""
+
+    def first(key: str) -> int:
+        if not shapes.get(key):
+            raise WeightsError(f"{source}: {key} is missing: not an image tokenizer of VAR")
+        return shapes[key][0]
+
+    def count(pattern: str) -> int:
+        return len({found[1] for key in shapes if (found := re.match(pattern, key))})
+
+    levels = range(min(count(r"decoder\.up\.(\d+)\."), 11))
+    widths = [first(f"decoder.up.{level}.block.0.conv1.weight") for level in levels]
+    if not widths or any(width % widths[0] for width in widths) or widths[0] % 32:
+        raise WeightsError(f"{source}: its levels are not those of VAR's layout: channels {widths}")
+    mult = tuple(width // widths[0] for width in widths)
+    return {
+        "codebook_size": first("quantize.embedding.weight"),
+        "codebook_dim": shapes["quantize.embedding.weight"][-1],
+        "ch": widths[0],
+        "encoder_ch_mult": mult,
+        "decoder_ch_mult": mult,
+        "z_channels": first("post_quant_conv.weight"),
+        "num_res_blocks": count(r"decoder\.up\.0\.block\.(\d+)\.") - 1,
+    }, max(1, count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."))
