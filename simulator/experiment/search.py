@@ -60,12 +60,15 @@ def calibration_warnings(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Warnings about call rates that other captions may miss by more than a point."""
     found = []
     for title, one in told.items():
-        asked, error = one.get("call_pct_asked", one["call_pct"]), one["call_pct_se"]
-        off = abs(one["call_pct"] - asked) + (1.96 * error if math.isfinite(error) else 0.0)
+        half = 1.96 * one["call_pct_se"]
+        captions, interval = f"{one['prompts']} captions", f"95 % interval of the mean: +- {half:.1f}"
+        if not math.isfinite(half):
+            captions, interval, half = "one caption", "its standard error is unknown", 0.0
+        off = abs(one["call_pct"] - one.get("call_pct_asked", one["call_pct"])) + half
         if off > 1.0 and one["prompts"]:
             found.append(
-                f"{title}: calibrated on {one['prompts']} captions, whose calls are {one['call_pct']:.1f} % (95 % interval of the mean: "
-                f"+- {1.96 * error:.1f}); threshold_mode even keeps every image to its share, more prompts narrow the interval"
+                f"{title}: calibrated on {captions}, whose calls are {one['call_pct']:.1f} % ({interval}); "
+                "threshold_mode even keeps every image to its share, more prompts narrow the interval"
             )
     return found
 

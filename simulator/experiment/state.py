@@ -37,6 +37,7 @@ class State:
         requests: Requests of the cases that are yet to be simulated, about.
         plan: Sessions by case.
         costs: Compute times; None where they are yet to be measured.
+        manifest: What the pair's models are.
     """
 
     cases: list[Case]

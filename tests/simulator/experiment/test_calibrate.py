@@ -360,10 +360,12 @@ def test_a_rate_that_other_captions_may_miss_is_said() -> None:
         "sure": {"call_pct_asked": 30.0, "call_pct": 30.2, "call_pct_se": 0.2, "prompts": 64},
         "random": {"call_pct_asked": 30.0, "call_pct": 30.0, "call_pct_se": 0.0, "prompts": 0},
         "single": {"call_pct_asked": 30.0, "call_pct": 30.0, "call_pct_se": math.nan, "prompts": 1},
+        "single, off": {"call_pct_asked": 30.0, "call_pct": 32.0, "call_pct_se": math.nan, "prompts": 1},
     }
+    advice = "threshold_mode even keeps every image to its share, more prompts narrow the interval"
     assert calibration_warnings(told) == [
-        "wide: calibrated on 64 captions, whose calls are 30.2 % (95 % interval of the mean: +- 2.9); "
-        "threshold_mode even keeps every image to its share, more prompts narrow the interval"
+        f"wide: calibrated on 64 captions, whose calls are 30.2 % (95 % interval of the mean: +- 2.9); {advice}",
+        f"single, off: calibrated on one caption, whose calls are 32.0 % (its standard error is unknown); {advice}",
     ]
 
 
