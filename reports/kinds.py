@@ -1,6 +1,5 @@
 """The plots that `ciar-sim plot` draws from a run folder, each by its name."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from reports.setting_plots import heat_maps, latency_cdf, load_axis, load_curves
 from reports.sweep_plot import numeric_axes, speedup_along, sweep
 from reports.words import absent, number, shortened
 from simulator.core.errors import RunFolderError
+from simulator.core.yamlfile import did_you_mean
 
 
 class Asked(NamedTuple):
@@ -224,8 +224,7 @@ def of_methods(run: Run, methods: Sequence[str]) -> Run:
     known = list(dict.fromkeys([*map(str, summary["label"]), *map(str, summary["method_name"])]))
     for name in methods:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 3, 0.4) or known
-            raise RunFolderError(f"--methods {name!r}: this run has no such method; it has {', '.join(near[:6])}")
+            raise RunFolderError(f"--methods {name!r}: this run has no such method{did_you_mean(name, known)}")
     kept = summary["label"].isin(list(methods)) | summary["method_name"].isin(list(methods))
     names = set(summary.loc[kept, "label"])
     images = tuple(one for one in run.images if one.method in names or one.method in methods)

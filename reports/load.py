@@ -20,6 +20,11 @@ from reports.words import NAMED_KEYS, condition, label, shortened
 from simulator.core.errors import RunFolderError
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
 
+TYPES = {  # of what is read of provenance.json
+    "warnings": (list, "a list of texts"),
+    "notes": (list, "a list of texts"),
+    "columns": (dict, "a mapping"),
+}
 REQUIRED = ("case", "method", "method_name", "images", "latency_mean_s")  # others are NaN where summary.csv lacks them
 
 
@@ -160,6 +165,10 @@ def load_run(folder: Path) -> Run:
         raise RunFolderError(
             f"{folder} has run format {provenance.get('run_format')}, this program reads {RUN_FORMAT}; run it again"
         )
+    for key, (kind, words) in TYPES.items():
+        found = provenance.get(key) or kind()
+        if not isinstance(found, kind) or (kind is list and not all(isinstance(one, str) for one in found)):
+            raise RunFolderError(f"{folder / 'provenance.json'} cannot be read: {key} must be {words}")
     try:
         text = pd.read_csv(io.BytesIO(_bytes(folder, "summary.csv")), dtype=str, keep_default_na=False)
         columns = list(text.columns)
@@ -232,7 +241,16 @@ def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:
     except ValueError:
         if may_be_text:
             return cells.astype(object)
-        raise
+        line, cell = next((line, cell) for line, cell in enumerate(cells, start=2) if not _is_number(cell))
+        raise ValueError(f"line {line}: {cells.name} must be a number or NaN, got {cell[:40]!r}") from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _bytes(folder: Path, name: str) -> bytes:
@@ -246,8 +264,13 @@ def _bytes(folder: Path, name: str) -> bytes:
 
 
 def _table(data: bytes, columns: list[str]) -> pd.DataFrame:
-    """Columns of a Parquet file, read without what pyarrow loads for files in several parts."""
+    """Columns of numbers of a Parquet file, read without what pyarrow loads for files in several parts. Raises ValueError without one."""
     table: pd.DataFrame = pq.ParquetFile(io.BytesIO(data)).read(columns).to_pandas()
+    for name in columns:
+        if name not in table:
+            raise ValueError(f"no column {name}")
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise ValueError(f"column {name} holds {table[name].dtype}, needed numbers")
     return table
 
 
@@ -275,9 +298,15 @@ def _images(folder: Path) -> tuple[RunImage, ...]:
                 raise RunFolderError(
                     f"{folder / 'images'} cannot be read: {entry['file']!r} is not the name of a file in it"
                 )
+            for key, kind in (("method", str), ("prompt", int), ("text", str), ("kind", str)):
+                if not isinstance(entry[key], kind):
+                    raise TypeError(f"{key} of {entry['file']} in index.json is {str(entry[key])[:40]!r}")
             png = _bytes(folder, f"images/{entry['file']}")
-            with Image.open(io.BytesIO(png)) as image:
-                pixels = np.asarray(image)
+            try:
+                with Image.open(io.BytesIO(png)) as image:
+                    pixels = np.asarray(image)
+            except (OSError, ValueError, SyntaxError) as error:
+                raise TypeError(f"{entry['file']} is no whole PNG file ({type(error).__name__})") from None
             if entry["kind"] != "image":
                 value = entry["low"] + pixels[..., 0] / 255.0 * (entry["high"] - entry["low"])
                 pixels = np.where(pixels[..., 1] > 0, value, math.nan)

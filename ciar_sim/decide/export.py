@@ -249,14 +249,17 @@ _LATEX = {
 }
 
 
+def latex_text(cell: str) -> str:
+    """A cell's text for LaTeX. The end of the row before would take a first [ or * for its own, so these stand in braces."""
+    text = "".join(_LATEX.get(one, f"\\{one}" if one in "&%$#_{}" else one) for one in cell)
+    return f"{{{text}}}" if text.startswith(("[", "*")) else text
+
+
 def _latex(folder: Path, means: Means) -> str:
     head, rows = _cells(folder)
     text = len(head) - len(TABLE) - 1
 
-    def escaped(cell: str) -> str:
-        return "".join(_LATEX.get(one, f"\\{one}" if one in "&%$#_{}" else one) for one in cell)
-
-    lines = [" & ".join(map(escaped, row)) + r" \\" for row in (head, *rows)]
+    lines = [" & ".join(map(latex_text, row)) + r" \\" for row in (head, *rows)]
     body = "\n".join([lines[0], r"\midrule", *lines[1:]])
     columns = "l" * text + "r" * (len(head) - text)
     return f"% needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"

@@ -1,8 +1,11 @@
 """The report page and its files: what it says, that it is self-contained, and which folders are refused."""
 
+import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -148,6 +151,53 @@ def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> Non
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / name).unlink()
     with pytest.raises(RunFolderError, match=re.escape(name)):
+        build_report(tmp_path / "run")
+
+
+def other_columns(name: str, **changes: object) -> Callable[[Path], None]:
+    """A Parquet file with columns changed, or left out where None."""
+
+    def change(folder: Path) -> None:
+        table = pd.read_parquet(folder / name)
+        kept = table.drop(columns=[key for key, value in changes.items() if value is None])
+        kept.assign(**{key: value for key, value in changes.items() if value is not None}).to_parquet(folder / name)
+
+    return change
+
+
+def other_json(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    return lambda folder: (
+        (folder / name).write_text(json.dumps(change(json.loads((folder / name).read_text())))) and None
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_columns("requests.parquet", latency_s=None), r"requests\.parquet cannot be read: no column latency_s"),
+        (other_columns("requests.parquet", latency_s="x"), r"requests\.parquet cannot be read: column latency_s holds"),
+        (other_columns("queue.parquet", queued=None), r"queue\.parquet cannot be read: no column queued"),
+        (other_columns("queue.parquet", queued="x"), r"queue\.parquet cannot be read: column queued holds"),
+        (other_json("provenance.json", lambda held: {**held, "warnings": 5}), "warnings must be a list of texts"),
+        (other_json("provenance.json", lambda held: {**held, "notes": [5]}), "notes must be a list of texts"),
+        (other_json("provenance.json", lambda held: {**held, "columns": "x"}), "columns must be a mapping"),
+        (
+            other_json("images/index.json", lambda held: [{**held[0], "method": 7}]),
+            r"method of \S+ in index\.json is '7'",
+        ),
+        (lambda folder: (folder / "images" / "base_0.png").write_bytes(b"x"), r"base_0\.png is no whole PNG file"),
+        (
+            lambda folder: (folder / "summary.csv").write_text((folder / "summary.csv").read_text().replace("NaN", "")),
+            r"line \d+: \w+ must be a number or NaN, got ''",
+        ),
+    ],
+)
+def test_files_with_other_content_are_named(
+    folder: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    damage(tmp_path / "run")
+    with pytest.raises(RunFolderError, match=message):
         build_report(tmp_path / "run")
 
 

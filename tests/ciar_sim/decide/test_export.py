@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import ciar_sim
 from ciar_sim.cli.main import main
+from ciar_sim.decide.export import latex_text
 from ciar_sim.decide.rounds import Round, call_seconds, rounds_of
 from simulator.protocol.cache import RecordingCache
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
@@ -129,6 +130,13 @@ def test_tables(run: Path, tmp_path: Path) -> None:
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.replace(r"\&", "").count("&") for line in rows} == {6}
     assert r"\begin{tabular}{llrrrrr}" in text
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"), [("[x]", "{[x]}"), ("*", "{*}"), ("x[1]", "x[1]"), ("~", r"\textasciitilde{}")]
+)
+def test_no_label_is_a_command_of_latex(cell: str, text: str) -> None:
+    assert latex_text(cell) == text
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
