@@ -20,7 +20,7 @@ from reports.words import NAMED_KEYS, condition, label, shortened
 from simulator.core.errors import RunFolderError
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
 
-TYPES = {  # of what is read of provenance.json
+TYPES: dict[str, tuple[type, str]] = {  # of what is read of provenance.json
     "warnings": (list, "a list of texts"),
     "notes": (list, "a list of texts"),
     "columns": (dict, "a mapping"),
@@ -271,6 +271,8 @@ def _table(data: bytes, columns: list[str]) -> pd.DataFrame:
             raise ValueError(f"no column {name}")
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise ValueError(f"column {name} holds {table[name].dtype}, needed numbers")
+        if not np.isfinite(table[name]).all():
+            raise ValueError(f"column {name} holds values that are not finite")
     return table
 
 

@@ -71,6 +71,12 @@ class _Loaded:
             raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: {error}") from None
         if missing := [name for name in ("case", "request", "prompt", "requested_s") if name not in self.requests]:
             raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: no column {missing[0]}")
+        texts = ("method", "method_name", *self.run.swept)
+        for name, column in self.requests.items():
+            if name not in texts and not pd.api.types.is_numeric_dtype(column):
+                raise RunFolderError(
+                    f"{folder / 'requests.parquet'} cannot be read: column {name} holds {column.dtype}, needed numbers"
+                )
         cases = self.run.summary["case"]
         if cases.tolist() != list(range(len(cases))):
             raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: its cases are not numbered from 0 on")

@@ -1,6 +1,7 @@
 """The report page and its files: what it says, that it is self-contained, and which folders are refused."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -176,6 +177,7 @@ def other_json(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None
     [
         (other_columns("requests.parquet", latency_s=None), r"requests\.parquet cannot be read: no column latency_s"),
         (other_columns("requests.parquet", latency_s="x"), r"requests\.parquet cannot be read: column latency_s holds"),
+        (other_columns("requests.parquet", requested_s=math.nan), "requested_s holds values that are not finite"),
         (other_columns("queue.parquet", queued=None), r"queue\.parquet cannot be read: no column queued"),
         (other_columns("queue.parquet", queued="x"), r"queue\.parquet cannot be read: column queued holds"),
         (other_json("provenance.json", lambda held: {**held, "warnings": 5}), "warnings must be a list of texts"),

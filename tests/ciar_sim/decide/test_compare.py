@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -98,6 +100,16 @@ def test_runs_of_one_case_are_compared_whatever_they_are_called(
     assert found.sentence.startswith("speculative against base: ")
     with pytest.raises(CiarSimError, match="no case in common"):
         ciar_sim.compare(one, made(runs, "rest", {**scenario, "methods": ["code", "speculative"]}, cache))
+
+
+def test_columns_of_text_where_numbers_belong_are_named(scenario: dict[str, Any], cache: Path, runs: Path) -> None:
+    one = made(runs, "single", {**scenario, "methods": ["base"]}, cache)
+    other = shutil.copytree(one, runs / "damaged")
+    pd.read_parquet(other / "requests.parquet").assign(cloud_nll="x").to_parquet(other / "requests.parquet")
+    with pytest.raises(
+        CiarSimError, match=r"requests\.parquet cannot be read: column cloud_nll holds \w+, needed numbers"
+    ):
+        ciar_sim.compare(one, other)
 
 
 @pytest.mark.parametrize("folders", [["one"], ["one", "nowhere"]])
