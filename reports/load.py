@@ -166,7 +166,7 @@ def load_run(folder: Path) -> Run:
             f"{folder} has run format {provenance.get('run_format')}, this program reads {RUN_FORMAT}; run it again"
         )
     for key, (kind, words) in TYPES.items():
-        found = provenance.get(key) or kind()
+        found: Any = provenance.get(key) or kind()
         if not isinstance(found, kind) or (kind is list and not all(isinstance(one, str) for one in found)):
             raise RunFolderError(f"{folder / 'provenance.json'} cannot be read: {key} must be {words}")
     try:
