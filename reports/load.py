@@ -167,7 +167,7 @@ def load_run(folder: Path) -> Run:
         )
     for key, (kind, words) in TYPES.items():
         found: Any = provenance.get(key) or kind()
-        if not isinstance(found, kind) or (kind is list and not all(isinstance(one, str) for one in found)):
+        if not isinstance(found, kind) or (isinstance(found, list) and not all(isinstance(one, str) for one in found)):
             raise RunFolderError(f"{folder / 'provenance.json'} cannot be read: {key} must be {words}")
     try:
         text = pd.read_csv(io.BytesIO(_bytes(folder, "summary.csv")), dtype=str, keep_default_na=False)
