@@ -25,6 +25,8 @@ def cache(cache: Path | None, prune: bool, max_gb: float) -> None:
     folder = cache or default_cache()
     if not 0 <= max_gb <= 1e6:
         raise CiarSimError(f"--max-gb {max_gb:g}: must be a number from 0 to 1e6")
+    if folder.exists() and not folder.is_dir():
+        raise CiarSimError(f"{folder}: is not a folder")
     try:
         if prune:
             deleted = prune_files(folder, max_gb * 1e9)

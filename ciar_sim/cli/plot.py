@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ciar_sim.cli.common import errors_in_one_line
+from simulator.core.errors import CiarSimError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ KINDS = (
 )
 REGIME_MAP = "regime-map"
 ANSWERS = ("capacity", "recommend")
+ENDINGS = ("svg", "pdf", "png")
 INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4}
 LEAST, MOST = 1.5, 40.0  # inches
 
@@ -31,7 +33,7 @@ LEAST, MOST = 1.5, 40.0  # inches
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["svg", "pdf", "png"]),
+    type=click.Choice(ENDINGS),
     help="Of the file; text stays text in SVG and PDF.  [default: that of --out, else pdf]",
 )
 @click.option(
@@ -91,7 +93,9 @@ def plot(
     """
     form = _form(size, not no_titles)
     ending = out.suffix.removeprefix(".").lower() if out is not None else ""
-    file_format = file_format or (ending if ending in ("svg", "pdf", "png") else "pdf")
+    if file_format is None and ending not in ("", *ENDINGS):
+        raise CiarSimError(f"--out {out}: must end in {' or '.join(f'.{one}' for one in ENDINGS)}, or give --format")
+    file_format = file_format or ending or "pdf"
 
     from ciar_sim.cli.common import write_files
     from reports.figure import render, styled, texts

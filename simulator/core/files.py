@@ -19,26 +19,39 @@ _WRITING = b"written by a process that holds the lock of this file"
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Writes a file through a temporary one in the same folder and a rename: a reader sees the old content or the new one.
 
+    Through a symlink it is the file that it names. A device or a pipe is written as it is: a rename would put a file in its place.
+
     Args:
         path: The file; its folder is made where it is missing. It is readable by everybody.
         content: The bytes, or a function that writes them into an open file.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as file:
+            _fill(file, content)
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}"
     try:
         with temporary.open("xb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
+            _fill(file, content)
             os.fchmod(file.fileno(), MODE)
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # what the user named
         raise
+
+
+def _fill(file: IO[bytes], content: bytes | Callable[[IO[bytes]], object]) -> None:
+    if callable(content):
+        content(file)
+    else:
+        file.write(content)
+    file.flush()
 
 
 @contextmanager

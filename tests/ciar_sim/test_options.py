@@ -1,5 +1,7 @@
 """Options that no machine can serve, and numbers that are none: one line and exit code 2."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -66,3 +68,15 @@ def test_numbers_that_are_none_are_refused(command: str, option: str, value: str
     found = CliRunner().invoke(main, ["evaluate", command, option, value])
     assert found.exit_code == 2
     assert option in found.output
+
+
+def test_a_figure_has_the_format_that_its_name_says(tmp_path: Path) -> None:
+    found = CliRunner().invoke(main, ["plot", str(tmp_path), "breakdown", "--out", str(tmp_path / "figure.jpg")])
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+    assert "figure.jpg: must end in .svg or .pdf or .png, or give --format" in found.stderr
+
+
+def test_a_cache_that_is_a_file_is_no_empty_cache(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = CliRunner().invoke(main, ["cache", "--cache", str(tmp_path / "file")])
+    assert (found.exit_code, found.stderr) == (2, f"Error: {tmp_path / 'file'}: is not a folder\n")

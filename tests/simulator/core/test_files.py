@@ -65,6 +65,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"one", ["b.json"])
 
 
+def test_what_is_no_regular_file_is_never_replaced_by_one(tmp_path: Path) -> None:
+    """A pipe stands for devices here: the same holds for /dev/stdout and /dev/null."""
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "elsewhere" / "target"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.write_atomically(pipe, b"through it")
+        assert os.read(reader, 100) == b"through it"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to(target)
+    for content in (b"made", b"made again"):
+        files.write_atomically(link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    with pytest.raises(OSError, match="Is a directory") as raised:
+        files.write_atomically(target.parent, b"")
+    assert raised.value.filename == str(target.parent)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link", "pipe"]
+
+
 def test_the_next_write_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
     killed(KILLED_FILE, path)
