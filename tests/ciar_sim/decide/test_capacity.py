@@ -176,7 +176,7 @@ def test_an_objective_below_the_latency_of_one_image_is_carried_at_no_load(
     command = ["capacity", str(path), "--slo-p95", "1ms", "--requests", "20", "--cache", str(cache)]
     shown = CliRunner().invoke(main, command)
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.startswith("base carries no load with p95 of the latency within 0.00100 s: ")
+    assert shown.stdout.startswith("base carries no load with p95 of the latency within 0.001 s: ")
 
 
 def test_a_device_that_is_not_there_is_one_line(fleet: dict[str, Any], tmp_path: Path) -> None:
