@@ -25,6 +25,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
+from benchmarks.ns3_ways import ns3_sender
 from simulator.core.rng import stream
 from simulator.network.link import ImpairedLink
 from simulator.network.transport import TRANSPORTS
@@ -114,14 +115,14 @@ class Given:
 
 
 def modelled_s(point: Point) -> float:
-    """Mean over the same losses as the model has it."""
+    """Mean over the same losses as the model has it, with the ways of ns-3 (`benchmarks.ns3_ways`)."""
     rtt_s, total_s = 1e-3 * point.rtt_ms, 0.0
-    transport = replace(TRANSPORTS["tcp"], congestion=point.control, stack="ns3")
+    transport = replace(TRANSPORTS["tcp"], congestion=point.control, stack="plain")
     for seed in range(SEEDS):
         lost = Given(losses(0.01 * point.loss_pct, seed, 4000).tolist())
-        total_s += ImpairedLink(Wire(1e6 * point.mbps), rtt_s / 2, rtt_s, transport, loss=lost).send(
-            0.0, point.message_bytes
-        )
+        link = ImpairedLink(Wire(1e6 * point.mbps), rtt_s / 2, rtt_s, transport, loss=lost)
+        link._sender = ns3_sender(transport, rtt_s)
+        total_s += link.send(0.0, point.message_bytes)
     return total_s / SEEDS
 
 

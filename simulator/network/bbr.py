@@ -183,18 +183,15 @@ class Bbr:
         self._prior = max(self.window, self._prior if self._mode == PROBE_RTT else 0.0)
         self.window = float(sender.pipe + 1)
         self._conserves = True
-        if not sender.ns3:  # a round begins
-            self._next_round = sender.delivered
+        self._next_round = sender.delivered  # a round begins
 
     def recovered(self, sender: Sender) -> None:
         self._conserves = False
         self.window = max(self.window, self._prior)
-        if sender.ns3 and not self.filled:
-            self.window = math.inf  # ns-3 3.44 counts below 0 here, and has no window any more until the pipe is full
 
     def timed_out(self, sender: Sender) -> None:
         self._prior = max(self._prior, self.window)
-        self.window = 1.0
+        self.window = sender.pipe + 1.0  # the first is sent again at once
 
     def begins(self, sender: Sender, idle_s: float) -> None:
         if idle_s > 0.0:

@@ -25,6 +25,7 @@ from simulator.network.transport import MAX_RTO_S, MAX_TRIES, Transport
 DELAYED_ACK_S = 0.04  # Linux TCP_DELACK_MIN
 QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS
 SACKED = 3  # segments that arrived beyond one before it counts as lost, RFC 6675
+INSTANT_S = 1e-9  # times so near are one, of which an acknowledgement comes first
 OPEN, RECOVERY, LOSS = range(3)  # nothing missing; after a loss that others told of; after a timeout
 
 
@@ -111,10 +112,10 @@ class Sender:
         first: number of the first segment that is not acknowledged.
         delivered: segments known to have arrived.
         recovery_sent: packets since `state` is RECOVERY.
-        advanced: whether the latest acknowledgement moved `first`.
+        advanced: by how much the latest acknowledgement moved `first`.
         sample: delivery rate in segments per second by the latest acknowledgement, how much had arrived when its segment was sent, and
             whether there was too little to send.
-        linux, ns3: whose ways its ends have; see `Transport.stack`.
+        linux: whether its ends have Linux' ways; see `Transport.stack`.
         srtt_s, rttvar_s: the round trip and its deviation (RFC 6298).
     """
 
@@ -124,10 +125,10 @@ class Sender:
         self.now_s = self.delivered_s = self._first_s = -math.inf
         self.sent = self.delivered = self.peak = self._orders = self._lost = 0
         self.recovery_sent = 0
-        self.advanced = False
+        self.advanced = 0
         self.sample = (0.0, 0, True)
         self.srtt_s, self.rttvar_s = rtt_s, rttvar_s
-        self.linux, self.ns3 = transport.stack == "linux", transport.stack == "ns3"
+        self.linux = transport.stack == "linux"
         self._transport = transport
         self._rtt_s = rtt_s
         self._flow_bits = math.inf
@@ -137,12 +138,10 @@ class Sender:
         self._missing: dict[int, Segment] = {}  # not acknowledged, by number
         self._under_way_bits = 0.0  # of those that do not count as lost
         self._acks: deque[tuple[list[float], list[Segment]]] = deque()  # when they come, and for what
-        self._delayed: tuple[list[float], list[Segment]] | None = (
-            None  # the last of them, if it waits for a second segment
-        )
+        self._delayed: tuple[list[float], list[Segment]] | None = None  # the last, if it waits for a second segment
         self._there = 0  # of the receiver: the first number that it lacks
         self._apart: set[int] = set()  # that it has beyond that
-        self._quick = QUICK_ACKS if self.linux else int(self.ns3)
+        self._quick = QUICK_ACKS if self.linux else 0
         self._recovers_to = 0
         self._timer_s = math.inf  # since when the retransmission timer runs
         self._doubled = 1.0
@@ -151,9 +150,8 @@ class Sender:
         self._newest = -1
         self._paced_s = -math.inf
         self._last_s = -math.inf
-        self._idle_until = (
-            0  # samples are of too little to send until more than this has arrived; 0 for those of enough
-        )
+        # Samples are of too little to send until more than this has arrived; 0 for those of enough.
+        self._idle_until = 0
 
     @property
     def pipe(self) -> int:
@@ -200,7 +198,7 @@ class Sender:
         message_bits, left_bits, sent_bits = bits, bits, 0.0
         for _ in range(MAX_TRIES * segments):
             # What the window lets go. A pipe that is empty never waits for it.
-            pipe = len(missing) - self._lost
+            pipe = self.pipe
             segment, blocked_s = None, math.inf
             next_bits = self._full_bits if left > 1 else left_bits
             if (pipe + 1 <= control.window and self._has_room(next_bits)) or not pipe:
@@ -208,9 +206,7 @@ class Sender:
                 if segment is None and not left:
                     if pipe + 1 <= control.window:
                         self._idle_until = max(1, self.delivered + pipe)
-                elif (
-                    self._paced_s > now_s and self.sent >= self._transport.initial_window and not self._at_once(segment)
-                ):
+                elif self._paced(segment) and self._paced_s > now_s:
                     segment, blocked_s = None, self._paced_s
                 elif segment is None:
                     left -= 1
@@ -222,7 +218,8 @@ class Sender:
             if segment is None:  # time goes on to whatever comes first
                 ack_s = acks[0][0][0] if acks else math.inf
                 now_s = min(ack_s, self._alarm_s(), blocked_s, self._reorder_s)
-                if now_s == ack_s:
+                if ack_s <= now_s + INSTANT_S:
+                    now_s = ack_s
                     self._acknowledge(now_s)
                 elif now_s == self._reorder_s:
                     self._reordered(now_s)
@@ -262,9 +259,9 @@ class Sender:
                     return segment
         return None
 
-    def _at_once(self, segment: Segment | None) -> bool:
-        """Whether pacing does not hold it back: ns-3's fast retransmission."""
-        return self.ns3 and segment is not None and segment.number == self.first
+    def _paced(self, segment: Segment | None) -> bool:
+        """Whether pacing holds a segment back; segment: None for a new one. The first window leaves at once."""
+        return self.sent >= self._transport.initial_window
 
     def _transmitted(self, segment: Segment, now_s: float, arrives: bool, end_s: float) -> None:
         if segment.lost:
@@ -276,7 +273,7 @@ class Sender:
             segment.beyond = 0
         self._orders += 1
         segment.order = self._orders
-        if len(self._missing) - self._lost == 1:  # nothing was under way
+        if self.pipe == 1:  # nothing was under way
             self._first_s = self.delivered_s = now_s
             self._timer_s = now_s
         elif segment.again and segment.number == self.first and self.linux:
@@ -286,8 +283,8 @@ class Sender:
         segment.idle = self._idle_until > 0
         if self.state == RECOVERY:
             self.recovery_sent += 1
-        self.peak = max(self.peak, len(self._missing) - self._lost)
-        if self.control.gap_s and not (segment.again and self._at_once(segment)):
+        self.peak = max(self.peak, self.pipe)
+        if self.control.gap_s:
             self._paced_s = max(self._paced_s, now_s) + self.control.gap_s
         if not arrives:
             return
@@ -308,7 +305,7 @@ class Sender:
             apart.add(number)
             at_once = True
         delayed, self._delayed = self._delayed, None
-        if delayed is not None and delayed[0][0] > ack_s:
+        if delayed is not None and delayed[0][0] > ack_s - INSTANT_S:
             delayed[0][0] = ack_s
             delayed[1].append(segment)
             return
@@ -356,11 +353,9 @@ class Sender:
         rtt_s = now_s - newest.sent_s
         self.rttvar_s += 0.25 * (abs(self.srtt_s - rtt_s) - self.rttvar_s)
         self.srtt_s += 0.125 * (rtt_s - self.srtt_s)
-        took_s = max(now_s - newest.delivered_s, newest.sent_s - newest.first_s)
-        rate = (self.delivered - newest.delivered) / took_s if took_s > 0.0 else 0.0
-        self.sample = (rate, newest.delivered, newest.idle)
+        self._sample(now_s, newest)
         self._probed = False
-        self.advanced = self.first != first
+        self.advanced = self.first - first
         if self.advanced:
             self._timer_s = now_s
             self._doubled = 1.0
@@ -368,10 +363,16 @@ class Sender:
         self._find_lost(now_s, newest)
         self.control.acked(self, newly, max(0, self._lost - lost_before), rtt_s)
         if self.state != OPEN and self.first >= self._recovers_to:
-            self.state = OPEN
             self.control.recovered(self)
+            self.state = OPEN
             if self._lost:  # of what was sent since
                 self._recover()
+
+    def _sample(self, now_s: float, newest: Segment) -> None:
+        """Take the delivery rate by the segment that was sent last of those told."""
+        took_s = max(now_s - newest.delivered_s, newest.sent_s - newest.first_s)
+        rate = (self.delivered - newest.delivered) / took_s if took_s > 0.0 else 0.0
+        self.sample = (rate, newest.delivered, newest.idle)
 
     def _find_lost(self, now_s: float, newest: Segment) -> None:
         """Which segments count as lost by what has arrived."""
@@ -393,11 +394,6 @@ class Sender:
                     break
                 if not other.lost and other.beyond >= SACKED and (not other.again or self.state == OPEN):
                     self._mark(other)
-        if not linux and self.state == RECOVERY and self.advanced and self._missing:
-            # An acknowledgement of a part, RFC 6582 sec. 3.2: what was sent before the repetition has arrived or is lost.
-            head = next(iter(self._missing.values()))
-            if head.number < self._recovers_to and not head.again and not head.lost:
-                self._mark(head)
 
     def _reordered(self, now_s: float) -> None:
         self.now_s = now_s
@@ -445,7 +441,9 @@ class Sender:
         self.state = LOSS
         for segment in self._missing.values():
             segment.beyond = 0
-            if not segment.arrives and not segment.lost:
+            # RACK does not count as lost what cannot have been acknowledged yet: Linux tcp_timeout_mark_lost.
+            recent = self.linux and segment.number > self.first and segment.sent_s + self.srtt_s > now_s
+            if not segment.lost and not recent:
                 self._mark(segment)
         self.control.timed_out(self)
         return None

@@ -6,7 +6,8 @@ from simulator.network.congestion import LOSS, RECOVERY, Sender
 
 BETA = 0.7  # of the window that a loss leaves, RFC 9438 sec. 4.6
 C = 0.4  # segments a second cubed, sec. 5.1
-ALPHA = 3.0 * (1.0 - BETA) / (1.0 + BETA)  # of Reno's growth, sec. 4.3
+RENO = int(8.0 * (1.0 + BETA) / 3.0 / (1.0 - BETA))  # eighths of a window by which Reno's grows by a segment, sec. 4.3
+FIRST = 20  # segments that let a window grow by one where no loss tells how far it may (Linux bictcp_update)
 LEAST = 2.0  # segments of a threshold
 # HyStart++, RFC 9406 sec. 4.3: limits of the rise of a round's least round trip that ends slow start, samples that tell of it, by what
 # growth is divided afterwards, and for how many rounds.
@@ -25,9 +26,12 @@ class Cubic:
 
     __slots__ = (
         "_above_s",
+        "_acks",
+        "_count",
         "_epoch_s",
         "_flight",
         "_k_s",
+        "_least_rtt_s",
         "_least_s",
         "_most",
         "_reduced",
@@ -49,9 +53,12 @@ class Cubic:
         self.window = float(initial)
         self.gap_s = 0.0
         self._threshold = math.inf
-        self._most = 0.0  # the window before the latest loss
+        self._most = 0  # the window before the latest loss
         self._epoch_s = -math.inf  # since when it grows along the curve; -inf for not yet
-        self._k_s = self._start = self._reno = 0.0
+        self._k_s = 0.0
+        # The window at which the curve is level, that of Reno, and segments since it grew, and since ours did.
+        self._start = self._reno = self._acks = self._count = 0
+        self._least_rtt_s = math.inf
         self._flight = 1  # segments under way at the loss
         self._reduced = 0  # and arrived since
         # HyStart++: the round's last segment, its least round trip, that of the one before, samples; the least when growth was divided, and
@@ -61,6 +68,7 @@ class Cubic:
         self._above_s = math.inf
 
     def acked(self, sender: Sender, segments: int, lost: int, rtt_s: float) -> None:
+        self._least_rtt_s = min(self._least_rtt_s, rtt_s)
         if sender.state == RECOVERY:
             self._reduce(sender, segments)
         elif not sender.advanced:
@@ -75,14 +83,12 @@ class Cubic:
 
     def _reduce(self, sender: Sender, segments: int) -> None:
         """Proportional rate reduction, RFC 9937 sec. 6.2."""
-        if sender.ns3 and not sender.advanced and self._reduced < self._flight:
-            segments += 1  # ns-3 3.44 counts a duplicate acknowledgement and the segment that it tells of
         self._reduced += segments
         pipe, sent = sender.pipe, sender.recovery_sent
         if pipe > self._threshold:
             more = math.ceil(self._reduced * self._threshold / self._flight) - sent
         else:
-            room = max(self._reduced - sent, segments) + sender.advanced
+            room = max(self._reduced - sent, segments) + (sender.advanced > 0)
             more = min(int(self._threshold) - pipe, room)
         self.window = float(pipe + max(more, 0 if sent else 1))
 
@@ -109,26 +115,39 @@ class Cubic:
             self._above_s = least_s
 
     def _grow(self, sender: Sender, segments: int) -> None:
-        """Congestion avoidance, RFC 9438 sec. 4.2 to 4.4."""
-        now_s = sender.now_s
+        """Congestion avoidance, in whole segments as Linux has it (tcp_cong_avoid_ai)."""
+        needed = self._needed(sender, segments)
+        self._count += segments
+        if self._count >= needed:
+            more, self._count = divmod(self._count, needed)
+            self.window += more
+
+    def _needed(self, sender: Sender, segments: int) -> int:
+        """Segments to arrive for each by which the window grows: RFC 9438 sec. 4.2 to 4.4, Linux bictcp_update."""
+        now_s, window = sender.now_s, int(self.window)
+        self._acks += segments
         if self._epoch_s == -math.inf:
             self._epoch_s = now_s
-            self._reno = self.window
-            if self._most <= self.window:
-                self._start, self._k_s = self.window, 0.0
-            else:
-                self._start, self._k_s = self._most, math.cbrt((self._most - self.window) / C)
-        self._reno += segments / self.window * (ALPHA if self._reno < self._most else 1.0)
-        since_s = now_s - self._epoch_s - self._k_s
-        if self._start + C * since_s**3 < self._reno:
-            self.window = max(self.window, self._reno)
-            return
-        target = self._start + C * (since_s + sender.srtt_s) ** 3
-        self.window += segments * (min(max(target, self.window), 1.5 * self.window) - self.window) / self.window
+            self._acks = segments
+            self._reno = window
+            self._start = max(self._most, window)
+            self._k_s = math.cbrt((self._start - window) / C)
+        since_s = now_s + self._least_rtt_s - self._epoch_s - self._k_s
+        target = self._start + int(C * since_s**3)
+        needed = window // (target - window) if target > window else 100 * window
+        if not self._most:
+            needed = min(needed, FIRST)
+        reno = (window * RENO) >> 3
+        while self._acks > reno:
+            self._acks -= reno
+            self._reno += 1
+        if self._reno > window:
+            needed = min(needed, window // (self._reno - window))
+        return max(needed, 2)
 
     def _loss(self, window: float) -> None:
         # Fast convergence, RFC 9438 sec. 4.7.
-        self._most = window * (1.0 + BETA) / 2.0 if window < self._most else window
+        self._most = int(window * (1.0 + BETA) / 2.0) if int(window) < self._most else int(window)
         self._threshold = max(math.floor(window * BETA), LEAST)
         self._epoch_s = -math.inf
         self._rounds = 0
@@ -144,7 +163,9 @@ class Cubic:
 
     def timed_out(self, sender: Sender) -> None:
         self._loss(self.window)
-        self.window = 1.0
+        self._most = 0  # RFC 9438 sec. 4.8
+        self._least_rtt_s = math.inf
+        self.window = sender.pipe + 1.0  # the first is sent again at once
 
     def begins(self, sender: Sender, idle_s: float) -> None:
         if idle_s <= 0.0 or sender.sent == 0:

@@ -56,7 +56,7 @@ class Transport:
         ack_delay_s: added to the retransmission timeout.
         congestion: cubic or bbr (`simulator.network.congestion`); empty for `Window`, which knows no losses.
         stack: "linux" for ends that find losses by time and by probes as well (RFC 8985) and acknowledge each of the first segments of a
-            connection; "plain" for others; "ns3" for the ways of ns-3 3.44, to hold the rest against it.
+            connection; "plain" for others.
         flow_bytes: of a message that may leave before the other end makes room for more, which takes a round trip; 0 for any number.
         framed: bits on the wire and segments, by payload; a cache that all links share.
     """

@@ -94,6 +94,12 @@ def test_a_lost_only_segment_costs_the_timeout_doubling(control: str) -> None:
         assert found == pytest.approx(0.05 + 0.3 * timeouts, abs=1e-6)
 
 
+def test_a_timeout_sends_the_first_segment_again_at_once() -> None:
+    """Lost, and lost when three had arrived beyond it. What is under way at the timeout, a round trip and 0.2 s, is not waited for."""
+    found = link("cubic", 1e12, 0.4, lost=[0, 12], stack="plain").send(0.0, 14 * 1448)
+    assert found == pytest.approx(0.6 + 0.2, abs=5e-3)
+
+
 @pytest.mark.parametrize("lost", [3, 40])
 def test_cubic_keeps_seven_tenths_of_the_window_at_a_loss(lost: int) -> None:
     """In slow start the window has doubled to the number of the segments that were acknowledged before, and the first ten."""

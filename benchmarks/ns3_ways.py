@@ -1,0 +1,189 @@
+"""The ways of ns-3 3.44 where they are not Linux', to hold the rest of `simulator.network.congestion` against its transfer times.
+
+Found by following single transfers of the grid of `benchmarks.ns3_points`, transmission by transmission:
+
+- Finding losses. A segment that was sent again stays in the count of what is under way when it is lost once more, and until all before it
+  is acknowledged. It counts as lost until it arrives, so the next recovery begins with the first segment that arrives beyond it.
+- Timer. Round trips are measured where an acknowledgement moves the first missing segment, and a segment that is sent again does not
+  restart the timer: where round trips are longer than 0.2 s a recovery ends in a timeout.
+- Pacing. The packet that begins a recovery or follows a timeout is not paced. Under BBR an acknowledgement of a part of what is recovered
+  counts as a loss, and sends a packet at once: a new one, else the first missing one if it was not sent again.
+- CUBIC. Proportional rate reduction counts bytes, and a duplicate acknowledgement as well as the segment that it tells of. The window
+  grows by what the first missing segment moves, at the end of a recovery too, and not where segments beyond it are told of.
+- BBR. All segments that were sent after the same deliveries take the time of the first in samples of the rate. A recovery begins no
+  round, and after the first one there is no window until the pipe is full, since a count falls below zero.
+"""
+
+import math
+
+from simulator.network.bbr import Bbr
+from simulator.network.congestion import LOSS, OPEN, RECOVERY, Control, Segment, Sender
+from simulator.network.cubic import Cubic
+from simulator.network.transport import Transport
+
+LEAST_RTO_S = 0.2  # beyond the round trip, as `ns3_transfer.cc` sets it
+
+
+def ns3_sender(transport: Transport, rtt_s: float) -> Sender:
+    """A sender of ns-3 with the transport's congestion control, whose handshake took a round trip."""
+    initial = transport.initial_window
+    control: Control = Ns3Bbr(initial, rtt_s) if transport.congestion == "bbr" else Ns3Cubic(initial, False)
+    return Ns3Sender(transport, control, rtt_s, 0.5 * rtt_s)
+
+
+class Ns3Sender(Sender):
+    """See the module.
+
+    Attributes:
+        beyond: whether the latest acknowledgement told of segments beyond the first missing one.
+        partial: whether it was one of a part of what is recovered, under BBR.
+    """
+
+    def __init__(self, transport: Transport, control: Control, rtt_s: float, rttvar_s: float) -> None:
+        super().__init__(transport, control, rtt_s, rttvar_s)
+        self.beyond = False
+        self._quick = 1
+        self._fresh: list[Segment] = []  # told by the latest acknowledgement
+        self._kept: set[int] = set()  # under way only by its count
+        # Of the delivery rate: what had arrived when its segment was sent, its time, whether there was too little to send.
+        self._prior, self._took_s, self._idle = 0, 0.0, True
+        self.partial = self._at_once = False
+
+    @property
+    def recovered(self) -> bool:
+        """Whether all has arrived that was under way at the latest loss."""
+        return self.first >= self._recovers_to
+
+    @property
+    def rto_s(self) -> float:
+        return max(self.srtt_s + 4.0 * self.rttvar_s, self._rtt_s + LEAST_RTO_S) * self._doubled
+
+    @property
+    def pipe(self) -> int:
+        return super().pipe + len(self._kept)
+
+    def _paced(self, segment: Segment | None) -> bool:
+        return super()._paced(segment) and not self._at_once
+
+    def _next_again(self, more: bool) -> Segment | None:
+        found = super()._next_again(more)
+        if found is None and self.partial and not more and not self._missing[self.first].again:
+            return self._missing[self.first]
+        return found
+
+    def _transmitted(self, segment: Segment, now_s: float, arrives: bool, end_s: float) -> None:
+        beyond, paced_s = segment.beyond, self._paced_s
+        self._kept.discard(segment.number)
+        super()._transmitted(segment, now_s, arrives, end_s)
+        segment.beyond = beyond
+        if self._at_once:
+            self._paced_s = paced_s
+        self.partial = self._at_once = False
+
+    def _acknowledge(self, now_s: float) -> None:
+        self._fresh = [segment for segment in self._acks[0][1] if segment.number in self._missing]
+        srtt_s, rttvar_s = self.srtt_s, self.rttvar_s
+        super()._acknowledge(now_s)
+        if not self.advanced:
+            self.srtt_s, self.rttvar_s = srtt_s, rttvar_s
+
+    def _sample(self, now_s: float, newest: Segment) -> None:
+        for segment in self._fresh:
+            if not self._prior or segment.delivered > self._prior:
+                self._prior = segment.delivered
+                self._took_s = max(now_s - segment.delivered_s, segment.sent_s - segment.first_s)
+                self._idle = segment.idle
+        self.sample = ((self.delivered - self._prior) / self._took_s, self._prior, self._idle)
+
+    def _find_lost(self, now_s: float, newest: Segment) -> None:
+        first = self.first
+        self._kept |= {segment.number for segment in self._fresh if segment.again}
+        self._kept = {number for number in self._kept if number > first}
+        self.beyond = any(segment.number > first for segment in self._fresh)
+        self.partial = (
+            self.state == RECOVERY and self.advanced > 0 and not self.recovered and isinstance(self.control, Ns3Bbr)
+        )
+        self._at_once = self.partial
+        if self.state != OPEN or self.beyond:
+            super()._find_lost(now_s, newest)
+
+    def _mark(self, segment: Segment) -> None:
+        if segment.again and self.state != LOSS:
+            self._kept.add(segment.number)
+        super()._mark(segment)
+
+    def _recover(self) -> None:
+        super()._recover()
+        self._at_once = True
+
+    def _alarm_s(self) -> float:
+        return max(self._timer_s + self.rto_s, self.now_s) if self._missing else math.inf
+
+    def _timeout(self, now_s: float) -> Segment | None:
+        self._kept.clear()
+        self._at_once = True
+        return super()._timeout(now_s)
+
+
+class Ns3Cubic(Cubic):
+    """See the module."""
+
+    def acked(self, sender: Sender, segments: int, lost: int, rtt_s: float) -> None:
+        assert isinstance(sender, Ns3Sender)
+        if sender.state == OPEN:
+            segments = 0 if sender.beyond else sender.advanced
+        elif sender.state == LOSS and sender.recovered:
+            segments = 0
+        if segments:
+            super().acked(sender, segments, lost, rtt_s)
+
+    def _reduce(self, sender: Sender, segments: int) -> None:
+        if not self._reduced:
+            self._flight = max(1, sender.pipe)
+        if not sender.advanced and self._reduced < self._flight:
+            segments += 1
+        self._reduced += segments
+        pipe, sent = sender.pipe, sender.recovery_sent
+        if pipe > self._threshold:
+            more = self._reduced * self._threshold / self._flight - sent
+        else:
+            more = min(self._threshold - pipe, max(self._reduced - sent, segments) + (sender.advanced > 0))
+        self.window = pipe + max(more, 0.0 if sent else 1.0)
+
+    def _grow(self, sender: Sender, segments: int) -> None:
+        needed = self._needed(sender, segments)
+        self._count += segments
+        if self._count >= needed:
+            self._count -= needed
+            self.window += 1.0
+
+    def recovered(self, sender: Sender) -> None:
+        super().recovered(sender)
+        if sender.state == RECOVERY and self.window >= self._threshold:
+            self._grow(sender, sender.advanced)
+
+
+class Ns3Bbr(Bbr):
+    """See the module."""
+
+    __slots__ = ("_begins",)
+
+    def __init__(self, initial: int, rtt_s: float) -> None:
+        super().__init__(initial, rtt_s)
+        self._begins = False  # a recovery
+
+    def recovers(self, sender: Sender) -> None:
+        next_round = self._next_round
+        super().recovers(sender)
+        self._next_round = next_round
+        self._begins = True
+
+    def _set_window(self, sender: Sender, segments: int, lost: int) -> None:
+        assert isinstance(sender, Ns3Sender)
+        super()._set_window(sender, segments + self._begins, lost + sender.partial)
+        self._begins = False
+
+    def recovered(self, sender: Sender) -> None:
+        super().recovered(sender)
+        if not self.filled:
+            self.window = math.inf
