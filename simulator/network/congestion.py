@@ -20,11 +20,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from simulator.network.transport import MAX_RTO_S, MAX_TRIES, Transport
+from simulator.network.transport import DUPLICATE_ACKS, MAX_RTO_S, MAX_TRIES, PROBE_S, QUICK_ACKS, REORDERING, Transport
 
 DELAYED_ACK_S = 0.04  # Linux TCP_DELACK_MIN
-QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS
-SACKED = 3  # segments that arrived beyond one before it counts as lost, RFC 6675
 INSTANT_S = 1e-9  # times so near are one, of which an acknowledgement comes first
 OPEN, RECOVERY, LOSS = range(3)  # nothing missing; after a loss that others told of; after a timeout
 
@@ -385,14 +383,14 @@ class Sender:
                 if other.lost or other.order > self._newest:
                     continue
                 # Reordering is not waited for once losses are known: Linux tcp_rack_reo_wnd.
-                if other.beyond >= SACKED or other.again or self.state == RECOVERY:
+                if other.beyond >= DUPLICATE_ACKS or other.again or self.state == RECOVERY:
                     self._mark(other)
                 else:
-                    self._reorder_s = now_s + 0.25 * self.srtt_s
+                    self._reorder_s = now_s + REORDERING * self.srtt_s
             else:
                 if other.number > newest.number:
                     break
-                if not other.lost and other.beyond >= SACKED and (not other.again or self.state == OPEN):
+                if not other.lost and other.beyond >= DUPLICATE_ACKS and (not other.again or self.state == OPEN):
                     self._mark(other)
 
     def _reordered(self, now_s: float) -> None:
@@ -424,7 +422,7 @@ class Sender:
             return math.inf
         due_s = self._timer_s + self.rto_s
         if self.linux and self.state == OPEN and not self._probed and len(self._missing) > 1:
-            due_s = min(due_s, self._timer_s + 2.0 * self.srtt_s + 0.002)  # RFC 8985 sec. 7.2
+            due_s = min(due_s, self._timer_s + 2.0 * self.srtt_s + PROBE_S)  # RFC 8985 sec. 7.2
         return max(due_s, self.now_s)
 
     def _timeout(self, now_s: float) -> Segment | None:

@@ -182,9 +182,7 @@ class FairLink(ImpairedLink):
         extra_s = 0.0
         loss = self.loss
         if loss is not None and (lost := loss.lost(ready_s, segments)):
-            extra_s, repeated = self._recovery(loss, ready_s, segments, lost)
-            self.dropped_bits += repeated * bits / segments
-            bits += repeated * bits / segments
+            extra_s, bits = self._recovery(loss, ready_s, segments, bits, lost)
         guess_s = self.cell.finish_s(ready_s, bits)
         if self._window is not None and guess_s < math.inf:
             extra_s += self._window.send(ready_s, segments, bits, self.cell.finish_s) - guess_s

@@ -5,6 +5,7 @@ meets one waits; of a message under way the rest follows after it. A message tha
 E[g^2] / (2 T) on average, for handovers of length g every T seconds: 13 / 24 of their squared mean over T.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from simulator.network.wire import Wire
 SPREAD = 0.5  # of the mean length, to either side
 STRETCH = 256  # handovers that are drawn at a time, on average; twice as many never come in that time
 KEPT = 4  # stretches: a message is sent now, or some time ahead
-INFINITY = float("inf")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Handovers:
 
     def __post_init__(self) -> None:
         """Raises ValueError for figures that are not above 0, and for gaps longer than two thirds of the time."""
-        if not (0.0 < self.gap_s < INFINITY and 1.5 * self.gap_s <= self.every_s < INFINITY):
+        if not (0.0 < self.gap_s < math.inf and 1.5 * self.gap_s <= self.every_s < math.inf):
             raise ValueError(
                 f"handovers need 0 < 1.5 * gap_s <= every_s, got gap_s {self.gap_s} and every_s {self.every_s}"
             )
@@ -55,10 +55,7 @@ class Interruptions:
         self._stretch_s = STRETCH * handovers.every_s
         self._known: dict[int, tuple[list[float], list[float]]] = {}  # begins and ends, by stretch
         # The latest answer of `first`, and from when on it holds.
-        self._from_s, self._gap = (
-            INFINITY,
-            (INFINITY, INFINITY),
-        )
+        self._from_s, self._gap = math.inf, (math.inf, math.inf)
 
     @property
     def share(self) -> float:
@@ -116,7 +113,7 @@ class PausingWire(Wire):
         return self._wire.mean_bps * (1.0 - self._gaps.share)
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        if start_s == INFINITY:
+        if start_s == math.inf:
             return start_s
         wire, gaps = self._wire, self._gaps
         begin_s, end_s = gaps.first(start_s)
@@ -125,7 +122,7 @@ class PausingWire(Wire):
             begin_s, end_s = gaps.first(end_s)
         while True:
             finish_s = wire.finish_s(start_s, bits)
-            if finish_s <= begin_s or finish_s == INFINITY:
+            if finish_s <= begin_s or finish_s == math.inf:
                 return finish_s
             bits -= wire.bits(start_s, begin_s)
             if bits <= 0.0:  # the last bit of a run, by rounding
@@ -141,16 +138,16 @@ class PausingWire(Wire):
 
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
         """Those of the wire and the interruptions, joined where they overlap."""
-        if end_s == INFINITY:
+        if end_s == math.inf:
             return
         both = sorted([*self._wire.outages(start_s, end_s), *self._gaps.between(start_s, end_s)])
-        begin_s, stop_s = INFINITY, INFINITY
+        begin_s, stop_s = math.inf, math.inf
         for one in both:
-            if one[0] <= stop_s < INFINITY:
+            if one[0] <= stop_s < math.inf:
                 stop_s = max(stop_s, one[1])
                 continue
-            if stop_s < INFINITY:
+            if stop_s < math.inf:
                 yield begin_s, stop_s
             begin_s, stop_s = one
-        if stop_s < INFINITY:
+        if stop_s < math.inf:
             yield begin_s, stop_s

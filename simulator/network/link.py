@@ -103,9 +103,9 @@ class ImpairedLink:
 
     A message is framed by the transport, waits for the radio (`gate`) and for the connection, queues for the wire first come,
     first served, behind what others have waiting there (`queue`), leaves in the flights that the window allows, and arrives after its
-    one-way delay. Lost packets are sent again: they
-    take wire time at once, and delay the message as `Transport.recovery_s` says, then by a timeout for each further loss (`backoff`).
-    Later messages wait for it, since the stream is in order.
+    one-way delay. Lost packets are sent again: they take wire time at once, and delay the message as `Transport.recovery_s` says, then
+    by a timeout for each further loss (`backoff`). With congestion control a `Sender` follows each packet instead. Later messages wait
+    for it, since the stream is in order.
 
     A message that finds more than `buffer_bytes` waiting is dropped whole, and tried again after timeouts until there is room. Of the
     packets that leave a sender at once (a message, or an initial window of it) those that find no room are dropped and sent again, as
@@ -241,9 +241,7 @@ class ImpairedLink:
         else:
             loss = self.loss
             if loss is not None and (lost := loss.lost(start_s, segments)):
-                extra_s, repeated = self._recovery(loss, start_s, segments, lost)
-                self.dropped_bits += repeated * bits / segments
-                bits += repeated * bits / segments
+                extra_s, bits = self._recovery(loss, start_s, segments, bits, lost)
             window = self._window
             bounded = self._bounded
             if bounded:
@@ -309,8 +307,10 @@ class ImpairedLink:
         self._last_s = 0.0
         self._fresh = True
 
-    def _recovery(self, loss: Losses, sent_s: float, segments: int, lost: Sequence[int]) -> tuple[float, int]:
-        """Seconds until all lost segments of a message of `sent_s` arrive (infinity for never), and how many were sent again."""
+    def _recovery(
+        self, loss: Losses, sent_s: float, segments: int, bits: float, lost: Sequence[int]
+    ) -> tuple[float, float]:
+        """Seconds until all lost segments of a message of `sent_s` arrive (infinity for never), and its bits with repetitions."""
         extra_s = self.transport.recovery_s(self._rtt_s, self._rto_s, segments, lost)
         # A lost only segment has cost one timeout already.
         timeouts_s = backoff(self._rto_s if segments > 1 else 2.0 * self._rto_s)
@@ -318,10 +318,13 @@ class ImpairedLink:
         for _ in range(MAX_TRIES):
             again = loss.lost_again(sent_s + extra_s, again)
             if not again:
-                return extra_s, repeated
+                break
             extra_s += next(timeouts_s)
             repeated += again
-        return math.inf, repeated
+        else:
+            extra_s = math.inf
+        self.dropped_bits += repeated * bits / segments
+        return extra_s, bits + repeated * bits / segments
 
     def _admitted_s(self, ready_s: float, bits: float) -> float:
         """When the wire could begin with a message of `ready_s` that finds room in the buffer. Cross traffic gives way to it."""
@@ -331,8 +334,7 @@ class ImpairedLink:
         while wire.free_s > ahead_s and wire.bits(ahead_s, wire.free_s) > self._buffer_bits:
             ready_s += next(timeouts_s)
             ahead_s = self.ahead_s(ready_s)
-            self.sent_bits += bits
-            self.dropped_bits += bits
+            self._repeat(bits)
         return ahead_s
 
     def _overflow_s(self, ahead_s: float, segments: int, bits: float) -> float:
@@ -357,7 +359,7 @@ class ImpairedLink:
         self.dropped_bits += bits
 
     def _connect(self) -> None:
-        """A new connection's window."""
+        """A new connection's window, or its sender under congestion control."""
         t = self.transport
         if t.congestion:
             bbr = t.congestion == "bbr"

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX, for every timer of every transport; see `backoff`
 SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
 MAX_TRIES = 10_000  # of one packet; more than any loss rate below 1 needs, so a path that loses it always is a dead one
-_DUPLICATE_ACKS = 3  # RFC 5681 sec. 3.2
-_REORDERING = 0.25  # RACK's reordering window as a share of the round trip, RFC 8985 sec. 6.2
-_PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
+DUPLICATE_ACKS = 3  # segments that arrive beyond one before it counts as lost: RFC 5681 sec. 3.2, RFC 6675
+REORDERING = 0.25  # RACK's reordering window as a share of the round trip, RFC 8985 sec. 6.2
+PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
 _SEGMENTS_PER_ACK = 2  # RFC 5681 sec. 4.2: an acknowledgement for at least every second full segment
-_QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: so many segments of a fresh connection are acknowledged each at once
+QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: so many segments of a fresh connection are acknowledged each at once
 
 
 def backoff(first_s: float) -> Iterator[float]:
@@ -103,15 +103,15 @@ class Transport:
         RACK the timeout is all that is left.
         """
         after = segments - 1 - lost[-1]
-        if after >= _DUPLICATE_ACKS:
+        if after >= DUPLICATE_ACKS:
             return srtt_s
         if self.stack != "linux":
             return rto_s
         if after:
-            return srtt_s * (1.0 + _REORDERING)
+            return srtt_s * (1.0 + REORDERING)
         if segments == 1:
             return rto_s
-        extra_s = min(rto_s, 2.0 * srtt_s + _PROBE_S)  # RFC 8985 sec. 7.2
+        extra_s = min(rto_s, 2.0 * srtt_s + PROBE_S)  # RFC 8985 sec. 7.2
         if len(lost) > 1 and lost[-2] == segments - 2:  # known to be missing only once the probe is acknowledged
             extra_s += srtt_s
         return extra_s
@@ -224,7 +224,7 @@ class Window:
         self._acked_s = -math.inf
         self._in_flight = self._growth = 0
         self._flights: deque[tuple[float, int, int]] | None = None  # the same for each flight; None for a single one
-        self._quick = _QUICK_ACKS  # segments still to be acknowledged each at once, none from 0 down
+        self._quick = QUICK_ACKS  # segments still to be acknowledged each at once, none from 0 down
         self._last_s = -math.inf
 
     @property
@@ -363,9 +363,7 @@ class FlowWindow(Window):
                 start_s = held[0][0]
                 continue
             part = max(part, 1)
-            part_bits = (
-                bits if part == segments else part * full_bits
-            )  # all segments of a message but its last are full
+            part_bits = bits if part == segments else part * full_bits  # all segments but the last are full
             acked_bits = full_bits if self._quick > 0 else _SEGMENTS_PER_ACK * full_bits
             end_s = super().send(start_s, part, part_bits, finish_s)
             acked_s = finish_s(start_s, min(acked_bits, part_bits)) if part < segments else end_s

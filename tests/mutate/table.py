@@ -199,8 +199,8 @@ MUTATIONS = (
     Mutation(
         "one-duplicate-more",
         "simulator/network/transport.py",
-        "after >= _DUPLICATE_ACKS",
-        "after > _DUPLICATE_ACKS",
+        "after >= DUPLICATE_ACKS",
+        "after > DUPLICATE_ACKS",
         TRANSPORT,
     ),
     Mutation(
