@@ -117,7 +117,6 @@ class CrossQueue:
         "_length_s",
         "_limit_bits",
         "_switches_s",
-        "_traffic",
         "_wire",
         "drops",
         "fair",
@@ -140,7 +139,6 @@ class CrossQueue:
             raise ValueError("cross traffic before a drop-tail queue needs a buffer")
         self.fair = aqm.fair
         self._wire = wire
-        self._traffic = traffic
         self._limit_bits = limit_bits
         if aqm.fair:
             self.mean_s = traffic.busy_share * 0.5 * PACKET_BITS / rate_bps

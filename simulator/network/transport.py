@@ -227,11 +227,6 @@ class Window:
         self._quick = QUICK_ACKS  # segments still to be acknowledged each at once, none from 0 down
         self._last_s = -math.inf
 
-    @property
-    def segments(self) -> int:
-        """The window as of the last message."""
-        return self._segments
-
     def overflow(self) -> int:
         """Segments that were lost when the window outgrew path and buffer, told once a connection."""
         if self._outgrown <= 0:
