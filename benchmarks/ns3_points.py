@@ -116,14 +116,17 @@ class Given:
 
 def modelled_s(point: Point) -> float:
     """Mean over the same losses as the model has it, with the ways of ns-3 (`benchmarks.ns3_ways`)."""
-    rtt_s, total_s = 1e-3 * point.rtt_ms, 0.0
+    return sum(transfer_s(point, seed) for seed in range(SEEDS)) / SEEDS
+
+
+def transfer_s(point: Point, seed: int) -> float:
+    """One transfer of a point."""
+    rtt_s = 1e-3 * point.rtt_ms
     transport = replace(TRANSPORTS["tcp"], congestion=point.control, stack="plain")
-    for seed in range(SEEDS):
-        lost = Given(losses(0.01 * point.loss_pct, seed, 4000).tolist())
-        link = ImpairedLink(Wire(1e6 * point.mbps), rtt_s / 2, rtt_s, transport, loss=lost)
-        link._sender = ns3_sender(transport, rtt_s)
-        total_s += link.send(0.0, point.message_bytes)
-    return total_s / SEEDS
+    lost = Given(losses(0.01 * point.loss_pct, seed, 4000).tolist())
+    link = ImpairedLink(Wire(1e6 * point.mbps), rtt_s / 2, rtt_s, transport, loss=lost)
+    link._sender = ns3_sender(transport, rtt_s)
+    return link.send(0.0, point.message_bytes)
 
 
 def read(path: Path) -> Iterator[tuple[Point, float, float]]:

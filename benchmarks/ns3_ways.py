@@ -6,8 +6,8 @@ Found by following single transfers of the grid of `benchmarks.ns3_points`, tran
   is acknowledged. It counts as lost until it arrives, so the next recovery begins with the first segment that arrives beyond it.
 - Timer. Round trips are measured where an acknowledgement moves the first missing segment, and a segment that is sent again does not
   restart the timer: where round trips are longer than 0.2 s a recovery ends in a timeout.
-- Pacing. The packet that begins a recovery or follows a timeout is not paced. Under BBR an acknowledgement of a part of what is recovered
-  counts as a loss, and sends a packet at once: a new one, else the first missing one if it was not sent again.
+- Recovery. An acknowledgement of a part of what is recovered has the first missing segment sent again where there is nothing else to
+  send, once. Under BBR it counts as a loss besides, and the packet that follows it, begins a recovery or follows a timeout is not paced.
 - CUBIC. Proportional rate reduction counts bytes, and a duplicate acknowledgement as well as the segment that it tells of. The window
   grows by what the first missing segment moves, at the end of a recovery too, and not where segments beyond it are told of.
 - BBR. All segments that were sent after the same deliveries take the time of the first in samples of the rate. A recovery begins no
@@ -36,7 +36,7 @@ class Ns3Sender(Sender):
 
     Attributes:
         beyond: whether the latest acknowledgement told of segments beyond the first missing one.
-        partial: whether it was one of a part of what is recovered, under BBR.
+        partial: whether it was one of a part of what is recovered.
     """
 
     def __init__(self, transport: Transport, control: Control, rtt_s: float, rttvar_s: float) -> None:
@@ -100,9 +100,7 @@ class Ns3Sender(Sender):
         self._kept |= {segment.number for segment in self._fresh if segment.again}
         self._kept = {number for number in self._kept if number > first}
         self.beyond = any(segment.number > first for segment in self._fresh)
-        self.partial = (
-            self.state == RECOVERY and self.advanced > 0 and not self.recovered and isinstance(self.control, Ns3Bbr)
-        )
+        self.partial = self.state == RECOVERY and self.advanced > 0 and not self.recovered
         self._at_once = self.partial
         if self.state != OPEN or self.beyond:
             super()._find_lost(now_s, newest)
