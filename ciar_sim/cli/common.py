@@ -164,6 +164,15 @@ class FiniteRange(click.FloatRange):
         return found
 
 
+def refuse_unusable(folder: Path) -> None:
+    """Raises RunFolderError where nothing can be written into a folder; asked before the work, which may take hours."""
+    from simulator.core.errors import RunFolderError
+    from simulator.core.files import why_unusable
+
+    if why := why_unusable(folder):
+        raise RunFolderError(f"{folder}: cannot be written: {why}")
+
+
 def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
     """Write files into a folder, each whole or not at all, and delete those that are None; others are left alone. Raises RunFolderError."""
     from simulator.core.errors import RunFolderError

@@ -5,7 +5,14 @@ from typing import Any
 
 import click
 
-from ciar_sim.cli.common import FiniteRange, default_cache, errors_in_one_line, resolve_torch_device, write_files
+from ciar_sim.cli.common import (
+    FiniteRange,
+    default_cache,
+    errors_in_one_line,
+    refuse_unusable,
+    resolve_torch_device,
+    write_files,
+)
 from ciar_sim.cli.models import Models
 
 
@@ -75,6 +82,7 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
     from simulator.results.files import csv_bytes, parquet_bytes
 
     _refuse_published(pair)
+    refuse_unusable(out)
     with progress_bars(quiet) as progress:
         loaded = load_pair(pair, resolve_torch_device(torch_device))
         captions = None if loaded.manifest.subject == "scenes" else captions_of(pair)
@@ -132,6 +140,7 @@ def samples(
     from simulator.results.files import csv_bytes
 
     _refuse_published(pair)
+    refuse_unusable(out)
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:
         source = CachedSource(RecordingCache(cache), Models(pair, torch_device, 64, cache, progress).record)
@@ -146,7 +155,8 @@ def samples(
         },
     )
     if not quiet:
-        click.echo(found.by_kind.to_string(index=False, float_format="%.1f"))
+        claims = found.by_kind.to_string(index=False, float_format="%.1f")
+        click.echo(claims if len(found.by_kind) else "no judge reads images of this size: no claims are counted")
         if len(found.figures):
             click.echo(found.figures.to_string(index=False, float_format="%.3f", na_rep=""))
         if found.share_of_real == found.share_of_real:
@@ -204,6 +214,13 @@ def pictures(
     from simulator.protocol.cache import CachedSource, RecordingCache
     from simulator.results.files import csv_bytes
 
+    for option, given, needs in (
+        ("--prefix", prefix, ("clip",)),
+        ("--real", real, ("inception", "vgg")),
+    ):
+        if given and not any(networks[name] for name in needs):
+            raise click.UsageError(f"{option} goes with {' or '.join(f'--{name}' for name in needs)}")
+    refuse_unusable(out)
     read = load_scenario(scenario, (), sets)
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ciar_sim.cli.common import PAIR_HELP, FiniteRange, errors_in_one_line, pair_of, resolve_torch_device
+from ciar_sim.cli.common import (
+    PAIR_HELP,
+    FiniteRange,
+    errors_in_one_line,
+    pair_of,
+    refuse_unusable,
+    resolve_torch_device,
+)
 
 if TYPE_CHECKING:
     from models.pair import Pair
@@ -108,9 +115,8 @@ def device(
     from ciar_sim.cli.console import progress_bars
     from models.pair import load_pair
     from models.train.distil import DistilSettings, distil
-    from models.train.run import refuse_out
 
-    refuse_out(out)
+    refuse_unusable(out)
     where = resolve_torch_device(torch_device)
     ref = pair_of(pair)
     loaded = load_pair(ref, where)
@@ -157,30 +163,24 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Of the weights of --model.",
+    help="Of the weights of --model.  [default: float32]",
 )
 @click.option(
     "--runtime",
     type=click.Choice(["eager", "cuda-graphs"]),
-    default="eager",
-    show_default=True,
-    help="How passes of --model are launched; graphs need a CUDA device.",
+    help="How passes of --model are launched; graphs need a CUDA device.  [default: eager]",
 )
 @click.option(
     "--batch",
     type=click.IntRange(1, 1024),
-    default=16,
-    show_default=True,
-    help="Largest batch of --model, in sessions.",
+    help="Largest batch of --model, in sessions.  [default: 16]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("profile.json"), show_default=True, help="File to write."
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=120.0,
     show_default=True,
     help="After this long what is left is timed once.",
@@ -202,9 +202,9 @@ def profile(
     pair: str | None,
     model: str | None,
     random_weights: bool,
-    dtype: str,
-    runtime: str,
-    batch: int,
+    dtype: str | None,
+    runtime: str | None,
+    batch: int | None,
     out: Path,
     seconds: float,
     compare_roofline: bool,
@@ -225,10 +225,16 @@ def profile(
         raise click.UsageError("--pair and --model: give one of them")
     if (model is not None) != random_weights:
         raise click.UsageError("--model goes with --random-weights, and --random-weights with --model")
+    for option, value in {"--dtype": dtype, "--runtime": runtime, "--batch": batch}.items():
+        if model is None and value is not None:
+            raise click.UsageError(f"{option} goes with --model: a pair is timed as it is")
+    for path in (out, *([] if fit is None else [fit])):
+        refuse_unusable(path.parent)
     device = resolve_torch_device(torch_device)
     with progress_bars(quiet) as progress:
         told = partial(progress, "measuring compute times")
-        found = measure(pair or "scenes", model, dtype, runtime, batch, device, told, seconds)
+        shape = (dtype or "float32", runtime or "eager", batch or 16)
+        found = measure(pair or "scenes", model, *shape, device, told, seconds)
     found.write(out)
     if not quiet:
         click.echo(profile_lines(found))

@@ -80,3 +80,32 @@ def test_a_cache_that_is_a_file_is_no_empty_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = CliRunner().invoke(main, ["cache", "--cache", str(tmp_path / "file")])
     assert (found.exit_code, found.stderr) == (2, f"Error: {tmp_path / 'file'}: is not a folder\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["profile", "--dtype", "float16"], "--dtype goes with --model"),
+        (["profile", "--batch", "3"], "--batch goes with --model"),
+        (["profile", "--pair", "scenes", "--runtime", "eager"], "--runtime goes with --model"),
+        (["profile", "--seconds", "nan"], "nan is not a finite number"),
+        (
+            ["evaluate", "pictures", "quickstart", "--inception", "x", "--prefix", "a photo of "],
+            "--prefix goes with --clip",
+        ),
+        (["evaluate", "pictures", "quickstart", "--clip", "x", "--real", "."], "--real goes with --inception or --vgg"),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments: list[str], needed: str) -> None:
+    found = CliRunner().invoke(main, arguments)
+    assert (found.exit_code, needed in found.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "samples"], ["evaluate", "uncertainty"], ["profile"], ["train", "device", "--pair", "x"]]
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "file" / "x")])
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+    assert "cannot be written" in found.stderr
