@@ -49,7 +49,7 @@ class Control(Protocol):
         ...
 
     def recovered(self, sender: "Sender") -> None:
-        """All that was under way when `recovers` or `timed_out` was called has arrived."""
+        """All that was under way when `recovers` or `timed_out` was called has arrived; `state` still says which."""
         ...
 
     def timed_out(self, sender: "Sender") -> None:
