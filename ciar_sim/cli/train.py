@@ -139,6 +139,7 @@ def device(
 
 def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
     """The captions of a file, or every class label."""
+    from models.backbones.t5 import T5Encoder
     from simulator.core.errors import PromptError
     from simulator.core.prompt_files import read_prompts
 
@@ -147,11 +148,18 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
             raise PromptError("--prompts: a file of captions is needed")
         return [str(label) for label in range(pair.cloud.classes)]
     try:
-        return [one.text for one in read_prompts(prompts.read_bytes())]
+        found = read_prompts(prompts.read_bytes())
     except OSError as error:
         raise PromptError(f"{prompts}: cannot be read: {error.strerror or error}") from None
     except PromptError as error:
         raise PromptError(f"{prompts}{':' if str(error)[0].isdigit() else ' '}{error}") from None
+    if not isinstance(pair.text, T5Encoder):  # which takes every caption, and seconds for each
+        for one in found:
+            try:
+                pair.text.encode(one.text)
+            except PromptError as error:
+                raise PromptError(f"{prompts}:{one.line}: {error}") from None
+    return [one.text for one in found]
 
 
 @click.command()

@@ -124,6 +124,11 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path) -> None:
     refused({"prompts": {"count": 2}}, "prompts must be a list or a file")
     result = call("train", "device", "--pair", folder / "pair.yaml", "--out", tmp_path / "no")
     assert (result.exit_code, result.output) == (2, "Error: --prompts: a file of captions is needed\n")
+    (tmp_path / "unknown.txt").write_text(f"{files.CAPTIONS[0]}\na cat\n")
+    options = ("--prompts", tmp_path / "unknown.txt", "--out", tmp_path / "no")
+    result = call("train", "device", "--pair", folder / "pair.yaml", *options)
+    assert (result.exit_code, (tmp_path / "no").exists()) == (2, False)
+    assert result.output.startswith(f"Error: {tmp_path / 'unknown.txt'}:2: ")
     for what in ("samples", "uncertainty"):
         result = call("evaluate", what, "--pair", folder / "pair.yaml", "--out", tmp_path / "no")
         assert result.exit_code == 2
