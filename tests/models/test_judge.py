@@ -123,7 +123,7 @@ def test_a_pair_without_a_judge_has_no_captions_of_its_own(pair: Path, tmp_path:
 
 
 def test_a_new_export_keeps_the_model_card(pair: Path, tmp_path: Path) -> None:
-    (tmp_path / "pair").mkdir()
+    shutil.copytree(pair, tmp_path / "pair")
     (tmp_path / "pair" / "MODEL_CARD.md").write_text("# Card\n")
     export_pair(pair.parent / "run", tmp_path / "pair", "photos")
     assert (tmp_path / "pair" / "MODEL_CARD.md").read_text() == "# Card\n"
