@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ciar_sim.cli.common import FiniteRange, errors_in_one_line
+from ciar_sim.cli.common import FiniteRange, errors_in_one_line, refuse_unusable
 from simulator.core.errors import CiarSimError
 
 
@@ -129,6 +129,8 @@ def capacity(
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
 
+    if out is not None:
+        refuse_unusable(out.parent)
     loaded = load_with_source(scenario_path(scenario), (), sets)
     _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), options), as_json, out)
 
@@ -169,6 +171,7 @@ def regime(
 
     path = scenario_of(scenario)
     folder = out or Path("runs") / f"{load_scenario(path).name}-regime"
+    refuse_unusable(folder)
     _usable(folder)
     found = _run(lambda means: decide(path, x, y, max_loss, metric, means, sets), options)
     write_files(folder, dict(drawing(found)))
@@ -211,6 +214,8 @@ def recommend(
     from ciar_sim.decide.recommend import scenario_of
 
     path = scenario_of(scenario)
+    if out is not None:
+        refuse_unusable(out.parent)
     _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), options), as_json, out)
 
 

@@ -1,8 +1,7 @@
 """Who wins where: the fastest method that keeps a quality floor, over one or two conditions, and where that changes.
 
 A break-even lies where the difference of two mean latencies, on the same requests, changes its sign. Between grid points the latencies are
-taken as linear, which for the round trip of a lossless link they are; a finer grid moves a break-even, and does not lose it. Where they
-bend, as with the load, the interval holds what the bend leaves open.
+taken as linear, which for the round trip of a lossless link they are; where they bend, the interval holds what the bend leaves open.
 """
 
 import math
@@ -165,8 +164,7 @@ def _with_bend(
     """
     at, low, high = crossing
     x0, x1 = float(line.x[place]), float(line.x[place + 1])
-    left: list[float] = []
-    right: list[float] = []
+    zeros = []
     for near, far, never in ((place, place - 1, x1), (place + 1, place + 2, x0)):
         if not 0 <= far < len(line.x):
             continue
@@ -174,8 +172,8 @@ def _with_bend(
         slope = (there - here) / float(line.x[far] - line.x[near])
         zero = float(line.x[near]) - here / slope if slope else never
         if math.isfinite(zero):
-            zero = zero if x0 <= zero <= x1 else never
-            (left if zero < at else right).append(zero)
+            zeros.append(zero if x0 <= zero <= x1 else never)
+    left, right = (zero for zero in zeros if zero < at), (zero for zero in zeros if zero >= at)
     return at, min(low, max(left, default=at)), max(high, min(right, default=at))
 
 
@@ -221,6 +219,10 @@ def regime(
     across = axis("--x", x, X_POINTS)
     up = None if y is None else axis("--y", y, Y_POINTS)
     axes = [one for one in (across, up) if one is not None]
+    if own := next((one.path for one in axes if one.path.startswith("methods.")), None):
+        raise CiarSimError(
+            f"{own}: is of one method, and a map is over what all have; swept in the scenario, each value is a candidate"
+        )
     fixed, sets = of_sweep(scenario, sets)
     options = [*fixed, *(_option(one) for one in axes)]
     loaded = load_with_source(scenario, options, [*sets, *_background(axes, scenario, sets)])

@@ -102,7 +102,15 @@ def test_an_option_without_effect_is_refused(arguments: list[str], needed: str) 
 
 
 @pytest.mark.parametrize(
-    "command", [["evaluate", "samples"], ["evaluate", "uncertainty"], ["profile"], ["train", "device", "--pair", "x"]]
+    "command",
+    [
+        ["evaluate", "samples"],
+        ["evaluate", "uncertainty"],
+        ["profile"],
+        ["recommend", "quickstart"],
+        ["regime", "quickstart", "--x", "network.rtt_ms=1,2"],
+        ["train", "device", "--pair", "x"],
+    ],
 )
 def test_a_place_that_cannot_be_written_is_told_before_the_work(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
