@@ -163,9 +163,10 @@ def train_pair(
         except ScenarioError as error:
             raise ScenarioError(f"{config}: {error}") from None
         except OSError as error:
-            place, needs = Path(str(error.filename)), f"; stage {name} needs the stages before it"
-            lacks = isinstance(error, FileNotFoundError) and out in place.parents
-            raise WeightsError(f"{place}: {error.strerror or error}{needs if lacks else ''}") from None
+            place = Path(str(error.filename))
+            if isinstance(error, FileNotFoundError) and out in place.parents:
+                raise WeightsError(f"{place}: no such file; stage {name} needs the stages before it") from None
+            raise WeightsError(f"{place}: {error.strerror or error}") from None
     if export is not None:
         refuse_outdated(out, tuple(READS))
         export_pair(out, export, name=config.stem)
