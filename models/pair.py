@@ -202,7 +202,10 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     facts = {}
     for stage in ("cloud", "device", "phi", "drafter"):
         path = train_dir / stage / "metrics.json"
-        facts[stage] = json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            facts[stage] = json.loads(path.read_bytes()) if path.is_file() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise WeightsError(f"{path}: not readable as metrics: {first_line(error)}") from None
     judge = train_dir / JUDGE
     subject, more = "other" if words.is_file() else "scenes", {}
     if (judge / NETWORK).is_file():

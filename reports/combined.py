@@ -91,6 +91,6 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _is_ours(folder: Path) -> bool:
     try:
         found = json.loads((folder / MARK).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("program") == "ciar-sim"

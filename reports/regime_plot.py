@@ -86,7 +86,7 @@ def read_map(folder: Path) -> RegimeMap:
         raise RunFolderError(
             f"{folder}: not the folder of a regime map: {Path(error.filename).name} is missing"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{folder}: not a readable regime map: {type(error).__name__}: {error}") from None
     return made
 

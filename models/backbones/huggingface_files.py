@@ -6,6 +6,8 @@ weight: the shapes come from `config.json`, the token numbers from its vocabular
 Sources: transformers (configuration_chameleon, configuration_janus: key names of versions 4 and 5, and their defaults);
 LANTERN (Anole's two-row prompt); Lumina-mGPT (item processor: size tokens, row tokens; inference solver: prompt text and
 unconditional row); Janus (generation_inference: prompt text and unconditional row).
+
+Longer than other files, since each kind of model is a small variation of the others.
 """
 
 import json
@@ -327,7 +329,7 @@ def weight_files(folder: Path) -> list[Path]:
         if index.is_file():
             try:
                 names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise WeightsError(f"{index}: not readable as an index of weights: {error}") from error
             named = [str(name)[:100] for name in names if not isinstance(name, str) or Path(name).name != name]
             if named:

@@ -28,6 +28,7 @@ from models.train.tokens import SceneTokens, scene_tokens
 from models.transformer import Transformer
 from models.vq import load_vq
 from simulator.core.errors import DataError
+from simulator.core.files import write_atomically
 from simulator.core.part import Part
 from simulator.core.rng import stream
 
@@ -191,4 +192,4 @@ def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Te
 def write_metrics(out_dir: Path, metrics: Mapping[str, Any], result: TrainResult) -> None:
     """Write `metrics` with the number of steps and the minutes to metrics.json."""
     values = {**metrics, "steps": result.steps, "minutes": round(result.minutes, 1)}
-    (out_dir / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
+    write_atomically(out_dir / "metrics.json", (json.dumps(values, indent=1) + "\n").encode())

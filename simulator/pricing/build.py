@@ -84,7 +84,7 @@ def pair_shapes(pair: PairRef) -> PairShapes:
             num_res_blocks=vq["num_res_blocks"],
             patch=vq["patch"],
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ComputeError(f"{path}: does not say the tokenizer's shape ({type(error).__name__}: {error})") from None
     return _shapes(manifest, decoder, None)
 

@@ -134,6 +134,9 @@ def test_pairs_that_do_not_belong_together_are_refused(specs: dict[str, PairSpec
             WeightsError, match=r"index\.json: (must name files of this folder|names files that are not)"
         ):
             pair_manifest(PairSpec(cloud="anole-7b", weights=str(folder)))
+    index.write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match=r"index\.json: not readable as an index of weights"):
+        pair_manifest(PairSpec(cloud="anole-7b", weights=str(folder)))
     index.write_text(whole)
     path = folder / "model-00001-of-00002.safetensors"
     state = load_file(path) | {"model.vqmodel.quantize.embedding.weight": torch.zeros(64, 8)}

@@ -389,6 +389,12 @@ def test_what_training_leaves_becomes_a_pair(trained: Path, tmp_path: Path) -> N
         with pytest.raises(WeightsError, match=r"cannot write the pair \S+: .*(notes\.txt|pair)"):
             export_pair(trained, folder, name="toy")
     assert own.read_text() == "a user's own"
+    told = trained / "cloud" / "metrics.json"
+    whole = told.read_bytes()
+    told.write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match=r"cloud/metrics\.json: not readable as metrics"):
+        export_pair(trained, tmp_path / "other", name="toy")
+    told.write_bytes(whole)
 
 
 def test_batches_are_keyed_and_cover_an_epoch(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:

@@ -207,10 +207,11 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
         refused = CliRunner().invoke(main, [*drawn, *options])
         assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
         assert said in refused.stderr
-    (tmp_path / "out" / "regime.json").write_text('{"x": 3}')
-    refused = CliRunner().invoke(main, drawn)
-    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-    assert "not a readable regime map" in refused.stderr
+    for damaged in ('{"x": 3}', "[" * 100_000):
+        (tmp_path / "out" / "regime.json").write_text(damaged)
+        refused = CliRunner().invoke(main, drawn)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert "not a readable regime map" in refused.stderr
     refused = CliRunner().invoke(main, ["plot", str(tmp_path), "regime-map"])
     assert "not the folder of a regime map: regime.json is missing" in refused.stderr
 
