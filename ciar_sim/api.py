@@ -383,8 +383,13 @@ def run_folder(scenario: "Scenario", own: bool = False) -> Path:
     return Path("runs") / (f"{scenario.name}-{digest(scenario)[:8]}" if own else scenario.name)
 
 
-def foresee(scenario: "Scenario", where: "Callable[[Place], str]", cache: Path | None) -> "State":
-    """What of a scenario is recorded and simulated already; makes and writes nothing."""
+def foresee(
+    scenario: "Scenario", where: "Callable[[Place], str]", cache: Path | None, jobs: int | None = None
+) -> "State":
+    """What of a scenario is recorded and simulated already; makes and writes nothing.
+
+    jobs: as in `simulator.experiment.state.state_of`.
+    """
     from ciar_sim.cli.common import default_cache
     from ciar_sim.cli.models import Models
     from simulator.experiment.kept import CaseCache
@@ -394,7 +399,7 @@ def foresee(scenario: "Scenario", where: "Callable[[Place], str]", cache: Path |
     cache = cache or default_cache()
     models = Models(scenario.pair, "auto", 1, cache, lambda stage, done, total: None)
     try:
-        return state_of(scenario, RecordingCache(cache), CaseCache(cache), models.captions, models.stored_profile)
+        return state_of(scenario, RecordingCache(cache), CaseCache(cache), models.captions, models.stored_profile, jobs)
     except CiarSimError as error:
         if not error.place:
             raise

@@ -22,7 +22,7 @@ from reports.queue_plot import queue_over_time
 from reports.setting_plots import heat_maps, setting_pair
 from reports.sweep_plot import numeric_axes, speedup_along, sweep, sweep_name
 from simulator.core.errors import RunFolderError
-from simulator.core.files import write_atomically
+from simulator.core.files import why_unusable, write_atomically
 
 MOST_AT_A_GLANCE = 4  # methods of the first plot
 MOST_CASES = 2000  # of plots and page
@@ -42,6 +42,8 @@ def build_report(folder: Path) -> Path:
 
 def write_report(run: Run, folder: Path) -> Path:
     """The same for a run that is in memory. Raises RunFolderError where the folder cannot be written."""
+    if why := why_unusable(folder):
+        raise RunFolderError(f"cannot write the report into {folder}: {why}")
     findings = find(run)
     plots = draw_plots(run, findings)
     report = folder / "report.html"

@@ -12,7 +12,7 @@ from reports.build import write_report
 from reports.load import Run, load_run, with_words
 from reports.words import grouped
 from simulator.core.errors import RunFolderError
-from simulator.core.files import write_atomically
+from simulator.core.files import why_unusable, write_atomically
 from simulator.results.files import csv_bytes, json_bytes
 
 MARK = "comparison.json"
@@ -61,6 +61,8 @@ def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, R
     Raises:
         RunFolderError: a folder is no run folder; `out` holds something else, or cannot be written.
     """
+    if out is not None and (why := why_unusable(out)):
+        raise RunFolderError(f"cannot write the comparison {out}: {why}")
     runs = [load_run(folder) for folder in folders]
     run = combined(runs)
     out = out or folders[0].resolve().parent / "-vs-".join(folder.resolve().name for folder in folders)

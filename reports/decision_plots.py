@@ -18,6 +18,7 @@ from reports.looks import Look, looks
 from reports.metrics import LATENCY
 from reports.words import clipped, condition, number, significant
 from simulator.core.errors import RunFolderError
+from simulator.core.files import read_file
 
 MOST_ROWS, MOST_PANELS = 24, 6
 _COLUMNS = {
@@ -51,7 +52,7 @@ def read_answer(file: Path, kind: str) -> Answer:
     """
     how = f"write one with ciar-sim {kind} ... --out {kind}.json"
     try:
-        facts: dict[str, Any] = json.loads(file.read_text())
+        facts: dict[str, Any] = json.loads(read_file(file))
         if facts["decision"] != kind:
             raise RunFolderError(f"{file}: holds the answer of ciar-sim {facts['decision']}, not of {kind}; {how}")
         table = pd.DataFrame(facts.pop("table"))

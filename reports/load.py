@@ -18,6 +18,7 @@ from PIL import Image
 
 from reports.words import NAMED_KEYS, condition, label, shortened
 from simulator.core.errors import RunFolderError
+from simulator.core.files import read_file
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
 
 TYPES: dict[str, tuple[type, str]] = {  # of what is read of provenance.json
@@ -255,7 +256,7 @@ def _is_number(cell: str) -> bool:
 
 def _bytes(folder: Path, name: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
+        return read_file(folder / name)
     except FileNotFoundError:
         raise RunFolderError(f"{folder} is not a whole run folder: it has no {name}") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have

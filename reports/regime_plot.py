@@ -1,5 +1,6 @@
 """The regime map: which method wins under which conditions, with its break-evens and their intervals."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from reports.looks import Look, looks, mix
 from reports.metrics import LATENCY
 from reports.words import axis_label, clipped
 from simulator.core.errors import RunFolderError
+from simulator.core.files import read_file
 from simulator.results.files import csv_bytes, json_bytes
 
 NOBODY = "none"
@@ -71,8 +73,10 @@ def read_map(folder: Path) -> RegimeMap:
         RunFolderError: The folder is something else, or damaged.
     """
     try:
-        rest: dict[str, Any] = json.loads((folder / "regime.json").read_text())
-        tables = [pd.read_csv(folder / f"{name}.csv") for name in ("regime", "break_evens", "latency")]
+        rest: dict[str, Any] = json.loads(read_file(folder / "regime.json"))
+        tables = [
+            pd.read_csv(io.BytesIO(read_file(folder / f"{name}.csv"))) for name in ("regime", "break_evens", "latency")
+        ]
         made = RegimeMap(tables[0], tables[1], tables[2], **rest)
         keys = [made.x] if made.y is None else [made.x, made.y]
         for table, columns in zip(

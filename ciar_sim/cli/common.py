@@ -173,6 +173,17 @@ def refuse_unusable(folder: Path) -> None:
         raise RunFolderError(f"{folder}: cannot be written: {why}")
 
 
+def refuse_unwritable(file: Path | None) -> None:
+    """Raises RunFolderError where a file cannot be written; asked before the work. None is no file."""
+    from simulator.core.errors import RunFolderError
+    from simulator.core.files import why_unwritable
+
+    if file is None:
+        return
+    if why := why_unwritable(file):
+        raise RunFolderError(f"{file}: cannot be written: {why}")
+
+
 def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
     """Write files into a folder, each whole or not at all, and delete those that are None; others are left alone. Raises RunFolderError."""
     from simulator.core.errors import RunFolderError

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ciar_sim.cli.common import FiniteRange, errors_in_one_line, refuse_unusable
+from ciar_sim.cli.common import FiniteRange, errors_in_one_line, refuse_unusable, refuse_unwritable
 from simulator.core.errors import CiarSimError
 
 
@@ -47,7 +47,7 @@ max_loss_option = click.option(
 )
 answer_option = click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     metavar="FILE",
     help="File to write all figures to as JSON; ciar-sim plot draws it.",
 )
@@ -129,8 +129,7 @@ def capacity(
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
 
-    if out is not None:
-        refuse_unusable(out.parent)
+    refuse_unwritable(out)
     loaded = load_with_source(scenario_path(scenario), (), sets)
     _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), options), as_json, out)
 
@@ -169,6 +168,8 @@ def regime(
     from ciar_sim.decide.regime import regime as decide
     from simulator.experiment.loading import load_scenario
 
+    if out is not None:
+        refuse_unusable(out)
     path = scenario_of(scenario)
     folder = out or Path("runs") / f"{load_scenario(path).name}-regime"
     refuse_unusable(folder)
@@ -213,9 +214,8 @@ def recommend(
     from ciar_sim.decide.recommend import recommend as decide
     from ciar_sim.decide.recommend import scenario_of
 
+    refuse_unwritable(out)
     path = scenario_of(scenario)
-    if out is not None:
-        refuse_unusable(out.parent)
     _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), options), as_json, out)
 
 
@@ -286,6 +286,10 @@ def export(
 
     if out is None and form in ("mahimahi", "pcap"):
         raise CiarSimError(f"--as {form}: is no text; name a {'folder' if form == 'mahimahi' else 'file'} with --out")
+    if form == "mahimahi" and out is not None:
+        refuse_unusable(out)
+    else:
+        refuse_unwritable(out)
     found = exported(run_or_scenario, form, Means(cache=cache), Choice(sets, method, request))
     if isinstance(found, dict):
         assert out is not None

@@ -97,9 +97,10 @@ def plot(
         raise CiarSimError(f"--out {out}: must end in {' or '.join(f'.{one}' for one in ENDINGS)}, or give --format")
     file_format = file_format or ending or "pdf"
 
-    from ciar_sim.cli.common import write_files
+    from ciar_sim.cli.common import refuse_unwritable, write_files
     from reports.figure import render, styled, texts
 
+    refuse_unwritable(out)
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
     name, draw = _drawing(run_folder, kind, names, by, where)
     with styled(form):

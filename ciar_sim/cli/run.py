@@ -170,18 +170,21 @@ def _run(
         warning_lines,
     )
     from simulator.experiment.assumptions import trace_notes
+    from simulator.experiment.rerun import check_replaced
     from simulator.experiment.sweep import expand
     from simulator.experiment.workers import Workers
 
     chosen = chosen_columns(columns)
     if scheduler is not None and dask_local is not None:
         raise CiarSimError("--dask-local stands beside --dask: give one of them")
-    if dry_run:
-        state = foresee(loaded.scenario, loaded.source.where, cache)
-        click.echo("\n".join(state_lines(state, cache or default_cache(), torch_device)))
-        return
+    workers = Workers(jobs, scheduler, dask_local)
     changed = bool(axes or sets or any(choice))
     out = out or run_folder(loaded.scenario, changed and click.get_current_context().info_name == "sweep")
+    if dry_run:
+        check_replaced(out, loaded.scenario, force)
+        state = foresee(loaded.scenario, loaded.source.where, cache, workers.most)
+        click.echo("\n".join(state_lines(state, cache or default_cache(), torch_device)))
+        return
     with progress_bars(quiet) as progress:
         result = execute(
             loaded.scenario,
@@ -190,7 +193,7 @@ def _run(
             cache,
             torch_device,
             max_batch,
-            Workers(jobs, scheduler, dask_local),
+            workers,
             60.0 * case_timeout,
             timeline,
             progress,

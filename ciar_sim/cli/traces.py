@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ciar_sim.cli.common import errors_in_one_line
+from ciar_sim.cli.common import errors_in_one_line, refuse_unwritable
 from simulator.core.errors import TraceError
 
 
@@ -70,9 +70,9 @@ def show(files: tuple[Path, ...], out: Path | None, as_json: bool, **reading: An
 
     if out is not None:
         _check_out(out, files)
-    trace = _read(files, **reading)
-    if out is None and not as_json:
+    elif not as_json:
         out = files[0].with_name(f"{files[0].name}.png")
+    trace = _read(files, **reading)
     if out is not None:
         write(out, plot(trace, f"{', '.join(path.name for path in files)} ({trace.format})"))
     click.echo(figures.as_json(figures.summary(trace)) if as_json else f"{figures.table(trace)}\n{out}")
@@ -94,6 +94,7 @@ def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
     from simulator.traces.own import write_own
     from simulator.traces.summary import table
 
+    refuse_unwritable(out)
     trace = generated(kind, seed, duration_s)
     write_own(trace, out, f"ciar-sim traces generate {kind} --seed {seed} --duration-s {duration_s:g}")
     click.echo(table(trace))
@@ -156,3 +157,4 @@ def _check_out(out: Path, files: tuple[Path, ...]) -> None:
         return  # reading or writing says what is wrong with the name
     if same:
         raise TraceError(f"--out {out}: is one of the files to read; allowed: another name")
+    refuse_unwritable(out)

@@ -12,6 +12,7 @@ from ciar_sim.cli.common import (
     errors_in_one_line,
     pair_of,
     refuse_unusable,
+    refuse_unwritable,
     resolve_torch_device,
 )
 
@@ -141,14 +142,15 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
     """The captions of a file, or every class label."""
     from models.backbones.t5 import T5Encoder
     from simulator.core.errors import PromptError
-    from simulator.core.prompt_files import read_prompts
+    from simulator.core.files import read_file
+    from simulator.core.prompt_files import MOST_BYTES, read_prompts
 
     if prompts is None:
         if not pair.cloud.classes:
             raise PromptError("--prompts: a file of captions is needed")
         return [str(label) for label in range(pair.cloud.classes)]
     try:
-        found = read_prompts(prompts.read_bytes())
+        found = read_prompts(read_file(prompts, MOST_BYTES))
     except OSError as error:
         raise PromptError(f"{prompts}: cannot be read: {error.strerror or error}") from None
     except PromptError as error:
@@ -236,8 +238,8 @@ def profile(
     for option, value in {"--dtype": dtype, "--runtime": runtime, "--batch": batch}.items():
         if model is None and value is not None:
             raise click.UsageError(f"{option} goes with --model: a pair is timed as it is")
-    for path in (out, *([] if fit is None else [fit])):
-        refuse_unusable(path.parent)
+    for path in (out, fit):
+        refuse_unwritable(path)
     device = resolve_torch_device(torch_device)
     with progress_bars(quiet) as progress:
         told = partial(progress, "measuring compute times")

@@ -22,6 +22,7 @@ from typing import Any
 from models.backbones.llamagen_files import Shapes, own_device, recognise, the_one
 from models.checkpoint import few, read_checkpoint
 from simulator.core.errors import WeightsError
+from simulator.core.files import read_file
 from simulator.protocol.llama import ROW_WIDTH, LlamaConfig
 from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, list_parts
 
@@ -445,7 +446,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _parsed(path: Path, changed_ns: int, size: int) -> dict[str, Any]:
     """Parsed once: every case of a sweep asks for it, and a vocabulary has megabytes."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_file(path).decode())
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(found, dict):

@@ -6,6 +6,7 @@ one layer under the keys of its LlamaGen port. What `ciar-sim train device` writ
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,10 +205,14 @@ def decoder_config(shapes: Shapes, source: Path | str, grid: int = 16, heads: in
     # A class label is one caption row of one number.
     caption_slots, caption_dim = (1, 1) if classes else shape(CAPTIONS)
     ffn_hidden, _ = shape("layers.0.feed_forward.w1.weight")
-    layers = [key.split(".")[1] for key in shapes if key.startswith("layers.")]
-    if not all(index.isascii() and index.isdigit() and len(index) < 5 for index in layers):
-        raise WeightsError(f"{source}: keys under layers must be numbered, got layers.{max(layers, key=len)[:40]}")
-    n_layer = 1 + max(map(int, layers))
+    layers = []
+    for key in shapes:
+        if key.startswith("layers."):
+            index = key.split(".")[1]
+            if not re.fullmatch("[0-9]{1,4}", index):
+                raise WeightsError(f"{source}: keys under layers must be numbered, got {key[:60]}")
+            layers.append(int(index))
+    n_layer = 1 + max(layers)
     n_head = heads or HEADS.get(dim) or max(1, dim // HEAD_DIM)
     try:
         return TransformerConfig(n_layer, n_head, dim, ffn_hidden, vocab_size, caption_slots, caption_dim, grid)
@@ -233,7 +238,11 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
     ch = first("encoder.conv_in.weight")
     numbers = {
         side: sorted(
-            {int(k.split(".")[2]) for k in shapes if k.startswith(f"{side}.conv_blocks.") and k.split(".")[2].isdigit()}
+            {
+                int(k.split(".")[2])
+                for k in shapes
+                if k.startswith(f"{side}.conv_blocks.") and re.fullmatch("[0-9]{1,4}", k.split(".")[2])
+            }
         )
         for side in ("encoder", "decoder")
     }

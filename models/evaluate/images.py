@@ -14,6 +14,7 @@ from models.images import UNREADABLE, rgb_of
 from models.quality import foreign
 from models.quality.judges import REFERENCE_IMAGES, REFERENCE_SEED
 from simulator.core.errors import CiarSimError
+from simulator.core.files import open_file
 from simulator.experiment.images import CHANGE_IMAGES
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Scenario
@@ -105,7 +106,7 @@ def _real_images(folder: Path) -> list[np.ndarray]:
     found = []
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES):
         try:
-            with Image.open(path) as image:
+            with open_file(path) as file, Image.open(file) as image:
                 found.append(np.asarray(rgb_of(image)))
         except UNREADABLE as error:
             raise CiarSimError(f"{path}: not an image that can be read: {error}") from None

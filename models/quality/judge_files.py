@@ -21,7 +21,7 @@ import numpy as np
 
 from models.quality.photo_reading import READING_DTYPE
 from simulator.core.errors import WeightsError
-from simulator.core.files import write_atomically
+from simulator.core.files import read_file, write_atomically
 from simulator.core.rng import stream
 
 JUDGE = "judge"  # name of the folder
@@ -81,7 +81,7 @@ def read_captions(folder: Path) -> tuple[tuple[str, ...], int]:
     """The lines of captions.txt, and how many of them, the first, are of held-out photographs. Raises WeightsError."""
     path = folder / "captions.txt"
     try:
-        found = tuple(path.read_bytes().decode().splitlines())
+        found = tuple(read_file(path).decode().splitlines())
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not found or len(set(found)) != len(found) or not all(found):
@@ -104,7 +104,7 @@ def draw_captions(captions: Sequence[str], held_out: int, seed: int, count: int)
 
 def _json(path: Path) -> dict[str, object]:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(found, dict):

@@ -42,6 +42,7 @@ from models.train.kept import load_array, save_array
 from models.train.order import shuffled_indices
 from models.vq import from_uint8, load_vq
 from simulator.core.errors import DataError
+from simulator.core.files import read_file
 from simulator.core.part import Part, folder_of
 from simulator.core.settings import refuse
 
@@ -271,6 +272,8 @@ def cut(caption: str) -> str:
 
 
 def _open(item: Item) -> Image.Image:
+    if item.path.exists() and not item.path.is_file():
+        raise DataError(f"{item.place}: {item.path} is no regular file")
     try:
         return Image.open(item.path)
     except FileNotFoundError:
@@ -380,7 +383,7 @@ def _inside(folder: Path, name: str, place: str) -> Path:
 def file_text(path: Path) -> str:
     """A UTF-8 file's text. Raises DataError if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_file(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:

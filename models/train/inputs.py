@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.state import read_state
 from simulator.core.errors import WeightsError
+from simulator.core.files import read_file
 
 FILE = "inputs.json"
 DIGEST = "blake2b:"  # what a digest begins with
@@ -90,7 +91,7 @@ def read_inputs(stage_folder: Path) -> Inputs | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_file(path))
     except (ValueError, OSError, RecursionError) as error:
         raise WeightsError(f"{path}: damaged; train the stage again") from error
     if not isinstance(found, dict):

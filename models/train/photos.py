@@ -31,6 +31,7 @@ from models.train.inputs import digest_of_bytes
 from models.train.kept import load_array, save_array
 from models.vq import from_uint8
 from simulator.core.errors import DataError
+from simulator.core.files import open_file
 
 COLUMNS = ("id", "split", "category", "kind", "type", "colour", "use", "title")
 SPLITS: tuple[Side, Side] = ("train", "held-out")
@@ -214,7 +215,7 @@ def _members(folder: Path) -> dict[str, tuple[Path, bytes]]:
     files: dict[str, tuple[Path, bytes]] = {}
     for path in tars:
         try:
-            with tarfile.open(path) as archive:
+            with open_file(path) as file, tarfile.open(fileobj=file) as archive:
                 for member in archive:
                     content = archive.extractfile(member) if member.isfile() else None
                     if content is not None:

@@ -137,13 +137,13 @@ def train_pair(
             checkpoint is damaged or was made from other inputs.
         DataError: training data, or a file that was prepared from them, is damaged.
     """
+    refuse_out(out)
+    if export is not None:
+        refuse_foreign(export)
     file = read_training_file(config)
     if data_folder is not None and file.data is None:
         raise ScenarioError(f"{config}: reads scenes, no folder of images; --data has nothing to name")
     data = file.data if file.data is None or data_folder is None else file.data.at(data_folder)
-    refuse_out(out)
-    if export is not None:
-        refuse_foreign(export)
     there = memory_bytes()
     for name, settings in file.stages.items():
         if isinstance(settings, CloudConfig | TokenizerConfig | JudgeConfig | SceneNetworkTraining):

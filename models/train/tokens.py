@@ -19,6 +19,7 @@ from models.train.kept import load_array, save_array
 from models.train.tokenizer import scene_images
 from models.vq import VQModel, load_vq
 from simulator.core.errors import DataError
+from simulator.core.files import read_file
 
 PART_SCENES = 512
 _BATCH_SCENES = 32  # fixed: floating point may differ between batch sizes
@@ -53,7 +54,7 @@ def _read_part(folder: Path, part: int) -> SceneTokens:
     codes = load_array(_part_path(folder, part), np.uint16, (PART_SCENES, None))
     path = _captions_path(folder, part)
     try:
-        captions = json.loads(path.read_bytes())
+        captions = json.loads(read_file(path))
     except (ValueError, OSError, RecursionError):
         captions = None
     if not isinstance(captions, list) or len(captions) != len(codes) or not all(isinstance(c, str) for c in captions):

@@ -70,6 +70,10 @@ class RecordingError(CiarSimError):
     """A recording is damaged, or is missing and cannot be made here."""
 
 
+class UnrecordedError(RecordingError):
+    """Recordings are missing and no models are at hand."""
+
+
 class ComputeError(CiarSimError):
     """No compute time can be given: unknown hardware or model, or a profile that does not cover what is asked of it."""
 

@@ -1,19 +1,42 @@
-"""Atomic writing of files and folders, and the removal of what killed processes left."""
+"""Reading of regular files, atomic writing of files and folders, and the removal of what killed processes left."""
 
+import errno
 import fcntl
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 TEMPORARY = ".tmp"
 MODE = 0o644
 _GRACE_S = 60.0  # a file this young may belong to a process that has not locked it yet
 _WRITING = b"written by a process that holds the lock of this file"
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, open for reading. Raises OSError for anything else: a pipe would wait for a writer, a device may never end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is no regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_file(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file. Raises OSError for anything else, and for a file of more than `most` bytes."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise OSError(errno.EINVAL, f"it has {size} bytes; allowed: {most}", str(path))
+        return file.read()
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
@@ -32,7 +55,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}"
+    temporary = path.parent / _temporary_name(path)
     try:
         with temporary.open("xb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -44,6 +67,10 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
         if isinstance(error, OSError) and error.filename == str(temporary):
             error.filename = str(path)  # what the user named
         raise
+
+
+def _temporary_name(path: Path) -> str:
+    return f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}"
 
 
 def _fill(file: IO[bytes], content: bytes | Callable[[IO[bytes]], object]) -> None:
@@ -63,7 +90,7 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
         _remove_abandoned(path)
-    folder = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}"
+    folder = path.parent / _temporary_name(path)
     folder.mkdir()
     try:
         with (folder / "lock").open("xb") as file:
@@ -161,13 +188,35 @@ def shown(path: Path) -> str:
 def why_unusable(folder: Path) -> str:
     """Why files cannot be written into a folder that may not be there yet; empty where they can. Asked before hours of work."""
     try:
-        place = folder.absolute()
-        while not (place.exists() or place.is_symlink()):
-            place = place.parent
+        place = _existing(folder)
         if not place.is_dir():
             return f"{place} is not a folder"
-        if not os.access(place, os.W_OK | os.X_OK):
-            return f"{place} cannot be written"
+        # Rights say too little: of a read-only disk, of /proc, to root.
+        with suppress(NotImplementedError), tempfile.TemporaryFile(dir=place):
+            pass
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a symlink loop
-        return str(getattr(error, "strerror", None) or error)
+        reason = str(getattr(error, "strerror", None) or error)
+        return reason if place == folder.absolute() else f"{place}: {reason}"
     return ""
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest around it that is there."""
+    place = folder.absolute()
+    while not (place.exists() or place.is_symlink()):
+        place = place.parent
+    return place
+
+
+def why_unwritable(file: Path) -> str:
+    """Why a file cannot be written; empty where it can. Asked before hours of work."""
+    try:
+        target = Path(os.path.realpath(file))
+        if target.is_dir():
+            return "it is a folder"
+        if target.exists() and not target.is_file():
+            return "" if os.access(target, os.W_OK) else "no right to write it"
+        (_existing(target.parent) / _temporary_name(target)).exists()  # raises where the name is too long
+    except (OSError, ValueError, RuntimeError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return why_unusable(target.parent)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from simulator.core.errors import ScenarioError
+from simulator.core.files import read_file
 
 Place = tuple[str | int, ...]  # keys and list indices from the top
 
@@ -31,6 +32,7 @@ _UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no file name and no UTF-8 text ho
 _MAX_DEPTH = 40
 _MAX_NODES = 200_000  # after aliases are followed
 _MAX_DIGITS = 300
+MOST_BYTES = 2**26
 _SHIPPED_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -67,7 +69,7 @@ def read(path: str | os.PathLike[str], shipped: bool = False) -> Document:
     """
     name = os.fspath(path)
     try:
-        text = Path(name).read_bytes().decode("utf-8-sig")
+        text = read_file(Path(name), MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise ScenarioError(f"{name}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from simulator.core.errors import ComputeError, RecordingError, error_context
+from simulator.core.errors import ComputeError, UnrecordedError, error_context
 from simulator.experiment.calibrate import PROMPTS, ROUNDS
 from simulator.experiment.cost_table import CostTable
-from simulator.experiment.estimate import size_of
+from simulator.experiment.estimate import check_size, size_of
 from simulator.experiment.images import ImageScorer, score_cases
 from simulator.experiment.kept import CaseCache
 from simulator.experiment.plan import Plan
@@ -62,6 +62,7 @@ def state_of(
     kept: CaseCache,
     scenes: Callable[[int, int], list[str]],
     profile: Callable[[], Profile],
+    jobs: int | None = None,
 ) -> State:
     """Looks up what of a scenario is recorded and simulated; makes and writes nothing.
 
@@ -71,6 +72,7 @@ def state_of(
         kept: The cache of simulated cases.
         scenes: Captions of the scene grammar by (seed, count).
         profile: Compute times measured on this machine; raises ComputeError where there are none yet.
+        jobs: Cases to be simulated at the same time; None asks for no memory of this machine.
 
     Raises:
         CiarSimError: The scenario cannot be run.
@@ -78,12 +80,14 @@ def state_of(
     with error_context("pair"):
         manifest = pair_manifest(scenario.pair)
     cases, trials = expand(scenario), trial_cases(scenario)
+    if jobs is not None:
+        check_size([*cases, *trials], jobs)
     check_methods([*cases, *trials], manifest)
     searched = 0
     try:
         cases, _ = search_thresholds(cases, manifest, scenes, CachedSource(recordings))
         known = cases
-    except RecordingError:  # thresholds are yet to be searched
+    except UnrecordedError:  # thresholds are yet to be searched
         targets = {case.method.label: case.method.target for case in cases if case.method.target is not None}
         searched = sum((ROUNDS + 1) * (target.prompts or PROMPTS) for target in targets.values())
         known = [case for case in cases if case.method.target is None]

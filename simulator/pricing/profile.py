@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from simulator.core.errors import ComputeError
-from simulator.core.files import write_atomically
+from simulator.core.files import read_file, write_atomically
 from simulator.core.settings import Settings
 from simulator.pricing.costs import Work
 
@@ -98,7 +98,7 @@ class Profile(Settings):
     def read(cls, path: Path) -> "Profile":
         """Raises ComputeError where the file is missing, is not a profile of this format, or lacks times."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_file(path))
         except OSError as error:
             raise ComputeError(f"{path}: cannot be read: {error.strerror or error}") from None
         except ValidationError as error:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from simulator.core.cache import ContentCache
-from simulator.core.errors import RecordingError
+from simulator.core.errors import RecordingError, UnrecordedError
+from simulator.core.files import why_unusable
 from simulator.protocol.recording import Recording, SessionSpec
 
 
@@ -77,7 +78,8 @@ class CachedSource:
         reused: How many the cache held.
 
     Raises:
-        RecordingError: Recordings are missing and there is no recorder.
+        UnrecordedError: Recordings are missing and there is no recorder.
+        RecordingError: They cannot be read or made.
     """
 
     def __init__(self, cache: RecordingCache, record: Recorder | None = None) -> None:
@@ -99,9 +101,11 @@ class CachedSource:
                     self.reused += 1
         if missing:
             if self.record is None:
-                raise RecordingError(
+                raise UnrecordedError(
                     f"{len(missing)} sessions are not in the cache {self.cache.root} and no models are at hand"
                 )
+            if why := why_unusable(self.cache.root):
+                raise RecordingError(f"cannot write the recording cache {self.cache.root}: {why}")
             for spec, recording in self.record(list(missing.values())):
                 key = spec.key()
                 if not self.cache.has(key):  # a process that recorded it may have put it there

@@ -25,6 +25,7 @@ import msgspec
 from pydantic import Field, ValidationInfo, field_validator
 
 from simulator.core.errors import WeightsError
+from simulator.core.files import read_file
 from simulator.core.part import Part, found_text, path_of
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
@@ -359,7 +360,7 @@ def pair_manifest(name_or_path: PairRef) -> PairManifest:
     if isinstance(name_or_path, PairSpec):
         return find_pair(name_or_path).manifest
     path = pair_folder(name_or_path) / MANIFEST
-    return _manifest(path, path.read_bytes())
+    return _manifest(path, read_file(path))
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from simulator.core.errors import TraceError
+from simulator.core.files import read_file
 from simulator.traces.json_text import Documents, begins_like_json, documents, item_lines
 from simulator.traces.series import Floats
 
@@ -26,6 +26,8 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "UTF-16 text; save it as UTF-8",
 }
+
+
 MOST_BYTES = 2**30
 
 
@@ -42,22 +44,17 @@ class Source:
     """The text of one file.
 
     Raises:
-        TraceError: the file is missing, no regular file or pipe, larger than 1 GiB, empty, binary or not UTF-8.
+        TraceError: the file is missing, no regular file, larger than 1 GiB, empty, binary or not UTF-8.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            if stat.S_ISCHR(path.stat().st_mode) or stat.S_ISBLK(path.stat().st_mode):
-                self.fail("is a device; allowed: text files")
-            with path.open("rb") as stream:
-                data = stream.read(MOST_BYTES + 1)
+            data = read_file(path, MOST_BYTES)
         except OSError as error:
             self.fail(f"cannot be read: {error.strerror or error}")
         except ValueError:  # a NUL in the name
             self.fail("cannot be read: no such name can exist")
-        if len(data) > MOST_BYTES:
-            self.fail("is larger than 1 GiB; allowed: traces up to that size")
         for magic, what in _MAGIC.items():
             if data.startswith(magic):
                 self.fail(f"is {what}; allowed: text files, UTF-8")

@@ -1,5 +1,8 @@
 """Options that no machine can serve, and numbers that are none: one line and exit code 2."""
 
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,10 @@ from click.testing import CliRunner
 
 from ciar_sim.cli.common import resolve_torch_device
 from ciar_sim.cli.main import main
-from simulator.core.errors import CiarSimError
+from simulator.core.errors import CiarSimError, RecordingError
+from simulator.protocol.cache import CachedSource, RecordingCache
+from simulator.protocol.recording import Recording, SessionSpec
+from tests.ciar_sim.test_no_dead_option import options
 
 
 @pytest.mark.parametrize(
@@ -101,19 +107,100 @@ def test_an_option_without_effect_is_refused(arguments: list[str], needed: str) 
     assert (found.exit_code, needed in found.output) == (2, True)
 
 
+# Every option that names a file (or a folder) to write, in a command whose input is not there: that would be told next. --out of run
+# and sweep is in test_reliability.
+FILES = {
+    "capacity --out": ["capacity", "none", "--slo-p95", "1s"],
+    "recommend --out": ["recommend", "none"],
+    "export --out": ["export", "none"],
+    "plot --out": ["plot", "none", "sweep", "--format", "svg"],
+    "profile --out": ["profile", "--pair", "none"],
+    "profile --fit": ["profile", "--pair", "none"],
+    "traces import --out": ["traces", "import", "none"],
+    "traces show --out": ["traces", "show", "none"],
+    "traces generate --out": ["traces", "generate", "none"],
+}
+FOLDERS = {
+    "evaluate samples --out": ["evaluate", "samples", "--pair", "none"],
+    "evaluate uncertainty --out": ["evaluate", "uncertainty", "--pair", "none"],
+    "evaluate pictures --out": ["evaluate", "pictures", "none"],
+    "export --out": ["export", "none", "--as", "mahimahi"],
+    "regime --out": ["regime", "none", "--x", "network.rtt_ms=1,2"],
+    "report --out": ["report", "none", "none"],
+    "train device --out": ["train", "device", "--pair", "none"],
+    "train file --out": ["train", "none"],
+    "train file --export": ["train", "none"],
+}
+
+
+def test_every_option_that_names_a_place_to_write_has_a_row() -> None:
+    places = {one for one in options(main) if one.endswith((" --out", " --fit", " --export"))}
+    assert places - {"run --out", "sweep --out"} == {*FILES, *FOLDERS}
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("row", "place"),
     [
-        ["evaluate", "samples"],
-        ["evaluate", "uncertainty"],
-        ["profile"],
-        ["recommend", "quickstart"],
-        ["regime", "quickstart", "--x", "network.rtt_ms=1,2"],
-        ["train", "device", "--pair", "x"],
+        *((row, place) for row in FILES.items() for place in ("folder", "file/x", "/proc/x", "a" * 250)),
+        *((row, place) for row in FOLDERS.items() for place in ("file", "file/x", "/proc/x")),
     ],
 )
-def test_a_place_that_cannot_be_written_is_told_before_the_work(command: list[str], tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    row: tuple[str, list[str]], place: str, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
-    found = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "file" / "x")])
-    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
-    assert "cannot be written" in found.stderr
+    (tmp_path / "folder").mkdir()
+    option, command = row
+    found = CliRunner().invoke(main, [*command, option.split()[-1], str(tmp_path / place)])
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1), found.stderr
+    assert str(tmp_path / place)[:200] in found.stderr
+    assert "written" in found.stderr or "cannot write" in found.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_recorded(tmp_path: Path) -> None:
+    def record(specs: Sequence[SessionSpec]) -> list[tuple[SessionSpec, Recording]]:
+        raise AssertionError("recorded")
+
+    source = CachedSource(RecordingCache(Path("/proc/cache")), record)
+    with pytest.raises(RecordingError, match="cannot write the recording cache /proc/cache"):
+        source.recordings([SessionSpec("w", "base", 1, {}, {}, "p", 0)])
+
+
+# ---- what is read
+
+READERS = {
+    "a scenario": ["run", "PIPE"],
+    "a scenario of a decision": ["recommend", "PIPE"],
+    "a scenario to export": ["export", "PIPE", "--as", "netem"],
+    "a trace": ["traces", "show", "PIPE"],
+    "traces": ["traces", "import", "PIPE", "--out", "x.csv"],
+    "a trace to fit": ["traces", "fit", "PIPE"],
+    "a trace of a scenario": ["run", "quickstart", "--dry-run", "--set", "network={trace: PIPE}"],
+    "arrivals": [
+        *("run", "quickstart", "--dry-run"),
+        *("--set", "workload={devices: 1, duration_s: 1, arrivals: {trace: PIPE}}"),
+    ],
+    "captions": ["run", "quickstart", "--dry-run", "--set", "prompts={file: PIPE}"],
+    "a profile": ["run", "quickstart", "--dry-run", "--set", "compute.cloud={model: pair, profile: PIPE}"],
+    "hardware": ["run", "quickstart", "--dry-run", "--set", "compute.cloud={model: pair, hardware: PIPE.yaml}"],
+    "a pair": ["profile", "--pair", "PIPE.yaml"],
+    "a training file": ["train", "PIPE"],
+    "captions to train": ["train", "device", "--pair", "scenes", "--prompts", "PIPE"],
+    "an answer": ["plot", "PIPE", "capacity"],
+}
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_what_is_no_regular_file_is_never_waited_for(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("PIPE")
+    os.mkfifo("PIPE.yaml")
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(60)  # a wait takes no processor time
+    found = CliRunner().invoke(main, READERS[what])
+    signal.alarm(0)
+    assert found.exit_code == 2, found.output
+    assert "PIPE" in found.stderr
+    assert found.stderr.count("\n") == 1

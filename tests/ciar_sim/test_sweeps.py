@@ -1,6 +1,8 @@
 """`ciar-sim sweep` as a user meets it: its own folder, what a dry run says, and a run that is not at its end."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,32 @@ def test_a_dry_run_refuses_what_the_run_would_but_not_times_that_are_yet_to_be_m
     larger = call("run", "s.yaml", "--set", "compute={cloud: {model: llamagen-xl}}", "--dry-run")
     assert larger.exit_code == 2
     assert "makes 256 image tokens, the pair 16; they must be equal" in larger.output
+
+
+def test_a_dry_run_tells_an_unread_cache_from_an_empty_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A threshold is yet to be searched where nothing is recorded; a disk that fails says nothing of the kind."""
+    text = (folder / "s.yaml").read_text()
+    (folder / "s.yaml").write_text(text.replace("device-only", "{name: ciar, threshold: {call_pct: 30, prompts: 2}}"))
+    yet = call("run", "s.yaml", "--dry-run")
+    assert yet.exit_code == 0, yet.output
+
+    def fails(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("simulator.core.cache.ContentCache.get", fails)
+    failed = call("run", "s.yaml", "--dry-run")
+    assert failed.exit_code == 2
+    assert "cannot read the recording cache cache/recordings: Input/output error" in failed.stderr
+
+
+def test_a_dry_run_refuses_what_fits_no_memory_and_a_folder_that_is_no_run(folder: Path) -> None:
+    workload = "workload={devices: 1000000, duration_s: 1e6, arrivals: {poisson_per_s: 1e6}}"
+    large = call("run", "s.yaml", "--set", workload, "--dry-run")
+    assert large.exit_code == 2
+    assert "GB of memory, and this machine has" in large.stderr
+    other = call("run", "s.yaml", "--out", ".", "--dry-run")
+    assert other.exit_code == 2
+    assert "it holds s.yaml and is no run of ciar-sim" in other.stderr
 
 
 def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> None:

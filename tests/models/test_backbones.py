@@ -51,6 +51,12 @@ def test_messages_name_file_key_and_shapes(tmp_path: Path) -> None:
         WeightsError, match=r"shape\.pt: layers\.1\.attention\.wo\.weight has shape \[16, 8\], needed \[16, 16\]"
     ):
         load_llamagen(tmp_path / "shape.pt", n_head=2)
+    named = dict(state, **{"layers.last_of_them.norm": torch.zeros(1), "layers.10.norm": torch.zeros(1)})
+    torch.save({"model": named}, tmp_path / "named.pt")
+    with pytest.raises(
+        WeightsError, match=r"named\.pt: keys under layers must be numbered, got layers\.last_of_them\."
+    ):
+        load_llamagen(tmp_path / "named.pt", n_head=2)
     del state["norm.weight"]
     torch.save({"model": state}, tmp_path / "gap.pt")
     with pytest.raises(WeightsError, match=r"gap\.pt: norm\.weight is missing, needed \[16\]"):

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationInfo, field_validator
 
 from simulator.core.errors import PromptError
-from simulator.core.files import shown
+from simulator.core.files import read_file, shown
 from simulator.core.part import Part, fork, items, path_of
-from simulator.core.prompt_files import NEWLINE, read_prompts
+from simulator.core.prompt_files import MOST_BYTES, NEWLINE, read_prompts
 from simulator.core.settings import refuse
 
 
@@ -58,7 +58,7 @@ def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
     path = path_of(prompts.file, info, "file")
     name = shown(path)
     try:
-        found = read_prompts(path.read_bytes())
+        found = read_prompts(read_file(path, MOST_BYTES))
     except OSError as error:
         refuse(f"cannot be read: {path}: {error.strerror or error}", "file")
     except PromptError as error:
