@@ -19,12 +19,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from models.backbones.found import decoder_sizes, manifest_of
 from models.backbones.llamagen_files import Shapes, own_device, recognise, the_one
 from models.checkpoint import few, read_checkpoint
 from simulator.core.errors import WeightsError
 from simulator.core.files import read_file
 from simulator.protocol.llama import ROW_WIDTH, LlamaConfig
-from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, list_parts
+from simulator.protocol.pairs import FoundPair, PairSpec
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 VQMODEL = "model.vqmodel."  # what the keys of an image tokenizer begin with in a model's own files
@@ -234,23 +235,9 @@ def find(spec: PairSpec) -> FoundPair:
             f"{path}: {vq['codebook_size']} codes, images shrunk by {2 ** (len(vq['encoder_ch_mult']) - 1)}; needed "
             f"{config.vocab_size} codes and {described.image_size // config.grid}"
         )
-    manifest = PairManifest(
-        format=FORMAT,
-        name=spec.cloud,
-        image_size=described.image_size,
-        grid=config.grid,
-        codebook_size=config.vocab_size,
-        caption_slots=config.caption_slots,
-        caption_dim=config.caption_dim,
-        cloud=config,
-        **_device_parts(spec, described, files),
-        files=list_parts(files),
-        subject="other",
-        guidance=described.guidance,
-        backbone=spec.cloud,
-    )
-    decoder = {"latent_side": config.grid, "ch_mult": vq["decoder_ch_mult"]}
-    decoder |= {name: vq[name] for name in ("ch", "z_channels", "codebook_dim", "num_res_blocks")}
+    device = _device_parts(spec, described, files)
+    manifest = manifest_of(spec, config, described.image_size, files, device, described.guidance)
+    decoder = decoder_sizes(vq, config.grid)
     decoder["level_attention"] = (
         f"decoder.up.{len(vq['decoder_ch_mult']) - 1}.attn.0.q.weight" in shapes
         or "decoder.up.0.attn.0.q.weight" in shapes

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
+from models.backbones.found import decoder_sizes, manifest_of
 from models.checkpoint import CONTAINERS, SUFFIXES, few, read_checkpoint
 from simulator.core.errors import WeightsError
 from simulator.protocol.llama import config_of
-from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, TransformerConfig, list_parts
+from simulator.protocol.pairs import FoundPair, PairSpec, TransformerConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 ValueT = TypeVar("ValueT")
@@ -137,26 +138,10 @@ def find(spec: PairSpec) -> FoundPair:
     if text is not None:
         files["text"], encoder = text_files(text, config)
     classes = classes_of(cloud.shapes)
-    own = device_parts(spec, config, classes, files)
-    manifest = PairManifest(
-        format=FORMAT,
-        name=spec.cloud,
-        image_size=size,
-        grid=config.grid,
-        codebook_size=config.vocab_size,
-        caption_slots=config.caption_slots,
-        caption_dim=config.caption_dim,
-        cloud=config,
-        files=list_parts(files),
-        subject="other",
-        guidance=spec.backbone.guidance,
-        backbone=spec.cloud,
-        **own,
-    )
-    decoder = {"latent_side": config.grid, "ch_mult": vq["decoder_ch_mult"]}
-    decoder |= {name: vq[name] for name in ("ch", "z_channels", "codebook_dim", "num_res_blocks")}
+    device = device_parts(spec, config, classes, files)
+    manifest = manifest_of(spec, config, size, files, device)
     facts = {"vq": vq, "text": text, "features": text is not None and not t5_config(text), "classes": classes}
-    return FoundPair(spec, manifest, files, decoder, encoder, facts)
+    return FoundPair(spec, manifest, files, decoder_sizes(vq, config.grid), encoder, facts)
 
 
 def the_one(

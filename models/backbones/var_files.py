@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from models.backbones.found import decoder_sizes, manifest_of
 from models.backbones.llamagen_files import Shapes, WeightFile, recognise, the_one
 from models.checkpoint import CONTAINERS
 from simulator.core.errors import WeightsError
-from simulator.protocol.pairs import FORMAT, FoundPair, PairManifest, PairSpec, list_parts
+from simulator.protocol.pairs import FoundPair, PairSpec
 from simulator.protocol.var import SCALES, VarConfig
 
 VAR_CONTAINERS = ("trainer.var_wo_ddp", *CONTAINERS)
@@ -51,34 +52,20 @@ def find(spec: PairSpec) -> FoundPair:
     if spec.image_size not in (None, size):
         raise WeightsError(f"{tokenizer.path}: makes images of {size} pixels, not of pair.image_size {spec.image_size}")
     files: dict[str, tuple[Path, ...]] = {"cloud": (cloud.path,), "tokenizer": (tokenizer.path,)}
-    device = None
+    device: dict[str, Any] = {}
     if spec.device is not None:
         part = _var(Path(spec.device), "the device", "device", ())
-        device, *rest = var_shape(part.shapes, part.path)
-        if (device.vocab_size, *rest) != (config.vocab_size, classes, width):
+        own, *rest = var_shape(part.shapes, part.path)
+        if (own.vocab_size, *rest) != (config.vocab_size, classes, width):
             raise WeightsError(
-                f"{part.path}: {device.vocab_size} codes of width {rest[1]} and {rest[0]} classes, the cloud model has "
+                f"{part.path}: {own.vocab_size} codes of width {rest[1]} and {rest[0]} classes, the cloud model has "
                 f"{config.vocab_size} of width {width} and {classes}"
             )
         files["device"] = (part.path,)
-    manifest = PairManifest(
-        format=FORMAT,
-        name=spec.cloud,
-        image_size=size,
-        grid=config.grid,
-        codebook_size=config.vocab_size,
-        caption_slots=config.caption_slots,
-        caption_dim=config.caption_dim,
-        cloud=config,
-        device=device,
-        files=list_parts(files),
-        subject="other",
-        guidance=spec.backbone.guidance,
-        backbone=spec.cloud,
-    )
-    decoder = {"latent_side": config.grid, "ch_mult": vq["decoder_ch_mult"]}
-    decoder |= {name: vq[name] for name in ("ch", "z_channels", "codebook_dim", "num_res_blocks")}
-    return FoundPair(spec, manifest, files, decoder, {}, {"vq": vq, "phis": phis, "classes": classes, "width": width})
+        device = {"device": own}
+    manifest = manifest_of(spec, config, size, files, device)
+    facts = {"vq": vq, "phis": phis, "classes": classes, "width": width}
+    return FoundPair(spec, manifest, files, decoder_sizes(vq, config.grid), {}, facts)
 
 
 def _var(place: Path, what: str, key: str, hints: tuple[str, ...]) -> WeightFile:
