@@ -106,7 +106,8 @@ def state_of(
     simulated = [] if costs is None else [case for case in known if kept.has(key_of(case, costs, plan))]
     there = {case.index for case in simulated}
     left = [*(case for case in cases if case.index not in there), *trials]
-    unknown = [*(case for case in cases if case not in known), *trials] if len(known) < len(cases) else trials
+    settled = {case.index for case in known}
+    unknown = [*(case for case in cases if case.index not in settled), *trials]
     return State(
         cases,
         simulated,

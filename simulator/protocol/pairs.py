@@ -13,9 +13,9 @@ Longer than other files, since what a manifest says and what is refused in one a
 import difflib
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -324,9 +324,7 @@ def known_pairs() -> list[str]:
 
 def is_shipped(name: str) -> bool:
     """Whether a shipped pair has this name."""
-    with suppress(OSError, ValueError):  # no name that a file has
-        return Path(name).name == name and (SHIPPED / name / MANIFEST).is_file()
-    return False
+    return os.path.basename(name) == name and os.path.isfile(os.path.join(SHIPPED, name, MANIFEST))
 
 
 def pair_folder(name_or_path: str | Path) -> Path:
@@ -334,13 +332,13 @@ def pair_folder(name_or_path: str | Path) -> Path:
 
     Raises WeightsError for an unknown name (suggesting the nearest) or a folder without `pair.json`.
     """
+    # By os.path, a third of pathlib's time: every case of a sweep asks.
+    for folder in (os.path.expanduser(name_or_path), os.path.join(SHIPPED, name_or_path)):
+        if os.path.isfile(os.path.join(folder, MANIFEST)):
+            return Path(folder)
     try:
         path = Path(name_or_path).expanduser()
-        if (path / MANIFEST).is_file():
-            return path
-        if (SHIPPED / name_or_path / MANIFEST).is_file():
-            return SHIPPED / name_or_path
-        is_path = path.is_dir() or len(path.parts) > 1
+        is_path = (path / MANIFEST).is_file() or path.is_dir() or len(path.parts) > 1  # where it raises, it says why
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"model pair {str(name_or_path)[:100]!r}: no usable path: {reason}") from None
