@@ -4,6 +4,7 @@
 
     result = ciar_sim.run("quickstart", sets={"prompts.count": 2}, out="runs/two-prompts")
     result.summary[["method", "latency_mean_s", "cloud_call_pct"]]
+    again = ciar_sim.open_run("runs/two-prompts")  # later, or of the command line
 
 This module composes simulator, models and reports; the command line calls it too.
 """
@@ -33,7 +34,18 @@ if TYPE_CHECKING:
 
 MOST_IN_TIMELINE = 10_000
 
-__all__ = ["CiarSimError", "Decision", "Result", "capacity", "compare", "recommend", "regime", "run", "sweep"]
+__all__ = [
+    "CiarSimError",
+    "Decision",
+    "Result",
+    "capacity",
+    "compare",
+    "open_run",
+    "recommend",
+    "regime",
+    "run",
+    "sweep",
+]
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Result:
         failed: A message for each case that could not be simulated, and is in no table.
         pareto: After `tune`, the rows of the summary that no other beats in latency and quality under the same condition.
         quality: The column of this quality.
-        work: What was recorded and simulated, and what earlier runs had left.
+        work: What was recorded and simulated, and what earlier runs had left; empty for a run that was opened.
     """
 
     folder: Path
@@ -166,6 +178,57 @@ def sweep(
 ) -> Result:
     """`run` over a grid: `sweep("quickstart", {"network.rtt_ms": [5, 50]})`. Options are those of `run`."""
     return run(scenario, axes=axes, **options)
+
+
+def open_run(folder: str | Path) -> Result:
+    """A finished run from its folder, as `run` returned it: `open_run("runs/quickstart").summary`.
+
+    Args:
+        folder: A run folder, of `run` or of the command line.
+
+    Raises:
+        CiarSimError: It is no run folder, the run is unfinished, or a file in it is missing or damaged.
+    """
+    import pandas as pd
+
+    from reports.load import load_run
+    from simulator.core import yamlfile
+    from simulator.core.errors import RunFolderError
+    from simulator.experiment.tuning import pareto_rows
+    from simulator.results.columns import BETTER
+
+    folder = Path(folder)
+    found = load_run(folder)  # refuses what is damaged
+    summary = _as_returned(found.summary, pd.read_csv(folder / "summary.csv", dtype=str, keep_default_na=False))
+    written = yamlfile.parse(found.scenario, str(folder / "scenario.yaml")).data
+    sweep = written.get("sweep") if isinstance(written, dict) else None
+    tune = sweep.get("tune") if isinstance(sweep, dict) else None
+    quality = (tune.get("quality") if isinstance(tune, dict) else None) or found.judged.align
+    if tune is not None and not (quality in BETTER and quality in summary):
+        raise RunFolderError(f"{folder / 'scenario.yaml'}: sweep.tune.quality is {quality}, no column of summary.csv")
+    return Result(
+        folder,
+        summary,
+        tuple(found.provenance.get("warnings") or ()),
+        tuple(found.provenance.get("failed") or ()),
+        None if tune is None else pareto_rows(summary, found.swept, quality),
+        quality,
+    )
+
+
+def _as_returned(numbers: "pd.DataFrame", cells: "pd.DataFrame") -> "pd.DataFrame":
+    """The columns of summary.csv with the types that `run` gives them. numbers: all numbers as floats; cells: all as text."""
+    import pandas as pd
+
+    columns = {}
+    for name, column in cells.items():
+        if numbers[name].dtype == object:
+            columns[name] = column.astype(object).where(column != "", None)  # empty: of other methods' settings
+        elif column.str.fullmatch(r"-?\d+").all():
+            columns[name] = pd.Series([int(cell) for cell in column], dtype="int64")
+        else:
+            columns[name] = numbers[name]
+    return pd.DataFrame(columns)
 
 
 def recommend(

@@ -20,6 +20,7 @@ from reports.words import NAMED_KEYS, condition, label, shortened
 from simulator.core.errors import RunFolderError
 from simulator.core.files import read_file
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
+from simulator.results.folder import is_unfinished
 
 TYPES: dict[str, tuple[type, str]] = {  # of what is read of provenance.json
     "warnings": (list, "a list of texts"),
@@ -157,6 +158,8 @@ def load_run(folder: Path) -> Run:
         raise RunFolderError(
             f"{folder} is not a run folder: {'not a folder' if folder.exists() else 'it does not exist'}"
         )
+    if is_unfinished(folder):
+        raise RunFolderError(f"{folder} is unfinished: `ciar-sim report {folder}` says what is missing")
     if not (folder / "provenance.json").is_file():
         raise RunFolderError(f"{folder} is not a run folder: it has no provenance.json")
     provenance = _json(folder, "provenance.json")

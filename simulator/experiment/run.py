@@ -139,7 +139,7 @@ def run_scenario(
         tuple(provenance["warnings"]),
         tuple(one.message for one in run.failed),
         store.added - before if store else len(run.simulated),
-        pareto_rows(scenario, quality, summary),
+        pareto_rows(summary, scenario.sweep.axes, quality) if tune else None,
         quality,
     )
 

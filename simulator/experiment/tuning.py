@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -144,14 +144,9 @@ def _read(scenario: Scenario, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def pareto_rows(scenario: Scenario, quality: str, summary: pd.DataFrame) -> pd.DataFrame | None:
-    """Rows of a summary that no other row of the same condition beats in latency and quality, all methods together.
-
-    None where nothing was tuned.
-    """
-    if scenario.sweep.tune is None:
-        return None
-    conditions = [path for path in scenario.sweep.axes if not path.startswith("methods.") and path in summary]
+def pareto_rows(summary: pd.DataFrame, swept: Iterable[str], quality: str) -> pd.DataFrame:
+    """Rows of a summary that no other row of the same condition beats in latency and quality, all methods together."""
+    conditions = [path for path in swept if not path.startswith("methods.") and path in summary]
     known = summary.dropna(subset=["latency_mean_s", quality])
     groups = [group for _, group in known.groupby(conditions, sort=False)] if conditions else [known]
     rows = []

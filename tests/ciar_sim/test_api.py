@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,16 @@ def scenario(tiny_pair_folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def finished(tiny_pair_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one method and one prompt."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    hardware = {"device": "snapdragon-8-gen-3", "cloud": "a100"}
+    compute = {side: {"model": "pair", "hardware": name} for side, name in hardware.items()}
+    one = {"name": "one", "pair": str(tiny_pair_folder), "prompts": {"count": 1}, "methods": ["base"]}
+    return ciar_sim.run({**one, "compute": compute}, out=folder, cache=cache).folder
+
+
 def test_a_mapping_gives_the_bytes_of_the_command_line_and_a_file(
     scenario: dict[str, Any], cache: Path, tmp_path: Path
 ) -> None:
@@ -63,6 +74,45 @@ def test_a_mapping_gives_the_bytes_of_the_command_line_and_a_file(
     for image in mapped.images.values():
         assert image.dtype == np.uint8
         assert image.shape[2] == 3
+
+
+def test_a_finished_run_is_opened_as_it_was_returned(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    scenario["methods"] = ["base", {"name": "ciar", "threshold": 0.35, "label": "NaN"}]
+    axes = {"network.preset": ["wifi", "lte"], "methods.NaN.score": ["u", "omega"]}
+    sets = {"prompts.count": 1}
+    made = ciar_sim.sweep(scenario, axes, sets=sets, out=tmp_path / "run", cache=cache)
+    opened = ciar_sim.open_run(str(tmp_path / "run"))
+    pd.testing.assert_frame_equal(opened.summary, made.summary)
+    pd.testing.assert_frame_equal(opened.requests, made.requests)
+    assert opened.images.keys() == made.images.keys()
+    assert (opened.folder, opened.warnings, opened.failed) == (made.folder, made.warnings, made.failed)
+    assert (opened.quality, opened.pareto) == (made.quality, None)
+    assert opened.plot == made.plot
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("provenance.json", None, "run is not a run folder: it has no provenance.json"),
+        ("provenance.json", "{", "provenance.json cannot be read"),
+        ("summary.csv", "case,method\n0,base\n", "summary.csv cannot be read: no column method_name"),
+        ("requests.parquet", "PAR1", "requests.parquet cannot be read"),
+        ("scenario.yaml", "a: b: c", "scenario.yaml:1: is not YAML"),
+        ("unfinished.json", "{}", "run is unfinished: `ciar-sim report .*run` says what is missing"),
+    ],
+)
+def test_a_folder_that_is_no_finished_run_is_refused_in_one_line(
+    finished: Path, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    if content is None or name == "unfinished.json":
+        (folder / "provenance.json").unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(CiarSimError, match=message) as raised:
+        ciar_sim.open_run(folder)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_sweep_adds_axes_and_sets_change_values(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:

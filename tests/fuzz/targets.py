@@ -282,8 +282,8 @@ def run_folder(rng: random.Random, world: World) -> str | None:
     """A run folder with one damaged file."""
     import shutil
 
+    from ciar_sim.api import open_run
     from ciar_sim.decide.compare import compare
-    from reports.load import load_run
 
     folder = world.folder / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
@@ -295,7 +295,7 @@ def run_folder(rng: random.Random, world: World) -> str | None:
         path.write_bytes(mutate.text(path.read_text(), rng).encode("utf-8", "surrogatepass"))
     else:
         path.write_bytes(mutate.raw(path.read_bytes(), rng))
-    return verdict(lambda: compare([world.run_folder, folder]) if rng.random() < 0.5 else load_run(folder))
+    return verdict(lambda: compare([world.run_folder, folder]) if rng.random() < 0.5 else open_run(folder))
 
 
 def trace(rng: random.Random, world: World) -> str | None:

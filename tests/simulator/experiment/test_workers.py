@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
+from ciar_sim.api import open_run
 from models.pair import load_pair
 from models.recorder import Recorder
 from models.scenes import captions
@@ -282,6 +284,14 @@ def test_settings_are_tuned_per_condition_and_again_the_same(world: World, tmp_p
     again = world.run("again", TUNED, scorer=TokenScorer(), jobs=2)
     assert world.tables("tuned") == world.tables("again")
     assert again.quality == "align_scenes"
+    opened = open_run(world.folder / "again")
+    assert opened.quality == "align_scenes"
+    assert opened.pareto is not None
+    pd.testing.assert_frame_equal(opened.pareto, pareto)
+    written = world.folder / "again" / "scenario.yaml"
+    written.write_text(written.read_text().replace("quality: null", "quality: beauty"))
+    with pytest.raises(CiarSimError, match=r"scenario.yaml: sweep.tune.quality is beauty"):
+        open_run(world.folder / "again")
 
 
 def test_without_a_known_quality_nothing_is_tuned(world: World) -> None:
