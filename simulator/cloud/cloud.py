@@ -13,6 +13,7 @@ import math
 from collections import deque
 from typing import Any
 
+from simulator.cloud.background import standing
 from simulator.cloud.replica import EvictingReplica, Replica, Schedule
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
 from simulator.cloud.work import CloudSession, SessionReplica
@@ -32,6 +33,10 @@ class _Job(CloudSession):
 
     def served(self, now_s: float) -> None:
         pass
+
+
+def _job(seconds: float) -> tuple[Item, ...]:
+    return ((0, 0, 0, 0, 0, seconds, OTHER, ()),)
 
 
 class Cloud:
@@ -78,6 +83,8 @@ class Cloud:
         self.replicas: list[Replica] = []
         for _ in range(replicas):
             self._add(start_s)
+            if rules.background is not None and rules.background.utilisation > 0.0:
+                self._fill(self.replicas[-1], rules.background, start_s)
         for crash in rules.crashes:
             schedule(crash.at_s, (self._on_crash,), crash)
 
@@ -219,10 +226,20 @@ class Cloud:
 
     # Background.
 
+    def _fill(self, replica: Replica, load: Background, now_s: float) -> None:
+        """Give a replica the jobs of one that has served others for long. Those that start later, or again, start empty."""
+        left_s, waiting = standing(
+            load, self.max_batch, stream(self.rules.seed, "cloud.background.standing", replica.number)
+        )
+        if left_s > 0.0:
+            replica.submit(_Job(), now_s, _job(left_s))
+        for _ in range(waiting):
+            replica.submit(_Job(), now_s, _job(load.job_s))
+
     def _disturb(self, replica: Replica, load: Background, now_s: float) -> None:
         draws = stream(self.rules.seed, "cloud.background", replica.number)
         mean_gap_s = load.job_s / load.utilisation
-        items: tuple[Item, ...] = ((0, 0, 0, 0, 0, load.job_s, OTHER, ()),)
+        items = _job(load.job_s)
 
         def gaps() -> float:
             return float(draws.standard_exponential()) * mean_gap_s

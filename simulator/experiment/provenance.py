@@ -127,8 +127,8 @@ def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:
         jobs = serving.replicas * load.utilisation * took_s / job_s
         if jobs < FEW_JOBS or job_s > LONG_JOB * took_s:
             found.append(
-                f"{case.title}: background jobs of {job_s:g} s begin {jobs:.2g} times on average in the {took_s:.3g} s of the run, the "
-                f"cloud free at first: too few or too long for a share of {load.utilisation:g}, so what they take up is chance"
+                f"{case.title}: background jobs of {job_s:g} s begin {jobs:.2g} times on average in the {took_s:.3g} s of the run: "
+                f"too few or too long for a share of {load.utilisation:g}, so what they take up is chance"
             )
     return found
 

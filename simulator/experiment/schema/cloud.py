@@ -29,9 +29,12 @@ class AutoscaleRule(Part):
 
 
 class BackgroundLoad(Part):
-    """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time. They hold no memory."""
+    """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time. They hold no memory.
 
-    utilisation: float = Field(gt=0, lt=1)
+    A run begins with the jobs that such a replica holds on average, 500 at the largest share.
+    """
+
+    utilisation: float = Field(gt=0, le=0.999)
     job_ms: float = Field(default=20.0, ge=0.01, le=1e6)
 
 

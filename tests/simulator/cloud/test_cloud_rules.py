@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.cloud.background import standing
 from simulator.cloud.cloud import Cloud
 from simulator.cloud.replica import Replica, recomputed
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash, Discipline, Routing
+from simulator.core.rng import stream
 from simulator.engine.device import FleetPart
 from simulator.engine.workload import Arrivals, ClosedLoop
 from simulator.network.access import Network
@@ -244,11 +246,51 @@ def test_a_replica_that_comes_too_late_for_any_session_stops_when_idle() -> None
 
 
 def test_other_tenants_take_their_share() -> None:
-    """200 s at a share of a quarter, jobs of 1/64 s: Poisson busy time, standard deviation sqrt(50 / 64); 4.5 of them."""
+    """200 s at a share of a quarter, jobs of 1/64 s: Poisson busy time, standard deviation sqrt(50 / 64); 4.5 of them.
+
+    One or two jobs that stand at the begin are far less.
+    """
     one = program(call(0), [[forward("cloud"), reply()]])
     rules = CloudRules(background=Background(0.25, 1 / 64), seed=3)
     result = case([one], arrivals((0, 0, 0), (200, 0, 0)), network=FREE, rules=rules)
     assert abs(result.cloud_busy_s[0] - 2 / 64 - 50.0) < 4.5 * math.sqrt(50 / 64)
+
+
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_a_run_begins_with_the_jobs_that_a_busy_replica_holds(max_batch: int) -> None:
+    """The work of an M/D/1 queue, in lengths of a job: its mean is u / 2 (1 - u), its variance u / 3 (1 - u) + its squared mean.
+
+    600 draws; means within 4.5 standard errors.
+    """
+    u = 0.7
+    draws = stream(0, "test")
+    held = [standing(Background(u, 0.5), max_batch, draws) for _ in range(600)]
+    assert all(0.0 < left_s <= 0.5 * max_batch or (left_s, waiting) == (0.0, 0) for left_s, waiting in held)
+    work = np.array([left_s / 0.5 + waiting for left_s, waiting in held])
+    mean = u / (2 * (1 - u))
+    deviation = math.sqrt(u / (3 * (1 - u)) + mean**2)
+    assert abs(work.mean() - mean) < 4.5 * deviation / math.sqrt(600)
+    assert work.std() == pytest.approx(deviation, rel=0.2)
+    assert abs(np.mean(work == 0.0) - (1 - u)) < 4.5 * math.sqrt(u * (1 - u) / 600)
+
+
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_the_first_request_waits_for_other_tenants_as_long_as_a_later_one(max_batch: int) -> None:
+    """Jobs of a second at a share of 0.6: one after another, a request waits 0.6 / (2 * 0.4) s for them; 300 seeds.
+
+    In batches those that come while it waits share its iteration and make it longer, for the first request as for the later one.
+    """
+    one = program(call(0), [[forward("cloud"), reply()]])
+    times = arrivals((1.0, 0, 0), (40.3, 1, 0))
+    found = np.empty((300, 2))
+    for seed in range(300):
+        rules = CloudRules(background=Background(0.6, 1.0), seed=seed)
+        columns = case([one], times, network=FREE, rules=rules, max_batch=max_batch).columns
+        found[seed] = columns["cloud_queue_s"] + columns["cloud_compute_s"] - 1 / 64
+    errors = found.std(axis=0) / math.sqrt(300)
+    assert abs(found[:, 0].mean() - found[:, 1].mean()) < 4.5 * np.hypot(*errors)
+    if max_batch == 1:
+        assert np.all(np.abs(found.mean(axis=0) - 0.6 / (2 * 0.4)) < 4.5 * errors)
 
 
 @pytest.mark.parametrize(
