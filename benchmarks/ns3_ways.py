@@ -28,7 +28,7 @@ def ns3_sender(transport: Transport, rtt_s: float) -> Sender:
     """A sender of ns-3 with the transport's congestion control, whose handshake took a round trip."""
     initial = transport.initial_window
     control: Control = Ns3Bbr(initial, rtt_s) if transport.congestion == "bbr" else Ns3Cubic(initial, False)
-    return Ns3Sender(transport, control, rtt_s, 0.5 * rtt_s)
+    return Ns3Sender(transport, control, rtt_s, 0.0)
 
 
 class Ns3Sender(Sender):
@@ -39,8 +39,8 @@ class Ns3Sender(Sender):
         partial: whether it was one of a part of what is recovered.
     """
 
-    def __init__(self, transport: Transport, control: Control, rtt_s: float, rttvar_s: float) -> None:
-        super().__init__(transport, control, rtt_s, rttvar_s)
+    def __init__(self, transport: Transport, control: Control, rtt_s: float, deviation_s: float) -> None:
+        super().__init__(transport, control, rtt_s, deviation_s)
         self.beyond = False
         self._quick = 1
         self._fresh: list[Segment] = []  # told by the latest acknowledgement

@@ -16,7 +16,7 @@ from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.paths import PathsLink, Radios
 from simulator.network.radio import Radio, RadioFigures
-from simulator.network.transport import MAX_TRIES, SYN_RTO_S, TRANSPORTS, Transport, backoff
+from simulator.network.transport import MAX_TRIES, TRANSPORTS, Transport, backoff
 from simulator.network.wifi import Hop, HopWire
 from simulator.network.wire import Capacity, StepFunction, Wire
 
@@ -318,14 +318,15 @@ def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None) -> Cal
 
     It takes the transport's round trips, hello and certificates in the last of them, and a timeout (`backoff`) for each round trip that
     loses a packet. Each packet that the device sends waits for its turn in a scheduled uplink, since it answers one that came: the
-    buffer is empty again. The first has its turn at the begin. A handshake does not occupy the wires.
+    buffer is empty again. The first has its turn at the begin. A hello may need a second grant. A handshake does not occupy the wires.
     """
     t = up.transport
 
     def opened(begin_s: float) -> float:
         now_s = begin_s
         for left in reversed(range(t.handshake_rtts)):
-            timeouts_s = backoff(SYN_RTO_S)
+            timeout_s = t.opening_rto_s(up.rtt_s, left)
+            timeouts_s = backoff(timeout_s)
             for _ in range(MAX_TRIES):
                 if not any(link.loss is not None and link.loss.lost_again(now_s, 1) for link in (up, down)):
                     break
@@ -334,8 +335,11 @@ def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None) -> Cal
                 return math.inf
             if radio is not None and now_s > begin_s:
                 now_s = radio.up.turn_s(now_s)
-            for link, carried_bytes in ((up, t.hello_bytes), (down, t.handshake_bytes)):
-                now_s = link.opening_s(now_s, 0.0 if left else carried_bytes)
+            hello_bytes, handshake_bytes = (0, 0) if left else (t.hello_bytes, t.handshake_bytes)
+            now_s = up.opening_s(now_s, hello_bytes, timeout_s)
+            if radio is not None:
+                now_s += radio.up.more_s(hello_bytes)
+            now_s = down.opening_s(now_s, handshake_bytes, timeout_s)
         return now_s
 
     return opened

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from simulator.network.transport import DUPLICATE_ACKS, MAX_RTO_S, MAX_TRIES, PROBE_S, QUICK_ACKS, REORDERING, Transport
+from simulator.network.transport import DUPLICATE_ACKS, MAX_RTO_S, MAX_TRIES, QUICK_ACKS, Timer, Transport
 
 DELAYED_ACK_S = 0.04  # Linux TCP_DELACK_MIN
 INSTANT_S = 1e-9  # times so near are one, of which an acknowledgement comes first
@@ -117,7 +117,8 @@ class Sender:
         srtt_s, rttvar_s: the round trip and its deviation (RFC 6298).
     """
 
-    def __init__(self, transport: Transport, control: Control, rtt_s: float, rttvar_s: float) -> None:
+    def __init__(self, transport: Transport, control: Control, rtt_s: float, deviation_s: float) -> None:
+        """rtt_s, deviation_s: mean and mean deviation of the round trip."""
         self.control = control
         self.state = OPEN
         self.now_s = self.delivered_s = self._first_s = -math.inf
@@ -125,10 +126,11 @@ class Sender:
         self.recovery_sent = 0
         self.advanced = 0
         self.sample = (0.0, 0, True)
-        self.srtt_s, self.rttvar_s = rtt_s, rttvar_s
+        self.srtt_s = rtt_s
+        self.rttvar_s = Timer(transport, rtt_s, deviation_s).rttvar_s
         self.linux = transport.stack == "linux"
         self._transport = transport
-        self._rtt_s = rtt_s
+        self._rtt_s, self._deviation_s = rtt_s, deviation_s
         self._flow_bits = math.inf
         self._full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
         if transport.flow_bytes:
@@ -349,7 +351,7 @@ class Sender:
         self.delivered_s = now_s
         self._first_s = newest.sent_s
         rtt_s = now_s - newest.sent_s
-        self.rttvar_s += 0.25 * (abs(self.srtt_s - rtt_s) - self.rttvar_s)
+        self.rttvar_s += 0.25 * (max(abs(self.srtt_s - rtt_s), self._deviation_s) - self.rttvar_s)
         self.srtt_s += 0.125 * (rtt_s - self.srtt_s)
         self._sample(now_s, newest)
         self._probed = False
@@ -386,7 +388,7 @@ class Sender:
                 if other.beyond >= DUPLICATE_ACKS or other.again or self.state == RECOVERY:
                     self._mark(other)
                 else:
-                    self._reorder_s = now_s + REORDERING * self.srtt_s
+                    self._reorder_s = now_s + self._transport.reordering * self.srtt_s
             else:
                 if other.number > newest.number:
                     break
@@ -421,8 +423,8 @@ class Sender:
         if first.arrives:
             return math.inf
         due_s = self._timer_s + self.rto_s
-        if self.linux and self.state == OPEN and not self._probed and len(self._missing) > 1:
-            due_s = min(due_s, self._timer_s + 2.0 * self.srtt_s + PROBE_S)  # RFC 8985 sec. 7.2
+        if self.linux and self.state == OPEN and not self._probed:
+            due_s = min(due_s, self._timer_s + self._transport.probe_s(self.srtt_s, len(self._missing)))
         return max(due_s, self.now_s)
 
     def _timeout(self, now_s: float) -> Segment | None:

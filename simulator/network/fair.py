@@ -178,6 +178,8 @@ class FairLink(ImpairedLink):
         if ready_s == math.inf:
             arrives(ready_s)
             return
+        if self._timer is not None:
+            self._rto_s = self._timer.rto_s(ready_s)
         self._begun_s = ready_s = max(ready_s, self._begun_s)
         extra_s = 0.0
         loss = self.loss

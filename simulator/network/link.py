@@ -18,7 +18,7 @@ from simulator.network.congestion import Control, Sender
 from simulator.network.cross import CrossQueue
 from simulator.network.cubic import Cubic
 from simulator.network.impairments import Losses, cut_normal_centre
-from simulator.network.transport import MAX_TRIES, SYN_RTO_S, FlowWindow, Transport, Window, backoff, one_object
+from simulator.network.transport import MAX_TRIES, SYN_RTO_S, FlowWindow, Timer, Transport, Window, backoff, one_object
 from simulator.network.wire import Wire
 
 _INSTANT_S = 1e-9
@@ -113,6 +113,7 @@ class ImpairedLink:
     outage longer than the timeout loses the message under way: it continues with the first retransmission after the outage.
 
     Attributes:
+        rtt_s: mean round trip, standing queues included.
         sent_bits: put into the link, repetitions and tries included.
         dropped_bits: those of them that did not arrive.
         ready_s: until when the latest message waited for radio or connection.
@@ -122,6 +123,7 @@ class ImpairedLink:
     __slots__ = (
         "_bounded",
         "_buffer_bits",
+        "_deviation_s",
         "_draw",
         "_finish_s",
         "_framed",
@@ -133,9 +135,9 @@ class ImpairedLink:
         "_queue",
         "_reach_s",
         "_rto_s",
-        "_rtt_s",
-        "_rttvar_s",
         "_sender",
+        "_settled_rto_s",
+        "_timer",
         "_window",
         "delay_at",
         "delay_s",
@@ -143,6 +145,7 @@ class ImpairedLink:
         "loss",
         "open_s",
         "ready_s",
+        "rtt_s",
         "sent_bits",
         "transport",
         "wire",
@@ -183,12 +186,12 @@ class ImpairedLink:
         self.wire = wire
         self.transport = transport
         self.delay_s = one_object(delay_s)
-        self._rtt_s = one_object(rtt_s)
-        self._rto_s = one_object(transport.rto_s(rtt_s, rttvar_s))
+        self.rtt_s = one_object(rtt_s)
+        self._settled_rto_s = one_object(transport.rto_s(rtt_s, rttvar_s))
         self._path_bits = (
             one_object(rtt_s * wire.mean_bps + 8.0 * buffer_bytes) if buffer_bytes < math.inf else math.inf
         )
-        self._rttvar_s = one_object(rttvar_s)
+        self._deviation_s = one_object(rttvar_s)
         self._window: Window | None = None
         self._sender: Sender | None = None
         self._connect()
@@ -229,6 +232,10 @@ class ImpairedLink:
             ready_s = self._opened_s(ready_s)
         if ready_s > now_s:
             self.ready_s = ready_s
+        if self._timer is not None:
+            self._rto_s = self._timer.rto_s(ready_s)
+            if self._timer.settled:
+                self._timer = None
         extra_s = 0.0
         wire = self.wire
         ahead_s = ready_s if self._queue is None else self._queue.clear_s(ready_s)
@@ -253,7 +260,7 @@ class ImpairedLink:
             else:
                 end_s = window.send(start_s, segments, bits, self._finish_s)
                 if bounded and (lost_segments := min(window.overflow(), segments)) > 0:
-                    extra_s += self._rtt_s
+                    extra_s += self.rtt_s
                     self._repeat(bits * lost_segments / segments)
             free_s = end_s
         if wire.shared:
@@ -311,9 +318,9 @@ class ImpairedLink:
         self, loss: Losses, sent_s: float, segments: int, bits: float, lost: Sequence[int]
     ) -> tuple[float, float]:
         """Seconds until all lost segments of a message of `sent_s` arrive (infinity for never), and its bits with repetitions."""
-        extra_s = self.transport.recovery_s(self._rtt_s, self._rto_s, segments, lost)
-        # A lost only segment has cost one timeout already.
-        timeouts_s = backoff(self._rto_s if segments > 1 else 2.0 * self._rto_s)
+        extra_s = self.transport.recovery_s(self.rtt_s, self._rto_s, segments, lost)
+        # A lost only segment has cost one timeout already, where no probe came before it.
+        timeouts_s = backoff(self._rto_s if segments > 1 or extra_s < self._rto_s else 2.0 * self._rto_s)
         again = repeated = len(lost)
         for _ in range(MAX_TRIES):
             again = loss.lost_again(sent_s + extra_s, again)
@@ -351,7 +358,7 @@ class ImpairedLink:
         room = 1 + int(self._buffer_bits / packet_bits)
         rounds = -(-over // room)
         self._repeat(packet_bits * sum(over - n * room for n in range(rounds)))
-        return rounds * self.transport.recovery_s(self._rtt_s, self._rto_s, segments, range(segments - over, segments))
+        return rounds * self.transport.recovery_s(self.rtt_s, self._rto_s, segments, range(segments - over, segments))
 
     def _repeat(self, bits: float) -> None:
         """Count bits that a full buffer drops, and that are sent again."""
@@ -361,13 +368,15 @@ class ImpairedLink:
     def _connect(self) -> None:
         """A new connection's window, or its sender under congestion control."""
         t = self.transport
+        self._rto_s = self._settled_rto_s
+        self._timer = Timer(t, self.rtt_s, self._deviation_s) if t.opening_samples else None
         if t.congestion:
             bbr = t.congestion == "bbr"
-            control: Control = Bbr(t.initial_window, self._rtt_s) if bbr else Cubic(t.initial_window, t.idle_restart)
-            self._sender = Sender(t, control, self._rtt_s, self._rttvar_s)
+            control: Control = Bbr(t.initial_window, self.rtt_s) if bbr else Cubic(t.initial_window, t.idle_restart)
+            self._sender = Sender(t, control, self.rtt_s, self._deviation_s)
         elif t.initial_window:
             kind = FlowWindow if t.flow_bytes else Window
-            self._window = kind(t, self._rtt_s, self._rto_s, self._path_bits)
+            self._window = kind(t, self.rtt_s, self._settled_rto_s, self._path_bits)
 
     def _send_controlled(
         self, sender: Sender, ready_s: float, start_s: float, segments: int, bits: float
@@ -400,16 +409,16 @@ class ImpairedLink:
         self.dropped_bits += more_bits
         return end_s, free_s, bits + more_bits
 
-    def opening_s(self, time_s: float, wire_bytes: float) -> float:
+    def opening_s(self, time_s: float, wire_bytes: float, timeout_s: float = SYN_RTO_S) -> float:
         """When a packet of a connection that opens has crossed the link, sent at `time_s`, with `wire_bytes` in all.
 
-        In an outage that outlasts its timer it is lost, and sent again when the timer goes off, which doubles.
+        In an outage that outlasts its timer of `timeout_s` it is lost, and sent again when the timer goes off, which doubles.
         """
         if time_s == math.inf:
             return time_s
         outage = next(iter(self.wire.outages(time_s, time_s + _INSTANT_S)), None)
         if outage is not None:
-            timeouts_s = backoff(SYN_RTO_S)
+            timeouts_s = backoff(timeout_s)
             sent_s = time_s
             while sent_s + (timeout_s := next(timeouts_s)) < outage[1]:
                 sent_s += timeout_s

@@ -194,9 +194,14 @@ class _Uplink:
     def used(self, start_s: float, end_s: float, wire_bytes: float) -> float:
         figures = self._radio.figures
         self._radio._use(start_s, end_s, figures.up_j_per_byte * wire_bytes)
-        again = wire_bytes > figures.grant_bytes and start_s > self._empty_s
+        empty = start_s > self._empty_s
         self._empty_s = end_s
-        return figures.grant_s if again else 0.0
+        return self.more_s(wire_bytes) if empty else 0.0
+
+    def more_s(self, wire_bytes: float) -> float:
+        """Wait of a message of an empty buffer for what does not fit into its first grant."""
+        figures = self._radio.figures
+        return figures.grant_s if wire_bytes > figures.grant_bytes else 0.0
 
 
 class _Downlink:

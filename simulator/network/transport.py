@@ -14,8 +14,8 @@ MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX, for every timer of every transport; see 
 SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
 MAX_TRIES = 10_000  # of one packet; more than any loss rate below 1 needs, so a path that loses it always is a dead one
 DUPLICATE_ACKS = 3  # segments that arrive beyond one before it counts as lost: RFC 5681 sec. 3.2, RFC 6675
-REORDERING = 0.25  # RACK's reordering window as a share of the round trip, RFC 8985 sec. 6.2
 PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
+LONE_PROBE_S = 0.2  # the same where one segment is under way, whose acknowledgement may be delayed: RFC 8985 sec. 7.2, Linux TCP_RTO_MIN
 _SEGMENTS_PER_ACK = 2  # RFC 5681 sec. 4.2: an acknowledgement for at least every second full segment
 QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: so many segments of a fresh connection are acknowledged each at once
 
@@ -52,8 +52,11 @@ class Transport:
         idle_restart: whether the window is halved per retransmission timeout without a message.
         handshake_rtts: round trips before the first message may leave.
         hello_bytes, handshake_bytes: sent up and down in the last of them.
+        opening_samples: round trips measured until the first message may leave; 0 for a transport without a connection.
         rto_floor_s: least variance term of the retransmission timeout.
         ack_delay_s: added to the retransmission timeout.
+        reordering: wait for what others have overtaken, as a share of the round trip.
+        probes: whether a lost tail is asked for by a probe (RFC 8985 sec. 7); otherwise by the timeout.
         congestion: cubic or bbr (`simulator.network.congestion`); empty for `Window`, which knows no losses.
         stack: "linux" for ends that find losses by time and by probes as well (RFC 8985) and acknowledge each of the first segments of a
             connection; "plain" for others.
@@ -72,8 +75,11 @@ class Transport:
     handshake_rtts: int = 0
     hello_bytes: int = 0
     handshake_bytes: int = 0
+    opening_samples: int = 0
     rto_floor_s: float = 0.2
     ack_delay_s: float = 0.0
+    reordering: float = 0.25
+    probes: bool = True
     congestion: str = ""
     stack: str = "linux"
     flow_bytes: int = 0
@@ -95,12 +101,20 @@ class Transport:
         """Retransmission timeout. Source: RFC 6298 sec. 2.3 with the floor on the variance term, as Linux has it; RFC 9002 sec. 6.2.1."""
         return min(srtt_s + max(4.0 * rttvar_s, self.rto_floor_s) + self.ack_delay_s, MAX_RTO_S)
 
+    def opening_rto_s(self, rtt_s: float, left: int) -> float:
+        """First timeout of a packet of the handshake with so many round trips after its own: by one measured before, or 1 s."""
+        return self.rto_s(rtt_s, 0.5 * rtt_s) if self.opening_samples > left + 1 else SYN_RTO_S
+
+    def probe_s(self, srtt_s: float, segments: int) -> float:
+        """When the tail of so many segments under way is asked for, where no timeout comes before. Source: RFC 8985 sec. 7.2."""
+        return 2.0 * srtt_s + (PROBE_S if segments > 1 else LONE_PROBE_S)
+
     def recovery_s(self, srtt_s: float, rto_s: float, segments: int, lost: Sequence[int]) -> float:
         """How much later a message of `segments` is complete when those numbered `lost` (ascending) are sent again, once.
 
-        A loss with three segments or more after it costs a round trip (fast retransmit), with one or two a quarter more
-        (RACK). A lost last segment is repeated by a tail loss probe; a lost only segment by the retransmission timeout. Without
-        RACK the timeout is all that is left.
+        A loss with three segments or more after it costs a round trip (fast retransmit), with one or two the wait for reordering more
+        (RACK). A lost last segment is repeated by a tail loss probe or by the retransmission timeout, whichever comes first: the latter
+        for a lost only segment once the round trip is known. Without RACK the timeout is all that is left.
         """
         after = segments - 1 - lost[-1]
         if after >= DUPLICATE_ACKS:
@@ -108,10 +122,8 @@ class Transport:
         if self.stack != "linux":
             return rto_s
         if after:
-            return srtt_s * (1.0 + REORDERING)
-        if segments == 1:
-            return rto_s
-        extra_s = min(rto_s, 2.0 * srtt_s + PROBE_S)  # RFC 8985 sec. 7.2
+            return srtt_s * (1.0 + self.reordering)
+        extra_s = min(rto_s, self.probe_s(srtt_s, segments)) if self.probes else rto_s
         if len(lost) > 1 and lost[-2] == segments - 2:  # known to be missing only once the probe is acknowledged
             extra_s += srtt_s
         return extra_s
@@ -122,7 +134,8 @@ class Transport:
 # grpc: a record of TLS 1.3 is 5 + 1 + 16 B (RFC 8446 sec. 5), a frame of HTTP/2 9 B (RFC 9113 sec. 4.1), a message of gRPC 5 B (gRPC over
 # HTTP2); one bidirectional stream, so headers travel once; a hello of 0.5 kB and a certificate chain of 3.5 kB are usual sizes.
 # quic: datagrams of 1200 B (RFC 9000 sec. 14), each with 28 B of IPv4 and UDP in front, a short header of 11 B with an 8-byte
-# connection id, a tag of 16 B and a stream frame of 6 B; HTTP/3 frame of 3 B around gRPC's 5; timers and window of RFC 9002.
+# connection id, a tag of 16 B and a stream frame of 6 B; HTTP/3 frame of 3 B around gRPC's 5; timers and window of RFC 9002, which waits an
+# eighth of a round trip for reordering (sec. 6.1.2) and has one timer for probes (sec. 6.2).
 # sctp: a data channel of WebRTC, a packet of 1191 B as Chrome has them, of which a header of 12 B and one of a chunk of 16 B (RFC 9260)
 # leave 1160 B in steps of four; a record of DTLS 1.2 is 13 + 8 + 16 B (RFC 6347, RFC 5288), with 28 B of IPv4 and UDP in front. A check by
 # ICE takes a round trip (RFC 8445), DTLS 1.2 two, SCTP two, of which the second carries the first data (RFC 9260 sec. 5.1), and the
@@ -131,7 +144,9 @@ class Transport:
 # In each the messages of a device and direction are one stream: a message waits for the one before it.
 TRANSPORTS = {
     "ideal": Transport("ideal"),
-    "tcp": Transport("tcp", segment_overhead_bytes=52, initial_window=10, idle_restart=True, handshake_rtts=1),
+    "tcp": Transport(
+        "tcp", segment_overhead_bytes=52, initial_window=10, idle_restart=True, handshake_rtts=1, opening_samples=1
+    ),
     "grpc": Transport(
         "grpc",
         segment_overhead_bytes=52,
@@ -142,6 +157,7 @@ TRANSPORTS = {
         handshake_rtts=2,
         hello_bytes=500,
         handshake_bytes=3500,
+        opening_samples=2,
     ),
     "quic": Transport(
         "quic",
@@ -152,8 +168,11 @@ TRANSPORTS = {
         handshake_rtts=1,
         hello_bytes=1200,
         handshake_bytes=3500,
+        opening_samples=1,
         rto_floor_s=0.001,
         ack_delay_s=0.025,
+        reordering=0.125,
+        probes=False,
     ),
     "sctp": Transport(
         "sctp",
@@ -163,6 +182,7 @@ TRANSPORTS = {
         handshake_rtts=4,
         hello_bytes=1000,
         handshake_bytes=1200,
+        opening_samples=1,
         rto_floor_s=0.22,
         stack="plain",
     ),
@@ -180,7 +200,46 @@ def opened_by(transport: Transport, handshake: str) -> Transport:
     if handshake == "resumed":
         return replace(transport, handshake_bytes=RESUMED_BYTES)
     rtts = transport.handshake_rtts - 1  # of TCP alone; none for QUIC
-    return replace(transport, handshake_rtts=rtts, hello_bytes=0, handshake_bytes=0)
+    # QUIC's timer begins with the round trip of the earlier connection as with a first sample (RFC 9002 sec. 6.2.2).
+    return replace(transport, handshake_rtts=rtts, hello_bytes=0, handshake_bytes=0, opening_samples=max(1, rtts))
+
+
+class Timer:
+    """The retransmission timeout of a connection whose round trip has been measured a few times, each by a message.
+
+    The first sample makes the estimated deviation half of the round trip, and each further one takes away a quarter of what is too
+    much. Source: RFC 6298 sec. 2.2 and 2.3, RFC 9002 sec. 5.3; one sample in a round trip, as RFC 6298 sec. 3 asks and Linux has it.
+
+    Attributes:
+        rttvar_s: estimated deviation.
+        settled: whether the first sample makes no difference any more.
+    """
+
+    __slots__ = ("_deviation_s", "_next_s", "_rtt_s", "_transport", "rttvar_s", "settled")
+
+    def __init__(self, transport: Transport, rtt_s: float, deviation_s: float) -> None:
+        """rtt_s, deviation_s: mean and mean deviation of the round trip, of which each sample is taken to be."""
+        self._transport = transport
+        self._rtt_s, self._deviation_s = rtt_s, deviation_s
+        self._next_s = -math.inf  # when the latest sample is there
+        self.rttvar_s = 0.5 * rtt_s
+        self.settled = False
+        for _ in range(transport.opening_samples - 1):
+            self._sample()
+
+    def rto_s(self, time_s: float) -> float:
+        """The timeout of a message that leaves then, after those before it."""
+        if time_s >= self._next_s:
+            if self._next_s > -math.inf:
+                self._sample()
+            self._next_s = time_s + self._rtt_s
+        t, rtt_s = self._transport, self._rtt_s
+        timeout_s, last_s = t.rto_s(rtt_s, self.rttvar_s), t.rto_s(rtt_s, self._deviation_s)
+        self.settled = abs(timeout_s - last_s) < 1e-9
+        return last_s if self.settled else timeout_s
+
+    def _sample(self) -> None:
+        self.rttvar_s += 0.25 * (self._deviation_s - self.rttvar_s)
 
 
 class Window:

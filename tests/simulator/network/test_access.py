@@ -152,6 +152,8 @@ FULL = Transport(
     handshake_rtts=2,
     hello_bytes=500,
     handshake_bytes=3000,
+    opening_samples=1,
+    rto_floor_s=0.01,
     ack_delay_s=0.01,
 )
 TRANSPORT_CHANGES: dict[str, Any] = {
@@ -165,8 +167,11 @@ TRANSPORT_CHANGES: dict[str, Any] = {
     "handshake_rtts": 1,
     "hello_bytes": 1000,
     "handshake_bytes": 9000,
+    "opening_samples": 2,
     "rto_floor_s": 0.4,
     "ack_delay_s": 0.05,
+    "reordering": 0.5,
+    "probes": False,
     "congestion": "cubic",
     "stack": "plain",
     "flow_bytes": 9000,
@@ -219,6 +224,51 @@ def test_a_connection_that_opens_in_an_outage_waits_for_its_timer(begin_s: float
 
 
 # --- timers
+
+
+class Nth:
+    """Loses one packet of a handshake: that of a round trip, counted from 0."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def lost(self, now_s: float, packets: int) -> list[int]:
+        return []
+
+    def lost_again(self, now_s: float, packets: int) -> int:
+        self.left -= 1
+        return int(self.left == -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "timeout_s"),
+    [
+        ("tcp", 0, 1.0),
+        ("grpc", 0, 1.0),
+        ("grpc", 1, 0.25),  # TLS over TCP, which has measured a round trip of 0.05 s
+        ("quic", 0, 1.0),
+        ("sctp", 3, 1.0),
+    ],
+)
+def test_a_lost_packet_of_a_handshake_is_sent_again_by_the_timer_of_its_protocol(
+    name: str, number: int, timeout_s: float
+) -> None:
+    def opened_s(lost: int) -> float:
+        up, _, _ = AccessNetwork(replace(PLAIN, transport=TRANSPORTS[name]), 0, [], []).links(0)
+        up.loss = Nth(lost)  # type: ignore[union-attr]
+        up.send(0.0, 10)
+        return up.open_s
+
+    assert opened_s(number) - opened_s(9) == pytest.approx(timeout_s)
+
+
+def test_the_timer_of_tls_is_that_of_a_first_sample() -> None:
+    """3 round trips of 0.3 s in place of one and 0.2 s, and the same where an outage loses the hello."""
+    assert TRANSPORTS["grpc"].opening_rto_s(0.3, 0) == pytest.approx(0.9)
+    assert TRANSPORTS["grpc"].opening_rto_s(0.3, 1) == 1.0
+    rate = Capacity([0.0, 5.0, 7.0], [1e15, 0.0, 1e15], 1000.0)
+    up = ImpairedLink(VaryingWire(rate), 0.15, 0.3, TRANSPORTS["grpc"])
+    assert up.opening_s(5.5, 500.0, 0.9) == pytest.approx(5.5 + 0.9 + 1.8 + 0.15)
 
 
 def test_every_timer_stops_at_two_minutes() -> None:

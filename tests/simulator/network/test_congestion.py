@@ -112,6 +112,27 @@ def test_a_lost_only_segment_costs_the_timeout_doubling(control: str) -> None:
         assert found == pytest.approx(0.05 + 0.3 * timeouts, abs=1e-6)
 
 
+class Once:
+    """Loses each message's packet once."""
+
+    def lost(self, now_s: float, packets: int) -> list[int]:
+        return [0]
+
+    def lost_again(self, now_s: float, packets: int) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("rtt_s", [0.1, 0.15, 0.3])
+def test_the_first_timeouts_of_a_connection_are_those_without_congestion_control(control: str, rtt_s: float) -> None:
+    """A probe after 0.8 s, then timeouts of 0.75 s and less at 0.3 s: `test_transport`, where they have closed forms."""
+    found = []
+    for of in (transport(control), TRANSPORTS["tcp"]):
+        one = ImpairedLink(Wire(1e15), rtt_s / 2, rtt_s, of, loss=Once())
+        found.append([one.send(5.0 * n, 10) for n in range(6)])
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_a_timeout_sends_the_first_segment_again_at_once() -> None:
     """Lost, and lost when three had arrived beyond it. What is under way at the timeout, a round trip and 0.2 s, is not waited for."""
     found = link("cubic", 1e12, 0.4, lost=[0, 12], stack="plain").send(0.0, 14 * 1448)

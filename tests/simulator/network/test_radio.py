@@ -273,6 +273,23 @@ def test_what_a_device_sends_to_open_a_connection_waits_for_its_turn(
         assert 1e3 * took_s == pytest.approx(step_ms * transport.handshake_rtts)
 
 
+@pytest.mark.parametrize(
+    ("name", "handshake", "more"),
+    [("tcp", "full", 0), ("grpc", "full", 1), ("grpc", "resumed", 1), ("grpc", "0-rtt", 0), ("quic", "full", 1)],
+)
+def test_a_hello_beyond_the_first_grant_waits_for_another_one(name: str, handshake: str, more: int) -> None:
+    """8 ms for the 500 or 1200 bytes of a hello with TLS; a SYN fits."""
+
+    def opened_s(**figures: float) -> float:
+        of = RadioFigures(promotion_s=0.25, inactivity_s=10.0, **figures)
+        network = Network(1e15, 1e15, 0.03, 0.03, transport=opened_by(TRANSPORTS[name], handshake), radio=of)
+        up, _, _ = AccessNetwork(network, 0, [0.0], [0.0]).links(0)
+        up.send(1.0, 10)
+        return up.open_s
+
+    assert opened_s(grant_bytes=150, grant_s=0.008) - opened_s() == pytest.approx(0.008 * more)
+
+
 def test_a_packet_of_a_handshake_that_is_sent_again_waits_for_its_turn() -> None:
     """TCP's only round trip is lost once and sent again a second later: at the seventh of opportunities 160 ms apart, not the 6.25th."""
 

@@ -43,6 +43,67 @@ def test_timers() -> None:
     assert recovery == pytest.approx([0.06, 0.06, 0.075, 0.122, 0.182, 0.122])
     assert TCP.recovery_s(0.06, 0.26, 1, (0,)) == 0.26
     assert TCP.recovery_s(0.3, 0.5, 2, (1,)) == 0.5  # the probe would come after the timeout
+    assert TCP.recovery_s(0.3, 0.9, 1, (0,)) == pytest.approx(0.8)  # and here before it
+    quic = [TRANSPORTS["quic"].recovery_s(0.06, 0.086, 10, lost) for lost in ((6,), (7,), (9,), (8, 9))]
+    assert quic == pytest.approx(
+        [0.06, 0.0675, 0.086, 0.146]
+    )  # RFC 9002: an eighth for reordering, one timer for probes
+
+
+class Once:
+    """Loses each message's first packet once, and no repetition."""
+
+    def lost(self, now_s: float, packets: int) -> list[int]:
+        return [0]
+
+    def lost_again(self, now_s: float, packets: int) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("name", "rtt_s", "extra_s"),
+    [
+        # A round trip and four times its deviation, half of it at first, or a probe after two round trips and 0.2 s.
+        ("tcp", 0.3, [0.8, 0.75, 0.3 * (1 + 2 * 0.75**2), 0.3 * (1 + 2 * 0.75**3), 0.5, 0.5]),
+        ("tcp", 0.15, [0.45, 0.375, 0.35, 0.35]),
+        ("tcp", 0.1, [0.3, 0.3]),
+        ("grpc", 0.3, [0.75, 0.3 * (1 + 2 * 0.75**2), 0.3 * (1 + 2 * 0.75**3), 0.5, 0.5]),  # TLS took another sample
+        ("quic", 0.06, [0.085 + max(0.12 * 0.75**n, 0.001) for n in range(20)]),
+        ("sctp", 0.2, [0.6, 0.5, 0.425, 0.42, 0.42]),
+        ("ideal", 0.3, [0.5, 0.5]),
+    ],
+)
+def test_the_timer_forgets_the_first_round_trip_by_a_quarter_in_each(
+    name: str, rtt_s: float, extra_s: list[float]
+) -> None:
+    """RFC 6298 sec. 2.2 and 2.3, RFC 9002 sec. 5.3. Lone packets, each of them lost once."""
+    one = ImpairedLink(Wire(1e12), rtt_s / 2, rtt_s, TRANSPORTS[name], loss=Once())
+    for begin_s in (0.0, 100.0):
+        times_s = [begin_s + 5.0 * n for n in range(len(extra_s))]
+        found = [one.send(at_s, 10) - at_s - rtt_s / 2 for at_s in times_s]
+        assert found == pytest.approx(extra_s)
+        one.reconnect()  # a new connection knows nothing of it
+
+
+def test_messages_within_a_round_trip_are_one_sample_of_it() -> None:
+    """At 0.3 s every second one of messages 0.2 s apart."""
+    one = ImpairedLink(Wire(1e12), 0.0, 0.3, TCP)
+    timers = []
+    for n in range(8):
+        one.send(0.2 * n, 10)
+        timers.append(one._rto_s)
+    assert timers == pytest.approx([max(0.5, 0.3 * (1 + 2 * 0.75 ** (n // 2))) for n in range(8)])
+
+
+def test_jitter_is_what_a_timer_comes_to() -> None:
+    """A mean deviation of 50 ms at 0.2 s: 0.1 s at first, and half of what is too much after two further samples and a bit."""
+    one = ImpairedLink(Wire(1e12), 0.1, 0.2, TRANSPORTS["quic"], rttvar_s=0.05)
+    timers = []
+    for n in range(70):
+        one.send(float(n), 10)
+        timers.append(one._rto_s)
+    assert timers[:3] == pytest.approx([0.225 + 4 * (0.05 + 0.05 * 0.75**n) for n in range(3)])
+    assert timers[-1] == 0.2 + 4 * 0.05 + 0.025
 
 
 def link(rtt_s: float = 0.1, bps: float = 1e12) -> ImpairedLink:
