@@ -194,6 +194,7 @@ class ImpairedLink:
         self._deviation_s = one_object(rttvar_s)
         self._window: Window | None = None
         self._sender: Sender | None = None
+        self._timer: Timer | None = None
         self._connect()
         self._draw = None if draw is None else buffered(draw)
         self.delay_at = delay_at
