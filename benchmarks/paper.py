@@ -85,8 +85,8 @@ def decode_s(
             part = part.setdefault(key, {})
         part[last] = value
     bench = Bench(load_with_source(data, ()), Means(cache=cache_folder))
-    trial = bench.trial(bench.cases())
-    found = trial.measure()
+    prepared = bench.prepare(bench.cases())
+    found = prepared.measure()
     return {
         (one.case.method.label, float(one.case.swept.get("network.rtt_ms", 0))): float(one.columns["decode_s"].mean())
         for one in found.values()

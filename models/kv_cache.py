@@ -92,7 +92,7 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class Span:
+class RowGroup:
     """Rows of a pass that attend together: neighbours in the pass with equally many new positions.
 
     Attributes:
@@ -122,7 +122,7 @@ class Pass:
         cache: keys and values that the pass reads and adds to.
         rows: int [N], row of the cache of each new position.
         columns: int [N], where its key is written.
-        spans: the rows that attend together.
+        groups: the rows that attend together.
     """
 
     rotation: Tensor
@@ -130,7 +130,7 @@ class Pass:
     cache: KVCache | None = None
     rows: Tensor | None = None
     columns: Tensor | None = None
-    spans: Sequence[Span] = ()
+    groups: Sequence[RowGroup] = ()
 
 
 class CachedDecoder(nn.Module):
@@ -205,15 +205,15 @@ class CachedDecoder(nn.Module):
         ends = (start + n_new).tolist()
         if max(ends) > cache.columns:
             raise IndexError(f"a sequence of {max(ends)} positions does not fit {cache.columns}")
-        spans, positions = self._spans(cache, rows, start, n_new, trees or [None] * len(rows))
+        groups, positions = self._groups(cache, rows, start, n_new, trees or [None] * len(rows))
         offset = torch.arange(int(n_new.max()))
         columns = (start.unsqueeze(1) + offset)[offset < n_new.unsqueeze(1)]  # [N]
         rotation = self._rotation(x, (columns if positions is None else positions).to(x.device)).unsqueeze(0)
-        return Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(x.device), columns.to(x.device), spans)
+        return Pass(rotation, None, cache, rows.repeat_interleave(n_new).to(x.device), columns.to(x.device), groups)
 
-    def _spans(
+    def _groups(
         self, cache: KVCache, rows: Tensor, start: Tensor, n_new: Tensor, trees: Sequence[Sequence[int] | None]
-    ) -> tuple[list[Span], Tensor | None]:
+    ) -> tuple[list[RowGroup], Tensor | None]:
         """How the rows of a pass attend, and the positions int [N] of the new entries where trees are among them.
 
         A CPU reads the cache in place, rows of one length at a time. A GPU is kept busy by few large reads: all rows of equally many
@@ -228,7 +228,7 @@ class CachedDecoder(nn.Module):
             feeds = begin[i] < gathered
             return (new[i], feeds, begin[i], row[i] - i) if on_cpu else (new[i], feeds)
 
-        spans, positions = [], []
+        groups, positions = [], []
         for _, members in groupby(range(len(row)), alike):
             group = list(members)
             i, n, mine = group[0], new[group[0]], slice(group[0], group[-1] + 1)
@@ -248,10 +248,10 @@ class CachedDecoder(nn.Module):
                 mask = cache.k.new_zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)[..., first:]  # [r, n, K]
             if first:
                 mask[..., 0] = cache.caption_weight[where].unsqueeze(1)
-            spans.append(Span(len(group) * n, n, where, slice(first, end), mask.unsqueeze(1)))
+            groups.append(RowGroup(len(group) * n, n, where, slice(first, end), mask.unsqueeze(1)))
             if any(trees):
                 positions.append(columns.flatten())
-        return spans, torch.cat(positions) if positions else None
+        return groups, torch.cat(positions) if positions else None
 
     def _rotation(self, x: Tensor, index: slice | Tensor) -> Tensor:
         """Rows of the rotary table beside x, float32, or float64 for float64."""

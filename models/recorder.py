@@ -58,7 +58,7 @@ class _Program:
     value: Any = None
 
 
-class Session:
+class LiveSession:
     """One session being recorded: two programs, the messages between them, and the log of their ops."""
 
     def __init__(self, spec: SessionSpec, method: Method, pair: Pair, slot: int) -> None:
@@ -306,7 +306,7 @@ class Session:
 
 @dataclass
 class _Waiting:
-    session: Session
+    session: LiveSession
     program: _Program
     op: Any
 
@@ -350,7 +350,7 @@ class Recorder:
         backend = Backend(self.pair, slots, spare=room)
         tokens = self.pair.manifest.image_tokens
         todo, free = plan(specs, tokens, slots), list(range(slots - 1, -1, -1))
-        active: list[Session] = []
+        active: list[LiveSession] = []
         finished = 0
         while todo or active:
             while free and (index := _first_ready(todo)) is not None:
@@ -372,9 +372,9 @@ class Recorder:
             in_flight = sum(max(len(s.device_state.tokens), len(s.cloud_state.tokens)) for s in active)
             self.progress(finished, len(specs), finished * tokens + in_flight, len(specs) * tokens)
 
-    def _begin(self, backend: Backend, planned: Planned, slot: int) -> Session:
+    def _begin(self, backend: Backend, planned: Planned, slot: int) -> LiveSession:
         """Start a session in a slot; what it shares with others is taken over, or it is the one that makes it."""
-        session = Session(
+        session = LiveSession(
             planned.spec, make_method(planned.spec.method, planned.spec.settings, self.pair), self.pair, slot
         )
         opening = planned.opening
@@ -391,7 +391,7 @@ class Recorder:
         session.advance()
         return session
 
-    def _work(self, backend: Backend, active: list[Session]) -> None:
+    def _work(self, backend: Backend, active: list[LiveSession]) -> None:
         """Do one kind of work for all sessions that wait for it: an unbatched kind first, else the most awaited one."""
         waiting: dict[str, list[_Waiting]] = {}
         for session in active:

@@ -79,10 +79,10 @@ class Attention(nn.Module):
         keys[p.rows, :, p.columns] = k.to(keys.dtype)
         values[p.rows, :, p.columns] = v.to(values.dtype)
         found = []
-        for span, some in zip(p.spans, torch.split(q, [span.size for span in p.spans]), strict=True):
-            query = some.view(-1, span.new, *some.shape[1:]).transpose(1, 2)  # [r, H, n, hd]
-            seen, read = (store[:, :, span.keys][span.rows].to(q.dtype) for store in (keys, values))  # [r, H, K, hd]
-            y = F.scaled_dot_product_attention(query, seen, read, attn_mask=span.mask.to(q.dtype))
+        for group, some in zip(p.groups, torch.split(q, [group.size for group in p.groups]), strict=True):
+            query = some.view(-1, group.new, *some.shape[1:]).transpose(1, 2)  # [r, H, n, hd]
+            seen, read = (store[:, :, group.keys][group.rows].to(q.dtype) for store in (keys, values))  # [r, H, K, hd]
+            y = F.scaled_dot_product_attention(query, seen, read, attn_mask=group.mask.to(q.dtype))
             found.append(y.transpose(1, 2).flatten(2).flatten(0, 1))  # [r * n, D]
         return torch.cat(found)
 

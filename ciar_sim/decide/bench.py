@@ -103,14 +103,14 @@ class Bench:
         with self.placed():
             return expand(self.scenario)
 
-    def trial(self, cases: Sequence[Case]) -> "Trial":
+    def prepare(self, cases: Sequence[Case]) -> "Prepared":
         """The cases recorded and priced. They are numbered anew, in this order."""
         with self.placed():
-            return Trial(self, [replace(case, index=index) for index, case in enumerate(cases)])
+            return Prepared(self, [replace(case, index=index) for index, case in enumerate(cases)])
 
 
 @dataclass
-class Trial:
+class Prepared:
     """Cases with their recordings and compute times.
 
     Attributes:
@@ -154,7 +154,7 @@ class Trial:
         return list(self._simulated.values())
 
     def again(self, variants: Sequence[tuple[Case, Scenario]]) -> list[Measured]:
-        """Cases of the trial under other loads or seeds of the arrivals, replayed from the same recordings.
+        """Some of the cases under other loads or seeds of the arrivals, replayed from the same recordings.
 
         Raises:
             CiarSimError: One of them cannot be simulated.

@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import ValidationError
 from scipy.special import stdtrit
 
-from ciar_sim.decide.bench import Bench, Means, Measured, Trial, candidate, condition
+from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, candidate, condition
 from ciar_sim.decide.decision import Decision, span
 from reports.words import number, significant
 from simulator.core.errors import CiarSimError
@@ -92,17 +92,17 @@ def capacity(
             f"{loaded.source.where(('workload',))}: capacity needs arrivals in time, got sequential ones; "
             "allowed: workload: {devices: N, arrivals: {poisson_per_s: RATE}, duration_s: SECONDS}"
         )
-    trial = bench.trial(_without_loads(bench.cases()))
+    prepared = bench.prepare(_without_loads(bench.cases()))
     rows, tests = [], []
-    for place, case in enumerate(trial.cases):
-        means.progress("searching capacities", place, len(trial.cases))
+    for place, case in enumerate(prepared.cases):
+        means.progress("searching capacities", place, len(prepared.cases))
         idle = idle_times(case.scenario, requests, slo_s)
-        found = search(_Tester(trial, case, slo_s, requests), precision_pct / 100, idle)
+        found = search(_Tester(prepared, case, slo_s, requests), precision_pct / 100, idle)
         rows.append(_row(case, found))
         tests += [{"method": candidate(case), **condition(case), **vars(load)} for load in found.loads]
-    means.progress("searching capacities", len(trial.cases), len(trial.cases))
+    means.progress("searching capacities", len(prepared.cases), len(prepared.cases))
     table = pd.DataFrame(rows)
-    names = {candidate(case): case.method.name for case in trial.cases}
+    names = {candidate(case): case.method.name for case in prepared.cases}
     facts = {
         "decision": "capacity",
         "names": names,
@@ -127,8 +127,8 @@ def _without_loads(cases: Sequence[Case]) -> list[Case]:
 class _Tester:
     """Tests loads of one case."""
 
-    def __init__(self, trial: Trial, case: Case, slo_s: float, requests: int) -> None:
-        self.trial, self.case, self.slo_s, self.requests = trial, case, slo_s, requests
+    def __init__(self, prepared: Prepared, case: Case, slo_s: float, requests: int) -> None:
+        self.prepared, self.case, self.slo_s, self.requests = prepared, case, slo_s, requests
 
     def __call__(self, times: float) -> Load:
         scenario = scaled(self.case.scenario, times, self.requests, self.slo_s)
@@ -136,7 +136,7 @@ class _Tester:
         for look in LOOKS:
             seeds = [scenario.seed + 1 + number for number in range(len(late), look)]
             variants = [(self.case, scenario.model_copy(update={"seed": seed % 2**63})) for seed in seeds]
-            late += [share_late(one, self.slo_s) for one in self.trial.again(variants)]
+            late += [share_late(one, self.slo_s) for one in self.prepared.again(variants)]
             mean, half = float(np.mean(late)), _half(late)
             if abs(mean - ALLOWED) >= half:
                 return Load(times, mean, half, look, 1 if mean <= ALLOWED else -1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ciar_sim.decide.bench import Bench, Means, Measured, Trial, candidate, condition
+from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, candidate, condition
 from ciar_sim.decide.emulate import mahimahi, netem
 from ciar_sim.decide.messages import capture, messages_of
 from ciar_sim.decide.regime import of_sweep
@@ -122,11 +122,11 @@ def _mahimahi(source: Path, means: Means, choice: Choice) -> dict[str, bytes]:
 def _simulated(source: Path, means: Means, choice: Choice, first: bool) -> Iterator[tuple[Case, pd.DataFrame]]:
     """Cases with their messages. first: of the first case alone."""
     bench = Bench(_scenario(source, choice), means)
-    trial = bench.trial(bench.cases()[:1] if first else bench.cases())
-    trial.measure(timeline_sessions=ALL if choice.request is None and not first else 1 + (choice.request or 0))
-    results = trial.results()
+    prepared = bench.prepare(bench.cases()[:1] if first else bench.cases())
+    prepared.measure(timeline_sessions=ALL if choice.request is None and not first else 1 + (choice.request or 0))
+    results = prepared.results()
     if not results:
-        raise CiarSimError(trial.failed[0])
+        raise CiarSimError(prepared.failed[0])
     for case, result, _ in results:
         wanted = 0 if first and choice.request is None else choice.request
         table = messages_of([span for span in result.spans if wanted is None or span.request == wanted])
@@ -152,14 +152,14 @@ def _pcap(source: Path, means: Means, choice: Choice) -> bytes:
     return capture(table, TRANSPORTS[case.scenario.links[kind].transport])
 
 
-def _replayed(folder: Path, means: Means) -> Iterator[tuple[Trial, Measured, pd.DataFrame]]:
+def _replayed(folder: Path, means: Means) -> Iterator[tuple[Prepared, Measured, pd.DataFrame]]:
     """Every case of a run with a row per round: request, round, drafted, accepted, milliseconds."""
     load_run(folder)  # refuses what is no run folder
     bench = Bench(load_with_source(folder / "scenario.yaml"), means)
-    trial = bench.trial(bench.cases())
-    measured = trial.measure(timeline_sessions=ALL)
-    for case, result, _ in trial.results():
-        recordings = [trial.recordings[key] for key in trial.plan.of_case[case.index]]
+    prepared = bench.prepare(bench.cases())
+    measured = prepared.measure(timeline_sessions=ALL)
+    for case, result, _ in prepared.results():
+        recordings = [prepared.recordings[key] for key in prepared.plan.of_case[case.index]]
         rounds = [rounds_of(one) for one in recordings]
         seconds = call_seconds(result.spans)
         rows = [
@@ -175,7 +175,7 @@ def _replayed(folder: Path, means: Means) -> Iterator[tuple[Trial, Measured, pd.
             if (request, one.call) in seconds
         ]
         yield (
-            trial,
+            prepared,
             measured[case.index],
             pd.DataFrame(rows, columns=["request", "round", "drafted", "accepted", "milliseconds"]),
         )
@@ -191,8 +191,8 @@ def _accept_trace(folder: Path, means: Means) -> str:
 
 def _ianvs(folder: Path, means: Means) -> str:
     rows = []
-    for trial, one, rounds in _replayed(folder, means):
-        tokens = trial.bench.manifest.image_tokens
+    for prepared, one, rounds in _replayed(folder, means):
+        tokens = prepared.bench.manifest.image_tokens
         latency, first = (one.columns[name] for name in ("latency_s", "first_token_s"))
         drafted = int(rounds["drafted"].sum())
         rows.append(

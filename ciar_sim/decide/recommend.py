@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ciar_sim.decide.bench import Bench, Means, Measured, Trial, base_of, candidate, condition
+from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
 from ciar_sim.decide.decision import Decision, span
 from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, Loss, chosen_metric, loss
 from reports.words import condition as condition_words
@@ -85,11 +85,11 @@ def recommend(
     """
     loaded = load_with_source(scenario, axes, sets)
     bench = Bench(loaded, means)
-    trial = bench.trial(bench.cases())
-    base_of(trial.cases, "recommend")
-    measured = trial.measure()
+    prepared = bench.prepare(bench.cases())
+    base_of(prepared.cases, "recommend")
+    measured = prepared.measure()
     groups: dict[str, list[Case]] = {}
-    for case in trial.cases:
+    for case in prepared.cases:
         if case.index in measured:
             groups.setdefault(json.dumps(condition(case), sort_keys=True, default=str), []).append(case)
     sentences: list[str] = []
@@ -100,8 +100,8 @@ def recommend(
         base = next((case for case in cases if case.method.name == "base"), None)
         if base is None:
             continue
-        name = chosen_metric([trial.quality(base)], metric)
-        judged = judge(trial, measured, cases, base, name, max_loss_pct, slo_s)
+        name = chosen_metric([prepared.quality(base)], metric)
+        judged = judge(prepared, measured, cases, base, name, max_loss_pct, slo_s)
         where = condition(base)
         rows += [{**where, **_row(one, max_loss_pct)} for one in judged]
         said, verified = _decide(bench, loaded, judged, name, max_loss_pct, slo_s)
@@ -109,26 +109,28 @@ def recommend(
         sentences += [f"{prefix}{text}" for text in said]
         checks += [{**where, **check} for check in verified]
     if not rows:
-        raise CiarSimError(f"recommend: no condition in which base could be simulated: {'; '.join(trial.failed[:1])}")
-    if not any(path.startswith("methods.") for case in trial.cases for path in case.swept):
+        raise CiarSimError(
+            f"recommend: no condition in which base could be simulated: {'; '.join(prepared.failed[:1])}"
+        )
+    if not any(path.startswith("methods.") for case in prepared.cases for path in case.swept):
         sentences.append(
             "Only the settings that the scenario names were compared; sweep methods.LABEL.threshold and methods.LABEL.prefix_rate "
             "to search others."
         )
-    names = {candidate(case): case.method.name for case in trial.cases}
+    names = {candidate(case): case.method.name for case in prepared.cases}
     facts = {
         "decision": "recommend",
         "names": names,
         "metric": name,
         "max_loss_pct": max_loss_pct,
         "slo_p95_s": slo_s,
-        "failed": trial.failed,
+        "failed": prepared.failed,
     }
     return Decision(tuple(sentences), pd.DataFrame(rows), {"verified": pd.DataFrame(checks)}, facts)
 
 
 def judge(
-    trial: Trial,
+    prepared: Prepared,
     measured: dict[int, Measured],
     cases: Sequence[Case],
     base: Case,
@@ -142,7 +144,7 @@ def judge(
     for case in cases:
         one = measured[case.index]
         both = pd.concat([reference.latency_s, one.latency_s], axis=1, join="inner").to_numpy(float)
-        found = loss(trial.quality(case), trial.quality(base), metric)
+        found = loss(prepared.quality(case), prepared.quality(base), metric)
         in_time = slo_s is None or one.p95_s <= slo_s
         speedup = (1.0, 1.0, 1.0) if case is base else bounded(ratio(both[:, 0], both[:, 1], BATCHES))
         judged.append(Judged(case, one, speedup, found, found.verdict(max_loss_pct), in_time))
@@ -262,11 +264,11 @@ def verify(
     fresh = _fresh(bench, case.scenario)
     seed = (case.scenario.seed + FRESH_SEED) % 2**63
     again = [_again(one, fresh, seed) for one in (base, case)]
-    trial = bench.trial(again)
-    measured = trial.measure()
+    prepared = bench.prepare(again)
+    measured = prepared.measure()
     if len(measured) < len(again):
-        raise CiarSimError(f"the verification failed: {trial.failed[0]}")
-    found = judge(trial, measured, trial.cases, trial.cases[0], metric, max_loss_pct, slo_s)
+        raise CiarSimError(f"the verification failed: {prepared.failed[0]}")
+    found = judge(prepared, measured, prepared.cases, prepared.cases[0], metric, max_loss_pct, slo_s)
     return next(one for one in found if one.case.index == 1)
 
 

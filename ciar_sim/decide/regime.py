@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from ciar_sim.decide.bench import Bench, Means, Measured, Trial, base_of, candidate, condition
+from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
 from ciar_sim.decide.decision import Decision, span
 from ciar_sim.decide.quality import KEEPS, chosen_metric, loss
 from reports.words import number, significant, split_unit
@@ -233,9 +233,9 @@ def regime(
         raise CiarSimError(
             f"{more[0]}: is swept beside the axes of the map; give it one value with --set {more[0]}=VALUE"
         )
-    trial = bench.trial(cases)
-    base_of(trial.cases, "regime")
-    return _answer(trial, across, up, max_loss_pct, metric)
+    prepared = bench.prepare(cases)
+    base_of(prepared.cases, "regime")
+    return _answer(prepared, across, up, max_loss_pct, metric)
 
 
 def _option(one: Axis) -> str:
@@ -257,19 +257,19 @@ def _background(axes: Sequence[Axis], scenario: Written, sets: Sequence[str]) ->
     return [] if there else ["cloud.background={utilisation: 0.5}"]
 
 
-def _answer(trial: Trial, across: Axis, up: Axis | None, max_loss_pct: float, asked: str | None) -> Decision:
-    measured = trial.measure()
-    known = [case for case in trial.cases if case.index in measured]
+def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: float, asked: str | None) -> Decision:
+    measured = prepared.measure()
+    known = [case for case in prepared.cases if case.index in measured]
     bases = {_at(case, across, up): case for case in known if case.method.name == "base"}
     if not bases:
-        raise CiarSimError(f"regime: no case of base could be simulated: {trial.failed[0]}")
-    metric = chosen_metric([trial.quality(case) for case in bases.values()], asked)
+        raise CiarSimError(f"regime: no case of base could be simulated: {prepared.failed[0]}")
+    metric = chosen_metric([prepared.quality(case) for case in bases.values()], asked)
     losses = {
-        case.index: loss(trial.quality(case), trial.quality(base), metric)
+        case.index: loss(prepared.quality(case), prepared.quality(base), metric)
         for case in known
         if (base := bases.get(_at(case, across, up))) is not None
     }
-    names = list(dict.fromkeys(candidate(case) for case in trial.cases))
+    names = list(dict.fromkeys(candidate(case) for case in prepared.cases))
     of_cell = {(candidate(case), *_at(case, across, up)): case for case in known if case.index in losses}
     lines = []
     least = (
@@ -299,7 +299,7 @@ def _answer(trial: Trial, across: Axis, up: Axis | None, max_loss_pct: float, as
                 "prompts_needed": one.prompts_needed(max_loss_pct),
             }
             for name in names
-            if (one := next((losses[i] for i in losses if candidate(trial.cases[i]) == name), None)) is not None
+            if (one := next((losses[i] for i in losses if candidate(prepared.cases[i]) == name), None)) is not None
         ]
     )
     rows = [
@@ -317,9 +317,9 @@ def _answer(trial: Trial, across: Axis, up: Axis | None, max_loss_pct: float, as
         "log": [across.log, bool(up and up.log)],
         "max_loss_pct": max_loss_pct,
         "metric": metric,
-        "cases": len(trial.cases),
-        "failed": trial.failed,
-        "method_names": {candidate(case): case.method.name for case in trial.cases},
+        "cases": len(prepared.cases),
+        "failed": prepared.failed,
+        "method_names": {candidate(case): case.method.name for case in prepared.cases},
     }
     latency = pd.DataFrame(
         [

@@ -62,7 +62,7 @@ def normalised(p: np.ndarray) -> np.ndarray:
     return p / total if total > 0 else np.full_like(p, 1 / len(p))
 
 
-class Trial(Protocol):
+class DraftTest(Protocol):
     """How one draft is tested against the target's distribution p [V], as its rejected siblings left it."""
 
     def ratio(self, p: np.ndarray, node: int) -> float:
@@ -74,7 +74,7 @@ class Trial(Protocol):
         ...
 
 
-class OwnTrial:
+class OwnTest:
     """Accept a draft x iff r < p(x): drafts count as deterministic, q = 1. A rejection removes x from p.
 
     Every token has the target's distribution. Source: EAGLE-2's posterior evaluation, sampling.
@@ -100,7 +100,7 @@ def is_best(logits: Tensor, token: int) -> bool:
 def verify(
     paths: Sequence[Sequence[int]],
     r: Callable[[int, int], float],
-    trial: Trial,
+    test: DraftTest,
     note: Callable[[float], None] = lambda margin: None,
 ) -> Generator[int, np.ndarray, tuple[list[int], np.ndarray]]:
     """Walk down from the root: a node's children are tried one after another until one is accepted.
@@ -111,7 +111,7 @@ def verify(
     Args:
         paths: root-to-leaf paths of the tree; siblings are tried in their order.
         r: uniform draw in [0, 1) for (depth of the parent, index of the sibling).
-        trial: ratio and effect of a rejection.
+        test: ratio and effect of a rejection.
         note: called with the margin |ratio - r| of every decision.
 
     Returns:
@@ -122,12 +122,12 @@ def verify(
     while True:
         p = yield nodes[-1]
         for sibling, child in enumerate(accepted_children(paths, nodes)):
-            draw, ratio = r(len(nodes) - 1, sibling), trial.ratio(p, child)
+            draw, ratio = r(len(nodes) - 1, sibling), test.ratio(p, child)
             note(abs(ratio - draw))
             if draw < ratio:
                 nodes.append(child)
                 break
-            p = trial.rejected(p, child)
+            p = test.rejected(p, child)
         else:
             return nodes, p
 
@@ -206,7 +206,7 @@ class DynamicDrafting(Drafting):
 
 class Eagle2:
     """A round: a tree up; an accepted path, the next token and the path's features down. With the drafter in the cloud
-    only tokens are sent. Lantern differs in its `Trial`."""
+    only tokens are sent. Lantern differs in its `DraftTest`."""
 
     def __init__(self, settings: DrafterSettings, pair: Pair) -> None:
         self.settings = settings
@@ -226,8 +226,8 @@ class Eagle2:
     def unpack(self, root: int, message: DraftTree) -> Drafted:
         return Drafted(Tree([root, *unpack_ids(message.ids)], [-1, *message.parents]))
 
-    def trial(self, drafted: Drafted) -> Trial:
-        return OwnTrial(drafted.tree)
+    def draft_test(self, drafted: Drafted) -> DraftTest:
+        return OwnTest(drafted.tree)
 
     def accepts(self, logits: Tensor, token: int) -> bool:
         return is_best(logits, token)
@@ -325,7 +325,7 @@ class Eagle2:
                     lambda depth, sibling: (
                         s.draw(first + depth, "accept", str(sibling)) if first + depth < s.image_tokens else math.inf
                     ),
-                    self.trial(drafted),
+                    self.draft_test(drafted),
                     s.decisions.note,
                 ),
                 lambda logits: policy.probs(logits.unsqueeze(0))[0].cpu().numpy(),

@@ -21,7 +21,7 @@ from simulator.protocol.messages import DraftTree, pack_floats, pack_ids, unpack
 from simulator.protocol.methods import STATIC_TREES, LanternSettings, LanternStaticSettings, RelaxedSettings
 from simulator.protocol.ops import Forward, Op
 
-from .eagle2 import Drafted, Drafting, Eagle2, Trial, normalised
+from .eagle2 import Drafted, Drafting, DraftTest, Eagle2, normalised
 from .session import CloudState, DeviceState
 
 _TABLES: WeakKeyDictionary[Quantizer, np.ndarray] = WeakKeyDictionary()
@@ -97,7 +97,7 @@ class Relaxation:
 
 
 @dataclass(frozen=True)
-class ChosenTrial:
+class ChosenTest:
     """A draft that the drafter chose (q = 1): accept iff r < p'(x); a rejection removes x and its codes from p."""
 
     relaxation: Relaxation
@@ -115,7 +115,7 @@ class ChosenTrial:
         return normalised(p)
 
 
-class DrawnTrial:
+class DrawnTest:
     """A draft that was drawn without replacement: accept iff r < p'(x) / q'(x), q'(x) the draw's conditional probability.
 
     A rejection leaves norm(max(p - w, 0)); w is q without earlier siblings, renormalised, and 0 at the codes removed
@@ -153,8 +153,8 @@ class Lantern(Eagle2):
         super().__init__(settings, pair)
         self.relaxation = relaxation(settings, pair)
 
-    def trial(self, drafted: Drafted) -> Trial:
-        return ChosenTrial(self.relaxation, drafted.tree)
+    def draft_test(self, drafted: Drafted) -> DraftTest:
+        return ChosenTest(self.relaxation, drafted.tree)
 
     def accepts(self, logits: Tensor, token: int) -> bool:
         return self.relaxation.relaxed_best(logits, token)
@@ -270,8 +270,8 @@ class LanternStatic(Eagle2):
         weights = np.append(0.0, unpack_floats(message.weights, 1)[:, 0].astype(np.float64))
         return Drafted(tree, weights, unpack_floats(message.rows, self.vocab_size).astype(np.float64))
 
-    def trial(self, drafted: Drafted) -> Trial:
-        return DrawnTrial(self.relaxation, drafted)
+    def draft_test(self, drafted: Drafted) -> DraftTest:
+        return DrawnTest(self.relaxation, drafted)
 
     def accepts(self, logits: Tensor, token: int) -> bool:
         return self.relaxation.relaxed_best(logits, token)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from simulator.pricing.program import STEP_AWAIT, STEP_SECONDS, STEP_SEND, SessionProgram, Step
+from simulator.pricing.program import STEP_AWAIT, STEP_SECONDS, STEP_SEND, DeviceStep, SessionProgram
 
 # https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md
 MULTIPLIER, JITTER, LONGEST_S = 1.6, 0.2, 120.0
@@ -45,7 +45,7 @@ def without_cloud(whole: SessionProgram, call: int) -> SessionProgram:
     return replace(whole, steps=(*whole.steps[:cut], rest), calls=whole.calls[: calls_sent(whole.steps[:cut])])
 
 
-def calls_sent(steps: Sequence[Step]) -> int:
+def calls_sent(steps: Sequence[DeviceStep]) -> int:
     """Number of calls that these steps of a program, its first ones, send."""
     return 1 + max(step[STEP_SEND] for step in steps)
 

@@ -32,10 +32,10 @@ from simulator.pricing.program import (
     OTHER,
     PASS,
     CallProgram,
+    DeviceStep,
     Down,
     Item,
     SessionProgram,
-    Step,
 )
 from simulator.results.timeline import Span
 
@@ -145,7 +145,7 @@ class Session(CloudSession):
         self.clock = run.clock
         self.device = device
         self.request = request
-        self.steps: tuple[Step, ...] = program.steps
+        self.steps: tuple[DeviceStep, ...] = program.steps
         self.calls: tuple[CallProgram, ...] = program.calls
         self.context_bytes = program.context_bytes
         self.kv_need = program.kv_tokens

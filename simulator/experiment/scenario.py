@@ -29,7 +29,7 @@ from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.idle import OF_A_CLOUD, OF_A_LINE, refuse_idle
 from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
-from simulator.experiment.schema.network import MultipathNetwork, Network, PresetNetwork, behind, paths_of
+from simulator.experiment.schema.network import MultipathNetwork, PresetNetwork, ScenarioNetwork, behind, paths_of
 from simulator.experiment.schema.prompts import Prompts, ScenePrompts
 from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
@@ -66,7 +66,7 @@ class Scenario(Part):
     )
     compute: Compute = Field(default_factory=Compute)
     cloud: Cloud = Field(default_factory=lambda: Cloud())
-    network: Network = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
+    network: ScenarioNetwork = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
     fallback: FallbackPolicy = Field(default_factory=lambda: FallbackPolicy())
     workload: Workload = Field(default_factory=SequentialWorkload)
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
@@ -161,7 +161,7 @@ class Scenario(Part):
         for name, tier in self.cloud.tiers.items():
             refuse_idle(tier, OF_A_CLOUD, ("cloud", "tiers", name), swept)
         kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
-        networks: list[tuple[tuple[str | int, ...], Network | None]] = [(("network",), self.network)]
+        networks: list[tuple[tuple[str | int, ...], ScenarioNetwork | None]] = [(("network",), self.network)]
         networks += [(("workload", "fleet", index, "network"), kind.network) for index, kind in enumerate(kinds)]
         for at, network in networks:
             for index, path in enumerate(() if network is None else paths_of(network)):

@@ -78,7 +78,7 @@ class Runtime(Entry):
     kernels_per_step: int = Field(default=0, ge=0)
 
 
-class Network(Entry):
+class NetworkPreset(Entry):
     """A preset of an access link.
 
     Attributes:
@@ -230,7 +230,7 @@ def model(name: str) -> ModelShape:
     return _pick(_models(), name, "model", ComputeError)
 
 
-def network(name: str) -> Network:
+def network(name: str) -> NetworkPreset:
     """Raises ScenarioError where there is no such preset."""
     return _pick(_networks(), name, "network preset", ScenarioError)
 
@@ -380,8 +380,8 @@ def _device_form(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _networks() -> dict[str, Network]:
-    return _build(Network, _file("networks.yaml")["networks"], FOLDER / "networks.yaml")
+def _networks() -> dict[str, NetworkPreset]:
+    return _build(NetworkPreset, _file("networks.yaml")["networks"], FOLDER / "networks.yaml")
 
 
 @cache

@@ -58,9 +58,9 @@ Down = tuple[int, bool]
 Item = tuple[int, int, int, int, int, float, int, tuple[Down, ...]]
 # CallProgram: request payload bytes, parts that leave before any work, items in order, the reply.
 CallProgram = tuple[int, tuple[Down, ...], tuple[Item, ...], Down]
-# Step: device seconds (0: no computing); seconds into them when the first image token is known, -1 where it is not in
+# DeviceStep: device seconds (0: no computing); seconds into them when the first image token is known, -1 where it is not in
 # them; call sent after computing, -1 for none; call awaited after that, -1 for none.
-Step = tuple[float, float, int, int]
+DeviceStep = tuple[float, float, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class SessionProgram:
     the call's first pass finds in the cache, and the features it sent before. optional: calls whose reply the device can skip.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[DeviceStep, ...]
     calls: tuple[CallProgram, ...]
     device_s: float
     encode_s: float
@@ -229,9 +229,9 @@ class _Pricer:
 
 def _device_steps(
     ops: list[dict[str, int]], pricer: _Pricer, costs: Costs, find_first: bool
-) -> tuple[list[Step], list[int], list[float]]:
+) -> tuple[list[DeviceStep], list[int], list[float]]:
     """Steps, request bytes per call, and device seconds of each kind of work (PASS, COMPANION, OTHER, ENCODE, IMAGE_DECODE)."""
-    steps: list[Step] = []
+    steps: list[DeviceStep] = []
     sizes: list[int] = []
     awaited: set[int] = set()
     totals = [0.0] * 5

@@ -29,7 +29,7 @@ from models.backend import Backend, PassRequest
 from models.methods import eagle2, make_method, session, speculative
 from models.methods.session import Step
 from models.pair import Pair, make_tiny_pair
-from models.recorder import Session
+from models.recorder import LiveSession
 from models.sampling import filter_probs, guide
 from models.text import left_pad
 from simulator.protocol.methods import METHODS, Decoding
@@ -58,7 +58,7 @@ def lossy_residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return p
 
 
-class ForgetfulTrial(eagle2.OwnTrial):
+class ForgetfulTest(eagle2.OwnTest):
     """A wrong rule: a rejected draft keeps its probability."""
 
     def rejected(self, p: np.ndarray, node: int) -> np.ndarray:
@@ -68,7 +68,7 @@ class ForgetfulTrial(eagle2.OwnTrial):
 # case of LOSSLESS, and where its rule is put out of order by what
 WRONG: dict[str, tuple[str, Any, str, Any]] = {
     "speculative without a residual": ("speculative, two-phase", speculative, "residual", lossy_residual),
-    "eagle2 that forgets rejections": ("eagle2", eagle2, "OwnTrial", ForgetfulTrial),
+    "eagle2 that forgets rejections": ("eagle2", eagle2, "OwnTest", ForgetfulTest),
 }
 
 
@@ -135,7 +135,7 @@ def images(pair: Pair, name: str, settings: dict[str, Any], runs: int) -> NDArra
         "", name, METHODS[name].revision, full.model_dump(), decoding.model_dump(), PROMPT, 0, "float64"
     )
     for seed in range(runs):
-        run = Session(replace(first, seed=seed), make_method(name, first.settings, pair), pair, 0)
+        run = LiveSession(replace(first, seed=seed), make_method(name, first.settings, pair), pair, 0)
         nodes = dict.fromkeys(ROLES, 0)
         run.advance()
         while not run.finished:

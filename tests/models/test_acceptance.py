@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from models.methods.ciar import vetoed
-from models.methods.eagle2 import Drafted, OwnTrial, Trial, verify
-from models.methods.lantern import ChosenTrial, DrawnTrial, Relaxation, neighbours
+from models.methods.eagle2 import Drafted, DraftTest, OwnTest, verify
+from models.methods.lantern import ChosenTest, DrawnTest, Relaxation, neighbours
 from models.methods.session import NEAR_TIE, CloudState, Decisions
 from models.methods.speculative import accept, accepted_drafts
 from models.pair import Pair
@@ -57,16 +57,16 @@ def tree_of(tokens: list[int]) -> Tree:
     return Tree([0, *tokens], [-1, *[0] * len(tokens)])
 
 
-def trials(tree: Tree, q: np.ndarray, delta: float) -> dict[str, Trial]:
+def draft_tests(tree: Tree, q: np.ndarray, delta: float) -> dict[str, DraftTest]:
     table = neighbours(CODEBOOK, V - 1)
     weights = np.array([0.0, *q[tree.tokens[1:]]])
     drafted = Drafted(tree, weights, np.stack([q / q.sum()]))
     return {
-        "eagle2": OwnTrial(tree),
-        "lantern": ChosenTrial(Relaxation(table, 2, delta), tree),
-        "lantern, multiplicative": ChosenTrial(Relaxation(table, 2, lambda_=1 + 5 * delta), tree),
-        "lantern-static": DrawnTrial(Relaxation(table, 2, delta), drafted),
-        "lantern-static without neighbours": DrawnTrial(Relaxation(table, 0, delta), drafted),
+        "eagle2": OwnTest(tree),
+        "lantern": ChosenTest(Relaxation(table, 2, delta), tree),
+        "lantern, multiplicative": ChosenTest(Relaxation(table, 2, lambda_=1 + 5 * delta), tree),
+        "lantern-static": DrawnTest(Relaxation(table, 2, delta), drafted),
+        "lantern-static without neighbours": DrawnTest(Relaxation(table, 0, delta), drafted),
     }
 
 
@@ -83,20 +83,20 @@ def test_trees_never_accept_a_draft_of_ratio_0(
     """The rule in force: the target's probability, relaxed by neighbours in LANTERN, as earlier rejections left it."""
     p = p / p.sum()
     tree = tree_of(tokens)
-    for name, trial in trials(tree, q / q.sum(), delta).items():
+    for name, test in draft_tests(tree, q / q.sum(), delta).items():
         uniform = [data.draw(draws) for _ in tokens]
         left = p
-        search = verify(tree.paths(ordered=True), lambda depth, sibling: uniform[sibling], trial)  # noqa: B023
+        search = verify(tree.paths(ordered=True), lambda depth, sibling: uniform[sibling], test)  # noqa: B023
         nodes, after = answered(search, lambda node: p)
         assert len(nodes) <= 2, name
         for index, child in enumerate(range(1, len(tree))):
-            ratio = trial.ratio(left, child)
+            ratio = test.ratio(left, child)
             if nodes[1:] == [child]:
                 assert uniform[index] < ratio
                 assert ratio > 0
                 break
             assert not uniform[index] < ratio
-            left = trial.rejected(left, child)
+            left = test.rejected(left, child)
         else:
             np.testing.assert_array_equal(after, left)
         if name == "eagle2" and len(nodes) == 2:
@@ -106,7 +106,7 @@ def test_trees_never_accept_a_draft_of_ratio_0(
 def test_at_r_0_a_tree_passes_over_drafts_of_probability_0() -> None:
     p = np.array([0.0, 0.0, 0.5, 0.5, 0.0, 0.0])
     tree = tree_of([0, 1, 5, 3, 2])
-    nodes, _ = answered(verify(tree.paths(ordered=True), lambda depth, sibling: 0.0, OwnTrial(tree)), lambda node: p)
+    nodes, _ = answered(verify(tree.paths(ordered=True), lambda depth, sibling: 0.0, OwnTest(tree)), lambda node: p)
     assert [tree.tokens[node] for node in nodes[1:]] == [3]
 
 

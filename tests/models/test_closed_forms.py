@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.interval import inter_fuse, reachable, uncertainty
-from models.methods.lantern import ChosenTrial, Relaxation
+from models.methods.lantern import ChosenTest, Relaxation
 from models.methods.speculative import residual
 from models.sampling import filter_probs, warp_probs
 from models.tree import Growth, Tree
@@ -76,11 +76,11 @@ def test_the_bound_of_lantern(k: int, bound: dict[str, float], relaxed: float, r
     relaxation = Relaxation(TABLE, k, **bound)
     found, others = relaxation.relaxed_accept(P, 0)
     assert (found, others.tolist()) == (relaxed, removed)
-    trial = ChosenTrial(relaxation, Tree([4, 0], [-1, 0]))
+    test = ChosenTest(relaxation, Tree([4, 0], [-1, 0]))
     left = P.copy()
     left[[0, *removed]] = 0.0
     wanted = left / left.sum() if left.sum() else np.full(5, 0.2)
-    np.testing.assert_allclose(trial.rejected(P, 1), wanted, atol=1e-15)
+    np.testing.assert_allclose(test.rejected(P, 1), wanted, atol=1e-15)
 
 
 @given(delta=st.floats(0, 1), token=st.integers(0, 4), seed=st.integers(0, 2**32))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from models.backend import Backend, PassRequest
 from models.kv_cache import KVCache
-from models.methods.eagle2 import OwnTrial, Trial, normalised, verify
+from models.methods.eagle2 import DraftTest, OwnTest, normalised, verify
 from models.methods.lantern import Relaxation, neighbours, static_parents
 from models.methods.session import Step
 from models.pair import Pair, load_pair
@@ -27,7 +27,7 @@ from simulator.protocol.methods import METHODS, STATIC_TREES
 from simulator.protocol.ops import ROLES, Forward
 from simulator.protocol.recording import CLOUD, FORWARD, FROM_DEVICE, REPLY, SEND, Recording
 from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend, prefill
-from tests.models.law import ForgetfulTrial, chi_square_p_value
+from tests.models.law import ForgetfulTest, chi_square_p_value
 from tests.models.test_methods import PROMPTS, record, spec
 from tests.models.test_speculative import FALSE_ALARMS, TOKENS, Floats, V, chains, law_of_sequences
 from tests.walks import answered
@@ -51,11 +51,11 @@ def drafted_tree(q: Floats, position: int, root: int) -> Tree:
     return growth.best(root, 6)
 
 
-def decode_trees(p: Floats, q: Floats, runs: int, trial: Any) -> np.ndarray:
+def decode_trees(p: Floats, q: Floats, runs: int, test: Any) -> np.ndarray:
     """Token sequences [runs, T] whose trees are tested by the method's own walk."""
     rng = np.random.default_rng(2)
     trees = {(t, x): drafted_tree(q, t, x) for t in range(TOKENS) for x in range(V)}
-    trials: dict[tuple[int, int], Trial] = {key: trial(tree) for key, tree in trees.items()}
+    tests: dict[tuple[int, int], DraftTest] = {key: test(tree) for key, tree in trees.items()}
     paths = {key: tree.paths(ordered=True) for key, tree in trees.items()}
     found = np.zeros((runs, TOKENS), np.int64)
     for run in range(runs):
@@ -65,7 +65,7 @@ def decode_trees(p: Floats, q: Floats, runs: int, trial: Any) -> np.ndarray:
             key, first = (len(tokens), tokens[-1]), len(tokens)
             tree = trees[key]
             depths = layout(tuple(tree.parents))[0].tolist()
-            search = verify(paths[key], lambda depth, sibling: next(uniform), trials[key])  # noqa: B023
+            search = verify(paths[key], lambda depth, sibling: next(uniform), tests[key])  # noqa: B023
             nodes, law = answered(search, lambda node: p[min(first + depths[node], TOKENS), tree.tokens[node]])  # noqa: B023
             cumulative = law.cumsum()
             following = int((next(uniform) * cumulative[-1] >= cumulative).sum())
@@ -79,13 +79,13 @@ RUNS = 6_000
 
 def test_the_law_of_the_first_four_tokens_is_the_targets() -> None:
     p, q = chains(0)
-    found = decode_trees(p, q, RUNS, OwnTrial)
+    found = decode_trees(p, q, RUNS, OwnTest)
     assert chi_square_p_value(found, law_of_sequences(p)) > FALSE_ALARMS
 
 
 def test_a_wrong_rule_is_found_out() -> None:
     p, q = chains(0)
-    found = decode_trees(p, q, RUNS, ForgetfulTrial)
+    found = decode_trees(p, q, RUNS, ForgetfulTest)
     assert chi_square_p_value(found, law_of_sequences(p)) < FALSE_ALARMS
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from models.eagle import CAPTION_TOKEN, EagleDrafter, from_checkpoint
 from models.kv_cache import KVCache
 from models.methods import speculative
-from models.methods.eagle2 import Drafted, OwnTrial, Trial, is_best, verify, verify_greedy
-from models.methods.lantern import ChosenTrial, DrawnTrial, Relaxation, neighbours
+from models.methods.eagle2 import Drafted, DraftTest, OwnTest, is_best, verify, verify_greedy
+from models.methods.lantern import ChosenTest, DrawnTest, Relaxation, neighbours
 from models.sampling import guide, warp_probs
 from models.state import read_state
 from models.tree import Growth, Tree, layout
@@ -209,11 +209,11 @@ def of_nodes(one: dict[str, Any], tokens: Tensor, parents: list[int]) -> Shape:
     return Shape(tree, paths, one["node_logits"][order])
 
 
-def walk(shape: Shape, case: dict[str, Any], r: Tensor, trial: Trial) -> tuple[list[int], np.ndarray, list[float]]:
+def walk(shape: Shape, case: dict[str, Any], r: Tensor, test: DraftTest) -> tuple[list[int], np.ndarray, list[float]]:
     """Accepted nodes, next distribution, and the ratio each draw was compared with; the draws are consumed in order."""
     one = torch.ones(1)
     drawn: list[float] = []
-    watched = Watched(trial)
+    watched = Watched(test)
 
     def probs(node: int) -> np.ndarray:
         logits = shape.logits[node : node + 1].double()
@@ -230,15 +230,15 @@ def walk(shape: Shape, case: dict[str, Any], r: Tensor, trial: Trial) -> tuple[l
 
 
 class Watched:
-    """A trial whose ratios are kept, in order."""
+    """A test whose ratios are kept, in order."""
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
-        self.rejected = trial.rejected
+    def __init__(self, test: DraftTest) -> None:
+        self.test = test
+        self.rejected = test.rejected
         self.ratios: list[float] = []
 
     def ratio(self, p: np.ndarray, node: int) -> float:
-        self.ratios.append(self.trial.ratio(p, node))
+        self.ratios.append(self.test.ratio(p, node))
         return self.ratios[-1]
 
 
@@ -256,7 +256,7 @@ def number(paths: list[list[int]], nodes: list[int]) -> int:
 def posterior(case: dict[str, Any], one: dict[str, Tensor], tally: Tally) -> None:
     shape = of_paths(one["candidates"], one["logits"])
     if case["mode"] == "sample":
-        nodes, p, ratios = walk(shape, case, one["r"], OwnTrial(shape.tree))
+        nodes, p, ratios = walk(shape, case, one["r"], OwnTest(shape.tree))
         tally.equal("draws", len(ratios), case["n_r_used"])
         tally.close("ratios", ratios, one["accept_ratio"], atol=1e-6)
         tally.close("next distribution", p, one["sample.out"], atol=1e-6)
@@ -287,8 +287,8 @@ def lantern(file: Path, tally: Tally) -> None:
             run(case, one, table, tally)
 
 
-def chosen(case: dict[str, Any], tree: Tree, table: Tensor) -> Trial:
-    return OwnTrial(tree) if case["mode"] == "eagle2" else ChosenTrial(relaxation(case, table), tree)
+def chosen(case: dict[str, Any], tree: Tree, table: Tensor) -> DraftTest:
+    return OwnTest(tree) if case["mode"] == "eagle2" else ChosenTest(relaxation(case, table), tree)
 
 
 def single(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tally) -> None:
@@ -338,8 +338,8 @@ def static(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tall
     tally.equal("tree tokens", ids, one["tree_tokens"].tolist())
     shape = of_nodes(one, torch.tensor(ids), parents)
     relaxed = relaxation({**case, "k": case["k"] if case["mode"] == "lantern" else 0}, table)
-    trial = DrawnTrial(relaxed, Drafted(shape.tree, weights, one["draft_full_q_rows"].double().numpy()))
-    nodes, p, ratios = walk(shape, case, one["r"], trial)
+    test = DrawnTest(relaxed, Drafted(shape.tree, weights, one["draft_full_q_rows"].double().numpy()))
+    nodes, p, ratios = walk(shape, case, one["r"], test)
     tally.equal("draws", len(ratios), case["n_r_used"])
     tally.close("ratios", ratios, one[f"{case['mode']}.accept_ratio"], atol=1e-6, rtol=1e-5)
     tally.equal("accepted", len(nodes) - 1, case["accept_length"])

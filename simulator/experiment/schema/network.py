@@ -99,12 +99,12 @@ class PresetNetwork(Mobile):
             _check_burst(self._own("loss_pct", preset), self._own("loss_burst_packets", preset))
         return self
 
-    def _own(self, key: str, preset: catalogue.Network) -> Any:
+    def _own(self, key: str, preset: catalogue.NetworkPreset) -> Any:
         """The figure given here, else the preset's."""
         given = getattr(self, key)
         return getattr(preset, key) if given is None else given
 
-    def _rtt_ms(self, preset: catalogue.Network) -> float:
+    def _rtt_ms(self, preset: catalogue.NetworkPreset) -> float:
         return float(self._own("rtt_ms", preset)) + MS_PER_1000_KM * self.distance_km / 1000.0
 
     def radio_row(self) -> catalogue.Radio | None:
@@ -497,7 +497,7 @@ OnePath = Annotated[
 ]
 MultipathNetwork.model_rebuild()
 AnyNetwork = PresetNetwork | TraceNetwork | ExplicitNetwork | MultipathNetwork
-Network = Annotated[
+ScenarioNetwork = Annotated[
     Annotated[PresetNetwork, Tag("<preset>")]
     | Annotated[TraceNetwork, Tag("<trace>")]
     | Annotated[MultipathNetwork, Tag("<paths>")]

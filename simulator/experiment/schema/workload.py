@@ -13,7 +13,7 @@ from simulator.core.part import Part, folder_of, fork, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.engine.workload import device_counts, read_times
-from simulator.experiment.schema.network import Network
+from simulator.experiment.schema.network import ScenarioNetwork
 from simulator.pricing import catalogue
 
 
@@ -103,7 +103,7 @@ class FleetKind(Part):
 
     share: float = Field(gt=0, le=1)
     hardware: str | None = None
-    network: Network | None = None
+    network: ScenarioNetwork | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
     slo_s: float | None = Field(default=None, gt=0, le=1e8)
     tier: str | None = None
