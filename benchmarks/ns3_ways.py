@@ -62,8 +62,9 @@ class Ns3Sender(Sender):
     def pipe(self) -> int:
         return super().pipe + len(self._kept)
 
-    def _paced(self, segment: Segment | None) -> bool:
-        return super()._paced(segment) and not self._at_once
+    @property
+    def _paces(self) -> bool:
+        return super()._paces and not self._at_once
 
     def _next_again(self, more: bool) -> Segment | None:
         found = super()._next_again(more)

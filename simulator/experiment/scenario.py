@@ -1,6 +1,6 @@
 """A scenario: what to run, validated before anything slow is imported, and the cases of its sweep.
 
-Milliseconds and Mbit/s live in the YAML only; `Scenario.link` is in seconds and bit/s. Every refusal is one line:
+Milliseconds and Mbit/s live in the YAML only; `Scenario.links` are in seconds and bit/s. Every refusal is one line:
 `file:line: dotted.key what is wrong, what was found`; for the command line `--axis path=...` stands for `file:line`.
 """
 
@@ -231,11 +231,6 @@ class Scenario(Part):
             network.figures() if tier is None else behind(network, tiers[tier].way_s)
             for network, tier in zip(networks, self.tiers, strict=True)
         ]
-
-    @property
-    def link(self) -> LinkFigures:
-        """The network in base units: bit/s and seconds."""
-        return self.network.figures()
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ class Sender:
                 if segment is None and not left:
                     if pipe + 1 <= control.window:
                         self._idle_until = max(1, self.delivered + pipe)
-                elif self._paced(segment) and self._paced_s > now_s:
+                elif self._paced_s > now_s and self._paces:
                     segment, blocked_s = None, self._paced_s
                 elif segment is None:
                     left -= 1
@@ -259,8 +259,9 @@ class Sender:
                     return segment
         return None
 
-    def _paced(self, segment: Segment | None) -> bool:
-        """Whether pacing holds a segment back; segment: None for a new one. The first window leaves at once."""
+    @property
+    def _paces(self) -> bool:
+        """Whether pacing may hold a packet back. The first window leaves at once."""
         return self.sent >= self._transport.initial_window
 
     def _transmitted(self, segment: Segment, now_s: float, arrives: bool, end_s: float) -> None:

@@ -121,5 +121,5 @@ def test_more_cases_than_any_machine_can_run_are_refused() -> None:
 
 def test_a_preset_can_be_swept_by_its_figures(tmp_path: Path) -> None:
     cases = expand(load("network.rtt_ms=30,60"))
-    assert [case.scenario.link.rtt_s for case in cases[:2]] == [0.03, 0.06]
-    assert cases[0].scenario.link.radio == "lte"
+    assert [case.scenario.network.figures().rtt_s for case in cases[:2]] == [0.03, 0.06]
+    assert cases[0].scenario.network.figures().radio == "lte"

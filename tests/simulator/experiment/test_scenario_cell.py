@@ -12,7 +12,7 @@ from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal,
 
 
 def link(folder: Path, keys: str) -> LinkFigures:
-    return load(folder, f"{HEAD}network: {{{keys}}}\n").link
+    return load(folder, f"{HEAD}network: {{{keys}}}\n").network.figures()
 
 
 def test_handovers_of_a_speed_are_those_of_the_radio(tmp_path: Path) -> None:
@@ -151,13 +151,13 @@ def test_a_fair_cell_that_cannot_be_is_refused(tmp_path: Path, text: str, messag
 def test_paths_are_networks_side_by_side(tmp_path: Path) -> None:
     both = load(tmp_path, f"{HEAD}network: {{paths: [wifi, {{preset: lte, rtt_ms: 50}}]}}\n")
     wifi, lte = link(tmp_path, "preset: wifi"), link(tmp_path, "preset: lte, rtt_ms: 50")
-    assert both.link == replace(wifi, also=(lte,))
-    assert network_of(both.link, 0) == replace(network_of(wifi, 0), also=(network_of(lte, 0),))
+    assert both.network.figures() == replace(wifi, also=(lte,))
+    assert network_of(both.network.figures(), 0) == replace(network_of(wifi, 0), also=(network_of(lte, 0),))
     tiers = "cloud: {tier: here, tiers: {here: {rtt_ms: 30}}}\n"
     there = load(tmp_path, f"{HEAD}network: {{paths: [wifi, lte]}}\n{tiers}").links[0]
     assert (there.rtt_s, there.also[0].rtt_s) == pytest.approx((0.039, 0.079))
     assert load(tmp_path, written_out(tmp_path, both).read_text()) == both
-    assert both.link.plain()["also"][0]["rtt_s"] == 0.05
+    assert both.network.figures().plain()["also"][0]["rtt_s"] == 0.05
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_setting_whose_other_half_is_swept_does_something(tmp_path: Path) -> N
 
 def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
     def link(keys: str) -> LinkFigures:
-        return load(tmp_path, HEAD + f"network: {{{keys}}}\n").link
+        return load(tmp_path, HEAD + f"network: {{{keys}}}\n").network.figures()
 
     lte = link("preset: lte")
     assert link("preset: lte, rtt_ms: 30") == replace(lte, rtt_s=0.03)
@@ -102,7 +102,7 @@ def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
     assert link("preset: lte, radio: none") == replace(lte, radio=None)
     assert link("preset: lan, radio: wifi").radio == "wifi"
     assert link("preset: leo, up_mbps: 4") == replace(link("preset: leo"), up_bps=4e6)
-    assert load(tmp_path, HEAD + "network: lte\n").link == lte
+    assert load(tmp_path, HEAD + "network: lte\n").network.figures() == lte
     assert lte.gaps == link("preset: wifi, rate: lte-gaps").gaps == fitted()["lte-gaps"].gaps
     assert link("preset: lte, rate: constant") == replace(lte, gaps=None)
     blocked = link("preset: 5g-mmwave, rate: constant")
@@ -112,7 +112,7 @@ def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("keys", "told_ms"), [("rate: constant", 38), ("jitter_ms: 0", 16), ("distance_km: 500", 50)])
 def test_pings_over_a_preset_differ_as_the_documentation_says(tmp_path: Path, keys: str, told_ms: float) -> None:
     """Five of 64 bytes, a second apart, over `lte`: the median over 1000 bursts of the largest less the least, within a fifth."""
-    network = network_of(load(tmp_path, f"{HEAD}network: {{preset: lte, {keys}}}\n").link, 0)
+    network = network_of(load(tmp_path, f"{HEAD}network: {{preset: lte, {keys}}}\n").network.figures(), 0)
     bare = replace(network, radio=None, up_loss=0.0, down_loss=0.0, burst_packets=None, transport=TRANSPORTS["ideal"])
     access = AccessNetwork(bare, 1, [], [])
     differences_s = []
@@ -127,7 +127,7 @@ def test_pings_over_a_preset_differ_as_the_documentation_says(tmp_path: Path, ke
 
 def test_rates_with_gaps_keep_their_means(tmp_path: Path) -> None:
     for section in ("{preset: lte, up_mbps: 4}", "{rtt_ms: 60, up_mbps: 4, down_mbps: 27, rate: lte-driving-gaps}"):
-        link = load(tmp_path, f"{HEAD}network: {section}\n").link
+        link = load(tmp_path, f"{HEAD}network: {section}\n").network.figures()
         network = network_of(link, 0)
         assert isinstance(network.up_bps, Capacity)
         assert isinstance(network.down_bps, Capacity)
@@ -157,7 +157,8 @@ def test_figures_that_a_preset_cannot_take_are_refused(tmp_path: Path, keys: str
 
 def test_a_preset_takes_distance_transport_and_cell(tmp_path: Path) -> None:
     s = load(tmp_path, HEAD + "network: {preset: lte, distance_km: 1000, transport: quic, devices_per_cell: 8}\n")
-    assert (s.link.rtt_s, s.link.transport, s.link.devices_per_cell) == (pytest.approx(0.082), "quic", 8)
+    link = s.network.figures()
+    assert (link.rtt_s, link.transport, link.devices_per_cell) == (pytest.approx(0.082), "quic", 8)
     assert (
         refusal(tmp_path, HEAD + "network: {preset: lte, distance_km: -1}\n")
         == "t.yaml:5: network.distance_km must be >= 0, got -1"
@@ -172,25 +173,25 @@ def test_a_preset_takes_distance_transport_and_cell(tmp_path: Path) -> None:
     s = load(
         tmp_path, HEAD + LINE + "loss_pct: 1}\nsweep: {network.loss_pct: [0, 2], network.transport: [tcp, quic]}\n"
     )
-    assert [case.scenario.link.loss for case in expand(s)][:4] == [0.0, 0.0, 0.02, 0.02]
+    assert [case.scenario.network.figures().loss for case in expand(s)][:4] == [0.0, 0.0, 0.02, 0.02]
 
 
 def test_cross_traffic_of_a_preset_is_sized_by_its_rates(tmp_path: Path) -> None:
     text = "network: {preset: wifi, cross_traffic: {up: greedy, down: {busy_s: 1, quiet_s: 2}}, aqm: codel, buffer_ms: 200}\n"
     s = load(tmp_path, HEAD + text)
-    network = network_of(s.link, 0)
+    network = network_of(s.network.figures(), 0)
     assert (network.up_cross, network.down_cross) == (GREEDY, Traffic(1.0, 2.0))
     assert (network.up_buffer_bytes, network.down_buffer_bytes) == pytest.approx((1e6, 2.25e6))
     assert network.aqm == AQMS["codel"]
     assert load_scenario(written_out(tmp_path, s)) == s
     video = load(tmp_path, HEAD + "network: {preset: wifi, cross_traffic: {down: video}, buffer_bytes: 9000}\n")
-    assert network_of(video.link, 0).down_cross == Traffic.video(90e6)
+    assert network_of(video.network.figures(), 0).down_cross == Traffic.video(90e6)
     generated = load(tmp_path, HEAD + "network: {preset: leo, cross_traffic: {down: greedy}, buffer_ms: 100}\n")
-    assert network_of(generated.link, 0).down_buffer_bytes == pytest.approx(100e6 * 0.1 / 8, rel=1e-4)
+    assert network_of(generated.network.figures(), 0).down_buffer_bytes == pytest.approx(100e6 * 0.1 / 8, rel=1e-4)
     swept = load(
         tmp_path, HEAD + text + "sweep: {network.aqm: [codel, fq-codel], network.cross_traffic.up: [greedy, video]}\n"
     )
-    assert len({case.scenario.link for case in expand(swept)}) == 4
+    assert len({case.scenario.network.figures() for case in expand(swept)}) == 4
 
 
 def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
@@ -205,18 +206,18 @@ def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
     for name, (column, value) in more.items():
         (tmp_path / f"{name}.csv").write_text(f"time_s,down_mbps,up_mbps,{column}\n0,10,5,{value}\n1,20,5,{value}\n")
     s = load(tmp_path, HEAD + "network: {trace: all.csv}\n")
-    assert (s.link.rtt_s, s.link.loss) == (None, None)
+    assert (s.network.figures().rtt_s, s.network.figures().loss) == (None, None)
     assert load_scenario(written_out(tmp_path, s)) == s
     s = load(
         tmp_path, HEAD + "network: {trace: both.csv, rtt_ms: 50, loss_pct: 1}\nsweep: {network.trace: [both.csv]}\n"
     )
-    assert s.link.trace is not None
-    assert s.link.trace.files == (str(tmp_path / "both.csv"),)
-    assert (s.link.up_bps, s.link.down_bps, s.link.loss) == (None, None, 0.01)
-    assert expand(s)[0].scenario.link == s.link
+    assert s.network.figures().trace is not None
+    assert s.network.figures().trace.files == (str(tmp_path / "both.csv"),)
+    assert (s.network.figures().up_bps, s.network.figures().down_bps, s.network.figures().loss) == (None, None, 0.01)
+    assert expand(s)[0].scenario.network.figures() == s.network.figures()
     assert load_scenario(written_out(tmp_path, s)) == s
     s = load(tmp_path, HEAD + "network: {trace: down.csv, rtt_ms: 50, up_mbps: 4}\n")
-    assert (s.link.up_bps, s.link.down_bps) == (4e6, None)
+    assert (s.network.figures().up_bps, s.network.figures().down_bps) == (4e6, None)
     for line, message in (
         ("{trace: down.csv, rtt_ms: 50}", "up_mbps is missing: the trace has no rate in this direction"),
         ("{trace: both.csv}", "rtt_ms is missing: the trace has no delays"),

@@ -159,7 +159,7 @@ def test_what_the_command_prints_goes_into_a_scenario(tmp_path: Path) -> None:
     printed = CliRunner().invoke(main, ["traces", "fit", *map(str, paths), "--levels", "1"])
     assert printed.exit_code == 0, printed.output
     section = "".join(f"  {line}\n" for line in printed.output.splitlines())
-    network = network_of(load(tmp_path, f"{HEAD}network:\n  rtt_ms: 60\n{section}").link, 0)
+    network = network_of(load(tmp_path, f"{HEAD}network:\n  rtt_ms: 60\n{section}").network.figures(), 0)
     assert isinstance(network.up_bps, Capacity)
     assert isinstance(network.down_bps, Capacity)
     assert (network.down_bps.mean_bps, network.up_bps.mean_bps) == pytest.approx((6e6, 3e6), rel=0.02)
