@@ -4,7 +4,8 @@
 
 A session of 63 calls, CIAR's at 30 % of a grid of 16 x 16, is replayed from many places of the trace, of generated series of two
 hours, and of generated series as long as the trace. The last ones show what a trace of that length can tell at all: they come from one
-generator and differ as their minutes do.
+generator and differ as their minutes do. The same is told by the trace alone: blocks of `BLOCK_S` of it, drawn with replacement, are
+traces that could have been recorded in its place (circular block bootstrap: D. Politis and J. Romano, 1992).
 """
 
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.calls import Uniform, program
+from simulator.core.rng import stream
 from simulator.engine.case import CaseInputs
 from simulator.engine.run import simulate
 from simulator.engine.workload import Arrivals
@@ -29,6 +31,8 @@ CALLS = 63
 RTT_S = 0.060
 DEVICE_S, CLOUD_S = 0.010, 0.024  # a device step between calls, a cloud pass
 LONG_S = 7200.0
+BLOCK_S = 30.0  # some times as long as what a session at a place depends on
+DRAWN = 2000
 
 
 def latencies_s(down: RateSeries, up: RateSeries, places: int, seed: int) -> NDArray[np.float64]:
@@ -41,6 +45,22 @@ def latencies_s(down: RateSeries, up: RateSeries, places: int, seed: int) -> NDA
     inputs = CaseInputs([session], Uniform(DEVICE_S), cloud, network, places, places, 1, arrivals, seed=seed)
     found: NDArray[np.float64] = simulate(inputs).columns["latency_s"]
     return found
+
+
+def resampled(seconds: NDArray[np.float64], seed: int, duration_s: float) -> NDArray[np.float64]:
+    """float64 [2, DRAWN]: means and 95th percentiles over traces of as many blocks as this one has, of sessions as `latencies_s` gives them."""
+    places_s = np.array([stream(seed, "link.offset", n).random() for n in range(len(seconds))]) * duration_s
+    order = np.argsort(places_s)
+    places_s, seconds = places_s[order], np.tile(seconds[order], 2)
+    count = max(1, round(duration_s / BLOCK_S))
+    length_s = duration_s / count
+    found = []
+    for begins_s in stream(seed, "blocks").uniform(0.0, duration_s, (DRAWN, count)):
+        first = np.searchsorted(places_s, begins_s)
+        ends_s = begins_s + length_s
+        last = np.searchsorted(places_s, ends_s % duration_s) + len(places_s) * (ends_s >= duration_s)
+        found.append(figures(np.concatenate([seconds[a:b] for a, b in zip(first, last, strict=True)])))
+    return np.array(found).T
 
 
 def figures(seconds: NDArray[np.float64]) -> tuple[float, float]:
@@ -59,11 +79,17 @@ def main(files: tuple[Path, ...], levels: int, places: int, seeds: int, short: i
     down, up = trace.down.rate, trace.up.rate
     assert down is not None and up is not None  # noqa: PT018, a trace that was fitted
     mean_bps = down.mean_bps(), up.mean_bps()
-    truth = figures(latencies_s(down, up, places, 0))
+    told_s = latencies_s(down, up, places, 0)
+    truth = figures(told_s)
     long = np.concatenate(
         [latencies_s(*generate(gaps, *mean_bps, seed, LONG_S), places, seed) for seed in range(seeds)]
     )
     click.echo(f"trace of {trace.duration_s:.0f} s: mean {truth[0]:.2f} s, p95 {truth[1]:.2f} s")
+    for name, values in zip(("mean", "p95"), resampled(told_s, 0, trace.duration_s), strict=True):
+        low, high = np.percentile(values, [5, 95])
+        click.echo(
+            f"blocks of the trace: {name} {low:.2f} to {high:.2f} s in nine of ten, deviation {values.std():.2f} s"
+        )
     errors = [100.0 * (found / told - 1.0) for found, told in zip(figures(long), truth, strict=True)]
     mean, p95 = figures(long)
     click.echo(f"generator, two hours: mean {mean:.2f} s ({errors[0]:+.1f} %), p95 {p95:.2f} s ({errors[1]:+.1f} %)")
