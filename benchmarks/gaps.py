@@ -48,7 +48,7 @@ def latencies_s(down: RateSeries, up: RateSeries, places: int, seed: int) -> NDA
 
 
 def resampled(seconds: NDArray[np.float64], seed: int, duration_s: float) -> NDArray[np.float64]:
-    """float64 [2, DRAWN]: means and 95th percentiles over traces of as many blocks as this one has, of sessions as `latencies_s` gives them."""
+    """float64 [2, DRAWN]: means and 95th percentiles over traces of as many blocks as this one has, of what `latencies_s` gives."""
     places_s = np.array([stream(seed, "link.offset", n).random() for n in range(len(seconds))]) * duration_s
     order = np.argsort(places_s)
     places_s, seconds = places_s[order], np.tile(seconds[order], 2)
