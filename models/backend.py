@@ -171,32 +171,7 @@ class Backend:
 
     def _read(self, role: str, group: Sequence[PassRequest], hidden: Tensor) -> list[Step]:
         """From hidden states [R, n, D] to a picked token per session, and its interval and scores on the device."""
-        model = self.pair.cloud if role == "drafter" else self.models[role]
-        assert isinstance(model, Transformer)
-        slots = self.pair.manifest.caption_slots
-        rows: list[int] = []  # row of `hidden` of each position that logits are wanted at: a session's conditional ones
-        others: list[int] = []  # the unconditional row that belongs to it, or the same one
-        places: list[int] = []  # its position in the pass
-        counts: list[int] = []  # positions of each session
-        states: list[Tensor] = []
-        row = 0
-        for r in group:
-            new = self._new(r)
-            wanted = new if r.op.outputs == "all" else 1
-            states.append(hidden[row : row + r.rows, new - wanted : new])  # [rows, n or 1, D]
-            # With a caption in the pass, the first row that predicts a token is the last caption slot's.
-            first = slots - 1 if wanted > 1 and r.op.caption is not None else new - wanted
-            counts.append(new - first)
-            rows += [row] * counts[-1]
-            others += [row + r.rows - 1] * counts[-1]
-            places += range(first, new)
-            row += r.rows
-        scale = torch.tensor([r.guidance for r, n in zip(group, counts, strict=True) for _ in range(n)]).to(
-            hidden.device
-        )  # [P]
-        conditional, unconditional = (at_least_float32(hidden[x, places]) for x in (rows, others))  # each [P, D]
-        # The head is linear, so guidance of hidden states is guidance of logits, at half the cost.
-        guided = model.logits(guide(conditional, unconditional, scale).to(hidden.dtype))  # [P, V]
+        guided, counts, states = self._guided(role, group, hidden)
         ends = np.cumsum(counts).tolist()
         last = guided if len(guided) == len(group) else guided[[end - 1 for end in ends]]  # [G, V]
         if not bool(last.isfinite().all()):
@@ -215,15 +190,49 @@ class Backend:
             for step, nats, best in zip(steps, nll, greedy(last).tolist(), strict=True):
                 step.nll, step.best = nats, best
         if role == "device":
-            final = torch.stack([step.hidden for step in steps])  # [G, D]
-            radius = self._radius(group, final)  # [G, V], assumption A5
-            lower, upper = inter_fuse(last, radius)  # [G, V]
-            scores = all_scores(last, lower, upper).cpu().numpy()  # [G, SCORES]
-            if not self.pair.manifest.bounds:  # no Inter-Head: nothing is known of intervals
-                scores[:, [SCORES.index(name) for name in OF_INTERVALS]] = np.nan
-            for g, step in enumerate(steps):
-                step.scores, step.lower, step.upper, step.radius = scores[g], lower[g], upper[g], radius[g]
+            self._add_intervals(group, steps, last)
         return steps
+
+    def _guided(
+        self, role: str, group: Sequence[PassRequest], hidden: Tensor
+    ) -> tuple[Tensor, list[int], list[Tensor]]:
+        """Guided logits [P, V] at all positions that requests want, how many are each session's, and its states [rows, n or 1, D]."""
+        model = self.pair.cloud if role == "drafter" else self.models[role]
+        assert isinstance(model, Transformer)
+        slots = self.pair.manifest.caption_slots
+        rows: list[int] = []  # row of `hidden` of each position that logits are wanted at: a session's conditional ones
+        others: list[int] = []  # the unconditional row that belongs to it, or the same one
+        places: list[int] = []  # its position in the pass
+        counts: list[int] = []
+        states: list[Tensor] = []
+        row = 0
+        for r in group:
+            new = self._new(r)
+            wanted = new if r.op.outputs == "all" else 1
+            states.append(hidden[row : row + r.rows, new - wanted : new])
+            # With a caption in the pass, the first row that predicts a token is the last caption slot's.
+            first = slots - 1 if wanted > 1 and r.op.caption is not None else new - wanted
+            counts.append(new - first)
+            rows += [row] * counts[-1]
+            others += [row + r.rows - 1] * counts[-1]
+            places += range(first, new)
+            row += r.rows
+        scale = torch.tensor([r.guidance for r, n in zip(group, counts, strict=True) for _ in range(n)]).to(
+            hidden.device
+        )  # [P]
+        conditional, unconditional = (at_least_float32(hidden[x, places]) for x in (rows, others))  # each [P, D]
+        # The head is linear, so guidance of hidden states is guidance of logits, at half the cost.
+        return model.logits(guide(conditional, unconditional, scale).to(hidden.dtype)), counts, states
+
+    def _add_intervals(self, group: Sequence[PassRequest], steps: Sequence[Step], logits: Tensor) -> None:
+        """Radius, bounds and scores of each session's next token. logits: [G, V]."""
+        radius = self._radius(group, torch.stack([step.hidden for step in steps]))  # [G, V], assumption A5
+        lower, upper = inter_fuse(logits, radius)  # [G, V]
+        scores = all_scores(logits, lower, upper).cpu().numpy()  # [G, SCORES]
+        if not self.pair.manifest.bounds:  # no Inter-Head: nothing is known of intervals
+            scores[:, [SCORES.index(name) for name in OF_INTERVALS]] = np.nan
+        for g, step in enumerate(steps):
+            step.scores, step.lower, step.upper, step.radius = scores[g], lower[g], upper[g], radius[g]
 
     def _radius(self, group: Sequence[PassRequest], hidden: Tensor) -> Tensor:
         """Radius of every logit, [G, V], from the matrix that each session's bounds name. hidden: [G, D]."""

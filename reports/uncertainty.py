@@ -138,6 +138,16 @@ def markdown(summary: pd.DataFrame, regions: pd.DataFrame, timing: pd.DataFrame 
         "",
         f"{described(facts)[0].upper()}{described(facts)[1:]}.",
         f"Weights {facts['weights'][:12]}. Intervals: 95 %, {facts['bootstrap_draws']} draws of whole prompts.",
+        *_auroc(summary),
+        *_regions(regions, facts),
+        *(_in_pixels(regions) if "small_change_pct" in regions else ()),
+        *(_times(timing, summary) if timing is not None else ()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _auroc(summary: pd.DataFrame) -> list[str]:
+    lines = [
         "",
         "## AUROC",
         "",
@@ -154,7 +164,11 @@ def markdown(summary: pd.DataFrame, regions: pd.DataFrame, timing: pd.DataFrame 
         lines.append(
             f"| {first['label']} | {' | '.join(cells)} | {rows.loc['differs', 'aurc']:.3f} | {first['tokens']} |"
         )
-    lines += [
+    return lines
+
+
+def _regions(regions: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
+    lines = [
         "",
         f"## Regions of {'real scenes' if facts['subject'] == 'scenes' else 'the images'}",
         "",
@@ -165,38 +179,40 @@ def markdown(summary: pd.DataFrame, regions: pd.DataFrame, timing: pd.DataFrame 
         nats = f"{row.cloud_entropy_nats:.3f} nats | {row.cloud_entropy_unguided_nats:.3f} nats"
         means = f"{row.u:.3f} | {row.omega:.3f} | {row.entropy:.3f}"
         lines.append(f"| {row.region} | {row.share_pct:.1f} % | {nats} | {row.differs_pct:.1f} % | {means} |")
-    if "small_change_pct" in regions:
-        lines += [
-            "",
-            "## In pixels",
-            "",
-            "Share of tokens that change the 8 x 8 pixels around them by less than 8/255 (RMS), of those that were compared.",
-            "",
-            "| region | the device's choice for the cloud's | one draw of the cloud for another |",
-            "|---|---|---|",
-            *(
-                f"| {row.region} | {row.small_change_pct:.1f} % | {row.small_change_draws_pct:.1f} % |"
-                for row in regions.dropna(subset="small_change_pct").itertuples(index=False)
-            ),
-        ]
-    if timing is not None:
-        sizes = list(timing["vocab_size"].unique())
-        threads = timing["threads"].iloc[0]
-        lines += [
-            "",
-            "## Milliseconds per token",
-            "",
-            f"Medians on this machine, threads: {threads}, centre logits given.",
-            "",
-            "| measure | " + " | ".join(f"V = {size}" for size in sizes) + " |",
-            "|---" * (1 + len(sizes)) + "|",
-        ]
-        labels = dict(zip(summary["measure"], summary["label"], strict=True)) | {
-            "radius": "radius: the second matrix product"
-        }
-        for measure in timing["measure"].unique():
-            found = timing[timing["measure"] == measure].set_index("vocab_size")["ms_per_token"]
-            lines.append(
-                f"| {labels.get(measure, measure)} | " + " | ".join(f"{found[size]:.4f}" for size in sizes) + " |"
-            )
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _in_pixels(regions: pd.DataFrame) -> list[str]:
+    return [
+        "",
+        "## In pixels",
+        "",
+        "Share of tokens that change the 8 x 8 pixels around them by less than 8/255 (RMS), of those that were compared.",
+        "",
+        "| region | the device's choice for the cloud's | one draw of the cloud for another |",
+        "|---|---|---|",
+        *(
+            f"| {row.region} | {row.small_change_pct:.1f} % | {row.small_change_draws_pct:.1f} % |"
+            for row in regions.dropna(subset="small_change_pct").itertuples(index=False)
+        ),
+    ]
+
+
+def _times(timing: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
+    sizes = list(timing["vocab_size"].unique())
+    lines = [
+        "",
+        "## Milliseconds per token",
+        "",
+        f"Medians on this machine, threads: {timing['threads'].iloc[0]}, centre logits given.",
+        "",
+        "| measure | " + " | ".join(f"V = {size}" for size in sizes) + " |",
+        "|---" * (1 + len(sizes)) + "|",
+    ]
+    labels = dict(zip(summary["measure"], summary["label"], strict=True))
+    labels["radius"] = "radius: the second matrix product"
+    for measure in timing["measure"].unique():
+        found = timing[timing["measure"] == measure].set_index("vocab_size")["ms_per_token"]
+        cells = " | ".join(f"{found[size]:.4f}" for size in sizes)
+        lines.append(f"| {labels.get(measure, measure)} | {cells} |")
+    return lines

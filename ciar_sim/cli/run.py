@@ -1,15 +1,17 @@
 """`ciar-sim run` and `ciar-sim sweep`."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ciar_sim.cli.common import columns_option, errors_in_one_line
 from simulator.core.errors import CiarSimError
+
+if TYPE_CHECKING:
+    from ciar_sim.api import Result
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,17 +163,8 @@ def _run(
 
     from ciar_sim.api import execute, foresee, run_folder
     from ciar_sim.cli.common import default_cache
-    from ciar_sim.cli.console import (
-        chosen_columns,
-        pareto_lines,
-        progress_bars,
-        state_lines,
-        summary_lines,
-        warning_lines,
-    )
-    from simulator.experiment.assumptions import trace_notes
+    from ciar_sim.cli.console import chosen_columns, progress_bars, state_lines
     from simulator.experiment.rerun import check_replaced
-    from simulator.experiment.sweep import expand
     from simulator.experiment.workers import Workers
 
     chosen = chosen_columns(columns)
@@ -201,25 +194,30 @@ def _run(
             record_jobs,
         )
     if not quiet:
-        click.echo(summary_lines(result.summary, chosen))
-        if result.pareto is not None:
-            click.echo(pareto_lines(result.pareto, result.quality))
-        ties = json.loads((result.folder / "provenance.json").read_text())["near_ties"]
-        if ties["near_ties"]:
-            click.echo(f"note: {ties['meaning']}")
-        for note in trace_notes(case.scenario for case in expand(loaded.scenario)):
-            click.echo(f"note: {note}")
-        for line in warning_lines(result.warnings):
-            click.echo(line)
-        from reports.build import answer
-        from reports.load import load_run
-
-        click.echo(result.work)
-        for line in answer(load_run(result.folder)):
-            click.echo(line)
-        click.echo(f"{result.report}")
+        _print(result, chosen)
     if result.failed:
         click.echo(f"{len(result.failed)} cases failed and are in no table:", err=True)
         for message in result.failed:
             click.echo(f"  {message}", err=True)
         sys.exit(1)
+
+
+def _print(result: "Result", columns: tuple[str, ...] | None) -> None:
+    """The table, what a reader must know of it, and the advice."""
+    from ciar_sim.cli.console import pareto_lines, summary_lines, warning_lines
+    from reports.build import answer
+    from reports.load import load_run
+    from simulator.experiment.provenance import NOTES
+
+    click.echo(summary_lines(result.summary, columns))
+    if result.pareto is not None:
+        click.echo(pareto_lines(result.pareto, result.quality))
+    run = load_run(result.folder)
+    ties = run.provenance["near_ties"]
+    if ties["near_ties"]:
+        click.echo(f"note: {ties['meaning']}")
+    for note in run.provenance["notes"]:
+        if note not in NOTES:  # what the readers of traces assumed
+            click.echo(f"note: {note}")
+    for line in [*warning_lines(result.warnings), result.work, *answer(run), result.report]:
+        click.echo(line)

@@ -1,12 +1,7 @@
-"""Who wins where: the fastest method that keeps a quality floor, over one or two conditions, and where that changes.
-
-A break-even lies where the difference of two mean latencies, on the same requests, changes its sign. Between grid points the latencies are
-taken as linear, which for the round trip of a lossless link they are; where they bend, the interval holds what the bend leaves open.
-"""
+"""Who wins where: the fastest method that keeps a quality floor, over one or two conditions, and where that changes."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,15 +9,16 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
+from ciar_sim.decide.break_even import BreakEven, Line, break_evens
 from ciar_sim.decide.decision import Decision, span
-from ciar_sim.decide.quality import KEEPS, chosen_metric, loss
+from ciar_sim.decide.quality import KEEPS, Loss, chosen_metric, loss
 from reports.words import number, significant, split_unit
 from simulator.core.errors import CiarSimError
 from simulator.core.problems import explain
 from simulator.experiment.loading import Written, load_with_source
 from simulator.experiment.options import axis_values
+from simulator.experiment.scenario import Case
 from simulator.experiment.schema.sweep import Range
-from simulator.results.statistics import BATCHES, half_width
 
 X_POINTS, Y_POINTS = 25, 9
 ALIASES = {"cloud.background": "cloud.background.utilisation", "workload.rate": "workload.arrivals.poisson_per_s"}
@@ -64,134 +60,6 @@ def axis(option: str, text: str, points: int) -> Axis:
         raise CiarSimError(f"{option} {text}: must be {form}, all of them numbers")
     values = tuple(sorted(set(numbers)))
     return Axis(path, values, len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 10)
-
-
-class BreakEven(NamedTuple):
-    """Where the winner changes along x: its value with its interval, the winner below and the winner above."""
-
-    at: float
-    low: float
-    high: float
-    below: str
-    above: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """The candidates along x at one value of y.
-
-    Attributes:
-        y: The value; None without a second axis.
-        x: float [n].
-        cells: By candidate, the measured case of each x; None where it failed.
-        keeps: By candidate, whether it keeps the floor at each x, bool [n].
-    """
-
-    y: float | None
-    x: np.ndarray
-    cells: Mapping[str, Sequence[Measured | None]]
-    keeps: Mapping[str, np.ndarray]
-
-    def means(self, name: str) -> np.ndarray:
-        """Mean latency at each x, infinite where the candidate does not keep the floor or failed, float [n]."""
-        cells = zip(self.cells[name], self.keeps[name], strict=True)
-        return np.array([one.mean_s if one is not None and keeps else math.inf for one, keeps in cells])
-
-    def winners(self) -> list[str]:
-        """The fastest of those that keep the floor, at each x; empty text where nobody does."""
-        names = list(self.cells)
-        means = np.stack([self.means(name) for name in names])
-        means = np.where(np.isnan(means), math.inf, means)
-        best = means.argmin(axis=0)
-        return [names[row] if math.isfinite(means[row, place]) else "" for place, row in enumerate(best)]
-
-    def ahead(self, place: int, first: str, second: str) -> tuple[float, float]:
-        """Mean of second minus first over the requests that both answered, and half of its 95 % interval."""
-        return difference(self.cells[first][place], self.cells[second][place])
-
-
-def difference(one: Measured | None, other: Measured | None) -> tuple[float, float]:
-    """Mean of other minus one over the requests that both answered, and half of its 95 % interval by batch means."""
-    if one is None or other is None:
-        return math.nan, math.nan
-    both = pd.concat([one.latency_s, other.latency_s], axis=1, join="inner").to_numpy(float)
-    later = both[:, 1] - both[:, 0]
-    return (float(later.mean()) if len(later) else math.nan), half_width(later, BATCHES)
-
-
-def break_evens(line: Line) -> list[BreakEven]:
-    """Where the winner changes along x, in order."""
-    winners = line.winners()
-    found: list[BreakEven] = []
-    for place in range(len(line.x) - 1):
-        found += _between(line, place, winners[place], winners[place + 1])
-    return found
-
-
-def _between(line: Line, place: int, below: str, above: str) -> list[BreakEven]:
-    """The changes between two neighbours of the grid. A third candidate may win between them."""
-    if below == above:
-        return []
-    x0, x1 = float(line.x[place]), float(line.x[place + 1])
-    if not below or not above:
-        return [BreakEven((x0 + x1) / 2, x0, x1, below, above)]
-    ends = [line.ahead(at, below, above) for at in (place, place + 1)]
-    keeps = [line.keeps[name][at] for name in (below, above) for at in (place, place + 1)]
-    # The floor, not the latency, decides between the two.
-    if not all(keeps) or any(math.isnan(value) for value, _ in ends):
-        return [BreakEven((x0 + x1) / 2, x0, x1, below, above)]
-    crossing = _with_bend(line, place, below, above, crossing_of(x0, x1, ends[0], ends[1]))
-    others = [name for name in line.cells if name not in (below, above) and line.keeps[name][[place, place + 1]].all()]
-    share = (crossing[0] - x0) / (x1 - x0)
-
-    def at(name: str) -> float:
-        means = line.means(name)
-        return float((1 - share) * means[place] + share * means[place + 1])
-
-    third = min(others, key=at, default=None)
-    if third is None or not at(third) < at(below) * (1 - 1e-12):
-        return [BreakEven(*crossing, below, above)]
-    return [*_between(line, place, below, third), *_between(line, place, third, above)]
-
-
-def _with_bend(
-    line: Line, place: int, below: str, above: str, crossing: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    """A crossing whose interval also holds what the neighbouring cells say of a bend between the two points.
-
-    Of a difference that bends one way, the chord between the points lies on one side, and those of the neighbouring cells, extended into
-    this one, on the other: the zero is between the chord's and the nearest of theirs. Of a straight line all are one.
-    """
-    at, low, high = crossing
-    x0, x1 = float(line.x[place]), float(line.x[place + 1])
-    zeros = []
-    for near, far, never in ((place, place - 1, x1), (place + 1, place + 2, x0)):
-        if not 0 <= far < len(line.x):
-            continue
-        (here, _), (there, _) = (line.ahead(one, below, above) for one in (near, far))
-        slope = (there - here) / float(line.x[far] - line.x[near])
-        zero = float(line.x[near]) - here / slope if slope else never
-        if math.isfinite(zero):
-            zeros.append(zero if x0 <= zero <= x1 else never)
-    left, right = (zero for zero in zeros if zero < at), (zero for zero in zeros if zero >= at)
-    return at, min(low, max(left, default=at)), max(high, min(right, default=at))
-
-
-def crossing_of(
-    x0: float, x1: float, first: tuple[float, float], last: tuple[float, float]
-) -> tuple[float, float, float]:
-    """Where a difference that is linear from x0 to x1 is zero, and the ends of its interval there.
-
-    first, last: The difference and half of its interval at x0 and at x1, of unlike signs. The interval of the crossing is the half
-    interpolated to it, over the slope.
-    """
-    slope = (last[0] - first[0]) / (x1 - x0)
-    if slope == 0:
-        return x0, x0, x1
-    at = x0 - first[0] / slope
-    share = (at - x0) / (x1 - x0)
-    half = abs(((1 - share) * first[1] + share * last[1]) / slope)
-    return at, at - half, at + half
 
 
 def regime(
@@ -269,48 +137,14 @@ def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: flo
         for case in known
         if (base := bases.get(_at(case, across, up))) is not None
     }
-    names = list(dict.fromkeys(candidate(case) for case in prepared.cases))
-    of_cell = {(candidate(case), *_at(case, across, up)): case for case in known if case.index in losses}
-    lines = []
-    least = (
-        0.0 if across.values[0] >= 0 and not across.path.endswith("_db") else -math.inf
-    )  # no quantity but a level falls below 0
-    for value in (None,) if up is None else up.values:
-        cells: dict[str, list[Measured | None]] = {}
-        keeps: dict[str, np.ndarray] = {}
-        for name in names:
-            mine = [of_cell.get((name, at, value)) for at in across.values]
-            cells[name] = [None if case is None else measured[case.index] for case in mine]
-            keeps[name] = np.array(
-                [case is not None and losses[case.index].verdict(max_loss_pct) == KEEPS for case in mine], bool
-            )
-        lines.append(Line(value, np.array(across.values), cells, keeps))
+    keeps = {index for index, one in losses.items() if one.verdict(max_loss_pct) == KEEPS}
+    cells = {case.index: measured[case.index] for case in known if case.index in losses}
+    lines = _lines(prepared.cases, cells, keeps, across, up)
+    # No quantity but a level falls below 0.
+    least = 0.0 if across.values[0] >= 0 and not across.path.endswith("_db") else -math.inf
     changes = [(line, [one._replace(low=max(one.low, least)) for one in break_evens(line)]) for line in lines]
     table = _cells(lines, across, up)
-    quality = pd.DataFrame(
-        [
-            {
-                "method": name,
-                "loss_pct": one.pct,
-                "loss_lo_pct": one.low,
-                "loss_hi_pct": one.high,
-                "floor": one.verdict(max_loss_pct),
-                "prompts": one.prompts,
-                "prompts_needed": one.prompts_needed(max_loss_pct),
-            }
-            for name in names
-            if (one := next((losses[i] for i in losses if candidate(prepared.cases[i]) == name), None)) is not None
-        ]
-    )
-    rows = [
-        {
-            **({} if up is None else {up.path: line.y}),
-            **dict(zip((across.path, "low", "high", "below", "above"), one, strict=True)),
-        }
-        for line, some in changes
-        for one in some
-    ]
-    even = pd.DataFrame(rows, columns=[*([up.path] if up else []), across.path, "low", "high", "below", "above"])
+    quality = _quality(prepared.cases, losses, max_loss_pct)
     facts = {
         "x": across.path,
         "y": up.path if up else None,
@@ -321,7 +155,68 @@ def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: flo
         "failed": prepared.failed,
         "method_names": {candidate(case): case.method.name for case in prepared.cases},
     }
-    latency = pd.DataFrame(
+    more = {"break_evens": _changes(changes, across, up), "quality": quality, "latency": _latency(lines, across, up)}
+    sentences = _sentences(changes, table, quality, across, up, max_loss_pct, metric)
+    return Decision(sentences, table, more, facts, ("quality", "break_evens"))
+
+
+def _at(case: Any, across: Axis, up: Axis | None) -> tuple[float, float | None]:
+    return float(case.swept[across.path]), None if up is None else float(case.swept[up.path])
+
+
+def _lines(
+    cases: Sequence[Case], measured: Mapping[int, Measured], keeps: Set[int], across: Axis, up: Axis | None
+) -> list[Line]:
+    """A line per value of y. measured: by the case's index, where base was measured too; keeps: the indices that keep the floor."""
+    of_cell = {(candidate(case), *_at(case, across, up)): case.index for case in cases}
+    lines = []
+    for value in (None,) if up is None else up.values:
+        indices = {
+            name: [of_cell.get((name, at, value), -1) for at in across.values]
+            for name in dict.fromkeys(candidate(case) for case in cases)
+        }
+        cells = {name: [measured.get(index) for index in mine] for name, mine in indices.items()}
+        kept = {name: np.array([index in keeps for index in mine], bool) for name, mine in indices.items()}
+        lines.append(Line(value, np.array(across.values), cells, kept))
+    return lines
+
+
+def _quality(cases: Sequence[Case], losses: Mapping[int, Loss], max_loss_pct: float) -> pd.DataFrame:
+    """A row per candidate: what of the quality it loses against base, and whether it keeps the floor."""
+    found: dict[str, Loss] = {}
+    for index, one in losses.items():
+        found.setdefault(candidate(cases[index]), one)
+    names = [name for name in dict.fromkeys(candidate(case) for case in cases) if name in found]
+    return pd.DataFrame(
+        [
+            {
+                "method": name,
+                "loss_pct": found[name].pct,
+                "loss_lo_pct": found[name].low,
+                "loss_hi_pct": found[name].high,
+                "floor": found[name].verdict(max_loss_pct),
+                "prompts": found[name].prompts,
+                "prompts_needed": found[name].prompts_needed(max_loss_pct),
+            }
+            for name in names
+        ]
+    )
+
+
+def _changes(changes: Sequence[tuple[Line, Sequence[BreakEven]]], across: Axis, up: Axis | None) -> pd.DataFrame:
+    """A row per break-even."""
+    names = (across.path, "low", "high", "below", "above")
+    rows = [
+        {**({} if up is None else {up.path: line.y}), **dict(zip(names, one, strict=True))}
+        for line, some in changes
+        for one in some
+    ]
+    return pd.DataFrame(rows, columns=[*([up.path] if up else []), *names])
+
+
+def _latency(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame:
+    """A row per measured candidate and cell."""
+    return pd.DataFrame(
         [
             {
                 **({} if up is None else {up.path: line.y}),
@@ -331,23 +226,11 @@ def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: flo
                 "floor_kept": bool(kept),
             }
             for line in lines
-            for name in names
+            for name in line.cells
             for at, one, kept in zip(line.x, line.cells[name], line.keeps[name], strict=True)
             if one is not None
         ]
     )
-    sentences = _sentences(changes, table, quality, across, up, max_loss_pct, metric)
-    return Decision(
-        sentences,
-        table,
-        {"break_evens": even, "quality": quality, "latency": latency},
-        facts,
-        ("quality", "break_evens"),
-    )
-
-
-def _at(case: Any, across: Axis, up: Axis | None) -> tuple[float, float | None]:
-    return float(case.swept[across.path]), None if up is None else float(case.swept[up.path])
 
 
 def _cells(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame:
@@ -414,7 +297,7 @@ def _sentences(
 def in_words(winners: Sequence[str], some: Sequence[BreakEven], path: str) -> str:
     """`below RTT 28 ms (26 to 30) ciar, above it base`; `base throughout` where nothing changes."""
     if not some:
-        return f"{winners[0] or 'none'} wins throughout" if winners[0] else "no method keeps the floor"
+        return f"{winners[0]} wins throughout" if winners[0] else "no method keeps the floor"
     parts = []
     for place, one in enumerate(some):
         here = f"{_value(path, one.at)}{span(one.low, one.high)}"

@@ -109,19 +109,11 @@ def find(spec: PairSpec) -> FoundPair:
     kind = "c2i" if spec.backbone.classes else "t2i"
     parts, others = recognise(place)
     cloud = the_one([part for part in parts if part.kind == kind], spec.cloud, place, others, "weights", hints_of(spec))
-    beside = (
-        recognise(Path(spec.tokenizer))
-        if spec.tokenizer
-        else (recognise(folder) if place.is_file() else (parts, others))
-    )
-    tokenizer = the_one(
-        [part for part in beside[0] if part.kind == "tokenizer"],
-        "image tokenizer",
-        Path(spec.tokenizer or folder),
-        beside[1],
-        "tokenizer",
-        (kind,),
-    )
+    beside = Path(spec.tokenizer or folder)
+    if beside != place:
+        parts, others = recognise(beside)
+    tokenizers = [part for part in parts if part.kind == "tokenizer"]
+    tokenizer = the_one(tokenizers, "image tokenizer", beside, others, "tokenizer", (kind,))
     vq = vq_sizes(own_keys(read_checkpoint(tokenizer.path, VQ_CONTAINERS).shapes), tokenizer.path)
     down = 2 ** (len(vq["encoder_ch_mult"]) - 1)
     size = spec.image_size or spec.backbone.image_size

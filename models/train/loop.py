@@ -150,17 +150,9 @@ def train(
     log = _LossLog(out_dir / "loss.csv", step)
     checkpointed = time.monotonic()
     stopped_early = False
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def minutes() -> float:
         return earlier_minutes + (time.monotonic() - started) / 60
-
-    def refuse_divergence(step: int, loss: Tensor, norm: Tensor) -> None:
-        if not math.isfinite(float(loss.detach()) + float(norm)):
-            raise WeightsError(
-                f"{out_dir}: the loss of step {step} is {float(loss.detach()):g}, the norm of its gradients {float(norm):g}: the training "
-                "diverges; lower training.learning_rate and delete this folder to start again"
-            )
 
     def save() -> None:
         log.write()
@@ -184,24 +176,11 @@ def train(
                 break
             batch = moved(coming.result(), device)
             coming = pool.submit(stage.batch, min(step + 1, settings.steps - 1))
-            torch.manual_seed(int(stream(settings.seed, "train", step).integers(2**62)))
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr_at(step) * group.get("lr_scale", 1.0)
-            model.train()
-            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
-                loss, values = stage.loss(batch, step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-            optimizer.step()
-            if hasattr(stage, "after_step"):
-                stage.after_step(step)
+            logged = _step(stage, batch, step, optimizer, settings, device)
             _average(averaged, model, min(settings.ema_decay, (1 + step) / (10 + step)))
             if step % settings.log_every_steps == 0 or step == settings.steps - 1:
-                refuse_divergence(step, loss, norm)
-                row = {
-                    name: float(value) for name, value in {"loss": loss.detach(), "grad_norm": norm, **values}.items()
-                }
+                _refuse_divergence(out_dir, step, logged)
+                row = {name: float(value) for name, value in logged.items()}
                 log.add(step, {"lr": settings.lr_at(step), **row})
                 text = " ".join(f"{name} {value:.4g}" for name, value in row.items())
                 progress.update(task, description=text)
@@ -210,7 +189,7 @@ def train(
             step += 1
             progress.update(task, completed=step)
             if time.monotonic() - checkpointed > settings.checkpoint_every_s:
-                refuse_divergence(step - 1, loss, norm)
+                _refuse_divergence(out_dir, step - 1, logged)
                 save()
                 checkpointed = time.monotonic()
         coming.result()
@@ -224,6 +203,35 @@ def train(
         module.to("cpu")
     averaged = {key: tensor.cpu() for key, tensor in averaged.items()}
     return TrainResult(steps=step, finished=not stopped_early, averaged=averaged, minutes=minutes())
+
+
+def _step(
+    stage: Stage, batch: Any, step: int, optimizer: torch.optim.Optimizer, settings: LoopSettings, device: str
+) -> dict[str, float | Tensor]:
+    """One step of the optimiser; its loss, the norm of the gradients, and what else the stage logs."""
+    torch.manual_seed(int(stream(settings.seed, "train", step).integers(2**62)))
+    for group in optimizer.param_groups:
+        group["lr"] = settings.lr_at(step) * group.get("lr_scale", 1.0)
+    stage.model.train()
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
+        loss, values = stage.loss(batch, step)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+    optimizer.step()
+    if hasattr(stage, "after_step"):
+        stage.after_step(step)
+    return {"loss": loss.detach(), "grad_norm": norm, **values}
+
+
+def _refuse_divergence(out_dir: Path, step: int, logged: Mapping[str, float | Tensor]) -> None:
+    loss, norm = float(logged["loss"]), float(logged["grad_norm"])
+    if not math.isfinite(loss + norm):
+        raise WeightsError(
+            f"{out_dir}: the loss of step {step} is {loss:g}, the norm of its gradients {norm:g}: the training "
+            "diverges; lower training.learning_rate and delete this folder to start again"
+        )
 
 
 def moved(batch: Any, device: str) -> Any:

@@ -3,7 +3,7 @@
 import math
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -180,35 +180,11 @@ def provenance_of(
     """The content of provenance.json. No date and no host name: equal runs give equal bytes."""
     cases = [one.case for one in simulated]
     extrapolated = {what for one in simulated for what in one.result.extrapolated}
-    distinct = {
-        key: {
-            "device": {**device.provenance, "extrapolated": f"device {key}" in extrapolated},
-            "cloud": {**cloud.provenance, "extrapolated": f"cloud {key}" in extrapolated},
-        }
-        for key, (device, cloud, _) in costs.costs.items()
-    }
-    shown = costs.choices
-    foreign = [
-        f"{c.cloud.model} on {c.cloud.hardware} and {c.device.model} on {c.device.hardware}"
-        for c in shown.values()
-        if c.cloud.model != "pair"
-    ]
-    as_if = (
-        f"latency as if {', or '.join(foreign)}; acceptance and quality of the {manifest.name} pair"
-        if foreign
-        else None
-    )
-    if manifest.statistics is not None:
-        as_if = (
-            f"statistical sessions, no model ran: latency as if {', or '.join(foreign)}, at the rates of cloud calls of "
-            f"{manifest.statistics.source}"
-        )
-    compute = next(iter(distinct.values())) if len(distinct) == 1 else distinct
     return {
         "name": scenario.name,
         "asked_sha256": digest(scenario),
-        "as_if": as_if,
-        "compute": compute,
+        "as_if": _as_if(costs, manifest),
+        "compute": _compute(costs, extrapolated),
         "pair": {"name": manifest.name, "weights_sha256": manifest.weights_hash},
         **({"calibrated": dict(calibrated)} if calibrated else {}),
         "seed": scenario.seed,
@@ -244,6 +220,31 @@ def provenance_of(
             *divergence_warnings(simulated, plan, recordings),
         ],
     }
+
+
+def _as_if(costs: CostTable, manifest: PairManifest) -> str | None:
+    """What latency stands for, where passes are not priced as the pair's own."""
+    foreign = ", or ".join(
+        f"{chosen.cloud.model} on {chosen.cloud.hardware} and {chosen.device.model} on {chosen.device.hardware}"
+        for chosen in costs.choices.values()
+        if chosen.cloud.model != "pair"
+    )
+    if manifest.statistics is not None:
+        rates = f"at the rates of cloud calls of {manifest.statistics.source}"
+        return f"statistical sessions, no model ran: latency as if {foreign}, {rates}"
+    return f"latency as if {foreign}; acceptance and quality of the {manifest.name} pair" if foreign else None
+
+
+def _compute(costs: CostTable, extrapolated: Set[str]) -> dict[str, Any]:
+    """Where the compute times of both sides come from; by their key where the cases have several."""
+    by_key = {
+        key: {
+            "device": {**device.provenance, "extrapolated": f"device {key}" in extrapolated},
+            "cloud": {**cloud.provenance, "extrapolated": f"cloud {key}" in extrapolated},
+        }
+        for key, (device, cloud, _) in costs.costs.items()
+    }
+    return next(iter(by_key.values())) if len(by_key) == 1 else by_key
 
 
 def near_ties(recordings: Mapping[str, Recording]) -> dict[str, Any]:

@@ -384,6 +384,16 @@ def _manifest(path: Path, content: bytes) -> PairManifest:
         raise WeightsError(f"{path}: guidance must be 1 to 100, got {manifest.guidance}")
     if manifest.subject not in SUBJECTS:
         raise WeightsError(f"{path}: subject must be {' or '.join(SUBJECTS)}, got {manifest.subject!r}")
+    _check_shapes(path, manifest, found)
+    if manifest.statistics is not None:
+        _check_statistics(path, manifest, manifest.statistics)
+    else:
+        _check_files(path, manifest)
+    return manifest
+
+
+def _check_shapes(path: Path, manifest: PairManifest, found: Mapping[str, Any]) -> None:
+    """Raises WeightsError where a model's shape is not that of the manifest. found: the manifest as it is written."""
     for role in ("cloud", "device"):
         shape: TransformerConfig = getattr(manifest, role)
         unknown = sorted(set(found[role]) - {field.name for field in fields(shape)})
@@ -398,17 +408,24 @@ def _manifest(path: Path, content: bytes) -> PairManifest:
             if getattr(shape, theirs) != getattr(manifest, ours):
                 held, needed = getattr(shape, theirs), getattr(manifest, ours)
                 raise WeightsError(f"{path}: {role}.{theirs} is {held}, needed {ours} = {needed}")
-    if manifest.statistics is not None:
-        if manifest.files or manifest.subject != "other":
-            raise WeightsError(f"{path}: statistics go without files, and with the subject other")
-        scales = manifest.statistics.scales
-        if scales and (scales != tuple(sorted(set(scales))) or scales[0] != 1 or scales[-1] != manifest.grid):
-            raise WeightsError(f"{path}: statistics.scales must increase from 1 to the grid's {manifest.grid}")
-        for method, rate in manifest.statistics.cloud_call_pct.items():
-            if not 0 < rate <= 100:
-                raise WeightsError(
-                    f"{path}: statistics.cloud_call_pct.{method} must be above 0 and at most 100, got {rate}"
-                )
+
+
+def _check_statistics(path: Path, manifest: PairManifest, statistics: Statistics) -> None:
+    """Raises WeightsError where published figures do not fit the manifest."""
+    if manifest.files or manifest.subject != "other":
+        raise WeightsError(f"{path}: statistics go without files, and with the subject other")
+    scales = statistics.scales
+    if scales and (scales != tuple(sorted(set(scales))) or scales[0] != 1 or scales[-1] != manifest.grid):
+        raise WeightsError(f"{path}: statistics.scales must increase from 1 to the grid's {manifest.grid}")
+    for method, rate in statistics.cloud_call_pct.items():
+        if not 0 < rate <= 100:
+            raise WeightsError(
+                f"{path}: statistics.cloud_call_pct.{method} must be above 0 and at most 100, got {rate}"
+            )
+
+
+def _check_files(path: Path, manifest: PairManifest) -> None:
+    """Raises WeightsError where the list of files is not that of a pair."""
     for file in manifest.files:
         if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", file.name):
             raise WeightsError(f"{path}: file name {file.name[:100]!r} leaves the folder")
@@ -417,13 +434,11 @@ def _manifest(path: Path, content: bytes) -> PairManifest:
     listed = [file.name for file in manifest.files]
     if twice := next((name for name in listed if listed.count(name) > 1), None):
         raise WeightsError(f"{path}: files lists {twice} twice")
-    if manifest.statistics is None:
-        shards = "cloud-00001-of-00001.safetensors"
-        lacks = [name for name in NEEDED if name not in listed]
-        lacks += [shards] * (not any(name.startswith("cloud-") for name in listed))
-        if lacks:
-            raise WeightsError(f"{path}: files must list {', '.join(lacks)} with bytes and sha256")
-    return manifest
+    lacks = [name for name in NEEDED if name not in listed]
+    if not any(name.startswith("cloud-") for name in listed):
+        lacks.append("cloud-00001-of-00001.safetensors")
+    if lacks:
+        raise WeightsError(f"{path}: files must list {', '.join(lacks)} with bytes and sha256")
 
 
 def verify_files(folder: Path, manifest: PairManifest) -> None:

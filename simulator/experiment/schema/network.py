@@ -466,16 +466,13 @@ def _one_form(data: Any) -> Any:
                 known = dict.fromkeys(["preset", "trace", "paths", *NEEDED.split(", "), *explicit, *preset])
                 refuse(f"is not a known key{did_you_mean(key, known)}", key)
         if "preset" in data:
-            for key in data:
-                if key not in preset:
-                    more = ", ".join(own for own in preset if own != "preset")
-                    refuse(f"does not go with preset, which takes {more}; without preset give trace, or {NEEDED}", key)
+            if other := next((key for key in data if key not in preset), None):
+                more = ", ".join(own for own in preset if own != "preset")
+                refuse(f"does not go with preset, which takes {more}; without preset give trace, or {NEEDED}", other)
         elif "distance_km" in data:
             refuse("goes with preset only; give rtt_ms its value", "distance_km")
-        elif "trace" in data:
-            for key in data:
-                if key not in trace:
-                    refuse("goes without trace only: outages of a trace are its own", key)
+        elif "trace" in data and (other := next((key for key in data if key not in trace), None)):
+            refuse("goes without trace only: outages of a trace are its own", other)
     return data
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide.bench import Measured
-from ciar_sim.decide.regime import Line, axis, break_evens
+from ciar_sim.decide.break_even import Line, break_evens
+from ciar_sim.decide.regime import axis
 from simulator.core.errors import CiarSimError
 from simulator.network.access import Network
 from tests.simulator.build import UniformCosts, arrivals, base, call, case, forward, program, reply
