@@ -184,9 +184,9 @@ class AccessNetwork:
         up = self._link("up", device, up_way, offset_s, queued_s, radio, fair and fair[0])
         down = self._link("down", device, down_way, offset_s, queued_s, radio, fair and fair[1])
         if n.transport.handshake_rtts:
-            up.opened_by(_handshake(up, down, radio))
+            up.opened_by(_handshake(up, down, radio, bool(self._path or self._also)))
         if isinstance(up, ClosingLink) and isinstance(down, ClosingLink):
-            up.other, down.other = down, up
+            up.other = down
         return up, down, radio
 
     def _fair_cell(self, cell: int, up: Wire, down: Wire) -> tuple[FairCell, FairCell] | None:
@@ -313,12 +313,14 @@ def _mean(value: float | StepFunction) -> float:
     return value.mean if isinstance(value, StepFunction) else value
 
 
-def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None) -> Callable[[float], float]:
+def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None, beside: bool) -> Callable[[float], float]:
     """When a connection is open, by the time at which a device begins to open it; infinity for never.
 
     It takes the transport's round trips, hello and certificates in the last of them, and a timeout (`backoff`) for each round trip that
     loses a packet. Each packet that the device sends waits for its turn in a scheduled uplink, since it answers one that came: the
     buffer is empty again. The first has its turn at the begin. A hello may need a second grant. A handshake does not occupy the wires.
+
+    beside: whether there are other paths, by one of which a reply can be there to send before this connection is open.
     """
     t = up.transport
 
@@ -340,6 +342,8 @@ def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None) -> Cal
             if radio is not None:
                 now_s += radio.up.more_s(hello_bytes)
             now_s = down.opening_s(now_s, handshake_bytes, timeout_s)
+        if beside:
+            down.open_s = now_s
         return now_s
 
     return opened

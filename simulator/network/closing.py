@@ -15,7 +15,7 @@ class ClosingLink(ImpairedLink):
 
     Attributes:
         timeout_s: silence of both directions that closes it.
-        other: the opposite direction, None until it is told.
+        other: of the device's direction, which opens connections, the opposite one; None for that.
     """
 
     __slots__ = ("_used_s", "other", "timeout_s")
@@ -29,7 +29,7 @@ class ClosingLink(ImpairedLink):
 
     def send(self, now_s: float, size_bytes: int) -> float:
         other = self.other
-        if self._handshake is not None and other is not None:  # of the device
+        if other is not None:
             used_s = max(self._used_s, other._used_s) if other._used_s < math.inf else self._used_s
             if now_s - used_s > self.timeout_s:
                 self.reconnect()

@@ -428,7 +428,7 @@ class ImpairedLink:
             else:  # the device's buffer was empty meanwhile
                 time_s = sent_s + timeout_s if self._gate is None else self._gate.turn_s(sent_s + timeout_s)
         start_s = self.ahead_s(time_s)
-        end_s = self.wire.finish_s(start_s, 8.0 * wire_bytes)
+        end_s = self._finish_s(start_s, 8.0 * wire_bytes)
         if end_s - start_s > self._rto_s and end_s < math.inf:
             end_s += self._outage_s(start_s, end_s)
         return end_s + (self.delay_s if self.delay_at is None else self.delay_at(end_s))

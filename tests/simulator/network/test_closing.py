@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from simulator.network.access import AccessNetwork, Network
-from simulator.network.transport import TRANSPORTS, FlowWindow
+from simulator.network.transport import TRANSPORTS, FlowWindow, opened_by
 from simulator.network.wire import Wire
 
 NAT = Network(1e9, 1e9, 0.05, 0.05, transport=TRANSPORTS["tcp"], idle_timeout_s=30.0)
@@ -35,6 +35,15 @@ def test_a_reply_that_comes_after_the_timeout_still_arrives() -> None:
     up.send(0.0, 100)
     assert down.send(100.0, 100) == pytest.approx(100.05, abs=1e-4)
     assert up.send(120.0, 100) == pytest.approx(120.05, abs=1e-4)
+
+
+def test_a_connection_that_opens_in_no_time_begins_with_its_first_window_all_the_same() -> None:
+    """QUIC with 0-RTT: 100 packets fit into the window that three such messages have made; a new connection needs four flights."""
+    transport = opened_by(TRANSPORTS["quic"], "0-rtt")
+    up, _, _ = AccessNetwork(replace(NAT, up_bps=1e12, transport=transport), 0, [], []).links(0)
+    size = 100 * transport.segment_bytes - 8
+    flights = [round((up.send(at_s, size) - at_s - 0.05) / 0.1) + 1 for at_s in (0.0, 1.0, 2.0, 3.0, 100.0)]
+    assert flights == [4, 1, 1, 1, 4]
 
 
 @pytest.mark.parametrize("congestion", ["", "cubic", "bbr"])

@@ -40,6 +40,21 @@ def test_messages_stay_in_order() -> None:
     assert up.send(8.0, 128) == pytest.approx(9.0)
 
 
+def test_a_reply_takes_a_path_whose_connection_is_open() -> None:
+    """The message is there after 0.01 s by the first path, whose way back takes 0.9 s; the other one's connection opens at 0.8 s."""
+    first = Network(1e12, 1e12, 0.01, 0.9)
+    second = Network(1e12, 1e12, 0.2, 0.2, transport=replace(TRANSPORTS["grpc"], hello_bytes=0, handshake_bytes=0))
+    for networks, back_s in (
+        ((first, second), 0.91),
+        ((second, first), 0.91),
+        ((second, replace(first, down_delay_s=2)), 1.0),
+    ):
+        up, down, _ = AccessNetwork(replace(networks[0], also=networks[1:]), 0, [], []).links(0)
+        there_s = up.send(0.0, 10)
+        assert there_s == pytest.approx(0.01)
+        assert down.send(there_s, 10) == pytest.approx(back_s)
+
+
 def test_a_dead_path_is_no_path() -> None:
     dead = Capacity([0.0], [0.0], 1.0)
     network = Network(dead, dead, 0.0, 0.0, also=(QUICK,))
