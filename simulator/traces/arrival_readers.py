@@ -127,8 +127,9 @@ def _read_table(name: str, layout: Layout, source: Source, said: Told) -> Arriva
     if layout.unit == "date":
         seconds, note = _dates(table, layout.time), layout.why
     else:
-        unit = unit_of_arrivals(source, said, layout.unit, layout.why, lambda: None)
-        seconds, note = unit.base(table.numbers(layout.time)), unit.note
+        times = table.numbers(layout.time)
+        unit = unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None)
+        seconds, note = unit.base(times), unit.note
     return _arrivals(name, source, table.lines, seconds, tokens, note)
 
 
@@ -147,14 +148,14 @@ def _read_records(name: str, layout: Layout, source: Source, said: Told) -> Arri
 
 def _unit_of_records(layout: Layout, source: Source, said: Told, records: list[Record], times: Floats) -> Unit:
     if layout.unit is not None:
-        return unit_of_arrivals(source, said, layout.unit, layout.why, lambda: None)
+        return unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None)
     # Mooncake writes whole milliseconds and hash_ids; other tools write seconds under the same keys.
     whole = bool((times == np.floor(times)).all())
     gap = float(times[-1] - times[0]) / max(1, len(times) - 1)
     least = GAP_MS[0] if "hash_ids" in records[0].value else GAP_MS[1]
     keys = "with" if "hash_ids" in records[0].value else "without"
     found = f"{'whole' if whole else 'fractional'} numbers, {gap:.6g} apart on average, {keys} the hash_ids of Mooncake"
-    return unit_of_arrivals(source, said, None, found, lambda: "ms" if whole and gap >= least else None)
+    return unit_of_arrivals(source, said, times, None, found, lambda: "ms" if whole and gap >= least else None)
 
 
 def is_own_arrivals(source: Source) -> bool:
@@ -165,7 +166,9 @@ def read_own_arrivals(source: Source, said: Told) -> Arrivals:
     """requested_s and, if there, input_tokens and output_tokens."""
     table = own_arrivals_table(source)
     tokens = [_whole_table(table, name) if name in table.names else None for name in OWN_COLUMNS[1:]]
-    return _arrivals("ciar-sim-arrivals-csv", source, table.lines, table.numbers("requested_s"), tokens, "")
+    seconds = table.numbers("requested_s")
+    note = f"times count from the first request, at {seconds[0]:g} s" if seconds[0] > 0.0 else ""
+    return _arrivals("ciar-sim-arrivals-csv", source, table.lines, seconds, tokens, note)
 
 
 def own_arrivals_table(source: Source) -> Table:

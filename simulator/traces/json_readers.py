@@ -12,7 +12,7 @@ from simulator.traces.series import MOST_BPS, Floats, RateSeries, StepSeries
 from simulator.traces.source import Source, held
 from simulator.traces.timing import both_ways, gap_notes, intervals
 from simulator.traces.trace import Direction, Trace
-from simulator.traces.units import Told
+from simulator.traces.units import Told, unit_of_steps
 
 MOST_MBPS = MOST_BPS / 1e6
 
@@ -106,9 +106,11 @@ def read_pantheon(source: Source, said: Told) -> Trace:
         source.fail(f"key bandwidths: holds {len(rates)} values; allowed: {len(times_s)}, as many as timestamps")
     for i in np.flatnonzero(np.diff(times_s) < 0):
         source.fail(f"key timestamps[{i + 1}]: {times_s[i + 1]:g} after {times_s[i]:g}; allowed: never decreasing")
-    from_zero, long = intervals(times_s)
-    if not long.any():
+    if not (np.diff(times_s) > 0).any():
         source.fail("key timestamps: no duration; two different times are needed")
+    time_unit = unit_of_steps(source, said, times_s, "s")
+    times_s = time_unit.base(times_s - times_s[0])
+    from_zero, long = intervals(times_s)
     starts_s, duration_s = from_zero[:-1][long], float(from_zero[-1])
 
     def series_of(key: str, most: float) -> StepSeries | None:
@@ -129,7 +131,7 @@ def read_pantheon(source: Source, said: Told) -> Trace:
         Direction(rate if said.way == one else None, delay_s, loss if said.way == one else None)
         for one in ("down", "up")
     )
-    notes = gap_notes(source, times_s, None, "the values before it hold")
+    notes = (time_unit.note, *gap_notes(source, times_s, None, "the values before it hold"))
     return Trace("pantheon-json", down, up, notes)
 
 

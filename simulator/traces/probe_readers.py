@@ -6,7 +6,7 @@ the same over the rest of the log. A probe crosses the link twice, so each direc
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import numpy as np
@@ -155,7 +155,10 @@ _NO_REPLY_WINDOWS = re.compile(
     r"^(Request timed out|Reply from |General failure|Hardware error|PING: transmit failed|Destination .*unreachable)"
 )
 _NO_REPLY = re.compile(r"icmp_seq[=\s](\d+)")
-_STAMP = re.compile(r"^\[(\d+\.\d+)\]")
+_STAMP = re.compile(
+    r"^\[?(?:(\d{9,}(?:\.\d+)?)|(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?))\b"
+)  # ping -D, or a script
+_OTHER_STAMP = re.compile(r"^.{0,30}\d\d:\d\d:\d\d.{0,12}(?:\d+ bytes from|Reply from)")
 _SENT = re.compile(r"^(\d+) packets transmitted")
 _TOOK = re.compile(r"\btime (\d+)\s*ms$")
 MOST_PROBES = 10**7
@@ -172,7 +175,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
     replies: dict[int, tuple[int, float]] = {}  # number -> line, round trip in ms
     ended = 0  # line of the statistics
     stamps: dict[int, float] = {}
-    sent, took_ms, turn, highest, lowest = 0, None, 0, -1, None
+    sent, took_ms, turn, highest, lowest, other_stamps = 0, None, 0, -1, None, False
     for line, text in source.lines:
         reply = _REPLY.search(text) or _REPLY_BUSYBOX.search(text)
         windows = _REPLY_WINDOWS.search(text)
@@ -208,7 +211,9 @@ def read_ping_text(source: Source, said: Told) -> Trace:
             replies[number] = (line, ms)
             stamp = _STAMP.search(text)
             if stamp:
-                stamps[number] = float(stamp.group(1)) - ms / 1e3
+                stamps[number] = _seconds(source, stamp, line) - ms / 1e3
+            elif _OTHER_STAMP.search(text):
+                other_stamps = True
     first = min(lowest or 0, 1) if sent else (lowest or 0)
     count = max(highest - first + 1, sent)
     if count > min(MOST_PROBES, highest - first + 1 + SEQUENCE):
@@ -225,9 +230,20 @@ def read_ping_text(source: Source, said: Told) -> Trace:
         step_s = took_ms / 1e3 / (sent - 1)
         note = f"probes {step_s:.4g} s apart, by the statistics at the end"
     else:
-        step_s, note = 1.0, "probes 1 s apart, assumed: the default of ping; the output tells no times"
+        known = "the form of its time stamps is not known" if other_stamps else "the output tells no times"
+        step_s, note = 1.0, f"probes 1 s apart, assumed: the default of ping; {known}"
     times_s = np.arange(count, dtype=np.float64) * step_s
     return probed("ping-text", source, times_s, rtt_ms, lines, (note,))
+
+
+def _seconds(source: Source, stamp: re.Match[str], line: int) -> float:
+    """A time stamp in seconds; a date without a zone is taken as UTC."""
+    if stamp[1]:
+        return float(stamp[1])
+    try:
+        return datetime.fromisoformat(stamp[2].replace(",", ".")).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        source.fail(f"{stamp[2]!r} is no time; allowed: YYYY-MM-DD HH:MM:SS with any fraction", line)
 
 
 # --- RIPE Atlas -------------------------------------------------------------------------------------------------------------
@@ -317,7 +333,7 @@ def read_gnettrack(source: Source, said: Told) -> Trace:
         source.fail("column 'DL_bitrate' holds no value")
     if lost is not None and lost.max() > 1.0:
         source.fail(f"PINGLOSS must be 0 to 100 %, got {100 * lost.max():g}")
-    notes = gap_notes(source, times_s, table.lines, "the values before it hold")
+    notes = gap_notes(source, times_s, table.lines, "the values before it hold", repeat=True)
     return both_ways(
         "gnettrack",
         None if ping is None else StepSeries(starts_s, ping[kept], duration_s),

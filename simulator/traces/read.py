@@ -101,7 +101,7 @@ FORMATS: dict[str, Format] = {
             "a value holds from its time stamp until the next; the delay is one-way and holds in both directions",
             "queue and delay_noise are not read",
         ),
-        ("direction",),
+        ("direction", "time"),
     ),
     "iperf3-json": Format(
         "a JSON object with start, intervals, end (iperf3)", documents.is_iperf3, documents.read_iperf3

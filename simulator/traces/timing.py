@@ -20,19 +20,24 @@ def intervals(times_s: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     return from_zero, np.diff(from_zero) > 0.0
 
 
-def gap_notes(source: Source, times_s: Floats, lines: Sequence[int] | None, rule: str) -> tuple[str, ...]:
-    """What to say of gaps in time stamps: nothing, or one note that names the longest and the rule.
+def gap_notes(
+    source: Source, times_s: Floats, lines: Sequence[int] | None, rule: str, *, repeat: bool = False
+) -> tuple[str, ...]:
+    """What to say of time stamps: how many are equal, and of gaps the number, the longest and the rule.
 
     Args:
         source: the file, named in errors.
         times_s: float64 [n], seconds, never decreasing, with at least two different values.
         lines: line number of each time; None where lines are not the place to look (JSON arrays).
         rule: what is done in a gap.
+        repeat: whether equal times are nothing to speak of.
 
     Raises:
         TraceError: a gap is longer than 60 s and than 100 median steps.
     """
     steps_s = np.diff(times_s)
+    same = 0 if repeat else int((steps_s == 0.0).sum())
+    twice = (f"{same} of {len(times_s)} values stand at the time of the one before: of such values one counts",)
     median_s = float(np.median(steps_s[steps_s > 0]))
     most_s = max(LONGEST_GAP_S, LONGEST_GAP_STEPS * median_s)
     wrong = np.flatnonzero(steps_s > most_s)
@@ -42,11 +47,11 @@ def gap_notes(source: Source, times_s: Floats, lines: Sequence[int] | None, rule
         source.fail(f"{found} (are two units mixed? else cut the trace in two)", None if lines is None else lines[i])
     gaps = np.flatnonzero(steps_s > NOTED_GAP_STEPS * median_s)
     if not gaps.size:
-        return ()
+        return twice if same else ()
     longest = int(gaps[np.argmax(steps_s[gaps])])
     where = "" if lines is None else f" before line {lines[longest + 1]}"
     number = f"{gaps.size} gap{'s' if gaps.size > 1 else ''} of more than {NOTED_GAP_STEPS:g} median steps"
-    return (f"{number}, the longest {steps_s[longest]:.4g} s{where}: {rule}",)
+    return (*(twice if same else ()), f"{number}, the longest {steps_s[longest]:.4g} s{where}: {rule}")
 
 
 def way_of(source: Source, said: Told) -> Way:

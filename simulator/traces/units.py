@@ -105,6 +105,12 @@ def ask_for_unit(source: Source, what: str, found: str, units: dict[str, float])
     )
 
 
+def unix_unit(times: Floats) -> str | None:
+    """The unit in which the first of some times is a Unix time between 2000 and 2100; None where it is none in any."""
+    first = float(times[0])
+    return next((unit for unit, per_s in TIME_UNITS.items() if UNIX_S[0] <= first / per_s <= UNIX_S[1]), None)
+
+
 def unit_of_steps(source: Source, said: Told, times: Floats, usual: str, least_s: float = STEP_S[0]) -> Unit:
     """The unit of rising times of a bandwidth trace.
 
@@ -121,10 +127,10 @@ def unit_of_steps(source: Source, said: Told, times: Floats, usual: str, least_s
     if said.time_unit is not None:
         return _time(said.time_unit, ", as told")
     steps = np.diff(times)
-    step, length, first = float(np.median(steps[steps > 0])), float(times[-1] - times[0]), float(times[0])
-    for unit, per_s in TIME_UNITS.items():
-        if UNIX_S[0] <= first / per_s <= UNIX_S[1] and STEP_S[0] <= step / per_s <= 3600.0:
-            return _time(unit, ": they are Unix times")
+    step, length = float(np.median(steps[steps > 0])), float(times[-1] - times[0])
+    unix = unix_unit(times)
+    if unix is not None and STEP_S[0] <= step / TIME_UNITS[unix] <= 3600.0:
+        return _time(unix, ": they are Unix times")
     per_s = TIME_UNITS[usual]
     if least_s <= step / per_s <= STEP_S[1] and length / per_s <= LENGTH_S:
         return _time(usual, f", assumed: the format's convention, and a plausible median step of {step:g}")
@@ -143,24 +149,28 @@ def unit_of_rates(source: Source, said: Told, rates: Floats) -> Unit:
 
 
 def unit_of_arrivals(
-    source: Source, said: Told, stated: str | None, why: str, evidence: Callable[[], str | None]
+    source: Source, said: Told, times: Floats, stated: str | None, why: str, evidence: Callable[[], str | None]
 ) -> Unit:
     """The unit of request times.
 
     Args:
         source: the file, named in errors.
-        said: what the user says.
+        said: what the user says; nothing where the layout states the unit.
+        times: float64 [n], as they stand in the file, never decreasing.
         stated: the unit that the layout states; None where it states none.
         why: how it states it, for the note.
         evidence: the unit by what the numbers show, asked only where neither the user nor the layout says it.
 
     Raises:
-        TraceError: nothing tells the unit, or the user contradicts the layout.
+        TraceError: nothing tells the unit.
     """
-    if stated is not None:
-        return _time(stated, f": {why}")
     if said.time_unit is not None:
         return _time(said.time_unit, ", as told")
+    unix = unix_unit(times)
+    if unix is not None and not (stated is not None and why.endswith("'s name")):
+        return _time(unix, ": they are Unix times")
+    if stated is not None:
+        return _time(stated, f": {why}")
     shown = evidence()
     if shown is None:
         raise ask_for_unit(source, "time", why, TIME_UNITS)

@@ -40,7 +40,9 @@ def test_told_units_of_arrivals_scale_the_times(unit: str, tmp_path: Path) -> No
         ([0, 30, 60], {}, None),
         ([0, 400.5, 900], {}, None),
         ([0, 1.5, 4], {"chat_id": 1, "parent_chat_id": -1}, 4.0),  # Bailian's
-        ([1700000000, 1700000001, 1700000003], {}, None),
+        ([1700000000, 1700000001, 1700000003], {}, 3.0),  # Unix times show their unit
+        ([1700000000, 1700000300, 1700000900], {}, 900.0),
+        ([1700000000000, 1700000001000, 1700000003000], {"chat_id": 1, "parent_chat_id": -1}, 3.0),
     ],
 )
 def test_one_key_of_many_tools(times: list[float], more: dict[str, object], duration_s: float, tmp_path: Path) -> None:
@@ -75,6 +77,58 @@ def test_unix_times_show_their_unit(unit: str, tmp_path: Path) -> None:
     trace = read_trace([file(tmp_path, "".join(f"{time} {5 + i}\n" for i, time in enumerate(times)))])
     assert trace.duration_s == pytest.approx(4.0)
     assert f"times in {unit}: they are Unix times" in trace.notes
+
+
+BURSTGPT = "Timestamp,Model,Request tokens,Response tokens\n{},ChatGPT,4,5\n{},ChatGPT,4,5\n"
+BLIS = "request_id,arrival_time_us\n1,{}\n2,{}\n"
+
+
+@pytest.mark.parametrize(
+    ("layout", "times", "duration_s", "note"),
+    [
+        (BURSTGPT, (5, 45), 40.0, "times in s: the layout of BurstGPT"),
+        (BURSTGPT, (1_700_000_000, 1_700_000_040), 40.0, "times in s: they are Unix times"),
+        (BURSTGPT, (1_700_000_000_000, 1_700_000_040_000), 40.0, "times in ms: they are Unix times"),
+        (BLIS, (1_700_000_000, 1_700_500_000), 0.5, "times in us: the column's name"),  # half an hour from some begin
+    ],
+)
+def test_a_convention_gives_way_to_unix_times_and_a_name_does_not(
+    layout: str, times: tuple[int, int], duration_s: float, note: str, tmp_path: Path
+) -> None:
+    found = read_arrivals(file(tmp_path, layout.format(*times)))
+    assert found.requested_s.tolist() == pytest.approx([0.0, duration_s])
+    assert note in found.notes
+
+
+def test_values_of_one_time_are_told(tmp_path: Path) -> None:
+    """Of two rates at one time one holds for no time."""
+    trace = read_trace([file(tmp_path, "0 5\n1 5\n1 60\n2 5\n")])
+    assert "1 of 4 values stand at the time of the one before: of such values one counts" in trace.notes
+
+
+PING = "{} 64 bytes from 192.0.2.1: icmp_seq=1 ttl=57 time=10 ms\n{} 64 bytes from 192.0.2.1: icmp_seq=2 ttl=57 time=10 ms\n"
+
+
+@pytest.mark.parametrize(
+    ("stamps", "step_s", "how"),
+    [
+        (("[1700000000.5]", "[1700000005.5]"), 5.0, "5 s apart, by the time stamps"),
+        (("[1700000000]", "[1700000005]"), 5.0, "5 s apart, by the time stamps"),
+        (("1700000000", "1700000005"), 5.0, "5 s apart, by the time stamps"),
+        (("2026-03-01 10:00:00", "2026-03-01 10:00:05"), 5.0, "5 s apart, by the time stamps"),
+        (("[2026-03-01T10:00:00,250]", "[2026-03-01T10:00:05,250]"), 5.0, "5 s apart, by the time stamps"),
+        (
+            ("Mar 01 10:00:00", "Mar 01 10:00:05"),
+            1.0,
+            "1 s apart, assumed: the default of ping; the form of its time stamps is",
+        ),
+        (("", ""), 1.0, "1 s apart, assumed: the default of ping; the output tells no times"),
+    ],
+)
+def test_time_stamps_before_the_lines_of_ping(stamps: tuple[str, str], step_s: float, how: str, tmp_path: Path) -> None:
+    trace = read_trace([file(tmp_path, PING.format(*stamps))])
+    assert trace.duration_s == pytest.approx(2 * step_s, abs=1e-5)
+    assert any(how in note for note in trace.notes), trace.notes
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=2, max_size=30), st.sampled_from(sorted(TIME_UNITS)))
@@ -153,10 +207,9 @@ def test_what_is_told_is_used_or_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_every_trace_says_what_its_reader_assumed(tmp_path: Path) -> None:
-    silent = {"ciar-sim-arrivals-csv"}  # its header states the unit, and there is nothing else to assume
     for content, name, *_ in [*NETWORK.values(), *ARRIVALS.values()]:
         trace = read([file(tmp_path, content)])
-        assert bool(trace.notes) == (name not in silent), name
+        assert trace.notes, name
         if "direction" in FORMATS[name].asks:
             assert any("link, " in note for note in trace.notes), name
         result = call("show", file(tmp_path, content))
