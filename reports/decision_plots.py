@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from reports.figure import INK, MUTED, PAGE, Form, finish, handle, left_out, new_figure, spread, styled, wrapped_title
 from reports.looks import Look, looks
 from reports.metrics import LATENCY
-from reports.words import clipped, condition, number, significant
+from reports.words import clipped, condition, number, rejoined, significant
 from simulator.core.errors import RunFolderError
 from simulator.core.files import read_file
 
@@ -63,6 +63,7 @@ def read_answer(file: Path, kind: str) -> Answer:
         if missing:
             raise KeyError(min(missing))
         table[list(_COLUMNS[kind])]
+        _check(facts, kind)
     except OSError as error:
         raise RunFolderError(f"{file}: cannot be read: {error.strerror}; {how}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -70,6 +71,22 @@ def read_answer(file: Path, kind: str) -> Answer:
             f"{file}: is not the answer of ciar-sim {kind}: {type(error).__name__}: {error}; {how}"
         ) from None
     return Answer(table, facts)
+
+
+def _check(facts: Mapping[str, Any], kind: str) -> None:
+    """Raises TypeError or ValueError where the facts that are drawn are not what the decision writes."""
+    if not all(isinstance(name, str) for name in facts["names"].values()):
+        raise TypeError("names must be those of methods")
+    figure = facts["slo_p95_s" if kind == "capacity" else "max_loss_pct"]
+    if isinstance(figure, bool) or not isinstance(figure, int | float) or not 0 <= figure < 1e9:
+        raise ValueError(f"{figure!r:.40} is no {'objective' if kind == 'capacity' else 'loss'}")
+    if kind == "recommend":
+        verified = facts.get("verified") or []
+        if not isinstance(facts["metric"], str) or not isinstance(verified, list):
+            raise TypeError("metric must be a text, and verified a list")
+        for one in verified:
+            if not isinstance(one["held"], bool) or one["method"] not in facts["names"]:
+                raise ValueError("verified must say of methods whether they held")
 
 
 def decision_plot(answer: Answer, kind: str, form: Form = PAGE, methods: Sequence[str] = ()) -> Figure:
@@ -85,6 +102,7 @@ def decision_plot(answer: Answer, kind: str, form: Form = PAGE, methods: Sequenc
         RunFolderError: No such method.
     """
     names: Mapping[str, str] = answer.facts["names"]
+    methods = rejoined(",".join(methods), {*names, *names.values()})
     for name in methods:
         if name not in {*names, *names.values()}:
             raise RunFolderError(f"--methods {name}: no method of this answer; it has {', '.join(names)}")

@@ -17,7 +17,7 @@ from reports.quality_plot import faceted, latency_quality, panel_axes, speedup_t
 from reports.queue_plot import queue_over_time
 from reports.setting_plots import heat_maps, latency_cdf, load_axis, load_curves, setting_pair
 from reports.sweep_plot import numeric_axes, speedup_along, sweep
-from reports.words import absent, number, shortened
+from reports.words import absent, number, rejoined, shortened
 from simulator.core.errors import RunFolderError
 from simulator.core.yamlfile import did_you_mean
 
@@ -186,7 +186,11 @@ def of_values(run: Run, where: Sequence[str]) -> Run:
     """
     summary = run.summary
     for option in where:
-        path, _, text = (part.strip() for part in option.partition("="))
+        # A path holds a label, and a label may hold an equals sign.
+        path = next(
+            (key for key in run.swept if option.strip().startswith(f"{key}=")), option.partition("=")[0].strip()
+        )
+        text = option.strip()[len(path) :].lstrip()[1:]
         if path not in run.swept:
             there = ", ".join(run.swept)
             raise RunFolderError(
@@ -197,12 +201,13 @@ def of_values(run: Run, where: Sequence[str]) -> Run:
         names = {
             value: {number(value), number(shown.get(value, value))} for value in column[~column.map(absent)].unique()
         }
-        wanted = [name.strip() for name in text.split(",")]
-        for name in wanted:
-            if not any(name in own for own in names.values()):
+        kept = set()
+        for name in rejoined(text, {name for own in names.values() for name in own}) or [""]:
+            found = {value for value, own in names.items() if name in own or _equal(value, name)}
+            if not found:
                 there = ", ".join(number(shown.get(value, value)) for value in names)
                 raise RunFolderError(f"--where {option}: {path} has no value {name!r} in this run; it has {there}")
-        kept = {value for value, own in names.items() if own & set(wanted)}
+            kept |= found
         summary = summary[summary[path].map(lambda value, kept=kept: absent(value) or value in kept)]
     if summary.empty:
         raise RunFolderError(f"--where {' '.join(where)}: no case has all of these values")
@@ -212,16 +217,25 @@ def of_values(run: Run, where: Sequence[str]) -> Run:
     return replace(run, summary=summary.reset_index(drop=True), queue=queue, whole=run.series)
 
 
+def _equal(value: object, text: str) -> bool:
+    """Whether a text is a number that a value equals, as 5.0 does 5."""
+    try:
+        return isinstance(value, int | float | np.number) and not isinstance(value, bool) and float(text) == value
+    except ValueError:
+        return False
+
+
 def of_methods(run: Run, methods: Sequence[str]) -> Run:
     """The run with some methods alone, by label or by name; base stays what the others are compared with.
 
     Raises:
         RunFolderError: the run has no method of that name.
     """
-    if not methods:
-        return run
     summary = run.summary
     known = list(dict.fromkeys([*map(str, summary["label"]), *map(str, summary["method_name"])]))
+    methods = rejoined(",".join(methods), known)
+    if not methods:
+        return run
     for name in methods:
         if name not in known:
             raise RunFolderError(f"--methods {name!r}: this run has no such method{did_you_mean(name, known)}")

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from reports.figure import GRID, INK, PAGE, Form, finish, logarithmic, new_figure, render, styled
 from reports.looks import Look, looks, mix
 from reports.metrics import LATENCY
-from reports.words import axis_label, clipped
+from reports.words import axis_label, clipped, rejoined
 from simulator.core.errors import RunFolderError
 from simulator.core.files import read_file
 from simulator.results.files import csv_bytes, json_bytes
@@ -74,18 +74,17 @@ def read_map(folder: Path) -> RegimeMap:
     """
     try:
         rest: dict[str, Any] = json.loads(read_file(folder / "regime.json"))
-        tables = [
-            pd.read_csv(io.BytesIO(read_file(folder / f"{name}.csv"))) for name in ("regime", "break_evens", "latency")
-        ]
+        tables = [_table(folder / f"{name}.csv") for name in ("regime", "break_evens", "latency")]
         made = RegimeMap(tables[0], tables[1], tables[2], **rest)
         keys = [made.x] if made.y is None else [made.x, made.y]
         for table, columns in zip(
             tables, (["winner", "sure"], ["low", "high", "below", "above"], ["method"]), strict=True
         ):
             table[[*keys, *columns]]
-        missing = set(made.latency["method"]) - set(made.names)
+        missing = {*made.latency["method"], *made.cells["winner"]} - {*made.names, NOBODY}
         if missing:
-            raise KeyError(sorted(missing)[0])
+            raise KeyError(min(map(str, missing)))
+        _check(made, keys)
     except FileNotFoundError as error:
         raise RunFolderError(
             f"{folder}: not the folder of a regime map: {Path(error.filename).name} is missing"
@@ -93,6 +92,34 @@ def read_map(folder: Path) -> RegimeMap:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{folder}: not a readable regime map: {type(error).__name__}: {error}") from None
     return made
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """A CSV file in which only an empty cell is a missing value: a label may be `nan` or `NA`."""
+    return pd.read_csv(io.BytesIO(read_file(path)), keep_default_na=False, na_values=[""])
+
+
+def _check(made: RegimeMap, keys: Sequence[str]) -> None:
+    """Raises TypeError or ValueError where what is drawn is not what `ciar-sim regime` writes."""
+    numbers = (
+        (made.cells, keys),
+        (made.break_evens, [*keys, "low", "high"]),
+        (made.latency, [*keys, "latency_s", "floor_kept"]),
+    )
+    for table, columns in numbers:
+        for name in columns:
+            if not (pd.api.types.is_numeric_dtype(table[name]) or table.empty):
+                raise ValueError(f"{name} must hold numbers")
+    for table, columns in ((made.cells, keys), (made.latency, [*keys, "method"])):
+        if table.empty or table[list(keys)].isna().any(axis=None) or table.duplicated(columns).any():
+            raise ValueError(f"a row for each {' and '.join(columns)} is needed")
+    if not pd.api.types.is_bool_dtype(made.cells["sure"]):
+        raise ValueError("sure must hold True and False")
+    if not all(isinstance(text, str) for text in (made.note, *keys, *made.names.values())):
+        raise TypeError("note, axes and names must be texts")
+    for key, log in zip(keys, (made.log_x, made.log_y), strict=False):
+        if not isinstance(log, bool) or (log and (made.cells[key] <= 0).any()):
+            raise ValueError(f"{key} must be above 0 on a logarithmic axis")
 
 
 def regime_map(drawn: RegimeMap, form: Form = PAGE, methods: Sequence[str] = ()) -> Figure:
@@ -106,6 +133,7 @@ def regime_map(drawn: RegimeMap, form: Form = PAGE, methods: Sequence[str] = ())
     Raises:
         RunFolderError: No such method, or methods chosen for a map.
     """
+    methods = rejoined(",".join(methods), {*drawn.names, *drawn.names.values()})
     for name in methods:
         if drawn.y is not None:
             raise RunFolderError(f"--methods {name}: a map over two conditions shows who wins among all its methods")

@@ -3,7 +3,7 @@
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 # Suffix of a setting's name -> unit as it is written.
@@ -49,6 +49,18 @@ def axis_label(key: str) -> str:
 def number(value: Any) -> str:
     """A swept value as text: 0.5, 20, lte."""
     return f"{value:.12g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def rejoined(text: str, known: Collection[str]) -> list[str]:
+    """What stands between the commas of a text; a known name that holds commas itself stays whole."""
+    parts = text.split(",")
+    found, start = [], 0
+    while start < len(parts):
+        whole = (",".join(parts[start:end]).strip() for end in range(len(parts), start, -1))
+        name = next((one for one in whole if one in known), parts[start].strip())
+        found.append(name)
+        start += 1 + name.count(",")
+    return [name for name in found if name]
 
 
 def shortened(values: Iterable[float]) -> dict[float, float]:

@@ -101,7 +101,7 @@ def plot(
     from reports.figure import render, styled, texts
 
     refuse_unwritable(out)
-    names = [name.strip() for name in (methods or "").split(",") if name.strip()]
+    names = (methods or "").split(",")
     name, draw = _drawing(run_folder, kind, names, by, where)
     with styled(form):
         data = render(draw(form), file_format)

@@ -298,6 +298,57 @@ def run_folder(rng: random.Random, world: World) -> str | None:
     return verdict(lambda: compare([world.run_folder, folder]) if rng.random() < 0.5 else open_run(folder))
 
 
+PLOT_OPTIONS = (
+    *("--methods=base", "--methods=ciar,base", "--methods=ciar threshold=0.1", "--methods=,", "--methods=x"),
+    *(
+        "--where=network.rtt_ms=5,20",
+        "--where=network.rtt_ms=20.0",
+        "--where=methods.ciar.threshold=0.5",
+        "--where=x=1",
+    ),
+    *("--where=workload.arrivals.poisson_per_s=0.1", "--where=network.rtt_ms=nan", "--where==", "--where="),
+    *("--by=network.rtt_ms", "--by=methods.ciar.prefix_rate", "--by=workload.arrivals.poisson_per_s", "--by=x"),
+    *("--size=3.3in", "--size=1.5x1.5", "--size=40in", "--size=0", "--no-titles"),
+)
+
+
+def plot(rng: random.Random, world: World) -> str | None:
+    """Any kind of plot, of a run (or an answer of a decision) that may be damaged, with any options."""
+    import shutil
+
+    from ciar_sim.cli.plot import ANSWERS as DECISIONS
+    from ciar_sim.cli.plot import KINDS, REGIME_MAP
+    from tests.reports.build import ANSWERS, OF_KIND, write_kinds, write_maps
+
+    kinds = world.folder / "kinds"
+    if not kinds.is_dir():
+        write_kinds(kinds)
+        write_maps(kinds)
+    kind = rng.choice((*KINDS, *DECISIONS, REGIME_MAP))
+    folder = world.folder / "plotted"
+    if kind in DECISIONS:
+        folder = world.folder / "answer.json"
+        whole = json.dumps(ANSWERS[kind])
+        folder.write_bytes(damaged_json(whole, rng) if rng.random() < 0.8 else whole.encode())
+    else:
+        others = ("settings", "rtt", "load", "line", "plane")
+        own = rng.choice(("line", "plane")) if kind == REGIME_MAP else OF_KIND[kind]
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(kinds / (own if rng.random() < 0.8 else rng.choice(others)), folder)
+        files = sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".parquet", ".yaml"))
+        path = rng.choice(files)
+        if rng.random() < 0.6:
+            content = path.read_bytes()
+            if path.suffix == ".json":
+                path.write_bytes(damaged_json(content.decode(), rng))
+            elif path.suffix == ".parquet":
+                path.write_bytes(mutate.raw(content, rng))
+            else:
+                path.write_bytes(mutate.text(content.decode(), rng).encode("utf-8", "surrogatepass"))
+    options = rng.sample(PLOT_OPTIONS, rng.randrange(3))
+    return through_cli(["plot", str(folder), kind, "--out", str(world.folder / "plot.svg"), *options], "")
+
+
 def trace(rng: random.Random, world: World) -> str | None:
     from simulator.traces.read import read
 
@@ -497,7 +548,7 @@ def through_cli(arguments: list[str], named: str) -> str | None:
 
 
 TARGETS: dict[str, tuple[Target, int]] = {  # and how many of a hundred inputs
-    "scenario": (scenario, 24),
+    "scenario": (scenario, 23),
     "run": (whole_run, 2),
     "training": (training_file, 12),
     "manifest": (manifest, 7),
@@ -506,7 +557,8 @@ TARGETS: dict[str, tuple[Target, int]] = {  # and how many of a hundred inputs
     "judge": (judge, 2),
     "profile": (profile, 6),
     "run-folder": (run_folder, 5),
-    "trace": (trace, 14),
+    "plot": (plot, 2),
+    "trace": (trace, 13),
     "arrivals": (arrivals, 6),
     "prompts": (prompts, 4),
     "message": (message, 2),

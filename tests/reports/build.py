@@ -1,6 +1,7 @@
 """Run folders and summary rows made up for the tests of reports."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from reports.regime_plot import RegimeMap
 from simulator.core.rng import stream
-from simulator.results.columns import REQUEST_COLUMNS
+from simulator.results.columns import REQUEST_COLUMNS, SAMPLED
 from simulator.results.folder import RunImage, write_run
 from simulator.results.tables import CaseRecords
 
@@ -165,3 +167,73 @@ ANSWERS: dict[str, dict[str, Any]] = {  # as `ciar-sim capacity --out` and `ciar
         ],
     },
 }
+
+
+SETTINGS = [(t, rate) for t in (0.1, 0.5, 1.0) for rate in (0.0, 0.2)]
+# A run that can be drawn as each kind.
+OF_KIND = {
+    "latency-quality": "settings",
+    "heat-maps": "settings",
+    "speed-up": "rtt",
+    "sweep": "rtt",
+    "latency-cdf": "rtt",
+    "breakdown": "rtt",
+    "load": "load",
+    "queue": "load",
+    "speed-up-table": "rtt",
+    "uncertainty": "rtt",
+    "images": "rtt",
+}
+
+
+def write_kinds(folder: Path) -> dict[str, Path]:
+    """The run folders of `OF_KIND` by name."""
+    of_settings = [case("base", 8.0, {})] + [
+        case("ciar", 9.0 - 6 * t, {"methods.ciar.threshold": t, "methods.ciar.prefix_rate": rate}, nll=4.0 + t)
+        for t, rate in SETTINGS
+    ]
+    samples = dict.fromkeys(SAMPLED, np.arange(5)) | {"time_s": 2.0 * np.arange(5)}
+    loads = [
+        replace(
+            case(method, seconds / (1 - rate / cap), {"workload.arrivals.poisson_per_s": rate}),
+            **{"samples": samples, "duration_s": 100.0, "slos_s": (20.0,)},
+        )
+        for rate in (0.05, 0.1, 0.2)
+        for method, seconds, cap in (("base", 8.0, 0.3), ("ciar", 4.0, 0.21))
+    ]
+    slo = "name: load\nworkload: {slo_s: 20}\n"
+    return {
+        "settings": write(folder / "settings", of_settings, images=()),
+        "rtt": write(folder / "rtt", SWEEP),
+        "load": write(folder / "load", loads, images=(), scenario_yaml=slo),
+    }
+
+
+def write_maps(folder: Path) -> tuple[Path, Path]:
+    """Folders of regime maps over one condition and over two, as `ciar-sim regime` writes them."""
+    rtts, rates = (5.0, 20.0, 80.0), (1.0, 10.0)
+    x, y = "network.rtt_ms", "network.up_mbps"
+    places = []
+    for name, ups in (("line", (None,)), ("plane", rates)):
+        rows = [({y: up} if up else {}) | {x: rtt} for up in ups for rtt in rtts]
+        cells = pd.DataFrame([{**row, "winner": "base" if row[x] > 10 else "ciar", "sure": row[x] > 5} for row in rows])
+        latency = pd.DataFrame(
+            [
+                {**row, "method": method, "latency_s": 4.0 + row[x] * slope, "floor_kept": True}
+                for row in rows
+                for method, slope in (("base", 0.01), ("ciar", 0.03))
+            ]
+        )
+        even = pd.DataFrame(
+            [
+                ({y: up} if up else {}) | {x: 12.0, "low": 8.0, "high": 15.0, "below": "ciar", "above": "base"}
+                for up in ups
+            ]
+        )
+        names = {"base": "base", "ciar": "ciar"}
+        drawn = RegimeMap(cells, even, latency, x, y if ups == rates else None, True, False, names, "Quality floor.")
+        (folder / name).mkdir(parents=True)
+        for file, content in drawn.files().items():
+            (folder / name / file).write_bytes(content)
+        places.append(folder / name)
+    return places[0], places[1]

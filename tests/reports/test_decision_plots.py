@@ -12,8 +12,9 @@ from ciar_sim.cli import plot as command
 from ciar_sim.cli.main import main
 from reports.decision_plots import decision_plot, read_answer
 from reports.figure import Form, laid_out, styled, texts
+from reports.regime_plot import read_map
 from simulator.core.errors import RunFolderError
-from tests.reports.build import ANSWERS
+from tests.reports.build import ANSWERS, write_maps
 
 COLUMN = Form(3.3)
 
@@ -94,6 +95,12 @@ def test_methods_are_those_asked_for(tmp_path: Path, kind: str) -> None:
         ('{"decision": "recommend"}', "holds the answer of ciar-sim recommend, not of capacity"),
         (json.dumps({**ANSWERS["capacity"], "names": {}}), "is not the answer of ciar-sim capacity: KeyError: 'base'"),
         (json.dumps({**ANSWERS["capacity"], "table": [{"method": "base"}]}), "KeyError: 'rate_per_s'"),
+        (json.dumps({**ANSWERS["capacity"], "slo_p95_s": "soon"}), "ValueError: 'soon' is no objective"),
+        (json.dumps({**ANSWERS["capacity"], "slo_p95_s": -1}), "ValueError: -1 is no objective"),
+        (
+            json.dumps({**ANSWERS["capacity"], "names": dict.fromkeys(ANSWERS["capacity"]["names"])}),
+            "names must be those",
+        ),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
@@ -107,3 +114,53 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, content: str, messa
         assert len(result.stderr.splitlines()) == 1
     result = CliRunner().invoke(main, ["plot", str(file), "capacity", "--by", "network.preset"])
     assert (result.exit_code, "--by network.preset" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verified": 3},
+        {"verified": [3]},
+        {"verified": [{"method": "base"}]},
+        {"verified": [{"method": "beam", "held": True}]},
+        {"verified": [{"method": "base", "held": "yes"}]},
+        {"metric": None},
+        {"max_loss_pct": True},
+        {"max_loss_pct": float("nan")},
+    ],
+)
+def test_facts_of_a_recommendation_are_checked_before_they_are_drawn(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(RunFolderError, match="is not the answer of ciar-sim recommend"):
+        drawn(tmp_path, "recommend", **change)
+
+
+def test_a_label_of_a_map_may_read_as_a_missing_value(tmp_path: Path) -> None:
+    folder, _ = write_maps(tmp_path)
+    for file in folder.glob("*.csv"):
+        file.write_text(file.read_text().replace("ciar", "NA"))
+    file = folder / "regime.json"
+    file.write_text(file.read_text().replace('"ciar"', '"NA"'))
+    assert set(read_map(folder).cells["winner"]) == {"NA", "base"}
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "message"),
+    [
+        ("regime.csv", "True", "perhaps", "sure must hold True and False"),
+        ("regime.csv", "80", "20", "a row for each network.rtt_ms is needed"),
+        ("regime.csv", "80", "x", "network.rtt_ms must hold numbers"),
+        ("regime.csv", "80", "-80", "network.rtt_ms must be above 0 on a logarithmic axis"),
+        ("regime.csv", ",base", ",beam", "KeyError: 'beam'"),
+        ("latency.csv", "20.0", "", "a row for each network.rtt_ms and method is needed"),
+        ("break_evens.csv", "8", "low", "low must hold numbers"),
+        ("regime.json", '"Quality floor."', "3", "must be texts"),
+        ("regime.json", '"log_x": true', '"log_x": "yes"', "network.rtt_ms must be above 0"),
+    ],
+)
+def test_a_damaged_map_is_refused(tmp_path: Path, file: str, before: str, after: str, message: str) -> None:
+    folder, _ = write_maps(tmp_path)
+    text = (folder / file).read_text()
+    assert before in text
+    (folder / file).write_text(text.replace(before, after))
+    with pytest.raises(RunFolderError, match=message):
+        read_map(folder)

@@ -2,7 +2,6 @@
 
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,53 +19,18 @@ from reports.kinds import KINDS, of_methods, of_values, plot, plot_bytes
 from reports.load import Run, load_run
 from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
 from reports.setting_plots import knee
+from reports.words import rejoined
 from simulator.core.errors import CiarSimError, RunFolderError
-from simulator.results.columns import SAMPLED
-from tests.reports.build import SWEEP, case, words, write
+from tests.reports.build import OF_KIND, case, words, write, write_kinds
 
 COLUMN = Form(3.3)
-SETTINGS = [(t, rate) for t in (0.1, 0.5, 1.0) for rate in (0.0, 0.2)]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A run that can be drawn as each kind."""
-    folder = tmp_path_factory.mktemp("kinds")
-    of_settings = [case("base", 8.0, {})] + [
-        case("ciar", 9.0 - 6 * t, {"methods.ciar.threshold": t, "methods.ciar.prefix_rate": rate}, nll=4.0 + t)
-        for t, rate in SETTINGS
-    ]
-    samples = dict.fromkeys(SAMPLED, np.arange(5)) | {"time_s": 2.0 * np.arange(5)}
-    loads = [
-        replace(
-            case(method, seconds / (1 - rate / cap), {"workload.arrivals.poisson_per_s": rate}),
-            **{"samples": samples, "duration_s": 100.0, "slos_s": (20.0,)},
-        )
-        for rate in (0.05, 0.1, 0.2)
-        for method, seconds, cap in (("base", 8.0, 0.3), ("ciar", 4.0, 0.21))
-    ]
-    slo = "name: load\nworkload: {slo_s: 20}\n"
-    made = {
-        "settings": write(folder / "settings", of_settings, images=()),
-        "rtt": write(folder / "rtt", SWEEP),
-        "load": write(folder / "load", loads, images=(), scenario_yaml=slo),
-    }
+    made = write_kinds(tmp_path_factory.mktemp("kinds"))
     return {name: load_run(path) for name, path in made.items()}
-
-
-OF_KIND = {
-    "latency-quality": "settings",
-    "heat-maps": "settings",
-    "speed-up": "rtt",
-    "sweep": "rtt",
-    "latency-cdf": "rtt",
-    "breakdown": "rtt",
-    "load": "load",
-    "queue": "load",
-    "speed-up-table": "rtt",
-    "uncertainty": "rtt",
-    "images": "rtt",
-}
 
 
 def inside(figure: Figure) -> None:
@@ -269,6 +233,37 @@ def test_swept_values_are_those_asked_for(runs: dict[str, Run]) -> None:
         of_values(run, ["network.up_mbps=5"])
     with pytest.raises(RunFolderError, match=r"network.rtt_ms has no value '7' in this run; it has "):
         of_values(run, ["network.rtt_ms=7"])
+
+
+@pytest.mark.parametrize("value", ["50.0", "5e1", " 50 "])
+def test_a_swept_number_may_be_written_in_any_way(runs: dict[str, Run], value: str) -> None:
+    some = of_values(runs["rtt"], [f"network.rtt_ms={value},200"])
+    assert set(some.summary["network.rtt_ms"]) == {50.0, 200.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a,b", ["a", "b"]),
+        (" a , x=1,y ,,b", ["a", "x=1,y", "b"]),
+        ("x=1,y", ["x=1,y"]),
+        ("x=1,z", ["x=1", "z"]),
+        ("", []),
+        (",", []),
+    ],
+)
+def test_a_label_with_commas_stays_whole(text: str, found: list[str]) -> None:
+    assert rejoined(text, {"a", "b", "x=1,y"}) == found
+
+
+def test_methods_and_values_of_a_label_with_commas_and_equals_signs(tmp_path: Path) -> None:
+    path = "methods.a=b,c.threshold"
+    cases = [case("base", 8.0, {}), *(case("a=b,c", seconds, {path: seconds}) for seconds in (4.0, 5.0))]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    assert len(of_values(run, [f"{path}=4"]).summary) == 2
+    label = str(run.summary["label"].iloc[1])
+    assert len(of_methods(run, [label]).summary) == 1
+    assert len(of_methods(run, label.split(",")).summary) == 1
 
 
 def test_latencies_of_a_selection_are_drawn(runs: dict[str, Run]) -> None:

@@ -19,7 +19,7 @@ from simulator.protocol.methods import (
     ThresholdSettings,
 )
 
-LABEL = r"^([^\x00-\x20\x7f][^\x00-\x1f\x7f]*)?$"  # printable, and not blank at its start
+LABEL = r"^([^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?)?$"  # printable, and not blank at its ends
 
 
 DEFAULT_CALL_PCT = 30.0  # about the paper's 30.44 % of cloud calls
@@ -236,6 +236,10 @@ def labelled_entries(methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...
                 else ""
             )
             label = entry.name + extra
+        if label in METHODS and label != entry.name:
+            refuse(f"label {label} is the name of another method; choose one of its own", index)
+        if label == "none":
+            refuse("label none stands for no method in tables; choose another", index)
         if any(label == other.label for other in labelled):
             refuse(f"label {label} stands twice; give each method its own label", index)
         labelled.append(entry.model_copy(update={"label": label}))

@@ -188,6 +188,18 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
             "t.yaml:4: methods[1] label base stands twice; give each method its own label",
         ),
         (
+            "name: t\nmethods:\n  - base\n  - {name: device-only, label: ciar}\n",
+            "t.yaml:4: methods[1] label ciar is the name of another method; choose one of its own",
+        ),
+        (
+            "name: t\nmethods:\n  - base\n  - {name: device-only, label: none}\n",
+            "t.yaml:4: methods[1] label none stands for no method in tables; choose another",
+        ),
+        (
+            "name: t\nmethods:\n  - base\n  - {name: device-only, label: 'here '}\n",
+            "t.yaml:4: methods[1].label must be text on one line without blanks at its ends, got 'here ' (text)",
+        ),
+        (
             HEAD + "pair: {backbone: llamagen-xl-stage1}\n",
             "t.yaml:5: pair.backbone is not a known key; allowed: cloud, weights, device, tokenizer, text, image_size, heads",
         ),
