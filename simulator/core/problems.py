@@ -79,7 +79,8 @@ def explain(details: ErrorDetails) -> tuple[Place, str]:
     if kind == "too_short":
         return place, "must hold at least one entry, got an empty list"
     if kind == "string_pattern_mismatch":
-        allowed_text = "letters, digits, . _ - and no leading . or -" if place == ("name",) else "text on one line without blanks at its ends"
+        of_label = "text on one line without blanks at its ends"
+        allowed_text = "letters, digits, . _ - and no leading . or -" if place == ("name",) else of_label
         return place, f"must be {allowed_text}, got {found_text(found)}"
     if kind == "value_error":
         return place, str(context["error"])
