@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from reports.advice import advice, condition_keys, more_advice
 from reports.beside import shared
 from reports.figure import Form, left_out, render, spread, styled
 from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid
 from reports.kinds import of_methods
 from reports.load import Run, load_run
-from reports.page import advice, is_staircase, more_advice, page
+from reports.page import page
 from reports.parts_plot import latency_parts
 from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
 from reports.queue_plot import queue_over_time
@@ -64,8 +65,8 @@ def write_report(run: Run, folder: Path) -> Path:
 def answer(run: Run) -> list[str]:
     """The sentences that a page begins with, for the terminal."""
     run = thinned(run, MOST_CASES)
-    findings, steps = find(run), is_staircase(run)
-    return [text for text in (advice(findings, steps=steps), more_advice(findings, steps=steps)) if text]
+    findings, keys = find(run), condition_keys(run)
+    return [text for text in (advice(findings, keys), more_advice(findings, keys)) if text]
 
 
 def thinned(run: Run, most: int) -> Run:

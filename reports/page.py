@@ -17,7 +17,8 @@ from markupsafe import Markup, escape
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from reports.findings import Finding, is_base
+from reports.advice import advice, condition_keys, more_advice
+from reports.findings import Finding
 from reports.image_grid import (
     MAP_COLOURS,
     MAP_TITLES,
@@ -33,10 +34,9 @@ from reports.load import Run, interval_columns
 from reports.metrics import AFTER_QUALITY, BEFORE_QUALITY, WHOLE, Metric, metrics
 from reports.sweep_plot import numeric_axes, sweep_name
 from reports.words import condition as condition_words
-from reports.words import grouped, joined, sentence, significant
+from reports.words import grouped, sentence, significant
 from simulator.protocol.methods import METHODS
 
-MOST_NAMED = 6  # conditions of the advice, each by its name
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -60,8 +60,8 @@ def page(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> s
         script=Markup((TEMPLATES / "page.js").read_text()),
         run=run,
         counts=_counts(run),
-        advice=advice(findings, steps=is_staircase(run)),
-        more_advice=more_advice(findings, steps=is_staircase(run)),
+        advice=advice(findings, condition_keys(run)),
+        more_advice=more_advice(findings, condition_keys(run)),
         findings=findings,
         warnings=grouped([str(text) for text in run.provenance.get("warnings") or []]),
         plots=_plots(run, findings, plots),
@@ -84,111 +84,8 @@ def _counts(run: Run) -> str:
     if settings > methods:
         parts[0] += f" in {settings} settings"
     if conditions > 1:
-        parts.insert(1, f"{conditions} conditions ({' × '.join(_of_conditions(run))})")
+        parts.insert(1, f"{conditions} conditions ({' × '.join(condition_keys(run))})")
     return " · ".join(parts)
-
-
-def _of_conditions(run: Run) -> list[str]:
-    """Swept keys that make the conditions."""
-    return [key for key in run.swept if not key.startswith("methods.") and run.summary[key].nunique(dropna=False) > 1]
-
-
-def is_staircase(run: Run) -> bool:
-    """Whether the conditions are the values of one number in order, so that neighbours are a range."""
-    keys = _of_conditions(run)
-    if len(keys) != 1 or not pd.api.types.is_numeric_dtype(run.summary[keys[0]]):
-        return False
-    values = run.summary[keys[0]].drop_duplicates()
-    return bool(values.is_monotonic_increasing or values.is_monotonic_decreasing)
-
-
-def advice(findings: Sequence[Finding], *, steps: bool = False) -> str:
-    """What to use, and how much it gains: of the methods that keep base's image quality the fastest; without quality, the fastest.
-
-    steps: the conditions are steps of one number, so that neighbours with the same answer are written as a range.
-    """
-    ran = [said for said in findings if said.fastest != "none"]
-    if not ran:
-        return ""
-    if len({label for said in ran for label in said.cases["label"]}) == 1:
-        return _alone_in_its_run(ran)
-    if not any(said.at_base_quality for said in ran):
-        where = _by_condition([((said.fastest,), said) for said in ran], findings, steps)
-        return f"Fastest: {where}. Whether its images keep base's quality is not known from this run."
-    where = _by_condition([(said.at_base_quality, said) for said in ran if said.at_base_quality], findings, steps)
-    return f"Use {where}: the fastest of the methods whose images do not differ significantly from base's."
-
-
-def _alone_in_its_run(ran: Sequence[Finding]) -> str:
-    """What a run of one method says: its latency."""
-    label = str(ran[0].cases["label"].iloc[0])
-    seconds = [float(said.cases["latency_mean_s"].mean()) for said in ran]
-    where = f" under {len(ran)} conditions" if len(ran) > 1 else ""
-    text = f"{_alone(label)} takes {_range(seconds, 3)} s per image{where}."
-    return text if is_base(ran[0].cases.iloc[0]) else f"{text} Without base in the run there is no speed-up."
-
-
-def more_advice(findings: Sequence[Finding], *, steps: bool = False) -> str:
-    """What is faster than the advised methods, and why it is not advised; and what the advice rests on."""
-    faster = [
-        ((said.fastest,), said)
-        for said in findings
-        if said.at_base_quality and said.fastest not in said.at_base_quality
-    ]
-    texts = []
-    if faster:
-        where = _by_condition(faster, findings, steps)
-        texts.append(f"Faster, with images that differ significantly from base's: {where}.")
-    advised = [row for said in findings for _, row in said.cases.iterrows() if row["label"] in said.at_base_quality]
-    prompts = [int(row["distinct_images"]) for row in advised if not is_base(row)]
-    if prompts:
-        texts.append(f"Quality: cloud_nll on {min(prompts)} prompts; ciar-sim recommend tests a bound on the loss.")
-    return " ".join(texts)
-
-
-def _alone(label: str) -> str:
-    return "base (the cloud alone)" if label == "base" else label
-
-
-def _by_condition(named: Sequence[tuple[tuple[str, ...], Finding]], findings: Sequence[Finding], steps: bool) -> str:
-    """(labels, finding) of each as words: who is named where, and how much faster than base it is."""
-    where: dict[tuple[str, ...], list[Finding]] = {}
-    for labels, said in named:
-        where.setdefault(labels, []).append(said)
-    parts, others = [], 0
-    for labels, here in where.items():
-        if len(findings) > MOST_NAMED and len(where) > 2 and len(here) == 1:
-            others += 1
-            continue
-        who = _alone(labels[0]) if len(labels) == 1 else f"{labels[0]} or {labels[1]} (no significant difference)"
-        cases = pd.concat([said.cases[said.cases["label"] == labels[0]] for said in here])
-        gains = [float(gain) for gain in cases["speedup"] if math.isfinite(gain)]
-        if gains and len(labels) == 1 and not is_base(cases.iloc[0]):
-            who += f" ({_range(gains, 2)}× base's speed)"
-        parts.append(who + _place(here, findings, steps))
-    if others:
-        parts.append(f"others under {others} of {len(findings)} conditions")
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
-
-
-def _place(here: Sequence[Finding], findings: Sequence[Finding], steps: bool) -> str:
-    """The conditions of some findings in words: by their names, as a range, or how many they are."""
-    if len(findings) == 1:
-        return ""
-    if len(here) == len(findings):
-        return f" under all {len(findings)} conditions"
-    names, first = [said.condition for said in here], list(findings).index(here[0])
-    if steps and len(here) > 2 and list(findings[first : first + len(here)]) == list(here):
-        return f" from {names[0]} to {names[-1]}"
-    if len(findings) <= MOST_NAMED or len(names) <= 2:
-        return f" for {'; '.join(names) if any(', ' in name for name in names) else joined(names)}"
-    return f" under {len(names)} of {len(findings)} conditions"
-
-
-def _range(values: Sequence[float], digits: int) -> str:
-    """The least and the greatest of some values, or the one that both are."""
-    low, high = (significant(value, digits) for value in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
 
 
 # ---- plots and images -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reports.advice import advice, condition_keys, more_advice
 from reports.findings import find, finding, pareto_front
 from reports.load import Run, interval_columns, load_run, summary_columns
-from reports.page import advice, more_advice
 from reports.sweep_plot import break_evens
 from reports.words import axis_label, condition, grouped, label, shortened, significant, split_unit
 from simulator.core.rng import stream
@@ -209,15 +210,75 @@ def test_advice_over_many_conditions_stays_short(tmp_path: Path) -> None:
         for i in range(9)
         for method, seconds in (("base", 8.0), ("ciar", 4.0 if i < 5 else 12.0))
     ]
-    findings = find(load_run(write(tmp_path / "run", cases, images=())))
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    findings = find(run)
     tail = ": the fastest of the methods whose images do not differ significantly from base's."
     assert advice(findings) == (
         f"Use ciar (2.0× base's speed) under 5 of 9 conditions, and base (the cloud alone) under 4 of 9 conditions{tail}"
     )
-    assert advice(findings, steps=True) == (
-        "Use ciar (2.0× base's speed) from RTT 10 ms to RTT 50 ms, and base (the cloud alone) from RTT 60 ms to RTT 90 ms"
-        + tail
+    assert advice(findings, condition_keys(run)) == (
+        f"Use ciar (2.0× base's speed) from RTT 10 to 50 ms, and base (the cloud alone) from RTT 60 to 90 ms{tail}"
     )
+
+
+GRID = [(preset, rtt_ms) for preset in ("wifi", "lte", "5g-sub6") for rtt_ms in (5, 20, 50, 200)]
+
+
+@pytest.mark.parametrize(
+    ("wins", "said"),
+    [
+        (  # ciar from a round trip on that depends on the network
+            lambda preset, rtt_ms: rtt_ms >= {"wifi": 50, "lte": 5, "5g-sub6": 50}[preset],
+            "base (the cloud alone) for wifi and 5g-sub6 from RTT 5 to 20 ms; "
+            "ciar (2.0× base's speed) for wifi and 5g-sub6 from RTT 50 to 200 ms and for lte",
+        ),
+        (  # the same for every network
+            lambda preset, rtt_ms: rtt_ms == 200,
+            "base (the cloud alone) from RTT 5 to 50 ms, and ciar (2.0× base's speed) at RTT 200 ms",
+        ),
+        (
+            lambda preset, rtt_ms: preset == "wifi" and rtt_ms != 20,
+            "ciar (2.0× base's speed) for wifi at RTT 5 ms and from RTT 50 to 200 ms; "
+            "base (the cloud alone) for wifi at RTT 20 ms and for lte and 5g-sub6",
+        ),
+        (lambda preset, rtt_ms: True, "ciar (2.0× base's speed) under all 12 conditions"),
+    ],
+)
+def test_advice_over_a_grid_says_from_where_to_where(tmp_path: Path, wins: Callable[..., bool], said: str) -> None:
+    cases = [
+        case(method, seconds, {"network.preset": preset, "network.rtt_ms": rtt_ms})
+        for preset, rtt_ms in GRID
+        for method, seconds in (("base", 8.0), ("ciar", 4.0 if wins(preset, rtt_ms) else 12.0))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    assert advice(find(run), condition_keys(run)).startswith(f"Use {said}: the fastest of")
+    assert condition_keys(run) == ("network.preset", "network.rtt_ms")
+
+
+def test_advice_over_two_numbers_names_each_once(tmp_path: Path) -> None:
+    grid = [(mbps, rtt_ms) for mbps in (1, 5, 20) for rtt_ms in (5, 20, 50)]
+    cases = [
+        case(method, seconds, {"network.up_mbps": mbps, "network.rtt_ms": rtt_ms})
+        for mbps, rtt_ms in grid
+        for method, seconds in (("base", 8.0), ("ciar", 4.0 if mbps < 20 and rtt_ms > 5 else 12.0))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    assert advice(find(run), condition_keys(run)).startswith(
+        "Use base (the cloud alone) for uplink 1 and 5 Mbit/s at RTT 5 ms and for uplink 20 Mbit/s; "
+        "ciar (2.0 to 2.1× base's speed) for uplink 1 and 5 Mbit/s from RTT 20 to 50 ms: the fastest of"
+    )
+
+
+def test_advice_over_scattered_conditions_counts_them(tmp_path: Path) -> None:
+    """Random points are in no order: what is said of a range of one number would not hold for the other."""
+    points = [(7.5, 3.0), (80.0, 1.0), (20.0, 9.0), (45.0, 2.0), (150.0, 6.0), (11.0, 5.0), (60.0, 4.0), (33.0, 8.0)]
+    cases = [
+        case(method, seconds, {"network.rtt_ms": rtt_ms, "network.up_mbps": mbps})
+        for rtt_ms, mbps in points
+        for method, seconds in (("base", 8.0), ("ciar", 4.0 if rtt_ms > 40 else 12.0))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    assert "under 4 of 8 conditions" in advice(find(run), condition_keys(run))
 
 
 def test_a_run_of_one_method_has_its_latency_as_advice(tmp_path: Path) -> None:
