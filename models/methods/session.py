@@ -23,7 +23,8 @@ NEAR_TIE = 1e-4  # float32 in another batch moved a cumulative probability of th
 class Decisions:
     """Decisions of a session that floating point could reverse: draws, acceptance tests, thresholds, arg maxes.
 
-    The choice of drafts in a tree and the edges of top-k and top-p are not counted.
+    The choice of drafts in a tree and the edges of top-k and top-p are not counted, nor a tie for the first token of a greedy session that
+    drafts trees: counting it would change the recordings that exist.
 
     Attributes:
         count: decisions made.
