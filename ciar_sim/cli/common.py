@@ -65,11 +65,47 @@ def pair_of(text: str) -> "PairRef":
     raise ScenarioError(f"{document.where(place)}: {subject(place)}{message}")
 
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+sets_option = click.option(
+    "--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. seed=1."
+)
+cache_option = click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"
+)
+torch_device_option = click.option(
+    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
+)
+max_batch_option = click.option(
+    "--max-batch",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Sessions recorded at once; bounds memory. Decisions near a tie can depend on it (docs/guide.md).",
+)
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes that simulate; changes no result.  [default: one for each core where that pays]",
+)
+quiet_option = click.option("--quiet", is_flag=True, help="No progress and no table.")
 columns_option = click.option(
     "--columns",
     metavar="NAME,...|all",
     help="Columns of summary.csv to print.  [default: the most asked-for ones that fit]",
 )
+
+
+def options(*some: Decorator) -> Decorator:
+    """Several options in one decorator, in the order of the help."""
+
+    def added(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(some):
+            command = option(command)
+        return command
+
+    return added
 
 
 def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -82,9 +82,8 @@ class _Lines:
     def __call__(self, stage: str, done: float, total: float) -> None:
         now = self.clock()
         start_s, before = self.begun.setdefault(stage, (now, done))
-        if (
-            now - self.last_s < LINE_EVERY_S or done >= total
-        ):  # what is done needs no line; the next stage or the result follows
+        # What is done needs no line: the next stage or the result follows.
+        if now - self.last_s < LINE_EVERY_S or done >= total:
             return
         self.last_s = now
         text = f"{stage}: {done:.0f} of {total:.0f} ({100.0 * done / max(total, 1e-9):.0f} %)"

@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-from ciar_sim.cli.common import FiniteRange, errors_in_one_line, refuse_unusable, refuse_unwritable
+from ciar_sim.cli.common import (
+    FiniteRange,
+    cache_option,
+    errors_in_one_line,
+    jobs_option,
+    max_batch_option,
+    options,
+    refuse_unusable,
+    refuse_unwritable,
+    sets_option,
+    torch_device_option,
+)
 from simulator.core.errors import CiarSimError
 
 
@@ -56,28 +67,8 @@ metric_option = click.option(
 )
 
 
-def replay_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What all decisions take that record and simulate."""
-    options = [
-        click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario."),
-        click.option(
-            "--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"
-        ),
-        click.option("--torch-device", default="auto", show_default=True, help="Where forward passes run."),
-        click.option(
-            "--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Sessions recorded at once."
-        ),
-        click.option(
-            "--jobs",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Processes that simulate; changes no result.  [default: one for each core where that pays]",
-        ),
-        json_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+# What all decisions take that record and simulate.
+replay_options = options(sets_option, cache_option, torch_device_option, max_batch_option, jobs_option, json_option)
 
 
 @click.command()
@@ -122,7 +113,7 @@ def capacity(
     out: Path | None,
     sets: tuple[str, ...],
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Find the greatest load of a SCENARIO, in devices and in requests per second, that each method carries within an objective."""
     from ciar_sim.decide.capacity import capacity as decide
@@ -131,7 +122,7 @@ def capacity(
 
     refuse_unwritable(out)
     loaded = load_with_source(scenario_path(scenario), (), sets)
-    _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), options), as_json, out)
+    _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), given), as_json, out)
 
 
 @click.command()
@@ -159,7 +150,7 @@ def regime(
     out: Path | None,
     sets: tuple[str, ...],
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Map which method of a SCENARIO wins under a quality floor, over one or two conditions, and where that changes."""
     from ciar_sim.cli.common import write_files
@@ -174,7 +165,7 @@ def regime(
     folder = out or Path("runs") / f"{load_scenario(path).name}-regime"
     refuse_unusable(folder)
     _usable(folder)
-    found = _run(lambda means: decide(path, x, y, max_loss, metric, means, sets), options)
+    found = _run(lambda means: decide(path, x, y, max_loss, metric, means, sets), given)
     write_files(folder, dict(drawing(found)))
     _print(found, as_json)
     if not as_json:
@@ -205,7 +196,7 @@ def recommend(
     out: Path | None,
     sets: tuple[str, ...],
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Recommend a method with its settings for the network and load of a SCENARIO (a file, a shipped one, or a run folder).
 
@@ -216,16 +207,16 @@ def recommend(
 
     refuse_unwritable(out)
     path = scenario_of(scenario)
-    _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), options), as_json, out)
+    _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), given), as_json, out)
 
 
-def _run(decide: Callable[[Any], Any], options: dict[str, Any]) -> Any:
+def _run(decide: Callable[[Any], Any], given: dict[str, Any]) -> Any:
     """The decision, with the terminal's progress."""
     from ciar_sim.cli.console import progress_bars
     from ciar_sim.decide.bench import Means
 
     with progress_bars(False) as progress:
-        return decide(Means(progress=progress, **options))
+        return decide(Means(progress=progress, **given))
 
 
 def _print(decision: Any, as_json: bool, out: Path | None = None) -> None:
@@ -262,12 +253,10 @@ def _usable(folder: Path) -> None:
     type=click.Path(path_type=Path),
     help="File to write, for mahimahi a folder. Messages in a file .jsonl are JSON lines.  [default: standard output]",
 )
-@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario.")
+@sets_option
 @click.option("--method", metavar="LABEL", help="Messages of this method.  [default: all; pcap: the first]")
 @click.option("--request", type=click.IntRange(0, 2**62), help="Messages of this request.  [default: all; pcap: 0]")
-@click.option(
-    "--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"
-)
+@cache_option
 @errors_in_one_line
 def export(
     run_or_scenario: Path,

@@ -7,13 +7,24 @@ import click
 
 from ciar_sim.cli.common import (
     FiniteRange,
+    cache_option,
     default_cache,
     errors_in_one_line,
+    quiet_option,
     refuse_unusable,
     resolve_torch_device,
+    sets_option,
+    torch_device_option,
     write_files,
 )
 from ciar_sim.cli.models import Models
+
+pair_option = click.option(
+    "--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the captions and of every draw."
+)
 
 
 @click.group(no_args_is_help=True)
@@ -33,11 +44,9 @@ def _refuse_published(pair: str) -> None:
 
 
 @evaluate.command()
-@click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
+@pair_option
 @click.option("--prompts", type=click.IntRange(2, 100_000), default=64, show_default=True, help="Held-out prompts.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the captions and of every draw."
-)
+@seed_option
 @click.option(
     "--on",
     type=click.Choice(["generated", "scenes"]),
@@ -66,10 +75,8 @@ def _refuse_published(pair: str) -> None:
     show_default=True,
     help="Folder to write.",
 )
-@click.option(
-    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
-)
-@click.option("--quiet", is_flag=True, help="No progress and no table.")
+@torch_device_option
+@quiet_option
 @errors_in_one_line
 def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings: Any) -> None:
     """How well each uncertainty score tells where the cloud would choose otherwise (docs/uncertainty.md)."""
@@ -103,11 +110,9 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
 
 
 @evaluate.command()
-@click.option("--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder.")
+@pair_option
 @click.option("--prompts", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Held-out captions.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the captions and of every draw."
-)
+@seed_option
 @click.option(
     "--method", type=click.Choice(["base", "device-only"]), default="base", show_default=True, help="Who draws."
 )
@@ -115,11 +120,9 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs/samples"), show_default=True, help="Folder to write."
 )
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: as `run`]")
-@click.option(
-    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
-)
-@click.option("--quiet", is_flag=True, help="No progress and no table.")
+@cache_option
+@torch_device_option
+@quiet_option
 @errors_in_one_line
 def samples(
     pair: str,
@@ -180,21 +183,13 @@ def samples(
     help="Images to compare with.  [default: scenes]",
 )
 @click.option("--prefix", default="", help="Put before each caption for clip, e.g. 'A photo depicts '.")
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="PATH=VALUE",
-    help="Change one value of the scenario, e.g. prompts.count=256.",
-)
+@sets_option
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs/pictures"), show_default=True, help="Folder to write."
 )
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: as `run`]")
-@click.option(
-    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
-)
-@click.option("--quiet", is_flag=True, help="No progress and no table.")
+@cache_option
+@torch_device_option
+@quiet_option
 @errors_in_one_line
 def pictures(
     scenario: Path,

@@ -90,7 +90,7 @@ def record_in_processes(
             report(total - image_tokens * len(left), total)
     except TerminatedWorkerError:
         raise RecordingError(
-            "a process that records was ended from outside, perhaps for want of memory; what had ended is kept: the same command goes on "
+            "a process that records was ended from outside, perhaps since memory ran out; what had ended is kept: the same command goes on "
             "from there, with fewer --record-jobs in less memory"
         ) from None
     finally:

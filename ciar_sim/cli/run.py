@@ -1,105 +1,90 @@
 """`ciar-sim run` and `ciar-sim sweep`."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ciar_sim.cli.common import columns_option, errors_in_one_line
+from ciar_sim.cli.common import (
+    cache_option,
+    columns_option,
+    errors_in_one_line,
+    jobs_option,
+    max_batch_option,
+    options,
+    quiet_option,
+    sets_option,
+    torch_device_option,
+)
 from simulator.core.errors import CiarSimError
 
 if TYPE_CHECKING:
     from ciar_sim.api import Result
 
 
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = [
-        click.argument("scenario", type=click.Path(path_type=Path)),
-        click.option(
-            "--out",
-            type=click.Path(path_type=Path),
-            help="Run folder to write.  [default: runs/<name>; sweep with options: runs/<name>-<digest>]",
-        ),
-        click.option(
-            "--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change one value of the scenario, e.g. seed=1."
-        ),
-        click.option(
-            "--cache", type=click.Path(path_type=Path), help="Folder of recordings.  [default: the user's cache folder]"
-        ),
-        click.option(
-            "--torch-device",
-            default="auto",
-            show_default=True,
-            help="Where forward passes run: auto, cpu, cuda, cuda:1 ...",
-        ),
-        click.option(
-            "--max-batch",
-            type=click.IntRange(1),
-            default=64,
-            show_default=True,
-            help="Sessions recorded at once; bounds memory. Decisions near a tie can depend on it (docs/guide.md).",
-        ),
-        click.option(
-            "--jobs",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Processes that simulate; changes no result.  [default: one for each core where that pays]",
-        ),
-        click.option(
-            "--record-jobs",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Processes that record, on a CPU.  [default: one for each core where that pays]",
-        ),
-        click.option(
-            "--dask",
-            "scheduler",
-            metavar="ADDRESS",
-            help="Simulate on a Dask cluster, e.g. tcp://host:8786; changes no result.",
-        ),
-        click.option(
-            "--dask-local",
-            type=click.IntRange(1, 1024),
-            metavar="N",
-            help="Simulate on a Dask cluster of N processes that is started for the run.",
-        ),
-        columns_option,
-        click.option(
-            "--case-timeout",
-            type=click.FloatRange(0, 1e6, min_open=True),
-            default=60,
-            show_default=True,
-            metavar="MINUTES",
-            help="A case whose simulation takes longer fails alone.",
-        ),
-        click.option(
-            "--timeline",
-            type=click.IntRange(0, 10_000),
-            default=2,
-            show_default=True,
-            metavar="N",
-            help="Requests of every case, from the first on, in timeline.json.gz.",
-        ),
-        click.option("--force", is_flag=True, help="Replace a run of another scenario in the run folder."),
-        click.option("--dry-run", is_flag=True, help="Say what is to be done, and write nothing."),
-        click.option("--quiet", is_flag=True, help="No progress and no table."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+run_options = options(
+    click.argument("scenario", type=click.Path(path_type=Path)),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Run folder to write.  [default: runs/<name>; sweep with options: runs/<name>-<digest>]",
+    ),
+    sets_option,
+    cache_option,
+    torch_device_option,
+    max_batch_option,
+    jobs_option,
+    click.option(
+        "--record-jobs",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Processes that record, on a CPU.  [default: one for each core where that pays]",
+    ),
+    click.option(
+        "--dask",
+        "scheduler",
+        metavar="ADDRESS",
+        help="Simulate on a Dask cluster, e.g. tcp://host:8786; changes no result.",
+    ),
+    click.option(
+        "--dask-local",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        help="Simulate on a Dask cluster of N processes that is started for the run.",
+    ),
+    columns_option,
+    click.option(
+        "--case-timeout",
+        type=click.FloatRange(0, 1e6, min_open=True),
+        default=60,
+        show_default=True,
+        metavar="MINUTES",
+        help="A case whose simulation takes longer fails alone.",
+    ),
+    click.option(
+        "--timeline",
+        type=click.IntRange(0, 10_000),
+        default=2,
+        show_default=True,
+        metavar="N",
+        help="Requests of every case, from the first on, in timeline.json.gz.",
+    ),
+    click.option("--force", is_flag=True, help="Replace a run of another scenario in the run folder."),
+    click.option("--dry-run", is_flag=True, help="Say what is to be done, and write nothing."),
+    quiet_option,
+)
 
 
 @click.command()
 @run_options
 @errors_in_one_line
-def run(scenario: Path, **options: Any) -> None:
+def run(scenario: Path, **given: Any) -> None:
     """Run a SCENARIO (a file, or the name of a shipped one): every method under every swept value.
 
     Writes tables, plots and report.html.
     """
-    _run(scenario, (), ((), None, None), **options)
+    _run(scenario, (), ((), None, None), **given)
 
 
 @click.command()
@@ -125,14 +110,14 @@ def run(scenario: Path, **options: Any) -> None:
 @run_options
 @errors_in_one_line
 def sweep(
-    scenario: Path, axes: tuple[str, ...], zips: tuple[str, ...], random: int | None, tune: str | None, **options: Any
+    scenario: Path, axes: tuple[str, ...], zips: tuple[str, ...], random: int | None, tune: str | None, **given: Any
 ) -> None:
     """Run a SCENARIO over the axes of its `sweep:` and those given here.
 
     For example --axis network.rtt_ms=5:200:6:log --axis methods.ciar.threshold=0.2,0.4. An axis of the same path takes the place of
     the scenario's.
     """
-    _run(scenario, axes, (zips, random, tune), **options)
+    _run(scenario, axes, (zips, random, tune), **given)
 
 
 def _run(

@@ -14,6 +14,7 @@ from ciar_sim.cli.common import (
     refuse_unusable,
     refuse_unwritable,
     resolve_torch_device,
+    torch_device_option,
 )
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ def train() -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of images.  [default: as the file's data says]")
 @click.option("--stage", "stages", multiple=True, help="Train only this stage; repeat for more.  [default: all]")
 @click.option("--export", type=click.Path(path_type=Path), help="Also assemble the trained pair into this folder.")
-@click.option(
-    "--torch-device", default="auto", show_default=True, help="Where training runs: auto, cpu, cuda, cuda:1 ..."
-)
+@torch_device_option
 @errors_in_one_line
 def file(
     config: Path, out: Path | None, data: Path | None, stages: tuple[str, ...], export: Path | None, torch_device: str
@@ -91,9 +90,7 @@ def file(
 @click.option(
     "--top-k", type=click.IntRange(0, 65536), default=0, show_default=True, help="Of the cloud's sampling; 0 is off."
 )
-@click.option(
-    "--torch-device", default="auto", show_default=True, help="Where the models run: auto, cpu, cuda, cuda:1 ..."
-)
+@torch_device_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 @errors_in_one_line
 def device(

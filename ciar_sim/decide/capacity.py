@@ -229,20 +229,14 @@ def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Sce
 def _row(case: Case, found: Found) -> dict[str, object]:
     workload = case.scenario.workload
     assert isinstance(workload, FleetWorkload)
-    rate = rate_of(workload)
-
-    def at(times: float) -> float:
-        return times * rate
-
+    rate, devices = rate_of(workload), found.times * workload.devices
     return {
         "method": candidate(case),
         **condition(case),
-        "rate_per_s": at(found.times),
-        "rate_lo_per_s": at(found.low),
-        "rate_hi_per_s": at(found.high),
-        "devices": found.times * workload.devices
-        if math.isinf(found.times)
-        else math.floor(found.times * workload.devices),
+        "rate_per_s": found.times * rate,
+        "rate_lo_per_s": found.low * rate,
+        "rate_hi_per_s": found.high * rate,
+        "devices": devices if math.isinf(devices) else math.floor(devices),
         "loads_tested": len(found.loads),
         "replications": sum(load.replications for load in found.loads),
     }
@@ -272,11 +266,8 @@ def _sentences(table: pd.DataFrame, slo_s: float) -> tuple[str, ...]:
             told.append(f"{name} carries more than {MOST:g} times this load with {objective}.")
             continue
         rate = row["rate_per_s"]
-        requests = (
-            ""
-            if math.isnan(rate)
-            else (f"{significant(rate)} requests per second{span(row['rate_lo_per_s'], row['rate_hi_per_s'])}, ")
-        )
+        interval = span(row["rate_lo_per_s"], row["rate_hi_per_s"])
+        requests = "" if math.isnan(rate) else f"{significant(rate)} requests per second{interval}, "
         told.append(f"{name} carries {requests}{row['devices']:,.0f} devices, with {objective}.")
     return tuple(told)
 

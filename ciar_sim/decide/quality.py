@@ -66,9 +66,13 @@ def chosen_metric(records: Sequence[CaseRecords], asked: str | None) -> str:
     """The metric asked for, else the first of `metrics`.
 
     Raises:
-        CiarSimError: No case of that quality.
+        CiarSimError: The images have no such quality, or none at all, as of statistical sessions.
     """
     known = metrics(records[0])
+    if not known:
+        raise CiarSimError(
+            "there is no quality to keep: no model ran, the sessions are statistical; `ciar-sim sweep` and `capacity` need none"
+        )
     if asked is None:
         return known[0]
     if asked not in known:

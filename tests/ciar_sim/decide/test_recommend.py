@@ -112,6 +112,14 @@ def test_requests_without_an_answer_are_told_and_no_answer_decides_nothing(
     assert ciar_sim.recommend(path, cache=cache).sentence.startswith("base: no request was answered")
 
 
+def test_statistical_sessions_have_no_quality_to_keep(cache: Path) -> None:
+    sets = {"prompts.list": ["a dog"]}
+    with pytest.raises(CiarSimError, match="no quality to keep: no model ran"):
+        ciar_sim.recommend("paper-anole", sets=sets, cache=cache)
+    with pytest.raises(CiarSimError, match="no quality to keep: no model ran"):
+        ciar_sim.regime("paper-anole", "network.rtt_ms=10,50", sets=sets, cache=cache)
+
+
 def test_a_choice_that_does_not_hold_is_not_recommended(
     quick: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
