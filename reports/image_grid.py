@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from reports.figure import MUTED, PAGE, Form, left_out
 from reports.findings import best_labels
-from reports.load import Run, RunImage
+from reports.load import Run, StoredImage
 from reports.looks import PART_COLOURS
 from reports.words import wrapped
 
@@ -68,7 +68,7 @@ def uncertainty_top(run: Run) -> float:
     return top if top > 0 else 1.0
 
 
-def map_rgb(one: RunImage, top: float) -> np.ndarray:
+def map_rgb(one: StoredImage, top: float) -> np.ndarray:
     """uint8 [h, w, 3] of a stored image as it is shown: images as they are, maps in colours."""
     if one.kind == "image":
         return one.pixels

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.figure import Form, render, styled
+from reports.figure import Form, styled
 from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid, uncertainty_maps
 from reports.load import Run
@@ -158,20 +158,6 @@ def plot(
     """
     with styled(form):
         return KINDS[kind](Asked(of_values(of_methods(run, methods), where), form, by))
-
-
-def plot_bytes(
-    run: Run,
-    kind: str,
-    form: Form,
-    file_format: str,
-    methods: Sequence[str] = (),
-    by: str | None = None,
-    where: Sequence[str] = (),
-) -> bytes:
-    """The same as a file of one of `reports.figure.FORMATS`."""
-    with styled(form):
-        return render(plot(run, kind, form, methods, by, where), file_format)
 
 
 def of_values(run: Run, where: Sequence[str]) -> Run:

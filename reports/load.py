@@ -20,7 +20,7 @@ from reports.words import NAMED_KEYS, condition, label, shortened
 from simulator.core.errors import RunFolderError
 from simulator.core.files import read_file
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
-from simulator.results.folder import is_unfinished
+from simulator.results.folder import RunImage, is_unfinished
 
 TYPES: dict[str, tuple[type, str]] = {  # of what is read of provenance.json
     "warnings": (list, "a list of texts"),
@@ -44,23 +44,9 @@ def summary_columns() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class RunImage:
-    """An entry of images/index.json with its pixels.
+class StoredImage(RunImage):
+    """An image of a run folder, and its file as it is stored."""
 
-    Attributes:
-        method: label of the method.
-        prompt: number of the prompt.
-        text: the prompt in words.
-        kind: "image", "uncertainty" or "decided" (0 by the cloud, 1 by the device).
-        pixels: uint8 [H, W, 3] of an image; else float [h, w], a value per token, NaN for none.
-        png: the file as it is stored.
-    """
-
-    method: str
-    prompt: int
-    text: str
-    kind: str
-    pixels: np.ndarray
     png: bytes
 
 
@@ -85,7 +71,7 @@ class Run:
     provenance: dict[str, Any]
     swept: tuple[str, ...]
     summary: pd.DataFrame
-    images: tuple[RunImage, ...]
+    images: tuple[StoredImage, ...]
     queue: pd.DataFrame
     folder: Path
     whole: tuple[tuple[str, str], ...] = ()
@@ -294,7 +280,7 @@ def _json(folder: Path, name: str) -> Any:
         raise RunFolderError(f"{folder / name} cannot be read: {error}") from None
 
 
-def _images(folder: Path) -> tuple[RunImage, ...]:
+def _images(folder: Path) -> tuple[StoredImage, ...]:
     if not (folder / "images" / "index.json").is_file():
         return ()
     images = []
@@ -316,7 +302,7 @@ def _images(folder: Path) -> tuple[RunImage, ...]:
             if entry["kind"] != "image":
                 value = entry["low"] + pixels[..., 0] / 255.0 * (entry["high"] - entry["low"])
                 pixels = np.where(pixels[..., 1] > 0, value, math.nan)
-            images.append(RunImage(entry["method"], entry["prompt"], entry["text"], entry["kind"], pixels, png))
+            images.append(StoredImage(entry["method"], entry["prompt"], entry["text"], entry["kind"], pixels, png))
     except (OSError, KeyError, TypeError, IndexError) as error:
         raise RunFolderError(f"{folder / 'images'} cannot be read: {error}") from None
     return tuple(images)

@@ -20,7 +20,7 @@ LARGER = {"*": 1.5, "P": 1.15, "X": 1.15, "^": 1.1, "v": 1.1}  # markers of less
 MARK = "method:"  # before a method's name in the mark of what is drawn for it
 FILLS = ("full", "none", "left", "bottom", "right", "top")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
-# Blue: device. Orange: network. Green: cloud. Grey: waiting for neither.
+# Blue: device. Orange: network. Green: cloud. Purple: caption encoder. Grey: waiting for neither.
 PART_COLOURS = dict(
     zip(
         PARTS,

@@ -1,13 +1,9 @@
 """The metrics of a run: one name and one unit for each, in tables, plots and sentences."""
 
-import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-
-from simulator.results.columns import COLUMNS as MEANINGS
 
 
 class Metric(NamedTuple):
@@ -151,13 +147,3 @@ def quality_metric_of(summary: pd.DataFrame) -> Metric:
     ran = summary[np.isfinite(summary["latency_mean_s"])]
     distances = [one for one in quality_metrics(ran) if one.loss == one.name]
     return next((one for one in distances if np.isfinite(ran[one.name]).all()), CLOUD_NLL)
-
-
-def meaning(column: str, defined: Sequence[tuple[str, str]] = tuple(MEANINGS.items())) -> str:
-    """The definition of a column; its name where nothing defines it."""
-    return next((text for names, text in defined if column in names.split(", ")), column)
-
-
-def cell(value: float, metric: Metric) -> float:
-    """A value of the column in the metric's unit; NaN stays NaN."""
-    return math.nan if pd.isna(value) else float(value) * metric.scale

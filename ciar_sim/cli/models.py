@@ -1,4 +1,4 @@
-"""The torch side of a run, loaded at the first thing that needs it."""
+"""What a run asks of the models: sessions, captions, scores and compute times of a pair."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,8 @@ class Models:
         progress: Any,
         record_jobs: int | None = None,
     ) -> None:
-        self.record_jobs = record_jobs
-        self.name, self.torch_device, self.max_batch, self.cache, self.progress = (
-            pair,
-            torch_device,
-            max_batch,
-            cache,
-            progress,
-        )
+        self.name, self.torch_device, self.max_batch = pair, torch_device, max_batch
+        self.cache, self.progress, self.record_jobs = cache, progress, record_jobs
         self._pair: Any = None
         self._captions: dict[tuple[int, int], list[str]] = {}
 

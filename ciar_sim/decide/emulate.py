@@ -224,8 +224,8 @@ def _arguments(
     mean_s = delay_s + jitter.added_s
     text = f"delay {1e3 * mean_s:.6g}ms"
     if jitter.deviation_s:
-        law = jitter.distribution if jitter.distribution in NETEM_DISTRIBUTIONS else "normal"
-        text += f" {1e3 * jitter.deviation_s:.6g}ms distribution {law}"
+        shape = jitter.distribution if jitter.distribution in NETEM_DISTRIBUTIONS else "normal"
+        text += f" {1e3 * jitter.deviation_s:.6g}ms distribution {shape}"
     if bps < 1.0:
         return f"{text} loss 100% limit {UNBOUNDED_PACKETS}"
     if loss and burst_packets is not None:
@@ -291,7 +291,3 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         (n.transport.name != "ideal", f"the transport {n.transport.name}: the real one takes its place"),
     )
     return [text for holds, text in told if holds]
-
-
-def _too_long(rate: Capacity) -> bool:
-    return rate.total_bits > 8.0 * PACKET_BYTES * MOST_PACKETS

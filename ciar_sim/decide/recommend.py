@@ -19,7 +19,7 @@ from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, Loss, chosen_metric, 
 from reports.words import condition as condition_words
 from reports.words import number, significant
 from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
-from simulator.experiment.loading import LoadedScenario, Written, load_with_source
+from simulator.experiment.loading import Written, load_with_source
 from simulator.experiment.plan import captions_of
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.prompts import PromptList
@@ -83,8 +83,7 @@ def recommend(
     Raises:
         CiarSimError: The scenario is not usable, or has no prompts left for a verification.
     """
-    loaded = load_with_source(scenario, axes, sets)
-    bench = Bench(loaded, means)
+    bench = Bench(load_with_source(scenario, axes, sets), means)
     prepared = bench.prepare(bench.cases())
     base_of(prepared.cases, "recommend")
     measured = prepared.measure()
@@ -104,7 +103,7 @@ def recommend(
         judged = judge(prepared, measured, cases, base, name, max_loss_pct, slo_s)
         where = condition(base)
         rows += [{**where, **_row(one, max_loss_pct)} for one in judged]
-        said, verified = _decide(bench, loaded, judged, name, max_loss_pct, slo_s)
+        said, verified = _decide(bench, judged, name, max_loss_pct, slo_s)
         prefix = f"{condition_words(where, tuple(where))}: " if where else ""
         sentences += [f"{prefix}{text}" for text in said]
         checks += [{**where, **check} for check in verified]
@@ -171,7 +170,6 @@ def _row(one: Judged, max_loss_pct: float) -> dict[str, Any]:
 
 def _decide(
     bench: Bench,
-    loaded: LoadedScenario,
     judged: Sequence[Judged],
     metric: str,
     max_loss_pct: float,
@@ -186,7 +184,7 @@ def _decide(
     checks: list[dict[str, Any]] = []
     said: list[str] = []
     for one in allowed[:MOST_TRIED]:
-        fresh = verify(bench, loaded, one.case, base.case, metric, max_loss_pct, slo_s)
+        fresh = verify(bench, one.case, base.case, metric, max_loss_pct, slo_s)
         holds = fresh.verdict == KEEPS and fresh.in_time and fresh.faster
         checks.append({**_row(fresh, max_loss_pct), "held": holds})
         if holds:
@@ -199,13 +197,7 @@ def _decide(
             )
             said += _unanswered(one, base)
             return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct, slo_s), checks
-        why = (
-            "its quality"
-            if fresh.verdict == FAILS
-            else "its quality, which stays unclear,"
-            if fresh.verdict == UNCLEAR
-            else "its speed"
-        )
+        why = {FAILS: "its quality", UNCLEAR: "its quality, which stays unclear,"}.get(fresh.verdict, "its speed")
         said.append(
             f"{candidate(one.case)} was chosen first, and {why} did not hold on other prompts and another seed."
         )
@@ -249,7 +241,6 @@ def _unclear(judged: Sequence[Judged], than_s: float, max_loss_pct: float, slo_s
 
 def verify(
     bench: Bench,
-    loaded: LoadedScenario,
     case: Case,
     base: Case,
     metric: str,

@@ -28,8 +28,12 @@ IMAGE_KINDS = ("image", "uncertainty", "decided")
 class RunImage:
     """An image of the run folder's `images/`.
 
-    kind: "image" is uint8 [H, W, 3]; "uncertainty" and "decided" (0 by the cloud, 1 by the device) are float [h, w], a value per
-    token, NaN for none. text: the prompt in words.
+    Attributes:
+        method: Label of the method.
+        prompt: Number of the prompt.
+        text: The prompt in words.
+        kind: "image", "uncertainty" or "decided" (0 by the cloud, 1 by the device).
+        pixels: uint8 [H, W, 3] of an image; else float [h, w], a value per token, NaN for none.
     """
 
     method: str

@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from ciar_sim.cli import plot as command
 from ciar_sim.cli.main import main
 from ciar_sim.plot import Plots
-from reports.figure import Form, laid_out, styled
-from reports.kinds import KINDS, of_methods, of_values, plot, plot_bytes
+from reports.figure import Form, laid_out, render, styled
+from reports.kinds import KINDS, of_methods, of_values, plot
 from reports.load import Run, load_run
 from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
 from reports.setting_plots import knee
@@ -31,6 +31,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A run that can be drawn as each kind."""
     made = write_kinds(tmp_path_factory.mktemp("kinds"))
     return {name: load_run(path) for name, path in made.items()}
+
+
+def drawn(run: Run, kind: str, file_format: str) -> bytes:
+    """A plot as a file, as the command writes it."""
+    with styled(COLUMN):
+        return render(plot(run, kind, COLUMN), file_format)
 
 
 def inside(figure: Figure) -> None:
@@ -53,21 +59,21 @@ def test_every_kind_fits_a_column_and_keeps_its_text(runs: dict[str, Run], kind:
         laid_out(figure)
         assert figure.get_figwidth() == 3.3
         inside(figure)
-    svg = plot_bytes(run, kind, COLUMN, "svg").decode()
+    svg = drawn(run, kind, "svg").decode()
     assert 'width="237.6pt"' in svg  # 3.3 in
     assert "<text" in svg  # text stays text
-    assert plot_bytes(run, kind, COLUMN, "svg").decode() == svg
+    assert drawn(run, kind, "svg").decode() == svg
     bare = words(plot(run, kind, COLUMN._replace(titles=False)))
     assert "fastest (" not in bare
     assert "as if llamagen-xl" not in bare
 
 
 def test_pdf_holds_type_that_can_be_edited(runs: dict[str, Run]) -> None:
-    pdf = plot_bytes(runs["rtt"], "speed-up", COLUMN, "pdf")
+    pdf = drawn(runs["rtt"], "speed-up", "pdf")
     assert pdf.startswith(b"%PDF")
     assert b"/FontFile2" in pdf  # TrueType (type 42), not outlines (type 3)
     assert b"/Type3" not in pdf
-    assert pdf == plot_bytes(runs["rtt"], "speed-up", COLUMN, "pdf")
+    assert pdf == drawn(runs["rtt"], "speed-up", "pdf")
 
 
 def test_the_kinds_of_the_command_are_those_that_can_be_drawn() -> None:
