@@ -79,8 +79,12 @@ class Timed:
 def measure_profile(pair: Pair, progress: Progress | None = None, budget_s: float = 15.0) -> Profile:
     """Times of the pair's passes and other work on its `torch_device`, at the number of threads torch uses now.
 
-    progress: told after each measured time how many are done, of how many. budget_s: what is left after this long is timed once,
-    without a warm-up. On a busy machine the times are those of a busy machine.
+    On a busy machine the times are those of a busy machine.
+
+    Args:
+        pair: what is timed.
+        progress: told after each measured time how many are done, of how many.
+        budget_s: what is left after this long is timed once, without a warm-up.
     """
     device = pair.cloud_layer() if pair.device_model is None else pair.device_model.transformer
     radius = pair.device.radius if pair.manifest.bounds else None

@@ -81,9 +81,11 @@ class _Places(NamedTuple):
     """Where the tiles of a grid lie, in inches from the lower left corner of the figure.
 
     Attributes:
-        width, height: of the figure.
+        width: of the figure.
+        height: of the figure.
         size: of a tile.
-        lefts, bottoms: of its columns and rows.
+        lefts: of the columns.
+        bottoms: of the rows.
     """
 
     width: float

@@ -132,8 +132,13 @@ def crossing_of(
 ) -> tuple[float, float, float]:
     """Where a difference that is linear from x0 to x1 is zero, and the ends of its interval there.
 
-    first, last: The difference and half of its interval at x0 and at x1, of unlike signs. The interval of the crossing is the half
-    interpolated to it, over the slope.
+    The interval of the crossing is the half interpolated to it, over the slope.
+
+    Args:
+        x0: Where the cell begins.
+        x1: Where it ends.
+        first: The difference at x0, and half of its interval.
+        last: The same at x1; the difference has the other sign there.
     """
     slope = (last[0] - first[0]) / (x1 - x0)
     if slope == 0:

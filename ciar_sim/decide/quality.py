@@ -22,7 +22,8 @@ class Loss:
 
     Attributes:
         pct: The loss.
-        low, high: Its 95 % interval; NaN where too few images give none.
+        low: Lower end of its 95 % interval; NaN where too few images give none.
+        high: Upper end.
         prompts: Prompts behind it.
     """
 

@@ -78,7 +78,8 @@ def recommend(
         metric: Quality metric; None: the first that the images have.
         slo_s: Objective for p95 of the latency, None for none.
         means: Cache, processes, progress.
-        sets, axes: Changes and axes as in `ciar-sim sweep`.
+        sets: Changes as in `ciar-sim sweep`.
+        axes: Axes as in `ciar-sim sweep`.
 
     Raises:
         CiarSimError: The scenario is not usable, or has no prompts left for a verification.

@@ -51,9 +51,18 @@ def score_images(
 ) -> pd.DataFrame:
     """A row per case whose images differ: method, swept settings, images, and `fid`, `f1`, `clip`, `hpsv2` with `_lo` and `_hi`.
 
-    captions: that the pair's prompts are drawn from, by (seed, count). real: folder of images that fid and f1 compare with;
-    None: renders of scenes.
-    prefix: put before captions for clip. Raises a CiarSimError for networks or folders that are something else.
+    Args:
+        scenario: whose images are scored.
+        source: gives recordings of sessions.
+        captions: that the pair's prompts are drawn from, by (seed, count).
+        networks: files of the metrics' networks.
+        real: folder of images that fid and f1 compare with; None: renders of scenes.
+        prefix: put before captions for clip.
+        torch_device: where the networks run.
+        progress: told stage, done, total.
+
+    Raises:
+        CiarSimError: a network or a folder is something else.
     """
     nets = {
         name: foreign.FeatureNet(path, torch_device)

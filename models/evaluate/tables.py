@@ -27,7 +27,7 @@ def rank(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Summary, risk curves and calibration of every measure in `labels` (a column of `tokens`, or of the ceiling one per event).
 
-    minus_entropy, minus_max_prob: differences of AUROC on the same tokens and the same drawn prompts.
+    Its columns minus_entropy and minus_max_prob are differences of AUROC on the same tokens and the same drawn prompts.
     """
     prompt = tokens["prompt"].to_numpy()
     prompts = int(prompt.max()) + 1

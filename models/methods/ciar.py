@@ -192,7 +192,10 @@ def candidate_probs(s: DeviceState, step: Step) -> np.ndarray:
 def vetoed(p: np.ndarray, pending: Sequence[int], below: float) -> int:
     """Index of the first pending token whose probability is below `below`, or their number (assumption A6, option `revise`).
 
-    p: [n, V], the cloud's distribution at each pending position. pending: the n tokens there.
+    Args:
+        p: [n, V], the cloud's distribution at each pending position.
+        pending: the n tokens there.
+        below: the bound.
     """
     return next((index for index, token in enumerate(pending) if p[index, token] < below), len(pending))
 

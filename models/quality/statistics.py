@@ -109,13 +109,22 @@ def subsampled_interval(
 ) -> Interval:
     """(value, low, high): a statistic of images 0 .. count-1 with its 95 % interval, by subsampling without replacement.
 
-    statistic: of int [m], the indices of the images it is to use. size: m, by default half of them.
     The statistic is taken of all n images, and of `draws` subsets of m. Only the subsets' deviations from their own mean are used, never
     their level: at m < n images a Fréchet distance is higher, and a bootstrap, which counts some images twice, is higher too, so that
     its interval can lie wholly beside the value. A subset of m shares images with all the others, which makes deviations
     smaller than those of fresh images by sqrt(1 - m / n), and it has fewer images than n, which makes them larger by sqrt(n / m); dividing
     both out gives deviations at n: factor sqrt(m / (n - m)), which is 1 for halves. The interval is value - (their quantiles).
     Source: Politis and Romano 1994; Shao and Wu 1989 (the finite population factor, deleting half).
+
+    Args:
+        statistic: of int [m], the indices of the images it is to use.
+        count: n.
+        rng: chooses the subsets.
+        size: m; None: half of them.
+        draws: number of subsets.
+
+    Raises:
+        ValueError: m is not between 0 and n.
     """
     m = count // 2 if size is None else size
     if not 0 < m < count:

@@ -38,6 +38,7 @@ from simulator.core.settings import refuse
 from simulator.protocol.pairs import TransformerConfig
 
 PASTES = 2  # rectangles per image, see `pasted`
+Losses = dict[str, Tensor]  # scalars by name
 
 
 def pasted(tokens: Tensor, which: Tensor) -> Tensor:
@@ -59,9 +60,6 @@ def pasted(tokens: Tensor, which: Tensor) -> Tensor:
 
     cells = (stretch().unsqueeze(-1) & stretch().unsqueeze(-2)).any(0).flatten(1)  # [B, T]
     return torch.where(cells & which.unsqueeze(1), tokens.roll(-1, 0), tokens)
-
-
-Losses = dict[str, Tensor]
 
 
 class CloudConfig(SequenceSettings):

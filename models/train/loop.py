@@ -66,8 +66,11 @@ class Stage(Protocol):
 
 
 class LoopSettings(Part):
-    """The mapping under `training:` of a stage. Linear warm-up to `learning_rate`, then a cosine to `learning_rate * final_lr_ratio` at
-    `steps`. optimizer: `adamw`, or `muon` for the matrices of a transformer's layers (see `models.train.muon`)."""
+    """The mapping under `training:` of a stage.
+
+    The rate warms up linearly to `learning_rate`, then follows a cosine to `learning_rate * final_lr_ratio` at `steps`. The optimizer is
+    `adamw`, or `muon` for the matrices of a transformer's layers (`models.train.muon`).
+    """
 
     steps: int = Field(gt=0, le=MOST_STEPS)
     learning_rate: float = Field(gt=0)
@@ -95,7 +98,14 @@ class LoopSettings(Part):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """`steps` done of those asked for; `averaged` is the EMA state dict, on the CPU; `minutes` spent, earlier calls included."""
+    """What a call of `train` ends with.
+
+    Attributes:
+        steps: done, of those asked for.
+        finished: whether all are.
+        averaged: state dict of the exponential moving average of the weights, on the CPU.
+        minutes: spent, earlier calls included.
+    """
 
     steps: int
     finished: bool

@@ -126,10 +126,17 @@ def train_pair(
     torch_device: str = "cpu",
     data_folder: Path | None = None,
 ) -> None:
-    """Train the stages of a training file, or those of them in `stages`, each in `out/<stage>`, in order; then assemble the pair into
-    `export` if given. `data_folder` is read in place of the folder that the file's `data` names.
+    """Train the stages of a training file, each in `out/<stage>`, in order, and assemble the pair.
 
     An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew.
+
+    Args:
+        config: the training file.
+        out: folder of checkpoints and logs.
+        stages: those to train; empty for all of the file.
+        export: folder of the pair; None: it is not assembled.
+        torch_device: where it is trained.
+        data_folder: read in place of the folder that the file's `data` names.
 
     Raises:
         ScenarioError: an unknown stage or setting, or sizes that cannot fit this machine's memory; nothing is trained.

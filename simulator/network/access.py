@@ -29,16 +29,22 @@ class Network:
     """Links of all devices. What varies over time repeats, and each device (or cell) enters it at a random time of its own.
 
     Attributes:
-        up_bps, down_bps: bits per second, constant or varying.
-        up_delay_s, down_delay_s: mean one-way delay, constant or varying.
-        up_jitter_s, down_jitter_s: standard deviation of the one-way delay.
+        up_bps: bits per second of the uplink, constant or varying.
+        down_bps: the same of the downlink.
+        up_delay_s: mean one-way delay of the uplink, constant or varying.
+        down_delay_s: the same of the downlink.
+        up_jitter_s: standard deviation of the one-way delay of the uplink.
+        down_jitter_s: the same of the downlink.
         distribution: of the delay, one of `impairments.DISTRIBUTIONS`.
         jitter_samples_s: measured deviations in place of a distribution.
         jitter_on_top: whether jitter only adds to the delays, which are then the least, not the mean.
-        up_loss, down_loss: share of packets lost, constant or varying.
+        up_loss: share of packets lost on the uplink, constant or varying.
+        down_loss: the same of the downlink.
         burst_packets: mean length of a burst of losses, None for independent ones; not with varying loss.
-        up_buffer_bytes, down_buffer_bytes: of the queue before the wire.
-        up_cross, down_cross: traffic of others at the same wire, None for none.
+        up_buffer_bytes: of the queue before the wire of the uplink.
+        down_buffer_bytes: the same of the downlink.
+        up_cross: traffic of others at the wire of the uplink, None for none.
+        down_cross: the same of the downlink.
         aqm: management of the queue that it shares with the messages.
         wifi: hop before the wire, None for none.
         transport: framing, timers and window.
@@ -117,7 +123,8 @@ class AccessNetwork:
 
         Args:
             seed: of all random draws.
-            joules, static_joules: energy of radios is added here, by request, as `Radio` does.
+            joules: energy of radios is added here, by request, as `Radio` does.
+            static_joules: the same of its static part.
             first: number of the first device, with which the first cell begins.
             path: number of the path that it is; each draws numbers of its own.
             at: schedules a callback; needed for a fair cell.

@@ -71,8 +71,10 @@ class Segment:
         lost: whether it counts as lost and waits to be sent again.
         beyond: how many of later numbers have arrived.
         again: whether it was sent again.
-        delivered, delivered_s, first_s: what had arrived when it was sent, since when, and when the last of that was sent (for a sample
-            of the delivery rate: draft-cheng-iccrg-delivery-rate-estimation).
+        delivered: how much had arrived when it was sent; with the next two a sample of the delivery rate
+            (draft-cheng-iccrg-delivery-rate-estimation).
+        delivered_s: since when.
+        first_s: when the last of that was sent.
         idle: whether the sender had too little to send then.
     """
 
@@ -114,7 +116,8 @@ class Sender:
         sample: delivery rate in segments per second by the latest acknowledgement, how much had arrived when its segment was sent, and
             whether there was too little to send.
         linux: whether its ends have Linux' ways; see `Transport.stack`.
-        srtt_s, rttvar_s: the round trip and its deviation (RFC 6298).
+        srtt_s: the smoothed round trip (RFC 6298).
+        rttvar_s: its mean deviation.
     """
 
     def __init__(self, transport: Transport, control: Control, rtt_s: float, deviation_s: float) -> None:
@@ -180,7 +183,8 @@ class Sender:
         Args:
             ready_s: when it may leave.
             free_s: when the wire is free for it.
-            segments, bits: of it, framed.
+            segments: of it, framed.
+            bits: the same.
             finish_s: `Wire.finish_s`.
             lost: whether a packet is lost that enters the wire at a time, by whether it is sent again.
             full: whether a packet of a time finds no room before a wire that is free at another one.

@@ -54,7 +54,8 @@ class Traffic:
     """A flow beside the simulated ones.
 
     Attributes:
-        busy_s, quiet_s: mean lengths of its turns. An infinite busy_s makes it greedy.
+        busy_s: mean length of its sending turns; infinite for a greedy flow.
+        quiet_s: mean length of its silent turns.
         fixed: whether all turns have these lengths; otherwise they are exponential.
     """
 

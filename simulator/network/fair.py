@@ -70,7 +70,13 @@ class FairCell:
     """One direction of a cell. Its users' messages come in order of time."""
 
     def __init__(self, wire: Wire, at: At, snr_db: float | None = None) -> None:
-        """at: schedules a callback. snr_db: of channels that fade; None for no fading."""
+        """A cell whose queues are empty.
+
+        Args:
+            wire: that its users share.
+            at: schedules a callback.
+            snr_db: of channels that fade; None for no fading.
+        """
         self.wire = wire
         self._snr_db = snr_db
         self._at = at

@@ -171,7 +171,8 @@ class ImpairedLink:
 
         Args:
             delay_s: one way, the mean.
-            rtt_s, rttvar_s: mean and mean deviation of the round trip, standing queues included, for window and timers of the transport.
+            rtt_s: mean round trip, standing queues included, for window and timers of the transport.
+            rttvar_s: its mean deviation.
             draw: draws of the delay by count, of mean `delay_s`; None for a constant delay.
             delay_at: mean delay by the time at which the last bit leaves, in place of `delay_s`. The draws then give the deviation from
                 it, which shrinks in proportion where the delay is below `reach_s`, so that no delay is below 0 and the mean is kept.

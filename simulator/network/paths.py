@@ -32,7 +32,8 @@ class PathsLink:
 
     Attributes:
         links: of each path.
-        ready_s, open_s: of the path that delivered the latest message first.
+        ready_s: of the path that delivered the latest message first.
+        open_s: the same.
     """
 
     __slots__ = ("_last_s", "links", "open_s", "ready_s")

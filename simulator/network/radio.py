@@ -30,14 +30,20 @@ class RadioFigures:
         promotion_s: from idle to connected.
         fach_promotion_s: from the FACH to awake, for either direction; 0 for a radio that has DRX instead.
         inactivity_s: silence after which the radio is idle.
-        drx_after_s, drx_cycle_s: silence after which it sleeps in cycles, and their length; only the downlink waits for them.
+        drx_after_s: silence after which it sleeps in cycles; only the downlink waits for them.
+        drx_cycle_s: length of a cycle.
         paging_cycle_s: how often an idle radio listens.
-        grant_bytes, grant_s: bytes in the first uplink grant, and the wait for another one of a longer message.
-        sr_period_s, sr_grant_s: distance of opportunities to ask for the first grant, and the time from there until it can be used.
+        grant_bytes: bytes in the first uplink grant.
+        grant_s: wait of a longer message for another grant.
+        sr_period_s: distance of opportunities to ask for the first grant.
+        sr_grant_s: time from there until the grant can be used.
         slot_s: distance of uplink slots, of which both are whole multiples in practice; 0 where every slot is one (FDD).
         configured_s: distance of the slots of a configured grant, which needs no request; 0 for none.
-        promotion_w, active_w, drx_w: power while promoted, awake, and asleep in cycles.
-        up_j_per_byte, down_j_per_byte: energy of each byte, in addition.
+        promotion_w: power while promoted.
+        active_w: power while awake.
+        drx_w: power while asleep in cycles.
+        up_j_per_byte: energy of each byte of the uplink, in addition.
+        down_j_per_byte: the same of the downlink.
     """
 
     promotion_s: float = 0.0

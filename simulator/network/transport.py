@@ -45,13 +45,16 @@ class Transport:
     """Figures of a transport.
 
     Attributes:
-        segment_bytes, segment_overhead_bytes: payload of a full segment (MSS), and headers of each.
+        segment_bytes: payload of a full segment (MSS).
+        segment_overhead_bytes: headers of each.
         message_overhead_bytes: per message.
-        record_bytes, record_overhead_bytes: largest payload of a record or frame, and overhead of each.
+        record_bytes: largest payload of a record or frame.
+        record_overhead_bytes: overhead of each.
         initial_window: segments, 0 for no window at all.
         idle_restart: whether the window is halved per retransmission timeout without a message.
         handshake_rtts: round trips before the first message may leave.
-        hello_bytes, handshake_bytes: sent up and down in the last of them.
+        hello_bytes: sent up in the last of them.
+        handshake_bytes: sent down in the last of them.
         opening_samples: round trips measured until the first message may leave; 0 for a transport without a connection.
         rto_floor_s: least variance term of the retransmission timeout.
         ack_delay_s: added to the retransmission timeout.

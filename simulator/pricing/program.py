@@ -65,13 +65,23 @@ DeviceStep = tuple[float, float, int, int]
 
 @dataclass(frozen=True, slots=True)
 class SessionProgram:
-    """One session, priced. calls is indexed by call number; everything from device_s on are totals of the session.
+    """One session, priced.
 
-    device_s: all seconds of computing on the device, among them encode_s and image_decode_s of caption encoder and
-    image decoder. bytes_up, bytes_down: payload. device_passes, cloud_passes, cloud_call_pct: as the recording counts them.
-    kv_tokens: largest number of positions in the cloud's cache, over all rows. context_bytes: per call, payload that the device
-    sends before this call to a replica without the session's state: its first request again, the ids of the image tokens that
-    the call's first pass finds in the cache, and the features it sent before. optional: calls whose reply the device can skip.
+    Attributes:
+        steps: Of the device, in order.
+        calls: By the number of the call.
+        device_s: Seconds of computing on the device in all, those of caption encoder and image decoder among them.
+        encode_s: Seconds of the caption encoder.
+        image_decode_s: Seconds of the image decoder.
+        bytes_up: Payload of all requests.
+        bytes_down: Payload of all replies.
+        device_passes: As the recording counts them.
+        cloud_passes: As the recording counts them.
+        cloud_call_pct: As the recording counts them.
+        kv_tokens: Largest number of positions in the cloud's cache, over all rows.
+        context_bytes: Per call, payload that the device sends before it to a replica without the session's state: its first request
+            again, the ids of the image tokens that the call's first pass finds in the cache, and the features it sent before.
+        optional: Calls whose reply the device can skip.
     """
 
     steps: tuple[DeviceStep, ...]

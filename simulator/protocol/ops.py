@@ -28,25 +28,27 @@ INTERVAL_SAMPLES = 20  # distributions over the codebook that one `interval_samp
 class Forward:
     """One pass of a model over new positions of this session.
 
-    role: which model runs (`ROLES`). tokens: image token ids fed, in order. caption: float32 [n, caption_dim], the valid caption
-    rows; given, the caption slots are fed first (prefill). features: float [len(tokens), D]
-    interval features added to the token embeddings, or None.
-    keep: image positions of the KV cache that stay valid before this pass (roll-back); None keeps all.
-    gather: image positions of the cache that move, in this order, right after the kept ones before the pass: accepted tree nodes.
-    tree: parents of all entries after the committed sequence, the last len(tokens) of them new, earlier ones in the cache already.
-    A parent is an index into these entries, below its child's, or -1 for the committed sequence. An entry's position is the
-    committed length plus its depth; it sees the committed sequence, its ancestors and itself. None: a plain continuation.
-    outputs: whether the step covers the last new position only, or all of them; or `some`, of a tree: its root, and what passes with
-    `revisit` then ask for. Only a `last` pass draws a token.
-    revisit: the pass is a part of the one before, over a tree with `some` outputs: the node whose token is given, `tree` the
-    parents up to it. What nobody looks at decides nothing, so a driver need not compute it; the pass over the whole tree is what counts.
-    chain: entries of the tree before its root: decided tokens, one after the other.
-    decides: whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
-    bounds: of a device pass, which training of the Inter-Head's radius gives the interval; "" is the pair's first.
-
     The drafter reads, at each position, the next token together with the base model's feature there. So its caption is float
     [rows, caption_slots, D], the features of the caption positions, its features are float [rows, len(tokens), D] (without the
     first token's after a caption), and the first token after a caption stands in the last caption slot.
+
+    Attributes:
+        role: Which model runs (`ROLES`).
+        tokens: Image token ids fed, in order.
+        caption: float32 [n, caption_dim], the valid caption rows; given, the caption slots are fed first (prefill).
+        features: float [len(tokens), D], interval features added to the token embeddings, or None.
+        keep: Image positions of the KV cache that stay valid before this pass (roll-back); None keeps all.
+        gather: Image positions of the cache that move, in this order, right after the kept ones before the pass: accepted tree nodes.
+        tree: Parents of all entries after the committed sequence, the last len(tokens) of them new, earlier ones in the cache already.
+            A parent is an index into these entries, below its child's, or -1 for the committed sequence. An entry's position is the
+            committed length plus its depth; it sees the committed sequence, its ancestors and itself. None: a plain continuation.
+        outputs: Whether the step covers the last new position only, or all of them; or `some`, of a tree: its root, and what passes with
+            `revisit` then ask for. Only a `last` pass draws a token.
+        decides: Whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
+        bounds: Of a device pass, which training of the Inter-Head's radius gives the interval; "" is the pair's first.
+        revisit: The pass is a part of the one before, over a tree with `some` outputs: the node whose token is given, `tree` the parents
+            up to it. What nobody looks at decides nothing, so a driver need not compute it; the pass over the whole tree is what counts.
+        chain: Entries of the tree before its root: decided tokens, one after the other.
     """
 
     role: str

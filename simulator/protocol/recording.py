@@ -55,10 +55,18 @@ assert max(len(ROLES), len(COMPUTE_KINDS)) < 256
 
 @dataclass(frozen=True)
 class SessionSpec:
-    """Everything that decides a session's recording. `settings` and `decoding` are plain JSON mappings.
+    """Everything that decides a session's recording.
 
-    weights: hash of the pair's weights. dtype: of the forward passes. seed: of this session's draws.
-    missed_calls: the calls whose reply missed its deadline, in order.
+    Attributes:
+        weights: Hash of the pair's weights.
+        method: Name of the method.
+        revision: Of the method's program; a change of what it does counts it up.
+        settings: Of the method, a plain JSON mapping.
+        decoding: Of the scenario, a plain JSON mapping.
+        prompt: The caption.
+        seed: Of this session's draws.
+        dtype: Of the forward passes.
+        missed_calls: The calls whose reply missed its deadline, in order.
     """
 
     weights: str
@@ -91,9 +99,16 @@ def torch_version() -> str:
 class Recording:
     """One session: its ops and its results.
 
-    ops: OP_DTYPE [n]. tokens: uint16 [T]. decided_by: uint8 [T] (FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK). scores: float32 [T, len(SCORES)],
-    NaN where the device gave no score. image: uint8 [H, W, 3]. nll: float32 [T], nats of each token under the guided cloud
-    model given the tokens before it. argmax: uint16 [T], the cloud's greedy choice there. widths: the pair's message widths.
+    Attributes:
+        ops: OP_DTYPE [n].
+        tokens: uint16 [T].
+        decided_by: uint8 [T]: FROM_CLOUD, FROM_DEVICE or FROM_FALLBACK.
+        scores: float32 [T, len(SCORES)], NaN where the device gave no score.
+        image: uint8 [H, W, 3].
+        nll: float32 [T], nats of each token under the guided cloud model given the tokens before it.
+        argmax: uint16 [T], the cloud's greedy choice there.
+        widths: The pair's message widths.
+        meta: What else is kept of it, such as `decisions` and `near_ties`; plain JSON.
     """
 
     ops: np.ndarray

@@ -56,7 +56,8 @@ class CaseRecords:
         utilisation: Of the cloud.
         gpu_usd_per_hour: Price where each kind of devices is served; NaN without one.
         sequential: Whether requests never overlap.
-        refused, unfinished: Requests without an answer.
+        refused: Requests that the cloud did not take.
+        unfinished: Requests still open at the end.
         warmup_s: Requests before this time are not in the summary.
         duration_s: Of the arrivals; NaN for sequential ones.
         slos_s: Latency objective of each kind of devices; infinite without one.

@@ -27,7 +27,8 @@ class Layout:
         form: CSV with a header, or JSON objects.
         time: column or key of the time of a request.
         needs: the columns or keys by which the layout is known, beside `time`.
-        inputs, outputs: columns or keys of token counts, read where a file has them.
+        inputs: columns or keys of counts of input tokens, read where a file has them.
+        outputs: the same of output tokens.
         unit: of `time`: s, ms, us, ns; "date" for dates with a time of day; None where the layout does not state it.
         why: how it states the unit, or why it does not.
     """

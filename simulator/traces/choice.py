@@ -18,7 +18,8 @@ class TraceChoice:
         files: paths; several belong together.
         directions: of each file; empty where the files say it, or one file is the downlink.
         unit: what the files do not state, as for `units.told`.
-        window_s, time_scale: as for `excerpt`.
+        window_s: as for `excerpt`.
+        time_scale: as for `excerpt`.
     """
 
     files: tuple[str, ...]

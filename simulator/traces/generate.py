@@ -79,7 +79,8 @@ class Kind:
     """A named set of parameters.
 
     Attributes:
-        down, up: rates of the directions.
+        down: rates of the downlink.
+        up: rates of the uplink.
         outages: None for none.
         source: where the figures come from.
         leo: of a link that steps every 15 s; None for other links.

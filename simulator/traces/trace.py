@@ -60,7 +60,8 @@ class Trace:
 
     Attributes:
         format: a name of `simulator.traces.read.FORMATS`, or several joined by `+`.
-        down, up: the directions of the link.
+        down: the downlink.
+        up: the uplink.
         notes: what the reader assumed, in words.
     """
 
@@ -95,7 +96,8 @@ class Arrivals:
     Attributes:
         format: a name of `simulator.traces.read.FORMATS`.
         requested_s: float64 [n], seconds since the first request, never decreasing.
-        input_tokens, output_tokens: int64 [n], None where the file has none.
+        input_tokens: int64 [n], None where the file has none.
+        output_tokens: the same.
         notes: what the reader assumed, in words.
     """
 

@@ -81,7 +81,8 @@ class Unit:
 
     Attributes:
         note: which it is, and how it is known.
-        factor, divisor: from this unit to seconds or bit/s.
+        factor: from this unit to seconds or bit/s, over `divisor`.
+        divisor: see `factor`.
     """
 
     note: str

@@ -40,8 +40,9 @@ class PresetNetwork(Mobile):
 
     Attributes:
         distance_km: To the cloud, beyond the 500 km that a preset stands for; adds to rtt_ms.
-        rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, loss_burst_packets: As in the explicit form;
-            None keeps the preset's figure. A rate that is given is the mean; constant where the preset's follows a generated trace.
+        up_mbps: The mean rate; constant where the preset's follows a generated trace. None, here and in the other fields that mean what
+            they do in the explicit form, keeps the preset's figure.
+        down_mbps: The same of the downlink.
         rate: How rates vary about their means: constant, scheduling gaps by name or figures; None as the preset says.
         radio: Of the catalogue, or none.
     """
@@ -176,10 +177,12 @@ class _Line(Mobile):
 
     Attributes:
         rtt_ms: unloaded round trip, the mean, which jitter keeps.
-        jitter_ms, jitter_distribution: standard deviation and distribution of the one-way delay; normal: before its cut at 0.
+        jitter_ms: standard deviation of the one-way delay; of a normal distribution before its cut at 0.
+        jitter_distribution: of the one-way delay.
         jitter_samples_ms: measured deviations from the mean instead.
         jitter_on: mean, or top: jitter only adds delay, and rtt_ms is the least round trip.
-        loss_pct, loss_burst_packets: packets lost each way, and mean length of a burst, null for independent losses.
+        loss_pct: packets lost each way.
+        loss_burst_packets: mean length of a burst of losses; null for independent ones.
         radio: one of the catalogue's.
         devices_per_cell: devices that share one link.
     """
@@ -291,11 +294,14 @@ class ExplicitNetwork(_Line):
 class TraceNetwork(_Line):
     """A link that follows a trace file, which starts again at its end; each device (or cell) is at a place of its own in it.
 
-    up_mbps, down_mbps, rtt_ms, loss_pct: a constant in place of what the file tells over time; rates and the round trip are needed
+    Constants up_mbps, down_mbps, rtt_ms and loss_pct stand in place of what the file tells over time; rates and the round trip are needed
     where it tells none, and a loss is 0 there.
 
-    trace: a file, a list of files that belong together, or {down: FILE, up: FILE}. unit: of times and rates, where a file does not
-    state it. window_s: two times, the part of the trace to use. time_scale: multiplies all times of the trace.
+    Attributes:
+        trace: a file, a list of files that belong together, or {down: FILE, up: FILE}.
+        unit: of times and rates, where a file does not state it.
+        window_s: two times, the part of the trace to use.
+        time_scale: multiplies all times of the trace.
     """
 
     trace: str | tuple[str, ...] | dict[Way, str]
