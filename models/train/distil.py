@@ -9,7 +9,6 @@ the backward pass.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +25,8 @@ from models.train import losses
 from models.train.cloud_outputs import CloudOutputs
 from models.train.device import compare, hidden_at
 from models.train.inputs import Inputs, digest_of, settings_of
-from models.train.loop import MOST_IMAGES, MOST_STEPS, LoopSettings, TrainResult, train
-from models.train.phi import PhiConfig, PhiLoop, PhiStage, divergence, features, log_probs, mix
+from models.train.loop import MOST_IMAGES, MOST_STEPS, LoopSettings, TrainResult, moved, train
+from models.train.phi import LOCAL_SHARE, PhiConfig, PhiLoop, PhiStage, divergence, features, log_probs, mix
 from models.train.sequences import Batch, own_and_guided, write_metrics
 from models.transformer import Transformer
 from simulator.core.part import Part
@@ -36,7 +35,6 @@ from simulator.protocol.methods import Decoding
 
 EVALUATED = 128  # held-out images that the metrics are measured on
 EVALUATED_AT_ONCE = 4
-LOCAL_SHARE = 0.7  # of tokens, in phi's metrics
 
 
 class DistilSettings(Part):
@@ -211,7 +209,7 @@ def evaluate_device(
     """
     rows: list[np.ndarray] = []
     for index in data.held_out(EVALUATED_AT_ONCE, EVALUATED):
-        batch, wanted = moved_batch(data.gather(index), torch_device), data.states(index).to(torch_device)
+        batch, wanted = moved(data.gather(index), torch_device), data.states(index).to(torch_device)
         hidden, guided = own_and_guided(device.transformer, batch, batch.tokens, guidance)  # each [B, T, D]
         centre, lower, upper = device.interval(hidden, guided)
         # Logarithms throughout: guided distributions have entries that float32 rounds to 0, and 0 log 0 is NaN.
@@ -247,7 +245,7 @@ def evaluate_phi(
     found = []
     everywhere = torch.arange(cloud.config.tokens, device=torch_device)
     for index in data.held_out(EVALUATED_AT_ONCE, EVALUATED // 4):
-        batch = moved_batch(data.gather(index), torch_device)
+        batch = moved(data.gather(index), torch_device)
         mixed = mix(device, batch, torch.full((len(index),), LOCAL_SHARE, device=torch_device), guidance)
         wanted = log_probs(cloud, batch, batch.tokens, None, everywhere, guidance)
         given = (
@@ -256,8 +254,3 @@ def evaluate_phi(
         found.append([float(divergence(wanted, case).mean()) for case in given])
     with_features, without = np.mean(found, axis=0).tolist()
     return {"phi_kl_nats": with_features, "phi_kl_nats_without_features": without}
-
-
-def moved_batch(batch: Batch, torch_device: str) -> Batch:
-    """The batch on a device."""
-    return replace(batch, **{name: value.to(torch_device) for name, value in vars(batch).items()})

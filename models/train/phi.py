@@ -116,12 +116,8 @@ class PhiStage:
     """A stage of `models.train.loop`."""
 
     def __init__(self, config: PhiConfig, cloud: Transformer, device: DeviceModel, data: Batches) -> None:
-        self.config, self.cloud, self.device, self.data = (
-            config,
-            cloud.requires_grad_(False),
-            device.requires_grad_(False),
-            data,
-        )
+        self.config, self.data = config, data
+        self.cloud, self.device = cloud.requires_grad_(False), device.requires_grad_(False)
         torch.manual_seed(int(stream(config.training.seed, "train.phi.init").integers(2**62)))
         self.model: nn.Module = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, config.bottleneck)
         self.mix = torch.compile(mix) if config.compile else mix
