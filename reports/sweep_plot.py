@@ -29,6 +29,7 @@ from reports.load import Run, condition_names, interval_columns
 from reports.looks import Look, looks
 from reports.metrics import CALLS, LATENCY, SPEEDUP
 from reports.words import axis_label, number, significant, split_unit
+from simulator.results.statistics import bend
 
 MOST_COLUMNS, MOST_IN_LEGEND = 3, 24
 MOST_LINES = 8  # of the plot of speed-ups
@@ -105,7 +106,9 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     names = _best_series(table, 10 if form.compact else MOST_IN_LEGEND)
     notes = ["Bands are 95 % intervals; latency is the mean per image."]
     if evens:
-        notes.append("Crosses: break-even with base, interpolated between the runs, with its 95 % interval.")
+        notes.append(
+            "Crosses: break-even with base, interpolated between the runs, with its 95 % interval and what a bend leaves open."
+        )
     if np.isinf(values).any():
         beyond = ", ".join(dict.fromkeys(map(number, values[np.isinf(values)])))
         notes.append(f"Not on the axis: {split_unit(key)[0]} {beyond}.")
@@ -158,7 +161,9 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
         _speedup_scale([*grid.flat], ends)
     notes = [
         "Above the dashed line a method is faster than base. Bands: 95 % intervals, paired by request.",
-        "Crosses: break-even, interpolated between the runs, with its 95 % interval." if evens else "",
+        "Crosses: break-even, interpolated between the runs, with its 95 % interval and what a bend leaves open."
+        if evens
+        else "",
         left_out(len(names), others["label"].nunique(), "methods", "those with the greatest speed-up"),
         left_out(len(shown), len(columns), "conditions", "evenly spaced"),
     ]
@@ -252,7 +257,8 @@ def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEven]:
 
     A method breaks even between a run at which it is significantly faster than base and the next run at which it is significantly
     slower, or the other way round, however many runs without a significant difference lie between. The gap to base is interpolated
-    linearly between the runs. Where it changes its sign several times there, the root of a straight line through it counts.
+    linearly between the runs; where it bends, the interval holds what the bend leaves open, as in `ciar-sim regime`. Where it changes its
+    sign several times there, the root of a straight line through it counts.
     """
     lines = {
         str(label): rows[np.isfinite(rows[key].astype(float)) & np.isfinite(rows["latency_mean_s"])].sort_values(key)
@@ -278,15 +284,23 @@ def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEven]:
             if side[i] == side[j]:
                 continue
             at = _root(x[i : j + 1], gap[i : j + 1])
-            low, high = sorted(_root(x[i : j + 1], end[i : j + 1]) for end in ends)
+            places = [_root(x[i : j + 1], end[i : j + 1]) for end in ends]
+            changes = _changes(gap[i : j + 1])
+            if len(changes) == 1:
+                places += bend(x, gap, i + int(changes[0]), at)
             latency_s = float(np.interp(at, x[i : j + 1], own[i : j + 1]))
-            found.append(BreakEven(label, at, min(low, at), max(high, at), latency_s))
+            found.append(BreakEven(label, at, min(*places, at), max(*places, at), latency_s))
     return found
+
+
+def _changes(y: np.ndarray) -> np.ndarray:
+    """The points after which y changes its sign."""
+    return np.nonzero((y[:-1] < 0) != (y[1:] < 0))[0]
 
 
 def _root(x: np.ndarray, y: np.ndarray) -> float:
     """Where y, linear between the points, crosses 0 between the first point and the last, which lie on different sides."""
-    changes = np.nonzero((y[:-1] < 0) != (y[1:] < 0))[0]
+    changes = _changes(y)
     if len(changes) == 1:
         i = int(changes[0])
         return float(x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1]))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ciar_sim.decide.bench import Measured
-from simulator.results.statistics import BATCHES, half_width
+from simulator.results.statistics import BATCHES, bend, half_width
 
 
 class BreakEven(NamedTuple):
@@ -107,24 +107,12 @@ def _between(line: Line, place: int, below: str, above: str) -> list[BreakEven]:
 def _with_bend(
     line: Line, place: int, below: str, above: str, crossing: tuple[float, float, float]
 ) -> tuple[float, float, float]:
-    """A crossing whose interval also holds what the neighbouring cells say of a bend between the two points.
-
-    Of a difference that bends one way, the chord between the points lies on one side, and those of the neighbouring cells, extended into
-    this one, on the other: the zero is between the chord's and the nearest of theirs. Of a straight line all are one.
-    """
+    """A crossing whose interval also holds what the neighbouring cells say of a bend between the two points."""
     at, low, high = crossing
-    x0, x1 = float(line.x[place]), float(line.x[place + 1])
-    zeros = []
-    for near, far, never in ((place, place - 1, x1), (place + 1, place + 2, x0)):
-        if not 0 <= far < len(line.x):
-            continue
-        (here, _), (there, _) = (line.ahead(one, below, above) for one in (near, far))
-        slope = (there - here) / float(line.x[far] - line.x[near])
-        zero = float(line.x[near]) - here / slope if slope else never
-        if math.isfinite(zero):
-            zeros.append(zero if x0 <= zero <= x1 else never)
-    left, right = (zero for zero in zeros if zero < at), (zero for zero in zeros if zero >= at)
-    return at, min(low, max(left, default=at)), max(high, min(right, default=at))
+    near = range(max(place - 1, 0), min(place + 3, len(line.x)))
+    gap = np.array([line.ahead(one, below, above)[0] for one in near])
+    left, right = bend(np.array([line.x[one] for one in near], float), gap, place - near[0], at)
+    return at, min(low, left), max(high, right)
 
 
 def crossing_of(

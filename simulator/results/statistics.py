@@ -96,3 +96,28 @@ def ratio(above: np.ndarray, below: np.ndarray, batches: int) -> tuple[float, fl
     value = mean(above) / denominator
     half = half_width(above - value * below, batches) / denominator
     return value, value - half, value + half
+
+
+def bend(x: np.ndarray, gap: np.ndarray, place: int, at: float) -> tuple[float, float]:
+    """The least and the greatest place of a zero between two points, by what their neighbours say of a bend.
+
+    Of a difference that bends one way, the chord between the points lies on one side, and those of the neighbouring cells, extended into
+    this one, on the other: the zero is between the chord's and the nearest of theirs. Of a straight line all are one.
+
+    Args:
+        x: float64 [n], rising.
+        gap: float64 [n], the difference at each x; NaN where it is not known.
+        place: the difference changes its sign between this point and the next.
+        at: where the chord between these two is zero.
+    """
+    x0, x1 = float(x[place]), float(x[place + 1])
+    zeros = []
+    for near, far, never in ((place, place - 1, x1), (place + 1, place + 2, x0)):
+        if not 0 <= far < len(x):
+            continue
+        slope = float(gap[far] - gap[near]) / float(x[far] - x[near])
+        zero = float(x[near]) - float(gap[near]) / slope if slope else never
+        if math.isfinite(zero):
+            zeros.append(zero if x0 <= zero <= x1 else never)
+    left, right = (zero for zero in zeros if zero < at), (zero for zero in zeros if zero >= at)
+    return max(left, default=at), min(right, default=at)

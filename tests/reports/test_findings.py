@@ -176,6 +176,16 @@ def test_break_even_interval_does_not_depend_on_the_grid() -> None:
     assert (fine.low, fine.high) == pytest.approx((100 * (5 / 1.05 - 4), 100 * (5 / 0.95 - 4)), abs=0.1)
 
 
+@pytest.mark.parametrize("power", [0.5, 2.0, 3.0])
+def test_a_break_even_between_bent_latencies_holds_what_the_bend_leaves_open(power: float) -> None:
+    """4 s + (RTT / 100 ms)^power s meets base's 5 s at 100 ms, wherever the runs are; the chord alone misses it."""
+    rtts = np.array([0.0, 60.0, 160.0, 300.0])
+    (found,) = break_evens(along(rtts, 4.0 + (rtts / 100.0) ** power, half=0.001), "network.rtt_ms")
+    assert abs(found.at - 100.0) > 5.0
+    assert found.low <= 100.0 <= found.high
+    assert 60.0 <= found.low < found.high <= 160.0
+
+
 # ---- Pareto front and advice
 
 
