@@ -12,7 +12,7 @@ from reports.build import write_report
 from reports.load import Run, load_run, with_words
 from reports.words import grouped
 from simulator.core.errors import RunFolderError
-from simulator.core.files import why_unusable, write_atomically
+from simulator.core.files import replace_folder, temporary_sibling, why_unusable
 from simulator.results.files import csv_bytes, json_bytes
 
 MARK = "comparison.json"
@@ -71,13 +71,20 @@ def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, R
             f"cannot write the comparison {out}: it exists and is no comparison of ciar-sim; name another by --out"
         )
     table = run.summary.drop(columns=["label", "condition"])
+    target = out.resolve()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / MARK, json_bytes({"program": "ciar-sim", "runs": run.provenance["runs"]}))
-        write_atomically(out / "summary.csv", csv_bytes(table))
+        with temporary_sibling(target) as temporary:
+            new = temporary / "new"
+            new.mkdir()
+            (new / MARK).write_bytes(json_bytes({"program": "ciar-sim", "runs": run.provenance["runs"]}))
+            (new / "summary.csv").write_bytes(csv_bytes(table))
+            page = write_report(run, new)
+            replace_folder(temporary, target)
     except OSError as error:
         raise RunFolderError(f"cannot write the comparison {out}: {error.strerror or error}") from None
-    return write_report(run, out), run
+    except RunFolderError as error:
+        raise RunFolderError(str(error).replace(str(new), str(out))) from None
+    return out / page.name, run
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

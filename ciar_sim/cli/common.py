@@ -221,16 +221,15 @@ def refuse_unwritable(file: Path | None) -> None:
 
 
 def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
-    """Write files into a folder, each whole or not at all, and delete those that are None; others are left alone. Raises RunFolderError."""
+    """Write files into a folder, all or none, and delete those that are None; others are left alone. Raises RunFolderError."""
     from simulator.core.errors import RunFolderError
-    from simulator.core.files import write_atomically
+    from simulator.core.files import write_atomically, write_together
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            if content is None:
-                (folder / name).unlink(missing_ok=True)
-                continue
+        ((name, content), *others) = files.items()
+        if content is not None and not others:  # which may be a device
             write_atomically(folder / name, content)
+        else:
+            write_together(folder, files)
     except OSError as error:
         raise RunFolderError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None

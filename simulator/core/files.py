@@ -8,8 +8,8 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -52,6 +52,35 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
         with path.open("wb") as file:
             _fill(file, content)
         return
+    with _written(path, content) as replace:
+        replace()
+
+
+def write_together(folder: Path, files: Mapping[str, bytes | None]) -> None:
+    """Writes files into a folder, all of them or, where the disk is full, none; others are left alone.
+
+    A signal between two renames leaves some old and some new.
+
+    Args:
+        folder: It is made where it is missing.
+        files: Content by name; a file with None is deleted.
+    """
+    with ExitStack() as stack:
+        ready = [
+            stack.enter_context(_written(folder / name, content))
+            for name, content in files.items()
+            if content is not None
+        ]
+        for replace in ready:
+            replace()
+        for name, content in files.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _written(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> Iterator[Callable[[], None]]:
+    """A temporary file with the content, and what puts it in the place of `path`; at the end it is gone or there."""
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -61,10 +90,10 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
             fcntl.flock(file, fcntl.LOCK_EX)
             _fill(file, content)
             os.fchmod(file.fileno(), MODE)
-            os.replace(temporary, path)
+            yield lambda: os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(temporary):
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)  # what the user named
         raise
 

@@ -90,7 +90,9 @@ _UNUSABLE_PATH = (
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error)
+    if isinstance(error, OSError) and error.errno is not None:  # whose text may be a library's, of the same number
+        return os.strerror(error.errno)
+    return str(error)
 
 
 def _foreign(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Files written whole or not at all, what killed processes leave, and the bounded cache."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -63,6 +64,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space"):
         files.write_atomically(path, fails)
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"one", ["b.json"])
+
+
+def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path) -> None:
+    files.write_together(tmp_path, {"a.csv": b"old", "b.csv": b"old", "c.csv": b"old"})
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            files.write_together(tmp_path, {"a.csv": b"new", "b.csv": bytes(2000), "c.csv": None})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert raised.value.filename == str(tmp_path / "b.csv")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("a.csv", "b.csv", "c.csv"), b"old"
+    )
+    files.write_together(tmp_path, {"a.csv": b"new", "c.csv": None})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.csv": b"new", "b.csv": b"old"}
 
 
 def test_what_is_no_regular_file_is_never_replaced_by_one(tmp_path: Path) -> None:
