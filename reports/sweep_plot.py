@@ -287,7 +287,7 @@ def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEven]:
             places = [_root(x[i : j + 1], end[i : j + 1]) for end in ends]
             changes = _changes(gap[i : j + 1])
             if len(changes) == 1:
-                places += bend(x, gap, i + int(changes[0]), at)
+                places += bend(x, gap, int(i + changes[0]), at)
             latency_s = float(np.interp(at, x[i : j + 1], own[i : j + 1]))
             found.append(BreakEven(label, at, min(*places, at), max(*places, at), latency_s))
     return found
