@@ -39,8 +39,12 @@ def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest set-up comes first: at the end, one process would wait for the other's."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_quickstart.py"))
+    """The longest set-up comes first: at the end, one process would wait for the other's.
+
+    Then those of the models: of two processes, one loads what they need.
+    """
+    first = ("tests/test_quickstart.py", "tests/models/")
+    items.sort(key=lambda item: next((at for at, path in enumerate(first) if item.nodeid.startswith(path)), len(first)))
 
 
 def pytest_collection_finish() -> None:

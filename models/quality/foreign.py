@@ -41,7 +41,7 @@ class FeatureNet:
             with warnings.catch_warnings():
                 # PyTorch moves on from TorchScript; the published files do not.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()  # type: ignore[no-untyped-call]
+                self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()
         except RuntimeError as error:
             raise WeightsError(f"{path}: not a TorchScript file: {str(error).splitlines()[0]}") from error
         _refuse_nonfinite(self.net, path)

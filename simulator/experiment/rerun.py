@@ -8,7 +8,7 @@ from typing import Any
 from simulator.core.errors import CiarSimError, RunFolderError
 from simulator.core.part import found_text
 from simulator.experiment.loading import load_scenario
-from simulator.experiment.scenario import Scenario, resolved_yaml
+from simulator.experiment.scenario import Scenario
 from simulator.results.folder import UNFINISHED, check_run_folder
 
 
@@ -36,7 +36,7 @@ def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
 
 def digest(scenario: Scenario) -> str:
     """sha256 (hex) of a scenario with its defaults."""
-    return hashlib.sha256(resolved_yaml(scenario).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(scenario.model_dump(by_alias=True)).encode()).hexdigest()
 
 
 def _asked(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Cases on real networks: what is waited for is booked, everything adds up, and dead links are named."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,17 +81,18 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "network",
+    "made",
     [
-        preset("lte"),
-        preset("3g", transport="ideal"),
-        explicit(loss_pct=5, transport="tcp", jitter_ms=20, jitter_distribution="gamma"),
-        explicit(radio="lte", outage_every_s=3, outage_ms=900, jitter_ms=5),
+        lambda: preset("lte"),
+        lambda: preset("3g", transport="ideal"),
+        lambda: explicit(loss_pct=5, transport="tcp", jitter_ms=20, jitter_distribution="gamma"),
+        lambda: explicit(radio="lte", outage_every_s=3, outage_ms=900, jitter_ms=5),
     ],
     ids=["lte", "3g", "loss", "outage"],
 )
-def test_working_ahead_of_the_clock_changes_nothing_but_the_events(network: Network) -> None:
+def test_working_ahead_of_the_clock_changes_nothing_but_the_events(made: Callable[[], Network]) -> None:
     """With jitter or loss, so that no two devices land in the same instant."""
+    network = made()
 
     def never_ahead(self: Device, change: int) -> None:
         self.open_sessions += change
