@@ -60,7 +60,7 @@ def test_the_smallest_scenario(tmp_path: Path) -> None:
     }
     assert s.model_dump()["workload"] == {"arrivals": "sequential", "devices": 1}
     assert (s.placement, s.seed, s.sweep.axes) == ("split", 0, {})
-    assert s.link == LinkFigures(
+    assert s.network.figures() == LinkFigures(
         down_bps=90e6,
         up_bps=40e6,
         rtt_s=0.02,
@@ -77,7 +77,7 @@ def test_the_full_example_of_the_design(tmp_path: Path) -> None:
     s = load(tmp_path, QUICKSTART)
     assert [entry.label for entry in s.methods] == ["base", "device-only", "code", "ciar"]
     assert s.methods[3].settings == CiarSettings(threshold=0.3, prefix_rate=0.06)
-    assert s.link == LinkFigures(down_bps=50e6, up_bps=10e6, rtt_s=0.02, jitter_s=0.002)
+    assert s.network.figures() == LinkFigures(down_bps=50e6, up_bps=10e6, rtt_s=0.02, jitter_s=0.002)
     assert s.sweep.axes == {"methods.ciar.threshold": (0.1, 0.2, math.inf), "network.rtt_ms": (5.0, 20.0)}
 
 

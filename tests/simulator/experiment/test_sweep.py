@@ -112,7 +112,7 @@ def test_axes_multiply_the_methods_they_concern(tmp_path: Path) -> None:
     assert last.method.settings == CiarSettings(threshold=math.inf)
     assert last.scenario.sweep.axes == {}
     assert last.scenario.methods == (last.method,)
-    assert cases[6].scenario.link.rtt_s == 0.005
+    assert cases[6].scenario.network.figures().rtt_s == 0.005
     assert len({resolved_yaml(case.scenario) for case in cases}) == 12
 
 
@@ -137,7 +137,7 @@ def test_presets_and_deep_paths_can_be_swept(tmp_path: Path) -> None:
         "compute.cloud.hardware": "l4",
     }
     assert cases[-1].scenario.compute.cloud.hardware == "l4"
-    assert cases[-1].scenario.link.rtt_s == pytest.approx(0.68)
+    assert cases[-1].scenario.network.figures().rtt_s == pytest.approx(0.68)
 
 
 def test_values_that_do_not_go_together_are_refused_when_expanding() -> None:

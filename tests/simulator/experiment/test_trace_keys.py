@@ -25,7 +25,7 @@ def load(folder: Path, network: str = "{preset: wifi}", arrivals: str = "sequent
 
 
 def network(folder: Path, text: str) -> Network:
-    return network_of(load(folder, text).link, 0)
+    return network_of(load(folder, text).network.figures(), 0)
 
 
 def rates(direction: float | Capacity) -> tuple[list[float], list[float]]:
@@ -52,7 +52,7 @@ def test_a_window_and_a_time_scale_of_a_network_trace(tmp_path: Path) -> None:
         network(tmp_path, text.replace("4]", "9]"))
     again = tmp_path / "again.yaml"
     again.write_text(resolved_yaml(load(tmp_path, text)))
-    assert network_of(load_scenario(again).link, 0).down_bps.edges_s == [0, 1, 3, 5]  # type: ignore[union-attr]
+    assert network_of(load_scenario(again).network.figures(), 0).down_bps.edges_s == [0, 1, 3, 5]  # type: ignore[union-attr]
 
 
 PAIRS = ["{down: a, up: b}", "{up: b, down: a}", "{down: both.csv, up: b}", "[x.down, x.up]"]
