@@ -34,6 +34,7 @@ def build_report(folder):
     (folder / "report.html").write_bytes(20_000 * b"page ")
 sys.modules["reports.build"] = types.ModuleType("reports.build")
 sys.modules["reports.build"].build_report = build_report
+sys.modules["reports.build"].answer = lambda run: []
 """
 Files = dict[str, bytes]
 
