@@ -182,8 +182,13 @@ def build(
     with unallocated():
         module = make()
     refuse_misfits(module, state, source, exact, finite=True)
-    module.to_empty(device="cpu")
-    _copy(state, module, source)
+    # Given to the module as they are: memory of its own for it would be made by torch's slow way for tensors without any.
+    own = {
+        key: state[key].to(needed.dtype, copy=True, memory_format=torch.contiguous_format)
+        for key, needed in module.state_dict().items()
+    }
+    refuse_nonfinite({key: tensor for key, tensor in own.items() if tensor.dtype != state[key].dtype}, source)
+    module.load_state_dict(own, assign=True)
     return module.eval()
 
 

@@ -75,13 +75,9 @@ def without_drawing() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def short_gaps() -> Iterator[None]:
     """Presets with scheduling gaps repeat after a minute instead of two hours, which take half a second to make."""
-    from simulator.experiment import fleet
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simulator.experiment.fleet.GAPS_S", 60.0)
-        fleet._capacities.cache_clear()
         yield
-    fleet._capacities.cache_clear()
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def network_of(link: LinkFigures, seed: int) -> Network:
     else:
         assert link.up_bps is not None, "gaps without a mean rate"
         assert link.down_bps is not None, "gaps without a mean rate"
-        up_bps, down_bps = _capacities(link.gaps, link.up_bps, link.down_bps, seed)
+        up_bps, down_bps = _capacities(link.gaps, link.up_bps, link.down_bps, seed, GAPS_S)
     transport = opened_by(TRANSPORTS[link.transport], link.handshake)
     if link.congestion or link.flow_bytes:
         transport = replace(transport, congestion=link.congestion, flow_bytes=link.flow_bytes)
@@ -243,7 +243,7 @@ def _operators_of(link: LinkFigures, radio: RadioFigures | None) -> tuple[tuple[
 
 
 @lru_cache(maxsize=8)
-def _capacities(gaps: Gaps, up_bps: float, down_bps: float, seed: int) -> tuple[Capacity, Capacity]:
+def _capacities(gaps: Gaps, up_bps: float, down_bps: float, seed: int, duration_s: float) -> tuple[Capacity, Capacity]:
     """Up and down; cases of a sweep share them, since they take a third of a second to make."""
-    down, up = with_gaps(gaps, down_bps, up_bps, seed, GAPS_S)
-    return Capacity(up.times_s, up.rate_bps, GAPS_S), Capacity(down.times_s, down.rate_bps, GAPS_S)
+    down, up = with_gaps(gaps, down_bps, up_bps, seed, duration_s)
+    return Capacity(up.times_s, up.rate_bps, duration_s), Capacity(down.times_s, down.rate_bps, duration_s)

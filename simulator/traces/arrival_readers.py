@@ -41,6 +41,11 @@ class Layout:
     unit: str | None
     why: str
 
+    @property
+    def names_unit(self) -> bool:
+        """Whether the unit stands in the name of the column or key, as in `arrival_time_us`."""
+        return self.time.endswith(f"_{self.unit}")
+
 
 LAYOUTS = {
     "azure-llm-csv": Layout(
@@ -129,7 +134,7 @@ def _read_table(name: str, layout: Layout, source: Source, said: Told) -> Arriva
         seconds, note = _dates(table, layout.time), layout.why
     else:
         times = table.numbers(layout.time)
-        unit = unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None)
+        unit = unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None, named=layout.names_unit)
         seconds, note = unit.base(times), unit.note
     return _arrivals(name, source, table.lines, seconds, tokens, note)
 
@@ -149,7 +154,7 @@ def _read_records(name: str, layout: Layout, source: Source, said: Told) -> Arri
 
 def _unit_of_records(layout: Layout, source: Source, said: Told, records: list[Record], times: Floats) -> Unit:
     if layout.unit is not None:
-        return unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None)
+        return unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None, named=layout.names_unit)
     # Mooncake writes whole milliseconds and hash_ids; other tools write seconds under the same keys.
     whole = bool((times == np.floor(times)).all())
     gap = float(times[-1] - times[0]) / max(1, len(times) - 1)

@@ -26,8 +26,6 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "UTF-16 text; save it as UTF-8",
 }
-
-
 MOST_BYTES = 2**30
 
 

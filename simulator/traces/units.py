@@ -150,7 +150,14 @@ def unit_of_rates(source: Source, said: Told, rates: Floats) -> Unit:
 
 
 def unit_of_arrivals(
-    source: Source, said: Told, times: Floats, stated: str | None, why: str, evidence: Callable[[], str | None]
+    source: Source,
+    said: Told,
+    times: Floats,
+    stated: str | None,
+    why: str,
+    evidence: Callable[[], str | None],
+    *,
+    named: bool = False,
 ) -> Unit:
     """The unit of request times.
 
@@ -161,6 +168,7 @@ def unit_of_arrivals(
         stated: the unit that the layout states; None where it states none.
         why: how it states it, for the note.
         evidence: the unit by what the numbers show, asked only where neither the user nor the layout says it.
+        named: whether the file itself names the stated unit, which then holds for Unix times as well.
 
     Raises:
         TraceError: nothing tells the unit.
@@ -168,7 +176,7 @@ def unit_of_arrivals(
     if said.time_unit is not None:
         return _time(said.time_unit, ", as told")
     unix = unix_unit(times)
-    if unix is not None and not (stated is not None and why.endswith("'s name")):
+    if unix is not None and not named:
         return _time(unix, ": they are Unix times")
     if stated is not None:
         return _time(stated, f": {why}")
