@@ -71,7 +71,7 @@ def show(files: tuple[Path, ...], out: Path | None, as_json: bool, **reading: An
     if out is not None:
         _check_out(out, files)
     elif not as_json:
-        out = files[0].with_name(f"{files[0].name}.png")
+        out = files[0].parent / f"{files[0].name}.png"
     trace = _read(files, **reading)
     if out is not None:
         write(out, plot(trace, f"{', '.join(path.name for path in files)} ({trace.format})"))

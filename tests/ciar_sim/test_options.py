@@ -204,3 +204,10 @@ def test_what_is_no_regular_file_is_never_waited_for(
     assert found.exit_code == 2, found.output
     assert "PIPE" in found.stderr
     assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_folder_is_no_trace(name: str) -> None:
+    """Nor has it a name that a plot of it could have."""
+    found = CliRunner().invoke(main, ["traces", "show", name])
+    assert (found.exit_code, found.stderr) == (2, f"Error: {name}: cannot be read: Is a directory\n")
