@@ -189,17 +189,16 @@ def open_run(folder: str | Path) -> Result:
     Raises:
         CiarSimError: It is no run folder, the run is unfinished, or a file in it is missing or damaged.
     """
-    import pandas as pd
-
     from reports.load import load_run
     from simulator.core import yamlfile
     from simulator.core.errors import RunFolderError
     from simulator.experiment.tuning import pareto_rows
     from simulator.results.columns import BETTER
+    from simulator.results.files import csv_text
 
     folder = Path(folder)
     found = load_run(folder)  # refuses what is damaged
-    summary = _as_returned(found.summary, pd.read_csv(folder / "summary.csv", dtype=str, keep_default_na=False))
+    summary = _as_returned(found.summary, csv_text((folder / "summary.csv").read_bytes()))
     written = yamlfile.parse(found.scenario, str(folder / "scenario.yaml")).data
     sweep = written.get("sweep") if isinstance(written, dict) else None
     tune = sweep.get("tune") if isinstance(sweep, dict) else None

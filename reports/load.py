@@ -20,6 +20,7 @@ from reports.words import NAMED_KEYS, condition, label, shortened
 from simulator.core.errors import RunFolderError
 from simulator.core.files import read_file
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
+from simulator.results.files import csv_text
 from simulator.results.folder import RunImage, is_unfinished
 
 TYPES: dict[str, tuple[type, str]] = {  # of what is read of provenance.json
@@ -160,7 +161,7 @@ def load_run(folder: Path) -> Run:
         if not isinstance(found, kind) or (isinstance(found, list) and not all(isinstance(one, str) for one in found)):
             raise RunFolderError(f"{folder / 'provenance.json'} cannot be read: {key} must be {words}")
     try:
-        text = pd.read_csv(io.BytesIO(_bytes(folder, "summary.csv")), dtype=str, keep_default_na=False)
+        text = csv_text(_bytes(folder, "summary.csv"))
         columns = list(text.columns)
         if missing := [name for name in REQUIRED if name not in columns]:
             raise ValueError(f"no column {missing[0]}")

@@ -20,7 +20,7 @@ from reports.metrics import LATENCY
 from reports.words import axis_label, clipped, rejoined
 from simulator.core.errors import RunFolderError
 from simulator.core.files import read_file
-from simulator.results.files import csv_bytes, json_bytes
+from simulator.results.files import csv_bytes, csv_text, json_bytes
 
 NOBODY = "none"
 MOST_MARKERS = 12  # along an axis; of more cells every second, third ... has one
@@ -96,7 +96,9 @@ def read_map(folder: Path) -> RegimeMap:
 
 def _table(path: Path) -> pd.DataFrame:
     """A CSV file in which only an empty cell is a missing value: a label may be `nan` or `NA`."""
-    return pd.read_csv(io.BytesIO(read_file(path)), keep_default_na=False, na_values=[""])
+    content = read_file(path)
+    csv_text(content)  # refuses lines that pandas would shift
+    return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
 
 
 def _check(made: RegimeMap, keys: Sequence[str]) -> None:

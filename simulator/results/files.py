@@ -1,5 +1,6 @@
 """Tables as bytes: Parquet, CSV, JSON."""
 
+import csv
 import io
 import json
 from collections.abc import Iterable
@@ -46,6 +47,27 @@ def csv_bytes(table: pd.DataFrame) -> bytes:
     columns = {name: table[name] if table[name].dtype.kind in "fiu" else table[name].fillna("") for name in table}
     text = pd.DataFrame(columns).to_csv(index=False, na_rep="NaN", float_format=_shortest, lineterminator="\n")
     return text.encode()
+
+
+def csv_text(data: bytes) -> pd.DataFrame:
+    """The cells of a table as CSV, all as text.
+
+    Raises:
+        ValueError: A line has more or fewer values than the header, a name stands twice, or the data are no CSV.
+    """
+    try:
+        lines = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if not lines:
+        raise ValueError("it is empty")
+    header, *rows = lines
+    if twice := next((name for place, name in enumerate(header) if name in header[:place]), None):
+        raise ValueError(f"column {twice[:40]!r} stands twice")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise ValueError(f"row {number} has {len(row)} values, and the header {len(header)} names")
+    return pd.DataFrame(rows, columns=header, dtype=object)
 
 
 def _shortest(value: Any) -> str:

@@ -20,7 +20,7 @@ from benchmarks.methods import method_table
 from ciar_sim.cli.console import summary_lines
 from simulator.core.errors import RunFolderError
 from simulator.results.columns import COLUMNS, JUDGED, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS, SAMPLED, definitions
-from simulator.results.files import ROWS, csv_bytes, write_parquet
+from simulator.results.files import ROWS, csv_bytes, csv_text, write_parquet
 from simulator.results.folder import RunImage, write_run
 from simulator.results.statistics import bounded, half_width, percentile, ratio
 from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, summary_table, tiers_table
@@ -474,3 +474,25 @@ def test_intervals_hold_their_value_and_stay_in_range(rows: list[tuple[float, fl
         if not math.isnan(low):
             assert 0.0 <= low <= value * (1 + 1e-12) + 1e-12
             assert value * (1 - 1e-12) - 1e-12 <= high <= highest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it is empty"),
+        ("a,b\n1,2,3\n4,5,6\n", "row 1 has 3 values, and the header 2 names"),  # which pandas shifts by a column
+        ("a,b\n1,2\n3\n", "row 2 has 1 values, and the header 2 names"),  # which pandas fills
+        ("a,b,a\n1,2,3\n", "column 'a' stands twice"),
+        ('a,b\n1,"2\n', "unexpected end of data"),
+    ],
+)
+def test_a_table_whose_lines_do_not_fit_its_header_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        csv_text(text.encode())
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    table = pd.DataFrame({"label": ["a,b", 'say "x"', "NA", "line\nbreak"], "s": [0.1, 1e-300, np.nan, np.inf]})
+    read = csv_text(csv_bytes(table))
+    assert read["label"].tolist() == table["label"].tolist()
+    assert [float(cell) for cell in read["s"]] == pytest.approx(table["s"].tolist(), nan_ok=True, abs=0.0)
