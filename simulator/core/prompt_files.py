@@ -1,16 +1,19 @@
 """Files of prompts, recognised by their content: plain text, tables with a header, JSON and JSON lines, COCO's annotations.
 
+Text is UTF-8, or what its byte-order mark says.
+
 | form | recognised by | prompts |
 |---|---|---|
 | COCO annotations | a JSON mapping with `annotations` | the `caption` of each, in the file's order |
 | JSON list | a JSON list | its texts, or the `prompt`, `caption` or `text` of its mappings |
 | JSON lines | a JSON value a line | as in a list |
 | table | a first row of short words, one of them `prompt`, `caption`, `text` or a plural | that column; `,` `;` `|` or tabs divide |
-| plain text | anything else without JSON, quotes, tabs, list marks or NUL | a line each, or each line in double quotes |
+| plain text | anything else whose lines look like nothing but captions | a line each, or each line in double quotes |
 
 A file that is almost one of these is refused with its line, never taken for captions.
 """
 
+import codecs
 import csv
 import json
 import re
@@ -22,6 +25,37 @@ from simulator.core.errors import PromptError
 KEYS = ("prompt", "caption", "text", "prompts", "captions")  # of a mapping or a table's header, the first that is there
 NEWLINE = re.compile(r"\r\n|\n|\r")  # str.splitlines would also split at U+2028, U+0085 and others
 MOST_BYTES = 2**28
+NOT_JSON = object()
+
+
+ENCODINGS = (  # the longer marks first: one begins with another
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+OTHER_FILES = (  # what they begin with, and what they are
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"PK\x03\x04", "a spreadsheet or another ZIP archive"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"%PDF-", "a PDF file"),
+    (b"version https://git-lfs", "a pointer of Git LFS, and the file itself was not fetched"),
+)
+NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1b\x1f\x7f\ud800-\udfff]")  # characters of no caption
+# Plain text: lines that are something other than a caption.
+MARKUP = re.compile(
+    r"<(!--|!doctype\b|\?xml\b|/?(html|head|body|title|meta|p|div|span|table|tr|td|ul|li|br|a|svg)\b)", re.I
+)
+KEY_AND_COLON = re.compile(rf"(- )?({'|'.join(KEYS)})\s*:", re.I)
+CELL_OF_A_ROW = re.compile(
+    r"\"?(\d+|[\w./-]+\.(jpe?g|png|webp|gif|bmp)(#\d+)?)\"?[,;|](?! |\d{3}\b)", re.I
+)  # but 1,000 birds
+RULE = re.compile(r"[-=*_.#~|+:\s]+")
+LIST_MARKS = ("- ", "* ", "+ ", "\u2022 ")
+_NO_COLUMN = f"is the header row of a table without a column of {', '.join(KEYS[:3])}"
+_NO_HEADER = "is a row of a table; a first row must name its columns, one of them prompt, caption or text"
+ALIKE = {"description", "descriptions", "sentence", "sentences"}  # other names of a column of captions
 
 
 class Prompt(NamedTuple):
@@ -35,18 +69,14 @@ def read_prompts(content: bytes) -> list[Prompt]:
     """The prompts of a file's content. Raises PromptError: `LINE what is wrong`, or what is wrong with the file."""
     if len(content) > MOST_BYTES:
         raise PromptError(f"has {len(content)} bytes; allowed: {MOST_BYTES}")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{content[: error.start].count(10) + 1} is not UTF-8") from None
+    text = _decoded(content)
     # A byte-order mark stands at the begin of each file that was appended to this one.
     lines = [Prompt(line.strip(" \t\v\f\ufeff"), number) for number, line in enumerate(NEWLINE.split(text), start=1)]
     lines = [line for line in lines if line.text.strip()]
     if not lines:
         raise PromptError("holds no prompt")
     for line in lines:
-        if "\0" in line.text:
-            raise PromptError(f"{line.line} holds the character U+0000")
+        _refuse_characters(line)
     found = _json(text, lines)
     if found is None:
         found = _table(text, lines)
@@ -57,7 +87,26 @@ def read_prompts(content: bytes) -> list[Prompt]:
             raise PromptError(f"{prompt.line or ''} holds an empty prompt".strip())
         if NEWLINE.search(prompt.text):
             raise PromptError(f"{prompt.line or ''} holds a prompt on several lines".strip())
+        _refuse_characters(prompt)  # JSON may spell them
     return found
+
+
+def _decoded(content: bytes) -> str:
+    for begin, kind in OTHER_FILES:
+        if content.startswith(begin):
+            raise PromptError(f"is {kind}; captions are read from plain text, CSV, TSV and JSON")
+    encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), "utf-8-sig")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8-sig":
+            raise PromptError(f"is not {encoding.upper()}, as its first bytes say: {error.reason}") from None
+        raise PromptError(f"{content[: error.start].count(10) + 1} is not UTF-8; save it as UTF-8") from None
+
+
+def _refuse_characters(prompt: Prompt) -> None:
+    if found := NO_TEXT.search(prompt.text):
+        raise PromptError(f"{prompt.line or ''} holds the character U+{ord(found[0]):04X}".strip())
 
 
 def _json(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
@@ -71,25 +120,25 @@ def _json(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
         if not whole:
             raise PromptError("is an empty JSON list")
         return [Prompt(_text(item, f"item {index}"), 0) for index, item in enumerate(whole)]
-    if _loaded(lines[0].text) is None or lines[0].text[0] != "{":
+    if _loaded(lines[0].text) is NOT_JSON or lines[0].text[0] != "{":
         if lines[0].text[0] == "{" or lines[0].text in ("[", "{") or lines[0].text.startswith(('["', "[{")):
             raise PromptError(f"{lines[0].line} is part of a JSON document that cannot be read")
         return None
     found = []
     for line in lines:
         value = _loaded(line.text)
-        if value is None:
+        if value is NOT_JSON:
             raise PromptError(f"{line.line} is not JSON, though the lines before are")
         found.append(Prompt(_text(value, str(line.line)), line.line))
     return found
 
 
 def _loaded(text: str) -> Any:
-    """A JSON value, None where the text is none."""
+    """A JSON value, NOT_JSON where the text is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        return NOT_JSON
 
 
 def _annotations(whole: dict[str, Any]) -> list[Prompt]:
@@ -117,23 +166,31 @@ def _key(value: dict[str, Any], keys: Sequence[str] = KEYS) -> str | None:
 
 def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
     """Prompts of a table with a header; None where the first line is none."""
+    own = re.fullmatch(r'"?sep=(.?)"?', lines[0].text, re.I)  # a first line of Excel's, a tab having been stripped
+    lines = lines[1:] if own else lines
+    if not lines:
+        raise PromptError("names a separator and holds no row")
     first = lines[0].text
-    sign = next((sign for sign in "\t;|," if sign in first), ",")
+    sign = (own[1] or "\t") if own else next((sign for sign in "\t;|," if sign in first), ",")
     header = [cell.strip().strip("\"'").lower() for cell in first.split(sign)]
-    if not all(re.fullmatch(r"[\w -]{0,30}", cell) for cell in header):
+    if not set(KEYS).intersection(header) or not all(re.fullmatch(r"[\w -]{0,30}", cell) for cell in header):
+        if own:
+            raise PromptError(f"{lines[0].line} {_NO_COLUMN}")
         return None
-    if not set(KEYS).intersection(header):
-        alike = len(lines) > 1 and all(line.text.count(sign) == first.count(sign) for line in lines)
-        if len(header) > 2 and alike and re.fullmatch(r"[\w-]+", first.replace(sign, "")):
-            raise PromptError(f"{lines[0].line} is the header row of a table without a column of {', '.join(KEYS[:3])}")
-        return None
-    column = next(header.index(key) for key in KEYS if key in header)
+    key = next(key for key in KEYS if key in header)
+    column = header.index(key)
+    if header.count(key) > 1:
+        raise PromptError(f"{lines[0].line} names the column {key} twice")
     if sign in "\t|":
         rows = [(line.line, [_unquoted(cell) for cell in line.text.split(sign)]) for line in lines[1:]]
+        rows = [row for index, row in enumerate(rows) if index or not all(map(RULE.fullmatch, filter(None, row[1])))]
+        for number, row in rows:
+            if len(row) <= len(header) and any(cell.startswith('"') and cell.count('"') % 2 for cell in row):
+                raise PromptError(f"{number} has an open quote; a caption stands on one line")
     else:
-        body = list(NEWLINE.split(text))
-        start = next(index for index, line in enumerate(body) if line.strip()) + 1
-        reader = csv.reader((f"{line}\n" for line in body[start:]), delimiter=sign, strict=True)
+        start = lines[0].line
+        body = list(NEWLINE.split(text))[start:]
+        reader = csv.reader((f"{line}\n" for line in body), delimiter=sign, strict=True)
         alone = [(line.line, [_unquoted(line.text)]) for line in lines[1:]]  # one column needs no quotes around commas
         try:
             rows = [(start + reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -161,21 +218,62 @@ def _plain(lines: Sequence[Prompt]) -> Iterator[Prompt]:
     if all(_unquoted(line.text) != line.text for line in lines):
         yield from (Prompt(_unquoted(line.text), line.line) for line in lines)
         return
-    if all(line.text.startswith(("- ", "* ")) for line in lines[1:] or lines):
+    if all(line.text.startswith(LIST_MARKS) for line in lines[1:] or lines):
         raise PromptError(f"{lines[-1].line} is an item of a list; write the caption alone")
+    if problem := _not_prompts([line.text for line in lines]):
+        raise PromptError(f"{lines[0].line} {problem}")
     for line in lines:
         if problem := _not_a_prompt(line.text):
             raise PromptError(f"{line.line} {problem}")
         yield line
 
 
+def _not_prompts(lines: Sequence[str]) -> str:
+    """What all lines of plain text are together instead of prompts; empty where they can be some."""
+    if all(map(CELL_OF_A_ROW.match, lines)):
+        return _NO_HEADER
+    if len(lines) == 1:
+        return ""
+    if all(re.match(r"\d+[.)] ", line) for line in lines):
+        return "is numbered; write the caption alone"
+    first = lines[0]
+    if re.fullmatch(r"[\"']?[\w-]+:?[\"']?", first) and _words(first) & {*KEYS, *ALIKE}:
+        return f"is the header of another column than {', '.join(KEYS[:3])}"
+    sign = next((sign for sign in ";|," if sign in first), "")
+    if not sign or len({len(next(csv.reader([line], delimiter=sign))) for line in lines}) > 1:
+        return ""
+    cells = first.split(sign)
+    if all(re.fullmatch(r"[\"']?[\w-]*[\"']?", cell) for cell in cells):
+        return _NO_COLUMN
+    apart = not any(cell.startswith(" ") for cell in cells[1:])
+    if apart and any(len(cell) <= 30 and _words(cell) & set(KEYS) for cell in cells):
+        return _NO_COLUMN
+    return _NO_HEADER if sign in ";|" and not any(f"{sign} " in line for line in lines) else ""
+
+
+def _words(cell: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", cell.lower()))
+
+
 def _not_a_prompt(line: str) -> str:
     """What a line of plain text is instead of a prompt; empty where it can be one."""
     if line in ("[", "{", "]", "}"):
         return "is part of a JSON document"
+    if line.startswith(LIST_MARKS):
+        return "is an item of a list; write the caption alone"
+    if re.match(r"#+( |!|$)|//", line):
+        return "is a comment or a heading; write captions alone"
+    if MARKUP.match(line):
+        return "is HTML or XML"
+    if KEY_AND_COLON.match(line):
+        return "is a line of YAML; write the caption alone"
+    if re.match(r"\w+\s*=\s*[\[({\"']", line):
+        return "is a line of a program or of TOML; write the caption alone"
+    if RULE.fullmatch(line):
+        return "holds no word"
     if "\t" in line:
         return "holds a tab; a table needs a first row that names its columns, one of them prompt, caption or text"
-    if line[0] in "[{" and _loaded(line.rstrip(",")) is not None:
+    if line[0] in "[{" and _loaded(line.rstrip(",")) is not NOT_JSON:
         return "is JSON"
     if line[0] == "[" and line[-1] == "]" and line[1] in "\"'":
         return "is a list; write the captions alone, or as JSON"

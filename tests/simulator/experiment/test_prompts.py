@@ -54,6 +54,8 @@ FORMS = {
     "csv": 'id,caption\n1,a star\n2,"a cube, red"\n3,a star\n',
     "tsv": "Prompt\tCategory\tNote\na star\tx\t\na cube, red\ty\t1\na star\tz\n",
     "semicolons": "text;id\na star;1\na cube, red;2\na star;3\n",
+    "excel's first line": 'sep=;\r\nPrompt;Note\r\na star;x\r\n"a cube, red";\r\na star;\r\n',
+    "markdown": "| id | prompt |\n|---|:--|\n| 1 | a star |\n| 2 | a cube, red |\n| 3 | a star |\n",
     "json": '[\n "a star",\n "a cube, red",\n "a star"\n]',
     "json of mappings": '[{"caption": "a star"}, {"caption": "a cube, red"}, {"caption": "a star"}]',
     "json lines": '{"tag": 1, "prompt": "a star"}\n{"prompt": "a cube, red"}\n\n{"prompt": "a star"}\n',
@@ -66,6 +68,31 @@ FORMS = {
 def test_every_form_is_recognised_by_its_content(tmp_path: Path, form: str) -> None:
     for start in ("", "\ufeff"):
         assert captions(tmp_path, (start + FORMS[form]).encode()) == ("a star", "a cube, red", "a star")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, encoding: str) -> None:
+    assert captions(tmp_path, FORMS["tsv"].encode(encoding)) == ("a star", "a cube, red", "a star")
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"PAR1\x15\x04", "is a Parquet file; captions are read from"),
+        (b"PK\x03\x04\x14\x00", "is a spreadsheet or another ZIP archive"),
+        (b"\x1f\x8b\x08\x00", "is a gzip file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 1\n", "is a pointer of Git LFS"),
+        ("a star\ncaf\u00e9\n".encode("latin-1"), ":2 is not UTF-8; save it as UTF-8"),
+        (b"\xff\xfea\0b", "is not UTF-16, as its first bytes say"),
+        (b"a \x1b[31mstar\n", ":1 holds the character U+001B"),
+        (rb'["a star", "\u0000"]', "holds the character U+0000"),
+        (rb'{"prompt": "a star"}' + b"\n" + rb'{"prompt": "\ud800"}', ":2 holds the character U+D800"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes, found: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        captions(tmp_path, data)
+    assert f"is not a list of captions: {tmp_path}/captions.txt{' ' * (found[0] != ':')}{found}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +147,27 @@ def test_a_repeated_caption_has_a_seed_of_its_own() -> None:
         ("id,split,title\n1,train,a star\n2,test,a cube\n", "captions.txt:1 is the header row of a table without a"),
         ("prompts:\n  - a star\n  - a cube\n", "captions.txt:3 is an item of a list"),
         ("- a star\n- a cube\n", "captions.txt:2 is an item of a list"),
+        ("+ a star\n\u2022 a cube\n", "captions.txt:2 is an item of a list"),
+        ("- id: 1\n  prompt: a star\n", "captions.txt:1 is an item of a list"),
+        ("prompt: a star\n", "captions.txt:1 is a line of YAML"),
+        ("a star\ncaption : a cube\n", "captions.txt:2 is a line of YAML"),
+        ("# stars\na star\n", "captions.txt:1 is a comment or a heading"),
+        ("a star\n---\na cube\n", "captions.txt:2 holds no word"),
+        ("1. a star\n2. a cube\n", "captions.txt:1 is numbered"),
+        ("<!DOCTYPE html>\n<p>Not found</p>\n", "captions.txt:1 is HTML or XML"),
+        ("prompts = ['a star', 'a cube']\n", "captions.txt:1 is a line of a program or of TOML"),
+        ("Caption:\na star\n", "captions.txt:1 is the header of another column than prompt, caption, text"),
+        ("description\na star\na cube\n", "captions.txt:1 is the header of another column"),
+        ("image_id,description\n1,a star\n", "captions.txt:1 is the header row of a table without a column"),
+        ('id,split,title\n1,train,"a star, red"\n', "captions.txt:1 is the header row of a table without a column"),
+        ("Prompt (English);Kind\na star;x\n", "captions.txt:1 is the header row of a table without a column"),
+        ("sep=;\nid;title\n1;a star\n", "captions.txt:2 is the header row of a table without a column"),
+        ("sep=;\n", "captions.txt names a separator and holds no row"),
+        ("1,a star, red\n2,a cube\n", "captions.txt:1 is a row of a table; a first row must name its columns"),
+        ("1.jpg|a star\n", "captions.txt:1 is a row of a table"),
+        ("a star;x\na cube;y\n", "captions.txt:1 is a row of a table"),
+        ("prompt,Prompt\nx,a star\n", "captions.txt:1 names the column prompt twice"),
+        ('Prompt\tKind\n"a star\nand a cube"\tx\n', "captions.txt:2 has an open quote"),
         ("['a star', 'a cube']\n", "captions.txt:1 is a list; write the captions alone"),
         ("image_id\tPrompt\tsplit\n", "captions.txt:1 is the header row of a table without rows"),
         ("id,caption\n1,a star\n2,a cube, red\n", "captions.txt:3 has 3 cells, the header has 2"),
@@ -130,6 +178,7 @@ def test_a_repeated_caption_has_a_seed_of_its_own() -> None:
         ('{"images": [],\n "licenses": []}', "captions.txt is a JSON mapping of images, licenses; of mappings COCO's"),
         ('{"annotations": [{"bbox": [1]}]}', "captions.txt annotation 0 has none of the keys caption"),
         ('{"prompt": "a star"}\na cube\n', "captions.txt:2 is not JSON, though the lines before are"),
+        ('{"prompt": "a star"}\nnull\n', "captions.txt:2 must hold a text, got a NoneType"),
         ('{"prompt": "a star"}\n{"tag": 1}\n', "captions.txt:2 has none of the keys prompt"),
         ("\n \n", "captions.txt holds no prompt"),
     ],
@@ -147,10 +196,28 @@ def test_bars_divide_the_columns_of_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a text, on a wall\n", "[photo] a star\n", 'a sign that says "go"\n', "the prompt player\n"]
+    "text",
+    [
+        *(
+            "a text, on a wall",
+            "[photo] a star",
+            'a sign that says "go"',
+            "the prompt player",
+            "1,000 birds",
+            "#1 of all",
+        ),
+        *(
+            "a star, red\na cube, blue",
+            "a 1:2 model; red\na cube; blue",
+            "texture\nwood",
+            "2. of May",
+            "207\n360",
+            "<lora:x:1> a star",
+        ),
+    ],
 )
 def test_captions_that_look_a_little_like_something_else_are_taken(tmp_path: Path, text: str) -> None:
-    assert captions(tmp_path, text.encode()) == (text.strip(),)
+    assert captions(tmp_path, text.encode()) == tuple(text.split("\n"))
 
 
 def test_a_caption_that_the_pair_refuses_is_named_by_file_and_line(tmp_path: Path, tiny_pair_folder: Path) -> None:
