@@ -8,16 +8,3 @@ from .api import recommend as recommend
 from .api import regime as regime
 from .api import run as run
 from .api import sweep as sweep
-
-__all__ = [
-    "CiarSimError",
-    "Decision",
-    "Result",
-    "capacity",
-    "compare",
-    "open_run",
-    "recommend",
-    "regime",
-    "run",
-    "sweep",
-]

@@ -13,21 +13,3 @@ from .protocol.cache import RecordingCache as RecordingCache
 from .protocol.methods import Decoding as Decoding
 from .protocol.recording import Recording as Recording
 from .protocol.recording import SessionSpec as SessionSpec
-
-__all__ = [
-    "CachedSource",
-    "CaseInputs",
-    "CiarSimError",
-    "Decoding",
-    "Link",
-    "Network",
-    "Recording",
-    "RecordingCache",
-    "Scenario",
-    "SessionSpec",
-    "compile_session",
-    "expand",
-    "load_scenario",
-    "run_scenario",
-    "simulate",
-]

@@ -40,7 +40,7 @@ def pair_of(text: str) -> "PairRef":
     """What --pair names: a YAML file's `pair:` or, where it has none, its mapping; else a shipped pair or a folder.
 
     Raises:
-        ScenarioError: the file names no pair.
+        ScenarioError: the file names no pair, or a name is that of a shipped pair and of a folder.
     """
     from pydantic import ValidationError
 
@@ -48,13 +48,17 @@ def pair_of(text: str) -> "PairRef":
     from simulator.core.errors import ScenarioError
     from simulator.core.part import found_text
     from simulator.core.problems import first_problem, subject
-    from simulator.protocol.pairs import MANIFEST, PairSpec
+    from simulator.protocol.pairs import MANIFEST, PairSpec, why_ambiguous
 
     if not text.endswith((".yaml", ".yml")):
+        if doubt := why_ambiguous(text, Path()):
+            raise ScenarioError(f"--pair: {doubt}")
         return text
     document, folder = yamlfile.read(text), Path(text).resolve().parent
     written = document.data.get("pair", document.data) if isinstance(document.data, dict) else document.data
     if isinstance(written, str):
+        if doubt := why_ambiguous(written, folder):
+            raise ScenarioError(f"{document.where(('pair',))}: {doubt}")
         return str(folder / written) if (folder / written / MANIFEST).is_file() else written
     if not isinstance(written, dict):
         raise ScenarioError(f"{document.where(())}: must hold pair:, got {found_text(written)}")

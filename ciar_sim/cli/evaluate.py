@@ -10,6 +10,7 @@ from ciar_sim.cli.common import (
     cache_option,
     default_cache,
     errors_in_one_line,
+    pair_of,
     quiet_option,
     refuse_unusable,
     resolve_torch_device,
@@ -32,8 +33,8 @@ def evaluate() -> None:
     """Measure a model pair itself, apart from any network."""
 
 
-def _refuse_published(pair: str) -> None:
-    """Raises ScenarioError where --pair names a published model by a YAML file: none has captions of its own, nor a judge."""
+def _refuse_other(pair: str) -> None:
+    """Raises ScenarioError where --pair names two pairs, or a published model by a YAML file: none has captions of its own, nor a judge."""
     from simulator.core.errors import ScenarioError
 
     if pair.endswith((".yaml", ".yml")):
@@ -41,6 +42,7 @@ def _refuse_published(pair: str) -> None:
             f"--pair: {pair} is a file; allowed: a shipped pair's name, or a pair's folder. A published model has neither captions of its "
             "own nor a judge; ciar-sim evaluate pictures SCENARIO measures its images, and a run records the scores of every token"
         )
+    pair_of(pair)
 
 
 @evaluate.command()
@@ -88,7 +90,7 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
     from reports.uncertainty import draw, markdown
     from simulator.results.files import csv_bytes, parquet_bytes
 
-    _refuse_published(pair)
+    _refuse_other(pair)
     refuse_unusable(out)
     with progress_bars(quiet) as progress:
         loaded = load_pair(pair, resolve_torch_device(torch_device))
@@ -142,7 +144,7 @@ def samples(
     from simulator.protocol.cache import CachedSource, RecordingCache
     from simulator.results.files import csv_bytes
 
-    _refuse_published(pair)
+    _refuse_other(pair)
     refuse_unusable(out)
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:

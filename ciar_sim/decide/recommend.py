@@ -15,7 +15,7 @@ import pandas as pd
 
 from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
 from ciar_sim.decide.decision import Decision, span
-from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, Loss, chosen_metric, loss
+from ciar_sim.decide.quality import KEEPS, UNCLEAR, Loss, chosen_metric, loss
 from reports.words import condition as condition_words
 from reports.words import number, significant
 from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
@@ -198,7 +198,7 @@ def _decide(
             )
             said += _unanswered(one, base)
             return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct, slo_s), checks
-        why = {FAILS: "its quality", UNCLEAR: "its quality, which stays unclear,"}.get(fresh.verdict, "its speed")
+        why = _failure(fresh)
         said.append(
             f"{candidate(one.case)} was chosen first, and {why} did not hold on other prompts and another seed."
         )
@@ -206,13 +206,21 @@ def _decide(
         seconds = f"{significant(base.measured.mean_s)} s, p95 {significant(base.measured.p95_s)} s"
         text = f"base: no method is shown to be faster with {floor} ({seconds})."
     else:
-        nearest = min(judged, key=lambda one: one.measured.p95_s)
+        lowest = min(judged, key=lambda one: one.measured.p95_s)
         text = (
-            f"None: no method with {floor} has a p95 within {number(slo_s or 0.0)} s; the nearest is {candidate(nearest.case)} "
-            f"with {significant(nearest.measured.p95_s)} s, whose floor is {nearest.verdict}."
+            f"None: base has a p95 of {significant(base.measured.p95_s)} s, the objective is {number(slo_s or 0.0)} s, and no method "
+            f"within it is shown to be faster with {floor}; the lowest p95 is that of {candidate(lowest.case)}, "
+            f"{significant(lowest.measured.p95_s)} s (quality floor: {lowest.verdict})."
         )
     said += _unanswered(base)
     return [text, *said, *_unclear(judged, base.measured.mean_s, max_loss_pct, slo_s)], checks
+
+
+def _failure(fresh: Judged) -> str:
+    """What of a candidate did not hold when it was verified: its quality, else its p95, else its speed-up."""
+    if fresh.verdict != KEEPS:
+        return "its quality, which stays unclear," if fresh.verdict == UNCLEAR else "its quality"
+    return "its speed-up over base" if fresh.in_time else "its p95 within the objective"
 
 
 def _unanswered(*named: Judged) -> list[str]:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from simulator.core import yamlfile
 from simulator.core.errors import WeightsError
-from simulator.core.part import Part, found_text, items, path_of
+from simulator.core.part import Part, folder_of, found_text, items, path_of
 from simulator.core.settings import refuse
 from simulator.experiment.schema.cloud import Cloud, Serving, check_tier
 from simulator.experiment.schema.compute import Compute
@@ -35,7 +35,15 @@ from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
 from simulator.pricing import catalogue
 from simulator.protocol.methods import METHODS, Decoding
-from simulator.protocol.pairs import PairManifest, PairRef, PairSpec, is_shipped, known_pairs, pair_manifest
+from simulator.protocol.pairs import (
+    PairManifest,
+    PairRef,
+    PairSpec,
+    is_shipped,
+    known_pairs,
+    pair_manifest,
+    why_ambiguous,
+)
 
 ScenarioPair = Annotated[
     Annotated[str, Tag("<name>")] | Annotated[PairSpec, Tag("<spec>")],
@@ -50,7 +58,8 @@ class Scenario(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
     pair: ScenarioPair = Field(
         default="scenes",
-        description="scenes or photos (the embedded pairs), the path of a pair's folder, or a published model and its files",
+        description="scenes or photos (the embedded pairs), the path of a pair's folder (./NAME where a shipped pair has the name), "
+        "or a published model and its files",
     )
     prompts: Prompts = Field(default={}, validate_default=True)
     decoding: Decoding = Field(default={}, validate_default=True)
@@ -75,7 +84,11 @@ class Scenario(Part):
     @field_validator("pair", mode="before")
     @classmethod
     def _pair(cls, pair: Any, info: ValidationInfo) -> Any:
-        if isinstance(pair, str) and info.context is not None and pair != "scenes" and not is_shipped(pair):
+        if not isinstance(pair, str) or info.context is None:
+            return pair
+        if doubt := why_ambiguous(pair, folder_of(info)):
+            refuse(doubt)
+        if pair != "scenes" and not is_shipped(pair):
             path = path_of(pair, info)
             if not path.is_dir():
                 shipped = dict.fromkeys(["scenes", *known_pairs()])

@@ -327,11 +327,21 @@ def is_shipped(name: str) -> bool:
     return os.path.basename(name) == name and os.path.isfile(os.path.join(SHIPPED, name, MANIFEST))
 
 
+def why_ambiguous(name: str, folder: Path) -> str | None:
+    """What is said of a shipped pair's name where a folder holds another pair under the same name; None where there is no doubt."""
+    own = folder / name
+    if not is_shipped(name) or not (own / MANIFEST).is_file() or own.samefile(SHIPPED / name):
+        return None
+    return f"{name} names a shipped pair and the folder {own}: write ./{name} for the folder, or give the folder another name"
+
+
 def pair_folder(name_or_path: str | Path) -> Path:
-    """The folder of a shipped pair, or the path itself if it holds a pair.
+    """The folder of a shipped pair, or the path itself if it holds a pair. A shipped pair's name is never a folder's: that is `./name`.
 
     Raises WeightsError for an unknown name (suggesting the nearest) or a folder without `pair.json`.
     """
+    if isinstance(name_or_path, str) and is_shipped(name_or_path):
+        return SHIPPED / name_or_path
     # By os.path, a third of pathlib's time: every case of a sweep asks.
     for folder in (os.path.expanduser(name_or_path), os.path.join(SHIPPED, name_or_path)):
         if os.path.isfile(os.path.join(folder, MANIFEST)):

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ciar_sim.cli.common import pair_of
 from models.device import BOUNDS
 from models.pair import MAX_FILE_BYTES, _shards, load_pair, make_tiny_pair
 from models.sampling import guide
 from models.text import left_pad
-from simulator.core.errors import WeightsError
+from simulator.core.errors import CiarSimError, WeightsError
+from simulator.experiment.loading import load_scenario
 from simulator.protocol import pairs
 from simulator.protocol.pairs import file_hash, known_pairs, pair_manifest
 
@@ -94,6 +96,27 @@ def test_a_shipped_pair_goes_by_its_name(tiny: Path, monkeypatch: pytest.MonkeyP
         pair_manifest("tony")
     with pytest.raises(WeightsError, match="holds no model pair"):
         pair_manifest(tiny.parent / "elsewhere")
+
+
+def test_a_name_is_a_shipped_pair_or_a_folder_never_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a folder beside the scenario, or for --pair in the current folder, has a shipped pair's name, the reader says which."""
+    make_tiny_pair(tmp_path / "photos", seed=3)
+    monkeypatch.chdir(tmp_path)
+    assert pairs.pair_folder("photos") == pairs.SHIPPED / "photos"
+    assert pair_of("./photos") == "./photos"
+    assert pairs.pair_folder("./photos").samefile(tmp_path / "photos")
+    (tmp_path / "pair.yaml").write_text("pair: photos\n")
+    for ask in (
+        lambda: pair_of("photos"),
+        lambda: pair_of("pair.yaml"),
+        lambda: load_scenario({"name": "t", "pair": "photos", "methods": ["base"]}),
+    ):
+        with pytest.raises(CiarSimError, match=r"photos names a shipped pair and the folder .*photos: write \./photos"):
+            ask()
+    scenario = load_scenario({"name": "t", "pair": "./photos", "prompts": {"list": ["a cat"]}, "methods": ["base"]})
+    assert scenario.pair == str((tmp_path / "photos").resolve())
+    monkeypatch.chdir(pairs.SHIPPED)  # where the folder is the shipped pair
+    assert pair_of("photos") == "photos"
 
 
 def flip_a_byte(path: Path) -> None:

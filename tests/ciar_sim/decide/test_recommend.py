@@ -96,7 +96,7 @@ def test_base_is_recommended_where_nothing_keeps_the_floor(quick: dict[str, Any]
         main,
         ["recommend", str(path), "--max-loss", "0", "--slo-p95", "1ms", "--cache", str(cache), "--json"],
     )
-    assert json.loads(late.stdout)["sentences"][0].startswith("None: no method")
+    assert json.loads(late.stdout)["sentences"][0].startswith("None: base has a p95 of")
 
 
 def test_requests_without_an_answer_are_told_and_no_answer_decides_nothing(
@@ -120,18 +120,27 @@ def test_statistical_sessions_have_no_quality_to_keep(cache: Path) -> None:
         ciar_sim.regime("paper-anole", "network.rtt_ms=10,50", sets=sets, cache=cache)
 
 
-def test_a_choice_that_does_not_hold_is_not_recommended(
-    quick: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"verdict": FAILS, "in_time": False}, "its quality"),
+        ({"verdict": UNCLEAR}, "its quality, which stays unclear,"),
+        ({"in_time": False}, "its p95 within the objective"),
+        ({"speedup": (1.1, 0.9, 1.3)}, "its speed-up over base"),
+    ],
+)
+def test_a_choice_that_does_not_hold_is_not_recommended_and_the_sentence_names_what_did_not(
+    changes: dict[str, Any], what: str, quick: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verify = module.verify
 
     def failing(*args: Any) -> Any:
-        return verify(*args)._replace(verdict=FAILS)
+        return verify(*args)._replace(**changes)
 
     monkeypatch.setattr(module, "verify", failing)
     found = ciar_sim.recommend(quick, max_loss_pct=1e9, cache=cache)
     assert found.sentence.startswith("base: ")
-    assert sum("did not hold" in text for text in found.sentences) == 2
+    assert sum(f"and {what} did not hold" in text for text in found.sentences) == 2
     assert found.more["verified"]["held"].tolist() == [False, False]
 
 
