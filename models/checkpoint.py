@@ -14,11 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
 from simulator.core.errors import WeightsError
+
+ValueT = TypeVar("ValueT")
 
 # Where a training checkpoint keeps its state dict, in the order in which LlamaGen's own scripts look.
 CONTAINERS = ("model", "module", "state_dict", "ema")
@@ -32,10 +34,11 @@ SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 LISTED = 4  # keys of a kind in an error message
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files that torch wrote before version 1.6
 ITEM_BYTES = {
-    **dict.fromkeys(("float64", "int64"), 8),
-    **dict.fromkeys(("float32", "int32"), 4),
-    **dict.fromkeys(("float16", "bfloat16", "int16"), 2),
-    **dict.fromkeys(("int8", "uint8", "bool"), 1),
+    "complex128": 16,
+    **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 8),
+    **dict.fromkeys(("float32", "int32", "uint32", "qint32"), 4),
+    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 2),
+    **dict.fromkeys(("int8", "uint8", "bool", "qint8", "quint8", "float8_e4m3fn", "float8_e5m2"), 1),
 }
 STORAGES = {
     "DoubleStorage": "float64",
@@ -48,6 +51,11 @@ STORAGES = {
     "CharStorage": "int8",
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
     "UntypedStorage": "uint8",
 }
 SAFE_TYPES = {
@@ -55,9 +63,14 @@ SAFE_TYPES = {
     "F32": "float32",
     "F16": "float16",
     "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
     "I64": "int64",
+    "U64": "uint64",
     "I32": "int32",
+    "U32": "uint32",
     "I16": "int16",
+    "U16": "uint16",
     "I8": "int8",
     "U8": "uint8",
     "BOOL": "bool",
@@ -151,11 +164,17 @@ def _typed_tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, 
     return _tensor(Storage(storage.key, dtype.dtype, count), offset, size, stride)
 
 
+def _subclass(function: Any, kind: Any, args: Any, state: Any) -> Any:
+    """A buffer, or another subclass of tensors: what it wraps."""
+    return function(*args) if isinstance(function, _Builder) else Inert()
+
+
 KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _Builder(_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Builder(_tensor),
     ("torch._utils", "_rebuild_tensor_v3"): _Builder(_typed_tensor),
+    ("torch._tensor", "_rebuild_from_type_v2"): _Builder(_subclass),
     ("torch._utils", "_rebuild_parameter"): _Builder(lambda tensor, *rest: tensor),
     ("torch._utils", "_rebuild_parameter_with_state"): _Builder(lambda tensor, *rest: tensor),
     **{("torch", name): _Type(dtype) for name, dtype in STORAGES.items()},
@@ -165,13 +184,19 @@ KNOWN: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    """storages: those that the file refers to, by key."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.storages: dict[str, Storage] = {}
+
     def find_class(self, module: str, name: str) -> Any:
         return KNOWN.get((module, name)) or type("Inert", (Inert,), {"origin": f"{module}.{name}"[:100]})
 
     def persistent_load(self, saved: Any) -> Any:
         match saved:
             case ("storage", _Type(dtype), key, _, int(count), *rest) if rest in ([], [None]):
-                return Storage(str(key), dtype, count)
+                return self.storages.setdefault(str(key), Storage(str(key), dtype, count))
         raise pickle.UnpicklingError("a reference to something other than a storage")
 
 
@@ -226,14 +251,15 @@ def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) ->
 
     Args:
         path: The file.
-        containers: Keys that may hold the state dict, the first of them that does wins; `a.b` is b within a.
+        containers: Keys that may hold the state dict, the first of them that does wins; `a.b` is b within a. Where none does, it is the
+            mapping with the most tensors, an optimizer's aside.
 
     Raises:
         WeightsError: The file is missing or damaged, or holds no tensors under string keys; the message says what it holds.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
+        raise WeightsError(f"{path}: {'a folder, needed a file' if path.is_dir() else 'no such file'}")
     members: dict[str, str | int] = {}
     if path.suffix == ".safetensors":
         content: Any = _safe_header(path)
@@ -246,10 +272,9 @@ def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) ->
         except RecursionError:
             raise WeightsError(f"{path}: not readable as weights: nested too deeply") from None
         except Exception as error:  # a damaged pickle raises many types
-            said = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise WeightsError(f"{path}: not readable as weights: {said[:200]}") from error
-    found = next((held for name in containers if _tensors(held := _within(content, name))), content)
-    tensors = _tensors(found)
+            raise WeightsError(f"{path}: not readable as weights: {reason(path, error)}") from error
+    found = next((held for name in containers if _tensors(held := _within(content, name))), None)
+    tensors = _tensors(found) if found is not None else _largest(content, path)
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors ({_described(content, containers)})")
     names: dict[str, str] = {}
@@ -260,12 +285,46 @@ def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) ->
     return Checkpoint(path, {own: tensors[key] for own, key in names.items()}, names, members)
 
 
+def reason(path: Path, error: BaseException) -> str:
+    """Why a file could not be read as weights: what it is instead, as its first bytes tell, else the first line of the error."""
+    said = (next(iter(str(error).splitlines()), "") or type(error).__name__)[:200]
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)
+    except OSError:
+        return said
+    own = path.suffix == ".safetensors"
+    if head.startswith(b"PK\x03\x04") and (own or not zipfile.is_zipfile(path)):
+        return "a PyTorch checkpoint under another name; name it .pt" if own else "an archive that is cut short"
+    if not own and head[8:10] == b'{"':
+        return "safetensors under another name; name it .safetensors"
+    for begin, what in (
+        (b"version https://git-lfs", "a pointer of Git LFS; the file itself was not fetched"),
+        (b"GGUF", "a GGUF file; needed the weights as PyTorch or safetensors"),
+        (b"<", "a page of HTML or XML"),
+    ):
+        if head.startswith(begin):
+            return what
+    return said if head else "an empty file"
+
+
 def unwrapped(key: str) -> str:
     """A key without what DistributedDataParallel, FullyShardedDataParallel, torch.compile and checkpointing wrappers add to it."""
     parts = [part for part in key.split(".") if part not in WRAPPERS]
     while len(parts) > 1 and parts[0] == "module":
         del parts[0]
     return ".".join(parts)
+
+
+def model_within(state: Mapping[str, ValueT], marks: Sequence[str]) -> Mapping[str, ValueT]:
+    """A state dict without the name under which another program held the model as one of its parts (`model.`, `gpt.`), and without the
+    other parts; as it is where it has one of the marks, keys of the model, or where it is not clear.
+    """
+    names = {key.removesuffix(mark) for key in state for mark in marks if key == mark or key.endswith(f".{mark}")}
+    if "" in names or len(names) != 1:
+        return state
+    (name,) = names
+    return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
 
 
 def few(keys: Sequence[str]) -> str:
@@ -286,11 +345,31 @@ def _tensors(content: Any) -> dict[str, StoredTensor]:
     return {str(key): value for key, value in content.items() if isinstance(value, StoredTensor)}
 
 
+def _largest(content: Any, path: Path) -> dict[str, StoredTensor]:
+    """The mapping with the most tensors, of four levels; raises WeightsError where several hold as many."""
+    held = {name: tensors for name, inner in _mappings(content, "") if (tensors := _tensors(inner))}
+    most = max(map(len, held.values()), default=0)
+    found = [name for name, tensors in held.items() if len(tensors) == most]
+    if len(found) > 1:
+        raise WeightsError(f"{path}: holds several state dicts, under {few(found)}; needed a file with one")
+    return held[found[0]] if found else {}
+
+
+def _mappings(content: Any, name: str, levels: int = 4) -> Iterator[tuple[str, Any]]:
+    if isinstance(content, Mapping):
+        yield name, content
+        for key, inner in content.items() if levels > 1 else ():
+            if "optim" not in str(key).lower():
+                yield from _mappings(inner, f"{name}.{key}" if name else str(key), levels - 1)
+
+
 def _described(content: Any, containers: Sequence[str]) -> str:
     if isinstance(content, Inert):
         return f"a pickled {content.origin}, whose code is not run; needed a state dict, as model.state_dict() gives it"
     if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}, needed a dict of tensors"
+        return (
+            f"a {'tensor' if isinstance(content, StoredTensor) else type(content).__name__}, needed a dict of tensors"
+        )
     keys = [str(key)[:40] for key in content]
     kinds = [value if isinstance(value, type) else type(value) for value in content.values()]
     pickled = sorted({kind.origin for kind in kinds if issubclass(kind, Inert)})
@@ -309,8 +388,7 @@ def _safe_header(path: Path) -> dict[str, StoredTensor]:
                 for key, one in slices.items()
             }
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        said = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise WeightsError(f"{path}: not readable as weights: {said[:200]}") from error
+        raise WeightsError(f"{path}: not readable as weights: {reason(path, error)}") from error
 
 
 def _from_archive(file: IO[bytes]) -> tuple[Any, dict[str, str | int]]:
@@ -332,26 +410,15 @@ def _from_stream(file: IO[bytes]) -> tuple[Any, dict[str, str | int]]:
     file.seek(0)
     if _Unpickler(file).load() != LEGACY_MAGIC:
         raise WeightsError("not readable as weights: not a file that torch.save writes")
-    _, _, content = (_Unpickler(file).load() for _ in range(3))
+    _, _ = (_Unpickler(file).load() for _ in range(2))
+    unpickler = _Unpickler(file)
+    content = unpickler.load()
     keys = _Unpickler(file).load()
-    kinds = {storage.key: storage.dtype for tensor in _everywhere(content) if (storage := tensor.storage) is not None}
     places: dict[str, str | int] = {}
     for key in map(str, keys):
         (count,) = struct.unpack("<q", file.read(8))
         places[key] = file.tell()
-        if key not in kinds or count < 0:
+        if key not in unpickler.storages or count < 0:
             raise WeightsError(f"not readable as weights: nothing refers to the storage {key[:40]}")
-        file.seek(count * ITEM_BYTES[kinds[key]], 1)
+        file.seek(count * ITEM_BYTES[unpickler.storages[key].dtype], 1)
     return content, places
-
-
-def _everywhere(content: Any) -> Iterator[StoredTensor]:
-    """Tensors at any depth."""
-    if isinstance(content, StoredTensor):
-        yield content
-    elif isinstance(content, Mapping):
-        for value in content.values():
-            yield from _everywhere(value)
-    elif isinstance(content, list | tuple):
-        for value in content:
-            yield from _everywhere(value)

@@ -124,6 +124,8 @@ def refuse_misfits(
 
 def count_nonfinite(tensor: Tensor) -> int:
     """How many values are NaN or infinite."""
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()  # torch tells it of wider types alone
     return tensor.numel() - int(tensor.isfinite().sum()) if tensor.is_floating_point() else 0
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.checkpoint import CONTAINERS
+from models.checkpoint import CONTAINERS, model_within
 from models.state import build, read_config, read_state, save_state
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import shortened
@@ -341,7 +341,7 @@ def load_llamagen_vq(path: Path, config: VQConfig | None = None, containers: Seq
 
     Raises WeightsError if the file is missing or damaged, or lacks a key or has one of another shape than `config` needs.
     """
-    state = read_state(path, containers, finite=False)
+    state = dict(model_within(read_state(path, containers, finite=False), ("quantize.embedding.weight",)))
     state.pop("quantize.codebook_used", None)  # training statistics
     return build(lambda: VQModel(config or VQConfig()), state, path, exact=True)
 

@@ -33,7 +33,7 @@ from models.backbones.huggingface_files import (
     weight_files,
 )
 from models.backbones.llamagen_files import own_device
-from models.checkpoint import few
+from models.checkpoint import few, reason
 from models.device import DeviceModel
 from models.llama import LlamaDecoder
 from models.pair import Pair, assembled
@@ -334,7 +334,7 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not readable as weights: {first_line(error)}") from error
+        raise WeightsError(f"{path}: not readable as weights: {reason(path, error)}") from error
 
 
 # --- image tokenizers

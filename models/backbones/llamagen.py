@@ -64,7 +64,7 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
         dim, codes, width = manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck
         phi = build(lambda: IntervalProjection(dim, codes, width), read_state(path, finite=False), path, exact=True)
     if path := path_of.get("drafter"):
-        drafter = from_checkpoint(read_state(path, finite=False), cloud.config, path)
+        drafter = from_checkpoint(own_keys(read_state(path, finite=False)), cloud.config, path)
     text = text_of(found, cloud, torch_device, dtype)
     return assembled(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
 

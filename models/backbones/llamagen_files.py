@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError, safe_open
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.checkpoint import CONTAINERS, SUFFIXES, few, read_checkpoint
+from models.checkpoint import CONTAINERS, SUFFIXES, few, model_within, read_checkpoint
 from simulator.core.errors import WeightsError
 from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import FoundPair, PairSpec, TransformerConfig
@@ -36,6 +36,9 @@ T5_PLACES = (
 )
 LABELS = "cls_embedding.embedding_table.weight"
 CAPTIONS = "cls_embedding.uncond_embedding"
+OWN_DEVICE = "transformer.tok_embeddings.weight"  # of what `ciar-sim train device` writes
+# A key of each kind of model, VAR's too.
+MARKS = ("tok_embeddings.weight", "quantize.embedding.weight", "layers.0.self_attn.q_proj.weight", "word_embed.weight")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class WeightFile:
 def kind_of(shapes: Shapes) -> str:
     """What a state dict is, by its keys; empty where it is nothing of LlamaGen's."""
     for key, kind in (
-        ("transformer.tok_embeddings.weight", "device"),
+        (OWN_DEVICE, "device"),
         ("quantize.embedding.weight", "tokenizer"),
         ("layers.0.self_attn.q_proj.weight", "drafter"),
     ):
@@ -98,7 +101,9 @@ def recognise(
 
 
 def own_keys(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
-    """Tensors, or their shapes, by key, without tables that are computed anew."""
+    """Tensors, or their shapes, by key, without what another program wrote before each, and without tables that are computed anew."""
+    if OWN_DEVICE not in state:
+        state = model_within(state, MARKS)
     return {key: value for key, value in state.items() if key not in IGNORED and ".kv_cache." not in key}
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.huggingface import vq_key
+from models.backbones.llamagen_files import own_keys
 from models.backbones.t5 import ClassLabels
 from models.backbones.var_files import ENCODER, IGNORED, VAE_CONTAINERS, VAR_CONTAINERS, var_shape
 from models.state import build, read_state, refuse_nonfinite
@@ -63,7 +64,7 @@ def load_var(path: Path) -> VarTransformer:
     Raises:
         WeightsError: The file is not readable, or keys are missing, unexpected, of another shape or not finite: all are listed.
     """
-    state = read_state(path, VAR_CONTAINERS, finite=False)
+    state = own_keys(read_state(path, VAR_CONTAINERS, finite=False))
     state = {key: value for key, value in state.items() if not key.endswith(IGNORED)}
     config, classes, width = var_shape({key: tuple(value.shape) for key, value in state.items()}, path)
     return build(lambda: VarTransformer(config, classes, width), state, path, exact=True)
@@ -74,7 +75,7 @@ def load_var_tokenizer(path: Path, config: VQConfig, phis: int) -> VarTokenizer:
     `load_var`; keys of the decoder are named as in `models.vq`."""
     state: dict[str, Tensor] = {}
     levels = len(config.decoder_ch_mult)
-    for theirs, tensor in read_state(path, VAE_CONTAINERS, finite=False).items():
+    for theirs, tensor in own_keys(read_state(path, VAE_CONTAINERS, finite=False)).items():
         if theirs.startswith(ENCODER):
             continue
         key = vq_key(theirs, levels, highest_first=True)

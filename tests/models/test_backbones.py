@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from models.backbones.llamagen import load_llamagen
 from models.transformer import Transformer
+from models.vq import VQConfig, VQModel, load_llamagen_vq
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import TransformerConfig
 
@@ -22,17 +23,66 @@ def saved(path: Path, container: str | None) -> Path:
     state = Transformer(CONFIG).state_dict()
     if path.suffix == ".safetensors":
         save_file(state, path)
+    elif container is None:
+        torch.save(state, path)
     else:
-        torch.save(state if container is None else {container: state, "steps": 7, "args": OrderedDict()}, path)
+        content: object = state
+        for name in reversed(container.split(".")):
+            content = {name: content}
+        assert isinstance(content, dict)
+        moments = {f"{key}.exp_avg{which}": value for key, value in state.items() for which in ("", "_sq")}
+        torch.save({**content, "steps": 7, "args": OrderedDict(), "optimizer": moments, "rng": torch.zeros(3)}, path)
     return path
 
 
-@pytest.mark.parametrize("container", ["model", "module", "state_dict", "ema", None, "safetensors"])
+@pytest.mark.parametrize(
+    "container",
+    ["model", "module", "state_dict", "ema", None, "safetensors", "model_state_dict", "model.module", "app.model"],
+)
 def test_every_container_gives_the_same_model(tmp_path: Path, container: str | None) -> None:
     path = tmp_path / ("w.safetensors" if container == "safetensors" else "w.pt")
     model = load_llamagen(saved(path, container), grid=4, n_head=2)
     assert model.config == CONFIG
     assert not model.training
+
+
+def test_several_state_dicts_of_one_size_are_named(tmp_path: Path) -> None:
+    state = Transformer(CONFIG).state_dict()
+    torch.save({"net": state, "net_ema": state}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"w\.pt: holds several state dicts, under net, net_ema; needed a file with"):
+        load_llamagen(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_model_that_was_part_of_another_is_taken_out(tmp_path: Path, suffix: str) -> None:
+    path, state = tmp_path / f"w{suffix}", Transformer(CONFIG).state_dict()
+    held = {f"model.gpt.{key}": value for key, value in state.items()} | {"loss.weight": torch.zeros(3)}
+    if suffix == ".pt":
+        torch.save({"state_dict": held, "epoch": 3}, path)
+    else:
+        save_file(held, path)
+    model = load_llamagen(path, grid=4, n_head=2)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    tokenizer = VQModel(VQConfig(32, 4, 32, (1,), (1,), 32, 1))
+    torch.save({f"vq.{key}": value for key, value in tokenizer.state_dict().items()}, tmp_path / "vq.pt")
+    found = load_llamagen_vq(tmp_path / "vq.pt", tokenizer.config).state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in tokenizer.state_dict().items())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_rare_types_are_read_and_those_of_other_tensors_do_no_harm(tmp_path: Path, legacy: bool) -> None:
+    state = {key: value.to(torch.float8_e4m3fn) for key, value in Transformer(CONFIG).state_dict().items()}
+    state["norm.weight"] = torch.nn.Buffer(torch.ones(16))
+    beside = {"z": torch.zeros(3, dtype=torch.complex64), "wide": torch.zeros(2, dtype=torch.uint16)}
+    torch.save({**beside, "model": state}, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    model = load_llamagen(tmp_path / "w.pt", grid=4, n_head=2)
+    assert all(torch.equal(value, state[key].float()) for key, value in model.state_dict().items())
+    del state["norm.weight"]
+    save_file(
+        {**state, "norm.weight": torch.full((16,), torch.nan).to(torch.float8_e4m3fn)}, tmp_path / "w.safetensors"
+    )
+    with pytest.raises(WeightsError, match=r"norm\.weight is not finite: 16 of 16"):
+        load_llamagen(tmp_path / "w.safetensors", grid=4, n_head=2)
 
 
 def test_heads_default_to_width_64(tmp_path: Path) -> None:
@@ -73,6 +123,43 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(WeightsError, match=r"not (readable|a checkpoint)"):
         load_llamagen(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "an empty file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n",
+            "a pointer of Git LFS; the file itself was not",
+        ),
+        (b"<!doctype html>", "a page of HTML or XML"),
+        (b"GGUF\3\0\0\0", "a GGUF file"),
+    ],
+)
+def test_files_that_hold_no_weights_are_told_by_what_they_are(
+    tmp_path: Path, suffix: str, content: bytes, found: str
+) -> None:
+    (tmp_path / f"w{suffix}").write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"w\{suffix}: not readable as weights: {found}"):
+        load_llamagen(tmp_path / f"w{suffix}")
+
+
+def test_cut_and_misnamed_files_are_told_by_what_they_are(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "w.pt", None)
+    (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:-30])
+    whole.rename(tmp_path / "torch.safetensors")
+    saved(tmp_path / "w.safetensors", None).rename(tmp_path / "safe.bin")
+    (tmp_path / "folder.pt").mkdir()
+    for name, found in (
+        ("cut.pt", "not readable as weights: an archive that is cut short"),
+        ("torch.safetensors", "not readable as weights: a PyTorch checkpoint under another name; name it .pt"),
+        ("safe.bin", "not readable as weights: safetensors under another name; name it .safetensors"),
+        ("folder.pt", "a folder, needed a file"),
+    ):
+        with pytest.raises(WeightsError, match=f"{name}: {found}"):
+            load_llamagen(tmp_path / name)
 
 
 class Evil:
