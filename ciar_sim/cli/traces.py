@@ -29,7 +29,13 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="UNIT",
             help="Of times, of rates, or both, where a file does not say it: 'ms', 'ms kbit/s'.",
         ),
-        click.option("--window-s", nargs=2, type=float, metavar="FROM UNTIL", help="Read this part of the trace only."),
+        click.option(
+            "--window-s",
+            nargs=2,
+            type=float,
+            metavar="FROM UNTIL",
+            help="Read this part only: seconds from the first time stamp or request.",
+        ),
         click.option("--time-scale", type=float, help="Multiply all times: 0.5 plays the trace twice as fast."),
     ]
     for option in reversed(options):

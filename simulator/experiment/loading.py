@@ -17,6 +17,7 @@ from simulator.experiment.axes import check_sweep
 from simulator.experiment.options import Choice, set_option, sweep_options
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.source import Source
+from simulator.protocol.pairs import looking_once
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def load_scenario(
     return load_with_source(path, axes, sets, choice).scenario
 
 
+@looking_once()
 def load_with_source(
     path: Written, axes: Sequence[str] = (), sets: Sequence[str] = (), choice: Choice | None = None
 ) -> LoadedScenario:

@@ -16,12 +16,13 @@ from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.sweep import Range, Sweep
 from simulator.protocol.methods import METHODS
 from simulator.protocol.outline import check_scales
-from simulator.protocol.pairs import PairManifest
+from simulator.protocol.pairs import PairManifest, looking_once
 from simulator.protocol.statistical import check_statistical
 
 MOST_CASES = 1_000_000
 
 
+@looking_once()
 def expand(scenario: Scenario) -> list[Case]:
     """The cases of a scenario: for each method, in order, the grid of the axes that concern it (the last changes fastest).
 

@@ -15,7 +15,9 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -284,15 +286,30 @@ class FoundPair:
 
 
 _FOUND: dict[PairSpec, tuple[FoundPair, object]] = {}
+_looked_at: ContextVar[set[PairSpec] | None] = ContextVar("_looked_at", default=None)
+
+
+@contextmanager
+def looking_once() -> Iterator[None]:
+    """Inside, the files of a pair are looked at once: a scenario asks for its pair with every swept value, and caption features are
+    thousands of files."""
+    token = _looked_at.set(set())
+    try:
+        yield
+    finally:
+        _looked_at.reset(token)
 
 
 def find_pair(spec: PairSpec) -> FoundPair:
     """What the files of a backbone hold, by names and shapes. Kept until one of them changes. Raises WeightsError."""
-    kept = _FOUND.get(spec)
-    if kept is not None and kept[1] == _stamps(kept[0]):
-        return kept[0]
-    found: FoundPair = function_of(spec.backbone.find)(spec)
-    _FOUND[spec] = (found, _stamps(found))
+    kept, seen = _FOUND.get(spec), _looked_at.get()
+    if kept is not None and ((seen is not None and spec in seen) or kept[1] == _stamps(kept[0])):
+        found = kept[0]
+    else:
+        found = function_of(spec.backbone.find)(spec)
+        _FOUND[spec] = (found, _stamps(found))
+    if seen is not None:
+        seen.add(spec)
     return found
 
 

@@ -16,8 +16,11 @@ from models.pair import Pair, load_pair
 from models.quality.judges import captions_of
 from models.recorder import Recorder
 from simulator.core.errors import CiarSimError, PromptError, ScenarioError, WeightsError
+from simulator.experiment.loading import load_scenario
 from simulator.experiment.plan import session_specs
+from simulator.experiment.sweep import expand
 from simulator.pricing.build import pair_shapes
+from simulator.protocol import pairs
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
 from simulator.protocol.recording import Recording
@@ -193,6 +196,26 @@ def test_features_are_read_as_the_script_wrote_them(folder: Path, tmp_path: Path
     (text / "coco.jsonl").write_text('{"text": "a"}\n{"caption": "b"}\n')
     with pytest.raises(WeightsError, match=r"coco\.jsonl:2: a line must be a JSON object with text"):
         load_pair(t2i(folder, text=str(text))).text.encode("a")
+
+
+def test_a_scenario_looks_at_the_files_once_however_many_values_it_sweeps(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, stamps = [], pairs._stamps
+    monkeypatch.setattr(pairs, "_stamps", lambda found: looked.append(found) or stamps(found))  # type: ignore[func-returns-value]
+    spec = t2i(folder)
+    find_pair(spec)
+    looked.clear()
+    written = {
+        "name": "t",
+        "pair": spec.model_dump(exclude_none=True),
+        "prompts": {"list": ["a cat"]},
+        "methods": ["base"],
+    }
+    scenario = load_scenario({**written, "sweep": {"network.rtt_ms": [1, 2, 3]}})
+    assert len(looked) == 1
+    assert len(expand(scenario)) == 3
+    assert len(looked) == 2
 
 
 def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ class TraceNetwork(_Line):
     Attributes:
         trace: a file, a list of files that belong together, or {down: FILE, up: FILE}.
         unit: of times and rates, where a file does not state it.
-        window_s: two times, the part of the trace to use.
+        window_s: two times, the part of the trace to use, counted from its begin.
         time_scale: multiplies all times of the trace.
     """
 
