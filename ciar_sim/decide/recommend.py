@@ -290,7 +290,7 @@ def _fresh(bench: Bench, scenario: Scenario) -> list[str]:
         )
     drawn: list[str] = []
     for count in (2 * len(used), len(used)):  # a source of few captions may not hold twice as many
-        other = prompts.model_copy(update={"seed": (seed + FRESH_SEED) % 2**63, "count": count})
+        other = prompts.model_copy(update={"seed": (seed + FRESH_SEED) % 2**63, "count": count, "skip": 0})
         try:
             drawn = captions_of(scenario.model_copy(update={"prompts": other}), captions)
             break

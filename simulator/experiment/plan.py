@@ -105,7 +105,8 @@ def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, 
             )
         return named[:count]
     if isinstance(scenario.prompts, ScenePrompts):
-        used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(len(used) / _SPARED)))
+        last = scenario.prompts.skip + scenario.prompts.count
+        used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(last / _SPARED)))
     drawn, known = 2 * count, -1
     while (
         len(other := [caption for caption in dict.fromkeys(scenes(_CALIBRATION_SEED, drawn)) if caption not in used])
@@ -126,17 +127,19 @@ def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> 
     Raises ScenarioError where the pair does not have as many.
     """
     match scenario.prompts:
-        case ScenePrompts(seed=seed, count=count, source=source):
-            drawn, known = count, 0
-            while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < count:
+        case ScenePrompts(seed=seed, count=count, skip=skip, source=source):
+            wanted = drawn = skip + count
+            known = 0
+            while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < wanted:
                 if len(different) == known:  # twice as many scenes hold no further caption
+                    after, sum_ = (f" after {skip}", "skip + count ") if skip else ("", "")
                     with error_context("prompts", "count"):
                         raise ScenarioError(
-                            f"prompts.count: {count} captions wanted, but {drawn} {source} of seed {seed} hold only {known} different "
-                            f"ones; must be <= {known}"
+                            f"prompts.count: {count} captions wanted{after}, but {drawn} {source} of seed {seed} hold only {known} different "
+                            f"ones; {sum_}must be <= {known}"
                         )
                 drawn, known = 2 * drawn, len(different)
-            return different[:count]
+            return different[skip:wanted]
         case PromptList(captions=captions):
             return list(captions)
     raise AssertionError(scenario.prompts)

@@ -121,11 +121,13 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "ScenePrompts.source": "the only value of this form",
     "ScenePrompts.count": one("prompts.count", 2),
     "ScenePrompts.seed": one("prompts.seed", 1),
+    "ScenePrompts.skip": one("prompts.skip", 1),
     "PromptList.list": one("prompts.list", [ANOTHER], {"prompts": {"list": [ONE_CAPTION]}}),
     "PromptFile.file": one("prompts.file", "others.txt", {"prompts": {"file": "captions.txt"}}),
     "PromptList.calibration": one("prompts.calibration", captions(9, 2), {"prompts": {"list": [ONE_CAPTION]}, **RATED}),
     "PromptFile.calibration": one("prompts.calibration", 1, {"prompts": {"file": "both.txt", "count": 1}, **RATED}),
     "PromptFile.count": one("prompts.count", 1, {"prompts": {"file": "both.txt"}}),
+    "PromptFile.skip": one("prompts.skip", 1, {"prompts": {"file": "both.txt"}}),
     # a published model and its files
     **dict.fromkeys(
         (f"PairSpec.{key}" for key in ("cloud", "weights", "device", "tokenizer", "text", "image_size", "heads")),

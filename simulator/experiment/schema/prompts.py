@@ -17,6 +17,12 @@ class ScenePrompts(Part):
     source: Literal["scenes", "photos"] = Field(default="scenes", description="the pair's own; by default just that")
     count: int = Field(default=16, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    skip: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="so many of the seed's captions are left out first: those that settings were chosen on",
+    )
 
 
 class PromptList(Part):
@@ -43,6 +49,7 @@ class PromptFile(Part):
 
     file: str
     count: int | None = Field(default=None, ge=1, le=1_000_000, description="only the first so many; by default all")
+    skip: int = Field(default=0, ge=0, le=1_000_000, description="so many captions of the file are left out first")
     calibration: int = Field(
         default=0,
         ge=0,
@@ -64,8 +71,12 @@ def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
     except PromptError as error:
         where = f"{name}:{error}" if str(error)[0].isdigit() else f"{name} {error}"
         refuse(f"is not a list of captions: {where}", "file")
+    if prompts.skip >= len(found):
+        refuse(f"must be < {len(found)}, the captions of {name}, got {prompts.skip}", "skip")
+    found = found[prompts.skip :]
     if prompts.count is not None and prompts.count > len(found):
-        refuse(f"must be <= {len(found)}, the captions of {name}, got {prompts.count}", "count")
+        after = f" after {prompts.skip}" if prompts.skip else ""
+        refuse(f"must be <= {len(found)}, the captions of {name}{after}, got {prompts.count}", "count")
     found, others = found[: prompts.count], found[prompts.count or len(found) :]
     if prompts.calibration > len(others):
         refuse(

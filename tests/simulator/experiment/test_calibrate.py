@@ -377,8 +377,9 @@ def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
     def of(prompts: ScenePrompts | PromptList, count: int) -> list[str]:
         return calibration_captions(Scenario.model_construct(prompts=prompts), count, scenes)
 
-    few, many = (of(ScenePrompts(count=count, seed=1), 12) for count in (4, 900))
-    assert few == many
+    few, many, later = (of(ScenePrompts(count=n, skip=skip, seed=1), 12) for n, skip in ((4, 0), (900, 0), (4, 900)))
+    assert few == many == later
+    assert not set(of(ScenePrompts(count=4, skip=1024, seed=1), 12)) & set(scenes(1, 1028))
     assert len(few) == 12
     assert not set(few) & set(scenes(1, 1024))
     only = PromptList.model_validate({"list": scenes(1, 9)})

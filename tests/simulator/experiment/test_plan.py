@@ -15,10 +15,10 @@ def few(seed: int, count: int) -> list[str]:
     return [f"caption {(seed + index) % 3}" for index in range(count)]
 
 
-def wanting(folder: Path, count: int) -> Scenario:
+def wanting(folder: Path, count: int, skip: int = 0) -> Scenario:
     path = folder / "scenario.yaml"
     path.write_text(
-        f"name: few\nprompts: {{source: scenes, count: {count}}}\nmethods: [base]\nnetwork: {{preset: wifi}}\n"
+        f"name: few\nprompts: {{source: scenes, count: {count}, skip: {skip}}}\nmethods: [base]\nnetwork: {{preset: wifi}}\n"
     )
     return load_scenario(path)
 
@@ -29,3 +29,11 @@ def test_captions_are_different_ones_as_far_as_there_are_enough(tmp_path: Path) 
         ScenarioError, match=r"prompts\.count: 4 captions wanted, .* only 3 different ones; must be <= 3"
     ):
         captions_of(wanting(tmp_path, 4), few)
+
+
+def test_captions_that_settings_were_chosen_on_are_left_out(tmp_path: Path) -> None:
+    assert captions_of(wanting(tmp_path, 2, skip=1), few) == captions_of(wanting(tmp_path, 3), few)[1:]
+    with pytest.raises(
+        ScenarioError, match=r"2 captions wanted after 2, .* only 3 different ones; skip \+ count must be <= 3"
+    ):
+        captions_of(wanting(tmp_path, 2, skip=2), few)

@@ -115,19 +115,22 @@ def test_published_lists_are_read_whole(name: str, count: int, first: str) -> No
     assert (len(found), found[0].text) == (count, first)
 
 
-def test_a_file_may_give_its_first_captions_only(tmp_path: Path) -> None:
+def test_a_file_may_give_some_of_its_captions_only(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a star\na cube\n")
-    for count, found in ((1, ("a star",)), (2, ("a star", "a cube"))):
-        path = tmp_path / "s.yaml"
-        path.write_text(f"name: s\nmethods: [base]\nprompts: {{file: captions.txt, count: {count}}}\n")
+    path = tmp_path / "s.yaml"
+    for keys, found in (("count: 1", ("a star",)), ("count: 2", ("a star", "a cube")), ("skip: 1", ("a cube",))):
+        path.write_text(f"name: s\nmethods: [base]\nprompts: {{file: captions.txt, {keys}}}\n")
         prompts = load_with_source(path).scenario.prompts
         assert isinstance(prompts, PromptList)
         assert prompts.captions == found
-    path.write_text("name: s\nmethods: [base]\nprompts: {file: captions.txt, count: 3}\n")
-    with pytest.raises(
-        ScenarioError, match=r"s\.yaml:3: prompts\.count must be <= 2, the captions of .*captions\.txt, got 3"
+    for keys, refused in (
+        ("count: 3", r"count must be <= 2, the captions of .*captions\.txt, got 3"),
+        ("count: 2, skip: 1", r"count must be <= 1, the captions of .*captions\.txt after 1, got 2"),
+        ("skip: 2", r"skip must be < 2, the captions of .*captions\.txt, got 2"),
     ):
-        load_with_source(path)
+        path.write_text(f"name: s\nmethods: [base]\nprompts: {{file: captions.txt, {keys}}}\n")
+        with pytest.raises(ScenarioError, match=rf"s\.yaml:3: prompts\.{refused}"):
+            load_with_source(path)
 
 
 def test_a_repeated_caption_has_a_seed_of_its_own() -> None:
