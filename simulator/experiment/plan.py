@@ -107,18 +107,18 @@ def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, 
     if isinstance(scenario.prompts, ScenePrompts):
         last = scenario.prompts.skip + scenario.prompts.count
         used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(last / _SPARED)))
-    drawn, known = 2 * count, -1
-    while (
-        len(other := [caption for caption in dict.fromkeys(scenes(_CALIBRATION_SEED, drawn)) if caption not in used])
-        < count
-    ):
-        if len(other) == known:  # twice as many scenes hold no further caption
-            hint = "" if known else "; name some with prompts.calibration, or the threshold as a number"
+    drawn, different = 2 * count, {}
+    while True:
+        known, different = len(different), dict.fromkeys(scenes(_CALIBRATION_SEED, drawn))
+        other = [caption for caption in different if caption not in used]
+        if len(other) >= count:
+            return other[:count]
+        if len(different) == known:  # twice as many scenes hold no further caption
+            hint = "" if other else "; name some with prompts.calibration, or the threshold as a number"
             raise ScenarioError(
-                f"threshold.prompts: only {known} captions are left to calibrate on, asked for {count}{hint}"
+                f"threshold.prompts: only {len(other)} captions are left to calibrate on, asked for {count}{hint}"
             )
-        drawn, known = 2 * drawn, len(other)
-    return other[:count]
+        drawn *= 2
 
 
 def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
@@ -135,8 +135,8 @@ def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> 
                     after, sum_ = (f" after {skip}", "skip + count ") if skip else ("", "")
                     with error_context("prompts", "count"):
                         raise ScenarioError(
-                            f"prompts.count: {count} captions wanted{after}, but {drawn} {source} of seed {seed} hold only {known} different "
-                            f"ones; {sum_}must be <= {known}"
+                            f"prompts.count: {count} captions wanted{after}, but {drawn} {source} of seed {seed} hold only "
+                            f"{known} different ones; {sum_}must be <= {known}"
                         )
                 drawn, known = 2 * drawn, len(different)
             return different[skip:wanted]

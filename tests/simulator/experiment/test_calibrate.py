@@ -391,6 +391,17 @@ def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
         calibration_captions(four, 4, lambda seed, count: list("abcd" * count)[:count])
 
 
+def test_captions_to_calibrate_on_are_found_behind_those_in_use() -> None:
+    """Those of held-out photographs come first whatever the seed: all of them in use says nothing of the others."""
+    scenario = Scenario.model_construct(prompts=PromptList.model_validate({"list": [f"{n}" for n in range(100)]}))
+    assert calibration_captions(scenario, 4, lambda seed, count: [f"{n}" for n in range(104)][:count]) == [
+        "100",
+        "101",
+        "102",
+        "103",
+    ]
+
+
 def test_a_scenario_may_name_its_calibration_captions() -> None:
     prompts = PromptList.model_validate({"list": ["a", "b"], "calibration": ["b", "c", "d", "c"]})
     of_list = Scenario.model_construct(prompts=prompts)
