@@ -107,7 +107,7 @@ def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, 
     if isinstance(scenario.prompts, ScenePrompts):
         last = scenario.prompts.skip + scenario.prompts.count
         used |= set(scenes(scenario.prompts.seed, _SPARED * math.ceil(last / _SPARED)))
-    drawn, different = 2 * count, {}
+    drawn, different = 2 * count, dict[str, None]()
     while True:
         known, different = len(different), dict.fromkeys(scenes(_CALIBRATION_SEED, drawn))
         other = [caption for caption in different if caption not in used]
