@@ -33,7 +33,7 @@ from models.backbones.huggingface_files import (
     weight_files,
 )
 from models.backbones.llamagen_files import own_device
-from models.checkpoint import few, reason
+from models.checkpoint import few, reason, unwrapped
 from models.device import DeviceModel
 from models.llama import LlamaDecoder
 from models.pair import Pair, assembled
@@ -180,8 +180,8 @@ def load_decoder(
     """The decoder of a folder, in `eval()` mode on `torch_device` in `dtype`.
 
     Raises:
-        WeightsError: files are missing or damaged; or keys are missing, unexpected, of another shape, or hold values that are not
-            finite in `dtype`: one error names them all.
+        WeightsError: files are missing or damaged; or keys are missing, unexpected, of another shape, of whole numbers, or hold values
+            that are not finite in `dtype`: one error names all of a kind.
     """
     config, codes = described.config, torch.tensor(described.codes, dtype=torch.long)
     places = _janus_places(config) if config.head_layer else _chameleon_places(config, codes)
@@ -190,9 +190,13 @@ def load_decoder(
     shapes = {key: shape for path in weight_files(folder) for key, shape in _shapes(path)}
     _compare(folder, places, {key: list(p.shape) for key, p in model.state_dict().items()}, shapes, config)
     model.to_empty(device=torch_device)
-    target, kept, bad = model.state_dict(), {}, []
+    target, kept = model.state_dict(), {}
+    bad, whole = list[str](), list[str]()
     for path in weight_files(folder):
         for key, tensor in _tensors(path, set(places)):
+            if not tensor.is_floating_point():
+                whole.append(f"{key} {tensor.dtype}")
+                continue
             if not places[key]:
                 kept[key] = tensor
             for place in places[key]:
@@ -200,6 +204,8 @@ def load_decoder(
                 part.copy_(place.turn(tensor).reshape(part.shape))
                 if not bool(part.isfinite().all()):
                     bad.append(key)
+    if whole:
+        raise WeightsError(f"{folder}: quantised weights are not read: {few(whole)}")
     if kept:
         target["tok_embeddings.weight"].copy_(_aligned(kept))
     if bad:
@@ -316,7 +322,7 @@ def _shapes(path: Path) -> Iterator[tuple[str, list[int]]]:
         return
     with _opened(path) as file:
         for key in file.keys():  # noqa: SIM118  # it is no mapping
-            yield key, file.get_slice(key).get_shape()
+            yield unwrapped(key), file.get_slice(key).get_shape()
 
 
 def _tensors(path: Path, keys: set[str]) -> Iterator[tuple[str, Tensor]]:
@@ -326,8 +332,8 @@ def _tensors(path: Path, keys: set[str]) -> Iterator[tuple[str, Tensor]]:
         return
     with _opened(path) as file:
         for key in file.keys():  # noqa: SIM118
-            if key in keys:
-                yield key, file.get_tensor(key)
+            if unwrapped(key) in keys:
+                yield unwrapped(key), file.get_tensor(key)
 
 
 def _opened(path: Path) -> Any:

@@ -105,6 +105,10 @@ def _chameleon_shape(
     """The decoder's shape, the codes' tokens, the image's side in pixels, and the vocabulary. scale: the image's side over the
     image tokenizer's own resolution."""
     config, words, vq = _chameleon(folder)
+    if config.get("tie_word_embeddings"):
+        raise WeightsError(
+            f"{folder / CONFIG}: tie_word_embeddings must be false: the output matrix is read from lm_head"
+        )
     codes = _codes(folder, words)
     multipliers = vq.get("channel_multiplier") or vq.get("ch_mult") or (1, 1, 2, 2, 4)
     if not isinstance(multipliers, list | tuple) or len(multipliers) > 10:
@@ -364,6 +368,8 @@ def _shape(
         raise WeightsError(f"{source}: rotary embedding {str(kind)[:40]!r}, needed default")
     if config.get("attention_bias") or config.get("mlp_bias") or config.get("swin_norm"):
         raise WeightsError(f"{source}: attention_bias, mlp_bias and swin_norm must be false")
+    if config.get("hidden_act") not in (None, "silu", "swish"):
+        raise WeightsError(f"{source}: hidden_act is {str(config['hidden_act'])[:40]!r}, needed 'silu'")
     try:
         return LlamaConfig(
             layers,

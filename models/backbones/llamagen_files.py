@@ -36,6 +36,14 @@ T5_PLACES = (
 )
 LABELS = "cls_embedding.embedding_table.weight"
 CAPTIONS = "cls_embedding.uncond_embedding"
+KINDS = {
+    "t2i": "a text-conditional model",
+    "c2i": "a class-conditional model",
+    "tokenizer": "an image tokenizer",
+    "drafter": "a drafter",
+    "device": "a device model",
+    "phi": "a projection phi",
+}
 OWN_DEVICE = "transformer.tok_embeddings.weight"  # of what `ciar-sim train device` writes
 # A key of each kind of model, VAR's too.
 MARKS = ("tok_embeddings.weight", "quantize.embedding.weight", "layers.0.self_attn.q_proj.weight", "word_embed.weight")
@@ -100,6 +108,11 @@ def recognise(
     return parts, others
 
 
+def other_kinds(parts: Sequence[WeightFile], kind: str) -> list[str]:
+    """Of each part of another kind than the one that is looked for, what it is."""
+    return [f"{part.path.name}: {KINDS[part.kind]}" for part in parts if part.kind != kind]
+
+
 def own_keys(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
     """Tensors, or their shapes, by key, without what another program wrote before each, and without tables that are computed anew."""
     if OWN_DEVICE not in state:
@@ -112,11 +125,15 @@ def find(spec: PairSpec) -> FoundPair:
     place = Path(spec.weights)
     folder = place if place.is_dir() else place.parent
     kind = "c2i" if spec.backbone.classes else "t2i"
+    if kind == "c2i" and spec.text is not None:
+        raise WeightsError(f"pair.text has no use: {spec.cloud} takes class labels")
     parts, others = recognise(place)
+    others += other_kinds(parts, kind)
     cloud = the_one([part for part in parts if part.kind == kind], spec.cloud, place, others, "weights", hints_of(spec))
     beside = Path(spec.tokenizer or folder)
     if beside != place:
         parts, others = recognise(beside)
+        others += other_kinds(parts, "tokenizer")
     tokenizers = [part for part in parts if part.kind == "tokenizer"]
     tokenizer = the_one(tokenizers, "image tokenizer", beside, others, "tokenizer", (kind,))
     vq = vq_sizes(own_keys(read_checkpoint(tokenizer.path, VQ_CONTAINERS).shapes), tokenizer.path)

@@ -190,6 +190,10 @@ def test_names_of_transformers_4_and_its_head_norms_are_read(tmp_path: Path) -> 
             lambda s: s["model.layers.0.mlp.up_proj.weight"].fill_(torch.nan),
             r"not finite in torch\.float32: model\.layers\.0\.mlp",
         ),
+        (
+            lambda s: s.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}),
+            r"quantised weights are not read: model\.norm\.weight torch\.int8",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: Any, message: str) -> None:
@@ -201,6 +205,29 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: Any, message:
     save_file(state, folder / "model.safetensors")
     with pytest.raises(WeightsError, match=message):
         load_decoder(folder, describe("anole-7b", folder))
+
+
+def test_what_wrappers_add_to_keys_is_taken_off_in_shards_too(tmp_path: Path) -> None:
+    folder = folders.chameleon(tmp_path)
+    described = describe("anole-7b", folder)
+    before = load_decoder(folder, described).state_dict()
+    for path in folder.glob("model*.safetensors"):
+        save_file({f"module.{key}": value for key, value in load_file(path).items()}, path)
+    after = load_decoder(folder, described).state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_configurations_that_would_compute_something_else_are_refused(tmp_path: Path) -> None:
+    path = folders.chameleon(tmp_path) / "config.json"
+    config = json.loads(path.read_text())
+    for change, found in (
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', needed 'silu'"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings must be false"),
+        ({"swin_norm": True}, "attention_bias, mlp_bias and swin_norm must be false"),
+    ):
+        path.write_text(json.dumps(config | change))
+        with pytest.raises(WeightsError, match=rf"config\.json: {found}"):
+            describe("anole-7b", path.parent)
 
 
 def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:

@@ -133,7 +133,11 @@ def test_files_that_make_no_pair_are_refused_with_what_they_hold(folder: Path, t
     (tmp_path / "notes.pt").write_text("nothing")
     message = refused(c2i(folder, weights=str(tmp_path)))
     assert f"{tmp_path}: holds no weights of llamagen-c2i-256; notes.pt: not readable as weights" in message
-    assert "holds no weights of llamagen-c2i-256" in refused(c2i(folder, weights=str(folder / "t2i")))
+    assert refused(c2i(folder, weights=str(folder / "t2i"))).endswith(
+        "t2i: holds no weights of llamagen-c2i-256; t2i_XL_stage1_256.pt: a text-conditional model; "
+        "vq_ds16_t2i.pt: an image tokenizer; name its file with pair.weights"
+    )
+    assert "pair.text has no use" in refused(c2i(folder, text=str(folder / "t2i")))
     assert "holds no caption encoder (looked for a T5 in" in refused(t2i(folder, text=None))
     assert "holds neither a T5" in refused(t2i(folder, text=str(tmp_path)))
     assert "holds neither a device model nor a drafter; notes.pt" in refused(c2i(folder, device=str(tmp_path)))
