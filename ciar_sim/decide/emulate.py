@@ -64,6 +64,7 @@ def netem(case: Case) -> str:
         f"# The link of scenario {case.scenario.name} on a network interface, by ciar-sim. Needs root: sh THIS eth0"
         + (" KIND" if len(links) > 1 else ""),
         *(f"# {text}" for text in _conditions(case)),
+        "# netem loses and counts what the kernel hands over, up to 64 kB at once; for packets: ethtool -K eth0 tso off gso off gro off",
         "set -e",
         'dev="${1:?name the interface}"',
         "ifb=ifb0",
@@ -93,8 +94,9 @@ def netem(case: Case) -> str:
         "modprobe ifb numifbs=1 2>/dev/null || true",
         'ip link show "$ifb" >/dev/null 2>&1 || ip link add "$ifb" type ifb',
         'ip link set "$ifb" up',
-        'tc qdisc replace dev "$dev" handle ffff: ingress',
-        'tc filter replace dev "$dev" parent ffff: protocol all prio 1 matchall action mirred egress redirect dev "$ifb"',
+        'tc qdisc del dev "$dev" ingress 2>/dev/null || true  # of an earlier run: a filter that is there cannot be replaced',
+        'tc qdisc add dev "$dev" handle ffff: ingress',
+        'tc filter add dev "$dev" parent ffff: protocol all prio 1 matchall action mirred egress redirect dev "$ifb"',
         '"kind_${2:-1}"',
         "",
         '# To undo it: tc qdisc del dev "$dev" root; tc qdisc del dev "$dev" ingress; ip link del "$ifb"',
@@ -250,7 +252,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         ),
         (
             emulator == "netem" and jitters,
-            "order: netem lets a packet with less delay overtake, a stream here does not",
+            "one delay for a message: netem draws one for each packet, and with a rate none overtakes, so of several the longest counts",
         ),
         (emulator == "mahimahi" and jitters, "jitter"),
         (

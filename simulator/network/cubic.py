@@ -117,6 +117,9 @@ class Cubic:
     def _grow(self, sender: Sender, segments: int) -> None:
         """Congestion avoidance, in whole segments as Linux has it (tcp_cong_avoid_ai)."""
         needed = self._needed(sender, segments)
+        if self._count >= needed:  # gathered where the curve was flatter, which counts once
+            self.window += 1.0
+            self._count = 0
         self._count += segments
         if self._count >= needed:
             more, self._count = divmod(self._count, needed)

@@ -143,7 +143,10 @@ def is_iperf3(source: Source) -> bool:
 
 
 def read_iperf3(source: Source, said: Told) -> Trace:
-    """Intervals of `iperf3 --json`; the client is the device: it sends up, with --reverse it receives down, with --bidir both."""
+    """Intervals of `iperf3 --json`; the client is the device: it sends up, with --reverse it receives down, with --bidir both.
+
+    The server's file tells the same flows, as they arrived or left there.
+    """
     data = source.json()
     if isinstance(data.get("error"), str):
         source.fail(f"iperf3 ended with an error: {data['error'][:60]!r}; allowed: finished tests")
@@ -151,9 +154,11 @@ def read_iperf3(source: Source, said: Told) -> Trace:
     start = data["start"] if isinstance(data["start"], dict) else {}
     test = start.get("test_start")
     test = test if isinstance(test, dict) else {}
+    server = "accepted_connection" in start
     forward: tuple[str, str] = ("down", "up") if test.get("reverse") in (1, True) else ("up", "down")
     rates: dict[str, RateSeries] = {}
     gaps: list[str] = []
+    sent: list[str] = []  # directions whose rate is the sender's
     for key, way in zip(("sum", "sum_bidir_reverse"), forward, strict=True):
         kept = [
             (i, entry[key])
@@ -163,11 +168,16 @@ def read_iperf3(source: Source, said: Told) -> Trace:
         if kept:
             rates[way], found_gaps = _iperf3_rate(source, kept, key)
             gaps += [note for note in found_gaps if note not in gaps]
+            if kept[0][1].get("sender", (way == "up") != server) is True:  # versions before 3.7 do not say it
+                sent.append(f"{way}link")
     if not rates:
         source.fail("key intervals: none holds a sum that was not omitted; allowed: at least one")
     notes = ["the iperf3 client is the device", "what the flow got over each interval", *gaps]
-    if test.get("protocol") == "UDP":
-        notes.append("UDP: the rate that was sent, which is not what arrived")
+    if test.get("protocol") == "UDP" and sent:
+        other = "client" if server else "server"
+        notes.append(
+            f"UDP: of the {' and '.join(sent)} the rate that was sent, which is not what arrived; that is in the {other}'s file"
+        )
     return Trace("iperf3-json", Direction(rate=rates.get("down")), Direction(rate=rates.get("up")), tuple(notes))
 
 

@@ -9,8 +9,12 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _BEGINS = re.compile(r'\{\s*["}]|\[\s*[{\["\]]')  # other brackets open log lines and the like
 
 
+# iperf3 tells these of every socket, under one name.
+_OF_EACH_SOCKET = frozenset(["sock_bufsize", "sndbuf_actual", "rcvbuf_actual", "tcp_mss", "tcp_mss_default"])
+
+
 class _Twice(Exception):
-    """A key stands twice in one object."""
+    """A key stands twice in one object, with two values."""
 
 
 @dataclass
@@ -33,8 +37,9 @@ def _integer(text: str) -> float:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Twice(next(name for name in names if names.count(name) > 1))
+        for name, value in pairs:
+            if name not in _OF_EACH_SOCKET and value != values[name]:
+                raise _Twice(name)
     return values
 
 
@@ -57,7 +62,7 @@ def documents(text: str) -> Documents:
         except RecursionError:
             result.error = (line, "is JSON nested too deeply for any trace")
         except _Twice as twice:
-            result.error = (line, f"key {str(twice)[:40]!r} stands twice in one object")
+            result.error = (line, f"key {str(twice)[:40]!r} stands twice in one object, with two values")
         except json.JSONDecodeError as error:
             result.error = (line if result.found else error.lineno, f"damaged or cut-off JSON: {error.msg}")
         if result.error is not None:

@@ -270,6 +270,10 @@ def read_ripe_atlas(source: Source, said: Told) -> Trace:
         packets = value.get("result")
         if value.get("type", "ping") != "ping" or not isinstance(packets, list) or not packets:
             source.fail(f"key {record.place}result: must be a list of the packets of a ping", record.line)
+        # A duplicate, and a reply too late to count, stand beside the entry of their packet.
+        packets = [one for one in packets if not (isinstance(one, dict) and ("dup" in one or "late" in one))]
+        if not packets:
+            source.fail(f"key {record.place}result: holds late replies and duplicates alone", record.line)
         found_ms = []
         for packet in packets:
             rtt = packet.get("rtt") if isinstance(packet, dict) else None

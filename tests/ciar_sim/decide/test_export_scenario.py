@@ -1,6 +1,7 @@
 """Links and messages of a scenario in formats of others: read back by a small parser of each."""
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -59,7 +60,7 @@ def test_netem_has_the_figures_of_each_way(path: Path) -> None:
             "delay 15ms 2ms distribution normal loss 1% rate 20000000bit limit 1000000",
         )
     ]
-    assert "left out: order" in text
+    assert "left out: one delay for a message" in text
 
 
 def test_netem_s_bursts_keep_share_and_length(path: Path) -> None:
@@ -125,6 +126,35 @@ def test_a_shell_reads_the_script(path: Path, tmp_path: Path) -> None:
         exported(path, "netem", "--set", f"network={network}", "--out", str(out))
         assert subprocess.run(["sh", "-n", str(out)], check=False).returncode == 0
         assert out.read_text().count("\n") < 4000
+
+
+# A kernel's tc as far as the script uses it: what is there already cannot be added, and a filter of this kind not be replaced either.
+TC = """#!/bin/sh
+case "$1 $2" in
+*" add" | "filter replace") [ ! -e "$FOLDER/is_$1" ] || { echo "Error: File exists." >&2; exit 2; }; touch "$FOLDER/is_$1" ;;
+*" del") rm "$FOLDER/is_qdisc" "$FOLDER/is_filter" 2>/dev/null || { echo "Error: Cannot find qdisc." >&2; exit 2; } ;;
+esac
+echo "$@" >>"$FOLDER/log"
+"""
+
+
+def test_the_script_runs_again_on_the_same_interface(path: Path, tmp_path: Path) -> None:
+    """To put another link, or another kind of device, in the place of the first."""
+    out, programs = tmp_path / "link.sh", tmp_path / "programs"
+    exported(path, "netem", "--set", "network={rtt_ms: 30, up_mbps: 5, down_mbps: 20}", "--out", str(out))
+    programs.mkdir()
+    for name, text in (("tc", TC), ("ip", "#!/bin/sh\n"), ("modprobe", "#!/bin/sh\nexit 1\n")):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    place = {"PATH": f"{programs}:{os.environ['PATH']}", "FOLDER": str(tmp_path)}
+    for _ in range(2):
+        ran = subprocess.run(["sh", str(out), "eth7"], env=place, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, "")
+    put = [line for line in (tmp_path / "log").read_text().splitlines() if "netem" in line]
+    assert put == 2 * [
+        "qdisc replace dev eth7 root netem delay 15ms rate 5000000bit limit 1000000",
+        "qdisc replace dev ifb0 root netem delay 15ms rate 20000000bit limit 1000000",
+    ]
 
 
 # ---- mahimahi --------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.ns3_points import FILE, Given, Point, modelled_s, read, transfer_s
 from simulator.core.rng import stream
 from simulator.network.access import AccessNetwork, Network
+from simulator.network.congestion import OPEN
 from simulator.network.cross import AQMS, GREEDY, CrossQueue
 from simulator.network.cubic import BETA, Cubic
 from simulator.network.impairments import Loss
@@ -164,6 +166,22 @@ def test_cubic_is_back_at_its_window_when_its_formula_says() -> None:
         at_s = one.send(at_s, 400 * 1448)
         back_s = one._sender.now_s - control._epoch_s
     assert back_s == pytest.approx(k_s, abs=1.0)  # a message takes two round trips
+
+
+def test_cubic_does_not_jump_off_its_plateau() -> None:
+    """What was acknowledged where the curve was level counts once beyond it (Linux tcp_cong_avoid_ai), not by the step that holds there."""
+    sender = SimpleNamespace(state=OPEN, advanced=2, peak=10**6, pipe=1000, first=0, sent=0, now_s=0.0)
+    control = Cubic(10, True)
+    control.window = 1000.0
+    control.recovers(sender)  # type: ignore[arg-type]
+    control.window = control._threshold
+    last = control.window
+    while control.window < 1010.0:
+        sender.now_s += 4e-4
+        control.acked(sender, 2, 0, 0.2)  # type: ignore[arg-type]
+        assert control.window <= last + 1.0
+        last = control.window
+    assert sender.now_s == pytest.approx(math.cbrt(300 / 0.4) + math.cbrt(10 / 0.4) - 0.2, rel=0.05)
 
 
 # --- laws

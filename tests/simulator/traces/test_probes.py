@@ -135,6 +135,50 @@ def test_intervals_that_are_missing_from_iperf3_are_a_gap(tmp_path: Path) -> Non
     assert any(note.startswith("1 gap of more than 3 median steps, the longest 6 s") for note in trace.notes)
 
 
+def iperf3(role: str, reverse: int, protocol: str, sums: str) -> str:
+    """As version 3.12 writes it of two sockets: their options stand twice, and the server's target rate as well."""
+    socket = '"sock_bufsize": 0, "sndbuf_actual": 16384, "rcvbuf_actual": 131072'
+    start = f'"target_bitrate": 0, {socket}, "target_bitrate": 0, {socket.replace("16384", "87040")}, "{role}": {{}}'
+    test = f'"test_start": {{"protocol": "{protocol}", "reverse": {reverse}}}'
+    return f'{{"start": {{{start}, {test}}}, "intervals": [{{{sums}}}], "end": {{}}}}'
+
+
+def iperf3_sum(name: str, mbps: int, sender: str) -> str:
+    return f'"{name}": {{"start": 0, "end": 1, "bits_per_second": {mbps}e6{sender}, "omitted": false}}'
+
+
+SENDS, RECEIVES = ', "sender": true', ', "sender": false'
+
+
+@pytest.mark.parametrize(
+    ("role", "reverse", "senders", "down", "up", "sent"),
+    [
+        ("connecting_to", 0, [SENDS], None, 5, "uplink"),
+        ("connecting_to", 0, [""], None, 5, "uplink"),  # before 3.7
+        ("connecting_to", 1, [RECEIVES], 5, None, None),
+        ("connecting_to", 1, [""], 5, None, None),
+        ("connecting_to", 0, [SENDS, RECEIVES], 7, 5, "uplink"),
+        ("accepted_connection", 0, [RECEIVES], None, 5, None),
+        ("accepted_connection", 1, [SENDS], 5, None, "downlink"),
+        ("accepted_connection", 0, [RECEIVES, SENDS], 7, 5, "downlink"),
+    ],
+)
+def test_iperf3_of_either_end(
+    role: str, reverse: int, senders: list[str], down: int | None, up: int | None, sent: str | None, tmp_path: Path
+) -> None:
+    """The client is the device, whoever wrote the file; over UDP a sender does not know what arrived."""
+    sums = ", ".join(
+        iperf3_sum(name, mbps, sender)
+        for name, mbps, sender in zip(("sum", "sum_bidir_reverse"), (5, 7), senders, strict=False)
+    )
+    trace = read_trace([file(tmp_path, iperf3(role, reverse, "UDP", sums))])
+    found = [None if way.rate is None else way.rate.rate_bps.tolist() for way in (trace.down, trace.up)]
+    assert found == [None if mbps is None else [mbps * 1e6] for mbps in (down, up)]
+    told = [note for note in trace.notes if "UDP" in note]
+    assert [f"of the {sent} the rate that was sent" in note for note in told] == ([] if sent is None else [True])
+    assert not any("UDP" in note for note in read_trace([file(tmp_path, iperf3(role, reverse, "TCP", sums))]).notes)
+
+
 def test_probes_lost_at_the_end_count(tmp_path: Path) -> None:
     content = "PING x\n64 bytes from x: icmp_seq=1 time=5 ms\n64 bytes from x: icmp_seq=2 time=5 ms\n"
     trace = read_trace(
@@ -150,6 +194,25 @@ def test_two_probes_of_ripe_atlas_are_not_one_trace(tmp_path: Path) -> None:
     rows = '{"msm_id": 1, "prb_id": %d, "timestamp": %d, "type": "ping", "result": [{"rtt": 9}]}\n'
     with pytest.raises(TraceError, match=":2: key prb_id: 8 beside 7"):
         read_trace([file(tmp_path, rows % (7, 0) + rows % (8, 60))])
+
+
+def test_late_and_double_replies_of_ripe_atlas_are_no_packets(tmp_path: Path) -> None:
+    packets = (
+        '{"rtt": 20}, {"rtt": 26}, {"rtt": 20, "dup": 1}',
+        '{"x": "*"}, {"late": 1}, {"rtt": 30}',
+    )
+    rows = [
+        f'{{"msm_id": 1, "prb_id": 7, "timestamp": {60 * i}, "type": "ping", "result": [{packet}]}}\n'
+        for i, packet in enumerate(packets)
+    ]
+    trace = read_trace([file(tmp_path, "".join(rows))])
+    assert trace.down.loss is not None
+    assert trace.down.delay_s is not None
+    assert (2e3 * trace.down.delay_s.values).tolist() == pytest.approx([23, 30])
+    assert trace.down.loss.values.tolist() == pytest.approx([0, 1 - math.sqrt(0.5)])
+    late = rows[1].replace(packets[1], '{"late": 2}')
+    with pytest.raises(TraceError, match=":2: key result: holds late replies and duplicates alone"):
+        read_trace([file(tmp_path, rows[0] + late)])
 
 
 @pytest.mark.parametrize("gap_s", [2, 4, 30, 59, 70, 1000])
