@@ -22,7 +22,7 @@ from simulator.core.files import read_file
 
 MOST_ROWS, MOST_PANELS = 24, 6
 _COLUMNS = {
-    "capacity": ("method", "rate_per_s", "rate_lo_per_s", "rate_hi_per_s", "devices"),
+    "capacity": ("method", "rate_per_s", "rate_lo_per_s", "rate_hi_per_s", "devices", "devices_lo", "devices_hi"),
     "recommend": ("method", "latency_mean_s", "loss_pct", "loss_lo_pct", "loss_hi_pct", "floor", "in_time"),
 }
 
@@ -57,6 +57,8 @@ def read_answer(file: Path, kind: str) -> Answer:
             raise RunFolderError(f"{file}: holds the answer of ciar-sim {facts['decision']}, not of {kind}; {how}")
         table = pd.DataFrame(facts.pop("table"))
         for name in _COLUMNS[kind]:
+            if name in ("devices_lo", "devices_hi") and name not in table:  # an answer of an earlier version
+                table[name] = math.nan
             if name not in ("method", "floor", "in_time"):
                 table[name] = pd.to_numeric(table[name])  # "inf" and null among them
         missing = {*map(str, table["method"])} - {*facts["names"]}
@@ -123,15 +125,15 @@ def _capacity(answer: Answer, form: Form) -> Figure:
     figure = new_figure(6.8, 0.5 + (0.2 if form.compact else 0.34) * len(shown), form)
     ax = figure.subplots()
     look, size = answer.look, form.marker
-    values = shown[column].to_numpy(float)
-    finite = values[np.isfinite(values)]
-    top = max(float(finite.max()) if len(finite) else 1.0, _greatest(shown, by_rate)) or 1.0
+    bounds = ("rate_lo_per_s", "rate_hi_per_s") if by_rate else ("devices_lo", "devices_hi")
+    known = shown[[column, *bounds]].to_numpy(float)
+    top = float(known[np.isfinite(known)].max(initial=0.0)) or 1.0
     for place, (_, row) in enumerate(shown.iterrows()):
         one, value = look[str(row["method"])], float(row[column])
         endless = math.isinf(value)
         at = top if endless else value
         ax.plot([0, at], [place, place], color=one.colour, lw=1.2 * size, alpha=0.45, zorder=1)
-        ends = [float(row["rate_lo_per_s"]), float(row["rate_hi_per_s"])] if by_rate else [math.nan] * 2
+        ends = [float(row[name]) for name in bounds]
         if np.isfinite(ends).all():
             bar = np.maximum([[at - ends[0]], [ends[1] - at]], 0.0)
             ax.errorbar(
@@ -157,17 +159,11 @@ def _capacity(answer: Answer, form: Form) -> Figure:
     if form.titles:
         wrapped_title(ax, f"Load carried with p95 of the latency within {number(slo_s)} s", figure.get_figwidth() - 1.5)
     notes = [
-        "Bars run from the greatest load shown to be carried to the least shown not to be." if by_rate else "",
+        "Bars run from the greatest load shown to be carried to the least shown not to be.",
         left_out(len(shown), len(table), "cases", "those that carry most"),
     ]
     finish(figure, form, (), (" ".join(filter(None, notes)),))
     return figure
-
-
-def _greatest(table: pd.DataFrame, by_rate: bool) -> float:
-    ends = table["rate_hi_per_s"].to_numpy(float) if by_rate else np.empty(0)
-    ends = ends[np.isfinite(ends)]
-    return float(ends.max()) if len(ends) else 0.0
 
 
 def _load(row: pd.Series, by_rate: bool) -> str:

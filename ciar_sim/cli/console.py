@@ -78,9 +78,13 @@ class _Lines:
         self.clock = clock
         self.last_s = clock()
         self.begun: dict[str, tuple[float, float]] = {}  # by stage: when, and what was done then
+        self.done: dict[str, float] = {}
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         now = self.clock()
+        if done < self.done.get(stage, 0.0):  # it begins once more, as the simulations of a search do
+            del self.begun[stage]
+        self.done[stage] = done
         start_s, before = self.begun.setdefault(stage, (now, done))
         # What is done needs no line: the next stage or the result follows.
         if now - self.last_s < LINE_EVERY_S or done >= total:

@@ -20,6 +20,7 @@ from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, candidate, c
 from ciar_sim.decide.decision import Decision, span
 from reports.words import number, significant
 from simulator.core.errors import CiarSimError
+from simulator.experiment.estimate import check_size, size_of
 from simulator.experiment.loading import LoadedScenario
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.workload import (
@@ -34,7 +35,10 @@ from simulator.results.statistics import CONFIDENCE
 LOOKS = (4, 8, 16)  # replications after which the test may end
 ALLOWED = 0.05  # share of requests that may miss the objective at p95
 LEAST, MOST = 2.0**-14, 2.0**14  # times the scenario's load that are searched
+MOST_REQUESTS = 50_000  # of a replication, or GROWTH times those of the scenario's load; what is never late would be doubled for hours
+GROWTH = 16
 LONGEST_S = 5e7  # of a replication; a workload may last 1e8 s
+SLOWEST = 1e6  # time_scale of arrivals of a file
 LOADS = ("workload.arrivals.", "workload.devices")  # swept paths that are what is searched
 WARM = 0.2  # of a replication's duration, where the scenario names no warm-up
 
@@ -79,7 +83,7 @@ def capacity(
         loaded: The scenario; its arrivals are in time, not sequential.
         slo_s: The objective in seconds.
         means: Cache, processes, progress.
-        requests: Per replication, without its warm-up. A closed loop and arrivals of a file keep the scenario's duration.
+        requests: Per replication, without its warm-up. A closed loop keeps the scenario's duration, arrivals of a file keep their number.
         precision_pct: The search ends where the loads that are carried and not carried are so near.
 
     Raises:
@@ -93,11 +97,13 @@ def capacity(
             "allowed: workload: {devices: N, arrivals: {poisson_per_s: RATE}, duration_s: SECONDS}"
         )
     prepared = bench.prepare(_without_loads(bench.cases()))
-    rows, tests = [], []
+    rows, tests, all_found = [], [], []
     for place, case in enumerate(prepared.cases):
         means.progress("searching capacities", place, len(prepared.cases))
         idle = idle_times(case.scenario, requests, slo_s)
-        found = search(_Tester(prepared, case, slo_s, requests), precision_pct / 100, idle)
+        most = most_times(case, requests, slo_s)
+        found = search(_Tester(prepared, case, slo_s, requests), precision_pct / 100, idle, most)
+        all_found.append(found)
         rows.append(_row(case, found))
         tests += [{"method": candidate(case), **condition(case), **vars(load)} for load in found.loads]
     means.progress("searching capacities", len(prepared.cases), len(prepared.cases))
@@ -111,7 +117,7 @@ def capacity(
         "requests": requests,
         "precision_pct": precision_pct,
     }
-    return Decision(_sentences(table, slo_s), table, {"loads": pd.DataFrame(tests)}, facts)
+    return Decision(_sentences(table, all_found, slo_s), table, {"loads": pd.DataFrame(tests)}, facts)
 
 
 def _without_loads(cases: Sequence[Case]) -> list[Case]:
@@ -137,6 +143,11 @@ class _Tester:
             seeds = [scenario.seed + 1 + number for number in range(len(late), look)]
             variants = [(self.case, scenario.model_copy(update={"seed": seed % 2**63})) for seed in seeds]
             late += [share_late(one, self.slo_s) for one in self.prepared.again(variants)]
+            if np.isnan(late).any():  # no request is late where there is none, at any load
+                raise CiarSimError(
+                    f"workload.duration_s: at {significant(times)} times this load a replication has no request after its warm-up, so that "
+                    "nothing tells whether it is carried; a longer duration_s has more"
+                )
             mean, half = float(np.mean(late)), _half(late)
             if abs(mean - ALLOWED) >= half:
                 return Load(times, mean, half, look, 1 if mean <= ALLOWED else -1)
@@ -150,10 +161,10 @@ def _half(late: Sequence[float]) -> float:
 
 
 def share_late(one: Measured, slo_s: float) -> float:
-    """Share of the requests that miss the objective; the refused and the unfinished do. 0 where nobody asked."""
+    """Share of the requests that miss the objective; the refused and the unfinished do. NaN where nobody asked."""
     lost = one.refused + one.unfinished
     asked = len(one.latency_s) + lost
-    return (float((one.latency_s > slo_s).sum()) + lost) / asked if asked else 0.0
+    return (float((one.latency_s > slo_s).sum()) + lost) / asked if asked else math.nan
 
 
 def idle_times(scenario: Scenario, requests: int, slo_s: float) -> float:
@@ -167,10 +178,29 @@ def idle_times(scenario: Scenario, requests: int, slo_s: float) -> float:
     rate = rate_of(workload)
     if not rate > 0.0:
         return 1.0 / workload.devices
-    return min(0.5, max(0.01 / (rate * slo_s), requests / (rate * LONGEST_S), LEAST))
+    longest = requests / (rate * LONGEST_S)
+    if isinstance(workload.arrivals, TraceArrivals):  # all of it is asked, ever slower
+        longest = max(workload.duration_s / LONGEST_S, workload.arrivals.time_scale / SLOWEST)
+    return min(0.5, max(0.01 / (rate * slo_s), longest, LEAST))
 
 
-def search(test: "_Tester", precision: float, idle: float) -> Found:
+def most_times(case: Case, requests: int, slo_s: float) -> float:
+    """The greatest load that is tried, as a multiple of the scenario's: a power of two, as far as a workload and this machine can."""
+    first = size_of(scaled(case.scenario, 1.0, requests, slo_s)).requests
+    times = 1.0
+    while times < MOST:
+        try:
+            larger = scaled(case.scenario, 2 * times, requests, slo_s)
+            check_size([replace(case, scenario=larger)])
+        except CiarSimError:
+            break
+        if size_of(larger).requests > max(MOST_REQUESTS, GROWTH * first):
+            break
+        times *= 2
+    return times
+
+
+def search(test: "_Tester", precision: float, idle: float, most: float = MOST) -> Found:
     """Doubles the load until one is not carried, or takes the idle one where the first is not, then bisects (geometric means).
 
     A load that the test leaves undecided ends the bisection: it is the estimate, between the nearest decided ones.
@@ -179,11 +209,13 @@ def search(test: "_Tester", precision: float, idle: float) -> Found:
     if loads[0].verdict <= 0:
         loads.append(test(idle))
         if loads[1].verdict <= 0:
-            return Found(0.0, 0.0, idle, tuple(loads))
+            high = min((load.times for load in loads if load.verdict < 0), default=math.inf)
+            return Found(0.0, 0.0, high, tuple(loads))
     while all(load.verdict >= 0 for load in loads):
         times = max(load.times for load in loads) * 2
-        if times > MOST:
-            return Found(math.inf, times / 2, math.inf, tuple(loads))
+        if times > most:
+            low = max(load.times for load in loads if load.verdict > 0)
+            return Found(math.inf, low, math.inf, tuple(loads))
         loads.append(test(times))
     while True:
         low = max(load.times for load in loads if load.verdict > 0)
@@ -215,6 +247,10 @@ def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Sce
         counted_s = max(requests / (rate * times), 10.0 * slo_s)
         warm_s = workload.warmup_s or counted_s * WARM / (1 - WARM)
         change |= {"duration_s": counted_s + warm_s, "warmup_s": warm_s}
+    elif isinstance(
+        arrivals, TraceArrivals
+    ):  # the same requests, closer together; the run ends no sooner than they can be late
+        change |= {"duration_s": max(workload.duration_s / times, slo_s), "warmup_s": workload.warmup_s / times}
     elif isinstance(arrivals, ClosedArrivals) and not workload.warmup_s:
         change["warmup_s"] = WARM * workload.duration_s
     try:
@@ -229,17 +265,37 @@ def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Sce
 def _row(case: Case, found: Found) -> dict[str, object]:
     workload = case.scenario.workload
     assert isinstance(workload, FleetWorkload)
-    rate, devices = rate_of(workload), found.times * workload.devices
+    rate, (devices, low, high) = rate_of(workload), devices_of(workload, found)
     return {
         "method": candidate(case),
         **condition(case),
         "rate_per_s": found.times * rate,
         "rate_lo_per_s": found.low * rate,
         "rate_hi_per_s": found.high * rate,
-        "devices": devices if math.isinf(devices) else math.floor(devices),
+        "devices": devices,
+        "devices_lo": low,
+        "devices_hi": high,
         "loads_tested": len(found.loads),
         "replications": sum(load.replications for load in found.loads),
     }
+
+
+def devices_of(workload: FleetWorkload, found: Found) -> tuple[float, float, float]:
+    """Whole devices at the found load, the most shown to be carried and the fewest shown not to be.
+
+    Of a closed loop these are the ones that were simulated; of others, whose rate is what counts, the shares of the scenario's.
+    """
+    closed = isinstance(workload.arrivals, ClosedArrivals)
+    low, high = (
+        end
+        if math.isinf(end)
+        else math.ceil(workload.devices * end - 1e-9)
+        if up
+        else math.floor(workload.devices * end + 1e-9)
+        for end, up in ((found.low, closed), (found.high, True))
+    )
+    at = workload.devices * found.times
+    return at if math.isinf(at) else max(math.floor(at + 1e-9), low), low, high
 
 
 def rate_of(workload: FleetWorkload) -> float:
@@ -253,22 +309,31 @@ def rate_of(workload: FleetWorkload) -> float:
     return math.nan
 
 
-def _sentences(table: pd.DataFrame, slo_s: float) -> tuple[str, ...]:
-    """Who carries most, and what each carries."""
+def _sentences(table: pd.DataFrame, all_found: Sequence[Found], slo_s: float) -> tuple[str, ...]:
+    """Who carries most, and what each carries. all_found: in the order of the table."""
     objective = f"p95 of the latency within {number(slo_s)} s"
     told = []
-    for _, row in table.sort_values("devices", ascending=False, kind="stable").iterrows():
-        name = _name(row, table)
-        if row["devices"] == 0 and (math.isnan(row["rate_per_s"]) or row["rate_per_s"] == 0):
-            told.append(f"{name} carries no load with {objective}: it misses that where requests hardly ever meet.")
+    for place, row in table.sort_values("devices", ascending=False, kind="stable").iterrows():
+        name, found = _name(row, table), all_found[place]  # type: ignore[call-overload]
+        if found.times == 0.0:
+            idle = min(found.loads, key=lambda load: load.times)
+            why = "it misses that where requests hardly ever meet"
+            if idle.verdict == 0:
+                why = f"where requests hardly ever meet {100 * idle.late:.1f} % are late, too near the allowed {100 * ALLOWED:g} % to tell"
+            told.append(
+                f"{name} {'carries no' if idle.verdict else 'is not shown to carry any'} load with {objective}: {why}."
+            )
             continue
-        if math.isinf(row["devices"]):
-            told.append(f"{name} carries more than {MOST:g} times this load with {objective}.")
+        if math.isinf(found.times):
+            told.append(f"{name} carries at least {found.low:g} times this load with {objective}; more was not tried.")
             continue
         rate = row["rate_per_s"]
-        interval = span(row["rate_lo_per_s"], row["rate_hi_per_s"])
-        requests = "" if math.isnan(rate) else f"{significant(rate)} requests per second{interval}, "
-        told.append(f"{name} carries {requests}{row['devices']:,.0f} devices, with {objective}.")
+        if math.isnan(rate):
+            load = f"{row['devices']:,.0f} devices ({row['devices_lo']:,.0f} to {row['devices_hi']:,.0f})"
+        else:
+            interval = span(row["rate_lo_per_s"], row["rate_hi_per_s"])
+            load = f"{significant(rate)} requests per second{interval}, {row['devices']:,.0f} devices"
+        told.append(f"{name} carries {load}, with {objective}.")
     return tuple(told)
 
 

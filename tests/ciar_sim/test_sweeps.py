@@ -131,7 +131,12 @@ def test_where_there_is_no_terminal_a_line_comes_every_half_minute(capsys: pytes
     for second in range(100):
         now[0] = float(second)
         lines("simulating", second, 200)
-    said = capsys.readouterr().err.splitlines()
+    lines("simulating", 0, 10)  # a search simulates again and again
+    for second in range(100, 132):
+        now[0] = float(second)
+        lines("simulating", (second - 99) / 4, 10)
+    *said, again = capsys.readouterr().err.splitlines()
+    assert again == "simulating: 5 of 10 (52 %), 4 s each, 19 s left"
     assert LINE_EVERY_S == 30
     assert said[0] == "simulating: 30 of 200 (15 %), 1/s, 2 min 50 s left"
     assert len(said) == 3

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from scipy.optimize import brentq
@@ -14,7 +15,23 @@ import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide import capacity as module
 from ciar_sim.decide.bench import Measured, measured
-from ciar_sim.decide.capacity import LEAST, LOOKS, Load, _Tester, idle_times, rate_of, scaled, search
+from ciar_sim.decide.capacity import (
+    ALLOWED,
+    LEAST,
+    LOOKS,
+    MOST,
+    MOST_REQUESTS,
+    Found,
+    Load,
+    _sentences,
+    _Tester,
+    devices_of,
+    idle_times,
+    most_times,
+    rate_of,
+    scaled,
+    search,
+)
 from simulator.core.errors import CiarSimError
 from simulator.engine.workload import poisson_arrivals
 from simulator.experiment.inputs import SimulatedCase
@@ -99,7 +116,93 @@ def test_the_search_brackets_the_edge(edge: float, undecided: float) -> None:
 
 def test_no_load_and_any_load() -> None:
     assert search(known(1e-9, 0.0), 0.01, LEAST).times == 0.0
+    endless = search(known(1e9, 0.0), 0.01, LEAST, 8.0)
+    assert (endless.times, endless.low, len(endless.loads)) == (math.inf, 8.0, 4)
     assert math.isinf(search(known(1e9, 0.0), 0.01, LEAST).times)
+
+
+def test_no_load_is_named_as_what_was_shown() -> None:
+    """Missed where requests hardly ever meet, or only not decided there; beyond what was tried; a closed loop by its devices."""
+    shares = {-1: 0.2, 0: 0.052, 1: 0.01}
+    found = []
+    for first, idle in ((-1, -1), (-1, 0), (0, 0)):
+        of = {1.0: first, 1e-3: idle}
+        found.append(search(lambda times, of=of: Load(times, shares[of[times]], 0.01, 4, of[times]), 0.1, 1e-3))  # type: ignore[arg-type, misc]
+    assert [(one.times, one.low, one.high) for one in found] == [(0, 0, 1e-3), (0, 0, 1.0), (0, 0, math.inf)]
+    found += [Found(math.inf, 64.0, math.inf, ()), Found(2.5, 2.0, 3.0, ())]
+    table = pd.DataFrame({"method": list("abcde"), "rate_per_s": math.nan, "devices": [0, 0, 0, math.inf, 5]})
+    table = table.assign(devices_lo=4, devices_hi=6)
+    assert _sentences(table, found, 1.0) == (
+        "d carries at least 64 times this load with p95 of the latency within 1 s; more was not tried.",
+        "e carries 5 devices (4 to 6), with p95 of the latency within 1 s.",
+        "a carries no load with p95 of the latency within 1 s: it misses that where requests hardly ever meet.",
+        *(
+            f"{name} is not shown to carry any load with p95 of the latency within 1 s: "
+            f"where requests hardly ever meet 5.2 % are late, too near the allowed {100 * ALLOWED:g} % to tell."
+            for name in "bc"
+        ),
+    )
+
+
+def test_whole_devices_of_a_load() -> None:
+    found = Found(2.55, 2.52, 2.6, ())
+    kinds = ({"think_s": 5}, {"poisson_per_s": 2})
+    closed, opened = (FleetWorkload(devices=10, arrivals=arrivals, duration_s=9) for arrivals in kinds)
+    assert devices_of(closed, found) == (26, 26, 26)  # 25.2 devices were simulated as 26
+    assert devices_of(opened, found) == (25, 25, 26)
+    assert devices_of(closed, Found(0.3, 0.3, 0.6, ())) == (3, 3, 6)
+    assert devices_of(closed, Found(math.inf, 4.0, math.inf, ())) == (math.inf, 40, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("devices", "arrivals", "most"),
+    [
+        (10, {"poisson_per_s": 1e-3}, MOST),
+        (10, {"poisson_per_s": 100}, 32.0),  # of 10 s and a fifth of warm-up: 1,250 requests at the scenario's load
+        (10, {"poisson_per_s": 1e5}, 16.0),  # a scenario of its own size is tried at more
+        (10, {"think_s": 1e3}, MOST),
+        (1000, {"poisson_per_s": 1e-3}, 8192.0),  # and no more than ten million devices
+        (1000, {"think_s": 1}, 32.0),
+    ],
+)
+def test_a_load_that_no_machine_or_nobody_waits_for_is_not_tried(
+    devices: int, arrivals: dict[str, float], most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = {"devices": devices, "arrivals": arrivals, "duration_s": 1.1}
+    monkeypatch.setattr("simulator.experiment.estimate.memory_bytes", lambda: 1e12)
+    one = expand(load_scenario({"name": "queue", "methods": ["base"], "workload": workload}))[0]
+    assert most_times(one, 20, 1.0) == most
+    if "poisson_per_s" in arrivals and most == 32.0:
+        assert MOST_REQUESTS / 2 < 1250 * most <= MOST_REQUESTS
+    monkeypatch.setattr("simulator.experiment.estimate.memory_bytes", lambda: 1e4)
+    assert most_times(one, 20, 1.0) < max(most, 16)
+
+
+def test_arrivals_of_a_file_come_closer_together_and_none_falls_into_the_warm_up(tmp_path: Path) -> None:
+    """The same requests at every load: a file that is over before its warm-up was said to be carried at any load."""
+    (tmp_path / "asked.csv").write_text("requested_s\n" + "".join(f"{second}\n" for second in range(200)))
+    workload = {"devices": 10, "arrivals": {"trace": str(tmp_path / "asked.csv")}, "duration_s": 100, "warmup_s": 20}
+    scenario = load_scenario({"name": "queue", "methods": ["base"], "workload": workload})
+    assert rate_of(scenario.workload) == 1.0  # type: ignore[arg-type]
+    for times in (idle_times(scenario, 400, 5.0), 0.5, 1.0, 4.0):
+        found = scaled(scenario, times, 400, 5.0).workload
+        assert isinstance(found, FleetWorkload)
+        assert rate_of(found) == pytest.approx(times)
+        asked, _ = found.arrivals.times()  # type: ignore[union-attr]
+        assert ((asked >= found.warmup_s) & (asked < found.duration_s)).sum() == 80
+    dense = scaled(scenario, 100.0, 400, 5.0).workload
+    assert (dense.duration_s, dense.warmup_s) == (5.0, 0.2)  # type: ignore[union-attr]
+
+
+def test_a_replication_without_a_request_tells_nothing(
+    fleet: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKS", (2,))
+    fleet |= {"methods": ["base"], "workload": {"devices": 2, "arrivals": {"think_s": 1e7}, "duration_s": 10}}
+    with pytest.raises(
+        CiarSimError, match=r"^workload.duration_s: at 1.00 times this load a replication has no request"
+    ):
+        ciar_sim.capacity(fleet, slo_p95_s=1.0, cache=cache)
 
 
 @pytest.mark.parametrize("arrivals", [{"poisson_per_s": 2}, {"bursty_per_s": 2, "burst_factor": 3}, {"think_s": 5}])
