@@ -113,7 +113,11 @@ def mahimahi(case: Case) -> dict[str, bytes]:
         n = one.network
         for way, rate in (("up", n.up_bps), ("down", n.down_bps)):
             files[f"{name}.{way}"] = "".join(f"{time_ms}\n" for time_ms in deliveries_ms(rate)).encode()
-        delay_ms = round(500.0 * (_mean(n.up_delay_s) + _mean(n.down_delay_s)))
+        added_s = sum(
+            Jitter(sd_s, n.distribution, n.jitter_samples_s, n.jitter_on_top).added_s
+            for sd_s in (n.up_jitter_s, n.down_jitter_s)
+        )
+        delay_ms = round(500.0 * (_mean(n.up_delay_s) + _mean(n.down_delay_s) + added_s))
         command = [f"exec mm-delay {delay_ms}"]
         for way, loss in (("uplink", _mean(n.up_loss)), ("downlink", _mean(n.down_loss))):
             command += [f"mm-loss {way} {loss:.6g}"] if loss else []
@@ -254,7 +258,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
             emulator == "netem" and jitters,
             "one delay for a message: netem draws one for each packet, and with a rate none overtakes, so of several the longest counts",
         ),
-        (emulator == "mahimahi" and jitters, "jitter"),
+        (emulator == "mahimahi" and jitters, "jitter: every packet has the mean delay"),
         (
             emulator == "mahimahi" and any(isinstance(x, StepFunction) for x in (n.up_delay_s, n.down_delay_s)),
             "changes of the delay",
@@ -285,6 +289,11 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         (n.wifi is not None, "the Wi-Fi hop: contention for the channel, its tail"),
         (link.radio is not None, f"the radio {link.radio}: sleeping, paging, promotion"),
         (n.fair, "sharing side by side: devices behind one link are served first come, first served"),
+        (n.fading_snr_db is not None, "fading of the channels"),
+        (
+            n.idle_timeout_s < math.inf,
+            f"that a connection ends after {n.idle_timeout_s:g} s of silence (idle_timeout_s)",
+        ),
         (n.handovers is not None, "handovers"),
         (bool(n.also), f"{len(n.also)} more paths beside the first: a real Multipath TCP needs an interface for each"),
         (link.uplink is not None, "waits for the uplink: scheduling requests, slots, configured grants"),

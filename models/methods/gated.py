@@ -16,9 +16,9 @@ from simulator.protocol.messages import Message, Start, Tokens, Verify, pack_ids
 from simulator.protocol.methods import GatedSettings, prefix_length
 from simulator.protocol.ops import Call, CloudProgram, Compute, DeviceProgram, Op
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
-from simulator.protocol.thresholds import make_threshold
+from simulator.protocol.thresholds import Threshold, make_threshold
 
-from .scores import make_score
+from .scores import Score, make_score
 from .session import CloudState, DeviceState, Step, answer_start, finish_on_device, open_session
 
 
@@ -46,7 +46,7 @@ class Gated:
 
     def device(self, s: DeviceState) -> DeviceProgram:
         yield from open_session(s, self.prefix_length)
-        score, threshold, pending = make_score(self.settings, s), make_threshold(self.settings, self.scored), Pending()
+        score, threshold, pending = self.score(s), self.threshold(), Pending()
         while not s.done:
             step = self.read((yield s.unfed("device")))
             value = yield from score.of(step, len(s.tokens))
@@ -59,6 +59,14 @@ class Gated:
                 yield from self.ask(s, pending, step, value)
                 threshold.keep(len(s.tokens) - self.prefix_length)  # what the cloud took back has no score any more
         yield Compute("image_decoder", s.tokens)
+
+    def score(self, s: DeviceState) -> Score:
+        """What every token of a session is scored by. A method with a score of its own overrides it."""
+        return make_score(self.settings, s)
+
+    def threshold(self) -> Threshold:
+        """What the scores of a session are compared with. Settings that are no `ThresholdSettings` need one of their own."""
+        return make_threshold(self.settings, self.scored)
 
     def read(self, step: Step) -> Step:
         """The device's pass with the bounds and scores that the method uses."""

@@ -3,6 +3,7 @@
 A text in place of a row says why the key has none.
 """
 
+import copy
 from typing import Any
 
 from models.scenes import captions
@@ -54,6 +55,16 @@ IN_TIERS: Change = {
     "cloud": {"tier": "here", "tiers": {"here": {"distance_km": 20, "runtime": "cuda-graphs"}, "there": {"rtt_ms": 30}}}
 }
 BUSY: Change = {**FLEET, "workload.arrivals.poisson_per_s": 60, "workload.duration_s": 1}
+
+
+def put(scenario: dict[str, Any], change: Change) -> None:
+    """Dotted places of a scenario, in place; a whole number is an index of a list."""
+    for path, value in change.items():
+        *way, last = path.split(".")
+        node: Any = scenario
+        for key in way:
+            node = node[int(key)] if key.isdigit() else node.setdefault(key, {})
+        node[int(last) if last.isdigit() else last] = copy.deepcopy(value)
 
 
 def method(name: str, **settings: Any) -> Change:

@@ -25,19 +25,9 @@ from simulator.pricing.profile import Profile
 from simulator.protocol.cache import CachedSource, RecordingCache
 from simulator.results.files import ROWS
 from simulator.results.tables import CaseRecords, request_blocks, summary_table
-from tests.ciar_sim.setting_rows import ANOTHER, BASE, BUSY, ONE_CAPTION, SETTINGS, Change
+from tests.ciar_sim.setting_rows import ANOTHER, BASE, BUSY, ONE_CAPTION, SETTINGS, put
 
 pytestmark = pytest.mark.usefixtures("short_gaps")
-
-
-def put(scenario: dict[str, Any], change: Change) -> None:
-    """Dotted places of a scenario, in place; a whole number is an index of a list."""
-    for path, value in change.items():
-        *way, last = path.split(".")
-        node: Any = scenario
-        for key in way:
-            node = node[int(key)] if key.isdigit() else node.setdefault(key, {})
-        node[int(last) if last.isdigit() else last] = copy.deepcopy(value)
 
 
 def schema_keys() -> list[str]:

@@ -1,5 +1,6 @@
 """Links and messages of a scenario in formats of others: read back by a small parser of each."""
 
+import copy
 import json
 import os
 import re
@@ -15,12 +16,16 @@ import yaml
 from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
-from ciar_sim.decide.emulate import deliveries_ms
+from ciar_sim.decide.emulate import deliveries_ms, mahimahi, netem
 from ciar_sim.decide.messages import CLOUD_IP, DEVICE_IP, checksum
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.schema.network import ExplicitNetwork
+from simulator.experiment.sweep import expand
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity
 from simulator.traces.choice import TraceChoice
 from simulator.traces.series import RateSeries
+from tests.ciar_sim.setting_rows import BASE, SETTINGS, put
 
 
 @pytest.fixture
@@ -99,6 +104,30 @@ def test_what_an_emulator_cannot_do_is_named(path: Path, tmp_path: Path) -> None
     text = exported(path, "netem", "--set", f"network={files}")
     assert "left out: packet trains of an idle queue" in text
     assert "left out: the radio lte" in text
+
+
+# Figures of a transport and of a radio, which an emulator leaves out as a whole.
+OF_ANOTHER = {"handshake", "congestion_control", "flow_window_bytes", "operators"}
+NEEDED = {"rtt_ms", "up_mbps", "down_mbps", "buffer_ms", "buffer_bytes", "outage_every_s", "outage_ms"}  # else refused
+
+
+@pytest.mark.usefixtures("short_gaps")
+@pytest.mark.parametrize("key", sorted(set(ExplicitNetwork.model_fields) - OF_ANOTHER))
+def test_every_figure_of_a_link_is_emulated_or_named_as_left_out(key: str) -> None:
+    row = SETTINGS[f"ExplicitNetwork.{key}"]
+    assert not isinstance(row, str)
+    before, change = row
+    cases = []
+    for more in ({}, change):
+        data = copy.deepcopy(BASE)
+        put(data, before)
+        if not more and key not in NEEDED:
+            data["network"].pop(key, None)
+        put(data, more)
+        cases.append(expand(load_scenario(data))[0])
+    assert netem(cases[0]) != netem(cases[1])
+    if key != "jitter_distribution":  # mahimahi has no jitter at all, which is named
+        assert mahimahi(cases[0]) != mahimahi(cases[1])
 
 
 def test_kinds_and_tiers_have_links_of_their_own(path: Path, tmp_path: Path, scenario: dict[str, Any]) -> None:
