@@ -196,9 +196,13 @@ class Cloud:
         self._admit(alarm.time_s)
 
     def _scale_up(self, now_s: float, rule: Autoscale) -> None:
-        up = sum(r.up for r in self.replicas)
+        up = sum(r.up for r in self.replicas) + self._starting
+        most = rule.max_replicas - sum(
+            not r.up for r in self.replicas if r.number < self._least
+        )  # crashed ones come again
         load = len(self.waiting) + sum(len(r.sessions) for r in self.replicas)
-        while load > rule.sessions_per_replica * (up + self._starting) and up + self._starting < rule.max_replicas:
+        while load > rule.sessions_per_replica * up and up < most:
+            up += 1
             self._starting += 1
             self.schedule(now_s + rule.start_up_s, (self._on_started,), self)
 

@@ -219,14 +219,7 @@ class Replica:
 
     def crash(self, now_s: float) -> None:
         """Lose all work and memory, then tell the sessions in order of opening."""
-        if self._batch:
-            self.busy_s -= self._end_s - now_s
-            self._alarm.callbacks = ()
-        working = set(map(id, self._batch))
-        while self._ready:
-            working.add(id(self._ready.popleft()))
-        self._batch = []
-        self.stop(now_s)
+        working = self.stop(now_s)
         sessions = list(self.sessions)
         self.sessions.clear()
         self.kv_tokens = 0
@@ -234,9 +227,18 @@ class Replica:
             session.replica = None
             session.crashed(now_s, id(session) in working)
 
-    def stop(self, now_s: float) -> None:
+    def stop(self, now_s: float) -> set[int]:
+        """Serve nothing any more, jobs of other tenants neither; ids of whose work was queued or under way."""
+        if self._batch:
+            self.busy_s -= self._end_s - now_s
+            self._alarm.callbacks = ()
+        working = set(map(id, self._batch))
+        while self._ready:
+            working.add(id(self._ready.popleft()))
+        self._batch = []
         self.up = False
         self.up_s += now_s - self.since_s
+        return working
 
     def recover(self, now_s: float) -> None:
         self.up = True

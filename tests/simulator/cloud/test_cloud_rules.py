@@ -329,7 +329,7 @@ def loaded_cases(draw: st.DrawFn) -> dict[str, object]:
         evict=draw(st.booleans()),
         crashes=tuple(draw(st.lists(crash, max_size=3))),
         autoscale=draw(st.sampled_from([None, Autoscale(replicas + 2, 1.0, 0.05, 0.2)])),
-        background=draw(st.sampled_from([None, Background(0.2, 0.01)])),
+        background=draw(st.sampled_from([None, Background(0.2, 0.01), Background(0.9, 0.2)])),
     )
     return inputs
 
@@ -338,6 +338,12 @@ def loaded_cases(draw: st.DrawFn) -> dict[str, object]:
 def test_under_any_rules_every_request_is_answered_or_refused(inputs: dict[str, object]) -> None:
     result = case(**inputs)  # type: ignore[arg-type]
     columns = result.columns
+    busy, up = np.array(result.cloud_busy_s), np.array(result.cloud_up_s)
+    assert np.all(busy <= up + 1e-6)
+    assert result.utilisation <= 1.0 + 1e-6
+    rules: CloudRules = inputs["rules"]  # type: ignore[assignment]
+    most = inputs["replicas"] if rules.autoscale is None else rules.autoscale.max_replicas
+    assert len(up) <= most
     assert len(columns["request"]) + result.refused == len(inputs["requests"])  # type: ignore[arg-type]
     assert result.unfinished == 0
     total = sum(columns[part] for part in PARTS)
