@@ -13,6 +13,7 @@ from models.backbones.huggingface_files import describe, weight_files
 from models.kv_cache import KVCache
 from models.llama import LlamaDecoder
 from models.sampling import guide
+from models.state import read_state
 from simulator.protocol.llama import digits
 from tests.parity.checks import Tally, check, stem
 from tests.parity.core import IMAGES
@@ -28,8 +29,8 @@ def anole(file: Path, tally: Tally) -> None:
     described = describe("anole-7b", folder)
     model, codes = load_decoder(folder, described), torch.tensor(described.codes)
     head = next(
-        tensors["lm_head.weight"] for path in weight_files(folder) if "lm_head.weight" in (tensors := load_file(path))
-    )
+        tensors["lm_head.weight"] for path in weight_files(folder) if "lm_head.weight" in (tensors := read_state(path))
+    ).float()
     before, after = described.prompt.before, described.prompt.after
     tally.equal("tokens around a caption", (before, after), ((ids["bos"],), (ids["sep"], ids["boi"])))
     tally.equal("tokens of the unconditional row", described.config.null_tokens, (ids["bos"], ids["boi"]))
@@ -65,7 +66,7 @@ def anole(file: Path, tally: Tally) -> None:
 
     tally.case()  # images to codes
     tokenizer = load_vqgan(Path(f"{name}_vqgan.ckpt"))
-    found = tokenizer.encode_codes(io["image"])
+    found = tokenizer.encode_codes(io["image"].float())
     tally.equal("image codes", found, io["image_codes"])
     tally.equal("image tokens", codes[found], io["image_bpe_tokens"].long())
     tally.case()  # codes to images

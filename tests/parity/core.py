@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,15 @@ def decode_greedy(
 def decoder(file: Path, tally: Tally) -> None:
     """Grid, batch, guidance scales and steps are those of the tensors."""
     io, name = load_file(file), stem(file.name)
-    heads = json.loads((file.parent / f"{name}_config.json").read_text())["n_head"]
+    values = json.loads((file.parent / f"{name}_config.json").read_text())
     grid = math.isqrt(io["teacher_tokens"].shape[1])
-    model = load_llamagen(file.parent / f"{name}.pt", grid=grid, n_head=heads).eval()
-    caption, mask, inputs = io["caption_embs"], io["emb_masks"].bool(), io["teacher_tokens"][:, :-1]
+    model = load_llamagen(file.parent / f"{name}.pt", grid=grid, n_head=values["n_head"])
+    told = replace(model.config, **{key: values[key] for key in ("rope_base", "norm_eps") if key in values})
+    if told != model.config:  # a checkpoint does not hold these
+        weights = model.state_dict()
+        model = Transformer(told).eval()
+        model.load_state_dict(weights)
+    caption, mask, inputs = io["caption_embs"].float(), io["emb_masks"].bool(), io["teacher_tokens"][:, :-1]
 
     tally.case()  # teacher forcing
     tally.close("logits", model(inputs, caption, mask)[0], io["teacher_logits_masked"], LOGITS)
@@ -140,7 +146,7 @@ def image_tokenizer(file: Path, tally: Tally) -> None:
     )
     model, io = load_llamagen_vq(Path(f"{name}.pt"), config), load_file(file)
     tally.case()  # images to codes and back
-    latents = model.encode(io["image"])
+    latents = model.encode(io["image"].float())
     result = model.quantise(latents)
     tally.close("latents", latents, io["pre_quant"], LOGITS)
     tally.equal("codes", result.codes.view(io["indices"].shape), io["indices"])

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.backbones.llamagen_files import own_keys
 from models.eagle import CAPTION_TOKEN, EagleDrafter, from_checkpoint
 from models.kv_cache import KVCache
 from models.methods import speculative
@@ -109,7 +110,8 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
     """The reference's rounds through the cache."""
     name = file.parent / stem(file.name)
     info = json.loads(Path(f"{name}.json").read_text())
-    config, state = info["config"], read_state(f"{name}.bin")
+    config, state = info["config"], own_keys(read_state(f"{name}.bin"))
+    embedding = state["embed_tokens.weight"].float()
     base = TransformerConfig(
         n_layer=1,
         n_head=config["num_attention_heads"],
@@ -119,9 +121,11 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
         caption_slots=config["cls_token_num"] + 1,
         caption_dim=config["hidden_size"],  # the drafter has no caption projection
         grid=math.isqrt(config["block_size"]),
+        rope_base=config.get("rope_base", 10000),
     )
     drafter = from_checkpoint(state, base, f"{name}.bin")
     io = load_file(file)
+    head = io["lm_head"].float()
     cache = KVCache(drafter.config, len(io["round0.features"]), spare=info["top_k"] * (info["depth"] + 1))
     held = 0
     for index in sorted({int(found[1]) for key in io if (found := re.match(r"round(\d+)\.", key))}):
@@ -130,12 +134,12 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
         ids = one["input_ids"].tolist()
         assert ids[: base.caption_slots] == [CAPTION_TOKEN] * base.caption_slots
         fresh = ids[1:][held:]
-        outputs = feed(drafter, cache, state["embed_tokens.weight"][fresh], one["features"], held, None)
+        outputs = feed(drafter, cache, embedding[fresh], one["features"].float(), held, None)
         tally.close("outputs", outputs, one["committed_out_hidden"], atol=2e-4)
         held += len(fresh)
 
         def drafted(outputs: Tensor) -> Tensor:
-            logits = outputs @ io["lm_head"].T  # [rows, n, V]
+            logits = outputs @ head.T  # [rows, n, V]
             guided = guide(logits[0], logits[1], info["cfg_scale"]) if len(logits) == 2 else logits[0]
             return log_q(guided, info["processor"])
 
@@ -144,7 +148,7 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
         outputs = outputs[:, -1:]
         for _ in range(info["depth"]):
             beam = growth.beam
-            embedded = state["embed_tokens.weight"][[growth.tokens[node] for node in beam]]
+            embedded = embedding[[growth.tokens[node] for node in beam]]
             start = held + len(growth.fed) - len(beam)
             outputs = feed(drafter, cache, embedded, outputs[:, growth.beam_rows], start, growth.fed_parents)
             growth.grow(drafted(outputs))

@@ -31,12 +31,13 @@ from tests.parity.chameleon import decode, rows_of
 from tests.parity.core import decode_greedy
 from tests.parity.drafting import Shape, chosen, feed, log_q, number, padded, walk
 
-CODES, WIDTH, SLOTS = 48, 16, 9
+CODES, WIDTH, SLOTS, ROPE = 48, 16, 9, 500.0
 
 
 def random_model(grid: int) -> Transformer:
     torch.manual_seed(5)
-    model = Transformer(TransformerConfig(2, 2, WIDTH, 24, CODES, SLOTS, 7, grid)).eval().requires_grad_(False)
+    config = TransformerConfig(2, 2, WIDTH, 24, CODES, SLOTS, 7, grid, ROPE, 1e-3)
+    model = Transformer(config).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape), alpha=0.5)
     return model
@@ -46,7 +47,7 @@ def write_decoder(folder: Path, grid: int, scale: float, interval: int) -> None:
     model, batch = random_model(grid), 3
     name = "llamagen_gpt_small"
     torch.save({"model": model.state_dict()}, folder / f"{name}.pt")
-    (folder / f"{name}_config.json").write_text(json.dumps({"n_head": 2}))
+    (folder / f"{name}_config.json").write_text(json.dumps({"n_head": 2, "rope_base": ROPE, "norm_eps": 1e-3}))
     caption, tokens = torch.randn(batch, SLOTS, 7), torch.randint(CODES, (batch, grid * grid))
     mask = torch.arange(SLOTS).expand(batch, -1) >= torch.tensor([[0], [3], [8]])
     inputs, length = tokens[:, :-1], model.config.positions
@@ -84,7 +85,7 @@ def write_tokenizer(folder: Path) -> None:
     result = model.quantise(latents)
     decoded = model.decode_codes(codes.view(2, 3, 5))  # a grid that is no square
     io = {
-        "image": image,
+        "image": image.double(),
         "pre_quant": latents,
         "indices": result.codes.view(2, 6, 10),
         "quantised": result.quantised,
@@ -110,12 +111,15 @@ def tree_tensors(tree: Tree, ordered: bool) -> dict[str, Tensor]:
 def write_drafter(folder: Path) -> None:
     """Without a processor, so that paths stand in the leaves' order; depth 2, four best, eleven nodes, a 6 x 6 grid."""
     torch.manual_seed(7)
-    base = TransformerConfig(1, 2, WIDTH, 20, CODES, SLOTS, WIDTH, 6)
+    base = TransformerConfig(1, 2, WIDTH, 20, CODES, SLOTS, WIDTH, 6, ROPE)
     drafter = EagleDrafter(drafter_config(base)).eval().requires_grad_(False)
     embedding, head = torch.randn(CODES, WIDTH), torch.randn(CODES, WIDTH)
-    torch.save({**to_checkpoint(drafter), "embed_tokens.weight": embedding}, folder / "eagle_drafter_small.bin")
+    weights = {**to_checkpoint(drafter), "embed_tokens.weight": embedding}
+    torch.save(
+        {"state_dict": {f"model.{key}": value for key, value in weights.items()}}, folder / "eagle_drafter_small.bin"
+    )
     config = {"num_attention_heads": 2, "hidden_size": WIDTH, "intermediate_size": 20, "vocab_size": CODES}
-    config |= {"cls_token_num": SLOTS - 1, "block_size": 36}
+    config |= {"cls_token_num": SLOTS - 1, "block_size": 36, "rope_base": ROPE}
     info = {"config": config, "total_token": 11, "depth": 2, "top_k": 4, "cfg_scale": 2.0, "processor": None}
     (folder / "eagle_drafter_small.json").write_text(json.dumps(info))
     io, cache, held, ids = {"lm_head": head}, KVCache(drafter.config, 2, spare=12), 0, [0] * SLOTS + [5]
