@@ -31,6 +31,7 @@ from reports.words import clipped, unbroken, wrapped
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
 COMPACT_BELOW = 5.0  # inches; a narrower figure is for a column of a paper: smaller type, panels one above the other
+TITLE_LINES = 5  # of a title with long labels; more would take the room of what is drawn
 FORMATS = ("svg", "pdf", "png")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -155,15 +156,26 @@ def new_figure(width: float, height: float, form: Form = PAGE) -> Figure:
 def finish(figure: Figure, form: Form, handles: Sequence[Artist] = (), notes: Sequence[str] = ()) -> None:
     """Add the legend above the panels and the footnote under them.
 
-    The figure grows by the height of both, so that the panels keep theirs, unless the form gives a height.
+    The figure grows by the height of both, and of what is long in the titles of its rows, so that the panels keep theirs, unless the form
+    gives a height.
     """
-    height = figure.get_figheight()
+    height = figure.get_figheight() + _long_titles(figure)
     if handles:
         height += legend(figure, handles)
     if form.titles and any((*notes, form.note)):
         height += footnote(figure, form.note, *notes)
     if form.height is None:
         figure.set_figheight(height)
+
+
+def _long_titles(figure: Figure) -> float:
+    """Height in inches of the lines that the titles have beyond the second, row by row."""
+    beyond: dict[int, int] = {}
+    for ax in figure.axes:
+        place = ax.get_subplotspec()
+        if place is not None:
+            beyond[place.rowspan.start] = max(beyond.get(place.rowspan.start, 0), ax.get_title("left").count("\n") - 1)
+    return sum(beyond.values()) * _points(mpl.rcParams["axes.titlesize"]) * 1.2 / 72
 
 
 def footnote(figure: Figure, *lines: str) -> float:
@@ -239,9 +251,12 @@ def logarithmic(ax: Axes, which: str) -> None:
 
 
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:
-    """A title no wider than the inches, in the bold type of titles."""
+    """A title no wider than the inches, in the bold type of titles; of long labels as many lines as leave room for the axes."""
     size = _points(mpl.rcParams["axes.titlesize"])
-    ax.set_title(wrapped(unbroken(text), max(12, int(110 * inches / size))).replace("\u00a0", " "))
+    lines = wrapped(unbroken(text), max(12, int(110 * inches / size))).replace("\u00a0", " ").split("\n")
+    if len(lines) > TITLE_LINES:
+        lines = [*lines[: TITLE_LINES - 1], clipped(" ".join(lines[TITLE_LINES - 1 :]), len(lines[TITLE_LINES - 1]))]
+    ax.set_title("\n".join(lines))
 
 
 def cross(ax: Axes, x: float, y: float, look: Look, form: Form, ends: tuple[float, float] | None = None) -> None:

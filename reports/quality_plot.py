@@ -302,7 +302,8 @@ def speedup_table(run: Run, form: Form = PAGE) -> Figure:
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     if form.titles:
-        wrapped_title(ax, f"Speed-up against base under {len(conditions)} conditions", figure.get_figwidth() - 2.0)
+        title = f"Speed-up against base{f' under {len(conditions)} conditions' if len(conditions) > 1 else ''}"
+        wrapped_title(ax, title, figure.get_figwidth() - 2.0)
     notes = [
         "In each cell the speed-up, with the latency under it. Violet is faster than base, orange slower, on a log scale.",
         left_out(len(columns), len(conditions), "conditions", "evenly spaced"),

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from reports.build import at_a_glance, build_report
+from reports.figure import Form, finish, new_figure, styled, wrapped_title
 from reports.findings import find
 from reports.load import Run, load_run
 from reports.looks import METHOD_LOOKS, looks
@@ -216,3 +217,18 @@ def test_the_queue_is_drawn_where_something_waited(folder: Path, tmp_path: Path)
     wifi, lte = (ax for ax in queue_over_time(run, find(run)).axes)
     assert [len(ax.lines) for ax in (wifi, lte)] == [3, 2]  # the fourth case was not looked at
     assert wifi.lines[0].get_ydata().tolist() == (2 * looks).tolist()
+
+
+def test_long_labels_leave_the_axes_their_room() -> None:
+    """A label of a hundred letters in every heading took all of a figure of two bars, and matplotlib gave its layout up."""
+    form = Form(3.3)
+    with styled(form):
+        short, long = (new_figure(3.3, 0.9, form) for _ in range(2))
+        for figure, words in ((short, 2), (long, 60)):
+            wrapped_title(figure.subplots(), " ".join(["fastest"] * words), 2.0)
+            finish(figure, form)
+    title = long.axes[0].get_title("left")
+    assert title.count("\n") == 4
+    assert title.endswith("…")
+    assert all(len(line) <= 29 for line in title.split("\n"))
+    assert long.get_figheight() - short.get_figheight() == pytest.approx(3 * 7.5 * 1.2 / 72)
