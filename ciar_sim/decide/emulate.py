@@ -155,7 +155,7 @@ def deliveries_ms(rate: float | Capacity) -> list[int]:
     if not rate.total_bits:
         raise CiarSimError("a link that never carries anything has no delivery trace")
     periods = math.ceil(bits / rate.total_bits)  # more than one where a period is too short or too slow for a packet
-    count = math.floor(periods * rate.total_bits / bits + 1e-9)
+    count = math.floor(periods * rate.total_bits / bits * (1.0 + 1e-12))  # a sum of tens of thousands is off by 1e-13
     target = bits * np.arange(1, min(count, MOST_PACKETS) + 1)
     before, rest = np.divmod(target * (1.0 - 1e-12), rate.total_bits)
     here = np.searchsorted(rate.bits, rest, side="left") - 1

@@ -214,6 +214,11 @@ def test_a_delivery_trace_follows_a_rate_that_varies(rate: Capacity) -> None:
         assert not [time for time in times if 1001 < time <= 2000]
 
 
+def test_a_sum_that_is_off_by_rounding_costs_no_packet() -> None:
+    """As sums over the milliseconds of a trace are."""
+    assert len(deliveries_ms(Capacity([0.0], [12e6 * (1.0 - 2e-13)], 140.0))) == 140_000
+
+
 def test_mahimahi_s_files_are_read_back_as_the_link(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "emulated"
     exported(
