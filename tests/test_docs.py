@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import ciar_sim
 from ciar_sim.cli.main import main
+from ciar_sim.cli.plot import KINDS
 from ciar_sim.shipped import scenario_path
 from models.pair import make_tiny_pair
 from models.train.data import DataConfig
@@ -43,11 +44,20 @@ def settings_table(name: str) -> str:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_card_whose_settings_are_those_of_the_code(name: str) -> None:
-    card = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
-    found = re.search(rf"<!-- settings:{name} -->\n(.*?)\n<!-- end -->", card, re.DOTALL)
-    assert found is not None
-    assert found.group(1) == settings_table(name)
-    assert f"({name}.md)" in (ROOT / "docs" / "methods" / "README.md").read_text()
+    card, needed = ROOT / "docs" / "methods" / f"{name}.md", settings_table(name)
+    text = card.read_text() if card.is_file() else ""
+    found = re.search(rf"<!-- settings:{name} -->\n(.*?)\n?<!-- end -->", text, re.DOTALL)
+    assert found is not None, f"{card} must hold\n<!-- settings:{name} -->\n{needed}\n<!-- end -->"
+    assert found.group(1) == needed
+    assert f"({name}.md)" in (ROOT / "docs" / "methods" / "README.md").read_text(), (
+        "needs a row in docs/methods/README.md"
+    )
+
+
+def test_every_kind_of_plot_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    table = guide[guide.index("| kind | what |") : guide.index("`--methods` and `--where`")]
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(KINDS)
 
 
 def test_assumptions_named_in_the_code_are_listed() -> None:
@@ -59,10 +69,25 @@ def test_assumptions_named_in_the_code_are_listed() -> None:
     assert named
 
 
-def test_relative_links_lead_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("traces/*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub and mkdocs make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_relative_links_and_anchors_lead_somewhere() -> None:
+    for page in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("traces/*.md"),
+        *ROOT.glob("models/**/*.md"),
+    ]:
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.relative_to(ROOT)} links to {target}"
+            if anchor and linked.suffix == ".md":
+                assert anchor in anchors(linked), f"{page.relative_to(ROOT)} links to {target}#{anchor}"
 
 
 def test_the_lock_file_is_of_these_dependencies() -> None:

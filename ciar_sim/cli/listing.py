@@ -24,13 +24,16 @@ def listing(what: str) -> str:
 
 
 def _methods() -> Table:
-    from simulator.protocol.methods import METHODS
+    from simulator.core.part import written
+    from simulator.experiment.schema.methods import ENTRIES, settings_of
 
     table = _table("method", "setting", "default", "meaning")
-    for name, kind in METHODS.items():
-        table.add_row(f"[bold]{name}", "", "", (kind.settings.__doc__ or "").split("\n\n")[0])
-        for key, field in kind.settings.model_fields.items():
-            table.add_row("", key, str(field.default), field.description or "")
+    for name, entry in ENTRIES.items():
+        table.add_row(f"[bold]{name}", "", "", (entry.__doc__ or "").split("\n\n")[0])
+        for key in settings_of(name):
+            field = entry.model_fields[key]
+            default = "" if field.default is None else written(field.default)  # then the meaning says what holds
+            table.add_row("", key, default, escape(field.description or ""))
     return table
 
 
@@ -83,7 +86,9 @@ def _pairs() -> Table:
             "draws": f"{'nothing, it is statistical' if m.statistics else SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",
             "tokens": f"{m.grid} x {m.grid}, of {m.codebook_size} codes",
             "cloud": f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
-            "device": f"{m.device.n_layer} layer, width {m.device.dim}" if m.device else "none",
+            "device": f"{m.device.n_layer} layer{'s' if m.device.n_layer > 1 else ''}, width {m.device.dim}"
+            if m.device
+            else "none",
             "prompts": "list, file" if m.subject == "other" else f"source: {m.subject}, list, file",
             "quality": "none" if m.statistics else ", ".join(quality),
             **({"rates": m.statistics.source} if m.statistics else {"weights": m.weights_hash[:12]}),

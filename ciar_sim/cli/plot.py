@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 
     from reports.figure import Form
 
-# As in `reports.kinds.KINDS`, which only loads where something is drawn; a test compares them.
-KINDS = (
-    *("latency-quality", "heat-maps", "speed-up", "sweep", "latency-cdf", "breakdown", "load", "queue"),
-    *("speed-up-table", "uncertainty", "images"),
-)
+# The names of `reports.kinds.KINDS`, which only loads where something is drawn (a test compares them), and what each shows.
+KINDS = {
+    "latency-quality": "latency against quality, with the Pareto front",
+    "heat-maps": "latency, cloud calls and quality over two settings",
+    "speed-up": "along the RTT or another number, with break-even",
+    "sweep": "latency, cloud calls and quality along a number",
+    "latency-cdf": "share of requests answered within a latency",
+    "breakdown": "where the seconds go",
+    "load": "p95 and goodput, with the objective and the knee",
+    "queue": "the cloud's queue over time",
+    "speed-up-table": "every method under every condition",
+    "uncertainty": "maps, with the cloud's tokens outlined",
+    "images": "by prompt and method",
+}
 REGIME_MAP = "regime-map"
 ANSWERS = ("capacity", "recommend")
 ENDINGS = ("svg", "pdf", "png")
@@ -27,7 +36,22 @@ INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4}
 LEAST, MOST = 1.5, 40.0  # inches
 
 
-@click.command()
+def _help(text: str) -> str:
+    """The help of the command, with a line for each kind."""
+    shown = {
+        **KINDS,
+        REGIME_MAP: "from the folder of `ciar-sim regime`",
+        **{kind: f"from the file of `ciar-sim {kind} --out`" for kind in ANSWERS},
+    }
+    return "\n".join([text, "", "\b", *(f"{kind:<{max(map(len, shown)) + 2}}{what}" for kind, what in shown.items())])
+
+
+@click.command(
+    help=_help(
+        "Draw one plot of KIND from a RUN_FOLDER, or from the answer of a decision, for a paper or a talk.\n\n"
+        "For example: ciar-sim plot runs/quickstart latency-quality --size 3.3in"
+    )
+)
 @click.argument("run_folder", type=click.Path(path_type=Path))
 @click.argument("kind", type=click.Choice([*KINDS, REGIME_MAP, *ANSWERS]), metavar="KIND")
 @click.option(
@@ -71,26 +95,6 @@ def plot(
     no_titles: bool,
     out: Path | None,
 ) -> None:
-    """Draw one plot of KIND from a RUN_FOLDER, or from the answer of a decision, for a paper or a talk.
-
-    For example: ciar-sim plot runs/quickstart latency-quality --size 3.3in
-
-    \b
-    latency-quality  latency against quality, with the Pareto front
-    heat-maps        latency, cloud calls and quality over two settings
-    speed-up         along the RTT or another number, with break-even
-    sweep            latency, cloud calls and quality along a number
-    latency-cdf      share of requests answered within a latency
-    breakdown        where the seconds go
-    load             p95 and goodput, with the objective and the knee
-    queue            the cloud's queue over time
-    speed-up-table   every method under every condition
-    uncertainty      maps, with the cloud's tokens outlined
-    images           by prompt and method
-    regime-map       from the folder of `ciar-sim regime`
-    capacity         from the file of `ciar-sim capacity --out`
-    recommend        from the file of `ciar-sim recommend --out`
-    """
     form = _form(size, not no_titles)
     ending = out.suffix.removeprefix(".").lower() if out is not None else ""
     if file_format is None and ending not in ("", *ENDINGS):

@@ -14,7 +14,7 @@ def first_problem(error: ValidationError, document: Document) -> tuple[Place, st
     problems = [explain(details) for details in error.errors()]
     place, message = min(problems, key=lambda problem: document.line(problem[0]))
     others = {problem[0] for problem in problems} - {place}
-    return place, message + (f" (and {len(others)} more)" if others else "")
+    return place, message + (f" (and {len(others)} more problem{'s' if len(others) > 1 else ''})" if others else "")
 
 
 _BOUNDS = {

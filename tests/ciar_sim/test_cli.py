@@ -252,6 +252,9 @@ def test_listings_and_schema() -> None:
         result = call("list", what)
         assert result.exit_code == 0, result.output
         assert expected in result.output
+        if what == "methods":  # as a scenario takes them: calibrated, not the number that the programs default to
+            assert re.search(r"^random.*\n(  .*\n)*  +threshold  +\{call_pct", result.output, re.MULTILINE)
+            assert not re.search(r"threshold +0\.3|threshold_mode +const +const", result.output)
     schema = json.loads(call("schema").output)
     assert "methods" in schema["properties"]
 

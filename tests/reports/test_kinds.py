@@ -77,7 +77,7 @@ def test_pdf_holds_type_that_can_be_edited(runs: dict[str, Run]) -> None:
 
 
 def test_the_kinds_of_the_command_are_those_that_can_be_drawn() -> None:
-    assert tuple(KINDS) == command.KINDS == tuple(OF_KIND)
+    assert tuple(KINDS) == tuple(command.KINDS) == tuple(OF_KIND)
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,7 @@ def test_refusals(tmp_path: Path, text: str, message: str) -> None:
         (HEAD + "network: {rtt_ms: 1\n", "t.yaml:6: is not YAML: "),
         (
             HEAD + "network: {rtt_ms: -1, up_mbps: 0, down_mbps: 1}\n",
-            "t.yaml:5: network.rtt_ms must be >= 0, got -1 (and 1 more)",
+            "t.yaml:5: network.rtt_ms must be >= 0, got -1 (and 1 more problem)",
         ),
     ],
 )
@@ -401,4 +401,4 @@ def test_refusals_with_long_ends(tmp_path: Path, text: str, start: str) -> None:
 
 def test_the_first_line_is_named_when_several_are_wrong(tmp_path: Path) -> None:
     text = "seed: -1\nname: t\nmethods:\n  - {name: ciar, threshold: -2}\n"
-    assert refusal(tmp_path, text) == "t.yaml:1: seed must be >= 0, got -1 (and 1 more)"
+    assert refusal(tmp_path, text) == "t.yaml:1: seed must be >= 0, got -1 (and 1 more problem)"
