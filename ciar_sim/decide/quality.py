@@ -43,7 +43,7 @@ class Loss:
 
         Never below what there is where that does not do; NaN without an interval, infinite where the loss is `most_pct` itself.
         """
-        half = (self.high - self.low) / 2
+        half = self.high - self.pct  # the lower end of a two-sided one is cut at 0
         if self.verdict(most_pct) != UNCLEAR:
             return float(self.prompts)
         margin = abs(most_pct - self.pct)

@@ -12,8 +12,9 @@ from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, can
 from ciar_sim.decide.break_even import BreakEven, Line, break_evens
 from ciar_sim.decide.decision import Decision, span
 from ciar_sim.decide.quality import KEEPS, Loss, chosen_metric, loss
+from reports.words import condition as condition_words
 from reports.words import number, significant, split_unit
-from simulator.core.errors import CiarSimError
+from simulator.core.errors import CiarSimError, ScenarioError
 from simulator.core.problems import explain
 from simulator.experiment.loading import Written, load_with_source
 from simulator.experiment.options import axis_values
@@ -25,11 +26,12 @@ ALIASES = {"cloud.background": "cloud.background.utilisation", "workload.rate": 
 
 
 class Axis(NamedTuple):
-    """An axis of the map: a dotted path, its values in ascending order, and whether it is drawn logarithmic."""
+    """An axis of the map: a dotted path, its values in ascending order, whether it is drawn logarithmic, and how a sweep is told of it."""
 
     path: str
     values: tuple[float, ...]
     log: bool
+    written: str
 
 
 def axis(option: str, text: str, points: int) -> Axis:
@@ -54,12 +56,14 @@ def axis(option: str, text: str, points: int) -> Axis:
             made = Range.model_validate({"steps": points, **given})
         except ValidationError as error:
             raise CiarSimError(f"{option} {text}: {path} {explain(error.errors()[0])[1]}; needed {form}") from None
-        return Axis(path, tuple(map(float, made.values())), made.scale == "log")
+        asked = f"{path}={number(made.min)}:{number(made.max)}:{made.steps}:{made.scale}"
+        return Axis(path, tuple(map(float, made.values())), made.scale == "log", asked)
     numbers = [float(value) for value in given if type(value) in (int, float) and math.isfinite(value)]
     if not numbers or len(numbers) < len(given):
         raise CiarSimError(f"{option} {text}: must be {form}, all of them numbers")
     values = tuple(sorted(set(numbers)))
-    return Axis(path, values, len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 10)
+    asked = f"{path}={','.join(map(number, values))}"
+    return Axis(path, values, len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 10, asked)
 
 
 def regime(
@@ -84,16 +88,26 @@ def regime(
     Raises:
         CiarSimError: An axis or the scenario is not usable.
     """
-    across = axis("--x", x, X_POINTS)
-    up = None if y is None else axis("--y", y, Y_POINTS)
-    axes = [one for one in (across, up) if one is not None]
+    given = {"--x": x} if y is None else {"--x": x, "--y": y}
+    axes = [
+        axis(option, text, points) for (option, text), points in zip(given.items(), (X_POINTS, Y_POINTS), strict=False)
+    ]
     if own := next((one.path for one in axes if one.path.startswith("methods.")), None):
         raise CiarSimError(
             f"{own}: is of one method, and a map is over what all have; swept in the scenario, each value is a candidate"
         )
     fixed, sets = of_sweep(scenario, sets)
-    options = [*fixed, *(_option(one) for one in axes)]
-    loaded = load_with_source(scenario, options, [*sets, *_background(axes, scenario, sets)])
+    options = [*fixed, *(one.written for one in axes)]
+    try:
+        loaded = load_with_source(scenario, options, [*sets, *_background(axes, scenario, sets)])
+    except ScenarioError as error:  # the sweep knows its axes by another option
+        message = str(error)
+        for (option, text), one in zip(given.items(), axes, strict=True):
+            message = message.replace(f"--axis {one.written}: sweep.{one.path}", f"{option} {text}: {one.path}", 1)
+            message = message.replace(f"--axis {one.written}", f"{option} {text}", 1)
+        raise ScenarioError(message) from None
+    # Of a range of a setting that takes whole numbers, those.
+    axes = [one._replace(values=tuple(map(float, loaded.scenario.sweep.axes[one.path]))) for one in axes]
     bench = Bench(loaded, means)
     cases = bench.cases()
     swept = {path for case in cases for path in condition(case)} - {option.partition("=")[0] for option in fixed}
@@ -103,11 +117,7 @@ def regime(
         )
     prepared = bench.prepare(cases)
     base_of(prepared.cases, "regime")
-    return _answer(prepared, across, up, max_loss_pct, metric)
-
-
-def _option(one: Axis) -> str:
-    return f"{one.path}={','.join(number(value) for value in one.values)}"
+    return _answer(prepared, axes[0], axes[1] if len(axes) > 1 else None, max_loss_pct, metric)
 
 
 def of_sweep(scenario: Written, sets: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -144,7 +154,7 @@ def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: flo
     least = 0.0 if across.values[0] >= 0 and not across.path.endswith("_db") else -math.inf
     changes = [(line, [one._replace(low=max(one.low, least)) for one in break_evens(line)]) for line in lines]
     table = _cells(lines, across, up)
-    quality = _quality(prepared.cases, losses, max_loss_pct)
+    quality = _quality(prepared.cases, losses, max_loss_pct, across, up)
     facts = {
         "x": across.path,
         "y": up.path if up else None,
@@ -181,26 +191,32 @@ def _lines(
     return lines
 
 
-def _quality(cases: Sequence[Case], losses: Mapping[int, Loss], max_loss_pct: float) -> pd.DataFrame:
-    """A row per candidate: what of the quality it loses against base, and whether it keeps the floor."""
-    found: dict[str, Loss] = {}
+def _quality(
+    cases: Sequence[Case], losses: Mapping[int, Loss], max_loss_pct: float, across: Axis, up: Axis | None
+) -> pd.DataFrame:
+    """What each candidate loses of the quality against base, and whether it keeps the floor: a row per candidate.
+
+    Where the axes change the images (a seed, guidance, replies that are given up), a row per candidate and cell.
+    """
+    names = list(dict.fromkeys(candidate(case) for case in cases))
+    # As text, for a loss without an interval holds NaN, which equals nothing.
+    alike = len({(candidate(cases[index]), str(one)) for index, one in losses.items()}) <= len(names)
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for index, one in losses.items():
-        found.setdefault(candidate(cases[index]), one)
-    names = [name for name in dict.fromkeys(candidate(case) for case in cases) if name in found]
-    return pd.DataFrame(
-        [
-            {
-                "method": name,
-                "loss_pct": found[name].pct,
-                "loss_lo_pct": found[name].low,
-                "loss_hi_pct": found[name].high,
-                "floor": found[name].verdict(max_loss_pct),
-                "prompts": found[name].prompts,
-                "prompts_needed": found[name].prompts_needed(max_loss_pct),
-            }
-            for name in names
-        ]
-    )
+        case = cases[index]
+        x, y = _at(case, across, up)
+        place: dict[str, Any] = {} if alike else {**({} if up is None else {up.path: y}), across.path: x}
+        row = {
+            "loss_pct": one.pct,
+            "loss_lo_pct": one.low,
+            "loss_hi_pct": one.high,
+            "floor": one.verdict(max_loss_pct),
+            "prompts": one.prompts,
+            "prompts_needed": one.prompts_needed(max_loss_pct),
+        }
+        rows.setdefault((candidate(case), *place.values()), {"method": candidate(case), **place, **row})
+    ordered = sorted(rows.values(), key=lambda row: names.index(row["method"]))
+    return pd.DataFrame(ordered)
 
 
 def _changes(changes: Sequence[tuple[Line, Sequence[BreakEven]]], across: Axis, up: Axis | None) -> pd.DataFrame:
@@ -282,14 +298,25 @@ def _sentences(
         where = "" if up is None else f"At {_value(up.path, line.y or 0.0)}: "
         text = in_words(line.winners(), some, across.path)
         told.append(f"{where}{text[:1].upper() + text[1:] if not where else text}{'' if up else f', with {floor}'}.")
-    unclear = [name for name, verdict in zip(quality["method"], quality["floor"], strict=True) if verdict == "unclear"]
-    for name in unclear:
-        row = quality[quality["method"] == name].iloc[0]
+    for name, rows in quality.groupby("method", sort=False):
+        unclear = rows[rows["floor"] == "unclear"]
+        if unclear.empty:
+            continue
+        row = unclear.iloc[int(unclear["prompts_needed"].fillna(math.inf).to_numpy(float).argmin())]
         needed = row["prompts_needed"]
-        more = f"about {needed:,.0f} prompts would tell" if math.isfinite(needed) else "more prompts are needed to tell"
+        where, there = "", ""
+        if across.path in rows:  # the images differ from cell to cell
+            axes = tuple(rows.columns[1 : list(rows.columns).index("loss_pct")])
+            where, there = f" of {len(unclear)} of {len(rows)} cells", f" at {condition_words(dict(row), axes)}"
+        more = (
+            f"about {needed:,.0f} prompts would tell{there}"
+            if math.isfinite(needed)
+            else "more prompts are needed to tell"
+        )
+        one = row["prompts"] == 1
         told.append(
-            f"{name} is left out: {row['prompts']} prompts do not show whether it keeps the floor"
-            f" (loss {significant(row['loss_pct'])} %{span(row['loss_lo_pct'], row['loss_hi_pct'])}); {more}."
+            f"{name} is left out{where}: {row['prompts']} prompt{' does' if one else 's do'} not show whether it keeps the floor"
+            f" (loss{there} {significant(row['loss_pct'])} %{span(row['loss_lo_pct'], row['loss_hi_pct'])}); {more}."
         )
     return tuple(told)
 

@@ -54,6 +54,8 @@ def test_prompts_needed_shrink_the_interval_to_the_margin() -> None:
     assert found.verdict(5.0) == UNCLEAR
     assert found.prompts_needed(5.0) == 40  # half of 4 points must become 2: four times the prompts
     assert found.prompts_needed(8.0) == 10
+    # A two-sided loss is cut at 0, and its interval reaches 30 points all the same: half of it takes four times the prompts.
+    assert Loss(20.0, 0.0, 50.0, 10).prompts_needed(5.0) == 40
     assert math.isnan(Loss(math.nan, math.nan, math.nan, 1).prompts_needed(5.0))
     assert Loss(math.nan, math.nan, math.nan, 1).verdict(5.0) == UNCLEAR
 

@@ -217,6 +217,42 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
     assert "not the folder of a regime map: regime.json is missing" in refused.stderr
 
 
+def test_axes_that_change_the_images_have_a_floor_in_every_cell(quick_device: dict[str, Any], cache: Path) -> None:
+    """It was told of all cells what the first one loses. Along a round trip the images are the same, and a row tells of all."""
+    found = ciar_sim.regime(quick_device, "seed=0,1", "network.rtt_ms=5,50", cache=cache)
+    quality = found.more["quality"]
+    names = list(found.facts["method_names"])
+    assert list(quality.columns[:4]) == ["method", "network.rtt_ms", "seed", "loss_pct"]
+    assert len(quality) == 4 * len(names)
+    alone = {
+        seed: ciar_sim.regime({**quick_device, "seed": seed}, "network.rtt_ms=5,50", cache=cache) for seed in (0, 1)
+    }
+    for seed, one in alone.items():
+        its = one.more["quality"]
+        assert list(its.columns[:2]) == ["method", "loss_pct"]
+        for rtt in (5.0, 50.0):
+            here = quality[(quality["seed"] == seed) & (quality["network.rtt_ms"] == rtt)]
+            pd.testing.assert_frame_equal(here[list(its.columns)].reset_index(drop=True), its)
+    unclear = quality[(quality["method"] == names[1]) & (quality["floor"] == "unclear")]
+    told = [
+        text for text in found.sentences if text.startswith(f"{names[1]} is left out of {len(unclear)} of 4 cells: ")
+    ]
+    assert len(told) == min(1, len(unclear))
+
+
+def test_a_range_of_a_whole_number_has_whole_points(quick_device: dict[str, Any], cache: Path) -> None:
+    """As in a sweep; its refusals name the option that was given."""
+    found = ciar_sim.regime({**quick_device, "methods": ["base"]}, "cloud.replicas=1:3", cache=cache)
+    assert list(found.table["cloud.replicas"]) == [1, 2, 3]
+    for x, message in {
+        "cloud.replicas=0:3:4": "cloud.replicas must be >= 1, got 0",
+        "network.nothing=1,2": "network.nothing names nothing",
+        "name=1,2": "name cannot be swept",
+    }.items():
+        with pytest.raises(CiarSimError, match=f"^--x {x}: {message}"):
+            ciar_sim.regime(quick_device, x, cache=cache)
+
+
 def test_a_swept_condition_is_given_one_value(quick_device: dict[str, Any], cache: Path) -> None:
     swept = {**quick_device, "sweep": {"network.up_mbps": [1.0, 1e5]}}
     options: dict[str, Any] = {"x": "network.rtt_ms=0.1,30", "max_loss_pct": NO_FLOOR, "cache": cache}
