@@ -60,6 +60,24 @@ def test_every_kind_of_plot_is_in_the_guide() -> None:
     assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(KINDS)
 
 
+def test_names_in_the_cards_are_those_of_the_code() -> None:
+    """`module.name` of a card is of models/ or models/methods/."""
+    modules = {path.stem: path for folder in ("models", "models/methods") for path in ROOT.glob(f"{folder}/[a-z]*.py")}
+    named = {
+        (page.name, *name.split("."))
+        for page in ROOT.glob("docs/methods/*.md")
+        for name in re.findall(r"`((?:\w+\.)+\w+)`", page.read_text())
+    }
+    of_code = [name for name in named if name[1] in modules or name[1][:1].isupper()]
+    assert of_code
+    for page, module, *names in of_code:
+        assert module in modules, f"{page}: {module} is no module"
+        found = import_module(".".join(modules[module].relative_to(ROOT).with_suffix("").parts))
+        for name in names:
+            assert hasattr(found, name), f"{page}: {module}.{'.'.join(names)}"
+            found = getattr(found, name)
+
+
 def test_assumptions_named_in_the_code_are_listed() -> None:
     listed = set(re.findall(r"^\| (A\d+) \|", (ROOT / "docs" / "methods" / "README.md").read_text(), re.MULTILINE))
     named: set[str] = set()
