@@ -19,7 +19,7 @@ from benchmarks.calls import Uniform, program
 from simulator.core.rng import stream
 from simulator.engine.case import CaseInputs
 from simulator.engine.run import simulate
-from simulator.engine.workload import Arrivals
+from simulator.engine.workload import Requests
 from simulator.network.access import Network
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity
@@ -40,7 +40,7 @@ def latencies_s(down: RateSeries, up: RateSeries, places: int, seed: int) -> NDA
     up_wire, down_wire = (Capacity(one.times_s, one.rate_bps, one.duration_s) for one in (up, down))
     network = Network(up_wire, down_wire, RTT_S / 2, RTT_S / 2, 0.0, 0.0, transport=TRANSPORTS["grpc"])
     cloud = Uniform(CLOUD_S)
-    arrivals = Arrivals(np.zeros(places), np.arange(places), np.zeros(places, np.int64))
+    arrivals = Requests(np.zeros(places), np.arange(places), np.zeros(places, np.int64))
     session = program(cloud, CALLS)
     inputs = CaseInputs([session], Uniform(DEVICE_S), cloud, network, places, places, 1, arrivals, seed=seed)
     found: NDArray[np.float64] = simulate(inputs).columns["latency_s"]

@@ -29,7 +29,7 @@ from simulator.cloud.rules import CloudRules
 from simulator.core.rng import stream
 from simulator.engine.case import CaseInputs, CaseResult
 from simulator.engine.run import simulate
-from simulator.engine.workload import Arrivals, ClosedLoop
+from simulator.engine.workload import ClosedLoop, Requests
 from simulator.network.access import Network
 from simulator.pricing.program import OTHER, SessionProgram
 
@@ -95,7 +95,7 @@ def run(
     rules: CloudRules | None = None,
 ) -> CaseResult:
     """Request i replays program prompt[i]; request i comes from device i modulo `devices`."""
-    arrivals = Arrivals(requested_s, np.arange(len(requested_s)) % devices, prompt)
+    arrivals = Requests(requested_s, np.arange(len(requested_s)) % devices, prompt)
     costs = Uniform(1.0)
     return simulate(
         CaseInputs(programs, costs, costs, FREE, devices, replicas, 1, arrivals, 0, rules=rules or CloudRules())

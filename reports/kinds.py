@@ -22,7 +22,7 @@ from simulator.core.errors import RunFolderError
 from simulator.core.yamlfile import did_you_mean
 
 
-class Asked(NamedTuple):
+class PlotRequest(NamedTuple):
     """What is to be drawn.
 
     Attributes:
@@ -49,14 +49,14 @@ class Asked(NamedTuple):
         return self.by or fitting[0]
 
 
-def _latency_quality(asked: Asked) -> Figure:
+def _latency_quality(asked: PlotRequest) -> Figure:
     if not has_quality(asked.run):
         raise RunFolderError("this run has no quality of images; one of a pair with weights has")
     by = None if asked.by is None else asked.axis(panel_axes(asked.run), "condition", "--axis network.preset=wifi,lte")
     return latency_quality(asked.run, faceted(asked.run, _findings(asked), by), asked.form)
 
 
-def _heat_maps(asked: Asked) -> Figure:
+def _heat_maps(asked: PlotRequest) -> Figure:
     pair = setting_pair(asked.run)
     if pair is None:
         raise RunFolderError(
@@ -66,7 +66,7 @@ def _heat_maps(asked: Asked) -> Figure:
     return heat_maps(asked.run, *pair, asked.form)
 
 
-def _speedup(asked: Asked) -> Figure:
+def _speedup(asked: PlotRequest) -> Figure:
     if not np.isfinite(asked.run.summary["speedup"]).any() or set(asked.run.summary["method_name"]) == {"base"}:
         raise RunFolderError("a speed-up needs base and another method under the same conditions")
     fitting = [key for key in numeric_axes(asked.run) if not key.startswith("methods.")]
@@ -75,57 +75,57 @@ def _speedup(asked: Asked) -> Figure:
     return speedup_along(asked.run, key, asked.form)
 
 
-def _sweep(asked: Asked) -> Figure:
+def _sweep(asked: PlotRequest) -> Figure:
     return sweep(
         asked.run, asked.axis(numeric_axes(asked.run), "number", "--axis network.rtt_ms=5,20,80,320"), asked.form
     )
 
 
-def _load(asked: Asked) -> Figure:
+def _load(asked: PlotRequest) -> Figure:
     own = load_axis(asked.run)
     example = "--axis workload.arrivals.poisson_per_s=0.05,0.1,0.2"
     key = asked.axis([own] if own else [], "rate of arrivals, number of devices or work of others", example)
     return load_curves(asked.run, key, asked.form)
 
 
-def _cdf(asked: Asked) -> Figure:
+def _cdf(asked: PlotRequest) -> Figure:
     return latency_cdf(asked.run, _findings(asked), asked.form)
 
 
-def _breakdown(asked: Asked) -> Figure:
+def _breakdown(asked: PlotRequest) -> Figure:
     return latency_parts(asked.run, _findings(asked), asked.form)
 
 
-def _queue(asked: Asked) -> Figure:
+def _queue(asked: PlotRequest) -> Figure:
     if not (asked.run.queue["queued"] + asked.run.queue["admission"]).any():
         raise RunFolderError("no request waited in the cloud; a run with more load has a queue, see workload.arrivals")
     return queue_over_time(asked.run, _findings(asked), asked.form)
 
 
-def _uncertainty(asked: Asked) -> Figure:
+def _uncertainty(asked: PlotRequest) -> Figure:
     if not any(one.kind == "uncertainty" for one in asked.run.images) or not grid_prompts(asked.run):
         raise RunFolderError("this run has no maps of uncertainty; they come with the method ciar")
     return uncertainty_maps(asked.run, asked.form)
 
 
-def _images(asked: Asked) -> Figure:
+def _images(asked: PlotRequest) -> Figure:
     if not grid_prompts(asked.run):
         raise RunFolderError("this run has no images; a run with answered requests keeps those of its first prompts")
     return image_grid(asked.run, asked.form)
 
 
-def _speedup_table(asked: Asked) -> Figure:
+def _speedup_table(asked: PlotRequest) -> Figure:
     return speedup_table(asked.run, asked.form)
 
 
-def _findings(asked: Asked) -> tuple[Finding, ...]:
+def _findings(asked: PlotRequest) -> tuple[Finding, ...]:
     findings = find(asked.run)
     if not any(said.fastest != "none" for said in findings):
         raise RunFolderError("no request of this run was answered, so there is nothing to draw")
     return findings
 
 
-KINDS: dict[str, Callable[[Asked], Figure]] = {
+KINDS: dict[str, Callable[[PlotRequest], Figure]] = {
     "latency-quality": _latency_quality,
     "heat-maps": _heat_maps,
     "speed-up": _speedup,
@@ -157,7 +157,7 @@ def plot(
         RunFolderError: the run's data cannot give this plot; the message says what would.
     """
     with styled(form):
-        return KINDS[kind](Asked(of_values(of_methods(run, methods), where), form, by))
+        return KINDS[kind](PlotRequest(of_values(of_methods(run, methods), where), form, by))
 
 
 def of_values(run: Run, where: Sequence[str]) -> Run:

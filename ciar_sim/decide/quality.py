@@ -17,7 +17,7 @@ KEEPS, FAILS, UNCLEAR = "keeps", "fails", "unclear"
 
 
 @dataclass(frozen=True)
-class Loss:
+class QualityLoss:
     """Quality lost against base, in percent of base's; below 0 it is a gain.
 
     Attributes:
@@ -104,14 +104,14 @@ def by_prompt(records: CaseRecords, name: str) -> pd.Series:
     return pd.Series(quality[image], index=prompt).groupby(level=0).mean().dropna()
 
 
-def loss(records: CaseRecords, base: CaseRecords, name: str) -> Loss:
+def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
     """The loss of a case against base: paired by prompt for a metric of images, from both intervals for one of sets.
 
     The interval is that of the ratio to base (delta method).
     """
     if records is base:
         count = len(base.quality["image"])
-        return Loss(0.0, 0.0, 0.0, count)
+        return QualityLoss(0.0, 0.0, 0.0, count)
     if _of_set(name, records):
         (own, low, high), (its, base_low, base_high) = _value(records, name), _value(base, name)
         prompts = len(records.quality["image"])
@@ -124,6 +124,6 @@ def loss(records: CaseRecords, base: CaseRecords, name: str) -> Loss:
         half = value - low
     if name.startswith(TWO_SIDED):
         off = abs(value - 1.0)
-        return Loss(100 * off, 100 * max(0.0, off - half), 100 * (off + half), prompts)
+        return QualityLoss(100 * off, 100 * max(0.0, off - half), 100 * (off + half), prompts)
     signed = value - 1.0 if name.startswith(LOWER) else 1.0 - value
-    return Loss(100 * signed, 100 * (signed - half), 100 * (signed + half), prompts)
+    return QualityLoss(100 * signed, 100 * (signed - half), 100 * (signed + half), prompts)

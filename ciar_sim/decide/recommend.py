@@ -15,7 +15,7 @@ import pandas as pd
 
 from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
 from ciar_sim.decide.decision import Decision, span
-from ciar_sim.decide.quality import KEEPS, UNCLEAR, Loss, chosen_metric, loss
+from ciar_sim.decide.quality import KEEPS, UNCLEAR, QualityLoss, chosen_metric, loss
 from reports.words import condition as condition_words
 from reports.words import number, significant
 from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
@@ -29,13 +29,13 @@ FRESH_SEED = 1_000_003  # added to the scenario's for verification
 MOST_TRIED = 3  # candidates verified before base is recommended
 
 
-class Judged(NamedTuple):
+class CandidateFigures(NamedTuple):
     """A candidate's figures: its latency, its speed-up over base on the same requests, its loss, and whether it is allowed."""
 
     case: Case
     measured: Measured
     speedup: tuple[float, float, float]
-    loss: Loss
+    loss: QualityLoss
     verdict: str  # of the floor
     in_time: bool
 
@@ -137,7 +137,7 @@ def judge(
     metric: str,
     max_loss_pct: float,
     slo_s: float | None,
-) -> list[Judged]:
+) -> list[CandidateFigures]:
     """The candidates of one condition, fastest first."""
     judged = []
     reference = measured[base.index]
@@ -147,11 +147,11 @@ def judge(
         found = loss(prepared.quality(case), prepared.quality(base), metric)
         in_time = slo_s is None or one.p95_s <= slo_s
         speedup = (1.0, 1.0, 1.0) if case is base else bounded(ratio(both[:, 0], both[:, 1], BATCHES))
-        judged.append(Judged(case, one, speedup, found, found.verdict(max_loss_pct), in_time))
+        judged.append(CandidateFigures(case, one, speedup, found, found.verdict(max_loss_pct), in_time))
     return sorted(judged, key=lambda one: (math.isnan(one.measured.mean_s), one.measured.mean_s))
 
 
-def _row(one: Judged, max_loss_pct: float) -> dict[str, Any]:
+def _row(one: CandidateFigures, max_loss_pct: float) -> dict[str, Any]:
     return {
         "method": candidate(one.case),
         "latency_mean_s": one.measured.mean_s,
@@ -171,7 +171,7 @@ def _row(one: Judged, max_loss_pct: float) -> dict[str, Any]:
 
 def _decide(
     bench: Bench,
-    judged: Sequence[Judged],
+    judged: Sequence[CandidateFigures],
     metric: str,
     max_loss_pct: float,
     slo_s: float | None,
@@ -216,14 +216,14 @@ def _decide(
     return [text, *said, *_unclear(judged, base.measured.mean_s, max_loss_pct, slo_s)], checks
 
 
-def _failure(fresh: Judged) -> str:
+def _failure(fresh: CandidateFigures) -> str:
     """What of a candidate did not hold when it was verified: its quality, else its p95, else its speed-up."""
     if fresh.verdict != KEEPS:
         return "its quality, which stays unclear," if fresh.verdict == UNCLEAR else "its quality"
     return "its speed-up over base" if fresh.in_time else "its p95 within the objective"
 
 
-def _unanswered(*named: Judged) -> list[str]:
+def _unanswered(*named: CandidateFigures) -> list[str]:
     """Of which candidates requests have no answer, and so no latency."""
     return [
         f"{candidate(one.case)}: {one.measured.refused} requests were refused and {one.measured.unfinished} unfinished; its figures are of "
@@ -233,7 +233,7 @@ def _unanswered(*named: Judged) -> list[str]:
     ]
 
 
-def _unclear(judged: Sequence[Judged], than_s: float, max_loss_pct: float, slo_s: float | None) -> list[str]:
+def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: float, slo_s: float | None) -> list[str]:
     """Which faster candidates need more prompts, and how many."""
     faster = [one for one in judged if one.verdict == UNCLEAR and one.in_time and one.measured.mean_s < than_s]
     if not faster:
@@ -255,7 +255,7 @@ def verify(
     metric: str,
     max_loss_pct: float,
     slo_s: float | None,
-) -> Judged:
+) -> CandidateFigures:
     """A candidate beside base on captions that the choice has not seen, with another seed.
 
     Raises:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
 from ciar_sim.decide.break_even import BreakEven, Line, break_evens
 from ciar_sim.decide.decision import Decision, span
-from ciar_sim.decide.quality import KEEPS, Loss, chosen_metric, loss
+from ciar_sim.decide.quality import KEEPS, QualityLoss, chosen_metric, loss
 from reports.words import condition as condition_words
 from reports.words import number, significant, split_unit
 from simulator.core.errors import CiarSimError, ScenarioError
@@ -192,7 +192,7 @@ def _lines(
 
 
 def _quality(
-    cases: Sequence[Case], losses: Mapping[int, Loss], max_loss_pct: float, across: Axis, up: Axis | None
+    cases: Sequence[Case], losses: Mapping[int, QualityLoss], max_loss_pct: float, across: Axis, up: Axis | None
 ) -> pd.DataFrame:
     """What each candidate loses of the quality against base, and whether it keeps the floor: a row per candidate.
 

@@ -54,7 +54,7 @@ def as_it_is(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a tensor of the file goes: `rows` (from, to; all where empty) of a parameter of ours, after `turn`."""
 
     key: str
@@ -224,7 +224,7 @@ def _aligned(kept: Mapping[str, Tensor]) -> Tensor:
     return x
 
 
-def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[Place]]:
+def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[TensorPlace]]:
     """Places of the decoder layers and the final norm."""
     dim = config.dim
 
@@ -234,16 +234,16 @@ def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[Place]]:
             tensor = tensor.expand(config.n_head, -1)
         return tensor.reshape(config.n_head, 2, config.head_dim // 2, -1).transpose(1, 2)
 
-    places = {f"{prefix}norm.weight": [Place("norm.weight")]}
+    places = {f"{prefix}norm.weight": [TensorPlace("norm.weight")]}
     for layer in range(config.n_layer):
         theirs, ours = f"{prefix}layers.{layer}.", f"layers.{layer}."
         for index, name in enumerate("qkv"):
             rows, turn = (index * dim, (index + 1) * dim), as_it_is if name == "v" else paired
-            places[f"{theirs}self_attn.{name}_proj.weight"] = [Place(f"{ours}attention.wqkv.weight", turn, rows)]
+            places[f"{theirs}self_attn.{name}_proj.weight"] = [TensorPlace(f"{ours}attention.wqkv.weight", turn, rows)]
             if config.qk_norm and name != "v":
                 heads = (index * config.n_head, (index + 1) * config.n_head)
                 for kind in ("weight", "bias"):
-                    place = Place(f"{ours}attention.qk_norm.{kind}", paired, heads)
+                    place = TensorPlace(f"{ours}attention.qk_norm.{kind}", paired, heads)
                     places[f"{theirs}self_attn.{name}_norm.{kind}"] = [place]
         for name, own in (
             ("self_attn.o_proj", "attention.wo"),
@@ -253,31 +253,34 @@ def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[Place]]:
             ("input_layernorm", "attention_norm"),
             ("post_attention_layernorm", "ffn_norm"),
         ):
-            places[f"{theirs}{name}.weight"] = [Place(f"{ours}{own}.weight")]
+            places[f"{theirs}{name}.weight"] = [TensorPlace(f"{ours}{own}.weight")]
     return places
 
 
-def _chameleon_places(config: LlamaConfig, codes: Tensor) -> dict[str, list[Place]]:
+def _chameleon_places(config: LlamaConfig, codes: Tensor) -> dict[str, list[TensorPlace]]:
     def image_rows(tensor: Tensor) -> Tensor:
         return tensor[codes]
 
     return _block_places("model.", config) | {
-        "model.embed_tokens.weight": [Place("text_embeddings.weight"), Place("tok_embeddings.weight", image_rows)],
-        "lm_head.weight": [Place("output.weight", image_rows)],
+        "model.embed_tokens.weight": [
+            TensorPlace("text_embeddings.weight"),
+            TensorPlace("tok_embeddings.weight", image_rows),
+        ],
+        "lm_head.weight": [TensorPlace("output.weight", image_rows)],
     }
 
 
-def _janus_places(config: LlamaConfig) -> dict[str, list[Place]]:
+def _janus_places(config: LlamaConfig) -> dict[str, list[TensorPlace]]:
     """Keys without a place make the embeddings of the codes, see `_aligned`."""
     head = {
-        f"model.generation_head.{theirs}.{kind}": [Place(f"{ours}.{kind}")]
+        f"model.generation_head.{theirs}.{kind}": [TensorPlace(f"{ours}.{kind}")]
         for theirs, ours in (("proj_out", "head_layer"), ("vision_head", "output"))
         for kind in ("weight", "bias")
     }
     aligner = ("fc1.weight", "fc1.bias", "hidden_layers.0.weight", "hidden_layers.0.bias")
     return (
         _block_places("model.language_model.", config)
-        | {"model.language_model.embed_tokens.weight": [Place("text_embeddings.weight")]}
+        | {"model.language_model.embed_tokens.weight": [TensorPlace("text_embeddings.weight")]}
         | head
         | {"model.generation_embeddings.weight": []}
         | {f"model.generation_aligner.{name}": [] for name in aligner}
@@ -286,7 +289,7 @@ def _janus_places(config: LlamaConfig) -> dict[str, list[Place]]:
 
 def _compare(
     folder: Path,
-    places: Mapping[str, list[Place]],
+    places: Mapping[str, list[TensorPlace]],
     needed: Mapping[str, list[int]],
     found: Mapping[str, list[int]],
     config: LlamaConfig,

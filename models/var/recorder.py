@@ -36,7 +36,7 @@ Progress = Callable[[int, int, int, int], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class VarRequest:
     """A session to record.
 
     Attributes:
@@ -123,7 +123,7 @@ class ScaleRecorder:
                 yield one.spec, self._recording(one, made)
         self.progress(finished, len(specs), finished * self.count, len(specs) * self.count)
 
-    def _ask(self, spec: SessionSpec) -> Asked:
+    def _ask(self, spec: SessionSpec) -> VarRequest:
         try:
             label = int(self.pair.text.encode(spec.prompt)[0, 0])
         except PromptError as error:
@@ -139,11 +139,11 @@ class ScaleRecorder:
             if spec.missed_calls != (0,) or not prefix or not settings.can_fall_back(decoding):
                 raise RecordingError(f"{spec.method}: calls {list(spec.missed_calls)} cannot miss a deadline")
             prefix = 0
-        return Asked(spec, settings, decoding, label, self.count if isinstance(settings, BaseSettings) else prefix)
+        return VarRequest(spec, settings, decoding, label, self.count if isinstance(settings, BaseSettings) else prefix)
 
     # --- tokens
 
-    def _tokens(self, chunk: Sequence[Asked], report: Callable[[int], None]) -> list[Made]:
+    def _tokens(self, chunk: Sequence[VarRequest], report: Callable[[int], None]) -> list[Made]:
         """The tokens of each session: the cloud's scales once for all of one prompt, then the device's."""
         told = [0]
 
@@ -173,7 +173,7 @@ class ScaleRecorder:
         return [one for one in found if one is not None]
 
     def _decode(
-        self, role: str, group: Sequence[Asked], known: np.ndarray | None, last: int, tell: Callable[[int], None]
+        self, role: str, group: Sequence[VarRequest], known: np.ndarray | None, last: int, tell: Callable[[int], None]
     ) -> list[Made]:
         """The tokens after the known ones, int [B, first], up to position `last`, of sessions that are guided alike."""
         model, tokenizer, batch = self._model(role), self.pair.tokenizer, len(group)
@@ -210,24 +210,24 @@ class ScaleRecorder:
         assert model is not None, "the settings of a method that needs the device have been checked"
         return model
 
-    def _condition(self, model: VarTransformer, group: Sequence[Asked]) -> Condition:
+    def _condition(self, model: VarTransformer, group: Sequence[VarRequest]) -> Condition:
         """Of the sessions' classes, and below them of the null class where they are guided."""
         labels = [one.label for one in group] + [model.classes] * (len(group) if group[0].guided else 0)
         return model.condition(torch.tensor(labels, device=self.pair.torch_device))
 
-    def _draws(self, role: str, one: Asked) -> np.ndarray:
+    def _draws(self, role: str, one: VarRequest) -> np.ndarray:
         """The uniform draw of each position."""
         return draws(one.spec.seed, self.count + 1, "token", role, one.spec.prompt)
 
     @staticmethod
-    def _rule(role: str, one: Asked) -> tuple[bool, float, int, float]:
+    def _rule(role: str, one: VarRequest) -> tuple[bool, float, int, float]:
         """Whether a role samples, its temperature, top-k and top-p."""
         d = one.decoding
         sampled, top_p = (d.cloud == "sampled", d.top_p) if role == "cloud" else d.local_sampling
         return sampled, d.temperature, d.top_k, top_p
 
     def _guided(
-        self, role: str, one: Asked, condition: Condition, hidden: Tensor, index: int, batch: int, begin: int
+        self, role: str, one: VarRequest, condition: Condition, hidden: Tensor, index: int, batch: int, begin: int
     ) -> Tensor:
         """Guided logits [n, V] of one session of a batch, from hidden states [R, n, D] at positions `begin` on."""
         model, places = self._model(role), [index, batch + index][: 2 if one.guided else 1]
@@ -245,7 +245,7 @@ class ScaleRecorder:
 
     # --- recordings
 
-    def _recording(self, one: Asked, made: Made) -> Recording:
+    def _recording(self, one: VarRequest, made: Made) -> Recording:
         manifest, spec = self.pair.manifest, one.spec
         codes = torch.from_numpy(made.tokens).to(self.pair.torch_device)[None]  # [1, T]
         latents = self.pair.tokenizer.latents(codes)
@@ -277,7 +277,7 @@ class ScaleRecorder:
             meta=meta | {"decisions": self.count, "near_ties": int((made.margin < NEAR_TIE).sum())},
         )
 
-    def _likelihood(self, one: Asked, codes: Tensor, latents: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def _likelihood(self, one: VarRequest, codes: Tensor, latents: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """What the cloud thinks of an image, in one pass: nats of each token given all smaller scales, and its arg max there."""
         model = self.pair.cloud
         maps = torch.cat(
@@ -289,7 +289,7 @@ class ScaleRecorder:
         return _nats(logits, codes[0]).cpu().numpy(), greedy(logits).cpu().numpy()
 
 
-def _alike(asked: Sequence[tuple[Asked, int]]) -> list[list[int]]:
+def _alike(asked: Sequence[tuple[VarRequest, int]]) -> list[list[int]]:
     """Indices of sessions that share passes: guided or not, with equally many scales of the cloud."""
     found: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for one, index in asked:

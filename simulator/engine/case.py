@@ -9,7 +9,7 @@ import numpy as np
 from simulator.cloud.rules import CloudRules
 from simulator.engine.device import FleetPart
 from simulator.engine.fallback import Fallback
-from simulator.engine.workload import Arrivals, ClosedLoop
+from simulator.engine.workload import ClosedLoop, Requests
 from simulator.network.access import Network
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import SessionProgram
@@ -64,7 +64,7 @@ class CaseInputs:
     devices: int
     replicas: int
     max_batch: int
-    arrivals: Arrivals | ClosedLoop
+    arrivals: Requests | ClosedLoop
     seed: int
     timeline_sessions: int = 0
     rules: CloudRules = field(default_factory=CloudRules)

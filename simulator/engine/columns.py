@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from simulator.engine.workload import Arrivals
+from simulator.engine.workload import Requests
 
 
-def next_request_of_device(arrivals: Arrivals) -> np.ndarray:
+def next_request_of_device(arrivals: Requests) -> np.ndarray:
     """float64 [n]: time of the next request of each request's device, infinity after the last."""
     order = np.argsort(arrivals.device, kind="stable")
     device, requested_s = arrivals.device[order], arrivals.requested_s[order]

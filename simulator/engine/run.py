@@ -31,7 +31,7 @@ from simulator.engine.impatience import DeadlineSession
 from simulator.engine.measures import MEASURED, measured_of
 from simulator.engine.recovery import RecoveringSession
 from simulator.engine.session import Session
-from simulator.engine.workload import Arrivals, ClosedLoop
+from simulator.engine.workload import ClosedLoop, Requests
 from simulator.network.access import AccessNetwork
 from simulator.pricing.program import SessionProgram
 from simulator.results.timeline import Span
@@ -63,7 +63,7 @@ class Run:
         prompts = len(self.parts[0].programs)
         closed: ClosedLoop | None = None
         if isinstance(inputs.arrivals, ClosedLoop):  # requests are added as devices ask
-            closed, arrivals = inputs.arrivals, Arrivals(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+            closed, arrivals = inputs.arrivals, Requests(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
         else:
             arrivals = inputs.arrivals
         n = len(arrivals)

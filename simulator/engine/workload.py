@@ -18,7 +18,7 @@ _BLOCK = 64  # draws of a closed loop taken at once; the draws themselves do not
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class Requests:
     """Requests in order of time.
 
     Attributes:
@@ -62,7 +62,7 @@ class ClosedLoop:
             yield from zip(seconds, ask.integers(self.prompts, size=_BLOCK).tolist(), strict=True)
 
 
-def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: int, prompts: int) -> Arrivals:
+def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: int, prompts: int) -> Requests:
     """Poisson requests of the whole fleet at `rate_per_s` in [0, duration_s), possibly none.
 
     Each request comes from a device drawn uniformly. Every `prompts` requests use each prompt once,
@@ -86,7 +86,7 @@ def bursty_arrivals(
     duration_s: float,
     devices: int,
     prompts: int,
-) -> Arrivals:
+) -> Requests:
     """A Markov-modulated Poisson process of two states: bursts of mean length `burst_s` at `burst_factor` times the rate of
     the calm between them (mean length `calm_s`); `mean_per_s` over both. Devices and prompts as in `poisson_arrivals`.
 
@@ -112,7 +112,7 @@ def bursty_arrivals(
     return timed_arrivals(seed, times[times < duration_s], devices, prompts)
 
 
-def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: int) -> Arrivals:
+def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: int) -> Requests:
     """Requests at given times, in order; devices and prompts as in `poisson_arrivals`. Raises ValueError without either."""
     if devices < 1 or prompts < 1:
         raise ValueError(f"at least one device and one prompt are needed, got {devices} and {prompts}")
@@ -121,12 +121,12 @@ def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: in
     rounds = -(-n // prompts)
     # Sorting uniform draws shuffles each round; row by row, so that more requests never change the earlier ones.
     order = np.argsort(draws(seed, rounds * prompts, "workload.prompt").reshape(rounds, prompts), axis=1, kind="stable")
-    return Arrivals(requested_s, device, order.reshape(-1)[:n].astype(np.int64))
+    return Requests(requested_s, device, order.reshape(-1)[:n].astype(np.int64))
 
 
-def single_arrival() -> Arrivals:
+def single_arrival() -> Requests:
     """One request for the first prompt, on device 0 at time 0: an image on an idle system."""
-    return Arrivals(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    return Requests(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
 def read_times(

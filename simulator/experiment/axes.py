@@ -14,7 +14,7 @@ from simulator.experiment.scenario import FIXED, Scenario
 from simulator.experiment.schema.methods import settings_of
 from simulator.experiment.schema.network import NEEDED, ExplicitNetwork, PresetNetwork
 from simulator.experiment.schema.sweep import Range, Sweep
-from simulator.experiment.source import Source
+from simulator.experiment.source import ScenarioSource
 
 Values = tuple[Any, ...]
 
@@ -24,7 +24,7 @@ def axis_place(scenario: Scenario, path: str) -> Place:
     return method_place(scenario, path, ScenarioError) if path.startswith("methods.") else tuple(path.split("."))
 
 
-def check_sweep(scenario: Scenario, source: Source) -> Scenario:
+def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
     """The scenario with the values of its sweep as the settings read them; ranges and random points are written out.
 
     Raises ScenarioError where an axis names no setting, or the setting does not take one of its values.
@@ -74,7 +74,13 @@ def _values(axis: "Values | Range") -> Values:
 
 
 def _read(
-    scenario: Scenario, whole: Mapping[str, Any], place: Place, path: str, values: Values, source: Source, ranged: bool
+    scenario: Scenario,
+    whole: Mapping[str, Any],
+    place: Place,
+    path: str,
+    values: Values,
+    source: ScenarioSource,
+    ranged: bool,
 ) -> Values:
     """The values as the setting reads them. ranged: numbers of a range, rounded where the setting takes whole ones."""
     read = []
@@ -115,7 +121,7 @@ def read_value(
     return value_at(Scenario.model_validate(put(whole, place, round(value)), context=context), place)
 
 
-def _check_tune(sweep: Sweep, source: Source) -> None:
+def _check_tune(sweep: Sweep, source: ScenarioSource) -> None:
     chosen = [path for path in sweep.axes if path.startswith("methods.")]
     if not chosen:
         raise source.fail(
@@ -126,7 +132,7 @@ def _check_tune(sweep: Sweep, source: Source) -> None:
             raise source.fail(("sweep", "zip"), f"holds {path}, whose values tune chooses one by one")
 
 
-def _check_zip(sweep: Sweep, source: Source) -> None:
+def _check_zip(sweep: Sweep, source: ScenarioSource) -> None:
     for index, group in enumerate(sweep.zip):
         lengths = {path: len(values) for path in group if isinstance(values := sweep.axes[path], tuple)}
         at: Place = ("sweep", "zip", index)

@@ -11,8 +11,8 @@ from simulator.engine.case import CaseInputs, CaseResult, CloudTier
 from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import (
-    Arrivals,
     ClosedLoop,
+    Requests,
     bursty_arrivals,
     poisson_arrivals,
     single_arrival,
@@ -95,7 +95,7 @@ def simulate_case(
     # Sequential: every prompt once, far enough apart that no request meets the one before.
     spacing_s = 64.0
     while True:
-        arrivals = Arrivals(np.arange(prompts) * spacing_s, np.zeros(prompts, np.int64), np.arange(prompts))
+        arrivals = Requests(np.arange(prompts) * spacing_s, np.zeros(prompts, np.int64), np.arange(prompts))
         result = simulate(replace(inputs, arrivals=arrivals))
         if result.columns["latency_s"].max() < spacing_s:
             return done(result)
@@ -124,7 +124,7 @@ def check_memory(scenario: Scenario, part: FleetPart) -> None:
             )
 
 
-def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Arrivals | ClosedLoop:
+def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Requests | ClosedLoop:
     devices, duration_s = workload.devices, workload.duration_s
     match workload.arrivals:
         case PoissonArrivals(poisson_per_s=rate):

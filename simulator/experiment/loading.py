@@ -16,7 +16,7 @@ from simulator.core.problems import first_problem
 from simulator.experiment.axes import check_sweep
 from simulator.experiment.options import Choice, set_option, sweep_options
 from simulator.experiment.scenario import Scenario
-from simulator.experiment.source import Source
+from simulator.experiment.source import ScenarioSource
 from simulator.protocol.pairs import looking_once
 
 
@@ -25,7 +25,7 @@ class LoadedScenario:
     """A scenario, and where each of its parts is written."""
 
     scenario: Scenario
-    source: Source
+    source: ScenarioSource
 
 
 Written = str | Path | Mapping[str, Any]  # a file, or its content
@@ -58,7 +58,7 @@ def load_with_source(
         document, folder = yamlfile.parse(_as_yaml(path), "scenario"), Path.cwd()
     else:
         document, folder = yamlfile.read(path), Path(path).resolve().parent
-    source = Source(document, context={"folder": folder})
+    source = ScenarioSource(document, context={"folder": folder})
     data = document.data
     if not isinstance(data, dict):
         raise source.fail((), f"a scenario must be a mapping of keys, got {found_text(data)}")
@@ -75,7 +75,7 @@ def load_with_source(
     return LoadedScenario(check_sweep(scenario, source), source)
 
 
-def _validate(data: dict[str, Any], source: Source) -> Scenario:
+def _validate(data: dict[str, Any], source: ScenarioSource) -> Scenario:
     try:
         return Scenario.model_validate(data, context=source.context)
     except ValidationError as error:

@@ -12,10 +12,10 @@ from simulator.core.yamlfile import Place
 from simulator.experiment.axes import axis_place, method_place
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.schema.network import PresetNetwork
-from simulator.experiment.source import Source
+from simulator.experiment.source import ScenarioSource
 
 
-def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Source) -> None:
+def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: ScenarioSource) -> None:
     """Put `path=value` into the plain data of a scenario, in place."""
     label = f"--set {option}"
     path, value = _split(option, label, "path=value")
@@ -79,7 +79,7 @@ class Choice:
 _RANGE = re.compile(r"([^:,]+):([^:,]+?)(?::(\d{1,9}))?(?::(linear|log))?")
 
 
-def sweep_options(axes: Sequence[str], choice: Choice, source: Source) -> dict[str, Any]:
+def sweep_options(axes: Sequence[str], choice: Choice, source: ScenarioSource) -> dict[str, Any]:
     """What options add to the sweep; notes in the source that they did."""
     added: dict[str, Any] = {}
     for option in axes:

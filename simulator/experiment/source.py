@@ -9,7 +9,7 @@ from simulator.core.yamlfile import Document, Place
 
 
 @dataclass
-class Source:
+class ScenarioSource:
     """The file and the command-line options that a scenario was read from.
 
     Attributes:

@@ -111,7 +111,7 @@ class RadioTimers(Settings):
     drx_cycle_ms: float | None = Field(default=None, gt=0, le=1e6)
 
 
-class Radio(Entry):
+class RadioPreset(Entry):
     """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers in milliwatts above the idle device's.
 
     Attributes:
@@ -235,7 +235,7 @@ def network(name: str) -> NetworkPreset:
     return _pick(_networks(), name, "network preset", ScenarioError)
 
 
-def radio(name: str) -> Radio:
+def radio(name: str) -> RadioPreset:
     """Raises ScenarioError where there is no such radio."""
     return _pick(_radios(), name, "radio", ScenarioError)
 
@@ -385,5 +385,5 @@ def _networks() -> dict[str, NetworkPreset]:
 
 
 @cache
-def _radios() -> dict[str, Radio]:
-    return _build(Radio, _file("networks.yaml")["radios"], FOLDER / "networks.yaml")
+def _radios() -> dict[str, RadioPreset]:
+    return _build(RadioPreset, _file("networks.yaml")["radios"], FOLDER / "networks.yaml")

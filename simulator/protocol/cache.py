@@ -67,7 +67,7 @@ class RecordingSource(Protocol):
         ...
 
 
-Recorder = Callable[[Sequence[SessionSpec]], Iterable[tuple[SessionSpec, Recording]]]
+RecordSessions = Callable[[Sequence[SessionSpec]], Iterable[tuple[SessionSpec, Recording]]]
 
 
 class CachedSource:
@@ -82,7 +82,7 @@ class CachedSource:
         RecordingError: They cannot be read or made.
     """
 
-    def __init__(self, cache: RecordingCache, record: Recorder | None = None) -> None:
+    def __init__(self, cache: RecordingCache, record: RecordSessions | None = None) -> None:
         self.cache = cache
         self.record = record
         self._loaded: dict[str, Recording] = {}

@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.engine.case import CaseInputs, CaseResult
 from simulator.engine.run import simulate
-from simulator.engine.workload import Arrivals
+from simulator.engine.workload import Requests
 from simulator.network.access import Network
 from simulator.pricing.costs import Costs, Pricing, Work
 from simulator.pricing.program import SessionProgram, compile_session
@@ -144,13 +144,13 @@ def base(tokens: int, **costs: Any) -> SessionProgram:
     return program([*call(0), compute("image_decoder")], [[*cloud, reply(128)]], **costs)
 
 
-def arrivals(*requests: tuple[float, int, int]) -> Arrivals:
+def arrivals(*requests: tuple[float, int, int]) -> Requests:
     """Requests as (seconds, device, prompt)."""
     columns = list(zip(*requests, strict=True)) or [(), (), ()]
-    return Arrivals(np.array(columns[0], float), np.array(columns[1], np.int64), np.array(columns[2], np.int64))
+    return Requests(np.array(columns[0], float), np.array(columns[1], np.int64), np.array(columns[2], np.int64))
 
 
-def case(programs: Sequence[SessionProgram], requests: Arrivals, **changes: Any) -> CaseResult:
+def case(programs: Sequence[SessionProgram], requests: Requests, **changes: Any) -> CaseResult:
     """Simulate on the idle fleet of the tests; `changes` are fields of CaseInputs."""
     fields: dict[str, Any] = {
         "programs": programs,

@@ -117,7 +117,7 @@ class Mobile(Queue):
     sharing: Literal["fcfs", "proportional-fair"] = "fcfs"
     fading_snr_db: float | None = Field(default=None, ge=-20, le=60)
 
-    def radio_row(self) -> catalogue.Radio | None:
+    def radio_row(self) -> catalogue.RadioPreset | None:
         """The radio of the catalogue; None for none."""
         raise NotImplementedError
 
@@ -143,7 +143,7 @@ class Mobile(Queue):
                 refuse("does not go with sharing: proportional-fair, which tells arrivals when they are known", key)
         return self
 
-    def _check_handover(self, row: catalogue.Radio | None) -> None:
+    def _check_handover(self, row: catalogue.RadioPreset | None) -> None:
         given = self.handover
         assert given is not None
         moves = row is not None and row.handover_km is not None
@@ -167,7 +167,7 @@ class Mobile(Queue):
                 "gap_ms",
             )
 
-    def _handovers(self, row: catalogue.Radio | None) -> tuple[float, float]:
+    def _handovers(self, row: catalogue.RadioPreset | None) -> tuple[float, float]:
         """Mean time between handovers, and mean length, in seconds."""
         given = self.handover
         assert given is not None
@@ -182,7 +182,7 @@ class Mobile(Queue):
             every_s = 3600.0 * row.handover_km / given.speed_kmh
         return every_s, gap_ms * 1e-3
 
-    def _check_uplink(self, row: catalogue.Radio | None) -> None:
+    def _check_uplink(self, row: catalogue.RadioPreset | None) -> None:
         given = self.uplink
         assert given is not None
         if self.wifi is not None:
@@ -199,7 +199,7 @@ class Mobile(Queue):
             rule = f"must divide the radio's sr_period_ms, {usual or 0.0:g}"
             _whole_slots(usual, given.slot_ms, rule, given.slot_ms, "uplink", "slot_ms")
 
-    def _check_operators(self, row: catalogue.Radio | None) -> None:
+    def _check_operators(self, row: catalogue.RadioPreset | None) -> None:
         given = self.operators
         if row is None:
             refuse("needs a radio, which is missing: timers are its own", "operators")
@@ -234,7 +234,7 @@ class Mobile(Queue):
         }
 
     @staticmethod
-    def _access(given: Uplink, row: catalogue.Radio | None) -> tuple[float, float, float, float]:
+    def _access(given: Uplink, row: catalogue.RadioPreset | None) -> tuple[float, float, float, float]:
         sr_ms, grant_ms = given.sr_period_ms, given.grant_ms
         if given.configured_ms is not None:
             sr_ms = grant_ms = 0.0
@@ -244,7 +244,7 @@ class Mobile(Queue):
         return tuple(1e-3 * (ms or 0.0) for ms in (sr_ms, grant_ms, given.slot_ms, given.configured_ms))  # type: ignore[return-value]
 
     def _timers(
-        self, row: catalogue.Radio | None
+        self, row: catalogue.RadioPreset | None
     ) -> tuple[tuple[float, float | None, float | None, float | None], ...]:
         """Share, inactivity timer, and DRX timer and cycle of each operator in seconds; None: the radio's."""
         if self.operators is None or row is None:

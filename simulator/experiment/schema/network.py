@@ -108,7 +108,7 @@ class PresetNetwork(Mobile):
     def _rtt_ms(self, preset: catalogue.NetworkPreset) -> float:
         return float(self._own("rtt_ms", preset)) + MS_PER_1000_KM * self.distance_km / 1000.0
 
-    def radio_row(self) -> catalogue.Radio | None:
+    def radio_row(self) -> catalogue.RadioPreset | None:
         radio = self._own("radio", catalogue.network(self.preset))
         return None if radio in (None, "none") else catalogue.radio(radio)
 
@@ -230,7 +230,7 @@ class _Line(Mobile):
         key = "jitter_samples_ms" if self.jitter_samples_ms else "jitter_ms"
         _check_jitter(self.jitter_ms, delay_ms, key, self.jitter_samples_ms)
 
-    def radio_row(self) -> catalogue.Radio | None:
+    def radio_row(self) -> catalogue.RadioPreset | None:
         return None if self.radio is None else catalogue.radio(self.radio)
 
     def line(self, up_mbps: float | None, down_mbps: float | None, **more: Any) -> LinkFigures:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide import recommend as module
-from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, Loss, chosen_metric, loss, metrics
+from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, QualityLoss, chosen_metric, loss, metrics
 from simulator.core.errors import CiarSimError
 from simulator.results.tables import CaseRecords
 
@@ -34,7 +34,9 @@ def test_the_loss_is_paired_by_prompt() -> None:
     assert found.high - found.low == pytest.approx(0.0, abs=1e-9)
     assert found.verdict(5.0) == KEEPS
     assert found.verdict(2.0) == FAILS
-    assert loss(base_records := records({"align_photos": base}), base_records, "align_photos") == Loss(0.0, 0.0, 0.0, 4)
+    assert loss(base_records := records({"align_photos": base}), base_records, "align_photos") == QualityLoss(
+        0.0, 0.0, 0.0, 4
+    )
 
 
 def test_lower_is_better_for_a_distance_and_either_side_is_worse_for_nll() -> None:
@@ -50,14 +52,14 @@ def test_lower_is_better_for_a_distance_and_either_side_is_worse_for_nll() -> No
 
 
 def test_prompts_needed_shrink_the_interval_to_the_margin() -> None:
-    found = Loss(3.0, -1.0, 7.0, 10)
+    found = QualityLoss(3.0, -1.0, 7.0, 10)
     assert found.verdict(5.0) == UNCLEAR
     assert found.prompts_needed(5.0) == 40  # half of 4 points must become 2: four times the prompts
     assert found.prompts_needed(8.0) == 10
     # A two-sided loss is cut at 0, and its interval reaches 30 points all the same: half of it takes four times the prompts.
-    assert Loss(20.0, 0.0, 50.0, 10).prompts_needed(5.0) == 40
-    assert math.isnan(Loss(math.nan, math.nan, math.nan, 1).prompts_needed(5.0))
-    assert Loss(math.nan, math.nan, math.nan, 1).verdict(5.0) == UNCLEAR
+    assert QualityLoss(20.0, 0.0, 50.0, 10).prompts_needed(5.0) == 40
+    assert math.isnan(QualityLoss(math.nan, math.nan, math.nan, 1).prompts_needed(5.0))
+    assert QualityLoss(math.nan, math.nan, math.nan, 1).verdict(5.0) == UNCLEAR
 
 
 def test_an_unknown_metric_is_refused_with_those_there_are() -> None:

@@ -15,7 +15,7 @@ from simulator.cloud.replica import Replica, recomputed
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash, Discipline, Routing
 from simulator.core.rng import stream
 from simulator.engine.device import FleetPart
-from simulator.engine.workload import Arrivals, ClosedLoop
+from simulator.engine.workload import ClosedLoop, Requests
 from simulator.network.access import Network
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
@@ -395,7 +395,7 @@ def test_a_closed_loop_asks_the_same_whatever_the_fleet() -> None:
 
 
 def test_devices_of_one_kind_or_in_two_parts_are_the_same() -> None:
-    requests = Arrivals(np.arange(8) * 0.05, np.arange(8) % 4, np.zeros(8, np.int64))
+    requests = Requests(np.arange(8) * 0.05, np.arange(8) % 4, np.zeros(8, np.int64))
     whole = case([base(3)], requests, devices=4).columns
     parts = [FleetPart(2, [base(3)], DEVICE_COSTS, NETWORK) for _ in range(2)]
     split = case([], requests, devices=4, fleet=parts).columns

@@ -9,7 +9,7 @@ from simulator.engine.case import CaseInputs, CaseResult
 from simulator.engine.device import FleetPart
 from simulator.engine.fallback import Fallback
 from simulator.engine.run import simulate
-from simulator.engine.workload import Arrivals
+from simulator.engine.workload import Requests
 from simulator.experiment.branches import abandoned
 from simulator.network.access import Network
 from simulator.network.wire import Capacity
@@ -53,7 +53,7 @@ Branches = dict[tuple[int, int], SessionProgram]
 
 def run(
     programs: Sequence[SessionProgram],
-    requests: Arrivals,
+    requests: Requests,
     rule: Fallback | None,
     branches: Branches | None = None,
     network: Network = NETWORK,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simulator.engine.case import CaseResult
 from simulator.engine.device import Device
-from simulator.engine.workload import Arrivals, poisson_arrivals, single_arrival
+from simulator.engine.workload import Requests, poisson_arrivals, single_arrival
 from simulator.network.access import Network
 from simulator.pricing.costs import Work
 from simulator.pricing.program import SessionProgram
@@ -296,7 +296,7 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
     up_delay_s, down_delay_s = generator.uniform(1e-3 if jitter else 0.0, 0.05, 2)
     return {
         "programs": images,
-        "requests": Arrivals(times, generator.integers(0, fleet, n), generator.integers(0, len(images), n)),
+        "requests": Requests(times, generator.integers(0, fleet, n), generator.integers(0, len(images), n)),
         "network": Network(up_bps, down_bps, up_delay_s, down_delay_s, jitter, 2 * jitter),
         "devices": fleet,
         "replicas": draw(st.integers(1, 3)),
@@ -402,6 +402,6 @@ def test_an_unknown_power_gives_an_unknown_energy() -> None:
         (arrivals((0, 0, 0)), {"replicas": 0}, "replicas and max_batch"),
     ],
 )
-def test_a_case_that_cannot_be_is_refused(requests: Arrivals, changes: dict[str, int], says: str) -> None:
+def test_a_case_that_cannot_be_is_refused(requests: Requests, changes: dict[str, int], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         case([base(2)], requests, **changes)

@@ -15,7 +15,7 @@ from simulator.cloud.rules import CloudRules, Crash
 from simulator.engine.clock import Alarm
 from simulator.engine.fallback import Fallback
 from simulator.engine.impatience import DeadlineSession
-from simulator.engine.workload import Arrivals
+from simulator.engine.workload import Requests
 from simulator.network.access import AccessNetwork, Network
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.radio import RadioFigures
@@ -105,7 +105,7 @@ def late_cases(draw: st.DrawFn) -> dict[str, Any]:
         "branches": {
             (number, at): branch for number, (_, branches) in enumerate(sessions) for at, branch in branches.items()
         },
-        "requests": Arrivals(times, chance.integers(0, fleet, n), chance.integers(0, len(sessions), n)),
+        "requests": Requests(times, chance.integers(0, fleet, n), chance.integers(0, len(sessions), n)),
         "rule": Fallback(draw(st.sampled_from([0.01, 0.05, 0.2, 1.0])), draw(st.integers(1, 4)), draw(st.booleans())),
         "network": replace(network, **draw(st.sampled_from(changes))),
         "devices": fleet,
@@ -176,7 +176,7 @@ def test_no_request_takes_longer_than_its_deadlines_allow(inputs: dict[str, Any]
     """Where every await is optional and no other request is about, a request computes, and waits one deadline for each await at most."""
     programs = [replace(whole, optional=frozenset(range(len(whole.calls)))) for whole in inputs["programs"]]
     requests = inputs["requests"]
-    alone = Arrivals(np.arange(len(requests)) * 1e4, requests.device, requests.prompt)
+    alone = Requests(np.arange(len(requests)) * 1e4, requests.device, requests.prompt)
     rule = Fallback(inputs["rule"].deadline_s)
     columns = run(**{**inputs, "programs": programs, "requests": alone, "rule": rule, "rules": CloudRules()}).columns
     awaits = np.array([sum(step[3] >= 0 for step in programs[prompt].steps) for prompt in columns["prompt"]])

@@ -12,7 +12,7 @@ from benchmarks.workload_w import ANSWER, DRAFTED, rounds_of
 from simulator.cloud.rules import CloudRules
 from simulator.core.rng import stream
 from simulator.engine.case import CaseResult
-from simulator.engine.workload import Arrivals, single_arrival
+from simulator.engine.workload import Requests, single_arrival
 from simulator.network.access import Network
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import COMPANION, OTHER, PASS, SessionProgram, compile_colocated, compile_session
@@ -41,7 +41,7 @@ def alone(program: SessionProgram, rtt_s: float) -> float:
 
 def saturated(program: SessionProgram, sessions: int = 40, max_batch: int = 1) -> CaseResult:
     """All at once, each on a device of its own; with a batch of 1, one pass at a time in the cloud."""
-    requests = Arrivals(np.zeros(sessions), np.arange(sessions), np.zeros(sessions, np.int64))
+    requests = Requests(np.zeros(sessions), np.arange(sessions), np.zeros(sessions, np.int64))
     free = Network(math.inf, math.inf, 0.0, 0.0)
     return case([program], requests, network=free, devices=sessions, max_batch=max_batch, companion=DEVICE)
 
@@ -89,7 +89,7 @@ def test_passes_of_the_device_s_model_go_before_those_of_the_cloud_s() -> None:
     device = [*[forward()] * 3, *call(0)]
     _, late = both((device, [[forward("cloud"), reply(0)]]))
     _, early = both(([forward(), *call(0)], [[forward("cloud"), reply(0)]]))
-    requests = Arrivals(np.zeros(2), np.arange(2), np.arange(2))
+    requests = Requests(np.zeros(2), np.arange(2), np.arange(2))
     free = Network(math.inf, math.inf, 0.0, 0.0)
     result = case([early, late], requests, network=free, companion=DEVICE, timeline_sessions=2)
     assert result.columns["latency_s"].tolist() == [4 * DRAFT_S + VERIFY_S] * 2
@@ -101,7 +101,7 @@ def test_a_full_batch_of_the_cloud_s_model_waits_for_nobody() -> None:
     """As before, with a batch of one: the pass of the cloud's model follows the draft before it, and the other drafts wait."""
     _, early = both(([forward(), *call(0)], [[forward("cloud"), reply(0)]]))
     _, late = both(([*[forward()] * 3, *call(0)], [[forward("cloud"), reply(0)]]))
-    requests = Arrivals(np.zeros(2), np.arange(2), np.arange(2))
+    requests = Requests(np.zeros(2), np.arange(2), np.arange(2))
     free = Network(math.inf, math.inf, 0.0, 0.0)
     result = case([early, late], requests, network=free, companion=DEVICE, max_batch=1)
     assert result.columns["latency_s"].tolist() == [DRAFT_S + VERIFY_S, 4 * DRAFT_S + 2 * VERIFY_S]
@@ -112,7 +112,7 @@ def test_co_located_work_is_served_whatever_the_discipline(evict: bool) -> None:
     _, together = both(speculation(3))
     for queue in ("fifo", "shortest-first", "earliest-deadline", "priority"):
         rules = CloudRules(queue=queue, evict=evict, kv_tokens=together.kv_tokens + 1 if evict else math.inf)
-        requests = Arrivals(np.zeros(5), np.arange(5), np.zeros(5, np.int64))
+        requests = Requests(np.zeros(5), np.arange(5), np.zeros(5, np.int64))
         result = case([together], requests, companion=DEVICE, rules=rules, max_batch=2)
         assert len(result.columns["latency_s"]) == 5
 

@@ -10,7 +10,7 @@ from simulator.cloud.rules import CloudRules
 from simulator.engine.case import CaseInputs, CaseResult, CloudTier
 from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
-from simulator.engine.workload import Arrivals, poisson_arrivals
+from simulator.engine.workload import Requests, poisson_arrivals
 from simulator.network.access import Network
 from tests.simulator.build import CLOUD_COSTS, DEVICE_COSTS, UniformCosts, call, forward, program, reply
 
@@ -20,7 +20,7 @@ NEAR, FAR = (UniformCosts(pass_s=seconds) for seconds in SERVICE_S)
 EACH = 5_000  # devices of a tier
 
 
-def fleet(sent_to: tuple[int, int], arrivals: Arrivals, **changes: object) -> CaseResult:
+def fleet(sent_to: tuple[int, int], arrivals: Requests, **changes: object) -> CaseResult:
     """Two halves of a fleet, each sent to a tier; a request is one pass in the cloud."""
     parts = []
     for tier in sent_to:
@@ -68,7 +68,7 @@ def test_a_tier_does_what_it_would_alone() -> None:
     """The halves of a fleet share nothing but the clock: requests of one are served as if the other were not there."""
     both = poisson_arrivals(0, 40.0, 20.0, 2 * EACH, 1)
     mine = both.device < EACH
-    alone = Arrivals(both.requested_s[mine], both.device[mine], both.prompt[mine])
+    alone = Requests(both.requested_s[mine], both.device[mine], both.prompt[mine])
     together = fleet((0, 1), both)
     single = fleet((0, 1), alone)
     assert together.columns["latency_s"][mine].tolist() == single.columns["latency_s"].tolist()
@@ -80,7 +80,7 @@ def test_a_tier_does_what_it_would_alone() -> None:
 
 
 def test_crashes_and_refusals_stay_in_their_tier() -> None:
-    requests = Arrivals(np.zeros(6), np.array([0, 1, 2, EACH, EACH + 1, EACH + 2]), np.zeros(6, np.int64))
+    requests = Requests(np.zeros(6), np.array([0, 1, 2, EACH, EACH + 1, EACH + 2]), np.zeros(6, np.int64))
     strict = CloudTier(FAR, 1, 1, CloudRules(max_sessions=1, max_waiting=0))
     result = fleet((0, 1), requests, tiers=[CloudTier(NEAR, 1, 1), strict], sample_every_s=1 / 128, timeline_sessions=6)
     assert result.refused == 2
@@ -92,7 +92,7 @@ def test_crashes_and_refusals_stay_in_their_tier() -> None:
 
 
 def test_each_tier_has_memory_of_its_own() -> None:
-    requests = Arrivals(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    requests = Requests(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64))
     small = CloudTier(FAR, 1, 1, CloudRules(kv_tokens=1))
     assert len(fleet((0, 0), requests, tiers=[CloudTier(NEAR, 1, 1), small]).columns["latency_s"]) == 1
     with pytest.raises(ValueError, match="less than one session needs"):

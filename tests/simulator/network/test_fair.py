@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import exp1
 
 from simulator.engine.clock import Clock
-from simulator.engine.workload import Arrivals
+from simulator.engine.workload import Requests
 from simulator.network.access import AccessNetwork, Network
 from simulator.network.fair import FairCell, FairLink, gain
 from simulator.network.radio import RadioFigures
@@ -151,7 +151,7 @@ def run(network: Network, gap_s: float) -> dict[str, np.ndarray]:
         [[build.emit(2048), build.forward("cloud"), build.reply(256)], [build.forward("cloud"), build.reply(256)]],
     )
     n = 6
-    requests = Arrivals(gap_s * np.arange(n, dtype=np.float64), np.arange(n) % 3, np.zeros(n, np.int64))
+    requests = Requests(gap_s * np.arange(n, dtype=np.float64), np.arange(n) % 3, np.zeros(n, np.int64))
     return build.case([program], requests, network=network, devices=3).columns
 
 

@@ -13,7 +13,7 @@ from simulator.core.errors import DeadlockError
 from simulator.core.rng import stream
 from simulator.engine.case import CaseResult
 from simulator.engine.device import Device, FleetPart
-from simulator.engine.workload import Arrivals, ClosedLoop, poisson_arrivals
+from simulator.engine.workload import ClosedLoop, Requests, poisson_arrivals
 from simulator.experiment.fleet import network_of
 from simulator.experiment.schema.network import ExplicitNetwork, PresetNetwork, TraceNetwork
 from simulator.network.access import AccessNetwork, Network
@@ -132,7 +132,7 @@ def test_requests_that_meet_an_opening_connection_wait_for_it_together() -> None
 
 def test_a_lost_handshake_costs_a_second() -> None:
     """At 20 % each way a round trip is lost with 36 %: the mean is 0.36 + 2 * 0.36**2 + 4 * ... = 0.36 / (1 - 0.72) seconds."""
-    requests = Arrivals(np.arange(3000.0), np.arange(3000), np.zeros(3000, np.int64))
+    requests = Requests(np.arange(3000.0), np.arange(3000), np.zeros(3000, np.int64))
     columns = case(
         [one_forward_calls(1)], requests, network=explicit(transport="tcp", loss_pct=20), devices=3000
     ).columns
@@ -366,7 +366,7 @@ def test_a_closed_loop_books_the_radio_to_each_request() -> None:
     assert len(columns["request"]) > 30
     assert np.all(columns["device_energy_j"] > 0.0)
     again = case(
-        MIXED, Arrivals(columns["requested_s"], columns["device"], columns["prompt"]), network=network, devices=3
+        MIXED, Requests(columns["requested_s"], columns["device"], columns["prompt"]), network=network, devices=3
     )
     assert columns["device_energy_j"] == pytest.approx(again.columns["device_energy_j"])
 
