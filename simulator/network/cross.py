@@ -6,7 +6,8 @@ full, so a message waits buffer / rate. CoDel (RFC 8289) lets it have `target_s`
 packet takes turns with the other flow. Dual-queue L4S (RFC 9332) marks packets where CoDel drops them, at a shorter queue.
 
 A flow with pauses is busy and quiet in turns. It is a fluid: while busy it comes at twice the rate of the wire (slow start), so the queue
-fills at the wire's rate up to its limit; while quiet the queue drains at that rate.
+fills at the wire's rate up to its limit; while quiet the queue drains at that rate. A fetch of fixed size is sent when its last bits are in
+the queue, so it pauses as much earlier as they wait there.
 """
 
 import math
@@ -56,7 +57,7 @@ class Traffic:
     Attributes:
         busy_s: mean length of its sending turns; infinite for a greedy flow.
         quiet_s: mean length of its silent turns.
-        fixed: whether all turns have these lengths; otherwise they are exponential.
+        fixed: whether a turn is a fetch of what the wire carries in busy_s, one in each busy_s + quiet_s; otherwise turns are exponential.
     """
 
     busy_s: float = math.inf
@@ -73,6 +74,10 @@ class Traffic:
     def busy_share(self) -> float:
         return 1.0 if self.busy_s == math.inf else self.busy_s / (self.busy_s + self.quiet_s)
 
+    def sends_s(self, limit_s: float) -> float:
+        """Mean length of its sending turns before a queue of at most `limit_s`."""
+        return max(self.busy_s - limit_s, 0.5 * self.busy_s) if self.fixed else self.busy_s
+
     def mean_wait_s(self, limit_s: float) -> float:
         """Mean over time of the queue in seconds of wire time, at most `limit_s`: see the module.
 
@@ -82,11 +87,8 @@ class Traffic:
         if self.busy_s == math.inf or limit_s == 0.0:
             return limit_s
         if self.fixed:
-            top_s = limit_s if self.busy_s > self.quiet_s else min(self.busy_s, limit_s)
-            bottom_s = max(0.0, top_s - self.quiet_s)
-            slope_s = top_s - bottom_s
-            area = slope_s * (top_s + bottom_s) + top_s * (self.busy_s - slope_s) + bottom_s * (self.quiet_s - slope_s)
-            return area / (self.busy_s + self.quiet_s)
+            top_s = min(limit_s, 0.5 * self.busy_s)
+            return top_s * (self.busy_s - top_s) / (self.busy_s + self.quiet_s)
         # In units of the limit; the exponential is taken relative to its larger end.
         growth = limit_s * (1.0 / self.quiet_s - 1.0 / self.busy_s)
         low, high = math.exp(-max(growth, 0.0)), math.exp(min(growth, 0.0))
@@ -156,15 +158,18 @@ class CrossQueue:
         self._backlogs: list[float] = []
         if traffic.busy_s == math.inf:
             return
+        cycle_s = traffic.busy_s + traffic.quiet_s
+        # In a queue of its own a fetch keeps the wire until its last bit has left.
+        sends_s = traffic.busy_s if aqm.fair else traffic.sends_s(limit_bits / rate_bps)
         self._length_s: Callable[[bool], float] = (
-            (lambda busy: traffic.busy_s if busy else traffic.quiet_s)
+            (lambda busy: sends_s if busy else cycle_s - sends_s)
             if traffic.fixed
             else (lambda busy: float(stream.exponential(traffic.busy_s if busy else traffic.quiet_s)))
         )
-        cycle_s = traffic.busy_s + traffic.quiet_s
         self._switches_s.append(-cycle_s * (_WARM_CYCLES + float(stream.random())))
         self._busy.append(bool(stream.random() < traffic.busy_share))
-        self._backlogs.append(limit_bits if self._busy[0] else 0.0)
+        most_bits = min(limit_bits, 0.5 * traffic.busy_s * rate_bps) if traffic.fixed else limit_bits
+        self._backlogs.append(most_bits if self._busy[0] else 0.0)
 
     def clear_s(self, time_s: float) -> float:
         """When the other flow's packets have left that are ahead of a message of `time_s`."""

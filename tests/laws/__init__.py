@@ -9,6 +9,7 @@ in both. They hold for every single request where a later start never lets a mes
 for independent losses, framing, handshakes and normal jitter. It is not so, and the law holds for means over many requests only, where
 
 - two loss rates above 0 are compared: they draw different lengths between losses;
+- a timeout goes by the round trips measured so far: a later message may have seen one more, and is sent again earlier;
 - losses come in bursts, which end by time: a later packet may escape the burst;
 - a congestion window grows with what is in flight, and is halved by time: a longer round trip can keep it larger;
 - a buffer drops a message that is tried again after timeouts: one that comes later may find room at once;

@@ -30,8 +30,8 @@ LTE = RadioFigures(
 
 
 def unwindowed(name: str) -> Transport:
-    """A transport with its framing, handshake and timers, and no congestion window."""
-    return replace(TRANSPORTS[name], initial_window=0)
+    """A transport with its framing, handshake and timers, the latter settled from the first message on, and no congestion window."""
+    return replace(TRANSPORTS[name], initial_window=0, opening_samples=0)
 
 
 @st.composite

@@ -105,8 +105,9 @@ def test_the_mean_queue_of_a_flow_with_pauses_is_that_of_its_fluid(traffic: Traf
 
 def test_closed_forms_of_the_mean() -> None:
     assert GREEDY.mean_wait_s(0.3) == 0.3
-    assert Traffic(1.0, 3.0, fixed=True).mean_wait_s(0.2) == pytest.approx((0.2**2 + 0.2 * 0.8) / 4.0)
-    assert Traffic(0.1, 3.9, fixed=True).mean_wait_s(0.2) == pytest.approx(0.1**2 / 4.0)
+    # 0.2 s until the queue is full, 0.6 s of that, and 0.2 s until it is empty; a short fetch is sent in half of its time.
+    assert Traffic(1.0, 3.0, fixed=True).mean_wait_s(0.2) == pytest.approx((0.2**2 + 0.2 * 0.6) / 4.0)
+    assert Traffic(0.1, 3.9, fixed=True).mean_wait_s(0.2) == pytest.approx(0.05**2 / 4.0)
     assert Traffic(1.0, 1.0).mean_wait_s(0.2) == pytest.approx(0.1)  # symmetric
     short = Traffic(1e-3, 1.0).mean_wait_s(1.0)  # M/M/1-like: the limit is never reached, and the queue is near empty
     assert short == pytest.approx(2.0 / (999.0**2) / (2.0 / 999.0 + 1.0), rel=1e-3)
@@ -116,6 +117,19 @@ def test_closed_forms_of_the_mean() -> None:
 def test_a_video_fetches_a_segment_of_four_seconds_at_the_rate_of_the_line() -> None:
     assert Traffic.video(20e6) == Traffic(1.0, 3.0, True)
     assert Traffic.video(5e6) == Traffic.video(1e6) == GREEDY
+
+
+@pytest.mark.parametrize("limit_s", [0.005, 0.2, 1.0, 30.0])
+@pytest.mark.parametrize("rate", [5.1e6, 6e6, 10e6, 40e6, 90e6])
+def test_a_video_keeps_its_line_busy_for_its_five_megabits_a_second(rate: float, limit_s: float) -> None:
+    """Whatever the queue holds: what is sent at twice the rate at first is not sent a second time."""
+    video = Traffic.video(rate)
+    one = CrossQueue(video, Wire(rate), limit_s * rate, AQMS["none"], RTT, stream(0, "turns"))
+    times = 100.0 + np.arange(4000) * 0.6180339887 * 4.0
+    waits = np.array([one.clear_s(float(t)) - t for t in times])
+    assert np.mean(waits > 0.0) == pytest.approx(5e6 / rate, abs=0.01)
+    assert waits.mean() == pytest.approx(one.mean_s, rel=0.02)
+    assert one.mean_s < GREEDY.mean_wait_s(limit_s)
 
 
 def test_a_queue_in_an_outage_waits_for_its_end() -> None:
@@ -148,7 +162,9 @@ def test_a_pausing_flow_drops_only_while_its_queue_is_full() -> None:
     shares = {one.drop_share(0.01 * n) for n in range(1000)}
     full = sum(one.drop_share(0.01 * n) > 0.0 for n in range(4000)) / 4000
     assert len(shares) == 2
-    assert full == pytest.approx(0.8 / 4.0, rel=0.05)  # the queue takes 0.2 s of the busy second to fill
+    assert full == pytest.approx(
+        0.6 / 4.0, rel=0.05
+    )  # of the second the queue takes 0.2 s to fill, and 0.2 s to empty while nothing is sent
 
 
 def test_devices_of_a_cell_meet_one_flow() -> None:
