@@ -123,7 +123,8 @@ COLUMNS: dict[str, str] = {
     "latency_mean_s under the same swept values, those of methods.* aside",
     "latency_minus_fastest_lo_s, latency_minus_fastest_hi_s": "95 % interval of latency_minus_fastest_s, paired by request, by "
     "batch means as for latency_mean_s",
-    "connect_s": _MEAN + "opening the connection, for the first request of each device",
+    "connect_s": _MEAN
+    + "opening the device's connection, for requests that wait for it: the first, and those after a silence of idle_timeout_s",
     "encode_s": _MEAN + "the caption encoder",
     "device_queue_s": _MEAN + "waiting until the device is free",
     "device_compute_s": _MEAN + "forward passes on the device",
