@@ -103,14 +103,14 @@ class Run:
 
     @cached_property
     def requests(self) -> pd.DataFrame:
-        """case, requested_s and latency_s of every answered request.
+        """case, request, requested_s and latency_s of every answered request.
 
         Raises:
             RunFolderError: requests.parquet cannot be read.
         """
         data = _bytes(self.folder, "requests.parquet")
         try:
-            table = _table(data, ["case", "requested_s", "latency_s"])
+            table = _table(data, ["case", "request", "requested_s", "latency_s"])
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.folder / 'requests.parquet'} cannot be read: {error}") from None
         return table
@@ -174,6 +174,8 @@ def load_run(folder: Path) -> Run:
         raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: {error}") from None
     if table.empty:
         raise RunFolderError(f"{folder / 'summary.csv'} holds no case")
+    if table["case"].tolist() != list(range(len(table))):
+        raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: its cases are not numbered from 0 on")
     if not (folder / "requests.parquet").is_file():
         raise RunFolderError(f"{folder} is not a whole run folder: it has no requests.parquet")
     name = str(provenance.get("name") or "run")
@@ -185,11 +187,16 @@ def load_run(folder: Path) -> Run:
 
 
 def check_requests(requests: pd.DataFrame, summary: pd.DataFrame, folder: Path) -> None:
-    """Raises RunFolderError where requests (case, latency_s) are not those of a summary: one of the files is cut, or of another run."""
+    """Raises RunFolderError where requests (case, request, latency_s) are not those of a summary: one is cut, or of another run."""
     wrong = f"{folder}: requests.parquet and summary.csv are not of one run, or one is cut: "
     of_case = dict(iter(requests.groupby("case")["latency_s"]))
     if others := sorted(set(of_case) - set(summary["case"])):
         raise RunFolderError(f"{wrong}case {others[0]:g} is in the former alone")
+    twice = requests[requests.duplicated(["case", "request"])]
+    if len(twice):
+        raise RunFolderError(
+            f"{wrong}request {twice['request'].iloc[0]:g} of case {twice['case'].iloc[0]:g} is there twice"
+        )
     for case, images, mean_s in summary[["case", "images", "latency_mean_s"]].itertuples(index=False):
         there = of_case.get(case, ())
         if len(there) < images:
@@ -256,10 +263,13 @@ def _bytes(folder: Path, name: str) -> bytes:
 
 def _table(data: bytes, columns: list[str]) -> pd.DataFrame:
     """Columns of numbers of a Parquet file, read without what pyarrow loads for files in several parts. Raises ValueError without one."""
-    table: pd.DataFrame = pq.ParquetFile(io.BytesIO(data)).read(columns).to_pandas()
+    file = pq.ParquetFile(io.BytesIO(data))
+    there = file.schema_arrow.names
     for name in columns:
-        if name not in table:
-            raise ValueError(f"no column {name}")
+        if there.count(name) != 1:
+            raise ValueError(f"{there.count(name) or 'no'} column{'s' * (name in there)} {name}")
+    table: pd.DataFrame = file.read(columns).to_pandas()
+    for name in columns:
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise ValueError(f"column {name} holds {table[name].dtype}, needed numbers")
         if not np.isfinite(table[name]).all():

@@ -69,17 +69,19 @@ class _Loaded:
             self.requests = pd.read_parquet(folder / "requests.parquet")
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: {error}") from None
+        wrong = f"{folder / 'requests.parquet'} cannot be read:"
         if missing := [name for name in ("case", "request", "prompt", "requested_s") if name not in self.requests]:
-            raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: no column {missing[0]}")
-        texts = ("method", "method_name", *self.run.swept)
+            raise RunFolderError(f"{wrong} no column {missing[0]}")
+        texts = {"method", "method_name", *self.run.swept}
         for name, column in self.requests.items():
-            if name not in texts and not pd.api.types.is_numeric_dtype(column):
-                raise RunFolderError(
-                    f"{folder / 'requests.parquet'} cannot be read: column {name} holds {column.dtype}, needed numbers"
-                )
-        cases = self.run.summary["case"]
-        if cases.tolist() != list(range(len(cases))):
-            raise RunFolderError(f"{folder / 'summary.csv'} cannot be read: its cases are not numbered from 0 on")
+            if pd.api.types.is_numeric_dtype(column) or name in texts:
+                continue
+            if name in self.run.summary or name in REQUEST_COLUMNS:
+                raise RunFolderError(f"{wrong} column {name} holds {column.dtype}, needed numbers")
+            texts.add(str(name))  # somebody's own remarks
+        if self.requests["prompt"].isna().any():
+            raise RunFolderError(f"{wrong} column prompt holds values that are not finite")
+        self.requests = self.requests.drop(columns=[name for name in texts if name in self.requests])
         scenario = _plain(folder, self.run.scenario)
         workload = scenario.get("workload")
         warm = workload.get("warmup_s", 0.0) if isinstance(workload, dict) else 0.0
@@ -181,7 +183,8 @@ def _of_summary(one: _Loaded, case: int, two: _Loaded, other: int, name: str) ->
     for loaded, number in ((one, case), (two, other)):
         row = loaded.run.summary[loaded.run.summary["case"] == number].iloc[0]
         ends = [float(row.get(end, math.nan)) for end in interval_columns(name)]
-        sides.append((float(row.get(name, math.nan)), (ends[1] - ends[0]) / 2))
+        value = float(row.get(name, math.nan))
+        sides.append((value, max(ends[1] - value, value - ends[0])))  # an end may be cut, as at 0
     return _told(name, sides[0][0], sides[1][0], math.hypot(sides[0][1], sides[1][1]), "no")
 
 

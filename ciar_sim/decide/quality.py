@@ -116,7 +116,8 @@ def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
         (own, low, high), (its, base_low, base_high) = _value(records, name), _value(base, name)
         prompts = len(records.quality["image"])
         value = own / its if its > 0 else math.nan
-        half = math.hypot((high - low) / 2, value * (base_high - base_low) / 2) / its if its > 0 else math.nan
+        halves = max(high - own, own - low), max(base_high - its, its - base_low)  # an end may be cut, as at 0
+        half = math.hypot(halves[0], value * halves[1]) / its if its > 0 else math.nan
     else:
         pairs = pd.concat([by_prompt(records, name), by_prompt(base, name)], axis=1, join="inner").to_numpy()
         prompts = len(pairs)

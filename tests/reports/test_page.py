@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from reports.build import build_report, thinned, write_report
@@ -213,8 +215,26 @@ def test_files_of_two_runs_are_no_run(folder: Path, tmp_path: Path) -> None:
     summary.write_text("".join(lines[:2]))
     with pytest.raises(RunFolderError, match=r"are not of one run, or one is cut: case \d+ is in the former alone"):
         load_run(tmp_path / "run")
+    summary.write_text("".join([*lines, lines[-1]]))
+    with pytest.raises(RunFolderError, match=r"summary.csv cannot be read: its cases are not numbered from 0 on"):
+        load_run(tmp_path / "run")
     summary.write_text("".join(lines))
     whole = pd.read_parquet(requests)
+    table = pa.Table.from_pandas(whole)
+    for odd, message in (
+        (pa.concat_tables([table, table]), r"request 0 of case 0 is there twice"),
+        (table.append_column("latency_s", table["latency_s"]), r"requests.parquet cannot be read: 2 columns latency_s"),
+        (table.drop(["request"]), r"requests.parquet cannot be read: no column request"),
+    ):
+        pq.write_table(odd, requests)
+        with pytest.raises(RunFolderError, match=message):
+            load_run(tmp_path / "run")
+    # As other programs write it: in parts, compressed in another way, with repeated texts once, and with a column more.
+    written = table.set_column(1, "method", table["method"].dictionary_encode()).append_column(
+        "l", pa.array([[1]] * len(table))
+    )
+    pq.write_table(written, requests, compression="zstd", row_group_size=5)
+    pd.testing.assert_frame_equal(load_run(tmp_path / "run").requests, load_run(folder).requests)
     whole.iloc[1:].to_parquet(requests)
     with pytest.raises(RunFolderError, match=r"case 0 has \d+ requests there and \d+ images here"):
         load_run(tmp_path / "run")

@@ -110,6 +110,16 @@ def test_columns_of_text_where_numbers_belong_are_named(scenario: dict[str, Any]
         CiarSimError, match=r"requests\.parquet cannot be read: column cloud_nll holds \w+, needed numbers"
     ):
         ciar_sim.compare(one, other)
+    whole = pd.read_parquet(one / "requests.parquet")
+    whole.assign(prompt=whole["prompt"].where(whole["prompt"] > 0)).to_parquet(other / "requests.parquet")
+    with pytest.raises(
+        CiarSimError, match=r"requests\.parquet cannot be read: column prompt holds values that are not"
+    ):
+        ciar_sim.compare(one, other)
+    whole.assign(remark="mine").to_parquet(other / "requests.parquet")  # nobody's metric
+    assert ciar_sim.compare(one, other).sentence == ciar_sim.compare(one, one).sentence.replace(
+        "single against", "damaged against"
+    )
 
 
 @pytest.mark.parametrize("folders", [["one"], ["one", "nowhere"]])

@@ -48,6 +48,8 @@ def test_lower_is_better_for_a_distance_and_either_side_is_worse_for_nll() -> No
     assert found.pct == pytest.approx(20.0)
     assert (found.high - found.low) / 2 == pytest.approx(100 * math.hypot(1.0, 1.2) / 10)
     assert loss(worse, base, "cloud_nll").pct == pytest.approx(10.0)  # collapse is no gain
+    cut = records({"cloud_nll": [1.8, 1.8]}, {"fd_photos": (1.0, 0.0, 4.0)})  # of which one half is cut at 0
+    assert loss(cut, base, "fd_photos").high == pytest.approx(-90 + 100 * math.hypot(3.0, 0.1) / 10)
     assert metrics(base) == ["fd_photos", "cloud_nll"]
 
 
