@@ -122,6 +122,9 @@ def network_of(link: LinkFigures, seed: int) -> Network:
     transport = opened_by(TRANSPORTS[link.transport], link.handshake)
     if link.congestion or link.flow_bytes:
         transport = replace(transport, congestion=link.congestion, flow_bytes=link.flow_bytes)
+    wifi = None if link.wifi is None else Hop(*link.wifi)
+    handovers = None if link.handover is None else Handovers(*link.handover)
+    share = (1.0 if wifi is None else wifi.share) * (1.0 if handovers is None else 1.0 - handovers.share)
     return Network(
         up_bps=up_bps,
         down_bps=down_bps,
@@ -137,12 +140,12 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         burst_packets=link.loss_burst_packets,
         up_buffer_bytes=_buffer_bytes(link, up_bps),
         down_buffer_bytes=_buffer_bytes(link, down_bps),
-        up_cross=_cross(link.up_cross, up_bps),
-        down_cross=_cross(link.down_cross, down_bps),
+        up_cross=_cross(link.up_cross, share * _mean_bps(up_bps)),
+        down_cross=_cross(link.down_cross, share * _mean_bps(down_bps)),
         aqm=AQMS[link.aqm],
-        wifi=None if link.wifi is None else Hop(*link.wifi),
+        wifi=wifi,
         transport=transport,
-        handovers=None if link.handover is None else Handovers(*link.handover),
+        handovers=handovers,
         idle_timeout_s=math.inf if link.idle_timeout_s is None else link.idle_timeout_s,
         radio=radio,
         operators=_operators_of(link, radio),
@@ -190,15 +193,15 @@ def _buffer_bytes(link: LinkFigures, rate: float | Capacity) -> float:
     return math.inf if link.buffer_bytes is None else link.buffer_bytes
 
 
-def _cross(flow: str | tuple[float, float] | None, rate: float | Capacity) -> Traffic | None:
-    """Cross traffic at a wire of this rate; None for none."""
+def _cross(flow: str | tuple[float, float] | None, rate_bps: float) -> Traffic | None:
+    """Cross traffic at a wire that carries so much on average; None for none."""
     match flow:
         case None:
             return None
         case "greedy":
             return GREEDY
         case "video":
-            return Traffic.video(_mean_bps(rate))
+            return Traffic.video(rate_bps)
         case (busy_s, quiet_s):
             return Traffic(busy_s, quiet_s)
     raise AssertionError(flow)

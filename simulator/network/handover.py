@@ -38,6 +38,11 @@ class Handovers:
                 f"handovers need 0 < 1.5 * gap_s <= every_s, got gap_s {self.gap_s} and every_s {self.every_s}"
             )
 
+    @property
+    def share(self) -> float:
+        """Of the time."""
+        return self.gap_s / self.every_s
+
 
 class Interruptions:
     """When nothing passes. Both directions of a device share them.
@@ -60,7 +65,7 @@ class Interruptions:
     @property
     def share(self) -> float:
         """Of the time."""
-        return self._handovers.gap_s / self._handovers.every_s
+        return self._handovers.share
 
     def first(self, time_s: float) -> tuple[float, float]:
         """Begin and end of the first one that ends after a time."""

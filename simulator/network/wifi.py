@@ -51,6 +51,11 @@ class Hop:
         """Mean wait of a transmission."""
         return self.tail * 0.5 * sum(TAIL_S) + mean_access_s(self.stations)
 
+    @property
+    def share(self) -> float:
+        """Of the line's time, of one who sends all the time."""
+        return BURST_S / (BURST_S + self.mean_wait_s)
+
 
 @cache
 def transmits(stations: int) -> float:

@@ -13,6 +13,7 @@ from simulator.experiment.sweep import expand
 from simulator.network.access import AccessNetwork
 from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.transport import TRANSPORTS
+from simulator.network.wifi import Hop
 from simulator.network.wire import Capacity
 from simulator.traces.gaps import fitted
 from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
@@ -186,6 +187,10 @@ def test_cross_traffic_of_a_preset_is_sized_by_its_rates(tmp_path: Path) -> None
     assert load_scenario(written_out(tmp_path, s)) == s
     video = load(tmp_path, HEAD + "network: {preset: wifi, cross_traffic: {down: video}, buffer_bytes: 9000}\n")
     assert network_of(video.network.figures(), 0).down_cross == Traffic.video(90e6)
+    for more, share in (("wifi: {stations: 1}", Hop(1).share), ("handover: {every_s: 10, gap_ms: 1000}", 0.9)):
+        keys = f"preset: wifi, cross_traffic: {{down: video}}, buffer_bytes: 9000, {more}"
+        slower = load(tmp_path, HEAD + f"network: {{{keys}}}\n")  # it takes longer for its segments
+        assert network_of(slower.network.figures(), 0).down_cross == Traffic.video(90e6 * share)
     generated = load(tmp_path, HEAD + "network: {preset: leo, cross_traffic: {down: greedy}, buffer_ms: 100}\n")
     assert network_of(generated.network.figures(), 0).down_buffer_bytes == pytest.approx(100e6 * 0.1 / 8, rel=1e-4)
     swept = load(
