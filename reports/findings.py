@@ -75,8 +75,9 @@ def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, 
     if len(rows) > 1:
         good = _fastest_at_base_quality(rows, bases)
         front = pareto_front(ran, metric.loss)
-        sentences += _quality_sentences(rows, bases) if not math.isnan(best["latency_mean_lo_s"]) else ()
-        if good and "fastest" in heading and not is_base(best) and not base_quality(best):
+        several = not math.isnan(best["latency_mean_lo_s"])
+        sentences += _quality_sentences(rows, bases) if several else ()
+        if several and good and not is_base(best) and not base_quality(best):
             heading += f"; at {bases[0]['label']}'s quality: {' or '.join(good)}"
         if len(front) > 1:
             sentences.append(f"Pareto front of mean latency and {metric.title}, by the means: {', '.join(front)}.")
@@ -97,7 +98,7 @@ def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str,
         names = joined([name, *equal] if len(equal) < 3 else [name, f"{len(equal)} others"])
         text = f"No significant difference in latency between {joined([name, *equal])} (95 %). "
         text += f"{name} has the lowest mean, {seconds}{', ' + gain if gain else ''}."
-        return f"no significant difference: {names}", text
+        return f"no significant difference in latency: {names}", text
     if is_base(best):
         second = others[0]
         # The interval of very few requests reaches down to no speed at all.

@@ -68,7 +68,7 @@ def test_findings_by_network(run: Run) -> None:
     assert re.match(pattern, wifi.sentences[0])
     assert wifi.sentences[1].startswith("Its images differ significantly from base's: cloud_nll 1.99 ")
     assert wifi.sentences[2].startswith("Fastest without a significant difference in cloud_nll: code prefix_rate=0.3, ")
-    assert lte.heading.startswith("lte: no significant difference: ")
+    assert lte.heading.startswith("lte: no significant difference in latency: ")
     assert "16" not in lte.heading
     assert "code" not in lte.heading
 
@@ -84,8 +84,18 @@ def test_no_difference_is_said_plainly() -> None:
     said = finding(
         "wifi", rows(("ciar", 4.0, 0.5, math.nan), ("code", 4.2, 0.5, math.nan), ("lantern", 9.0, 0.5, math.nan))
     )
-    assert said.heading == "wifi: no significant difference: ciar and code"
+    assert said.heading == "wifi: no significant difference in latency: ciar and code"
     assert "No significant difference in latency between ciar and code (95 %)." in said.sentences[0]
+
+
+def test_a_heading_of_equals_tells_who_keeps_base_quality() -> None:
+    """Equal latency is no equal quality: both of the fastest draw other images than base, the third does not."""
+    cases = rows(("random", 4.0, 0.5, 2.0), ("code", 4.2, 0.5, 1.9), ("ciar", 6.0, 0.5, 1.3), ("base", 8.0, 0.5, 1.0))
+    cases = cases.assign(
+        cloud_nll_minus_base_lo=[0.2, 0.2, -0.1, math.nan], cloud_nll_minus_base_hi=[0.3, 0.3, 0.1, math.nan]
+    )
+    heading = "wifi: no significant difference in latency: random and code; at base's quality: ciar"
+    assert finding("wifi", cases).heading == heading
 
 
 def test_paired_interval_decides_against_base() -> None:
@@ -93,7 +103,7 @@ def test_paired_interval_decides_against_base() -> None:
     apart = finding("x", rows(("ciar", 4.0, 1.0, 1.1), ("base", 4.4, 1.0, 1.0)))
     assert apart.heading == "x: ciar is fastest (1.1× base)"
     close = finding("x", rows(("ciar", 4.0, 0.0, 1.005), ("base", 4.4, 0.0, 1.0)))
-    assert close.heading == "x: no significant difference: ciar and base"
+    assert close.heading == "x: no significant difference in latency: ciar and base"
 
 
 def test_paired_intervals_find_differences_that_single_ones_do_not(tmp_path: Path) -> None:
