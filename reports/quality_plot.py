@@ -119,7 +119,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
             ax.set_axis_off()
     drawn = pd.concat([said.cases for said in shown])
     _same_scales(uppers, lowers, drawn, metric, below)
-    entries, missing = _handles(run, shown, look, metric, form, greedy=bool(below) and not aligned)
+    entries, missing = _handles(run, shown, look, form, greedy=bool(below) and not aligned)
     notes = [
         f"Left is sooner. {metric.reading} Bars are 95 % intervals: latency (mean per image) over requests, quality over distinct images."
     ]
@@ -198,7 +198,7 @@ def _bars(ax: Axes, x: float, y: float, across: np.ndarray, up: np.ndarray, one:
 
 
 def _handles(
-    run: Run, shown: Sequence[Finding], look: dict[str, Look], metric: Metric, form: Form, greedy: bool
+    run: Run, shown: Sequence[Finding], look: dict[str, Look], form: Form, greedy: bool
 ) -> tuple[list[Line2D], int]:
     """Entries of the legend, and how many cases it leaves out."""
     size = form.marker

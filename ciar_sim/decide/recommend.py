@@ -197,7 +197,7 @@ def _decide(
                 f"on {fresh.loss.prompts} other prompt{'s' if fresh.loss.prompts > 1 else ''} with another seed.",
             )
             said += _unanswered(one, base)
-            return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct, slo_s), checks
+            return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct), checks
         why = _failure(fresh)
         said.append(
             f"{candidate(one.case)} was chosen first, and {why} did not hold on other prompts and another seed."
@@ -213,7 +213,7 @@ def _decide(
             f"{significant(lowest.measured.p95_s)} s (quality floor: {lowest.verdict})."
         )
     said += _unanswered(base)
-    return [text, *said, *_unclear(judged, base.measured.mean_s, max_loss_pct, slo_s)], checks
+    return [text, *said, *_unclear(judged, base.measured.mean_s, max_loss_pct)], checks
 
 
 def _failure(fresh: CandidateFigures) -> str:
@@ -233,7 +233,7 @@ def _unanswered(*named: CandidateFigures) -> list[str]:
     ]
 
 
-def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: float, slo_s: float | None) -> list[str]:
+def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: float) -> list[str]:
     """Which faster candidates need more prompts, and how many."""
     faster = [one for one in judged if one.verdict == UNCLEAR and one.in_time and one.measured.mean_s < than_s]
     if not faster:

@@ -51,7 +51,7 @@ def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
             raise fail("needs steps: a grid has so many values of a range; random and tune draw from it without")
         ends = isinstance(axis, Range) and axis.steps is None
         values = (axis.min, axis.max) if isinstance(axis, Range) and ends else _values(axis)
-        read = _read(scenario, whole, place, path, values, source, isinstance(axis, Range))
+        read = _read(whole, place, path, values, source, isinstance(axis, Range))
         if not ends and not any(path in group for group in sweep.zip):
             for index, value in enumerate(read):
                 if value in read[:index] and not isinstance(axis, Range):
@@ -74,7 +74,6 @@ def _values(axis: "Values | Range") -> Values:
 
 
 def _read(
-    scenario: Scenario,
     whole: Mapping[str, Any],
     place: Place,
     path: str,
