@@ -25,6 +25,7 @@ from simulator.core.part import Part, folder_of, found_text, items, path_of
 from simulator.core.settings import refuse
 from simulator.experiment.schema.cloud import Cloud, Serving, check_tier
 from simulator.experiment.schema.compute import Compute
+from simulator.experiment.schema.described import describe
 from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.idle import OF_A_CLOUD, OF_A_LINE, refuse_idle
@@ -53,7 +54,21 @@ FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be s
 
 
 class Scenario(Part):
-    """A complete scenario. Units in the names of its fields; `link` gives the network in base units."""
+    """A complete scenario. Units in the names of its fields; `link` gives the network in base units.
+
+    Attributes:
+        name: Of the run folder, runs/NAME.
+        prompts: Where the captions come from.
+        decoding: How distributions become tokens, for every method.
+        methods: What is compared: names, or mappings of a name and settings.
+        compute: Sizes and hardware that passes are priced at.
+        cloud: Replicas, queue, load of others, price; or several clouds as tiers.
+        network: A preset, figures, a trace, or several paths.
+        fallback: What a device does whose reply is late.
+        workload: Devices and when they ask.
+        seed: Of every draw but the prompts.
+        sweep: Axes by dotted path, values or a range each.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
     pair: ScenarioPair = Field(
@@ -304,6 +319,7 @@ def json_schema() -> dict[str, Any]:
     definitions["PresetNetwork"]["properties"]["preset"]["enum"] = list(catalogue.names("networks"))
     for side in ("DeviceCompute", "CloudCompute"):
         definitions[side]["properties"]["hardware"]["examples"] = ["local", *catalogue.names("hardware")]
+    describe(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

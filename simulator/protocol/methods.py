@@ -56,7 +56,11 @@ class MethodSettings(Settings):
 
 
 class TopP(Part):
-    """Tokens sampled from the smallest set of this mass, in place of `top_p` of the scenario."""
+    """Tokens sampled from the smallest set of this mass, in place of `top_p` of the scenario.
+
+    Attributes:
+        top_p: The mass.
+    """
 
     top_p: float = Field(gt=0.0, le=1.0)
 

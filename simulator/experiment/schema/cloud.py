@@ -12,7 +12,13 @@ from simulator.experiment.schema.network import MS_PER_1000_KM, RttMs
 
 
 class CrashAt(Part):
-    """A replica, counted from 0, loses its work and memory, and is back `down_s` later."""
+    """A replica, counted from 0, loses its work and memory, and is back `down_s` later.
+
+    Attributes:
+        replica: Its number, from 0.
+        at_s: When it crashes.
+        down_s: How long it is away.
+    """
 
     replica: int = Field(ge=0)
     at_s: float = Field(ge=0, le=1e9)
@@ -20,7 +26,14 @@ class CrashAt(Part):
 
 
 class AutoscaleRule(Part):
-    """Replicas beyond `replicas` start where more sessions are open or waiting than this for each, and stop when idle."""
+    """Replicas beyond `replicas` start where more sessions are open or waiting than this for each, and stop when idle.
+
+    Attributes:
+        max_replicas: Replicas at most, those of `replicas` included.
+        sessions_per_replica: Sessions open or waiting for each replica, beyond which one more starts.
+        start_up_s: How long a replica takes to start.
+        idle_s: After so long without a session a replica beyond `replicas` stops.
+    """
 
     max_replicas: int = Field(ge=1, le=100_000)
     sessions_per_replica: float = Field(gt=0, le=1e6)
@@ -32,6 +45,10 @@ class BackgroundLoad(Part):
     """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time. They hold no memory.
 
     A run begins with the jobs that such a replica holds on average, 500 at the largest share.
+
+    Attributes:
+        utilisation: Share of a replica's time that they take up.
+        job_ms: How long a job holds its replica.
     """
 
     utilisation: float = Field(gt=0, le=0.999)
@@ -42,6 +59,13 @@ class Serving(Part):
     """GPUs, the largest batch of one pass in sessions, who is served first and where, a price for `cost_usd`.
 
     Attributes:
+        replicas: Copies of the cloud model, a GPU each.
+        max_batch: Sessions in one iteration at most.
+        queue: Whose work is served first: fifo, shortest-first, earliest-deadline (by slo_s) or priority (by kind of device).
+        crashes: Crashes of replicas.
+        autoscale: Starts and stops replicas by load; none without it.
+        background: Other tenants; none without it.
+        price_usd_per_gpu_hour: Makes `cost_usd`.
         max_sessions: Open on a replica at a time; others wait for admission.
         max_waiting: Sessions that wait for admission, in all; more are refused.
         kv_memory_gb: For KV caches, per replica, beside the weights.
@@ -92,9 +116,10 @@ class Tier(Serving):
     """A cloud at one place, with GPUs and a queue of its own.
 
     Attributes:
+        runtime: Of its GPUs; None: that of `compute.cloud`.
         distance_km: From the devices; 22 ms of round trip for 1000 km.
         rtt_ms: Of the way behind the access network, in place of a distance.
-        hardware: Of its GPUs; None: that of `compute.cloud`, as is its runtime.
+        hardware: Of its GPUs; None: that of `compute.cloud`.
     """
 
     distance_km: float | None = Field(default=None, ge=0, le=40_000)

@@ -37,14 +37,23 @@ StoredProfile = Annotated[
 
 
 class ThrottleStep(Part):
-    """From this much heat on, in seconds of computing, the device computes at this share of its speed."""
+    """From this much heat on, in seconds of computing, the device computes at this share of its speed.
+
+    Attributes:
+        after_s: Seconds of heat.
+        speed: Share of the full speed.
+    """
 
     after_s: float = Field(gt=0, le=1e8)
     speed: float = Field(gt=0, le=1)
 
 
 class ThermalThrottling(Part):
-    """A device slows down under load. Computing adds a second of heat per second, up to the last step; rest takes `cooling` away."""
+    """A device slows down under load. Computing adds a second of heat per second, up to the last step; rest takes `cooling` away.
+
+    Attributes:
+        steps: Slower and slower, by heat.
+    """
 
     steps: Annotated[tuple[ThrottleStep, ...], BeforeValidator(items)] = Field(min_length=1)
     cooling: float = Field(default=1.0, gt=0, le=1e6, description="seconds of heat lost per second of rest")
@@ -116,7 +125,12 @@ ChosenModel = Annotated[
 
 
 class DeviceCompute(Part):
-    """How long the device's passes take. throttling: of every device of the fleet."""
+    """How long the device's passes take.
+
+    Attributes:
+        runtime: How kernels are launched: eager, or cuda-graphs; serial for a processor, which reads and computes in turns.
+        throttling: Slows every device of the fleet down under load; none without it.
+    """
 
     model: ChosenModel = "llamagen-xl-1layer"
     hardware: ChosenHardware = ""
@@ -130,7 +144,11 @@ class DeviceCompute(Part):
 
 
 class CloudCompute(Part):
-    """How long the cloud's passes take."""
+    """How long the cloud's passes take.
+
+    Attributes:
+        runtime: How kernels are launched: eager, or cuda-graphs; serial for a processor, which reads and computes in turns.
+    """
 
     model: ChosenModel = "llamagen-xl"
     hardware: ChosenHardware = ""
@@ -174,6 +192,10 @@ class Compute(Part):
     """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as other models.
 
     A device that names no model has the one-layer form of the cloud's, where the catalogue has one.
+
+    Attributes:
+        device: Model and hardware of the device.
+        cloud: Model and hardware of the cloud.
     """
 
     device: Annotated[DeviceCompute, BeforeValidator(_one_word)] = Field(default_factory=lambda: DeviceCompute())

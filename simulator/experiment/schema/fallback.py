@@ -14,6 +14,9 @@ class FallbackPolicy(Part):
 
     wait: as long as it takes. device: stops waiting after `deadline_ms` and finishes the image alone. retry: asks again on another
     connection, each time with more patience, `attempts` times in all; `then` says what comes after the last.
+
+    Attributes:
+        policy: wait, device or retry.
     """
 
     policy: Literal["wait", "device", "retry"] = "wait"

@@ -173,7 +173,7 @@ def _entry_class(name: str, settings: type[MethodSettings]) -> type[MethodEntry]
         f"{title}Entry",
         __base__=bases,
         __doc__=settings.__doc__,
-        name=(literal, name),
+        name=(literal, Field(default=name, description="the method")),
         label=(str, Field(default="", max_length=80, pattern=LABEL, description="name in tables; unique")),
         **own,
     )

@@ -39,6 +39,15 @@ class PresetNetwork(Mobile):
     """A preset of the network catalogue, and figures in place of its own.
 
     Attributes:
+        preset: One of `ciar-sim list presets`.
+        transport: ideal (payload bytes, no connection or window), tcp, grpc (TCP, TLS, HTTP/2), quic or sctp (a channel of WebRTC).
+        devices_per_cell: Devices that share one link.
+        rtt_ms: Unloaded round trip in place of the preset's, the mean, which jitter keeps.
+        jitter_ms: Standard deviation of the one-way delay.
+        jitter_distribution: Of the one-way delay.
+        jitter_on: mean, or top: jitter only adds delay, and rtt_ms is the least round trip.
+        loss_pct: Packets lost each way.
+        loss_burst_packets: Mean length of a burst of losses.
         distance_km: To the cloud, beyond the 500 km that a preset stands for; adds to rtt_ms.
         up_mbps: The mean rate; constant where the preset's follows a generated trace. None, here and in the other fields that mean what
             they do in the explicit form, keeps the preset's figure.
@@ -176,6 +185,7 @@ class _Line(Mobile):
     """What explicit networks and traces share, taken as it is: nothing is added that is not asked for.
 
     Attributes:
+        transport: ideal (payload bytes, no connection or window), tcp, grpc (TCP, TLS, HTTP/2), quic or sctp (a channel of WebRTC).
         rtt_ms: unloaded round trip, the mean, which jitter keeps.
         jitter_ms: standard deviation of the one-way delay; of a normal distribution before its cut at 0.
         jitter_distribution: of the one-way delay.
@@ -259,6 +269,9 @@ class ExplicitNetwork(_Line):
     """A link by its figures.
 
     Attributes:
+        up_mbps: Rate of the uplink, a mean where `rate` varies it.
+        down_mbps: The same of the downlink.
+        outage_every_s: From the begin of one outage to the next.
         outage_ms: In every outage_every_s nothing passes for so long.
         rate: How rates vary about up_mbps and down_mbps.
     """
@@ -298,6 +311,8 @@ class TraceNetwork(_Line):
     where it tells none, and a loss is 0 there.
 
     Attributes:
+        up_mbps: A constant rate in place of what the file tells.
+        down_mbps: The same of the downlink.
         trace: a file, a list of files that belong together, or {down: FILE, up: FILE}.
         unit: of times and rates, where a file does not state it.
         window_s: two times, the part of the trace to use, counted from its begin.

@@ -12,7 +12,12 @@ from simulator.core.settings import refuse
 
 
 class ScenePrompts(Part):
-    """Captions of the pair's subject, drawn by their own seed: of the scene grammar, or of held-out photographs."""
+    """Captions of the pair's subject, drawn by their own seed: of the scene grammar, or of held-out photographs.
+
+    Attributes:
+        count: Captions.
+        seed: Which captions are drawn.
+    """
 
     source: Literal["scenes", "photos"] = Field(default="scenes", description="the pair's own; by default just that")
     count: int = Field(default=16, ge=1, le=1_000_000)
@@ -26,7 +31,11 @@ class ScenePrompts(Part):
 
 
 class PromptList(Part):
-    """Captions as they are."""
+    """Captions as they are.
+
+    Attributes:
+        captions: `list` in the file: the captions, each on one line.
+    """
 
     captions: Annotated[tuple[str, ...], BeforeValidator(items), Field(min_length=1, alias="list")]
     calibration: Annotated[tuple[str, ...], BeforeValidator(items)] = Field(
@@ -45,7 +54,11 @@ class PromptList(Part):
 
 
 class PromptFile(Part):
-    """Captions in a file of any form of `simulator.core.prompt_files`. Read when the scenario is loaded."""
+    """Captions in a file of any form of `simulator.core.prompt_files`. Read when the scenario is loaded.
+
+    Attributes:
+        file: The file.
+    """
 
     file: str
     count: int | None = Field(default=None, ge=1, le=1_000_000, description="only the first so many; by default all")

@@ -34,7 +34,12 @@ Flow = Annotated[
 
 
 class CrossTraffic(Part):
-    """A flow of others at the same wire, each way. greedy: an endless transfer. video: a stream of 5 Mbit/s in segments of 4 s."""
+    """A flow of others at the same wire, each way. greedy: an endless transfer. video: a stream of 5 Mbit/s in segments of 4 s.
+
+    Attributes:
+        up: Of the uplink: greedy, video or {busy_s, quiet_s}.
+        down: The same of the downlink.
+    """
 
     up: Flow | None = None
     down: Flow | None = None

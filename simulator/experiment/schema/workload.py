@@ -18,7 +18,11 @@ from simulator.pricing import catalogue
 
 
 class PoissonArrivals(Part):
-    """Requests of the whole fleet arrive at random, at this mean rate."""
+    """Requests of the whole fleet arrive at random, at this mean rate.
+
+    Attributes:
+        poisson_per_s: Mean rate of the whole fleet.
+    """
 
     poisson_per_s: float = Field(gt=0, le=1e6)
 
@@ -39,7 +43,11 @@ class BurstyArrivals(Part):
 
 
 class ClosedArrivals(Part):
-    """A closed loop: every device requests again once it has its image and a think time of this mean has passed."""
+    """A closed loop: every device requests again once it has its image and a think time of this mean has passed.
+
+    Attributes:
+        think_s: Mean of the exponential think times.
+    """
 
     think_s: float = Field(gt=0, le=1e8)
 
@@ -50,6 +58,7 @@ class TraceArrivals(Part):
     Times in a CSV file with the column `requested_s` are taken as they stand; those of other formats count from the first request.
 
     Attributes:
+        trace: The file.
         unit: Of the times, where the file does not state it.
         window_s: Two times, the part of the file to use, counted from its begin.
         time_scale: Multiplies all times: 0.5 doubles the rate of requests.
@@ -96,6 +105,9 @@ class FleetKind(Part):
     """Devices of one kind. What it leaves out of hardware, network and slo_s is the scenario's.
 
     Attributes:
+        hardware: Of these devices, a name of the catalogue; None: the scenario's.
+        network: Of these devices; None: the scenario's.
+        slo_s: Latency that is good enough for these devices; None: the workload's.
         share: Of the fleet's devices.
         priority: Higher is served first under `cloud.queue: priority`.
         tier: Of the cloud, that serves them, where it is not `cloud.tier`.
@@ -120,7 +132,12 @@ class FleetKind(Part):
 
 
 class SequentialWorkload(Part):
-    """One device asks for every prompt once, one after another, never two at a time."""
+    """One device asks for every prompt once, one after another, never two at a time.
+
+    Attributes:
+        arrivals: sequential, or a form of arrivals in time, which makes a fleet.
+        devices: One.
+    """
 
     arrivals: Literal["sequential"] = "sequential"
     devices: Literal[1] = 1
@@ -130,6 +147,10 @@ class FleetWorkload(Part):
     """A fleet of devices. Requests arrive for `duration_s` and are served to their end, but for no more than as long again.
 
     Attributes:
+        devices: Devices of the fleet.
+        arrivals: When requests of the whole fleet arrive.
+        duration_s: How long requests arrive.
+        fleet: Kinds of devices with their shares; without it all are alike.
         warmup_s: Requests before are left out of the summary.
         slo_s: A latency that is good enough; it makes goodput, and deadlines.
     """

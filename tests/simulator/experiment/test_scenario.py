@@ -152,6 +152,11 @@ def test_the_resolved_scenario_loads_as_the_same_one(tmp_path: Path, text: str) 
 
 def test_the_schema_is_json_and_knows_every_name() -> None:
     schema = json.loads(json.dumps(json_schema()))
+    sections = {"Scenario": schema, **schema["$defs"]}
+    keys = [(name, key, entry) for name, one in sections.items() for key, entry in one.get("properties", {}).items()]
+    assert [(name, key) for name, key, entry in keys if not entry.get("description")] == []
+    assert schema["$defs"]["OwnHardware"]["properties"]["class"]["description"].endswith("whose efficiencies it has.")
+    assert not any("Attributes" in one.get("description", "") for one in sections.values())
     text = json.dumps(schema)
     for name in METHODS:
         assert f'"{name}"' in text
