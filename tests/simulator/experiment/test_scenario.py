@@ -40,7 +40,7 @@ def test_the_smallest_scenario(tmp_path: Path) -> None:
     s = load(tmp_path, "name: t\nmethods: [base]\n")
     assert s.pair == "scenes"
     assert s.decoding == Decoding()
-    assert s.model_dump()["prompts"] == {"source": "scenes", "count": 16, "seed": 0}
+    assert s.model_dump()["prompts"] == {"source": "scenes", "count": 16, "seed": 0, "skip": 0}
     device = {"model": "llamagen-xl-1layer", "hardware": "snapdragon-8-gen-3", "runtime": "eager"}
     assert s.compute.device.model_dump(exclude=LATER) == device
     assert s.compute.cloud.model_dump(exclude=LATER) == {"model": "llamagen-xl", "hardware": "a100", "runtime": "eager"}
