@@ -1,8 +1,8 @@
 """The fastest method and settings that keep a quality floor and a latency objective, verified on prompts and seeds of their own.
 
-The choice is made on the scenario's prompts, where its figures are flattered by having been chosen. So the winner and base are decoded
-again with other captions and another seed, and only what holds there is recommended. Where it does not, the next best is tried, and
-in the end base.
+The choice is made on the scenario's prompts, where the winner's figures are too good, since it was chosen by them. So the winner and
+base are decoded again with other captions and another seed, and only what holds there is recommended. Where it
+does not, the next best is tried, and in the end base.
 """
 
 import json
