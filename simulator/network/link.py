@@ -246,7 +246,7 @@ class ImpairedLink:
             start_s = ahead_s
         sender = self._sender
         if sender is not None:
-            end_s, free_s, bits = self._send_controlled(sender, ready_s, start_s, segments, bits)
+            end_s, free_s, bits = self._send_controlled(sender, ready_s, ahead_s, start_s, segments, bits)
         else:
             loss = self.loss
             if loss is not None and (lost := loss.lost(start_s, segments)):
@@ -381,9 +381,12 @@ class ImpairedLink:
             self._window = kind(t, self.rtt_s, self._settled_rto_s, self._path_bits)
 
     def _send_controlled(
-        self, sender: Sender, ready_s: float, start_s: float, segments: int, bits: float
+        self, sender: Sender, ready_s: float, ahead_s: float, start_s: float, segments: int, bits: float
     ) -> tuple[float, float, float]:
-        """`Sender.send`: when the last packet to arrive has left, when the wire is free, and all bits sent."""
+        """`Sender.send`: when the last packet to arrive has left, when the wire is free, and all bits sent.
+
+        ahead_s: when what others have waiting at `ready_s` has left.
+        """
         if start_s == math.inf:
             return math.inf, math.inf, bits
         loss, wire, queue, bounded = self.loss, self.wire, self._queue, self._bounded
@@ -401,10 +404,9 @@ class ImpairedLink:
             return loss.lost_again(time_s, 1) > 0 if again else len(loss.lost(time_s, 1)) > 0
 
         def full(time_s: float, free_s: float) -> bool:
-            if not bounded or free_s <= time_s:
-                return False
-            ahead_s = self.ahead_s(time_s)  # cross traffic gives way
-            return free_s > ahead_s and wire.bits(ahead_s, free_s) > self._buffer_bits
+            # Cross traffic gives way; only what is sent at first waits for it, later packets have it in their round trip.
+            begin_s = max(time_s, ahead_s)
+            return bounded and free_s > begin_s and wire.bits(begin_s, free_s) > self._buffer_bits
 
         finish = finish_s if queue is not None and queue.fair else wire.finish_s
         end_s, free_s, more_bits = sender.send(ready_s, start_s, segments, bits, finish, lost, full)

@@ -260,6 +260,20 @@ def test_a_buffer_that_is_too_small_drops_and_the_message_comes_all_the_same(con
     assert roomy.dropped_bits == 0.0
 
 
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("aqm", ["none", "l4s"])
+def test_a_buffer_is_no_larger_beside_others_traffic(control: str, aqm: str) -> None:
+    """Of 3000 bytes, two segments, which is less than what a round trip of 5 ms carries."""
+    idle = Network(300e6, 5e6, 0.0025, 0.0025, up_buffer_bytes=3000, transport=transport(control))
+    shared = replace(idle, up_cross=GREEDY, aqm=replace(AQMS[aqm], drops=False))
+    took_s = []
+    for network in (idle, shared):
+        up = AccessNetwork(network, 0, [0.0], [0.0]).links(0)[0]
+        times_s = [2.0 * n for n in range(8)]
+        took_s.append(sum(up.send(time_s, 60_000) - time_s for time_s in times_s))
+    assert took_s[0] <= took_s[1] <= 1.25 * took_s[0]
+
+
 def test_in_a_queue_of_its_own_a_message_gets_half_of_the_wire() -> None:
     wire = Wire(1e7)
     queue = CrossQueue(GREEDY, wire, math.inf, AQMS["fq-codel"], 0.02, stream(0, "turns"))
