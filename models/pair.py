@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.device import DeviceModel
@@ -31,7 +31,7 @@ from models.text import TextEncoder, WordEncoder
 from models.transformer import Transformer
 from models.vq import VQConfig, VQModel, load_vq
 from simulator.core.errors import WeightsError
-from simulator.core.files import replace_folder, temporary_sibling, why_unusable
+from simulator.core.files import replace_folder, temporary_sibling, why_unusable, write_atomically
 from simulator.protocol.backbones import function_of
 from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import (
@@ -392,7 +392,7 @@ def _write_pair(
     with temporary_sibling(out_dir) as beside:
         folder = beside / "new"
         folder.mkdir()
-        save_file(text.state(), folder / TEXT)  # float32: rows of words are compared across drivers
+        write_atomically(folder / TEXT, save(text.state()))  # float32: rows of words are compared across drivers
         # One metadata entry per file: safetensors writes several in random order, and equal pairs should be equal bytes.
         config = {"config": json.dumps(asdict(tokenizer.config))}
         save_state(folder / "tokenizer.safetensors", tokenizer.state_dict(), config)

@@ -5,7 +5,6 @@ wrong shapes and weights that are not finite are refused alike, naming file and 
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any, TypeVar
 import safetensors
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models.checkpoint import CONTAINERS, Checkpoint, StoredTensor, few, read_checkpoint
 from simulator.core.errors import WeightsError
+from simulator.core.files import write_atomically
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -202,9 +202,7 @@ def save_state(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]
     """
     halved = {key: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous() for key, t in state.items()}
     refuse_nonfinite(halved, path)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(halved, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    write_atomically(path, save(halved, metadata=metadata))
 
 
 def first_line(error: BaseException) -> str:

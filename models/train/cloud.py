@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.pair import TEXT, save_model
@@ -31,6 +31,7 @@ from models.train.sequences import Batch, Sequences, SequenceSettings, nats_per_
 from models.train.starts import start_first_layer, start_from_captions, start_from_codes
 from models.transformer import Dropout, Transformer
 from simulator.core.errors import ScenarioError
+from simulator.core.files import write_atomically
 from simulator.core.part import FromMapping, items
 from simulator.core.problems import explain
 from simulator.core.rng import stream
@@ -253,7 +254,7 @@ def run(config: CloudConfig, source: DataConfig | None, out_dir: Path, torch_dev
     model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     save_model(out_dir / "cloud.safetensors", model)
     if source is not None:
-        save_file(data.text.state(), out_dir / TEXT)
+        write_atomically(out_dir / TEXT, save(data.text.state()))
     write_metrics(out_dir, evaluate(model, data), result)
     return result
 

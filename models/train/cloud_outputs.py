@@ -6,7 +6,6 @@ all that it depends on; parts that are there are not made again, so that making 
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from models.pair import Pair
@@ -25,6 +24,7 @@ from models.train.inputs import Inputs, digest_of_bytes
 from models.train.order import shuffled_indices
 from models.train.sequences import Batch, own_and_guided
 from simulator.core.errors import DataError, WeightsError
+from simulator.core.files import write_atomically
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.recording import SessionSpec
 
@@ -169,9 +169,7 @@ class CloudOutputs:
         }
         if not (np.isfinite(content["states"]).all() and np.isfinite(content["rows"]).all()):
             raise WeightsError(f"the pair {pair.manifest.name}: states of its cloud do not fit half precision")
-        temporary = self._path(part).with_suffix(".tmp")
-        save_file(content, temporary)
-        os.replace(temporary, self._path(part))
+        write_atomically(self._path(part), save(content))
 
 
 @lru_cache(maxsize=4096)

@@ -1,20 +1,23 @@
 """Arrays that training prepares once and keeps in files: tokens, renders, decoded images."""
 
-import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from simulator.core.errors import DataError
+from simulator.core.files import write_atomically
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write an array to a `.npy` file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.stem + ".tmp.npy")
-    np.save(temporary, array)
-    os.replace(temporary, path)
+    whole = np.ascontiguousarray(array)
+
+    def write(file: IO[bytes]) -> None:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+        file.write(whole.data)  # numpy's own way into a file does not say why it failed
+
+    write_atomically(path, write)
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int | None, ...], mapped: bool = False) -> np.ndarray:

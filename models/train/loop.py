@@ -401,4 +401,4 @@ class _LossLog:
         losses = [float(row["loss"]) for row in self.rows]
         axes.plot([int(row["step"]) for row in self.rows], losses)
         axes.set(xlabel="step", ylabel="loss", yscale="log" if min(losses, default=0) > 0 else "linear")
-        figure.savefig(path, dpi=120)
+        write_atomically(path, lambda file: figure.savefig(file, dpi=120, format="png"))

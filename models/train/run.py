@@ -170,7 +170,7 @@ def train_pair(
         except ScenarioError as error:
             raise ScenarioError(f"{config}: {error}") from None
         except OSError as error:
-            place = Path(str(error.filename))
+            place = Path(str(error.filename or out / name))
             if isinstance(error, FileNotFoundError) and out in place.parents:
                 raise WeightsError(f"{place}: no such file; stage {name} needs the stages before it") from None
             raise WeightsError(f"{place}: {error.strerror or error}") from None

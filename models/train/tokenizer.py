@@ -7,6 +7,7 @@ Loss: L1 + w L2 on pixels, codebook and commitment terms of VQ-VAE (van den Oord
     ciar-sim train models/scenes.yaml --stage tokenizer
 """
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from models.train.inputs import settings_of
 from models.train.loop import MOST_IMAGES, MOST_STEPS, LoopSettings, TrainResult, train
 from models.train.patches import code_width, set_patch_codes
 from models.vq import VQConfig, VQModel, from_uint8, save_vq, to_uint8
+from simulator.core.files import write_atomically
 from simulator.core.part import FromMapping, Part
 from simulator.core.rng import stream
 from simulator.core.settings import refuse
@@ -261,7 +263,10 @@ def picture(model: VQModel, shown: Tensor, path: Path) -> None:
 
     before, after = to_uint8(shown).numpy(), to_uint8(model.decode_codes(model.encode_codes(shown))).numpy()
     rows = [row[first : first + 8] for first in range(0, len(shown), 8) for row in (before, after)]
-    imsave(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+    pixels = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    written = io.BytesIO()
+    imsave(written, pixels, format="png")
+    write_atomically(path, written.getvalue())
 
 
 def run(settings: TokenizerConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:

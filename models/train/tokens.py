@@ -19,7 +19,7 @@ from models.train.kept import load_array, save_array
 from models.train.tokenizer import scene_images
 from models.vq import VQModel, load_vq
 from simulator.core.errors import DataError
-from simulator.core.files import read_file
+from simulator.core.files import read_file, write_atomically
 
 PART_SCENES = 512
 _BATCH_SCENES = 32  # fixed: floating point may differ between batch sizes
@@ -68,7 +68,7 @@ def _write_part(model: VQModel, seed: int, part: int, folder: Path) -> None:
     with torch.inference_mode():
         codes = torch.cat([model.encode_codes(scene_images(seed, start, _BATCH_SCENES)) for start in starts])
     captions = [scenes.scene(seed, index).caption for index in range(first, first + PART_SCENES)]
-    _captions_path(folder, part).write_text(json.dumps(captions, indent=0))
+    write_atomically(_captions_path(folder, part), json.dumps(captions, indent=0).encode())
     # The codes come last, and whole or not at all: where they are, the part is complete.
     save_array(_part_path(folder, part), codes.numpy().astype(np.uint16))
 

@@ -104,7 +104,14 @@ def _temporary_name(path: Path) -> str:
 
 def _fill(file: IO[bytes], content: bytes | Callable[[IO[bytes]], object]) -> None:
     if callable(content):
-        content(file)
+        try:
+            content(file)
+        except Exception as error:
+            # A library that goes on after a failed write, as torch does to close its archive, says something else of a full disk.
+            first = error.__cause__ or error.__context__
+            if isinstance(first, OSError) and not isinstance(error, OSError):
+                raise first from None
+            raise
     else:
         file.write(content)
     file.flush()
@@ -127,6 +134,10 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
             file.write(_WRITING)
             file.flush()
             yield folder
+    except OSError as error:
+        if error.filename is None or folder in Path(str(error.filename)).parents:
+            error.filename = str(path)  # what the user named
+        raise
     finally:
         if path.exists() or not (folder / "old").exists():  # never delete the only copy
             shutil.rmtree(folder, ignore_errors=True)

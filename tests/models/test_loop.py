@@ -2,8 +2,9 @@
 
 import csv
 import itertools
+import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from models import scenes
+from models.pair import make_tiny_pair
+from models.state import save_state
 from models.train import tokens
+from models.train.kept import load_array, save_array
 from models.train.loop import LoopSettings, moved, train
 from models.train.tokenizer import TokenizerConfig, TokenizerStage
 from models.vq import VQModel, save_vq
@@ -224,3 +228,40 @@ def test_a_batch_is_moved_with_all_that_is_in_it() -> None:
     assert {there[0].pixels.device.type, there[0].parts[0].device.type, there[1].device.type} == {"meta"}
     assert there[0].number == 4
     assert moved(batch, "cpu")[0].parts[0] is batch[0].parts[0]
+
+
+ARRAY = np.arange(6000, dtype=np.uint16).reshape(3, 2000)
+
+
+@pytest.mark.parametrize(
+    ("write", "named"),
+    [
+        (lambda folder: train(LineStage(), SETTINGS, folder), "checkpoint.pt"),
+        (lambda folder: save_state(folder / "w.safetensors", {"w": torch.zeros(6000)}), "w.safetensors"),
+        (lambda folder: save_array(folder / "codes.npy", ARRAY), "codes.npy"),
+        (lambda folder: make_tiny_pair(folder / "pair"), "pair"),
+    ],
+    ids=["checkpoint", "weights", "array", "pair"],
+)
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(
+    tmp_path: Path, write: Callable[[Path], object], named: str
+) -> None:
+    """A write beyond 4,000 bytes of a file fails, as on a full disk: the libraries that write say it in ways of their own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            write(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.filename == str(tmp_path / named)
+    assert {path.name for path in tmp_path.rglob("*")} <= {"loss.csv"}
+
+
+def test_an_array_is_numpys_own_file(tmp_path: Path) -> None:
+    for array in (ARRAY, ARRAY.T, np.zeros((0, 3), np.float32)):
+        save_array(tmp_path / "a.npy", array)
+        found = np.load(tmp_path / "a.npy")
+        assert found.dtype == array.dtype
+        assert np.array_equal(found, array)
+    assert load_array(tmp_path / "a.npy", np.float32, (0, 3)).shape == (0, 3)
