@@ -40,13 +40,8 @@ def advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
 
 def more_advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
     """What is faster than the advised methods, and why it is not advised; and what the advice rests on. keys: As in `advice`."""
-    faster = [
-        ((said.fastest,), said)
-        for said in findings
-        if said.at_base_quality and said.fastest not in said.at_base_quality
-    ]
     texts = []
-    if faster:
+    if faster := [(said.faster, said) for said in findings if said.faster]:
         where = _by_condition(faster, findings, keys)
         texts.append(f"Faster, with images that differ significantly from base's: {where}.")
     advised = [row for said in findings for _, row in said.cases.iterrows() if row["label"] in said.at_base_quality]
@@ -85,7 +80,11 @@ def _by_condition(
     parts = []
     for labels in told:
         here = where[labels]
-        who = _alone(labels[0]) if len(labels) == 1 else f"{labels[0]} or {labels[1]} (no significant difference)"
+        who = (
+            _alone(labels[0])
+            if len(labels) == 1
+            else f"{labels[0]} or {labels[1]} (no significant difference in latency)"
+        )
         cases = pd.concat([said.cases[said.cases["label"] == labels[0]] for said in here])
         gains = [float(gain) for gain in cases["speedup"] if math.isfinite(gain)]
         if gains and len(labels) == 1 and not is_base(cases.iloc[0]):

@@ -29,6 +29,7 @@ class Finding:
         cases: rows of the summary.
         fastest: label with the lowest mean latency; "none" if no request was answered.
         at_base_quality: labels that may be fastest of base and of those with base's image quality; empty where quality is unknown.
+        faster: labels faster than these, whose images differ: the fastest, and of those as fast the one nearest to base.
         front: labels on the Pareto front of mean latency and quality loss, fastest first; empty where the loss is unknown.
     """
 
@@ -38,6 +39,7 @@ class Finding:
     cases: pd.DataFrame
     fastest: str
     at_base_quality: tuple[str, ...] = ()
+    faster: tuple[str, ...] = ()
     front: tuple[str, ...] = ()
 
 
@@ -70,10 +72,10 @@ def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, 
     bases = [row for row in rows if is_base(row)]
     heading, first = _latency_result(rows, bases)
     sentences = [first]
-    good: tuple[str, ...] = ()
-    front: tuple[str, ...] = ()
+    good, faster, front = tuple[str, ...](), tuple[str, ...](), tuple[str, ...]()
     if len(rows) > 1:
         good = _fastest_at_base_quality(rows, bases)
+        faster = _faster(rows, good)
         front = pareto_front(ran, metric.loss)
         several = not math.isnan(best["latency_mean_lo_s"])
         sentences += _quality_sentences(rows, bases) if several else ()
@@ -81,7 +83,7 @@ def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, 
             heading += f"; at {bases[0]['label']}'s quality: {' or '.join(good)}"
         if len(front) > 1:
             sentences.append(f"Pareto front of mean latency and {metric.title}, by the means: {', '.join(front)}.")
-    return Finding(condition, prefix + heading, tuple(sentences), cases, str(best["label"]), good, front)
+    return Finding(condition, prefix + heading, tuple(sentences), cases, str(best["label"]), good, faster, front)
 
 
 def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, str]:
@@ -158,6 +160,16 @@ def _fastest_at_base_quality(rows: list[pd.Series], bases: list[pd.Series]) -> t
     if near is None or near["speedup_hi"] < 1:
         return (base,)
     return (str(near["label"]),) if near["speedup_lo"] > 1 else (base, str(near["label"]))
+
+
+def _faster(rows: list[pd.Series], good: tuple[str, ...]) -> tuple[str, ...]:
+    """Of rows sorted by latency those that are faster than the ones of base's quality: see `Finding`."""
+    alike = [rows[0], *(row for row in rows[1:] if not significantly_different(rows[0], row))]
+    if not good or any(is_base(row) or row["label"] in good for row in alike):
+        return ()
+    known = [row for row in alike if math.isfinite(row["cloud_nll_minus_base"])]
+    nearest = min(known, key=lambda row: abs(row["cloud_nll_minus_base"]), default=rows[0])
+    return tuple(dict.fromkeys((str(rows[0]["label"]), str(nearest["label"]))))
 
 
 def _quality_sentences(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:

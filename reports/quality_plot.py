@@ -61,9 +61,7 @@ def faceted(run: Run, findings: Sequence[Finding], by: str | None) -> list[Findi
     for value, cases in run.summary.groupby(by, sort=False):
         title = f"{name} {number(value)} {unit}".strip()
         front = finding(title, cases, metric)
-        panels.append(
-            front if cases["condition"].nunique() == 1 else Finding(title, title, (), cases, front.fastest, (), ())
-        )
+        panels.append(front if cases["condition"].nunique() == 1 else Finding(title, title, (), cases, front.fastest))
     return panels
 
 

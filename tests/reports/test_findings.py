@@ -91,11 +91,18 @@ def test_no_difference_is_said_plainly() -> None:
 def test_a_heading_of_equals_tells_who_keeps_base_quality() -> None:
     """Equal latency is no equal quality: both of the fastest draw other images than base, the third does not."""
     cases = rows(("random", 4.0, 0.5, 2.0), ("code", 4.2, 0.5, 1.9), ("ciar", 6.0, 0.5, 1.3), ("base", 8.0, 0.5, 1.0))
-    cases = cases.assign(
-        cloud_nll_minus_base_lo=[0.2, 0.2, -0.1, math.nan], cloud_nll_minus_base_hi=[0.3, 0.3, 0.1, math.nan]
-    )
+    cases["cloud_nll_minus_base"] = [0.3, 0.2, 0.0, math.nan]
+    for end, half in (("lo", -0.1), ("hi", 0.1)):
+        cases[f"cloud_nll_minus_base_{end}"] = cases["cloud_nll_minus_base"] + half
     heading = "wifi: no significant difference in latency: random and code; at base's quality: ciar"
-    assert finding("wifi", cases).heading == heading
+    found = finding("wifi", cases)
+    assert found.heading == heading
+    assert more_advice([found]).startswith(
+        "Faster, with images that differ significantly from base's: random or code (no significant difference in latency)."
+    )
+    # One of the fastest keeps base's quality: nobody is shown to be faster.
+    cases.loc[1, ["cloud_nll_minus_base_lo", "cloud_nll_minus_base_hi"]] = -0.1, 0.1
+    assert "Faster" not in more_advice([finding("wifi", cases)])
 
 
 def test_paired_interval_decides_against_base() -> None:
@@ -216,8 +223,8 @@ def test_the_pareto_front_is_what_no_case_beats_in_both() -> None:
 
 def test_advice_names_the_fastest_at_base_quality(run: Run) -> None:
     assert advice(find(run)) == (
-        "Use code prefix_rate=0.3 (1.3× base's speed) for wifi, and base or ciar threshold=0.5 (no significant difference) for lte: "
-        "the fastest of the methods whose images do not differ significantly from base's."
+        "Use code prefix_rate=0.3 (1.3× base's speed) for wifi, and base or ciar threshold=0.5 (no significant difference in latency) "
+        "for lte: the fastest of the methods whose images do not differ significantly from base's."
     )
     assert more_advice(find(run)).startswith(
         "Faster, with images that differ significantly from base's: ciar threshold=0.5 (2.0× base's speed) for wifi. Quality: "

@@ -76,7 +76,8 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
         "name: synthetic  # &lt;b&gt;",
         "prompt 0 &amp; &#34;more&#34;",
         "cloud_call_pct",
-        "Use code prefix_rate=0.3 (1.3× base&#39;s speed) for wifi, and base or ciar threshold=0.5 (no significant difference) for lte: "
+        "Use code prefix_rate=0.3 (1.3× base&#39;s speed) for wifi, and base or ciar threshold=0.5 (no significant difference "
+        "in latency) for lte: "
         "the fastest of the methods whose images do not differ significantly from base&#39;s.",
         "Faster, with images that differ significantly from base&#39;s: ciar threshold=0.5 (2.0× base&#39;s speed) for wifi.",
         "Pareto front of mean latency and cloud_nll, by the means: ciar threshold=0.5, code prefix_rate=0.3, base.",
