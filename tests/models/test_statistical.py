@@ -44,7 +44,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def outline_of(recording: Recording, pair: Pair) -> Outline:
+def outline_of(recording: Recording) -> Outline:
     """What a recorded session did, as a statistical one would be told."""
     settings = METHODS[recording.meta["spec"]["method"]].settings.model_validate(recording.meta["spec"]["settings"])
     count = len(recording.tokens)
@@ -84,7 +84,7 @@ def test_a_session_whose_first_reply_is_missed_is_rebuilt(tiny_pair: Pair) -> No
 def rebuilt(tiny_pair: Pair, asked: SessionSpec) -> None:
     name = asked.method
     real = record(tiny_pair, asked)[0]
-    outline = outline_of(real, tiny_pair)
+    outline = outline_of(real)
     full = METHODS[name].settings.model_validate(asked.settings)
     made = session_ops(
         full, Decoding.model_validate(asked.decoding), outline, asked.prompt, asked.seed, len(real.tokens), real.widths

@@ -88,7 +88,7 @@ def test_shapes_decide_the_pair(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["model", "wrapped", "safetensors", "training"])
-def test_every_form_of_the_files_gives_the_same_models(folder: Path, tmp_path: Path, form: str) -> None:
+def test_every_form_of_the_files_gives_the_same_models(tmp_path: Path, form: str) -> None:
     var, vae = files.transformer(seed=0, **files.CLOUD), files.tokenizer()
     name = "m.safetensors" if form == "safetensors" else "m.pth"
     if form == "training":  # as VAR's trainer leaves them

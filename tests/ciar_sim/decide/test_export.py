@@ -71,7 +71,7 @@ def shown(*arguments: str) -> str:
     return result.stdout
 
 
-def test_the_accept_trace_adds_up_to_the_images(run: Path, cache: Path, tiny_pair_folder: Path) -> None:
+def test_the_accept_trace_adds_up_to_the_images(run: Path, cache: Path) -> None:
     lines = [json.loads(line) for line in shown(str(run), "--as", "accept-trace", "--cache", str(cache)).splitlines()]
     trace = pd.DataFrame(lines)
     assert list(trace.columns) == [

@@ -130,7 +130,7 @@ def test_every_figure_of_a_link_is_emulated_or_named_as_left_out(key: str) -> No
         assert mahimahi(cases[0]) != mahimahi(cases[1])
 
 
-def test_kinds_and_tiers_have_links_of_their_own(path: Path, tmp_path: Path, scenario: dict[str, Any]) -> None:
+def test_kinds_and_tiers_have_links_of_their_own(tmp_path: Path, scenario: dict[str, Any]) -> None:
     spread = {
         **scenario,
         "cloud": {"tier": "edge", "tiers": {"edge": {"rtt_ms": 0}, "far": {"rtt_ms": 100}}},

@@ -208,9 +208,9 @@ def send_all(link: ImpairedLink, gaps: list[tuple[float, int]]) -> list[float]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(messages, wires, flows, st.sampled_from(sorted(AQMS)), st.floats(2e3, 1e6), st.booleans())
+@given(messages, wires, flows, st.sampled_from(sorted(AQMS)), st.floats(2e3, 1e6))
 def test_more_cross_traffic_is_never_earlier_and_keeps_the_order(
-    gaps: list[tuple[float, int]], wire: Wire, flow: Traffic, aqm: str, buffer_bytes: float, fair_buffer: bool
+    gaps: list[tuple[float, int]], wire: Wire, flow: Traffic, aqm: str, buffer_bytes: float
 ) -> None:
     """None, some, and a greedy flow; no drops, whose retransmissions are drawn."""
     found = []
