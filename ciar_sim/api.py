@@ -17,6 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ciar_sim.arguments import (
+    check_mapping,
+    check_number,
+    check_place,
+    check_scenario,
+    check_text,
+)
 from ciar_sim.decide.decision import Decision
 from simulator.core.errors import CiarSimError, error_context
 
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from simulator.experiment.workers import Workers
 
 MOST_IN_TIMELINE = 10_000
+LONGEST_SLO_S = 1e6
 
 __all__ = [
     "CiarSimError",
@@ -48,7 +56,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """A finished run.
 
@@ -69,6 +77,11 @@ class Result:
     pareto: "pd.DataFrame | None" = None
     quality: str = ""
     work: str = ""
+
+    def __repr__(self) -> str:
+        counts = [(len(self.summary), "case"), (len(self.warnings), "warning"), (len(self.failed), "failed case")]
+        told = ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in counts if count)
+        return f"Result({str(self.folder)!r}: {told})"
 
     @cached_property
     def requests(self) -> "pd.DataFrame":
@@ -151,6 +164,19 @@ def run(
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
     from simulator.experiment.options import Choice
+    from simulator.experiment.workers import Workers
+
+    check_scenario(scenario)
+    if out is not None:
+        check_place("out", out)
+    if not isinstance(jobs, Workers):
+        _check_means(jobs=jobs)
+    _check_means(cache=cache, torch_device=torch_device, max_batch=max_batch, progress=progress)
+    if record_jobs is not None:
+        check_number("record_jobs", record_jobs, 1, whole=True)
+    if case_timeout_s is not None:
+        check_number("case_timeout_s", case_timeout_s, 0, 6e7, over=True)
+    check_number("timeline", timeline, 0, MOST_IN_TIMELINE, whole=True)
 
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     choice = Choice([",".join(group) for group in zips], random, None if tune is None else str(tune))
@@ -196,6 +222,7 @@ def open_run(folder: str | Path) -> Result:
     from simulator.results.columns import BETTER
     from simulator.results.files import csv_text
 
+    check_place("folder", folder, "a run folder")
     folder = Path(folder)
     found = load_run(folder)  # refuses what is damaged
     summary = _as_returned(found.summary, csv_text((folder / "summary.csv").read_bytes()))
@@ -257,6 +284,10 @@ def recommend(
     from ciar_sim.decide.recommend import recommend as decide
     from ciar_sim.decide.recommend import scenario_of
 
+    check_scenario(scenario)
+    check_number("max_loss_pct", max_loss_pct, 0, 100)
+    if slo_p95_s is not None:
+        check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
     return decide(written, max_loss_pct, metric, slo_p95_s, _means(options), _sets(sets), _axes(axes))
 
@@ -287,6 +318,10 @@ def capacity(
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
 
+    check_scenario(scenario)
+    check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
+    check_number("requests", requests, 20, 10_000_000, whole=True)
+    check_number("precision_pct", precision_pct, 0.1, 50)
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     return decide(load_with_source(written, (), _sets(sets)), slo_p95_s, _means(options), requests, precision_pct)
 
@@ -318,6 +353,10 @@ def regime(
     from ciar_sim.decide.recommend import scenario_of
     from ciar_sim.decide.regime import regime as decide
 
+    check_scenario(scenario)
+    check_number("max_loss_pct", max_loss_pct, 0, 100)
+    for name, axis in (("x", x), ("y", "" if y is None else y)):
+        check_text(name, axis, "network.rtt_ms=1:300:log")
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
     return decide(written, x, y, max_loss_pct, metric, _means(options), _sets(sets))
 
@@ -333,6 +372,9 @@ def compare(*runs: "str | Path | Result") -> Decision:
     """
     from ciar_sim.decide.compare import compare as decide
 
+    for one in runs:
+        if not isinstance(one, Result):
+            check_place("runs", one, "run folders or results, each an argument of its own")
     return decide([one.folder if isinstance(one, Result) else Path(one) for one in runs])
 
 
@@ -342,17 +384,34 @@ def _means(options: Mapping[str, Any]) -> "Means":
     unknown = sorted(set(options) - {entry.name for entry in fields(Means)})
     if unknown:
         raise TypeError(f"unknown option {unknown[0]}; allowed: {', '.join(entry.name for entry in fields(Means))}")
+    _check_means(**options)
     given = dict(options)
-    if isinstance(given.get("cache"), str):
+    if given.get("cache") is not None:
         given["cache"] = Path(given["cache"])
     return Means(**given)
 
 
+def _check_means(
+    cache: Any = None, torch_device: Any = "auto", max_batch: Any = 64, jobs: Any = None, progress: Any = None
+) -> None:
+    """Raises CiarSimError where one of these cannot be used."""
+    if cache is not None:
+        check_place("cache", cache)
+    check_text("torch_device", torch_device, "auto, cpu, cuda or cuda:1")
+    check_number("max_batch", max_batch, 1, whole=True)
+    if jobs is not None:
+        check_number("jobs", jobs, 1, whole=True)
+    if progress is not None and not callable(progress):
+        raise CiarSimError(f"progress: must be a function of a stage, what is done and its total, got {progress!r:.60}")
+
+
 def _sets(sets: Mapping[str, Any] | None) -> list[str]:
+    check_mapping("sets", {} if sets is None else sets, '{"cloud.replicas": 2}')
     return [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
 
 
 def _axes(axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None) -> list[str]:
+    check_mapping("axes", {} if axes is None else axes, '{"network.rtt_ms": [5, 50]}')
     return [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
 
 
@@ -469,9 +528,15 @@ def foresee(
 
 
 def _yaml(value: Any, path: str) -> str:
-    """A value in YAML's flow form, as the options of the command line are read."""
+    """A value in YAML's flow form, as the options of the command line are read. Numbers of numpy are numbers."""
+
+    def plain(other: Any) -> Any:
+        if hasattr(other, "tolist"):
+            return other.tolist()
+        raise TypeError(type(other).__name__)
+
     try:
-        return json.dumps(value)
+        return json.dumps(value, default=plain)
     except (TypeError, ValueError):
         found = type(value).__name__
         raise CiarSimError(
@@ -484,4 +549,8 @@ def _values(values: Sequence[Any] | Mapping[str, Any], path: str) -> str:
         raise CiarSimError(f"{path}: axes take a list of values, or a range, got the text {values!r}")
     if isinstance(values, Mapping):
         return _yaml(dict(values), path)
-    return _yaml(list(values), path)[1:-1]
+    try:
+        listed = list(values)
+    except TypeError:
+        raise CiarSimError(f"{path}: axes take a list of values, or a range, got {values!r:.60}") from None
+    return _yaml(listed, path)[1:-1]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ciar_sim.arguments import check_number
 from simulator.core.errors import CiarSimError
 from simulator.core.yamlfile import did_you_mean
 
@@ -43,13 +44,19 @@ class Plots:
         Raises:
             CiarSimError: No such kind, or the run cannot give it; the message says what would.
         """
+        from ciar_sim.cli.plot import LEAST, MOST
         from reports.figure import Form
         from reports.kinds import KINDS, plot
         from reports.load import load_run
 
         if kind not in KINDS:
             raise CiarSimError(f"plot {kind}: not a kind of plot{did_you_mean(kind, KINDS)}")
-        return plot(load_run(self.folder), kind, Form(width, height, titles), methods, by, where)
+        for name, inches in (("width", width), ("height", height)):
+            if inches is not None:
+                check_number(name, inches, LEAST, MOST)
+        names = [methods] if isinstance(methods, str) else methods
+        values = [where] if isinstance(where, str) else where
+        return plot(load_run(self.folder), kind, Form(width, height, titles), names, by, values)
 
     def latency_quality(self, ax: Any = None, *, condition: str | None = None, metric: str | None = None) -> Any:
         """Mean latency against a quality metric, a point per method with its 95 % intervals, and the Pareto front as stairs.

@@ -140,6 +140,9 @@ KINDS: dict[str, Callable[[PlotRequest], Figure]] = {
 }
 
 
+ALONG = ("latency-quality", "sweep", "speed-up", "load")  # kinds that `by` chooses panels or an axis of
+
+
 def plot(
     run: Run, kind: str, form: Form, methods: Sequence[str] = (), by: str | None = None, where: Sequence[str] = ()
 ) -> Figure:
@@ -156,6 +159,8 @@ def plot(
     Raises:
         RunFolderError: the run's data cannot give this plot; the message says what would.
     """
+    if by is not None and kind not in ALONG:
+        raise RunFolderError(f"--by {by}: goes with {', '.join(ALONG[:-1])} and {ALONG[-1]}, not with {kind}")
     with styled(form):
         return KINDS[kind](PlotRequest(of_values(of_methods(run, methods), where), form, by))
 

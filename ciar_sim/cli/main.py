@@ -1,12 +1,12 @@
 """The program `ciar-sim`: every command, each imported from its own file."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from ciar_sim.arguments import unusable
 from ciar_sim.cli.cache import cache
 from ciar_sim.cli.decide import capacity, compare, export, recommend, regime
 from ciar_sim.cli.evaluate import evaluate
@@ -17,7 +17,6 @@ from ciar_sim.cli.traces import traces
 from ciar_sim.cli.train import profile, train
 
 EPILOG = "Start with: ciar-sim run quickstart"
-LONGEST_ARGUMENT = 4096  # characters; Linux's PATH_MAX
 
 
 class Program(click.Group):
@@ -42,19 +41,6 @@ class Program(click.Group):
             formatter.write_dl(
                 [(name, " ".join((one.help or "").partition("\n\n")[0].split())) for name, one in self.commands.items()]
             )
-
-
-def unusable(argument: str) -> str:
-    """What makes an argument unusable as a name or a value, empty for nothing."""
-    if len(argument) > LONGEST_ARGUMENT:
-        return f"has {len(argument)} characters; allowed: {LONGEST_ARGUMENT}"
-    if "\0" in argument:
-        return "holds a NUL character, which no name or value may"
-    try:
-        os.fsencode(argument)
-    except UnicodeEncodeError:
-        return "holds a character (a lone surrogate) that no name or value may"
-    return ""
 
 
 @click.group(

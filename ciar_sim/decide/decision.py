@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Decision:
     """An answer.
 
@@ -40,6 +40,9 @@ class Decision:
         tables = {"table": self.table, **self.more}
         rows = {name: table.to_dict("records") for name, table in tables.items()}
         return json.dumps(plain({"sentences": list(self.sentences), **rows, **self.facts}), indent=2, allow_nan=False)
+
+    def __repr__(self) -> str:
+        return str(self)  # what a notebook shows
 
     def __str__(self) -> str:
         tables = {"table": self.table, **self.more}

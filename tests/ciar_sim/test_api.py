@@ -1,7 +1,9 @@
 """The public package: runs from Python, shipped scenarios by name, and the folder of the cache."""
 
 import ast
+import math
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,72 @@ def test_the_public_names_are_those_of_the_stub(package: Any) -> None:
         assert getattr(package, name).__doc__, name
     with pytest.raises(AttributeError):
         package.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "named"),
+    [
+        ("run", {"jobs": 0}, "jobs: must be a whole number from 1 on, got 0"),
+        ("run", {"max_batch": 2.5}, "max_batch: must be a whole number from 1 on, got 2.5"),
+        ("run", {"record_jobs": -1}, "record_jobs: must be a whole number from 1 on, got -1"),
+        ("run", {"case_timeout_s": math.nan}, "case_timeout_s: must be a number above 0 to 6e.07, got nan"),
+        ("run", {"timeline": "2"}, "timeline: must be a whole number from 0 to 10000, got '2'"),
+        ("run", {"torch_device": 0}, "torch_device: must be text like auto, cpu, cuda or cuda:1, got 0"),
+        ("run", {"progress": 5}, "progress: must be a function"),
+        ("run", {"out": "a\0b"}, "out 'a.x00b': holds a NUL character"),
+        ("run", {"cache": "a\ud800"}, "cache 'a.ud800': holds a character"),
+        ("run", {"out": 3}, "out: must be a path, got 3"),
+        ("run", {"sets": ["seed=1"]}, "sets: must be a mapping like"),
+        ("run", {"axes": {1: [2]}}, "axes: must be a mapping like"),
+        ("run", {"axes": {"seed": 5}}, "seed: axes take a list of values, or a range, got 5"),
+        ("run", {"scenario": [1]}, "scenario: must be a file, the name of a shipped scenario, or a mapping, got .1"),
+        ("run", {"scenario": "name: x\nmethods: [base]"}, "scenario: holds several lines"),
+        ("recommend", {"max_loss_pct": math.nan}, "max_loss_pct: must be a number from 0 to 100, got nan"),
+        ("recommend", {"slo_p95_s": -1}, "slo_p95_s: must be a number above 0 to 1e.06, got -1"),
+        ("recommend", {"max_batch": True}, "max_batch: must be a whole number from 1 on, got True"),
+        ("capacity", {"slo_p95_s": "5s"}, "slo_p95_s: must be a number above 0 to 1e.06, got '5s'"),
+        ("capacity", {"slo_p95_s": 1, "requests": 0}, "requests: must be a whole number from 20 to 1e.07, got 0"),
+        (
+            "capacity",
+            {"slo_p95_s": 1, "precision_pct": math.inf},
+            "precision_pct: must be a number from 0.1 to 50, got inf",
+        ),
+        ("regime", {"x": {"seed": [1]}}, "x: must be text like network.rtt_ms=1:300:log"),
+        ("regime", {"x": "seed=1,2", "max_loss_pct": -1}, "max_loss_pct: must be a number from 0 to 100, got -1"),
+    ],
+)
+def test_an_argument_of_python_is_refused_as_the_option_is(
+    scenario: dict[str, Any], function: str, arguments: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(CiarSimError, match=f"^{named}") as raised:
+        getattr(ciar_sim, function)(**{"scenario": scenario, **arguments})
+    assert "\n" not in str(raised.value)
+
+
+def test_results_are_shown_in_a_line_kept_and_told_apart(finished: Path) -> None:
+    result, again = ciar_sim.open_run(finished), ciar_sim.open_run(finished)
+    assert repr(result) == f"Result({str(finished)!r}: 1 case)"
+    assert result != again  # tables have no one answer to ==
+    assert len({result, again}) == 2
+    decision = ciar_sim.compare(result, again)
+    assert repr(decision).startswith(f"{decision.sentence}\n")
+    for one in (result, decision):
+        assert repr(pickle.loads(pickle.dumps(one))) == repr(one)
+    with pytest.raises(CiarSimError, match=r"runs: must be run folders or results, each an argument of its own, got"):
+        ciar_sim.compare([result, again])  # type: ignore[arg-type]
+    with pytest.raises(CiarSimError, match=r"width: must be a number from 1\.5 to 40, got nan"):
+        result.plot.figure("breakdown", width=math.nan)
+    with pytest.raises(
+        CiarSimError, match="--by seed: goes with latency-quality, sweep, speed-up and load, not with breakdown"
+    ):
+        result.plot.figure("breakdown", by="seed")
+    with pytest.raises(CiarSimError, match="--methods 'ciar': this run has no such method"):
+        result.plot.figure("breakdown", methods="ciar")  # one is named without a list
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert ciar_sim.api._sets({"seed": np.int64(3), "cloud.replicas": np.float32(2)}) == [
+        "seed=3",
+        "cloud.replicas=2.0",
+    ]
+    assert ciar_sim.api._axes({"network.rtt_ms": np.linspace(5, 15, 2)}) == ["network.rtt_ms=5.0, 15.0"]

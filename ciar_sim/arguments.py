@@ -1,0 +1,75 @@
+"""Arguments of the Python API, refused as the program refuses its options: a mistake is one `CiarSimError` that names the argument."""
+
+import math
+import os
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from simulator.core.errors import CiarSimError
+
+LONGEST_NAME = 4096  # characters; Linux's PATH_MAX
+
+
+def unusable(text: str) -> str:
+    """What makes a text unusable as a name or a value, empty for nothing."""
+    if len(text) > LONGEST_NAME:
+        return f"has {len(text)} characters; allowed: {LONGEST_NAME}"
+    if "\0" in text:
+        return "holds a NUL character, which no name or value may"
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return "holds a character (a lone surrogate) that no name or value may"
+    return ""
+
+
+def check_number(
+    name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = False, over: bool = False
+) -> None:
+    """Raises CiarSimError where a value is no finite number in the range. over: the least is not in it."""
+    kind: type = Integral if whole else Real
+    if isinstance(value, kind) and type(value) is not bool:
+        number: Any = value
+        if (least < number if over else least <= number) and number <= most and math.isfinite(number):
+            return
+    ends = f"above {least:g}" if over else f"from {least:g}"
+    ends += f" to {most:g}" if math.isfinite(most) else " on"
+    raise CiarSimError(f"{name}: must be a {'whole ' if whole else ''}number {ends}, got {_shown(value)}")
+
+
+def check_place(name: str, value: Any, what: str = "a path") -> None:
+    """Raises CiarSimError where a value is no path that a file system can hold."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise CiarSimError(f"{name}: must be {what}, got {_shown(value)}")
+    if problem := unusable(text):
+        raise CiarSimError(f"{name} {text[:60]!a}: {problem}")
+
+
+def check_scenario(value: Any) -> None:
+    """Raises CiarSimError where a value is neither a scenario as a mapping, nor the name of a file or of a shipped one."""
+    if isinstance(value, Mapping):
+        return
+    check_place("scenario", value, "a file, the name of a shipped scenario, or a mapping")
+    if isinstance(value, str) and "\n" in value:
+        raise CiarSimError(
+            "scenario: holds several lines, and is no name of a file; YAML text becomes a mapping with yaml.safe_load"
+        )
+
+
+def check_mapping(name: str, value: Any, form: str) -> None:
+    """Raises CiarSimError where a value is no mapping whose keys are texts. form: what it looks like."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise CiarSimError(f"{name}: must be a mapping like {form}, got {_shown(value)}")
+
+
+def check_text(name: str, value: Any, form: str) -> None:
+    """Raises CiarSimError where a value is no text. form: what it looks like."""
+    if not isinstance(value, str):
+        raise CiarSimError(f"{name}: must be text like {form}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
