@@ -159,6 +159,7 @@ _STAMP = re.compile(
     r"^\[?(?:(\d{9,}(?:\.\d+)?)|(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?))\b"
 )  # ping -D, or a script
 _OTHER_STAMP = re.compile(r"^.{0,30}\d\d:\d\d:\d\d.{0,12}(?:\d+ bytes from|Reply from)")
+_HEAD = re.compile(r"\bPING6?[ (]|\bPinging ")
 _SENT = re.compile(r"^(\d+) packets transmitted")
 _TOOK = re.compile(r"\btime (\d+)\s*ms$")
 MOST_PROBES = 10**7
@@ -166,8 +167,12 @@ SEQUENCE = 65536  # numbers of probes begin again after it
 
 
 def is_ping_text(source: Source) -> bool:
-    head = [text for _, text in source.lines[:20]]
-    return any(_REPLY.search(text) or _REPLY_BUSYBOX.search(text) or _REPLY_WINDOWS.search(text) for text in head)
+    patterns: tuple[re.Pattern[str], ...] = (_REPLY, _REPLY_BUSYBOX, _REPLY_WINDOWS)
+    lines = source.lines[:20]
+    if _HEAD.search(source.first):  # such a log may begin in an outage, or be one
+        patterns += (_NO_REPLY, _NO_REPLY_WINDOWS, _SENT)
+        lines = source.lines
+    return any(pattern.search(text) for _, text in lines for pattern in patterns)
 
 
 def read_ping_text(source: Source, said: Told) -> Trace:

@@ -117,6 +117,22 @@ def test_ping_of_every_system(case: str, tmp_path: Path) -> None:
     assert figures["loss_pct"] == pytest.approx(100 * (1 - math.sqrt(0.75)))
 
 
+@pytest.mark.parametrize(
+    "lost", ["Request timeout for icmp_seq {}", "no answer yet for icmp_seq={}", "Request timed out."]
+)
+def test_a_log_that_begins_in_an_outage(lost: str, tmp_path: Path) -> None:
+    """As in a tunnel; or that is one, as of a host that answers no pings."""
+    head = "Pinging x\n" if "{" not in lost else "PING x (192.0.2.1): 56 data bytes\n"
+    reply = "Reply from x: time=20ms\n" if "{" not in lost else "64 bytes from x: icmp_seq=40 time=20 ms\n"
+    waits = "".join(lost.format(number) + "\n" for number in range(40))
+    trace = read_trace([file(tmp_path, head + waits + reply)])
+    assert trace.down.loss is not None
+    assert trace.down.loss.values.tolist() == [1.0] * 40 + [0.0]
+    for nothing in (waits, "3 packets transmitted, 0 received, 100% packet loss, time 2000ms\n"):
+        with pytest.raises(TraceError, match="no probe was answered"):
+            read_trace([file(tmp_path, head + nothing)])
+
+
 def test_a_second_log_in_a_file_is_refused(tmp_path: Path) -> None:
     """Its probes are no duplicates of the first one's."""
     content = "PING x\n" + "".join(f"64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (1, 2, 3))
