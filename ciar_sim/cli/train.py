@@ -110,6 +110,8 @@ def device(
 
     Stopped at any moment, the same command goes on. The folder serves as `device:` of the pair. On a GPU steps run in bfloat16.
     """
+    from rich.console import Console
+
     from ciar_sim.cli.console import progress_bars
     from models.pair import load_pair
     from models.train.distil import DistilSettings, distil
@@ -130,7 +132,8 @@ def device(
     settings = DistilSettings.model_validate(given)
     captions = _captions(prompts, loaded)
     with progress_bars(quiet) as progress:
-        distil(loaded, captions, settings, out, where, lambda made, parts: progress("images of the cloud", made, parts))
+        told = partial(progress, "images of the cloud")
+        distil(loaded, captions, settings, out, where, told, Console(stderr=True, quiet=quiet))
     if not quiet:
         click.echo(f"{out}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
+from rich.console import Console
 from torch import Tensor, nn
 
 from models.device import BOUNDS, DeviceModel
@@ -124,6 +125,7 @@ def distil(
     out_dir: Path,
     torch_device: str = "cpu",
     progress: Callable[[int, int], None] = lambda made, parts: None,
+    console: Console | None = None,
 ) -> TrainResult:
     """Distils a device into `out_dir`, or resumes: device.safetensors, phi.safetensors and metrics.json.
 
@@ -134,6 +136,7 @@ def distil(
         out_dir: also keeps the cloud's outputs and both checkpoints; as `device:` of a pair it is read by its weights alone.
         torch_device: where training runs.
         progress: told (parts of the cloud's outputs made, parts).
+        console: where the steps are told; stderr by default.
 
     Raises:
         WeightsError: a checkpoint there was made from other inputs.
@@ -147,14 +150,13 @@ def distil(
     inputs: Inputs = {k: v for k, v in settings_of(settings).items() if k not in free} | data.inputs()
     stage = DistilStage(settings, cloud, data)
     loop = LoopSettings.model_validate(settings.loop(settings.steps))
-    result = train(stage, loop, out_dir / "device", inputs=inputs, device=torch_device)
+    result = train(stage, loop, out_dir / "device", inputs=inputs, device=torch_device, console=console)
     device = first_device(cloud).to(torch_device)
     device.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
     device.eval().requires_grad_(False)
     metrics = evaluate_device(device, stage.head.to(torch_device), data, settings.guidance, torch_device)
-    phi, told = train_phi(
-        pair, device, data, settings, {**inputs, "device": digest_of(device.state_dict())}, out_dir, torch_device
-    )
+    inputs |= {"device": digest_of(device.state_dict())}
+    phi, told = train_phi(pair, device, data, settings, inputs, out_dir, torch_device, console)
     save_model(out_dir / "device.safetensors", device)
     save_model(out_dir / "phi.safetensors", phi)
     write_metrics(out_dir, {"pair": pair.manifest.name, "guidance": settings.guidance, **metrics, **told}, result)
@@ -169,6 +171,7 @@ def train_phi(
     inputs: Inputs,
     out_dir: Path,
     torch_device: str,
+    console: Console | None,
 ) -> tuple[IntervalProjection, dict[str, float]]:
     """phi for a finished device, and what it does on held-out images."""
     cloud = pair.cloud
@@ -183,7 +186,7 @@ def train_phi(
     stage = PhiStage(config, cloud, device, data)
     cloud.recompute = True
     try:
-        result = train(stage, config.training, out_dir / "phi", inputs=inputs, device=torch_device)
+        result = train(stage, config.training, out_dir / "phi", inputs=inputs, device=torch_device, console=console)
     finally:
         cloud.recompute = False
         for module in (cloud, device):

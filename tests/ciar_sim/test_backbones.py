@@ -86,7 +86,8 @@ def test_distilling_goes_on_where_it_was_stopped(folder: Path, monkeypatch: pyte
     for path in [*own.glob("*.safetensors"), own / "device" / "checkpoint.pt", own / "phi" / "checkpoint.pt"]:
         path.unlink()
     monkeypatch.setattr("models.train.cloud_outputs.Recorder", pytest.fail)
-    assert train(folder, "again", "--quiet").exit_code == 0
+    again = train(folder, "again", "--quiet")
+    assert (again.exit_code, again.output) == (0, "")
     for name in ("device.safetensors", "phi.safetensors"):
         assert (own / name).read_bytes() == (folder / "device" / name).read_bytes()
     for option in ("--guidance", "--top-k"):  # other images of the cloud: they would have to be made
