@@ -61,6 +61,8 @@ def draw_samples(
     """
     manifest = pair_manifest(pair)
     captions = list(dict.fromkeys(captions_of(pair)(seed, prompts)))
+    if manifest.statistics is not None:
+        raise CiarSimError(f"pair {pair}: holds published figures and no weights; it can be run, and draws nothing")
     if not captions:
         raise CiarSimError(f"pair {pair}: was trained on a data set of which it keeps no captions; nothing to draw")
     decoding = Decoding.model_validate({"guidance": manifest.guidance if guidance is None else guidance})

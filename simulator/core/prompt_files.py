@@ -47,7 +47,7 @@ NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1b\x1f\x7f\ud800-\udfff]")  # characters o
 MARKUP = re.compile(
     r"<(!--|!doctype\b|\?xml\b|/?(html|head|body|title|meta|p|div|span|table|tr|td|ul|li|br|a|svg)\b)", re.I
 )
-KEY_AND_COLON = re.compile(rf"(- )?({'|'.join(KEYS)})\s*:", re.I)
+KEY_AND_COLON = re.compile(rf"({'|'.join(KEYS)})\s*:|\w+\s*:(\s*$|\s+[\[{{|>])", re.I)
 CELL_OF_A_ROW = re.compile(
     r"\"?(\d+|[\w./-]+\.(jpe?g|png|webp|gif|bmp)(#\d+)?)\"?[,;|](?! |\d{3}\b)", re.I
 )  # but 1,000 birds

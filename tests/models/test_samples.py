@@ -29,3 +29,10 @@ def test_the_command_writes_a_grid_and_says_nothing_of_claims_it_cannot_read(
     with Image.open(out / "samples.png") as image:
         assert image.size == (8 * 34 - 2, 32)
     assert (out / "claims.csv").read_text().splitlines() == ["prompt,caption,claim,right"]
+
+
+def test_a_pair_of_figures_draws_nothing(tmp_path: Path) -> None:
+    asked = ["evaluate", "samples", "--pair", "paper-anole", "--out", str(tmp_path / "o"), "--cache", str(tmp_path)]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 2
+    assert "Error: pair paper-anole: holds published figures and no weights" in result.output

@@ -154,6 +154,8 @@ def test_a_repeated_caption_has_a_seed_of_its_own() -> None:
         ("- id: 1\n  prompt: a star\n", "captions.txt:1 is an item of a list"),
         ("prompt: a star\n", "captions.txt:1 is a line of YAML"),
         ("a star\ncaption : a cube\n", "captions.txt:2 is a line of YAML"),
+        ("pair: {cloud: x}\n", "captions.txt:1 is a line of YAML"),
+        ("a star\nlist:\n", "captions.txt:2 is a line of YAML"),
         ("# stars\na star\n", "captions.txt:1 is a comment or a heading"),
         ("a star\n---\na cube\n", "captions.txt:2 holds no word"),
         ("1. a star\n2. a cube\n", "captions.txt:1 is numbered"),
