@@ -44,7 +44,30 @@ def expand(scenario: Scenario) -> list[Case]:
         for values in itertools.product(*(rows for _, rows in grid)):
             chosen = dict(zip([path for paths, _ in grid for path in paths], itertools.chain(*values), strict=True))
             cases.append(case_at(scenario, position, chosen, len(cases)))
+    _check_names(cases)
     return cases
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    """Raises ScenarioError where a method with swept settings of its own is named as another method is.
+
+    Two lines of a plot, two rows of a table and two images of one name could not be told apart.
+    """
+    labels = {case.position: case.method.label for case in cases}
+    owners: dict[str, int] = {}
+    for case in cases:
+        own = [
+            f"{path.rpartition('.')[2]}={value}" for path, value in case.swept.items() if path.startswith("methods.")
+        ]
+        name = " ".join([case.method.label, *(text for text in own if text not in case.method.label.split())])
+        owner = owners.setdefault(name, case.position)
+        if owner != case.position:
+            longer = max(owner, case.position, key=lambda position: len(labels[position]))
+            shorter = owner + case.position - longer
+            with error_context("methods", longer):
+                raise ScenarioError(
+                    f"methods[{longer}] label {labels[longer]} is also what the sweep makes of {labels[shorter]}; give it another label"
+                )
 
 
 Grid = list[tuple[tuple[str, ...], list[tuple[Any, ...]]]]  # paths that move together, and rows of their values

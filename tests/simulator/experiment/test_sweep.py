@@ -2,10 +2,12 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from simulator.core.errors import ScenarioError
+from simulator.experiment.loading import load_scenario
 from simulator.experiment.scenario import Scenario, resolved_yaml
 from simulator.experiment.sweep import expand
 from simulator.protocol.methods import CiarSettings
@@ -28,7 +30,7 @@ def test_sets_and_axes(tmp_path: Path) -> None:
     assert s.seed == 7
     assert s.methods[1].settings == CiarSettings(threshold=0.3, score="omega")
     assert s.methods[0].model_dump() == {"name": "base", "label": "base", "tier": None, "deliver": "image"}
-    assert s.model_dump()["prompts"] == {"source": "scenes", "count": 16, "seed": 3}
+    assert s.model_dump()["prompts"] == {"source": "scenes", "count": 16, "seed": 3, "skip": 0}
     assert s.sweep.axes == {"methods.ciar.threshold": (0.1, math.inf), "network.preset": ("lte", "5g-sub6")}
 
 
@@ -138,6 +140,23 @@ def test_presets_and_deep_paths_can_be_swept(tmp_path: Path) -> None:
     }
     assert cases[-1].scenario.compute.cloud.hardware == "l4"
     assert cases[-1].scenario.network.figures().rtt_s == pytest.approx(0.68)
+
+
+@pytest.mark.parametrize(
+    "methods", [["ciar", {"name": "ciar", "threshold": 0.3}], [{"name": "ciar", "label": "x threshold=0.3"}, "ciar"]]
+)
+def test_a_sweep_gives_no_method_the_name_of_another(methods: list[Any]) -> None:
+    """Both were `ciar threshold=0.3`, and the run ended in a traceback after all its work, or its plots took one for the other."""
+    label = "x" if "x " in str(methods) else "ciar"
+    methods = [{"name": "ciar", "label": label} if one == "ciar" else one for one in methods]
+    scenario = {"name": "names", "methods": ["base", *methods], "sweep": {f"methods.{label}.threshold": [0.3, 0.5]}}
+    with pytest.raises(
+        ScenarioError, match=f"label {label} threshold=0.3 is also what the sweep makes of {label}; give it"
+    ) as raised:
+        expand(load_scenario(scenario))
+    assert raised.value.place[0] == "methods"
+    scenario["sweep"] = {f"methods.{label}.threshold": [0.4, 0.5]}
+    assert len(expand(load_scenario(scenario))) == 4
 
 
 def test_values_that_do_not_go_together_are_refused_when_expanding() -> None:
