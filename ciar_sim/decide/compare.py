@@ -87,6 +87,8 @@ class _Loaded:
         warm = workload.get("warmup_s", 0.0) if isinstance(workload, dict) else 0.0
         self.warmup_s = float(warm) if isinstance(warm, int | float) else 0.0
         self.images = {key: scenario.get(key) for key in ("prompts", "seed", "decoding")}
+        if isinstance(self.images["prompts"], dict) and "list" not in self.images["prompts"]:
+            self.images["prompts"] = {"skip": 0, **self.images["prompts"]}  # which runs of earlier versions do not name
 
     def of(self, case: int) -> pd.DataFrame:
         """The requests of a case in order of arrival, those of the warm-up left out."""
@@ -139,7 +141,8 @@ def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict
     """A row per column: its mean in both runs, the difference with its interval, and how it was paired."""
     first, second = one.of(case), two.of(other)
     keys = ["request", "prompt", "requested_s"]
-    same = len(first) == len(second) and np.array_equal(first[keys].to_numpy(), second[keys].to_numpy())
+    same = one.images["prompts"] == two.images["prompts"] and len(first) == len(second)
+    same = same and np.array_equal(first[keys].to_numpy(), second[keys].to_numpy())
     names = [name for name in USED if name in first and name in second]
     rows = [
         _row(name, first[name].to_numpy(float), second[name].to_numpy(float), same, "request", BATCHES)

@@ -102,6 +102,18 @@ def test_runs_of_one_case_are_compared_whatever_they_are_called(
         ciar_sim.compare(one, made(runs, "rest", {**scenario, "methods": ["code", "speculative"]}, cache))
 
 
+def test_requests_for_other_captions_are_other_requests(scenario: dict[str, Any], cache: Path, runs: Path) -> None:
+    """They have the same numbers and times. A run of a version without `prompts.skip` is of the same captions all the same."""
+    one = {**scenario, "methods": ["base"], "prompts": {"source": "scenes", "count": 2}}
+    first = made(runs, "captions", one, cache)
+    other = made(runs, "others", {**one, "prompts": {**one["prompts"], "seed": 5}}, cache)
+    assert set(ciar_sim.compare(first, other).table["paired"]) == {"no"}
+    older = shutil.copytree(first, runs / "older")
+    (older / "scenario.yaml").write_text((first / "scenario.yaml").read_text().replace("  skip: 0\n", ""))
+    assert (older / "scenario.yaml").read_text() != (first / "scenario.yaml").read_text()
+    assert {"by request", "by prompt"} <= set(ciar_sim.compare(first, older).table["paired"])
+
+
 def test_columns_of_text_where_numbers_belong_are_named(scenario: dict[str, Any], cache: Path, runs: Path) -> None:
     one = made(runs, "single", {**scenario, "methods": ["base"]}, cache)
     other = shutil.copytree(one, runs / "damaged")
