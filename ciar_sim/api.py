@@ -285,7 +285,7 @@ def recommend(
     from ciar_sim.decide.recommend import scenario_of
 
     check_scenario(scenario)
-    check_number("max_loss_pct", max_loss_pct, 0, 100)
+    check_number("max_loss_pct", max_loss_pct, 0)
     if slo_p95_s is not None:
         check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
@@ -354,7 +354,7 @@ def regime(
     from ciar_sim.decide.regime import regime as decide
 
     check_scenario(scenario)
-    check_number("max_loss_pct", max_loss_pct, 0, 100)
+    check_number("max_loss_pct", max_loss_pct, 0)
     for name, axis in (("x", x), ("y", "" if y is None else y)):
         check_text(name, axis, "network.rtt_ms=1:300:log")
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
