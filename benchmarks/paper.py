@@ -70,7 +70,7 @@ TABLE = (
     Published(ANOLE, "code", "CoDe", 1.55, 2.89, 30.0),
     Published(ANOLE, "ciar", "CIAR", 1.87, 3.29, 29.88, "calibrates the device"),
 )
-TREES = ("eagle2", "lantern")
+TREES, GATED = ("eagle2", "lantern"), ("entropy-lens", "random", "softmax-corr", "ciar")
 
 
 def decode_s(
