@@ -12,6 +12,7 @@ from reports.words import condition, joined, number, shortened, significant, spl
 MOST_NAMED = 6  # conditions, each by its name
 MOST_ANSWERS = 4  # of a run with more conditions than these
 MOST_PLACES = 3  # of one answer
+MOST_IN_A_SENTENCE = 2  # answers; more are listed
 
 
 def condition_keys(run: Run) -> tuple[str, ...]:
@@ -24,6 +25,8 @@ def condition_keys(run: Run) -> tuple[str, ...]:
 def advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
     """What to use, and how much it gains: of the methods that keep base's image quality the fastest; without quality, the fastest.
 
+    One sentence; or, where there are many answers, lines, those of the answers begin with `- `.
+
     keys: Those that make the conditions; where they order them by a number, conditions with the same answer are written as ranges.
     """
     ran = [said for said in findings if said.fastest != "none"]
@@ -33,16 +36,32 @@ def advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
         return _alone_in_its_run(ran)
     if not any(said.at_base_quality for said in ran):
         where = _by_condition([((said.fastest,), said) for said in ran], findings, keys)
-        return f"Fastest: {where}. Whether its images keep base's quality is not known from this run."
+        doubt = "Whether its images keep base's quality is not known from this run."
+        if len(where) > MOST_IN_A_SENTENCE:
+            return _list("Which method is fastest depends on the conditions:", where, doubt)
+        return f"Fastest: {_sentence(where)}. {doubt}"
     where = _by_condition([(said.at_base_quality, said) for said in ran if said.at_base_quality], findings, keys)
-    return f"Use {where}: the fastest of the methods whose images do not differ significantly from base's."
+    what = "the fastest of the methods whose images do not differ significantly from base's."
+    if len(where) > MOST_IN_A_SENTENCE:
+        return _list("Which method to use depends on the conditions:", where, f"Each is {what}")
+    return f"Use {_sentence(where)}: {what}"
+
+
+def _list(begin: str, answers: Sequence[str], end: str) -> str:
+    return "\n".join((begin, *(f"- {answer}" for answer in answers), end))
+
+
+def _sentence(answers: Sequence[str]) -> str:
+    if len(answers) > 1 and any(" and " in answer for answer in answers):
+        return "; ".join(answers)
+    return answers[0] if len(answers) == 1 else f"{', '.join(answers[:-1])}, and {answers[-1]}"
 
 
 def more_advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
     """What is faster than the advised methods, and why it is not advised; and what the advice rests on. keys: As in `advice`."""
     texts = []
     if faster := [(said.faster, said) for said in findings if said.faster]:
-        where = _by_condition(faster, findings, keys)
+        where = _sentence(_by_condition(faster, findings, keys))
         texts.append(f"Faster, with images that differ significantly from base's: {where}.")
     advised = [row for said in findings for _, row in said.cases.iterrows() if row["label"] in said.at_base_quality]
     prompts = [int(row["distinct_images"]) for row in advised if not is_base(row)]
@@ -66,8 +85,8 @@ def _alone(label: str) -> str:
 
 def _by_condition(
     named: Sequence[tuple[tuple[str, ...], Finding]], findings: Sequence[Finding], keys: Sequence[str]
-) -> str:
-    """(labels, finding) of each as words: who is named where, and how much faster than base it is."""
+) -> list[str]:
+    """(labels, finding) of each as words: who is named where, and how much faster than base it is. An answer for each who."""
     where: dict[tuple[str, ...], list[Finding]] = {}
     for labels, said in named:
         where.setdefault(labels, []).append(said)
@@ -92,9 +111,7 @@ def _by_condition(
         parts.append(who + _place(here, findings, keys))
     if others := sum(len(where[labels]) for labels in where if labels not in told):
         parts.append(f"others under {others} of {len(findings)} conditions")
-    if len(parts) > 1 and any(" and " in part for part in parts):
-        return "; ".join(parts)
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
+    return parts
 
 
 def _place(here: Sequence[Finding], findings: Sequence[Finding], keys: Sequence[str]) -> str:

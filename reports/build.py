@@ -66,7 +66,7 @@ def answer(run: Run) -> list[str]:
     """The sentences that a page begins with, for the terminal."""
     run = thinned(run, MOST_CASES)
     findings, keys = find(run), condition_keys(run)
-    return [text for text in (advice(findings, keys), more_advice(findings, keys)) if text]
+    return [*advice(findings, keys).splitlines(), *more_advice(findings, keys).splitlines()]
 
 
 def thinned(run: Run, most: int) -> Run:

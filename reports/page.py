@@ -60,7 +60,7 @@ def page(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> s
         script=Markup((TEMPLATES / "page.js").read_text()),
         run=run,
         counts=_counts(run),
-        advice=advice(findings, condition_keys(run)),
+        advice=advice(findings, condition_keys(run)).splitlines(),
         more_advice=more_advice(findings, condition_keys(run)),
         findings=findings,
         warnings=grouped([str(text) for text in run.provenance.get("warnings") or []]),

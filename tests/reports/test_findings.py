@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.advice import advice, condition_keys, more_advice
+from reports.build import build_report
 from reports.findings import find, finding, pareto_front
 from reports.load import Run, interval_columns, load_run, summary_columns
 from reports.sweep_plot import break_evens
@@ -280,6 +281,30 @@ def test_advice_over_a_grid_says_from_where_to_where(tmp_path: Path, wins: Calla
     run = load_run(write(tmp_path / "run", cases, images=()))
     assert advice(find(run), condition_keys(run)).startswith(f"Use {said}: the fastest of")
     assert condition_keys(run) == ("network.preset", "network.rtt_ms")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_many_answers_are_a_list(tmp_path: Path) -> None:
+    """Three networks, each with another method that is fastest."""
+    cases = [
+        case(method, 4.0 if method == best else 8.0, {"network.preset": preset})
+        for preset, best in (("wifi", "ciar"), ("lte", "base"), ("5g-sub6", "code"))
+        for method in ("base", "ciar", "code")
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    begin, *answers, end = advice(find(run), condition_keys(run)).splitlines()
+    assert (begin, end) == (
+        "Which method to use depends on the conditions:",
+        "Each is the fastest of the methods whose images do not differ significantly from base's.",
+    )
+    assert answers == [
+        "- ciar (2.0× base's speed) for wifi",
+        "- base (the cloud alone) for lte",
+        "- code (2.0× base's speed) for 5g-sub6",
+    ]
+    page = build_report(run.folder).read_text()
+    assert "<li>base (the cloud alone) for lte</li>" in page
+    assert f'<p class="advice">{begin}</p>' in page
 
 
 def test_advice_over_two_numbers_names_each_once(tmp_path: Path) -> None:
