@@ -6,7 +6,8 @@
     result.summary[["method", "latency_mean_s", "cloud_call_pct"]]
     again = ciar_sim.open_run("runs/two-prompts")  # later, or of the command line
 
-This module composes simulator, models and reports; the command line calls it too.
+This module composes simulator, models and reports; the command line calls it too. Longer than other files, since every function of
+the package stands here with what its arguments mean.
 """
 
 import json
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ciar_sim.arguments import (
-    check_mapping,
+    check_means,
     check_number,
     check_place,
     check_scenario,
     check_text,
+    options_of_axes,
+    options_of_sets,
 )
 from ciar_sim.decide.decision import Decision
 from simulator.core.errors import CiarSimError, error_context
@@ -170,8 +173,8 @@ def run(
     if out is not None:
         check_place("out", out)
     if not isinstance(jobs, Workers):
-        _check_means(jobs=jobs)
-    _check_means(cache=cache, torch_device=torch_device, max_batch=max_batch, progress=progress)
+        check_means(jobs=jobs)
+    check_means(cache=cache, torch_device=torch_device, max_batch=max_batch, progress=progress)
     if record_jobs is not None:
         check_number("record_jobs", record_jobs, 1, whole=True)
     if case_timeout_s is not None:
@@ -180,7 +183,7 @@ def run(
 
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     choice = Choice([",".join(group) for group in zips], random, None if tune is None else str(tune))
-    loaded = load_with_source(written, _axes(axes), _sets(sets), choice)
+    loaded = load_with_source(written, options_of_axes(axes), options_of_sets(sets), choice)
     return execute(
         loaded.scenario,
         loaded.source.where,
@@ -289,7 +292,9 @@ def recommend(
     if slo_p95_s is not None:
         check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
-    return decide(written, max_loss_pct, metric, slo_p95_s, _means(options), _sets(sets), _axes(axes))
+    return decide(
+        written, max_loss_pct, metric, slo_p95_s, _means(options), options_of_sets(sets), options_of_axes(axes)
+    )
 
 
 def capacity(
@@ -323,7 +328,9 @@ def capacity(
     check_number("requests", requests, 20, 10_000_000, whole=True)
     check_number("precision_pct", precision_pct, 0.1, 50)
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
-    return decide(load_with_source(written, (), _sets(sets)), slo_p95_s, _means(options), requests, precision_pct)
+    return decide(
+        load_with_source(written, (), options_of_sets(sets)), slo_p95_s, _means(options), requests, precision_pct
+    )
 
 
 def regime(
@@ -358,7 +365,7 @@ def regime(
     for name, axis in (("x", x), ("y", "" if y is None else y)):
         check_text(name, axis, "network.rtt_ms=1:300:log")
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
-    return decide(written, x, y, max_loss_pct, metric, _means(options), _sets(sets))
+    return decide(written, x, y, max_loss_pct, metric, _means(options), options_of_sets(sets))
 
 
 def compare(*runs: "str | Path | Result") -> Decision:
@@ -384,35 +391,11 @@ def _means(options: Mapping[str, Any]) -> "Means":
     unknown = sorted(set(options) - {entry.name for entry in fields(Means)})
     if unknown:
         raise TypeError(f"unknown option {unknown[0]}; allowed: {', '.join(entry.name for entry in fields(Means))}")
-    _check_means(**options)
+    check_means(**options)
     given = dict(options)
     if given.get("cache") is not None:
         given["cache"] = Path(given["cache"])
     return Means(**given)
-
-
-def _check_means(
-    cache: Any = None, torch_device: Any = "auto", max_batch: Any = 64, jobs: Any = None, progress: Any = None
-) -> None:
-    """Raises CiarSimError where one of these cannot be used."""
-    if cache is not None:
-        check_place("cache", cache)
-    check_text("torch_device", torch_device, "auto, cpu, cuda or cuda:1")
-    check_number("max_batch", max_batch, 1, whole=True)
-    if jobs is not None:
-        check_number("jobs", jobs, 1, whole=True)
-    if progress is not None and not callable(progress):
-        raise CiarSimError(f"progress: must be a function of a stage, what is done and its total, got {progress!r:.60}")
-
-
-def _sets(sets: Mapping[str, Any] | None) -> list[str]:
-    check_mapping("sets", {} if sets is None else sets, '{"cloud.replicas": 2}')
-    return [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
-
-
-def _axes(axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None) -> list[str]:
-    check_mapping("axes", {} if axes is None else axes, '{"network.rtt_ms": [5, 50]}')
-    return [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
 
 
 def execute(
@@ -525,32 +508,3 @@ def foresee(
         if not error.place:
             raise
         raise type(error)(f"{where(error.place)}: {error}") from None
-
-
-def _yaml(value: Any, path: str) -> str:
-    """A value in YAML's flow form, as the options of the command line are read. Numbers of numpy are numbers."""
-
-    def plain(other: Any) -> Any:
-        if hasattr(other, "tolist"):
-            return other.tolist()
-        raise TypeError(type(other).__name__)
-
-    try:
-        return json.dumps(value, default=plain)
-    except (TypeError, ValueError):
-        found = type(value).__name__
-        raise CiarSimError(
-            f"{path}: a value of type {found}; allowed: numbers, text, booleans, None, lists, mappings"
-        ) from None
-
-
-def _values(values: Sequence[Any] | Mapping[str, Any], path: str) -> str:
-    if isinstance(values, str):
-        raise CiarSimError(f"{path}: axes take a list of values, or a range, got the text {values!r}")
-    if isinstance(values, Mapping):
-        return _yaml(dict(values), path)
-    try:
-        listed = list(values)
-    except TypeError:
-        raise CiarSimError(f"{path}: axes take a list of values, or a range, got {values!r:.60}") from None
-    return _yaml(listed, path)[1:-1]

@@ -1,8 +1,11 @@
-"""Arguments of the Python API, refused as the program refuses its options: a mistake is one `CiarSimError` that names the argument."""
+"""Arguments of the Python API as options of the program: refused as these are, in one `CiarSimError` that names the argument, or written
+as these are.
+"""
 
+import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -68,6 +71,61 @@ def check_text(name: str, value: Any, form: str) -> None:
     """Raises CiarSimError where a value is no text. form: what it looks like."""
     if not isinstance(value, str):
         raise CiarSimError(f"{name}: must be text like {form}, got {_shown(value)}")
+
+
+def check_means(
+    cache: Any = None, torch_device: Any = "auto", max_batch: Any = 64, jobs: Any = None, progress: Any = None
+) -> None:
+    """Raises CiarSimError where one of these cannot be used."""
+    if cache is not None:
+        check_place("cache", cache)
+    check_text("torch_device", torch_device, "auto, cpu, cuda or cuda:1")
+    check_number("max_batch", max_batch, 1, whole=True)
+    if jobs is not None:
+        check_number("jobs", jobs, 1, whole=True)
+    if progress is not None and not callable(progress):
+        raise CiarSimError(f"progress: must be a function of a stage, what is done and its total, got {progress!r:.60}")
+
+
+def options_of_sets(sets: Mapping[str, Any] | None) -> list[str]:
+    """Values of keys as those of the option --set: `path=YAML`."""
+    check_mapping("sets", {} if sets is None else sets, '{"cloud.replicas": 2}')
+    return [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
+
+
+def options_of_axes(axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None) -> list[str]:
+    """Values of swept keys as those of the option --axis."""
+    check_mapping("axes", {} if axes is None else axes, '{"network.rtt_ms": [5, 50]}')
+    return [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
+
+
+def _yaml(value: Any, path: str) -> str:
+    """A value in YAML's flow form, as the options of the command line are read. Numbers of numpy are numbers."""
+
+    def plain(other: Any) -> Any:
+        if hasattr(other, "tolist"):
+            return other.tolist()
+        raise TypeError(type(other).__name__)
+
+    try:
+        return json.dumps(value, default=plain)
+    except (TypeError, ValueError):
+        found = type(value).__name__
+        raise CiarSimError(
+            f"{path}: a value of type {found}; allowed: numbers, text, booleans, None, lists, mappings"
+        ) from None
+
+
+def _values(values: Sequence[Any] | Mapping[str, Any], path: str) -> str:
+    if isinstance(values, str):
+        raise CiarSimError(f"{path}: axes take a list of values, or a range, got the text {values!r}")
+    if isinstance(values, Mapping):
+        return _yaml(dict(values), path)
+    try:
+        listed = list(values)
+    except TypeError:
+        raise CiarSimError(f"{path}: axes take a list of values, or a range, got {values!r:.60}") from None
+    return _yaml(listed, path)[1:-1]
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,8 @@ A timed pass is what decoding runs: embed the new tokens, step through the layer
 guidance, and picking a token; on the device also the interval and its scores. A verification reads out every position of a tree of
 drafts. After a warm-up, the median of a few repetitions. On a processor with one thread seconds are those of the processor, which other
 work on the machine disturbs little; else those of the clock.
+
+Longer than other files: what is timed and how it is timed are read together.
 """
 
 import math

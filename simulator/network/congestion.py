@@ -13,6 +13,8 @@ is all that a loop over packets needs.
 - Packets that find no room in the buffer of the wire are lost.
 - Messages are one stream: a message's first packet leaves after the last of the one before, repetitions included. Its round trip is
   the mean one; jitter moves when a message is complete, not its acknowledgements.
+
+Longer than other files, since all of a sender's rules act on one state.
 """
 
 import math

@@ -3,7 +3,7 @@
 `Link` is the fast case (constant rate and delay, normal jitter), `ImpairedLink` the general one. Both have
 `send(now_s, size_bytes) -> arrival_s`. Everything that happens to a message is calculated when it is sent: its arrival is the only
 event. The general link is made of small objects: `Wire` or `VaryingWire`, `CrossQueue`, `Loss`, delays drawn from a distribution
-(`Jitter`), `Window` of the transport.
+(`Jitter`), `Window` of the transport. Longer than other files, since the stages of a message stand in their order.
 """
 
 import math

@@ -1,6 +1,6 @@
 """A row per key of the scenario schema, `Section.key`: what to put into the base scenario, and the change that shows in its results.
 
-A text in place of a row says why the key has none.
+A text in place of a row says why the key has none. Longer than other files, since it is one list.
 """
 
 import copy

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import ciar_sim
 import simulator
+from ciar_sim.arguments import options_of_axes, options_of_sets
 from ciar_sim.cli.common import default_cache
 from ciar_sim.cli.main import main
 from ciar_sim.shipped import scenario_path, shipped_scenarios
@@ -270,8 +271,8 @@ def test_results_are_shown_in_a_line_kept_and_told_apart(finished: Path) -> None
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    assert ciar_sim.api._sets({"seed": np.int64(3), "cloud.replicas": np.float32(2)}) == [
+    assert options_of_sets({"seed": np.int64(3), "cloud.replicas": np.float32(2)}) == [
         "seed=3",
         "cloud.replicas=2.0",
     ]
-    assert ciar_sim.api._axes({"network.rtt_ms": np.linspace(5, 15, 2)}) == ["network.rtt_ms=5.0, 15.0"]
+    assert options_of_axes({"network.rtt_ms": np.linspace(5, 15, 2)}) == ["network.rtt_ms=5.0, 15.0"]

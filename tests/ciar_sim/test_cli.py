@@ -1,4 +1,7 @@
-"""The program as a user meets it: runs, sweeps, listings, and every kind of bad input, on a tiny pair."""
+"""The program as a user meets it: runs, sweeps, listings, and every kind of bad input, on a tiny pair.
+
+Longer than other files, since its tests share runs.
+"""
 
 import html
 import json

@@ -1,4 +1,7 @@
-"""Compute times against values worked out by hand, published speeds, and what a table can and cannot answer."""
+"""Compute times against values worked out by hand, published speeds, and what a table can and cannot answer.
+
+Longer than other files, since rooflines and profiles answer the same questions.
+"""
 
 import json
 import math

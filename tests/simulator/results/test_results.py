@@ -1,10 +1,8 @@
+"""Tables of a run: requests, summaries, intervals."""
+
 import csv
-import hashlib
 import io
-import json
 import math
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from scipy import stats
 
 from benchmarks.methods import method_table
 from ciar_sim.cli.console import summary_lines
-from simulator.core.errors import RunFolderError
 from simulator.results.columns import COLUMNS, JUDGED, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS, SAMPLED, definitions
 from simulator.results.files import ROWS, csv_bytes, csv_text, write_parquet
-from simulator.results.folder import RunImage, write_run
 from simulator.results.statistics import bounded, half_width, percentile, ratio
 from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, summary_table, tiers_table
 
@@ -325,127 +320,6 @@ def test_csv_floats_read_back_exactly() -> None:
 
 # ---- the run folder
 
-IMAGES = (
-    RunImage("ciar threshold=0.5", 0, "a red ring", "image", np.full((8, 8, 3), 7, dtype=np.uint8)),
-    RunImage("ciar threshold=0.5", 0, "a red ring", "uncertainty", np.array([[0.0, 1.0], [0.5, np.nan]])),
-    RunImage("ciar threshold=0.5", 0, "a red ring", "decided", np.array([[0.0, 1.0], [1.0, 1.0]])),
-)
-
-
-def write(folder: Path, **more: Any) -> pd.DataFrame:
-    arguments: dict[str, Any] = {"scenario_yaml": "name: test\n", "provenance": {"name": "test"}, "images": IMAGES}
-    return write_run(folder, **{**arguments, "cases": [case("base", [1.0, 2.0])], **more})
-
-
-def digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def test_run_folder_is_the_same_twice_and_replaces_itself(tmp_path: Path) -> None:
-    write(tmp_path / "deep" / "run", draw=lambda folder: (folder / "report.html").write_text("x"))
-    first = digests(tmp_path / "deep" / "run")
-    needed = (
-        "scenario.yaml",
-        "requests.parquet",
-        "queue.parquet",
-        "summary.csv",
-        "provenance.json",
-        "timeline.json.gz",
-        "report.html",
-    )
-    assert set(first) >= set(needed)
-    write(tmp_path / "deep" / "run")
-    assert digests(tmp_path / "deep" / "run") == {name: hash_ for name, hash_ in first.items() if name != "report.html"}
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]  # nothing left beside it
-
-
-def test_images_and_their_index(tmp_path: Path) -> None:
-    write(tmp_path / "run")
-    index = json.loads((tmp_path / "run/images/index.json").read_text())
-    assert [entry["file"] for entry in index] == [
-        "ciar-threshold-0.5_0.png",
-        "ciar-threshold-0.5_0_uncertainty.png",
-        "ciar-threshold-0.5_0_decided.png",
-    ]
-    assert (index[0]["low"], index[1]["low"], index[1]["high"]) == (None, 0.0, 1.0)
-    with Image.open(tmp_path / "run/images/ciar-threshold-0.5_0_uncertainty.png") as image:
-        assert np.asarray(image).tolist() == [[[0, 255], [255, 255]], [[128, 255], [0, 0]]]
-
-
-def test_provenance_is_plain_json(tmp_path: Path) -> None:
-    write(tmp_path / "run", provenance={"name": "test", "power_w": math.nan, "n": np.int64(3), "threshold": math.inf})
-    text = (tmp_path / "run/provenance.json").read_text()
-    read = json.loads(text, parse_constant=lambda name: pytest.fail(name))
-    assert (read["program"], read["power_w"], read["n"], read["threshold"]) == ("ciar-sim", None, 3, "inf")
-
-
-def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.tex").write_text("x")
-    with pytest.raises(RunFolderError, match=r"holds chapter\.tex and is no run of ciar-sim"):
-        write(tmp_path / "thesis")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(RunFolderError, match="is not a folder"):
-        write(tmp_path / "file")
-    with pytest.raises(RunFolderError):
-        write(tmp_path / "file" / "run")
-    write(tmp_path / "run")
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match=r"notes\.txt in it is not from ciar-sim"):
-        write(tmp_path / "run")
-    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run", "thesis"]
-
-
-def test_hidden_files_and_files_among_the_plots_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "repo" / ".git").mkdir(parents=True)
-    with pytest.raises(RunFolderError, match=r"it holds \.git and is no run"):
-        write(tmp_path / "repo")
-    folder = tmp_path / "run"
-    for name in (".hidden", "plots/figure.pdf", "images/.keep.png", "images/mine/a.png"):
-        write(folder, draw=lambda new: (new / "plots").mkdir())
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("mine")
-        top = name.removesuffix("/a.png")
-        with pytest.raises(RunFolderError, match=f"{re.escape(top)} in it is not from ciar-sim"):
-            write(folder)
-        (folder / name).unlink()
-        if top != name:
-            (folder / top).rmdir()
-    write(folder)
-
-
-def test_two_images_of_one_place_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two images of one place"):
-        write(tmp_path / "run", images=(*IMAGES, IMAGES[0]))
-    assert not (tmp_path / "run").exists()
-
-
-def test_labels_are_no_markup() -> None:
-    lines = summary_lines(summary(case("ciar [red]x[/red] [/]", [1.0], {"network.preset": "[bold]"})))
-    assert "ciar [red]x[/red] [/]" in lines
-    assert "[bold]" in lines
-
-
-def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    write(tmp_path / "run")
-    assert (tmp_path / "run" / "summary.csv").is_file()
-
-
-def test_a_failure_leaves_the_old_run_whole(tmp_path: Path) -> None:
-    write(tmp_path / "run")
-    before = digests(tmp_path / "run")
-
-    def draw(_: Path) -> None:
-        raise RuntimeError("no ink")
-
-    with pytest.raises(RuntimeError, match="no ink"):
-        write(tmp_path / "run", cases=[case("base", [5.0])], draw=draw)
-    assert digests(tmp_path / "run") == before
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
 
 def test_no_interval_reaches_beyond_what_a_quantity_can_be() -> None:
     quality = {"image": np.arange(2)}
@@ -496,3 +370,9 @@ def test_a_table_is_read_as_it_was_written() -> None:
     read = csv_text(csv_bytes(table))
     assert read["label"].tolist() == table["label"].tolist()
     assert [float(cell) for cell in read["s"]] == pytest.approx(table["s"].tolist(), nan_ok=True, abs=0.0)
+
+
+def test_labels_are_no_markup() -> None:
+    lines = summary_lines(summary(case("ciar [red]x[/red] [/]", [1.0], {"network.preset": "[bold]"})))
+    assert "ciar [red]x[/red] [/]" in lines
+    assert "[bold]" in lines
