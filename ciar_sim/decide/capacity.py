@@ -247,9 +247,8 @@ def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Sce
         counted_s = max(requests / (rate * times), 10.0 * slo_s)
         warm_s = workload.warmup_s or counted_s * WARM / (1 - WARM)
         change |= {"duration_s": counted_s + warm_s, "warmup_s": warm_s}
-    elif isinstance(
-        arrivals, TraceArrivals
-    ):  # the same requests, closer together; the run ends no sooner than they can be late
+    elif isinstance(arrivals, TraceArrivals):
+        # The same requests, closer together; the run ends no sooner than they can be late.
         change |= {"duration_s": max(workload.duration_s / times, slo_s), "warmup_s": workload.warmup_s / times}
     elif isinstance(arrivals, ClosedArrivals) and not workload.warmup_s:
         change["warmup_s"] = WARM * workload.duration_s
@@ -286,14 +285,14 @@ def devices_of(workload: FleetWorkload, found: Found) -> tuple[float, float, flo
     Of a closed loop these are the ones that were simulated; of others, whose rate is what counts, the shares of the scenario's.
     """
     closed = isinstance(workload.arrivals, ClosedArrivals)
-    low, high = (
-        end
-        if math.isinf(end)
-        else math.ceil(workload.devices * end - 1e-9)
-        if up
-        else math.floor(workload.devices * end + 1e-9)
-        for end, up in ((found.low, closed), (found.high, True))
-    )
+
+    def whole(times: float, up: bool) -> float:
+        devices = workload.devices * times
+        if math.isinf(devices):
+            return devices
+        return math.ceil(devices - 1e-9) if up else math.floor(devices + 1e-9)
+
+    low, high = whole(found.low, closed), whole(found.high, True)
     at = workload.devices * found.times
     return at if math.isinf(at) else max(math.floor(at + 1e-9), low), low, high
 

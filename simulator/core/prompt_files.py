@@ -240,7 +240,7 @@ def _not_prompts(lines: Sequence[str]) -> str:
     if re.fullmatch(r"[\"']?[\w-]+:?[\"']?", first) and _words(first) & {*KEYS, *ALIKE}:
         return f"is the header of another column than {', '.join(KEYS[:3])}"
     sign = next((sign for sign in ";|," if sign in first), "")
-    if not sign or len({len(next(csv.reader([line], delimiter=sign))) for line in lines}) > 1:
+    if not sign or len({_cells(line, sign) for line in lines}) > 1:
         return ""
     cells = first.split(sign)
     if all(re.fullmatch(r"[\"']?[\w-]*[\"']?", cell) for cell in cells):
@@ -249,6 +249,14 @@ def _not_prompts(lines: Sequence[str]) -> str:
     if apart and any(len(cell) <= 30 and _words(cell) & set(KEYS) for cell in cells):
         return _NO_COLUMN
     return _NO_HEADER if sign in ";|" and not any(f"{sign} " in line for line in lines) else ""
+
+
+def _cells(line: str, sign: str) -> int:
+    """How many cells a line would have as a row of a table; 0 where it is too long for one."""
+    try:
+        return len(next(csv.reader([line], delimiter=sign)))
+    except csv.Error:
+        return 0
 
 
 def _words(cell: str) -> set[str]:

@@ -279,3 +279,8 @@ def test_unusable_paths_and_numbers_are_one_line(tmp_path: Path, line: str, foun
     assert str(caught.value).startswith(f"{path}:3: ")
     assert found in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_captions_may_be_longer_than_a_cell_of_a_table() -> None:
+    long = f"a red cube, {'very ' * 40_000}large"
+    assert [prompt.text for prompt in read_prompts(f"a star, small\n{long}\n".encode())] == ["a star, small", long]
