@@ -193,12 +193,17 @@ def _is_old(path: Path) -> bool:
         return False
 
 
+def is_temporary_of(own: str, name: str) -> bool:
+    """Whether a name is that of a temporary file or folder beside the one called `own`."""
+    prefix = f".{own}."
+    middle = name.removeprefix(prefix).removesuffix(TEMPORARY)
+    return name == f"{prefix}{middle}{TEMPORARY}" and _is_token(middle)
+
+
 def _remove_abandoned(path: Path) -> None:
     """Deletes what killed processes left of `path`."""
-    prefix = f".{path.name}."
     for left in path.parent.iterdir():
-        middle = left.name.removeprefix(prefix).removesuffix(TEMPORARY)
-        if left.name != f"{prefix}{middle}{TEMPORARY}" or not _is_token(middle) or not is_abandoned(left):
+        if not is_temporary_of(path.name, left.name) or not is_abandoned(left):
             continue
         if (left / "old").exists() and not path.exists():
             os.rename(left / "old", path)

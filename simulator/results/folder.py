@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from simulator.core.errors import RunFolderError
-from simulator.core.files import replace_folder, temporary_sibling, write_atomically
+from simulator.core.files import is_temporary_of, replace_folder, temporary_sibling, write_atomically
 from simulator.results.columns import RUN_FORMAT, definitions
 from simulator.results.files import ROWS, csv_bytes, json_bytes, write_parquet
 from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, summary_table, tiers_table
@@ -70,7 +70,7 @@ def check_run_folder(folder: Path) -> None:
             return
         if not folder.is_dir():
             raise RunFolderError(f"{cannot} it exists and is not a folder")
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.iterdir() if not _is_half_written(path))
         if names and not _is_ours(folder):
             raise RunFolderError(f"{cannot} it holds {names[0]} and is no run of ciar-sim; name another")
         if foreign := _foreign(folder):
@@ -104,9 +104,16 @@ def _foreign(folder: Path) -> list[str]:
                 drawn = inner.suffix in _IMAGE_FILES and not inner.name.startswith(".")
                 if not inner.is_file() or not (drawn or inner.name == "index.json"):
                     found.append(f"{path.name}/{inner.name}")
+        elif _is_half_written(path) or not os.path.lexists(path):  # gone by now
+            continue
         elif path.name not in _FILES or not path.is_file():
             found.append(path.name)
     return sorted(found)
+
+
+def _is_half_written(path: Path) -> bool:
+    """Whether a file of a run folder is what another process is writing there, or was when it was killed."""
+    return any(is_temporary_of(name, path.name) for name in _FILES)
 
 
 def _is_ours(folder: Path) -> bool:

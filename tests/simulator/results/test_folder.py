@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from simulator.core.errors import RunFolderError
-from simulator.results.folder import RunImage, write_run
+from simulator.results.folder import RunImage, check_run_folder, write_run
 from tests.simulator.results.test_results import case
 
 IMAGES = (
@@ -105,6 +105,20 @@ def test_hidden_files_and_files_among_the_plots_are_left_alone(tmp_path: Path) -
         if top != name:
             (folder / top).rmdir()
     write(folder)
+
+
+def test_what_another_process_writes_there_is_not_foreign(tmp_path: Path) -> None:
+    """The second of two runs that begin at once looks at the folder while the first writes its first files into it."""
+    half = tmp_path / "run" / ".scenario.yaml.0123456789ab.tmp"
+    half.parent.mkdir()
+    half.write_text("na")
+    check_run_folder(tmp_path / "run")
+    write(tmp_path / "run")
+    half.write_text("na")
+    check_run_folder(tmp_path / "run")
+    half.rename(half.with_name(".thesis.tex.0123456789ab.tmp"))
+    with pytest.raises(RunFolderError, match="is not from ciar-sim"):
+        check_run_folder(tmp_path / "run")
 
 
 def test_two_images_of_one_place_are_refused(tmp_path: Path) -> None:
