@@ -56,7 +56,7 @@ class Ns3Sender(Sender):
 
     @property
     def rto_s(self) -> float:
-        return max(self.srtt_s + 4.0 * self.rttvar_s, self._rtt_s + LEAST_RTO_S) * self._doubled
+        return max(self.srtt_s + 4.0 * self.rttvar_s, self._ack_s + LEAST_RTO_S) * self._doubled
 
     @property
     def pipe(self) -> int:

@@ -122,8 +122,16 @@ class Sender:
         rttvar_s: its mean deviation.
     """
 
-    def __init__(self, transport: Transport, control: Control, rtt_s: float, deviation_s: float) -> None:
-        """rtt_s, deviation_s: mean and mean deviation of the round trip."""
+    def __init__(
+        self, transport: Transport, control: Control, rtt_s: float, deviation_s: float, ack_s: float | None = None
+    ) -> None:
+        """A new connection.
+
+        Args:
+            rtt_s: mean round trip.
+            deviation_s: its mean deviation.
+            ack_s: from when a segment has left the wire until it is acknowledged; `rtt_s` where None.
+        """
         self.control = control
         self.state = OPEN
         self.now_s = self.delivered_s = self._first_s = -math.inf
@@ -135,7 +143,7 @@ class Sender:
         self.rttvar_s = Timer(transport, rtt_s, deviation_s).rttvar_s
         self.linux = transport.stack == "linux"
         self._transport = transport
-        self._rtt_s, self._deviation_s = rtt_s, deviation_s
+        self._ack_s, self._deviation_s = rtt_s if ack_s is None else ack_s, deviation_s
         self._flow_bits = math.inf
         self._full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
         if transport.flow_bytes:
@@ -296,7 +304,7 @@ class Sender:
         if not arrives:
             return
         segment.arrives = True
-        self._receive(segment, end_s + self._rtt_s)
+        self._receive(segment, end_s + self._ack_s)
 
     def _receive(self, segment: Segment, ack_s: float) -> None:
         """When the receiver acknowledges a segment."""

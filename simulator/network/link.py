@@ -121,6 +121,7 @@ class ImpairedLink:
     """
 
     __slots__ = (
+        "_ack_s",
         "_bounded",
         "_buffer_bits",
         "_deviation_s",
@@ -193,6 +194,8 @@ class ImpairedLink:
             one_object(rtt_s * wire.mean_bps + 8.0 * buffer_bytes) if buffer_bytes < math.inf else math.inf
         )
         self._deviation_s = one_object(rttvar_s)
+        # From the wire on: a packet has waited for the channel when it has left.
+        self._ack_s = one_object(max(0.0, rtt_s - wire.mean_wait_s))
         self._window: Window | None = None
         self._sender: Sender | None = None
         self._timer: Timer | None = None
@@ -375,10 +378,10 @@ class ImpairedLink:
         if t.congestion:
             bbr = t.congestion == "bbr"
             control: Control = Bbr(t.initial_window, self.rtt_s) if bbr else Cubic(t.initial_window, t.idle_restart)
-            self._sender = Sender(t, control, self.rtt_s, self._deviation_s)
+            self._sender = Sender(t, control, self.rtt_s, self._deviation_s, self._ack_s)
         elif t.initial_window:
             kind = FlowWindow if t.flow_bytes else Window
-            self._window = kind(t, self.rtt_s, self._settled_rto_s, self._path_bits)
+            self._window = kind(t, self._ack_s, self._settled_rto_s, self._path_bits)
 
     def _send_controlled(
         self, sender: Sender, ready_s: float, ahead_s: float, start_s: float, segments: int, bits: float

@@ -254,6 +254,7 @@ class Window:
     """
 
     __slots__ = (
+        "_ack_s",
         "_acked_s",
         "_flights",
         "_full_bits",
@@ -266,12 +267,16 @@ class Window:
         "_outgrown",
         "_quick",
         "_rto_s",
-        "_rtt_s",
         "_segments",
     )
 
-    def __init__(self, transport: Transport, rtt_s: float, rto_s: float, most_bits: float = math.inf) -> None:
-        """most_bits: what path and buffer hold. A window that outgrows them loses the excess and stays there."""
+    def __init__(self, transport: Transport, ack_s: float, rto_s: float, most_bits: float = math.inf) -> None:
+        """An empty window.
+
+        Args:
+            ack_s: from when a segment has left the wire until it is acknowledged.
+            most_bits: what path and buffer hold. A window that outgrows them loses the excess and stays there.
+        """
         full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
         self._most = max(1, int(most_bits / full_bits)) if most_bits < math.inf else 10**9
         self._outgrown = 0
@@ -280,7 +285,7 @@ class Window:
         self._initial = self._segments = transport.initial_window
         self._idle_restart = transport.idle_restart
         self._full_bits = one_object(full_bits)
-        self._rtt_s = rtt_s
+        self._ack_s = ack_s
         self._rto_s = rto_s
         # Of the segments in flight: when the last is acknowledged, how many, and by how many the window will have grown then.
         self._acked_s = -math.inf
@@ -323,7 +328,7 @@ class Window:
         self._in_flight = segments
         self._growth = segments if 2 * segments > window else 0
         self._last_s = end_s = finish_s(start_s, bits)
-        self._acked_s = end_s + self._rtt_s
+        self._acked_s = end_s + self._ack_s
         return end_s
 
     def _send_beside(
@@ -348,7 +353,7 @@ class Window:
         growth = segments if 2 * self._in_flight > self._segments else 0
         self._growth += growth
         self._last_s = end_s = finish_s(start_s, bits)
-        self._acked_s = end_s + self._rtt_s
+        self._acked_s = end_s + self._ack_s
         flights.append((self._acked_s, segments, growth))
         return end_s
 
@@ -367,7 +372,7 @@ class Window:
                 flight_bits = bits if flight == segments else flight * full_bits
                 end_s = finish_s(time_s, flight_bits)
                 acked_bits = full_bits if quick > 0 else _SEGMENTS_PER_ACK * full_bits
-                acked_s = finish_s(time_s, min(acked_bits, flight_bits)) + self._rtt_s
+                acked_s = finish_s(time_s, min(acked_bits, flight_bits)) + self._ack_s
                 quick -= flight
                 if flights and acked_s < flights[-1][0]:  # acknowledgements keep their order
                     acked_s = flights[-1][0]
@@ -401,8 +406,8 @@ class FlowWindow(Window):
 
     __slots__ = ("_held", "_most_bits", "_under_way_bits")
 
-    def __init__(self, transport: Transport, rtt_s: float, rto_s: float, most_bits: float = math.inf) -> None:
-        super().__init__(transport, rtt_s, rto_s, most_bits)
+    def __init__(self, transport: Transport, ack_s: float, rto_s: float, most_bits: float = math.inf) -> None:
+        super().__init__(transport, ack_s, rto_s, most_bits)
         self._most_bits = transport.flow_segments * self._full_bits
         self._held: deque[tuple[float, float]] = deque()  # when there is room again, and for how many bits
         self._under_way_bits = 0.0
@@ -424,7 +429,7 @@ class FlowWindow(Window):
             acked_bits = full_bits if self._quick > 0 else _SEGMENTS_PER_ACK * full_bits
             end_s = super().send(start_s, part, part_bits, finish_s)
             acked_s = finish_s(start_s, min(acked_bits, part_bits)) if part < segments else end_s
-            room_s = acked_s + self._rtt_s
+            room_s = acked_s + self._ack_s
             held.append((max(room_s, held[-1][0]) if held else room_s, part_bits))
             self._under_way_bits += part_bits
             segments -= part

@@ -89,10 +89,23 @@ def mean_access_s(stations: int) -> float:
 class HopWire(Wire):
     """A wire behind a Wi-Fi hop.
 
-    Each burst, what the wire carries in `BURST_S` at its mean rate, waits for the channel. Messages that queue go along in one.
+    Each burst, what the wire carries in `BURST_S` at its mean rate, waits for the channel. Messages that queue go along in one. A window
+    and a cell ask more than once about what starts at a time: it has waited as long each time.
     """
 
-    __slots__ = ("_burst_bits", "_end_s", "_hop", "_quiet", "_random", "_room_bits", "_uniform", "_wire")
+    __slots__ = (
+        "_asked_room_bits",
+        "_asked_s",
+        "_burst_bits",
+        "_end_s",
+        "_hop",
+        "_quiet",
+        "_random",
+        "_room_bits",
+        "_uniform",
+        "_waits_s",
+        "_wire",
+    )
 
     def __init__(self, wire: Wire, hop: Hop, random: np.random.Generator) -> None:
         super().__init__(wire.rate_bps, wire.shared)
@@ -104,6 +117,13 @@ class HopWire(Wire):
         self._burst_bits = BURST_S * wire.mean_bps
         self._end_s = -math.inf  # of the latest message
         self._room_bits = 0.0  # that its burst has left
+        # The latest question: its start, the room in a burst then, and the waits of the bursts after that.
+        self._asked_s, self._asked_room_bits = math.nan, 0.0
+        self._waits_s: list[float] = []
+
+    @property
+    def mean_wait_s(self) -> float:
+        return self._hop.mean_wait_s
 
     @property
     def mean_bps(self) -> float:
@@ -111,18 +131,27 @@ class HopWire(Wire):
         return self._burst_bits / (BURST_S + self._hop.mean_wait_s)
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        now_s = start_s
-        room_bits = self._room_bits if start_s <= self._end_s else 0.0
+        waits_s = self._waits_s
+        again = start_s == self._asked_s and start_s < self._end_s
+        if not again:
+            self._asked_s = start_s
+            self._asked_room_bits = self._room_bits if start_s <= self._end_s else 0.0
+            waits_s.clear()
+        now_s, room_bits, bursts = start_s, self._asked_room_bits, 0
         while True:
             if room_bits <= 0.0:
-                now_s += self._wait_s()
+                if bursts == len(waits_s):
+                    waits_s.append(self._wait_s())
+                now_s += waits_s[bursts]
+                bursts += 1
                 room_bits = self._burst_bits
             part = min(bits, room_bits)
             now_s = self._wire.finish_s(now_s, part)
             room_bits -= part
             bits -= part
             if bits <= 0.0 or now_s == math.inf:
-                self._end_s, self._room_bits = now_s, room_bits
+                if not again or now_s > self._end_s:
+                    self._end_s, self._room_bits = now_s, room_bits
                 return now_s
 
     def bits(self, start_s: float, end_s: float) -> float:

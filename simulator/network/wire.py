@@ -34,6 +34,11 @@ class Wire:
         """Mean rate over time."""
         return self.rate_bps
 
+    @property
+    def mean_wait_s(self) -> float:
+        """Mean of what `finish_s` takes beside the bits, where nothing was sent before."""
+        return 0.0
+
     def finish_s(self, start_s: float, bits: float) -> float:
         """When the last of `bits` is sent, begun at `start_s`; infinity for never."""
         return start_s + bits / self.rate_bps

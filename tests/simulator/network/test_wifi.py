@@ -1,6 +1,7 @@
 """The Wi-Fi hop: Bianchi's fixed point, its mean wait, a slotted simulation of stations, and what it does to a link."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,3 +98,21 @@ def test_each_direction_of_a_network_has_its_hop() -> None:
         latest.append([np.mean([link.send(1.0 * n, 100) - 1.0 * n for n in range(1, 4000)]) for link in (up, down)])
     for without_s, with_s in zip(*latest, strict=True):
         assert with_s - without_s == pytest.approx(mean_access_s(1), rel=0.1)
+
+
+@pytest.mark.parametrize("congestion", ["", "cubic"])
+def test_a_second_flight_waits_for_its_acknowledgement_and_once_more_for_the_channel(congestion: str) -> None:
+    """25 segments in two flights: three ways and three waits for the channel, that of the acknowledgement among them."""
+    hop = Hop(stations=1)
+    transport = replace(TRANSPORTS["tcp"], handshake_rtts=0, congestion=congestion)
+    network = Network(1e9, 1e9, 0.05, 0.05, wifi=hop, transport=transport)
+    found = [AccessNetwork(network, seed, [], []).links(0)[0].send(0.0, 25 * 1448) for seed in range(400)]
+    assert np.mean(found) - 0.15 == pytest.approx(3.0 * hop.mean_wait_s, rel=0.1)
+
+
+def test_devices_of_a_cell_keep_their_order_behind_a_hop() -> None:
+    for seed in range(40):
+        network = Network(2e7, 2e7, 0.01, 0.01, wifi=Hop(stations=5), devices_per_cell=2)
+        access = AccessNetwork(network, seed, [], [])
+        (first, _, _), (second, _, _) = access.links(0), access.links(1)
+        assert first.send(0.0, 50_000) < second.send(1e-4, 1000)
