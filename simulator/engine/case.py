@@ -78,6 +78,14 @@ class CaseInputs:
     companion: Costs | None = None
     tiers: Sequence[CloudTier] = ()
 
+    def parts(self) -> Sequence[FleetPart]:
+        """`fleet`, or the one kind of devices that stands for it."""
+        return self.fleet or [FleetPart(self.devices, self.programs, self.device, self.network, 0, self.slo_s)]
+
+    def clouds(self) -> Sequence[CloudTier]:
+        """`tiers`, or the one cloud that stands for them."""
+        return self.tiers or [CloudTier(self.cloud, self.replicas, self.max_batch, self.rules, self.companion)]
+
 
 @dataclass(frozen=True)
 class CaseResult:

@@ -5,20 +5,9 @@ from typing import cast
 
 from simulator.core.rng import stream
 from simulator.engine.clock import Alarm
-from simulator.engine.measures import NEVER
+from simulator.engine.measures import AWAITED, NEVER
 from simulator.engine.session import DUE, LANDED_AGAIN, Session
 from simulator.pricing.program import CALL_BYTES, CALL_REPLY, DOWN_BYTES, STEP_AWAIT, STEP_SEND
-
-_AWAITED = (
-    "connect_s",
-    "uplink_s",
-    "downlink_s",
-    "wait_s",
-    "cloud_queue_s",
-    "cloud_compute_s",
-    "encode_s",
-    "image_decode_s",
-)
 
 
 class DeadlineSession(Session):
@@ -66,7 +55,7 @@ class DeadlineSession(Session):
 
     def set_deadline(self, now_s: float, seconds: float) -> None:
         """Wait for so long from now on; what has been booked until now stays, whatever becomes of the wait."""
-        self.booked_before = (now_s, *[getattr(self, name) for name in _AWAITED])
+        self.booked_before = (now_s, *[getattr(self, name) for name in AWAITED])
         self.due_s = now_s + seconds
         self.alarm = self.clock.at(self.due_s, DUE, self)
 
@@ -147,7 +136,7 @@ class DeadlineSession(Session):
     def discard_wait(self, now_s: float) -> None:
         """The wait was in vain: book it under wait_s in place of the parts that it has been booked under."""
         start_s, *values = self.booked_before
-        for name, value in zip(_AWAITED, values, strict=True):
+        for name, value in zip(AWAITED, values, strict=True):
             setattr(self, name, value)
         self.wait_s += now_s - start_s
 

@@ -21,11 +21,10 @@ from typing import cast
 import numpy as np
 
 from simulator.cloud.cloud import SAMPLED, Cloud
-from simulator.engine.case import CaseInputs, CaseResult, CloudTier
+from simulator.engine.case import CaseInputs, CaseResult
 from simulator.engine.cell import CellSession
 from simulator.engine.clock import Alarm, Clock
-from simulator.engine.columns import next_request_of_device
-from simulator.engine.device import Device, FleetPart
+from simulator.engine.device import Device
 from simulator.engine.fallback import without_cloud
 from simulator.engine.impatience import DeadlineSession
 from simulator.engine.measures import MEASURED, measured_of
@@ -47,47 +46,48 @@ def simulate(inputs: CaseInputs) -> CaseResult:
     return Run(inputs).run()
 
 
+NO_REQUESTS = Requests(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def _check(inputs: CaseInputs) -> None:
+    """Raises ValueError where requests, fleet and clouds contradict each other."""
+    parts, tiers, arrivals = inputs.parts(), inputs.clouds(), inputs.arrivals
+    if inputs.devices < 1:
+        raise ValueError(f"devices must be >= 1, got {inputs.devices}")
+    devices = [part.devices for part in parts]
+    if sum(devices) != inputs.devices:
+        raise ValueError(f"the parts of the fleet have {devices} devices, not {inputs.devices}")
+    prompts = len(parts[0].programs)
+    known = all(len(part.programs) == prompts for part in parts)
+    if isinstance(arrivals, ClosedLoop):
+        known = known and arrivals.prompts <= prompts
+    elif len(arrivals):
+        if not 0 <= arrivals.device.min() <= arrivals.device.max() < inputs.devices:
+            raise ValueError(f"requests come from devices outside the fleet of {inputs.devices}")
+        if not (arrivals.requested_s[0] >= 0.0 and np.all(np.diff(arrivals.requested_s) >= 0.0)):
+            raise ValueError("requests must be in order of time, from 0 on")
+        known = known and 0 <= arrivals.prompt.min() <= arrivals.prompt.max() < prompts
+    if not known:
+        raise ValueError(f"requests ask for prompts outside the {prompts} programs")
+    for part in parts:
+        kv_tokens = tiers[part.tier].rules.kv_tokens
+        if kv_tokens < max((program.kv_tokens for program in part.programs), default=0):
+            raise ValueError(f"the KV memory of a replica holds {kv_tokens:.0f} positions, less than one session needs")
+
+
 class Run:
     """One case: opens sessions as their requests arrive, and stores what they measured (see `SessionHost`)."""
 
     def __init__(self, inputs: CaseInputs) -> None:
-        if inputs.devices < 1:
-            raise ValueError(f"devices must be >= 1, got {inputs.devices}")
-        self.parts = inputs.fleet or [
-            FleetPart(inputs.devices, inputs.programs, inputs.device, inputs.network, 0, inputs.slo_s)
-        ]
-        if sum(part.devices for part in self.parts) != inputs.devices:
-            raise ValueError(
-                f"the parts of the fleet have {[part.devices for part in self.parts]} devices, not {inputs.devices}"
-            )
-        prompts = len(self.parts[0].programs)
+        _check(inputs)
         closed: ClosedLoop | None = None
-        if isinstance(inputs.arrivals, ClosedLoop):  # requests are added as devices ask
-            closed, arrivals = inputs.arrivals, Requests(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+        if isinstance(inputs.arrivals, ClosedLoop):
+            closed, arrivals = inputs.arrivals, NO_REQUESTS  # they are added as devices ask
         else:
             arrivals = inputs.arrivals
         n = len(arrivals)
-        if n and not 0 <= arrivals.device.min() <= arrivals.device.max() < inputs.devices:
-            raise ValueError(f"requests come from devices outside the fleet of {inputs.devices}")
-        asked = closed.prompts - 1 if closed else int(arrivals.prompt.max()) if n else -1
-        if (
-            any(len(part.programs) != prompts for part in self.parts)
-            or asked >= prompts
-            or (n and arrivals.prompt.min() < 0)
-        ):
-            raise ValueError(f"requests ask for prompts outside the {prompts} programs")
-        if n and not (arrivals.requested_s[0] >= 0.0 and np.all(np.diff(arrivals.requested_s) >= 0.0)):
-            raise ValueError("requests must be in order of time, from 0 on")
-        self.tiers = inputs.tiers or [
-            CloudTier(inputs.cloud, inputs.replicas, inputs.max_batch, inputs.rules, inputs.companion)
-        ]
-        for part in self.parts:
-            kv_tokens = self.tiers[part.tier].rules.kv_tokens
-            if kv_tokens < max((program.kv_tokens for program in part.programs), default=0):
-                raise ValueError(
-                    f"the KV memory of a replica holds {kv_tokens:.0f} positions, less than one session needs"
-                )
         self.inputs = inputs
+        self.parts, self.tiers = inputs.parts(), inputs.clouds()
         self.fallback = inputs.fallback
         self.missing: set[tuple[int, int]] = set()
         # By request, where there is any: the call given up, retries, and payload up and down beyond the program's.
@@ -133,7 +133,7 @@ class Run:
         self.measured["done_s"] = array("d", np.full(n, np.nan).tobytes())
         # Arrays, not lists: a million requests as Python objects would take more memory than all results.
         self.requested_s = array("d", np.asarray(arrivals.requested_s, np.float64).tobytes())
-        self.next_request_s = array("d", next_request_of_device(arrivals).tobytes())
+        self.next_request_s = array("d", arrivals.next_of_device().tobytes())
         self.device_of = array("q", np.asarray(arrivals.device, np.int64).tobytes())
         self.prompt_of = array("q", np.asarray(arrivals.prompt, np.int64).tobytes())
         self.on_request = (self._on_request,)

@@ -34,6 +34,17 @@ class Requests:
     def __len__(self) -> int:
         return len(self.requested_s)
 
+    def next_of_device(self) -> np.ndarray:
+        """float64 [n]: time of the next request of each request's device, infinity after the last."""
+        order = np.argsort(self.device, kind="stable")
+        device, requested_s = self.device[order], self.requested_s[order]
+        following = np.full(len(order), np.inf)
+        same = device[1:] == device[:-1]
+        following[:-1][same] = requested_s[1:][same]
+        result = np.empty(len(order))
+        result[order] = following
+        return result
+
 
 @dataclass(frozen=True)
 class ClosedLoop:
@@ -122,11 +133,6 @@ def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: in
     # Sorting uniform draws shuffles each round; row by row, so that more requests never change the earlier ones.
     order = np.argsort(draws(seed, rounds * prompts, "workload.prompt").reshape(rounds, prompts), axis=1, kind="stable")
     return Requests(requested_s, device, order.reshape(-1)[:n].astype(np.int64))
-
-
-def single_arrival() -> Requests:
-    """One request for the first prompt, on device 0 at time 0: an image on an idle system."""
-    return Requests(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
 def read_times(

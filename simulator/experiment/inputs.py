@@ -1,7 +1,8 @@
 """The inputs of one simulated case: arrivals, cloud rules, fleet."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from simulator.engine.workload import (
     Requests,
     bursty_arrivals,
     poisson_arrivals,
-    single_arrival,
     timed_arrivals,
 )
 from simulator.experiment.scenario import Scenario
@@ -61,44 +61,40 @@ def simulate_case(
     for part in parts:
         check_memory(scenario, part)
     workload, prompts = scenario.workload, len(parts[0].programs)
-    inputs = CaseInputs(
-        programs=parts[0].programs,
-        device=parts[0].device,
-        cloud=tiers[0].costs,
-        network=parts[0].network,
-        devices=workload.devices,
-        replicas=tiers[0].replicas,
-        max_batch=tiers[0].max_batch,
-        arrivals=single_arrival(),
-        seed=scenario.seed,
-        timeline_sessions=timeline_sessions,
-        fleet=parts,
-        tiers=tiers,
-        fallback=scenario.fallback.rule(),
-    )
 
-    def done(result: CaseResult) -> SimulatedCase:
-        return SimulatedCase(**vars(result))
+    def simulated(arrivals: Requests | ClosedLoop, **times_s: Any) -> SimulatedCase:
+        inputs = CaseInputs(
+            programs=parts[0].programs,
+            device=parts[0].device,
+            cloud=tiers[0].costs,
+            network=parts[0].network,
+            devices=workload.devices,
+            replicas=tiers[0].replicas,
+            max_batch=tiers[0].max_batch,
+            arrivals=arrivals,
+            seed=scenario.seed,
+            timeline_sessions=timeline_sessions,
+            fleet=parts,
+            fallback=scenario.fallback.rule(),
+            tiers=tiers,
+            **times_s,
+        )
+        return SimulatedCase(**vars(simulate(inputs)))
 
     if isinstance(workload, FleetWorkload):
-        arrivals = _arrivals(scenario.seed, workload, prompts)
-        every_s = workload.duration_s / QUEUE_SAMPLES
-        of_fleet = replace(
-            inputs,
-            arrivals=arrivals,
+        return simulated(
+            _arrivals(scenario.seed, workload, prompts),
             until_s=2.0 * workload.duration_s,
-            sample_every_s=every_s,
+            sample_every_s=workload.duration_s / QUEUE_SAMPLES,
             warmup_s=workload.warmup_s,
             duration_s=workload.duration_s,
         )
-        return done(simulate(of_fleet))
     # Sequential: every prompt once, far enough apart that no request meets the one before.
     spacing_s = 64.0
     while True:
-        arrivals = Requests(np.arange(prompts) * spacing_s, np.zeros(prompts, np.int64), np.arange(prompts))
-        result = simulate(replace(inputs, arrivals=arrivals))
+        result = simulated(Requests(np.arange(prompts) * spacing_s, np.zeros(prompts, np.int64), np.arange(prompts)))
         if result.columns["latency_s"].max() < spacing_s:
-            return done(result)
+            return result
         spacing_s *= 4
 
 

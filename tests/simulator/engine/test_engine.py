@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simulator.engine.case import CaseResult
 from simulator.engine.device import Device
-from simulator.engine.workload import Requests, poisson_arrivals, single_arrival
+from simulator.engine.workload import Requests, poisson_arrivals
 from simulator.network.access import Network
 from simulator.pricing.costs import Work
 from simulator.pricing.program import SessionProgram
@@ -127,7 +127,7 @@ def by_hand(device: Sequence[Op], cloud: Sequence[Sequence[Op]], first_by_cloud:
 def test_a_session_alone_takes_exactly_the_sum_of_its_ops(
     ops: tuple[list[Op], list[list[Op]]], first_by_cloud: bool
 ) -> None:
-    result = case([program(*ops, first_by_cloud=first_by_cloud)], single_arrival(), timeline_sessions=1)
+    result = case([program(*ops, first_by_cloud=first_by_cloud)], arrivals((0, 0, 0)), timeline_sessions=1)
     columns = result.columns
     assert (columns["latency_s"][0], columns["first_token_s"][0]) == by_hand(*ops, first_by_cloud)
     assert sum(columns[part][0] for part in PARTS) == columns["latency_s"][0]
@@ -142,7 +142,7 @@ def test_a_session_alone_takes_exactly_the_sum_of_its_ops(
 
 
 def test_the_parts_of_a_ciar_session_alone() -> None:
-    columns = case([program(*CIAR)], single_arrival()).columns
+    columns = case([program(*CIAR)], arrivals((0, 0, 0))).columns
     assert columns["encode_s"][0] == 1 / 32  # in the cloud, and yet the encoder's
     assert columns["device_compute_s"][0] == 4 / 256
     assert columns["uplink_s"][0] == (128 + 384 + 128) * 2.0**-17 + 3 / 32
@@ -156,7 +156,7 @@ def test_the_parts_of_a_ciar_session_alone() -> None:
 def test_latency_grows_by_a_round_trip_per_call() -> None:
     far = Network(NETWORK.up_bps, NETWORK.down_bps, NETWORK.up_delay_s + 1, NETWORK.down_delay_s + 2)
     near_s, far_s = (
-        case([program(*CIAR)], single_arrival(), network=n).columns["latency_s"][0] for n in (NETWORK, far)
+        case([program(*CIAR)], arrivals((0, 0, 0)), network=n).columns["latency_s"][0] for n in (NETWORK, far)
     )
     assert far_s - near_s == 3 * (1 + 2)
 
@@ -171,7 +171,7 @@ class TestEagerSends:
 
     def parts(self, device: list[Op], calls: int = 1, pass_s: float = 0.0) -> tuple[float, ...]:
         priced = program(device, [[forward("cloud"), reply()]] * calls, device_costs=UniformCosts(pass_s))
-        columns = case([priced], single_arrival()).columns
+        columns = case([priced], arrivals((0, 0, 0))).columns
         names = ("latency_s", "device_compute_s", "uplink_s", "cloud_queue_s", "cloud_compute_s", "downlink_s")
         assert sum(columns[part][0] for part in PARTS) == columns["latency_s"][0]
         return tuple(float(columns[name][0]) for name in names)
@@ -204,7 +204,7 @@ class TestEagerSends:
         assert self.parts([send(0), send(1), wait(0), wait(1)], calls=2) == expected
 
     def test_a_call_never_awaited_is_served_all_the_same(self) -> None:
-        result = case([program([send(0), forward()], [[forward("cloud"), reply()]])], single_arrival())
+        result = case([program([send(0), forward()], [[forward("cloud"), reply()]])], arrivals((0, 0, 0)))
         assert result.columns["latency_s"][0] == 1 / 256
         assert result.columns["cloud_gpu_s"][0] == 1 / 64
         assert result.makespan_s == self.u + self.c
@@ -215,7 +215,7 @@ class TestEagerSends:
         device = [send(number, 1) for number in range(n)]
         cloud = [[forward("cloud"), reply()], *[[reply(ids=0)]] * (n - 1)]
         slow = UniformCosts(pass_s=8.0)
-        result = case([program([*device, wait(n - 1)], cloud, cloud_costs=slow)], single_arrival())
+        result = case([program([*device, wait(n - 1)], cloud, cloud_costs=slow)], arrivals((0, 0, 0)))
         assert result.columns["done_s"][0] == pytest.approx(8.0 + 1 / 32 + 2**-17 + 1 / 16 + 2**-10 * n)
 
 
@@ -388,7 +388,7 @@ def test_no_requests_give_no_rows_and_nan() -> None:
 
 
 def test_an_unknown_power_gives_an_unknown_energy() -> None:
-    columns = case([base(2)], single_arrival(), device=UniformCosts(power_w=math.nan)).columns
+    columns = case([base(2)], arrivals((0, 0, 0)), device=UniformCosts(power_w=math.nan)).columns
     assert math.isnan(columns["device_energy_j"][0])
 
 

@@ -12,11 +12,23 @@ from benchmarks.workload_w import ANSWER, DRAFTED, rounds_of
 from simulator.cloud.rules import CloudRules
 from simulator.core.rng import stream
 from simulator.engine.case import CaseResult
-from simulator.engine.workload import Requests, single_arrival
+from simulator.engine.workload import Requests
 from simulator.network.access import Network
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import COMPANION, OTHER, PASS, SessionProgram, compile_colocated, compile_session
-from tests.simulator.build import PRICING, Op, UniformCosts, base, call, case, compute, forward, recording, reply
+from tests.simulator.build import (
+    PRICING,
+    Op,
+    UniformCosts,
+    arrivals,
+    base,
+    call,
+    case,
+    compute,
+    forward,
+    recording,
+    reply,
+)
 
 DRAFT_S, VERIFY_S, GAMMA, ROUNDS, TOKENS = 1 / 256, 1 / 64, 4, 10, 40
 DEVICE = UniformCosts(pass_s=DRAFT_S, image_decoder_s=0.0)
@@ -36,7 +48,7 @@ def both(ops: tuple[list[Op], list[list[Op]]], companion: Costs = DEVICE) -> tup
 
 def alone(program: SessionProgram, rtt_s: float) -> float:
     network = Network(1e12, 1e12, rtt_s / 2, rtt_s / 2)
-    return float(case([program], single_arrival(), network=network).columns["latency_s"][0])
+    return float(case([program], arrivals((0, 0, 0)), network=network).columns["latency_s"][0])
 
 
 def saturated(program: SessionProgram, sessions: int = 40, max_batch: int = 1) -> CaseResult:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.engine.workload import poisson_arrivals, single_arrival
+from simulator.engine.workload import poisson_arrivals
 
 
 def test_the_rate_is_the_one_asked_for() -> None:
@@ -60,11 +60,6 @@ def test_devices_share_evenly() -> None:
 def test_no_rate_or_no_time_means_no_requests() -> None:
     assert len(poisson_arrivals(0, 0.0, 100.0, 1, 1)) == 0
     assert len(poisson_arrivals(0, 5.0, 0.0, 1, 1)) == 0
-
-
-def test_a_single_request() -> None:
-    a = single_arrival()
-    assert (a.requested_s.tolist(), a.device.tolist(), a.prompt.tolist()) == ([0.0], [0], [0])
 
 
 @pytest.mark.parametrize(
