@@ -25,9 +25,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
-from reports.load import interval_columns
 from reports.looks import MARK, Look, mix
 from reports.words import clipped, unbroken, wrapped
+from simulator.results.columns import interval_columns
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
 COMPACT_BELOW = 5.0  # inches; a narrower figure is for a column of a paper: smaller type, panels one above the other

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from reports.load import Run, interval_columns
+from reports.load import Run
 from reports.metrics import CLOUD_NLL, Metric, quality_metric_of
 from reports.words import joined, significant
+from simulator.results.columns import interval_columns
 
 FEW = 5  # below as many requests no interval of a latency is written
 

@@ -19,7 +19,7 @@ from PIL import Image
 from reports.words import NAMED_KEYS, condition, label, shortened
 from simulator.core.errors import RunFolderError
 from simulator.core.files import read_file
-from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, judged_in
+from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, interval_columns, judged_in
 from simulator.results.files import csv_text
 from simulator.results.folder import RunImage, is_unfinished
 
@@ -29,12 +29,6 @@ TYPES: dict[str, tuple[type, str]] = {  # of what is read of provenance.json
     "columns": (dict, "a mapping"),
 }
 REQUIRED = ("case", "method", "method_name", "images", "latency_mean_s")  # others are NaN where summary.csv lacks them
-
-
-def interval_columns(name: str) -> tuple[str, str]:
-    """Columns with the ends of a metric's 95 % interval: speedup -> speedup_lo, x_s -> x_lo_s."""
-    stem, unit = (name.removesuffix("_s"), "_s") if name.endswith("_s") else (name, "")
-    return f"{stem}_lo{unit}", f"{stem}_hi{unit}"
 
 
 def summary_columns() -> tuple[str, ...]:

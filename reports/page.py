@@ -30,12 +30,13 @@ from reports.image_grid import (
     map_rgb,
     uncertainty_top,
 )
-from reports.load import Run, interval_columns
+from reports.load import Run
 from reports.metrics import AFTER_QUALITY, BEFORE_QUALITY, WHOLE, Metric, metrics
 from reports.sweep_plot import numeric_axes, sweep_name
 from reports.words import condition as condition_words
 from reports.words import grouped, sentence, significant
 from simulator.protocol.methods import METHODS
+from simulator.results.columns import interval_columns
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -29,10 +29,11 @@ from reports.figure import (
 )
 from reports.findings import Finding, best_labels, finding, is_base, quality_metric
 from reports.labels import Label, place_labels
-from reports.load import Run, interval_columns
+from reports.load import Run
 from reports.looks import METHOD_LOOKS, Look, looks
 from reports.metrics import LATENCY, Metric, alignment
 from reports.words import clipped, number, significant, split_unit
+from simulator.results.columns import interval_columns
 
 MOST_PANELS, MOST_COMPACT_PANELS = 12, 8
 TWO_ROWS_UP_TO = 6  # conditions; beyond, the second quality panel of each is left out

@@ -25,10 +25,11 @@ from reports.figure import (
     wrapped_title,
 )
 from reports.findings import has_quality, is_base, quality_metric
-from reports.load import Run, condition_names, interval_columns
+from reports.load import Run, condition_names
 from reports.looks import Look, looks
 from reports.metrics import CALLS, LATENCY, SPEEDUP
 from reports.words import axis_label, number, significant, split_unit
+from simulator.results.columns import interval_columns
 from simulator.results.statistics import bend
 
 MOST_COLUMNS, MOST_IN_LEGEND = 3, 24

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from ciar_sim.decide.decision import Decision
-from reports.load import Run, interval_columns, load_run
+from reports.load import Run, load_run
 from reports.words import significant
 from simulator.core import yamlfile
 from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
-from simulator.results.columns import ENERGY, PARTS, REQUEST_COLUMNS, USE
+from simulator.results.columns import ENERGY, PARTS, REQUEST_COLUMNS, USE, interval_columns
 from simulator.results.statistics import BATCHES, half_width
 
 # What floating point alone does to equal figures: sums in another order, and differences of times within a run of hours.

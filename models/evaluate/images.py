@@ -1,6 +1,5 @@
 """Metrics of published papers over a scenario's images, by networks that the user names (`models/quality/foreign.py`)."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from simulator.experiment.search import search_thresholds
 from simulator.experiment.sweep import expand
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest
-from simulator.results.columns import RANGES
-from simulator.results.statistics import bounded, student_interval
+from simulator.results.columns import with_ends
+from simulator.results.statistics import student_interval
 
 FEWEST = 10  # images of either kind: with fewer, halves of them have no third neighbour
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -95,10 +94,10 @@ def score_images(
         row: dict[str, object] = {"method": case.method.label, **swept, "images": len(images)}
         for name, net in nets.items():
             metric = foreign.fid if name == "fid" else foreign.f1
-            row |= _named(name, metric(net, images, references))
+            row |= with_ends(name, metric(net, images, references))
         for name, clip in clips.items():
             scores = foreign.clip_scores(clip, images, plan.captions[case.index], prefix if name == "clip" else "")
-            row |= _named(name, student_interval(scores))
+            row |= with_ends(name, student_interval(scores))
         rows.append(row)
     progress("scoring images", len(different), len(different))
     return pd.DataFrame(rows)
@@ -127,8 +126,3 @@ def _real_images(folder: Path) -> list[np.ndarray]:
     if len(found) < FEWEST:
         raise CiarSimError(f"{folder}: {len(found)} images ({', '.join(_SUFFIXES)}), at least {FEWEST} are needed")
     return found
-
-
-def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
-    lowest, highest = RANGES.get(name, (-math.inf, math.inf))
-    return dict(zip((name, f"{name}_lo", f"{name}_hi"), bounded(interval, lowest, highest), strict=True))

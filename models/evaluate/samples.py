@@ -18,8 +18,8 @@ from simulator.experiment.plan import session_specs
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import pair_manifest
-from simulator.results.columns import RANGES
-from simulator.results.statistics import bounded, student_interval
+from simulator.results.columns import with_ends
+from simulator.results.statistics import UNKNOWN, student_interval
 
 COLUMNS = 8
 GAP_PIXELS = 2
@@ -114,11 +114,10 @@ def _by_kind(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def _figures(name: str, scorer: Scorer, align: np.ndarray, images: int, sets: dict[str, Interval]) -> dict[str, object]:
-    found = {scorer.columns.align: student_interval(align) if len(align) else (math.nan,) * 3, **sets}
+    found = {scorer.columns.align: student_interval(align), **sets}
     row: dict[str, object] = {"images of": name, "images": images}
     for column in scorer.columns:
-        values = bounded(found.get(column, (math.nan,) * 3), *RANGES[column])
-        row |= dict(zip((column, f"{column}_lo", f"{column}_hi"), values, strict=True))
+        row |= with_ends(column, found.get(column, UNKNOWN))
     return row
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from simulator.results.statistics import Interval, bounded
+
 RUN_FORMAT = 1
 
 PARTS = (
@@ -73,7 +75,9 @@ def judged_in(names: Iterable[str]) -> Judged:
 # Quality columns that a search can make better: -1 where lower is better, 1 where higher is. cloud_nll is none: it is read two-sided.
 BETTER = {name: sign for columns in JUDGED for name, sign in ((columns.align, 1), (columns.f1, 1), (columns.fd, -1))}
 SETTINGS = ("threshold", "budget")  # of a method, given or calibrated
-RANGES = {  # values that a quality can have; a column that ends in _pct is in [0, 100]
+RANGES = {  # values that a quantity can have, any where none stands here; a column that ends in _pct is in [0, 100]
+    "latency_mean_s": (0.0, math.inf),
+    "speedup": (0.0, math.inf),
     "cloud_nll": (0.0, math.inf),
     **{columns.align: (0.0, 1.0) for columns in JUDGED},
     **{columns.fd: (0.0, math.inf) for columns in JUDGED},
@@ -81,6 +85,20 @@ RANGES = {  # values that a quality can have; a column that ends in _pct is in [
     "fid": (0.0, math.inf),
     "f1": (0.0, 1.0),
 }
+
+
+def interval_columns(name: str) -> tuple[str, str]:
+    """Columns with the ends of a metric's 95 % interval: speedup -> speedup_lo, x_s -> x_lo_s."""
+    stem, unit = (name.removesuffix("_s"), "_s") if name.endswith("_s") else (name, "")
+    return f"{stem}_lo{unit}", f"{stem}_hi{unit}"
+
+
+def with_ends(name: str, interval: Interval) -> dict[str, float]:
+    """The columns of a quantity and of its interval, which is cut at the values that the quantity can have."""
+    lowest, highest = (0.0, 100.0) if name.endswith("_pct") else RANGES.get(name, (-math.inf, math.inf))
+    return dict(zip((name, *interval_columns(name)), bounded(interval, lowest, highest), strict=True))
+
+
 SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")  # columns of queue.parquet, with case
 # Columns of tiers.csv, with those that name the case; they mean what they do in summary.csv, over the requests of the tier's devices.
 TIER_COLUMNS = (

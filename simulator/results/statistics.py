@@ -31,6 +31,7 @@ _WRITTEN = """
 """
 _QUANTILES = tuple(map(float, _WRITTEN.split()))
 Interval = tuple[float, float, float]  # value, low, high
+UNKNOWN: Interval = (math.nan, math.nan, math.nan)
 
 
 def percentile(values: np.ndarray, percent: float) -> float:
@@ -82,17 +83,22 @@ def bounded(interval: Interval, lowest: float = 0.0, highest: float = math.inf) 
     return value, max(low, lowest), min(high, highest)
 
 
-def student_interval(values: np.ndarray) -> Interval:
-    """Mean and 95 % Student t interval; NaN below two values."""
-    centre, half = mean(values), half_width(values, len(values))
+def mean_interval(values: np.ndarray, batches: int) -> Interval:
+    """Mean of values in time order, and its 95 % interval by batch means; no interval below two values."""
+    centre, half = mean(values), half_width(values, batches)
     return centre, centre - half, centre + half
 
 
-def ratio(above: np.ndarray, below: np.ndarray, batches: int) -> tuple[float, float, float]:
+def student_interval(values: np.ndarray) -> Interval:
+    """Mean of independent values, and its 95 % Student t interval; no interval below two values."""
+    return mean_interval(values, len(values))
+
+
+def ratio(above: np.ndarray, below: np.ndarray, batches: int) -> Interval:
     """mean(above) / mean(below) of paired values in time order, with its 95 % interval (delta method over batch means)."""
     denominator = mean(below)
     if not denominator > 0:
-        return math.nan, math.nan, math.nan
+        return UNKNOWN
     value = mean(above) / denominator
     half = half_width(above - value * below, batches) / denominator
     return value, value - half, value + half

@@ -19,20 +19,20 @@ from simulator.results.columns import (
     ENERGY,
     PARTS,
     QUALITY_COLUMNS,
-    RANGES,
     REQUEST_COLUMNS,
     SAMPLED,
     SETTINGS,
     TIER_COLUMNS,
     USE,
     judged_in,
+    with_ends,
 )
 from simulator.results.statistics import (
     BATCHES,
+    UNKNOWN,
     Interval,
-    bounded,
-    half_width,
     mean,
+    mean_interval,
     percentile,
     ratio,
     student_interval,
@@ -141,14 +141,12 @@ def tiers_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
             mine = np.array([own == tier for own in case.tiers])
             of = {name: values[mine[kind]] for name, values in record.items()}
             latency = of["latency_s"]
-            half = half_width(latency, BATCHES)
-            centre, low, high = bounded((mean(latency), mean(latency) - half, mean(latency) + half))
             prices = np.array(case.gpu_usd_per_hour)[kind[mine[kind]]]
             values = (
                 tier,
                 int(np.array(case.devices)[mine].sum()),
                 len(latency),
-                *(centre, low, high),
+                *with_ends("latency_mean_s", mean_interval(latency, BATCHES)).values(),
                 *(percentile(latency, percent) for percent in (50, 95, 99)),
                 *(mean(of[name]) for name in ("uplink_s", "cloud_queue_s", "cloud_compute_s", "downlink_s")),
                 mean(of["cloud_gpu_s"]),
@@ -218,86 +216,88 @@ def _metrics(
     quality: Sequence[str],
     of_sets: Sequence[str],
 ) -> dict[str, float]:
-    latency, requests = record["latency_s"], record["request"]
-    half = half_width(latency, BATCHES)
-    if base is None:
-        speedup = (math.nan, math.nan, math.nan)
-    else:
-        own, its = _paired(requests, latency, base.requests, base.latency_s)
-        speedup = bounded(ratio(its, own, BATCHES))
-    row: dict[str, float] = {"images": len(latency), "latency_mean_s": mean(latency)}
-    _, low, high = bounded((row["latency_mean_s"], row["latency_mean_s"] - half, row["latency_mean_s"] + half))
-    row |= {"latency_mean_lo_s": low, "latency_mean_hi_s": high}
-    row |= {f"latency_p{percent}_s": percentile(latency, percent) for percent in (50, 95, 99)}
-    row |= {name: mean(record[name]) for name in ("decode_s", "first_token_s")}
-    row |= dict(zip(("speedup", "speedup_lo", "speedup_hi"), speedup, strict=True))
-    later, half = math.nan, math.nan
-    if fastest is not None:
-        own, its = _paired(requests, latency, fastest.requests, fastest.latency_s)
-        later, half = mean(own - its), half_width(own - its, BATCHES)
-    row |= {
-        "latency_minus_fastest_s": later,
-        "latency_minus_fastest_lo_s": later - half,
-        "latency_minus_fastest_hi_s": later + half,
-    }
+    """The figures of a case; quality, of_sets: the columns of images and of sets of images."""
+    row = _latency(record, base, fastest)
     row |= {name: mean(record[name]) for name in (*PARTS, *USE, "retries", "fallback_pct")}
-    cost = record["fallback_cloud_nll_cost"]
-    if not np.isnan(cost).all():  # NaN is left out
-        cost = pd.Series(cost).groupby(record["prompt"]).mean().dropna().to_numpy()
-    else:
-        cost = np.empty(0)
-    centre, half = mean(cost), half_width(cost, len(cost))
-    names = [f"fallback_cloud_nll_cost{end}" for end in ("", "_lo", "_hi")]
-    row |= dict(zip(names, (centre, centre - half, centre + half), strict=True))
-    kind = _kinds(case, record)
-    prices = case.gpu_usd_per_hour
-    if len(set(prices)) == 1:
-        row["cost_usd"] = row["cloud_gpu_s"] * prices[0] / 3600.0
-    else:
-        row["cost_usd"] = mean(record["cloud_gpu_s"] * np.array(prices)[kind]) / 3600.0
-    row["cloud_utilisation"] = math.nan if case.sequential else case.utilisation
-    row |= {"refused": case.refused, "unfinished": case.unfinished}
-    bounded_by = np.array(case.slos_s)[kind]
-    good = float((latency <= bounded_by).sum()) if math.isfinite(min(case.slos_s)) else math.nan
-    row["goodput_per_s"] = good / (case.duration_s - case.warmup_s)
-    counted_s = math.nan
-    if len(latency) and not case.sequential:  # to the end of the arrivals, or to the last answer where that is later
-        counted_s = (
-            max(float(record["done_s"].max()), 0.0 if math.isnan(case.duration_s) else case.duration_s) - case.warmup_s
-        )
-    for name, column in (("under_way_mean", "latency_s"), ("cloud_waiting_mean", "cloud_queue_s")):
-        row[name] = float(record[column].sum()) / counted_s if counted_s > 0 else math.nan
-    images = np.unique(record["image"])
-    row["distinct_images"] = len(images)
-    prompts, of_prompt = _by_prompt(record, quality)
-    for name in quality:
-        row |= _with_ends(name, student_interval(of_prompt[name]))
-    found = case.of_set(images)
-    for name in of_sets:
-        row |= _with_ends(name, found.get(name, (math.nan,) * 3))
-    own = its = np.empty(0)
-    if base is not None:
-        own, its = _paired(prompts, of_prompt["cloud_nll"], base.prompts, base.cloud_nll)
-    known = np.isfinite(own - its)
-    more, half = mean((own - its)[known]), half_width((own - its)[known], int(known.sum()))
-    row |= {
-        "cloud_nll_minus_base": more,
-        "cloud_nll_minus_base_lo": more - half,
-        "cloud_nll_minus_base_hi": more + half,
-    }
+    row |= _fallback_cost(record)
+    row |= _load(case, record)
+    row |= _quality(case, record, base, quality, of_sets)
     row |= {name: mean(record[name]) for name in ENERGY}
     return row | {name: float(case.settings.get(name, math.nan)) for name in SETTINGS}
+
+
+def _latency(record: Columns, base: _Pairing | None, fastest: _Pairing | None) -> dict[str, float]:
+    """Requests, their latency, and how it compares with base's and the fastest's over the same requests."""
+    latency, requests = record["latency_s"], record["request"]
+    row: dict[str, float] = {"images": len(latency), **with_ends("latency_mean_s", mean_interval(latency, BATCHES))}
+    row |= {f"latency_p{percent}_s": percentile(latency, percent) for percent in (50, 95, 99)}
+    row |= {name: mean(record[name]) for name in ("decode_s", "first_token_s")}
+    speedup = later = UNKNOWN
+    if base is not None:
+        own, its = _paired(requests, latency, base.requests, base.latency_s)
+        speedup = ratio(its, own, BATCHES)
+    if fastest is not None:
+        own, its = _paired(requests, latency, fastest.requests, fastest.latency_s)
+        later = mean_interval(own - its, BATCHES)
+    return row | with_ends("speedup", speedup) | with_ends("latency_minus_fastest_s", later)
+
+
+def _fallback_cost(record: Columns) -> dict[str, float]:
+    """What fallbacks cost in cloud_nll, over prompts; NaN counts for a request without one."""
+    cost = record["fallback_cloud_nll_cost"]
+    known = ~np.isnan(cost)
+    prompts = record["prompt"][known]
+    of_prompt = pd.Series(cost[known]).groupby(prompts).mean().to_numpy() if len(prompts) else np.empty(0)
+    return with_ends("fallback_cloud_nll_cost", student_interval(of_prompt))
+
+
+def _load(case: CaseRecords, record: Columns) -> dict[str, float]:
+    """What the cloud costs, how busy it is, and how many requests it serves in time."""
+    latency, kind, prices = record["latency_s"], _kinds(case, record), case.gpu_usd_per_hour
+    if len(set(prices)) == 1:
+        cost_usd = mean(record["cloud_gpu_s"]) * prices[0] / 3600.0
+    else:
+        cost_usd = mean(record["cloud_gpu_s"] * np.array(prices)[kind]) / 3600.0
+    in_time = latency <= np.array(case.slos_s)[kind]
+    good = float(in_time.sum()) if math.isfinite(min(case.slos_s)) else math.nan
+    row = {
+        "cost_usd": cost_usd,
+        "cloud_utilisation": math.nan if case.sequential else case.utilisation,
+        "refused": case.refused,
+        "unfinished": case.unfinished,
+        "goodput_per_s": good / (case.duration_s - case.warmup_s),
+    }
+    counted_s = math.nan
+    if len(latency) and not case.sequential:  # to the end of the arrivals, or to the last answer where that is later
+        end_s = 0.0 if math.isnan(case.duration_s) else case.duration_s
+        counted_s = max(float(record["done_s"].max()), end_s) - case.warmup_s
+    for name, column in (("under_way_mean", "latency_s"), ("cloud_waiting_mean", "cloud_queue_s")):
+        row[name] = float(record[column].sum()) / counted_s if counted_s > 0 else math.nan
+    return row
+
+
+def _quality(
+    case: CaseRecords, record: Columns, base: _Pairing | None, quality: Sequence[str], of_sets: Sequence[str]
+) -> dict[str, float]:
+    """The quality of the distinct images, and how it compares with base's over the same prompts."""
+    images = np.unique(record["image"])
+    row: dict[str, float] = {"distinct_images": len(images)}
+    prompts, of_prompt = _by_prompt(record, quality)
+    for name in quality:
+        row |= with_ends(name, student_interval(of_prompt[name]))
+    found = case.of_set(images)
+    for name in of_sets:
+        row |= with_ends(name, found.get(name, UNKNOWN))
+    more = np.empty(0)
+    if base is not None:
+        own, its = _paired(prompts, of_prompt["cloud_nll"], base.prompts, base.cloud_nll)
+        more = own - its
+    return row | with_ends("cloud_nll_minus_base", student_interval(more[np.isfinite(more)]))
 
 
 def _kinds(case: CaseRecords, record: Columns) -> np.ndarray:
     """int [n]: the kind of device of each request."""
     return np.searchsorted(np.cumsum(case.devices)[:-1], record["device"], side="right")
-
-
-def _with_ends(name: str, interval: Interval) -> dict[str, float]:
-    """Quality columns of a value and its interval, within the values that the quantity can have."""
-    lowest, highest = (0.0, 100.0) if name.endswith("_pct") else RANGES.get(name, (-math.inf, math.inf))
-    return dict(zip((name, f"{name}_lo", f"{name}_hi"), bounded(interval, lowest, highest), strict=True))
 
 
 def _by_prompt(record: Columns, quality: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

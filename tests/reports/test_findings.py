@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from reports.advice import advice, condition_keys, more_advice
 from reports.build import build_report
 from reports.findings import find, finding, pareto_front
-from reports.load import Run, interval_columns, load_run, summary_columns
+from reports.load import Run, load_run, summary_columns
 from reports.sweep_plot import break_evens
 from reports.words import axis_label, condition, grouped, label, shortened, significant, split_unit
 from simulator.core.rng import stream
+from simulator.results.columns import interval_columns
 from tests.reports.build import case, rows, write
 
 # ---- words
