@@ -126,7 +126,7 @@ def described(facts: dict[str, Any]) -> str:
     """What was measured, in one line."""
     where = {"generated": "sequences decoded by the cloud", "scenes": "tokens of real scenes"}[facts["on"]]
     return (
-        f"pair {facts['pair']}, {facts['prompts']} held-out prompts (seed {facts['seed']}), {facts['tokens']} tokens, {where}, "
+        f"pair {facts['pair']}, {facts['prompts']} prompts (seed {facts['seed']}), {facts['tokens']} tokens, {where}, "
         f"guidance {facts['guidance']:g}; the cloud's top token differs at {facts['differs_pct']:.1f} %"
     )
 
@@ -168,17 +168,20 @@ def _auroc(summary: pd.DataFrame) -> list[str]:
 
 
 def _regions(regions: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
+    means = {"u": "U~", "omega": "Omega", "entropy": "entropy (share of log V)"}
+    means = {name: label for name, label in means.items() if name in regions}
+    where = "real scenes" if facts["subject"] == "scenes" else "the images"
     lines = [
         "",
-        f"## Regions of {'real scenes' if facts['subject'] == 'scenes' else 'the images'}",
+        f"## Regions of {where}" if len(regions) > 1 else "## All tokens",
         "",
-        "| region | tokens | cloud's entropy, guided | unguided | cloud differs | U~ | Omega | entropy (share of log V) |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| region | tokens | cloud's entropy, guided | unguided | cloud differs | {' | '.join(means.values())} |",
+        "|---" * (5 + len(means)) + "|",
     ]
-    for row in regions.itertuples(index=False):
-        nats = f"{row.cloud_entropy_nats:.3f} nats | {row.cloud_entropy_unguided_nats:.3f} nats"
-        means = f"{row.u:.3f} | {row.omega:.3f} | {row.entropy:.3f}"
-        lines.append(f"| {row.region} | {row.share_pct:.1f} % | {nats} | {row.differs_pct:.1f} % | {means} |")
+    for _, row in regions.iterrows():
+        nats = f"{row['cloud_entropy_nats']:.3f} nats | {row['cloud_entropy_unguided_nats']:.3f} nats"
+        scores = " | ".join(f"{row[name]:.3f}" for name in means)
+        lines.append(f"| {row['region']} | {row['share_pct']:.1f} % | {nats} | {row['differs_pct']:.1f} % | {scores} |")
     return lines
 
 

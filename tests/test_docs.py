@@ -176,6 +176,10 @@ ONLY_PARSED = {
     "ciar-sim profile --model": "allocates gigabytes; tests/models/test_profile.py times a small shape",
     "ciar-sim evaluate pictures": "needs networks that are not shipped; tests/models/test_quality_foreign.py uses tiny ones",
     "ciar-sim evaluate uncertainty --ceiling": "trains a network; tests/models/test_uncertainty.py does",
+    **dict.fromkeys(
+        ("ciar-sim evaluate samples --pair llamagen", "ciar-sim evaluate uncertainty --pair llamagen"),
+        "needs downloaded files; tests/ciar_sim/test_backbones.py and tests/models/test_huggingface_pairs.py make tiny ones",
+    ),
     "python -m benchmarks": "takes minutes and is to be run alone on a machine",
     "python -m pytest -m slow": "takes minutes; .github/workflows/ci.yml runs it",
     "python -m tests": "takes minutes; a share of each runs among the tests",

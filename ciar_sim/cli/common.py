@@ -18,10 +18,12 @@ import click
 from simulator.core.errors import CiarSimError
 
 if TYPE_CHECKING:
+    from simulator.core.prompt_files import Prompt
     from simulator.protocol.pairs import PairRef
 
 MOST_CHARACTERS = 1200  # of an error message
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of a disk, not of the program
+NO_MEMORY = ("out of memory", "can't allocate memory")  # what torch says of a GPU's and of the machine's own
 TORCH_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -67,6 +69,20 @@ def pair_of(text: str) -> "PairRef":
     except ValidationError as error:
         place, message = first_problem(error, document)
     raise ScenarioError(f"{document.where(place)}: {subject(place)}{message}")
+
+
+def prompts_of(path: Path) -> "list[Prompt]":
+    """The prompts of a file of any form that scenarios take. Raises PromptError, which names the file and, where it has lines, the line."""
+    from simulator.core.errors import PromptError
+    from simulator.core.files import read_file
+    from simulator.core.prompt_files import MOST_BYTES, read_prompts
+
+    try:
+        return read_prompts(read_file(path, MOST_BYTES))
+    except OSError as error:
+        raise PromptError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except PromptError as error:
+        raise PromptError(f"{path}{':' if str(error)[0].isdigit() else ' '}{error}") from None
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -115,7 +131,8 @@ def options(*some: Decorator) -> Decorator:
 def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
     """A user's error is one line on stderr and exit code 2; SIGINT and SIGTERM are one line and exit codes 130 and 143.
 
-    So is a full or read-only disk wherever it is met. Anything else is a fault of the program and keeps its traceback.
+    So is a full or read-only disk wherever it is met, and memory that is used up. Anything else is a fault of the program and keeps its
+    traceback.
     """
 
     @functools.wraps(command)
@@ -136,6 +153,13 @@ def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
                 with suppress(OSError, ValueError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             click.echo(f"Error: {error.filename or 'the output'} cannot be written: {error.strerror}", err=True)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            found = next(iter(str(error).splitlines()), "")[:300]
+            if isinstance(error, RuntimeError) and not any(text in found for text in NO_MEMORY):
+                raise
+            how = "" if "max_batch" not in kwargs else ": a smaller --max-batch needs less"
+            click.echo(f"Error: not enough memory{how}. {found}".rstrip(), err=True)
             sys.exit(2)
 
     return wrapped

@@ -1,16 +1,19 @@
 """`ciar-sim evaluate uncertainty|samples|pictures`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ciar_sim.cli.common import (
+    PAIR_HELP,
     FiniteRange,
     cache_option,
     default_cache,
     errors_in_one_line,
+    max_batch_option,
     pair_of,
+    prompts_of,
     quiet_option,
     refuse_unusable,
     resolve_torch_device,
@@ -20,8 +23,16 @@ from ciar_sim.cli.common import (
 )
 from ciar_sim.cli.models import Models
 
-pair_option = click.option(
-    "--pair", default="scenes", show_default=True, help="A shipped pair's name, or a pair's folder."
+if TYPE_CHECKING:
+    from models.quality.judges import Captions
+    from simulator.protocol.pairs import PairRef
+
+pair_option = click.option("--pair", default="scenes", show_default=True, help=PAIR_HELP)
+captions_option = click.option(
+    "--captions",
+    "captions_file",
+    type=click.Path(path_type=Path),
+    help="Take the first --prompts different captions of this file.  [default: the pair's own, or class labels]",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the captions and of every draw."
@@ -33,20 +44,24 @@ def evaluate() -> None:
     """Measure a model pair itself, apart from any network."""
 
 
-def _refuse_other(pair: str) -> None:
-    """Raises ScenarioError where --pair names two pairs, or a published model by a YAML file: none has captions of its own, nor a judge."""
-    from simulator.core.errors import ScenarioError
+def _captions(pair: "PairRef", file: Path | None) -> "Captions":
+    """The captions of a file in its order, each once; without one those of the pair. Raises PromptError where there are none."""
+    from models.quality.judges import captions_of
+    from simulator.core.errors import PromptError
+    from simulator.protocol.pairs import pair_manifest
 
-    if pair.endswith((".yaml", ".yml")):
-        raise ScenarioError(
-            f"--pair: {pair} is a file; allowed: a shipped pair's name, or a pair's folder. A published model has neither captions of its "
-            "own nor a judge; ciar-sim evaluate pictures SCENARIO measures its images, and a run records the scores of every token"
-        )
-    pair_of(pair)
+    if file is not None:
+        found = list(dict.fromkeys(prompt.text for prompt in prompts_of(file)))
+        return lambda seed, count: found[:count]
+    own, manifest = captions_of(pair), pair_manifest(pair)
+    if not own(0, 1) and manifest.statistics is None:
+        raise PromptError(f"--captions: a file of captions is needed; the pair {manifest.name} holds none of its own")
+    return own
 
 
 @evaluate.command()
 @pair_option
+@captions_option
 @click.option("--prompts", type=click.IntRange(2, 100_000), default=64, show_default=True, help="Held-out prompts.")
 @seed_option
 @click.option(
@@ -78,24 +93,34 @@ def _refuse_other(pair: str) -> None:
     help="Folder to write.",
 )
 @torch_device_option
+@max_batch_option
 @quiet_option
 @errors_in_one_line
-def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings: Any) -> None:
+def uncertainty(
+    pair: str,
+    captions_file: Path | None,
+    out: Path,
+    torch_device: str,
+    max_batch: int,
+    quiet: bool,
+    **settings: Any,
+) -> None:
     """How well each uncertainty score tells where the cloud would choose otherwise (docs/uncertainty.md)."""
     from ciar_sim.cli.console import progress_bars
     from models.evaluate.reading import Settings
     from models.evaluate.uncertainty import evaluate_uncertainty
     from models.pair import load_pair
-    from models.quality.judges import captions_of
     from reports.uncertainty import draw, markdown
+    from simulator.protocol.pairs import pair_manifest
     from simulator.results.files import csv_bytes, parquet_bytes
 
-    _refuse_other(pair)
+    named = pair_of(pair)
     refuse_unusable(out)
+    own_scenes = captions_file is None and pair_manifest(named).subject == "scenes"
+    captions = None if own_scenes else _captions(named, captions_file)
     with progress_bars(quiet) as progress:
-        loaded = load_pair(pair, resolve_torch_device(torch_device))
-        captions = None if loaded.manifest.subject == "scenes" else captions_of(pair)
-        found = evaluate_uncertainty(loaded, Settings(**settings), progress, captions)
+        loaded = load_pair(named, resolve_torch_device(torch_device))
+        found = evaluate_uncertainty(loaded, Settings(max_batch=max_batch, **settings), progress, captions)
     text = markdown(found.summary, found.regions, found.timing, found.facts)
     files: dict[str, bytes | None] = {
         "tokens.parquet": parquet_bytes(found.tokens),
@@ -113,6 +138,7 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
 
 @evaluate.command()
 @pair_option
+@captions_option
 @click.option("--prompts", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Held-out captions.")
 @seed_option
 @click.option(
@@ -124,10 +150,12 @@ def uncertainty(pair: str, out: Path, torch_device: str, quiet: bool, **settings
 )
 @cache_option
 @torch_device_option
+@max_batch_option
 @quiet_option
 @errors_in_one_line
 def samples(
     pair: str,
+    captions_file: Path | None,
     prompts: int,
     seed: int,
     method: str,
@@ -135,6 +163,7 @@ def samples(
     out: Path,
     cache: Path | None,
     torch_device: str,
+    max_batch: int,
     quiet: bool,
 ) -> None:
     """Images of held-out captions in one grid, the share of the captions' claims that the pair's judge sees in them, and, from 128 images
@@ -144,12 +173,13 @@ def samples(
     from simulator.protocol.cache import CachedSource, RecordingCache
     from simulator.results.files import csv_bytes
 
-    _refuse_other(pair)
+    named = pair_of(pair)
     refuse_unusable(out)
+    captions = _captions(named, captions_file)
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:
-        source = CachedSource(RecordingCache(cache), Models(pair, torch_device, 64, cache, progress).record)
-        found = draw_samples(source, pair, cache, prompts, seed, method, guidance)
+        source = CachedSource(RecordingCache(cache), Models(named, torch_device, max_batch, cache, progress).record)
+        found = draw_samples(source, named, captions, cache, prompts, seed, method, guidance)
     write_files(
         out,
         {
@@ -191,6 +221,7 @@ def samples(
 )
 @cache_option
 @torch_device_option
+@max_batch_option
 @quiet_option
 @errors_in_one_line
 def pictures(
@@ -199,6 +230,7 @@ def pictures(
     out: Path,
     cache: Path | None,
     torch_device: str,
+    max_batch: int,
     quiet: bool,
     real: Path | None,
     prefix: str,
@@ -221,7 +253,7 @@ def pictures(
     read = load_scenario(scenario, (), sets)
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:
-        models = Models(read.pair, torch_device, 64, cache, progress)
+        models = Models(read.pair, torch_device, max_batch, cache, progress)
         source = CachedSource(RecordingCache(cache), models.record)
         chosen = resolve_torch_device(torch_device)
         table = score_images(read, source, models.captions, Networks(**networks), real, prefix, chosen, progress)

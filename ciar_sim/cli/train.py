@@ -11,6 +11,7 @@ from ciar_sim.cli.common import (
     FiniteRange,
     errors_in_one_line,
     pair_of,
+    prompts_of,
     refuse_unusable,
     refuse_unwritable,
     resolve_torch_device,
@@ -142,19 +143,12 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
     """The captions of a file, or every class label."""
     from models.backbones.t5 import T5Encoder
     from simulator.core.errors import PromptError
-    from simulator.core.files import read_file
-    from simulator.core.prompt_files import MOST_BYTES, read_prompts
 
     if prompts is None:
         if not pair.cloud.classes:
             raise PromptError("--prompts: a file of captions is needed")
         return [str(label) for label in range(pair.cloud.classes)]
-    try:
-        found = read_prompts(read_file(prompts, MOST_BYTES))
-    except OSError as error:
-        raise PromptError(f"{prompts}: cannot be read: {error.strerror or error}") from None
-    except PromptError as error:
-        raise PromptError(f"{prompts}{':' if str(error)[0].isdigit() else ' '}{error}") from None
+    found = prompts_of(prompts)
     if not isinstance(pair.text, T5Encoder):  # which takes every caption, and seconds for each
         for one in found:
             try:

@@ -36,7 +36,7 @@ class Measure:
 
 
 def measures(bounds: Sequence[str]) -> list[Measure]:
-    """Every measure for a device with these radius matrices, the default one first."""
+    """Every measure for a device with these radius matrices, the default one first; without any, those that need no interval."""
 
     def of(method: str, **settings: Any) -> Callable[[DeviceState], Score]:
         parsed = METHODS[method].settings.model_validate(settings)
@@ -54,7 +54,11 @@ def measures(bounds: Sequence[str]) -> list[Measure]:
                 f"lower-top{more}", "ciar", f"Inter-Head 1 - lower bound{said}", of("ciar", score="lower-top"), name
             ),
         ]
-    own = bounds[0]
+    own = bounds[0] if bounds else ""
+    discrete = [
+        Measure(f"discrete-{k}", "discrete", f"discrete, k = {k}", of("discrete", k=k), own, sampled=True)
+        for k in (100, 300)
+    ]
     return [
         *found,
         Measure("entropy", "entropy-lens", "entropy (Entropy-Lens)", of("entropy-lens"), own),
@@ -66,8 +70,7 @@ def measures(bounds: Sequence[str]) -> list[Measure]:
         Measure(
             "softmax-corr-literal", "softmax-corr", "SoftmaxCorr, one token", of("softmax-corr", reading="literal"), own
         ),
-        Measure("discrete-100", "discrete", "discrete, k = 100", of("discrete", k=100), own, sampled=True),
-        Measure("discrete-300", "discrete", "discrete, k = 300", of("discrete", k=300), own, sampled=True),
+        *(discrete if bounds else ()),
         Measure("random", "random", "random", of("random"), own),
     ]
 

@@ -51,6 +51,7 @@ class Settings:
         sampled_tokens: positions per prompt at which the discrete scores are computed; each costs k rows of V.
         ceiling: whether a head is trained for the events, too.
         timing: whether the scores are timed.
+        max_batch: sequences that the cloud decodes at once.
     """
 
     prompts: int = 64
@@ -60,6 +61,7 @@ class Settings:
     sampled_tokens: int = 64
     ceiling: bool = False
     timing: bool = True
+    max_batch: int = 64
 
     def decoding(self, pair: Pair) -> Decoding:
         """As scenarios decode by default, unless a guidance is given."""
@@ -149,7 +151,8 @@ def token_scores(
     """
     logits, hidden = reading.device[index], reading.hidden[index]
     steps: dict[str, list[Step]] = {}
-    for bounds, radius in reading.radius.items():
+    # Without an Inter-Head, scores that need no interval alone are asked: any interval serves.
+    for bounds, radius in (reading.radius or {"": torch.zeros_like(reading.device)}).items():
         lower, upper = inter_fuse(logits, radius[index])
         rows = all_scores(logits, lower, upper).cpu().numpy()
         steps[bounds] = [
@@ -171,7 +174,7 @@ def _readings(
     """Readings of a few prompts at a time, with the place of their first, their captions and their tokens."""
     captions, decoding = prompts.captions, settings.decoding(pair)
     if on == "generated":
-        tokens = generated(pair, settings.seed, captions, decoding, progress)
+        tokens = generated(pair, settings.seed, captions, decoding, progress, settings.max_batch)
     else:
         for caption in captions:
             pair.text.encode(caption)  # refuse bad captions before any work is done
@@ -201,7 +204,8 @@ def token_table(
     asked = min(settings.sampled_tokens, count) if on == settings.on else 0
     chosen = [measure for measure in found if asked or not measure.sampled]
     parts: list[pd.DataFrame] = []
-    white = white_codes(pair.tokenizer, pair.manifest.image_size)
+    photos = pair.manifest.subject == "photos"  # on white ground
+    white = white_codes(pair.tokenizer, pair.manifest.image_size) if photos else None
     decoding = settings.decoding(pair)
     for first, texts, tokens, reading in _readings(pair, settings, prompts, on, progress):
         columns = events(reading)
@@ -217,9 +221,9 @@ def token_table(
             if on == "scenes":
                 of = token_regions(scenes.scene(settings.seed, prompts.scenes[place]), pair.manifest.grid)
                 region = [REGIONS[int(r)] for r in of]
-            elif not prompts.scenes:  # photographs, whose ground is white
+            elif white is not None:
                 region = [ground.REGIONS[r] for r in regions_of(tokens[offset : offset + 1].numpy(), white)[0]]
-            else:  # a generated image need not hold the scene's objects where the scene has them
+            else:  # a generated image of a scene need not hold its objects where the scene has them
                 region = [""] * count
             values: dict[str, Any] = {
                 "prompt": place,

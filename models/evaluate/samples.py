@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from models.images import png_bytes
-from models.quality.judges import captions_of, judge_of, share_right
+from models.quality.judges import Captions, judge_of, share_right
 from models.quality.scorer import Scorer
 from models.quality.statistics import Interval
 from simulator.core.errors import CiarSimError
 from simulator.experiment.plan import session_specs
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.methods import METHODS, Decoding
-from simulator.protocol.pairs import pair_manifest
+from simulator.protocol.pairs import PairRef, pair_manifest
 from simulator.results.columns import with_ends
 from simulator.results.statistics import UNKNOWN, student_interval
 
@@ -47,24 +47,26 @@ class Samples:
 
 def draw_samples(
     source: RecordingSource,
-    pair: str | Path,
+    pair: PairRef,
+    captions_of_pair: Captions,
     cache: Path,
     prompts: int,
     seed: int,
     method: str,
     guidance: float | None,
 ) -> Samples:
-    """`prompts` captions of the pair's, drawn by `seed`, decoded by `method` at its defaults, the cloud sampling.
+    """At most `prompts` different captions, decoded by `method` at its defaults, the cloud sampling.
 
+    captions_of_pair: gives them by (seed, count).
     claims and figures are empty for a pair without a judge, or whose images are of another size than that reads.
-    Raises CiarSimError for a pair whose captions are not known.
+    Raises CiarSimError for a pair without weights.
     """
     manifest = pair_manifest(pair)
-    captions = list(dict.fromkeys(captions_of(pair)(seed, prompts)))
+    captions = list(dict.fromkeys(captions_of_pair(seed, prompts)))
     if manifest.statistics is not None:
-        raise CiarSimError(f"pair {pair}: holds published figures and no weights; it can be run, and draws nothing")
-    if not captions:
-        raise CiarSimError(f"pair {pair}: was trained on a data set of which it keeps no captions; nothing to draw")
+        raise CiarSimError(
+            f"pair {manifest.name}: holds published figures and no weights; it can be run, and draws nothing"
+        )
     decoding = Decoding.model_validate({"guidance": manifest.guidance if guidance is None else guidance})
     settings = METHODS[method].settings.model_validate({})
     settings.check(decoding, manifest)

@@ -31,11 +31,13 @@ def distinct_scenes(seed: int, count: int) -> list[int]:
     return indices
 
 
-def generated(pair: Pair, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress) -> Tensor:
+def generated(
+    pair: Pair, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress, max_batch: int = 64
+) -> Tensor:
     """Tokens int64 [N, T] that the cloud alone decodes for distinct captions, as the method `base` does."""
     specs = session_specs(pair.manifest, "base", BaseSettings.model_validate({}), decoding, captions, seed)
     recorder = Recorder(
-        pair, progress=lambda finished, sessions, decided, total: progress("cloud decodes", decided, total)
+        pair, max_batch, lambda finished, sessions, decided, total: progress("cloud decodes", decided, total)
     )
     tokens = {spec.prompt: recording.tokens for spec, recording in recorder.record(specs)}
     return torch.from_numpy(np.stack([tokens[caption] for caption in captions]).astype(np.int64))

@@ -85,8 +85,8 @@ def rank(
 
 
 def region_table(tokens: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """A row per region and one for all: tokens, the cloud's entropy, how often the two differ, each score's mean, and how often,
-    where it was measured, a token makes a small change in pixels (`with_pixels`)."""
+    """A row per region, where regions are known, and one for all: tokens, the cloud's entropy, how often the two differ, each score's mean,
+    and how often, where it was measured, a token makes a small change in pixels (`with_pixels`)."""
     columns = [
         "cloud_entropy_nats",
         "cloud_entropy_unguided_nats",
@@ -95,7 +95,7 @@ def region_table(tokens: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         *(name for name in names if name in tokens),
     ]
     rows = []
-    for region in (*REGIONS.values(), "all"):
+    for region in (*(REGIONS.values() if (tokens["region"] != "").any() else ()), "all"):
         part = tokens if region == "all" else tokens[tokens["region"] == region]
         known = {name: float(part[name].mean()) for name in columns if part[name].notna().any()}
         differs = 100 * float(part["differs"].mean())

@@ -8,8 +8,8 @@ at every position. Three events are to be predicted (`reading.EVENTS`):
     nll       the cloud's negative log-likelihood of the device's token is above its median
 
 Sequences (`on`): `generated`, decoded by the cloud as `base` decodes by default, is what both models read when deployed;
-`scenes`, the tokens of real held-out scenes, is what they were trained on and is cheaper. Of photographs none is at hand, and their regions
-are those of the generated images.
+`scenes`, the tokens of real held-out scenes, is what they were trained on and is cheaper. Of other captions none is at hand; of photographs
+regions are those of the generated images, of other images there are none.
 """
 
 from dataclasses import dataclass
@@ -65,20 +65,20 @@ def evaluate_uncertainty(
     """Everything that `ciar-sim evaluate uncertainty` reports. The same pair and settings give the same tables, `timing` apart.
 
     Args:
-        captions: the captions of the pair by (seed, count); None for scenes.
+        captions: the captions by (seed, count); None for the pair's own scenes.
 
     Raises:
-        CiarSimError: a seed that training has seen, real sequences of a pair that has none, or fewer captions than are wanted.
+        CiarSimError: a seed that training has seen, real sequences where there are none, or fewer captions than are wanted.
+        WeightsError: the pair has no device model.
         PromptError: the pair does not know the captions' words.
     """
     if captions is not None and settings.on == "scenes":
-        raise CiarSimError(
-            f"--on scenes: of a pair of {pair.manifest.subject} no real images are at hand; allowed: generated"
-        )
+        raise CiarSimError("--on scenes: real images of these captions are not at hand; allowed: generated")
     if captions is None and settings.seed in TRAINED_ON:
         raise CiarSimError(
             f"--seed {settings.seed}: scenes of the seeds {', '.join(map(str, TRAINED_ON))} were trained on; take another"
         )
+    width = pair.device.config.dim
     found = measures(pair.manifest.bounds)
     wanted = settings.prompts * (1 + CEILING_PROMPTS_PER_PROMPT if settings.ceiling else 1)
     every = _prompts(settings.seed, wanted, captions)
@@ -111,7 +111,9 @@ def evaluate_uncertainty(
     timing = None
     if settings.timing:
         progress("timing", 0, 1)
-        timing = time_measures(pair.device.config.dim)
+        timing = time_measures(width)
+        timed = [*labels, "radius"] if pair.manifest.bounds else list(labels)
+        timing = timing[timing["measure"].isin(timed)].reset_index(drop=True)
     regions = region_table(real, list(labels))
     if not with_regions and "pixel_rms" in tokens:
         regions = with_pixels(regions, tokens)
@@ -125,7 +127,7 @@ def _prompts(seed: int, count: int, captions: Captions | None) -> Prompts:
         return Prompts([scenes.scene(seed, index).caption for index in indices], indices)
     found = list(dict.fromkeys(captions(seed, count)))
     if len(found) < count:
-        raise CiarSimError(f"{count} captions wanted, the pair has {len(found)}")
+        raise CiarSimError(f"{count} different captions wanted, {len(found)} are there")
     return Prompts(found, [])
 
 

@@ -148,6 +148,11 @@ OPTIONS: dict[str, Row] = {
     "profile --torch-device": (PROFILE, ["--torch-device", "cuda:77"]),
     "profile --quiet": (PROFILE, ["--quiet"]),
     "evaluate uncertainty --pair": (SCORES, ["--pair", "{out}-none"]),
+    **{
+        f"evaluate {command} --captions": (arguments, ["--captions", "{out}-none"])
+        for command, arguments in {"uncertainty": SCORES, "samples": SAMPLES}.items()
+    },
+    **{f"evaluate {command} --max-batch": BATCH for command in ("uncertainty", "samples", "pictures")},
     "evaluate uncertainty --prompts": "tests/models/test_uncertainty.py::test_the_command_writes_tables_and_images",
     "evaluate uncertainty --seed": (SCORES, ["--seed", "5"]),
     "evaluate uncertainty --on": (SCORES, ["--on", "scenes"]),

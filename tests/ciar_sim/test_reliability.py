@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from ciar_sim.cli.common import errors_in_one_line
 from ciar_sim.cli.main import main
 from simulator.protocol.cache import RecordingCache
 from simulator.protocol.recording import Recording
@@ -358,3 +360,33 @@ def test_two_runs_at_once_into_one_folder_and_one_cache(tmp_path: Path, scenario
         assert ended(child) == 0, file.read_text()
         file.unlink()
     assert_undisturbed(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.40 GiB.\nSee the documentation"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 2 bytes."),
+        MemoryError(),
+    ],
+)
+def test_memory_that_is_used_up_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(**options: object) -> None:
+        raise error
+
+    for options, how in (({"max_batch": 64}, ": a smaller --max-batch needs less"), ({}, "")):
+        with pytest.raises(SystemExit) as stop:
+            errors_in_one_line(command)(**options)
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"Error: not enough memory{how}.")
+        assert said.count("\n") == 1
+        assert "See the" not in said
+
+
+def test_another_fault_of_the_program_keeps_its_traceback() -> None:
+    def command() -> None:
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        errors_in_one_line(command)()

@@ -12,12 +12,16 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from ciar_sim.cli.main import main
+from models.evaluate.reading import Settings
+from models.evaluate.timing import time_measures
+from models.evaluate.uncertainty import evaluate_uncertainty
 from models.pair import Pair, load_device, load_pair
 from models.quality.likelihood import score_tokens
 from models.sampling import guide
 from models.text import left_pad
 from models.train.distil import DistilSettings, distil
-from simulator.core.errors import WeightsError
+from reports.uncertainty import markdown
+from simulator.core.errors import CiarSimError, WeightsError
 from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
 from tests.models import folders
 from tests.models.test_methods import record, spec
@@ -85,6 +89,26 @@ def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSp
     assert len(table) == 4
     assert np.isfinite(table["latency_s"]).all()
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_scores_of_a_device_without_an_inter_head_are_ranked(
+    specs: dict[str, PairSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.evaluate.uncertainty.time_measures", lambda dim: time_measures(dim, (64,), 6))
+    pair = load_pair(specs["janus-pro-7b"], dtype=torch.float64)
+    found = evaluate_uncertainty(pair, Settings(prompts=2, sampled_tokens=2), captions=lambda _, n: list(PROMPTS[:n]))
+    assert {"entropy", "max-prob", "margin", "random"} < set(found.summary["measure"])
+    assert found.timing is not None
+    assert set(found.timing["measure"]) == set(found.summary["measure"])  # none of an interval, in neither
+    assert not found.summary["measure"].str.contains("u|discrete|omega", regex=True).any()
+    assert (list(found.regions["region"]), len(found.tokens)) == (["all"], 2 * 16)
+    text = markdown(found.summary, found.regions, found.timing, found.facts)
+    assert "## All tokens" in text
+    assert "| U~ |" not in text
+    with pytest.raises(CiarSimError, match="4 different captions wanted, 3 are there"):
+        evaluate_uncertainty(pair, Settings(prompts=4), captions=lambda _, n: list(PROMPTS[:n]))
+    with pytest.raises(WeightsError, match="has no device model"):
+        evaluate_uncertainty(replace(pair, device_model=None), captions=lambda _, n: [])
 
 
 @pytest.mark.parametrize("name", ["lumina-mgpt-768", "janus-pro-7b"])

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import save_file
 
 from ciar_sim.cli.main import main
@@ -170,8 +171,8 @@ def test_of_several_depths_in_a_folder_the_name_tells_or_the_user(folder: Path, 
     assert "several files for the device: var_d16.pth, var_d30.pth; name one with pair.device" in message
 
 
-def test_a_pair_of_scales_is_run_and_nothing_else(folder: Path, pair: VarPair) -> None:
-    with pytest.raises(CiarSimError, match="the pair var-d30 predicts scale by scale: it can be run; training"):
+def test_a_pair_of_scales_is_run_by_its_own_methods(folder: Path, pair: VarPair) -> None:
+    with pytest.raises(CiarSimError, match="the pair var-d30 predicts scale by scale; training, profiles"):
         load_pair(named(folder))
     with pytest.raises(PromptError, match="no class label; allowed: 0 to 9"):
         recorded(pair, asked("base", prompt="10"))
@@ -386,3 +387,16 @@ def test_what_a_pair_of_scales_cannot_do_is_refused_by_name(folder: Path, tmp_pa
     local = run(folder, tmp_path, "[base]", "--set", "compute.cloud.hardware=local")
     assert local.exit_code == 2
     assert "passes of whole scales are not timed" in " ".join(local.output.split())
+    scores = CliRunner().invoke(main, ["evaluate", "uncertainty", "--pair", str(tmp_path / "s.yaml")])
+    assert scores.exit_code == 2
+    assert "predicts scale by scale; training," in scores.output
+
+
+def test_images_of_labels_are_drawn(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path, "[]")
+    asked_for = ["--pair", str(tmp_path / "s.yaml"), "--prompts", "2", "--out", str(tmp_path / "o"), "--method"]
+    for method in ("base", "device-only"):
+        drawn = CliRunner().invoke(main, ["evaluate", "samples", *asked_for, method, "--cache", str(tmp_path)])
+        assert drawn.exit_code == 0, drawn.output
+    with Image.open(tmp_path / "o" / "samples.png") as image:
+        assert image.size == (8 * (files.PIXELS + 2) - 2, files.PIXELS)
