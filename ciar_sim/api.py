@@ -12,7 +12,7 @@ the package stands here with what its arguments mean.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ciar_sim.decide.bench import Means
     from ciar_sim.plot import Plots
-    from simulator.core.yamlfile import Place
+    from simulator.experiment.loading import LoadedScenario
     from simulator.experiment.scenario import Scenario
     from simulator.experiment.simulating import Progress
     from simulator.experiment.state import State
@@ -185,8 +185,7 @@ def run(
     choice = Choice([",".join(group) for group in zips], random, None if tune is None else str(tune))
     loaded = load_with_source(written, options_of_axes(axes), options_of_sets(sets), choice)
     return execute(
-        loaded.scenario,
-        loaded.source.where,
+        loaded,
         None if out is None else Path(out),
         None if cache is None else Path(cache),
         torch_device,
@@ -399,8 +398,7 @@ def _means(options: Mapping[str, Any]) -> "Means":
 
 
 def execute(
-    scenario: "Scenario",
-    where: "Callable[[Place], str]",
+    loaded: "LoadedScenario",
     out: Path | None,
     cache: Path | None,
     torch_device: str,
@@ -412,11 +410,7 @@ def execute(
     force: bool = False,
     record_jobs: int | None = None,
 ) -> Result:
-    """Run a loaded scenario with its models, its cache and the report. Arguments as in `run`.
-
-    Args:
-        where: File and line, or option, of a part of the scenario, for errors that only the models can find.
-    """
+    """Run a loaded scenario with its models, its cache and the report. Arguments as in `run`."""
     from ciar_sim.cli.common import default_cache
     from ciar_sim.cli.models import Models
     from ciar_sim.speed import Stopwatch
@@ -432,10 +426,7 @@ def execute(
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
         raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
-    if case_timeout_s is not None and not 0 < case_timeout_s <= 6e7:
-        raise CiarSimError(f"the time limit of a case must be above 0 and at most 6e7 s, got {case_timeout_s:g}")
-    if not 0 <= timeline <= MOST_IN_TIMELINE:
-        raise CiarSimError(f"the requests of the timeline must be 0 to {MOST_IN_TIMELINE}, got {timeline}")
+    scenario = loaded.scenario
     cache = cache or default_cache()
     folder = out or run_folder(scenario)
     watch = Stopwatch(progress)
@@ -446,28 +437,27 @@ def execute(
         folder, resolved_yaml(scenario), {"cache": str(cache.resolve()), "asked_sha256": digest(scenario)}
     )
     try:
-        with error_context("pair"):
-            scorer = models.scorer()
-        outcome = run_scenario(
-            scenario,
-            folder,
-            source,
-            models.captions,
-            models.profile,
-            build_report,
-            watch,
-            jobs,
-            scorer,
-            case_timeout_s,
-            timeline,
-            kept,
-        )
-    except (CiarSimError, OSError) as error:
+        with loaded.source.located():
+            with error_context("pair"):
+                scorer = models.scorer()
+            outcome = run_scenario(
+                scenario,
+                folder,
+                source,
+                models.captions,
+                models.profile,
+                build_report,
+                watch,
+                jobs,
+                scorer,
+                case_timeout_s,
+                timeline,
+                kept,
+            )
+    except (CiarSimError, OSError):
         if marked:
             clear_unfinished(folder)
-        if not isinstance(error, CiarSimError) or not error.place:
-            raise
-        raise type(error)(f"{where(error.place)}: {error}") from None
+        raise
     requests = float(outcome.summary["images"].sum()) * outcome.simulated / max(len(outcome.summary), 1)
     weights = pair_manifest(scenario.pair).weights_hash
     watch.remember(cache, place_of_speed(weights, torch_device), source.recorded, requests)
@@ -487,9 +477,7 @@ def run_folder(scenario: "Scenario", own: bool = False) -> Path:
     return Path("runs") / (f"{scenario.name}-{digest(scenario)[:8]}" if own else scenario.name)
 
 
-def foresee(
-    scenario: "Scenario", where: "Callable[[Place], str]", cache: Path | None, jobs: int | None = None
-) -> "State":
+def foresee(loaded: "LoadedScenario", cache: Path | None, jobs: int | None = None) -> "State":
     """What of a scenario is recorded and simulated already; makes and writes nothing.
 
     jobs: as in `simulator.experiment.state.state_of`.
@@ -500,11 +488,7 @@ def foresee(
     from simulator.experiment.state import state_of
     from simulator.protocol.cache import RecordingCache
 
-    cache = cache or default_cache()
+    scenario, cache = loaded.scenario, cache or default_cache()
     models = Models(scenario.pair, "auto", 1, cache, lambda stage, done, total: None)
-    try:
+    with loaded.source.located():
         return state_of(scenario, RecordingCache(cache), CaseCache(cache), models.captions, models.stored_profile, jobs)
-    except CiarSimError as error:
-        if not error.place:
-            raise
-        raise type(error)(f"{where(error.place)}: {error}") from None

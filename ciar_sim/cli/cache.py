@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ciar_sim.cli.common import default_cache, errors_in_one_line
+from ciar_sim.cli.common import FiniteRange, default_cache, errors_in_one_line
 from simulator.core.errors import CiarSimError
 
 
@@ -14,7 +14,7 @@ from simulator.core.errors import CiarSimError
     "--prune", is_flag=True, help="Delete the least recently used files until the folder holds at most --max-gb."
 )
 @click.option(
-    "--max-gb", type=click.FloatRange(0, 1e6), default=10, show_default=True, metavar="GB", help="What --prune leaves."
+    "--max-gb", type=FiniteRange(0, 1e6), default=10, show_default=True, metavar="GB", help="What --prune leaves."
 )
 @errors_in_one_line
 def cache(cache: Path | None, prune: bool, max_gb: float) -> None:
@@ -23,8 +23,6 @@ def cache(cache: Path | None, prune: bool, max_gb: float) -> None:
     from simulator.core.cache import prune as prune_files
 
     folder = cache or default_cache()
-    if not 0 <= max_gb <= 1e6:
-        raise CiarSimError(f"--max-gb {max_gb:g}: must be a number from 0 to 1e6")
     if folder.exists() and not folder.is_dir():
         raise CiarSimError(f"{folder}: is not a folder")
     try:

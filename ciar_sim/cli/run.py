@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ciar_sim.cli.common import (
+    FiniteRange,
     cache_option,
     columns_option,
     errors_in_one_line,
@@ -56,7 +57,7 @@ run_options = options(
     columns_option,
     click.option(
         "--case-timeout",
-        type=click.FloatRange(0, 1e6, min_open=True),
+        type=FiniteRange(0, 1e6, min_open=True),
         default=60,
         show_default=True,
         metavar="MINUTES",
@@ -160,13 +161,12 @@ def _run(
     out = out or run_folder(loaded.scenario, changed and click.get_current_context().info_name == "sweep")
     if dry_run:
         check_replaced(out, loaded.scenario, force)
-        state = foresee(loaded.scenario, loaded.source.where, cache, workers.most)
+        state = foresee(loaded, cache, workers.most)
         click.echo("\n".join(state_lines(state, cache or default_cache(), torch_device)))
         return
     with progress_bars(quiet) as progress:
         result = execute(
-            loaded.scenario,
-            loaded.source.where,
+            loaded,
             out,
             cache,
             torch_device,

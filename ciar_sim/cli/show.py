@@ -95,7 +95,7 @@ def _unfinished(folder: Path, columns: tuple[str, ...] | None) -> None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise RunFolderError(f"{folder / UNFINISHED}: is damaged; start the run again") from None
     loaded = load_with_source(folder / "scenario.yaml")
-    state = foresee(loaded.scenario, loaded.source.where, cache)
+    state = foresee(loaded, cache)
     scorer = Models(loaded.scenario.pair, "auto", 1, cache, lambda stage, done, total: None).scorer()
     records = finished_records(state, RecordingCache(cache), CaseCache(cache), scorer)
     if records:

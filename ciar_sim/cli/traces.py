@@ -1,13 +1,12 @@
 """`ciar-sim traces import|show|generate|fit`. What a command needs is imported when it runs."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ciar_sim.cli.common import errors_in_one_line, refuse_unwritable
+from ciar_sim.cli.common import errors_in_one_line, options, refuse_unwritable
 from simulator.core.errors import TraceError
 
 
@@ -16,31 +15,27 @@ def traces() -> None:
     """Network and arrival traces: read any known format, plot, generate, fit."""
 
 
-def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = [
-        click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."),
-        click.option(
-            "--direction",
-            type=click.Choice(["down", "up"]),
-            help="Of rates, where a file does not say it.  [default: down]",
-        ),
-        click.option(
-            "--unit",
-            metavar="UNIT",
-            help="Of times, of rates, or both, where a file does not say it: 'ms', 'ms kbit/s'.",
-        ),
-        click.option(
-            "--window-s",
-            nargs=2,
-            type=float,
-            metavar="FROM UNTIL",
-            help="Read this part only: seconds from the first time stamp or request.",
-        ),
-        click.option("--time-scale", type=float, help="Multiply all times: 0.5 plays the trace twice as fast."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+reading_options = options(
+    click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."),
+    click.option(
+        "--direction",
+        type=click.Choice(["down", "up"]),
+        help="Of rates, where a file does not say it.  [default: down]",
+    ),
+    click.option(
+        "--unit",
+        metavar="UNIT",
+        help="Of times, of rates, or both, where a file does not say it: 'ms', 'ms kbit/s'.",
+    ),
+    click.option(
+        "--window-s",
+        nargs=2,
+        type=float,
+        metavar="FROM UNTIL",
+        help="Read this part only: seconds from the first time stamp or request.",
+    ),
+    click.option("--time-scale", type=float, help="Multiply all times: 0.5 plays the trace twice as fast."),
+)
 
 
 @traces.command("import")

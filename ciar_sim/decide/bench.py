@@ -1,8 +1,7 @@
 """Cases recorded and priced once, then simulated in memory under any load and any seed of the arrivals; no run folder is written."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,6 @@ from simulator.experiment.kept import CaseCache
 from simulator.experiment.loading import LoadedScenario
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.search import search_thresholds
 from simulator.experiment.simulating import Progress, Simulated, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
@@ -85,27 +83,17 @@ class Bench:
         self.models = Models(self.scenario.pair, means.torch_device, means.max_batch, cache, means.progress)
         self.source, self.kept = CachedSource(RecordingCache(cache), self.models.record), CaseCache(cache)
         self.manifest = pair_manifest(self.scenario.pair)
-        with self.placed(), error_context("pair"):
+        with self.loaded.source.located(), error_context("pair"):
             self.scorer = self.models.scorer()
-
-    @contextmanager
-    def placed(self) -> Iterator[None]:
-        """Errors inside say which line or option of the scenario they are about."""
-        try:
-            yield
-        except CiarSimError as error:
-            if not error.place:
-                raise
-            raise type(error)(f"{self.loaded.source.where(error.place)}: {error}") from None
 
     def cases(self) -> list[Case]:
         """The cases of the scenario."""
-        with self.placed():
+        with self.loaded.source.located():
             return expand(self.scenario)
 
     def prepare(self, cases: Sequence[Case]) -> "Prepared":
         """The cases recorded and priced. They are numbered anew, in this order."""
-        with self.placed():
+        with self.loaded.source.located():
             return Prepared(self, [replace(case, index=index) for index, case in enumerate(cases)])
 
 
@@ -176,7 +164,7 @@ class Prepared:
         self, cases: Sequence[Case], timeline_sessions: int = 0, kept: CaseCache | None = None
     ) -> list[Simulated]:
         bench = self.bench
-        with bench.placed():
+        with bench.loaded.source.located():
             done, failed = simulate_cases(
                 cases,
                 self.costs,
@@ -203,10 +191,8 @@ class Prepared:
 
 def measured(one: Simulated) -> Measured:
     """A simulated case without what comes before its warm-up ends."""
-    workload = one.case.scenario.workload
-    warm = workload.warmup_s if isinstance(workload, FleetWorkload) else 0.0
     columns = one.result.columns
-    kept = np.flatnonzero(columns["requested_s"] >= warm)
+    kept = np.flatnonzero(columns["requested_s"] >= one.case.scenario.workload.warmup_s)
     kept = kept[np.lexsort((columns["request"][kept], columns["requested_s"][kept]))]
     chosen = {name: column[kept] for name, column in columns.items()}
     latency_s = pd.Series(chosen["latency_s"], index=chosen["request"])

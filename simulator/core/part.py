@@ -83,6 +83,11 @@ def fork(tags: dict[str, str], default: str) -> Discriminator:
     return Discriminator(choose)
 
 
+def mapping_or(other: str, mapping: str) -> Discriminator:
+    """Chooses between the form of a mapping and that of any other value. Tags as in `fork`."""
+    return Discriminator(lambda data: mapping if isinstance(data, dict | BaseModel) else other)
+
+
 def filled_in(model: ModelT, **values: Any) -> ModelT:
     """Fills in fields of a frozen model while it is being validated."""
     for name, value in values.items():

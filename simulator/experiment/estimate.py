@@ -107,7 +107,7 @@ def check_size(cases: Sequence[Case], jobs: int = 1) -> None:
     sizes = [size_of(case.scenario) for case in cases]
     for case, size in zip(cases, sizes, strict=True):
         workload = case.scenario.workload
-        if isinstance(workload, FleetWorkload) and isinstance(workload.arrivals, TraceArrivals) and not size.requests:
+        if isinstance(workload.arrivals, TraceArrivals) and not size.requests:
             trace = Path(workload.arrivals.trace)
             times, _ = workload.arrivals.times()
             first = f"the first of {len(times)} is at {times[0]:g} s" if len(times) else "it has none"

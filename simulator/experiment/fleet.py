@@ -12,7 +12,7 @@ from simulator.experiment.schema.cloud import Tier
 from simulator.experiment.schema.compute import CloudCompute, Compute
 from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.network import link_trace
-from simulator.experiment.schema.workload import FleetKind, FleetWorkload
+from simulator.experiment.schema.workload import FleetKind
 from simulator.network.access import Network
 from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.handover import Handovers
@@ -33,7 +33,7 @@ from simulator.traces.trace import Direction, Trace
 
 def kinds_of(scenario: Scenario) -> Sequence[FleetKind | None]:
     """The kinds of devices in the fleet; None stands for the only kind of a fleet without `fleet:`."""
-    return (scenario.workload.fleet if isinstance(scenario.workload, FleetWorkload) else ()) or (None,)
+    return scenario.workload.fleet or (None,)
 
 
 def computes_of(scenario: Scenario) -> list[Compute]:
@@ -64,8 +64,7 @@ def _cloud_at(tier: Tier, own: CloudCompute) -> CloudCompute:
 
 def slos_of(scenario: Scenario) -> list[float]:
     """The latency objective of each kind in seconds: its own, else the workload's; infinite without one."""
-    workload = scenario.workload
-    common_s = workload.slo_s if isinstance(workload, FleetWorkload) else None
+    common_s = scenario.workload.slo_s
     given = [kind.slo_s if kind and kind.slo_s is not None else common_s for kind in kinds_of(scenario)]
     return [math.inf if slo_s is None else slo_s for slo_s in given]
 

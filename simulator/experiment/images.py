@@ -67,7 +67,7 @@ def score_cases(
                 gpu_usd_per_hour=[math.nan if price is None else price for price in prices],
                 refused=result.refused,
                 unfinished=result.unfinished,
-                warmup_s=fleet.warmup_s if fleet else 0.0,
+                warmup_s=workload.warmup_s,
                 duration_s=fleet.duration_s if fleet else math.nan,
                 slos_s=slos_of(case.scenario),
                 devices=counts_of(case.scenario),
@@ -120,10 +120,7 @@ def kept_images(
         if tuple(keys) in seen or "statistical" in recordings[keys[0]].meta:
             continue
         seen.add(tuple(keys))
-        own = [
-            f"{path.rpartition('.')[2]}={value}" for path, value in case.swept.items() if path.startswith(CHANGE_IMAGES)
-        ]
-        label = " ".join([case.method.label, *(text for text in own if text not in case.method.label)])
+        label = case.named(CHANGE_IMAGES)
         for prompt, (key, text) in enumerate(zip(keys, plan.captions[case.index], strict=False)):
             recording = recordings[key]
             images.append(RunImage(label, prompt, text, "image", recording.image))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from simulator.core.cache import ContentCache
 from simulator.core.errors import RecordingError
 from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.network import TraceNetwork, paths_of
-from simulator.experiment.schema.workload import FleetWorkload, TraceArrivals
+from simulator.experiment.schema.network import TraceNetwork
+from simulator.experiment.schema.workload import TraceArrivals
 
 FORMAT = 2
 _DIGEST_BYTES = 16
@@ -139,15 +138,10 @@ def case_key(case: Case, recordings: Sequence[str], prices: str, timeline_sessio
 
 def _files(scenario: Scenario) -> list[Path]:
     """Traces that the scenario follows."""
-    workload = scenario.workload
-    fleet = workload.fleet if isinstance(workload, FleetWorkload) else ()
-    found = []
-    for network in chain.from_iterable(map(paths_of, (scenario.network, *(kind.network for kind in fleet)))):
-        if isinstance(network, TraceNetwork):
-            found += [Path(file) for file in network.choice().files]
-    if isinstance(workload, FleetWorkload) and isinstance(workload.arrivals, TraceArrivals):
-        found.append(Path(workload.arrivals.trace))
-    return found
+    followed = [path.choice() for path in scenario.paths.values() if isinstance(path, TraceNetwork)]
+    found = [Path(file) for choice in followed for file in choice.files]
+    arrivals = scenario.workload.arrivals
+    return [*found, Path(arrivals.trace)] if isinstance(arrivals, TraceArrivals) else found
 
 
 def _content(file: Path) -> str:

@@ -25,7 +25,7 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
         entry = data["methods"][place[1]]
         if isinstance(entry, str):
             data["methods"][place[1]] = {"name": entry}
-    if any(_same_target(scenario, place, swept) for swept in data.get("sweep", {})):
+    if any(place == axis_place(scenario, swept) for swept in data.get("sweep", {})):
         raise ScenarioError(
             f"{label}: {path} is swept in {source.document.name}; use ciar-sim sweep with --axis {path}=..."
         )
@@ -55,10 +55,6 @@ def _option_value(text: str, label: str) -> Any:
         return yamlfile.parse(text, label).data
     except ScenarioError as error:
         raise ScenarioError(str(error).replace(f"{label}:1:", f"{label}:")) from None
-
-
-def _same_target(scenario: Scenario, place: Place, path: str) -> bool:
-    return place == axis_place(scenario, path)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Discriminator,
     Field,
     Tag,
     TypeAdapter,
@@ -21,8 +20,9 @@ from pydantic import (
 
 from simulator.core import yamlfile
 from simulator.core.errors import WeightsError
-from simulator.core.part import Part, folder_of, found_text, items, path_of
+from simulator.core.part import Part, folder_of, found_text, items, mapping_or, path_of
 from simulator.core.settings import refuse
+from simulator.core.yamlfile import Place
 from simulator.experiment.schema.cloud import Cloud, Serving, check_tier
 from simulator.experiment.schema.compute import Compute
 from simulator.experiment.schema.described import describe
@@ -30,7 +30,14 @@ from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.idle import OF_A_CLOUD, OF_A_LINE, refuse_idle
 from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
-from simulator.experiment.schema.network import MultipathNetwork, PresetNetwork, ScenarioNetwork, behind, paths_of
+from simulator.experiment.schema.network import (
+    MultipathNetwork,
+    OnePath,
+    PresetNetwork,
+    ScenarioNetwork,
+    behind,
+    paths_of,
+)
 from simulator.experiment.schema.prompts import Prompts, ScenePrompts
 from simulator.experiment.schema.sweep import Sweep
 from simulator.experiment.schema.workload import FleetWorkload, SequentialWorkload, Workload
@@ -48,7 +55,7 @@ from simulator.protocol.pairs import (
 
 ScenarioPair = Annotated[
     Annotated[str, Tag("<name>")] | Annotated[PairSpec, Tag("<spec>")],
-    Discriminator(lambda data: "<spec>" if isinstance(data, dict | PairSpec) else "<name>"),
+    mapping_or("<name>", "<spec>"),
 ]
 FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be swept
 
@@ -142,17 +149,14 @@ class Scenario(Part):
 
     @model_validator(mode="after")
     def _cloud_and_workload(self) -> "Scenario":
-        w = self.workload
-        kinds = w.fleet if isinstance(w, FleetWorkload) else ()
+        w, kinds = self.workload, self.workload.fleet
         self._check_tiers()
         for tier, serving in self.servings.items():
             at = ("cloud",) if tier is None else ("cloud", "tiers", tier)
             served = [kind for kind in kinds if (kind.tier or self.cloud.tier) == tier]
             if serving.queue == "priority" and len({kind.priority for kind in served}) < 2:
                 refuse("priority needs kinds of different priority in workload.fleet", *at, "queue")
-            timed = isinstance(w, FleetWorkload) and (
-                w.slo_s is not None or (served and all(kind.slo_s is not None for kind in served))
-            )
+            timed = w.slo_s is not None or (served and all(kind.slo_s is not None for kind in served))
             if serving.queue == "earliest-deadline" and not timed:
                 refuse(
                     "earliest-deadline needs deadlines: workload.slo_s, or slo_s of every kind in workload.fleet",
@@ -162,14 +166,8 @@ class Scenario(Part):
             if serving.crashes and not isinstance(w, FleetWorkload):
                 refuse("needs arrivals in time, not sequential ones", *at, "crashes")
         if any(link.fair for link in self.links):
-            place: tuple[str | int, ...] = next(
-                (
-                    ("workload", "fleet", i, "network")
-                    for i, kind in enumerate(kinds)
-                    if kind.network and kind.network.figures().fair
-                ),
-                ("network",),
-            )
+            fair = (at for at, path in self.paths.items() if at != ("network",) and path.sharing != "fcfs")
+            place = next(fair, ("network",))
             if self.fallback.policy != "wait":
                 refuse("proportional-fair goes with fallback.policy: wait", *place, "sharing")
             if any(serving.crashes or serving.max_waiting is not None for serving in self.servings.values()):
@@ -188,19 +186,13 @@ class Scenario(Part):
         refuse_idle(self.cloud, OF_A_CLOUD, ("cloud",), swept)
         for name, tier in self.cloud.tiers.items():
             refuse_idle(tier, OF_A_CLOUD, ("cloud", "tiers", name), swept)
-        kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
-        networks: list[tuple[tuple[str | int, ...], ScenarioNetwork | None]] = [(("network",), self.network)]
-        networks += [(("workload", "fleet", index, "network"), kind.network) for index, kind in enumerate(kinds)]
-        for at, network in networks:
-            for index, path in enumerate(() if network is None else paths_of(network)):
-                several = isinstance(network, MultipathNetwork)
-                if not isinstance(path, PresetNetwork):  # which refuses them itself
-                    refuse_idle(path, OF_A_LINE, (*at, "paths", index) if several else at, swept)
+        for at, path in self.paths.items():
+            if not isinstance(path, PresetNetwork):  # which refuses them itself
+                refuse_idle(path, OF_A_LINE, at, swept)
         return self
 
     def _check_tiers(self) -> None:
-        tiers = self.cloud.tiers
-        kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
+        tiers, kinds = self.cloud.tiers, self.workload.fleet
         for index, kind in enumerate(kinds):
             if kind.tier is not None:
                 check_tier(kind.tier, tiers, "workload", "fleet", index, "tier")
@@ -216,15 +208,9 @@ class Scenario(Part):
                 "cloud",
                 "tier",
             )
-        places: list[tuple[str | int, ...]] = [
-            ("network",),
-            *(("workload", "fleet", i, "network") for i in range(len(kinds))),
-        ]
-        for network, at in zip((self.network, *(kind.network for kind in kinds)), places, strict=True):
-            for index, path in enumerate(paths_of(network)):
-                if tiers and isinstance(path, PresetNetwork) and path.distance_km:
-                    where = ("paths", index) if isinstance(network, MultipathNetwork) else ()
-                    refuse("stands beside cloud.tiers: the distance is that of a tier", *at, *where, "distance_km")
+        for at, path in self.paths.items():
+            if tiers and isinstance(path, PresetNetwork) and path.distance_km:
+                refuse("stands beside cloud.tiers: the distance is that of a tier", *at, "distance_km")
         for tier, link in [
             (tier, path) for tier, one in zip(self.tiers, self.links, strict=True) for path in (one, *one.also)
         ]:
@@ -241,8 +227,7 @@ class Scenario(Part):
     @property
     def tiers(self) -> list[str | None]:
         """The tier of each kind of device; None for a cloud without tiers."""
-        kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
-        return [kind.tier or self.cloud.tier for kind in kinds] or [self.cloud.tier]
+        return [kind.tier or self.cloud.tier for kind in self.workload.fleet] or [self.cloud.tier]
 
     @property
     def servings(self) -> dict[str | None, Serving]:
@@ -250,10 +235,22 @@ class Scenario(Part):
         return {tier: self.cloud if tier is None else self.cloud.tiers[tier] for tier in self.tiers}
 
     @property
+    def paths(self) -> dict[Place, OnePath]:
+        """Every path of every network that is written, by its place."""
+        networks: dict[Place, ScenarioNetwork] = {("network",): self.network}
+        for index, kind in enumerate(self.workload.fleet):
+            if kind.network is not None:
+                networks["workload", "fleet", index, "network"] = kind.network
+        return {
+            (*at, "paths", index) if isinstance(network, MultipathNetwork) else at: path
+            for at, network in networks.items()
+            for index, path in enumerate(paths_of(network))
+        }
+
+    @property
     def links(self) -> list[LinkFigures]:
         """The link of each kind of device to the cloud that serves it, in bit/s and seconds."""
-        kinds = self.workload.fleet if isinstance(self.workload, FleetWorkload) else ()
-        networks = [kind.network or self.network for kind in kinds] or [self.network]
+        networks = [kind.network or self.network for kind in self.workload.fleet] or [self.network]
         tiers = self.cloud.tiers
         return [
             network.figures() if tier is None else behind(network, tiers[tier].way_s)
@@ -284,6 +281,13 @@ class Case:
         """The scenario's decoding, with the method's own way to pick local tokens where it has one."""
         local = getattr(self.method, "local", None)
         return self.scenario.decoding if local is None else self.scenario.decoding.model_copy(update={"device": local})
+
+    def named(self, prefixes: tuple[str, ...]) -> str:
+        """The method's label with the swept values whose paths begin like these, but for those that are words of it."""
+        words = [
+            f"{path.rpartition('.')[2]}={value}" for path, value in self.swept.items() if path.startswith(prefixes)
+        ]
+        return " ".join([self.method.label, *(word for word in words if word not in self.method.label.split())])
 
     @property
     def title(self) -> str:

@@ -1,9 +1,11 @@
 """Says where a part of a scenario is written, for messages."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulator.core.errors import ScenarioError
+from simulator.core.errors import CiarSimError, ScenarioError
 from simulator.core.problems import subject
 from simulator.core.yamlfile import Document, Place
 
@@ -33,6 +35,16 @@ class ScenarioSource:
             if place[:end] in self.document.lines:
                 return f"{self.document.name}:{self.document.lines[place[:end]]}"
         return self.document.where(())
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Errors inside that are about a part of the scenario say where it is written."""
+        try:
+            yield
+        except CiarSimError as error:
+            if not error.place:
+                raise
+            raise type(error)(f"{self.where(error.place)}: {error}") from None
 
     def fail(self, place: Place, message: str) -> ScenarioError:
         """The error that a part of the scenario is wrong."""

@@ -56,10 +56,7 @@ def _check_names(cases: Sequence[Case]) -> None:
     labels = {case.position: case.method.label for case in cases}
     owners: dict[str, int] = {}
     for case in cases:
-        own = [
-            f"{path.rpartition('.')[2]}={value}" for path, value in case.swept.items() if path.startswith("methods.")
-        ]
-        name = " ".join([case.method.label, *(text for text in own if text not in case.method.label.split())])
+        name = case.named(("methods.",))
         owner = owners.setdefault(name, case.position)
         if owner != case.position:
             longer = max(owner, case.position, key=lambda position: len(labels[position]))

@@ -8,10 +8,10 @@ import math
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from simulator.core.errors import ScenarioError, WeightsError
-from simulator.core.part import Part
+from simulator.core.part import Part, mapping_or
 from simulator.core.settings import Settings, refuse
 from simulator.protocol.ops import INTERVAL_SAMPLES
 from simulator.protocol.pairs import DRAFTER, PairManifest
@@ -70,7 +70,7 @@ class TopP(Part):
 
 LocalTokens = Annotated[
     Annotated[Literal["greedy", "sampled"], Tag("<rule>")] | Annotated[TopP, Tag("<top_p>")],
-    Discriminator(lambda data: "<top_p>" if isinstance(data, dict | TopP) else "<rule>"),
+    mapping_or("<rule>", "<top_p>"),
 ]
 
 

@@ -95,6 +95,7 @@ def test_a_cache_that_is_a_file_is_no_empty_cache(tmp_path: Path) -> None:
         (["profile", "--batch", "3"], "--batch goes with --model"),
         (["profile", "--pair", "scenes", "--runtime", "eager"], "--runtime goes with --model"),
         (["profile", "--seconds", "nan"], "nan is not a finite number"),
+        (["run", "quickstart", "--dry-run", "--case-timeout", "nan"], "nan is not a finite number"),
         (
             ["evaluate", "pictures", "quickstart", "--inception", "x", "--prefix", "a photo of "],
             "--prefix goes with --clip",

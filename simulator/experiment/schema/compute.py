@@ -3,11 +3,11 @@
 import itertools
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationInfo, model_validator
 
 from simulator.core import yamlfile
 from simulator.core.errors import ComputeError, ScenarioError
-from simulator.core.part import Part, filled_in, found_text, items, path_of
+from simulator.core.part import Part, filled_in, found_text, items, mapping_or, path_of
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.pricing import catalogue
@@ -94,13 +94,9 @@ def _file(key: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-def _own(data: Any) -> str:
-    return "<own>" if isinstance(data, dict | OwnHardware | OwnModel) else "<name>"
-
-
 ChosenHardware = Annotated[
     Annotated[str, Tag("<name>")] | Annotated[OwnHardware, Tag("<own>")],
-    Discriminator(_own),
+    mapping_or("<name>", "<own>"),
     _file("hardware"),
     Field(
         description="local (times measured here, with model: pair), a catalogue name, figures, or a YAML file of figures"
@@ -118,7 +114,7 @@ def _known_model(name: str) -> str:
 
 ChosenModel = Annotated[
     Annotated[str, AfterValidator(_known_model), Tag("<name>")] | Annotated[OwnModel, Tag("<own>")],
-    Discriminator(_own),
+    mapping_or("<name>", "<own>"),
     _file("model"),
     Field(description="pair, a name of `ciar-sim list models`, a shape, or a YAML file of a shape"),
 ]

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from simulator.core.errors import TraceError
 from simulator.core.part import Part, folder_of, fork, found_text, items
@@ -30,7 +30,13 @@ TransportName = Literal["ideal", "tcp", "grpc", "quic", "sctp"]
 Distribution = Literal["normal", "lognormal", "gamma", "pareto"]
 
 
-Rate = Annotated[float, Field(gt=0, le=1e7)]
+def _not_absurd(rate_mbps: float) -> float:
+    if rate_mbps < 1e-3:
+        refuse(f"must be >= 0.001 (1 kbit/s), got {rate_mbps}")
+    return rate_mbps
+
+
+Rate = Annotated[float, Field(gt=0, le=1e7), AfterValidator(_not_absurd)]
 RttMs = Annotated[float, Field(ge=0, le=600_000)]
 LossPct = Annotated[float, Field(ge=0, le=90)]
 
@@ -78,11 +84,6 @@ class PresetNetwork(Mobile):
         if name not in known:
             refuse(f"is not a known preset, got {found_text(preset)}{did_you_mean(preset, known)}")
         return name
-
-    @field_validator("up_mbps", "down_mbps")
-    @classmethod
-    def _not_absurd(cls, rate_mbps: float | None) -> float | None:
-        return _rate(rate_mbps)
 
     @field_validator("radio")
     @classmethod
@@ -151,12 +152,6 @@ class PresetNetwork(Mobile):
         )
 
 
-def _rate(rate_mbps: float | None) -> float | None:
-    if rate_mbps is not None and rate_mbps < 1e-3:
-        refuse(f"must be >= 0.001 (1 kbit/s), got {rate_mbps}")
-    return rate_mbps
-
-
 def _radio(radio: str | None) -> str | None:
     known = catalogue.names("radios")
     if radio is not None and radio not in known:
@@ -209,11 +204,6 @@ class _Line(Mobile):
     transport: TransportName = "ideal"
     radio: str | None = None
     devices_per_cell: int = Field(default=1, ge=1, le=1_000_000)
-
-    @field_validator("up_mbps", "down_mbps", check_fields=False)
-    @classmethod
-    def _not_absurd(cls, rate_mbps: float | None) -> float | None:
-        return _rate(rate_mbps)
 
     @field_validator("radio")
     @classmethod
@@ -450,10 +440,8 @@ class MultipathNetwork(Part):
         return replace(first, also=tuple(others))
 
 
-def paths_of(network: "AnyNetwork | None") -> "tuple[PresetNetwork | TraceNetwork | ExplicitNetwork, ...]":
-    """The paths of a network, one for most; none of none."""
-    if network is None:
-        return ()
+def paths_of(network: "AnyNetwork") -> "tuple[PresetNetwork | TraceNetwork | ExplicitNetwork, ...]":
+    """The paths of a network, one for most."""
     return network.paths if isinstance(network, MultipathNetwork) else (network,)
 
 

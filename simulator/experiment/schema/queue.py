@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
-from simulator.core.part import Part
+from simulator.core.part import Part, mapping_or
 from simulator.core.settings import refuse
 
 # Shorter turns are shorter than the packets that they consist of; no clock of a run tells turns of 1e-300 s apart.
@@ -23,13 +23,9 @@ class PausingFlow(Part):
     quiet_s: TurnS
 
 
-def _flow_tag(data: Any) -> str:
-    return "<times>" if isinstance(data, dict | BaseModel) else "<name>"
-
-
 Flow = Annotated[
     Annotated[Literal["greedy", "video"], Tag("<name>")] | Annotated[PausingFlow, Tag("<times>")],
-    Discriminator(_flow_tag),
+    mapping_or("<name>", "<times>"),
 ]
 
 

@@ -1,10 +1,10 @@
 """`rate:` of a network: how its rates vary about their means."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Tag
+from pydantic import AfterValidator, Tag
 
-from simulator.core.part import found_text
+from simulator.core.part import found_text, mapping_or
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.traces.gaps import Gaps, fitted
@@ -19,13 +19,10 @@ def _known(name: str) -> str:
     return name
 
 
-def _tag(data: Any) -> str:
-    return "<figures>" if isinstance(data, dict | BaseModel) else "<name>"
-
-
 # constant, a fit of `simulator/traces/gaps.yaml`, or the figures that `ciar-sim traces fit` prints.
 Variation = Annotated[
-    Annotated[str, AfterValidator(_known), Tag("<name>")] | Annotated[Gaps, Tag("<figures>")], Discriminator(_tag)
+    Annotated[str, AfterValidator(_known), Tag("<name>")] | Annotated[Gaps, Tag("<figures>")],
+    mapping_or("<name>", "<figures>"),
 ]
 
 

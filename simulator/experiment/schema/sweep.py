@@ -7,7 +7,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
     Tag,
@@ -16,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from simulator.core.part import Part, items
+from simulator.core.part import Part, items, mapping_or
 from simulator.core.settings import refuse
 from simulator.results.columns import BETTER
 
@@ -90,7 +89,7 @@ class Tune(Part):
 
 Axis = Annotated[
     Annotated[Values, Tag("<values>")] | Annotated[Range, Tag("<range>")],
-    Discriminator(lambda data: "<range>" if isinstance(data, dict | Range) else "<values>"),
+    mapping_or("<values>", "<range>"),
 ]
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
@@ -141,6 +141,10 @@ class SequentialWorkload(Part):
 
     arrivals: Literal["sequential"] = "sequential"
     devices: Literal[1] = 1
+    # What a fleet may have and one device has not.
+    fleet: ClassVar[tuple[FleetKind, ...]] = ()
+    slo_s: ClassVar[float | None] = None
+    warmup_s: ClassVar[float] = 0.0
 
 
 class FleetWorkload(Part):

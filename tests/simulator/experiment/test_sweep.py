@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from simulator.core.errors import ScenarioError
+from simulator.experiment.images import CHANGE_IMAGES
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.scenario import Scenario, resolved_yaml
 from simulator.experiment.sweep import expand
@@ -157,6 +158,14 @@ def test_a_sweep_gives_no_method_the_name_of_another(methods: list[Any]) -> None
     assert raised.value.place[0] == "methods"
     scenario["sweep"] = {f"methods.{label}.threshold": [0.4, 0.5]}
     assert len(expand(load_scenario(scenario))) == 4
+
+
+def test_a_swept_value_is_named_unless_it_is_a_word_of_the_label() -> None:
+    """Images of both seeds were called `base seed=12`, and the run ended in a traceback: seed=1 begins that word."""
+    methods = [{"name": "base", "label": "base seed=12"}]
+    cases = expand(load_scenario({"name": "words", "methods": methods, "sweep": {"seed": [1, 12]}}))
+    assert [case.named(CHANGE_IMAGES) for case in cases] == ["base seed=12 seed=1", "base seed=12"]
+    assert [case.named(("methods.",)) for case in cases] == ["base seed=12"] * 2
 
 
 def test_values_that_do_not_go_together_are_refused_when_expanding() -> None:
