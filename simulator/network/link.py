@@ -243,7 +243,7 @@ class ImpairedLink:
                 self._timer = None
         extra_s = 0.0
         wire = self.wire
-        ahead_s = ready_s if self._queue is None else self._queue.clear_s(ready_s)
+        ahead_s = queued_s = ready_s if self._queue is None else self._queue.clear_s(ready_s)
         start_s = wire.free_s
         if start_s < ahead_s:
             start_s = ahead_s
@@ -258,7 +258,7 @@ class ImpairedLink:
             bounded = self._bounded
             if bounded:
                 if start_s > ahead_s:
-                    start_s = max(start_s, ahead_s := self._admitted_s(ready_s, bits))
+                    start_s = max(start_s, ahead_s := self._admitted_s(ready_s, ahead_s, bits))
                 extra_s += self._overflow_s(ahead_s, segments, bits)
             if window is None:
                 end_s = self._finish_s(start_s, bits)
@@ -269,7 +269,9 @@ class ImpairedLink:
                     self._repeat(bits * lost_segments / segments)
             free_s = end_s
         if wire.shared:
-            wire.free_s = self._finish_s(max(wire.free_s, self.ahead_s(now_s)), bits)
+            if ready_s > now_s:
+                queued_s = self.ahead_s(now_s)
+            wire.free_s = self._finish_s(max(wire.free_s, queued_s), bits)
         else:
             wire.free_s = free_s
         self.sent_bits += bits
@@ -338,11 +340,13 @@ class ImpairedLink:
         self.dropped_bits += repeated * bits / segments
         return extra_s, bits + repeated * bits / segments
 
-    def _admitted_s(self, ready_s: float, bits: float) -> float:
-        """When the wire could begin with a message of `ready_s` that finds room in the buffer. Cross traffic gives way to it."""
+    def _admitted_s(self, ready_s: float, ahead_s: float, bits: float) -> float:
+        """When the wire could begin with a message of `ready_s` that finds room in the buffer. Cross traffic gives way to it.
+
+        ahead_s: when what others have waiting at `ready_s` has left.
+        """
         wire = self.wire
         timeouts_s = backoff(self._rto_s)
-        ahead_s = self.ahead_s(ready_s)
         while wire.free_s > ahead_s and wire.bits(ahead_s, wire.free_s) > self._buffer_bits:
             ready_s += next(timeouts_s)
             ahead_s = self.ahead_s(ready_s)

@@ -8,6 +8,7 @@ import pytest
 
 from simulator.core.rng import stream
 from simulator.network.access import AccessNetwork, Network
+from simulator.network.cross import GREEDY
 from simulator.network.link import ImpairedLink
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wifi import BURST_S, BUSY_S, DOUBLINGS, SLOT_S, WINDOW, Hop, HopWire, mean_access_s, transmits
@@ -116,3 +117,13 @@ def test_devices_of_a_cell_keep_their_order_behind_a_hop() -> None:
         access = AccessNetwork(network, seed, [], [])
         (first, _, _), (second, _, _) = access.links(0), access.links(1)
         assert first.send(0.0, 50_000) < second.send(1e-4, 1000)
+
+
+def test_a_device_alone_in_a_cell_behind_a_hop_waits_as_one_without_a_cell() -> None:
+    """Beside a greedy flow, too: who asks twice how long its queue takes is told the same."""
+    network = Network(2e7, 2e7, 0.01, 0.01, wifi=Hop(stations=2), up_cross=GREEDY, up_buffer_bytes=5e4)
+    alone, shared = (
+        AccessNetwork(one, 0, [], []).links(0)[0] for one in (network, replace(network, devices_per_cell=2))
+    )
+    for n in range(40):
+        assert alone.send(0.01 * n, 3000) == shared.send(0.01 * n, 3000)
