@@ -126,4 +126,4 @@ def test_a_device_alone_in_a_cell_behind_a_hop_waits_as_one_without_a_cell() -> 
         AccessNetwork(one, 0, [], []).links(0)[0] for one in (network, replace(network, devices_per_cell=2))
     )
     for n in range(40):
-        assert alone.send(0.01 * n, 3000) == shared.send(0.01 * n, 3000)
+        assert alone.send(0.01 * n, 300) == shared.send(0.01 * n, 300)
