@@ -47,9 +47,9 @@ NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1b\x1f\x7f\ud800-\udfff]")  # characters o
 MARKUP = re.compile(
     r"<(!--|!doctype\b|\?xml\b|/?(html|head|body|title|meta|p|div|span|table|tr|td|ul|li|br|a|svg)\b)", re.I
 )
-KEY_AND_COLON = re.compile(rf"({'|'.join(KEYS)})\s*:|\w+\s*:(\s*$|\s+[\[{{|>])", re.I)
+KEY_AND_COLON = re.compile(rf"(negative[ _])?({'|'.join(KEYS)})\s*:|\w+\s*:(\s*$|\s+[\[{{|>])", re.I)
 CELL_OF_A_ROW = re.compile(
-    r"\"?(\d+|[\w./-]+\.(jpe?g|png|webp|gif|bmp)(#\d+)?)\"?[,;|](?! |\d{3}\b)", re.I
+    r"\"?(\d+\"?[,;|](?! |\d{3}\b)|[\w./-]+\.(jpe?g|png|webp|gif|bmp)(#\d+)?(\"? *[,;|:]| ))", re.I
 )  # but 1,000 birds
 RULE = re.compile(r"[-=*_.#~|+:\s]+")
 LIST_MARKS = ("- ", "* ", "+ ", "\u2022 ")
@@ -234,6 +234,8 @@ def _not_prompts(lines: Sequence[str]) -> str:
         return _NO_HEADER
     if len(lines) == 1:
         return ""
+    if any(sign in lines[0] for sign in ",;|") and all(map(CELL_OF_A_ROW.match, lines[1:])):
+        return _NO_COLUMN
     if all(re.match(r"\d+[.)] ", line) for line in lines):
         return "is numbered; write the caption alone"
     first = lines[0]

@@ -147,21 +147,29 @@ def _round_trips(table: Table, column: str) -> Floats:
 
 # --- output of `ping` -------------------------------------------------------------------------------------------------------
 
-_TIME = r"\btime[=<]\s*(\d+(?:[.,]\d+)?)\s*ms"  # some locales have a decimal comma
-_REPLY = re.compile(r"icmp_seq[=\s](\d+)\b.*?" + _TIME)  # Linux, macOS, BusyBox with seq= below
-_REPLY_BUSYBOX = re.compile(r"\bseq=(\d+)\b.*?" + _TIME)
-_REPLY_WINDOWS = re.compile(r"^Reply from .*" + _TIME)
+# Linux translates all of a line but the numbers of a probe: `64 octets de x : icmp_seq=1 ttl=9 temps=0,1 ms`.
+_TIME = r"(?<![^\s:])[^\W\d_]+[=<]\s*(\d+(?:[.,]\d+)?)\s*ms\b"
+_NUMBER = r"\bicmp_seq[=\s](\d+)\b"
+_REPLY = re.compile(rf"{_NUMBER}.*?{_TIME}")  # Linux, macOS, BusyBox with seq= below
+_REPLY_BUSYBOX = re.compile(rf" bytes from .*?\bseq=(\d+)\b.*?{_TIME}")  # httping has a seq= of its own
+_REPLY_WINDOWS = re.compile(rf"^Reply from \S+: (?:bytes=\d+ )?{_TIME}")  # tcping's replies name a port
 _NO_REPLY_WINDOWS = re.compile(
     r"^(Request timed out|Reply from |General failure|Hardware error|PING: transmit failed|Destination .*unreachable)"
 )
-_NO_REPLY = re.compile(r"icmp_seq[=\s](\d+)")
+_NO_REPLY = re.compile(_NUMBER)
+_NO_TIME = re.compile(r" bytes from |\bttl=\d|^Reply from .*\d\s?ms\b")  # a reply, though none with a time= of its own
 _STAMP = re.compile(
     r"^\[?(?:(\d{9,}(?:\.\d+)?)|(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?))\b"
 )  # ping -D, or a script
 _OTHER_STAMP = re.compile(r"^.{0,30}\d\d:\d\d:\d\d.{0,12}(?:\d+ bytes from|Reply from)")
 _HEAD = re.compile(r"\bPING6?[ (]|\bPinging ")
-_SENT = re.compile(r"^(\d+) packets transmitted")
-_TOOK = re.compile(r"\btime (\d+)\s*ms$")
+_SENT = re.compile(r"^(\d+)\s(?:packets transmitted|[^\d,]+,\s*\d+\s[^\d]+.*\d\s?%)")  # or in another language
+_RECEIVED = re.compile(r"^\d+[^\d,]+,\s*([1-9]\d*)\b")
+_TOOK = re.compile(r"\b(\d+)\s*ms$")
+_FAST = re.compile(
+    r"\bpipe \d|\bipg/ewma\b"
+)  # ends the statistics of probes sent before the last reply, or by its arrival
+LEAST_STEP_S = 0.19  # between probes of a user who is not root, 0.2 s by default
 MOST_PROBES = 10**7
 SEQUENCE = 65536  # numbers of probes begin again after it
 
@@ -176,7 +184,7 @@ def is_ping_text(source: Source) -> bool:
 
 
 def read_ping_text(source: Source, said: Told) -> Trace:
-    """What `ping` prints on Linux, macOS, BusyBox or Windows (in English). Numbers without a reply are unanswered probes."""
+    """What `ping` prints on Linux, macOS, BusyBox or, in English, Windows. Numbers without a reply are unanswered probes."""
     replies: dict[int, tuple[int, float]] = {}  # number -> line, round trip in ms
     ended = 0  # line of the statistics
     stamps: dict[int, float] = {}
@@ -200,7 +208,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
             continue
         if ended:
             source.fail(f"a probe stands after the statistics of line {ended}; allowed: one log a file", line)
-        if reply is None and " bytes from " in text:
+        if not reply and not windows and _NO_TIME.search(text):
             source.fail("a reply without its time in ms; allowed: time=NUMBER ms", line)
         if reply and number in replies and "DUP!" not in text:
             source.fail(
@@ -225,15 +233,30 @@ def read_ping_text(source: Source, said: Told) -> Trace:
         source.fail(
             f"{sent} packets transmitted, of which the last reply is to number {highest}; allowed: up to {SEQUENCE} more"
         )
+    received = next((found for line, text in source.lines if line == ended and (found := _RECEIVED.search(text))), None)
+    if received and not replies:
+        source.fail(
+            f"says that {received[1]} of {sent} probes were answered and holds no reply (ping -q?); allowed: a line a reply",
+            ended,
+        )
     numbers = np.arange(first, first + count)
     rtt_ms = np.array([replies[n][1] if n in replies else np.nan for n in numbers.tolist()])
     lines = [replies[n][0] if n in replies else source.lines[0][0] for n in numbers.tolist()]
     if len(stamps) > 1 and (span_s := max(stamps.values()) - min(stamps.values())) > 0:
         step_s = span_s / (max(stamps) - min(stamps))
         note = f"probes {step_s:.4g} s apart, by the time stamps"
-    elif took_ms and sent > 1:
+    elif took_ms is not None and sent > 1:
         step_s = took_ms / 1e3 / (sent - 1)
         note = f"probes {step_s:.4g} s apart, by the statistics at the end"
+        if took_ms == 0 or (
+            took_ms < 1e3 and step_s < LEAST_STEP_S and not any(_FAST.search(t) for _, t in source.lines)
+        ):
+            # iputils of 2018 prints the time without its whole seconds: 60 probes in 59.06 s are "time 60ms".
+            step_s = 1.0
+            note = (
+                f"probes 1 s apart, assumed: the default of ping; the statistics at the end say {took_ms:g} ms for {sent} probes, "
+                "from which some versions of ping leave out whole seconds"
+            )
     else:
         known = "the form of its time stamps is not known" if other_stamps else "the output tells no times"
         step_s, note = 1.0, f"probes 1 s apart, assumed: the default of ping; {known}"

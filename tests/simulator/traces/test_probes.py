@@ -101,6 +101,18 @@ PINGS = {
         4.0,
     ),
     "a decimal comma": ("PING x\n" + "".join(f"64 bytes from x: icmp_seq={n} time=0,1 ms\n" for n in (1, 2, 4)), 4.0),
+    "Linux in French": (
+        "PING x (x) 56(84) octets de données.\n"
+        + "".join(f"64\u00a0octets de x\u00a0: icmp_seq={n} ttl=9 temps=0,1\u00a0ms\n" for n in (1, 2, 3))
+        + "\n--- statistiques ping x ---\n4\u00a0paquets transmis, 3 reçus, 25\u00a0% paquets perdus, temps 6000\u00a0ms\n",
+        8.0,
+    ),
+    "Linux in German": (
+        "PING x (x) 56(84) Bytes an Daten.\n"
+        + "".join(f"64 Bytes von x (x): icmp_seq={n} ttl=9 Zeit=0,1 ms\n" for n in (1, 2, 4))
+        + "Von y icmp_seq=3 Ziel nicht erreichbar\n4 Pakete übertragen, 3 empfangen, 25% Paketverlust, Zeit 1500ms\n",
+        2.0,
+    ),
     "numbers that begin again": (
         "".join(f"64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (65534, 65535, 1)),
         4.0,
@@ -141,8 +153,50 @@ def test_a_second_log_in_a_file_is_refused(tmp_path: Path) -> None:
     other = content.replace("=1 ", "=7 ").replace("=2 ", "=8 ").replace("=3 ", "=9 ")
     with pytest.raises(TraceError, match=r":7: a probe stands after the statistics of line 5"):
         read_trace([file(tmp_path, f"{content}3 packets transmitted, 3 received, time 2000ms\n{other}")])
-    with pytest.raises(TraceError, match=r":5: a reply without its time"):
-        read_trace([file(tmp_path, content + "64 bytes from x: icmp_seq=4 Zeit=0.1 ms\n")])
+    timeless = (
+        "64 bytes from x: icmp_seq=4",
+        "12 octets de x : icmp_seq=4 ttl=9",
+        "Reply from x: 0.1ms",
+        "Reply from x on port 80: time=1 ms",
+    )
+    for reply in timeless:
+        with pytest.raises(TraceError, match=r":5: a reply without its time"):
+            read_trace([file(tmp_path, f"{content}{reply}\n")])
+
+
+@pytest.mark.parametrize(
+    ("sent", "took_ms", "end", "step_s"),
+    [
+        (60, 60, "", 1.0),  # iputils of 2018: 59.06 s without its whole seconds
+        (2, 0, "", 1.0),
+        (4, 611, "", 611 / 3e3),  # of -i 0.2
+        (60, 1180, "", 1.18 / 59),
+        (60, 590, "rtt min/avg/max/mdev = 20.1/20.2/20.9/0.1 ms, pipe 3", 0.01),
+        (60, 590, "rtt min/avg/max/mdev = 9.1/9.2/9.9/0.1 ms, ipg/ewma 10.0/9.2 ms", 0.01),
+    ],
+)
+def test_statistics_without_whole_seconds_do_not_shorten_a_log(
+    sent: int, took_ms: int, end: str, step_s: float, tmp_path: Path
+) -> None:
+    replies = "".join(f"64 bytes from x: icmp_seq={n} ttl=9 time=20 ms\n" for n in range(1, sent + 1))
+    statistics = f"{sent} packets transmitted, {sent} received, 0% packet loss, time {took_ms}ms\n{end}\n"
+    trace = read_trace([file(tmp_path, f"PING x\n{replies}\n--- x ping statistics ---\n{statistics}")])
+    assert trace.duration_s == pytest.approx(sent * step_s)
+    assert any("leave out whole seconds" in note for note in trace.notes) == (step_s == 1.0)
+
+
+def test_statistics_alone_are_no_lost_probes(tmp_path: Path) -> None:
+    statistics = "60 packets transmitted, 59 received, 1.7% packet loss, time 59153ms"
+    with pytest.raises(TraceError, match=r":3: says that 59 of 60 probes were answered and holds no reply \(ping -q"):
+        read_trace([file(tmp_path, f"PING x\n--- x ping statistics ---\n{statistics}\n")])
+
+
+def test_the_sequence_numbers_of_other_tools_are_no_pings(tmp_path: Path) -> None:
+    """httping's times are of a connection and a request."""
+    with pytest.raises(TraceError, match="is of no known trace format"):
+        read_trace(
+            [file(tmp_path, "".join(f"connected to x:80 (319 bytes), seq={n} time= 93.5 ms\n" for n in range(3)))]
+        )
 
 
 def test_intervals_that_are_missing_from_iperf3_are_a_gap(tmp_path: Path) -> None:
