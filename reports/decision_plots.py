@@ -162,7 +162,7 @@ def _capacity(answer: Answer, form: Form) -> Figure:
         "Bars run from the greatest load shown to be carried to the least shown not to be.",
         left_out(len(shown), len(table), "cases", "those that carry most"),
     ]
-    finish(figure, form, (), (" ".join(filter(None, notes)),))
+    finish(figure, form, (), notes)
     return figure
 
 
@@ -226,7 +226,7 @@ def _recommend(answer: Answer, form: Form) -> Figure:
         "Left is sooner, low is better. Bars are 95 % intervals of the loss.",
         left_out(len(shown), len(panels), "conditions", "evenly spaced"),
     ]
-    finish(figure, form, handles, (" ".join(filter(None, notes)),))
+    finish(figure, form, handles, notes)
     return figure
 
 

@@ -32,7 +32,6 @@ from simulator.results.columns import interval_columns
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
 COMPACT_BELOW = 5.0  # inches; a narrower figure is for a column of a paper: smaller type, panels one above the other
 TITLE_LINES = 5  # of a title with long labels; more would take the room of what is drawn
-FORMATS = ("svg", "pdf", "png")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # one family: each further one is looked up again for every text
@@ -153,8 +152,10 @@ def new_figure(width: float, height: float, form: Form = PAGE) -> Figure:
     return figure
 
 
-def finish(figure: Figure, form: Form, handles: Sequence[Artist] = (), notes: Sequence[str] = ()) -> None:
-    """Add the legend above the panels and the footnote under them.
+def finish(
+    figure: Figure, form: Form, handles: Sequence[Artist] = (), notes: Sequence[str] = (), about: str = ""
+) -> None:
+    """Add the legend above the panels and the footnote under them: its sentences, then a line about what was measured.
 
     The figure grows by the height of both, and of what is long in the titles of its rows, so that the panels keep theirs, unless the form
     gives a height.
@@ -162,8 +163,9 @@ def finish(figure: Figure, form: Form, handles: Sequence[Artist] = (), notes: Se
     height = figure.get_figheight() + _long_titles(figure)
     if handles:
         height += legend(figure, handles)
-    if form.titles and any((*notes, form.note)):
-        height += footnote(figure, form.note, *notes)
+    lines = form.note, " ".join(filter(None, notes)), about
+    if form.titles and any(lines):
+        height += footnote(figure, *lines)
     if form.height is None:
         figure.set_figheight(height)
 
@@ -232,13 +234,6 @@ def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
     if len(values) and values.min() > 0 and values.max() >= log_from * values.min():
         for ax in axes:
             logarithmic(ax, "x")
-
-
-def scale_y(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
-    """The same for the y axis."""
-    if np.nanmin(values) > 0 and np.nanmax(values) >= log_from * np.nanmin(values):
-        for ax in axes:
-            logarithmic(ax, "y")
 
 
 def logarithmic(ax: Axes, which: str) -> None:

@@ -47,7 +47,7 @@ def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> F
     notes.append(left_out(len(shown), len(ran), "conditions", "evenly spaced"))
     if any(len(cases) < np.isfinite(said.cases["latency_mean_s"]).sum() for said, cases in shown):
         notes.append(f"{MOST_BARS} methods of each: base and the fastest.")
-    finish(figure, form, handles, (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, handles, notes, run.as_if)
     return figure
 
 

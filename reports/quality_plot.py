@@ -129,7 +129,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
         notes.append(
             f"The legend leaves out {missing} cases{' beside the front' if any(said.front for said in shown) else ''}."
         )
-    finish(figure, form, entries, (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, entries, notes, run.as_if)
     if not form.compact:  # in a narrow figure the legend names the points
         laid_out(figure)
         for ax, labels, marks in pending:
@@ -308,7 +308,7 @@ def speedup_table(run: Run, form: Form = PAGE) -> Figure:
         left_out(len(columns), len(conditions), "conditions", "evenly spaced"),
         left_out(len(rows), len(labels), "methods", "base and the fastest"),
     ]
-    finish(figure, form, (), (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, (), notes, run.as_if)
     return figure
 
 

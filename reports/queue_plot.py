@@ -49,5 +49,5 @@ def queue_over_time(run: Run, findings: Sequence[Finding], form: Form = PAGE) ->
     if max(len(said.cases) for said in findings) > MOST_LINES:
         notes.append(f"The {MOST_LINES} methods of each with the longest queues.")
     handles = [handle(name, look[name]._replace(marker=""), form) for name in drawn]
-    finish(figure, form, handles, (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, handles, notes, run.as_if)
     return figure

@@ -18,9 +18,9 @@ from reports.figure import (
     finish,
     handle,
     left_out,
+    logarithmic,
     new_figure,
     scale_x,
-    scale_y,
     spread,
     wrapped_title,
 )
@@ -85,7 +85,7 @@ def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
         f"Outlined: the Pareto front of latency and {maps[2].title} among these settings, by the means. {maps[2].reading}",
         left_out(len(shown), len(conditions), "conditions", "evenly spaced"),
     ]
-    finish(figure, form, (), (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, (), notes, run.as_if)
     return figure
 
 
@@ -156,7 +156,7 @@ def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Fig
         left_out(len(shown), len(findings), "conditions", "evenly spaced"),
     ]
     handles = [handle(name, look[name], form) for name in names]
-    finish(figure, form, handles, (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, handles, notes, run.as_if)
     return figure
 
 
@@ -188,8 +188,9 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
     drawn = table.loc[table["label"].isin(names), "latency_p95_s"].to_numpy(dtype=float)
     highest, lowest = (float(end(drawn)) for end in (np.nanmax, np.nanmin)) if np.isfinite(drawn).any() else (0.0, 1.0)
     scale_x([*grid.flat], table[key].to_numpy(dtype=float), 8.0)
-    if highest > 8 * lowest:
-        scale_y([*grid[0]], np.array([lowest, highest]), 8.0)
+    if highest > 8 * lowest > 0:
+        for ax in grid[0]:
+            logarithmic(ax, "y")
     else:
         grid[0][0].set_ylim(0, 1.08 * max(highest, slo_s if math.isfinite(slo_s) else 0.0))
     for place, column in enumerate(shown):
@@ -229,7 +230,7 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
         left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
         left_out(len(shown), len(columns), "conditions", "evenly spaced"),
     ]
-    finish(figure, form, [handle(name, look[name], form) for name in names], (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, [handle(name, look[name], form) for name in names], notes, run.as_if)
     return figure
 
 

@@ -118,7 +118,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     notes.append(left_out(len(shown), len(columns), "conditions", "evenly spaced"))
     notes.append(left_out(len(names), len(look), "lines are in the legend", "base and the fastest"))
     handles = [handle(name, look[name], form) for name in names]
-    finish(figure, form, handles, (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, handles, notes, run.as_if)
     return figure
 
 
@@ -168,7 +168,7 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
         left_out(len(names), others["label"].nunique(), "methods", "those with the greatest speed-up"),
         left_out(len(shown), len(columns), "conditions", "evenly spaced"),
     ]
-    finish(figure, form, [handle(name, look[name], form) for name in names], (" ".join(filter(None, notes)), run.as_if))
+    finish(figure, form, [handle(name, look[name], form) for name in names], notes, run.as_if)
     return figure
 
 

@@ -80,7 +80,7 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
     text = (
         "Tokens are kept in order of rising uncertainty; a useful score keeps the curve low while most tokens are kept."
     )
-    finish(figure, PAGE, (), (text, described(facts)))
+    finish(figure, PAGE, (), (text,), described(facts))
     return figure
 
 
@@ -102,7 +102,7 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
             axes.set_xlabel("score, by rank (%)")
             axes.xaxis.set_tick_params(labelbottom=True)
     text = "Each point is about a tenth of the tokens, lowest uncertainty left; bars are 95 % intervals over prompts; grey: all tokens."
-    finish(figure, PAGE, (), (text, described(facts)))
+    finish(figure, PAGE, (), (text,), described(facts))
     return figure
 
 
