@@ -34,8 +34,8 @@ class LinkOf:
 
     Attributes:
         title: Which kind, in words.
-        network: It.
-        figures: The same as the scenario has it.
+        network: The link, as the engine takes it.
+        figures: The link, as the scenario has it.
     """
 
     title: str

@@ -12,14 +12,13 @@ import pandas as pd
 from models.images import png_bytes
 from models.quality.judges import Captions, judge_of, share_right
 from models.quality.scorer import Scorer
-from models.quality.statistics import Interval
 from simulator.core.errors import CiarSimError
 from simulator.experiment.plan import session_specs
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import PairRef, pair_manifest
 from simulator.results.columns import with_ends
-from simulator.results.statistics import UNKNOWN, student_interval
+from simulator.results.statistics import UNKNOWN, Interval, student_interval
 
 COLUMNS = 8
 GAP_PIXELS = 2

@@ -252,10 +252,13 @@ class Eagle2:
         fresh = unpack_ids(reply.ids)
         s.accept(fresh[0], FROM_CLOUD)
         while not s.done:
-            features = unpack_floats(reply.features, self.dim).reshape(s.policy.rows, -1, self.dim)  # [rows, n, D]
-            drafted = yield from drafting.grow(fresh, features)
+            drafted = yield from drafting.grow(fresh, self.features(s, reply.features))
             reply = yield Call(self.pack(drafted))
             fresh = self.take_reply(s, drafted, reply)
+
+    def features(self, s: DeviceState, blob: bytes) -> np.ndarray:
+        """The cloud model's features of a reply, float32 [rows, n, D]."""
+        return unpack_floats(blob, self.dim).reshape(s.policy.rows, -1, self.dim)
 
     def take_reply(self, s: DeviceState, drafted: Drafted, reply: Path) -> list[int]:
         """Accept the round's tokens, and return them."""
@@ -302,14 +305,14 @@ class Eagle2:
             [rows, accepted + 1, D] of these nodes.
         """
         first, tree, policy = len(s.tokens), drafted.tree, s.policy
-        seen: dict[int, Any] = {0: (yield s.feed_tree("cloud", tree))}
+        seen: dict[int, Any] = {0: (yield s.feed_tree(tree))}
 
         def walk(search: Generator[int, Any, Found], read: Callable[[Tensor], Any]) -> Generator[Op, Any, Found]:
             """Tell a search what it asks for."""
             node = next(search)
             while True:
                 if node not in seen:
-                    seen[node] = yield s.revisit("cloud", tree, node)
+                    seen[node] = yield s.revisit(tree, node)
                 try:
                     node = search.send(read(seen[node].logits))
                 except StopIteration as stop:

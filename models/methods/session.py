@@ -11,7 +11,7 @@ import torch
 from models.sampling import draw_with_margin, filter_probs, greedy, greedy_margins, warp_probs
 from models.tree import Tree
 from simulator.core.rng import draws
-from simulator.protocol.messages import Start, Started, pack_floats, unpack_floats, unpack_ids
+from simulator.protocol.messages import Start, Started, pack_floats, pack_ids, unpack_floats, unpack_ids
 from simulator.protocol.methods import Decoding
 from simulator.protocol.ops import Call, Compute, Forward, Op, Send
 from simulator.protocol.recording import FROM_CLOUD, FROM_FALLBACK, SCORES
@@ -183,8 +183,8 @@ class ModelState:
         if length < self._fed:
             self._fed, self._stale = length, True
 
-    def feed_tree(self, role: str, tree: Tree) -> Forward:
-        """The pass over a draft tree whose root is the newest token, after the decided tokens before it that the KV cache does not hold.
+    def feed_tree(self, tree: Tree) -> Forward:
+        """The cloud's pass over a draft tree whose root is the newest token, after those before it that its KV cache does not hold.
 
         What the last `keep_path` accepted is moved to its place first. The result is that of the root; `revisit` gives the others.
         """
@@ -192,14 +192,14 @@ class ModelState:
         chain = self.tokens[held:-1]
         parents = _after(len(chain), tree.parents)
         tokens = [*chain, *tree.tokens]
-        op = Forward(role, tokens, keep=self._fed, gather=self._path, tree=parents, outputs="some", chain=len(chain))
+        op = Forward("cloud", tokens, keep=self._fed, gather=self._path, tree=parents, outputs="some", chain=len(chain))
         self._fed, self._path = held, list(range(held, held + len(chain)))
         return op
 
-    def revisit(self, role: str, tree: Tree, node: int) -> Forward:
+    def revisit(self, tree: Tree, node: int) -> Forward:
         """The part of the pass over a draft tree that is about one node; its ancestors come before it."""
         parents = _after(len(self._path), tree.parents[: node + 1])
-        return Forward(role, tree.tokens[node : node + 1], tree=parents, outputs="some", revisit=True)
+        return Forward("cloud", tree.tokens[node : node + 1], tree=parents, outputs="some", revisit=True)
 
     def keep_path(self, nodes: Sequence[int]) -> None:
         """Of the tree just fed these nodes are final, root first; their tokens are to be accepted by the caller."""
@@ -381,4 +381,4 @@ def answer_start(s: CloudState, message: Start) -> Generator[Op, Any, Started]:
         step: Step = yield s.decide()
         s.take(step)
     rows = pack_floats(s.caption_rows) if message.want_caption and s.caption_rows is not None else b""
-    return Started(ids=np.asarray(s.tokens, "<u2").tobytes(), caption_rows=rows)
+    return Started(ids=pack_ids(s.tokens), caption_rows=rows)

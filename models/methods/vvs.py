@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from simulator.protocol.messages import (
     Tokens,
     TreeAfter,
     pack_ids,
-    unpack_floats,
     unpack_ids,
 )
 from simulator.protocol.methods import VvsSettings
@@ -123,10 +121,6 @@ class Vvs(Lantern):
             reply = yield Call(self.pack_after(unsent, drafted))
             fresh = self.take_reply(s, drafted, reply)
             features, unsent = self.features(s, reply.features), []
-
-    def features(self, s: DeviceState, blob: bytes) -> np.ndarray:
-        """float32 [rows, n, D]."""
-        return unpack_floats(blob, self.dim).reshape(s.policy.rows, -1, self.dim)
 
     def pack_after(self, unsent: Sequence[int], drafted: Drafted) -> Message:
         """The tree, after tokens that the cloud has not been sent."""

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.quality.statistics import Gaussian, Interval, f1_interval, frechet_interval
+from models.quality.statistics import Gaussian, f1_interval, frechet_interval
 from models.state import refuse_nonfinite
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
+from simulator.results.statistics import Interval
 
 BATCH = 32
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's own preprocessing, RGB in 0..1

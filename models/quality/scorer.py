@@ -14,12 +14,13 @@ import numpy as np
 
 from models.quality.judges import Judge, Progress, features_of, share_right
 from models.quality.kept import load_readings, save_readings
-from models.quality.statistics import Gaussian, Interval, f1_interval, frechet_interval
+from models.quality.statistics import Gaussian, f1_interval, frechet_interval
 from simulator.core.cache import ContentCache
 from simulator.core.rng import stream
 from simulator.protocol.pairs import file_hash
 from simulator.protocol.recording import Recording
 from simulator.results.columns import judged
+from simulator.results.statistics import Interval
 
 AT_ONCE = 64  # images read between two calls of `progress`
 

@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-Interval = tuple[float, float, float]  # value, low, high
+from simulator.results.statistics import CONFIDENCE, Interval
 
-CONFIDENCE = 0.95
 SUBSAMPLES = 200
 NEIGHBOUR = 3  # k of improved precision and recall
 CHUNK = 1024  # rows of a distance matrix made at once
