@@ -93,13 +93,26 @@ def session_specs(
     ]
 
 
-def calibration_captions(scenario: Scenario, count: int, scenes: Callable[[int, int], list[str]]) -> list[str]:
+def calibration_captions(
+    scenario: Scenario, asked: int | None, usual: int, scenes: Callable[[int, int], list[str]]
+) -> list[str]:
     """Captions that the scenario does not use, nor would with up to `_SPARED` prompts, so that more prompts change no threshold: those
-    that it names, or where it names none drawn ones."""
+    that it names, or where it names none drawn ones.
+
+    Args:
+        scenario: What is run.
+        asked: How many `threshold.prompts` asks for; None: the usual number, or as many as the scenario names where those are fewer.
+        usual: See there.
+        scenes: Gives captions of the pair by (seed, count).
+
+    Raises:
+        ScenarioError: There are fewer.
+    """
+    count = asked or usual
     used = set(captions_of(scenario, scenes))
     if isinstance(scenario.prompts, PromptList) and scenario.prompts.calibration:
         named = [caption for caption in dict.fromkeys(scenario.prompts.calibration) if caption not in used]
-        if len(named) < count:
+        if len(named) < (asked or 1):
             raise ScenarioError(
                 f"prompts.calibration: holds {len(named)} captions beside the prompts, threshold.prompts asks for {count}"
             )

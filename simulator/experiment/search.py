@@ -33,9 +33,11 @@ def search_thresholds(
         if target is not None and key not in searches:
             with error_context("methods", case.position):
                 asked = _asked(case.method, target, manifest)
-                captions = calibration_captions(case.scenario, asked.most_prompts, scenes)
-            steps = _rated(asked) if isinstance(case.method, RandomSettings) else calibrate(asked)
-            searches[key] = _Search(case, captions, steps)
+                if isinstance(case.method, RandomSettings):
+                    searches[key] = _Search(case, [], _rated(asked))
+                    continue
+                captions = calibration_captions(case.scenario, asked.prompts, asked.most_prompts, scenes)
+            searches[key] = _Search(case, captions, calibrate(replace(asked, prompts=len(captions))))
     found = _search_all(searches, manifest, source)
     told: Told = {}
     resolved = []

@@ -5,7 +5,7 @@ Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16
     bytes   = 2 * (weights of layers, final norm and head)   read once, whatever the batch
             + 2 * tokens * D                                 rows of the embedding
             + kv_tokens * (2 * L * D * 2)                    keys and values
-    flops   = 2 * tokens * (weights of the layers)
+    flops   = 2 * tokens * (weights of the layers)           those of an adaptive norm, which see the condition alone, 2 * rows
             + 2 * logits * (weights of the head)             the head sees the positions whose logits are wanted
             + 4 * L * D * attended                           scores and weighted sums, per query-key pair
     roof    = max(bytes / effective bandwidth, flops / effective peak)

@@ -193,6 +193,11 @@ class ModelShape(Entry):
         return (4 + self.modulation) * self.dim**2 + self.ffn_matrices * self.dim * self.ffn_hidden + 2 * self.dim
 
     @property
+    def modulation_parameters(self) -> int:
+        """Weights of all layers that a pass applies to the condition of a row, not to its positions."""
+        return self.n_layer * self.modulation * self.dim**2
+
+    @property
     def head_parameters(self) -> int:
         return (2 if self.interhead else 1) * (self.head_rows or self.vocab_size) * self.dim
 

@@ -26,7 +26,8 @@ class RooflineCosts:
         self._weight_bytes = FP16_BYTES * shape.pass_parameters
         self._token_bytes = FP16_BYTES * shape.dim
         self._kv_bytes = shape.kv_bytes_per_position
-        self._token_flops = 2 * shape.n_layer * shape.layer_parameters
+        self._token_flops = 2 * (shape.n_layer * shape.layer_parameters - shape.modulation_parameters)
+        self._row_flops = 2 * shape.modulation_parameters
         self._logit_flops = 2 * shape.head_parameters
         self._pair_flops = 4 * shape.n_layer * shape.dim
         self._bytes_per_s, self._flop_per_s = self.hardware.bytes_per_s, self.hardware.flop_per_s
@@ -44,9 +45,10 @@ class RooflineCosts:
 
     def pass_seconds(self, work: Work) -> float:
         """Seconds of one batched forward pass, by the formula at the top of `build.py`."""
-        _, tokens, kv_tokens, attended, logits = work
+        rows, tokens, kv_tokens, attended, logits = work
         read = self._weight_bytes + self._token_bytes * tokens + self._kv_bytes * kv_tokens
         flops = self._token_flops * tokens + self._logit_flops * logits + self._pair_flops * attended
+        flops += self._row_flops * rows
         roof = self._roof(read, flops)
         return max(self._launch_s, roof) if self._alongside else self._launch_s + roof
 

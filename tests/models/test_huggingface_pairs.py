@@ -79,14 +79,14 @@ def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSp
     (tmp_path / "s.yaml").write_text(
         f"name: t\npair: {{cloud: {name}, weights: {one.weights}, device: {one.device}}}\n"
         f"prompts: {{list: {json.dumps(PROMPTS[:2])}}}\n"
-        "methods: [base, {name: speculative, gamma: 3}]\n"
+        "methods: [base, {name: speculative, gamma: 3}, random]\n"  # whose rate is reached without captions of its own
         "compute: {device: {model: pair, hardware: snapdragon-8-gen-3}, cloud: {model: pair, hardware: a100}}\n"
     )
     arguments = ["run", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     table = pd.read_parquet(tmp_path / "out" / "requests.parquet")
-    assert len(table) == 4
+    assert len(table) == 6
     assert np.isfinite(table["latency_s"]).all()
     assert (tmp_path / "out" / "report.html").is_file()
 

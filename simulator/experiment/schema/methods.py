@@ -39,7 +39,7 @@ class CallTarget(Part):
         ge=1,
         le=4096,
         description="captions to calibrate on, none of the scenario's; default 8 for the start of a share, which the image itself "
-        "keeps to, else 64",
+        "keeps to, else 64, or all that prompts.calibration names where those are fewer",
     )
 
     def __str__(self) -> str:

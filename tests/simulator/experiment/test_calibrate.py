@@ -375,7 +375,7 @@ def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
         return [f"{index * (1 + seed % 7)}" for index in range(count)]
 
     def of(prompts: ScenePrompts | PromptList, count: int) -> list[str]:
-        return calibration_captions(Scenario.model_construct(prompts=prompts), count, scenes)
+        return calibration_captions(Scenario.model_construct(prompts=prompts), None, count, scenes)
 
     few, many, later = (of(ScenePrompts(count=n, skip=skip, seed=1), 12) for n, skip in ((4, 0), (900, 0), (4, 900)))
     assert few == many == later
@@ -388,13 +388,13 @@ def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
     assert not set(found) & set(only.captions)
     four = Scenario.model_construct(prompts=PromptList.model_validate({"list": ["a"]}))
     with pytest.raises(ScenarioError, match="only 3 captions are left to calibrate on, asked for 4"):
-        calibration_captions(four, 4, lambda seed, count: list("abcd" * count)[:count])
+        calibration_captions(four, None, 4, lambda seed, count: list("abcd" * count)[:count])
 
 
 def test_captions_to_calibrate_on_are_found_behind_those_in_use() -> None:
     """Those of held-out photographs come first whatever the seed: all of them in use says nothing of the others."""
     scenario = Scenario.model_construct(prompts=PromptList.model_validate({"list": [f"{n}" for n in range(100)]}))
-    assert calibration_captions(scenario, 4, lambda seed, count: [f"{n}" for n in range(104)][:count]) == [
+    assert calibration_captions(scenario, 4, 8, lambda seed, count: [f"{n}" for n in range(104)][:count]) == [
         "100",
         "101",
         "102",
@@ -405,13 +405,14 @@ def test_captions_to_calibrate_on_are_found_behind_those_in_use() -> None:
 def test_a_scenario_may_name_its_calibration_captions() -> None:
     prompts = PromptList.model_validate({"list": ["a", "b"], "calibration": ["b", "c", "d", "c"]})
     of_list = Scenario.model_construct(prompts=prompts)
-    assert calibration_captions(of_list, 2, lambda seed, count: ["x"] * count) == ["c", "d"]
+    assert calibration_captions(of_list, 2, 8, lambda seed, count: ["x"] * count) == ["c", "d"]
+    assert calibration_captions(of_list, None, 8, lambda seed, count: ["x"] * count) == ["c", "d"]  # all there are
     with pytest.raises(
         ScenarioError, match=r"prompts\.calibration: holds 2 captions beside the prompts, .* asks for 3"
     ):
-        calibration_captions(of_list, 3, lambda seed, count: ["x"] * count)
+        calibration_captions(of_list, 3, 8, lambda seed, count: ["x"] * count)
     none = Scenario.model_construct(prompts=PromptList.model_validate({"list": ["a"]}))
     with pytest.raises(
         ScenarioError, match=r"asked for 4; name some with prompts\.calibration, or the threshold as a "
     ):
-        calibration_captions(none, 4, lambda seed, count: [])
+        calibration_captions(none, None, 4, lambda seed, count: [])

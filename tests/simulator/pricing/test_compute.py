@@ -106,6 +106,19 @@ def test_a_large_prefill_is_bound_by_arithmetic() -> None:
     assert costs.pass_seconds(work) == pytest.approx(366 * 3e-6 + flops / (0.5 * 121e12), rel=1e-12)
 
 
+def test_an_adaptive_norm_is_projected_once_for_a_row() -> None:
+    """The last scale of VAR-d30, guided: 256 positions of each row, and 6 D x D matrices of each layer that see the class alone."""
+    costs = roofline("var-d30", "jetson-orin-nano-8", "cuda-graphs")
+    work = Work.of_pass(rows=2, new=256, kv=424, logits=256)
+    layers = 512 * 30 * (12 * 1920**2 + 2 * 1920) + 2 * 30 * 6 * 1920**2 + 512 * 1920 * 4096
+    flops = 2 * layers + 4 * 30 * 1920 * work.attended
+    machine = catalogue.hardware("jetson-orin-nano-8")
+    launches = (
+        costs.pass_seconds(Work(0, 0, 0, 0, 0)) - 2 * catalogue.model("var-d30").pass_parameters / machine.bytes_per_s
+    )
+    assert costs.pass_seconds(work) - launches == pytest.approx(flops / machine.flop_per_s, rel=1e-9)
+
+
 def test_eager_steps_cost_the_host_unless_the_roof_is_higher() -> None:
     work = Work.of_pass(rows=2, new=1, kv=120)
     assert roofline("llamagen-xl", "a100", "eager").pass_seconds(work) == pytest.approx(36 * 894e-6 + 2550e-6)
