@@ -233,7 +233,7 @@ def attempt(task: Task) -> bytes | Failure:
             told = priced.extrapolated.union(*(own[0].extrapolated for own in kinds_by_tier(scenario, priced)))
             result = replace(result, extrapolated=tuple(sorted(told)))
             if limits.draw:
-                result = replace(result, spans=[], drawn=drawn(result.spans, result.samples))
+                result = replace(result, spans=[], drawn=drawn(result.spans, result.samples, result.columns))
             return KeptCase(result, task.broken).to_bytes()
     except CiarSimError as error:
         return Failure(str(error), error)

@@ -166,7 +166,9 @@ COLUMNS: dict[str, str] = {
     "device_static_j": _MEAN
     + "what of device_energy_j the radio uses without carrying a message: promotions, and the tail after "
     "messages; the device's own idle power is unknown and in no column",
-    "cloud_gpu_s": _MEAN + "GPU time; the time of a batch is divided among its members",
+    "cloud_gpu_s": _MEAN
+    + "GPU time: of a batched pass the share of the request's rows (two a pass with guidance) in all its rows, and the "
+    "caption encoders and image decoders of its own; what a crash cuts short counts for nobody",
     "retries": _MEAN + "times that the device opened a new connection and sent its open requests again",
     "fallback_pct": _MEAN + "tokens, in percent, that the device decided alone after a missed deadline",
     "fallback_cloud_nll_cost": "mean over prompts of the mean over their requests with a fallback of cloud_nll of the image minus that of "

@@ -104,12 +104,17 @@ class _Process:
             self.events.append(_Event("M", self.pid, key, tid, args=_raw(args)))
 
 
-def drawn(spans: Sequence[Span], samples: Mapping[str, np.ndarray]) -> bytes:
+def drawn(
+    spans: Sequence[Span],
+    samples: Mapping[str, np.ndarray],
+    answered: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
     """The part of one case: every span once, the cloud's iterations, flows and counters, in order of time; empty without spans.
 
     Args:
         spans: Of the case.
         samples: `SAMPLED` of its cloud; shown while the spans last.
+        answered: Columns `request`, `requested_s` and `done_s` of the case's answered requests; None: the spans alone are known.
     """
     if not spans:
         return b""
@@ -118,9 +123,11 @@ def drawn(spans: Sequence[Span], samples: Mapping[str, np.ndarray]) -> bytes:
     devices: dict[int, list[Span]] = {}
     for span in spans:
         devices.setdefault(span.device, []).append(span)
+    columns = [answered[name].tolist() for name in ("request", "requested_s", "done_s")] if answered else [[], [], []]
+    lasted = {request: (start_s, end_s) for request, start_s, end_s in zip(*columns, strict=True)}
     for pid, (device, own) in enumerate(sorted(devices.items()), start=1):
         process = _Process(events, pid, f"device {device}")
-        process.thread("requests", _requests(own))
+        process.thread("requests", _requests(own, lasted))
         for track, name in _OF_DEVICE.items():
             slices = [_slice(span) for span in own if span.track == track]
             _add(places, pid, process.thread(name, slices))
@@ -173,12 +180,16 @@ def _slice(span: Span) -> _Slice:
     return _Slice(round(span.start_s * 1e9), round(span.end_s * 1e9), span.name, span.track, args)
 
 
-def _requests(spans: Sequence[Span]) -> list[_Slice]:
-    """A slice per request, from its first span to its last."""
+def _requests(spans: Sequence[Span], lasted: Mapping[int, tuple[float, float]]) -> list[_Slice]:
+    """A slice per request as long as its latency; one without an answer from its first span to its last.
+
+    The spans alone do not tell: a request waits for its device before the first one, and a reply that nobody needs comes after the image.
+    """
     found: dict[int, tuple[float, float]] = {}
     for span in spans:
         start_s, end_s = found.get(span.request, (span.start_s, span.end_s))
         found[span.request] = min(start_s, span.start_s), max(end_s, span.end_s)
+    found |= {request: lasted[request] for request in found if request in lasted}
     return [
         _Slice(round(start_s * 1e9), round(end_s * 1e9), f"request {request}", "request", {"request": request})
         for request, (start_s, end_s) in found.items()

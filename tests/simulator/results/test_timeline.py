@@ -126,6 +126,19 @@ def test_lanes_hold_spans_that_overlap_and_equal_spans_give_equal_bytes() -> Non
     assert timeline_bytes(parts) == timeline_bytes(parts)
 
 
+def test_the_slice_of_a_request_is_its_latency() -> None:
+    """It waits for its device before the first span, and a reply that nobody needs comes after the image; unanswered: its spans."""
+    spans = [
+        Span(3, 0, "device", "compute", 0.5, 1.0),
+        Span(3, 0, "downlink", "reply 0", 1.0, 2.0, (("call", 0),)),
+        Span(4, 0, "device", "compute", 1.5, 1.75),
+    ]
+    answered = {"request": np.array([2, 3]), "requested_s": np.array([0.0, 0.25]), "done_s": np.array([0.1, 1.5])}
+    events = json.loads(gzip.decompress(timeline_bytes([("base", drawn(spans, {}, answered))])))["traceEvents"]
+    found = {e["name"]: (e["ts"], e["dur"]) for e in events if e.get("cat") == "request"}
+    assert found == {"request 3": (250e3, 1250e3), "request 4": (1500e3, 250e3)}
+
+
 def test_cases_share_no_process_and_no_flow() -> None:
     result = loaded(10)
     spans = result.spans
