@@ -39,9 +39,9 @@ def advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
         doubt = "Whether its images keep base's quality is not known from this run."
         if len(where) > MOST_IN_A_SENTENCE:
             return _list("Which method is fastest depends on the conditions:", where, doubt)
-        return f"Fastest: {_sentence(where)}. {doubt}"
+        return f"Fastest, by the mean: {_sentence(where)}. {doubt}"
     where = _by_condition([(said.at_base_quality, said) for said in ran if said.at_base_quality], findings, keys)
-    what = "the fastest of the methods whose images do not differ significantly from base's."
+    what = "the fastest, by the mean, of the methods whose images do not differ significantly from base's."
     if len(where) > MOST_IN_A_SENTENCE:
         return _list("Which method to use depends on the conditions:", where, f"Each is {what}")
     return f"Use {_sentence(where)}: {what}"

@@ -188,7 +188,10 @@ def _quality_sentences(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[s
     if near is None:
         return first, "Every other method differs significantly from base in cloud_nll, too."
     if near["speedup_lo"] > 1:
-        return first, f"Fastest without a significant difference in cloud_nll: {near['label']}, {_gain(near)}."
+        return (
+            first,
+            f"Fastest, by the mean, without a significant difference in cloud_nll: {near['label']}, {_gain(near)}.",
+        )
     return (
         first,
         "Of the methods without a significant difference in cloud_nll, none is significantly faster than base; the fastest: "

@@ -69,7 +69,9 @@ def test_findings_by_network(run: Run) -> None:
     pattern = r"ciar threshold=0\.5 is fastest: [34]\.\d\d s per image \(.* to .*\), .*× base's speed \(.* to .*\)\.$"
     assert re.match(pattern, wifi.sentences[0])
     assert wifi.sentences[1].startswith("Its images differ significantly from base's: cloud_nll 1.99 ")
-    assert wifi.sentences[2].startswith("Fastest without a significant difference in cloud_nll: code prefix_rate=0.3, ")
+    assert wifi.sentences[2].startswith(
+        "Fastest, by the mean, without a significant difference in cloud_nll: code prefix_rate=0.3, "
+    )
     assert lte.heading.startswith("lte: no significant difference in latency: ")
     assert "16" not in lte.heading
     assert "code" not in lte.heading
@@ -226,7 +228,7 @@ def test_the_pareto_front_is_what_no_case_beats_in_both() -> None:
 def test_advice_names_the_fastest_at_base_quality(run: Run) -> None:
     assert advice(find(run)) == (
         "Use code prefix_rate=0.3 (1.3× base's speed) for wifi, and base or ciar threshold=0.5 (no significant difference in latency) "
-        "for lte: the fastest of the methods whose images do not differ significantly from base's."
+        "for lte: the fastest, by the mean, of the methods whose images do not differ significantly from base's."
     )
     assert more_advice(find(run)).startswith(
         "Faster, with images that differ significantly from base's: ciar threshold=0.5 (2.0× base's speed) for wifi. Quality: "
@@ -241,7 +243,7 @@ def test_advice_over_many_conditions_stays_short(tmp_path: Path) -> None:
     ]
     run = load_run(write(tmp_path / "run", cases, images=()))
     findings = find(run)
-    tail = ": the fastest of the methods whose images do not differ significantly from base's."
+    tail = ": the fastest, by the mean, of the methods whose images do not differ significantly from base's."
     assert advice(findings) == (
         f"Use ciar (2.0× base's speed) under 5 of 9 conditions, and base (the cloud alone) under 4 of 9 conditions{tail}"
     )
@@ -280,7 +282,7 @@ def test_advice_over_a_grid_says_from_where_to_where(tmp_path: Path, wins: Calla
         for method, seconds in (("base", 8.0), ("ciar", 4.0 if wins(preset, rtt_ms) else 12.0))
     ]
     run = load_run(write(tmp_path / "run", cases, images=()))
-    assert advice(find(run), condition_keys(run)).startswith(f"Use {said}: the fastest of")
+    assert advice(find(run), condition_keys(run)).startswith(f"Use {said}: the fastest, by the mean, of")
     assert condition_keys(run) == ("network.preset", "network.rtt_ms")
 
 
@@ -296,7 +298,7 @@ def test_many_answers_are_a_list(tmp_path: Path) -> None:
     begin, *answers, end = advice(find(run), condition_keys(run)).splitlines()
     assert (begin, end) == (
         "Which method to use depends on the conditions:",
-        "Each is the fastest of the methods whose images do not differ significantly from base's.",
+        "Each is the fastest, by the mean, of the methods whose images do not differ significantly from base's.",
     )
     assert answers == [
         "- ciar (2.0× base's speed) for wifi",
@@ -318,7 +320,7 @@ def test_advice_over_two_numbers_names_each_once(tmp_path: Path) -> None:
     run = load_run(write(tmp_path / "run", cases, images=()))
     assert advice(find(run), condition_keys(run)).startswith(
         "Use base (the cloud alone) for uplink 1 and 5 Mbit/s at RTT 5 ms and for uplink 20 Mbit/s; "
-        "ciar (2.0 to 2.1× base's speed) for uplink 1 and 5 Mbit/s from RTT 20 to 50 ms: the fastest of"
+        "ciar (2.0 to 2.1× base's speed) for uplink 1 and 5 Mbit/s from RTT 20 to 50 ms: the fastest, by the mean, of"
     )
 
 

@@ -78,7 +78,7 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
         "cloud_call_pct",
         "Use code prefix_rate=0.3 (1.3× base&#39;s speed) for wifi, and base or ciar threshold=0.5 (no significant difference "
         "in latency) for lte: "
-        "the fastest of the methods whose images do not differ significantly from base&#39;s.",
+        "the fastest, by the mean, of the methods whose images do not differ significantly from base&#39;s.",
         "Faster, with images that differ significantly from base&#39;s: ciar threshold=0.5 (2.0× base&#39;s speed) for wifi.",
         "Pareto front of mean latency and cloud_nll, by the means: ciar threshold=0.5, code prefix_rate=0.3, base.",
     ):
