@@ -154,7 +154,7 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
             try:
                 pair.text.encode(one.text)
             except PromptError as error:
-                raise PromptError(f"{prompts}:{one.line}: {error}") from None
+                raise PromptError(f"{one.within(str(prompts))}: {error}") from None
     return [one.text for one in found]
 
 

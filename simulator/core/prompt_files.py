@@ -59,10 +59,15 @@ ALIKE = {"description", "descriptions", "sentence", "sentences"}  # other names 
 
 
 class Prompt(NamedTuple):
-    """A prompt, and the line that it stands on; 0 where the form has no lines."""
+    """A prompt, the line that it stands on, 0 where the form has no lines, and there its number in words."""
 
     text: str
     line: int
+    item: str = ""
+
+    def within(self, file: str) -> str:
+        """Where it stands, for messages."""
+        return f"{file}:{self.line}" if self.line else f"{file} {self.item}"
 
 
 def read_prompts(content: bytes) -> list[Prompt]:
@@ -84,9 +89,9 @@ def read_prompts(content: bytes) -> list[Prompt]:
         found = list(_plain(lines))
     for prompt in found:
         if not prompt.text.strip():
-            raise PromptError(f"{prompt.line or ''} holds an empty prompt".strip())
+            raise PromptError(f"{prompt.line or prompt.item} holds an empty prompt")
         if NEWLINE.search(prompt.text):
-            raise PromptError(f"{prompt.line or ''} holds a prompt on several lines".strip())
+            raise PromptError(f"{prompt.line or prompt.item} holds a prompt on several lines")
         _refuse_characters(prompt)  # JSON may spell them
     return found
 
@@ -106,7 +111,7 @@ def _decoded(content: bytes) -> str:
 
 def _refuse_characters(prompt: Prompt) -> None:
     if found := NO_TEXT.search(prompt.text):
-        raise PromptError(f"{prompt.line or ''} holds the character U+{ord(found[0]):04X}".strip())
+        raise PromptError(f"{prompt.line or prompt.item} holds the character U+{ord(found[0]):04X}")
 
 
 def _json(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
@@ -119,7 +124,7 @@ def _json(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
     if isinstance(whole, list):
         if not whole:
             raise PromptError("is an empty JSON list")
-        return [Prompt(_text(item, f"item {index}"), 0) for index, item in enumerate(whole)]
+        return [Prompt(_text(item, place := f"item {index}"), 0, place) for index, item in enumerate(whole)]
     if _loaded(lines[0].text) is NOT_JSON or lines[0].text[0] != "{":
         if lines[0].text[0] == "{" or lines[0].text in ("[", "{") or lines[0].text.startswith(('["', "[{")):
             raise PromptError(f"{lines[0].line} is part of a JSON document that cannot be read")
@@ -146,7 +151,9 @@ def _annotations(whole: dict[str, Any]) -> list[Prompt]:
     if not isinstance(listed, list) or not listed:
         keys = ", ".join(str(key)[:30] for key in list(whole)[:6])
         raise PromptError(f"is a JSON mapping of {keys or 'nothing'}; of mappings COCO's with annotations are read")
-    return [Prompt(_text(item, f"annotation {index}", ("caption",)), 0) for index, item in enumerate(listed)]
+    return [
+        Prompt(_text(item, place := f"annotation {index}", ("caption",)), 0, place) for index, item in enumerate(listed)
+    ]
 
 
 def _text(value: Any, place: str, keys: Sequence[str] = KEYS) -> str:

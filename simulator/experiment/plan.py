@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from simulator.core.errors import PromptError, ScenarioError, error_context
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.prompts import PromptList, ScenePrompts
+from simulator.experiment.schema.prompts import PromptList, Prompts, ScenePrompts
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.methods import METHODS, BaseSettings, Decoding, MethodSettings
 from simulator.protocol.pairs import PairManifest
@@ -34,6 +35,7 @@ class Plan:
         self.captions: dict[int, list[str]] = {}
         self.of_case: dict[int, list[str]] = {}
         self.reference: dict[int, list[str]] = {}
+        self.prompts = [case.scenario.prompts for case in cases]
         texts: dict[tuple[str, ...], list[str]] = {}  # cases that have the same captions or sessions hold one list
         sessions: dict[tuple[Any, ...], list[str]] = {}
 
@@ -56,13 +58,23 @@ class Plan:
 
     def record(self, source: RecordingSource) -> dict[str, Recording]:
         """The recording of every session, by key."""
-        try:
+        with caption_context(self.prompts):
             return dict(zip(self.specs, source.recordings(list(self.specs.values())), strict=True))
-        except PromptError as error:
-            listed = next(iter(self.captions.values()))
-            known = error.prompt in listed
-            error.place = error.place or (("prompts", "list", listed.index(error.prompt)) if known else ("prompts",))
-            raise
+
+
+@contextmanager
+def caption_context(prompts: Iterable[Prompts]) -> Iterator[None]:
+    """A caption that is refused inside gets its place in the scenario, in the first of these `prompts` that names it."""
+    try:
+        yield
+    except PromptError as error:
+        lists = [one for one in prompts if isinstance(one, PromptList)]
+        named = [
+            (key, held) for one in lists for key, held in (("list", one.captions), ("calibration", one.calibration))
+        ]
+        places = [("prompts", key, held.index(error.prompt)) for key, held in named if error.prompt in held]
+        error.place = error.place or (places[0] if places else ("prompts",))
+        raise
 
 
 def session_specs(

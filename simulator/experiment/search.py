@@ -11,7 +11,7 @@ import numpy as np
 
 from simulator.core.errors import error_context
 from simulator.experiment.calibrate import Asked, Calibrated, Trial, calibrate
-from simulator.experiment.plan import calibration_captions, session_specs
+from simulator.experiment.plan import calibration_captions, caption_context, session_specs
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.methods import DEFAULT_CALL_PCT, CallTarget, MethodEntry
 from simulator.protocol.cache import RecordingSource
@@ -170,7 +170,8 @@ def _search_all(
         advance(key, None)
     while wanted:
         specs = {key: searches[key].specs(manifest, trial) for key, trial in wanted.items()}
-        recordings = iter(source.recordings([spec for mine in specs.values() for spec in mine]))
+        with caption_context(search.case.scenario.prompts for search in searches.values()):
+            recordings = iter(source.recordings([spec for mine in specs.values() for spec in mine]))
         wanted.clear()
         for key, mine in specs.items():
             advance(key, list(islice(recordings, len(mine))))

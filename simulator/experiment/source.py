@@ -17,7 +17,7 @@ class ScenarioSource:
     Attributes:
         document: The file.
         options: Place -> the option that wrote it.
-        context: What validators are told and tell: "folder", the scenario's own; "caption_places", file and line of captions.
+        context: What validators are told and tell: "folder", the scenario's own; "caption_places", the places of captions in their file.
     """
 
     document: Document

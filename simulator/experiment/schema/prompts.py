@@ -72,7 +72,7 @@ class PromptFile(Part):
 
 
 def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
-    """A file's captions as a list; `caption_places` of the context gets the file and line of each, for errors found later."""
+    """A file's captions as a list; `caption_places` of the context gets the place of each in the file, for errors found later."""
     if not isinstance(prompts, PromptFile):
         return prompts
     path = path_of(prompts.file, info, "file")
@@ -96,13 +96,11 @@ def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
             f"must be <= {len(others)}, the captions of {name} after count, got {prompts.calibration}", "calibration"
         )
     places = (info.context or {}).setdefault("caption_places", {})
-    places.update(
-        {("prompts", "list", index): f"{name}:{one.line}" if one.line else name for index, one in enumerate(found)}
-    )
-    given = {"list": [one.text for one in found]}
-    if prompts.calibration:
-        given["calibration"] = [one.text for one in others[: prompts.calibration]]
-    return PromptList.model_validate(given)
+    given = {"list": found, "calibration": others[: prompts.calibration]}
+    for key, captions in given.items():
+        places.update({("prompts", key, index): one.within(name) for index, one in enumerate(captions)})
+    texts = {key: [one.text for one in captions] for key, captions in given.items() if captions}
+    return PromptList.model_validate(texts)
 
 
 Prompts = Annotated[

@@ -85,7 +85,7 @@ def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, encoding: str) -> 
         ("a star\ncaf\u00e9\n".encode("latin-1"), ":2 is not UTF-8; save it as UTF-8"),
         (b"\xff\xfea\0b", "is not UTF-16, as its first bytes say"),
         (b"a \x1b[31mstar\n", ":1 holds the character U+001B"),
-        (rb'["a star", "\u0000"]', "holds the character U+0000"),
+        (rb'["a star", "\u0000"]', "item 1 holds the character U+0000"),
         (rb'{"prompt": "a star"}' + b"\n" + rb'{"prompt": "\ud800"}', ":2 holds the character U+D800"),
     ],
 )
@@ -229,14 +229,33 @@ def test_captions_that_look_a_little_like_something_else_are_taken(tmp_path: Pat
     assert captions(tmp_path, text.encode()) == tuple(text.split("\n"))
 
 
-def test_a_caption_that_the_pair_refuses_is_named_by_file_and_line(tmp_path: Path, tiny_pair_folder: Path) -> None:
-    (tmp_path / "captions.txt").write_text("a small red star\n\na small crimson star\n")
-    (tmp_path / "s.yaml").write_text(f"{SCENARIO}pair: {tiny_pair_folder}\n{COMPUTE}")
+RED, BAD = "a small red star", "a small crimson star"
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "place"),
+    [
+        (f"{RED}\n\n{BAD}\n", "", ":3:"),
+        (f'["{RED}", "{BAD}"]', "", " item 1:"),
+        (f'[\n{{"prompt": "{RED}"}},\n{{"prompt": "{BAD}"}}]', "", " item 1:"),
+        (f'{{"annotations": [{{"caption": "{RED}"}}, {{"caption": "{BAD}"}}]}}', "", " annotation 1:"),
+        (f"{RED}\na small blue star\n{BAD}\n", ", count: 1, calibration: 2", ":3:"),
+        (f'["{RED}", "a small blue star", "{BAD}"]', ", count: 1, calibration: 2", " item 2:"),
+    ],
+)
+def test_a_caption_that_the_pair_refuses_is_named_by_its_place_in_the_file(
+    tmp_path: Path, tiny_pair_folder: Path, text: str, more: str, place: str
+) -> None:
+    (tmp_path / "captions.txt").write_text(text)
+    method = "{name: entropy-lens, threshold: {call_pct: 50, prompts: 2}, threshold_mode: const}" if more else "base"
+    (tmp_path / "s.yaml").write_text(
+        f"name: s\nmethods: [{method}]\nprompts: {{file: captions.txt{more}}}\npair: {tiny_pair_folder}\n{COMPUTE}"
+    )
     result = CliRunner().invoke(
         main, ["run", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "o"), "--cache", str(tmp_path / "c"), "--quiet"]
     )
     assert result.exit_code == 2
-    assert f"Error: {tmp_path}/captions.txt:3: unknown word 'crimson'" in result.output
+    assert f"Error: {tmp_path}/captions.txt{place} unknown word 'crimson'" in result.output
     assert not (tmp_path / "o").exists()
 
 
