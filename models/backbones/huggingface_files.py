@@ -409,8 +409,9 @@ def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int) -> i
 
 def _is(folder: Path, config: Mapping[str, Any], model_type: str) -> None:
     if config.get("model_type") != model_type:
+        original = ", as deepseek-community has it" if "language_config" in config else ""  # the authors' own layout
         raise WeightsError(
-            f"{folder / CONFIG}: model_type is {str(config.get('model_type'))[:40]!r}, needed {model_type!r}"
+            f"{folder / CONFIG}: model_type is {str(config.get('model_type'))[:40]!r}, needed {model_type!r}{original}"
         )
 
 

@@ -234,6 +234,13 @@ def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:
     folder = folders.chameleon(tmp_path)
     with pytest.raises(WeightsError, match="model_type is 'chameleon', needed 'janus'"):
         describe("janus-pro-1b", folder)
+    authors = tmp_path / "authors"
+    authors.mkdir()
+    (authors / "config.json").write_text('{"model_type": "multi_modality", "language_config": {}}')
+    with pytest.raises(
+        WeightsError, match="model_type is 'multi_modality', needed 'janus', as deepseek-community has it"
+    ):
+        describe("janus-pro-7b", authors)
     (folder / "tokenizer" / "vqgan.ckpt").unlink()
     with pytest.raises(WeightsError, match=r"no vqgan\.ckpt or tokenizer/vqgan\.ckpt"):
         vqgan_file(folder)

@@ -80,7 +80,11 @@ def _file(key: str) -> BeforeValidator:
     """The figures of a YAML file, named relative to the scenario's folder; its name is the title where it gives none."""
 
     def read(given: Any, info: ValidationInfo) -> Any:
-        if not isinstance(given, str) or not given.endswith((".yaml", ".yml")) or info.context is None:
+        if not isinstance(given, str) or info.context is None:
+            return given
+        if not given.endswith((".yaml", ".yml")):
+            if "/" in given or given.endswith((".json", ".toml", ".txt", ".csv")):
+                refuse(f"must be a name or a file of figures that ends in .yaml or .yml, got {found_text(given)}")
             return given
         path = path_of(given, info)
         try:

@@ -328,7 +328,8 @@ class TraceNetwork(_Line):
             except OSError:  # a name that is too long
                 there = False
             if not there:
-                refuse(f"must be the path of a file, got {found_text(file)}, which is not there")
+                what = "is a folder" if os.path.isdir(path) else "is not there"
+                refuse(f"must be the path of a file, got {found_text(file)}, which {what}")
             return str(path)
 
         if isinstance(trace, dict):

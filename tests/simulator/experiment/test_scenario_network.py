@@ -240,6 +240,7 @@ def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
             "jitter_ms needs a delay > 0: rtt_ms is 0, or the trace says so",
         ),
         ("{trace: no.csv, rtt_ms: 50}", "trace must be the path of a file, got 'no.csv' (text), which is not there"),
+        ("{trace: ., rtt_ms: 50}", "trace must be the path of a file, got '.' (text), which is a folder"),
         ("{trace: t.yaml, rtt_ms: 50}", "trace cannot be used: t.yaml: is of no known trace format"),
         ("{trace: both.csv, preset: lte}", "trace does not go with preset, which takes "),
         ("{trace: both.csv, rtt_ms: 5, outage_ms: 3}", "outage_ms goes without trace only"),

@@ -385,6 +385,10 @@ def test_refusals(tmp_path: Path, text: str, message: str) -> None:
             "t.yaml:6: compute.cloud.hardware is not known, got 'a10o' (text); did you mean a10? allowed: local, b200, ",
         ),
         (
+            HEAD + "compute: {cloud: {hardware: gpu.json}}\n",
+            "t.yaml:5: compute.cloud.hardware must be a name or a file of figures that ends in .yaml or .yml, got 'gpu.json' ",
+        ),
+        (
             HEAD + "sweep: {network.preset: [lte, lt]}\n",
             "t.yaml:5: sweep.network.preset is not a known preset, got 'lt' (text); did you mean lte? allowed: 3g, ",
         ),
