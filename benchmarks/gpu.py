@@ -20,7 +20,8 @@ import click
 import torch
 
 from benchmarks.recorder import CASES, seconds_per_session, specs
-from models.pair import Pair, load_pair, make_tiny_pair
+from benchmarks.tiny_pair import make_tiny_pair
+from models.pair import Pair, load_pair
 from models.profile import RuntimeName, Sizes, hardware_name, measure_hardware, measure_model, sizes_of
 from models.recorder import Recorder
 from models.sampling import guide

@@ -18,7 +18,7 @@ from typing import IO, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from simulator.core.errors import WeightsError
+from simulator.core.errors import WeightsError, first_line
 
 ValueT = TypeVar("ValueT")
 
@@ -287,7 +287,7 @@ def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) ->
 
 def reason(path: Path, error: BaseException) -> str:
     """Why a file could not be read as weights: what it is instead, as its first bytes tell, else the first line of the error."""
-    said = (next(iter(str(error).splitlines()), "") or type(error).__name__)[:200]
+    said = first_line(error)[:200]
     try:
         with path.open("rb") as file:
             head = file.read(24)

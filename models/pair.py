@@ -21,16 +21,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.device import DeviceModel
-from models.eagle import EagleDrafter, drafter_config, from_checkpoint, to_checkpoint
+from models.eagle import EagleDrafter, from_checkpoint, to_checkpoint
 from models.llama import decoder
 from models.phi import IntervalProjection
 from models.quality.judge_files import JUDGE, NETWORK, judge_file_names, read_judge
 from models.scenes import WORDS
-from models.state import build, first_line, read_config, read_state, refuse_nonfinite, save_state
+from models.state import build, read_config, read_state, refuse_nonfinite, save_state
 from models.text import TextEncoder, WordEncoder
 from models.transformer import Transformer
-from models.vq import VQConfig, VQModel, load_vq
-from simulator.core.errors import WeightsError
+from models.vq import VQModel, load_vq
+from simulator.core.errors import WeightsError, first_line
 from simulator.core.files import replace_folder, temporary_sibling, why_unusable, write_atomically
 from simulator.protocol.backbones import function_of
 from simulator.protocol.llama import config_of
@@ -214,7 +214,7 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     card = out_dir / CARD
     if card.is_file():
         more[CARD] = card.read_bytes()
-    return _write_pair(out_dir, name, text, tokenizer, cloud, device, phi, drafter, facts, subject, more)
+    return write_pair(out_dir, name, text, tokenizer, cloud, device, phi, drafter, facts, subject, more)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -228,61 +228,6 @@ def refuse_foreign(folder: Path) -> None:
         raise WeightsError(
             f"cannot write the pair {folder}: it holds {foreign[0]}, which is of no pair; name another folder"
         )
-
-
-def make_tiny_pair(
-    path: Path,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    *,
-    grid: int = 4,
-    codebook_size: int = 64,
-    device_noise: float = 0.05,
-) -> Pair:
-    """Writes a random pair of the least useful size to `path` and loads it: for tests. A fraction of a second.
-
-    grid x grid tokens of 8 x 8 pixels, cloud of 2 layers and width 16, captions as the scenes pair takes them. The device is the
-    cloud's first layer with noise of standard deviation `device_noise`, so that the two agree often but not always.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def randomise(module: nn.Module, std: float) -> None:
-        with torch.no_grad():
-            for key, parameter in module.named_parameters():
-                if not key.endswith("norm.weight"):
-                    parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=std)
-
-    text = WordEncoder.build(WORDS)
-    shape = TransformerConfig(2, 2, 16, 32, codebook_size, text.slots, text.caption_dim, grid)
-    vq = VQConfig(
-        codebook_size=codebook_size,
-        codebook_dim=8,
-        ch=32,
-        encoder_ch_mult=(1, 1),
-        decoder_ch_mult=(1, 1),
-        z_channels=32,
-        num_res_blocks=1,
-        patch=4,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tokenizer, cloud = VQModel(vq), Transformer(shape)
-        randomise(cloud, 0.35)
-        with torch.no_grad():  # keep the second layer's contribution small
-            for key in ("layers.1.attention.wo.weight", "layers.1.feed_forward.w2.weight"):
-                cloud.get_parameter(key).mul_(0.2)
-        device = DeviceModel.of_cloud(cloud)
-        device.transformer.layers[0].load_state_dict(cloud.layers[0].state_dict())
-        randomise(device, device_noise)
-        phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)
-        randomise(phi, 0.05)
-        drafter = EagleDrafter(drafter_config(shape))
-        # The token's embedding, brought to the size of a feature, predicts the next feature to some degree.
-        with torch.no_grad():
-            drafter.fc.weight[:, : shape.dim] += torch.eye(shape.dim) / 0.35
-            drafter.fc.weight[:, shape.dim :] += 0.2 * torch.eye(shape.dim)
-    _write_pair(path, "tiny", text, tokenizer, cloud, device, phi, drafter, {})
-    return load_pair(path, dtype=dtype)
 
 
 # --- single models, as training leaves them
@@ -375,7 +320,7 @@ def _shards(state: Mapping[str, Tensor], limit_bytes: int) -> list[dict[str, Ten
     return shards
 
 
-def _write_pair(
+def write_pair(
     out_dir: Path,
     name: str,
     text: WordEncoder,

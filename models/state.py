@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models.checkpoint import CONTAINERS, Checkpoint, StoredTensor, few, read_checkpoint
-from simulator.core.errors import WeightsError
+from simulator.core.errors import WeightsError, first_line
 from simulator.core.files import write_atomically
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -203,8 +203,3 @@ def save_state(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]
     halved = {key: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous() for key, t in state.items()}
     refuse_nonfinite(halved, path)
     write_atomically(path, save(halved, metadata=metadata))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

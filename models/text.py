@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.words import words_of as words_of
+from models.words import words_of
 from simulator.core.errors import PromptError
 from simulator.core.rng import stream
 

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from reports.words import NAMED_KEYS, condition, label, shortened
-from simulator.core.errors import RunFolderError
+from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import read_file
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, interval_columns, judged_in
 from simulator.results.files import csv_text
@@ -251,8 +251,7 @@ def _bytes(folder: Path, name: str) -> bytes:
     except FileNotFoundError:
         raise RunFolderError(f"{folder} is not a whole run folder: it has no {name}") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise RunFolderError(f"{folder / name} cannot be read: {reason}") from None
+        raise RunFolderError(f"{folder / name} cannot be read: {reason(error)}") from None
 
 
 def _table(data: bytes, columns: list[str]) -> pd.DataFrame:

@@ -31,7 +31,7 @@ ONE_PIXEL = base64.b64decode(
 
 @pytest.fixture(scope="session")
 def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from models.pair import make_tiny_pair
+    from benchmarks.tiny_pair import make_tiny_pair
 
     folder = tmp_path_factory.mktemp("pairs") / "tiny"
     make_tiny_pair(folder, seed=0)

@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 import ciar_sim
+from benchmarks.tiny_pair import make_tiny_pair
 from ciar_sim.cli.main import main
 from ciar_sim.cli.plot import KINDS
 from ciar_sim.shipped import scenario_path
-from models.pair import make_tiny_pair
 from models.train.data import DataConfig
 from simulator.core import yamlfile
 from simulator.experiment.loading import load_scenario

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ciar_sim.cli.common import FiniteRange, default_cache, errors_in_one_line
-from simulator.core.errors import CiarSimError
+from simulator.core.errors import CiarSimError, reason
 
 
 @click.command()
@@ -32,4 +32,4 @@ def cache(cache: Path | None, prune: bool, max_gb: float) -> None:
         for name, use in cache_use(folder).items():
             click.echo(f"{folder / name}: {use.files} files, {use.bytes / 1e6:.1f} MB")
     except (OSError, ValueError) as error:
-        raise CiarSimError(f"{folder}: {getattr(error, 'strerror', None) or error}") from None
+        raise CiarSimError(f"{folder}: {reason(error)}") from None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.core.errors import CiarSimError
+from simulator.core.errors import CiarSimError, first_line
 
 if TYPE_CHECKING:
     from simulator.core.prompt_files import Prompt
@@ -213,8 +213,7 @@ def resolve_torch_device(name: str) -> str:
             raise CiarSimError(f"--torch-device {shown}: this machine has {torch.cuda.device_count()} CUDA devices")
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CiarSimError(f"--torch-device {shown}: not usable here: {reason}") from error
+        raise CiarSimError(f"--torch-device {shown}: not usable here: {first_line(error)}") from error
     return name
 
 

@@ -38,9 +38,9 @@ from models.device import DeviceModel
 from models.llama import LlamaDecoder
 from models.pair import Pair, assembled
 from models.phi import IntervalProjection
-from models.state import build, first_line, read_state, unallocated
+from models.state import build, read_state, unallocated
 from models.vq import VQConfig, VQModel
-from simulator.core.errors import PromptError, WeightsError
+from simulator.core.errors import PromptError, WeightsError, first_line
 from simulator.protocol.llama import ROW_WIDTH, LlamaConfig, digits
 from simulator.protocol.pairs import FoundPair
 

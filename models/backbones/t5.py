@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.captions import clean
-from simulator.core.errors import PromptError, WeightsError
+from simulator.core.errors import PromptError, WeightsError, first_line
 
 REMEMBERED = 4096  # captions whose rows are kept: every method of a run asks for the same ones
 TRUNCATION = 120  # tokens, end token included
@@ -58,7 +58,7 @@ class T5Encoder:
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # whatever a library says of a damaged folder
-            raise WeightsError(f"{folder}: no usable T5: its tokenizer: {first_words(error)}") from error
+            raise WeightsError(f"{folder}: no usable T5: its tokenizer: {first_line(error)[:200]}") from error
         self.model = load_encoder(folder, dtype).to(torch_device)
         self._kept: dict[str, Tensor] = {}
 
@@ -123,7 +123,7 @@ class FeatureFolder:
             with path.open("rb") as file:
                 found = np.lib.format.read_array(file, allow_pickle=False)
         except (OSError, ValueError, EOFError, MemoryError) as error:
-            raise WeightsError(f"{path}: not readable as features: {first_words(error)}") from None
+            raise WeightsError(f"{path}: not readable as features: {first_line(error)[:200]}") from None
         if found.dtype.kind not in "fiu":
             raise WeightsError(f"{path}: not readable as features: of type {found.dtype}, needed real numbers")
         if found.ndim != 3 or len(found) != 1 or found.shape[1] == 0 or found.shape[2] != self.caption_dim:
@@ -161,7 +161,7 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
     try:
         model = transformers.T5EncoderModel.from_pretrained(str(folder), local_files_only=True, dtype=dtype)
     except Exception as error:  # whatever a library says of a damaged folder
-        raise WeightsError(f"{folder}: no usable T5: {first_words(error)}") from error
+        raise WeightsError(f"{folder}: no usable T5: {first_line(error)[:200]}") from error
     finally:
         if shown:
             logged.enable_progress_bar()
@@ -177,8 +177,3 @@ def load_transformers(folder: Path) -> Any:
     except ImportError as error:
         raise WeightsError(f"{folder}: needs the library {error.name}: pip install 'ciar-sim[backbones]'") from None
     return transformers
-
-
-def first_words(error: BaseException) -> str:
-    """The beginning of an exception's message."""
-    return next(iter(str(error).splitlines()), "")[:200] or type(error).__name__

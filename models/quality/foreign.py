@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.quality.statistics import Gaussian, f1_interval, frechet_interval
 from models.state import refuse_nonfinite
-from simulator.core.errors import WeightsError
+from simulator.core.errors import WeightsError, first_line
 from simulator.core.rng import stream
 from simulator.results.statistics import Interval
 
@@ -44,7 +44,7 @@ class FeatureNet:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()
         except RuntimeError as error:
-            raise WeightsError(f"{path}: not a TorchScript file: {str(error).splitlines()[0]}") from error
+            raise WeightsError(f"{path}: not a TorchScript file: {first_line(error)}") from error
         _refuse_nonfinite(self.net, path)
         self.path, self.torch_device = path, torch_device
 
@@ -164,7 +164,7 @@ class _TransformersClip:
             self.model: Any = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).eval()
             self.tokenizer: Any = transformers.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise WeightsError(f"{folder}: not CLIP in transformers' format: {str(error).splitlines()[0]}") from error
+            raise WeightsError(f"{folder}: not CLIP in transformers' format: {first_line(error)}") from error
         _refuse_nonfinite(self.model, folder)
         self.size = int(self.model.config.vision_config.image_size)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from models.quality.photo_reading import READING_DTYPE
-from simulator.core.errors import WeightsError
+from simulator.core.errors import WeightsError, reason
 from simulator.core.files import read_file, write_atomically
 from simulator.core.rng import stream
 
@@ -83,7 +83,7 @@ def read_captions(folder: Path) -> tuple[tuple[str, ...], int]:
     try:
         found = tuple(read_file(path).decode().splitlines())
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise WeightsError(f"{path}: cannot be read: {reason(error)}") from None
     if not found or len(set(found)) != len(found) or not all(found):
         raise WeightsError(f"{path}: must hold captions, one a line and all different")
     held_out = _json(folder / "judge.json").get("held_out")
@@ -106,7 +106,7 @@ def _json(path: Path) -> dict[str, object]:
     try:
         found = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise WeightsError(f"{path}: cannot be read: {reason(error)}") from None
     if not isinstance(found, dict):
         raise WeightsError(f"{path}: must hold a mapping, found {type(found).__name__}")
     return found

@@ -36,11 +36,12 @@ from rich.progress import track
 from torch import Tensor
 
 from models.images import UNREADABLE, rgb_of
-from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder, words_of
+from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder
 from models.train.inputs import digest_of_bytes
 from models.train.kept import load_array, save_array
 from models.train.order import shuffled_indices
 from models.vq import from_uint8, load_vq
+from models.words import words_of
 from simulator.core.errors import DataError
 from simulator.core.files import read_file
 from simulator.core.part import Part, folder_of

@@ -41,10 +41,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from models.state import first_line, refuse_misfits, refuse_nonfinite
+from models.state import refuse_misfits, refuse_nonfinite
 from models.train.inputs import FILE, Inputs, difference
 from models.train.muon import Muon
-from simulator.core.errors import WeightsError
+from simulator.core.errors import WeightsError, first_line
 from simulator.core.files import write_atomically
 from simulator.core.part import Part, items
 from simulator.core.rng import stream

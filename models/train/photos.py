@@ -25,11 +25,12 @@ from rich.progress import track
 from torch import Tensor
 
 from models.images import UNREADABLE, rgb_of
-from models.text import WordEncoder, words_of
+from models.text import WordEncoder
 from models.train.data import PART_IMAGES, Side, file_text, kept_tokens, shuffled
 from models.train.inputs import digest_of_bytes
 from models.train.kept import load_array, save_array
 from models.vq import from_uint8
+from models.words import words_of
 from simulator.core.errors import DataError
 from simulator.core.files import open_file
 

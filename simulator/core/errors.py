@@ -27,6 +27,16 @@ class CiarSimError(Exception):
         return text if len(text) <= MOST_CHARACTERS else f"{text[:900]} ... {text[-250:]}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Why the system refused, in its own words, or the exception's text where it was not the system."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 @contextmanager
 def error_context(*place: str | int, kind: type[CiarSimError] = CiarSimError) -> Iterator[None]:
     """Errors of this kind that are raised inside get this place of the scenario, if they have none."""

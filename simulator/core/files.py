@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from simulator.core.errors import reason
+
 TEMPORARY = ".tmp"
 MODE = 0o644
 _GRACE_S = 60.0  # a file this young may belong to a process that has not locked it yet
@@ -240,8 +242,7 @@ def why_unusable(folder: Path) -> str:
         with suppress(NotImplementedError), tempfile.TemporaryFile(dir=place):
             pass
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a symlink loop
-        reason = str(getattr(error, "strerror", None) or error)
-        return reason if place == folder.absolute() else f"{place}: {reason}"
+        return reason(error) if place == folder.absolute() else f"{place}: {reason(error)}"
     return ""
 
 
@@ -263,5 +264,5 @@ def why_unwritable(file: Path) -> str:
             return "" if os.access(target, os.W_OK) else "no right to write it"
         (_existing(target.parent) / _temporary_name(target)).exists()  # raises where the name is too long
     except (OSError, ValueError, RuntimeError) as error:
-        return str(getattr(error, "strerror", None) or error)
+        return reason(error)
     return why_unusable(target.parent)

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from simulator.core.errors import reason
 from simulator.core.settings import Settings, refuse
 from simulator.core.yamlfile import did_you_mean
 
@@ -108,7 +109,7 @@ def path_of(text: str, info: ValidationInfo, *at: str | int) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a symlink loop
-        refuse(f"is no usable path, got {found_text(text)}: {getattr(error, 'strerror', None) or error}", *at)
+        refuse(f"is no usable path, got {found_text(text)}: {reason(error)}", *at)
     return path
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from simulator.core.cache import ContentCache
-from simulator.core.errors import RecordingError, UnrecordedError
+from simulator.core.errors import RecordingError, UnrecordedError, reason
 from simulator.core.files import why_unusable
 from simulator.protocol.recording import Recording, SessionSpec
 
@@ -32,7 +32,7 @@ class RecordingCache:
             self.files.drop(key)
             return None
         except (OSError, ValueError) as error:
-            raise RecordingError(f"cannot read the recording cache {self.root}: {_reason(error)}") from None
+            raise RecordingError(f"cannot read the recording cache {self.root}: {reason(error)}") from None
 
     def has(self, key: str) -> bool:
         """Whether there is a file of this key; it may be damaged."""
@@ -43,7 +43,7 @@ class RecordingCache:
         try:
             self.files.put(key, recording.to_bytes())
         except (OSError, ValueError) as error:
-            raise RecordingError(f"cannot write the recording cache {self.root}: {_reason(error)}") from None
+            raise RecordingError(f"cannot write the recording cache {self.root}: {reason(error)}") from None
 
 
 def _may_be(recording: Recording, key: str) -> bool:
@@ -53,10 +53,6 @@ def _may_be(recording: Recording, key: str) -> bool:
         return not spec or SessionSpec(**spec).key() == key
     except TypeError:
         return False
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 class RecordingSource(Protocol):

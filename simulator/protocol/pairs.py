@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 from pydantic import Field, ValidationInfo, field_validator
 
-from simulator.core.errors import WeightsError
+from simulator.core.errors import WeightsError, reason
 from simulator.core.files import read_file
 from simulator.core.part import Part, found_text, path_of
 from simulator.core.settings import refuse
@@ -367,8 +367,7 @@ def pair_folder(name_or_path: str | Path) -> Path:
         path = Path(name_or_path).expanduser()
         is_path = (path / MANIFEST).is_file() or path.is_dir() or len(path.parts) > 1  # where it raises, it says why
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home
-        reason = getattr(error, "strerror", None) or error
-        raise WeightsError(f"model pair {str(name_or_path)[:100]!r}: no usable path: {reason}") from None
+        raise WeightsError(f"model pair {str(name_or_path)[:100]!r}: no usable path: {reason(error)}") from None
     if is_path:
         raise WeightsError(f"{path / MANIFEST}: no such file: {path} holds no model pair")
     near = difflib.get_close_matches(str(name_or_path), known_pairs(), n=1)

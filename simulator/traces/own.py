@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.core.errors import TraceError
+from simulator.core.errors import TraceError, reason
 from simulator.core.files import write_atomically
 from simulator.traces.arrival_readers import OWN_COLUMNS
 from simulator.traces.number_readers import MOST_MBPS
@@ -149,4 +149,4 @@ def write(path: Path, data: bytes) -> None:
     try:
         write_atomically(path, data)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise TraceError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        raise TraceError(f"{path}: cannot be written: {reason(error)}") from None

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from models.pair import load_pair, make_tiny_pair
+from benchmarks.tiny_pair import make_tiny_pair
+from models.pair import load_pair
 from models.recorder import Recorder
 from models.scenes import captions
 from simulator.experiment.loading import load_scenario

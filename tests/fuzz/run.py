@@ -13,8 +13,8 @@ from tests.fuzz.targets import SMALL, TARGETS, World
 
 def world(folder: Path) -> World:
     """A tiny pair and a small run of it, in a folder of their own."""
+    from benchmarks.tiny_pair import make_tiny_pair
     from ciar_sim.cli.main import main
-    from models.pair import make_tiny_pair
 
     found = World(folder / "inputs", folder / "tiny", folder / "run", folder / "cache")
     found.folder.mkdir()

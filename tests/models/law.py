@@ -24,11 +24,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from benchmarks.tiny_pair import make_tiny_pair
 from models import backend
 from models.backend import Backend, PassRequest
 from models.methods import eagle2, make_method, session, speculative
 from models.methods.session import Step
-from models.pair import Pair, make_tiny_pair
+from models.pair import Pair
 from models.recorder import LiveSession
 from models.sampling import filter_probs, guide
 from models.text import left_pad

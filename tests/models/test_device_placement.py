@@ -15,7 +15,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from models.pair import load_pair, make_tiny_pair
+from benchmarks.tiny_pair import make_tiny_pair
+from models.pair import load_pair
 from models.sampling import guide
 from models.train.patches import set_patch_codes
 from models.vq import VQConfig, VQModel

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.pair import make_tiny_pair
+from benchmarks.tiny_pair import make_tiny_pair
 from models.train.cloud_outputs import CloudOutputs
 from models.train.distil import Head, evaluate_device, first_device
 from simulator.protocol.methods import Decoding

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.tiny_pair import make_tiny_pair
 from models import scenes
-from models.pair import make_tiny_pair
 from models.state import save_state
 from models.train import tokens
 from models.train.kept import load_array, save_array

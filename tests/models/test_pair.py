@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.tiny_pair import make_tiny_pair
 from ciar_sim.cli.common import pair_of
 from models.device import BOUNDS
-from models.pair import MAX_FILE_BYTES, _shards, load_pair, make_tiny_pair
+from models.pair import MAX_FILE_BYTES, _shards, load_pair
 from models.sampling import guide
 from models.text import left_pad
 from simulator.core.errors import CiarSimError, WeightsError

@@ -9,8 +9,9 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import step
+from benchmarks.tiny_pair import make_tiny_pair
 from ciar_sim.cli.main import main
-from models.pair import Pair, make_tiny_pair
+from models.pair import Pair
 from models.profile import (
     NEW_TOKENS,
     ROWS,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.tiny_pair import make_tiny_pair
 from models.evaluate import regions
 from models.evaluate.ground import white_codes
-from models.pair import make_tiny_pair
 from models.sampling import greedy
 from models.text import left_pad
 from simulator.core.rng import stream

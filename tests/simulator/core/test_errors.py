@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.core.errors import CiarSimError, ScenarioError
+from simulator.core.errors import CiarSimError, ScenarioError, first_line, reason
 from simulator.experiment.loading import load_scenario
 
 
@@ -37,3 +37,13 @@ def test_a_key_as_long_as_a_page_is_one_short_error(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 800
     assert f"{path}:2" in str(caught.value)
     assert "threshold" in str(caught.value)
+
+
+def test_an_error_without_text_is_told_by_its_type() -> None:
+    """Of a network's error without text the first line was asked for, and there was none."""
+    assert [first_line(error) for error in (RuntimeError(), ValueError("a\nb"), OSError("\nb"))] == [
+        "RuntimeError",
+        "a",
+        "OSError",
+    ]
+    assert [reason(error) for error in (OSError(2, "no such file"), ValueError("why"))] == ["no such file", "why"]
