@@ -107,7 +107,8 @@ class ImpairedLink:
     by a timeout for each further loss (`backoff`). With congestion control a `Sender` follows each packet instead. Later messages wait
     for it, since the stream is in order.
 
-    A message that finds more than `buffer_bytes` waiting is dropped whole, and tried again after timeouts until there is room. Of the
+    A message that finds more than `buffer_bytes` waiting is dropped whole, and tried again after timeouts until there is room; one behind
+    others of its own connection is held back by the window instead. Of the
     packets that leave a sender at once (a message, or an initial window of it) those that find no room are dropped and sent again, as
     many at a time as the buffer holds; a window grows to what path and buffer hold, and loses once what lies beyond. An
     outage longer than the timeout loses the message under way: it continues with the first retransmission after the outage.
@@ -256,7 +257,8 @@ class ImpairedLink:
                 extra_s, bits = self._recovery(loss, start_s, segments, bits, lost)
             window = self._window
             bounded = self._bounded
-            if bounded:
+            # A window holds back what comes behind a message of its own: that waits in the sender, not in the buffer.
+            if bounded and (window is None or window.last_s <= ahead_s):
                 if start_s > ahead_s:
                     start_s = max(start_s, ahead_s := self._admitted_s(ready_s, ahead_s, bits))
                 extra_s += self._overflow_s(ahead_s, segments, bits)
@@ -347,7 +349,7 @@ class ImpairedLink:
         """
         wire = self.wire
         timeouts_s = backoff(self._rto_s)
-        while wire.free_s > ahead_s and wire.bits(ahead_s, wire.free_s) > self._buffer_bits:
+        while wire.free_s > ahead_s and wire.waiting_bits(ahead_s, wire.free_s) > self._buffer_bits:
             ready_s += next(timeouts_s)
             ahead_s = self.ahead_s(ready_s)
             self._repeat(bits)
@@ -360,7 +362,7 @@ class ImpairedLink:
         if burst == 1:
             return 0.0
         packet_bits = bits / segments
-        waiting_bits = self.wire.bits(ahead_s, self.wire.free_s) if self.wire.free_s > ahead_s else -packet_bits
+        waiting_bits = self.wire.waiting_bits(ahead_s, self.wire.free_s) if self.wire.free_s > ahead_s else -packet_bits
         over = burst - max(1, int((self._buffer_bits - waiting_bits) / packet_bits + 1e-9))
         if over <= 0:
             return 0.0
@@ -413,7 +415,7 @@ class ImpairedLink:
         def full(time_s: float, free_s: float) -> bool:
             # Cross traffic gives way; only what is sent at first waits for it, later packets have it in their round trip.
             begin_s = max(time_s, ahead_s)
-            return bounded and free_s > begin_s and wire.bits(begin_s, free_s) > self._buffer_bits
+            return bounded and free_s > begin_s and wire.waiting_bits(begin_s, free_s) > self._buffer_bits
 
         finish = finish_s if queue is not None and queue.fair else wire.finish_s
         end_s, free_s, more_bits = sender.send(ready_s, start_s, segments, bits, finish, lost, full)

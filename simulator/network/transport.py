@@ -251,6 +251,9 @@ class Window:
     A message that fits into the window together with the segments in flight leaves at once. Otherwise it leaves in several flights:
     each acknowledged segment makes room for itself and, in slow start, for one more, so the window doubles every round trip until the
     wire is always busy. The window grows only while more than half of it is used (Linux tcp_is_cwnd_limited; RFC 7661).
+
+    Attributes:
+        last_s: when the last bit of the latest message leaves.
     """
 
     __slots__ = (
@@ -262,12 +265,12 @@ class Window:
         "_idle_restart",
         "_in_flight",
         "_initial",
-        "_last_s",
         "_most",
         "_outgrown",
         "_quick",
         "_rto_s",
         "_segments",
+        "last_s",
     )
 
     def __init__(self, transport: Transport, ack_s: float, rto_s: float, most_bits: float = math.inf) -> None:
@@ -292,7 +295,7 @@ class Window:
         self._in_flight = self._growth = 0
         self._flights: deque[tuple[float, int, int]] | None = None  # the same for each flight; None for a single one
         self._quick = QUICK_ACKS  # segments still to be acknowledged each at once, none from 0 down
-        self._last_s = -math.inf
+        self.last_s = -math.inf
 
     def overflow(self) -> int:
         """Segments that were lost when the window outgrew path and buffer, told once a connection."""
@@ -314,7 +317,7 @@ class Window:
         if window > self._most:
             window = self._limited(window)
         if window > self._initial and self._idle_restart:
-            idle_s = start_s - self._last_s
+            idle_s = start_s - self.last_s
             if idle_s > self._rto_s:
                 window = max(self._initial, window >> min(int(idle_s / self._rto_s), 62))
         self._segments = window
@@ -327,7 +330,7 @@ class Window:
         self._flights = None
         self._in_flight = segments
         self._growth = segments if 2 * segments > window else 0
-        self._last_s = end_s = finish_s(start_s, bits)
+        self.last_s = end_s = finish_s(start_s, bits)
         self._acked_s = end_s + self._ack_s
         return end_s
 
@@ -352,7 +355,7 @@ class Window:
         self._in_flight += segments
         growth = segments if 2 * self._in_flight > self._segments else 0
         self._growth += growth
-        self._last_s = end_s = finish_s(start_s, bits)
+        self.last_s = end_s = finish_s(start_s, bits)
         self._acked_s = end_s + self._ack_s
         flights.append((self._acked_s, segments, growth))
         return end_s
@@ -393,7 +396,7 @@ class Window:
         self._in_flight, self._segments = in_flight, window
         self._growth = sum(growth for _, _, growth in flights)
         self._acked_s = flights[-1][0]
-        self._last_s = end_s
+        self.last_s = end_s
         return end_s
 
 

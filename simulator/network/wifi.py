@@ -13,6 +13,7 @@ knowledge); bursts of 4 ms as Linux' ath9k and FreeBSD's ath limit their aggrega
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +33,8 @@ WINDOW = 16  # slots
 DOUBLINGS = 6
 # Of one home's hop, the worst 1 % is about 90 ms (S. Sarode, sarodeoverwireless.com, 2022).
 TAIL_S = (0.05, 0.1)
+MOST_BURSTS = 4096  # that are kept of a time in which there is always something to send
+_ROUNDING_BITS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -89,21 +92,21 @@ def mean_access_s(stations: int) -> float:
 class HopWire(Wire):
     """A wire behind a Wi-Fi hop.
 
-    Each burst, what the wire carries in `BURST_S` at its mean rate, waits for the channel. Messages that queue go along in one. A window
-    and a cell ask more than once about what starts at a time: it has waited as long each time.
+    Each burst, what the wire carries in `BURST_S` at its mean rate, waits for the channel. Messages that queue go along in one. From when
+    it has something to send until it has sent all, bursts follow one another: whoever asks again about that time, or about a part of it,
+    meets the same ones.
     """
 
     __slots__ = (
-        "_asked_room_bits",
-        "_asked_s",
+        "_begins_s",
         "_burst_bits",
         "_end_s",
+        "_ends_s",
+        "_from_s",
         "_hop",
         "_quiet",
         "_random",
-        "_room_bits",
         "_uniform",
-        "_waits_s",
         "_wire",
     )
 
@@ -115,11 +118,11 @@ class HopWire(Wire):
         self._uniform = buffered(random.random)
         self._quiet = math.pow(1.0 - transmits(hop.stations), hop.stations) if hop.stations else 1.0
         self._burst_bits = BURST_S * wire.mean_bps
-        self._end_s = -math.inf  # of the latest message
-        self._room_bits = 0.0  # that its burst has left
-        # The latest question: its start, the room in a burst then, and the waits of the bursts after that.
-        self._asked_s, self._asked_room_bits = math.nan, 0.0
-        self._waits_s: list[float] = []
+        # Since when, and until when there is something to send; of an earlier time nothing is known any more.
+        self._from_s = self._end_s = -math.inf
+        # Bursts since then: when each begins, and when it has carried all that it can.
+        self._begins_s: list[float] = []
+        self._ends_s: list[float] = []
 
     @property
     def mean_wait_s(self) -> float:
@@ -131,31 +134,46 @@ class HopWire(Wire):
         return self._burst_bits / (BURST_S + self._hop.mean_wait_s)
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        waits_s = self._waits_s
-        again = start_s == self._asked_s and start_s < self._end_s
-        if not again:
-            self._asked_s = start_s
-            self._asked_room_bits = self._room_bits if start_s <= self._end_s else 0.0
-            waits_s.clear()
-        now_s, room_bits, bursts = start_s, self._asked_room_bits, 0
+        if start_s == math.inf or not self._burst_bits:
+            return math.inf
+        wire, begins_s, ends_s = self._wire, self._begins_s, self._ends_s
+        if start_s > self._end_s:
+            begins_s.clear()
+            ends_s.clear()
+            self._from_s = start_s
+        known = start_s >= self._from_s
+        if not known:
+            begins_s, ends_s = [], []
+        place = bisect_right(ends_s, start_s)
         while True:
-            if room_bits <= 0.0:
-                if bursts == len(waits_s):
-                    waits_s.append(self._wait_s())
-                now_s += waits_s[bursts]
-                bursts += 1
-                room_bits = self._burst_bits
-            part = min(bits, room_bits)
-            now_s = self._wire.finish_s(now_s, part)
-            room_bits -= part
-            bits -= part
-            if bits <= 0.0 or now_s == math.inf:
-                if not again or now_s > self._end_s:
-                    self._end_s, self._room_bits = now_s, room_bits
-                return now_s
+            if place == len(ends_s):
+                begins_s.append((ends_s[-1] if ends_s else start_s) + self._wait_s())
+                ends_s.append(wire.finish_s(begins_s[-1], self._burst_bits))
+            begin_s, end_s = begins_s[place], ends_s[place]
+            if start_s <= begin_s:
+                start_s, room_bits = begin_s, self._burst_bits
+            else:
+                room_bits = wire.bits(start_s, end_s)
+            if bits <= room_bits + _ROUNDING_BITS:
+                break
+            bits -= room_bits
+            start_s = end_s
+            place += 1
+        finish_s = min(end_s, wire.finish_s(start_s, bits))
+        if known:
+            self._end_s = max(self._end_s, finish_s)
+        if len(ends_s) > MOST_BURSTS and known:
+            self._from_s = ends_s[MOST_BURSTS // 2 - 1]
+            del begins_s[: MOST_BURSTS // 2], ends_s[: MOST_BURSTS // 2]
+        return finish_s
 
     def bits(self, start_s: float, end_s: float) -> float:
         return self._wire.bits(start_s, end_s) * self.mean_bps / self._wire.mean_bps
+
+    def waiting_bits(self, start_s: float, free_s: float) -> float:
+        begins_s, ends_s, wire = self._begins_s, self._ends_s, self._wire
+        bursts = range(bisect_right(ends_s, start_s), bisect_right(begins_s, free_s))
+        return sum(wire.bits(max(start_s, begins_s[n]), min(free_s, ends_s[n])) for n in bursts)
 
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
         return self._wire.outages(start_s, end_s)

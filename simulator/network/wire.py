@@ -47,6 +47,10 @@ class Wire:
         """Bits that the wire can carry between two times."""
         return (end_s - start_s) * self.rate_bps
 
+    def waiting_bits(self, start_s: float, free_s: float) -> float:
+        """Bits that wait at `start_s` where they keep the wire busy until `free_s`."""
+        return self.bits(start_s, free_s)
+
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
         """Begin and end of each stretch of rate 0 that lies at least in part between two times."""
         return iter(())

@@ -15,6 +15,7 @@ from simulator.network.cross import AQMS, GREEDY, PACKET_BITS, CrossQueue, Queue
 from simulator.network.impairments import Loss
 from simulator.network.link import ImpairedLink
 from simulator.network.transport import TRANSPORTS
+from simulator.network.wifi import BURST_S, Hop, HopWire
 from simulator.network.wire import Capacity, VaryingWire, Wire
 
 RATE = 10e6
@@ -42,6 +43,16 @@ def test_a_greedy_flow_before_a_drop_tail_queue_delays_by_buffer_over_rate(rate:
     assert arrivals(replace(busy, transport=TRANSPORTS["grpc"])) - arrivals(
         replace(idle, transport=TRANSPORTS["grpc"])
     ) == pytest.approx(buffer_s, rel=1e-9)
+
+
+def test_a_greedy_flow_behind_a_wifi_hop_keeps_its_order() -> None:
+    """What comes later waits behind what came before, bursts and waits for the channel being the same for both: 50 of 4 ms."""
+    wire = HopWire(Wire(RATE), Hop(stations=5), stream(0, "hop"))
+    greedy = queue(GREEDY, wire, 50 * BURST_S * RATE / 8)
+    asked_s = np.arange(0.0, 300.0, 0.1)
+    clear_s = np.array([greedy.clear_s(float(time_s)) for time_s in asked_s])
+    assert np.all(np.diff(clear_s) >= 0.0)
+    assert np.mean(clear_s - asked_s) == pytest.approx(greedy.mean_s, rel=0.1)
 
 
 @pytest.mark.parametrize(("rate", "wait_s"), [(100e6, 0.005), (10e6, 0.005), (1e6, PACKET_BITS / 1e6)])

@@ -1,6 +1,7 @@
 """The general link: delays, losses against closed forms, buffers, outages, shared wires."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -250,6 +251,19 @@ def test_packets_that_find_no_room_in_the_buffer_are_sent_again() -> None:
     assert link.sent_bits == pytest.approx(8 * size + link.dropped_bits)
     roomy = ImpairedLink(Wire(8e6), 0.05, 0.1, IDEAL, buffer_bytes=size)
     assert roomy.send(0.0, size) == pytest.approx(size * 8 / 8e6 + 0.05)
+
+
+@pytest.mark.parametrize("flow_bytes", [0, 100 * 1448])
+def test_what_a_window_holds_back_does_not_wait_in_the_buffer(flow_bytes: int) -> None:
+    """20 kB, and messages of 80 kB at once, which leave in flights of ten packets and more: they come as without a buffer's end."""
+    for sizes in ([80 * 1448], [20 * 1448] * 4, [2 * 1448] * 40):
+        small, endless = (
+            ImpairedLink(Wire(8e6), 0.05, 0.1, replace(TCP, flow_bytes=flow_bytes), buffer_bytes=room)
+            for room in (20_000, math.inf)
+        )
+        came = [[one.send(0.0, size) for size in sizes] for one in (small, endless)]
+        assert came[0] == pytest.approx(came[1])
+        assert small.dropped_bits == 0.0
 
 
 def test_a_window_outgrows_path_and_buffer_once() -> None:

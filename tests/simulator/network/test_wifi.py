@@ -16,7 +16,7 @@ from simulator.network.wire import Capacity, VaryingWire, Wire
 
 
 def waits(hop: Hop, count: int) -> np.ndarray:
-    wire = HopWire(Wire(float("inf")), hop, stream(0, "test"))
+    wire = HopWire(Wire(1e12), hop, stream(0, "test"))
     return np.array([wire.finish_s(10.0 * n, 1.0) - 10.0 * n for n in range(count)])
 
 
