@@ -123,4 +123,4 @@ def read_nyu_mets(source: Source, said: Told) -> Trace:
     rates = source.parse(rates_bps, lines) * [RATE_UNITS[text.replace(",", " ").split()[1]] for _, text in source.lines]
     source.need((rates >= 0) & (rates <= MOST_BPS), lines, rates, f"rate in bit/s must be 0 to {MOST_BPS:g}")
     series = RateSeries(np.arange(len(rates), dtype=np.float64), rates, float(len(rates)))
-    return one_way("nyu-mets-csv", said.way, Direction(rate=series))
+    return one_way("nyu-mets-csv", way_of(source, said), Direction(rate=series))

@@ -10,7 +10,7 @@ import numpy as np
 from simulator.traces.json_fields import column, found, has_keys, number, number_list, objects
 from simulator.traces.series import MOST_BPS, Floats, RateSeries, StepSeries
 from simulator.traces.source import Source, held
-from simulator.traces.timing import both_ways, gap_notes, intervals
+from simulator.traces.timing import both_ways, gap_notes, intervals, way_of
 from simulator.traces.trace import Direction, Trace
 from simulator.traces.units import Told, unit_of_steps
 
@@ -34,7 +34,7 @@ def read_sabre(source: Source, said: Told) -> Trace:
     if any(entry.get("latency_ms") is not None for entry in entries):
         rtt_s = _played(source, duration_s, column(source, entries, "", "latency_ms") / 1e3)
     rate = RateSeries(*_segments(source, duration_s, rate_bps, ""))
-    if said.way == "down":
+    if way_of(source, said) == "down":
         return both_ways("sabre-json", rtt_s, None, down=rate)
     return both_ways("sabre-json", rtt_s, None, up=rate)
 
@@ -127,9 +127,9 @@ def read_pantheon(source: Source, said: Told) -> Trace:
     delay_ms, loss = series_of("delays", 1e9), series_of("loss", 1.0)
     delay_s = None if delay_ms is None else StepSeries(delay_ms.times_s, delay_ms.values / 1e3, duration_s)
     rate = RateSeries(starts_s, 1e6 * rates[:-1][long], duration_s)
+    way = way_of(source, said)
     down, up = (
-        Direction(rate if said.way == one else None, delay_s, loss if said.way == one else None)
-        for one in ("down", "up")
+        Direction(rate if way == one else None, delay_s, loss if way == one else None) for one in ("down", "up")
     )
     notes = (time_unit.note, *gap_notes(source, times_s, None, "the values before it hold"))
     return Trace("pantheon-json", down, up, notes)

@@ -125,7 +125,7 @@ def read_time_rate(source: Source, said: Told) -> Trace:
     )
     from_zero, long = intervals(times_s)
     series = RateSeries(from_zero[:-1][long], rates_bps[1:][long], float(from_zero[-1]))
-    return one_way("time-rate", said.way, Direction(rate=series), notes)
+    return one_way("time-rate", way_of(source, said), Direction(rate=series), notes)
 
 
 # --- seven numbers a line ---------------------------------------------------------------------------------------------------

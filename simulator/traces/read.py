@@ -225,7 +225,8 @@ def _read_one(path: Path, said: Told) -> Trace | Arrivals:
 def _direction_notes(form: Format, found: Trace | Arrivals, said: Told) -> tuple[str, ...]:
     if "direction" not in form.asks or isinstance(found, Arrivals):
         return ()
-    given = (found.down.rate, found.down.delay_s, found.down.size_delays_s)
+    # A delay may be of both directions where the rate is of one.
+    given = (found.down.rate, found.down.trains, found.down.size_delays_s)
     way = "uplink" if all(part is None for part in given) else "downlink"
     if said.direction is not None:
         return (f"the {way}, as told",)

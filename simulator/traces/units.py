@@ -46,10 +46,6 @@ class Told:
     time_unit: str | None = None
     rate_unit: str | None = None
 
-    @property
-    def way(self) -> Way:
-        return self.direction or "down"
-
 
 NOTHING_TOLD = Told()
 

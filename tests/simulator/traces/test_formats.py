@@ -12,7 +12,7 @@ from simulator.traces.generate import KINDS
 from simulator.traces.own import own_text
 from simulator.traces.read import FORMATS, read, read_arrivals, read_trace
 from simulator.traces.summary import summary
-from simulator.traces.units import told
+from simulator.traces.units import Way, told
 from tests.simulator.traces.examples import (
     ARRIVALS,
     AZURE,
@@ -86,6 +86,25 @@ def test_a_millisecond_of_a_mahimahi_trace_has_its_chances(tmp_path: Path) -> No
     assert rate is not None
     assert rate.times_s.tolist() == [0.0, 0.001, 0.005, 0.006]  # time 10 is time 0 of the next pass
     assert rate.rate_bps.tolist() == [36e6, 0.0, 36e6, 0.0]
+
+
+@pytest.mark.parametrize(
+    "content", [one[0] for one in NETWORK.values() if "direction" in FORMATS[one[1]].asks], ids=lambda text: text[:12]
+)
+def test_a_direction_that_a_file_does_not_state_is_told_or_named(content: str, tmp_path: Path) -> None:
+    cases: tuple[tuple[str, Way | None, str, str], ...] = (
+        ("x.up", None, "uplink", "by the file's name"),
+        ("up-x", None, "uplink", "by the file's name"),
+        ("x.up", "down", "downlink", "as told"),
+        ("x.txt", "up", "uplink", "as told"),
+        ("x.down", None, "downlink", "assumed: the file does not say"),
+    )
+    for name, said, way, known in cases:
+        trace = read_trace([file(tmp_path, content, name)], told(said))
+        other, given = (trace.down, trace.up) if way == "uplink" else (trace.up, trace.down)
+        assert (other.rate, other.trains) == (None, None)
+        assert given.rate is not None or given.trains is not None
+        assert f"the {way}, {known}" in trace.notes
 
 
 def test_files_that_belong_together(tmp_path: Path) -> None:
