@@ -1,7 +1,7 @@
 """State of a method's two programs, one object each. They share no reference: only messages pass between them."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -87,6 +87,12 @@ class DecodingPolicy:
     temperature: float
     top_k: int
     top_p: float
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "DecodingPolicy":
+        """told: as `Decoding.told` gives it."""
+        settings = dict(told)
+        return cls(settings.pop("pick") == "sampled", **settings)
 
     @property
     def rows(self) -> int:
@@ -229,8 +235,7 @@ class DeviceState(ModelState):
     @property
     def policy(self) -> DecodingPolicy:
         """How the cloud will pick its tokens."""
-        d = self.decoding
-        return DecodingPolicy(d.cloud == "sampled", d.guidance, d.temperature, d.top_k, d.top_p)
+        return DecodingPolicy.of(self.decoding.told)
 
     def accept(
         self, token: int, decided_by: int, step: Step | None = None, gate: float = math.nan, *, picked: bool = True
@@ -269,15 +274,7 @@ class DeviceState(ModelState):
 
     def start(self, count: int, want_caption: bool, deliver: str = "ids") -> Start:
         """The message that opens the session and asks for the first `count` tokens."""
-        d = self.decoding
-        decoding = {
-            "guidance": d.guidance,
-            "temperature": d.temperature,
-            "top_k": d.top_k,
-            "top_p": d.top_p,
-            "pick": d.cloud,
-        }
-        return Start(self.caption, count, decoding, self.seed, want_caption, deliver)
+        return Start(self.caption, count, self.decoding.told, self.seed, want_caption, deliver)
 
 
 @dataclass
@@ -303,8 +300,7 @@ class CloudState(ModelState):
     def policy(self) -> DecodingPolicy:
         """How tokens are picked here."""
         assert self.opening is not None, "the cloud was asked before it was told how to decide"
-        d = self.opening.decoding
-        return DecodingPolicy(d["pick"] == "sampled", d["guidance"], d["temperature"], d["top_k"], d["top_p"])
+        return DecodingPolicy.of(self.opening.decoding)
 
     def open(self, message: Start) -> Generator[Op, Any, None]:
         """Process the opening message: remember how to decide, encode the caption."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.core.errors import RecordingError
 from simulator.engine.fallback import calls_sent, steps_until
-from simulator.pricing.program import ITEM_PARTS, STEP_FIRST, STEP_SECONDS, SessionProgram
+from simulator.pricing.program import STEP_FIRST, STEP_SECONDS, SessionProgram, down_bytes
 from simulator.protocol.recording import AWAIT, DEVICE, FROM_FALLBACK, Recording
 
 Branches = dict[tuple[int, int], Recording]  # by prompt and the call whose reply was given up
@@ -31,18 +31,13 @@ def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> Sessi
     elif any(step[STEP_FIRST] >= 0.0 for step in branch.steps[:other]):
         rest = ((rest[0][0], 0.0, -1, -1), *rest[1:]) if rest else ((0.0, 0.0, -1, -1),)
     calls = whole.calls[: calls_sent(before)]
-    down = sum(
-        size
-        for _, lead, items, reply in calls
-        for size, _ in (*lead, *(part for item in items for part in item[ITEM_PARTS]), reply)
-    )
     return replace(
         branch,
         steps=(*before, *rest),
         calls=calls,
         device_s=sum(step[STEP_SECONDS] for step in (*before, *rest)),
         bytes_up=sum(size for size, _, _, _ in calls),
-        bytes_down=down,
+        bytes_down=down_bytes(calls),
         kv_tokens=whole.kv_tokens,
         context_bytes=whole.context_bytes[: len(calls)],
     )

@@ -4,6 +4,7 @@ A device program becomes steps. A step computes, then sends a call, then awaits 
 after any number of device passes is one step, and replaying it touches one tuple.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -119,9 +120,6 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     from_cloud = len(recording.decided_by) > 0 and int(recording.decided_by[0]) == FROM_CLOUD
     steps, sizes_up, totals = _device_steps(table[:cut], pricer, device, find_first=not from_cloud)
     calls = _cloud_calls(table[cut:], cut, sizes_up, pricer, find_first=from_cloud)
-    down: list[Down] = []
-    for _, lead, items, reply in calls:
-        down += [*lead, *(part for item in items for part in item[ITEM_PARTS]), reply]
     return SessionProgram(
         steps=tuple(steps),
         calls=tuple(calls),
@@ -129,13 +127,22 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
         encode_s=totals[ENCODE],
         image_decode_s=totals[IMAGE_DECODE],
         bytes_up=sum(sizes_up),
-        bytes_down=sum(size_bytes for size_bytes, _ in down),
+        bytes_down=down_bytes(calls),
         device_passes=recording.device_passes(),
         cloud_passes=recording.cloud_passes(),
         cloud_call_pct=recording.cloud_call_pct() if len(recording.tokens) else float("nan"),
         kv_tokens=max((item[ITEM_KV_TOKENS] for _, _, items, _ in calls for item in items), default=0),
         context_bytes=_context_bytes(table, sizes_up, pricing.widths),
         optional=frozenset(op["call"] for op in table[:cut] if op["kind"] == AWAIT and op["what"]),
+    )
+
+
+def down_bytes(calls: Sequence[CallProgram]) -> int:
+    """Payload of the replies to these calls, in all parts."""
+    return sum(
+        size_bytes
+        for _, lead, items, reply in calls
+        for size_bytes, _ in (*lead, *(part for item in items for part in item[ITEM_PARTS]), reply)
     )
 
 

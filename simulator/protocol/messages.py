@@ -78,10 +78,10 @@ class Start(Message, frozen=True):
     Attributes:
         caption: the prompt.
         count: image tokens that the cloud is asked to decode now.
-        decoding: the cloud's share of the decoding settings (`Decoding` in `simulator/protocol/methods.py`) as a plain mapping.
+        decoding: the cloud's share of the decoding settings, as `Decoding.told` gives it.
         seed: seed of the session's random draws.
         want_caption: whether the caption rows are sent back.
-        deliver: "ids", or "image" for a PNG.
+        deliver: "stream" for each id as it is decided, "ids" for all at the end, "image" for a PNG.
     """
 
     caption: str

@@ -6,7 +6,7 @@ Longer than other files, since it is the one list of what a method can be told.
 
 import math
 from fractions import Fraction
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
@@ -92,6 +92,12 @@ class Decoding(Part):
         "cloud",
         description="where the caption is encoded; from the cloud the valid caption rows travel down once (assumption A12)",
     )
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the cloud is told of it, in the message that opens a session."""
+        told = {name: getattr(self, name) for name in ("guidance", "temperature", "top_k", "top_p")}
+        return {**told, "pick": self.cloud}
 
     @property
     def local_sampling(self) -> tuple[bool, float]:

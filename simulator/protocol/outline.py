@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
@@ -224,10 +223,7 @@ class _Log:
         self._note(side, kind=kind, call=call, payload_bytes=len(encode(message)), **counts)
 
     def start(self, count: int, want_caption: bool, deliver: str = "ids") -> Start:
-        d = self.decoding
-        settings: dict[str, Any] = {"guidance": d.guidance, "temperature": d.temperature}
-        settings |= {"top_k": d.top_k, "top_p": d.top_p, "pick": d.cloud}
-        return Start(self.caption, count, settings, self.seed, want_caption, deliver)
+        return Start(self.caption, count, self.decoding.told, self.seed, want_caption, deliver)
 
 
 def _ids(count: int) -> bytes:
