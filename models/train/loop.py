@@ -136,40 +136,8 @@ def train(
         WeightsError: the checkpoint or loss.csv is damaged, or the checkpoint was made from other inputs or with other
             settings (time limits and logging apart); or the loss is no longer finite.
     """
-    inputs = inputs or {}
     console = console or Console(stderr=True)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    model = stage.model
-    held = [model, *(value for value in vars(stage).values() if isinstance(value, nn.Module))]  # frozen models too
-    for module in held:
-        module.to(device)
-    kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
-    optimizer = kind(groups_of(stage, settings), lr=settings.learning_rate, betas=settings.betas, fused=True)
-    saved = _read_checkpoint(out_dir / "checkpoint.pt", settings, inputs, console)
-    if saved is None:
-        step, earlier_minutes = 0, 0.0
-        if hasattr(stage, "begin"):
-            stage.begin()
-        averaged = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
-    else:
-        step, earlier_minutes = saved["step"], saved["minutes"]
-        _restore(model, optimizer, saved, out_dir / "checkpoint.pt")
-        averaged = {key: tensor.to(device) for key, tensor in saved["averaged"].items()}
-        console.print(f"resuming at step {step} of {settings.steps}")
-    log = _LossLog(out_dir / "loss.csv", step)
-    checkpointed = time.monotonic()
-    stopped_early = False
-
-    def minutes() -> float:
-        return earlier_minutes + (time.monotonic() - started) / 60
-
-    def save() -> None:
-        log.write()
-        content = {"step": step, "model": model.state_dict(), "averaged": averaged, "optimizer": optimizer.state_dict()}
-        spent = {"settings": _identity(settings), "inputs": inputs, "minutes": minutes()}
-        write_atomically(out_dir / "checkpoint.pt", lambda file: torch.save({**content, **spent}, file))
-
+    training = _Training(stage, settings, out_dir, inputs or {}, device, console)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -177,71 +145,137 @@ def train(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    checkpointed = time.monotonic()
     with ThreadPoolExecutor(1) as pool, Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=settings.steps, completed=step)
-        coming = pool.submit(stage.batch, step)
-        while step < settings.steps:
-            if settings.max_minutes is not None and time.monotonic() - started > 60 * settings.max_minutes:
-                stopped_early = True
-                break
+        task = progress.add_task("training", total=settings.steps, completed=training.step)
+        coming = pool.submit(stage.batch, training.step)
+        while training.step < settings.steps and not training.out_of_time():
             batch = moved(coming.result(), device)
-            coming = pool.submit(stage.batch, min(step + 1, settings.steps - 1))
-            logged = _step(stage, batch, step, optimizer, settings, device)
-            _average(averaged, model, min(settings.ema_decay, (1 + step) / (10 + step)))
-            if step % settings.log_every_steps == 0 or step == settings.steps - 1:
-                _refuse_divergence(out_dir, step, logged)
-                row = {name: float(value) for name, value in logged.items()}
-                log.add(step, {"lr": settings.lr_at(step), **row})
-                text = " ".join(f"{name} {value:.4g}" for name, value in row.items())
+            coming = pool.submit(stage.batch, min(training.step + 1, settings.steps - 1))
+            logged = training.advance(batch)
+            if (training.step - 1) % settings.log_every_steps == 0 or training.step == settings.steps:
+                text = training.note(logged)
                 progress.update(task, description=text)
                 if not console.is_terminal:  # a log file has no use for a bar
-                    console.print(f"step {step} {minutes():.2f} min {text}", soft_wrap=True, highlight=False)
-            step += 1
-            progress.update(task, completed=step)
+                    line = f"step {training.step - 1} {training.minutes():.2f} min {text}"
+                    console.print(line, soft_wrap=True, highlight=False)
+            progress.update(task, completed=training.step)
             if time.monotonic() - checkpointed > settings.checkpoint_every_s:
-                _refuse_divergence(out_dir, step - 1, logged)
-                save()
+                training.refuse_divergence(logged)
+                training.save()
                 checkpointed = time.monotonic()
         coming.result()
-    save()
-    if stopped_early:
-        console.print(f"stopped after {minutes():.1f} minutes at step {step} of {settings.steps}, as max_minutes asks")
-    else:
-        write_atomically(out_dir / FILE, (json.dumps(inputs, indent=1) + "\n").encode())
-    log.plot(out_dir / "loss.png")
-    for module in held:
-        module.to("cpu")
-    averaged = {key: tensor.cpu() for key, tensor in averaged.items()}
-    return TrainResult(steps=step, finished=not stopped_early, averaged=averaged, minutes=minutes())
+    return training.finish()
 
 
-def _step(
-    stage: Stage, batch: Any, step: int, optimizer: torch.optim.Optimizer, settings: LoopSettings, device: str
-) -> dict[str, float | Tensor]:
-    """One step of the optimiser; its loss, the norm of the gradients, and what else the stage logs."""
-    torch.manual_seed(int(stream(settings.seed, "train", step).integers(2**62)))
-    for group in optimizer.param_groups:
-        group["lr"] = settings.lr_at(step) * group.get("lr_scale", 1.0)
-    stage.model.train()
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
-        loss, values = stage.loss(batch, step)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-    optimizer.step()
-    if hasattr(stage, "after_step"):
-        stage.after_step(step)
-    return {"loss": loss.detach(), "grad_norm": norm, **values}
+class _Training:
+    """A training under way: what its checkpoint keeps, and its log.
 
+    Attributes:
+        step: the next one.
+        averaged: the exponential moving average of the model's state.
+    """
 
-def _refuse_divergence(out_dir: Path, step: int, logged: Mapping[str, float | Tensor]) -> None:
-    loss, norm = float(logged["loss"]), float(logged["grad_norm"])
-    if not math.isfinite(loss + norm):
-        raise WeightsError(
-            f"{out_dir}: the loss of step {step} is {loss:g}, the norm of its gradients {norm:g}: the training "
-            "diverges; lower training.learning_rate and delete this folder to start again"
-        )
+    def __init__(
+        self, stage: Stage, settings: LoopSettings, out_dir: Path, inputs: Inputs, device: str, console: Console
+    ) -> None:
+        """Begins, or goes on from the checkpoint in `out_dir`."""
+        self.stage, self.settings, self.out_dir, self.inputs = stage, settings, out_dir, inputs
+        self.device, self.console = device, console
+        self.started = time.monotonic()
+        out_dir.mkdir(parents=True, exist_ok=True)
+        # Frozen models too.
+        self.held = [stage.model, *(value for value in vars(stage).values() if isinstance(value, nn.Module))]
+        for module in self.held:
+            module.to(device)
+        kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
+        groups = groups_of(stage, settings)
+        self.optimizer = kind(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+        saved = _read_checkpoint(out_dir / "checkpoint.pt", settings, inputs, console)
+        if saved is None:
+            self.step, self.earlier_minutes = 0, 0.0
+            if hasattr(stage, "begin"):
+                stage.begin()
+            self.averaged = {key: tensor.detach().clone() for key, tensor in stage.model.state_dict().items()}
+        else:
+            self.step, self.earlier_minutes = saved["step"], saved["minutes"]
+            _restore(stage.model, self.optimizer, saved, out_dir / "checkpoint.pt")
+            self.averaged = {key: tensor.to(device) for key, tensor in saved["averaged"].items()}
+            console.print(f"resuming at step {self.step} of {settings.steps}")
+        self.log = _LossLog(out_dir / "loss.csv", self.step)
+
+    def minutes(self) -> float:
+        """Spent so far, earlier calls included."""
+        return self.earlier_minutes + (time.monotonic() - self.started) / 60
+
+    def out_of_time(self) -> bool:
+        most = self.settings.max_minutes
+        return most is not None and time.monotonic() - self.started > 60 * most
+
+    def advance(self, batch: Any) -> dict[str, float | Tensor]:
+        """The next step of the optimiser; its loss, the norm of the gradients, and what else the stage logs."""
+        stage, settings, step, optimizer = self.stage, self.settings, self.step, self.optimizer
+        torch.manual_seed(int(stream(settings.seed, "train", step).integers(2**62)))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr_at(step) * group.get("lr_scale", 1.0)
+        stage.model.train()
+        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
+            loss, values = stage.loss(batch, step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        optimizer.step()
+        if hasattr(stage, "after_step"):
+            stage.after_step(step)
+        _average(self.averaged, stage.model, min(settings.ema_decay, (1 + step) / (10 + step)))
+        self.step = step + 1
+        return {"loss": loss.detach(), "grad_norm": norm, **values}
+
+    def note(self, logged: Mapping[str, float | Tensor]) -> str:
+        """Put the last step into the log; what it says in words."""
+        self.refuse_divergence(logged)
+        row = {name: float(value) for name, value in logged.items()}
+        self.log.add(self.step - 1, {"lr": self.settings.lr_at(self.step - 1), **row})
+        return " ".join(f"{name} {value:.4g}" for name, value in row.items())
+
+    def refuse_divergence(self, logged: Mapping[str, float | Tensor]) -> None:
+        """Raises WeightsError where the last step's loss is no longer finite."""
+        loss, norm = float(logged["loss"]), float(logged["grad_norm"])
+        if not math.isfinite(loss + norm):
+            raise WeightsError(
+                f"{self.out_dir}: the loss of step {self.step - 1} is {loss:g}, the norm of its gradients {norm:g}: the training "
+                "diverges; lower training.learning_rate and delete this folder to start again"
+            )
+
+    def save(self) -> None:
+        """Write log and checkpoint."""
+        self.log.write()
+        content = {
+            "step": self.step,
+            "model": self.stage.model.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "settings": _identity(self.settings),
+            "inputs": self.inputs,
+            "minutes": self.minutes(),
+        }
+        write_atomically(self.out_dir / "checkpoint.pt", lambda file: torch.save(content, file))
+
+    def finish(self) -> TrainResult:
+        """Save all of it; models are back on the CPU."""
+        self.save()
+        finished = self.step == self.settings.steps
+        if finished:
+            write_atomically(self.out_dir / FILE, (json.dumps(self.inputs, indent=1) + "\n").encode())
+        else:
+            done = f"stopped after {self.minutes():.1f} minutes at step {self.step} of {self.settings.steps}"
+            self.console.print(f"{done}, as max_minutes asks")
+        self.log.plot(self.out_dir / "loss.png")
+        for module in self.held:
+            module.to("cpu")
+        averaged = {key: tensor.cpu() for key, tensor in self.averaged.items()}
+        return TrainResult(self.step, finished, averaged, self.minutes())
 
 
 def moved(batch: Any, device: str) -> Any:
