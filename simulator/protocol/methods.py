@@ -14,7 +14,7 @@ from simulator.core.errors import ScenarioError, WeightsError
 from simulator.core.part import Part, mapping_or
 from simulator.core.settings import Settings, refuse
 from simulator.protocol.ops import INTERVAL_SAMPLES
-from simulator.protocol.pairs import DRAFTER, PairManifest
+from simulator.protocol.pairs import PairManifest
 from simulator.protocol.registry import MethodKind, MethodTable
 
 
@@ -360,9 +360,8 @@ class DrafterSettings(MethodSettings):
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
         super().check(decoding, pair)
         if not pair.has_drafter:
-            raise WeightsError(
-                f"the pair {pair.name} has no {DRAFTER}, which this method drafts with; train the stage drafter and export the pair"
-            )
+            how = "name one with pair.device" if pair.backbone else "train the stage drafter and export the pair"
+            raise WeightsError(f"the pair {pair.name} has no drafter, which this method drafts with; {how}")
 
 
 class TreeSettings(DrafterSettings):
@@ -435,7 +434,7 @@ class RelaxedSettings(DrafterSettings):
         super().check(decoding, pair)
         if self.k >= pair.codebook_size:
             raise ScenarioError(
-                f"lantern: k must be below the {pair.codebook_size} codes of the pair {pair.name}, got {self.k}"
+                f"LANTERN's k must be below the {pair.codebook_size} codes of the pair {pair.name}, got {self.k}"
             )
 
 

@@ -133,6 +133,10 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path) -> None:
         assert not (tmp_path / "no").exists()
 
     refused(
+        {"pair": PAIR, "methods": ["eagle2"]},
+        "has no drafter, which this method drafts with; name one with pair.device",
+    )
+    refused(
         {"pair": {**PAIR, "cloud": "llamagen-xl-stage3"}}, "wrong.yaml:3: pair.cloud is no known model", "did you mean"
     )
     refused({"pair": {**PAIR, "weights": "elsewhere"}}, "pair.weights must be a file or a folder, got 'elsewhere'")

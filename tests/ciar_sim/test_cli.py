@@ -294,7 +294,7 @@ BAD_SCENARIOS = {
     "more than the pair has": (
         "- device-only",
         "- {{name: lantern, k: 64}}",
-        "scenario.yaml:6: lantern: k must be below the 64 codes",
+        "scenario.yaml:6: LANTERN's k must be below the 64 codes",
     ),
     "a rate below the prefix": (
         "threshold: 0.6",
