@@ -12,7 +12,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from simulator.core.rng import stream
 from simulator.pricing import catalogue
 from simulator.pricing.catalogue import Hardware, ModelShape
 from simulator.pricing.profile import PassTable, Profile
+from simulator.protocol.llama import LlamaConfig
 from simulator.protocol.ops import INTERVAL_SAMPLES
 from simulator.protocol.pairs import TransformerConfig
 
@@ -77,6 +78,11 @@ class Timed:
     on_device: bool = False
     radius: Callable[[Tensor], Tensor] | None = None
 
+    def trees(self, rows: int, nodes: int) -> list[Sequence[int] | None] | None:
+        """A tree of drafts for each row; None for a model with row tokens, which verifies drafts one after the other alone."""
+        config = self.model.config
+        return None if isinstance(config, LlamaConfig) and config.row_token >= 0 else [_comb(nodes)] * rows
+
 
 def measure_profile(pair: Pair, progress: Progress | None = None, budget_s: float = 15.0) -> Profile:
     """Times of the pair's passes and other work on its `torch_device`, at the number of threads torch uses now.
@@ -93,6 +99,8 @@ def measure_profile(pair: Pair, progress: Progress | None = None, budget_s: floa
     models = {"device": Timed(device, True, radius), "cloud": Timed(pair.cloud)}
     caption = pair.text.sample
     weight = next(pair.cloud.parameters())
+    slots = pair.manifest.caption_slots  # fed in one pass
+    sizes = Sizes() if slots <= NEW_TOKENS[-1] else Sizes(new_tokens=(*NEW_TOKENS, slots))
     work = {
         "caption_encoder": lambda: pair.text.encode(caption),
         **_work(pair.projection, pair.tokenizer, pair.cloud.config, weight),
@@ -104,7 +112,7 @@ def measure_profile(pair: Pair, progress: Progress | None = None, budget_s: floa
         work,
         pair.torch_device,
         pair.dtype,
-        Sizes(),
+        sizes,
         progress,
         budget_s,
     )
@@ -406,7 +414,7 @@ def _comb(nodes: int) -> list[int]:
 def _one_pass(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) -> None:
     """One batched pass as the decoders run it; rows are pairs of a conditional and an unconditional one where there are two."""
     model, (rows, new) = timed.model, ids.shape
-    trees = [_comb(new)] * rows if tree else None
+    trees = timed.trees(rows, new) if tree else None
     hidden = model.step(
         cache, torch.arange(rows), torch.full((rows,), kv), model.embed_tokens(ids), torch.full((rows,), new), trees
     )
@@ -425,7 +433,7 @@ def _one_pass(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) ->
 def _prepared(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) -> Callable[[], Tensor]:
     """The same pass with all that the host prepares done before: what is left can be captured. It returns what was picked."""
     model, (rows, new) = timed.model, ids.shape
-    trees = [_comb(new)] * rows if tree else None
+    trees = timed.trees(rows, new) if tree else None
     start, count = torch.full((rows,), kv), torch.full((rows,), new)
     plan = model.plan(cache, torch.arange(rows), start, model.embed_tokens(ids).flatten(0, 1), count, trees)
     uniform = torch.full((max(rows // 2, 1),), 0.5, dtype=torch.float64, device=ids.device)

@@ -24,7 +24,7 @@ from simulator.core.part import Part, folder_of, found_text, items, mapping_or, 
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import Place
 from simulator.experiment.schema.cloud import Cloud, Serving, check_tier
-from simulator.experiment.schema.compute import Compute
+from simulator.experiment.schema.compute import Compute, at_own_shape
 from simulator.experiment.schema.described import describe
 from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.figures import LinkFigures
@@ -95,7 +95,7 @@ class Scenario(Part):
         default="split",
         description="cloud: the device's program runs beside the cloud model, too; only the image's ids travel",
     )
-    compute: Compute = Field(default_factory=Compute)
+    compute: Compute = Field(default={}, validate_default=True)
     cloud: Cloud = Field(default_factory=lambda: Cloud())
     network: ScenarioNetwork = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
     fallback: FallbackPolicy = Field(default_factory=lambda: FallbackPolicy())
@@ -128,6 +128,12 @@ class Scenario(Part):
         if not isinstance(decoding, dict) or manifest is None:
             return decoding
         return {"guidance": manifest.guidance, **decoding}
+
+    @field_validator("compute", mode="before")
+    @classmethod
+    def _compute_of_pair(cls, compute: Any, info: ValidationInfo) -> Any:
+        """Without a model, the passes of a published one are priced at its own shape."""
+        return at_own_shape(compute) if isinstance(info.data.get("pair"), PairSpec) else compute
 
     @field_validator("prompts", mode="before")
     @classmethod

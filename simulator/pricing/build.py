@@ -171,7 +171,7 @@ def build_costs(
         if shape.image_tokens != own.image_tokens:
             raise ComputeError(
                 f"compute.{role}.model {side.model} makes {shape.image_tokens} image tokens, the pair {own.image_tokens}; "
-                "they must be equal"
+                "they must be equal; model: pair prices the pair at its own shape"
             )
         if side.hardware == "local":
             return _measured(measured[side.profile], role)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
@@ -16,12 +17,15 @@ from models.evaluate.reading import Settings
 from models.evaluate.timing import time_measures
 from models.evaluate.uncertainty import evaluate_uncertainty
 from models.pair import Pair, load_device, load_pair
+from models.profile import measure_profile
 from models.quality.likelihood import score_tokens
 from models.sampling import guide
 from models.text import left_pad
 from models.train.distil import DistilSettings, distil
 from reports.uncertainty import markdown
 from simulator.core.errors import CiarSimError, WeightsError
+from simulator.pricing.costs import Work
+from simulator.pricing.profile import MeasuredCosts
 from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
 from tests.models import folders
 from tests.models.test_methods import record, spec
@@ -80,7 +84,6 @@ def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSp
         f"name: t\npair: {{cloud: {name}, weights: {one.weights}, device: {one.device}}}\n"
         f"prompts: {{list: {json.dumps(PROMPTS[:2])}}}\n"
         "methods: [base, {name: speculative, gamma: 3}, random]\n"  # whose rate is reached without captions of its own
-        "compute: {device: {model: pair, hardware: snapdragon-8-gen-3}, cloud: {model: pair, hardware: a100}}\n"
     )
     arguments = ["run", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     done = CliRunner().invoke(main, arguments)
@@ -89,6 +92,23 @@ def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSp
     assert len(table) == 6
     assert np.isfinite(table["latency_s"]).all()
     assert (tmp_path / "out" / "report.html").is_file()
+    compute = yaml.safe_load((tmp_path / "out" / "scenario.yaml").read_text())["compute"]
+    assert {side: (of["model"], of["hardware"]) for side, of in compute.items()} == {
+        "device": ("pair", "snapdragon-8-gen-3"),
+        "cloud": ("pair", "a100"),
+    }
+
+
+@pytest.mark.parametrize("name", ["anole-7b", "lumina-mgpt-768"])
+def test_a_profile_holds_a_prompt_in_one_pass_and_drafts_verified(specs: dict[str, PairSpec], name: str) -> None:
+    """Drafts of a model with row tokens stand one after the other, of others in a tree."""
+    pair = load_pair(specs[name])
+    profile = measure_profile(pair, budget_s=0.0)
+    costs = MeasuredCosts(profile, "cloud")
+    assert pair.manifest.caption_slots == 128
+    for work in (Work.of_pass(2, 128, 0), Work.of_pass(2, 16, pair.cloud.config.positions - 16, logits=16)):
+        assert 0 < costs.pass_seconds(work) < 5
+    assert not costs.extrapolated
 
 
 def test_scores_of_a_device_without_an_inter_head_are_ranked(

@@ -14,6 +14,7 @@ from simulator.pricing import catalogue
 from simulator.pricing.own import OwnHardware, OwnModel
 from simulator.pricing.profile import Profile
 
+USUAL_HARDWARE = {"device": "snapdragon-8-gen-3", "cloud": "a100"}
 SideT = TypeVar("SideT", "DeviceCompute", "CloudCompute")
 
 
@@ -140,7 +141,7 @@ class DeviceCompute(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> "DeviceCompute":
-        return _choose_hardware(self, "snapdragon-8-gen-3")
+        return _choose_hardware(self, USUAL_HARDWARE["device"])
 
 
 class CloudCompute(Part):
@@ -157,7 +158,7 @@ class CloudCompute(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> "CloudCompute":
-        return _choose_hardware(self, "a100")
+        return _choose_hardware(self, USUAL_HARDWARE["cloud"])
 
 
 def _choose_hardware(side: SideT, default: str) -> SideT:
@@ -179,6 +180,17 @@ def _choose_hardware(side: SideT, default: str) -> SideT:
     return filled_in(side, hardware=catalogued(hardware, "local"), runtime=side.runtime or "eager")
 
 
+def at_own_shape(compute: Any) -> Any:
+    """`compute` as it is written, where neither side names a model: both at the pair's own shape, on the hardware that they would have."""
+    if not isinstance(compute, dict):
+        return compute
+    sides = {name: _one_word(compute.get(name, {})) for name in USUAL_HARDWARE}
+    if any(not isinstance(side, dict) or "model" in side for side in sides.values()):
+        return compute
+    usual = {name: {} if "profile" in side else {"hardware": USUAL_HARDWARE[name]} for name, side in sides.items()}
+    return {**compute, **{name: {"model": "pair", **usual[name], **side} for name, side in sides.items()}}
+
+
 def catalogued(hardware: str, *more: str) -> str:
     """The catalogue's name of an accelerator. more: names that are allowed beside."""
     name = catalogue.canonical("hardware", hardware)
@@ -191,7 +203,8 @@ def catalogued(hardware: str, *more: str) -> str:
 class Compute(Part):
     """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as other models.
 
-    A device that names no model has the one-layer form of the cloud's, where the catalogue has one.
+    A device that names no model has the one-layer form of the cloud's, where the catalogue has one. Of a published model's files both have
+    their own size where neither names a model.
 
     Attributes:
         device: Model and hardware of the device.
