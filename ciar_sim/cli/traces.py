@@ -123,7 +123,7 @@ def fit(files: tuple[Path, ...], levels: int, **reading: Any) -> None:
             raise TraceError("holds request arrivals; needed: a network trace")
         text = as_yaml(fitted(trace, levels))
     except TraceError as error:
-        raise TraceError(f"{files[0]}: {error}") from None
+        raise TraceError(f"{', '.join(map(str, files))}: {error}") from None
     click.echo(f"# {', '.join(path.name for path in files)}, {trace.duration_s:g} s")
     for way, rate in (("down", trace.down.rate), ("up", trace.up.rate)):
         click.echo(f"{way}_mbps: {1e-6 * rate.mean_bps():.3g}")

@@ -188,7 +188,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
     replies: dict[int, tuple[int, float]] = {}  # number -> line, round trip in ms
     ended = 0  # line of the statistics
     stamps: dict[int, float] = {}
-    sent, took_ms, turn, highest, lowest, other_stamps = 0, None, 0, -1, None, False
+    sent, took_ms, turn, highest, lowest, other_stamps, below = 0, None, 0, -1, None, False, 0
     for line, text in source.lines:
         reply = _REPLY.search(text) or _REPLY_BUSYBOX.search(text)
         windows = _REPLY_WINDOWS.search(text)
@@ -222,6 +222,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
         ms = float((reply or windows).groups()[-1].replace(",", ".")) if reply or windows else None  # type: ignore[union-attr]
         if ms is not None and number not in replies:  # a second reply to one probe is a duplicate
             replies[number] = (line, ms)
+            below += "<" in (reply or windows)[0]  # type: ignore[index]
             stamp = _STAMP.search(text)
             if stamp:
                 stamps[number] = _seconds(source, stamp, line) - ms / 1e3
@@ -234,9 +235,10 @@ def read_ping_text(source: Source, said: Told) -> Trace:
             f"{sent} packets transmitted, of which the last reply is to number {highest}; allowed: up to {SEQUENCE} more"
         )
     received = next((found for line, text in source.lines if line == ended and (found := _RECEIVED.search(text))), None)
-    if received and not replies:
+    if received and int(received[1]) > len(replies):
+        held = f"{len(replies)} replies: lines are missing" if replies else "no reply (ping -q?)"
         source.fail(
-            f"says that {received[1]} of {sent} probes were answered and holds no reply (ping -q?); allowed: a line a reply",
+            f"says that {received[1]} of {sent} probes were answered, and the log holds {held}; allowed: a line a reply",
             ended,
         )
     numbers = np.arange(first, first + count)
@@ -261,7 +263,8 @@ def read_ping_text(source: Source, said: Told) -> Trace:
         known = "the form of its time stamps is not known" if other_stamps else "the output tells no times"
         step_s, note = 1.0, f"probes 1 s apart, assumed: the default of ping; {known}"
     times_s = np.arange(count, dtype=np.float64) * step_s
-    return probed("ping-text", source, times_s, rtt_ms, lines, (note,))
+    notes = (f"{below} round trips that ping tells as below a number (time<1ms) are taken as that",) if below else ()
+    return probed("ping-text", source, times_s, rtt_ms, lines, (note, *notes))
 
 
 def _seconds(source: Source, stamp: re.Match[str], line: int) -> float:

@@ -185,10 +185,24 @@ def test_statistics_without_whole_seconds_do_not_shorten_a_log(
     assert any("leave out whole seconds" in note for note in trace.notes) == (step_s == 1.0)
 
 
-def test_statistics_alone_are_no_lost_probes(tmp_path: Path) -> None:
+def test_lines_that_a_log_lacks_are_no_lost_probes(tmp_path: Path) -> None:
+    """As of ping -q, or of a log whose begin was cut off."""
     statistics = "60 packets transmitted, 59 received, 1.7% packet loss, time 59153ms"
-    with pytest.raises(TraceError, match=r":3: says that 59 of 60 probes were answered and holds no reply \(ping -q"):
-        read_trace([file(tmp_path, f"PING x\n--- x ping statistics ---\n{statistics}\n")])
+    for replies, held in (
+        ("", r"no reply \(ping -q"),
+        (
+            "64 bytes from x: icmp_seq=59 ttl=9 time=1 ms\n64 bytes from x: icmp_seq=60 ttl=9 time=1 ms\n",
+            "2 replies: lines",
+        ),
+    ):
+        with pytest.raises(TraceError, match=f"says that 59 of 60 probes were answered, and the log holds {held}"):
+            read_trace([file(tmp_path, f"PING x\n{replies}--- x ping statistics ---\n{statistics}\n")])
+
+
+def test_what_ping_tells_as_below_a_number_is_said(tmp_path: Path) -> None:
+    trace = read_trace([file(tmp_path, PINGS["Windows"][0])])
+    assert any(note.startswith("1 round trips that ping tells as below a number") for note in trace.notes)
+    assert not any("below" in note for note in read_trace([file(tmp_path, PINGS["macOS"][0])]).notes)
 
 
 def test_the_sequence_numbers_of_other_tools_are_no_pings(tmp_path: Path) -> None:
