@@ -369,7 +369,10 @@ def pair_folder(name_or_path: str | Path) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home
         raise WeightsError(f"model pair {str(name_or_path)[:100]!r}: no usable path: {reason(error)}") from None
     if is_path:
-        raise WeightsError(f"{path / MANIFEST}: no such file: {path} holds no model pair")
+        raise WeightsError(
+            f"{path / MANIFEST}: no such file: {path} holds no model pair; files of a published model are named by "
+            f"pair: {{cloud: NAME, weights: FOLDER}}"
+        )
     near = difflib.get_close_matches(str(name_or_path), known_pairs(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     known = ", ".join(known_pairs()) or "none"

@@ -95,7 +95,9 @@ def test_a_shipped_pair_goes_by_its_name(tiny: Path, monkeypatch: pytest.MonkeyP
     assert load_pair("tiny").manifest == pair_manifest(tiny)
     with pytest.raises(WeightsError, match=r"unknown model pair tony: did you mean tiny\? known: tiny"):
         pair_manifest("tony")
-    with pytest.raises(WeightsError, match="holds no model pair"):
+    with pytest.raises(
+        WeightsError, match=r"holds no model pair; files of a published model are named by pair: {cloud"
+    ):
         pair_manifest(tiny.parent / "elsewhere")
 
 
