@@ -139,15 +139,15 @@ def read_pantheon(source: Source, said: Told) -> Trace:
 
 
 def is_iperf3(source: Source) -> bool:
-    return has_keys(source.json_head(), "start", "intervals", "end")
+    head = source.json_head()
+    return has_keys(head, "start", "intervals", "end") or (has_keys(head, "event", "data") and head["event"] == "start")
 
 
 def read_iperf3(source: Source, said: Told) -> Trace:
-    """Intervals of `iperf3 --json`; the client is the device: it sends up, with --reverse it receives down, with --bidir both.
-
-    The server's file tells the same flows, as they arrived or left there.
+    """Intervals of `iperf3 --json` or `--json-stream`; the client is the device: it sends up, with --reverse it receives down, with
+    --bidir both. The server's file tells the same flows, as they arrived or left there.
     """
-    data = source.json()
+    data = _iperf3_events(source) if "event" in source.json_head() else source.json()
     if isinstance(data.get("error"), str):
         source.fail(f"iperf3 ended with an error: {data['error'][:60]!r}; allowed: finished tests")
     entries = objects(source, data["intervals"], "intervals")
@@ -179,6 +179,20 @@ def read_iperf3(source: Source, said: Told) -> Trace:
             f"UDP: of the {' and '.join(sent)} the rate that was sent, which is not what arrived; that is in the {other}'s file"
         )
     return Trace("iperf3-json", Direction(rate=rates.get("down")), Direction(rate=rates.get("up")), tuple(notes))
+
+
+def _iperf3_events(source: Source) -> dict[str, Any]:
+    """What `--json-stream` writes an object a line, as `--json` would have written it at the end."""
+    data: dict[str, Any] = {"intervals": []}
+    for record in source.records():
+        event = record.value.get("event")
+        if event == "interval":
+            data["intervals"].append(record.value.get("data"))
+        elif event == "start" and "start" in data:
+            source.fail("a second test begins; allowed: one a file", record.line)
+        else:
+            data[str(event)] = record.value.get("data")
+    return data
 
 
 def _iperf3_rate(

@@ -104,7 +104,7 @@ FORMATS: dict[str, Format] = {
         ("direction", "time"),
     ),
     "iperf3-json": Format(
-        "a JSON object with start, intervals, end (iperf3)", documents.is_iperf3, documents.read_iperf3
+        "a JSON object with start, intervals, end, or one an event (iperf3)", documents.is_iperf3, documents.read_iperf3
     ),
     "ping-text": Format(
         "the output of ping, with icmp_seq and time= in a line", probes.is_ping_text, probes.read_ping_text

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simulator.core.errors import TraceError
 from simulator.traces.read import read_trace
 from simulator.traces.summary import summary
-from tests.simulator.traces.examples import GNETTRACK, file
+from tests.simulator.traces.examples import GNETTRACK, IPERF3, file
 
 HEADER = "Probe Number,RTT [ms],Probe Send Time\n"
 
@@ -261,6 +261,19 @@ def test_iperf3_of_either_end(
     told = [note for note in trace.notes if "UDP" in note]
     assert [f"of the {sent} the rate that was sent" in note for note in told] == ([] if sent is None else [True])
     assert not any("UDP" in note for note in read_trace([file(tmp_path, iperf3(role, reverse, "TCP", sums))]).notes)
+
+
+def test_iperf3_as_a_stream_is_what_it_is_at_the_end(tmp_path: Path) -> None:
+    whole = json.loads(IPERF3)
+    events = [("start", whole["start"]), *(("interval", one) for one in whole["intervals"]), ("end", whole["end"])]
+    lines = [json.dumps({"event": event, "data": data}) + "\n" for event, data in events]
+    assert summary(read_trace([file(tmp_path, "".join(lines))])) == summary(read_trace([file(tmp_path, IPERF3)]))
+    for more, found in (
+        ('{"event": "error", "data": "interrupt - the client has terminated"}', "iperf3 ended with an error"),
+        ("".join(lines), f":{len(lines) + 1}: a second test begins"),
+    ):
+        with pytest.raises(TraceError, match=found):
+            read_trace([file(tmp_path, "".join(lines) + more)])
 
 
 def test_probes_lost_at_the_end_count(tmp_path: Path) -> None:
