@@ -16,7 +16,6 @@ from models.var.transformer import VarTransformer
 from models.vq import VQConfig
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import FoundPair, PairManifest
-from simulator.protocol.var import SCALES
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Va
     paths = {part: files[0] for part, files in found.files.items()}
     cloud = load_var(paths["cloud"])
     device = load_var(paths["device"]) if "device" in paths else None
-    tokenizer = load_var_tokenizer(paths["tokenizer"], VQConfig(**found.facts["vq"]), found.facts["phis"])
+    vq, scales = VQConfig(**found.facts["vq"]), found.manifest.scales
+    tokenizer = load_var_tokenizer(paths["tokenizer"], vq, scales, found.facts["phis"])
     for part, model in (("cloud", cloud), ("device", device)):
         if model is not None:
             model.to(torch_device, dtype).eval().requires_grad_(False)
@@ -70,7 +70,7 @@ def load_var(path: Path) -> VarTransformer:
     return build(lambda: VarTransformer(config, classes, width), state, path, exact=True)
 
 
-def load_var_tokenizer(path: Path, config: VQConfig, phis: int) -> VarTokenizer:
+def load_var_tokenizer(path: Path, config: VQConfig, scales: tuple[int, ...], phis: int) -> VarTokenizer:
     """Quantiser and decoder from `vae_ch160v4096z32.pth`, float32, in `eval()` mode; its encoder is left out. Raises WeightsError as
     `load_var`; keys of the decoder are named as in `models.vq`."""
     state: dict[str, Tensor] = {}
@@ -88,4 +88,4 @@ def load_var_tokenizer(path: Path, config: VQConfig, phis: int) -> VarTokenizer:
             }
         else:
             state[key] = tensor
-    return build(lambda: VarTokenizer(config, SCALES, phis), state, path, exact=True)
+    return build(lambda: VarTokenizer(config, scales, phis), state, path, exact=True)

@@ -1,6 +1,6 @@
 """VAR's files as they are downloaded, recognised by their keys: which part each one is, and the shapes they hold. No torch.
 
-Source: FoundationVision/var, `var_d16.pth` to `var_d30.pth` and `vae_ch160v4096z32.pth`, state dicts as they are; VAR's training leaves
+Source: FoundationVision/var, `var_d16.pth` to `var_d36.pth` and `vae_ch160v4096z32.pth`, state dicts as they are; VAR's training leaves
 both in one file, under `trainer`.
 """
 
@@ -13,7 +13,7 @@ from models.backbones.llamagen_files import Shapes, WeightFile, recognise, the_o
 from models.checkpoint import CONTAINERS
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import FoundPair, PairSpec
-from simulator.protocol.var import SCALES, VarConfig
+from simulator.protocol.var import OF_GRID, SharedVarConfig, VarConfig
 
 VAR_CONTAINERS = ("trainer.var_wo_ddp", *CONTAINERS)
 VAE_CONTAINERS = ("trainer.vae_local", *CONTAINERS)
@@ -56,10 +56,10 @@ def find(spec: PairSpec) -> FoundPair:
     if spec.device is not None:
         part = _var(Path(spec.device), "the device", "device", ())
         own, *rest = var_shape(part.shapes, part.path)
-        if (own.vocab_size, *rest) != (config.vocab_size, classes, width):
+        if (own.vocab_size, *rest, own.grid) != (config.vocab_size, classes, width, config.grid):
             raise WeightsError(
-                f"{part.path}: {own.vocab_size} codes of width {rest[1]} and {rest[0]} classes, the cloud model has "
-                f"{config.vocab_size} of width {width} and {classes}"
+                f"{part.path}: {own.vocab_size} codes of width {rest[1]}, {rest[0]} classes and {own.tokens} positions, "
+                f"the cloud model has {config.vocab_size} of width {width}, {classes} and {config.tokens}"
             )
         files["device"] = (part.path,)
         device = {"device": own}
@@ -85,17 +85,12 @@ def var_shape(shapes: Shapes, source: Path) -> tuple[VarConfig, int, int]:
             raise WeightsError(f"{source}: {key} has shape {list(found)}, needed {dims} dimensions")
         return found
 
-    if "shared_ada_lin.1.weight" in shapes:
-        raise WeightsError(
-            f"{source}: its layers share their adaptive norms, as those of VAR-d36 do; models of 256 pixels are read"
-        )
     dim, width = shape("word_embed.weight")
     tokens = shape("pos_1LC", 3)[1]
-    if tokens != sum(side * side for side in SCALES):
-        raise WeightsError(
-            f"{source}: {tokens} positions, needed {sum(side * side for side in SCALES)}: those of the scales "
-            f"{', '.join(map(str, SCALES))}"
-        )
+    known = {sum(side * side for side in scales): scales for scales in OF_GRID.values()}
+    if tokens not in known:
+        allowed = " or ".join(f"{count} of the scales {', '.join(map(str, scales))}" for count, scales in known.items())
+        raise WeightsError(f"{source}: {tokens} positions, needed {allowed}")
     layers = sorted({key.split(".")[1] for key in shapes if key.startswith("blocks.")})
     for index in layers:
         if not (index.isascii() and index.isdigit() and len(index) < 5):
@@ -103,9 +98,9 @@ def var_shape(shapes: Shapes, source: Path) -> tuple[VarConfig, int, int]:
     heads = shape("blocks.0.attn.scale_mul_1H11", 4)[1]
     hidden = shape("blocks.0.ffn.fc1.weight")[0]
     try:
-        config = VarConfig(
-            1 + max(map(int, layers)), heads, dim, hidden, shape("head.weight")[0], 1, 1, SCALES[-1], norm_eps=1e-6
-        )
+        kind = SharedVarConfig if "shared_ada_lin.1.weight" in shapes else VarConfig
+        grid = known[tokens][-1]
+        config = kind(1 + max(map(int, layers)), heads, dim, hidden, shape("head.weight")[0], 1, 1, grid, norm_eps=1e-6)
     except ValueError as error:
         raise WeightsError(f"{source}: {error}") from error
     return config, shape("class_emb.weight")[0] - 1, width

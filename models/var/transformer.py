@@ -1,7 +1,7 @@
 """VAR's transformer: every pass predicts a whole token map from the sum of all smaller ones.
 
 Source: Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction" (VAR), architecture and
-checkpoint key names of its models of 256 pixels (`var_d16.pth` to `var_d30.pth`).
+checkpoint key names of its models (`var_d16.pth` to `var_d36.pth`).
 
 One sequence is the maps of all scales, the smallest first, each in raster order. The first position holds the class; those of every
 later scale hold the sum of all maps before it, at that scale's side (`models.var.tokenizer`). A position sees its own scale and all before.
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import at_least_float32
-from simulator.protocol.var import MODULATION, VarConfig
+from simulator.protocol.var import MODULATION, SharedVarConfig, VarConfig
 
 LARGEST_SCALE = math.log(100.0)  # of a head's learned logit scale
 NORM_EPS = 1e-6
@@ -90,27 +90,43 @@ class PlainFeedForward(nn.Module):
         return y
 
 
-class AdaptiveNorm(nn.Module):
-    """The vectors that a class sets in one layer or before the head."""
+def class_projection(dim: int, vectors: int) -> nn.Sequential:
+    """What gives vectors of width D from a class."""
+    return nn.Sequential(nn.SiLU(), nn.Linear(dim, vectors * dim))
 
-    def __init__(self, dim: int, vectors: int) -> None:
+
+def projected(projection: nn.Module, embedded: Tensor) -> Tensor:
+    """[R, vectors, 1, D] of class embeddings [R, D]."""
+    found: Tensor = projection(embedded)
+    return found.view(len(embedded), -1, 1, embedded.shape[1])
+
+
+class HeadNorm(nn.Module):
+    """The norm before the head, set by the class."""
+
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.vectors = vectors
-        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(dim, vectors * dim))
-
-    def vectors_of(self, embedded: Tensor) -> Tensor:
-        """[R, vectors, 1, D] of class embeddings [R, D]."""
-        projected: Tensor = self.ada_lin(embedded)
-        return projected.view(len(embedded), self.vectors, 1, -1)
+        self.ada_lin = class_projection(dim, 2)
 
 
-class ScaleBlock(AdaptiveNorm):
-    """h = x + g1 Attention(N1(x)); y = h + g2 FFN(N2(h)), gains and norms set by the class."""
+class ScaleBlock(nn.Module):
+    """h = x + g1 Attention(N1(x)); y = h + g2 FFN(N2(h)), gains and norms set by the class: by a projection of the layer's own, or by one
+    that all layers share, to which each adds vectors of its own."""
 
     def __init__(self, config: VarConfig) -> None:
-        super().__init__(config.dim, MODULATION)
+        super().__init__()
         self.attn = ScaleAttention(config)
         self.ffn = PlainFeedForward(config)
+        if isinstance(config, SharedVarConfig):
+            self.ada_gss = nn.Parameter(torch.zeros(1, 1, MODULATION, config.dim))
+        else:
+            self.ada_lin = class_projection(config.dim, MODULATION)
+
+    def vectors_of(self, embedded: Tensor, shared: Tensor | None) -> Tensor:
+        """[R, 6, 1, D] of class embeddings [R, D]. shared: [R, 6, 1, D] of the projection for all layers, None where there is none."""
+        if shared is None:
+            return projected(self.ada_lin, embedded)
+        return shared + self.ada_gss.transpose(1, 2)
 
     def forward(
         self, x: Tensor, vectors: Tensor, layer: int, start: int, cache: ScaleCache | None, mask: Tensor | None
@@ -143,8 +159,10 @@ class VarTransformer(nn.Module):
         self.pos_start = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.pos_1LC = nn.Parameter(torch.zeros(1, config.tokens, config.dim))
         self.lvl_embed = nn.Embedding(len(config.scales), config.dim)
+        if isinstance(config, SharedVarConfig):
+            self.shared_ada_lin = class_projection(config.dim, MODULATION)
         self.blocks = nn.ModuleList([ScaleBlock(config) for _ in range(config.n_layer)])
-        self.head_nm = AdaptiveNorm(config.dim, 2)
+        self.head_nm = HeadNorm(config.dim)
         self.head = nn.Linear(config.dim, config.vocab_size)
 
     def levels(self) -> Tensor:
@@ -159,8 +177,9 @@ class VarTransformer(nn.Module):
     def condition(self, labels: Tensor) -> Condition:
         """Of classes int [R]; `classes` itself is the null class."""
         embedded = self.class_emb(labels)  # [R, D]
-        vectors = [block.vectors_of(embedded) for block in self.blocks if isinstance(block, ScaleBlock)]
-        return Condition(embedded.unsqueeze(1) + self.pos_start, vectors, self.head_nm.vectors_of(embedded))
+        shared = projected(self.shared_ada_lin, embedded) if isinstance(self.config, SharedVarConfig) else None
+        vectors = [block.vectors_of(embedded, shared) for block in self.blocks if isinstance(block, ScaleBlock)]
+        return Condition(embedded.unsqueeze(1) + self.pos_start, vectors, projected(self.head_nm.ada_lin, embedded))
 
     def step(self, condition: Condition, maps: Tensor, start: int = 0, cache: ScaleCache | None = None) -> Tensor:
         """Continue R sequences of `start` positions by whole scales, in one pass.

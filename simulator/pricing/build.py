@@ -51,7 +51,7 @@ from simulator.protocol.pairs import (
     pair_folder,
     pair_manifest,
 )
-from simulator.protocol.var import FFN_MATRICES, MODULATION, VarConfig
+from simulator.protocol.var import FFN_MATRICES, VarConfig
 
 
 class PairShapes(Settings):
@@ -117,7 +117,7 @@ def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
             image_pixels=manifest.image_size**2,
             interhead=interhead,
             ffn_matrices=FFN_MATRICES if isinstance(own, VarConfig) else 3,
-            modulation=MODULATION if isinstance(own, VarConfig) else 0,
+            modulation=own.projected if isinstance(own, VarConfig) else 0,
             op_counts=op_counts,
             source=f"{MANIFEST} of the pair",
             evidence="datasheet",

@@ -56,6 +56,7 @@ BACKBONES: dict[str, Backbone] = {
     "var-d20": Backbone("VAR of depth 20, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
     "var-d24": Backbone("VAR of depth 24, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
     "var-d30": Backbone("VAR of depth 30, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
+    "var-d36": Backbone("VAR of depth 36, class to image, scale by scale, 512 pixels", *_VAR, 512, 4.0, classes=True),
 }
 
 

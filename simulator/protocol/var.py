@@ -1,24 +1,39 @@
 """Shape of a transformer that predicts an image scale by scale: VAR.
 
-Source: Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction" (VAR), its models of 256 pixels.
+Source: Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction" (VAR), its models of 256 and
+512 pixels.
 """
 
 from simulator.protocol.pairs import TransformerConfig
 
-SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # of 256 pixels
+SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+OF_GRID = {scales[-1]: scales for scales in (SCALES, SCALES_512)}
 FFN_MATRICES = 2  # of a layer's plain feed-forward part
-MODULATION = 6  # vectors that a layer projects from the class
+MODULATION = 6  # vectors that the class sets in a layer
 
 
 class VarConfig(TransformerConfig):
-    """Shape of VAR. Its caption is a class, one row of one number, and the first position holds it."""
+    """Shape of VAR. Its caption is a class, one row of one number, and the first position holds it.
+
+    Attributes:
+        projected: vectors that each layer projects from the class for itself.
+    """
+
+    projected = MODULATION
 
     @property
     def scales(self) -> tuple[int, ...]:
         """Sides of the token maps, the smallest first."""
-        return SCALES
+        return OF_GRID[self.grid]
 
     @property
     def positions(self) -> int:
         """Positions of a full sequence: the class stands in the first image token's."""
         return self.tokens
+
+
+class SharedVarConfig(VarConfig):
+    """Shape of VAR-d36, whose layers share one projection of the class and add vectors of their own."""
+
+    projected = 0

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 from dataclasses import replace
 from itertools import accumulate
@@ -34,7 +35,7 @@ from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
 from simulator.protocol.recording import CLOUD, FROM_CLOUD, FROM_DEVICE, FROM_FALLBACK, REPLY, SCORES, Recording
 from simulator.protocol.recording import SessionSpec as Spec
 from simulator.protocol.statistical import record_statistical
-from simulator.protocol.var import SCALES, VarConfig
+from simulator.protocol.var import SCALES, SharedVarConfig, VarConfig
 from tests.models import var_files as files
 
 ENDS = list(accumulate(side * side for side in SCALES))
@@ -132,7 +133,7 @@ def test_one_error_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
     torch.save(vae, tmp_path / "v.pth")
     config = VQConfig(files.CODES, files.WIDTH, 32, (1, 1), (1, 1), files.WIDTH, 1)
     with pytest.raises(CiarSimError, match=r"attn_1\.qkv\.weight has shape \[31, 32, 1, 1\], needed three equal parts"):
-        load_var_tokenizer(tmp_path / "v.pth", config, 4)
+        load_var_tokenizer(tmp_path / "v.pth", config, SCALES, 4)
 
 
 def test_files_that_make_no_pair_are_refused_with_the_reason(folder: Path, tmp_path: Path) -> None:
@@ -146,8 +147,12 @@ def test_files_that_make_no_pair_are_refused_with_the_reason(folder: Path, tmp_p
         return refused(named(folder, weights=str(tmp_path / "w.pth"), tokenizer=str(folder), device=None))
 
     shared = {"shared_ada_lin.1.weight": torch.zeros(96, 16)}
-    assert "layers share their adaptive norms, as those of VAR-d36 do" in changed(**shared)
-    assert "2240 positions, needed 680: those of the scales 1, 2, 3," in changed(pos_1LC=torch.zeros(1, 2240, 16))
+    assert re.search(
+        r"shared_ada_lin\.1\.bias is missing, needed \[96\].*blocks\.1\.ada_lin\.1\.bias with shape \[96\] has no place",
+        changed(**shared),
+    )
+    few = "700 positions, needed 680 of the scales 1, 2, 3, 4, 5, 6, 8, 10, 13, 16 or 2240 of the scales 1, 2, 3, 4, 6,"
+    assert few in changed(pos_1LC=torch.zeros(1, 700, 16))
     assert "keys under blocks must be numbered, got blocks.x" in changed(**{"blocks.x.attn": torch.zeros(1)})
     assert "dim 16 must be a multiple of" in changed(**{"blocks.0.attn.scale_mul_1H11": torch.zeros(1, 3, 1, 1)})
     other = {"word_embed.weight": torch.zeros(16, 5)}
@@ -181,17 +186,25 @@ def test_a_pair_of_scales_is_run_by_its_own_methods(folder: Path, pair: VarPair)
             recorded(pair, asked(name))
 
 
-def test_prices_are_those_of_the_catalogue(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("var-d16", VarConfig(16, 16, 1024, 4096, 4096, 1, 1, 16)),
+        ("var-d36", SharedVarConfig(36, 36, 2304, 9216, 4096, 1, 1, 32)),
+    ],
+)
+def test_prices_are_those_of_the_catalogue(folder: Path, name: str, config: VarConfig) -> None:
     with unallocated():
-        state = VarTransformer(VarConfig(16, 16, 1024, 4096, 4096, 1, 1, 16), 1000, 32).state_dict()
-    shape = catalogue.model("var-d16")
+        state = VarTransformer(config, 1000, 32).state_dict()
+    shape = catalogue.model(name)
+    assert (shape.modulation, shape.image_pixels) == (config.projected, (16 * config.grid) ** 2)
     config, classes, width = var_shape({key: tuple(value.shape) for key, value in state.items()}, Path("w"))
     own = (config.n_layer, config.n_head, config.dim, config.ffn_hidden, config.vocab_size)
     assert own == (shape.n_layer, shape.n_head, shape.dim, shape.ffn_hidden, shape.vocab_size)
     assert (config.tokens, classes, width) == (shape.image_tokens, 1000, 32)
     assert sum(value.numel() for value in state.values()) == pytest.approx(shape.parameters, rel=0.01)
     tiny = pair_shapes(named(folder)).cloud
-    assert (tiny.ffn_matrices, tiny.modulation) == (shape.ffn_matrices, shape.modulation)
+    assert (tiny.ffn_matrices, tiny.modulation) == (shape.ffn_matrices, 6)
     assert tiny.op_counts["image_decoder"] == vq_decoder_op_count(16, 32, (1, 1), 6, 6, 1)
 
 
@@ -222,6 +235,32 @@ def test_cached_steps_are_one_block_causal_pass(folder: Path) -> None:
     assert (again[:, ENDS[-2] :] - whole[:, ENDS[-2] :]).abs().amin(dim=(0, 2)).max() > 0
     maps[:, ENDS[-2] - 1] -= 1  # its first position: all of the scale see it
     assert (model.step(condition, maps)[:, -1] - again[:, -1]).abs().max() > 0
+
+
+@torch.inference_mode()
+def test_layers_may_share_the_projection_of_the_class(folder: Path, tmp_path: Path) -> None:
+    """VAR-d36: what all layers share and each one's own vectors are a projection of each layer with other biases."""
+    state = files.transformer(seed=0, **files.CLOUD, large=True)
+    torch.save(state, tmp_path / "var_d36.pth")
+    torch.save(files.tokenizer(), tmp_path / "v.pth")
+    for part in ("weight", "bias"):
+        common = state.pop(f"shared_ada_lin.1.{part}")
+        for block in ("blocks.0.", "blocks.1."):
+            own = state.pop(f"{block}ada_gss").flatten() if part == "bias" else 0
+            state[f"{block}ada_lin.1.{part}"] = common + own
+    torch.save(state, tmp_path / "same.pth")
+    named_512 = PairSpec(cloud="var-d36", weights=str(tmp_path / "var_d36.pth"), tokenizer=str(tmp_path / "v.pth"))
+    pair = load(find_pair(named_512), torch.device("cpu"), torch.float64)
+    assert (pair.manifest.scales, pair.manifest.image_size) == ((1, 2, 3, 4, 6, 9, 13, 18, 24, 32), 64)
+    assert pair_shapes(named_512).cloud.modulation == 0
+    (base,) = recorded(pair, asked("base"))
+    assert (base.cloud_passes(), len(base.tokens), base.image.shape) == (10, 2240, (64, 64, 3))
+    same = load_var(tmp_path / "same.pth").double()
+    maps = maps_of(pair, torch.from_numpy(base.tokens.astype(np.int64))[None])
+    found, wanted = (model.step(model.condition(torch.tensor([3])), maps) for model in (pair.cloud, same))
+    assert torch.allclose(found, wanted, atol=1e-4)  # biases were added in float32
+    device = named_512.model_copy(update={"device": str(folder / "device")})
+    assert "10 classes and 680 positions, the cloud model has 24 of width 6, 10 and 2240" in refused(device)
 
 
 def test_guidance_grows_with_the_scale(pair: VarPair) -> None:

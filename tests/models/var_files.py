@@ -8,21 +8,23 @@ from torch import Tensor
 from simulator.protocol.var import SCALES
 
 CODES, CLASSES, WIDTH, CH = 24, 10, 6, 32
-TOKENS = sum(side * side for side in SCALES)
 PIXELS = 2 * SCALES[-1]  # the tiny image decoder has two levels
 
 
-def transformer(depth: int, dim: int, heads: int, seed: int, codes: int = CODES) -> dict[str, Tensor]:
-    """The state dict of `var_d16.pth` and the like, the tables that it carries included."""
+def transformer(
+    depth: int, dim: int, heads: int, seed: int, codes: int = CODES, large: bool = False
+) -> dict[str, Tensor]:
+    """The state dict of `var_d16.pth` and the like, the tables that it carries included. large: `var_d36.pth`, of 512 pixels."""
+    scales = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32) if large else (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, std: float = 0.2) -> Tensor:
         return std * torch.randn(shape, generator=generator)
 
-    levels = torch.arange(len(SCALES)).repeat_interleave(torch.tensor([side * side for side in SCALES]))
+    levels = torch.arange(10).repeat_interleave(torch.tensor([side * side for side in scales]))
     state = {
         "pos_start": normal(1, 1, dim),
-        "pos_1LC": normal(1, TOKENS, dim),
+        "pos_1LC": normal(1, len(levels), dim),
         "lvl_1L": levels[None],
         "attn_bias_for_masking": torch.where(levels[:, None] >= levels, 0.0, -torch.inf)[None, None],
         "word_embed.weight": normal(dim, WIDTH),
@@ -47,9 +49,13 @@ def transformer(depth: int, dim: int, heads: int, seed: int, codes: int = CODES)
             f"{block}ffn.fc1.bias": normal(4 * dim),
             f"{block}ffn.fc2.weight": normal(dim, 4 * dim),
             f"{block}ffn.fc2.bias": normal(dim),
-            f"{block}ada_lin.1.weight": normal(6 * dim, dim),
-            f"{block}ada_lin.1.bias": normal(6 * dim),
         }
+        if large:
+            state[f"{block}ada_gss"] = normal(1, 1, 6, dim)
+        else:
+            state |= {f"{block}ada_lin.1.weight": normal(6 * dim, dim), f"{block}ada_lin.1.bias": normal(6 * dim)}
+    if large:
+        state |= {"shared_ada_lin.1.weight": normal(6 * dim, dim), "shared_ada_lin.1.bias": normal(6 * dim)}
     return state
 
 
