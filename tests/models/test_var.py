@@ -158,7 +158,7 @@ def test_files_that_make_no_pair_are_refused_with_the_reason(folder: Path, tmp_p
     other = {"word_embed.weight": torch.zeros(16, 5)}
     assert f"{files.CODES} codes of width 6, needed {files.CODES} of width 5" in changed(**other)
     torch.save(files.transformer(seed=2, codes=20, **files.DEVICE), tmp_path / "d.pth")
-    assert "20 codes of width 6 and 10 classes, the cloud model has 24" in refused(
+    assert "20 codes of width 6, 10 classes and 680 positions, the cloud model has 24" in refused(
         named(folder, device=str(tmp_path / "d.pth"))
     )
     (tmp_path / "empty").mkdir()
