@@ -1,10 +1,12 @@
-"""Assumptions that the readers of a scenario's traces made, a line for each file."""
+"""What was made of a scenario's traces and captions, a line for each."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.schema.network import TraceNetwork, link_trace
+from simulator.experiment.schema.prompts import PromptList
 from simulator.experiment.schema.workload import TraceArrivals
 
 
@@ -23,3 +25,17 @@ def trace_notes(scenarios: Iterable[Scenario]) -> list[str]:
             _, notes = arrivals.times()
             found[f"{os.path.basename(arrivals.trace)}: {'; '.join(notes) or 'nothing assumed'}"] = None
     return list(found)
+
+
+def repeated_captions(scenarios: Iterable[Scenario]) -> list[str]:
+    """A line for every list or file of captions in which some stand again, as in a table with a row a question."""
+    notes = []
+    for captions in dict.fromkeys(one.prompts.captions for one in scenarios if isinstance(one.prompts, PromptList)):
+        counts = Counter(captions)
+        if len(counts) < len(captions):
+            ((caption, times),) = counts.most_common(1)
+            notes.append(
+                f"{len(captions) - len(counts)} of {len(captions)} captions stand there already, {caption[:60]!r} {times} times: "
+                "each is drawn with a seed of its own"
+            )
+    return notes

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.experiment.assumptions import trace_notes
+from simulator.experiment.assumptions import repeated_captions, trace_notes
 from simulator.experiment.branches import common_prefix
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.images import ImageScorer
@@ -201,7 +201,11 @@ def provenance_of(
         if manifest.statistics
         else "float32; exact for one machine, thread count and batch size",
         "near_ties": near_ties(recordings),
-        "notes": [*NOTES, *trace_notes(case.scenario for case in cases)],
+        "notes": [
+            *NOTES,
+            *trace_notes(case.scenario for case in cases),
+            *repeated_captions(case.scenario for case in cases),
+        ],
         **({"quality": dict(scorer.provenance)} if scorer else {}),
         **({"failed": [one.message for one in failed]} if failed else {}),
         "warnings": [

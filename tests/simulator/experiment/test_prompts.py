@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ciar_sim.cli.main import main
 from simulator.core.errors import PromptError, ScenarioError
 from simulator.core.prompt_files import read_prompts
+from simulator.experiment.assumptions import repeated_captions
 from simulator.experiment.loading import load_with_source
 from simulator.experiment.plan import Plan, session_specs
 from simulator.experiment.schema.prompts import PromptList
@@ -257,6 +258,16 @@ def test_a_caption_that_the_pair_refuses_is_named_by_its_place_in_the_file(
     assert result.exit_code == 2
     assert f"Error: {tmp_path}/captions.txt{place} unknown word 'crimson'" in result.output
     assert not (tmp_path / "o").exists()
+
+
+def test_captions_that_stand_again_are_told(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a star\na cube\na star\na star\n")
+    (tmp_path / "s.yaml").write_text(SCENARIO)
+    made = load_with_source(tmp_path / "s.yaml").scenario
+    (note,) = repeated_captions([made, made])
+    assert note == "2 of 4 captions stand there already, 'a star' 3 times: each is drawn with a seed of its own"
+    (tmp_path / "captions.txt").write_text("a star\na cube\n")
+    assert repeated_captions([load_with_source(tmp_path / "s.yaml").scenario]) == []
 
 
 def test_a_refused_caption_of_a_list_is_named_by_its_line(tmp_path: Path) -> None:
