@@ -12,7 +12,7 @@ from simulator.traces.json_fields import numbers_of
 from simulator.traces.series import Floats
 from simulator.traces.source import Record, Source, Table
 from simulator.traces.trace import Arrivals
-from simulator.traces.units import Told, Unit, unit_of_arrivals
+from simulator.traces.units import MOST_TIME, Told, Unit, unit_of_arrivals
 
 MOST_TOKENS = 1e12
 OWN_COLUMNS = ("requested_s", "input_tokens", "output_tokens")
@@ -141,7 +141,7 @@ def _read_table(name: str, layout: Layout, source: Source, said: Told) -> Arriva
 
 def _read_records(name: str, layout: Layout, source: Source, said: Told) -> Arrivals:
     records = source.records()
-    times = numbers_of(source, records, layout.time)
+    times = numbers_of(source, records, layout.time, most=MOST_TIME)
     tokens = [
         _whole(source, records, key) if key is not None and key in records[0].value else None
         for key in (layout.inputs, layout.outputs)

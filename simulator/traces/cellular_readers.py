@@ -3,6 +3,8 @@
 Each takes a `Source` of its format and what the user says of it. What the numbers mean stands in docs/traces.md.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from simulator.traces.series import MOST_BPS, RateSeries, StepSeries
@@ -93,14 +95,13 @@ def with_trains(trace: Trace) -> Trace:
     def scaled(way: Direction) -> Direction:
         if way.trains is None or way.rate is None or way.packets is None:
             return way
-        rate = RateSeries(way.rate.times_s, way.rate.rate_bps * (TRAIN_BYTES / 1500), way.rate.duration_s)
-        return Direction(rate, way.delay_s, way.loss, way.packets, way.trains, way.size_delays_s)
+        return replace(way, rate=replace(way.rate, rate_bps=way.rate.rate_bps * (TRAIN_BYTES / 1500)))
 
     down, up = scaled(trace.down), scaled(trace.up)
     if down is trace.down and up is trace.up:
         return trace
     notes = (*trace.notes, f"beside packet trains a chance is of {TRAIN_BYTES} bytes, as in CellReplay")
-    return Trace(trace.format, down, up, notes)
+    return replace(trace, down=down, up=up, notes=notes)
 
 
 # --- NYU-METS ---------------------------------------------------------------------------------------------------------------

@@ -25,14 +25,20 @@ def number(source: Source, value: Any, place: str, most: float, line: int | None
     return float(value)
 
 
-def numbers_of(source: Source, records: Sequence[Record], key: str, most: float = 1e20) -> Floats:
-    """float64 [records] of a key that every record must hold."""
+def numbers_of(
+    source: Source, records: Sequence[Record], key: str, most: float = 1e12, missing: float | None = None
+) -> Floats:
+    """float64 [records] of one key. missing: what an absent key or null stands for; None where every record must hold a number."""
     values = np.empty(len(records))
     for i, record in enumerate(records):
+        value = record.value.get(key)
+        if value is None and missing is not None:
+            values[i] = missing
+            continue
         if key not in record.value:
             names = ", ".join(map(str, record.value))[:80] or "nothing"
             source.fail(f"key {record.place}{key}: is missing; found: {names}", record.line)
-        values[i] = number(source, record.value[key], f"{record.place}{key}", most, record.line)
+        values[i] = number(source, value, f"{record.place}{key}", most, record.line)
     return values
 
 
@@ -43,32 +49,11 @@ def number_list(source: Source, data: dict[str, Any], key: str, most: float = 1e
     return np.array([number(source, value, f"{key}[{i}]", most) for i, value in enumerate(data[key])])
 
 
-def objects(source: Source, entries: Any, place: str) -> list[dict[str, Any]]:
-    """A list of JSON objects, at least one."""
+def objects(source: Source, entries: Any, place: str) -> list[Record]:
+    """A list of JSON objects, at least one, within a document."""
     if not isinstance(entries, list) or not entries:
         source.fail(f"key {place or '(top)'}: must be a list of objects, got {found(entries)}")
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
             source.fail(f"key {place}[{i}]: must be an object, got {found(entry)}")
-    return entries
-
-
-def column(
-    source: Source,
-    entries: list[dict[str, Any]],
-    place: str,
-    key: str,
-    most: float = 1e12,
-    missing: float | None = None,
-) -> Floats:
-    """float64 [entries] of one key. missing: what an absent key stands for; None where it must be there."""
-    values = np.empty(len(entries))
-    for i, entry in enumerate(entries):
-        if entry.get(key) is not None:
-            values[i] = number(source, entry[key], f"{place}[{i}].{key}", most)
-        elif missing is None:
-            names = ", ".join(map(str, entry))[:80] or "nothing"
-            source.fail(f"key {place}[{i}].{key}: is missing; found: {names}")
-        else:
-            values[i] = missing
-    return values
+    return [Record(0, f"{place}[{i}].", entry) for i, entry in enumerate(entries)]

@@ -3,19 +3,17 @@
 Each takes a `Source` of its format and what the user says of it. What the keys mean stands in docs/traces.md.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from simulator.traces.json_fields import column, found, has_keys, number, number_list, objects
-from simulator.traces.series import MOST_BPS, Floats, RateSeries, StepSeries
-from simulator.traces.source import Source, held
+from simulator.traces.json_fields import found, has_keys, number_list, numbers_of, objects
+from simulator.traces.series import MOST_BPS, MOST_MBPS, Floats, RateSeries, StepSeries
+from simulator.traces.source import Record, Source, held
 from simulator.traces.timing import both_ways, gap_notes, intervals, way_of
 from simulator.traces.trace import Direction, Trace
 from simulator.traces.units import Told, unit_of_steps
-
-MOST_MBPS = MOST_BPS / 1e6
-
 
 # --- Sabre ------------------------------------------------------------------------------------------------------------------
 
@@ -28,11 +26,11 @@ def is_sabre(source: Source) -> bool:
 def read_sabre(source: Source, said: Told) -> Trace:
     """Entries played in order and looped: duration_ms, bandwidth_kbps, latency_ms (a round trip; may be absent from all)."""
     entries = objects(source, source.json(), "")
-    duration_s = column(source, entries, "", "duration_ms") / 1e3
-    rate_bps = column(source, entries, "", "bandwidth_kbps", most=MOST_BPS / 1e3) * 1e3
+    duration_s = numbers_of(source, entries, "duration_ms") / 1e3
+    rate_bps = numbers_of(source, entries, "bandwidth_kbps", MOST_BPS / 1e3) * 1e3
     rtt_s = None
-    if any(entry.get("latency_ms") is not None for entry in entries):
-        rtt_s = _played(source, duration_s, column(source, entries, "", "latency_ms") / 1e3)
+    if any(entry.value.get("latency_ms") is not None for entry in entries):
+        rtt_s = _played(source, duration_s, numbers_of(source, entries, "latency_ms") / 1e3)
     rate = RateSeries(*_segments(source, duration_s, rate_bps, ""))
     if way_of(source, said) == "down":
         return both_ways("sabre-json", rtt_s, None, down=rate)
@@ -63,10 +61,10 @@ def read_opennetlab(source: Source, said: Told) -> Trace:
             continue
         place = f"{key}.trace_pattern"
         entries = objects(source, section["trace_pattern"], place)
-        duration_s = column(source, entries, place, "duration") / 1e3
-        rate_bps = column(source, entries, place, "capacity", most=MOST_BPS / 1e3) * 1e3
-        loss = held(column(source, entries, place, "loss", most=1.0, missing=np.nan))
-        rtt_ms = column(source, entries, place, "rtt", missing=np.nan)
+        duration_s = numbers_of(source, entries, "duration") / 1e3
+        rate_bps = numbers_of(source, entries, "capacity", MOST_BPS / 1e3) * 1e3
+        loss = held(numbers_of(source, entries, "loss", 1.0, missing=np.nan))
+        rtt_ms = numbers_of(source, entries, "rtt", missing=np.nan)
         rtt = held(np.where(rtt_ms == 0.0, np.nan, rtt_ms))
         if rtt is not None:
             rtt_s.append(_played(source, duration_s, rtt / 1e3))
@@ -78,7 +76,7 @@ def read_opennetlab(source: Source, said: Told) -> Trace:
     if down.rate is None and up.rate is None:
         source.fail("neither downlink nor uplink holds a trace_pattern")
     # Where one direction alone gives the round trip, the other shares it; where both do, each gives its own half.
-    halves = [StepSeries(one.times_s, one.values / 2.0, one.duration_s) for one in rtt_s]
+    halves = [replace(one, values=one.values / 2.0) for one in rtt_s]
     if not halves:
         return Trace("opennetlab-json", down, up)
     notes = ("half the round trip each way",)
@@ -125,7 +123,7 @@ def read_pantheon(source: Source, said: Told) -> Trace:
         return StepSeries(starts_s, values[:-1][long], duration_s)
 
     delay_ms, loss = series_of("delays", 1e9), series_of("loss", 1.0)
-    delay_s = None if delay_ms is None else StepSeries(delay_ms.times_s, delay_ms.values / 1e3, duration_s)
+    delay_s = None if delay_ms is None else replace(delay_ms, values=delay_ms.values / 1e3)
     rate = RateSeries(starts_s, 1e6 * rates[:-1][long], duration_s)
     way = way_of(source, said)
     down, up = (
@@ -161,14 +159,14 @@ def read_iperf3(source: Source, said: Told) -> Trace:
     sent: list[str] = []  # directions whose rate is the sender's
     for key, way in zip(("sum", "sum_bidir_reverse"), forward, strict=True):
         kept = [
-            (i, entry[key])
-            for i, entry in enumerate(entries)
-            if isinstance(entry.get(key), dict) and entry[key].get("omitted") is not True
+            Record(0, f"{entry.place}{key}.", flow)
+            for entry in entries
+            if isinstance(flow := entry.value.get(key), dict) and flow.get("omitted") is not True
         ]
         if kept:
             rates[way], found_gaps = _iperf3_rate(source, kept, key)
             gaps += [note for note in found_gaps if note not in gaps]
-            if kept[0][1].get("sender", (way == "up") != server) is True:  # versions before 3.7 do not say it
+            if kept[0].value.get("sender", (way == "up") != server) is True:  # versions before 3.7 do not say it
                 sent.append(f"{way}link")
     if not rates:
         source.fail("key intervals: none holds a sum that was not omitted; allowed: at least one")
@@ -195,24 +193,19 @@ def _iperf3_events(source: Source) -> dict[str, Any]:
     return data
 
 
-def _iperf3_rate(
-    source: Source, kept: list[tuple[int, dict[str, Any]]], key: str
-) -> tuple[RateSeries, tuple[str, ...]]:
+def _iperf3_rate(source: Source, kept: list[Record], key: str) -> tuple[RateSeries, tuple[str, ...]]:
     """The rate, and what to say of intervals that are missing."""
-    starts: list[float] = []
-    ends: list[float] = []
-    rates: list[float] = []
-    for i, entry in kept:
-        for values, name, most in ((starts, "start", 1e9), (ends, "end", 1e9), (rates, "bits_per_second", MOST_BPS)):
-            values.append(number(source, entry.get(name), f"intervals[{i}].{key}.{name}", most))
-        if ends[-1] < starts[-1] or (len(starts) > 1 and starts[-1] < starts[-2]):
-            source.fail(f"key intervals[{i}].{key}: start and end must rise, got {starts[-1]:g} and {ends[-1]:g}")
-    edges_s = np.array([*starts, ends[-1]]) - starts[0]
+    starts_s, ends_s = numbers_of(source, kept, "start", 1e9), numbers_of(source, kept, "end", 1e9)
+    rate_bps = numbers_of(source, kept, "bits_per_second", MOST_BPS)
+    for i in np.flatnonzero((ends_s < starts_s) | (np.diff(starts_s, prepend=starts_s[0]) < 0.0)):
+        place = kept[i].place.rstrip(".")
+        source.fail(f"key {place}: start and end must rise, got {starts_s[i]:g} and {ends_s[i]:g}")
+    edges_s = np.append(starts_s, ends_s[-1]) - starts_s[0]
     from_zero, long = intervals(edges_s)
     if not long.any():
         source.fail(f"key intervals: {key} has no duration; allowed: > 0 s")
     notes = gap_notes(source, edges_s, None, "the rate before it holds")
-    return RateSeries(from_zero[:-1][long], np.array(rates)[long], float(from_zero[-1])), notes
+    return RateSeries(from_zero[:-1][long], rate_bps[long], float(from_zero[-1])), notes
 
 
 def _segments(source: Source, durations_s: Floats, values: Floats, place: str) -> tuple[Floats, Floats, float]:

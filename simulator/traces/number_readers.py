@@ -5,18 +5,16 @@ Each takes a `Source` of its format and what the user says of it. What the numbe
 
 import numpy as np
 
-from simulator.traces.series import MOST_BPS, Floats, RateSeries, StepSeries
+from simulator.traces.series import MOST_BPS, MOST_MBPS, Floats, RateSeries, StepSeries
 from simulator.traces.source import Source, held
-from simulator.traces.timing import gap_notes, intervals, one_way, way_of
+from simulator.traces.timing import gap_notes, held_rows, intervals, one_way, way_of
 from simulator.traces.trace import Direction, Trace
-from simulator.traces.units import LENGTH_S, TIME_UNITS, Told, ask_for_unit, unit_of_rates, unit_of_steps
+from simulator.traces.units import LENGTH_S, MOST_TIME, TIME_UNITS, Told, ask_for_unit, unit_of_rates, unit_of_steps
 
 PACKET_BITS = 12_000  # of one mahimahi delivery chance: 1500 bytes
 CHANCE_BPS = (1e4, 5e9)  # plausible mean rates of a mahimahi trace
 DELAY_SLOT_S = 0.01  # of a LeoReplayer delay file
 FILLER_MS = 200.0  # stands for a delay where every probe of the Starlink CSV was lost
-MOST_COUNT = 10**20  # a Unix time in nanoseconds is 2e18
-MOST_MBPS = MOST_BPS / 1e6
 
 
 # --- one number a line ------------------------------------------------------------------------------------------------------
@@ -32,7 +30,7 @@ def read_integers(source: Source, said: Told) -> Trace:
     times = values[:, 0]
     source.need(times == np.floor(times), lines, times, "must be a whole number of milliseconds")
     source.need(times >= 0, lines, times, "milliseconds must be >= 0")
-    source.need(times <= MOST_COUNT, lines, times, f"must be <= {MOST_COUNT:g}")
+    source.need(times <= MOST_TIME, lines, times, f"must be <= {MOST_TIME:g}")
     if _is_delays(times):
         series = StepSeries(
             np.arange(len(times), dtype=np.float64) * DELAY_SLOT_S, times / 1e3, len(times) * DELAY_SLOT_S
@@ -159,10 +157,9 @@ def read_starlink(source: Source, said: Told) -> Trace:
     time_unit = unit_of_steps(source, said, times, "ms", least_s=0.01)
     all_lost = (values[:, 2:4] == FILLER_MS).all(axis=1) & (values[:, 4:6] == 1.0).all(axis=1)
     values[all_lost, 2:4] = np.nan
-    from_zero, long = intervals(time_unit.base(times))
+    times_s = time_unit.base(times)
+    last, starts_s, duration_s = held_rows(times_s)
     rate_unit = unit_of_rates(source, said, values[:, :2][~np.isnan(values[:, :2])])
-    last = np.append(long, True)  # of rows at one time the last counts
-    starts_s, duration_s = from_zero[last], float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
 
     def column_of(place: int) -> Floats | None:
         filled = held(values[:, place])
@@ -187,6 +184,6 @@ def read_starlink(source: Source, said: Told) -> Trace:
             if all_lost.any()
             else ()
         ),
-        *gap_notes(source, from_zero, lines, "the values before it hold"),
+        *gap_notes(source, times_s, lines, "the values before it hold"),
     )
     return Trace("starlink-csv", direction(1, 3, 5), direction(0, 2, 4), notes)

@@ -7,8 +7,7 @@ import numpy as np
 from simulator.core.errors import TraceError, reason
 from simulator.core.files import write_atomically
 from simulator.traces.arrival_readers import OWN_COLUMNS
-from simulator.traces.number_readers import MOST_MBPS
-from simulator.traces.series import Floats, RateSeries, StepSeries
+from simulator.traces.series import MOST_MBPS, Floats, RateSeries, StepSeries
 from simulator.traces.source import Source, held
 from simulator.traces.trace import Arrivals, Direction, Trace, on_one_grid
 from simulator.traces.units import Told

@@ -6,6 +6,7 @@ the same over the rest of the log. A probe crosses the link twice, so each direc
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -14,9 +15,9 @@ import numpy as np
 from simulator.traces.json_fields import numbers_of
 from simulator.traces.series import Floats, RateSeries, StepSeries
 from simulator.traces.source import Source, Table, held
-from simulator.traces.timing import both_ways, gap_notes, intervals
+from simulator.traces.timing import both_ways, gap_notes, held_rows
 from simulator.traces.trace import Trace
-from simulator.traces.units import Told
+from simulator.traces.units import MOST_TIME, Told
 
 DAY_S = 86400.0
 OUTAGE_PROBES = 3  # unanswered in a row; at 10 % loss one in a thousand probes begins such a run by chance
@@ -64,8 +65,8 @@ def probed(
     if lost.any():
         outage = _runs(lost)
         share = float((lost & ~outage).sum() / max(1, (~outage).sum()))
-        each_way = np.where(outage, 1.0, 1.0 - np.sqrt(1.0 - share))
-        loss = StepSeries(delay.times_s, each_way[last], delay.duration_s)
+        unanswered = np.where(outage, 1.0, share)
+        loss = StepSeries(delay.times_s, _each_way(unanswered[last]), delay.duration_s)
         notes = (
             *notes,
             f"{int(lost.sum())} of {len(lost)} probes unanswered: {int(outage.sum())} in outages of {OUTAGE_PROBES} or more "
@@ -81,12 +82,15 @@ def _held(source: Source, times_s: Floats, rtt_ms: Floats, one: str, several: st
     filled = held(rtt_ms)
     if filled is None:
         source.fail(f"no {one} was answered; allowed: at least one round trip")
-    from_zero, long = intervals(times_s)
-    if not long.any():
+    if not (np.diff(times_s) > 0.0).any():
         source.fail(f"two {several} at different times are needed")
-    last = np.append(long, True)
-    duration_s = float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
-    return StepSeries(from_zero[last], filled[last] / 1e3, duration_s), last
+    last, starts_s, duration_s = held_rows(times_s)
+    return StepSeries(starts_s, filled[last] / 1e3, duration_s), last
+
+
+def _each_way(share: Floats) -> Floats:
+    """The share of packets that each direction loses where `share` of the probes have no answer."""
+    return 1.0 - np.sqrt(1.0 - share)
 
 
 def _runs(lost: np.ndarray) -> np.ndarray:
@@ -183,88 +187,125 @@ def is_ping_text(source: Source) -> bool:
     return any(pattern.search(text) for _, text in lines for pattern in patterns)
 
 
+@dataclass
+class _PingLog:
+    """What the output of `ping` says.
+
+    Attributes:
+        replies: by number of the probe, the line of its reply and the round trip in ms.
+        sent_s: by number, when the probe was sent by the time stamp of its reply.
+        below: replies of which a round trip below a number is told, such as time<1ms.
+        first: the lowest number of a probe; None without one.
+        last: the highest; -1 without one.
+        other_stamps: whether replies have time stamps of an unknown form.
+        ended: the line of the statistics at the end; 0 without them.
+        sent: probes by the statistics.
+        took_ms: their time by the statistics, where these say it.
+    """
+
+    replies: dict[int, tuple[int, float]] = field(default_factory=dict)
+    sent_s: dict[int, float] = field(default_factory=dict)
+    below: int = 0
+    first: int | None = None
+    last: int = -1
+    other_stamps: bool = False
+    ended: int = 0
+    sent: int = 0
+    took_ms: float | None = None
+
+
 def read_ping_text(source: Source, said: Told) -> Trace:
     """What `ping` prints on Linux, macOS, BusyBox or, in English, Windows. Numbers without a reply are unanswered probes."""
-    replies: dict[int, tuple[int, float]] = {}  # number -> line, round trip in ms
-    ended = 0  # line of the statistics
-    stamps: dict[int, float] = {}
-    sent, took_ms, turn, highest, lowest, other_stamps, below = 0, None, 0, -1, None, False, 0
+    log = _ping_log(source)
+    first = min(log.first or 0, 1) if log.sent else (log.first or 0)
+    heard = log.last - first + 1
+    count = max(heard, log.sent)
+    if count > min(MOST_PROBES, heard + SEQUENCE):
+        source.fail(
+            f"{log.sent} packets transmitted, of which the last reply is to number {log.last}; allowed: up to {SEQUENCE} more"
+        )
+    received = next((_RECEIVED.search(text) for line, text in source.lines if line == log.ended), None)
+    if received and int(received[1]) > len(log.replies):
+        there = f"{len(log.replies)} replies: lines are missing" if log.replies else "no reply (ping -q?)"
+        source.fail(
+            f"says that {received[1]} of {log.sent} probes were answered, and the log holds {there}; allowed: a line a reply",
+            log.ended,
+        )
+    unanswered = (source.lines[0][0], np.nan)
+    probes = [log.replies.get(number, unanswered) for number in range(first, first + count)]
+    step_s, note = _ping_step(source, log)
+    notes: tuple[str, ...] = (note,)
+    if log.below:
+        notes += (f"{log.below} round trips that ping tells as below a number (time<1ms) are taken as that",)
+    times_s = np.arange(count, dtype=np.float64) * step_s
+    return probed("ping-text", source, times_s, np.array([ms for _, ms in probes]), [line for line, _ in probes], notes)
+
+
+def _ping_log(source: Source) -> _PingLog:
+    log = _PingLog()
+    turn = 0  # what a number lacks after numbers began again
     for line, text in source.lines:
         reply = _REPLY.search(text) or _REPLY_BUSYBOX.search(text)
         windows = _REPLY_WINDOWS.search(text)
-        other = _NO_REPLY.search(text)
-        if reply or other:
-            number = int((reply or other).group(1)) + turn  # type: ignore[union-attr]
-            if number < highest - SEQUENCE // 2:
+        numbered = reply or _NO_REPLY.search(text)
+        if numbered:
+            number = int(numbered[1]) + turn
+            if number < log.last - SEQUENCE // 2:
                 turn += SEQUENCE
                 number += SEQUENCE
         elif windows or _NO_REPLY_WINDOWS.search(text):
-            number = highest + 1
+            number = log.last + 1
         else:
-            found, took = _SENT.search(text), _TOOK.search(text)
-            if found:
-                sent, ended = int(found.group(1)), line
-                took_ms = float(took.group(1)) if took else None
+            sent, took = _SENT.search(text), _TOOK.search(text)
+            if sent:
+                log.sent, log.ended = int(sent[1]), line
+                log.took_ms = float(took[1]) if took else None
             continue
-        if ended:
-            source.fail(f"a probe stands after the statistics of line {ended}; allowed: one log a file", line)
+        if log.ended:
+            source.fail(f"a probe stands after the statistics of line {log.ended}; allowed: one log a file", line)
         if not reply and not windows and _NO_TIME.search(text):
             source.fail("a reply without its time in ms; allowed: time=NUMBER ms", line)
-        if reply and number in replies and "DUP!" not in text:
+        if reply and number in log.replies and "DUP!" not in text:
             source.fail(
-                f"icmp_seq {number - turn} is answered on line {replies[number][0]} already; allowed: one log a file",
+                f"icmp_seq {number - turn} is answered on line {log.replies[number][0]} already; allowed: one log a file",
                 line,
             )
-        if number - max(highest, 0) > SEQUENCE:
-            source.fail(f"icmp_seq {number} stands far after {highest}; allowed: numbers that rise", line)
-        highest = max(highest, number)
-        lowest = number if lowest is None else min(lowest, number)
-        ms = float((reply or windows).groups()[-1].replace(",", ".")) if reply or windows else None  # type: ignore[union-attr]
-        if ms is not None and number not in replies:  # a second reply to one probe is a duplicate
-            replies[number] = (line, ms)
-            below += "<" in (reply or windows)[0]  # type: ignore[index]
+        if number - max(log.last, 0) > SEQUENCE:
+            source.fail(f"icmp_seq {number} stands far after {log.last}; allowed: numbers that rise", line)
+        log.last = max(log.last, number)
+        log.first = number if log.first is None else min(log.first, number)
+        answer = reply or windows
+        if answer and number not in log.replies:  # a second reply to one probe is a duplicate
+            ms = float(answer.groups()[-1].replace(",", "."))
+            log.replies[number] = (line, ms)
+            log.below += "<" in answer[0]
             stamp = _STAMP.search(text)
             if stamp:
-                stamps[number] = _seconds(source, stamp, line) - ms / 1e3
+                log.sent_s[number] = _seconds(source, stamp, line) - ms / 1e3
             elif _OTHER_STAMP.search(text):
-                other_stamps = True
-    first = min(lowest or 0, 1) if sent else (lowest or 0)
-    count = max(highest - first + 1, sent)
-    if count > min(MOST_PROBES, highest - first + 1 + SEQUENCE):
-        source.fail(
-            f"{sent} packets transmitted, of which the last reply is to number {highest}; allowed: up to {SEQUENCE} more"
+                log.other_stamps = True
+    return log
+
+
+def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
+    """Seconds between probes, and how they are known: by time stamps, by the statistics, else by the default of ping."""
+    if len(log.sent_s) > 1 and (span_s := max(log.sent_s.values()) - min(log.sent_s.values())) > 0:
+        step_s = span_s / (max(log.sent_s) - min(log.sent_s))
+        return step_s, f"probes {step_s:.4g} s apart, by the time stamps"
+    default = "probes 1 s apart, assumed: the default of ping; "
+    if log.took_ms is None or log.sent < 2:
+        return 1.0, default + (
+            "the form of its time stamps is not known" if log.other_stamps else "the output tells no times"
         )
-    received = next((found for line, text in source.lines if line == ended and (found := _RECEIVED.search(text))), None)
-    if received and int(received[1]) > len(replies):
-        held = f"{len(replies)} replies: lines are missing" if replies else "no reply (ping -q?)"
-        source.fail(
-            f"says that {received[1]} of {sent} probes were answered, and the log holds {held}; allowed: a line a reply",
-            ended,
+    step_s = log.took_ms / 1e3 / (log.sent - 1)
+    fast = any(_FAST.search(text) for _, text in source.lines)
+    if log.took_ms == 0 or (log.took_ms < 1e3 and step_s < LEAST_STEP_S and not fast):
+        # iputils of 2018 prints the time without its whole seconds: 60 probes in 59.06 s are "time 60ms".
+        return 1.0, default + (
+            f"the statistics at the end say {log.took_ms:g} ms for {log.sent} probes, "
+            "from which some versions of ping leave out whole seconds"
         )
-    numbers = np.arange(first, first + count)
-    rtt_ms = np.array([replies[n][1] if n in replies else np.nan for n in numbers.tolist()])
-    lines = [replies[n][0] if n in replies else source.lines[0][0] for n in numbers.tolist()]
-    if len(stamps) > 1 and (span_s := max(stamps.values()) - min(stamps.values())) > 0:
-        step_s = span_s / (max(stamps) - min(stamps))
-        note = f"probes {step_s:.4g} s apart, by the time stamps"
-    elif took_ms is not None and sent > 1:
-        step_s = took_ms / 1e3 / (sent - 1)
-        note = f"probes {step_s:.4g} s apart, by the statistics at the end"
-        if took_ms == 0 or (
-            took_ms < 1e3 and step_s < LEAST_STEP_S and not any(_FAST.search(t) for _, t in source.lines)
-        ):
-            # iputils of 2018 prints the time without its whole seconds: 60 probes in 59.06 s are "time 60ms".
-            step_s = 1.0
-            note = (
-                f"probes 1 s apart, assumed: the default of ping; the statistics at the end say {took_ms:g} ms for {sent} probes, "
-                "from which some versions of ping leave out whole seconds"
-            )
-    else:
-        known = "the form of its time stamps is not known" if other_stamps else "the output tells no times"
-        step_s, note = 1.0, f"probes 1 s apart, assumed: the default of ping; {known}"
-    times_s = np.arange(count, dtype=np.float64) * step_s
-    notes = (f"{below} round trips that ping tells as below a number (time<1ms) are taken as that",) if below else ()
-    return probed("ping-text", source, times_s, rtt_ms, lines, (note, *notes))
+    return step_s, f"probes {step_s:.4g} s apart, by the statistics at the end"
 
 
 def _seconds(source: Source, stamp: re.Match[str], line: int) -> float:
@@ -287,7 +328,7 @@ def is_ripe_atlas(source: Source) -> bool:
 def read_ripe_atlas(source: Source, said: Told) -> Trace:
     """Ping results of one probe: per result a Unix time and the round trips of its packets, mostly three."""
     records = source.records()
-    times_s = numbers_of(source, records, "timestamp")
+    times_s = numbers_of(source, records, "timestamp", MOST_TIME)
     rtt_ms, lost = np.full(len(records), np.nan), np.zeros(len(records))
     first = records[0].value
     for i, record in enumerate(records):
@@ -326,7 +367,7 @@ def read_ripe_atlas(source: Source, said: Told) -> Trace:
         "the mean round trip of a result's packets, half of it each way, holds until the next result",
     )
     if lost.any():
-        loss = StepSeries(delay.times_s, (1.0 - np.sqrt(1.0 - lost))[last], delay.duration_s)
+        loss = StepSeries(delay.times_s, _each_way(lost[last]), delay.duration_s)
         notes += ("unanswered packets are losses, split evenly over both directions",)
     notes += gap_notes(source, times_s, lines, "the values before it hold")
     return both_ways("ripe-atlas", delay, loss, notes)
@@ -372,7 +413,7 @@ def read_gnettrack(source: Source, said: Told) -> Trace:
     return both_ways(
         "gnettrack",
         None if ping is None else StepSeries(starts_s, ping[kept], duration_s),
-        None if lost is None else StepSeries(starts_s, 1.0 - np.sqrt(1.0 - lost[kept]), duration_s),
+        None if lost is None else StepSeries(starts_s, _each_way(lost[kept]), duration_s),
         notes,
         down=RateSeries(starts_s, down[kept], duration_s),
         up=None if up is None else RateSeries(starts_s, up[kept], duration_s),

@@ -11,6 +11,7 @@ from simulator.core.errors import TraceError
 Floats = NDArray[np.float64]
 
 MOST_BPS = 1e12  # more than any link: such a number is in another unit
+MOST_MBPS = MOST_BPS / 1e6
 MOST_S = 1e7  # four months: a longer trace, or a longer delay, is in another unit
 LEAST_TAIL = 0.25  # of a bin: the mean of a shorter rest is mostly noise
 

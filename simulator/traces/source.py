@@ -31,7 +31,13 @@ MOST_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Record:
-    """One JSON object of a list of them. line: where it begins. place: its name in errors, empty where the line says it."""
+    """One JSON object of a list of them.
+
+    Attributes:
+        line: where it begins; 0 within a document, where keys alone tell the place.
+        place: what stands before its keys in errors; empty where the line says it.
+        value: the object.
+    """
 
     line: int
     place: str
@@ -119,17 +125,18 @@ class Source:
         """The first JSON document, None where the text is no JSON. Raises TraceError where it is damaged."""
         if self.documents.found:
             return self.documents.found[0][1]
+        self._refuse_damage()
+        return None
+
+    def _refuse_damage(self) -> None:
         if self.documents.error:
             line, what = self.documents.error
             self.fail(what, line)
-        return None
 
     def json(self) -> Any:
         """The one JSON document of the text. Raises TraceError for damage, and for anything after it."""
         head = self.json_head()
-        if self.documents.error:
-            line, what = self.documents.error
-            self.fail(what, line)
+        self._refuse_damage()
         if len(self.documents.found) != 1:
             self.fail(f"holds {len(self.documents.found)} JSON documents; allowed in this format: one")
         return head
@@ -144,9 +151,7 @@ class Source:
     def records(self) -> list[Record]:
         """JSON objects, one a line, one after another, or in one array. Raises TraceError for damage and for other values."""
         head = self.json_head()
-        if self.documents.error:
-            line, what = self.documents.error
-            self.fail(what, line)
+        self._refuse_damage()
         if isinstance(head, list):
             self.json()
             lines = item_lines(self._json_text)

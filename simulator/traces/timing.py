@@ -1,6 +1,7 @@
 """Time stamps of a trace: intervals between them, and gaps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,20 @@ def intervals(times_s: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Times counted from the first [n], and whether each interval between two of them has any length [n - 1]."""
     from_zero = np.asarray(times_s - times_s[0], dtype=np.float64)
     return from_zero, np.diff(from_zero) > 0.0
+
+
+def held_rows(times_s: Floats) -> tuple[NDArray[np.bool_], Floats, float]:
+    """Rows that hold until the next, the last as long as the median one.
+
+    Args:
+        times_s: float64 [n], never decreasing, with at least two different values.
+
+    Returns:
+        bool [n], the rows that count: of those at one time the last; their begins from 0; the duration of all.
+    """
+    from_zero, long = intervals(times_s)
+    last = np.append(long, True)
+    return last, from_zero[last], float(from_zero[-1] + np.median(np.diff(from_zero)[long]))
 
 
 def gap_notes(
@@ -74,5 +89,5 @@ def both_ways(
     up: RateSeries | None = None,
 ) -> Trace:
     """A round trip, halved, and a loss that hold alike in both directions."""
-    delay_s = None if rtt_s is None else StepSeries(rtt_s.times_s, rtt_s.values / 2.0, rtt_s.duration_s)
+    delay_s = None if rtt_s is None else replace(rtt_s, values=rtt_s.values / 2.0)
     return Trace(name, Direction(down, delay_s, loss), Direction(up, delay_s, loss), notes)

@@ -27,6 +27,7 @@ _ALIASES = {"bps": "bit/s", "kbps": "kbit/s", "Mbps": "Mbit/s", "Gbps": "Gbit/s"
 
 UNIX_S = (946_684_800.0, 4_102_444_800.0)  # 2000 to 2100: such a number is a Unix time in that unit
 STEP_S = (0.9e-3, 15.0)  # median steps of the bandwidth traces that are published: 0.2 to 5 s
+MOST_TIME = 1e20  # a Unix time in nanoseconds is 2e18
 LENGTH_S = 12 * 3600.0  # longer than any published bandwidth trace
 RATE_MBPS = (0.01, 1500.0)  # medians of published traces: 0.3 (3G) to 1200 (mmWave)
 PEAK_MBPS = 1e5
