@@ -2,7 +2,7 @@
 
 A load is tested by the share of requests that miss the objective (the late, the refused and the unfinished), in independent
 replications: fresh seeds of arrivals, links and cloud over the same recordings. At p95 it carries the load where that share is at most
-5 %. The test looks after 4, 8 and 16 replications and stops as soon as Student's interval of the mean share, at a confidence shared
+5 %. The test looks after 4, 8 and 16 replications and stops as soon as Student's interval of the share, at a confidence shared
 between the looks (Bonferroni), lies on one side of 5 %.
 """
 
@@ -40,6 +40,8 @@ GROWTH = 16
 LONGEST_S = 5e7  # of a replication; a workload may last 1e8 s
 SLOWEST = 1e6  # time_scale of arrivals of a file
 LOADS = ("workload.arrivals.", "workload.devices")  # swept paths that are what is searched
+CYCLES = 5  # of a burst and a calm that a replication holds at least: without bursts any load is carried
+WIDE = 5  # times the precision: how near the ends are brought where loads between them stay undecided
 WARM = 0.2  # of a replication's duration, where the scenario names no warm-up
 
 
@@ -49,7 +51,7 @@ class Load:
 
     Attributes:
         times: The load, as a multiple of the scenario's.
-        late: Mean share of requests that miss the objective.
+        late: Share of the requests of all replications that miss the objective.
         half: Half of its interval at the last look.
         replications: Simulations behind it.
         verdict: 1 carried, -1 not carried, 0 not decided after the last look.
@@ -102,7 +104,10 @@ def capacity(
         means.progress("searching capacities", place, len(prepared.cases))
         idle = idle_times(case.scenario, requests, slo_s)
         most = most_times(case, requests, slo_s)
-        found = search(_Tester(prepared, case, slo_s, requests), precision_pct / 100, idle, most)
+        workload = case.scenario.workload
+        assert isinstance(workload, FleetWorkload)
+        devices = workload.devices if isinstance(workload.arrivals, ClosedArrivals) else 0
+        found = search(_Tester(prepared, case, slo_s, requests), precision_pct / 100, idle, most, devices)
         all_found.append(found)
         rows.append(_row(case, found))
         tests += [{"method": candidate(case), **condition(case), **vars(load)} for load in found.loads]
@@ -138,33 +143,37 @@ class _Tester:
 
     def __call__(self, times: float) -> Load:
         scenario = scaled(self.case.scenario, times, self.requests, self.slo_s)
-        late: list[float] = []
+        counts: list[tuple[int, int]] = []
         for look in LOOKS:
-            seeds = [scenario.seed + 1 + number for number in range(len(late), look)]
+            seeds = [scenario.seed + 1 + number for number in range(len(counts), look)]
             variants = [(self.case, scenario.model_copy(update={"seed": seed % 2**63})) for seed in seeds]
-            late += [share_late(one, self.slo_s) for one in self.prepared.again(variants)]
-            if np.isnan(late).any():  # no request is late where there is none, at any load
+            counts += [late_and_asked(one, self.slo_s) for one in self.prepared.again(variants)]
+            if not all(asked for _, asked in counts):  # no request is late where there is none, at any load
                 raise CiarSimError(
                     f"workload.duration_s: at {significant(times)} times this load a replication has no request after its warm-up, so that "
                     "nothing tells whether it is carried; a longer duration_s has more"
                 )
-            mean, half = float(np.mean(late)), _half(late)
-            if abs(mean - ALLOWED) >= half:
-                return Load(times, mean, half, look, 1 if mean <= ALLOWED else -1)
-        return Load(times, mean, half, LOOKS[-1], 0)
+            share, half = share_late(counts)
+            if abs(share - ALLOWED) >= half:
+                return Load(times, share, half, look, 1 if share <= ALLOWED else -1)
+        return Load(times, share, half, LOOKS[-1], 0)
 
 
-def _half(late: Sequence[float]) -> float:
-    """Half of the interval of the mean share, at the confidence of one look."""
+def share_late(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """Share of the requests of all replications that are late, and half of its interval at the confidence of one look.
+
+    A ratio of means and not the mean of the replications' shares: the one with a burst has more requests, and more of them late.
+    """
+    late, asked = np.array(counts, float).T
+    share = float(late.sum() / asked.sum())
     quantile = float(stdtrit(len(late) - 1, 1 - (1 - CONFIDENCE) / 2 / len(LOOKS)))
-    return quantile * float(np.std(late, ddof=1)) / math.sqrt(len(late))
+    return share, quantile * float(np.std(late - share * asked, ddof=1) / asked.mean()) / math.sqrt(len(late))
 
 
-def share_late(one: Measured, slo_s: float) -> float:
-    """Share of the requests that miss the objective; the refused and the unfinished do. NaN where nobody asked."""
+def late_and_asked(one: Measured, slo_s: float) -> tuple[int, int]:
+    """Requests that miss the objective, the refused and the unfinished among them, and all that were asked."""
     lost = one.refused + one.unfinished
-    asked = len(one.latency_s) + lost
-    return (float((one.latency_s > slo_s).sum()) + lost) / asked if asked else math.nan
+    return int((one.latency_s > slo_s).sum()) + lost, len(one.latency_s) + lost
 
 
 def idle_times(scenario: Scenario, requests: int, slo_s: float) -> float:
@@ -200,10 +209,18 @@ def most_times(case: Case, requests: int, slo_s: float) -> float:
     return times
 
 
-def search(test: "_Tester", precision: float, idle: float, most: float = MOST) -> Found:
+def search(test: "_Tester", precision: float, idle: float, most: float = MOST, devices: int = 0) -> Found:
     """Doubles the load until one is not carried, or takes the idle one where the first is not, then bisects (geometric means).
 
-    A load that the test leaves undecided ends the bisection: it is the estimate, between the nearest decided ones.
+    Where the test leaves a load undecided, the ends are brought nearer to it, from the side that is farther off, until they are within
+    `WIDE` times the precision of each other or there is no load left between.
+
+    Args:
+        test: Of a load.
+        precision: The search ends where the loads that are carried and not carried are so near.
+        idle: A load that is carried if any is.
+        most: The greatest load that is tried.
+        devices: Of the scenario, where only whole devices are different loads, as in a closed loop; 0: all are.
     """
     loads = [test(1.0)]
     if loads[0].verdict <= 0:
@@ -220,14 +237,30 @@ def search(test: "_Tester", precision: float, idle: float, most: float = MOST) -
     while True:
         low = max(load.times for load in loads if load.verdict > 0)
         high = min(load.times for load in loads if load.verdict < 0 and load.times > low)
-        between = [load for load in loads if low < load.times < high]
-        if between or high / low <= 1 + precision:
+        open_ = [load.times for load in loads if low < load.times < high]
+        if open_ and high / low <= 1 + WIDE * precision:
             break
-        loads.append(test(math.sqrt(low * high)))
+        gaps = [(low, min(open_)), (max(open_), high)] if open_ else [(low, high)]
+        gaps.sort(key=lambda gap: gap[0] / gap[1])  # the widest first
+        tried = [load for gap in gaps if (load := _between(*gap, precision, devices)) is not None]
+        if not tried:
+            break
+        loads.append(test(tried[0]))
     ordered = sorted((load for load in loads if low <= load.times <= high), key=lambda load: load.times)
     late = np.maximum.accumulate([load.late for load in ordered])
     times = float(np.exp(np.interp(ALLOWED, late, np.log([load.times for load in ordered]))))
     return Found(times, low, high, tuple(sorted(loads, key=lambda load: load.times)))
+
+
+def _between(low: float, high: float, precision: float, devices: int) -> float | None:
+    """A load between two others; None where they are too near."""
+    if high / low <= 1 + precision:
+        return None
+    if not devices:
+        return math.sqrt(low * high)
+    least, most = round(low * devices), round(high * devices)
+    middle = min(max(round(math.sqrt(least * most)), least + 1), most - 1)
+    return middle / devices if least < middle < most else None
 
 
 def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Scenario:
@@ -245,6 +278,8 @@ def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Sce
             change["arrivals"] = arrivals.model_copy(update={"time_scale": scale / times})
     if isinstance(arrivals, PoissonArrivals | BurstyArrivals):
         counted_s = max(requests / (rate * times), 10.0 * slo_s)
+        if isinstance(arrivals, BurstyArrivals):
+            counted_s = max(counted_s, min(CYCLES * (arrivals.burst_s + arrivals.calm_s), LONGEST_S))
         warm_s = workload.warmup_s or counted_s * WARM / (1 - WARM)
         change |= {"duration_s": counted_s + warm_s, "warmup_s": warm_s}
     elif isinstance(arrivals, TraceArrivals):

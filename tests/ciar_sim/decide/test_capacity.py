@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import scipy.stats
 from click.testing import CliRunner
 from scipy.optimize import brentq
 
@@ -31,6 +32,7 @@ from ciar_sim.decide.capacity import (
     rate_of,
     scaled,
     search,
+    share_late,
 )
 from simulator.core.errors import CiarSimError
 from simulator.engine.workload import poisson_arrivals
@@ -87,7 +89,7 @@ def test_capacity_is_that_of_m_d_1() -> None:
     expected = brentq(lambda rate: waits_longer(rate, slo_s - SERVICE_S) - 0.05, 1.0, 0.99 / SERVICE_S)
     start = {"methods": ["base"], "workload": {"devices": 1000, "arrivals": {"poisson_per_s": 20}, "duration_s": 60}}
     one = expand(load_scenario({"name": "queue", **start}))[0]
-    found = search(_Tester(OneServer(), one, slo_s, 2500), 0.01, LEAST)  # type: ignore[arg-type]
+    found = search(_Tester(OneServer(), one, slo_s, 2500), 0.03, LEAST)  # type: ignore[arg-type]
     assert 20 * found.times == pytest.approx(expected, rel=0.02)
     assert 20 * found.low < expected < 20 * found.high
     assert found.high / found.low < 1.2
@@ -112,6 +114,32 @@ def test_the_search_brackets_the_edge(edge: float, undecided: float) -> None:
     found = search(known(edge, undecided), 0.01, LEAST)
     assert found.low < edge <= found.high
     assert found.times == pytest.approx(edge, rel=max(0.02, undecided / 2))
+    # Undecided loads end it as near to them as the precision asks.
+    assert math.log(found.high / found.low) < max(0.05, 2 * undecided + 0.02)
+
+
+@pytest.mark.parametrize(
+    ("edge", "undecided", "low", "high"),
+    [(4.3, 0.0, 21, 22), (4.2, 0.01, 20, 22), (0.5, 0.0, 2, 3), (9.0, 0.0, 44, 45)],
+)
+def test_the_loads_of_a_closed_loop_are_whole_devices_and_none_is_tried_twice(
+    edge: float, undecided: float, low: int, high: int
+) -> None:
+    found = search(known(edge, undecided), 0.01, 1 / 5, MOST, 5)
+    devices = [5 * load.times for load in found.loads]
+    assert devices == pytest.approx([round(one) for one in devices])
+    assert len(set(map(round, devices))) == len(devices)
+    assert (5 * found.low, 5 * found.high) == pytest.approx((low, high))
+
+
+def test_a_share_is_over_all_requests_and_not_the_mean_of_shares() -> None:
+    """A replication with a burst has more requests, and more of them late."""
+    share, half = share_late([(0, 100), (90, 300), (0, 100), (30, 100)])
+    assert share == 120 / 600
+    off = [0 - 20, 90 - 60, 0 - 20, 30 - 20]
+    spread = math.sqrt(sum(one**2 for one in off) / 3 / 4) / 150
+    assert half == pytest.approx(float(scipy.stats.t.ppf(1 - 0.025 / 3, 3)) * spread)
+    assert share_late([(0, 100), (0, 50)]) == (0.0, 0.0)
 
 
 def test_no_load_and_any_load() -> None:
@@ -214,7 +242,11 @@ def test_devices_and_rate_grow_together(arrivals: dict[str, float]) -> None:
     assert larger.devices == 25
     assert larger.warmup_s == pytest.approx(0.2 * larger.duration_s)
     assert "think_s" in arrivals or rate_of(larger) == pytest.approx(5.0)
-    assert "think_s" in arrivals or rate_of(larger) * (larger.duration_s - larger.warmup_s) == pytest.approx(100)
+    counted_s = larger.duration_s - larger.warmup_s
+    if "poisson_per_s" in arrivals:
+        assert rate_of(larger) * counted_s == pytest.approx(100)
+    if "bursty_per_s" in arrivals:  # no bursts, no lateness: five cycles of 30 s of burst and 300 s of calm
+        assert counted_s == pytest.approx(5 * 330)
 
 
 @pytest.mark.parametrize("arrivals", [{"poisson_per_s": 0.05}, {"poisson_per_s": 1e6}, {"think_s": 5}])
