@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from simulator.engine.case import CaseResult
 from simulator.network.access import Network
+from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.handover import Handovers
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS, Transport
+from simulator.network.wifi import Hop
 from simulator.network.wire import Capacity
 from simulator.pricing.program import SessionProgram
 from tests.simulator import build
@@ -116,9 +118,26 @@ def any_networks(draw: st.DrawFn) -> Network:
 
 @st.composite
 def cells(draw: st.DrawFn) -> Network:
-    """A network with any impairments, and one of what a cell or a second path does."""
+    """A network with any impairments, and one of what a cell, a Wi-Fi hop, other traffic or a second path does."""
     network = draw(any_networks())
-    what = draw(st.sampled_from(["handover", "uplink", "paths", "fair"]))
+    what = draw(st.sampled_from(["handover", "uplink", "paths", "fair", "wifi", "cross"]))
+    if what == "wifi":
+        return replace(network, wifi=Hop(draw(st.integers(0, 5)), draw(st.sampled_from([0.0, 0.1]))))
+    if what == "cross":
+        flow, aqm = (
+            draw(st.sampled_from([GREEDY, Traffic(200.0, 300.0)])),
+            draw(st.sampled_from(sorted(AQMS))),
+        )
+        wifi = draw(st.sampled_from([None, Hop(stations=2)]))
+        return replace(
+            network,
+            up_cross=flow,
+            down_cross=flow,
+            aqm=AQMS[aqm],
+            up_buffer_bytes=3e5,
+            down_buffer_bytes=3e5,
+            wifi=wifi,
+        )
     if what == "handover":
         return replace(
             network, devices_per_cell=1, handovers=Handovers(draw(st.floats(0.2, 30.0)), draw(st.floats(0.01, 0.1)))
