@@ -40,6 +40,7 @@ from simulator.pricing.own import OwnHardware, OwnModel, shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol import pairs
+from simulator.protocol.llama import LlamaConfig
 from simulator.protocol.messages import Widths
 from simulator.protocol.ops import COMPUTE_KINDS
 from simulator.protocol.pairs import (
@@ -116,6 +117,7 @@ def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
             image_tokens=manifest.image_tokens,
             image_pixels=manifest.image_size**2,
             interhead=interhead,
+            head_rows=own.vocab_size + own.dim if isinstance(own, LlamaConfig) and own.head_layer else None,
             ffn_matrices=FFN_MATRICES if isinstance(own, VarConfig) else 3,
             modulation=own.projected if isinstance(own, VarConfig) else 0,
             op_counts=op_counts,

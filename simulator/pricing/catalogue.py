@@ -157,7 +157,8 @@ class ModelShape(Entry):
         image_tokens: T, tokens of an image.
         image_pixels: Pixels of the whole image.
         interhead: The head has two V x D matrices (centre and radius) instead of one.
-        head_rows: Rows of the head that a pass reads where they are not V: a text and image vocabulary, masked afterwards.
+        head_rows: Rows of the head that a pass reads where they are not V: a text and image vocabulary, masked afterwards, or D more of
+            a layer before the output matrix.
         ffn_matrices: Matrices D x ffn_hidden of a layer's feed-forward part: 3 of a SwiGLU, 2 of a plain one.
         modulation: Vectors of width D that a layer projects from its condition (6 of an adaptive layer norm).
         caption_parameters: Weights that embed the caption, where it is not LlamaGen's projection and null caption.
@@ -199,7 +200,8 @@ class ModelShape(Entry):
 
     @property
     def head_parameters(self) -> int:
-        return (2 if self.interhead else 1) * (self.head_rows or self.vocab_size) * self.dim
+        radius = self.vocab_size if self.interhead else 0
+        return ((self.head_rows or self.vocab_size) + radius) * self.dim
 
     @property
     def pass_parameters(self) -> int:

@@ -24,6 +24,7 @@ from models.text import left_pad
 from models.train.distil import DistilSettings, distil
 from reports.uncertainty import markdown
 from simulator.core.errors import CiarSimError, WeightsError
+from simulator.pricing.build import pair_shapes
 from simulator.pricing.costs import Work
 from simulator.pricing.profile import MeasuredCosts
 from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
@@ -153,6 +154,11 @@ def test_a_pair_is_known_by_its_files_and_loads_no_torch(specs: dict[str, PairSp
     assert manifest.device is not None
     assert (manifest.cloud.dim, manifest.device.dim) == (32, 16)
     assert len({pair_manifest(one).weights_hash for one in specs.values()}) == 3
+    shapes = pair_shapes(specs["janus-pro-7b"])
+    for shape in (shapes.cloud, shapes.device):  # a layer before the output matrix
+        layers = shape.n_layer * (4 * shape.dim**2 + 3 * shape.dim * shape.ffn_hidden + 2 * shape.dim)
+        assert shape.pass_parameters == layers + shape.dim + shape.dim**2 + shape.dim * manifest.codebook_size
+    assert pair_shapes(specs["anole-7b"]).cloud.head_rows is None
     assert find_pair(specs["anole-7b"]).decoder["latent_side"] == 4
 
 
