@@ -22,7 +22,7 @@ from ciar_sim.cli.common import (
 from simulator.core.errors import CiarSimError
 
 
-class Percent(click.ParamType[float]):
+class Percent(click.types.FloatParamType):
     """`5%` or `5`."""
 
     name = "percent"
@@ -34,7 +34,7 @@ class Percent(click.ParamType[float]):
         return float(found[1])
 
 
-class Seconds(click.ParamType[float]):
+class Seconds(click.types.FloatParamType):
     """`5s`, `800ms` or `5`."""
 
     name = "seconds"

@@ -6,6 +6,7 @@ identifiers, file names and words of web shops go; dashes, quotes and blanks bec
 
 import html
 import re
+import warnings
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -69,10 +70,12 @@ AFTER_ENTITIES = (
 def clean(caption: str) -> str:
     """One pass of the cleaning. Raises ImportError where ftfy or beautifulsoup4 is not installed."""
     import ftfy
-    from bs4 import BeautifulSoup
+    from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
 
     text = _replaced(unquote_plus(caption).strip().lower(), BEFORE_HTML)
-    text = _replaced(BeautifulSoup(text, features="html.parser").text, AFTER_HTML)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a caption may look like a file's name
+        text = _replaced(BeautifulSoup(text, features="html.parser").text, AFTER_HTML)
     if len(re.findall(r"[-_]", text)) > 3:  # this-is-my-cute-cat
         text = re.sub(r"[-_]", " ", text)
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()

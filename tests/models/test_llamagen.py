@@ -234,6 +234,8 @@ def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path
     assert rows.shape == (8, 12)  # seven words and the end token
     assert torch.equal(rows, pair.text.encode("a red bus by the river."))
     assert pair.text.encode("two dogs").shape == (3, 12)
+    like_a_file = pair.text.encode("/a/red bus.html")  # without a warning
+    assert torch.equal(like_a_file, pair.text.encode("a red bus. html"))
     with pytest.raises(PromptError, match="is empty once cleaned"):
         pair.text.encode("www.example.com/a")
     (own / "t5-ckpt" / "flan-t5-xl" / "model.safetensors").write_bytes(b"damaged")
