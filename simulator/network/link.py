@@ -125,6 +125,7 @@ class ImpairedLink:
         "_ack_s",
         "_bounded",
         "_buffer_bits",
+        "_busy_s",
         "_deviation_s",
         "_draw",
         "_finish_s",
@@ -207,6 +208,7 @@ class ImpairedLink:
         self.loss = loss
         self._buffer_bits = one_object(8.0 * buffer_bytes)
         self._bounded = buffer_bytes < math.inf
+        self._busy_s = -math.inf  # since when the wire is busy until it is free
         self._gate = gate
         self._queue = queue
         self._finish_s = queue.finish_s if queue is not None and queue.fair else wire.finish_s
@@ -262,6 +264,8 @@ class ImpairedLink:
                 if start_s > ahead_s:
                     start_s = max(start_s, ahead_s := self._admitted_s(ready_s, ahead_s, bits))
                 extra_s += self._overflow_s(ahead_s, segments, bits)
+            if bounded and start_s > wire.free_s and not wire.shared:
+                self._busy_s = start_s
             if window is None:
                 end_s = self._finish_s(start_s, bits)
             else:
@@ -349,11 +353,15 @@ class ImpairedLink:
         """
         wire = self.wire
         timeouts_s = backoff(self._rto_s)
-        while wire.free_s > ahead_s and wire.waiting_bits(ahead_s, wire.free_s) > self._buffer_bits:
+        while wire.free_s > ahead_s and self._waiting_bits(ahead_s) > self._buffer_bits:
             ready_s += next(timeouts_s)
             ahead_s = self.ahead_s(ready_s)
             self._repeat(bits)
         return ahead_s
+
+    def _waiting_bits(self, ahead_s: float) -> float:
+        """Bits that wait at `ahead_s` for a wire that is not free then; of a message that waits for the radio no more than it has."""
+        return self.wire.waiting_bits(max(ahead_s, self._busy_s), self.wire.free_s)
 
     def _overflow_s(self, ahead_s: float, segments: int, bits: float) -> float:
         """Seconds that packets cost which find no room in the buffer; those before them in it are sent from `ahead_s` on."""
@@ -362,7 +370,7 @@ class ImpairedLink:
         if burst == 1:
             return 0.0
         packet_bits = bits / segments
-        waiting_bits = self.wire.waiting_bits(ahead_s, self.wire.free_s) if self.wire.free_s > ahead_s else -packet_bits
+        waiting_bits = self._waiting_bits(ahead_s) if self.wire.free_s > ahead_s else -packet_bits
         over = burst - max(1, int((self._buffer_bits - waiting_bits) / packet_bits + 1e-9))
         if over <= 0:
             return 0.0

@@ -75,6 +75,21 @@ def test_a_radio_on_the_shared_channel_of_umts_is_promoted_from_there() -> None:
     assert joules[1] == pytest.approx(2.0 * 1.5 + 0.125 + 5.0 + 0.5 * 5.0)
 
 
+def test_what_a_sleeping_radio_makes_wait_is_no_more_than_it_is() -> None:
+    """A buffer of 100 ms of the line, and five small messages that come within a cycle of 320 ms: all have room, and leave together."""
+    radio = replace(FIGURES, drx_cycle_s=0.32)
+    small, endless = (
+        Network(1e7, 1e7, 0.03, 0.03, radio=radio, down_buffer_bytes=room) for room in (125_000.0, math.inf)
+    )
+    for seed in range(20):
+        came = []
+        for network in (small, endless):
+            up, down, _ = AccessNetwork(network, seed, [0.0], [0.0]).links(0)
+            up.send(0.0, 100)
+            came.append([down.send(5.0 + 0.01 * n, 300) for n in range(5)])
+        assert came[0] == came[1]
+
+
 def test_a_long_uplink_message_waits_for_a_second_grant() -> None:
     up, _, _, _ = device()
     assert up.send(0.0, 128) == 0.375
