@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,7 @@ def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: in
 def read_times(
     path: Path, unit: str | None = None, window_s: Window | None = None, time_scale: float = 1.0
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Times of requests in an arrivals file of any known format.
+    """Times of requests in an arrivals file of any known format, read once for as long as the file stays as it is.
 
     Args:
         path: the file.
@@ -147,26 +148,40 @@ def read_times(
         time_scale: multiplies all times.
 
     Returns:
-        float64 [n], seconds, in order: those of the project's own CSV as they stand there, those of others since the first. And what
-        the reader assumed.
+        float64 [n], seconds, in order, read-only: those of the project's own CSV as they stand there, those of others since the first.
+        And what the reader assumed.
 
     Raises:
         ScenarioError: it is no such file; names file and line.
     """
     try:
+        state = path.stat()
+    except (OSError, ValueError):  # the reader says why
+        return _times_of(path, unit, window_s, time_scale, 0, 0)
+    return _times_of(path, unit, window_s, time_scale, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=16)  # every case of a sweep asks, and a published trace may have millions of requests
+def _times_of(
+    path: Path, unit: str | None, window_s: Window | None, time_scale: float, _mtime_ns: int, _size: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    try:
         source = Source(path)
         if not is_own_arrivals(source):
             read = excerpt_of_arrivals(read_arrivals(path, told(unit=unit)), window_s, time_scale)
-            return read.requested_s, read.notes
-        if unit is not None:
-            source.fail("a unit is told, but requested_s states its own; allowed: no unit")
-        table = own_arrivals_table(source)
-        times = table.numbers("requested_s")
-        source.need_sorted(times, table.lines, "requested_s")
-        return times_in_window(times, window_s, time_scale), excerpt_notes(window_s, time_scale)
+            times, notes = read.requested_s, read.notes
+        else:
+            if unit is not None:
+                source.fail("a unit is told, but requested_s states its own; allowed: no unit")
+            table = own_arrivals_table(source)
+            times = table.numbers("requested_s")
+            source.need_sorted(times, table.lines, "requested_s")
+            times, notes = times_in_window(times, window_s, time_scale), excerpt_notes(window_s, time_scale)
     except TraceError as error:
         message = str(error)
         raise ScenarioError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    times.setflags(write=False)
+    return times, notes
 
 
 def device_counts(shares: list[float], devices: int) -> list[int]:

@@ -108,6 +108,21 @@ def test_a_trace_of_arrivals_that_is_none_is_refused(tmp_path: Path, text: str, 
     assert says in str(caught.value)
 
 
+def test_arrivals_are_read_once_for_as_long_as_their_file_stays(tmp_path: Path) -> None:
+    """A published trace has millions of requests, and every case of a sweep asks for them."""
+    path = tmp_path / "a.csv"
+    path.write_text("requested_s\n1\n2\n")
+    times, _ = read_times(path)
+    assert read_times(path)[0] is times
+    assert not times.flags.writeable
+    assert read_times(path, time_scale=2.0)[0].tolist() == [2, 4]
+    path.write_text("requested_s\n1\n2\n3\n")
+    assert read_times(path)[0].tolist() == [1, 2, 3]
+    path.unlink()
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        read_times(path)
+
+
 def run(folder: Path, text: str, pass_s: float = 1 / 64, parts: int = 1) -> tuple[object, object]:
     scenario = load(folder, text + "\n")
     case = expand(scenario)[0]
