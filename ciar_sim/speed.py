@@ -5,9 +5,9 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from simulator.core.files import write_atomically
+from simulator.core.files import json_mapping, write_atomically
 
 if TYPE_CHECKING:
     from simulator.experiment.simulating import Progress
@@ -83,12 +83,7 @@ def where(weights: str, torch_device: str) -> str:
 
 
 def _read(cache: Path) -> dict[str, float]:
-    try:
-        found: Any = json.loads((cache / FILE).read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
+    found = json_mapping(cache / FILE)
     return {key: float(value) for key, value in found.items() if isinstance(value, int | float) and 0 <= value < 1e9}
 
 

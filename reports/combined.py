@@ -1,6 +1,5 @@
 """Several runs as one, in which the run is one more condition; and the folder with their common page."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from reports.build import write_report
 from reports.load import Run, load_run, with_words
 from reports.words import grouped
 from simulator.core.errors import RunFolderError
-from simulator.core.files import replace_folder, temporary_sibling, why_unusable
+from simulator.core.files import json_mapping, replace_folder, temporary_sibling, why_unusable
 from simulator.results.files import csv_bytes, json_bytes
 
 MARK = "comparison.json"
@@ -66,7 +65,9 @@ def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, R
     runs = [load_run(folder) for folder in folders]
     run = combined(runs)
     out = out or folders[0].resolve().parent / "-vs-".join(folder.resolve().name for folder in folders)
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_ours(out))):
+    if out.exists() and not (
+        out.is_dir() and (not any(out.iterdir()) or json_mapping(out / MARK).get("program") == "ciar-sim")
+    ):
         raise RunFolderError(
             f"cannot write the comparison {out}: it exists and is no comparison of ciar-sim; name another by --out"
         )
@@ -95,11 +96,3 @@ def _names(runs: Sequence[Run]) -> list[str]:
         f"{name} #{names[:place].count(name) + 1}" if name in names[:place] else name
         for place, name in enumerate(names)
     ]
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        found = json.loads((folder / MARK).read_text())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("program") == "ciar-sim"

@@ -12,7 +12,6 @@ Longer than other files, since each kind of model is a small variation of the ot
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.backbones.llamagen_files import Shapes, own_device, recognise, the_one
+from models.backbones.llamagen_files import Shapes, count, own_device, recognise, the_one
 from models.checkpoint import few, read_checkpoint
 from simulator.core.errors import WeightsError
 from simulator.core.files import read_file
@@ -287,11 +286,8 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
             raise WeightsError(f"{source}: {key} is missing: not an image tokenizer")
         return shapes[key][0]
 
-    def count(pattern: str) -> int:
-        return len({found[1] for key in shapes if (found := re.match(pattern, key))})
-
     ch = first("encoder.conv_in.weight")
-    levels = range(count(r"encoder\.down\.(\d+)\."))
+    levels = range(count(shapes, r"encoder\.down\.(\d+)\."))
     widths = [first(f"encoder.down.{level}.block.0.conv1.weight") for level in levels]
     if not widths or ch % 32 or any(width % ch for width in widths):
         raise WeightsError(f"{source}: its levels are not those of a VQGAN: {widths} channels over {ch}")
@@ -303,7 +299,7 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
         "encoder_ch_mult": tuple(width // ch for width in widths),
         "decoder_ch_mult": tuple(width // ch for width in widths),
         "z_channels": first("encoder.conv_out.weight"),
-        "num_res_blocks": count(r"encoder\.down\.0\.block\.(\d+)\."),
+        "num_res_blocks": count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
     }
 
 

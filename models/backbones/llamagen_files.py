@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from models.backbones.found import decoder_sizes, manifest_of
 from models.checkpoint import CONTAINERS, SUFFIXES, few, model_within, read_checkpoint
 from simulator.core.errors import WeightsError
+from simulator.core.files import json_mapping
 from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import FoundPair, PairSpec, TransformerConfig
 
@@ -47,6 +48,11 @@ KINDS = {
 OWN_DEVICE = "transformer.tok_embeddings.weight"  # of what `ciar-sim train device` writes
 # A key of each kind of model, VAR's too.
 MARKS = ("tok_embeddings.weight", "quantize.embedding.weight", "layers.0.self_attn.q_proj.weight", "word_embed.weight")
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many different first groups a pattern finds at the begin of keys."""
+    return len({found[1] for key in shapes if (found := re.match(pattern, key))})
 
 
 @dataclass(frozen=True)
@@ -280,11 +286,8 @@ def text_folder(spec: PairSpec, folder: Path) -> Path:
 
 def t5_config(folder: Path) -> dict[str, Any]:
     """The configuration of the T5 in a folder, empty where there is none."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) and config.get("model_type") in ("t5", "mt5", "umt5") else {}
+    config = json_mapping(folder / "config.json")
+    return config if config.get("model_type") in ("t5", "mt5", "umt5") else {}
 
 
 def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...], dict[str, int]]:

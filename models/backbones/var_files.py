@@ -4,12 +4,11 @@ Source: FoundationVision/var, `var_d16.pth` to `var_d36.pth` and `vae_ch160v4096
 both in one file, under `trainer`.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.backbones.llamagen_files import Shapes, WeightFile, recognise, the_one
+from models.backbones.llamagen_files import Shapes, WeightFile, count, recognise, the_one
 from models.checkpoint import CONTAINERS
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import FoundPair, PairSpec
@@ -114,10 +113,7 @@ def tokenizer_shape(shapes: Shapes, source: Path) -> tuple[dict[str, Any], int]:
             raise WeightsError(f"{source}: {key} is missing: not an image tokenizer of VAR")
         return shapes[key][0]
 
-    def count(pattern: str) -> int:
-        return len({found[1] for key in shapes if (found := re.match(pattern, key))})
-
-    levels = range(min(count(r"decoder\.up\.(\d+)\."), 11))
+    levels = range(min(count(shapes, r"decoder\.up\.(\d+)\."), 11))
     widths = [first(f"decoder.up.{level}.block.0.conv1.weight") for level in levels]
     if not widths or any(width % widths[0] for width in widths) or widths[0] % 32:
         raise WeightsError(f"{source}: its levels are not those of VAR's layout: channels {widths}")
@@ -129,5 +125,5 @@ def tokenizer_shape(shapes: Shapes, source: Path) -> tuple[dict[str, Any], int]:
         "encoder_ch_mult": mult,
         "decoder_ch_mult": mult,
         "z_channels": first("post_quant_conv.weight"),
-        "num_res_blocks": count(r"decoder\.up\.0\.block\.(\d+)\.") - 1,
-    }, max(1, count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."))
+        "num_res_blocks": count(shapes, r"decoder\.up\.0\.block\.(\d+)\.") - 1,
+    }, max(1, count(shapes, r"quantize\.quant_resi\.qresi_ls\.(\d+)\."))

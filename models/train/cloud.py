@@ -250,8 +250,7 @@ def run(config: CloudConfig, source: DataConfig | None, out_dir: Path, torch_dev
             break
     result = replace(result, steps=steps, minutes=minutes)
     model = Transformer(settings.model).eval()
-    # Evaluate what is exported: the averaged weights, rounded to fp16.
-    model.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    model.load_state_dict(result.shipped)
     save_model(out_dir / "cloud.safetensors", model)
     if source is not None:
         write_atomically(out_dir / TEXT, save(data.text.state()))

@@ -294,7 +294,7 @@ def run(settings: DeviceConfig, source: DataConfig | None, out_dir: Path, torch_
         stage = DeviceStage(last, cloud, own, start)
         again = train(stage, loop, out_dir, inputs=inputs, device=torch_device)
         result = replace(again, steps=result.steps + again.steps, minutes=result.minutes + again.minutes)
-    device = device_of({key: value.half().float() for key, value in result.averaged.items()}, cloud, settings)
+    device = device_of(result.shipped, cloud, settings)
     white = None
     if source is not None and source.photos is not None:
         white = white_codes(load_vq(out_dir.parent / "tokenizer" / "tokenizer.safetensors"), source.image_size)

@@ -152,7 +152,7 @@ def distil(
     loop = LoopSettings.model_validate(settings.loop(settings.steps))
     result = train(stage, loop, out_dir / "device", inputs=inputs, device=torch_device, console=console)
     device = first_device(cloud).to(torch_device)
-    device.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    device.load_state_dict(result.shipped)
     device.eval().requires_grad_(False)
     metrics = evaluate_device(device, stage.head.to(torch_device), data, settings.guidance, torch_device)
     inputs |= {"device": digest_of(device.state_dict())}
@@ -192,7 +192,7 @@ def train_phi(
         for module in (cloud, device):
             module.to(torch_device)
     phi = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, config.bottleneck)
-    phi.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    phi.load_state_dict(result.shipped)
     phi = phi.to(torch_device).eval().requires_grad_(False)
     return phi, evaluate_phi(phi, cloud, device, data, settings.guidance, torch_device)
 

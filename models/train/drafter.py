@@ -120,7 +120,7 @@ def run(settings: DrafterConfig, source: DataConfig | None, out_dir: Path, torch
     stage = DrafterStage(settings, cloud, data)
     result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
     drafter = EagleDrafter(drafter_config(cloud.config)).eval()
-    drafter.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    drafter.load_state_dict(result.shipped)
     save_model(out_dir / DRAFTER, drafter)
     write_metrics(out_dir, evaluate(drafter, cloud, data), result)
     return result

@@ -106,10 +106,7 @@ def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_d
     inputs = settings_of(settings) | {"training images": photos.digest()}
     result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
     network = PhotoNetwork(stage.shape).eval()
-    # What is measured is what is shipped: the averaged weights, rounded to fp16.
-    network.load_state_dict(
-        {key: t.half().float() if t.is_floating_point() else t for key, t in result.averaged.items()}
-    )
+    network.load_state_dict(result.shipped)
 
     def images(side: Side, index: Sequence[int]) -> np.ndarray:
         return np.asarray(photos.images[side][np.array(index)])

@@ -112,6 +112,11 @@ class TrainResult:
     averaged: dict[str, Tensor]
     minutes: float
 
+    @property
+    def shipped(self) -> dict[str, Tensor]:
+        """`averaged` as files hold it, rounded to fp16: what is measured is what is shipped."""
+        return {key: t.half().float() if t.is_floating_point() else t for key, t in self.averaged.items()}
+
 
 def train(
     stage: Stage,

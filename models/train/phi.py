@@ -228,7 +228,7 @@ def run(settings: PhiConfig, source: DataConfig | None, out_dir: Path, torch_dev
     inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "phi")}
     result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
     phi = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, settings.bottleneck).eval()
-    phi.load_state_dict({key: value.half().float() for key, value in result.averaged.items()})
+    phi.load_state_dict(result.shipped)
     save_model(out_dir / "phi.safetensors", phi)
     write_metrics(out_dir, evaluate(phi, cloud, device, data, settings.guidance), result)
     return result

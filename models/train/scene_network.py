@@ -161,10 +161,7 @@ def run(settings: SceneNetworkTraining, out_dir: Path, torch_device: str = "cpu"
     stage = SceneNetworkStage(settings, images, labels_of(source.train_seed, source.train))
     result = train(stage, settings.training, out_dir, inputs=settings_of(settings), device=torch_device)
     network = SceneNetwork(settings.model).eval()
-    # What is measured is what is shipped: the averaged weights, rounded to fp16.
-    network.load_state_dict(
-        {key: t.half().float() if t.is_floating_point() else t for key, t in result.averaged.items()}
-    )
+    network.load_state_dict(result.shipped)
     held_out = renders(out_dir, source.held_out_seed, source.held_out)
     captions = scenes.captions(source.held_out_seed, source.held_out)
     metrics: dict[str, Any] = {"held_out_scenes": source.held_out, "renders": accuracy(network, held_out, captions)}

@@ -282,13 +282,8 @@ def run(settings: TokenizerConfig, source: DataConfig | None, out_dir: Path, tor
     inputs = settings_of(settings) | ({} if data is None else {"training images": data.digest()})
     result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device, console=console)
     model = VQModel(settings.model).eval()
-    # What is measured is what is shipped: the averaged weights, rounded to fp16.
     model.load_state_dict(
-        {
-            key.removeprefix("vq."): value.half().float()
-            for key, value in result.averaged.items()
-            if key.startswith("vq.")
-        }
+        {key.removeprefix("vq."): value for key, value in result.shipped.items() if key.startswith("vq.")}
     )
     quality = evaluate(model, settings.held_out_seed) if data is None else evaluate_data(model, data)
     facts = {**quality, "steps": result.steps, "parameters": parameters}

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from simulator.core.errors import reason
 
@@ -39,6 +40,15 @@ def read_file(path: Path, most: int | None = None) -> bytes:
         if most is not None and size > most:
             raise OSError(errno.EINVAL, f"it has {size} bytes; allowed: {most}", str(path))
         return file.read()
+
+
+def json_mapping(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds; empty where it is missing, damaged or holds something else."""
+    try:
+        found = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:

@@ -9,7 +9,7 @@ from simulator.core.errors import CiarSimError, RunFolderError
 from simulator.core.part import found_text
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.scenario import Scenario
-from simulator.results.folder import UNFINISHED, check_run_folder
+from simulator.results.folder import check_run_folder, told_of
 
 
 def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
@@ -18,7 +18,8 @@ def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
     path = folder / "scenario.yaml"
     if force or not path.is_file():
         return
-    if _asked(folder) == digest(scenario):
+    # Calibration may have changed the scenario in the folder since it was asked for.
+    if told_of(folder, "asked_sha256") == digest(scenario):
         return
     try:
         earlier = load_scenario(path)
@@ -37,18 +38,6 @@ def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
 def digest(scenario: Scenario) -> str:
     """sha256 (hex) of a scenario with its defaults."""
     return hashlib.sha256(json.dumps(scenario.model_dump(by_alias=True)).encode()).hexdigest()
-
-
-def _asked(folder: Path) -> str:
-    """The digest of the scenario that was asked for; calibration may have changed the one in the folder."""
-    for name in ("provenance.json", UNFINISHED):
-        try:
-            found = json.loads((folder / name).read_text())
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and "asked_sha256" in found:
-            return str(found["asked_sha256"])
-    return ""
 
 
 def _difference(before: Any, now: Any, path: str = "") -> str:

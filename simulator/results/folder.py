@@ -1,6 +1,5 @@
 """The run folder: it is written atomically, and only an earlier run may be replaced."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from simulator.core.errors import RunFolderError
-from simulator.core.files import is_temporary_of, replace_folder, temporary_sibling, write_atomically
+from simulator.core.files import is_temporary_of, json_mapping, replace_folder, temporary_sibling, write_atomically
 from simulator.results.columns import RUN_FORMAT, definitions
 from simulator.results.files import ROWS, csv_bytes, json_bytes, write_parquet
 from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, summary_table, tiers_table
@@ -71,7 +70,7 @@ def check_run_folder(folder: Path) -> None:
         if not folder.is_dir():
             raise RunFolderError(f"{cannot} it exists and is not a folder")
         names = sorted(path.name for path in folder.iterdir() if not _is_half_written(path))
-        if names and not _is_ours(folder):
+        if names and told_of(folder, "program") != "ciar-sim":
             raise RunFolderError(f"{cannot} it holds {names[0]} and is no run of ciar-sim; name another")
         if foreign := _foreign(folder):
             raise RunFolderError(f"{cannot} {foreign[0]} in it is not from ciar-sim; move it away")
@@ -116,15 +115,9 @@ def _is_half_written(path: Path) -> bool:
     return any(is_temporary_of(name, path.name) for name in _FILES)
 
 
-def _is_ours(folder: Path) -> bool:
-    for name in ("provenance.json", UNFINISHED):
-        try:
-            found = json.loads((folder / name).read_text())
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and found.get("program") == "ciar-sim":
-            return True
-    return False
+def told_of(folder: Path, key: str) -> Any:
+    """What a run folder says of its run, finished or not; None where it says nothing of that."""
+    return (json_mapping(folder / UNFINISHED) | json_mapping(folder / "provenance.json")).get(key)
 
 
 def mark_unfinished(folder: Path, scenario_yaml: str, told: Mapping[str, Any]) -> bool:
