@@ -17,7 +17,7 @@ from simulator.experiment.schema.figures import LinkFigures
 from simulator.network.access import Network
 from simulator.network.impairments import Jitter
 from simulator.network.trains import TrainCapacity
-from simulator.network.wire import Capacity, StepFunction, VaryingWire
+from simulator.network.wire import Capacity, StepFunction, VaryingWire, mean_of
 
 PACKET_BYTES = 1500  # of a delivery chance of mahimahi, and of a place in a queue of netem
 UNBOUNDED_PACKETS = 1_000_000  # of a queue of netem, whose default of 1000 would drop
@@ -113,13 +113,9 @@ def mahimahi(case: Case) -> dict[str, bytes]:
         n = one.network
         for way, rate in (("up", n.up_bps), ("down", n.down_bps)):
             files[f"{name}.{way}"] = "".join(f"{time_ms}\n" for time_ms in deliveries_ms(rate)).encode()
-        added_s = sum(
-            Jitter(sd_s, n.distribution, n.jitter_samples_s, n.jitter_on_top).added_s
-            for sd_s in (n.up_jitter_s, n.down_jitter_s)
-        )
-        delay_ms = round(500.0 * (_mean(n.up_delay_s) + _mean(n.down_delay_s) + added_s))
+        delay_ms = round(500.0 * (n.rtt_s + sum(jitter.added_s for jitter in n.jitters)))
         command = [f"exec mm-delay {delay_ms}"]
-        for way, loss in (("uplink", _mean(n.up_loss)), ("downlink", _mean(n.down_loss))):
+        for way, loss in (("uplink", mean_of(n.up_loss)), ("downlink", mean_of(n.down_loss))):
             command += [f"mm-loss {way} {loss:.6g}"] if loss else []
         command.append(f'mm-link "$here/{name}.up" "$here/{name}.down"')
         for way, buffer_bytes in (("uplink", n.up_buffer_bytes), ("downlink", n.down_buffer_bytes)):
@@ -181,14 +177,14 @@ def _steps(network: Network) -> Iterator[tuple[float, str, str]]:
             _arguments(
                 _over(rate, begin_s, end_s),
                 _at(delay, begin_s),
-                Jitter(sd_s, n.distribution, n.jitter_samples_s, n.jitter_on_top),
+                jitter,
                 _at(loss, begin_s),
                 n.burst_packets,
                 room,
             )
-            for rate, delay, sd_s, loss, room in (
-                (n.up_bps, n.up_delay_s, n.up_jitter_s, n.up_loss, n.up_buffer_bytes),
-                (n.down_bps, n.down_delay_s, n.down_jitter_s, n.down_loss, n.down_buffer_bytes),
+            for rate, delay, jitter, loss, room in (
+                (n.up_bps, n.up_delay_s, n.jitters[0], n.up_loss, n.up_buffer_bytes),
+                (n.down_bps, n.down_delay_s, n.jitters[1], n.down_loss, n.down_buffer_bytes),
             )
         )
         yield end_s - begin_s, up, down
@@ -217,10 +213,6 @@ def _over(rate: float | Capacity, begin_s: float, end_s: float) -> float:
 
 def _at(value: float | StepFunction, time_s: float) -> float:
     return value.entered_at(0.0)(time_s) if isinstance(value, StepFunction) else value
-
-
-def _mean(value: float | StepFunction) -> float:
-    return value.mean if isinstance(value, StepFunction) else value
 
 
 def _arguments(
@@ -269,7 +261,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         ),
         (emulator == "mahimahi" and n.burst_packets is not None, "bursts of losses: packets are lost one by one"),
         (
-            emulator == "mahimahi" and _mean(n.up_delay_s) != _mean(n.down_delay_s),
+            emulator == "mahimahi" and mean_of(n.up_delay_s) != mean_of(n.down_delay_s),
             "unequal delays: both ways have their mean",
         ),
         (

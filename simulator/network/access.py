@@ -18,7 +18,7 @@ from simulator.network.paths import PathsLink, Radios
 from simulator.network.radio import Radio, RadioFigures
 from simulator.network.transport import MAX_TRIES, TRANSPORTS, Transport, backoff
 from simulator.network.wifi import Hop, HopWire
-from simulator.network.wire import Capacity, StepFunction, Wire
+from simulator.network.wire import Capacity, StepFunction, Wire, mean_of
 
 AnyLink = Link | ImpairedLink | PathsLink
 Way = tuple[Wire, CrossQueue | None]  # one direction of a device or cell
@@ -98,6 +98,20 @@ class Network:
     def shared(self) -> bool:
         """Whether devices share a wire, on any path."""
         return self.devices_per_cell > 1 or any(one.shared for one in self.also)
+
+    @property
+    def jitters(self) -> tuple[Jitter, Jitter]:
+        """Of the uplink and of the downlink."""
+        up, down = (
+            Jitter(sd_s, self.distribution, self.jitter_samples_s, self.jitter_on_top)
+            for sd_s in (self.up_jitter_s, self.down_jitter_s)
+        )
+        return up, down
+
+    @property
+    def rtt_s(self) -> float:
+        """Mean of both delays together, without what jitter on top adds."""
+        return mean_of(self.up_delay_s) + mean_of(self.down_delay_s)
 
     @property
     def varying(self) -> list[Capacity | StepFunction]:
@@ -242,11 +256,8 @@ class AccessNetwork:
         n = self.network
         wire, queue = ends
         delay, share = (n.up_delay_s, n.up_loss) if way == "up" else (n.down_delay_s, n.down_loss)
-        delay_s = _mean(delay)
-        jitters = [
-            Jitter(sd_s, n.distribution, n.jitter_samples_s, n.jitter_on_top)
-            for sd_s in (n.up_jitter_s, n.down_jitter_s)
-        ]
+        delay_s = mean_of(delay)
+        jitters = n.jitters
         jitter = jitters[0] if way == "up" else jitters[1]
         varies = jitter.sd_s > 0.0 or bool(jitter.samples_s)
         draw = jitter.draws(delay_s, self._stream(f"link.{way}.jitter", device)) if varies else None
@@ -264,7 +275,7 @@ class AccessNetwork:
         link = kind(
             wire,
             delay_s,
-            self._rtt_s + queued_s + sum(one.added_s for one in jitters),
+            n.rtt_s + queued_s + sum(one.added_s for one in jitters),
             n.transport,
             # The mean deviation of a normal variable is sqrt(2 / pi) times its standard deviation.
             rttvar_s=math.sqrt(2.0 / math.pi) * math.hypot(*(one.deviation_s for one in jitters)),
@@ -277,10 +288,6 @@ class AccessNetwork:
             queue=queue,
         )
         return link.in_cell(cell, device) if isinstance(link, FairLink) and cell is not None else link
-
-    @property
-    def _rtt_s(self) -> float:
-        return _mean(self.network.up_delay_s) + _mean(self.network.down_delay_s)
 
     def _ways(self, cell: int, offset_s: float) -> tuple[Way, Way]:
         """Wires up and down with their cross traffic, of the device or of its cell."""
@@ -300,7 +307,7 @@ class AccessNetwork:
             if cross is None:
                 return wire, None
             turns = self._stream(f"link.{name}.cross", cell)
-            return wire, CrossQueue(cross, wire, 8.0 * buffer_bytes, n.aqm, self._rtt_s, turns)
+            return wire, CrossQueue(cross, wire, 8.0 * buffer_bytes, n.aqm, n.rtt_s, turns)
 
         ways = (
             way("up", n.up_bps, n.up_cross, n.up_buffer_bytes),
@@ -314,10 +321,6 @@ class AccessNetwork:
 def _constant(value: float | Capacity | StepFunction) -> float:
     assert isinstance(value, float | int)
     return value
-
-
-def _mean(value: float | StepFunction) -> float:
-    return value.mean if isinstance(value, StepFunction) else value
 
 
 def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None, beside: bool) -> Callable[[float], float]:

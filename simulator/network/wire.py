@@ -200,3 +200,8 @@ class StepFunction:
     def entered_at(self, offset_s: float) -> Callable[[float], float]:
         """The value by time, entered at `offset_s`."""
         return lambda time_s: self._values[bisect_right(self._times_s, (time_s + offset_s) % self.duration_s) - 1]
+
+
+def mean_of(value: float | StepFunction) -> float:
+    """Of a figure over time, constant or varying."""
+    return value.mean if isinstance(value, StepFunction) else value

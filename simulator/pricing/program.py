@@ -113,7 +113,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     side = ops["side"]
     if np.any(side[1:] < side[:-1]) or np.any(side > CLOUD):
         raise RecordingError("the ops of the device must stand before those of the cloud")
-    table = [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in ops.tolist()]
+    table = _rows(recording)
     cut = int(np.count_nonzero(side == DEVICE))
     pricer = _Pricer(recording, cloud, pricing)
     # Who decided token 0 says where to look for it: a device pass whose token went to the cloud decides nothing.
@@ -137,6 +137,11 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     )
 
 
+def _rows(recording: Recording) -> list[dict[str, int]]:
+    """The op table as mappings."""
+    return [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in recording.ops.tolist()]
+
+
 def down_bytes(calls: Sequence[CallProgram]) -> int:
     """Payload of the replies to these calls, in all parts."""
     return sum(
@@ -156,8 +161,7 @@ def compile_colocated(
     pass on the device is the same either way. Raises RecordingError.
     """
     split = compile_session(recording, device, cloud, pricing)
-    table = [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in recording.ops.tolist()]
-    own = [op for op in table if op["side"] == DEVICE]
+    own = [op for op in _rows(recording) if op["side"] == DEVICE]
     if not any(op["kind"] == FORWARD for op in own):
         return split
     pricer = _Pricer(recording, cloud, pricing)
