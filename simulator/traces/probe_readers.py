@@ -156,7 +156,8 @@ _TIME = r"(?<![^\s:])[^\W\d_]+[=<]\s*(\d+(?:[.,]\d+)?)\s*ms\b"
 _NUMBER = r"\bicmp_seq[=\s](\d+)\b"
 _REPLY = re.compile(rf"{_NUMBER}.*?{_TIME}")  # Linux, macOS, BusyBox with seq= below
 _REPLY_BUSYBOX = re.compile(rf" bytes from .*?\bseq=(\d+)\b.*?{_TIME}")  # httping has a seq= of its own
-_REPLY_WINDOWS = re.compile(rf"^Reply from \S+: (?:bytes=\d+ )?{_TIME}")  # tcping's replies name a port
+_REPLY_WINDOWS = re.compile(rf"^Reply from \S+:(?: bytes=\d+.*?)? {_TIME}")  # tcping's replies name a port
+_REPLY_TRANSLATED = re.compile(r"[=<]\s?\d+\s?ms TTL=\d+$")  # of Windows, whose lost probes have words alone
 _NO_REPLY_WINDOWS = re.compile(
     r"^(Request timed out|Reply from |General failure|Hardware error|PING: transmit failed|Destination .*unreachable)"
 )
@@ -179,7 +180,7 @@ SEQUENCE = 65536  # numbers of probes begin again after it
 
 
 def is_ping_text(source: Source) -> bool:
-    patterns: tuple[re.Pattern[str], ...] = (_REPLY, _REPLY_BUSYBOX, _REPLY_WINDOWS)
+    patterns: tuple[re.Pattern[str], ...] = (_REPLY, _REPLY_BUSYBOX, _REPLY_WINDOWS, _REPLY_TRANSLATED)
     lines = source.lines[:20]
     if _HEAD.search(source.first):  # such a log may begin in an outage, or be one
         patterns += (_NO_REPLY, _NO_REPLY_WINDOWS, _SENT)
@@ -255,6 +256,8 @@ def _ping_log(source: Source) -> _PingLog:
                 number += SEQUENCE
         elif windows or _NO_REPLY_WINDOWS.search(text):
             number = log.last + 1
+        elif _REPLY_TRANSLATED.search(text):
+            source.fail("a reply of Windows in another language; allowed: ping of Windows in English", line)
         else:
             sent, took = _SENT.search(text), _TOOK.search(text)
             if sent:

@@ -90,6 +90,11 @@ PINGS = {
         ),
         4.0,
     ),
+    "Windows, replies cut": (
+        "Pinging x\nReply from x: bytes=68 (sent 1400) time=1ms TTL=9\nReply from x: time<1ms\nRequest timed out.\n"
+        "Reply from x: bytes=68 (sent 1400) time=1ms TTL=9\n",
+        4.0,
+    ),
     "Windows without a network": (
         "Pinging x\nReply from x: bytes=32 time=1ms TTL=9\nPING: transmit failed. General failure.\n"
         "Reply from x: bytes=32 time=1ms TTL=9\nReply from x: bytes=32 time=1ms TTL=9\n",
@@ -203,6 +208,17 @@ def test_what_ping_tells_as_below_a_number_is_said(tmp_path: Path) -> None:
     trace = read_trace([file(tmp_path, PINGS["Windows"][0])])
     assert any(note.startswith("1 round trips that ping tells as below a number") for note in trace.notes)
     assert not any("below" in note for note in read_trace([file(tmp_path, PINGS["macOS"][0])]).notes)
+
+
+def test_windows_in_another_language_is_refused_as_that(tmp_path: Path) -> None:
+    """Its unanswered probes are words alone, which nothing tells from others."""
+    content = (
+        "Ping wird ausgeführt für x mit 32 Bytes Daten:\nAntwort von x: Bytes=32 Zeit=14ms TTL=9\nZeitüberschreitung\n"
+    )
+    with pytest.raises(
+        TraceError, match=":2: a reply of Windows in another language; allowed: ping of Windows in English"
+    ):
+        read_trace([file(tmp_path, content)])
 
 
 def test_the_sequence_numbers_of_other_tools_are_no_pings(tmp_path: Path) -> None:
