@@ -195,6 +195,7 @@ class _PingLog:
     Attributes:
         replies: by number of the probe, the line of its reply and the round trip in ms.
         sent_s: by number, when the probe was sent by the time stamp of its reply.
+        fractions: whether a time stamp has a fraction of a second.
         below: replies of which a round trip below a number is told, such as time<1ms.
         first: the lowest number of a probe; None without one.
         last: the highest; -1 without one.
@@ -206,6 +207,7 @@ class _PingLog:
 
     replies: dict[int, tuple[int, float]] = field(default_factory=dict)
     sent_s: dict[int, float] = field(default_factory=dict)
+    fractions: bool = False
     below: int = 0
     first: int | None = None
     last: int = -1
@@ -238,7 +240,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
     notes: tuple[str, ...] = (note,)
     if log.below:
         notes += (f"{log.below} round trips that ping tells as below a number (time<1ms) are taken as that",)
-    times_s = np.arange(count, dtype=np.float64) * step_s
+    times_s = _ping_times(log, np.arange(first, first + count, dtype=np.float64), step_s)
     return probed("ping-text", source, times_s, np.array([ms for _, ms in probes]), [line for line, _ in probes], notes)
 
 
@@ -284,7 +286,9 @@ def _ping_log(source: Source) -> _PingLog:
             log.below += "<" in answer[0]
             stamp = _STAMP.search(text)
             if stamp:
-                log.sent_s[number] = _seconds(source, stamp, line) - ms / 1e3
+                stamp_s = _seconds(source, stamp, line)
+                log.sent_s[number] = stamp_s - ms / 1e3
+                log.fractions = log.fractions or stamp_s % 1.0 != 0.0
             elif _OTHER_STAMP.search(text):
                 log.other_stamps = True
     return log
@@ -294,7 +298,7 @@ def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
     """Seconds between probes, and how they are known: by time stamps, by the statistics, else by the default of ping."""
     if len(log.sent_s) > 1 and (span_s := max(log.sent_s.values()) - min(log.sent_s.values())) > 0:
         step_s = span_s / (max(log.sent_s) - min(log.sent_s))
-        return step_s, f"probes {step_s:.4g} s apart, by the time stamps"
+        return step_s, f"probes {step_s:.4g} s apart in the mean, by the time stamps"
     default = "probes 1 s apart, assumed: the default of ping; "
     if log.took_ms is None or log.sent < 2:
         return 1.0, default + (
@@ -309,6 +313,16 @@ def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
             "from which some versions of ping leave out whole seconds"
         )
     return step_s, f"probes {step_s:.4g} s apart, by the statistics at the end"
+
+
+def _ping_times(log: _PingLog, numbers: Floats, step_s: float) -> Floats:
+    """When each probe was sent: by time stamps with fractions of a second, so that a pause stays one; else evenly."""
+    known = sorted(log.sent_s)
+    if len(known) < 2 or not log.fractions:
+        return (numbers - numbers[:1]) * step_s
+    sent_s = np.maximum.accumulate([log.sent_s[number] - log.sent_s[known[0]] for number in known])
+    beyond = numbers - np.clip(numbers, known[0], known[-1])
+    return np.asarray(np.interp(numbers, known, sent_s) + beyond * step_s, dtype=np.float64)
 
 
 def _seconds(source: Source, stamp: re.Match[str], line: int) -> float:

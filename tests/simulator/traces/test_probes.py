@@ -190,6 +190,22 @@ def test_statistics_without_whole_seconds_do_not_shorten_a_log(
     assert any("leave out whole seconds" in note for note in trace.notes) == (step_s == 1.0)
 
 
+def test_a_pause_in_the_time_stamps_of_ping_stays_one(tmp_path: Path) -> None:
+    """As of a phone that slept: its probes are numbered on."""
+    sent_s = {1: 0, 2: 1, 3: 2, 5: 4, 6: 44, 7: 45}
+    lines = [f"[{1.7e9 + at + 0.02:.3f}] 64 bytes from x: icmp_seq={n} ttl=9 time=20 ms\n" for n, at in sent_s.items()]
+    trace = read_trace([file(tmp_path, "PING x\n" + "".join(lines))])
+    assert trace.down.delay_s is not None
+    assert trace.down.delay_s.times_s.tolist() == pytest.approx([0, 1, 2, 3, 4, 44, 45], abs=1e-3)
+    assert any("the longest 40 s" in note for note in trace.notes)
+    statistics = "8 packets transmitted, 6 received, 25% packet loss, time 46000ms\n"
+    whole = [f"{1700000000 + n // 4} 64 bytes from x: icmp_seq={n} ttl=9 time=20 ms\n" for n in range(9)]  # by `date`
+    assert read_trace([file(tmp_path, "".join(whole))]).duration_s == pytest.approx(9 * 0.25)
+    longer = read_trace([file(tmp_path, "PING x\n" + "".join(lines) + statistics)])
+    assert longer.down.delay_s is not None
+    assert longer.down.delay_s.times_s[-1] == pytest.approx(45 + 45 / 6, abs=1e-3)
+
+
 def test_lines_that_a_log_lacks_are_no_lost_probes(tmp_path: Path) -> None:
     """As of ping -q, or of a log whose begin was cut off."""
     statistics = "60 packets transmitted, 59 received, 1.7% packet loss, time 59153ms"
