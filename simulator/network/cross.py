@@ -147,6 +147,7 @@ class CrossQueue:
             self.mean_s = traffic.busy_share * 0.5 * PACKET_BITS / rate_bps
         else:
             self.mean_s = traffic.mean_wait_s(limit_bits / rate_bps)
+        self.mean_s += traffic.busy_share * (wire.met_wait_s - wire.mean_wait_s)
         # A flow that fills path and queue with a window W has lost 3 / (2 W^2) of its packets (Mathis et al., CCR 1997), and a queue
         # that all share drops those of others as well.
         window = max((rtt_s * rate_bps + limit_bits) / PACKET_BITS, LEAST_WINDOW)
@@ -176,6 +177,8 @@ class CrossQueue:
         if time_s == math.inf:
             return time_s
         busy, backlog = self._state(time_s)
+        if busy or backlog > 0.0:
+            self._wire.occupied(time_s)
         if self.fair:
             backlog = 0.5 * PACKET_BITS if busy else 0.0
         return self._wire.finish_s(time_s, backlog) if backlog > 0.0 else time_s

@@ -20,7 +20,7 @@ from functools import cache
 
 import numpy as np
 
-from simulator.core.rng import buffered
+from simulator.core.rng import buffered, stream
 from simulator.network.wire import Wire
 
 SLOT_S = 9e-6
@@ -35,6 +35,7 @@ DOUBLINGS = 6
 TAIL_S = (0.05, 0.1)
 MOST_BURSTS = 4096  # that are kept of a time in which there is always something to send
 _ROUNDING_BITS = 1e-6
+CYCLES = 200_000  # waits that are drawn to meet one at a random moment
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,16 @@ class Hop:
     def share(self) -> float:
         """Of the line's time, of one who sends all the time."""
         return BURST_S / (BURST_S + self.mean_wait_s)
+
+    @property
+    def met_wait_s(self) -> float:
+        """Mean wait of what comes at a random moment where others of the same sender always have something to send.
+
+        It goes along in their next burst. Long waits are met more often than short ones, so this is more than a whole wait where waits
+        differ much: E[w^2] / (2 E[w + burst]).
+        """
+        waits_s, ends_s = _cycles(self)
+        return float((waits_s**2).sum() / (2.0 * ends_s[-1]))
 
 
 @cache
@@ -133,6 +144,21 @@ class HopWire(Wire):
         """Our share while we send all the time."""
         return self._burst_bits / (BURST_S + self._hop.mean_wait_s)
 
+    @property
+    def met_wait_s(self) -> float:
+        return self._hop.met_wait_s
+
+    def occupied(self, time_s: float) -> None:
+        if time_s <= self._end_s or not self._burst_bits:
+            return
+        # A random moment of all waits and bursts: a burst follows, or is under way.
+        _, ends_s = _cycles(self._hop)
+        moment_s = float(ends_s[-1]) * self._uniform()
+        begin_s = time_s + float(ends_s[np.searchsorted(ends_s, moment_s, side="right")]) - BURST_S - moment_s
+        self._begins_s[:] = [begin_s]
+        self._ends_s[:] = [self._wire.finish_s(begin_s, self._burst_bits)]
+        self._from_s = self._end_s = time_s
+
     def finish_s(self, start_s: float, bits: float) -> float:
         if start_s == math.inf or not self._burst_bits:
             return math.inf
@@ -198,3 +224,23 @@ class HopWire(Wire):
                 return wait_s
             wait_s += BUSY_S
             window = min(2 * window, WINDOW << DOUBLINGS)
+
+
+@cache
+def _cycles(hop: Hop) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [CYCLES] each, seconds: waits as `HopWire` draws them, and the sum of all waits and bursts to the end of each burst."""
+    random = stream(0, "wifi.cycles")
+    least_s, most_s = TAIL_S
+    waits_s = (random.random(CYCLES) < hop.tail) * random.uniform(least_s, most_s, CYCLES)
+    if hop.stations:
+        quiet = math.pow(1.0 - transmits(hop.stations), hop.stations)
+        busy = (1.0 - quiet) * BUSY_S
+        waits_s += (random.random(CYCLES) < busy / (busy + quiet * SLOT_S)) * BUSY_S * random.random(CYCLES)
+        left, window = np.arange(CYCLES), WINDOW  # those that have not transmitted yet
+        while len(left):
+            counts = random.integers(window, size=len(left))
+            stops = random.binomial(counts, 1.0 - quiet)
+            lost = random.random(len(left)) >= quiet
+            waits_s[left] += stops * BUSY_S + (counts - stops) * SLOT_S + lost * BUSY_S
+            left, window = left[lost], min(2 * window, WINDOW << DOUBLINGS)
+    return waits_s, np.cumsum(waits_s + BURST_S)

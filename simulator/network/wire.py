@@ -39,6 +39,14 @@ class Wire:
         """Mean of what `finish_s` takes beside the bits, where nothing was sent before."""
         return 0.0
 
+    @property
+    def met_wait_s(self) -> float:
+        """The same where others always have something to send on it: see `occupied`."""
+        return 0.0
+
+    def occupied(self, time_s: float) -> None:
+        """Somebody had something to send on it all the time until `time_s`."""
+
     def finish_s(self, start_s: float, bits: float) -> float:
         """When the last of `bits` is sent, begun at `start_s`; infinity for never."""
         return start_s + bits / self.rate_bps

@@ -67,6 +67,20 @@ def test_the_mean_wait_is_that_of_simulated_stations() -> None:
     assert np.mean(found) == pytest.approx(0.9 * mean_access_s(stations), rel=0.08)
 
 
+@pytest.mark.parametrize("hop", [Hop(0), Hop(0, tail=0.2), Hop(2)])
+def test_what_comes_beside_others_of_its_sender_meets_their_wait_at_a_random_moment(hop: Hop) -> None:
+    """E[w^2] / (2 E[w + burst]): of a tail of 0.05 to 0.1 s in a fifth of all bursts that is 0.2 * 0.00583 / (2 * 0.019)."""
+    wire = HopWire(Wire(1e12), hop, stream(0, "test"))
+    found = np.zeros(20_000)
+    for n in range(len(found)):
+        wire.occupied(10.0 * n)
+        found[n] = wire.finish_s(10.0 * n, 1.0) - 10.0 * n
+    assert abs(found.mean() - hop.met_wait_s) <= 5.0 * found.std() / len(found) ** 0.5 + 1e-6
+    if hop.tail:
+        assert hop.met_wait_s == pytest.approx(0.2 * (0.1**3 - 0.05**3) / 3 / 0.05 / (2 * 0.019), rel=0.02)
+    assert (hop.met_wait_s > hop.mean_wait_s) == (hop.stations > 0 or hop.tail > 0.0)
+
+
 def test_a_tail_is_as_frequent_and_as_long_as_asked_for() -> None:
     found = waits(Hop(tail=0.1), 20_000)
     slow = found[found > 1e-6]
