@@ -117,7 +117,7 @@ def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: to
         found = find_pair(pair)
         if found.manifest.scales:
             raise WeightsError(
-                f"the pair {found.manifest.name} predicts scale by scale; training, profiles and evaluate uncertainty do not read it"
+                f"the pair {found.manifest.name} predicts scale by scale; training and evaluate uncertainty do not read it"
             )
         loaded: Pair = function_of(pair.backbone.load)(found, torch.device(torch_device), dtype)
         return loaded

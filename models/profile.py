@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -64,6 +64,23 @@ class Sizes:
     verified: tuple[int, ...] = VERIFIED
 
 
+Tables = tuple[PassTable, PassTable | None]
+
+
+class TimedModel(Protocol):
+    """A model whose passes are timed."""
+
+    def cells(self, sizes: Sizes) -> int:
+        """How many passes `tables` times."""
+        ...
+
+    def tables(
+        self, sizes: Sizes, clock: "Clock", torch_device: torch.device, dtype: torch.dtype, runtime: RuntimeName
+    ) -> Tables:
+        """Passes that read out their last position, and those that read out every one; None where there are none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Timed:
     """A model whose passes are timed.
@@ -77,6 +94,16 @@ class Timed:
     model: Transformer
     on_device: bool = False
     radius: Callable[[Tensor], Tensor] | None = None
+
+    def cells(self, sizes: Sizes) -> int:
+        """How many passes `tables` times."""
+        return 2 * len(sizes.rows) * (len(sizes.new_tokens) + (0 if self.on_device else len(sizes.verified)))
+
+    def tables(
+        self, sizes: Sizes, clock: "Clock", torch_device: torch.device, dtype: torch.dtype, runtime: RuntimeName
+    ) -> Tables:
+        """See `TimedModel.tables`."""
+        return _tables(self, torch_device, dtype, sizes, clock, runtime)
 
     def trees(self, rows: int, nodes: int) -> list[Sequence[int] | None] | None:
         """A tree of drafts for each row; None for a model with row tokens, which verifies drafts one after the other alone."""
@@ -105,7 +132,7 @@ def measure_profile(pair: Pair, progress: Progress | None = None, budget_s: floa
         "caption_encoder": lambda: pair.text.encode(caption),
         **_work(pair.projection, pair.tokenizer, pair.cloud.config, weight),
     }
-    return _measured(
+    return measured(
         pair.manifest.name,
         pair.manifest.weights_hash,
         models,
@@ -145,15 +172,13 @@ def measure_model(
     """
     shape = shape or catalogue.model(name)
     if shape.ffn_matrices != 3 or shape.modulation:
-        raise ComputeError(
-            f"model {name}: its layers are not LlamaGen's, and have no module to time; price it by roofline"
-        )
+        raise ComputeError(f"model {name}: its layers are not LlamaGen's")
     config = config_of(shape)
     with torch.random.fork_rng(devices=[]), torch.device(torch_device):
         torch.manual_seed(0)
-        full = None if shape.interhead else _random(Transformer(config), dtype)
-        one = _random(DeviceModel(replace(config, n_layer=1, vocab_size=shape.vocab_size), ("quantile",)), dtype)
-        phi = _random(IntervalProjection(config.dim, shape.vocab_size, catalogue.PHI_BOTTLENECK), dtype)
+        full = None if shape.interhead else random_weights(Transformer(config), dtype)
+        one = random_weights(DeviceModel(replace(config, n_layer=1, vocab_size=shape.vocab_size), ("quantile",)), dtype)
+        phi = random_weights(IntervalProjection(config.dim, shape.vocab_size, catalogue.PHI_BOTTLENECK), dtype)
         sizes_of_decoder = {key: shape.image_decoder[key] for key in DECODER_SIZES if key in shape.image_decoder}
         tokenizer = VQModel(VQConfig(codebook_size=shape.vocab_size, **sizes_of_decoder)).eval().requires_grad_(False)
     models = {"device": Timed(one.transformer, True, one.radius), **({"cloud": Timed(full)} if full else {})}
@@ -162,7 +187,7 @@ def measure_model(
         "caption_encoder": _text_encoder(shape, torch_device, dtype),
         **_work(phi, tokenizer, one.config, next(phi.parameters())),
     }
-    return _measured(name, "", models, work, torch_device, dtype, sizes, progress, budget_s, runtime)
+    return measured(name, "", models, work, torch_device, dtype, sizes, progress, budget_s, runtime)
 
 
 def sizes_of(name: str, sessions: int) -> Sizes:
@@ -191,7 +216,7 @@ def config_of(shape: ModelShape) -> TransformerConfig:
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
 
-def _random(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+def random_weights(module: ModuleT, dtype: torch.dtype) -> ModuleT:
     """The module with random weights, none of them zero as LlamaGen's first output matrix is."""
     module.to(dtype).eval().requires_grad_(False)
     for parameter in module.parameters():
@@ -234,10 +259,10 @@ def _text_encoder(shape: ModelShape, torch_device: torch.device, dtype: torch.dt
     return run
 
 
-def _measured(
+def measured(
     name: str,
     weights: str,
-    models: Mapping[str, Timed],
+    models: Mapping[str, TimedModel],
     work: Mapping[str, Callable[[], object]],
     torch_device: torch.device,
     dtype: torch.dtype,
@@ -246,10 +271,12 @@ def _measured(
     budget_s: float,
     runtime: RuntimeName = "eager",
 ) -> Profile:
-    cells = len(sizes.rows) * 2 * (len(models) * len(sizes.new_tokens) + ("cloud" in models) * len(sizes.verified))
-    clock = _Clock(torch_device, cells + len(work), progress, budget_s)
+    """The profile of these models, by role; one that serves both is timed once. Other arguments: see `measure_profile`."""
+    different = list(dict.fromkeys(models.values()))
+    clock = Clock(torch_device, sum(timed.cells(sizes) for timed in different) + len(work), progress, budget_s)
     with torch.inference_mode():
-        tables = {role: _tables(timed, torch_device, dtype, sizes, clock, runtime) for role, timed in models.items()}
+        found = {timed: timed.tables(sizes, clock, torch_device, dtype, runtime) for timed in different}
+        tables = {role: found[timed] for role, timed in models.items()}
         compute = {kind: clock.typical_seconds(run) for kind, run in work.items()}
     return Profile(
         model=name,
@@ -287,7 +314,7 @@ def measure_hardware(torch_device: torch.device) -> Hardware:
     The catalogue counts values of 2 bytes; those measured here have 4, so the bandwidth stands at half. memory_gb and power_w are not
     measured: NaN.
     """
-    clock = _Clock(torch_device, 3, None)
+    clock = Clock(torch_device, 3, None)
     side, count = 1024, 1 << 25
     with torch.inference_mode():
         a, b = torch.ones(side, side, device=torch_device), torch.ones(side, side, device=torch_device)
@@ -306,7 +333,7 @@ def measure_hardware(torch_device: torch.device) -> Hardware:
     )
 
 
-class _Clock:
+class Clock:
     """Times work, less carefully once its budget is spent, and tells how far it is."""
 
     def __init__(
@@ -349,7 +376,7 @@ class _Clock:
 
 
 def _tables(
-    timed: Timed, torch_device: torch.device, dtype: torch.dtype, sizes: Sizes, clock: _Clock, runtime: RuntimeName
+    timed: Timed, torch_device: torch.device, dtype: torch.dtype, sizes: Sizes, clock: Clock, runtime: RuntimeName
 ) -> tuple[PassTable, PassTable | None]:
     """Passes that read out the last position, and of a cloud model those over trees, which read out every one."""
     model = timed.model

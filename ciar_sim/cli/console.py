@@ -133,7 +133,7 @@ def profile_lines(profile: Profile) -> str:
     cached = sorted({kv for passes in (*profile.passes.values(), *profile.verify.values()) for kv in passes.kv_tokens})
     for name in ("model", "rows", "new tokens", *(f"ms at {kv} cached" for kv in cached)):
         table.add_column(name, justify="left" if name == "model" else "right")
-    tables = [*profile.passes.items(), *((f"{role}, tree", passes) for role, passes in profile.verify.items())]
+    tables = [*profile.passes.items(), *((f"{role}, all read out", passes) for role, passes in profile.verify.items())]
     for role, passes in tables:
         for rows, plane in zip(passes.rows, passes.seconds, strict=True):
             for new, line in zip(passes.new_tokens, plane, strict=True):

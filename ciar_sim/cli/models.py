@@ -106,22 +106,15 @@ class Models:
         one is measured again.
         """
         from simulator.core.errors import ComputeError
-        from simulator.protocol.pairs import pair_manifest
 
-        if pair_manifest(self.name).scales:
-            raise ComputeError(
-                "hardware local: passes of whole scales are not timed; name an accelerator (ciar-sim list hardware)"
-            )
         try:
             return self.stored_profile()
         except ComputeError:
             path = self._profile_path()
             path.unlink(missing_ok=True)
-        from models.profile import measure_profile
+        from models.recording import profile_of
 
-        profile = measure_profile(
-            self.pair(), lambda done, total: self.progress("measuring compute times", done, total)
-        )
+        profile = profile_of(self.pair(), lambda done, total: self.progress("measuring compute times", done, total))
         profile.write(path)
         return profile
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ciar_sim.cli.common import pair_of
 from simulator.core.errors import ComputeError
+from simulator.pricing import catalogue
 from simulator.pricing.catalogue import ModelShape
 from simulator.pricing.compare import FittedRoofline
 from simulator.pricing.profile import Profile
@@ -24,27 +25,28 @@ def measure(
     """A profile of a pair, or of a model where one is named; the arguments are the options of the command."""
     import torch
 
-    from models.profile import measure_model, measure_profile, sizes_of
+    from models.profile import measure_model, sizes_of
+    from models.recording import load_models, profile_of
+    from models.var.profile import measure_scale_model
 
     if runtime == "cuda-graphs" and not torch_device.startswith("cuda"):
         raise ComputeError(f"--runtime cuda-graphs needs a CUDA device, got {torch_device}")
     if model is None:
-        from models.pair import load_pair
-
-        return measure_profile(load_pair(pair_of(pair), torch_device), progress, budget_s)
+        return profile_of(load_models(pair_of(pair), torch_device), progress, budget_s)
     device, kind = torch.device(torch_device), getattr(torch, dtype)
-    return measure_model(model, device, kind, sizes_of(model, batch), progress, budget_s, runtime)
+    timed = measure_scale_model if catalogue.model(model).by_scales else measure_model
+    return timed(model, device, kind, sizes_of(model, batch), progress, budget_s, runtime)
 
 
 def shapes_of(pair: str, model: str | None) -> Mapping[str, ModelShape]:
     """Shapes of what `measure` measures, by role."""
-    from simulator.pricing import catalogue
     from simulator.pricing.build import pair_shapes
 
     if model is None:
         shapes = pair_shapes(pair_of(pair))
         return {"device": shapes.device, "cloud": shapes.cloud}
-    return {"device": catalogue.model(catalogue.one_layer(model)), "cloud": catalogue.model(model)}
+    shape = catalogue.model(model)
+    return {"device": shape if shape.by_scales else catalogue.model(catalogue.one_layer(model)), "cloud": shape}
 
 
 def fitted_yaml(found: FittedRoofline, path: Path) -> None:

@@ -190,9 +190,11 @@ def build_costs(
 
 
 def _check_profile(profile: Profile, role: str, model: str | OwnModel) -> None:
-    """Raises ComputeError where a profile was measured on another model. The device's role in one of a model is its one-layer form."""
+    """Raises ComputeError where a profile was measured on another model. The device's role in one of a model is its one-layer form, but of
+    models that predict scale by scale."""
     named = not profile.weights and profile.model in catalogue.names("models")
-    forms = (profile.model, *([catalogue.one_layer(profile.model)] if role == "device" else []))
+    one = role == "device" and not (named and catalogue.model(profile.model).by_scales)
+    forms = (profile.model, *([catalogue.one_layer(profile.model)] if one else []))
     if named if model == "pair" else not named or model not in forms:
         wanted = "ciar-sim profile --pair" if model == "pair" else f"ciar-sim profile --model {model} --random-weights"
         raise ComputeError(f"a profile of {profile.model} says nothing about {model}; measure one with {wanted}")

@@ -189,6 +189,11 @@ class ModelShape(Entry):
     aliases: list[str] = Field(default_factory=list)
 
     @property
+    def by_scales(self) -> bool:
+        """Whether a pass predicts a whole token map, as VAR's do: its models alone have two matrices in their feed-forward part."""
+        return self.ffn_matrices == 2
+
+    @property
     def layer_parameters(self) -> int:
         """Weights of one layer: q, k, v and output matrices, those of the feed-forward part, modulation, two norms."""
         return (4 + self.modulation) * self.dim**2 + self.ffn_matrices * self.dim * self.ffn_hidden + 2 * self.dim

@@ -16,8 +16,8 @@ from models.profile import (
     NEW_TOKENS,
     ROWS,
     VERIFIED,
+    Clock,
     Sizes,
-    _Clock,
     config_of,
     hardware_name,
     measure_hardware,
@@ -79,14 +79,14 @@ def test_every_pass_of_a_session_lies_inside_the_table(pair: Pair, profile: Prof
 
 def test_a_median_is_taken_after_a_warm_up_until_the_budget_is_spent() -> None:
     runs: list[int] = []
-    _Clock(torch.device("cpu"), 1, None).typical_seconds(lambda: runs.append(1))
+    Clock(torch.device("cpu"), 1, None).typical_seconds(lambda: runs.append(1))
     assert len(runs) == 1 + 15
-    _Clock(torch.device("cpu"), 1, None, budget_s=0.0).typical_seconds(lambda: runs.append(1))
+    Clock(torch.device("cpu"), 1, None, budget_s=0.0).typical_seconds(lambda: runs.append(1))
     assert len(runs) == 1 + 15 + 1
 
 
 def test_a_clock_that_does_not_tick_gives_no_pass_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = _Clock(torch.device("cpu"), total=1, progress=None)
+    clock = Clock(torch.device("cpu"), total=1, progress=None)
     monkeypatch.setattr(clock, "now_s", lambda: 7.0)
     assert clock.typical_seconds(lambda: None) > 0.0
 
