@@ -22,7 +22,7 @@ from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
 from reports.queue_plot import queue_over_time
 from reports.setting_plots import heat_maps, setting_pair
 from reports.sweep_plot import numeric_axes, speedup_along, sweep, sweep_name
-from simulator.core.errors import RunFolderError
+from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import why_unusable, write_atomically
 
 MOST_AT_A_GLANCE = 4  # methods of the first plot
@@ -58,7 +58,7 @@ def write_report(run: Run, folder: Path) -> Path:
             write_atomically(folder / "plots" / name, data)
         write_atomically(report, text.encode())
     except OSError as error:
-        raise RunFolderError(f"cannot write the report into {folder}: {error.strerror or error}") from None
+        raise RunFolderError(f"cannot write the report into {folder}: {reason(error)}") from None
     return report
 
 

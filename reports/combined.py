@@ -10,7 +10,7 @@ import pandas as pd
 from reports.build import write_report
 from reports.load import Run, load_run, with_words
 from reports.words import grouped
-from simulator.core.errors import RunFolderError
+from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import json_mapping, replace_folder, temporary_sibling, why_unusable
 from simulator.results.files import csv_bytes, json_bytes
 
@@ -82,7 +82,7 @@ def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, R
             page = write_report(run, new)
             replace_folder(temporary, target)
     except OSError as error:
-        raise RunFolderError(f"cannot write the comparison {out}: {error.strerror or error}") from None
+        raise RunFolderError(f"cannot write the comparison {out}: {reason(error)}") from None
     except RunFolderError as error:
         raise RunFolderError(str(error).replace(str(new), str(out))) from None
     return out / page.name, run

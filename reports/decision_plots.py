@@ -17,7 +17,7 @@ from reports.figure import INK, MUTED, PAGE, Form, finish, handle, left_out, new
 from reports.looks import Look, looks
 from reports.metrics import LATENCY
 from reports.words import clipped, condition, number, rejoined, significant
-from simulator.core.errors import RunFolderError
+from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import read_file
 
 MOST_ROWS, MOST_PANELS = 24, 6
@@ -67,7 +67,7 @@ def read_answer(file: Path, kind: str) -> Answer:
         table[list(_COLUMNS[kind])]
         _check(facts, kind)
     except OSError as error:
-        raise RunFolderError(f"{file}: cannot be read: {error.strerror}; {how}") from None
+        raise RunFolderError(f"{file}: cannot be read: {reason(error)}; {how}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunFolderError(
             f"{file}: is not the answer of ciar-sim {kind}: {type(error).__name__}: {error}; {how}"

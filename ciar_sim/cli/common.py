@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.core.errors import CiarSimError, first_line
+from simulator.core.errors import CiarSimError, first_line, reason
 
 if TYPE_CHECKING:
     from simulator.core.prompt_files import Prompt
@@ -80,7 +80,7 @@ def prompts_of(path: Path) -> "list[Prompt]":
     try:
         return read_prompts(read_file(path, MOST_BYTES))
     except OSError as error:
-        raise PromptError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise PromptError(f"{path}: cannot be read: {reason(error)}") from None
     except PromptError as error:
         raise PromptError(f"{path}{':' if str(error)[0].isdigit() else ' '}{error}") from None
 
@@ -152,7 +152,7 @@ def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
             if error.filename is None:  # standard output: what is left of it would fail again at the end of the program
                 with suppress(OSError, ValueError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            click.echo(f"Error: {error.filename or 'the output'} cannot be written: {error.strerror}", err=True)
+            click.echo(f"Error: {error.filename or 'the output'} cannot be written: {reason(error)}", err=True)
             sys.exit(2)
         except (MemoryError, RuntimeError) as error:
             found = next(iter(str(error).splitlines()), "")[:300]
@@ -259,4 +259,4 @@ def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
         else:
             write_together(folder, files)
     except OSError as error:
-        raise RunFolderError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+        raise RunFolderError(f"{error.filename or folder}: cannot be written: {reason(error)}") from None

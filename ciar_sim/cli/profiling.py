@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ciar_sim.cli.common import pair_of
-from simulator.core.errors import ComputeError
+from simulator.core.errors import ComputeError, reason
 from simulator.pricing import catalogue
 from simulator.pricing.catalogue import ModelShape
 from simulator.pricing.compare import FittedRoofline
@@ -70,4 +70,4 @@ def fitted_yaml(found: FittedRoofline, path: Path) -> None:
     try:
         write_atomically(path, (text + yamlfile.dump(figures)).encode())
     except OSError as error:
-        raise ComputeError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise ComputeError(f"{path}: cannot be written: {reason(error)}") from None

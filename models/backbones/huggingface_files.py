@@ -21,7 +21,7 @@ from typing import Any
 from models.backbones.found import decoder_sizes, manifest_of
 from models.backbones.llamagen_files import Shapes, count, own_device, recognise, the_one
 from models.checkpoint import few, read_checkpoint
-from simulator.core.errors import WeightsError
+from simulator.core.errors import WeightsError, reason
 from simulator.core.files import read_file
 from simulator.protocol.llama import ROW_WIDTH, LlamaConfig
 from simulator.protocol.pairs import FoundPair, PairSpec
@@ -429,7 +429,7 @@ def _json(path: Path) -> dict[str, Any]:
         stat = path.stat()
         return _parsed(path, stat.st_mtime_ns, stat.st_size)
     except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror or error}") from error
+        raise WeightsError(f"{path}: {reason(error)}") from error
 
 
 @lru_cache(maxsize=8)

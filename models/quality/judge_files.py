@@ -123,7 +123,7 @@ def _readings(path: Path) -> np.ndarray:
         # Mapped first: a header that promises more than the file holds then allocates nothing.
         found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise WeightsError(f"{path}: cannot be read: {reason(error)}") from None
     except Exception as error:  # a damaged header can raise anything
         raise WeightsError(f"{path}: damaged ({type(error).__name__})") from None
     if found.dtype != READING_DTYPE or found.ndim != 1 or not np.isfinite(found["features"]).all():

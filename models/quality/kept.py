@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.core.errors import RecordingError
+from simulator.core.errors import RecordingError, reason
 from simulator.core.files import write_atomically
 
 
@@ -16,7 +16,7 @@ def load_readings(path: Path, dtype: np.dtype, count: int) -> np.ndarray | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RecordingError(f"cannot read the quality cache {path.parent}: {error.strerror or error}") from None
+        raise RecordingError(f"cannot read the quality cache {path.parent}: {reason(error)}") from None
     except (ValueError, EOFError, MemoryError):
         path.unlink(missing_ok=True)
         return None
@@ -33,4 +33,4 @@ def save_readings(path: Path, readings: np.ndarray) -> None:
     try:
         write_atomically(path, buffer.getvalue())
     except OSError as error:
-        raise RecordingError(f"cannot write the quality cache {path.parent}: {error.strerror or error}") from None
+        raise RecordingError(f"cannot write the quality cache {path.parent}: {reason(error)}") from None

@@ -42,7 +42,7 @@ from models.train.kept import load_array, save_array
 from models.train.order import shuffled_indices
 from models.vq import from_uint8, load_vq
 from models.words import words_of
-from simulator.core.errors import DataError
+from simulator.core.errors import DataError, reason
 from simulator.core.files import read_file
 from simulator.core.part import Part, folder_of
 from simulator.core.settings import refuse
@@ -390,4 +390,4 @@ def file_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8: {error}") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from error

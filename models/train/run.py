@@ -20,7 +20,7 @@ from models.train.phi import PhiConfig
 from models.train.scene_network import SceneNetworkTraining
 from models.train.sequences import SequenceSettings
 from models.train.tokenizer import TokenizerConfig
-from simulator.core.errors import ScenarioError, WeightsError
+from simulator.core.errors import ScenarioError, WeightsError, reason
 from simulator.core.files import why_unusable
 from simulator.core.part import Part, found_text
 from simulator.core.problems import first_problem, subject
@@ -173,7 +173,7 @@ def train_pair(
             place = Path(str(error.filename or out / name))
             if isinstance(error, FileNotFoundError) and out in place.parents:
                 raise WeightsError(f"{place}: no such file; stage {name} needs the stages before it") from None
-            raise WeightsError(f"{place}: {error.strerror or error}") from None
+            raise WeightsError(f"{place}: {reason(error)}") from None
     if export is not None:
         refuse_outdated(out, tuple(READS))
         export_pair(out, export, name=config.stem)

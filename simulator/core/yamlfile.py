@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from simulator.core.errors import ScenarioError
+from simulator.core.errors import ScenarioError, reason
 from simulator.core.files import read_file
 
 Place = tuple[str | int, ...]  # keys and list indices from the top
@@ -71,7 +71,7 @@ def read(path: str | os.PathLike[str], shipped: bool = False) -> Document:
     try:
         text = read_file(Path(name), MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise ScenarioError(f"{name}: cannot be read: {error.strerror or error}") from None
+        raise ScenarioError(f"{name}: cannot be read: {reason(error)}") from None
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{name}: is not UTF-8 text (byte {error.start}: {error.reason})") from None
     return parse(text, name, shipped)

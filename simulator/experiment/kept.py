@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from simulator.core.cache import ContentCache
-from simulator.core.errors import RecordingError
+from simulator.core.errors import RecordingError, reason
 from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.network import TraceNetwork
@@ -80,7 +80,7 @@ class CaseCache:
         try:
             data = self.files.get(key)
         except OSError as error:
-            raise RecordingError(f"cannot read the cache {self.files.root}: {error.strerror or error}") from None
+            raise RecordingError(f"cannot read the cache {self.files.root}: {reason(error)}") from None
         if data is None:
             return None
         try:
@@ -99,7 +99,7 @@ class CaseCache:
         try:
             self.files.put(key, content)
         except OSError as error:
-            raise RecordingError(f"cannot write the cache {self.files.root}: {error.strerror or error}") from None
+            raise RecordingError(f"cannot write the cache {self.files.root}: {reason(error)}") from None
 
 
 class MemoryCases(CaseCache):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from simulator.core.errors import ComputeError
+from simulator.core.errors import ComputeError, reason
 from simulator.core.files import read_file, write_atomically
 from simulator.core.settings import Settings
 from simulator.pricing.costs import Work
@@ -100,7 +100,7 @@ class Profile(Settings):
         try:
             return cls.model_validate_json(read_file(path))
         except OSError as error:
-            raise ComputeError(f"{path}: cannot be read: {error.strerror or error}") from None
+            raise ComputeError(f"{path}: cannot be read: {reason(error)}") from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "file"
@@ -112,7 +112,7 @@ class Profile(Settings):
         try:
             write_atomically(path, (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode())
         except OSError as error:
-            raise ComputeError(f"{path}: cannot be written: {error.strerror or error}") from None
+            raise ComputeError(f"{path}: cannot be written: {reason(error)}") from None
 
 
 class MeasuredCosts:

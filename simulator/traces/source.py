@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from simulator.core.errors import TraceError
+from simulator.core.errors import TraceError, reason
 from simulator.core.files import read_file
 from simulator.traces.json_text import Documents, begins_like_json, documents, item_lines
 from simulator.traces.series import Floats
@@ -56,7 +56,7 @@ class Source:
         try:
             data = read_file(path, MOST_BYTES)
         except OSError as error:
-            self.fail(f"cannot be read: {error.strerror or error}")
+            self.fail(f"cannot be read: {reason(error)}")
         except ValueError:  # a NUL in the name
             self.fail("cannot be read: no such name can exist")
         for magic, what in _MAGIC.items():

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from simulator.core.errors import TraceError
+from simulator.core.errors import TraceError, reason
 from simulator.core.part import Part, folder_of, fork, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
@@ -408,7 +408,7 @@ def link_trace(choice: TraceChoice) -> Trace:
     try:
         states = [Path(file).stat() for file in choice.files]
     except OSError as error:
-        raise TraceError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise TraceError(f"{error.filename}: cannot be read: {reason(error)}") from None
     return _link_trace(choice, tuple((state.st_mtime_ns, state.st_size) for state in states))
 
 

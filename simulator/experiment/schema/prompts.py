@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationInfo, field_validator
 
-from simulator.core.errors import PromptError
+from simulator.core.errors import PromptError, reason
 from simulator.core.files import read_file, shown
 from simulator.core.part import Part, fork, items, path_of
 from simulator.core.prompt_files import MOST_BYTES, NEWLINE, read_prompts
@@ -80,7 +80,7 @@ def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
     try:
         found = read_prompts(read_file(path, MOST_BYTES))
     except OSError as error:
-        refuse(f"cannot be read: {path}: {error.strerror or error}", "file")
+        refuse(f"cannot be read: {path}: {reason(error)}", "file")
     except PromptError as error:
         where = f"{name}:{error}" if str(error)[0].isdigit() else f"{name} {error}"
         refuse(f"is not a list of captions: {where}", "file")
