@@ -298,7 +298,7 @@ def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
     """Seconds between probes, and how they are known: by time stamps, by the statistics, else by the default of ping."""
     if len(log.sent_s) > 1 and (span_s := max(log.sent_s.values()) - min(log.sent_s.values())) > 0:
         step_s = span_s / (max(log.sent_s) - min(log.sent_s))
-        return step_s, f"probes {step_s:.4g} s apart in the mean, by the time stamps"
+        return step_s, f"probes {step_s:.4g} s apart, by the time stamps"
     default = "probes 1 s apart, assumed: the default of ping; "
     if log.took_ms is None or log.sent < 2:
         return 1.0, default + (

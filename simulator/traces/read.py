@@ -266,7 +266,7 @@ def _joined(first: Path, a: Direction, path: Path, b: Direction, way: str) -> Di
     ):
         if getattr(a, part) is not None and getattr(b, part) is not None:
             raise TraceError(
-                f"{path}: gives a {what}, as {first} does; a direction has one (a mahimahi uplink ends in .up)"
+                f"{path}: gives the {what}, as {first} does; a direction has one (a mahimahi uplink ends in .up)"
             )
     given = {field.name: getattr(b, field.name) for field in fields(b) if getattr(b, field.name) is not None}
     return replace(a, **given)
