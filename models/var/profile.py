@@ -1,9 +1,9 @@
 """Times passes of a model that predicts scale by scale, as `models.profile` times those of single tokens.
 
-A timed pass is what decoding runs: every layer over the new positions against the cache, the head on all of them, guidance, and a draw
-at each. Rows are conditional ones and, below them, as many unconditional ones. New positions are up to a whole image at once, as the
-device's first pass after a hand-over has them; the mask that keeps its scales apart is left out. What the class sets is computed once an
-image: it is timed as the caption encoder.
+A timed pass is what decoding runs: the embedding, every layer over the new positions against the cache, the head on all of them,
+guidance, and a draw at each. Rows are conditional ones and, below them, as many unconditional ones. New positions are up to a whole image
+at once, as the device's first pass after a hand-over has them; the mask that keeps its scales apart is left out. What the class sets is
+computed once an image: it is timed as the caption encoder.
 """
 
 from collections.abc import Callable
@@ -82,14 +82,16 @@ class TimedScales:
         """Runs a pass over so many new positions with so many cached ones, at most `cached`, and draws its codes."""
         model, config = self.model, self.model.config
         cache = ScaleCache(config, rows, cached + config.tokens, torch_device, dtype)
-        x = torch.randn(rows, config.tokens, config.dim, generator=torch.Generator().manual_seed(0))
-        x = x.to(torch_device, dtype)
+        width = model.word_embed.in_features
+        maps = torch.randn(rows, config.tokens, width, generator=torch.Generator().manual_seed(0))
+        maps = maps.to(torch_device, dtype)
         half = max(rows // 2, 1)
         labels = torch.tensor([0] * half + [model.classes] * (rows - half), device=torch_device)
         condition = model.condition(labels)
 
         def run(new: int, kv: int) -> object:
-            hidden = x[:, :new]
+            levels = model.levels()[:new]
+            hidden = model.word_embed(maps[:, :new]) + model.lvl_embed(levels) + model.pos_1LC[:, :new]
             for layer, (block, vectors) in enumerate(zip(model.blocks, condition.layers, strict=True)):
                 hidden = block(hidden, vectors, layer, kv, cache, None)
             logits = model.logits(hidden, condition, slice(None))  # [R, n, V]
