@@ -22,7 +22,7 @@ from models.pair import Pair
 from models.quality.likelihood import score_tokens
 from simulator.core.errors import PromptError, RecordingError
 from simulator.core.rng import draws
-from simulator.protocol.messages import Message, Widths, decode, encode
+from simulator.protocol.messages import Message, decode, encode
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.ops import COMPUTE_KINDS, ROLES, Await, Call, Compute, Emit, Forward, Handle, Send
 from simulator.protocol.recording import (
@@ -64,10 +64,7 @@ class LiveSession:
     def __init__(self, spec: SessionSpec, method: Method, pair: Pair, slot: int) -> None:
         self.spec, self.method, self.slot = spec, method, slot
         manifest = pair.manifest
-        pixels = manifest.image_size**2
-        self.widths = Widths(
-            manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, pixels, manifest.caption_slots
-        )
+        self.widths = manifest.widths
         count, width = manifest.image_tokens, manifest.caption_dim
         decoding = Decoding.model_validate(spec.decoding)
         self.device_state = DeviceState(count, width, caption=spec.prompt, decoding=decoding, seed=spec.seed)
@@ -297,7 +294,7 @@ class LiveSession:
             argmax=quality[1],
             widths=self.widths,
             meta={
-                "spec": {**self.spec.__dict__, "outcomes": list(self.spec.missed_calls)},
+                "spec": dict(self.spec.__dict__),
                 "decisions": sum(side.count for side in decisions),
                 "near_ties": sum(side.near_ties for side in decisions),
             },

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from models.var.transformer import Condition, ScaleCache, VarTransformer
 from simulator.core.errors import PromptError, RecordingError, WeightsError
 from simulator.core.rng import draws
 from simulator.protocol.families import families
-from simulator.protocol.messages import Widths
 from simulator.protocol.methods import METHODS, BaseSettings, Decoding, MethodSettings
 from simulator.protocol.outline import Outline, check_scales, cloud_prefix, decided_by, session_ops
 from simulator.protocol.recording import FROM_CLOUD, SCORES, Recording, SessionSpec
@@ -152,9 +150,8 @@ class ScaleRecorder:
             report(told[0])
 
         found: list[Made | None] = [None] * len(chunk)
-        of_cloud: dict[
-            int, list[int]
-        ] = {}  # the session that asks for the most scales of those that begin alike, and all of them
+        # The session that asks for the most scales of those that begin alike, and all of them.
+        of_cloud: dict[int, list[int]] = {}
         for members in families([one.spec for one in chunk], self.count):
             if longest := max(chunk[index].prefix for index in members):
                 of_cloud[next(index for index in members if chunk[index].prefix == longest)] = members
@@ -251,10 +248,7 @@ class ScaleRecorder:
         latents = self.pair.tokenizer.latents(codes)
         image = self.pair.tokenizer.decode(latents[-1])[0].cpu().numpy()
         nll, best = (made.nll, made.best) if one.prefix == self.count else self._likelihood(one, codes, latents)
-        pixels = manifest.image_size**2
-        widths = Widths(
-            manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, pixels, manifest.caption_slots
-        )
+        widths = manifest.widths
         picture = isinstance(one.settings, BaseSettings) and one.settings.deliver == "image"
         outline = Outline(1, picture=png_bytes(image) if picture else b"", missed=bool(spec.missed_calls))
         decided = decided_by(one.settings, outline, self.count, self.scales)
@@ -262,7 +256,6 @@ class ScaleRecorder:
         local = decided != FROM_CLOUD
         scores[local, SCORES.index("entropy")] = made.entropy[local]
         scores[local, SCORES.index("mid_top")] = made.doubt[local]
-        meta: dict[str, Any] = {"spec": {**spec.__dict__, "outcomes": list(spec.missed_calls)}}
         return Recording(
             ops=session_ops(
                 one.settings, one.decoding, outline, spec.prompt, spec.seed, self.count, widths, self.scales
@@ -274,7 +267,11 @@ class ScaleRecorder:
             nll=nll.astype(np.float32),
             argmax=best.astype(np.uint16),
             widths=widths,
-            meta=meta | {"decisions": self.count, "near_ties": int((made.margin < NEAR_TIE).sum())},
+            meta={
+                "spec": dict(spec.__dict__),
+                "decisions": self.count,
+                "near_ties": int((made.margin < NEAR_TIE).sum()),
+            },
         )
 
     def _likelihood(self, one: VarRequest, codes: Tensor, latents: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ from simulator.core.part import Part, found_text, path_of
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.protocol.backbones import BACKBONES, Backbone, function_of
+from simulator.protocol.messages import Widths
 
 FORMAT = 1
 MANIFEST = "pair.json"
@@ -195,6 +196,12 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def image_tokens(self) -> int:
         """T, image tokens per image, of all scales where there are several."""
         return sum(side * side for side in self.scales or (self.grid,))
+
+    @property
+    def widths(self) -> Widths:
+        """Sizes of what its messages hold."""
+        pixels = self.image_size**2
+        return Widths(self.cloud.dim, self.codebook_size, self.caption_dim, pixels, self.caption_slots)
 
     @property
     def has_drafter(self) -> bool:

@@ -21,7 +21,6 @@ import numpy as np
 
 from simulator.core.errors import RecordingError, ScenarioError
 from simulator.core.rng import stream
-from simulator.protocol.messages import Widths
 from simulator.protocol.methods import (
     METHODS,
     BaseSettings,
@@ -77,9 +76,7 @@ def record_statistical(spec: SessionSpec, manifest: PairManifest) -> Recording:
     settings = METHODS[spec.method].settings.model_validate(spec.settings)
     check_statistical(spec.method, settings, manifest)
     decoding, count = Decoding.model_validate(spec.decoding), manifest.image_tokens
-    widths = Widths(
-        manifest.cloud.dim, manifest.codebook_size, manifest.caption_dim, manifest.image_size**2, manifest.caption_slots
-    )
+    widths = manifest.widths
     outline = draw_outline(spec, settings, manifest)
     ops = session_ops(settings, decoding, outline, spec.prompt, spec.seed, count, widths, known.scales)
     size = manifest.image_size
@@ -92,7 +89,7 @@ def record_statistical(spec: SessionSpec, manifest: PairManifest) -> Recording:
         nll=np.full(count, np.nan, np.float32),
         argmax=np.zeros(count, np.uint16),
         widths=widths,
-        meta={"spec": {**spec.__dict__, "missed_calls": [], "outcomes": []}, "statistical": known.source},
+        meta={"spec": dict(spec.__dict__), "statistical": known.source},
     )
 
 
