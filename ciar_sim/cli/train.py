@@ -91,6 +91,13 @@ def file(
 @click.option(
     "--top-k", type=click.IntRange(0, 65536), default=0, show_default=True, help="Of the cloud's sampling; 0 is off."
 )
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images that the cloud decodes at once; bounds memory.",
+)
 @torch_device_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 @errors_in_one_line
@@ -104,6 +111,7 @@ def device(
     batch_images: int,
     guidance: float | None,
     top_k: int,
+    max_batch: int,
     torch_device: str,
     quiet: bool,
 ) -> None:
@@ -134,7 +142,7 @@ def device(
     captions = _captions(prompts, loaded)
     with progress_bars(quiet) as progress:
         told = partial(progress, "images of the cloud")
-        distil(loaded, captions, settings, out, where, told, Console(stderr=True, quiet=quiet))
+        distil(loaded, captions, settings, out, where, told, Console(stderr=True, quiet=quiet), max_batch)
     if not quiet:
         click.echo(f"{out}")
 

@@ -45,6 +45,7 @@ class CloudOutputs:
         seed: of the images, and of the order of the batches.
         folder: where parts are kept.
         progress: told (parts made, parts).
+        max_batch: images decoded at once.
 
     Raises:
         PromptError: a caption that the pair cannot encode.
@@ -60,8 +61,9 @@ class CloudOutputs:
         seed: int,
         folder: Path,
         progress: Progress = lambda made, parts: None,
+        max_batch: int = PART_IMAGES,
     ) -> None:
-        self.pair, self.decoding, self.seed = pair, decoding, seed
+        self.pair, self.decoding, self.seed, self.max_batch = pair, decoding, seed, max_batch
         self.parts = -(-images // PART_IMAGES)
         self.images = self.parts * PART_IMAGES
         told = json.dumps([pair.manifest.weights_hash, decoding.model_dump(mode="json"), list(captions), seed])
@@ -148,7 +150,7 @@ class CloudOutputs:
             )
             for image in range(part * PART_IMAGES, (part + 1) * PART_IMAGES)
         ]
-        found = {spec.key(): recording.tokens for spec, recording in Recorder(pair, PART_IMAGES).record(specs)}
+        found = {spec.key(): recording.tokens for spec, recording in Recorder(pair, self.max_batch).record(specs)}
         codes = np.stack([found[spec.key()] for spec in specs])  # [n, T]
         rows = [pair.text.encode(spec.prompt).float().cpu() for spec in specs]
         states = []

@@ -23,7 +23,7 @@ from models.interval import uncertainty
 from models.pair import Pair, save_model
 from models.phi import IntervalProjection
 from models.train import losses
-from models.train.cloud_outputs import CloudOutputs
+from models.train.cloud_outputs import PART_IMAGES, CloudOutputs
 from models.train.device import compare, hidden_at
 from models.train.inputs import Inputs, digest_of, settings_of
 from models.train.loop import MOST_IMAGES, MOST_STEPS, LoopSettings, TrainResult, moved, train
@@ -126,6 +126,7 @@ def distil(
     torch_device: str = "cpu",
     progress: Callable[[int, int], None] = lambda made, parts: None,
     console: Console | None = None,
+    max_batch: int = PART_IMAGES,
 ) -> TrainResult:
     """Distils a device into `out_dir`, or resumes: device.safetensors, phi.safetensors and metrics.json.
 
@@ -137,6 +138,7 @@ def distil(
         torch_device: where training runs.
         progress: told (parts of the cloud's outputs made, parts).
         console: where the steps are told; stderr by default.
+        max_batch: images that the cloud decodes at once.
 
     Raises:
         WeightsError: a checkpoint there was made from other inputs.
@@ -144,7 +146,7 @@ def distil(
     """
     decoding = Decoding.model_validate({"guidance": settings.guidance, "top_k": settings.top_k})
     outputs = out_dir / "cloud-outputs"
-    data = CloudOutputs(pair, captions, settings.images, decoding, settings.seed, outputs, progress=progress)
+    data = CloudOutputs(pair, captions, settings.images, decoding, settings.seed, outputs, progress, max_batch)
     cloud = pair.cloud
     free = {"steps", "phi_steps", "learning_rate", "amp", "seed", "images"}
     inputs: Inputs = {k: v for k, v in settings_of(settings).items() if k not in free} | data.inputs()

@@ -132,6 +132,7 @@ OPTIONS: dict[str, Row] = {
         for name in ("pair", "prompts", "out", "images", "steps", "phi-steps", "batch-images")
     },
     "train device --guidance": "tests/ciar_sim/test_backbones.py::test_distilling_goes_on_where_it_was_stopped",
+    "train device --max-batch": BATCH,
     "train device --top-k": "tests/ciar_sim/test_backbones.py::test_distilling_goes_on_where_it_was_stopped",
     "train device --torch-device": (["train", "device", "--pair", "{pair}"], ["--torch-device", "cuda:77"]),
     "train device --quiet": "tests/ciar_sim/test_backbones.py::test_distilling_goes_on_where_it_was_stopped",

@@ -6,6 +6,7 @@ CPU, and refuses what CUDA refuses: to meet a CPU tensor in one operation, and t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from benchmarks.tiny_pair import make_tiny_pair
 from models.pair import load_pair
+from models.recording import load_models, recorder_of
 from models.sampling import guide
 from models.train.patches import set_patch_codes
 from models.vq import VQConfig, VQModel
 from simulator.core.rng import stream
 from simulator.protocol.recording import Recording
 
+from . import var_files
 from .test_methods import METHODS_UNDER_TEST, record, spec
+from .test_var import asked, named
 
 backend_registration._setup_privateuseone_for_python_backend("gpu")  # torch's hook for devices written in Python
 torch.gpu.get_amp_supported_dtype = list  # type: ignore[attr-defined]  # asked for by any recomputed pass of the same process
@@ -185,3 +189,10 @@ def test_recordings_on_a_gpu_are_those_of_the_cpu(recordings: list[tuple[Recordi
     assert np.array_equal(one.tokens, two.tokens)
     assert np.array_equal(one.ops, two.ops)
     assert np.allclose(one.scores, two.scores, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_models_that_predict_scale_by_scale_decode_where_they_lie(tmp_path: Path) -> None:
+    models = load_models(named(var_files.write(tmp_path / "var")), "gpu")
+    ((_, recording),) = recorder_of(models).record([asked("code", {"prefix_rate": 0.134})])
+    assert len(recording.tokens) == 680
