@@ -298,7 +298,7 @@ def _picked(logits: Tensor, sampled: bool, temperature: float, top_k: int, top_p
     """The code of every position of a scale, from guided logits [n, V] and uniform draws [n]."""
     if sampled:
         each = torch.ones(len(logits))
-        probs = filter_probs(logits, temperature * each, top_k * each.int(), top_p * each)
+        probs = filter_probs(logits, temperature * each, top_k * each.long(), top_p * each)
         drawn = torch.from_numpy(u).to(logits.device)
         tokens = sample(probs, drawn)
         margin = sample_margins(probs, drawn, tokens)
