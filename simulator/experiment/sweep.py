@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,6 +46,7 @@ def expand(scenario: Scenario) -> list[Case]:
             chosen = dict(zip([path for paths, _ in grid for path in paths], itertools.chain(*values), strict=True))
             cases.append(case_at(scenario, position, chosen, len(cases)))
     _check_names(cases)
+    _check_names_of_trials(scenario, tuned)
     return cases
 
 
@@ -65,6 +67,19 @@ def _check_names(cases: Sequence[Case]) -> None:
                 raise ScenarioError(
                     f"methods[{longer}] label {labels[longer]} is also what the sweep makes of {labels[shorter]}; give it another label"
                 )
+
+
+def _check_names_of_trials(scenario: Scenario, tuned: Mapping[int, Sequence[str]]) -> None:
+    """Raises ScenarioError where a label is the name that a trial of another method may have; which values are tried is not known yet."""
+    for position, paths in tuned.items():
+        label = scenario.methods[position].label
+        words = "".join(rf"( {re.escape(path.rpartition('.')[2])}=\S+)?" for path in paths)
+        for other, method in enumerate(scenario.methods):
+            if other != position and re.fullmatch(re.escape(label) + words, method.label):
+                with error_context("methods", other):
+                    raise ScenarioError(
+                        f"methods[{other}] label {method.label} may also be what sweep.tune makes of {label}; give it another label"
+                    )
 
 
 Grid = list[tuple[tuple[str, ...], list[tuple[Any, ...]]]]  # paths that move together, and rows of their values

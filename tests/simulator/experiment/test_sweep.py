@@ -160,6 +160,24 @@ def test_a_sweep_gives_no_method_the_name_of_another(methods: list[Any]) -> None
     assert len(expand(load_scenario(scenario))) == 4
 
 
+def test_no_label_is_what_a_trial_may_be_called() -> None:
+    """Which values are tried is known only after the work: any value of the tuned settings counts."""
+    sweep = {"methods.ciar.threshold": {"min": 0.1, "max": 0.7}, "methods.ciar.prefix_rate": [0.0, 0.2], "tune": 4}
+    for label, said in (
+        ("ciar threshold=0.3 prefix_rate=0.2", True),
+        ("ciar threshold=low", True),
+        ("ciar budget=0.3", False),
+    ):
+        scenario = {"name": "names", "methods": ["base", "ciar", {"name": "ciar", "label": label}], "sweep": sweep}
+        if not said:
+            assert len(expand(load_scenario(scenario))) == 2
+            continue
+        with pytest.raises(
+            ScenarioError, match=rf"methods\[2\] label {label} may also be what sweep.tune makes of ciar; give it"
+        ):
+            expand(load_scenario(scenario))
+
+
 def test_a_swept_value_is_named_unless_it_is_a_word_of_the_label() -> None:
     """Images of both seeds were called `base seed=12`, and the run ended in a traceback: seed=1 begins that word."""
     methods = [{"name": "base", "label": "base seed=12"}]
