@@ -20,7 +20,7 @@ from models.methods.session import Step
 from models.openings import Opening, Planned, plan
 from models.pair import Pair
 from models.quality.likelihood import score_tokens
-from simulator.core.errors import PromptError, RecordingError
+from simulator.core.errors import DivergedError, PromptError, RecordingError
 from simulator.core.rng import draws
 from simulator.protocol.messages import Message, decode, encode
 from simulator.protocol.methods import METHODS, Decoding
@@ -278,8 +278,10 @@ class LiveSession:
         ops = op_table(*self.log)
         never = set(self.spec.missed_calls) - set(ops["call"][ops["kind"] == AWAIT].tolist())
         if never:
-            raise RecordingError(
-                f"{self.spec.method}: calls {sorted(never)} were to miss a deadline, but nobody waits for them"
+            raise DivergedError(
+                f"{self.spec.method}: the session that was to give up the reply to call {min(never)} never waited for it: before that it "
+                "chose another token than the unbroken session, as near ties can in another batch; with --max-batch 1 and another --cache "
+                "none does"
             )
         assert self.image is not None
         return Recording(

@@ -84,6 +84,10 @@ class UnrecordedError(RecordingError):
     """Recordings are missing and no models are at hand."""
 
 
+class DivergedError(RecordingError):
+    """A session that was to give a reply up never asked for it: in another batch a near tie went the other way before."""
+
+
 class ComputeError(CiarSimError):
     """No compute time can be given: unknown hardware or model, or a profile that does not cover what is asked of it."""
 

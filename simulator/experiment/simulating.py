@@ -5,11 +5,12 @@ import pickle
 import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from simulator.core.errors import CiarSimError, SimulationError
+from simulator.core.errors import CiarSimError, DivergedError, SimulationError
 from simulator.core.limits import free_memory_bytes, limited_memory, limited_time
 from simulator.experiment.branches import Branches
 from simulator.experiment.cost_table import CostTable, Priced, cloud_tiers, fleet_parts, forget, kinds_by_tier
@@ -94,12 +95,22 @@ def simulate_cases(
         results[index] = result if index in shown else replace(result, drawn=b"")
 
     def record(missing: Sequence[tuple[int, tuple[int, int]]]) -> None:
-        """Records what devices do after the given calls of the given prompts."""
+        """Records what devices do after the given calls of the given prompts.
+
+        Where one chooses another way in company, each is recorded alone; a case whose session then diverges too fails.
+        """
         specs = [
             replace(plan.specs[plan.of_case[index][prompt]], missed_calls=(call,)) for index, (prompt, call) in missing
         ]
-        for (index, place), recording in zip(missing, source.recordings(specs), strict=True):
-            branches[index][place] = recording
+        with suppress(DivergedError):
+            source.recordings(specs)
+        for (index, place), spec in zip(missing, specs, strict=True):
+            try:
+                (branches[index][place],) = source.recordings([spec])
+            except DivergedError as error:
+                case = next(case for case in cases if case.index == index)
+                results.pop(index, None)
+                failed[index] = FailedCase(case, f"{case.title}: {error}", error)
 
     if kept is not None:
         keys = {case.index: key_of(case, costs, plan, timeline_sessions) for case in cases}

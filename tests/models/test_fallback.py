@@ -72,7 +72,7 @@ def test_what_cannot_be_given_up_is_waited_for(tiny_pair: Pair) -> None:
 
 
 def test_an_outcome_of_an_await_that_never_comes_is_refused(tiny_pair: Pair) -> None:
-    with pytest.raises(RecordingError, match="nobody waits"):
+    with pytest.raises(RecordingError, match="call 7 never waited for it"):
         record(tiny_pair, replace(spec(tiny_pair, "code", {"prefix_rate": 0.3}), missed_calls=(7,)))
 
 

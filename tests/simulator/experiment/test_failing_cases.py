@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ciar_sim.cli.main import main
-from simulator.core.errors import DeadlockError
+from simulator.core.errors import DeadlockError, DivergedError
 from simulator.experiment import simulating
+from simulator.protocol.cache import CachedSource
 
 SCENARIO = """\
 name: failing
@@ -84,3 +85,27 @@ def test_without_any_case_nothing_is_written(run: Any, tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert f"Error: {message}" in result.output
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_session_that_leaves_its_way_is_recorded_alone_and_else_fails_its_case_alone(
+    alone: bool, tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A near tie that went the other way in company ended the whole run."""
+    real = CachedSource.recordings
+
+    def recordings(source: CachedSource, specs: Any) -> Any:
+        if any(spec.missed_calls for spec in specs) and not (alone and len(specs) == 1):
+            raise DivergedError("never waited for it")
+        return real(source, specs)
+
+    monkeypatch.setattr(CachedSource, "recordings", recordings)
+    more = "decoding: {text_encoder: device}\nfallback: {policy: device, deadline_ms: 1}\nnetwork: {rtt_ms: 60, up_mbps: 9, down_mbps: 9}\n"
+    path = tmp_path / "s.yaml"
+    path.write_text(SCENARIO.format(pair=tiny_pair_folder) + more)
+    options = ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    shown = CliRunner().invoke(main, ["run", str(path), *options])
+    assert shown.exit_code == (0 if alone else 1), shown.output
+    methods = pd.read_csv(tmp_path / "out" / "summary.csv")["method"].tolist()
+    assert methods == ["base", "device-only", *(["code"] if alone else [])]
+    assert ("code: never waited for it" in shown.output) == (not alone)
