@@ -75,7 +75,7 @@ class Profile(Settings):
         dtype: Of the weights.
         runtime: eager, or cuda-graphs where passes were captured.
         passes: By role, passes whose last position alone is read out (prefill and decoding).
-        verify: By role, passes over a tree of drafts, every position read out; empty where they were not measured.
+        verify: By role, passes over a tree of drafts or over whole scales, every position read out; empty where they were not measured.
         compute_seconds: By kind, batch 1.
     """
 
