@@ -10,7 +10,7 @@ from simulator.traces import arrival_readers as arrivals
 from simulator.traces import cellular_readers as cellular
 from simulator.traces import json_readers as documents
 from simulator.traces import number_readers as numbers
-from simulator.traces import own
+from simulator.traces import own, ping_text
 from simulator.traces import probe_readers as probes
 from simulator.traces.source import Source
 from simulator.traces.trace import Arrivals, Direction, Trace
@@ -107,7 +107,7 @@ FORMATS: dict[str, Format] = {
         "a JSON object with start, intervals, end, or one an event (iperf3)", documents.is_iperf3, documents.read_iperf3
     ),
     "ping-text": Format(
-        "the output of ping, with icmp_seq and time= in a line", probes.is_ping_text, probes.read_ping_text
+        "the output of ping, with icmp_seq and time= in a line", ping_text.is_ping_text, ping_text.read_ping_text
     ),
     "cellreplay-light": Format(
         "lines of time, base delay and ascending offsets from 0 (ms, CellReplay)",
