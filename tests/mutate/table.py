@@ -178,8 +178,8 @@ MUTATIONS = (
     Mutation(
         "buffer-full-at-its-size",
         "simulator/network/link.py",
-        "wire.bits(ahead_s, wire.free_s) > self._buffer_bits",
-        "wire.bits(ahead_s, wire.free_s) >= self._buffer_bits",
+        "self._waiting_bits(ahead_s) > self._buffer_bits",
+        "self._waiting_bits(ahead_s) >= self._buffer_bits",
         BUFFER,
     ),
     Mutation(
