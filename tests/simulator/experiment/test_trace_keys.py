@@ -80,7 +80,7 @@ def test_a_pair_of_files(files: str, tmp_path: Path) -> None:
         ("{down: a, up: 3}", "must be the path of a file, got 3"),
         ("[]", "got an empty list"),
         ("{down: a, up: d}", "d: has no uplink rate"),
-        ("[a, a]", "gives a downlink rate"),
+        ("[a, a]", "gives the downlink rate"),
         ('"a\\0"', r"U\+0000 is not allowed"),
         ("x" * 5000, "which is not there"),
     ],
