@@ -121,7 +121,7 @@ def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:
     found = []
     for serving in case.scenario.servings.values():
         load = serving.background
-        if load is None or not took_s > 0.0:
+        if load is None or not load.utilisation or not took_s > 0.0:
             continue
         job_s = 1e-3 * load.job_ms
         jobs = serving.replicas * load.utilisation * took_s / job_s

@@ -47,11 +47,11 @@ class BackgroundLoad(Part):
     A run begins with the jobs that such a replica holds on average, 500 at the largest share.
 
     Attributes:
-        utilisation: Share of a replica's time that they take up.
+        utilisation: Share of a replica's time that they take up; 0 for none.
         job_ms: How long a job holds its replica.
     """
 
-    utilisation: float = Field(gt=0, le=0.999)
+    utilisation: float = Field(ge=0, le=0.999)
     job_ms: float = Field(default=20.0, ge=0.01, le=1e6)
 
 

@@ -197,6 +197,14 @@ def test_jobs_of_other_tenants_that_are_too_few_or_too_long_for_their_share_are_
     assert says or not texts
 
 
+def test_no_share_of_other_tenants_is_none(tmp_path: Path) -> None:
+    """An axis over their share may begin at 0."""
+    alone = run(tmp_path, POISSON + "}")[1]
+    case, result = run(tmp_path, "cloud: {background: {utilisation: 0}}\n" + POISSON + "}")
+    assert all(np.array_equal(values, alone.columns[name]) for name, values in result.columns.items())  # type: ignore[attr-defined]
+    assert load_warnings(case, result) == []  # type: ignore[arg-type]
+
+
 def test_cloud_keys_reach_the_simulation(tmp_path: Path) -> None:
     """One slot and no queue for it: at load 1, half of the requests are lost (Erlang B)."""
     text = "cloud: {max_batch: 1, max_sessions: 1, max_waiting: 0}\nworkload: {devices: 4, arrivals: {poisson_per_s: 1}, duration_s: 400}"
