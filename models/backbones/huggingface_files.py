@@ -11,6 +11,7 @@ Longer than other files, since each kind of model is a small variation of the ot
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -376,8 +377,8 @@ def _shape(
             PROMPT_SLOTS,
             ROW_WIDTH,
             grid,
-            rope_base=float(rotary.get("rope_theta", config.get("rope_theta", 10000.0))),
-            norm_eps=float(config.get("rms_norm_eps", norm_eps)),
+            rope_base=_positive(folder, {**config, **rotary}, "rope_theta", 10000.0),
+            norm_eps=_positive(folder, config, "rms_norm_eps", norm_eps),
             text_vocab=_whole(folder, config, "vocab_size", text_vocab),
             **more,
         )
@@ -401,6 +402,14 @@ def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int) -> i
             f"{folder / CONFIG}: {key} must be a whole number from 1 to {2**20}, got {str(found)[:40]!r}"
         )
     return found
+
+
+def _positive(folder: Path, config: Mapping[str, Any], key: str, default: float) -> float:
+    """A figure of the configuration."""
+    found = config.get(key, default)
+    if type(found) not in (int, float) or not 0 < found < math.inf:
+        raise WeightsError(f"{folder / CONFIG}: {key} must be a number above 0, got {str(found)[:40]!r}")
+    return float(found)
 
 
 def _is(folder: Path, config: Mapping[str, Any], model_type: str) -> None:

@@ -224,6 +224,10 @@ def test_configurations_that_would_compute_something_else_are_refused(tmp_path: 
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', needed 'silu'"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings must be false"),
         ({"swin_norm": True}, "attention_bias, mlp_bias and swin_norm must be false"),
+        ({"rms_norm_eps": None}, "rms_norm_eps must be a number above 0, got 'None'"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps must be a number above 0, got '1e-5'"),
+        ({"rope_theta": float("nan")}, "rope_theta must be a number above 0, got 'nan'"),
+        ({"rope_parameters": {"rope_theta": True}}, "rope_theta must be a number above 0, got 'True'"),
     ):
         path.write_text(json.dumps(config | change))
         with pytest.raises(WeightsError, match=rf"config\.json: {found}"):
