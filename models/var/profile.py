@@ -104,7 +104,7 @@ class TimedScales:
 
 
 def measure_scales(pair: VarPair, progress: Progress | None = None, budget_s: float = 15.0) -> Profile:
-    """As `models.profile.measure_profile`, of a pair that predicts scale by scale."""
+    """As `models.profile.measure_profile`, of a pair that predicts scale by scale; one without a device runs no pass there."""
     models = {"cloud": TimedScales(pair.cloud), "device": TimedScales(pair.device or pair.cloud)}
     name, weights, where = pair.manifest.name, pair.manifest.weights_hash, pair.torch_device
     work = _work(pair.cloud, pair.tokenizer)

@@ -95,7 +95,9 @@ class Scenario(Part):
         default="split",
         description="cloud: the device's program runs beside the cloud model, too; only the image's ids travel",
     )
-    compute: Compute = Field(default={}, validate_default=True)
+    compute: Compute = Field(
+        default={}, validate_default=True
+    )  # as if written: which model it means depends on the pair
     cloud: Cloud = Field(default_factory=lambda: Cloud())
     network: ScenarioNetwork = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
     fallback: FallbackPolicy = Field(default_factory=lambda: FallbackPolicy())

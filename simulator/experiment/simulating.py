@@ -103,7 +103,9 @@ def simulate_cases(
             replace(plan.specs[plan.of_case[index][prompt]], missed_calls=(call,)) for index, (prompt, call) in missing
         ]
         with suppress(DivergedError):
-            source.recordings(specs)
+            for (index, place), recording in zip(missing, source.recordings(specs), strict=True):
+                branches[index][place] = recording
+            return
         for (index, place), spec in zip(missing, specs, strict=True):
             try:
                 (branches[index][place],) = source.recordings([spec])

@@ -104,17 +104,13 @@ class _Process:
             self.events.append(_Event("M", self.pid, key, tid, args=_raw(args)))
 
 
-def drawn(
-    spans: Sequence[Span],
-    samples: Mapping[str, np.ndarray],
-    answered: Mapping[str, np.ndarray] | None = None,
-) -> bytes:
+def drawn(spans: Sequence[Span], samples: Mapping[str, np.ndarray], answered: Mapping[str, np.ndarray]) -> bytes:
     """The part of one case: every span once, the cloud's iterations, flows and counters, in order of time; empty without spans.
 
     Args:
         spans: Of the case.
         samples: `SAMPLED` of its cloud; shown while the spans last.
-        answered: Columns `request`, `requested_s` and `done_s` of the case's answered requests; None: the spans alone are known.
+        answered: Columns `request`, `requested_s` and `done_s` of the case's answered requests; of others the spans alone are known.
     """
     if not spans:
         return b""
@@ -123,7 +119,7 @@ def drawn(
     devices: dict[int, list[Span]] = {}
     for span in spans:
         devices.setdefault(span.device, []).append(span)
-    columns = [answered[name].tolist() for name in ("request", "requested_s", "done_s")] if answered else [[], [], []]
+    columns = (answered[name].tolist() for name in ("request", "requested_s", "done_s"))
     lasted = {request: (start_s, end_s) for request, start_s, end_s in zip(*columns, strict=True)}
     for pid, (device, own) in enumerate(sorted(devices.items()), start=1):
         process = _Process(events, pid, f"device {device}")

@@ -24,9 +24,12 @@ NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 
 
+NOBODY = {name: np.empty(0) for name in ("request", "requested_s", "done_s")}  # was answered
+
+
 def timeline(*cases: tuple[str, list[Span], dict[str, np.ndarray]]) -> dict[str, Any]:
     """The trace of cases with these titles, spans and samples of the queue."""
-    data = timeline_bytes([(title, drawn(spans, samples)) for title, spans, samples in cases])
+    data = timeline_bytes([(title, drawn(spans, samples, NOBODY)) for title, spans, samples in cases])
     found: dict[str, Any] = json.loads(gzip.decompress(data))
     return found
 
@@ -122,7 +125,7 @@ def test_lanes_hold_spans_that_overlap_and_equal_spans_give_equal_bytes() -> Non
     assert slices["a"]["tid"] == slices["c"]["tid"] != slices["b"]["tid"]
     assert {e["args"]["name"] for e in events if e["name"] == "thread_name"} >= {"uplink", "uplink 2"}
     assert [(e["ph"], e["ts"]) for e in events if e["ph"] in "stf"] == [("s", 250e3), ("t", 750e3), ("f", 1500e3)]
-    parts = [("wifi base", drawn(spans, {}))]
+    parts = [("wifi base", drawn(spans, {}, NOBODY))]
     assert timeline_bytes(parts) == timeline_bytes(parts)
 
 
