@@ -4,8 +4,8 @@ A stage is any object with
 
     model: nn.Module                        trained; its state dict (parameters and buffers) is saved, resumed and averaged
     batch(step) -> Any                      the batch of a step, from (seed, step) alone; prepared in a thread, one step ahead
-    loss(batch, step) -> (Tensor, dict)     scalar to minimise, and floats or 0-d tensors to log, the same names in every step;
-                                            runs under autocast if `amp: bf16`; the batch and all modules of the stage are moved
+    loss(batch, step) -> (Tensor, dict)     scalar to minimise, and floats or 0-d tensors to log by name; runs under autocast if
+                                            `amp: bf16`; the batch and all modules of the stage are moved
 
 and, if it defines them,
 
