@@ -191,6 +191,7 @@ class Bbr:
 
     def timed_out(self, sender: Sender) -> None:
         self._prior = max(self._prior, self.window)
+        self._full = 0.0  # any rate has grown: Linux bbr_set_state
         self.window = sender.pipe + 1.0  # the first is sent again at once
 
     def begins(self, sender: Sender, idle_s: float) -> None:

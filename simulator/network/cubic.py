@@ -161,8 +161,8 @@ class Cubic:
         self._reduced = 0
 
     def recovered(self, sender: Sender) -> None:
-        if self._epoch_s == -math.inf:
-            self.window = min(self.window, self._threshold)
+        if sender.state == RECOVERY:
+            self.window = self._threshold  # RFC 9937 sec. 6.2, the end of recovery; Linux tcp_end_cwnd_reduction
 
     def timed_out(self, sender: Sender) -> None:
         self._loss(self.window)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.ns3_points import FILE, Given, Point, modelled_s, read, transfer_s
 from simulator.core.rng import stream
 from simulator.network.access import AccessNetwork, Network
+from simulator.network.bbr import Bbr
 from simulator.network.congestion import OPEN
 from simulator.network.cross import AQMS, GREEDY, CrossQueue
 from simulator.network.cubic import BETA, Cubic
@@ -153,6 +154,15 @@ def test_cubic_keeps_seven_tenths_of_the_window_at_a_loss(lost: int) -> None:
     assert control._threshold == math.floor(BETA * control._most)
 
 
+def test_cubic_has_the_reduced_window_after_a_recovery_that_ends_with_its_message() -> None:
+    """Rate reduction keeps little more than what is under way, which is nothing at a message's end; what follows begins at the
+    threshold (RFC 9937 sec. 6.2, Linux tcp_end_cwnd_reduction): 10 segments leave in one flight, seven tenths of the 15 of the window."""
+    for segments, flights in ((10, 1), (11, 2)):
+        one = link("cubic", 1e12, lost=[5])
+        one.send(0.0, 10 * 1448)
+        assert one.send(0.4, segments * 1448) == pytest.approx(0.35 + 0.1 * flights, abs=1e-4)
+
+
 def test_cubic_is_back_at_its_window_when_its_formula_says() -> None:
     """RFC 9438 equation 2: K = cbrt(0.3 W / 0.4) seconds after a loss; a long round trip, so that Reno's window grows more slowly."""
     one = link("cubic", 1e12, 0.4, lost=[300])
@@ -182,6 +192,21 @@ def test_cubic_does_not_jump_off_its_plateau() -> None:
         assert control.window <= last + 1.0
         last = control.window
     assert sender.now_s == pytest.approx(math.cbrt(300 / 0.4) + math.cbrt(10 / 0.4) - 0.2, rel=0.05)
+
+
+@pytest.mark.parametrize(("timeout", "rounds"), [(None, 4), (2, 6), (3, 7)])
+def test_bbr_forgets_at_a_timeout_what_the_rate_has_grown_from(timeout: int | None, rounds: int) -> None:
+    """The pipe is full after three rounds at the first one's rate; the one after a timeout is a first one (Linux bbr_set_state)."""
+    control, filled = Bbr(10, 0.1), 0
+    while not control.filled:
+        filled += 1
+        sender = SimpleNamespace(
+            state=OPEN, now_s=0.1 * filled, sample=(100.0, 10 * filled, False), pipe=10, delivered=10 * filled + 10
+        )
+        control.acked(sender, 10, 0, 0.1)  # type: ignore[arg-type]
+        if filled == timeout:
+            control.timed_out(sender)  # type: ignore[arg-type]
+    assert filled == rounds
 
 
 # --- laws
