@@ -75,9 +75,11 @@ class EagleDrafter(CachedDecoder):
         return y
 
 
-def drafter_config(base: TransformerConfig, ffn_hidden: int | None = None) -> TransformerConfig:
+def drafter_config(
+    base: TransformerConfig, ffn_hidden: int | None = None, norm_eps: float = NORM_EPS
+) -> TransformerConfig:
     """Shape of a drafter for a base model; ffn_hidden: None takes the base model's."""
-    return replace(base, n_layer=1, norm_eps=NORM_EPS, ffn_hidden=ffn_hidden or base.ffn_hidden)
+    return replace(base, n_layer=1, norm_eps=norm_eps, ffn_hidden=ffn_hidden or base.ffn_hidden)
 
 
 def to_checkpoint(drafter: EagleDrafter) -> dict[str, Tensor]:
@@ -89,7 +91,9 @@ def to_checkpoint(drafter: EagleDrafter) -> dict[str, Tensor]:
     return state
 
 
-def from_checkpoint(state: Mapping[str, Tensor], base: TransformerConfig, source: Path | str) -> EagleDrafter:
+def from_checkpoint(
+    state: Mapping[str, Tensor], base: TransformerConfig, source: Path | str, norm_eps: float = NORM_EPS
+) -> EagleDrafter:
     """A drafter from weights under the reference's keys; others, like a copy of the embedding, are ignored.
 
     base: shape of the model it drafts for. Raises WeightsError naming the file and the missing or misshapen key.
@@ -99,7 +103,7 @@ def from_checkpoint(state: Mapping[str, Tensor], base: TransformerConfig, source
             raise WeightsError(f"{source}: {name} is missing: not a feature-level drafter")
     gate = state["layers.0.mlp.gate_proj.weight"]
     try:
-        config = drafter_config(base, len(gate))
+        config = drafter_config(base, len(gate), norm_eps)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{source}: layers.0.mlp.gate_proj.weight has shape {list(gate.shape)}: {error}") from error
     with unallocated():

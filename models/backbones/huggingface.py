@@ -29,6 +29,7 @@ from models.backbones.huggingface_files import (
     Described,
     Prompt,
     describe,
+    tied,
     vq_sizes,
     weight_files,
 )
@@ -184,7 +185,7 @@ def load_decoder(
             that are not finite in `dtype`: one error names all of a kind.
     """
     config, codes = described.config, torch.tensor(described.codes, dtype=torch.long)
-    places = _janus_places(config) if config.head_layer else _chameleon_places(config, codes)
+    places = _janus_places(config) if config.head_layer else _chameleon_places(config, codes, tied(folder))
     with unallocated():
         model = LlamaDecoder(config).to(dtype)
     shapes = {key: shape for path in weight_files(folder) for key, shape in _shapes(path)}
@@ -257,17 +258,16 @@ def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[TensorPlac
     return places
 
 
-def _chameleon_places(config: LlamaConfig, codes: Tensor) -> dict[str, list[TensorPlace]]:
+def _chameleon_places(config: LlamaConfig, codes: Tensor, tied: bool) -> dict[str, list[TensorPlace]]:
     def image_rows(tensor: Tensor) -> Tensor:
         return tensor[codes]
 
-    return _block_places("model.", config) | {
-        "model.embed_tokens.weight": [
-            TensorPlace("text_embeddings.weight"),
-            TensorPlace("tok_embeddings.weight", image_rows),
-        ],
-        "lm_head.weight": [TensorPlace("output.weight", image_rows)],
-    }
+    embedding = [TensorPlace("text_embeddings.weight"), TensorPlace("tok_embeddings.weight", image_rows)]
+    output = [TensorPlace("output.weight", image_rows)]
+    heads = {"lm_head.weight": output, "model.embed_tokens.weight": embedding}
+    if tied:
+        heads = {"model.embed_tokens.weight": embedding + output}
+    return _block_places("model.", config) | heads
 
 
 def _janus_places(config: LlamaConfig) -> dict[str, list[TensorPlace]]:

@@ -105,10 +105,6 @@ def _chameleon_shape(
     """The decoder's shape, the codes' tokens, the image's side in pixels, and the vocabulary. scale: the image's side over the
     image tokenizer's own resolution."""
     config, words, vq = _chameleon(folder)
-    if config.get("tie_word_embeddings"):
-        raise WeightsError(
-            f"{folder / CONFIG}: tie_word_embeddings must be false: the output matrix is read from lm_head"
-        )
     codes = _codes(folder, words)
     multipliers = vq.get("channel_multiplier") or vq.get("ch_mult") or (1, 1, 2, 2, 4)
     if not isinstance(multipliers, list | tuple) or len(multipliers) > 10:
@@ -331,6 +327,11 @@ def weight_files(folder: Path) -> list[Path]:
         if found:
             return found
     raise WeightsError(f"{folder}: holds no model*.safetensors and no pytorch_model*.bin")
+
+
+def tied(folder: Path) -> bool:
+    """Whether a model's output matrix is that of its embedding, so that its files need not hold one. Raises WeightsError."""
+    return bool(_json(folder / CONFIG).get("tie_word_embeddings"))
 
 
 def vqgan_file(folder: Path) -> Path:

@@ -217,12 +217,29 @@ def test_what_wrappers_add_to_keys_is_taken_off_in_shards_too(tmp_path: Path) ->
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_tied_output_matrix_is_the_embedding_whether_the_file_holds_one_or_not(tmp_path: Path, stored: bool) -> None:
+    folder = folders.chameleon(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    state = load_all(folder)
+    for path in folder.glob("model*"):
+        path.unlink()
+    if not stored:
+        del state["lm_head.weight"]
+    save_file(state, folder / "model.safetensors")
+    described = describe("anole-7b", folder)
+    model = load_decoder(folder, described)
+    wanted = state["model.embed_tokens.weight"][torch.tensor(described.codes)]
+    assert torch.equal(model.output.weight, wanted)
+    assert torch.equal(model.tok_embeddings.weight, wanted)
+
+
 def test_configurations_that_would_compute_something_else_are_refused(tmp_path: Path) -> None:
     path = folders.chameleon(tmp_path) / "config.json"
     config = json.loads(path.read_text())
     for change, found in (
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', needed 'silu'"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings must be false"),
         ({"swin_norm": True}, "attention_bias, mlp_bias and swin_norm must be false"),
         ({"rms_norm_eps": None}, "rms_norm_eps must be a number above 0, got 'None'"),
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps must be a number above 0, got '1e-5'"),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.backbones.huggingface import load_decoder, load_vqgan
-from models.backbones.huggingface_files import describe, weight_files
+from models.backbones.huggingface_files import describe, tied, weight_files
 from models.kv_cache import KVCache
 from models.llama import LlamaDecoder
 from models.sampling import guide
@@ -28,9 +28,8 @@ def anole(file: Path, tally: Tally) -> None:
     folder, ids = Path(f"{name}_hf"), json.loads(Path(f"{name}_info.json").read_text())["ids"]
     described = describe("anole-7b", folder)
     model, codes = load_decoder(folder, described), torch.tensor(described.codes)
-    head = next(
-        tensors["lm_head.weight"] for path in weight_files(folder) if "lm_head.weight" in (tensors := read_state(path))
-    ).float()
+    key = "model.embed_tokens.weight" if tied(folder) else "lm_head.weight"
+    head = next(tensors[key] for path in weight_files(folder) if key in (tensors := read_state(path))).float()
     before, after = described.prompt.before, described.prompt.after
     tally.equal("tokens around a caption", (before, after), ((ids["bos"],), (ids["sep"], ids["boi"])))
     tally.equal("tokens of the unconditional row", described.config.null_tokens, (ids["bos"], ids["boi"]))

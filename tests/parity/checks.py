@@ -9,7 +9,7 @@ Adding one, in any module of this package (all of them are imported by `checks()
             tally.close("probabilities", found, wanted, atol=1e-6)
             tally.equal("tokens", found, wanted)
 
-`{}` in `reads` is the file's name up to `_io`, or up to its ending. Sizes, counts and settings come from the files, never
+`{}` in `reads` is the file's name up to its last `_io`, or up to its ending. Sizes, counts and settings come from the files, never
 from a check. A file that no check matches makes the command fail, so nothing is skipped silently.
 """
 
@@ -83,8 +83,9 @@ _CHECKS: dict[str, Check] = {}
 
 
 def stem(name: str) -> str:
-    """A file's name up to `_io`, or up to its ending."""
-    return name.removesuffix(".safetensors").partition("_io")[0]
+    """A file's name up to its last `_io`, or up to its ending."""
+    begin = name.removesuffix(".safetensors")
+    return begin.rpartition("_io")[0] or begin
 
 
 def check_of(name: str) -> Check | None:

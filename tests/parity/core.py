@@ -46,8 +46,8 @@ def numbered(tensors: dict[str, Tensor], number: int, kind: str = "") -> dict[st
 
 def decode_greedy(
     model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1
-) -> tuple[Tensor, Tensor]:
-    """LlamaGen's loop through the cache: tokens [B, T] and the raw logits of every step [T, R, V]."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LlamaGen's loop through the cache: tokens [B, T], and of every step the raw logits [T, R, V] and the guided ones [T, B, V]."""
     batch = len(caption)
     guided = scale > 1
     if guided:
@@ -57,7 +57,7 @@ def decode_greedy(
     cache.caption_mask[:] = mask
     rows, start = torch.arange(total), torch.zeros(total, dtype=torch.long)
     embeds = model.embed_caption(caption)
-    tokens, raw = [], []
+    tokens, raw, mixed = [], [], []
     for t in range(model.config.tokens):
         n_new = torch.full((total,), embeds.shape[1])
         logits = model.logits(model.step(cache, rows, start, embeds, n_new)[:, -1])  # [R, V]
@@ -66,9 +66,10 @@ def decode_greedy(
         if guided:
             off = interval >= 0 and t - 1 > interval
             logits = guide(logits[:batch], logits[batch:], 1.0 if off else scale)
+        mixed.append(logits)
         tokens.append(logits.argmax(-1))
         embeds = model.embed_tokens(tokens[-1].repeat(2 if guided else 1)).unsqueeze(1)  # [R, 1, D]
-    return torch.stack(tokens, dim=1), torch.stack(raw)
+    return torch.stack(tokens, dim=1), torch.stack(raw), torch.stack(mixed)
 
 
 @check("llamagen_gpt_*_io*.safetensors", reads=("{}.pt", "{}_config.json"))
@@ -111,21 +112,21 @@ def decoder(file: Path, tally: Tally) -> None:
 
     for key in sorted(key for key in io if key.startswith("greedy_tokens_cfg")):
         variant = key.removeprefix("greedy_tokens_")  # cfg7p5_interval10: guidance 7.5 up to decode step 10
-        found = re.fullmatch(r"cfg(\d+(?:p\d+)?)(?:_interval(\d+))?", variant)
-        assert found is not None, f"{key}: cannot read guidance and interval from this name"
-        scale, interval = float(found[1].replace("p", ".")), int(found[2]) if found[2] else -1
+        read = re.fullmatch(r"cfg(\d+(?:p\d+)?)(?:_interval(\d+))?", variant)
+        assert read is not None, f"{key}: cannot read guidance and interval from this name"
+        scale, interval = float(read[1].replace("p", ".")), int(read[2]) if read[2] else -1
         tally.case()  # decoding through the cache
-        tokens, raw = decode_greedy(model, caption, mask, scale, interval)
+        tokens, raw, mixed = decode_greedy(model, caption, mask, scale, interval)
         tally.equal(f"greedy tokens {variant}", tokens, io[key])
-        if f"step_logits_raw_{variant}" in io:
-            steps = io["step_index"] if "step_index" in io else torch.arange(len(raw))
-            tally.close(f"step logits {variant}", raw[steps], io[f"step_logits_raw_{variant}"], LOGITS)
-        if f"step_logits_combined_{variant}" in io:
-            batch = len(tokens)
-            combined = guide(raw[:, :batch], raw[:, batch:], scale)
-            # u + s (c - u) carries the raw errors 2 s - 1 times over.
-            allowed = (2 * scale - 1) * LOGITS
-            tally.close(f"guided logits {variant}", combined, io[f"step_logits_combined_{variant}"], allowed)
+        # u + s (c - u) carries the raw errors 2 s - 1 times over.
+        for kind, what, found, allowed in (
+            ("raw", "step", raw, LOGITS),
+            ("combined", "guided", mixed, max(1.0, 2 * scale - 1) * LOGITS),
+        ):
+            if (name := f"step_logits_{kind}_{variant}") in io:
+                some = "step_index" in io and len(io[name]) == len(io["step_index"])
+                wanted = found[io["step_index"]] if some else found
+                tally.close(f"{what} logits {variant}", wanted, io[name], allowed)
 
 
 # --- image tokenizer

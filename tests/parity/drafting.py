@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.backbones.llamagen_files import own_keys
-from models.eagle import CAPTION_TOKEN, EagleDrafter, from_checkpoint
+from models.eagle import CAPTION_TOKEN, NORM_EPS, EagleDrafter, from_checkpoint
 from models.kv_cache import KVCache
 from models.methods import speculative
 from models.methods.eagle2 import Drafted, DraftTest, OwnTest, is_best, verify, verify_greedy
@@ -123,7 +123,8 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
         grid=math.isqrt(config["block_size"]),
         rope_base=config.get("rope_base", 10000),
     )
-    drafter = from_checkpoint(state, base, f"{name}.bin")
+    eps = float(config["rms_norm_eps"]) if "rms_norm_eps" in config else NORM_EPS
+    drafter = from_checkpoint(state, base, f"{name}.bin", eps)
     io = load_file(file)
     head = io["lm_head"].float()
     cache = KVCache(drafter.config, len(io["round0.features"]), spare=info["top_k"] * (info["depth"] + 1))

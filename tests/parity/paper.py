@@ -31,6 +31,9 @@ def published_rates(file: Path, tally: Tally) -> None:
         for row in csv.DictReader(lines):
             if row["table"] not in TABLES or not row["cloud_call_pct"]:
                 continue
+            if row["backbone"] not in PAIRS:
+                tally.skipped.append(f"{row['backbone']} (no pair is made from its figures)")
+                continue
             rate, name = float(row["cloud_call_pct"]), f"{row['backbone']}, {row['method']}"
             statistics = pair_manifest(PAIRS[row["backbone"]]).statistics
             assert statistics is not None

@@ -5,6 +5,7 @@ Nothing about the references is shown by it; what it shows is that no check assu
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from simulator.protocol.pairs import TransformerConfig
 from tests.models import folders
 from tests.parity.__main__ import main
 from tests.parity.chameleon import decode, rows_of
+from tests.parity.checks import stem
 from tests.parity.core import decode_greedy
 from tests.parity.drafting import Shape, chosen, feed, log_q, number, padded, walk
 
@@ -45,15 +47,15 @@ def random_model(grid: int) -> Transformer:
 
 def write_decoder(folder: Path, grid: int, scale: float, interval: int) -> None:
     model, batch = random_model(grid), 3
-    name = "llamagen_gpt_small"
+    name = "llamagen_gpt_small_iota"  # has the mark of a companion in its own name
     torch.save({"model": model.state_dict()}, folder / f"{name}.pt")
     (folder / f"{name}_config.json").write_text(json.dumps({"n_head": 2, "rope_base": ROPE, "norm_eps": 1e-3}))
     caption, tokens = torch.randn(batch, SLOTS, 7), torch.randint(CODES, (batch, grid * grid))
     mask = torch.arange(SLOTS).expand(batch, -1) >= torch.tensor([[0], [3], [8]])
     inputs, length = tokens[:, :-1], model.config.positions
     variant = f"cfg{scale:g}".replace(".", "p")
-    greedy, raw = decode_greedy(model, caption, mask, scale)
-    short, _ = decode_greedy(model, caption, mask, scale, interval)
+    greedy, raw, mixed = decode_greedy(model, caption, mask, scale)
+    short, short_raw, short_mixed = decode_greedy(model, caption, mask, scale, interval)
     seen = attention_mask(torch.arange(length).unsqueeze(0), length, mask.repeat(2, 1), SLOTS)
     steps = torch.tensor([0, 2, grid * grid - 1])
     io = {
@@ -67,8 +69,12 @@ def write_decoder(folder: Path, grid: int, scale: float, interval: int) -> None:
         f"greedy_tokens_{variant}_interval{interval}": short,
         "step_index": steps,
         f"step_logits_raw_{variant}": raw[steps],
-        f"step_logits_combined_{variant}": guide(raw[:, :batch], raw[:, batch:], scale),
+        f"step_logits_combined_{variant}": mixed if grid == 6 else mixed[steps],  # of all steps, or of those named
+        f"step_logits_raw_{variant}_interval{interval}": short_raw[steps],
+        f"step_logits_combined_{variant}_interval{interval}": short_mixed[steps],
     }
+    off = guide(short_raw[:, :batch], short_raw[:, batch:], 1.0)
+    assert torch.equal(short_mixed[interval + 2 :], off[interval + 2 :])
     save_file({key: value.contiguous() for key, value in io.items()}, folder / f"{name}_io_{grid}x{grid}.safetensors")
 
 
@@ -109,17 +115,18 @@ def tree_tensors(tree: Tree, ordered: bool) -> dict[str, Tensor]:
 
 
 def write_drafter(folder: Path) -> None:
-    """Without a processor, so that paths stand in the leaves' order; depth 2, four best, eleven nodes, a 6 x 6 grid."""
+    """Without a processor, so that paths stand in the leaves' order; depth 2, four best, eleven nodes, a 6 x 6 grid, a norm
+    of its own epsilon."""
     torch.manual_seed(7)
     base = TransformerConfig(1, 2, WIDTH, 20, CODES, SLOTS, WIDTH, 6, ROPE)
-    drafter = EagleDrafter(drafter_config(base)).eval().requires_grad_(False)
+    drafter = EagleDrafter(drafter_config(base, norm_eps=1e-2)).eval().requires_grad_(False)
     embedding, head = torch.randn(CODES, WIDTH), torch.randn(CODES, WIDTH)
     weights = {**to_checkpoint(drafter), "embed_tokens.weight": embedding}
     torch.save(
         {"state_dict": {f"model.{key}": value for key, value in weights.items()}}, folder / "eagle_drafter_small.bin"
     )
     config = {"num_attention_heads": 2, "hidden_size": WIDTH, "intermediate_size": 20, "vocab_size": CODES}
-    config |= {"cls_token_num": SLOTS - 1, "block_size": 36, "rope_base": ROPE}
+    config |= {"cls_token_num": SLOTS - 1, "block_size": 36, "rope_base": ROPE, "rms_norm_eps": 1e-2}
     info = {"config": config, "total_token": 11, "depth": 2, "top_k": 4, "cfg_scale": 2.0, "processor": None}
     (folder / "eagle_drafter_small.json").write_text(json.dumps(info))
     io, cache, held, ids = {"lm_head": head}, KVCache(drafter.config, 2, spare=12), 0, [0] * SLOTS + [5]
@@ -229,7 +236,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def part(folder: Path, tmp_path: Path, file: str) -> Path:
     """A copy of what the check of one file reads."""
-    reads = file.split("_io")[0]
+    reads = stem(file)
     for path in folder.glob(f"{reads}*"):
         copy = shutil.copytree if path.is_dir() else shutil.copyfile
         copy(path, tmp_path / path.name)
@@ -240,11 +247,11 @@ def test_another_folder_of_the_same_layout_passes(folder: Path, capsys: pytest.C
     assert main(folder) == 0, capsys.readouterr().out
     out = capsys.readouterr().out.splitlines()
     assert [line for line in out if ": ok, " in line] == [
-        line for line in out if "_io" in line.split(":")[0] or line.startswith("lantern_small.safetensors")
+        line for line in out if fnmatch(line.split(":")[0], "*_io*.safetensors") or line.startswith("lantern_small.saf")
     ]
     assert (
-        "llamagen_gpt_small.pt: read for llamagen_gpt_small_io_12x12.safetensors, llamagen_gpt_small_io_6x6.safetensors"
-        in out
+        "llamagen_gpt_small_iota.pt: read for llamagen_gpt_small_iota_io_12x12.safetensors, "
+        "llamagen_gpt_small_iota_io_6x6.safetensors" in out
     )
     assert any(line.startswith("lantern_small.safetensors: ok, 3 cases") for line in out)
 
@@ -252,8 +259,9 @@ def test_another_folder_of_the_same_layout_passes(folder: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("file", "key"),
     [
-        ("llamagen_gpt_small_io_6x6", "greedy_tokens_cfg2p5_interval4"),
-        ("llamagen_gpt_small_io_12x12", "step_logits_raw_cfg3"),
+        ("llamagen_gpt_small_iota_io_6x6", "greedy_tokens_cfg2p5_interval4"),
+        ("llamagen_gpt_small_iota_io_6x6", "step_logits_combined_cfg2p5_interval4"),
+        ("llamagen_gpt_small_iota_io_12x12", "step_logits_raw_cfg3"),
         ("llamagen_vq_small_io", "decoded_from_codes"),
         ("eagle_drafter_small_io", "round1.retrieve_indices"),
         ("anole_small_io", "greedy_cfg2.0"),
