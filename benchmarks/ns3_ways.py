@@ -136,15 +136,15 @@ class Ns3Cubic(Cubic):
         if segments:
             super().acked(sender, segments, lost, rtt_s)
 
-    def _reduce(self, sender: Sender, segments: int) -> None:
+    def _reduce(self, sender: Sender, segments: int, lost: int) -> None:
         if not self._reduced:
-            self._flight = max(1, sender.pipe)
-        if not sender.advanced and self._reduced < self._flight:
+            self._prior = max(1, sender.pipe)
+        if not sender.advanced and self._reduced < self._prior:
             segments += 1
         self._reduced += segments
         pipe, sent = sender.pipe, sender.recovery_sent
         if pipe > self._threshold:
-            more = self._reduced * self._threshold / self._flight - sent
+            more = self._reduced * self._threshold / self._prior - sent
         else:
             more = min(self._threshold - pipe, max(self._reduced - sent, segments) + (sender.advanced > 0))
         self.window = pipe + max(more, 0.0 if sent else 1.0)

@@ -29,11 +29,11 @@ class Cubic:
         "_acks",
         "_count",
         "_epoch_s",
-        "_flight",
         "_k_s",
         "_least_rtt_s",
         "_least_s",
         "_most",
+        "_prior",
         "_reduced",
         "_reno",
         "_round",
@@ -59,8 +59,8 @@ class Cubic:
         # The window at which the curve is level, that of Reno, and segments since it grew, and since ours did.
         self._start = self._reno = self._acks = self._count = 0
         self._least_rtt_s = math.inf
-        self._flight = 1  # segments under way at the loss
-        self._reduced = 0  # and arrived since
+        self._prior = 1  # the window at the loss
+        self._reduced = 0  # segments arrived since
         # HyStart++: the round's last segment, its least round trip, that of the one before, samples; the least when growth was divided, and
         # rounds since then, 0 before.
         self._round = self._samples = self._rounds = 0
@@ -70,7 +70,7 @@ class Cubic:
     def acked(self, sender: Sender, segments: int, lost: int, rtt_s: float) -> None:
         self._least_rtt_s = min(self._least_rtt_s, rtt_s)
         if sender.state == RECOVERY:
-            self._reduce(sender, segments)
+            self._reduce(sender, segments, lost)
         elif not sender.advanced:
             return
         elif self.window < self._threshold:
@@ -81,14 +81,14 @@ class Cubic:
         elif sender.peak + 1.0 > self.window:
             self._grow(sender, segments)
 
-    def _reduce(self, sender: Sender, segments: int) -> None:
-        """Proportional rate reduction, RFC 9937 sec. 6.2."""
+    def _reduce(self, sender: Sender, segments: int, lost: int) -> None:
+        """Proportional rate reduction, RFC 9937 sec. 6.2, Linux tcp_cwnd_reduction."""
         self._reduced += segments
         pipe, sent = sender.pipe, sender.recovery_sent
         if pipe > self._threshold:
-            more = math.ceil(self._reduced * self._threshold / self._flight) - sent
+            more = math.ceil(self._reduced * self._threshold / self._prior) - sent
         else:
-            room = max(self._reduced - sent, segments) + (sender.advanced > 0)
+            room = max(self._reduced - sent, segments) + (sender.advanced > 0 and not lost)
             more = min(int(self._threshold) - pipe, room)
         self.window = float(pipe + max(more, 0 if sent else 1))
 
@@ -157,7 +157,7 @@ class Cubic:
 
     def recovers(self, sender: Sender) -> None:
         self._loss(self.window)
-        self._flight = max(1, sender.pipe)
+        self._prior = int(self.window)
         self._reduced = 0
 
     def recovered(self, sender: Sender) -> None:

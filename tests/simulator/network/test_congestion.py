@@ -14,7 +14,7 @@ from benchmarks.ns3_points import FILE, Given, Point, modelled_s, read, transfer
 from simulator.core.rng import stream
 from simulator.network.access import AccessNetwork, Network
 from simulator.network.bbr import Bbr
-from simulator.network.congestion import OPEN
+from simulator.network.congestion import OPEN, RECOVERY
 from simulator.network.cross import AQMS, GREEDY, CrossQueue
 from simulator.network.cubic import BETA, Cubic
 from simulator.network.impairments import Loss
@@ -161,6 +161,35 @@ def test_cubic_has_the_reduced_window_after_a_recovery_that_ends_with_its_messag
         one = link("cubic", 1e12, lost=[5])
         one.send(0.0, 10 * 1448)
         assert one.send(0.4, segments * 1448) == pytest.approx(0.35 + 0.1 * flights, abs=1e-4)
+
+
+def reduced(pipe: int, advanced: int, lost: int) -> tuple[Cubic, SimpleNamespace]:
+    """A window of 20 after a loss and the first acknowledgement, of one segment, when so many are under way."""
+    sender = SimpleNamespace(state=RECOVERY, advanced=advanced, pipe=pipe, recovery_sent=0, peak=20)
+    control = Cubic(10, True)
+    control.window = 20.0
+    control.recovers(sender)  # type: ignore[arg-type]
+    control.acked(sender, 1, lost, 0.1)  # type: ignore[arg-type]
+    return control, sender
+
+
+def test_cubic_sends_in_a_recovery_the_share_that_the_window_keeps() -> None:
+    """Of what arrives, 14 / 20, from the window at the loss (Linux tcp_cwnd_reduction): after n segments that many have been sent."""
+    control, sender = reduced(pipe=18, advanced=0, lost=0)
+    for arrived in range(1, 20):
+        while sender.pipe < control.window:
+            sender.pipe += 1
+            sender.recovery_sent += 1
+        assert sender.recovery_sent == math.ceil(arrived * 14 / 20)
+        sender.pipe = max(sender.pipe - 1, 16)
+        control.acked(sender, 1, 0, 0.1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("advanced", "lost", "more"), [(1, 0, 2), (1, 1, 1), (0, 0, 1)])
+def test_cubic_speeds_a_recovery_up_only_while_nothing_more_is_lost(advanced: int, lost: int, more: int) -> None:
+    """Below the threshold one for each that arrives, and another where the first missing one has and no loss is new (RFC 9937, SafeACK)."""
+    control, _ = reduced(pipe=8, advanced=advanced, lost=lost)
+    assert control.window == 8 + more
 
 
 def test_cubic_is_back_at_its_window_when_its_formula_says() -> None:
