@@ -23,6 +23,7 @@ from models.train.data import DataConfig
 from simulator.core import yamlfile
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.schema.methods import ENTRIES, settings_of
+from simulator.experiment.schema.network import ExplicitNetwork, MultipathNetwork, PresetNetwork, TraceNetwork
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.sweep import expand
 from simulator.protocol.methods import METHODS
@@ -52,6 +53,16 @@ def test_every_method_has_a_card_whose_settings_are_those_of_the_code(name: str)
     assert f"({name}.md)" in (ROOT / "docs" / "methods" / "README.md").read_text(), (
         "needs a row in docs/methods/README.md"
     )
+
+
+def test_every_key_of_a_network_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    part = guide[guide.index("\n## Networks") : guide.index("\n## When the cloud is late")]
+    keys = {
+        key for form in (PresetNetwork, ExplicitNetwork, TraceNetwork, MultipathNetwork) for key in form.model_fields
+    }
+    missing = sorted(key for key in keys if not re.search(rf"\b{key}\b", part))
+    assert not missing, f"the table of keys in docs/guide.md, Networks, needs a row for {', '.join(missing)}"
 
 
 def test_every_kind_of_plot_is_in_the_guide() -> None:

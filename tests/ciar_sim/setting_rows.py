@@ -8,6 +8,7 @@ from typing import Any
 
 from models.scenes import captions
 from simulator.experiment.schema.cloud import Serving
+from simulator.protocol.methods import METHODS
 
 Change = dict[str, Any]
 
@@ -85,20 +86,22 @@ def entry(name: str, key: str, value: Any, **settings: Any) -> tuple[Change, Cha
     return method(name, **settings), {f"methods.0.{key}": value}
 
 
+def section(name: str) -> str:
+    """A method's part of the schema."""
+    return "".join(word.capitalize() for word in name.split("-")) + "Entry"
+
+
 def threshold_rows(name: str) -> dict[str, tuple[Change, Change]]:
     """Rows of the settings that all methods with a threshold share."""
-    section = "".join(word.capitalize() for word in name.split("-")) + "Entry"
-    const = {"threshold_mode": "const", "threshold": 0.5}
+    of, const = section(name), {"threshold_mode": "const", "threshold": 0.5}
     return {
-        f"{section}.prefix_rate": entry(name, "prefix_rate", 0.4, **const),
-        f"{section}.threshold": entry(name, "threshold", 1e9, **{**const, "threshold": 0.0}),
-        f"{section}.threshold_mode": entry(name, "threshold_mode", "budget", **{**const, "threshold": 0.0}),
-        f"{section}.beta": entry(name, "beta", 0.9, threshold_mode="ema", threshold=TIGHT[name], beta=0.0),
-        f"{section}.decay": entry(
-            name, "decay", 0.0, threshold_mode="ema", threshold=TIGHT[name], beta=1.0, decay=0.99
-        ),
-        f"{section}.budget": entry(name, "budget", 0.9, threshold_mode="budget", threshold=0.0, budget=0.1),
-        f"{section}.local": entry(name, "local", "sampled", threshold_mode="const", threshold=TIGHT[name]),
+        f"{of}.prefix_rate": entry(name, "prefix_rate", 0.4, **const),
+        f"{of}.threshold": entry(name, "threshold", 1e9, **{**const, "threshold": 0.0}),
+        f"{of}.threshold_mode": entry(name, "threshold_mode", "budget", **{**const, "threshold": 0.0}),
+        f"{of}.beta": entry(name, "beta", 0.9, threshold_mode="ema", threshold=TIGHT[name], beta=0.0),
+        f"{of}.decay": entry(name, "decay", 0.0, threshold_mode="ema", threshold=TIGHT[name], beta=1.0, decay=0.99),
+        f"{of}.budget": entry(name, "budget", 0.9, threshold_mode="budget", threshold=0.0, budget=0.1),
+        f"{of}.local": entry(name, "local", "sampled", threshold_mode="const", threshold=TIGHT[name]),
     }
 
 
@@ -107,6 +110,18 @@ RATED = method("ciar", threshold={"call_pct": 40, "prompts": 1}, threshold_mode=
 # A threshold amid the scores of the tiny pair.
 TIGHT = {"ciar": 0.43, "discrete": 0.51, "entropy-lens": 0.72, "softmax-corr": 0.78}
 TREE = {"total_tokens": 6, "depth": 2, "top_k": 3}
+# What a method needs to run on the tiny pair, where its defaults do not.
+FIT: dict[str, Change] = {
+    "ciar": {"threshold": 0.35},
+    "discrete": {"threshold": 0.5},
+    "entropy-lens": {"threshold": 0.5},
+    "softmax-corr": {"threshold": 0.5},
+    "random": {"upload_rate": 0.3},
+    "eagle2": TREE,
+    "lantern": {"k": 4, **TREE},
+    "lantern-static": {"k": 4},
+    "vvs": {"k": 4, **TREE},
+}
 
 SETTINGS: dict[str, tuple[Change, Change] | str] = {
     # the scenario itself
@@ -154,55 +169,11 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     "TopP.top_p": one("decoding.device", {"top_p": 0.2}, method("device-only"), {"decoding.device": {"top_p": 1.0}}),
     "Decoding.text_encoder": one("decoding.text_encoder", "device"),
     # methods
-    **{
-        f"{section}.name": "selects the section; the row Scenario.methods changes it"
-        for section in (
-            "BaseEntry",
-            "CiarEntry",
-            "CodeEntry",
-            "DeviceOnlyEntry",
-            "DiscreteEntry",
-            "Eagle2Entry",
-            "EntropyLensEntry",
-            "LanternEntry",
-            "LanternStaticEntry",
-            "RandomEntry",
-            "SoftmaxCorrEntry",
-            "SpeculativeEntry",
-            "VvsEntry",
-        )
-    },
-    "BaseEntry.label": entry("base", "label", "mine"),
-    "CiarEntry.label": entry("ciar", "label", "mine", threshold=0.35),
-    "CodeEntry.label": entry("code", "label", "mine"),
-    "DeviceOnlyEntry.label": entry("device-only", "label", "mine"),
-    "DiscreteEntry.label": entry("discrete", "label", "mine", threshold=0.5),
-    "Eagle2Entry.label": entry("eagle2", "label", "mine", **TREE),
-    "EntropyLensEntry.label": entry("entropy-lens", "label", "mine", threshold=0.5),
-    "LanternEntry.label": entry("lantern", "label", "mine", k=4, **TREE),
-    "LanternStaticEntry.label": entry("lantern-static", "label", "mine", k=4),
-    "RandomEntry.label": entry("random", "label", "mine", upload_rate=0.3),
-    "SoftmaxCorrEntry.label": entry("softmax-corr", "label", "mine", threshold=0.5),
-    "SpeculativeEntry.label": entry("speculative", "label", "mine"),
+    **{f"{section(name)}.name": "selects the section; the row Scenario.methods changes it" for name in METHODS},
+    **{f"{section(name)}.label": entry(name, "label", "mine", **FIT.get(name, {})) for name in METHODS},
+    **{f"{section(name)}.tier": "a key of every method: see BaseEntry.tier" for name in METHODS},
     "BaseEntry.tier": one("methods.0.tier", "there", IN_TIERS, method("base", tier="here")),
     "CiarEntry.tier": one("methods.0.tier", "there", IN_TIERS, method("ciar", threshold=0.35, tier="here")),
-    **{
-        f"{section}.tier": "a key of every method: see BaseEntry.tier"
-        for section in (
-            "CodeEntry",
-            "DeviceOnlyEntry",
-            "DiscreteEntry",
-            "Eagle2Entry",
-            "EntropyLensEntry",
-            "LanternEntry",
-            "LanternStaticEntry",
-            "RandomEntry",
-            "SoftmaxCorrEntry",
-            "SpeculativeEntry",
-            "VvsEntry",
-        )
-    },
-    "VvsEntry.label": entry("vvs", "label", "mine", k=4, **TREE),
     "BaseEntry.deliver": entry("base", "deliver", "image"),
     "CodeEntry.prefix_rate": entry("code", "prefix_rate", 0.7),
     "CodeEntry.local": entry("code", "local", "sampled"),

@@ -109,7 +109,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
 
 
 def test_every_key_of_the_schema_has_a_row() -> None:
-    assert sorted(SETTINGS) == sorted(schema_keys())
+    missing, unknown = set(schema_keys()) - set(SETTINGS), set(SETTINGS) - set(schema_keys())
+    assert not missing, f"SETTINGS of tests/ciar_sim/setting_rows.py needs a row for {', '.join(sorted(missing))}"
+    assert not unknown, f"SETTINGS of tests/ciar_sim/setting_rows.py has rows of no key: {', '.join(sorted(unknown))}"
 
 
 @pytest.mark.parametrize("key", [key for key, row in SETTINGS.items() if isinstance(row, tuple)])

@@ -1,4 +1,4 @@
-"""The contract every decoding method keeps, tried on a tiny pair in float64. A new method is one line in METHODS_UNDER_TEST."""
+"""The contract every decoding method keeps, tried on a tiny pair in float64: each at its defaults, and in other settings (`VARIANTS`)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -114,8 +114,8 @@ NEEDED = {"rtt_ms", "up_mbps", "down_mbps", "buffer_ms", "buffer_bytes", "outage
 @pytest.mark.usefixtures("short_gaps")
 @pytest.mark.parametrize("key", sorted(set(ExplicitNetwork.model_fields) - OF_ANOTHER))
 def test_every_figure_of_a_link_is_emulated_or_named_as_left_out(key: str) -> None:
-    row = SETTINGS[f"ExplicitNetwork.{key}"]
-    assert not isinstance(row, str)
+    row = SETTINGS.get(f"ExplicitNetwork.{key}", "missing")
+    assert not isinstance(row, str), f"SETTINGS of tests/ciar_sim/setting_rows.py needs a row for ExplicitNetwork.{key}"
     before, change = row
     cases = []
     for more in ({}, change):
@@ -125,9 +125,10 @@ def test_every_figure_of_a_link_is_emulated_or_named_as_left_out(key: str) -> No
             data["network"].pop(key, None)
         put(data, more)
         cases.append(expand(load_scenario(data))[0])
-    assert netem(cases[0]) != netem(cases[1])
+    unnamed = f"{key} changes nothing in what is exported: name it in _left_out of ciar_sim/decide/emulate.py"
+    assert netem(cases[0]) != netem(cases[1]), unnamed
     if key != "jitter_distribution":  # mahimahi has no jitter at all, which is named
-        assert mahimahi(cases[0]) != mahimahi(cases[1])
+        assert mahimahi(cases[0]) != mahimahi(cases[1]), unnamed
 
 
 def test_kinds_and_tiers_have_links_of_their_own(tmp_path: Path, scenario: dict[str, Any]) -> None:

@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 
 from simulator.experiment.schema.methods import settings_of
+from simulator.experiment.schema.network import ExplicitNetwork, PresetNetwork
 from simulator.protocol.methods import METHODS
 from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
+
+# Keys of a network, so that one more needs no change here.
+FORMS = ["preset", "trace", "paths", "rtt_ms", "up_mbps", "down_mbps"]
+LINE = list(ExplicitNetwork.model_fields)
+PRESET = list(PresetNetwork.model_fields)
 
 # --- refusals: the line, the key, what was found, what is allowed
 
@@ -57,12 +63,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         ),
         (
             HEAD + "network:\n  rtt_s: 0.02\n  up_mbps: 1\n  down_mbps: 1\n",
-            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: preset, trace, paths, rtt_ms, up_mbps, "
-            "down_mbps, buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, congestion_control, flow_window_bytes, "
-            "idle_timeout_s, "
-            "handover, uplink, operators, sharing, fading_snr_db, jitter_ms, jitter_distribution, "
-            "jitter_samples_ms, jitter_on, loss_pct, loss_burst_packets, transport, radio, "
-            "devices_per_cell, rate, outage_every_s, outage_ms, distance_km",
+            "t.yaml:6: network.rtt_s is not a known key; did you mean rtt_ms? allowed: "
+            + ", ".join([*FORMS, *(key for key in LINE if key not in FORMS), "distance_km"]),
         ),
         (
             HEAD + "cloud: {replica: 2}\n",
@@ -148,12 +150,8 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         # forms
         (
             HEAD + "network:\n  preset: lte\n  outage_ms: 5\n",
-            "t.yaml:7: network.outage_ms does not go with preset, which takes buffer_bytes, buffer_ms, cross_traffic, aqm, "
-            "wifi, handshake, congestion_control, flow_window_bytes, "
-            "idle_timeout_s, "
-            "handover, uplink, operators, sharing, fading_snr_db, distance_km, transport, devices_per_cell, rtt_ms, "
-            "up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, loss_burst_packets, rate, radio; "
-            "without preset give trace, or rtt_ms, up_mbps, down_mbps",
+            "t.yaml:7: network.outage_ms does not go with preset, which takes "
+            f"{', '.join(key for key in PRESET if key != 'preset')}; without preset give trace, or rtt_ms, up_mbps, down_mbps",
         ),
         (
             HEAD + "prompts: {list: [a], count: 3}\n",
@@ -288,20 +286,11 @@ from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
         (
             HEAD + EXPLICIT + "sweep: {network.rtt_s: [1]}\n",
             "t.yaml:6: sweep.network.rtt_s names nothing: network has no rtt_s; did you mean rtt_ms? allowed: "
-            "buffer_bytes, buffer_ms, cross_traffic, aqm, wifi, handshake, congestion_control, flow_window_bytes, "
-            "idle_timeout_s, "
-            "handover, uplink, operators, sharing, fading_snr_db, rtt_ms, jitter_ms, jitter_distribution, "
-            "jitter_samples_ms, jitter_on, loss_pct, loss_burst_packets, transport, radio, "
-            "devices_per_cell, up_mbps, down_mbps, rate, outage_every_s, outage_ms",
+            + ", ".join(LINE),
         ),
         (
             HEAD + "sweep: {network: [lte]}\n",
-            "t.yaml:5: sweep.network names no single setting; it holds buffer_bytes, buffer_ms, cross_traffic, "
-            "aqm, wifi, handshake, congestion_control, flow_window_bytes, "
-            "idle_timeout_s, "
-            "handover, uplink, operators, sharing, fading_snr_db, preset, distance_km, "
-            "transport, devices_per_cell, rtt_ms, up_mbps, down_mbps, jitter_ms, jitter_distribution, jitter_on, loss_pct, "
-            "loss_burst_packets, rate, radio",
+            f"t.yaml:5: sweep.network names no single setting; it holds {', '.join(PRESET)}",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",
