@@ -143,7 +143,8 @@ def _quality_panel(
     """Points, intervals, base's line and the Pareto front of one panel; the labels to place and the points they must not cover."""
     column = metric.name
     cases = said.cases[np.isfinite(said.cases["latency_mean_s"]) & np.isfinite(said.cases[column])]
-    families = cases["label"].str.rpartition("=")[0] if cases["condition"].nunique() <= 1 else cases["label"]
+    stems = cases["label"].map(lambda label: str(label).rpartition("=")[0])
+    families = stems if cases["condition"].nunique() <= 1 else cases["label"]
     for family, rows in cases.groupby(families, sort=False):
         if family and len(rows) > 2:
             one = look[rows["label"].iloc[0]]

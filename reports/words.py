@@ -7,7 +7,29 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 # Suffix of a setting's name -> unit as it is written.
-UNITS = {"ms": "ms", "s": "s", "mbps": "Mbit/s", "pct": "%", "bytes": "B", "j": "J", "tokens": "tokens"}
+UNITS = {
+    **{
+        "ms": "ms",
+        "us": "µs",
+        "s": "s",
+        "mbps": "Mbit/s",
+        "pct": "%",
+        "bytes": "B",
+        "gb": "GB",
+        "gb_s": "GB/s",
+        "tokens": "tokens",
+    },
+    **{
+        "tflops": "TFLOP/s",
+        "j": "J",
+        "w": "W",
+        "km": "km",
+        "kmh": "km/h",
+        "db": "dB",
+        "usd_per_gpu_hour": "USD per GPU hour",
+    },
+}
+SPELLED = {word.lower(): word for word in ("RTT", "KV", "SNR", "SLO", "DRX", "SR", "GPU")}
 NAMES = {
     "network.up_mbps": "uplink",
     "network.down_mbps": "downlink",
@@ -30,14 +52,14 @@ def split_unit(key: str) -> tuple[str, str]:
     """Name and unit of a dotted path: "network.rtt_ms" -> ("RTT", "ms"), "cloud.replicas" -> ("cloud replicas", "")."""
     own = own_setting(key)  # the label of a method may hold dots
     words = [*own] if own else [word for word in key.split(".") if word not in ("network", "workload", "arrivals")]
-    name, _, unit = words[-1].rpartition("_") if words else (key, "", "")
-    if "_per_" in (words[-1] if words else ""):
-        name, _, unit = words[-1].partition("_per_")
+    last = words[-1] if words else key
+    suffix = max((one for one in UNITS if last.endswith(f"_{one}")), key=len, default="")
+    name, unit = (last.removesuffix(f"_{suffix}"), UNITS[suffix]) if suffix else (last, "")
+    if "_per_" in last and "_per_" not in suffix:
+        name, _, unit = last.partition("_per_")
         unit = f"per {unit}"
-    elif unit not in UNITS or not name:
-        name, unit = words[-1] if words else key, ""
     text = NAMES.get(key) or " ".join([*words[:-1], name]).replace("_", " ")
-    return " ".join("RTT" if word == "rtt" else word for word in text.split()), UNITS.get(unit, unit)
+    return " ".join(SPELLED.get(word, word) for word in text.split()), unit
 
 
 def axis_label(key: str) -> str:

@@ -85,7 +85,7 @@ def _read(
     read = []
     for index, value in enumerate(values):
         try:
-            read.append(read_value(whole, place, value, ranged, source.context))
+            taken = read_value(whole, place, value, ranged, source.context)
         except ValidationError as error:
             where, message = explain(error.errors()[0])
             subject = f"sweep.{path}"
@@ -94,6 +94,12 @@ def _read(
             elif "got " not in message:
                 message = f"{message}, got {found_text(value)}"
             raise ScenarioError(f"{source.where(('sweep', path, index))}: {subject} {message}") from None
+        if isinstance(taken, dict):  # the figures of a file, which no cell of a table holds
+            raise ScenarioError(
+                f"{source.where(('sweep', path, index))}: sweep.{path} takes names, got {found_text(value)}, a file of figures; run the "
+                f"scenario once for each file (--set {path}=FILE --out FOLDER) and compare the folders: ciar-sim report FOLDER FOLDER"
+            )
+        read.append(taken)
     return tuple(read)
 
 

@@ -55,7 +55,8 @@ def divergence_warnings(simulated: Sequence[Simulated], plan: Plan, recordings: 
     return found
 
 
-SATURATED = 0.98  # busy share above which a mean depends on the duration of the run
+SATURATED = 0.98  # busy share above which a mean may depend on the duration of the run
+GROWTH = 1.3  # of the latency from the first third of the requests to the last; a cloud that batches is busy long before it is full
 # Of other tenants: fewer jobs miss their share by a third (1 / sqrt(10)) of it, and as no job runs at the begin, longer ones by a twentieth
 # (half of their length) on average.
 FEW_JOBS = 10
@@ -103,7 +104,7 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
     if isinstance(workload.arrivals, ClosedArrivals) or not math.isfinite(result.makespan_s):
         return found
     saturated = "saturated: requests come faster than they are served, so latency grows with duration_s and its mean means little"
-    if result.utilisation >= SATURATED:
+    if result.utilisation >= SATURATED and (result.unfinished or _grows(result.columns)):
         found.append(f"{who}: the cloud was busy {100 * result.utilisation:.1f} % of the time; {saturated}")
     end_s = max(result.makespan_s, workload.duration_s)
     computing = np.bincount(result.columns["device"], _on_device_s(case, result.columns), 1) / end_s
@@ -113,6 +114,13 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
             f"{who}: {number} of {workload.devices} devices computed {100 * SATURATED:g} % of the time or more; {saturated}"
         )
     return found
+
+
+def _grows(columns: Mapping[str, np.ndarray]) -> bool:
+    """Whether requests take longer the later they come: the median latency of the last third against that of the first."""
+    latency_s = columns["latency_s"][np.argsort(columns["requested_s"], kind="stable")]
+    third = len(latency_s) // 3
+    return third > 0 and bool(np.median(latency_s[-third:]) > GROWTH * np.median(latency_s[:third]))
 
 
 def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:

@@ -43,6 +43,11 @@ def test_units_and_labels() -> None:
     assert split_unit("cloud.replicas") == ("cloud replicas", "")
     assert axis_label("workload.arrivals.poisson_per_s") == "Poisson arrivals (per s)"
     assert axis_label("network.up_mbps") == "uplink (Mbit/s)"
+    assert split_unit("network.devices_per_cell") == ("devices", "per cell")
+    assert axis_label("compute.device.hardware.memory_gb") == "compute device hardware memory (GB)"
+    assert axis_label("compute.cloud.hardware.bandwidth_gb_s") == "compute cloud hardware bandwidth (GB/s)"
+    assert axis_label("cloud.price_usd_per_gpu_hour") == "cloud price (USD per GPU hour)"
+    assert axis_label("cloud.kv_memory_gb") == "cloud KV memory (GB)"
     swept = ("methods.ciar.threshold", "network.preset", "cloud.replicas")
     row = {
         "method": "ciar",

@@ -107,6 +107,17 @@ def test_hardly_any_requests(tmp_path: Path, count: int) -> None:
     assert not re.search(r"\bnan\b", page)
 
 
+def test_a_condition_without_answers_stands_beside_others(tmp_path: Path) -> None:
+    cases = [
+        case(name, 8.0, {"workload.arrivals.poisson_per_s": rate}, n=count)
+        for rate, count in ((0.01, 0), (1.0, 12))
+        for name in ("base", "ciar")
+    ]
+    page = (write(tmp_path / "run", cases, draw=build_report) / "report.html").read_text()
+    assert "nothing to compare" in page
+    assert not re.search(r"\bnan\b", page)
+
+
 def test_methods_that_the_image_grid_leaves_out_are_counted(tmp_path: Path, run: Run) -> None:
     assert grid_note(run) == "A row is one prompt with one seed."
     labels = [f"ciar threshold={number}" for number in range(9)]

@@ -122,6 +122,10 @@ def test_a_cloud_is_saturated_by_its_work_over_the_whole_run(tmp_path: Path) -> 
     (text,) = told(scenario, many)
     assert text.startswith("base: the cloud was busy 99.9 % of the time; saturated") or "busy 100.0 %" in text
     assert not told(scenario, many, replicas=2)
+    # A batch of two is always under way, and nobody waits the longer for it.
+    level = arrivals(*[(2.0 * n, n % 8, 0) for n in range(300)])
+    wide = loaded(tmp_path, "workload: {devices: 8, arrivals: {poisson_per_s: 1}, duration_s: 600}")
+    assert not told(wide, level, devices=8, max_batch=4)
 
 
 @pytest.mark.parametrize(

@@ -392,6 +392,25 @@ def test_refusals_with_long_ends(tmp_path: Path, text: str, start: str) -> None:
     assert refusal(tmp_path, text).startswith(start)
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "figures"),
+    [
+        (
+            "compute.device.hardware",
+            "snapdragon-8-elite",
+            "{class: phone, fp16_tflops: 3, bandwidth_gb_s: 60, memory_gb: 8, power_w: 6}",
+        ),
+        ("compute.cloud.model", "llamagen-xl", "{layers: 24, width: 1536}"),
+    ],
+)
+def test_a_file_of_figures_is_no_value_of_an_axis(tmp_path: Path, path: str, name: str, figures: str) -> None:
+    (tmp_path / "mine.yaml").write_text(figures)
+    message = refusal(tmp_path, HEAD + f"sweep:\n  {path}:\n    - {name}\n    - mine.yaml\n")
+    assert message.startswith(
+        f"t.yaml:8: sweep.{path} takes names, got 'mine.yaml' (text), a file of figures; run the scenario once"
+    )
+
+
 def test_the_first_line_is_named_when_several_are_wrong(tmp_path: Path) -> None:
     text = "seed: -1\nname: t\nmethods:\n  - {name: ciar, threshold: -2}\n"
     assert refusal(tmp_path, text) == "t.yaml:1: seed must be >= 0, got -1 (and 1 more problem)"
