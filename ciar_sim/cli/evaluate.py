@@ -236,8 +236,10 @@ def pictures(
     prefix: str,
     **networks: Path | None,
 ) -> None:
-    """Published metrics (fid, f1, clip, hpsv2) of a SCENARIO's images, by networks that you name (docs/quality.md)."""
+    """Published metrics (fid, f1, clip, hpsv2) of the images of a SCENARIO (a file, or a shipped one), by networks that you name
+    (docs/quality.md)."""
     from ciar_sim.cli.console import progress_bars
+    from ciar_sim.shipped import scenario_path
     from models.evaluate.images import Networks, score_images
     from simulator.experiment.loading import load_scenario
     from simulator.protocol.cache import CachedSource, RecordingCache
@@ -250,7 +252,7 @@ def pictures(
         if given and not any(networks[name] for name in needs):
             raise click.UsageError(f"{option} goes with {' or '.join(f'--{name}' for name in needs)}")
     refuse_unusable(out)
-    read = load_scenario(scenario, (), sets)
+    read = load_scenario(scenario_path(scenario), (), sets)
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:
         models = Models(read.pair, torch_device, max_batch, cache, progress)

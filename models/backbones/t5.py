@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from models.backbones.captions import clean
+from models.pretrained import load_pretrained, load_tokenizer
 from simulator.core.errors import PromptError, WeightsError, first_line
 
 REMEMBERED = 4096  # captions whose rows are kept: every method of a run asks for the same ones
+WRONG = "no usable T5"
 TRUNCATION = 120  # tokens, end token included
 
 
@@ -54,12 +56,10 @@ class T5Encoder:
 
     def __init__(self, folder: Path, slots: int, torch_device: torch.device, dtype: torch.dtype) -> None:
         self.folder, self.slots, self.torch_device = folder, slots, torch_device
-        transformers = load_transformers(folder)
-        try:
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error:  # whatever a library says of a damaged folder
-            raise WeightsError(f"{folder}: no usable T5: its tokenizer: {first_line(error)[:200]}") from error
-        self.model = load_encoder(folder, dtype).to(torch_device)
+        model = load_encoder(folder, dtype)
+        vocabulary = int(model.config.vocab_size)
+        self.tokenizer = load_tokenizer(load_transformers(folder).AutoTokenizer, folder, WRONG, vocabulary)
+        self.model = model.to(torch_device)
         self._kept: dict[str, Tensor] = {}
 
     def encode(self, caption: str) -> Tensor:
@@ -153,19 +153,10 @@ def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
-    """The T5 encoder of a folder, in `eval()` mode. Raises WeightsError where it is damaged or transformers is not installed."""
+    """The T5 encoder of a folder, in `eval()` mode. Raises WeightsError where it is damaged, weights are missing or not finite, or
+    transformers is not installed."""
     transformers = load_transformers(folder)
-    logged = transformers.utils.logging
-    shown = logged.is_progress_bar_enabled()
-    logged.disable_progress_bar()
-    try:
-        model = transformers.T5EncoderModel.from_pretrained(str(folder), local_files_only=True, dtype=dtype)
-    except Exception as error:  # whatever a library says of a damaged folder
-        raise WeightsError(f"{folder}: no usable T5: {first_line(error)[:200]}") from error
-    finally:
-        if shown:
-            logged.enable_progress_bar()
-    return model.eval().requires_grad_(False)
+    return load_pretrained(transformers.T5EncoderModel, folder, WRONG, dtype=dtype)
 
 
 def load_transformers(folder: Path) -> Any:

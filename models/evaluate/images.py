@@ -1,6 +1,6 @@
 """Metrics of published papers over a scenario's images, by networks that the user names (`models/quality/foreign.py`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from models.quality.judges import REFERENCE_IMAGES, REFERENCE_SEED
 from simulator.core.errors import CiarSimError
 from simulator.core.files import open_file
 from simulator.experiment.images import CHANGE_IMAGES
-from simulator.experiment.plan import Plan
-from simulator.experiment.scenario import Scenario
+from simulator.experiment.plan import Plan, caption_context, captions_of
+from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.search import search_thresholds
 from simulator.experiment.sweep import expand
 from simulator.protocol.cache import RecordingSource
-from simulator.protocol.pairs import pair_manifest
+from simulator.protocol.pairs import PairSpec, pair_manifest
 from simulator.results.columns import with_ends
 from simulator.results.statistics import student_interval
 
@@ -61,8 +61,23 @@ def score_images(
         progress: told stage, done, total.
 
     Raises:
-        CiarSimError: a network or a folder is something else.
+        CiarSimError: a network or a folder is something else; or the scenario's images cannot be scored by it, which is told before any
+            is made.
     """
+    pair, manifest = scenario.pair, pair_manifest(scenario.pair)
+    if not any((networks.inception, networks.vgg, networks.clip, networks.hpsv2)):
+        raise CiarSimError("name at least one network: --inception, --vgg, --clip or --hpsv2")
+    if manifest.statistics is not None:
+        raise CiarSimError(f"the pair {manifest.name} makes no images: its sessions come from published figures")
+    if isinstance(pair, PairSpec) and pair.backbone.classes and (networks.clip or networks.hpsv2):
+        raise CiarSimError(
+            f"clip and hpsv2 read captions, and the prompts of {manifest.name} are class labels; fid and f1 serve it"
+        )
+    swept = expand(scenario)
+    if networks.inception or networks.vgg:
+        _refuse_few(swept, captions)
+        if real is None and (manifest.subject, manifest.image_size) != ("scenes", scenes.IMAGE_SIZE):
+            raise CiarSimError("fid and f1 need real images to compare with: name their folder by --real")
     nets = {
         name: foreign.FeatureNet(path, torch_device)
         for name, path in (("fid", networks.inception), ("f1", networks.vgg))
@@ -71,27 +86,21 @@ def score_images(
     clips = {
         name: foreign.load_clip(path) for name, path in (("clip", networks.clip), ("hpsv2", networks.hpsv2)) if path
     }
-    if not nets and not clips:
-        raise CiarSimError("name at least one network: --inception, --vgg, --clip or --hpsv2")
     references = _real_images(real) if nets and real else []
-    manifest = pair_manifest(scenario.pair)
-    cases, _ = search_thresholds(expand(scenario), manifest, captions, source)
+    cases, _ = search_thresholds(swept, manifest, captions, source)
     plan = Plan(cases, manifest, captions)
     specs = {key: plan.specs[key] for case in cases for key in plan.of_case[case.index]}
-    recordings = dict(zip(specs, source.recordings(list(specs.values())), strict=True))
+    with caption_context(plan.prompts):
+        recordings = dict(zip(specs, source.recordings(list(specs.values())), strict=True))
     different = {tuple(plan.of_case[case.index]): case for case in reversed(cases)}  # the first of equal ones stays
     rows = []
     for done, (keys, case) in enumerate(reversed(different.items())):
         progress("scoring images", done, len(different))
         images = [recordings[key].image for key in keys]
-        if nets and len(images) < FEWEST:
-            raise CiarSimError(
-                f"{case.method.label}: fid and f1 need at least {FEWEST} images, prompts are {len(images)}"
-            )
         if nets and not references:
-            references = _rendered(images[0])
-        swept = {path: value for path, value in case.swept.items() if path.startswith(CHANGE_IMAGES)}
-        row: dict[str, object] = {"method": case.method.label, **swept, "images": len(images)}
+            references = [scenes.image(REFERENCE_SEED, index) for index in range(REFERENCE_IMAGES)]
+        changed = {path: value for path, value in case.swept.items() if path.startswith(CHANGE_IMAGES)}
+        row: dict[str, object] = {"method": case.method.label, **changed, "images": len(images)}
         for name, net in nets.items():
             metric = foreign.fid if name == "fid" else foreign.f1
             row |= with_ends(name, metric(net, images, references))
@@ -103,10 +112,11 @@ def score_images(
     return pd.DataFrame(rows)
 
 
-def _rendered(like: np.ndarray) -> list[np.ndarray]:
-    if like.shape != (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 3):
-        raise CiarSimError("fid and f1 need real images to compare with: name their folder by --real")
-    return [scenes.image(REFERENCE_SEED, index) for index in range(REFERENCE_IMAGES)]
+def _refuse_few(cases: Sequence[Case], captions: Callable[[int, int], list[str]]) -> None:
+    """Raises CiarSimError where a case has too few prompts for metrics of sets of images."""
+    for case in cases:
+        if (count := len(captions_of(case.scenario, captions))) < FEWEST:
+            raise CiarSimError(f"{case.method.label}: fid and f1 need at least {FEWEST} images, prompts are {count}")
 
 
 def _real_images(folder: Path) -> list[np.ndarray]:

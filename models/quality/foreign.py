@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.pretrained import load_pretrained, load_tokenizer
 from models.quality.statistics import Gaussian, f1_interval, frechet_interval
 from models.state import refuse_nonfinite
 from simulator.core.errors import WeightsError, first_line
@@ -160,12 +161,10 @@ class _TransformersClip:
             raise WeightsError(
                 "clip and hpsv2 need transformers, which is not installed: pip install 'ciar-sim[clip]'"
             ) from error
-        try:
-            self.model: Any = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-            self.tokenizer: Any = transformers.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{folder}: not CLIP in transformers' format: {first_line(error)}") from error
-        _refuse_nonfinite(self.model, folder)
+        wrong = "not CLIP in transformers' format"
+        self.model: Any = load_pretrained(transformers.CLIPModel, folder, wrong)
+        vocabulary = int(self.model.config.text_config.vocab_size)
+        self.tokenizer: Any = load_tokenizer(transformers.CLIPTokenizerFast, folder, wrong, vocabulary)
         self.size = int(self.model.config.vision_config.image_size)
 
     def images(self, pixels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ciar_sim.cli.main import main
+from models.quality import foreign
 from models.train import distil
 from tests.models import llamagen_files as files
 
@@ -96,6 +97,42 @@ def test_images_of_the_captions_of_a_file_are_drawn_in_its_order(folder: Path, t
     assert np.array_equal(shown["one"][:, :66], shown["both"][:, :66])
     assert (shown["both"][:, 66:130] != 255).any()
     assert (shown["both"][:, 132:] == 255).all()  # a caption that comes twice is drawn once
+
+
+def test_images_of_class_labels_are_scored_by_what_reads_no_caption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Flat:
+        """In place of a network of somebody's file."""
+
+        def __init__(self, path: Path, torch_device: str) -> None: ...
+
+        def __call__(self, images: list[np.ndarray]) -> np.ndarray:
+            return np.stack([image.mean((0, 1)) for image in images])
+
+    monkeypatch.setattr(foreign, "FeatureNet", Flat)
+    files.write_c2i(tmp_path / "c2i")
+    labels = [str(label) for label in range(files.CLASSES)]
+    pair = {"cloud": "llamagen-c2i-256", "weights": "c2i", "image_size": 64}
+    scenario = {"name": "labels", "pair": pair, "prompts": {"list": labels}, "methods": ["base"]}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(scenario))
+    (tmp_path / "real").mkdir()
+    for index in range(10):
+        Image.new("RGB", (64, 64), (20 * index, 0, 0)).save(tmp_path / "real" / f"{index}.png")
+    common = ["evaluate", "pictures", tmp_path / "s.yaml", "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
+    refused = call(*common, "--clip", tmp_path / "clip")
+    assert refused.exit_code == 2
+    assert "clip and hpsv2 read captions, and the prompts of llamagen-c2i-256 are class labels" in refused.output
+    few = call(*common, "--inception", "net.pt", "--real", tmp_path / "real", "--set", "prompts.list=['1']")
+    assert "base: fid and f1 need at least 10 images, prompts are 1" in few.output
+    alone = call(*common, "--inception", "net.pt")
+    assert "name their folder by --real" in alone.output
+    assert not (tmp_path / "cache").exists()  # all of this before anything is decoded
+    scored = call(*common, "--inception", "net.pt", "--real", tmp_path / "real")
+    assert scored.exit_code == 0, scored.output
+    table = pd.read_csv(tmp_path / "out" / "pictures.csv")
+    assert table[["method", "images"]].values.tolist() == [["base", 10]]
+    assert (table["fid_lo"] <= table["fid"]).all()
 
 
 def test_distilling_goes_on_where_it_was_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

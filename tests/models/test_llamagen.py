@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models.pair import Pair, load_pair
 from models.quality.judges import captions_of
@@ -238,8 +238,24 @@ def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path
     assert torch.equal(like_a_file, pair.text.encode("a red bus. html"))
     with pytest.raises(PromptError, match="is empty once cleaned"):
         pair.text.encode("www.example.com/a")
-    (own / "t5-ckpt" / "flan-t5-xl" / "model.safetensors").write_bytes(b"damaged")
-    assert "flan-t5-xl: no usable T5: " in refused(t2i(folder, weights=str(own), text=None))
+    t5 = own / "t5-ckpt" / "flan-t5-xl"
+    state = load_file(t5 / "model.safetensors")
+    key = "encoder.final_layer_norm.weight"
+    for change, message in (  # transformers fills what is missing with random numbers
+        ({key: None}, f"{t5}: no usable T5: its weights do not fit its config.json; missing: {key}"),
+        ({key: torch.ones(3)}, f"of another shape: {key} [3], needed [12]"),
+        ({key: torch.full((12,), torch.inf)}, f"{t5}: {key} is not finite"),
+    ):
+        kept = {name: value for name, value in (state | change).items() if value is not None}
+        save_file(kept, t5 / "model.safetensors", metadata={"format": "pt"})
+        assert message in refused(t2i(folder, weights=str(own), text=None))
+    (t5 / "model.safetensors").write_bytes(b"damaged")
+    assert "flan-t5-xl/model.safetensors: not readable as weights" in refused(t2i(folder, weights=str(own), text=None))
+    save_file(state, t5 / "model.safetensors", metadata={"format": "pt"})
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (t5 / name).unlink()
+    # Without its files transformers makes a tokenizer that knows no word, or none, by its version.
+    assert f"{t5}: no usable T5: its tokenizer" in refused(t2i(folder, weights=str(own), text=None))
 
 
 # --- decoding

@@ -1,6 +1,7 @@
 """Other people's metrics, on tiny networks of the same call signatures as their own."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ciar_sim.cli.main import main
@@ -124,6 +126,38 @@ def test_a_folder_that_is_no_clip_is_refused(tmp_path: Path) -> None:
         foreign.load_clip(tmp_path)
 
 
+def test_a_damaged_clip_is_refused_with_its_reason(clip_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    for change, message in (
+        ({"text_projection.weight": None}, "its weights do not fit its config.json; missing: text_projection.weight"),
+        (
+            {"text_projection.weight": torch.ones(2, 2)},
+            r"of another shape: text_projection.weight \[2, 2\], needed \[8, 16\]",
+        ),
+        ({"text_projection.weight": torch.full((8, 16), torch.nan)}, "text_projection.weight is not finite"),
+        (
+            b"version https://git-lfs.github.com/spec/v1",
+            "model.safetensors: not readable as weights: a pointer of Git LFS",
+        ),
+        (b"half of it", "model.safetensors: not readable as weights"),
+        # Without them transformers makes a tokenizer that knows no word, or none, by its version.
+        (("vocab.json", "merges.txt"), "not CLIP in transformers' format: its tokenizer"),
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(clip_folder, folder)
+        if isinstance(change, dict):
+            state = load_file(folder / "model.safetensors") | change
+            kept = {key: value for key, value in state.items() if value is not None}
+            save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        elif isinstance(change, bytes):
+            (folder / "model.safetensors").write_bytes(change)
+        else:
+            for name in change:
+                (folder / name).unlink()
+        with pytest.raises(WeightsError, match=message):
+            foreign.load_clip(folder)
+
+
 def test_without_transformers_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "transformers", None)
@@ -140,8 +174,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    files = {"vocab_file": str(folder / "vocab.json"), "merges_file": str(folder / "merges.txt")}
-    transformers.CLIPTokenizerFast(**files, model_max_length=77).save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}')
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {**shape, "vocab_size": len(vocabulary), "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 1}
     vision = {**shape, "image_size": 32, "patch_size": 16}
@@ -212,12 +245,16 @@ def test_images_of_a_scenario_are_scored_once_per_method(
             ["--vgg", str(net), "--real", real, "--set", "prompts.count=9"],
             "base: fid and f1 need at least 10 images, prompts are 9",
         ),
-        (["--vgg", str(tmp_path / "none.pt")], "none.pt: no such file"),
+        (["--vgg", str(tmp_path / "none.pt"), "--real", real], "none.pt: no such file"),
         (["--vgg", str(net), "--real", str(tmp_path / "cache")], "0 images"),
     ):
         result = CliRunner().invoke(main, [*common, *arguments])
         assert result.exit_code == 2, result.output
         assert message in result.output
+    statistical = CliRunner().invoke(
+        main, ["evaluate", "pictures", "code-var", "--clip", str(clip_folder), *common[3:]]
+    )
+    assert "the pair paper-code makes no images: its sessions come from published figures" in statistical.output
     Image.fromarray(images(0, 1)[0][:8]).save(real + "/99.png")
     assert (
         "99.png: 12 x 8 pixels, the folder's first image has 12 x 16"

@@ -1,0 +1,95 @@
+"""Models that the library transformers reads from a local folder in its own layout: a T5 for captions, CLIP for metrics.
+
+Weights that a folder lacks are filled with random numbers by the library, and without its files a tokenizer knows no word; the library
+goes on with either. Here both are errors.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from models.checkpoint import SUFFIXES, few, read_checkpoint
+from models.state import refuse_nonfinite
+from simulator.core.errors import WeightsError, first_line
+
+
+def load_pretrained(kind: Any, folder: Path, wrong: str, **settings: Any) -> Any:
+    """A model from its folder, in `eval()` mode and without gradients. Nothing is downloaded, and nothing is printed.
+
+    Args:
+        kind: Its class in transformers.
+        folder: Its `config.json` and weights.
+        wrong: What is said of a folder that does not serve, before the reason.
+        settings: Of the class's `from_pretrained`.
+
+    Raises:
+        WeightsError: The folder is damaged or holds another model; weights are missing or not finite.
+    """
+    try:
+        with _silent():
+            model, report = kind.from_pretrained(
+                str(folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+            )
+    except Exception as error:  # whatever a library says of a damaged folder
+        for path in sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES):
+            read_checkpoint(path)  # the reason, where it is a file that cannot be read
+        raise WeightsError(f"{folder}: {wrong}: {first_line(error)[:200]}") from error
+    misshapen = {
+        str(key): f"{key} {list(found)}, needed {list(needed)}" for key, found, needed in report["mismatched_keys"]
+    }
+    missing = sorted(set(report["missing_keys"]) - set(misshapen))
+    listed = [
+        f"{what}: {few(keys)}"
+        for what, keys in (("missing", missing), ("of another shape", sorted(misshapen.values())))
+        if keys
+    ]
+    if listed:
+        raise WeightsError(f"{folder}: {wrong}: its weights do not fit its config.json; {'; '.join(listed)}")
+    # Buffers hold masks, too, which may have infinities.
+    refuse_nonfinite(dict(model.named_parameters()), folder)
+    refuse_nonfinite(
+        {name: buffer.nan_to_num(float("nan"), 0.0, 0.0) for name, buffer in model.named_buffers()}, folder
+    )
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(kind: Any, folder: Path, wrong: str, vocabulary: int) -> Any:
+    """The tokenizer of a model in transformers' layout.
+
+    Args:
+        kind: Its class in transformers.
+        folder: Its files.
+        wrong: As in `load_pretrained`.
+        vocabulary: Tokens that the model has an embedding of; the tokenizer must know at least half of them, and none beyond.
+
+    Raises:
+        WeightsError: The files are missing or damaged, or another model's.
+    """
+    try:
+        with _silent():
+            found = kind.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # as above
+        raise WeightsError(f"{folder}: {wrong}: its tokenizer: {first_line(error)[:200]}") from error
+    if not vocabulary <= 2 * len(found) <= 2 * vocabulary:
+        raise WeightsError(
+            f"{folder}: {wrong}: its tokenizer knows {len(found)} tokens, the model {vocabulary}: "
+            "files of the tokenizer are missing, or another model's"
+        )
+    return found
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The library prints no progress and no report of what it loads inside."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
