@@ -193,6 +193,7 @@ ONLY_PARSED = {
     ),
     "python -m benchmarks": "takes minutes and is to be run alone on a machine",
     "python -m pytest -m slow": "takes minutes; .github/workflows/ci.yml runs it",
+    "python -m pytest tests/": "runs these tests",
     "python -m tests": "takes minutes; a share of each runs among the tests",
     "make ": "sets up an environment",
 }
