@@ -3,9 +3,11 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
@@ -28,11 +30,12 @@ from ciar_sim.decide.capacity import (
     _Tester,
     devices_of,
     idle_times,
+    late_share,
     most_times,
     rate_of,
     scaled,
     search,
-    share_late,
+    share_beyond,
 )
 from simulator.core.errors import CiarSimError
 from simulator.engine.workload import poisson_arrivals
@@ -103,7 +106,7 @@ def known(edge: float, undecided: float) -> Any:
 
     def test(times: float) -> Load:
         verdict = 0 if abs(math.log(times / edge)) < undecided else 1 if times < edge else -1
-        return Load(times, 0.05 * times / edge, 0.0, 4, verdict)
+        return Load(times, 0.05 * times / edge, 0.0, 1.0, 4, verdict)
 
     return test
 
@@ -132,14 +135,75 @@ def test_the_loads_of_a_closed_loop_are_whole_devices_and_none_is_tried_twice(
     assert (5 * found.low, 5 * found.high) == pytest.approx((low, high))
 
 
+def latencies(*late_and_asked: tuple[int, int]) -> list[tuple[np.ndarray, int]]:
+    """Replications of which so many requests take 2 s and the others 1 s."""
+    return [(np.repeat([2.0, 1.0], [late, asked - late]), 0) for late, asked in late_and_asked]
+
+
 def test_a_share_is_over_all_requests_and_not_the_mean_of_shares() -> None:
     """A replication with a burst has more requests, and more of them late."""
-    share, half = share_late([(0, 100), (90, 300), (0, 100), (30, 100)])
+    bursts = latencies((0, 100), (90, 300), (0, 100), (30, 100))
+    share, half = share_beyond(bursts, 1.5)
     assert share == 120 / 600
     off = [0 - 20, 90 - 60, 0 - 20, 30 - 20]
     spread = math.sqrt(sum(one**2 for one in off) / 3 / 4) / 150
     assert half == pytest.approx(float(scipy.stats.t.ppf(1 - 0.025 / 3, 3)) * spread)
-    assert share_late([(0, 100), (0, 50)]) == (0.0, 0.0)
+    assert late_share(bursts, 1.5) == pytest.approx(
+        (0.2, 0.2 * math.exp(-half / 0.2), min(1.0, 0.2 * math.exp(half / 0.2)))
+    )
+    refused = [(latency_s[latency_s < 2], int((latency_s == 2).sum())) for latency_s, _ in bursts]
+    assert share_beyond(refused, 1.5) == (share, half)
+    assert late_share(refused, 9.0) == late_share(bursts, 1.5)
+    assert late_share(latencies((0, 100), (0, 50)), 1.5) == (0.0, 0.0, 0.0)
+
+
+def test_where_nobody_is_late_the_spread_is_that_of_the_latest() -> None:
+    """One replication of four has a burst just below the objective: that no request is late in any says little."""
+    rising = np.linspace(1.0, 2.0, 100)  # of the four together, 5 % are later than the 20th latest of the burst
+    burst = [(rising if place == 1 else rising / 2, 0) for place in range(4)]
+    share, low, high = late_share(burst, 2.0)
+    assert (share, low) == (0.0, 0.0)
+    assert high == share_beyond(burst, rising[-21])[1]
+    assert high > ALLOWED
+
+
+class Lindley:
+    """M/D/1 by Lindley's recursion: what `OneServer` simulates, in microseconds."""
+
+    def again(self, variants: Sequence[tuple[Case, Scenario]]) -> list[Measured]:
+        done = []
+        for one, scenario in variants:
+            workload = scenario.workload
+            assert isinstance(workload, FleetWorkload)
+            assert isinstance(workload.arrivals, PoissonArrivals)
+            draws = np.random.default_rng(scenario.seed)
+            gaps_s = draws.exponential(
+                1 / workload.arrivals.poisson_per_s, int(2 * rate_of(workload) * workload.duration_s)
+            )
+            requested_s = np.cumsum(gaps_s)
+            served = np.concatenate([[0.0], np.cumsum(SERVICE_S - gaps_s[1:])])
+            latency_s = served - np.minimum.accumulate(served) + SERVICE_S
+            kept = (requested_s >= workload.warmup_s) & (requested_s < workload.duration_s)
+            done.append(Measured(one, pd.Series(latency_s[kept]), {}, 0, 0))
+        return done
+
+
+@pytest.mark.parametrize("services", [3.5, 15.5])
+def test_a_load_is_seldom_said_to_be_what_it_is_not(services: float) -> None:
+    """Of M/D/1 at the very edge, either verdict is wrong about a load next to it; over 400 seeds 7 and 8 % are decided at all.
+
+    Late requests come in bursts: at 15.5 services six replications in ten have none. By Student's interval of the share alone a third of
+    the seeds called the load carried.
+    """
+    slo_s, seeds = services * SERVICE_S, 100
+    edge = brentq(lambda rate: waits_longer(rate, slo_s - SERVICE_S) - 0.05, 1.0, 0.99 / SERVICE_S)
+    start = {"methods": ["base"], "workload": {"devices": 9, "arrivals": {"poisson_per_s": edge}, "duration_s": 60}}
+    one = expand(load_scenario({"name": "queue", **start}))[0]
+    verdicts = []
+    for seed in range(seeds):
+        seeded = replace(one, scenario=one.scenario.model_copy(update={"seed": 1000 * seed}))
+        verdicts.append(_Tester(Lindley(), seeded, slo_s, 400)(1.0).verdict)  # type: ignore[arg-type]
+    assert verdicts.count(1) + verdicts.count(-1) <= 0.12 * seeds
 
 
 def test_no_load_and_any_load() -> None:
@@ -155,7 +219,7 @@ def test_no_load_is_named_as_what_was_shown() -> None:
     found = []
     for first, idle in ((-1, -1), (-1, 0), (0, 0)):
         of = {1.0: first, 1e-3: idle}
-        found.append(search(lambda times, of=of: Load(times, shares[of[times]], 0.01, 4, of[times]), 0.1, 1e-3))  # type: ignore[arg-type, misc]
+        found.append(search(lambda times, of=of: Load(times, shares[of[times]], 0.0, 1.0, 4, of[times]), 0.1, 1e-3))  # type: ignore[arg-type, misc]
     assert [(one.times, one.low, one.high) for one in found] == [(0, 0, 1e-3), (0, 0, 1.0), (0, 0, math.inf)]
     found += [Found(math.inf, 64.0, math.inf, ()), Found(2.5, 2.0, 3.0, ())]
     table = pd.DataFrame({"method": list("abcde"), "rate_per_s": math.nan, "devices": [0, 0, 0, math.inf, 5]})
@@ -186,7 +250,7 @@ def test_whole_devices_of_a_load() -> None:
     ("devices", "arrivals", "most"),
     [
         (10, {"poisson_per_s": 1e-3}, MOST),
-        (10, {"poisson_per_s": 100}, 32.0),  # of 10 s and a fifth of warm-up: 1,250 requests at the scenario's load
+        (10, {"poisson_per_s": 100}, 32.0),  # of 10 s after 5 s of warm-up: 1,500 requests at the scenario's load
         (10, {"poisson_per_s": 1e5}, 16.0),  # a scenario of its own size is tried at more
         (10, {"think_s": 1e3}, MOST),
         (1000, {"poisson_per_s": 1e-3}, 8192.0),  # and no more than ten million devices
@@ -201,7 +265,7 @@ def test_a_load_that_no_machine_or_nobody_waits_for_is_not_tried(
     one = expand(load_scenario({"name": "queue", "methods": ["base"], "workload": workload}))[0]
     assert most_times(one, 20, 1.0) == most
     if "poisson_per_s" in arrivals and most == 32.0:
-        assert MOST_REQUESTS / 2 < 1250 * most <= MOST_REQUESTS
+        assert MOST_REQUESTS / 2 < 1500 * most <= MOST_REQUESTS
     monkeypatch.setattr("simulator.experiment.estimate.memory_bytes", lambda: 1e4)
     assert most_times(one, 20, 1.0) < max(most, 16)
 
@@ -240,7 +304,7 @@ def test_devices_and_rate_grow_together(arrivals: dict[str, float]) -> None:
     larger = scaled(scenario, 2.5, 100, 1.0).workload
     assert isinstance(larger, FleetWorkload)
     assert larger.devices == 25
-    assert larger.warmup_s == pytest.approx(0.2 * larger.duration_s)
+    assert larger.warmup_s == pytest.approx(larger.duration_s / 3)
     assert "think_s" in arrivals or rate_of(larger) == pytest.approx(5.0)
     counted_s = larger.duration_s - larger.warmup_s
     if "poisson_per_s" in arrivals:
