@@ -4,12 +4,14 @@ Found by following single transfers of the grid of `benchmarks.ns3_points`, tran
 
 - Finding losses. A segment that was sent again stays in the count of what is under way when it is lost once more, and until all before it
   is acknowledged. It counts as lost until it arrives, so the next recovery begins with the first segment that arrives beyond it.
-- Timer. Round trips are measured where an acknowledgement moves the first missing segment, and a segment that is sent again does not
-  restart the timer: where round trips are longer than 0.2 s a recovery ends in a timeout.
-- Recovery. An acknowledgement of a part of what is recovered has the first missing segment sent again where there is nothing else to
-  send, once. Under BBR it counts as a loss besides, and the packet that follows it, begins a recovery or follows a timeout is not paced.
-- CUBIC. Proportional rate reduction counts bytes, and a duplicate acknowledgement as well as the segment that it tells of. The window
-  grows by what the first missing segment moves, at the end of a recovery too, and not where segments beyond it are told of.
+- Timer. Round trips are measured where an acknowledgement moves the first missing segment, and their deviation with each. A segment that is
+  sent again does not restart the timer: where round trips are longer than 0.2 s a recovery ends in a timeout.
+- Recovery. It ends after the window has grown by the last acknowledgement. An acknowledgement of a part of what is recovered has the
+  first missing segment sent again where there is nothing else to send, once. Under BBR it counts as a loss besides, and the packet that
+  follows it, begins a recovery or follows a timeout is not paced.
+- CUBIC. Each timeout takes the threshold down, one of the same segment too. Proportional rate reduction counts bytes, and a duplicate
+  acknowledgement as well as the segment that it tells of. The window grows by what the first missing segment moves, at the end of a
+  recovery too, and not where segments beyond it are told of.
 - BBR. All segments that were sent after the same deliveries take the time of the first in samples of the rate. A recovery begins no
   round, and after the first one there is no window until the pipe is full, since a count falls below zero.
 """
@@ -83,10 +85,20 @@ class Ns3Sender(Sender):
 
     def _acknowledge(self, now_s: float) -> None:
         self._fresh = [segment for segment in self._acks[0][1] if segment.number in self._missing]
-        srtt_s, rttvar_s = self.srtt_s, self.rttvar_s
         super()._acknowledge(now_s)
-        if not self.advanced:
-            self.srtt_s, self.rttvar_s = srtt_s, rttvar_s
+        if self.state != OPEN and self.recovered:
+            self.control.recovered(self)
+            self.state = OPEN
+            if self._lost:
+                self._recover()
+
+    def _end_recovery(self) -> None:
+        """Later, see `_acknowledge`."""
+
+    def _measure(self, rtt_s: float) -> None:
+        if self.advanced:
+            self.rttvar_s += 0.25 * (abs(self.srtt_s - rtt_s) - self.rttvar_s)
+            self.srtt_s += 0.125 * (rtt_s - self.srtt_s)
 
     def _sample(self, now_s: float, newest: Segment) -> None:
         for segment in self._fresh:
@@ -156,9 +168,12 @@ class Ns3Cubic(Cubic):
             self._count -= needed
             self.window += 1.0
 
+    def timed_out(self, sender: Sender, anew: bool) -> None:
+        super().timed_out(sender, True)
+
     def recovered(self, sender: Sender) -> None:
         super().recovered(sender)
-        if sender.state == RECOVERY and self.window >= self._threshold:
+        if sender.state == RECOVERY:
             self._grow(sender, sender.advanced)
 
 
@@ -172,17 +187,15 @@ class Ns3Bbr(Bbr):
         self._begins = False  # a recovery
 
     def recovers(self, sender: Sender) -> None:
-        next_round = self._next_round
-        super().recovers(sender)
-        self._next_round = next_round
-        self._begins = True
+        self._save()
+        self._conserves = self._hurt = self._begins = True
+        self.window = float(sender.pipe + 1)
 
     def _set_window(self, sender: Sender, segments: int, lost: int) -> None:
         assert isinstance(sender, Ns3Sender)
-        super()._set_window(sender, segments + self._begins, lost + sender.partial)
+        super()._set_window(sender, segments + self._begins, lost + sender.partial if sender.state == RECOVERY else 0)
         self._begins = False
 
     def recovered(self, sender: Sender) -> None:
-        super().recovered(sender)
-        if not self.filled:
-            self.window = math.inf
+        self._conserves = self._hurt = False
+        self.window = max(self.window, self._prior) if self.filled else math.inf

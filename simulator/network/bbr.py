@@ -7,7 +7,7 @@ without the detector of policers and the allowance for aggregated acknowledgemen
 import math
 from collections import deque
 
-from simulator.network.congestion import RECOVERY, Sender
+from simulator.network.congestion import Sender
 
 HIGH_GAIN = 2.89  # 2 / ln 2: the least that doubles what is delivered each round
 WINDOW_GAIN = 2.0
@@ -16,7 +16,7 @@ BANDWIDTH_ROUNDS = 10
 RTT_S = 10.0  # after which the least round trip is measured anew
 PROBE_S = 0.2  # with `LEAST` segments under way
 LEAST = 4.0
-QUANTA = 3.0  # segments beyond the product of rate and round trip
+QUANTA = 3.0  # segments beyond the product of rate and round trip; Linux allows for larger ones of its offload
 MARGIN = 0.99  # of pacing
 FULL_GROWTH, FULL_ROUNDS = 1.25, 3  # the pipe is full when the rate has not grown by so much in so many rounds
 STARTUP, DRAIN, PROBE_BW, PROBE_RTT = range(4)
@@ -33,13 +33,16 @@ class Bbr:
         "_conserves",
         "_cycle",
         "_cycle_s",
+        "_enters",
         "_full",
         "_full_rounds",
         "_gain",
+        "_hurt",
         "_idled",
         "_initial",
         "_least_at_s",
         "_least_s",
+        "_leaves",
         "_mode",
         "_next_round",
         "_pacing",
@@ -74,6 +77,8 @@ class Bbr:
         self._cycle_s = -math.inf
         self._prior = self.window
         self._conserves = self._idled = False
+        # Since a loss; whether a recovery begins or ends with the acknowledgement that is dealt with.
+        self._hurt = self._enters = self._leaves = False
         self._probe_end_s = math.inf
         self._probe_round = False
 
@@ -87,7 +92,7 @@ class Bbr:
 
     def acked(self, sender: Sender, segments: int, lost: int, rtt_s: float) -> None:
         now_s, (rate, prior, idle) = sender.now_s, sender.sample
-        pipe_before = sender.pipe + segments
+        pipe_before = sender.pipe + segments + lost
         begins = prior >= self._next_round
         if begins:
             self._next_round = sender.delivered
@@ -144,7 +149,7 @@ class Bbr:
         if rtt_s <= self._least_s or expired:
             self._least_s, self._least_at_s = rtt_s, now_s
         if expired and not self._idled and self._mode != PROBE_RTT:
-            self._prior = self.window if sender.state != RECOVERY else max(self._prior, self.window)
+            self._save()
             self._mode, self._gain, self._window_gain = PROBE_RTT, 1.0, 1.0
             self._probe_end_s = math.inf
         if self._mode == PROBE_RTT:
@@ -155,19 +160,32 @@ class Bbr:
                     self._next_round = sender.delivered
             else:
                 self._probe_round = self._probe_round or begins
-                if self._probe_round and now_s > self._probe_end_s:
-                    self._least_at_s = now_s
-                    self.window = max(self.window, self._prior)
-                    if self.filled:
-                        self._probe_bandwidth(now_s)
-                    else:
-                        self._mode, self._gain, self._window_gain = STARTUP, HIGH_GAIN, HIGH_GAIN
+                if self._probe_round:
+                    self._end_probe(now_s)
         self._idled = False
 
+    def _end_probe(self, now_s: float) -> None:
+        """Go on as before once the least round trip has been measured for long enough."""
+        if now_s > self._probe_end_s:
+            self._least_at_s = now_s
+            self.window = max(self.window, self._prior)
+            if self.filled:
+                self._probe_bandwidth(now_s)
+            else:
+                self._mode, self._gain, self._window_gain = STARTUP, HIGH_GAIN, HIGH_GAIN
+
     def _set_window(self, sender: Sender, segments: int, lost: int) -> None:
-        if sender.state == RECOVERY and lost:
+        """Linux bbr_set_cwnd."""
+        if lost:
             self.window = max(self.window - lost, 1.0)
-        if sender.state == RECOVERY and self._conserves:
+        if self._enters:
+            self._conserves, self._enters = True, False
+            self._next_round = sender.delivered  # a round begins
+            self.window = float(sender.pipe + segments)
+        elif self._leaves:
+            self._conserves = self._hurt = self._leaves = False
+            self.window = max(self.window, self._prior)
+        if self._conserves:
             self.window = max(self.window, float(sender.pipe + segments))
         else:
             target = self._product(self._window_gain)
@@ -179,18 +197,24 @@ class Bbr:
         if self._mode == PROBE_RTT:
             self.window = min(self.window, LEAST)
 
+    def _save(self) -> None:
+        """Keep the window for afterwards (Linux bbr_save_cwnd)."""
+        self._prior = max(self.window, self._prior if self._hurt or self._mode == PROBE_RTT else 0.0)
+
     def recovers(self, sender: Sender) -> None:
-        self._prior = max(self.window, self._prior if self._mode == PROBE_RTT else 0.0)
-        self.window = float(sender.pipe + 1)
-        self._conserves = True
-        self._next_round = sender.delivered  # a round begins
+        self._save()
+        self._enters = not self._leaves  # a recovery right after another one goes on as that did
+        self._leaves = False
+        self._hurt = True
 
     def recovered(self, sender: Sender) -> None:
-        self._conserves = False
-        self.window = max(self.window, self._prior)
+        self._leaves = True
 
-    def timed_out(self, sender: Sender) -> None:
-        self._prior = max(self._prior, self.window)
+    def timed_out(self, sender: Sender, anew: bool) -> None:
+        if anew:
+            self._save()
+        self._hurt = True
+        self._enters = False
         self._full = 0.0  # any rate has grown: Linux bbr_set_state
         self.window = sender.pipe + 1.0  # the first is sent again at once
 
@@ -200,3 +224,5 @@ class Bbr:
             if self._mode == PROBE_BW and self._rate() > 0.0:
                 self._pacing = MARGIN * self._rate()
                 self.gap_s = 1.0 / self._pacing
+            elif self._mode == PROBE_RTT:
+                self._end_probe(sender.now_s)

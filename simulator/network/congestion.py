@@ -5,11 +5,12 @@ packet that is sent again waits for its place in the window. All of it is calcul
 the simulation: packets share one wire and a constant way back, so acknowledgements come in the order of sending, and a queue of them
 is all that a loop over packets needs.
 
-- A receiver acknowledges every second segment, or a lone one after 40 ms; each at once where one is missing, and the first 16 of a
-  connection (Linux' quick acknowledgements).
-- A segment counts as lost when three sent with or after it have arrived (RFC 6675), or a quarter of a round trip after one that was sent
-  later has (RACK, RFC 8985). What stays away without either is asked for by a tail loss probe after two round trips, or by
-  the retransmission timeout, which doubles (RFC 6298).
+- A receiver acknowledges every second segment, or a lone one after 40 ms (25 in QUIC); each at once where one is missing, and the first 16
+  of a connection (Linux' quick acknowledgements).
+- A segment counts as lost when three sent with or after it have arrived (RFC 6675), or when one sent later has and it was sent longer ago
+  than a round trip and a quarter of the least one (RACK, RFC 8985). What stays away without either is asked for by a tail loss probe after
+  two round trips, or by the retransmission timeout, which doubles (RFC 6298). QUIC waits an eighth of a round trip, and its timer sends a
+  probe and takes nothing for lost (RFC 9002); that a long silence takes its window down (sec. 7.6) is left out.
 - Packets that find no room in the buffer of the wire are lost.
 - Messages are one stream: a message's first packet leaves after the last of the one before, repetitions included. Its round trip is
   the mean one; jitter moves when a message is complete, not its acknowledgements.
@@ -54,8 +55,8 @@ class Control(Protocol):
         """All that was under way when `recovers` or `timed_out` was called has arrived; `state` still says which."""
         ...
 
-    def timed_out(self, sender: "Sender") -> None:
-        """The retransmission timer went off."""
+    def timed_out(self, sender: "Sender", anew: bool) -> None:
+        """The retransmission timer went off. anew: not for what has cost the window its share already."""
         ...
 
     def begins(self, sender: "Sender", idle_s: float) -> None:
@@ -117,7 +118,7 @@ class Sender:
         advanced: by how much the latest acknowledgement moved `first`.
         sample: delivery rate in segments per second by the latest acknowledgement, how much had arrived when its segment was sent, and
             whether there was too little to send.
-        linux: whether its ends have Linux' ways; see `Transport.stack`.
+        stack: the ways of its ends, see `Transport.stack`.
         srtt_s: the smoothed round trip (RFC 6298).
         rttvar_s: its mean deviation.
     """
@@ -141,7 +142,7 @@ class Sender:
         self.sample = (0.0, 0, True)
         self.srtt_s = rtt_s
         self.rttvar_s = Timer(transport, rtt_s, deviation_s).rttvar_s
-        self.linux = transport.stack == "linux"
+        self.stack = transport.stack
         self._transport = transport
         self._ack_s, self._deviation_s = rtt_s if ack_s is None else ack_s, deviation_s
         self._flow_bits = math.inf
@@ -151,16 +152,21 @@ class Sender:
         self._missing: dict[int, Segment] = {}  # not acknowledged, by number
         self._under_way_bits = 0.0  # of those that do not count as lost
         self._acks: deque[tuple[list[float], list[Segment]]] = deque()  # when they come, and for what
+        self._error_s, self._measured = 0.0, 0  # the largest error of a round trip, whose last segment this is
         self._delayed: tuple[list[float], list[Segment]] | None = None  # the last, if it waits for a second segment
         self._there = 0  # of the receiver: the first number that it lacks
         self._apart: set[int] = set()  # that it has beyond that
-        self._quick = QUICK_ACKS if self.linux else 0
+        self._quick = 0 if self.stack == "plain" else QUICK_ACKS
         self._recovers_to = 0
         self._timer_s = math.inf  # since when the retransmission timer runs
         self._doubled = 1.0
         self._probed = False
         self._reorder_s = math.inf  # when what was sent before `_newest` counts as lost
-        self._newest = -1
+        self._newest, self._newest_rtt_s = (
+            -1,
+            rtt_s,
+        )  # the transmission sent last of those that arrived, and its round trip
+        self._least_rtt_s = rtt_s
         self._paced_s = -math.inf
         self._last_s = -math.inf
         # Samples are of too little to send until more than this has arrived; 0 for those of enough.
@@ -201,6 +207,7 @@ class Sender:
         """
         now_s = max(ready_s, self.now_s)
         self._catch_up(now_s)
+        self.now_s = now_s
         if self.pipe + 1 <= self.control.window and not self._lost:  # Linux tcp_rate_check_app_limited
             self._idle_until = max(1, self.delivered + self.pipe)
         if not self._missing:
@@ -265,7 +272,7 @@ class Sender:
         """The segment that is to be sent again first; more: whether there are new ones to send."""
         if self._lost:
             return next(segment for segment in self._missing.values() if segment.lost)
-        if self.state == RECOVERY and not more and not self.linux:  # RFC 6675 sec. 4, NextSeg (3)
+        if self.state == RECOVERY and not more and self.stack == "plain":  # RFC 6675 sec. 4, NextSeg (3)
             for segment in self._missing.values():
                 if not segment.beyond:
                     break
@@ -291,7 +298,7 @@ class Sender:
         if self.pipe == 1:  # nothing was under way
             self._first_s = self.delivered_s = now_s
             self._timer_s = now_s
-        elif segment.again and segment.number == self.first and self.linux:
+        elif self.stack == "quic" or (self.stack == "linux" and segment.again and segment.number == self.first):
             self._timer_s = now_s
         segment.sent_s, segment.first_s = now_s, self._first_s
         segment.delivered, segment.delivered_s = self.delivered, self.delivered_s
@@ -324,7 +331,7 @@ class Sender:
             delayed[0][0] = ack_s
             delayed[1].append(segment)
             return
-        entry = ([ack_s if at_once else ack_s + DELAYED_ACK_S], [segment])
+        entry = ([ack_s if at_once else ack_s + (self._transport.ack_delay_s or DELAYED_ACK_S)], [segment])
         self._acks.append(entry)
         if not at_once:
             self._delayed = entry
@@ -366,22 +373,43 @@ class Sender:
         self.delivered_s = now_s
         self._first_s = newest.sent_s
         rtt_s = now_s - newest.sent_s
-        self.rttvar_s += 0.25 * (max(abs(self.srtt_s - rtt_s), self._deviation_s) - self.rttvar_s)
-        self.srtt_s += 0.125 * (rtt_s - self.srtt_s)
+        self.advanced = self.first - first
+        self._measure(rtt_s)
         self._sample(now_s, newest)
         self._probed = False
-        self.advanced = self.first - first
-        if self.advanced:
+        if self.stack == "quic":
+            self._doubled = 1.0
+        elif self.advanced:
             self._timer_s = now_s
             self._doubled = 1.0
-        self._newest = max(self._newest, newest.order)
+        if newest.order > self._newest:
+            self._newest, self._newest_rtt_s = newest.order, rtt_s
+        if self.state != OPEN:
+            self._end_recovery()
         self._find_lost(now_s, newest)
         self.control.acked(self, newly, max(0, self._lost - lost_before), rtt_s)
-        if self.state != OPEN and self.first >= self._recovers_to:
+
+    def _end_recovery(self) -> None:
+        """Go on as before once all has arrived that was under way at a loss. What was sent since and is lost is a new one (RFC 6675)."""
+        if self.first >= self._recovers_to:
             self.control.recovered(self)
             self.state = OPEN
-            if self._lost:  # of what was sent since
+            if any(segment.lost or segment.again for segment in self._missing.values()):
                 self._recover()
+
+    def _measure(self, rtt_s: float) -> None:
+        """Take a sample of the round trip.
+
+        Its deviation counts once in each, by the largest (RFC 6298 sec. 3, and so Linux), or with each sample (RFC 9002 sec. 5.3).
+        """
+        if rtt_s < self._least_rtt_s:
+            self._least_rtt_s = rtt_s
+        more_s = rtt_s - self.srtt_s
+        self._error_s = max(self._error_s, abs(more_s), self._deviation_s)
+        self.srtt_s += 0.125 * more_s
+        if self.first > self._measured or self.stack == "quic":
+            self.rttvar_s += 0.25 * (self._error_s - self.rttvar_s)
+            self._error_s, self._measured = 0.0, self.sent
 
     def _sample(self, now_s: float, newest: Segment) -> None:
         """Take the delivery rate by the segment that was sent last of those told."""
@@ -391,38 +419,52 @@ class Sender:
 
     def _find_lost(self, now_s: float, newest: Segment) -> None:
         """Which segments count as lost by what has arrived."""
-        linux = self.linux
+        before = self._lost
         self._reorder_s = math.inf
-        for other in self._missing.values():
-            if linux:
-                if other.order > self._newest and not other.again:
-                    break  # what has a later number was sent later still
-                if other.lost or other.order > self._newest:
-                    continue
-                # Reordering is not waited for once losses are known: Linux tcp_rack_reo_wnd.
-                if other.beyond >= DUPLICATE_ACKS or other.again or self.state == RECOVERY:
-                    self._mark(other)
-                else:
-                    self._reorder_s = now_s + self._transport.reordering * self.srtt_s
-            else:
+        if self.stack == "plain":
+            for other in self._missing.values():
                 if other.number > newest.number:
                     break
-                if not other.lost and other.beyond >= DUPLICATE_ACKS and (not other.again or self.state == OPEN):
+                open_ = self.state == OPEN and self._lost == before
+                if not other.lost and other.beyond >= DUPLICATE_ACKS and (not other.again or open_):
                     self._mark(other)
+        else:
+            self._find_late(now_s)
+        if self._lost > before and self.state == OPEN:
+            self._recover()
+
+    def _find_late(self, now_s: float) -> None:
+        """Which segments count as lost by what has arrived and by time."""
+        linux, known = self.stack == "linux", self.state != OPEN
+        reordering, srtt_s = self._transport.reordering, self.srtt_s
+        for other in self._missing.values():
+            if other.order > self._newest and not other.again:
+                return  # what has a later number was sent later still
+            if other.lost or other.order > self._newest:
+                continue
+            if linux:  # RFC 8985 sec. 6.2; reordering is not waited for once losses are known: Linux tcp_rack_reo_wnd
+                known = known or other.beyond >= DUPLICATE_ACKS
+                late_s = other.sent_s + self._newest_rtt_s + reordering * self._least_rtt_s
+            else:  # RFC 9002 sec. 6.1, by the numbers of packets
+                known = self._newest - other.order >= DUPLICATE_ACKS
+                late_s = other.sent_s + (1.0 + reordering) * max(srtt_s, self._newest_rtt_s)
+            if known or late_s <= now_s + INSTANT_S:
+                self._mark(other)
+                known = True
+            else:
+                self._reorder_s = late_s if linux else min(late_s, self._reorder_s)  # of the last of them, of the first
 
     def _reordered(self, now_s: float) -> None:
         self.now_s = now_s
         self._reorder_s = math.inf
-        for other in self._missing.values():
-            if not other.lost and other.order < self._newest:
-                self._mark(other)
+        self._find_late(now_s)
+        if self._lost and self.state == OPEN:
+            self._recover()
 
     def _mark(self, segment: Segment) -> None:
         segment.lost = True
         self._lost += 1
         self._under_way_bits -= segment.bits
-        if self.state == OPEN:
-            self._recover()
 
     def _recover(self) -> None:
         self._recovers_to = self.sent
@@ -431,24 +473,28 @@ class Sender:
         self.control.recovers(self)
 
     def _alarm_s(self) -> float:
-        """When the retransmission timer or a tail loss probe is due, for a first segment that does not come by itself."""
+        """When the retransmission timer or a tail loss probe is due, for what does not come by itself."""
         if not self._missing:
             return math.inf
-        first = next(iter(self._missing.values()))
-        if first.arrives:
-            return math.inf
-        due_s = self._timer_s + self.rto_s
-        if self.linux and self.state == OPEN and not self._probed:
+        first, last = next(iter(self._missing.values())), next(reversed(self._missing.values()))
+        due_s = math.inf if first.arrives else self._timer_s + self.rto_s
+        # The probe is not kept back by an acknowledgement that is.
+        if self.stack == "linux" and self.state == OPEN and not self._probed and not (first.arrives and last.arrives):
             due_s = min(due_s, self._timer_s + self._transport.probe_s(self.srtt_s, len(self._missing)))
         return max(due_s, self.now_s)
 
     def _timeout(self, now_s: float) -> Segment | None:
         """The segment that probes the tail, or None after a retransmission timeout."""
         self.now_s = now_s
+        if self.stack == "quic":  # a probe tells what is lost; nothing counts as lost before: RFC 9002 sec. 6.2
+            self._doubled *= 2.0
+            return next(iter(self._missing.values()))
         if now_s < self._timer_s + self.rto_s:
             self._probed = True
             self._timer_s = now_s
             return next(reversed(self._missing.values()))
+        # RFC 5681 sec. 3.1: a threshold is held while the same segment times out again; Linux tcp_enter_loss: in a recovery as well.
+        anew = self.state == OPEN or (self.state == LOSS and self._doubled == 1.0)
         self._doubled = min(2.0 * self._doubled, 2.0**10)
         self._timer_s = now_s
         self._recovers_to = self.sent
@@ -457,8 +503,8 @@ class Sender:
         for segment in self._missing.values():
             segment.beyond = 0
             # RACK does not count as lost what cannot have been acknowledged yet: Linux tcp_timeout_mark_lost.
-            recent = self.linux and segment.number > self.first and segment.sent_s + self.srtt_s > now_s
+            recent = self.stack == "linux" and segment.number > self.first and segment.sent_s + self.srtt_s > now_s
             if not segment.lost and not recent:
                 self._mark(segment)
-        self.control.timed_out(self)
+        self.control.timed_out(self, anew)
         return None

@@ -2,7 +2,7 @@
 
 import math
 
-from simulator.network.congestion import LOSS, RECOVERY, Sender
+from simulator.network.congestion import RECOVERY, Sender
 
 BETA = 0.7  # of the window that a loss leaves, RFC 9438 sec. 4.6
 C = 0.4  # segments a second cubed, sec. 5.1
@@ -74,7 +74,7 @@ class Cubic:
         elif not sender.advanced:
             return
         elif self.window < self._threshold:
-            if sender.state != LOSS:
+            if self._threshold == math.inf:  # the first slow start alone: RFC 9406 sec. 4.3
                 self._watch(sender, rtt_s)
             if 2.0 * sender.peak > self.window:  # Linux tcp_is_cwnd_limited
                 self.window += segments / (DIVISOR if self._rounds else 1.0)
@@ -159,13 +159,16 @@ class Cubic:
         self._loss(self.window)
         self._prior = int(self.window)
         self._reduced = 0
+        self.window = sender.pipe + 1.0  # where no acknowledgement told of it
 
     def recovered(self, sender: Sender) -> None:
         if sender.state == RECOVERY:
-            self.window = self._threshold  # RFC 9937 sec. 6.2, the end of recovery; Linux tcp_end_cwnd_reduction
+            self.window = float(self._threshold)  # RFC 9937 sec. 6.2, the end of recovery; Linux tcp_end_cwnd_reduction
 
-    def timed_out(self, sender: Sender) -> None:
-        self._loss(self.window)
+    def timed_out(self, sender: Sender, anew: bool) -> None:
+        if anew:
+            self._loss(self.window)
+        self._epoch_s, self._rounds = -math.inf, 0
         self._most = 0  # RFC 9438 sec. 4.8
         self._least_rtt_s = math.inf
         self.window = sender.pipe + 1.0  # the first is sent again at once
@@ -176,7 +179,7 @@ class Cubic:
         if self._epoch_s > -math.inf:  # a pause is no time to grow in: RFC 9438 sec. 5.8
             self._epoch_s += idle_s
         if self.restarts and self.window > self.initial and idle_s > sender.rto_s:
-            # Linux tcp_cwnd_restart
-            self._threshold = max(self._threshold if self._threshold < math.inf else 0.0, 0.75 * self.window)
+            # Linux tcp_cwnd_restart. Without a loss there is no threshold yet.
+            self._threshold = max(self._threshold, 0.75 * self.window)
             halvings = min(int(idle_s / sender.rto_s), 62)
             self.window = max(float(self.initial), self.window / 2.0**halvings)

@@ -62,7 +62,7 @@ class Transport:
         probes: whether a lost tail is asked for by a probe (RFC 8985 sec. 7); otherwise by the timeout.
         congestion: cubic or bbr (`simulator.network.congestion`); empty for `Window`, which knows no losses.
         stack: "linux" for ends that find losses by time and by probes as well (RFC 8985) and acknowledge each of the first segments of a
-            connection; "plain" for others.
+            connection; "quic" for those of RFC 9002, whose timer sends probes; "plain" for others.
         flow_bytes: of a message that may leave before the other end makes room for more, which takes a round trip; 0 for any number.
         framed: bits on the wire and segments, by payload; a cache that all links share.
     """
@@ -122,7 +122,7 @@ class Transport:
         after = segments - 1 - lost[-1]
         if after >= DUPLICATE_ACKS:
             return srtt_s
-        if self.stack != "linux":
+        if self.stack == "plain":
             return rto_s
         if after:
             return srtt_s * (1.0 + self.reordering)
@@ -176,6 +176,7 @@ TRANSPORTS = {
         ack_delay_s=0.025,
         reordering=0.125,
         probes=False,
+        stack="quic",
     ),
     "sctp": Transport(
         "sctp",
