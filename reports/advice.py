@@ -1,13 +1,13 @@
 """The sentences that a report begins with: what to use, where, and what it gains."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from reports.findings import Finding, is_base
 from reports.load import Run
-from reports.words import condition, joined, number, shortened, significant, split_unit
+from reports.words import condition, joined, number, shortened, significant, split_unit, times
 
 MOST_NAMED = 6  # conditions, each by its name
 MOST_ANSWERS = 4  # of a run with more conditions than these
@@ -75,7 +75,7 @@ def _alone_in_its_run(ran: Sequence[Finding]) -> str:
     label = str(ran[0].cases["label"].iloc[0])
     seconds = [float(said.cases["latency_mean_s"].mean()) for said in ran]
     where = f" under {len(ran)} conditions" if len(ran) > 1 else ""
-    text = f"{_alone(label)} takes {_range(seconds, 3)} s per image{where}."
+    text = f"{_alone(label)} takes {_range(seconds, significant)} s per image{where}."
     return text if is_base(ran[0].cases.iloc[0]) else f"{text} Without base in the run there is no speed-up."
 
 
@@ -107,7 +107,7 @@ def _by_condition(
         cases = pd.concat([said.cases[said.cases["label"] == labels[0]] for said in here])
         gains = [float(gain) for gain in cases["speedup"] if math.isfinite(gain)]
         if gains and len(labels) == 1 and not is_base(cases.iloc[0]):
-            who += f" ({_range(gains, 2)}× base's speed)"
+            who += f" ({_range(gains, times)}× base's speed)"
         parts.append(who + _place(here, findings, keys))
     if others := sum(len(where[labels]) for labels in where if labels not in told):
         parts.append(f"others under {others} of {len(findings)} conditions")
@@ -119,7 +119,7 @@ def _place(here: Sequence[Finding], findings: Sequence[Finding], keys: Sequence[
     if len(findings) == 1:
         return ""
     if len(here) == len(findings):
-        return f" under all {len(findings)} conditions"
+        return f" under {'both' if len(findings) == 2 else f'all {len(findings)}'} conditions"
     if ranges := _ranges(here, findings, keys):
         return f" {ranges}"
     names = [said.condition for said in here]
@@ -208,7 +208,7 @@ def _listed(names: list[str]) -> str:
     return "; ".join(names) if any(", " in name for name in names) else joined(names)
 
 
-def _range(values: Sequence[float], digits: int) -> str:
+def _range(values: Sequence[float], written: Callable[[float], str]) -> str:
     """The least and the greatest of some values, or the one that both are."""
-    low, high = (significant(value, digits) for value in (min(values), max(values)))
+    low, high = (written(value) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

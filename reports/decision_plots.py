@@ -13,7 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reports.figure import INK, MUTED, PAGE, Form, finish, handle, left_out, new_figure, spread, styled, wrapped_title
+from reports.figure import (
+    EVENLY,
+    INK,
+    MUTED,
+    PAGE,
+    Form,
+    finish,
+    handle,
+    left_out,
+    new_figure,
+    spread,
+    styled,
+    wrapped_title,
+)
 from reports.looks import Look, looks
 from reports.metrics import LATENCY
 from reports.words import clipped, condition, number, rejoined, significant
@@ -224,7 +237,7 @@ def _recommend(answer: Answer, form: Form) -> Figure:
         handles.append(Line2D([], [], ls="", marker="o", ms=10 * size, mfc="none", mec=INK, label="recommended"))
     notes = [
         "Left is sooner, low is better. Bars are 95 % intervals of the loss.",
-        left_out(len(shown), len(panels), "conditions", "evenly spaced"),
+        left_out(len(shown), len(panels), "conditions", EVENLY),
     ]
     finish(figure, form, handles, notes)
     return figure

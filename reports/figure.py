@@ -26,7 +26,7 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from reports.looks import MARK, Look, mix
-from reports.words import clipped, unbroken, wrapped
+from reports.words import clipped, sentence, unbroken, wrapped
 from simulator.results.columns import interval_columns
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
@@ -60,6 +60,7 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.dpi": 160,
     "text.parse_math": False,  # a label may hold a $
+    "text.hinting": "no_hinting",  # else a text is wider in the file than it was laid out, by up to 7 %
     "svg.fonttype": "none",  # text stays text: editable, searchable, small
     "pdf.fonttype": 42,  # likewise
     "svg.hashsalt": "ciar-sim",
@@ -75,6 +76,7 @@ COMPACT_STYLE: dict[str, Any] = {
     "ytick.major.size": 2.5,
     "savefig.dpi": 300,
 }
+EVENLY = "evenly spaced"  # as `spread` chooses
 T = TypeVar("T")
 
 
@@ -163,7 +165,7 @@ def finish(
     height = figure.get_figheight() + _long_titles(figure)
     if handles:
         height += legend(figure, handles)
-    lines = form.note, " ".join(filter(None, notes)), about
+    lines = form.note, " ".join(filter(None, notes)), sentence(about)
     if form.titles and any(lines):
         height += footnote(figure, *lines)
     if form.height is None:
@@ -191,7 +193,7 @@ def footnote(figure: Figure, *lines: str) -> float:
 def legend(figure: Figure, handles: Sequence[Artist]) -> float:
     """A legend above the panels, in as many columns as the width holds; its height in inches. It is no wider than the figure."""
     size = _points(mpl.rcParams["legend.fontsize"])
-    longest = max(_text_width(str(handle.get_label()), size) for handle in handles)
+    longest = max(text_width(str(handle.get_label()), size) for handle in handles)
     handle_width = 2.8 if size > 7 else 2.2  # in units of the type's size, as the gaps below
     wide = longest + (handle_width + 0.8 + 1.6) * size / 72
     columns = max(1, min(len(handles), int((figure.get_figwidth() - 0.2) / wide)))
@@ -205,7 +207,7 @@ def _points(size: Any) -> float:
     return float(FontProperties(size=size).get_size_in_points())
 
 
-def _text_width(text: str, size: float) -> float:
+def text_width(text: str, size: float) -> float:
     """Width of a text in inches, as drawn."""
     width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
     return float(width) / 72
@@ -225,6 +227,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 def left_out(shown: int, there: int, what: str, which: str) -> str:
     """A sentence about what a plot does not show; empty where it shows all."""
+    which = "the first" if shown == 1 and which == EVENLY else which
     return f"{shown} of {there} {what}: {which}." if shown < there else ""
 
 
@@ -237,12 +240,35 @@ def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
 
 
 def logarithmic(ax: Axes, which: str) -> None:
-    """A logarithmic x or y axis with ticks at 1, 2, 5."""
+    """A logarithmic x or y axis with ticks at 1, 2, 5, or fewer in each decade where it has no room for their labels."""
     ax.set(**{f"{which}scale": "log"})
     axis: Axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
-    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_locator(_Decades())
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def from_zero(ax: Axes) -> None:
+    """A y axis from 0, with room for whole markers there."""
+    top = ax.get_ylim()[1]
+    ax.set_ylim(-0.05 * top, top)
+
+
+class _Decades(ticker.LogLocator):
+    """Ticks at 1, 2, 5, at 1, 3, or at 1 of each decade: the most whose labels the axis has room for."""
+
+    def __init__(self) -> None:
+        super().__init__(numticks=1000)  # which ones there are is decided here
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        assert self.axis is not None
+        room = max(self.axis.get_tick_space(), 2)
+        for subs in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
+            self.set_params(subs=subs)
+            found = np.asarray(super().tick_values(vmin, vmax))
+            if np.count_nonzero((found >= vmin) & (found <= vmax)) <= room:
+                break
+        return found
 
 
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:

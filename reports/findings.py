@@ -13,7 +13,7 @@ import pandas as pd
 
 from reports.load import Run
 from reports.metrics import CLOUD_NLL, Metric, quality_metric_of
-from reports.words import joined, significant
+from reports.words import joined, significant, times
 from simulator.results.columns import interval_columns
 
 FEW = 5  # below as many requests no interval of a latency is written
@@ -42,6 +42,10 @@ class Finding:
     at_base_quality: tuple[str, ...] = ()
     faster: tuple[str, ...] = ()
     front: tuple[str, ...] = ()
+
+    def titled(self, titles: bool, of: int) -> str:
+        """The title of its panel: the result, or without titles the condition, where there are others."""
+        return self.heading if titles else self.condition if of > 1 else ""
 
 
 def quality_metric(run: Run) -> Metric:
@@ -108,13 +112,13 @@ def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str,
         slowdowns = (
             1 / x if (x := second[column]) > 0 else math.inf for column in ("speedup", "speedup_hi", "speedup_lo")
         )
-        longer, least, most = (significant(x, 2) for x in slowdowns)
+        longer, least, most = (times(x) for x in slowdowns)
         range_ = "" if _few(best) else f" ({least} to {most})"
         text = f"{name} is fastest: {seconds}. The next, {second['label']}, takes {longer}× as long{range_}."
         return f"{name} is fastest ({second['label']} takes {longer}× as long)", text
     text = f"{name} is fastest: {seconds}{', ' + gain if gain else ''}."
     text += "" if bases else " Base was not run, so there is no speed-up."
-    speed = f" ({significant(best['speedup'], 2)}× base)" if bases else ""
+    speed = f" ({times(best['speedup'])}× base)" if bases else ""
     return f"{name} is fastest{speed}", text
 
 
@@ -220,12 +224,20 @@ def best_labels(run: Run, most: int, among: Sequence[str] = ()) -> list[str]:
 
     among: consider these only, all where it is empty.
     """
-    ran = run.summary[np.isfinite(run.summary["latency_mean_s"])]
-    means = ran.groupby("label", sort=False)["latency_mean_s"].mean().sort_values(kind="stable")
-    bases = [str(name) for name in ran.loc[ran["method_name"] == "base", "label"].unique()]
-    ranked = dict.fromkeys([*bases, *map(str, means.index), *run.labels()])
+    return best(run.summary, "label", most, among)
+
+
+def best(table: pd.DataFrame, column: str, most: int, among: Sequence[str] = (), *, at_best: bool = False) -> list[str]:
+    """The same of the series that a column names; at_best: by its lowest latency, not the mean of all, for series over settings."""
+    ran = table[np.isfinite(table["latency_mean_s"])]
+    seconds = (
+        ran.groupby(column, sort=False)["latency_mean_s"].agg("min" if at_best else "mean").sort_values(kind="stable")
+    )
+    bases = ran.loc[ran["method_name"] == "base", column].unique()
+    there = list(dict.fromkeys(map(str, table[column])))
+    ranked = dict.fromkeys([*map(str, bases), *map(str, seconds.index), *there])
     kept = [name for name in ranked if not among or name in among][:most]
-    return [name for name in run.labels() if name in kept]
+    return [name for name in there if name in kept]
 
 
 def with_interval(row: pd.Series, name: str, unit: str = "") -> str:

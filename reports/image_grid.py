@@ -17,7 +17,7 @@ from reports.figure import MUTED, PAGE, Form, left_out
 from reports.findings import best_labels
 from reports.load import Run, StoredImage
 from reports.looks import PART_COLOURS
-from reports.words import wrapped
+from reports.words import clipped, wrapped
 
 MOST_METHODS, MOST_COMPACT, MOST_PROMPTS = 8, 4, 4
 NO_SCORE = "#e3e6ea"
@@ -139,7 +139,13 @@ def _prompt(ax: Axes, places: _Places, row: int, text: str, inches: float, form:
 def _title(ax: Axes, places: _Places, column: int, text: str, form: Form, *, bold: bool) -> None:
     size = 5.5 if form.compact else 8.0
     at = places.lefts[column] + places.size / 2, places.bottoms[0] + places.size + 0.05
-    lines = wrapped(text, max(6, int(places.size * 115 / size)))
+    across = max(6, int(places.size * 115 / size))
+    most = int((places.height - at[1]) * 72 / (size * 1.25))  # lines above the tile
+    lines = next(
+        lines
+        for width in range(across * most, 0, -1)
+        if (lines := wrapped(clipped(text, width), across)).count("\n") < most
+    )
     ax.text(*at, lines, ha="center", fontsize=size, fontweight="bold" if bold else "normal")
 
 

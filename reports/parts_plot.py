@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from reports.figure import INK, PAGE, Form, finish, left_out, new_figure, spread, wrapped_title
+from reports.figure import EVENLY, INK, PAGE, Form, finish, left_out, new_figure, spread, wrapped_title
 from reports.findings import Finding, is_base
 from reports.load import Run
 from reports.looks import PART_COLOURS
 from reports.metrics import LATENCY
-from reports.words import clipped, significant
+from reports.words import clipped, significant, times
 
 MOST_PANELS, MOST_BARS = 6, 12
 SHARED_UP_TO = 4.0  # panels share a scale unless the longest bar of one is this many times another's
@@ -30,7 +30,7 @@ def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> F
     longest = [float(cases["latency_mean_s"].max()) for _, cases in shown]
     shared = max(longest) <= SHARED_UP_TO * min(longest)
     for ax, (said, cases), own in zip(axes, shown, longest, strict=True):
-        wrapped_title(ax, said.heading if form.titles else said.condition, 2.0 if form.compact else 7.2)
+        wrapped_title(ax, said.titled(form.titles, len(ran)), 2.0 if form.compact else 7.2)
         _panel(ax, said, cases, max(longest) if shared else own, form)
     axes[-1].set_xlabel(LATENCY.heading)
     handles = [
@@ -44,7 +44,7 @@ def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> F
     ]
     if not shared:
         notes.append("Each panel has its own scale.")
-    notes.append(left_out(len(shown), len(ran), "conditions", "evenly spaced"))
+    notes.append(left_out(len(shown), len(ran), "conditions", EVENLY))
     if any(len(cases) < np.isfinite(said.cases["latency_mean_s"]).sum() for said, cases in shown):
         notes.append(f"{MOST_BARS} methods of each: base and the fastest.")
     finish(figure, form, handles, notes, run.as_if)
@@ -65,11 +65,12 @@ def _panel(ax: Axes, said: Finding, cases: pd.DataFrame, top: float, form: Form)
     for part, colour in PART_COLOURS.items():
         seconds = np.nan_to_num(cases[part].to_numpy(dtype=float))
         some = seconds > 0
-        ax.barh(at[some], seconds[some], left=left[some], height=0.72, color=colour, ec="white", lw=0.5)
+        edges = np.where(seconds[some] > 0.01 * top, 0.5, 0.0)  # which would cover a short part
+        ax.barh(at[some], seconds[some], left=left[some], height=0.72, color=colour, ec="white", lw=edges)
         left = left + seconds
     for place, (_, row) in enumerate(cases.iterrows()):
         with_gain = not is_base(row) and math.isfinite(row["speedup"])
-        gain = f"  ({significant(row['speedup'], 2)}× base)" if with_gain else ""
+        gain = f"  ({times(row['speedup'])}× base)" if with_gain else ""
         weight = "bold" if row["label"] == said.fastest else "normal"
         text = f"{significant(row['latency_mean_s'])} s{gain}"
         ax.text(

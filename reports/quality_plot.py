@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from reports.figure import (
+    EVENLY,
     GRID,
     INK,
     MUTED,
@@ -25,6 +27,7 @@ from reports.figure import (
     new_figure,
     scale_x,
     spread,
+    text_width,
     wrapped_title,
 )
 from reports.findings import Finding, best_labels, finding, is_base, quality_metric
@@ -32,7 +35,7 @@ from reports.labels import Label, place_labels
 from reports.load import Run
 from reports.looks import METHOD_LOOKS, Look, looks
 from reports.metrics import LATENCY, Metric, alignment
-from reports.words import clipped, number, significant, split_unit
+from reports.words import clipped, number, significant, split_unit, times
 from simulator.results.columns import interval_columns
 
 MOST_PANELS, MOST_COMPACT_PANELS = 12, 8
@@ -91,7 +94,6 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
     heights = [1.35, 1.0] if below else [1.0]
     grid = figure.subplots(per_block * blocks, across, squeeze=False, height_ratios=heights * blocks)
     look = looks(run.series)
-    short = short_labels(run)
     uppers, lowers = [], []
     pending: list[tuple[Axes, list[Label], list[tuple[float, float]]]] = []
     for place, said in enumerate(shown):
@@ -100,7 +102,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
         in_full = form.titles and not (form.compact and across > 1)  # half a column is too narrow for a sentence
         heading = said.heading if in_full else said.condition if len(shown) > 1 else ""
         wrapped_title(upper, heading, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
-        pending.append((upper, *_quality_panel(upper, said, metric, look, short, form)))
+        pending.append((upper, *_quality_panel(upper, said, metric, look, form)))
         if place % across == 0:
             upper.set_ylabel(metric.upright)
         lowest = upper
@@ -124,7 +126,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
     ]
     if any(len(said.front) > 1 for said in shown):
         notes.append("Stairs: the Pareto front, by the means.")
-    notes.append(left_out(len(shown), len(findings), "conditions", "evenly spaced"))
+    notes.append(left_out(len(shown), len(findings), "conditions", EVENLY))
     if missing:
         notes.append(
             f"The legend leaves out {missing} cases{' beside the front' if any(said.front for said in shown) else ''}."
@@ -138,7 +140,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
 
 
 def _quality_panel(
-    ax: Axes, said: Finding, metric: Metric, look: dict[str, Look], short: dict[str, str], form: Form
+    ax: Axes, said: Finding, metric: Metric, look: dict[str, Look], form: Form
 ) -> tuple[list[Label], list[tuple[float, float]]]:
     """Points, intervals, base's line and the Pareto front of one panel; the labels to place and the points they must not cover."""
     column = metric.name
@@ -154,7 +156,7 @@ def _quality_panel(
     with_reference = False
     for _, row in cases.iterrows():
         x, y, label = float(row["latency_mean_s"]), float(row[column]), str(row["label"])
-        one, fastest = look[label], label == said.fastest
+        one, fastest = look[label], label == said.fastest and len(cases) > 1
         if is_base(row) and not with_reference:
             with_reference = True
             ax.axhline(y, color=BASE_COLOUR, lw=1.0, ls=(0, (4, 3)), zorder=1)
@@ -169,11 +171,13 @@ def _quality_panel(
             ax.plot(x, y, "o", zorder=5, **ring)
         marks.append((x, y))
         if len(cases) <= MOST_LABELS or fastest or is_base(row) or label in said.front:
-            labels.append(Label(x, y, clipped(short[label]), one.colour, fastest, one.gid))
+            labels.append(Label(x, y, label, one.colour, fastest, one.gid))
     front = cases[cases["label"].isin(said.front)].sort_values("latency_mean_s", kind="stable")
     if len(front) > 1:
         stairs: dict[str, Any] = {"drawstyle": "steps-post", "color": INK, "lw": 0.9 * form.marker, "alpha": 0.7}
         ax.plot(front["latency_mean_s"], front[column], zorder=2, **stairs)
+    short = short_labels([label.text for label in labels])
+    labels = [label._replace(text=clipped(short[label.text])) for label in labels]
     return sorted(labels, key=lambda label: not label.bold), marks
 
 
@@ -203,7 +207,8 @@ def _handles(
     """Entries of the legend, and how many cases it leaves out."""
     size = form.marker
     ring: dict[str, Any] = {"marker": "o", "ms": 11 * size, "mfc": "none", "mec": INK, "mew": 1.3 * size}
-    handles = [Line2D([], [], ls="", **ring, label="fastest")]
+    several = any(np.isfinite(said.cases["latency_mean_s"]).sum() > 1 for said in shown)
+    handles = [Line2D([], [], ls="", **ring, label="lowest mean latency")] if several else []
     if (run.summary["method_name"] == "base").any():
         reference = "base, 95 % band"
         handles.append(Line2D([], [], color=BASE_COLOUR, lw=1.0, ls=(0, (4, 3)), label=reference))
@@ -221,18 +226,16 @@ def _handles(
     return handles, len(run.labels()) - len(names)
 
 
-def short_labels(run: Run) -> dict[str, str]:
-    """Text at a point, by label: of three or more settings that differ in one value, the later ones show only that."""
+def short_labels(labels: Sequence[str]) -> dict[str, str]:
+    """Text at a point, by label: of three or more of a panel that differ in one value alone, the later ones show only that."""
     families: dict[str, list[str]] = {}
-    for label in run.labels():
+    for label in dict.fromkeys(labels):
         families.setdefault(label.rpartition("=")[0] or label, []).append(label)
-    short = {}
-    for stem, labels in families.items():
-        for place, label in enumerate(labels):
-            last = label.removeprefix(f"{stem}=")
-            setting = stem.rpartition(" ")[2]
-            short[label] = label if not place or len(labels) <= 2 else f"{setting}={last}" if "=" in stem else last
-    return short
+    return {
+        label: label.removeprefix(f"{stem}=") if place and len(own) > 2 and "=" not in stem else label
+        for stem, own in families.items()
+        for place, label in enumerate(own)
+    }
 
 
 def _same_scales(
@@ -257,8 +260,9 @@ def _same_scales(
         return
     columns = [share.scale * _with_ends(cases, share.name) for share in shares]
     low, high = _range(np.concatenate([column.ravel() for column in columns]))
+    room = 0.05 * max(high, 10.0)  # for whole markers at 0, and none for a tick below it
     for ax in lowers:
-        ax.set_ylim(min(0.0, low) - 3, high * 1.05 + 3)
+        ax.set_ylim(min(0.0, low) - room, max(high, 10.0) + room)
 
 
 def _with_ends(cases: pd.DataFrame, name: str) -> np.ndarray:
@@ -281,23 +285,28 @@ def speedup_table(run: Run, form: Form = PAGE) -> Figure:
     cells = first.reindex(pd.MultiIndex.from_product([rows, columns]))
     speed = cells["speedup"].to_numpy(dtype=float).reshape(len(rows), len(columns))
     seconds = cells["latency_mean_s"].to_numpy(dtype=float).reshape(len(rows), len(columns))
-    figure = new_figure(max(6.8, 2.8 + 0.75 * len(columns)), 1.6 + (0.3 if form.compact else 0.42) * len(rows), form)
+    width = form.width or max(6.8, 2.8 + 0.75 * len(columns))
+    small = FontProperties(size="small").get_size_in_points()
+    names = [clipped(label, 24 if form.compact else 36) for label in rows]
+    each = (width - max(text_width(name, small) for name in names) - 0.3) / len(columns)
+    texts = [clipped(name, 40) for name in columns]
+    longest = max(text_width(text, small) for text in texts)
+    turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if longest > each - 0.08 else {}
+    more = max(0.0, 0.64 * longest - 0.6) if turned else 0.0  # their height beyond that of short ones
+    figure = new_figure(width, 1.6 + more + (0.3 if form.compact else 0.42) * len(rows), form)
     ax = figure.subplots()
     logs = np.log2(np.where(speed > 0, speed, math.nan))
     top = max(1.0, float(np.nanmax(np.abs(logs)))) if np.isfinite(logs).any() else 1.0
-    ax.imshow(logs, cmap=mpl.colormaps["PuOr"].with_extremes(bad=GRID), vmin=-top, vmax=top, aspect="auto")
+    drawn = ax.imshow(logs, cmap=mpl.colormaps["PuOr"].with_extremes(bad=GRID), vmin=-top, vmax=top, aspect="auto")
+    shades = drawn.to_rgba(logs)[..., :3] @ (0.299, 0.587, 0.114)  # how light each cell is
     for y, x in np.ndindex(*speed.shape):
         if math.isfinite(seconds[y, x]):
-            gain = [f"{significant(float(speed[y, x]), 2)}×"] if math.isfinite(speed[y, x]) else []
+            gain = [f"{times(float(speed[y, x]))}×"] if math.isfinite(speed[y, x]) else []
             text = "\n".join([*gain, f"{significant(float(seconds[y, x]))} s"])
-            colour = "white" if abs(logs[y, x]) > 0.65 * top else INK
+            colour = "white" if shades[y, x] < 0.5 else INK
             ax.text(x, y, text, ha="center", va="center", fontsize=5.5 if form.compact else 7, color=colour)
-    wide = 16 if form.compact else 40
-    texts = [clipped(name, wide) for name in columns]
-    level = max(map(len, texts)) * len(texts) <= 14 * figure.get_figwidth() - 30  # beside the names of the methods
-    turned: dict[str, Any] = {} if level else {"rotation": 40, "ha": "right"}
     ax.set_xticks(range(len(columns)), texts, **turned)
-    ax.set_yticks(range(len(rows)), [clipped(label, 24 if form.compact else 36) for label in rows])
+    ax.set_yticks(range(len(rows)), names)
     ax.tick_params(length=0, labelcolor=INK, labelsize="small")
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
@@ -306,7 +315,7 @@ def speedup_table(run: Run, form: Form = PAGE) -> Figure:
         wrapped_title(ax, title, figure.get_figwidth() - 2.0)
     notes = [
         "In each cell the speed-up, with the latency under it. Violet is faster than base, orange slower, on a log scale.",
-        left_out(len(columns), len(conditions), "conditions", "evenly spaced"),
+        left_out(len(columns), len(conditions), "conditions", EVENLY),
         left_out(len(rows), len(labels), "methods", "base and the fastest"),
     ]
     finish(figure, form, (), notes, run.as_if)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from reports.figure import PAGE, Form, finish, handle, left_out, new_figure, spread
+from reports.figure import EVENLY, PAGE, Form, finish, handle, left_out, new_figure, spread, wrapped_title
 from reports.findings import Finding
 from reports.load import Run
 from reports.looks import looks
@@ -23,7 +23,7 @@ def queue_over_time(run: Run, findings: Sequence[Finding], form: Form = PAGE) ->
     axes = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
     drawn: dict[str, None] = {}
     for ax, said in zip(axes, shown, strict=True):
-        ax.set_title(said.condition)
+        wrapped_title(ax, said.condition if len(findings) > 1 else "", figure.get_figwidth() - 0.9)
         known = said.cases.assign(mean=said.cases["case"].map(mean)).dropna(subset="mean")
         for _, row in known.nlargest(MOST_LINES, "mean", keep="first").sort_index().iterrows():
             one = queue[queue["case"] == row["case"]]
@@ -38,14 +38,14 @@ def queue_over_time(run: Run, findings: Sequence[Finding], form: Form = PAGE) ->
                 gid=style.gid,
             )
             drawn[row["label"]] = None
-        ax.set_ylim(bottom=0)
-        ax.set_ylabel("waiting")
+        ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))
+        ax.set_ylabel("waiting\nrequests")
         ax.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes[-1].set_xlabel("simulated time (s)")
     notes = [
         "Requests that wait in the cloud, for a batch or for admission: 240 samples over the duration of the arrivals."
     ]
-    notes.append(left_out(len(shown), len(findings), "conditions", "evenly spaced"))
+    notes.append(left_out(len(shown), len(findings), "conditions", EVENLY))
     if max(len(said.cases) for said in findings) > MOST_LINES:
         notes.append(f"The {MOST_LINES} methods of each with the longest queues.")
     handles = [handle(name, look[name]._replace(marker=""), form) for name in drawn]

@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from reports.figure import (
+    EVENLY,
     GRID,
     INK,
     PAGE,
     Form,
     cross,
     finish,
+    from_zero,
     handle,
     left_out,
     logarithmic,
@@ -83,7 +85,7 @@ def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
                 ax.set_xlabel(_setting(x))
     notes = [
         f"Outlined: the Pareto front of latency and {maps[2].title} among these settings, by the means. {maps[2].reading}",
-        left_out(len(shown), len(conditions), "conditions", "evenly spaced"),
+        left_out(len(shown), len(conditions), "conditions", EVENLY),
     ]
     finish(figure, form, (), notes, run.as_if)
     return figure
@@ -111,7 +113,8 @@ def _setting(key: str) -> str:
 
 def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:
     """The share of requests answered within a latency: a panel per condition, the methods with the lowest means."""
-    shown = spread([said for said in findings if said.fastest != "none"], 3 if form.compact else 6)
+    ran = [said for said in findings if said.fastest != "none"]
+    shown = spread(ran, 3 if form.compact else 6)
     names = best_labels(run, MOST_LINES)
     look = looks(run.series)
     across = 1 if form.compact else min(len(shown), 3)
@@ -141,8 +144,9 @@ def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Fig
                 at = float(row[f"latency_p{percent}_s"])
                 ax.plot(at, percent, ls="", zorder=4, **one.point(6.0 * form.marker))
         ax.axhline(95, color=INK, lw=0.8, ls=(0, (1, 2)), zorder=1)
-        heading = said.heading if form.titles else said.condition
-        wrapped_title(ax, heading, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
+        wrapped_title(
+            ax, said.titled(form.titles, len(findings)), figure.get_figwidth() / across - (0.5 if form.compact else 0.9)
+        )
         if place % across == 0:
             ax.set_ylabel("requests answered (%)")
         if place + across >= len(shown):
@@ -153,7 +157,7 @@ def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Fig
     notes = [
         "Markers: p50 and p95. Dotted: 95 %. Requests before the warm-up are left out.",
         left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
-        left_out(len(shown), len(findings), "conditions", "evenly spaced"),
+        left_out(len(shown), len(ran), "conditions", EVENLY),
     ]
     handles = [handle(name, look[name], form) for name in names]
     finish(figure, form, handles, notes, run.as_if)
@@ -214,7 +218,7 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
             upper.axhline(slo_s, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
         unit = split_unit(key)[1]
         what = f"p95 passes {number(slo_s)} s" if math.isfinite(slo_s) else f"p95 is {KNEE:g}× its lowest"
-        said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in sorted(knees)[-2:][::-1]]
+        said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in sorted(knees)[-3:][::-1]]
         title = f"{what}: {', '.join(said)}" if said else f"{what} nowhere here"
         if form.titles or column:
             wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)
@@ -223,12 +227,12 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
             upper.set_ylabel(P95.heading)
             under.set_ylabel(lower.heading)
         under.set_xlabel(axis_label(key))
-        under.set_ylim(bottom=0)
+        from_zero(under)
     notes = [
         f"Dashed: the objective, {number(slo_s)} s." if math.isfinite(slo_s) else "The scenario has no workload.slo_s.",
         "Crosses: the knee, interpolated between the runs.",
         left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
-        left_out(len(shown), len(columns), "conditions", "evenly spaced"),
+        left_out(len(shown), len(columns), "conditions", EVENLY),
     ]
     finish(figure, form, [handle(name, look[name], form) for name in names], notes, run.as_if)
     return figure

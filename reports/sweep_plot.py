@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figure import (
+    EVENLY,
     INK,
     PAGE,
     Form,
     cross,
     finish,
+    from_zero,
     handle,
     left_out,
     logarithmic,
@@ -24,11 +26,11 @@ from reports.figure import (
     spread,
     wrapped_title,
 )
-from reports.findings import has_quality, is_base, quality_metric
+from reports.findings import best, has_quality, is_base, quality_metric
 from reports.load import Run, condition_names
 from reports.looks import Look, looks
 from reports.metrics import CALLS, LATENCY, SPEEDUP
-from reports.words import axis_label, number, significant, split_unit
+from reports.words import axis_label, number, significant, split_unit, times
 from simulator.results.columns import interval_columns
 from simulator.results.statistics import bend
 
@@ -85,6 +87,11 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     heights = [1.4, 1, 1][: len(rows)]
     figure = new_figure(max(4.2 * len(shown), 6.8), (4.2 if form.compact else 6.6) * sum(heights) / 3.4, form)
     grid = figure.subplots(len(rows), len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=heights)
+    values, seconds = (table[name].to_numpy(dtype=float) for name in (key, "latency_mean_s"))
+    scale_x([*grid.flat], values, LOG_FROM)
+    if np.nanmax(seconds, initial=0.0) > LOG_FROM * np.nanmin(seconds, initial=math.inf) > 0:
+        for ax in grid[0]:
+            logarithmic(ax, "y")
     evens: list[BreakEven] = []
     for place, column in enumerate(shown):
         cases = table[table["column"] == column]
@@ -100,11 +107,10 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
         wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)
         wrapped_title(grid[0][place], title if form.titles else column, wide)
         grid[-1][place].set_xlabel(axis_label(key))
-    values = table[key].to_numpy(dtype=float)
-    scale_x([*grid.flat], values, LOG_FROM)
-    for row in (0, 1):
-        grid[row][0].set_ylim(bottom=0)
-    names = _best_series(table, 10 if form.compact else MOST_IN_LEGEND)
+    if grid[0][0].get_yscale() == "linear":
+        grid[0][0].set_ylim(bottom=0)
+    from_zero(grid[1][0])
+    names = best(table, "series", 10 if form.compact else MOST_IN_LEGEND, at_best=own)
     notes = ["Bands are 95 % intervals; latency is the mean per image."]
     if evens:
         notes.append(
@@ -115,7 +121,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
         notes.append(f"Not on the axis: {split_unit(key)[0]} {beyond}.")
     if own:
         notes.append("Level lines with two markers: methods without this setting.")
-    notes.append(left_out(len(shown), len(columns), "conditions", "evenly spaced"))
+    notes.append(left_out(len(shown), len(columns), "conditions", EVENLY))
     notes.append(left_out(len(names), len(look), "lines are in the legend", "base and the fastest"))
     handles = [handle(name, look[name], form) for name in names]
     finish(figure, form, handles, notes, run.as_if)
@@ -135,10 +141,15 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
     across = 1 if form.compact else len(shown)
     figure = new_figure(max(4.4 * across, 6.8), (1.9 if form.compact else 3.6) * math.ceil(len(shown) / across), form)
     grid = figure.subplots(math.ceil(len(shown) / across), across, squeeze=False, sharex=True, sharey=True)
+    scale_x([*grid.flat], table[key].to_numpy(dtype=float), LOG_FROM)
+    ends = table.loc[table["label"].isin(names), ["speedup", "speedup_lo", "speedup_hi"]].to_numpy(dtype=float)
+    if np.isfinite(ends).any():
+        _speedup_scale([*grid.flat], ends)
     evens: list[BreakEven] = []
     for ax, column in zip(grid.flat, shown, strict=True):
         cases = table[(table["column"] == column) & (table["label"].isin(names) | (table["method_name"] == "base"))]
-        _lines(ax, cases[cases["method_name"] != "base"], key, "speedup", look, form)
+        its = cases[cases["method_name"] == "base"].drop_duplicates(key).set_index(key)["latency_mean_s"]
+        _lines(ax, cases[cases["method_name"] != "base"], key, "speedup", look, form, its)
         ax.axhline(1.0, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
         here = break_evens(cases, key)
         evens += here
@@ -149,24 +160,20 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
             f"{even.label} breaks even at {significant(even.at, 2)} {unit} ({significant(even.low, 2)} to {significant(even.high, 2)})"
             for even in sorted(here, key=lambda even: -even.at)[:2]
         ]
-        title = "; ".join(said) or f"no break-even with base along the {name}"
+        title = "; ".join(said) or f"no break-even with base along {name}"
         wide = figure.get_figwidth() / across - (0.5 if form.compact else 0.9)
         wrapped_title(ax, (f"{column}: {title}" if column else title) if form.titles else column, wide)
     for ax in grid[-1]:
         ax.set_xlabel(axis_label(key))
     for row in grid:
         row[0].set_ylabel(SPEEDUP.heading)
-    scale_x([*grid.flat], table[key].to_numpy(dtype=float), LOG_FROM)
-    ends = table.loc[table["label"].isin(names), ["speedup", "speedup_lo", "speedup_hi"]].to_numpy(dtype=float)
-    if np.isfinite(ends).any():
-        _speedup_scale([*grid.flat], ends)
     notes = [
         "Above the dashed line a method is faster than base. Bands: 95 % intervals, paired by request.",
         "Crosses: break-even, interpolated between the runs, with its 95 % interval and what a bend leaves open."
         if evens
         else "",
         left_out(len(names), others["label"].nunique(), "methods", "those with the greatest speed-up"),
-        left_out(len(shown), len(columns), "conditions", "evenly spaced"),
+        left_out(len(shown), len(columns), "conditions", EVENLY),
     ]
     finish(figure, form, [handle(name, look[name], form) for name in names], notes, run.as_if)
     return figure
@@ -180,18 +187,10 @@ def _speedup_scale(axes: Sequence[Axes], ends: np.ndarray) -> None:
         for ax in axes:
             logarithmic(ax, "y")
         # An interval of few requests may reach down to no speed at all.
-        axes[0].set_ylim(max(float(np.nanmin(ends)), 0.7 * min(1.0, float(gains.min()))) / 1.1, 1.12 * top)
+        least = min(1.0, float(gains.min()))  # the line of base is drawn, too
+        axes[0].set_ylim(max(min(1.0, float(np.nanmin(ends))), 0.7 * least) / 1.1, 1.12 * top)
     else:
         axes[0].set_ylim(0, 1.05 * top)
-
-
-def _best_series(table: pd.DataFrame, most: int) -> list[str]:
-    """At most so many series, in order of appearance: base's and the fastest."""
-    ran = table[np.isfinite(table["latency_mean_s"])]
-    means = ran.groupby("series", sort=False)["latency_mean_s"].min().sort_values(kind="stable")
-    bases = ran.loc[ran["method_name"] == "base", "series"].unique()
-    kept = list(dict.fromkeys([*map(str, bases), *map(str, means.index), *map(str, table["series"])]))[:most]
-    return [name for name in dict.fromkeys(map(str, table["series"])) if name in kept]
 
 
 def _series(run: Run, key: str, own: bool) -> pd.DataFrame:
@@ -203,9 +202,22 @@ def _series(run: Run, key: str, own: bool) -> pd.DataFrame:
     return run.summary.assign(series=series, column=condition_names(run.summary, others))
 
 
-def _lines(ax: Axes, cases: pd.DataFrame, key: str, metric: str, look: dict[str, Look], form: Form) -> None:
-    """One metric against the swept number: a line per series, level where the axis does not concern the method."""
-    ends = interval_columns(metric)
+def _lines(
+    ax: Axes,
+    cases: pd.DataFrame,
+    key: str,
+    metric: str,
+    look: dict[str, Look],
+    form: Form,
+    base_s: "pd.Series[float] | None" = None,
+) -> None:
+    """One metric against the swept number: a line per series, level where the axis does not concern the method.
+
+    Latencies are linear between the runs, on logarithmic axes as well, as the break-evens are; so a speed-up is the ratio of two such.
+
+    base_s: of speed-ups, the latency of base by the swept number.
+    """
+    names = (metric, *interval_columns(metric))
     for series, rows in cases.groupby("series", sort=False):
         one = look[str(series)]
         style = one.line(6.0 * form.marker, 1.6 * form.marker)
@@ -215,10 +227,29 @@ def _lines(ax: Axes, cases: pd.DataFrame, key: str, metric: str, look: dict[str,
             if len(level):
                 ax.plot([0.02, 0.98], [float(level.iloc[0])] * 2, transform=ax.get_yaxis_transform(), **style)
             continue
-        ax.plot(points[key], points[metric], **style)
-        if ends[0] in points:
-            low, high = (points[end].to_numpy(dtype=float) for end in ends)
-            ax.fill_between(points[key], low, high, color=one.colour, alpha=0.13, lw=0, gid=one.gid)
+        x = points[key].to_numpy(dtype=float)
+        fine = _between(x, ax)
+        its = None if base_s is None else base_s.reindex(points[key]).to_numpy(dtype=float)
+        y, *ends = (_filled(fine, x, points[name].to_numpy(dtype=float), its) for name in names if name in points)
+        ax.plot(fine, y, markevery=np.searchsorted(fine, x).tolist(), **style)
+        if ends:
+            ax.fill_between(fine, ends[0], ends[1], color=one.colour, alpha=0.13, lw=0, gid=one.gid)
+
+
+def _between(x: np.ndarray, ax: Axes) -> np.ndarray:
+    """The points x in order; where an axis is logarithmic, with so many between them that what is linear there is drawn as it runs."""
+    if (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear"):
+        return x
+    steps = np.geomspace if ax.get_xscale() == "log" else np.linspace
+    return np.unique(np.concatenate([x, *(steps(low, high, 17)[1:-1] for low, high in itertools.pairwise(x))]))
+
+
+def _filled(fine: np.ndarray, x: np.ndarray, y: np.ndarray, base_s: np.ndarray | None) -> np.ndarray:
+    """Values at the points between those of the runs, see `_lines`; an end of an interval at no speed at all is linear itself."""
+    filled: np.ndarray = np.interp(fine, x, y)
+    if base_s is not None and np.isfinite(base_s).all() and (y > 0).all():
+        filled = np.interp(fine, x, base_s) / np.interp(fine, x, base_s / y)
+    return filled
 
 
 def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEven]) -> str:
@@ -230,7 +261,7 @@ def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEven]) -> str:
     if key.startswith("methods."):
         best = ran.loc[ran["latency_mean_s"].idxmin()]
         with_gain = math.isfinite(best["speedup"]) and not is_base(best)
-        gain = f" ({significant(best['speedup'], 2)}× base)" if with_gain else ""
+        gain = f" ({times(best['speedup'])}× base)" if with_gain else ""
         return f"lowest mean latency: {best['label']}{gain}"
     winners: list[tuple[str, float, float]] = []  # label, first and last value of the axis
     for value, rows in ran[np.isfinite(ran[key].astype(float))].groupby(key):
@@ -242,7 +273,7 @@ def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEven]) -> str:
             winners.append((label, float(at), float(at)))
     if not winners:
         return f"no finite {name}"
-    text = f"{winners[0][0]} has the lowest mean at every {name}"
+    text = f"{winners[0][0]} has the lowest mean throughout"
     if len(winners) > 1:
         spans = [f"{winners[0][0]} up to {number(winners[0][2])} {unit}".rstrip()]
         spans += [f"{label} from {number(first)} {unit}".rstrip() for label, first, _ in winners[1:]]

@@ -114,9 +114,19 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def clipped(text: str, width: int = 36) -> str:
-    """The text in at most `width` characters; an ellipsis marks what is left out."""
+    """The text in at most `width` characters; an ellipsis marks what is left out.
+
+    What tells labels apart stands at their ends: names of settings are shortened first, not their values, and then the middle goes.
+    """
     text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
+    if len(text) <= width:
+        return text
+    for most in range(12, 0, -1):
+        shorter = re.sub(rf"(?<= )([^\W\d]\w{{{most - 1}}})\w{{2,}}(?==)", r"\1…", text)
+        if len(shorter) <= width:
+            return shorter
+    head = (width - 1) * 3 // 5
+    return f"{text[:head].rstrip()}…{text[len(text) - (width - 1 - head) :].lstrip()}"
 
 
 def wrapped(text: str, width: int) -> str:
@@ -127,6 +137,12 @@ def wrapped(text: str, width: int) -> str:
 def unbroken(text: str) -> str:
     """The text with blanks that no line is broken at before units, so that "30 %" and "81 ms" stay whole."""
     return re.sub(r"(?<=\d) (?=(?:%|ms|s|Mbit/s|per s)(?![\w/]))|(?<=×) (?=base)", "\u00a0", text)
+
+
+def times(gain: float) -> str:
+    """A speed-up in two digits; in three where two would say that it is 1 and it is not."""
+    text = significant(gain, 2)
+    return significant(gain, 3) if text == "1.0" and gain != 1 else text
 
 
 def grouped(warnings: Sequence[str], most: int = 3) -> list[str]:

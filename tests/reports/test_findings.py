@@ -16,7 +16,7 @@ from reports.build import build_report
 from reports.findings import find, finding, pareto_front
 from reports.load import Run, load_run, summary_columns
 from reports.sweep_plot import break_evens
-from reports.words import axis_label, condition, grouped, label, shortened, significant, split_unit
+from reports.words import axis_label, clipped, condition, grouped, label, shortened, significant, split_unit, times
 from simulator.core.rng import stream
 from simulator.results.columns import interval_columns
 from tests.reports.build import case, rows, write
@@ -36,6 +36,32 @@ def test_numbers_have_three_digits_and_no_data_is_a_dash() -> None:
     }
     values |= {math.nan: "–", math.inf: "∞"}
     assert {value: significant(value) for value in values} == values
+
+
+def test_a_speed_up_that_is_not_one_is_not_written_as_one() -> None:
+    assert [times(gain) for gain in (1.0, 1.03, 0.996, 1.06, 0.94, 12.34)] == [
+        "1.0",
+        "1.03",
+        "0.996",
+        "1.1",
+        "0.94",
+        "12",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "found"),
+    [
+        ("ciar threshold=0.5", 18, "ciar threshold=0.5"),
+        ("ciar threshold=0.1 prefix_rate=0.06", 24, "ciar thr…=0.1 pre…=0.06"),
+        ("a long name of a method threshold=0.25", 30, "a long name of a…reshold=0.25"),
+        ("a method at thirty per cent", 16, "a method…r cent"),
+        ("averyverylongword", 9, "aver…word"),
+    ],
+)
+def test_a_clipped_label_keeps_its_end_and_the_values_of_its_settings(text: str, width: int, found: str) -> None:
+    assert clipped(text, width) == found
+    assert len(found) <= width
 
 
 def test_units_and_labels() -> None:

@@ -1,7 +1,9 @@
 """`ciar-sim plot`: every kind at the width of a paper's column, what it says, and what a run must hold for it."""
 
+import itertools
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,9 @@ from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
 from reports.setting_plots import knee
 from reports.words import rejoined
 from simulator.core.errors import CiarSimError, RunFolderError
-from tests.reports.build import OF_KIND, case, words, write, write_kinds
+from simulator.results.columns import SAMPLED
+from simulator.results.folder import RunImage
+from tests.reports.build import IMAGE, OF_KIND, case, words, write, write_kinds
 
 COLUMN = Form(3.3)
 
@@ -33,6 +37,29 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     return {name: load_run(path) for name, path in made.items()}
 
 
+@pytest.fixture(scope="module")
+def wild(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Latencies from 0.05 to 500 s over RTTs from 1 to 3,000 ms, one without answers; long labels that differ at their ends alone."""
+    name = "a method with a label that is longer than any column"
+    seconds = {"base": 9.0, "device-only": 0.05, name: 4.0}
+    cases = [
+        case(
+            m if m != name else f"{name} {end}",
+            s + (0.16 * rtt if m == name else 0.0),
+            {"network.rtt_ms": rtt},
+            n=0 if rtt == 2 else 12,
+        )
+        for rtt in (1, 2, 3000)
+        for m, s in seconds.items()
+        for end in (("one", "two") if m == name else ("",))
+    ]
+    looks = np.arange(5)
+    waited = replace(cases[0], samples=dict.fromkeys(SAMPLED, looks) | {"time_s": 2.0 * looks})
+    nothing = replace(cases[-1], samples=dict.fromkeys(SAMPLED, 0 * looks) | {"time_s": 2.0 * looks})
+    images = [RunImage(one.method, 0, "a prompt", "image", IMAGE) for one in cases[-4:]]
+    return load_run(write(tmp_path_factory.mktemp("wild") / "wild", [waited, *cases[1:-1], nothing], images=images))
+
+
 def drawn(run: Run, kind: str, file_format: str) -> bytes:
     """A plot as a file, as the command writes it."""
     with styled(COLUMN):
@@ -40,9 +67,18 @@ def drawn(run: Run, kind: str, file_format: str) -> bytes:
 
 
 def inside(figure: Figure) -> None:
-    """Legends, titles and labels end before the edges of the figure."""
+    """Legends, titles and labels end before the edges of the figure, and no label of a tick covers the next one."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    for axis in (axis for ax in figure.axes if ax.axison for axis in (ax.xaxis, ax.yaxis)):
+        labels = [tick.label1 for tick in axis._update_ticks() if tick.label1.get_visible() and tick.label1.get_text()]  # type: ignore[attr-defined]
+        boxes = [label.get_window_extent(renderer) for label in labels]
+        assert all(box.x0 >= -1 and box.y0 >= -1 for box in boxes), [label.get_text() for label in labels]
+        if not any(label.get_rotation() for label in labels):
+            assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes)), [
+                label.get_text() for label in labels
+            ]
     words = [text for ax in figure.axes if ax.axison for text in (ax._left_title, ax.yaxis.label)]  # type: ignore[attr-defined]
+    words += [text for ax in figure.axes if not ax.axison for text in ax.texts]  # of a sheet of images
     for one in (*figure.legends, *(text for text in words if text.get_text())):
         box = one.get_window_extent(renderer)
         assert box.x0 >= -1
@@ -66,6 +102,21 @@ def test_every_kind_fits_a_column_and_keeps_its_text(runs: dict[str, Run], kind:
     bare = words(plot(run, kind, COLUMN._replace(titles=False)))
     assert "fastest (" not in bare
     assert "as if llamagen-xl" not in bare
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("heat-maps", "load", "uncertainty")])
+def test_every_kind_takes_unequal_latencies_and_conditions_without_answers(wild: Run, kind: str) -> None:
+    for form in (COLUMN, Form()):
+        with styled(form):
+            figure = plot(wild, kind, form)
+            laid_out(figure)
+            inside(figure)
+
+
+@pytest.mark.parametrize("kind", ["latency-quality", "latency-cdf", "breakdown"])
+def test_a_lone_condition_needs_no_name(wild: Run, kind: str) -> None:
+    bare = plot(of_values(wild, ["network.rtt_ms=1"]), kind, Form(titles=False))
+    assert [ax.get_title("left") for ax in bare.axes if ax.axison] == [""] * sum(ax.axison for ax in bare.axes)
 
 
 def test_pdf_holds_type_that_can_be_edited(runs: dict[str, Run]) -> None:
@@ -132,8 +183,26 @@ def test_speed_up_crosses_one_at_the_break_even(runs: dict[str, Run]) -> None:
     """ciar takes 4 s + 0.05 RTT, base 8 s: they meet near 80 ms."""
     figure = plot(runs["rtt"], "speed-up", COLUMN)
     (cross,) = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
-    assert float(cross.get_xdata()[0]) == pytest.approx(80, rel=0.1)  # type: ignore[index]
+    at = float(cross.get_xdata()[0])  # type: ignore[index]
+    assert at == pytest.approx(80, rel=0.1)
+    (line,) = [line for line in figure.axes[0].lines if len(np.asarray(line.get_xdata())) > 3]
+    x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+    assert np.interp(at, x, y) == pytest.approx(1.0, abs=5e-3)  # on the line that is drawn, over a logarithmic axis
+    assert len(line.get_markevery()) == 3  # type: ignore[arg-type]
     assert "ciar threshold=0.3 breaks even at" in words(figure)
+
+
+def test_a_line_of_base_is_drawn_where_all_are_faster(tmp_path: Path) -> None:
+    cases = [case(m, s, {"network.rtt_ms": rtt}) for rtt in (1, 10) for m, s in (("base", 90.0 * rtt), ("ciar", 4.0))]
+    ax = plot(load_run(write(tmp_path / "run", cases)), "speed-up", COLUMN).axes[0]
+    assert ax.get_yscale() == "log"
+    assert ax.get_ylim()[0] < 1.0
+
+
+def test_short_parts_of_a_breakdown_are_seen(wild: Run) -> None:
+    edges = [(patch.get_width(), patch.get_linewidth()) for patch in plot(wild, "breakdown", Form()).axes[-1].patches]  # type: ignore[attr-defined]
+    assert {width > 5 for width, edge in edges if edge} == {True}
+    assert {edge for width, edge in edges if width < 0.1} == {0.0}
 
 
 def test_cdf_reaches_all_requests_and_marks_the_percentiles(runs: dict[str, Run]) -> None:

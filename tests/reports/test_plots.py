@@ -52,7 +52,10 @@ def test_a_sweep_without_images_has_no_panel_of_quality(tmp_path: Path) -> None:
 def test_settings_of_one_method_share_hue_and_marker_and_differ_in_all_else(tmp_path: Path) -> None:
     cases = [case("ciar", 4.0, {"methods.ciar.threshold": t}) for t in (0.1, 0.2, 0.3)] + [case("base", 8.0, {})]
     run = load_run(write(tmp_path / "run", cases))
-    assert list(short_labels(run).values()) == ["ciar threshold=0.1", "0.2", "0.3", "base"]
+    assert list(short_labels(run.labels()).values()) == ["ciar threshold=0.1", "0.2", "0.3", "base"]
+    assert list(short_labels(run.labels()[1:]).values()) == ["ciar threshold=0.2", "ciar threshold=0.3", "base"]
+    two = [f"ciar threshold={t} prefix_rate={r}" for t in (0.1, 0.3) for r in (0.0, 0.06, 0.2)]
+    assert list(short_labels(two).values()) == two  # the last value alone would stand at both thresholds
     look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
     assert look["ciar threshold=0.2"].colour == METHOD_LOOKS["ciar"][0]
     *settings, base = look.values()
@@ -230,6 +233,28 @@ def test_long_labels_leave_the_axes_their_room() -> None:
             finish(figure, form)
     title = long.axes[0].get_title("left")
     assert title.count("\n") == 4
-    assert title.endswith("…")
+    assert "…" in title
     assert all(len(line) <= 29 for line in title.split("\n"))
     assert long.get_figheight() - short.get_figheight() == pytest.approx(3 * 7.5 * 1.2 / 72)
+
+
+def test_a_text_is_as_wide_in_a_file_as_it_was_laid_out() -> None:
+    with styled():
+        figure = new_figure(6.0, 2.0)
+        text = figure.text(0, 0, "a label of some length, in small type", fontsize=7.5)
+        widths = []
+        for dpi in (100, 160, 300):
+            figure.set_dpi(dpi)
+            widths.append(text.get_window_extent(figure.canvas.get_renderer()).width / dpi)  # type: ignore[attr-defined]
+    assert max(widths) < 1.01 * min(widths)
+
+
+def test_a_lone_method_is_not_ringed_and_a_share_of_none_has_no_ticks_below_it(tmp_path: Path) -> None:
+    run = load_run(write(tmp_path / "run", [case("ciar", 4.0, {})], images=()))
+    run.summary["align_of_the_pair"] = 0.0
+    figure = latency_quality(run, find(run))
+    assert "lowest" not in words(figure)
+    upper, lower = figure.axes
+    assert not any(line.get_marker() == "o" for line in upper.lines)
+    low, high = lower.get_ylim()
+    assert min(tick for tick in lower.get_yticks() if low <= tick <= high) == 0
