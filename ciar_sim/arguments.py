@@ -57,7 +57,7 @@ def check_scenario(value: Any) -> None:
     check_place("scenario", value, "a file, the name of a shipped scenario, or a mapping")
     if isinstance(value, str) and "\n" in value:
         raise CiarSimError(
-            "scenario: holds several lines, and is no name of a file; YAML text becomes a mapping with yaml.safe_load"
+            "scenario: holds several lines, and is not the name of a file; YAML text becomes a mapping with yaml.safe_load"
         )
 
 

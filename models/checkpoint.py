@@ -382,7 +382,7 @@ def _described(content: Any, containers: Sequence[str]) -> str:
 def _safe_header(path: Path) -> dict[str, StoredTensor]:
     try:
         with safe_open(path, framework="np") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # it is no mapping
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # it is not a mapping
             return {
                 key: StoredTensor(tuple(one.get_shape()), SAFE_TYPES.get(one.get_dtype(), one.get_dtype()))
                 for key, one in slices.items()

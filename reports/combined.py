@@ -69,7 +69,7 @@ def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, R
         out.is_dir() and (not any(out.iterdir()) or json_mapping(out / MARK).get("program") == "ciar-sim")
     ):
         raise RunFolderError(
-            f"cannot write the comparison {out}: it exists and is no comparison of ciar-sim; name another by --out"
+            f"cannot write the comparison {out}: it exists and is not a comparison made by ciar-sim; name another by --out"
         )
     table = run.summary.drop(columns=["label", "condition"])
     target = out.resolve()

@@ -165,14 +165,14 @@ def _capacity(answer: Answer, form: Form) -> Figure:
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xlim(0, top * (1.9 if form.compact else 1.4))
-    ax.set_xlabel("greatest rate (requests per second)" if by_rate else "greatest number of devices")
+    ax.set_xlabel("highest rate (requests per second)" if by_rate else "largest number of devices")
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
     slo_s = float(answer.facts["slo_p95_s"])
     if form.titles:
-        wrapped_title(ax, f"Load carried with p95 of the latency within {number(slo_s)} s", figure.get_figwidth() - 1.5)
+        wrapped_title(ax, f"Load carried with a p95 latency within {number(slo_s)} s", figure.get_figwidth() - 1.5)
     notes = [
-        "Bars run from the greatest load shown to be carried to the least shown not to be.",
+        "Bars run from the largest load shown to be carried to the smallest shown not to be.",
         left_out(len(shown), len(table), "cases", "those that carry most"),
     ]
     finish(figure, form, (), notes)
@@ -230,13 +230,22 @@ def _recommend(answer: Answer, form: Form) -> Figure:
         handle(name, look[name]._replace(fill="full"), form, line=False) for name in look if name in drawn
     ]
     handles.append(
-        Line2D([], [], ls="", marker="o", ms=6 * size, mfc="white", mec=MUTED, label="not shown to be allowed")
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker="o",
+            ms=6 * size,
+            mfc="white",
+            mec=MUTED,
+            label="not shown to meet floor and objective",
+        )
     )
     handles.append(Patch(facecolor=INK, alpha=0.1, label=f"more than {number(floor)} % lost"))
     if ringed:
         handles.append(Line2D([], [], ls="", marker="o", ms=10 * size, mfc="none", mec=INK, label="recommended"))
     notes = [
-        "Left is sooner, low is better. Bars are 95 % intervals of the loss.",
+        "Left is faster, low is better. Bars are 95 % intervals of the loss.",
         left_out(len(shown), len(panels), "conditions", EVENLY),
     ]
     finish(figure, form, handles, notes)

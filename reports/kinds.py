@@ -43,7 +43,7 @@ class PlotRequest(NamedTuple):
         """
         if self.by is not None and self.by not in fitting:
             there = f"; those of this run that do: {', '.join(fitting)}" if fitting else ""
-            raise RunFolderError(f"--by {self.by}: is no swept {what} of this run{there}")
+            raise RunFolderError(f"--by {self.by}: is not a swept {what} of this run{there}")
         if not fitting:
             raise RunFolderError(f"this run sweeps no {what}; one that does: {example}")
         return self.by or fitting[0]

@@ -302,7 +302,7 @@ def _images(folder: Path) -> tuple[StoredImage, ...]:
                 with Image.open(io.BytesIO(png)) as image:
                     pixels = np.asarray(image)
             except (OSError, ValueError, SyntaxError) as error:
-                raise TypeError(f"{entry['file']} is no whole PNG file ({type(error).__name__})") from None
+                raise TypeError(f"{entry['file']} is not a complete PNG file ({type(error).__name__})") from None
             if entry["kind"] != "image":
                 value = entry["low"] + pixels[..., 0] / 255.0 * (entry["high"] - entry["low"])
                 pixels = np.where(pixels[..., 1] > 0, value, math.nan)

@@ -52,7 +52,7 @@ CLOUD_NLL = Metric(
     "cloud_nll",
     "cloud_nll",
     "nats per token",
-    reading="cloud_nll is read two-sided: the farther from base's on either side, the more the images differ from base's.",
+    reading="cloud_nll is two-sided: the farther from base's value on either side, the more the images differ from base's.",
     loss="cloud_nll_minus_base",
 )
 BEFORE_QUALITY = (
@@ -73,7 +73,7 @@ AFTER_QUALITY = (
     Metric("calls", "calls"),
     Metric("device_passes", "device passes"),
     Metric("cloud_passes", "cloud passes"),
-    Metric("base_greedy_pct", "equal to base's greedy", "%"),
+    Metric("base_greedy_pct", "equal to base's greedy token", "%"),
     Metric("cloud_greedy_pct", "equal to cloud's arg max", "%"),
     Metric("distinct_images", "distinct images"),
     Metric("bytes_up", "up", "kB", 1e-3, relative=True),
@@ -90,8 +90,8 @@ AFTER_QUALITY = (
     Metric("threshold", "threshold in force"),
     Metric("budget", "budget in force"),
     Metric("retries", "retries", if_any=True),
-    Metric("fallback_pct", "decided by the device after a deadline", "% of tokens", if_any=True),
-    Metric("fallback_cloud_nll_cost", "its cost in cloud_nll", "nats per token", if_any=True),
+    Metric("fallback_pct", "decided on the device after a missed deadline", "% of tokens", if_any=True),
+    Metric("fallback_cloud_nll_cost", "change of cloud_nll by fallbacks", "nats per token", if_any=True),
 )
 WHOLE = ("images", "distinct_images", "refused", "unfinished")  # counts
 # Metrics of quality that a pair brings are known by the first part of their name; the rest names what was measured (fd_scenes).

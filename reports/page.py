@@ -100,14 +100,14 @@ def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) ->
         ("latency_quality", "Latency and quality", f"Latency against quality. {headings}"),
         ("heat_maps", "Over two settings", "Latency, cloud calls and quality over two settings of a method."),
         ("speedup_table", "Speed-up under every condition", "Speed-up and latency by method and condition."),
-        ("latency_parts", "Where the seconds go", f"Latency of every case in its ten parts. {headings}"),
+        ("latency_parts", "Where the time goes", f"Latency of every case in its ten parts. {headings}"),
         (
             "queue_over_time",
             "The queue over time",
             "Requests that wait in the cloud against simulated time, by method.",
         ),
         *(
-            (sweep_name(key), f"Along {key}", f"Latency, cloud calls and quality against {key}.")
+            (sweep_name(key), f"Against {key}", f"Latency, cloud calls and quality against {key}.")
             for key in numeric_axes(run)
         ),
     ]

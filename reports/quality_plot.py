@@ -122,10 +122,10 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
     _same_scales(uppers, lowers, drawn, metric, below)
     entries, missing = _handles(run, shown, look, form, greedy=bool(below) and not aligned)
     notes = [
-        f"Left is sooner. {metric.reading} Bars are 95 % intervals: latency (mean per image) over requests, quality over distinct images."
+        f"Left is faster. {metric.reading} Bars are 95 % intervals: latency (mean per image) over requests, quality over distinct images."
     ]
     if any(len(said.front) > 1 for said in shown):
-        notes.append("Stairs: the Pareto front, by the means.")
+        notes.append("Stairs: the Pareto front of the means.")
     notes.append(left_out(len(shown), len(findings), "conditions", EVENLY))
     if missing:
         notes.append(

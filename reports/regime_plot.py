@@ -188,7 +188,7 @@ def _map(drawn: RegimeMap, form: Form) -> Figure:
         handles.append(Patch(facecolor=GRID, label="no method keeps the floor"))
     if len(drawn.break_evens):
         handles.append(Line2D([], [], color=INK, lw=1.4, marker="|", ms=7, label="break-even, 95 % interval"))
-    finish(figure, form, handles, [f"Who has the lowest mean latency. {drawn.note}"])
+    finish(figure, form, handles, [f"The method with the lowest mean latency. {drawn.note}"])
     return figure
 
 
@@ -232,7 +232,7 @@ def _curves(drawn: RegimeMap, form: Form, kept: Sequence[str]) -> Figure:
     handles = list(ax.get_legend_handles_labels()[0])
     if len(drawn.break_evens):
         handles.append(Line2D([], [], color=INK, lw=1.2, label="break-even, 95 % interval"))
-    pale = " Pale and open: does not keep the floor, or it is not shown that it does." if below_floor else ""
+    pale = " Pale, open markers: not shown to keep the floor." if below_floor else ""
     finish(figure, form, handles, [f"{drawn.note}{pale}"])
     return figure
 

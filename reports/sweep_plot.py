@@ -114,7 +114,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     notes = ["Bands are 95 % intervals; latency is the mean per image."]
     if evens:
         notes.append(
-            "Crosses: break-even with base, interpolated between the runs, with its 95 % interval and what a bend leaves open."
+            "Crosses: break-even with base, interpolated between the runs; 95 % interval, widened where latencies are not linear."
         )
     if np.isinf(values).any():
         beyond = ", ".join(dict.fromkeys(map(number, values[np.isinf(values)])))
@@ -160,7 +160,7 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
             f"{even.label} breaks even at {significant(even.at, 2)} {unit} ({significant(even.low, 2)} to {significant(even.high, 2)})"
             for even in sorted(here, key=lambda even: -even.at)[:2]
         ]
-        title = "; ".join(said) or f"no break-even with base along {name}"
+        title = "; ".join(said) or f"no break-even with base in this range of {name}"
         wide = figure.get_figwidth() / across - (0.5 if form.compact else 0.9)
         wrapped_title(ax, (f"{column}: {title}" if column else title) if form.titles else column, wide)
     for ax in grid[-1]:
@@ -169,7 +169,7 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
         row[0].set_ylabel(SPEEDUP.heading)
     notes = [
         "Above the dashed line a method is faster than base. Bands: 95 % intervals, paired by request.",
-        "Crosses: break-even, interpolated between the runs, with its 95 % interval and what a bend leaves open."
+        "Crosses: break-even, interpolated between the runs; 95 % interval, widened where latencies are not linear."
         if evens
         else "",
         left_out(len(names), others["label"].nunique(), "methods", "those with the greatest speed-up"),

@@ -14,11 +14,11 @@ from simulator.core.errors import CiarSimError, reason
     "--prune", is_flag=True, help="Delete the least recently used files until the folder holds at most --max-gb."
 )
 @click.option(
-    "--max-gb", type=FiniteRange(0, 1e6), default=10, show_default=True, metavar="GB", help="What --prune leaves."
+    "--max-gb", type=FiniteRange(0, 1e6), default=10, show_default=True, metavar="GB", help="Size that --prune leaves."
 )
 @errors_in_one_line
 def cache(cache: Path | None, prune: bool, max_gb: float) -> None:
-    """Show how large the cache folder is, or make it smaller. Every file in it can be made again."""
+    """Show the size of the cache folder, or reduce it. Every file in it can be created again."""
     from simulator.core.cache import cache_use
     from simulator.core.cache import prune as prune_files
 

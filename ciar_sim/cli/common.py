@@ -101,19 +101,19 @@ max_batch_option = click.option(
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Sessions recorded at once; bounds memory. Decisions near a tie can depend on it (docs/guide.md).",
+    help="Sessions recorded at once; limits memory use. Decisions near a tie can depend on it (docs/guide.md).",
 )
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(1),
     metavar="N",
-    help="Processes that simulate; changes no result.  [default: one for each core where that pays]",
+    help="Simulate in N processes; does not change the results.  [default: one per core where that pays off]",
 )
-quiet_option = click.option("--quiet", is_flag=True, help="No progress and no table.")
+quiet_option = click.option("--quiet", is_flag=True, help="Print no progress and no table.")
 columns_option = click.option(
     "--columns",
     metavar="NAME,...|all",
-    help="Columns of summary.csv to print.  [default: the most asked-for ones that fit]",
+    help="Columns of summary.csv to print.  [default: the most used ones that fit]",
 )
 
 
@@ -144,7 +144,7 @@ def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(f"Error: {one_line(error)}", err=True)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            click.echo("Stopped. What was recorded is kept: the same command goes on from there.", err=True)
+            click.echo("Stopped. What was recorded is kept: the same command continues from there.", err=True)
             sys.exit(143 if isinstance(stop, Terminated) else 130)
         except OSError as error:
             if error.errno not in NO_ROOM:

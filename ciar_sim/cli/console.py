@@ -346,10 +346,10 @@ def state_lines(state: "State", cache: Path, torch_device: str) -> list[str]:
     at_most = "at most " if state.more_sessions else ""
     ahead = forecast(state, cache, torch_device)
     return [
-        f"cases: {cases}, of which {left} are to be simulated",
-        f"sessions: {at_most}{sessions}, of which {at_most}{to_record} are to be recorded"
+        f"cases: {cases}, of which {left} remain to be simulated",
+        f"sessions: {at_most}{sessions}, of which {at_most}{to_record} remain to be recorded"
         + ("" if to_record else ": no forward pass"),
         f"expected time: {duration(ahead.recording_s)} of recording, {duration(ahead.simulating_s)} of simulating "
-        f"({ahead.basis}); tables and plots besides",
+        f"({ahead.basis}), plus tables and plots",
         f"bytes: {ahead.recording_bytes / 1e6:.1f} MB of recordings and {ahead.case_bytes / 1e6:.1f} MB of cases in {cache}",
     ]

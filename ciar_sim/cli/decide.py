@@ -54,16 +54,16 @@ max_loss_option = click.option(
     default="5%",
     show_default=True,
     metavar="PERCENT",
-    help="Quality that may be lost against base.",
+    help="Largest acceptable loss of quality relative to base.",
 )
 answer_option = click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File to write all figures to as JSON; ciar-sim plot draws it.",
+    help="JSON file for all figures; ciar-sim plot draws it.",
 )
 metric_option = click.option(
-    "--metric", metavar="NAME", help="Quality metric.  [default: agreement with the caption where images have it]"
+    "--metric", metavar="NAME", help="Quality metric.  [default: agreement with the caption, if the images have it]"
 )
 
 
@@ -76,7 +76,7 @@ replay_options = options(sets_option, cache_option, torch_device_option, max_bat
 @json_option
 @errors_in_one_line
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Compare RUNS, run folders, with the first of them: differences of latency, quality and cost, with 95 % intervals."""
+    """Compare RUNS (run folders) with the first one: differences in latency, quality and cost, with 95 % intervals."""
     from ciar_sim.decide.compare import compare as decide
 
     _print(decide(runs), as_json)
@@ -100,7 +100,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     default=2,
     show_default=True,
     metavar="PERCENT",
-    help="How near the loads are that are carried and not carried when the search ends.",
+    help="End the search when the largest load carried and the smallest not carried differ by this.",
 )
 @answer_option
 @replay_options
@@ -115,7 +115,7 @@ def capacity(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Find the greatest load of a SCENARIO, in devices and in requests per second, that each method carries within an objective."""
+    """Find the largest load of a SCENARIO, in devices and requests per second, that each method carries within a latency objective."""
     from ciar_sim.decide.capacity import capacity as decide
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
@@ -131,9 +131,9 @@ def capacity(
     "--x",
     required=True,
     metavar="PATH=MIN:MAX[:POINTS][:log]",
-    help="What varies, e.g. network.rtt_ms=1:300:log; or values.",
+    help="First axis: a range, e.g. network.rtt_ms=1:300:log, or values.",
 )
-@click.option("--y", metavar="PATH=MIN:MAX[:POINTS][:log]", help="What varies as well, e.g. network.up_mbps=1,5,25.")
+@click.option("--y", metavar="PATH=MIN:MAX[:POINTS][:log]", help="Second axis, e.g. network.up_mbps=1,5,25.")
 @max_loss_option
 @metric_option
 @click.option(
@@ -152,7 +152,7 @@ def regime(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Map which method of a SCENARIO wins under a quality floor, over one or two conditions, and where that changes."""
+    """Map the fastest method of a SCENARIO that keeps a quality floor, over one or two conditions, with break-evens."""
     from ciar_sim.cli.common import write_files
     from ciar_sim.decide.recommend import scenario_of
     from ciar_sim.decide.regime import drawing
@@ -182,7 +182,7 @@ def regime(
     "axes",
     multiple=True,
     metavar="PATH=V1,V2,...",
-    help="Settings to choose from, e.g. methods.ciar.threshold=1,1.5.",
+    help="Settings to choose among, e.g. methods.ciar.threshold=1,1.5.",
 )
 @answer_option
 @replay_options
@@ -198,9 +198,9 @@ def recommend(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Recommend a method with its settings for the network and load of a SCENARIO (a file, a shipped one, or a run folder).
+    """Recommend a method and its settings for the network and load of a SCENARIO (a file, a shipped one, or a run folder).
 
-    What is recommended was verified on other prompts and another seed. Where the cloud alone is best, it says so.
+    The recommendation is verified on other prompts with another seed. If the cloud alone is best, base is recommended.
     """
     from ciar_sim.decide.recommend import recommend as decide
     from ciar_sim.decide.recommend import scenario_of
@@ -245,13 +245,13 @@ def _usable(folder: Path) -> None:
     default="markdown",
     show_default=True,
     type=click.Choice(["accept-trace", "ianvs", "markdown", "latex", "netem", "mahimahi", "messages", "pcap"]),
-    help="Of a run: rounds as JSON lines, KubeEdge-Ianvs' five metrics, or a table. Of a run or a scenario: its links for an emulator, its "
+    help="From a run: rounds as JSON lines, KubeEdge-Ianvs' five metrics, or a table. From a run or a scenario: links for an emulator, "
     "messages as CSV, or a packet capture of one request.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File to write, for mahimahi a folder. Messages in a file .jsonl are JSON lines.  [default: standard output]",
+    help="File to write (a folder for mahimahi). Messages are JSON lines if the file ends in .jsonl.  [default: standard output]",
 )
 @sets_option
 @click.option("--method", metavar="LABEL", help="Messages of this method.  [default: all; pcap: the first]")
@@ -267,14 +267,16 @@ def export(
     request: int | None,
     cache: Path | None,
 ) -> None:
-    """Write a run folder, or the links or messages of a scenario, in a format of others. Sessions are replayed from their recordings."""
+    """Export a run folder, or the links or messages of a scenario, in a format of other tools. Sessions are replayed from recordings."""
     from ciar_sim.cli.common import write_files
     from ciar_sim.decide.bench import Means
     from ciar_sim.decide.export import Choice, content
     from ciar_sim.decide.export import export as exported
 
     if out is None and form in ("mahimahi", "pcap"):
-        raise CiarSimError(f"--as {form}: is no text; name a {'folder' if form == 'mahimahi' else 'file'} with --out")
+        raise CiarSimError(
+            f"--as {form}: is not a text format; name a {'folder' if form == 'mahimahi' else 'file'} with --out"
+        )
     if form == "mahimahi" and out is not None:
         refuse_unusable(out)
     else:

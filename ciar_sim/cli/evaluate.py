@@ -35,13 +35,17 @@ captions_option = click.option(
     help="Take the first --prompts different captions of this file.  [default: the pair's own, or class labels]",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=3, show_default=True, help="Of the captions and of every draw."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=3,
+    show_default=True,
+    help="Seed of the captions and of every draw.",
 )
 
 
 @click.group(no_args_is_help=True)
 def evaluate() -> None:
-    """Measure a model pair itself, apart from any network."""
+    """Evaluate a model pair itself, without any network."""
 
 
 def _captions(pair: "PairRef", file: Path | None) -> "Captions":
@@ -69,22 +73,22 @@ def _captions(pair: "PairRef", file: Path | None) -> "Captions":
     type=click.Choice(["generated", "scenes"]),
     default="generated",
     show_default=True,
-    help="Read sequences that the cloud decodes, or the tokens of real scenes, which a pair of scenes has.",
+    help="Evaluate on sequences that the cloud decodes, or on the tokens of real scenes (pairs of scenes only).",
 )
-@click.option("--guidance", type=FiniteRange(1, 100), help="Of both models.  [default: as scenarios decode]")
+@click.option("--guidance", type=FiniteRange(1, 100), help="Guidance of both models.  [default: that of a scenario]")
 @click.option(
     "--sampled-tokens",
     type=click.IntRange(0, 10**9),
     default=64,
     show_default=True,
-    help="Positions per prompt at which discrete k = 100 and 300 are asked, and at most 8 tokens compared in pixels; both are expensive.",
+    help="Positions per prompt at which discrete k = 100 and 300 are evaluated, and at most 8 tokens compared in pixels; both are slow.",
 )
 @click.option(
     "--ceiling",
     is_flag=True,
-    help="Also train a head for the events themselves, on other prompts: what the device could know.",
+    help="Also train a head on the events themselves, with other prompts: an upper limit for scores from the device's states.",
 )
-@click.option("--timing/--no-timing", default=True, help="Time every measure.  [default: on]")
+@click.option("--timing/--no-timing", default=True, help="Time every score.  [default: on]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -105,7 +109,7 @@ def uncertainty(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """How well each uncertainty score tells where the cloud would choose otherwise (docs/uncertainty.md)."""
+    """Measure how well each uncertainty score predicts where the cloud would choose another token (docs/uncertainty.md)."""
     from ciar_sim.cli.console import progress_bars
     from models.evaluate.reading import Settings
     from models.evaluate.uncertainty import evaluate_uncertainty
@@ -142,9 +146,13 @@ def uncertainty(
 @click.option("--prompts", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Held-out captions.")
 @seed_option
 @click.option(
-    "--method", type=click.Choice(["base", "device-only"]), default="base", show_default=True, help="Who draws."
+    "--method",
+    type=click.Choice(["base", "device-only"]),
+    default="base",
+    show_default=True,
+    help="Method that decodes the images.",
 )
-@click.option("--guidance", type=FiniteRange(1, 100), help="[default: as scenarios decode]")
+@click.option("--guidance", type=FiniteRange(1, 100), help="Guidance.  [default: that of a scenario]")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs/samples"), show_default=True, help="Folder to write."
 )
@@ -166,8 +174,8 @@ def samples(
     max_batch: int,
     quiet: bool,
 ) -> None:
-    """Images of held-out captions in one grid, the share of the captions' claims that the pair's judge sees in them, and, from 128 images
-    on, how far they are from real ones; of photographs beside what real ones attain."""
+    """Draw images of held-out captions in one grid, and print the share of the captions' claims that the pair's judge finds in them and,
+    from 128 images on, their distance to real ones (for photographs also the values of real photographs)."""
     from ciar_sim.cli.console import progress_bars
     from models.evaluate.samples import draw_samples
     from simulator.protocol.cache import CachedSource, RecordingCache
@@ -214,7 +222,7 @@ def samples(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Images to compare with.  [default: scenes]",
 )
-@click.option("--prefix", default="", help="Put before each caption for clip, e.g. 'A photo depicts '.")
+@click.option("--prefix", default="", help="Text before each caption for clip, e.g. 'A photo depicts '.")
 @sets_option
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs/pictures"), show_default=True, help="Folder to write."
@@ -236,8 +244,8 @@ def pictures(
     prefix: str,
     **networks: Path | None,
 ) -> None:
-    """Published metrics (fid, f1, clip, hpsv2) of the images of a SCENARIO (a file, or a shipped one), by networks that you name
-    (docs/quality.md)."""
+    """Compute published metrics (fid, f1, clip, hpsv2) of the images of a SCENARIO (a file or a shipped one) with networks that you
+    provide (docs/quality.md)."""
     from ciar_sim.cli.console import progress_bars
     from ciar_sim.shipped import scenario_path
     from models.evaluate.images import Networks, score_images

@@ -48,9 +48,9 @@ class Program(click.Group):
 )
 @click.version_option(package_name="ciar-sim")
 def main() -> None:
-    """Latency and quality of edge-cloud image generation.
+    """Simulate the latency and image quality of edge-cloud image generation.
 
-    Real forward passes of a cloud model and its device companion, replayed over a simulated device, network and cloud.
+    Forward passes of a cloud model and a device model are recorded, then replayed over a simulated device, network and cloud.
     """
 
 

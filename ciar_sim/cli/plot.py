@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 KINDS = {
     "latency-quality": "latency against quality, with the Pareto front",
     "heat-maps": "latency, cloud calls and quality over two settings",
-    "speed-up": "along the RTT or another number, with break-even",
-    "sweep": "latency, cloud calls and quality along a number",
-    "latency-cdf": "share of requests answered within a latency",
-    "breakdown": "where the seconds go",
-    "load": "p95 and goodput, with the objective and the knee",
+    "speed-up": "speed-up against the RTT or another number, with break-even",
+    "sweep": "latency, cloud calls and quality against a number",
+    "latency-cdf": "share of requests answered within a given latency",
+    "breakdown": "latency by its ten parts",
+    "load": "p95 and goodput against the load, with the objective and the knee",
     "queue": "the cloud's queue over time",
-    "speed-up-table": "every method under every condition",
-    "uncertainty": "maps, with the cloud's tokens outlined",
-    "images": "by prompt and method",
+    "speed-up-table": "speed-up and latency of every method under every condition",
+    "uncertainty": "maps of uncertainty; the cloud's tokens are outlined",
+    "images": "images by prompt and method",
 }
 REGIME_MAP = "regime-map"
 ANSWERS = ("capacity", "recommend")
@@ -48,7 +48,7 @@ def _help(text: str) -> str:
 
 @click.command(
     help=_help(
-        "Draw one plot of KIND from a RUN_FOLDER, or from the answer of a decision, for a paper or a talk.\n\n"
+        "Draw one plot of a KIND from a RUN_FOLDER, or from the result of a decision, for a paper or a talk.\n\n"
         "For example: ciar-sim plot runs/quickstart latency-quality --size 3.3in"
     )
 )
@@ -58,27 +58,27 @@ def _help(text: str) -> str:
     "--format",
     "file_format",
     type=click.Choice(ENDINGS),
-    help="Of the file; text stays text in SVG and PDF.  [default: that of --out, else pdf]",
+    help="File format; text remains text in SVG and PDF.  [default: that of --out, else pdf]",
 )
 @click.option(
     "--size",
     metavar="WIDTH[xHEIGHT]",
-    help="In in, cm or mm: 3.3in for a column of a paper, 84mm, 7x3in.  [default: wide]",
+    help="Size in in, cm or mm: 3.3in for a column of a paper, 84mm, 7x3in.  [default: wide]",
 )
-@click.option("--methods", metavar="NAME,...", help="Draw these methods or labels alone.")
+@click.option("--methods", metavar="NAME,...", help="Draw only these methods or labels.")
 @click.option(
     "--where",
     multiple=True,
     metavar="PATH=VALUE,...",
-    help="Draw the cases of these swept values alone, e.g. network.preset=lte.",
+    help="Draw only the cases with these swept values, e.g. network.preset=lte.",
 )
 @click.option(
     "--by",
     metavar="PATH",
-    help="Swept key of the panels of latency-quality, or of the axis of sweep, speed-up and load.",
+    help="Swept key for the panels of latency-quality, or for the x axis of sweep, speed-up and load.",
 )
 @click.option(
-    "--no-titles", is_flag=True, help="No headings and no footnote; print the footnote, for the paper's caption."
+    "--no-titles", is_flag=True, help="Draw no headings and no footnote; print the footnote, for the paper's caption."
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: NAME-KIND.FORMAT in this folder]"

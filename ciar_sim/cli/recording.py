@@ -90,8 +90,8 @@ def record_in_processes(
             report(total - image_tokens * len(left), total)
     except TerminatedWorkerError:
         raise RecordingError(
-            "a process that records was ended from outside, perhaps since memory ran out; what had ended is kept: the same command goes on "
-            "from there, with fewer --record-jobs in less memory"
+            "a recording process was killed, perhaps for lack of memory; finished sessions are kept, and the same command continues "
+            "from there; fewer --record-jobs need less memory"
         ) from None
     finally:
         pool.shutdown(kill_workers=True)

@@ -40,19 +40,19 @@ run_options = options(
         "--record-jobs",
         type=click.IntRange(1),
         metavar="N",
-        help="Processes that record, on a CPU.  [default: one for each core where that pays]",
+        help="On a CPU, record in N processes.  [default: one per core where that pays off]",
     ),
     click.option(
         "--dask",
         "scheduler",
         metavar="ADDRESS",
-        help="Simulate on a Dask cluster, e.g. tcp://host:8786; changes no result.",
+        help="Simulate on a Dask cluster, e.g. tcp://host:8786; does not change the results.",
     ),
     click.option(
         "--dask-local",
         type=click.IntRange(1, 1024),
         metavar="N",
-        help="Simulate on a Dask cluster of N processes that is started for the run.",
+        help="Start a Dask cluster of N processes for the run and simulate on it.",
     ),
     columns_option,
     click.option(
@@ -61,7 +61,7 @@ run_options = options(
         default=60,
         show_default=True,
         metavar="MINUTES",
-        help="A case whose simulation takes longer fails alone.",
+        help="A case whose simulation takes longer fails; the others go on.",
     ),
     click.option(
         "--timeline",
@@ -69,10 +69,10 @@ run_options = options(
         default=2,
         show_default=True,
         metavar="N",
-        help="Requests of every case, from the first on, in timeline.json.gz.",
+        help="Write the first N requests of every case to timeline.json.gz.",
     ),
     click.option("--force", is_flag=True, help="Replace a run of another scenario in the run folder."),
-    click.option("--dry-run", is_flag=True, help="Say what is to be done, and write nothing."),
+    click.option("--dry-run", is_flag=True, help="Print what the run would do, and write nothing."),
     quiet_option,
 )
 
@@ -81,7 +81,7 @@ run_options = options(
 @run_options
 @errors_in_one_line
 def run(scenario: Path, **given: Any) -> None:
-    """Run a SCENARIO (a file, or the name of a shipped one): every method under every swept value.
+    """Run a SCENARIO (a file or the name of a shipped one): every method with every swept value.
 
     Writes tables, plots and report.html.
     """
@@ -96,17 +96,17 @@ def run(scenario: Path, **given: Any) -> None:
     metavar="PATH=VALUES",
     help="Values to sweep: V1,V2,... or a range MIN:MAX:STEPS[:log]; repeat for a grid.",
 )
-@click.option("--zip", "zips", multiple=True, metavar="PATH,PATH", help="Axes whose values move together.")
+@click.option("--zip", "zips", multiple=True, metavar="PATH,PATH", help="Axes whose values change together.")
 @click.option(
     "--random",
     type=click.IntRange(1, 1_000_000),
     metavar="N",
-    help="N points spread evenly over all axes (Sobol), in place of the grid. Ranges need no STEPS.",
+    help="N points spread evenly over all axes (Sobol) instead of the grid. Ranges need no STEPS.",
 )
 @click.option(
     "--tune",
     metavar="N[:QUALITY]",
-    help="Choose settings of the methods in N trials, for low latency and good quality.  [default quality: agreement with the caption]",
+    help="Search the methods' swept settings in N trials, for low latency and high quality.  [default quality: agreement with the caption]",
 )
 @run_options
 @errors_in_one_line
@@ -115,8 +115,8 @@ def sweep(
 ) -> None:
     """Run a SCENARIO over the axes of its `sweep:` and those given here.
 
-    For example --axis network.rtt_ms=5:200:6:log --axis methods.ciar.threshold=0.2,0.4. An axis of the same path takes the place of
-    the scenario's.
+    For example --axis network.rtt_ms=5:200:6:log --axis methods.ciar.threshold=0.2,0.4. An axis given here replaces one with the same
+    path in the scenario.
     """
     _run(scenario, axes, (zips, random, tune), **given)
 
@@ -155,7 +155,7 @@ def _run(
 
     chosen = chosen_columns(columns)
     if scheduler is not None and dask_local is not None:
-        raise CiarSimError("--dask-local stands beside --dask: give one of them")
+        raise CiarSimError("--dask-local conflicts with --dask: give one of them")
     workers = Workers(jobs, scheduler, dask_local)
     changed = bool(axes or sets or any(choice))
     out = out or run_folder(loaded.scenario, changed and click.get_current_context().info_name == "sweep")

@@ -24,7 +24,7 @@ def schema() -> None:
 )
 @errors_in_one_line
 def list_(what: str) -> None:
-    """Show what a scenario may name: methods and settings, network presets, hardware, model sizes, model pairs, published models, and
+    """List what a scenario can refer to: methods and settings, network presets, hardware, model sizes, model pairs, published models, and
     shipped scenarios."""
     from ciar_sim.cli.listing import listing
 
@@ -36,14 +36,14 @@ def list_(what: str) -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of the comparison of several runs.  [default: beside the first, named after all]",
+    help="Folder to write for a comparison of several runs.  [default: beside the first, named after all]",
 )
 @columns_option
 @errors_in_one_line
 def report(run_folders: tuple[Path, ...], out: Path | None, columns: str | None) -> None:
-    """Draw plots and report.html of a RUN_FOLDER again, and print its table; of several, compare them on one page.
+    """Draw the plots and report.html of a RUN_FOLDER again, and print its table. Several folders are compared on one page.
 
-    Of a run that is under way or was stopped: the table of the cases that are done, and what is missing.
+    For a run that is in progress or was interrupted, print the cases that are done and what is missing.
     """
     from ciar_sim.cli.console import chosen_columns, summary_lines, warning_lines
     from simulator.results.folder import is_unfinished
@@ -111,4 +111,4 @@ def _unfinished(folder: Path, columns: tuple[str, ...] | None) -> None:
         click.echo(f"  and {len(left) - MOST_MISSING} more")
     for line in state_lines(state, cache, "auto"):
         click.echo(line)
-    click.echo("The command that began it goes on from there.")
+    click.echo("The same command continues it.")

@@ -20,12 +20,12 @@ reading_options = options(
     click.option(
         "--direction",
         type=click.Choice(["down", "up"]),
-        help="Of rates, where a file does not say it.  [default: down]",
+        help="Direction of the rates if a file does not state it.  [default: down]",
     ),
     click.option(
         "--unit",
         metavar="UNIT",
-        help="Of times, of rates, or both, where a file does not say it: 'ms', 'ms kbit/s'.",
+        help="Units of times, rates or both if a file does not state them: 'ms', 'ms kbit/s'.",
     ),
     click.option(
         "--window-s",
@@ -45,7 +45,7 @@ reading_options = options(
 def import_(files: tuple[Path, ...], out: Path, **reading: Any) -> None:
     """Convert a trace of any known format to the project's own CSV.
 
-    Files that belong together (.up and .down, bandwidth and delay) are given together.
+    Give files that belong together (.up and .down, bandwidth and delay) in one command.
     """
     from simulator.traces.own import write_own
     from simulator.traces.summary import table
@@ -61,10 +61,10 @@ def import_(files: tuple[Path, ...], out: Path, **reading: Any) -> None:
 @traces.command()
 @reading_options
 @click.option("--out", type=click.Path(path_type=Path), help="PNG file to draw.  [default: FILE.png]")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON; draw only where --out is given.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON; draw only if --out is given.")
 @errors_in_one_line
 def show(files: tuple[Path, ...], out: Path | None, as_json: bool, **reading: Any) -> None:
-    """Print and plot a trace of any known format, and what its reader assumed."""
+    """Print and plot a trace of any known format, and the assumptions made in reading it."""
     from simulator.traces import summary as figures
     from simulator.traces.own import write
     from simulator.traces.plot import plot
@@ -105,13 +105,17 @@ def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
 @traces.command()
 @reading_options
 @click.option(
-    "--levels", type=click.IntRange(1, 20), default=4, show_default=True, help="Kinds of seconds to tell apart."
+    "--levels",
+    type=click.IntRange(1, 20),
+    default=4,
+    show_default=True,
+    help="Number of levels (kinds of seconds) to distinguish.",
 )
 @errors_in_one_line
 def fit(files: tuple[Path, ...], levels: int, **reading: Any) -> None:
     """Fit a generator of scheduling gaps to a packet-delivery trace of both directions, and print it as YAML.
 
-    What is printed goes under network of a scenario, beside the mean rates: up_mbps, down_mbps.
+    Put the output under `network` of a scenario, beside the mean rates (up_mbps, down_mbps).
     """
     from simulator.traces.gaps import as_yaml
     from simulator.traces.gaps import fit as fitted

@@ -32,7 +32,7 @@ class _Training(click.Group):
 
 @click.group(cls=_Training, no_args_is_help=True, subcommand_metavar="CONFIG | device [OPTIONS]")
 def train() -> None:
-    """Train a model pair from a CONFIG file, or distil a device model for a pair that is there."""
+    """Train a model pair from a CONFIG file, or distil a device model for an existing pair."""
 
 
 @train.command()
@@ -42,7 +42,7 @@ def train() -> None:
     type=click.Path(path_type=Path),
     help="Folder of checkpoints and logs.  [default: train-runs/<config name>]",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of images.  [default: as the file's data says]")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of images.  [default: that of the file's `data`]")
 @click.option("--stage", "stages", multiple=True, help="Train only this stage; repeat for more.  [default: all]")
 @click.option("--export", type=click.Path(path_type=Path), help="Also assemble the trained pair into this folder.")
 @torch_device_option
@@ -50,7 +50,7 @@ def train() -> None:
 def file(
     config: Path, out: Path | None, data: Path | None, stages: tuple[str, ...], export: Path | None, torch_device: str
 ) -> None:
-    """Train a model pair from a CONFIG file, e.g. models/scenes.yaml. Stopped at any moment, the same command goes on."""
+    """Train a model pair from a CONFIG file, e.g. models/scenes.yaml. The same command continues an interrupted training."""
     from models.train.run import train_pair
 
     out = out or Path("train-runs") / config.stem
@@ -76,30 +76,42 @@ def file(
     type=click.IntRange(2, 10**7),
     default=2048,
     show_default=True,
-    help="Images that the cloud decodes, once.",
+    help="Images that the cloud decodes (once) for training.",
 )
-@click.option("--steps", type=click.IntRange(1, 10**8), default=4000, show_default=True, help="Of the device.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 10**8),
+    default=4000,
+    show_default=True,
+    help="Training steps of the device model.",
+)
 @click.option(
     "--phi-steps",
     type=click.IntRange(0, 10**8),
     default=400,
     show_default=True,
-    help="Of phi; 0 leaves it without effect.",
+    help="Training steps of phi; with 0 it has no effect.",
 )
-@click.option("--batch-images", type=click.IntRange(1, 4096), default=16, show_default=True, help="Images of a step.")
-@click.option("--guidance", type=FiniteRange(1, 100), help="Of both models.  [default: the pair's]")
 @click.option(
-    "--top-k", type=click.IntRange(0, 65536), default=0, show_default=True, help="Of the cloud's sampling; 0 is off."
+    "--batch-images", type=click.IntRange(1, 4096), default=16, show_default=True, help="Images per training step."
+)
+@click.option("--guidance", type=FiniteRange(1, 100), help="Guidance of both models.  [default: the pair's]")
+@click.option(
+    "--top-k",
+    type=click.IntRange(0, 65536),
+    default=0,
+    show_default=True,
+    help="Top-k of the cloud's sampling; 0 is off.",
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(1),
     default=32,
     show_default=True,
-    help="Images that the cloud decodes at once; bounds memory.",
+    help="Images that the cloud decodes at once; limits memory use.",
 )
 @torch_device_option
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Print no progress.")
 @errors_in_one_line
 def device(
     pair: str,
@@ -117,7 +129,7 @@ def device(
 ) -> None:
     """Distil CIAR's one-layer device with its Inter-Head, and phi, from the cloud model of a pair.
 
-    Stopped at any moment, the same command goes on. The folder serves as `device:` of the pair. On a GPU steps run in bfloat16.
+    The same command continues an interrupted training. The folder is the `device:` of the pair. On a GPU, steps run in bfloat16.
     """
     from rich.console import Console
 
@@ -168,14 +180,18 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
 
 @click.command()
 @click.option("--pair", help=f"{PAIR_HELP}  [default: scenes, without --model]")
-@click.option("--model", help="A name of `ciar-sim list models`, with its one-layer form, at their true shape.")
 @click.option(
-    "--random-weights", is_flag=True, help="Goes with --model: no time depends on the weights, so none are needed."
+    "--model", help="A name of `ciar-sim list models`; it and its one-layer form are timed at their true shape."
+)
+@click.option(
+    "--random-weights",
+    is_flag=True,
+    help="Required with --model: times do not depend on the weights, so none are loaded.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the weights of --model.  [default: float32]",
+    help="Type of the weights of --model.  [default: float32]",
 )
 @click.option(
     "--runtime",
@@ -195,20 +211,22 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
     type=FiniteRange(0),
     default=120.0,
     show_default=True,
-    help="After this long what is left is timed once.",
+    help="Time budget; after it, each remaining shape is timed once.",
 )
 @click.option(
     "--compare-roofline",
     is_flag=True,
-    help="Also measure peak and bandwidth, and print how far a roofline of them is off, and one fitted to the passes.",
+    help="Also measure peak and bandwidth, and print the errors of a roofline from them and of one fitted to the passes.",
 )
 @click.option(
     "--fit",
     type=click.Path(path_type=Path),
-    help="Write the fitted figures as hardware that a scenario can name: compute.device.hardware: FILE.yaml.",
+    help="Write the fitted figures as hardware for a scenario (compute.device.hardware: FILE.yaml).",
 )
-@click.option("--torch-device", default="auto", show_default=True, help="What is measured: auto, cpu, cuda, cuda:1 ...")
-@click.option("--quiet", is_flag=True, help="No progress and no table.")
+@click.option(
+    "--torch-device", default="auto", show_default=True, help="Device to measure: auto, cpu, cuda, cuda:1 ..."
+)
+@click.option("--quiet", is_flag=True, help="Print no progress and no table.")
 @errors_in_one_line
 def profile(
     pair: str | None,
@@ -224,10 +242,10 @@ def profile(
     torch_device: str,
     quiet: bool,
 ) -> None:
-    """Time forward passes on this machine, over batch, new tokens and cached tokens, and store them.
+    """Measure the times of forward passes on this machine, by batch, new tokens and cached tokens, and store them.
 
-    A scenario prices with the file by compute: {cloud: {model: pair, profile: FILE}}, the device likewise; a model of the catalogue goes
-    by its own name. Measure on an idle machine.
+    A scenario uses the file with compute: {cloud: {model: pair, profile: FILE}}, and likewise for the device; write the name of a
+    catalogue model instead of pair. Measure on an idle machine.
     """
     from ciar_sim.cli.console import profile_lines, progress_bars, roofline_lines
     from ciar_sim.cli.profiling import fitted_yaml, measure, shapes_of

@@ -154,8 +154,8 @@ class _Tester:
             done += [(one.latency_s.to_numpy(), one.refused + one.unfinished) for one in self.prepared.again(variants)]
             if not all(len(latency_s) + lost for latency_s, lost in done):  # of none, none is late at any load
                 raise CiarSimError(
-                    f"workload.duration_s: at {significant(times)} times this load a replication has no request after its warm-up, so that "
-                    "nothing tells whether it is carried; a longer duration_s has more"
+                    f"workload.duration_s: at {significant(times)} times this load a replication has no request after its warm-up, so it "
+                    "cannot be tested; give a longer duration_s"
                 )
             share, low, high = late_share(done, self.slo_s)
             if high <= ALLOWED or low > ALLOWED:
@@ -372,15 +372,20 @@ def _sentences(table: pd.DataFrame, all_found: Sequence[Found], slo_s: float) ->
         name, found = _name(row, table), all_found[place]  # type: ignore[call-overload]
         if found.times == 0.0:
             idle = min(found.loads, key=lambda load: load.times)
-            why = "it misses that where requests hardly ever meet"
+            why = "it misses that even where requests hardly ever meet"
             if idle.verdict == 0:
-                why = f"where requests hardly ever meet {100 * idle.late:.1f} % are late, too near the allowed {100 * ALLOWED:g} % to tell"
+                why = (
+                    f"even where requests hardly ever meet, {100 * idle.late:.1f} % are late, "
+                    f"too near the allowed {100 * ALLOWED:g} % to decide"
+                )
             told.append(
                 f"{name} {'carries no' if idle.verdict else 'is not shown to carry any'} load with {objective}: {why}."
             )
             continue
         if math.isinf(found.times):
-            told.append(f"{name} carries at least {found.low:g} times this load with {objective}; more was not tried.")
+            told.append(
+                f"{name} carries at least {found.low:g} times this load with {objective}; higher loads were not tried."
+            )
             continue
         rate = row["rate_per_s"]
         if math.isnan(rate):

@@ -103,7 +103,7 @@ def _plain(folder: Path, text: str) -> dict[str, Any]:
     except ScenarioError as error:
         raise RunFolderError(str(error)) from None
     if not isinstance(data, dict):
-        raise RunFolderError(f"{folder / 'scenario.yaml'} cannot be read: it is no mapping")
+        raise RunFolderError(f"{folder / 'scenario.yaml'} cannot be read: it is not a mapping")
     return data
 
 

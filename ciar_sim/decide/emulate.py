@@ -290,7 +290,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         (bool(n.also), f"{len(n.also)} more paths beside the first: a real Multipath TCP needs an interface for each"),
         (link.uplink is not None, "waits for the uplink: scheduling requests, slots, configured grants"),
         (n.devices_per_cell > 1, f"the {n.devices_per_cell} devices of a cell: start as many behind it"),
-        (bool(n.varying), "that each device begins at a place of its own: this begins at the begin"),
+        (bool(n.varying), "the separate starting place of each device: this starts at the beginning"),
         (n.transport.name != "ideal", f"the transport {n.transport.name}: the real one takes its place"),
     )
     return [text for holds, text in told if holds]

@@ -94,7 +94,7 @@ def _scenario(source: Path, choice: Choice) -> LoadedScenario:
     if not chosen:
         labels = [one.label for one in methods]
         raise CiarSimError(
-            f"--method {choice.method}: is no method of the scenario{did_you_mean(choice.method, labels)}"
+            f"--method {choice.method}: is not a method of the scenario{did_you_mean(choice.method, labels)}"
         )
     return replace(loaded, scenario=loaded.scenario.model_copy(update={"methods": tuple(chosen)}))
 

@@ -244,7 +244,7 @@ def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: fl
     many = f"{len(faster)} faster candidates are" if len(faster) > 1 else "1 faster candidate is"
     return [
         f"{many} not decided by {best.loss.prompts} prompts: {candidate(best.case)} loses {significant(best.loss.pct)} %"
-        f"{span(best.loss.low, best.loss.high)}; {count} prompts would tell."
+        f"{span(best.loss.low, best.loss.high)}; {count} prompts would decide it."
     ]
 
 

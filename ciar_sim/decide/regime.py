@@ -309,9 +309,9 @@ def _sentences(
             axes = tuple(rows.columns[1 : list(rows.columns).index("loss_pct")])
             where, there = f" of {len(unclear)} of {len(rows)} cells", f" at {condition_words(dict(row), axes)}"
         more = (
-            f"about {needed:,.0f} prompts would tell{there}"
+            f"about {needed:,.0f} prompts would decide it{there}"
             if math.isfinite(needed)
-            else "more prompts are needed to tell"
+            else "more prompts are needed to decide it"
         )
         one = row["prompts"] == 1
         told.append(

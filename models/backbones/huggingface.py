@@ -324,7 +324,7 @@ def _shapes(path: Path) -> Iterator[tuple[str, list[int]]]:
         yield from ((key, list(tensor.shape)) for key, tensor in read_state(path).items())
         return
     with _opened(path) as file:
-        for key in file.keys():  # noqa: SIM118  # it is no mapping
+        for key in file.keys():  # noqa: SIM118  # it is not a mapping
             yield unwrapped(key), file.get_slice(key).get_shape()
 
 

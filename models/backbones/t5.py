@@ -35,7 +35,7 @@ class ClassLabels:
     def encode(self, caption: str) -> Tensor:
         """float32 [1, 1]. Raises PromptError where the prompt is no class."""
         if not re.fullmatch(r"[0-9]{1,6}", caption.strip()) or int(caption) >= self.classes:
-            raise PromptError(f"the prompt {caption[:60]!r} is no class label; allowed: 0 to {self.classes - 1}")
+            raise PromptError(f"the prompt {caption[:60]!r} is not a class label; allowed: 0 to {self.classes - 1}")
         return torch.tensor([[float(int(caption))]])
 
 

@@ -274,7 +274,7 @@ def cut(caption: str) -> str:
 
 def _open(item: Item) -> Image.Image:
     if item.path.exists() and not item.path.is_file():
-        raise DataError(f"{item.place}: {item.path} is no regular file")
+        raise DataError(f"{item.place}: {item.path} is not a regular file")
     try:
         return Image.open(item.path)
     except FileNotFoundError:

@@ -29,7 +29,7 @@ def open_file(path: Path) -> BinaryIO:
     if not stat.S_ISREG(mode):
         os.close(handle)
         code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is no regular file", str(path))
+        raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is not a regular file", str(path))
     return os.fdopen(handle, "rb")
 
 

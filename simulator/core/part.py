@@ -109,7 +109,7 @@ def path_of(text: str, info: ValidationInfo, *at: str | int) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a symlink loop
-        refuse(f"is no usable path, got {found_text(text)}: {reason(error)}", *at)
+        refuse(f"is not a usable path, got {found_text(text)}: {reason(error)}", *at)
     return path
 
 

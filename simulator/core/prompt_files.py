@@ -203,7 +203,7 @@ def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
             rows = [(start + reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
         except csv.Error as error:
             if len(header) > 1:
-                raise PromptError(f"{start + reader.line_num} is no row of a table: {error}") from None
+                raise PromptError(f"{start + reader.line_num} is not a row of a table: {error}") from None
             rows = alone
         if len(header) == 1 and any(len(row) != 1 for _, row in rows):
             rows = alone

@@ -81,7 +81,7 @@ def parse(text: str, name: str, shipped: bool = False) -> Document:
     """As `read`, for text at hand; errors call it `name`."""
     if escape := _BEYOND_UNICODE.search(text):
         line = text.count("\n", 0, escape.start()) + 1
-        raise ScenarioError(f"{name}:{line}: is not YAML: {escape[1]} is no character; U+10FFFF is the last")
+        raise ScenarioError(f"{name}:{line}: is not YAML: {escape[1]} is not a character; U+10FFFF is the last")
     try:
         return _Reader(text, name, _SHIPPED_LOADER if shipped else yaml.SafeLoader).document()
     except yaml.MarkedYAMLError as error:
@@ -202,7 +202,7 @@ class _Reader:
                 raise self.fail(event, "merge keys (<<) are not allowed; write the keys out")
         key = str(event.value)
         if key in siblings:
-            raise self.fail(event, f"key {key} stands twice in the same mapping")
+            raise self.fail(event, f"key {key} is given twice in the same mapping")
         return key
 
     def alias(self, event: Any, place: Place) -> Any:

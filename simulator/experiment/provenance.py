@@ -26,14 +26,13 @@ from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, torch_version
 
 NOTES = (
-    "Rates of a preset are constant where it has neither scheduling gaps nor a generated trace; jitter and loss are chance alone. A loss "
-    "delays a message but does not shrink the window of the transport unless congestion_control is given, and acknowledgements take no "
-    "wire time.",
-    "bytes_up and bytes_down are message payloads; what a transport adds is on the wire and in the latency, not in these columns.",
-    "device_energy_j holds the radio where the network has one (mobile and Wi-Fi presets); elsewhere it is computing only.",
-    "Cloud memory for KV caches is not limited where cloud.kv_memory_gb is not given; a drafter's cache in the cloud is not counted.",
-    "With placement: cloud, passes of the device's model have iterations of their own, which go first until a batch of other work is "
-    "full; no limit of memory holds its cache.",
+    "The rates of a preset are constant unless it has scheduling gaps or a generated trace; jitter and loss are random. A loss delays a "
+    "message but does not shrink the transport's window unless congestion_control is given, and acknowledgements take no wire time.",
+    "bytes_up and bytes_down are message payloads; transport overhead counts on the wire and in the latency, but not in these columns.",
+    "device_energy_j includes the radio if the network has one (mobile and Wi-Fi presets); otherwise it is compute energy only.",
+    "Cloud memory for KV caches is unlimited unless cloud.kv_memory_gb is given; a drafter's cache in the cloud is not counted.",
+    "With placement: cloud, passes of the device's model run in separate iterations, which go first until a batch of other work is full; "
+    "its cache has no memory limit.",
     "After the crash of a replica the connection breaks at once, and devices learn of it one message later.",
     "device_energy_j of a throttled device is that of the same work at full speed.",
 )
@@ -49,8 +48,8 @@ def divergence_warnings(simulated: Sequence[Simulated], plan: Plan, recordings: 
         )
         if diverged:
             found.append(
-                f"{one.case.title}: {diverged} of {len(mine)} sessions that gave a reply up had left the way of the unbroken session "
-                "before, by floating point in another batch; their images are those of sessions of their own"
+                f"{one.case.title}: {diverged} of {len(mine)} sessions that gave a reply up differ from the uninterrupted session before "
+                "the deadline, by rounding in another batch; their images are those of separate sessions"
             )
     return found
 
@@ -92,14 +91,14 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
             )
     if result.unfinished:
         found.append(
-            f"{who}: {result.unfinished} requests were unfinished at {2 * workload.duration_s:g} s, where the run was ended; "
-            "its figures are of the answered ones only"
+            f"{who}: {result.unfinished} requests were unfinished at the end of the run at {2 * workload.duration_s:g} s; "
+            "the figures cover answered requests only"
         )
     if result.refused:
         asked = result.refused + result.unfinished + len(requested_s)
         found.append(
-            f"{who}: {result.refused} of {asked} requests were refused, since max_waiting others waited; "
-            "its figures are of the answered ones only"
+            f"{who}: {result.refused} of {asked} requests were refused, because max_waiting others were waiting; "
+            "the figures cover answered requests only"
         )
     if isinstance(workload.arrivals, ClosedArrivals) or not math.isfinite(result.makespan_s):
         return found
@@ -136,7 +135,7 @@ def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:
         if jobs < FEW_JOBS or job_s > LONG_JOB * took_s:
             found.append(
                 f"{case.title}: background jobs of {job_s:g} s begin {jobs:.2g} times on average in the {took_s:.3g} s of the run: "
-                f"too few or too long for a share of {load.utilisation:g}, so what they take up is chance"
+                f"too few or too long for a share of {load.utilisation:g}, so their actual share is left to chance"
             )
     return found
 
@@ -154,7 +153,7 @@ def _link_warnings(case: Case, result: SimulatedCase) -> list[str]:
             if every_s is not None and took_s * devices < every_s:
                 found.append(
                     f"{case.title}: {what} comes once in {every_s:g} s, and the run takes {took_s:.3g} s: "
-                    "whether any device meets one is chance"
+                    "it is left to chance whether any device meets one"
                 )
         if link.devices_per_cell > devices:
             there = "is one device" if devices == 1 else f"are {devices} devices"
@@ -205,7 +204,7 @@ def provenance_of(
             "torch": torch_version(),
             **{name: _version(name) for name in ("numpy", "pandas", "simpy")},
         },
-        "recordings": "statistical: made from published rates of cloud calls, no model ran"
+        "recordings": "statistical: generated from published rates of cloud calls, no model ran"
         if manifest.statistics
         else "float32; exact for one machine, thread count and batch size",
         "near_ties": near_ties(recordings),
@@ -218,7 +217,7 @@ def provenance_of(
         **({"failed": [one.message for one in failed]} if failed else {}),
         "warnings": [
             *(
-                ["statistical sessions: no model ran, there are no images and no quality"]
+                ["statistical sessions: no model ran, so there are no images and no quality"]
                 if manifest.statistics
                 else []
             ),

@@ -218,7 +218,7 @@ class Scenario(Part):
             )
         for at, path in self.paths.items():
             if tiers and isinstance(path, PresetNetwork) and path.distance_km:
-                refuse("stands beside cloud.tiers: the distance is that of a tier", *at, "distance_km")
+                refuse("conflicts with cloud.tiers: the distance is that of a tier", *at, "distance_km")
         for tier, link in [
             (tier, path) for tier, one in zip(self.tiers, self.links, strict=True) for path in (one, *one.also)
         ]:

@@ -104,8 +104,8 @@ def _in_processes(
         yield from _windowed(lambda task: pool.submit(work, task), ended, tasks, _WAITING * jobs)
     except TerminatedWorkerError:
         raise SimulationError(
-            "a worker process was ended from outside, perhaps for lack of memory; what was simulated is kept: the same command "
-            "goes on from there, with fewer --jobs in less memory"
+            "a worker process was killed, perhaps for lack of memory; finished cases are kept, and the same command continues from there; "
+            "fewer --jobs need less memory"
         ) from None
 
 

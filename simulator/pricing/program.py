@@ -293,7 +293,7 @@ def _device_steps(
             steps.append((seconds, first_s, sent, call))
             seconds, first_s, sent = 0.0, -1.0, -1
         else:
-            raise RecordingError(f"{where}: {_named(_KIND_NAMES, kind, where, 'kind')} is no op of the device")
+            raise RecordingError(f"{where}: {_named(_KIND_NAMES, kind, where, 'kind')} is not an op of the device")
     if seconds > 0.0 or first_s >= 0.0 or sent >= 0:
         steps.append((seconds, first_s, sent, -1))
     return steps, sizes, totals
@@ -332,7 +332,7 @@ def _cloud_calls(
             calls.append((sizes_up[len(calls)], tuple(lead), tuple(items), pricer.down(op, find_first)))
             lead, items = [], []
         else:
-            raise RecordingError(f"{where}: {_named(_KIND_NAMES, kind, where, 'kind')} is no op of the cloud")
+            raise RecordingError(f"{where}: {_named(_KIND_NAMES, kind, where, 'kind')} is not an op of the cloud")
     if lead or items or len(calls) < len(sizes_up):
         raise RecordingError(f"call {len(calls)} of {len(sizes_up)} has no reply")
     return calls

@@ -249,7 +249,7 @@ class PairSpec(Part):
     @classmethod
     def _known(cls, cloud: str) -> str:
         if cloud not in BACKBONES:
-            refuse(f"is no known model: {found_text(cloud)}{did_you_mean(cloud, BACKBONES)}")
+            refuse(f"is not a known model: {found_text(cloud)}{did_you_mean(cloud, BACKBONES)}")
         return cloud
 
     @field_validator("weights", "device", "tokenizer", "text")

@@ -63,7 +63,7 @@ def csv_text(data: bytes) -> pd.DataFrame:
         raise ValueError("it is empty")
     header, *rows = lines
     if twice := next((name for place, name in enumerate(header) if name in header[:place]), None):
-        raise ValueError(f"column {twice[:40]!r} stands twice")
+        raise ValueError(f"column {twice[:40]!r} occurs twice")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise ValueError(f"row {number} has {len(row)} values, and the header {len(header)} names")

@@ -71,7 +71,7 @@ def check_run_folder(folder: Path) -> None:
             raise RunFolderError(f"{cannot} it exists and is not a folder")
         names = sorted(path.name for path in folder.iterdir() if not _is_half_written(path))
         if names and told_of(folder, "program") != "ciar-sim":
-            raise RunFolderError(f"{cannot} it holds {names[0]} and is no run of ciar-sim; name another")
+            raise RunFolderError(f"{cannot} it holds {names[0]} and is not a run of ciar-sim; name another")
         if foreign := _foreign(folder):
             raise RunFolderError(f"{cannot} {foreign[0]} in it is not from ciar-sim; move it away")
         if not os.access(folder.resolve().parent, os.W_OK | os.X_OK):

@@ -14,7 +14,7 @@ _OF_EACH_SOCKET = frozenset(["sock_bufsize", "sndbuf_actual", "rcvbuf_actual", "
 
 
 class _Twice(Exception):
-    """A key stands twice in one object, with two values."""
+    """A key occurs twice in one object, with two values."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ def documents(text: str) -> Documents:
         except RecursionError:
             result.error = (line, "is JSON nested too deeply for any trace")
         except _Twice as twice:
-            result.error = (line, f"key {str(twice)[:40]!r} stands twice in one object, with two values")
+            result.error = (line, f"key {str(twice)[:40]!r} occurs twice in one object, with two values")
         except json.JSONDecodeError as error:
             result.error = (line if result.found else error.lineno, f"damaged or cut-off JSON: {error.msg}")
         if result.error is not None:

@@ -45,7 +45,7 @@ def read_own(source: Source, said: Told) -> Trace:
     source.need_sorted(times_s, table.lines, "time_s")
     twice = np.flatnonzero(np.diff(times_s) == 0)
     if twice.size:
-        source.fail(f"time_s {times_s[twice[0]]:g} stands twice", table.lines[int(twice[0]) + 1])
+        source.fail(f"time_s {times_s[twice[0]]:g} occurs twice", table.lines[int(twice[0]) + 1])
     if times_s[0] != 0.0:
         source.fail(f"time_s must start at 0, got {times_s[0]:g}", table.lines[0])
     if len(times_s) < 2:

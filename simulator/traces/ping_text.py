@@ -193,4 +193,4 @@ def _seconds(source: Source, stamp: re.Match[str], line: int) -> float:
     try:
         return datetime.fromisoformat(stamp[2].replace(",", ".")).replace(tzinfo=UTC).timestamp()
     except ValueError:
-        source.fail(f"{stamp[2]!r} is no time; allowed: YYYY-MM-DD HH:MM:SS with any fraction", line)
+        source.fail(f"{stamp[2]!r} is not a time; allowed: YYYY-MM-DD HH:MM:SS with any fraction", line)

@@ -237,14 +237,14 @@ class Table:
         self.names = source.header
         twice = {name for name in self.names if name and self.names.count(name) > 1}
         if twice:
-            source.fail(f"column {min(twice)[:40]!r} stands twice in the header", source.lines[0][0])
+            source.fail(f"column {min(twice)[:40]!r} occurs twice in the header", source.lines[0][0])
         self.lines: list[int] = []
         self.rows: list[list[str]] = []
         for line, text in source.lines[1:]:
             try:
                 cells = next(csv.reader([text], delimiter=source.separator))
             except csv.Error as error:
-                source.fail(f"is no line of a table: {error}", line)
+                source.fail(f"is not a line of a table: {error}", line)
             if not any(cells[len(self.names) :]):  # separators at the end of a line
                 del cells[len(self.names) :]
             if len(cells) != len(self.names):

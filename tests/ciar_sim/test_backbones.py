@@ -174,7 +174,9 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path) -> None:
         "has no drafter, which this method drafts with; name one with pair.device",
     )
     refused(
-        {"pair": {**PAIR, "cloud": "llamagen-xl-stage3"}}, "wrong.yaml:3: pair.cloud is no known model", "did you mean"
+        {"pair": {**PAIR, "cloud": "llamagen-xl-stage3"}},
+        "wrong.yaml:3: pair.cloud is not a known model",
+        "did you mean",
     )
     refused({"pair": {**PAIR, "weights": "elsewhere"}}, "pair.weights must be a file or a folder, got 'elsewhere'")
     refused({"pair": {**PAIR, "weight": "t2i"}}, "pair.weight is not a known key; did you mean weights?")

@@ -88,7 +88,7 @@ def test_a_process_that_dies_is_named_and_what_had_ended_is_kept(
 ) -> None:
     monkeypatch.setattr(recording, "_record_part", lambda *_: os._exit(1))
     specs = sessions("", ["base"], 2)
-    with pytest.raises(RecordingError, match=r"ended from outside.*--record-jobs"):
+    with pytest.raises(RecordingError, match=r"was killed.*--record-jobs"):
         list(recording.record_in_processes([specs[:1], specs[1:]], 2, "scenes", 1, tmp_path, TOKENS, print))
 
 

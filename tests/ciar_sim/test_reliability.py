@@ -208,7 +208,7 @@ def test_a_run_that_is_ended_loses_nothing_and_goes_on(
         assert status == -signal.SIGKILL, stderr
     else:
         assert status == 128 + number, stderr
-        assert stderr.splitlines() == ["Stopped. What was recorded is kept: the same command goes on from there."]
+        assert stderr.splitlines() == ["Stopped. What was recorded is kept: the same command continues from there."]
         assert not writing or files(tmp_path / "run") == files(undisturbed / "run")
         assert [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")] == []
     if not writing:
@@ -346,7 +346,7 @@ def test_a_damaged_run_folder_is_replaced_and_a_doubtful_one_left_alone(
     (folder / "provenance.json").write_bytes((folder / "provenance.json").read_bytes()[:100])
     before = files(tmp_path)
     line = refused(run(scenario, tmp_path))
-    assert re.search(r"run: it holds \S+ and is no run of ciar-sim; name another$", line), line
+    assert re.search(r"run: it holds \S+ and is not a run of ciar-sim; name another$", line), line
     assert files(tmp_path) == before
 
 

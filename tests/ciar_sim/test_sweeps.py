@@ -42,8 +42,8 @@ def test_a_dry_run_says_what_is_to_be_done_and_writes_nothing(folder: Path) -> N
     result = call("sweep", "s.yaml", "--axis", "network.rtt_ms=10:40:3", "--dry-run")
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert lines[0] == "cases: 6, of which 6 are to be simulated"
-    assert lines[1] == "sessions: 6, of which 6 are to be recorded"
+    assert lines[0] == "cases: 6, of which 6 remain to be simulated"
+    assert lines[1] == "sessions: 6, of which 6 remain to be recorded"
     assert lines[2].startswith("expected time: 6 s of recording, ")
     assert lines[3].startswith("bytes: 0.2 MB of recordings and 0.2 MB of cases in cache")
     assert written(folder) == set()
@@ -90,8 +90,8 @@ def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> No
     assert own.name.startswith("tiny-")
     assert not (own / "unfinished.json").exists()
     again = call("sweep", "s.yaml", "--axis", "network.rtt_ms=10,40", "--dry-run")
-    assert "cases: 4, of which 0 are to be simulated" in again.output
-    assert "0 are to be recorded: no forward pass" in again.output
+    assert "cases: 4, of which 0 remain to be simulated" in again.output
+    assert "0 remain to be recorded: no forward pass" in again.output
     before = (own / "summary.csv").read_bytes()
     other = call("run", "s.yaml", "--set", "seed=1", "--out", str(own), "--quiet")
     assert other.exit_code == 2

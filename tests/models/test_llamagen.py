@@ -170,7 +170,7 @@ def test_class_labels_are_the_prompts_of_a_class_conditional_pair(folder: Path) 
     assert len(set(drawn)) == 4
     assert all(pair.text.encode(label).shape == (1, 1) for label in drawn)
     for prompt in ("10", "a bus", "-1", "3.5", ""):
-        with pytest.raises(PromptError, match="is no class label; allowed: 0 to 9"):
+        with pytest.raises(PromptError, match="is not a class label; allowed: 0 to 9"):
             pair.text.encode(prompt)
 
 

@@ -147,7 +147,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         (
             "[quantile, inter-dro]",
             "[quantile, interdro]",
-            ":12: device.bounds[1] is no reading of the loss, got interdro; did you mean",
+            ":12: device.bounds[1] is not a reading of the loss, got interdro; did you mean",
         ),
         ("{low: 0.2, high: 0.5}", "{low: 0.6, high: 0.5}", ":16: phi.replaced.high must be >= low (0.6), got 0.5"),
         (

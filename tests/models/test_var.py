@@ -179,7 +179,7 @@ def test_of_several_depths_in_a_folder_the_name_tells_or_the_user(folder: Path, 
 def test_a_pair_of_scales_is_run_by_its_own_methods(folder: Path, pair: VarPair) -> None:
     with pytest.raises(CiarSimError, match="the pair var-d30 predicts scale by scale; training and"):
         load_pair(named(folder))
-    with pytest.raises(PromptError, match="no class label; allowed: 0 to 9"):
+    with pytest.raises(PromptError, match="not a class label; allowed: 0 to 9"):
         recorded(pair, asked("base", prompt="10"))
     for name in ("ciar", "speculative", "eagle2"):
         with pytest.raises(ScenarioError, match=f"{name}: decides token by token, var-d30 predicts scale by scale"):

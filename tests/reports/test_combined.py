@@ -54,7 +54,9 @@ def test_the_command_writes_a_folder_of_its_own_and_says_the_warnings(folders: l
 
 
 def test_nothing_but_a_comparison_is_replaced(folders: list[Path]) -> None:
-    with pytest.raises(RunFolderError, match="it exists and is no comparison of ciar-sim; name another by --out"):
+    with pytest.raises(
+        RunFolderError, match="it exists and is not a comparison made by ciar-sim; name another by --out"
+    ):
         write_comparison(folders[:2], folders[2])
     refused = CliRunner().invoke(main, ["report", str(folders[0]), "--out", str(folders[1])])
     assert refused.exit_code == 2

@@ -55,7 +55,7 @@ def test_devices_stand_for_the_rate_of_a_closed_loop(tmp_path: Path) -> None:
         for row in ANSWERS["capacity"]["table"]
     ]
     figure = drawn(tmp_path, "capacity", table=rows)
-    assert figure.axes[0].get_xlabel() == "greatest number of devices"
+    assert figure.axes[0].get_xlabel() == "largest number of devices"
     assert "41 devices" in texts(figure)
 
 

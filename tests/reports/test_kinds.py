@@ -251,7 +251,7 @@ def test_methods_and_panels_are_those_asked_for(runs: dict[str, Run]) -> None:
     ):
         plot(runs["rtt"], "sweep", COLUMN, ["cia"])
     with pytest.raises(
-        RunFolderError, match=r"--by nothing: is no swept number.*those of this run that do: network.rtt_ms"
+        RunFolderError, match=r"--by nothing: is not a swept number.*those of this run that do: network.rtt_ms"
     ):
         plot(runs["rtt"], "sweep", COLUMN, (), "nothing")
 

@@ -201,7 +201,10 @@ def other_json(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None
             other_json("images/index.json", lambda held: [{**held[0], "method": 7}]),
             r"method of \S+ in index\.json is '7'",
         ),
-        (lambda folder: (folder / "images" / "base_0.png").write_bytes(b"x"), r"base_0\.png is no whole PNG file"),
+        (
+            lambda folder: (folder / "images" / "base_0.png").write_bytes(b"x"),
+            r"base_0\.png is not a complete PNG file",
+        ),
         (
             lambda folder: (folder / "summary.csv").write_text((folder / "summary.csv").read_text().replace("NaN", "")),
             r"line \d+: \w+ must be a number or NaN, got ''",

@@ -40,7 +40,7 @@ def test_sweep(tmp_path: Path) -> None:
         "latency_parts.png",
         "sweep_network_rtt_ms.png",
     }
-    assert "Along network.rtt_ms" in (folder / "report.html").read_text()
+    assert "Against network.rtt_ms" in (folder / "report.html").read_text()
 
 
 def test_a_sweep_without_images_has_no_panel_of_quality(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ class Tier(Serving):
             refuse(
                 "needs distance_km or rtt_ms: how far it is"
                 if self.rtt_ms is None
-                else "stands beside rtt_ms: the distance is given twice; give one of them",
+                else "conflicts with rtt_ms: the distance is given twice; give one of them",
                 *(() if self.rtt_ms is None else ("distance_km",)),
             )
         if self.hardware == "local":
@@ -173,7 +173,7 @@ class Cloud(Serving):
             return self
         for name, field in Serving.model_fields.items():
             if getattr(self, name) != field.default:
-                refuse("stands beside tiers: give it in each tier", name)
+                refuse("conflicts with tiers: give it in each tier", name)
         if self.tier is not None:
             check_tier(self.tier, self.tiers, "tier")
         return self

@@ -241,6 +241,6 @@ def labelled_entries(methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...
         if label == "none":
             refuse("label none stands for no method in tables; choose another", index)
         if any(label == other.label for other in labelled):
-            refuse(f"label {label} stands twice; give each method its own label", index)
+            refuse(f"label {label} is used twice; give each method its own label", index)
         labelled.append(entry.model_copy(update={"label": label}))
     return tuple(labelled)

@@ -34,7 +34,7 @@ class Handover(Part):
         if self.speed_kmh is None and self.every_s is None:
             refuse("needs speed_kmh or every_s: how often handovers come")
         if self.speed_kmh is not None and self.every_s is not None:
-            refuse("stands beside speed_kmh: how often is given twice; give one of them", "every_s")
+            refuse("conflicts with speed_kmh: how often is given twice; give one of them", "every_s")
         return self
 
 
@@ -59,7 +59,7 @@ class Uplink(Part):
             refuse("needs sr_period_ms, grant_ms, slot_ms or configured_ms")
         for key in ("sr_period_ms", "grant_ms"):
             if self.configured_ms is not None and getattr(self, key) is not None:
-                refuse("stands beside configured_ms: a configured grant needs no request", key)
+                refuse("conflicts with configured_ms: a configured grant needs no request", key)
         if self.slot_ms is not None:
             for key in ("sr_period_ms", "configured_ms"):
                 period_ms = getattr(self, key)

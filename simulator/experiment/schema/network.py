@@ -214,7 +214,7 @@ class _Line(Mobile):
     def _together(self) -> Self:
         if self.jitter_samples_ms and (self.jitter_ms or self.jitter_distribution != "normal"):
             refuse(
-                "stands beside jitter_ms or jitter_distribution: jitter is given twice; give one of them",
+                "conflicts with jitter_ms or jitter_distribution: jitter is given twice; give one of them",
                 "jitter_samples_ms",
             )
         if self.jitter_on == "top" and not (self.jitter_ms or any(self.jitter_samples_ms)):
@@ -490,7 +490,7 @@ def _one_or_several(data: Any) -> Any:
     if isinstance(data, dict) and "paths" in data:
         for key in data:
             if key != "paths":
-                refuse("stands beside paths: give it in each of them", key)
+                refuse("conflicts with paths: give it in each of them", key)
         return data
     return _one_form(data)
 

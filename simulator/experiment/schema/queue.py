@@ -95,7 +95,7 @@ class Queue(Part):
     def _queue_holds(self) -> Self:
         bounded = self.buffer_bytes is not None or self.buffer_ms is not None
         if self.buffer_bytes is not None and self.buffer_ms is not None:
-            refuse("stands beside buffer_bytes: the buffer is given twice; give one of them", "buffer_ms")
+            refuse("conflicts with buffer_bytes: the buffer is given twice; give one of them", "buffer_ms")
         if self.cross_traffic is None and self.aqm != "none":
             refuse("does nothing without cross_traffic, which is missing", "aqm")
         transport = getattr(self, "transport", "grpc")

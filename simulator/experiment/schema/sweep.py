@@ -124,12 +124,12 @@ class Sweep(BaseModel):
     @model_validator(mode="after")
     def _together(self) -> Self:
         if self.random is not None and self.tune is not None:
-            refuse("stands beside random: two ways to choose points; give one of them", "tune")
+            refuse("conflicts with random: two ways to choose points; give one of them", "tune")
         seen: set[str] = set()
         for index, group in enumerate(self.zip):
             for path in group:
                 if path not in self.axes:
-                    refuse(f"names {path}, which is no axis of this sweep", "zip", index)
+                    refuse(f"names {path}, which is not an axis of this sweep", "zip", index)
                 if path in seen:
                     refuse(f"names {path} twice", "zip", index)
                 seen.add(path)

@@ -178,7 +178,7 @@ class FleetWorkload(Part):
             )
         for index, count in enumerate(device_counts(shares, self.devices) if shares else ()):
             if count == 0:
-                refuse(f"is no whole device: {shares[index]:g} of {self.devices} devices", "fleet", index, "share")
+                refuse(f"is not a whole device: {shares[index]:g} of {self.devices} devices", "fleet", index, "share")
         return self
 
 
@@ -195,7 +195,7 @@ def _one_workload(data: Any) -> Any:
         }
         heads = [key for key in ("poisson_per_s", "bursty_per_s", "think_s", "trace") if key in arrivals]
         if len(heads) > 1:
-            refuse(f"stands beside {heads[0]}: two forms at once; give one of {_FORMS}", "arrivals", heads[1])
+            refuse(f"conflicts with {heads[0]}: two forms at once; give one of {_FORMS}", "arrivals", heads[1])
         for key in arrivals:
             names = list(dict.fromkeys(name for fields in known.values() for name in sorted(fields)))
             if key not in names:

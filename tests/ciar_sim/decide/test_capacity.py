@@ -225,12 +225,12 @@ def test_no_load_is_named_as_what_was_shown() -> None:
     table = pd.DataFrame({"method": list("abcde"), "rate_per_s": math.nan, "devices": [0, 0, 0, math.inf, 5]})
     table = table.assign(devices_lo=4, devices_hi=6)
     assert _sentences(table, found, 1.0) == (
-        "d carries at least 64 times this load with p95 of the latency within 1 s; more was not tried.",
+        "d carries at least 64 times this load with p95 of the latency within 1 s; higher loads were not tried.",
         "e carries 5 devices (4 to 6), with p95 of the latency within 1 s.",
-        "a carries no load with p95 of the latency within 1 s: it misses that where requests hardly ever meet.",
+        "a carries no load with p95 of the latency within 1 s: it misses that even where requests hardly ever meet.",
         *(
             f"{name} is not shown to carry any load with p95 of the latency within 1 s: "
-            f"where requests hardly ever meet 5.2 % are late, too near the allowed {100 * ALLOWED:g} % to tell."
+            f"even where requests hardly ever meet, 5.2 % are late, too near the allowed {100 * ALLOWED:g} % to decide."
             for name in "bc"
         ),
     )

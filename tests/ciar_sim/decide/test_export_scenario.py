@@ -347,8 +347,8 @@ def test_a_capture_holds_every_message(path: Path, cache: Path, tmp_path: Path, 
 
 
 def test_what_does_not_go_together_is_one_line(path: Path, cache: Path, tmp_path: Path) -> None:
-    assert "--as pcap: is no text; name a file with --out" in refused(str(path), "--as", "pcap")
-    assert "--as mahimahi: is no text; name a folder with --out" in refused(str(path), "--as", "mahimahi")
+    assert "--as pcap: is not a text format; name a file with --out" in refused(str(path), "--as", "pcap")
+    assert "--as mahimahi: is not a text format; name a folder with --out" in refused(str(path), "--as", "mahimahi")
     assert "--method: does not go with netem" in refused(str(path), "--as", "netem", "--method", "base")
     assert "--set: goes with netem, mahimahi, messages, pcap" in refused(str(path), "--set", "seed=1")
     assert "did you mean code?" in refused(str(path), "--as", "messages", "--method", "coda")

@@ -83,8 +83,8 @@ def test_an_alias_repeats_what_its_anchor_holds() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "t:3: key a stands twice in the same mapping"),
-        ("a: {b: 1, 'b': 2}\n", "t:1: key b stands twice in the same mapping"),
+        ("a: 1\nb: 2\na: 3\n", "t:3: key a is given twice in the same mapping"),
+        ("a: {b: 1, 'b': 2}\n", "t:1: key b is given twice in the same mapping"),
         (
             "a: 1\nb: !!python/object:os.system 1\n",
             "t:2: tag !!python/object:os.system is not allowed; write plain values without tags",

@@ -55,7 +55,7 @@ def load(folder: Path, text: str) -> Scenario:
         ),
         (
             POISSON + ", fleet: [{share: 0.99}, {share: 0.01}]}",
-            "workload.fleet[1].share is no whole device: 0.01 of 4 devices",
+            "workload.fleet[1].share is not a whole device: 0.01 of 4 devices",
         ),
         (
             POISSON + ", fleet: [{share: 1, hardware: a1000}]}",
@@ -64,7 +64,7 @@ def load(folder: Path, text: str) -> Scenario:
         (POISSON + ", warmup_s: 60}", "workload.warmup_s must be below duration_s 60"),
         (
             "workload: {arrivals: {poisson_per_s: 1, think_s: 2}, duration_s: 9}",
-            "workload.arrivals.think_s stands beside poisson_per_s",
+            "workload.arrivals.think_s conflicts with poisson_per_s",
         ),
         ("workload: {arrivals: {poison_per_s: 1}, duration_s: 9}", "workload.arrivals.poison_per_s is not a known key"),
         ("workload: {arrivals: {trace: none.csv}, duration_s: 9}", "none.csv: cannot be read"),

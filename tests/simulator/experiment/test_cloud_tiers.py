@@ -153,7 +153,7 @@ REFUSED = {
     "keys beside tiers": (
         TIERS.replace("tier: edge", "tier: edge\n  replicas: 3"),
         "",
-        "cloud.replicas stands beside tiers: give it in each tier",
+        "cloud.replicas conflicts with tiers: give it in each tier",
     ),
     "no distance": (
         "cloud: {tier: a, tiers: {a: {replicas: 1}}}\n",
@@ -163,7 +163,7 @@ REFUSED = {
     "two distances": (
         "cloud: {tier: a, tiers: {a: {rtt_ms: 1, distance_km: 1}}}\n",
         "",
-        "cloud.tiers.a.distance_km stands beside rtt_ms",
+        "cloud.tiers.a.distance_km conflicts with rtt_ms",
     ),
     "unknown hardware": (
         "cloud: {tier: a, tiers: {a: {rtt_ms: 1, hardware: l5}}}\n",
@@ -178,7 +178,7 @@ REFUSED = {
     "a second distance": (
         TIERS,
         "network: {preset: lte, distance_km: 9}\n",
-        "network.distance_km stands beside cloud.tiers",
+        "network.distance_km conflicts with cloud.tiers",
     ),
     "a kind's tier": (
         TIERS,

@@ -75,7 +75,7 @@ def test_what_a_cell_does_is_kept_in_the_resolved_file(tmp_path: Path) -> None:
     ("keys", "message"),
     [
         ("handover: {}", "handover needs speed_kmh or every_s"),
-        ("handover: {every_s: 3, speed_kmh: 3}", "handover.every_s stands beside speed_kmh"),
+        ("handover: {every_s: 3, speed_kmh: 3}", "handover.every_s conflicts with speed_kmh"),
         ("handover: {speed_kmh: 30}", "handover.speed_kmh needs a radio whose handovers are known (lte, "),
         ("radio: 3g, handover: {speed_kmh: 30}", "handover.speed_kmh needs a radio whose handovers are known (lte, "),
         ("handover: {every_s: 3}", "handover.gap_ms is missing"),
@@ -87,7 +87,7 @@ def test_what_a_cell_does_is_kept_in_the_resolved_file(tmp_path: Path) -> None:
         ("uplink: {sr_period_ms: 10, grant_ms: 1, slot_ms: 1e-310}", "uplink.slot_ms must be >= 0.001, got 1e-310"),
         ("uplink: {configured_ms: 1e-300}", "uplink.configured_ms must be >= 0.001, got 1e-300"),
         ("uplink: {}", "uplink needs sr_period_ms, grant_ms, slot_ms or configured_ms"),
-        ("uplink: {configured_ms: 5, grant_ms: 5}", "uplink.grant_ms stands beside configured_ms"),
+        ("uplink: {configured_ms: 5, grant_ms: 5}", "uplink.grant_ms conflicts with configured_ms"),
         (
             "uplink: {sr_period_ms: 10, slot_ms: 3, grant_ms: 1}",
             "uplink.sr_period_ms must be a multiple of slot_ms, 3, got 10",
@@ -165,12 +165,12 @@ def test_paths_are_networks_side_by_side(tmp_path: Path) -> None:
     [
         ("{paths: [wifi]}", "network.paths must be 2 to 4 networks, got 1"),
         ("{paths: [wifi, wifi, lte, lte, lan]}", "network.paths must be 2 to 4 networks, got 5"),
-        ("{paths: [wifi, lte], rtt_ms: 3}", "network.rtt_ms stands beside paths: give it in each of them"),
+        ("{paths: [wifi, lte], rtt_ms: 3}", "network.rtt_ms conflicts with paths: give it in each of them"),
         ("{paths: [wifi, {preset: lte, rtt: 3}]}", "network.paths[1].rtt is not a known key"),
         ("{paths: [wifi, {paths: [wifi, lte]}]}", "network.paths[1].paths "),
         (
             "{paths: [wifi, {preset: lte, distance_km: 3}]}\ncloud: {tier: here, tiers: {here: {rtt_ms: 30}}}",
-            "network.paths[1].distance_km stands",
+            "network.paths[1].distance_km conflicts",
         ),
     ],
 )

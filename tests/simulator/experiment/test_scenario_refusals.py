@@ -183,7 +183,7 @@ PRESET = list(PresetNetwork.model_fields)
         ),
         (
             "name: t\nmethods:\n  - base\n  - base\n",
-            "t.yaml:4: methods[1] label base stands twice; give each method its own label",
+            "t.yaml:4: methods[1] label base is used twice; give each method its own label",
         ),
         (
             "name: t\nmethods:\n  - base\n  - {name: device-only, label: ciar}\n",
@@ -249,7 +249,7 @@ PRESET = list(PresetNetwork.model_fields)
             "t.yaml:5: prompts.file cannot be read: no.txt: No such file or directory",
         ),
         # YAML
-        (HEAD + "seed: 1\nseed: 2\n", "t.yaml:6: key seed stands twice in the same mapping"),
+        (HEAD + "seed: 1\nseed: 2\n", "t.yaml:6: key seed is given twice in the same mapping"),
         (
             HEAD + "seed: !!python/object/apply:os.system [ls]\n",
             "t.yaml:5: tag !!python/object/apply:os.system is not allowed; write plain values without tags",

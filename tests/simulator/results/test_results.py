@@ -356,7 +356,7 @@ def test_intervals_hold_their_value_and_stay_in_range(rows: list[tuple[float, fl
         ("", "it is empty"),
         ("a,b\n1,2,3\n4,5,6\n", "row 1 has 3 values, and the header 2 names"),  # which pandas shifts by a column
         ("a,b\n1,2\n3\n", "row 2 has 1 values, and the header 2 names"),  # which pandas fills
-        ("a,b,a\n1,2,3\n", "column 'a' stands twice"),
+        ("a,b,a\n1,2,3\n", "column 'a' occurs twice"),
         ('a,b\n1,"2\n', "unexpected end of data"),
     ],
 )

@@ -75,7 +75,7 @@ WRONG = {
     "true": (LLMSERVINGSIM.replace("346000000", "true"), ":2: key arrival_time_ns: must be a number >= 0, got True"),
     "decreasing": (LLMSERVINGSIM.replace("346", "3"), ":2: arrival_time_ns goes back: 3000000 after 46000000"),
     "half a token": (LLMSERVINGSIM.replace("12", "12.5"), ":2: tokens must be a whole number, got 12.5"),
-    "a key twice": (LLMSERVINGSIM.replace('"output_toks": 6', '"input_toks": 6'), ":2: key 'input_toks' stands twice"),
+    "a key twice": (LLMSERVINGSIM.replace('"output_toks": 6', '"input_toks": 6'), ":2: key 'input_toks' occurs twice"),
     "two traces in one file": (SABRE + SABRE, "holds 2 JSON documents; allowed in this format: one"),
     "deep": ("[" * 100_000, "nested too deeply"),
     "gzip": (gzip.compress(LLMSERVINGSIM.encode()), "is a gzip file; unpack it first"),
