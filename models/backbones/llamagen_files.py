@@ -161,6 +161,8 @@ def find(spec: PairSpec) -> FoundPair:
     device = device_parts(spec, config, classes, files)
     manifest = manifest_of(spec, config, size, files, device)
     facts = {"vq": vq, "text": text, "features": text is not None and not t5_config(text), "classes": classes}
+    if "drafter" in files:
+        facts["drafter_ffn"] = drafter_ffn(*files["drafter"])
     return FoundPair(spec, manifest, files, decoder_sizes(vq, config.grid), encoder, facts)
 
 
@@ -360,6 +362,15 @@ def device_parts(
         "phi_bottleneck": said["phi"].shapes["fc1.weight"][0] if "phi" in said else 0,
         "bounds": bounds,
     }
+
+
+def drafter_ffn(path: Path) -> int:
+    """Width of the feed-forward part of a drafter. Raises WeightsError."""
+    key = "layers.0.mlp.gate_proj.weight"
+    shape = own_keys(read_checkpoint(path).shapes).get(key)
+    if not shape:
+        raise WeightsError(f"{path}: {key} is missing: not a feature-level drafter")
+    return shape[0]
 
 
 def device_heads(shapes: Shapes, cloud: TransformerConfig) -> int | None:

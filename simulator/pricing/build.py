@@ -56,10 +56,14 @@ from simulator.protocol.var import FFN_MATRICES, VarConfig
 
 
 class PairShapes(Settings):
-    """Shapes of a model pair for pricing; the operation counts of both are its caption encoder, phi and image decoder."""
+    """Shapes of a model pair for pricing; the operation counts of both are its caption encoder, phi and image decoder.
+
+    drafter_ffn: Width of the feed-forward part of its drafter; None: the cloud model's.
+    """
 
     cloud: ModelShape
     device: ModelShape
+    drafter_ffn: int | None = None
 
 
 def pair_shapes(pair: PairRef) -> PairShapes:
@@ -68,7 +72,8 @@ def pair_shapes(pair: PairRef) -> PairShapes:
     if isinstance(pair, PairSpec):
         found = find_pair(pair)
         encoder = text_encoder_op_count(**found.encoder) if found.encoder else None
-        return _shapes(found.manifest, vq_decoder_op_count(**found.decoder), encoder)
+        shapes = _shapes(found.manifest, vq_decoder_op_count(**found.decoder), encoder)
+        return shapes.model_copy(update={"drafter_ffn": found.facts.get("drafter_ffn")})
     folder, manifest = pair_folder(pair), pair_manifest(pair)
     if manifest.statistics is not None:
         return _both(manifest, {})
@@ -125,7 +130,7 @@ def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
             evidence="datasheet",
         )
 
-    # Where there is no device model, the device runs a drafter at most: one layer of the cloud's shape.
+    # Where there is no device model, the device runs a drafter at most, which has a shape of its own.
     device = shape("device", manifest.device or replace(manifest.cloud, n_layer=1), bool(manifest.bounds))
     return PairShapes(cloud=shape("cloud", manifest.cloud, False), device=device)
 
@@ -185,8 +190,19 @@ def build_costs(
         cloud = build("cloud", choice.cloud)
     priced = pair.cloud if choice.cloud.model == "pair" else shape_of(choice.cloud.model)
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
-    profiled = measured[choice.cloud.profile] if choice.cloud.hardware == "local" else None
-    return device, cloud, Pricing(priced.caption_slots, widths, _drafter(choice.cloud, priced, profiled))
+    ffn = pair.drafter_ffn if choice.cloud.model == "pair" else None
+
+    def drafter(side: ComputeSide, all_rows: bool) -> RooflineCosts:
+        shape = catalogue.drafter_of(priced, ffn, all_rows)
+        return _roofline(f"drafter of {choice.cloud.model}", shape, side.hardware, side.runtime or "eager")
+
+    on_device = None if choice.device.hardware == "local" else drafter(choice.device, False)
+    in_cloud: RooflineCosts | MeasuredCosts | None = None
+    if choice.cloud.hardware != "local":
+        in_cloud = drafter(choice.cloud, True)
+    elif "device" in measured[choice.cloud.profile].passes:
+        in_cloud = _measured(measured[choice.cloud.profile], "device")
+    return device, cloud, Pricing(priced.caption_slots, widths, in_cloud, on_device)
 
 
 def _check_profile(profile: Profile, role: str, model: str | OwnModel) -> None:
@@ -198,14 +214,6 @@ def _check_profile(profile: Profile, role: str, model: str | OwnModel) -> None:
     if named if model == "pair" else not named or model not in forms:
         wanted = "ciar-sim profile --pair" if model == "pair" else f"ciar-sim profile --model {model} --random-weights"
         raise ComputeError(f"a profile of {profile.model} says nothing about {model}; measure one with {wanted}")
-
-
-def _drafter(side: ComputeSide, cloud: ModelShape, measured: Profile | None) -> RooflineCosts | MeasuredCosts | None:
-    """A feature-level drafter in the cloud: one layer of the cloud model's shape and its head."""
-    if measured is not None:
-        return _measured(measured, "device") if "device" in measured.passes else None
-    shape = cloud.model_copy(update={"n_layer": 1, "title": f"one layer of {cloud.title}"})
-    return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
 
 
 def _measured(profile: Profile, role: str) -> MeasuredCosts:

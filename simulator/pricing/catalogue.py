@@ -161,6 +161,8 @@ class ModelShape(Entry):
             a layer before the output matrix.
         ffn_matrices: Matrices D x ffn_hidden of a layer's feed-forward part: 3 of a SwiGLU, 2 of a plain one.
         modulation: Vectors of width D that a layer projects from its condition (6 of an adaptive layer norm).
+        fused: EAGLE's drafter: a matrix D x 2D with a bias fuses a token's embedding and a feature ahead of the one layer, which has one
+            norm; none follows.
         caption_parameters: Weights that embed the caption, where it is not LlamaGen's projection and null caption.
         text_encoder: Arguments of `text_encoder_op_count`; empty where captions are looked up in the decoder's embedding.
         image_decoder: Arguments of `vq_decoder_op_count`.
@@ -182,6 +184,7 @@ class ModelShape(Entry):
     head_rows: int | None = Field(default=None, ge=1)
     ffn_matrices: int = Field(default=3, ge=1)
     modulation: int = Field(default=0, ge=0)
+    fused: bool = False
     caption_parameters: int | None = Field(default=None, ge=0)
     text_encoder: dict[str, int] = Field(default_factory=dict)
     image_decoder: dict[str, Any] = Field(default_factory=dict)
@@ -195,8 +198,10 @@ class ModelShape(Entry):
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer: q, k, v and output matrices, those of the feed-forward part, modulation, two norms."""
-        return (4 + self.modulation) * self.dim**2 + self.ffn_matrices * self.dim * self.ffn_hidden + 2 * self.dim
+        """Weights of one layer: q, k, v and output matrices, those of the feed-forward part, modulation, two norms; fused: the matrix
+        ahead of it, its bias and one norm."""
+        squares = 4 + self.modulation + 2 * self.fused
+        return squares * self.dim**2 + self.ffn_matrices * self.dim * self.ffn_hidden + 2 * self.dim
 
     @property
     def modulation_parameters(self) -> int:
@@ -211,7 +216,8 @@ class ModelShape(Entry):
     @property
     def pass_parameters(self) -> int:
         """Weights that one pass reads whatever its batch: layers, final norm, head. (Of the embedding it reads a few rows.)"""
-        return self.n_layer * self.layer_parameters + self.dim + self.head_parameters
+        norm = 0 if self.fused else self.dim
+        return self.n_layer * self.layer_parameters + norm + self.head_parameters
 
     @property
     def parameters(self) -> int:
@@ -261,6 +267,19 @@ def canonical(table: str, name: str) -> str:
     }
     known = tables[table]()
     return name if name in known else _aliases(known).get(name, name)
+
+
+def drafter_of(cloud: ModelShape, ffn_hidden: int | None = None, all_rows: bool = True) -> ModelShape:
+    """The shape of EAGLE's feature-level drafter for a model: one layer of its widths behind the fusing matrix, and its own output matrix.
+
+    Args:
+        cloud: The model that it drafts for.
+        ffn_hidden: Of the drafter; None: the model's.
+        all_rows: Whether it reads all rows of the output matrix that the model does, or those of image codes alone.
+    """
+    own = {"n_layer": 1, "interhead": False, "fused": True, "ffn_hidden": ffn_hidden or cloud.ffn_hidden}
+    rows = {} if all_rows else {"head_rows": None}
+    return cloud.model_copy(update={**own, **rows, "title": f"a drafter for {cloud.title}"})
 
 
 def one_layer(name: str) -> str:

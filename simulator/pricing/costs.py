@@ -68,10 +68,11 @@ class Pricing:
     Attributes:
         caption_slots: Caption positions that a prefill feeds.
         widths: Of messages.
-        drafter: A one-layer drafter on the cloud's hardware, None where it is not known; on the device it costs as much as the device's
-            model.
+        drafter: A feature-level drafter on the cloud's hardware, None where it is not known.
+        device_drafter: The same on the device's hardware; None: it costs as much as the device's model, whose times were measured.
     """
 
     caption_slots: int
     widths: Widths
     drafter: Costs | None = None
+    device_drafter: Costs | None = None

@@ -156,7 +156,8 @@ def compile_colocated(
 ) -> SessionProgram:
     """The same session with both programs in the cloud: one call, whose reply is the image's token ids, all at the end.
 
-    companion: the device's model on the cloud's hardware, which batches its passes over sessions, too. What the device sent and
+    companion: the device's model on the cloud's hardware, which batches its passes over sessions, too; a drafter's run by themselves, as
+    they do in the cloud. What the device sent and
     awaited happens at once, in the order of sending. The image decoder stays on the device, which gets the ids. A session without a
     pass on the device is the same either way. Raises RecordingError.
     """
@@ -169,7 +170,12 @@ def compile_colocated(
     for index, op in enumerate(own):
         if op["kind"] == FORWARD:
             work = pricer.work(op, f"op {index}")
-            items.append((*work, companion.pass_seconds(work), COMPANION, ()))
+            if op["what"] == ROLES.index("drafter") and pricing.drafter is not None:
+                items.append(
+                    (0, 0, 0, 0, 0, pricing.drafter.pass_seconds(work), OTHER, ())
+                )  # as one that is in the cloud
+            else:
+                items.append((*work, companion.pass_seconds(work), COMPANION, ()))
         elif op["kind"] == COMPUTE and (kind := COMPUTE_KINDS[op["what"]]) != "image_decoder":
             items.append((0, 0, 0, 0, 0, companion.compute_seconds(kind), _PART[kind], ()))
         elif op["kind"] == SEND:
@@ -266,7 +272,8 @@ def _device_steps(
             role = _named(ROLES, what, where, "role")
             if role == "cloud":
                 raise RecordingError(f"{where}: the device cannot run a pass of the cloud model")
-            cost = costs.pass_seconds(pricer.work(op, where))
+            own = pricer.pricing.device_drafter if role == "drafter" else None
+            cost = (own or costs).pass_seconds(pricer.work(op, where))
             seconds += cost
             totals[PASS] += cost
             if find_first and role == "device" and op["decides"] and not pricer.first_found:

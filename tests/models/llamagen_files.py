@@ -14,7 +14,7 @@ from models.transformer import Transformer
 from models.vq import VQConfig, VQModel
 from simulator.protocol.pairs import TransformerConfig
 
-CODES, CLASSES = 64, 10
+CODES, CLASSES, DRAFTER_FFN = 64, 10, 40
 T2I = TransformerConfig(2, 2, 16, 24, CODES, 8, 12, 4)
 C2I = replace(T2I, caption_slots=1, caption_dim=1)
 VQ16 = VQConfig(CODES, 8, 32, (1, 1, 1, 1, 1), (1, 1, 1, 1, 1), 32, 1)
@@ -92,10 +92,10 @@ def write_c2i(folder: Path) -> Path:
 
 
 def write_drafter(folder: Path) -> Path:
-    """A one-layer drafter under LANTERN's keys. Returns the folder."""
+    """A one-layer drafter under LANTERN's keys, with a feed-forward part of its own width. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(4)
-    state = to_checkpoint(EagleDrafter(drafter_config(T2I)))
+    state = to_checkpoint(EagleDrafter(drafter_config(T2I, DRAFTER_FFN)))
     torch.save({**state, "embed_tokens.weight": torch.zeros(CODES, T2I.dim)}, folder / "pytorch_model.bin")
     (folder / "config.json").write_text(json.dumps({"hidden_size": T2I.dim}))
     return folder

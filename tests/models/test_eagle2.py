@@ -20,8 +20,12 @@ from models.pair import Pair, load_pair
 from models.recorder import Recorder
 from models.tree import Growth, Tree, layout
 from simulator.core.errors import RecordingError, ScenarioError, WeightsError
+from simulator.experiment.scenario import Scenario
+from simulator.pricing import catalogue
+from simulator.pricing.build import PairShapes, build_costs, pair_shapes
 from simulator.pricing.costs import Pricing, Work
-from simulator.pricing.program import compile_session
+from simulator.pricing.program import CALL_ITEMS, ITEM_KIND, ITEM_SECONDS, OTHER, compile_colocated, compile_session
+from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol import pairs
 from simulator.protocol.methods import METHODS, STATIC_TREES
 from simulator.protocol.ops import ROLES, Forward
@@ -327,6 +331,38 @@ def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
     assert len(drafter.asked) == len(passes(there, "drafter"))
     with pytest.raises(RecordingError, match="what a drafter costs in the cloud is not known"):
         compile_session(there, device, cloud, Pricing(120, there.widths))
+    # Where the drafter's own costs on the device are known, they are not those of the device's model.
+    device, own = OneEach(), OneEach()
+    compile_session(here, device, cloud, Pricing(120, here.widths, drafter, own))
+    assert (device.asked, len(own.asked)) == ([], len(passes(here, "drafter")))
+    # Beside the cloud's model it runs by itself, as one that is in the cloud anyway.
+    companion = OneEach()
+    together = compile_colocated(here, device, companion, cloud, Pricing(120, here.widths, drafter, own))
+    assert companion.asked == []
+    items = [item for item in together.calls[0][CALL_ITEMS] if item[ITEM_KIND] == OTHER and item[ITEM_SECONDS] == 1.0]
+    assert len(items) == len(passes(here, "drafter"))
+
+
+def test_a_drafters_pass_reads_all_its_weights_and_the_models_output_matrix(
+    tiny_pair: Pair, tiny_pair_folder: Path
+) -> None:
+    assert tiny_pair.drafter is not None
+    shapes = pair_shapes(tiny_pair_folder)
+    own = sum(parameter.numel() for parameter in tiny_pair.drafter.parameters())
+    output = tiny_pair.cloud.output.weight.numel()
+    assert catalogue.drafter_of(shapes.cloud).pass_parameters == own + output
+    # Chameleon's output matrix holds text, too; a device needs the rows of image codes.
+    anole = catalogue.model("anole-7b")
+    rows = [catalogue.drafter_of(anole, all_rows=every).head_parameters for every in (True, False)]
+    assert rows == [65536 * 4096, 8192 * 4096]
+    xl = PairShapes(cloud=catalogue.model("llamagen-xl"), device=catalogue.model("llamagen-xl-1layer"))
+    sides = {"device": {"model": "llamagen-xl-1layer"}, "cloud": {"model": "llamagen-xl", "hardware": "a100"}}
+    scenario = Scenario.model_validate({"name": "t", "methods": ["base"], "compute": sides})
+    *_, pricing = build_costs(scenario.compute, xl, pytest.fail)
+    for costs, machine in ((pricing.drafter, "A100"), (pricing.device_drafter, "Snapdragon")):
+        assert isinstance(costs, RooflineCosts)
+        assert machine in costs.hardware.title
+        assert costs.shape.pass_parameters == 20_318_720 + 2 * 1280**2 + 16384 * 1280
 
 
 # --- refusals

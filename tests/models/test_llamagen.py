@@ -82,7 +82,9 @@ def test_shapes_decide_the_pair_and_torch_is_not_asked(folder: Path) -> None:
     shapes = pair_shapes(c2i(folder, device=device))
     assert (shapes.cloud.n_layer, shapes.device.n_layer, shapes.device.dim) == (2, 1, 8)
     alone = pair_shapes(t2i(folder)).device
-    assert (alone.n_layer, alone.dim) == (1, files.T2I.dim)  # a drafter is all that it could run
+    assert (alone.n_layer, alone.dim) == (1, files.T2I.dim)
+    drafters = [pair_shapes(spec).drafter_ffn for spec in (t2i(folder), t2i(folder, device=str(folder / "drafter")))]
+    assert drafters == [None, files.DRAFTER_FFN]
 
 
 def test_moved_files_are_the_same_pair_and_changed_ones_another(folder: Path, tmp_path: Path) -> None:
