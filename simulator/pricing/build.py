@@ -125,6 +125,7 @@ def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
             head_rows=own.vocab_size + own.dim if isinstance(own, LlamaConfig) and own.head_layer else None,
             ffn_matrices=FFN_MATRICES if isinstance(own, VarConfig) else 3,
             modulation=own.projected if isinstance(own, VarConfig) else 0,
+            caption_parameters=own.text_vocab * own.dim if isinstance(own, LlamaConfig) else None,
             op_counts=op_counts,
             source=f"{MANIFEST} of the pair",
             evidence="datasheet",

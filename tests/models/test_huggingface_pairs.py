@@ -159,7 +159,10 @@ def test_a_pair_is_known_by_its_files_and_loads_no_torch(specs: dict[str, PairSp
     for shape in (shapes.cloud, shapes.device):  # a layer before the output matrix
         layers = shape.n_layer * (4 * shape.dim**2 + 3 * shape.dim * shape.ffn_hidden + 2 * shape.dim)
         assert shape.pass_parameters == layers + shape.dim + shape.dim**2 + shape.dim * manifest.codebook_size
-    assert pair_shapes(specs["anole-7b"]).cloud.head_rows is None
+    anole = pair_shapes(specs["anole-7b"]).cloud
+    assert anole.head_rows is None
+    # What a device must hold: the passes' weights, the codes' embedding, and that of the text.
+    assert anole.parameters == anole.pass_parameters + (folders.CODES + folders.TEXT) * folders.WIDTH
     assert find_pair(specs["anole-7b"]).decoder["latent_side"] == 4
 
 
