@@ -61,20 +61,20 @@ FIXED = ("name", "pair", "sweep")  # first keys of dotted paths that cannot be s
 
 
 class Scenario(Part):
-    """A complete scenario. Units in the names of its fields; `link` gives the network in base units.
+    """A complete scenario. Field names contain their units; `link` gives the network in base units.
 
     Attributes:
-        name: Of the run folder, runs/NAME.
+        name: Name of the run folder, runs/NAME.
         prompts: Where the captions come from.
         decoding: How distributions become tokens, for every method.
-        methods: What is compared: names, or mappings of a name and settings.
-        compute: Sizes and hardware that passes are priced at.
+        methods: Methods to compare: names, or mappings of a name and settings.
+        compute: Sizes and hardware at which passes are priced.
         cloud: Replicas, queue, load of others, price; or several clouds as tiers.
         network: A preset, figures, a trace, or several paths.
-        fallback: What a device does whose reply is late.
-        workload: Devices and when they ask.
-        seed: Of every draw but the prompts.
-        sweep: Axes by dotted path, values or a range each.
+        fallback: What a device does when a reply is late.
+        workload: Devices and their requests.
+        seed: Seed of every draw except the prompts.
+        sweep: Axes by dotted path, each a list of values or a range.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)
@@ -93,7 +93,7 @@ class Scenario(Part):
     ]
     placement: Literal["split", "cloud"] = Field(
         default="split",
-        description="cloud: the device's program runs beside the cloud model, too; only the image's ids travel",
+        description="cloud: the device's program also runs beside the cloud model; only the image's ids are sent",
     )
     compute: Compute = Field(
         default={}, validate_default=True

@@ -146,7 +146,7 @@ class ModelShape(Entry):
     """Shape of one decoder, and the operation counts of the work other than its passes.
 
     Attributes:
-        title: Its name in tables.
+        title: Name in tables.
         n_layer: Layers.
         n_head: Attention heads, each with keys and values of its own.
         dim: D, width of the residual stream.

@@ -21,15 +21,15 @@ class OwnHardware(Part):
     """An accelerator by its figures. Efficiencies and kernel overhead are those of its class where they are not given.
 
     Attributes:
-        title: Its name in tables.
+        title: Name in tables.
         kind: `class` in the file: whose efficiencies it has.
         fp16_tflops: Peak of dense fp16 matrix products.
         bandwidth_gb_s: Peak memory bandwidth.
         memory_gb: Memory for weights, caches and everything else.
-        power_w: Drawn while computing.
+        power_w: Power drawn while computing.
         bandwidth_efficiency: Share of the peak bandwidth that a pass reaches.
         compute_efficiency: Share of the peak rate that a pass reaches.
-        kernel_overhead_us: Launch of one kernel.
+        kernel_overhead_us: Time to launch one kernel.
     """
 
     title: str = Field(default="own hardware", min_length=1, max_length=60)
@@ -63,11 +63,11 @@ class OwnModel(Part):
     """A decoder of LlamaGen's architecture by its shape, at which the pair's passes are priced.
 
     Attributes:
-        title: Its name in tables.
+        title: Name in tables.
         layers: Number of layers.
         width: Width of the residual stream.
-        ffn: Width of the feed-forward part; the next multiple of 256 from 8/3 of width on where not given.
-        vocabulary: Image tokens that there are.
+        ffn: Width of the feed-forward part; by default 8/3 of width, rounded up to a multiple of 256.
+        vocabulary: Number of different image tokens.
         caption_slots: Positions of the caption.
         caption_width: Width of its features.
         image_tokens: Tokens of an image; equal to the pair's.

@@ -56,7 +56,7 @@ class MethodSettings(Settings):
 
 
 class TopP(Part):
-    """Tokens sampled from the smallest set of this mass, in place of `top_p` of the scenario.
+    """Tokens sampled from the smallest set with this mass, instead of the scenario's `top_p`.
 
     Attributes:
         top_p: The mass.
@@ -86,11 +86,11 @@ class Decoding(Part):
     cloud: Literal["sampled", "greedy"] = Field("sampled", description="how the cloud picks a token")
     device: LocalTokens = Field(
         "greedy",
-        description="how the device picks a token (assumption A4): greedy, sampled, or {top_p: P}, sampled with a top-p of its own",
+        description="how the device picks a token (assumption A4): greedy, sampled, or {top_p: P} (sampled with this top-p)",
     )
     text_encoder: Literal["cloud", "device"] = Field(
         "cloud",
-        description="where the caption is encoded; from the cloud the valid caption rows travel down once (assumption A12)",
+        description="where the caption is encoded; if in the cloud, the valid caption rows are sent down once (assumption A12)",
     )
 
     @property
@@ -177,14 +177,16 @@ class ThresholdSettings(GatedSettings):
     threshold_mode: ThresholdMode = Field(
         "const",
         description="const: one threshold for all images; ema: follows the mean score of the image; budget: the quantile of past scores "
-        "that uploads a given share (threshold for the first 8); even: the same, by the calls and positions left, so that every image "
-        "spends the same number of calls; running: the score is divided by its largest so far (assumption A3)",
+        "that uploads a given share (threshold for the first 8); even: the same for the calls and positions left, so that every image "
+        "makes the same number of calls; running: the score is divided by its largest so far (assumption A3)",
     )
     beta: float | None = Field(
         None, ge=0.0, le=1.0, description="ema: weight of the mean score in the threshold; default 0.5"
     )
     decay: float | None = Field(None, ge=0.0, lt=1.0, description="ema: decay of the mean score; default 0.9")
-    budget: float | None = Field(None, ge=0.0, le=1.0, description=f"budget, even: {_UPLOADS}; 0.30 beside a number")
+    budget: float | None = Field(
+        None, ge=0.0, le=1.0, description=f"budget, even: {_UPLOADS}; 0.30 if the threshold is a number"
+    )
 
     def value_of(self, name: str) -> float:
         """A setting that belongs to one mode, with its default filled in."""
@@ -223,7 +225,7 @@ class EntropyLensSettings(ThresholdSettings):
         None,
         ge=0.0,
         le=1.0,
-        description=f"budget, even: {_UPLOADS}; beside a number 0.493, (0.5234 - 0.06) / 0.94 for the paper's 52.34 %",
+        description=f"budget, even: {_UPLOADS}; if the threshold is a number 0.493, (0.5234 - 0.06) / 0.94 for the paper's 52.34 %",
     )
 
 
@@ -243,7 +245,7 @@ class SoftmaxCorrSettings(ThresholdSettings):
         None,
         ge=0.0,
         le=1.0,
-        description=f"budget, even: {_UPLOADS}; beside a number 0.3244, (0.3649 - 0.06) / 0.94 for the paper's 36.49 %",
+        description=f"budget, even: {_UPLOADS}; if the threshold is a number 0.3244, (0.3649 - 0.06) / 0.94 for the paper's 36.49 %",
     )
 
 
@@ -294,12 +296,12 @@ class CiarSettings(ThresholdSettings):
     )
     features: Literal["fp16", "int8", "top-64", "off"] = Field(
         "fp16",
-        description="interval features sent with pending tokens and added in the cloud; int8: 8 bits a number and a scale; "
-        "top-64: fp16, made from the 64 widest intervals alone",
+        description="interval features sent with pending tokens and added in the cloud; int8: 8 bits per number and a scale; "
+        "top-64: fp16, computed from the 64 widest intervals only",
     )
     upload: Literal["lazy", "eager"] = Field(
         "lazy",
-        description="lazy: pending tokens travel with the next uncertain one; eager: each is sent at once while the device continues",
+        description="lazy: pending tokens are sent with the next uncertain one; eager: each is sent at once while the device continues",
     )
     variant: Literal["resample", "verify"] = Field(
         "resample",
@@ -462,7 +464,7 @@ class VvsSettings(LanternSettings):
         None,
         ge=-1.0,
         le=1.0,
-        description="a round is not verified where the candidate paths' mean similarity reaches this, never two in a row (VVS-D: 0.7); "
+        description="a round is not verified if the candidate paths' mean similarity reaches this, never two in a row (VVS-D: 0.7); "
         "instead of interval",
     )
 

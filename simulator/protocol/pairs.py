@@ -225,7 +225,7 @@ class PairSpec(Part):
     """A pair named by a published backbone and its files. Paths are relative to the file that names them."""
 
     cloud: str = Field(description=f"a published model: {', '.join(BACKBONES)}")
-    weights: str = Field(description="its file, or the folder of its files as they were downloaded")
+    weights: str = Field(description="the weights file, or the folder of downloaded files")
     device: str | None = Field(
         default=None,
         description="the device's model, a file or a folder: a smaller model of the same kind, a one-layer drafter, or what "
@@ -242,7 +242,10 @@ class PairSpec(Part):
         default=None, ge=1, le=2**15, description="pixels per side; by default the model's usual size"
     )
     heads: int | None = Field(
-        default=None, ge=1, le=1024, description="attention heads of the cloud model, where its shape does not tell"
+        default=None,
+        ge=1,
+        le=1024,
+        description="attention heads of the cloud model, if its shape does not determine them",
     )
 
     @field_validator("cloud")

@@ -54,7 +54,7 @@ Shares = Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], BeforeVali
 
 
 class GapLevel(Part):
-    """Seconds of about the same wait, of one direction.
+    """Seconds with about the same wait, in one direction.
 
     Attributes:
         gaps_per_s: gaps that begin, per second of runs.
@@ -84,9 +84,9 @@ class Gaps(Part):
 
     Attributes:
         slow_s: time constant of the slow part of the process that gives the level.
-        slow_share: of its variance.
-        down: what each level means for the downlink, from short waits to long ones.
-        up: for the uplink; as many.
+        slow_share: share of its variance.
+        down: gaps and rates of each level on the downlink, from short waits to long ones.
+        up: the same for the uplink; equal number of levels.
     """
 
     slow_s: float = Field(gt=0, le=1e4)

@@ -12,12 +12,12 @@ from simulator.experiment.schema.network import MS_PER_1000_KM, RttMs
 
 
 class CrashAt(Part):
-    """A replica, counted from 0, loses its work and memory, and is back `down_s` later.
+    """A replica, counted from 0, loses its work and memory, and is up again `down_s` later.
 
     Attributes:
-        replica: Its number, from 0.
+        replica: Number of the replica, from 0.
         at_s: When it crashes.
-        down_s: How long it is away.
+        down_s: Time until it is up again.
     """
 
     replica: int = Field(ge=0)
@@ -26,13 +26,13 @@ class CrashAt(Part):
 
 
 class AutoscaleRule(Part):
-    """Replicas beyond `replicas` start where more sessions are open or waiting than this for each, and stop when idle.
+    """Starts replicas beyond `replicas` when more than this many sessions per replica are open or waiting, and stops them when idle.
 
     Attributes:
-        max_replicas: Replicas at most, those of `replicas` included.
-        sessions_per_replica: Sessions open or waiting for each replica, beyond which one more starts.
-        start_up_s: How long a replica takes to start.
-        idle_s: After so long without a session a replica beyond `replicas` stops.
+        max_replicas: Largest number of replicas, including those of `replicas`.
+        sessions_per_replica: Open or waiting sessions per replica above which another replica starts.
+        start_up_s: Time that a replica takes to start.
+        idle_s: Time without a session after which a replica beyond `replicas` stops.
     """
 
     max_replicas: int = Field(ge=1, le=100_000)
@@ -42,13 +42,13 @@ class AutoscaleRule(Part):
 
 
 class BackgroundLoad(Part):
-    """Other tenants on every replica: Poisson jobs of `job_ms` that take up this share of its time. They hold no memory.
+    """Other tenants on every replica: Poisson jobs of `job_ms` that occupy this share of its time. They take no memory.
 
-    A run begins with the jobs that such a replica holds on average, 500 at the largest share.
+    A run begins with the jobs that such a replica has on average, 500 at the largest share.
 
     Attributes:
-        utilisation: Share of a replica's time that they take up; 0 for none.
-        job_ms: How long a job holds its replica.
+        utilisation: Share of a replica's time that the jobs occupy; 0 for none.
+        job_ms: Time for which a job occupies its replica.
     """
 
     utilisation: float = Field(ge=0, le=0.999)
@@ -60,16 +60,16 @@ class Serving(Part):
 
     Attributes:
         replicas: Copies of the cloud model, a GPU each.
-        max_batch: Sessions in one iteration at most.
-        queue: Whose work is served first: fifo, shortest-first, earliest-deadline (by slo_s) or priority (by kind of device).
+        max_batch: Largest number of sessions in one iteration.
+        queue: Order of service: fifo, shortest-first, earliest-deadline (by slo_s) or priority (by kind of device).
         crashes: Crashes of replicas.
-        autoscale: Starts and stops replicas by load; none without it.
-        background: Other tenants; none without it.
-        price_usd_per_gpu_hour: Makes `cost_usd`.
-        max_sessions: Open on a replica at a time; others wait for admission.
-        max_waiting: Sessions that wait for admission, in all; more are refused.
-        kv_memory_gb: For KV caches, per replica, beside the weights.
-        kv_full: What happens where that is short.
+        autoscale: Starts and stops replicas by load; by default off.
+        background: Other tenants; by default none.
+        price_usd_per_gpu_hour: Price from which `cost_usd` follows.
+        max_sessions: Sessions open on a replica at a time; others wait for admission.
+        max_waiting: Sessions that may wait for admission in total; further ones are refused.
+        kv_memory_gb: Memory for KV caches per replica, in addition to the weights.
+        kv_full: What happens when it is full.
     """
 
     replicas: int = Field(default=1, ge=1, le=100_000)
@@ -77,14 +77,14 @@ class Serving(Part):
     queue: Literal["fifo", "shortest-first", "earliest-deadline", "priority"] = "fifo"
     routing: Literal["least-loaded", "round-robin", "join-shortest-queue"] = Field(
         default="least-loaded",
-        description="where a session goes when it opens: fewest open sessions, in turns, or fewest at work",
+        description="replica of a new session: with the fewest open sessions, the next in turn, or with the fewest sessions at work",
     )
     max_sessions: int | None = Field(default=None, ge=1, le=1_000_000_000)
     max_waiting: int | None = Field(default=None, ge=0, le=1_000_000_000)
     kv_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
     kv_full: Literal["wait", "evict"] = Field(
         default="wait",
-        description="wait: a session reserves the most it will need; evict: what was used longest ago is recomputed",
+        description="wait: a session reserves the most it will need; evict: the least recently used cache is dropped and recomputed",
     )
     crashes: Annotated[tuple[CrashAt, ...], BeforeValidator(items)] = ()
     autoscale: AutoscaleRule | None = None
@@ -113,13 +113,13 @@ class Serving(Part):
 
 
 class Tier(Serving):
-    """A cloud at one place, with GPUs and a queue of its own.
+    """A cloud at one place, with its own GPUs and queue.
 
     Attributes:
-        runtime: Of its GPUs; None: that of `compute.cloud`.
-        distance_km: From the devices; 22 ms of round trip for 1000 km.
-        rtt_ms: Of the way behind the access network, in place of a distance.
-        hardware: Of its GPUs; None: that of `compute.cloud`.
+        runtime: Runtime of its GPUs; None: that of `compute.cloud`.
+        distance_km: Distance from the devices; 22 ms of round trip for 1000 km.
+        rtt_ms: Round trip behind the access network, instead of a distance.
+        hardware: Hardware of its GPUs; None: that of `compute.cloud`.
     """
 
     distance_km: float | None = Field(default=None, ge=0, le=40_000)
@@ -159,7 +159,7 @@ class Cloud(Serving):
 
     Attributes:
         tiers: Clouds by name, each with the keys of one, its distance and its hardware.
-        tier: The one that serves all devices but those of kinds that name their own.
+        tier: The tier that serves all devices, except kinds of devices that name another.
     """
 
     tiers: dict[TierName, Tier] = Field(default_factory=dict)

@@ -33,12 +33,12 @@ def _read(profile: str | None, info: ValidationInfo) -> str | None:
 StoredProfile = Annotated[
     str | None,
     AfterValidator(_read),
-    Field(description="file of `ciar-sim profile`, in place of measuring here; goes with hardware: local"),
+    Field(description="file of `ciar-sim profile`, used instead of measuring here; needs hardware: local"),
 ]
 
 
 class ThrottleStep(Part):
-    """From this much heat on, in seconds of computing, the device computes at this share of its speed.
+    """With at least this much heat, in seconds of computing, the device computes at this share of its speed.
 
     Attributes:
         after_s: Seconds of heat.
@@ -50,10 +50,10 @@ class ThrottleStep(Part):
 
 
 class ThermalThrottling(Part):
-    """A device slows down under load. Computing adds a second of heat per second, up to the last step; rest takes `cooling` away.
+    """A device slows down under load. Computing adds a second of heat per second, up to the last step; rest removes `cooling`.
 
     Attributes:
-        steps: Slower and slower, by heat.
+        steps: Speeds by heat, in ascending order of heat.
     """
 
     steps: Annotated[tuple[ThrottleStep, ...], BeforeValidator(items)] = Field(min_length=1)
@@ -129,8 +129,8 @@ class DeviceCompute(Part):
     """How long the device's passes take.
 
     Attributes:
-        runtime: How kernels are launched: eager, or cuda-graphs; serial for a processor, which reads and computes in turns.
-        throttling: Slows every device of the fleet down under load; none without it.
+        runtime: How kernels are launched: eager, cuda-graphs, or serial (a CPU, which reads and computes in turns).
+        throttling: Slows every device of the fleet down under load; by default off.
     """
 
     model: ChosenModel = "llamagen-xl-1layer"
@@ -148,7 +148,7 @@ class CloudCompute(Part):
     """How long the cloud's passes take.
 
     Attributes:
-        runtime: How kernels are launched: eager, or cuda-graphs; serial for a processor, which reads and computes in turns.
+        runtime: How kernels are launched: eager, cuda-graphs, or serial (a CPU, which reads and computes in turns).
     """
 
     model: ChosenModel = "llamagen-xl"
@@ -203,8 +203,8 @@ def catalogued(hardware: str, *more: str) -> str:
 class Compute(Part):
     """Sizes and hardware at which passes are priced: both sides at the pair's own size, or both as other models.
 
-    A device that names no model has the one-layer form of the cloud's, where the catalogue has one. Of a published model's files both have
-    their own size where neither names a model.
+    The default model of a device is the one-layer form of the cloud's, if the catalogue has one. With a published model's files and no
+    model given, both sides have their own size.
 
     Attributes:
         device: Model and hardware of the device.

@@ -10,10 +10,10 @@ from simulator.engine.fallback import Fallback
 
 
 class FallbackPolicy(Part):
-    """What a device does where a reply is late that it could do without; for all others it waits.
+    """What a device does when a reply that it could do without is late; for all other replies it waits.
 
-    wait: as long as it takes. device: stops waiting after `deadline_ms` and finishes the image alone. retry: asks again on another
-    connection, each time with more patience, `attempts` times in all; `then` says what comes after the last.
+    wait: waits as long as it takes. device: stops waiting after `deadline_ms` and finishes the image alone. retry: asks again on a new
+    connection, each time with a longer wait, `attempts` times in all; `then` says what follows the last.
 
     Attributes:
         policy: wait, device or retry.
@@ -21,10 +21,10 @@ class FallbackPolicy(Part):
 
     policy: Literal["wait", "device", "retry"] = "wait"
     deadline_ms: float | None = Field(
-        default=None, gt=0, le=1e9, description="from the begin of a wait; needed by device and retry"
+        default=None, gt=0, le=1e9, description="time from the start of a wait; required by device and retry"
     )
     attempts: int = Field(
-        default=5, ge=2, le=1000, description="retry: how often a request is sent, the first time included"
+        default=5, ge=2, le=1000, description="retry: how often a request is sent, including the first time"
     )
     then: Literal["device", "wait"] = Field(default="device", description="retry: what follows the last attempt")
 

@@ -26,20 +26,20 @@ DEFAULT_CALL_PCT = 30.0  # about the paper's 30.44 % of cloud calls
 
 
 class CallTarget(Part):
-    """A threshold given by the call rate that it leads to, measured on prompts of its own."""
+    """A threshold given by its rate of cloud calls, measured on separate prompts."""
 
     call_pct: float | None = Field(
         default=None,
         gt=0,
         lt=100,
-        description="cloud calls in percent of an image's tokens; default 30, or beside a budget what the budget leads to",
+        description="cloud calls in percent of an image's tokens; default 30, or with a budget the rate that follows from it",
     )
     prompts: int | None = Field(
         default=None,
         ge=1,
         le=4096,
-        description="captions to calibrate on, none of the scenario's; default 8 for the start of a share, which the image itself "
-        "keeps to, else 64, or all that prompts.calibration names where those are fewer",
+        description="captions to calibrate on, none of the scenario's; default 8 with threshold_mode even or a given budget, else 64, or "
+        "all that prompts.calibration names if there are fewer",
     )
 
     def __str__(self) -> str:
@@ -61,7 +61,9 @@ class MethodEntry(Part, MethodSettings):
 
     name: str
     label: str = Field(default="", max_length=80, pattern=LABEL)
-    tier: str | None = Field(default=None, description="the tier of the cloud that serves it, in place of cloud.tier")
+    tier: str | None = Field(
+        default=None, description="the tier of the cloud that serves this method, instead of cloud.tier"
+    )
 
     @property
     def target(self) -> CallTarget | None:
@@ -154,14 +156,12 @@ def _entry_class(name: str, settings: type[MethodSettings]) -> type[MethodEntry]
         )
         own["threshold"] = (Threshold | None, Field(default=None, description=described))
         mode = fields["threshold_mode"]
-        described = (
-            f"{mode.description}; default {mode.default} where the threshold is a number, even where it is calibrated"
-        )
+        described = f"{mode.description}; default {mode.default} if the threshold is a number, even if it is calibrated"
         own["threshold_mode"] = (ThresholdMode | None, Field(default=None, description=described))
     elif issubclass(settings, RandomSettings):
         bases = (_Rated, *bases)
         rate = fields["upload_rate"]
-        described = f"{rate.description}; default: what leads to the wanted calls"
+        described = f"{rate.description}; default: the value that gives the target rate of calls"
         own["upload_rate"] = (float | None, Field(default=None, ge=0.0, le=1.0, description=described))
         described = "{call_pct: PERCENT}: the calls that upload_rate follows from; default 30"
         own["threshold"] = (CallTarget | None, Field(default=None, description=described))

@@ -20,9 +20,9 @@ class Handover(Part):
     """Handovers, during which nothing passes: see `simulator.network.handover`.
 
     Attributes:
-        speed_kmh: Of the device; how often they come and how long they last is then that of the radio in the catalogue.
-        every_s: Mean time between them, in place of a speed.
-        gap_ms: Mean length; null: that of the radio.
+        speed_kmh: Speed of the device; frequency and length of handovers then follow from the radio in the catalogue.
+        every_s: Mean time between handovers, instead of a speed.
+        gap_ms: Mean length of a handover; null: that of the radio.
     """
 
     speed_kmh: float | None = Field(default=None, gt=0, le=1000)
@@ -42,10 +42,10 @@ class Uplink(Part):
     """How a message gets its turn in the uplink: see `simulator.network.radio`.
 
     Attributes:
-        sr_period_ms: Distance of the opportunities of a scheduling request; null: the radio's.
-        grant_ms: From a request until its grant can be used; null: the radio's.
-        slot_ms: Distance of uplink slots in a TDD pattern; null for FDD.
-        configured_ms: Distance of the slots of a configured grant, in place of requests.
+        sr_period_ms: Time between opportunities for a scheduling request; null: the radio's.
+        grant_ms: Time from a request until its grant can be used; null: the radio's.
+        slot_ms: Time between uplink slots in a TDD pattern; null for FDD.
+        configured_ms: Time between the slots of a configured grant, instead of requests.
     """
 
     sr_period_ms: PeriodMs | None = None
@@ -80,10 +80,10 @@ class OperatorTimers(Part, catalogue.RadioTimers):
     """Timers that one operator chooses; null: those of the radio.
 
     Attributes:
-        share: Of the devices; all of the operators, or none of them, give theirs.
-        inactivity_s: Silence until the radio is idle.
-        drx_after_ms: Silence until it sleeps in cycles.
-        drx_cycle_ms: Their length.
+        share: Share of the devices; given for all operators or for none.
+        inactivity_s: Silence after which the radio is idle.
+        drx_after_ms: Silence after which it sleeps in cycles.
+        drx_cycle_ms: Length of these cycles.
     """
 
     @model_validator(mode="after")
@@ -105,10 +105,11 @@ class Mobile(Queue):
 
     Attributes:
         handover: Its handovers; null for none.
-        uplink: Scheduling of its uplink; null: as measured, inside the round trip.
-        operators: Timers of operators, of which each device draws one: those of the catalogue, or a list; null: the radio's own.
-        sharing: Of a cell among `devices_per_cell`: first come, first served, or side by side.
-        fading_snr_db: Mean signal-to-noise ratio of devices whose channels fade, for the gain of serving each at its best; null: no fading.
+        uplink: Scheduling of its uplink; null: contained in the measured round trip.
+        operators: Timers of operators, from which each device draws one: those of the catalogue, or a list; null: the radio's own.
+        sharing: How `devices_per_cell` devices share a cell: fcfs (first come, first served) or proportional-fair (in parallel).
+        fading_snr_db: Mean signal-to-noise ratio of fading channels, which gives the gain of serving each device at its best moment;
+            null: no fading.
     """
 
     handover: Handover | None = None

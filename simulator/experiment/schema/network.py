@@ -42,24 +42,24 @@ LossPct = Annotated[float, Field(ge=0, le=90)]
 
 
 class PresetNetwork(Mobile):
-    """A preset of the network catalogue, and figures in place of its own.
+    """A preset of the network catalogue, optionally with other figures than its own.
 
     Attributes:
         preset: One of `ciar-sim list presets`.
         transport: ideal (payload bytes, no connection or window), tcp, grpc (TCP, TLS, HTTP/2), quic or sctp (a channel of WebRTC).
         devices_per_cell: Devices that share one link.
-        rtt_ms: Unloaded round trip in place of the preset's, the mean, which jitter keeps.
+        rtt_ms: Mean unloaded round trip instead of the preset's; jitter does not change it.
         jitter_ms: Standard deviation of the one-way delay.
-        jitter_distribution: Of the one-way delay.
+        jitter_distribution: Distribution of the one-way delay.
         jitter_on: mean, or top: jitter only adds delay, and rtt_ms is the least round trip.
-        loss_pct: Packets lost each way.
+        loss_pct: Packets lost each way, in percent.
         loss_burst_packets: Mean length of a burst of losses.
-        distance_km: To the cloud, beyond the 500 km that a preset stands for; adds to rtt_ms.
+        distance_km: Distance to the cloud beyond the 500 km of a preset; adds to rtt_ms.
         up_mbps: The mean rate; constant where the preset's follows a generated trace. None, here and in the other fields that mean what
             they do in the explicit form, keeps the preset's figure.
         down_mbps: The same of the downlink.
-        rate: How rates vary about their means: constant, scheduling gaps by name or figures; None as the preset says.
-        radio: Of the catalogue, or none.
+        rate: How the rates vary about their means: constant, or scheduling gaps by name or figures; None: as the preset does.
+        radio: A radio of the catalogue, or none.
     """
 
     preset: str
@@ -181,14 +181,14 @@ class _Line(Mobile):
 
     Attributes:
         transport: ideal (payload bytes, no connection or window), tcp, grpc (TCP, TLS, HTTP/2), quic or sctp (a channel of WebRTC).
-        rtt_ms: unloaded round trip, the mean, which jitter keeps.
-        jitter_ms: standard deviation of the one-way delay; of a normal distribution before its cut at 0.
-        jitter_distribution: of the one-way delay.
-        jitter_samples_ms: measured deviations from the mean instead.
+        rtt_ms: mean unloaded round trip; jitter does not change it.
+        jitter_ms: standard deviation of the one-way delay; for a normal distribution before its truncation at 0.
+        jitter_distribution: distribution of the one-way delay.
+        jitter_samples_ms: measured deviations from the mean, instead of a distribution.
         jitter_on: mean, or top: jitter only adds delay, and rtt_ms is the least round trip.
-        loss_pct: packets lost each way.
+        loss_pct: packets lost each way, in percent.
         loss_burst_packets: mean length of a burst of losses; null for independent ones.
-        radio: one of the catalogue's.
+        radio: one of the catalogue's radios.
         devices_per_cell: devices that share one link.
     """
 
@@ -261,9 +261,9 @@ class ExplicitNetwork(_Line):
     Attributes:
         up_mbps: Rate of the uplink, a mean where `rate` varies it.
         down_mbps: The same of the downlink.
-        outage_every_s: From the begin of one outage to the next.
-        outage_ms: In every outage_every_s nothing passes for so long.
-        rate: How rates vary about up_mbps and down_mbps.
+        outage_every_s: Time from the start of one outage to the start of the next.
+        outage_ms: Length of an outage, during which nothing passes.
+        rate: How the rates vary about up_mbps and down_mbps.
     """
 
     rtt_ms: RttMs
@@ -295,17 +295,17 @@ class ExplicitNetwork(_Line):
 
 
 class TraceNetwork(_Line):
-    """A link that follows a trace file, which starts again at its end; each device (or cell) is at a place of its own in it.
+    """A link that follows a trace file, which repeats; each device (or cell) starts at its own place in it.
 
-    Constants up_mbps, down_mbps, rtt_ms and loss_pct stand in place of what the file tells over time; rates and the round trip are needed
-    where it tells none, and a loss is 0 there.
+    The constants up_mbps, down_mbps, rtt_ms and loss_pct replace the values of the file; rates and the round trip must be given if the
+    file has none, and loss is then 0.
 
     Attributes:
-        up_mbps: A constant rate in place of what the file tells.
+        up_mbps: A constant rate instead of that of the file.
         down_mbps: The same of the downlink.
         trace: a file, a list of files that belong together, or {down: FILE, up: FILE}.
-        unit: of times and rates, where a file does not state it.
-        window_s: two times, the part of the trace to use, counted from its begin.
+        unit: units of times and rates, if a file does not state them.
+        window_s: two times, the part of the trace to use, counted from its start.
         time_scale: multiplies all times of the trace.
     """
 

@@ -12,21 +12,23 @@ from simulator.core.settings import refuse
 
 
 class ScenePrompts(Part):
-    """Captions of the pair's subject, drawn by their own seed: of the scene grammar, or of held-out photographs.
+    """Captions of the pair's subject, drawn with their own seed: from the scene grammar, or of held-out photographs.
 
     Attributes:
-        count: Captions.
+        count: Number of captions.
         seed: Which captions are drawn.
     """
 
-    source: Literal["scenes", "photos"] = Field(default="scenes", description="the pair's own; by default just that")
+    source: Literal["scenes", "photos"] = Field(
+        default="scenes", description="the pair's subject, which is the default"
+    )
     count: int = Field(default=16, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     skip: int = Field(
         default=0,
         ge=0,
         le=1_000_000,
-        description="so many of the seed's captions are left out first: those that settings were chosen on",
+        description="number of the seed's captions to skip first: those that settings were chosen on",
     )
 
 
@@ -40,8 +42,8 @@ class PromptList(Part):
     captions: Annotated[tuple[str, ...], BeforeValidator(items), Field(min_length=1, alias="list")]
     calibration: Annotated[tuple[str, ...], BeforeValidator(items)] = Field(
         default=(),
-        description="captions that a threshold given as a rate of cloud calls is calibrated on, beside those of the list; by default "
-        "the pair draws them, which a published model with captions does not",
+        description="captions for the calibration of a threshold given as a rate of cloud calls, in addition to those of the list; by "
+        "default the pair draws them; a published model with captions cannot draw any",
     )
 
     @field_validator("captions", "calibration")
@@ -61,13 +63,15 @@ class PromptFile(Part):
     """
 
     file: str
-    count: int | None = Field(default=None, ge=1, le=1_000_000, description="only the first so many; by default all")
-    skip: int = Field(default=0, ge=0, le=1_000_000, description="so many captions of the file are left out first")
+    count: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="number of captions, the first of the file; by default all"
+    )
+    skip: int = Field(default=0, ge=0, le=1_000_000, description="number of captions of the file to skip first")
     calibration: int = Field(
         default=0,
         ge=0,
         le=1_000_000,
-        description="so many captions after those of count are for calibration, as in a list",
+        description="number of captions after those of count that are used for calibration, as in a list",
     )
 
 

@@ -12,11 +12,11 @@ TurnS = Annotated[float, Field(ge=1e-3, le=1e6)]
 
 
 class PausingFlow(Part):
-    """A flow that is busy and quiet in turns of exponential length.
+    """A flow that alternates between busy and quiet periods of exponential length.
 
     Attributes:
-        busy_s: Mean length of a busy turn.
-        quiet_s: Mean length of a quiet one.
+        busy_s: Mean length of a busy period.
+        quiet_s: Mean length of a quiet period.
     """
 
     busy_s: TurnS
@@ -30,11 +30,11 @@ Flow = Annotated[
 
 
 class CrossTraffic(Part):
-    """A flow of others at the same wire, each way. greedy: an endless transfer. video: a stream of 5 Mbit/s in segments of 4 s.
+    """Other traffic on the same line, each way. greedy: an endless transfer. video: a stream of 5 Mbit/s in segments of 4 s.
 
     Attributes:
-        up: Of the uplink: greedy, video or {busy_s, quiet_s}.
-        down: The same of the downlink.
+        up: Traffic on the uplink: greedy, video or {busy_s, quiet_s}.
+        down: Traffic on the downlink, likewise.
     """
 
     up: Flow | None = None
@@ -51,8 +51,8 @@ class WifiHop(Part):
     """A Wi-Fi hop before the wire: see `simulator.network.wifi`.
 
     Attributes:
-        stations: Others on the channel that always have something to send.
-        tail_pct: Transmissions that take 50 to 100 ms longer, each way.
+        stations: Other stations on the channel, which always have something to send.
+        tail_pct: Transmissions that take 50 to 100 ms longer, each way, in percent.
     """
 
     stations: int = Field(default=0, ge=0, le=100)
@@ -69,16 +69,16 @@ class Queue(Part):
     """The queue before the wire of each direction, and what others keep waiting in it.
 
     Attributes:
-        buffer_bytes: its size; null for no limit.
-        buffer_ms: its size as the time that it takes at the mean rate of the direction, in place of bytes.
-        cross_traffic: flows beside the simulated ones.
+        buffer_bytes: size of the buffer; null for no limit.
+        buffer_ms: size of the buffer as time at the mean rate of its direction, instead of bytes.
+        cross_traffic: other flows on the same line.
         aqm: active queue management: none (drop-tail), codel, fq-codel or l4s.
         wifi: the Wi-Fi hop before the wire; null for none.
-        handshake: of a transport with TLS: full, resumed (no certificates), or 0-rtt (the first message leaves with the hello).
-        congestion_control: cubic or bbr; null for a window that grows and knows no losses.
-        flow_window_bytes: of a message that may leave before the receiver's next update of the flow-control window; null for no limit.
-        idle_timeout_s: silence after which a NAT has forgotten the connection, so that the next message of the device opens
-            another one; null for never.
+        handshake: for a transport with TLS: full, resumed (no certificates), or 0-rtt (the first message leaves with the hello).
+        congestion_control: cubic or bbr; null for a window that grows and does not react to losses.
+        flow_window_bytes: bytes of a message that may be sent before the receiver's next update of the flow-control window; null for no
+            limit.
+        idle_timeout_s: silence after which a NAT drops the connection, so that the device's next message opens a new one; null for never.
     """
 
     buffer_bytes: int | None = Field(default=None, ge=1, le=10**12)

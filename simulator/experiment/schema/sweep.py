@@ -25,12 +25,12 @@ DIGITS = 6  # significant ones of a value that a range gives
 
 
 class Range(Part):
-    """Numbers between two ends, which belong to it.
+    """Numbers between two ends, both included.
 
     Attributes:
         min: The lower end.
         max: The upper end.
-        steps: So many values, ends included; None: any number, for `random` and `tune`.
+        steps: Number of values, ends included; None: any number, for `random` and `tune`.
         scale: linear or log: equal differences or equal ratios.
     """
 
@@ -68,12 +68,12 @@ class Range(Part):
 
 
 class Tune(Part):
-    """A search for settings of the methods that are fast and keep the quality: multi-objective TPE.
+    """A search for settings of the methods with low latency and high quality: multi-objective TPE.
 
     Attributes:
         trials: Settings tried per method and condition.
-        quality: The column of summary.csv that is the second objective, beside latency_mean_s; None: how well the pair's images show what
-            was asked for (`align_scenes`, `align_photos`).
+        quality: The column of summary.csv that is the second objective, besides latency_mean_s; None: the agreement of images and
+            captions (`align_scenes`, `align_photos`).
     """
 
     trials: int = Field(ge=1, le=100_000)
@@ -94,12 +94,12 @@ Axis = Annotated[
 
 
 class Sweep(BaseModel):
-    """Axes by dotted path, a list of values or a range each; together they are a grid.
+    """Axes by dotted path, each a list of values or a range; together they form a grid.
 
     Attributes:
-        zip: Lists of paths whose values move together.
-        random: So many points of all axes, spread evenly (Sobol), in place of the grid.
-        tune: Chooses settings of the methods by trial; other axes stay a grid of conditions.
+        zip: Lists of paths whose values change together.
+        random: Number of points spread evenly over all axes (Sobol), instead of the grid.
+        tune: Searches settings of the methods by trial; the other axes stay a grid of conditions.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)

@@ -18,7 +18,7 @@ from simulator.pricing import catalogue
 
 
 class PoissonArrivals(Part):
-    """Requests of the whole fleet arrive at random, at this mean rate.
+    """Requests of the whole fleet arrive at random with this mean rate.
 
     Attributes:
         poisson_per_s: Mean rate of the whole fleet.
@@ -31,19 +31,19 @@ class BurstyArrivals(Part):
     """Requests of the whole fleet come in bursts (a Markov-modulated Poisson process of two states).
 
     Attributes:
-        burst_factor: The rate within a burst over that of the calm between bursts.
+        burst_factor: Rate within a burst divided by the rate between bursts.
         burst_s: Mean length of a burst.
-        calm_s: Mean length of a calm.
+        calm_s: Mean time between bursts.
     """
 
-    bursty_per_s: float = Field(gt=0, le=1e6, description="mean rate, bursts and calm together")
+    bursty_per_s: float = Field(gt=0, le=1e6, description="mean rate over bursts and calm")
     burst_factor: float = Field(default=10.0, ge=1.0, le=1e6)
     burst_s: float = Field(default=30.0, gt=0, le=1e8)
     calm_s: float = Field(default=300.0, gt=0, le=1e8)
 
 
 class ClosedArrivals(Part):
-    """A closed loop: every device requests again once it has its image and a think time of this mean has passed.
+    """A closed loop: a device sends its next request after it has its image and a think time with this mean has passed.
 
     Attributes:
         think_s: Mean of the exponential think times.
@@ -55,12 +55,12 @@ class ClosedArrivals(Part):
 class TraceArrivals(Part):
     """Requests of the whole fleet at the times in a file of arrivals of any known format. Read when the scenario is loaded.
 
-    Times in a CSV file with the column `requested_s` are taken as they stand; those of other formats count from the first request.
+    Times in a CSV file with the column `requested_s` are used as given; those of other formats count from the first request.
 
     Attributes:
         trace: The file.
-        unit: Of the times, where the file does not state it.
-        window_s: Two times, the part of the file to use, counted from its begin.
+        unit: Unit of the times, if the file does not state it.
+        window_s: Two times, the part of the file to use, counted from its start.
         time_scale: Multiplies all times: 0.5 doubles the rate of requests.
     """
 
@@ -102,15 +102,15 @@ Arrivals = Annotated[
 
 
 class FleetKind(Part):
-    """Devices of one kind. What it leaves out of hardware, network and slo_s is the scenario's.
+    """Devices of one kind. The defaults of hardware, network and slo_s are the scenario's.
 
     Attributes:
-        hardware: Of these devices, a name of the catalogue; None: the scenario's.
-        network: Of these devices; None: the scenario's.
-        slo_s: Latency that is good enough for these devices; None: the workload's.
-        share: Of the fleet's devices.
-        priority: Higher is served first under `cloud.queue: priority`.
-        tier: Of the cloud, that serves them, where it is not `cloud.tier`.
+        hardware: Hardware of these devices, a name of the catalogue; None: the scenario's.
+        network: Network of these devices; None: the scenario's.
+        slo_s: Latency objective of these devices; None: the workload's.
+        share: Share of the fleet's devices.
+        priority: Devices with a higher value are served first with `cloud.queue: priority`.
+        tier: Tier of the cloud that serves these devices, if not `cloud.tier`.
     """
 
     share: float = Field(gt=0, le=1)
@@ -132,10 +132,10 @@ class FleetKind(Part):
 
 
 class SequentialWorkload(Part):
-    """One device asks for every prompt once, one after another, never two at a time.
+    """One device requests every prompt once, one after another.
 
     Attributes:
-        arrivals: sequential, or a form of arrivals in time, which makes a fleet.
+        arrivals: sequential, or a form of timed arrivals for a fleet.
         devices: One.
     """
 
@@ -148,15 +148,15 @@ class SequentialWorkload(Part):
 
 
 class FleetWorkload(Part):
-    """A fleet of devices. Requests arrive for `duration_s` and are served to their end, but for no more than as long again.
+    """A fleet of devices. Requests arrive for `duration_s` and are served to their end, for at most as long again.
 
     Attributes:
         devices: Devices of the fleet.
         arrivals: When requests of the whole fleet arrive.
-        duration_s: How long requests arrive.
-        fleet: Kinds of devices with their shares; without it all are alike.
-        warmup_s: Requests before are left out of the summary.
-        slo_s: A latency that is good enough; it makes goodput, and deadlines.
+        duration_s: Time during which requests arrive.
+        fleet: Kinds of devices with their shares; by default all devices are alike.
+        warmup_s: Requests that arrive before this time are left out of the summary.
+        slo_s: Latency objective, for goodput and deadlines.
     """
 
     devices: int = Field(default=1, ge=1, le=10_000_000)
