@@ -128,12 +128,14 @@ def _plot(name: str, title: str, alt: str, plots: Mapping[str, bytes]) -> dict[s
 def inline_svg(svg: str, name: str, alt: str) -> str:
     """An SVG of `figure.render` as an element of a page.
 
-    Its ids get the name before them, so that those of several plots differ. What belongs to a method has it in `data-method`.
+    Of its ids those stay that something in it refers to, with the name before them, so that those of several plots differ. What belongs to
+    a method has it in `data-method`.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', svg)
+    kept = {*re.findall(r'(?:url\(|href=")#([^)"]+)', svg)}
+    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in kept else "", svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"\n\s*", "\n", svg)
@@ -238,7 +240,7 @@ def _cell(row: pd.Series, column: Metric) -> dict[str, str]:
         interval = " – ".join(significant(float(row[end]) * column.scale) for end in (low, high))
     whole = column.name in WHOLE and math.isfinite(value)
     return {
-        "raw": "" if math.isnan(value) else repr(value),
+        "raw": "" if math.isnan(value) else repr(value).replace("inf", "Infinity"),  # as JavaScript reads it
         "text": f"{value:,.0f}" if whole else significant(value),
         "interval": interval,
     }

@@ -40,7 +40,7 @@ LOG_FROM = 8.0  # the axis is logarithmic where its largest value is this many t
 LOG_SPEEDUPS_FROM = 4.0  # the same of the axis of speed-ups
 
 
-class BreakEven(NamedTuple):
+class BreakEvenWithBase(NamedTuple):
     """Where a method's mean latency equals base's.
 
     Attributes:
@@ -92,7 +92,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     if np.nanmax(seconds, initial=0.0) > LOG_FROM * np.nanmin(seconds, initial=math.inf) > 0:
         for ax in grid[0]:
             logarithmic(ax, "y")
-    evens: list[BreakEven] = []
+    evens: list[BreakEvenWithBase] = []
     for place, column in enumerate(shown):
         cases = table[table["column"] == column]
         for ax, metric in zip(grid[:, place], rows, strict=True):
@@ -145,7 +145,7 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
     ends = table.loc[table["label"].isin(names), ["speedup", "speedup_lo", "speedup_hi"]].to_numpy(dtype=float)
     if np.isfinite(ends).any():
         _speedup_scale([*grid.flat], ends)
-    evens: list[BreakEven] = []
+    evens: list[BreakEvenWithBase] = []
     for ax, column in zip(grid.flat, shown, strict=True):
         cases = table[(table["column"] == column) & (table["label"].isin(names) | (table["method_name"] == "base"))]
         its = cases[cases["method_name"] == "base"].drop_duplicates(key).set_index(key)["latency_mean_s"]
@@ -252,7 +252,7 @@ def _filled(fine: np.ndarray, x: np.ndarray, y: np.ndarray, base_s: np.ndarray |
     return filled
 
 
-def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEven]) -> str:
+def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEvenWithBase]) -> str:
     """Which method has the lowest mean latency along the axis, and where one breaks even with base."""
     name, unit = split_unit(key)
     ran = cases[np.isfinite(cases["latency_mean_s"])]
@@ -284,7 +284,7 @@ def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEven]) -> str:
     return f"{text}; {last.label} breaks even with base at about {significant(last.at, 2)} {unit}".rstrip()
 
 
-def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEven]:
+def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEvenWithBase]:
     """Where methods break even with base along the axis.
 
     A method breaks even between a run at which it is significantly faster than base and the next run at which it is significantly
@@ -321,7 +321,7 @@ def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEven]:
             if len(changes) == 1:
                 places += bend(x, gap, int(i + changes[0]), at)
             latency_s = float(np.interp(at, x[i : j + 1], own[i : j + 1]))
-            found.append(BreakEven(label, at, min(*places, at), max(*places, at), latency_s))
+            found.append(BreakEvenWithBase(label, at, min(*places, at), max(*places, at), latency_s))
     return found
 
 

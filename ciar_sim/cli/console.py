@@ -295,7 +295,12 @@ def _first_seen(column: pd.Series) -> pd.Series:
 
 
 def _cell(value: float, metric: "Metric") -> str:
-    return _number(metric.scale * value, 0 if metric.name == "images" else 1 if "%" in metric.unit else 2)
+    from reports.words import significant
+
+    shown, digits = metric.scale * value, 0 if metric.name == "images" else 1 if "%" in metric.unit else 2
+    if digits and 0 < abs(shown) < 10 ** (1 - digits):  # where that would leave one digit, or none
+        return significant(shown, 2)
+    return _number(shown, digits)
 
 
 def _number(value: float, digits: int) -> str:

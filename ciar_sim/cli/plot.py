@@ -99,6 +99,10 @@ def plot(
     ending = out.suffix.removeprefix(".").lower() if out is not None else ""
     if file_format is None and ending not in ("", *ENDINGS):
         raise CiarSimError(f"--out {out}: must end in {' or '.join(f'.{one}' for one in ENDINGS)}, or give --format")
+    if file_format is not None and ending in ENDINGS and ending != file_format:
+        raise CiarSimError(
+            f"--format {file_format}: does not go with --out {out}, which ends in .{ending}; leave one out"
+        )
     file_format = file_format or ending or "pdf"
 
     from ciar_sim.cli.common import refuse_unwritable, write_files

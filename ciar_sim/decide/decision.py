@@ -52,12 +52,14 @@ class Decision:
 
 def text_table(table: "pd.DataFrame") -> str:
     """The table as aligned text: three significant digits, a dash for what is not known, nothing cut."""
+    from rich.cells import cell_len  # letters of some scripts take two places of a terminal
+
     cells = [list(table.columns), *([_cell(value) for value in row] for row in table.itertuples(index=False))]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(table.columns))]
+    widths = [max(cell_len(row[place]) for row in cells) for place in range(len(table.columns))]
     numeric = [table[name].dtype.kind in "iuf" for name in table]
     lines = [
         "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
+            " " * (width - cell_len(cell)) + cell if right else cell + " " * (width - cell_len(cell))
             for cell, width, right in zip(row, widths, numeric, strict=True)
         ).rstrip()
         for row in cells
@@ -71,7 +73,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else significant(value)
+        return f"{value + 0.0:,.0f}" if value.is_integer() and abs(value) < 1e9 else significant(value)
     return "–" if value is None else str(value)
 
 

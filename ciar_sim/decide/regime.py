@@ -13,7 +13,7 @@ from ciar_sim.decide.break_even import BreakEven, Line, break_evens
 from ciar_sim.decide.decision import Decision, span
 from ciar_sim.decide.quality import KEEPS, QualityLoss, chosen_metric, loss
 from reports.words import condition as condition_words
-from reports.words import number, significant, split_unit
+from reports.words import number, sentence, significant, split_unit
 from simulator.core.errors import CiarSimError, ScenarioError
 from simulator.core.problems import explain
 from simulator.experiment.loading import Written, load_with_source
@@ -296,8 +296,10 @@ def _sentences(
     same = up is not None and not any(some for _, some in changes) and len(shares) == 1
     for line, some in [] if same else changes:
         where = "" if up is None else f"At {_value(up.path, line.y or 0.0)}: "
-        text = in_words(line.winners(), some, across.path)
-        told.append(f"{where}{text[:1].upper() + text[1:] if not where else text}{'' if up else f', with {floor}'}.")
+        winners = line.winners()
+        text = in_words(winners, some, across.path)
+        begins = text if where or (winners[0] and not some) else sentence(text)  # a label stays as it is
+        told.append(f"{where}{begins}{'' if up else f', with {floor}'}.")
     for name, rows in quality.groupby("method", sort=False):
         unclear = rows[rows["floor"] == "unclear"]
         if unclear.empty:

@@ -6,6 +6,7 @@ const heads = [...table.tHead.rows[0].cells];
 const rows = [...body.rows];
 const form = document.getElementById("controls");
 const meaning = document.getElementById("meaning");
+const count = document.getElementById("count");
 let sorted = null; // {column, up}
 
 const value = (row, column) => row.cells[column].dataset.v;
@@ -35,6 +36,16 @@ function filter() {
     const matches = `${label} ${own}`.toLowerCase().includes(text);
     row.hidden = !(matches && (!condition || own === condition) && (all || shown.has(method)));
   }
+  const left = rows.filter(row => !row.hidden).length;
+  count.textContent = left === rows.length ? "" : `${left} of ${rows.length} cases are shown.`;
+}
+
+function change(percent) {
+  const size = Math.abs(percent);
+  let digits = size < 10 ? 1 : 0;
+  while (percent < 0 && digits < 3 && Number(size.toFixed(digits)) >= 100) digits++; // -100 % would be nothing at all
+  const text = size.toFixed(digits);
+  return `${Number(text) === 0 ? "" : percent < 0 ? "\u2212" : "+"}${text} %`;
 }
 
 function compare() {
@@ -54,8 +65,7 @@ function compare() {
       if (!Number.isFinite(percent)) continue;
       const mark = document.createElement("i");
       mark.className = "rel";
-      const digits = Math.abs(percent) < 10 ? 1 : 0;
-      mark.textContent = `${percent < 0 ? "\u2212" : "+"}${Math.abs(percent).toFixed(digits)} %`;
+      mark.textContent = change(percent);
       row.cells[column].append(mark);
     }
   });

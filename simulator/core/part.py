@@ -103,6 +103,8 @@ def folder_of(info: ValidationInfo) -> Path:
 
 def path_of(text: str, info: ValidationInfo, *at: str | int) -> Path:
     """A path that is written relative to the file's folder, resolved. Refuses one that no file can have; it need not exist."""
+    if not text:  # the folder itself, which nobody means
+        refuse("must be a path, got '' (text)", *at)
     try:
         path = (folder_of(info) / text).resolve()
         path.stat()

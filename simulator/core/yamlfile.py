@@ -1,7 +1,7 @@
 """Strict YAML: plain data and the line every part of it stands on, so that an error can name its place.
 
 Plain scalars are read by the YAML 1.2 core schema: `1e-3` is a number, `on` and `yes` are text, dates are text. Refused:
-duplicate keys, tags, several documents, keys that are not text, merge keys. Aliases are allowed.
+whole numbers with a leading zero, duplicate keys, tags, several documents, keys that are not text, merge keys. Aliases are allowed.
 """
 
 import difflib
@@ -22,6 +22,7 @@ Place = tuple[str | int, ...]  # keys and list indices from the top
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+")
+_OCTAL = re.compile(r"[-+]?0+[1-9][0-9]*")  # or decimal: YAML 1.1 and 1.2 differ
 _RADIX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)")
@@ -189,6 +190,11 @@ class _Reader:
         value = scalar(event.value)
         if isinstance(value, str) and _INT.fullmatch(value):
             raise self.fail(event, f"a number of {len(value)} digits is too long (at most {_MAX_DIGITS})")
+        if _OCTAL.fullmatch(event.value):
+            raise self.fail(
+                event,
+                f"{event.value} is octal to some readers of YAML and decimal to others; write {value}, or quotes for text",
+            )
         return value
 
     def key(self, event: Any, siblings: dict[str, Any]) -> str:

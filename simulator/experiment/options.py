@@ -109,6 +109,7 @@ def axis_values(text: str, label: str) -> Any:
     if found := _RANGE.fullmatch(text.strip()):
         low, high = (yamlfile.scalar(part.strip()) for part in found.group(1, 2))
         if all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
+            _option_value(f"[{found[1]}, {found[2]}]", label)  # refuses what it refuses of a list
             steps = {"steps": int(found[3])} if found[3] else {}
             return {"min": low, "max": high, **steps, **({"scale": found[4]} if found[4] else {})}
     values = _option_value(f"[{text}]", label)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ciar_sim.cli.console import chosen_columns, summary_lines
+from reports.words import significant
 from simulator.core.errors import CiarSimError
 
 NUMBERS = (
@@ -50,12 +51,19 @@ names = st.text(
 def test_nothing_is_cut_at_any_width(label: str, condition: str, value: float, width: int) -> None:
     text = summary_lines(summary([label], [condition], value), width=width)
     assert "…" not in text.replace(label, "").replace(condition, "")
-    assert math.isnan(value) or f"{value:.2f}" in text  # the latency, however narrow
+    shown = significant(value, 2) if 0 < abs(value) < 0.1 else f"{value:.2f}"
+    assert math.isnan(value) or shown in text  # the latency, however narrow
     assert "1000" in text or width < 150
     body = [line for line in text.splitlines()[1:] if not line.startswith("Not shown")]
     for whole in (label, condition):  # folded at most: its letters stand in order
         letters = iter(words("".join(body)))
         assert all(letter in letters for letter in words(whole))
+
+
+def test_small_numbers_keep_two_digits_and_counts_are_whole() -> None:
+    text = summary_lines(summary(["ciar"], ["wifi"], 0.034).assign(images=6), width=200)
+    assert "0.034" in text
+    assert re.search(r" 6 ", text)
 
 
 def test_eighty_columns_hold_fewer_numbers_and_name_the_others() -> None:

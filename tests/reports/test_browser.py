@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from reports.build import build_report
+from reports.build import build_report, write_report
 from reports.combined import write_comparison
+from reports.load import load_run
 from tests.reports.build import case, write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -82,6 +83,7 @@ def test_the_table_and_the_plots_answer(browser: Any, page: Path, width: int) ->
     assert any(text.startswith("+1") and len(text) == 6 for text in run(marks))  # 10 s against 4 s
     run(SET, "text", "lte")
     assert len(run(LABELS)) == 5
+    assert run("return document.getElementById('count').textContent") == "5 of 10 cases are shown."
     run(SET, "text", "")
     run(SET, "condition", "wifi")
     assert len(run(LABELS)) == 5
@@ -98,6 +100,28 @@ def test_the_table_and_the_plots_answer(browser: Any, page: Path, width: int) ->
     run("document.querySelector('.zoom').click()")
     assert run(wide) > before
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_a_change_is_never_more_than_all_and_has_no_sign_where_it_is_none(browser: Any, page: Path) -> None:
+    run = opened(browser, page, 1400)
+    changes = {
+        -0.02: "0.0 %",
+        0.04: "0.0 %",
+        -9.94: "\u22129.9 %",
+        12.4: "+12 %",
+        -99.4: "\u221299 %",
+        -99.8: "\u221299.8 %",
+    }
+    changes |= {-99.97: "\u221299.97 %", 99.8: "+100 %"}
+    assert {percent: run("return change(arguments[0])", percent) for percent in changes} == changes
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_label_of_one_long_word_keeps_the_page_narrow(browser: Any, tmp_path: Path, width: int) -> None:
+    cases = [case("base", 8.0, {}), case("a" * 80, 4.0, {}, name="ciar")]
+    folder = write(tmp_path / "run", cases, images=())
+    run = opened(browser, write_report(load_run(folder), folder), width)
+    assert run("return document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("width", WIDTHS)

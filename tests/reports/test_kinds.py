@@ -280,8 +280,12 @@ def test_the_command_writes_one_file(runs: dict[str, Run], tmp_path: Path) -> No
     assert out.read_bytes().startswith(b"<?xml")
     assert "Above the dashed line a method is faster than base." in result.output  # for the caption
     assert re.search(r'width="238\.1\d*pt"', out.read_text())
-    assert CliRunner().invoke(main, [*arguments[:5], "--format", "png", "--out", str(out)]).exit_code == 0
-    assert out.read_bytes().startswith(b"\x89PNG")  # the format wins over the ending
+    refused = CliRunner().invoke(main, [*arguments[:5], "--format", "png", "--out", str(out)])
+    assert refused.exit_code == 2
+    assert f"--format png: does not go with --out {out}, which ends in .svg" in " ".join(refused.output.split())
+    bare = out.with_name("figure.of.mine")  # which says nothing of a format
+    assert CliRunner().invoke(main, [*arguments[:5], "--format", "png", "--out", str(bare)]).exit_code == 0
+    assert bare.read_bytes().startswith(b"\x89PNG")
     for size in ("3.3", "3.3in", "8.4cm", "3.3x2in"):
         assert CliRunner().invoke(main, [*arguments[:4], size, "--out", str(out)]).exit_code == 0
     for size in ("wide", "0in", "3inx", "1e9in"):

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from reports.build import build_report, thinned, write_report
-from reports.findings import is_base
+from reports.findings import find, is_base
 from reports.image_grid import grid_note, image_grid
 from reports.load import Run, load_run
+from reports.page import inline_svg
+from reports.page import page as page_of
 from simulator.core.errors import RunFolderError
 from simulator.results.folder import RunImage
 from tests.reports.build import CASES, IMAGE, case, words, write
@@ -91,6 +93,21 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
     assert images
     assert all(re.search(r'alt="[^"]+"', image) for image in images)
     assert re.search(r'<svg[^>]*aria-label="[^"]+"', page)
+
+
+def test_ids_of_a_drawing_that_nothing_refers_to_are_left_out() -> None:
+    """Equal images of a drawing have equal ids."""
+    body = '<clipPath id="p1"/><image id="i" clip-path="url(#p1)"/><image id="i"/><use xlink:href="#g"/><g id="g"/>'
+    svg = inline_svg(f'<svg width="72pt">{body}</svg>', "maps", "alt")
+    assert re.findall(r' id="([^"]+)"', svg) == ["maps-p1", "maps-g"]
+    assert "url(#maps-p1)" in svg
+    assert 'href="#maps-g"' in svg
+
+
+def test_an_infinite_figure_is_one_to_the_script(tmp_path: Path) -> None:
+    run = load_run(write(tmp_path / "run", [case("ciar", 4.0, {}), case("base", 8.0, {})], images=()))
+    run.summary["threshold"] = [math.inf, math.nan]
+    assert 'data-v="Infinity">∞' in page_of(run, find(run), {})
 
 
 def test_svg_carries_no_date(folder: Path) -> None:

@@ -81,6 +81,8 @@ def _file(key: str) -> BeforeValidator:
     """The figures of a YAML file, named relative to the scenario's folder; its name is the title where it gives none."""
 
     def read(given: Any, info: ValidationInfo) -> Any:
+        if given == "":
+            refuse("must be a name or a file of figures, got '' (text)")
         if not isinstance(given, str) or info.context is None:
             return given
         if not given.endswith((".yaml", ".yml")):

@@ -166,6 +166,11 @@ def test_the_break_even_is_that_of_the_closed_form(quick_device: dict[str, Any],
         assert found.sentence.startswith(f"Below RTT {row['network.rtt_ms']:.3g} ms")
 
 
+def test_a_sentence_that_begins_with_a_label_leaves_it_as_it_is(quick_device: dict[str, Any], cache: Path) -> None:
+    found = ciar_sim.regime(quick_device, "network.rtt_ms=200,300", max_loss_pct=NO_FLOOR, cache=cache)
+    assert found.sentence.startswith("base wins throughout")
+
+
 def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "map.json"
     path.write_text(json.dumps(quick_device))

@@ -23,7 +23,7 @@ from simulator.traces import gaps
         ("-2", -2),
         ("0x1F", 31),
         ("0o17", 15),
-        ("017", 17),
+        ("00", 0),
         (".inf", math.inf),
         ("-.INF", -math.inf),
         ("true", True),
@@ -43,12 +43,22 @@ from simulator.traces import gaps
         ("tRue", "tRue"),
         ("'1'", "1"),
         ('"true"', "true"),
+        ("'017'", "017"),
+        ("01.5", 1.5),
     ],
 )
 def test_scalars_follow_the_yaml_1_2_core_schema(text: str, value: object) -> None:
     found = yamlfile.parse(f"key: {text}", "t").data["key"]
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("text", "decimal"), [("017", 17), ("-010", -10), ("+08", 8), ("00123", 123)])
+def test_a_whole_number_with_a_leading_zero_is_refused(text: str, decimal: int) -> None:
+    message = f"t:2: {text} is octal to some readers of YAML and decimal to others; write {decimal}, or quotes for text"
+    with pytest.raises(ScenarioError) as caught:
+        yamlfile.parse(f"key:\n  - {text}", "t")
+    assert str(caught.value) == message
 
 
 def test_nan_is_a_number() -> None:

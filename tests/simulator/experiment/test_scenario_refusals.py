@@ -382,6 +382,17 @@ def test_refusals(tmp_path: Path, text: str, message: str) -> None:
             "t.yaml:5: sweep.network.preset is not a known preset, got 'lt' (text); did you mean lte? allowed: 3g, ",
         ),
         (HEAD + "network: {rtt_ms: 1\n", "t.yaml:6: is not YAML: "),
+        # An empty path would be the scenario's own folder, an empty name the default.
+        (HEAD + "pair: ''\n", "t.yaml:5: pair must be a path, got '' (text)"),
+        (
+            HEAD + "pair: {cloud: llamagen-xl-stage1, weights: ''}\n",
+            "t.yaml:5: pair.weights must be a path, got '' (text)",
+        ),
+        (HEAD + "prompts: {file: ''}\n", "t.yaml:5: prompts.file must be a path, got '' (text)"),
+        (
+            HEAD + "compute: {device: {hardware: ''}}\n",
+            "t.yaml:5: compute.device.hardware must be a name or a file of figures, got '' (text)",
+        ),
         (
             HEAD + "network: {rtt_ms: -1, up_mbps: 0, down_mbps: 1}\n",
             "t.yaml:5: network.rtt_ms must be >= 0, got -1 (and 1 more problem)",
