@@ -17,6 +17,7 @@ from simulator.experiment.images import score_cases
 from simulator.experiment.kept import CaseCache
 from simulator.experiment.loading import LoadedScenario
 from simulator.experiment.plan import Plan
+from simulator.experiment.provenance import SATURATED, grows
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.search import search_thresholds
 from simulator.experiment.simulating import Progress, Simulated, simulate_cases
@@ -51,6 +52,7 @@ class Measured:
         columns: All columns of the same requests (`CaseResult.columns`).
         refused: Requests that the cloud did not take.
         unfinished: Requests still open at the end.
+        overtaken: Whether the cloud had no rest and requests took longer the later they came.
     """
 
     case: Case
@@ -58,6 +60,7 @@ class Measured:
     columns: Mapping[str, np.ndarray]
     refused: int
     unfinished: int
+    overtaken: bool = False
 
     @cached_property
     def mean_s(self) -> float:
@@ -196,7 +199,8 @@ def measured(one: Simulated) -> Measured:
     kept = kept[np.lexsort((columns["request"][kept], columns["requested_s"][kept]))]
     chosen = {name: column[kept] for name, column in columns.items()}
     latency_s = pd.Series(chosen["latency_s"], index=chosen["request"])
-    return Measured(one.case, latency_s, chosen, one.result.refused, one.result.unfinished)
+    overtaken = one.result.utilisation >= SATURATED and grows(chosen)
+    return Measured(one.case, latency_s, chosen, one.result.refused, one.result.unfinished, overtaken)
 
 
 def candidate(case: Case) -> str:

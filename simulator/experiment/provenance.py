@@ -103,7 +103,7 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
     if isinstance(workload.arrivals, ClosedArrivals) or not math.isfinite(result.makespan_s):
         return found
     saturated = "saturated: requests come faster than they are served, so latency grows with duration_s and its mean means little"
-    if result.utilisation >= SATURATED and (result.unfinished or _grows(result.columns)):
+    if result.utilisation >= SATURATED and (result.unfinished or grows(result.columns)):
         found.append(f"{who}: the cloud was busy {100 * result.utilisation:.1f} % of the time; {saturated}")
     end_s = max(result.makespan_s, workload.duration_s)
     computing = np.bincount(result.columns["device"], _on_device_s(case, result.columns), 1) / end_s
@@ -115,7 +115,7 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
     return found
 
 
-def _grows(columns: Mapping[str, np.ndarray]) -> bool:
+def grows(columns: Mapping[str, np.ndarray]) -> bool:
     """Whether requests take longer the later they come: the median latency of the last third against that of the first."""
     latency_s = columns["latency_s"][np.argsort(columns["requested_s"], kind="stable")]
     third = len(latency_s) // 3

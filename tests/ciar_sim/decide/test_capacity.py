@@ -69,6 +69,7 @@ class OneServer:
 
     def __init__(self) -> None:
         self.program = one_forward_calls(1, device_passes=0, **COSTS)
+        self.lasted_s: set[float] = set()
 
     def again(self, variants: Sequence[tuple[Case, Scenario]]) -> list[Measured]:
         done = []
@@ -76,6 +77,7 @@ class OneServer:
             workload = scenario.workload
             assert isinstance(workload, FleetWorkload)
             assert isinstance(workload.arrivals, PoissonArrivals)
+            self.lasted_s.add(workload.duration_s)
             asked = poisson_arrivals(
                 scenario.seed, workload.arrivals.poisson_per_s, workload.duration_s, workload.devices, 1
             )
@@ -99,6 +101,17 @@ def test_capacity_is_that_of_m_d_1() -> None:
     assert max(load.replications for load in found.loads) <= LOOKS[-1]
     far = [load for load in found.loads if not 0.7 < 20 * load.times / expected < 1.3]
     assert all(load.replications == LOOKS[0] for load in far)  # the sequential test ends early where it is clear
+
+
+@pytest.mark.parametrize(("load", "verdict", "lengths"), [(1.05, -1, 2), (0.8, 1, 1)])
+def test_more_than_a_server_serves_is_not_carried_though_its_queue_takes_longer_to_be_late(
+    load: float, verdict: int, lengths: int
+) -> None:
+    """Within 100 D: at 1.05 of the server's rate the wait has grown to some 75 D after the 1,500 requests that ten times this take."""
+    start = {"methods": ["base"], "workload": {"devices": 1000, "arrivals": {"poisson_per_s": 64}, "duration_s": 60}}
+    one, server = expand(load_scenario({"name": "queue", **start}))[0], OneServer()
+    assert _Tester(server, one, 100 * SERVICE_S, 400)(load).verdict == verdict  # type: ignore[arg-type]
+    assert len(server.lasted_s) == lengths
 
 
 def known(edge: float, undecided: float) -> Any:
