@@ -33,11 +33,13 @@ from reports.words import clipped, condition, number, rejoined, significant
 from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import read_file
 
-MOST_ROWS, MOST_PANELS = 24, 6
+MOST_ROWS, MOST_PANELS, MOST_NAMED = 24, 6, 8
 _COLUMNS = {
     "capacity": ("method", "rate_per_s", "rate_lo_per_s", "rate_hi_per_s", "devices", "devices_lo", "devices_hi"),
     "recommend": ("method", "latency_mean_s", "loss_pct", "loss_lo_pct", "loss_hi_pct", "floor", "in_time"),
 }
+
+UNNAMED = "#aab0b8"  # of points that the legend does not name
 
 
 class Answer(NamedTuple):
@@ -54,7 +56,11 @@ class Answer(NamedTuple):
     @property
     def look(self) -> dict[str, Look]:
         """How each alternative is drawn."""
-        return looks((str(label), str(name)) for label, name in self.facts["names"].items())
+        return self.look_of([str(label) for label in self.facts["names"]])
+
+    def look_of(self, labels: Sequence[str]) -> dict[str, Look]:
+        """How these are drawn where they are the only ones: the fewer settings of a method, the farther apart their shades."""
+        return looks((label, str(self.facts["names"][label])) for label in labels)
 
 
 def read_answer(file: Path, kind: str) -> Answer:
@@ -188,7 +194,7 @@ def _load(row: pd.Series, by_rate: bool) -> str:
 
 def _recommend(answer: Answer, form: Form) -> Figure:
     """Mean latency against the quality lost, a panel per condition: what is beyond the floor is shaded, what is recommended ringed."""
-    table, facts, look = answer.table, answer.facts, answer.look
+    table, facts = answer.table, answer.facts
     conditions = tuple(name for name in table.columns[: list(table.columns).index("method")])
     where = [condition(_plain(row), conditions) for _, row in table.iterrows()]
     panels = list(dict.fromkeys(where))
@@ -200,11 +206,13 @@ def _recommend(answer: Answer, form: Form) -> Figure:
     held = pd.DataFrame(facts.get("verified") or [])
     held = held[held["held"].astype(bool)] if len(held) else held
     floor, size = float(facts["max_loss_pct"]), form.marker
+    named = _named(answer, where, list(held["method"]) if len(held) else [])
+    look = answer.look_of(named)
+    grey = {name: one._replace(colour=UNNAMED) for name, one in answer.look.items() if name not in look}
     ends = table[["loss_pct", "loss_lo_pct", "loss_hi_pct"]].to_numpy(float)
     known = [*ends[np.isfinite(ends)].tolist(), 0.0, floor]
     room = 0.08 * max(max(known) - min(known), 1.0)
     limits = min(known) - room, max(known) + room
-    drawn: dict[str, None] = {}
     ringed = False
     for ax, panel in zip(grid.flat, shown, strict=False):
         ax.axhspan(floor, limits[1], color=INK, alpha=0.07, lw=0, zorder=0)
@@ -215,9 +223,9 @@ def _recommend(answer: Answer, form: Form) -> Figure:
             label = str(row["method"])
             allowed = row["floor"] == "keeps" and bool(row["in_time"])
             ringed |= label == chosen
-            _candidate(ax, row, look[label]._replace(fill="full" if allowed else "none"), label == chosen, size)
-            drawn[label] = None
-        title = panel if not form.titles else " ".join(filter(None, [f"{panel}:" if panel else "", chosen or "base"]))
+            one = look[label] if label in look else grey[label]
+            _candidate(ax, row, one._replace(fill="full" if allowed else "none"), label == chosen, size)
+        title = panel if not form.titles else f"{panel or 'recommended'}: {chosen or 'base'}"
         wrapped_title(ax, title, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
         ax.set_xlabel(LATENCY.heading)
         ax.set_xlim(left=0.0)
@@ -227,7 +235,11 @@ def _recommend(answer: Answer, form: Form) -> Figure:
         row[0].set_ylim(*limits)
         row[0].set_ylabel(f"{facts['metric']} lost{'' if form.compact else ' against base'} (%)")
     handles: list[Line2D | Patch] = [
-        handle(name, look[name]._replace(fill="full"), form, line=False) for name in look if name in drawn
+        handle(name, one._replace(fill="full"), form, line=False) for name, one in look.items()
+    ]
+    others = {one.marker: one for name, one in grey.items() if name in set(table["method"])}
+    handles += [
+        handle(f"{one.method}, other settings", one._replace(fill="full"), form, line=False) for one in others.values()
     ]
     handles.append(
         Line2D(
@@ -250,6 +262,29 @@ def _recommend(answer: Answer, form: Form) -> Figure:
     ]
     finish(figure, form, handles, notes)
     return figure
+
+
+def _named(answer: Answer, where: Sequence[str], held: Sequence[str]) -> list[str]:
+    """Labels that the legend names, in the order of the answer: all, or base, what held, and what nothing beats in both latency and loss.
+
+    Of the latter as many as there is room for, those that lose least first.
+    """
+    table, names = answer.table, answer.facts["names"]
+    there = [label for label in names if label in set(table["method"])]
+    if len(there) <= MOST_NAMED:
+        return there
+    kept = dict.fromkeys([*(label for label in there if names[label] == "base"), *held])
+    front = []
+    for panel in dict.fromkeys(where):
+        best = math.inf
+        for _, row in table[[place == panel for place in where]].sort_values("latency_mean_s").iterrows():
+            if row["loss_pct"] < best:  # False of NaN
+                best = float(row["loss_pct"])
+                front.append((best, str(row["method"])))
+    for _, label in sorted(front):
+        if len(kept) < MOST_NAMED:
+            kept[label] = None
+    return [label for label in there if label in kept]
 
 
 def _candidate(ax: Axes, row: pd.Series, one: Look, chosen: bool, size: float) -> None:

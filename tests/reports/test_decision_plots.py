@@ -74,6 +74,29 @@ def test_what_is_recommended_is_ringed_and_what_is_not_allowed_open(tmp_path: Pa
     assert set(floor.get_ydata()) == {5.0}
 
 
+def test_of_many_settings_the_legend_names_those_that_nothing_beats(tmp_path: Path) -> None:
+    """A grid of 20: in a column's width so many names are half of the figure, and so many shades are one."""
+    first = ANSWERS["recommend"]["table"][0]
+    settings = {
+        f"ciar threshold={n}": {"latency_mean_s": 9.0 - n / 4, "loss_pct": float(n * (1 + n % 2))} for n in range(1, 21)
+    }
+    settings["ciar threshold=9"]["loss_pct"] = None  # NaN beats nothing
+    rows = [first, *({**first, "floor": "unclear", "method": label, **of} for label, of in settings.items())]
+    figure = drawn(
+        tmp_path,
+        "recommend",
+        Form(),
+        table=[{key: value for key, value in row.items() if key != "network.preset"} for row in rows],
+        names={"base": "base", **dict.fromkeys(settings, "ciar")},
+        verified=[],
+    )
+    (legend,) = figure.legends
+    named = [f"ciar threshold={n}" for n in (2, 4, 6, 8, 10, 12, 14)]
+    assert [text.get_text() for text in legend.get_texts()][:9] == ["base", *named, "ciar, other settings"]
+    assert len(figure.axes[0].lines) == 2 + 19  # the floor and base, and all settings but the one without a loss
+    assert figure.axes[0].get_title(loc="left") == "recommended: base"
+
+
 @pytest.mark.parametrize("kind", command.ANSWERS)
 def test_methods_are_those_asked_for(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "answer.json"

@@ -69,6 +69,11 @@ def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
     assert chosen_metric([one], None) == "align_photos"
     with pytest.raises(CiarSimError, match="did you mean align_photos"):
         chosen_metric([one], "align_scenes")
+    few = records({"cloud_nll": [2.0, 2.0]}, {"fd_photos": (math.nan,) * 3})
+    with pytest.raises(
+        CiarSimError, match=r"^--metric fd_photos: has no value for so few images; .* or for one of cloud_nll$"
+    ):
+        chosen_metric([few], "fd_photos")
 
 
 @pytest.fixture
