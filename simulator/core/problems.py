@@ -9,9 +9,12 @@ from simulator.core.part import found_text
 from simulator.core.yamlfile import Document, Place, did_you_mean
 
 
-def first_problem(error: ValidationError, document: Document) -> tuple[Place, str]:
-    """The place that stands first in the file, what is wrong there, and how many other places have problems."""
-    problems = [explain(details) for details in error.errors()]
+def first_problem(error: ValidationError, document: Document, within: Place = ()) -> tuple[Place, str]:
+    """The place that stands first in the file, what is wrong there, and how many other places have problems.
+
+    within: The part of the file that was validated.
+    """
+    problems = [((*within, *place), message) for place, message in map(explain, error.errors())]
     place, message = min(problems, key=lambda problem: document.line(problem[0]))
     others = {problem[0] for problem in problems} - {place}
     return place, message + (f" (and {len(others)} more problem{'s' if len(others) > 1 else ''})" if others else "")

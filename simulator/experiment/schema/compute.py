@@ -3,11 +3,12 @@
 import itertools
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationError, ValidationInfo, model_validator
 
 from simulator.core import yamlfile
 from simulator.core.errors import ComputeError, ScenarioError
 from simulator.core.part import Part, filled_in, found_text, items, mapping_or, path_of
+from simulator.core.problems import first_problem, subject
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
 from simulator.pricing import catalogue
@@ -77,8 +78,11 @@ def _one_word(side: Any) -> Any:
     return {"hardware": side} if isinstance(side, str) else side
 
 
-def _file(key: str) -> BeforeValidator:
-    """The figures of a YAML file, named relative to the scenario's folder; its name is the title where it gives none."""
+def _file(key: str, form: type[Part]) -> BeforeValidator:
+    """The figures of a YAML file, named relative to the scenario's folder; its name is the title where it gives none.
+
+    What the file holds is checked against its form here, so that a mistake is told by its file and line.
+    """
 
     def read(given: Any, info: ValidationInfo) -> Any:
         if given == "":
@@ -91,12 +95,20 @@ def _file(key: str) -> BeforeValidator:
             return given
         path = path_of(given, info)
         try:
-            data = yamlfile.read(path).data
+            document = yamlfile.read(path)
         except ScenarioError as error:
             refuse(str(error))
+        data = document.data
         if not isinstance(data, dict):
             refuse(f"must be a file of figures, got {found_text(data)} in {path}")
-        return {"title": path.stem, **data.get(key, data)} if isinstance(data.get(key, data), dict) else data
+        within = (key,) if isinstance(data.get(key), dict) else ()
+        figures = {"title": path.stem, **(data[key] if within else data)}
+        try:
+            form.model_validate(figures)
+        except ValidationError as error:
+            place, message = first_problem(error, document, within)
+            refuse(f"{document.where(place)}: {subject(place)}{message}")
+        return figures
 
     return BeforeValidator(read)
 
@@ -104,7 +116,7 @@ def _file(key: str) -> BeforeValidator:
 ChosenHardware = Annotated[
     Annotated[str, Tag("<name>")] | Annotated[OwnHardware, Tag("<own>")],
     mapping_or("<name>", "<own>"),
-    _file("hardware"),
+    _file("hardware", OwnHardware),
     Field(
         description="local (times measured here, with model: pair), a catalogue name, figures, or a YAML file of figures"
     ),
@@ -122,7 +134,7 @@ def _known_model(name: str) -> str:
 ChosenModel = Annotated[
     Annotated[str, AfterValidator(_known_model), Tag("<name>")] | Annotated[OwnModel, Tag("<own>")],
     mapping_or("<name>", "<own>"),
-    _file("model"),
+    _file("model", OwnModel),
     Field(description="pair, a name of `ciar-sim list models`, a shape, or a YAML file of a shape"),
 ]
 

@@ -1,5 +1,6 @@
 """Hardware and models by their figures: as those of the catalogue, from a file as from the scenario, and whether they fit the memory."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,36 @@ def test_figures_in_a_file_are_those_in_the_scenario(scenario: dict[str, Any], t
     assert model == OwnModel(layers=9, width=256, image_tokens=16, title="mine")
     (tmp_path / "again.yaml").write_text(resolved_yaml(loaded))  # without the files
     assert load_scenario(tmp_path / "again.yaml") == loaded
+
+
+FONE = "# mine\nhardware:\n  fp16_tflops: 5.5\n  bandwidth_gb_s: 76.8\n  memory_gb: 16\n  power_w: 7\n  class: fone\n"
+
+
+@pytest.mark.parametrize(
+    ("side", "key", "text", "said"),
+    [
+        (
+            "device",
+            "hardware",
+            "class: phone\nbandwith: 3\n",
+            "mine.yaml:2: bandwith is not a known key; did you mean bandwidth_gb_s?",
+        ),
+        ("device", "hardware", FONE, "mine.yaml:7: hardware.class must be "),
+        ("device", "hardware", "class: phone\n", "mine.yaml:1: fp16_tflops is missing (and 3 more problems)"),
+        ("cloud", "model", "layers: 9\nwidth: wide\n", "mine.yaml:2: width must be a whole number, got 'wide' (text)"),
+    ],
+)
+def test_a_mistake_in_a_file_of_figures_is_told_by_that_file_and_its_line(
+    scenario: dict[str, Any], tmp_path: Path, side: str, key: str, text: str, said: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    path = tmp_path / "own.yaml"
+    compute = {**scenario["compute"], side: {**scenario["compute"][side], key: "mine.yaml"}}
+    path.write_text(yaml.safe_dump({**scenario, "compute": compute}))
+    with pytest.raises(
+        CiarSimError, match=rf"own.yaml:\d+: compute.{side}.{key} {re.escape(str(tmp_path))}/{re.escape(said)}"
+    ):
+        load_scenario(path)
 
 
 def test_what_does_not_fit_fails_alone_and_says_so(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
