@@ -115,10 +115,13 @@ class CrossQueue:
 
     __slots__ = (
         "_backlogs",
+        "_begun_s",
         "_busy",
         "_drop_share",
+        "_end_s",
         "_length_s",
         "_limit_bits",
+        "_settled",
         "_switches_s",
         "_wire",
         "drops",
@@ -143,6 +146,9 @@ class CrossQueue:
         self.fair = aqm.fair
         self._wire = wire
         self._limit_bits = limit_bits
+        # Of messages in a queue of their own: when the latest has left, and when the latest began that was behind others.
+        self._end_s = self._begun_s = -math.inf
+        self._settled = (-1, math.inf)  # a turn, and from when on its backlog is at its limit or 0
         if aqm.fair:
             self.mean_s = traffic.busy_share * 0.5 * PACKET_BITS / rate_bps
         else:
@@ -184,14 +190,25 @@ class CrossQueue:
         return self._wire.finish_s(time_s, backlog) if backlog > 0.0 else time_s
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """`Wire.finish_s` of a message with a queue of its own: packets after the first take turns with the other flow's."""
-        if bits > PACKET_BITS and start_s < math.inf and self._state(start_s)[0]:
-            bits += bits - PACKET_BITS
-        return self._wire.finish_s(start_s, bits)
+        """`Wire.finish_s` of a message with a queue of its own, which takes turns with the other flow's packets.
 
-    def next_s(self, start_s: float, bits: float) -> float:
-        """`Wire.finish_s` of a packet right after another of the same message, in a queue of its own."""
-        return self._wire.finish_s(start_s, 2.0 * bits if start_s < math.inf and self._state(start_s)[0] else bits)
+        The first packet of an empty queue does not wait for a turn. One that starts when the one before has left was behind it.
+        """
+        if start_s == math.inf:
+            return start_s
+        if self._state(start_s)[0]:
+            if start_s in (self._end_s, self._begun_s):
+                self._begun_s = start_s
+                bits *= 2.0
+            elif bits > PACKET_BITS:
+                bits += bits - PACKET_BITS
+        end_s = self._wire.finish_s(start_s, bits)
+        self._end_s = max(self._end_s, end_s)
+        return end_s
+
+    def own_bits(self, time_s: float, bits: float) -> float:
+        """Bits that messages have waiting in a queue of their own where the wire needs the time of `bits` for them."""
+        return 0.5 * (bits + min(bits, PACKET_BITS)) if self._state(time_s)[0] else bits
 
     def drop_share(self, time_s: float) -> float:
         """Share of all packets that the queue drops."""
@@ -214,10 +231,16 @@ class CrossQueue:
         return self._busy[turn], self._backlog(turn, time_s)
 
     def _backlog(self, turn: int, time_s: float) -> float:
+        end_bits = self._limit_bits if self._busy[turn] else 0.0
+        settled, since_s = self._settled
+        if turn == settled and time_s >= since_s:  # the rest of a turn may be long, and its wire slow to ask
+            return end_bits
         carried = self._wire.bits(self._switches_s[turn], time_s)
-        if self._busy[turn]:
-            return min(self._limit_bits, self._backlogs[turn] + carried)
-        return max(0.0, self._backlogs[turn] - carried)
+        backlog = self._backlogs[turn] + carried if self._busy[turn] else self._backlogs[turn] - carried
+        if backlog < end_bits if self._busy[turn] else backlog > end_bits:
+            return backlog
+        self._settled = (turn, time_s)
+        return end_bits
 
 
 class QueueDrops:

@@ -206,7 +206,8 @@ class ImpairedLink:
         self.delay_at = delay_at
         self._reach_s = reach_s
         self.loss = loss
-        self._buffer_bits = one_object(8.0 * buffer_bytes)
+        # Messages of just the size of the buffer find room in it, whatever rounding makes of their times.
+        self._buffer_bits = one_object(8.0 * buffer_bytes + 0.5)
         self._bounded = buffer_bytes < math.inf
         self._busy_s = -math.inf  # since when the wire is busy until it is free
         self._gate = gate
@@ -361,7 +362,12 @@ class ImpairedLink:
 
     def _waiting_bits(self, ahead_s: float) -> float:
         """Bits that wait at `ahead_s` for a wire that is not free then; of a message that waits for the radio no more than it has."""
-        return self.wire.waiting_bits(max(ahead_s, self._busy_s), self.wire.free_s)
+        return self._bits_before(max(ahead_s, self._busy_s), self.wire.free_s)
+
+    def _bits_before(self, time_s: float, free_s: float) -> float:
+        """Bits that wait at a time for a wire that is free at another one."""
+        bits, queue = self.wire.waiting_bits(time_s, free_s), self._queue
+        return bits if queue is None or not queue.fair else queue.own_bits(time_s, bits)
 
     def _overflow_s(self, ahead_s: float, segments: int, bits: float) -> float:
         """Seconds that packets cost which find no room in the buffer; those before them in it are sent from `ahead_s` on."""
@@ -406,14 +412,7 @@ class ImpairedLink:
         """
         if start_s == math.inf:
             return math.inf, math.inf, bits
-        loss, wire, queue, bounded = self.loss, self.wire, self._queue, self._bounded
-        turns_s = -math.inf  # of a queue of its own: when the packet before has left
-
-        def finish_s(begin_s: float, packet_bits: float) -> float:
-            nonlocal turns_s
-            assert queue is not None
-            turns_s = queue.next_s(begin_s, packet_bits) if begin_s == turns_s else wire.finish_s(begin_s, packet_bits)
-            return turns_s
+        loss, bounded = self.loss, self._bounded
 
         def lost(time_s: float, again: bool) -> bool:
             if loss is None:
@@ -423,10 +422,9 @@ class ImpairedLink:
         def full(time_s: float, free_s: float) -> bool:
             # Cross traffic gives way; only what is sent at first waits for it, later packets have it in their round trip.
             begin_s = max(time_s, ahead_s)
-            return bounded and free_s > begin_s and wire.waiting_bits(begin_s, free_s) > self._buffer_bits
+            return bounded and free_s > begin_s and self._bits_before(begin_s, free_s) > self._buffer_bits
 
-        finish = finish_s if queue is not None and queue.fair else wire.finish_s
-        end_s, free_s, more_bits = sender.send(ready_s, start_s, segments, bits, finish, lost, full)
+        end_s, free_s, more_bits = sender.send(ready_s, start_s, segments, bits, self._finish_s, lost, full)
         self.dropped_bits += more_bits
         return end_s, free_s, bits + more_bits
 

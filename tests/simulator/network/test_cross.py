@@ -81,6 +81,44 @@ def test_a_queue_of_its_own_waits_half_a_packet_and_shares_the_rate() -> None:
     assert slower_s == pytest.approx((1.6e6 - 0.5 * PACKET_BITS) / RATE)  # twice 0.16 s, less half of the free packet
 
 
+def test_messages_in_a_queue_of_their_own_take_turns_as_one_of_their_sum() -> None:
+    """All that queue there, not packets of long messages alone: RFC 8290 serves a flow that has more by as many bytes as the other."""
+    network = replace(PLAIN, up_cross=GREEDY, aqm=AQMS["fq-codel"])
+    for size, count in ((1000, 40), (5000, 8)):
+        up = AccessNetwork(network, 0, [0.0], [0.0]).links(0)[0]
+        last_s = [up.send(0.0, size) for _ in range(count)][-1]
+        packet_bits = min(8.0 * size, PACKET_BITS)
+        assert last_s == pytest.approx((0.5 * PACKET_BITS + 2 * 320_000 - packet_bits) / RATE + RTT / 2)
+
+
+@pytest.mark.parametrize(("transport", "size", "count"), [("ideal", 1400, 10), ("tcp", 14_480, 1)])
+def test_a_queue_of_its_own_has_the_room_that_the_buffer_has(transport: str, size: int, count: int) -> None:
+    """Some 15 kB at once before a buffer of as much: half of the rate makes them wait twice as long, not twice as many."""
+    ways = TRANSPORTS[transport] if transport == "ideal" else replace(TRANSPORTS[transport], congestion="cubic")
+    network = replace(PLAIN, up_buffer_bytes=15_000, transport=ways)
+    for cross in ({}, {"up_cross": GREEDY, "aqm": AQMS["fq-codel"]}):
+        up = AccessNetwork(replace(network, **cross), 0, [0.0], [0.0]).links(0)[0]  # type: ignore[arg-type]
+        for _ in range(count):
+            up.send(0.0, size)
+        assert isinstance(up, ImpairedLink)
+        assert up.dropped_bits == 0.0
+
+
+def test_a_long_turn_over_an_interrupted_wire_is_asked_once_until_its_queue_is_full() -> None:
+    """A flow that is busy for an hour, behind a handover every other second: 1800 of them need not be walked for each message."""
+    walked = 0
+
+    class Counted(Wire):
+        def bits(self, start_s: float, end_s: float) -> float:
+            nonlocal walked
+            walked += 1
+            return super().bits(start_s, end_s)
+
+    one = queue(Traffic(3600.0, 3600.0), Counted(RATE))
+    waits = [one.clear_s(100.0 + time_s) - 100.0 - time_s for time_s in range(1000)]
+    assert walked <= 30 + 4 * sum(0.0 < wait_s < 0.19 for wait_s in waits)
+
+
 def test_the_first_packet_of_a_slow_start_meets_the_queue_once_a_round_trip() -> None:
     """Flights of 10 and 20 segments: each waits in both queues once; at this rate the queues of its own bits are short."""
     network = replace(PLAIN, up_bps=1e9, down_bps=1e9, transport=TRANSPORTS["tcp"])

@@ -240,6 +240,14 @@ def test_a_message_that_fills_the_buffer_exactly_leaves_room_for_the_next() -> N
     assert link.dropped_bits == 0.0
 
 
+def test_room_of_just_its_size_is_found_at_any_time() -> None:
+    """Rounding of times decided it: half of the second messages were dropped. Times of no round binary number."""
+    for time_s in np.arange(1.0, 50.0) * math.pi:
+        link = ImpairedLink(Wire(3e6), 0.05, 0.1, IDEAL, buffer_bytes=1200)
+        first_s, second_s = link.send(time_s, 1200), link.send(time_s, 1200)
+        assert second_s - first_s == pytest.approx(0.0032, abs=1e-9)
+
+
 def test_packets_that_find_no_room_in_the_buffer_are_sent_again() -> None:
     """A buffer of 10 kB holds 6 packets beside the one that is being sent, and a lost tail costs a probe and a round trip."""
     link = ImpairedLink(Wire(8e6), 0.05, 0.1, IDEAL, buffer_bytes=10_000)
