@@ -32,6 +32,13 @@ WRAPPERS = (
 )
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 LISTED = 4  # keys of a kind in an error message
+# What other files begin with.
+OTHER_FORMATS = (
+    (b"version https://git-lfs", "a pointer of Git LFS; the file itself was not fetched"),
+    (b"GGUF", "a GGUF file; needed the weights as PyTorch or safetensors"),
+    (b"\x89HDF", "an HDF5 file; needed the weights as PyTorch or safetensors"),
+    (b"\x1f\x8b", "compressed by gzip; unpack it"),
+)
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files that torch wrote before version 1.6
 ITEM_BYTES = {
     "complex128": 16,
@@ -290,21 +297,26 @@ def reason(path: Path, error: BaseException) -> str:
     said = first_line(error)[:200]
     try:
         with path.open("rb") as file:
-            head = file.read(24)
+            head = file.read(512)
+            size = file.seek(0, 2)
     except OSError:
         return said
     own = path.suffix == ".safetensors"
     if head.startswith(b"PK\x03\x04") and (own or not zipfile.is_zipfile(path)):
         return "a PyTorch checkpoint under another name; name it .pt" if own else "an archive that is cut short"
-    if not own and head[8:10] == b'{"':
-        return "safetensors under another name; name it .safetensors"
-    for begin, what in (
-        (b"version https://git-lfs", "a pointer of Git LFS; the file itself was not fetched"),
-        (b"GGUF", "a GGUF file; needed the weights as PyTorch or safetensors"),
-        (b"<", "a page of HTML or XML"),
-    ):
+    if head[8:10] == b'{"':
+        if not own:
+            return "safetensors under another name; name it .safetensors"
+        if size < 8 + int.from_bytes(head[:8], "little") or "incomplete metadata" in said:
+            return f"a file that is cut short, of {size} bytes"
+    for begin, what in OTHER_FORMATS:
         if head.startswith(begin):
             return what
+    text = head.decode("utf-8-sig", "replace").strip()
+    if text.startswith("<"):
+        return "a page of HTML or XML"
+    if text and text.isprintable():
+        return f"text: {text[:60]!r}"
     return said if head else "an empty file"
 
 

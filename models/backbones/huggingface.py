@@ -48,6 +48,8 @@ from simulator.protocol.pairs import FoundPair
 VQ_OFFSET = 127.5  # both: (x + 1) / 2 * 255, truncated
 # Parts of the files that making images does not need.
 UNUSED = (VQMODEL, "model.vision_model.", "model.aligner.", "lm_head.", "loss.")
+TRAINING = ("loss.", "model_ema.")  # what training leaves beside an image tokenizer
+COMPUTED = "rotary_emb.inv_freq"  # what the key of a table ends with that older versions of transformers saved
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
@@ -306,7 +308,7 @@ def _compare(
                 wrong.append(f"{key} {shape}, needed {wanted}")
                 break
     missing = [key for key in places if key not in found]
-    surplus = [key for key in found if key not in places and not key.startswith(UNUSED)]
+    surplus = [key for key in found if key not in places and not key.startswith(UNUSED) and not key.endswith(COMPUTED)]
     said = [
         f"{what}: {few(keys)}"
         for what, keys in (("missing", missing), ("unexpected", surplus), ("of another shape", wrong))
@@ -351,7 +353,7 @@ def _opened(path: Path) -> Any:
 
 def load_vqgan(path: Path) -> VQModel:
     """Chameleon's image tokenizer, encoder and decoder, from its original `vqgan.ckpt`; float32, in `eval()` mode. Raises WeightsError."""
-    state = {key: tensor for key, tensor in read_state(path).items() if not key.startswith("loss.")}
+    state = {key: tensor for key, tensor in read_state(path).items() if not key.startswith(TRAINING)}
     return _vq(state, path, highest_first=True, normalised=False)
 
 

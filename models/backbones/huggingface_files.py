@@ -13,6 +13,7 @@ Longer than other files, since each kind of model is a small variation of the ot
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.backbones.llamagen_files import Shapes, count, own_device, recognise, the_one
+from models.backbones.llamagen_files import SHARD, Shapes, count, downloading, own_device, recognise, the_one
 from models.checkpoint import few, read_checkpoint
 from simulator.core.errors import WeightsError, reason
 from simulator.core.files import read_file
@@ -30,6 +31,7 @@ from simulator.protocol.pairs import FoundPair, PairSpec
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 VQMODEL = "model.vqmodel."  # what the keys of an image tokenizer begin with in a model's own files
 VQGAN_FILES = ("vqgan.ckpt", "tokenizer/vqgan.ckpt")  # where people have Chameleon's image tokenizer
+MOST_PARTS = 10_000
 PROMPT_SLOTS = 128  # most tokens of a whole prompt; PartiPrompts and COCO stay below with every template
 
 
@@ -198,6 +200,8 @@ def find(spec: PairSpec) -> FoundPair:
         raise WeightsError(
             f"{folder}: a file; {spec.cloud} is read from the folder of its files ({CONFIG} and all others)"
         )
+    if not (folder / CONFIG).is_file() and (told := downloading(folder)):
+        raise WeightsError(f"{folder}: holds no {CONFIG}; {'; '.join(told)}")
     described = describe(spec.cloud, folder)
     config = described.config
     if spec.image_size not in (None, described.image_size):
@@ -213,6 +217,7 @@ def find(spec: PairSpec) -> FoundPair:
         )
     if not words.is_file():
         raise WeightsError(f"{words}: no such file; prompts are tokenised with it")
+    vocabulary(words)  # damaged, it is refused before any weight is read
     files: dict[str, tuple[Path, ...]] = {"cloud": (folder / CONFIG, *weight_files(folder)), "text": (words,)}
     if described.codes:
         path = Path(spec.tokenizer) if spec.tokenizer else vqgan_file(folder)
@@ -304,29 +309,53 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder: those that its index names, else all safetensors files, else all PyTorch files.
+    """The weight files of a folder, as transformers chooses them: the one file `model.safetensors`, else those that its index names, else
+    all parts by their numbers; else the same of PyTorch's.
 
     Raises:
-        WeightsError: there are none, or the index is damaged or names a file that is not there.
+        WeightsError: there are none, a part is missing, it is not clear which of several they are, or the index is damaged.
     """
     for kind, stem in ((".safetensors", "model"), (".bin", "pytorch_model")):
+        if (folder / f"{stem}{kind}").is_file():
+            return [folder / f"{stem}{kind}"]
         index = folder / f"{stem}{kind}.index.json"
         if index.is_file():
-            try:
-                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise WeightsError(f"{index}: not readable as an index of weights: {error}") from error
-            named = [str(name)[:100] for name in names if not isinstance(name, str) or Path(name).name != name]
-            if named:
-                raise WeightsError(f"{index}: must name files of this folder, got {few(named)}")
-            lost = [name for name in names if not os.path.isfile(folder / name)]
-            if lost:
-                raise WeightsError(f"{index}: names files that are not there: {few(lost)}")
-            return [folder / name for name in sorted(names)]
+            return _indexed(index)
         found = sorted(folder.glob(f"{stem}*{kind}"))
+        parts = {path: part for path in found if (part := re.search(SHARD, path.name))}
+        if parts:
+            last = max(int(part[2]) for part in parts.values())
+            there = {int(part[1]) for part in parts.values()}
+            if lost := [str(number) for number in range(1, min(last, MOST_PARTS) + 1) if number not in there]:
+                raise WeightsError(
+                    f"{folder}: of {last} parts of its weights ({found[0].name}, ...) some are not there: {few(lost)}"
+                )
+            return list(parts)
+        if len(found) > 1:
+            names = few([path.name for path in found])
+            raise WeightsError(
+                f"{folder}: holds several weight files: {names}; needed {stem}{kind} or parts with an index"
+            )
         if found:
             return found
-    raise WeightsError(f"{folder}: holds no model*.safetensors and no pytorch_model*.bin")
+    told = downloading(folder)
+    raise WeightsError("; ".join([f"{folder}: holds no model*.safetensors and no pytorch_model*.bin", *told]))
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names. Raises WeightsError where it is damaged, or names a file that is not there."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{index}: not readable as an index of weights: {error}") from error
+    named = [str(name)[:100] for name in names if not isinstance(name, str) or Path(name).name != name]
+    if named:
+        raise WeightsError(f"{index}: must name files of this folder, got {few(named)}")
+    lost = sorted(name for name in names if not os.path.isfile(index.parent / name))
+    if lost:
+        told = downloading(index.parent)
+        raise WeightsError("; ".join([f"{index}: names files that are not there: {few(lost)}", *told]))
+    return [index.parent / name for name in sorted(names)]
 
 
 def tied(folder: Path) -> bool:

@@ -6,6 +6,7 @@ one layer under the keys of its LlamaGen port. What `ciar-sim train device` writ
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ KINDS = {
     "device": "a device model",
     "phi": "a projection phi",
 }
-OWN_DEVICE = "transformer.tok_embeddings.weight"  # of what `ciar-sim train device` writes
+TRANSFORMER = "transformer."
+OWN_DEVICE = f"{TRANSFORMER}tok_embeddings.weight"  # of what `ciar-sim train device` writes
+SHARD = r"-(\d{1,6})-of-(\d{1,6})(?=\.)"  # in the name of a part of a checkpoint
 # A key of each kind of model, VAR's too.
 MARKS = ("tok_embeddings.weight", "quantize.embedding.weight", "layers.0.self_attn.q_proj.weight", "word_embed.weight")
 
@@ -66,16 +69,21 @@ class WeightFile:
 
 def kind_of(shapes: Shapes) -> str:
     """What a state dict is, by its keys; empty where it is nothing of LlamaGen's."""
-    for key, kind in (
-        (OWN_DEVICE, "device"),
-        ("quantize.embedding.weight", "tokenizer"),
-        ("layers.0.self_attn.q_proj.weight", "drafter"),
-    ):
-        if key in shapes:
-            return kind
+    if own_layout(shapes):
+        return "device"
+    if "quantize.embedding.weight" in shapes:
+        return "tokenizer"
+    if "layers.0.self_attn.q_proj.weight" in shapes and count(shapes, r"layers\.(\d+)\.") == 1:
+        return "drafter"
     if "tok_embeddings.weight" in shapes or "layers.0.attention.wqkv.weight" in shapes:
         return "c2i" if LABELS in shapes else "t2i"
     return "phi" if set(shapes) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"} else ""
+
+
+def own_layout(state: Mapping[str, Any]) -> bool:
+    """Whether these keys are those of a device that `ciar-sim train device` wrote, with an Inter-Head beside its transformer; a wrapper may
+    write the same word before every key."""
+    return OWN_DEVICE in state and not all(key.startswith(TRANSFORMER) for key in state)
 
 
 def recognise(
@@ -93,12 +101,16 @@ def recognise(
         containers: As in `read_checkpoint`.
 
     Raises:
-        WeightsError: A single file is not readable.
+        WeightsError: There is nothing there, or a single file is not readable.
     """
     alone = place.is_file()
-    found = [place] if alone else sorted(path for path in place.iterdir() if path.suffix in SUFFIXES and path.is_file())
-    parts, others = [], []
-    for path in found:
+    if not alone and not place.is_dir():
+        raise WeightsError(f"{place}: {unfetched(place) or 'no such file or folder'}")
+    parts, others = [], downloading(place)
+    for path in [place] if alone else sorted(path for path in place.iterdir() if path.suffix in SUFFIXES):
+        if not path.is_file():
+            others += [f"{path.name}: {told}"] if (told := unfetched(path)) else []
+            continue
         try:
             shapes = own_keys(read_checkpoint(path, containers).shapes)
         except WeightsError as error:
@@ -114,6 +126,21 @@ def recognise(
     return parts, others
 
 
+def unfetched(path: Path) -> str:
+    """What is said of a link that leads nowhere, as the cache of the hub has them; empty of anything else."""
+    return f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() and not path.exists() else ""
+
+
+def downloading(place: Path) -> list[str]:
+    """What a folder's names tell of downloads: those that are not finished, and the folders of a cache of the hub."""
+    if not place.is_dir():
+        return []
+    parts = [*place.glob("*.incomplete"), *place.glob(".cache/huggingface/download/*.incomplete")]
+    told = [f"unfinished downloads: {few([path.name for path in parts])}"] if parts else []
+    held = sorted(path for path in place.glob("snapshots/*") if path.is_dir())
+    return [*told, *([f"a cache of the hub: its files are in {held[-1]}"] if held else [])]
+
+
 def other_kinds(parts: Sequence[WeightFile], kind: str) -> list[str]:
     """Of each part of another kind than the one that is looked for, what it is."""
     return [f"{part.path.name}: {KINDS[part.kind]}" for part in parts if part.kind != kind]
@@ -121,7 +148,7 @@ def other_kinds(parts: Sequence[WeightFile], kind: str) -> list[str]:
 
 def own_keys(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
     """Tensors, or their shapes, by key, without what another program wrote before each, and without tables that are computed anew."""
-    if OWN_DEVICE not in state:
+    if not own_layout(state):
         state = model_within(state, MARKS)
     return {key: value for key, value in state.items() if key not in IGNORED and ".kv_cache." not in key}
 
@@ -141,7 +168,7 @@ def find(spec: PairSpec) -> FoundPair:
         parts, others = recognise(beside)
         others += other_kinds(parts, "tokenizer")
     tokenizers = [part for part in parts if part.kind == "tokenizer"]
-    tokenizer = the_one(tokenizers, "image tokenizer", beside, others, "tokenizer", (kind,))
+    tokenizer = the_one(tokenizers, "the image tokenizer", beside, others, "tokenizer", (kind,))
     vq = vq_sizes(own_keys(read_checkpoint(tokenizer.path, VQ_CONTAINERS).shapes), tokenizer.path)
     down = 2 ** (len(vq["encoder_ch_mult"]) - 1)
     size = spec.image_size or spec.backbone.image_size
@@ -174,8 +201,10 @@ def the_one(
         parts = next((named for hint in hints if len(named := [p for p in parts if hint in p.path.name]) == 1), parts)
     if len(parts) == 1:
         return parts[0]
+    names = ", ".join(part.path.name for part in parts)
+    if parts and all(re.search(SHARD, part.path.name) for part in parts):
+        raise WeightsError(f"{place}: holds {what} in parts ({names}); needed in one file")
     if parts:
-        names = ", ".join(part.path.name for part in parts)
         raise WeightsError(f"{place}: holds several files for {what}: {names}; name one with pair.{key}")
     found = f"; {'; '.join(others[:4])}" if others else ""
     raise WeightsError(f"{place}: holds no weights of {what}{found}; name its file with pair.{key}")
@@ -333,8 +362,9 @@ def device_parts(
     by_kind = {name: [part for part in parts if part.kind == name] for name in ("device", kind, "phi", "drafter")}
     by_kind["device"] = by_kind["device"] or by_kind[kind]
     if not by_kind["device"] and not by_kind["drafter"]:
-        found = f"; {'; '.join(others[:4])}" if others else ""
-        raise WeightsError(f"{place}: holds neither a device model nor a drafter{found}")
+        told = [*others, *(f"{part.path.name}: {KINDS[part.kind]}" for part in parts)]
+        found = f"; {'; '.join(told[:4])}" if told else ""
+        raise WeightsError(f"{place}: holds neither a device model nor a drafter for {spec.cloud}{found}")
     said: dict[str, Any] = {}
     for name in ("device", "phi", "drafter"):
         if by_kind[name]:

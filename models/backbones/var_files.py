@@ -39,7 +39,7 @@ def find(spec: PairSpec) -> FoundPair:
     beside = Path(spec.tokenizer) if spec.tokenizer else place if place.is_dir() else place.parent
     found, others = recognise(beside, kind_of, "VAR", VAE_CONTAINERS)
     tokenizer = the_one(
-        [part for part in found if part.kind == "tokenizer"], "image tokenizer", beside, others, "tokenizer", ()
+        [part for part in found if part.kind == "tokenizer"], "the image tokenizer", beside, others, "tokenizer", ()
     )
     vq, phis = tokenizer_shape(tokenizer.shapes, tokenizer.path)
     if (vq["codebook_size"], vq["codebook_dim"]) != (config.vocab_size, width):

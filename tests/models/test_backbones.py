@@ -136,6 +136,10 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
         ),
         (b"<!doctype html>", "a page of HTML or XML"),
         (b"GGUF\3\0\0\0", "a GGUF file"),
+        (b"\xef\xbb\xbf\n <html>", "a page of HTML or XML"),
+        (b"Entry not found\n", "text: 'Entry not found'"),
+        (b"\x1f\x8b\x08\0", "compressed by gzip"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
     ],
 )
 def test_files_that_hold_no_weights_are_told_by_what_they_are(
@@ -150,10 +154,14 @@ def test_cut_and_misnamed_files_are_told_by_what_they_are(tmp_path: Path) -> Non
     whole = saved(tmp_path / "w.pt", None)
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:-30])
     whole.rename(tmp_path / "torch.safetensors")
-    saved(tmp_path / "w.safetensors", None).rename(tmp_path / "safe.bin")
+    for size in (60, -30):  # within the header, and within the numbers
+        (tmp_path / f"cut{size}.safetensors").write_bytes(saved(tmp_path / "w.safetensors", None).read_bytes()[:size])
+    (tmp_path / "w.safetensors").rename(tmp_path / "safe.bin")
     (tmp_path / "folder.pt").mkdir()
     for name, found in (
         ("cut.pt", "not readable as weights: an archive that is cut short"),
+        ("cut60.safetensors", "not readable as weights: a file that is cut short, of 60 bytes"),
+        ("cut-30.safetensors", "not readable as weights: a file that is cut short, of"),
         ("torch.safetensors", "not readable as weights: a PyTorch checkpoint under another name; name it .pt"),
         ("safe.bin", "not readable as weights: safetensors under another name; name it .safetensors"),
         ("folder.pt", "a folder, needed a file"),
@@ -207,6 +215,10 @@ def test_what_wrappers_add_to_keys_is_taken_off(tmp_path: Path) -> None:
     }
     torch.save({"ema": {**wrapped, "module.freqs_cis": torch.zeros(3)}}, tmp_path / "w.pth")
     model = load_llamagen(tmp_path / "w.pth", grid=4, n_head=2)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    # What `ciar-sim train device` writes has this word, too, and an Inter-Head beside it.
+    torch.save({"model": {f"transformer.{key}": value for key, value in state.items()}}, tmp_path / "part.pt")
+    model = load_llamagen(tmp_path / "part.pt", grid=4, n_head=2)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     torch.save({**state, "module.norm.weight": state["norm.weight"]}, tmp_path / "twice.pt")
     with pytest.raises(WeightsError, match=r"holds norm\.weight twice, as norm\.weight and as module\.norm\.weight"):

@@ -1,6 +1,7 @@
 """Anole, Lumina-mGPT and Janus-Pro against transformers, on tiny random checkpoints in their layouts."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.backbones.huggingface import PromptEncoder, load_decoder, load_janus_vq, load_vqgan, own_codebook
-from models.backbones.huggingface_files import describe, vqgan_file
+from models.backbones.huggingface_files import describe, vqgan_file, weight_files
 from models.kv_cache import KVCache
 from models.llama import LlamaDecoder
 from models.sampling import guide
 from models.text import left_pad
 from simulator.core.errors import PromptError, WeightsError
+from simulator.protocol.pairs import PairSpec, find_pair
 from tests.models import folders
 
 CAPTION = "a photo of the red bus"
@@ -282,8 +284,52 @@ def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:
         describe("anole-7b", folder)
 
 
+def test_of_several_weight_files_those_are_read_that_transformers_reads(tmp_path: Path) -> None:
+    folder = folders.chameleon(tmp_path)
+    parts = sorted(folder.glob("model-*.safetensors"))
+    assert weight_files(folder) == parts
+    for name in ("model_ema.safetensors", "pytorch_model.bin", "model.fp16.safetensors"):
+        shutil.copy(parts[0], folder / name)
+        assert weight_files(folder) == parts  # by its index
+    (folder / "model.safetensors.index.json").unlink()
+    assert weight_files(folder) == parts  # by their numbers
+    parts[1].rename(folder / "kept")
+    with pytest.raises(WeightsError, match=r"of 2 parts of its weights \(.*\) some are not there: 2"):
+        weight_files(folder)
+    parts[0].unlink()
+    with pytest.raises(
+        WeightsError,
+        match=r"holds several weight files: model\.fp16\.safetensors, model_ema\.safetensors; needed model",
+    ):
+        weight_files(folder)
+    (folder / "kept").rename(folder / "model.safetensors")
+    assert weight_files(folder) == [folder / "model.safetensors"]
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    assert weight_files(folder) == [folder / "pytorch_model.bin"]
+
+
+def test_a_folder_of_the_hubs_cache_and_tables_of_older_versions(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--leloy--Anole-7b-v0.1-hf" / "snapshots" / "1a2b"
+    folder = folders.chameleon(snapshot)
+    spec = PairSpec(cloud="anole-7b", weights=str(snapshot.parents[1]))
+    with pytest.raises(
+        WeightsError, match=r"holds no config\.json; a cache of the hub: its files are in .*snapshots/1a2b"
+    ):
+        find_pair(spec)
+    path = folder / "model-00001-of-00002.safetensors"
+    save_file(load_file(path) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}, path)
+    assert load_decoder(folder, describe("anole-7b", folder)).config.n_layer == folders.LAYERS
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(WeightsError, match=r"tokenizer\.json: not readable as JSON"):  # before the weights are
+        find_pair(PairSpec(cloud="anole-7b", weights=str(folder)))
+
+
 def test_a_vqgan_of_its_authors_keys_is_read(tmp_path: Path) -> None:
-    torch.save({"state_dict": folders.vqgan_state(0, True, False) | {"loss.x": torch.zeros(1)}}, tmp_path / "v.ckpt")
+    torch.save(
+        {"state_dict": folders.vqgan_state(0, True, False) | {"loss.x": torch.zeros(1), "model_ema.x": torch.zeros(1)}},
+        tmp_path / "v.ckpt",
+    )
     model = load_vqgan(tmp_path / "v.ckpt")
     codes = torch.randint(64, (2, 16))
     images = model.decode_codes(codes)

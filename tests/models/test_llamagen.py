@@ -142,7 +142,12 @@ def test_files_that_make_no_pair_are_refused_with_what_they_hold(folder: Path, t
     assert "pair.text has no use" in refused(c2i(folder, text=str(folder / "t2i")))
     assert "holds no caption encoder (looked for a T5 in" in refused(t2i(folder, text=None))
     assert "holds neither a T5" in refused(t2i(folder, text=str(tmp_path)))
-    assert "holds neither a device model nor a drafter; notes.pt" in refused(c2i(folder, device=str(tmp_path)))
+    assert "holds neither a device model nor a drafter for llamagen-c2i-256; notes.pt" in refused(
+        c2i(folder, device=str(tmp_path))
+    )
+    assert "for llamagen-xl-stage1; c2i_B_256.pt: a class-conditional model" in refused(
+        t2i(folder, device=str(folder / "c2i" / "device"))
+    )
     small = files.tokenizer(replace(files.VQ16, codebook_size=32)).state_dict()
     save_file(small, tmp_path / "vq.safetensors")
     assert "vq.safetensors: 32 codes, needed 64, those of" in refused(
@@ -156,6 +161,39 @@ def test_files_that_make_no_pair_are_refused_with_what_they_hold(folder: Path, t
     torch.save(files.decoder(files.C2I, 0, files.CLASSES - 1).state_dict(), tmp_path / "fewer.pt")
     assert "fewer.pt: 9 classes, the cloud model has 10" in refused(c2i(folder, device=str(tmp_path / "fewer.pt")))
     assert "dim 16 must be a multiple of 4 * n_head (12)" in refused(c2i(folder, heads=3))
+
+
+def test_what_a_download_left_is_told(folder: Path, tmp_path: Path) -> None:
+    held = folder / "c2i"
+    cache = tmp_path / "models--FoundationVision--LlamaGen"
+    snapshot = cache / "snapshots" / "1a2b"
+    snapshot.mkdir(parents=True)
+    for path in held.glob("*.pt"):
+        (snapshot / path.name).symlink_to(path)
+    assert pair_manifest(c2i(folder, weights=str(snapshot))).weights_hash == pair_manifest(c2i(folder)).weights_hash
+    assert f"a cache of the hub: its files are in {snapshot}" in refused(c2i(folder, weights=str(cache)))
+    link = snapshot / "c2i_L_256.pt"
+    link.unlink()
+    link.symlink_to("../../blobs/4d5e")
+    assert "c2i_L_256.pt: a link to ../../blobs/4d5e, which is not there" in refused(c2i(folder, weights=str(snapshot)))
+    assert refused(c2i(folder, weights=str(link))) == f"{link}: a link to ../../blobs/4d5e, which is not there"
+    link.unlink()
+    part = snapshot / ".cache" / "huggingface" / "download" / "x.4d5e.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"PK")
+    assert "unfinished downloads: x.4d5e.incomplete" in refused(c2i(folder, weights=str(snapshot)))
+    state = files.decoder(files.C2I, 0, files.CLASSES).state_dict()
+    for number in (1, 2):
+        torch.save(state, snapshot / f"pytorch_model-0000{number}-of-00002.bin")
+    assert "holds llamagen-c2i-256 in parts (pytorch_model-00001-of-00002.bin, pytorch_model-00002" in refused(
+        c2i(folder, weights=str(snapshot))
+    )
+
+
+def test_a_model_of_several_layers_under_the_drafters_keys_is_none(folder: Path, tmp_path: Path) -> None:
+    keys = {f"model.layers.{layer}.self_attn.q_proj.weight": torch.zeros(16, 16) for layer in (0, 1)}
+    torch.save(keys, tmp_path / "repackaged.bin")
+    assert "repackaged.bin: its keys are none of LlamaGen's" in refused(t2i(folder, device=str(tmp_path)))
 
 
 # --- captions
