@@ -28,7 +28,7 @@ from ciar_sim.arguments import (
     options_of_sets,
 )
 from ciar_sim.decide.decision import Decision
-from simulator.core.errors import CiarSimError, error_context
+from simulator.core.errors import CiarSimError, counted, error_context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -462,8 +462,8 @@ def execute(
     weights = pair_manifest(scenario.pair).weights_hash
     watch.remember(cache, place_of_speed(weights, torch_device), source.recorded, requests)
     work = (
-        f"recorded {source.recorded} sessions ({source.reused} were in the cache), "
-        f"simulated {outcome.simulated} cases ({len(outcome.summary) - outcome.simulated} were in the cache)"
+        f"recorded {counted(source.recorded, 'session')} ({source.reused} from the cache), "
+        f"simulated {counted(outcome.simulated, 'case')} ({len(outcome.summary) - outcome.simulated} from the cache)"
     )
     return Result(
         outcome.folder, outcome.summary, outcome.warnings, outcome.failed, outcome.pareto, outcome.quality, work

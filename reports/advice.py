@@ -8,6 +8,7 @@ import pandas as pd
 from reports.findings import Finding, is_base
 from reports.load import Run
 from reports.words import condition, joined, number, shortened, significant, split_unit, times
+from simulator.core.errors import counted
 
 MOST_NAMED = 6  # conditions, each by its name
 MOST_ANSWERS = 4  # of a run with more conditions than these
@@ -66,7 +67,9 @@ def more_advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
     advised = [row for said in findings for _, row in said.cases.iterrows() if row["label"] in said.at_base_quality]
     prompts = [int(row["distinct_images"]) for row in advised if not is_base(row)]
     if prompts:
-        texts.append(f"Quality: cloud_nll on {min(prompts)} prompts; ciar-sim recommend tests a bound on the loss.")
+        texts.append(
+            f"Quality: cloud_nll on {counted(min(prompts), 'prompt')}; ciar-sim recommend tests a bound on the loss."
+        )
     return " ".join(texts)
 
 

@@ -35,6 +35,7 @@ from reports.metrics import AFTER_QUALITY, BEFORE_QUALITY, WHOLE, Metric, metric
 from reports.sweep_plot import numeric_axes, sweep_name
 from reports.words import condition as condition_words
 from reports.words import grouped, sentence, significant
+from simulator.core.errors import counted
 from simulator.protocol.methods import METHODS
 from simulator.results.columns import interval_columns
 
@@ -81,7 +82,7 @@ def page(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> s
 def _counts(run: Run) -> str:
     methods, settings = run.summary["method_name"].nunique(), len(run.labels())
     conditions, images = run.summary["condition"].nunique(), int(run.summary["images"].sum())
-    parts = [f"{methods} method{'s' * (methods != 1)}", f"{images:,} request{'s' * (images != 1)} answered"]
+    parts = [counted(methods, "method"), f"{counted(images, 'request')} answered"]
     if settings > methods:
         parts[0] += f" in {settings} settings"
     if conditions > 1:

@@ -36,6 +36,7 @@ from reports.load import Run
 from reports.looks import METHOD_LOOKS, Look, looks
 from reports.metrics import LATENCY, Metric, alignment
 from reports.words import clipped, number, significant, split_unit, times
+from simulator.core.errors import counted
 from simulator.results.columns import interval_columns
 
 MOST_PANELS, MOST_COMPACT_PANELS = 12, 8
@@ -129,7 +130,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
     notes.append(left_out(len(shown), len(findings), "conditions", EVENLY))
     if missing:
         notes.append(
-            f"The legend leaves out {missing} cases{' beside the front' if any(said.front for said in shown) else ''}."
+            f"The legend leaves out {counted(missing, 'case')}{' beside the front' if any(said.front for said in shown) else ''}."
         )
     finish(figure, form, entries, notes, run.as_if)
     if not form.compact:  # in a narrow figure the legend names the points

@@ -228,7 +228,7 @@ def _lines(
                 ax.plot([0.02, 0.98], [float(level.iloc[0])] * 2, transform=ax.get_yaxis_transform(), **style)
             continue
         x = points[key].to_numpy(dtype=float)
-        fine = _between(x, ax)
+        fine = _between(x, ax) if metric in (LATENCY.name, SPEEDUP.name) else x
         its = None if base_s is None else base_s.reindex(points[key]).to_numpy(dtype=float)
         y, *ends = (_filled(fine, x, points[name].to_numpy(dtype=float), its) for name in names if name in points)
         ax.plot(fine, y, markevery=np.searchsorted(fine, x).tolist(), **style)
@@ -241,7 +241,8 @@ def _between(x: np.ndarray, ax: Axes) -> np.ndarray:
     if (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear"):
         return x
     steps = np.geomspace if ax.get_xscale() == "log" else np.linspace
-    return np.unique(np.concatenate([x, *(steps(low, high, 17)[1:-1] for low, high in itertools.pairwise(x))]))
+    far = [(low, high) for low, high in itertools.pairwise(x) if high > 1.5 * low or steps is np.linspace]
+    return np.unique(np.concatenate([x, *(steps(low, high, 17)[1:-1] for low, high in far)]))
 
 
 def _filled(fine: np.ndarray, x: np.ndarray, y: np.ndarray, base_s: np.ndarray | None) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ciar_sim.cli.common import FiniteRange, default_cache, errors_in_one_line
-from simulator.core.errors import CiarSimError, reason
+from simulator.core.errors import CiarSimError, counted, reason
 
 
 @click.command()
@@ -28,8 +28,8 @@ def cache(cache: Path | None, prune: bool, max_gb: float) -> None:
     try:
         if prune:
             deleted = prune_files(folder, max_gb * 1e9)
-            click.echo(f"{folder}: deleted {deleted.files} files, {deleted.bytes / 1e6:.1f} MB")
+            click.echo(f"{folder}: deleted {counted(deleted.files, 'file')}, {deleted.bytes / 1e6:.1f} MB")
         for name, use in cache_use(folder).items():
-            click.echo(f"{folder / name}: {use.files} files, {use.bytes / 1e6:.1f} MB")
+            click.echo(f"{folder / name}: {counted(use.files, 'file')}, {use.bytes / 1e6:.1f} MB")
     except (OSError, ValueError) as error:
         raise CiarSimError(f"{folder}: {reason(error)}") from None

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -215,7 +214,7 @@ def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, w
         width: Of the terminal, in characters; None asks it. Output that goes elsewhere is 200 wide.
     """
     from reports.load import with_words
-    from reports.metrics import metrics, quality_metrics
+    from reports.metrics import WHOLE, metrics, quality_metrics
     from reports.words import significant
 
     names = list(summary.columns)
@@ -234,7 +233,14 @@ def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, w
         ]
         numbers = {one.heading: [_cell(value, one) for value in table[one.name]] for one in shown}
     else:
-        numbers = {name: [significant(value, 4) for value in table[name]] for name in columns if name in table}
+        numbers = {
+            name: [
+                f"{value:,.0f}" if name in WHOLE and not pd.isna(value) else significant(value, 4)
+                for value in table[name]
+            ]
+            for name in columns
+            if name in table
+        }
     width = _terminal_width() if width is None else width
     blocks = _blocks(texts, numbers, width)
     if columns is None:
@@ -272,7 +278,7 @@ def _block(texts: dict[str, list[str]], numbers: dict[str, list[str]], width: in
     for name, cells in numbers.items():
         table.add_column(name, justify="right", no_wrap=True, min_width=_longest(name, cells))
     for row in zip(*texts.values(), *numbers.values(), strict=True):
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*map(Text, row))  # as it stands: markup takes two of its backslashes for one
     return drawn(table, max(width, min(needed, least)))
 
 
@@ -337,7 +343,7 @@ def pareto_lines(pareto: pd.DataFrame, quality: str) -> str:
     for _, row in pareto.iterrows():
         chosen = ["" if pd.isna(row[name]) else str(row[name]) for name in swept]
         cells = [row["method"], *chosen, _number(row["latency_mean_s"], 3), _number(row[quality], 4)]
-        table.add_row(*(escape(cell) for cell in cells))
+        table.add_row(*map(Text, cells))
     return f"Pareto set of latency and {quality}: no other case is as fast and as good.\n{drawn(table)}"
 
 

@@ -18,7 +18,7 @@ from ciar_sim.cli.common import (
     sets_option,
     torch_device_option,
 )
-from simulator.core.errors import CiarSimError
+from simulator.core.errors import CiarSimError, counted
 
 if TYPE_CHECKING:
     from ciar_sim.api import Result
@@ -180,8 +180,8 @@ def _run(
         )
     if not quiet:
         _print(result, chosen)
-    if result.failed:
-        click.echo(f"{len(result.failed)} cases failed and are in no table:", err=True)
+    if number := len(result.failed):
+        click.echo(f"{counted(number, 'case')} failed and {'is' if number == 1 else 'are'} in no table:", err=True)
         for message in result.failed:
             click.echo(f"  {message}", err=True)
         sys.exit(1)

@@ -405,10 +405,10 @@ def _sentences(table: pd.DataFrame, all_found: Sequence[Found], slo_s: float) ->
             continue
         rate = row["rate_per_s"]
         if math.isnan(rate):
-            load = f"{row['devices']:,.0f} devices ({row['devices_lo']:,.0f} to {row['devices_hi']:,.0f})"
+            load = f"{row['devices']:,.0f} device{'s' * (row['devices'] != 1)} ({row['devices_lo']:,.0f} to {row['devices_hi']:,.0f})"
         else:
             interval = span(row["rate_lo_per_s"], row["rate_hi_per_s"])
-            load = f"{significant(rate)} requests per second{interval}, {row['devices']:,.0f} devices"
+            load = f"{significant(rate)} requests per second{interval}, {row['devices']:,.0f} device{'s' * (row['devices'] != 1)}"
         told.append(f"{name} carries {load}, with {objective}.")
     return tuple(told)
 

@@ -5,6 +5,7 @@ for netem and mahimahi, its messages as a table and as a packet capture.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,11 +232,19 @@ def _cells(folder: Path) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+_MARKDOWN = re.compile(r"[\\|<&*`$\[\]~]|(?<!\w)_|_(?!\w)")  # what Markdown would take for its own
+
+
+def markdown_text(cell: str) -> str:
+    """A cell's text for Markdown."""
+    return _MARKDOWN.sub(r"\\\g<0>", cell)
+
+
 def _markdown(folder: Path, means: Means) -> str:
     head, rows = _cells(folder)
     text = len(head) - len(TABLE) - 1
     marks = ["---" if place < text else "---:" for place in range(len(head))]
-    lines = [head, marks, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [head, marks, *(map(markdown_text, row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

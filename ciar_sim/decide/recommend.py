@@ -18,7 +18,7 @@ from ciar_sim.decide.decision import Decision, span
 from ciar_sim.decide.quality import KEEPS, UNCLEAR, QualityLoss, chosen_metric, loss
 from reports.words import condition as condition_words
 from reports.words import number, significant
-from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
+from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError, counted
 from simulator.experiment.loading import Written, load_with_source
 from simulator.experiment.plan import captions_of
 from simulator.experiment.scenario import Case, Scenario
@@ -226,8 +226,8 @@ def _failure(fresh: CandidateFigures) -> str:
 def _unanswered(*named: CandidateFigures) -> list[str]:
     """Of which candidates requests have no answer, and so no latency."""
     return [
-        f"{candidate(one.case)}: {one.measured.refused} requests were refused and {one.measured.unfinished} unfinished; its figures are of "
-        f"the {len(one.measured.latency_s)} that were answered."
+        f"{candidate(one.case)}: {counted(one.measured.refused, 'request')} refused and {one.measured.unfinished} unfinished; its "
+        f"figures are of the {len(one.measured.latency_s)} that were answered."
         for one in named
         if one.measured.refused or one.measured.unfinished
     ]
@@ -243,7 +243,7 @@ def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: fl
     count = f"about {needed:,.0f}" if math.isfinite(needed) else "more"
     many = f"{len(faster)} faster candidates are" if len(faster) > 1 else "1 faster candidate is"
     return [
-        f"{many} not decided by {best.loss.prompts} prompts: {candidate(best.case)} loses {significant(best.loss.pct)} %"
+        f"{many} not decided by {counted(best.loss.prompts, 'prompt')}: {candidate(best.case)} loses {significant(best.loss.pct)} %"
         f"{span(best.loss.low, best.loss.high)}; {count} prompts would decide it."
     ]
 

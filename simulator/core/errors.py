@@ -106,3 +106,8 @@ class MessageError(CiarSimError):
 
 class RunFolderError(CiarSimError):
     """A run folder cannot be read or written."""
+
+
+def counted(number: int, noun: str) -> str:
+    """How many there are of something: 1 case, 2,000 cases."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from simulator.core.errors import counted
 from simulator.experiment.assumptions import repeated_captions, trace_notes
 from simulator.experiment.branches import common_prefix
 from simulator.experiment.cost_table import CostTable
@@ -82,7 +83,8 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
         found.append(f"{who}: no request was answered, so there are no figures")
     elif workload.warmup_s > requested_s.max():
         found.append(
-            f"{who}: all {len(requested_s)} requests come before warmup_s ({workload.warmup_s:g} s), so there are no figures"
+            f"{who}: {'the only request comes' if len(requested_s) == 1 else f'all {len(requested_s)} requests come'} before warmup_s "
+            f"({workload.warmup_s:g} s), so there are no figures"
         )
     for crash in (crash for serving in case.scenario.servings.values() for crash in serving.crashes):
         if not crash.at_s <= result.makespan_s:
@@ -91,13 +93,13 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
             )
     if result.unfinished:
         found.append(
-            f"{who}: {result.unfinished} requests were unfinished at the end of the run at {2 * workload.duration_s:g} s; "
-            "the figures cover answered requests only"
+            f"{who}: {counted(result.unfinished, 'request')} {_were(result.unfinished)} unfinished at the end of the run at "
+            f"{2 * workload.duration_s:g} s; the figures cover answered requests only"
         )
     if result.refused:
         asked = result.refused + result.unfinished + len(requested_s)
         found.append(
-            f"{who}: {result.refused} of {asked} requests were refused, because max_waiting others were waiting; "
+            f"{who}: {result.refused} of {asked} requests {_were(result.refused)} refused, because max_waiting others were waiting; "
             "the figures cover answered requests only"
         )
     if isinstance(workload.arrivals, ClosedArrivals) or not math.isfinite(result.makespan_s):
@@ -113,6 +115,10 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
             f"{who}: {number} of {workload.devices} devices computed {100 * SATURATED:g} % of the time or more; {saturated}"
         )
     return found
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def grows(columns: Mapping[str, np.ndarray]) -> bool:

@@ -66,6 +66,12 @@ def test_small_numbers_keep_two_digits_and_counts_are_whole() -> None:
     assert re.search(r" 6 ", text)
 
 
+def test_a_label_is_printed_as_it_stands_and_counts_have_no_digits() -> None:
+    text = summary_lines(summary([r"[bold]x\ \\"], ["wifi"]).assign(images=1234), ("images", "speedup"), 100)
+    assert r"[bold]x\ \\ " in text
+    assert " 1,234 " in text
+
+
 def test_eighty_columns_hold_fewer_numbers_and_name_the_others() -> None:
     label = "ciar threshold=0.3 prefix_rate=0.06"
     text = summary_lines(summary([label] * 2, ["wifi", "5g-sub6"]), width=80)

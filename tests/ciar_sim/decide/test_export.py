@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import ciar_sim
 from ciar_sim.cli.main import main
-from ciar_sim.decide.export import latex_text
+from ciar_sim.decide.export import latex_text, markdown_text
 from ciar_sim.decide.rounds import Round, call_seconds, rounds_of
 from simulator.protocol.cache import RecordingCache
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
@@ -137,6 +137,19 @@ def test_tables(run: Path, tmp_path: Path) -> None:
 )
 def test_no_label_is_a_command_of_latex(cell: str, text: str) -> None:
     assert latex_text(cell) == text
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ("<b>$x$ a|b", r"\<b>\$x\$ a\|b"),
+        ("_a_ prefix_rate=0.3", r"\_a\_ prefix_rate=0.3"),
+        ("a\\", r"a\\"),
+        ("30 %", "30 %"),
+    ],
+)
+def test_no_label_is_a_mark_of_markdown(cell: str, text: str) -> None:
+    assert markdown_text(cell) == text
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:

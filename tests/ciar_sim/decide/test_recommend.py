@@ -117,7 +117,7 @@ def test_requests_without_an_answer_are_told_and_no_answer_decides_nothing(
     load = {"devices": 9, "arrivals": {"poisson_per_s": 200.0}, "duration_s": 1}
     path.write_text(json.dumps({**quick, "workload": load, "cloud": {"max_sessions": 1, "max_waiting": 0}}))
     found = ciar_sim.recommend(path, max_loss_pct=0, cache=cache)
-    assert any("requests were refused and 0 unfinished" in text for text in found.sentences)
+    assert any("requests refused and 0 unfinished" in text for text in found.sentences)
     down = {"crashes": [{"replica": 0, "at_s": 0, "down_s": 1e9}]}
     path.write_text(json.dumps({**quick, "workload": load, "cloud": down}))
     assert ciar_sim.recommend(path, cache=cache).sentence.startswith("base: no request was answered")

@@ -71,7 +71,7 @@ def run(tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_one_case_fails_alone(run: Any, tmp_path: Path, fails: Any, message: str) -> None:
     result = run(fails, "code")
     assert result.exit_code == 1
-    assert f"1 cases failed and are in no table:\n  {message}" in result.output
+    assert f"1 case failed and is in no table:\n  {message}" in result.output
     assert list(pd.read_csv(tmp_path / "out" / "summary.csv")["method"]) == ["base", "device-only"]
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert provenance["failed"][0].startswith(message)
