@@ -41,7 +41,8 @@ LONGEST_S = 5e7  # of a replication; a workload may last 1e8 s
 SLOWEST = 1e6  # time_scale of arrivals of a file
 LOADS = ("workload.arrivals.", "workload.devices")  # swept paths that are what is searched
 CYCLES = 5  # of a burst and a calm that a replication holds at least: without bursts any load is carried
-LONGER = 10.0  # times the duration, where a cloud that never rests seems to carry a load: a queue that grows needs time to be late
+# Times the duration where a load seems carried and its queue grows, and requests of such a replication at most.
+LONGER, LONGER_REQUESTS = 10.0, 20_000
 WIDE = 5  # times the precision: how near the ends are brought where loads between them stay undecided
 # Of a replication's duration, where the scenario names no warm-up. A cloud that was empty fills slowly: after a fifth, of 400 requests of
 # M/D/1 at 95 % load a third as many are late as there are in the long run.
@@ -153,7 +154,7 @@ class _Tester:
         workload = scenario.workload
         assert isinstance(workload, FleetWorkload)
         if load.verdict >= 0 and overtaken and isinstance(workload.arrivals, PoissonArrivals | BurstyArrivals):
-            longer = min(LONGER, max(1.0, MOST_REQUESTS / size_of(scenario).requests))
+            longer = min(LONGER, max(1.0, LONGER_REQUESTS / size_of(scenario).requests))
             ends = {"duration_s": longer * workload.duration_s, "warmup_s": longer * workload.warmup_s}
             load, _ = self._tested(times, scenario.model_copy(update={"workload": workload.model_copy(update=ends)}))
         return load

@@ -11,6 +11,8 @@ from simulator.experiment.loading import load_scenario
 from simulator.experiment.scenario import Scenario
 from simulator.results.folder import check_run_folder, told_of
 
+CALIBRATED = ("threshold", "threshold_mode", "budget", "upload_rate")  # settings of a method that a calibration finds
+
 
 def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
     """Raises RunFolderError where the folder holds a run of another scenario. force: that may be replaced."""
@@ -28,7 +30,7 @@ def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
     else:
         if earlier == scenario:
             return
-        differs = _difference(earlier.model_dump(by_alias=True), scenario.model_dump(by_alias=True))
+        differs = _difference(_asked(earlier, scenario), scenario.model_dump(by_alias=True))
     raise RunFolderError(
         f"cannot write the run folder {folder}: it holds a run of another scenario, {differs}; --force replaces it, --out names "
         "another folder"
@@ -38,6 +40,24 @@ def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
 def digest(scenario: Scenario) -> str:
     """sha256 (hex) of a scenario with its defaults."""
     return hashlib.sha256(json.dumps(scenario.model_dump(by_alias=True)).encode()).hexdigest()
+
+
+def _asked(earlier: Scenario, scenario: Scenario) -> dict[str, Any]:
+    """The earlier scenario as plain data; what a calibration may have found is as asked for now, unless only that differs."""
+    found, now = (one.model_dump(by_alias=True) for one in (earlier, scenario))
+    entries = zip(found["methods"], now["methods"], scenario.methods, strict=False)
+    asked = [
+        {**one, **{key: other[key] for key in CALIBRATED if key in other}}
+        if entry.target and one["name"] == entry.name
+        else one
+        for one, other, entry in entries
+    ]
+    same = {**found, "methods": (*asked, *found["methods"][len(asked) :])}
+    return found if _plain(same) == _plain(now) else same
+
+
+def _plain(data: dict[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True)
 
 
 def _difference(before: Any, now: Any, path: str = "") -> str:

@@ -3,13 +3,18 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from ciar_sim.cli.console import LINE_EVERY_S, _Lines, duration
 from ciar_sim.cli.main import main
+from simulator.core.errors import RunFolderError
+from simulator.experiment.loading import load_scenario
+from simulator.experiment.rerun import check_replaced
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -100,6 +105,30 @@ def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> No
     forced = call("run", "s.yaml", "--set", "seed=1", "--out", str(own), "--quiet", "--force")
     assert forced.exit_code == 0, forced.output
     assert (own / "summary.csv").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"seed": 1}, "whose seed is 0 in place of 1"),
+        (
+            {"methods": ["base", {"name": "ciar", "threshold": {"call_pct": 40}}]},
+            "whose methods[1].threshold is 1.5 in place of a mapping",
+        ),
+        (
+            {"methods": ["base", {"name": "ciar", "features": "off"}]},
+            "whose methods[1].features is 'fp16' (text) in place of 'off' (text)",
+        ),
+    ],
+)
+def test_what_differs_is_not_what_a_calibration_found(tmp_path: Path, now: dict[str, Any], said: str) -> None:
+    """The folder's scenario has the numbers in place of the default target."""
+    scenario = {"name": "s", "methods": ["base", "ciar"]}
+    found = {"name": "ciar", "threshold": 1.5, "threshold_mode": "even", "budget": 0.25}
+    (tmp_path / "scenario.yaml").write_text(json.dumps({**scenario, "methods": ["base", found]}))
+    (tmp_path / "provenance.json").write_text('{"program": "ciar-sim"}')
+    with pytest.raises(RunFolderError, match=re.escape(f"another scenario, {said}; --force")):
+        check_replaced(tmp_path, load_scenario({**scenario, **now}), force=False)
 
 
 def test_the_report_of_an_unfinished_run_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
