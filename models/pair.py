@@ -89,7 +89,7 @@ class Pair:
     def device(self) -> DeviceModel:
         """The device's model. Raises WeightsError where the pair has none."""
         if self.device_model is None:
-            raise WeightsError(f"the pair {self.manifest.name} has no device model")
+            raise WeightsError(f"the pair {self.manifest.name} has no device model; name one with pair.device")
         return self.device_model
 
     def cloud_layer(self) -> Transformer:
@@ -117,7 +117,7 @@ def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: to
         found = find_pair(pair)
         if found.manifest.scales:
             raise WeightsError(
-                f"the pair {found.manifest.name} predicts scale by scale; training and evaluate uncertainty do not read it"
+                f"the pair {found.manifest.name} predicts scale by scale; its device is a smaller model, and none is trained"
             )
         loaded: Pair = function_of(pair.backbone.load)(found, torch.device(torch_device), dtype)
         return loaded

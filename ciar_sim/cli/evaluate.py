@@ -113,7 +113,7 @@ def uncertainty(
     from ciar_sim.cli.console import progress_bars
     from models.evaluate.reading import Settings
     from models.evaluate.uncertainty import evaluate_uncertainty
-    from models.pair import load_pair
+    from models.recording import load_models
     from reports.uncertainty import draw, markdown
     from simulator.protocol.pairs import pair_manifest
     from simulator.results.files import csv_bytes, parquet_bytes
@@ -123,7 +123,7 @@ def uncertainty(
     own_scenes = captions_file is None and pair_manifest(named).subject == "scenes"
     captions = None if own_scenes else _captions(named, captions_file)
     with progress_bars(quiet) as progress:
-        loaded = load_pair(named, resolve_torch_device(torch_device))
+        loaded = load_models(named, resolve_torch_device(torch_device))
         found = evaluate_uncertainty(loaded, Settings(max_batch=max_batch, **settings), progress, captions)
     text = markdown(found.summary, found.regions, found.timing, found.facts)
     files: dict[str, bytes | None] = {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models import scenes
+from models.backbones.var import VarPair
 from models.device import DeviceModel
 from models.evaluate import ground
 from models.evaluate.ceiling import Ceiling
@@ -22,9 +23,11 @@ from models.methods import DeviceState
 from models.methods.scores import all_scores, entropy
 from models.methods.session import Step
 from models.pair import Pair
+from models.recording import Models
 from models.sampling import greedy, guide, sample
 from models.text import left_pad
 from models.transformer import Transformer
+from models.var.reading import read_images
 from simulator.core.rng import stream
 from simulator.protocol.methods import Decoding
 
@@ -63,7 +66,7 @@ class Settings:
     timing: bool = True
     max_batch: int = 64
 
-    def decoding(self, pair: Pair) -> Decoding:
+    def decoding(self, pair: Models) -> Decoding:
         """As scenarios decode by default, unless a guidance is given."""
         return Decoding.model_validate({"guidance": pair.manifest.guidance if self.guidance is None else self.guidance})
 
@@ -100,8 +103,16 @@ class Reading:
     radius: dict[str, Tensor]
 
 
-def read(pair: Pair, captions: Sequence[str], tokens: Tensor, scale: float) -> Reading:
+def read(pair: Models, captions: Sequence[str], tokens: Tensor, scale: float) -> Reading:
     """Teacher-force tokens int [B, T] through cloud and device, at guidance `scale`."""
+    if isinstance(pair, VarPair):
+        assert pair.device is not None  # as whoever evaluates it has looked
+        labels = [int(pair.text.encode(caption)[0, 0]) for caption in captions]
+        codes = tokens.to(pair.torch_device)
+        cloud, device = (
+            read_images(model, pair.tokenizer, labels, codes, scale) for model in (pair.cloud, pair.device)
+        )
+        return Reading(cloud.logits, cloud.plain, device.logits, device.hidden, {})
     padded = [left_pad(pair.text.encode(caption), pair.manifest.caption_slots) for caption in captions]
     rows = torch.stack([row for row, _ in padded]).to(pair.torch_device)
     mask = torch.stack([valid for _, valid in padded]).to(pair.torch_device)
@@ -169,7 +180,7 @@ def token_scores(
 
 
 def _readings(
-    pair: Pair, settings: Settings, prompts: Prompts, on: On, progress: Progress
+    pair: Models, settings: Settings, prompts: Prompts, on: On, progress: Progress
 ) -> Iterator[tuple[int, list[str], Tensor, Reading]]:
     """Readings of a few prompts at a time, with the place of their first, their captions and their tokens."""
     captions, decoding = prompts.captions, settings.decoding(pair)
@@ -178,6 +189,7 @@ def _readings(
     else:
         for caption in captions:
             pair.text.encode(caption)  # refuse bad captions before any work is done
+        assert isinstance(pair, Pair)  # the only ones of scenes
         tokens = encoded(pair, settings.seed, prompts.scenes)
     for first in range(0, len(captions), _CHUNK):
         texts, some = captions[first : first + _CHUNK], tokens[first : first + _CHUNK]
@@ -186,7 +198,7 @@ def _readings(
 
 @torch.inference_mode()
 def token_table(
-    pair: Pair,
+    pair: Models,
     settings: Settings,
     prompts: Prompts,
     found: Sequence[Measure],
@@ -205,7 +217,7 @@ def token_table(
     chosen = [measure for measure in found if asked or not measure.sampled]
     parts: list[pd.DataFrame] = []
     photos = pair.manifest.subject == "photos"  # on white ground
-    white = white_codes(pair.tokenizer, pair.manifest.image_size) if photos else None
+    white = white_codes(pair.tokenizer, pair.manifest.image_size) if photos and isinstance(pair, Pair) else None
     decoding = settings.decoding(pair)
     for first, texts, tokens, reading in _readings(pair, settings, prompts, on, progress):
         columns = events(reading)
@@ -243,7 +255,7 @@ def token_table(
 
 
 def _pixels(
-    pair: Pair,
+    pair: Models,
     settings: Settings,
     place: int,
     tokens: Tensor,
@@ -254,7 +266,7 @@ def _pixels(
 ) -> dict[str, np.ndarray]:
     """`pixel_rms` and `pixel_rms_draws`, float64 [T], NaN at positions that are not asked: all but the first `PIXEL_TOKENS` of `order`."""
     at = order[:PIXEL_TOKENS]
-    if not len(at):
+    if not len(at) or isinstance(pair, VarPair):  # a token of a small scale changes the whole image
         return {}
     rng = stream(settings.seed, "evaluate.pixels", place)
     drawn = [
@@ -269,7 +281,9 @@ def _pixels(
 
 
 @torch.inference_mode()
-def ceiling_data(pair: Pair, settings: Settings, prompts: Prompts, progress: Progress) -> list[tuple[np.ndarray, ...]]:
+def ceiling_data(
+    pair: Models, settings: Settings, prompts: Prompts, progress: Progress
+) -> list[tuple[np.ndarray, ...]]:
     """Per prompt: what the head reads, float32 [T, F], and its three targets as floats [T] each."""
     rows: list[tuple[np.ndarray, ...]] = []
     for _, texts, _, reading in _readings(pair, settings, prompts, settings.on, progress):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models import scenes
 from models.pair import Pair
-from models.recorder import Recorder
+from models.recording import Models, recorder_of
 from models.vq import from_uint8
 from simulator.core.errors import CiarSimError
 from simulator.experiment.plan import session_specs
@@ -32,11 +32,11 @@ def distinct_scenes(seed: int, count: int) -> list[int]:
 
 
 def generated(
-    pair: Pair, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress, max_batch: int = 64
+    pair: Models, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress, max_batch: int = 64
 ) -> Tensor:
     """Tokens int64 [N, T] that the cloud alone decodes for distinct captions, as the method `base` does."""
     specs = session_specs(pair.manifest, "base", BaseSettings.model_validate({}), decoding, captions, seed)
-    recorder = Recorder(
+    recorder = recorder_of(
         pair, max_batch, lambda finished, sessions, decided, total: progress("cloud decodes", decided, total)
     )
     tokens = {spec.prompt: recording.tokens for spec, recording in recorder.record(specs)}

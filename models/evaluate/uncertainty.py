@@ -9,7 +9,8 @@ at every position. Three events are to be predicted (`reading.EVENTS`):
 
 Sequences (`on`): `generated`, decoded by the cloud as `base` decodes by default, is what both models read when deployed;
 `scenes`, the tokens of real held-out scenes, is what they were trained on and is cheaper. Of other captions none is at hand; of photographs
-regions are those of the generated images, of other images there are none.
+regions are those of the generated images, of other images there are none. A pair that predicts scale by scale reads every token given all
+smaller scales.
 """
 
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ from models.evaluate.reading import Prompts, Settings, ceiling_data, token_table
 from models.evaluate.sequences import Progress, distinct_scenes
 from models.evaluate.tables import DRAWS, rank, region_table, with_pixels
 from models.evaluate.timing import time_measures
-from models.pair import Pair
 from models.quality.judges import Captions
-from simulator.core.errors import CiarSimError
+from models.recording import Models
+from simulator.core.errors import CiarSimError, WeightsError
 
 TRAINED_ON = (1, 2)  # scene seeds that training reads and selects by
 CEILING_PROMPTS_PER_PROMPT = 3
@@ -57,7 +58,7 @@ class Evaluation:
 
 
 def evaluate_uncertainty(
-    pair: Pair,
+    pair: Models,
     settings: Settings = DEFAULTS,
     progress: Progress = lambda text, done, total: None,
     captions: Captions | None = None,
@@ -78,6 +79,8 @@ def evaluate_uncertainty(
         raise CiarSimError(
             f"--seed {settings.seed}: scenes of the seeds {', '.join(map(str, TRAINED_ON))} were trained on; take another"
         )
+    if pair.device is None:
+        raise WeightsError(f"the pair {pair.manifest.name} has no device model; name one with pair.device")
     width = pair.device.config.dim
     found = measures(pair.manifest.bounds)
     wanted = settings.prompts * (1 + CEILING_PROMPTS_PER_PROMPT if settings.ceiling else 1)

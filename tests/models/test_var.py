@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -20,13 +21,17 @@ from safetensors.torch import save_file
 from ciar_sim.cli.main import main
 from models.backbones.var import VarPair, load, load_var, load_var_tokenizer
 from models.backbones.var_files import var_shape
+from models.evaluate.reading import Settings
+from models.evaluate.uncertainty import evaluate_uncertainty
+from models.methods.scores import entropy
 from models.pair import load_pair
 from models.quality.judges import captions_of
 from models.recording import load_models, recorder_of
 from models.state import unallocated
+from models.var.reading import read_images
 from models.var.transformer import ScaleCache, VarTransformer
 from models.vq import VQConfig
-from simulator.core.errors import CiarSimError, PromptError, RecordingError, ScenarioError
+from simulator.core.errors import CiarSimError, PromptError, RecordingError, ScenarioError, WeightsError
 from simulator.pricing import catalogue
 from simulator.pricing.build import pair_shapes
 from simulator.pricing.op_counts import vq_decoder_op_count
@@ -177,7 +182,10 @@ def test_of_several_depths_in_a_folder_the_name_tells_or_the_user(folder: Path, 
 
 
 def test_a_pair_of_scales_is_run_by_its_own_methods(folder: Path, pair: VarPair) -> None:
-    with pytest.raises(CiarSimError, match="the pair var-d30 predicts scale by scale; training and"):
+    with pytest.raises(
+        CiarSimError,
+        match="the pair var-d30 predicts scale by scale; its device is a smaller model, and none is trained",
+    ):
         load_pair(named(folder))
     with pytest.raises(PromptError, match="not a class label; allowed: 0 to 9"):
         recorded(pair, asked("base", prompt="10"))
@@ -423,9 +431,37 @@ def test_what_a_pair_of_scales_cannot_do_is_refused_by_name(folder: Path, tmp_pa
         "ciar: decides token by token, var-d30 predicts scale by scale; allowed: base, device-only, code"
         in " ".join(refusal.output.split())
     )
-    scores = CliRunner().invoke(main, ["evaluate", "uncertainty", "--pair", str(tmp_path / "s.yaml")])
-    assert scores.exit_code == 2
-    assert "predicts scale by scale; training and" in scores.output
+    trained = CliRunner().invoke(
+        main, ["train", "device", "--pair", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "d")]
+    )
+    assert trained.exit_code == 2
+    assert "predicts scale by scale; its device is a smaller model" in trained.output
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_reading_of_an_image_finds_what_making_it_found(pair: VarPair, guidance: float) -> None:
+    made = recorded(pair, *(asked(name, prompt="7", guidance=guidance) for name in ("base", "device-only")))
+    assert pair.device is not None
+    for recording, model in zip(made, (pair.cloud, pair.device), strict=True):
+        codes = torch.from_numpy(recording.tokens.astype(np.int64))[None]
+        with torch.inference_mode():
+            logits = read_images(model, pair.tokenizer, [7], codes, guidance).logits[0]
+        share = entropy(logits) / math.log(logits.shape[-1])
+        if model is pair.cloud:
+            nats = logits.logsumexp(-1) - logits.gather(-1, codes[0][:, None])[:, 0]
+            assert nats.numpy() == pytest.approx(recording.nll, abs=1e-4)
+        else:
+            assert share.numpy() == pytest.approx(recording.scores[:, SCORES.index("entropy")], abs=1e-4)
+
+
+def test_scores_of_a_pair_of_scales_are_ranked(pair: VarPair) -> None:
+    found = evaluate_uncertainty(pair, Settings(prompts=2, timing=False), captions=lambda _, count: ["3", "7"][:count])
+    assert len(found.tokens) == 2 * 680
+    assert set(found.summary["measure"]) >= {"entropy", "max-prob", "margin", "random"}
+    assert not any("Inter-Head" in label for label in found.summary["label"])
+    assert found.regions["region"].tolist() == ["all"]
+    with pytest.raises(WeightsError, match="the pair var-d30 has no device model; name one with"):
+        evaluate_uncertainty(replace(pair, device=None), captions=lambda _, count: [])
 
 
 def test_images_of_labels_are_drawn(folder: Path, tmp_path: Path) -> None:
