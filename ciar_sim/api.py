@@ -1,4 +1,4 @@
-"""Run scenarios from Python: what `ciar-sim run` and `ciar-sim sweep` do, with tables and images as the result.
+"""Run scenarios from Python: the functions of `ciar-sim run` and `ciar-sim sweep`, which return tables and images.
 
     import ciar_sim
 
@@ -6,8 +6,8 @@
     result.summary[["method", "latency_mean_s", "cloud_call_pct"]]
     again = ciar_sim.open_run("runs/two-prompts")  # later, or of the command line
 
-This module composes simulator, models and reports; the command line calls it too. Longer than other files, since every function of
-the package stands here with what its arguments mean.
+This module composes simulator, models and reports; the command line calls it too. Longer than other files, because it documents the
+arguments of every public function.
 """
 
 import json
@@ -64,13 +64,13 @@ class Result:
     """A finished run.
 
     Attributes:
-        folder: The run folder; docs/file-formats.md lists what it holds.
+        folder: The run folder; docs/file-formats.md lists its files.
         summary: One row per case, as in `summary.csv`.
-        warnings: What to know before believing the figures, as in `provenance.json`.
-        failed: A message for each case that could not be simulated, and is in no table.
-        pareto: After `tune`, the rows of the summary that no other beats in latency and quality under the same condition.
-        quality: The column of this quality.
-        work: What was recorded and simulated, and what earlier runs had left; empty for a run that was opened.
+        warnings: Limits of the figures, as in `provenance.json`.
+        failed: A message for each case that could not be simulated and is in no table.
+        pareto: After `tune`, the rows of the summary on the Pareto front of latency and quality under each condition.
+        quality: Name of the quality column of `pareto`.
+        work: Numbers of sessions and cases that were recorded, simulated or taken from the cache; empty for an opened run.
     """
 
     folder: Path
@@ -95,7 +95,7 @@ class Result:
 
     @cached_property
     def images(self) -> "dict[tuple[str, int], np.ndarray]":
-        """Images of the first prompts by (method, number of the prompt), each uint8 [H, W, 3]."""
+        """Images of the first prompts by (method, prompt number), each uint8 [H, W, 3]."""
         import numpy as np
         from PIL import Image
 
@@ -108,7 +108,7 @@ class Result:
 
     @property
     def plot(self) -> "Plots":
-        """Every plot of `ciar-sim plot` as a figure, and latency against quality on axes of your own."""
+        """Every plot of `ciar-sim plot` as a figure, and latency against quality on axes that you provide."""
         from ciar_sim.plot import Plots
 
         return Plots(self.folder)
@@ -138,31 +138,31 @@ def run(
     force: bool = False,
     record_jobs: int | None = None,
 ) -> Result:
-    """Run every method of a scenario under every swept value and write the run folder.
+    """Run every method of a scenario with every swept value and write the run folder.
 
     Args:
         scenario: A scenario file, the name of a shipped scenario, or the scenario as a mapping. Paths in a mapping are
             relative to the current folder.
         sets: Values to change, by dotted path: `{"cloud.replicas": 2}`.
         axes: Axes to add to the sweep, by dotted path, values or a range: `{"network.rtt_ms": [5, 50]}` or
-            `{"network.rtt_ms": {"min": 5, "max": 200, "steps": 6, "scale": "log"}}`; an axis of the same path is replaced.
-        zips: Paths of axes whose values move together, a group each.
-        random: So many points spread evenly over all axes, in place of the grid.
-        tune: So many trials choose settings of the methods, for low latency and good quality: `40`, or `"40:f1_scenes"`.
-        out: The run folder, `runs/<name>` where None. An earlier run of the same scenario there is replaced.
-        cache: Folder of recordings; where None, `$CIAR_SIM_CACHE` or else the user's cache folder.
+            `{"network.rtt_ms": {"min": 5, "max": 200, "steps": 6, "scale": "log"}}`; they replace axes with the same path.
+        zips: Groups of paths of axes whose values change together.
+        random: Number of points spread evenly over all axes, instead of the grid.
+        tune: Number of trials of a search for settings of the methods, for low latency and high quality: `40`, or `"40:f1_scenes"`.
+        out: The run folder; None: `runs/<name>`. An earlier run of the same scenario there is replaced.
+        cache: Folder of recordings; None: `$CIAR_SIM_CACHE`, or else the user's cache folder.
         torch_device: Where forward passes run: `auto`, `cpu`, `cuda` or `cuda:N`.
         max_batch: Sessions recorded at once.
-        jobs: Processes that simulate, None: one for each core where that pays; or `simulator.experiment.workers.Workers` for a
-            Dask cluster. It changes no result.
-        case_timeout_s: A case whose simulation takes longer fails alone; None waits for ever.
-        timeline: Requests of every case, from the first on, in `timeline.json.gz`.
-        progress: Called with a stage, how much of it is done, and its total.
-        force: Replace a run of another scenario, too.
-        record_jobs: Processes that record, on a CPU; None: one for each core where that pays.
+        jobs: Number of processes that simulate; None: one per core where that pays off; or `simulator.experiment.workers.Workers` for
+            a Dask cluster. It does not change the results.
+        case_timeout_s: A case whose simulation takes longer fails, without affecting others; None: no limit.
+        timeline: Number of requests of every case, from the first on, in `timeline.json.gz`.
+        progress: Called with a stage, the amount done, and its total.
+        force: Whether to replace a run of another scenario as well.
+        record_jobs: Number of processes that record on a CPU; None: one per core where that pays off.
 
     Raises:
-        CiarSimError: The scenario, an argument, or what they name is not usable. Nothing is left half-written.
+        CiarSimError: The scenario, an argument, or a file that they name is not usable. No partial file remains.
     """
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
@@ -204,18 +204,18 @@ def sweep(
     axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> Result:
-    """`run` over a grid: `sweep("quickstart", {"network.rtt_ms": [5, 50]})`. Options are those of `run`."""
+    """`run` over a grid: `sweep("quickstart", {"network.rtt_ms": [5, 50]})`. The options are those of `run`."""
     return run(scenario, axes=axes, **options)
 
 
 def open_run(folder: str | Path) -> Result:
-    """A finished run from its folder, as `run` returned it: `open_run("runs/quickstart").summary`.
+    """Open a finished run from its folder, as `run` returned it: `open_run("runs/quickstart").summary`.
 
     Args:
-        folder: A run folder, of `run` or of the command line.
+        folder: A run folder of `run` or of the command line.
 
     Raises:
-        CiarSimError: It is no run folder, the run is unfinished, or a file in it is missing or damaged.
+        CiarSimError: It is not a run folder, the run is unfinished, or a file in it is missing or damaged.
     """
     from reports.load import load_run
     from simulator.core import yamlfile
@@ -269,15 +269,15 @@ def recommend(
     axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> Decision:
-    """The best method with its settings for a scenario's network and load, verified on other prompts and another seed.
+    """Recommend the best method and settings for a scenario's network and load, verified on other prompts with another seed.
 
     Args:
         scenario: As in `run`, or a run folder.
-        max_loss_pct: Quality that may be lost against base, in percent of base's.
-        metric: Quality metric, such as align_scenes; None: agreement with the caption where the images have it.
+        max_loss_pct: Largest acceptable loss of quality, in percent of base's quality.
+        metric: Quality metric, such as align_scenes; None: agreement with the caption, if the images have it.
         slo_p95_s: Objective for p95 of the latency.
         sets: As in `run`.
-        axes: As in `run`; those over settings of methods are what is chosen from.
+        axes: As in `run`; those over settings of methods give the candidates.
         options: cache, torch_device, max_batch, jobs and progress, as in `run`.
 
     Raises:
@@ -305,13 +305,13 @@ def capacity(
     sets: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Decision:
-    """The greatest load, in devices and requests per second, that each method carries within an objective for p95 of the latency.
+    """Find the largest load, in devices and requests per second, that each method carries within an objective for p95 of the latency.
 
     Args:
-        scenario: As in `run`; its arrivals are in time.
-        slo_p95_s: The objective.
-        requests: Per replication, after its warm-up.
-        precision_pct: How near the loads are that are carried and not carried when the search ends.
+        scenario: As in `run`, with timed arrivals.
+        slo_p95_s: The objective in seconds.
+        requests: Number of requests per replication, after its warm-up.
+        precision_pct: The search ends when the largest load carried and the smallest not carried differ by this many percent.
         sets: As in `run`.
         options: As in `recommend`.
 
@@ -342,12 +342,12 @@ def regime(
     sets: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Decision:
-    """Which method wins under a quality floor over one or two conditions, and where that changes.
+    """Map the fastest method that keeps a quality floor over one or two conditions, with break-evens.
 
     Args:
         scenario: As in `run`, or a run folder.
-        x: The condition: `path=min:max[:points][:log]` or `path=value,value`.
-        y: A second condition, written alike.
+        x: The first condition: `path=min:max[:points][:log]` or `path=value,value`.
+        y: The second condition, in the same form.
         max_loss_pct: As in `recommend`.
         metric: As in `recommend`.
         sets: As in `run`.
@@ -368,7 +368,7 @@ def regime(
 
 
 def compare(*runs: "str | Path | Result") -> Decision:
-    """Runs against the first of them: differences of latency, quality and cost with 95 % intervals, paired where they can be.
+    """Compare runs with the first one: differences in latency, quality and cost with 95 % intervals, paired where possible.
 
     Args:
         runs: Run folders, or results of `run`; at least two.

@@ -1,4 +1,4 @@
-"""Plots of a result: `result.plot.figure("speed-up")`, or on axes of your own `result.plot.latency_quality(ax=ax)`."""
+"""Plots of a result: `result.plot.figure("speed-up")`, or on your own axes `result.plot.latency_quality(ax=ax)`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from simulator.core.yamlfile import did_you_mean
 
 @dataclass(frozen=True)
 class Plots:
-    """The plots of one run folder. Those of the report are files in its plots/."""
+    """The plots of one run folder. Those of the report are also files in its plots/."""
 
     folder: Path
 
@@ -27,22 +27,22 @@ class Plots:
         by: str | None = None,
         titles: bool = True,
     ) -> Any:
-        """A plot as `ciar-sim plot` draws it.
+        """Draw a plot as `ciar-sim plot` does.
 
         Args:
-            kind: Its kind, such as "speed-up".
-            width: In inches, 3.3 for a column of a paper; wide where None.
-            height: In inches; the plot's own choice where None.
-            methods: Names or labels of those to draw; empty for all.
+            kind: The kind of plot, such as "speed-up".
+            width: Width in inches, 3.3 for a column of a paper; None: wide.
+            height: Height in inches; None: chosen by the plot.
+            methods: Names or labels of the methods to draw; empty for all.
             where: Swept values to draw, such as "network.preset=lte"; empty for all.
-            by: Swept key of the panels of latency-quality, or of the axis of sweep, speed-up and load.
-            titles: Whether it has headings and a footnote.
+            by: Swept key for the panels of latency-quality, or for the x axis of sweep, speed-up and load.
+            titles: Whether to draw headings and a footnote.
 
         Returns:
             A matplotlib figure.
 
         Raises:
-            CiarSimError: No such kind, or the run cannot give it; the message says what would.
+            CiarSimError: No such kind, or the run cannot provide it; the message says what it needs.
         """
         from ciar_sim.cli.plot import LEAST, MOST
         from reports.figure import Form
@@ -59,12 +59,12 @@ class Plots:
         return plot(load_run(self.folder), kind, Form(width, height, titles), names, by, values)
 
     def latency_quality(self, ax: Any = None, *, condition: str | None = None, metric: str | None = None) -> Any:
-        """Mean latency against a quality metric, a point per method with its 95 % intervals, and the Pareto front as stairs.
+        """Draw mean latency against a quality metric: a point per method with 95 % intervals, and the Pareto front as stairs.
 
         Args:
-            ax: Matplotlib axes to draw on; a figure is made where None.
-            condition: One of the run's conditions, such as "wifi"; needed where there are several.
-            metric: A quality column; the run's own choice where None.
+            ax: Matplotlib axes to draw on; None: a new figure.
+            condition: One of the run's conditions, such as "wifi"; required if there are several.
+            metric: A quality column; None: that of the report.
 
         Returns:
             The axes.

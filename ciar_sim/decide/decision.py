@@ -1,4 +1,4 @@
-"""What every decision gives back: sentences first, then tables."""
+"""The result of every decision: sentences first, then tables."""
 
 import json
 import math
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Decision:
-    """An answer.
+    """The result of a decision.
 
     Attributes:
-        sentences: The answer in words, the most important one first.
+        sentences: The answer in words, the most important sentence first.
         table: The figures behind it, a row per alternative.
         more: Further tables by name.
-        facts: Settings and numbers that belong to it.
-        shown: Names of the tables that its text holds; `table` is the first one.
+        facts: Settings and numbers of the decision.
+        shown: Names of the tables in its text; `table` is the first one.
     """
 
     sentences: tuple[str, ...]
@@ -34,7 +34,7 @@ class Decision:
         return self.sentences[0]
 
     def to_json(self) -> str:
-        """All of it as JSON; null for what is not known."""
+        """The sentences, tables and facts as JSON; null for unknown values."""
         from simulator.results.tables import plain
 
         tables = {"table": self.table, **self.more}

@@ -16,14 +16,14 @@ class FleetPart:
     """Devices of one kind.
 
     Attributes:
-        devices: how many.
+        devices: number of devices.
         programs: one per prompt, priced for these devices.
         device: compute costs.
-        priority: higher is served first, under the queue discipline of that name.
-        slo_s: from a request to its deadline.
+        priority: higher values are served first with the priority queue.
+        slo_s: seconds from a request to its deadline.
         throttling: thermal throttling, None for none.
         abandoned: programs of sessions that stopped waiting, by (prompt, call).
-        tier: cloud that serves these devices, counted from 0.
+        tier: index of the cloud that serves these devices.
     """
 
     devices: int
@@ -41,12 +41,12 @@ class Device:
     """One device, which serves its sessions first come, first served.
 
     Attributes:
-        cloud: that serves it.
-        free_s: when its processor is free.
-        safe_until_s: until then nothing but its one open session can use it, so that session may run ahead of the clock.
-        may_run_ahead: whether that is ever allowed; not where other devices queue for its wires.
-        lost_s: when a crash last broke the connection.
-        reopened_s: when the device last opened another one after a crash.
+        cloud: the cloud that serves it.
+        free_s: time at which its processor is free.
+        safe_until_s: until this time only its one open session can use it, so that session may run ahead of the clock.
+        may_run_ahead: whether that is ever allowed; not if other devices queue for its wires.
+        lost_s: time at which a crash last broke the connection.
+        reopened_s: time at which the device last opened a new connection after a crash.
     """
 
     __slots__ = (

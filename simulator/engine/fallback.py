@@ -11,11 +11,11 @@ MULTIPLIER, JITTER, LONGEST_S = 1.6, 0.2, 120.0
 
 @dataclass(frozen=True)
 class Fallback:
-    """How long a device waits for a reply it can do without.
+    """How long a device waits for a reply that it can do without.
 
     Attributes:
-        deadline_s: from the begin of the await.
-        attempts: how often the request is sent in all.
+        deadline_s: seconds from the start of the await.
+        attempts: number of times that the request is sent, including the first.
         gives_up: whether the device then finishes the image alone; otherwise it keeps waiting.
     """
 
@@ -26,8 +26,8 @@ class Fallback:
     def wait_s(self, repetition: int, draw: float) -> float:
         """Seconds to wait after the `repetition`-th repetition of the request (0: after the request itself).
 
-        The deadline times 1.6 for each repetition, at most 120 s, and within 20 % at random. Source: gRPC Connection Backoff Protocol,
-        with the deadline as its first back-off, so that no repetition has much less time than the request itself had.
+        The deadline times 1.6 for each repetition, at most 120 s, plus or minus up to 20 % at random. Source: gRPC Connection Backoff
+        Protocol, with the deadline as its first back-off, so that no repetition has much less time than the request itself had.
 
         Args:
             draw: uniform in [-1, 1].

@@ -1,4 +1,4 @@
-"""Sessions with a deadline: they send a request again, or give up a reply and finish on the device alone."""
+"""Sessions with a deadline: they repeat a request, or give up a reply and finish on the device alone."""
 
 import math
 from typing import cast
@@ -11,17 +11,16 @@ from simulator.pricing.program import CALL_BYTES, CALL_REPLY, DOWN_BYTES, STEP_A
 
 
 class DeadlineSession(Session):
-    """A session with deadlines for replies it can do without (`Fallback`): it sends the request again, or goes on without the reply.
+    """A session with deadlines for replies that it can do without (`Fallback`): it repeats the request, or continues without the reply.
 
-    A retry opens another connection and sends every request without an answer again. Messages of this session on the old
-    connection are lost. The cloud works on each call once: where it has the request, it only sends the reply, as soon as it
-    knows of the new connection.
+    A retry opens a new connection and sends every unanswered request again. Messages of this session on the old connection are lost.
+    The cloud works on each call once: if it already has the request, it only sends the reply, as soon as it knows the new connection.
     """
 
     __slots__ = ()
 
     def prepare(self, optional: frozenset[int]) -> None:
-        """Set what `__init__` does not: sessions become one of this class after a crash, too.
+        """Set the attributes that `__init__` does not set; a session also enters this class after a crash.
 
         Args:
             optional: calls whose reply the device can do without.
@@ -54,13 +53,13 @@ class DeadlineSession(Session):
         self.set_deadline(now_s, rule.deadline_s)
 
     def set_deadline(self, now_s: float, seconds: float) -> None:
-        """Wait for so long from now on; what has been booked until now stays, whatever becomes of the wait."""
+        """Wait for this long from now on; time booked so far is kept, whatever the outcome of the wait."""
         self.booked_before = (now_s, *[getattr(self, name) for name in AWAITED])
         self.due_s = now_s + seconds
         self.alarm = self.clock.at(self.due_s, DUE, self)
 
     def cancel_deadline(self) -> None:
-        """The reply is there in time."""
+        """The reply arrived in time."""
         if self.alarm is not None:
             self.alarm.callbacks = ()
             self.alarm = None
@@ -110,7 +109,7 @@ class DeadlineSession(Session):
             super().never(now_s, awaited, what, way)
 
     def due(self, now_s: float) -> None:
-        """The deadline has passed: try again, give up, or keep waiting, as `Fallback` says."""
+        """The deadline has passed: retry, give up, or keep waiting, as `Fallback` says."""
         rule = self.run.fallback
         assert rule is not None
         self.alarm = None
@@ -134,14 +133,14 @@ class DeadlineSession(Session):
             super().receive(*self.late)
 
     def discard_wait(self, now_s: float) -> None:
-        """The wait was in vain: book it under wait_s in place of the parts that it has been booked under."""
+        """The wait ended without a reply: book it under wait_s instead of the parts under which it was booked."""
         start_s, *values = self.booked_before
         for name, value in zip(AWAITED, values, strict=True):
             setattr(self, name, value)
         self.wait_s += now_s - start_s
 
     def retry(self, now_s: float) -> None:
-        """Open another connection and send every request again whose reply the device has not heard."""
+        """Open a new connection and repeat every request whose reply the device has not received."""
         assert self.in_flight is not None
         run, up, down = self.run, self.device.up, self.device.down
         done = self.steps[: self.step]
@@ -175,7 +174,7 @@ class DeadlineSession(Session):
                 self.span("uplink", f"call {call} again", now_s, arrival_s, call=call, bytes=size_bytes)
 
     def land_again(self, now_s: float, call: int) -> None:
-        """A request that was sent again arrives: the cloud knows the connection, and answers what it has answered before."""
+        """A repeated request arrives: the cloud knows the connection, and repeats earlier replies."""
         assert self.in_flight is not None
         self.disconnected = False
         if call >= self.landed:
@@ -209,7 +208,7 @@ class DeadlineSession(Session):
             self.replies[call] = arrival_s
 
     def give_up(self, now_s: float) -> None:
-        """The device goes on alone; the cloud is not told, serves the call when it arrives, and answers."""
+        """The device continues alone; the cloud is not informed, serves the call when it arrives, and replies."""
         call, recovering = self.expected, type(self) is not DeadlineSession
         if not self.first_token_s <= now_s:
             self.first_token_s = math.nan
@@ -228,7 +227,7 @@ class DeadlineSession(Session):
 
 
 class OfflineSession(DeadlineSession):
-    """A session that gave up a call: the device makes the rest of the image alone, and the cloud's work is wasted.
+    """A session that gave up a call: the device decodes the rest of the image alone, and the cloud's work is wasted.
 
     The request is over once device and cloud are done; `ended` says that the cloud is.
     """

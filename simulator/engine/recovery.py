@@ -1,4 +1,4 @@
-"""Sessions after a crash of their replica: they reconnect, send their context again, and have the cache recomputed."""
+"""Sessions after a crash of their replica: they reconnect, send their context again, and the cache is recomputed."""
 
 from simulator.cloud.replica import recomputed
 from simulator.engine.impatience import DeadlineSession
@@ -8,7 +8,7 @@ from simulator.pricing.program import CALL_BYTES, CALL_ITEMS, CALL_LEAD, ITEM_KI
 
 
 class RecoveringSession(DeadlineSession):
-    """A session that lost its replica; calls that land wait until the context has arrived, too."""
+    """A session that lost its replica; arriving calls wait until the context has arrived as well."""
 
     __slots__ = ()
 

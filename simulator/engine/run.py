@@ -1,11 +1,11 @@
 """Replays sessions in virtual time: devices, their links, and the cloud, driven by SimPy callbacks.
 
-A device and the wire of its uplink serve sessions first come, first served, so the state of each is one number: when it is
-free. While a device has one open session, nothing else uses it before its next request (`Device.safe_until_s`). Until then
-its computing and sending are calculated at once, without an event each. A call then costs two events: its arrival in the cloud, and
-the end of an iteration, which the batch shares. On a contended device it costs four.
+A device and the wire of its uplink serve sessions first come, first served, so the state of each is one number: the time at which it is
+free. While a device has one open session, nothing else uses it before its next request (`Device.safe_until_s`). Until then its
+computing and sending are computed at once, without separate events. A call then costs two events: its arrival in the cloud, and the end
+of an iteration, which the batch shares. On a contended device it costs four.
 
-No device runs ahead of the clock where devices share a wire, or where a crash or a refusal may reach it; one with a radio only
+No device runs ahead of the clock if devices share a wire, or if a crash or a refusal may reach it; a device with a radio does so only
 while none of its calls is open in the cloud. Wire and radio thus see messages in order of time. Impairments add no event, but a fair
 cell (`simulator.network.fair`) adds one for each message; its sessions are of a class of their own.
 
@@ -252,7 +252,7 @@ class Run:
     # Closed loop.
 
     def ask(self, number: int, now_s: float) -> None:
-        """The device thinks from now on, then asks, unless `duration_s` has passed by then."""
+        """The device thinks from now on, then sends a request, unless `duration_s` has passed by then."""
         assert self.closed is not None
         think_s, prompt = next(self.asking[number])
         if now_s + think_s < self.closed.duration_s:
@@ -272,7 +272,7 @@ class Run:
         self.begin(request, self.device(number), alarm.time_s)
 
     def close(self, session: Session) -> None:
-        """Store what a session measured that has nothing left anywhere."""
+        """Store the measurements of a session that is finished on all sides."""
         self.keep(session)
         self.forget()
 

@@ -50,12 +50,12 @@ _WORK = {
 
 
 class SessionHost(Protocol):
-    """What a session uses of the run that opened it.
+    """The part of a run that its sessions use.
 
     Attributes:
-        closed: the closed loop whose devices ask again, None for arrivals that are known.
-        retries: repetitions of open requests, by request.
-        draining: requests that are answered while the cloud still works for them.
+        closed: the closed loop of the devices; None for predetermined arrivals.
+        retries: number of repetitions of open requests, by request.
+        draining: answered requests on which the cloud still works.
     """
 
     clock: Clock
@@ -67,7 +67,7 @@ class SessionHost(Protocol):
     draining: int
 
     def ask(self, number: int, now_s: float) -> None:
-        """A device of a closed loop thinks from now on, then asks."""
+        """A device of a closed loop thinks from now on, then sends a request."""
         ...
 
     def close(self, session: "Session") -> None:
@@ -75,15 +75,15 @@ class SessionHost(Protocol):
         ...
 
     def keep(self, session: "Session") -> None:
-        """Store what the session measured."""
+        """Store the session's measurements."""
         ...
 
     def forget(self) -> None:
-        """One open request less."""
+        """Count one open request less."""
         ...
 
     def recover(self, session: "Session") -> None:
-        """Make the session one whose replica has crashed."""
+        """Put the session into the state after a crash of its replica."""
         ...
 
     def timed_out_at(self, session: "Session", call: int) -> SessionProgram:
@@ -96,7 +96,7 @@ class SessionHost(Protocol):
 
 
 class Session(CloudSession):
-    """One request: steps on the device, and calls that the cloud serves in order; several may be open at a time.
+    """One request: steps on the device, and calls that the cloud serves in order; several calls may be open at a time.
 
     The device side may run ahead of the clock (`Device.safe_until_s`), the cloud side never does.
     """
@@ -251,7 +251,7 @@ class Session(CloudSession):
             self.clock.at(arrival_s, RECEIVED, self)
 
     def finish(self, now_s: float) -> None:
-        """The device is done; calls that are never awaited may still be open."""
+        """The device is finished; calls that are never awaited may still be open."""
         self.done_s = now_s
         self.device.count(-1)
         if self.run.closed is not None:
@@ -275,7 +275,7 @@ class Session(CloudSession):
             self.serve(now_s)
 
     def wake(self, landed_s: float) -> None:
-        """Book what an awaited call waited for before it left the device: the handshake, then the radio."""
+        """Book the waits of an awaited call before it left the device: the handshake, then the radio."""
         up = self.device.up
         if up.open_s > self.booked_until_s:
             open_s = min(up.open_s, landed_s)
@@ -372,7 +372,7 @@ class Session(CloudSession):
         self.serve(now_s)
 
     def refused(self, now_s: float) -> None:
-        """The cloud does not take the request; the device finishes what it has begun, and the request has no answer."""
+        """The cloud refuses the request; the device finishes its current step, and the request has no answer."""
         self.__class__ = RefusedSession
         self.device.count(-1)
         if self.run.closed is not None:
@@ -393,7 +393,7 @@ class Session(CloudSession):
         self.clock.at(self.tell(now_s, self.device.down, 0), BROKEN, self)
 
     def tell(self, now_s: float, link: AnyLink, size_bytes: int) -> float:
-        """Send a message that is no step of the program; when it arrives."""
+        """Send a message that is not a step of the program. Returns its arrival time."""
         device = self.device
         if device.radio is not None:
             device.radio.request = self.request

@@ -10,10 +10,10 @@ from itertools import pairwise
 class Throttling:
     """Speed of a device as a step function of its heat, which is measured in seconds of computing.
 
-    Computing adds one second of heat per second, up to the last step. Rest removes `cooling` of them per second.
+    Computing adds one second of heat per second, up to the last step. Rest removes `cooling` seconds of heat per second.
 
     Attributes:
-        steps: (heat_s, speed), ascending: from this heat on the device runs at this share of its full speed.
+        steps: (heat_s, speed) in ascending order: with at least this heat the device runs at this share of its full speed.
     """
 
     steps: Sequence[tuple[float, float]]
@@ -45,7 +45,7 @@ class ThermalState:
         """Seconds of wall time from `start_s` until the first part of the work is done (-1: none asked for), and until all of it is.
 
         Args:
-            start_s: when the work begins.
+            start_s: start of the work.
             first_s: the first part, in seconds at full speed; -1 for none.
             seconds: all of the work, in seconds at full speed.
         """

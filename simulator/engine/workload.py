@@ -1,4 +1,4 @@
-"""Requests over time. They depend on the seed alone: every method and network sees the same ones."""
+"""Requests over time. They depend only on the seed: every method and network gets the same ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Requests:
 
     Attributes:
         requested_s: float64 [n], seconds.
-        device: int64 [n], number of the device that asks.
-        prompt: int64 [n], number of the prompt that it asks for.
+        device: int64 [n], number of the requesting device.
+        prompt: int64 [n], number of the requested prompt.
     """
 
     requested_s: np.ndarray
@@ -49,12 +49,12 @@ class Requests:
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Each device thinks, asks, and thinks again once it has its image (or no answer), until `duration_s`.
+    """Each device thinks, sends a request, and thinks again once it has its image (or was refused), until `duration_s`.
 
-    A device's times and prompts (drawn uniformly) depend on the seed and its number alone.
+    A device's times and prompts (drawn uniformly) depend only on the seed and its number.
 
     Attributes:
-        think_s: mean of the exponential thinking times.
+        think_s: mean of the exponential think times.
     """
 
     seed: int
@@ -67,7 +67,7 @@ class ClosedLoop:
             raise ValueError(f"think_s must be > 0 and prompts >= 1, got {self.think_s} and {self.prompts}")
 
     def of_device(self, device: int) -> Iterator[tuple[float, int]]:
-        """Endless pairs of thinking time in seconds and the prompt asked for after it."""
+        """Endless pairs of think time in seconds and the prompt requested after it."""
         think, ask = stream(self.seed, "workload.think", device), stream(self.seed, "workload.prompt", device)
         while True:
             seconds = (think.standard_exponential(_BLOCK) * self.think_s).tolist()
@@ -77,8 +77,8 @@ class ClosedLoop:
 def poisson_arrivals(seed: int, rate_per_s: float, duration_s: float, devices: int, prompts: int) -> Requests:
     """Poisson requests of the whole fleet at `rate_per_s` in [0, duration_s), possibly none.
 
-    Each request comes from a device drawn uniformly. Every `prompts` requests use each prompt once,
-    in an order drawn anew each round. A longer duration leaves the requests of the shorter one as they are.
+    Each request comes from a device drawn uniformly. Every `prompts` requests use each prompt once, in a new random order each round. A
+    longer duration does not change the requests of a shorter one.
 
     Raises ValueError for a negative or infinite rate or duration, or no devices or prompts.
     """
@@ -99,8 +99,8 @@ def bursty_arrivals(
     devices: int,
     prompts: int,
 ) -> Requests:
-    """A Markov-modulated Poisson process of two states: bursts of mean length `burst_s` at `burst_factor` times the rate of
-    the calm between them (mean length `calm_s`); `mean_per_s` over both. Devices and prompts as in `poisson_arrivals`.
+    """A two-state Markov-modulated Poisson process: bursts of mean length `burst_s` with `burst_factor` times the rate between bursts
+    (mean length `calm_s`); `mean_per_s` is the rate over both. Devices and prompts as in `poisson_arrivals`.
 
     Source: Fischer and Meier-Hellstern, The Markov-modulated Poisson process (MMPP) cookbook, 1993. It starts in its
     stationary distribution. Raises ValueError for figures that make no process.
@@ -139,20 +139,20 @@ def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: in
 def read_times(
     path: Path, unit: str | None = None, window_s: Window | None = None, time_scale: float = 1.0
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Times of requests in an arrivals file of any known format, read once for as long as the file stays as it is.
+    """Read the times of requests in an arrivals file of any known format; the result is cached while the file does not change.
 
     Args:
         path: the file.
-        unit: of its times, where it does not state it; as for `simulator.traces.units.told`.
-        window_s: from and until when requests count, in seconds of the file.
+        unit: unit of its times, if it does not state it; as for `simulator.traces.units.told`.
+        window_s: start and end of the part to use, in seconds of the file.
         time_scale: multiplies all times.
 
     Returns:
-        float64 [n], seconds, in order, read-only: those of the project's own CSV as they stand there, those of others since the first.
-        And what the reader assumed.
+        float64 [n], seconds, in order, read-only: those of the project's own CSV as given, those of other formats since the first
+        request. And the reader's assumptions.
 
     Raises:
-        ScenarioError: it is no such file; names file and line.
+        ScenarioError: not such a file; names file and line.
     """
     try:
         state = path.stat()
