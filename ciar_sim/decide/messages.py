@@ -37,7 +37,7 @@ _PSH_ACK = 0x18
 
 
 def messages_of(spans: Sequence[Span]) -> pd.DataFrame:
-    """A row per message that arrives, in the order of sending: `COLUMNS`."""
+    """A row per message that arrives, in the order of sending, and of arriving where they are sent together: `COLUMNS`."""
     rows: list[dict[str, Any]] = []
     for span in spans:
         if span.track not in WAYS:
@@ -57,7 +57,7 @@ def messages_of(spans: Sequence[Span]) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.sort_values(["sent_s", "request"], kind="stable", ignore_index=True)
+    return table.sort_values(["sent_s", "delivered_s", "request"], kind="stable", ignore_index=True)
 
 
 @dataclass

@@ -17,12 +17,13 @@ from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
 from ciar_sim.decide.emulate import deliveries_ms, mahimahi, netem
-from ciar_sim.decide.messages import CLOUD_IP, DEVICE_IP, checksum
+from ciar_sim.decide.messages import CLOUD_IP, DEVICE_IP, checksum, messages_of
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.schema.network import ExplicitNetwork
 from simulator.experiment.sweep import expand
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity
+from simulator.results.timeline import Span
 from simulator.traces.choice import TraceChoice
 from simulator.traces.series import RateSeries
 from tests.ciar_sim.setting_rows import BASE, SETTINGS, put
@@ -281,6 +282,15 @@ def test_messages_add_up_to_the_run(path: Path, cache: Path, tmp_path: Path) -> 
     again = table_of(tmp_path / "run", cache, "--method", "speculative", "--request", "1")
     wanted = table[(table["method"] == "speculative") & (table["request"] == 1)]
     pd.testing.assert_frame_equal(again, wanted.reset_index(drop=True))
+
+
+def test_messages_sent_together_stand_in_the_order_of_their_stream() -> None:
+    """Replies of a batch to two requests of one device, the later of which was sent first."""
+    spans = [
+        Span(request, 0, "downlink", "reply 0", 1.0, end_s, (("call", 0), ("bytes", 9)))
+        for request, end_s in ((0, 1.3), (1, 1.2))
+    ]
+    assert messages_of(spans)["request"].tolist() == [1, 0]
 
 
 def test_lines_hold_the_rows_of_the_table(path: Path, cache: Path, tmp_path: Path) -> None:
