@@ -37,7 +37,10 @@ class RecoveringSession(DeadlineSession):
                 + ID_BYTES * sum(len(item[ITEM_PARTS]) for item in self.calls[call][CALL_ITEMS][: -len(self.redo)])
             )
         self.resent_bytes += size
-        self.clock.at(self.tell(now_s, device.up, size), RESENT, self)
+        arrival_s = self.tell(now_s, device.up, size)
+        self.clock.at(arrival_s, RESENT, self)
+        if self.traced:
+            self.span("uplink", "context again", now_s, arrival_s, bytes=size)
 
     def resent(self, now_s: float) -> None:
         """The context has arrived: a replica can be found, and the next pass recomputes the cache."""

@@ -198,13 +198,20 @@ def test_after_a_crash_the_connection_is_opened_again_and_what_is_sent_again_is_
     tcp = Network(math.inf, math.inf, 1 / 32, 1 / 16, transport=TRANSPORTS["tcp"])
     landed_s = 3 / 32 + 1 / 32
     rules = CloudRules(crashes=(Crash(0, landed_s + 0.5 / 64, 10.0),))
-    crashed, whole = (
-        case([one], arrivals((0, 0, 0)), network=tcp, replicas=2, rules=r).columns for r in (rules, CloudRules())
-    )
+    results = [
+        case([one], arrivals((0, 0, 0)), network=tcp, replicas=2, rules=r, timeline_sessions=1)
+        for r in (rules, CloudRules())
+    ]
+    crashed, whole = (result.columns for result in results)
     assert whole["connect_s"].tolist() == [3 / 32]
     assert crashed["connect_s"].tolist() == [2 * 3 / 32]
     assert crashed["bytes_up"].tolist() == [2 * 128]
     assert whole["bytes_up"].tolist() == [128]
+    for result in results:  # so do the bars of the timeline
+        assert (
+            sum(dict(span.args)["bytes"] for span in result.spans if span.track == "uplink")
+            == result.columns["bytes_up"][0]
+        )
     assert crashed["latency_s"].tolist() == [landed_s + 0.5 / 64 + 1 / 16 + 3 / 32 + 1 / 32 + 1 / 64 + 1 / 16]
 
 
