@@ -34,7 +34,7 @@ from models.backbones.huggingface_files import (
     weight_files,
 )
 from models.backbones.llamagen_files import own_device
-from models.checkpoint import few, reason, unwrapped
+from models.checkpoint import few, read_checkpoint, reason, unwrapped
 from models.device import DeviceModel
 from models.llama import LlamaDecoder
 from models.pair import Pair, assembled
@@ -322,18 +322,14 @@ def _compare(
 
 
 def _shapes(path: Path) -> Iterator[tuple[str, list[int]]]:
-    if path.suffix != ".safetensors":
-        yield from ((key, list(tensor.shape)) for key, tensor in read_state(path).items())
-        return
-    with _opened(path) as file:
-        for key in file.keys():  # noqa: SIM118  # it is not a mapping
-            yield unwrapped(key), file.get_slice(key).get_shape()
+    yield from ((key, list(shape)) for key, shape in read_checkpoint(path).shapes.items())
 
 
 def _tensors(path: Path, keys: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file that are among `keys`, one at a time."""
+    """The tensors of a file that are among `keys`, one at a time; a PyTorch file is read whole if it holds one of them."""
     if path.suffix != ".safetensors":
-        yield from ((key, tensor) for key, tensor in read_state(path).items() if key in keys)
+        if not keys.isdisjoint(read_checkpoint(path).shapes):
+            yield from ((key, tensor) for key, tensor in read_state(path).items() if key in keys)
         return
     with _opened(path) as file:
         for key in file.keys():  # noqa: SIM118

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.backbones import huggingface
 from models.backbones.huggingface import PromptEncoder, load_decoder, load_janus_vq, load_vqgan, own_codebook
 from models.backbones.huggingface_files import describe, vqgan_file, weight_files
 from models.kv_cache import KVCache
 from models.llama import LlamaDecoder
 from models.sampling import guide
+from models.state import read_state
 from models.text import left_pad
 from simulator.core.errors import PromptError, WeightsError
 from simulator.protocol.pairs import PairSpec, find_pair
@@ -282,6 +284,21 @@ def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:
     (folder / "config.json").write_text("[1]")
     with pytest.raises(WeightsError, match=r"config\.json: holds a list, needed a mapping"):
         describe("anole-7b", folder)
+
+
+def test_parts_of_pytorch_are_read_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folders.chameleon(tmp_path)
+    wanted = load_decoder(folder, describe("anole-7b", folder))
+    for path in folder.glob("model-*.safetensors"):
+        torch.save(load_file(path), folder / f"pytorch_{path.stem}.bin")
+        path.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    read: list[str] = []
+    monkeypatch.setattr(huggingface, "read_state", lambda path: read.append(path.name) or read_state(path))  # type: ignore[func-returns-value]
+    found = load_decoder(folder, describe("anole-7b", folder))
+    assert all(torch.equal(a, b) for a, b in zip(wanted.parameters(), found.parameters(), strict=True))
+    assert own_codebook(folder) is None
+    assert read == ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
 
 
 def test_of_several_weight_files_those_are_read_that_transformers_reads(tmp_path: Path) -> None:
