@@ -72,6 +72,13 @@ class Measured:
         """95th percentile of the latency, linear between order statistics; NaN without an answer."""
         return float(self.latency_s.quantile(0.95)) if len(self.latency_s) else math.nan
 
+    def within(self, slo_s: float) -> bool:
+        """Whether p95 of the latency is at most an objective; the refused and the unfinished are later than any."""
+        lost = self.refused + self.unfinished
+        if not lost:
+            return self.p95_s <= slo_s
+        return int((self.latency_s > slo_s).sum()) + lost <= 0.05 * (len(self.latency_s) + lost)
+
 
 class Bench:
     """A scenario's models, cache and scorer."""

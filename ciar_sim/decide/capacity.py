@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from scipy.special import stdtrit
 
 from ciar_sim.decide.bench import Bench, Means, Prepared, candidate, condition
-from ciar_sim.decide.decision import Decision, span
+from ciar_sim.decide.decision import Decision, failed_cases, span
 from reports.words import number, significant
 from simulator.core.errors import CiarSimError
 from simulator.experiment.estimate import check_size, size_of
@@ -106,29 +107,42 @@ def capacity(
         )
     prepared = bench.prepare(_without_loads(bench.cases()))
     rows, tests, all_found = [], [], []
+    failed: list[CiarSimError] = []
     for place, case in enumerate(prepared.cases):
         means.progress("searching capacities", place, len(prepared.cases))
-        idle = idle_times(case.scenario, requests, slo_s)
-        most = most_times(case, requests, slo_s)
-        workload = case.scenario.workload
-        assert isinstance(workload, FleetWorkload)
-        devices = workload.devices if isinstance(workload.arrivals, ClosedArrivals) else 0
-        found = search(_Tester(prepared, case, slo_s, requests), precision_pct / 100, idle, most, devices)
+        try:
+            found = _search_of(case, prepared, slo_s, requests, precision_pct / 100)
+        except CiarSimError as error:
+            failed.append(error)
+            continue
         all_found.append(found)
         rows.append(_row(case, found))
         tests += [{"method": candidate(case), **condition(case), **vars(load)} for load in found.loads]
+    if not rows:
+        raise failed[0]
     means.progress("searching capacities", len(prepared.cases), len(prepared.cases))
     table = pd.DataFrame(rows)
     names = {candidate(case): case.method.name for case in prepared.cases}
-    facts = {
+    facts: dict[str, Any] = {
         "decision": "capacity",
         "names": names,
         "slo_p95_s": slo_s,
         "confidence": CONFIDENCE,
         "requests": requests,
         "precision_pct": precision_pct,
+        "failed": [str(error) for error in failed],
     }
-    return Decision(_sentences(table, all_found, slo_s), table, {"loads": pd.DataFrame(tests)}, facts)
+    sentences = (*_sentences(table, all_found, slo_s), *failed_cases(facts["failed"]))
+    return Decision(sentences, table, {"loads": pd.DataFrame(tests)}, facts)
+
+
+def _search_of(case: Case, prepared: Prepared, slo_s: float, requests: int, precision: float) -> Found:
+    """What a case carries. Raises CiarSimError where it cannot be simulated."""
+    workload = case.scenario.workload
+    assert isinstance(workload, FleetWorkload)
+    devices = workload.devices if isinstance(workload.arrivals, ClosedArrivals) else 0
+    idle, most = idle_times(case.scenario, requests, slo_s), most_times(case, requests, slo_s)
+    return search(_Tester(prepared, case, slo_s, requests), precision, idle, most, devices)
 
 
 def _without_loads(cases: Sequence[Case]) -> list[Case]:

@@ -1,7 +1,7 @@
 """Finished runs against one another: paired differences of latency, quality and cost, with intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ def compare(folders: Sequence[Path]) -> Decision:
         which = f" ({other.folder} against {runs[0].folder})"
         # Of two runs it is said once, of more with each.
         sentences += [f"{text}{which if not place or len(runs) > 2 else ''}" for place, text in enumerate(told)]
+        sentences += _unpaired(runs[0], {one for _, one, _ in pairs}, other)
+        sentences += _unpaired(other, {two for _, _, two in pairs}, runs[0])
     facts = {"reference": str(runs[0].folder), "confidence": 0.95}
     return Decision(tuple(sentences), pd.DataFrame(rows), {}, facts)
 
@@ -127,14 +129,21 @@ def _pairs(one: _Loaded, two: _Loaded) -> list[tuple[str, int, int]]:
         )
     there = {key(row): int(row["case"]) for _, row in two.run.summary.iterrows()}
     return [
-        (
-            ", ".join(dict.fromkeys([str(row["label"]), *([str(row["condition"])] if common else [])])),
-            int(row["case"]),
-            there[key(row)],
-        )
+        (_name(row, bool(common)), int(row["case"]), there[key(row)])
         for _, row in one.run.summary.iterrows()
         if key(row) in there
     ]
+
+
+def _name(row: Any, with_condition: bool) -> str:
+    return ", ".join(dict.fromkeys([str(row["label"]), *([str(row["condition"])] if with_condition else [])]))
+
+
+def _unpaired(one: _Loaded, paired: Set[int], other: _Loaded) -> list[str]:
+    """Which cases of a run have none to be compared with in another one, where they failed or are not asked for."""
+    rows = [row for _, row in one.run.summary.iterrows() if int(row["case"]) not in paired]
+    names = [_name(row, bool(one.run.swept)) for row in rows]
+    return [f"{_named(names)}: not in {other.folder}, and not compared."] if names else []
 
 
 def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict[str, Any]]:
@@ -237,11 +246,14 @@ def _said(rows: Sequence[dict[str, Any]]) -> str:
             text = f"{significant(abs(more))} s {'slower' if more > 0 else 'faster'}, without an interval"
         case _:
             text = f"{significant(abs(more))} s {'slower' if more > 0 else 'faster'} {ends if more > 0 else _turned(latency)}"
-    told = [
-        row for column, row in found.items() if row["verdict"] in ("more", "less") and column not in (*USED, "cost_usd")
-    ]
-    quality = "; ".join(f"{row['column']} {significant(row['first'])} to {significant(row['other'])}" for row in told)
-    return f"{text}; {quality or 'no difference in quality'}"
+    quality = [row for column, row in found.items() if column not in (*USED, "cost_usd")]
+    if not quality:
+        return text
+    told = [row for row in quality if row["verdict"] in ("more", "less")]
+    differs = "; ".join(f"{row['column']} {significant(row['first'])} to {significant(row['other'])}" for row in told)
+    verdicts = {row["verdict"] for row in quality}
+    unknown = "no interval" in verdicts and "no difference" not in verdicts
+    return f"{text}; {differs or ('the quality has no interval' if unknown else 'no difference in quality')}"
 
 
 def _turned(row: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,3 +84,16 @@ def span(low: float, high: float) -> str:
     if math.isnan(low) or math.isnan(high):
         return ""
     return f" ({significant(low)} to {significant(high)})"
+
+
+MOST_FAILED = 3  # messages that are shown
+
+
+def failed_cases(messages: Sequence[str]) -> list[str]:
+    """A sentence about the cases that could not be simulated, and so were not compared; none where there are none."""
+    if not messages:
+        return []
+    told = "; ".join(messages[:MOST_FAILED])
+    more = f"; and {len(messages) - MOST_FAILED} more" if len(messages) > MOST_FAILED else ""
+    many = f"{len(messages)} cases failed and are" if len(messages) > 1 else "1 case failed and is"
+    return [f"{many} in no table: {told}{more}."]

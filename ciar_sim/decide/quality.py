@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from simulator.core.errors import CiarSimError
 from simulator.core.yamlfile import did_you_mean
@@ -25,12 +26,14 @@ class QualityLoss:
         low: Lower end of its 95 % interval; NaN where too few images give none.
         high: Upper end.
         prompts: Prompts behind it.
+        of_set: Whether it is of sets of images, whose intervals are not Student's.
     """
 
     pct: float
     low: float
     high: float
     prompts: int
+    of_set: bool = False
 
     def verdict(self, most_pct: float) -> str:
         """`keeps` where the whole interval is at most `most_pct`, `fails` where all of it is above, else `unclear`."""
@@ -49,7 +52,26 @@ class QualityLoss:
         margin = abs(most_pct - self.pct)
         if math.isnan(half):
             return math.nan
-        return math.inf if margin == 0 else float(math.ceil(max(self.prompts + 1, self.prompts * (half / margin) ** 2)))
+        if margin == 0:
+            return math.inf
+        most = max(self.prompts + 1, self.prompts * (half / margin) ** 2)
+        return float(math.ceil(most) if self.of_set else _with_student(self.prompts, half / margin, math.ceil(most)))
+
+
+def _with_student(prompts: int, narrower: float, most: int) -> int:
+    """The fewest prompts, more than there are and at most `most`, whose Student interval is so many times narrower at equal spread.
+
+    Few prompts have a wide interval also because their spread is known from few: four as many make it more than twice as narrow.
+    """
+    now = float(stdtrit(prompts - 1, 0.975)) / math.sqrt(prompts)
+    few = prompts + 1
+    while few < most:
+        middle = (few + most) // 2
+        if float(stdtrit(middle - 1, 0.975)) / math.sqrt(middle) * narrower <= now:
+            most = middle
+        else:
+            few = middle + 1
+    return few
 
 
 def metrics(records: CaseRecords) -> list[str]:
@@ -117,7 +139,8 @@ def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
     if records is base:
         count = len(base.quality["image"])
         return QualityLoss(0.0, 0.0, 0.0, count)
-    if _of_set(name, records):
+    of_set = _of_set(name, records)
+    if of_set:
         (own, low, high), (its, base_low, base_high) = _value(records, name), _value(base, name)
         prompts = len(records.quality["image"])
         value = own / its if its > 0 else math.nan
@@ -130,6 +153,6 @@ def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
         half = value - low
     if name.startswith(TWO_SIDED):
         off = abs(value - 1.0)
-        return QualityLoss(100 * off, 100 * max(0.0, off - half), 100 * (off + half), prompts)
+        return QualityLoss(100 * off, 100 * max(0.0, off - half), 100 * (off + half), prompts, of_set)
     signed = value - 1.0 if name.startswith(LOWER) else 1.0 - value
-    return QualityLoss(100 * signed, 100 * (signed - half), 100 * (signed + half), prompts)
+    return QualityLoss(100 * signed, 100 * (signed - half), 100 * (signed + half), prompts, of_set)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
 from ciar_sim.decide.break_even import BreakEven, Line, break_evens
-from ciar_sim.decide.decision import Decision, span
+from ciar_sim.decide.decision import Decision, failed_cases, span
 from ciar_sim.decide.quality import KEEPS, QualityLoss, chosen_metric, loss
 from reports.words import condition as condition_words
 from reports.words import number, sentence, significant, split_unit
@@ -167,7 +167,7 @@ def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: flo
     }
     more = {"break_evens": _changes(changes, across, up), "quality": quality, "latency": _latency(lines, across, up)}
     sentences = _sentences(changes, table, quality, across, up, max_loss_pct, metric)
-    return Decision(sentences, table, more, facts, ("quality", "break_evens"))
+    return Decision((*sentences, *failed_cases(prepared.failed)), table, more, facts, ("quality", "break_evens"))
 
 
 def _at(case: Any, across: Axis, up: Axis | None) -> tuple[float, float | None]:

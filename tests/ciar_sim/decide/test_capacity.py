@@ -310,6 +310,21 @@ def test_a_replication_without_a_request_tells_nothing(
         ciar_sim.capacity(fleet, slo_p95_s=1.0, cache=cache)
 
 
+def test_a_case_that_fails_leaves_the_others_their_answer(
+    fleet: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKS", (2,))
+    monkeypatch.setattr(module, "MOST", 1.0)
+    phone = {"class": "phone", "fp16_tflops": 3.5, "bandwidth_gb_s": 60, "memory_gb": 8.4e-4, "power_w": 6}
+    fleet["compute"]["device"]["hardware"] = phone  # without room for the device's weights
+    found = ciar_sim.capacity(fleet, slo_p95_s=0.4, requests=20, cache=cache)
+    assert found.table["method"].tolist() == ["base"]
+    assert found.sentences[-1].startswith("1 case failed and is in no table: ")
+    assert "speculative does not fit the device" in found.facts["failed"][0]
+    with pytest.raises(CiarSimError, match="speculative does not fit the device"):
+        ciar_sim.capacity({**fleet, "methods": ["speculative"]}, slo_p95_s=0.4, requests=20, cache=cache)
+
+
 @pytest.mark.parametrize("arrivals", [{"poisson_per_s": 2}, {"bursty_per_s": 2, "burst_factor": 3}, {"think_s": 5}])
 def test_devices_and_rate_grow_together(arrivals: dict[str, float]) -> None:
     workload = {"devices": 10, "arrivals": arrivals, "duration_s": 100}

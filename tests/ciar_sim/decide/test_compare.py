@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import ciar_sim
 from ciar_sim.cli.main import main
-from ciar_sim.decide.compare import _told
+from ciar_sim.decide.compare import _said, _told
 from simulator.core.errors import CiarSimError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -81,6 +81,24 @@ def test_rounding_is_no_difference(before: float, after: float, half: float, ver
     assert _told("encode_s", before, after, half, "no")["verdict"] == verdict
 
 
+@pytest.mark.parametrize(
+    ("halves", "said"),
+    [
+        ({"cloud_nll": math.nan}, "; the quality has no interval"),
+        ({"cloud_nll": math.nan, "align_scenes": 0.3}, "; no difference in quality"),
+        ({"cloud_nll": 0.01, "align_scenes": math.nan}, "; cloud_nll 2.00 to 2.20"),
+        ({}, ""),
+    ],
+)
+def test_no_difference_in_quality_is_said_of_what_has_an_interval(halves: dict[str, float], said: str) -> None:
+    """Of one prompt nothing is known: two images of different quality were said not to differ."""
+    rows = [
+        _told("latency_s", 1.0, 2.0, 0.1, "no"),
+        *(_told(name, 2.0, 2.2, half, "no") for name, half in halves.items()),
+    ]
+    assert _said(rows) == f"1.00 s slower (0.900 to 1.10){said}"
+
+
 def test_a_single_request_is_faster_or_slower_and_never_less_than_nothing_more(
     scenario: dict[str, Any], cache: Path, runs: Path
 ) -> None:
@@ -98,8 +116,13 @@ def test_runs_of_one_case_are_compared_whatever_they_are_called(
     two = made(runs, "two", {**scenario, "methods": ["speculative"]}, cache)
     found = ciar_sim.compare(one, two)
     assert found.sentence.startswith("speculative against base: ")
+    rest = made(runs, "rest", {**scenario, "methods": ["code", "speculative"]}, cache)
     with pytest.raises(CiarSimError, match="no case in common"):
-        ciar_sim.compare(one, made(runs, "rest", {**scenario, "methods": ["code", "speculative"]}, cache))
+        ciar_sim.compare(one, rest)
+    # What failed in a run, or was not asked for, is told and not left out in silence.
+    near = made(runs, "near", scenario, cache)
+    assert ciar_sim.compare(near, rest).sentences[-1] == f"base: not in {rest}, and not compared."
+    assert ciar_sim.compare(rest, near).sentences[-1] == f"base: not in {rest}, and not compared."
 
 
 def test_requests_for_other_captions_are_other_requests(scenario: dict[str, Any], cache: Path, runs: Path) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.stats
 from click.testing import CliRunner
 
 import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide import recommend as module
+from ciar_sim.decide.bench import Measured
 from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, QualityLoss, chosen_metric, loss, metrics
 from simulator.core.errors import CiarSimError
 from simulator.results.tables import CaseRecords
@@ -54,14 +57,29 @@ def test_lower_is_better_for_a_distance_and_either_side_is_worse_for_nll() -> No
 
 
 def test_prompts_needed_shrink_the_interval_to_the_margin() -> None:
-    found = QualityLoss(3.0, -1.0, 7.0, 10)
+    found = QualityLoss(3.0, -1.0, 7.0, 10, of_set=True)
     assert found.verdict(5.0) == UNCLEAR
     assert found.prompts_needed(5.0) == 40  # half of 4 points must become 2: four times the prompts
     assert found.prompts_needed(8.0) == 10
     # A two-sided loss is cut at 0, and its interval reaches 30 points all the same: half of it takes four times the prompts.
-    assert QualityLoss(20.0, 0.0, 50.0, 10).prompts_needed(5.0) == 40
+    assert QualityLoss(20.0, 0.0, 50.0, 10, of_set=True).prompts_needed(5.0) == 40
     assert math.isnan(QualityLoss(math.nan, math.nan, math.nan, 1).prompts_needed(5.0))
     assert QualityLoss(math.nan, math.nan, math.nan, 1).verdict(5.0) == UNCLEAR
+
+
+@pytest.mark.parametrize(("prompts", "narrower"), [(2, 1.01), (2, 12.0), (4, 2.0), (8, 3.0), (30, 1.001), (900, 7.0)])
+def test_prompts_needed_of_a_student_interval_are_the_fewest_that_do(prompts: int, narrower: float) -> None:
+    """Of two prompts the interval is 6 times as wide as their spread alone makes it: 10 prompts do, not 288, for a twelfth of it."""
+    found = QualityLoss(0.0, -narrower, narrower, prompts).prompts_needed(1.0)
+
+    def half(count: float) -> float:
+        return narrower * float(
+            scipy.stats.t.ppf(0.975, count - 1) / scipy.stats.t.ppf(0.975, prompts - 1) * math.sqrt(prompts / count)
+        )
+
+    assert found > prompts
+    assert half(found) <= 1.0
+    assert found == prompts + 1 or half(found - 1) > 1.0
 
 
 def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
@@ -118,9 +136,39 @@ def test_requests_without_an_answer_are_told_and_no_answer_decides_nothing(
     path.write_text(json.dumps({**quick, "workload": load, "cloud": {"max_sessions": 1, "max_waiting": 0}}))
     found = ciar_sim.recommend(path, max_loss_pct=0, cache=cache)
     assert any("requests refused and 0 unfinished" in text for text in found.sentences)
+    # What was refused is as late as can be, though all that was answered is in time.
+    prompt = ciar_sim.recommend(path, max_loss_pct=0, slo_p95_s=1e3, cache=cache)
+    assert prompt.sentence.startswith(
+        "None: more than 5 % of base's requests have no answer within 1000 s, and no method within it"
+    )
+    assert not prompt.table.set_index("method").loc["base", "in_time"]
     down = {"crashes": [{"replica": 0, "at_s": 0, "down_s": 1e9}]}
     path.write_text(json.dumps({**quick, "workload": load, "cloud": down}))
     assert ciar_sim.recommend(path, cache=cache).sentence.startswith("base: no request was answered")
+
+
+@pytest.mark.parametrize(
+    ("late", "lost", "within"), [(1, 0, True), (1, 4, True), (1, 5, False), (6, 0, False), (0, 6, False)]
+)
+def test_an_objective_counts_what_has_no_answer_as_late(late: int, lost: int, within: bool) -> None:
+    latency_s = pd.Series([2.0] * late + [1.0] * (100 - late - lost))
+    assert Measured(None, latency_s, {}, lost, 0).within(1.5) is within  # type: ignore[arg-type]
+    assert Measured(None, latency_s, {}, 0, lost).within(1.5) is within  # type: ignore[arg-type]
+
+
+def test_what_could_not_be_simulated_is_said(quick: dict[str, Any], cache: Path) -> None:
+    """A phone without room for the device's weights has base alone: that it is the best of one is not the whole answer."""
+    phone = {"class": "phone", "fp16_tflops": 3.5, "bandwidth_gb_s": 60, "memory_gb": 8.4e-4, "power_w": 6}
+    quick["compute"]["device"]["hardware"] = phone
+    found = ciar_sim.recommend(quick, max_loss_pct=1e9, cache=cache)
+    assert found.table["method"].tolist() == ["base"]
+    assert found.sentences[-1].startswith("2 cases failed and are in no table: code: code does not fit the device")
+    mapped = ciar_sim.regime(quick, "network.rtt_ms=10,50", cache=cache)
+    assert mapped.sentences[0].startswith("base wins throughout")
+    assert mapped.sentences[-1].startswith(
+        "4 cases failed and are in no table: code network.rtt_ms=10.0: code does not fit"
+    )
+    assert mapped.sentences[-1].endswith("; and 1 more.")
 
 
 def test_statistical_sessions_have_no_quality_to_keep(cache: Path) -> None:
