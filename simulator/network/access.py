@@ -26,36 +26,37 @@ Way = tuple[Wire, CrossQueue | None]  # one direction of a device or cell
 
 @dataclass(frozen=True)
 class Network:
-    """Links of all devices. What varies over time repeats, and each device (or cell) enters it at a random time of its own.
+    """Links of all devices. Varying quantities repeat over time, and each device (or cell) enters them at its own random time.
 
     Attributes:
         up_bps: bits per second of the uplink, constant or varying.
-        down_bps: the same of the downlink.
+        down_bps: the same for the downlink.
         up_delay_s: mean one-way delay of the uplink, constant or varying.
-        down_delay_s: the same of the downlink.
+        down_delay_s: the same for the downlink.
         up_jitter_s: standard deviation of the one-way delay of the uplink.
-        down_jitter_s: the same of the downlink.
-        distribution: of the delay, one of `impairments.DISTRIBUTIONS`.
-        jitter_samples_s: measured deviations in place of a distribution.
-        jitter_on_top: whether jitter only adds to the delays, which are then the least, not the mean.
+        down_jitter_s: the same for the downlink.
+        distribution: distribution of the delay, one of `impairments.DISTRIBUTIONS`.
+        jitter_samples_s: measured deviations instead of a distribution.
+        jitter_on_top: whether jitter only adds to the delays, which are then minima instead of means.
         up_loss: share of packets lost on the uplink, constant or varying.
-        down_loss: the same of the downlink.
-        burst_packets: mean length of a burst of losses, None for independent ones; not with varying loss.
-        up_buffer_bytes: of the queue before the wire of the uplink.
-        down_buffer_bytes: the same of the downlink.
-        up_cross: traffic of others at the wire of the uplink, None for none.
-        down_cross: the same of the downlink.
-        aqm: management of the queue that it shares with the messages.
-        wifi: hop before the wire, None for none.
+        down_loss: the same for the downlink.
+        burst_packets: mean length of a burst of losses; None: independent losses. Not with varying loss.
+        up_buffer_bytes: size of the queue before the wire of the uplink.
+        down_buffer_bytes: the same for the downlink.
+        up_cross: cross traffic on the uplink, None for none.
+        down_cross: the same for the downlink.
+        aqm: management of the queue that cross traffic shares with the messages.
+        wifi: Wi-Fi hop before the wire, None for none.
         transport: framing, timers and window.
-        handovers: of each device, None for none; not with devices_per_cell, since a device that moves leaves its cell.
+        handovers: handovers of each device, None for none; not with devices_per_cell, because a device that moves leaves its cell.
         idle_timeout_s: silence that ends a connection.
-        radio: of each device, None for none.
-        operators: (share, radio): each device draws its radio from these by their shares, in place of `radio`; empty for one radio.
-        devices_per_cell: devices that share one wire each way, first come, first served.
-        fair: whether they share it side by side instead (`simulator.network.fair`). A message's arrival is then not known when it is sent.
-        fading_snr_db: mean signal-to-noise ratio of channels that fade, in a fair cell; None for no fading.
-        also: other paths beside this one (`simulator.network.paths`).
+        radio: radio of each device, None for none.
+        operators: (share, radio): each device draws its radio from these by their shares, instead of `radio`; empty for one radio.
+        devices_per_cell: number of devices that share one wire each way, first come, first served.
+        fair: whether they share it in parallel instead (`simulator.network.fair`). The arrival of a message is then not known when it
+            is sent.
+        fading_snr_db: mean signal-to-noise ratio of fading channels in a fair cell; None for no fading.
+        also: further paths (`simulator.network.paths`).
     """
 
     up_bps: float | Capacity
@@ -88,7 +89,7 @@ class Network:
 
     @property
     def plain(self) -> bool:
-        """Whether `Link` covers it: rate, delay and jitter of any size, and every other field at its default."""
+        """Whether `Link` can represent it: any rate, delay and jitter, and every other field at its default."""
         covered = Network(
             self.up_bps, self.down_bps, self.up_delay_s, self.down_delay_s, self.up_jitter_s, self.down_jitter_s
         )
@@ -110,7 +111,7 @@ class Network:
 
     @property
     def rtt_s(self) -> float:
-        """Mean of both delays together, without what jitter on top adds."""
+        """Sum of both mean delays, without jitter on top."""
         return mean_of(self.up_delay_s) + mean_of(self.down_delay_s)
 
     @property
@@ -133,14 +134,14 @@ class AccessNetwork:
         path: int = 0,
         at: At | None = None,
     ) -> None:
-        """Raises ValueError where devices_per_cell is below 1 or beside handovers, or bursts are asked of a varying loss.
+        """Raises ValueError if devices_per_cell is below 1 or combined with handovers, or bursts with a varying loss.
 
         Args:
-            seed: of all random draws.
-            joules: energy of radios is added here, by request, as `Radio` does.
-            static_joules: the same of its static part.
-            first: number of the first device, with which the first cell begins.
-            path: number of the path that it is; each draws numbers of its own.
+            seed: seed of all random draws.
+            joules: receives the energy of radios, by request, as in `Radio`.
+            static_joules: the same for its static part.
+            first: number of the first device, which is in the first cell.
+            path: number of the path; each path has its own draws.
             at: schedules a callback; needed for a fair cell.
         """
         if network.devices_per_cell < 1:
@@ -170,7 +171,7 @@ class AccessNetwork:
         self._cells: dict[int, tuple[Way, Way]] = {}
 
     def links(self, device: int) -> tuple[AnyLink, AnyLink, Radio | Radios | None]:
-        """Uplink, downlink and radio of a device; called once for each."""
+        """Uplink, downlink and radio of a device; called once per device."""
         up, down, radio = self._own_links(device)
         if not self._also:
             return up, down, radio
@@ -211,7 +212,7 @@ class AccessNetwork:
         return up, down, radio
 
     def _fair_cell(self, cell: int, up: Wire, down: Wire) -> tuple[FairCell, FairCell] | None:
-        """A cell up and down; None where cells are not fair."""
+        """The cells of uplink and downlink; None if cells are not fair."""
         n = self.network
         if not n.fair:
             return None
@@ -326,11 +327,12 @@ def _constant(value: float | Capacity | StepFunction) -> float:
 def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None, beside: bool) -> Callable[[float], float]:
     """When a connection is open, by the time at which a device begins to open it; infinity for never.
 
-    It takes the transport's round trips, hello and certificates in the last of them, and a timeout (`backoff`) for each round trip that
-    loses a packet. Each packet that the device sends waits for its turn in a scheduled uplink, since it answers one that came: the
-    buffer is empty again. The first has its turn at the begin. A hello may need a second grant. A handshake does not occupy the wires.
+    It takes the transport's round trips, with hello and certificates in the last one, and a timeout (`backoff`) for each round trip
+    that loses a packet. In a scheduled uplink each packet of the device waits for its turn: it answers a packet that arrived, so the
+    buffer is empty again. The first packet has its turn at the start. A hello may need a second grant. A handshake does not occupy the
+    wires.
 
-    beside: whether there are other paths, by one of which a reply can be there to send before this connection is open.
+    beside: whether there are other paths, so that a reply may have to be sent before this connection is open.
     """
     t = up.transport
 

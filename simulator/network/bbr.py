@@ -1,4 +1,4 @@
-"""BBR, the congestion control that goes by rate and round trip, not by loss.
+"""BBR, a congestion control that uses delivery rate and round trip instead of losses.
 
 Source: Cardwell et al., BBR: congestion-based congestion control, ACM Queue 14 (2016); version 1 as in Linux' `tcp_bbr.c` and in ns-3,
 without the detector of policers and the allowance for aggregated acknowledgements.
@@ -25,8 +25,8 @@ STARTUP, DRAIN, PROBE_BW, PROBE_RTT = range(4)
 class Bbr:
     """See `simulator.network.congestion.Control`.
 
-    It paces packets at a gain times the highest rate of delivery of the last rounds, and lets twice the product of that rate and the least
-    round trip be under way. After a loss it sends for a round what arrives, then goes on as before.
+    It paces packets at a gain times the highest delivery rate of the last rounds, and allows twice the product of that rate and the
+    minimum round trip in flight. For a round after a loss it sends as much as arrives, then continues as before.
     """
 
     __slots__ = (
@@ -141,7 +141,7 @@ class Bbr:
         self._cycle_s, self._gain = now_s, CYCLE[2]
 
     def _watch(self, sender: Sender, rtt_s: float, begins: bool) -> None:
-        """The least round trip, and the pause in which it is measured."""
+        """The minimum round trip, and the pause in which it is measured."""
         now_s = sender.now_s
         if self._least_at_s == -math.inf:
             self._least_at_s = now_s
@@ -165,7 +165,7 @@ class Bbr:
         self._idled = False
 
     def _end_probe(self, now_s: float) -> None:
-        """Go on as before once the least round trip has been measured for long enough."""
+        """Continue as before once the minimum round trip has been measured for long enough."""
         if now_s > self._probe_end_s:
             self._least_at_s = now_s
             self.window = max(self.window, self._prior)

@@ -1,7 +1,7 @@
-"""Links whose connection does not outlast a silence: a NAT or firewall on the way forgets it.
+"""Links whose connection ends after a silence: a NAT or firewall on the path drops it.
 
-What the device sends then meets nothing; it opens another connection, with its handshake and new windows. Replies do not open one: the
-cloud cannot reach a device that no NAT knows, and the silence of a call under way is the device's to end.
+The device's next message opens a new connection, with its handshake and new windows. Replies do not open one: the cloud cannot reach a
+device that the NAT has dropped, and only the device can end the silence of an open call.
 """
 
 import math
@@ -15,7 +15,7 @@ class ClosingLink(ImpairedLink):
 
     Attributes:
         timeout_s: silence of both directions that closes it.
-        other: of the device's direction, which opens connections, the opposite one; None for that.
+        other: for the device's direction, which opens connections, the opposite direction; None for the latter.
     """
 
     __slots__ = ("_used_s", "other", "timeout_s")

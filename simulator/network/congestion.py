@@ -1,21 +1,21 @@
-"""A sender under congestion control: what a message's packets do, one by one, until all have arrived.
+"""A sender under congestion control: simulates the packets of a message until all have arrived.
 
-`Window` of the transport knows flights and no losses; here a loss takes the window down, as a `Control` decides (`Cubic`, `Bbr`), and a
-packet that is sent again waits for its place in the window. All of it is calculated when the message is handed over, with no event of
-the simulation: packets share one wire and a constant way back, so acknowledgements come in the order of sending, and a queue of them
-is all that a loop over packets needs.
+`Window` of the transport models flights without losses; here a loss reduces the window, as a `Control` decides (`Cubic`, `Bbr`), and a
+retransmitted packet waits for its place in the window. Everything is computed when the message is handed over, without an event of the
+simulation: packets share one wire and a constant return delay, so acknowledgements come in the order of sending, and a loop over
+packets only needs a queue of them.
 
-- A receiver acknowledges every second segment, or a lone one after 40 ms (25 in QUIC); each at once where one is missing, and the first 16
-  of a connection (Linux' quick acknowledgements).
-- A segment counts as lost when three sent with or after it have arrived (RFC 6675), or when one sent later has and it was sent longer ago
-  than a round trip and a quarter of the least one (RACK, RFC 8985). What stays away without either is asked for by a tail loss probe after
-  two round trips, or by the retransmission timeout, which doubles (RFC 6298). QUIC waits an eighth of a round trip, and its timer sends a
-  probe and takes nothing for lost (RFC 9002); that a long silence takes its window down (sec. 7.6) is left out.
-- Packets that find no room in the buffer of the wire are lost.
-- Messages are one stream: a message's first packet leaves after the last of the one before, repetitions included. Its round trip is
-  the mean one; jitter moves when a message is complete, not its acknowledgements.
+- A receiver acknowledges every second segment, or a lone one after 40 ms (25 in QUIC); it acknowledges at once if a segment is missing, and
+  for the first 16 of a connection (Linux' quick acknowledgements).
+- A segment counts as lost when three sent with or after it have arrived (RFC 6675), or when a later one has arrived and it was sent longer
+  ago than a round trip plus a quarter of the minimum round trip (RACK, RFC 8985). Otherwise a tail loss probe after two round trips recovers
+  it, or the retransmission timeout, which doubles (RFC 6298). QUIC waits an eighth of a round trip, and its timer sends a probe without
+  declaring segments lost (RFC 9002); its smaller window after a long silence (sec. 7.6) is not modelled.
+- Packets that do not fit into the buffer of the wire are lost.
+- Messages form one stream: a message's first packet leaves after the last packet of the previous message, including retransmissions. The
+  round trip is the mean one; jitter changes the completion time of a message, but not its acknowledgements.
 
-Longer than other files, since all of a sender's rules act on one state.
+Longer than other files, because all rules of a sender act on one state.
 """
 
 import math
@@ -34,9 +34,9 @@ class Control(Protocol):
     """A congestion control. Windows are in segments.
 
     Attributes:
-        window: segments that may be under way.
-        gap_s: least time between two packets, 0 without pacing.
-        restarts: whether an idle connection loses its window again (Linux tcp_slow_start_after_idle).
+        window: number of segments that may be in flight.
+        gap_s: minimum time between two packets, 0 without pacing.
+        restarts: whether the window shrinks during idle times (Linux tcp_slow_start_after_idle).
     """
 
     window: float
@@ -48,11 +48,11 @@ class Control(Protocol):
         ...
 
     def recovers(self, sender: "Sender") -> None:
-        """A loss was told by what arrived beyond it; the first since all that was under way at the one before has arrived."""
+        """A loss was detected by later arrivals; it is the first since all segments in flight at the previous loss have arrived."""
         ...
 
     def recovered(self, sender: "Sender") -> None:
-        """All that was under way when `recovers` or `timed_out` was called has arrived; `state` still says which."""
+        """All segments in flight when `recovers` or `timed_out` was called have arrived; `state` still says which."""
         ...
 
     def timed_out(self, sender: "Sender", anew: bool) -> None:
@@ -60,25 +60,25 @@ class Control(Protocol):
         ...
 
     def begins(self, sender: "Sender", idle_s: float) -> None:
-        """A message leaves, with nothing under way for so long."""
+        """A message leaves after this time with nothing in flight."""
         ...
 
 
 class Segment:
-    """A segment that is not acknowledged yet, as it was sent last.
+    """The latest transmission of a segment that is not acknowledged yet.
 
     Attributes:
-        number: of the connection's segments.
-        order: of its transmissions.
-        arrives: whether it is there, or will be.
+        number: index among the connection's segments.
+        order: index among the connection's transmissions.
+        arrives: whether it has arrived or will arrive.
         lost: whether it counts as lost and waits to be sent again.
-        beyond: how many of later numbers have arrived.
-        again: whether it was sent again.
-        delivered: how much had arrived when it was sent; with the next two a sample of the delivery rate
+        beyond: number of segments with a higher number that have arrived.
+        again: whether it is a retransmission.
+        delivered: number of segments that had arrived when it was sent; with the next two a sample of the delivery rate
             (draft-cheng-iccrg-delivery-rate-estimation).
-        delivered_s: since when.
-        first_s: when the last of that was sent.
-        idle: whether the sender had too little to send then.
+        delivered_s: time since which that number had arrived.
+        first_s: time at which the last of them was sent.
+        idle: whether the sender had too little to send at that time.
     """
 
     __slots__ = (
@@ -108,17 +108,17 @@ class Sender:
     """One direction of a connection.
 
     Attributes:
-        now_s: of the latest thing that happened to it.
-        pipe: segments under way, as far as it knows.
-        peak: the most since nothing was under way.
-        sent: segments sent, repetitions aside.
+        now_s: time of its latest event.
+        pipe: number of segments in flight, as far as it knows.
+        peak: maximum of `pipe` since it was last 0.
+        sent: number of segments sent, without retransmissions.
         first: number of the first segment that is not acknowledged.
-        delivered: segments known to have arrived.
-        recovery_sent: packets since `state` is RECOVERY.
-        advanced: by how much the latest acknowledgement moved `first`.
-        sample: delivery rate in segments per second by the latest acknowledgement, how much had arrived when its segment was sent, and
-            whether there was too little to send.
-        stack: the ways of its ends, see `Transport.stack`.
+        delivered: number of segments known to have arrived.
+        recovery_sent: number of packets sent since `state` is RECOVERY.
+        advanced: number of segments by which the latest acknowledgement moved `first`.
+        sample: delivery rate in segments per second by the latest acknowledgement, the number of segments that had arrived when its
+            segment was sent, and whether there was too little to send.
+        stack: behaviour of its ends, see `Transport.stack`.
         srtt_s: the smoothed round trip (RFC 6298).
         rttvar_s: its mean deviation.
     """
@@ -131,7 +131,7 @@ class Sender:
         Args:
             rtt_s: mean round trip.
             deviation_s: its mean deviation.
-            ack_s: from when a segment has left the wire until it is acknowledged; `rtt_s` where None.
+            ack_s: time from the end of a segment's transmission until it is acknowledged; None: `rtt_s`.
         """
         self.control = control
         self.state = OPEN
@@ -194,16 +194,17 @@ class Sender:
         lost: Callable[[float, bool], bool],
         full: Callable[[float, float], bool],
     ) -> tuple[float, float, float]:
-        """Send a message: when the last of its segments to arrive has left the wire, when the wire is free, and bits sent besides.
+        """Send a message. Returns the time when the last of its segments to arrive has left the wire, the time when the wire is free,
+        and the bits sent in addition.
 
         Args:
-            ready_s: when it may leave.
-            free_s: when the wire is free for it.
-            segments: of it, framed.
-            bits: the same.
+            ready_s: time from which it may leave.
+            free_s: time from which the wire is free for it.
+            segments: number of its segments, framed.
+            bits: number of its bits, framed.
             finish_s: `Wire.finish_s`.
-            lost: whether a packet is lost that enters the wire at a time, by whether it is sent again.
-            full: whether a packet of a time finds no room before a wire that is free at another one.
+            lost: (time, retransmission) -> whether a packet that enters the wire at this time is lost.
+            full: (time, free time of the wire) -> whether a packet at this time does not fit into the buffer.
         """
         now_s = max(ready_s, self.now_s)
         self._catch_up(now_s)
@@ -265,11 +266,11 @@ class Sender:
         return math.inf, free_s, sent_bits - message_bits
 
     def _has_room(self, bits: float) -> bool:
-        """Whether the receiver has room for so many bits beside what is under way."""
+        """Whether the receiver has room for this many bits in addition to those in flight."""
         return self._under_way_bits + bits <= self._flow_bits * (1.0 + 1e-9)
 
     def _next_again(self, more: bool) -> Segment | None:
-        """The segment that is to be sent again first; more: whether there are new ones to send."""
+        """The next segment to retransmit; more: whether there are new segments to send."""
         if self._lost:
             return next(segment for segment in self._missing.values() if segment.lost)
         if self.state == RECOVERY and not more and self.stack == "plain":  # RFC 6675 sec. 4, NextSeg (3)
@@ -314,7 +315,7 @@ class Sender:
         self._receive(segment, end_s + self._ack_s)
 
     def _receive(self, segment: Segment, ack_s: float) -> None:
-        """When the receiver acknowledges a segment."""
+        """Time at which the receiver acknowledges a segment."""
         number, apart = segment.number, self._apart
         at_once = bool(apart) or self._quick > 0
         self._quick -= 1
@@ -337,7 +338,7 @@ class Sender:
             self._delayed = entry
 
     def _catch_up(self, now_s: float) -> None:
-        """Take what has come until now. All of earlier messages is there, so no timer matters."""
+        """Process the acknowledgements until now. All earlier messages have arrived, so no timer matters."""
         acks = self._acks
         while acks and acks[0][0][0] <= now_s:
             self._acknowledge(acks[0][0][0])
@@ -412,13 +413,13 @@ class Sender:
             self._error_s, self._measured = 0.0, self.sent
 
     def _sample(self, now_s: float, newest: Segment) -> None:
-        """Take the delivery rate by the segment that was sent last of those told."""
+        """Take the delivery rate from the acknowledged segment that was sent last."""
         took_s = max(now_s - newest.delivered_s, newest.sent_s - newest.first_s)
         rate = (self.delivered - newest.delivered) / took_s if took_s > 0.0 else 0.0
         self.sample = (rate, newest.delivered, newest.idle)
 
     def _find_lost(self, now_s: float, newest: Segment) -> None:
-        """Which segments count as lost by what has arrived."""
+        """Segments that count as lost by later arrivals."""
         before = self._lost
         self._reorder_s = math.inf
         if self.stack == "plain":
@@ -434,7 +435,7 @@ class Sender:
             self._recover()
 
     def _find_late(self, now_s: float) -> None:
-        """Which segments count as lost by what has arrived and by time."""
+        """Segments that count as lost by later arrivals and by time."""
         linux, known = self.stack == "linux", self.state != OPEN
         reordering, srtt_s = self._transport.reordering, self.srtt_s
         for other in self._missing.values():
@@ -473,7 +474,7 @@ class Sender:
         self.control.recovers(self)
 
     def _alarm_s(self) -> float:
-        """When the retransmission timer or a tail loss probe is due, for what does not come by itself."""
+        """Time at which the retransmission timer or a tail loss probe is due, for missing acknowledgements."""
         if not self._missing:
             return math.inf
         first, last = next(iter(self._missing.values())), next(reversed(self._missing.values()))

@@ -1,13 +1,13 @@
-"""Cross traffic: what other flows of the same line keep waiting before its wire, and how queue management deals with it.
+"""Cross traffic: the queue of other flows on the same line, and how queue management controls it.
 
-A greedy flow (an upload, a backup) sends as much as its window lets it. Before a drop-tail queue its window grows until the buffer is
-full, so a message waits buffer / rate. CoDel (RFC 8289) lets it have `target_s` of queue and drops what would make it longer. FQ-CoDel
-(RFC 8290) gives each flow a queue: a message waits for the packet that is being sent, half of one on average, and beyond its first
-packet takes turns with the other flow. Dual-queue L4S (RFC 9332) marks packets where CoDel drops them, at a shorter queue.
+A greedy flow (an upload, a backup) sends as much as its window allows. At a drop-tail queue its window grows until the buffer is full,
+so a message waits buffer / rate. CoDel (RFC 8289) allows `target_s` of queue and drops packets beyond. FQ-CoDel (RFC 8290) gives each
+flow a queue: a message waits for the packet that is being sent, half of one on average, and beyond its first packet alternates with the
+other flow. Dual-queue L4S (RFC 9332) marks packets where CoDel drops them, at a shorter queue.
 
-A flow with pauses is busy and quiet in turns. It is a fluid: while busy it comes at twice the rate of the wire (slow start), so the queue
-fills at the wire's rate up to its limit; while quiet the queue drains at that rate. A fetch of fixed size is sent when its last bits are in
-the queue, so it pauses as much earlier as they wait there.
+A flow with pauses alternates between busy and quiet periods. It is a fluid: while busy it arrives at twice the rate of the wire (slow
+start), so the queue fills at the wire's rate up to its limit; while quiet the queue drains at that rate. A fetch of fixed size is sent
+when its last bits are in the queue, so it pauses earlier by their wait in the queue.
 """
 
 import math
@@ -32,9 +32,9 @@ class Aqm:
     """Active queue management.
 
     Attributes:
-        target_s: queue that it lets a greedy flow have; infinite for all of the buffer.
-        drops: whether it drops packets to tell a flow to slow down; otherwise it marks them.
-        fair: whether each flow has a queue of its own.
+        target_s: queue of a greedy flow in seconds; infinite for the whole buffer.
+        drops: whether it drops packets to slow a flow down; otherwise it marks them.
+        fair: whether each flow has its own queue.
     """
 
     target_s: float
@@ -52,12 +52,13 @@ AQMS = {
 
 @dataclass(frozen=True)
 class Traffic:
-    """A flow beside the simulated ones.
+    """Another flow on the same line.
 
     Attributes:
-        busy_s: mean length of its sending turns; infinite for a greedy flow.
-        quiet_s: mean length of its silent turns.
-        fixed: whether a turn is a fetch of what the wire carries in busy_s, one in each busy_s + quiet_s; otherwise turns are exponential.
+        busy_s: mean length of its busy periods; infinite for a greedy flow.
+        quiet_s: mean length of its quiet periods.
+        fixed: whether a busy period is a fetch of the data that the wire carries in busy_s, one in each busy_s + quiet_s; otherwise
+            periods are exponential.
     """
 
     busy_s: float = math.inf
@@ -66,7 +67,7 @@ class Traffic:
 
     @classmethod
     def video(cls, rate_bps: float) -> "Traffic":
-        """A video stream over a line of this rate, which fetches a segment at a time."""
+        """A video stream over a line of this rate, which fetches one segment at a time."""
         busy_s = VIDEO_SEGMENT_S * VIDEO_BPS / rate_bps
         return cls(busy_s, VIDEO_SEGMENT_S - busy_s, True) if busy_s < VIDEO_SEGMENT_S else cls()
 
@@ -75,7 +76,7 @@ class Traffic:
         return 1.0 if self.busy_s == math.inf else self.busy_s / (self.busy_s + self.quiet_s)
 
     def sends_s(self, limit_s: float) -> float:
-        """Mean length of its sending turns before a queue of at most `limit_s`."""
+        """Mean length of its busy periods with a queue of at most `limit_s`."""
         return max(self.busy_s - limit_s, 0.5 * self.busy_s) if self.fixed else self.busy_s
 
     def mean_wait_s(self, limit_s: float) -> float:
@@ -105,10 +106,10 @@ GREEDY = Traffic()
 
 
 class CrossQueue:
-    """What a flow keeps waiting before a wire, by time. Times may be asked for in any order.
+    """The queue of a flow before a wire, by time. Times may be queried in any order.
 
     Attributes:
-        fair: whether the simulated messages have a queue of their own.
+        fair: whether the simulated messages have their own queue.
         drops: whether it drops packets of all flows.
         mean_s: mean wait of a message.
     """
@@ -132,11 +133,11 @@ class CrossQueue:
     def __init__(
         self, traffic: Traffic, wire: Wire, buffer_bits: float, aqm: Aqm, rtt_s: float, stream: np.random.Generator
     ) -> None:
-        """Raises ValueError where neither the buffer nor `aqm` limits the queue.
+        """Raises ValueError if neither the buffer nor `aqm` limits the queue.
 
         Args:
-            rtt_s: round trip without queues, of the other flow as well.
-            stream: of its turns.
+            rtt_s: round trip without queues, also of the other flow.
+            stream: random stream of its periods.
         """
         rate_bps = wire.mean_bps
         target_bits = max(aqm.target_s * rate_bps, PACKET_BITS) if aqm.target_s < math.inf else math.inf
@@ -179,7 +180,7 @@ class CrossQueue:
         self._backlogs.append(most_bits if self._busy[0] else 0.0)
 
     def clear_s(self, time_s: float) -> float:
-        """When the other flow's packets have left that are ahead of a message of `time_s`."""
+        """Time when the other flow's packets ahead of a message of `time_s` have left."""
         if time_s == math.inf:
             return time_s
         busy, backlog = self._state(time_s)
@@ -190,7 +191,7 @@ class CrossQueue:
         return self._wire.finish_s(time_s, backlog) if backlog > 0.0 else time_s
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """`Wire.finish_s` of a message with a queue of its own, which takes turns with the other flow's packets.
+        """`Wire.finish_s` of a message with its own queue, which alternates with the other flow's packets.
 
         The first packet of an empty queue does not wait for a turn. One that starts when the one before has left was behind it.
         """
@@ -207,7 +208,7 @@ class CrossQueue:
         return end_s
 
     def own_bits(self, time_s: float, bits: float) -> float:
-        """Bits that messages have waiting in a queue of their own where the wire needs the time of `bits` for them."""
+        """Bits of messages waiting in their own queue if the wire needs the time of `bits` for them."""
         return 0.5 * (bits + min(bits, PACKET_BITS)) if self._state(time_s)[0] else bits
 
     def drop_share(self, time_s: float) -> float:
@@ -218,7 +219,7 @@ class CrossQueue:
         return self._drop_share if busy and backlog >= self._limit_bits else 0.0
 
     def _state(self, time_s: float) -> tuple[bool, float]:
-        """Whether the flow is busy, and what it has waiting, in bits."""
+        """Whether the flow is busy, and its queue in bits."""
         switches_s = self._switches_s
         if not switches_s:
             return True, self._limit_bits
@@ -244,7 +245,7 @@ class CrossQueue:
 
 
 class QueueDrops:
-    """Packets that a shared queue drops, beside those that the link loses. `link.Losses`."""
+    """Packets that a shared queue drops, in addition to those that the link loses. Implements `link.Losses`."""
 
     def __init__(self, queue: CrossQueue, link: Losses | None, stream: np.random.Generator) -> None:
         self._queue = queue

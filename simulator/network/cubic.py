@@ -1,4 +1,4 @@
-"""CUBIC, the congestion control that most operating systems have (RFC 9438), with HyStart++ (RFC 9406)."""
+"""CUBIC, the default congestion control of most operating systems (RFC 9438), with HyStart++ (RFC 9406)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A cell that serves its users side by side, as a proportional-fair scheduler does with users of equal mean rates.
+"""A cell that serves its users in parallel, as a proportional-fair scheduler does with users of equal mean rates.
 
 In every time slot the scheduler serves the user whose channel is best relative to its own mean. Over many slots each of n users with
 something to send gets 1/n of them; without fading that is 1/n of the cell's rate (processor sharing). With channels that fade
@@ -10,8 +10,8 @@ of log2(1 + r x),
 which tends to 1 + 1/2 + ... + 1/n for small r. The rate of the cell is that of one user alone. A user's messages wait for one another.
 Slots are taken to be short: 1 ms in LTE, less in NR, against messages of many.
 
-When a message is sent off depends on who comes after it, so nothing can be calculated when it is handed over: a cell has an event for every
-message that it has sent, and one for every message that begins later than it is handed over.
+The time when a message has been sent depends on later messages, so it cannot be computed when the message is handed over: a cell has an
+event for every message that it has sent, and one for every message that starts later than it is handed over.
 
 Sources: D. Tse and P. Viswanath, Fundamentals of Wireless Communication, sec. 6.6; E. Liu and K. Leung, VTC Spring 2008, for the sum at
 small r.
@@ -44,7 +44,7 @@ Sent = Callable[[float], None]
 
 
 def gain(users: int, snr_db: float | None = None) -> float:
-    """Rate of a cell with so many users who have something to send, over that with one. snr_db: None for no fading."""
+    """Rate of a cell with this many users that have something to send, divided by that with one. snr_db: None for no fading."""
     return 1.0 if snr_db is None else _mean_rate(users, snr_db) / _mean_rate(1, snr_db)
 
 
@@ -57,7 +57,7 @@ def _mean_rate(users: int, snr_db: float) -> float:
 
 
 class _Job:
-    """A message in the cell. left_bits: to be sent."""
+    """A message in the cell. left_bits: bits that are still to be sent."""
 
     __slots__ = ("left_bits", "sent")
 
@@ -73,9 +73,9 @@ class FairCell:
         """A cell whose queues are empty.
 
         Args:
-            wire: that its users share.
+            wire: the wire that its users share.
             at: schedules a callback.
-            snr_db: of channels that fade; None for no fading.
+            snr_db: mean signal-to-noise ratio of fading channels; None for no fading.
         """
         self.wire = wire
         self._snr_db = snr_db
@@ -86,11 +86,11 @@ class FairCell:
 
     @property
     def users(self) -> int:
-        """Those who have something to send."""
+        """Users that have something to send."""
         return len(self._queues)
 
     def add(self, now_s: float, start_s: float, user: int, bits: float, sent: Sent) -> None:
-        """Queue a message of `now_s` that may not start before `start_s`. sent: called when its last bit is sent, with the time."""
+        """Queue a message at `now_s` that may not start before `start_s`. sent: called with the time when its last bit is sent."""
         job = _Job(bits, sent)
         if start_s > now_s:
             self._at(start_s, (lambda alarm: self._join(alarm.time_s, user, job),), None)
@@ -98,11 +98,11 @@ class FairCell:
             self._join(now_s, user, job)
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """When `bits` of another user would be sent if nobody came or went: see `Wire.finish_s`."""
+        """Time when `bits` of another user would be sent if the users did not change: see `Wire.finish_s`."""
         return self.wire.finish_s(start_s, bits / self._share(self.users + 1))
 
     def _share(self, users: int) -> float:
-        """Of the rate, of each of so many users."""
+        """Share of the rate for each of this many users."""
         return gain(users, self._snr_db) / users
 
     def _join(self, now_s: float, user: int, job: _Job) -> None:
@@ -152,10 +152,10 @@ class FairCell:
 
 
 class FairLink(ImpairedLink):
-    """One direction of a device in a `FairCell`: an `ImpairedLink` whose messages are sent when the cell has sent them.
+    """One direction of a device in a `FairCell`: an `ImpairedLink` whose transmission times are those of the cell.
 
-    Framing, radio, handshake, losses and delays are those of `ImpairedLink`. What the window makes a message wait is calculated with the
-    share that it has when it is handed over, and so is the time for which it uses the radio.
+    Framing, radio, handshake, losses and delays are those of `ImpairedLink`. The wait for the window, and the time for which a message
+    uses the radio, are computed with the share at the time when it is handed over.
     """
 
     __slots__ = ("_begun_s", "cell", "user")
@@ -174,7 +174,7 @@ class FairLink(ImpairedLink):
         raise RuntimeError("a link of a fair cell tells arrivals when they are known: use submit")
 
     def submit(self, now_s: float, size_bytes: int, arrives: Sent) -> None:
-        """Send a message. arrives: called once it is known when it arrives, with that time; infinity for never."""
+        """Send a message. arrives: called with the time of its arrival, once that is known; infinity for never."""
         wire_bytes, segments = self.transport.frame(size_bytes)
         bits = 8.0 * wire_bytes
         gate = self._gate

@@ -1,8 +1,8 @@
 """Handovers: while a device moves from one cell to the next, nothing passes in either direction.
 
-Handovers begin at random, after exponential times, and last between half of and one and a half times their mean, uniformly. A message that
-meets one waits; of a message under way the rest follows after it. A message that arrives at a random time therefore waits
-E[g^2] / (2 T) on average, for handovers of length g every T seconds: 13 / 24 of their squared mean over T.
+Handovers start at random, after exponential times, and last between half and one and a half times their mean, uniformly. A message that
+meets one waits; the rest of a message in transmission follows after it. A message that arrives at a random time therefore waits E[g^2]
+/ (2 T) on average, for handovers of length g every T seconds: 13 / 24 of their squared mean over T.
 """
 
 import math
@@ -24,15 +24,15 @@ class Handovers:
     """Handovers of a device.
 
     Attributes:
-        every_s: mean time from the begin of one to that of the next.
-        gap_s: mean length; at most two thirds of `every_s`, so that none lasts until the next.
+        every_s: mean time from the start of one to the start of the next.
+        gap_s: mean length; at most two thirds of `every_s`, so that handovers do not overlap.
     """
 
     every_s: float
     gap_s: float
 
     def __post_init__(self) -> None:
-        """Raises ValueError for figures that are not above 0, and for gaps longer than two thirds of the time."""
+        """Raises ValueError for figures that are not above 0, and for gaps longer than two thirds of `every_s`."""
         if not (0.0 < self.gap_s < math.inf and 1.5 * self.gap_s <= self.every_s < math.inf):
             raise ValueError(
                 f"handovers need 0 < 1.5 * gap_s <= every_s, got gap_s {self.gap_s} and every_s {self.every_s}"
@@ -45,16 +45,16 @@ class Handovers:
 
 
 class Interruptions:
-    """When nothing passes. Both directions of a device share them.
+    """Times at which nothing passes. Both directions of a device share them.
 
-    They are drawn by stretches of time, each from a stream of its own, so that a device first in use late in a long run needs no more than
-    the stretch in which it is. None lasts across the end of a stretch, which leaves out one in some thousands.
+    They are drawn per stretch of time, each from its own random stream, so that a device that is first used late in a long run needs
+    only the current stretch. None extends beyond the end of a stretch, which omits one in several thousand.
     """
 
     __slots__ = ("_from_s", "_gap", "_handovers", "_known", "_streams", "_stretch_s")
 
     def __init__(self, handovers: Handovers, streams: Callable[[int], np.random.Generator]) -> None:
-        """streams: of draws, by number of the stretch."""
+        """streams: random streams by number of the stretch."""
         self._handovers = handovers
         self._streams = streams
         self._stretch_s = STRETCH * handovers.every_s
@@ -68,7 +68,7 @@ class Interruptions:
         return self._handovers.share
 
     def first(self, time_s: float) -> tuple[float, float]:
-        """Begin and end of the first one that ends after a time."""
+        """Start and end of the first interruption that ends after a time."""
         if self._from_s <= time_s < self._gap[1]:
             return self._gap
         number = int(time_s // self._stretch_s)
@@ -81,7 +81,7 @@ class Interruptions:
             number += 1
 
     def between(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
-        """Those that lie at least in part between two times."""
+        """Interruptions that lie at least partly between two times."""
         while (gap := self.first(start_s))[0] < end_s:
             yield gap
             start_s = gap[1]
@@ -106,7 +106,7 @@ class PausingWire(Wire):
     __slots__ = ("_gaps", "_wire")
 
     def __init__(self, wire: Wire, gaps: Interruptions) -> None:
-        """Raises ValueError for a wire that devices share: each of them is interrupted at other times."""
+        """Raises ValueError for a wire that devices share, because each of them is interrupted at other times."""
         if wire.shared:
             raise ValueError("handovers are those of one device, whose wire nobody shares")
         super().__init__(wire.rate_bps)
@@ -142,7 +142,7 @@ class PausingWire(Wire):
         return carried
 
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
-        """Those of the wire and the interruptions, joined where they overlap."""
+        """Outages of the wire and interruptions, merged where they overlap."""
         if end_s == math.inf:
             return
         both = sorted([*self._wire.outages(start_s, end_s), *self._gaps.between(start_s, end_s)])

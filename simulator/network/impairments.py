@@ -21,19 +21,19 @@ _NORMAL_REACH = 4.0  # deviations below its mean that a normal draw is taken to 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Distribution of the one-way delay of a message about its mean. No draw is below 0, and the mean is kept.
+    """Distribution of the one-way delay of a message about its mean. No draw is below 0, and the mean is exact.
 
     - lognormal, gamma, pareto: positive, with standard deviation `sd_s`.
-    - normal: cut off at 0. Where more than 1 % of it lies below 0, it is moved down so that the mean with the cut is the mean asked for;
-      its deviation is then below `sd_s`. Where less does, the cut adds at most 0.15 % to the mean, and nothing is moved.
-    - samples: drawn with replacement, moved by one constant so that their mean with the cut at 0 is the mean asked for.
-    - on top: the mean asked for is the least delay instead, and a draw of the distribution with mean and deviation `sd_s` is added to it
-      (of samples, what they lie above the least of them).
+    - normal: truncated at 0. If more than 1 % of it lies below 0, it is shifted down so that the truncated mean is the given mean; its
+        deviation is then below `sd_s`. Otherwise truncation adds at most 0.15 % to the mean, and nothing is shifted.
+    - samples: drawn with replacement, shifted by one constant so that their mean truncated at 0 is the given mean.
+    - on top: the given mean is the minimum delay instead, and a draw of the distribution with mean and deviation `sd_s` is added to it
+        (with samples, their excess over the smallest).
 
     Attributes:
         sd_s: standard deviation.
         distribution: one of DISTRIBUTIONS.
-        samples_s: measured deviations from the mean, used in place of a distribution.
+        samples_s: measured deviations from the mean, used instead of a distribution.
         on_top: whether jitter only adds delay.
     """
 
@@ -44,18 +44,18 @@ class Jitter:
 
     @property
     def added_s(self) -> float:
-        """Mean of what is added to the delay asked for."""
+        """Mean of the time added to the given delay."""
         if not self.on_top:
             return 0.0
         return float(np.mean(self.samples_s)) - min(self.samples_s) if self.samples_s else self.sd_s
 
     @property
     def deviation_s(self) -> float:
-        """Standard deviation, that of a normal distribution before the cut."""
+        """Standard deviation; for a normal distribution before truncation."""
         return float(np.std(self.samples_s)) if self.samples_s else self.sd_s
 
     def draws(self, mean_s: float, stream: np.random.Generator) -> Callable[[int], np.ndarray]:
-        """Draws delays of mean `mean_s`, float64 [count] in seconds, by their count.
+        """A function of a count that draws so many delays with mean `mean_s`, float64 [count] in seconds.
 
         Raises ValueError for a mean not above 0, for a deviation that is not finite or above 100 means, and for unknown names.
         """
@@ -95,7 +95,7 @@ class Jitter:
         return lambda count: least_s * (1.0 + stream.pareto(shape, count))
 
     def reach_s(self, mean_s: float) -> float:
-        """How far below their mean the draws can lie; see `ImpairedLink`, `delay_at`."""
+        """Largest amount by which draws can lie below their mean; see `ImpairedLink`, `delay_at`."""
         if self.on_top:
             return 0.0
         if self.samples_s:
@@ -103,7 +103,7 @@ class Jitter:
         return min(mean_s, _NORMAL_REACH * self.sd_s) if self.distribution == "normal" else mean_s
 
     def _moved_samples(self, mean_s: float) -> np.ndarray:
-        """float64 [n]: the samples plus one constant, cut off at 0, so that their mean is `mean_s`."""
+        """float64 [n]: the samples plus one constant, truncated at 0, so that their mean is `mean_s`."""
         samples = np.sort(np.asarray(self.samples_s, np.float64))[::-1]
         if not np.all(np.isfinite(samples)):
             raise ValueError("samples of jitter must be finite")
@@ -165,11 +165,11 @@ class Loss:
     __slots__ = ("_bad", "_forgets", "_gap", "_last_s", "_leave_bad", "_leave_good", "_uniform", "mean")
 
     def __init__(self, mean: float, stream: np.random.Generator, burst_packets: float | None = None) -> None:
-        """Raises ValueError where no chain has these figures.
+        """Raises ValueError if no chain has these figures.
 
         Args:
             mean: share of packets lost.
-            burst_packets: mean length of a burst, None for independent losses.
+            burst_packets: mean length of a burst; None: independent losses.
         """
         if not 0.0 < mean < 1.0:
             raise ValueError(f"the mean loss must be > 0 and < 1, got {mean}")
@@ -237,7 +237,7 @@ class VaryingLoss:
     """Independent losses, with a probability that varies over time."""
 
     def __init__(self, share: Callable[[float], float], stream: np.random.Generator) -> None:
-        """share: of packets lost, by time in seconds."""
+        """share: share of packets lost, by time in seconds."""
         self._share = share
         self._stream = stream
 

@@ -1,9 +1,9 @@
 """One direction of a device's link: a wire that serialises messages one after another, then a one-way delay.
 
-`Link` is the fast case (constant rate and delay, normal jitter), `ImpairedLink` the general one. Both have
-`send(now_s, size_bytes) -> arrival_s`. Everything that happens to a message is calculated when it is sent: its arrival is the only
-event. The general link is made of small objects: `Wire` or `VaryingWire`, `CrossQueue`, `Loss`, delays drawn from a distribution
-(`Jitter`), `Window` of the transport. Longer than other files, since the stages of a message stand in their order.
+`Link` is the fast case (constant rate and delay, normal jitter), `ImpairedLink` the general one. Both have `send(now_s, size_bytes) ->
+arrival_s`. All stages of a message are computed when it is sent; its arrival is the only event. The general link is made of small
+objects: `Wire` or `VaryingWire`, `CrossQueue`, `Loss`, delays drawn from a distribution (`Jitter`), `Window` of the transport. Longer
+than other files, because it has all stages of a message in their order.
 """
 
 import math
@@ -39,12 +39,12 @@ class Link:
     def __init__(
         self, rate_bps: float, delay_s: float, jitter_s: float = 0.0, stream: np.random.Generator | None = None
     ) -> None:
-        """Raises ValueError for a rate not above 0, a delay or jitter below 0, and jitter without a stream or on a delay of 0.
+        """Raises ValueError for a rate not above 0, a delay or jitter below 0, and jitter without a stream or with a delay of 0.
 
         Args:
-            rate_bps: bits per second, infinite for serialisation in no time.
-            delay_s: one way.
-            stream: of the jitter.
+            rate_bps: bits per second; infinite for no serialisation time.
+            delay_s: one-way delay.
+            stream: random stream of the jitter.
         """
         if not rate_bps > 0.0:
             raise ValueError(f"rate_bps must be > 0, got {rate_bps}")
@@ -83,42 +83,42 @@ class Link:
 
 
 class Gate(Protocol):
-    """What must wake up before a message leaves, for one direction: see `simulator/network/radio.py`."""
+    """The wait for the radio before a message leaves, for one direction: see `simulator/network/radio.py`."""
 
     def wake(self, now_s: float) -> float:
-        """When a message handed over at `now_s` may start."""
+        """Time when a message handed over at `now_s` may start."""
         ...
 
     def turn_s(self, time_s: float) -> float:
-        """When a packet may leave that an awake device has at a time, with nothing else to send."""
+        """Time when a packet of an awake device with nothing else to send may leave."""
         ...
 
     def used(self, start_s: float, end_s: float, wire_bytes: float) -> float:
-        """The message occupied the wire from start to end; seconds it waits after that."""
+        """Tell that the message occupied the wire from start to end. Returns the seconds that it waits after that."""
         ...
 
 
 class ImpairedLink:
     """An in-order stream of messages over a wire, with all impairments.
 
-    A message is framed by the transport, waits for the radio (`gate`) and for the connection, queues for the wire first come,
-    first served, behind what others have waiting there (`queue`), leaves in the flights that the window allows, and arrives after its
-    one-way delay. Lost packets are sent again: they take wire time at once, and delay the message as `Transport.recovery_s` says, then
-    by a timeout for each further loss (`backoff`). With congestion control a `Sender` follows each packet instead. Later messages wait
-    for it, since the stream is in order.
+    A message is framed by the transport, waits for the radio (`gate`) and for the connection, queues for the wire first come, first
+    served, behind cross traffic (`queue`), leaves in the flights that the window allows, and arrives after its one-way delay. Lost
+    packets are sent again: they take wire time at once, and delay the message by `Transport.recovery_s`, then by a timeout for each
+    further loss (`backoff`). With congestion control a `Sender` simulates each packet instead. Later messages wait for it, because the
+    stream is in order.
 
-    A message that finds more than `buffer_bytes` waiting is dropped whole, and tried again after timeouts until there is room; one behind
-    others of its own connection is held back by the window instead. Of the
-    packets that leave a sender at once (a message, or an initial window of it) those that find no room are dropped and sent again, as
-    many at a time as the buffer holds; a window grows to what path and buffer hold, and loses once what lies beyond. An
-    outage longer than the timeout loses the message under way: it continues with the first retransmission after the outage.
+    A message that finds more than `buffer_bytes` waiting is dropped as a whole, and tried again after timeouts until there is room; a
+    message behind others of its own connection is held back by the window instead. Of packets sent together (a message, or its initial
+    window) those that do not fit are dropped and sent again, as many at a time as the buffer holds; a window grows until path and
+    buffer are full, and loses the excess once. An outage longer than the timeout interrupts the message in
+    transmission: it continues with the first retransmission after the outage.
 
     Attributes:
-        rtt_s: mean round trip, standing queues included.
-        sent_bits: put into the link, repetitions and tries included.
-        dropped_bits: those of them that did not arrive.
-        ready_s: until when the latest message waited for radio or connection.
-        open_s: since when the connection is open.
+        rtt_s: mean round trip, including standing queues.
+        sent_bits: bits put into the link, including retransmissions and attempts.
+        dropped_bits: bits of these that did not arrive.
+        ready_s: end of the latest message's wait for radio or connection.
+        open_s: time since which the connection is open.
     """
 
     __slots__ = (
@@ -173,13 +173,14 @@ class ImpairedLink:
         """Raises ValueError for a delay or round trip that is negative or not finite, and a buffer not above 0.
 
         Args:
-            delay_s: one way, the mean.
-            rtt_s: mean round trip, standing queues included, for window and timers of the transport.
+            delay_s: mean one-way delay.
+            rtt_s: mean round trip, including standing queues, for window and timers of the transport.
             rttvar_s: its mean deviation.
-            draw: draws of the delay by count, of mean `delay_s`; None for a constant delay.
-            delay_at: mean delay by the time at which the last bit leaves, in place of `delay_s`. The draws then give the deviation from
-                it, which shrinks in proportion where the delay is below `reach_s`, so that no delay is below 0 and the mean is kept.
-            reach_s: how far below `delay_s` draws can lie (`Jitter.reach_s`).
+            draw: draws a number of delays with mean `delay_s`; None for a constant delay.
+            delay_at: mean delay at the time when the last bit leaves, instead of `delay_s`. The draws then give the deviation from it,
+                which shrinks in proportion if the delay is below `reach_s`, so that no delay is below 0 and the mean is
+                kept.
+            reach_s: largest amount by which draws can lie below `delay_s` (`Jitter.reach_s`).
         """
         if not (0.0 <= delay_s < math.inf and 0.0 <= rtt_s < math.inf and 0.0 <= rttvar_s < math.inf):
             raise ValueError(
@@ -222,7 +223,7 @@ class ImpairedLink:
         self.sent_bits = self.dropped_bits = 0.0
 
     def opened_by(self, handshake: Callable[[float], float]) -> None:
-        """Let the first message open the connection. handshake: when a connection is open, by the time at which it is begun."""
+        """Let the first message open the connection. handshake: time when a connection is open, by the time when its handshake starts."""
         self._handshake = handshake
         self.open_s = math.inf
 
@@ -303,7 +304,7 @@ class ImpairedLink:
         return arrival_s
 
     def _opened_s(self, ready_s: float) -> float:
-        """When a message may leave that is ready before the connection is open. The first one opens it, then waits for its turn."""
+        """Time when a message that is ready before the connection is open may leave. The first one opens it, then waits for its turn."""
         if self._handshake is None or self.open_s < math.inf:
             return self.open_s
         self.open_s = self._handshake(ready_s)
@@ -317,10 +318,10 @@ class ImpairedLink:
         return max(0.0, there_s + deviation_s)
 
     def reconnect(self, lost: Iterable[int] = ()) -> None:
-        """Give up the connection; the next message opens another one, with a new window and no order after the old messages.
+        """Give up the connection; the next message opens a new one, with a new window and no order relative to the old messages.
 
         Args:
-            lost: payload bytes of each message that is lost with it; other messages under way still arrive.
+            lost: payload bytes of each message that is lost with it; other messages in flight still arrive.
         """
         self.dropped_bits += sum(8.0 * self.transport.frame(size_bytes)[0] for size_bytes in lost)
         self.open_s = -math.inf if self._handshake is None else math.inf
@@ -348,7 +349,7 @@ class ImpairedLink:
         return extra_s, bits + repeated * bits / segments
 
     def _admitted_s(self, ready_s: float, ahead_s: float, bits: float) -> float:
-        """When the wire could begin with a message of `ready_s` that finds room in the buffer. Cross traffic gives way to it.
+        """Time when the wire could start with a message of `ready_s` that fits into the buffer. Cross traffic gives way to it.
 
         ahead_s: when what others have waiting at `ready_s` has left.
         """
@@ -361,16 +362,16 @@ class ImpairedLink:
         return ahead_s
 
     def _waiting_bits(self, ahead_s: float) -> float:
-        """Bits that wait at `ahead_s` for a wire that is not free then; of a message that waits for the radio no more than it has."""
+        """Bits that wait at `ahead_s` for a wire that is not free then; for a message that waits for the radio at most its own bits."""
         return self._bits_before(max(ahead_s, self._busy_s), self.wire.free_s)
 
     def _bits_before(self, time_s: float, free_s: float) -> float:
-        """Bits that wait at a time for a wire that is free at another one."""
+        """Bits that wait at a time for a wire that is free at another time."""
         bits, queue = self.wire.waiting_bits(time_s, free_s), self._queue
         return bits if queue is None or not queue.fair else queue.own_bits(time_s, bits)
 
     def _overflow_s(self, ahead_s: float, segments: int, bits: float) -> float:
-        """Seconds that packets cost which find no room in the buffer; those before them in it are sent from `ahead_s` on."""
+        """Delay in seconds by packets that do not fit into the buffer; those before them in it are sent from `ahead_s` on."""
         # What a window lets go beyond its first is paced by acknowledgements.
         burst = min(segments, self.transport.initial_window or segments)
         if burst == 1:
@@ -386,7 +387,7 @@ class ImpairedLink:
         return rounds * self.transport.recovery_s(self.rtt_s, self._rto_s, segments, range(segments - over, segments))
 
     def _repeat(self, bits: float) -> None:
-        """Count bits that a full buffer drops, and that are sent again."""
+        """Count bits that a full buffer drops and that are sent again."""
         self.sent_bits += bits
         self.dropped_bits += bits
 
@@ -429,9 +430,9 @@ class ImpairedLink:
         return end_s, free_s, bits + more_bits
 
     def opening_s(self, time_s: float, wire_bytes: float, timeout_s: float = SYN_RTO_S) -> float:
-        """When a packet of a connection that opens has crossed the link, sent at `time_s`, with `wire_bytes` in all.
+        """Arrival time of a handshake packet sent at `time_s`, with `wire_bytes` in total.
 
-        In an outage that outlasts its timer of `timeout_s` it is lost, and sent again when the timer goes off, which doubles.
+        In an outage that outlasts its timer of `timeout_s` it is lost, and sent again when the timer, which doubles, expires.
         """
         if time_s == math.inf:
             return time_s

@@ -1,9 +1,9 @@
 """Several paths at once, such as Wi-Fi and cellular: every message is sent on all of them, and its first copy counts.
 
 This is the redundant scheduler of Multipath TCP (A. Frommgen et al., ReMP TCP, ICC 2016; RFC 8684 leaves the scheduler open): a message
-takes the path that delivers it first, and every path carries all bytes and uses its radio. Each path has a connection of its own, which
-opens with the first message. Messages are handed over in order, as of one connection. Left out: splitting a message over the paths, which
-would make large ones faster, and acknowledgements that cancel a copy still waiting.
+takes the path that delivers it first, and every path carries all bytes and uses its radio. Each path has its own connection, which
+opens with the first message. Messages are handed over in order, as of one connection. Left out: splitting a message over the paths,
+which would make large ones faster, and acknowledgements that cancel a copy still waiting.
 """
 
 import math
@@ -31,9 +31,9 @@ class PathsLink:
     """One direction of a device's paths, with the interface of a link.
 
     Attributes:
-        links: of each path.
-        ready_s: of the path that delivered the latest message first.
-        open_s: the same.
+        links: the link of each path.
+        ready_s: `ready_s` of the path that delivered the latest message first.
+        open_s: the same for `open_s`.
     """
 
     __slots__ = ("_last_s", "links", "open_s", "ready_s")
@@ -68,7 +68,7 @@ class PathsLink:
 
 
 class Radios:
-    """The radios of a device's paths, told of a request as one is."""
+    """The radios of a device's paths, with the interface of one."""
 
     __slots__ = ("_radios",)
 

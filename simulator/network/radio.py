@@ -6,8 +6,8 @@ lengths; see the network catalogue.
 
 The uplink may be scheduled (TS 36.321 sec. 5.4, TS 38.321 sec. 5.4): a message that finds the device's buffer empty waits for the next
 opportunity of a scheduling request, then for the grant, then for the next uplink slot; or, with a configured grant, for its next
-opportunity alone. Messages that queue behind others go along with their grants. Opportunities come at equal distances, from a random time
-of each device on, so a message at a random time waits half of a period for one.
+opportunity alone. Messages queued behind others use their grants. Opportunities are at equal intervals with a random offset per device,
+so a message at a random time waits half a period on average.
 """
 
 import math
@@ -24,26 +24,26 @@ _PHASE_S = 10.24  # system frame numbers of LTE and NR start again after so long
 
 @dataclass(frozen=True)
 class RadioFigures:
-    """Figures of a radio; 0 where it has no such thing. An idle radio uses no energy here.
+    """Figures of a radio; 0 for features that it does not have. An idle radio uses no energy here.
 
     Attributes:
-        promotion_s: from idle to connected.
-        fach_promotion_s: from the FACH to awake, for either direction; 0 for a radio that has DRX instead.
+        promotion_s: time from idle to connected.
+        fach_promotion_s: time from the FACH to awake, for either direction; 0 for a radio that has DRX instead.
         inactivity_s: silence after which the radio is idle.
-        drx_after_s: silence after which it sleeps in cycles; only the downlink waits for them.
+        drx_after_s: silence after which it sleeps in cycles; only the downlink waits for these.
         drx_cycle_s: length of a cycle.
-        paging_cycle_s: how often an idle radio listens.
-        grant_bytes: bytes in the first uplink grant.
-        grant_s: wait of a longer message for another grant.
-        sr_period_s: distance of opportunities to ask for the first grant.
+        paging_cycle_s: interval at which an idle radio listens.
+        grant_bytes: size of the first uplink grant.
+        grant_s: wait of a larger message for another grant.
+        sr_period_s: interval of opportunities to request the first grant.
         sr_grant_s: time from there until the grant can be used.
-        slot_s: distance of uplink slots, of which both are whole multiples in practice; 0 where every slot is one (FDD).
-        configured_s: distance of the slots of a configured grant, which needs no request; 0 for none.
-        promotion_w: power while promoted.
+        slot_s: interval of uplink slots, of which both are whole multiples in practice; 0 if every slot is one (FDD).
+        configured_s: interval of the slots of a configured grant, which needs no request; 0 for none.
+        promotion_w: power during promotions.
         active_w: power while awake.
         drx_w: power while asleep in cycles.
         up_j_per_byte: energy of each byte of the uplink, in addition.
-        down_j_per_byte: the same of the downlink.
+        down_j_per_byte: the same for the downlink.
     """
 
     promotion_s: float = 0.0
@@ -71,7 +71,7 @@ class RadioFigures:
 
     @property
     def mean_access_s(self) -> float:
-        """Mean wait of a message for the uplink, at a random time; with slots where they lie in step with the other figures."""
+        """Mean wait of a message for the uplink, at a random time; slots are aligned with the other periods."""
         if self.configured_s:
             return 0.5 * self.configured_s
         if not self.sr_period_s:
@@ -83,8 +83,8 @@ class RadioFigures:
 class Radio:
     """The radio of one device. Messages of both directions come in order of time.
 
-    Energy is added to `joules`, by request: that of a message, and of the silence after it until the radio is idle. What of it
-    carries no message (promotions, the silence) is added to `static_joules` as well.
+    Energy is added to `joules`, by request: that of a message, and of the tail after it until the radio is idle. The part that carries
+    no message (promotions, tails) is also added to `static_joules`.
 
     Attributes:
         request: the request of the next message.
@@ -113,7 +113,7 @@ class Radio:
         self._rest(math.inf)
 
     def _connect(self, now_s: float) -> float:
-        """When the radio can send and receive, asked at `now_s`."""
+        """Time when the radio can send and receive, if requested at `now_s`."""
         figures = self.figures
         silence_s = now_s - self._last_s
         if silence_s > figures.inactivity_s or self._owner < 0:
@@ -129,7 +129,7 @@ class Radio:
         return self._connected_s
 
     def _hear(self, now_s: float) -> float:
-        """When the radio can receive a message that the network has at `now_s`."""
+        """Time when the radio can receive a message that the network has at `now_s`."""
         figures = self.figures
         silence_s = now_s - self._last_s
         if silence_s > figures.inactivity_s or self._owner < 0:
@@ -205,7 +205,7 @@ class _Uplink:
         return self.more_s(wire_bytes) if empty else 0.0
 
     def more_s(self, wire_bytes: float) -> float:
-        """Wait of a message of an empty buffer for what does not fit into its first grant."""
+        """Wait of a message that finds an empty buffer for the part that does not fit into its first grant."""
         figures = self._radio.figures
         return figures.grant_s if wire_bytes > figures.grant_bytes else 0.0
 

@@ -20,7 +20,7 @@ class TrainCapacity(Capacity):
     """The capacity of a saturated link, and packet trains in its idle state.
 
     Attributes:
-        packet_bits: of a packet of a train.
+        packet_bits: size of a packet of a train.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class TrainCapacity(Capacity):
 
         Args:
             capacity: of the saturated link.
-            times_s: since when each train counts.
-            offsets_s: of each train.
-            duration_s: after which they repeat.
+            times_s: time from which each train applies.
+            offsets_s: packet offsets of each train.
+            duration_s: period after which they repeat.
             base_s: one-way delay of the first packet of a train.
-            size_delays_s: (bytes, seconds): delay of a packet besides, by its size.
-            packet_bytes: of a train.
+            size_delays_s: (bytes, seconds): additional delay of a packet, by its size.
+            packet_bytes: size of a packet of a train.
         """
         super().__init__(capacity.edges_s[:-1], capacity.rates_bps, capacity.duration_s)
         self._times_s: list[float] = np.asarray(times_s, np.float64).tolist()
@@ -57,16 +57,17 @@ class TrainCapacity(Capacity):
         return TrainWire(self, offset_s, shared)
 
     def train_at(self, time_s: float) -> list[float]:
-        """Offsets of the train that counts at a time."""
+        """Offsets of the train that applies at a time."""
         return self._offsets_s[bisect_right(self._times_s, time_s % self._trains_s) - 1]
 
     def size_delay_s(self, packet_bytes: float) -> float:
-        """Delay of a packet besides; that of the nearest size beyond the table, 0 without one."""
+        """Additional delay of a packet; beyond the table that of the nearest size; 0 without a table."""
         return float(np.interp(packet_bytes, self._sizes, self._delays_s)) if len(self._sizes) else 0.0
 
 
 class TrainWire(VaryingWire):
-    """A wire of a `TrainCapacity`. Calls come in order of time; one that starts before the end of another asks about the same packets."""
+    """A wire of a `TrainCapacity`. Calls come in order of time; a call that starts before the end of another one is about the same
+    packets."""
 
     __slots__ = ("_base_s", "_busy_s", "_next", "_offsets", "_train_s", "_trains")
 

@@ -1,7 +1,7 @@
-"""What a transport adds to a message: framing, the opening of a connection, retransmission timers, a congestion window.
+"""The effects of a transport on a message: framing, connection set-up, retransmission timers, a congestion window.
 
-Data flows one way at a time here; acknowledgements cost no wire time. A loss is priced in delay (see `Transport.recovery_s`)
-and does not shrink the `Window`, which keeps the extra delay a closed form; with congestion control packets are followed one by one:
+Data flows in one direction at a time here; acknowledgements take no wire time. A loss causes a delay (see `Transport.recovery_s`) and
+does not shrink the `Window`, so the delay has a closed form; congestion control simulates single packets:
 `simulator.network.congestion`.
 """
 
@@ -21,7 +21,7 @@ QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: so many segments of a fresh connecti
 
 
 def backoff(first_s: float) -> Iterator[float]:
-    """Timeouts of a packet and its repetitions, in seconds: each twice the one before, at most MAX_RTO_S (RFC 6298 sec. 5.5)."""
+    """Timeouts of a packet and its retransmissions, in seconds: each twice the previous one, at most MAX_RTO_S (RFC 6298 sec. 5.5)."""
     timeout_s = min(first_s, MAX_RTO_S)
     while True:
         yield timeout_s
@@ -46,25 +46,25 @@ class Transport:
 
     Attributes:
         segment_bytes: payload of a full segment (MSS).
-        segment_overhead_bytes: headers of each.
-        message_overhead_bytes: per message.
+        segment_overhead_bytes: headers of each segment.
+        message_overhead_bytes: overhead per message.
         record_bytes: largest payload of a record or frame.
-        record_overhead_bytes: overhead of each.
-        initial_window: segments, 0 for no window at all.
+        record_overhead_bytes: overhead of each record or frame.
+        initial_window: initial window in segments, 0 for no window.
         idle_restart: whether the window is halved per retransmission timeout without a message.
         handshake_rtts: round trips before the first message may leave.
-        hello_bytes: sent up in the last of them.
-        handshake_bytes: sent down in the last of them.
-        opening_samples: round trips measured until the first message may leave; 0 for a transport without a connection.
-        rto_floor_s: least variance term of the retransmission timeout.
+        hello_bytes: bytes sent up in the last of them.
+        handshake_bytes: bytes sent down in the last of them.
+        opening_samples: number of round trips measured before the first message may leave; 0 for a transport without a connection.
+        rto_floor_s: minimum of the variance term of the retransmission timeout.
         ack_delay_s: added to the retransmission timeout.
-        reordering: wait for what others have overtaken, as a share of the round trip.
-        probes: whether a lost tail is asked for by a probe (RFC 8985 sec. 7); otherwise by the timeout.
-        congestion: cubic or bbr (`simulator.network.congestion`); empty for `Window`, which knows no losses.
+        reordering: time to wait for reordered packets, as a share of the round trip.
+        probes: whether a probe recovers a lost tail (RFC 8985 sec. 7); otherwise the timeout does.
+        congestion: cubic or bbr (`simulator.network.congestion`); empty for `Window`, which does not react to losses.
         stack: "linux" for ends that find losses by time and by probes as well (RFC 8985) and acknowledge each of the first segments of a
             connection; "quic" for those of RFC 9002, whose timer sends probes; "plain" for others.
-        flow_bytes: of a message that may leave before the other end makes room for more, which takes a round trip; 0 for any number.
-        framed: bits on the wire and segments, by payload; a cache that all links share.
+        flow_bytes: bytes that may be in flight before the other end makes room for more, which takes a round trip; 0 for no limit.
+        framed: bits on the wire and segments, by payload; a cache shared by all links.
     """
 
     name: str
@@ -105,19 +105,20 @@ class Transport:
         return min(srtt_s + max(4.0 * rttvar_s, self.rto_floor_s) + self.ack_delay_s, MAX_RTO_S)
 
     def opening_rto_s(self, rtt_s: float, left: int) -> float:
-        """First timeout of a packet of the handshake with so many round trips after its own: by one measured before, or 1 s."""
+        """First timeout of a handshake packet with so many round trips after its own: from a round trip measured before, or 1 s."""
         return self.rto_s(rtt_s, 0.5 * rtt_s) if self.opening_samples > left + 1 else SYN_RTO_S
 
     def probe_s(self, srtt_s: float, segments: int) -> float:
-        """When the tail of so many segments under way is asked for, where no timeout comes before. Source: RFC 8985 sec. 7.2."""
+        """Time after which a probe is sent for the tail of so many segments in flight, if no timeout comes before. Source: RFC 8985
+        sec. 7.2."""
         return 2.0 * srtt_s + (PROBE_S if segments > 1 else LONE_PROBE_S)
 
     def recovery_s(self, srtt_s: float, rto_s: float, segments: int, lost: Sequence[int]) -> float:
-        """How much later a message of `segments` is complete when those numbered `lost` (ascending) are sent again, once.
+        """Delay of a message of `segments` segments if those numbered `lost` (ascending) are retransmitted once.
 
         A loss with three segments or more after it costs a round trip (fast retransmit), with one or two the wait for reordering more
         (RACK). A lost last segment is repeated by a tail loss probe or by the retransmission timeout, whichever comes first: the latter
-        for a lost only segment once the round trip is known. Without RACK the timeout is all that is left.
+        for a lost only segment once the round trip is known. Without RACK only the timeout remains.
         """
         after = segments - 1 - lost[-1]
         if after >= DUPLICATE_ACKS:
@@ -211,12 +212,12 @@ def opened_by(transport: Transport, handshake: str) -> Transport:
 class Timer:
     """The retransmission timeout of a connection whose round trip has been measured a few times, each by a message.
 
-    The first sample makes the estimated deviation half of the round trip, and each further one takes away a quarter of what is too
-    much. Source: RFC 6298 sec. 2.2 and 2.3, RFC 9002 sec. 5.3; one sample in a round trip, as RFC 6298 sec. 3 asks and Linux has it.
+    The first sample sets the estimated deviation to half of the round trip, and each further one removes a quarter of the excess.
+    Source: RFC 6298 sec. 2.2 and 2.3, RFC 9002 sec. 5.3; one sample in a round trip, as RFC 6298 sec. 3 asks and Linux has it.
 
     Attributes:
         rttvar_s: estimated deviation.
-        settled: whether the first sample makes no difference any more.
+        settled: whether the first sample has no effect any more.
     """
 
     __slots__ = ("_deviation_s", "_next_s", "_rtt_s", "_transport", "rttvar_s", "settled")
@@ -232,7 +233,7 @@ class Timer:
             self._sample()
 
     def rto_s(self, time_s: float) -> float:
-        """The timeout of a message that leaves then, after those before it."""
+        """The timeout of a message that leaves at this time, after those before it."""
         if time_s >= self._next_s:
             if self._next_s > -math.inf:
                 self._sample()
@@ -254,7 +255,7 @@ class Window:
     wire is always busy. The window grows only while more than half of it is used (Linux tcp_is_cwnd_limited; RFC 7661).
 
     Attributes:
-        last_s: when the last bit of the latest message leaves.
+        last_s: time when the last bit of the latest message leaves.
     """
 
     __slots__ = (
@@ -278,8 +279,8 @@ class Window:
         """An empty window.
 
         Args:
-            ack_s: from when a segment has left the wire until it is acknowledged.
-            most_bits: what path and buffer hold. A window that outgrows them loses the excess and stays there.
+            ack_s: time from the end of a segment's transmission until it is acknowledged.
+            most_bits: capacity of path and buffer. A window that outgrows it loses the excess and stays there.
         """
         full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
         self._most = max(1, int(most_bits / full_bits)) if most_bits < math.inf else 10**9
@@ -299,7 +300,7 @@ class Window:
         self.last_s = -math.inf
 
     def overflow(self) -> int:
-        """Segments that were lost when the window outgrew path and buffer, told once a connection."""
+        """Segments that were lost when the window outgrew path and buffer, reported once per connection."""
         if self._outgrown <= 0:
             return 0
         lost, self._outgrown = self._outgrown, -1
@@ -311,7 +312,7 @@ class Window:
         return self._most
 
     def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
-        """When the last bit of a message leaves that may start at `start_s`. finish_s: `Wire.finish_s`."""
+        """Time when the last bit of a message that may start at `start_s` leaves. finish_s: `Wire.finish_s`."""
         if self._acked_s > start_s:
             return self._send_beside(start_s, segments, bits, finish_s)
         window = self._segments + self._growth
@@ -402,10 +403,9 @@ class Window:
 
 
 class FlowWindow(Window):
-    """A congestion window beside the receiver's: of all messages no more than `Transport.flow_bytes` are under way.
+    """A congestion window together with the receiver's window: at most `Transport.flow_bytes` of all messages are in flight.
 
-    The congestion window counts packets, this one what is in them. What leaves at once makes room once its first packets are acknowledged,
-    as in a flight of `Window`.
+    The congestion window counts packets, this one bytes. A flight makes room once its first packets are acknowledged, as in `Window`.
     """
 
     __slots__ = ("_held", "_most_bits", "_under_way_bits")

@@ -1,12 +1,12 @@
 """The Wi-Fi hop of a link: contention with stations that always have something to send, and the tail of its delay.
 
 A burst of our device, or of the access point to it, waits for the end of the transmission that it meets, counts down a random number of
-idle slots, and transmits; other transmissions stop the count. Where another station begins in the same slot, both are lost, and the next
+idle slots, and transmits; other transmissions stop the count. If another station starts in the same slot, both are lost, and the next
 number is drawn from twice the range. How often the others transmit is Bianchi's fixed point for N saturated stations:
 
     tau = 2 (1 - 2 p) / ((1 - 2 p) (W + 1) + p W (1 - (2 p)^m)),    p = 1 - (1 - tau)^(N - 1)
 
-with W = 16 slots, doubled m = 6 times. Our own bursts are taken to be few: they do not slow the others down.
+with W = 16 slots, doubled m = 6 times. Our own bursts are assumed to be few: they do not slow the others down.
 
 Sources: G. Bianchi, IEEE JSAC 18 (2000), equations 7 and 9; intervals and windows of the best-effort class of 802.11 at 5 GHz (general
 knowledge); bursts of 4 ms as Linux' ath9k and FreeBSD's ath limit their aggregates.
@@ -43,7 +43,7 @@ class Hop:
     """A Wi-Fi hop.
 
     Attributes:
-        stations: others that always have something to send.
+        stations: number of other stations that always have something to send.
         tail: share of transmissions that take `TAIL_S` longer, uniformly.
     """
 
@@ -57,15 +57,15 @@ class Hop:
 
     @property
     def share(self) -> float:
-        """Of the line's time, of one who sends all the time."""
+        """Share of the line's time for a sender that always has data."""
         return BURST_S / (BURST_S + self.mean_wait_s)
 
     @property
     def met_wait_s(self) -> float:
-        """Mean wait of what comes at a random moment where others of the same sender always have something to send.
+        """Mean wait of a message at a random time if other traffic of the same sender always has data.
 
-        It goes along in their next burst. Long waits are met more often than short ones, so this is more than a whole wait where waits
-        differ much: E[w^2] / (2 E[w + burst]).
+        It is sent in that traffic's next burst. A random time is more likely in a long wait than in a short one, so this exceeds a
+        whole wait if waits vary much: E[w^2] / (2 E[w + burst]).
         """
         waits_s, ends_s = _cycles(self)
         return float((waits_s**2).sum() / (2.0 * ends_s[-1]))
@@ -73,7 +73,7 @@ class Hop:
 
 @cache
 def transmits(stations: int) -> float:
-    """tau: chance that one of so many saturated stations begins to transmit in a slot."""
+    """tau: probability that one of so many saturated stations starts to transmit in a slot."""
     low, high = 0.0, 1.0  # of p; the difference below falls from above 0 to below
     for _ in range(60):
         p = 0.5 * (low + high)
@@ -103,9 +103,9 @@ def mean_access_s(stations: int) -> float:
 class HopWire(Wire):
     """A wire behind a Wi-Fi hop.
 
-    Each burst, what the wire carries in `BURST_S` at its mean rate, waits for the channel. Messages that queue go along in one. From when
-    it has something to send until it has sent all, bursts follow one another: whoever asks again about that time, or about a part of it,
-    meets the same ones.
+    Each burst (the data that the wire carries in `BURST_S` at its mean rate) waits for the channel. Queued messages share a burst.
+    While there is something to send, bursts follow one another: repeated queries about that time, or about a part of it, get the same
+    bursts.
     """
 
     __slots__ = (
@@ -141,7 +141,7 @@ class HopWire(Wire):
 
     @property
     def mean_bps(self) -> float:
-        """Our share while we send all the time."""
+        """Mean rate of a sender that always has data."""
         return self._burst_bits / (BURST_S + self._hop.mean_wait_s)
 
     @property

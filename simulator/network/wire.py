@@ -14,9 +14,9 @@ class Wire:
 
     Attributes:
         rate_bps: bits per second.
-        shared: whether several devices queue for it. A message then occupies it from when it is handed over, whatever else delays
-            the message (a sleeping radio, a full window).
-        free_s: when it has sent its last bit.
+        shared: whether several devices queue for it. A message then occupies it from the time when it is handed over, whatever else
+            delays the message (a sleeping radio, a full window).
+        free_s: time when it has sent its last bit.
     """
 
     __slots__ = ("free_s", "rate_bps", "shared")
@@ -36,19 +36,19 @@ class Wire:
 
     @property
     def mean_wait_s(self) -> float:
-        """Mean of what `finish_s` takes beside the bits, where nothing was sent before."""
+        """Mean extra time of `finish_s` in addition to the bits, if nothing was sent before."""
         return 0.0
 
     @property
     def met_wait_s(self) -> float:
-        """The same where others always have something to send on it: see `occupied`."""
+        """The same if other traffic always has something to send on it: see `occupied`."""
         return 0.0
 
     def occupied(self, time_s: float) -> None:
-        """Somebody had something to send on it all the time until `time_s`."""
+        """Other traffic had something to send on it all the time until `time_s`."""
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """When the last of `bits` is sent, begun at `start_s`; infinity for never."""
+        """Time when the last of `bits` is sent, starting at `start_s`; infinity for never."""
         return start_s + bits / self.rate_bps
 
     def bits(self, start_s: float, end_s: float) -> float:
@@ -56,11 +56,11 @@ class Wire:
         return (end_s - start_s) * self.rate_bps
 
     def waiting_bits(self, start_s: float, free_s: float) -> float:
-        """Bits that wait at `start_s` where they keep the wire busy until `free_s`."""
+        """Bits that wait at `start_s` if they keep the wire busy until `free_s`."""
         return self.bits(start_s, free_s)
 
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
-        """Begin and end of each stretch of rate 0 that lies at least in part between two times."""
+        """Start and end of each stretch of rate 0 that lies at least partly between two times."""
         return iter(())
 
 
@@ -68,12 +68,12 @@ class Capacity:
     """Cumulative capacity of a repeating rate, computed once and shared by all wires that follow it."""
 
     def __init__(self, times_s: ArrayLike, rate_bps: ArrayLike, duration_s: float) -> None:
-        """Raises ValueError where times do not ascend to the duration, or a rate is negative or not finite.
+        """Raises ValueError if times do not ascend to the duration, or a rate is negative or not finite.
 
         Args:
             times_s: float [n], from 0 on.
             rate_bps: float [n], from each time until the next, the last until `duration_s`.
-            duration_s: then the rate repeats.
+            duration_s: period after which the rate repeats.
         """
         times = np.asarray(times_s, np.float64)
         rate = np.asarray(rate_bps, np.float64)
@@ -103,12 +103,12 @@ class Capacity:
 
     @classmethod
     def with_outages(cls, rate_bps: float, every_s: float, outage_s: float) -> "Capacity":
-        """A constant rate that pauses for `outage_s` in every `every_s`."""
+        """A constant rate with a pause of `outage_s` in every `every_s`."""
         return cls([0.0, every_s - outage_s], [rate_bps, 0.0], every_s)
 
 
 def _zero_stretches(edges_s: Sequence[float], rates: Sequence[float]) -> list[tuple[float, float]]:
-    """Begin and end of each stretch of rate 0 in a period; one that continues in the next period ends after this one."""
+    """Start and end of each stretch of rate 0 in a period; one that continues in the next period ends after this one."""
     found: list[tuple[float, float]] = []
     for begin_s, end_s, rate in zip(edges_s, edges_s[1:], rates, strict=False):
         if rate == 0.0:
@@ -198,7 +198,7 @@ class StepFunction:
     """A repeating step function of time: a one-way delay in seconds, or a share of packets lost."""
 
     def __init__(self, times_s: ArrayLike, values: ArrayLike, duration_s: float) -> None:
-        """As `Capacity`, with `values` in place of rates."""
+        """As `Capacity`, with `values` instead of rates."""
         times, held = np.asarray(times_s, np.float64), np.asarray(values, np.float64)
         self.duration_s = float(duration_s)
         self.mean = float(held @ np.diff(times, append=duration_s) / duration_s)
