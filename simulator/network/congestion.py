@@ -8,8 +8,8 @@ packets only needs a queue of them.
 - A receiver acknowledges every second segment, or a lone one after 40 ms (25 in QUIC); it acknowledges at once if a segment is missing, and
   for the first 16 of a connection (Linux' quick acknowledgements).
 - A segment counts as lost when three sent with or after it have arrived (RFC 6675), or when a later one has arrived and it was sent longer
-  ago than a round trip plus a quarter of the minimum round trip (RACK, RFC 8985). Otherwise a tail loss probe after two round trips recovers
-  it, or the retransmission timeout, which doubles (RFC 6298). QUIC waits an eighth of a round trip, and its timer sends a probe without
+  ago than a round trip plus a quarter of the minimum round trip (RACK, RFC 8985). Otherwise a tail loss probe recovers it after two round
+  trips, or the retransmission timeout, which doubles (RFC 6298). QUIC waits an eighth of a round trip, and its timer sends a probe without
   declaring segments lost (RFC 9002); its smaller window after a long silence (sec. 7.6) is not modelled.
 - Packets that do not fit into the buffer of the wire are lost.
 - Messages form one stream: a message's first packet leaves after the last packet of the previous message, including retransmissions. The
