@@ -192,17 +192,19 @@ class FairLink(ImpairedLink):
         if loss is not None and (lost := loss.lost(ready_s, segments)):
             extra_s, bits = self._recovery(loss, ready_s, segments, bits, lost)
         guess_s = self.cell.finish_s(ready_s, bits)
+        window_s = 0.0
         if self._window is not None and guess_s < math.inf:
-            extra_s += self._window.send(ready_s, segments, bits, self.cell.finish_s) - guess_s
+            window_s = self._window.send(ready_s, segments, bits, self.cell.finish_s) - guess_s
         self.sent_bits += bits
         if gate is not None:
-            extra_s += gate.used(ready_s, guess_s, 0.125 * bits)
+            extra_s += gate.used(ready_s, guess_s + window_s, 0.125 * bits)
 
         def sent(end_s: float) -> None:
             self.ready_s = ready_s if ready_s > now_s else -math.inf
             if end_s == math.inf:
                 arrives(end_s)
                 return
+            end_s += window_s
             outage_s = self._outage_s(ready_s, end_s) if end_s - ready_s > self._rto_s else 0.0
             delay_s = self.delay_s if self._draw is None else self._draw()
             if self.delay_at is not None:

@@ -20,6 +20,7 @@ from simulator.results.columns import PARTS
 from tests.simulator import build
 
 RATE = 8192.0  # 1024 B/s
+ONE_SEGMENT = replace(TRANSPORTS["tcp"], flow_bytes=1448, handshake_rtts=0)
 Message = tuple[float, int, float]  # when, of which user, bits
 
 
@@ -127,6 +128,15 @@ def delivered(network: Network, sent: list[tuple[float, int]]) -> tuple[list[flo
             0.0,
             devices_per_cell=2,
             radio=RadioFigures(promotion_s=1.0, inactivity_s=3.0, drx_after_s=0.5, drx_cycle_s=0.5, sr_period_s=0.25),
+        ),
+        Network(  # two round trips more for the second message, in which the radio is in use
+            1e6,
+            1e6,
+            0.5,
+            0.5,
+            transport=ONE_SEGMENT,
+            devices_per_cell=2,
+            radio=RadioFigures(promotion_s=1.0, inactivity_s=14.0),
         ),
     ],
 )
