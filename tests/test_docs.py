@@ -295,9 +295,9 @@ def test_the_exceptions_are_still_shown() -> None:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny pair of enough codes for the methods that count neighbours."""
+    """A tiny pair of enough codes for the methods that count neighbours, and of four tokens: most of a run is recording."""
     folder = tmp_path_factory.mktemp("pairs") / "tiny"
-    make_tiny_pair(folder, codebook_size=128)
+    make_tiny_pair(folder, codebook_size=128, grid=2)
     return folder
 
 
@@ -334,13 +334,13 @@ def tiny(pair: Path) -> dict[str, Any]:
 
 
 def tiny_options(pair: Path, scenario: str) -> list[str]:
-    """The same for the command line, and two minutes of a workload that lasts longer."""
-    loaded = load_scenario(scenario_path(scenario))
-    workload, sets = loaded.workload, tiny(pair)
+    """The same for the command line, and two minutes of a workload that lasts longer, of ten devices of more."""
+    loaded, sets = load_scenario(scenario_path(scenario)), tiny(pair)
     if pair_manifest(loaded.pair).statistics is not None:  # no model runs
         sets = {"prompts.list": ["a cat"]}
-    if isinstance(workload, FleetWorkload) and workload.duration_s > 120:
-        sets["workload.duration_s"] = 120
+    if isinstance(loaded.workload, FleetWorkload):
+        limits = {"duration_s": 120, "devices": 10}
+        sets |= {f"workload.{key}": most for key, most in limits.items() if getattr(loaded.workload, key) > most}
     return [part for path, value in sets.items() for part in ("--set", f"{path}={json.dumps(value)}")]
 
 

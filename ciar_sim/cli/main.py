@@ -1,5 +1,6 @@
 """The program `ciar-sim`: every command, each imported from its own file."""
 
+import gc
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,8 @@ class Program(click.Group):
     """The command group; refuses arguments that neither a file system nor a terminal can hold, before any command sees them."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        # Looking for garbage as often as usual takes a seventh of the time in which modules are loaded, and a twentieth of a run's.
+        gc.set_threshold(50_000, 20, 20)
         arguments = list(sys.argv[1:] if args is None else args)
         for number, argument in enumerate(arguments, start=1):
             problem = unusable(argument)

@@ -14,9 +14,10 @@ def plot(trace: Trace | Arrivals, title: str) -> bytes:
     """PNG: a panel for each quantity that the trace has, over time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = _arrival_panels(trace) if isinstance(trace, Arrivals) else _network_panels(trace)
-    figure = Figure(figsize=(8.0, 1.0 + 1.7 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(8.0, 1.0 + 1.7 * len(panels)), dpi=130)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (label, curves) in zip(axes, panels, strict=True):
@@ -32,8 +33,9 @@ def plot(trace: Trace | Arrivals, title: str) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("time, s", fontsize=9)
     axes[0].set_title(title, fontsize=10, loc="left", parse_math=False)
+    ConstrainedLayoutEngine().execute(figure)  # once: matplotlib would draw a figure that keeps its engine twice
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -45,7 +45,7 @@ OWN_HARDWARE: Change = {
 OWN_MODEL: Change = {
     "compute": {
         side: {
-            "model": {"layers": layers, "width": 256, "image_tokens": 16},
+            "model": {"layers": layers, "width": 256, "image_tokens": 4},
             "hardware": hardware,
             "runtime": "cuda-graphs",
         }
@@ -56,6 +56,18 @@ IN_TIERS: Change = {
     "cloud": {"tier": "here", "tiers": {"here": {"distance_km": 20, "runtime": "cuda-graphs"}, "there": {"rtt_ms": 30}}}
 }
 BUSY: Change = {**FLEET, "workload.arrivals.poisson_per_s": 60, "workload.duration_s": 1}
+
+
+# What does not show in images of four tokens: these rows have sixteen.
+LONGER = {
+    *(f"{kind}.calibration" for kind in ("PromptList", "PromptFile")),
+    *(
+        f"{method}Entry.{key}"
+        for method in ("Ciar", "Discrete", "EntropyLens", "SoftmaxCorr")
+        for key in ("beta", "decay")
+    ),
+    *("CiarEntry.reach", "Eagle2Entry.top_k", "VvsEntry.interval", "VvsEntry.similarity", "FleetKind.slo_s"),
+}
 
 
 def put(scenario: dict[str, Any], change: Change) -> None:

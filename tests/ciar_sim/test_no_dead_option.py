@@ -13,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.tiny_pair import make_tiny_pair
 from ciar_sim.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("undrawn", "short_gaps")
@@ -265,7 +266,15 @@ Observe = Callable[[list[str]], str]
 
 
 @pytest.fixture(scope="module")
-def observe(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Observe:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny pair of four tokens: most of a run is recording."""
+    folder = tmp_path_factory.mktemp("pairs") / "tiny"
+    make_tiny_pair(folder, grid=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def observe(tmp_path_factory: pytest.TempPathFactory, pair: Path) -> Observe:
     """What a command printed and wrote, as a digest; every call has folders of its own, and equal calls are made once."""
     known: dict[str, str] = {}
 
@@ -276,11 +285,11 @@ def observe(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
         return known[key]
 
     def seen_of(arguments: list[str], folder: Path) -> str:
-        places = {name: folder / name for name in ("scenario", "out", "cache", "trace")} | {"pair": tiny_pair_folder}
+        places = {name: folder / name for name in ("scenario", "out", "cache", "trace")} | {"pair": pair}
         places["scenario"] = folder / "scenario.yaml"
-        places["scenario"].write_text(SCENARIO.format(pair=tiny_pair_folder))
+        places["scenario"].write_text(SCENARIO.format(pair=pair))
         places["answered"] = folder / "answered.yaml"
-        places["answered"].write_text(ANSWERED.format(pair=tiny_pair_folder))
+        places["answered"].write_text(ANSWERED.format(pair=pair))
         places["packets"] = folder / "packets.csv"
         rows = "".join(f"{0.01 * n:.2f},{8 * (n % 7 > n // 1000)},{4 * (n % 5 > 1)}\n" for n in range(4000))
         places["packets"].write_text("time_s,down_mbps,up_mbps\n" + rows)

@@ -26,9 +26,11 @@ from simulator.pricing.profile import Profile
 from simulator.protocol.cache import CachedSource, RecordingCache
 from simulator.results.files import ROWS
 from simulator.results.tables import CaseRecords, request_blocks, summary_table
-from tests.ciar_sim.setting_rows import ANOTHER, BASE, BUSY, ONE_CAPTION, SETTINGS, put
+from tests.ciar_sim.setting_rows import ANOTHER, BASE, BUSY, LONGER, ONE_CAPTION, SETTINGS, put
 
 pytestmark = pytest.mark.usefixtures("short_gaps")
+
+GRID = 2  # x 2 tokens of an image
 
 
 def schema_keys() -> list[str]:
@@ -41,9 +43,13 @@ Results = Callable[[dict[str, Any]], str]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Iterator[Results]:
-    """The digest of a scenario's requests and summary; equal scenarios are run once. No folder is written, which takes half of a run."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+    """The digest of a scenario's requests and summary; equal scenarios are run once.
+
+    Images have few tokens, since most of a run is recording, and no folder is written, which takes half of the rest.
+    """
     folder = tmp_path_factory.mktemp("settings")
+    make_tiny_pair(folder / "pair", grid=GRID)
     (folder / "captions.txt").write_text(ONE_CAPTION + "\n")
     (folder / "others.txt").write_text(ANOTHER + "\n")
     (folder / "both.txt").write_text(f"{ONE_CAPTION}\n{ANOTHER}\n")
@@ -74,7 +80,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
     known: dict[str, str] = {}
 
     def digest(data: dict[str, Any]) -> str:
-        data = {"pair": str(tiny_pair_folder), **data}
+        data = {"pair": str(folder / "pair"), **data}
         text = json.dumps(data, sort_keys=True)  # which is YAML as well
         if data["pair"] not in sources:
             sources[data["pair"]] = CachedSource(cache, Recorder(load_pair(Path(data["pair"])), 8).record)
@@ -96,10 +102,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) ->
     def write_run(_: Path, *, cases: Sequence[CaseRecords], **__: Any) -> pd.DataFrame:
         (requests,) = request_blocks(cases, ROWS)
         summary = summary_table(cases)
-        columns = [
-            (name, column.tolist()) for table in (requests, summary.to_dict("series")) for name, column in table.items()
-        ]
-        digests.append(hashlib.sha256(repr(columns).encode()).hexdigest())
+        columns = [(name, column.tolist()) for name, column in requests.items()]
+        figures = [(name, summary[name].array.tolist()) for name in summary]
+        digests.append(hashlib.sha256(repr((columns, figures)).encode()).hexdigest())
         return summary
 
     with pytest.MonkeyPatch.context() as patch:
@@ -115,10 +120,10 @@ def test_every_key_of_the_schema_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("key", [key for key, row in SETTINGS.items() if isinstance(row, tuple)])
-def test_a_changed_setting_changes_the_results(key: str, results: Results) -> None:
+def test_a_changed_setting_changes_the_results(key: str, results: Results, tiny_pair_folder: Path) -> None:
     row = SETTINGS[key]
     assert isinstance(row, tuple)
-    before = copy.deepcopy(BASE)
+    before = copy.deepcopy(BASE) | ({"pair": str(tiny_pair_folder)} if key in LONGER else {})
     put(before, row[0])
     after = copy.deepcopy(before)
     put(after, row[1])
@@ -126,7 +131,7 @@ def test_a_changed_setting_changes_the_results(key: str, results: Results) -> No
 
 
 def test_another_pair_is_another_result(results: Results, tmp_path: Path) -> None:
-    make_tiny_pair(tmp_path / "other", seed=1)
+    make_tiny_pair(tmp_path / "other", seed=1, grid=GRID)
     assert results({**BASE, "pair": str(tmp_path / "other")}) != results(BASE)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,10 +25,17 @@ from simulator.protocol import pairs
 from simulator.protocol.pairs import file_hash, known_pairs, pair_manifest
 
 
+@pytest.fixture(scope="module")
+def of_seed_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs") / "tiny"
+    make_tiny_pair(folder, seed=3)
+    return folder
+
+
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    make_tiny_pair(tmp_path / "tiny", seed=3)
-    return tmp_path / "tiny"
+def tiny(tmp_path: Path, of_seed_3: Path) -> Path:
+    """A copy for the test alone."""
+    return Path(shutil.copytree(of_seed_3, tmp_path / "tiny"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

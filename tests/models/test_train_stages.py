@@ -26,6 +26,7 @@ from models.vq import VQConfig, VQModel, load_vq, save_vq
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 from simulator.protocol.pairs import TransformerConfig, pair_manifest
+from tests.conftest import without_drawing
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -69,7 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     vq = VQConfig(codebook_size=64, ch=32, patch=4, **narrow)
     save_vq(folder / "tokenizer" / "tokenizer.safetensors", VQModel(vq), {})
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_drawing():
         patch.setattr(sequences, "scene_tokens", colour_tokens)
         for name, settings in TrainingFile.model_validate(CONFIG).stages.items():
             RUN[name](settings, None, folder / name, "cpu")

@@ -1,4 +1,7 @@
-"""VAR from its files: which part each one is, what is refused, passes, the quantiser, and sessions in which scales are shared out."""
+"""VAR from its files: which part each one is, what is refused, passes, the quantiser, and sessions in which scales are shared out.
+
+Longer than other files, since its tests share a pair and its files.
+"""
 
 import argparse
 import json

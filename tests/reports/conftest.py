@@ -9,7 +9,7 @@ from reports.load import Run, load_run
 from tests.reports.build import CASES, write
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("runs") / "grid", CASES, draw=build_report)
 

@@ -1,6 +1,7 @@
 """Plots of the answers of capacity and recommend: what they say, at the width of a column, and files that they refuse."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ def drawn(folder: Path, kind: str, form: Form = COLUMN, **change: Any) -> Figure
         figure = decision_plot(read_answer(file, kind), kind, form)
         laid_out(figure)
     return figure
+
+
+@pytest.fixture(scope="module")
+def drawn_maps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_maps(tmp_path_factory.mktemp("maps"))
+
+
+@pytest.fixture
+def line(drawn_maps: tuple[Path, Path], tmp_path: Path) -> Path:
+    """The folder of a map over one condition, for the test alone."""
+    return Path(shutil.copytree(drawn_maps[0], tmp_path / "line"))
 
 
 @pytest.mark.parametrize("kind", command.ANSWERS)
@@ -157,13 +169,12 @@ def test_facts_of_a_recommendation_are_checked_before_they_are_drawn(tmp_path: P
         drawn(tmp_path, "recommend", **change)
 
 
-def test_a_label_of_a_map_may_read_as_a_missing_value(tmp_path: Path) -> None:
-    folder, _ = write_maps(tmp_path)
-    for file in folder.glob("*.csv"):
+def test_a_label_of_a_map_may_read_as_a_missing_value(line: Path) -> None:
+    for file in line.glob("*.csv"):
         file.write_text(file.read_text().replace("ciar", "NA"))
-    file = folder / "regime.json"
+    file = line / "regime.json"
     file.write_text(file.read_text().replace('"ciar"', '"NA"'))
-    assert set(read_map(folder).cells["winner"]) == {"NA", "base"}
+    assert set(read_map(line).cells["winner"]) == {"NA", "base"}
 
 
 @pytest.mark.parametrize(
@@ -180,10 +191,9 @@ def test_a_label_of_a_map_may_read_as_a_missing_value(tmp_path: Path) -> None:
         ("regime.json", '"log_x": true', '"log_x": "yes"', "network.rtt_ms must be above 0"),
     ],
 )
-def test_a_damaged_map_is_refused(tmp_path: Path, file: str, before: str, after: str, message: str) -> None:
-    folder, _ = write_maps(tmp_path)
-    text = (folder / file).read_text()
+def test_a_damaged_map_is_refused(line: Path, file: str, before: str, after: str, message: str) -> None:
+    text = (line / file).read_text()
     assert before in text
-    (folder / file).write_text(text.replace(before, after))
+    (line / file).write_text(text.replace(before, after))
     with pytest.raises(RunFolderError, match=message):
-        read_map(folder)
+        read_map(line)

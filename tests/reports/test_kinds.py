@@ -95,7 +95,7 @@ def test_every_kind_fits_a_column_and_keeps_its_text(runs: dict[str, Run], kind:
         laid_out(figure)
         assert figure.get_figwidth() == 3.3
         inside(figure)
-    svg = drawn(run, kind, "svg").decode()
+        svg = render(figure, "svg").decode()
     assert 'width="237.6pt"' in svg  # 3.3 in
     assert "<text" in svg  # text stays text
     assert drawn(run, kind, "svg").decode() == svg

@@ -1,17 +1,23 @@
 """A case that raises, needs too much memory or never ends fails alone; the others are written."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
+import ciar_sim
 from ciar_sim.cli.main import main
 from simulator.core.errors import DeadlockError, DivergedError
 from simulator.experiment import simulating
 from simulator.protocol.cache import CachedSource
+from tests.conftest import without_drawing
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 SCENARIO = """\
 name: failing
@@ -39,9 +45,19 @@ def cannot_go_on() -> None:
     raise DeadlockError("nobody answers")
 
 
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Path:
+    """Of `SCENARIO`, without the simulated cases that a cache keeps as well."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with without_drawing():
+        ciar_sim.run(yaml.safe_load(SCENARIO.format(pair=tiny_pair_folder)), out=folder / "out", cache=folder / "cache")
+    return folder / "cache" / "recordings"
+
+
 @pytest.fixture
-def run(tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(tmp_path: Path, tiny_pair_folder: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     path = tmp_path / "s.yaml"
+    shutil.copytree(recordings, tmp_path / "cache" / "recordings")
     path.write_text(SCENARIO.format(pair=tiny_pair_folder))
 
     def run(fails: Any, *names: str) -> Result:

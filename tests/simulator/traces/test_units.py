@@ -206,6 +206,7 @@ def test_what_is_told_is_used_or_refused(case: str, tmp_path: Path) -> None:
             assert_refused(result, "states its own")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_trace_says_what_its_reader_assumed(tmp_path: Path) -> None:
     for content, name, *_ in [*NETWORK.values(), *ARRIVALS.values()]:
         trace = read([file(tmp_path, content)])
