@@ -1,1 +1,1 @@
-"""What device, cloud, recorder and simulator say to each other: ops, messages, recordings, method settings."""
+"""The vocabulary shared by device, cloud, recorder and simulator: ops, messages, recordings, method settings."""

@@ -1,13 +1,13 @@
 """The table of published models that a scenario can name as the cloud of its pair: `pair: {cloud: NAME, weights: DIR, device: DIR}`.
 
-A new backbone is a row of `BACKBONES` and two functions, which the row names as text: a scenario is checked without torch.
+A new backbone is a row of `BACKBONES` and two functions, which the row names as text, so that a scenario is checked without torch.
 
-* `find(spec)` looks at the files, at names and shapes only, without torch: from a `simulator.protocol.pairs.PairSpec` it gives a
-  `simulator.protocol.pairs.FoundPair`, the manifest of the pair and the file behind each of its parts. It refuses what is missing,
-  ambiguous or of another layout.
-* `load(found, torch_device, dtype)` gives the `models.pair.Pair` of these files. Everything else, that is methods, recorder, sweeps and
-  training, goes on from there and knows no backbone. Where the manifest has scales it gives a `models.backbones.var.VarPair`, which
-  `models.recording` records and nothing else reads.
+* `find(spec)` inspects names and shapes of the files, without torch: from a `simulator.protocol.pairs.PairSpec` it returns a
+  `simulator.protocol.pairs.FoundPair` with the manifest of the pair and the file of each part. It refuses parts that are missing, ambiguous
+  or in another layout.
+* `load(found, torch_device, dtype)` returns the `models.pair.Pair` of these files. Methods, recorder, sweeps and training use this pair
+  and do not depend on the backbone. If the manifest has scales, it returns a `models.backbones.var.VarPair` instead, which recording,
+  profiles and the evaluation of scores treat separately.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ class Backbone:
     """A published model, or all sizes of one layout.
 
     Attributes:
-        title: what it is, in a line.
+        title: description in one line.
         find: `module:function`, see above; its module loads no torch.
         load: `module:function`, see above.
-        image_size: pixels per side that it makes unless the scenario says otherwise.
-        guidance: that its authors sample with; a scenario that names none decodes with it.
+        image_size: pixels per side of its images, unless the scenario sets another value.
+        guidance: guidance used by its authors; the default of a scenario.
         classes: whether its prompts are class labels, not captions.
     """
 

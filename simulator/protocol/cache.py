@@ -21,7 +21,7 @@ class RecordingCache:
         return self.files.path(key)
 
     def get(self, key: str) -> Recording | None:
-        """The recording, or None where there is none. A damaged file, or that of another session, is deleted and counts as none."""
+        """The recording, or None if there is none. A damaged file, or that of another session, is deleted and counts as missing."""
         try:
             data = self.files.get(key)
             recording = None if data is None else Recording.from_bytes(data)
@@ -39,7 +39,7 @@ class RecordingCache:
         return self.files.has(key)
 
     def put(self, key: str, recording: Recording) -> None:
-        """Raises RecordingError where the cache folder cannot be written."""
+        """Raises RecordingError if the cache folder cannot be written."""
         try:
             self.files.put(key, recording.to_bytes())
         except (OSError, ValueError) as error:
@@ -47,7 +47,7 @@ class RecordingCache:
 
 
 def _may_be(recording: Recording, key: str) -> bool:
-    """Whether a recording is the one of a key, by the session it names; one that names none may be."""
+    """Whether a recording can be that of a key, by the session that it names; one that names none can be."""
     spec = dict(recording.meta.get("spec", {}))
     spec.pop("outcomes", None)  # of earlier versions, which told the missed calls twice
     try:
@@ -68,15 +68,15 @@ RecordSessions = Callable[[Sequence[SessionSpec]], Iterable[tuple[SessionSpec, R
 
 
 class CachedSource:
-    """Recordings from the cache; missing ones are made by `record` and cached as soon as each is done.
+    """Recordings from the cache; missing ones are made by `record`, and each is cached as soon as it is finished.
 
     Attributes:
-        recorded: How many were made.
-        reused: How many the cache held.
+        recorded: Number of recordings made.
+        reused: Number of recordings taken from the cache.
 
     Raises:
         UnrecordedError: Recordings are missing and there is no recorder.
-        RecordingError: They cannot be read or made.
+        RecordingError: Recordings cannot be read or made.
     """
 
     def __init__(self, cache: RecordingCache, record: RecordSessions | None = None) -> None:

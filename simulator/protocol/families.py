@@ -1,4 +1,4 @@
-"""Which sessions begin alike, and how sessions are divided into parts that are recorded apart. No torch."""
+"""Finds sessions with the same first tokens, and divides sessions into parts that are recorded separately. No torch."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ _DECIDES = (
 
 
 def opening_tokens(spec: SessionSpec, image_tokens: int) -> int:
-    """First tokens of a session that the cloud makes by itself, see `MethodSettings.opening_tokens`."""
+    """Number of first tokens that the cloud decides by itself, see `MethodSettings.opening_tokens`."""
     return METHODS[spec.method].settings.model_validate(spec.settings).opening_tokens(image_tokens)
 
 
 def families(specs: Sequence[SessionSpec], image_tokens: int) -> list[list[int]]:
-    """Indices of sessions whose cloud begins with the same tokens, families in the order of their first sessions.
+    """Indices of sessions in which the cloud starts with the same tokens; families in the order of their first sessions.
 
-    A session in which the cloud makes no token by itself is a family of its own.
+    A session in which the cloud decides no token by itself is its own family.
     """
     found: dict[Any, list[int]] = {}
     for index, spec in enumerate(specs):
@@ -35,10 +35,10 @@ def families(specs: Sequence[SessionSpec], image_tokens: int) -> list[list[int]]
 
 
 def parts(specs: Sequence[SessionSpec], image_tokens: int, max_batch: int) -> list[list[SessionSpec]]:
-    """Sessions in parts of about `max_batch` at most, families whole and dealt out in turn.
+    """Sessions in parts of at most about `max_batch`; families are not split and are distributed in turn.
 
-    There is a power of two of them, so that two, four or eight processes have equal shares. They depend on nothing else: who records
-    them, and how many at the same time, changes no recording.
+    The number of parts is a power of two, so that two, four or eight processes have equal shares. The parts depend on nothing else: the
+    number of processes changes no recording.
     """
     count = 2 ** math.ceil(math.log2(max(1.0, len(specs) / max_batch)))
     dealt: list[list[SessionSpec]] = [[] for _ in range(count)]

@@ -15,9 +15,9 @@ class LlamaConfig(TransformerConfig):
     """Shape of a Llama that continues text tokens with image codes.
 
     Attributes:
-        text_vocab: text tokens that have an embedding.
-        qk_norm: whether every head's queries and keys pass a layer norm of their own (Chameleon).
-        head_layer: whether a layer with a GELU stands between the final norm and the output matrix (Janus).
+        text_vocab: number of text tokens with an embedding.
+        qk_norm: whether every head's queries and keys have their own layer norm (Chameleon).
+        head_layer: whether there is a layer with a GELU between the final norm and the output matrix (Janus).
         row_token: text token that the model reads after each row of codes (Lumina-mGPT), -1 for none.
         null_tokens: the whole prompt of the unconditional row; empty: `null_pad` makes it.
         null_pad: text token that replaces all but the first and the last of the prompt in the unconditional row (Janus).
@@ -32,12 +32,12 @@ class LlamaConfig(TransformerConfig):
 
     @property
     def positions(self) -> int:
-        """Positions of a full sequence: prompt slots, image codes, and a row token after each row where there are any."""
+        """Positions of a full sequence: prompt slots, image codes, and a row token after each row if there are row tokens."""
         return super().positions + (self.grid if self.row_token >= 0 else 0)
 
 
 def digits(token: int) -> tuple[int, int]:
-    """A text token as the two numbers that a caption row holds: token = 256 a + b."""
+    """A text token as the two numbers of a caption row: token = 256 a + b."""
     return token // BASE, token % BASE
 
 

@@ -1,8 +1,8 @@
-"""What crosses the network: one msgspec struct per message, one codec for every driver.
+"""The messages of the network: one msgspec struct per message, one codec for every driver.
 
-A message's payload is `len(encode(message))`; framing belongs to the transport. Ids travel as a uint16 blob, floats as fp16,
-images as PNG bytes. Fields named in `SCALED` grow with the width, vocabulary or image size of the model, so a run priced *as
-if* the models were larger re-prices exactly these (`repriced_bytes`); all other fields keep their size.
+A message's payload is `len(encode(message))`; framing belongs to the transport. Ids are sent as a uint16 blob, floats as fp16, images
+as PNG bytes. Fields named in `SCALED` grow with the width, vocabulary or image size of the model, so a run priced *as if* the models
+were larger re-prices exactly these (`repriced_bytes`); all other fields keep their size.
 """
 
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
     elements: ClassVar[dict[str, str]] = {}
 
     def counts(self, widths: "Widths") -> dict[str, int]:
-        """How many elements of each kind the message holds (ids, vectors, rows; `image_bytes` in bytes)."""
+        """Number of elements of each kind in the message (ids, vectors, rows; `image_bytes` in bytes)."""
         counts = dict.fromkeys(ELEMENT_KINDS, 0)
         for name, kind in self.elements.items():
             counts[kind] += len(getattr(self, name)) // widths.bytes_of(kind)
@@ -40,7 +40,7 @@ class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
 
 
 class Widths(msgspec.Struct, frozen=True):
-    """Sizes that decide the bytes of one element of each kind.
+    """Sizes that determine the bytes of one element of each kind.
 
     Attributes:
         dim: D, width of the hidden states.
@@ -77,11 +77,11 @@ class Start(Message, frozen=True):
 
     Attributes:
         caption: the prompt.
-        count: image tokens that the cloud is asked to decode now.
+        count: number of image tokens that the cloud is asked to decode now.
         decoding: the cloud's share of the decoding settings, as `Decoding.told` gives it.
         seed: seed of the session's random draws.
         want_caption: whether the caption rows are sent back.
-        deliver: "stream" for each id as it is decided, "ids" for all at the end, "image" for a PNG.
+        deliver: "stream": each id as it is decided; "ids": all at the end; "image": a PNG.
     """
 
     caption: str
@@ -129,9 +129,9 @@ class Upload(Message, frozen=True):
     """`Verify` with the fields that its variants add.
 
     Attributes:
-        coarse: the features as int8 with a scale each (`pack_int8`); `features` is empty then.
-        probs: fp16 weights of the distribution that the candidate was drawn from, for the ids of `support`; where `support` is
-            empty, the candidate's alone, and the row follows on request.
+        coarse: the features as int8 with a scale each (`pack_int8`); `features` is then empty.
+        probs: fp16 weights of the distribution that the candidate was drawn from, for the ids of `support`; if `support` is empty, only
+            the candidate's, and the row follows on request.
     """
 
     elements: ClassVar[dict[str, str]] = {
@@ -151,8 +151,8 @@ class Upload(Message, frozen=True):
 
 
 class Row(Message, frozen=True):
-    """The weights of the distribution that a rejected candidate was drawn from, fp16 [V]: sent where an empty `Tokens` or
-    `Verdict` requested it."""
+    """The weights of the distribution that a rejected candidate was drawn from, fp16 [V]: sent after an empty `Tokens` or `Verdict`
+    requested it."""
 
     elements: ClassVar[dict[str, str]] = {"probs": "vocabulary_rows"}
     probs: bytes
@@ -169,13 +169,13 @@ class Revised(Message, frozen=True):
 class Drafts(Message, frozen=True):
     """Drafted ids that the cloud verifies in one pass.
 
-    The residual of a rejected draft needs the distribution it was drawn from: all of it (`rows`), its entries above zero
-    (`sizes`, `support`, `support_weights`), or neither, and the cloud requests the row.
+    The residual of a rejected draft needs the distribution that it was drawn from: all of it (`rows`), its non-zero entries (`sizes`,
+    `support`, `support_weights`), or neither, in which case the cloud requests the row.
 
     Attributes:
-        weights: fp16 [n], the weight each draft was drawn with; empty where drafting is greedy.
+        weights: fp16 [n], the weight that each draft was drawn with; empty if drafting is greedy.
         rows: fp16 [n, V], all weights of every draft's distribution.
-        sizes: uint16 [n], entries above zero of each draft's distribution.
+        sizes: uint16 [n], number of non-zero entries of each draft's distribution.
         support: ids of these entries.
         support_weights: fp16, their weights.
     """
@@ -197,7 +197,7 @@ class Drafts(Message, frozen=True):
 
 
 class Verdict(Message, frozen=True):
-    """How many drafts are accepted, and the token that follows them (`ids`); empty where the rejected draft's `Row` is requested."""
+    """The number of accepted drafts, and the token that follows them (`ids`); empty if the rejected draft's `Row` is requested."""
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids"}
     accepted: int
@@ -218,9 +218,9 @@ class DraftTree(Message, frozen=True):
 
     Attributes:
         ids: the drafts.
-        parents: each draft's parent, one byte; 0 is the root. Empty for a tree whose shape both sides know.
-        weights: fp16 [n], of such a tree, the weight each draft was drawn with.
-        rows: fp16 [inner nodes, V], of such a tree, the distributions that the inner nodes' children were drawn from.
+        parents: each draft's parent, one byte; 0 is the root. Empty if both sides know the shape of the tree.
+        weights: fp16 [n], for such a tree the weight that each draft was drawn with.
+        rows: fp16 [inner nodes, V], for such a tree the distributions that the inner nodes' children were drawn from.
     """
 
     elements: ClassVar[dict[str, str]] = {
@@ -236,7 +236,7 @@ class DraftTree(Message, frozen=True):
 
 
 class TreeAfter(Message, frozen=True):
-    """A `DraftTree` after tokens that were decided without the cloud since the last one.
+    """A `DraftTree` with the tokens that were decided without the cloud since the last one.
 
     Attributes:
         decided: ids of these tokens; the last of them is the tree's root.
@@ -253,7 +253,7 @@ class TreeAfter(Message, frozen=True):
 class Path(Message, frozen=True):
     """The accepted part of a tree: `accepted` nodes after the root along root-to-leaf path number `path`, then the token in `ids`.
 
-    features: fp16 [rows, accepted + 1, D], the cloud model's at root and accepted nodes; empty with the image's last token.
+    features: fp16 [rows, accepted + 1, D], the cloud model's at root and accepted nodes; empty after the image's last token.
     """
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors"}
@@ -299,12 +299,12 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
 
 
 def encode(message: Message) -> bytes:
-    """The message as bytes; their number is the payload."""
+    """The message as bytes; the payload is their number."""
     return _encoder.encode(message)
 
 
 def decode(data: bytes) -> Message:
-    """The inverse of `encode`. Raises MessageError where the bytes decode to no known message."""
+    """The inverse of `encode`. Raises MessageError if the bytes are not a known message."""
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
@@ -333,7 +333,7 @@ def pack_floats(values: np.ndarray) -> bytes:
 
 
 def unpack_floats(blob: bytes, width: int) -> np.ndarray:
-    """float32 [n, width]. Raises MessageError where the blob does not hold whole rows."""
+    """float32 [n, width]. Raises MessageError if the blob does not hold whole rows."""
     if len(blob) % (2 * width):
         raise MessageError(f"a blob of fp16 rows of width {width} has a multiple of {2 * width} bytes, got {len(blob)}")
     return np.frombuffer(blob, dtype="<f2").reshape(-1, width).astype(np.float32)
@@ -349,7 +349,7 @@ def pack_int8(vectors: np.ndarray) -> bytes:
 
 
 def unpack_int8(blob: bytes, width: int) -> np.ndarray:
-    """float32 [n, width] from `pack_int8`. Raises MessageError where the blob does not hold whole vectors."""
+    """float32 [n, width] from `pack_int8`. Raises MessageError if the blob does not hold whole vectors."""
     if len(blob) % (2 + width):
         raise MessageError(
             f"a blob of int8 vectors of width {width} has a multiple of {2 + width} bytes, got {len(blob)}"

@@ -1,7 +1,7 @@
 """The decoding methods: their settings with defaults, allowed ranges and sources, and the table `METHODS` with a row for each.
 
 Imports no torch, so that a scenario can be refused before torch is loaded. The programs are in `models/methods/`.
-Longer than other files, since it is the one list of what a method can be told.
+Longer than other files, because it is the complete list of method settings.
 """
 
 import math
@@ -22,7 +22,7 @@ class MethodSettings(Settings):
     """Base of the settings of every decoding method.
 
     Attributes:
-        local_tokens: Whether the device decides tokens by itself, as `Decoding.device` says.
+        local_tokens: Whether the device decides tokens by itself, in the mode of `Decoding.device`.
         needs_device: Whether the pair's device model takes part.
     """
 
@@ -31,7 +31,7 @@ class MethodSettings(Settings):
 
     @property
     def revision_step(self) -> int:
-        """Added to the method's revision: raised where a change of its programs concerns these settings alone."""
+        """Added to the method's revision: raised when a change of its programs affects only these settings."""
         return 0
 
     @property
@@ -40,11 +40,11 @@ class MethodSettings(Settings):
         return 0
 
     def opening_tokens(self, image_tokens: int) -> int:
-        """First tokens of the image that the cloud makes alone, one a pass: they follow from prompt, seed and decoding."""
+        """Number of first tokens of the image that the cloud decides alone, one per pass; they follow from prompt, seed and decoding."""
         return 0
 
     def check(self, decoding: "Decoding", pair: PairManifest) -> None:
-        """Check the settings against the decoding settings and the pair. Raises ScenarioError or WeightsError where they do not fit."""
+        """Check the settings against the decoding settings and the pair. Raises ScenarioError or WeightsError if they do not fit."""
         if self.needs_device and pair.device is None:
             raise WeightsError(
                 f"the pair {pair.name} has no device model, which this method decodes with; name one with pair.device"
@@ -95,13 +95,13 @@ class Decoding(Part):
 
     @property
     def told(self) -> dict[str, Any]:
-        """What the cloud is told of it, in the message that opens a session."""
+        """The part that is sent to the cloud in the message that opens a session."""
         told = {name: getattr(self, name) for name in ("guidance", "temperature", "top_k", "top_p")}
         return {**told, "pick": self.cloud}
 
     @property
     def local_sampling(self) -> tuple[bool, float]:
-        """Whether the device samples its tokens, and the top-p of what it samples from."""
+        """Whether the device samples its tokens, and the top-p of its distribution."""
         if isinstance(self.device, TopP):
             return True, self.device.top_p
         return self.device == "sampled", self.top_p
@@ -429,7 +429,7 @@ class RelaxedSettings(DrafterSettings):
 
     @property
     def absolute_bound(self) -> float | None:
-        """The absolute bound on the added probability, None where the bound is relative."""
+        """The absolute bound on the added probability; None if the bound is relative."""
         return self.delta if self.delta is not None or self.lambda_ is not None else 0.1
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:

@@ -1,14 +1,14 @@
-"""The ops a decoding method yields: they say what happens, never how long it takes.
+"""The ops that a decoding method yields: they describe what happens, but not how long it takes.
 
-A method is two generator programs, one on the device and one in the cloud (`models/methods/`). Each `yield`s the ops below and
-is sent their results by one of three drivers: the recorder (time ignored), the simulator (virtual time), the testbed (real time).
+A method is two generator programs, one on the device and one in the cloud (`models/methods/`). Each `yield`s the ops below and receives
+their results from the recorder, which ignores time; the simulator replays the recorded ops in virtual time.
 
 | op | result of the yield |
 |---|---|
 | `Forward` | a `Step` of the driver: token, logits, hidden state, uncertainty |
-| `Compute` | what the kind produces (caption rows, an interval feature, an image) |
+| `Compute` | the output of its kind (caption rows, an interval feature, an image) |
 | `Send`    | a `Handle` of the call it opens |
-| `Await`   | the call's reply (a message), or None where a deadline was allowed and missed; streamed parts stand in `handle.parts` |
+| `Await` | the call's reply (a message), or None if a deadline was allowed and missed; streamed parts are in `handle.parts` |
 | `Call`    | `Send` and `Await` together: the reply |
 | `Emit`    | None; cloud side only: part of a reply leaves before the rest is done |
 """
@@ -34,20 +34,21 @@ class Forward:
 
     Attributes:
         role: Which model runs (`ROLES`).
-        tokens: Image token ids fed, in order.
-        caption: float32 [n, caption_dim], the valid caption rows; given, the caption slots are fed first (prefill).
+        tokens: Ids of the image tokens that are the input, in order.
+        caption: float32 [n, caption_dim], the valid caption rows; if given, the caption slots come first (prefill).
         features: float [len(tokens), D], interval features added to the token embeddings, or None.
         keep: Image positions of the KV cache that stay valid before this pass (roll-back); None keeps all.
         gather: Image positions of the cache that move, in this order, right after the kept ones before the pass: accepted tree nodes.
         tree: Parents of all entries after the committed sequence, the last len(tokens) of them new, earlier ones in the cache already.
             A parent is an index into these entries, below its child's, or -1 for the committed sequence. An entry's position is the
             committed length plus its depth; it sees the committed sequence, its ancestors and itself. None: a plain continuation.
-        outputs: Whether the step covers the last new position only, or all of them; or `some`, of a tree: its root, and what passes with
-            `revisit` then ask for. Only a `last` pass draws a token.
+        outputs: Positions that the step covers: the last new one, all, or, in a tree, `some`: its root, and the nodes that later passes
+            with `revisit` request. Only a `last` pass draws a token.
         decides: Whether the pass decides a token of the image, which is what `cloud_call_pct` counts on the cloud.
-        bounds: Of a device pass, which training of the Inter-Head's radius gives the interval; "" is the pair's first.
-        revisit: The pass is a part of the one before, over a tree with `some` outputs: the node whose token is given, `tree` the parents
-            up to it. What nobody looks at decides nothing, so a driver need not compute it; the pass over the whole tree is what counts.
+        bounds: For a device pass, the training of the Inter-Head's radius that gives the interval; "" is the pair's first.
+        revisit: The pass is a part of the previous one, over a tree with `some` outputs: the node whose token is given; `tree` has the
+            parents up to it. Nodes that are never requested decide nothing, so a driver need not compute them; the pass over
+            the whole tree is the one that counts.
         chain: Entries of the tree before its root: decided tokens, one after the other.
     """
 
@@ -66,7 +67,7 @@ class Forward:
 
     @property
     def new_positions(self) -> int:
-        """Image positions the pass adds to the cache."""
+        """Image positions that the pass adds to the cache."""
         return len(self.tokens) - (self.role == "drafter" and self.caption is not None)
 
     @property
@@ -104,7 +105,7 @@ class Send:
 
 @dataclass(slots=True)
 class Await:
-    """deadline: whether the session may stop waiting, if it runs with a deadline. The scenario sets its length, not the program."""
+    """deadline: whether the session may stop waiting, if it has a deadline. The scenario sets its length, not the program."""
 
     handle: Handle
     deadline: bool = False

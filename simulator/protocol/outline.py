@@ -1,12 +1,12 @@
-"""The ops of a session whose passes follow from an outline: its settings, and what they leave open.
+"""The ops of a session whose passes follow from an outline: its settings, and the choices that they leave open.
 
-So that no ops are written twice, statistical sessions (`simulator.protocol.statistical`) and those of models that predict scale by scale
-(`models.var.recorder`) come from here; sessions that decide token by token are recorded from the methods' programs, and a test rebuilds
-such recordings from their outlines.
+Statistical sessions (`simulator.protocol.statistical`) and those of models that predict scale by scale (`models.var.recorder`) are
+built here. Sessions that decide token by token are recorded from the methods' programs; a test rebuilds such recordings from their
+outlines.
 
-A model that predicts scale by scale (VAR) decides a whole scale in a pass, which feeds as many positions. It serves `base`, `device-only`
-and `code`, whose prefix is whole scales: CoDe as its authors have it. Two things are priced a little off there: attention within a scale
-counts half its pairs, as if it were causal, and the pass after a hand-over reads out the positions before its own scale too.
+A model that predicts scale by scale (VAR) decides a whole scale in a pass over as many positions. It supports `base`, `device-only` and
+`code`, whose prefix is whole scales: CoDe as published. Two prices are slightly inaccurate there: attention within a scale counts half
+its pairs, as if it were causal, and the pass after a hand-over also includes logits of the positions before its own scale.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,14 +65,14 @@ FREE = ("base", "device-only", "code")  # whose passes follow from their setting
 
 @dataclass(frozen=True)
 class Outline:
-    """What the ops of a session follow from, beside its settings.
+    """The input from which the ops of a session follow, in addition to its settings.
 
     Attributes:
         caption_rows: Rows of the caption that are sent to the device.
-        uploads: Positions after the prefix that the cloud decides, of a gated method.
-        accepted: Accepted drafts of each round, of a tree method; the last round has no further token where they end the image.
-        picture: The PNG that the cloud sends, of base with `deliver: image`.
-        missed: The reply to the first message missed its deadline, of code: the device makes the whole image.
+        uploads: For a gated method, the positions after the prefix that the cloud decides.
+        accepted: For a tree method, the accepted drafts of each round; the last round has no further token if they end the image.
+        picture: For base with `deliver: image`, the PNG that the cloud sends.
+        missed: For code, whether the reply to the first message missed its deadline, so that the device decodes the whole image.
     """
 
     caption_rows: int
@@ -83,7 +83,7 @@ class Outline:
 
 
 def check_scales(name: str, manifest: PairManifest) -> None:
-    """Raises ScenarioError for a method that a pair which predicts scale by scale does not serve."""
+    """Raises ScenarioError for a method that a pair with scales does not support."""
     if manifest.scales and name not in FREE:
         raise ScenarioError(
             f"{name}: decides token by token, {manifest.name} predicts scale by scale; allowed: {', '.join(FREE)}"
@@ -91,7 +91,7 @@ def check_scales(name: str, manifest: PairManifest) -> None:
 
 
 def decided_by(settings: MethodSettings, outline: Outline, count: int, scales: Sequence[int] = ()) -> np.ndarray:
-    """uint8 [T]: who decided each token."""
+    """uint8 [T]: the side that decided each token."""
     if isinstance(settings, BaseSettings):
         return np.full(count, FROM_CLOUD, np.uint8)
     if isinstance(settings, TreeSettings):
@@ -135,12 +135,12 @@ def session_ops(
 
 
 def _sizes(count: int, scales: Sequence[int]) -> list[int]:
-    """Tokens that each pass decides of an image that one model decodes."""
+    """Number of tokens that each pass decides, for an image that one model decodes."""
     return [side * side for side in scales] or [1] * count
 
 
 def cloud_prefix(settings: MethodSettings, count: int, scales: Sequence[int] = ()) -> int:
-    """Tokens that the cloud makes before the device takes part: whole scales, where there are several."""
+    """Number of tokens that the cloud decides before the device takes part: whole scales, if there are several."""
     if not isinstance(settings, CodeSettings | GatedSettings):
         return 0
     asked = prefix_length(settings.prefix_rate, count)
@@ -148,7 +148,7 @@ def cloud_prefix(settings: MethodSettings, count: int, scales: Sequence[int] = (
 
 
 class _Log:
-    """Ops of one session, and how much each model's cache holds."""
+    """Ops of one session, and the number of positions in each model's cache."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ def _ids(count: int) -> bytes:
 
 
 def _prefill(log: _Log, call: int, count: int) -> None:
-    """The cloud encodes the caption and makes the first `count` tokens."""
+    """The cloud encodes the caption and decides the first `count` tokens."""
     log.compute(CLOUD, "caption_encoder", call)
     for _ in log.alone(CLOUD, "cloud", 0, count, call):
         pass

@@ -2,12 +2,12 @@
 
 A pair is a folder: `pair.json`, and safetensors files of a text encoder, an image tokenizer, a cloud model (in shards),
 a device model, a projection phi and, in a pair for the methods that need it, a feature-level drafter. Shipped pairs live in
-models/weights/ and go by their folder's name.
+models/weights/ and have their folder's name.
 
 A pair may also be a mapping (`PairSpec`): a published backbone with its files as they were downloaded, see
 `simulator/protocol/backbones.py`.
 
-Longer than other files, since what a manifest says and what is refused in one are read together.
+Longer than other files, because the manifest and its checks belong together.
 """
 
 import difflib
@@ -80,7 +80,7 @@ class TransformerConfig:
         norm_eps: epsilon of the RMS norms.
 
     Raises:
-        ValueError: a size is outside 1 .. LARGEST, or dim does not fit n_head.
+        ValueError: a size is outside 1 .. LARGEST, or dim and n_head do not fit.
     """
 
     n_layer: int
@@ -113,12 +113,12 @@ class TransformerConfig:
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """Sides of the token maps that a pass each predicts, the smallest first (VAR); empty: a pass a token."""
+        """Sides of the token maps, one per pass, the smallest first (VAR); empty: one pass per token."""
         return ()
 
     @property
     def tokens(self) -> int:
-        """T, image tokens per image, of all scales where there are several."""
+        """T, image tokens per image, over all scales."""
         return sum(side * side for side in self.scales or (self.grid,))
 
     @property
@@ -143,12 +143,12 @@ class PairFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Published figures in place of weights, from which sessions are made (`simulator/protocol/statistical.py`).
+    """Published figures instead of weights, from which sessions are generated (`simulator/protocol/statistical.py`).
 
     Attributes:
         source: where the figures are published.
         cloud_call_pct: cloud passes that decide tokens per image token, in percent, by method.
-        scales: sides of the token maps that a pass each predicts, of a model that predicts scale by scale (VAR); empty: a pass a token.
+        scales: sides of the token maps, one per pass, for a model that predicts scale by scale (VAR); empty: one pass per token.
     """
 
     source: str
@@ -157,17 +157,17 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `pair.json` says.
+    """The content of `pair.json`.
 
     Attributes:
-        image_size: in pixels per side.
+        image_size: pixels per side.
         device: shape of the device model; None: the pair has none, and the cloud decodes alone.
         phi_bottleneck: width of phi's hidden layer; 0: the pair has no phi.
         bounds: the trained radius matrices, the default first; empty for a device without an Inter-Head.
-        subject: what its images show, one of `SUBJECTS`: where its prompts come from and which judge reads its images.
-        guidance: that its models were trained for, and are decoded with where a scenario names none.
+        subject: what its images show, one of `SUBJECTS`; it determines the source of prompts and the judge.
+        guidance: guidance that its models were trained for, the default of a scenario.
         backbone: its row of `BACKBONES`; empty for a pair with a `pair.json`.
-        statistics: published figures in place of weights; None for a pair with weights.
+        statistics: published figures instead of weights; None for a pair with weights.
     """
 
     format: int
@@ -189,17 +189,17 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """Sides of the token maps that a pass each predicts; empty for a pair that decodes token by token."""
+        """Sides of the token maps, one per pass; empty for a pair that decodes token by token."""
         return self.statistics.scales if self.statistics is not None else self.cloud.scales
 
     @property
     def image_tokens(self) -> int:
-        """T, image tokens per image, of all scales where there are several."""
+        """T, image tokens per image, over all scales."""
         return sum(side * side for side in self.scales or (self.grid,))
 
     @property
     def widths(self) -> Widths:
-        """Sizes of what its messages hold."""
+        """Sizes of its message elements."""
         pixels = self.image_size**2
         return Widths(self.cloud.dim, self.codebook_size, self.caption_dim, pixels, self.caption_slots)
 
@@ -210,7 +210,8 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over everything that decides tokens and images: weight files and model shapes, not name, subject or usual guidance."""
+        """SHA-256 over everything that determines tokens and images: weight files and model shapes, but not name, subject or default
+        guidance."""
         weights = {f.name: f.sha256 for f in self.files if self.backbone or f.name.endswith(WEIGHTS)}
         free = ("format", "name", "files", "subject", "guidance", "backbone", "statistics")
         rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in free}
@@ -276,15 +277,15 @@ PairRef = str | Path | PairSpec  # a shipped pair's name, a pair's folder, or a 
 
 @dataclass(frozen=True)
 class FoundPair:
-    """What the files of a `PairSpec` hold.
+    """The content of the files of a `PairSpec`.
 
     Attributes:
         spec: the pair as it was named.
-        manifest: of the pair; its files go by their part.
-        files: the file or folder of each part: `cloud`, `tokenizer`, `text`, and where there are such `device`, `phi`, `drafter`.
+        manifest: manifest of the pair; its files are named by their part.
+        files: the file or folder of each part: `cloud`, `tokenizer`, `text`, and, if present, `device`, `phi`, `drafter`.
         decoder: sizes of the image decoder, the arguments of `simulator.pricing.op_counts.vq_decoder_op_count`.
-        encoder: sizes of the caption encoder, the arguments of `text_encoder_op_count` there; empty where captions are looked up.
-        facts: what else `load` wants to know.
+        encoder: sizes of the caption encoder, the arguments of `text_encoder_op_count` there; empty if captions are looked up.
+        facts: further input of `load`.
     """
 
     spec: PairSpec
@@ -301,7 +302,7 @@ _looked_at: ContextVar[set[PairSpec] | None] = ContextVar("_looked_at", default=
 
 @contextmanager
 def looking_once() -> Iterator[None]:
-    """Inside, the files of a pair are looked at once: a scenario asks for its pair with every swept value, and caption features are
+    """Inside, the files of a pair are inspected once: a scenario requests its pair for every swept value, and caption features are
     thousands of files."""
     token = _looked_at.set(set())
     try:
@@ -311,7 +312,7 @@ def looking_once() -> Iterator[None]:
 
 
 def find_pair(spec: PairSpec) -> FoundPair:
-    """What the files of a backbone hold, by names and shapes. Kept until one of them changes. Raises WeightsError."""
+    """The content of a backbone's files, by names and shapes. Cached until one of them changes. Raises WeightsError."""
     kept, seen = _FOUND.get(spec), _looked_at.get()
     if kept is not None and ((seen is not None and spec in seen) or kept[1] == _stamps(kept[0])):
         found = kept[0]
@@ -390,7 +391,7 @@ def pair_folder(name_or_path: str | Path) -> Path:
 
 
 def pair_manifest(name_or_path: PairRef) -> PairManifest:
-    """The manifest of a pair, read without loading any weights.
+    """The manifest of a pair, without loading any weights.
 
     Raises WeightsError when the pair is unknown, or its manifest is damaged, of another format, or contradicts itself.
     """
@@ -432,7 +433,7 @@ def _manifest(path: Path, content: bytes) -> PairManifest:
 
 
 def _check_shapes(path: Path, manifest: PairManifest, found: Mapping[str, Any]) -> None:
-    """Raises WeightsError where a model's shape is not that of the manifest. found: the manifest as it is written."""
+    """Raises WeightsError if a model's shape is not that of the manifest. found: the manifest as written."""
     for role in ("cloud", "device"):
         shape: TransformerConfig = getattr(manifest, role)
         unknown = sorted(set(found[role]) - {field.name for field in fields(shape)})
@@ -450,7 +451,7 @@ def _check_shapes(path: Path, manifest: PairManifest, found: Mapping[str, Any]) 
 
 
 def _check_statistics(path: Path, manifest: PairManifest, statistics: Statistics) -> None:
-    """Raises WeightsError where published figures do not fit the manifest."""
+    """Raises WeightsError if published figures do not fit the manifest."""
     if manifest.files or manifest.subject != "other":
         raise WeightsError(f"{path}: statistics go without files, and with the subject other")
     scales = statistics.scales
@@ -464,7 +465,7 @@ def _check_statistics(path: Path, manifest: PairManifest, statistics: Statistics
 
 
 def _check_files(path: Path, manifest: PairManifest) -> None:
-    """Raises WeightsError where the list of files is not that of a pair."""
+    """Raises WeightsError if the list of files is not that of a pair."""
     for file in manifest.files:
         if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", file.name):
             raise WeightsError(f"{path}: file name {file.name[:100]!r} leaves the folder")
@@ -481,7 +482,7 @@ def _check_files(path: Path, manifest: PairManifest) -> None:
 
 
 def verify_files(folder: Path, manifest: PairManifest) -> None:
-    """Checks that every listed file is there and holds the listed bytes.
+    """Check that every listed file exists and has the listed content.
 
     Raises WeightsError naming the file, what was found and what was expected.
     """
@@ -499,7 +500,7 @@ def verify_files(folder: Path, manifest: PairManifest) -> None:
 
 
 def list_files(folder: Path) -> tuple[PairFile, ...]:
-    """The weight files of a folder, by name, as a manifest lists them; what describes a pair and decides nothing may change."""
+    """The weight files of a folder, by name, as a manifest lists them; other files describe the pair and may change."""
     files = (path for path in sorted(folder.iterdir()) if path.name.endswith(WEIGHTS))
     return tuple(PairFile(path.name, path.stat().st_size, file_hash(path)) for path in files)
 

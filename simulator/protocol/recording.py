@@ -1,9 +1,9 @@
 """A recording: the operations of one session (one image for one prompt), without any time.
 
-Ops are columns (numpy structured array, `OP_DTYPE`), device ops in program order, then cloud ops grouped by call in order.
-Dependencies follow from `side`, `kind` and `call`: device ops wait for the one before; the ops of call c wait for its SEND to
-arrive and for the calls before it; an AWAIT of call c waits for its REPLY. The cache is content-addressed: a recording's file
-name is the hash of everything that decides it, so it can be deleted at any time.
+Ops are columns (numpy structured array, `OP_DTYPE`), device ops in program order, then cloud ops grouped by call in order. Dependencies
+follow from `side`, `kind` and `call`: a device op waits for the previous one; the ops of call c wait for its SEND to arrive and for
+earlier calls; an AWAIT of call c waits for its REPLY. The cache is content-addressed: a recording's file name is the hash of everything
+that determines it, so it can be deleted at any time.
 """
 
 import hashlib
@@ -55,17 +55,17 @@ assert max(len(ROLES), len(COMPUTE_KINDS)) < 256
 
 @dataclass(frozen=True)
 class SessionSpec:
-    """Everything that decides a session's recording.
+    """Everything that determines a session's recording.
 
     Attributes:
         weights: Hash of the pair's weights.
         method: Name of the method.
-        revision: Of the method's program; a change of what it does counts it up.
-        settings: Of the method, a plain JSON mapping.
-        decoding: Of the scenario, a plain JSON mapping.
+        revision: Revision of the method's program; a change of its behaviour increases it.
+        settings: Settings of the method, a plain JSON mapping.
+        decoding: Decoding settings of the scenario, a plain JSON mapping.
         prompt: The caption.
-        seed: Of this session's draws.
-        dtype: Of the forward passes.
+        seed: Seed of this session's draws.
+        dtype: Data type of the forward passes.
         missed_calls: The calls whose reply missed its deadline, in order.
     """
 
@@ -88,7 +88,8 @@ class SessionSpec:
 
 @cache
 def torch_version() -> str:
-    """Version of the installed torch without importing it; "none" where it is absent. Every key asks; finding it reads a file."""
+    """Version of the installed torch without importing it; "none" if it is absent. Cached, because every key needs it and finding it
+    reads a file."""
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -103,12 +104,12 @@ class Recording:
         ops: OP_DTYPE [n].
         tokens: uint16 [T].
         decided_by: uint8 [T]: FROM_CLOUD, FROM_DEVICE or FROM_FALLBACK.
-        scores: float32 [T, len(SCORES)], NaN where the device gave no score.
+        scores: float32 [T, len(SCORES)], NaN if the device gave no score.
         image: uint8 [H, W, 3].
         nll: float32 [T], nats of each token under the guided cloud model given the tokens before it.
-        argmax: uint16 [T], the cloud's greedy choice there.
+        argmax: uint16 [T], the cloud's most likely token at each position.
         widths: The pair's message widths.
-        meta: What else is kept of it, such as `decisions` and `near_ties`; plain JSON.
+        meta: Further data, such as `decisions` and `near_ties`; plain JSON.
     """
 
     ops: np.ndarray
@@ -122,7 +123,7 @@ class Recording:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def calls(self) -> int:
-        """Requests the device sent."""
+        """Number of requests that the device sent."""
         return int(np.count_nonzero(self.ops["kind"] == SEND))
 
     def device_passes(self) -> int:
@@ -149,7 +150,7 @@ class Recording:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Recording":
-        """Raises RecordingError where the bytes are not a complete recording of this format."""
+        """Raises RecordingError if the bytes are not a complete recording of this format."""
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as file:
                 header = json.loads(_array(file.read("header.npy")).tobytes())

@@ -1,17 +1,18 @@
-"""Statistical recordings: what sessions ask of device, cloud and link, made from published rates of cloud calls instead of forward passes.
+"""Statistical recordings: the load of sessions on device, cloud and link, generated from published rates of cloud calls instead of
+forward passes.
 
 They price a published table at the true size of its models. No token is decoded: tokens are 0, the image is black, and every score and
-quality is NaN; `Recording.meta["statistical"]` names the source. A pair is statistical or has weights, never both
+quality is NaN; `Recording.meta["statistical"]` names the source. A pair is either statistical or has weights
 (`PairManifest.statistics`), so no run mixes the two kinds.
 
-What is drawn, from a stream of the session's own:
+Draws, from the session's own random stream:
 
 * P, the cloud passes that decide tokens: the published percentage of T, rounded up or down so that its mean over sessions is exact.
 * A gated method: the P - m tokens after the prefix of m that the cloud decides, a uniform subset of the positions.
 * A tree of drafts: after the first token, P - 1 rounds of 1 to depth + 2 tokens that add up to T - 1; which round accepts how many
   drafts is a uniform choice among the places that the trees have. Trees are combs: top_k chains below the root.
 
-Everything else (order of the ops, positions fed and cached, message bytes) is what the methods' programs yield, and a test rebuilds
+Everything else (order of the ops, input and cached positions, message bytes) equals that of the methods' programs; a test rebuilds
 recorded sessions of a real pair from their own statistics.
 """
 
@@ -39,7 +40,7 @@ from simulator.protocol.recording import SCORES, Recording, SessionSpec
 
 
 def check_statistical(name: str, settings: MethodSettings, manifest: PairManifest) -> None:
-    """Raises ScenarioError where the pair's statistics say nothing about a method with these settings."""
+    """Raises ScenarioError if the pair's statistics do not cover a method with these settings."""
     known = manifest.statistics
     assert known is not None
     if name not in FREE and name not in known.cloud_call_pct and not known.scales:
@@ -64,8 +65,8 @@ def record_statistical(spec: SessionSpec, manifest: PairManifest) -> Recording:
     """The session that a spec's method has at the pair's published rates.
 
     Raises:
-        ScenarioError: The statistics do not cover the method, or its rate is none that the method can have.
-        RecordingError: The session would give up a reply, whose effect on calls nobody published.
+        ScenarioError: The statistics do not cover the method, or its rate is impossible for the method.
+        RecordingError: The session would give up a reply; no published figure covers the effect on calls.
     """
     known = manifest.statistics
     assert known is not None
@@ -94,7 +95,7 @@ def record_statistical(spec: SessionSpec, manifest: PairManifest) -> Recording:
 
 
 def draw_outline(spec: SessionSpec, settings: MethodSettings, manifest: PairManifest) -> Outline:
-    """The session's own draw of what its published rate leaves open. Raises ScenarioError for a rate the method cannot have."""
+    """Draw the choices that the published rate leaves open. Raises ScenarioError for a rate that is impossible for the method."""
     count, slots = manifest.image_tokens, manifest.caption_slots
     caption_rows = min(len(spec.prompt.split()) + 1, slots)
     assert manifest.statistics is not None

@@ -1,8 +1,9 @@
 """Thresholds on the uncertainty score: CIAR's dynamic threshold in five readings (assumption A3).
 
 Source: CIAR section 3.2 gives the best value, 0.30, and calls the threshold dynamic; how it changes is not published.
-Each object belongs to one session and is asked once per scored token, in order. It depends on the scores of the positions before
-alone: where the cloud takes tokens back, `keep` makes it forget their scores, so that every position counts once.
+
+Each object belongs to one session and is called once per scored token, in order. It depends only on the scores of earlier positions: if
+the cloud discards tokens, `keep` makes it forget their scores, so that every position counts once.
 """
 
 import math
@@ -21,7 +22,7 @@ class Threshold(ABC):
 
     Attributes:
         past: scores of the image's positions so far.
-        margin: how far the last score was from the threshold.
+        margin: distance of the last score from the threshold.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class Threshold(ABC):
         """The value compared and the threshold for it."""
 
     def remember(self, score: float) -> None:
-        """The score counts as a past one."""
+        """Add the score to the past ones."""
         self.past.append(score)
 
     def keep(self, count: int) -> None:
@@ -103,7 +104,7 @@ class Budget(Threshold):
         return self.of_share(self.budget)
 
     def of_share(self, share: float) -> float:
-        """The threshold that the given share of the scores so far is at or above."""
+        """The threshold such that the given share of the scores so far is at or above it."""
         if share in (0.0, 1.0):
             return math.inf if share == 0.0 else -math.inf
         return float(np.quantile(self.past, 1 - share)) if len(self.past) >= WARM_UP else self.tau
@@ -113,10 +114,10 @@ class Budget(Threshold):
 
 
 class Even(Budget):
-    """Every image spends the same number of calls, round(b N) for its N scored positions.
+    """Every image makes the same number of calls, round(b N) for its N scored positions.
 
-    tau_t is the (1 - b_t) quantile of the scores so far, b_t the calls left over the positions left; tau for the first 8 while
-    calls are left. A call is spent where a token is not accepted, and stays so where the position is decided again.
+    tau_t is the (1 - b_t) quantile of the scores so far, with b_t the calls left divided by the positions left; tau for the first 8
+    while calls are left. A token that is not accepted uses a call, which is not returned if the position is decided again.
     """
 
     def __init__(self, tau: float, budget: float, positions: int) -> None:
@@ -147,7 +148,7 @@ class Running(Threshold):
 
 
 def make_threshold(settings: GatedSettings, positions: int) -> Threshold:
-    """The threshold of a gated method's settings, fresh for one session that scores so many positions."""
+    """A new threshold with a gated method's settings, for one session that scores this many positions."""
     if isinstance(settings, RandomSettings):
         return Const(1 - settings.upload_rate)  # this share of uniform scores is at or above it
     assert isinstance(settings, ThresholdSettings)
@@ -166,7 +167,7 @@ def make_threshold(settings: GatedSettings, positions: int) -> Threshold:
 
 
 def compared_with_one(rule: Threshold, scores: Iterable[float]) -> np.ndarray:
-    """Of a rule whose tau is 1, what decides in place of each score: below tau it is accepted, whatever tau; float64 [n].
+    """For a rule with tau 1, the value that decides instead of each score: below tau it is accepted, for any tau; float64 [n].
 
     Not for a rule whose threshold is a quantile, which has no such value.
     """

@@ -1,7 +1,7 @@
 """Shape of a transformer that predicts an image scale by scale: VAR.
 
-Source: Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction" (VAR), its models of 256 and
-512 pixels.
+Source: Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction" (VAR), models for 256 and 512
+pixels.
 """
 
 from simulator.protocol.pairs import TransformerConfig
@@ -14,10 +14,10 @@ MODULATION = 6  # vectors that the class sets in a layer
 
 
 class VarConfig(TransformerConfig):
-    """Shape of VAR. Its caption is a class, one row of one number, and the first position holds it.
+    """Shape of VAR. Its caption is a class, one row of one number, in the first position.
 
     Attributes:
-        projected: vectors that each layer projects from the class for itself.
+        projected: number of vectors that each layer projects from the class.
     """
 
     projected = MODULATION
@@ -29,11 +29,11 @@ class VarConfig(TransformerConfig):
 
     @property
     def positions(self) -> int:
-        """Positions of a full sequence: the class stands in the first image token's."""
+        """Positions of a full sequence: the class has the position of the first image token."""
         return self.tokens
 
 
 class SharedVarConfig(VarConfig):
-    """Shape of VAR-d36, whose layers share one projection of the class and add vectors of their own."""
+    """Shape of VAR-d36, whose layers share one projection of the class and add their own vectors."""
 
     projected = 0
