@@ -50,6 +50,11 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     )  # [R, n, H, hd]
 
 
+def repeat_heads(rows: Tensor, groups: int, share: int) -> Tensor:
+    """Rows [groups * w, ...] of keys or values, which `share` heads have in common, once for each of them: [groups * share * w, ...]."""
+    return rows.reshape(groups, -1, *rows.shape[1:]).repeat_interleave(share, dim=0).flatten(0, 1)
+
+
 def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:
     """Which keys each query may see, bool [R, n, K]: causal, caption padding hidden, and always itself.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.attention import repeat_heads
 from models.kv_cache import CachedDecoder, Pass
 from models.state import build, unallocated
 from models.transformer import Attention, FeedForward, RMSNorm
@@ -91,6 +92,16 @@ def to_checkpoint(drafter: EagleDrafter) -> dict[str, Tensor]:
     return state
 
 
+def _every_head(state: Mapping[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+    """Keys and values once for every head where heads share them; as they are where they do not fit."""
+    names = CHECKPOINT_KEYS["attention.wqkv.weight"][1:]
+    k, v = (state[name] for name in names)
+    groups, rest = divmod(len(k), config.head_dim) if k.dim() == 2 else (0, 1)
+    if k.shape != v.shape or rest or not groups or config.n_head % groups:
+        return {}
+    return {name: repeat_heads(state[name], groups, config.n_head // groups) for name in names}
+
+
 def from_checkpoint(
     state: Mapping[str, Tensor], base: TransformerConfig, source: Path | str, norm_eps: float = NORM_EPS
 ) -> EagleDrafter:
@@ -106,6 +117,7 @@ def from_checkpoint(
         config = drafter_config(base, len(gate), norm_eps)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{source}: layers.0.mlp.gate_proj.weight has shape {list(gate.shape)}: {error}") from error
+    state = {**state, **_every_head(state, config)}
     with unallocated():
         needed = EagleDrafter(config).state_dict()
     for key, names in CHECKPOINT_KEYS.items():

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from models.attention import repeat_heads
 from models.backbones.huggingface_files import (
     CONFIG,
     PROMPT_SLOTS,
@@ -58,11 +59,13 @@ def as_it_is(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor of the file goes: `rows` (from, to; all where empty) of a parameter of ours, after `turn`."""
+    """Where a tensor of the file goes: `rows` (from, to; all where empty) of a parameter of ours, after `turn`, which makes `share` rows of
+    each."""
 
     key: str
     turn: Callable[[Tensor], Tensor] = as_it_is
     rows: tuple[int, ...] = ()
+    share: int = 1
 
 
 class PromptEncoder:
@@ -187,7 +190,7 @@ def load_decoder(
             that are not finite in `dtype`: one error names all of a kind.
     """
     config, codes = described.config, torch.tensor(described.codes, dtype=torch.long)
-    places = _janus_places(config) if config.head_layer else _chameleon_places(config, codes, tied(folder))
+    places = _janus_places(described) if config.head_layer else _chameleon_places(described, codes, tied(folder))
     with unallocated():
         model = LlamaDecoder(config).to(dtype)
     shapes = {key: shape for path in weight_files(folder) for key, shape in _shapes(path)}
@@ -227,9 +230,16 @@ def _aligned(kept: Mapping[str, Tensor]) -> Tensor:
     return x
 
 
-def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[TensorPlace]]:
+def _block_places(prefix: str, described: Described) -> dict[str, list[TensorPlace]]:
     """Places of the decoder layers and the final norm."""
-    dim = config.dim
+    config, groups = described.config, described.kv_heads
+    dim, share = config.dim, config.n_head // groups
+
+    def every(tensor: Tensor) -> Tensor:
+        return tensor if tensor.dim() == 1 else repeat_heads(tensor, groups, share)
+
+    def paired_every(tensor: Tensor) -> Tensor:
+        return paired(every(tensor))
 
     def paired(tensor: Tensor) -> Tensor:
         """Rows [H * hd, ...] of queries or keys, or a norm's [H, hd] or [hd], from halves to neighbours."""
@@ -241,12 +251,14 @@ def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[TensorPlac
     for layer in range(config.n_layer):
         theirs, ours = f"{prefix}layers.{layer}.", f"layers.{layer}."
         for index, name in enumerate("qkv"):
-            rows, turn = (index * dim, (index + 1) * dim), as_it_is if name == "v" else paired
-            places[f"{theirs}self_attn.{name}_proj.weight"] = [TensorPlace(f"{ours}attention.wqkv.weight", turn, rows)]
+            rows, turn = (index * dim, (index + 1) * dim), {"q": paired, "k": paired_every, "v": every}[name]
+            more = 1 if name == "q" else share
+            place = TensorPlace(f"{ours}attention.wqkv.weight", turn, rows, more)
+            places[f"{theirs}self_attn.{name}_proj.weight"] = [place]
             if config.qk_norm and name != "v":
                 heads = (index * config.n_head, (index + 1) * config.n_head)
                 for kind in ("weight", "bias"):
-                    place = TensorPlace(f"{ours}attention.qk_norm.{kind}", paired, heads)
+                    place = TensorPlace(f"{ours}attention.qk_norm.{kind}", turn, heads, more)
                     places[f"{theirs}self_attn.{name}_norm.{kind}"] = [place]
         for name, own in (
             ("self_attn.o_proj", "attention.wo"),
@@ -260,7 +272,7 @@ def _block_places(prefix: str, config: LlamaConfig) -> dict[str, list[TensorPlac
     return places
 
 
-def _chameleon_places(config: LlamaConfig, codes: Tensor, tied: bool) -> dict[str, list[TensorPlace]]:
+def _chameleon_places(described: Described, codes: Tensor, tied: bool) -> dict[str, list[TensorPlace]]:
     def image_rows(tensor: Tensor) -> Tensor:
         return tensor[codes]
 
@@ -269,10 +281,10 @@ def _chameleon_places(config: LlamaConfig, codes: Tensor, tied: bool) -> dict[st
     heads = {"lm_head.weight": output, "model.embed_tokens.weight": embedding}
     if tied:
         heads = {"model.embed_tokens.weight": embedding + output}
-    return _block_places("model.", config) | heads
+    return _block_places("model.", described) | heads
 
 
-def _janus_places(config: LlamaConfig) -> dict[str, list[TensorPlace]]:
+def _janus_places(described: Described) -> dict[str, list[TensorPlace]]:
     """Keys without a place make the embeddings of the codes, see `_aligned`."""
     head = {
         f"model.generation_head.{theirs}.{kind}": [TensorPlace(f"{ours}.{kind}")]
@@ -281,7 +293,7 @@ def _janus_places(config: LlamaConfig) -> dict[str, list[TensorPlace]]:
     }
     aligner = ("fc1.weight", "fc1.bias", "hidden_layers.0.weight", "hidden_layers.0.bias")
     return (
-        _block_places("model.language_model.", config)
+        _block_places("model.language_model.", described)
         | {"model.language_model.embed_tokens.weight": [TensorPlace("text_embeddings.weight")]}
         | head
         | {"model.generation_embeddings.weight": []}
@@ -301,7 +313,7 @@ def _compare(
     for key, shape in found.items():
         for place in places.get(key, []):
             rows, *rest = needed[place.key]
-            wanted = [place.rows[1] - place.rows[0] if place.rows else rows, *rest]
+            wanted = [(place.rows[1] - place.rows[0] if place.rows else rows) // place.share, *rest]
             if place.key in ("tok_embeddings.weight", "output.weight") and not config.head_layer:
                 wanted = [config.text_vocab, *rest]  # its rows of image tokens are taken
             if shape != wanted and not (place.key.find("qk_norm") > 0 and shape == wanted[1:]):

@@ -55,6 +55,7 @@ class Described:
         codes: text token of every image code, by code (Chameleon); empty where codes have embeddings of their own (Janus).
         image_size: pixels per side.
         guidance: the published scale.
+        kv_heads: heads that have keys and values of their own; the others share them.
     """
 
     config: LlamaConfig
@@ -62,6 +63,7 @@ class Described:
     codes: tuple[int, ...]
     image_size: int
     guidance: float
+    kv_heads: int
 
 
 def describe(name: str, folder: Path) -> Described:
@@ -133,7 +135,8 @@ def anole(folder: Path) -> Described:
     """Anole: bos, caption, end of turn, begin of image; unconditional: bos, begin of image."""
     shape, codes, side, words = _chameleon_shape(folder, False, ("<s>", "<racm3:break>"))
     after = tuple(_word(folder, words, name) for name in ("<reserved08706>", "<racm3:break>"))
-    return Described(shape, Prompt((_word(folder, words, "<s>"),), "", "", after), codes, side, 3.0)
+    kv_heads = _kv_heads(folder, _json(folder / CONFIG))
+    return Described(shape, Prompt((_word(folder, words, "<s>"),), "", "", after), codes, side, 3.0, kv_heads)
 
 
 def lumina(pixels: int) -> Callable[[Path], Described]:
@@ -148,7 +151,8 @@ def lumina(pixels: int) -> Callable[[Path], Described]:
         shape, codes, side, words = _chameleon_shape(folder, True, opening, pixels / 512)
         text = f"Generate an image of {pixels}x{pixels} according to the following prompt:\n"
         after = tuple(_word(folder, words, name) for name in ("<reserved08706>", *opening))
-        return Described(shape, Prompt((_word(folder, words, "<s>"),), text, "", after), codes, side, 4.0)
+        kv_heads = _kv_heads(folder, _json(folder / CONFIG))
+        return Described(shape, Prompt((_word(folder, words, "<s>"),), text, "", after), codes, side, 4.0, kv_heads)
 
     return read
 
@@ -177,7 +181,8 @@ def janus(folder: Path) -> Described:
         head_layer=True,
         null_pad=pad,
     )
-    return Described(shape, Prompt((bos,), "<|User|>: ", "\n\n<|Assistant|>:", (begin,)), (), side, 5.0)
+    prompt = Prompt((bos,), "<|User|>: ", "\n\n<|Assistant|>:", (begin,))
+    return Described(shape, prompt, (), side, 5.0, _kv_heads(folder, text))
 
 
 FAMILIES: dict[str, Callable[[Path], Described]] = {
@@ -247,7 +252,10 @@ def find(spec: PairSpec) -> FoundPair:
         f"decoder.up.{len(vq['decoder_ch_mult']) - 1}.attn.0.q.weight" in shapes
         or "decoder.up.0.attn.0.q.weight" in shapes
     )
-    return FoundPair(spec, manifest, files, decoder, {}, {"described": described})
+    facts: dict[str, Any] = {"described": described, "kv_heads": {"cloud": described.kv_heads}}
+    if len(files.get("device", ())) > 1:  # a model of the same kind; one that was trained here has all heads
+        facts["kv_heads"]["device"] = describe(spec.cloud, Path(str(spec.device))).kv_heads
+    return FoundPair(spec, manifest, files, decoder, {}, facts)
 
 
 def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path, ...]]) -> dict[str, Any]:
@@ -386,9 +394,6 @@ def _shape(
         ("intermediate_size", 11008),
     )
     layers, heads, dim, ffn = (_whole(folder, config, key, default) for key, default in sizes)
-    if config.get("num_key_value_heads") not in (None, heads):
-        found = str(config["num_key_value_heads"])[:40]
-        raise WeightsError(f"{source}: num_key_value_heads is {found}, needed num_attention_heads = {heads}")
     rotary = _part(folder, config, "rope_parameters") or _part(folder, config, "rope_scaling")
     kind = rotary.get("rope_type", rotary.get("type", "default"))
     if kind != "default":
@@ -414,6 +419,19 @@ def _shape(
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise WeightsError(f"{source}: {str(error)[:200]}") from error
+
+
+def _kv_heads(folder: Path, config: Mapping[str, Any]) -> int:
+    """Heads with keys and values of their own. Raises WeightsError where they do not divide the heads."""
+    heads = _whole(folder, config, "num_attention_heads", 32)
+    if config.get("num_key_value_heads") is None:
+        return heads
+    found = _whole(folder, config, "num_key_value_heads", heads)
+    if heads % found:
+        raise WeightsError(
+            f"{folder / CONFIG}: num_key_value_heads is {found}, needed a divisor of num_attention_heads = {heads}"
+        )
+    return found
 
 
 def _part(folder: Path, config: Mapping[str, Any], key: str) -> dict[str, Any]:

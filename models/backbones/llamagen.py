@@ -7,8 +7,10 @@ configuration; `models.backbones.llamagen_files` says which file is which part.
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from models.backbones.llamagen_files import VQ_CONTAINERS, classes_of, decoder_config, own_device, own_keys
+from models.attention import repeat_heads
+from models.backbones.llamagen_files import VQ_CONTAINERS, classes_of, decoder_config, kv_heads_of, own_device, own_keys
 from models.backbones.t5 import ClassLabels, FeatureFolder, T5Encoder
 from models.checkpoint import CONTAINERS
 from models.device import DeviceModel
@@ -47,9 +49,23 @@ def load_llamagen(
     state = own_keys(read_state(path, CONTAINERS, finite=False))
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     config, classes = decoder_config(shapes, path, grid, n_head), classes_of(shapes)
+    if (groups := kv_heads_of(shapes, config, path)) < config.n_head:
+        state = {
+            key: _all_heads(value, config, groups) if key.endswith(".wqkv.weight") else value
+            for key, value in state.items()
+        }
     model = build(lambda: Transformer(config, classes=classes), state, path, exact=True).to(torch_device, dtype)
     refuse_nonfinite(model.state_dict(), f"{path} in {dtype}")
     return model
+
+
+def _all_heads(rows: Tensor, config: TransformerConfig, groups: int) -> Tensor:
+    """A fused projection whose keys and values several heads share, with them once for every head. One of another shape stays as it is."""
+    own = groups * config.head_dim
+    if rows.dim() != 2 or len(rows) != config.dim + 2 * own:
+        return rows
+    q, k, v = torch.split(rows, [config.dim, own, own])
+    return torch.cat([q, *(repeat_heads(one, groups, config.n_head // groups) for one in (k, v))])
 
 
 def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pair:

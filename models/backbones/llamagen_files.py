@@ -184,10 +184,13 @@ def find(spec: PairSpec) -> FoundPair:
     encoder: dict[str, int] = {}
     if text is not None:
         files["text"], encoder = text_files(text, config)
-    classes = classes_of(cloud.shapes)
+    classes, kv_heads = classes_of(cloud.shapes), {"cloud": kv_heads_of(cloud.shapes, config, cloud.path)}
     device = device_parts(spec, config, classes, files)
     manifest = manifest_of(spec, config, size, files, device)
-    facts = {"vq": vq, "text": text, "features": text is not None and not t5_config(text), "classes": classes}
+    if manifest.device is not None and own_device(path := files["device"][0]) is None:
+        kv_heads["device"] = kv_heads_of(own_keys(read_checkpoint(path).shapes), manifest.device, path)
+    features = text is not None and not t5_config(text)
+    facts = {"vq": vq, "text": text, "features": features, "classes": classes, "kv_heads": kv_heads}
     if "drafter" in files:
         facts["drafter_ffn"] = drafter_ffn(*files["drafter"])
     return FoundPair(spec, manifest, files, decoder_sizes(vq, config.grid), encoder, facts)
@@ -255,6 +258,21 @@ def decoder_config(shapes: Shapes, source: Path | str, grid: int = 16, heads: in
     except ValueError as error:
         hint = "; name the number of heads with pair.heads" if "n_head" in str(error) else ""
         raise WeightsError(f"{source}: {error}{hint}") from error
+
+
+def kv_heads_of(shapes: Shapes, config: TransformerConfig, source: Path | str) -> int:
+    """Heads that have keys and values of their own, by the rows of the fused projection. Raises WeightsError where they do not fit."""
+    every = {shape for key, shape in shapes.items() if key.endswith(".attention.wqkv.weight")}
+    if len(every) != 1:  # what does not fit is told of all keys at once
+        return config.n_head
+    rows = next(iter(every))[0] if next(iter(every)) else 0
+    pairs, rest = divmod(rows - config.dim, 2 * config.head_dim)
+    if rest or pairs < 1 or config.n_head % pairs:
+        raise WeightsError(
+            f"{source}: layers.0.attention.wqkv.weight has {rows} rows, needed {3 * config.dim} for {config.n_head} heads of "
+            f"{config.head_dim}, or fewer where heads share keys and values; name the number of heads with pair.heads"
+        )
+    return pairs
 
 
 def classes_of(shapes: Shapes, prefix: str = "") -> int:

@@ -73,7 +73,9 @@ def pair_shapes(pair: PairRef) -> PairShapes:
         found = find_pair(pair)
         encoder = text_encoder_op_count(**found.encoder) if found.encoder else None
         shapes = _shapes(found.manifest, vq_decoder_op_count(**found.decoder), encoder)
-        return shapes.model_copy(update={"drafter_ffn": found.facts.get("drafter_ffn")})
+        of_kv = found.facts.get("kv_heads", {})
+        sides = {side: getattr(shapes, side).model_copy(update={"kv_heads": heads}) for side, heads in of_kv.items()}
+        return shapes.model_copy(update={**sides, "drafter_ffn": found.facts.get("drafter_ffn")})
     folder, manifest = pair_folder(pair), pair_manifest(pair)
     if manifest.statistics is not None:
         return _both(manifest, {})

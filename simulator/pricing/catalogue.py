@@ -148,7 +148,8 @@ class ModelShape(Entry):
     Attributes:
         title: Name in tables.
         n_layer: Layers.
-        n_head: Attention heads, each with keys and values of its own.
+        n_head: Attention heads.
+        kv_heads: Of them, those with keys and values of their own, which the others share; None: all.
         dim: D, width of the residual stream.
         ffn_hidden: Width of the feed-forward part.
         vocab_size: V, image codes; decides the width of messages.
@@ -173,6 +174,7 @@ class ModelShape(Entry):
     title: str
     n_layer: int = Field(ge=1)
     n_head: int = Field(ge=1)
+    kv_heads: int | None = Field(default=None, ge=1)
     dim: int = Field(ge=1)
     ffn_hidden: int = Field(ge=1)
     vocab_size: int = Field(ge=2)
@@ -200,8 +202,14 @@ class ModelShape(Entry):
     def layer_parameters(self) -> int:
         """Weights of one layer: q, k, v and output matrices, those of the feed-forward part, modulation, two norms; fused: the matrix
         ahead of it, its bias and one norm."""
-        squares = 4 + self.modulation + 2 * self.fused
-        return squares * self.dim**2 + self.ffn_matrices * self.dim * self.ffn_hidden + 2 * self.dim
+        squares = 2 + self.modulation + 2 * self.fused
+        shared = 2 * self.dim * self.kv_width
+        return squares * self.dim**2 + shared + self.ffn_matrices * self.dim * self.ffn_hidden + 2 * self.dim
+
+    @property
+    def kv_width(self) -> int:
+        """Width of the keys, and of the values, of one position in one layer."""
+        return self.dim * (self.kv_heads or self.n_head) // self.n_head
 
     @property
     def modulation_parameters(self) -> int:
@@ -230,7 +238,7 @@ class ModelShape(Entry):
     @property
     def kv_bytes_per_position(self) -> int:
         """fp16 keys and values of one position of one row, all layers."""
-        return 2 * self.n_layer * self.dim * FP16_BYTES
+        return 2 * self.n_layer * self.kv_width * FP16_BYTES
 
 
 def hardware(name: str) -> Hardware:

@@ -19,6 +19,7 @@ from models.sampling import guide
 from models.state import read_state
 from models.text import left_pad
 from simulator.core.errors import PromptError, WeightsError
+from simulator.pricing.build import pair_shapes
 from simulator.protocol.pairs import PairSpec, find_pair
 from tests.models import folders
 
@@ -284,6 +285,36 @@ def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:
     (folder / "config.json").write_text("[1]")
     with pytest.raises(WeightsError, match=r"config\.json: holds a list, needed a mapping"):
         describe("anole-7b", folder)
+
+
+def test_keys_and_values_that_heads_share_are_those_of_each(tmp_path: Path) -> None:
+    shared, own = folders.chameleon(tmp_path / "shared"), folders.chameleon(tmp_path / "own")
+    config = json.loads((shared / "config.json").read_text()) | {"num_key_value_heads": 1}
+    (shared / "config.json").write_text(json.dumps(config))
+    half = folders.WIDTH // folders.HEADS
+    for path in shared.glob("*.safetensors"):
+        state = load_file(path)
+        for key, value in state.items():
+            if key.endswith(("k_proj.weight", "v_proj.weight")):
+                state[key] = value[:half].clone()
+            if ".k_norm." in key:
+                state[key] = value[:1].clone()
+        save_file(state, path)
+        save_file({key: twice(key, value) for key, value in state.items()}, own / path.name)
+    one, other = (load_decoder(folder, describe("anole-7b", folder)) for folder in (shared, own))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    costs = [pair_shapes(PairSpec(cloud="anole-7b", weights=str(folder))).cloud for folder in (shared, own)]
+    assert costs[0].kv_bytes_per_position * 2 == costs[1].kv_bytes_per_position
+    saved = 2 * folders.LAYERS * half * folders.WIDTH  # keys and values of a head in every layer
+    assert costs[1].pass_parameters - costs[0].pass_parameters == saved
+    (shared / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 3}))
+    with pytest.raises(WeightsError, match="num_key_value_heads is 3, needed a divisor of num_attention_heads = 2"):
+        describe("anole-7b", shared)
+
+
+def twice(key: str, value: Tensor) -> Tensor:
+    """A tensor of heads that share keys and values as one in which each has its own."""
+    return torch.cat([value, value]) if key.endswith(("k_proj.weight", "v_proj.weight")) or ".k_norm." in key else value
 
 
 def test_parts_of_pytorch_are_read_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,29 @@ def test_moved_files_are_the_same_pair_and_changed_ones_another(folder: Path, tm
     assert pair_manifest(c2i(folder, image_size=128)).weights_hash != before
 
 
+def test_keys_and_values_that_heads_share_are_those_of_each(folder: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(folder / "c2i", tmp_path / "c2i")
+    state = files.decoder(files.C2I, 0, files.CLASSES).state_dict()
+    dim, half = files.C2I.dim, files.C2I.head_dim
+    for key in [key for key in state if key.endswith("wqkv.weight")]:
+        q, k, v = state[key].chunk(3)
+        state[key] = torch.cat([q, k[:half], v[:half]])
+    torch.save(state, own / "c2i_L_256.pt")
+    cloud = load_pair(c2i(folder, weights=str(own), device=None)).cloud
+    for layer in range(files.C2I.n_layer):
+        rows = cloud.get_parameter(f"layers.{layer}.attention.wqkv.weight")
+        given = state[f"layers.{layer}.attention.wqkv.weight"]
+        repeated = [given[:dim], *(part for part in given[dim:].chunk(2) for _ in range(2))]
+        assert torch.equal(rows, torch.cat(repeated))
+    shapes = [pair_shapes(spec).cloud for spec in (c2i(folder, weights=str(own)), c2i(folder))]
+    assert shapes[0].kv_bytes_per_position * 2 == shapes[1].kv_bytes_per_position
+    state["layers.1.attention.wqkv.weight"] = torch.zeros(3 * dim, dim)
+    torch.save(state, own / "c2i_L_256.pt")
+    assert "layers.0.attention.wqkv.weight has shape [32, 16], needed [48, 16]" in refused(
+        c2i(folder, weights=str(own))
+    )
+
+
 def test_a_tokenizer_of_eight_makes_images_of_half_the_size(folder: Path, tmp_path: Path) -> None:
     ema = files.tokenizer(files.VQ8).state_dict()
     other = {key: torch.zeros_like(value) for key, value in ema.items()}

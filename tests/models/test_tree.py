@@ -35,6 +35,11 @@ def test_checkpoints_round_trip_and_name_what_is_wrong() -> None:
     key = "layers.0.self_attn.k_proj.weight"
     with pytest.raises(WeightsError, match=rf"f: {key} has shape \[8, 16\], needed \[16, 16\]"):
         from_checkpoint({**state, key: state[key][:8]}, config, "f")
+    value = key.replace("k_proj", "v_proj")
+    shared = from_checkpoint({**state, key: state[key][:8], value: state[value][8:]}, config, "f")  # by both heads
+    _, *both = shared.attention.wqkv.weight.chunk(3)
+    for found, given in zip(both, (state[key][:8], state[value][8:]), strict=True):
+        assert torch.equal(found, torch.cat([given, given]))
     del state[key]
     with pytest.raises(WeightsError, match=f"f: {key} is missing"):
         from_checkpoint(state, config, "f")
