@@ -45,7 +45,7 @@ class TraceChoice:
         formats, notes = [], []
         for way, file in zip(self.directions, self.files, strict=True):
             trace = read_trace([Path(file)], told(unit=self.unit))
-            if "direction" in FORMATS[trace.format].asks and getattr(trace, way).rate is None:
+            if "direction" in FORMATS[trace.format].asks:
                 trace = read_trace([Path(file)], told(way, self.unit))
             ways[way] = getattr(trace, way)
             if ways[way].rate is None:

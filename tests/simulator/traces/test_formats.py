@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from simulator.core.errors import TraceError
+from simulator.traces.choice import TraceChoice
 from simulator.traces.generate import KINDS
 from simulator.traces.own import own_text
 from simulator.traces.read import FORMATS, read, read_arrivals, read_trace
@@ -105,6 +106,12 @@ def test_a_direction_that_a_file_does_not_state_is_told_or_named(content: str, t
         assert (other.rate, other.trains) == (None, None)
         assert given.rate is not None or given.trains is not None
         assert f"the {way}, {known}" in trace.notes
+
+
+def test_a_file_under_down_or_up_of_a_scenario_is_of_the_direction_that_it_was_told(tmp_path: Path) -> None:
+    down, up = (str(file(tmp_path, "1\n10\n", name)) for name in ("a.txt", "b.txt"))
+    notes = TraceChoice((down, up), ("down", "up")).read().notes
+    assert [note for note in notes if "link" in note] == ["down: the downlink, as told", "up: the uplink, as told"]
 
 
 def test_files_that_belong_together(tmp_path: Path) -> None:
