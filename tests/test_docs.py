@@ -68,7 +68,9 @@ def test_every_key_of_a_network_is_in_the_guide() -> None:
 def test_every_kind_of_plot_is_in_the_guide() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text()
     table = guide[guide.index("| kind | what |") :].partition("\n\n")[0]
-    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(KINDS)
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(KINDS), (
+        "the kinds of docs/guide.md, Plots, in this order"
+    )
 
 
 def test_names_in_the_cards_are_those_of_the_code() -> None:

@@ -128,6 +128,13 @@ def test_pdf_holds_type_that_can_be_edited(runs: dict[str, Run]) -> None:
 
 
 def test_the_kinds_of_the_command_are_those_that_can_be_drawn() -> None:
+    rows = {
+        "reports/kinds.py": KINDS,
+        "ciar_sim/cli/plot.py": command.KINDS,
+        "OF_KIND of tests/reports/build.py": OF_KIND,
+    }
+    missing = {place: {*KINDS, *command.KINDS, *OF_KIND} - {*kinds} for place, kinds in rows.items()}
+    assert not any(missing.values()), f"rows are missing: {missing}"
     assert tuple(KINDS) == tuple(command.KINDS) == tuple(OF_KIND)
 
 
