@@ -65,7 +65,7 @@ def _hardware() -> Table:
 def _models() -> Table:
     from simulator.pricing import catalogue
 
-    table = _table("model", "what", "parameters", "read by a pass", "tokens", "evidence")
+    table = _table("model", "what", "parameters", "read per pass", "tokens", "evidence")
     table.add_row("[bold]pair", "the pair's own size", "", "", "", "")
     for name in catalogue.names("models"):
         m = catalogue.model(name)
@@ -83,7 +83,7 @@ def _pairs() -> Table:
         m = pair_manifest(name)
         quality = (*(judged(m.subject) if m.subject != "other" else ()), "cloud_nll")
         rows = {
-            "draws": f"{'nothing, it is statistical' if m.statistics else SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",
+            "draws": f"{'no images (statistical)' if m.statistics else SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",
             "tokens": f"{m.grid} x {m.grid}, of {m.codebook_size} codes",
             "cloud": f"{m.cloud.n_layer} layers, width {m.cloud.dim}",
             "device": f"{m.device.n_layer} layer{'s' if m.device.n_layer > 1 else ''}, width {m.device.dim}"
@@ -116,7 +116,7 @@ def _backbones() -> Table:
 def _scenarios() -> Table:
     from ciar_sim.shipped import SCENARIOS, shipped_scenarios
 
-    table = _table("scenario", "what it asks")
+    table = _table("scenario", "question")
     for name in shipped_scenarios():
         comment = itertools.takewhile(
             lambda line: line.startswith("#"), (SCENARIOS / f"{name}.yaml").read_text().split("\n")

@@ -76,7 +76,7 @@ def test_a_run_through_tunnels_records_what_it_needs(tmp_path: Path, tiny_pair_f
     own = broken["prompt"].map(unbroken.groupby("prompt")["cloud_nll"].first())
     assert (broken["cloud_nll"] - own).to_numpy() == pytest.approx(broken["fallback_cloud_nll_cost"].to_numpy())
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "by the device after a deadline (% of tokens)" in page
+    assert "on the device after a missed deadline (% of tokens)" in page
     # Again, from the cache, in two other processes: the same bytes.
     again = call(tmp_path, tiny_pair_folder, "--jobs", "2", out="again")
     assert again.exit_code == 0, again.output
