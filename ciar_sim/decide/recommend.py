@@ -202,7 +202,7 @@ def _decide(
             return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct), checks
         why = _failure(fresh)
         said.append(
-            f"{candidate(one.case)} was chosen first, and {why} did not hold on other prompts and another seed."
+            f"{candidate(one.case)} was tried before, and {why} did not hold on other prompts and another seed."
         )
     if base.in_time:
         seconds = f"{significant(base.measured.mean_s)} s, p95 {significant(base.measured.p95_s)} s"
@@ -243,8 +243,8 @@ def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: fl
     faster = [one for one in judged if one.verdict == UNCLEAR and one.in_time and one.measured.mean_s < than_s]
     if not faster:
         return []
-    best = min(faster, key=lambda one: one.loss.prompts_needed(max_loss_pct))
-    needed = best.loss.prompts_needed(max_loss_pct)
+    all_needed = [one.loss.prompts_needed(max_loss_pct) for one in faster]
+    needed, best = min(zip(all_needed, faster, strict=True), key=lambda pair: (math.isnan(pair[0]), pair[0]))
     count = f"about {needed:,.0f}" if math.isfinite(needed) else "more"
     many = f"{len(faster)} faster candidates are" if len(faster) > 1 else "1 faster candidate is"
     return [
