@@ -85,7 +85,7 @@ def test_a_dry_run_refuses_what_fits_no_memory_and_a_folder_that_is_no_run(folde
     assert "GB of memory, and this machine has" in large.stderr
     other = call("run", "s.yaml", "--out", ".", "--dry-run")
     assert other.exit_code == 2
-    assert "it holds s.yaml and is no run of ciar-sim" in other.stderr
+    assert "it holds s.yaml and is not a run of ciar-sim" in other.stderr
 
 
 def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> None:
