@@ -74,7 +74,7 @@ def test_provenance_is_plain_json(tmp_path: Path) -> None:
 def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
-    with pytest.raises(RunFolderError, match=r"holds chapter\.tex and is no run of ciar-sim"):
+    with pytest.raises(RunFolderError, match=r"holds chapter\.tex and is not a run of ciar-sim"):
         write(tmp_path / "thesis")
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunFolderError, match="is not a folder"):
@@ -91,7 +91,7 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
 
 def test_hidden_files_and_files_among_the_plots_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "repo" / ".git").mkdir(parents=True)
-    with pytest.raises(RunFolderError, match=r"it holds \.git and is no run"):
+    with pytest.raises(RunFolderError, match=r"it holds \.git and is not a run"):
         write(tmp_path / "repo")
     folder = tmp_path / "run"
     for name in (".hidden", "plots/figure.pdf", "images/.keep.png", "images/mine/a.png"):
