@@ -36,6 +36,8 @@ T5_PLACES = (
     "t5",
     "text",
 )
+# The class of transformers by `model_type`: a umT5 has a table of distances in every layer, which the others' class leaves out.
+ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 LABELS = "cls_embedding.embedding_table.weight"
 CAPTIONS = "cls_embedding.uncond_embedding"
 KINDS = {
@@ -336,7 +338,7 @@ def text_folder(spec: PairSpec, folder: Path) -> Path:
 def t5_config(folder: Path) -> dict[str, Any]:
     """The configuration of the T5 in a folder, empty where there is none."""
     config = json_mapping(folder / "config.json")
-    return config if config.get("model_type") in ("t5", "mt5", "umt5") else {}
+    return config if config.get("model_type") in ENCODERS else {}
 
 
 def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...], dict[str, int]]:
@@ -365,7 +367,8 @@ def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...],
         )
     names = ("*.safetensors", "*.bin", "*.model", "tokenizer*.json", "special_tokens_map.json", "config.json")
     found = sorted({path for name in names for path in text.glob(name) if path.is_file()})
-    return tuple(found), {"positions": config.caption_slots, "inner": heads * width, **sizes}
+    matrices = 3 if str(t5.get("feed_forward_proj", "relu")).startswith("gated") else 2
+    return tuple(found), {"positions": config.caption_slots, "inner": heads * width, "ffn_matrices": matrices, **sizes}
 
 
 def device_parts(

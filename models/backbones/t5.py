@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.captions import clean
+from models.backbones.llamagen_files import ENCODERS, t5_config
 from models.pretrained import load_pretrained, load_tokenizer
 from simulator.core.errors import PromptError, WeightsError, first_line
 
@@ -156,7 +157,8 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
     """The T5 encoder of a folder, in `eval()` mode. Raises WeightsError where it is damaged, weights are missing or not finite, or
     transformers is not installed."""
     transformers = load_transformers(folder)
-    return load_pretrained(transformers.T5EncoderModel, folder, WRONG, dtype=dtype)
+    kind = ENCODERS.get(str(t5_config(folder).get("model_type")), ENCODERS["t5"])
+    return load_pretrained(getattr(transformers, kind), folder, WRONG, dtype=dtype)
 
 
 def load_transformers(folder: Path) -> Any:

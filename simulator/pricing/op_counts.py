@@ -94,13 +94,16 @@ def vq_decoder_op_count(
     return OpCount(flops=flops, parameters=parameters, activation_values=values, kernels=kernels)
 
 
-def text_encoder_op_count(positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int) -> OpCount:
-    """Operation count of a T5 encoder with gated feed-forward over `positions` padded positions. inner: heads times their width.
+def text_encoder_op_count(
+    positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int, ffn_matrices: int = 3
+) -> OpCount:
+    """Operation count of a T5 encoder over `positions` padded positions. inner: heads times their width; ffn_matrices: 3 of a gated
+    feed-forward part (T5 1.1, flan-T5), 2 of a plain one.
 
     Flops: 2 a weight and position, 4 * inner a query-key pair and layer. Of the embedding only `positions` rows are read.
     Kernels: about 20 a layer (two norms of 3, q, k, v, scores, bias, softmax, values, output, 4 of the FFN, two sums).
     """
-    weights = n_layer * (4 * dim * inner + 3 * dim * ffn_hidden + 2 * dim) + dim
+    weights = n_layer * (4 * dim * inner + ffn_matrices * dim * ffn_hidden + 2 * dim) + dim
     flops = 2 * positions * weights + 4 * n_layer * inner * positions**2
     return OpCount(flops=flops, parameters=weights + positions * dim, kernels=20 * n_layer)
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models.backbones.llamagen_files import text_files
+from models.backbones.t5 import load_encoder
 from models.pair import Pair, load_pair
 from models.quality.judges import captions_of
 from models.recorder import Recorder
@@ -20,6 +22,7 @@ from simulator.experiment.loading import load_scenario
 from simulator.experiment.plan import session_specs
 from simulator.experiment.sweep import expand
 from simulator.pricing.build import pair_shapes
+from simulator.pricing.op_counts import text_encoder_op_count
 from simulator.protocol import pairs
 from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.pairs import PairSpec, find_pair, pair_manifest
@@ -291,7 +294,8 @@ def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path
     shutil.copytree(folder / "t2i", own, ignore=shutil.ignore_patterns("features"))
     files.write_t5(own / "t5-ckpt" / "flan-t5-xl")
     found = find_pair(t2i(folder, weights=str(own), text=None))
-    assert found.encoder == {"positions": 8, "n_layer": 1, "dim": 12, "ffn_hidden": 16, "inner": 8}
+    sizes = {"positions": 8, "n_layer": 1, "dim": 12, "ffn_hidden": 16, "inner": 8}
+    assert found.encoder == {**sizes, "ffn_matrices": 3}
     pair = load_pair(t2i(folder, weights=str(own), text=None))
     rows = pair.text.encode("A red BUS by the river. https://example.com/x.png")
     assert rows.shape == (8, 12)  # seven words and the end token
@@ -319,6 +323,26 @@ def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path
         (t5 / name).unlink()
     # Without its files transformers makes a tokenizer that knows no word, or none, by its version.
     assert f"{t5}: no usable T5: its tokenizer" in refused(t2i(folder, weights=str(own), text=None))
+
+
+@pytest.mark.parametrize("kind", ["MT5", "UMT5"])
+def test_the_relatives_of_t5_are_read_by_their_own_class(tmp_path: Path, kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"d_model": 12, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2, "feed_forward_proj": "relu"}
+    torch.manual_seed(3)
+    own = getattr(transformers, f"{kind}EncoderModel")(getattr(transformers, f"{kind}Config")(vocab_size=20, **sizes))
+    own.save_pretrained(tmp_path)
+    ids = torch.arange(2, 9).unsqueeze(0)
+    with torch.inference_mode():
+        found, wanted = (
+            model(input_ids=ids).last_hidden_state for model in (load_encoder(tmp_path, torch.float32), own.eval())
+        )
+    torch.testing.assert_close(found, wanted)
+    encoder = text_files(tmp_path, files.T2I)[1]
+    layers = sum(parameter.numel() for name, parameter in own.named_parameters() if ".block." in name)
+    tables = sum(parameter.numel() for name, parameter in own.named_parameters() if "relative" in name)
+    counted = text_encoder_op_count(**encoder).parameters
+    assert counted == layers - tables + 12 + 8 * 12  # the last norm, and the rows of the embedding that are read
 
 
 # --- decoding
