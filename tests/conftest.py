@@ -85,6 +85,13 @@ def short_gaps() -> Iterator[None]:
 
 
 @pytest.fixture
+def quick_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads are tested by four short replications each: no answer to rely on, and one of a moment."""
+    monkeypatch.setattr("ciar_sim.decide.capacity.LOOKS", (4,))
+    monkeypatch.setattr("ciar_sim.decide.capacity.LONGER_REQUESTS", 20)
+
+
+@pytest.fixture
 def undrawn() -> Iterator[None]:
     with without_drawing():
         yield

@@ -30,7 +30,7 @@ from simulator.protocol.methods import METHODS
 from simulator.protocol.pairs import PairSpec, pair_manifest
 from tests.reports.build import ANSWERS
 
-pytestmark = pytest.mark.usefixtures("undrawn", "short_gaps")
+pytestmark = pytest.mark.usefixtures("undrawn", "short_gaps", "quick_capacity")
 
 ROOT = Path(__file__).resolve().parents[1]
 

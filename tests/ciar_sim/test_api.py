@@ -21,6 +21,7 @@ from ciar_sim.cli.common import default_cache
 from ciar_sim.cli.main import main
 from ciar_sim.shipped import scenario_path, shipped_scenarios
 from simulator.core.errors import CiarSimError, ScenarioError
+from tests.conftest import without_drawing
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -54,7 +55,8 @@ def finished(tiny_pair_folder: Path, cache: Path, tmp_path_factory: pytest.TempP
     hardware = {"device": "snapdragon-8-gen-3", "cloud": "a100"}
     compute = {side: {"model": "pair", "hardware": name} for side, name in hardware.items()}
     one = {"name": "one", "pair": str(tiny_pair_folder), "prompts": {"count": 1}, "methods": ["base"]}
-    return ciar_sim.run({**one, "compute": compute}, out=folder, cache=cache).folder
+    with without_drawing():
+        return ciar_sim.run({**one, "compute": compute}, out=folder, cache=cache).folder
 
 
 def test_a_mapping_gives_the_bytes_of_the_command_line_and_a_file(

@@ -61,6 +61,7 @@ def train(folder: Path, out: str, *more: str) -> Result:
     return call("train", "device", "--pair", pair, "--prompts", prompts, "--out", folder / out, *TRAINING, *more)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_official_files_train_record_simulate_and_report(folder: Path, tmp_path: Path) -> None:
     told = json.loads((folder / "device" / "metrics.json").read_text())
     assert (told["pair"], told["guidance"], told["steps"]) == ("llamagen-xl-stage1", 7.5, 4)

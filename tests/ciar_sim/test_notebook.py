@@ -12,6 +12,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "deciding.ipynb"
 FAST = {"cloud.max_batch": 1, "cloud.max_sessions": 1, "workload.warmup_s": 0}
 
 
+@pytest.mark.usefixtures("quick_capacity")
 def test_the_notebook_runs(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell, with what makes it one of a moment: the tiny pair, two prompts, three points of an axis, a near objective."""
     monkeypatch.chdir(tmp_path)

@@ -79,6 +79,7 @@ def test_methods_run_batched_and_decode_what_single_passes_decode(specs: dict[st
     assert np.array_equal(found[0].image, wanted.numpy())
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", ["anole-7b", "lumina-mgpt-768", "janus-pro-7b"])
 def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSpec], name: str, tmp_path: Path) -> None:
     one = specs[name]

@@ -414,6 +414,7 @@ def run(folder: Path, tmp_path: Path, methods: str, *more: str) -> Result:
     return CliRunner().invoke(main, ["run", str(tmp_path / "s.yaml"), *out])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_scenario_runs_from_the_files_to_a_report(folder: Path, tmp_path: Path) -> None:
     done = run(folder, tmp_path, "[base, {name: code, prefix_rate: 0.375}, device-only]")
     assert done.exit_code == 0, done.output

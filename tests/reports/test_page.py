@@ -135,6 +135,7 @@ def test_a_condition_without_answers_stands_beside_others(tmp_path: Path) -> Non
     assert not re.search(r"\bnan\b", page)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_methods_that_the_image_grid_leaves_out_are_counted(tmp_path: Path, run: Run) -> None:
     assert grid_note(run) == "A row is one prompt with one seed."
     labels = [f"ciar threshold={number}" for number in range(9)]
@@ -145,6 +146,7 @@ def test_methods_that_the_image_grid_leaves_out_are_counted(tmp_path: Path, run:
     assert "8 of 9 methods: base and the fastest." in words(image_grid(load_run(folder)))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_nested_provenance_reads_as_words(tmp_path: Path) -> None:
     provenance = {"name": "x", "network": [{"down": 5, "up": 2.5}, {"down": 9, "up": None}]}
     page = (

@@ -30,6 +30,7 @@ def test_the_front_is_drawn_and_its_methods_are_named(run: Run) -> None:
     assert [len(line.get_xydata()) for line in stairs] == [3]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_sweep(tmp_path: Path) -> None:
     folder = write(tmp_path / "sweep", SWEEP, images=(), draw=build_report)
     run = load_run(folder)
@@ -209,6 +210,7 @@ def test_intervals_and_legends_stay_inside(tmp_path: Path) -> None:
         assert run.summary[column].between(low, high).all()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_queue_is_drawn_where_something_waited(folder: Path, tmp_path: Path) -> None:
     assert not (folder / "plots" / "queue_over_time.png").exists()
     looks = np.arange(5)

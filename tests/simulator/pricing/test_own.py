@@ -124,6 +124,7 @@ def test_a_mistake_in_a_file_of_figures_is_told_by_that_file_and_its_line(
         load_scenario(path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_does_not_fit_fails_alone_and_says_so(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     small = {"compute.device.hardware": {**PHONE, "memory_gb": 0.12}}
     result = ciar_sim.run(scenario, sets=small, out=tmp_path / "out", cache=cache)
