@@ -1,4 +1,7 @@
-"""The documents say what the code does: method cards, commands, names."""
+"""The documents say what the code does: method cards, commands, names.
+
+Longer than other files, since all that the documents show is run or parsed in the same ways.
+"""
 
 import inspect
 import json

@@ -2,8 +2,9 @@
 
 `Link` is the fast case (constant rate and delay, normal jitter), `ImpairedLink` the general one. Both have `send(now_s, size_bytes) ->
 arrival_s`. All stages of a message are computed when it is sent; its arrival is the only event. The general link is made of small
-objects: `Wire` or `VaryingWire`, `CrossQueue`, `Loss`, delays drawn from a distribution (`Jitter`), `Window` of the transport. Longer
-than other files, because it has all stages of a message in their order.
+objects: `Wire` or `VaryingWire`, `CrossQueue`, `Loss`, delays drawn from a distribution (`Jitter`), `Window` of the transport.
+
+Longer than other files, because it has all stages of a message in their order.
 """
 
 import math
