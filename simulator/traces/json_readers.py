@@ -129,7 +129,7 @@ def read_pantheon(source: Source, said: Told) -> Trace:
     down, up = (
         Direction(rate if way == one else None, delay_s, loss if way == one else None) for one in ("down", "up")
     )
-    notes = (time_unit.note, *gap_notes(source, times_s, None, "the values before it hold"))
+    notes = (time_unit.note, *gap_notes(source, times_s, None, "the values before it apply"))
     return Trace("pantheon-json", down, up, notes)
 
 
@@ -170,7 +170,7 @@ def read_iperf3(source: Source, said: Told) -> Trace:
                 sent.append(f"{way}link")
     if not rates:
         source.fail("key intervals: none holds a sum that was not omitted; allowed: at least one")
-    notes = ["the iperf3 client is the device", "what the flow got over each interval", *gaps]
+    notes = ["the iperf3 client is the device", "rates are those of the flow in each interval", *gaps]
     if test.get("protocol") == "UDP" and sent:
         other = "client" if server else "server"
         notes.append(
@@ -204,7 +204,7 @@ def _iperf3_rate(source: Source, kept: list[Record], key: str) -> tuple[RateSeri
     from_zero, long = intervals(edges_s)
     if not long.any():
         source.fail(f"key intervals: {key} has no duration; allowed: > 0 s")
-    notes = gap_notes(source, edges_s, None, "the rate before it holds")
+    notes = gap_notes(source, edges_s, None, "the rate before it applies")
     return RateSeries(from_zero[:-1][long], rate_bps[long], float(from_zero[-1])), notes
 
 

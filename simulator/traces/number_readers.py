@@ -50,7 +50,7 @@ def read_integers(source: Source, said: Told) -> Trace:
     if said.time_unit is not None:
         slots_per_s = min(TIME_UNITS[said.time_unit], 1e3)
         times = np.floor(times * slots_per_s / TIME_UNITS[said.time_unit])
-        note = f"times in {said.time_unit}, as told"
+        note = f"times in {said.time_unit}, as given"
         if times[-1] == 0:
             source.fail(f"the last time is below 1 ms in {said.time_unit}; allowed: >= 1 ms", lines[-1])
     else:
@@ -103,7 +103,7 @@ def _are_numbers(cells: list[str]) -> bool:
 
 
 def read_time_rate(source: Source, said: Told) -> Trace:
-    """Time and rate; the rate of a line holds since the time of the line before it, so the first line only sets the start."""
+    """Time and rate; the rate of a line applies since the time of the previous line, so the first line only sets the start."""
     lines, values = source.columns(2)
     times, rates = values.T
     source.need(times >= 0, lines, times, "time must be >= 0")
@@ -118,8 +118,8 @@ def read_time_rate(source: Source, said: Told) -> Trace:
     notes = (
         time_unit.note,
         rate_unit.note,
-        "the rate of a line holds since the time of the line before it",
-        *gap_notes(source, times_s, lines, "the rate after it holds throughout"),
+        "the rate of a line applies since the time of the previous line",
+        *gap_notes(source, times_s, lines, "the rate after it applies throughout"),
     )
     from_zero, long = intervals(times_s)
     series = RateSeries(from_zero[:-1][long], rates_bps[1:][long], float(from_zero[-1]))
@@ -177,13 +177,13 @@ def read_starlink(source: Source, said: Told) -> Trace:
     notes = (
         time_unit.note,
         rate_unit.note,
-        "a row holds until the next, the last as long as the median row",
-        *((f"{empty} empty cells hold the value before them",) if empty else ()),
+        "a row applies until the next, the last as long as the median row",
+        *((f"{empty} empty cells repeat the value before them",) if empty else ()),
         *(
-            (f"{int(all_lost.sum())} rows lost every probe: loss 1, the delay before them holds",)
+            (f"{int(all_lost.sum())} rows lost every probe: loss 1; the delay before them applies",)
             if all_lost.any()
             else ()
         ),
-        *gap_notes(source, times_s, lines, "the values before it hold"),
+        *gap_notes(source, times_s, lines, "the values before it apply"),
     )
     return Trace("starlink-csv", direction(1, 3, 5), direction(0, 2, 4), notes)

@@ -73,7 +73,7 @@ def read_own(source: Source, said: Told) -> Trace:
         rate = None if mbps is None else RateSeries(times_s, mbps * 1e6, duration_s)
         return Direction(rate, steps(delay_ms, 1e-3), steps(loss_pct, 1e-2))
 
-    notes = (f"{empty} empty cells hold the value above them",) if empty else ()
+    notes = (f"{empty} empty cells repeat the value above them",) if empty else ()
     return Trace("ciar-sim-csv", direction("down"), direction("up"), notes)
 
 

@@ -86,7 +86,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
     count = max(heard, log.sent)
     if count > min(MOST_PROBES, heard + SEQUENCE):
         source.fail(
-            f"{log.sent} packets transmitted, of which the last reply is to number {log.last}; allowed: up to {SEQUENCE} more"
+            f"{log.sent} packets transmitted, but the last reply is to number {log.last}; allowed: up to {SEQUENCE} more"
         )
     received = next((_RECEIVED.search(text) for line, text in source.lines if line == log.ended), None)
     if received and int(received[1]) > len(log.replies):
@@ -100,7 +100,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
     step_s, note = _ping_step(source, log)
     notes: tuple[str, ...] = (note,)
     if log.below:
-        notes += (f"{log.below} round trips that ping tells as below a number (time<1ms) are taken as that",)
+        notes += (f"{log.below} round trips that ping reports as below a number (time<1ms) are taken as that number",)
     times_s = _ping_times(log, np.arange(first, first + count, dtype=np.float64), step_s)
     return probed("ping-text", source, times_s, np.array([ms for _, ms in probes]), [line for line, _ in probes], notes)
 
@@ -128,16 +128,16 @@ def _ping_log(source: Source) -> _PingLog:
                 log.took_ms = float(took[1]) if took else None
             continue
         if log.ended:
-            source.fail(f"a probe stands after the statistics of line {log.ended}; allowed: one log a file", line)
+            source.fail(f"a probe follows the statistics of line {log.ended}; allowed: one log per file", line)
         if not reply and not windows and _NO_TIME.search(text):
             source.fail("a reply without its time in ms; allowed: time=NUMBER ms", line)
         if reply and number in log.replies and "DUP!" not in text:
             source.fail(
-                f"icmp_seq {number - turn} is answered on line {log.replies[number][0]} already; allowed: one log a file",
+                f"icmp_seq {number - turn} is answered on line {log.replies[number][0]} already; allowed: one log per file",
                 line,
             )
         if number - max(log.last, 0) > SEQUENCE:
-            source.fail(f"icmp_seq {number} stands far after {log.last}; allowed: numbers that rise", line)
+            source.fail(f"icmp_seq {number} is far after {log.last}; allowed: numbers that rise", line)
         log.last = max(log.last, number)
         log.first = number if log.first is None else min(log.first, number)
         answer = reply or windows
@@ -163,7 +163,7 @@ def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
     default = "probes 1 s apart, assumed: the default of ping; "
     if log.took_ms is None or log.sent < 2:
         return 1.0, default + (
-            "the form of its time stamps is not known" if log.other_stamps else "the output tells no times"
+            "the form of its time stamps is not known" if log.other_stamps else "the output has no times"
         )
     step_s = log.took_ms / 1e3 / (log.sent - 1)
     fast = any(_FAST.search(text) for _, text in source.lines)

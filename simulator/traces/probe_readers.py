@@ -71,7 +71,7 @@ def probed(
             f"in a row, where every packet is lost; of the others {100 * share:.3g} %, split evenly over both directions; "
             "the round trip before an unanswered probe holds",
         )
-    notes = (*notes, "half the round trip each way", *gap_notes(source, times_s, lines, "the values before it hold"))
+    notes = (*notes, "half the round trip each way", *gap_notes(source, times_s, lines, "the values before it apply"))
     return both_ways(name, delay, loss, notes)
 
 
@@ -166,7 +166,7 @@ def read_ripe_atlas(source: Source, said: Told) -> Trace:
             if value.get(key) != first[key]:
                 found = f"{str(value.get(key))[:20]} beside {str(first[key])[:20]}"
                 source.fail(
-                    f"key {record.place}{key}: {found}; allowed: one probe and one measurement a file", record.line
+                    f"key {record.place}{key}: {found}; allowed: one probe and one measurement per file", record.line
                 )
         packets = value.get("result")
         if value.get("type", "ping") != "ping" or not isinstance(packets, list) or not packets:
@@ -193,12 +193,12 @@ def read_ripe_atlas(source: Source, said: Told) -> Trace:
     delay, last = _held(source, times_s, rtt_ms, "packet", "results")
     loss = None
     notes: tuple[str, ...] = (
-        "the mean round trip of a result's packets, half of it each way, holds until the next result",
+        "the mean round trip of a result's packets, half of it each way, applies until the next result",
     )
     if lost.any():
         loss = StepSeries(delay.times_s, _each_way(lost[last]), delay.duration_s)
         notes += ("unanswered packets are losses, split evenly over both directions",)
-    notes += gap_notes(source, times_s, lines, "the values before it hold")
+    notes += gap_notes(source, times_s, lines, "the values before it apply")
     return both_ways("ripe-atlas", delay, loss, notes)
 
 
@@ -238,7 +238,7 @@ def read_gnettrack(source: Source, said: Told) -> Trace:
         source.fail("column 'DL_bitrate' holds no value")
     if lost is not None and lost.max() > 1.0:
         source.fail(f"PINGLOSS must be 0 to 100 %, got {100 * lost.max():g}")
-    notes = gap_notes(source, times_s, table.lines, "the values before it hold", repeat=True)
+    notes = gap_notes(source, times_s, table.lines, "the values before it apply", repeat=True)
     return both_ways(
         "gnettrack",
         None if ping is None else StepSeries(starts_s, ping[kept], duration_s),

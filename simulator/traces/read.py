@@ -48,7 +48,7 @@ FORMATS: dict[str, Format] = {
         "CSV with the column time_s",
         own.is_own,
         own.read_own,
-        ("a row holds until the next, the last as long as the one before it",),
+        ("a row applies until the next, the last as long as the previous one",),
     ),
     "ciar-sim-arrivals-csv": Format(
         "CSV with the column requested_s", arrivals.is_own_arrivals, arrivals.read_own_arrivals
@@ -59,7 +59,7 @@ FORMATS: dict[str, Format] = {
         probes.read_gnettrack,
         (
             "what the phone received: a lower bound of the downlink; the uplink is acknowledgements, not capacity",
-            "rows are spread evenly over time; an empty cell holds the value before it; half the round trip each way",
+            "rows are spread evenly over time; an empty cell repeats the value before it; half the round trip each way",
         ),
     ),
     "ping-csv": Format("CSV with Probe Number, RTT [ms], Probe Send Time", probes.is_ping_csv, probes.read_ping_csv),
@@ -89,7 +89,7 @@ FORMATS: dict[str, Format] = {
         documents.read_opennetlab,
         (
             "some files hold spikes of many Gbit/s that lift the mean",
-            "a missing loss or rtt, and rtt 0, hold the value before them; jitter is not read",
+            "a missing loss or rtt, and rtt 0, repeat the previous value; jitter is not read",
         ),
     ),
     "pantheon-json": Format(
@@ -97,7 +97,7 @@ FORMATS: dict[str, Format] = {
         documents.is_pantheon,
         documents.read_pantheon,
         (
-            "what one flow got: a lower bound of the path",
+            "the rate of one flow: a lower bound of the path",
             "a value holds from its time stamp until the next; the delay is one-way and holds in both directions",
             "queue and delay_noise are not read",
         ),
@@ -130,7 +130,7 @@ FORMATS: dict[str, Format] = {
         "a rate and its unit a line, such as 1.5,Mbits/sec",
         cellular.is_nyu_mets,
         cellular.read_nyu_mets,
-        ("what one TCP flow got (iPerf): a lower bound of the link", "a line is a second"),
+        ("the rate of one TCP flow (iPerf): a lower bound of the link", "one line per second"),
         ("direction",),
     ),
     "starlink-csv": Format(
@@ -140,7 +140,7 @@ FORMATS: dict[str, Format] = {
         "two numbers a line (time, rate)",
         numbers.is_two_columns,
         numbers.read_time_rate,
-        ("mostly what one flow got: a lower bound of the link",),
+        ("mostly the rate of one flow: a lower bound of the link",),
         ("direction", "time", "rate"),
     ),
     "mahimahi": Format(
@@ -229,7 +229,7 @@ def _direction_notes(form: Format, found: Trace | Arrivals, said: Told) -> tuple
     given = (found.down.rate, found.down.trains, found.down.size_delays_s)
     way = "uplink" if all(part is None for part in given) else "downlink"
     if said.direction is not None:
-        return (f"the {way}, as told",)
+        return (f"the {way}, as given",)
     return (f"the {way}, " + ("assumed: the file does not say" if way == "downlink" else "by the file's name"),)
 
 

@@ -123,7 +123,7 @@ def unit_of_steps(source: Source, said: Told, times: Floats, usual: str, least_s
         TraceError: the user does not say the unit, and the convention gives an implausible trace.
     """
     if said.time_unit is not None:
-        return _time(said.time_unit, ", as told")
+        return _time(said.time_unit, ", as given")
     steps = np.diff(times)
     step, length = float(np.median(steps[steps > 0])), float(times[-1] - times[0])
     unix = unix_unit(times)
@@ -138,7 +138,7 @@ def unit_of_steps(source: Source, said: Told, times: Floats, usual: str, least_s
 def unit_of_rates(source: Source, said: Told, rates: Floats) -> Unit:
     """The unit of rates whose format's convention is Mbit/s. Arguments and errors as `unit_of_steps`."""
     if said.rate_unit is not None:
-        return Unit(f"rates in {said.rate_unit}, as told", RATE_UNITS[said.rate_unit])
+        return Unit(f"rates in {said.rate_unit}, as given", RATE_UNITS[said.rate_unit])
     positive = rates[rates > 0]
     median, peak = (float(np.median(positive)), float(positive.max())) if positive.size else (1.0, 1.0)
     if RATE_MBPS[0] <= median <= RATE_MBPS[1] and peak <= PEAK_MBPS:
@@ -171,7 +171,7 @@ def unit_of_arrivals(
         TraceError: nothing tells the unit.
     """
     if said.time_unit is not None:
-        return _time(said.time_unit, ", as told")
+        return _time(said.time_unit, ", as given")
     unix = unix_unit(times)
     if unix is not None and not named:
         return _time(unix, ": they are Unix times")

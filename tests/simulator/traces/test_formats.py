@@ -100,8 +100,8 @@ def test_a_direction_that_a_file_does_not_state_is_told_or_named(content: str, t
     cases: tuple[tuple[str, Way | None, str, str], ...] = (
         ("x.up", None, "uplink", "by the file's name"),
         ("up-x", None, "uplink", "by the file's name"),
-        ("x.up", "down", "downlink", "as told"),
-        ("x.txt", "up", "uplink", "as told"),
+        ("x.up", "down", "downlink", "as given"),
+        ("x.txt", "up", "uplink", "as given"),
         ("x.down", None, "downlink", "assumed: the file does not say"),
     )
     for name, said, way, known in cases:
@@ -115,7 +115,7 @@ def test_a_direction_that_a_file_does_not_state_is_told_or_named(content: str, t
 def test_a_file_under_down_or_up_of_a_scenario_is_of_the_direction_that_it_was_told(tmp_path: Path) -> None:
     down, up = (str(file(tmp_path, "1\n10\n", name)) for name in ("a.txt", "b.txt"))
     notes = TraceChoice((down, up), ("down", "up")).read().notes
-    assert [note for note in notes if "link" in note] == ["down: the downlink, as told", "up: the uplink, as told"]
+    assert [note for note in notes if "link" in note] == ["down: the downlink, as given", "up: the uplink, as given"]
 
 
 def test_files_that_belong_together(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_second_log_in_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r":6: icmp_seq 1 is answered on line 2 already"):
         read_trace([file(tmp_path, content + content)])
     other = content.replace("=1 ", "=7 ").replace("=2 ", "=8 ").replace("=3 ", "=9 ")
-    with pytest.raises(TraceError, match=r":7: a probe stands after the statistics of line 5"):
+    with pytest.raises(TraceError, match=r":7: a probe follows the statistics of line 5"):
         read_trace([file(tmp_path, f"{content}3 packets transmitted, 3 received, time 2000ms\n{other}")])
     timeless = (
         "64 bytes from x: icmp_seq=4",
@@ -222,7 +222,7 @@ def test_lines_that_a_log_lacks_are_no_lost_probes(tmp_path: Path) -> None:
 
 def test_what_ping_tells_as_below_a_number_is_said(tmp_path: Path) -> None:
     trace = read_trace([file(tmp_path, PINGS["Windows"][0])])
-    assert any(note.startswith("1 round trips that ping tells as below a number") for note in trace.notes)
+    assert any(note.startswith("1 round trips that ping reports as below a number") for note in trace.notes)
     assert not any("below" in note for note in read_trace([file(tmp_path, PINGS["macOS"][0])]).notes)
 
 

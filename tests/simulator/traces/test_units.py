@@ -26,7 +26,7 @@ def requests(times: list[float], **more: object) -> str:
 def test_told_units_of_arrivals_scale_the_times(unit: str, tmp_path: Path) -> None:
     arrivals = read_arrivals(file(tmp_path, requests([0, 1, 4])), told(unit=unit))
     assert arrivals.requested_s.tolist() == pytest.approx([0.0, 1 / TIME_UNITS[unit], 4 / TIME_UNITS[unit]])
-    assert f"times in {unit}, as told" in arrivals.notes
+    assert f"times in {unit}, as given" in arrivals.notes
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ PING = "{} 64 bytes from 192.0.2.1: icmp_seq=1 ttl=57 time=10 ms\n{} 64 bytes fr
             1.0,
             "1 s apart, assumed: the default of ping; the form of its time stamps is",
         ),
-        (("", ""), 1.0, "1 s apart, assumed: the default of ping; the output tells no times"),
+        (("", ""), 1.0, "1 s apart, assumed: the default of ping; the output has no times"),
     ],
 )
 def test_time_stamps_before_the_lines_of_ping(stamps: tuple[str, str], step_s: float, how: str, tmp_path: Path) -> None:
