@@ -1,6 +1,7 @@
 """What all plots share: form, style, facets, footnote, legend, layout, rendering to PNG, SVG and PDF."""
 
 import io
+import itertools
 import math
 import re
 import warnings
@@ -246,6 +247,15 @@ def logarithmic(ax: Axes, which: str) -> None:
     axis.set_major_locator(_Decades())
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def between(x: np.ndarray, ax: Axes) -> np.ndarray:
+    """The points x in order; where an axis is logarithmic, with so many between them that what is linear there is drawn as it runs."""
+    if (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear"):
+        return x
+    steps = np.geomspace if ax.get_xscale() == "log" else np.linspace
+    far = [(low, high) for low, high in itertools.pairwise(x) if high > 1.5 * low or steps is np.linspace]
+    return np.unique(np.concatenate([x, *(steps(low, high, 17)[1:-1] for low, high in far)]))
 
 
 def from_zero(ax: Axes) -> None:

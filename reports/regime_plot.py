@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reports.figure import GRID, INK, PAGE, Form, finish, logarithmic, new_figure, render, styled
+from reports.figure import GRID, INK, PAGE, Form, between, finish, logarithmic, new_figure, render, styled
 from reports.looks import Look, looks, mix
 from reports.metrics import LATENCY
 from reports.words import axis_label, clipped, rejoined
@@ -209,6 +209,7 @@ def _curves(drawn: RegimeMap, form: Form, kept: Sequence[str]) -> Figure:
     look = looks(drawn.names.items())
     figure = new_figure(6.8, 2.4 if form.compact else 3.9, form)
     ax = figure.subplots()
+    _scales(ax, drawn)
     below_floor = False
     for name, rows in drawn.latency[drawn.latency["method"].isin(kept)].groupby("method", sort=False):
         one: Look = look[str(name)]
@@ -216,14 +217,17 @@ def _curves(drawn: RegimeMap, form: Form, kept: Sequence[str]) -> Figure:
         below_floor |= not keeps
         if not keeps:
             one = one._replace(colour=mix(one.colour, "white", 0.55), fill="none", dash=(0, (2, 2)))
+        x, seconds = (rows[key].to_numpy(float) for key in (drawn.x, "latency_s"))
+        fine = between(x, ax)  # as break-evens are computed
         ax.plot(
-            rows[drawn.x],
-            rows["latency_s"],
+            fine,
+            np.interp(fine, x, seconds),
+            markevery=np.searchsorted(fine, x).tolist(),
             label=clipped(str(name)),
             zorder=3 if keeps else 2,
+            clip_on=False,
             **one.line(4.5 * form.marker, 1.6 * form.marker),
         )
-    _scales(ax, drawn)
     for _, row in drawn.break_evens.iterrows():
         ax.axvspan(float(row["low"]), float(row["high"]), color=INK, alpha=0.12, lw=0)
         ax.axvline(float(row[drawn.x]), color=INK, lw=1.2)

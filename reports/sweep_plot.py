@@ -15,6 +15,7 @@ from reports.figure import (
     INK,
     PAGE,
     Form,
+    between,
     cross,
     finish,
     from_zero,
@@ -228,21 +229,12 @@ def _lines(
                 ax.plot([0.02, 0.98], [float(level.iloc[0])] * 2, transform=ax.get_yaxis_transform(), **style)
             continue
         x = points[key].to_numpy(dtype=float)
-        fine = _between(x, ax) if metric in (LATENCY.name, SPEEDUP.name) else x
+        fine = between(x, ax) if metric in (LATENCY.name, SPEEDUP.name) else x
         its = None if base_s is None else base_s.reindex(points[key]).to_numpy(dtype=float)
         y, *ends = (_filled(fine, x, points[name].to_numpy(dtype=float), its) for name in names if name in points)
         ax.plot(fine, y, markevery=np.searchsorted(fine, x).tolist(), **style)
         if ends:
             ax.fill_between(fine, ends[0], ends[1], color=one.colour, alpha=0.13, lw=0, gid=one.gid)
-
-
-def _between(x: np.ndarray, ax: Axes) -> np.ndarray:
-    """The points x in order; where an axis is logarithmic, with so many between them that what is linear there is drawn as it runs."""
-    if (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear"):
-        return x
-    steps = np.geomspace if ax.get_xscale() == "log" else np.linspace
-    far = [(low, high) for low, high in itertools.pairwise(x) if high > 1.5 * low or steps is np.linspace]
-    return np.unique(np.concatenate([x, *(steps(low, high, 17)[1:-1] for low, high in far)]))
 
 
 def _filled(fine: np.ndarray, x: np.ndarray, y: np.ndarray, base_s: np.ndarray | None) -> np.ndarray:

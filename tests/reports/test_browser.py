@@ -141,6 +141,16 @@ def test_the_page_fits_and_the_names_stay(browser: Any, page: Path, width: int) 
     assert run(top) < 900  # the advice is what is seen first
 
 
+def test_on_paper_every_page_of_the_table_has_a_header(browser: Any, page: Path) -> None:
+    """A header is repeated on further pages, without its buttons."""
+    run = opened(browser, page, 1400)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    heads = "return [...document.querySelectorAll('#cases thead th')].map(h => "
+    assert run(f"{heads}h.innerText.trim())")[:3] == [""] * 3
+    assert run(f"{heads}getComputedStyle(h, '::after').content)")[:3] == ['"method"', '"condition"', '"images"']
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_a_comparison_takes_a_run_as_the_baseline(browser: Any, page: Path, tmp_path: Path) -> None:
     other = write(
         tmp_path / "other", [case("base", 16.0, {"network.preset": "wifi"})], images=(), provenance={"name": "other"}

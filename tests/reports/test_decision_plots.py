@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from ciar_sim.cli import plot as command
 from ciar_sim.cli.main import main
 from reports.decision_plots import decision_plot, read_answer
 from reports.figure import Form, laid_out, styled, texts
-from reports.regime_plot import read_map
+from reports.regime_plot import read_map, regime_map
 from simulator.core.errors import RunFolderError
 from tests.reports.build import ANSWERS, write_maps
 
@@ -49,6 +50,17 @@ def test_nothing_leaves_a_column(tmp_path: Path, kind: str) -> None:
     assert box.x1 <= 3.32
     assert box.y0 >= -0.02
     assert box.y1 <= figure.get_figheight() + 0.02
+
+
+def test_curves_along_a_logarithmic_axis_are_linear_in_its_number(tmp_path: Path) -> None:
+    """So that they meet where the break-even is."""
+    line, _ = write_maps(tmp_path)
+    (ax,) = regime_map(read_map(line), COLUMN).axes
+    assert ax.get_xscale() == "log"
+    for curve, slope in zip(ax.lines[:2], (0.01, 0.03), strict=True):
+        x, y = (np.asarray(values, dtype=float) for values in curve.get_data())
+        assert len(x) > 3
+        assert y == pytest.approx(4.0 + slope * x)
 
 
 def test_loads_are_said_with_their_intervals(tmp_path: Path) -> None:
