@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.linux_tcp import Flow
 from benchmarks.ns3_points import FILE, Given, Point, losses, modelled_s, read, transfer_s
 from simulator.core.rng import stream
 from simulator.network.access import AccessNetwork, Network
@@ -67,8 +68,8 @@ def test_single_transfers_take_the_time_that_they_take_in_ns3(point: Point) -> N
         assert transfer_s(point, seed) == pytest.approx(took_s, rel=2e-3), seed
 
 
-# The same of a packet-level simulation with the rules of Linux and of the RFCs, written apart from the model: transfers that depend on
-# when a window is reduced, to what and how often, on what ends a recovery, and on timers and probes.
+# The same as `benchmarks.linux_tcp` has them, which is written apart from the model: transfers that depend on when a window is reduced,
+# to what and how often, on what ends a recovery, and on timers and probes.
 LINUX_TRANSFERS = {
     Point("cubic", False, 150_000, 7.0, 90.0, 4.0): {
         16: 0.88071, 19: 1.12061, 20: 1.72261, 24: 0.49368, 25: 0.98889, 26: 1.17232, 33: 0.87318, 35: 0.54575,
@@ -87,6 +88,16 @@ def test_single_transfers_take_the_time_that_the_rules_of_linux_give(point: Poin
         drops = Given(losses(0.01 * point.loss_pct, seed, 4000).tolist())
         one = ImpairedLink(Wire(1e6 * point.mbps), rtt_s / 2, rtt_s, transport(point.control), loss=drops)
         assert one.send(0.0, point.message_bytes) == pytest.approx(took_s, rel=1e-2), seed
+
+
+def test_the_transfers_of_linux_are_those_of_the_benchmark() -> None:
+    for point, times_s in LINUX_TRANSFERS.items():
+        if point.message_bytes == 1_000_000:  # which take longer
+            continue
+        seed, took_s = next(iter(times_s.items()))
+        drops = losses(0.01 * point.loss_pct, seed, 4000).tolist()
+        flow = Flow(point.control, point.message_bytes, 1e6 * point.mbps, 1e-3 * point.rtt_ms, drops)
+        assert flow.seconds() == pytest.approx(took_s, abs=1e-5)
 
 
 def test_the_points_are_of_both_controls_and_of_both_halves() -> None:
