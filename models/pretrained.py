@@ -35,15 +35,12 @@ def load_pretrained(kind: Any, folder: Path, wrong: str, **settings: Any) -> Any
         for path in sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES):
             read_checkpoint(path)  # the reason, where it is a file that cannot be read
         raise WeightsError(f"{folder}: {wrong}: {first_line(error)[:200]}") from error
-    misshapen = {
-        str(key): f"{key} {list(found)}, needed {list(needed)}" for key, found, needed in report["mismatched_keys"]
-    }
+    # Names, or with their shapes after them, by the library's version.
+    misshapen = [one if isinstance(one, str) else one[0] for one in report["mismatched_keys"]]
     missing = sorted(set(report["missing_keys"]) - set(misshapen))
-    listed = [
-        f"{what}: {few(keys)}"
-        for what, keys in (("missing", missing), ("of another shape", sorted(misshapen.values())))
-        if keys
-    ]
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    wanted = [f"{key}, needed {shapes.get(key)}" for key in sorted(misshapen)]
+    listed = [f"{what}: {few(keys)}" for what, keys in (("missing", missing), ("of another shape", wanted)) if keys]
     if listed:
         raise WeightsError(f"{folder}: {wrong}: its weights do not fit its config.json; {'; '.join(listed)}")
     # Buffers hold masks, too, which may have infinities.

@@ -132,7 +132,7 @@ def test_a_damaged_clip_is_refused_with_its_reason(clip_folder: Path, tmp_path: 
         ({"text_projection.weight": None}, "its weights do not fit its config.json; missing: text_projection.weight"),
         (
             {"text_projection.weight": torch.ones(2, 2)},
-            r"of another shape: text_projection.weight \[2, 2\], needed \[8, 16\]",
+            r"of another shape: text_projection.weight, needed \[8, 16\]",
         ),
         ({"text_projection.weight": torch.full((8, 16), torch.nan)}, "text_projection.weight is not finite"),
         (
