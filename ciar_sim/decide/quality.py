@@ -115,11 +115,26 @@ def _of_set(name: str, records: CaseRecords) -> bool:
 def _value(records: CaseRecords, name: str) -> tuple[float, float, float]:
     """A metric and its interval."""
     if _of_set(name, records):
-        images = np.asarray(records.quality["image"], np.int64)
-        return records.of_set(images).get(name, (math.nan,) * 3)
+        return records.of_set(_one_each(records)).get(name, (math.nan,) * 3)
     values = np.asarray(records.quality[name], float)
     values = values[np.isfinite(values)]
     return (float(values.mean()) if len(values) else math.nan), math.nan, math.nan
+
+
+def _one_each(records: CaseRecords) -> np.ndarray:
+    """An image of every prompt: the one that its first request got, where fallbacks made several. int64 [prompts].
+
+    A set of more images than base's is nearer to the real ones by their number alone, and an image that no request got is none of theirs.
+    """
+    images = np.asarray(records.quality["image"], np.int64)
+    prompt, got = (np.asarray(records.columns[key], np.int64) for key in ("prompt", "image"))
+    further = got[got != prompt]
+    if not len(further):
+        return images
+    chosen = images[: further.min()].copy()  # the prompts' own come first
+    asked, first = np.unique(prompt, return_index=True)
+    chosen[asked] = got[first]
+    return chosen
 
 
 def by_prompt(records: CaseRecords, name: str) -> pd.Series:
@@ -142,7 +157,7 @@ def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
     of_set = _of_set(name, records)
     if of_set:
         (own, low, high), (its, base_low, base_high) = _value(records, name), _value(base, name)
-        prompts = len(records.quality["image"])
+        prompts = len(_one_each(records))
         value = own / its if its > 0 else math.nan
         halves = max(high - own, own - low), max(base_high - its, its - base_low)  # an end may be cut, as at 0
         half = math.hypot(halves[0], value * halves[1]) / its if its > 0 else math.nan

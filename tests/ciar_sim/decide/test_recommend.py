@@ -67,6 +67,21 @@ def test_prompts_needed_shrink_the_interval_to_the_margin() -> None:
     assert QualityLoss(math.nan, math.nan, math.nan, 1).verdict(5.0) == UNCLEAR
 
 
+def test_a_set_holds_one_image_of_each_prompt_as_its_requests_got_them() -> None:
+    """Prompts 0 and 2 gave a reply up, 2 twice; the image that nobody got was counted, and three more than base has."""
+    sets = []
+
+    def of_set(images: np.ndarray) -> dict[str, tuple[float, float, float]]:
+        sets.append(images.tolist())
+        return {"fd_photos": (10.0, 9.0, 11.0)}
+
+    columns = {"prompt": np.array([2, 0, 2, 1]), "image": np.array([6, 4, 5, 1])}
+    broken = CaseRecords("m", "m", {}, columns, {"image": np.arange(7), "cloud_nll": np.ones(7)}, of_set)
+    found = loss(broken, records({"cloud_nll": [1.0] * 4}, {"fd_photos": (10.0, 9.0, 11.0)}), "fd_photos")
+    assert sets[-1] == [4, 1, 6, 3]
+    assert (found.pct, found.prompts) == (0.0, 4)
+
+
 @pytest.mark.parametrize(("prompts", "narrower"), [(2, 1.01), (2, 12.0), (4, 2.0), (8, 3.0), (30, 1.001), (900, 7.0)])
 def test_prompts_needed_of_a_student_interval_are_the_fewest_that_do(prompts: int, narrower: float) -> None:
     """Of two prompts the interval is 6 times as wide as their spread alone makes it: 10 prompts do, not 288, for a twelfth of it."""
