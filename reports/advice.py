@@ -37,10 +37,12 @@ def advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
         return _alone_in_its_run(ran)
     if not any(said.at_base_quality for said in ran):
         where = _by_condition([((said.fastest,), said) for said in ran], findings, keys)
-        doubt = "Whether its images keep base's quality is not known from this run."
+        fastest = pd.concat([said.cases[said.cases["label"] == said.fastest] for said in ran])
+        known = (fastest["method_name"] == "base").all()
+        doubt = "" if known else "Whether its images keep base's quality is not known from this run."
         if len(where) > MOST_IN_A_SENTENCE:
             return _list("Which method is fastest depends on the conditions:", where, doubt)
-        return f"Fastest, by the mean: {_sentence(where)}. {doubt}"
+        return f"Fastest, by the mean: {_sentence(where)}. {doubt}".rstrip()
     where = _by_condition([(said.at_base_quality, said) for said in ran if said.at_base_quality], findings, keys)
     what = "the fastest, by the mean, of the methods whose images do not differ significantly from base's."
     if len(where) > MOST_IN_A_SENTENCE:

@@ -115,6 +115,15 @@ def test_base_may_win() -> None:
     assert said.sentences == (sentence,)
 
 
+def test_what_is_unknown_of_images_is_not_said_of_base() -> None:
+    values = ("ciar", 4.0, 0.1, 0.5), ("base", 2.0, 0.1, 1.0)
+    assert advice([finding("wifi", rows(*values))]) == "Fastest, by the mean: base (the cloud alone)."
+    faster = rows(("ciar", 1.0, 0.1, 2.0), values[1])
+    assert advice([finding("wifi", faster)]).endswith(
+        "Whether its images keep base's quality is not known from this run."
+    )
+
+
 def test_no_difference_is_said_plainly() -> None:
     said = finding(
         "wifi", rows(("ciar", 4.0, 0.5, math.nan), ("code", 4.2, 0.5, math.nan), ("lantern", 9.0, 0.5, math.nan))

@@ -276,6 +276,10 @@ def test_one_axis_divides_the_panels_and_its_panels_hold_the_other_conditions(tm
     assert titles == ["cloud replicas 1", "cloud replicas 2"]
     points = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
     assert len({tuple(map(float, line.get_xdata())) for line in points}) >= 6
+    rings = [line for line in points if line.get_marker() == "o" and line.get_markerfacecolor() == "none"]
+    assert len(rings) == 1  # of three cases of ciar, the one with the lowest mean
+    laid_out(figure)
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["base", "ciar"]
 
 
 def test_the_command_writes_one_file(runs: dict[str, Run], tmp_path: Path) -> None:
