@@ -34,7 +34,7 @@ from models.backbones.huggingface_files import (
     vq_sizes,
     weight_files,
 )
-from models.backbones.llamagen_files import own_device
+from models.backbones.parts import own_device
 from models.checkpoint import few, read_checkpoint, reason, unwrapped
 from models.device import DeviceModel
 from models.llama import LlamaDecoder

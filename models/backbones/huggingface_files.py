@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.backbones.llamagen_files import SHARD, Shapes, count, downloading, own_device, recognise, the_one
+from models.backbones.parts import SHARD, Shapes, count, downloading, own_device, own_kind, recognise, the_one
 from models.checkpoint import few, read_checkpoint
 from simulator.core.errors import WeightsError, reason
 from simulator.core.files import read_file
@@ -270,7 +270,7 @@ def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path,
             raise WeightsError(f"{place}: its text tokens, image codes or size are not those of {spec.weights}")
         files["device"] = (place / CONFIG, place / TOKENIZER, *weight_files(place))
         return {"device": other.config}
-    parts, others = recognise(place)
+    parts, others = recognise(place, own_kind, "`ciar-sim train device`")
     said: dict[str, Any] = {}
     for kind in ("device", "phi"):
         if found := [part for part in parts if part.kind == kind]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models.attention import repeat_heads
-from models.backbones.llamagen_files import VQ_CONTAINERS, classes_of, decoder_config, kv_heads_of, own_device, own_keys
+from models.backbones.llamagen_files import VQ_CONTAINERS, classes_of, decoder_config, kv_heads_of
+from models.backbones.parts import own_device, own_keys
 from models.backbones.t5 import ClassLabels, FeatureFolder, T5Encoder
 from models.checkpoint import CONTAINERS
 from models.device import DeviceModel

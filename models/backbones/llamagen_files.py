@@ -2,32 +2,24 @@
 
 Source: LlamaGen's released checkpoints (`t2i_XL_stage1_256.pt`, `c2i_L_384.pt`, `vq_ds16_t2i.pt` and the like) and its scripts, which
 take a state dict under `model`, `module`, `state_dict` or at the top; its tokenizer scripts prefer `ema`. A drafter is LANTERN's:
-one layer under the keys of its LlamaGen port. What `ciar-sim train device` writes is recognised, too.
+one layer under the keys of its LlamaGen port.
 """
 
-import json
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from safetensors import SafetensorError, safe_open
+from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.checkpoint import CONTAINERS, SUFFIXES, few, model_within, read_checkpoint
+from models.backbones.parts import Shapes, WeightFile, count, own_device, own_keys, own_kind, recognise, the_one
+from models.checkpoint import read_checkpoint
 from simulator.core.errors import WeightsError
 from simulator.core.files import json_mapping
-from simulator.protocol.llama import config_of
 from simulator.protocol.pairs import FoundPair, PairSpec, TransformerConfig
 
-Shapes = Mapping[str, tuple[int, ...]]
-ValueT = TypeVar("ValueT")
 VQ_CONTAINERS = ("ema", "model", "module", "state_dict")
 HEAD_DIM = 64  # width of a head where the table below does not know better
 HEADS = {3200: 32, 4096: 32}  # width -> heads of GPT-3B and GPT-7B, whose heads are 100 and 128 wide
-IGNORED = ("freqs_cis", "causal_mask")  # tables that some checkpoints carry
 # Below the weights' folder; the second is LlamaGen's own.
 T5_PLACES = (
     ".",
@@ -48,111 +40,24 @@ KINDS = {
     "device": "a device model",
     "phi": "a projection phi",
 }
-TRANSFORMER = "transformer."
-OWN_DEVICE = f"{TRANSFORMER}tok_embeddings.weight"  # of what `ciar-sim train device` writes
-SHARD = r"-(\d{1,6})-of-(\d{1,6})(?=\.)"  # in the name of a part of a checkpoint
-# A key of each kind of model, VAR's too.
-MARKS = ("tok_embeddings.weight", "quantize.embedding.weight", "layers.0.self_attn.q_proj.weight", "word_embed.weight")
-
-
-def count(shapes: Shapes, pattern: str) -> int:
-    """How many different first groups a pattern finds at the begin of keys."""
-    return len({found[1] for key in shapes if (found := re.match(pattern, key))})
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """A recognised file. kind: `t2i`, `c2i`, `tokenizer`, `drafter`, `device` (with an Inter-Head) or `phi`."""
-
-    path: Path
-    kind: str
-    shapes: Shapes
 
 
 def kind_of(shapes: Shapes) -> str:
-    """What a state dict is, by its keys; empty where it is nothing of LlamaGen's."""
-    if own_layout(shapes):
-        return "device"
+    """`t2i`, `c2i`, `tokenizer`, `drafter`, or as `own_kind` says; empty where a state dict is nothing of LlamaGen's."""
+    if own := own_kind(shapes):
+        return own
     if "quantize.embedding.weight" in shapes:
         return "tokenizer"
     if "layers.0.self_attn.q_proj.weight" in shapes and count(shapes, r"layers\.(\d+)\.") == 1:
         return "drafter"
     if "tok_embeddings.weight" in shapes or "layers.0.attention.wqkv.weight" in shapes:
         return "c2i" if LABELS in shapes else "t2i"
-    return "phi" if set(shapes) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"} else ""
-
-
-def own_layout(state: Mapping[str, Any]) -> bool:
-    """Whether these keys are those of a device that `ciar-sim train device` wrote, with an Inter-Head beside its transformer; a wrapper may
-    write the same word before every key."""
-    return OWN_DEVICE in state and not all(key.startswith(TRANSFORMER) for key in state)
-
-
-def recognise(
-    place: Path,
-    kind_of: Callable[[Shapes], str] = kind_of,
-    owner: str = "LlamaGen",
-    containers: Sequence[str] = CONTAINERS,
-) -> tuple[list[WeightFile], list[str]]:
-    """The parts in a file or directly in a folder, and what is wrong with its other weight files.
-
-    Args:
-        place: The file or the folder.
-        kind_of: What a state dict is, by its shapes; empty where it is nothing of the owner's.
-        owner: Whose layout it is, for messages.
-        containers: As in `read_checkpoint`.
-
-    Raises:
-        WeightsError: There is nothing there, or a single file is not readable.
-    """
-    alone = place.is_file()
-    if not alone and not place.is_dir():
-        raise WeightsError(f"{place}: {unfetched(place) or 'no such file or folder'}")
-    parts, others = [], downloading(place)
-    for path in [place] if alone else sorted(path for path in place.iterdir() if path.suffix in SUFFIXES):
-        if not path.is_file():
-            others += [f"{path.name}: {told}"] if (told := unfetched(path)) else []
-            continue
-        try:
-            shapes = own_keys(read_checkpoint(path, containers).shapes)
-        except WeightsError as error:
-            if alone:
-                raise
-            others.append(str(error).removeprefix(f"{place}/"))
-            continue
-        kind = kind_of(shapes)
-        if kind:
-            parts.append(WeightFile(path, kind, shapes))
-        else:
-            others.append(f"{path.name}: its keys are none of {owner}'s ({few(list(shapes))})")
-    return parts, others
-
-
-def unfetched(path: Path) -> str:
-    """What is said of a link that leads nowhere, as the cache of the hub has them; empty of anything else."""
-    return f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() and not path.exists() else ""
-
-
-def downloading(place: Path) -> list[str]:
-    """What a folder's names tell of downloads: those that are not finished, and the folders of a cache of the hub."""
-    if not place.is_dir():
-        return []
-    parts = [*place.glob("*.incomplete"), *place.glob(".cache/huggingface/download/*.incomplete")]
-    told = [f"unfinished downloads: {few([path.name for path in parts])}"] if parts else []
-    held = sorted(path for path in place.glob("snapshots/*") if path.is_dir())
-    return [*told, *([f"a cache of the hub: its files are in {held[-1]}"] if held else [])]
+    return ""
 
 
 def other_kinds(parts: Sequence[WeightFile], kind: str) -> list[str]:
     """Of each part of another kind than the one that is looked for, what it is."""
     return [f"{part.path.name}: {KINDS[part.kind]}" for part in parts if part.kind != kind]
-
-
-def own_keys(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
-    """Tensors, or their shapes, by key, without what another program wrote before each, and without tables that are computed anew."""
-    if not own_layout(state):
-        state = model_within(state, MARKS)
-    return {key: value for key, value in state.items() if key not in IGNORED and ".kv_cache." not in key}
 
 
 def find(spec: PairSpec) -> FoundPair:
@@ -162,12 +67,12 @@ def find(spec: PairSpec) -> FoundPair:
     kind = "c2i" if spec.backbone.classes else "t2i"
     if kind == "c2i" and spec.text is not None:
         raise WeightsError(f"pair.text has no use: {spec.cloud} takes class labels")
-    parts, others = recognise(place)
+    parts, others = recognise(place, kind_of, "LlamaGen")
     others += other_kinds(parts, kind)
     cloud = the_one([part for part in parts if part.kind == kind], spec.cloud, place, others, "weights", hints_of(spec))
     beside = Path(spec.tokenizer or folder)
     if beside != place:
-        parts, others = recognise(beside)
+        parts, others = recognise(beside, kind_of, "LlamaGen")
         others += other_kinds(parts, "tokenizer")
     tokenizers = [part for part in parts if part.kind == "tokenizer"]
     tokenizer = the_one(tokenizers, "the image tokenizer", beside, others, "tokenizer", (kind,))
@@ -196,23 +101,6 @@ def find(spec: PairSpec) -> FoundPair:
     if "drafter" in files:
         facts["drafter_ffn"] = drafter_ffn(*files["drafter"])
     return FoundPair(spec, manifest, files, decoder_sizes(vq, config.grid), encoder, facts)
-
-
-def the_one(
-    parts: Sequence[WeightFile], what: str, place: Path, others: Sequence[str], key: str, hints: Sequence[str]
-) -> WeightFile:
-    """The only part, or the only one whose file's name has a hint. Raises WeightsError that lists the files."""
-    if len(parts) > 1:
-        parts = next((named for hint in hints if len(named := [p for p in parts if hint in p.path.name]) == 1), parts)
-    if len(parts) == 1:
-        return parts[0]
-    names = ", ".join(part.path.name for part in parts)
-    if parts and all(re.search(SHARD, part.path.name) for part in parts):
-        raise WeightsError(f"{place}: holds {what} in parts ({names}); needed in one file")
-    if parts:
-        raise WeightsError(f"{place}: holds several files for {what}: {names}; name one with pair.{key}")
-    found = f"; {'; '.join(others[:4])}" if others else ""
-    raise WeightsError(f"{place}: holds no weights of {what}{found}; name its file with pair.{key}")
 
 
 def hints_of(spec: PairSpec) -> tuple[str, ...]:
@@ -378,7 +266,7 @@ def device_parts(
     if spec.device is None:
         return {}
     place = Path(spec.device)
-    parts, others = recognise(place)
+    parts, others = recognise(place, kind_of, "LlamaGen")
     kind = "c2i" if spec.backbone.classes else "t2i"
     by_kind = {name: [part for part in parts if part.kind == name] for name in ("device", kind, "phi", "drafter")}
     by_kind["device"] = by_kind["device"] or by_kind[kind]
@@ -428,15 +316,3 @@ def device_heads(shapes: Shapes, cloud: TransformerConfig) -> int | None:
     """Heads of a device as wide as the cloud model are as many as its; of another width they are told by that."""
     table = shapes.get("tok_embeddings.weight", ())
     return cloud.n_head if len(table) == 2 and table[1] == cloud.dim else None
-
-
-def own_device(path: Path) -> tuple[TransformerConfig, tuple[str, ...]] | None:
-    """Shape and radius matrices of a device model with an Inter-Head, as training writes it; None for another file."""
-    if path.suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(path, framework="np") as file:
-            config = json.loads((file.metadata() or {}).get("config", "{}"))
-        return config_of(config["transformer"]), tuple(config["bounds"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
-        return None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.huggingface import vq_key
-from models.backbones.llamagen_files import own_keys
+from models.backbones.parts import own_keys
 from models.backbones.t5 import ClassLabels
 from models.backbones.var_files import ENCODER, IGNORED, VAE_CONTAINERS, VAR_CONTAINERS, var_shape
 from models.state import build, read_state, refuse_nonfinite

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.backbones.llamagen_files import Shapes, WeightFile, count, recognise, the_one
+from models.backbones.parts import Shapes, WeightFile, count, recognise, the_one
 from models.checkpoint import CONTAINERS
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import FoundPair, PairSpec

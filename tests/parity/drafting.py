@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.backbones.llamagen_files import own_keys
+from models.backbones.parts import own_keys
 from models.eagle import CAPTION_TOKEN, NORM_EPS, EagleDrafter, from_checkpoint
 from models.kv_cache import KVCache
 from models.methods import speculative
