@@ -96,7 +96,7 @@ def _counts(run: Run) -> str:
 def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> dict[str, list[dict[str, Any]]]:
     """The plots by their place on the page: "first" before the table, "rest" after it."""
     headings = ". ".join(said.heading for said in findings[:6]) + "."
-    first = [("at_a_glance", "At a glance", f"At most four methods: latency and quality. {headings}")]
+    first = [("at_a_glance", "At a glance", f"At most four methods. {headings}")]
     rest = [
         ("latency_quality", "Latency and quality", f"Latency against quality. {headings}"),
         ("heat_maps", "Over two settings", "Latency, cloud calls and quality over two settings of a method."),

@@ -68,6 +68,8 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(ids)  # clip paths and glyphs of the drawings
     assert all((folder / link).is_file() for link in re.findall(r'href="([^"#]+)"', page))
     assert "default-src 'none'" in page
+    names = re.findall(r'aria-label="((?:Zoom|SVG|PNG): [^"]+)"', page)  # which of the plots, to who does not see them
+    assert len(names) == len(set(names)) >= 6
     for expected in (
         "ciar threshold=0.5 is fastest",
         "Latency as if llamagen-xl on a100; acceptance and quality of the scenes pair",
