@@ -43,7 +43,8 @@ def queue_over_time(run: Run, findings: Sequence[Finding], form: Form = PAGE) ->
         ax.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes[-1].set_xlabel("simulated time (s)")
     notes = [
-        "Requests that wait in the cloud, for a batch or for admission: 240 samples over the duration of the arrivals."
+        "Requests that wait in the cloud, for a batch or for admission: 240 samples over the duration of the "
+        "arrivals, and on at this interval to the end."
     ]
     notes.append(left_out(len(shown), len(findings), "conditions", EVENLY))
     if max(len(said.cases) for said in findings) > MOST_LINES:

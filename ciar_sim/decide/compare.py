@@ -10,7 +10,7 @@ import pandas as pd
 
 from ciar_sim.decide.decision import Decision
 from reports.load import Run, load_run
-from reports.words import significant
+from reports.words import own_setting, significant
 from simulator.core import yamlfile
 from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
 from simulator.results.columns import ENERGY, PARTS, REQUEST_COLUMNS, USE, interval_columns
@@ -129,20 +129,22 @@ def _pairs(one: _Loaded, two: _Loaded) -> list[tuple[str, int, int]]:
         )
     there = {key(row): int(row["case"]) for _, row in two.run.summary.iterrows()}
     return [
-        (_name(row, bool(common)), int(row["case"]), there[key(row)])
+        (_name(row, common), int(row["case"]), there[key(row)])
         for _, row in one.run.summary.iterrows()
         if key(row) in there
     ]
 
 
-def _name(row: Any, with_condition: bool) -> str:
+def _name(row: Any, swept: Sequence[str]) -> str:
+    """Label and condition; settings of methods stand in the label, and make no condition."""
+    with_condition = any(own_setting(key) is None for key in swept)
     return ", ".join(dict.fromkeys([str(row["label"]), *([str(row["condition"])] if with_condition else [])]))
 
 
 def _unpaired(one: _Loaded, paired: Set[int], other: _Loaded) -> list[str]:
     """Which cases of a run have none to be compared with in another one, where they failed or are not asked for."""
     rows = [row for _, row in one.run.summary.iterrows() if int(row["case"]) not in paired]
-    names = [_name(row, bool(one.run.swept)) for row in rows]
+    names = [_name(row, one.run.swept) for row in rows]
     return [f"{_named(names)}: not in {other.folder}, and not compared."] if names else []
 
 

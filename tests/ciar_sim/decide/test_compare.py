@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import ciar_sim
 from ciar_sim.cli.main import main
-from ciar_sim.decide.compare import _said, _told
+from ciar_sim.decide.compare import _name, _said, _told
 from simulator.core.errors import CiarSimError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -48,6 +48,18 @@ def test_a_longer_way_is_slower_by_its_calls_and_draws_the_same_images(
     assert any("slower" in text and "no difference in quality" in text for text in found.sentences)
     back = ciar_sim.compare(far, near)
     assert any("faster" in text for text in back.sentences)
+
+
+@pytest.mark.parametrize(
+    ("swept", "name"),
+    [
+        ([], "ciar threshold=0.3"),
+        (["methods.ciar.threshold"], "ciar threshold=0.3"),
+        (["methods.ciar.threshold", "network.preset"], "ciar threshold=0.3, wifi"),
+    ],
+)
+def test_a_case_has_a_condition_where_one_is_swept(swept: list[str], name: str) -> None:
+    assert _name({"label": "ciar threshold=0.3", "condition": "wifi"}, swept) == name
 
 
 def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
