@@ -188,7 +188,7 @@ def profiled(machine: Machine, out: Path, entry: tuple[str, str, RuntimeName, in
     shape = catalogue.model(name)
     sizes: Sizes = sizes_of(name, sessions)
     if machine.rehearse:
-        shape, sizes, budget_s = shape.model_copy(update=SMALL), Sizes((1, 2), (1, 4, 8), (4,)), 5.0
+        shape, sizes, budget_s = shape.model_copy(update=SMALL), Sizes((1, 2), (1, 4, 8), (4,)), 0.0
         dtype = "float32"
     found = measure_model(
         name, machine.torch_device, getattr(torch, dtype), sizes, budget_s=budget_s, runtime=runtime, shape=shape
