@@ -162,10 +162,8 @@ class Sender:
         self._doubled = 1.0
         self._probed = False
         self._reorder_s = math.inf  # when what was sent before `_newest` counts as lost
-        self._newest, self._newest_rtt_s = (
-            -1,
-            rtt_s,
-        )  # the transmission sent last of those that arrived, and its round trip
+        # The transmission sent last of those that arrived, and its round trip.
+        self._newest, self._newest_rtt_s = -1, rtt_s
         self._least_rtt_s = rtt_s
         self._paced_s = -math.inf
         self._last_s = -math.inf
