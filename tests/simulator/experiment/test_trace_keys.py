@@ -129,6 +129,12 @@ def test_what_was_assumed_is_told(tmp_path: Path) -> None:
     made = load(tmp_path, "{trace: a, up_mbps: 5, rtt_ms: 40}", "{trace: b.jsonl}")
     network_note, arrivals_note = trace_notes([made, made])
     assert network_note.startswith("a (time-rate): ")
-    for part in ("lower bound", "times in s, assumed", "rates in Mbit/s, assumed", "downlink, assumed", "holds since"):
+    for part in (
+        "lower bound",
+        "times in s, assumed",
+        "rates in Mbit/s, assumed",
+        "downlink, assumed",
+        "applies since",
+    ):
         assert part in network_note
     assert arrivals_note == "b.jsonl: times in ns: the key's name"
