@@ -42,8 +42,9 @@ LONGEST_S = 5e7  # of a replication; a workload may last 1e8 s
 SLOWEST = 1e6  # time_scale of arrivals of a file
 LOADS = ("workload.arrivals.", "workload.devices")  # swept paths that are what is searched
 CYCLES = 5  # of a burst and a calm that a replication holds at least: without bursts any load is carried
-# Times the duration where a load seems carried and its queue grows, and requests of such a replication at most.
-LONGER, LONGER_REQUESTS = 10.0, 20_000
+# Where a load seems carried and its queue grows: a load above what the cloud serves by so much, and not less, is to be found out, and
+# requests of such a replication at most.
+OVERLOAD, LONGER_REQUESTS = 0.02, 20_000
 WIDE = 5  # times the precision: how near the ends are brought where loads between them stay undecided
 # Of a replication's duration, where the scenario names no warm-up. A cloud that was empty fills slowly: after a fifth, of 400 requests of
 # M/D/1 at 95 % load a third as many are late as there are in the long run.
@@ -162,19 +163,29 @@ class _Tester:
         self.prepared, self.case, self.slo_s, self.requests = prepared, case, slo_s, requests
 
     def __call__(self, times: float) -> Load:
-        """The load tested; over a longer time where it seems carried only because its queue had no time to grow."""
+        """The load tested; over a longer time where it seems carried only because its queue has no time to grow."""
         scenario = scaled(self.case.scenario, times, self.requests, self.slo_s)
         load, overtaken = self._tested(times, scenario)
+        longer = self._longer(scenario) if overtaken and load.verdict >= 0 else None
+        return load if longer is None else self._tested(times, longer)[0]
+
+    def _longer(self, scenario: Scenario) -> Scenario | None:
+        """The scenario over the time in which waits grow beyond the objective if the load is `OVERLOAD` above what the cloud serves: they
+        grow by that share of the time, and one request in twenty must be late. None where it is as long, or its arrivals are given."""
         workload = scenario.workload
         assert isinstance(workload, FleetWorkload)
-        if load.verdict >= 0 and overtaken and isinstance(workload.arrivals, PoissonArrivals | BurstyArrivals):
-            longer = min(LONGER, max(1.0, LONGER_REQUESTS / size_of(scenario).requests))
-            ends = {"duration_s": longer * workload.duration_s, "warmup_s": longer * workload.warmup_s}
-            load, _ = self._tested(times, scenario.model_copy(update={"workload": workload.model_copy(update=ends)}))
-        return load
+        if not isinstance(workload.arrivals, PoissonArrivals | BurstyArrivals):
+            return None
+        needed_s = self.slo_s / OVERLOAD / (1 - ALLOWED)
+        longer = min(needed_s / workload.duration_s, LONGER_REQUESTS / size_of(scenario).requests)
+        if longer < 1.01:
+            return None
+        ends = {"duration_s": longer * workload.duration_s, "warmup_s": longer * workload.warmup_s}
+        return scenario.model_copy(update={"workload": workload.model_copy(update=ends)})
 
     def _tested(self, times: float, scenario: Scenario) -> tuple[Load, bool]:
-        """The verdict over replications of a scenario at this load, and whether requests overtook the cloud in one of them."""
+        """The verdict over replications of a scenario at this load, and whether requests overtook the cloud in one of them; 0 as soon as
+        they did, unless the load is not carried anyway or the scenario is long enough."""
         done: list[tuple[np.ndarray, int]] = []
         overtaken = False
         for look in LOOKS:
@@ -191,7 +202,9 @@ class _Tester:
             share, low, high = late_share(done, self.slo_s)
             if high <= ALLOWED or low > ALLOWED:
                 return Load(times, share, low, high, look, 1 if high <= ALLOWED else -1), overtaken
-        return Load(times, share, low, high, LOOKS[-1], 0), overtaken
+            if overtaken and self._longer(scenario) is not None:
+                break
+        return Load(times, share, low, high, look, 0), overtaken
 
 
 def late_share(replications: Sequence[tuple[np.ndarray, int]], slo_s: float) -> tuple[float, float, float]:
