@@ -390,11 +390,12 @@ def devices_of(workload: FleetWorkload, found: Found) -> tuple[float, float, flo
         devices = workload.devices * times
         if math.isinf(devices):
             return devices
-        return math.ceil(devices - 1e-9) if up else math.floor(devices + 1e-9)
+        count = math.ceil(devices - 1e-9) if up else math.floor(devices + 1e-9)
+        return count if closed or not times else max(count, 1)  # a rate below that of a device is one of a device
 
     low, high = whole(found.low, closed), whole(found.high, True)
-    at = workload.devices * found.times
-    return at if math.isinf(at) else max(math.floor(at + 1e-9), low), low, high
+    at = whole(found.times, False)
+    return max(at, low), low, high
 
 
 def rate_of(workload: FleetWorkload) -> float:

@@ -256,6 +256,8 @@ def test_whole_devices_of_a_load() -> None:
     closed, opened = (FleetWorkload(devices=10, arrivals=arrivals, duration_s=9) for arrivals in kinds)
     assert devices_of(closed, found) == (26, 26, 26)  # 25.2 devices were simulated as 26
     assert devices_of(opened, found) == (25, 25, 26)
+    assert devices_of(opened, Found(0.05, 0.04, 0.06, ())) == (1, 1, 1)  # a device that asks less often
+    assert devices_of(opened, Found(0.0, 0.0, 0.06, ())) == (0, 0, 1)
     assert devices_of(closed, Found(0.3, 0.3, 0.6, ())) == (3, 3, 6)
     assert devices_of(closed, Found(math.inf, 4.0, math.inf, ())) == (math.inf, 40, math.inf)
 
