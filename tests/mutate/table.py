@@ -178,8 +178,8 @@ MUTATIONS = (
     Mutation(
         "buffer-full-at-its-size",
         "simulator/network/link.py",
-        "self._waiting_bits(ahead_s) > self._buffer_bits",
-        "self._waiting_bits(ahead_s) >= self._buffer_bits",
+        "one_object(8.0 * buffer_bytes + 0.5)",
+        "one_object(8.0 * buffer_bytes - 0.5)",
         BUFFER,
     ),
     Mutation(
