@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoint import SUFFIXES, few, read_checkpoint
-from models.state import refuse_nonfinite
+from models.state import refuse_nonfinite_model
 from simulator.core.errors import WeightsError, first_line
 
 
@@ -43,11 +43,7 @@ def load_pretrained(kind: Any, folder: Path, wrong: str, **settings: Any) -> Any
     listed = [f"{what}: {few(keys)}" for what, keys in (("missing", missing), ("of another shape", wanted)) if keys]
     if listed:
         raise WeightsError(f"{folder}: {wrong}: its weights do not fit its config.json; {'; '.join(listed)}")
-    # Buffers hold masks, too, which may have infinities.
-    refuse_nonfinite(dict(model.named_parameters()), folder)
-    refuse_nonfinite(
-        {name: buffer.nan_to_num(float("nan"), 0.0, 0.0) for name, buffer in model.named_buffers()}, folder
-    )
+    refuse_nonfinite_model(model, folder)
     return model.eval().requires_grad_(False)
 
 

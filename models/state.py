@@ -88,6 +88,13 @@ def refuse_nonfinite(state: Mapping[str, Tensor], source: Path | str) -> None:
             raise WeightsError(f"{source}: {key} is not finite: {bad} of {tensor.numel()} values are NaN or infinite")
 
 
+def refuse_nonfinite_model(model: nn.Module, source: Path | str) -> None:
+    """Raises WeightsError for parameters that are not finite, and for buffers with NaN: masks may hold infinities."""
+    refuse_nonfinite(dict(model.named_parameters()), source)
+    buffers = {name: buffer.nan_to_num(torch.nan, 0.0, 0.0) for name, buffer in model.named_buffers()}
+    refuse_nonfinite(buffers, source)
+
+
 def refuse_misfits(
     module: nn.Module, state: Mapping[str, Tensor], source: Path | str, exact: bool = False, finite: bool = False
 ) -> None:

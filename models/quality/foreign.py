@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.pretrained import load_pretrained, load_tokenizer
 from models.quality.statistics import Gaussian, f1_interval, frechet_interval
-from models.state import refuse_nonfinite
+from models.state import refuse_nonfinite, refuse_nonfinite_model
 from simulator.core.errors import WeightsError, first_line
 from simulator.core.rng import stream
 from simulator.results.statistics import Interval
@@ -46,7 +46,7 @@ class FeatureNet:
                 self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()
         except RuntimeError as error:
             raise WeightsError(f"{path}: not a TorchScript file: {first_line(error)}") from error
-        _refuse_nonfinite(self.net, path)
+        refuse_nonfinite_model(self.net, path)
         self.path, self.torch_device = path, torch_device
 
     @torch.inference_mode()
@@ -137,12 +137,6 @@ def _clip_pixels(images: Tensor, size: int) -> Tensor:
 def _batches(images: Sequence[np.ndarray]) -> Iterator[Tensor]:
     for first in range(0, len(images), BATCH):
         yield torch.from_numpy(np.stack(images[first : first + BATCH]))
-
-
-def _refuse_nonfinite(network: Any, path: Path) -> None:
-    """Raises WeightsError for parameters that are not finite, and for buffers with NaN: masks may hold infinities."""
-    refuse_nonfinite(dict(network.named_parameters()), path)
-    refuse_nonfinite({name: buffer.nan_to_num(torch.nan, 0.0, 0.0) for name, buffer in network.named_buffers()}, path)
 
 
 def _described(found: Any) -> str:
