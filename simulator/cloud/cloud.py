@@ -1,12 +1,12 @@
-"""The cloud: replicas that batch per iteration, so that a session of 256 passes never blocks another one.
+"""The cloud: replicas with batching per iteration, so that a session of 256 passes never blocks another one.
 
 An idle replica takes up to `max_batch` waiting sessions in the order of its queue discipline and runs the next item of
-each: the passes as one batch, then other work (caption encoder, image decoder) one by one. Each session then queues again
-with its next item. Work that becomes ready during an iteration waits for the next one. Where the device's model runs in the cloud, too, its
-passes have iterations of their own (`TwoModels`).
+each session: the passes as one batch, then other work (caption encoder, image decoder) one by one. Each session then queues
+again with its next item. Work that becomes ready during an iteration waits for the next one. If the device's model also runs
+in the cloud, its passes have their own iterations (`TwoModels`).
 
-A session is bound to a replica from its first call to the answer of its last, or until the replica crashes. Where every
-replica is full (`max_sessions`, KV memory), it waits for admission, first come first served, or is refused (`max_waiting`).
+A session is bound to a replica from its first call until its last reply, or until the replica crashes. If every replica is
+full (`max_sessions`, KV memory), the session waits for admission, first come first served, or is refused (`max_waiting`).
 """
 
 import math
@@ -21,13 +21,13 @@ from simulator.core.rng import stream
 from simulator.pricing.costs import Costs
 from simulator.pricing.program import OTHER, Item
 
-# Of the whole cloud at one time: sessions with work in a queue (jobs of other tenants included), sessions that wait for admission,
-# sessions in the current iterations, sessions bound to a replica, replicas that are up.
+# State of the whole cloud at one time: sessions with work in a queue (background jobs included), sessions waiting for admission,
+# sessions in the current iterations (background jobs included), sessions bound to a replica, replicas that are up.
 SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")
 
 
 class _Job(CloudSession):
-    """Work of another tenant."""
+    """A background job."""
 
     __slots__ = ()
 
@@ -53,13 +53,20 @@ class Cloud:
         companion: Costs | None = None,
         first: int = 0,
     ) -> None:
-        """Raises ValueError where a count is below 1, or a crash names a replica that does not exist.
+        """Start the replicas, with their background load, and schedule the crashes.
 
         Args:
-            max_batch: sessions in one iteration at most.
-            start_s: when the replicas come up.
-            companion: costs of the device's model, where that runs here as well; None where no session asks for it.
-            first: number of the first replica.
+            costs: Costs of the cloud model.
+            replicas: Number of replicas at the start; autoscaling never goes below it.
+            max_batch: Largest number of sessions in one iteration.
+            schedule: Registers callbacks for a point in virtual time.
+            rules: How the cloud schedules work; None: the defaults, which limit nothing.
+            start_s: Time at which the replicas come up.
+            companion: Costs of the device's model if it runs in the cloud; None if no session uses it there.
+            first: Number of the first replica.
+
+        Raises:
+            ValueError: A count is below 1, or a crash names a replica that does not exist.
         """
         rules = rules or CloudRules()
         if replicas < 1 or max_batch < 1:
@@ -76,7 +83,7 @@ class Cloud:
         self.rules = rules
         self.waiting: deque[CloudSession] = deque()  # for admission, in order
         self.refused = 0
-        self._least = first + replicas  # the first ones never stop
+        self._least = first + replicas  # replicas below this number are never stopped by autoscaling
         self._first = first
         self._starting = 0
         self._turn = first
@@ -89,7 +96,7 @@ class Cloud:
             schedule(crash.at_s, (self._on_crash,), crash)
 
     def open(self, session: CloudSession, now_s: float) -> Replica | None:
-        """Bind a session to a replica; None where it has to wait (`admitted` follows) or is refused."""
+        """Bind a session to a replica and return it; None if the session waits (`admitted` follows) or is refused."""
         replica = None if self.waiting else self._choose(session)
         if replica is not None:
             self._bind(session, replica)
@@ -103,7 +110,7 @@ class Cloud:
         return replica
 
     def close(self, session: CloudSession, now_s: float) -> None:
-        """Release the session's replica, if it has one."""
+        """Release the session's replica, if any."""
         replica = session.replica
         if replica is None:
             return
@@ -116,7 +123,7 @@ class Cloud:
         self._stop_if_idle(replica, now_s)
 
     def sample(self, now_s: float) -> tuple[float, ...]:
-        """Values of `SAMPLED`."""
+        """Return the values of `SAMPLED`."""
         replicas = self.replicas
         serving = sum(len(r._batch) for r in replicas)
         queued = sum(r.working for r in replicas) - serving
@@ -130,11 +137,11 @@ class Cloud:
         )
 
     def up_s(self, now_s: float) -> list[float]:
-        """Seconds that each replica was up until now."""
+        """Return the seconds that each replica has been up."""
         return [replica.up_s + (now_s - replica.since_s if replica.up else 0.0) for replica in self.replicas]
 
     def busy_s(self, now_s: float) -> list[float]:
-        """Seconds that each replica spent in iterations until now."""
+        """Return the seconds that each replica has spent in iterations."""
         return [replica.busy_until(now_s) for replica in self.replicas]
 
     # Routing and admission.
@@ -199,7 +206,7 @@ class Cloud:
         up = sum(r.up for r in self.replicas) + self._starting
         most = rule.max_replicas - sum(
             not r.up for r in self.replicas if r.number < self._least
-        )  # crashed ones come again
+        )  # crashed replicas recover, so they keep their place
         load = len(self.waiting) + sum(len(r.sessions) for r in self.replicas)
         while load > rule.sessions_per_replica * up and up < most:
             up += 1
@@ -215,10 +222,10 @@ class Cloud:
         else:
             started.recover(alarm.time_s)
         self._admit(alarm.time_s)
-        self._stop_if_idle(started, alarm.time_s)  # what it was started for may be served by now
+        self._stop_if_idle(started, alarm.time_s)  # other replicas may have served the load meanwhile
 
     def _stop_if_idle(self, replica: SessionReplica, now_s: float) -> None:
-        """Stop a replica that has no sessions, once it has been without for long enough."""
+        """Schedule the stop of a started replica without sessions; it happens if it has none until `idle_s` has passed."""
         if self.rules.autoscale is not None and not replica.sessions and replica.number >= self._least:
             replica.empty_s = now_s
             self.schedule(now_s + self.rules.autoscale.idle_s, (self._on_idle,), (replica, now_s))
@@ -231,7 +238,7 @@ class Cloud:
     # Background.
 
     def _fill(self, replica: Replica, load: Background, now_s: float) -> None:
-        """Give a replica the jobs of one that has served others for long. Those that start later, or again, start empty."""
+        """Give a replica its background jobs in steady state. Replicas that start or recover later start empty."""
         left_s, waiting = standing(
             load, self.max_batch, stream(self.rules.seed, "cloud.background.standing", replica.number)
         )

@@ -11,7 +11,7 @@ from simulator.pricing.program import COMPANION, ITEM_KIND, ITEM_SECONDS
 
 
 class _Ordered:
-    """A queue ordered by a key of the session, lowest first; equal keys in order of arrival."""
+    """A queue ordered by a key of the session, lowest first; ties in order of arrival."""
 
     def __init__(self, key: Callable[[CloudSession], float]) -> None:
         self._key = key
@@ -45,6 +45,7 @@ def _work_left_s(session: CloudSession) -> float:
 
 
 def queue_of(discipline: Discipline) -> "deque[CloudSession] | _Ordered":
+    """Return an empty queue of the discipline."""
     match discipline:
         case "fifo":
             return deque()
@@ -57,10 +58,10 @@ def queue_of(discipline: Discipline) -> "deque[CloudSession] | _Ordered":
 
 
 class TwoModels:
-    """The queues of a replica that runs the device's model as well: passes of that model, and all other work.
+    """The two queues of a replica that also runs the device's model: passes of that model, and all other work.
 
-    An iteration is of one model. The device's passes go first, until a whole batch of other work waits: a pass of the device's model is
-    short beside one of the cloud's, whose batch grows meanwhile.
+    An iteration runs one model. Passes of the device's model go first until a full batch of other work waits: they are short
+    compared with passes of the cloud model, whose batch grows meanwhile.
     """
 
     def __init__(self, discipline: Discipline, max_batch: int) -> None:
@@ -72,7 +73,7 @@ class TwoModels:
         return len(self._device) + len(self._other)
 
     def choose(self) -> int:
-        """Decide which model is next; the number of sessions that wait for it, which `popleft` then gives."""
+        """Choose the model of the next iteration. Returns the number of sessions waiting for it; `popleft` takes from these."""
         self._next = self._other if len(self._other) >= self._full or not self._device else self._device
         return len(self._next)
 

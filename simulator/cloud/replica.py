@@ -19,12 +19,13 @@ from simulator.pricing.program import (
     Item,
 )
 
-# Calls the callbacks with an object that carries `subject`, at a point in virtual time (seconds); gives that object back.
+# schedule(time_s, callbacks, subject): at that virtual time, calls each callback with an alarm, which carries `time_s` and `subject`. Returns
+# the alarm.
 Schedule = Callable[[float, tuple[Callable[[Any], None], ...], Any], Any]
 
 
 def recomputed(item: Item, costs: Costs) -> Item:
-    """The same pass without its cache: cached and new positions are fed in one pass."""
+    """Return the pass as it is after its cache was lost: cached and new positions in one pass. Other items stay the same."""
     rows, tokens, kv_tokens, attended, logits, _, kind, parts = item
     if kind != PASS:
         return item
@@ -37,16 +38,20 @@ class Replica:
     """One copy of the cloud model with its queue.
 
     Attributes:
-        companion: costs of the device's model, where that runs here as well.
-        sessions: open here, in order of opening.
-        kv_tokens: cached positions reserved or held.
-        up: whether it takes sessions.
-        since_s: when it last came up.
-        up_s: seconds up before that.
-        empty_s: when the last session left.
-        busy_s: seconds in iterations, the current one counted to its end.
-        iterations: begun so far.
-        items_done: items of work in them.
+        costs: Costs of the cloud model.
+        companion: Costs of the device's model if it runs in the cloud; else None.
+        max_batch: Largest number of sessions in one iteration.
+        schedule: Registers callbacks for a point in virtual time.
+        number: Number of the replica.
+        sessions: Open sessions, in order of opening.
+        kv_tokens: Cached positions that are reserved or held, rows counted.
+        up: Whether it accepts sessions.
+        since_s: Time at which it last came up.
+        up_s: Seconds up before `since_s`.
+        empty_s: Time at which the last session left.
+        busy_s: Seconds in iterations; the current one counts in full.
+        iterations: Iterations started.
+        items_done: Items of work in them.
     """
 
     __slots__ = (
@@ -105,15 +110,15 @@ class Replica:
 
     @property
     def working(self) -> int:
-        """Sessions with work here, in the queue or in the iteration."""
+        """Number of sessions with work in the queue or in the current iteration."""
         return len(self._ready) + len(self._batch)
 
     def busy_until(self, now_s: float) -> float:
-        """Seconds in iterations until now, the current one counted as far as it has come."""
+        """Return the seconds spent in iterations until now."""
         return self.busy_s - (self._end_s - now_s if self._batch else 0.0)
 
     def submit(self, session: CloudSession, now_s: float, items: tuple[Item, ...]) -> None:
-        """Queue the work of a session's next call, at least one item; `session.served` follows when all is done."""
+        """Queue the work of a session's next call (at least one item). Calls `session.served` when all of it is done."""
         session.items = items
         session.index = 0
         session.item = items[0]
@@ -136,7 +141,7 @@ class Replica:
         else:
             self._batch = batch = [ready.popleft() for _ in range(size)]
             seconds = self._batch_seconds(batch)
-        self.busy_s += seconds  # as `_run`, without the call
+        self.busy_s += seconds  # `_run` inlined: this is the hot path
         self.iterations += 1
         self.items_done += size
         self._start_s = now_s
@@ -176,7 +181,7 @@ class Replica:
     def _end(self, _event: object) -> None:
         start_s, end_s, row_s = self._start_s, self._end_s, self._row_s
         ready = self._ready
-        for session in self._batch:  # kept until the last is done, so that a `submit` from here on only queues
+        for session in self._batch:  # stays set during the loop, so that `submit` only queues
             item = session.item
             rows, _, _, _, _, own_s, kind, parts = item
             session.gpu_share_s += rows * row_s if kind <= COMPANION else own_s
@@ -214,11 +219,11 @@ class Replica:
             self._begin(end_s)
 
     def forget(self, session: CloudSession) -> None:
-        """The session is over, or bound elsewhere."""
+        """Remove a session that has ended or is now bound to another replica."""
         del self.sessions[session]
 
     def crash(self, now_s: float) -> None:
-        """Lose all work and memory, then tell the sessions in order of opening."""
+        """Lose all work and memory, then call `crashed` of the sessions in order of opening."""
         working = self.stop(now_s)
         sessions = list(self.sessions)
         self.sessions.clear()
@@ -228,7 +233,7 @@ class Replica:
             session.crashed(now_s, id(session) in working)
 
     def stop(self, now_s: float) -> set[int]:
-        """Serve nothing any more, jobs of other tenants neither; ids of whose work was queued or under way."""
+        """Stop serving, and drop all work, background jobs included. Returns `id()` of each session whose work was dropped."""
         if self._batch:
             self.busy_s -= self._end_s - now_s
             self._alarm.callbacks = ()
@@ -246,7 +251,10 @@ class Replica:
 
 
 class EvictingReplica(Replica):
-    """A replica that evicts the least recently used cache when memory is full. kv_tokens: held in all, `_held` by whom."""
+    """A replica that evicts the least recently used cache when its memory is full.
+
+    `_held` maps each session to its cached positions, least recently used first; `kv_tokens` is their sum, `capacity` their limit.
+    """
 
     __slots__ = ("_held", "capacity")
 
@@ -284,7 +292,7 @@ class EvictingReplica(Replica):
             self._run(now_s, self._batch_seconds(batch))
 
     def _free(self, need: int, batch: list[CloudSession]) -> bool:
-        """Evict least recently used caches, none of this batch, until `need` positions fit; whether they do."""
+        """Evict least recently used caches of sessions outside the batch until `need` more positions fit. Returns whether they fit."""
         excess = self.kv_tokens + need - self.capacity
         if excess <= 0:
             return True

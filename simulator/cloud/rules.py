@@ -11,7 +11,7 @@ Routing = Literal["least-loaded", "round-robin", "join-shortest-queue"]
 
 @dataclass(frozen=True)
 class Crash:
-    """A replica (counted from 0) loses its memory and its work at `at_s` and serves again `down_s` later."""
+    """A crash: the replica (counted from 0) loses its memory and work at `at_s`, and serves again `down_s` later."""
 
     replica: int
     at_s: float
@@ -23,9 +23,10 @@ class Autoscale:
     """The number of replicas follows the load, between the initial one and `max_replicas`.
 
     Attributes:
-        sessions_per_replica: another replica starts where open and waiting sessions exceed this for each one that runs or starts.
-        start_up_s: until a started replica serves.
-        idle_s: a replica without sessions for so long stops.
+        max_replicas: Upper limit; crashed replicas count.
+        sessions_per_replica: Another replica starts when open and waiting sessions exceed this times the replicas that run or start.
+        start_up_s: Time until a started replica serves.
+        idle_s: A started replica stops after this time without sessions.
     """
 
     max_replicas: int
@@ -36,7 +37,12 @@ class Autoscale:
 
 @dataclass(frozen=True)
 class Background:
-    """Other tenants: Poisson jobs of `job_s` seconds that use this share of each replica, queued like any session."""
+    """Background load of other tenants: Poisson arrivals of jobs of `job_s` seconds, queued like sessions.
+
+    Attributes:
+        utilisation: Share of each replica's time that the jobs take.
+        job_s: Length of a job.
+    """
 
     utilisation: float
     job_s: float
@@ -47,15 +53,18 @@ class CloudRules:
     """How the cloud schedules work; the defaults limit nothing.
 
     Attributes:
-        queue: order of service at every iteration; ties, and `fifo`, by the time of becoming ready. shortest-first: least work
-            left in the call, by its times when run alone.
-        routing: replica of a new session. least-loaded: fewest open sessions; join-shortest-queue: fewest with work there now.
-        max_sessions: open on a replica at a time.
-        max_waiting: sessions that wait for admission, in the whole cloud; more are refused.
-        kv_tokens: cached positions (rows counted) that fit the memory of a replica.
-        evict: sessions open without a reservation, and the least recently used cache is dropped and recomputed with its next pass;
-            otherwise each session reserves the most it will need, and waits until that is free.
-        seed: of the background load.
+        queue: Order of service at each iteration. `fifo`, and ties: by the time at which the work became ready. `shortest-first`: least
+            work left in the call, priced at batch size 1.
+        routing: Replica of a new session. `least-loaded`: fewest open sessions. `join-shortest-queue`: fewest sessions with work.
+        max_sessions: Largest number of open sessions per replica.
+        max_waiting: Largest number of sessions waiting for admission in the whole cloud; further sessions are refused.
+        kv_tokens: Cached positions (rows counted) that fit in the memory of a replica.
+        evict: If true, sessions open without a reservation, and the least recently used cache is dropped and recomputed with its next
+            pass. If false, a session reserves the most it will need and waits until that is free.
+        crashes: Crashes, in any order; one of a replica that is down has no effect.
+        autoscale: Autoscaling; None for a fixed number of replicas.
+        background: Background load; None for none.
+        seed: Seed of the background load.
     """
 
     queue: Discipline = "fifo"

@@ -8,13 +8,13 @@ from simulator.pricing.program import Down, Item
 
 
 class SessionReplica(Protocol):
-    """What a session and the cloud ask of the replica that serves the session.
+    """The part of a replica that a session and the cloud use.
 
     Attributes:
-        number: counted from 0.
-        sessions: open here, in order of opening.
-        kv_tokens: cached positions reserved or held.
-        empty_s: when the last session left.
+        number: Counted from 0 over all clouds.
+        sessions: Open sessions, in order of opening.
+        kv_tokens: Cached positions that are reserved or held.
+        empty_s: Time at which the last session left.
     """
 
     number: int
@@ -27,25 +27,31 @@ class SessionReplica(Protocol):
         ...
 
     def forget(self, session: "CloudSession") -> None:
-        """The session is over, or bound elsewhere."""
+        """Remove a session that has ended or is now bound to another replica."""
         ...
 
 
 class CloudSession:
-    """Work of one session in the cloud, item by item, and the parts of its latency that are spent there.
+    """The work of one session in the cloud, item by item, and the parts of its latency that are spent there.
 
-    While `charged`, the device waits: an iteration books, at its end, the time since `booked_until_s` under cloud_queue_s
-    (before the iteration), cloud_compute_s (in it), or encode_s and image_decode_s (own work of that kind). gpu_share_s is booked
-    whether charged or not.
+    While `charged`, the device waits for the cloud: the end of an iteration books the time since `booked_until_s` under
+    cloud_queue_s (before the iteration), cloud_compute_s (in it), or encode_s and image_decode_s (the session's own work of that
+    kind). gpu_share_s is booked in any case.
 
     Attributes:
-        items: work of the current call.
-        index: of the next item in it.
-        item: the next item itself.
-        ready_s: since when the item waits; kept for traced sessions only.
-        priority: higher is served first, by that discipline.
-        left_s: seconds of work left in the call; kept by the discipline shortest-first only.
-        kv_need: most cached positions at a time, rows counted; read only where memory is bounded.
+        replica: The replica that the session is bound to; None if none.
+        items: Work of the current call.
+        index: Index of the next item.
+        item: The next item.
+        ready_s: Time since which the item waits; set for traced sessions only.
+        charged: Whether the device waits for the cloud.
+        booked_until_s: Time up to which the latency is booked.
+        gpu_share_s: GPU seconds of the session: its share of each batch by rows, and its own other work.
+        traced: Whether `trace_iteration` is called.
+        deadline_s: Time by which the latency objective is met; key of earliest-deadline.
+        priority: Key of the discipline `priority`: the highest is served first.
+        left_s: Seconds of work left in the call; set by shortest-first only.
+        kv_need: Largest number of cached positions at a time, rows counted; read only if memory is limited.
     """
 
     __slots__ = (
@@ -84,25 +90,30 @@ class CloudSession:
         self.kv_need = 0
 
     def admitted(self, now_s: float) -> None:
-        """The session waited for a replica and is bound to one now."""
+        """Continue a session that waited for admission and is now bound to a replica."""
         raise NotImplementedError
 
     def refused(self, now_s: float) -> None:
-        """No replica has room, and neither has the queue for admission."""
+        """End a session for which neither a replica nor the admission queue has room."""
         raise NotImplementedError
 
     def crashed(self, now_s: float, working: bool) -> None:
-        """The replica crashed and its cache is lost. working: whether a call was being served, at `index`."""
+        """Handle a crash of the replica, which lost the session's cache.
+
+        Args:
+            now_s: Time of the crash.
+            working: Whether a call was being served; `index` is its next item.
+        """
         raise NotImplementedError
 
     def emit(self, now_s: float, parts: tuple[Down, ...]) -> None:
-        """Parts of a reply leave the cloud."""
+        """Send parts of a reply."""
         raise NotImplementedError
 
     def served(self, now_s: float) -> None:
-        """The last item of the call is done."""
+        """Finish a call whose last item is done."""
         raise NotImplementedError
 
     def trace_iteration(self, start_s: float, end_s: float, replica: int, batch: "Sequence[CloudSession]") -> None:
-        """An iteration of these sessions ends; `ready_s` is still this one's item's. Called for traced sessions only."""
+        """Record the iteration of these sessions that ends; `ready_s` is still that of the finished item. For traced sessions only."""
         raise NotImplementedError
