@@ -18,6 +18,7 @@ class _Ordered:
         self._heap: list[tuple[float, int, CloudSession]] = []
         self._arrivals = itertools.count()
         self._returns = itertools.count(-1, -1)
+        self._taken = 0.0  # key of the session that `popleft` returned last
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -26,17 +27,19 @@ class _Ordered:
         heapq.heappush(self._heap, (self._key(session), next(self._arrivals), session))
 
     def appendleft(self, session: CloudSession) -> None:
-        """Put a session back before all others of its key."""
-        heapq.heappush(self._heap, (self._key(session), next(self._returns), session))
+        """Put back the session that `popleft` returned last, ahead of all others with the same key."""
+        heapq.heappush(self._heap, (self._taken, next(self._returns), session))
 
     def popleft(self) -> CloudSession:
-        return heapq.heappop(self._heap)[2]
+        self._taken, _, session = heapq.heappop(self._heap)
+        return session
 
     def clear(self) -> None:
         self._heap.clear()
 
 
 def _work_left_s(session: CloudSession) -> float:
+    """Return the seconds of work left in the call. Must be called once per item: it subtracts the item that ended last."""
     items, index = session.items, session.index
     session.left_s = (
         session.left_s - items[index - 1][ITEM_SECONDS] if index else sum(item[ITEM_SECONDS] for item in items)
@@ -81,7 +84,7 @@ class TwoModels:
         self._of(session).append(session)
 
     def appendleft(self, session: CloudSession) -> None:
-        """Put a session back before all others of its key."""
+        """Put back the session that `popleft` returned last, ahead of all others with the same key."""
         self._of(session).appendleft(session)
 
     def popleft(self) -> CloudSession:

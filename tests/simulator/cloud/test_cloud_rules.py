@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from simulator.cloud.background import standing
 from simulator.cloud.cloud import Cloud
+from simulator.cloud.queues import queue_of
 from simulator.cloud.replica import Replica, recomputed
 from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash, Discipline, Routing
 from simulator.core.rng import stream
@@ -76,6 +77,19 @@ def test_shortest_first_counts_what_is_left_of_a_call() -> None:
     replica.submit(short, 1.0, (other(2.0),))
     loop.run()
     assert (long.done_s, short.done_s) == ([4.0], [6.0])
+
+
+def test_a_session_put_back_keeps_its_place() -> None:
+    """The memory is full: the session with 4 s left returns to the queue, where the work that it has done must not count twice."""
+    queue, long, short = queue_of("shortest-first"), Client(), Client()
+    long.items, short.items = (other(1.0), other(4.0)), (other(3.5),)
+    for index in range(2):
+        long.index = index
+        queue.append(long)
+        assert queue.popleft() is long
+    queue.appendleft(long)
+    queue.append(short)
+    assert [queue.popleft(), queue.popleft()] == [short, long]
 
 
 @pytest.mark.parametrize(
