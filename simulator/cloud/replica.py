@@ -19,8 +19,8 @@ from simulator.pricing.program import (
     Item,
 )
 
-# schedule(time_s, callbacks, subject): at that virtual time, calls each callback with an alarm, which carries `time_s` and `subject`. Returns
-# the alarm.
+# schedule(time_s, callbacks, subject): call each callback at that virtual time with an alarm, which carries `time_s` and `subject`;
+# returns the alarm.
 Schedule = Callable[[float, tuple[Callable[[Any], None], ...], Any], Any]
 
 
