@@ -1,1 +1,1 @@
-"""Network and arrival traces: readers of published formats, one form for all of them, generators."""
+"""Network and arrival traces: readers of published formats, a common data structure, generators."""

@@ -1,4 +1,4 @@
-"""Readers of request arrivals: one reader for every layout of columns or keys in `LAYOUTS`."""
+"""Readers of request arrivals: one for each layout of columns or keys in `LAYOUTS`, and one for the project's own CSV."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from simulator.traces.units import MOST_TIME, Told, Unit, unit_of_arrivals
 
 MOST_TOKENS = 1e12
 OWN_COLUMNS = ("requested_s", "input_tokens", "output_tokens")
-GAP_MS = (10.0, 100.0)  # mean gaps of whole numbers from which they are milliseconds: with hash_ids, without
+GAP_MS = (10.0, 100.0)  # least mean gap of whole numbers that are taken as milliseconds: with hash_ids, without
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Layout:
     Attributes:
         form: CSV with a header, or JSON objects.
         time: column or key of the time of a request.
-        needs: the columns or keys by which the layout is known, beside `time`.
-        inputs: columns or keys of counts of input tokens, read where a file has them.
-        outputs: the same of output tokens.
-        unit: of `time`: s, ms, us, ns; "date" for dates with a time of day; None where the layout does not state it.
-        why: how it states the unit, or why it does not.
+        needs: the columns or keys that identify the layout, in addition to `time`.
+        inputs: column or key of the number of input tokens, read if a file has it.
+        outputs: the same for output tokens.
+        unit: unit of `time`: s, ms, us, ns; "date" for dates with a time of day; None if the layout does not state it.
+        why: how the layout states the unit; empty if it does not.
     """
 
     form: Literal["csv", "json"]
@@ -43,7 +43,7 @@ class Layout:
 
     @property
     def names_unit(self) -> bool:
-        """Whether the unit stands in the name of the column or key, as in `arrival_time_us`."""
+        """Whether the name of the column or key contains the unit, as in `arrival_time_us`."""
         return self.time.endswith(f"_{self.unit}")
 
 
@@ -155,7 +155,7 @@ def _read_records(name: str, layout: Layout, source: Source, said: Told) -> Arri
 def _unit_of_records(layout: Layout, source: Source, said: Told, records: list[Record], times: Floats) -> Unit:
     if layout.unit is not None:
         return unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None, named=layout.names_unit)
-    # Mooncake writes whole milliseconds and hash_ids; other tools write seconds under the same keys.
+    # Mooncake writes whole milliseconds and hash_ids. Other tools use the same keys for seconds.
     whole = bool((times == np.floor(times)).all())
     gap = float(times[-1] - times[0]) / max(1, len(times) - 1)
     least = GAP_MS[0] if "hash_ids" in records[0].value else GAP_MS[1]
@@ -169,7 +169,7 @@ def is_own_arrivals(source: Source) -> bool:
 
 
 def read_own_arrivals(source: Source, said: Told) -> Arrivals:
-    """requested_s and, if there, input_tokens and output_tokens."""
+    """Read requested_s and, if present, input_tokens and output_tokens."""
     table = own_arrivals_table(source)
     tokens = [_whole_table(table, name) if name in table.names else None for name in OWN_COLUMNS[1:]]
     seconds = table.numbers("requested_s")
@@ -186,7 +186,7 @@ def own_arrivals_table(source: Source) -> Table:
 
 
 def _dates(table: Table, column: str) -> Floats:
-    """Seconds of a column of dates with times, ISO 8601; without a zone they are taken as UTC."""
+    """Return the seconds of a column of ISO 8601 dates with times. Dates without a zone are taken as UTC."""
     seconds = np.empty(len(table.rows))
     for i, text in enumerate(table.texts(column)):
         try:
@@ -195,7 +195,7 @@ def _dates(table: Table, column: str) -> Floats:
             table.source.fail(f"{column} {text[:40]!r}; allowed: YYYY-MM-DD HH:MM:SS with any fraction", table.lines[i])
         if stamp.tzinfo is None:
             stamp = stamp.replace(tzinfo=UTC)
-        # datetime keeps microseconds; a float of the whole is good to 0.24 us, so nothing finer is lost by that
+        # datetime has a resolution of 1 us, and float64 seconds of a Unix time one of 0.24 us, so the conversion loses nothing.
         seconds[i] = stamp.timestamp()
     return seconds
 

@@ -1,6 +1,6 @@
 """Readers of measurements of cellular links: CellReplay's packet trains and their offsets, and rates of NYU-METS.
 
-Each takes a `Source` of its format and what the user says of it. What the numbers mean stands in docs/traces.md.
+Each reader takes a `Source` of its format and the user's `Told`. docs/traces.md explains the numbers.
 """
 
 from dataclasses import replace
@@ -13,10 +13,10 @@ from simulator.traces.timing import one_way, way_of
 from simulator.traces.trace import Direction, Trace, Trains
 from simulator.traces.units import Told
 
-TRAIN_BYTES = 1400  # of a packet of CellReplay's recorder, and of a delivery chance of its files
-BETWEEN = 10  # steps in which the base delay goes from one train to the next
+TRAIN_BYTES = 1400  # size of a packet of CellReplay's recorder, and of a delivery opportunity of its files
+BETWEEN = 10  # steps of the interpolation of the base delay between two trains
 LEAST_TRAINS = 3  # CellReplay refuses fewer; the last only ends the trace
-OFFSET_BYTES = 100  # between the sizes of an offset file
+OFFSET_BYTES = 100  # step between the sizes of an offset file
 RATE_UNITS = {"bits/sec": 1.0, "Kbits/sec": 1e3, "Mbits/sec": 1e6, "Gbits/sec": 1e9}  # of iPerf
 MOST_OFFSET_MS = 1e4
 
@@ -25,7 +25,7 @@ MOST_OFFSET_MS = 1e4
 
 
 def is_light_trains(source: Source) -> bool:
-    """A time, a base delay, and the offsets of a train, which ascend from 0: whole numbers between blanks."""
+    """Return whether the first line is a time, a base delay and ascending offsets from 0: whole numbers separated by blanks."""
     cells = source.first_cells
     if len(cells) < 3 or "," in source.first or ";" in source.first or not all(cell.isdigit() for cell in cells):
         return False
@@ -34,7 +34,7 @@ def is_light_trains(source: Source) -> bool:
 
 
 def read_light_trains(source: Source, said: Told) -> Trace:
-    """A line is a train of packets: when it was sent, the one-way delay of its first packet, and when each arrived after that (ms)."""
+    """Read one packet train per line (ms): send time, one-way delay of the first packet, and arrival of each packet after the first."""
     lines, rows = [], []
     for line, text in source.lines:
         cells = text.split()
@@ -56,13 +56,13 @@ def read_light_trains(source: Source, said: Told) -> Trace:
             source.fail("offsets must ascend from 0", line)
     times_ms, delays_ms = (np.array([train[place] for train in trains]) for place in (0, 1))
     source.need_sorted(times_ms, lines)
-    kept = np.append(True, np.diff(times_ms) > 0)  # of trains at one time the first counts
+    kept = np.append(True, np.diff(times_ms) > 0)  # of trains with equal times the first is used
     times_s, delays_s = (times_ms[kept] - times_ms[0]) / 1e3, delays_ms[kept] / 1e3
     if len(times_s) < LEAST_TRAINS:
         source.fail(f"holds {len(times_s)} different times; allowed: {LEAST_TRAINS} or more")
     duration_s = float(times_s[-1])
     offsets_s = tuple(tuple((train[2:] / 1e3).tolist()) for train, counts in zip(trains, kept, strict=True) if counts)
-    # Middles of the steps, at which the line between two trains is taken.
+    # Each step has the interpolated delay of its middle.
     share = (np.arange(BETWEEN) + 0.5) / BETWEEN
     starts_s = (times_s[:-1, None] + np.diff(times_s)[:, None] * np.arange(BETWEEN) / BETWEEN).ravel()
     between_s = (delays_s[:-1, None] + np.diff(delays_s)[:, None] * share).ravel()
@@ -73,12 +73,12 @@ def read_light_trains(source: Source, said: Told) -> Trace:
 
 
 def is_size_delays(source: Source) -> bool:
-    """Rising sizes and delays, which nothing but the name of the file tells from times and rates."""
+    """Return whether this is a file of sizes and delays. Only its name distinguishes it from times and rates."""
     return "latency-offset" in source.path.name and len(source.first_cells) == 2
 
 
 def read_size_delays(source: Source, said: Told) -> Trace:
-    """A size in bytes, in steps of 100 from 100 on, and the delay that a packet of this size has besides (ms)."""
+    """Read sizes in bytes (100, 200, ...) and the additional delay of a packet of each size (ms, may be negative)."""
     lines, values = source.columns(2)
     sizes, delays_ms = values.T
     source.need(
@@ -90,7 +90,7 @@ def read_size_delays(source: Source, said: Told) -> Trace:
 
 
 def with_trains(trace: Trace) -> Trace:
-    """The trace whose delivery chances are of `TRAIN_BYTES` in directions that have packet trains, as CellReplay plays them."""
+    """Set the size of delivery opportunities to `TRAIN_BYTES` in directions that have packet trains, as CellReplay does."""
 
     def scaled(way: Direction) -> Direction:
         if way.trains is None or way.rate is None or way.packets is None:
@@ -113,7 +113,7 @@ def is_nyu_mets(source: Source) -> bool:
 
 
 def read_nyu_mets(source: Source, said: Told) -> Trace:
-    """A line is a second: the rate that iPerf reported, and its unit."""
+    """Read one line per second: the rate that iPerf reported, and its unit."""
     rates_bps, lines = [], []
     for line, text in source.lines:
         cells = [cell.strip() for cell in text.replace(",", " ").split()]

@@ -1,4 +1,4 @@
-"""A network trace as a scenario names it: one file or several, what they do not state, a part of them."""
+"""The network trace that a scenario names: its files, what the files do not state, and the part to use."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ class TraceChoice:
     """Files of a network trace, and how to read them.
 
     Attributes:
-        files: paths; several belong together.
-        directions: of each file; empty where the files say it, or one file is the downlink.
-        unit: what the files do not state, as for `units.told`.
-        window_s: as for `excerpt`.
-        time_scale: as for `excerpt`.
+        files: paths; several files form one trace.
+        directions: direction of each file; empty if the files state it or the only file is the downlink.
+        unit: units that the files do not state, in the syntax of `units.told`.
+        window_s: the argument of `excerpt`.
+        time_scale: the argument of `excerpt`.
     """
 
     files: tuple[str, ...]
@@ -40,7 +40,7 @@ class TraceChoice:
             raise TraceError(f"{self.files[0]}: {error}") from None
 
     def _directions(self) -> Trace:
-        """The trace whose directions are each read from a file of their own."""
+        """Read each direction from its own file."""
         ways: dict[Way, Direction] = {"down": Direction(), "up": Direction()}
         formats, notes = [], []
         for way, file in zip(self.directions, self.files, strict=True):

@@ -1,4 +1,4 @@
-"""A part of a trace, or one that is played faster or slower."""
+"""Excerpts of traces, and traces at another speed."""
 
 import math
 from dataclasses import replace
@@ -14,15 +14,15 @@ TIME_SCALE = (1e-6, 1e6)
 
 
 def excerpt(trace: Trace, window_s: Window | None = None, time_scale: float = 1.0) -> Trace:
-    """The trace between two of its times, with every time multiplied by a factor. Rates, delays and losses stay as they are.
+    """Cut a window out of a trace and multiply its times by a factor. Rates, delays and losses do not change.
 
     Args:
         trace: any network trace.
-        window_s: from and until when, in seconds of the trace as it stands in the file; None for all of it.
-        time_scale: 0.5 plays the trace twice as fast.
+        window_s: begin and end, in seconds of the trace in the file; None for the whole trace.
+        time_scale: factor of all times; 0.5 plays the trace twice as fast.
 
     Raises:
-        TraceError: the window is empty or lies beyond the trace, or the factor is out of range.
+        TraceError: the window is empty or ends after the trace, or the factor is out of range.
     """
     begin_s, end_s = _checked(window_s, time_scale, trace.duration_s)
     if window_s is None and time_scale == 1.0:
@@ -45,7 +45,11 @@ def excerpt(trace: Trace, window_s: Window | None = None, time_scale: float = 1.
 
 
 def excerpt_of_arrivals(trace: Arrivals, window_s: Window | None = None, time_scale: float = 1.0) -> Arrivals:
-    """As `excerpt`, for arrivals: those in the window, counted from the first of them; 0.5 doubles the rate of requests."""
+    """Cut arrivals as `excerpt` does. Times count from the first request in the window; a factor of 0.5 doubles the request rate.
+
+    Raises:
+        TraceError: as `excerpt`, or the window has no two requests at different times.
+    """
     times_s = trace.requested_s
     begin_s, end_s = _checked(window_s, time_scale, math.inf)
     if window_s is None and time_scale == 1.0:
@@ -62,7 +66,7 @@ def excerpt_of_arrivals(trace: Arrivals, window_s: Window | None = None, time_sc
 
 
 def times_in_window(times_s: Floats, window_s: Window | None, time_scale: float) -> Floats:
-    """Times within a window, counted from its begin, multiplied by a factor. Raises TraceError as `excerpt`, or if none is left."""
+    """Return the times within a window, from its begin, multiplied by a factor. Raises TraceError as `excerpt`, or if none is left."""
     begin_s, end_s = _checked(window_s, time_scale, math.inf)
     if window_s is None:
         return times_s * time_scale
@@ -86,13 +90,13 @@ def _checked(window_s: Window | None, time_scale: float, duration_s: float) -> W
 
 
 def excerpt_notes(window_s: Window | None, time_scale: float) -> tuple[str, ...]:
-    """What to say of an excerpt."""
+    """Return notes that describe an excerpt."""
     window = () if window_s is None else (f"the window from {window_s[0]:g} s to {window_s[1]:g} s",)
     return (*window, *((f"times multiplied by {time_scale:g}",) if time_scale != 1.0 else ()))
 
 
 def _trains(trains: Trains, begin_s: float, end_s: float, time_scale: float) -> Trains:
-    """The trains of a window; each stays as it is."""
+    """Return the trains of a window. Their offsets are not scaled."""
     if begin_s == 0.0 and end_s >= trains.duration_s:
         return Trains(trains.times_s * time_scale, trains.offsets_s, trains.duration_s * time_scale)
     passes = np.arange(math.floor(begin_s / trains.duration_s), math.ceil(end_s / trains.duration_s))
@@ -106,7 +110,7 @@ def _trains(trains: Trains, begin_s: float, end_s: float, time_scale: float) -> 
 def _steps(
     series: RateSeries | StepSeries, begin_s: float, end_s: float, time_scale: float
 ) -> tuple[Floats, Floats, float]:
-    """Times, values and duration of the window of a series, which is repeated where it is shorter than the trace."""
+    """Return times, values and duration of the window of a series. A series shorter than the trace repeats."""
     if begin_s == 0.0 and end_s == series.duration_s:
         values = series.rate_bps if isinstance(series, RateSeries) else series.values
         return series.times_s * time_scale, values, series.duration_s * time_scale

@@ -1,17 +1,17 @@
-"""Scheduling gaps: a generator of rates with the pauses that means of seconds hide, fitted to a packet-delivery trace.
+"""Scheduling gaps: a generator of rates with pauses that 1-second means hide, fitted to a packet-delivery trace.
 
-A cell serves a device in turns: between them nothing passes. The model has a level, the same for both directions, and at each level
-a direction alternates between runs, in which it carries a rate drawn for the run, and gaps, in which it carries nothing.
+A cell serves its devices in turns, and a device receives nothing between its turns. The model has a level, common to both directions.
+At each level a direction alternates between runs, which carry a rate drawn for the run, and gaps, which carry nothing.
 
-- The level changes every second. It is the quantile, of equally likely ones, in which a Gaussian process lies: a slow part, AR(1)
-  with a time constant of `slow_s` and `slow_share` of the variance, and noise.
-- A gap begins at random, `gaps_per_s` in each second of a run. Lengths of gaps are drawn so that each of `gaps_ms` takes its share of the
-  time in gaps (`GAP_SHARES`), and rates of runs so that each of `rates` holds for its share of the time in runs (`RUN_SHARES`). This
-  keeps the time in gaps, and the wait of a message that meets one, which goes with the sum of squared lengths.
-- Rates are scaled to the mean asked for.
+- The level changes every second. It is the quantile (all are equally likely) of a Gaussian process: an AR(1) process with time constant
+  `slow_s` and a share `slow_share` of the variance, plus white noise.
+- Gaps begin at random, `gaps_per_s` per second of a run. Gap lengths are drawn such that each of `gaps_ms` takes its share of the time
+  in gaps (`GAP_SHARES`), and rates such that each of `rates` takes its share of the time in runs (`RUN_SHARES`). This preserves the time
+  in gaps and the mean wait of a message in a gap, which is proportional to the sum of squared lengths.
+- Rates are scaled to the requested mean.
 
-To fit, each second of the trace is ranked by how long two packets each way take from a random time in it: ranks make the levels, and their
-normal scores the Gaussian process, whose autocorrelation over 20 s gives its two figures.
+The fit ranks each second of the trace by the mean time that two packets in each direction take from a random time in it. The ranks give
+the levels. Their normal scores are the Gaussian process, whose autocorrelation over 20 s gives `slow_s` and `slow_share`.
 """
 
 import math
@@ -36,30 +36,30 @@ from simulator.traces.series import Floats, RateSeries
 from simulator.traces.trace import Trace
 
 FILE = Path(__file__).parent / "gaps.yaml"
-GAP_S = 0.01  # a shorter pause is part of a run
+GAP_S = 0.01  # shortest gap; a shorter pause is part of a run
 GAP_SHARES = np.array([0.15, 0.2, 0.2, 0.2, 0.15, 0.1])
 RUN_SHARES = np.array([0.1, 0.2, 0.2, 0.2, 0.2, 0.1])
-LEAST_CYCLE_S = 0.005  # mean of a run and a gap
+LEAST_CYCLE_S = 0.005  # least mean duration of a run and a gap together
 LEVELS = 4
 PROBE_BITS = 24_000.0  # two packets
 LAGS_S = 20
 SLOW_S = (5.0, 8.0, 12.0, 20.0, 30.0, 50.0)
 LEAST_S = 30.0
-COARSEST_S = 0.15  # mean time between changes of the rate: a coarser trace has no gaps to see
+COARSEST_S = 0.15  # longest mean time between rate changes: a coarser trace does not show gaps
 MOST_S = 1e5
-_RUN_ON = 1e9  # seconds of a run where no gap begins
+_RUN_ON = 1e9  # mean seconds of a run at a level without gaps
 
 Ints = NDArray[np.int64]
 Shares = Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], BeforeValidator(items)]
 
 
 class GapLevel(Part):
-    """Seconds with about the same wait, in one direction.
+    """One direction during the seconds of one level, which have similar waits.
 
     Attributes:
-        gaps_per_s: gaps that begin, per second of runs.
-        gaps_ms: lengths of gaps, each for its share of the time in gaps (15, 20, 20, 20, 15 and 10 %); empty without gaps.
-        rates: rates of runs relative to one another, each for its share of the time in runs (10, 20, 20, 20, 20 and 10 %).
+        gaps_per_s: number of gaps that begin per second of runs.
+        gaps_ms: lengths of gaps, each with its share of the time in gaps (15, 20, 20, 20, 15 and 10 %); empty without gaps.
+        rates: relative rates of runs, each with its share of the time in runs (10, 20, 20, 20, 20 and 10 %).
     """
 
     gaps_per_s: float = Field(ge=0, le=1000)
@@ -83,8 +83,8 @@ class Gaps(Part):
     """A fitted trace: see the module.
 
     Attributes:
-        slow_s: time constant of the slow part of the process that gives the level.
-        slow_share: share of its variance.
+        slow_s: time constant of the AR(1) part of the process that gives the level.
+        slow_share: share of the AR(1) part in the variance of the process.
         down: gaps and rates of each level on the downlink, from short waits to long ones.
         up: the same for the uplink; equal number of levels.
     """
@@ -109,8 +109,8 @@ class Fit(Part):
 
     Attributes:
         source: the trace.
-        down_mbps: its mean rate.
-        up_mbps: its mean rate.
+        down_mbps: mean rate of its downlink.
+        up_mbps: mean rate of its uplink.
         gaps: the fit.
     """
 
@@ -122,15 +122,15 @@ class Fit(Part):
 
 @cache
 def fitted() -> dict[str, Fit]:
-    """The fits of `gaps.yaml` by name."""
+    """Return the fits of `gaps.yaml` by name."""
     return {name: Fit.model_validate(fields) for name, fields in yamlfile.read(FILE, shipped=True).data.items()}
 
 
 def fit(trace: Trace, levels: int = LEVELS) -> Gaps:
-    """The model of a packet-delivery trace.
+    """Fit the model to a packet-delivery trace of both directions.
 
     Raises:
-        TraceError: a direction is missing, or the trace is too short or too coarse.
+        TraceError: a direction is missing or carries nothing (in all or at one level), or the trace is too short or too coarse.
     """
     series = []
     for way, rate in (("down", trace.down.rate), ("up", trace.up.rate)):
@@ -155,7 +155,7 @@ def fit(trace: Trace, levels: int = LEVELS) -> Gaps:
 
 
 def as_yaml(gaps: Gaps) -> str:
-    """As `gaps.yaml` and `rate:` of a network hold it."""
+    """Format the model as in `gaps.yaml` and under `rate:` of a network."""
     lines = [f"slow_s: {gaps.slow_s:g}", f"slow_share: {gaps.slow_share:g}"]
     for way, levels in (("down", gaps.down), ("up", gaps.up)):
         lines.append(f"{way}:")
@@ -166,7 +166,7 @@ def as_yaml(gaps: Gaps) -> str:
 
 
 def generate(gaps: Gaps, down_bps: float, up_bps: float, seed: int, duration_s: float) -> tuple[RateSeries, RateSeries]:
-    """Down- and uplink of these mean rates. Equal arguments give equal series; times are multiples of 0.1 ms.
+    """Generate a downlink and an uplink with these mean rates. Equal arguments give equal series. Times are multiples of 0.1 ms.
 
     Raises:
         TraceError: the duration is outside 10 s to 1e5 s, or nothing passes in all of it.
@@ -174,7 +174,7 @@ def generate(gaps: Gaps, down_bps: float, up_bps: float, seed: int, duration_s: 
     if not 10.0 <= duration_s <= MOST_S:
         raise TraceError(f"duration_s must be 10 to {MOST_S:g}, got {duration_s:g}")
     steps = math.ceil(duration_s)
-    # Since 1 s is a step, the process has the autocorrelation slow_share * exp(-k / slow_s) at lag k.
+    # A step is 1 s, so the autocorrelation of the process at lag k is slow_share * exp(-k / slow_s).
     slow, noise = stream(seed, "trace.gaps.level").standard_normal((2, steps))
     memory = math.exp(-1.0 / gaps.slow_s)
     slow[1:] *= math.sqrt(1.0 - memory**2)
@@ -197,7 +197,7 @@ def _direction(
     tables = []
     for one in levels:
         lengths_s = 1e-3 * np.array(one.gaps_ms)
-        chances = GAP_SHARES / lengths_s if len(lengths_s) else np.ones(1)  # of a share of time: longer gaps are fewer
+        chances = GAP_SHARES / lengths_s if len(lengths_s) else np.ones(1)  # of time: longer gaps are rarer
         bounds = (np.cumsum(chances) / chances.sum())[:-1].tolist()
         tables.append((1.0 / one.gaps_per_s if one.gaps_per_s else _RUN_ON, bounds, lengths_s.tolist(), one.rates))
     times, rates = [], []
@@ -229,7 +229,7 @@ def _endless(draw: Callable[[int], Floats]) -> Iterator[float]:
 
 
 def _waits(series: RateSeries, count: int) -> Floats:
-    """float64 [count]: mean over each second of the time that `PROBE_BITS` take from then on; the series repeats."""
+    """Return float64 [count], the time that `PROBE_BITS` take, averaged over starts in each second. The series repeats."""
     edges_s = np.append(series.times_s, series.duration_s)
     carried = np.append(0.0, np.cumsum(series.rate_bps * np.diff(edges_s)))
     begins_s = (np.arange(100 * count) + 0.5) / 100.0
@@ -241,7 +241,7 @@ def _waits(series: RateSeries, count: int) -> Floats:
 
 
 def _slow(scores: Floats) -> tuple[float, float]:
-    """slow_s and slow_share by least squares of the autocorrelation; a lag counts the less the longer it is."""
+    """Fit slow_s and slow_share to the autocorrelation by weighted least squares. Longer lags have lower weights."""
     scores = scores / scores.std()
     lags = np.arange(1, LAGS_S + 1)
     found = np.array([np.mean(scores * np.roll(scores, -lag)) for lag in lags])
@@ -266,7 +266,7 @@ def _levels(series: RateSeries, level_of: Ints, levels: int) -> tuple[GapLevel, 
         return level_of[np.minimum(times_s.astype(np.int64), len(level_of) - 1)]
 
     gap_level = at(ends_s[:-1])
-    # Runs are cut at seconds, since a second has a level.
+    # Runs are cut at whole seconds because each second has its own level.
     cuts_s = np.unique(np.concatenate([begins_s, ends_s, np.arange(len(level_of) + 1.0)]))
     middles_s = 0.5 * (cuts_s[1:] + cuts_s[:-1])
     run = np.searchsorted(begins_s, middles_s, side="right") - 1
@@ -291,7 +291,7 @@ def _levels(series: RateSeries, level_of: Ints, levels: int) -> tuple[GapLevel, 
 
 
 def _by_share(seconds: Floats, amounts: Floats, shares: Floats) -> Floats:
-    """float64 [shares]: amount per second over each share of the time, in the order given."""
+    """Return float64 [shares], the amount per second within each consecutive share of the time."""
     time_s = np.append(0.0, np.cumsum(seconds))
     bounds = np.append(0.0, np.cumsum(shares)) * time_s[-1]
     held: Floats = np.diff(np.interp(bounds, time_s, np.append(0.0, np.cumsum(amounts)))) / np.diff(bounds)

@@ -1,4 +1,4 @@
-"""Generators of network traces: log-normal AR(1) rates with outages, and the steps of a LEO link.
+"""Generators of network traces: log-normal AR(1) rates with outages, and LEO links that change in steps.
 
 The rate is x_t = exp(mu + s z_t) with z_t = phi z_{t-1} + sqrt(1 - phi^2) e_t and e_t standard normal (a Gauss-Markov process), one
 value a second. Outages follow an independent two-state Markov chain, with rate 0 in both directions. Each direction is scaled to the
@@ -21,7 +21,7 @@ from simulator.traces.trace import Direction, Trace
 
 STEP_S = 1.0
 LONGEST_S = 1e6
-LEO_STEPS_S = (12.0, 27.0, 42.0, 57.0)  # of every minute
+LEO_STEPS_S = (12.0, 27.0, 42.0, 57.0)  # seconds of every minute at which a LEO link changes
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class LogRate:
     autocorrelation: float
 
     def sd_ln(self, outage_share: float = 0.0) -> float:
-        """Standard deviation of ln rate while the link is up: s^2 = ln((1 + cv^2)(1 - share)).
+        """Return the standard deviation of ln rate while the link is up: s^2 = ln((1 + cv^2)(1 - share)).
 
-        From E[x] = (1 - share) m and E[x^2] = (1 - share) m^2 exp(s^2).
+        It follows from E[x] = (1 - share) m and E[x^2] = (1 - share) m^2 exp(s^2), with m the mean while the link is up.
 
         Raises:
-            TraceError: the outages alone vary more than cv.
+            TraceError: the outages alone give a coefficient of variation above cv.
         """
         spread = (1.0 + self.cv**2) * (1.0 - outage_share)
         if spread < 1.0:
@@ -58,8 +58,8 @@ class Outages:
     """Outages of geometric length.
 
     Attributes:
-        share: of time, above 0 and below 1.
-        run_s: mean length of one outage, at least a second.
+        share: share of the time in outages, above 0 and below 1.
+        run_s: mean length of one outage in seconds, at least 1 and at least share / (1 - share).
     """
 
     share: float
@@ -68,7 +68,7 @@ class Outages:
 
 @dataclass(frozen=True)
 class Leo:
-    """A round trip drawn anew at each step, uniformly within spread_ms of rtt_ms."""
+    """Round trip of a LEO link: drawn at each step, uniformly from rtt_ms - spread_ms to rtt_ms + spread_ms."""
 
     rtt_ms: float
     spread_ms: float
@@ -81,9 +81,9 @@ class Kind:
     Attributes:
         down: rates of the downlink.
         up: rates of the uplink.
-        outages: None for none.
-        source: where the figures come from.
-        leo: of a link that steps every 15 s; None for other links.
+        outages: outages of both directions at once; None for none.
+        source: source of the figures.
+        leo: round trip of a LEO link, which changes every 15 s; None for other links.
     """
 
     down: LogRate
@@ -176,7 +176,7 @@ def generate(kind: str, seed: int, duration_s: float) -> Trace:
 
 
 def generate_as(parameters: Kind, name: str, seed: int, duration_s: float) -> Trace:
-    """As `generate`, for given parameters; `name` keys the random streams. Raises TraceError for parameters out of range."""
+    """Generate a trace from given parameters. `name` seeds the random streams. Raises TraceError for parameters out of range."""
     _check(parameters, duration_s)
     if parameters.leo is not None:
         return _leo(parameters, parameters.leo, name, seed, duration_s)
@@ -196,14 +196,14 @@ def generate_as(parameters: Kind, name: str, seed: int, duration_s: float) -> Tr
 
 
 def ar1(phi: float, steps: int, random: np.random.Generator) -> Floats:
-    """float64 [steps]: a stationary Gauss-Markov process of mean 0, variance 1 and lag-1 autocorrelation phi."""
+    """Draw float64 [steps], a stationary Gauss-Markov process of mean 0, variance 1 and lag-1 autocorrelation phi."""
     noise = random.standard_normal(steps)
     noise[1:] *= math.sqrt(1.0 - phi**2)
     return np.array(list(accumulate(noise.tolist(), lambda z, e: phi * z + e)))
 
 
 def outages(parameters: Outages, steps: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """bool [steps]: whether each second is in an outage: a stationary two-state chain whose outages end with probability 1 / run."""
+    """Draw bool [steps], whether each second is in an outage, from a stationary two-state chain. Outages end with probability 1 / run_s."""
     ends = STEP_S / parameters.run_s
     begins = ends * parameters.share / (1.0 - parameters.share)
     out = np.empty(steps, dtype=bool)
@@ -215,12 +215,12 @@ def outages(parameters: Outages, steps: int, random: np.random.Generator) -> NDA
 
 
 def _leo(parameters: Kind, leo: Leo, name: str, seed: int, duration_s: float) -> Trace:
-    """At seconds 12, 27, 42 and 57 of a minute nothing passes for 50 to 200 ms; then rates and delay are drawn anew."""
+    """Generate a LEO link. At seconds 12, 27, 42 and 57 of a minute nothing passes for 50 to 200 ms; then rates and delay are redrawn."""
     minutes = np.arange(math.ceil(duration_s / 60.0)) * 60.0
     steps_s = (minutes[:, None] + np.array(LEO_STEPS_S)).ravel()
     steps_s = steps_s[steps_s < duration_s]
     holds_s = np.round(stream(seed, "trace.leo.hold", name).uniform(*LEO_HOLD_S, len(steps_s)), 4)
-    starts_s = np.append(0.0, steps_s + holds_s)  # of what is new after each step
+    starts_s = np.append(0.0, steps_s + holds_s)  # times from which the values drawn at each step apply
     kept = starts_s < duration_s
     rtt_ms = leo.rtt_ms + stream(seed, "trace.leo.delay", name).uniform(-leo.spread_ms, leo.spread_ms, len(starts_s))
     delay_s = StepSeries(starts_s[kept], np.round(rtt_ms[kept], 1) / 2e3, duration_s)

@@ -1,4 +1,4 @@
-"""Fields of JSON objects, checked: errors name the key, what was found and what is allowed."""
+"""Validated fields of JSON objects. Errors name the key, what was found and what is allowed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,18 @@ def number(source: Source, value: Any, place: str, most: float, line: int | None
 def numbers_of(
     source: Source, records: Sequence[Record], key: str, most: float = 1e12, missing: float | None = None
 ) -> Floats:
-    """float64 [records] of one key. missing: what an absent key or null stands for; None where every record must hold a number."""
+    """Return float64 [records], the values of one key.
+
+    Args:
+        source: the file, named in errors.
+        records: the objects.
+        key: the key.
+        most: largest value allowed; the least is 0.
+        missing: value of an absent key or null; None if every record must have a number.
+
+    Raises:
+        TraceError: a value is missing, not a number or out of range.
+    """
     values = np.empty(len(records))
     for i, record in enumerate(records):
         value = record.value.get(key)
@@ -43,14 +54,14 @@ def numbers_of(
 
 
 def number_list(source: Source, data: dict[str, Any], key: str, most: float = 1e12) -> Floats:
-    """float64 [n] of a key that holds a list of numbers, at least one."""
+    """Return float64 [n], the values of a key that must hold a non-empty list of numbers of 0 to `most`. Raises TraceError."""
     if not isinstance(data[key], list) or not data[key]:
         source.fail(f"key {key}: must be a list of numbers, got {found(data[key])}")
     return np.array([number(source, value, f"{key}[{i}]", most) for i, value in enumerate(data[key])])
 
 
 def objects(source: Source, entries: Any, place: str) -> list[Record]:
-    """A list of JSON objects, at least one, within a document."""
+    """Return the records of a list within a document, which must hold at least one JSON object. Raises TraceError."""
     if not isinstance(entries, list) or not entries:
         source.fail(f"key {place or '(top)'}: must be a list of objects, got {found(entries)}")
     for i, entry in enumerate(entries):

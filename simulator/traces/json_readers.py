@@ -1,6 +1,6 @@
 """Readers of network traces in JSON: Sabre, OpenNetLab, Genet/Pantheon, iperf3.
 
-Each takes a `Source` of its format and what the user says of it. What the keys mean stands in docs/traces.md.
+Each reader takes a `Source` of its format and the user's `Told`. docs/traces.md explains the keys.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ def is_sabre(source: Source) -> bool:
 
 
 def read_sabre(source: Source, said: Told) -> Trace:
-    """Entries played in order and looped: duration_ms, bandwidth_kbps, latency_ms (a round trip; may be absent from all)."""
+    """Read entries that are played in order and looped: duration_ms, bandwidth_kbps, latency_ms (a round trip; in all or none)."""
     entries = objects(source, source.json(), "")
     duration_s = numbers_of(source, entries, "duration_ms") / 1e3
     rate_bps = numbers_of(source, entries, "bandwidth_kbps", MOST_BPS / 1e3) * 1e3
@@ -48,7 +48,7 @@ def is_opennetlab(source: Source) -> bool:
 
 
 def read_opennetlab(source: Source, said: Told) -> Trace:
-    """Per direction a trace_pattern of duration ms, capacity kbit/s and, where told, loss (a share) and rtt (ms)."""
+    """Read a trace_pattern per direction: duration (ms), capacity (kbit/s) and optionally loss (a share) and rtt (ms)."""
     data = source.json()
     ways: dict[str, Direction] = {}
     rtt_s: list[StepSeries] = []
@@ -75,7 +75,7 @@ def read_opennetlab(source: Source, said: Told) -> Trace:
     down, up = ways["downlink"], ways["uplink"]
     if down.rate is None and up.rate is None:
         source.fail("neither downlink nor uplink holds a trace_pattern")
-    # Where one direction alone gives the round trip, the other shares it; where both do, each gives its own half.
+    # If only one direction has a round trip, both take half of it. If both have one, each takes half of its own.
     halves = [replace(one, values=one.values / 2.0) for one in rtt_s]
     if not halves:
         return Trace("opennetlab-json", down, up)
@@ -93,9 +93,9 @@ def is_pantheon(source: Source) -> bool:
 
 
 def read_pantheon(source: Source, said: Told) -> Trace:
-    """timestamps (s); bandwidths (Mbit/s), delays (one-way, ms) and loss (a share), each value from its time stamp on.
+    """Read timestamps (s), bandwidths (Mbit/s), delays (one-way, ms) and loss (a share). A value applies from its time stamp on.
 
-    The last time stamp is the end of the trace, so the last value holds for no time.
+    The last time stamp is the end of the trace, so the last value is not used.
     """
     data = source.json()
     times_s = number_list(source, data, "timestamps")
@@ -142,8 +142,10 @@ def is_iperf3(source: Source) -> bool:
 
 
 def read_iperf3(source: Source, said: Told) -> Trace:
-    """Intervals of `iperf3 --json` or `--json-stream`; the client is the device: it sends up, with --reverse it receives down, with
-    --bidir both. The server's file tells the same flows, as they arrived or left there.
+    """Read the intervals of `iperf3 --json` or `--json-stream`.
+
+    The client is the device: it sends on the uplink, receives on the downlink with --reverse, and does both with --bidir. The server's
+    file has the same flows, as measured at the server.
     """
     data = _iperf3_events(source) if "event" in source.json_head() else source.json()
     if isinstance(data.get("error"), str):
@@ -166,7 +168,7 @@ def read_iperf3(source: Source, said: Told) -> Trace:
         if kept:
             rates[way], found_gaps = _iperf3_rate(source, kept, key)
             gaps += [note for note in found_gaps if note not in gaps]
-            if kept[0].value.get("sender", (way == "up") != server) is True:  # versions before 3.7 do not say it
+            if kept[0].value.get("sender", (way == "up") != server) is True:  # versions before 3.7 do not write the key
                 sent.append(f"{way}link")
     if not rates:
         source.fail("key intervals: none holds a sum that was not omitted; allowed: at least one")
@@ -180,7 +182,7 @@ def read_iperf3(source: Source, said: Told) -> Trace:
 
 
 def _iperf3_events(source: Source) -> dict[str, Any]:
-    """What `--json-stream` writes an object a line, as `--json` would have written it at the end."""
+    """Convert the output of `--json-stream`, one object per line, to the object that `--json` writes at the end."""
     data: dict[str, Any] = {"intervals": []}
     for record in source.records():
         event = record.value.get("event")
@@ -194,7 +196,7 @@ def _iperf3_events(source: Source) -> dict[str, Any]:
 
 
 def _iperf3_rate(source: Source, kept: list[Record], key: str) -> tuple[RateSeries, tuple[str, ...]]:
-    """The rate, and what to say of intervals that are missing."""
+    """Return the rate, and notes on missing intervals."""
     starts_s, ends_s = numbers_of(source, kept, "start", 1e9), numbers_of(source, kept, "end", 1e9)
     rate_bps = numbers_of(source, kept, "bits_per_second", MOST_BPS)
     for i in np.flatnonzero((ends_s < starts_s) | (np.diff(starts_s, prepend=starts_s[0]) < 0.0)):
@@ -209,7 +211,7 @@ def _iperf3_rate(source: Source, kept: list[Record], key: str) -> tuple[RateSeri
 
 
 def _segments(source: Source, durations_s: Floats, values: Floats, place: str) -> tuple[Floats, Floats, float]:
-    """Start times, values and whole duration of segments played in order; a segment of no duration says nothing."""
+    """Return start times, values and total duration of segments played in order. Segments of duration 0 are dropped."""
     if not durations_s.sum() > 0.0:
         source.fail(f"key {place or '(top)'}: the durations add up to 0; allowed: > 0")
     ends_s = np.cumsum(durations_s)

@@ -1,4 +1,4 @@
-"""JSON text: one document, an array, one document a line, or documents one after another."""
+"""Parser of JSON text: one document, an array, one document per line, or concatenated documents."""
 
 import json
 import re
@@ -9,7 +9,7 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _BEGINS = re.compile(r'\{\s*["}]|\[\s*[{\["\]]')  # other brackets open log lines and the like
 
 
-# iperf3 tells these of every socket, under one name.
+# iperf3 repeats these keys in one object, once per socket.
 _OF_EACH_SOCKET = frozenset(["sock_bufsize", "sndbuf_actual", "rcvbuf_actual", "tcp_mss", "tcp_mss_default"])
 
 
@@ -19,11 +19,11 @@ class _Twice(Exception):
 
 @dataclass
 class Documents:
-    """The documents of a text, as far as it can be read.
+    """The documents of a text up to the first error.
 
     Attributes:
-        found: (line on which it begins, value) of each document.
-        error: (line, what is wrong) of what follows them; None where nothing does.
+        found: (first line, value) of each document.
+        error: (line, description) of the error after them; None if the whole text was read.
     """
 
     found: list[tuple[int, Any]] = field(default_factory=list)
@@ -47,14 +47,14 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
 
 
 def begins_like_json(text: str) -> bool:
-    """Whether the text begins as a JSON object, or as an array of objects, arrays or strings."""
+    """Return whether the text begins like a JSON object, or like an array of objects, arrays or strings."""
     return _BEGINS.match(text.lstrip()) is not None
 
 
 def documents(text: str) -> Documents:
-    """Read documents one after another until the text ends or cannot be read on."""
+    """Read documents until the end of the text or the first error."""
     result = Documents()
-    place = _BLANK.match(text).end()  # type: ignore[union-attr]  # it matches everywhere
+    place = _BLANK.match(text).end()  # type: ignore[union-attr]  # the pattern matches everywhere
     line = 1 + text.count("\n", 0, place)
     while place < len(text):
         try:
@@ -75,7 +75,7 @@ def documents(text: str) -> Documents:
 
 
 def item_lines(text: str) -> list[int]:
-    """The line on which each item of the array that the text consists of begins."""
+    """Return the first line of each item of the JSON array that the text consists of."""
     lines: list[int] = []
     line = 1
     place = text.index("[") + 1

@@ -1,6 +1,6 @@
-"""Readers of files of bare numbers, one, two or seven a line: mahimahi, LeoReplayer delays, time and rate, Starlink CSV.
+"""Readers of files of numbers, one, two or seven per line: mahimahi, LeoReplayer delays, time and rate, Starlink CSV.
 
-Each takes a `Source` of its format and what the user says of it. What the numbers mean stands in docs/traces.md.
+Each reader takes a `Source` of its format and the user's `Told`. docs/traces.md explains the numbers.
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ from simulator.traces.timing import gap_notes, held_rows, intervals, one_way, wa
 from simulator.traces.trace import Direction, Trace
 from simulator.traces.units import LENGTH_S, MOST_TIME, TIME_UNITS, Told, ask_for_unit, unit_of_rates, unit_of_steps
 
-PACKET_BITS = 12_000  # of one mahimahi delivery chance: 1500 bytes
+PACKET_BITS = 12_000  # of one mahimahi delivery opportunity: 1500 bytes
 CHANCE_BPS = (1e4, 5e9)  # plausible mean rates of a mahimahi trace
-DELAY_SLOT_S = 0.01  # of a LeoReplayer delay file
-FILLER_MS = 200.0  # stands for a delay where every probe of the Starlink CSV was lost
+DELAY_SLOT_S = 0.01  # duration of a line of a LeoReplayer delay file
+FILLER_MS = 200.0  # placeholder for the delay in rows of the Starlink CSV whose probes were all lost
 
 
 # --- one number a line ------------------------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ def is_integers(source: Source) -> bool:
 
 
 def read_integers(source: Source, said: Told) -> Trace:
-    """A mahimahi trace (delivery times, never decreasing) or a LeoReplayer delay file (ms per slot of 10 ms)."""
+    """Read a mahimahi trace (delivery times, never decreasing) or a LeoReplayer delay file (ms per slot of 10 ms)."""
     lines, values = source.columns(1)
     times = values[:, 0]
     source.need(times == np.floor(times), lines, times, "must be a whole number of milliseconds")
@@ -67,9 +67,9 @@ def read_integers(source: Source, said: Told) -> Trace:
 
 
 def _is_delays(times: Floats) -> bool:
-    """Whether this is a series of delays, rather than rising times with an error in them.
+    """Return whether the numbers are delays, rather than increasing times with an error among them.
 
-    Delays go up and down around one level, so their end is nowhere near their start plus the sum of all changes.
+    Delays vary around one level: the difference of last and first is far smaller than the sum of absolute changes.
     """
     change = np.diff(times)
     if len(times) < 10 or not (change < 0).any() or times.max() >= 5000:
@@ -78,7 +78,7 @@ def _is_delays(times: Floats) -> bool:
 
 
 def _chances(times: Floats, slots_per_s: float) -> RateSeries:
-    """k chances in one slot of time are k packets in it; the last time is time 0 of the next pass. times: in slots."""
+    """Return the rate of delivery times in slots: k times in a slot are k packets. The last time is time 0 of the next pass."""
     period = times[-1]
     starts, chances = np.unique(np.where(times == period, 0.0, times), return_counts=True)
     edges = np.unique(np.concatenate([[0.0], starts, starts + 1.0]))
@@ -103,7 +103,7 @@ def _are_numbers(cells: list[str]) -> bool:
 
 
 def read_time_rate(source: Source, said: Told) -> Trace:
-    """Time and rate; the rate of a line applies since the time of the previous line, so the first line only sets the start."""
+    """Read times and rates. A rate applies from the time of the previous line, so the first line only sets the start."""
     lines, values = source.columns(2)
     times, rates = values.T
     source.need(times >= 0, lines, times, "time must be >= 0")
@@ -134,7 +134,7 @@ def is_seven_columns(source: Source) -> bool:
 
 
 def read_starlink(source: Source, said: Told) -> Trace:
-    """Rate up, down (Mbit/s); one-way delay up, down (ms); loss up, down (shares); time (ms). An empty cell holds the last value."""
+    """Read rate up, down (Mbit/s); one-way delay up, down (ms); loss up, down (shares); time (ms). An empty cell repeats the last value."""
     lines, values = source.columns(7, np.nan)
     source.need(
         ~(values.min(axis=1) < 0),
@@ -153,7 +153,7 @@ def read_starlink(source: Source, said: Told) -> Trace:
     source.need_sorted(times, lines)
     if not (np.diff(times) > 0).any():
         source.fail("has no duration: two different times are needed")
-    # With steps below 10 ms the column is in seconds, or this is a file of another kind.
+    # Steps below 10 ms mean that the column is in seconds, or that the file has another format.
     time_unit = unit_of_steps(source, said, times, "ms", least_s=0.01)
     all_lost = (values[:, 2:4] == FILLER_MS).all(axis=1) & (values[:, 4:6] == 1.0).all(axis=1)
     values[all_lost, 2:4] = np.nan

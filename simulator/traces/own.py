@@ -1,4 +1,4 @@
-"""The project's own CSV of a network trace: what any other form can be turned into."""
+"""The project's own CSV format of traces, to which all other formats can be converted."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from simulator.traces.source import Source, held
 from simulator.traces.trace import Arrivals, Direction, Trace, on_one_grid
 from simulator.traces.units import Told
 
-# Column -> most allowed. rtt_ms and loss_pct say the same of both directions: half the round trip each, the same loss each.
+# Column -> maximum. rtt_ms and loss_pct apply to both directions: half the round trip and the whole loss each.
 COLUMNS = {
     "down_mbps": MOST_MBPS,
     "up_mbps": MOST_MBPS,
@@ -30,7 +30,7 @@ def is_own(source: Source) -> bool:
 
 
 def read_own(source: Source, said: Told) -> Trace:
-    """time_s and at least one of `COLUMNS`; an empty cell holds the value above it."""
+    """Read time_s and at least one of `COLUMNS`. An empty cell repeats the value above it."""
     table = source.table()
     for name in table.names:
         if name != "time_s" and name not in COLUMNS:
@@ -78,9 +78,11 @@ def read_own(source: Source, said: Told) -> Trace:
 
 
 def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
-    """The trace in the project's own CSV form, a row for each step of a series; shorter series are repeated.
+    """Format a trace as the project's own CSV, with one row for each step of a series. Shorter series repeat.
 
-    comment: lines put before the header, each after a `#`.
+    Args:
+        trace: the trace.
+        comment: lines to write before the header, each after `#`.
     """
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     if isinstance(trace, Arrivals):
@@ -95,7 +97,7 @@ def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
     duration_s = trace.duration_s
     times_s, values = on_one_grid([one for _, one, _ in series], duration_s)
     scaled = np.array([held_values * scale for held_values, (_, _, scale) in zip(values, series, strict=True)])
-    # The last row holds as long as the one before it, so a last interval of another length is written as two halves.
+    # The last row lasts as long as the one before it, so a last interval of another length is written as two halves.
     if len(times_s) < 2 or abs(duration_s - 2.0 * times_s[-1] + times_s[-2]) > 1e-8:
         times_s, scaled = (
             np.append(times_s, (times_s[-1] + duration_s) / 2.0),
@@ -110,7 +112,7 @@ def own_text(trace: Trace | Arrivals, comment: str = "") -> str:
 
 
 def _columns(trace: Trace) -> list[tuple[str, RateSeries | StepSeries, float]]:
-    """(column, series, factor to the column's unit) of every series of the trace."""
+    """Return (column, series, factor to the column's unit) of every series of the trace."""
     down, up = trace.down, trace.up
     columns: list[tuple[str, RateSeries | StepSeries | None, float]] = [
         ("down_mbps", down.rate, 1e-6),
@@ -135,7 +137,7 @@ def _same(one: StepSeries | None, other: StepSeries | None) -> bool:
 
 
 def _text(value: float) -> str:
-    """Twelve digits: enough for any measurement, and short where a product is 30.000000000000004."""
+    """Format with twelve digits, which suffice for measurements and hide rounding errors such as 30.000000000000004."""
     return f"{value:.12g}"
 
 

@@ -12,18 +12,18 @@ from simulator.traces.source import Source
 from simulator.traces.trace import Trace
 from simulator.traces.units import Told
 
-# Linux translates all of a line but the numbers of a probe: `64 octets de x : icmp_seq=1 ttl=9 temps=0,1 ms`.
+# Linux translates everything but icmp_seq, ttl and numbers: `64 octets de x : icmp_seq=1 ttl=9 temps=0,1 ms`.
 _TIME = r"(?<![^\s:])[^\W\d_]+[=<]\s*(\d+(?:[.,]\d+)?)\s*ms\b"
 _NUMBER = r"\bicmp_seq[=\s](\d+)\b"
-_REPLY = re.compile(rf"{_NUMBER}.*?{_TIME}")  # Linux, macOS, BusyBox with seq= below
-_REPLY_BUSYBOX = re.compile(rf" bytes from .*?\bseq=(\d+)\b.*?{_TIME}")  # httping has a seq= of its own
-_REPLY_WINDOWS = re.compile(rf"^Reply from \S+:(?: bytes=\d+.*?)? {_TIME}")  # tcping's replies name a port
-_REPLY_TRANSLATED = re.compile(r"[=<]\s?\d+\s?ms TTL=\d+$")  # of Windows, whose lost probes have words alone
+_REPLY = re.compile(rf"{_NUMBER}.*?{_TIME}")  # Linux and macOS
+_REPLY_BUSYBOX = re.compile(rf" bytes from .*?\bseq=(\d+)\b.*?{_TIME}")  # not httping, which prints seq= too
+_REPLY_WINDOWS = re.compile(rf"^Reply from \S+:(?: bytes=\d+.*?)? {_TIME}")  # not tcping, which names a port
+_REPLY_TRANSLATED = re.compile(r"[=<]\s?\d+\s?ms TTL=\d+$")  # of Windows; a lost probe is translated completely
 _NO_REPLY_WINDOWS = re.compile(
     r"^(Request timed out|Reply from |General failure|Hardware error|PING: transmit failed|Destination .*unreachable)"
 )
 _NO_REPLY = re.compile(_NUMBER)
-_NO_TIME = re.compile(r" bytes from |\bttl=\d|^Reply from .*\d\s?ms\b")  # a reply, though none with a time= of its own
+_NO_TIME = re.compile(r" bytes from |\bttl=\d|^Reply from .*\d\s?ms\b")  # a reply without time=
 _STAMP = re.compile(
     r"^\[?(?:(\d{9,}(?:\.\d+)?)|(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?))\b"
 )  # ping -D, or a script
@@ -34,16 +34,16 @@ _RECEIVED = re.compile(r"^\d+[^\d,]+,\s*([1-9]\d*)\b")
 _TOOK = re.compile(r"\b(\d+)\s*ms$")
 _FAST = re.compile(
     r"\bpipe \d|\bipg/ewma\b"
-)  # ends the statistics of probes sent before the last reply, or by its arrival
-LEAST_STEP_S = 0.19  # between probes of a user who is not root, 0.2 s by default
+)  # in the statistics if probes were sent before the previous reply, or at its arrival
+LEAST_STEP_S = 0.19  # least interval without root privileges, 0.2 s by default
 MOST_PROBES = 10**7
-SEQUENCE = 65536  # numbers of probes begin again after it
+SEQUENCE = 65536  # icmp_seq restarts after this many probes
 
 
 def is_ping_text(source: Source) -> bool:
     patterns: tuple[re.Pattern[str], ...] = (_REPLY, _REPLY_BUSYBOX, _REPLY_WINDOWS, _REPLY_TRANSLATED)
     lines = source.lines[:20]
-    if _HEAD.search(source.first):  # such a log may begin in an outage, or be one
+    if _HEAD.search(source.first):  # such a log may begin with an outage, or have no reply at all
         patterns += (_NO_REPLY, _NO_REPLY_WINDOWS, _SENT)
         lines = source.lines
     return any(pattern.search(text) for _, text in lines for pattern in patterns)
@@ -51,19 +51,19 @@ def is_ping_text(source: Source) -> bool:
 
 @dataclass
 class _PingLog:
-    """What the output of `ping` says.
+    """Content of the output of `ping`.
 
     Attributes:
-        replies: by number of the probe, the line of its reply and the round trip in ms.
-        sent_s: by number, when the probe was sent by the time stamp of its reply.
+        replies: by probe number, the line of the reply and the round trip in ms.
+        sent_s: by probe number, the send time: time stamp of the reply minus round trip.
         fractions: whether a time stamp has a fraction of a second.
-        below: replies of which a round trip below a number is told, such as time<1ms.
-        first: the lowest number of a probe; None without one.
-        last: the highest; -1 without one.
-        other_stamps: whether replies have time stamps of an unknown form.
-        ended: the line of the statistics at the end; 0 without them.
-        sent: probes by the statistics.
-        took_ms: their time by the statistics, where these say it.
+        below: number of replies that give an upper bound only, such as time<1ms.
+        first: lowest probe number; None without probes.
+        last: highest probe number; -1 without probes.
+        other_stamps: whether replies have time stamps in an unknown format.
+        ended: line of the final statistics; 0 without them.
+        sent: number of probes in the statistics.
+        took_ms: duration in the statistics, in ms; None if not stated.
     """
 
     replies: dict[int, tuple[int, float]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class _PingLog:
 
 
 def read_ping_text(source: Source, said: Told) -> Trace:
-    """What `ping` prints on Linux, macOS, BusyBox or, in English, Windows. Numbers without a reply are unanswered probes."""
+    """Read the output of `ping` on Linux, macOS, BusyBox or Windows in English. Numbers without a reply are unanswered probes."""
     log = _ping_log(source)
     first = min(log.first or 0, 1) if log.sent else (log.first or 0)
     heard = log.last - first + 1
@@ -107,7 +107,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
 
 def _ping_log(source: Source) -> _PingLog:
     log = _PingLog()
-    turn = 0  # what a number lacks after numbers began again
+    turn = 0  # offset of the numbers after icmp_seq restarted
     for line, text in source.lines:
         reply = _REPLY.search(text) or _REPLY_BUSYBOX.search(text)
         windows = _REPLY_WINDOWS.search(text)
@@ -156,7 +156,7 @@ def _ping_log(source: Source) -> _PingLog:
 
 
 def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
-    """Seconds between probes, and how they are known: by time stamps, by the statistics, else by the default of ping."""
+    """Return the seconds between probes and how they are known: from time stamps, the statistics, or the default of ping."""
     if len(log.sent_s) > 1 and (span_s := max(log.sent_s.values()) - min(log.sent_s.values())) > 0:
         step_s = span_s / (max(log.sent_s) - min(log.sent_s))
         return step_s, f"probes {step_s:.4g} s apart, by the time stamps"
@@ -168,7 +168,7 @@ def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
     step_s = log.took_ms / 1e3 / (log.sent - 1)
     fast = any(_FAST.search(text) for _, text in source.lines)
     if log.took_ms == 0 or (log.took_ms < 1e3 and step_s < LEAST_STEP_S and not fast):
-        # iputils of 2018 prints the time without its whole seconds: 60 probes in 59.06 s are "time 60ms".
+        # iputils of 2018 omits whole seconds: it prints "time 60ms" for 60 probes in 59.06 s.
         return 1.0, default + (
             f"the statistics at the end say {log.took_ms:g} ms for {log.sent} probes, "
             "from which some versions of ping leave out whole seconds"
@@ -177,7 +177,7 @@ def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
 
 
 def _ping_times(log: _PingLog, numbers: Floats, step_s: float) -> Floats:
-    """When each probe was sent: by time stamps with fractions of a second, so that a pause stays one; else evenly."""
+    """Return the send time of each probe: from time stamps with fractions of a second, which keep pauses; else evenly spaced."""
     known = sorted(log.sent_s)
     if len(known) < 2 or not log.fractions:
         return (numbers - numbers[:1]) * step_s
@@ -187,7 +187,7 @@ def _ping_times(log: _PingLog, numbers: Floats, step_s: float) -> Floats:
 
 
 def _seconds(source: Source, stamp: re.Match[str], line: int) -> float:
-    """A time stamp in seconds; a date without a zone is taken as UTC."""
+    """Return a time stamp in seconds. A date without a zone is taken as UTC."""
     if stamp[1]:
         return float(stamp[1])
     try:

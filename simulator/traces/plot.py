@@ -11,7 +11,7 @@ MOST_BINS = 20_000
 
 
 def plot(trace: Trace | Arrivals, title: str) -> bytes:
-    """PNG: a panel for each quantity that the trace has, over time."""
+    """Return a PNG with one panel over time for each quantity of the trace."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -33,7 +33,7 @@ def plot(trace: Trace | Arrivals, title: str) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("time, s", fontsize=9)
     axes[0].set_title(title, fontsize=10, loc="left", parse_math=False)
-    ConstrainedLayoutEngine().execute(figure)  # once: matplotlib would draw a figure that keeps its engine twice
+    ConstrainedLayoutEngine().execute(figure)  # run once here: savefig draws a figure that keeps a layout engine twice
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -58,7 +58,7 @@ def _network_panels(trace: Trace) -> list[tuple[str, list[Curve]]]:
 
 
 def _bins(series: RateSeries | StepSeries, scale: float) -> tuple[Floats, Floats]:
-    """Edges in s [n + 1] and means [n] of bins of a second, or of longer ones where a plot could not show so many."""
+    """Return edges in s [n + 1] and means [n] of 1-second bins, or of longer ones if there would be more than `MOST_BINS`."""
     width_s = max(1.0, series.duration_s / MOST_BINS)
     values = series.binned(width_s) * scale
     return np.minimum(np.arange(len(values) + 1.0) * width_s, series.duration_s), values

@@ -1,7 +1,8 @@
 """Readers of logs of phones and probes: G-NetTrack, ping as CSV, RIPE Atlas.
 
-An unanswered probe is a loss. Three or more in a row are an outage, in which every packet is lost; the others make a share that is
-the same over the rest of the log. A probe crosses the link twice, so each direction loses 1 - sqrt(1 - share).
+An unanswered ping is a loss. Three or more in a row are an outage, in which every packet is lost. The others give one loss share for
+the rest of the log. G-NetTrack and RIPE Atlas state a share for each row or result. A probe crosses the link twice, so each direction
+loses 1 - sqrt(1 - share).
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from simulator.traces.units import MOST_TIME, Told
 
 DAY_S = 86400.0
 OUTAGE_PROBES = 3  # unanswered in a row; at 10 % loss one in a thousand probes begins such a run by chance
-SPLIT_S = 5.0  # between G-NetTrack rows; stamps that skip are at most 3 s apart
-# As cells, in lower case.
+SPLIT_S = 5.0  # a longer pause between G-NetTrack rows is a gap; stamps that skip seconds are at most 3 s apart
+# Cells of an unanswered probe, in lower case.
 UNANSWERED = frozenset(
     [
         "",
@@ -43,15 +44,18 @@ UNANSWERED = frozenset(
 def probed(
     name: str, source: Source, times_s: Floats, rtt_ms: Floats, lines: Sequence[int] | None, notes: tuple[str, ...]
 ) -> Trace:
-    """A trace of single probes.
+    """Return the trace of a log with one round trip per probe.
 
     Args:
-        name: of the format.
+        name: the format.
         source: the file, named in errors.
-        times_s: float64 [n], when each probe was sent, never decreasing.
+        times_s: float64 [n], send time of each probe, never decreasing.
         rtt_ms: float64 [n], NaN for an unanswered probe.
         lines: line number of each probe, or None.
         notes: what the reader assumed.
+
+    Raises:
+        TraceError: a round trip is 0, no probe was answered, all have one time, or a gap is too long (`timing.gap_notes`).
     """
     source_lines = range(len(times_s)) if lines is None else lines
     source.need(
@@ -76,7 +80,7 @@ def probed(
 
 
 def _held(source: Source, times_s: Floats, rtt_ms: Floats, one: str, several: str) -> tuple[StepSeries, np.ndarray]:
-    """Round trips that hold until the next one; bool [n], the entries that count, of those at one time the last."""
+    """Return round trips, each valid until the next, and bool [n], the entries used: the last of those at one time."""
     filled = held(rtt_ms)
     if filled is None:
         source.fail(f"no {one} was answered; allowed: at least one round trip")
@@ -87,12 +91,12 @@ def _held(source: Source, times_s: Floats, rtt_ms: Floats, one: str, several: st
 
 
 def _each_way(share: Floats) -> Floats:
-    """The share of packets that each direction loses where `share` of the probes have no answer."""
+    """Return the loss share of each direction if a share of the probes is unanswered."""
     return 1.0 - np.sqrt(1.0 - share)
 
 
 def _runs(lost: np.ndarray) -> np.ndarray:
-    """bool [n]: whether each probe is in a run of at least `OUTAGE_PROBES` lost ones."""
+    """Return bool [n], whether each probe is in a run of at least `OUTAGE_PROBES` lost ones."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], lost, [False]]).astype(np.int8)))
     found = np.zeros(len(lost), dtype=bool)
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
@@ -108,7 +112,7 @@ def is_ping_csv(source: Source) -> bool:
 
 
 def read_ping_csv(source: Source, said: Told) -> Trace:
-    """A probe a row, sent at a time of day. A skipped probe number is an unanswered probe; its time is interpolated."""
+    """Read one probe per row, sent at a time of day. A skipped probe number is an unanswered probe; its time is interpolated."""
     table = source.table()
     times_s: list[float] = []
     for text, line in zip(table.texts("Probe Send Time"), table.lines, strict=True):
@@ -125,7 +129,7 @@ def read_ping_csv(source: Source, said: Told) -> Trace:
     numbers = table.numbers("Probe Number")
     source.need(numbers == np.floor(numbers), table.lines, numbers, "Probe Number must be a whole number")
     steps = np.diff(numbers)
-    if (steps < 1).any() or steps.sum() > 10 * len(numbers) + 1000:  # no running number: nothing is missing by it
+    if (steps < 1).any() or steps.sum() > 10 * len(numbers) + 1000:  # no running number: it shows no loss
         return probed("ping-csv", source, np.array(times_s), rtt_ms, table.lines, ())
     every = np.arange(numbers[0], numbers[-1] + 1)
     place = np.searchsorted(numbers, every)
@@ -140,7 +144,7 @@ def read_ping_csv(source: Source, said: Told) -> Trace:
 
 
 def _round_trips(table: Table, column: str) -> Floats:
-    """float64 [rows], ms; NaN for an unanswered probe."""
+    """Return float64 [rows] in ms, NaN for an unanswered probe."""
     cells = ["" if cell.lower() in UNANSWERED else cell for cell in table.texts(column)]
     values = table.source.parse([[cell] for cell in cells], table.lines, np.nan)
     table.source.need(~(values < 0.0), table.lines, values, f"{column} must be > 0, or empty for an unanswered probe")
@@ -155,7 +159,7 @@ def is_ripe_atlas(source: Source) -> bool:
 
 
 def read_ripe_atlas(source: Source, said: Told) -> Trace:
-    """Ping results of one probe: per result a Unix time and the round trips of its packets, mostly three."""
+    """Read ping results of one probe. A result has a Unix time and the round trips of its packets, usually three."""
     records = source.records()
     times_s = numbers_of(source, records, "timestamp", MOST_TIME)
     rtt_ms, lost = np.full(len(records), np.nan), np.zeros(len(records))
@@ -171,7 +175,7 @@ def read_ripe_atlas(source: Source, said: Told) -> Trace:
         packets = value.get("result")
         if value.get("type", "ping") != "ping" or not isinstance(packets, list) or not packets:
             source.fail(f"key {record.place}result: must be a list of the packets of a ping", record.line)
-        # A duplicate, and a reply too late to count, stand beside the entry of their packet.
+        # Duplicates and late replies are entries in addition to that of their packet.
         packets = [one for one in packets if not (isinstance(one, dict) and ("dup" in one or "late" in one))]
         if not packets:
             source.fail(f"key {record.place}result: holds late replies and duplicates alone", record.line)
@@ -210,10 +214,10 @@ def is_gnettrack(source: Source) -> bool:
 
 
 def read_gnettrack(source: Source, said: Told) -> Trace:
-    """One row about every second, DL_bitrate and UL_bitrate in kbit/s, pings on some rows.
+    """Read about one row per second: DL_bitrate and UL_bitrate in kbit/s, PINGAVG in ms and PINGLOSS in percent on some rows.
 
-    Stamps are whole seconds that repeat and skip, so rows are spread evenly from the first to the last, in each stretch without a
-    gap of more than 5 s. `-` or an empty cell holds the last value.
+    Stamps are whole seconds that repeat and skip. The rows between two gaps of more than 5 s are therefore spread evenly. `-` or an
+    empty cell repeats the value before it.
     """
     table = source.table()
     stamps = [_stamp(source, text, line) for text, line in zip(table.texts("Timestamp"), table.lines, strict=True)]
@@ -250,12 +254,12 @@ def read_gnettrack(source: Source, said: Told) -> Trace:
 
 
 def _spread(times_s: Floats) -> tuple[np.ndarray, Floats]:
-    """Rows that are kept [k], and their start times [k]: even in each stretch between gaps. The last row ends at the last time."""
+    """Return the rows kept [k] and their start times [k], evenly spaced between gaps. The last row ends at the last time."""
     borders = [0, *(np.flatnonzero(np.diff(times_s) > SPLIT_S) + 1).tolist(), len(times_s)]
     kept, starts = [], []
     for begin, end in pairwise(borders):
         span_s = float(times_s[end - 1] - times_s[begin])
-        if span_s == 0.0:  # of rows at one time the last counts; the last row of all needs time to hold
+        if span_s == 0.0:  # the last of rows at one time counts, unless they end the log: they would have no duration
             if times_s[begin] < times_s[-1]:
                 kept.append([end - 1])
                 starts.append([times_s[begin]])

@@ -1,4 +1,4 @@
-"""Read any known trace file: its format is found from what it holds, never from its name."""
+"""Reader of all known trace files. It recognises the format by the content; only CellReplay's offset files need their name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,14 +19,14 @@ from simulator.traces.units import NOTHING_TOLD, Told
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file.
+    """One file format.
 
     Attributes:
-        looks_like: how to recognise it, in words.
-        matches: whether a file is of this format.
-        read: its reader.
-        notes: what every file of the format assumes or means.
-        asks: what the format may not state, so that the user can: "direction", "time" (its unit), "rate" (its unit).
+        looks_like: description by which a user recognises it.
+        matches: returns whether a file has this format.
+        read: the reader.
+        notes: assumptions that apply to every file of the format.
+        asks: what a file may not state and the user may: "direction", "time" (its unit), "rate" (its unit).
     """
 
     looks_like: str
@@ -42,7 +42,7 @@ def _arrivals(name: str, looks_like: str, *notes: str, asks: tuple[str, ...] = (
 
 FAILED_COUNT = "failed requests count: they arrived"
 
-# In the order of looking; the names are stable.
+# Formats are tried in this order. Their names are stable.
 FORMATS: dict[str, Format] = {
     "ciar-sim-csv": Format(
         "CSV with the column time_s",
@@ -151,20 +151,20 @@ FORMATS: dict[str, Format] = {
     ),
     "leoreplayer-delay": Format(
         "one whole number a line that goes up and down (ms per 10 ms)",
-        lambda source: False,  # found by the reader it shares with mahimahi
+        lambda source: False,  # recognised by the reader that it shares with mahimahi
         numbers.read_integers,
         ("one-way delay in ms per 10 ms, the same in both directions",),
     ),
 }
-LEOREPLAYER = "leoreplayer"  # the pair of a mahimahi file and its delay file
+LEOREPLAYER = "leoreplayer"  # a mahimahi file together with its delay file
 
 
 def read(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace | Arrivals:
-    """Read one file, or several that belong together (.up and .down, bandwidth and delay).
+    """Read one file, or several that form one trace (.up and .down, bandwidth and delay).
 
     Args:
         paths: the files.
-        said: what the user says of what they may not state. It is refused where no file can use it.
+        said: what the user states about the files. A statement that no file can use is refused.
 
     Raises:
         TraceError: names the file, what was found and what is allowed.
@@ -186,7 +186,7 @@ def read(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace | Arrivals:
 
 
 def read_trace(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace:
-    """As `read`, for a network trace; raises TraceError for arrivals."""
+    """Read a network trace as `read` does. Raises TraceError for arrivals."""
     trace = read(paths, said)
     if isinstance(trace, Arrivals):
         raise TraceError(f"{paths[0]}: holds request arrivals ({trace.format}); needed: a network trace")
@@ -194,7 +194,7 @@ def read_trace(paths: Sequence[Path], said: Told = NOTHING_TOLD) -> Trace:
 
 
 def read_arrivals(path: Path, said: Told = NOTHING_TOLD) -> Arrivals:
-    """As `read`, for request arrivals; raises TraceError for a network trace."""
+    """Read request arrivals as `read` does. Raises TraceError for a network trace."""
     trace = read([path], said)
     if isinstance(trace, Trace):
         raise TraceError(f"{path}: holds a network trace ({trace.format}); needed: request arrivals")
@@ -225,7 +225,7 @@ def _read_one(path: Path, said: Told) -> Trace | Arrivals:
 def _direction_notes(form: Format, found: Trace | Arrivals, said: Told) -> tuple[str, ...]:
     if "direction" not in form.asks or isinstance(found, Arrivals):
         return ()
-    # A delay may be of both directions where the rate is of one.
+    # The delay may apply to both directions although the rate applies to one.
     given = (found.down.rate, found.down.trains, found.down.size_delays_s)
     way = "uplink" if all(part is None for part in given) else "downlink"
     if said.direction is not None:
@@ -234,7 +234,7 @@ def _direction_notes(form: Format, found: Trace | Arrivals, said: Told) -> tuple
 
 
 def _check_used(paths: Sequence[Path], found: Sequence[Trace | Arrivals], said: Told) -> None:
-    """Raises TraceError where the user says something that none of the files can use."""
+    """Raise TraceError if the user states something that no file can use."""
     asked = {part for one in found for part in FORMATS[one.format].asks}
     for part, what, value in (
         ("direction", "direction", said.direction),

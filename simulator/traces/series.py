@@ -1,4 +1,4 @@
-"""Piecewise constant series over time: what a link model takes from a trace."""
+"""Piecewise constant time series, the input of link models."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +10,10 @@ from simulator.core.errors import TraceError
 
 Floats = NDArray[np.float64]
 
-MOST_BPS = 1e12  # more than any link: such a number is in another unit
+MOST_BPS = 1e12  # more than any link has: a higher number is in another unit
 MOST_MBPS = MOST_BPS / 1e6
 MOST_S = 1e7  # four months: a longer trace, or a longer delay, is in another unit
-LEAST_TAIL = 0.25  # of a bin: the mean of a shorter rest is mostly noise
+LEAST_TAIL = 0.25  # shortest last bin, as a share of a bin: the mean of a shorter one is mostly noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +39,20 @@ class RateSeries:
         _store(self, "rate_bps", MOST_BPS)
 
     def mean_bps(self) -> float:
-        """Bits of one pass over its duration."""
+        """Return the mean rate of one pass, in bit/s."""
         return _mean(self.times_s, self.rate_bps, self.duration_s)
 
     def binned(self, width_s: float = 1.0) -> Floats:
-        """float64 [bins]: mean rate of each bin of `width_s`.
+        """Return float64 [bins], the mean rate of each bin of `width_s`.
 
-        A rest after the last whole bin counts as a bin if it is at least a quarter of one; a shorter series is one bin.
+        An incomplete last bin counts if it is at least a quarter of a bin. A series shorter than a bin is one bin.
         """
         return _binned(self.times_s, self.rate_bps, self.duration_s, width_s)
 
 
 @dataclass(frozen=True, eq=False)
 class StepSeries:
-    """Any other quantity that holds from one time to the next (a delay in seconds, a loss share), with the rules of `RateSeries`.
+    """Another piecewise constant quantity (a delay in seconds, a loss share), with the rules of `RateSeries`.
 
     Attributes:
         times_s: float64 [n].
@@ -68,11 +68,11 @@ class StepSeries:
         _store(self, "values", MOST_S)
 
     def mean(self) -> float:
-        """Mean over time of one pass."""
+        """Return the mean over time of one pass."""
         return _mean(self.times_s, self.values, self.duration_s)
 
     def binned(self, width_s: float = 1.0) -> Floats:
-        """float64 [bins]: mean over each bin, as `RateSeries.binned`."""
+        """Return float64 [bins], the mean of each bin, as `RateSeries.binned`."""
         return _binned(self.times_s, self.values, self.duration_s, width_s)
 
 

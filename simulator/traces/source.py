@@ -1,4 +1,4 @@
-"""A trace file as text: its lines, columns, table and JSON, with errors that name file and line."""
+"""Text of a trace file: its lines, columns, table and JSON, with errors that name file and line."""
 
 import csv
 import re
@@ -15,7 +15,7 @@ from simulator.core.files import read_file
 from simulator.traces.json_text import Documents, begins_like_json, documents, item_lines
 from simulator.traces.series import Floats
 
-_BETWEEN = re.compile(r"\s*[,;]\s*|\s+")  # what may stand between the numbers of a line
+_BETWEEN = re.compile(r"\s*[,;]\s*|\s+")  # separators of the numbers in a line
 _MAGIC = {
     b"\x1f\x8b": "a gzip file; unpack it first",
     b"PK\x03\x04": "a zip file; unpack it first",
@@ -31,11 +31,11 @@ MOST_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Record:
-    """One JSON object of a list of them.
+    """One JSON object of a list.
 
     Attributes:
-        line: where it begins; 0 within a document, where keys alone tell the place.
-        place: what stands before its keys in errors; empty where the line says it.
+        line: its first line; 0 inside a document, where errors give the key only.
+        place: prefix of its keys in errors; empty if the line number is enough.
         value: the object.
     """
 
@@ -77,24 +77,24 @@ class Source:
 
     @cached_property
     def lines(self) -> list[tuple[int, str]]:
-        """(line number, text) of the lines that hold anything but blanks, and are no comments (`#`)."""
+        """(line number, text) of all lines that are neither blank nor comments (`#`)."""
         split = re.split(r"\r\n|\n|\r", self.text)
         stripped = [(number, line.strip(" ")) for number, line in enumerate(split, 1) if line.strip()]
         return [(number, line) for number, line in stripped if not line.startswith("#")]
 
     @cached_property
     def first(self) -> str:
-        """The first of `lines`; empty where there is none."""
+        """Text of the first of `lines`; empty if there is none."""
         return self.lines[0][1] if self.lines else ""
 
     @cached_property
     def separator(self) -> str:
-        """Of a table with a header: comma, semicolon or tab, whichever the header holds most of."""
+        """The separator of a table with a header: comma, semicolon or tab, whichever is most frequent in the header."""
         return max(",;\t", key=self.first.count)
 
     @cached_property
     def header(self) -> list[str]:
-        """Column names where the first line reads as such, else none."""
+        """Column names, if the first line is a header; else empty."""
         if self.first.startswith(("{", "[")):
             return []
         try:
@@ -110,7 +110,7 @@ class Source:
 
     @cached_property
     def documents(self) -> Documents:
-        """The JSON documents of the text; none where it does not begin as JSON."""
+        """The JSON documents of the text; empty if the text does not begin like JSON."""
         if not self.first.startswith(("{", "[")):
             return Documents()
         read = documents(self._json_text)
@@ -118,11 +118,11 @@ class Source:
 
     @cached_property
     def _json_text(self) -> str:
-        """The text with comment lines blanked: no line of JSON begins with `#`."""
+        """The text with blanked comment lines. A line of JSON cannot begin with `#`."""
         return re.sub(r"(?m)^ *#.*$", "", self.text)
 
     def json_head(self) -> Any:
-        """The first JSON document, None where the text is no JSON. Raises TraceError where it is damaged."""
+        """Return the first JSON document, or None if the text is not JSON. Raises TraceError if that document is damaged."""
         if self.documents.found:
             return self.documents.found[0][1]
         self._refuse_damage()
@@ -134,7 +134,7 @@ class Source:
             self.fail(what, line)
 
     def json(self) -> Any:
-        """The one JSON document of the text. Raises TraceError for damage, and for anything after it."""
+        """Return the only JSON document of the text. Raises TraceError if it is damaged or anything follows it."""
         head = self.json_head()
         self._refuse_damage()
         if len(self.documents.found) != 1:
@@ -143,13 +143,13 @@ class Source:
 
     @cached_property
     def first_record(self) -> dict[str, Any]:
-        """The first JSON object of a list of them, in whichever way it is written; empty where there is none."""
+        """The first JSON object of the text or of its array; empty if there is none."""
         head = self.json_head()
         first = head[0] if isinstance(head, list) and head else head
         return first if isinstance(first, dict) else {}
 
     def records(self) -> list[Record]:
-        """JSON objects, one a line, one after another, or in one array. Raises TraceError for damage and for other values."""
+        """Return the JSON objects of an array or of concatenated documents. Raises TraceError for damage and for other values."""
         head = self.json_head()
         self._refuse_damage()
         if isinstance(head, list):
@@ -170,13 +170,18 @@ class Source:
 
     @cached_property
     def first_cells(self) -> list[str]:
-        """What stands between blanks, commas or semicolons of the first line."""
+        """Cells of the first line, separated by blanks, commas or semicolons."""
         return _BETWEEN.split(self.first.strip())
 
     def columns(self, count: int, empty: float | None = None) -> tuple[list[int], Floats]:
-        """Line numbers [n] and numbers [n, count] of a file of `count` columns and nothing else.
+        """Return line numbers [n] and numbers [n, count] of a file of `count` columns without header.
 
-        empty: what an empty cell stands for; None where it is not allowed.
+        Args:
+            count: number of columns.
+            empty: value of an empty cell; None if empty cells are not allowed.
+
+        Raises:
+            TraceError: a line has another number of columns, or a cell is not a finite number.
         """
         numbers, rows = [], []
         for line, text in self.lines:
@@ -188,13 +193,13 @@ class Source:
         return numbers, self.parse(rows, numbers, empty).reshape(-1, count)
 
     def parse(self, rows: Sequence[Sequence[str]], lines: Sequence[int], empty: float | None = None) -> Floats:
-        """float64, every cell in reading order. Raises TraceError at the first that is no finite number."""
+        """Return all cells as float64 in reading order. Raises TraceError at the first that is not a finite number."""
         try:
             quick = np.array([float(cell) for row in rows for cell in row])
             if np.isfinite(quick).all() and "_" not in self.text:
                 return quick
         except ValueError:
-            pass  # found again, with its line, below
+            pass  # the loop below finds it again, with its line
         values = np.empty(sum(map(len, rows)))
         place = 0
         for line, row in zip(lines, rows, strict=True):
@@ -214,13 +219,13 @@ class Source:
         return values
 
     def need(self, fine: np.ndarray, lines: Sequence[int], values: np.ndarray, what: str) -> None:
-        """Fail at the first line that is not fine: `what`, and the value found there."""
+        """Raise TraceError at the first line that is not `fine`, with the message `what` and the value of that line."""
         wrong = np.flatnonzero(~fine)
         if wrong.size:
             self.fail(f"{what}, got {values[wrong[0]]:.15g}", lines[int(wrong[0])])
 
     def need_sorted(self, times: np.ndarray, lines: Sequence[int], what: str = "time") -> None:
-        """Equal times are fine, decreasing ones are not."""
+        """Raise TraceError if the times decrease. Equal times are allowed."""
         wrong = np.flatnonzero(np.diff(times) < 0)
         if wrong.size:
             i = int(wrong[0])
@@ -245,7 +250,7 @@ class Table:
                 cells = next(csv.reader([text], delimiter=source.separator))
             except csv.Error as error:
                 source.fail(f"is not a line of a table: {error}", line)
-            if not any(cells[len(self.names) :]):  # separators at the end of a line
+            if not any(cells[len(self.names) :]):  # only separators at the end of the line
                 del cells[len(self.names) :]
             if len(cells) != len(self.names):
                 source.fail(f"holds {len(cells)} columns; allowed: {len(self.names)} as in the header", line)
@@ -259,7 +264,7 @@ class Table:
         return [row[place].strip() for row in self.rows]
 
     def numbers(self, name: str, missing: str | None = None) -> Floats:
-        """float64 [rows], >= 0; a cell that is empty or `missing` is NaN where `missing` is given. Raises TraceError."""
+        """Return float64 [rows], all >= 0. If `missing` is given, cells that are empty or equal to it are NaN. Raises TraceError."""
         cells = self.texts(name)
         if missing is not None:
             cells = ["" if cell == missing else cell for cell in cells]
@@ -269,7 +274,7 @@ class Table:
 
 
 def held(values: Floats) -> Floats | None:
-    """NaN takes the value before it, and before the first value that one; None where all are NaN."""
+    """Replace each NaN by the value before it, or by the first value if there is none before. Return None if all are NaN."""
     known = np.flatnonzero(~np.isnan(values))
     if not known.size:
         return None

@@ -1,4 +1,4 @@
-"""A trace as figures: the JSON and the table of `ciar-sim traces show`."""
+"""Summary figures of a trace: the JSON and the table of `ciar-sim traces show`."""
 
 import json
 from typing import Any
@@ -10,10 +10,10 @@ from simulator.traces.trace import Arrivals, Trace
 
 
 def summary(trace: Trace | Arrivals) -> dict[str, Any]:
-    """The figures that `ciar-sim traces show --json` prints; None for what the trace does not say.
+    """Return the figures that `ciar-sim traces show --json` prints. A value is None if the trace does not state it.
 
-    Rates are mean, p5 and p95 of 1-second bins. rtt_ms has the same over time, not averaged within a second, since a message meets
-    one value. loss_pct is the mean over time and over the directions known. assumed: what the reader assumed.
+    Rates are mean, p5 and p95 of 1-second bins. rtt_ms has mean, p5 and p95 over time without bins, since a message experiences one
+    value, not a mean. loss_pct is the mean over time and over the known directions. assumed: what the reader assumed.
     """
     if isinstance(trace, Arrivals):
         return {
@@ -41,7 +41,7 @@ def _rate_figures(rate: RateSeries | None) -> dict[str, float] | None:
     if rate is None:
         return None
     steps_s = np.diff(rate.times_s, append=rate.duration_s)
-    # Even rows of about a second are bins already; other borders would average neighbours.
+    # Evenly spaced rows of about a second already are bins. Bins with other edges would average neighbours.
     about_a_second = 0.8 < steps_s[0] < 1.25 and np.ptp(steps_s) < 1e-6
     bins_mbps = (rate.rate_bps if about_a_second else rate.binned()) / 1e6
     p5, p95 = np.percentile(bins_mbps, [5, 95])
@@ -57,12 +57,12 @@ def _delay_figures(delay_s: StepSeries | None) -> dict[str, float] | None:
 
 
 def _rounded(mean: float, p5: float, p95: float) -> dict[str, float]:
-    """To 1e-9, below any measurement: 18.0, not 18.000000000000004."""
+    """Round to 1e-9, so that 18.000000000000004 is 18.0."""
     return {"mean": round(float(mean), 9), "p5": round(float(p5), 9), "p95": round(float(p95), 9)}
 
 
 def table(trace: Trace | Arrivals) -> str:
-    """Lines of text: the figures of `summary`, aligned, then what the reader assumed."""
+    """Return the figures of `summary` as aligned lines of text, followed by what the reader assumed."""
     figures = summary(trace)
     notes = [f"note: {note}" for note in trace.notes]
     lines = [f"{'format':<12}{figures['format']}", f"{'duration':<12}{figures['duration_s']:.6g} s"]

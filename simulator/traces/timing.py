@@ -1,4 +1,4 @@
-"""Time stamps of a trace: intervals between them, and gaps."""
+"""Time stamps of a trace: intervals and gaps between them, and traces with one or two directions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,24 +11,24 @@ from simulator.traces.source import Source
 from simulator.traces.trace import Direction, Trace
 from simulator.traces.units import Told, Way
 
-NOTED_GAP_STEPS = 3.0  # median steps; a longer one is named
-LONGEST_GAP_S, LONGEST_GAP_STEPS = 60.0, 100.0  # a gap beyond both is refused
+NOTED_GAP_STEPS = 3.0  # in median steps; longer gaps are noted
+LONGEST_GAP_S, LONGEST_GAP_STEPS = 60.0, 100.0  # in seconds and in median steps; a gap that exceeds both is refused
 
 
 def intervals(times_s: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Times counted from the first [n], and whether each interval between two of them has any length [n - 1]."""
+    """Return the times from the first [n], and whether each interval between two of them is longer than 0 [n - 1]."""
     from_zero = np.asarray(times_s - times_s[0], dtype=np.float64)
     return from_zero, np.diff(from_zero) > 0.0
 
 
 def held_rows(times_s: Floats) -> tuple[NDArray[np.bool_], Floats, float]:
-    """Rows that hold until the next, the last as long as the median one.
+    """Return the periods of rows that apply until the next row, the last one as long as the median row.
 
     Args:
         times_s: float64 [n], never decreasing, with at least two different values.
 
     Returns:
-        bool [n], the rows that count: of those at one time the last; their begins from 0; the duration of all.
+        bool [n], the rows used: the last of those at one time. Their start times from 0. The total duration in seconds.
     """
     from_zero, long = intervals(times_s)
     last = np.append(long, True)
@@ -38,14 +38,14 @@ def held_rows(times_s: Floats) -> tuple[NDArray[np.bool_], Floats, float]:
 def gap_notes(
     source: Source, times_s: Floats, lines: Sequence[int] | None, rule: str, *, repeat: bool = False
 ) -> tuple[str, ...]:
-    """What to say of time stamps: how many are equal, and of gaps the number, the longest and the rule.
+    """Return notes on time stamps: the number of equal ones, and the number of gaps, the longest gap and how gaps are filled.
 
     Args:
         source: the file, named in errors.
         times_s: float64 [n], seconds, never decreasing, with at least two different values.
-        lines: line number of each time; None where lines are not the place to look (JSON arrays).
-        rule: what is done in a gap.
-        repeat: whether equal times are nothing to speak of.
+        lines: line number of each time; None if line numbers do not locate it (JSON arrays).
+        rule: how gaps are filled.
+        repeat: whether equal times are normal in the format, so that no note mentions them.
 
     Raises:
         TraceError: a gap is longer than 60 s and than 100 median steps.
@@ -70,7 +70,7 @@ def gap_notes(
 
 
 def way_of(source: Source, said: Told) -> Way:
-    """The direction that the user says, or the file's name (`x.up`, `up-pdo`, `latency-offset-up`); else the downlink."""
+    """Return the direction that the user states, or that of the file's name (`x.up`, `up-pdo`, `latency-offset-up`); else "down"."""
     name = source.path.name
     by_name: Way = "up" if name.endswith((".up", "-up")) or name.startswith("up-") else "down"
     return said.direction or by_name
@@ -88,6 +88,6 @@ def both_ways(
     down: RateSeries | None = None,
     up: RateSeries | None = None,
 ) -> Trace:
-    """A round trip, halved, and a loss that hold alike in both directions."""
+    """Return a trace whose directions each have half the round trip and the same loss share."""
     delay_s = None if rtt_s is None else replace(rtt_s, values=rtt_s.values / 2.0)
     return Trace(name, Direction(down, delay_s, loss), Direction(up, delay_s, loss), notes)

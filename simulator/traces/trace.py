@@ -1,4 +1,4 @@
-"""The form in which every trace file is held: `Trace` of a network, `Arrivals` of requests."""
+"""Data structures for trace files: `Trace` for networks, `Arrivals` for requests."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ MOST_STEPS = 10**7
 
 @dataclass(frozen=True, eq=False)
 class Trains:
-    """When packets leave that are sent at once into an idle queue, from moment to moment (CellReplay). It repeats.
+    """Packet trains over time (CellReplay): when packets leave that enter an idle queue together. The sequence repeats.
 
     Attributes:
-        times_s: float64 [n], since when each train is the one that counts; starts at 0, increases.
-        offsets_s: of each train, seconds after its first packet at which its packets leave, ascending from 0.
-        duration_s: of the whole.
+        times_s: float64 [n], time from which each train applies; starts at 0, increases.
+        offsets_s: per train, the departure of each packet in seconds after the first packet, ascending from 0.
+        duration_s: duration of the sequence.
     """
 
     times_s: Floats
@@ -28,15 +28,15 @@ class Trains:
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """What a trace says of one direction of a link. Each series loops at its own duration.
+    """One direction of a link in a trace. Each series repeats after its own duration. An attribute is None if the trace does not state it.
 
     Attributes:
-        rate: bit/s; this and the others are None where the trace says nothing.
+        rate: bit/s.
         delay_s: one-way delay in seconds.
         loss: share of packets lost in this direction, 0 to 1.
-        packets: chances to send a packet in one pass (mahimahi only).
-        trains: what packets meet after an idle time, in place of the rate.
-        size_delays_s: delay that a packet has besides, by its size: (bytes, seconds), ascending; between them it is interpolated.
+        packets: delivery opportunities in one pass of the trace (mahimahi only).
+        trains: departures of packets that enter an idle queue, used instead of the rate.
+        size_delays_s: additional delay by packet size, as (bytes, seconds) in ascending order, interpolated between sizes.
 
     Raises:
         TraceError: a loss is above 1.
@@ -72,7 +72,7 @@ class Trace:
 
     @property
     def duration_s(self) -> float:
-        """Of the longest series."""
+        """Duration of the longest series, in seconds."""
         return max(series.duration_s for series in self.series())
 
     def series(self) -> list[RateSeries | StepSeries]:
@@ -80,7 +80,7 @@ class Trace:
         return [part for part in parts if part is not None]
 
     def rtt_s(self) -> StepSeries | None:
-        """Round trip: the sum of both one-way delays, where both are known."""
+        """Return the round trip in seconds, the sum of both one-way delays; None unless both are known."""
         down, up = self.down.delay_s, self.up.delay_s
         if down is None or up is None:
             return None
@@ -91,13 +91,13 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class Arrivals:
-    """When requests were made.
+    """Arrival times of requests.
 
     Attributes:
         format: a name of `simulator.traces.read.FORMATS`.
         requested_s: float64 [n], seconds since the first request, never decreasing.
-        input_tokens: int64 [n], None where the file has none.
-        output_tokens: the same.
+        input_tokens: int64 [n], None if the file has none.
+        output_tokens: int64 [n], None if the file has none.
         notes: what the reader assumed, in words.
     """
 
@@ -109,23 +109,23 @@ class Arrivals:
 
     @property
     def duration_s(self) -> float:
-        """From the first request to the last."""
+        """Seconds from the first request to the last."""
         return float(self.requested_s[-1])
 
     def rate_per_s(self) -> float:
-        """1 over the mean time between requests."""
+        """Return the mean rate: 1 / mean time between requests."""
         return (len(self.requested_s) - 1) / self.duration_s
 
 
 def on_one_grid(
     series: list[RateSeries | StepSeries] | list[StepSeries], duration_s: float
 ) -> tuple[Floats, list[Floats]]:
-    """times_s [n] at which any of the series changes before `duration_s`, and the values [n] of each there; shorter ones loop.
+    """Return the times [n] before `duration_s` at which any series changes, and the values [n] of each series there.
 
-    Times are rounded to the nanosecond, so that one moment computed in two ways is one time.
+    Shorter series repeat. Times are rounded to the nanosecond, so that equal times with different rounding errors merge.
 
     Raises:
-        TraceError: a short series would be repeated for more than `MOST_STEPS` steps.
+        TraceError: repeating a short series would give more than `MOST_STEPS` steps.
     """
     starts = []
     for one in series:

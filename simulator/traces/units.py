@@ -1,4 +1,4 @@
-"""Units of time and rate in files that do not state them: told by the user, shown by evidence, or asked for."""
+"""Units of time and rate of files that do not state them: given by the user, inferred from the numbers, or requested by an error."""
 
 import re
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from simulator.traces.source import Source
 
 Way = Literal["down", "up"]
 
-TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # in a second: times are divided, which rounds least
-RATE_UNITS = {  # in bit/s
+TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # per second: division rounds least
+RATE_UNITS = {  # bit/s per unit
     "bit/s": 1.0,
     "kbit/s": 1e3,
     "Mbit/s": 1e6,
@@ -25,8 +25,8 @@ RATE_UNITS = {  # in bit/s
 }
 _ALIASES = {"bps": "bit/s", "kbps": "kbit/s", "Mbps": "Mbit/s", "Gbps": "Gbit/s"}
 
-UNIX_S = (946_684_800.0, 4_102_444_800.0)  # 2000 to 2100: such a number is a Unix time in that unit
-STEP_S = (0.9e-3, 15.0)  # median steps of the bandwidth traces that are published: 0.2 to 5 s
+UNIX_S = (946_684_800.0, 4_102_444_800.0)  # years 2000 to 2100: a number in this range is taken as a Unix time
+STEP_S = (0.9e-3, 15.0)  # plausible median step; published bandwidth traces have 0.2 to 5 s
 MOST_TIME = 1e20  # a Unix time in nanoseconds is 2e18
 LENGTH_S = 12 * 3600.0  # longer than any published bandwidth trace
 RATE_MBPS = (0.01, 1500.0)  # medians of published traces: 0.3 (3G) to 1200 (mmWave)
@@ -35,12 +35,12 @@ PEAK_MBPS = 1e5
 
 @dataclass(frozen=True)
 class Told:
-    """What the user says of a file because the file may not say it.
+    """What the user states about a file that may not state it itself. None means not stated.
 
     Attributes:
-        direction: of rates; None where the user says nothing, which is the downlink.
-        time_unit: a key of `TIME_UNITS`, None where the user says nothing.
-        rate_unit: a key of `RATE_UNITS`, likewise.
+        direction: direction of the rates; by default that of the file's name, else the downlink.
+        time_unit: a key of `TIME_UNITS`.
+        rate_unit: a key of `RATE_UNITS`.
     """
 
     direction: Way | None = None
@@ -52,10 +52,10 @@ NOTHING_TOLD = Told()
 
 
 def told(direction: Way | None = None, unit: str | None = None) -> Told:
-    """`Told` from the text of a `unit:` key or `--unit` option, such as "ms", "kbit/s" or "ms kbit/s".
+    """Parse the text of a `unit:` key or `--unit` option, such as "ms", "kbit/s" or "ms kbit/s".
 
     Raises:
-        TraceError: the text names no unit, or two of one kind.
+        TraceError: a word is not a unit, or two are of one kind.
     """
     if unit is None:
         return Told(direction)
@@ -74,12 +74,12 @@ def told(direction: Way | None = None, unit: str | None = None) -> Told:
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of time or rate.
+    """A unit of time or rate. A value in seconds or bit/s is value * factor / divisor.
 
     Attributes:
-        note: which it is, and how it is known.
-        factor: from this unit to seconds or bit/s, over `divisor`.
-        divisor: see `factor`.
+        note: which unit it is, and how that is known.
+        factor: factor of the conversion.
+        divisor: divisor of the conversion.
     """
 
     note: str
@@ -87,7 +87,7 @@ class Unit:
     divisor: float = 1.0
 
     def base(self, values: Floats) -> Floats:
-        """Values in seconds or bit/s."""
+        """Convert values to seconds or bit/s."""
         return values * self.factor / self.divisor
 
 
@@ -96,7 +96,14 @@ def _time(unit: str, how: str) -> Unit:
 
 
 def ask_for_unit(source: Source, what: str, found: str, units: dict[str, float]) -> TraceError:
-    """The error to raise where nothing tells a unit. found: what was found; units: what may be said."""
+    """Return the error for an unknown unit.
+
+    Args:
+        source: the file.
+        what: the quantity whose unit is unknown.
+        found: the evidence in the file.
+        units: the units that the user may state.
+    """
     return TraceError(
         f"{source.path}: the unit of {what} is not stated and cannot be inferred: {found}; "
         f"say it with `unit:` in the scenario or `--unit`; allowed: {', '.join(units)}"
@@ -104,23 +111,23 @@ def ask_for_unit(source: Source, what: str, found: str, units: dict[str, float])
 
 
 def unix_unit(times: Floats) -> str | None:
-    """The unit in which the first of some times is a Unix time between 2000 and 2100; None where it is none in any."""
+    """Return the unit in which the first time is a Unix time between 2000 and 2100, or None."""
     first = float(times[0])
     return next((unit for unit, per_s in TIME_UNITS.items() if UNIX_S[0] <= first / per_s <= UNIX_S[1]), None)
 
 
 def unit_of_steps(source: Source, said: Told, times: Floats, usual: str, least_s: float = STEP_S[0]) -> Unit:
-    """The unit of rising times of a bandwidth trace.
+    """Return the unit of the times of a bandwidth trace.
 
     Args:
         source: the file, named in errors.
-        said: what the user says; it decides.
-        times: float64 [n], never decreasing, at least two of them different.
-        usual: the unit by the format's convention, taken where it is plausible.
+        said: what the user states; a stated unit takes precedence.
+        times: float64 [n], never decreasing, with at least two different values.
+        usual: the unit by the format's convention, used if it is plausible.
         least_s: the shortest plausible median step in seconds.
 
     Raises:
-        TraceError: the user does not say the unit, and the convention gives an implausible trace.
+        TraceError: the user does not state the unit, and the conventional one makes the trace implausible.
     """
     if said.time_unit is not None:
         return _time(said.time_unit, ", as given")
@@ -136,7 +143,7 @@ def unit_of_steps(source: Source, said: Told, times: Floats, usual: str, least_s
 
 
 def unit_of_rates(source: Source, said: Told, rates: Floats) -> Unit:
-    """The unit of rates whose format's convention is Mbit/s. Arguments and errors as `unit_of_steps`."""
+    """Return the unit of rates that are by convention in Mbit/s. Arguments and errors are those of `unit_of_steps`."""
     if said.rate_unit is not None:
         return Unit(f"rates in {said.rate_unit}, as given", RATE_UNITS[said.rate_unit])
     positive = rates[rates > 0]
@@ -156,19 +163,19 @@ def unit_of_arrivals(
     *,
     named: bool = False,
 ) -> Unit:
-    """The unit of request times.
+    """Return the unit of request times.
 
     Args:
         source: the file, named in errors.
-        said: what the user says; nothing where the layout states the unit.
-        times: float64 [n], as they stand in the file, never decreasing.
-        stated: the unit that the layout states; None where it states none.
-        why: how it states it, for the note.
-        evidence: the unit by what the numbers show, asked only where neither the user nor the layout says it.
-        named: whether the file itself names the stated unit, which then holds for Unix times as well.
+        said: what the user states; a stated unit takes precedence.
+        times: float64 [n], as in the file, never decreasing.
+        stated: the unit that the layout states, or None.
+        why: how the layout states it, for the note.
+        evidence: returns the unit inferred from the numbers, or None; called only if neither the user nor the layout states it.
+        named: whether a column or key names the unit, which then takes precedence over the test for Unix times.
 
     Raises:
-        TraceError: nothing tells the unit.
+        TraceError: the unit is unknown.
     """
     if said.time_unit is not None:
         return _time(said.time_unit, ", as given")
