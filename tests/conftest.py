@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, no windows, and a tiny random pair to run real forward passes with."""
+"""Set-up for all tests: one thread, no windows, and a tiny random pair for real forward passes."""
 
 import base64
 import gc
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-# Looking for garbage takes a tenth of the tests' time: none while modules are loaded, and a seventieth as often as usual afterwards.
+# Garbage collection takes a tenth of the tests' time: it is off while modules are imported, and then runs a seventieth as often as usual.
 gc.disable()
 
 if TYPE_CHECKING:
     from simulator.experiment.run import Outcome
 
-# The models under test are tiny: a second thread costs more in waiting than it gives in work, above all on a busy machine.
+# The models under test are tiny: a second thread costs more synchronisation than it saves, above all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# A busy machine is no failure: no deadline. The suite tries the same examples every time.
+# No deadline, because a busy machine is not a failure. The suite tries the same examples every time.
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
@@ -42,16 +42,16 @@ def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest set-up comes first: at the end, one process would wait for the other's.
+    """Run the tests with the longest set-up first, so that no process waits for them at the end.
 
-    Then those of the models: of two processes, one loads what they need.
+    The tests of the models come next, so that only one of two processes imports torch.
     """
     first = ("tests/test_quickstart.py", "tests/models/")
     items.sort(key=lambda item: next((at for at, path in enumerate(first) if item.nodeid.startswith(path)), len(first)))
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now lives to the end, and is not walked again and again."""
+    """Exclude what is loaded by now from garbage collection: it lives until the end."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
@@ -59,7 +59,7 @@ def pytest_collection_finish() -> None:
 
 @contextmanager
 def without_drawing() -> Iterator[None]:
-    """Figures are made and not drawn, which takes most of a run's time: a file of one holds its texts alone."""
+    """Build figures without rendering them, which takes most of a run's time. A figure's file holds only its texts."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.text import Text
@@ -78,7 +78,7 @@ def without_drawing() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def short_gaps() -> Iterator[None]:
-    """Presets with scheduling gaps repeat after a minute instead of two hours, which take half a second to make."""
+    """Let presets with scheduling gaps repeat after a minute: generating the usual two hours takes half a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simulator.experiment.fleet.GAPS_S", 60.0)
         yield
@@ -86,7 +86,7 @@ def short_gaps() -> Iterator[None]:
 
 @pytest.fixture
 def quick_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loads are tested by four short replications each: no answer to rely on, and one of a moment."""
+    """Test each load with four short replications. The answer is fast but not reliable."""
     monkeypatch.setattr("ciar_sim.decide.capacity.LOOKS", (4,))
     monkeypatch.setattr("ciar_sim.decide.capacity.LONGER_REQUESTS", 20)
 
@@ -99,9 +99,9 @@ def undrawn() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def run_undrawn(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> "Callable[..., Outcome]":
-    """`run_scenario` of a scenario file of the tiny pair, without a report, whose plots take most of a run's time.
+    """Return a function that runs a scenario file of the tiny pair without a report, whose plots take most of a run's time.
 
-    Recordings are kept for the session.
+    Recordings are cached for the whole test session.
     """
     from models.pair import load_pair
     from models.recorder import Recorder

@@ -1,6 +1,6 @@
-"""The documents say what the code does: method cards, commands, names.
+"""The documents agree with the code: method cards, commands, names.
 
-Longer than other files, since all that the documents show is run or parsed in the same ways.
+Longer than other files, because everything that the documents show is run or parsed with the same helpers.
 """
 
 import inspect
@@ -77,7 +77,7 @@ def test_every_kind_of_plot_is_in_the_guide() -> None:
 
 
 def test_names_in_the_cards_are_those_of_the_code() -> None:
-    """`module.name` of a card is of models/ or models/methods/."""
+    """A name `module.name` in a card refers to a module of models/ or models/methods/."""
     modules = {path.stem: path for folder in ("models", "models/methods") for path in ROOT.glob(f"{folder}/[a-z]*.py")}
     named = {
         (page.name, *name.split("."))
@@ -104,7 +104,7 @@ def test_assumptions_named_in_the_code_are_listed() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of the headings of a page, as GitHub and mkdocs make them."""
+    """Return the anchors of a page's headings, formed as by GitHub and mkdocs."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
@@ -125,7 +125,7 @@ def test_relative_links_and_anchors_lead_somewhere() -> None:
 
 
 def test_the_lock_file_is_of_these_dependencies() -> None:
-    """`uv.lock` repeats what pyproject.toml asks for; where it does not, `uv lock` was forgotten."""
+    """`uv.lock` repeats the requirements of pyproject.toml. A failure means that `uv lock` has not been run."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     locked = next(package for package in packages if package["name"] == project["name"])
@@ -154,7 +154,7 @@ def test_every_page_is_in_the_site() -> None:
 
 
 def _shown_by_the_api_page() -> list[Any]:
-    """Functions and classes of each `::: name` in docs/api.md, or of the members that it lists."""
+    """Return the function or class of each `::: name` in docs/api.md, or the members that the entry lists."""
     shown = []
     for name, options in re.findall(
         r"^::: (\S+)\n((?: +.*\n)*)", (ROOT / "docs/api.md").read_text() + "\n", re.MULTILINE
@@ -168,7 +168,7 @@ def _shown_by_the_api_page() -> list[Any]:
 
 @pytest.mark.parametrize("entry", _shown_by_the_api_page(), ids=lambda entry: entry.__name__)
 def test_arguments_on_the_api_page_are_those_of_the_code(entry: Any) -> None:
-    """Each argument has a line of its own, by its name; the site is not built where one says "x, y:"."""
+    """Each argument has its own line with its name: the build of the site fails on "x, y:"."""
     section = re.search(r"^Args:\n((?: .*\n|\n)*)", inspect.getdoc(entry) or "", re.MULTILINE)
     described = re.findall(r"^    (\S.*?): ", section[1], re.MULTILINE) if section else []
     assert {name.lstrip("*") for name in described} <= set(inspect.signature(entry).parameters)
@@ -184,7 +184,7 @@ PAGES = [
 ]
 PROGRAMS = ("ciar-sim ", "python -m ", "make ")
 
-# Parsed by the command they name, but not run here.
+# Prefixes of commands that are parsed but not run here, and why.
 ONLY_PARSED = {
     "ciar-sim run benchmarks/lte-100k.yaml": "replays 100,000 requests",
     "ciar-sim run results-": "records for tens of minutes; tests/test_quickstart.py loads every scenario",
@@ -202,7 +202,7 @@ ONLY_PARSED = {
     "python -m tests": "takes minutes; a share of each runs among the tests",
     "make ": "sets up an environment",
 }
-# Not parsed: why.
+# Commands that are not parsed, and why.
 UNPARSED = {
     "ciar-sim run": "the name of the command alone",
     **dict.fromkeys(
@@ -216,7 +216,7 @@ UNPARSED = {
 
 
 def blocks(kind: str) -> list[tuple[str, str]]:
-    """(page:line, text) of every fenced block of that kind."""
+    """Return (page:line, text) of every fenced block of this kind."""
     found = []
     for page in PAGES:
         for match in re.finditer(rf"^```{kind}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
@@ -226,9 +226,9 @@ def blocks(kind: str) -> list[tuple[str, str]]:
 
 
 def commands() -> dict[str, str]:
-    """Every command in a block (fenced or indented) or in backticks -> the page that shows it first.
+    """Return every command in a block (fenced or indented) or in backticks, and the page that shows it first.
 
-    Commands with placeholders in capitals are left out.
+    Commands with placeholders in capitals are omitted.
     """
     found: dict[str, str] = {}
     for page in PAGES:
@@ -255,7 +255,7 @@ def only_parsed(command: str) -> bool:
 
 
 def parse(command: str) -> None:
-    """Raises click.UsageError or fails where the program would not take the command."""
+    """Raise click.UsageError or AssertionError if the program would reject the command."""
     arguments = shlex.split(command)
     if arguments[0] == "make":
         assert set(arguments[1:]) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -300,7 +300,7 @@ def test_the_exceptions_are_still_shown() -> None:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny pair of enough codes for the methods that count neighbours, and of four tokens: most of a run is recording."""
+    """A tiny pair with enough codes for the methods that count neighbours, and four tokens, because recording takes most of a run."""
     folder = tmp_path_factory.mktemp("pairs") / "tiny"
     make_tiny_pair(folder, codebook_size=128, grid=2)
     return folder
@@ -313,7 +313,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as a reader's checkout, where runs are fast: no plots, and the tiny pair wherever a scenario names a pair."""
+    """A folder that looks like a reader's checkout, in which no report is drawn."""
     for name in ("scenarios", "models", "traces", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -328,7 +328,7 @@ def checkout(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def tiny(pair: Path) -> dict[str, Any]:
-    """What makes a scenario one of the tiny pair, by dotted path."""
+    """Return the settings, by dotted path, that make a scenario use the tiny pair."""
     return {
         "pair": str(pair),
         "prompts.source": "scenes",
@@ -339,7 +339,7 @@ def tiny(pair: Path) -> dict[str, Any]:
 
 
 def tiny_options(pair: Path, scenario: str) -> list[str]:
-    """The same for the command line, and two minutes of a workload that lasts longer, of ten devices of more."""
+    """Return `--set` options that make a scenario use the tiny pair, at most 120 s of its workload and at most ten devices."""
     loaded, sets = load_scenario(scenario_path(scenario)), tiny(pair)
     if pair_manifest(loaded.pair).statistics is not None:  # no model runs
         sets = {"prompts.list": ["a cat"]}
@@ -350,12 +350,12 @@ def tiny_options(pair: Path, scenario: str) -> list[str]:
 
 
 def swept_for(arguments: list[str]) -> dict[str, list[Any]]:
-    """The axes that the run of a plot needs for the values of its --where."""
+    """Return the axes that a plot's run must sweep to contain the values of its --where."""
     wheres = [arguments[place + 1] for place, text in enumerate(arguments) if text == "--where"]
     return {path: values.split(",") for path, _, values in (where.partition("=") for where in wheres)}
 
 
-# What makes a decision one of a moment: the last of an option counts.
+# Options that make a decision fast. They are appended, and the last value of an option counts.
 SMALL = {
     "recommend": [],
     "regime": ["--x", "network.rtt_ms=1:300:3:log", "--y", "network.up_mbps=1,10"],
@@ -367,7 +367,7 @@ SMALL = {
 
 
 def bare(command: str) -> bool:
-    """`ciar-sim sweep` in a sentence: the name of a command, without what it needs."""
+    """Return whether this is only the name of a command (`ciar-sim sweep` in a sentence), without its arguments."""
     try:
         parse(command)
     except click.UsageError:
@@ -444,7 +444,7 @@ def test_every_python_block_runs(
 
 
 def test_long_files_say_why() -> None:
-    """Above 450 lines the first docstring has a reason."""
+    """The module docstring of a file of more than 450 lines gives the reason for its length."""
     rooms = ("benchmarks", "ciar_sim", "models", "reports", "simulator", "tests")
     long = [
         path

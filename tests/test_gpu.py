@@ -1,4 +1,4 @@
-"""What needs a GPU, rehearsed on the CPU; and how its results are told."""
+"""The checks of `benchmarks.gpu` rehearsed on the CPU, and the report of their results."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_the_rehearsal_runs_every_section(tmp_path: Path, monkeypatch: pytest.Mo
     assert "## training: passed" in told
     stored = Profile.read(tmp_path / "out" / "profile-llamagen-xl-cuda-graphs.json")
     assert (stored.runtime, set(stored.passes)) == ("cuda-graphs", {"device", "cloud"})
-    # Where greedy images part, the margin is that of the two tokens; where they do not, there is none.
+    # The margin is that between the two tokens at which greedy images first differ; equal images have none.
     pair = load_pair(tmp_path / "out" / "tiny-pair")
     spec = gpu.specs(pair, "base", {}, 1)[0]
     tokens = [5] * pair.manifest.image_tokens

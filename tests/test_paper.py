@@ -1,4 +1,4 @@
-"""The paper's table: figures as published, the page's predictions, and the shipped scenario that gives them again."""
+"""The paper's table: published figures, the predictions on the page, and the shipped scenario that reproduces them."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ NAMES = {"Inter-Head (CIAR)": "CIAR"}
 
 
 def page_rows() -> dict[tuple[str, str], tuple[str, str]]:
-    """(backbone, method) -> published and predicted, as the page shows them."""
+    """Return the published and predicted figures on the page by (backbone, method)."""
     table = PAGE.split("<!-- table:predicted -->")[1].split("<!-- end -->")[0]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     return {(row[0], row[1]): (row[3], row[4]) for row in cells[1:]}

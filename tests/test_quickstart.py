@@ -28,7 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path, short_gaps: None) -> Path:
-    """Run folder of the quickstart with one of its prompts, one for each calibration, a tenth of its time, and no guidance."""
+    """Run folder of the quickstart with one prompt, one prompt per calibration, a tenth of its duration, and no guidance."""
     out = tmp_path_factory.mktemp("runs") / "quickstart"
     few = dict.fromkeys(("entropy-lens", "ciar at 30 %", "ciar revised"), "{call_pct: 30, prompts: 1}")
     few["ciar at 60 %"] = "{call_pct: 60, prompts: 1}"

@@ -1,4 +1,4 @@
-"""The results page's tables, from a made-up summary."""
+"""The tables of the results page, from an invented summary."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_only_the_tables_of_a_page_are_replaced(tmp_path: Path) -> None:
         page.read_text()
         == f"before\n<!-- table:main -->\n{table}\n<!-- end -->\nbetween\n<!-- table:trees -->\nkept\n<!-- end -->\n"
     )
-    # An empty place.
+    # A place for a table that is still empty.
     assert with_tables("<!-- table:main -->\n<!-- end -->", {"main": "|"}) == "<!-- table:main -->\n|\n<!-- end -->"
     with pytest.raises(ValueError, match="0 places for the table threshold"):
         with_tables(page.read_text(), {"threshold": ""})

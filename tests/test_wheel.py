@@ -1,4 +1,4 @@
-"""A wheel runs from any folder: built, installed alone, and used where no checkout is."""
+"""A wheel, built and installed on its own, runs from a folder outside the checkout."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.slow
 def test_a_wheel_runs_from_another_folder(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"  # of its own: building leaves files
+    tree = tmp_path / "tree"  # a copy, because building leaves files behind
     tree.mkdir()
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
     subprocess.run(

@@ -8,7 +8,7 @@ Found = TypeVar("Found")
 
 
 def answered(search: Generator[int, Said, Found], after: Callable[[int], Said]) -> Found:
-    """What a search finds that is told `after(node)` of each node it comes to."""
+    """Run a search to its end, sending it `after(node)` for each node that it yields, and return its result."""
     node = next(search)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz [--count N] [--seed S] [--only KIND:NUMBER]`: exit code 1 where an input fails."""
+"""`python -m tests.fuzz [--count N] [--seed S] [--only KIND:NUMBER]`: exit code 1 if an input fails."""
 
 import argparse
 import sys

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-# Values that people and programs put where something else is wanted.
+# Values that people and programs write where something else is expected.
 STRANGE: tuple[Any, ...] = (
     None,
     True,
@@ -56,7 +56,7 @@ Place = tuple[Any, ...]
 
 
 def places(value: Any, at: Place = ()) -> list[Place]:
-    """Every place of a nested value, its containers included."""
+    """Return the path of every item of a nested value, containers included."""
     found = [at]
     if isinstance(value, dict):
         for key in value:
@@ -68,7 +68,7 @@ def places(value: Any, at: Place = ()) -> list[Place]:
 
 
 def structure(value: Any, rng: random.Random) -> Any:
-    """A copy of a nested value with one to three structural changes."""
+    """Return a copy of a nested value with one to three structural changes."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         at = rng.choice([place for place in places(value) if place] or [()])
@@ -139,7 +139,7 @@ _CHANGES: tuple[Callable[[Any, Any, Any, random.Random], None], ...] = (
 
 
 def text(content: str, rng: random.Random) -> str:
-    """A copy of a text with one to three changes of its lines or tokens."""
+    """Return a copy of a text with one to three changes of its lines or tokens."""
     for _ in range(rng.choice((1, 1, 2, 3))):
         lines = content.split("\n")
         at = rng.randrange(len(lines))
@@ -171,7 +171,7 @@ def text(content: str, rng: random.Random) -> str:
 
 
 def raw(content: bytes, rng: random.Random) -> bytes:
-    """A copy of bytes: cut, with flipped bits, with a stretch replaced or doubled, or something else altogether."""
+    """Return a damaged copy of bytes: truncated, with flipped bits, with a part replaced, repeated or deleted, or other content."""
     if not content:
         return rng.randbytes(rng.randrange(40))
     data = bytearray(content)

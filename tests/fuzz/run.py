@@ -1,4 +1,4 @@
-"""Makes the inputs, one after another, and says what each led to."""
+"""The loop over the damaged inputs and the outcome of each."""
 
 import logging
 import random
@@ -12,7 +12,7 @@ from tests.fuzz.targets import SMALL, TARGETS, World
 
 
 def world(folder: Path) -> World:
-    """A tiny pair and a small run of it, in a folder of their own."""
+    """Create a tiny pair and a small run of it in a folder."""
     from benchmarks.tiny_pair import make_tiny_pair
     from ciar_sim.cli.main import main
 
@@ -28,7 +28,12 @@ def world(folder: Path) -> World:
 
 
 def failures(around: World, count: int, seed: int, only: str | None = None) -> Iterator[tuple[str, int, str | None]]:
-    """Kind and number of each input in order, and what is wrong with what it led to, None for nothing."""
+    """Yield kind and number of each input in order, and what is wrong with its outcome (None if nothing).
+
+    Args:
+        count: Number of inputs, of all kinds together, or of the kind in `only`.
+        only: `KIND` or `KIND:NUMBER`. With a number, warnings are raised as errors.
+    """
     logging.disable()
     kind_only, _, number_only = (only or "").partition(":")
     for kind, (target, share) in TARGETS.items():

@@ -1,6 +1,6 @@
-"""The inputs that are damaged, and how each is read.
+"""The inputs to damage, and how each is read.
 
-Longer than other files, since it is one list: a target for each kind of file and text that the program reads.
+Longer than other files, because it is one list: a target for each kind of file and text that the program reads.
 """
 
 import json
@@ -23,8 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class World:
-    """What all targets share. folder: to write inputs into. pair: a tiny model pair. run_folder: of a small run of it. cache: its
-    recordings."""
+    """What all targets share.
+
+    Attributes:
+        folder: Where to write inputs.
+        pair: Folder of a tiny model pair.
+        run_folder: Folder of a small run of that pair.
+        cache: Folder of the recordings of that run.
+    """
 
     folder: Path
     pair: Path
@@ -36,7 +42,7 @@ Target = Callable[[random.Random, World], str | None]
 
 
 def dumped(data: Any) -> str:
-    """YAML of whatever a mutation made."""
+    """Return the result of a mutation as YAML."""
     return yaml.dump(data, allow_unicode=True, sort_keys=False, width=10_000)
 
 
@@ -48,7 +54,7 @@ def scenarios() -> list[str]:
 
 @cache
 def trace_files() -> list[str]:
-    """A small whole file of every format of network traces and arrivals."""
+    """Return a small valid file of every format of network traces and arrivals."""
     from tests.simulator.traces.examples import ARRIVALS, NETWORK
 
     return [row[0] for table in (NETWORK, ARRIVALS) for row in table.values()]
@@ -119,7 +125,7 @@ FAIR = """\
 
 
 def whole_run(rng: random.Random, world: World) -> str | None:
-    """A mutated small scenario through the command line, to its run folder."""
+    """Run a mutated small scenario through the command line."""
     path = world.folder / "run.yaml"
     whole = yaml.safe_load(SMALL.format(pair=world.pair))
     other = rng.choice([None, CELL, FAIR])
@@ -173,7 +179,7 @@ def damaged_json(source: str, rng: random.Random) -> bytes:
 
 
 def weights(rng: random.Random, world: World) -> str | None:
-    """A pair with one damaged file of weights, whose manifest agrees with it."""
+    """Load a pair with one damaged file of weights, whose hash in the manifest matches the damaged file."""
     import hashlib
     import shutil
 
@@ -192,7 +198,7 @@ def weights(rng: random.Random, world: World) -> str | None:
 
 
 def backbone(rng: random.Random, world: World) -> str | None:
-    """A folder in transformers' layout or of VAR's files with one damaged file, or a damaged training checkpoint of LlamaGen's layout."""
+    """Load a folder in transformers' layout or of VAR's files with one damaged file, or a damaged checkpoint in LlamaGen's layout."""
     import shutil
 
     from models.backbones.llamagen import load_llamagen
@@ -227,7 +233,7 @@ def backbone(rng: random.Random, world: World) -> str | None:
 
 
 def judge(rng: random.Random, world: World) -> str | None:
-    """The judge of a pair of photographs with one damaged file."""
+    """Read the judge of a pair of photographs with one damaged file."""
     import numpy as np
 
     from models.quality.judge_files import SETS, JudgeFiles, read_judge
@@ -281,7 +287,7 @@ def profile(rng: random.Random, world: World) -> str | None:
 
 
 def run_folder(rng: random.Random, world: World) -> str | None:
-    """A run folder with one damaged file."""
+    """Open or compare a run folder with one damaged file."""
     import shutil
 
     from ciar_sim.api import open_run
@@ -315,7 +321,7 @@ PLOT_OPTIONS = (
 
 
 def plot(rng: random.Random, world: World) -> str | None:
-    """Any kind of plot, of a run (or an answer of a decision) that may be damaged, with any options."""
+    """Draw any kind of plot with any options, from a run (or the answer of a decision) that may be damaged."""
     import shutil
 
     from ciar_sim.cli.plot import ANSWERS as DECISIONS
@@ -364,7 +370,7 @@ def trace(rng: random.Random, world: World) -> str | None:
 
 
 def arrivals(rng: random.Random, world: World) -> str | None:
-    """A damaged file of arrivals named by a scenario."""
+    """Load a scenario that names a damaged file of arrivals."""
     from simulator.experiment.loading import load_scenario
 
     path = world.folder / "arrivals"
@@ -407,7 +413,7 @@ def message(rng: random.Random, world: World) -> str | None:
 
 
 def recording(rng: random.Random, world: World) -> str | None:
-    """A damaged entry of the cache counts as none."""
+    """Read a damaged entry of the cache, which counts as absent."""
     from simulator.protocol.cache import RecordingCache
 
     held = sorted(world.cache.rglob("*.npz"))
@@ -491,7 +497,7 @@ VALUES = (
 
 
 def command_line(rng: random.Random, world: World) -> str | None:
-    """Random options of commands that read, on a scenario that is not there or is damaged."""
+    """Run commands with random options on a scenario that is missing or damaged."""
     (world.folder / "cli.yaml").write_bytes(damaged_yaml(rng.choice(scenarios()), rng))
     argument = rng.choice([str(world.folder / "cli.yaml"), str(world.folder / "none.yaml"), str(world.folder), *VALUES])
     command = rng.choice(
@@ -532,7 +538,7 @@ def command_line(rng: random.Random, world: World) -> str | None:
 
 
 def through_cli(arguments: list[str], named: str) -> str | None:
-    """As `verdict`, of a command line: exit code 0, or 1 or 2 with a few lines on stderr."""
+    """Return the verdict on a command line: it must exit with 0, or with 1 or 2 and a few lines on stderr."""
     import traceback
 
     from ciar_sim.cli.main import main
@@ -549,7 +555,7 @@ def through_cli(arguments: list[str], named: str) -> str | None:
     return unclear(message, named if result.exit_code == 2 else "")
 
 
-TARGETS: dict[str, tuple[Target, int]] = {  # and how many of a hundred inputs
+TARGETS: dict[str, tuple[Target, int]] = {  # with the share of inputs in percent
     "scenario": (scenario, 23),
     "run": (whole_run, 2),
     "training": (training_file, 12),

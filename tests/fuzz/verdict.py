@@ -1,4 +1,4 @@
-"""What one input may lead to: a result, or one error of this project's that says where; within bounds of time and memory."""
+"""The allowed outcomes of an input: a result, or one CiarSimError that names the place, within limits of time and memory."""
 
 import resource
 import signal
@@ -10,18 +10,23 @@ from typing import Any
 
 from simulator.core.errors import CiarSimError
 
-CPU_S = 20.0  # of the processor, so that a busy machine fails nothing
-MEMORY_BYTES = 2 * 2**30  # beyond what the process holds already
-MOST_LINES, MOST_CHARACTERS = 4, 1500  # of an error
+CPU_S = 20.0  # processor time, so that a busy machine causes no failure
+MEMORY_BYTES = 2 * 2**30  # in addition to what the process already uses
+MOST_LINES, MOST_CHARACTERS = 4, 1500  # of an error message
 
 
 class OutOfTimeError(Exception):
-    """The bound of time was reached."""
+    """The time limit was reached."""
 
 
 @contextmanager
 def bounded(cpu_s: float = CPU_S, memory_bytes: int = MEMORY_BYTES) -> Iterator[None]:
-    """Raises OutOfTimeError after so much processor time, MemoryError beyond so much more address space."""
+    """Limit the processor time and the additional address space of a block.
+
+    Raises:
+        OutOfTimeError: After `cpu_s` of processor time.
+        MemoryError: Beyond `memory_bytes` of additional address space.
+    """
 
     def late(*_: Any) -> None:
         raise OutOfTimeError(f"more than {cpu_s:g} s of processor time")
@@ -40,9 +45,10 @@ def bounded(cpu_s: float = CPU_S, memory_bytes: int = MEMORY_BYTES) -> Iterator[
 
 
 def verdict(read: Callable[[], object], named: str = "") -> str | None:
-    """None where reading gave a result or one clear error, else what is wrong with what happened.
+    """Return None if reading gave a result or one clear error, else what is wrong with the outcome.
 
-    named: what the error must name, as the file.
+    Args:
+        named: Text that the error must contain, such as the file's name.
     """
     try:
         with bounded():
@@ -57,7 +63,7 @@ def verdict(read: Callable[[], object], named: str = "") -> str | None:
 
 
 def unclear(message: str, named: str) -> str | None:
-    """What is wrong with the text of an error, None for nothing."""
+    """Return what is wrong with the text of an error, None if nothing."""
     if not message.strip():
         return "an error without a text"
     if len(message) > MOST_CHARACTERS or message.count("\n") >= MOST_LINES:

@@ -1,21 +1,22 @@
-"""Laws: what must hold in every scenario, tried on random ones.
+"""Laws: properties that must hold in every scenario, tried on random ones.
 
-    CIAR_SIM_LAWS=10 python -m pytest tests/laws     # ten times as many examples, some 4,000, drawn anew
+    CIAR_SIM_LAWS=10 python -m pytest tests/laws     # ten times as many examples, about 5,000, drawn anew
 
-`make test` tries some 400, the same ones every time.
+`make test` tries about 500, the same ones every time.
 
 Monotone laws compare two simulations of the same recordings with the same seeds, so that every message draws the same random numbers
-in both. They hold for every single request where a later start never lets a message arrive earlier. That is so for rates that vary,
-for independent losses, framing, handshakes and normal jitter. It is not so, and the law holds for means over many requests only, where
+in both. They hold for every single request if a message that starts later never arrives earlier. This is true for varying rates,
+independent losses, framing, handshakes and normal jitter. In the following cases it is not, and the law holds only for means over many
+requests:
 
-- two loss rates above 0 are compared: they draw different lengths between losses;
-- a timeout goes by the round trips measured so far: a later message may have seen one more, and is sent again earlier;
-- losses come in bursts, which end by time: a later packet may escape the burst;
-- a congestion window grows with what is in flight, and is halved by time: a longer round trip can keep it larger;
-- a buffer drops a message that is tried again after timeouts: one that comes later may find room at once;
-- a radio falls asleep by time: a later message may keep it awake for the next one;
-- the jitter is lognormal, gamma or Pareto, whose draws change shape with the mean;
-- several calls of several sessions share a batch: one more session can shift who is batched with whom.
+- Two loss rates above 0 are compared: the drawn distances between losses differ.
+- A timeout depends on the round trips measured so far: a later message may know one more of them, and be retransmitted earlier.
+- Losses come in bursts, which end by time: a later packet may miss the burst.
+- A congestion window grows with the data in flight, and is halved by time: a longer round trip can keep it larger.
+- A buffer drops a message, which is retransmitted after timeouts: a later message may find room at once.
+- A radio falls asleep by time: a later message may keep it awake for the next one.
+- The jitter is lognormal, gamma or Pareto: the shape of the distribution changes with the mean.
+- Calls of several sessions share a batch: one more session can change which calls are batched together.
 """
 
 import os
@@ -28,9 +29,11 @@ _TIMES = int(os.environ.get("CIAR_SIM_LAWS", "0"))
 
 
 def law(examples: int, shrink: bool = True) -> Callable[[Any], Any]:
-    """A hypothesis test of so many examples in `make test`; of `CIAR_SIM_LAWS` times as many, drawn anew, where that is set.
+    """Return hypothesis settings for a law.
 
-    shrink: whether a failing example is made smaller; not where an example takes a second.
+    Args:
+        examples: Number of examples in `make test`. If `CIAR_SIM_LAWS` is set, that many times more, drawn anew.
+        shrink: Whether to reduce a failing example; turned off where one example takes a second.
     """
     return settings(
         max_examples=examples * max(1, _TIMES),

@@ -1,4 +1,4 @@
-"""Strategies: random programs of sessions, networks and loads."""
+"""Strategies that draw random session programs, networks and loads."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ from simulator.pricing.program import SessionProgram
 from tests.simulator import build
 from tests.simulator.build import Op, UniformCosts
 
-GAP_S = 1e4  # between the requests of a sequential run: longer than any request takes
+GAP_S = 1e4  # between the requests of a sequential run; longer than any request takes
 LTE = RadioFigures(
     promotion_s=0.1,
     inactivity_s=10.0,
@@ -32,13 +32,13 @@ LTE = RadioFigures(
 
 
 def unwindowed(name: str) -> Transport:
-    """A transport with its framing, handshake and timers, the latter settled from the first message on, and no congestion window."""
+    """Return a transport with its framing, handshake and timers, but no congestion window; timers need no first samples."""
     return replace(TRANSPORTS[name], initial_window=0, opening_samples=0)
 
 
 @st.composite
 def programs(draw: st.DrawFn, least_calls: int = 0, sizes: int = 60_000, **costs: Any) -> SessionProgram:
-    """Device passes, calls sent at once or ahead of their await, streamed parts, cloud passes and other work."""
+    """Draw a program with device passes, calls awaited at once or later, streamed replies, cloud passes and other work."""
     size = st.integers(1, sizes)
     device: list[Op] = []
     cloud: list[list[Op]] = []
@@ -65,7 +65,7 @@ delays = st.floats(1e-3, 1.0)
 
 @st.composite
 def capacities(draw: st.DrawFn) -> float | Capacity:
-    """A rate, constant or varying, never 0."""
+    """Draw a rate in bit/s, constant or varying, never 0."""
     if draw(st.booleans()):
         return draw(rates)
     held = draw(st.lists(rates, min_size=2, max_size=4))
@@ -74,7 +74,7 @@ def capacities(draw: st.DrawFn) -> float | Capacity:
 
 @st.composite
 def networks(draw: st.DrawFn, loss: bool = True, jitter: bool = True) -> Network:
-    """A network under which the monotone laws hold for every request."""
+    """Draw a network on which the monotone laws hold for every request."""
     return Network(
         up_bps=draw(capacities()),
         down_bps=draw(capacities()),
@@ -90,7 +90,7 @@ def networks(draw: st.DrawFn, loss: bool = True, jitter: bool = True) -> Network
 
 @st.composite
 def any_networks(draw: st.DrawFn) -> Network:
-    """A network with any impairments."""
+    """Draw a network with any impairments."""
     loss = draw(st.floats(0.0, 0.4))
     return Network(
         up_bps=draw(capacities()),
@@ -118,7 +118,7 @@ def any_networks(draw: st.DrawFn) -> Network:
 
 @st.composite
 def cells(draw: st.DrawFn) -> Network:
-    """A network with any impairments, and one of what a cell, a Wi-Fi hop, other traffic or a second path does."""
+    """Draw a network with any impairments and one effect of a cell, a Wi-Fi hop, other traffic or a second path."""
     network = draw(any_networks())
     what = draw(st.sampled_from(["handover", "uplink", "paths", "fair", "wifi", "cross"]))
     if what == "wifi":
@@ -160,14 +160,14 @@ def cells(draw: st.DrawFn) -> Network:
 
 
 def scaled(capacity: Any, factor: float) -> Any:
-    """A capacity whose rate is `factor` times as high at every time."""
+    """Return a capacity whose rate is `factor` times as high at every time."""
     if isinstance(capacity, Capacity):
         return Capacity(capacity.edges_s[:-1], np.array(capacity.rates_bps) * factor, capacity.duration_s)
     return capacity * factor
 
 
 def sequential(sessions: list[SessionProgram], network: Network, seed: int) -> np.ndarray:
-    """latency_s [n]: each session asked for once, one after another, by two devices in turn."""
+    """Return latency_s [n] of one request for each session, one after another, from two devices in turn."""
     requests = build.arrivals(*((n * GAP_S, n % 2, n) for n in range(len(sessions))))
     return build.case(sessions, requests, network=network, seed=seed).columns["latency_s"]
 
@@ -175,7 +175,7 @@ def sequential(sessions: list[SessionProgram], network: Network, seed: int) -> n
 def at_once(
     sessions: list[SessionProgram], times_s: np.ndarray, network: Network, seed: int, **more: Any
 ) -> CaseResult:
-    """Requests at the given times, each of a device of its own, for the sessions in turn."""
+    """Simulate requests at the given times, each from a device of its own, for the sessions in turn."""
     requests = build.arrivals(*((float(t), n, n % len(sessions)) for n, t in enumerate(times_s)))
     return build.case(sessions, requests, network=network, seed=seed, devices=len(times_s), **more)
 

@@ -1,4 +1,4 @@
-"""Latency never falls when round trip, loss or load rise, or bandwidth falls. Where that holds in the mean only: see the package."""
+"""Latency never falls when round trip, loss or load rise, or bandwidth falls. The package says where this holds in the mean only."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def never_lower(before: np.ndarray, after: np.ndarray) -> None:
 
 
 def never_lower_in_the_mean(before: np.ndarray, after: np.ndarray) -> None:
-    """Five standard errors: a false alarm in three million, were the draws not fixed by their seeds."""
+    """Allow five standard errors: with independent draws, a false alarm in three million."""
     error_s = np.sqrt(before.var(ddof=1) / len(before) + after.var(ddof=1) / len(after))
     assert after.mean() >= before.mean() - 5.0 * error_s - ROUNDING_S
 
@@ -56,7 +56,7 @@ def test_less_bandwidth(sessions: list[SessionProgram], network: Network, seed: 
 def test_loss_where_none_was(
     sessions: list[SessionProgram], network: Network, seed: int, up: float, down: float
 ) -> None:
-    network = replace(network, distribution="normal", up_buffer_bytes=1e12)  # the general link on both sides
+    network = replace(network, distribution="normal", up_buffer_bytes=1e12)  # the general link in both simulations
     lossy = replace(network, up_loss=up, down_loss=down)
     never_lower(sequential(sessions, network, seed), sequential(sessions, lossy, seed))
 
@@ -65,7 +65,7 @@ def test_loss_where_none_was(
 
 
 def one_call(rows: int) -> SessionProgram:
-    """A pass on the device and one in the cloud, of 1/64 s a row."""
+    """Return a program of one pass on the device and one in the cloud, which takes 1/64 s per row."""
     return build.program(
         [build.forward(), *build.call(0)], [[build.forward("cloud", rows=rows), build.reply()]], cloud_costs=QUEUE
     )
@@ -81,7 +81,7 @@ TIMES = st.lists(st.floats(0.0, 1.0), min_size=12, max_size=12).map(sorted)
 def test_more_requests_on_a_queue_of_single_calls(
     rows: list[int], times: list[float], more: list[tuple[float, int]]
 ) -> None:
-    """First come, first served, one at a time: Lindley's recursion, in which a request more delays those after it."""
+    """First come, first served, one at a time (Lindley's recursion): an additional request delays those after it."""
     own = [(t, row, True) for t, row in zip(times, rows, strict=False)]
     both = sorted([*own, *((t, row, False) for t, row in more)], key=lambda one: (one[0], not one[2]))
 
@@ -126,7 +126,7 @@ def test_more_loss_in_the_mean(
 def test_a_longer_round_trip_under_everything_in_the_mean(
     session: SessionProgram, network: Network, seed: int, factor: float
 ) -> None:
-    """Windows that halve by time are left out: where the timeout passes the pause between messages, the mean may fall too."""
+    """Without windows that halve by time: if the timeout exceeds the pause between messages, even the mean may fall."""
     assert isinstance(network.up_delay_s, float)
     assert isinstance(network.down_delay_s, float)
     network = replace(network, transport=replace(network.transport, idle_restart=False))
@@ -156,7 +156,7 @@ def test_more_load_on_batches_in_the_mean(
 
 
 def test_a_window_is_why_some_laws_hold_in_the_mean_only() -> None:
-    """A round trip just long enough that the window is not halved: fewer flights, and an earlier end."""
+    """At a round trip just long enough that the window is not halved, there are fewer flights and the transfer ends earlier."""
     session = build.program([*build.call(0, 80_000), *build.call(1, 80_000)], [[build.reply()], [build.reply()]])
     pause = build.program([build.forward()] * 56 + [*build.call(0, 80_000)], [[build.reply()]])
     requests = build.arrivals((0.0, 0, 0), (2.0, 0, 1))
@@ -165,6 +165,7 @@ def test_a_window_is_why_some_laws_hold_in_the_mean_only() -> None:
         network = Network(1e9, 1e9, rtt_s / 2, rtt_s / 2, transport=TRANSPORTS["tcp"])
         return float(build.case([session, pause], requests, network=network).columns["latency_s"][1])
 
-    # Timeout rtt + 0.2 s; from the last message of the first request to the one of the second pass 2.21875 s less that request's time.
+    # The timeout is rtt + 0.2 s. The pause between the last message of the first request and the message of the second is 2.21875 s
+    # minus the latency of the first.
     latencies = np.array([second(rtt_s) for rtt_s in np.arange(0.3, 0.7, 0.001)])
     assert np.any(np.diff(latencies) < -0.1)

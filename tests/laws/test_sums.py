@@ -1,4 +1,5 @@
-"""Parts sum to the latency, a session alone to the sum by hand; bytes, GPU seconds and energy conserve; serial equals parallel."""
+"""Parts add up to the latency, which for one session alone matches a hand calculation; bytes, GPU time and energy are conserved; serial
+and parallel runs give the same bytes."""
 
 import hashlib
 from collections.abc import Callable
@@ -36,7 +37,7 @@ ULP = 2.0**-52
 
 
 def parts_sum(columns: dict[str, np.ndarray]) -> None:
-    """To 1e-9 of the latency, and to what the time of day can tell: a sum of n times near t is exact to n t 2**-52."""
+    """Assert that the parts add up to the latency, to 1e-9 of it plus rounding: a sum of n times near t has an error of n t 2**-52."""
     total = sum(columns[name] for name in PARTS)
     error_s = np.abs(total - columns["latency_s"])
     assert np.all(error_s <= 1e-9 * columns["latency_s"] + 200 * ULP * np.abs(columns["done_s"]))
@@ -98,7 +99,7 @@ def test_parts_sum_at_extreme_magnitudes(
 
 
 def by_hand(session: SessionProgram, network: Network) -> float:
-    """Latency of a session whose device, wires and replica are idle: the longest chain of what waits for what."""
+    """Return the latency of a session whose device, links and replica are idle: the longest chain of dependent steps."""
     up_bps, down_bps, up_s, down_s = (
         float(x)  # type: ignore[arg-type]
         for x in (network.up_bps, network.down_bps, network.up_delay_s, network.down_delay_s)
@@ -134,7 +135,7 @@ def by_hand(session: SessionProgram, network: Network) -> float:
 def test_a_device_alone_is_the_sum_by_hand(
     sessions: list[SessionProgram], up_bps: float, down_bps: float, up_s: float, down_s: float, general: bool
 ) -> None:
-    """On the fast link and on the general one."""
+    """With both link implementations: the fast one and the general one."""
     network = Network(up_bps, down_bps, up_s, down_s, up_buffer_bytes=1e12 if general else np.inf)
     requests = build.arrivals(*((n * GAP_S, 0, n) for n in range(len(sessions))))
     found = build.case(sessions, requests, network=network).columns["latency_s"]
@@ -173,7 +174,7 @@ def test_with_no_draft_accepted_every_round_costs_its_drafts_a_round_trip_and_a_
     holds()
 
 
-# ---- what conserves
+# ---- conservation
 
 
 @law(40)
@@ -188,7 +189,7 @@ def test_with_no_draft_accepted_every_round_costs_its_drafts_a_round_trip_and_a_
 def test_bytes_gpu_seconds_and_energy_conserve(
     sessions: list[SessionProgram], network: Network, seed: int, spread_s: float, max_batch: int, replicas: int
 ) -> None:
-    """Payload is what the programs send, whatever is lost and sent again; GPU seconds of the requests are those of the replicas."""
+    """Payload is what the programs send, whatever is lost and retransmitted; GPU time of the requests is that of the replicas."""
     network = replace(network, radio=None)
     at = np.sort(stream(seed, "law").random(10)) * spread_s
     result = at_once(sessions, at, network, seed, max_batch=max_batch, replicas=replicas)

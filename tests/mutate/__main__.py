@@ -1,4 +1,4 @@
-"""`python -m tests.mutate [--only NAME]`: exit code 1 where a mutation is not caught."""
+"""`python -m tests.mutate [--only NAME]`: exit code 1 if a mutation is not caught."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Runs each mutation in a copy of the tree that is thrown away."""
+"""Run of each mutation in a temporary copy of the tree."""
 
 import os
 import shutil
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tests.mutate.table import ROOT, Mutation
 
-TIME_LIMIT_S = 300.0  # of the tests of one mutation; they take seconds
-LARGEST_FILE = 10_000_000  # bytes; larger ones are weights, and linked
+TIME_LIMIT_S = 300.0  # for the tests of one mutation, which take seconds
+LARGEST_FILE = 10_000_000  # bytes; larger files are weights, which are linked instead of copied
 
 
 def copy_of_the_tree(folder: Path) -> None:
-    """Every tracked file as it is on disk."""
+    """Copy every tracked file, as it is on disk, into a folder."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, names.decode().split("\0")):
         source, target = ROOT / name, folder / name
@@ -29,19 +29,22 @@ def copy_of_the_tree(folder: Path) -> None:
 
 
 def passes(folder: Path, tests: Sequence[str], limit_s: float | None = TIME_LIMIT_S) -> bool | None:
-    """Whether the tests pass in a tree, all within the limit; None where they could not be run."""
+    """Return whether the tests pass in a tree within the time limit; None if they could not be run."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    # Without byte code: a mutated file of the same size and second would be taken for the one before.
+    # No byte code: Python would reuse it for a mutated file of the same size and modification time.
     around = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, cwd=folder, env=around, capture_output=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired:
-        return False  # a loop without end does not go unnoticed
+        return False  # an endless loop counts as caught
     return {0: True, 1: False}.get(done.returncode)
 
 
 def outcomes(mutations: Sequence[Mutation]) -> Iterator[tuple[str, str]]:
-    """Name and outcome of each: caught, SURVIVED, or what is wrong with its row. First of all, the tests without any."""
+    """Yield name and outcome of each mutation: caught, SURVIVED, or what is wrong with its row.
+
+    The tests run without any mutation first; if they fail, that is the only outcome.
+    """
     with tempfile.TemporaryDirectory(prefix="mutate.") as temporary:
         folder = Path(temporary)
         copy_of_the_tree(folder)

@@ -1,4 +1,4 @@
-"""The mutations: where each is, what it changes, and the test files of which at least one test must fail under it."""
+"""The mutations: the file and text that each changes, and the tests of which at least one must fail."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Mutation:
-    """A fault of one line.
+    """A fault in one line.
 
     Attributes:
-        file: relative to the root of the tree.
-        old: text that stands in the file exactly once.
-        new: what stands there instead.
-        tests: files, or tests in them as pytest names them.
+        name: Unique name.
+        file: Path relative to the root of the tree.
+        old: Text that occurs in the file exactly once.
+        new: Its replacement.
+        tests: Test files, or pytest node ids of single tests.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Every row of the table fits the code: its text stands there once, its tests exist, and its new text is Python."""
+"""Every row of the table matches the code: its text occurs once, its tests exist, and the mutated file is valid Python."""
 
 import ast
 

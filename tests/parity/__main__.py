@@ -1,7 +1,7 @@
-"""`python -m tests.parity FOLDER`: the files of a golden folder against this program.
+"""`python -m tests.parity FOLDER`: compare the files of a golden folder with this program.
 
-One line per file: cases and largest absolute error, or what reads it. Exit code 1 where something is beyond its
-tolerance, a file cannot be read, or no check knows it.
+Prints one line per file: cases and largest absolute error, or the file for which it is read. The exit code is 1 if an error exceeds its
+tolerance, a file cannot be read, or no check reads it.
 """
 
 import fnmatch
@@ -15,7 +15,7 @@ from tests.parity.checks import Check, Tally, check_of, checks, stem
 
 
 def main(folder: Path) -> int:
-    """The exit code: 0 where every file is checked or read for another one, and all errors are within tolerance."""
+    """Return the exit code: 0 if every file is checked or read for another one, and all errors are within tolerance."""
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     found = {name: one for name in files if (one := check_of(name)) is not None}
     read_by: dict[str, list[str]] = {}
@@ -56,12 +56,12 @@ def main(folder: Path) -> int:
 
 
 def reads_like(one: Check, name: str) -> bool:
-    """Whether a file has the name of a companion of some file of this check."""
+    """Return whether a file is named like a companion of some file of this check."""
     return any(fnmatchcase(name, f"{stem(one.pattern)}{suffix}") for suffix in endings(one))
 
 
 def endings(one: Check) -> list[str]:
-    """What follows the stem in the names of a check's companions."""
+    """Return what follows the stem in the names of a check's companions."""
     return [companion.removeprefix("{}") for companion in one.reads if companion.startswith("{}")]
 
 

@@ -1,4 +1,4 @@
-"""Parity of LlamaGen's caption path: how captions are cleaned, and the encoder with its padding."""
+"""Parity of LlamaGen's caption path: cleaning of captions, and the encoder with its padding."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ STATES = 2e-4  # the tolerance of the golden README
 
 @check("t5_*cleaning*.json")
 def cleaning(file: Path, tally: Tally) -> None:
-    """Captions after one and after two passes of the cleaning."""
+    """Compare captions after one and after two passes of the cleaning."""
     for case in json.loads(file.read_text()):
         tally.case()
         once = clean(case["raw"])
@@ -26,7 +26,7 @@ def cleaning(file: Path, tally: Tally) -> None:
 
 @check("t5_*_io*.safetensors", reads=("{}_hf/*",))
 def encoder(file: Path, tally: Tally) -> None:
-    """Hidden states of token ids, and the rows of valid tokens moved to the end as the decoder takes them."""
+    """Compare hidden states of token ids, and the rows of valid tokens moved to the end, as the decoder expects them."""
     io, folder = load_file(file), file.parent / f"{stem(file.name)}_hf"
     model = load_encoder(folder, torch.float32)
     ids, mask = io["input_ids"], io["attention_mask"]

@@ -23,7 +23,7 @@ LOGITS, PROBS = 1e-4, 1e-6
 
 @check("anole_*_io*.safetensors", reads=("{}_hf/*", "{}_info.json", "{}_vqgan.ckpt", "{}_vqgan.yaml"))
 def anole(file: Path, tally: Tally) -> None:
-    """Scales, prompts and sizes are those of the tensors and of `_info.json`."""
+    """Compare Anole's decoder and image tokenizer. Scales, prompts and sizes come from the tensors and from `_info.json`."""
     io, name = load_file(file), file.parent / stem(file.name)
     folder, ids = Path(f"{name}_hf"), json.loads(Path(f"{name}_info.json").read_text())["ids"]
     described = describe("anole-7b", folder)
@@ -40,7 +40,7 @@ def anole(file: Path, tally: Tally) -> None:
     tally.close("hidden states", hidden, io["forward_hidden"], LOGITS)
     tally.close("logits", hidden @ head.T, io["forward_logits_unmasked"], LOGITS)
     tally.close("logits of image tokens", model.logits(hidden), io["forward_logits_unmasked"][..., codes], LOGITS)
-    if "forward_logits_hf" in io:  # what the class returns: no image token, everything else
+    if "forward_logits_hf" in io:  # the logits that the class returns, in which image tokens are masked
         text = torch.ones(len(head), dtype=torch.bool).index_fill(0, codes, False)
         tally.close("logits of text tokens", (hidden @ head.T)[..., text], io["forward_logits_hf"][..., text], LOGITS)
 
@@ -58,7 +58,7 @@ def anole(file: Path, tally: Tally) -> None:
         tally.equal(f"greedy tokens {scale:g}", codes[tokens], io[key])
         wanted = guide(raw[:, 0, codes], raw[:, 1, codes], scale).softmax(-1)
         found = guide(logits[:, 0], logits[:, 1], scale).softmax(-1)
-        # Guidance carries the raw errors 2 s - 1 times over.
+        # Guidance multiplies the errors of the raw logits by 2 s - 1.
         tally.close(f"probabilities {scale:g}", found, wanted, PROBS * max(1.0, 2 * scale - 1))
         whole = teacher(model, caption, null, mask, valid, tokens)
         tally.close(f"teacher-forced logits {scale:g}", whole, raw[..., codes], LOGITS)
@@ -80,7 +80,7 @@ def anole(file: Path, tally: Tally) -> None:
 
 
 def rows_of(tokens: Tensor) -> Tensor:
-    """Text tokens [B, n] as prompt rows [B, n, 2]."""
+    """Return text tokens [B, n] as prompt rows [B, n, 2]."""
     return torch.tensor([[digits(int(token)) for token in row] for row in tokens]).float()
 
 
@@ -89,7 +89,7 @@ def tokens_of(rows: Tensor) -> Tensor:
 
 
 def decode(model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float, steps: int) -> tuple[Tensor, Tensor]:
-    """The first greedy codes [steps] of a conditional and an unconditional row, and their raw logits [steps, 2, V]."""
+    """Return the first greedy codes [steps] of a conditional and an unconditional row, and their raw logits [steps, 2, V]."""
     cache = KVCache(model.config, 2)
     slots = model.config.caption_slots
     pad = slots - rows.shape[1]
@@ -108,7 +108,7 @@ def decode(model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float, steps:
 
 
 def teacher(model: LlamaDecoder, caption: Tensor, null: Tensor, mask: Tensor, valid: Tensor, tokens: Tensor) -> Tensor:
-    """Raw logits [steps, 2, V] in one pass per row."""
+    """Return the teacher-forced raw logits [steps, 2, V], from one pass per row."""
     pad = model.config.caption_slots - caption.shape[1]
     found = []
     for rows, seen in ((caption, mask), (null, valid)):

@@ -1,6 +1,6 @@
 """The registry of parity checks: one function per kind of golden file, for pytest and `python -m tests.parity FOLDER`.
 
-Adding one, in any module of this package (all of them are imported by `checks()`):
+To add one, in any module of this package (`checks()` imports all of them):
 
     @check("llamagen_gpt_*_io*.safetensors", reads=("{}.pt", "{}_config.json"))
     def decoder(file: Path, tally: Tally) -> None:
@@ -9,8 +9,8 @@ Adding one, in any module of this package (all of them are imported by `checks()
             tally.close("probabilities", found, wanted, atol=1e-6)
             tally.equal("tokens", found, wanted)
 
-`{}` in `reads` is the file's name up to its last `_io`, or up to its ending. Sizes, counts and settings come from the files, never
-from a check. A file that no check matches makes the command fail, so nothing is skipped silently.
+`{}` in `reads` stands for the file's name up to its last `_io`, or without its extension. Sizes, counts and settings come from the files,
+never from a check. The command fails on a file that no check matches, so no file is skipped silently.
 """
 
 import importlib
@@ -27,7 +27,14 @@ from torch import Tensor
 
 @dataclass
 class Tally:
-    """Result of one check: cases, the largest absolute error, what is beyond tolerance, parts that are not built yet."""
+    """Result of one check.
+
+    Attributes:
+        cases: Number of cases.
+        largest: Largest absolute error.
+        failures: Values beyond their tolerance.
+        skipped: Parts of the file that are not compared, and why.
+    """
 
     cases: int = 0
     largest: float = 0.0
@@ -35,11 +42,11 @@ class Tally:
     skipped: list[str] = field(default_factory=list)
 
     def case(self) -> None:
-        """The next case begins."""
+        """Start the next case."""
         self.cases += 1
 
     def close(self, name: str, found: Any, wanted: Any, atol: float, rtol: float = 0.0) -> None:
-        """Floats of equal shape, |found - wanted| <= atol + rtol |wanted| everywhere; NaN equals nothing."""
+        """Compare floats: equal shapes, and |found - wanted| <= atol + rtol |wanted| everywhere. NaN equals nothing."""
         one, two = torch.as_tensor(found).double(), torch.as_tensor(wanted).double()
         if one.shape != two.shape:
             self._fail(name, f"shape {list(one.shape)} where {list(two.shape)} is wanted")
@@ -52,7 +59,7 @@ class Tally:
             self._fail(name, f"off by {float(error.nan_to_num(torch.inf).max()):.3g}, allowed {allowed}")
 
     def equal(self, name: str, found: Any, wanted: Any) -> None:
-        """Exactly equal: integers, masks, tokens, trees."""
+        """Compare exactly: integers, masks, tokens, trees."""
         if isinstance(found, Tensor) or isinstance(wanted, Tensor):
             found, wanted = torch.as_tensor(found), torch.as_tensor(wanted)
             if found.shape != wanted.shape:
@@ -68,14 +75,20 @@ class Tally:
 
 @dataclass(frozen=True)
 class Check:
-    """`run` compares everything in a file that matches `pattern`, and reads `reads` (weights, configurations, cases) for it."""
+    """A check of one kind of golden file.
+
+    Attributes:
+        pattern: Pattern of the names of the files that `run` compares.
+        reads: Patterns of the companions (weights, configurations, cases) that it reads for them.
+        run: Function (file, tally) that compares everything in a file.
+    """
 
     pattern: str
     reads: tuple[str, ...]
     run: Callable[[Path, Tally], None]
 
     def companions(self, name: str) -> list[str]:
-        """Names, or patterns of names, of the files read for the file `name`."""
+        """Return the names, or patterns of names, of the files read for the file `name`."""
         return [companion.replace("{}", stem(name)) for companion in self.reads]
 
 
@@ -83,20 +96,20 @@ _CHECKS: dict[str, Check] = {}
 
 
 def stem(name: str) -> str:
-    """A file's name up to its last `_io`, or up to its ending."""
+    """Return a file's name up to its last `_io`, or without its extension."""
     begin = name.removesuffix(".safetensors")
     return begin.rpartition("_io")[0] or begin
 
 
 def check_of(name: str) -> Check | None:
-    """The check of a file name, if there is one."""
+    """Return the check for a file name, or None."""
     return next((one for pattern, one in checks().items() if fnmatchcase(name, pattern)), None)
 
 
 def check(
     pattern: str, reads: tuple[str, ...] = ()
 ) -> Callable[[Callable[[Path, Tally], None]], Callable[[Path, Tally], None]]:
-    """Registers a function (file, tally) as the check of files whose name matches `pattern`."""
+    """Register a function (file, tally) as the check of files whose name matches `pattern`."""
 
     def register(run: Callable[[Path, Tally], None]) -> Callable[[Path, Tally], None]:
         assert pattern not in _CHECKS, f"{pattern} has two checks"
@@ -107,7 +120,7 @@ def check(
 
 
 def checks() -> dict[str, Check]:
-    """All checks by pattern; imports the modules of this package that hold them."""
+    """Import the modules of this package and return all checks by pattern."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if not module.name.startswith(("__", "test_")):
             importlib.import_module(f"{__package__}.{module.name}")

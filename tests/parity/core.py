@@ -1,4 +1,4 @@
-"""Parity of what every method rests on: decoder, image tokenizer, sampling chains, intervals, scores and losses."""
+"""Parity of what all methods share: decoder, image tokenizer, sampling chains, intervals, scores and losses."""
 
 import json
 import math
@@ -29,14 +29,14 @@ LOGITS, IMAGES, PROBS, DOUBLE = 2e-4, 1e-4, 1e-6, 1e-9  # the tolerances of the 
 
 
 def cases(file: Path) -> list[dict[str, Any]]:
-    """The cases of a file's `_cases.json`, each with the tensors of its number (`<number>.<name>`, zeros in front or not)."""
+    """Return the cases of a file's `_cases.json`, each with the tensors of its number (`<number>.<name>`, leading zeros allowed)."""
     listed = json.loads((file.parent / f"{stem(file.name)}_cases.json").read_text())
     tensors = load_file(file)
     return [case | numbered(tensors, case["case"]) for case in listed]
 
 
 def numbered(tensors: dict[str, Tensor], number: int, kind: str = "") -> dict[str, Tensor]:
-    """Tensors named `<kind><number>.<name>`, by name."""
+    """Return the tensors with keys `<kind><number>.<name>`, by name."""
     pattern = re.compile(rf"{re.escape(kind)}0*{number}\.(.+)", re.DOTALL)
     return {found[1]: value for key, value in tensors.items() if (found := pattern.fullmatch(key))}
 
@@ -47,7 +47,14 @@ def numbered(tensors: dict[str, Tensor], number: int, kind: str = "") -> dict[st
 def decode_greedy(
     model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """LlamaGen's loop through the cache: tokens [B, T], and of every step the raw logits [T, R, V] and the guided ones [T, B, V]."""
+    """Decode greedily through the cache, as LlamaGen's loop does.
+
+    Args:
+        interval: Last decode step with guidance; -1 for all steps.
+
+    Returns:
+        Tokens [B, T], raw logits [T, R, V] (R = 2 B with guidance, else B) and guided logits [T, B, V].
+    """
     batch = len(caption)
     guided = scale > 1
     if guided:
@@ -74,7 +81,7 @@ def decode_greedy(
 
 @check("llamagen_gpt_*_io*.safetensors", reads=("{}.pt", "{}_config.json"))
 def decoder(file: Path, tally: Tally) -> None:
-    """Grid, batch, guidance scales and steps are those of the tensors."""
+    """Compare LlamaGen's decoder. Grid, batch, guidance scales and steps come from the tensors."""
     io, name = load_file(file), stem(file.name)
     values = json.loads((file.parent / f"{name}_config.json").read_text())
     grid = math.isqrt(io["teacher_tokens"].shape[1])
@@ -118,7 +125,7 @@ def decoder(file: Path, tally: Tally) -> None:
         tally.case()  # decoding through the cache
         tokens, raw, mixed = decode_greedy(model, caption, mask, scale, interval)
         tally.equal(f"greedy tokens {variant}", tokens, io[key])
-        # u + s (c - u) carries the raw errors 2 s - 1 times over.
+        # u + s (c - u) multiplies the errors of the raw logits by 2 s - 1.
         for kind, what, found, allowed in (
             ("raw", "step", raw, LOGITS),
             ("combined", "guided", mixed, max(1.0, 2 * scale - 1) * LOGITS),
@@ -182,7 +189,7 @@ def sampling(file: Path, tally: Tally) -> None:
 
 @check("interval_softmax*.safetensors", reads=("{}_cases.json",))
 def interval_softmax(file: Path, tally: Tally) -> None:
-    rtol = 1e-5  # the float64 results belong to inputs that are stored rounded to float32
+    rtol = 1e-5  # the results were computed from float64 inputs, which the file stores rounded to float32
     for case in cases(file):
         tally.case()
         lower, upper = inter_fuse(case["center"].double(), case["radius"].double())

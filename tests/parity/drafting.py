@@ -1,4 +1,4 @@
-"""Parity of drafting: speculative sampling, EAGLE-2's trees and verification, the feature-level drafter, LANTERN."""
+"""Parity of drafting: speculative sampling, EAGLE-2's trees and verification, its feature-level drafter, LANTERN."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def padded(paths: list[list[int]]) -> Tensor:
 
 
 def log_q(logits: Tensor, processor: dict[str, Any] | None) -> Tensor:
-    """Draft log-probabilities [n, V] as the reference's variant makes them."""
+    """Return draft log-probabilities [n, V] as the reference's variant computes them."""
     if processor is None:
         return logits.log_softmax(-1)
     t, k, p = (torch.full((len(logits),), processor[name]) for name in "tkp")
@@ -62,7 +62,7 @@ def log_q(logits: Tensor, processor: dict[str, Any] | None) -> Tensor:
 
 
 def compare_tree(tree: Tree, one: dict[str, Any], processor: dict[str, Any] | None, tally: Tally) -> None:
-    """With a processor the reference samples, and sorts the paths; without one it leaves them in the leaves' order."""
+    """Compare a tree. With a processor the reference samples and sorts the paths; without one it keeps the order of the leaves."""
     depth, sees = layout(tuple(tree.parents))
     tally.equal("tree tokens", tree.tokens, one["draft_tokens"].tolist())
     tally.equal("tree mask", sees, one["tree_mask"].bool())
@@ -98,7 +98,7 @@ def grow(case: dict[str, Any], one: dict[str, Tensor], tally: Tally) -> None:
         tally.equal("beam tokens", [growth.tokens[node] for node in fed], one[f"step{step}_input_tokens"].tolist())
         depth, sees = layout(tuple(growth.fed_parents))
         tally.equal("beam mask", sees[-len(fed) :], one[f"step{step}_beam_mask"].bool())
-        # The drafter's committed positions are one less than the base model's: its inputs are shifted by a token.
+        # The drafter has committed one position fewer than the base model, because its inputs are shifted by one token.
         positions = case["prefix_len"] - 1 + depth[-len(fed) :]
         tally.equal("beam positions", positions, one[f"step{step}_position_ids"])
         growth.grow(drafted(f"step{step}"))
@@ -107,7 +107,7 @@ def grow(case: dict[str, Any], one: dict[str, Tensor], tally: Tally) -> None:
 
 @check("eagle_drafter_*_io*.safetensors", reads=("{}.bin", "{}.json"))
 def eagle_drafter(file: Path, tally: Tally) -> None:
-    """The reference's rounds through the cache."""
+    """Compare the drafter's outputs and trees over the reference's rounds, decoded through the cache."""
     name = file.parent / stem(file.name)
     info = json.loads(Path(f"{name}.json").read_text())
     config, state = info["config"], own_keys(read_state(f"{name}.bin"))
@@ -159,7 +159,7 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
 def feed(
     drafter: EagleDrafter, cache: KVCache, embedded: Tensor, features: Tensor, start: int, tree: list[int] | None
 ) -> Tensor:
-    """One pass of all guidance rows: embeddings [n, D] and features [rows, n, D] to outputs [rows, n, D]."""
+    """Run one pass of all guidance rows: embeddings [n, D] and features [rows, n, D] to outputs [rows, n, D]."""
     rows = len(features)
     x = drafter.inputs(embedded.expand(rows, -1, -1), features)
     n_new = torch.full((rows,), len(embedded))
@@ -171,7 +171,13 @@ def feed(
 
 @dataclass(frozen=True)
 class Shape:
-    """A tree of the data, its paths in the data's order, and the target's logits [N, V] after every node."""
+    """A tree of the golden data.
+
+    Attributes:
+        tree: The tree.
+        paths: Nodes of each path, in the order of the data.
+        logits: The target's logits [N, V] after every node.
+    """
 
     tree: Tree
     paths: list[list[int]]
@@ -179,7 +185,7 @@ class Shape:
 
 
 def of_paths(candidates: Tensor, logits: Tensor) -> Shape:
-    """From token paths int [P, depth] (-1 padded, the root first) and logits [P, depth, V] at their nodes."""
+    """Build a shape from token paths int [P, depth] (padded with -1, the root first) and logits [P, depth, V] at their nodes."""
     nodes: dict[tuple[int, ...], int] = {}
     tokens: list[int] = []
     parents: list[int] = []
@@ -199,7 +205,7 @@ def of_paths(candidates: Tensor, logits: Tensor) -> Shape:
 
 
 def of_nodes(one: dict[str, Any], tokens: Tensor, parents: list[int]) -> Shape:
-    """From nodes in any order, the root first; they are renumbered level by level, each level in the data's order."""
+    """Build a shape from nodes in any order, the root first. Renumber them level by level, each level in the order of the data."""
     depths: dict[int, int] = {-1: -1}
 
     def depth(node: int) -> int:
@@ -215,7 +221,11 @@ def of_nodes(one: dict[str, Any], tokens: Tensor, parents: list[int]) -> Shape:
 
 
 def walk(shape: Shape, case: dict[str, Any], r: Tensor, test: DraftTest) -> tuple[list[int], np.ndarray, list[float]]:
-    """Accepted nodes, next distribution, and the ratio each draw was compared with; the draws are consumed in order."""
+    """Verify a tree with the draws `r`, in order.
+
+    Returns:
+        Accepted nodes, next distribution [V], and the ratio with which each draw was compared.
+    """
     one = torch.ones(1)
     drawn: list[float] = []
     watched = Watched(test)
@@ -235,7 +245,7 @@ def walk(shape: Shape, case: dict[str, Any], r: Tensor, test: DraftTest) -> tupl
 
 
 class Watched:
-    """A test whose ratios are kept, in order."""
+    """A draft test that keeps its ratios, in order."""
 
     def __init__(self, test: DraftTest) -> None:
         self.test = test
@@ -248,7 +258,7 @@ class Watched:
 
 
 def relaxation(case: dict[str, Any], table: Tensor) -> Relaxation:
-    """The reference's delta is an absolute bound up to 1, and the multiplicative one above."""
+    """Return the relaxation of a case. The reference's delta is an absolute bound up to 1 and a multiplicative one above."""
     delta = case["delta"]
     bound = {"delta": delta} if delta <= 1 else {"lambda_": delta}
     return Relaxation(table.numpy(), case["k"], **bound)
@@ -328,7 +338,7 @@ def greedy(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tall
 
 
 def static(case: dict[str, Any], one: dict[str, Any], table: Tensor, tally: Tally) -> None:
-    """Candidate rows are the inner nodes in order; a child of rank i is its row's draw i."""
+    """Compare LANTERN on a static tree. Candidate rows are the inner nodes in order; the child of rank i is draw i of its row."""
     names = [(), *map(tuple, one["shape"])]
     names.sort(key=lambda name: (len(name), name))
     parents = [names.index(name[:-1]) if name else -1 for name in names]

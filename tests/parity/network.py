@@ -1,4 +1,4 @@
-"""Parity of the transport with a packet-level simulator."""
+"""Parity of the transport with the packet-level simulator ns-3."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ WARM = slice(5, 20)  # exchanges that count as steady
 
 @check("ns3_*.csv")
 def request_and_reply(file: Path, tally: Tally) -> None:
-    """Milliseconds of a request and its reply over TCP, on a fresh connection and in steady state, within 5 %."""
+    """Compare the time in ms of a request and its reply over TCP, on a new connection and in steady state, within 5 %."""
     with file.open() as lines:
         for row in csv.DictReader(lines):
             tally.case()
@@ -24,7 +24,7 @@ def request_and_reply(file: Path, tally: Tally) -> None:
 
 
 def exchanges(rtt_ms: float, rate_mbps: float, upload_bytes: float, reply_bytes: float) -> list[float]:
-    """Milliseconds of twenty requests and their replies, back to back, on a connection already open."""
+    """Return the times in ms of twenty requests and their replies, back to back, on an open connection."""
     rtt_s = 1e-3 * rtt_ms
     up, down = (ImpairedLink(Wire(1e6 * rate_mbps), rtt_s / 2, rtt_s, TRANSPORTS["tcp"]) for _ in range(2))
     now, found = 0.0, []

@@ -1,4 +1,4 @@
-"""Parity of the shipped statistics with the paper's tables: the rates that statistical sessions are made from."""
+"""Parity with the paper's tables of the shipped rates from which statistical sessions are generated."""
 
 import csv
 from pathlib import Path
@@ -21,12 +21,12 @@ METHODS = {
     "CIAR": "ciar",
     "Inter-Head (CIAR)": "ciar",
 }
-TABLES = ("main_reconciled", "ablation_uncertainty")  # the rest repeats these, or is as misprinted
+TABLES = ("main_reconciled", "ablation_uncertainty")  # other tables repeat these, or keep the misprints
 
 
 @check("paper_tables*.csv")
 def published_rates(file: Path, tally: Tally) -> None:
-    """Cloud calls in percent, wherever the table has them and the pair of that backbone names the method."""
+    """Compare cloud calls in percent wherever the table has them and the backbone's pair lists the method."""
     with file.open() as lines:
         for row in csv.DictReader(lines):
             if row["table"] not in TABLES or not row["cloud_call_pct"]:

@@ -1,6 +1,6 @@
-"""The checker on a folder of other sizes, file names and orders, written here from the program's own results.
+"""The checks on a folder with other sizes, file names and orders, written here from the program's own results.
 
-Nothing about the references is shown by it; what it shows is that no check assumes the sizes of one folder.
+This says nothing about the references: it shows that no check assumes the sizes of one folder.
 """
 
 import json
@@ -47,7 +47,7 @@ def random_model(grid: int) -> Transformer:
 
 def write_decoder(folder: Path, grid: int, scale: float, interval: int) -> None:
     model, batch = random_model(grid), 3
-    name = "llamagen_gpt_small_iota"  # has the mark of a companion in its own name
+    name = "llamagen_gpt_small_iota"  # contains `_io`, the end of a stem, in the name itself
     torch.save({"model": model.state_dict()}, folder / f"{name}.pt")
     (folder / f"{name}_config.json").write_text(json.dumps({"n_head": 2, "rope_base": ROPE, "norm_eps": 1e-3}))
     caption, tokens = torch.randn(batch, SLOTS, 7), torch.randint(CODES, (batch, grid * grid))
@@ -115,8 +115,8 @@ def tree_tensors(tree: Tree, ordered: bool) -> dict[str, Tensor]:
 
 
 def write_drafter(folder: Path) -> None:
-    """Without a processor, so that paths stand in the leaves' order; depth 2, four best, eleven nodes, a 6 x 6 grid, a norm
-    of its own epsilon."""
+    """Write a drafter of depth 2, top 4, eleven nodes, a 6 x 6 grid and another norm epsilon, without a processor: paths keep the order
+    of the leaves."""
     torch.manual_seed(7)
     base = TransformerConfig(1, 2, WIDTH, 20, CODES, SLOTS, WIDTH, 6, ROPE)
     drafter = EagleDrafter(drafter_config(base, norm_eps=1e-2)).eval().requires_grad_(False)
@@ -156,7 +156,7 @@ def write_drafter(folder: Path) -> None:
 
 
 def write_lantern(folder: Path) -> None:
-    """A book of 48 codes, seven neighbours of a second one of 20, and a tree whose children stand before other parents."""
+    """Write a codebook of 48 codes, seven neighbours in a second one of 20, and a tree in which children precede other parents."""
     generator = torch.Generator().manual_seed(8)
     book, other = torch.randn(CODES, 3, generator=generator), torch.randn(20, 5, generator=generator)
     table = torch.from_numpy(neighbours(book, CODES - 1).astype(np.int32))
@@ -186,7 +186,7 @@ def write_lantern(folder: Path) -> None:
 
 
 def write_anole(folder: Path) -> None:
-    """Weights in two shards under the names of transformers 4, three images of 4 x 6 codes, ten steps of a 4 x 4 grid."""
+    """Write weights in two shards with the names of transformers 4, three images of 4 x 6 codes, and ten steps of a 4 x 4 grid."""
     name = folder / "anole_small"
     held = folders.chameleon(Path(f"{name}_hf"), seed=4, old_names=True, pixels=8)
     (held / "tokenizer" / "vqgan.ckpt").rename(f"{name}_vqgan.ckpt")
@@ -235,7 +235,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def part(folder: Path, tmp_path: Path, file: str) -> Path:
-    """A copy of what the check of one file reads."""
+    """Copy the files that the check of one file reads."""
     reads = stem(file)
     for path in folder.glob(f"{reads}*"):
         if path.match("*_io_*.safetensors") and path.stem != file:  # another grid of the same weights

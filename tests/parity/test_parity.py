@@ -1,4 +1,4 @@
-"""The golden data, file by file, and the command that checks a folder of it."""
+"""The golden data, file by file, and the command that checks a folder of golden data."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_golden(pattern: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The sampling files alone, with a README."""
+    """A folder with the sampling files and a README only."""
     for name in ("sampling.safetensors", "sampling_cases.json", "README.md"):
         shutil.copyfile(GOLDEN / name, tmp_path / name)
     return tmp_path
