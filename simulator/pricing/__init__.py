@@ -1,1 +1,1 @@
-"""What work costs: seconds of forward passes, bytes of messages, by catalogue figures or measured profiles."""
+"""Prices of work: seconds of forward passes and bytes of messages, from catalogue figures or measured profiles."""

@@ -1,19 +1,19 @@
-"""The costs of a scenario: rooflines from catalogue figures or tables of measured times, both `costs.Costs`.
+"""Builds the costs of a scenario (`costs.Costs`): rooflines from catalogue figures, or tables of measured times.
 
 Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16 weights and cache:
 
     bytes   = 2 * (weights of layers, final norm and head)   read once, whatever the batch
             + 2 * tokens * D                                 rows of the embedding
-            + kv_tokens * (2 * L * D * 2)                    keys and values
-    flops   = 2 * tokens * (weights of the layers)           those of an adaptive norm, which see the condition alone, 2 * rows
-            + 2 * logits * (weights of the head)             the head sees the positions whose logits are wanted
+            + kv_tokens * (2 * L * K * 2)                    keys and values; K: their width, D unless heads share them
+    flops   = 2 * tokens * (weights of the layers)           2 * rows for the projections of an adaptive norm, which see only the condition
+            + 2 * logits * (weights of the head)             positions whose logits are computed
             + 4 * L * D * attended                           scores and weighted sums, per query-key pair
     roof    = max(bytes / effective bandwidth, flops / effective peak)
     seconds = max(L * layer_us + step_us, roof)              runtime eager: launches overlap with the work
             = (L * kernels_per_layer + kernels_per_step) * kernel_overhead + roof            runtime cuda-graphs
-              the same, with the sum of the two in place of the roof                         runtime serial
+            = the same, with the sum of the two terms of roof instead of their maximum       runtime serial
 
-Left out as small: the caption projection (0.5 % of LlamaGen-XL's weights, first pass only) and the logits written.
+Not counted, because small: the caption projection (0.5 % of LlamaGen-XL's weights, first pass only) and writing the logits.
 """
 
 import json
@@ -56,9 +56,12 @@ from simulator.protocol.var import FFN_MATRICES, VarConfig
 
 
 class PairShapes(Settings):
-    """Shapes of a model pair for pricing; the operation counts of both are its caption encoder, phi and image decoder.
+    """Shapes of a model pair for pricing.
 
-    drafter_ffn: Width of the feed-forward part of its drafter; None: the cloud model's.
+    Attributes:
+        cloud: Shape of the cloud model, with the operation counts of the pair's caption encoder, phi, image decoder and interval samples.
+        device: Shape of the device model, with the same operation counts.
+        drafter_ffn: Width of the feed-forward part of the pair's drafter; None: that of the cloud model.
     """
 
     cloud: ModelShape
@@ -67,8 +70,12 @@ class PairShapes(Settings):
 
 
 def pair_shapes(pair: PairRef) -> PairShapes:
-    """The shapes of a pair; one without weights has no operation counts. Raises ComputeError where its tokenizer file lacks its shape,
-    WeightsError where there is no pair."""
+    """Return the shapes of a pair; a statistical pair has no operation counts.
+
+    Raises:
+        ComputeError: The pair's tokenizer file does not contain its shape.
+        WeightsError: There is no such pair, or its manifest is damaged.
+    """
     if isinstance(pair, PairSpec):
         found = find_pair(pair)
         encoder = text_encoder_op_count(**found.encoder) if found.encoder else None
@@ -98,7 +105,7 @@ def pair_shapes(pair: PairRef) -> PairShapes:
 
 
 def _shapes(manifest: PairManifest, decoder: OpCount, encoder: OpCount | None) -> PairShapes:
-    """encoder: None where captions are looked up."""
+    """Return the shapes of a pair with operation counts. encoder: None if captions are looked up in an embedding."""
     rows = manifest.caption_slots * manifest.caption_dim
     op_counts = {
         "caption_encoder": encoder or OpCount(flops=0, parameters=rows, activation_values=rows, kernels=2),
@@ -111,6 +118,8 @@ def _shapes(manifest: PairManifest, decoder: OpCount, encoder: OpCount | None) -
 
 
 def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
+    """Return the shapes of both models of a pair."""
+
     def shape(role: str, own: pairs.TransformerConfig, interhead: bool) -> ModelShape:
         return ModelShape(
             title=f"{manifest.name} ({role})",
@@ -133,7 +142,7 @@ def _both(manifest: PairManifest, op_counts: dict[str, OpCount]) -> PairShapes:
             evidence="datasheet",
         )
 
-    # Where there is no device model, the device runs a drafter at most, which has a shape of its own.
+    # Without a device model, the device runs at most a drafter, which has its own shape.
     device = shape("device", manifest.device or replace(manifest.cloud, n_layer=1), bool(manifest.bounds))
     return PairShapes(cloud=shape("cloud", manifest.cloud, False), device=device)
 
@@ -163,11 +172,19 @@ class ComputeChoice(Protocol):
 def build_costs(
     choice: ComputeChoice, pair: PairShapes, profile: Callable[[], Profile]
 ) -> tuple[RooflineCosts | MeasuredCosts, RooflineCosts | MeasuredCosts, Pricing]:
-    """Costs of the device and of the cloud, and the shape at which messages and captions are priced.
+    """Build the costs of the device and of the cloud, and the shape at which messages and captions are priced.
 
-    profile: measured times of the pair on this machine; called (once at most) only where a side runs on `local` and names no profile.
-    Each result carries `provenance`: origin, model, hardware, figures and sources. Raises ComputeError where a name is
-    unknown, the numbers of image tokens differ, or a stored profile cannot be read.
+    Args:
+        choice: Models and hardware of both sides.
+        pair: Shapes of the pair.
+        profile: Returns the measured times of the pair on this machine. It is called at most once, and only if a side runs on `local`
+            and names no profile.
+
+    Returns:
+        Device costs, cloud costs, and the pricing. The costs have a `provenance`: origin, model, hardware, figures and sources.
+
+    Raises:
+        ComputeError: A name is unknown, the numbers of image tokens differ, a stored profile cannot be read or is of another model.
     """
     measured: dict[str | None, Profile] = {}
 
@@ -209,8 +226,10 @@ def build_costs(
 
 
 def _check_profile(profile: Profile, role: str, model: str | OwnModel) -> None:
-    """Raises ComputeError where a profile was measured on another model. The device's role in one of a model is its one-layer form, but of
-    models that predict scale by scale."""
+    """Raise ComputeError if a profile was measured on another model.
+
+    In the profile of a catalogue model the device role is its one-layer form, except for models that predict scale by scale.
+    """
     named = not profile.weights and profile.model in catalogue.names("models")
     one = role == "device" and not (named and catalogue.model(profile.model).by_scales)
     forms = (profile.model, *([catalogue.one_layer(profile.model)] if one else []))

@@ -1,6 +1,6 @@
-"""The figures a scenario names: accelerators, runtimes, model sizes, network presets and radios, each with its source.
+"""The catalogue: accelerators, runtimes, model sizes, network presets and radios, each with its source.
 
-The tables are `simulator/pricing/catalogue/*.yaml`, read once. An unknown name is refused with the nearest one suggested.
+The tables are `simulator/pricing/catalogue/*.yaml` and are read once. The error for an unknown name suggests the nearest one.
 """
 
 import math
@@ -24,21 +24,21 @@ from simulator.pricing.op_counts import (
 
 FOLDER = Path(__file__).parent / "catalogue"
 FP16_BYTES = 2
-ONE_LAYER = "-1layer"  # ends the name of a model's device form
+ONE_LAYER = "-1layer"  # suffix of the name of a model's device form
 PHI_BOTTLENECK = 256  # of CIAR's feature projection (assumption A8)
 Evidence = Literal["measured", "datasheet", "derived", "assumed"]
 EntryT = TypeVar("EntryT", bound="Entry")
 
 
 class Entry(Settings):
-    """Common fields of every row: the source of its figures, and the evidence for the weakest of them."""
+    """The common fields of every row: the source of its figures, and the evidence for the weakest of them."""
 
     source: str = Field(min_length=3)
     evidence: Evidence
 
 
 class Hardware(Entry):
-    """An accelerator. Peaks are those of the data sheet; efficiencies are the shares of them that a program reaches."""
+    """An accelerator: peaks of the data sheet, and the efficiencies, the shares of the peaks that a program reaches."""
 
     title: str
     kind: str = Field(alias="class")
@@ -54,12 +54,12 @@ class Hardware(Entry):
 
     @property
     def bytes_per_s(self) -> float:
-        """Memory bandwidth that a pass reaches."""
+        """Memory bandwidth that a pass reaches, bytes per second."""
         return self.bandwidth_gb_s * 1e9 * self.bandwidth_efficiency
 
     @property
     def flop_per_s(self) -> float:
-        """Rate of fp16 matrix products that a pass reaches."""
+        """Rate of fp16 matrix products that a pass reaches, flops per second."""
         return self.fp16_tflops * 1e12 * self.compute_efficiency
 
     @property
@@ -68,7 +68,7 @@ class Hardware(Entry):
 
 
 class Runtime(Entry):
-    """Launch overheads, in addition to the roofline. See the comment in `hardware.yaml` for the three kinds."""
+    """Launch overheads of a runtime, in addition to the roofline. A comment in `hardware.yaml` explains the three kinds."""
 
     kind: Literal["host", "kernels", "serial"]
     layer_us: float = Field(default=0.0, ge=0)
@@ -79,13 +79,13 @@ class Runtime(Entry):
 
 
 class NetworkPreset(Entry):
-    """A preset of an access link.
+    """A preset of an access network.
 
     Attributes:
         jitter_ms: Standard deviation of the one-way delay.
-        gaps: A fit of scheduling gaps (`simulator.traces.gaps`) by which rates vary about down_mbps and up_mbps.
-        generated: A kind of generated trace (`simulator.traces.generate`) whose rates and steps of the round trip the link follows.
-        radio: Of the table of radios, None for none.
+        gaps: Name of a fit of scheduling gaps (`simulator.traces.gaps`), which make the rates vary about down_mbps and up_mbps.
+        generated: Kind of generated trace (`simulator.traces.generate`) that gives the link's rates and steps of its round trip.
+        radio: Name in the table of radios; None for none.
     """
 
     title: str
@@ -103,7 +103,7 @@ class NetworkPreset(Entry):
 
 
 class RadioTimers(Settings):
-    """Timers of one operator, where they are not those of the radio. share: of devices; equal shares where none is given."""
+    """Timers of one operator that differ from those of the radio. share: its share of devices; equal shares if none is given."""
 
     share: float | None = Field(default=None, gt=0, le=1)
     inactivity_s: float | None = Field(default=None, gt=0, le=1e6)
@@ -112,14 +112,14 @@ class RadioTimers(Settings):
 
 
 class RadioPreset(Entry):
-    """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers in milliwatts above the idle device's.
+    """Timers, cycles and powers of a radio: see `simulator.network.radio.RadioFigures`. Powers are milliwatts above the idle device.
 
     Attributes:
-        sr_period_ms: Distance of scheduling requests of the uplink, which are inside the round trip of every preset of the radio.
-        sr_grant_ms: From such a request to its grant, likewise.
-        handover_km: Way between two handovers; None where the radio moves nowhere.
-        handover_gap_ms: How long nothing passes in one.
-        operators: Timers that operators choose.
+        sr_period_ms: Period of uplink scheduling requests; the round trips of all presets of the radio include their wait.
+        sr_grant_ms: Time from a scheduling request until its grant can be used; the round trips include it, too.
+        handover_km: Distance travelled between two handovers; None for a radio without handovers.
+        handover_gap_ms: Mean time without transmission in a handover.
+        operators: Timers chosen by operators.
     """
 
     promotion_ms: float = Field(default=0.0, ge=0)
@@ -143,31 +143,31 @@ class RadioPreset(Entry):
 
 
 class ModelShape(Entry):
-    """Shape of one decoder, and the operation counts of the work other than its passes.
+    """The shape of one decoder, and the operation counts of work other than its passes.
 
     Attributes:
         title: Name in tables.
         n_layer: Layers.
         n_head: Attention heads.
-        kv_heads: Of them, those with keys and values of their own, which the others share; None: all.
+        kv_heads: Heads with their own keys and values, shared by the other heads; None: all.
         dim: D, width of the residual stream.
         ffn_hidden: Width of the feed-forward part.
         vocab_size: V, image codes; decides the width of messages.
-        caption_slots: Positions that stand before the image.
-        caption_dim: Values of 2 bytes in a caption row of a message: the width of its features, 1 for token ids.
+        caption_slots: Caption positions, before those of the image.
+        caption_dim: Values of 2 bytes per caption row in a message: the width of the features, or 1 for token ids.
         image_tokens: T, tokens of an image.
         image_pixels: Pixels of the whole image.
         interhead: The head has two V x D matrices (centre and radius) instead of one.
-        head_rows: Rows of the head that a pass reads where they are not V: a text and image vocabulary, masked afterwards, or D more of
-            a layer before the output matrix.
-        ffn_matrices: Matrices D x ffn_hidden of a layer's feed-forward part: 3 of a SwiGLU, 2 of a plain one.
-        modulation: Vectors of width D that a layer projects from its condition (6 of an adaptive layer norm).
-        fused: EAGLE's drafter: a matrix D x 2D with a bias fuses a token's embedding and a feature ahead of the one layer, which has one
-            norm; none follows.
-        caption_parameters: Weights that embed the caption, where it is not LlamaGen's projection and null caption.
-        text_encoder: Arguments of `text_encoder_op_count`; empty where captions are looked up in the decoder's embedding.
+        head_rows: Rows of the head that a pass reads, if not V: of a vocabulary of text and images, masked afterwards; or V plus D for a
+            hidden layer before the output matrix.
+        ffn_matrices: Matrices D x ffn_hidden of a layer's feed-forward part: 3 for SwiGLU, 2 for a plain one.
+        modulation: Vectors of width D that a layer projects from its condition (6 for an adaptive layer norm).
+        fused: Whether it is EAGLE's drafter: a matrix D x 2D with a bias fuses a token's embedding and a feature before the only layer,
+            which has one norm; there is no final norm.
+        caption_parameters: Weights that embed the caption, if they are not LlamaGen's projection and null caption.
+        text_encoder: Arguments of `text_encoder_op_count`; empty if captions are looked up in the decoder's embedding.
         image_decoder: Arguments of `vq_decoder_op_count`.
-        op_counts: Work other than passes, by kind.
+        op_counts: Operation counts of other work, by kind of `Compute`.
         aliases: Other names.
     """
 
@@ -195,13 +195,13 @@ class ModelShape(Entry):
 
     @property
     def by_scales(self) -> bool:
-        """Whether a pass predicts a whole token map, as VAR's do: its models alone have two matrices in their feed-forward part."""
+        """Whether a pass predicts a whole token map, as in VAR: only its models have two matrices in the feed-forward part."""
         return self.ffn_matrices == 2
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer: q, k, v and output matrices, those of the feed-forward part, modulation, two norms; fused: the matrix
-        ahead of it, its bias and one norm."""
+        """Weights of one layer: q, k, v and output matrices, feed-forward part, modulation, two norms. Of a fused drafter: the fusing
+        matrix, its bias and one norm as well."""
         squares = 2 + self.modulation + 2 * self.fused
         shared = 2 * self.dim * self.kv_width
         return squares * self.dim**2 + shared + self.ffn_matrices * self.dim * self.ffn_hidden + 2 * self.dim
@@ -213,7 +213,7 @@ class ModelShape(Entry):
 
     @property
     def modulation_parameters(self) -> int:
-        """Weights of all layers that a pass applies to the condition of a row, not to its positions."""
+        """Weights of all layers that a pass applies to the condition of a row instead of its positions."""
         return self.n_layer * self.modulation * self.dim**2
 
     @property
@@ -223,7 +223,7 @@ class ModelShape(Entry):
 
     @property
     def pass_parameters(self) -> int:
-        """Weights that one pass reads whatever its batch: layers, final norm, head. (Of the embedding it reads a few rows.)"""
+        """Weights that one pass reads at any batch size: layers, final norm, head. (The rows of the embedding are counted per token.)"""
         norm = 0 if self.fused else self.dim
         return self.n_layer * self.layer_parameters + norm + self.head_parameters
 
@@ -237,37 +237,37 @@ class ModelShape(Entry):
 
     @property
     def kv_bytes_per_position(self) -> int:
-        """fp16 keys and values of one position of one row, all layers."""
+        """Bytes of the fp16 keys and values of one position of one row, over all layers."""
         return 2 * self.n_layer * self.kv_width * FP16_BYTES
 
 
 def hardware(name: str) -> Hardware:
-    """Raises ComputeError where the catalogue has no such accelerator."""
+    """Return an accelerator by name or alias. Raises ComputeError if there is none."""
     return _pick(_hardware(), name, "hardware", ComputeError)
 
 
 def runtime(name: str) -> Runtime:
-    """Raises ComputeError where there is no such runtime."""
+    """Return a runtime by name. Raises ComputeError if there is none."""
     return _pick(_runtimes(), name, "runtime", ComputeError)
 
 
 def model(name: str) -> ModelShape:
-    """Raises ComputeError where the catalogue has no such model."""
+    """Return a model by name or alias. Raises ComputeError if there is none."""
     return _pick(_models(), name, "model", ComputeError)
 
 
 def network(name: str) -> NetworkPreset:
-    """Raises ScenarioError where there is no such preset."""
+    """Return a network preset by name or alias. Raises ScenarioError if there is none."""
     return _pick(_networks(), name, "network preset", ScenarioError)
 
 
 def radio(name: str) -> RadioPreset:
-    """Raises ScenarioError where there is no such radio."""
+    """Return a radio by name. Raises ScenarioError if there is none."""
     return _pick(_radios(), name, "radio", ScenarioError)
 
 
 def canonical(table: str, name: str) -> str:
-    """The name an alias stands for; a name that is unknown comes back as it is. table: "hardware", "models" or "networks"."""
+    """Return the name that an alias stands for; unknown names are returned unchanged. table: "hardware", "models" or "networks"."""
     tables: dict[str, Callable[[], Mapping[str, Entry]]] = {
         "hardware": _hardware,
         "models": _models,
@@ -278,12 +278,12 @@ def canonical(table: str, name: str) -> str:
 
 
 def drafter_of(cloud: ModelShape, ffn_hidden: int | None = None, all_rows: bool = True) -> ModelShape:
-    """The shape of EAGLE's feature-level drafter for a model: one layer of its widths behind the fusing matrix, and its own output matrix.
+    """Return the shape of EAGLE's feature-level drafter for a model: the fusing matrix, one layer of the model's widths, an output matrix.
 
     Args:
         cloud: The model that it drafts for.
-        ffn_hidden: Of the drafter; None: the model's.
-        all_rows: Whether it reads all rows of the output matrix that the model does, or those of image codes alone.
+        ffn_hidden: Width of the drafter's feed-forward part; None: that of the model.
+        all_rows: Whether it reads all rows of the output matrix that the model reads; if not, only those of image codes.
     """
     own = {"n_layer": 1, "interhead": False, "fused": True, "ffn_hidden": ffn_hidden or cloud.ffn_hidden}
     rows = {} if all_rows else {"head_rows": None}
@@ -291,12 +291,12 @@ def drafter_of(cloud: ModelShape, ffn_hidden: int | None = None, all_rows: bool 
 
 
 def one_layer(name: str) -> str:
-    """The name of a model's device form."""
+    """Return the name of a model's device form."""
     return name if name.endswith(ONE_LAYER) else name + ONE_LAYER
 
 
 def names(table: str) -> tuple[str, ...]:
-    """Names of "hardware", "runtimes", "models", "networks" or "radios", in the order of their file, without aliases."""
+    """Return the names in "hardware", "runtimes", "models", "networks" or "radios", in the order of the file, without aliases."""
     tables: dict[str, Mapping[str, Entry]] = {
         "hardware": _hardware(),
         "runtimes": _runtimes(),
@@ -341,16 +341,22 @@ def _hardware() -> dict[str, Hardware]:
 
 
 def hardware_of(row: Mapping[str, Any]) -> Hardware:
-    """A row that is not in the table, with the efficiencies of its class where it gives none."""
+    """Build an accelerator that is not in the table; the class gives efficiencies and kernel overhead if the row omits them."""
     return Hardware.model_validate(_with_efficiencies(row))
 
 
 def measured_hardware(
     title: str, flop_per_s: float, bytes_per_s: float, kernel_s: float, source: str, efficiency_source: str
 ) -> Hardware:
-    """An entry of what a machine reaches: efficiencies are 1, memory and power are NaN.
+    """Build an accelerator from measured figures: efficiencies are 1, memory and power are NaN.
 
-    bytes_per_s: at values of 2 bytes, as the catalogue counts them; where those measured have 4, half of what is copied.
+    Args:
+        title: Name in tables.
+        flop_per_s: Rate of matrix products reached.
+        bytes_per_s: Bandwidth reached, counting 2 bytes per value as rooflines do; for values of 4 bytes, half the bytes copied.
+        kernel_s: Seconds to launch a kernel.
+        source: Where the figures come from.
+        efficiency_source: Why the efficiencies are 1.
     """
     return Hardware.model_construct(
         title=title,
@@ -392,7 +398,7 @@ def _models() -> dict[str, ModelShape]:
 
 
 def _with_op_counts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with operation counts in place of the shapes of its text encoder and image decoder."""
+    """Add the operation counts of caption encoder, phi, image decoder and interval samples to a row."""
     shape = {key: value for key, value in row.items() if key != "like"}
     slots, encoder = row["caption_slots"], row.get("text_encoder")
     caption = text_encoder_op_count(slots, **encoder) if encoder else OpCount(flops=0, parameters=0, kernels=1)
@@ -406,7 +412,7 @@ def _with_op_counts(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _device_form(row: Mapping[str, Any]) -> dict[str, Any]:
-    """CIAR's device model for a row: one layer, an Inter-Head over the image codes, everything else the same."""
+    """Return CIAR's device model for a row: one layer, an Inter-Head over the image codes, everything else the same."""
     kept = {key: value for key, value in row.items() if key not in ("aliases", "head_rows")}
     return {
         **kept,

@@ -1,4 +1,4 @@
-"""Rooflines compared with measured times, and fitted to them."""
+"""Comparison of rooflines with measured times, and rooflines fitted to them."""
 
 import itertools
 import math
@@ -13,9 +13,9 @@ from simulator.pricing.profile import PassTable, Profile
 from simulator.pricing.roofline import RooflineCosts
 
 PHASES = ("prefill", "decode", "more tokens", "verify")
-# The figures of a fit at least and at most: bytes per second, operations per second, and seconds of a kernel. `OwnHardware` takes these.
+# Bounds of the fitted figures: bytes per second, operations per second, seconds per kernel. `OwnHardware` accepts all values within them.
 LEAST, MOST = (1e-3, 1e-3, 1e-20), (1e15, 1e18, 1.0)
-STARTS = (1e9, 1e10, 1e11, 1e12)  # bytes and operations per second from which a fit starts
+STARTS = (1e9, 1e10, 1e11, 1e12)  # starting points of a fit: bytes per second; ten times as many operations per second
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,14 @@ class RooflineCell:
     """One measured pass and its roofline.
 
     Attributes:
-        role: Of the model.
-        phase: Of `PHASES`: into an empty cache, one token, more than one, or a tree of drafts, every position read out.
-        rows: Sequences.
-        new_tokens: New positions of a row.
-        kv_tokens: Positions of a row cached before.
+        role: Role of the model.
+        phase: One of `PHASES`. prefill: several tokens into an empty cache. decode: one token. more tokens: several tokens after cached
+            ones. verify: a draft tree or whole scales, with logits at every position.
+        rows: Rows of the pass.
+        new_tokens: New positions per row.
+        kv_tokens: Cached positions per row before the pass.
         measured_s: Measured seconds.
-        roofline_s: Those of the roofline.
+        roofline_s: Seconds by the roofline.
     """
 
     role: str
@@ -42,18 +43,18 @@ class RooflineCell:
 
     @property
     def ratio(self) -> float:
-        """Roofline over measured time: 1 is exact, below 1 the roofline is too optimistic."""
+        """Roofline time over measured time; below 1 the roofline is too optimistic."""
         return self.roofline_s / self.measured_s
 
     @property
     def error(self) -> float:
-        """How far the roofline is off, as a share of the measured time."""
+        """Absolute error of the roofline, as a share of the measured time."""
         return abs(self.ratio - 1.0)
 
 
 @dataclass(frozen=True)
 class FittedRoofline:
-    """A roofline nearest to a profile: hardware by three fitted figures (bandwidth, rate, launch of a kernel), and the runtime."""
+    """The roofline nearest to a profile: hardware with three fitted figures (bandwidth, peak rate, kernel overhead), and a runtime."""
 
     hardware: Hardware
     runtime: str
@@ -62,13 +63,13 @@ class FittedRoofline:
 def compare_with_roofline(
     profile: Profile, shapes: Mapping[str, ModelShape], machine: Hardware, runtime: str = "cuda-graphs"
 ) -> list[RooflineCell]:
-    """Every pass of a profile with the roofline of the same pass.
+    """Return every pass of a profile with the roofline of the same pass.
 
     Args:
         profile: Measured times.
-        shapes: Of its models, by role.
-        machine: Whose figures make the roofline.
-        runtime: How launches, memory and arithmetic add up: a name of the catalogue.
+        shapes: Shapes of its models, by role.
+        machine: Hardware of the roofline.
+        runtime: Runtime of the roofline, a name of the catalogue.
     """
     cells = []
     for role, phase, at, work, seconds in _passes(profile):
@@ -78,10 +79,11 @@ def compare_with_roofline(
 
 
 def fit_roofline(profile: Profile, shapes: Mapping[str, ModelShape]) -> FittedRoofline:
-    """The roofline that is nearest to a profile: memory and arithmetic alongside (cuda-graphs) or one after the other (serial).
+    """Fit a roofline to a profile, with memory and arithmetic in parallel (cuda-graphs) or one after the other (serial).
 
-    Least sum of |log(roofline / measured)| over all passes, by Nelder and Mead's simplex from several starts. Efficiencies are 1:
-    the figures are what is reached. The catalogue counts values of 2 bytes; where weights have 4, the bandwidth stands at half.
+    Minimises the sum of |log(roofline / measured)| over all passes by the Nelder-Mead simplex from several starting points. The fitted
+    figures are the ones reached, so efficiencies are 1. Rooflines count 2 bytes per value; for weights of 4 bytes the fitted bandwidth
+    is half the true one.
     """
     from scipy.optimize import minimize
 
@@ -105,8 +107,8 @@ def fit_roofline(profile: Profile, shapes: Mapping[str, ModelShape]) -> FittedRo
 
 
 def _machine(title: str, logs: Sequence[float]) -> Hardware:
-    """logs: of bytes per second, operations per second, and seconds of a kernel."""
-    # Where passes are launches alone, nothing holds the rates, and the simplex walks away with them.
+    """Return hardware with fitted figures. logs: logarithms of bytes per second, operations per second, and seconds per kernel."""
+    # If kernel launches alone explain the times, the rates are undetermined and the simplex diverges in them.
     bytes_per_s, flop_per_s, kernel_s = (
         math.exp(min(max(float(value), math.log(least)), math.log(most)))
         for value, least, most in zip(logs, LEAST, MOST, strict=True)
@@ -122,7 +124,7 @@ def _machine(title: str, logs: Sequence[float]) -> Hardware:
 
 
 def errors_by_phase(cells: Sequence[RooflineCell]) -> dict[tuple[str, str], float]:
-    """Median error of the roofline by model and phase, those that were measured."""
+    """Return the median error of the roofline by (role, phase), for the phases that were measured."""
     groups: dict[tuple[str, str], list[float]] = {}
     for cell in sorted(cells, key=lambda one: (one.role, PHASES.index(one.phase))):
         groups.setdefault((cell.role, cell.phase), []).append(cell.error)
@@ -133,7 +135,7 @@ _Pass = tuple[str, str, tuple[int, int, int], Work, float]
 
 
 def _passes(profile: Profile) -> Iterator[_Pass]:
-    """Role, phase, (rows, new, cached), work and seconds of every measured pass."""
+    """Yield role, phase, (rows, new, cached), work and seconds of every measured pass."""
     for tables, read in ((profile.passes, _last), (profile.verify, _all)):
         for role, table in tables.items():
             for at, seconds in _cells(table):

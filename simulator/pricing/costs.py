@@ -1,4 +1,4 @@
-"""Seconds of work: one interface for measured and roofline times."""
+"""The common interface of measured and roofline compute times."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -7,12 +7,12 @@ from simulator.protocol.messages import Widths
 
 
 class Work(NamedTuple):
-    """A batch of forward passes as sums over its rows (a row is one sequence; guidance makes two of a session).
+    """A batched forward pass as sums over its rows. A row is one sequence; with guidance a session has two.
 
     Attributes:
-        rows: Sequences.
+        rows: Rows.
         tokens: New positions.
-        kv_tokens: Cached positions read, new ones included.
+        kv_tokens: Positions in the cache, new ones included.
         attended: Query-key pairs.
         logits: Positions whose logits are computed.
     """
@@ -25,25 +25,25 @@ class Work(NamedTuple):
 
     @classmethod
     def of_pass(cls, rows: int, new: int, kv: int, logits: int = 1, hidden: int = 0) -> "Work":
-        """One session's pass, with causal attention.
+        """Return the work of one session's pass, with causal attention.
 
         Args:
-            rows: Its sequences.
-            new: Positions that each row feeds.
-            kv: Positions that each row has in the cache before.
-            logits: Positions of a row whose logits are computed.
-            hidden: Query-key pairs of a row that a tree of drafts leaves out.
+            rows: Rows of the pass.
+            new: New positions per row.
+            kv: Cached positions per row before the pass.
+            logits: Positions per row whose logits are computed.
+            hidden: Causal query-key pairs per row that the mask of a draft tree excludes.
         """
         pairs = new * kv + new * (new + 1) // 2 - hidden
         return cls(rows, rows * new, rows * (kv + new), rows * pairs, rows * logits)
 
 
 class Costs(Protocol):
-    """Times of one model on one piece of hardware.
+    """Compute times of one model on one piece of hardware.
 
     Attributes:
-        power_w: Drawn while computing, NaN where unknown.
-        extrapolated: Whether any time so far lay outside the measured range.
+        power_w: Power drawn while computing; NaN if unknown.
+        extrapolated: Whether any time returned so far lies outside the measured range.
     """
 
     @property
@@ -53,23 +53,24 @@ class Costs(Protocol):
     def extrapolated(self) -> bool: ...
 
     def pass_seconds(self, work: Work) -> float:
-        """Seconds of one batched forward pass (never below the launch overhead of the runtime)."""
+        """Return the seconds of one batched forward pass."""
         ...
 
     def compute_seconds(self, kind: str) -> float:
-        """Seconds of one `Compute` of the given kind (`ops.COMPUTE_KINDS`), batch 1."""
+        """Return the seconds of one `Compute` of the given kind (`ops.COMPUTE_KINDS`) at batch size 1."""
         ...
 
 
 @dataclass(frozen=True)
 class Pricing:
-    """Shape at which recorded passes and messages are priced: the pair's own, or that of the models it stands for.
+    """The shape at which recorded passes and messages are priced: the pair's own, or that of another model (as if).
 
     Attributes:
-        caption_slots: Caption positions that a prefill feeds.
-        widths: Of messages.
-        drafter: A feature-level drafter on the cloud's hardware, None where it is not known.
-        device_drafter: The same on the device's hardware; None: it costs as much as the device's model, whose times were measured.
+        caption_slots: Caption positions in a prefill.
+        widths: Widths of the parts of messages.
+        drafter: Costs of a feature-level drafter on the cloud's hardware; None if unknown.
+        device_drafter: The same on the device's hardware. None: a pass of the drafter costs as much as one of the device's model, whose
+            times were measured.
     """
 
     caption_slots: int

@@ -1,4 +1,4 @@
-"""Operations, weights and kernels of the work other than forward passes."""
+"""Operation counts (flops, weights, kernels) of work other than forward passes."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,14 @@ from simulator.protocol.ops import INTERVAL_SAMPLES
 
 
 class OpCount(Settings):
-    """Operation counts of one `Compute`: flops, weights read, fp16 values passed between kernels, kernels."""
+    """Operation counts of one `Compute`.
+
+    Attributes:
+        flops: Floating-point operations, 2 per multiply-add.
+        parameters: Weights read.
+        activation_values: Activations that kernels read and write, in values of 2 bytes.
+        kernels: Kernels launched.
+    """
 
     flops: float = Field(ge=0)
     parameters: int = Field(ge=0)
@@ -27,12 +34,21 @@ def vq_decoder_op_count(
     patch: int = 1,
     level_attention: bool = True,
 ) -> OpCount:
-    """Operation count of one run of a VQGAN image decoder, counted convolution by convolution. Defaults: LlamaGen's VQ-16.
+    """Count one run of a VQGAN image decoder, convolution by convolution. The defaults are those of LlamaGen's VQ-16.
 
     Source: LlamaGen, image tokenizer: 1x1 to z_channels, 3x3 to the widest level, Res-Attn-Res, then the levels from the
-    lowest resolution with one ResBlock more than the encoder's, attention on the lowest only, nearest x2 and 3x3 between
-    levels, norm, 3x3 to RGB. 2 flops a multiply-add. Norms, activations and sums count by the values they read and write.
-    level_attention: whether the lowest level has it (Chameleon's VQGAN has attention in the middle alone).
+    lowest resolution with one ResBlock more than in the encoder, attention on the lowest level only, nearest x2 and 3x3 between
+    levels, norm, 3x3 to RGB. Norms, activations and sums count by the values that they read and write, not as flops.
+
+    Args:
+        latent_side: Side of the grid of codes.
+        ch: Width of the narrowest level.
+        ch_mult: Multiples of ch, from the highest resolution to the lowest.
+        z_channels: Channels of the latent.
+        codebook_dim: Width of a code.
+        num_res_blocks: ResBlocks of an encoder level; a decoder level has one more.
+        patch: Side of the square of pixels that the last convolution gives per position.
+        level_attention: Whether the lowest level has attention (Chameleon's VQGAN has it in the middle only).
     """
     flops = parameters = values = kernels = 0
 
@@ -97,11 +113,19 @@ def vq_decoder_op_count(
 def text_encoder_op_count(
     positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int, ffn_matrices: int = 3
 ) -> OpCount:
-    """Operation count of a T5 encoder over `positions` padded positions. inner: heads times their width; ffn_matrices: 3 of a gated
-    feed-forward part (T5 1.1, flan-T5), 2 of a plain one.
+    """Count one run of a T5 encoder.
 
-    Flops: 2 a weight and position, 4 * inner a query-key pair and layer. Of the embedding only `positions` rows are read.
-    Kernels: about 20 a layer (two norms of 3, q, k, v, scores, bias, softmax, values, output, 4 of the FFN, two sums).
+    Flops: 2 per weight and position, 4 * inner per query-key pair and layer. The weights read include `positions` rows of the embedding,
+    not the whole table. Kernels: about 20 per layer (two norms of 3, q, k, v, scores, bias, softmax, values, output, 4 of the FFN, two
+    sums).
+
+    Args:
+        positions: Positions, padding included.
+        n_layer: Layers.
+        dim: Width of the residual stream.
+        inner: Number of heads times their width.
+        ffn_hidden: Width of the feed-forward part.
+        ffn_matrices: 3 for a gated feed-forward part (T5 1.1, flan-T5), 2 for a plain one.
     """
     weights = n_layer * (4 * dim * inner + ffn_matrices * dim * ffn_hidden + 2 * dim) + dim
     flops = 2 * positions * weights + 4 * n_layer * inner * positions**2
@@ -109,15 +133,15 @@ def text_encoder_op_count(
 
 
 def phi_op_count(dim: int, vocab_size: int, bottleneck: int) -> OpCount:
-    """Operation count of CIAR's feature projection for one token: (D + 2V) x bottleneck, GELU, bottleneck x D (assumption A8)."""
+    """Count CIAR's feature projection phi for one token: (D + 2V) x bottleneck, GELU, bottleneck x D (assumption A8)."""
     weights = (dim + 2 * vocab_size) * bottleneck + bottleneck * dim
     return OpCount(flops=2 * weights, parameters=weights, kernels=4)
 
 
 def interval_samples_op_count(vocab_size: int) -> OpCount:
-    """Operation count of drawing `INTERVAL_SAMPLES` distributions from an interval's box and taking their bounds.
+    """Count the drawing of `INTERVAL_SAMPLES` distributions from a box of logits, and their bounds.
 
-    A row: noise (10 flops a draw), c + noise r, softmax, running minimum and maximum: about 20 flops and 8 values an entry.
+    Per sample and code: noise (10 flops a draw), c + noise r, softmax, running minimum and maximum: about 20 flops and 8 values.
     """
     entries = INTERVAL_SAMPLES * vocab_size
     return OpCount(flops=20 * entries, parameters=0, activation_values=8 * entries, kernels=6)

@@ -1,4 +1,4 @@
-"""Hardware and models that the catalogue does not have, by their figures, and what a device must hold in memory."""
+"""Hardware and models outside the catalogue, given by their figures, and the memory that a device needs."""
 
 import math
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from simulator.pricing.catalogue import FP16_BYTES, PHI_BOTTLENECK, Hardware, Mo
 from simulator.pricing.op_counts import interval_samples_op_count, phi_op_count, vq_decoder_op_count
 from simulator.pricing.roofline import RooflineCosts
 
-FFN_MULTIPLE = 256  # LlamaGen's feed-forward width is a multiple of it
+FFN_MULTIPLE = 256  # LlamaGen rounds its feed-forward width up to a multiple of this
 HEAD_WIDTH = 64
-DECODER_CHANNELS = 128  # of VQ-16's widest maps, at the size of the image
+DECODER_CHANNELS = 128  # channels of VQ-16's largest maps, which have the resolution of the image
 
 
 class OwnHardware(Part):
-    """An accelerator by its figures. Efficiencies and kernel overhead are those of its class where they are not given.
+    """An accelerator given by its figures. The class gives efficiencies and kernel overhead if they are omitted.
 
     Attributes:
         title: Name in tables.
-        kind: `class` in the file: whose efficiencies it has.
+        kind: `class` in the file: the class whose efficiencies it has.
         fp16_tflops: Peak of dense fp16 matrix products.
         bandwidth_gb_s: Peak memory bandwidth.
         memory_gb: Memory for weights, caches and everything else.
@@ -43,12 +43,12 @@ class OwnHardware(Part):
     kernel_overhead_us: float | None = Field(default=None, ge=0, le=1e6)
 
     def entry(self) -> Hardware:
-        """The row that the catalogue would have for it."""
+        """Return it as a row of the catalogue."""
         figures = self.model_dump(by_alias=True, exclude_none=True)
         return catalogue.hardware_of({**figures, "evidence": "assumed", "source": "figures given in the scenario"})
 
     def __str__(self) -> str:
-        """All figures with all their digits: times are looked up by this text (`CostTable`)."""
+        """Return all figures with all their digits: `CostTable` uses this text as a key."""
         units = (("fp16_tflops", "TFLOP/s"), ("bandwidth_gb_s", "GB/s"), ("memory_gb", "GB"), ("power_w", "W"))
         figures = [f"{getattr(self, name):.15g} {unit}" for name, unit in units]
         more = [
@@ -60,7 +60,7 @@ class OwnHardware(Part):
 
 
 class OwnModel(Part):
-    """A decoder of LlamaGen's architecture by its shape, at which the pair's passes are priced.
+    """A decoder of LlamaGen's architecture, given by its shape; the pair's passes are priced at it.
 
     Attributes:
         title: Name in tables.
@@ -90,12 +90,12 @@ class OwnModel(Part):
         return self.ffn or FFN_MULTIPLE * math.ceil(8 * self.width / 3 / FFN_MULTIPLE)
 
     def shape(self, interhead: bool) -> ModelShape:
-        """The row that the catalogue would have for it. interhead: it is the device's, with a head of centre and radius."""
+        """Return it as a row of the catalogue. interhead: whether it is a device model, whose head gives centre and radius."""
         published = catalogue.model("llamagen-xl")
         return ModelShape(
             title=self.title,
             n_layer=self.layers,
-            n_head=max(1, self.width // HEAD_WIDTH),  # of no matter for any time
+            n_head=max(1, self.width // HEAD_WIDTH),  # affects no time
             dim=self.width,
             ffn_hidden=self.ffn_width,
             vocab_size=self.vocabulary,
@@ -121,21 +121,21 @@ class OwnModel(Part):
 
 
 def shape_of(model: str | OwnModel, interhead: bool = False) -> ModelShape:
-    """The shape of a model of the catalogue or of the scenario's own. Raises ComputeError where the catalogue has none."""
+    """Return the shape of a model of the catalogue or of the scenario's own. Raises ComputeError if the catalogue has no such model."""
     return catalogue.model(model) if isinstance(model, str) else model.shape(interhead)
 
 
 def device_memory(costs: RooflineCosts, rows: int, decodes: bool, encodes: bool) -> Mapping[str, float]:
-    """What a device holds while it makes one image, in bytes: weights, KV cache, image decoder, caption encoder.
+    """Return the bytes that a device needs for one image: weights, KV cache, image decoder, caption encoder.
 
     Args:
-        costs: Its model and hardware.
-        rows: Sequences of a pass: 2 with guidance.
-        decodes: Whether its model runs; without, it only decodes the image.
-        encodes: Whether it encodes the caption.
+        costs: Model and hardware of the device.
+        rows: Rows of a pass: 2 with guidance.
+        decodes: Whether the device's model runs; if not, the device only decodes the image.
+        encodes: Whether the device encodes the caption. Of the encoder's embedding only the caption's rows are counted.
     """
     shape = costs.shape
-    # Weights and two maps at once.
+    # The decoder's weights, and the input and output maps of a convolution.
     decoder = costs.op_counts["image_decoder"].parameters + 2 * DECODER_CHANNELS * shape.image_pixels
     positions = rows * (shape.caption_slots + shape.image_tokens)
     phi = costs.op_counts["phi"].parameters if "phi" in costs.op_counts else 0

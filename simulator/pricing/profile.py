@@ -1,4 +1,4 @@
-"""Measured times of a pair on one machine, and costs interpolated between them."""
+"""Measured compute times of models on one machine, and costs interpolated between them."""
 
 import itertools
 import json
@@ -17,13 +17,13 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PassTable(Settings):
-    """Times of one model's passes on a grid; one with missing times is refused.
+    """Times of one model's passes on a complete grid.
 
     Attributes:
-        rows: Sequences of a pass, ascending.
-        new_tokens: New positions of a row, ascending.
-        kv_tokens: Positions of a row in the cache before the pass, ascending.
-        seconds: seconds[i][j][k] belongs to rows[i], new_tokens[j] and kv_tokens[k].
+        rows: Rows of a pass, ascending.
+        new_tokens: New positions per row, ascending.
+        kv_tokens: Cached positions per row before the pass, ascending.
+        seconds: seconds[i][j][k] is the time for rows[i], new_tokens[j] and kv_tokens[k].
     """
 
     rows: list[int] = Field(min_length=1)
@@ -42,7 +42,7 @@ class PassTable(Settings):
                         f"a hole, no time for {axes[0][i]} rows of {axes[1][j]} new and {axes[2][k]} cached tokens"
                     )
         except (TypeError, KeyError, IndexError):
-            pass  # not a grid; the fields' own checks say why
+            pass  # not a grid: the checks of the fields report it
         return data
 
     @model_validator(mode="after")
@@ -63,20 +63,20 @@ class Profile(Settings):
     """Measured times of models on one machine: of a pair, or of a model of the catalogue with random weights.
 
     Attributes:
-        format: Of the file.
-        model: The pair's name, or the model's in the catalogue.
-        weights: Hash of the pair's weights, empty where they are random.
-        hardware: What it ran on, in words.
+        format: Version of the file format.
+        model: Name of the pair, or of the model in the catalogue.
+        weights: Hash of the pair's weights; empty for random weights.
+        hardware: Name of the hardware.
         device: cpu or cuda.
         system: Operating system and architecture.
-        date: Of measuring, in UTC, on which nothing depends.
-        threads: Of torch on the processor.
-        torch: Its version.
-        dtype: Of the weights.
-        runtime: eager, or cuda-graphs where passes were captured.
-        passes: By role, passes whose last position alone is read out (prefill and decoding).
-        verify: By role, passes over a tree of drafts or over whole scales, every position read out; empty where they were not measured.
-        compute_seconds: By kind, batch 1.
+        date: Date of measurement, UTC; for information only.
+        threads: CPU threads of torch.
+        torch: Version of torch.
+        dtype: Dtype of the weights.
+        runtime: eager, or cuda-graphs if passes were captured.
+        passes: By role: passes with logits at the last position only (prefill and decoding).
+        verify: By role: passes over a draft tree or whole scales, with logits at every position; empty if not measured.
+        compute_seconds: Seconds at batch size 1, by kind of `Compute`.
     """
 
     format: Literal[1] = 1
@@ -96,7 +96,7 @@ class Profile(Settings):
 
     @classmethod
     def read(cls, path: Path) -> "Profile":
-        """Raises ComputeError where the file is missing, is not a profile of this format, or lacks times."""
+        """Read a file. Raises ComputeError if it is missing, is not a profile of this format, or lacks times."""
         try:
             return cls.model_validate_json(read_file(path))
         except OSError as error:
@@ -108,7 +108,7 @@ class Profile(Settings):
             raise ComputeError(f"{path}: {place}: {said}; measure it again with ciar-sim profile") from None
 
     def write(self, path: Path) -> None:
-        """Raises ComputeError where the file cannot be written."""
+        """Write a file. Raises ComputeError if it cannot be written."""
         try:
             write_atomically(path, (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode())
         except OSError as error:
@@ -116,9 +116,10 @@ class Profile(Settings):
 
 
 class MeasuredCosts:
-    """Times from a profile: multilinear between measured points, linear beyond them (then `extrapolated` is set).
+    """Times from a profile: multilinear interpolation between measured points, linear extrapolation beyond (sets `extrapolated`).
 
-    A batch of unequal rows is looked up at its mean numbers of new tokens and cached positions per row.
+    A batch of unequal rows is looked up at its mean number of new tokens and of cached positions per row. No extrapolated time is below
+    the shortest measured one.
     """
 
     def __init__(self, profile: Profile, role: str) -> None:
@@ -134,24 +135,24 @@ class MeasuredCosts:
         self._verify = _Interpolated(profile.verify[role]) if role in profile.verify else self._table
 
     def __repr__(self) -> str:
-        """All that decides its times."""
+        """Return all that its times depend on: the text serves as a key."""
         return f"MeasuredCosts({self.profile!r}, {self.table!r})"
 
     def pass_seconds(self, work: Work) -> float:
-        """Seconds of one batched pass; one that reads out more than a position a row is looked up among those of drafts."""
+        """Return the seconds of one batched pass. More than one position with logits per row selects the table `verify`."""
         seconds, outside = (self._verify if work.logits > work.rows else self._table).seconds(work)
         self.extrapolated = self.extrapolated or outside
         return seconds
 
     def compute_seconds(self, kind: str) -> float:
-        """Seconds of one `Compute`. Raises ComputeError where it was not measured."""
+        """Return the seconds of one `Compute`. Raises ComputeError if it was not measured."""
         if kind not in self.profile.compute_seconds:
             raise ComputeError(f"the profile of {self.profile.model} has no time of {kind}; measure the profile again")
         return self.profile.compute_seconds[kind]
 
 
 class _Interpolated:
-    """A table of passes at any size."""
+    """A table of passes, interpolated to any size."""
 
     def __init__(self, table: PassTable) -> None:
         self.table = table
@@ -159,7 +160,7 @@ class _Interpolated:
         self._least = min(s for plane in table.seconds for line in plane for s in line)
 
     def seconds(self, work: Work) -> tuple[float, bool]:
-        """Seconds of a batched pass, and whether it lies outside the table."""
+        """Return the seconds of a batched pass, and whether it lies outside the table."""
         asked = (float(work.rows), work.tokens / work.rows, (work.kv_tokens - work.tokens) / work.rows)
         outside = any(not axis[0] <= x <= axis[-1] for axis, x in zip(self._axes, asked, strict=True))
         ends = [self._bracket(axis, x) for axis, x in zip(self._axes, asked, strict=True)]
@@ -176,7 +177,7 @@ class _Interpolated:
 
     @staticmethod
     def _bracket(axis: list[float], x: float) -> tuple[int, int, float]:
-        """Indices of the two grid points around x, or nearest to it, and the weight of the second (outside [0, 1] beyond the grid)."""
+        """Return indices of the two grid points around or nearest to x, and the weight of the second (outside [0, 1] beyond the grid)."""
         if len(axis) == 1:
             return 0, 0, 0.0
         low = min(max(bisect_right(axis, x) - 1, 0), len(axis) - 2)

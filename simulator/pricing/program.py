@@ -1,7 +1,7 @@
-"""Compiles a recording into the program that the simulator replays: the op table is priced once and becomes plain tuples.
+"""Compiles a recording into the program that the simulator replays: it prices the op table once and turns it into plain tuples.
 
-A device program becomes steps. A step computes, then sends a call, then awaits one, each part optional, so a `Call`
-after any number of device passes is one step, and replaying it touches one tuple.
+A device program becomes a list of steps. A step computes, then sends a call, then awaits one; each part is optional. A `Call`
+after any number of device passes is thus one step, and replaying it reads one tuple.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ from simulator.protocol.recording import (
     Recording,
 )
 
-# Kinds of an item of work. PASS: of the cloud's model; COMPANION: of the device's model, in the cloud; passes of a model are batched. From
-# ENCODE on, its seconds are a latency part of their own.
+# Kinds of an item of work. PASS: a pass of the cloud model. COMPANION: a pass of the device's model, run in the cloud. Passes of one model
+# are batched over sessions. The seconds of ENCODE and later kinds are a latency part of their own.
 PASS, COMPANION, OTHER, ENCODE, IMAGE_DECODE = range(5)
 _PART = {"caption_encoder": ENCODE, "phi": OTHER, "image_decoder": IMAGE_DECODE, "interval_samples": OTHER}
 _KIND_NAMES = ("forward", "compute", "send", "await", "emit", "reply")
 
-# Plain tuples, because the engine unpacks one of each per call; where single fields are read, by these indices.
+# Programs are plain tuples, because the engine unpacks several per call. These are the indices of their fields.
 DOWN_BYTES: Final = 0
 ITEM_ROWS: Final = 0
 ITEM_TOKENS: Final = 1
@@ -52,37 +52,37 @@ STEP_SECONDS: Final = 0
 STEP_FIRST: Final = 1
 STEP_SEND: Final = 2
 STEP_AWAIT: Final = 3
-# Down: payload bytes; whether this message brings the session's first image token.
+# Down: payload bytes; whether this message contains the session's first image token.
 Down = tuple[int, bool]
-# Item: rows, tokens, kv_tokens, attended, logits (the fields of Work; 0 for a compute), seconds when run alone, PASS | COMPANION |
-# OTHER | ENCODE | IMAGE_DECODE, and the parts that leave when it is done.
+# Item: rows, tokens, kv_tokens, attended, logits (the fields of Work; 0 unless it is PASS or COMPANION), seconds when run alone, kind, and
+# the parts of the reply that leave when it is done.
 Item = tuple[int, int, int, int, int, float, int, tuple[Down, ...]]
-# CallProgram: request payload bytes, parts that leave before any work, items in order, the reply.
+# CallProgram: request payload bytes, parts of the reply that leave before any work, items in order, the reply.
 CallProgram = tuple[int, tuple[Down, ...], tuple[Item, ...], Down]
-# DeviceStep: device seconds (0: no computing); seconds into them when the first image token is known, -1 where it is not in
-# them; call sent after computing, -1 for none; call awaited after that, -1 for none.
+# DeviceStep: device seconds (0: no computing); seconds from the start of the step until the first image token is known, -1 if not in this
+# step; call sent after computing, -1 for none; call awaited after that, -1 for none.
 DeviceStep = tuple[float, float, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class SessionProgram:
-    """One session, priced.
+    """One priced session.
 
     Attributes:
-        steps: Of the device, in order.
-        calls: By the number of the call.
-        device_s: Seconds of computing on the device in all, those of caption encoder and image decoder among them.
-        encode_s: Seconds of the caption encoder.
-        image_decode_s: Seconds of the image decoder.
+        steps: Steps of the device, in order.
+        calls: Calls, in order of their numbers.
+        device_s: Seconds of computing on the device, caption encoder and image decoder included.
+        encode_s: Seconds of the caption encoder on the device.
+        image_decode_s: Seconds of the image decoder on the device.
         bytes_up: Payload of all requests.
         bytes_down: Payload of all replies.
-        device_passes: As the recording counts them.
-        cloud_passes: As the recording counts them.
-        cloud_call_pct: As the recording counts them.
-        kv_tokens: Largest number of positions in the cloud's cache, over all rows.
-        context_bytes: Per call, payload that the device sends before it to a replica without the session's state: its first request
-            again, the ids of the image tokens that the call's first pass finds in the cache, and the features it sent before.
-        optional: Calls whose reply the device can skip.
+        device_passes: `Recording.device_passes`.
+        cloud_passes: `Recording.cloud_passes`.
+        cloud_call_pct: `Recording.cloud_call_pct`.
+        kv_tokens: Largest number of positions in the cloud model's cache, over all rows.
+        context_bytes: By call: payload that the device first sends to a replica without the session's state. It consists of the first
+            request, the ids of the image tokens in the cache before the call's first pass, and the features sent before.
+        optional: Calls whose reply the device can do without.
     """
 
     steps: tuple[DeviceStep, ...]
@@ -101,11 +101,19 @@ class SessionProgram:
 
 
 def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: Pricing) -> SessionProgram:
-    """Price a recording: device work by `device`, one session at a time; cloud work by `cloud`; shapes by `pricing`.
+    """Price a recording.
 
-    Caption slots count as `pricing.caption_slots` positions wherever the recording fed or cached them, and messages are
-    repriced to `pricing.widths`. Raises RecordingError where the order of the ops is impossible: an await of a call
-    never sent, a call without a reply, an op on the wrong side.
+    A caption that the recording fed or cached counts as `pricing.caption_slots` positions, and messages have `pricing.widths`.
+
+    Args:
+        recording: The session.
+        device: Costs of work on the device, at batch size 1.
+        cloud: Costs of work in the cloud; items have the seconds at batch size 1.
+        pricing: Shape at which captions, messages and drafters are priced.
+
+    Raises:
+        RecordingError: The order of the ops is impossible: an await of a call never sent, a call without a reply, an op on the wrong side;
+            or the costs of a drafter in the cloud are unknown.
     """
     ops = recording.ops
     if ops.dtype != OP_DTYPE:
@@ -116,7 +124,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
     table = _rows(recording)
     cut = int(np.count_nonzero(side == DEVICE))
     pricer = _Pricer(recording, cloud, pricing)
-    # Who decided token 0 says where to look for it: a device pass whose token went to the cloud decides nothing.
+    # The first token comes from whoever decided token 0: a device pass whose position the cloud decided does not count.
     from_cloud = len(recording.decided_by) > 0 and int(recording.decided_by[0]) == FROM_CLOUD
     steps, sizes_up, totals = _device_steps(table[:cut], pricer, device, find_first=not from_cloud)
     calls = _cloud_calls(table[cut:], cut, sizes_up, pricer, find_first=from_cloud)
@@ -138,12 +146,12 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
 
 
 def _rows(recording: Recording) -> list[dict[str, int]]:
-    """The op table as mappings."""
+    """Return the op table as one mapping per op."""
     return [dict(zip(OP_DTYPE.names or (), row, strict=True)) for row in recording.ops.tolist()]
 
 
 def down_bytes(calls: Sequence[CallProgram]) -> int:
-    """Payload of the replies to these calls, in all parts."""
+    """Return the payload of the replies to these calls, all parts included."""
     return sum(
         size_bytes
         for _, lead, items, reply in calls
@@ -154,12 +162,22 @@ def down_bytes(calls: Sequence[CallProgram]) -> int:
 def compile_colocated(
     recording: Recording, device: Costs, companion: Costs, cloud: Costs, pricing: Pricing
 ) -> SessionProgram:
-    """The same session with both programs in the cloud: one call, whose reply is the image's token ids, all at the end.
+    """Price a recording with both programs in the cloud (`placement: cloud`).
 
-    companion: the device's model on the cloud's hardware, which batches its passes over sessions, too; a drafter's run by themselves, as
-    they do in the cloud. What the device sent and
-    awaited happens at once, in the order of sending. The image decoder stays on the device, which gets the ids. A session without a
-    pass on the device is the same either way. Raises RecordingError.
+    The session has one call, whose reply is the token ids of the image in one message. Messages between the two programs take no time;
+    the work of a call runs where the device sent it. The image decoder stays on the device. A session without a pass on the device is
+    priced as by `compile_session`.
+
+    Args:
+        recording: The session.
+        device: Costs of the device, for the image decoder.
+        companion: Costs of the device's model on the cloud's hardware, which batches its passes over sessions. Passes of a drafter run
+            one by one, as in the cloud.
+        cloud: Costs of the cloud model.
+        pricing: As in `compile_session`.
+
+    Raises:
+        RecordingError: As in `compile_session`.
     """
     split = compile_session(recording, device, cloud, pricing)
     own = [op for op in _rows(recording) if op["side"] == DEVICE]
@@ -171,9 +189,7 @@ def compile_colocated(
         if op["kind"] == FORWARD:
             work = pricer.work(op, f"op {index}")
             if op["what"] == ROLES.index("drafter") and pricing.drafter is not None:
-                items.append(
-                    (0, 0, 0, 0, 0, pricing.drafter.pass_seconds(work), OTHER, ())
-                )  # as one that is in the cloud
+                items.append((0, 0, 0, 0, 0, pricing.drafter.pass_seconds(work), OTHER, ()))
             else:
                 items.append((*work, companion.pass_seconds(work), COMPANION, ()))
         elif op["kind"] == COMPUTE and (kind := COMPUTE_KINDS[op["what"]]) != "image_decoder":
@@ -203,7 +219,7 @@ def compile_colocated(
 
 
 def _context_bytes(ops: list[dict[str, int]], sizes_up: list[int], widths: Widths) -> tuple[int, ...]:
-    """See `SessionProgram`. A call without a pass finds the cache of the call before it."""
+    """Return `SessionProgram.context_bytes`. A call without a pass of the cloud model finds the cache of the call before it."""
     features = [0] * len(sizes_up)
     ids: dict[int, int] = {}
     for op in ops:
@@ -220,7 +236,7 @@ def _context_bytes(ops: list[dict[str, int]], sizes_up: list[int], widths: Width
 
 
 class _Pricer:
-    """Prices single ops of one recording, and remembers whether the first image token was found."""
+    """Prices single ops of one recording and keeps track of whether the first image token was found."""
 
     def __init__(self, recording: Recording, cloud: Costs, pricing: Pricing) -> None:
         self.pair = recording.widths
@@ -229,26 +245,28 @@ class _Pricer:
         self.first_found = False
 
     def work(self, op: dict[str, int], where: str) -> Work:
+        """Return the work of a pass. Raises RecordingError for one without rows or new positions."""
         slots = self.pricing.caption_slots
         new = slots * op["caption"] + op["new_tokens"]
         if new < 1 or op["rows"] < 1:
             raise RecordingError(f"{where}: a pass of {op['rows']} rows and {new} new positions")
-        # With a caption in the pass, its last slot predicts the first token.
+        # The last caption slot predicts the first token, so a caption in the pass adds one position with logits.
         logits = op["new_tokens"] + op["caption"] if op["logits_all"] else 1
         return Work.of_pass(op["rows"], new, slots * op["kv_caption"] + op["kv_tokens"], logits, op["hidden"])
 
     def drafter_seconds(self, work: Work, where: str) -> float:
-        """A pass of the drafter in the cloud."""
+        """Return the seconds of a drafter's pass in the cloud. Raises RecordingError if its costs are unknown."""
         if self.pricing.drafter is None:
             raise RecordingError(f"{where}: what a drafter costs in the cloud is not known")
         return self.pricing.drafter.pass_seconds(work)
 
     def payload_bytes(self, op: dict[str, int]) -> int:
+        """Return the payload of a message at the priced widths."""
         counts = {kind: op[kind] for kind in ELEMENT_KINDS}
         return repriced_bytes(op["payload_bytes"], counts, self.pair, self.pricing.widths)
 
     def down(self, op: dict[str, int], find_first: bool) -> Down:
-        """A message to the device; the first one that holds ids (or the image itself) brings the first token."""
+        """Price a message to the device. The first one with token ids (or the image) contains the first image token."""
         first = find_first and not self.first_found and (op["ids"] > 0 or op["image_bytes"] > 0)
         self.first_found = self.first_found or first
         return self.payload_bytes(op), first
@@ -257,7 +275,7 @@ class _Pricer:
 def _device_steps(
     ops: list[dict[str, int]], pricer: _Pricer, costs: Costs, find_first: bool
 ) -> tuple[list[DeviceStep], list[int], list[float]]:
-    """Steps, request bytes per call, and device seconds of each kind of work (PASS, COMPANION, OTHER, ENCODE, IMAGE_DECODE)."""
+    """Return the steps, the request bytes of each call, and the device seconds by kind of work (PASS to IMAGE_DECODE)."""
     steps: list[DeviceStep] = []
     sizes: list[int] = []
     awaited: set[int] = set()
@@ -265,7 +283,7 @@ def _device_steps(
     seconds, first_s, sent = 0.0, -1.0, -1
     for index, op in enumerate(ops):
         kind, what, call, where = op["kind"], op["what"], op["call"], f"op {index}"
-        if kind in (FORWARD, COMPUTE) and sent >= 0:  # computing goes on after a send: the step ends with the send
+        if kind in (FORWARD, COMPUTE) and sent >= 0:  # computing after a send starts a new step
             steps.append((seconds, first_s, sent, -1))
             seconds, first_s, sent = 0.0, -1.0, -1
         if kind == FORWARD:
@@ -309,6 +327,7 @@ def _device_steps(
 def _cloud_calls(
     ops: list[dict[str, int]], offset: int, sizes_up: list[int], pricer: _Pricer, find_first: bool
 ) -> list[CallProgram]:
+    """Price the calls. offset: index of the first of these ops in the recording, for messages."""
     calls: list[CallProgram] = []
     lead: list[Down] = []
     items: list[Item] = []
@@ -324,7 +343,7 @@ def _cloud_calls(
             work = pricer.work(op, where)
             if role == "cloud":
                 items.append((*work, pricer.cloud.pass_seconds(work), PASS, ()))
-            else:  # another model than the batched one: it runs by itself
+            else:  # a drafter is not batched
                 items.append((0, 0, 0, 0, 0, pricer.drafter_seconds(work, where), OTHER, ()))
         elif kind == COMPUTE:
             name = _named(COMPUTE_KINDS, what, where, "compute kind")

@@ -1,4 +1,4 @@
-"""Rooflines of forward passes from catalogue figures."""
+"""Roofline times of forward passes from catalogue figures."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from simulator.pricing.op_counts import OpCount
 
 @dataclass
 class RooflineCosts:
-    """Times of a model shape on an accelerator of the catalogue. Never `extrapolated`: a formula has no measured range."""
+    """Times of a model shape on given hardware by roofline. `extrapolated` is always False: a formula has no measured range."""
 
     shape: ModelShape
     op_counts: dict[str, OpCount]
@@ -21,7 +21,7 @@ class RooflineCosts:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Constants of the roofline, computed once: a large run prices a million passes."""
+        """Compute the constants of the roofline once: a large run prices a million passes."""
         shape, start = self.shape, self.runtime
         self._weight_bytes = FP16_BYTES * shape.pass_parameters
         self._token_bytes = FP16_BYTES * shape.dim
@@ -44,7 +44,7 @@ class RooflineCosts:
         return self.hardware.power_w
 
     def pass_seconds(self, work: Work) -> float:
-        """Seconds of one batched forward pass, by the formula at the top of `build.py`."""
+        """Return the seconds of one batched forward pass, by the formula at the top of `build.py`."""
         rows, tokens, kv_tokens, attended, logits = work
         read = self._weight_bytes + self._token_bytes * tokens + self._kv_bytes * kv_tokens
         flops = self._token_flops * tokens + self._logit_flops * logits + self._pair_flops * attended
@@ -53,7 +53,7 @@ class RooflineCosts:
         return max(self._launch_s, roof) if self._alongside else self._launch_s + roof
 
     def compute_seconds(self, kind: str) -> float:
-        """Seconds of one `Compute`. Raises ComputeError where the model has no operation count for it."""
+        """Return the seconds of one `Compute`. Raises ComputeError if the model has no operation count for it."""
         op_count = self.op_counts.get(kind)
         if op_count is None:
             known = ", ".join(self.op_counts) or "none"
