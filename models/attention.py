@@ -17,17 +17,23 @@ from simulator.protocol.pairs import TransformerConfig
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision is widened to float32, float32 and float64 pass unchanged."""
+    """Return x in float32 if it has half precision, else unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def rope_table(config: TransformerConfig, zeros_before: int | None = None, zeros_after: int = 0) -> Tensor:
-    """Two-dimensional rotary table, float64 [S, hd/2, 2]: entry (p, j) is (cos a, sin a), the rotation of channel pair
-    j.
+    """Return the two-dimensional rotary table.
 
-    The first half of the pairs turns with the row of the grid cell, the second half with its column. The caption
-    positions (`zeros_before`, None: the configured slots) hold (0, 0), as in LlamaGen: there queries and keys become the
-    zero vector, so that every caption key scores 0. So do `zeros_after` positions past the image.
+    The angle of the first half of the channel pairs depends on the row of the grid cell, that of the second half on its column. Caption
+    positions hold (0, 0), as in LlamaGen: queries and keys become the zero vector there, so every caption key scores 0.
+
+    Args:
+        config: shape of the decoder.
+        zeros_before: positions before the image that hold (0, 0); None: the caption slots.
+        zeros_after: positions after the image that hold (0, 0).
+
+    Returns:
+        float64 [zeros_before + T + zeros_after, hd/2, 2]; entry (p, j) is (cos a, sin a), the rotation of channel pair j at position p.
     """
     quarter = config.head_dim // 4
     # base^(-2i / (hd/2)), [hd/4].
@@ -41,7 +47,7 @@ def rope_table(config: TransformerConfig, zeros_before: int | None = None, zeros
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of x [R, n, H, hd] by rotation [R or 1, n, hd/2, 2]; computed in float32 or wider."""
+    """Rotate adjacent channel pairs of x [R, n, H, hd] by `rotation` [R or 1, n, hd/2, 2], in float32 or wider; the result has x's type."""
     wide = at_least_float32(x)
     even, odd = wide[..., 0::2], wide[..., 1::2]  # each [R, n, H, hd/2]
     cos, sin = rotation.unsqueeze(2).unbind(-1)  # each [R or 1, n, 1, hd/2]
@@ -51,14 +57,18 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 def repeat_heads(rows: Tensor, groups: int, share: int) -> Tensor:
-    """Rows [groups * w, ...] of keys or values, which `share` heads have in common, once for each of them: [groups * share * w, ...]."""
+    """Repeat the rows [groups * w, ...] of grouped-query keys or values for each of the `share` heads of a group.
+
+    Returns:
+        [groups * share * w, ...].
+    """
     return rows.reshape(groups, -1, *rows.shape[1:]).repeat_interleave(share, dim=0).flatten(0, 1)
 
 
 def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:
-    """Which keys each query may see, bool [R, n, K]: causal, caption padding hidden, and always itself.
+    """Return which keys each query attends to, bool [R, n, K].
 
-    A padded caption row sees only itself.
+    The mask is causal and hides caption padding; every position attends to itself. A padded caption row attends only to itself.
 
     Args:
         positions: int [R, n], the sequence position of each query.
@@ -76,9 +86,15 @@ def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | Non
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of q to k and v, each [R, H, n, hd]. mask: bool [R, 1, n, n], True where a query sees a key, or None (causal).
+    """Return the attention output [R, H, n, hd].
 
-    Written out where a CPU needs gradients of it: there the fused kernel's backward pass takes two to three times as long.
+    With gradients on a CPU, the product is written out: the backward pass of the fused kernel takes two to three times as long there.
+
+    Args:
+        q: [R, H, n, hd].
+        k: [R, H, n, hd].
+        v: [R, H, n, hd].
+        mask: bool [R, 1, n, n], True where a query attends to a key, or None (causal).
     """
     if mask is None or q.device.type != "cpu" or not (torch.is_grad_enabled() and q.requires_grad):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
@@ -90,17 +106,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 def tree_view(
     columns: Tensor, ends: Tensor, key_count: int, trees: Sequence[Sequence[int] | None]
 ) -> tuple[Tensor, Tensor]:
-    """Where the entries of draft trees stand and what they see, for rows whose tree is not None; others are chains.
+    """Return the positions and the attention mask of draft trees. A row whose tree is None is a chain.
 
     Args:
         columns: int [R, n], cache column of each query.
-        ends: int [R], columns filled after the pass; a row's tree is the last ones.
+        ends: int [R], columns filled after the pass; a row's tree fills the last ones.
         key_count: K.
         trees: parents of every entry of the tree, see `simulator.protocol.ops.Forward.tree`.
 
     Returns:
-        Positions int [R, n] (committed length plus depth), and bool [R, n, K]: false where an entry of a tree is hidden from another. To
-        be combined with `attention_mask` of the columns, which hides what comes later.
+        Positions int [R, n] (committed length plus depth), and bool [R, n, K], False where a tree entry must not attend to another one.
+        Combine it with `attention_mask` of the columns, which hides later columns.
     """
     positions = columns.clone()
     visible = torch.ones(*columns.shape, key_count, dtype=torch.bool)

@@ -1,6 +1,6 @@
-"""Batched execution of the ops that programs wait for: forward passes with KV caches and guidance, other computations.
+"""Batched execution of the ops that programs wait for: forward passes with KV caches and guidance, and other computations.
 
-A session in slot i owns rows 2i (conditional) and 2i + 1 (unconditional, only used with guidance) of every model's cache.
+The session in slot i owns rows 2i (conditional) and 2i + 1 (unconditional, used only with guidance) of every model's cache.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from simulator.core.errors import WeightsError
 from simulator.protocol.ops import Forward
 from simulator.protocol.recording import SCORES
 
-OF_INTERVALS = ("u", "u_raw", "omega", "sigma", "lower_top")  # scores that a device without an Inter-Head does not have
+OF_INTERVALS = ("u", "u_raw", "omega", "sigma", "lower_top")  # scores that need an Inter-Head
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class PassRequest:
     """One session's pass and how its next token is picked.
 
     Attributes:
-        slot: of the session.
+        slot: the session's slot.
         op: the pass.
-        start: image positions held in the cache before it.
-        guidance: scale; above 1 the pass has an unconditional row besides.
-        temperature: of sampling.
-        top_k: 0 = off.
-        top_p: 1 = off.
-        u: the keyed uniform draw for the picked position, None for arg max.
+        start: image positions in the cache before the pass.
+        guidance: guidance scale; above 1 the pass also has an unconditional row.
+        temperature: sampling temperature.
+        top_k: 0 is off.
+        top_p: 1 is off.
+        u: keyed uniform draw for the picked position; None picks the arg max.
     """
 
     slot: int
@@ -58,7 +58,13 @@ class PassRequest:
 
 
 class Backend:
-    """The pair's models with caches for `slots` sessions. spare: columns of the caches past the image's end, for trees."""
+    """The pair's models with KV caches for `slots` sessions.
+
+    Args:
+        pair: the models.
+        slots: sessions at once.
+        spare: cache columns past the end of the image, for draft trees.
+    """
 
     def __init__(self, pair: Pair, slots: int, spare: int = 0) -> None:
         self.pair = pair
@@ -73,7 +79,15 @@ class Backend:
         }
 
     def forward(self, role: str, requests: Sequence[PassRequest]) -> list[Step]:
-        """One pass per request, in one batch."""
+        """Run one pass per request in one batch. Raises WeightsError for a model that the pair lacks, or logits that are not finite.
+
+        Args:
+            role: which model, see `ROLES`.
+            requests: at most one per slot.
+
+        Returns:
+            A step per request, in their order.
+        """
         if role not in self.models:
             raise WeightsError(f"the pair {self.pair.manifest.name} has no {role}: none can run")
         order = sorted(range(len(requests)), key=lambda index: (self._new(requests[index]), requests[index].slot))
@@ -82,20 +96,20 @@ class Backend:
         return [steps[index] for index in range(len(requests))]
 
     def opening_rows(self, slot: int, passes: int) -> CachedRows:
-        """A copy of what a session's first cloud passes, from the caption on, leave in the cache."""
+        """Return a copy of the cloud's cache rows of a session as they are after its first `passes` passes, the caption's included."""
         columns = self.models["cloud"].columns(self.pair.manifest.caption_slots + passes - 1)
         return self.caches["cloud"].read(slice(2 * slot, 2 * slot + 2), columns)
 
     def open_with(self, slot: int, rows: CachedRows) -> None:
-        """Put such a copy in the place of another session's own."""
+        """Write cache rows copied by `opening_rows` into the rows of another session."""
         self.caches["cloud"].write(slice(2 * slot, 2 * slot + 2), rows)
 
     def _new(self, request: PassRequest) -> int:
-        """Columns that a pass adds to the cache of each of its rows."""
+        """Return how many columns a pass adds to each of its cache rows."""
         return request.op.new_positions + (self.pair.manifest.caption_slots if request.op.caption is not None else 0)
 
     def _pass(self, role: str, group: Sequence[PassRequest]) -> Tensor:
-        """Hidden states of every row of the batch, [R, n, D]; rows in the group's order, conditional before unconditional."""
+        """Return the hidden states of every row of the batch, [R, n, D], in the group's order, conditional before unconditional."""
         model, cache = self.models[role], self.caches[role]
         slots = self.pair.manifest.caption_slots
         rows = torch.tensor([2 * r.slot + guided for r in group for guided in range(r.rows)])  # [R]
@@ -123,7 +137,7 @@ class Backend:
     def _embed(
         self, model: Transformer, cache: KVCache, group: Sequence[PassRequest], rows: Tensor, longest: int
     ) -> Tensor:
-        """Caption rows, and token embeddings plus interval features, [R, longest, D]; new captions' masks go to the cache."""
+        """Return the inputs [R, longest, D]: caption rows, then token embeddings plus interval features. Set the masks of new captions."""
         slots = self.pair.manifest.caption_slots
         ids = np.zeros((len(group), longest), np.int64)
         for index, request in enumerate(group):
@@ -149,7 +163,7 @@ class Backend:
         return embeds
 
     def _embed_drafts(self, model: EagleDrafter, group: Sequence[PassRequest], longest: int) -> Tensor:
-        """The drafter's inputs: at each position the next token and the base model's feature there, [R, longest, D]."""
+        """Return the drafter's inputs [R, longest, D]: at each position the next token and the cloud model's feature there."""
         slots, device, dtype = self.pair.manifest.caption_slots, self.pair.torch_device, self.pair.dtype
         count = sum(r.rows for r in group)
         ids = torch.full((count, longest), CAPTION_TOKEN)
@@ -170,7 +184,7 @@ class Backend:
         return model.inputs(self.pair.cloud.embed_tokens(ids.to(device)), features)
 
     def _read(self, role: str, group: Sequence[PassRequest], hidden: Tensor) -> list[Step]:
-        """From hidden states [R, n, D] to a picked token per session, and its interval and scores on the device."""
+        """Return a step per session from hidden states [R, n, D]: the picked token and, on the device, its interval and scores."""
         guided, counts, states = self._guided(role, group, hidden)
         ends = np.cumsum(counts).tolist()
         last = guided if len(guided) == len(group) else guided[[end - 1 for end in ends]]  # [G, V]
@@ -196,12 +210,17 @@ class Backend:
     def _guided(
         self, role: str, group: Sequence[PassRequest], hidden: Tensor
     ) -> tuple[Tensor, list[int], list[Tensor]]:
-        """Guided logits [P, V] at all positions that requests want, how many are each session's, and its states [rows, n or 1, D]."""
+        """Return the guided logits at all requested positions.
+
+        Returns:
+            Logits [P, V] of all sessions, how many of the P positions belong to each session, and each session's hidden states
+            [rows, n or 1, D].
+        """
         model = self.pair.cloud if role == "drafter" else self.models[role]
         assert isinstance(model, Transformer)
         slots = self.pair.manifest.caption_slots
-        rows: list[int] = []  # row of `hidden` of each position that logits are wanted at: a session's conditional ones
-        others: list[int] = []  # the unconditional row that belongs to it, or the same one
+        rows: list[int] = []  # of each requested position, the conditional row of `hidden`
+        others: list[int] = []  # its unconditional row; without guidance the same one
         places: list[int] = []  # its position in the pass
         counts: list[int] = []
         states: list[Tensor] = []
@@ -210,7 +229,7 @@ class Backend:
             new = self._new(r)
             wanted = new if r.op.outputs == "all" else 1
             states.append(hidden[row : row + r.rows, new - wanted : new])
-            # With a caption in the pass, the first row that predicts a token is the last caption slot's.
+            # In a pass with a caption, the last caption slot is the first position that predicts a token.
             first = slots - 1 if wanted > 1 and r.op.caption is not None else new - wanted
             counts.append(new - first)
             rows += [row] * counts[-1]
@@ -221,21 +240,21 @@ class Backend:
             hidden.device
         )  # [P]
         conditional, unconditional = (at_least_float32(hidden[x, places]) for x in (rows, others))  # each [P, D]
-        # The head is linear, so guidance of hidden states is guidance of logits, at half the cost.
+        # The head is linear, so guiding hidden states equals guiding logits and needs one head product instead of two.
         return model.logits(guide(conditional, unconditional, scale).to(hidden.dtype)), counts, states
 
     def _add_intervals(self, group: Sequence[PassRequest], steps: Sequence[Step], logits: Tensor) -> None:
-        """Radius, bounds and scores of each session's next token. logits: [G, V]."""
+        """Add radius, bounds and scores of the next token to each step. logits: [G, V]."""
         radius = self._radius(group, torch.stack([step.hidden for step in steps]))  # [G, V], assumption A5
         lower, upper = inter_fuse(logits, radius)  # [G, V]
         scores = all_scores(logits, lower, upper).cpu().numpy()  # [G, SCORES]
-        if not self.pair.manifest.bounds:  # no Inter-Head: nothing is known of intervals
+        if not self.pair.manifest.bounds:  # no Inter-Head: the scores of intervals are undefined
             scores[:, [SCORES.index(name) for name in OF_INTERVALS]] = np.nan
         for g, step in enumerate(steps):
             step.scores, step.lower, step.upper, step.radius = scores[g], lower[g], upper[g], radius[g]
 
     def _radius(self, group: Sequence[PassRequest], hidden: Tensor) -> Tensor:
-        """Radius of every logit, [G, V], from the matrix that each session's bounds name. hidden: [G, D]."""
+        """Return the radius of every logit, [G, V], from each session's radius matrix (`Forward.bounds`). hidden: [G, D]."""
         device = self.pair.device
         if not device.radii:
             return torch.zeros(
@@ -254,7 +273,7 @@ class Backend:
 
     @staticmethod
     def _pick(group: Sequence[PassRequest], guided: Tensor) -> tuple[list[int], list[float]]:
-        """Next token of each session from guided logits [G, V], and its margin (`Decisions`).
+        """Return each session's next token and its margin (`Decisions`), from guided logits [G, V].
 
         The token is the arg max, or drawn from the filtered distribution.
         """
@@ -278,8 +297,12 @@ class Backend:
         return tokens.tolist(), margins.tolist()
 
     def compute(self, kind: str, payloads: Sequence[Any]) -> list[Any]:
-        """Results of one kind of `Compute`: caption rows float32 [n, caption_dim], f^I float32 [D], lower and upper bounds [V],
-        or uint8 [H, W, 3]."""
+        """Run one kind of `Compute` for all payloads.
+
+        Returns:
+            Per payload: caption rows float32 [n, caption_dim], an interval feature float32 [D], lower and upper bounds [V], or an image
+            uint8 [H, W, 3].
+        """
         match kind:
             case "caption_encoder":
                 return [self.pair.text.encode(caption).float().cpu().numpy() for caption in payloads]

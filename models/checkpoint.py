@@ -1,10 +1,10 @@
-"""Checkpoint files, read without running what they pickle: names, shapes and types of their tensors, and where the bytes stand.
+"""Reads the names, shapes, types and byte positions of the tensors in a checkpoint file, without running pickled code.
 
-A PyTorch checkpoint pickles a mapping whose tensors refer to storages, raw numbers beside the pickle. The unpickler here knows the few
-functions that put a tensor together from a storage; every other class or function of the file becomes an `Inert` placeholder. So a
-training checkpoint that carries `argparse.Namespace` or an optimizer is read for its tensors, and none of its code runs.
+A PyTorch checkpoint pickles a mapping whose tensors refer to storages: raw numbers outside the pickle. The unpickler here knows the few
+functions that build a tensor from a storage. Every other class or function becomes an `Inert` placeholder. A training checkpoint that
+contains `argparse.Namespace` or an optimizer can thus be read, and none of its code runs.
 
-Torch is not imported: a scenario is checked by the shapes alone. `models.state.read_state` reads the numbers.
+Torch is not imported: checking a scenario needs only the shapes. `models.state.read_state` reads the numbers.
 """
 
 import pickle
@@ -22,24 +22,24 @@ from simulator.core.errors import WeightsError, first_line
 
 ValueT = TypeVar("ValueT")
 
-# Where a training checkpoint keeps its state dict, in the order in which LlamaGen's own scripts look.
+# Keys under which a training checkpoint stores its state dict, in the order in which LlamaGen's scripts try them.
 CONTAINERS = ("model", "module", "state_dict", "ema")
-# What wrappers write between the parts of a key.
+# Parts that wrappers insert into a key.
 WRAPPERS = (
     "_orig_mod",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
 )
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-LISTED = 4  # keys of a kind in an error message
-# What other files begin with.
+LISTED = 4  # most keys listed in an error message
+# First bytes of other file formats.
 OTHER_FORMATS = (
     (b"version https://git-lfs", "a pointer of Git LFS; the file itself was not fetched"),
     (b"GGUF", "a GGUF file; needed the weights as PyTorch or safetensors"),
     (b"\x89HDF", "an HDF5 file; needed the weights as PyTorch or safetensors"),
     (b"\x1f\x8b", "compressed by gzip; unpack it"),
 )
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files that torch wrote before version 1.6
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files written by torch before version 1.6
 ITEM_BYTES = {
     "complex128": 16,
     **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 8),
@@ -86,7 +86,7 @@ SAFE_TYPES = {
 
 @dataclass(frozen=True)
 class Storage:
-    """Raw numbers of a file: `count` of type `dtype` under `key`."""
+    """Raw numbers in a file: `count` numbers of type `dtype` under `key`."""
 
     key: str
     dtype: str
@@ -95,14 +95,14 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file.
+    """A tensor in a file.
 
     Attributes:
-        shape: its sizes.
-        dtype: name of its type, as torch calls it.
+        shape: sizes of its dimensions.
+        dtype: torch's name of its type.
         storage: where its numbers are; None in a safetensors file.
-        offset: of its first number in the storage, in numbers.
-        stride: between neighbours, by dimension, in numbers.
+        offset: position of its first number in the storage, in numbers.
+        stride: step between neighbours per dimension, in numbers.
     """
 
     shape: tuple[int, ...]
@@ -113,7 +113,7 @@ class StoredTensor:
 
 
 class Inert(dict[Any, Any]):
-    """Stands for an object of an unknown class: it keeps what a mapping would hold, and does nothing."""
+    """Placeholder for an object of an unknown class. It keeps the items of a mapping and does nothing else."""
 
     origin = "object"
 
@@ -126,12 +126,12 @@ class Inert(dict[Any, Any]):
 
     def extend(self, items: Any) -> None: ...
 
-    def __hash__(self) -> int:  # type: ignore[override]  # a key of a mapping in the file
+    def __hash__(self) -> int:  # type: ignore[override]  # it may be a key of a mapping in the file
         return id(self)
 
 
 class _Builder:
-    """A function of the file's format that the unpickler calls."""
+    """A function of the checkpoint format that the unpickler may call."""
 
     __slots__ = ("make",)
 
@@ -147,7 +147,7 @@ class _Builder:
 
 @dataclass(frozen=True)
 class _Type:
-    """A type of torch, of a storage or of numbers."""
+    """A torch type: of a storage or of numbers."""
 
     dtype: str
 
@@ -172,7 +172,7 @@ def _typed_tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, 
 
 
 def _subclass(function: Any, kind: Any, args: Any, state: Any) -> Any:
-    """A buffer, or another subclass of tensors: what it wraps."""
+    """Return the tensor that a buffer or another tensor subclass wraps."""
     return function(*args) if isinstance(function, _Builder) else Inert()
 
 
@@ -191,7 +191,7 @@ KNOWN: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """storages: those that the file refers to, by key."""
+    """Unpickler of a checkpoint; `storages` collects the storages that the file refers to, by key."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
@@ -209,13 +209,13 @@ class _Unpickler(pickle.Unpickler):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: its state dict, and for a PyTorch file where each storage's bytes are.
+    """The state dict of a file and, for a PyTorch file, the location of each storage's bytes.
 
     Attributes:
         path: the file.
-        tensors: by key, without what wrappers add to keys.
-        names: the keys as the file has them, by those without.
-        members: name of a storage's member of the archive, by its key; a position in the file where it is no archive.
+        tensors: the tensors by key, after `unwrapped`.
+        names: the file's own keys, by key after `unwrapped`.
+        members: by storage key, the name of its archive member, or its byte position in a file that is no archive.
     """
 
     path: Path
@@ -229,7 +229,7 @@ class Checkpoint:
         return {key: tensor.shape for key, tensor in self.tensors.items()}
 
     def storages(self) -> Iterator[tuple[Storage, bytearray]]:
-        """The storages that the tensors refer to, each once, with their bytes. Raises WeightsError where the file ends before."""
+        """Yield each storage that the tensors refer to once, with its bytes. Raises WeightsError if the file is damaged or too short."""
         wanted = {tensor.storage.key: tensor.storage for tensor in self.tensors.values() if tensor.storage is not None}
         with self.path.open("rb") as file:
             archive = zipfile.ZipFile(file) if zipfile.is_zipfile(file) else None
@@ -254,12 +254,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) -> Checkpoint:
-    """The state dict of a `.safetensors` file or a PyTorch checkpoint, without its numbers. None of the file's code runs.
+    """Read the state dict of a `.safetensors` file or a PyTorch checkpoint, without its numbers. No code in the file runs.
 
     Args:
         path: The file.
-        containers: Keys that may hold the state dict, the first of them that does wins; `a.b` is b within a. Where none does, it is the
-            mapping with the most tensors, an optimizer's aside.
+        containers: Keys that may hold the state dict; the first one that does wins; `a.b` is b within a. If none does, the mapping with
+            the most tensors is the state dict; mappings of optimizers are left out.
 
     Raises:
         WeightsError: The file is missing or damaged, or holds no tensors under string keys; the message says what it holds.
@@ -293,7 +293,7 @@ def read_checkpoint(path: Path | str, containers: Sequence[str] = CONTAINERS) ->
 
 
 def reason(path: Path, error: BaseException) -> str:
-    """Why a file could not be read as weights: what it is instead, as its first bytes tell, else the first line of the error."""
+    """Return why a file is not readable as weights: the format that its first bytes show, else the first line of the error."""
     said = first_line(error)[:200]
     try:
         with path.open("rb") as file:
@@ -321,7 +321,7 @@ def reason(path: Path, error: BaseException) -> str:
 
 
 def unwrapped(key: str) -> str:
-    """A key without what DistributedDataParallel, FullyShardedDataParallel, torch.compile and checkpointing wrappers add to it."""
+    """Remove from a key what DistributedDataParallel, FullyShardedDataParallel, torch.compile and checkpointing wrappers add to it."""
     parts = [part for part in key.split(".") if part not in WRAPPERS]
     while len(parts) > 1 and parts[0] == "module":
         del parts[0]
@@ -329,8 +329,13 @@ def unwrapped(key: str) -> str:
 
 
 def model_within(state: Mapping[str, ValueT], marks: Sequence[str]) -> Mapping[str, ValueT]:
-    """A state dict without the name under which another program held the model as one of its parts (`model.`, `gpt.`), and without the
-    other parts; as it is where it has one of the marks, keys of the model, or where it is not clear.
+    """Return the part of a state dict that belongs to the model, without its prefix (`model.`, `gpt.`).
+
+    The state dict is returned unchanged if it holds a mark without a prefix, or if the marks do not have exactly one prefix.
+
+    Args:
+        state: values by key.
+        marks: keys that only the model has.
     """
     names = {key.removesuffix(mark) for key in state for mark in marks if key == mark or key.endswith(f".{mark}")}
     if "" in names or len(names) != 1:
@@ -340,12 +345,12 @@ def model_within(state: Mapping[str, ValueT], marks: Sequence[str]) -> Mapping[s
 
 
 def few(keys: Sequence[str]) -> str:
-    """The first keys, and how many more there are."""
+    """Return a list of the first keys, and how many more there are."""
     return ", ".join(keys[:LISTED]) + (f" and {len(keys) - LISTED} more" if len(keys) > LISTED else "")
 
 
 def _within(content: Any, name: str) -> Any:
-    """What a file holds under a key, or under several, one within the other, with dots between them."""
+    """Return the content under a key; dots separate nested keys. None if it is not there."""
     for key in name.split("."):
         content = content.get(key) if isinstance(content, Mapping) else None
     return content
@@ -358,7 +363,7 @@ def _tensors(content: Any) -> dict[str, StoredTensor]:
 
 
 def _largest(content: Any, path: Path) -> dict[str, StoredTensor]:
-    """The mapping with the most tensors, of four levels; raises WeightsError where several hold as many."""
+    """Return the tensors of the mapping with the most tensors, at most four levels deep. Raises WeightsError if several have as many."""
     held = {name: tensors for name, inner in _mappings(content, "") if (tensors := _tensors(inner))}
     most = max(map(len, held.values()), default=0)
     found = [name for name, tensors in held.items() if len(tensors) == most]
@@ -418,7 +423,7 @@ def _from_archive(file: IO[bytes]) -> tuple[Any, dict[str, str | int]]:
 
 
 def _from_stream(file: IO[bytes]) -> tuple[Any, dict[str, str | int]]:
-    """A file of torch before 1.6: magic, protocol, system, content, storage keys, then each storage's count and numbers."""
+    """Read a file of torch before 1.6: magic, protocol, system, content, storage keys, then each storage's count and numbers."""
     file.seek(0)
     if _Unpickler(file).load() != LEGACY_MAGIC:
         raise WeightsError("not readable as weights: not a file that torch.save writes")

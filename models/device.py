@@ -1,7 +1,7 @@
 """The device's model: a decoder of the cloud's shape with one layer, and CIAR's Inter-Head on top.
 
-Source: CIAR section 3.2. The centre half of the Inter-Head is the decoder's own output matrix; the radius half is one
-matrix per way of training the bounds (see models/train/losses.py).
+Source: CIAR section 3.2. The centre half of the Inter-Head is the decoder's own output matrix. The radius half is one matrix per loss
+variant (see models/train/losses.py).
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,16 @@ BOUNDS = ("quantile", "quantile-no-dro", "inter-dro")  # the first is the defaul
 
 
 class DeviceModel(nn.Module):
-    """`transformer` gives hidden states and centre logits; `radii[bounds]` gives the radius of every token's logit."""
+    """`transformer` computes hidden states and centre logits; `radii[bounds]` computes the radius of every token's logit."""
 
     def __init__(self, config: TransformerConfig, bounds: Sequence[str] = BOUNDS, classes: int = 0) -> None:
-        """Args: classes: see `Transformer`."""
+        """Build the model with initial weights.
+
+        Args:
+            config: shape of the decoder.
+            bounds: names of the radius matrices.
+            classes: see `Transformer`.
+        """
         super().__init__()
         self.config = config
         self.transformer = decoder(config, classes)
@@ -29,31 +35,34 @@ class DeviceModel(nn.Module):
 
     @classmethod
     def of_cloud(cls, cloud: Transformer, bounds: Sequence[str] = BOUNDS) -> "DeviceModel":
-        """A device to distil from `cloud`: it starts from its embeddings, final norm and output matrix, and from a layer of its own,
-        which learns sooner than a copy of the cloud's first: that one can leave to others what a single one has to do."""
+        """Return a device model to distil from `cloud`.
+
+        Embeddings, final norm and output matrix are the cloud's. The layer has random initial weights: it learns faster than a copy of
+        the cloud's first layer, which relies on the layers after it.
+        """
         device = cls(replace(cloud.config, n_layer=1), bounds, cloud.classes)
         shared = {key: value for key, value in cloud.state_dict().items() if not key.startswith("layers.")}
         device.transformer.load_state_dict(shared, strict=False)
         return device
 
     def centre(self, hidden: Tensor) -> Tensor:
-        """Centre logits c = W_c h, [..., D] -> [..., V], float32 or wider."""
+        """Return the centre logits c = W_c h, [..., D] -> [..., V], float32 or wider."""
         return self.transformer.logits(hidden)
 
     def radius(self, hidden: Tensor, bounds: str = BOUNDS[0]) -> Tensor:
-        """Radius r = softplus(W_r h), [..., D] -> [..., V], float32 or wider."""
+        """Return the radius r = softplus(W_r h), [..., D] -> [..., V], float32 or wider."""
         radius: Tensor = self.radii[bounds](hidden)
         return radius
 
     def interval(self, hidden: Tensor, guided: Tensor, bounds: str = BOUNDS[0]) -> tuple[Tensor, Tensor, Tensor]:
-        """Centre logits and the probability interval around them.
+        """Return the centre logits and the probability interval around them.
 
-        The head is linear, so guidance of hidden states is guidance of logits.
+        The head is linear, so guiding hidden states equals guiding logits.
 
         Args:
-            hidden: [..., D], final-norm hidden states of the conditional row, which give the radius (assumption A5).
-            guided: [..., D], the guided ones, h_u + s (h_c - h_u), which give the centre.
-            bounds: the radius matrix.
+            hidden: [..., D], final-norm hidden states of the conditional row; the radius is computed from them (assumption A5).
+            guided: [..., D], guided hidden states h_u + s (h_c - h_u); the centre is computed from them.
+            bounds: name of the radius matrix.
 
         Returns:
             Centre, lower and upper bounds, each [..., V].

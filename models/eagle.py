@@ -1,13 +1,13 @@
-"""EAGLE's feature-level drafter: one decoder layer that predicts the base model's next feature from the last one and a token.
+"""EAGLE's feature-level drafter: one decoder layer that predicts the base model's next feature from the last feature and a token.
 
-Position j reads fc([E(token j + 1); F_j]), where F_j is the base model's output after its final norm, runs one layer without an
-input norm and without a final norm, and its output stands for F_(j+1): the base model's output matrix turns it into logits, and
-deeper levels of a tree take it as their feature.
+The input at position j is fc([E(token j + 1); F_j]), where F_j is the base model's output after its final norm. The layer has no input
+norm and no final norm. Its output is an estimate of F_(j+1): the base model's output matrix turns it into logits, and deeper levels of a
+tree use it as their feature.
 
-Source: Li et al., "EAGLE: Speculative Sampling Requires Rethinking Feature Uncertainty"; layout and details of LANTERN's port to
-LlamaGen (Jang et al., "LANTERN: Accelerating Visual Autoregressive Models with Relaxed Speculative Decoding"): inputs are shifted
-by one token, so the rotary table starts one position earlier than the base model's; caption positions have token id 0, and no
-padding is masked; RMS norm eps 1e-6.
+Source: Li et al., "EAGLE: Speculative Sampling Requires Rethinking Feature Uncertainty"; layout and details are those of LANTERN's port to
+LlamaGen (Jang et al., "LANTERN: Accelerating Visual Autoregressive Models with Relaxed Speculative Decoding"). Inputs are shifted
+by one token, so the rotary table starts one position earlier than the base model's. Caption positions have token id 0, and no
+padding is masked. The RMS norm's eps is 1e-6.
 """
 
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import TransformerConfig
 
 NORM_EPS = 1e-6
-CAPTION_TOKEN = 0  # what stands where a caption position has no next image token
+CAPTION_TOKEN = 0  # token id at caption positions, which have no next image token
 
-# Keys of the reference's checkpoints, in the order in which they make up our parameter.
+# By our parameter, the keys of the reference's checkpoints whose rows it concatenates, in this order.
 CHECKPOINT_KEYS: dict[str, tuple[str, ...]] = {
     "fc.weight": ("fc.weight",),
     "fc.bias": ("fc.bias",),
@@ -41,10 +41,7 @@ CHECKPOINT_KEYS: dict[str, tuple[str, ...]] = {
 
 
 class EagleDrafter(CachedDecoder):
-    """The drafter without its embedding and head, which are the base model's.
-
-    config: the base model's shape, but for `ffn_hidden`; see `drafter_config`.
-    """
+    """The drafter without embedding and head, which are the base model's. Its `config` comes from `drafter_config`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, unrotated=config.caption_slots - 1)
@@ -61,12 +58,12 @@ class EagleDrafter(CachedDecoder):
                 nn.init.normal_(parameter, 0.0, 0.02)
 
     def inputs(self, embedded: Tensor, features: Tensor) -> Tensor:
-        """E(next token) [..., D] and the feature before it [..., D] -> what the layer reads, [..., D]."""
+        """Return the layer's input [..., D] from E(next token) [..., D] and the feature before it [..., D]."""
         x: Tensor = self.fc(torch.cat([embedded, features.to(embedded.dtype)], dim=-1))
         return x
 
     def forward(self, embedded: Tensor, features: Tensor) -> Tensor:
-        """Teacher forcing: predicted features [B, n, D] at every position, from embeddings and features [B, n, D]."""
+        """Return the teacher-forced predicted features [B, n, D] at every position, from embeddings and features [B, n, D]."""
         x = self.inputs(embedded, features)
         return self._run(x, Pass(self._rotation(x, slice(None, x.shape[1])).unsqueeze(0), None))
 
@@ -79,12 +76,12 @@ class EagleDrafter(CachedDecoder):
 def drafter_config(
     base: TransformerConfig, ffn_hidden: int | None = None, norm_eps: float = NORM_EPS
 ) -> TransformerConfig:
-    """Shape of a drafter for a base model; ffn_hidden: None takes the base model's."""
+    """Return the shape of a drafter: the base model's with one layer and its own norm eps. `ffn_hidden` None: the base model's."""
     return replace(base, n_layer=1, norm_eps=norm_eps, ffn_hidden=ffn_hidden or base.ffn_hidden)
 
 
 def to_checkpoint(drafter: EagleDrafter) -> dict[str, Tensor]:
-    """The drafter's weights under the reference's keys, without the embedding."""
+    """Return the drafter's weights under the reference's keys, without the embedding."""
     state: dict[str, Tensor] = {}
     for key, value in drafter.state_dict().items():
         names = CHECKPOINT_KEYS[key]
@@ -93,7 +90,7 @@ def to_checkpoint(drafter: EagleDrafter) -> dict[str, Tensor]:
 
 
 def _every_head(state: Mapping[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-    """Keys and values once for every head where heads share them; as they are where they do not fit."""
+    """Return keys and values repeated for every head if heads share them; nothing if their shapes do not fit."""
     names = CHECKPOINT_KEYS["attention.wqkv.weight"][1:]
     k, v = (state[name] for name in names)
     groups, rest = divmod(len(k), config.head_dim) if k.dim() == 2 else (0, 1)
@@ -105,9 +102,16 @@ def _every_head(state: Mapping[str, Tensor], config: TransformerConfig) -> dict[
 def from_checkpoint(
     state: Mapping[str, Tensor], base: TransformerConfig, source: Path | str, norm_eps: float = NORM_EPS
 ) -> EagleDrafter:
-    """A drafter from weights under the reference's keys; others, like a copy of the embedding, are ignored.
+    """Build a drafter from weights under the reference's keys. Other keys, such as a copy of the embedding, are ignored.
 
-    base: shape of the model it drafts for. Raises WeightsError naming the file and the missing or misshapen key.
+    Args:
+        state: tensors by key.
+        base: shape of the model it drafts for.
+        source: file, for messages.
+        norm_eps: eps of its RMS norm.
+
+    Raises:
+        WeightsError: a key is missing or has another shape; the message names file and key.
     """
     for name in (name for names in CHECKPOINT_KEYS.values() for name in names):
         if name not in state:

@@ -1,28 +1,28 @@
-"""Images as bytes, and pictures of any kind as RGB."""
+"""Images as PNG bytes, and conversion of any Pillow image to RGB."""
 
 import io
 
 import numpy as np
 from PIL import Image
 
-# What reading a damaged file raises, see `rgb_of`.
+# Exceptions that Pillow and `rgb_of` raise for an image file that cannot be used.
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] as a PNG file; equal images give equal bytes."""
+    """Return an image uint8 [H, W, 3] as the bytes of a PNG file; equal images give equal bytes."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=False, compress_level=6)
     return buffer.getvalue()
 
 
 def rgb_of(picture: Image.Image) -> Image.Image:
-    """A picture in 8-bit RGB: transparent pixels on white, 16-bit grey scaled to 8 bits, of an animation the first frame.
+    """Return an image in 8-bit RGB: transparent pixels on white, 16-bit grey scaled to 8 bits, an animation's first frame.
 
-    Pillow's own conversion drops transparency, which shows the colour that it hides, and cuts 16 bits off at 255.
+    Pillow's own conversion drops transparency, which exposes the hidden colours, and clips 16-bit values at 255.
 
     Raises:
-        ValueError: its numbers have no scale that is known (32-bit integers or floats).
+        ValueError: 32-bit integers or floats, whose scale is unknown.
     """
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8)).convert("RGB")

@@ -1,8 +1,7 @@
-"""CIAR's Inter-Head: an interval of logits per token, its interval of probabilities, and the uncertainty score read
-from it.
+"""CIAR's Inter-Head: an interval of logits per token, the interval of its probability, and the uncertainty score.
 
-Source: CIAR section 3.2 (Inter-Head, InterFuse, score U = Omega * Sigma); InterFuse is the interval softmax of CreINN
-(assumption A1); the score's scale is assumption A2.
+Source: CIAR section 3.2 (Inter-Head, InterFuse, score U = Omega * Sigma). InterFuse is the interval softmax of CreINN
+(assumption A1). The score's scale is assumption A2.
 """
 
 from dataclasses import dataclass
@@ -29,34 +28,33 @@ class RadiusHead(nn.Module):
 
 
 def log_odds(centre: Tensor) -> Tensor:
-    """Log-odds of every softmax entry, log p_i - log(1 - p_i) = c_i - logsumexp_{j != i} c_j. [..., V] -> [..., V].
+    """Return the log-odds of every softmax entry, log p_i - log(1 - p_i) = c_i - logsumexp_{j != i} c_j. [..., V] -> [..., V].
 
-    Only the top entry can hold nearly all the mass, so only there would 1 - p_i cancel; its rest is summed anew without
-    it.
+    Only the top entry can have p_i close to 1, where computing 1 - p_i cancels. Its rest is summed directly, without the top entry.
     """
     top, at = centre.max(dim=-1, keepdim=True)  # [..., 1]
     shifted = centre - top  # [..., V], 0 at the top
-    # Log of all mass but the top's, relative to it.
+    # Log of the mass of all other entries, relative to the top's.
     rest = shifted.scatter(-1, at, -torch.inf).logsumexp(-1, keepdim=True)
-    total = F.softplus(rest)  # log(1 + e^rest): log of all mass, relative to the top's
+    total = F.softplus(rest)  # log(1 + e^rest): log of the total mass, relative to the top's
     log_p = shifted - total  # [..., V]
-    # log(1 - p_i). Off the top p_i <= 1/2 (up to a tie), where log1p(-p) is accurate.
+    # log(1 - p_i). All entries but the top have p_i <= 1/2, where log1p(-p) is accurate.
     log_not_p = torch.log1p(-log_p.exp().clamp(max=0.5)).scatter(-1, at, rest - total)
     return log_p - log_not_p
 
 
 def inter_fuse(centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability interval of every token from its logit interval: CreINN's interval softmax (assumption A1).
+    """Return the probability interval of every token from its logit interval: CreINN's interval softmax (assumption A1).
 
         lower_i = e^(c_i - r_i) / (e^(c_i - r_i) + S_-i),  upper_i likewise with + r_i,  S_-i = sum over j != i of e^c_j
 
     computed as sigmoid(logit(p_i) -+ r_i) with p = softmax(c), so that lower <= p <= upper and sum lower <= 1 <= sum
     upper.
 
-    CreINN then tightens both to bounds that are attained; here that is a step of its own, `reachable`.
+    CreINN then tightens both bounds to reachable ones; here that is a separate step, `reachable`.
 
     Args:
-        centre: [..., V], c, the logits in the middle.
+        centre: [..., V], c, the centre logits.
         radius: [..., V], r >= 0.
 
     Returns:
@@ -67,7 +65,9 @@ def inter_fuse(centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reachable(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The tightest bounds that some distribution within [lower, upper] attains, both from the bounds as given. [..., V].
+    """Return the tightest bounds that a distribution within [lower, upper] can reach, each [..., V].
+
+    Both are computed from the given bounds:
 
         lower'_i = max(lower_i, 1 - sum over j != i of upper_j),  upper'_i = min(upper_i, 1 - sum over j != i of lower_j)
 
@@ -80,7 +80,7 @@ def reachable(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sampled_bounds(centre: Tensor, radius: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds over k distributions softmax(c + noise_j r) of the interval's box: element-wise least and greatest.
+    """Return the element-wise minimum and maximum of k distributions softmax(c + noise_j r) from the box of the logit intervals.
 
     Args:
         centre: [V].
@@ -88,9 +88,9 @@ def sampled_bounds(centre: Tensor, radius: Tensor, noise: Tensor) -> tuple[Tenso
         noise: [k, V] in [-1, 1].
 
     Returns:
-        (lower, upper), each [V]; no sum of one is promised of either.
+        (lower, upper), each [V]; neither sums to one in general.
 
-    Source: CIAR's baseline that enumerates k feasible solutions; how it draws them is not published.
+    Source: CIAR's baseline that enumerates k feasible solutions; the paper does not say how it draws them.
     """
     c, r = at_least_float32(centre), at_least_float32(radius)
     rows = (c + noise.to(c) * r).softmax(-1)  # [k, V]
@@ -99,14 +99,14 @@ def sampled_bounds(centre: Tensor, radius: Tensor, noise: Tensor) -> tuple[Tenso
 
 @dataclass(frozen=True)
 class Scores:
-    """Uncertainty of one prediction, each [...], from delta = upper - lower over the V tokens.
+    """Uncertainty scores of predictions, each [...], from delta = upper - lower over the V tokens.
 
     Attributes:
         omega: Omega, the sum of delta.
         sigma: Sigma, the population standard deviation of delta.
-        u: U = Omega * Sigma, CIAR's score as printed.
+        u: U = Omega * Sigma, CIAR's score as published.
         u_tilde: U~ = sqrt(V) * U, the score that thresholds refer to (assumption A2).
-        lower_top: 1 - lower bound of the most likely token.
+        lower_top: 1 minus the lower bound of the most likely token.
     """
 
     omega: Tensor
@@ -117,9 +117,12 @@ class Scores:
 
 
 def uncertainty(lower: Tensor, upper: Tensor, top: Tensor | None = None) -> Scores:
-    """The scores of probability intervals [..., V]. Source: CIAR section 3.2, U = Omega * Sigma.
+    """Return the uncertainty scores of probability intervals. Source: CIAR section 3.2, U = Omega * Sigma.
 
-    top: int [...], the token that `lower_top` is about; None takes the one with the largest lower + upper bound.
+    Args:
+        lower: [..., V].
+        upper: [..., V].
+        top: int [...], the token of `lower_top`; None: the one with the largest sum of lower and upper bound.
     """
     delta = upper - lower
     omega = delta.sum(-1)

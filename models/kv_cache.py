@@ -1,4 +1,4 @@
-"""Cached decoding: the key-value cache of many sequences, and the pass that continues them.
+"""Cached decoding: the KV cache of many sequences, and the pass that continues them.
 
 Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid image tokens, S = caption_slots + T
 positions, n new positions, N new positions of all rows together, K keys read, D width, H heads, hd = D / H, V codebook.
@@ -21,7 +21,7 @@ OVERHANG = 10
 
 
 def _zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Zeros; on a CPU in memory that becomes real as it is written to, which much of a cache never is."""
+    """Return zeros. On a CPU, memory pages are allocated only when written, because much of a cache is never used."""
     if device.type != "cpu":
         return torch.zeros(shape, device=device, dtype=dtype)
     return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(*shape)
@@ -29,7 +29,7 @@ def _zeros(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Te
 
 @dataclass(frozen=True)
 class CachedRows:
-    """A copy of the first columns of some rows of a `KVCache`: keys and values [L, r, H, columns, hd], and what belongs to captions."""
+    """A copy of the first columns of some rows of a `KVCache`: keys and values [L, r, H, columns, hd], caption masks and weights."""
 
     k: Tensor
     v: Tensor
@@ -40,12 +40,19 @@ class CachedRows:
 class KVCache:
     """Keys (after rotation) and values of many sequences, each [L, rows, H, S + spare, hd], and their caption masks.
 
-    spare: columns past the image's end, for trees of drafts. The caller knows how many columns of a row are valid and says
-    so in every `step`; nothing is ever cleared. Rolling back is passing a smaller `start`.
+    The caller keeps track of how many columns of a row are valid and passes it to every `step`. Nothing is ever cleared: to roll back,
+    pass a smaller `start`.
 
-    Caption keys are zero (`rope_table`): each valid one adds e^0 and its value to what a later position sums up. Once the pass that feeds
-    the caption is done, one column stands for them all: the last of them holds their mean value, weighed by their number (`caption_weight`
-    [rows], its logarithm). All later passes read from that column on.
+    Caption keys are zero (`rope_table`), so in a later position's attention each valid one has score 0 and contributes e^0 times its
+    value. After the pass that feeds the caption, one column replaces them: the last caption column holds their mean value, and the
+    logarithm of their number (`caption_weight` [rows]) is added to its score. All later passes read from that column on.
+
+    Args:
+        config: shape of the model.
+        rows: sequences.
+        device: where the tensors are.
+        dtype: of keys and values.
+        spare: columns past the end of the image, for draft trees.
     """
 
     def __init__(
@@ -62,7 +69,7 @@ class KVCache:
         self.caption_weight = torch.zeros(rows, device=device, dtype=dtype)
 
     def gather_captions(self, rows: Tensor, count: int) -> None:
-        """The first `count` columns of some rows, int [r], whose keys are zero, are read as one from now on."""
+        """Replace the first `count` columns of some rows, int [r], whose keys are zero, by one column (see the class)."""
         mask = self.caption_mask[rows, :count].to(self.v.dtype)  # [r, count]
         number = mask.sum(-1)
         mean = torch.einsum("lrhsd,rs->lrhd", self.v[:, rows, :, :count], mask / number.unsqueeze(-1))
@@ -74,18 +81,18 @@ class KVCache:
         return self.k.shape[3]
 
     def read(self, rows: slice, columns: int) -> CachedRows:
-        """A copy of the first columns of some rows."""
+        """Return a copy of the first columns of some rows."""
         k, v = (store[:, rows, :, :columns].clone() for store in (self.k, self.v))
         return CachedRows(k, v, self.caption_mask[rows].clone(), self.caption_weight[rows].clone())
 
     def write(self, rows: slice, copied: CachedRows) -> None:
-        """Replace the first columns of as many rows by a copy."""
+        """Write a copy made by `read` into the first columns of as many rows."""
         columns = copied.k.shape[3]
         self.k[:, rows, :, :columns], self.v[:, rows, :, :columns] = copied.k, copied.v
         self.caption_mask[rows], self.caption_weight[rows] = copied.caption_mask, copied.caption_weight
 
     def move(self, rows: Sequence[int], sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copy column sources[i] of row rows[i] to column targets[i], all at once: a source may be another's target."""
+        """Copy column sources[i] of row rows[i] to column targets[i]. All sources are read first, so a source may also be a target."""
         row, source, target = (torch.tensor(x, device=self.k.device) for x in (rows, sources, targets))
         for store in (self.k, self.v):
             store[:, row, :, target] = store[:, row, :, source]  # [m, L, H, hd]
@@ -93,14 +100,14 @@ class KVCache:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows of a pass that attend together: neighbours in the pass with equally many new positions.
+    """Adjacent rows of a pass with the same number of new positions, whose attention is computed together.
 
     Attributes:
-        size: r * n, positions among the pass's N.
-        new: n.
-        rows: of the cache, a slice of it where they are neighbours there too, so that it is read in place.
-        keys: the columns read.
-        mask: [r, 1, n, K] for the r rows, added to the scores.
+        size: r * n, their share of the pass's N positions.
+        new: n, new positions per row.
+        rows: their rows of the cache; a slice if these are adjacent too, so that the cache is read in place.
+        keys: cache columns read.
+        mask: [r, 1, n, K], added to the attention scores.
     """
 
     size: int
@@ -112,17 +119,17 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Pass:
-    """What every layer of one pass shares.
+    """The inputs that all layers of one pass share.
 
-    With a cache, the new positions of all rows stand in one sequence of N, x is [1, N, D], and the last four are set.
+    With a cache, the new positions of all rows form one sequence of N, x is [1, N, D], and the last four attributes are set.
 
     Attributes:
         rotation: [R or 1, n, hd/2, 2].
         mask: bool [R, n, K], without a cache; None: plain causal.
-        cache: keys and values that the pass reads and adds to.
-        rows: int [N], row of the cache of each new position.
-        columns: int [N], where its key is written.
-        groups: the rows that attend together.
+        cache: KV cache that the pass reads and extends.
+        rows: int [N], cache row of each new position.
+        columns: int [N], cache column of each new position.
+        groups: the rows whose attention is computed together.
     """
 
     rotation: Tensor
@@ -134,10 +141,12 @@ class Pass:
 
 
 class CachedDecoder(nn.Module):
-    """What continues sequences against a `KVCache`: `Transformer`, and the drafter of EAGLE-2 (`models/eagle.py`).
+    """Base of the models that continue sequences with a `KVCache`: `Transformer`, and the drafter of EAGLE-2 (`models/eagle.py`).
 
-    unrotated: positions before the first cell of the grid. captions_as_one: whether caption keys are zero, so that one column stands
-    for all of them once they are fed (`KVCache`).
+    Attributes:
+        config: shape of the model.
+        unrotated: positions before the first cell of the grid.
+        captions_as_one: whether caption keys are zero, so that one cache column replaces all of them once they are fed (`KVCache`).
     """
 
     captions_as_one = True
@@ -146,10 +155,10 @@ class CachedDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.unrotated = unrotated
-        self._rope = torch.zeros(0)  # made when asked for; not a buffer: it must not be rounded in half precision
+        self._rope = torch.zeros(0)  # computed on first use; not a buffer, because half precision would round it
 
     def columns(self, positions: int) -> int:
-        """Columns of a cache that so many positions fill, caption slots included."""
+        """Return how many cache columns so many positions occupy, caption slots included."""
         return positions
 
     def step(
@@ -167,13 +176,13 @@ class CachedDecoder(nn.Module):
             cache: keys and values of the sequences so far; those of this pass are added.
             rows: int [R] on the CPU, distinct rows of the cache.
             start: int [R] on the CPU, valid columns of each row before this pass, caption slots included.
-            embeds: [R, n, D], inputs of columns start .. start + n_new - 1, padded at the end (caption rows come from `embed_caption`,
-                tokens from `embed_tokens`; one pass may hold both).
+            embeds: [R, n, D], inputs of columns start .. start + n_new - 1, padded at the end (caption rows from `embed_caption`,
+                tokens from `embed_tokens`; one pass may contain both).
             n_new: int [R] on the CPU, 1 <= n_new <= n.
             trees: per row the parents of the last entries, or None for a chain; see `tree_view`.
 
         Returns:
-            Hidden states after the last layer (and the final norm, if there is one), [R, n, D]; rows past n_new are meaningless.
+            Hidden states after the last layer (and the final norm, if there is one), [R, n, D]; those past n_new are meaningless.
 
         Raises:
             IndexError: a sequence would become longer than the cache or than the rotary table.
@@ -201,7 +210,10 @@ class CachedDecoder(nn.Module):
         n_new: Tensor,
         trees: Sequence[Sequence[int] | None] | None = None,
     ) -> Pass:
-        """What all layers of a `step` share, made on the host before them. x: [N, D], the inputs without padding."""
+        """Return the inputs that all layers of a `step` share, prepared on the host. Raises IndexError as `step` does.
+
+        x: [N, D], the inputs without padding; only its type and device are used. The other arguments are those of `step`.
+        """
         ends = (start + n_new).tolist()
         if max(ends) > cache.columns:
             raise IndexError(f"a sequence of {max(ends)} positions does not fit {cache.columns}")
@@ -214,14 +226,14 @@ class CachedDecoder(nn.Module):
     def _groups(
         self, cache: KVCache, rows: Tensor, start: Tensor, n_new: Tensor, trees: Sequence[Sequence[int] | None]
     ) -> tuple[list[RowGroup], Tensor | None]:
-        """How the rows of a pass attend, and the positions int [N] of the new entries where trees are among them.
+        """Return the row groups of a pass and, if it contains trees, the positions int [N] of the new entries.
 
-        A CPU reads the cache in place, rows of one length at a time. A GPU is kept busy by few large reads: all rows of equally many
-        new positions, copied together. Whoever feeds a caption sees its columns, whoever comes after it the one column that stands for
-        them (`KVCache`).
+        On a CPU, the rows of a group have the same length and read the cache in place. A GPU is faster with few large reads: there a
+        group is all adjacent rows with the same number of new positions, copied together. A row that feeds a caption attends to the
+        caption's columns; later passes attend to the one column that replaces them (`KVCache`).
         """
         on_cpu = cache.k.device.type == "cpu"
-        gathered = self.unrotated if self.captions_as_one else 0  # columns that one stands for
+        gathered = self.unrotated if self.captions_as_one else 0  # columns replaced by one
         row, begin, new = rows.tolist(), start.tolist(), n_new.tolist()
 
         def alike(i: int) -> object:
@@ -235,7 +247,7 @@ class CachedDecoder(nn.Module):
             where: slice | Tensor = slice(row[i], row[i] + len(group)) if on_cpu else rows[mine].to(cache.k.device)
             end, first = max(begin[mine]) + n, max(gathered - 1, 0) if begin[i] >= gathered else 0
             columns = start[mine].unsqueeze(1) + torch.arange(n)  # [r, n]
-            # One more entry sees all there is.
+            # A single new position per row attends to all columns.
             if n == 1 and first and min(begin[mine]) + n == end and not any(trees[mine]):
                 mask = cache.k.new_zeros(len(group), 1, end - first)
             else:
@@ -254,15 +266,15 @@ class CachedDecoder(nn.Module):
         return groups, torch.cat(positions) if positions else None
 
     def _rotation(self, x: Tensor, index: slice | Tensor) -> Tensor:
-        """Rows of the rotary table beside x, float32, or float64 for float64."""
+        """Return rows of the rotary table on x's device, in float32, or float64 if x is float64."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if len(self._rope) == 0 or self._rope.device != x.device or self._rope.dtype != dtype:
-            with torch.inference_mode(False):  # a table made in inference mode could never be trained through
+            with torch.inference_mode(False):  # autograd cannot use a table created in inference mode
                 self._rope = self._rope_table().to(x.device, dtype)
         return self._rope[index]
 
     def _rope_table(self) -> Tensor:
-        """Rotary table float64 [S + OVERHANG, hd/2, 2], see `rope_table`."""
+        """Return the rotary table, float64 [unrotated + T + OVERHANG, hd/2, 2], see `rope_table`."""
         return rope_table(self.config, self.unrotated, OVERHANG)
 
     def _run(self, x: Tensor, p: Pass) -> Tensor:

@@ -1,11 +1,11 @@
 """A Llama that continues text tokens with image codes: the decoder of Anole, Lumina-mGPT and Janus-Pro.
 
-The blocks are LlamaGen's (`models/transformer.py`). What differs: the prompt is text tokens of the model's own vocabulary; positions
-are those of the sequence, with one rotary axis; queries and keys may pass a layer norm (Chameleon), a layer may stand before the
-output matrix (Janus), and a token may follow each row of codes (Lumina-mGPT).
+The blocks are LlamaGen's (`models/transformer.py`), with these differences: the prompt consists of text tokens of the model's own
+vocabulary; positions are those of the sequence, with one rotary axis; queries and keys may have a layer norm (Chameleon); a layer may
+precede the output matrix (Janus); a row token may follow each row of codes (Lumina-mGPT).
 
-Rotary scores depend on distances alone, so a prompt that is padded on the left may stand anywhere: columns of the cache serve as
-positions, where the references count from the prompt's first token.
+Rotary attention scores depend only on distances, so the absolute position of a left-padded prompt does not matter: cache columns are
+used as positions, while the references count from the prompt's first token.
 
 Letters: B batch, R rows of one pass, n new positions, D width, H heads, hd = D / H.
 Sources: Chameleon and Janus in transformers (arithmetic); Lumina-mGPT (row tokens).
@@ -23,11 +23,11 @@ from simulator.core.errors import WeightsError
 from simulator.protocol.llama import BASE, LlamaConfig, digits
 from simulator.protocol.pairs import TransformerConfig
 
-QK_NORM_EPS = 1e-5  # in both references a constant, whatever the RMS norms have
+QK_NORM_EPS = 1e-5  # a constant in both references, independent of the RMS norms' eps
 
 
 class HeadNorm(nn.Module):
-    """Layer norm over the channels of every head, with a scale and a shift per head: [..., heads, hd] -> the same."""
+    """Layer norm over the channels of every head, with a scale and a shift per head and channel: [..., heads, hd] -> the same."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class HeadNorm(nn.Module):
 class LlamaDecoder(Transformer):
     """`Transformer` with a prompt of text tokens; see the top of this file.
 
-    Hidden states are what the output matrix reads: with a `head_layer`, those after it.
+    Its hidden states are the input of the output matrix: with a `head_layer`, they are taken after it.
     """
 
     config: LlamaConfig
@@ -62,7 +62,7 @@ class LlamaDecoder(Transformer):
     # --- the prompt
 
     def embed_caption(self, features: Tensor) -> Tensor:
-        """Prompt tokens as their two digits [..., 2] -> [..., D]."""
+        """Return the embeddings [..., D] of prompt tokens given as two digits [..., 2] (`simulator.protocol.llama.digits`)."""
         pair = features.round().long()
         embedded: Tensor = self.text_embeddings(pair[..., 0] * BASE + pair[..., 1])
         return embedded
@@ -82,7 +82,7 @@ class LlamaDecoder(Transformer):
     # --- positions
 
     def _rope_table(self) -> Tensor:
-        """Rotary table with one axis, float64 [S + OVERHANG, hd/2, 2]: pair j turns by position * base^(-2j / hd)."""
+        """Return the rotary table with one axis, float64 [S + OVERHANG, hd/2, 2]: the angle of pair j is position * base^(-2j / hd)."""
         half = self.config.head_dim // 2
         frequency = self.config.rope_base ** (-torch.arange(half, dtype=torch.float64) / half)
         angle = torch.outer(torch.arange(self.config.positions + OVERHANG, dtype=torch.float64), frequency)
@@ -100,7 +100,11 @@ class LlamaDecoder(Transformer):
         n_new: Tensor,
         trees: Sequence[Sequence[int] | None] | None = None,
     ) -> Tensor:
-        """As in `CachedDecoder.step`: callers count codes alone, row tokens are fed after the codes that end a row."""
+        """Continue sequences as `CachedDecoder.step` does. Callers count only codes; the row token is fed after the last code of a row.
+
+        Raises:
+            WeightsError: the model has row tokens and `trees` holds a draft tree.
+        """
         if self.config.row_token < 0:
             return super().step(cache, rows, start, embeds, n_new, trees)
         if trees is not None and any(trees):
@@ -108,8 +112,8 @@ class LlamaDecoder(Transformer):
         before = self._row_tokens(start)
         offset = torch.arange(embeds.shape[1])
         position = start.unsqueeze(1) + offset  # [R, n], without row tokens
-        to = offset + self._row_tokens(position) - before.unsqueeze(1)  # [R, n], where an entry goes in the pass
-        last = to + self._ends_row(position)  # its row token's place, or its own
+        to = offset + self._row_tokens(position) - before.unsqueeze(1)  # [R, n], index of each entry in the pass
+        last = to + self._ends_row(position)  # index of the row token after it if there is one, else its own
         more = self._row_tokens(start + n_new) - before
         laid = self._row_embedding(embeds).expand(len(embeds), embeds.shape[1] + int(more.max()), -1).clone()
         row = torch.arange(len(embeds)).unsqueeze(1)
@@ -131,15 +135,15 @@ class LlamaDecoder(Transformer):
         return hidden[:, last]
 
     def _row_tokens(self, position: Tensor) -> Tensor:
-        """Row tokens ahead of a position that counts prompt slots and codes alone."""
+        """Return the number of row tokens before a position that counts only prompt slots and codes."""
         return (position - self.config.caption_slots).clamp_min(0) // self.config.grid
 
     def _ends_row(self, position: Tensor) -> Tensor:
-        """1 where the position holds the last code of a row, else 0."""
+        """Return 1 if the position holds the last code of a row, else 0."""
         return self._row_tokens(position + 1) - self._row_tokens(position)
 
     def _row_embedding(self, x: Tensor) -> Tensor:
-        """[1, 1, D], of x's type."""
+        """Return the row token's embedding [1, 1, D] in x's type."""
         return self.text_embeddings.weight[self.config.row_token].to(x.dtype).view(1, 1, -1)
 
     def _run(self, x: Tensor, p: Pass, states: list[Tensor] | None = None) -> Tensor:
@@ -148,5 +152,5 @@ class LlamaDecoder(Transformer):
 
 
 def decoder(config: TransformerConfig, classes: int = 0) -> Transformer:
-    """A decoder of that shape, with initial weights; classes: see `Transformer`."""
+    """Return a decoder of that shape with initial weights; classes: see `Transformer`."""
     return LlamaDecoder(config) if isinstance(config, LlamaConfig) else Transformer(config, classes=classes)

@@ -1,8 +1,8 @@
-"""Prefix sharing: of sessions that begin with the same cloud passes one makes them, the others copy their results and the KV cache.
+"""Prefix sharing: sessions that begin with the same cloud passes run them once and copy the results and the KV cache.
 
-Draws are keyed by seed, caption, position and purpose, so the tokens that the cloud makes before the device takes part are the same
-whatever the device's settings: under every threshold, for every longer prefix, and in base. Sessions of one prompt, seed and decoding
-only differ in how many of them they want.
+Draws are keyed by seed, caption, position and purpose. So the tokens that the cloud decides before the device takes part do not depend
+on the device's settings: they are the same for every threshold, for every longer prefix, and in `base`. Sessions with the same prompt,
+seed and decoding differ only in how many of these tokens they use.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from simulator.protocol.recording import SessionSpec
 
 @dataclass
 class Opening:
-    """Shared cloud passes of the sessions of one prompt, seed and decoding.
+    """The shared first cloud passes of the sessions with one prompt, seed and decoding.
 
     Attributes:
-        length: Passes that are shared: those of all sessions but the longest.
-        expected: Sessions that have yet to take them over.
-        slot: Of the session that makes them, once it has begun.
-        done: Whether they are made, or given up with `length` 0.
-        steps: Their results so far.
-        rows: The cloud's cache after the last of them, once they are done.
+        length: Number of shared passes: the second largest number of first passes among the sessions.
+        expected: Sessions that have not copied the results yet.
+        slot: Slot of the session that runs the passes, once it has begun.
+        done: Whether all passes are run, or abandoned with `length` 0.
+        steps: Results so far.
+        rows: The cloud's cache rows after the last pass, once all are run.
     """
 
     length: int
@@ -35,21 +35,24 @@ class Opening:
     rows: CachedRows | None = None
 
     def add(self, step: Step) -> None:
-        """Keep the result of the next pass, without the batch that it is a part of."""
+        """Store the result of the next pass; tensors are cloned, so that the batch's memory is freed."""
         states = None if step.states is None else step.states.clone()
         self.steps.append(replace(step, logits=step.logits.clone(), hidden=step.hidden.clone(), states=states))
 
     def finish(self, rows: CachedRows) -> None:
-        """All passes are made. rows: the cache after them."""
+        """Mark all passes as run. rows: the cloud's cache rows after them."""
         self.rows, self.done = rows, True
 
     def give_up(self) -> None:
-        """The session that leads does something else: every other one makes its own passes."""
+        """Abandon sharing, because the session that runs the passes diverged from them: every other session runs its own."""
         self.length, self.done = 0, True
         self.steps.clear()
 
     def take(self, length: int) -> tuple[list[Step], CachedRows | None]:
-        """Results of the first passes, at most `length`, and the cache after them; the last session to take them leaves nothing behind."""
+        """Return the results of at most `length` first passes, and the cache rows if all passes are run.
+
+        The last expected session's call frees both.
+        """
         taken = self.steps[:length], self.rows
         self.expected -= 1
         if not self.expected:
@@ -63,8 +66,8 @@ class Planned:
 
     Attributes:
         spec: The session.
-        length: Cloud passes that it begins with.
-        opening: Those shared with other sessions, None where there are none.
+        length: Number of cloud passes that it begins with.
+        opening: The passes shared with other sessions; None if no other session shares them.
     """
 
     spec: SessionSpec
@@ -73,7 +76,7 @@ class Planned:
 
     @property
     def ready(self) -> bool:
-        """Whether it can begin: it waits for nobody, or what it shares is made. Of those that share, a long one comes first."""
+        """Whether it can begin: it shares nothing, or the passes that it copies are run. The first to begin has to run all of them."""
         opening = self.opening
         if opening is None or opening.done:
             return True
@@ -81,10 +84,10 @@ class Planned:
 
 
 def plan(specs: Sequence[SessionSpec], image_tokens: int, at_once: int) -> list[Planned]:
-    """Sessions in the order to record them in.
+    """Return the sessions in the order in which to record them.
 
-    It is the given one, but for sessions of which more than `at_once` different beginnings are under way: they come in groups of so
-    many, which bounds what openings keep.
+    Sessions that begin with the same passes form a family. Families are recorded in groups of `at_once`, which bounds the memory of
+    their openings. Within a group, sessions keep the given order.
     """
     lengths = [opening_tokens(spec, image_tokens) for spec in specs]
     placed = []

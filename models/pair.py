@@ -1,8 +1,8 @@
-"""A model pair: what decodes together, on disk and in memory.
+"""A model pair: the models that decode together, on disk and in memory.
 
-On disk (see simulator/protocol/pairs.py for the manifest): `pair.json`, text.safetensors, tokenizer.safetensors,
-cloud-0000i-of-0000n .safetensors, device.safetensors, phi.safetensors, and, not in every pair, drafter.safetensors;
-half precision, no file of 15 MiB or more.
+On disk (see simulator/protocol/pairs.py for the manifest): `pair.json`, text.safetensors (float32), tokenizer.safetensors,
+cloud-0000i-of-0000n.safetensors, device.safetensors, phi.safetensors and optionally drafter.safetensors, in half precision. Every file
+is smaller than 15 MiB.
 
     pair = load_pair("scenes")
     logits, hidden = pair.cloud(tokens, caption, mask)
@@ -55,22 +55,21 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MAX_FILE_BYTES = 15 * 2**20
 TEXT = "text.safetensors"
 CARD = "MODEL_CARD.md"
-FACTS = "metrics.json"  # of each stage of the training
+FACTS = "metrics.json"  # metrics of each training stage
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A loaded pair, in `eval()` mode on `torch_device`; floating-point weights have `dtype`, the tokenizer at least
-    float32.
+    """A loaded pair, in `eval()` mode.
 
     Attributes:
-        manifest: what it holds.
-        text: its caption encoder.
-        tokenizer: turns codes into an image.
-        cloud: the cloud's model.
-        device_model: the device's model, None where the cloud decodes alone.
-        projection: CIAR's phi, None where there is none.
-        drafter: a feature-level drafter, None where there is none.
+        manifest: description of the pair.
+        text: caption encoder.
+        tokenizer: image tokenizer, in float32, or float64 if `dtype` is float64.
+        cloud: the cloud model.
+        device_model: the device model; None if the cloud decodes alone.
+        projection: CIAR's phi; None if the pair has none.
+        drafter: a feature-level drafter; None if the pair has none.
         torch_device: where the tensors are.
         dtype: of the weights.
     """
@@ -87,13 +86,13 @@ class Pair:
 
     @property
     def device(self) -> DeviceModel:
-        """The device's model. Raises WeightsError where the pair has none."""
+        """The device model. Raises WeightsError if the pair has none."""
         if self.device_model is None:
             raise WeightsError(f"the pair {self.manifest.name} has no device model; name one with pair.device")
         return self.device_model
 
     def cloud_layer(self) -> Transformer:
-        """The cloud's model with its first layer alone, sharing its weights: the shape of a drafter."""
+        """Return the cloud model cut to its first layer, with shared weights. It has the shape of a one-layer drafter."""
         one = copy(self.cloud)
         one._modules = {**self.cloud._modules, "layers": self.cloud.layers[:1]}
         one.config = replace(self.cloud.config, n_layer=1)
@@ -101,17 +100,18 @@ class Pair:
 
     @property
     def phi(self) -> IntervalProjection:
-        """CIAR's projection. Raises WeightsError where the pair has none."""
+        """CIAR's projection phi. Raises WeightsError if the pair has none."""
         if self.projection is None:
             raise WeightsError(f"the pair {self.manifest.name} has no projection phi")
         return self.projection
 
 
 def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Pair:
-    """A shipped pair by name, the pair in a folder, or a published backbone with its files.
+    """Load a shipped pair by name, the pair in a folder, or a published backbone with its files.
 
-    Raises WeightsError: unknown pair, missing or damaged file (with the SHA-256 found and expected), missing key, wrong
-    shape.
+    Raises:
+        WeightsError: the pair is unknown or predicts scale by scale; a file is missing or damaged (with the SHA-256 found and expected);
+            a key is missing or has another shape.
     """
     if isinstance(pair, PairSpec):
         found = find_pair(pair)
@@ -135,7 +135,7 @@ def assembled(
     torch_device: torch.device,
     dtype: torch.dtype,
 ) -> Pair:
-    """The pair of these parts, moved to `torch_device` and `dtype`, in `eval()` mode and without gradients.
+    """Assemble a pair from these parts, moved to `torch_device` and `dtype`, in `eval()` mode and without gradients.
 
     Raises:
         WeightsError: a weight is not finite in `dtype`.
@@ -185,10 +185,12 @@ def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dty
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
-    """Assembles the pair of a training folder (tokenizer/, cloud/, device/, phi/) into `out_dir`, replacing the pair that is
-    there at once, a model card aside. The drafter is optional; judge/, which judges photographs, comes along where it is.
+    """Write the pair of a training folder (tokenizer/, cloud/, device/, phi/, optionally drafter/ and judge/) to `out_dir`.
 
-    Raises WeightsError when a stage's weights are missing or do not fit each other, or `out_dir` holds something else than a pair.
+    A pair in `out_dir` is replaced in one step; its model card is kept. judge/ holds the judge of photographs.
+
+    Raises:
+        WeightsError: a stage's weights are missing or do not fit each other, or `out_dir` holds anything that is not part of a pair.
     """
     refuse_foreign(out_dir)
     tokenizer = load_vq(train_dir / "tokenizer" / "tokenizer.safetensors")
@@ -197,7 +199,7 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     phi = load_phi(train_dir / "phi" / "phi.safetensors")
     path = train_dir / "drafter" / DRAFTER
     drafter = load_drafter(path, cloud.config) if path.is_file() else None
-    words = train_dir / "cloud" / TEXT  # where the captions are not those of scenes
+    words = train_dir / "cloud" / TEXT  # exists if the captions are not those of scenes
     text = _load_text(words) if words.is_file() else WordEncoder.build(WORDS)
     facts = {}
     for stage in ("cloud", "device", "phi", "drafter"):
@@ -218,7 +220,7 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raises WeightsError where a pair cannot replace what a folder holds: anything that is not of a pair would be lost."""
+    """Raise WeightsError if writing a pair to the folder is impossible, or would delete files that are not part of a pair."""
     if why := why_unusable(folder):
         raise WeightsError(f"cannot write the pair {folder}: {why}")
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -230,13 +232,13 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-# --- single models, as training leaves them
+# --- single models, as training writes them
 
 
 def save_model(path: Path, module: Transformer | DeviceModel | IntervalProjection | EagleDrafter) -> None:
     """Write weights as fp16 safetensors, atomically, with the configuration in the metadata.
 
-    A drafter is written under its reference's keys, without its copy of the cloud's embedding.
+    A drafter is written under its reference's keys, without configuration and without the embedding.
 
     Raises:
         WeightsError: a weight is not finite in fp16.
@@ -248,12 +250,12 @@ def save_model(path: Path, module: Transformer | DeviceModel | IntervalProjectio
 
 
 def load_transformer(path: Path) -> Transformer:
-    """A decoder that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
+    """Load a decoder that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
     return _load(path, "n_layer", lambda config: decoder(config_of(config)))
 
 
 def load_device(path: Path) -> DeviceModel:
-    """A device model that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
+    """Load a device model that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
 
     def make(config: dict[str, Any]) -> DeviceModel:
         return DeviceModel(config_of(config["transformer"]), tuple(config["bounds"]))
@@ -262,12 +264,12 @@ def load_device(path: Path) -> DeviceModel:
 
 
 def load_drafter(path: Path, base: TransformerConfig) -> EagleDrafter:
-    """A drafter for a base model of that shape, from a file under the reference's keys, in `eval()` mode. Raises WeightsError."""
+    """Load a drafter for a base model of that shape from a file with the reference's keys, in `eval()` mode. Raises WeightsError."""
     return from_checkpoint(read_state(path), base, path)
 
 
 def load_phi(path: Path) -> IntervalProjection:
-    """A projection that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
+    """Load a projection phi that `save_model` wrote, float32, in `eval()` mode. Raises WeightsError."""
     return _load(path, "bottleneck", lambda config: IntervalProjection(**config))
 
 
@@ -284,7 +286,7 @@ def _describe(module: Transformer | DeviceModel | IntervalProjection) -> dict[st
 
 
 def _load(path: Path, needed_key: str, make: Callable[[dict[str, Any]], ModuleT]) -> ModuleT:
-    """The module that `make` builds from the file's configuration, holding the file's weights."""
+    """Return the module that `make` builds from the file's configuration, with the file's weights."""
     config = read_config(path)
     if needed_key not in config:
         raise WeightsError(f"{path}: holds another kind of model: its configuration has no {needed_key}")
@@ -296,7 +298,7 @@ def _load(path: Path, needed_key: str, make: Callable[[dict[str, Any]], ModuleT]
 
 
 def shards_of(manifest: PairManifest) -> list[str]:
-    """File names of the cloud model's shards, in order."""
+    """Return the file names of the cloud model's shards, in order."""
     return sorted(file.name for file in manifest.files if file.name.startswith("cloud-"))
 
 
@@ -308,7 +310,7 @@ def _load_text(path: Path) -> WordEncoder:
 
 
 def _shards(state: Mapping[str, Tensor], limit_bytes: int) -> list[dict[str, Tensor]]:
-    """Tensors in order, cut where the next one (in fp16) would pass the limit; 64 KiB are kept for the header."""
+    """Split tensors, in order, into shards that stay below the limit in fp16, with 64 KiB reserved for the header."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in state.items():
@@ -333,12 +335,29 @@ def write_pair(
     subject: str = "scenes",
     more: Mapping[str, bytes] | None = None,
 ) -> PairManifest:
-    """Write a pair's folder; `more`: further files by their path in it, which decide neither tokens nor images."""
+    """Write a pair's folder and return its manifest.
+
+    Args:
+        out_dir: the folder; a pair in it is replaced in one step.
+        name: name of the pair.
+        text: caption encoder.
+        tokenizer: image tokenizer.
+        cloud: cloud model.
+        device: device model.
+        phi: interval projection.
+        drafter: feature-level drafter, or None.
+        facts: metrics of each training stage.
+        subject: what the images show.
+        more: further files by their path in the folder; they have no influence on tokens or images.
+
+    Raises:
+        WeightsError: a file would have 15 MiB or more, or the pair does not load.
+    """
     with temporary_sibling(out_dir) as beside:
         folder = beside / "new"
         folder.mkdir()
-        write_atomically(folder / TEXT, save(text.state()))  # float32: rows of words are compared across drivers
-        # One metadata entry per file: safetensors writes several in random order, and equal pairs should be equal bytes.
+        write_atomically(folder / TEXT, save(text.state()))  # float32: caption rows are compared across drivers
+        # One metadata entry per file: safetensors writes several in random order, but equal pairs should have equal bytes.
         config = {"config": json.dumps(asdict(tokenizer.config))}
         save_state(folder / "tokenizer.safetensors", tokenizer.state_dict(), config)
         shards = _shards(cloud.state_dict(), MAX_FILE_BYTES)
@@ -377,8 +396,8 @@ def write_pair(
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         folder.chmod(0o755)
-        for path in folder.rglob("*"):  # safetensors writes for the owner alone
+        for path in folder.rglob("*"):  # safetensors creates files that only the owner can read
             path.chmod(0o755 if path.is_dir() else 0o644)
-        load_pair(folder)  # nothing is replaced by a pair that does not load
+        load_pair(folder)  # a pair that does not load must not replace anything
         replace_folder(beside, out_dir)
         return manifest

@@ -1,7 +1,7 @@
-"""Models that the library transformers reads from a local folder in its own layout: a T5 for captions, CLIP for metrics.
+"""Models that the transformers library loads from a local folder in its own layout: a T5 for captions, CLIP for metrics.
 
-Weights that a folder lacks are filled with random numbers by the library, and without its files a tokenizer knows no word; the library
-goes on with either. Here both are errors.
+The library fills missing weights with random numbers, and a tokenizer without its files has an empty vocabulary; neither stops it. Here
+both are errors.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from simulator.core.errors import WeightsError, first_line
 
 
 def load_pretrained(kind: Any, folder: Path, wrong: str, **settings: Any) -> Any:
-    """A model from its folder, in `eval()` mode and without gradients. Nothing is downloaded, and nothing is printed.
+    """Load a model from its folder, in `eval()` mode and without gradients. Nothing is downloaded or printed.
 
     Args:
         kind: Its class in transformers.
-        folder: Its `config.json` and weights.
-        wrong: What is said of a folder that does not serve, before the reason.
-        settings: Of the class's `from_pretrained`.
+        folder: Folder with `config.json` and weights.
+        wrong: Beginning of the error message; the reason follows.
+        settings: Arguments of the class's `from_pretrained`.
 
     Raises:
         WeightsError: The folder is damaged or holds another model; weights are missing or not finite.
@@ -31,11 +31,11 @@ def load_pretrained(kind: Any, folder: Path, wrong: str, **settings: Any) -> Any
             model, report = kind.from_pretrained(
                 str(folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
             )
-    except Exception as error:  # whatever a library says of a damaged folder
+    except Exception as error:  # the library raises many types for a damaged folder
         for path in sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES):
-            read_checkpoint(path)  # the reason, where it is a file that cannot be read
+            read_checkpoint(path)  # raises a clearer error if a weight file is not readable
         raise WeightsError(f"{folder}: {wrong}: {first_line(error)[:200]}") from error
-    # Names, or with their shapes after them, by the library's version.
+    # Depending on the library's version, entries are names or tuples of name and shapes.
     misshapen = [one if isinstance(one, str) else one[0] for one in report["mismatched_keys"]]
     missing = sorted(set(report["missing_keys"]) - set(misshapen))
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
@@ -48,16 +48,16 @@ def load_pretrained(kind: Any, folder: Path, wrong: str, **settings: Any) -> Any
 
 
 def load_tokenizer(kind: Any, folder: Path, wrong: str, vocabulary: int) -> Any:
-    """The tokenizer of a model in transformers' layout.
+    """Load the tokenizer of a model in transformers' layout.
 
     Args:
         kind: Its class in transformers.
-        folder: Its files.
+        folder: Folder with its files.
         wrong: As in `load_pretrained`.
-        vocabulary: Tokens that the model has an embedding of; the tokenizer must know at least half of them, and none beyond.
+        vocabulary: Size of the model's embedding table; the tokenizer must have between half as many and as many tokens.
 
     Raises:
-        WeightsError: The files are missing or damaged, or another model's.
+        WeightsError: The files are missing or damaged, or belong to another model.
     """
     try:
         with _silent():
@@ -74,7 +74,7 @@ def load_tokenizer(kind: Any, folder: Path, wrong: str, vocabulary: int) -> Any:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The library prints no progress and no report of what it loads inside."""
+    """Silence the library's progress bars and loading reports."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

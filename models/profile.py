@@ -1,11 +1,11 @@
-"""Measures what passes take here, as a `Profile` that the simulator prices with: of a pair, or of a catalogue model's true shape.
+"""Measures the time of passes on this machine, for a pair or a catalogue model at its true shape, as a `Profile` for pricing.
 
-A timed pass is what decoding runs: embed the new tokens, step through the layers against the cache, head on the last position,
-guidance, and picking a token; on the device also the interval and its scores. A verification reads out every position of a tree of
-drafts. After a warm-up, the median of a few repetitions. On a processor with one thread seconds are those of the processor, which other
-work on the machine disturbs little; else those of the clock.
+A timed pass is what decoding runs: embed the new tokens, run the layers with the KV cache, apply the head to the last position, guide
+and pick a token; on the device also compute the interval and its scores. A verification applies the head to every position of a draft
+tree. The result is the median of a few repetitions after a warm-up. On a CPU with one thread it is CPU time, which other work on the
+machine affects little; otherwise it is wall-clock time.
 
-Longer than other files: what is timed and how it is timed are read together.
+Longer than other files, because what is timed and how it is timed belong together.
 """
 
 import math
@@ -46,9 +46,9 @@ VERIFIED = (4, 16, 64)  # nodes of a tree
 TEETH = 4  # chains of a timed tree
 _REPEATS = 15
 _LEAST_REPEATS = 3
-_CELL_S = 0.06  # a cell stops repeating after this long
+_CELL_S = 0.06  # time after which a cell is not repeated any more
 _WEIGHT_STD = 0.02
-# Those that `VQConfig` shares with `vq_decoder_op_count`.
+# Keys of the catalogue's image decoder that `VQConfig` has, too.
 DECODER_SIZES = ("codebook_dim", "ch", "z_channels", "num_res_blocks")
 
 Progress = Callable[[int, int], None]
@@ -57,7 +57,13 @@ RuntimeName = Literal["eager", "cuda-graphs"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The grid of a profile: sequences in a pass (two of a session with guidance), new positions of each, and of each tree."""
+    """The grid of a profile.
+
+    Attributes:
+        rows: sequences in a pass; a session with guidance has two.
+        new_tokens: new positions per sequence.
+        verified: nodes per draft tree.
+    """
 
     rows: tuple[int, ...] = ROWS
     new_tokens: tuple[int, ...] = NEW_TOKENS
@@ -71,24 +77,27 @@ class TimedModel(Protocol):
     """A model whose passes are timed."""
 
     def cells(self, sizes: Sizes) -> int:
-        """How many passes `tables` times."""
+        """Return how many passes `tables` times."""
         ...
 
     def tables(
         self, sizes: Sizes, clock: "Clock", torch_device: torch.device, dtype: torch.dtype, runtime: RuntimeName
     ) -> Tables:
-        """Passes that read out their last position, and those that read out every one; None where there are none."""
+        """Time the passes that apply the head to their last position, and those that apply it to every position.
+
+        The second table is None if the model has no such passes.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A model whose passes are timed.
+    """A `Transformer` whose passes are timed.
 
     Attributes:
         model: The decoder.
-        on_device: Whether it is the device's, which picks greedily and verifies nothing.
-        radius: Of the device's Inter-Head, None without one.
+        on_device: Whether it is the device model, which picks greedily and verifies nothing.
+        radius: Radius half of the device's Inter-Head; None without one.
     """
 
     model: Transformer
@@ -96,7 +105,7 @@ class Timed:
     radius: Callable[[Tensor], Tensor] | None = None
 
     def cells(self, sizes: Sizes) -> int:
-        """How many passes `tables` times."""
+        """Return how many passes `tables` times."""
         return 2 * len(sizes.rows) * (len(sizes.new_tokens) + (0 if self.on_device else len(sizes.verified)))
 
     def tables(
@@ -106,27 +115,27 @@ class Timed:
         return _tables(self, torch_device, dtype, sizes, clock, runtime)
 
     def trees(self, rows: int, nodes: int) -> list[Sequence[int] | None] | None:
-        """A tree of drafts for each row; None for a model with row tokens, which verifies drafts one after the other alone."""
+        """Return a draft tree for each row; None for a model with row tokens, which verifies only chains of drafts."""
         config = self.model.config
         return None if isinstance(config, LlamaConfig) and config.row_token >= 0 else [_comb(nodes)] * rows
 
 
 def measure_profile(pair: Pair, progress: Progress | None = None, budget_s: float = 15.0) -> Profile:
-    """Times of the pair's passes and other work on its `torch_device`, at the number of threads torch uses now.
+    """Measure the pair's passes and other work on its `torch_device`, with torch's current number of threads.
 
-    On a busy machine the times are those of a busy machine.
+    Other load on the machine can make the times longer.
 
     Args:
-        pair: what is timed.
-        progress: told after each measured time how many are done, of how many.
-        budget_s: what is left after this long is timed once, without a warm-up.
+        pair: the pair to time.
+        progress: called after each measurement with (measurements done, all measurements).
+        budget_s: time after which the remaining work is timed once, without a warm-up.
     """
     device = pair.cloud_layer() if pair.device_model is None else pair.device_model.transformer
     radius = pair.device.radius if pair.manifest.bounds else None
     models = {"device": Timed(device, True, radius), "cloud": Timed(pair.cloud)}
     caption = pair.text.sample
     weight = next(pair.cloud.parameters())
-    slots = pair.manifest.caption_slots  # fed in one pass
+    slots = pair.manifest.caption_slots  # one pass feeds all of them
     sizes = Sizes() if slots <= NEW_TOKENS[-1] else Sizes(new_tokens=(*NEW_TOKENS, slots))
     work = {
         "caption_encoder": lambda: pair.text.encode(caption),
@@ -155,20 +164,20 @@ def measure_model(
     runtime: RuntimeName = "eager",
     shape: ModelShape | None = None,
 ) -> Profile:
-    """Times of a catalogue model and its one-layer form at their true shape, with random weights, on which no time depends.
+    """Measure a catalogue model and its one-layer form at their true shape, with random weights, which do not affect the times.
 
     Args:
-        name: In the catalogue. Chameleon's and Janus's layers are timed as LlamaGen's of the same widths.
+        name: Name in the catalogue. Chameleon's and Janus's layers are timed as LlamaGen layers of the same widths.
         torch_device: Where they run.
-        dtype: Of the weights.
-        sizes: The grid; None: the usual one, with the model's caption slots among the new positions.
+        dtype: Type of the weights.
+        sizes: The grid; None: `sizes_of` the model for 16 sessions.
         progress: As in `measure_profile`.
         budget_s: As in `measure_profile`.
-        runtime: eager, or cuda-graphs: passes captured once and replayed, what picks a token included.
-        shape: The model's, where it is not the catalogue's.
+        runtime: eager, or cuda-graphs: passes, including the picking of a token, are captured once and replayed.
+        shape: Shape of the model; None: the catalogue's.
 
     Raises:
-        ComputeError: The catalogue has no such model, or its layers are of another kind.
+        ComputeError: The catalogue has no such model, or its layers are not LlamaGen's.
     """
     shape = shape or catalogue.model(name)
     if shape.ffn_matrices != 3 or shape.modulation:
@@ -191,7 +200,10 @@ def measure_model(
 
 
 def sizes_of(name: str, sessions: int) -> Sizes:
-    """The grid of a catalogue model's profile, up to a batch of so many sessions with guidance, two rows each."""
+    """Return the grid of a catalogue model's profile, up to a batch of so many sessions with guidance (two rows each).
+
+    Its new positions include the model's caption slots.
+    """
     rows = {1, 2 * sessions, *(2 * batch for batch in (1, 4, 16, 64) if batch < sessions)}
     usual = Sizes()
     slots = catalogue.model(name).caption_slots
@@ -199,7 +211,7 @@ def sizes_of(name: str, sessions: int) -> Sizes:
 
 
 def config_of(shape: ModelShape) -> TransformerConfig:
-    """The decoder of LlamaGen's architecture that has a catalogue shape; its grid holds at least as many tokens."""
+    """Return the shape of a LlamaGen decoder with a catalogue model's sizes; its square grid holds at least as many tokens."""
     grid = math.isqrt(shape.image_tokens - 1) + 1
     return TransformerConfig(
         shape.n_layer,
@@ -217,7 +229,7 @@ ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
 
 def random_weights(module: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """The module with random weights, none of them zero as LlamaGen's first output matrix is."""
+    """Give a module random weights of type `dtype`, also where LlamaGen's initial weights are zero (output matrix), and return it."""
     module.to(dtype).eval().requires_grad_(False)
     for parameter in module.parameters():
         if parameter.dim() > 1:
@@ -226,7 +238,10 @@ def random_weights(module: ModuleT, dtype: torch.dtype) -> ModuleT:
 
 
 def _text_encoder(shape: ModelShape, torch_device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
-    """A T5 encoder of the catalogue's size over all caption slots: one layer of it, run as often as it has layers."""
+    """Return a run of a T5 encoder of the catalogue's size over all caption slots: one layer, applied as often as it has layers.
+
+    A model without an encoder looks up token embeddings instead.
+    """
     sizes = shape.text_encoder
     if not sizes:
         table = torch.zeros(1024, shape.dim, dtype=dtype, device=torch_device)
@@ -271,7 +286,20 @@ def measured(
     budget_s: float,
     runtime: RuntimeName = "eager",
 ) -> Profile:
-    """The profile of these models, by role; one that serves both is timed once. Other arguments: see `measure_profile`."""
+    """Measure models by role, and other work by kind, and return the profile. A model with two roles is timed once.
+
+    Args:
+        name: name of the model in the profile.
+        weights: hash of the weights, or "".
+        models: the model of each role.
+        work: a run of each kind of `Compute`.
+        torch_device: where the models are.
+        dtype: type of the weights.
+        sizes: the grid.
+        progress: as in `measure_profile`.
+        budget_s: as in `measure_profile`.
+        runtime: as in `measure_model`.
+    """
     different = list(dict.fromkeys(models.values()))
     clock = Clock(torch_device, sum(timed.cells(sizes) for timed in different) + len(work), progress, budget_s)
     with torch.inference_mode():
@@ -296,7 +324,7 @@ def measured(
 
 
 def hardware_name(torch_device: torch.device) -> str:
-    """What the tensors of a device are computed on, in words."""
+    """Return the name of the GPU or CPU behind a torch device."""
     if torch_device.type == "cuda":
         return torch.cuda.get_device_name(torch_device)
     try:
@@ -308,11 +336,10 @@ def hardware_name(torch_device: torch.device) -> str:
 
 
 def measure_hardware(torch_device: torch.device) -> Hardware:
-    """A catalogue entry made of three measured figures: the rate of float32 matrix products (1024 x 1024), the bandwidth of copying
-    256 MB, and the time of an operation on one number.
+    """Measure a catalogue entry: FLOP/s of a float32 matrix product (1024 x 1024), bandwidth of a copy, time of a tiny operation.
 
-    The catalogue counts values of 2 bytes; those measured here have 4, so the bandwidth stands at half. memory_gb and power_w are not
-    measured: NaN.
+    The copy reads and writes 2^25 float32 values (134 MB each way). The operation adds to a tensor of one number. The catalogue assumes
+    2 bytes per value, but float32 has 4, so half of the measured bandwidth is entered. memory_gb and power_w are not measured: NaN.
     """
     clock = Clock(torch_device, 3, None)
     side, count = 1024, 1 << 25
@@ -334,7 +361,7 @@ def measure_hardware(torch_device: torch.device) -> Hardware:
 
 
 class Clock:
-    """Times work, less carefully once its budget is spent, and tells how far it is."""
+    """Times work and reports progress. Once the budget is spent, work is timed only once."""
 
     def __init__(
         self,
@@ -350,6 +377,7 @@ class Clock:
         self.started_s = time.perf_counter()
 
     def typical_seconds(self, run: Callable[[], object]) -> float:
+        """Return the median seconds of a few runs after a warm-up run; once the budget is spent, the seconds of one run."""
         seconds = self._typical_seconds(run)
         self.done += 1
         if self.progress is not None:
@@ -366,21 +394,21 @@ class Clock:
         return statistics.median(times or [first])
 
     def _once(self, run: Callable[[], object]) -> float:
-        """Seconds of one run; a GPU has finished its work when the clock stops."""
+        """Return the seconds of one run, including the time until a GPU has finished."""
         begun_s, started_s = time.perf_counter(), self.now_s()
         run()
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
         seconds = self.now_s() - started_s
-        return seconds if seconds > 0.0 else time.perf_counter() - begun_s  # some clocks of processors tick rarely
+        return seconds if seconds > 0.0 else time.perf_counter() - begun_s  # some CPU clocks have a coarse resolution
 
 
 def _tables(
     timed: Timed, torch_device: torch.device, dtype: torch.dtype, sizes: Sizes, clock: Clock, runtime: RuntimeName
 ) -> tuple[PassTable, PassTable | None]:
-    """Passes that read out the last position, and of a cloud model those over trees, which read out every one."""
+    """Time passes that apply the head to the last position and, for a cloud model, passes over trees, which apply it to every one."""
     model = timed.model
-    cached = (0, model.config.positions - 1)  # in between, attention grows linearly
+    cached = (0, model.config.positions - 1)  # in between, the time of attention is linear
     longest = max(sizes.new_tokens + sizes.verified)
     wide = _longer(model, cached[-1] + longest)
     most = sizes.rows[-1]
@@ -397,7 +425,7 @@ def _tables(
         return clock.typical_seconds(lambda: _one_pass(longer, cache, ids[:rows, :new], kv, tree))
 
     for rows in (1, most):
-        _one_pass(longer, cache, ids[:rows, :1], 0, False)  # a warm-up of threads, kernels and memory
+        _one_pass(longer, cache, ids[:rows, :1], 0, False)  # warms up threads, kernels and memory
 
     def table(new_tokens: tuple[int, ...], tree: bool) -> PassTable:
         seconds = [[[cell(r, n, kv, tree) for kv in cached] for n in new_tokens] for r in sizes.rows]
@@ -407,10 +435,10 @@ def _tables(
 
 
 def _captured(run: Callable[[], Tensor]) -> Callable[[], object]:
-    """A pass recorded into a CUDA graph; replaying it launches all kernels at once, and the host reads what it picked."""
+    """Capture a pass into a CUDA graph. The returned function replays it in one launch and copies the picked tokens to the host."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(side):
-        for _ in range(2):  # libraries make their workspaces before the recording
+        for _ in range(2):  # libraries must allocate their workspaces before the capture
             run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -425,7 +453,7 @@ def _captured(run: Callable[[], Tensor]) -> Callable[[], object]:
 
 
 def _longer(model: Transformer, positions: int) -> Transformer:
-    """The same weights on a larger grid, so that every cell of the table fits; time depends on shapes alone."""
+    """Return the model with the same weights and a larger grid, so that every cell of the table fits; only shapes affect the time."""
     grid = math.ceil(math.sqrt(positions - model.config.caption_slots))
     with unallocated():
         wide = decoder(replace(model.config, grid=max(grid, model.config.grid)), model.classes)
@@ -434,12 +462,12 @@ def _longer(model: Transformer, positions: int) -> Transformer:
 
 
 def _comb(nodes: int) -> list[int]:
-    """Parents of a tree of drafts: chains below its root."""
+    """Return the parents of a draft tree of TEETH chains below its root."""
     return [-1, *(max(node - TEETH, 0) for node in range(1, nodes))]
 
 
 def _one_pass(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) -> None:
-    """One batched pass as the decoders run it; rows are pairs of a conditional and an unconditional one where there are two."""
+    """Run one batched pass as decoding does. Several rows are pairs of a conditional and an unconditional row."""
     model, (rows, new) = timed.model, ids.shape
     trees = timed.trees(rows, new) if tree else None
     hidden = model.step(
@@ -458,7 +486,10 @@ def _one_pass(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) ->
 
 
 def _prepared(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) -> Callable[[], Tensor]:
-    """The same pass with all that the host prepares done before: what is left can be captured. It returns what was picked."""
+    """Return the pass of `_one_pass` with the host's preparation done in advance, so that the rest can be captured.
+
+    The returned function gives the picked tokens.
+    """
     model, (rows, new) = timed.model, ids.shape
     trees = timed.trees(rows, new) if tree else None
     start, count = torch.full((rows,), kv), torch.full((rows,), new)
@@ -477,7 +508,7 @@ def _prepared(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) ->
 
 
 def _guided(model: Transformer, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states of the conditional rows, and guided logits; a single row has no guidance."""
+    """Return the hidden states of the conditional rows, and the guided logits; a single row has no guidance."""
     conditional, scale = (hidden, 1.0) if len(hidden) == 1 else (hidden[0::2], 3.0)
     return conditional, model.logits(guide(conditional, hidden[-len(conditional) :], scale))
 
@@ -485,13 +516,13 @@ def _guided(model: Transformer, hidden: Tensor) -> tuple[Tensor, Tensor]:
 def _work(
     phi: IntervalProjection | None, tokenizer: Any, config: TransformerConfig, weight: Tensor
 ) -> dict[str, Callable[[], object]]:
-    """The work other than passes that needs no caption, batch 1, by kind. weight: any, for dtype and place."""
+    """Return a run of each kind of `Compute` that needs no caption, with batch size 1. weight: any weight, for dtype and device."""
     hidden = torch.zeros(1, config.dim, dtype=weight.dtype, device=weight.device)
     row = torch.full((1, config.vocab_size), 1 / config.vocab_size, dtype=weight.dtype, device=weight.device)
     codes = torch.zeros(1, config.tokens, dtype=torch.long, device=weight.device)
     draws, shape = stream(0, "interval-samples"), (INTERVAL_SAMPLES, config.vocab_size)
     return {
-        # No method of a pair without phi runs it.
+        # Without phi, no method requests it.
         "phi": (lambda: None) if phi is None else (lambda: phi(hidden, row, row).float().cpu().numpy()),
         "image_decoder": lambda: tokenizer.to_bytes(tokenizer.decode_codes(codes)).cpu().numpy(),
         "interval_samples": lambda: sampled_bounds(row[0], row[0], torch.from_numpy(draws.uniform(-1, 1, shape)))[

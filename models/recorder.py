@@ -1,9 +1,9 @@
-"""The recorder: runs many sessions in lockstep, batches their waiting passes, and records what each one did.
+"""The recorder: runs many sessions together, batches the passes that they wait for, and records what each session did.
 
-Time is ignored. Every session advances until both its programs wait for a model; then the kind of work that most
-sessions wait for runs for all of them in one batch, and so on. Meanwhile the batches of the other kinds fill up. Each
-session gets the results it would get alone, up to floating point in other batch compositions. A decision close to a tie
-may therefore differ: recordings count them (`models.methods.session.Decisions`).
+Time is ignored. Every session advances until its programs wait for a model. Then the kind of work that most sessions wait for runs for
+all of them in one batch, while the batches of the other kinds fill up. Each session gets the results that it would get alone, up to
+floating-point differences between batch compositions. A near tie may therefore be decided differently; recordings count them
+(`models.methods.session.Decisions`).
 """
 
 from collections import deque
@@ -41,15 +41,23 @@ from simulator.protocol.recording import (
     op_table,
 )
 
-# Order of the kinds of work for which equally many sessions wait. BATCHED: kinds that are cheaper per session in a batch.
+# Order in which kinds of work run if equally many sessions wait for them.
 ORDER = ("caption_encoder", "interval_samples", "phi", "device", "drafter", "cloud", "image_decoder")
-# An image is decoded as soon as its tokens are there: then its session ends, is saved, and leaves its place to another one.
+# Kinds that cost less per session in a batch. The others run at once: a decoded image ends its session and frees its slot.
 BATCHED = (*ROLES, "phi")
 
 
 @dataclass
 class _Program:
-    """One running generator: the op that it waits for, and the value to resume it with."""
+    """One running generator.
+
+    Attributes:
+        side: DEVICE or CLOUD.
+        run: the generator.
+        call: the call that a cloud program answers, -1 for the device.
+        waits: the op that it waits for.
+        value: the value to resume it with.
+    """
 
     side: int
     run: Any
@@ -71,27 +79,28 @@ class LiveSession:
         self.cloud_state = CloudState(count, width)
         self.device: _Program | None = _Program(DEVICE, method.device(self.device_state))
         self.cloud: _Program | None = None
-        self.inbox: deque[tuple[int, Message]] = deque()  # calls sent and not yet taken up by the cloud
+        self.inbox: deque[tuple[int, Message]] = deque()  # calls that the cloud has not begun to answer
         self.handles: list[Handle] = []
         self.replies: dict[int, Message] = {}
         self.awaiting = -1  # the call the device waits for
         self.kv = dict.fromkeys(ROLES, (False, 0))  # caption in the cache, image positions in the cache
         self.log: tuple[list[dict[str, int]], list[dict[str, int]]] = ([], [])
         self.image: np.ndarray | None = None
-        # Tokens in the cloud's cache; None once it held interval features or a tree of drafts.
+        # Tokens in the cloud's cache; None once it has held interval features or a draft tree.
         self.fed: list[int] | None = []
-        self.tree_start = 0  # image positions in the cache before the last tree of drafts
-        self.leads: Opening | None = None  # passes that it makes for other sessions as well, until they are made
-        self.given: deque[Step] = deque()  # results of its first cloud passes, made by another session
-        self.picks: list[tuple[int, float, int]] = []  # per position: what the cloud picked, its nats, and its arg max
+        self.tree_start = 0  # image positions in the cache before the last draft tree
+        self.leads: Opening | None = None  # passes that it runs for other sessions too, until they are done
+        self.given: deque[Step] = deque()  # results of its first cloud passes, run by another session
+        self.picks: list[tuple[int, float, int]] = []  # per position: the cloud's token, its nats, its arg max
         self._draws: dict[str, np.ndarray] = {}  # uniform draws by role, indexed by image position
 
     @property
     def finished(self) -> bool:
+        """Whether both programs have ended and no call is waiting."""
         return self.device is None and self.cloud is None and not self.inbox
 
     def advance(self) -> None:
-        """Run both programs until each waits for a model, for the other one, or is at its end."""
+        """Run both programs until each waits for a model or for the other one, or has ended."""
         moved = True
         while moved:
             moved = False
@@ -162,22 +171,23 @@ class LiveSession:
         self.note(DEVICE, kind=AWAIT, what=int(deadline), call=handle.call)
         if handle.call not in self.spec.missed_calls:
             self.awaiting = handle.call
-        elif not deadline:  # else the program continues with None; the cloud still answers, and the reply is dropped
+        elif not deadline:  # with one, the program continues with None, and the cloud's reply is dropped
             raise RecordingError(
                 f"{self.spec.method}: call {handle.call} cannot miss a deadline; it is always waited for"
             )
 
     def _cross(self, side: int, kind: int, call: int, message: Message) -> Message:
-        """Encode, count and decode a message: the other side gets values in wire precision."""
+        """Encode, log and decode a message: the other side gets values in wire precision."""
         data = encode(message)
         self.note(side, kind=kind, call=call, payload_bytes=len(data), **message.counts(self.widths))
         return decode(data)
 
     def note(self, side: int, **columns: int) -> None:
+        """Log one op; columns: those of `OP_DTYPE`."""
         self.log[side].append(columns)
 
     def request(self, program: _Program, op: Forward) -> PassRequest:
-        """Log a forward pass, update the KV state, and return the request: where it starts and how its token is picked."""
+        """Log a forward pass, update the KV state, and return the request: its start and how its token is picked."""
         if op.role == "cloud" and self.leads is not None and not self._opens(op):
             self.leads.give_up()
             self.leads = None
@@ -212,7 +222,7 @@ class LiveSession:
         if op.role == "cloud":
             chain = self.fed is not None and op.features is None and op.tree is None and not op.gather
             self.fed = [*self.fed[:start], *op.tokens] if chain and self.fed is not None else None
-        # The whole tree is logged; its root is read in any case, other nodes if they are asked for.
+        # The log has the whole tree. Only the chain and the root are computed now; other nodes when `revisit` requests them.
         if op.outputs == "some":
             assert op.tree is not None
             self.tree_start = start
@@ -221,7 +231,7 @@ class LiveSession:
         return request
 
     def resume(self, program: _Program, result: Any) -> None:
-        """Resume a program with the result that it waited for."""
+        """Give a program the result that it waited for, and advance both programs."""
         self._receive(program, result)
         self.advance()
 
@@ -236,12 +246,12 @@ class LiveSession:
         program.value, program.waits = result, None
 
     def _opens(self, op: Forward) -> bool:
-        """Whether a pass of the cloud feeds what the ones before have picked, after the caption, and nothing else."""
+        """Whether a cloud pass feeds exactly the tokens that the previous passes picked, after the caption."""
         plain = op.outputs == "last" and op.features is None and op.tree is None and not op.gather and op.keep is None
         return plain and self.fed is not None and [*self.fed, *op.tokens] == [token for token, _, _ in self.picks]
 
     def _decoding(self, side: int, op: Forward, position: int) -> dict[str, Any]:
-        """Guidance, filters and the draw of a pass, as known on the side that runs it."""
+        """Return guidance, filters and the draw of a pass, as the side that runs it knows them."""
         if side == CLOUD:
             opening = self.cloud_state.opening
             assert opening is not None, "the cloud was asked before it was told how to decide"
@@ -259,7 +269,7 @@ class LiveSession:
 
     @property
     def tokens(self) -> list[int]:
-        """The image's tokens; the cloud's where an image without ids was delivered."""
+        """The image's tokens; the cloud's if the image was delivered without ids."""
         return self.device_state.tokens or self.cloud_state.tokens
 
     @property
@@ -272,6 +282,14 @@ class LiveSession:
         )
 
     def recording(self, quality: tuple[np.ndarray, np.ndarray]) -> Recording:
+        """Return the recording of the finished session.
+
+        Args:
+            quality: result of `score_tokens` for its tokens.
+
+        Raises:
+            DivergedError: the session never waited for a call whose reply it was to give up.
+        """
         state = self.device_state
         decisions = (state.decisions, self.cloud_state.decisions)
         count = len(self.tokens)
@@ -311,13 +329,13 @@ class _Waiting:
 
 
 class Recorder:
-    """Makes recordings with one pair.
+    """Records sessions with one pair.
 
     Args:
         pair: the models.
-        max_batch: most sessions in flight. Bounds memory: every model has a KV cache of two rows per session, each as
-            long as a sequence and, for tree drafts, the largest tree. Also decides which sessions share a pass, so
-            decisions close to a tie can change with it.
+        max_batch: most sessions in flight. It bounds memory: every model has a KV cache of two rows per session, each as
+            long as a sequence plus, for tree drafts, the largest tree. It also determines which sessions share a pass, so
+            near ties can change with it.
         progress: called with (sessions finished, all sessions, tokens decided, all tokens).
     """
 
@@ -330,12 +348,16 @@ class Recorder:
 
     @torch.inference_mode()
     def record(self, specs: Sequence[SessionSpec]) -> Iterator[tuple[SessionSpec, Recording]]:
-        """Recordings in the order in which sessions finish.
+        """Yield recordings in the order in which sessions finish.
 
-        Raises PromptError for a prompt the pair cannot encode, ScenarioError for settings that the pair cannot serve.
+        Raises:
+            PromptError: the pair cannot encode a prompt.
+            ScenarioError: the pair cannot run a method with its settings.
+            WeightsError: the pair lacks a model that a method needs.
+            RecordingError: a call without a deadline is to miss it, or (DivergedError) is never made.
         """
         room = 0
-        for spec in specs:  # refuse bad requests before any work is done
+        for spec in specs:  # refuse bad sessions before any work is done
             try:
                 self.pair.text.encode(spec.prompt)
             except PromptError as error:
@@ -372,7 +394,7 @@ class Recorder:
             self.progress(finished, len(specs), finished * tokens + in_flight, len(specs) * tokens)
 
     def _begin(self, backend: Backend, planned: Planned, slot: int) -> LiveSession:
-        """Start a session in a slot; what it shares with others is taken over, or it is the one that makes it."""
+        """Start a session in a slot. It copies the passes that it shares with others, or is the one that runs them."""
         session = LiveSession(
             planned.spec, make_method(planned.spec.method, planned.spec.settings, self.pair), self.pair, slot
         )
@@ -391,7 +413,7 @@ class Recorder:
         return session
 
     def _work(self, backend: Backend, active: list[LiveSession]) -> None:
-        """Do one kind of work for all sessions that wait for it: an unbatched kind first, else the most awaited one."""
+        """Run one kind of work for all sessions that wait for it: an unbatched kind first, else the one most sessions wait for."""
         waiting: dict[str, list[_Waiting]] = {}
         for session in active:
             for program in (session.device, session.cloud):
@@ -419,5 +441,5 @@ class Recorder:
 
 
 def _first_ready(todo: Sequence[Planned]) -> int | None:
-    """Index of the first session that can begin, None where all wait for a shared opening."""
+    """Return the index of the first session that can begin; None if all wait for a shared opening."""
     return next((index for index, planned in enumerate(todo) if planned.ready), None)

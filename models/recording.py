@@ -1,4 +1,4 @@
-"""The models of any pair that can be run, the recorder that serves them, and the times of their passes."""
+"""Loads, times and records any pair that can be run: those that predict token by token and those that predict scale by scale."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ Models = Pair | VarPair
 
 
 def load_models(pair: PairRef, torch_device: str = "cpu") -> Models:
-    """The models of a pair, of one that predicts scale by scale too, in float32. Raises WeightsError."""
+    """Load the models of a pair in float32, also of one that predicts scale by scale. Raises WeightsError."""
     if isinstance(pair, PairSpec) and (found := find_pair(pair)).manifest.scales:
         loaded: VarPair = function_of(pair.backbone.load)(found, torch.device(torch_device), torch.float32)
         return loaded
@@ -26,7 +26,7 @@ def load_models(pair: PairRef, torch_device: str = "cpu") -> Models:
 
 
 def profile_of(models: Models, progress: Progress | None = None, budget_s: float = 15.0) -> Profile:
-    """Times of passes with these models. Arguments: see `models.profile.measure_profile`."""
+    """Measure the times of passes with these models. Arguments: see `models.profile.measure_profile`."""
     if isinstance(models, VarPair):
         return measure_scales(models, progress, budget_s)
     return measure_profile(models, progress, budget_s)
@@ -35,7 +35,7 @@ def profile_of(models: Models, progress: Progress | None = None, budget_s: float
 def recorder_of(
     models: Models, max_batch: int = 64, progress: Callable[[int, int, int, int], None] | None = None
 ) -> Recorder | ScaleRecorder:
-    """What makes recordings with these models. Arguments: see `models.recorder.Recorder`."""
+    """Return the recorder for these models. Arguments: see `models.recorder.Recorder`."""
     if isinstance(models, VarPair):
         return ScaleRecorder(models, max_batch, progress)
     return Recorder(models, max_batch, progress)

@@ -1,8 +1,8 @@
-"""Captioned scenes: the images the embedded pair is trained on and judged with.
+"""Captioned scenes: the images on which the pair `scenes` is trained and evaluated.
 
-A scene is one to three shaded solids on a textured, graded background, 128 x 128 pixels, with the English caption that says so.
-Any number of scenes exists: scene `index` of a seed is drawn from `stream(seed, "scene", index)`, in any order, from any process.
-Smooth areas beside sharp borders are the point: tokens differ widely in how hard they are to predict.
+A scene is one to three shaded solids on a textured background with a gradient, 128 x 128 pixels, with an English caption.
+There is any number of scenes: scene `index` of a seed is drawn from `stream(seed, "scene", index)`, in any order and any process.
+Scenes combine smooth areas and sharp borders, so that tokens differ widely in how hard they are to predict.
 """
 
 from collections.abc import Sequence
@@ -62,12 +62,12 @@ def _vocabulary() -> tuple[str, ...]:
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 
-WORDS = _vocabulary()  # every word a caption can hold, sorted
+WORDS = _vocabulary()  # every word that a caption can contain, sorted
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One solid: the words that name it, and where exactly it stands (pixels; angle in radians)."""
+    """One solid: the words that describe it, and its exact position, circumscribed radius and rotation."""
 
     shape: str
     color: str
@@ -85,14 +85,14 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Background:
-    """The words that name the background, and what its gradient and texture look like."""
+    """The words that describe the background, and the parameters of its gradient and texture."""
 
     color: str
     texture: str
     angle_rad: float  # of the texture
     period_px: float
     gradient_rad: float  # towards the brighter side
-    texture_seed: int  # phases, and the waves of the cloudy texture
+    texture_seed: int  # of the phases and of the cloudy texture's waves
 
     @property
     def phrase(self) -> str:
@@ -113,7 +113,7 @@ class Scene:
 
 
 def scene(seed: int, index: int) -> Scene:
-    """Scene `index` of `seed`. Objects stand apart: centres at least 0.95 of the sum of their radii."""
+    """Draw scene `index` of `seed`. Objects have different places, and centres at least 0.95 times the sum of their radii apart."""
     rng = stream(seed, "scene", index)
     wanted = int(rng.choice(3, p=(0.3, 0.45, 0.25))) + 1
     objects: list[SceneObject] = []
@@ -127,22 +127,22 @@ def scene(seed: int, index: int) -> Scene:
 
 
 def captions(seed: int, count: int) -> list[str]:
-    """The captions of scenes 0 .. count-1 of `seed`."""
+    """Return the captions of scenes 0 .. count-1 of `seed`."""
     return [_caption(seed, index) for index in range(count)]
 
 
-@lru_cache(maxsize=1 << 14)  # calibration asks for the same thousand for every method
+@lru_cache(maxsize=1 << 14)  # calibration needs the same captions for every method
 def _caption(seed: int, index: int) -> str:
     return scene(seed, index).caption
 
 
 def image(seed: int, index: int) -> np.ndarray:
-    """uint8 [128, 128, 3]: scene `index` of `seed`, rendered with its own noise."""
+    """Return scene `index` of `seed`, rendered with its own noise, uint8 [128, 128, 3]."""
     return render(scene(seed, index), stream(seed, "scene.noise", index))
 
 
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [128, 128, 3], RGB. `rng` draws the pixel noise only; all else is fixed by the scene."""
+    """Render a scene as RGB, uint8 [128, 128, 3]. `rng` draws only the pixel noise; everything else follows from the scene."""
     canvas = _render_background(scene.background)
     for item in scene.objects:
         _draw_shadow(canvas, item)
@@ -154,7 +154,7 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def region_map(scene: Scene) -> np.ndarray:
-    """uint8 [128, 128]: BACKGROUND, OBJECT, or BORDER (within 2 pixels of a visible outline)."""
+    """Return the region of each pixel, uint8 [128, 128]: BACKGROUND, OBJECT, or BORDER (within 2 pixels of a visible outline)."""
     regions = np.full((IMAGE_SIZE, IMAGE_SIZE), BACKGROUND, dtype=np.uint8)
     for item in scene.objects:
         window, x, y = _window(item)
@@ -193,7 +193,7 @@ def _draw_background(rng: np.random.Generator) -> Background:
 
 
 def _one_of(rng: np.random.Generator, names: Sequence[str]) -> str:
-    """What `rng.choice(names)` draws, without making an array of the names."""
+    """Draw the same name as `rng.choice(names)`, without converting the names to an array."""
     return names[int(rng.integers(len(names)))]
 
 
@@ -203,7 +203,7 @@ def _apart(one: SceneObject, other: SceneObject) -> bool:
 
 
 def _render_background(background: Background) -> np.ndarray:
-    """float32 [128, 128, 3]"""
+    """Return the background, float32 [128, 128, 3]."""
     half = IMAGE_SIZE / 2
     along = np.cos(background.gradient_rad) * (_COLUMNS - half) + np.sin(background.gradient_rad) * (_ROWS - half)
     level = np.float32(GRADIENT_AMPLITUDE / half) * along + np.float32(TEXTURE_AMPLITUDE) * _texture(background)
@@ -212,7 +212,7 @@ def _render_background(background: Background) -> np.ndarray:
 
 
 def _texture(background: Background) -> np.ndarray:
-    """float32 [128, 128] in about -1..1; zeros for a plain background."""
+    """Return the texture, float32 [128, 128], in about -1..1; zeros for a plain background."""
     rng = stream(background.texture_seed, "texture")
     phase = rng.uniform(0, 2 * np.pi, 2).astype(np.float32)
     wave = np.float32(2 * np.pi / background.period_px)
@@ -237,7 +237,7 @@ def _texture(background: Background) -> np.ndarray:
 
 
 def _window(item: SceneObject) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """The part of the image an object can touch, and its own coordinates there (unit = radius, y down, rotated)."""
+    """Return the part of the image that an object can cover, and the object's coordinates x and y there (unit radius, y down, rotated)."""
     reach = item.radius_px + _BORDER_PX + 2
     low_row, high_row = max(int(item.row_px - reach), 0), min(int(item.row_px + reach) + 1, IMAGE_SIZE)
     low_column, high_column = max(int(item.column_px - reach), 0), min(int(item.column_px + reach) + 1, IMAGE_SIZE)
@@ -249,7 +249,7 @@ def _window(item: SceneObject) -> tuple[tuple[slice, slice], np.ndarray, np.ndar
 
 
 def _draw_shadow(canvas: np.ndarray, item: SceneObject) -> None:
-    """Darkens the background softly, below and to the right of the object."""
+    """Draw a soft shadow below and to the right of the object."""
     dx = (_COLUMNS[0] - np.float32(item.column_px + 0.25 * item.radius_px)) / np.float32(item.radius_px)
     dy = (_ROWS[:, 0] - np.float32(item.row_px + 0.35 * item.radius_px)) / np.float32(item.radius_px)
     shade = np.exp(-1.6 * dy**2)[:, None] * np.exp(-1.6 * dx**2)[None, :]
@@ -266,20 +266,21 @@ def _draw_solid(canvas: np.ndarray, item: SceneObject) -> None:
 
 
 def _lit(nx: np.ndarray, ny: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lambert shade and specular shine of a surface with these normals (x right, y down; z follows)."""
+    """Return Lambert shade and specular shine of a surface with unit normals (x right, y down, z towards the viewer)."""
     nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, 0))
     cosine = nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2]
-    shine = np.maximum(2 * cosine * nz - _LIGHT[2], 0)  # z of the mirrored light: the eye is straight ahead
+    shine = np.maximum(2 * cosine * nz - _LIGHT[2], 0)  # z of the reflected light: the viewer looks along z
     return np.float32(0.42) + np.float32(0.68) * np.maximum(cosine, 0), shine**12
 
 
-# Each solid: distance to its outline (negative inside, unit = radius), shade (times colour) and shine, float32 arrays like x.
+# Each solid returns the distance to its outline (negative inside, unit radius), its shade (factor of the colour) and its shine, shaped
+# like x.
 
 
 def _ellipse(
     x: np.ndarray, y: np.ndarray, half_width: float | np.float32, half_height: float | np.float32
 ) -> np.ndarray:
-    """About the distance to an ellipse around the origin: its level function over the length of that function's gradient."""
+    """Return the approximate distance to an ellipse around the origin: its level function divided by the norm of its gradient."""
     a, b = np.float32(half_width), np.float32(half_height)
     level = np.sqrt((x / a) ** 2 + (y / b) ** 2)
     return np.asarray(level * (level - 1) / np.maximum(np.sqrt((x / a**2) ** 2 + (y / b**2) ** 2), np.float32(1e-6)))
@@ -299,7 +300,7 @@ def _ring(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _cube(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seen from above a corner: a hexagon of three faces."""
+    """Seen from above a corner: a hexagon with three faces."""
     side = np.float32(0.8660254)
     distance = np.maximum(np.maximum(np.abs(x), np.abs(0.5 * x + side * y)), np.abs(0.5 * x - side * y)) - np.float32(
         0.84
@@ -312,14 +313,14 @@ def _cube(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def _cone(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tip up, on a round base."""
     half_width = np.float32(0.78) * (y + np.float32(0.96)) / np.float32(1.6)
-    sides = (np.abs(x) - half_width) * np.float32(0.899)  # the slope turns the horizontal gap into a distance
+    sides = (np.abs(x) - half_width) * np.float32(0.899)  # horizontal gap times the cosine of the slope
     distance = np.where(y > 0.6, _ellipse(x, y - np.float32(0.6), 0.78, 0.3), sides)
     nx = np.clip(x / np.maximum(half_width, np.float32(0.08)), -1, 1) * np.float32(0.9)
     return distance, *_lit(nx, np.full_like(nx, -0.25))
 
 
 def _cylinder(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Upright, its round top seen from above."""
+    """Upright, with the round top seen from above."""
     half_width, half_height, rim = np.float32(0.62), np.float32(0.6), np.float32(0.2)
     top, bottom = _ellipse(x, y + half_height, half_width, rim), _ellipse(x, y - half_height, half_width, rim)
     body = np.abs(x) - half_width
@@ -331,16 +332,16 @@ def _cylinder(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 def _star(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Five points, each with a lit and a dark facet."""
     sector = np.float32(2 * np.pi / 5)
-    angle = np.arctan2(x, -y)  # 0 = the point that looks up
+    angle = np.arctan2(x, -y)  # 0 = the upper point
     nearest = np.round(angle / sector) * sector
     r = np.sqrt(x * x + y * y)
     away = angle - nearest
-    # The outline between a point (r = 1, angle 0) and the notch beside it (r = 0.46, angle = half a sector) is one straight line.
+    # The outline between a point (r = 1, angle 0) and the next notch (r = 0.46, angle = half a sector) is a straight line.
     notch_x, notch_y = 0.46 * np.sin(np.pi / 5), 0.46 * np.cos(np.pi / 5)
     length = np.hypot(notch_x, 1 - notch_y)
     along, across = r * np.cos(away), r * np.abs(np.sin(away))
     distance = (across * np.float32((1 - notch_y) / length)) + (along - 1) * np.float32(notch_x / length)
-    # Facets tilt sideways from the ridge between the middle and the point.
+    # Facets slope to both sides of the ridge from the centre to the point.
     side = np.sign(away)
     facet = nearest + side * np.float32(np.pi / 2)
     shade, _ = _lit(np.float32(0.6) * np.sin(facet), -np.float32(0.6) * np.cos(facet))

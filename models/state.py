@@ -1,7 +1,7 @@
 """Weight files: reading tensors and configurations, and copying tensors into a model.
 
-Every loader reads its tensors with `read_state` and copies them with `load_state` or `build`, so that damaged files,
-wrong shapes and weights that are not finite are refused alike, naming file and tensor.
+Every loader reads tensors with `read_state` and copies them with `load_state` or `build`, so that all of them refuse damaged files,
+wrong shapes and weights that are not finite with the same errors, which name file and tensor.
 """
 
 import json
@@ -25,14 +25,14 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def read_state(path: Path | str, containers: Sequence[str] = CONTAINERS, *, finite: bool = True) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or a PyTorch checkpoint, taken out of their container if they are in one.
+    """Read the state dict of a `.safetensors` file or a PyTorch checkpoint.
 
     Pickled code is never run; see `models.checkpoint`.
 
     Args:
         path: The file.
-        containers: Keys that may hold the state dict, the first of them that does wins.
-        finite: Refuse weights that are not finite; else that is left to the caller.
+        containers: Keys that may hold the state dict; see `read_checkpoint`.
+        finite: Whether to refuse weights that are not finite.
 
     Raises:
         WeightsError: the file is missing or unreadable, holds no tensors, or holds weights that are not finite.
@@ -67,7 +67,7 @@ def _stored_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def read_config(path: Path, key: str = "config") -> dict[str, Any]:
-    """The JSON mapping under `key` in the metadata of a safetensors file. Raises WeightsError."""
+    """Return the JSON mapping under `key` in the metadata of a safetensors file. Raises WeightsError."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     try:
@@ -81,7 +81,7 @@ def read_config(path: Path, key: str = "config") -> dict[str, Any]:
 
 
 def refuse_nonfinite(state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Raises WeightsError naming the first tensor that holds a NaN or an infinity, and how many values of it are."""
+    """Raise WeightsError for the first tensor with NaN or infinite values; the message has its key and their number."""
     for key, tensor in state.items():
         bad = count_nonfinite(tensor)
         if bad:
@@ -89,7 +89,7 @@ def refuse_nonfinite(state: Mapping[str, Tensor], source: Path | str) -> None:
 
 
 def refuse_nonfinite_model(model: nn.Module, source: Path | str) -> None:
-    """Raises WeightsError for parameters that are not finite, and for buffers with NaN: masks may hold infinities."""
+    """Raise WeightsError for parameters that are not finite, and for buffers with NaN; masks may hold infinities."""
     refuse_nonfinite(dict(model.named_parameters()), source)
     buffers = {name: buffer.nan_to_num(torch.nan, 0.0, 0.0) for name, buffer in model.named_buffers()}
     refuse_nonfinite(buffers, source)
@@ -98,14 +98,14 @@ def refuse_nonfinite_model(model: nn.Module, source: Path | str) -> None:
 def refuse_misfits(
     module: nn.Module, state: Mapping[str, Tensor], source: Path | str, exact: bool = False, finite: bool = False
 ) -> None:
-    """Raises WeightsError that lists every key which does not fit.
+    """Raise WeightsError if tensors do not fit a module; the message lists missing keys, shapes and types.
 
     Args:
-        module: the model, its memory allocated or not.
+        module: the model, with or without allocated memory.
         state: tensors by key.
         source: file, for messages.
-        exact: a key that the module does not have is listed, too.
-        finite: so is a tensor with values that are not finite.
+        exact: also refuse keys that the module does not have.
+        finite: also refuse values that are not finite.
     """
     needed = module.state_dict()
     missing = [f"{key} is missing, needed {list(t.shape)}" for key, t in needed.items() if key not in state]
@@ -130,9 +130,9 @@ def refuse_misfits(
 
 
 def count_nonfinite(tensor: Tensor) -> int:
-    """How many values are NaN or infinite."""
+    """Return how many values are NaN or infinite."""
     if tensor.is_floating_point() and tensor.element_size() == 1:
-        tensor = tensor.float()  # torch tells it of wider types alone
+        tensor = tensor.float()  # torch has no isfinite for float8
     return tensor.numel() - int(tensor.isfinite().sum()) if tensor.is_floating_point() else 0
 
 
@@ -146,14 +146,14 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | st
         exact: refuse keys that the module does not have; otherwise they are ignored.
 
     Raises:
-        WeightsError: a key is missing, has another shape or type, or has no place; or a value is not finite.
+        WeightsError: a key is missing, has another shape or type, or is unknown; or a value is not finite.
     """
     refuse_misfits(module, state, source, exact, finite=True)
     _copy(state, module, source)
 
 
 def _copy(state: Mapping[str, Tensor], module: nn.Module, source: Path | str) -> None:
-    """Into the module's own type, in which a value may be too large."""
+    """Copy `state` into the module and check again: a value may overflow the module's type."""
     module.load_state_dict(dict(state), strict=False)
     refuse_nonfinite(module.state_dict(), source)
 
@@ -162,7 +162,7 @@ _DRAWS = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn
 
 
 class _NoDraws(TorchFunctionMode):
-    """Leaves initial values out. Drawn for tensors without memory they would load torch's compiler, which takes seconds."""
+    """Skips the drawing of initial values. For tensors without memory it would load torch's compiler, which takes seconds."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -175,7 +175,7 @@ class _NoDraws(TorchFunctionMode):
 
 @contextmanager
 def unallocated() -> Iterator[None]:
-    """Modules made inside have shapes, and neither memory nor values."""
+    """Give modules created inside shapes, but neither memory nor values."""
     with torch.device("meta"), _NoDraws():
         yield
 
@@ -183,15 +183,15 @@ def unallocated() -> Iterator[None]:
 def build(
     make: Callable[[], ModuleT], state: Mapping[str, Tensor], source: Path | str, *, exact: bool = False
 ) -> ModuleT:
-    """The module that `make` constructs, float32 on the CPU in `eval()` mode, holding `state`.
+    """Return the module that `make` constructs, float32 on the CPU in `eval()` mode, with the values of `state`.
 
-    Memory is allocated only after all shapes fit, so a configuration of absurd size is an error and not an allocation.
+    Memory is allocated only after all shapes are checked, so a configuration of absurd size is an error and not an allocation.
     Arguments and errors are those of `load_state`.
     """
     with unallocated():
         module = make()
     refuse_misfits(module, state, source, exact, finite=True)
-    # Given to the module as they are: memory of its own for it would be made by torch's slow way for tensors without any.
+    # The tensors are assigned, not copied: torch is slow to allocate memory for a module that has none.
     own = {
         key: state[key].to(needed.dtype, copy=True, memory_format=torch.contiguous_format)
         for key, needed in module.state_dict().items()

@@ -1,7 +1,7 @@
-"""The embedded pair's caption encoder: fixed word vectors with their neighbours beside them. Nothing is trained.
+"""The caption encoder of the shipped pairs: fixed word vectors, concatenated with those of neighbouring words. Nothing is trained.
 
-It stands where T5 stands in LlamaGen. Row t of a caption is the concatenation of the vectors of words t-4 .. t+4, so that the row
-of a noun also tells its size, its colour and its place.
+It takes the place of LlamaGen's T5. Row t of a caption is the concatenation of the vectors of words t-4 .. t+4, so that the row
+of a noun also encodes its size, colour and place.
 """
 
 import difflib
@@ -15,30 +15,37 @@ from models.words import words_of
 from simulator.core.errors import PromptError
 from simulator.core.rng import stream
 
-UNKNOWN = "<unk>"  # an encoder that has this word takes any word it does not know for it
+UNKNOWN = "<unk>"  # an encoder with this word replaces unknown words by it
 MOST_LISTED = 100  # known words in an error message
 WORD_DIM = 16
-WINDOW_WORDS = 4  # to either side
-CAPTION_SLOTS = 32  # most words a caption can have, unless an encoder says otherwise
+WINDOW_WORDS = 4  # on each side
+CAPTION_SLOTS = 32  # default of the most words of a caption
 
 
 class TextEncoder(Protocol):
-    """Turns captions into rows of features.
+    """Encodes captions as rows of features.
 
     Attributes:
-        sample: A caption that it takes, to time it by.
+        sample: A caption that it accepts, for timing.
     """
 
     @property
     def sample(self) -> str: ...
 
     def encode(self, caption: str) -> Tensor:
-        """Rows of a caption, [n, caption_dim], at least one and at most the pair's caption slots. Raises PromptError."""
+        """Return the rows of a caption, [n, caption_dim], 1 <= n <= the pair's caption slots. Raises PromptError."""
         ...
 
 
 class WordEncoder:
-    """Captions to rows of float32. `vectors`: float32 [len(words), word_dim], one per word."""
+    """Encodes captions as float32 rows of word vectors.
+
+    Args:
+        words: the known words.
+        vectors: float [len(words), word_dim], one per word.
+        window: neighbouring words on each side of a row's word.
+        slots: most words of a caption.
+    """
 
     def __init__(
         self, words: Sequence[str], vectors: Tensor, window: int = WINDOW_WORDS, slots: int = CAPTION_SLOTS
@@ -53,7 +60,7 @@ class WordEncoder:
 
     @classmethod
     def build(cls, words: Sequence[str], slots: int = CAPTION_SLOTS) -> "WordEncoder":
-        """An encoder for `words` with random unit vectors, keyed by the word: adding words leaves the others as they are."""
+        """Return an encoder with random unit vectors, keyed by the word, so that adding words does not change the other vectors."""
         rows = [torch.from_numpy(stream(0, "words", word).standard_normal(WORD_DIM)) for word in words]
         return cls(words, torch.nn.functional.normalize(torch.stack(rows), dim=1).float(), slots=slots)
 
@@ -64,13 +71,14 @@ class WordEncoder:
 
     @property
     def sample(self) -> str:
-        """A caption of twelve words."""
+        """A caption of the first twelve words."""
         return " ".join(self.words[:12])
 
     def split(self, caption: str) -> list[str]:
-        """The caption's words, see `words_of`; unknown ones become `UNKNOWN` where the encoder has that word.
+        """Return the caption's words (`words_of`); an encoder with the word `UNKNOWN` replaces unknown ones by it.
 
-        Raises PromptError if it is empty, too long, or has a word that the encoder does not know.
+        Raises:
+            PromptError: the caption is empty or too long, or contains an unknown word.
         """
         words = words_of(caption)
         if not words:
@@ -87,7 +95,7 @@ class WordEncoder:
         return words
 
     def encode(self, caption: str) -> Tensor:
-        """float32 [n_words, caption_dim]; zeros where the window reaches outside the caption. Raises PromptError, see `split`."""
+        """Return the rows, float32 [n_words, caption_dim], with zeros outside the caption. Raises PromptError, see `split`."""
         indices = [self._index[word] for word in self.split(caption)]
         count, dim = len(indices), self.vectors.shape[1]
         padded = torch.zeros(count + 2 * self.window, dim)
@@ -95,7 +103,7 @@ class WordEncoder:
         return torch.cat([padded[offset : offset + count] for offset in range(2 * self.window + 1)], dim=1)
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors that hold the whole encoder, for a safetensors file: words as UTF-8 bytes, one per line."""
+        """Return the encoder as tensors for a safetensors file; the words are UTF-8 bytes, one word per line."""
         return {
             "words": torch.tensor(list("\n".join(self.words).encode()), dtype=torch.uint8),
             "vectors": self.vectors,
@@ -104,16 +112,19 @@ class WordEncoder:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "WordEncoder":
-        """The encoder that `state` describes."""
+        """Return the encoder from the tensors of `state`."""
         words = bytes(state["words"].tolist()).decode().split("\n")
         window, slots = state["sizes"].tolist()
         return cls(words, state["vectors"], window=window, slots=slots)
 
 
 def left_pad(rows: Tensor, slots: int = CAPTION_SLOTS) -> tuple[Tensor, Tensor]:
-    """Rows [n, dim] as ([slots, dim], bool mask [slots]), n <= slots: the valid rows come last, zeros before them.
+    """Pad rows [n, dim], n <= slots, with zeros on the left. Raises PromptError if n is larger.
 
-    Source: LlamaGen (caption features are padded on the left, so that the image follows the last word directly).
+    Returns:
+        The padded rows [slots, dim] and a bool mask [slots], True for the n valid rows at the end.
+
+    Source: LlamaGen pads caption features on the left, so that the image follows the last word directly.
     """
     count = rows.shape[0]
     if count > slots:

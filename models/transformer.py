@@ -7,8 +7,8 @@ with one layer. Its configuration is `simulator.protocol.pairs.TransformerConfig
 One sequence is `caption_slots` caption rows, then the image tokens in raster order. Row `caption_slots - 1` (the last
 caption row) predicts token 0, and the row of token t predicts token t + 1.
 
-* `Transformer.forward` reads whole sequences at once (teacher forcing: training and scoring);
-* `CachedDecoder.step` continues many sequences, or draft trees, of different lengths against a `KVCache` (decoding).
+* `Transformer.forward` processes whole sequences at once (teacher forcing, for training and scoring);
+* `CachedDecoder.step` continues many sequences, or draft trees, of different lengths with a `KVCache` (decoding).
 
 Letters: B batch, R rows of one pass (B, or 2B with guidance), T = grid * grid image tokens, S = caption_slots + T
 positions, n new positions, N new positions of all rows together, K keys read, D width, H heads, hd = D / H, V codebook.
@@ -28,16 +28,16 @@ from simulator.protocol.pairs import TransformerConfig
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout shares while training; LlamaGen uses 0.1 everywhere. Inert in `eval()` mode."""
+    """Dropout probabilities in training; LlamaGen uses 0.1 everywhere. No effect in `eval()` mode."""
 
     token: float = 0.0
     residual: float = 0.0
     ffn: float = 0.0
-    caption: float = 0.0  # share of captions replaced by the null caption (this is what makes guidance possible)
+    caption: float = 0.0  # share of captions replaced by the null caption, which guidance requires
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm: statistics in float32 or wider, cast back, then scaled."""
+    """Root-mean-square norm: computed in float32 or wider, cast back to x's type, then scaled."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.qk_norm: nn.Module = nn.Identity()  # of queries and keys [..., 2H, hd]; LlamaGen has none
+        self.qk_norm: nn.Module = nn.Identity()  # norm of queries and keys [..., 2H, hd]; LlamaGen has none
         self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
@@ -73,7 +73,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def _through_cache(q: Tensor, k: Tensor, v: Tensor, layer: int, p: Pass) -> Tensor:
-        """What N new positions [N, H, hd] attend to in the cache, their own keys included, [N, D]."""
+        """Write the keys and values of N new positions [N, H, hd] to the cache, and return their attention output [N, D]."""
         assert p.cache is not None
         keys, values = p.cache.k[layer], p.cache.v[layer]  # [rows, H, S + spare, hd]
         keys[p.rows, :, p.columns] = k.to(keys.dtype)
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class CaptionProjection(nn.Module):
-    """Caption features to model width: fc2(gelu_tanh(fc1 x))."""
+    """Projection of caption features to model width: fc2(gelu_tanh(fc1 x))."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class CaptionProjection(nn.Module):
 
 
 class CaptionEmbedding(nn.Module):
-    """The caption path: a projection, and the learned null caption that guidance compares with."""
+    """The caption path: a projection, and the learned null caption for guidance."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -144,12 +144,12 @@ class CaptionEmbedding(nn.Module):
         return projected
 
     def null(self) -> Tensor:
-        """The null caption, [caption_slots, caption_dim]."""
+        """Return the null caption, [caption_slots, caption_dim]."""
         return self.uncond_embedding
 
 
 class LabelEmbedding(nn.Module):
-    """The caption path of a class-conditional model: a caption is one row of one number, the class. The last class is the null one."""
+    """The caption path of a class-conditional model: a caption is one row with one number, the class. The last class is the null class."""
 
     def __init__(self, config: TransformerConfig, classes: int) -> None:
         super().__init__()
@@ -160,22 +160,25 @@ class LabelEmbedding(nn.Module):
         return embedded
 
     def null(self) -> Tensor:
-        """The null class as a caption, [1, 1]; float32, for half precision would round it."""
+        """Return the null class as a caption, [1, 1], in float32, because half precision would round it."""
         return torch.full(
             (1, 1), float(self.embedding_table.num_embeddings - 1), device=self.embedding_table.weight.device
         )
 
 
 class Transformer(CachedDecoder):
-    """The decoder. Parameter names are those of LlamaGen's checkpoints, so `load_state_dict` takes them as they are.
+    """The decoder. Parameter names are those of LlamaGen's checkpoints, so `load_state_dict` accepts them unchanged.
 
-    classes: of a class-conditional model, the null class not counted; 0: captions are rows of features.
+    Args:
+        config: its shape.
+        dropout: dropout probabilities.
+        classes: number of classes of a class-conditional model, without the null class; 0: captions are rows of features.
     """
 
     def __init__(self, config: TransformerConfig, dropout: Dropout = Dropout(), classes: int = 0) -> None:
         super().__init__(config, config.caption_slots)
         self.dropout, self.classes = dropout, classes
-        self.recompute = False  # activations are computed again in the backward pass: less memory, more time
+        self.recompute = False  # whether to recompute activations in the backward pass: less memory, more time
         self.cls_embedding = LabelEmbedding(config, classes) if classes else CaptionEmbedding(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList([Block(config, dropout) for _ in range(config.n_layer)])
@@ -184,7 +187,7 @@ class Transformer(CachedDecoder):
         self.initialise()
 
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """LlamaGen's initial weights: normal with std 0.02, norms one, output matrix zero."""
+        """Set LlamaGen's initial weights: normal with std 0.02, norms one, output matrix and biases zero."""
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("norm.weight"):
@@ -197,26 +200,30 @@ class Transformer(CachedDecoder):
     # --- embeddings and head
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
-        """ids int [..., n] -> E(x) [..., n, D]."""
+        """Return the embeddings E(x) [..., n, D] of ids int [..., n]."""
         embedded: Tensor = self.tok_embeddings(ids)
         return embedded
 
     def embed_caption(self, features: Tensor) -> Tensor:
-        """Caption features [R, caption_slots, caption_dim], valid rows last -> [R, caption_slots, D]."""
+        """Return the inputs [R, caption_slots, D] of caption features [R, caption_slots, caption_dim], valid rows last."""
         projected: Tensor = self.cls_embedding(features)
         return projected
 
     def null_caption(self, rows: int) -> Tensor:
-        """The learned null caption for `rows` sequences, [rows, caption_slots, caption_dim]."""
+        """Return the learned null caption for `rows` sequences, [rows, caption_slots, caption_dim]."""
         return self.cls_embedding.null().expand(rows, -1, -1)
 
     def unconditional(self, caption: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What guidance compares captions [B, caption_slots, caption_dim] and their mask [B, caption_slots] with: the rows and the mask
-        of the unconditional half. Here the null caption under the caption's mask, as in LlamaGen."""
+        """Return the caption rows and the mask of the unconditional half: the null caption and the caption's own mask, as in LlamaGen.
+
+        Args:
+            caption: [B, caption_slots, caption_dim].
+            mask: bool [B, caption_slots].
+        """
         return self.null_caption(len(caption)).to(caption), mask
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] after the final norm -> logits [..., V], float32 or wider."""
+        """Return the logits [..., V], float32 or wider, of hidden states [..., D] after the final norm."""
         return at_least_float32(self.output(hidden))
 
     # --- teacher forcing
@@ -229,8 +236,10 @@ class Transformer(CachedDecoder):
         features: Tensor | None = None,
         states: list[Tensor] | None = None,
     ) -> Tensor:
-        """Hidden states after the final norm at every position, [B, caption_slots + n, D]. Arguments as in `forward`; `states`, if
-        given, receives those after each layer, before any norm."""
+        """Return the teacher-forced hidden states after the final norm at every position, [B, caption_slots + n, D].
+
+        Arguments as in `forward`; to `states`, if given, the hidden states after each layer are appended, before the final norm.
+        """
         embedded = self.embed_tokens(tokens)  # [B, n, D]
         if features is not None:
             embedded = embedded + features.to(embedded.dtype)  # E(x) + f^I, CIAR's interval features
@@ -238,7 +247,7 @@ class Transformer(CachedDecoder):
         return self._through(F.dropout(x, self.dropout.token, self.training), caption_mask, states)
 
     def _through(self, x: Tensor, caption_mask: Tensor | None, states: list[Tensor] | None) -> Tensor:
-        """Hidden states [B, slots + n, D] of inputs x, one per caption slot and token."""
+        """Return the hidden states [B, slots + n, D] of inputs x, one per caption slot and token."""
         length = x.shape[1]
         mask = None
         if caption_mask is not None:
@@ -251,7 +260,7 @@ class Transformer(CachedDecoder):
     def forward(
         self, tokens: Tensor, caption: Tensor, caption_mask: Tensor | None, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Teacher forcing: every prediction of tokens 0..n given tokens 0..n-1.
+        """Return the teacher-forced predictions of tokens 0..n given tokens 0..n-1.
 
         Args:
             tokens: int [B, n], n <= T.

@@ -1,9 +1,9 @@
-"""Trees of drafted tokens: growing them, keeping the best nodes, what each node may see, and their root-to-leaf paths.
+"""Draft trees: their growth, re-ranking, attention masks and root-to-leaf paths.
 
 Source: Li et al., "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees", sections 4.1 (expansion) and 4.2
-(re-ranking). A tree is a list of tokens and a list of parents; node 0 is the root, the newest decided token, with parent -1, and
-a parent's index is always below its child's. Where scores are equal the lower index goes first, so that the nodes kept are
-closed under parents whatever the scores.
+(re-ranking). A tree is a list of tokens and a list of parents. Node 0 is the root, the newest decided token, with parent -1. A
+parent's index is always below its child's. Of equal scores the lower index comes first, so that with every kept node its parent is
+kept, too.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree of drafted tokens.
+    """A draft tree.
 
     Attributes:
-        tokens: of its N nodes, the root's first.
+        tokens: token of each of the N nodes, root first.
         parents: index of each node's parent, -1 for the root.
     """
 
@@ -31,9 +31,11 @@ class Tree:
         return len(self.tokens)
 
     def paths(self, ordered: bool) -> list[list[int]]:
-        """Root-to-leaf paths as node indices; in the leaves' order, or `ordered`: lexicographically, a path that goes on first.
+        """Return the root-to-leaf paths as node indices. Their order determines which sibling is tried first.
 
-        The order decides which sibling is tried first: `ordered` is the reference's for sampling, the leaves' that for greedy.
+        Args:
+            ordered: sort lexicographically: the reference's order for sampling. Otherwise the paths are in the order of their leaves:
+                the reference's order for greedy decoding.
         """
         inner = set(self.parents)
         found = []
@@ -50,7 +52,7 @@ class Tree:
 
 @lru_cache(maxsize=1024)
 def layout(parents: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Depth of each node, int64 [N], and which nodes each one sees, bool [N, N]: its ancestors and itself."""
+    """Return each node's depth, int64 [N], and the nodes it attends to, bool [N, N]: its ancestors and itself."""
     depth, sees = np.zeros(len(parents), np.int64), np.eye(len(parents), dtype=bool)
     for node, parent in enumerate(parents):
         assert -1 <= parent < node, f"node {node} has parent {parent}"
@@ -61,8 +63,8 @@ def layout(parents: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def top(scores: Tensor, k: int) -> Tensor:
-    """Indices int64 [..., k] of the k largest scores [..., n], best first; of equal ones the lower index first."""
-    value, index = scores.topk(min(k + 1, scores.shape[-1]), dim=-1)  # one more: what it ties with may be left out
+    """Return the indices int64 [..., k] of the k largest scores [..., n], best first; of equal scores the lower index comes first."""
+    value, index = scores.topk(min(k + 1, scores.shape[-1]), dim=-1)  # one more, to detect a tie at the cut
     if bool((value[..., 1:] == value[..., :-1]).any()):
         index = scores.sort(dim=-1, descending=True, stable=True).indices
     return index[..., :k]
@@ -70,16 +72,16 @@ def top(scores: Tensor, k: int) -> Tensor:
 
 @dataclass
 class Growth:
-    """A tree being grown: level by level, the `top_k` best nodes of a level are expanded by their `top_k` best children.
+    """A growing draft tree: in each level, the `top_k` best nodes (the beam) are expanded by their `top_k` best children.
 
     Attributes:
         top_k: K.
-        tokens: of all recorded nodes, in recording order.
-        parents: of them, indices among recorded nodes, -1: the root.
-        scores: log q summed from the root, a tensor per level.
-        fed: recorded nodes that were or are in a beam, in the order they are fed.
-        fed_parents: parent of each of these, index into `fed`, -1: the root.
-        beam_rows: of each node of the beam, the row of the drafter's last output [K, ...] that is its feature: its parent's.
+        tokens: tokens of all recorded nodes, in recording order.
+        parents: parents of the recorded nodes, as indices of recorded nodes; -1 is the root.
+        scores: sum of log q from the root to each recorded node, one tensor per level.
+        fed: recorded nodes of all beams so far, in the order in which the drafter processes them.
+        fed_parents: parents of the nodes in `fed`, as indices into `fed`; -1 is the root.
+        beam_rows: for each node of the beam, the row of the drafter's last output [K, ...] that is its feature: its parent's.
     """
 
     top_k: int
@@ -91,7 +93,7 @@ class Growth:
     beam_rows: list[int] = field(default_factory=list)
 
     def begin(self, log_q: Tensor) -> None:
-        """The root's children. log_q: [V], the drafter's log-distribution after the root."""
+        """Add the root's children. log_q: [V], the drafter's log-distribution after the root."""
         best = top(log_q, self.top_k)  # [K]
         self.tokens, self.parents = best.tolist(), [-1] * len(best)
         self.scores = [log_q[best]]
@@ -100,11 +102,11 @@ class Growth:
 
     @property
     def beam(self) -> list[int]:
-        """The recorded nodes to feed next."""
+        """The recorded nodes that the drafter processes next."""
         return self.fed[len(self.fed) - len(self.beam_rows) :]
 
     def grow(self, log_q: Tensor) -> None:
-        """The beam's children. log_q: [K, V], the drafter's log-distributions after the beam's nodes, in its order."""
+        """Add the beam's children. log_q: [K, V], the drafter's log-distributions after the beam's nodes, in the beam's order."""
         beam, first = self.beam, len(self.tokens)
         best = top(log_q, self.top_k)  # [K, K]
         scores = torch.cat(self.scores)[beam].unsqueeze(-1) + log_q.gather(-1, best)  # [K, K]
@@ -118,14 +120,14 @@ class Growth:
         self.fed += [first + node for node in chosen]
 
     def best(self, root: int, total_tokens: int) -> Tree:
-        """Re-ranking: the best total_tokens - 1 recorded nodes after the root, in recording order."""
+        """Return the tree of the root and the best total_tokens - 1 recorded nodes (re-ranking), in recording order."""
         kept = sorted(top(torch.cat(self.scores), total_tokens - 1).tolist())
         place = {-1: 0, **{node: index for index, node in enumerate(kept, start=1)}}
         return Tree([root] + [self.tokens[node] for node in kept], [-1] + [place[self.parents[node]] for node in kept])
 
 
 def accepted_children(paths: Sequence[Sequence[int]], prefix: Sequence[int]) -> list[int]:
-    """Nodes that continue `prefix` (a path from the root) in any of the paths, each once, in the paths' order."""
+    """Return the nodes that follow `prefix` (a path from the root) in any of the paths, each once, in the paths' order."""
     length = len(prefix)
     found = (path[length] for path in paths if len(path) > length and list(path[:length]) == list(prefix))
     return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""The image tokenizer: a convolutional VQGAN with LlamaGen's layout and key names, so that its checkpoints load as they are.
+"""The image tokenizer: a convolutional VQGAN with LlamaGen's layout and key names, so that its checkpoints load unchanged.
 
 Source: LlamaGen, `vq_ds16_t2i.pt` (keys and arithmetic); VQGAN (Esser et al. 2021) for the architecture.
 Letters: B batch, C channels, H, W pixels, h, w latent grid, T = h*w image tokens in raster order, V codebook size.
@@ -21,7 +21,7 @@ from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import shortened
 
 VQ_LARGEST = {
-    "codebook_size": 65536,  # ids travel as uint16
+    "codebook_size": 65536,  # messages hold ids as uint16
     "codebook_dim": 4096,
     "ch": 4096,
     "z_channels": 65536,
@@ -33,10 +33,10 @@ BYTE_OFFSET = 128.0  # LlamaGen's
 
 @dataclass(frozen=True)
 class VQConfig:
-    """Shape of a tokenizer. The defaults are LlamaGen's VQ-16: down-sampling by 16, one factor of 2 between two levels.
+    """Shape of a tokenizer. The defaults are LlamaGen's VQ-16: down-sampling by 16, with a factor of 2 between levels.
 
-    encoder_ch_mult may be empty: then there is no encoder, a code is chosen by its own patch's pixels alone, through one linear map, and
-    what the decoder makes is added to a patch that is linear in the code.
+    With an empty `encoder_ch_mult` there is no encoder: a linear map of a patch's pixels determines its code, and a linear map of the
+    code vector to a patch is added to the decoder's output.
     """
 
     codebook_size: int = 16384
@@ -49,7 +49,7 @@ class VQConfig:
     patch: int = 1  # pixels per side folded into channels before the first convolution, and unfolded after the last
 
     def __post_init__(self) -> None:
-        """Raises ValueError for sizes outside what a tokenizer can have."""
+        """Check the sizes. Raises ValueError."""
         for name in ("encoder_ch_mult", "decoder_ch_mult"):
             levels = getattr(self, name)
             least = 0 if name == "encoder_ch_mult" else 1
@@ -64,12 +64,12 @@ class VQConfig:
 
     @property
     def downsample(self) -> int:
-        """Pixels per latent position and side."""
+        """Pixels per latent position along each side."""
         return int(self.patch * 2 ** (max(len(self.encoder_ch_mult) - 1, 0)))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "VQConfig":
-        """The config of a file's mapping; ValueError on an unknown key."""
+        """Return the config from a file's mapping. Raises ValueError for an unknown key, TypeError or ValueError for a bad value."""
         known = {field.name for field in fields(cls)}
         for key in values:
             if key not in known:
@@ -81,7 +81,7 @@ class VQConfig:
 
 
 class Quantised(NamedTuple):
-    """What quantising a latent gives. `quantised` passes gradients straight through to the latent."""
+    """The result of quantising latents. The gradient of `quantised` is passed straight through to the latents."""
 
     codes: Tensor  # int64 [B, T]
     quantised: Tensor  # [B, codebook_dim, h, w], rows of the normalised codebook
@@ -150,7 +150,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """ResBlocks of one resolution, each followed by attention if there is any, then the change of resolution."""
+    """ResBlocks at one resolution, each followed by attention if the level has it, then the change of resolution if any."""
 
     downsample: nn.Module
     upsample: nn.Module
@@ -177,7 +177,7 @@ def _middle(channels: int) -> nn.ModuleList:
 
 
 class Encoder(nn.Module):
-    """Images to latents: levels from the highest resolution to the lowest, attention on the lowest only, or on none."""
+    """Maps images to latents: levels from the highest to the lowest resolution; attention only on the lowest, or on none."""
 
     def __init__(self, config: VQConfig, attention: bool = True) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images: levels from the lowest resolution to the highest, attention on the lowest only, or on none."""
+    """Maps latents to images: levels from the lowest to the highest resolution; attention only on the lowest, or on none."""
 
     def __init__(self, config: VQConfig, attention: bool = True) -> None:
         super().__init__()
@@ -228,8 +228,11 @@ class Decoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """The codebook. Latents and code rows are l2-normalised before they are compared, and the normalised row is the result;
-    not `normalised`, both stay as they are and the nearest row is taken."""
+    """The codebook.
+
+    With `normalised`, latents and code rows are l2-normalised before the nearest row is looked up, and the result is the normalised
+    row. Otherwise both are used unchanged.
+    """
 
     def __init__(self, config: VQConfig, normalised: bool = True) -> None:
         super().__init__()
@@ -237,11 +240,11 @@ class Quantizer(nn.Module):
         self.embedding = nn.Embedding(config.codebook_size, config.codebook_dim)
 
     def rows(self) -> Tensor:
-        """float [V, codebook_dim], what stands for each code."""
+        """Return the vector of each code, float [V, codebook_dim]."""
         return F.normalize(self.embedding.weight, dim=-1) if self.normalised else self.embedding.weight
 
     def forward(self, latents: Tensor) -> Quantised:
-        """latents: [B, codebook_dim, h, w]. In float32 whatever the precision around it: near ties must not depend on it."""
+        """Quantise latents [B, codebook_dim, h, w]. Runs in float32 also under autocast, so that near ties do not depend on it."""
         with torch.autocast(latents.device.type, enabled=False):
             batch, dim, height, width = latents.shape
             z = latents.float().permute(0, 2, 3, 1).reshape(-1, dim)  # [B*T, dim]
@@ -266,9 +269,9 @@ class VQModel(nn.Module):
 
     Args:
         config: the shape.
-        attention: whether the lowest level has attention besides the middle (LlamaGen).
+        attention: whether the lowest level has attention in addition to the middle blocks (LlamaGen).
         normalised: whether codes are compared as unit vectors (LlamaGen).
-        offset: of `to_bytes`, added to 127.5 x before it is truncated: 128 in LlamaGen, 127.5 in Chameleon and Janus.
+        offset: added to 127.5 x by `to_bytes` before truncation: 128 in LlamaGen, 127.5 in Chameleon and Janus.
     """
 
     def __init__(
@@ -286,30 +289,34 @@ class VQModel(nn.Module):
         self.patch_of_code = None if config.encoder_ch_mult else nn.Conv2d(config.codebook_dim, encoded, 1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents [B, codebook_dim, h, w] of images float [B, 3, H, W] in [-1, 1], not yet normalised or quantised."""
+        """Return the latents [B, codebook_dim, h, w] of images float [B, 3, H, W] in [-1, 1], not yet normalised or quantised."""
         if self.config.patch > 1:
             images = F.pixel_unshuffle(images, self.config.patch)
         latents: Tensor = self.quant_conv(self.encoder(images))
         return latents
 
     def quantise(self, latents: Tensor) -> Quantised:
-        """Codes, their vectors and the training losses for latents [B, codebook_dim, h, w]."""
+        """Return codes, code vectors and training losses of latents [B, codebook_dim, h, w]."""
         quantised: Quantised = self.quantize(latents)
         return quantised
 
     def decode(self, quantised: Tensor) -> Tensor:
-        """Images float [B, 3, H, W], about [-1, 1], of code vectors [B, codebook_dim, h, w]."""
+        """Return the images float [B, 3, H, W], about [-1, 1], of code vectors [B, codebook_dim, h, w]."""
         images: Tensor = self.decoder(self.post_quant_conv(quantised))
         if self.patch_of_code is not None:
             images = images + self.patch_of_code(quantised)
         return F.pixel_shuffle(images, self.config.patch) if self.config.patch > 1 else images
 
     def encode_codes(self, images: Tensor) -> Tensor:
-        """Codes int64 [B, T] of images float [B, 3, H, W] in [-1, 1]."""
+        """Return the codes int64 [B, T] of images float [B, 3, H, W] in [-1, 1]."""
         return self.quantise(self.encode(images)).codes
 
     def code_vectors(self, codes: Tensor) -> Tensor:
-        """Rows of the codes [B, codebook_dim, h, w] of codes int [B, h, w], or [B, T] on a square grid."""
+        """Return the code vectors [B, codebook_dim, h, w] of codes int [B, h, w], or int [B, T] on a square grid.
+
+        Raises:
+            ValueError: T codes do not fill a square grid.
+        """
         if codes.dim() == 2:
             side = math.isqrt(codes.shape[1])
             if side * side != codes.shape[1]:
@@ -318,28 +325,34 @@ class VQModel(nn.Module):
         return F.embedding(codes.long(), self.quantize.rows()).permute(0, 3, 1, 2)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Images float [B, 3, H, W], about [-1, 1], of codes int [B, T] (a square grid) or [B, h, w]."""
+        """Return the images float [B, 3, H, W], about [-1, 1], of codes int [B, T] (a square grid) or [B, h, w]."""
         return self.decode(self.code_vectors(codes))
 
     def to_bytes(self, images: Tensor) -> Tensor:
-        """`to_uint8` as this tokenizer's authors round."""
+        """Convert images with `to_uint8` and this tokenizer's offset."""
         return to_uint8(images, self.offset)
 
 
 def to_uint8(images: Tensor, offset: float = BYTE_OFFSET) -> Tensor:
-    """uint8 [B, H, W, 3] of images float [B, 3, H, W] in [-1, 1]: clamp(127.5 x + offset, 0, 255), truncated."""
+    """Convert images float [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3]: clamp(127.5 x + offset, 0, 255), truncated."""
     return (127.5 * images.float() + offset).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """float32 [B, 3, H, W] in [-1, 1] of images uint8 [B, H, W, 3]."""
+    """Convert images uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def load_llamagen_vq(path: Path, config: VQConfig | None = None, containers: Sequence[str] = CONTAINERS) -> VQModel:
-    """A tokenizer from a LlamaGen checkpoint (`vq_ds16_t2i.pt` and the like), in evaluation mode, float32.
+    """Load a tokenizer from a LlamaGen checkpoint such as `vq_ds16_t2i.pt`, float32, in `eval()` mode.
 
-    Raises WeightsError if the file is missing or damaged, or lacks a key or has one of another shape than `config` needs.
+    Args:
+        path: the file.
+        config: its shape; None: VQ-16.
+        containers: see `read_state`.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or its keys and shapes are not exactly those of `config`.
     """
     state = dict(model_within(read_state(path, containers, finite=False), ("quantize.embedding.weight",)))
     state.pop("quantize.codebook_used", None)  # training statistics
@@ -347,13 +360,13 @@ def load_llamagen_vq(path: Path, config: VQConfig | None = None, containers: Seq
 
 
 def save_vq(path: Path, model: VQModel, facts: dict[str, float | int]) -> None:
-    """Writes weights as fp16 safetensors; the metadata holds the config and `facts` (how good it is, how it was made) as JSON."""
+    """Write weights as fp16 safetensors; the metadata holds the config and `facts` (quality, training steps, parameters) as JSON."""
     metadata = {"format": "ciar-sim vq 1", "config": json.dumps(asdict(model.config)), "facts": json.dumps(facts)}
     save_state(path, model.state_dict(), metadata)
 
 
 def load_vq(path: Path) -> VQModel:
-    """A tokenizer that `save_vq` wrote, float32, in evaluation mode.
+    """Load a tokenizer that `save_vq` wrote, float32, in `eval()` mode.
 
     Raises:
         WeightsError: the file is missing, damaged, of another format, or holds weights that are not finite.

@@ -1,6 +1,6 @@
-"""How a caption is taken apart into words. No torch here."""
+"""Splits captions into words. Imports no torch."""
 
 
 def words_of(caption: str) -> list[str]:
-    """A caption's words, lower-case, without commas and full stops."""
+    """Return a caption's words in lower case, without commas and full stops."""
     return caption.lower().replace(",", " ").replace(".", " ").split()
